@@ -1,0 +1,89 @@
+# Everything a person does with this checkout. `make` alone lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# The checkout's own tools first. CURDIR and not a relative path: molecule and ansible-test change the folder.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONDONTWRITEBYTECODE := 1
+
+TWIN ?= twin
+ARGS ?=
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-11s\033[0m %s\n", $$1, $$2} /^##@/ {print "\n" substr($$0, 5)}' Makefile
+
+##@ Run
+.PHONY: setup python twin-up twin-down image trial rehearse pin
+setup: ## install what is missing: Debian packages, .venv, a Docker engine that answers
+	@scripts/setup.sh
+
+python:
+	@scripts/setup.sh --python
+
+twin-up: setup ## start the digital twin of the host (a container with systemd, sshd and the host's tenants)
+	@python images/twin/twin.py up --name $(TWIN)
+
+twin-down: python ## stop and remove the twin
+	@python images/twin/twin.py down --name $(TWIN)
+
+image: setup ## build the bench image: llama-server and trialbench
+	@python images/bench/build.py
+
+trial: setup twin-up image ## the whole trial on the twin, over SSH (ARGS="-e ..." goes to ansible-playbook)
+	@cd playbooks && ansible-playbook benchmark-e4b.yml -i twin $(ARGS)
+
+pin: python ## resolve and write the pins of the candidate: revision, hashes, image digest
+	@scripts/pin.sh
+
+##@ Test
+.PHONY: test unit coverage lint sanity twin-tests rollback molecule gpu
+test: ## everything below, in this order, with times at the end
+	@scripts/test.sh
+
+lint: python ## ruff, mypy, ansible-lint, yamllint, the borders between the rooms, the changelog
+	@scripts/lint.sh
+
+unit: python ## the fast tests: under a minute, no Docker
+	@pytest tests/unit $(ARGS)
+
+coverage: python ## the fast tests again, measured: every file at 95 % of its lines or more
+	@mkdir -p build/coverage && rm -f build/coverage/data*
+	@coverage run -m pytest tests/unit $(ARGS)
+	@coverage combine --quiet && coverage json --quiet
+	@python scripts/coverage_per_file.py build/coverage/coverage.json --minimum 95
+
+sanity: python ## ansible-test on the built and installed collection: sanity and units
+	@scripts/ansible_test.sh sanity units
+
+twin-tests: twin-up image ## what needs a twin: contracts broken one by one, faults, the observer
+	@pytest tests/twin -m twin $(ARGS)
+
+rollback: twin-up ## the eight checks as an independent suite, against the twin (JUnit in build/)
+	@pytest tests/rollback --hosts=ansible://all --ansible-inventory=playbooks/twin --junitxml=build/rollback-twin.xml $(ARGS)
+
+molecule: setup image ## the trial, a rollback and single roles, on a twin of their own
+	@molecule test --all $(ARGS)
+
+gpu: python ## what needs a real NVIDIA GPU
+	@pytest tests/gpu -m gpu $(ARGS)
+
+##@ Keep
+.PHONY: format changelog constraints build clean
+format: python ## let ruff write the code as it wants it
+	@ruff format . && ruff check --fix .
+
+changelog: python ## write CHANGELOG.md from changelogs/fragments, for the version in galaxy.yml
+	@antsibull-changelog release
+
+constraints: python ## resolve the packages below those pinned in pyproject.toml anew
+	@python scripts/constraints.py
+
+build: python ## the collection's tarball, in build/dist
+	@mkdir -p build/dist && ansible-galaxy collection build --force --output-path build/dist
+
+clean: ## remove what was built here (a running twin, .venv and the results stay)
+	@if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name twin ! -name dockerd.log -exec rm -rf {} +; fi
+	@rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .ansible .cache tests/output

@@ -1,0 +1,5 @@
+"""trialbench: measures a language model where it would run, and says what the numbers allow."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

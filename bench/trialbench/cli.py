@@ -1,0 +1,268 @@
+"""The command `trialbench`. Each verb imports what it needs and nothing else: start-up counts in the trial."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from trialbench import __version__
+from trialbench.errors import TrialbenchError, UsageError
+
+_EXIT_CODES = "exit codes: 0 all samples good, 2 wrong usage, 3 some samples failed, 4 server broken or unreachable"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code. Expected errors become a plain message on standard error."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    verb: Callable[[argparse.Namespace], int] = options.verb
+    try:
+        return verb(options)
+    except TrialbenchError as error:
+        print(f"trialbench: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # `trialbench show DIR | head`: the reader has seen enough. Keep the interpreter from flushing into the void.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"trialbench: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
+        return UsageError.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="trialbench", description="Tries a language model where it would run.")
+    parser.add_argument("--version", action="version", version=f"trialbench {__version__}")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    _add_run(verbs)
+    _add_session(verbs)
+    _add_prompt(verbs)
+    _add_hub(verbs)
+    _add_report(verbs)
+    return parser
+
+
+# A string: the generic form of this class exists for type checkers only.
+_Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add_run(verbs: _Verbs) -> None:
+    run = verbs.add_parser("run", help="measure one workload on any OpenAI-compatible server", epilog=_EXIT_CODES)
+    run.add_argument("--url", required=True, help="the server, such as http://127.0.0.1:11435")
+    run.add_argument("--workload", required=True, metavar="FILE|NAME", help="a YAML file, or nav, describe")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a variable; with a dot a place in the file"
+    )
+    run.add_argument("--image", type=Path, metavar="FILE", help="the image of the workload")
+    run.add_argument("--prompt-file", type=Path, metavar="FILE", help="text of the variable prompt, verbatim")
+    run.add_argument("-n", type=_positive, help="how many samples (default: the workload's)")
+    run.add_argument("--warmup", type=int, help="how many requests before that are discarded")
+    run.add_argument("--out", type=Path, metavar="FILE.jsonl", help="write each sample here when it arrives")
+    run.add_argument("--summary", type=Path, metavar="FILE.json", help="write the numbers here")
+    run.add_argument("--cache-prompt", action="store_true", help="let the server reuse its prompt cache")
+    run.add_argument("--stream", action="store_true", help="ask for a stream: gives the time to first token")
+    run.add_argument("--model", help="sent as model, for servers that need it")
+    run.add_argument(
+        "--omit", action="append", default=[], metavar="FIELD", help="leave out a field the server refuses"
+    )
+    run.add_argument("--timeout-s", type=float, metavar="S", help="bound of one request")
+    run.add_argument("--time-limit-s", type=float, metavar="S", help="bound of the whole run")
+    run.add_argument("--label", help="what the model is called in the summary")
+    run.set_defaults(verb=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from trialbench.engines.openai_http import ChatClient
+    from trialbench.files import write_json
+    from trialbench.measure.progress import make_progress
+    from trialbench.measure.segments import Runner, Segment
+    from trialbench.measure.session import document, run_signalled
+    from trialbench.workloads import load_workload
+
+    workload = load_workload(
+        options.workload, settings=_settings(options.set), image=options.image, prompt_file=options.prompt_file
+    )
+    if options.timeout_s is not None:
+        workload = replace(workload, limits=replace(workload.limits, timeout_s=options.timeout_s))
+    segment = Segment(
+        id=workload.name,
+        workload=workload,
+        n=options.n or workload.n,
+        path=options.out,
+        warmup=workload.warmup if options.warmup is None else options.warmup,
+        cache_prompt=options.cache_prompt,
+        time_limit_s=options.time_limit_s,
+    )
+    client = ChatClient(
+        options.url,
+        stream=options.stream,
+        model=options.model,
+        omit=frozenset(options.omit),
+        api_key=os.environ.get("TRIALBENCH_API_KEY"),
+    )
+    progress = make_progress()
+    runner = Runner(client, [segment], progress)
+    try:
+        run_signalled(runner)
+    finally:
+        progress.close()
+        client.close()
+    summary = document(runner, url=options.url, model_label=options.label)
+    if options.summary is not None:
+        write_json(options.summary, summary)
+    from trialbench.report.table import segments_table
+
+    print(segments_table(summary))
+    return runner.exit_code()
+
+
+def _add_session(verbs: _Verbs) -> None:
+    session = verbs.add_parser("session", help="measure several segments, as the trial does", epilog=_EXIT_CODES)
+    session.add_argument("file", type=Path, metavar="FILE.json", help="see `trialbench schema session`")
+    session.set_defaults(verb=_session)
+
+
+def _session(options: argparse.Namespace) -> int:
+    from trialbench.measure.progress import PlainProgress
+    from trialbench.measure.session import run_session
+
+    # Standard output, where `docker logs` shows it in order.
+    return run_session(options.file, PlainProgress(sys.stdout), api_key=os.environ.get("TRIALBENCH_API_KEY"))
+
+
+def _add_prompt(verbs: _Verbs) -> None:
+    prompt = verbs.add_parser("prompt", help="print the prompt that production's own source makes")
+    prompt.add_argument("--source", required=True, type=Path, metavar="FILE.py", help="the extracted source")
+    prompt.add_argument("--call", required=True, help="one call, such as 'build_prompt(goal=\"x\")'")
+    prompt.set_defaults(verb=_prompt)
+
+
+def _prompt(options: argparse.Namespace) -> int:
+    from trialbench.workloads.prompt import evaluate_prompt
+
+    # Without a line end of our own: the prompt is to arrive verbatim.
+    sys.stdout.write(evaluate_prompt(options.source, options.call))
+    sys.stdout.flush()
+    return 0
+
+
+def _add_hub(verbs: _Verbs) -> None:
+    fetch = verbs.add_parser("fetch", help="fetch model files at a pinned revision and check their hashes")
+    fetch.add_argument("--repo", required=True, metavar="OWNER/NAME")
+    fetch.add_argument("--revision", required=True, metavar="SHA", help="a full commit hash")
+    fetch.add_argument("--include", required=True, action="append", metavar="PATTERN", help="which files; repeatable")
+    fetch.add_argument("--dest", required=True, type=Path, metavar="DIR", help="where the files go")
+    fetch.add_argument("--sha256", action="append", default=[], metavar="NAME=HEX", help="pinned hash; repeatable")
+    fetch.set_defaults(verb=_fetch)
+    pin = verbs.add_parser("pin", help="resolve revision, file hashes and image digest, and write them down")
+    pin.add_argument("--repo", required=True, metavar="OWNER/NAME")
+    pin.add_argument("--revision", default="main", help="branch, tag or commit to pin (default: main)")
+    pin.add_argument("--include", required=True, action="append", metavar="PATTERN", help="which files; repeatable")
+    pin.add_argument("--image", metavar="REF", help="container image whose digest is pinned too")
+    pin.add_argument("--out", required=True, type=Path, metavar="FILE.yml")
+    pin.set_defaults(verb=_pin)
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from trialbench.hub.fetch import fetch
+
+    fetch(
+        options.repo,
+        revision=options.revision,
+        include=options.include,
+        dest=options.dest,
+        sha256=_settings(options.sha256, option="--sha256", like="NAME=HEX"),
+        tell=lambda text: print(text, flush=True),
+    )
+    return 0
+
+
+def _pin(options: argparse.Namespace) -> int:
+    from trialbench.hub.pin import pin
+
+    pin(
+        options.repo,
+        revision=options.revision,
+        include=options.include,
+        image=options.image,
+        out=options.out,
+        tell=lambda text: print(text, flush=True),
+    )
+    return 0
+
+
+def _add_report(verbs: _Verbs) -> None:
+    summarize = verbs.add_parser("summarize", help="write summary.json of a result folder")
+    summarize.add_argument("dir", type=Path, metavar="DIR")
+    summarize.set_defaults(verb=_summarize)
+    verdict = verbs.add_parser("verdict", help="decide, and write verdict.json; measures nothing again")
+    verdict.add_argument("dir", type=Path, metavar="DIR")
+    verdict.add_argument("--describe", choices=["better", "same", "worse"], help="a person's judgement of describe")
+    verdict.add_argument("--require", choices=["adopt"], help="exit 1 unless the verdict is ADOPT")
+    verdict.add_argument("--adherence-rule", choices=["share", "proved"], help="default: the plan's, else share")
+    verdict.set_defaults(verb=_verdict)
+    show = verbs.add_parser("show", help="print a result folder for people")
+    show.add_argument("dir", type=Path, metavar="DIR")
+    show.set_defaults(verb=_show)
+    schema = verbs.add_parser("schema", help="print a published JSON schema")
+    schema.add_argument("name", metavar="NAME", nargs="?", help="without it: list the names")
+    schema.set_defaults(verb=_schema)
+
+
+def _summarize(options: argparse.Namespace) -> int:
+    from trialbench.report.summary import write_summary
+
+    print(write_summary(options.dir))
+    return 0
+
+
+def _verdict(options: argparse.Namespace) -> int:
+    from trialbench.report.decide import decide_folder
+
+    decision = decide_folder(options.dir, describe=options.describe, adherence_rule=options.adherence_rule)
+    print(decision["verdict"])
+    for reason in decision["reasons"]:
+        print(f"  {reason}")
+    return 0 if options.require is None or decision["verdict"] == "ADOPT" else 1
+
+
+def _show(options: argparse.Namespace) -> int:
+    from trialbench.report.table import folder_table
+
+    print(folder_table(options.dir))
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    import json
+
+    from trialbench import schemas
+
+    if options.name is None:
+        print("\n".join(schemas.names()))
+    else:
+        print(json.dumps(schemas.load(options.name), indent=2))
+    return 0
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, found {number}")
+    return number
+
+
+def _settings(pairs: list[str], *, option: str = "--set", like: str = "KEY=VALUE") -> dict[str, str]:
+    settings = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise UsageError(f"{option}: expected {like}, found {pair!r}")
+        settings[key] = value
+    return settings

@@ -1,0 +1,246 @@
+"""The client for servers that speak OpenAI's chat completions: llama-server above all.
+
+One request gives one `Reply`, never an exception: whatever goes wrong is named in `error_class` and stays a sample.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpcore
+import httpx
+
+from trialbench.engines import sse
+from trialbench.engines.transport import DeadlineError, WireTransport
+from trialbench.errors import UsageError
+from trialbench.workloads import Workload
+
+# Sent beside the standard fields, and what not every server knows; each can be left out (`--omit`).
+EXTENSIONS: Mapping[str, Any] = {"cache_prompt": False, "chat_template_kwargs": {"enable_thinking": False}}
+# Error classes that say "nobody answers there": enough of them in a row and the server counts as broken.
+CONNECTION_ERRORS = frozenset({"connect", "dropped", "timeout"})
+
+
+@dataclass
+class Reply:
+    """What came back. Times: `started_s` CLOCK_MONOTONIC, the rest milliseconds; None where the server says nothing.
+
+    `error_class`: None, `connect`, `dropped` (closed within the reply), `timeout`, `cut_off` (ended by us: time limit or
+    signal), `http_<status>`, `server_error` (an error event within a stream), `bad_json`, `bad_reply`.
+    """
+
+    started_s: float
+    latency_ms: float | None = None
+    ttft_ms: float | None = None
+    error_class: str | None = None
+    error_detail: str | None = None
+    content: str | None = None
+    reasoning: str | None = None
+    finish_reason: str | None = None
+    completion_tokens: int | None = None
+    server_ms: float | None = None
+    prompt_n: int | None = None
+    cache_n: int | None = None
+    reconnected: bool = False
+
+
+class ChatClient:
+    """Sends one workload's request again and again over one connection.
+
+    Args:
+        url: the server, with or without a trailing `/v1`.
+        stream: ask for a stream, which gives `ttft_ms` and takes a new connection for each request.
+        model: sent as `model`; llama-server does not need it.
+        omit: names of body fields to leave out, for servers that refuse them.
+        api_key: sent as bearer token.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        stream: bool = False,
+        model: str | None = None,
+        omit: frozenset[str] = frozenset(),
+        api_key: str | None = None,
+    ) -> None:
+        self._url = _endpoint(url)
+        self._stream = stream
+        self._model = model
+        self._omit = omit
+        self._transport = WireTransport(keep_alive=not stream)
+        self.wire = self._transport.wire
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream" if stream else "application/json"}
+        if api_key:
+            headers["Authorization"] = f"Bearer {api_key}"
+        # trust_env off: proxies and .netrc of the environment must not come between client and server.
+        self._client = httpx.Client(transport=self._transport, headers=headers, trust_env=False)
+        self._interrupted_s = float("inf")
+
+    def encode(self, workload: Workload, *, cache_prompt: bool) -> bytes:
+        """The body of the request, the same for every sample of a segment."""
+        body: dict[str, Any] = {"messages": workload.messages, "max_tokens": workload.limits.max_tokens}
+        if workload.limits.temperature is not None:
+            body["temperature"] = workload.limits.temperature
+        if self._model is not None:
+            body["model"] = self._model
+        body |= EXTENSIONS | {"cache_prompt": cache_prompt}
+        body |= {"stream": True, "stream_options": {"include_usage": True}} if self._stream else {"stream": False}
+        body |= workload.request
+        return json.dumps({key: value for key, value in body.items() if key not in self._omit}).encode()
+
+    def interrupt(self, grace_s: float) -> None:
+        """From a signal handler: the request in flight may take `grace_s` more seconds."""
+        self._interrupted_s = min(self._interrupted_s, time.monotonic() + grace_s)
+        self.wire.deadline_s = min(self.wire.deadline_s, self._interrupted_s)
+
+    def send(self, body: bytes, *, timeout_s: float, connect_timeout_s: float, until_s: float = float("inf")) -> Reply:
+        """One request and its reply.
+
+        Args:
+            timeout_s: bound of the whole request; passing it is the server's failure (`timeout`).
+            until_s: CLOCK_MONOTONIC at which we give up for reasons of our own (`cut_off`).
+        """
+        reply = self._attempt(body, timeout_s, connect_timeout_s, until_s)
+        if reply.error_class == "dropped" and self._reused and self.wire.bytes_read == 0:
+            # A kept-alive connection that the server was just closing: it has read nothing of this request. Once more
+            # on a new connection; where the server is really gone this fails too.
+            reply = self._attempt(body, timeout_s, connect_timeout_s, until_s)
+            reply.reconnected = True
+        return reply
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _attempt(self, body: bytes, timeout_s: float, connect_timeout_s: float, until_s: float) -> Reply:
+        wire = self.wire
+        wire.reset()
+        connects = wire.connects
+        started_s = time.monotonic()
+        own_limit_s = min(until_s, self._interrupted_s)
+        wire.deadline_s = min(started_s + timeout_s, own_limit_s)
+        reply = Reply(started_s)
+        try:
+            request = self._client.build_request(
+                "POST", self._url, content=body, timeout=httpx.Timeout(timeout_s, connect=connect_timeout_s)
+            )
+            with contextlib.closing(self._client.send(request, stream=True)) as response:
+                self._read(response, reply)
+        except DeadlineError:
+            own = time.monotonic() >= min(until_s, self._interrupted_s)
+            reply.error_class, reply.error_detail = (
+                ("cut_off", "ended by the time limit or a signal")
+                if own
+                else ("timeout", f"no complete reply within {timeout_s:g} s")
+            )
+        except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+            reply.error_class, reply.error_detail = "connect", str(error) or f"not within {connect_timeout_s:g} s"
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
+            reply.error_class, reply.error_detail = "dropped", str(error) or type(error).__name__
+        self._reused = wire.connects == connects
+        if wire.first_write_s is not None:
+            reply.started_s = wire.first_write_s
+        end_s = wire.last_read_s or time.monotonic()
+        if reply.error_class in (None, "bad_json", "bad_reply") or (reply.error_class or "").startswith("http_"):
+            reply.latency_ms = _ms(end_s - reply.started_s)
+        return reply
+
+    def _read(self, response: httpx.Response, reply: Reply) -> None:
+        if response.status_code != 200:
+            text = response.read().decode("utf-8", "replace")
+            reply.error_class, reply.error_detail = f"http_{response.status_code}", self._explain(response, text)
+        elif self._stream:
+            _read_stream(response.iter_raw(), reply, self.wire)
+        else:
+            _read_document(response.read(), reply)
+
+    def _explain(self, response: httpx.Response, text: str) -> str:
+        detail = text.strip()[:300] or "no text"
+        if response.status_code in (400, 422):
+            named = [name for name in (*EXTENSIONS, "stream_options", "temperature") if name in text]
+            if named:
+                options = " ".join(f"--omit {name}" for name in named)
+                detail += f" (the server refuses a field of the request; leave it out with {options})"
+        return detail
+
+
+def _endpoint(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"--url: expected http://HOST:PORT, found {url!r}")
+    return url.rstrip("/").removesuffix("/v1") + "/v1/chat/completions"
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+def _read_document(body: bytes, reply: Reply) -> None:
+    try:
+        document = json.loads(body)
+    except ValueError as error:
+        reply.error_class, reply.error_detail = "bad_json", f"{error}: {body[:80]!r}"
+        return
+    try:
+        choice = document["choices"][0]
+        message = choice["message"]
+        _set_text(reply, message)
+        reply.finish_reason = choice.get("finish_reason")
+        _set_counts(reply, document)
+    except (LookupError, TypeError, AttributeError) as error:
+        reply.error_class = "bad_reply"
+        reply.error_detail = f"no chat completion: {type(error).__name__} {error}: {body[:80]!r}"
+
+
+def _read_stream(chunks: Iterator[bytes], reply: Reply, wire: Any) -> None:
+    texts: dict[str, str] = {}
+    complete = False
+    for name, value in sse.events(chunks):
+        if value == "[DONE]":
+            complete = True
+            continue
+        try:
+            event = json.loads(value)
+            if name == "error" or "error" in event:
+                reply.error_class, reply.error_detail = "server_error", value[:300]
+                return
+            _set_counts(reply, event)
+            for choice in event["choices"]:
+                for key, text in choice["delta"].items():
+                    if isinstance(text, str) and key != "role":
+                        texts[key] = texts.get(key, "") + text
+                        if text and reply.ttft_ms is None:
+                            reply.ttft_ms = _ms(wire.last_read_s - wire.first_write_s)
+                reply.finish_reason = choice.get("finish_reason") or reply.finish_reason
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            reply.error_class = "bad_json" if isinstance(error, ValueError) else "bad_reply"
+            reply.error_detail = f"{error}: {value[:80]!r}"
+            return
+    if not complete:
+        reply.error_class, reply.error_detail = "dropped", "the stream ended before [DONE]"
+    _set_text(reply, texts)
+
+
+def _set_text(reply: Reply, message: Mapping[str, Any]) -> None:
+    content = message.get("content")
+    reply.content = content if isinstance(content, str) else None
+    # llama-server says `reasoning_content`, others `reasoning`.
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    reply.reasoning = reasoning if isinstance(reasoning, str) else None
+
+
+def _set_counts(reply: Reply, document: Mapping[str, Any]) -> None:
+    usage = document.get("usage") or {}
+    timings = document.get("timings") or {}
+    if "completion_tokens" in usage:
+        reply.completion_tokens = usage["completion_tokens"]
+    if "prompt_ms" in timings and "predicted_ms" in timings:
+        reply.server_ms = round(timings["prompt_ms"] + timings["predicted_ms"], 3)
+    for name in ("prompt_n", "cache_n"):
+        if name in timings:
+            setattr(reply, name, timings[name])

@@ -1,0 +1,162 @@
+"""An httpx transport with a clock at the socket and a deadline over the whole request.
+
+httpx bounds each read, not the request: a server that sends one byte a second is never too late. And it times
+a request around its own work, 0.9 ms away from the wire. Both are mended where the bytes pass: a network backend that
+notes when the request's first byte left and the reply's last byte came, and that waits in short slices so that
+a deadline, also one moved forward by a signal, is kept.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import httpcore
+import httpx
+
+# A signal that shortens the deadline is noticed after one slice at most.
+_SLICE_S = 0.2
+# Idle connections are closed by us before the server does it (llama-server: 5 s), so that no request meets a closing one.
+_KEEPALIVE_EXPIRY_S = 3.0
+
+
+class DeadlineError(Exception):
+    """The deadline of the request passed."""
+
+
+class Wire:
+    """What was seen at the socket during one request. Times are CLOCK_MONOTONIC seconds."""
+
+    def __init__(self) -> None:
+        self.deadline_s = float("inf")
+        self.connects = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the last request."""
+        self.first_write_s: float | None = None
+        self.last_read_s: float | None = None
+        self.bytes_read = 0
+
+    def remaining_s(self) -> float:
+        """Seconds to the deadline.
+
+        Raises:
+            DeadlineError: there are none left.
+        """
+        left = self.deadline_s - time.monotonic()
+        if left <= 0:
+            raise DeadlineError
+        return left
+
+
+class _Stream(httpcore.NetworkStream):
+    def __init__(self, inner: httpcore.NetworkStream, wire: Wire) -> None:
+        self._inner = inner
+        self._wire = wire
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        while True:
+            try:
+                data = self._inner.read(max_bytes, min(_SLICE_S, self._wire.remaining_s()))
+            except httpcore.ReadTimeout:
+                continue
+            self._wire.last_read_s = time.monotonic()
+            self._wire.bytes_read += len(data)
+            return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        left = self._wire.remaining_s()
+        if self._wire.first_write_s is None:
+            self._wire.first_write_s = time.monotonic()
+        self._inner.write(buffer, left)
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, timeout), self._wire)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+class _Backend(httpcore.NetworkBackend):
+    def __init__(self, wire: Wire) -> None:
+        self._inner = httpcore.SyncBackend()
+        self._wire = wire
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        limit = min(self._wire.remaining_s(), timeout or float("inf"))
+        stream = self._inner.connect_tcp(host, port, limit, local_address, socket_options)
+        self._wire.connects += 1
+        return _Stream(stream, self._wire)
+
+
+class _Body(httpx.SyncByteStream):
+    def __init__(self, stream: Iterable[bytes]) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._stream
+
+    def close(self) -> None:
+        close = getattr(self._stream, "close", None)
+        if close is not None:
+            close()
+
+
+class WireTransport(httpx.BaseTransport):
+    """Sends httpx requests over one httpcore pool; `wire` holds the last request's times and the deadline.
+
+    For one request at a time: a benchmark client that overlapped its requests would measure itself.
+    Errors are httpcore's own (`ConnectError`, `ReadError`, `RemoteProtocolError`, ...) or `DeadlineError`.
+
+    Args:
+        keep_alive: False opens a connection per request. llama-server closes the socket after a streamed reply
+            although it announces keep-alive, so streaming must not reuse it.
+    """
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        self.wire = Wire()
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=None,  # made by httpcore at the first https request; plain http must not pay for it
+            max_connections=1,
+            max_keepalive_connections=1 if keep_alive else 0,
+            keepalive_expiry=_KEEPALIVE_EXPIRY_S,
+            network_backend=_Backend(self.wire),
+        )
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        reply = self._pool.handle_request(
+            httpcore.Request(
+                method=request.method,
+                url=httpcore.URL(
+                    scheme=request.url.raw_scheme,
+                    host=request.url.raw_host,
+                    port=request.url.port,
+                    target=request.url.raw_path,
+                ),
+                headers=request.headers.raw,
+                content=request.stream,
+                extensions=request.extensions,
+            )
+        )
+        assert isinstance(reply.stream, Iterable)
+        return httpx.Response(
+            status_code=reply.status, headers=reply.headers, stream=_Body(reply.stream), extensions=reply.extensions
+        )
+
+    def close(self) -> None:
+        self._pool.close()

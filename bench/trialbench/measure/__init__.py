@@ -1,0 +1,1 @@
+"""Measuring: samples and what makes one valid, segments of samples, sessions of segments."""

@@ -1,0 +1,116 @@
+"""One sample: a reply, judged. Nothing is dropped: an invalid reply is a failed sample, whatever its latency.
+
+**Thinking.** Any of these is thinking: text in `reasoning_content` (or `reasoning`), an opening or closing think tag in
+the content. One thing is not: an *empty* think block at the very start of the content. Servers that run with reasoning
+format `none` and thinking switched off put it there themselves; it was not generated and cost no time. Such a
+sample stays valid, carries the flag `think_echo`, and is read without the block; but since production would have to
+read around it, it is adherent by strategy 2 at best.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from trialbench.engines.openai_http import Reply
+from trialbench.workloads import Workload
+from trialbench.workloads.parsers import Parsed, parse
+
+# `length` is known and valid: the limit of tokens is the workload's own. `tool_calls`, `content_filter` are no answers.
+KNOWN_FINISH_REASONS = frozenset({"stop", "length"})
+# <think> and relatives, and the channel marks of models that think in a channel of their own.
+_THINK = re.compile(r"</?(?:think|thinking|thought|reasoning)>|<\|channel\|?>\s*(?:thought|analysis)", re.IGNORECASE)
+_EMPTY_THINK = re.compile(r"\A\s*<think>\s*</think>\s*", re.IGNORECASE)
+
+
+@dataclass
+class Sample:
+    """One line of a samples file; `trialbench schema sample` documents each field."""
+
+    seq: int
+    t_start_s: float
+    wall: str
+    ok: bool
+    error_class: str | None
+    latency_ms: float | None
+    ttft_ms: float | None
+    server_ms: float | None
+    prompt_n: int | None
+    cache_n: int | None
+    completion_tokens: int | None
+    finish_reason: str | None
+    strategy: int | None
+    parsed: list[str] | None
+    content: str | None
+    flags: list[str] = field(default_factory=list)
+    error_detail: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The sample as a JSON object."""
+        return asdict(self)
+
+
+def wall_clock() -> str:
+    """Now as ISO 8601 in UTC with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def judge(reply: Reply, seq: int, workload: Workload, *, cache_prompt: bool, wall: str) -> Sample:
+    """The sample that `reply` makes."""
+    flags: list[str] = []
+    error_class, content = reply.error_class, reply.content or ""
+    parsed = Parsed(None, None)
+    if error_class is None:
+        echo = _EMPTY_THINK.match(content)
+        text = content[echo.end() :] if echo else content
+        if echo:
+            flags.append("think_echo")
+        if (reply.reasoning or "").strip() or _THINK.search(text):
+            flags.append("thinking")
+        if not text.strip():
+            flags.append("empty")
+        if reply.finish_reason not in KNOWN_FINISH_REASONS:
+            flags.append("finish_reason")
+        if reply.finish_reason == "length":
+            flags.append("length")
+        # In this order: a thought that used up all tokens leaves the content empty, and is to be called thinking.
+        error_class = next((name for name in ("thinking", "empty", "finish_reason") if name in flags), None)
+        if error_class is None and workload.contract is not None:
+            parsed = parse(text, workload.contract)
+            if echo and parsed.strategy == 1:
+                parsed = replace(parsed, strategy=2)
+    if reply.cache_n:
+        flags.append("cached")
+        if not cache_prompt:
+            flags.append("cache_not_as_asked")
+    if reply.reconnected:
+        flags.append("reconnected")
+    return Sample(
+        seq=seq,
+        t_start_s=round(reply.started_s, 6),
+        wall=wall,
+        ok=error_class is None,
+        error_class=error_class,
+        latency_ms=reply.latency_ms,
+        ttft_ms=reply.ttft_ms,
+        server_ms=reply.server_ms,
+        prompt_n=reply.prompt_n,
+        cache_n=reply.cache_n,
+        completion_tokens=reply.completion_tokens,
+        finish_reason=reply.finish_reason,
+        strategy=parsed.strategy,
+        parsed=list(parsed.words) if parsed.words else None,
+        content=reply.content,
+        flags=flags,
+        error_detail=reply.error_detail or _detail(error_class, reply),
+    )
+
+
+def _detail(error_class: str | None, reply: Reply) -> str | None:
+    if error_class == "thinking":
+        return f"thought: {(reply.reasoning or reply.content or '').strip()[:200]!r}"
+    if error_class == "finish_reason":
+        return f"expected one of {', '.join(sorted(KNOWN_FINISH_REASONS))}, found {reply.finish_reason!r}"
+    return None

@@ -1,0 +1,312 @@
+"""Runs segments of samples, one request after the other, and writes each sample when it arrives."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from trialbench.engines.openai_http import CONNECTION_ERRORS, ChatClient
+from trialbench.measure.sample import Sample, judge, wall_clock
+from trialbench.measure.summary import SegmentFacts, summarise
+from trialbench.workloads import Workload
+
+# So many connection errors in a row and the server counts as broken: going on would only wait.
+BROKEN_AFTER = 5
+# After SIGTERM the request in flight may end by itself within this time.
+TERM_GRACE_S = 2.0
+_POLL_S = 0.02
+
+EXIT_OK, EXIT_USAGE, EXIT_FAILED, EXIT_SERVER = 0, 2, 3, 4
+
+
+class Progress(Protocol):
+    """What is told while measuring; called between requests, never within one."""
+
+    def start(self, segment: str, total: int) -> None:
+        """A segment begins, or goes on to a new `total`."""
+
+    def sample(self, sample: Sample) -> None:
+        """A measured sample has arrived."""
+
+    def note(self, text: str) -> None:
+        """Something a person wants to know."""
+
+    def close(self) -> None:
+        """No more will come."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Asked after the first `n` samples of a segment: may it go on to `extend_to`? With `extend_to` = n it only waits."""
+
+    name: str
+    extend_to: int
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One run of samples of one workload.
+
+    `smoke`: a sample that is not adherent ends the session. `stop_on_thinking`: a thinking sample prevents the extension,
+    or ends it, and with it the session. `time_limit_s` counts from the first request of the segment, warm-up included.
+    `rate_hz` bounds the requests a second, for a server that others use meanwhile. `path` None: the samples are not kept.
+    """
+
+    id: str
+    workload: Workload
+    n: int
+    path: Path | None
+    warmup: int = 0
+    cache_prompt: bool = False
+    smoke: bool = False
+    gate: Gate | None = None
+    stop_on_thinking: bool = False
+    time_limit_s: float | None = None
+    rate_hz: float | None = None
+
+
+@dataclass
+class _State:
+    samples: list[Sample] = field(default_factory=list)
+    warmups: list[Sample] = field(default_factory=list)
+    total: int = 0
+    stopped: str | None = None
+
+    @property
+    def thinking(self) -> int:
+        return sum("thinking" in sample.flags for sample in [*self.samples, *self.warmups])
+
+
+class Runner:
+    """Runs segments in order until one of them ends the session.
+
+    Args:
+        segments: their request bodies are encoded here, before anything is measured.
+        control_dir, out_dir, wait_s: where gates are asked and answered, and for how long an answer is waited.
+    """
+
+    def __init__(
+        self,
+        client: ChatClient,
+        segments: list[Segment],
+        progress: Progress,
+        *,
+        out_dir: Path | None = None,
+        control_dir: Path | None = None,
+        wait_s: float = 120.0,
+    ) -> None:
+        self._client = client
+        self._segments = segments
+        self._progress = progress
+        self._out_dir = out_dir
+        self._control_dir = control_dir
+        self._wait_s = wait_s
+        self._bodies = {
+            segment.id: client.encode(segment.workload, cache_prompt=segment.cache_prompt) for segment in segments
+        }
+        self._states: dict[str, _State] = {}
+        self._lost_in_a_row = 0
+        self._answered = False
+        self._hinted = False
+        self._signalled = False
+        self.stopped: str | None = None
+
+    def stop(self) -> None:
+        """From a signal handler: finish the request in flight, bounded, then end."""
+        self._signalled = True
+        self._client.interrupt(TERM_GRACE_S)
+
+    def wait_for_start(self, name: str) -> None:
+        """Say that all is ready, then wait for the start file. Not answered in time ends the session (`gate`)."""
+        assert self._out_dir is not None and self._control_dir is not None
+        (self._out_dir / f"ready-{name}").write_text("ready\n", encoding="utf-8")
+        if not self._wait((self._control_dir / name).exists):
+            self._progress.note(f"the start file {name} did not appear within {self._wait_s:g} s")
+            self.stopped = "signal" if self._signalled else "gate"
+
+    def run(self) -> None:
+        """Run the segments; afterwards `stopped`, `summaries()` and `exit_code()` tell what came of them."""
+        for segment in self._segments:
+            if self.stopped is not None:
+                break
+            state = self._states[segment.id] = _State(total=segment.n)
+            self._run_segment(segment, state)
+            # A time limit ends its segment, everything else the session.
+            if state.stopped != "time_limit":
+                self.stopped = state.stopped
+        if not self._answered and any(state.samples or state.warmups for state in self._states.values()):
+            # Nothing but connection errors: fewer than BROKEN_AFTER, and still nobody there.
+            self.stopped = "server"
+
+    def summaries(self) -> dict[str, dict[str, Any]]:
+        """The numbers of each segment that was begun."""
+        found = {}
+        for segment in self._segments:
+            state = self._states.get(segment.id)
+            if state is not None:
+                found[segment.id] = summarise(
+                    [sample.as_dict() for sample in state.samples],
+                    [sample.as_dict() for sample in state.warmups],
+                    SegmentFacts(
+                        workload=segment.workload.name,
+                        requested=state.total,
+                        contract=segment.workload.contract is not None,
+                        cache_prompt=segment.cache_prompt,
+                        stopped=state.stopped,
+                    ),
+                )
+        return found
+
+    def exit_code(self) -> int:
+        """0 all samples are good, 3 some failed or the session was ended early, 4 the server is broken or unreachable.
+
+        A time limit is no failure by itself; a segment that it left without any good sample is.
+        """
+        if self.stopped == "server":
+            return EXIT_SERVER
+        states = self._states.values()
+        failed = any(not sample.ok and sample.error_class != "cut_off" for state in states for sample in state.samples)
+        empty = any(not any(sample.ok for sample in state.samples) for state in states)
+        return EXIT_FAILED if self.stopped is not None or failed or empty or not self._states else EXIT_OK
+
+    def _wait(self, condition: Callable[[], bool]) -> bool:
+        """Poll `condition` until it holds (True), or the wait is over or a signal came (False)."""
+        until = time.monotonic() + self._wait_s
+        while not condition():
+            if self._signalled or time.monotonic() >= until:
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+    def _run_segment(self, segment: Segment, state: _State) -> None:
+        until_s = time.monotonic() + segment.time_limit_s if segment.time_limit_s is not None else float("inf")
+        self._progress.start(segment.id, segment.n)
+        with _Lines(_warmup_path(segment.path) if segment.warmup else None) as lines:
+            self._take(segment, state, state.warmups, segment.warmup, lines, until_s, warmup=True)
+        with _Lines(segment.path) as lines:
+            self._take(segment, state, state.samples, segment.n, lines, until_s)
+            if state.stopped is None and segment.gate is not None and self._may_extend(segment, state, segment.gate):
+                state.total = segment.gate.extend_to
+                self._progress.start(segment.id, state.total)
+                self._take(segment, state, state.samples, state.total, lines, until_s, extending=True)
+
+    def _take(
+        self,
+        segment: Segment,
+        state: _State,
+        samples: list[Sample],
+        total: int,
+        lines: _Lines,
+        until_s: float,
+        *,
+        warmup: bool = False,
+        extending: bool = False,
+    ) -> None:
+        """Take samples until there are `total`, or something ends the segment (`state.stopped` says what)."""
+        limits = segment.workload.limits
+        next_s = 0.0
+        while len(samples) < total and state.stopped is None:
+            if self._signalled or time.monotonic() >= until_s:
+                state.stopped = "signal" if self._signalled else "time_limit"
+                return
+            if segment.rate_hz is not None:
+                time.sleep(max(0.0, next_s - time.monotonic()))
+                next_s = time.monotonic() + 1 / segment.rate_hz
+            wall = wall_clock()
+            reply = self._client.send(
+                self._bodies[segment.id],
+                timeout_s=limits.timeout_s,
+                connect_timeout_s=limits.connect_timeout_s,
+                until_s=until_s,
+            )
+            sample = judge(
+                reply, len(samples) + 1, segment.workload, cache_prompt=segment.cache_prompt, wall=wall
+            )
+            samples.append(sample)
+            lines.write(sample.as_dict())
+            state.stopped = self._reason_to_stop(segment, sample, warmup=warmup, extending=extending)
+            self._tell(sample, warmup=warmup)
+
+    def _reason_to_stop(self, segment: Segment, sample: Sample, *, warmup: bool, extending: bool) -> str | None:
+        if sample.error_class in CONNECTION_ERRORS:
+            self._lost_in_a_row += 1
+        elif sample.error_class != "cut_off":
+            self._lost_in_a_row, self._answered = 0, True
+        if self._lost_in_a_row >= BROKEN_AFTER:
+            return "server"
+        if sample.error_class == "cut_off":
+            return "signal" if self._signalled else "time_limit"
+        if segment.smoke and not warmup:
+            adherent = segment.workload.contract is None or sample.strategy in (1, 2)
+            if not (sample.ok and adherent):
+                return "smoke"
+        if segment.stop_on_thinking and extending and "thinking" in sample.flags:
+            return "thinking"
+        return None
+
+    def _may_extend(self, segment: Segment, state: _State, gate: Gate) -> bool:
+        """Ask at the gate. A thinking sample decides by itself, whatever the answer."""
+        assert self._out_dir is not None and self._control_dir is not None
+        samples = state.samples
+        ok = sum(sample.ok for sample in samples)
+        question = {"segment": segment.id, "sent": len(samples), "ok": ok, "failed": len(samples) - ok}
+        question["thinking"] = state.thinking
+        # Written beside and renamed: the other side polls, and must not read half a file.
+        ready = self._out_dir / f"at-{gate.name}"
+        beside = ready.with_name(f".{ready.name}.part")
+        beside.write_text(json.dumps(question) + "\n", encoding="utf-8")
+        beside.replace(ready)
+        reply = self._control_dir / gate.name
+        answer: dict[str, Any] = {}
+
+        def answered() -> bool:
+            try:
+                answer.update(json.loads(reply.read_text(encoding="utf-8")))
+            except (FileNotFoundError, ValueError):
+                return False  # not there yet, or still being written
+            return True
+
+        if not self._wait(answered):
+            self._progress.note(f"nobody answered at the gate {gate.name} within {self._wait_s:g} s")
+            state.stopped = "signal" if self._signalled else "gate"
+            return False
+        if segment.stop_on_thinking and state.thinking:
+            self._progress.note(f"{segment.id}: {state.thinking} thinking samples: no extension")
+            state.stopped = "thinking"
+            return False
+        self._progress.note(f"gate {gate.name}: extend={answer.get('extend')} {answer.get('reason', '')}".rstrip())
+        return answer.get("extend") is True
+
+    def _tell(self, sample: Sample, *, warmup: bool) -> None:
+        if not warmup:
+            self._progress.sample(sample)
+        if sample.error_detail and "--omit" in sample.error_detail and not self._hinted:
+            self._hinted = True
+            self._progress.note(sample.error_detail)
+
+
+def _warmup_path(path: Path | None) -> Path | None:
+    return path.with_name(f"{path.stem}-warmup{path.suffix}") if path else None
+
+
+class _Lines:
+    """A JSON-lines file that is complete after every line; None as path keeps nothing."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._stream: TextIO | None = path.open("w", encoding="utf-8") if path else None
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+    def write(self, value: dict[str, Any]) -> None:
+        if self._stream is not None:
+            self._stream.write(json.dumps(value, ensure_ascii=False) + "\n")
+            self._stream.flush()

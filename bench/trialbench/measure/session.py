@@ -1,0 +1,124 @@
+"""A session: several segments in one process, described by one file. This is how the trial measures.
+
+One process, because start-up counts against the time in which the host's tenants are down. Everything slow (imports, reading,
+encoding the image) is done before the start file appears; from there on there are only requests.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from trialbench import __version__, schemas
+from trialbench.engines.openai_http import ChatClient
+from trialbench.errors import UsageError
+from trialbench.files import read_json, write_json
+from trialbench.measure.sample import wall_clock
+from trialbench.measure.segments import Gate, Progress, Runner, Segment
+from trialbench.workloads import load_workload
+
+
+def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -> int:
+    """Run the session file `path` (`trialbench schema session`); returns the exit code.
+
+    Writes `<id>.jsonl`, `<id>-warmup.jsonl` and `summary-<first id>.json` into the session's `out_dir`.
+
+    Raises:
+        UsageError: the file or one of its workloads cannot be used; nothing was sent.
+    """
+    session = read_json(path)
+    problems = schemas.validate(session, "session")
+    if problems:
+        raise UsageError(
+            "the session does not fit its schema (see `trialbench schema session`):\n  "
+            + "\n  ".join(f"{path}: {problem}" for problem in problems)
+        )
+    out_dir = Path(session["out_dir"])
+    needs_control = session.get("start_file") or any(entry.get("gate_file") for entry in session["segments"])
+    if needs_control and not session.get("control_dir"):
+        raise UsageError(f"{path}: expected control_dir beside start_file and gate_file, found none")
+    segments = [_segment(entry, session, path) for entry in session["segments"]]
+    twice = {segment.id for segment in segments if sum(other.id == segment.id for other in segments) > 1}
+    if twice:
+        raise UsageError(f"{path}: expected segment ids to differ, found twice: {', '.join(sorted(twice))}")
+    if not out_dir.is_dir():
+        raise UsageError(f"{out_dir}: out_dir is no folder: make it, writable for this user, before the session")
+    client = ChatClient(session["url"], model=session.get("model"), stream=session.get("stream", False), api_key=api_key)
+    runner = Runner(
+        client,
+        segments,
+        progress,
+        out_dir=out_dir,
+        control_dir=Path(session["control_dir"]) if session.get("control_dir") else None,
+        wait_s=session.get("wait_s", 120.0),
+    )
+    run_signalled(runner, session.get("start_file"))
+    client.close()
+    summary = document(runner, url=session["url"], model_label=session.get("model_label"))
+    write_json(out_dir / f"summary-{segments[0].id}.json", summary)
+    return runner.exit_code()
+
+
+def run_signalled(runner: Runner, start_file: str | None = None) -> None:
+    """Run with SIGTERM and SIGINT ending the session in order; the old handlers are put back."""
+
+    def stop(_number: int, _frame: object) -> None:
+        runner.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        if start_file:
+            runner.wait_for_start(start_file)
+        runner.run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def document(runner: Runner, *, url: str, model_label: str | None) -> dict[str, Any]:
+    """The summary of a session or a single run (`trialbench schema summary`)."""
+    return {
+        "format": 1,
+        "trialbench": __version__,
+        "created": wall_clock(),
+        "url": url,
+        "model_label": model_label,
+        "stopped": runner.stopped,
+        "exit_code": runner.exit_code(),
+        "segments": runner.summaries(),
+    }
+
+
+def _segment(entry: dict[str, Any], session: dict[str, Any], path: Path) -> Segment:
+    """One segment; relative names in the session are relative to its file."""
+    base = path.parent
+    gate = None
+    if entry.get("gate_file"):
+        extend_to = entry.get("extend_to", entry["n"])
+        if extend_to < entry["n"]:
+            raise UsageError(f"{path}: segment {entry['id']}: expected extend_to of at least n ({entry['n']}), found {extend_to}")
+        gate = Gate(entry["gate_file"], extend_to)
+    workload = load_workload(
+        entry["workload"],
+        settings=entry.get("set"),
+        image=base / session["image"] if session.get("image") else None,
+        prompt_file=base / session["prompt_file"] if session.get("prompt_file") else None,
+        base=base,
+    )
+    if session.get("timeout_s"):
+        workload = replace(workload, limits=replace(workload.limits, timeout_s=session["timeout_s"]))
+    return Segment(
+        id=entry["id"],
+        workload=workload,
+        n=entry["n"],
+        path=Path(session["out_dir"]) / f"{entry['id']}.jsonl",
+        warmup=entry.get("warmup", 0),
+        cache_prompt=entry.get("cache_prompt", False),
+        smoke=entry.get("smoke", False),
+        gate=gate,
+        stop_on_thinking=entry.get("stop_on_thinking", False),
+        time_limit_s=entry.get("time_limit_s"),
+        rate_hz=entry.get("rate_hz"),
+    )

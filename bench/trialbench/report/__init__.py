@@ -1,0 +1,1 @@
+"""Reports: what a result folder says, for people and for other programs."""

@@ -1,0 +1,255 @@
+"""Workloads: what a model is asked and how its replies are read, one YAML file each.
+
+A workload is read, checked against the published schema and rendered into the bytes of one request before anything
+is measured: all samples of a segment send the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trialbench import schemas
+from trialbench.errors import UsageError
+from trialbench.workloads.parsers import Contract
+
+_PACKAGED = Path(__file__).parent
+# Told from the first bytes: a name's ending is no proof, and `mimetypes` reads system files.
+_IMAGE_KINDS = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"), (b"GIF8", "image/gif"))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one request. Times in seconds; `timeout_s` spans the whole request, connecting included."""
+
+    max_tokens: int
+    temperature: float | None = None
+    timeout_s: float = 60.0
+    connect_timeout_s: float = 5.0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A workload ready to send: `messages` are rendered, the image is encoded in them.
+
+    `contract` is None for free text. `request` holds further fields for the body of the request.
+    """
+
+    name: str
+    messages: list[dict[str, Any]]
+    limits: Limits
+    contract: Contract | None = None
+    request: Mapping[str, Any] = field(default_factory=dict)
+    n: int = 20
+    warmup: int = 0
+
+
+def packaged() -> list[str]:
+    """Names of the workloads that come with trialbench."""
+    return sorted(path.stem for path in _PACKAGED.glob("*.yml"))
+
+
+def load_workload(
+    name: str,
+    *,
+    settings: Mapping[str, str] | None = None,
+    image: Path | None = None,
+    prompt_file: Path | None = None,
+    base: Path | None = None,
+) -> Workload:
+    """Read, check and render a workload.
+
+    Args:
+        name: a packaged workload's name, or a path to a YAML or JSON file.
+        settings: overrides; a key with a dot sets that place of the file (`limits.temperature`), one without
+            sets a variable. Values are read as YAML.
+        image: takes the place of the file's image.
+        prompt_file: its text becomes the variable `prompt`, verbatim.
+        base: folder that a relative `name` is relative to; default: the current one.
+
+    Raises:
+        UsageError: with the file, the line where it is known, what was expected and what was found.
+    """
+    path = _find(name, base)
+    text = _read_text(path, "workload")
+    document, line_of = _parse(text, path)
+    for key, value in (settings or {}).items():
+        _set(document, key, value)
+    problems = schemas.validate(document, "workload")
+    if problems:
+        lines = [f"{path}{line_of(problem.path)}: {problem}" for problem in problems]
+        raise UsageError(
+            "the workload does not fit its schema (see `trialbench schema workload`):\n  " + "\n  ".join(lines)
+        )
+    variables = _variables(document, path, prompt_file)
+    image_path = image or (_beside(path, document["image"]) if document.get("image") else None)
+    contract = document.get("contract")
+    samples = document.get("samples", {})
+    return Workload(
+        name=document["name"],
+        messages=_messages(document["messages"], variables, image_path, path),
+        limits=Limits(**document["limits"]),
+        contract=Contract(
+            tuple(tuple(words) for words in contract["words"]), contract.get("separator", Contract.separator)
+        )
+        if contract
+        else None,
+        request=document.get("request", {}),
+        n=samples.get("n", Workload.n),
+        warmup=samples.get("warmup", Workload.warmup),
+    )
+
+
+def _find(name: str, base: Path | None) -> Path:
+    if "/" not in name and "." not in name:
+        if name not in packaged():
+            raise UsageError(
+                f"no workload named {name!r}: expected one of {', '.join(packaged())}, or a path to a YAML file"
+            )
+        return _PACKAGED / f"{name}.yml"
+    return (base or Path()) / Path(name).expanduser()
+
+
+def _beside(workload: Path, name: str) -> Path:
+    return workload.parent / Path(name).expanduser()
+
+
+def _read_text(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: the {what} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: the {what} is no UTF-8 text: byte {error.start}") from error
+
+
+def _parse(text: str, path: Path) -> tuple[dict[str, Any], Any]:
+    """The document, and a function from a schema path to ` line N` text (empty where lines are not known)."""
+    if path.suffix == ".json":
+        # The trial writes JSON: reading it needs no YAML parser, which saves 30 ms of the window.
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise UsageError(f"{path}: is no JSON: {error}") from error
+        return _mapping(document, path), lambda _: ""
+    import yaml
+
+    try:
+        document = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UsageError(f"{path}{line}: is no YAML: {error.problem}") from error
+    return _mapping(document, path), lambda where: _line(text, where)
+
+
+def _mapping(document: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise UsageError(f"{path}: expected a mapping with name, messages and limits, found {type(document).__name__}")
+    return document
+
+
+def _line(text: str, where: tuple[str | int, ...]) -> str:
+    """`:N` for the deepest place of `where` that exists. Composed anew: only errors need lines."""
+    import yaml
+
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    line = node.start_mark.line
+    for part in where:
+        if isinstance(node, yaml.MappingNode):
+            match = [(key, value) for key, value in node.value if key.value == str(part)]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            match = [(node.value[part], node.value[part])]
+        else:
+            match = []
+        if not match:
+            break
+        line, node = match[0][0].start_mark.line, match[0][1]
+    return f":{line + 1}"
+
+
+def _set(document: dict[str, Any], key: str, text: str) -> None:
+    if "." not in key:
+        # A variable is text for a template: `no` must stay `no`.
+        document.setdefault("variables", {})[key] = text
+        return
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {key}: expected a YAML value, found {text!r}") from error
+    *parents, last = key.split(".")
+    place = document
+    for parent in parents:
+        inner = place.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"--set {key}: {parent!r} is no mapping in this workload")
+        place = inner
+    place[last] = value
+
+
+def _variables(document: dict[str, Any], path: Path, prompt_file: Path | None) -> dict[str, Any]:
+    variables: dict[str, Any] = dict(document.get("variables", {}))
+    if prompt_file is not None:
+        variables["prompt"] = _read_text(prompt_file, "prompt")
+    for name, value in variables.items():
+        if value is None:
+            hint = "--prompt-file FILE or " if name == "prompt" else ""
+            raise UsageError(f"{path}: the variable {name!r} has no value: give it with {hint}--set {name}=VALUE")
+        if isinstance(value, dict):
+            variables[name] = _read_text(_beside(path, value["file"]), f"text of the variable {name!r}")
+    return variables
+
+
+def _render(template: str, variables: Mapping[str, Any], path: Path) -> str:
+    # Most rendered workloads are a single variable: they need no Jinja, whose import costs 50 ms of the window.
+    if template.startswith("{{") and template.endswith("}}") and template[2:-2].strip() in variables:
+        return str(variables[template[2:-2].strip()])
+    if "{{" not in template and "{%" not in template and "{#" not in template:
+        return template
+    import jinja2
+
+    # keep_trailing_newline and no autoescape: the model must get exactly what was written.
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    try:
+        return environment.from_string(template).render(variables)
+    except jinja2.TemplateError as error:
+        raise UsageError(f"{path}: the template {template!r:.60} cannot be rendered: {error}") from error
+
+
+def _messages(
+    messages: list[dict[str, Any]], variables: Mapping[str, Any], image: Path | None, path: Path
+) -> list[dict[str, Any]]:
+    rendered: list[dict[str, Any]] = []
+    for message in messages:
+        content = message["content"]
+        if isinstance(content, str):
+            rendered.append({"role": message["role"], "content": _render(content, variables, path)})
+            continue
+        parts: list[dict[str, Any]] = []
+        for part in content:
+            if "text" in part:
+                parts.append({"type": "text", "text": _render(part["text"], variables, path)})
+            else:
+                parts.append({"type": "image_url", "image_url": {"url": _data_uri(image, path)}})
+        rendered.append({"role": message["role"], "content": parts})
+    return rendered
+
+
+def _data_uri(image: Path | None, path: Path) -> str:
+    if image is None:
+        raise UsageError(f"{path}: the workload sends an image, and none is set: give one with --image FILE")
+    try:
+        data = image.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{image}: the image cannot be read: {error.strerror}") from error
+    for magic, kind in _IMAGE_KINDS:
+        if data.startswith(magic):
+            return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
+    raise UsageError(f"{image}: expected a JPEG, PNG, GIF or WebP image, found {data[:8]!r}")

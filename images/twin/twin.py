@@ -1,0 +1,495 @@
+#!/usr/bin/env python3
+"""Build, start, stop and ask the digital twin of the host "Panda".
+
+    twin.py up [--name mt-twin]     build what is missing, start it, wait until it is well; writes build/twin/<name>.json
+    twin.py reboot | status | down  (all take --name; ``down --all`` removes every twin of this machine)
+    twin.py fault NAME [VALUE] | fault NAME --off | fault --clear     switch a tenant's fault (README.md lists them)
+    twin.py gpu-fault JSON | gpu-fault --off                          switch faults of the GPU
+    twin.py exec -- COMMAND...      run a command in the twin, as root
+
+Several twins run side by side under different names. Everything it makes lies in ``build/twin``. Standard library
+only; needs the docker CLI, mmdebstrap (first build), gcc and ssh-keygen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+BUILD = ROOT / "build" / "twin"
+MODELS = ROOT / "tests" / "fixtures" / "models"
+HUB_PROGRAM = ROOT / "tests" / "fixtures" / "hub" / "hub.py"
+BASE_BUILDER = ROOT / "images" / "base" / "build.py"
+BASE_REPOSITORY = "edgelab/twin-base"
+REPOSITORY = "edgelab/twin"
+LABEL = "edgelab.model_trial.twin"
+DEFAULT_NAME = "mt-twin"
+USER = "panda"
+CHECKOUT = "home/panda/workplace/her/her-os"
+
+# What each model would take on the card (MiB, with its projector, all layers, 4096 tokens of context).
+BASELINE_MIB = 4900
+CANDIDATE_MIB = 6300
+NVFP4_MIB = 10240
+PROGRAMS_MIB = {"services/chatterbox/server.py": 4300, "phone_call.py auto": 3900}
+# Repositories of the local hub: name -> (model of the fixtures, file name of the model, of the projector).
+HUB_REPOSITORIES = {
+    "twin/tiny-e4b-GGUF": ("candidate", "candidate-f16.gguf", "mmproj-candidate-f16.gguf"),
+    "twin/tiny-poor-GGUF": ("poor", "poor-f16.gguf", "mmproj-poor-f16.gguf"),
+    "twin/tiny-violating-GGUF": ("violating", "violating-f16.gguf", "mmproj-violating-f16.gguf"),
+    "twin/tiny-nvfp4-GGUF": ("candidate", "tiny-nvfp4.gguf", "mmproj-tiny-nvfp4.gguf"),
+}
+# Appended to a copy of the candidate, so that the NVFP4 stand-in is a file of its own with a footprint of its own.
+# llama.cpp reads tensors by their offsets and ignores what follows the last one.
+NVFP4_TAIL = b"twin: nvfp4 stand-in".ljust(32, b"\0")
+# `--privileged` fails where root lacks CAP_SYS_RESOURCE; this works there and elsewhere. CAP_SYS_TIME is dropped because
+# the clock of a container is the clock of the machine.
+RUN_OPTIONS = (
+    "--cap-add=ALL", "--cap-drop=SYS_RESOURCE", "--cap-drop=SYS_TIME",
+    "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined", "--security-opt=systempaths=unconfined",
+    "--device-cgroup-rule=a *:* rwm", "--cgroupns=host", "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw",
+    "--tmpfs=/run:exec,mode=755", "--tmpfs=/tmp:exec,mode=1777", "--volume=/var/lib/docker",
+    "--stop-signal=SIGRTMIN+3", "--env=container=docker",
+)  # fmt: skip
+BOOT_LIMIT_S = 90
+STOP_LIMIT_S = 20
+
+
+class TwinError(Exception):
+    """Something about the twin is not as it must be; the text says what to do."""
+
+
+def say(text: str) -> None:
+    print(f"[twin] {text}", file=sys.stderr, flush=True)
+
+
+def docker(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the docker CLI and return what it said; raises TwinError with its own words when it fails."""
+    environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
+    try:
+        done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False, env=environment)
+    except FileNotFoundError:
+        raise TwinError("expected the docker CLI. `make setup` installs it.") from None
+    if check and done.returncode != 0:
+        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-30:])
+        raise TwinError(f"docker {' '.join(words[:2])} failed:\n{tail}")
+    return done
+
+
+# ---- build -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def build_lock() -> Iterator[None]:
+    """Let one process build at a time: tests that run side by side all want the same image."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def digest_tree(folder: pathlib.Path) -> str:
+    """Return 12 hexadecimal digits over names, modes and contents of everything below ``folder``."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            head = f"{path.relative_to(folder)}\0{path.stat().st_mode & 0o777:o}\0"
+            total.update(head.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()[:12]
+
+
+def sha256(path: pathlib.Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def make_keys() -> None:
+    """Make the key pairs of the user and of the twins' sshd, once: every twin of this checkout shares them."""
+    for name in ("id_ed25519", "ssh_host_ed25519_key"):
+        path = BUILD / name
+        if not path.exists():
+            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "edgelab-twin", "-f", str(path)]
+            subprocess.run(command, check=True)
+
+
+def compile_gpu(target: pathlib.Path) -> None:
+    """Compile the fake NVML library and nvidia-smi into ``target``, when their sources are newer than what is there."""
+    target.mkdir(parents=True, exist_ok=True)
+    warnings = ["-O2", "-Wall", "-Wextra", "-Werror"]
+    shared = ["-shared", "-fPIC", "-fvisibility=hidden", "-Wl,-soname,libnvidia-ml.so.1"]
+    for source, program, flags, libraries in (
+        ("nvml.c", "libnvidia-ml.so.1", shared, []),
+        ("nvidia-smi.c", "nvidia-smi", [], ["-ldl"]),
+    ):
+        origin, result = HERE / "gpu" / source, target / program
+        if result.exists() and result.stat().st_mtime >= origin.stat().st_mtime:
+            continue
+        part = result.with_name(f"{program}.part")
+        command = ["gcc", *warnings, *flags, "-o", str(part), str(origin), *libraries]
+        try:
+            subprocess.run(command, check=True)
+        except (FileNotFoundError, subprocess.CalledProcessError) as error:
+            raise TwinError(f"compiling {source} failed ({error}). `make setup` installs gcc and libc6-dev.") from None
+        part.replace(result)
+
+
+def gpu_settings(models: pathlib.Path, nvfp4: pathlib.Path) -> dict[str, object]:
+    """Return the observer's settings: what each model file takes, by SHA-256."""
+    table = {sha256(nvfp4): NVFP4_MIB}
+    for name in ("baseline", "candidate", "poor", "violating"):
+        table[sha256(models / f"{name}-f16.gguf")] = BASELINE_MIB if name == "baseline" else CANDIDATE_MIB
+        # The projector is part of the model's figure.
+        table[sha256(models / f"mmproj-{name}-f16.gguf")] = 0
+    return {"models": table, "programs": PROGRAMS_MIB}
+
+
+def stage(context: pathlib.Path, models: pathlib.Path) -> None:
+    """Lay out the build context in ``context``: ``stage/`` is what is copied over the root of the image."""
+    missing = [
+        name
+        for name in (*(f"{kind}{model}-f16.gguf" for model in ("baseline", "candidate", "poor", "violating")
+                       for kind in ("", "mmproj-")), "camera/car-view.jpg")
+        if not (models / name).exists()
+    ]  # fmt: skip
+    if missing:
+        raise TwinError(f"expected the tiny models in {models}; missing: {', '.join(missing)}. See make_models.py there.")
+    shutil.rmtree(context, ignore_errors=True)
+    root = context / "stage"
+    shutil.copytree(HERE / "rootfs", root)
+    ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+    shutil.copytree(HERE / "her-os", root / CHECKOUT, ignore=ignore)
+    programs = root / "usr/local/lib/twin"
+    shutil.copy(HERE / "gpu" / "observer.py", programs)
+    shutil.copy(HUB_PROGRAM, programs)
+    compile_gpu(BUILD / "gpu")
+    shutil.copytree(BUILD / "gpu", root / "opt/gpu")
+    home = root / "home/panda"
+    (home / "models").mkdir(parents=True)
+    for name in ("baseline-f16.gguf", "mmproj-baseline-f16.gguf"):
+        shutil.copy(models / name, home / "models")
+    shutil.copy(models / "camera/car-view.jpg", home / "car-view.jpg")
+    (home / ".ssh").mkdir()
+    shutil.copy(BUILD / "id_ed25519.pub", home / ".ssh/authorized_keys")
+    (root / "etc/ssh").mkdir(exist_ok=True)
+    for name in ("ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"):
+        shutil.copy(BUILD / name, root / "etc/ssh")
+    for repository, (model, model_name, projector_name) in HUB_REPOSITORIES.items():
+        folder = root / "srv/hub" / repository
+        folder.mkdir(parents=True)
+        shutil.copy(models / f"{model}-f16.gguf", folder / model_name)
+        shutil.copy(models / f"mmproj-{model}-f16.gguf", folder / projector_name)
+        # Something that include patterns must leave behind.
+        (folder / "README.md").write_text(f"# {repository}\nA tiny model for tests.\n")
+    nvfp4 = root / "srv/hub/twin/tiny-nvfp4-GGUF/tiny-nvfp4.gguf"
+    with nvfp4.open("ab") as stream:
+        stream.write(NVFP4_TAIL)
+    settings = root / "etc/twin-gpu/settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps(gpu_settings(models, nvfp4), indent=2, sort_keys=True) + "\n")
+    for name in ("Containerfile", "setup.sh"):
+        shutil.copy(HERE / name, context)
+
+
+def image_exists(name: str) -> bool:
+    return docker("image", "inspect", name, check=False).returncode == 0
+
+
+def build_base() -> str:
+    """Build the Debian base of the twin if it is not there; return its name."""
+    done = subprocess.run([sys.executable, str(BASE_BUILDER)], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        raise TwinError("the CPU base image could not be built; the reason is above.")
+    cpu_base = done.stdout.strip().splitlines()[-1]
+    recipe = (HERE / "Containerfile.base").read_text() + cpu_base
+    name = f"{BASE_REPOSITORY}:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    if not image_exists(name):
+        say(f"building {name} (Debian packages; about a minute)")
+        started = time.monotonic()
+        context = BUILD / "context-base"
+        shutil.rmtree(context, ignore_errors=True)
+        context.mkdir(parents=True)
+        shutil.copy(HERE / "Containerfile.base", context)
+        # The machine's own network: its apt sources are reachable from there, whatever Docker's bridge is allowed.
+        docker("build", "--quiet", "--network=host", f"--build-arg=BASE_IMAGE={cpu_base}", f"--tag={name}",
+               f"--file={context / 'Containerfile.base'}", str(context))  # fmt: skip
+        say(f"built {name} in {time.monotonic() - started:.0f} s")
+    return name
+
+
+def build(models: pathlib.Path = MODELS) -> str:
+    """Build the twin's image if it is not there; return its name, whose tag is computed from all that is in it."""
+    with build_lock():
+        make_keys()
+        base = build_base()
+        context = BUILD / "context"
+        stage(context, models)
+        name = f"{REPOSITORY}:{hashlib.sha256((digest_tree(context) + base).encode()).hexdigest()[:12]}"
+        if not image_exists(name):
+            say(f"building {name}")
+            started = time.monotonic()
+            docker("build", "--quiet", "--network=none", f"--build-arg=BASE_IMAGE={base}", f"--tag={name}",
+                   f"--file={context / 'Containerfile'}", str(context))  # fmt: skip
+            say(f"built {name} in {time.monotonic() - started:.0f} s")
+        return name
+
+
+# ---- life --------------------------------------------------------------------------------------------------------
+
+
+def inspect(name: str) -> dict[str, str] | None:
+    """Return state, image and published port of a twin, None when there is none of that name."""
+    form = '{{.State.Status}}|{{.Config.Image}}|{{(index (index .HostConfig.PortBindings "22/tcp") 0).HostPort}}'
+    form += f'|{{{{index .Config.Labels "{LABEL}"}}}}'
+    done = docker("container", "inspect", "--format", form, name, check=False)
+    if done.returncode != 0:
+        return None
+    state, image, port, label = done.stdout.strip().split("|")
+    if label != name:
+        raise TwinError(f"a container named {name} exists and is not a twin; choose another --name.")
+    return {"state": state, "image": image, "port": port}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def start(name: str, image: str) -> None:
+    """Create and start a twin. The port is chosen here: one that Docker chooses would change with every reboot."""
+    for attempt in range(5):
+        publish = f"--publish=127.0.0.1:{free_port()}:22"
+        done = docker("run", "--detach", f"--name={name}", f"--label={LABEL}={name}", "--hostname=panda", publish,
+                      *RUN_OPTIONS, image, check=False)  # fmt: skip
+        if done.returncode == 0:
+            return
+        docker("rm", "--force", "--volumes", name, check=False)
+        if "port is already allocated" not in done.stderr and "address already in use" not in done.stderr:
+            break
+    raise TwinError(f"starting {name} failed (attempt {attempt + 1}): {done.stderr.strip()}")
+
+
+def wait_until_well(name: str, limit_s: float) -> None:
+    """Wait until systemd runs, every tenant is healthy, Docker is up and VRAM is steady; show what comes up."""
+    command = ["docker", "exec", name, "python3", "/usr/local/lib/twin/health.py", "--wait", str(limit_s)]
+    checker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert checker.stderr is not None and checker.stdout is not None
+    for line in checker.stderr:
+        say(line.rstrip())
+    output = checker.stdout.read().strip()
+    if checker.wait() != 0:
+        raise TwinError(
+            f"{name} is not well after {limit_s:.0f} s: {output or 'no answer'}. "
+            f"Look with `docker exec {name} systemctl --failed` and `docker exec {name} journalctl -b`."
+        )
+
+
+def write_connection(name: str, port: str) -> None:
+    """Write ``build/twin/<name>.json`` and this twin's line in ``known_hosts``."""
+    known_hosts = BUILD / "known_hosts"
+    host_key = " ".join((BUILD / "ssh_host_ed25519_key.pub").read_text().split()[:2])
+    with build_lock():
+        update_known_hosts(known_hosts, port, f"[127.0.0.1]:{port} {host_key}")
+    facts = {
+        "name": name,
+        "host": "127.0.0.1",
+        "port": int(port),
+        "user": USER,
+        "key": str(BUILD / "id_ed25519"),
+        "known_hosts": str(known_hosts),
+        "container": name,
+    }
+    part = BUILD / f"{name}.json.part"
+    part.write_text(json.dumps(facts, indent=2) + "\n")
+    part.replace(BUILD / f"{name}.json")
+
+
+def update_known_hosts(path: pathlib.Path, port: str, line: str | None) -> None:
+    """Replace the line of 127.0.0.1:port, or remove it when ``line`` is None."""
+    old = path.read_text().splitlines() if path.exists() else []
+    kept = [entry for entry in old if not entry.startswith(f"[127.0.0.1]:{port} ")]
+    if line is not None:
+        kept.append(line)
+    part = path.with_name("known_hosts.part")
+    part.write_text("".join(f"{entry}\n" for entry in kept))
+    part.replace(path)
+
+
+def up(name: str, models: pathlib.Path) -> None:
+    if re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) is None:
+        raise TwinError(f"{name!r} is no name for a twin: small letters, digits, hyphens.")
+    started = time.monotonic()
+    image = build(models)
+    present = inspect(name)
+    if present is not None and present["image"] != image:
+        say(f"{name} was built from another recipe; replacing it")
+        down(name)
+        present = None
+    fresh = present is None or present["state"] != "running"
+    if present is None:
+        say(f"starting {name}")
+        start(name, image)
+    elif present["state"] != "running":
+        say(f"{name} is {present['state']}; starting it")
+        docker("start", name)
+    facts = inspect(name)
+    if facts is None:
+        raise TwinError(f"{name} vanished while it was starting.")
+    if fresh:
+        wait_for_exec(name)
+        wait_until_well(name, BOOT_LIMIT_S)
+    else:
+        wait_until_well(name, 10.0)
+    write_connection(name, facts["port"])
+    say(f"{name} is well (ssh port {facts['port']}, {time.monotonic() - started:.1f} s)")
+
+
+def wait_for_exec(name: str) -> None:
+    """Wait until systemd answers: before that, ``docker exec`` can be refused."""
+    for _ in range(100):
+        if docker("exec", name, "test", "-S", "/run/systemd/private", check=False).returncode == 0:
+            return
+        time.sleep(0.1)
+    raise TwinError(f"systemd did not come up in {name}. Look with `docker logs {name}`.")
+
+
+def need(name: str) -> dict[str, str]:
+    facts = inspect(name)
+    if facts is None:
+        raise TwinError(f"there is no twin named {name}. Start it with `{pathlib.Path(__file__).name} up --name {name}`.")
+    return facts
+
+
+def reboot(name: str) -> None:
+    need(name)
+    started = time.monotonic()
+    docker("restart", f"--time={STOP_LIMIT_S}", name)
+    wait_for_exec(name)
+    wait_until_well(name, BOOT_LIMIT_S)
+    say(f"{name} rebooted in {time.monotonic() - started:.1f} s")
+
+
+def down(name: str) -> None:
+    facts = inspect(name)
+    if facts is not None:
+        docker("rm", "--force", "--volumes", name)
+        if (BUILD / "known_hosts").exists():
+            with build_lock():
+                update_known_hosts(BUILD / "known_hosts", facts["port"], None)
+        say(f"{name} removed")
+    (BUILD / f"{name}.json").unlink(missing_ok=True)
+
+
+def down_all() -> None:
+    for name in docker("ps", "--all", f"--filter=label={LABEL}", "--format={{.Names}}").stdout.split():
+        down(name)
+
+
+def status(name: str) -> int:
+    """Print what there is as JSON; 0 when the twin is well, 1 when it is not, 3 when there is none."""
+    facts = inspect(name)
+    if facts is None:
+        print(json.dumps({"name": name, "state": "absent"}))
+        return 3
+    answer: dict[str, object] = {"name": name, **facts}
+    if facts["state"] == "running":
+        done = docker("exec", name, "python3", "/usr/local/lib/twin/health.py", check=False)
+        with contextlib.suppress(ValueError):
+            answer["health"] = json.loads(done.stdout)
+        answer["ok"] = done.returncode == 0
+    print(json.dumps(answer))
+    return 0 if answer.get("ok") else 1
+
+
+def switch_fault(name: str, fault: str | None, value: str, off: bool, clear: bool) -> None:
+    need(name)
+    folder = "/run/twin/faults"
+    if clear:
+        docker("exec", name, "sh", "-c", f"rm -f {folder}/* /run/twin-gpu/faults.json")
+        return
+    if fault is None or re.fullmatch(r"[a-z0-9-]+", fault) is None:
+        raise TwinError("expected the name of a fault, for example chatterbox-silence.")
+    if off:
+        docker("exec", name, "rm", "-f", f"{folder}/{fault}")
+    else:
+        docker("exec", name, "sh", "-c", f'printf %s "$1" >{folder}/{fault}', "sh", value)
+
+
+def switch_gpu_fault(name: str, text: str | None, off: bool) -> None:
+    need(name)
+    target = "/run/twin-gpu/faults.json"
+    if off:
+        docker("exec", name, "rm", "-f", target)
+        return
+    if text is None or not isinstance(json.loads(text), dict):
+        raise TwinError('expected the switches as a JSON object, for example {"stuck": true}.')
+    docker("exec", name, "sh", "-c", f'printf %s "$1" >{target}.part && mv {target}.part {target}', "sh", text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb in ("build", "up", "down", "status", "reboot", "fault", "gpu-fault", "exec"):
+        sub = verbs.add_parser(verb)
+        if verb in {"build", "up"}:
+            sub.add_argument("--models", type=pathlib.Path, default=MODELS, help="folder with the tiny models")
+        if verb != "build":
+            sub.add_argument("--name", default=os.environ.get("MT_TWIN") or DEFAULT_NAME)
+        if verb == "down":
+            sub.add_argument("--all", action="store_true")
+        if verb == "fault":
+            sub.add_argument("fault", nargs="?")
+            sub.add_argument("value", nargs="?", default="")
+            sub.add_argument("--clear", action="store_true", help="switch every fault off, the GPU's too")
+        if verb == "gpu-fault":
+            sub.add_argument("json", nargs="?")
+        if verb in {"fault", "gpu-fault"}:
+            sub.add_argument("--off", action="store_true")
+        if verb == "exec":
+            sub.add_argument("command", nargs=argparse.REMAINDER)
+    arguments = parser.parse_args()
+    try:
+        return run(arguments)
+    except (TwinError, json.JSONDecodeError) as error:
+        say(f"error: {error}")
+        return 1
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.verb == "build":
+        print(build(arguments.models))
+    elif arguments.verb == "up":
+        up(arguments.name, arguments.models)
+    elif arguments.verb == "down":
+        down_all() if arguments.all else down(arguments.name)
+    elif arguments.verb == "status":
+        return status(arguments.name)
+    elif arguments.verb == "reboot":
+        reboot(arguments.name)
+    elif arguments.verb == "fault":
+        switch_fault(arguments.name, arguments.fault, arguments.value, arguments.off, arguments.clear)
+    elif arguments.verb == "gpu-fault":
+        switch_gpu_fault(arguments.name, arguments.json, arguments.off)
+    elif arguments.verb == "exec":
+        need(arguments.name)
+        command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+        return subprocess.run(["docker", "exec", arguments.name, *command], check=False).returncode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Shows what a trial would do to the host: what stops, in which order, for how long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible_collections.edgelab.model_trial.plugins.module_utils import outlook
+from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import PlanError, parse
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
+    """Runs on the controller alone."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Print the outlook of the plan."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        try:
+            plan = parse(self._task.args.get("plan"))
+        except PlanError as err:
+            raise AnsibleActionFail(f"the plan can not be used: {err}") from err
+        lines = outlook.lines(plan)
+        for line in lines:
+            self._display.display(f"  {plan.host} | {line}")
+        return {**result, "changed": False, "lines": lines, "down_s": outlook.down_s(plan)}

@@ -1,0 +1,177 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Asks the host to enter a phase, and shows live what it does until the phase has ended."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import PlanError, parse
+
+PROGRAM = "/usr/local/sbin/model-trial"
+# The host answers as soon as something happened; this is only how long it may stay silent, well below the lease.
+WAIT_S = 5.0
+ARGUMENTS = ("name", "plan", "epoch", "advance", "by", "controller")
+# Events worth a line, and what of them to show; everything else is in the journal.
+SHOWN = {
+    "tenant_stopping": "stopping {tenant}",
+    "tenant_stopped": "{tenant} stopped in {duration_s:.1f} s",
+    "tenant_starting": "starting {tenant}",
+    "tenant_healthy": "{tenant} healthy after {duration_s:.1f} s",
+    "tenant_failed": "{tenant} FAILED: {reason}",
+    "segment_done": "session {session} done (exit code {exit_code})",
+    "drained": "VRAM drained to {used_mib} MiB in {duration_s:.1f} s",
+    "drained_again": "VRAM drained to {used_mib} MiB in {duration_s:.1f} s",
+    "drain_timeout": "VRAM did NOT drain, held by {holders}",
+    "candidate_healthy": "candidate healthy after {duration_s:.1f} s",
+    "gate": "VRAM gate {name}: {footprint_gb:.2f} GB, {band}",
+    "smoke": "smoke test ok: {ok}, strategy {strategy}, reply {content!r}",
+    "extension": "extension: {extend} ({reason})",
+    "phase_failed": "phase {phase} FAILED: {reason}; expected {expected}; found {found}; {todo}",
+    "restore_started": "restore started by {restored_by}",
+    "containers_removed": "{count} containers removed",
+    "checks": "checks passed: {ok}",
+    "restored": "host restored in {duration_s:.1f} s; down: {impacts}",
+    "restore_failed": "restore NOT complete: {reason}",
+}
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
+    """One task per phase."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Enter the phase and wait for its end."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        unknown = set(self._task.args) - set(ARGUMENTS)
+        if unknown:
+            raise AnsibleActionFail(f"unknown option {min(unknown)}: expected one of {', '.join(ARGUMENTS)}")
+        name = self._task.args.get("name")
+        if name not in ("snapshot", "window", "candidate", "measure", "restore"):
+            raise AnsibleActionFail(f"name: expected snapshot, window, candidate, measure or restore, found {name!r}")
+        self.host = str((task_vars or {}).get("inventory_hostname", "host"))
+        if self._task.check_mode:
+            return {**result, "changed": name != "snapshot", "skipped_in_check_mode": True}
+        if name == "restore":
+            return {**result, **self.restore(str(self._task.args.get("by") or "playbook"))}
+        try:
+            plan = parse(self._task.args.get("plan"))
+        except PlanError as err:
+            raise AnsibleActionFail(f"the plan can not be used: {err}") from err
+        if name == "snapshot":
+            controller = str(self._task.args.get("controller") or "somebody by playbook")
+            facts = self.verb("open", run=plan.run, controller=controller)
+            self.show(f"run {plan.run} open, epoch {facts['epoch']}")
+            return {**result, "changed": True, "ansible_facts": {"trial_epoch": facts["epoch"]}, **facts}
+        epoch = int(self._task.args.get("epoch") or 0)
+        self.verb("advance", run=plan.run, epoch=epoch, phase=self._task.args.get("advance") or name)
+        return {**result, **self.watch(plan.run, epoch, name)}
+
+    def show(self, text: str) -> None:
+        """One line for the person who watches."""
+        self._display.display(f"  {self.host} | {text}")
+
+    def verb(self, verb: str, **options: Any) -> dict[str, Any]:
+        """Run a verb of the host program and return its answer."""
+        words = [f"--{key}={value}" for key, value in options.items()]
+        done = self._low_level_execute_command(shlex.join([PROGRAM, verb, *words]), sudoable=True)
+        if done["rc"] != 0:
+            text = (done.get("stderr") or done.get("stdout") or "").strip()
+            raise AnsibleActionFail(f"model-trial {verb}: {text or done['rc']}", result={"rc": done["rc"]})
+        answer: dict[str, Any] = json.loads(done["stdout"].strip().splitlines()[-1])
+        return answer
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Show an event, if it is one that people wait for."""
+        text = SHOWN.get(event["event"])
+        if text:
+            try:
+                self.show(f"{event['by']}: {text.format(**event)}")
+            except (KeyError, ValueError):
+                self.show(f"{event['by']}: {event['event']}")
+
+    def polls(self, run: str, epoch: int, first: str) -> Iterator[dict[str, Any]]:
+        """Poll for ever; yields every answer with its new events.
+
+        Events are shown from ``first`` on (``phase_started window``): the host may be a phase ahead of the play, and
+        every event belongs to one task.
+        """
+        since, shown, progress = 0, False, ""
+        while True:
+            found = self.verb("poll", run=run, epoch=epoch, since=since, wait=WAIT_S)
+            for event in found["events"]:
+                since = event["seq"]
+                shown = shown or f"{event['event']} {event.get('phase', '')}".strip() == first
+                if shown or event["event"] == "phase_failed":
+                    self.tell(event)
+            line = "; ".join(f"{k} {v['n']} replies, p50 {v['p50_ms']} ms" for k, v in found["samples"].items())
+            if line and line != progress:
+                progress = line
+                self.show(
+                    f"{found['phase']}, {found['window_s']} s since the first stop, "
+                    f"{found['remaining_s']:.0f} s left; {line}"
+                )
+            yield found
+
+    def watch(self, run: str, epoch: int, name: str) -> dict[str, Any]:
+        """Wait until the phase has ended, well or not."""
+        events: list[dict[str, Any]] = []
+        for found in self.polls(run, epoch, f"phase_started {name}"):
+            events += [e for e in found["events"] if e["event"] in ("phase_done", "phase_failed", "restore_started")]
+            for event in events:
+                if event["event"] == "phase_done" and event["phase"] == name:
+                    return {"changed": True, "duration_s": event["duration_s"], "samples": found["samples"]}
+                if event["event"] == "phase_failed":
+                    raise AnsibleActionFail(SHOWN["phase_failed"].format(**event), result={"event": event})
+                if event["event"] == "restore_started":
+                    raise AnsibleActionFail(
+                        f"phase {name} did not end: the host is being restored by {event['restored_by']}; "
+                        "the runner was stopped from outside (see the journal and: journalctl -u mt-run)"
+                    )
+            if not found["open"]:
+                raise AnsibleActionFail(f"run {run} is no longer open on this host: somebody restored it")
+        raise AssertionError("polls never ends")
+
+    def restore(self, by: str) -> dict[str, Any]:
+        """Ask for the restore (systemd merges callers) and wait until the open run is closed."""
+        status = self.status()
+        held = status["open"]
+        if not held:
+            return {"changed": False, "run": status["last_run"], "restored_by": status["restored_by"]}
+        self.command(shlex.join([PROGRAM, "restore", f"--by={by}", "--no-wait"]))
+        failures: list[str] = []
+        for found in self.polls(held["run"], status["epoch"], "restore_started"):
+            done = [e for e in found["events"] if e["event"] == "restored"]
+            failures += [e["reason"] for e in found["events"] if e["event"] == "restore_failed"]
+            if done or not found["open"]:
+                event = done[-1] if done else {}
+                return {
+                    "changed": True,
+                    "run": held["run"],
+                    "restored_by": event.get("restored_by"),
+                    "impacts": event.get("impacts"),
+                }
+            # The host goes on trying; whoever watches is told after the second failure.
+            if len(failures) >= 2:
+                raise AnsibleActionFail(f"the host could NOT be restored yet; it goes on trying. {failures[-1]}")
+        raise AssertionError("polls never ends")
+
+    def status(self) -> dict[str, Any]:
+        """Who holds the host."""
+        answer: dict[str, Any] = json.loads(self.command(f"{PROGRAM} status --json"))
+        return answer
+
+    def command(self, command: str) -> str:
+        """Run a command on the host; raises with its words when it fails."""
+        done = self._low_level_execute_command(command, sudoable=True)
+        if done["rc"] != 0:
+            raise AnsibleActionFail(f"{command}: {(done.get('stderr') or done.get('stdout') or '').strip()}")
+        return str(done["stdout"])

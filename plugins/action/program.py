@@ -1,0 +1,65 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Builds the program ``model-trial`` on the controller: a zipapp of ``module_utils`` with pynvml inside."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+SHEBANG = b"#!/usr/bin/env python3\n"
+MAIN = "import sys\n\nfrom module_utils.program import main\n\nsys.exit(main())\n"
+# A fixed time in every entry: the same sources give the same bytes, so an unchanged program is never copied again.
+EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def build(core: Path, pynvml: Path) -> bytes:
+    """The zipapp as bytes: every module of ``core`` as package ``module_utils``, pynvml beside it."""
+    files = {f"module_utils/{path.name}": path.read_bytes() for path in sorted(core.glob("*.py"))}
+    files.setdefault("module_utils/__init__.py", b"")
+    files["pynvml.py"] = pynvml.read_bytes()
+    files["__main__.py"] = MAIN.encode()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(files):
+            entry = zipfile.ZipInfo(name, EPOCH)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, files[name])
+    return SHEBANG + buffer.getvalue()
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
+    """Runs on the controller alone."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Build the program into ``dest``; an unchanged one is left alone."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        dest = Path(str(self._task.args.get("dest") or "")).expanduser()
+        if not dest.name:
+            raise AnsibleActionFail("dest: expected a file on the controller, found nothing")
+        spec = importlib.util.find_spec("pynvml")
+        if spec is None or not spec.origin:
+            raise AnsibleActionFail(
+                "pynvml was expected in the controller's Python and is not there; do: pip install nvidia-ml-py"
+            )
+        core = Path(__file__).resolve().parent.parent / "module_utils"
+        data = build(core, Path(spec.origin))
+        changed = not dest.exists() or dest.read_bytes() != data
+        if changed:
+            # Written in check mode too: it is a build product of the controller, and later tasks compare with it.
+            dest.parent.mkdir(parents=True, exist_ok=True)
+            fresh = dest.with_suffix(".new")
+            fresh.write_bytes(data)
+            fresh.replace(dest)
+        return {**result, "changed": False, "path": str(dest), "sha256": hashlib.sha256(data).hexdigest()}

@@ -1,0 +1,40 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs ``trialbench`` on the controller and shows what it prints."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
+    """Numbers, verdict and table are made where the results lie: on the controller."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run one command of trialbench."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        args = [str(word) for word in self._task.args.get("argv") or []]
+        if not args:
+            raise AnsibleActionFail("argv: expected a command of trialbench, found nothing")
+        command = [sys.executable, "-m", "trialbench", *args]
+        if self._task.check_mode:
+            return {**result, "changed": False, "skipped_in_check_mode": True, "cmd": command}
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        for line in done.stdout.splitlines():
+            self._display.display(line)
+        result.update(changed=False, rc=done.returncode, cmd=command, stdout=done.stdout, stderr=done.stderr)
+        if done.returncode != 0:
+            hint = " (do: pip install trialbench)" if "No module named trialbench" in done.stderr else ""
+            raise AnsibleActionFail(
+                f"trialbench {args[0]}: {done.stderr.strip() or done.returncode}{hint}", result=result
+            )
+        return result

@@ -1,0 +1,195 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Is the host as it was? The checks that close a trial; they follow from the plan, whatever lives there.
+
+Their order: VRAM; the health of every tenant that has a health page, as the inventory lists them, and after
+those that share the baseline's impact the candidate's port, which must refuse; speech; processes to watch.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import gpu, probes, speech
+from .plan import MIB_PER_GB, Plan, Tenant
+
+SETTLE_S = 3.0
+_POLL_S = 0.1
+_CONNECT_S = 2.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check before it is run; ``kind`` is ``vram``, ``health``, ``refused``, ``speech`` or ``process``."""
+
+    id: int
+    kind: str
+    title: str
+    expected: str
+    tenant: str = ""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """A check that was run; the texts are for people."""
+
+    id: int
+    title: str
+    expected: str
+    found: str
+    ok: bool
+
+
+def _name(tenant: Tenant) -> str:
+    return tenant.title or tenant.name
+
+
+def derive(plan: Plan) -> list[Check]:
+    """The checks of a plan, numbered from 1."""
+    low, high = plan.gpu.steady_gb
+    holders = [t.name for t in plan.tenants if t.vram_process]
+    by = f", held by {', '.join(holders)}" if holders else ""
+    checks = [
+        (
+            "vram",
+            f"VRAM is back in its steady band of {low:g}-{high:g} GB",
+            f"{low:g}-{high:g} GB used{by}",
+            "",
+        )
+    ]
+    impact = plan.tenant(plan.baseline.tenant).impact
+    alike = [t.name for t in plan.tenants if t.name == plan.baseline.tenant or (impact and t.impact == impact)]
+    port = plan.candidate.port
+    for tenant in plan.tenants:
+        if tenant.health:
+            checks.append(("health", f"{_name(tenant)} is healthy", probes.expected(tenant.health), tenant.name))
+        if tenant.name == alike[-1]:
+            checks.append(("refused", f"nobody listens on the candidate's port {port}", "connection refused", ""))
+    for tenant in plan.tenants:
+        if tenant.speech:
+            text = tenant.speech.body.get("text")
+            words = json.dumps(text if isinstance(text, str) else tenant.speech.body)
+            wav = f"a valid WAV of more than {tenant.speech.min_bytes} bytes that is not silent"
+            checks.append(("speech", f"{_name(tenant)} speaks {words}", wav, tenant.name))
+    for tenant in plan.tenants:
+        if tenant.watch_process:
+            title = f"{_name(tenant)} is alive"
+            checks.append(("process", title, f"a process with argv {tenant.process}", tenant.name))
+    return [Check(i, kind, title, expected, name) for i, (kind, title, expected, name) in enumerate(checks, 1)]
+
+
+def _look_at_vram(plan: Plan, card: gpu.Card) -> tuple[bool, str]:
+    try:
+        vram = card.read()
+    except gpu.GpuError as err:
+        return False, str(err)
+    used_gb = vram.used_mib / MIB_PER_GB
+    wanted = {t.name: t.vram_process for t in plan.tenants if t.vram_process}
+    missing = [name for name, word in wanted.items() if not any(word in h.command for h in vram.holders)]
+    others = [h for h in vram.holders if not any(word in h.command for word in wanted.values())]
+    text = f"{used_gb:.2f} GB ({vram.used_mib} MiB), held by {gpu.describe(vram.holders)}"
+    if missing:
+        text += f"; no memory is held by {', '.join(missing)}"
+    if others:
+        text += f"; not of this inventory: {gpu.describe(others)}"
+    low, high = plan.gpu.steady_gb
+    return low <= used_gb <= high and not missing, text
+
+
+def _vram(plan: Plan, card: gpu.Card | None, settle_s: float) -> tuple[bool, str]:
+    own = None
+    if card is None:
+        try:
+            own = card = gpu.Card(plan.gpu.index)
+        except gpu.GpuError as err:
+            return False, str(err)
+    try:
+        # A model that was just loaded may still be filling its memory.
+        deadline = time.monotonic() + settle_s
+        ok, text = _look_at_vram(plan, card)
+        while not ok and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+            ok, text = _look_at_vram(plan, card)
+        return ok, text
+    finally:
+        if own:
+            own.close()
+
+
+def _refused(port: int) -> tuple[bool, str]:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_CONNECT_S)
+        try:
+            probe.connect(("127.0.0.1", port))
+        except ConnectionRefusedError:
+            return True, "connection refused"
+        except OSError as err:
+            return (
+                False,
+                f"neither refused nor accepted: {errno.errorcode.get(err.errno or 0, '')} {err}".strip(),
+            )
+    return False, f"somebody accepts connections on {port}"
+
+
+def _process(tenant: Tenant, before: Mapping[str, Any] | None) -> tuple[bool, str]:
+    found = probes.processes(tenant.process)
+    if not found:
+        return False, f"no process with argv {tenant.process}"
+    pids = ", ".join(f"PID {p.pid}" for p in found)
+    if not before or not before.get("pid"):
+        return True, pids
+    if probes.ProcessId(int(before["pid"]), int(before["start_ticks"])) in found:
+        return True, f"PID {before['pid']}, the same as before"
+    return False, f"{pids}, but before it was PID {before['pid']}: it was restarted"
+
+
+def _one(
+    check: Check, plan: Plan, snapshot: Mapping[str, Any], card: gpu.Card | None, settle_s: float
+) -> tuple[bool, str]:
+    if check.kind == "vram":
+        return _vram(plan, card, settle_s)
+    if check.kind == "refused":
+        return _refused(plan.candidate.port)
+    tenant = plan.tenant(check.tenant)
+    if check.kind == "health" and tenant.health:
+        answer = probes.ask(tenant.health)
+        return answer.ok, answer.found
+    if check.kind == "speech" and tenant.speech:
+        spoken = speech.listen(tenant.speech)
+        return spoken.ok, spoken.found
+    # Who was to be stopped has a new process by right.
+    return _process(tenant, None if tenant.name in plan.stop_order else snapshot.get(tenant.name))
+
+
+def run(
+    plan: Plan,
+    snapshot: Mapping[str, Any] | None = None,
+    card: gpu.Card | None = None,
+    settle_s: float = SETTLE_S,
+) -> list[CheckResult]:
+    """Run the checks one after another; changes nothing, never raises for what the host does.
+
+    Args:
+        plan: what lives on the host, and what was tried.
+        snapshot: tenant -> ``{"pid", "start_ticks"}`` from before: a restarted process is not the same one.
+        card: the GPU, opened for the time of the checks where it is None.
+        settle_s: how long VRAM may take to reach its band.
+    """
+    results = []
+    for check in derive(plan):
+        ok, found = _one(check, plan, snapshot or {}, card, settle_s)
+        results.append(CheckResult(check.id, check.title, check.expected, found, ok))
+    return results
+
+
+def message(failed: Sequence[CheckResult]) -> str:
+    """All failed checks in words, a paragraph each."""
+    parts = [f"Check {c.id}, {c.title}: failed.\n  expected: {c.expected}\n  found: {c.found}" for c in failed]
+    return "\n\n".join(parts)

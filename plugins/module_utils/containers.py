@@ -1,0 +1,226 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The trial's containers, through the docker command line, so that nothing has to be installed on the host.
+
+Containers are created before the window and only started inside it. All carry the run as a label, and a restore
+removes them by that label until none is left, so that a start that comes too late finds nothing to start.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from . import sessions
+from .plan import Plan
+from .probes import ProcessId, identify
+
+RUN_LABEL = "edgelab.model_trial.run"
+A2_LABEL = "edgelab.model_trial.a2"
+# The user inside every container of a trial, and the owner of the folders they write to.
+CONTAINER_UID = 10001
+MODELS = "/models"
+CLIENT_MEMORY, CLIENT_PIDS = "512m", "64"
+_TIMEOUT_S = 60.0
+
+
+class DockerError(RuntimeError):
+    """docker refused or did not answer; the message has the command's own words."""
+
+
+def docker(*args: str, timeout_s: float = _TIMEOUT_S) -> str:
+    """Run one docker command and return what it printed.
+
+    Raises:
+        DockerError: it failed or took longer than ``timeout_s``.
+    """
+    try:
+        done = subprocess.run(
+            ["docker", *args], capture_output=True, text=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired as err:
+        raise DockerError(f"docker {args[0]}: no answer within {timeout_s:.0f} s") from err
+    except OSError as err:
+        raise DockerError(f"docker: {err}") from err
+    if done.returncode != 0:
+        raise DockerError(f"docker {args[0]}: {done.stderr.strip() or done.returncode}")
+    return done.stdout
+
+
+def _fenced(name: str, label: str, run: str) -> list[str]:
+    # Nothing of a trial may outlive it by itself (--restart=no), vanish before its logs are read (never --rm), gain
+    # rights, or write anywhere but where it was told to.
+    return [
+        "create",
+        f"--name={name}",
+        f"--label={label}={run}",
+        "--network=host",
+        "--restart=no",
+        "--read-only",
+        "--tmpfs=/tmp:rw,nosuid,nodev,noexec,size=64m",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+        f"--user={CONTAINER_UID}:{CONTAINER_UID}",
+    ]
+
+
+def gpu_args(access: str) -> list[str]:
+    """How a container gets the GPU: through CDI, through the NVIDIA runtime, or not at all."""
+    return {"cdi": ["--device=nvidia.com/gpu=all"], "gpus": ["--gpus=all"], "none": []}[access]
+
+
+def server_command(plan: Plan) -> list[str]:
+    """The candidate's llama-server with the flags that are decisions of the trial: loopback, port, jinja."""
+    candidate = plan.candidate
+    command = ["--host", "127.0.0.1", "--port", str(candidate.port), "--jinja"]
+    flags = {"model": "--model", "mmproj": "--mmproj", "chat_template": "--chat-template-file"}
+    for role, flag in flags.items():
+        if candidate.file(role):
+            command += [flag, f"{MODELS}/{candidate.file(role)}"]
+    return command + candidate.server_args
+
+
+def create_server(plan: Plan) -> None:
+    """Create the candidate's container; it is not started.
+
+    Raises:
+        DockerError: docker refused.
+    """
+    candidate = plan.candidate
+    docker(
+        *_fenced(candidate.container, RUN_LABEL, plan.run),
+        f"--memory={candidate.memory}",
+        f"--pids-limit={candidate.pids}",
+        f"--volume={candidate.model_dir}:{MODELS}:ro",
+        *gpu_args(candidate.gpu_access),
+        "--entrypoint=llama-server",
+        plan.image,
+        *server_command(plan),
+    )
+
+
+def client_name(session: str) -> str:
+    """Name of the container that works through a session."""
+    return f"mt-client-{session}"
+
+
+def create_client(plan: Plan, session: str, run_dir: Path) -> None:
+    """Create the measuring container of a session; it is not started.
+
+    Raises:
+        DockerError: docker refused.
+    """
+    docker(
+        *_fenced(client_name(session), A2_LABEL if session == "a2" else RUN_LABEL, plan.run),
+        f"--memory={CLIENT_MEMORY}",
+        f"--pids-limit={CLIENT_PIDS}",
+        f"--volume={run_dir / 'inputs'}:{sessions.INPUTS}:ro",
+        f"--volume={run_dir / 'samples'}:{sessions.OUT}:rw",
+        f"--volume={run_dir / 'control'}:{sessions.CONTROL}:ro",
+        "--entrypoint=trialbench",
+        plan.image,
+        "session",
+        f"{sessions.INPUTS}/session-{session}.json",
+    )
+
+
+def extract_prompt(plan: Plan, source: Path) -> str:
+    """Run production's prompt function once, in a container without network, and return the prompt.
+
+    Raises:
+        DockerError: the function could not be run; the message has its error.
+    """
+    name = "mt-prompt"
+    argv = [a for a in _fenced(name, RUN_LABEL, plan.run) if a != "--network=host"]
+    docker(
+        *argv,
+        "--network=none",
+        f"--memory={CLIENT_MEMORY}",
+        f"--pids-limit={CLIENT_PIDS}",
+        f"--volume={source}:{sessions.INPUTS}/source.py:ro",
+        "--entrypoint=trialbench",
+        plan.image,
+        "prompt",
+        "--source",
+        f"{sessions.INPUTS}/source.py",
+        "--call",
+        plan.contracts.prompt.call,
+    )
+    try:
+        return docker("start", "--attach", name)
+    finally:
+        docker("rm", "--force", name)
+
+
+def ids(label: str, run: str = "") -> list[str]:
+    """IDs of all containers with a label (of one run, or of any)."""
+    value = f"label={label}={run}" if run else f"label={label}"
+    return docker("ps", "--all", "--quiet", "--no-trunc", "--filter", value).split()
+
+
+def remove(label: str, run: str = "") -> int:
+    """Remove all containers with a label until none is left; returns how many.
+
+    Raises:
+        DockerError: docker refused, or new ones kept appearing.
+    """
+    gone: set[str] = set()
+    for _attempt in range(10):
+        left = ids(label, run)
+        if not left:
+            return len(gone)
+        gone.update(left)
+        try:
+            docker("rm", "--force", "--volumes", *left)
+        except DockerError:
+            # Another removal may be under way for the same container; the next look decides.
+            time.sleep(0.1)
+    raise DockerError(f"containers with {label}={run} are still there: {', '.join(ids(label, run))}")
+
+
+def state(name: str) -> dict[str, Any]:
+    """A container's state as docker tells it: Status, Running, Pid, ExitCode, OOMKilled.
+
+    Raises:
+        DockerError: there is no such container.
+    """
+    found = json.loads(docker("inspect", "--format", "{{json .State}}", name))
+    return dict(found)
+
+
+def start(name: str) -> ProcessId | None:
+    """Start a created container; returns its main process, or None when it ended at once.
+
+    Raises:
+        DockerError: docker refused (no such container: somebody restored the host meanwhile).
+    """
+    docker("start", name)
+    return identify(int(state(name).get("Pid") or 0))
+
+
+def start_in_background(name: str) -> subprocess.Popen[bytes]:
+    """Start a created container without waiting for docker to answer."""
+    return subprocess.Popen(
+        ["docker", "start", name], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def save_logs(label: str, run: str, folder: Path) -> None:
+    """Write what the run's containers printed to ``folder``, one file each; what can't be read is left out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for container in ids(label, run):
+        name = docker("inspect", "--format", "{{.Name}}", container).strip().lstrip("/")
+        with (folder / f"{name}.log").open("wb") as out:
+            subprocess.run(["docker", "logs", container], stdout=out, stderr=out, timeout=_TIMEOUT_S, check=False)
+
+
+def tail(name: str, lines: int = 8) -> str:
+    """The last lines a container printed, for an error message."""
+    done = subprocess.run(
+        ["docker", "logs", "--tail", str(lines), name], capture_output=True, text=True, timeout=10, check=False
+    )
+    return (done.stdout + done.stderr).strip() or "(nothing)"

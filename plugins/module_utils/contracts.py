@@ -1,0 +1,609 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The contracts of phase 0: what must hold on a host before a trial may touch anything.
+
+All are evaluated, side by side and within a bounded time, none raises, and nothing is changed. They run as
+the login user; what only root may see is asked through ``sudo -n``. Each answer says what was expected, what
+was found, why it matters and what to do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TypeVar
+
+from . import gpu, pictures, probes, production
+from .plan import MIB_PER_GB, Http, Plan, Tenant
+
+T = TypeVar("T")
+
+# A dead tenant must not make phase 0 slow: no single question may take longer, nor all of them together.
+QUESTION_S = 2.5
+TOGETHER_S = 2.9
+MAX_IMAGE_BYTES = 64 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_IMAGE = re.compile(r"(.+@)?sha256:[0-9a-f]{64}\Z")
+_REVISION = re.compile(r"[0-9a-f]{40}\Z")
+_SHOW_MARK = 'test ! -e "$1" || { stat -c %Y "$1" && cat "$1"; }'
+
+
+@dataclass(frozen=True)
+class Contract:
+    """One contract, evaluated; ``ok`` is the answer, the rest is for people."""
+
+    id: int
+    name: str
+    expected: str
+    found: str
+    ok: bool
+    why: str
+    todo: str
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A finished command: exit status, standard output and error."""
+
+    rc: int
+    out: str
+    err: str
+
+
+def run_command(argv: Sequence[str]) -> Ran:
+    """Run a command that only looks; a slow or absent one is a failed one (126, 127), never an exception."""
+    env = {**os.environ, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=QUESTION_S,
+            check=False,
+            env=env,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired:
+        return Ran(126, "", f"{argv[0]} did not end within {QUESTION_S:g} s")
+    except OSError as err:
+        return Ran(127, "", f"{argv[0]}: {err.strerror or err}")
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where the contracts look; tests look elsewhere.
+
+    ``as_root`` says that privileged facts need no sudo, ``card`` opens the GPU.
+    """
+
+    proc: Path = Path("/proc")
+    state_dir: Path = Path("/var/lib/model-trial")
+    storage: Path = Path("/var/lib")
+    cdi_dirs: tuple[Path, ...] = (Path("/etc/cdi"), Path("/var/run/cdi"))
+    as_root: bool = field(default_factory=lambda: os.geteuid() == 0)
+    run: Callable[[Sequence[str]], Ran] = run_command
+    card: Callable[[int], gpu.Card] = gpu.Card
+
+    def root(self, *argv: str) -> Ran:
+        """Run a command as root.
+
+        Raises:
+            NoSudo: sudo itself refused.
+        """
+        if self.as_root:
+            return self.run(argv)
+        ran = self.run(("sudo", "-n", *argv))
+        if ran.rc and ran.err.startswith("sudo:"):
+            raise NoSudo(ran.err.strip().splitlines()[0])
+        return ran
+
+
+class NoSudo(Exception):
+    """sudo refused; the message is its own."""
+
+
+@dataclass(frozen=True)
+class _Finding:
+    ok: bool
+    found: str
+    todo: str = ""
+
+
+def _together(jobs: Sequence[Callable[[], T]], limit_s: float) -> list[T | Exception]:
+    """Do all jobs at once; the result of each, its exception, or a TimeoutError for what takes too long.
+
+    Their threads are daemons: what hangs is left behind, nobody waits for it at exit.
+    """
+    results: list[T | Exception] = [TimeoutError(f"no answer within {limit_s:g} s") for _ in jobs]
+
+    def target(i: int) -> None:
+        try:
+            results[i] = jobs[i]()
+        except Exception as err:
+            # A contract that cannot be evaluated is a broken contract, not a crash.
+            results[i] = err
+
+    threads = [threading.Thread(target=target, args=(i,), daemon=True) for i in range(len(jobs))]
+    deadline = time.monotonic() + limit_s
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return list(results)
+
+
+def _first(ran: Ran) -> str:
+    return next(iter((ran.err or ran.out).strip().splitlines()), f"exit status {ran.rc}")
+
+
+def _ask(question: Http) -> probes.Answer:
+    return probes.ask(dataclasses.replace(question, timeout_s=min(question.timeout_s, QUESTION_S)))
+
+
+def _answer(result: probes.Answer | Exception) -> probes.Answer:
+    return probes.Answer(False, str(result)) if isinstance(result, Exception) else result
+
+
+# 1: sudo
+
+
+def _sudo(_plan: Plan, host: Host) -> _Finding:
+    if host.as_root:
+        return _Finding(True, "running as root")
+    ran = host.root("true")
+    return _Finding(ran.rc == 0, "sudo -n works" if ran.rc == 0 else _first(ran))
+
+
+# 2, 5: production's code
+
+
+def _clauses(plan: Plan, _host: Host) -> _Finding:
+    found = [production.find_clause(Path(c.file).expanduser(), c) for c in plan.contracts.clauses]
+    texts = [f"{Path(c.file).name}: {f.found}" for c, f in zip(plan.contracts.clauses, found, strict=True)]
+    return _Finding(all(f.ok for f in found), "; ".join(texts) or "the inventory names no clause")
+
+
+def _prompt(plan: Plan, _host: Host) -> _Finding:
+    prompt = plan.contracts.prompt
+    path = Path(prompt.file).expanduser()
+    found = production.find_function(path, prompt.function)
+    production.extract(path, prompt.function)
+    text = f"{prompt.function} at lines {found.first_line}-{found.last_line}, sha256 {found.sha256}"
+    if prompt.lines and [found.first_line, found.last_line] != prompt.lines:
+        text += f" (it was at {prompt.lines[0]}-{prompt.lines[1]})"
+    if prompt.sha256 and prompt.sha256 != found.sha256:
+        return _Finding(False, text, "read the new prompt; if it is meant, pin its hash (contracts.prompt.sha256)")
+    return _Finding(True, text)
+
+
+# 3, 4: ports
+
+
+def _port_of(local: str) -> int:
+    port = local.rsplit(":", 1)[-1]
+    return int(port) if port.isdigit() else 0
+
+
+def _listeners(host: Host, ports: set[int]) -> list[probes.Listener]:
+    """Who listens on ``ports``; holders that the login user may not see are asked of root.
+
+    Raises:
+        NoSudo: a holder is somebody else's process, and sudo refused.
+    """
+    own = [item for item in probes.listeners(host.proc) if item.port in ports]
+    if all(item.pid for item in own):
+        return own
+    ran = host.root("ss", "-H", "-ltnp")
+    seen = []
+    for line in ran.out.splitlines():
+        fields = line.split()
+        port = _port_of(fields[3]) if len(fields) > 3 else 0
+        if port in ports:
+            pids = sorted({int(pid) for pid in re.findall(r"pid=(\d+)", line)}) or [0]
+            seen += [probes.Listener(port, pid, probes.command(pid, host.proc) if pid else "") for pid in pids]
+    return seen or own
+
+
+def _holder(item: probes.Listener) -> str:
+    return f"PID {item.pid} {item.command or '(gone)'}" if item.pid else "a process that cannot be seen"
+
+
+def _free_port(plan: Plan, host: Host) -> _Finding:
+    port = plan.candidate.port
+    try:
+        held = _listeners(host, {port})
+    except NoSudo as err:
+        return _Finding(False, f"somebody listens; who, only root may see, and sudo does not work: {err}")
+    who = ", ".join(sorted({_holder(item) for item in held}))
+    return _Finding(not held, f"port {port} is held by {who}" if held else f"nobody listens on {port}")
+
+
+def _held_ports(plan: Plan, host: Host) -> _Finding:
+    tenants = [t for t in plan.tenants if t.port and t.process]
+    held = _listeners(host, {t.port for t in tenants})
+    broken, texts = [], []
+    for tenant in tenants:
+        wanted = {p.pid for p in probes.processes(tenant.process, host.proc)}
+        mine = [item for item in held if item.port == tenant.port]
+        if not any(item.pid in wanted for item in mine):
+            broken.append(tenant.name)
+        who = ", ".join(_holder(item) for item in mine) or "nobody"
+        texts.append(f"{tenant.port} ({tenant.name}) by {who}")
+    return _Finding(not broken, "; ".join(texts) or "no tenant names both port and process")
+
+
+# 6: health
+
+
+def _tenant_state(tenant: Tenant, host: Host) -> probes.Answer:
+    """Whether a tenant is healthy: its unit or container runs, its process lives, its health page says so."""
+    notes = []
+    if tenant.kind == "systemd":
+        state = host.run(("systemctl", "is-active", tenant.unit))
+        if state.out.strip() != "active":
+            return probes.Answer(False, f"unit {tenant.unit} is {state.out.strip() or _first(state)}")
+        notes.append("unit active")
+    elif tenant.kind == "container":
+        state = host.root("docker", "inspect", "--format", "{{.State.Status}}", tenant.container)
+        if state.out.strip() != "running":
+            return probes.Answer(False, f"container {tenant.container} is {state.out.strip() or _first(state)}")
+        notes.append("container running")
+    if tenant.process:
+        pids = [str(p.pid) for p in probes.processes(tenant.process, host.proc)]
+        if not pids:
+            return probes.Answer(False, f"no process {tenant.process!r}")
+        notes.append(f"PID {', '.join(pids)}")
+    if tenant.health:
+        answer = _ask(tenant.health)
+        if not answer.ok:
+            return probes.Answer(False, f"{tenant.health.url}: {answer.found}")
+        notes.append(answer.found)
+    return probes.Answer(True, ", ".join(notes) or "nothing to ask")
+
+
+def _healthy(plan: Plan, host: Host) -> _Finding:
+    def job(tenant: Tenant) -> Callable[[], probes.Answer]:
+        return lambda: _tenant_state(tenant, host)
+
+    answers = [_answer(result) for result in _together([job(t) for t in plan.tenants], QUESTION_S + 0.2)]
+    texts = [f"{t.name}: {a.found}" for t, a in zip(plan.tenants, answers, strict=True)]
+    return _Finding(all(a.ok for a in answers), "; ".join(texts))
+
+
+# 7: room
+
+
+def _available_mib(proc: Path) -> int:
+    for line in (proc / "meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) // 1024
+    raise ValueError(f"{proc}/meminfo has no MemAvailable")
+
+
+def _room(plan: Plan, host: Host) -> _Finding:
+    wanted = plan.contracts
+    disk_gb = shutil.disk_usage(host.storage).free / (1 << 30)
+    ram_gb = _available_mib(host.proc) / MIB_PER_GB
+    card = host.card(plan.gpu.index)
+    try:
+        vram_gb = card.read().total_mib / MIB_PER_GB
+    finally:
+        card.close()
+    found = f"disk {disk_gb:.1f} GB free, RAM {ram_gb:.1f} GB available, VRAM {vram_gb:.2f} GB ({card.name})"
+    enough = disk_gb >= wanted.disk_gb_min and ram_gb >= wanted.ram_gb_min and vram_gb >= plan.gpu.total_gb_min
+    return _Finding(enough, found)
+
+
+# 8: Docker
+
+
+def _gpu_for_docker(access: str, info: dict[str, Any], cdi_dirs: Sequence[Path]) -> str:
+    """Why containers would not see the GPU, empty when they do."""
+    if access == "gpus":
+        return "" if "nvidia" in (info.get("Runtimes") or {}) else "docker has no runtime called nvidia"
+    if access == "none":
+        return ""
+    # An empty list is Docker's way to say that CDI is switched off; older versions don't speak of it.
+    if info.get("CDISpecDirs") == []:
+        return "CDI is off in docker's configuration (features.cdi)"
+    folders = [Path(folder) for folder in info.get("CDISpecDirs") or cdi_dirs]
+    for folder in folders:
+        for path in sorted(folder.glob("*")):
+            if path.suffix in (".json", ".yaml", ".yml") and re.search(
+                r"""["']?kind["']?\s*:\s*["']?nvidia\.com/gpu\b""", path.read_text(errors="replace")
+            ):
+                return ""
+    return f"no CDI specification of kind nvidia.com/gpu in {', '.join(str(f) for f in folders)}"
+
+
+def _docker(plan: Plan, host: Host) -> _Finding:
+    ran = host.root("docker", "info", "--format", "{{json .}}")
+    try:
+        info = json.loads(ran.out)
+    except ValueError:
+        info = {}
+    if ran.rc or not info.get("ServerVersion"):
+        errors = "; ".join(info.get("ServerErrors") or []) or _first(ran)
+        return _Finding(False, f"docker does not answer: {errors}", "start docker; see: systemctl status docker")
+    live_restore = "on" if info.get("LiveRestoreEnabled") else "off"
+    found = f"docker {info['ServerVersion']}, live-restore {live_restore}, {_restart_policies(host)}"
+    blind = _gpu_for_docker(plan.candidate.gpu_access, info, host.cdi_dirs)
+    if blind:
+        return _Finding(False, f"{found}; {blind}")
+    return _Finding(True, f"{found}; GPU access by {plan.candidate.gpu_access}")
+
+
+def _restart_policies(host: Host) -> str:
+    names = host.root("docker", "ps", "--quiet").out.split()
+    if not names:
+        return "no running containers"
+    form = "{{.Name}} {{.HostConfig.RestartPolicy.Name}}"
+    lines = host.root("docker", "inspect", "--format", form, *names).out.splitlines()
+    return "restart policies: " + ", ".join(
+        line.strip().lstrip("/").replace(" ", "=") for line in lines if line.strip()
+    )
+
+
+# 9: other trials
+
+
+def _alone(_plan: Plan, host: Host) -> _Finding:
+    mark = host.state_dir / "open"
+    ran = host.root("sh", "-c", _SHOW_MARK, "sh", str(mark))
+    if ran.rc:
+        return _Finding(False, f"{mark} cannot be read: {_first(ran)}")
+    if ran.out:
+        time_s, _, text = ran.out.partition("\n")
+        since = datetime.fromtimestamp(int(time_s), timezone.utc).isoformat().replace("+00:00", "Z")
+        try:
+            facts = json.loads(text)
+            run, since = facts["run"], facts.get("since") or since
+        except (ValueError, KeyError, TypeError, AttributeError):
+            run = "(the mark cannot be read)"
+        return _Finding(False, f"run {run} holds this host since {since} (open mark {mark})")
+    for unit in ("mt-run", "mt-restore"):
+        state = host.run(("systemctl", "is-active", unit)).out.strip()
+        if state in ("active", "activating", "deactivating", "reloading"):
+            return _Finding(False, f"no open mark, but {unit}.service is {state}")
+    return _Finding(True, "no open mark, no trial at work")
+
+
+# 10: the camera image
+
+
+def _camera(plan: Plan, _host: Host) -> _Finding:
+    path = Path(plan.contracts.camera).expanduser()
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_IMAGE_BYTES)
+        picture = pictures.parse(raw)
+    except OSError as err:
+        return _Finding(False, f"{path}: {err.strerror or err}")
+    except pictures.PictureError as err:
+        return _Finding(False, f"{path}: {err}")
+    return _Finding(True, f"{path}: {picture.kind}, {picture.width} x {picture.height} pixels, {len(raw)} bytes")
+
+
+# 11: pins
+
+
+def _pins(plan: Plan, _host: Host) -> _Finding:
+    candidate = plan.candidate
+    bad = []
+    if not _IMAGE.match(plan.image):
+        bad.append(f"image is {plan.image or 'unset'}")
+    if candidate.repo and not _REVISION.match(candidate.revision):
+        bad.append(f"revision of {candidate.repo} is {candidate.revision or 'unset'}")
+    if not any(file.role == "model" for file in candidate.files):
+        bad.append("no file of the candidate has the role model")
+    bad += [f"sha256 of {f.name} is {f.sha256 or 'unset'}" for f in candidate.files if not _SHA256.match(f.sha256)]
+    return _Finding(not bad, "; ".join(bad) or f"image, revision and {len(candidate.files)} files are pinned")
+
+
+# 12: quiet
+
+
+def _quiet(plan: Plan, _host: Host) -> _Finding:
+    wanted = plan.contracts
+
+    def job(question: Http) -> Callable[[], probes.Answer]:
+        return lambda: _ask(question)
+
+    answers = [_answer(r) for r in _together([job(q.http) for q in wanted.quiet], QUESTION_S + 0.2)]
+    texts = [f"{q.name}: {a.found}" for q, a in zip(wanted.quiet, answers, strict=True)]
+    if wanted.operator_confirms_idle:
+        return _Finding(True, "; ".join(["the operator says that the host is idle", *texts]))
+    if not answers:
+        return _Finding(False, "the inventory has no quiet probe, and the operator said nothing")
+    return _Finding(all(a.ok for a in answers), "; ".join(texts))
+
+
+@dataclass(frozen=True)
+class _Term:
+    """A contract before it is evaluated."""
+
+    id: int
+    name: str
+    expected: Callable[[Plan], str]
+    why: str
+    todo: Callable[[Plan], str]
+    look: Callable[[Plan, Host], _Finding]
+
+
+def _expected_clauses(plan: Plan) -> str:
+    texts = [
+        f"{c.file} lines {c.lines[0]}-{c.lines[1]}: except ({', '.join(c.catches)}) -> yield {c.yields}"
+        for c in plan.contracts.clauses
+    ]
+    return "; ".join(texts) or "nothing"
+
+
+def _expected_quiet(plan: Plan) -> str:
+    texts = [f"{q.name} ({probes.expected(q.http)})" for q in plan.contracts.quiet]
+    return "; ".join(texts) or "a quiet probe, or the operator's word (operator_confirms_idle)"
+
+
+def _why_clauses(plan: Plan) -> str:
+    return "; ".join(c.why for c in plan.contracts.clauses if c.why)
+
+
+TERMS = (
+    _Term(
+        1,
+        "sudo without a password",
+        lambda _: "`sudo -n true` works",
+        "the trial stops and starts services; without root it could not put them back",
+        lambda _: "give the login user passwordless sudo on this host, or log in as root",
+        _sudo,
+    ),
+    _Term(
+        2,
+        "production survives the window",
+        _expected_clauses,
+        "this clause turns a missing tenant into silence; without it production may crash in the window",
+        lambda _: "read the code again; if it still protects production, put the new lines into contracts.clauses",
+        _clauses,
+    ),
+    _Term(
+        3,
+        "the candidate's port is free",
+        lambda plan: f"nobody listens on {plan.candidate.port}",
+        "the candidate could not listen there, or somebody else's server would be measured",
+        lambda plan: f"end what listens on {plan.candidate.port}, or choose another candidate.port",
+        _free_port,
+    ),
+    _Term(
+        4,
+        "ports are held by their tenants",
+        lambda plan: "; ".join(f"{t.port} by {t.process}" for t in plan.tenants if t.port and t.process) or "nothing",
+        "a stranger on a tenant's port makes every later check meaningless",
+        lambda _: "start the tenant, or correct port and process in the inventory",
+        _held_ports,
+    ),
+    _Term(
+        5,
+        "production's prompt can be taken",
+        lambda plan: (
+            f"{plan.contracts.prompt.function} in {plan.contracts.prompt.file}"
+            + (f" with sha256 {plan.contracts.prompt.sha256}" if plan.contracts.prompt.sha256 else "")
+        ),
+        "the candidate is asked what production asks, word for word",
+        lambda _: "correct contracts.prompt in the inventory",
+        _prompt,
+    ),
+    _Term(
+        6,
+        "every tenant is healthy",
+        lambda plan: "healthy: " + ", ".join(t.name for t in plan.tenants),
+        "what is broken before the trial could not be told from what the trial broke",
+        lambda _: "repair the named tenant first",
+        _healthy,
+    ),
+    _Term(
+        7,
+        "there is room",
+        lambda plan: (
+            f"disk {plan.contracts.disk_gb_min:g} GB, RAM {plan.contracts.ram_gb_min:g} GB,"
+            f" VRAM {plan.gpu.total_gb_min:g} GB in total"
+        ),
+        "a trial that runs out of room in the window costs the tenants their service for nothing",
+        lambda _: "free room, or correct gpu.total_gb_min, contracts.disk_gb_min and contracts.ram_gb_min",
+        _room,
+    ),
+    _Term(
+        8,
+        "docker works and sees the GPU",
+        lambda plan: f"docker answers, GPU access by {plan.candidate.gpu_access}",
+        "the candidate runs in a container",
+        lambda plan: (
+            "start docker, and install the NVIDIA container toolkit"
+            + (" (nvidia-ctk cdi generate)" if plan.candidate.gpu_access == "cdi" else "")
+        ),
+        _docker,
+    ),
+    _Term(
+        9,
+        "no other trial holds this host",
+        lambda _: "no open mark, no trial at work",
+        "two trials would stop and restore each other's tenants",
+        lambda _: "ask the host (sudo model-trial status); to end it and put everything back, run restore.yml",
+        _alone,
+    ),
+    _Term(
+        10,
+        "the camera image is there and whole",
+        lambda plan: f"{plan.contracts.camera} is a whole JPEG or PNG",
+        "both models are asked about this picture",
+        lambda _: "put a camera image there, or correct contracts.camera",
+        _camera,
+    ),
+    _Term(
+        11,
+        "everything is pinned",
+        lambda _: "the image by sha256, the candidate's revision by 40 hex digits, every file by sha256",
+        "what is not pinned is not what was reviewed, and no result could be repeated",
+        lambda _: "run `make pin` and commit what it writes",
+        _pins,
+    ),
+    _Term(
+        12,
+        "the host is quiet",
+        _expected_quiet,
+        "people would lose their call, or the car its eyes, while they use them",
+        lambda _: "wait until the host is idle, or say so yourself: -e operator_confirms_idle=true",
+        _quiet,
+    ),
+)
+
+
+def _contract(term: _Term, plan: Plan, result: _Finding | Exception) -> Contract:
+    if isinstance(result, NoSudo):
+        text = str(result) if term.id == 1 else f"only root may see this, and sudo does not work (contract 1): {result}"
+        result = _Finding(False, text, "" if term.id == 1 else "repair contract 1 first")
+    elif isinstance(result, Exception):
+        expected = isinstance(result, (production.ProductionError, gpu.GpuError, TimeoutError))
+        result = _Finding(False, str(result) if expected else f"cannot be evaluated: {result!r}")
+    why = (_why_clauses(plan) if term.id == 2 else "") or term.why
+    todo = "" if result.ok else result.todo or term.todo(plan)
+    return Contract(term.id, term.name, term.expected(plan), result.found, result.ok, why, todo)
+
+
+def _evaluate(terms: Sequence[_Term], plan: Plan, host: Host) -> list[Contract]:
+    def job(term: _Term) -> Callable[[], _Finding]:
+        return lambda: term.look(plan, host)
+
+    results = _together([job(term) for term in terms], TOGETHER_S)
+    return [_contract(term, plan, result) for term, result in zip(terms, results, strict=True)]
+
+
+def evaluate(plan: Plan, host: Host | None = None) -> list[Contract]:
+    """All contracts, ordered by id; takes at most about three seconds, changes nothing, never raises."""
+    return _evaluate(TERMS, plan, host or Host())
+
+
+def quiet(plan: Plan, host: Host | None = None) -> list[Contract]:
+    """The contracts that can break from one moment to the next, asked again right before the first stop."""
+    return _evaluate([term for term in TERMS if term.look is _quiet], plan, host or Host())
+
+
+def message(broken: Sequence[Contract]) -> str:
+    """All broken contracts in words, a paragraph each."""
+    parts = [
+        f"Contract {c.id}, {c.name}: broken.\n  expected: {c.expected}\n  found: {c.found}"
+        f"\n  why it matters: {c.why}\n  what to do: {c.todo}"
+        for c in broken
+    ]
+    return "\n\n".join(parts)

@@ -1,0 +1,431 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The GPU's memory: how much is used, by whom, and whether it has drained.
+
+Figures are whole MiB as nvidia-smi shows them (NVML's first memory structure), read on the host: inside a
+container process lists are empty or show numbers that mean nothing there. NVML may err and it may hang; here
+both end in a `GpuError` within a bounded time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from . import probes
+
+T = TypeVar("T")
+
+BYTES_PER_MIB = 1 << 20
+# Without persistence mode the first call loads the driver's state, which takes seconds.
+OPEN_TIMEOUT_S = 15.0
+READ_TIMEOUT_S = 3.0
+# Without a target a level counts as drained when it has stayed within this much for this long.
+STABLE_MIB = 64
+STABLE_S = 0.5
+POLL_S = 0.075
+_COMMAND_CHARS = 60
+
+
+class GpuError(Exception):
+    """The GPU cannot be read; the message says which call failed and why."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds memory of the GPU; ``mib`` is None where the driver does not tell."""
+
+    pid: int
+    mib: int | None
+    command: str
+
+
+@dataclass(frozen=True)
+class Vram:
+    """Memory of one card at one moment; ``t_s`` is CLOCK_MONOTONIC."""
+
+    t_s: float
+    used_mib: int
+    total_mib: int
+    holders: tuple[Holder, ...] = ()
+
+
+@dataclass(frozen=True)
+class Drained:
+    """How a drain ended; ``holders`` are those still there, ``error`` why the last reading failed, if it did.
+
+    ``used_mib`` is 0 when no reading succeeded at all; then ``ok`` is false and ``error`` says why.
+    """
+
+    ok: bool
+    used_mib: int
+    target_mib: int | None
+    duration_s: float
+    holders: tuple[Holder, ...] = ()
+    error: str = ""
+
+
+def describe(holders: Iterable[Holder]) -> str:
+    """The holders in words: ``PID 812 llama-server --port 11435 4900 MiB``; ``nobody`` when there is none."""
+    parts = []
+    for holder in holders:
+        command = holder.command or "(unknown command)"
+        if len(command) > _COMMAND_CHARS:
+            command = command[: _COMMAND_CHARS - 1] + "…"
+        size = "size unknown" if holder.mib is None else f"{holder.mib} MiB"
+        parts.append(f"PID {holder.pid} {command} {size}")
+    return ", ".join(parts) or "nobody"
+
+
+def _text(value: Any) -> str:
+    # Older releases of pynvml answer with bytes.
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _merge(found: Iterable[tuple[int, int | None, str]]) -> tuple[Holder, ...]:
+    # A process that both computes and draws is listed twice with the same figure: the larger, never the sum.
+    merged: dict[int, Holder] = {}
+    for pid, mib, name in found:
+        known = merged.get(pid)
+        sizes = [m for m in (mib, known.mib if known else None) if m is not None]
+        command = known.command if known else probes.command(pid) or name
+        merged[pid] = Holder(pid, max(sizes, default=None), command)
+    return tuple(merged[pid] for pid in sorted(merged))
+
+
+class _Nvml:
+    """NVML through pynvml, initialised once and kept open."""
+
+    def __init__(self, nvml: Any, index: int) -> None:
+        self._nvml = nvml
+        self._call("nvmlInit")
+        self._handle = self._call("nvmlDeviceGetHandleByIndex", index)
+        self.name = _text(self._call("nvmlDeviceGetName", self._handle))
+        self.driver = _text(self._call("nvmlSystemGetDriverVersion"))
+
+    def _call(self, name: str, *args: Any) -> Any:
+        try:
+            return getattr(self._nvml, name)(*args)
+        except self._nvml.NVMLError as err:
+            raise GpuError(f"NVML's {name} failed: {err}") from err
+
+    def _processes(self, kind: str) -> Any:
+        try:
+            return getattr(self._nvml, f"nvmlDeviceGet{kind}RunningProcesses")(self._handle)
+        except self._nvml.NVMLError_NotSupported:
+            # Some cards cannot draw, some drivers cannot tell: that is no reason to know nothing at all.
+            return []
+        except self._nvml.NVMLError as err:
+            raise GpuError(f"NVML's list of processes failed: {err}") from err
+
+    def read(self) -> Vram:
+        memory = self._call("nvmlDeviceGetMemoryInfo", self._handle)
+        listed = []
+        for kind in ("Compute", "Graphics"):
+            for process in self._processes(kind):
+                used = process.usedGpuMemory
+                listed.append((int(process.pid), None if used is None else used // BYTES_PER_MIB, ""))
+        used_mib, total_mib = memory.used // BYTES_PER_MIB, memory.total // BYTES_PER_MIB
+        return Vram(time.monotonic(), used_mib, total_mib, _merge(listed))
+
+    def close(self) -> None:
+        with contextlib.suppress(GpuError):
+            self._call("nvmlShutdown")
+
+
+class _Smi:
+    """nvidia-smi's CSV, for hosts without pynvml; it lists what computes, not what only draws."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self.name, self.driver, _, _ = self._card()
+
+    def _query(self, what: str, fields: str) -> list[list[str]]:
+        call = [
+            "nvidia-smi",
+            f"--id={self._index}",
+            f"--query-{what}={fields}",
+            "--format=csv,noheader,nounits",
+        ]
+        try:
+            done = subprocess.run(call, capture_output=True, text=True, timeout=OPEN_TIMEOUT_S, check=False)
+        except FileNotFoundError:
+            raise GpuError("neither pynvml nor nvidia-smi is there: is the NVIDIA driver installed?") from None
+        except (OSError, subprocess.TimeoutExpired) as err:
+            raise GpuError(f"nvidia-smi did not answer: {err}") from err
+        if done.returncode != 0:
+            raise GpuError(f"nvidia-smi ended with {done.returncode}: {(done.stderr or done.stdout).strip()}")
+        return [[cell.strip() for cell in row] for row in csv.reader(done.stdout.splitlines()) if row]
+
+    def _card(self) -> tuple[str, str, int, int]:
+        rows = self._query("gpu", "name,driver_version,memory.used,memory.total")
+        try:
+            name, driver, used, total = rows[0]
+            return name, driver, int(used), int(total)
+        except (IndexError, ValueError) as err:
+            raise GpuError(f"nvidia-smi's answer is not name, driver, used and total: {rows!r}") from err
+
+    def read(self) -> Vram:
+        _, _, used_mib, total_mib = self._card()
+        listed = []
+        for row in self._query("compute-apps", "pid,used_memory,process_name"):
+            if len(row) == 3 and row[0].isdigit():
+                listed.append((int(row[0]), int(row[1]) if row[1].isdigit() else None, row[2]))
+        return Vram(time.monotonic(), used_mib, total_mib, _merge(listed))
+
+    def close(self) -> None:
+        return
+
+
+def _source(index: int) -> _Nvml | _Smi:
+    try:
+        nvml = importlib.import_module("pynvml")
+    except ImportError:
+        return _Smi(index)
+    return _Nvml(nvml, index)
+
+
+class Card:
+    """One NVIDIA card, kept open so that ten readings a second cost nothing.
+
+    Raises:
+        GpuError: there is no such card, or the driver does not answer.
+    """
+
+    def __init__(self, index: int = 0) -> None:
+        self.index = index
+        self._stuck: threading.Thread | None = None
+        self._source = self._bounded(lambda: _source(index), OPEN_TIMEOUT_S)
+        self.name = self._source.name
+        self.driver = self._source.driver
+
+    def _bounded(self, work: Callable[[], T], timeout_s: float) -> T:
+        """Do ``work`` in a thread of its own: a hanging driver must not hang the one who waits for it."""
+        if self._stuck and self._stuck.is_alive():
+            # One stuck call is enough: more of them would pile up threads, not answers.
+            self._stuck.join(timeout_s)
+            if self._stuck.is_alive():
+                raise GpuError("the GPU's driver still hangs in an earlier call")
+        values: list[T] = []
+        errors: list[Exception] = []
+
+        def target() -> None:
+            try:
+                values.append(work())
+            except Exception as err:
+                # Whatever it was, it belongs to the caller's thread.
+                errors.append(err)
+
+        thread = threading.Thread(target=target, name="gpu-call", daemon=True)
+        thread.start()
+        thread.join(timeout_s)
+        if values:
+            return values[0]
+        if errors:
+            raise (errors[0] if isinstance(errors[0], GpuError) else GpuError(f"the GPU's answer: {errors[0]!r}"))
+        self._stuck = thread
+        raise GpuError(f"the GPU's driver did not answer within {timeout_s:g} s")
+
+    def read(self) -> Vram:
+        """Used and total memory with the processes that hold it.
+
+        Raises:
+            GpuError: the driver erred, or did not answer within `READ_TIMEOUT_S`.
+        """
+        return self._bounded(self._source.read, READ_TIMEOUT_S)
+
+    def close(self) -> None:
+        """Let go of the driver; errors no longer matter then."""
+        with contextlib.suppress(GpuError):
+            self._bounded(self._source.close, READ_TIMEOUT_S)
+
+
+class Sampler:
+    """Reads the card all the time in the background, and writes ``vram.jsonl``.
+
+    A line: ``{"t_s", "used_mib", "total_mib", "processes": [{"pid", "mib", "command"}], "phase"}``. Trouble
+    with the card or the file is kept in `error` and tried again at the next tick: a gap in the series is
+    visible, a dead thread is not.
+
+    Args:
+        card: what to read; it is not closed here.
+        path: file to append to.
+        interval_s: seconds between readings.
+        phase: name of the first segment.
+    """
+
+    def __init__(self, card: Card, path: Path, interval_s: float = 0.1, phase: str = "") -> None:
+        self._card, self._path, self._interval_s = card, path, interval_s
+        self._lock = threading.Lock()
+        self._phase, self._peak_mib = phase, -1
+        self._last: Vram | None = None
+        self._error = ""
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="vram-sampler", daemon=True)
+        self._thread.start()
+
+    @property
+    def peak_mib(self) -> int:
+        """Largest used memory of the current segment; reads the card now if the segment has no reading yet.
+
+        Raises:
+            GpuError: there is no reading yet, and the card does not answer.
+        """
+        with self._lock:
+            peak_mib = self._peak_mib
+        return peak_mib if peak_mib >= 0 else self._card.read().used_mib
+
+    @property
+    def last(self) -> Vram | None:
+        """The latest reading; its ``t_s`` says how old it is."""
+        with self._lock:
+            return self._last
+
+    @property
+    def error(self) -> str:
+        """Why the latest tick failed, empty when it did not."""
+        with self._lock:
+            return self._error
+
+    def segment(self, name: str) -> None:
+        """Begin a new segment: lines carry ``name`` as phase, and the maximum starts anew."""
+        with self._lock:
+            self._phase, self._peak_mib = name, -1
+
+    def stop(self) -> None:
+        """End the thread; returns at the latest when a hanging reading would have been given up."""
+        self._stopping.set()
+        self._thread.join(self._interval_s + READ_TIMEOUT_S)
+
+    def __enter__(self) -> Sampler:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _loop(self) -> None:
+        due = time.monotonic()
+        while not self._stopping.is_set():
+            self._tick()
+            due = max(due + self._interval_s, time.monotonic())
+            self._stopping.wait(due - time.monotonic())
+
+    def _tick(self) -> None:
+        with self._lock:
+            phase = self._phase
+        error = ""
+        try:
+            vram = self._card.read()
+            with self._lock:
+                self._last = vram
+                # A reading begun before the segment changed belongs to the old one.
+                if self._phase == phase:
+                    self._peak_mib = max(self._peak_mib, vram.used_mib)
+            self._write(vram, phase)
+        except (GpuError, OSError) as err:
+            error = str(err)
+        with self._lock:
+            self._error = error
+
+    def _write(self, vram: Vram, phase: str) -> None:
+        line = {
+            "t_s": round(vram.t_s, 4),
+            "used_mib": vram.used_mib,
+            "total_mib": vram.total_mib,
+            "processes": [{"pid": h.pid, "mib": h.mib, "command": h.command} for h in vram.holders],
+            "phase": phase,
+        }
+        # Opened anew each time: a full or vanished disk must cost lines, not the rest of the series.
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class _Stillness:
+    """How long a level has stayed within `STABLE_MIB`."""
+
+    def __init__(self) -> None:
+        self._low = self._high = 0
+        self._since_s: float | None = None
+
+    def reached(self, now_s: float, used_mib: int) -> bool:
+        low, high = min(self._low, used_mib), max(self._high, used_mib)
+        if self._since_s is None or high - low > STABLE_MIB:
+            low = high = used_mib
+            self._since_s = now_s
+        self._low, self._high = low, high
+        return now_s - self._since_s >= STABLE_S
+
+
+def drain(
+    card: Card,
+    target_mib: int | None,
+    *,
+    tolerance_mib: int = 300,
+    min_s: float = 0.0,
+    limit_s: float = 30.0,
+    pids: Collection[int] = (),
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+    on_sample: Callable[[Vram], None] | None = None,
+) -> Drained:
+    """Wait until memory has been given back; never ends a process.
+
+    Drained means: none of ``pids`` holds memory any more, and the used memory is at most ``target_mib`` +
+    ``tolerance_mib``; without a target, it has stayed within `STABLE_MIB` for `STABLE_S`.
+
+    Args:
+        card: the card to read, every `POLL_S`.
+        target_mib: the level to fall to, None where it is not known.
+        tolerance_mib: how far above the target still counts.
+        min_s: wait at least this long, however fast memory falls.
+        limit_s: give up after this long.
+        pids: the processes that must hold nothing.
+        clock: seconds, monotonic.
+        sleep: waits that many seconds.
+        on_sample: called with each reading.
+
+    Returns:
+        How it ended. A failed reading is no reason to give up before the limit.
+    """
+    began_s = clock()
+    stillness, vram, error = _Stillness(), None, ""
+    while True:
+        done, error = False, ""
+        try:
+            vram = card.read()
+        except GpuError as err:
+            error = str(err)
+        else:
+            if on_sample:
+                on_sample(vram)
+            free = not {h.pid for h in vram.holders} & set(pids)
+            still = stillness.reached(clock(), vram.used_mib)
+            done = free and (still if target_mib is None else vram.used_mib <= target_mib + tolerance_mib)
+        duration_s = clock() - began_s
+        if (done and duration_s >= min_s) or duration_s >= limit_s:
+            ok = done and duration_s >= min_s
+            used_mib, holders = (vram.used_mib, vram.holders) if vram else (0, ())
+            return Drained(ok, used_mib, target_mib, duration_s, holders, error)
+        sleep(min(POLL_S, limit_s - duration_s))
+
+
+def undrained(drained: Drained, tolerance_mib: int) -> str:
+    """A drain that did not end well, in words: what was expected, what is left, and who holds it."""
+    if drained.target_mib is None:
+        wanted = "a level that stands still, and nothing held by the given processes"
+    else:
+        wanted = f"at most {drained.target_mib} + {tolerance_mib} MiB, and nothing held by the given processes"
+    found = f"{drained.used_mib} MiB, held by {describe(drained.holders)}"
+    if drained.error:
+        found = f"{found}; the last reading failed: {drained.error}"
+    return f"GPU memory did not drain in {drained.duration_s:.1f} s: expected {wanted}; found {found}"

@@ -1,0 +1,260 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What was and what we did: the journal, the epoch, the open mark, the lease.
+
+Everything a host must remember about a trial lives under one root-owned folder and is written so that a power cut
+leaves the old text or the new one: new files by write, fsync, rename, fsync of the folder; the journal by append and
+fsync. Readers tolerate a torn last line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+ROOT = Path("/var/lib/model-trial")
+PHASES = ("snapshot", "window", "candidate", "measure")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def wall() -> str:
+    """Now, in UTC, ISO 8601 with milliseconds."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def awake_s() -> float:
+    """Seconds since boot including suspend: a lease must also lapse on a machine that slept."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def boot_id() -> str:
+    """The kernel's name for this boot."""
+    return _BOOT_ID.read_text().strip()
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_atomic(path: Path, text: str, mode: int = 0o600) -> None:
+    """Replace a file so that readers and power cuts see the old text or the new one, never a part."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+def read_json(path: Path) -> Any:
+    """Decoded JSON of a file, or None when it is absent or torn."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def read(path: Path, since: int = 0) -> list[dict[str, Any]]:
+    """Journal entries with ``seq`` greater than ``since``; a torn last line is left out."""
+    try:
+        raw = path.read_bytes()
+    except OSError:
+        return []
+    entries = []
+    for line in raw.split(b"\n"):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("seq"), int) and entry["seq"] > since:
+            entries.append(entry)
+    return entries
+
+
+class Journal:
+    """Appends one JSON object a line, durable when ``write`` returns.
+
+    With ``required`` a journal that can't be written stops its owner (a trial nobody could reconstruct must not go
+    on); without, the entry is lost and the owner goes on (a restore must not wait for a full disk).
+    """
+
+    def __init__(self, path: Path, run: str, epoch: int, by: str, *, required: bool) -> None:
+        self.path, self.run, self.epoch, self.by, self.required = path, run, epoch, by, required
+
+    def write(self, event: str, **facts: Any) -> None:
+        """Append one event.
+
+        Raises:
+            OSError: the entry could not be made durable, and the journal is required.
+        """
+        try:
+            self._append(event, facts)
+        except OSError:
+            if self.required:
+                raise
+
+    def _append(self, event: str, facts: dict[str, Any]) -> None:
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(fd, "r+b") as file:
+            # Runner and restorer never write at once, but a verb may: number and line belong together.
+            fcntl.flock(file, fcntl.LOCK_EX)
+            raw = file.read()
+            seq = max((e["seq"] for e in read(self.path)), default=0) + 1
+            entry = {
+                "seq": seq,
+                "wall": wall(),
+                "t_s": round(time.monotonic(), 4),
+                "boot_id": boot_id(),
+                "run": self.run,
+                "epoch": self.epoch,
+                "by": self.by,
+                "event": event,
+                **facts,
+            }
+            torn = b"\n" if raw and not raw.endswith(b"\n") else b""
+            file.write(torn + json.dumps(entry).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The open mark: a trial holds this host."""
+
+    run: str
+    epoch: int
+    boot_id: str
+    since: str
+    controller: str
+
+
+class Held(RuntimeError):
+    """The host is not free, or the caller's epoch is stale; the message says by whom and since when."""
+
+
+class State:
+    """The folder that holds epoch, mark, lease and runs."""
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self.root = root
+
+    def run_dir(self, run: str) -> Path:
+        """Folder of one run: plan, snapshot, journal, samples, logs."""
+        return self.root / "runs" / run
+
+    def journal_path(self, run: str) -> Path:
+        """The journal of a run."""
+        return self.run_dir(run) / "journal.jsonl"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """One at a time, for as long as the host's marks are being changed.
+
+        Raises:
+            Held: somebody else is opening or closing a trial right now.
+        """
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self.root / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as err:
+                raise Held("another trial is being prepared on this host right now") from err
+            yield
+
+    def epoch(self) -> int:
+        """The current epoch; 0 on a host that never ran a trial."""
+        found = read_json(self.root / "epoch")
+        return found if isinstance(found, int) else 0
+
+    def raise_epoch(self) -> int:
+        """Make every holder of the old epoch stale; returns the new one."""
+        epoch = self.epoch() + 1
+        write_atomic(self.root / "epoch", f"{epoch}\n")
+        return epoch
+
+    def mark(self) -> Mark | None:
+        """The open mark, or None when no trial holds the host."""
+        found = read_json(self.root / "open")
+        if found is None:
+            # A mark that can't be read still marks: better one restore too many than one too few.
+            return Mark("", 0, "", "", "") if (self.root / "open").exists() else None
+        return Mark(**{f.name: found.get(f.name, "") for f in dataclasses.fields(Mark)})
+
+    def open(self, mark: Mark) -> None:
+        """Set the mark, durable on return."""
+        write_atomic(self.root / "open", json.dumps(dataclasses.asdict(mark)) + "\n")
+
+    def close(self) -> None:
+        """Remove the mark, durable on return: the host is free again."""
+        for name in ("open", "lease", "furthest", "abort", "asked"):
+            (self.root / name).unlink(missing_ok=True)
+        _sync_folder(self.root)
+
+    def guard(self, run: str, epoch: int) -> Mark:
+        """The mark, if this run and epoch hold the host.
+
+        Raises:
+            Held: they don't; the message tells who restored the host, or who holds it.
+        """
+        mark = self.mark()
+        if mark and mark.run == run and mark.epoch == epoch == self.epoch():
+            return mark
+        done = [e for e in read(self.journal_path(run)) if e["event"] in ("restore_started", "restored")]
+        if done:
+            raise Held(f"run {run}, epoch {epoch} is over: restored by {done[-1]['restored_by']} at {done[-1]['wall']}")
+        if mark:
+            raise Held(f"this host is held by run {mark.run} since {mark.since} (from {mark.controller})")
+        raise Held(f"run {run}, epoch {epoch} is not open on this host")
+
+    def renew(self) -> None:
+        """Renew the lease. Not fsynced: after a power cut nobody's lease is valid anyway."""
+        path = self.root / "lease"
+        fresh = path.with_name(".lease")
+        fresh.write_text(f"{awake_s():.3f}\n")
+        fresh.replace(path)
+
+    def lease_age_s(self) -> float:
+        """Seconds since the lease was last renewed."""
+        found = read_json(self.root / "lease")
+        return awake_s() - float(found) if isinstance(found, (int, float)) else float("inf")
+
+    def advance(self, phase: str) -> None:
+        """Let the run enter ``phase``; an earlier allowance is never taken back."""
+        if PHASES.index(phase) > PHASES.index(self.furthest()):
+            write_atomic(self.root / "furthest", json.dumps(phase) + "\n")
+
+    def furthest(self) -> str:
+        """The furthest phase the run may enter."""
+        found = read_json(self.root / "furthest")
+        return found if found in PHASES else PHASES[0]
+
+    def ask(self, what: str, who: str) -> None:
+        """Leave word for the units: ``abort`` (with a reason) or ``asked`` (who wants a restore)."""
+        write_atomic(self.root / what, json.dumps(who) + "\n")
+
+    def asked(self, what: str) -> str:
+        """The word left under ``what``, or an empty text."""
+        found = read_json(self.root / what)
+        return found if isinstance(found, str) else ""

@@ -1,0 +1,235 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Looking at a host without touching it: HTTP answers, listening ports, processes.
+
+Sources are ``/proc`` and plain HTTP; nothing here starts, stops or writes anything.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .plan import Http
+
+# A tenant's answer is data of a stranger: read no more of it than a health page can need.
+MAX_BODY_BYTES = 1 << 20
+_PART_BYTES = 1 << 16
+_LISTEN = "0A"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a probe found: ``ok``, and ``found`` in words for people."""
+
+    ok: bool
+    found: str
+    status: int = 0
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process, safe against PID reuse: number and start time in clock ticks since boot."""
+
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A listening TCP socket; ``pid`` is 0 and ``command`` empty where the holder may not be seen."""
+
+    port: int
+    pid: int
+    command: str
+
+
+def expected(question: Http) -> str:
+    """The wanted answer in words, for messages."""
+    conditions = ", ".join(f"{k} = {json.dumps(v)}" for k, v in question.json.items())
+    return f"{question.url} answers {question.status}" + (f" with {conditions}" if conditions else "")
+
+
+def dig(body: Any, path: str) -> Any:
+    """The value at a dotted path (``slots.0.state``), or None where the path ends early."""
+    for key in path.split("."):
+        if isinstance(body, dict) and key in body:
+            body = body[key]
+        elif isinstance(body, list) and key.isdigit() and int(key) < len(body):
+            body = body[int(key)]
+        else:
+            return None
+    return body
+
+
+# Health lives on the host itself: a proxy from the environment must never stand between.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def _body(reply: Any, limit: int, timeout_s: float) -> bytes:
+    # The socket's timeout bounds one read, not the body: a stranger that drips bytes would hold us for ever.
+    deadline, parts, left = time.monotonic() + timeout_s, [], limit
+    while left > 0:
+        part = reply.read1(min(left, _PART_BYTES))
+        if not part:
+            break
+        parts.append(part)
+        left -= len(part)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the answer did not end within {timeout_s:g} s")
+    return b"".join(parts)
+
+
+def fetch(
+    url: str, timeout_s: float, body: dict[str, Any] | None = None, limit: int = MAX_BODY_BYTES
+) -> tuple[int, bytes]:
+    """GET (or POST ``body`` as JSON), whatever the status.
+
+    Returns:
+        The HTTP status and at most ``limit`` bytes of the body.
+
+    Raises:
+        OSError: nothing answered in time, or not in HTTP.
+    """
+    data = None if body is None else json.dumps(body).encode()
+    headers = {} if body is None else {"Content-Type": "application/json"}
+    try:
+        request = urllib.request.Request(url, data=data, headers=headers)
+        with _DIRECT.open(request, timeout=timeout_s) as reply:
+            return reply.status, _body(reply, limit, timeout_s)
+    except urllib.error.HTTPError as err:
+        with err:
+            return err.code, _body(err, limit, timeout_s)
+    except (http.client.HTTPException, ValueError) as err:
+        raise OSError(f"{type(err).__name__}: {err}") from err
+
+
+def ask(question: Http) -> Answer:
+    """Ask over HTTP and judge the answer; never raises."""
+    try:
+        status, raw = fetch(question.url, question.timeout_s)
+    except OSError as err:
+        return Answer(False, f"no answer: {getattr(err, 'reason', err)}")
+    if status != question.status:
+        return Answer(False, f"HTTP {status}", status)
+    if not question.json:
+        return Answer(True, f"HTTP {status}", status)
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        return Answer(False, f"HTTP {status}, but the body is no JSON", status)
+    seen = {path: dig(body, path) for path in question.json}
+    text = ", ".join(f"{k} = {json.dumps(v)[:80]}" for k, v in seen.items())
+    return Answer(seen == question.json, text, status)
+
+
+def _argv(pid: int, proc: Path) -> list[str]:
+    try:
+        raw = (proc / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return []
+    return [word.decode("utf-8", "replace") for word in raw.rstrip(b"\0").split(b"\0")]
+
+
+def command(pid: int, proc: Path = Path("/proc")) -> str:
+    """Command line of a process as one text, empty when it is gone."""
+    return " ".join(_argv(pid, proc))
+
+
+def _stat(pid: int, proc: Path) -> list[str]:
+    # The second field (the name) may hold spaces and parentheses: split behind its closing one.
+    # A name need not be text in any encoding.
+    try:
+        return (proc / str(pid) / "stat").read_text(errors="replace").rsplit(")", 1)[1].split()
+    except (OSError, IndexError):
+        return []
+
+
+def identify(pid: int, proc: Path = Path("/proc")) -> ProcessId | None:
+    """The process with its start time, or None when it is gone or a zombie."""
+    fields = _stat(pid, proc)
+    if len(fields) < 20 or fields[0] == "Z":
+        return None
+    return ProcessId(pid, int(fields[19]))
+
+
+def alive(process: ProcessId, proc: Path = Path("/proc")) -> bool:
+    """Whether this very process (not a later one with the same number) still runs."""
+    return identify(process.pid, proc) == process
+
+
+def ancestors(pid: int, proc: Path = Path("/proc")) -> set[int]:
+    """The process and all its parents."""
+    seen: set[int] = set()
+    while pid > 0 and pid not in seen:
+        seen.add(pid)
+        fields = _stat(pid, proc)
+        pid = int(fields[1]) if len(fields) > 1 else 0
+    return seen
+
+
+def _matches(argv: list[str], words: list[str]) -> bool:
+    for start in range(len(argv) - len(words) + 1):
+        part = argv[start : start + len(words)]
+        if part == words or [os.path.basename(part[0]), *part[1:]] == words:
+            return True
+    return False
+
+
+def processes(pattern: str, proc: Path = Path("/proc")) -> list[ProcessId]:
+    """Processes whose argv holds the words of ``pattern`` one after another.
+
+    A shell that merely mentions the pattern inside one argument does not match, nor does the asking process
+    or any of its ancestors. The first word may be given without its folder. An empty pattern matches nothing.
+    """
+    own, words = ancestors(os.getpid(), proc), pattern.split()
+    found = []
+    for entry in proc.iterdir():
+        if not (words and entry.name.isdigit()) or int(entry.name) in own:
+            continue
+        process = identify(int(entry.name), proc) if _matches(_argv(int(entry.name), proc), words) else None
+        if process:
+            found.append(process)
+    return sorted(found, key=lambda p: p.pid)
+
+
+def _listening_inodes(proc: Path) -> dict[str, int]:
+    found = {}
+    for name in ("tcp", "tcp6"):
+        try:
+            lines = (proc / "net" / name).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            if fields[3] == _LISTEN:
+                found[fields[9]] = int(fields[1].rsplit(":", 1)[1], 16)
+    return found
+
+
+def listeners(proc: Path = Path("/proc")) -> list[Listener]:
+    """Listening TCP sockets of the host with their holders, as far as the caller may see them."""
+    inodes = _listening_inodes(proc)
+    found, named = [], set()
+    for entry in proc.iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            links = [os.readlink(fd) for fd in (entry / "fd").iterdir()]
+        except OSError:
+            continue
+        for link in links:
+            inode = link[8:-1] if link.startswith("socket:[") else ""
+            if inode in inodes:
+                named.add(inode)
+                found.append(Listener(inodes[inode], int(entry.name), command(int(entry.name), proc)))
+    found += [Listener(port, 0, "") for inode, port in inodes.items() if inode not in named]
+    return sorted(set(found), key=lambda item: (item.port, item.pid))

@@ -1,0 +1,296 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The program ``model-trial`` on a tried host: verbs for the controller, for people, and for its units.
+
+The controller opens a trial, lets it advance, polls; people ask for status, restore or abort; the units ``mt-run``,
+``mt-restore`` and ``mt-recover`` run the verbs ``run``, ``restore-now`` and ``recover``. Answers to the controller are
+one JSON object on one line. Exit codes: 0 done, 1 failed (the message says why and what to do), 2 wrong usage, 3 the
+host is not the caller's (held by another trial, or a stale epoch).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from . import containers, gpu, plan, restorer, runner
+from .journal import PHASES, Held, Journal, State, read
+
+UNITS = ("mt-run.service", "mt-restore.service")
+DROP_IN = Path("/run/systemd/system/mt-run.service.d/cap.conf")
+POLL_S = 0.05
+
+
+def _say(**facts: Any) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+def _systemctl(*args: str) -> int:
+    return subprocess.run(["systemctl", *args], stdin=subprocess.DEVNULL, check=False).returncode
+
+
+def _load(state: State, run: str) -> plan.Plan:
+    return plan.load(state.run_dir(run) / "plan.json")
+
+
+def unit_states() -> dict[str, str]:
+    """ActiveState of the runner's and the restorer's unit."""
+    reply = subprocess.run(
+        ["systemctl", "show", "--property", "ActiveState", "--value", *UNITS],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return dict(zip(UNITS, reply.stdout.split(), strict=False))
+
+
+def samples(run_dir: Path) -> dict[str, dict[str, Any]]:
+    """Progress by sample file: how many replies, how many of them good, their median latency in ms."""
+    found = {}
+    for path in sorted((run_dir / "samples").glob("*.jsonl")):
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        rows = [json.loads(line) for line in lines]
+        good = [row["latency_ms"] for row in rows if row.get("ok")]
+        p50 = round(statistics.median(good), 2) if good else None
+        found[path.stem] = {"n": len(rows), "ok": len(good), "p50_ms": p50}
+    return found
+
+
+def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
+    """Prepare and open a trial, arm the cap, start the runner; it waits until it is advanced.
+
+    Raises:
+        Held: the host is not free.
+        runner.PhaseFailed: it could not be prepared; containers are gone again, no tenant was touched.
+    """
+    trial = _load(state, run)
+    with state.lock():
+        mark = state.mark()
+        if mark:
+            raise Held(f"this host is held by run {mark.run} since {mark.since} (from {mark.controller})")
+        journal = Journal(state.journal_path(run), run, state.epoch(), "program", required=True)
+        try:
+            runner.prepare(trial, state, journal)
+            epoch = runner.open_trial(trial, state, gpu.Card(trial.gpu.index), controller)
+        except runner.PhaseFailed as err:
+            journal.write("phase_failed", phase="snapshot", **err.facts)
+            containers.remove(containers.RUN_LABEL, run)
+            containers.remove(containers.A2_LABEL, run)
+            raise
+    if not trial.attended:
+        state.advance(PHASES[-1])
+    DROP_IN.parent.mkdir(parents=True, exist_ok=True)
+    DROP_IN.write_text(f"[Service]\nRuntimeMaxSec={trial.run_max_s:.0f}\n", encoding="utf-8")
+    _systemctl("daemon-reload")
+    _systemctl("reset-failed", *UNITS)
+    _systemctl("start", "--no-block", "mt-run.service")
+    return {"run": run, "epoch": epoch}
+
+
+def look(state: State, run: str, since: int) -> dict[str, Any]:
+    """Everything a controller wants to show: new events, progress, budget, units."""
+    run_dir = state.run_dir(run)
+    entries = read(state.journal_path(run))
+    mark = state.mark()
+    stopped = [e["t_s"] for e in entries if e["event"] == "tenant_stopping"]
+    trial = _load(state, run)
+    elapsed = time.monotonic() - stopped[0] if stopped else 0.0
+    phases = [e["phase"] for e in entries if e["event"] == "phase_started"]
+    last = entries[-1]["event"] if entries else ""
+    return {
+        "run": run,
+        "open": bool(mark and mark.run == run),
+        "phase": "restore" if any(e["event"] == "restore_started" for e in entries) else (phases or [""])[-1],
+        "events": [e for e in entries if e["seq"] > since],
+        "samples": samples(run_dir),
+        "window_s": round(elapsed, 1),
+        "remaining_s": round(trial.limits.cap_s - elapsed, 1),
+        "closed": last == "closed",
+        "units": unit_states(),
+    }
+
+
+def poll(state: State, run: str, epoch: int, since: int, wait_s: float) -> dict[str, Any]:
+    """Renew the lease and look; answers when something new happened, or after ``wait_s``.
+
+    Raises:
+        Held: never. Looking is allowed to stale callers: they learn who restored the host.
+    """
+    deadline = time.monotonic() + wait_s
+    journal, size = state.journal_path(run), -1
+    while True:
+        try:
+            state.guard(run, epoch)
+            state.renew()
+        except Held:
+            pass
+        now = journal.stat().st_size if journal.exists() else 0
+        if now != size:
+            size = now
+            found = look(state, run, since)
+            if found["events"]:
+                return found
+        if time.monotonic() >= deadline:
+            return look(state, run, since)
+        time.sleep(POLL_S)
+
+
+def restore_now(state: State) -> int:
+    """The body of ``mt-restore``: restore the open run, if there is one."""
+    mark = state.mark()
+    if mark is None:
+        print("nothing to restore: no trial holds this host")
+        return 0
+    trial = _load(state, mark.run)
+    by = state.asked("asked") or "host"
+    try:
+        results = restorer.Restorer(trial, state, gpu.Card(trial.gpu.index), by).restore()
+    except restorer.RestoreFailed as err:
+        Journal(state.journal_path(mark.run), mark.run, state.epoch(), "restorer", required=False).write(
+            "restore_failed", restored_by=by, reason=str(err)
+        )
+        print(f"restore of {mark.run} is not complete: {err}", file=sys.stderr)
+        return 1
+    for check in results:
+        print(f"check {check.id} ok: {check.title}: {check.found}")
+    print(f"run {mark.run} restored and closed by {by}")
+    return 0
+
+
+def run(state: State) -> int:
+    """The body of ``mt-run``: the window of the open trial."""
+    mark = state.mark()
+    if mark is None:
+        print("no trial is open", file=sys.stderr)
+        return 1
+    trial = _load(state, mark.run)
+    try:
+        runner.Runner(trial, state, mark.epoch, gpu.Card(trial.gpu.index)).run()
+    except runner.PhaseFailed as err:
+        print(f"trial {mark.run}: {err}; {err.facts}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def restore(state: State, by: str, *, wait: bool) -> int:
+    """Ask for a restore the one way there is: start ``mt-restore``. systemd merges callers."""
+    if state.mark() is not None:
+        state.ask("asked", by)
+    return _systemctl("start", *([] if wait else ["--no-block"]), "mt-restore.service")
+
+
+def status(state: State) -> dict[str, Any]:
+    """Who holds the host, and how the last run ended."""
+    mark = state.mark()
+    runs = sorted(state.root.glob("runs/*/journal.jsonl"), key=lambda p: p.stat().st_mtime)
+    last = read(runs[-1]) if runs else []
+    restored = [e for e in last if e["event"] == "restored"]
+    return {
+        "open": None if mark is None else {"run": mark.run, "since": mark.since, "controller": mark.controller},
+        "epoch": state.epoch(),
+        "last_run": last[-1]["run"] if last else None,
+        "last_event": last[-1]["event"] if last else None,
+        "restored_by": restored[-1]["restored_by"] if restored else None,
+        "units": unit_states(),
+    }
+
+
+def _screen(facts: dict[str, Any]) -> str:
+    held = facts["open"]
+    lines = [
+        f"held by     {held['run']} since {held['since']} (from {held['controller']})"
+        if held
+        else "held by     nobody",
+        f"last run    {facts['last_run'] or 'none'}" + (f", {facts['last_event']}" if facts["last_event"] else ""),
+        f"restored by {facts['restored_by'] or '-'}",
+        *(f"{name:11} {found}" for name, found in facts["units"].items()),
+    ]
+    if held:
+        lines.append("to bring the host back now: sudo model-trial restore")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="model-trial", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--root", type=Path, default=None, help=argparse.SUPPRESS)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, text: str, *options: str) -> argparse.ArgumentParser:
+        found = verbs.add_parser(name, help=text, description=text)
+        for option in options:
+            kind = {"--epoch": int, "--since": int, "--wait": float}.get(option, str)
+            found.add_argument(option, type=kind, required=option in ("--run", "--epoch", "--phase"), default=None)
+        return found
+
+    verb("status", "who holds this host, and how the last run ended").add_argument("--json", action="store_true")
+    asked = verb("restore", "bring the host back now", "--by")
+    asked.add_argument("--no-wait", action="store_true", help="return at once; look at status later")
+    verb("abort", "end the running trial; the host restores itself", "--by")
+    verb("open", "prepare and open a trial (controller)", "--run", "--controller")
+    verb("advance", "let a trial enter a phase (controller)", "--run", "--epoch", "--phase")
+    verb("poll", "renew the lease and tell what happened (controller)", "--run", "--epoch", "--since", "--wait")
+    verb("run", "the window of the open trial (mt-run)")
+    verb("restore-now", "restore the open trial (mt-restore)")
+    verb("recover", "after a reboot: ask for a restore (mt-recover)")
+    return parser
+
+
+def _act(args: argparse.Namespace, state: State) -> int:
+    verb = args.verb
+    if verb == "status":
+        facts = status(state)
+        print(json.dumps(facts) if args.json else _screen(facts))
+    elif verb == "restore":
+        return restore(state, args.by or "hand", wait=not args.no_wait)
+    elif verb == "abort":
+        mark = state.mark()
+        if mark is None:
+            print("no trial is open on this host")
+            return 0
+        state.ask("abort", args.by or "hand")
+        print(f"run {mark.run} will end and the host restore itself; see: model-trial status")
+    elif verb == "open":
+        _say(**open_trial(state, args.run, args.controller or os.environ.get("SUDO_USER", "unknown")))
+    elif verb == "advance":
+        if args.phase not in PHASES:
+            print(f"--phase: expected one of {', '.join(PHASES)}, found {args.phase!r}", file=sys.stderr)
+            return 2
+        state.guard(args.run, args.epoch)
+        state.renew()
+        state.advance(args.phase)
+        _say(furthest=state.furthest())
+    elif verb == "poll":
+        _say(**poll(state, args.run, args.epoch, args.since or 0, args.wait or 0.0))
+    elif verb == "run":
+        return run(state)
+    elif verb == "restore-now":
+        return restore_now(state)
+    elif verb == "recover":
+        return restore(state, "boot", wait=False)
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; returns its exit code."""
+    args = _parser().parse_args(argv)
+    state = State(args.root) if args.root else State()
+    try:
+        return _act(args, state)
+    except Held as err:
+        print(err, file=sys.stderr)
+        return 3
+    except runner.PhaseFailed as err:
+        facts = {k: v for k, v in err.facts.items() if v}
+        print("; ".join(f"{k}: {v}" for k, v in facts.items()), file=sys.stderr)
+        return 1
+    except (plan.PlanError, OSError, gpu.GpuError, containers.DockerError) as err:
+        print(f"{args.verb}: {err}", file=sys.stderr)
+        return 1

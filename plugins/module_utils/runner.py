@@ -1,0 +1,467 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Phases 2 to 5 on the host: prepare and open a trial, then run its window.
+
+``prepare`` and ``open_trial`` touch no tenant. ``Runner`` acts in the window, as the unit ``mt-run``: it enters a
+phase only when the controller has advanced so far, looks at the fence (lease, abort, epoch, VRAM, revived tenants)
+while it waits for anything, and simply ends when something is wrong. It never restores: systemd starts ``mt-restore``
+when it has ended, however it ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from . import containers, contracts, gpu, probes, production, sessions, tenants
+from .journal import PHASES, Held, Journal, Mark, State, boot_id, read_json, wall, write_atomic
+from .plan import MIB_PER_GB, Http, Plan, Tenant, to_json
+from .probes import ProcessId
+
+POLL_S = 0.05
+# A look at units and processes costs more than a poll may: once a second is soon enough to name a watchdog.
+REVIVED_EVERY_S = 1.0
+# VRAM counts as settled when it moved by less than this between looks; a model has then loaded.
+SETTLED_MIB, SETTLE_S, SETTLE_LIMIT_S = 64, 0.3, 5.0
+SMOKE_LIMIT_S = 60.0
+
+
+class PhaseFailed(RuntimeError):
+    """A phase can't go on: what was expected, what was found, what to do next."""
+
+    def __init__(self, reason: str, expected: str = "", found: str = "", todo: str = "") -> None:
+        super().__init__(reason)
+        self.facts = {"reason": reason, "expected": expected, "found": found, "todo": todo}
+
+
+def _folders(state: State, plan: Plan) -> Path:
+    run_dir = state.run_dir(plan.run)
+    for name in ("inputs", "control", "samples", "logs"):
+        (run_dir / name).mkdir(mode=0o755, parents=True, exist_ok=True)
+    # The containers' user has to pass through; what they may read or write is decided folder by folder.
+    for folder in (state.root, state.root / "runs", run_dir):
+        folder.chmod(0o711)
+    os.chown(run_dir / "samples", containers.CONTAINER_UID, containers.CONTAINER_UID)
+    return run_dir
+
+
+def _write_inputs(plan: Plan, run_dir: Path) -> dict[str, str]:
+    source = run_dir / "inputs" / "prompt_source.py"
+    found = production.find_function(Path(plan.contracts.prompt.file), plan.contracts.prompt.function)
+    write_atomic(source, production.extract(Path(plan.contracts.prompt.file), plan.contracts.prompt.function), 0o644)
+    prompt = containers.extract_prompt(plan, source)
+    write_atomic(run_dir / "inputs" / "prompt.txt", prompt, 0o644)
+    shutil.copyfile(plan.contracts.camera, run_dir / "inputs" / "camera.jpg")
+    (run_dir / "inputs" / "camera.jpg").chmod(0o644)
+    for name, session in sessions.build(plan).items():
+        write_atomic(run_dir / "inputs" / f"session-{name}.json", json.dumps(session, indent=1), 0o644)
+    return {"prompt": prompt, "function_sha256": found.sha256}
+
+
+def prepare(plan: Plan, state: State, journal: Journal) -> None:
+    """Phase 2, first half: folders, prompt, containers, and a short sample of the live model with all tenants up.
+
+    Raises:
+        PhaseFailed: something needed inside the window can't be had; no tenant was touched.
+    """
+    run_dir = _folders(state, plan)
+    write_atomic(run_dir / "plan.json", to_json(plan))
+    journal.write("phase_started", phase="snapshot")
+    began = time.monotonic()
+    try:
+        for label in (containers.RUN_LABEL, containers.A2_LABEL):
+            containers.remove(label)
+        facts = _write_inputs(plan, run_dir)
+        containers.create_server(plan)
+        for session in sessions.SESSIONS:
+            containers.create_client(plan, session, run_dir)
+        journal.write("prompt", **facts)
+        name = containers.client_name("tenants")
+        containers.docker("start", name)
+        code = int(containers.docker("wait", name, timeout_s=plan.limits.measure_s).strip())
+    except (containers.DockerError, production.ProductionError, OSError) as err:
+        raise PhaseFailed(
+            f"the trial could not be prepared: {err}", todo="nothing was touched; mend it and try again"
+        ) from err
+    journal.write("segment_done", session="tenants", exit_code=code)
+    if code not in (0, 3):
+        raise PhaseFailed(
+            "the live model could not be sampled",
+            expected=f"{plan.baseline.url} answers the nav workload",
+            found=f"client exit code {code}: {containers.tail(name)}",
+            todo=f"look at the tenant {plan.baseline.tenant}; nothing was touched",
+        )
+    journal.write("phase_done", phase="snapshot", duration_s=round(time.monotonic() - began, 3))
+
+
+def take_snapshot(plan: Plan, card: gpu.Card) -> dict[str, Any]:
+    """The host as it is: every tenant's condition and process, VRAM in total and by process.
+
+    Returns:
+        ``{"tenants": {name: {running, healthy, pid, start_ticks, vram_mib, found}}, "used_mib", "holders"}``;
+        ``vram_mib`` is None where the driver does not tell.
+    """
+    vram = card.read()
+    found: dict[str, Any] = {}
+    for tenant in plan.tenants:
+        condition = tenants.look(tenant)
+        held = [h for h in vram.holders if tenant.vram_process and tenant.vram_process in h.command]
+        known = [h.mib for h in held if h.mib is not None]
+        found[tenant.name] = {
+            "running": condition.running,
+            "healthy": condition.healthy,
+            "pid": condition.process.pid if condition.process else 0,
+            "start_ticks": condition.process.start_ticks if condition.process else 0,
+            "vram_mib": sum(known) if len(known) == len(held) else None,
+            "vram_pids": [h.pid for h in held],
+            "found": condition.found,
+        }
+    holders = [{"pid": h.pid, "mib": h.mib, "command": h.command} for h in vram.holders]
+    return {"tenants": found, "used_mib": vram.used_mib, "total_mib": vram.total_mib, "holders": holders}
+
+
+def open_trial(plan: Plan, state: State, card: gpu.Card, controller: str) -> int:
+    """Phase 2, second half: snapshot and epoch, durable, then the open mark. Returns the epoch.
+
+    Raises:
+        Held: another trial holds this host.
+        PhaseFailed: a tenant is not healthy, so there would be no state to come back to.
+    """
+    mark = state.mark()
+    if mark:
+        raise Held(f"this host is held by run {mark.run} since {mark.since} (from {mark.controller})")
+    snapshot = take_snapshot(plan, card)
+    ill = [f"{name}: {facts['found']}" for name, facts in snapshot["tenants"].items() if not facts["healthy"]]
+    if ill:
+        raise PhaseFailed("a tenant is not healthy", "every tenant healthy", "; ".join(ill), "nothing was touched")
+    epoch = state.raise_epoch()
+    facts = {"run": plan.run, "epoch": epoch, "boot_id": boot_id(), "wall": wall(), **snapshot}
+    write_atomic(state.run_dir(plan.run) / "snapshot.json", json.dumps(facts, indent=1) + "\n")
+    state.open(Mark(plan.run, epoch, boot_id(), wall(), controller))
+    state.renew()
+    journal = Journal(state.journal_path(plan.run), plan.run, epoch, "program", required=True)
+    journal.write("opened", controller=controller, stop_order=plan.stop_order, restore_order=plan.restore_order)
+    return epoch
+
+
+def drain_target(plan: Plan, snapshot: dict[str, Any]) -> int | None:
+    """Used MiB once the stopped tenants' memory is free, or None where the driver does not say who holds what."""
+    target = int(snapshot["used_mib"])
+    for name in plan.stop_order:
+        held = snapshot["tenants"][name]["vram_mib"]
+        if held is None:
+            return None
+        target -= held
+    return target
+
+
+class Runner:
+    """Runs window, candidate and measure of an opened trial."""
+
+    def __init__(self, plan: Plan, state: State, epoch: int, card: gpu.Card) -> None:
+        self.plan, self.state, self.epoch, self.card = plan, state, epoch, card
+        self.run_dir = state.run_dir(plan.run)
+        self.journal = Journal(state.journal_path(plan.run), plan.run, epoch, "runner", required=True)
+        self.snapshot = read_json(self.run_dir / "snapshot.json") or {}
+        self.sampler = gpu.Sampler(card, self.run_dir / "vram.jsonl")
+        self.drained_mib = 0
+        self.down: list[Tenant] = []
+        self.server: ProcessId | None = None
+        self._looked = 0.0
+
+    # The fence: looked at while waiting for anything.
+
+    def check(self) -> None:
+        """Look at the fence.
+
+        Raises:
+            PhaseFailed: lease lapsed, abort asked for, epoch stale, VRAM over the limit, candidate dead, or a
+                stopped tenant runs again.
+        """
+        state, plan = self.state, self.plan
+        if state.epoch() != self.epoch:
+            raise PhaseFailed(
+                "this run is stale", f"epoch {self.epoch}", f"epoch {state.epoch()}", "the host is restored"
+            )
+        who = state.asked("abort")
+        if who:
+            raise PhaseFailed(f"aborted by {who}")
+        if plan.attended and state.lease_age_s() > plan.limits.lease_s:
+            raise PhaseFailed(
+                "the lease lapsed",
+                f"a sign of the controller every {plan.limits.lease_s:.0f} s",
+                f"none for {state.lease_age_s():.0f} s",
+                "the host restores itself; harvest.yml brings what was measured",
+            )
+        if self.server is not None:
+            self._check_candidate(self.server)
+        now = time.monotonic()
+        if self.down and now - self._looked > REVIVED_EVERY_S:
+            self._looked = now
+            back = tenants.revived(self.down, {})
+            if back:
+                raise PhaseFailed(
+                    "a stopped tenant was revived by somebody else",
+                    "stopped tenants stay down while a candidate is tried",
+                    back,
+                    "find its watchdog (cron, Restart=, a supervisor) and pause it for the trial",
+                )
+
+    def _check_candidate(self, server: ProcessId) -> None:
+        plan = self.plan
+        footprint = self.sampler.peak_mib - self.drained_mib
+        if plan.bands.name(footprint) == "abort":
+            raise PhaseFailed(
+                "the candidate takes too much VRAM",
+                f"at most {plan.bands.abort_above_gb} GB above the drained level",
+                f"{footprint / MIB_PER_GB:.2f} GB",
+                "try a smaller quantisation or a shorter context",
+            )
+        if not probes.alive(server):
+            facts = containers.state(plan.candidate.container)
+            words = containers.tail(plan.candidate.container)
+            why = "ran out of memory" if facts.get("OOMKilled") else f"ended with code {facts.get('ExitCode')}"
+            raise PhaseFailed("the candidate died", "a running server", f"it {why}; last words: {words}")
+
+    def pause(self) -> None:
+        """One poll: look at the fence, then sleep 50 ms."""
+        self.check()
+        time.sleep(POLL_S)
+
+    def wait(self, ready: Callable[[], bool], limit_s: float, what: str) -> None:
+        """Poll until ``ready``, under the fence, at most ``limit_s``."""
+        deadline = time.monotonic() + limit_s
+        while not ready():
+            if time.monotonic() > deadline:
+                raise PhaseFailed(f"{what} took too long", f"at most {limit_s:.0f} s", "still not there")
+            self.pause()
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Enter a phase once the controller has advanced so far; journal its start, its end, its failure."""
+        while PHASES.index(self.state.furthest()) < PHASES.index(name):
+            self.pause()
+        self.journal.write("phase_started", phase=name)
+        self.sampler.segment(name)
+        began = time.monotonic()
+        try:
+            yield
+        except PhaseFailed as err:
+            self.journal.write("phase_failed", phase=name, **err.facts)
+            raise
+        except (tenants.TenantError, containers.DockerError, gpu.GpuError, OSError, subprocess.SubprocessError) as err:
+            self.journal.write("phase_failed", phase=name, reason=str(err), expected="", found="", todo="")
+            raise PhaseFailed(str(err)) from err
+        self.journal.write("phase_done", phase=name, duration_s=round(time.monotonic() - began, 3))
+
+    def run(self) -> None:
+        """The window, from the first stop to the last sample.
+
+        Raises:
+            PhaseFailed: what went wrong; it stands in the journal too.
+        """
+        try:
+            with self.phase("window"):
+                self.window()
+            with self.phase("candidate"):
+                self.candidate()
+            with self.phase("measure"):
+                self.measure()
+        finally:
+            self.sampler.stop()
+
+    # Clients: containers that wait for a start sign, so that their own start-up overlaps with something else.
+
+    def ready(self, session: str) -> bool:
+        """Whether a client has everything loaded and waits for its start sign."""
+        return (self.run_dir / "samples" / f"ready-start-{session}").exists()
+
+    def sign(self, name: str, **facts: Any) -> None:
+        """Give a sign to the client: a small file in its control folder."""
+        write_atomic(self.run_dir / "control" / name, json.dumps(facts), 0o644)
+
+    def client_done(self, session: str, waiter: subprocess.Popen[str]) -> int | None:
+        """Exit code of a client, or None while it works."""
+        if waiter.poll() is None:
+            return None
+        out, _err = waiter.communicate()
+        code = int(out.strip() or 4)
+        self.journal.write("segment_done", session=session, exit_code=code)
+        return code
+
+    def wait_client(self, session: str) -> int:
+        """Wait under the fence until a client has ended; returns its exit code."""
+        waiter = subprocess.Popen(
+            ["docker", "wait", containers.client_name(session)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        codes: list[int] = []
+
+        def done() -> bool:
+            code = self.client_done(session, waiter)
+            if code is not None:
+                codes.append(code)
+            return code is not None
+
+        try:
+            self.wait(done, self.plan.limits.measure_s, f"the session {session}")
+        finally:
+            waiter.kill()
+            waiter.wait()
+        return codes[0]
+
+    # The phases.
+
+    def stop(self, tenant: Tenant) -> None:
+        """Stop one tenant, journalled; from its first word on it counts as down."""
+        self.journal.write("tenant_stopping", tenant=tenant.name, impact=tenant.impact)
+        duration = tenants.stop(tenant, self.run_dir / "logs" / f"{tenant.name}.log")
+        self.down.append(tenant)
+        self.journal.write("tenant_stopped", tenant=tenant.name, duration_s=round(duration, 3))
+
+    def window(self) -> None:
+        """Phase 3: quiet once more, stop the tenants in order, baseline A1 before its own stop, drain."""
+        plan = self.plan
+        loud = [c for c in contracts.quiet(plan) if not c.ok]
+        if loud:
+            raise PhaseFailed(
+                "the host is not quiet", loud[0].expected, loud[0].found, "nothing was stopped; try when it is idle"
+            )
+        containers.start_in_background(containers.client_name("a1"))
+        measured = False
+        for name in plan.stop_order:
+            if name == plan.baseline.tenant:
+                self.baseline()
+                measured = True
+            self.stop(plan.tenant(name))
+        if not measured:
+            self.baseline()
+        pids = [pid for name in plan.stop_order for pid in self.snapshot["tenants"][name]["vram_pids"]]
+        self.journal.write("drain_started", target_mib=drain_target(plan, self.snapshot))
+        drained = gpu.drain(
+            self.card,
+            target_mib=drain_target(plan, self.snapshot),
+            tolerance_mib=plan.limits.drain_tolerance_mib,
+            min_s=0.0,
+            limit_s=plan.limits.drain_limit_s,
+            pids=pids,
+            on_sample=lambda _vram: self.check(),
+        )
+        if not drained.ok:
+            self.journal.write("drain_timeout", holders=gpu.describe(drained.holders))
+            raise PhaseFailed(
+                "VRAM did not drain",
+                f"at most {drained.target_mib} MiB used within {plan.limits.drain_limit_s:.0f} s",
+                f"{drained.used_mib} MiB, held by {gpu.describe(drained.holders)}",
+                "look at the named processes; they were not touched",
+            )
+        self.drained_mib = drained.used_mib
+        self.journal.write("drained", used_mib=drained.used_mib, duration_s=round(drained.duration_s, 3))
+
+    def baseline(self) -> None:
+        """A1: the live model, measured the way the candidate will be."""
+        self.wait(lambda: self.ready("a1"), 30, "the start of the client")
+        self.sign("start-a1")
+        code = self.wait_client("a1")
+        if code == 4:
+            raise PhaseFailed("the baseline could not be measured", "a server that answers", "it stopped answering")
+
+    def settle(self) -> int:
+        """Wait until VRAM has stopped rising; returns the peak of the segment in MiB."""
+        deadline = time.monotonic() + SETTLE_LIMIT_S
+        since, level = time.monotonic(), self.card.read().used_mib
+        while time.monotonic() - since < SETTLE_S and time.monotonic() < deadline:
+            self.pause()
+            used = self.card.read().used_mib
+            if abs(used - level) > SETTLED_MIB:
+                since, level = time.monotonic(), used
+        return self.sampler.peak_mib
+
+    def candidate(self) -> None:
+        """Phase 4: start the candidate, health, VRAM gate, smoke test."""
+        plan = self.plan
+        candidate = plan.candidate
+        taken = [item for item in probes.listeners() if item.port == candidate.port]
+        if taken:
+            raise PhaseFailed(
+                f"port {candidate.port} was taken meanwhile",
+                "nothing listens there",
+                f"PID {taken[0].pid} {taken[0].command}",
+                "find out who uses the candidate's port",
+            )
+        began = time.monotonic()
+        self.journal.write("candidate_starting", container=candidate.container)
+        self.server = containers.start(candidate.container)
+        if self.server is None:
+            words = containers.tail(candidate.container)
+            raise PhaseFailed("the candidate ended at once", "a running server", f"last words: {words}")
+        self.journal.write("candidate_started", pid=self.server.pid, start_ticks=self.server.start_ticks)
+        containers.start_in_background(containers.client_name("candidate"))
+        health = Http(url=f"http://127.0.0.1:{candidate.port}/health", timeout_s=1.0)
+        self.wait(lambda: probes.ask(health).ok, candidate.start_timeout_s, "the candidate's start")
+        peak = self.settle()
+        self.journal.write("candidate_healthy", duration_s=round(time.monotonic() - began, 3))
+        self.gate("start", peak)
+        self.wait(lambda: self.ready("candidate"), 30, "the start of the client")
+        self.sign("start-candidate")
+        samples = self.run_dir / "samples"
+        smoke = samples / "smoke-candidate.jsonl"
+        at_gate, summary = samples / "at-measure", samples / "summary-smoke-candidate.json"
+        self.wait(lambda: at_gate.exists() or summary.exists(), SMOKE_LIMIT_S, "the smoke test")
+        lines = smoke.read_text(encoding="utf-8").splitlines() if smoke.exists() else []
+        reply = json.loads(lines[-1]) if lines else {}
+        ok = at_gate.exists()
+        self.journal.write("smoke", ok=ok, strategy=reply.get("strategy"), content=str(reply.get("content"))[:200])
+        if not ok:
+            raise PhaseFailed(
+                "the smoke test failed",
+                "a reply without thinking, parsed by strategy 1 or 2",
+                f"strategy {reply.get('strategy')}, {reply.get('error_class') or 'no error'}, "
+                f"flags {reply.get('flags')}, content {str(reply.get('content'))[:200]!r}",
+                "look at the model, its chat template and the contract of the workload",
+            )
+
+    def gate(self, name: str, peak_mib: int) -> str:
+        """Journal the VRAM footprint at a gate; returns its band. Over the limit is the fence's business."""
+        footprint = peak_mib - self.drained_mib
+        band = self.plan.bands.name(footprint)
+        self.journal.write(
+            "gate", name=name, ok=band == "healthy", band=band, footprint_gb=round(footprint / MIB_PER_GB, 3)
+        )
+        self.check()
+        return band
+
+    def measure(self) -> None:
+        """Phase 5: nav x20, gate, extension to 100, describe."""
+        samples = self.run_dir / "samples"
+        at_gate, summary = samples / "at-extend", samples / "summary-smoke-candidate.json"
+        self.sign("measure", extend=True)
+        self.wait(lambda: at_gate.exists() or summary.exists(), self.plan.limits.measure_s, "the first samples")
+        if at_gate.exists():
+            band = self.gate("extend", self.sampler.peak_mib)
+            thinking = (read_json(at_gate) or {}).get("thinking", 0)
+            # A refinement of the statistics, not a quality gate: latency never decides it.
+            extend = band == "healthy" and not thinking
+            reason = "VRAM healthy, no thinking seen" if extend else f"VRAM {band}, {thinking} thinking replies"
+            self.journal.write("extension", extend=extend, reason=reason)
+            self.sign("extend", extend=extend, reason=reason)
+        code = self.wait_client("candidate")
+        self.gate("end", self.sampler.peak_mib)
+        if code not in (0, 3):
+            raise PhaseFailed(
+                "measuring stopped early",
+                "a candidate that answers to the end",
+                f"client exit code {code}: {containers.tail(containers.client_name('candidate'))}",
+                "what was measured is kept",
+            )

@@ -1,0 +1,95 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the measuring containers are told to do: one session file per container.
+
+A session is a list of segments that one process works through, because in the window even the start of a Python
+interpreter counts. Baseline and candidate get the same segments with the same settings.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .plan import Plan
+
+# Folders inside a client container.
+INPUTS, OUT, CONTROL = "/in", "/out", "/control"
+SESSIONS = ("tenants", "a1", "candidate", "a2")
+
+
+def _session(
+    plan: Plan, url: str, label: str, start_file: str | None, segments: list[dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "url": url,
+        "model_label": label,
+        "out_dir": OUT,
+        "control_dir": CONTROL,
+        "start_file": start_file,
+        # Somebody must give the start sign within the longest thing it can wait for: a model that loads.
+        "wait_s": plan.candidate.start_timeout_s + plan.limits.measure_s,
+        "prompt_file": f"{INPUTS}/prompt.txt",
+        "image": f"{INPUTS}/camera.jpg",
+        "timeout_s": plan.workloads.request_timeout_s,
+        "segments": segments,
+    }
+
+
+def build(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The four sessions of a trial by name: ``tenants``, ``a1``, ``candidate``, ``a2``."""
+    work, base = plan.workloads, plan.baseline
+    nav = {"workload": work.nav, "warmup": work.warmup}
+    candidate_url = f"http://127.0.0.1:{plan.candidate.port}"
+    smoke = {"workload": work.nav, "n": 1, "smoke": True, "gate_file": "measure", "extend_to": 1}
+    first = {
+        **nav,
+        "n": work.nav_first,
+        "extend_to": work.nav_extended,
+        "gate_file": "extend",
+        "stop_on_thinking": True,
+    }
+    return {
+        "tenants": _session(
+            plan,
+            base.url,
+            base.label,
+            None,
+            [{"id": "nav-baseline-tenants", **nav, "n": work.tenants_n, "rate_hz": 10}],
+        ),
+        "a1": _session(
+            plan,
+            base.url,
+            base.label,
+            "start-a1",
+            [
+                {"id": "nav-baseline-a1", **nav, "n": work.nav_extended},
+                {"id": "describe-baseline", "workload": work.describe, "n": work.describe_n},
+            ],
+        ),
+        "candidate": _session(
+            plan,
+            candidate_url,
+            plan.candidate.label,
+            "start-candidate",
+            [
+                {"id": "smoke-candidate", **smoke},
+                {"id": "nav-candidate", **first},
+                {
+                    "id": "nav-candidate-cached",
+                    "workload": work.nav,
+                    "warmup": 1,
+                    "n": work.nav_cached,
+                    "cache_prompt": True,
+                },
+                {"id": "describe-candidate", "workload": work.describe, "n": work.describe_n},
+            ],
+        ),
+        "a2": _session(
+            plan,
+            base.url,
+            base.label,
+            "start-a2",
+            [{"id": "nav-baseline-a2", **nav, "n": work.nav_extended, "time_limit_s": plan.limits.a2_s}],
+        ),
+    }

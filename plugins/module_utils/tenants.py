@@ -1,0 +1,242 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tenants: look at them, stop them, start them, wait until they are healthy.
+
+Four kinds. A *systemd* unit is asked of systemd; a *script* tenant has a start and a stop command in its folder; a
+*container* is asked of docker; a *process* is found by its argv, ended by signal and started by its command. Scripts
+and commands run as the tenant's own user and in a scope of their own, so that they outlive whoever started them.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import probes
+from .plan import Tenant
+from .probes import ProcessId
+
+POLL_S = 0.05
+_LOG_LINES = 20
+
+
+class TenantError(RuntimeError):
+    """A tenant did not stop or start; the message has its last words and the command for the operator."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How a tenant is now: ``running`` (it exists), ``healthy`` (it does its work), its process, words for people."""
+
+    running: bool
+    healthy: bool
+    process: ProcessId | None
+    found: str
+
+
+def _run(argv: list[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        argv, capture_output=True, text=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL
+    )
+
+
+def unit_facts(unit: str) -> dict[str, str]:
+    """What systemd says of a unit: ActiveState, MainPID, Result and friends."""
+    names = "ActiveState,SubState,MainPID,Result,NRestarts,UnitFileState,ActiveEnterTimestampMonotonic"
+    reply = _run(["systemctl", "show", "--property", names, unit], 10)
+    return dict(line.split("=", 1) for line in reply.stdout.splitlines() if "=" in line)
+
+
+def _container_pid(name: str) -> int:
+    reply = _run(["docker", "inspect", "--format", "{{.State.Pid}}", name], 10)
+    return int(reply.stdout.strip() or 0) if reply.returncode == 0 else 0
+
+
+def find_process(tenant: Tenant) -> ProcessId | None:
+    """The tenant's process: its unit's, its container's, the one with its argv, or the one that holds its port."""
+    pid = 0
+    if tenant.kind == "systemd":
+        pid = int(unit_facts(tenant.unit).get("MainPID") or 0)
+    elif tenant.kind == "container":
+        pid = _container_pid(tenant.container)
+    elif tenant.process:
+        found = probes.processes(tenant.process)
+        return found[0] if found else None
+    elif tenant.port:
+        pid = next((item.pid for item in probes.listeners() if item.port == tenant.port), 0)
+    return probes.identify(pid) if pid else None
+
+
+def look(tenant: Tenant) -> Condition:
+    """How the tenant is now. Looks only."""
+    process = find_process(tenant)
+    if process is None:
+        return Condition(False, False, None, "not running")
+    if tenant.health is None:
+        return Condition(True, True, process, f"PID {process.pid}")
+    answer = probes.ask(tenant.health)
+    return Condition(True, answer.ok, process, f"PID {process.pid}, {answer.found}")
+
+
+def start_command(tenant: Tenant) -> str:
+    """The command an operator would type to start the tenant by hand."""
+    if tenant.kind == "systemd":
+        return f"sudo systemctl start {tenant.unit}"
+    if tenant.kind == "container":
+        return f"sudo docker start {tenant.container}"
+    folder = f"cd {shlex.quote(tenant.directory)} && " if tenant.directory else ""
+    return f"sudo -u {tenant.user} sh -c {shlex.quote(folder + tenant.start)}"
+
+
+def _as_user(tenant: Tenant, command: str, log: Path, timeout_s: float) -> None:
+    # A scope of its own: what the command leaves in the background must not die with the unit that ran it.
+    # Output goes to a file, because a pipe held open by a daemon would keep the caller waiting for its end.
+    argv = ["systemd-run", "--scope", "--quiet", "--collect", f"--uid={tenant.user}", "/bin/sh", "-c", command]
+    with log.open("ab") as out:
+        done = subprocess.run(
+            argv,
+            cwd=tenant.directory or "/",
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
+            timeout=timeout_s,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise TenantError(f"{tenant.name}: {command!r} ended with {done.returncode}; {last_words(tenant, log)}")
+
+
+def last_words(tenant: Tenant, log: Path) -> str:
+    """The last log lines of a tenant, and the command that starts it by hand."""
+    text = ""
+    if tenant.kind == "systemd":
+        text = _run(["journalctl", "-u", tenant.unit, "-n", str(_LOG_LINES), "--no-pager", "-o", "cat"], 10).stdout
+    elif tenant.kind == "container":
+        reply = _run(["docker", "logs", "--tail", str(_LOG_LINES), tenant.container], 10)
+        text = reply.stdout + reply.stderr
+    elif log.exists():
+        text = log.read_text(encoding="utf-8", errors="replace")
+    lines = "\n".join(text.splitlines()[-_LOG_LINES:]) or "(nothing)"
+    return f"last log lines:\n{lines}\nto start it by hand: {start_command(tenant)}"
+
+
+def _checked(tenant: Tenant, argv: list[str], timeout_s: float, log: Path) -> None:
+    done = _run(argv, timeout_s)
+    if done.returncode != 0:
+        raise TenantError(
+            f"{tenant.name}: {shlex.join(argv)} ended with {done.returncode}: {done.stderr.strip()}; "
+            f"{last_words(tenant, log)}"
+        )
+
+
+def _end_processes(tenant: Tenant) -> None:
+    deadline = time.monotonic() + tenant.stop_timeout_s
+    targets = probes.processes(tenant.process)
+    for process in targets:
+        if probes.alive(process):
+            os.kill(process.pid, signal.SIGTERM)
+    while any(probes.alive(p) for p in targets):
+        if time.monotonic() > deadline:
+            for process in targets:
+                if probes.alive(process):
+                    os.kill(process.pid, signal.SIGKILL)
+            return
+        time.sleep(POLL_S)
+
+
+def stop(tenant: Tenant, log: Path) -> float:
+    """Stop a tenant and wait until its process is gone.
+
+    Returns:
+        Seconds it took.
+
+    Raises:
+        TenantError: it still runs after its ``stop_timeout_s``.
+    """
+    began = time.monotonic()
+    process = find_process(tenant)
+    try:
+        if tenant.kind == "systemd":
+            _checked(tenant, ["systemctl", "stop", tenant.unit], tenant.stop_timeout_s, log)
+        elif tenant.kind == "container":
+            grace = str(int(tenant.stop_timeout_s))
+            _checked(tenant, ["docker", "stop", "--time", grace, tenant.container], tenant.stop_timeout_s + 10, log)
+        elif tenant.stop:
+            _as_user(tenant, tenant.stop, log, tenant.stop_timeout_s)
+        else:
+            _end_processes(tenant)
+    except subprocess.TimeoutExpired as err:
+        raise TenantError(f"{tenant.name}: still stopping after {tenant.stop_timeout_s:.0f} s") from err
+    while process and probes.alive(process):
+        if time.monotonic() - began > tenant.stop_timeout_s + 1:
+            raise TenantError(f"{tenant.name}: PID {process.pid} still runs after {tenant.stop_timeout_s:.0f} s")
+        time.sleep(POLL_S)
+    return time.monotonic() - began
+
+
+def start(tenant: Tenant, log: Path) -> None:
+    """Start a tenant; it may still be loading on return.
+
+    Raises:
+        TenantError: its start command failed.
+    """
+    try:
+        if tenant.kind == "systemd":
+            # A unit that failed too often refuses to start until its counter is reset.
+            _run(["systemctl", "reset-failed", tenant.unit], 10)
+            _checked(tenant, ["systemctl", "start", tenant.unit], tenant.start_timeout_s, log)
+        elif tenant.kind == "container":
+            _checked(tenant, ["docker", "start", tenant.container], tenant.start_timeout_s, log)
+        else:
+            background = " &" if tenant.kind == "process" else ""
+            _as_user(tenant, tenant.start + background, log, tenant.start_timeout_s)
+    except subprocess.TimeoutExpired as err:
+        raise TenantError(
+            f"{tenant.name}: its start command did not return within {tenant.start_timeout_s:.0f} s; "
+            f"{last_words(tenant, log)}"
+        ) from err
+
+
+def wait_healthy(tenant: Tenant, log: Path, tick: Callable[[], None] = lambda: None) -> float:
+    """Wait until the tenant does its work; ``tick`` is called between looks.
+
+    Returns:
+        Seconds waited.
+
+    Raises:
+        TenantError: not healthy within ``start_timeout_s``; says what was found last.
+    """
+    began = time.monotonic()
+    while True:
+        # The port first: asking systemd or walking all processes at every look would cost more than the wait.
+        answer = probes.ask(tenant.health) if tenant.health else None
+        if answer is None or answer.ok:
+            condition = look(tenant)
+            if condition.healthy:
+                return time.monotonic() - began
+            found = condition.found
+        else:
+            found = answer.found
+        if time.monotonic() - began > tenant.start_timeout_s:
+            raise TenantError(
+                f"{tenant.name}: not healthy after {tenant.start_timeout_s:.0f} s (found: {found}); "
+                f"{last_words(tenant, log)}"
+            )
+        tick()
+        time.sleep(POLL_S)
+
+
+def revived(tenants: Iterable[Tenant], before: dict[str, ProcessId | None]) -> str:
+    """Name of a stopped tenant that somebody brought back, with its process; empty when none."""
+    for tenant in tenants:
+        process = find_process(tenant)
+        if process and process != before.get(tenant.name):
+            return f"{tenant.name} runs again (PID {process.pid}, {probes.command(process.pid)})"
+    return ""

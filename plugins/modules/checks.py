@@ -1,0 +1,135 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Page over module_utils/checks: is the host as it was?"""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: checks
+short_description: Check that a host serves as it did before a trial
+version_added: "0.1.0"
+description:
+  - Derives the checks from the plan and runs them one after another. They are VRAM in its steady band
+    and held by the expected processes, the health of every tenant that has a health page, the
+    candidate's port refusing connections, speech that can be heard, and the processes that are to be
+    watched.
+  - Fails naming every check that does not pass. Changes nothing.
+options:
+  plan:
+    description:
+      - The plan of the trial, as the inventory describes it. See the roles of this collection for its
+        fields.
+    type: dict
+    required: true
+  snapshot:
+    description:
+      - Processes from before the trial, by the name of their tenant, each with C(pid) and
+        C(start_ticks).
+      - With it a watched process that the trial was not to stop must still be the same one.
+    type: dict
+    default: {}
+  settle_s:
+    description:
+      - How many seconds VRAM may take to reach its band.
+    type: float
+    default: 3.0
+attributes:
+  check_mode:
+    description: Only looks, so check mode makes no difference.
+    support: full
+  diff_mode:
+    description: Changes nothing, so there is no difference to show.
+    support: none
+  platform:
+    description: Target hosts that this module works on.
+    support: full
+    platforms: posix
+requirements:
+  - Python 3.10 or newer on the host.
+  - NVML through C(nvidia-ml-py), or C(nvidia-smi).
+author:
+  - The edgelab.model_trial authors (!UNKNOWN)
+seealso:
+  - module: edgelab.model_trial.contracts
+  - module: edgelab.model_trial.speech_check
+"""
+
+EXAMPLES = r"""
+- name: Everything serves as it did
+  edgelab.model_trial.checks:
+    plan: "{{ trial_plan }}"
+
+- name: The same, and the watched processes were never restarted
+  edgelab.model_trial.checks:
+    plan: "{{ trial_plan }}"
+    snapshot: "{{ trial_snapshot.tenants }}"
+"""
+
+RETURN = r"""
+checks:
+  description: All checks in their order. Returned on failure too.
+  returned: when the plan is valid
+  type: list
+  elements: dict
+  contains:
+    id:
+      description: Number of the check.
+      type: int
+      sample: 7
+    title:
+      description: What it is about.
+      type: str
+      sample: Chatterbox TTS speaks "test one two"
+    expected:
+      description: What must be.
+      type: str
+      sample: a valid WAV of more than 5120 bytes that is not silent
+    found:
+      description: What was found.
+      type: str
+      sample: WAV, 1.42 s, 24000 Hz, 1 channel(s), 68204 bytes
+    ok:
+      description: Whether it passed.
+      type: bool
+      sample: true
+failed_checks:
+  description: Numbers of the checks that did not pass.
+  returned: when the plan is valid
+  type: list
+  elements: int
+  sample: []
+"""
+
+import dataclasses
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edgelab.model_trial.plugins.module_utils import checks
+from ansible_collections.edgelab.model_trial.plugins.module_utils import plan as plans
+
+
+def main() -> None:
+    """Run the checks, and fail with all that did not pass."""
+    module = AnsibleModule(
+        argument_spec={
+            "plan": {"type": "dict", "required": True},
+            "snapshot": {"type": "dict", "default": {}},
+            "settle_s": {"type": "float", "default": 3.0},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        plan = plans.parse(module.params["plan"])
+    except plans.PlanError as err:
+        module.fail_json(msg=f"The plan is not usable. {err}")
+    found = checks.run(plan, snapshot=module.params["snapshot"], settle_s=module.params["settle_s"])
+    failed = [c for c in found if not c.ok]
+    result = {"checks": [dataclasses.asdict(c) for c in found], "failed_checks": [c.id for c in failed]}
+    if failed:
+        module.fail_json(msg=checks.message(failed), **result)
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

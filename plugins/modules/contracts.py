@@ -1,0 +1,127 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Page over module_utils/contracts: everything that must hold before a trial touches a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: contracts
+short_description: Evaluate what must hold on a host before a trial touches it
+version_added: "0.1.0"
+description:
+  - Evaluates the twelve contracts of phase 0 side by side, in at most about three seconds, and lists
+    B(all) that are broken, each with what was expected, what was found, why it matters and what to do.
+  - Runs as the login user. What only root may see is asked through C(sudo -n); where that does not work
+    the first contract is broken, and those that depend on it say so.
+  - Changes nothing.
+options:
+  plan:
+    description:
+      - The plan of the trial, as the inventory describes it. See the roles of this collection for its
+        fields.
+    type: dict
+    required: true
+attributes:
+  check_mode:
+    description: Only looks, so check mode makes no difference.
+    support: full
+  diff_mode:
+    description: Changes nothing, so there is no difference to show.
+    support: none
+  platform:
+    description: Target hosts that this module works on.
+    support: full
+    platforms: posix
+requirements:
+  - Python 3.10 or newer on the host.
+  - NVML through C(nvidia-ml-py), or C(nvidia-smi).
+author:
+  - The edgelab.model_trial authors (!UNKNOWN)
+seealso:
+  - module: edgelab.model_trial.checks
+"""
+
+EXAMPLES = r"""
+- name: Stop here, with the whole list, if the host is not fit for a trial
+  edgelab.model_trial.contracts:
+    plan: "{{ trial_plan }}"
+
+- name: Only look, and decide later
+  edgelab.model_trial.contracts:
+    plan: "{{ trial_plan }}"
+  register: phase_0
+  failed_when: false
+"""
+
+RETURN = r"""
+contracts:
+  description: All contracts, ordered by id. Returned on failure too.
+  returned: when the plan is valid
+  type: list
+  elements: dict
+  contains:
+    id:
+      description: Number of the contract.
+      type: int
+      sample: 3
+    name:
+      description: What it is about.
+      type: str
+      sample: the candidate's port is free
+    expected:
+      description: What must hold.
+      type: str
+      sample: nobody listens on 11437
+    found:
+      description: What was found.
+      type: str
+      sample: port 11437 is held by PID 812 python3 -m http.server 11437
+    ok:
+      description: Whether it holds.
+      type: bool
+      sample: false
+    why:
+      description: Why it matters.
+      type: str
+      sample: the candidate could not listen there, or somebody else's server would be measured
+    todo:
+      description: What to do, empty when it holds.
+      type: str
+      sample: end what listens on 11437, or choose another candidate.port
+broken:
+  description: Numbers of the broken contracts.
+  returned: when the plan is valid
+  type: list
+  elements: int
+  sample: [3]
+"""
+
+import dataclasses
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edgelab.model_trial.plugins.module_utils import contracts
+from ansible_collections.edgelab.model_trial.plugins.module_utils import plan as plans
+
+
+def main() -> None:
+    """Evaluate, and fail with all that is broken."""
+    module = AnsibleModule(
+        argument_spec={"plan": {"type": "dict", "required": True}},
+        supports_check_mode=True,
+    )
+    try:
+        plan = plans.parse(module.params["plan"])
+    except plans.PlanError as err:
+        module.fail_json(msg=f"The plan is not usable. {err}")
+    found = contracts.evaluate(plan)
+    broken = [c for c in found if not c.ok]
+    result = {"contracts": [dataclasses.asdict(c) for c in found], "broken": [c.id for c in broken]}
+    if broken:
+        module.fail_json(msg=contracts.message(broken), **result)
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

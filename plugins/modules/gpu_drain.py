@@ -1,0 +1,162 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Page over module_utils/gpu: wait until memory of a GPU has been given back."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: gpu_drain
+short_description: Wait until a GPU's memory has been given back
+version_added: "0.1.0"
+description:
+  - Waits until none of the given processes holds memory of the card any more, and the used memory has
+    fallen to a target. Without a target it waits until the level stands still.
+  - Memory lingers after a process has ended; a container or service that starts into it fails to
+    allocate. Put this between a stop and the next start.
+  - Never ends a process. When the limit passes it fails, naming who holds memory.
+options:
+  index:
+    description:
+      - Number of the card, as C(nvidia-smi) counts.
+    type: int
+    default: 0
+  pids:
+    description:
+      - Processes that must not hold memory any more.
+    type: list
+    elements: int
+    default: []
+  target_mib:
+    description:
+      - Level in MiB to which the used memory must fall.
+      - Without it, the level must stand still for half a second.
+    type: int
+  tolerance_mib:
+    description:
+      - How many MiB above O(target_mib) still count as drained.
+    type: int
+    default: 300
+  min_s:
+    description:
+      - Wait at least this many seconds, however fast memory falls.
+    type: float
+    default: 0.0
+  limit_s:
+    description:
+      - Give up and fail after this many seconds.
+    type: float
+    default: 30.0
+attributes:
+  check_mode:
+    description: Only waits. In check mode, where nothing was really stopped, it looks once and never fails.
+    support: full
+  diff_mode:
+    description: Changes nothing, so there is no difference to show.
+    support: none
+  platform:
+    description: Target hosts that this module works on.
+    support: full
+    platforms: posix
+requirements:
+  - Python 3.10 or newer on the host.
+  - NVML through C(nvidia-ml-py), or C(nvidia-smi).
+author:
+  - The edgelab.model_trial authors (!UNKNOWN)
+seealso:
+  - module: edgelab.model_trial.gpu_info
+"""
+
+EXAMPLES = r"""
+- name: Stop a server
+  ansible.builtin.systemd_service:
+    name: my-model-server
+    state: stopped
+  become: true
+
+- name: Wait until its memory is free
+  edgelab.model_trial.gpu_drain:
+    target_mib: 2048
+    limit_s: 20
+"""
+
+RETURN = r"""
+drained:
+  description: Whether memory has been given back.
+  returned: when the card could be opened
+  type: bool
+  sample: true
+used_mib:
+  description: Used memory at the end, in MiB; 0 when the card never answered.
+  returned: when the card could be opened
+  type: int
+  sample: 1480
+target_mib:
+  description: The target, as given.
+  returned: when the card could be opened
+  type: int
+  sample: 2048
+duration_s:
+  description: How long it took, in seconds.
+  returned: when the card could be opened
+  type: float
+  sample: 1.73
+processes:
+  description: Processes that hold memory at the end; C(mib) is null where the driver does not tell.
+  returned: when the card could be opened
+  type: list
+  elements: dict
+  sample:
+    - pid: 901
+      mib: 1480
+      command: /usr/bin/python3 /srv/voice/phone_call.py auto
+"""
+
+import dataclasses
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu
+
+
+def main() -> None:
+    """Wait, and fail with the holders' names when the limit passes."""
+    module = AnsibleModule(
+        argument_spec={
+            "index": {"type": "int", "default": 0},
+            "pids": {"type": "list", "elements": "int", "default": []},
+            "target_mib": {"type": "int"},
+            "tolerance_mib": {"type": "int", "default": 300},
+            "min_s": {"type": "float", "default": 0.0},
+            "limit_s": {"type": "float", "default": 30.0},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    try:
+        card = gpu.Card(params["index"])
+    except gpu.GpuError as err:
+        module.fail_json(msg=f"GPU {params['index']} cannot be read: {err}")
+    drained = gpu.drain(
+        card,
+        params["target_mib"],
+        tolerance_mib=params["tolerance_mib"],
+        min_s=0.0 if module.check_mode else params["min_s"],
+        limit_s=0.0 if module.check_mode else params["limit_s"],
+        pids=params["pids"],
+    )
+    card.close()
+    result = {
+        "drained": drained.ok,
+        "used_mib": drained.used_mib,
+        "target_mib": drained.target_mib,
+        "duration_s": round(drained.duration_s, 3),
+        "processes": [dataclasses.asdict(holder) for holder in drained.holders],
+    }
+    if not drained.ok and not module.check_mode:
+        module.fail_json(msg=gpu.undrained(drained, params["tolerance_mib"]), **result)
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

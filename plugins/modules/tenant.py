@@ -1,0 +1,128 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Stop or start services of a host in order, and wait until they do their work."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: tenant
+version_added: 0.1.0
+short_description: Stop or start services of a host in order
+description:
+  - Stops or starts the listed tenants strictly one after another. A started one must be healthy before the next one is
+    touched, a stopped one must be gone.
+  - A tenant is a systemd unit, a pair of start and stop scripts, a container, or a process.
+options:
+  tenants:
+    description: The tenants in order; the fields are those of C(trial_tenants) of the role trial.
+    type: list
+    elements: dict
+    required: true
+  state:
+    description: What they shall be.
+    type: str
+    required: true
+    choices: [started, stopped]
+  log_dir:
+    description: Folder on the host for what start and stop scripts print.
+    type: path
+    default: /tmp
+attributes:
+  check_mode:
+    support: full
+    description: Looks at every tenant, touches none.
+  diff_mode:
+    support: full
+    description: Shows the state of every tenant before and after.
+  platform:
+    support: full
+    platforms: posix
+    description: The platforms it runs on.
+author:
+  - edgelab.model_trial authors (@edgelab)
+"""
+
+EXAMPLES = r"""
+- name: Take the voice down, then the model
+  edgelab.model_trial.tenant:
+    state: stopped
+    tenants:
+      - name: voice
+        kind: script
+        user: robot
+        directory: /srv/voice
+        start: ./start.sh
+        stop: ./stop.sh
+        port: 8772
+        health: {url: "http://127.0.0.1:8772/health", json: {model_loaded: true}}
+      - name: model
+        kind: systemd
+        unit: llama.service
+        health: {url: "http://127.0.0.1:8080/health", json: {status: ok}}
+  become: true
+"""
+
+RETURN = r"""
+tenants:
+  description: What was found and done, by name.
+  returned: always
+  type: dict
+  sample: {voice: {before: started, after: stopped, duration_s: 0.4}}
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edgelab.model_trial.plugins.module_utils import plan, tenants
+
+
+def deal_with(tenant: plan.Tenant, state: str, log_dir: Path, check_mode: bool) -> dict[str, Any]:
+    """Bring one tenant into ``state``; returns what was found and done."""
+    condition = tenants.look(tenant)
+    before = "started" if condition.running else "stopped"
+    there = condition.healthy if state == "started" else not condition.running
+    facts: dict[str, Any] = {"before": before, "after": state, "changed": not there, "found": condition.found}
+    if there or check_mode:
+        return facts
+    log = log_dir / f"{tenant.name}.log"
+    if state == "stopped":
+        facts["duration_s"] = round(tenants.stop(tenant, log), 3)
+    else:
+        tenants.start(tenant, log)
+        facts["duration_s"] = round(tenants.wait_healthy(tenant, log), 3)
+    return facts
+
+
+def main() -> None:
+    """Read the arguments, deal with the tenants in order, report."""
+    module = AnsibleModule(
+        argument_spec={
+            "tenants": {"type": "list", "elements": "dict", "required": True},
+            "state": {"type": "str", "required": True, "choices": ["started", "stopped"]},
+            "log_dir": {"type": "path", "default": "/tmp"},
+        },
+        supports_check_mode=True,
+    )
+    state, found = module.params["state"], {}
+    try:
+        wanted = [plan.parse_tenant(item, f"tenants[{i}]") for i, item in enumerate(module.params["tenants"])]
+        for tenant in wanted:
+            found[tenant.name] = deal_with(tenant, state, Path(module.params["log_dir"]), module.check_mode)
+    except plan.PlanError as err:
+        module.fail_json(msg=str(err))
+    except (tenants.TenantError, OSError) as err:
+        module.fail_json(msg=str(err), tenants=found)
+    changed = any(facts.pop("changed") for facts in found.values())
+    diff = {
+        "before": "".join(f"{name}: {facts['before']}\n" for name, facts in found.items()),
+        "after": "".join(f"{name}: {facts['after']}\n" for name, facts in found.items()),
+    }
+    module.exit_json(changed=changed, tenants=found, diff=diff)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Documentation of the action plugin ``trialbench``, which does the work on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: trialbench
+version_added: 0.1.0
+short_description: Run a command of trialbench on the controller
+description:
+  - Runs C(trialbench) in the controller's Python and shows what it prints.
+options:
+  argv:
+    description: The command and its arguments.
+    type: list
+    elements: str
+    required: true
+attributes:
+  check_mode:
+    support: full
+    description: Nothing is run in check mode.
+  diff_mode:
+    support: none
+    description: There is nothing to compare.
+  platform:
+    support: full
+    platforms: posix
+    description: The platforms it runs on.
+author:
+  - edgelab.model_trial authors (@edgelab)
+"""
+
+EXAMPLES = r"""
+- name: Show a run
+  edgelab.model_trial.trialbench:
+    argv: [show, benchmark-results/latest]
+"""
+
+RETURN = r"""
+rc:
+  description: Its exit code.
+  returned: always
+  type: int
+stdout:
+  description: What it printed.
+  returned: always
+  type: str
+"""

@@ -1,0 +1,25 @@
+"""The fast tier keeps to itself: no Docker, no tried host, nothing beyond this machine's loopback."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+
+LOOPBACK = ("127.", "::1", "localhost")
+
+
+@pytest.fixture(autouse=True)
+def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse connections that leave the machine, so that a test which needs one fails at its first run."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not str(address[0]).startswith(LOOPBACK):
+            raise OSError(f"a unit test may not connect to {address!r}: use a server on 127.0.0.1")
+        if self.family == socket.AF_UNIX and "docker.sock" in str(address):
+            raise OSError("a unit test may not talk to Docker: give it a fake command line")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)

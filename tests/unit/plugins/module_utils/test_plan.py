@@ -1,0 +1,169 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plan: what is read, what is derived from it, and how everything wrong is named."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.edgelab.model_trial.plugins.module_utils import plan as plans
+
+Data = dict[str, Any]
+
+
+def change(data: Data, path: str, value: Any) -> Data:
+    """A copy of ``data`` with the value at a dotted path replaced."""
+    changed = copy.deepcopy(data)
+    place: Any = changed
+    *parents, last = [int(key) if key.isdigit() else key for key in path.split(".")]
+    for key in parents:
+        place = place[key]
+    place[last] = value
+    return changed
+
+
+def test_a_plan_is_read_with_its_defaults(plan_data: Data) -> None:
+    plan = plans.parse(plan_data)
+    assert plan.tenant("chatterbox").health == plans.Http(
+        "http://127.0.0.1:8772/health", json={"model_loaded": True}
+    )
+    assert plan.tenant("phone").watch_process
+    assert not plan.tenant("nav").watch_process
+    assert plan.candidate.port == 11437
+    assert plan.candidate.file("mmproj") == "mmproj-F16.gguf"
+    assert plan.candidate.file("chat_template") == ""
+    assert plan.limits.cap_s == 1500
+    assert plan.attended
+
+
+def test_a_plan_survives_its_json(plan_data: Data, tmp_path: Path) -> None:
+    plan = plans.parse(plan_data)
+    path = tmp_path / "plan.json"
+    path.write_text(plans.to_json(plan))
+    assert plans.load(path) == plan
+
+
+def test_what_is_lost_follows_from_what_stops(plan_data: Data) -> None:
+    assert plans.parse(plan_data).impacts == {"mute": ["chatterbox"], "blind": ["llamacpp"]}
+
+
+def test_a_tenant_without_impact_costs_nobody_anything(plan_data: Data) -> None:
+    plan_data["tenants"][2]["impact"] = ""
+    assert plans.parse(plan_data).impacts == {"blind": ["llamacpp"]}
+
+
+def test_the_restore_bound_is_drain_and_starts_and_a2(plan_data: Data) -> None:
+    plan_data["limits"] = {"drain_limit_s": 30, "a2_s": 15, "cap_s": 1500}
+    plan_data["tenants"][0]["start_timeout_s"] = 60
+    plan_data["tenants"][2]["start_timeout_s"] = 90
+    plan = plans.parse(plan_data)
+    assert plan.restore_bound_s == 30 + 60 + 90 + 15
+    assert plan.run_max_s == 1500 - 195
+
+
+@pytest.mark.parametrize(
+    ("gb", "band"),
+    [
+        (5.49, "low"),
+        (5.5, "healthy"),
+        (7.5, "healthy"),
+        (7.51, "warning"),
+        (8.0, "warning"),
+        (8.01, "abort"),
+    ],
+)
+def test_bands_include_the_edges_the_right_way(gb: float, band: str) -> None:
+    assert plans.Bands().name(gb * 1024) == band
+
+
+BROKEN = [
+    ("run", "a b", "run: expected letters"),
+    ("run", 7, "run: expected a text, found 7"),
+    ("attended", "yes", "attended: expected true or false"),
+    ("tenants", {}, "tenants: expected a list"),
+    ("tenants.0", "llamacpp", "tenants[0]: expected a mapping with the fields of Tenant"),
+    ("tenants.0.colour", "red", "tenants[0].colour: expected one of "),
+    ("tenants.0.name", "../x", "tenants[0].name: expected letters"),
+    ("tenants.0.name", "nav", "tenants: expected every name once"),
+    ("tenants.0.kind", "cron", "tenants[0].kind: expected one of systemd"),
+    ("tenants.0.unit", "", "tenants[0].unit: expected a value, because kind is systemd"),
+    ("tenants.0.port", True, "tenants[0].port: expected a whole number"),
+    ("tenants.0.start_timeout_s", "soon", "tenants[0].start_timeout_s: expected a number"),
+    ("tenants.0.start_timeout_s", True, "tenants[0].start_timeout_s: expected a number"),
+    ("tenants.0.health.url", 1, "tenants[0].health.url: expected a text"),
+    ("tenants.0.health.json", [], "tenants[0].health.json: expected a mapping"),
+    ("tenants.2.user", "", "tenants[2].user: expected a value, because kind is script"),
+    ("tenants.2.directory", "", "tenants[2].directory: expected a value"),
+    ("tenants.3.process", "", "tenants[3].process: expected a value, because kind is process"),
+    ("stop_order", ["nobody"], "stop_order: expected names of tenants"),
+    ("restore_order", ["llamacpp"], "restore_order: expected the tenants of stop_order"),
+    ("baseline.tenant", "nobody", "baseline.tenant: expected one of"),
+    ("candidate.label", "a/b", "candidate: expected label and container"),
+    ("candidate.server_args", ["--host=0.0.0.0"], "candidate.server_args: expected no --host=0.0.0.0"),
+    ("candidate.gpu_access", "yes", "candidate.gpu_access: expected one of cdi"),
+    ("candidate.files.0.name", "../model.gguf", "candidate.files: expected plain file names"),
+    ("contracts.clauses.0.lines", [159], "contracts.clauses[0].lines: expected [first, last]"),
+    ("contracts.clauses.0.lines", [161, 159], "contracts.clauses[0].lines: expected [first, last]"),
+    ("contracts.prompt.lines", [131], "contracts.prompt.lines: expected [first, last]"),
+    ("gpu.steady_gb", [13.8, 13.0], "gpu.steady_gb: expected [low, high]"),
+    ("gpu.steady_gb", [13.8], "gpu.steady_gb: expected [low, high]"),
+    ("bands", {"abort_above_gb": 7.0}, "bands: expected low_below_gb < healthy_to_gb"),
+    ("limits", {"cap_s": 60}, "limits.cap_s: expected more than the restore bound"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), BROKEN, ids=[f"{p}={v!r}" for p, v, _ in BROKEN])
+def test_what_is_wrong_is_named_with_its_place(plan_data: Data, path: str, value: Any, message: str) -> None:
+    with pytest.raises(plans.PlanError) as caught:
+        plans.parse(change(plan_data, path, value))
+    assert message in str(caught.value)
+
+
+def test_a_missing_value_is_named(plan_data: Data) -> None:
+    del plan_data["baseline"]["url"]
+    with pytest.raises(plans.PlanError, match=r"baseline\.url: expected a value"):
+        plans.parse(plan_data)
+
+
+def test_a_watched_process_needs_its_argv(plan_data: Data) -> None:
+    plan_data["tenants"][0].update(watch_process=True, process="")
+    with pytest.raises(plans.PlanError, match=r"tenants\[0\]\.process: .*watch_process"):
+        plans.parse(plan_data)
+
+
+def test_a_process_that_is_stopped_must_be_startable(plan_data: Data) -> None:
+    plan_data["stop_order"].append("phone")
+    plan_data["restore_order"].append("phone")
+    with pytest.raises(plans.PlanError, match=r"tenants\[3\]\.start"):
+        plans.parse(plan_data)
+
+
+def test_a_stopped_tenant_needs_a_way_to_be_seen_back(plan_data: Data) -> None:
+    plan_data["tenants"][2]["health"] = None
+    with pytest.raises(plans.PlanError, match=r"tenants\[2\]\.health: .*see that the tenant is back"):
+        plans.parse(plan_data)
+
+
+@pytest.mark.parametrize("data", [None, [], "plan", 1])
+def test_what_is_no_mapping_is_no_plan(data: Any) -> None:
+    with pytest.raises(plans.PlanError, match="plan: expected a mapping with the fields of Plan"):
+        plans.parse(data)
+
+
+def test_a_file_that_is_absent_or_no_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(plans.PlanError, match=r"absent\.json"):
+        plans.load(tmp_path / "absent.json")
+    (tmp_path / "torn.json").write_text("{")
+    with pytest.raises(plans.PlanError, match=r"torn\.json"):
+        plans.load(tmp_path / "torn.json")
+
+
+def test_a_loaded_plan_says_which_file_is_wrong(tmp_path: Path, plan_data: Data) -> None:
+    (tmp_path / "plan.json").write_text(json.dumps({**plan_data, "run": "a b"}))
+    with pytest.raises(plans.PlanError, match=r"plan\.json: run: expected"):
+        plans.load(tmp_path / "plan.json")
