@@ -8,7 +8,8 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 
-TWIN ?= twin
+# Several twins can run side by side: MT_TWIN=another make twin-up.
+export MT_TWIN ?= mt-twin
 ARGS ?=
 
 .PHONY: help
@@ -24,10 +25,10 @@ python:
 	@scripts/setup.sh --python
 
 twin-up: setup ## start the digital twin of the host (a container with systemd, sshd and the host's tenants)
-	@python images/twin/twin.py up --name $(TWIN)
+	@python images/twin/twin.py up
 
 twin-down: python ## stop and remove the twin
-	@python images/twin/twin.py down --name $(TWIN)
+	@python images/twin/twin.py down
 
 image: setup ## build the bench image: llama-server and trialbench
 	@python images/bench/build.py

@@ -23,8 +23,8 @@ _OUTLIER_MADS = 14.8
 class Quantile:
     """A quantile as far as the sample supports it; the unit is that of the values.
 
-    `kind`: `interval` (`low` and `high` enclose it with 95 % confidence), `at_least` (only `low` is known, one-sided 95 %),
-    `max` (the tail is out of reach: `value` is the largest value seen), `none` (no values, all None).
+    `kind`: `interval` (`low` and `high` enclose it with 95 % confidence), `at_least` (only `low` is known, one-sided
+    95 %), `max` (the tail is out of reach: `value` is the largest value seen), `none` (no values, all None).
     """
 
     q: float
@@ -155,9 +155,13 @@ class Drift:
 def drift(values: Sequence[float]) -> Drift | None:
     """First half against second half, in the order measured; None when the halves are too small for an interval."""
     middle = len(values) // 2
-    first, second = quantile(values[:middle], 0.5), quantile(values[middle:], 0.5)
-    if first.kind != "interval" or second.kind != "interval":
+    halves = values[:middle], values[middle:]
+    ranks = [order_interval(len(half), 0.5) for half in halves]
+    if ranks[0] is None or ranks[1] is None:
         return None
-    assert first.value is not None and second.value is not None
-    assert first.low is not None and first.high is not None and second.low is not None and second.high is not None
-    return Drift(first.value, second.value, first.high < second.low or second.high < first.low)
+    (low, high), (other_low, other_high) = (
+        (sorted(half)[rank[0] - 1], sorted(half)[rank[1] - 1])
+        for half, rank in zip(halves, (ranks[0], ranks[1]), strict=True)
+    )
+    drifted = high < other_low or other_high < low
+    return Drift(statistics.median(halves[0]), statistics.median(halves[1]), drifted)

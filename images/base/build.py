@@ -158,7 +158,10 @@ def build(name: str) -> None:
             changes = ["--change", f"LABEL edgelab.model_trial.recipe={recipe_tag()}", "--change", 'CMD ["bash"]']
             imported = subprocess.run(
                 ["docker", "import", *changes, "-", f"{name}-part"],
-                stdin=bootstrap.stdout, capture_output=True, text=True, check=False,
+                stdin=bootstrap.stdout,
+                capture_output=True,
+                text=True,
+                check=False,
             )
             if bootstrap.stdout is not None:
                 bootstrap.stdout.close()

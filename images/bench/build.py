@@ -2,11 +2,11 @@
 """Build the bench image, unless the one there is made of the same parts.
 
 The parts are the Containerfile, the requirements, the sources of trialbench and the base image's ID; their hash is a
-label of the image and its tag. Wheels are downloaded here, on the controller, for the Pythons of the supported bases: the
-build itself needs a network for the distribution's python3 alone.
+label of the image and its tag. Wheels are downloaded here, on the controller, for the Pythons of the supported bases:
+the build itself needs a network for the distribution's python3 alone.
 
-Writes build/bench-image.json: {id, tag, base, base_id, added_mb, trialbench_version}; `added_mb` is the size on top of the
-base in megabytes (1e6 bytes). Prints progress on standard error and the image's ID, alone, on standard output.
+Writes build/bench-image.json: {id, tag, base, base_id, added_mb, trialbench_version}; `added_mb` is the size on top of
+the base in megabytes (1e6 bytes). Prints progress on standard error and the image's ID, alone, on standard output.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def trialbench_version() -> str:
 
 def default_base() -> str:
     """The CPU base image, built if it is not there."""
-    built = subprocess.run([sys.executable, str(ROOT / "images" / "base" / "build.py")], stdout=subprocess.PIPE, text=True, check=False)
+    command = [sys.executable, str(ROOT / "images" / "base" / "build.py")]
+    built = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     lines = built.stdout.split()
     if built.returncode != 0 or not lines:
         raise BuildError("the CPU base image could not be built; the reason stands above")
@@ -95,7 +96,7 @@ def download_wheels(folder: Path, architecture: str) -> None:
 
 
 def make_context(folder: Path) -> io.BytesIO:
-    """The build context as a tar archive: wheels from `folder`, the sources of trialbench, Containerfile, requirements."""
+    """The build context as a tar archive: wheels from `folder`, trialbench, Containerfile, requirements."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
 
@@ -135,7 +136,7 @@ def steps(events: Iterable[dict[str, Any]]) -> Iterator[str]:
             yield text[:100]
 
 
-def build(client: docker.DockerClient, base: str, base_image: Any, parts: str, tag: str) -> None:
+def build(client: docker.DockerClient, base_image: Any, parts: str, tag: str) -> None:
     """Build and tag the image."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-image-") as name:
@@ -190,7 +191,7 @@ def ensure(client: docker.DockerClient, base: str, *, force: bool = False) -> di
         say(f"{tag} is up to date")
     except ImageNotFound:
         say(f"building {tag} on {base}")
-        build(client, base, base_image, parts, tag)
+        build(client, base_image, parts, tag)
         image = client.images.get(tag)
     added_mb = round((image.attrs["Size"] - base_image.attrs["Size"]) / 1e6, 1)
     say(f"{tag}: {added_mb} MB on top of its base")
@@ -209,7 +210,9 @@ def ensure(client: docker.DockerClient, base: str, *, force: bool = False) -> di
 def main() -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(description="Build the bench image: llama-server and trialbench.")
-    parser.add_argument("--base", help="base image with llama-server: a local one, or NAME@sha256:... (default: CPU base)")
+    parser.add_argument(
+        "--base", help="image with llama-server: a local one, or NAME@sha256:... (default: the CPU base)"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench-image.json")
     parser.add_argument("--force", action="store_true", help="build even if nothing has changed")
     options = parser.parse_args()

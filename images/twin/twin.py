@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Build, start, stop and ask the digital twin of the host "Panda".
 
-    twin.py up [--name mt-twin]     build what is missing, start it, wait until it is well; writes build/twin/<name>.json
+    twin.py up [--name mt-twin]     build what is missing, start, wait until it is well; write build/twin/<name>.json
     twin.py reboot | status | down  (all take --name; ``down --all`` removes every twin of this machine)
     twin.py fault NAME [VALUE] | fault NAME --off | fault --clear     switch a tenant's fault (README.md lists them)
     twin.py gpu-fault JSON | gpu-fault --off                          switch faults of the GPU
@@ -56,8 +56,8 @@ HUB_REPOSITORIES = {
 # Appended to a copy of the candidate, so that the NVFP4 stand-in is a file of its own with a footprint of its own.
 # llama.cpp reads tensors by their offsets and ignores what follows the last one.
 NVFP4_TAIL = b"twin: nvfp4 stand-in".ljust(32, b"\0")
-# `--privileged` fails where root lacks CAP_SYS_RESOURCE; this works there and elsewhere. CAP_SYS_TIME is dropped because
-# the clock of a container is the clock of the machine.
+# `--privileged` fails where root lacks CAP_SYS_RESOURCE; this works there and elsewhere. CAP_SYS_TIME is dropped
+# because the clock of a container is the clock of the machine.
 RUN_OPTIONS = (
     "--cap-add=ALL", "--cap-drop=SYS_RESOURCE", "--cap-drop=SYS_TIME",
     "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined", "--security-opt=systempaths=unconfined",
@@ -165,7 +165,8 @@ def stage(context: pathlib.Path, models: pathlib.Path) -> None:
         if not (models / name).exists()
     ]  # fmt: skip
     if missing:
-        raise TwinError(f"expected the tiny models in {models}; missing: {', '.join(missing)}. See make_models.py there.")
+        listing = ", ".join(missing)
+        raise TwinError(f"expected the tiny models in {models}; missing: {listing}. See make_models.py there.")
     shutil.rmtree(context, ignore_errors=True)
     root = context / "stage"
     shutil.copytree(HERE / "rootfs", root)
@@ -271,23 +272,27 @@ def free_port() -> int:
 
 def start(name: str, image: str) -> None:
     """Create and start a twin. The port is chosen here: one that Docker chooses would change with every reboot."""
-    for attempt in range(5):
+    problem = ""
+    for _ in range(5):
         publish = f"--publish=127.0.0.1:{free_port()}:22"
         done = docker("run", "--detach", f"--name={name}", f"--label={LABEL}={name}", "--hostname=panda", publish,
                       *RUN_OPTIONS, image, check=False)  # fmt: skip
         if done.returncode == 0:
             return
+        problem = done.stderr.strip()
         docker("rm", "--force", "--volumes", name, check=False)
-        if "port is already allocated" not in done.stderr and "address already in use" not in done.stderr:
+        # Somebody took the port between our look and Docker's.
+        if "port is already allocated" not in problem and "address already in use" not in problem:
             break
-    raise TwinError(f"starting {name} failed (attempt {attempt + 1}): {done.stderr.strip()}")
+    raise TwinError(f"starting {name} failed: {problem}")
 
 
 def wait_until_well(name: str, limit_s: float) -> None:
     """Wait until systemd runs, every tenant is healthy, Docker is up and VRAM is steady; show what comes up."""
     command = ["docker", "exec", name, "python3", "/usr/local/lib/twin/health.py", "--wait", str(limit_s)]
     checker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert checker.stderr is not None and checker.stdout is not None
+    assert checker.stderr is not None
+    assert checker.stdout is not None
     for line in checker.stderr:
         say(line.rstrip())
     output = checker.stdout.read().strip()
@@ -370,7 +375,7 @@ def wait_for_exec(name: str) -> None:
 def need(name: str) -> dict[str, str]:
     facts = inspect(name)
     if facts is None:
-        raise TwinError(f"there is no twin named {name}. Start it with `{pathlib.Path(__file__).name} up --name {name}`.")
+        raise TwinError(f"there is no twin named {name}. Start it with `images/twin/twin.py up --name {name}`.")
     return facts
 
 

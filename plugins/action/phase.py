@@ -42,6 +42,11 @@ SHOWN = {
 }
 
 
+def words_of(done: dict[str, Any]) -> str:
+    """What a failed command said; with a terminal in between both streams arrive as stdout."""
+    return str(done.get("stdout") or done.get("stderr") or f"exit code {done['rc']}").strip()
+
+
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
     """One task per phase."""
 
@@ -84,8 +89,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         words = [f"--{key}={value}" for key, value in options.items()]
         done = self._low_level_execute_command(shlex.join([PROGRAM, verb, *words]), sudoable=True)
         if done["rc"] != 0:
-            text = (done.get("stderr") or done.get("stdout") or "").strip()
-            raise AnsibleActionFail(f"model-trial {verb}: {text or done['rc']}", result={"rc": done["rc"]})
+            raise AnsibleActionFail(f"model-trial {verb}: {words_of(done)}", result={"rc": done["rc"]})
         answer: dict[str, Any] = json.loads(done["stdout"].strip().splitlines()[-1])
         return answer
 
@@ -173,5 +177,5 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         """Run a command on the host; raises with its words when it fails."""
         done = self._low_level_execute_command(command, sudoable=True)
         if done["rc"] != 0:
-            raise AnsibleActionFail(f"{command}: {(done.get('stderr') or done.get('stdout') or '').strip()}")
+            raise AnsibleActionFail(f"{command}: {words_of(done)}")
         return str(done["stdout"])

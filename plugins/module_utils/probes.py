@@ -8,6 +8,7 @@ Sources are ``/proc`` and plain HTTP; nothing here starts, stops or writes anyth
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -124,7 +125,7 @@ def ask(question: Http) -> Answer:
         return Answer(True, f"HTTP {status}", status)
     try:
         body = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Answer(False, f"HTTP {status}, but the body is no JSON", status)
     seen = {path: dig(body, path) for path in question.json}
     text = ", ".join(f"{k} = {json.dumps(v)[:80]}" for k, v in seen.items())
@@ -215,6 +216,16 @@ def _listening_inodes(proc: Path) -> dict[str, int]:
     return found
 
 
+def _links(folder: Path) -> list[str]:
+    # Descriptors come and go while they are read; one that is gone says nothing about the others.
+    found = []
+    with contextlib.suppress(OSError):
+        for entry in folder.iterdir():
+            with contextlib.suppress(OSError):
+                found.append(os.readlink(entry))
+    return found
+
+
 def listeners(proc: Path = Path("/proc")) -> list[Listener]:
     """Listening TCP sockets of the host with their holders, as far as the caller may see them."""
     inodes = _listening_inodes(proc)
@@ -222,11 +233,7 @@ def listeners(proc: Path = Path("/proc")) -> list[Listener]:
     for entry in proc.iterdir():
         if not entry.name.isdigit():
             continue
-        try:
-            links = [os.readlink(fd) for fd in (entry / "fd").iterdir()]
-        except OSError:
-            continue
-        for link in links:
+        for link in _links(entry / "fd"):
             inode = link[8:-1] if link.startswith("socket:[") else ""
             if inode in inodes:
                 named.add(inode)

@@ -184,7 +184,7 @@ class Restorer:
         rows = [{"id": c.id, "title": c.title, "expected": c.expected, "found": c.found, "ok": c.ok} for c in results]
         self.journal.write("checks", ok=not broken, checks=rows)
         if broken or failures:
-            todo = f"fix it, then: sudo systemctl start mt-restore (or restore.yml); retried meanwhile. Run {self.plan.run}"
+            todo = f"it is tried again; when mended, at once by: sudo model-trial restore (run {self.plan.run})"
             raise RestoreFailed("; ".join([*failures, *broken, todo]))
         times = downtimes(self.plan, read(self.state.journal_path(self.plan.run)))
         duration = round(time.monotonic() - began, 3)

@@ -12,7 +12,8 @@ module: harvest
 version_added: 0.1.0
 short_description: Bring the folder of a run home
 description:
-  - Packs the folder of a run on the host, transfers it once and unpacks it on the controller. Changes nothing on the host.
+  - Packs the folder of a run on the host, transfers it once and unpacks it on the controller.
+  - Changes nothing on the host.
 options:
   run:
     description: Name of the run.

@@ -37,6 +37,11 @@ def tenants_with(host: Any, aspect: str) -> list[str]:
     return [tenant["name"] for tenant in inventory_of(host)["trial_tenants"] if tenant.get(aspect)]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let Ansible make the connections: an inventory may hold templates there too, and only Ansible renders them."""
+    config.option.force_ansible = True
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make one test of each check and tenant, so that a report names the service that is missing."""
     marker = metafunc.definition.get_closest_marker("each_tenant_with")
@@ -56,7 +61,7 @@ def chosen_hosts(config: pytest.Config) -> list[Any]:
     hosts = testinfra.get_hosts(
         config.option.hosts.split(","),
         ansible_inventory=config.option.ansible_inventory,
-        force_ansible=config.option.force_ansible,
+        force_ansible=True,
     )
     if not hosts:
         raise pytest.UsageError(f"no host matches {config.option.hosts} in {config.option.ansible_inventory}")

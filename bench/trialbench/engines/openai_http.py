@@ -30,8 +30,8 @@ CONNECTION_ERRORS = frozenset({"connect", "dropped", "timeout"})
 class Reply:
     """What came back. Times: `started_s` CLOCK_MONOTONIC, the rest milliseconds; None where the server says nothing.
 
-    `error_class`: None, `connect`, `dropped` (closed within the reply), `timeout`, `cut_off` (ended by us: time limit or
-    signal), `http_<status>`, `server_error` (an error event within a stream), `bad_json`, `bad_reply`.
+    `error_class`: None, `connect`, `dropped` (closed within the reply), `timeout`, `cut_off` (ended by us: time limit
+    or signal), `http_<status>`, `server_error` (an error event within a stream), `bad_json`, `bad_reply`.
     """
 
     started_s: float
@@ -89,7 +89,7 @@ class ChatClient:
             body["temperature"] = workload.limits.temperature
         if self._model is not None:
             body["model"] = self._model
-        body |= EXTENSIONS | {"cache_prompt": cache_prompt}
+        body |= {**EXTENSIONS, "cache_prompt": cache_prompt}
         body |= {"stream": True, "stream_options": {"include_usage": True}} if self._stream else {"stream": False}
         body |= workload.request
         return json.dumps({key: value for key, value in body.items() if key not in self._omit}).encode()

@@ -18,7 +18,7 @@ import httpx
 
 # A signal that shortens the deadline is noticed after one slice at most.
 _SLICE_S = 0.2
-# Idle connections are closed by us before the server does it (llama-server: 5 s), so that no request meets a closing one.
+# Idle connections are closed by us before the server does it (llama-server: after 5 s): no request meets a closing one.
 _KEEPALIVE_EXPIRY_S = 3.0
 
 
@@ -57,7 +57,8 @@ class _Stream(httpcore.NetworkStream):
         self._inner = inner
         self._wire = wire
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+    # The time-outs of these two are the pool's, fixed when the request began; the deadline is what counts.
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - the interface has it
         while True:
             try:
                 data = self._inner.read(max_bytes, min(_SLICE_S, self._wire.remaining_s()))
@@ -67,7 +68,7 @@ class _Stream(httpcore.NetworkStream):
             self._wire.bytes_read += len(data)
             return data
 
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002 - the interface has it
         left = self._wire.remaining_s()
         if self._wire.first_write_s is None:
             self._wire.first_write_s = time.monotonic()
@@ -139,6 +140,7 @@ class WireTransport(httpx.BaseTransport):
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send `request`; the body of the response is still to be read, under the same deadline."""
         reply = self._pool.handle_request(
             httpcore.Request(
                 method=request.method,
@@ -159,4 +161,5 @@ class WireTransport(httpx.BaseTransport):
         )
 
     def close(self) -> None:
+        """Close the connection."""
         self._pool.close()

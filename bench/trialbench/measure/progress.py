@@ -17,6 +17,7 @@ class _Counter:
     """Counts what both kinds of progress show."""
 
     def start(self, segment: str, total: int) -> None:
+        """A segment begins, or goes on to a new total."""
         if segment != getattr(self, "segment", None):
             self.segment = segment
             self.done = self.failed = 0
@@ -24,17 +25,19 @@ class _Counter:
         self.total = total
 
     def sample(self, sample: Sample) -> None:
+        """Count a sample and show it."""
         self.done += 1
         self.failed += not sample.ok
         if sample.ok and sample.latency_ms is not None:
             self.latencies.append(sample.latency_ms)
 
     def text(self) -> str:
+        """Failures and median so far."""
         middle = f", p50 {statistics.median(self.latencies):.1f} ms" if self.latencies else ""
         return f"{self.failed} failed{middle}" if self.failed else f"all ok{middle}"
 
 
-class PlainProgress(_Counter):
+class PlainProgress(_Counter, Progress):
     """A line every two seconds, at each segment's end, and for each note."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -42,10 +45,12 @@ class PlainProgress(_Counter):
         self._told_s = 0.0
 
     def start(self, segment: str, total: int) -> None:
+        """A segment begins, or goes on to a new total."""
         super().start(segment, total)
         self._told_s = time.monotonic()
 
     def sample(self, sample: Sample) -> None:
+        """Count a sample and show it."""
         super().sample(sample)
         now_s = time.monotonic()
         if self.done == self.total or now_s - self._told_s >= _EVERY_S:
@@ -53,13 +58,14 @@ class PlainProgress(_Counter):
             self.note(f"{self.segment}: {self.done}/{self.total}, {self.text()}")
 
     def note(self, text: str) -> None:
+        """Show a line."""
         print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Nothing to do: lines are complete."""
 
 
-class RichProgress(_Counter):
+class RichProgress(_Counter, Progress):
     """One bar per segment."""
 
     def __init__(self) -> None:
@@ -79,6 +85,7 @@ class RichProgress(_Counter):
         self._tasks: dict[str, Any] = {}
 
     def start(self, segment: str, total: int) -> None:
+        """A segment begins, or goes on to a new total."""
         super().start(segment, total)
         if segment in self._tasks:
             self._bars.update(self._tasks[segment], total=total)
@@ -86,13 +93,16 @@ class RichProgress(_Counter):
             self._tasks[segment] = self._bars.add_task(segment, total=total, text="")
 
     def sample(self, sample: Sample) -> None:
+        """Count a sample and show it."""
         super().sample(sample)
         self._bars.update(self._tasks[self.segment], advance=1, text=self.text())
 
     def note(self, text: str) -> None:
+        """Show a line."""
         self._bars.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
+        """Leave the terminal as it was."""
         self._bars.stop()
 
 

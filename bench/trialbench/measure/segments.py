@@ -41,7 +41,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Gate:
-    """Asked after the first `n` samples of a segment: may it go on to `extend_to`? With `extend_to` = n it only waits."""
+    """Asked after the first `n` samples of a segment: may it go on to `extend_to`? Where that is n, it only waits."""
 
     name: str
     extend_to: int
@@ -51,9 +51,10 @@ class Gate:
 class Segment:
     """One run of samples of one workload.
 
-    `smoke`: a sample that is not adherent ends the session. `stop_on_thinking`: a thinking sample prevents the extension,
-    or ends it, and with it the session. `time_limit_s` counts from the first request of the segment, warm-up included.
-    `rate_hz` bounds the requests a second, for a server that others use meanwhile. `path` None: the samples are not kept.
+    `smoke`: a sample that is not adherent ends the session. `stop_on_thinking`: a thinking sample prevents the
+    extension, or ends it, and with it the session. `time_limit_s` counts from the first request of the segment, warm-up
+    included. `rate_hz` bounds the requests a second, for a server that others use meanwhile. `path` None: the samples
+    are not kept.
     """
 
     id: str
@@ -122,7 +123,8 @@ class Runner:
 
     def wait_for_start(self, name: str) -> None:
         """Say that all is ready, then wait for the start file. Not answered in time ends the session (`gate`)."""
-        assert self._out_dir is not None and self._control_dir is not None
+        assert self._out_dir is not None
+        assert self._control_dir is not None
         (self._out_dir / f"ready-{name}").write_text("ready\n", encoding="utf-8")
         if not self._wait((self._control_dir / name).exists):
             self._progress.note(f"the start file {name} did not appear within {self._wait_s:g} s")
@@ -223,9 +225,7 @@ class Runner:
                 connect_timeout_s=limits.connect_timeout_s,
                 until_s=until_s,
             )
-            sample = judge(
-                reply, len(samples) + 1, segment.workload, cache_prompt=segment.cache_prompt, wall=wall
-            )
+            sample = judge(reply, len(samples) + 1, segment.workload, cache_prompt=segment.cache_prompt, wall=wall)
             samples.append(sample)
             lines.write(sample.as_dict())
             state.stopped = self._reason_to_stop(segment, sample, warmup=warmup, extending=extending)
@@ -250,7 +250,8 @@ class Runner:
 
     def _may_extend(self, segment: Segment, state: _State, gate: Gate) -> bool:
         """Ask at the gate. A thinking sample decides by itself, whatever the answer."""
-        assert self._out_dir is not None and self._control_dir is not None
+        assert self._out_dir is not None
+        assert self._control_dir is not None
         samples = state.samples
         ok = sum(sample.ok for sample in samples)
         question = {"segment": segment.id, "sent": len(samples), "ok": ok, "failed": len(samples) - ok}

@@ -1,7 +1,7 @@
 """A session: several segments in one process, described by one file. This is how the trial measures.
 
-One process, because start-up counts against the time in which the host's tenants are down. Everything slow (imports, reading,
-encoding the image) is done before the start file appears; from there on there are only requests.
+One process, because start-up counts against the time in which the host's tenants are down. Everything slow (imports,
+reading, encoding the image) is done before the start file appears; from there on there are only requests.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -
         raise UsageError(f"{path}: expected segment ids to differ, found twice: {', '.join(sorted(twice))}")
     if not out_dir.is_dir():
         raise UsageError(f"{out_dir}: out_dir is no folder: make it, writable for this user, before the session")
-    client = ChatClient(session["url"], model=session.get("model"), stream=session.get("stream", False), api_key=api_key)
+    client = ChatClient(
+        session["url"], model=session.get("model"), stream=session.get("stream", False), api_key=api_key
+    )
     runner = Runner(
         client,
         segments,
@@ -98,7 +100,9 @@ def _segment(entry: dict[str, Any], session: dict[str, Any], path: Path) -> Segm
     if entry.get("gate_file"):
         extend_to = entry.get("extend_to", entry["n"])
         if extend_to < entry["n"]:
-            raise UsageError(f"{path}: segment {entry['id']}: expected extend_to of at least n ({entry['n']}), found {extend_to}")
+            raise UsageError(
+                f"{path}: segment {entry['id']}: expected extend_to of at least n ({entry['n']}), found {extend_to}"
+            )
         gate = Gate(entry["gate_file"], extend_to)
     workload = load_workload(
         entry["workload"],

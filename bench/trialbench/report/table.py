@@ -1,9 +1,37 @@
-"""Tables for a terminal: plain text, at most 100 columns, no library."""
+"""What a person reads on a terminal: plain text, at most 100 columns, no library."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from trialbench.files import read_json
+from trialbench.report.folder import read_folder
+from trialbench.report.summary import summarise_folder
+
+WIDTH = 100
+
+
+def folder_table(path: Path) -> str:
+    """A result folder for people: the run, its numbers, windows, checks and verdict.
+
+    Raises:
+        UsageError: no result folder.
+    """
+    folder = read_folder(path)
+    summary = summarise_folder(folder)
+    verdict = read_json(path / "verdict.json") if (path / "verdict.json").exists() else None
+    parts = [_head(summary), _section("Phases", _phases(summary))]
+    if summary["segments"]:
+        parts.append(_section("Samples", segments_table(summary)))
+    parts += [_section("VRAM", _vram(summary["vram"])), _section("Windows", _windows(summary))]
+    parts.append(_section("Checks", _checks(folder.verification)))
+    if folder.bad_lines:
+        parts.append(_wrap(f"{folder.bad_lines} lines of its files could not be read (cut short?)"))
+    parts.append(_section("Verdict", _verdict(verdict)))
+    return "\n\n".join(part for part in parts if part)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
@@ -15,32 +43,43 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 
 def segments_table(summary: dict[str, Any]) -> str:
-    """One line of numbers per segment."""
-    rows = [("segment", "ok/sent", "p50 ms", "p95 ms", "max", "tok/s", "Hz", "adherent", "remarks")]
+    """One row of numbers per segment, and below what must be known beside them."""
+    rows = [("segment", "ok/sent", "p50 ms [95 %]", "p95 ms [95 %]", "tok/s", "Hz", "adherent")]
+    notes = []
     for name, segment in summary["segments"].items():
-        rows.append(_segment_row(name, segment))
-    return columns(rows)
+        latency, adherence = segment["latency_ms"], segment["adherence"]
+        rows.append(
+            (
+                name,
+                f"{segment['ok']}/{segment['sent']}",
+                quantile_text(latency["p50"]),
+                quantile_text(latency["p95"]),
+                number(segment["tokens_per_s"]),
+                number(segment["effective_hz"]["from_p50"]),
+                f"{adherence['k']}/{adherence['n']}" if adherence else "-",
+            )
+        )
+        found = remarks(segment)
+        if found:
+            notes.append(_wrap(f"{name}: {', '.join(found)}"))
+    return "\n".join([columns(rows), *notes])
 
 
-def _segment_row(name: str, segment: dict[str, Any]) -> tuple[str, ...]:
-    latency = segment["latency_ms"]
-    adherence = segment["adherence"]
-    return (
-        name,
-        f"{segment['ok']}/{segment['sent']}",
-        latency["p50"]["text"],
-        latency["p95"]["text"],
-        number(latency["max"]),
-        number(segment["tokens_per_s"]),
-        number(segment["effective_hz"]["from_p50"]),
-        f"{adherence['k']}/{adherence['n']}" if adherence else "-",
-        ", ".join(remarks(segment)),
-    )
+def quantile_text(quantile: dict[str, Any]) -> str:
+    """A quantile in at most 18 characters for values below 100 000."""
+    value, low, high = quantile["value"], quantile["low"], quantile["high"]
+    if quantile["kind"] == "interval":
+        return f"{number(value)} [{number(low)}, {number(high)}]"
+    if quantile["kind"] == "at_least":
+        return f">= {number(low)}"
+    return f"~max {number(value)}" if quantile["kind"] == "max" else "-"
 
 
-def number(value: float | None, digits: int = 1) -> str:
-    """`value` with `digits` decimals, `-` for None."""
-    return "-" if value is None else f"{value:.{digits}f}"
+def number(value: float | None) -> str:
+    """`value` with one decimal, from 100 on with none; `-` for None."""
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def remarks(segment: dict[str, Any]) -> list[str]:
@@ -49,11 +88,96 @@ def remarks(segment: dict[str, Any]) -> list[str]:
     if segment["stopped"]:
         found.append(f"stopped: {segment['stopped']}")
     if segment["cut_off"]:
-        found.append(f"{segment['cut_off']} cut off")
+        found.append(f"{segment['cut_off']} cut off by the time limit or a signal")
     if segment["cache"]["as_asked"] is False:
-        found.append("cache not as asked")
+        found.append(f"cache asked {segment['cache']['asked']}, hits {segment['cache']['hits']}")
+    elif segment["cache"]["asked"] and segment["cache"]["max_cache_n"]:
+        found.append(f"{segment['cache']['max_cache_n']} prompt tokens from the cache")
     if segment["drift"] and segment["drift"]["drifted"]:
-        found.append("drift")
+        found.append(f"drift: p50 {segment['drift']['first']:.1f} then {segment['drift']['second']:.1f} ms")
     if segment["outliers"]:
-        found.append(f"{len(segment['outliers'])} outliers")
+        found.append(f"{len(segment['outliers'])} outliers (kept)")
     return found
+
+
+def _section(title: str, text: str) -> str:
+    return f"{title}\n{textwrap.indent(text, '  ')}" if text else ""
+
+
+def _wrap(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, WIDTH - 4, subsequent_indent="    ")) or text
+
+
+def _head(summary: dict[str, Any]) -> str:
+    tried = f"{summary['model_label']} on {summary['host']}" if summary["model_label"] else "no plan found"
+    lines = [f"{summary['run']}: {tried}, {summary['outcome'].replace('_', ' ')}"]
+    failure = summary["failure"]
+    if failure:
+        lines.append(_wrap(f"  {failure['phase']} failed: {failure['reason']}"))
+        lines += [_wrap(f"    {name}: {failure[name]}") for name in ("expected", "found", "todo") if failure[name]]
+    return "\n".join(lines)
+
+
+def _phases(summary: dict[str, Any]) -> str:
+    return (
+        columns(
+            [
+                (phase["phase"], seconds(phase["duration_s"]), "" if phase["ok"] else "failed")
+                for phase in summary["phases"]
+            ]
+        )
+        if summary["phases"]
+        else ""
+    )
+
+
+def seconds(value: float | None) -> str:
+    """A duration in seconds, right-aligned."""
+    return "-" if value is None else f"{value:7.1f} s"
+
+
+def _vram(vram: dict[str, Any]) -> str:
+    lines = []
+    if vram["drained_mib"] is not None:
+        lines.append(
+            f"drained to {_gb(vram['drained_mib'])}, peak {_gb(vram['peak_mib'])}, now {_gb(vram['last_mib'])}"
+        )
+    rows = [
+        (f"gate {gate['name']}", f"{gate['footprint_gb']:.2f} GB", str(gate["band"] or "")) for gate in vram["gates"]
+    ]
+    return "\n".join([*lines, *([columns(rows)] if rows else [])])
+
+
+def _gb(mib: float | None) -> str:
+    return "-" if mib is None else f"{mib / 1024:.2f} GB"
+
+
+def _windows(summary: dict[str, Any]) -> str:
+    lines = []
+    for impact, window in summary["windows"].items():
+        lines.append(f"{impact} {window['total_s']:.1f} s ({', '.join(window['tenants'])} down)")
+        lines.append(
+            _wrap(
+                f"  overhead {window['overhead_s']:.1f} s = {window['total_s']:.1f}"
+                f" - drain minimum {window['drain_min_s']:.1f} - tenants' starts {window['tenant_starts_s']:.1f}"
+                f" - candidate's start {window['candidate_start_s']:.1f} - measuring {window['measuring_s']:.1f}"
+            )
+        )
+    return "\n".join(lines)
+
+
+def _checks(verification: dict[str, Any] | None) -> str:
+    if verification is None:
+        return "not made"
+    lines = []
+    for check in verification["checks"]:
+        lines.append(_wrap(f"{'ok    ' if check['ok'] else 'FAILED'} {check['id']} {check['title']}"))
+        if not check["ok"]:
+            lines.append(_wrap(f"       expected {check['expected']}, found {check['found']}"))
+    return "\n".join(lines)
+
+
+def _verdict(verdict: dict[str, Any] | None) -> str:
+    if verdict is None:
+        return "not decided: `trialbench verdict DIR`"
+    return "\n".join([verdict["verdict"].replace("_", " "), *(_wrap(f"- {reason}") for reason in verdict["reasons"])])

@@ -28,10 +28,19 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "number": (int, float),
 }
 # Every keyword the validator understands; a schema that uses another one is refused instead of half checked.
-_KEYWORDS = frozenset(
-    "$schema $id $defs $ref title description type enum const properties required additionalProperties items"
-    " minItems maxItems minLength pattern minimum maximum exclusiveMinimum anyOf default examples".split()
-)
+_KEYWORDS = {"$schema", "$id", "$defs", "$ref", "title", "description", "default", "examples", "anyOf"}
+_KEYWORDS |= {
+    "type",
+    "enum",
+    "const",
+    "properties",
+    "required",
+    "additionalProperties",
+    "items",
+    "minItems",
+    "maxItems",
+}
+_KEYWORDS |= {"minLength", "pattern", "minimum", "maximum", "exclusiveMinimum"}
 
 
 @dataclass(frozen=True)
@@ -135,9 +144,7 @@ def _check_object(
             yield from _check(entry, extra, root, (*path, key))
 
 
-def _check_array(
-    value: list[Any], schema: Any, root: dict[str, Any], path: tuple[str | int, ...]
-) -> Iterator[Problem]:
+def _check_array(value: list[Any], schema: Any, root: dict[str, Any], path: tuple[str | int, ...]) -> Iterator[Problem]:
     if len(value) < schema.get("minItems", 0):
         yield Problem(path, f"at least {schema['minItems']} entries", str(len(value)))
     if len(value) > schema.get("maxItems", len(value)):

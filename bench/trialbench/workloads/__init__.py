@@ -156,7 +156,7 @@ def _line(text: str, where: tuple[str | int, ...]) -> str:
     """`:N` for the deepest place of `where` that exists. Composed anew: only errors need lines."""
     import yaml
 
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     line = node.start_mark.line
     for part in where:
         if isinstance(node, yaml.MappingNode):

@@ -24,7 +24,7 @@ def evaluate_prompt(source: Path, call: str) -> str:
     except SyntaxError as error:
         raise UsageError(f"--call: is no Python expression: {call!r}: {error.msg}") from error
     if not isinstance(expression.body, ast.Call):
-        raise UsageError(f"--call: expected one call such as build_prompt(goal=\"...\"), found {call!r}")
+        raise UsageError(f'--call: expected one call such as build_prompt(goal="..."), found {call!r}')
     try:
         code = compile(source.read_text(encoding="utf-8"), str(source), "exec")
     except OSError as error:

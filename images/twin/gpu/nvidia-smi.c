@@ -241,7 +241,7 @@ static void print_processes(const char *call, char kind)
             snprintf(used, sizeof used, "N/A");
         else
             snprintf(used, sizeof used, "%lluMiB", list[p].used / MIB);
-        printf("|    0   N/A  N/A %15u      %c   %-38.38s %9s |\n", list[p].pid, kind, name, used);
+        printf("|    0   N/A  N/A %15u      %c   %-37.37s %9s |\n", list[p].pid, kind, name, used);
     }
 }
 
@@ -255,7 +255,7 @@ static int table(void)
     driver(version, sizeof version);
     strftime(stamp, sizeof stamp, "%a %b %e %H:%M:%S %Y", localtime(&now));
     printf("%s\n%s\n", stamp, line);
-    printf("| NVIDIA-SMI %-22s Driver Version: %-14s CUDA Version: %-9s |\n", version, version, "12.9");
+    printf("| NVIDIA-SMI %-22s Driver Version: %-14s CUDA Version: %-8s |\n", version, version, "12.9");
     puts("|-----------------------------------------+------------------------+----------------------+");
     puts("| GPU  Name                 Persistence-M | Bus-Id          Disp.A | Volatile Uncorr. ECC |");
     puts("| Fan  Temp   Perf          Pwr:Usage/Cap |           Memory-Usage | GPU-Util  Compute M. |");
@@ -268,7 +268,7 @@ static int table(void)
            number_of("nvmlDeviceGetTemperature", 0), number("nvmlDeviceGetPerformanceState"), power, usage, load().gpu,
            line);
     printf("%s\n| Processes:                                                                              |\n", line);
-    puts("|  GPU   GI   CI              PID   Type   Process name                            GPU Memory |");
+    puts("|  GPU   GI   CI              PID   Type   Process name                        GPU Memory |");
     puts("|=========================================================================================|");
     print_processes("nvmlDeviceGetComputeRunningProcesses_v3", 'C');
     print_processes("nvmlDeviceGetGraphicsRunningProcesses_v3", 'G');

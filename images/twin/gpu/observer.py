@@ -42,7 +42,8 @@ class Settings:
     base_mib: int = 420
     ramp_s: float = 0.6
     linger_s: float = 0.6
-    round_s: float = 0.02
+    # A tiny model is loaded 35 ms after its server was executed; the server must be seen before that.
+    round_s: float = 0.01
     write_s: float = 0.05
     # While its memory ramps up, a loading process stands still: on a real card no server is healthy before its
     # weights are there, and a tiny model would otherwise answer before the ledger has moved.
@@ -56,9 +57,9 @@ class Settings:
 
     @classmethod
     def load(cls, path: pathlib.Path) -> Settings:
-        """Read settings from JSON: fields of this class, ``models`` {sha256: MiB}, ``programs`` {"script [argument]": MiB}.
+        """Read settings from JSON: the fields of this class.
 
-        Raises ValueError for a field that is not one.
+        ``models`` is {sha256: MiB}, ``programs`` {"script [argument]": MiB}. Raises ValueError for an unknown field.
         """
         content = json.loads(path.read_text())
         unknown = sorted(set(content) - {field.name for field in dataclasses.fields(cls)})
@@ -93,9 +94,10 @@ class Faults:
         if nvml not in {"none", "error", "init_error", "hang"}:
             raise ValueError(f"faults: nvml is {nvml!r}, expected none, error, init_error or hang")
         default_code = {"error": GPU_IS_LOST, "init_error": DRIVER_NOT_LOADED}.get(nvml, 0)
-        foreign = []
-        for one in content.get("foreign", ()):
-            foreign.append((str(one.get("command", "foreign")), int(one["mib"]), str(one.get("type", "C"))))
+        foreign = [
+            (str(one.get("command", "foreign")), int(one["mib"]), str(one.get("type", "C")))
+            for one in content.get("foreign", ())
+        ]
         return cls(
             nvml=nvml,
             nvml_code=int(content.get("nvml_code", default_code)),
@@ -206,27 +208,31 @@ class Card:
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """How a llama.cpp program was started, as far as it decides the memory it takes."""
+    """How a llama.cpp program was started, as far as it decides the memory it takes: model file, layers, tokens."""
 
+    model: str | None = None
     gpu_layers: int | None = None
     context: int | None = None
 
 
 def parse_launch(argv: list[str], environment: dict[str, str]) -> Launch:
-    """Read ``-ngl`` and ``-c`` from the command line, else from llama.cpp's environment variables."""
+    """Read ``-m``, ``-ngl`` and ``-c`` from the command line, else from llama.cpp's environment variables."""
 
-    def look(names: tuple[str, ...], variable: str) -> int | None:
+    def look(names: tuple[str, ...], variable: str) -> str | None:
         value = environment.get(variable)
-        for position, word in enumerate(argv):
-            name, _, inline = word.partition("=")
-            if name in names:
-                value = inline or (argv[position + 1] if position + 1 < len(argv) else None)
+        for position, word in enumerate(argv[:-1]):
+            if word in names:
+                value = argv[position + 1]
+        return value
+
+    def number(text: str | None) -> int | None:
         # "auto" and "all" mean every layer, as when nothing is said.
-        return int(value) if value is not None and re.fullmatch(r"\d+", value) else None
+        return int(text) if text is not None and re.fullmatch(r"\d+", text) else None
 
     return Launch(
-        gpu_layers=look(("-ngl", "--gpu-layers", "--n-gpu-layers"), "LLAMA_ARG_N_GPU_LAYERS"),
-        context=look(("-c", "--ctx-size"), "LLAMA_ARG_CTX_SIZE"),
+        model=look(("-m", "--model"), "LLAMA_ARG_MODEL"),
+        gpu_layers=number(look(("-ngl", "--gpu-layers", "--n-gpu-layers"), "LLAMA_ARG_N_GPU_LAYERS")),
+        context=number(look(("-c", "--ctx-size"), "LLAMA_ARG_CTX_SIZE")),
     )
 
 
@@ -250,31 +256,41 @@ class Processes:
     def __init__(self, settings: Settings, proc: pathlib.Path = pathlib.Path("/proc")) -> None:
         self.settings = settings
         self.proc = proc
+        self._table = str(proc)
         self._digests: dict[tuple[int, int, int], tuple[str, int]] = {}
         self._seen: dict[int, tuple[int, float, float]] = {}
         self.programs = {tuple(name.split()): mib for name, mib in settings.programs.items()}
 
     def pids(self) -> list[int]:
-        return [int(name) for name in os.listdir(self.proc) if name.isdigit()]
+        return [int(name) for name in os.listdir(self._table) if name.isdigit()]
 
-    def start_time(self, pid: int) -> int | None:
-        """Return the start time of a process in clock ticks, None when it is gone or only a zombie is left."""
+    def _stat(self, pid: int) -> list[str] | None:
+        """Return the fields of ``/proc/PID/stat`` from the state on (index 0), None when the process is gone."""
         try:
-            stat = (self.proc / str(pid) / "stat").read_text(errors="replace")
+            # Plain open and bytes: this runs some hundred times a second.
+            with open(f"{self._table}/{pid}/stat", "rb", buffering=0) as stream:
+                stat = stream.read(4096)
         except OSError:
             return None
         # The command may contain anything; the fields begin after the last parenthesis.
-        fields = stat[stat.rindex(")") + 2 :].split()
-        return None if fields[0] in {"Z", "X"} else int(fields[19])
+        return stat[stat.rindex(b")") + 2 :].decode("ascii").split()
+
+    def start_time(self, pid: int) -> int | None:
+        """Return the start time of a process in clock ticks, None when it is gone or only a zombie is left."""
+        fields = self._stat(pid)
+        return None if fields is None or fields[0] in {"Z", "X"} else int(fields[19])
 
     def alive(self, who: Identity) -> bool:
         return self.start_time(who.pid) == who.start
 
     def stopped(self, pid: int) -> bool:
-        with contextlib.suppress(OSError, ValueError):
-            stat = (self.proc / str(pid) / "stat").read_text(errors="replace")
-            return stat[stat.rindex(")") + 2] == "T"
-        return False
+        fields = self._stat(pid)
+        return fields is not None and fields[0] == "T"
+
+    def age_s(self, who: Identity) -> float:
+        """Return for how long a process has been there, in seconds."""
+        up_s = float((self.proc / "uptime").read_text().split()[0])
+        return max(0.0, up_s - who.start / os.sysconf("SC_CLK_TCK"))
 
     def newcomers(self, now: float, known: Iterable[Identity]) -> list[tuple[Identity, str, int, str]]:
         """Return the processes that hold memory and are not ``known``: identity, command, MiB, file or program."""
@@ -301,43 +317,63 @@ class Processes:
         return found
 
     def claim(self, pid: int) -> tuple[str, int, str] | None:
-        """Return what a process holds: command, MiB and why, or None when it holds nothing."""
+        """Return what a process holds: command, MiB and why (file or program), or None when it holds nothing.
+
+        A llama.cpp program is known by its command line from the moment it is executed, before it has opened its
+        model; any other program by the model file that it has mapped.
+        """
         folder = self.proc / str(pid)
         try:
-            maps = (folder / "maps").read_bytes()
             argv = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+            if not argv or self._is_fork(pid, argv):
+                return None
+            program = pathlib.PurePath(argv[0]).name
+            if program.startswith("llama-"):
+                launch = parse_launch(argv, self._environment(folder))
+                return self._model_claim(folder, argv, [launch.model] if launch.model else [], launch)
+            # The interpreter must be Python: a shell that searches for these words is not the program.
+            if program.startswith("python") and len(argv) > 1:
+                for name, mib in self.programs.items():
+                    if script_matches(argv, name):
+                        return f"{argv[0]} {argv[1]}", mib, " ".join(name)
+            return self._model_claim(folder, argv, model_files((folder / "maps").read_bytes()), Launch())
         except OSError:
+            # It ended while we looked at it.
             return None
-        if not argv:
-            return None
-        mapped = model_files(maps)
-        if mapped:
-            return self._model_claim(folder, argv, mapped)
-        words = (pathlib.PurePath(argv[1]).name, *argv[2:3]) if len(argv) > 1 else ()
-        # The interpreter must be Python: a shell that searches for these words is not the program.
-        if words and pathlib.PurePath(argv[0]).name.startswith("python"):
-            for name, mib in self.programs.items():
-                if script_matches(argv, name):
-                    return f"{argv[0]} {argv[1]}", mib, " ".join(name)
-        return None
 
-    def _model_claim(self, folder: pathlib.Path, argv: list[str], mapped: list[str]) -> tuple[str, int, str] | None:
-        environment = {}
+    @staticmethod
+    def _environment(folder: pathlib.Path) -> dict[str, str]:
+        text = (folder / "environ").read_bytes().decode(errors="replace")
+        return {name: value for name, _, value in (entry.partition("=") for entry in text.split("\0"))}
+
+    def _is_fork(self, pid: int, argv: list[str]) -> bool:
+        """Tell whether a process is a copy of its parent that has not become its own program yet.
+
+        Between fork and exec a child wears its parent's command line, but has no memory of its own on the card.
+        """
+        fields = self._stat(pid)
+        if fields is None:
+            return True
         with contextlib.suppress(OSError):
-            for entry in (folder / "environ").read_bytes().decode(errors="replace").split("\0"):
-                name, _, value = entry.partition("=")
-                environment[name] = value
-        launch = parse_launch(argv, environment)
+            parent = (self.proc / fields[1] / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+            return parent == argv
+        return False
+
+    def _model_claim(
+        self, folder: pathlib.Path, argv: list[str], models: list[str], launch: Launch
+    ) -> tuple[str, int, str] | None:
         mib = 0
-        for path in mapped:
+        for model in models:
             # Through the root of the process: in a container the path means another file.
+            path = model if model.startswith("/") else f"{os.readlink(folder / 'cwd')}/{model}"
             known = self.digest(folder / "root" / path.lstrip("/"))
             if known is None:
                 continue
             digest, size = known
             table = self.settings.models.get(digest, estimate_mib(size))
-            mib += model_mib(self.settings, table, launch)
-        return (argv[0], mib, pathlib.PurePath(mapped[0]).name) if mib else None
+            # 0 in the table: part of another file's figure.
+            mib += model_mib(self.settings, table, launch) if table else 0
+        return (argv[0], mib, pathlib.PurePath(models[0]).name) if mib else None
 
     def digest(self, path: pathlib.Path) -> tuple[str, int] | None:
         """Return SHA-256 and size of a file, None when it can't be read; digests are remembered by inode and mtime."""
@@ -435,16 +471,13 @@ class Observer:
         for wanted in [one for one in self._helpers if one not in self.faults.foreign]:
             helper = self._helpers.pop(wanted)
             helper.kill()
-        for helper in self._helpers.values():
-            helper.poll()
+            helper.wait()
 
     def look(self, now: float) -> None:
         """One round: new holders begin to load, the dead are buried, what does not fit is ended."""
         ramp_s = self.settings.ramp_s if self.faults.ramp_s is None else self.faults.ramp_s
-        for who, command, mib, source in self.processes.newcomers(now, self.card.holders):
-            for piece, wanted in self.faults.model_mib:
-                if piece in source:
-                    mib = wanted
+        for who, command, table_mib, source in self.processes.newcomers(now, self.card.holders):
+            mib = next((wanted for piece, wanted in self.faults.model_mib if piece in source), table_mib)
             self.card.admit(who, command, mib, now, ramp_s=ramp_s)
             self.say("load", pid=who.pid, mib=mib, source=source)
             if self.settings.stall and ramp_s > 0 and source.endswith(".gguf"):
@@ -457,11 +490,17 @@ class Observer:
         for who, holder in self.card.holders.items():
             if holder.died_s is not None and who not in buried:
                 self.say("death", pid=who.pid, mib=holder.held_at_death_mib)
-        for who in list(self._stalled):
-            holder_now = self.card.holders.get(who)
-            if holder_now is None or not holder_now.loading(now):
-                self._stalled.discard(who)
-                self._signal(who, signal.SIGCONT)
+        loaded = {who for who in self._stalled if not self._loading(who, now)}
+        if loaded:
+            # First the ledger, then the process: a server that answers has its memory.
+            self.write(now)
+        for who in loaded:
+            self._stalled.discard(who)
+            self._signal(who, signal.SIGCONT)
+
+    def _loading(self, who: Identity, now: float) -> bool:
+        holder = self.card.holders.get(who)
+        return holder is not None and holder.loading(now)
 
     def _signal(self, who: Identity, number: signal.Signals) -> None:
         # The start time is compared again: a PID may have changed hands since the last look.
@@ -473,9 +512,9 @@ class Observer:
         atomic_write(self.folder / "ledger", self.card.render(now, self.faults))
 
     def adopt(self, now: float) -> None:
-        """After a start of this daemon: processes that are already there hold their memory at once."""
+        """After a start of this daemon: processes that are already there began to load when they started."""
         for who, command, mib, source in self.processes.newcomers(now, ()):
-            self.card.admit(who, command, mib, now, ramp_s=0.0)
+            self.card.admit(who, command, mib, now - self.processes.age_s(who), ramp_s=self.settings.ramp_s)
             self.say("adopted", pid=who.pid, mib=mib, source=source)
             # A predecessor may have died while this one was stalled.
             if self.processes.stopped(who.pid):
@@ -487,10 +526,10 @@ class Observer:
         next_write = 0.0
         while True:
             now = time.monotonic()
-            self.read_faults()
-            self.keep_helpers(now)
             self.look(now)
             if now >= next_write:
+                self.read_faults()
+                self.keep_helpers(now)
                 self.write(now)
                 next_write = now + self.settings.write_s
             time.sleep(max(0.0, self.settings.round_s - (time.monotonic() - now)))

@@ -62,7 +62,7 @@ class MuteLog:
             self.last_heard_s = at_s
 
     def _write(self, event: str, at_s: float, **facts: object) -> None:
-        wall = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+        wall = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         line = {"event": event, "wall": wall, "t_s": round(at_s, 3), **facts}
         log.warning("%s", line)
         try:
@@ -112,7 +112,7 @@ class Phone:
             beat_s = max(beat_s + SENTENCE_EVERY_S, time.monotonic())
             try:
                 await asyncio.wait_for(stop.wait(), beat_s - time.monotonic())
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 continue
 
 
@@ -123,9 +123,15 @@ def make_handler(phone: Phone) -> type[http.server.BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            pages = {"/": {"service": "phone"}, "/health": {"status": "ok"}, "/status": phone.status()}
-            page = pages.get(self.path)
-            self._send(200, page) if page is not None else self._send(404, {"error": "no such page"})
+            pages: dict[str, dict[str, object]] = {
+                "/": {"service": "phone"},
+                "/health": {"status": "ok"},
+                "/status": phone.status(),
+            }
+            if self.path in pages:
+                self._send(200, pages[self.path])
+            else:
+                self._send(404, {"error": "no such page"})
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -147,7 +153,7 @@ def make_handler(phone: Phone) -> type[http.server.BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *_: object) -> None:
             """Probes ask often; their lines are noise."""
 
     return Handler

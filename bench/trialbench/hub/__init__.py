@@ -1,0 +1,133 @@
+"""Model files: fetched at a pinned revision with every hash checked, and the pins themselves.
+
+huggingface-hub is imported late, and set up first: no telemetry, no progress bars of its own, plain HTTP.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trialbench.errors import ServerError, TrialbenchError, UsageError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+Tell = Callable[[str], None]
+COMMIT = re.compile(r"\A[0-9a-f]{40}\Z")
+SHA256 = re.compile(r"\A[0-9a-f]{64}\Z")
+_REPO = re.compile(r"\A[\w.-]+/[\w.-]+\Z")
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a repository: size in bytes; `sha256` where the hub knows it (large files), else None."""
+
+    name: str
+    size: int
+    sha256: str | None
+
+
+def token() -> str | None:
+    """The access token: from the environment variable HF_TOKEN and nowhere else."""
+    return os.environ.get("HF_TOKEN") or None
+
+
+def api() -> HfApi:
+    """The hub that HF_ENDPOINT names, or the public one."""
+    # Read by huggingface-hub when it is imported.
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_XET"):
+        os.environ.setdefault(name, "1")
+    from huggingface_hub import HfApi
+
+    # False, not None: with None the library would look for a token that some other program has stored.
+    return HfApi(endpoint=endpoint(), token=token() or False)
+
+
+def endpoint() -> str | None:
+    """HF_ENDPOINT, read now and not when the library was imported."""
+    return os.environ.get("HF_ENDPOINT") or None
+
+
+@contextmanager
+def plain_errors(repo: str, revision: str) -> Iterator[None]:
+    """Turns the hub's errors into ours, with what to do, and without the token should it stand in one.
+
+    Raises:
+        ServerError: the hub refuses, or cannot be reached.
+    """
+    import httpx
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except TrialbenchError:
+        raise
+    except errors.GatedRepoError as error:
+        todo = "accept its licence on the hub and set HF_TOKEN" if token() is None else "HF_TOKEN has no access to it"
+        raise ServerError(f"{repo}: access is restricted: {todo}") from _redacted(error)
+    except errors.RevisionNotFoundError as error:
+        raise ServerError(f"{repo}: has no revision {revision}: pin one that exists (`make pin`)") from _redacted(error)
+    except errors.RepositoryNotFoundError as error:
+        raise ServerError(
+            f"{repo}: not found on the hub, or private: check the name, and HF_TOKEN if it is private"
+        ) from _redacted(error)
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+            raise  # a full or read-only disk is not the hub's doing
+        raise ServerError(f"{repo}: the hub cannot be read: {redact(str(error))}") from _redacted(error)
+
+
+def redact(text: str) -> str:
+    """`text` without the token."""
+    secret = token()
+    return text.replace(secret, "***") if secret else text
+
+
+def _redacted(error: BaseException) -> BaseException | None:
+    """The cause to chain: none when its text, which a traceback would print, holds the token."""
+    return error if redact(str(error)) == str(error) else None
+
+
+def list_files(repo: str, revision: str, include: Sequence[str]) -> tuple[str, list[RemoteFile]]:
+    """The commit that `revision` is, and its files that match any of the patterns, sorted by name.
+
+    Raises:
+        UsageError: a pattern matches nothing; lists what there is.
+        ServerError: the hub refuses, or cannot be reached.
+    """
+    with plain_errors(repo, revision):
+        info = api().model_info(repo, revision=revision, files_metadata=True)
+    everything = [
+        RemoteFile(entry.rfilename, entry.size or 0, entry.lfs.sha256 if entry.lfs else None)
+        for entry in info.siblings or []
+    ]
+    for pattern in include:
+        if not any(fnmatch.fnmatch(file.name, pattern) for file in everything):
+            there = ", ".join(sorted(file.name for file in everything)[:20]) or "nothing"
+            raise UsageError(f"{repo}: expected a file like {pattern!r} at {revision}, found: {there}")
+    chosen = [file for file in everything if any(fnmatch.fnmatch(file.name, pattern) for pattern in include)]
+    return info.sha or "", sorted(chosen, key=lambda file: file.name)
+
+
+def check_repo(repo: str) -> None:
+    """Raise UsageError unless `repo` looks like OWNER/NAME."""
+    if not _REPO.match(repo):
+        raise UsageError(f"--repo: expected OWNER/NAME, found {repo!r}")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal, read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,183 @@
+"""`trialbench fetch`: model files at a pinned revision, each with its hash checked before it gets its name.
+
+Files are downloaded into a folder beside their place (`.part-<revision>`), where an interrupted download is taken up
+again, checked there, and then renamed: under its own name a file is either whole and right or not there.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from trialbench import hub
+from trialbench.errors import ServerError, TrialbenchError, UsageError
+from trialbench.hub import RemoteFile, Tell
+
+# Attempts at the whole download, after the library's own of each file; each goes on where the last one broke off.
+_ATTEMPTS = 3
+_TELL_EVERY_S = 5.0
+# Left free beside what is downloaded.
+_RESERVE_BYTES = 256 * 1024 * 1024
+
+
+class WrongHashError(TrialbenchError):
+    """A downloaded file is not the pinned one. It was removed."""
+
+
+def fetch(
+    repo: str,
+    *,
+    revision: str,
+    include: Sequence[str],
+    dest: Path,
+    sha256: Mapping[str, str],
+    tell: Tell = lambda _text: None,
+) -> list[Path]:
+    """Bring the files of `repo` at `revision` that match `include` into `dest`; returns their paths.
+
+    Args:
+        sha256: file name to pinned hash. With pins, every matching file must have one; files that are there already
+            and right are left alone, and when all are, nothing is asked of the network. Without pins the hub's own
+            hashes are checked: that guards against broken downloads, not against a changed repository, and is said.
+
+    Raises:
+        UsageError: the revision is no commit, a file has no pin, a pin no file, or the disk is too small.
+        ServerError: the hub refuses, or cannot be reached.
+        WrongHashError: a file is not the pinned one.
+    """
+    hub.check_repo(repo)
+    if not hub.COMMIT.match(revision):
+        raise UsageError(f"--revision: expected a full commit (40 hexadecimal digits), found {revision!r}: `make pin`")
+    for name, value in sha256.items():
+        if not hub.SHA256.match(value):
+            raise UsageError(f"--sha256 {name}: expected 64 hexadecimal digits, found {value!r}")
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UsageError(f"--sha256 {name}: expected a name inside the repository")
+    if not dest.is_dir():
+        raise UsageError(f"{dest}: is no folder: make it first, writable for this user")
+    right = {name for name in sha256 if _is_right(dest / name, sha256[name], tell)}
+    if sha256 and right == set(sha256):
+        tell(f"{repo}: all {len(right)} files are there and right")
+        return [dest / name for name in sorted(right)]
+
+    _, files = hub.list_files(repo, revision, include)
+    if sha256:
+        _compare_pins({file.name for file in files}, set(sha256), repo)
+        pins: dict[str, str | None] = dict(sha256)
+    else:
+        tell(f"{repo}: no pinned hashes; checking against the hub's own")
+        pins = {file.name: file.sha256 for file in files}
+    missing = [file for file in files if file.name not in right]
+    staging = dest / f".part-{revision[:12]}"
+    _check_disk(dest, staging, missing)
+    staging.mkdir(exist_ok=True)
+    size_mb = sum(file.size for file in missing) / 1e6
+    tell(f"{repo}: fetching {len(missing)} files, {size_mb:.1f} MB")
+    _download(repo, revision, staging, missing, tell)
+    for file in missing:
+        _place(staging / file.name, dest / file.name, pins[file.name], tell)
+    shutil.rmtree(staging)
+    return [dest / file.name for file in files]
+
+
+def _is_right(path: Path, expected: str, tell: Tell) -> bool:
+    if not path.is_file():
+        return False
+    if hub.sha256_of(path) == expected:
+        return True
+    tell(f"{path.name}: is there with another hash: it will be replaced")
+    return False
+
+
+def _compare_pins(names: set[str], pinned: set[str], repo: str) -> None:
+    problems = [f"{name}: matches the patterns, and has no pinned hash" for name in sorted(names - pinned)]
+    problems += [f"{name}: has a pinned hash, and matches no pattern" for name in sorted(pinned - names)]
+    if problems:
+        raise UsageError(f"{repo}: pins and files differ (`make pin` writes them anew):\n  " + "\n  ".join(problems))
+
+
+def _check_disk(dest: Path, staging: Path, missing: Sequence[RemoteFile]) -> None:
+    there = _bytes_below(staging)
+    needed = max(0, sum(file.size for file in missing) - there) + _RESERVE_BYTES
+    free = shutil.disk_usage(dest).free
+    if free < needed:
+        raise UsageError(
+            f"{dest}: expected {needed / 1e9:.1f} GB free, found {free / 1e9:.1f} GB: make room, or fetch elsewhere"
+        )
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.lstat().st_size
+        except FileNotFoundError:
+            pass  # renamed between listing and looking
+    return total
+
+
+def _download(repo: str, revision: str, staging: Path, missing: Sequence[RemoteFile], tell: Tell) -> None:
+    hub.api()
+    from huggingface_hub import snapshot_download
+
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            with hub.plain_errors(repo, revision), _told(staging, sum(file.size for file in missing), tell):
+                snapshot_download(
+                    repo,
+                    revision=revision,
+                    # Exactly what is missing: a name may hold characters that patterns give a meaning to.
+                    allow_patterns=[glob.escape(file.name) for file in missing],
+                    local_dir=staging,
+                    # Its cache goes beside the files, so that nothing is written to a home folder.
+                    cache_dir=staging / ".cache" / "hub",
+                    endpoint=hub.endpoint(),
+                    token=hub.token() or False,
+                    max_workers=2,
+                )
+            if all((staging / file.name).is_file() for file in missing):
+                return
+            raise ServerError(f"{repo}: the download ended early")
+        except ServerError as error:
+            if attempt == _ATTEMPTS:
+                raise
+            tell(f"{error}; going on ({attempt + 1} of {_ATTEMPTS})")
+
+
+@contextmanager
+def _told(staging: Path, total: int, tell: Tell) -> Iterator[None]:
+    """A line of progress every few seconds."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_TELL_EVERY_S):
+            tell(f"{_bytes_below(staging) / 1e6:.0f} of {total / 1e6:.0f} MB")
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _place(source: Path, target: Path, expected: str | None, tell: Tell) -> None:
+    found = hub.sha256_of(source)
+    if expected is not None and found != expected:
+        source.unlink()
+        raise WrongHashError(
+            f"{target.name}: expected SHA-256 {expected}, found {found}: the file was removed. Either the download is"
+            " broken (fetch again) or the pin is not of this revision (`make pin`)"
+        )
+    with source.open("rb") as stream:
+        os.fsync(stream.fileno())
+    source.chmod(0o644)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.replace(target)
+    tell(f"{target.name}: {'right' if expected else 'fetched'}, SHA-256 {found}")

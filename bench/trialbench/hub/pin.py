@@ -1,0 +1,81 @@
+"""`trialbench pin`: writes down what the trial may use: revision, hash of every file, digest of the image."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trialbench import hub
+from trialbench.errors import UsageError
+from trialbench.files import write_atomic
+from trialbench.hub import RemoteFile, Tell
+from trialbench.hub.registry import image_digest
+
+
+def pin(
+    repo: str,
+    *,
+    revision: str,
+    include: Sequence[str],
+    image: str | None,
+    out: Path,
+    tell: Tell = lambda _text: None,
+) -> dict[str, Any]:
+    """Resolve `revision` and the image, and write the variables `trial_pins` as YAML to `out`; returns them.
+
+    The file appears whole or not at all; everything is resolved before it is written.
+
+    Raises:
+        UsageError: a pattern matches nothing, or there is no folder for `out`.
+        ServerError: hub or registry refuse, or cannot be reached.
+    """
+    hub.check_repo(repo)
+    if not out.parent.is_dir():
+        raise UsageError(f"{out.parent}: is no folder: expected one for the pins")
+    commit, files = hub.list_files(repo, revision, include)
+    tell(f"{repo}: {revision} is {commit}")
+    pinned = []
+    for file in files:
+        sha256 = file.sha256 or _hash_small_file(repo, commit, file)
+        tell(f"{file.name}: {file.size / 1e6:.1f} MB, SHA-256 {sha256}")
+        pinned.append({"name": file.name, "sha256": sha256, "size": file.size})
+    digest = ""
+    if image is not None:
+        digest = image_digest(image)
+        tell(f"{image}: {digest}")
+    pins = {"revision": commit, "files": pinned, "image_digest": digest}
+    about = f"{repo} at {revision}{f', image {image}' if image else ''}"
+    write_atomic(out, _as_yaml(pins, about))
+    return pins
+
+
+def _as_yaml(pins: dict[str, Any], about: str) -> str:
+    """The variables file; values are written as JSON, which is YAML, so that no hash can be read as a number."""
+    lines = ["---", f"# Written by `trialbench pin`: {about}.", "trial_pins:"]
+    lines += [f"  {name}: {json.dumps(pins[name])}" for name in ("revision", "image_digest")]
+    lines.append("  files:")
+    for file in pins["files"]:
+        lines += [f"    - name: {json.dumps(file['name'])}"]
+        lines += [f"      {name}: {json.dumps(file[name])}" for name in ("sha256", "size")]
+    return "\n".join(lines) + "\n"
+
+
+def _hash_small_file(repo: str, commit: str, file: RemoteFile) -> str:
+    """The hub gives SHA-256 of large files alone; a small one is fetched to be hashed."""
+    hub.api()
+    from huggingface_hub import hf_hub_download
+
+    with tempfile.TemporaryDirectory() as folder, hub.plain_errors(repo, commit):
+        path = hf_hub_download(
+            repo,
+            file.name,
+            revision=commit,
+            local_dir=folder,
+            cache_dir=Path(folder) / ".cache" / "hub",
+            endpoint=hub.endpoint(),
+            token=hub.token() or False,
+        )
+        return hub.sha256_of(Path(path))

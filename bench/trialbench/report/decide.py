@@ -1,0 +1,91 @@
+"""From a result folder to `verdict.json`: collects the facts, asks `trialbench.verdict`, writes the answer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trialbench.files import read_json, write_json
+from trialbench.report.folder import read_folder
+from trialbench.report.summary import summarise_folder
+from trialbench.verdict import AdherenceRule, Facts, Gate, GroundTruth, Judgement, Rules, decide
+
+CANDIDATE = "nav-candidate"
+
+
+def decide_folder(
+    path: Path,
+    *,
+    describe: Judgement | None = None,
+    adherence_rule: AdherenceRule | None = None,
+    ground_truth: GroundTruth | None = None,
+) -> dict[str, Any]:
+    """Decide on the run in `path`, write its verdict.json and return it. Nothing is measured again.
+
+    What is not given stays as it was decided before: a judgement of the describe replies, once recorded, holds until
+    another one is given. The summary is counted anew from the samples, so that the verdict never rests on a stale one.
+
+    Raises:
+        UsageError: no result folder.
+    """
+    folder = read_folder(path)
+    summary = summarise_folder(folder)
+    target = path / "verdict.json"
+    before = read_json(target).get("facts", {}) if target.exists() else {}
+    rules = rules_of(folder.plan, adherence_rule or before.get("adherence_rule"))
+    facts = facts_of(
+        summary,
+        rules,
+        describe=describe or before.get("describe"),
+        ground_truth=ground_truth or before.get("ground_truth") or "not_required",
+    )
+    decision = decide(facts, rules)
+    document = {
+        "format": 1,
+        "run": summary["run"],
+        "verdict": decision.verdict,
+        "reasons": decision.reasons,
+        "facts": {**asdict(facts), **asdict(rules)},
+    }
+    write_json(target, document)
+    return document
+
+
+def rules_of(plan: dict[str, Any], adherence_rule: AdherenceRule | None) -> Rules:
+    """The rules of a run: the plan's bands and sample count, defaults for the rest."""
+    bands, workloads = plan.get("bands", {}), plan.get("workloads", {})
+    return Rules(
+        low_gb=bands.get("low_below_gb", Rules.low_gb),
+        high_gb=bands.get("healthy_to_gb", Rules.high_gb),
+        nav_required=workloads.get("nav_extended", Rules.nav_required),
+        adherence_rule=adherence_rule or Rules.adherence_rule,
+    )
+
+
+def facts_of(summary: dict[str, Any], rules: Rules, *, describe: Judgement | None, ground_truth: GroundTruth) -> Facts:
+    """The facts that a trial's summary holds."""
+    segments, vram, failure = summary["segments"], summary["vram"], summary["failure"]
+    adherence = segments.get(CANDIDATE, {}).get("adherence") or {"k": 0, "n": 0}
+    gates = [
+        Gate(gate["name"], gate["footprint_gb"], gate["band"])
+        for gate in vram["gates"]
+        if gate["footprint_gb"] is not None
+    ]
+    peak = vram["peak_footprint_gb"]
+    # An abort between two gates leaves no gate behind, the series shows it.
+    if peak is not None and peak > rules.high_gb and all(gate.footprint_gb < peak for gate in gates):
+        gates.append(Gate("its peak", peak))
+    rolled_back = None
+    if summary["outcome"] != "completed":
+        rolled_back = f"{failure['phase']}: {failure['reason']}" if failure else summary["outcome"]
+    return Facts(
+        nav_n=adherence["n"],
+        adherent=adherence["k"],
+        gates=tuple(gates),
+        taints=tuple(summary["taints"]),
+        thinking=sum(segment["thinking"] for name, segment in segments.items() if "candidate" in name),
+        rolled_back=rolled_back,
+        ground_truth=ground_truth,
+        describe=describe,
+    )

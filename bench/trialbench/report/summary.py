@@ -1,0 +1,112 @@
+"""`summary.json` of a trial: samples, journal and VRAM series, brought together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trialbench import __version__
+from trialbench.files import write_json
+from trialbench.measure.sample import wall_clock
+from trialbench.report.folder import Folder, read_folder
+from trialbench.report.windows import down_intervals, windows
+
+MIB_PER_GB = 1024
+# In which of the VRAM series' phases the candidate is loaded.
+_LOADED = ("candidate", "measure")
+
+
+def write_summary(path: Path) -> Path:
+    """Summarise the result folder `path` into its summary.json; returns that path."""
+    target = path / "summary.json"
+    write_json(target, summarise_folder(read_folder(path)))
+    return target
+
+
+def summarise_folder(folder: Folder) -> dict[str, Any]:
+    """The summary of a trial (`trialbench schema summary`)."""
+    segments = folder.segments()
+    failures = folder.events("phase_failed")
+    return {
+        "format": 1,
+        "trialbench": __version__,
+        "created": wall_clock(),
+        "run": folder.run,
+        "host": folder.plan.get("host"),
+        "model_label": folder.plan.get("candidate", {}).get("label"),
+        "baseline_label": folder.plan.get("baseline", {}).get("label"),
+        "outcome": outcome(folder),
+        "failure": {name: failures[0].get(name) for name in ("phase", "reason", "expected", "found", "todo")}
+        if failures
+        else None,
+        "taints": _taints(folder, segments),
+        "segments": segments,
+        "phases": _phases(folder),
+        "vram": _vram(folder),
+        "down_s": {name: round(end - start, 3) for name, (start, end) in down_intervals(folder).items()},
+        "windows": windows(folder),
+    }
+
+
+def outcome(folder: Folder) -> str:
+    """`completed`, `rolled_back` (restored after a failure), `open` (not known to be restored), `untouched`."""
+    failed, stopped = folder.events("phase_failed"), folder.events("tenant_stopping")
+    measured = any(event.get("phase") == "measure" for event in folder.events("phase_done"))
+    closed = bool(folder.events("closed"))
+    if not stopped and not folder.events("opened"):
+        return "untouched"
+    if not closed:
+        return "open"
+    return "completed" if measured and not failed else "rolled_back"
+
+
+def _taints(folder: Folder, segments: dict[str, dict[str, Any]]) -> list[str]:
+    """What makes the numbers of a run unfit for a decision.
+
+    A cache that was asked for and not used is none: some models cannot reuse their prompt cache, and the cached
+    segment is only reported beside the others.
+    """
+    found = [
+        f"{name}: {segment['cache']['hits']} replies came from the prompt cache, which was to be off"
+        for name, segment in segments.items()
+        if not segment["cache"]["asked"] and segment["cache"]["as_asked"] is False
+    ]
+    boots = {event["boot_id"] for event in folder.journal if event.get("boot_id")}
+    if len(boots) > 1:
+        found.append("the host was rebooted during the run")
+    return found
+
+
+def _phases(folder: Folder) -> list[dict[str, Any]]:
+    """Phases in the order they ended, with seconds; the restore's own time comes from its last event."""
+    started = {event["phase"]: event["t_s"] for event in folder.events("phase_started")}
+    found = []
+    for event in folder.journal:
+        name = event.get("event")
+        if name in ("phase_done", "phase_failed"):
+            phase = event["phase"]
+            begun = started.get(phase, event["t_s"])
+            duration = event.get("duration_s", round(event["t_s"] - begun, 3))
+            found.append({"phase": phase, "ok": name == "phase_done", "duration_s": duration})
+        elif name == "restored":
+            found.append({"phase": "restore", "ok": True, "duration_s": event.get("duration_s")})
+    return found
+
+
+def _vram(folder: Folder) -> dict[str, Any]:
+    """VRAM in MiB, and the candidate's footprint above the drained level in GB of 1024 MiB."""
+    drained = [event["used_mib"] for event in folder.events("drained")]
+    loaded = [reading["used_mib"] for reading in folder.vram if reading.get("phase") in _LOADED]
+    peak = max(loaded, default=None)
+    return {
+        "drained_mib": drained[0] if drained else None,
+        "peak_mib": peak,
+        "peak_footprint_gb": round((peak - drained[0]) / MIB_PER_GB, 3) if drained and peak is not None else None,
+        "last_mib": folder.vram[-1]["used_mib"] if folder.vram else None,
+        "total_mib": folder.vram[-1].get("total_mib") if folder.vram else None,
+        "readings": len(folder.vram),
+        "gates": [
+            {name: event.get(name) for name in ("name", "ok", "footprint_gb", "band")}
+            for event in folder.events("gate")
+        ],
+    }

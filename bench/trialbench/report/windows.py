@@ -1,0 +1,122 @@
+"""From the journal: how long each tenant was down, what that cost people, and how much of it was ours to save.
+
+A *window* is the time in which people lose something (mute, blind): from the stop of the first to the health of the
+last tenant that takes it away. Its *overhead* is what remains of it without the drain's minimum, the starts of
+candidate and tenants, and the measuring itself (first request to last reply of each samples file). All times are
+seconds on CLOCK_MONOTONIC of the host, which journal and samples share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from trialbench.report.folder import Folder
+
+_DRAIN_MIN_S = 5.0
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window and its parts, in seconds; `overhead_s` is what the parts leave."""
+
+    tenants: list[str]
+    total_s: float
+    drain_min_s: float
+    tenant_starts_s: float
+    candidate_start_s: float
+    measuring_s: float
+    overhead_s: float
+
+
+def down_intervals(folder: Folder) -> dict[str, Interval]:
+    """Tenant to (stop began, healthy again); tenants that never came back are left out."""
+    found: dict[str, Interval] = {}
+    back = {event["tenant"]: event["t_s"] for event in folder.events("tenant_healthy")}
+    for event in folder.events("tenant_stopping"):
+        name = event["tenant"]
+        if name in back and name not in found and back[name] > event["t_s"]:
+            found[name] = (event["t_s"], back[name])
+    return found
+
+
+def windows(folder: Folder) -> dict[str, dict[str, Any]]:
+    """Window by impact (`mute`, `blind`, ...), as plain objects."""
+    down = down_intervals(folder)
+    impacts: dict[str, list[str]] = {}
+    for name in down:
+        impacts.setdefault(_impact(folder, name), []).append(name)
+    return {
+        impact: asdict(_window(folder, names, _union_span(down[name] for name in names)))
+        for impact, names in impacts.items()
+    }
+
+
+def _impact(folder: Folder, tenant: str) -> str:
+    """What people lose without `tenant`, by plan or journal; a tenant without impact stands for itself."""
+    for entry in folder.plan.get("tenants", []):
+        if entry.get("name") == tenant and entry.get("impact"):
+            return str(entry["impact"])
+    for event in folder.events("tenant_stopping"):
+        if event["tenant"] == tenant and event.get("impact"):
+            return str(event["impact"])
+    return tenant
+
+
+def _window(folder: Folder, tenants: list[str], span: Interval) -> Window:
+    starts = [
+        _clip((event["t_s"] - event["duration_s"], event["t_s"]), span) for event in folder.events("tenant_healthy")
+    ]
+    candidate = [
+        _clip((event["t_s"] - event["duration_s"], event["t_s"]), span) for event in folder.events("candidate_healthy")
+    ]
+    total = span[1] - span[0]
+    parts = {
+        "drain_min_s": _drain_minimum(folder, span),
+        "tenant_starts_s": sum(starts),
+        "candidate_start_s": sum(candidate),
+        "measuring_s": _measuring(folder, span),
+    }
+    rounded = {name: round(value, 3) for name, value in parts.items()}
+    return Window(tenants=tenants, total_s=round(total, 3), overhead_s=round(total - sum(parts.values()), 3), **rounded)
+
+
+def _union_span(intervals: Iterable[Interval]) -> Interval:
+    starts, ends = zip(*intervals, strict=True)
+    return min(starts), max(ends)
+
+
+def _clip(interval: Interval, span: Interval) -> float:
+    """Seconds of `interval` within `span`."""
+    return max(0.0, min(interval[1], span[1]) - max(interval[0], span[0]))
+
+
+def _drain_minimum(folder: Folder, span: Interval) -> float:
+    """The minimum that restore waits by decision, if it drained within the window; other drains have none."""
+    minimum = float(folder.plan.get("limits", {}).get("drain_min_s", _DRAIN_MIN_S))
+    restores = [event["t_s"] for event in folder.events("restore_started")]
+    drains = [
+        event["t_s"]
+        for event in folder.events("drain_started")
+        if restores and event["t_s"] >= restores[0] and span[0] <= event["t_s"] <= span[1]
+    ]
+    return min(minimum, span[1] - drains[0]) if drains else 0.0
+
+
+def _measuring(folder: Folder, span: Interval) -> float:
+    """First request to last reply of each samples file, within the window; what overlaps counts once."""
+    spans = []
+    for samples in [*folder.samples.values(), *folder.warmups.values()]:
+        if samples:
+            first = min(sample["t_start_s"] for sample in samples)
+            last = max(sample["t_start_s"] + (sample["latency_ms"] or 0.0) / 1000 for sample in samples)
+            spans.append((max(first, span[0]), min(last, span[1])))
+    total, reached = 0.0, span[0]
+    for first, last in sorted(spans):
+        if last > reached:
+            total += last - max(first, reached)
+            reached = last
+    return total

@@ -1,0 +1,132 @@
+"""The verdict: one pure function of the facts of a run; the first rule that matches wins.
+
+tainted, or thinking seen -> INCONCLUSIVE · VRAM outside its healthy band at any gate -> REJECT · rolled back, no VRAM
+gate, or too few nav samples -> INCONCLUSIVE · adherence too low -> REJECT · required ground truth failed -> REJECT,
+missing -> INCONCLUSIVE · describe not judged -> PENDING_REVIEW · judged not better -> REJECT · else ADOPT.
+
+Latency is reported elsewhere and is no part of this: it is never a gate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trialbench import stats
+
+Verdict = Literal["ADOPT", "REJECT", "INCONCLUSIVE", "PENDING_REVIEW"]
+GroundTruth = Literal["not_required", "passed", "failed", "missing"]
+Judgement = Literal["better", "same", "worse"]
+AdherenceRule = Literal["share", "proved"]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """VRAM footprint of the candidate at a gate, in GB of 1024 MiB above the drained level.
+
+    `band` is the host's own finding from unrounded figures; without it the footprint is compared.
+    """
+
+    name: str
+    footprint_gb: float
+    band: str | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the verdict depends on. `nav_n` counts all measured nav samples of the candidate, failed ones too."""
+
+    nav_n: int
+    adherent: int
+    gates: tuple[Gate, ...]
+    taints: tuple[str, ...] = ()
+    thinking: int = 0
+    rolled_back: str | None = None
+    ground_truth: GroundTruth = "not_required"
+    describe: Judgement | None = None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The user's decisions. The healthy band includes both its ends."""
+
+    low_gb: float = 5.5
+    high_gb: float = 7.5
+    nav_required: int = 100
+    adherence_percent: int = 95
+    adherence_rule: AdherenceRule = "share"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The verdict; the first reason decided it, the others are worth knowing beside it."""
+
+    verdict: Verdict
+    reasons: list[str] = field(default_factory=list)
+
+
+def decide(facts: Facts, rules: Rules) -> Decision:
+    """The verdict on `facts`."""
+    verdict, reason = _first_match(facts, rules)
+    beside = [adherence_text(facts, rules)] if facts.nav_n else []
+    if facts.rolled_back and facts.rolled_back not in reason:
+        beside.append(f"the trial was rolled back: {facts.rolled_back}")
+    return Decision(verdict, [reason, *(text for text in beside if text not in reason)])
+
+
+def adherence_text(facts: Facts, rules: Rules) -> str:
+    """Adherence as a share, with what it proves."""
+    share = stats.share(facts.adherent, facts.nav_n)
+    limit = rules.adherence_percent / 100
+    proof = "proved" if share.one_sided_low >= limit else "refuted" if share.one_sided_high < limit else "not proved"
+    return (
+        f"adherence {facts.adherent}/{facts.nav_n}"
+        f" (at least {rules.adherence_percent} %: {proof}, one-sided 95 % bounds"
+        f" {share.one_sided_low * 100:.1f}-{share.one_sided_high * 100:.1f} %)"
+    )
+
+
+def _first_match(facts: Facts, rules: Rules) -> tuple[Verdict, str]:
+    if facts.taints:
+        return "INCONCLUSIVE", "tainted: " + "; ".join(facts.taints)
+    if facts.thinking:
+        return "INCONCLUSIVE", f"thinking seen in {facts.thinking} replies: latency counts tokens nobody sees"
+    outside = [gate for gate in facts.gates if not _healthy(gate, rules)]
+    if outside:
+        found = ", ".join(f"{gate.footprint_gb:g} GB at {gate.name}" for gate in outside)
+        return "REJECT", f"VRAM outside {rules.low_gb:g}-{rules.high_gb:g} GB: {found}"
+    if facts.rolled_back:
+        return "INCONCLUSIVE", f"the trial was rolled back: {facts.rolled_back}"
+    if not facts.gates:
+        return "INCONCLUSIVE", "VRAM was not measured at any gate"
+    if facts.nav_n < rules.nav_required:
+        return "INCONCLUSIVE", f"expected {rules.nav_required} nav samples, found {facts.nav_n}"
+    adherence = _adherence(facts, rules)
+    if adherence != "passed":
+        verdict: Verdict = "REJECT" if adherence == "failed" else "INCONCLUSIVE"
+        return verdict, adherence_text(facts, rules)
+    if facts.ground_truth == "failed":
+        return "REJECT", "ground truth failed: it is not the same model"
+    if facts.ground_truth == "missing":
+        return "INCONCLUSIVE", "ground truth is required, and there is none for this file"
+    if facts.describe is None:
+        return "PENDING_REVIEW", "nobody has judged the describe replies yet: `trialbench verdict DIR --describe ...`"
+    if facts.describe != "better":
+        return "REJECT", f"describe judged {facts.describe}: not materially better than the baseline"
+    return "ADOPT", "adherent, within VRAM, and judged better than the baseline"
+
+
+def _healthy(gate: Gate, rules: Rules) -> bool:
+    if gate.band is not None:
+        return gate.band == "healthy"
+    return rules.low_gb <= gate.footprint_gb <= rules.high_gb
+
+
+def _adherence(facts: Facts, rules: Rules) -> Literal["passed", "failed", "open"]:
+    if rules.adherence_rule == "share":
+        # In whole numbers: 95 of 100 is 95 %, whatever 0.95 is in binary.
+        return "passed" if facts.adherent * 100 >= rules.adherence_percent * facts.nav_n else "failed"
+    share = stats.share(facts.adherent, facts.nav_n)
+    if share.one_sided_low * 100 >= rules.adherence_percent:
+        return "passed"
+    return "failed" if share.one_sided_high * 100 < rules.adherence_percent else "open"

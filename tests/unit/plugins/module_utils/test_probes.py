@@ -1,0 +1,292 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Looking at a host: answers of real servers, processes and ports of the real /proc and of made-up ones."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.edgelab.model_trial.plugins.module_utils import probes
+from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Http
+
+SLEEP = "import time; time.sleep(60)"
+
+
+@pytest.fixture
+def spawn() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts processes, and ends them afterwards."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def make(*argv: str) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(argv))
+        # Before the exec the child still shows our own argv.
+        while probes.command(started[-1].pid) != " ".join(argv):
+            time.sleep(0.005)
+        return started[-1]
+
+    yield make
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def fake_process(proc: Path, pid: int, argv: list[str], parent: int = 1, **facts: Any) -> Path:
+    """A process in a made-up /proc."""
+    folder = proc / str(pid)
+    (folder / "fd").mkdir(parents=True)
+    (folder / "cmdline").write_bytes(b"\0".join(word.encode() for word in argv) + b"\0")
+    fields = [facts.get("state", "S"), str(parent), *["0"] * 17, str(facts.get("start", 100 + pid)), "0"]
+    name = facts.get("name", b"a (b) c")
+    (folder / "stat").write_bytes(b"%d (%s) %s\n" % (pid, name, " ".join(fields).encode()))
+    for i, inode in enumerate(facts.get("inodes", ())):
+        (folder / "fd" / str(i)).symlink_to(f"socket:[{inode}]")
+    return folder
+
+
+def fake_net(proc: Path, listening: dict[int, int]) -> None:
+    """The TCP table of a made-up /proc, inode -> port; 22 is connected, not listening."""
+    (proc / "net").mkdir(exist_ok=True)
+    lines = [
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode"
+    ]
+    for inode, port in listening.items():
+        lines.append(f"   0: 0100007F:{port:04X} 00000000:0000 0A 0:0 00:0 0 0 0 {inode} 1 0")
+    lines.append("   1: 0100007F:0016 0100007F:D431 01 0:0 00:0 0 0 0 999 1 0")
+    (proc / "net" / "tcp").write_text("\n".join(lines) + "\n")
+
+
+# HTTP
+
+
+def test_a_plain_health_page_counts_by_its_status(server: Any, reply: Any) -> None:
+    server.routes["/health"] = reply(b"fine")
+    assert probes.ask(Http(f"{server.url}/health")) == probes.Answer(True, "HTTP 200", 200)
+    assert probes.ask(Http(f"{server.url}/health", status=204)) == probes.Answer(False, "HTTP 200", 200)
+
+
+def test_a_condition_is_judged_and_quoted(server: Any) -> None:
+    server.json("/health", {"model_loaded": False, "slots": [{"state": 0}]})
+    loaded = probes.ask(Http(f"{server.url}/health", json={"model_loaded": True}))
+    assert loaded == probes.Answer(False, "model_loaded = false", 200)
+    both = probes.ask(Http(f"{server.url}/health", json={"model_loaded": False, "slots.0.state": 0}))
+    assert both == probes.Answer(True, "model_loaded = false, slots.0.state = 0", 200)
+
+
+def test_a_text_is_no_truth_value(server: Any) -> None:
+    server.json("/health", {"in_call": "false"})
+    assert not probes.ask(Http(f"{server.url}/health", json={"in_call": False})).ok
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"", b"[" * 100_000, b"\xff"])
+def test_a_body_that_is_no_json_is_a_no(server: Any, reply: Any, body: bytes) -> None:
+    server.routes["/health"] = reply(body)
+    answer = probes.ask(Http(f"{server.url}/health", json={"ok": True}))
+    assert answer == probes.Answer(False, "HTTP 200, but the body is no JSON", 200)
+
+
+def test_an_error_page_is_an_answer(server: Any, reply: Any) -> None:
+    server.routes["/health"] = reply(b'{"status": "loading model"}', 503)
+    assert probes.ask(Http(f"{server.url}/health")) == probes.Answer(False, "HTTP 503", 503)
+    loading = Http(f"{server.url}/health", status=503, json={"status": "loading model"})
+    assert probes.ask(loading).ok
+
+
+def test_nobody_there_is_a_no(free_port: int) -> None:
+    answer = probes.ask(Http(f"http://127.0.0.1:{free_port}/health"))
+    assert not answer.ok
+    assert "refused" in answer.found
+
+
+def test_a_slow_answer_is_given_up_in_time(server: Any, reply: Any) -> None:
+    server.routes["/health"] = reply(b"late", delay_s=5.0)
+    began = time.monotonic()
+    answer = probes.ask(Http(f"{server.url}/health", timeout_s=0.2))
+    assert (answer.ok, answer.found) == (False, "no answer: timed out")
+    assert time.monotonic() - began < 2
+
+
+def test_a_dripping_answer_is_given_up_in_time(server: Any, reply: Any) -> None:
+    server.routes["/health"] = reply(b"x" * 100, drip_s=0.1)
+    began = time.monotonic()
+    answer = probes.ask(Http(f"{server.url}/health", timeout_s=0.3))
+    assert "did not end within 0.3 s" in answer.found
+    assert time.monotonic() - began < 2
+
+
+def test_what_is_no_http_is_a_no() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            peer, _ = listening.accept()
+            with peer:
+                peer.recv(1000)
+                peer.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        found = probes.ask(Http(f"http://127.0.0.1:{listening.getsockname()[1]}/health"))
+        thread.join()
+    assert not found.ok
+    assert "BadStatusLine" in found.found
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:port/", "no url", "http://[::1/health"])
+def test_a_wrong_address_is_a_no(url: str) -> None:
+    assert probes.ask(Http(url)).found.startswith("no answer: ")
+
+
+def test_a_body_is_posted_as_json_and_the_answer_is_limited(server: Any, reply: Any) -> None:
+    server.routes["/say"] = reply(b"x" * 200_000)
+    assert probes.fetch(f"{server.url}/say", 3.0, {"text": "one"}, 150_000) == (200, b"x" * 150_000)
+    assert server.asked == [("POST", "/say", b'{"text": "one"}')]
+
+
+def test_a_proxy_of_the_environment_is_not_asked(
+    server: Any, reply: Any, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port}")
+    server.routes["/health"] = reply(b"fine")
+    assert probes.ask(Http(f"{server.url}/health")).ok
+
+
+def test_the_wanted_answer_in_words() -> None:
+    assert probes.expected(Http("http://h/")) == "http://h/ answers 200"
+    wanted = Http("http://h/", json={"model_loaded": True, "state": "idle"})
+    assert probes.expected(wanted) == 'http://h/ answers 200 with model_loaded = true, state = "idle"'
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [("a.b", 1), ("l.1", "y"), ("l.2", None), ("l.x", None), ("a.b.c", None), ("n", None)]
+)
+def test_digging(path: str, value: Any) -> None:
+    assert probes.dig({"a": {"b": 1}, "l": ["x", "y"]}, path) == value
+
+
+# Processes
+
+
+def test_a_process_is_found_by_its_argv(
+    spawn: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    # A name of its own: the machine that runs the tests may be one where somebody really calls.
+    script = tmp_path / f"phone_call_{os.getpid()}.py"
+    script.write_text(SLEEP)
+    phone = spawn(sys.executable, str(script), "auto")
+    spawn(sys.executable, str(script), "manual")
+    found = probes.processes(f"{script.name} auto")
+    assert [process.pid for process in found] == [phone.pid]
+    assert probes.processes(f"{script} auto") == found
+
+
+def test_a_shell_that_mentions_the_pattern_is_not_the_process(
+    spawn: Callable[..., subprocess.Popen[bytes]],
+) -> None:
+    spawn("/bin/sh", "-c", "sleep 60; : phone_call_nobody.py auto")
+    assert probes.processes("phone_call_nobody.py auto") == []
+
+
+def test_the_asking_process_and_its_ancestors_never_match(tmp_path: Path) -> None:
+    fake_process(tmp_path, 100, ["sh", "phone_call.py", "auto"], parent=0)
+    fake_process(tmp_path, os.getpid(), ["phone_call.py", "auto"], parent=100)
+    fake_process(tmp_path, 300, ["/opt/phone_call.py", "auto", "--x"])
+    fake_process(tmp_path, 200, ["python3", "phone_call.py", "auto"])
+    (tmp_path / "uptime").write_text("1 1")
+    assert probes.ancestors(os.getpid(), tmp_path) == {os.getpid(), 100}
+    assert probes.processes("phone_call.py auto", tmp_path) == [
+        probes.ProcessId(200, 300),
+        probes.ProcessId(300, 400),
+    ]
+
+
+def test_an_empty_pattern_matches_nothing() -> None:
+    assert probes.processes("") == []
+    assert probes.processes("  ") == []
+
+
+def test_zombies_kernel_threads_and_the_gone_do_not_match(tmp_path: Path) -> None:
+    fake_process(tmp_path, 10, ["phone_call.py", "auto"], state="Z")
+    fake_process(tmp_path, 11, [""])
+    fake_process(tmp_path, 12, ["phone_call.py", "auto"])
+    (tmp_path / "12" / "stat").unlink()
+    (tmp_path / "13").mkdir()
+    assert probes.processes("phone_call.py auto", tmp_path) == []
+    assert probes.command(13, tmp_path) == ""
+
+
+def test_a_name_that_is_no_text_does_not_confuse(tmp_path: Path) -> None:
+    fake_process(tmp_path, 10, ["x"], name=b"\xff) S (\xfe", start=77)
+    assert probes.identify(10, tmp_path) == probes.ProcessId(10, 77)
+
+
+def test_a_reused_number_is_another_process(tmp_path: Path) -> None:
+    folder = fake_process(tmp_path, 10, ["x"], start=5)
+    before = probes.identify(10, tmp_path)
+    assert before
+    assert probes.alive(before, tmp_path)
+    (folder / "stat").write_text((folder / "stat").read_text().replace(" 5 ", " 6 "))
+    assert not probes.alive(before, tmp_path)
+
+
+def test_a_killed_process_is_not_alive(spawn: Callable[..., subprocess.Popen[bytes]]) -> None:
+    process = spawn("sleep", "60")
+    known = probes.identify(process.pid)
+    assert known
+    assert probes.alive(known)
+    process.kill()
+    process.wait()
+    assert not probes.alive(known)
+
+
+# Ports
+
+
+def test_a_listener_is_found_with_its_holder() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        held = [item for item in probes.listeners() if item.port == port]
+        assert [item.pid for item in held] == [os.getpid()]
+        assert "python" in held[0].command
+    assert not [item for item in probes.listeners() if item.port == port]
+
+
+def test_a_descriptor_that_vanishes_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_net(tmp_path, {500: 11436})
+    fake_process(tmp_path, 10, ["uvicorn"], inodes=(7, 8, 500))
+    readlink = os.readlink
+
+    def flaky(path: Any) -> str:
+        if Path(path).name == "1":
+            raise FileNotFoundError(path)
+        return readlink(path)
+
+    monkeypatch.setattr(os, "readlink", flaky)
+    assert [item.pid for item in probes.listeners(tmp_path)] == [10]
+
+
+def test_an_ipv6_listener_is_found() -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listening:
+        assert listening.getsockname()[1] in [item.port for item in probes.listeners()]
+
+
+def test_a_holder_that_may_not_be_seen_is_still_a_listener(tmp_path: Path) -> None:
+    fake_net(tmp_path, {500: 11436, 501: 11437})
+    fake_process(tmp_path, 10, ["uvicorn", "server:app"], inodes=(7, 500))
+    (tmp_path / "10" / "fd" / "9").symlink_to("/dev/null")
+    fake_process(tmp_path, 11, ["other"])
+    (tmp_path / "11" / "fd").rmdir()
+    assert probes.listeners(tmp_path) == [
+        probes.Listener(11436, 10, "uvicorn server:app"),
+        probes.Listener(11437, 0, ""),
+    ]
