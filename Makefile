@@ -37,7 +37,7 @@ trial: setup twin-up image ## the whole trial on the twin, over SSH (ARGS="-e ..
 	@cd playbooks && ansible-playbook benchmark-e4b.yml -i twin $(ARGS)
 
 pin: python ## resolve and write the pins of the candidate: revision, hashes, image digest
-	@scripts/pin.sh
+	@python scripts/pin.py $(ARGS)
 
 ##@ Test
 .PHONY: test unit coverage lint sanity twin-tests rollback molecule gpu
@@ -66,7 +66,7 @@ rollback: twin-up ## the eight checks as an independent suite, against the twin 
 	@pytest tests/rollback --hosts=ansible://all --ansible-inventory=playbooks/twin --junitxml=build/rollback-twin.xml $(ARGS)
 
 molecule: setup image ## the trial, a rollback and single roles, on a twin of their own
-	@molecule test --all $(ARGS)
+	@MOLECULE_COMMAND_BORDERS=false molecule test --all $(ARGS)
 
 gpu: python ## what needs a real NVIDIA GPU
 	@pytest tests/gpu -m gpu $(ARGS)

@@ -169,8 +169,8 @@ def stage(context: pathlib.Path, models: pathlib.Path) -> None:
         raise TwinError(f"expected the tiny models in {models}; missing: {listing}. See make_models.py there.")
     shutil.rmtree(context, ignore_errors=True)
     root = context / "stage"
-    shutil.copytree(HERE / "rootfs", root)
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+    shutil.copytree(HERE / "rootfs", root, ignore=ignore)
     shutil.copytree(HERE / "her-os", root / CHECKOUT, ignore=ignore)
     programs = root / "usr/local/lib/twin"
     shutil.copy(HERE / "gpu" / "observer.py", programs)
@@ -202,6 +202,14 @@ def stage(context: pathlib.Path, models: pathlib.Path) -> None:
     settings.write_text(json.dumps(gpu_settings(models, nvfp4), indent=2, sort_keys=True) + "\n")
     for name in ("Containerfile", "setup.sh"):
         shutil.copy(HERE / name, context)
+    normalise_modes(context)
+
+
+def normalise_modes(folder: pathlib.Path) -> None:
+    """Give everything the rights it has in a fresh clone: a strict umask must not end up in the image."""
+    for path in (folder, *folder.rglob("*")):
+        executable = path.is_dir() or path.stat().st_mode & 0o100
+        path.chmod(0o755 if executable else 0o644)
 
 
 def image_exists(name: str) -> bool:

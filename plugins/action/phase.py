@@ -116,7 +116,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 shown = shown or f"{event['event']} {event.get('phase', '')}".strip() == first
                 if shown or event["event"] == "phase_failed":
                     self.tell(event)
-            line = "; ".join(f"{k} {v['n']} replies, p50 {v['p50_ms']} ms" for k, v in found["samples"].items())
+            newest = found["samples"][-1:]
+            line = "".join(f"{s['name']}: {s['n']} replies, p50 {s['p50_ms']} ms" for s in newest)
             if line and line != progress:
                 progress = line
                 self.show(

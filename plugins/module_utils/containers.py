@@ -9,6 +9,7 @@ removes them by that label until none is left, so that a start that comes too la
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from . import sessions
+from .journal import read_json
 from .plan import Plan
 from .probes import ProcessId, identify
 
@@ -209,13 +211,61 @@ def start_in_background(name: str) -> subprocess.Popen[bytes]:
     )
 
 
+class Client:
+    """A measuring container at work.
+
+    It is through when its summary is there: waiting for docker to report the end of the process costs a quarter of a
+    second of down time. A client that ends without a summary is seen by ``docker wait``.
+    """
+
+    def __init__(self, plan: Plan, session: str, run_dir: Path) -> None:
+        self.name = client_name(session)
+        self._summary = run_dir / "samples" / sessions.summary_name(plan, session)
+        self._waiter = subprocess.Popen(
+            ["docker", "wait", self.name],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def exit_code(self) -> int | None:
+        """The session's exit code, or None while it works; 4 for a client that vanished."""
+        summary = read_json(self._summary)
+        if isinstance(summary, dict):
+            return int(summary.get("exit_code", 4))
+        if self._waiter.poll() is None:
+            return None
+        out, _err = self._waiter.communicate()
+        return int(out.strip() or 4)
+
+    def close(self) -> None:
+        """Stop waiting; the container is left as it is."""
+        self._waiter.kill()
+        self._waiter.communicate()
+
+
 def save_logs(label: str, run: str, folder: Path) -> None:
-    """Write what the run's containers printed to ``folder``, one file each; what can't be read is left out."""
+    """Write what the run's containers printed to ``folder``, one file each; what can't be read is left out.
+
+    docker's own log files are read where it keeps such files, all with one call: this happens while people wait.
+    """
+    left = ids(label, run)
+    if not left:
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    for container in ids(label, run):
-        name = docker("inspect", "--format", "{{.Name}}", container).strip().lstrip("/")
-        with (folder / f"{name}.log").open("wb") as out:
-            subprocess.run(["docker", "logs", container], stdout=out, stderr=out, timeout=_TIMEOUT_S, check=False)
+    for line in docker("inspect", "--format", "{{json .LogPath}} {{json .Name}}", *left).splitlines():
+        path, name = (json.loads(word) for word in line.split(" ", 1))
+        log = folder / f"{name.lstrip('/')}.log"
+        if path and Path(path).exists():
+            with log.open("w", encoding="utf-8") as out:
+                for entry in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+                    with contextlib.suppress(ValueError, TypeError, KeyError):
+                        out.write(json.loads(entry)["log"])
+        else:
+            with log.open("wb") as raw:
+                command = ["docker", "logs", name.lstrip("/")]
+                subprocess.run(command, stdout=raw, stderr=raw, timeout=_TIMEOUT_S, check=False)
 
 
 def tail(name: str, lines: int = 8) -> str:

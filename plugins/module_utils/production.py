@@ -66,10 +66,12 @@ def _first_line(node: ast.stmt) -> int:
 
 
 def _segment(source: str, node: ast.stmt) -> str:
-    """The node's own text; whole lines, unless it shares its lines with other statements."""
-    if getattr(node, "decorator_list", []):
-        lines = source.splitlines(keepends=True)[_first_line(node) - 1 : node.end_lineno]
-        return "".join(lines).rstrip("\r\n")
+    """The text of a module-level statement; whole lines, unless it shares them with other statements."""
+    lines = source.split("\n")[_first_line(node) - 1 : node.end_lineno]
+    # Columns count bytes of UTF-8.
+    rest = lines[-1].encode()[node.end_col_offset :].decode().strip()
+    if node.col_offset == 0 and (not rest or rest.startswith("#")):
+        return "\n".join(lines)
     return ast.get_source_segment(source, node) or ast.unparse(node)
 
 

@@ -52,15 +52,15 @@ def unit_states() -> dict[str, str]:
     return dict(zip(UNITS, reply.stdout.split(), strict=False))
 
 
-def samples(run_dir: Path) -> dict[str, dict[str, Any]]:
-    """Progress by sample file: how many replies, how many of them good, their median latency in ms."""
-    found = {}
-    for path in sorted((run_dir / "samples").glob("*.jsonl")):
+def samples(run_dir: Path) -> list[dict[str, Any]]:
+    """Progress by sample file, the newest last: replies, good replies, their median latency in ms."""
+    found = []
+    for path in sorted((run_dir / "samples").glob("*.jsonl"), key=lambda p: p.stat().st_mtime):
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
         rows = [json.loads(line) for line in lines]
         good = [row["latency_ms"] for row in rows if row.get("ok")]
         p50 = round(statistics.median(good), 2) if good else None
-        found[path.stem] = {"n": len(rows), "ok": len(good), "p50_ms": p50}
+        found.append({"name": path.stem, "n": len(rows), "ok": len(good), "p50_ms": p50})
     return found
 
 

@@ -22,6 +22,10 @@ from .plan import Plan, Tenant
 from .runner import drain_target
 
 
+POLL_S = 0.05
+A2_GRACE_S = 5.0
+
+
 class RestoreFailed(RuntimeError):
     """The host is not as it was; the message names what is missing and what to do. The mark stays."""
 
@@ -92,12 +96,7 @@ class Restorer:
         """End the run's containers, keep what they printed, remove them until none is left."""
         run = self.plan.run
         try:
-            left = containers.ids(containers.RUN_LABEL, run)
-            if left:
-                running = [i for i in left if containers.state(i).get("Running")]
-                if running:
-                    containers.docker("kill", *running)
-                containers.save_logs(containers.RUN_LABEL, run, self.run_dir / "logs")
+            containers.save_logs(containers.RUN_LABEL, run, self.run_dir / "logs")
             removed = containers.remove(containers.RUN_LABEL, run)
         except containers.DockerError as err:
             self.journal.write("containers_not_removed", reason=str(err))
@@ -159,14 +158,18 @@ class Restorer:
 
     def measure_again(self) -> None:
         """A2: the live model once more, bounded; whatever goes wrong here only costs the comparison."""
-        name = containers.client_name("a2")
+        client = containers.Client(self.plan, "a2", self.run_dir)
+        # The session ends by itself within its time limit; the rest is the client's own start.
+        deadline = time.monotonic() + self.plan.limits.a2_s + A2_GRACE_S
         try:
             write_atomic(self.run_dir / "control" / "start-a2", "{}", 0o644)
-            # The session ends by itself within its time limit; the rest is the client's own start and end.
-            code = int(containers.docker("wait", name, timeout_s=self.plan.limits.a2_s + 5).strip())
-            self.journal.write("segment_done", session="a2", exit_code=code)
-        except (containers.DockerError, OSError, ValueError) as err:
+            while client.exit_code() is None and time.monotonic() < deadline:
+                time.sleep(POLL_S)
+            self.journal.write("segment_done", session="a2", exit_code=client.exit_code())
+        except OSError as err:
             self.journal.write("a2_skipped", reason=str(err))
+        finally:
+            client.close()
 
     def forget_a2(self) -> None:
         """Remove the A2 client, used or not."""

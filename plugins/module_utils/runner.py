@@ -288,38 +288,16 @@ class Runner:
         """Give a sign to the client: a small file in its control folder."""
         write_atomic(self.run_dir / "control" / name, json.dumps(facts), 0o644)
 
-    def client_done(self, session: str, waiter: subprocess.Popen[str]) -> int | None:
-        """Exit code of a client, or None while it works."""
-        if waiter.poll() is None:
-            return None
-        out, _err = waiter.communicate()
-        code = int(out.strip() or 4)
-        self.journal.write("segment_done", session=session, exit_code=code)
-        return code
-
     def wait_client(self, session: str) -> int:
         """Wait under the fence until a client has ended; returns its exit code."""
-        waiter = subprocess.Popen(
-            ["docker", "wait", containers.client_name(session)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        codes: list[int] = []
-
-        def done() -> bool:
-            code = self.client_done(session, waiter)
-            if code is not None:
-                codes.append(code)
-            return code is not None
-
+        client = containers.Client(self.plan, session, self.run_dir)
         try:
-            self.wait(done, self.plan.limits.measure_s, f"the session {session}")
+            self.wait(lambda: client.exit_code() is not None, self.plan.limits.measure_s, f"the session {session}")
+            code = client.exit_code()
         finally:
-            waiter.kill()
-            waiter.wait()
-        return codes[0]
+            client.close()
+        self.journal.write("segment_done", session=session, exit_code=code)
+        return 4 if code is None else code
 
     # The phases.
 
@@ -338,7 +316,9 @@ class Runner:
             raise PhaseFailed(
                 "the host is not quiet", loud[0].expected, loud[0].found, "nothing was stopped; try when it is idle"
             )
+        # The client loads before the first stop, so that its start costs nobody anything.
         containers.start_in_background(containers.client_name("a1"))
+        self.wait(lambda: self.ready("a1"), 30, "the start of the client")
         measured = False
         for name in plan.stop_order:
             if name == plan.baseline.tenant:
@@ -371,7 +351,6 @@ class Runner:
 
     def baseline(self) -> None:
         """A1: the live model, measured the way the candidate will be."""
-        self.wait(lambda: self.ready("a1"), 30, "the start of the client")
         self.sign("start-a1")
         code = self.wait_client("a1")
         if code == 4:

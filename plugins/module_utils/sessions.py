@@ -36,6 +36,11 @@ def _session(
     }
 
 
+def summary_name(plan: Plan, session: str) -> str:
+    """Name of the file that a session writes when it is through; it is named after the first segment."""
+    return f"summary-{build(plan)[session]['segments'][0]['id']}.json"
+
+
 def build(plan: Plan) -> dict[str, dict[str, Any]]:
     """The four sessions of a trial by name: ``tenants``, ``a1``, ``candidate``, ``a2``."""
     work, base = plan.workloads, plan.baseline

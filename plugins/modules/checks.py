@@ -30,6 +30,11 @@ options:
       - With it a watched process that the trial was not to stop must still be the same one.
     type: dict
     default: {}
+  snapshot_file:
+    description:
+      - A file on the host that holds such a snapshot under C(tenants), as a trial leaves it in the folder of its run.
+      - Ignored when it is not there, and when O(snapshot) is given.
+    type: path
   settle_s:
     description:
       - How many seconds VRAM may take to reach its band.
@@ -103,10 +108,12 @@ failed_checks:
 """
 
 import dataclasses
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgelab.model_trial.plugins.module_utils import checks
 from ansible_collections.edgelab.model_trial.plugins.module_utils import plan as plans
+from ansible_collections.edgelab.model_trial.plugins.module_utils.journal import read_json
 
 
 def main() -> None:
@@ -115,6 +122,7 @@ def main() -> None:
         argument_spec={
             "plan": {"type": "dict", "required": True},
             "snapshot": {"type": "dict", "default": {}},
+            "snapshot_file": {"type": "path"},
             "settle_s": {"type": "float", "default": 3.0},
         },
         supports_check_mode=True,
@@ -123,7 +131,10 @@ def main() -> None:
         plan = plans.parse(module.params["plan"])
     except plans.PlanError as err:
         module.fail_json(msg=f"The plan is not usable. {err}")
-    found = checks.run(plan, snapshot=module.params["snapshot"], settle_s=module.params["settle_s"])
+    snapshot = module.params["snapshot"]
+    if not snapshot and module.params["snapshot_file"]:
+        snapshot = (read_json(Path(module.params["snapshot_file"])) or {}).get("tenants", {})
+    found = checks.run(plan, snapshot=snapshot, settle_s=module.params["settle_s"])
     failed = [c for c in found if not c.ok]
     result = {"checks": [dataclasses.asdict(c) for c in found], "failed_checks": [c.id for c in failed]}
     if failed:

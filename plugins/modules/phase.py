@@ -79,9 +79,10 @@ duration_s:
   returned: when the phase is done
   type: float
 samples:
-  description: Replies, good replies and median latency in ms by sample file.
+  description: Replies, good replies and median latency in ms by sample file, the newest last.
   returned: when the phase is done
-  type: dict
+  type: list
+  elements: dict
 restored_by:
   description: Who restored the host.
   returned: when O(name=restore)

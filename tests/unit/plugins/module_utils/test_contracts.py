@@ -1,0 +1,693 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The twelve contracts: a whole host with real HTTP and made-up rest, on which one thing at a time is broken."""
+
+from __future__ import annotations
+
+import json
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible_collections.edgelab.model_trial.plugins.module_utils import contracts, gpu, plan, probes
+
+JPEG = bytes.fromhex("ffd8ffe000074a46494600ffc0000b0801e0028001011100ffda000801010000003f001234ffd9")
+PROMPT = "import requests\n" * 3 + "def build_vlm_prompt(goal):\n    return f'seek {goal}'\n"
+CLAUSE = "def f():\n  try:\n    pass\n  except (httpx.TimeoutException, httpx.HTTPError):\n    yield TTSStoppedFrame()\n"
+PORTS = {"llamacpp": 10, "nav": 20, "phone": 30}
+INFO = {"ServerVersion": "26.1.5", "LiveRestoreEnabled": False, "Runtimes": {"runc": {}, "nvidia": {}}}
+
+
+class World:
+    """A host on which everything is as it should be; tests break it."""
+
+    def __init__(self, data: dict[str, Any], server: Any, folder: Path, candidate_port: int) -> None:
+        self.data, self.server, self.folder = data, server, folder
+        self.proc, self.state = folder / "proc", folder / "state"
+        self.state.mkdir()
+        self.cdi = folder / "cdi"
+        self.cdi.mkdir()
+        (self.cdi / "nvidia.yaml").write_text('cdiVersion: "0.5.0"\nkind: nvidia.com/gpu\ndevices: []\n')
+        self.as_root = False
+        self.sudo_error = ""
+        self.ss_sees = True
+        self.commands: list[tuple[str, ...]] = []
+        self.answers: dict[str, contracts.Ran] = {
+            "docker info": contracts.Ran(0, json.dumps(INFO), ""),
+            "docker ps": contracts.Ran(0, "aa\nbb\n", ""),
+            "docker inspect": contracts.Ran(0, "/other always\n/third \n", ""),
+            "systemctl is-active panda-llamacpp": contracts.Ran(0, "active\n", ""),
+        }
+        self.total_mib = 16_303
+        self.gpu_error = ""
+        (self.proc / "net").mkdir(parents=True)
+        (self.proc / "meminfo").write_text("MemTotal: 32000000 kB\nMemAvailable: 16000000 kB\n")
+        self.listening: dict[int, int] = {}
+        self.process(10, ["/usr/bin/llama-server", "--port", "11435"])
+        self.process(20, ["python3", "/usr/bin/uvicorn", "server:app"])
+        self.process(30, ["python3", "phone_call.py", "auto"])
+        for name, pid in PORTS.items():
+            tenant = self.tenant(name)
+            # The health pages are one real server's; that it holds each port is what the made-up /proc says.
+            tenant["health"]["url"] = f"{server.url}/{name}"
+            server.json(f"/{name}", {"status": "ok", "in_call": False})
+            self.listen(tenant["port"], pid)
+        self.tenant("chatterbox")["health"]["url"] = f"{server.url}/chatterbox"
+        server.json("/chatterbox", {"model_loaded": True})
+        data["contracts"]["quiet"][0]["http"]["url"] = f"{server.url}/phone"
+        data["candidate"]["port"] = candidate_port
+        files = {"prompt": PROMPT, "clause": CLAUSE}
+        for name, text in files.items():
+            (folder / f"{name}.py").write_text(text)
+        (folder / "car.jpg").write_bytes(JPEG)
+        data["contracts"]["prompt"].update(file=str(folder / "prompt.py"), lines=[4, 5])
+        data["contracts"]["clauses"][0].update(file=str(folder / "clause.py"), lines=[4, 5])
+        data["contracts"]["camera"] = str(folder / "car.jpg")
+        data["contracts"].update(disk_gb_min=0.001, ram_gb_min=1.0)
+
+    def tenant(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = next(t for t in self.data["tenants"] if t["name"] == name)
+        return found
+
+    def process(self, pid: int, argv: list[str]) -> None:
+        """A process of the login user's."""
+        folder = self.proc / str(pid)
+        (folder / "fd").mkdir(parents=True)
+        (folder / "cmdline").write_bytes(b"\0".join(word.encode() for word in argv) + b"\0")
+        (folder / "stat").write_text(f"{pid} (x) S 1 " + "0 " * 17 + f"{pid * 100} 0\n")
+
+    def listen(self, port: int, pid: int) -> None:
+        """Somebody listens; a holder of 0 is a process of another user."""
+        inode = 5000 + port
+        self.listening[inode] = port
+        rows = [f" 0: 0100007F:{p:04X} 00000000:0000 0A 0 0 0 0 0 {i} 1" for i, p in self.listening.items()]
+        (self.proc / "net" / "tcp").write_text("head\n" + "\n".join(rows) + "\n")
+        if pid:
+            (self.proc / str(pid) / "fd" / str(inode)).symlink_to(f"socket:[{inode}]")
+
+    def run(self, argv: Sequence[str]) -> contracts.Ran:
+        """Commands, made up; what is not known is done for real."""
+        words = tuple(argv)
+        self.commands.append(words)
+        if words[:2] == ("sudo", "-n"):
+            if self.sudo_error:
+                return contracts.Ran(1, "", self.sudo_error)
+            words = words[2:]
+        if words[0] in ("true", "sh"):
+            return contracts.run_command(words)
+        if words[0] == "ss":
+            rows = [
+                f'LISTEN 0 4096 127.0.0.1:{port} 0.0.0.0:* users:(("x",pid=77,fd=3),("x",pid=78,fd=3))'
+                for port in self.listening.values()
+            ]
+            return contracts.Ran(0, "\n".join(rows) + "\n*\n" if self.ss_sees else "", "")
+        for start, answer in self.answers.items():
+            if " ".join(words).startswith(start):
+                return answer
+        return contracts.Ran(3, "inactive\n", "")
+
+    def card(self, index: int) -> Any:
+        """A GPU, made up."""
+        if self.gpu_error:
+            raise gpu.GpuError(self.gpu_error)
+        vram = gpu.Vram(0.0, 13_700, self.total_mib)
+        return SimpleNamespace(name="RTX 5070 Ti", read=lambda: vram, close=lambda: None)
+
+    @property
+    def host(self) -> contracts.Host:
+        return contracts.Host(
+            proc=self.proc,
+            state_dir=self.state,
+            storage=self.folder,
+            cdi_dirs=(self.cdi,),
+            as_root=self.as_root,
+            run=self.run,
+            card=self.card,
+        )
+
+    def evaluate(self) -> dict[int, contracts.Contract]:
+        found = contracts.evaluate(plan.parse(self.data), self.host)
+        assert [c.id for c in found] == list(range(1, 13))
+        for contract in found:
+            assert contract.name and contract.expected and contract.found and contract.why, contract
+            assert bool(contract.todo) is not contract.ok, contract
+        return {c.id: c for c in found}
+
+    def broken(self) -> dict[int, contracts.Contract]:
+        return {i: c for i, c in self.evaluate().items() if not c.ok}
+
+    def only(self, number: int) -> contracts.Contract:
+        """The one broken contract."""
+        broken = self.broken()
+        assert list(broken) == [number], broken
+        return broken[number]
+
+
+@pytest.fixture
+def world(plan_data: dict[str, Any], server: Any, tmp_path: Path, free_port: int) -> World:
+    return World(plan_data, server, tmp_path, free_port)
+
+
+def test_a_host_that_is_fit(world: World) -> None:
+    assert world.broken() == {}
+
+
+def test_everything_broken_is_listed_at_once(world: World, free_port: int) -> None:
+    world.listen(free_port, 0)
+    world.data["contracts"]["camera"] = "/absent.jpg"
+    world.data["image"] = "latest"
+    world.server.json("/phone", {"in_call": True})
+    broken = world.broken()
+    assert list(broken) == [3, 10, 11, 12]
+    text = contracts.message(list(broken.values()))
+    assert text.count("broken.") == text.count("expected: ") == text.count("what to do: ") == 4
+    assert (
+        "Contract 10, the camera image is there and whole: broken.\n  expected: /absent.jpg is a whole"
+        in text
+    )
+    assert len(text.split("\n\n")) == 4
+
+
+def test_nothing_is_touched(world: World) -> None:
+    world.evaluate()
+    looking = {"true", "ss", "docker", "sh", "systemctl"}
+    assert {command[2] if command[0] == "sudo" else command[0] for command in world.commands} <= looking
+    verbs = {command[3] for command in world.commands if command[2:3] == ("docker",)}
+    assert verbs == {"info", "ps", "inspect"}
+
+
+# 1
+
+
+def test_sudo_that_asks_for_a_password(world: World, free_port: int) -> None:
+    world.sudo_error = "sudo: a password is required\n"
+    world.listen(free_port, 0)
+    broken = world.broken()
+    assert broken[1].found == "sudo: a password is required"
+    assert "passwordless sudo" in broken[1].todo
+    assert list(broken) == [1, 3, 8, 9]
+    for number in (8, 9):
+        assert "sudo does not work (contract 1): sudo: a password" in broken[number].found
+        assert broken[number].todo == "repair contract 1 first"
+
+
+def test_without_sudo_what_everybody_sees_is_still_judged(world: World) -> None:
+    world.sudo_error = "sudo: a password is required\n"
+    assert list(world.broken()) == [1, 8, 9]
+
+
+def test_a_command_that_fails_under_sudo(world: World) -> None:
+    world.run = lambda argv: contracts.Ran(1, "", "no such thing")  # type: ignore[method-assign]  # a broken host
+    assert world.broken()[1].found == "no such thing"
+
+
+def test_root_needs_no_sudo(world: World) -> None:
+    world.as_root = True
+    assert world.evaluate()[1].found == "running as root"
+    assert not [command for command in world.commands if command[0] == "sudo"]
+
+
+# 2
+
+
+def test_a_clause_that_moved(world: World) -> None:
+    path = world.folder / "clause.py"
+    path.write_text("\n" * 11 + CLAUSE)
+    contract = world.only(2)
+    assert contract.found == "clause.py: moved from 4-5 to 15-16"
+    assert contract.why == "it makes calls mute instead of crashing them"
+    assert "except (httpx.TimeoutException, httpx.HTTPError) -> yield TTSStoppedFrame()" in contract.expected
+
+
+def test_a_clause_without_a_reason_has_the_general_one(world: World) -> None:
+    world.data["contracts"]["clauses"][0]["why"] = ""
+    assert "production may crash" in world.evaluate()[2].why
+
+
+def test_no_clause_is_nothing_to_break(world: World) -> None:
+    world.data["contracts"]["clauses"] = []
+    assert world.evaluate()[2].found == "the inventory names no clause"
+
+
+# 3
+
+
+def test_an_occupied_port_names_its_holder(world: World, free_port: int) -> None:
+    world.process(40, ["python3", "-m", "http.server", str(free_port)])
+    world.listen(free_port, 40)
+    found = world.only(3).found
+    assert found == f"port {free_port} is held by PID 40 python3 -m http.server {free_port}"
+
+
+def test_root_is_asked_for_a_holder_that_may_not_be_seen(world: World, free_port: int) -> None:
+    world.process(78, ["their", "server"])
+    world.listen(free_port, 0)
+    assert world.only(3).found == f"port {free_port} is held by PID 77 (gone), PID 78 their server"
+
+
+def test_a_holder_that_not_even_root_sees(world: World, free_port: int) -> None:
+    world.ss_sees = False
+    world.listen(free_port, 0)
+    assert world.only(3).found == f"port {free_port} is held by a process that cannot be seen"
+
+
+def test_a_real_listener_is_seen_by_the_real_host(world: World) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        world.data["candidate"]["port"] = listening.getsockname()[1]
+        world.proc = Path("/proc")
+        assert "pytest" in world.broken()[3].found
+
+
+# 4
+
+
+def test_a_stranger_on_a_tenants_port(world: World) -> None:
+    (world.proc / "20" / "cmdline").write_bytes(b"python3\0-m\0http.server\0")
+    world.process(21, ["uvicorn", "elsewhere:app"])
+    found = world.only(4).found
+    assert "11436 (nav) by PID 20 python3 -m http.server" in found
+
+
+def test_a_tenant_that_is_gone(world: World) -> None:
+    del world.listening[5000 + 11436]
+    world.listen(9, 0)
+    assert "11436 (nav) by nobody" in world.only(4).found
+
+
+def test_a_tenant_of_another_user_is_seen_through_sudo(world: World) -> None:
+    (world.proc / "20" / "fd" / str(5000 + 11436)).unlink()
+    (world.proc / "20").rename(world.proc / "78")
+    # Now root sees PIDs 77 and 78 on every port, and 78 is nav.
+    assert (
+        "11436 (nav) by PID 77 (gone), PID 78 python3 /usr/bin/uvicorn server:app"
+        in world.evaluate()[4].found
+    )
+
+
+def test_without_sudo_another_users_tenant_cannot_be_judged(world: World) -> None:
+    world.sudo_error = "sudo: no\n"
+    (world.proc / "20" / "fd" / str(5000 + 11436)).unlink()
+    assert world.broken()[4].todo == "repair contract 1 first"
+
+
+def test_no_tenant_with_port_and_process(world: World) -> None:
+    for tenant in world.data["tenants"]:
+        tenant["port"] = 0
+    assert world.evaluate()[4].found == "no tenant names both port and process"
+
+
+# 5
+
+
+def test_the_prompt_is_found_and_hashed(world: World) -> None:
+    found = world.evaluate()[5].found
+    assert found.startswith("build_vlm_prompt at lines 4-5, sha256 ")
+    assert "it was at" not in found
+
+
+def test_a_prompt_that_moved_is_still_the_prompt(world: World) -> None:
+    world.data["contracts"]["prompt"]["lines"] = [131, 145]
+    contract = world.evaluate()[5]
+    assert contract.ok
+    assert contract.found.endswith("(it was at 131-145)")
+
+
+def test_a_prompt_that_is_gone(world: World) -> None:
+    world.data["contracts"]["prompt"]["function"] = "build_prompt"
+    assert "no function build_prompt" in world.only(5).found
+
+
+def test_a_prompt_that_needs_another_package(world: World) -> None:
+    (world.folder / "prompt.py").write_text(PROMPT.replace("f'seek", "requests.get('x') + f'seek"))
+    assert "requests, needed by build_vlm_prompt" in world.only(5).found
+
+
+def test_a_pinned_prompt_that_changed(world: World) -> None:
+    world.data["contracts"]["prompt"]["sha256"] = "0" * 64
+    contract = world.only(5)
+    assert "contracts.prompt.sha256" in contract.todo
+    assert contract.expected.endswith(f"with sha256 {'0' * 64}")
+
+
+# 6
+
+
+def test_an_unhealthy_tenant_is_named(world: World) -> None:
+    world.server.json("/chatterbox", {"model_loaded": False})
+    found = world.only(6).found
+    assert f"chatterbox: {world.server.url}/chatterbox: model_loaded = false" in found
+    assert "llamacpp: unit active, PID 10" in found
+
+
+def test_a_unit_that_is_not_active(world: World) -> None:
+    world.answers["systemctl is-active panda-llamacpp"] = contracts.Ran(3, "failed\n", "")
+    assert "llamacpp: unit panda-llamacpp is failed" in world.only(6).found
+
+
+def test_a_process_that_is_not_there(world: World) -> None:
+    world.tenant("phone").update(process="phone_call.py manual", port=0)
+    assert "phone: no process 'phone_call.py manual'" in world.only(6).found
+
+
+def test_containers_are_asked_of_docker(world: World) -> None:
+    world.tenant("nav").update(kind="container", container="nav-box", process="", health=None)
+    world.answers = {
+        "docker inspect --format {{.State.Status}} nav-box": contracts.Ran(0, "running\n", "")
+    } | world.answers
+    assert "nav: container running" in world.evaluate()[6].found
+    world.answers["docker inspect --format {{.State.Status}} nav-box"] = contracts.Ran(
+        1, "", "No such object: nav-box"
+    )
+    assert "nav: container nav-box is No such object: nav-box" in world.broken()[6].found
+
+
+def test_a_container_cannot_be_asked_without_sudo(world: World) -> None:
+    world.sudo_error = "sudo: no\n"
+    world.tenant("nav").update(kind="container", container="nav-box", process="")
+    assert "nav: sudo: no" in world.broken()[6].found
+
+
+def test_a_tenant_with_nothing_to_ask(world: World) -> None:
+    world.tenant("phone").update(
+        kind="systemd", unit="panda-llamacpp", health=None, process="", watch_process=False
+    )
+    assert "phone: unit active" in world.evaluate()[6].found
+    world.tenant("phone").update(kind="script", user="u", directory="/", start="a", stop="b")
+    assert "phone: nothing to ask" in world.evaluate()[6].found
+
+
+# 7
+
+
+@pytest.mark.parametrize(
+    ("section", "key"), [("contracts", "disk_gb_min"), ("contracts", "ram_gb_min"), ("gpu", "total_gb_min")]
+)
+def test_too_little_room(world: World, section: str, key: str) -> None:
+    world.data[section][key] = 1_000_000.0
+    contract = world.only(7)
+    assert "RAM 15.3 GB available, VRAM 15.92 GB (RTX 5070 Ti)" in contract.found
+    assert "1e+06 GB" in contract.expected
+
+
+def test_a_gpu_that_cannot_be_read(world: World) -> None:
+    world.gpu_error = "NVML's nvmlInit failed: Driver Not Loaded"
+    assert world.only(7).found == "NVML's nvmlInit failed: Driver Not Loaded"
+
+
+def test_a_host_that_does_not_tell_its_memory(world: World) -> None:
+    (world.proc / "meminfo").write_text("MemTotal: 1 kB\n")
+    assert "cannot be evaluated: ValueError" in world.only(7).found
+
+
+# 8
+
+
+def test_docker_in_words(world: World) -> None:
+    found = world.evaluate()[8].found
+    assert found == (
+        "docker 26.1.5, live-restore off, restart policies: other=always, third; GPU access by cdi"
+    )
+
+
+def test_docker_without_containers(world: World) -> None:
+    world.answers["docker ps"] = contracts.Ran(0, "", "")
+    world.answers["docker info"] = contracts.Ran(0, json.dumps({**INFO, "LiveRestoreEnabled": True}), "")
+    assert "live-restore on, no running containers" in world.evaluate()[8].found
+
+
+@pytest.mark.parametrize(
+    ("ran", "message"),
+    [
+        (contracts.Ran(127, "", "docker: No such file or directory"), "docker: No such file or directory"),
+        (contracts.Ran(1, "", "Cannot connect to the Docker daemon"), "Cannot connect to the Docker daemon"),
+        (
+            contracts.Ran(0, '{"ServerErrors": ["Cannot connect"]}', ""),
+            "docker does not answer: Cannot connect",
+        ),
+    ],
+)
+def test_a_docker_that_does_not_answer(world: World, ran: contracts.Ran, message: str) -> None:
+    world.answers["docker info"] = ran
+    contract = world.only(8)
+    assert message in contract.found
+    assert "start docker" in contract.todo
+
+
+def test_no_cdi_specification(world: World) -> None:
+    (world.cdi / "nvidia.yaml").write_text("kind: vendor.com/nic\n")
+    (world.cdi / "notes.txt").write_text("kind: nvidia.com/gpu\n")
+    contract = world.only(8)
+    assert f"no CDI specification of kind nvidia.com/gpu in {world.cdi}" in contract.found
+    assert "nvidia-ctk cdi generate" in contract.todo
+
+
+def test_a_cdi_specification_in_json_where_docker_looks(world: World) -> None:
+    (world.cdi / "nvidia.yaml").unlink()
+    other = world.folder / "other"
+    other.mkdir()
+    (other / "gpu.json").write_text('{"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu"}')
+    world.answers["docker info"] = contracts.Ran(0, json.dumps({**INFO, "CDISpecDirs": [str(other)]}), "")
+    assert world.broken() == {}
+
+
+def test_cdi_switched_off(world: World) -> None:
+    world.answers["docker info"] = contracts.Ran(0, json.dumps({**INFO, "CDISpecDirs": []}), "")
+    assert "CDI is off in docker's configuration" in world.only(8).found
+
+
+def test_the_nvidia_runtime(world: World) -> None:
+    world.data["candidate"]["gpu_access"] = "gpus"
+    (world.cdi / "nvidia.yaml").unlink()
+    assert world.broken() == {}
+    world.answers["docker info"] = contracts.Ran(0, json.dumps({**INFO, "Runtimes": {"runc": {}}}), "")
+    contract = world.only(8)
+    assert "docker has no runtime called nvidia" in contract.found
+    assert "cdi" not in contract.todo
+
+
+def test_no_gpu_for_containers(world: World) -> None:
+    world.data["candidate"]["gpu_access"] = "none"
+    (world.cdi / "nvidia.yaml").unlink()
+    assert world.broken() == {}
+
+
+# 9
+
+
+def test_an_open_mark_names_run_and_time(world: World) -> None:
+    mark = {"run": "e4b-1", "epoch": 3, "boot_id": "x", "since": "2026-05-01T10:00:00Z", "controller": "me"}
+    (world.state / "open").write_text(json.dumps(mark))
+    contract = world.only(9)
+    assert contract.found.startswith("run e4b-1 holds this host since 2026-05-01T10:00:00Z")
+    assert "model-trial status" in contract.todo
+    assert "restore.yml" in contract.todo
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+def test_a_torn_mark_is_a_mark(world: World, text: str) -> None:
+    (world.state / "open").write_text(text)
+    found = world.only(9).found
+    assert "run (the mark cannot be read) holds this host since 20" in found
+    assert "Z (open mark" in found
+
+
+def test_no_state_at_all_is_no_mark(world: World) -> None:
+    world.state.rmdir()
+    assert world.broken() == {}
+
+
+def test_a_mark_that_cannot_be_read(world: World) -> None:
+    (world.state / "open").mkdir()
+    assert "cannot be read" in world.only(9).found
+
+
+def test_a_runner_at_work_without_a_mark(world: World) -> None:
+    world.answers["systemctl is-active mt-restore"] = contracts.Ran(3, "activating\n", "")
+    assert world.only(9).found == "no open mark, but mt-restore.service is activating"
+
+
+# 10
+
+
+def test_the_camera_image_is_described(world: World) -> None:
+    assert world.evaluate()[10].found.endswith(f"car.jpg: JPEG, 640 x 480 pixels, {len(JPEG)} bytes")
+
+
+def test_a_camera_image_that_is_cut_off(world: World) -> None:
+    (world.folder / "car.jpg").write_bytes(JPEG[:-2])
+    assert "the JPEG has no end" in world.only(10).found
+
+
+def test_a_home_folder_is_the_login_users(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(world.folder))
+    world.data["contracts"]["camera"] = "~/car.jpg"
+    assert world.broken() == {}
+
+
+# 11
+
+
+def test_the_pins_in_words(world: World) -> None:
+    assert world.evaluate()[11].found == "image, revision and 2 files are pinned"
+
+
+def test_an_image_by_digest_is_pinned(world: World) -> None:
+    world.data["image"] = f"registry.example/bench@sha256:{'a' * 64}"
+    assert world.broken() == {}
+
+
+def test_files_without_a_repository_need_no_revision(world: World) -> None:
+    world.data["candidate"].update(repo="", revision="")
+    assert world.broken() == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("image", "", "image is unset"),
+        ("image", "bench:latest", "image is bench:latest"),
+        ("candidate.revision", "main", "revision of unsloth/gemma-4-E4B-it-GGUF is main"),
+        ("candidate.revision", "", "is unset"),
+        ("candidate.files.1.sha256", "", "sha256 of mmproj-F16.gguf is unset"),
+        ("candidate.files.1.sha256", "0" * 63 + "\n", "sha256 of mmproj-F16.gguf is 000"),
+        ("candidate.files", [], "no file of the candidate has the role model"),
+    ],
+)
+def test_an_unset_pin_is_named(world: World, path: str, value: Any, message: str) -> None:
+    place: Any = world.data
+    *parents, last = [int(key) if key.isdigit() else key for key in path.split(".")]
+    for key in parents:
+        place = place[key]
+    place[last] = value
+    contract = world.only(11)
+    assert message in contract.found
+    assert "make pin" in contract.todo
+
+
+# 12
+
+
+def test_a_call_in_progress(world: World) -> None:
+    world.server.json("/phone", {"in_call": True})
+    contract = world.only(12)
+    assert contract.found == "no call in progress: in_call = true"
+    assert "operator_confirms_idle=true" in contract.todo
+
+
+def test_the_operators_word_counts_and_the_probes_stay_visible(world: World) -> None:
+    world.server.json("/phone", {"in_call": True})
+    world.data["contracts"]["operator_confirms_idle"] = True
+    contract = world.evaluate()[12]
+    assert contract.ok
+    assert contract.found == "the operator says that the host is idle; no call in progress: in_call = true"
+
+
+def test_nobody_says_that_the_host_is_idle(world: World) -> None:
+    world.data["contracts"]["quiet"] = []
+    contract = world.only(12)
+    assert contract.found == "the inventory has no quiet probe, and the operator said nothing"
+    world.data["contracts"]["operator_confirms_idle"] = True
+    assert world.broken() == {}
+
+
+def test_quiet_is_asked_alone(world: World) -> None:
+    found = contracts.quiet(plan.parse(world.data), world.host)
+    assert [(c.id, c.ok) for c in found] == [(12, True)]
+    assert world.commands == []
+    world.server.json("/phone", {"in_call": True})
+    assert not contracts.quiet(plan.parse(world.data), world.host)[0].ok
+
+
+# Time
+
+
+def test_a_fit_host_is_judged_at_once(world: World) -> None:
+    began = time.monotonic()
+    world.evaluate()
+    assert time.monotonic() - began < 1
+
+
+def test_dead_tenants_do_not_make_it_slow(world: World, reply: Callable[..., Any]) -> None:
+    for tenant in world.data["tenants"]:
+        tenant["health"]["timeout_s"] = 30
+    for path in list(world.server.routes):
+        world.server.routes[path] = reply(b"x" * 100, delay_s=20)
+    world.server.routes["/nav"] = reply(b"x" * 100, drip_s=0.2)
+    began = time.monotonic()
+    broken = world.broken()
+    assert time.monotonic() - began < 3.2
+    assert list(broken) == [6, 12]
+    assert "chatterbox: " in broken[6].found
+    assert "timed out" in broken[6].found
+
+
+def test_a_hanging_command_breaks_its_contract_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contracts, "TOGETHER_S", 0.5)
+    inner = world.run
+
+    def slow(argv: Sequence[str]) -> contracts.Ran:
+        if "docker" in argv:
+            time.sleep(1.5)
+        return inner(argv)
+
+    world.run = slow  # type: ignore[method-assign]  # docker hangs
+    assert world.only(8).found == "no answer within 0.5 s"
+
+
+def test_a_crash_is_a_broken_contract(world: World) -> None:
+    inner = world.run
+
+    def crash(argv: Sequence[str]) -> contracts.Ran:
+        if "docker" in argv:
+            raise KeyError("surprise")
+        return inner(argv)
+
+    world.run = crash  # type: ignore[method-assign]  # something nobody thought of
+    assert world.only(8).found == "cannot be evaluated: KeyError('surprise')"
+
+
+# Commands
+
+
+def test_commands_give_their_status_and_texts() -> None:
+    assert contracts.run_command(["sh", "-c", "echo out; echo err >&2; exit 3"]) == contracts.Ran(
+        3, "out\n", "err\n"
+    )
+
+
+def test_an_absent_command_is_a_failed_one() -> None:
+    ran = contracts.run_command(["absent-command-of-nobody"])
+    assert ran.rc == 127
+    assert "No such file" in ran.err
+
+
+def test_a_slow_command_is_a_failed_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contracts, "QUESTION_S", 0.1)
+    assert contracts.run_command(["sleep", "5"]).rc == 126
+
+
+def test_sudo_is_really_called_with_n(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "sudo"
+    tool.write_text('#!/bin/sh\n[ "$1" = -n ] || exit 9\nshift\nexec "$@"\n')
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    host = contracts.Host(as_root=False)
+    assert host.root("echo", "hello") == contracts.Ran(0, "hello\n", "")
+    tool.write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
+    with pytest.raises(contracts.NoSudo, match="a password is required"):
+        host.root("true")
+
+
+def test_the_real_host_is_the_default() -> None:
+    host = contracts.Host()
+    assert host.proc == Path("/proc")
+    assert host.state_dir == Path("/var/lib/model-trial")
+    assert host.as_root is (subprocess.check_output(["id", "-u"], text=True).strip() == "0")
+    assert isinstance(probes.listeners(host.proc), list)
