@@ -6,6 +6,7 @@ sample cannot bound are said to be unbounded instead of guessed; shares with Wil
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ class Quantile:
     """A quantile as far as the sample supports it; the unit is that of the values.
 
     `kind`: `interval` (`low` and `high` enclose it with 95 % confidence), `at_least` (only `low` is known, one-sided
-    95 %), `max` (the tail is out of reach: `value` is the largest value seen), `none` (no values, all None).
+    95 %), `max` (the tail is out of reach: `value` is the largest value seen), `point` (a median of too few values for
+    an interval), `none` (no values, all None).
     """
 
     q: float
@@ -42,20 +44,20 @@ class Quantile:
             return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
         if self.kind == "at_least":
             return f">= {self.low:.{digits}f}"
+        if self.kind == "point":
+            return f"{self.value:.{digits}f} (n={self.n})"
         return f"~max {self.value:.{digits}f} (n={self.n} cannot bound p{self.q * 100:g})"
 
 
-def _binomial_cdf(k: int, n: int, p: float) -> float:
-    """P(B <= k), by logarithms: factorials of large n overflow a float."""
-    if k < 0:
-        return 0.0
-    if k >= n:
-        return 1.0
-    log_p, log_r = math.log(p), math.log1p(-p)
+def _below(n: int, q: float) -> list[float]:
+    """P(B < rank) for rank 1 to n + 1, B binomial: the chance that fewer than `rank` values lie below the q-quantile."""
+    log_q, log_r = math.log(q), math.log1p(-q)
+    # By logarithms: factorials of large n overflow a float.
     top = math.lgamma(n + 1)
-    return math.fsum(
-        math.exp(top - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * log_p + (n - i) * log_r) for i in range(k + 1)
+    terms = (
+        math.exp(top - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * log_q + (n - i) * log_r) for i in range(n + 1)
     )
+    return list(itertools.accumulate(terms))
 
 
 @cache
@@ -65,16 +67,17 @@ def order_interval(n: int, q: float, confidence: float = CONFIDENCE) -> tuple[in
     Each side is given half of the error. With 95 % confidence the median needs n >= 6, p95 n >= 72, p99 n >= 368.
     """
     side = (1 - confidence) / 2
-    # P(q-quantile < x_(l)) = P(B < l): the largest l that keeps it within `side`; likewise from above.
-    low = max((rank for rank in range(1, n + 1) if _binomial_cdf(rank - 1, n, q) <= side), default=0)
-    high = min((rank for rank in range(n, 0, -1) if 1 - _binomial_cdf(rank - 1, n, q) <= side), default=0)
-    return (low, high) if low and high else None
+    below = _below(n, q)
+    low = max((rank for rank in range(1, n + 1) if below[rank - 1] <= side), default=None)
+    high = min((rank for rank in range(1, n + 1) if 1 - below[rank - 1] <= side), default=None)
+    return (low, high) if low is not None and high is not None else None
 
 
 @cache
 def lower_rank(n: int, q: float, confidence: float = CONFIDENCE) -> int | None:
     """1-based rank whose value is at most the q-quantile with one-sided `confidence`; None if n is too small."""
-    return max((rank for rank in range(1, n + 1) if _binomial_cdf(rank - 1, n, q) <= 1 - confidence), default=None)
+    below = _below(n, q)
+    return max((rank for rank in range(1, n + 1) if below[rank - 1] <= 1 - confidence), default=None)
 
 
 def quantile(values: Sequence[float], q: float) -> Quantile:
@@ -90,6 +93,8 @@ def quantile(values: Sequence[float], q: float) -> Quantile:
     ranks = order_interval(n, q)
     if ranks is not None:
         return Quantile(q, value, ordered[ranks[0] - 1], ordered[ranks[1] - 1], "interval", n)
+    if q == 0.5:
+        return Quantile(q, value, None, None, "point", n)
     low = lower_rank(n, q)
     if q >= 0.99 or low is None:
         return Quantile(q, ordered[-1], None, None, "max", n)

@@ -28,6 +28,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         run, dest = str(self._task.args.get("run") or ""), Path(str(self._task.args.get("dest") or ""))
         if not run or "/" in run or run.startswith("."):
             raise AnsibleActionFail(f"run: expected the name of a run, found {run!r}")
+        if not self._task.args.get("dest"):
+            raise AnsibleActionFail("dest: expected a folder on the controller, found nothing")
         if self._task.check_mode:
             return {**result, "changed": True, "skipped_in_check_mode": True}
         remote = self._connection._shell.join_path(self._make_tmp_path(), "run.tar.gz")

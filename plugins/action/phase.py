@@ -102,13 +102,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             except (KeyError, ValueError):
                 self.show(f"{event['by']}: {event['event']}")
 
-    def polls(self, run: str, epoch: int, first: str) -> Iterator[dict[str, Any]]:
+    def polls(self, run: str, epoch: int, first: str, since: int = 0) -> Iterator[dict[str, Any]]:
         """Poll for ever; yields every answer with its new events.
 
         Events are shown from ``first`` on (``phase_started window``): the host may be a phase ahead of the play, and
         every event belongs to one task.
         """
-        since, shown, progress = 0, False, ""
+        shown, progress = False, ""
         while True:
             found = self.verb("poll", run=run, epoch=epoch, since=since, wait=WAIT_S)
             for event in found["events"]:
@@ -151,9 +151,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         held = status["open"]
         if not held:
             return {"changed": False, "run": status["last_run"], "restored_by": status["restored_by"]}
+        # What failed before somebody asked is history; a restore that already runs is not.
+        since = status["last_seq"] if status["units"].get("mt-restore.service") != "activating" else 0
         self.command(shlex.join([PROGRAM, "restore", f"--by={by}", "--no-wait"]))
         failures: list[str] = []
-        for found in self.polls(held["run"], status["epoch"], "restore_started"):
+        for found in self.polls(held["run"], status["epoch"], "restore_started", since):
             done = [e for e in found["events"] if e["event"] == "restored"]
             failures += [e["reason"] for e in found["events"] if e["event"] == "restore_failed"]
             if done or not found["open"]:

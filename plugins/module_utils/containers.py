@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -204,11 +205,14 @@ def start(name: str) -> ProcessId | None:
     return identify(int(state(name).get("Pid") or 0))
 
 
-def start_in_background(name: str) -> subprocess.Popen[bytes]:
-    """Start a created container without waiting for docker to answer."""
-    return subprocess.Popen(
-        ["docker", "start", name], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+def start_in_background(name: str) -> None:
+    """Start a created container without waiting for docker to answer; whether it started is seen by what it does."""
+
+    def work() -> None:
+        with contextlib.suppress(DockerError):
+            docker("start", name)
+
+    threading.Thread(target=work, name=f"start-{name}", daemon=True).start()
 
 
 class Client:

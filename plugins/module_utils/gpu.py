@@ -160,9 +160,7 @@ class _Smi:
         try:
             done = subprocess.run(call, capture_output=True, text=True, timeout=OPEN_TIMEOUT_S, check=False)
         except FileNotFoundError:
-            raise GpuError(
-                "neither pynvml nor nvidia-smi is there: is the NVIDIA driver installed?"
-            ) from None
+            raise GpuError("neither pynvml nor nvidia-smi is there: is the NVIDIA driver installed?") from None
         except (OSError, subprocess.TimeoutExpired) as err:
             raise GpuError(f"nvidia-smi did not answer: {err}") from err
         if done.returncode != 0:
@@ -234,9 +232,7 @@ class Card:
         if values:
             return values[0]
         if errors:
-            raise (
-                errors[0] if isinstance(errors[0], GpuError) else GpuError(f"the GPU's answer: {errors[0]!r}")
-            )
+            raise (errors[0] if isinstance(errors[0], GpuError) else GpuError(f"the GPU's answer: {errors[0]!r}"))
         self._stuck = thread
         raise GpuError(f"the GPU's driver did not answer within {timeout_s:g} s")
 
@@ -269,7 +265,7 @@ class Sampler:
     """
 
     def __init__(self, card: Card, path: Path, interval_s: float = 0.1, phase: str = "") -> None:
-        self._card, self._path, self._interval_s = card, path, interval_s
+        self._card, self._path, self.interval_s = card, path, interval_s
         self._lock = threading.Lock()
         self._phase, self._peak_mib = phase, -1
         self._last: Vram | None = None
@@ -309,7 +305,7 @@ class Sampler:
     def stop(self) -> None:
         """End the thread; returns at the latest when a hanging reading would have been given up."""
         self._stopping.set()
-        self._thread.join(self._interval_s + READ_TIMEOUT_S)
+        self._thread.join(self.interval_s + READ_TIMEOUT_S)
 
     def __enter__(self) -> Sampler:
         return self
@@ -321,7 +317,7 @@ class Sampler:
         due = time.monotonic()
         while not self._stopping.is_set():
             self._tick()
-            due = max(due + self._interval_s, time.monotonic())
+            due = max(due + self.interval_s, time.monotonic())
             self._stopping.wait(due - time.monotonic())
 
     def _tick(self) -> None:
@@ -428,9 +424,7 @@ def undrained(drained: Drained, tolerance_mib: int) -> str:
     if drained.target_mib is None:
         wanted = "a level that stands still, and nothing held by the given processes"
     else:
-        wanted = (
-            f"at most {drained.target_mib} + {tolerance_mib} MiB, and nothing held by the given processes"
-        )
+        wanted = f"at most {drained.target_mib} + {tolerance_mib} MiB, and nothing held by the given processes"
     found = f"{drained.used_mib} MiB, held by {describe(drained.holders)}"
     if drained.error:
         found = f"{found}; the last reading failed: {drained.error}"

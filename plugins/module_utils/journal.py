@@ -164,6 +164,11 @@ class State:
         """Folder of one run: plan, snapshot, journal, samples, logs."""
         return self.root / "runs" / run
 
+    def newest_run(self) -> str:
+        """The run that was opened last, by its snapshot; empty on a host that never opened one."""
+        found = sorted(self.root.glob("runs/*/snapshot.json"), key=lambda p: p.stat().st_mtime)
+        return found[-1].parent.name if found else ""
+
     def journal_path(self, run: str) -> Path:
         """The journal of a run."""
         return self.run_dir(run) / "journal.jsonl"
@@ -191,26 +196,40 @@ class State:
     def raise_epoch(self) -> int:
         """Make every holder of the old epoch stale; returns the new one."""
         epoch = self.epoch() + 1
-        write_atomic(self.root / "epoch", f"{epoch}\n")
+        path, text = self.root / "epoch", f"{epoch:>20}\n"
+        try:
+            write_atomic(path, text)
+        except OSError:
+            # A full disk has no room for a new file, but the old one has room for the same number of digits; and a
+            # line this short reaches the disk in one piece or not at all.
+            with path.open("r+", encoding="ascii") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
         return epoch
 
     def mark(self) -> Mark | None:
         """The open mark, or None when no trial holds the host."""
         found = read_json(self.root / "open")
-        if found is None:
+        if not isinstance(found, dict):
             # A mark that can't be read still marks: better one restore too many than one too few.
             return Mark("", 0, "", "", "") if (self.root / "open").exists() else None
         return Mark(**{f.name: found.get(f.name, "") for f in dataclasses.fields(Mark)})
 
     def open(self, mark: Mark) -> None:
-        """Set the mark, durable on return."""
+        """Set the mark, durable on return; words left for an earlier run are taken away first."""
+        self._forget_words()
         write_atomic(self.root / "open", json.dumps(dataclasses.asdict(mark)) + "\n")
 
     def close(self) -> None:
         """Remove the mark, durable on return: the host is free again."""
-        for name in ("open", "lease", "furthest", "abort", "asked"):
-            (self.root / name).unlink(missing_ok=True)
+        self._forget_words()
+        (self.root / "open").unlink(missing_ok=True)
         _sync_folder(self.root)
+
+    def _forget_words(self) -> None:
+        for name in ("lease", "furthest", "abort", "asked"):
+            (self.root / name).unlink(missing_ok=True)
 
     def guard(self, run: str, epoch: int) -> Mark:
         """The mark, if this run and epoch hold the host.
@@ -231,7 +250,7 @@ class State:
     def renew(self) -> None:
         """Renew the lease. Not fsynced: after a power cut nobody's lease is valid anyway."""
         path = self.root / "lease"
-        fresh = path.with_name(".lease")
+        fresh = path.with_name(f".lease.{os.getpid()}")
         fresh.write_text(f"{awake_s():.3f}\n")
         fresh.replace(path)
 

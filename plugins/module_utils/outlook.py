@@ -15,8 +15,8 @@ from .plan import Plan
 STOP_S, CONTAINER_S = 1.0, 1.0
 
 
-def down_s(plan: Plan) -> dict[str, float]:
-    """Expected down time of every tenant that stops, in seconds."""
+def _spans(plan: Plan) -> dict[str, tuple[float, float]]:
+    """When every stopped tenant goes and is back, in seconds after the first stop."""
     work, limits = plan.workloads, plan.limits
     replies = work.nav_extended + work.describe_n + work.warmup
     a1_s = replies * work.expected_reply_s + CONTAINER_S
@@ -32,14 +32,29 @@ def down_s(plan: Plan) -> dict[str, float]:
         times.append((f"+{name}", 0.0))
         if name == plan.baseline.tenant:
             times.append(("", min(limits.a2_s, replies * work.expected_reply_s) + CONTAINER_S))
-    clock, went, down = 0.0, {}, {}
+    clock, went, spans = 0.0, {}, {}
     for mark, duration in times:
         if mark.startswith("-"):
             went[mark[1:]] = clock
         if mark.startswith("+"):
-            down[mark[1:]] = clock - went[mark[1:]]
+            spans[mark[1:]] = (went[mark[1:]], clock)
         clock += duration
-    return {name: round(down[name], 1) for name in plan.stop_order}
+    return spans
+
+
+def down_s(plan: Plan) -> dict[str, float]:
+    """Expected down time of every tenant that stops, in seconds."""
+    spans = _spans(plan)
+    return {name: round(spans[name][1] - spans[name][0], 1) for name in plan.stop_order}
+
+
+def impacts_s(plan: Plan) -> dict[str, float]:
+    """Expected time without what people lose: from the first stop of one of its tenants until the last is back."""
+    spans = _spans(plan)
+    return {
+        impact: round(max(spans[n][1] for n in names) - min(spans[n][0] for n in names), 1)
+        for impact, names in plan.impacts.items()
+    }
 
 
 def lines(plan: Plan) -> list[str]:
@@ -50,8 +65,7 @@ def lines(plan: Plan) -> list[str]:
         tenant = plan.tenant(name)
         found.append(f"{step}. stop {name} ({tenant.title}), expected down {down[name]:.0f} s")
     found.append(f"then restore in the order: {', '.join(plan.restore_order)}")
-    for impact, names in plan.impacts.items():
-        expected = max(down[n] for n in names)
+    for impact, expected in impacts_s(plan).items():
         found.append(f"expected {impact} time {expected:.0f} s, at most {plan.limits.cap_s:.0f} s")
     untouched = [t.name for t in plan.tenants if t.name not in plan.stop_order]
     found.append(f"untouched: {', '.join(untouched) or 'nothing'}")

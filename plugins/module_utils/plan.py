@@ -23,6 +23,8 @@ MIB_PER_GB = 1024
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 KINDS = ("systemd", "script", "container", "process")
 GPU_ACCESS = ("cdi", "gpus", "none")
+# A2 ends by itself within its limit; this is what its client's own start and end may take beyond.
+A2_GRACE_S = 5.0
 # Decisions of the trial, not of an inventory: the server listens on loopback because its endpoint has no
 # authentication, and renders its chat template so that the thinking switch is honoured.
 RESERVED_SERVER_ARGS = ("--host", "--port", "--jinja", "--no-jinja", "-m", "--model", "--mmproj", "-mm")
@@ -256,7 +258,7 @@ class Plan:
     def restore_bound_s(self) -> float:
         """Upper bound of a restore: the drain's limit, the start limits of what was stopped, A2."""
         starts = sum(self.tenant(name).start_timeout_s for name in self.restore_order)
-        return self.limits.drain_limit_s + starts + self.limits.a2_s
+        return self.limits.drain_limit_s + starts + self.limits.a2_s + A2_GRACE_S
 
     @property
     def run_max_s(self) -> float:
@@ -353,9 +355,7 @@ def _check(plan: Plan) -> None:
             if name not in names:
                 _fail(where, f"names of tenants ({', '.join(names)})", name)
     if sorted(plan.stop_order) != sorted(plan.restore_order):
-        _fail(
-            "restore_order", f"the tenants of stop_order ({', '.join(plan.stop_order)})", plan.restore_order
-        )
+        _fail("restore_order", f"the tenants of stop_order ({', '.join(plan.stop_order)})", plan.restore_order)
     if plan.baseline.tenant not in names:
         _fail("baseline.tenant", f"one of {', '.join(names)}", plan.baseline.tenant)
     candidate = plan.candidate

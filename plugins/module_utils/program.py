@@ -12,6 +12,7 @@ host is not the caller's (held by another trial, or a stale epoch).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -56,8 +57,11 @@ def samples(run_dir: Path) -> list[dict[str, Any]]:
     """Progress by sample file, the newest last: replies, good replies, their median latency in ms."""
     found = []
     for path in sorted((run_dir / "samples").glob("*.jsonl"), key=lambda p: p.stat().st_mtime):
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        rows = [json.loads(line) for line in lines]
+        rows = []
+        for line in path.read_bytes().split(b"\n"):
+            # The last line may be half written.
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
         good = [row["latency_ms"] for row in rows if row.get("ok")]
         p50 = round(statistics.median(good), 2) if good else None
         found.append({"name": path.stem, "n": len(rows), "ok": len(good), "p50_ms": p50})
@@ -80,10 +84,12 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
         try:
             runner.prepare(trial, state, journal)
             epoch = runner.open_trial(trial, state, gpu.Card(trial.gpu.index), controller)
-        except runner.PhaseFailed as err:
-            journal.write("phase_failed", phase="snapshot", **err.facts)
+        except BaseException as err:
+            facts = err.facts if isinstance(err, runner.PhaseFailed) else {"reason": str(err)}
+            state.close()
             containers.remove(containers.RUN_LABEL, run)
             containers.remove(containers.A2_LABEL, run)
+            journal.write("phase_failed", phase="snapshot", **{"expected": "", "found": "", "todo": "", **facts})
             raise
     if not trial.attended:
         state.advance(PHASES[-1])
@@ -91,7 +97,11 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
     DROP_IN.write_text(f"[Service]\nRuntimeMaxSec={trial.run_max_s:.0f}\n", encoding="utf-8")
     _systemctl("daemon-reload")
     _systemctl("reset-failed", *UNITS)
-    _systemctl("start", "--no-block", "mt-run.service")
+    if _systemctl("start", "mt-run.service") != 0:
+        restore(state, "host", wait=True)
+        raise runner.PhaseFailed(
+            "the runner did not start", "mt-run.service active", "see: journalctl -u mt-run", "no tenant was touched"
+        )
     return {"run": run, "epoch": epoch}
 
 
@@ -149,19 +159,27 @@ def restore_now(state: State) -> int:
     if mark is None:
         print("nothing to restore: no trial holds this host")
         return 0
-    trial = _load(state, mark.run)
+    # A mark that can not be read marks the run that was opened last.
+    name = mark.run or state.newest_run()
     by = state.asked("asked") or "host"
+    trial = _load(state, name)
     try:
-        results = restorer.Restorer(trial, state, gpu.Card(trial.gpu.index), by).restore()
-    except restorer.RestoreFailed as err:
-        Journal(state.journal_path(mark.run), mark.run, state.epoch(), "restorer", required=False).write(
+        card: gpu.Card | None = gpu.Card(trial.gpu.index)
+    except gpu.GpuError as err:
+        # Without eyes on the GPU the tenants come back all the same; the check of VRAM then says what is wrong.
+        print(f"the GPU can not be read: {err}", file=sys.stderr)
+        card = None
+    try:
+        results = restorer.Restorer(trial, state, card, by).restore()
+    except (restorer.RestoreFailed, OSError, subprocess.SubprocessError) as err:
+        Journal(state.journal_path(name), name, state.epoch(), "restorer", required=False).write(
             "restore_failed", restored_by=by, reason=str(err)
         )
-        print(f"restore of {mark.run} is not complete: {err}", file=sys.stderr)
+        print(f"restore of {name} is not complete: {err}", file=sys.stderr)
         return 1
     for check in results:
         print(f"check {check.id} ok: {check.title}: {check.found}")
-    print(f"run {mark.run} restored and closed by {by}")
+    print(f"run {name} restored and closed by {by}")
     return 0
 
 
@@ -184,7 +202,7 @@ def restore(state: State, by: str, *, wait: bool) -> int:
     """Ask for a restore the one way there is: start ``mt-restore``. systemd merges callers."""
     if state.mark() is not None:
         state.ask("asked", by)
-    return _systemctl("start", *([] if wait else ["--no-block"]), "mt-restore.service")
+    return 1 if _systemctl("start", *([] if wait else ["--no-block"]), "mt-restore.service") else 0
 
 
 def status(state: State) -> dict[str, Any]:
@@ -198,6 +216,7 @@ def status(state: State) -> dict[str, Any]:
         "epoch": state.epoch(),
         "last_run": last[-1]["run"] if last else None,
         "last_event": last[-1]["event"] if last else None,
+        "last_seq": last[-1]["seq"] if last else 0,
         "restored_by": restored[-1]["restored_by"] if restored else None,
         "units": unit_states(),
     }

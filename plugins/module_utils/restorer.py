@@ -11,29 +11,37 @@ any point and simply start again.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from . import checks, containers, gpu, tenants
+from . import checks, containers, gpu, probes, tenants
 from .journal import Journal, State, boot_id, read, read_json, wall, write_atomic
-from .plan import Plan, Tenant
+from .plan import A2_GRACE_S, Plan, Tenant
+from .probes import ProcessId
 from .runner import drain_target
 
-
 POLL_S = 0.05
-A2_GRACE_S = 5.0
+# What can go wrong with one tenant and must not keep the next one down.
+TROUBLE = (tenants.TenantError, OSError, subprocess.SubprocessError)
 
 
 class RestoreFailed(RuntimeError):
     """The host is not as it was; the message names what is missing and what to do. The mark stays."""
 
 
-def missing(plan: Plan, snapshot: dict[str, Any]) -> list[Tenant]:
-    """Tenants that ran when the trial opened and are not healthy now, in the order in which they must come back."""
-    names = [n for n in plan.restore_order if snapshot["tenants"].get(n, {}).get("running")]
-    return [plan.tenant(n) for n in names if not tenants.look(plan.tenant(n)).healthy]
+def _seconds(earlier: dict[str, Any], later: dict[str, Any]) -> float:
+    """Time between two journal entries; the steady clock does not survive a reboot, the wall clock does."""
+    if earlier["boot_id"] == later["boot_id"]:
+        return float(later["t_s"]) - float(earlier["t_s"])
+    walls = [datetime.fromisoformat(e["wall"].replace("Z", "+00:00")) for e in (earlier, later)]
+    return (walls[1] - walls[0]).total_seconds()
 
 
 def downtimes(plan: Plan, entries: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -43,34 +51,41 @@ def downtimes(plan: Plan, entries: list[dict[str, Any]]) -> dict[str, dict[str, 
         ``{"down": {tenant: s}, "impacts": {impact: s}}``; an impact lasts from the first stop of one of its tenants
         until the last of them is healthy.
     """
-    went: dict[str, float] = {}
-    came: dict[str, float] = {}
+    went: dict[str, dict[str, Any]] = {}
+    came: dict[str, dict[str, Any]] = {}
     for entry in entries:
         if entry["event"] == "tenant_stopping":
-            went.setdefault(entry["tenant"], entry["t_s"])
+            went.setdefault(entry["tenant"], entry)
         if entry["event"] == "tenant_healthy":
-            came[entry["tenant"]] = entry["t_s"]
-    down = {n: round(came[n] - went[n], 3) for n in went if n in came}
+            came[entry["tenant"]] = entry
+    down = {n: round(_seconds(went[n], came[n]), 3) for n in went if n in came}
     impacts = {}
     for impact, names in plan.impacts.items():
-        both = [n for n in names if n in down]
-        if both:
-            impacts[impact] = round(max(came[n] for n in both) - min(went[n] for n in both), 3)
+        spans = [(i, j) for i in names for j in names if i in down and j in down]
+        if spans:
+            impacts[impact] = round(max(_seconds(went[i], came[j]) for i, j in spans), 3)
     return {"down": down, "impacts": impacts}
 
 
 class Restorer:
-    """Restores one run."""
+    """Restores one run.
 
-    def __init__(self, plan: Plan, state: State, card: gpu.Card, by: str) -> None:
+    Args:
+        plan: what lives on the host.
+        state: where the marks are.
+        card: the GPU, or None when it can not be read: then nothing is known of VRAM, and the tenants come back.
+        by: who asked, for the journal.
+    """
+
+    def __init__(self, plan: Plan, state: State, card: gpu.Card | None, by: str) -> None:
         self.plan, self.state, self.card, self.by = plan, state, card, by
         self.run_dir = state.run_dir(plan.run)
-        self.snapshot = read_json(self.run_dir / "snapshot.json") or {"tenants": {}, "used_mib": 0}
+        self.snapshot = read_json(self.run_dir / "snapshot.json")
         self.past = read(state.journal_path(plan.run))
+        self.failures: list[str] = []
         # First of all: whoever still holds the old epoch can do nothing any more.
         self.journal = Journal(state.journal_path(plan.run), plan.run, state.raise_epoch(), "restorer", required=False)
-        self.sampler = gpu.Sampler(card, self.run_dir / "vram.jsonl")
-        self.sampler.segment("restore")
+        self.sampler = gpu.Sampler(card, self.run_dir / "vram.jsonl", phase="restore") if card else None
 
     def restore(self) -> list[checks.CheckResult]:
         """Bring everything back and prove it; returns the passed checks.
@@ -81,83 +96,158 @@ class Restorer:
         began = time.monotonic()
         self.journal.write("restore_started", restored_by=self.by)
         try:
-            self.remove_containers()
+            measure = self.may_measure()
+            self.remove_containers(containers.RUN_LABEL)
+            if not measure:
+                self.remove_containers(containers.A2_LABEL)
             gone = time.monotonic()
-            absent = missing(self.plan, self.snapshot)
+            absent = self.missing()
             if absent:
-                self.drain(gone)
-            failures = self.start(absent)
-            self.forget_a2()
-            return self.prove(began, failures)
+                self.drain(gone, absent)
+            for tenant in absent:
+                self.start(tenant, measure=measure and tenant.name == self.plan.baseline.tenant)
+            self.remove_containers(containers.A2_LABEL)
+            return self.prove(began)
         finally:
-            self.sampler.stop()
+            if self.sampler:
+                self.sampler.stop()
 
-    def remove_containers(self) -> None:
+    def note(self, failure: str) -> None:
+        """Remember a failure for the end; what comes after it is done all the same."""
+        self.failures.append(failure)
+
+    def before(self, tenant: Tenant) -> dict[str, Any]:
+        """The tenant when the trial opened; without a snapshot it is taken for a running one."""
+        found: dict[str, Any] = (self.snapshot or {}).get("tenants", {}).get(tenant.name, {"running": True})
+        return found
+
+    def missing(self) -> list[Tenant]:
+        """Tenants that ran when the trial opened and are not healthy now, in the order in which they must come back."""
+        absent = []
+        for tenant in (self.plan.tenant(name) for name in self.plan.restore_order):
+            if not self.before(tenant)["running"]:
+                continue
+            try:
+                healthy = tenants.look(tenant).healthy
+            except TROUBLE:
+                healthy = False
+            if not healthy:
+                absent.append(tenant)
+            elif self._down_in_journal(tenant):
+                # Back already, by an earlier attempt that was cut off or by somebody else: its down time ends here.
+                self.journal.write("tenant_healthy", tenant=tenant.name, duration_s=0.0, found=True)
+        return absent
+
+    def _down_in_journal(self, tenant: Tenant) -> bool:
+        last = [e["event"] for e in self.past if e.get("tenant") == tenant.name]
+        return bool(last) and last[-1] != "tenant_healthy"
+
+    def remove_containers(self, label: str) -> None:
         """End the run's containers, keep what they printed, remove them until none is left."""
         run = self.plan.run
+        with contextlib.suppress(containers.DockerError, OSError, subprocess.SubprocessError):
+            containers.save_logs(label, run, self.run_dir / "logs")
         try:
-            containers.save_logs(containers.RUN_LABEL, run, self.run_dir / "logs")
-            removed = containers.remove(containers.RUN_LABEL, run)
+            count = containers.remove(label, run)
         except containers.DockerError as err:
+            self.note(f"the run's containers could not be removed: {err}")
             self.journal.write("containers_not_removed", reason=str(err))
-            raise RestoreFailed(f"the run's containers could not be removed: {err}") from err
-        self.journal.write("containers_removed", count=removed)
+            self.kill_candidate()
+            return
+        if label == containers.RUN_LABEL:
+            self.journal.write("containers_removed", count=count)
 
-    def drain(self, since: float) -> None:
+    def kill_candidate(self) -> None:
+        """Without docker the candidate is still a process that holds VRAM; it is ours, so it is ended."""
+        started = [e for e in self.past if e["event"] == "candidate_started" and e["boot_id"] == boot_id()]
+        for entry in started[-1:]:
+            process = ProcessId(entry["pid"], entry["start_ticks"])
+            if probes.alive(process):
+                os.kill(process.pid, signal.SIGKILL)
+                self.journal.write("candidate_killed", pid=process.pid)
+
+    def drain(self, since: float, absent: list[Tenant]) -> None:
         """Wait until the candidate's VRAM is free: at least the minimum, at most the limit; then go on anyway."""
         limits = self.plan.limits
-        levels = [e["used_mib"] for e in self.past if e["event"] == "drained"]
-        target = levels[-1] if levels else drain_target(self.plan, self.snapshot)
+        min_s = max(0.0, limits.drain_min_s - (time.monotonic() - since))
+        if self.card is None:
+            time.sleep(min_s)
+            return
+        target = self.drain_target(absent)
         self.journal.write("drain_started", target_mib=target)
-        drained = gpu.drain(
-            self.card,
-            target_mib=target,
-            tolerance_mib=limits.drain_tolerance_mib,
-            min_s=max(0.0, limits.drain_min_s - (time.monotonic() - since)),
-            limit_s=limits.drain_limit_s,
-            pids=[],
-        )
+        try:
+            drained = gpu.drain(
+                self.card,
+                target_mib=target,
+                tolerance_mib=limits.drain_tolerance_mib,
+                min_s=min_s,
+                limit_s=limits.drain_limit_s,
+            )
+        except gpu.GpuError as err:
+            self.journal.write("drain_unseen", reason=str(err))
+            time.sleep(max(0.0, limits.drain_min_s - (time.monotonic() - since)))
+            return
         facts = {"used_mib": drained.used_mib, "target_mib": target, "duration_s": round(drained.duration_s, 3)}
         if drained.ok:
             self.journal.write("drained_again", **facts)
         else:
             self.journal.write("drain_timeout", holders=gpu.describe(drained.holders), **facts)
 
-    def start(self, absent: list[Tenant]) -> list[str]:
-        """Start what is missing, strictly one after another; a failure is noted and the next one gets its chance."""
-        failures = []
-        for tenant in absent:
-            baseline = tenant.name == self.plan.baseline.tenant
-            measure = baseline and self.may_measure()
-            if measure:
-                containers.start_in_background(containers.client_name("a2"))
-            log = self.run_dir / "logs" / f"{tenant.name}.log"
-            self.journal.write("tenant_starting", tenant=tenant.name)
-            began = time.monotonic()
+    def drain_target(self, absent: list[Tenant]) -> int | None:
+        """Used MiB once the candidate is gone, or None where it can't be told: the level of the window, or what the
+        snapshot lets expect, plus the stopped tenants that are up again (or still)."""
+        levels = [e["used_mib"] for e in self.past if e["event"] == "drained"]
+        if not self.snapshot:
+            return None
+        target = levels[-1] if levels else drain_target(self.plan, self.snapshot)
+        present = [n for n in self.plan.stop_order if n not in {t.name for t in absent}]
+        held = [self.snapshot["tenants"][n]["vram_mib"] for n in present]
+        return None if target is None or None in held else int(target + sum(held))
+
+    def start(self, tenant: Tenant, *, measure: bool) -> None:
+        """Start one missing tenant and wait until it is healthy; A2 where it has its place."""
+        if measure:
+            containers.start_in_background(containers.client_name("a2"))
+        log = self.run_dir / "logs" / f"{tenant.name}.log"
+        self.journal.write("tenant_starting", tenant=tenant.name)
+        began = time.monotonic()
+        try:
+            self.bring_up(tenant, log)
+        except TROUBLE as err:
+            self.note(str(err))
+            self.journal.write("tenant_failed", tenant=tenant.name, reason=str(err))
+            return
+        self.journal.write("tenant_healthy", tenant=tenant.name, duration_s=round(time.monotonic() - began, 3))
+        if measure and not self.measure_again():
+            self.remove_containers(containers.A2_LABEL)
+
+    def bring_up(self, tenant: Tenant, log: Path) -> None:
+        """Start a tenant, unless it is up and only not healthy yet; one that never gets there is started anew."""
+        if tenants.look(tenant).running:
             try:
-                tenants.start(tenant, log)
                 tenants.wait_healthy(tenant, log)
-            except tenants.TenantError as err:
-                failures.append(str(err))
-                self.journal.write("tenant_failed", tenant=tenant.name, reason=str(err))
-                continue
-            self.journal.write("tenant_healthy", tenant=tenant.name, duration_s=round(time.monotonic() - began, 3))
-            if measure:
-                self.measure_again()
-        return failures
+                return
+            except tenants.TenantError:
+                tenants.stop(tenant, log)
+        tenants.start(tenant, log)
+        tenants.wait_healthy(tenant, log)
 
     def may_measure(self) -> bool:
         """Whether A2 has its place: only after a completed measure phase of this boot, and only while there is time."""
         done = [e for e in self.past if e["event"] == "phase_done" and e["phase"] == "measure"]
         stopped = [e for e in self.past if e["event"] == "tenant_stopping"]
         early = any(e["event"] == "restore_started" for e in self.past)
-        if not done or not stopped or early or done[-1]["boot_id"] != boot_id():
+        if not done or not stopped or early or self.by == "boot" or done[-1]["boot_id"] != boot_id():
             return False
         late = time.monotonic() - stopped[0]["t_s"] > self.plan.limits.cap_s - self.plan.restore_bound_s
         return not late
 
-    def measure_again(self) -> None:
-        """A2: the live model once more, bounded; whatever goes wrong here only costs the comparison."""
+    def measure_again(self) -> bool:
+        """A2: the live model once more, bounded; whatever goes wrong here only costs the comparison.
+
+        Returns:
+            Whether the client is through.
+        """
         client = containers.Client(self.plan, "a2", self.run_dir)
         # The session ends by itself within its time limit; the rest is the client's own start.
         deadline = time.monotonic() + self.plan.limits.a2_s + A2_GRACE_S
@@ -165,30 +255,25 @@ class Restorer:
             write_atomic(self.run_dir / "control" / "start-a2", "{}", 0o644)
             while client.exit_code() is None and time.monotonic() < deadline:
                 time.sleep(POLL_S)
-            self.journal.write("segment_done", session="a2", exit_code=client.exit_code())
-        except OSError as err:
-            self.journal.write("a2_skipped", reason=str(err))
+            code = client.exit_code()
+        except OSError:
+            code = None
         finally:
             client.close()
+        self.journal.write("segment_done", session="a2", exit_code=code)
+        return code is not None
 
-    def forget_a2(self) -> None:
-        """Remove the A2 client, used or not."""
-        try:
-            containers.save_logs(containers.A2_LABEL, self.plan.run, self.run_dir / "logs")
-            containers.remove(containers.A2_LABEL, self.plan.run)
-        except containers.DockerError as err:
-            self.journal.write("containers_not_removed", reason=str(err))
-
-    def prove(self, began: float, failures: list[str]) -> list[checks.CheckResult]:
+    def prove(self, began: float) -> list[checks.CheckResult]:
         """The checks, then the mark goes; that is the disarm."""
-        self.sampler.segment("verify")
-        results = checks.run(self.plan, snapshot=self.snapshot["tenants"], card=self.card)
+        if self.sampler:
+            self.sampler.segment("verify")
+        results = checks.run(self.plan, snapshot=(self.snapshot or {}).get("tenants"), card=self.card)
         broken = [f"check {c.id} {c.title}: expected {c.expected}, found {c.found}" for c in results if not c.ok]
         rows = [{"id": c.id, "title": c.title, "expected": c.expected, "found": c.found, "ok": c.ok} for c in results]
         self.journal.write("checks", ok=not broken, checks=rows)
-        if broken or failures:
+        if broken or self.failures:
             todo = f"it is tried again; when mended, at once by: sudo model-trial restore (run {self.plan.run})"
-            raise RestoreFailed("; ".join([*failures, *broken, todo]))
+            raise RestoreFailed("; ".join([*self.failures, *broken, todo]))
         times = downtimes(self.plan, read(self.state.journal_path(self.plan.run)))
         duration = round(time.monotonic() - began, 3)
         self.journal.write("restored", restored_by=self.by, duration_s=duration, **times)

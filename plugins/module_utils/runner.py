@@ -32,6 +32,8 @@ REVIVED_EVERY_S = 1.0
 # VRAM counts as settled when it moved by less than this between looks; a model has then loaded.
 SETTLED_MIB, SETTLE_S, SETTLE_LIMIT_S = 64, 0.3, 5.0
 SMOKE_LIMIT_S = 60.0
+# A candidate is not left alone for longer than this without a look at its VRAM.
+BLIND_S = 5.0
 
 
 class PhaseFailed(RuntimeError):
@@ -120,7 +122,8 @@ def take_snapshot(plan: Plan, card: gpu.Card) -> dict[str, Any]:
             "healthy": condition.healthy,
             "pid": condition.process.pid if condition.process else 0,
             "start_ticks": condition.process.start_ticks if condition.process else 0,
-            "vram_mib": sum(known) if len(known) == len(held) else None,
+            # Nothing seen of a tenant that should hold memory means that the driver does not tell, not that it is 0.
+            "vram_mib": sum(known) if len(known) == len(held) and (held or not tenant.vram_process) else None,
             "vram_pids": [h.pid for h in held],
             "found": condition.found,
         }
@@ -206,7 +209,7 @@ class Runner:
         now = time.monotonic()
         if self.down and now - self._looked > REVIVED_EVERY_S:
             self._looked = now
-            back = tenants.revived(self.down, {})
+            back = tenants.revived(self.down)
             if back:
                 raise PhaseFailed(
                     "a stopped tenant was revived by somebody else",
@@ -216,7 +219,14 @@ class Runner:
                 )
 
     def _check_candidate(self, server: ProcessId) -> None:
-        plan = self.plan
+        plan, last = self.plan, self.sampler.last
+        if last and time.monotonic() - last.t_s > BLIND_S:
+            raise PhaseFailed(
+                "VRAM can not be seen any more",
+                f"a reading every {self.sampler.interval_s} s",
+                f"none for {time.monotonic() - last.t_s:.0f} s: {self.sampler.error}",
+                "look at the driver: nvidia-smi, journalctl -k",
+            )
         footprint = self.sampler.peak_mib - self.drained_mib
         if plan.bands.name(footprint) == "abort":
             raise PhaseFailed(
@@ -247,12 +257,14 @@ class Runner:
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Enter a phase once the controller has advanced so far; journal its start, its end, its failure."""
-        while PHASES.index(self.state.furthest()) < PHASES.index(name):
-            self.pause()
-        self.journal.write("phase_started", phase=name)
-        self.sampler.segment(name)
         began = time.monotonic()
         try:
+            while PHASES.index(self.state.furthest()) < PHASES.index(name):
+                self.pause()
+            self.check()
+            self.journal.write("phase_started", phase=name)
+            self.sampler.segment(name)
+            began = time.monotonic()
             yield
         except PhaseFailed as err:
             self.journal.write("phase_failed", phase=name, **err.facts)
@@ -303,6 +315,7 @@ class Runner:
 
     def stop(self, tenant: Tenant) -> None:
         """Stop one tenant, journalled; from its first word on it counts as down."""
+        self.check()
         self.journal.write("tenant_stopping", tenant=tenant.name, impact=tenant.impact)
         duration = tenants.stop(tenant, self.run_dir / "logs" / f"{tenant.name}.log")
         self.down.append(tenant)

@@ -233,10 +233,10 @@ def wait_healthy(tenant: Tenant, log: Path, tick: Callable[[], None] = lambda: N
         time.sleep(POLL_S)
 
 
-def revived(tenants: Iterable[Tenant], before: dict[str, ProcessId | None]) -> str:
+def revived(tenants: Iterable[Tenant]) -> str:
     """Name of a stopped tenant that somebody brought back, with its process; empty when none."""
     for tenant in tenants:
         process = find_process(tenant)
-        if process and process != before.get(tenant.name):
+        if process:
             return f"{tenant.name} runs again (PID {process.pid}, {probes.command(process.pid)})"
     return ""

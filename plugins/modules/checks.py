@@ -32,7 +32,8 @@ options:
     default: {}
   snapshot_file:
     description:
-      - A file on the host that holds such a snapshot under C(tenants), as a trial leaves it in the folder of its run.
+      - A file on the host that holds such a snapshot under C(tenants), as a trial leaves it in the folder
+        of its run.
       - Ignored when it is not there, and when O(snapshot) is given.
     type: path
   settle_s:

@@ -244,3 +244,7 @@ def _set_counts(reply: Reply, document: Mapping[str, Any]) -> None:
     for name in ("prompt_n", "cache_n"):
         if name in timings:
             setattr(reply, name, timings[name])
+    # Where a server has no timings, OpenAI's own field tells of the cache.
+    details = usage.get("prompt_tokens_details") or {}
+    if reply.cache_n is None and "cached_tokens" in details:
+        reply.cache_n = details["cached_tokens"]

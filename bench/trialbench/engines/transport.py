@@ -80,7 +80,8 @@ class _Stream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        return _Stream(self._inner.start_tls(ssl_context, server_hostname, timeout), self._wire)
+        limit = min(self._wire.remaining_s(), timeout or float("inf"))
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, limit), self._wire)
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)

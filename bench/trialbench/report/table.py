@@ -72,7 +72,7 @@ def quantile_text(quantile: dict[str, Any]) -> str:
         return f"{number(value)} [{number(low)}, {number(high)}]"
     if quantile["kind"] == "at_least":
         return f">= {number(low)}"
-    return f"~max {number(value)}" if quantile["kind"] == "max" else "-"
+    return f"~max {number(value)}" if quantile["kind"] == "max" else number(value)
 
 
 def number(value: float | None) -> str:

@@ -241,7 +241,7 @@ static void print_processes(const char *call, char kind)
             snprintf(used, sizeof used, "N/A");
         else
             snprintf(used, sizeof used, "%lluMiB", list[p].used / MIB);
-        printf("|    0   N/A  N/A %15u      %c   %-37.37s %9s |\n", list[p].pid, kind, name, used);
+        printf("|    0   N/A  N/A %15u      %c   %-36.36s %9s |\n", list[p].pid, kind, name, used);
     }
 }
 

@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 
 
 @dataclass
@@ -52,6 +53,7 @@ class Server:
 
         class Quiet(ThreadingHTTPServer):
             daemon_threads = True
+
             # Clients that give up early are part of the tests.
             def handle_error(self, request: Any, client_address: Any) -> None:
                 return
@@ -251,3 +253,20 @@ def eventually() -> Callable[[Callable[[], Any]], None]:
             time.sleep(0.01)
 
     return wait
+
+
+@pytest.fixture
+def invoke(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """Runs a module's ``main`` as Ansible does: ``invoke(main, args, check_mode=False)`` gives its result.
+
+    ``failed`` is always in it.
+    """
+
+    def run(main: Callable[[], None], args: dict[str, Any], check_mode: bool = False) -> dict[str, Any]:
+        with patch_module_args({**args, "_ansible_check_mode": check_mode}), pytest.raises(SystemExit) as end:
+            main()
+        result: dict[str, Any] = json.loads(capsys.readouterr().out)
+        assert result.setdefault("failed", False) is (end.value.code != 0)
+        return result
+
+    return run

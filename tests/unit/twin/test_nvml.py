@@ -79,9 +79,7 @@ class Driver:
 
     def run(self, *command: str, timeout: float = 20) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "LD_LIBRARY_PATH": str(self.programs), "TWIN_GPU_LEDGER": str(self.ledger)}
-        return subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=timeout, env=environment
-        )
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout, env=environment)
 
     def ask(self) -> dict[str, object]:
         answer = json.loads(self.run(sys.executable, "-c", ASK).stdout)

@@ -208,9 +208,15 @@ class FakeDocker:
         return 0, "".join(f"{c['id'] if '--no-trunc' in args else c['id'][:12]}\n" for c in listed), ""
 
     def _inspect(self, args: list[str]) -> Answer:
-        found = self.get(args[-1])
-        if found is None:
-            return 1, "", f"Error: No such object: {args[-1]}\n"
+        template, out = args[args.index("--format") + 1], ""
+        for name in args[args.index("--format") + 2 :]:
+            found = self.get(name)
+            if found is None:
+                return 1, out, f"Error: No such object: {name}\n"
+            out += self._shown(found, template) + "\n"
+        return 0, out, ""
+
+    def _shown(self, found: Container, template: str) -> str:
         state = {
             "Status": found["status"],
             "Running": found["status"] == "running",
@@ -218,9 +224,18 @@ class FakeDocker:
             "ExitCode": found["code"],
             "OOMKilled": found["oom"],
         }
-        template = args[args.index("--format") + 1]
-        values = {"{{json .State}}": json.dumps(state), "{{.State.Pid}}": found["pid"], "{{.Name}}": f"/{found['name']}"}
-        return 0, f"{values[template]}\n", ""
+        values = {
+            "{{json .State}}": json.dumps(state),
+            "{{.State.Pid}}": str(found["pid"]),
+            "{{.State.Running}}": str(state["Running"]).lower(),
+            "{{json .LogPath}}": json.dumps(found.get("log_path", "")),
+            "{{json .Name}}": json.dumps(f"/{found['name']}"),
+            "{{.Name}}": f"/{found['name']}",
+        }
+        for key, value in values.items():
+            template = template.replace(key, value)
+        assert "{{" not in template, f"the fake docker does not know {template}"
+        return template
 
     def _logs(self, args: list[str]) -> Answer:
         found = self.get(args[-1])

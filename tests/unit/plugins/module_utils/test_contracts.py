@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The twelve contracts: a whole host with real HTTP and made-up rest, on which one thing at a time is broken."""
+"""The twelve contracts, on a host whose HTTP is real and whose rest is made up: one at a time is broken."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import contrac
 
 JPEG = bytes.fromhex("ffd8ffe000074a46494600ffc0000b0801e0028001011100ffda000801010000003f001234ffd9")
 PROMPT = "import requests\n" * 3 + "def build_vlm_prompt(goal):\n    return f'seek {goal}'\n"
-CLAUSE = "def f():\n  try:\n    pass\n  except (httpx.TimeoutException, httpx.HTTPError):\n    yield TTSStoppedFrame()\n"
+CAUGHT = "(httpx.TimeoutException, httpx.HTTPError)"
+CLAUSE = f"def f():\n  try:\n    pass\n  except {CAUGHT}:\n    yield TTSStoppedFrame()\n"
 PORTS = {"llamacpp": 10, "nav": 20, "phone": 30}
 INFO = {"ServerVersion": "26.1.5", "LiveRestoreEnabled": False, "Runtimes": {"runc": {}, "nvidia": {}}}
 

@@ -161,9 +161,8 @@ def test_the_prompt_is_extracted_with_all_it_needs_and_nothing_else(write: Write
     ):
         assert absent not in source, absent
     prompt = run(source, 'build_vlm_prompt(goal="something interesting")')
-    assert prompt == (
-        "Look around. You seek 'something interesting'. Answer in one line. Use one of: FORWARD | LEFT | RIGHT"
-    )
+    words = "Answer in one line. Use one of: FORWARD | LEFT | RIGHT"
+    assert prompt == f"Look around. You seek 'something interesting'. {words}"
 
 
 def test_the_order_is_the_sources(write: Write) -> None:
@@ -200,7 +199,8 @@ def test_nothing_is_executed(write: Write, tmp_path: Path) -> None:
 WORKS = {
     "recursion": ("def build(n=2):\n    return '' if not n else 'x' + build(n - 1)\n", "xx"),
     "helpers that need each other": (
-        "def a(n):\n    return b(n - 1) if n else 'end'\ndef b(n):\n    return a(n)\ndef build():\n    return a(3)\n",
+        "def a(n):\n    return b(n - 1) if n else 'end'\n"
+        "def b(n):\n    return a(n)\ndef build():\n    return a(3)\n",
         "end",
     ),
     "defaults": (
@@ -248,7 +248,8 @@ WORKS = {
     "a walrus": ("(A := 'a')\ndef build():\n    return A\n", "a"),
     "the module's own name": ("def build():\n    return __name__\n", "__main__"),
     "attributes set later": (
-        "from types import SimpleNamespace\nS = SimpleNamespace()\nS.word = 'x'\ndef build():\n    return S.word\n",
+        "from types import SimpleNamespace\nS = SimpleNamespace()\nS.word = 'x'\n"
+        "def build():\n    return S.word\n",
         "x",
     ),
     "annotations that nobody evaluates": (

@@ -1,0 +1,273 @@
+"""The client against a scripted server: every way a reply can go wrong becomes a named failure, and none a number."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from trialbench.engines import sse
+from trialbench.engines.openai_http import ChatClient, Reply
+from trialbench.errors import UsageError
+from trialbench.workloads import Workload
+
+
+def ask(server: Any, nav: Workload, *, timeout_s: float = 10.0, **options: Any) -> Reply:
+    client = ChatClient(server if isinstance(server, str) else server.url, **options)
+    try:
+        return client.send(client.encode(nav, cache_prompt=False), timeout_s=timeout_s, connect_timeout_s=5.0)
+    finally:
+        client.close()
+
+
+def test_request_carries_what_the_trial_demands(server: Any, nav: Workload) -> None:
+    ask(server, nav)
+    body = server.bodies[0]
+    assert body["max_tokens"] == 20
+    assert body["temperature"] == 0.0
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert body["cache_prompt"] is False
+    assert body["stream"] is False
+    assert "model" not in body
+    assert body["messages"][0]["content"][0]["type"] == "image_url"
+    assert server.headers[0].startswith("POST /v1/chat/completions HTTP/1.1\r\n")
+
+
+def test_cache_model_key_and_extra_fields(server: Any, nav: Workload) -> None:
+    client = ChatClient(server.url + "/v1/", model="m", api_key="k-123", omit=frozenset({"chat_template_kwargs"}))
+    client.send(client.encode(nav, cache_prompt=True), timeout_s=10, connect_timeout_s=5)
+    client.close()
+    assert server.bodies[0]["cache_prompt"] is True
+    assert server.bodies[0]["model"] == "m"
+    assert "chat_template_kwargs" not in server.bodies[0]
+    assert "authorization: bearer k-123" in server.headers[0].lower()
+    assert server.headers[0].startswith("POST /v1/chat/completions ")
+
+
+def test_recorded_reply_of_a_real_server(server: Any, nav: Workload, acts: Any) -> None:
+    server.script = [acts.recorded("good.json")]
+    reply = ask(server, nav)
+    assert reply.error_class is None
+    assert (reply.content, reply.finish_reason, reply.reasoning) == ("left large", "stop", None)
+    assert (reply.completion_tokens, reply.prompt_n, reply.cache_n, reply.server_ms) == (3, 99, 0, 9.479)
+    assert reply.latency_ms is not None
+    assert reply.ttft_ms is None
+
+
+def test_recorded_stream_of_a_real_server(server: Any, nav: Workload, acts: Any) -> None:
+    server.script = [acts.recorded("good.sse")]
+    reply = ask(server, nav, stream=True)
+    assert reply.error_class is None
+    assert (reply.content, reply.finish_reason, reply.completion_tokens) == ("left large", "stop", 3)
+    assert reply.cache_n == 0
+    assert reply.ttft_ms is not None
+    assert reply.latency_ms is not None
+    assert reply.ttft_ms <= reply.latency_ms
+    assert server.bodies[0]["stream"] is True
+
+
+def test_hidden_thoughts_are_kept_in_both_ways(server: Any, nav: Workload, acts: Any) -> None:
+    server.script = [acts.recorded("thinking-hidden.json"), acts.recorded("thinking-hidden.sse")]
+    assert ask(server, nav).reasoning == "I look first.\n"
+    assert ask(server, nav, stream=True).reasoning == "I look first.\n"
+
+
+def test_sparse_server_gives_nulls(server: Any, nav: Workload, acts: Any) -> None:
+    sparse = {"choices": [{"message": {"content": "left large"}, "finish_reason": "stop"}]}
+    server.script = [acts.http(json.dumps(sparse).encode())]
+    reply = ask(server, nav)
+    assert reply.error_class is None
+    assert (reply.completion_tokens, reply.prompt_n, reply.cache_n, reply.server_ms) == (None, None, None, None)
+
+
+def test_cache_is_read_from_usage_where_there_are_no_timings(server: Any, nav: Workload, acts: Any) -> None:
+    body = {
+        "choices": [{"message": {"content": "x"}, "finish_reason": "stop"}],
+        "usage": {"completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 64}},
+    }
+    server.script = [acts.http(json.dumps(body).encode())]
+    assert ask(server, nav).cache_n == 64
+
+
+@pytest.mark.parametrize(
+    ("reply", "error_class"),
+    [
+        (("oops", 500), "http_500"),
+        (("", 503), "http_503"),
+        (("{'not json'", 200), "bad_json"),
+        (("[]", 200), "bad_reply"),
+        (('{"choices": []}', 200), "bad_reply"),
+        (('{"choices": [{"message": null}]}', 200), "bad_reply"),
+        (('{"error": {"message": "no"}}', 200), "bad_reply"),
+    ],
+)
+def test_bad_replies_are_named(server: Any, nav: Workload, acts: Any, reply: tuple[str, int], error_class: str) -> None:
+    server.script = [acts.http(reply[0].encode(), status=reply[1])]
+    found = ask(server, nav)
+    assert found.error_class == error_class
+    assert found.error_detail
+
+
+def test_refused_field_is_explained_with_the_option(server: Any, nav: Workload, acts: Any) -> None:
+    text = '{"error": "Unrecognized request argument supplied: chat_template_kwargs"}'
+    server.script = [acts.http(text.encode(), status=400)]
+    detail = ask(server, nav).error_detail
+    assert detail is not None
+    assert "--omit chat_template_kwargs" in detail
+    assert "--omit cache_prompt" not in detail
+
+
+def test_nobody_there(dead_url: str, nav: Workload) -> None:
+    reply = ask(dead_url, nav)
+    assert reply.error_class == "connect"
+    assert reply.latency_ms is None
+
+
+def test_reply_that_breaks_off(server: Any, nav: Workload, acts: Any) -> None:
+    server.script = [acts.closes_after(acts.http(b'{"choices"', length=1000))]
+    assert ask(server, nav).error_class == "dropped"
+
+
+def test_server_that_hangs_up_on_a_new_connection_is_a_failure(server: Any, nav: Workload, acts: Any) -> None:
+    server.script = [acts.hangs_up, acts.chat()]
+    reply = ask(server, nav)
+    assert reply.error_class == "dropped"
+    assert not reply.reconnected
+    assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("act", ["stalls", "dribbles"])
+def test_deadline_holds_over_the_whole_request(server: Any, nav: Workload, acts: Any, act: str) -> None:
+    server.script = [getattr(acts, act)]
+    before = time.monotonic()
+    reply = ask(server, nav, timeout_s=0.3)
+    assert reply.error_class == "timeout"
+    assert 0.3 <= time.monotonic() - before < 5
+    assert reply.latency_ms is None
+
+
+def test_own_limit_is_no_failure_of_the_server(server: Any, nav: Workload, acts: Any) -> None:
+    server.script = [acts.stalls]
+    client = ChatClient(server.url)
+    body = client.encode(nav, cache_prompt=False)
+    reply = client.send(body, timeout_s=10, connect_timeout_s=5, until_s=time.monotonic() + 0.2)
+    client.close()
+    assert reply.error_class == "cut_off"
+
+
+def test_interrupt_ends_the_request_in_flight(server: Any, nav: Workload, acts: Any) -> None:
+    waiting = threading.Event()
+
+    def act(scripted: Any, connection: Any) -> bool:
+        waiting.set()
+        return bool(acts.stalls(scripted, connection))
+
+    server.script = [act]
+    client = ChatClient(server.url)
+    body = client.encode(nav, cache_prompt=False)
+    threading.Thread(target=lambda: (waiting.wait(10), client.interrupt(0.1))).start()
+    reply = client.send(body, timeout_s=30, connect_timeout_s=5)
+    assert reply.error_class == "cut_off"
+    # And none after it is begun with more time.
+    assert client.send(body, timeout_s=30, connect_timeout_s=5).error_class == "cut_off"
+    client.close()
+
+
+def test_connections_are_kept_and_a_closed_one_costs_no_sample(server: Any, nav: Workload, acts: Any) -> None:
+    # As llama-server does after 100 requests, here after 2: it announces nothing and closes.
+    server.script = [acts.chat(), acts.closes_after(acts.chat()), acts.chat()]
+    client = ChatClient(server.url)
+    body = client.encode(nav, cache_prompt=False)
+    replies = [client.send(body, timeout_s=10, connect_timeout_s=5) for _ in range(6)]
+    client.close()
+    assert [reply.error_class for reply in replies] == [None] * 6
+    assert len(server.bodies) == 6
+    assert server.connections == 2
+
+
+def test_connection_closed_in_the_face_of_a_request_is_tried_once_more(server: Any, nav: Workload, acts: Any) -> None:
+    # The race proper: the server takes the request on a kept connection and closes without a byte.
+    server.script = [acts.chat(), acts.hangs_up, acts.chat()]
+    client = ChatClient(server.url)
+    body = client.encode(nav, cache_prompt=False)
+    first, second = (client.send(body, timeout_s=10, connect_timeout_s=5) for _ in range(2))
+    client.close()
+    assert (first.reconnected, second.reconnected) == (False, True)
+    assert second.error_class is None
+    assert server.connections == 2
+
+
+def test_no_second_chance_once_a_byte_has_come(server: Any, nav: Workload, acts: Any) -> None:
+    server.script = [acts.chat(), acts.closes_after(acts.http(b"{", length=50)), acts.chat()]
+    client = ChatClient(server.url)
+    body = client.encode(nav, cache_prompt=False)
+    replies = [client.send(body, timeout_s=10, connect_timeout_s=5) for _ in range(2)]
+    client.close()
+    assert replies[1].error_class == "dropped"
+    assert len(server.bodies) == 2
+
+
+def test_streaming_takes_a_connection_per_request(server: Any, nav: Workload, acts: Any) -> None:
+    server.script = [acts.recorded("good.sse")]
+    client = ChatClient(server.url, stream=True)
+    body = client.encode(nav, cache_prompt=False)
+    for _ in range(3):
+        assert client.send(body, timeout_s=10, connect_timeout_s=5).error_class is None
+    client.close()
+    assert server.connections == 3
+
+
+def stream(*events: str) -> bytes:
+    return "".join(f"data: {event}\n\n" for event in events).encode()
+
+
+def delta(content: str, finish_reason: str | None = None) -> str:
+    choice = {"delta": {"role": "assistant", "content": content}, "finish_reason": finish_reason}
+    return json.dumps({"choices": [choice]}, ensure_ascii=False)
+
+
+def test_line_separators_inside_the_json_of_an_event(server: Any, nav: Workload, acts: Any) -> None:
+    text = "one\u2028two\u0085three"
+    server.script = [acts.http(stream(delta(text), delta("", "stop"), "[DONE]"), kind="text/event-stream")]
+    reply = ask(server, nav, stream=True)
+    assert reply.error_class is None
+    assert reply.content == text
+
+
+@pytest.mark.parametrize(
+    ("body", "error_class"),
+    [
+        (stream(delta("left")), "dropped"),
+        (stream(delta("left"), '{"error": {"message": "context full"}}'), "server_error"),
+        (b'error: {"message": "boom"}\n\n', "server_error"),
+        (stream(delta("left"), "{broken"), "bad_json"),
+        (stream('{"no": "choices"}'), "bad_reply"),
+    ],
+)
+def test_bad_streams_are_named(server: Any, nav: Workload, acts: Any, body: bytes, error_class: str) -> None:
+    server.script = [acts.http(body, kind="text/event-stream")]
+    assert ask(server, nav, stream=True).error_class == error_class
+
+
+def test_stream_dropped_in_the_middle(server: Any, nav: Workload, acts: Any) -> None:
+    server.script = [acts.closes_after(acts.http(stream(delta("left")), length=5000))]
+    assert ask(server, nav, stream=True).error_class == "dropped"
+
+
+def test_sse_lines_end_at_line_feeds_only() -> None:
+    chunks = [b"data: a\xe2\x80", b"\xa8b\r\n\r\n: comment\ndata:c\nda", b"ta: cut"]
+    assert list(sse.events(chunks)) == [("data", "a\u2028b"), ("data", "c")]
+
+
+def test_url_must_be_one() -> None:
+    with pytest.raises(UsageError, match="expected http"):
+        ChatClient("127.0.0.1:8080")
+
+
+def test_deadline_holds_over_the_handshake_too(server: Any, nav: Workload) -> None:
+    # The server waits for a request line and never answers the handshake.
+    reply = ask(server.url.replace("http://", "https://"), nav, timeout_s=0.3)
+    assert reply.error_class in ("connect", "timeout")

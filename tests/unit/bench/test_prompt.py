@@ -1,0 +1,68 @@
+"""Production's prompt, run from an extracted source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trialbench.errors import UsageError
+from trialbench.workloads.prompt import evaluate_prompt
+
+SOURCE = """\
+WORDS = ("left", "right")
+
+
+def build_vlm_prompt(goal: str, times: int = 1) -> str:
+    return f"Goal: {goal}\\n{', '.join(WORDS)}\\n" * times
+
+
+def helpless() -> str:
+    return MISSING
+
+
+def number() -> int:
+    return 5
+
+
+if __name__ == "__main__":
+    raise SystemExit("the main part must not run")
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "extracted.py"
+    path.write_text(SOURCE, encoding="utf-8")
+    return path
+
+
+def test_prompt_is_what_production_returns(source: Path) -> None:
+    assert evaluate_prompt(source, 'build_vlm_prompt(goal="something interesting")') == (
+        "Goal: something interesting\nleft, right\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("helpless()", "'MISSING' is missing from the extracted source"),
+        ("absent()", "'absent' is missing"),
+        ("build_vlm_prompt", "expected one call"),
+        ("build_vlm_prompt(", "no Python expression"),
+        ("build_vlm_prompt()", "TypeError"),
+        ("number()", "expected number\\(\\) to return a text, found int 5"),
+        ('build_vlm_prompt("x", times=0)', "to return a text"),
+    ],
+)
+def test_what_cannot_be_made_fails_by_name(source: Path, call: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        evaluate_prompt(source, call)
+
+
+def test_sources_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        evaluate_prompt(tmp_path / "none.py", "f()")
+    (tmp_path / "broken.py").write_text("def f(:\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="no Python source"):
+        evaluate_prompt(tmp_path / "broken.py", "f()")

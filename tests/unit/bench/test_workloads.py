@@ -1,0 +1,148 @@
+"""Workload files: what is read, what is sent, and how wrong ones are refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from trialbench.errors import UsageError
+from trialbench.workloads import load_workload, packaged
+
+MINIMAL = """\
+name: mine
+messages:
+  - role: user
+    content: "{{ greeting }}, world"
+variables:
+  greeting: Hello
+limits:
+  max_tokens: 5
+"""
+
+
+def write(tmp_path: Path, text: str, name: str = "mine.yml") -> str:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    return str(tmp_path / name)
+
+
+def test_packaged_workloads_are_whole(image: Path) -> None:
+    assert packaged() == ["describe", "nav"]
+    nav = load_workload("nav", settings={"prompt": "p"}, image=image)
+    assert (nav.limits.max_tokens, nav.n, nav.warmup) == (20, 100, 3)
+    assert nav.contract is not None
+    assert nav.contract.words == (("forward", "left", "right"), ("small", "medium", "large"))
+    describe = load_workload("describe", image=image)
+    assert describe.contract is None
+    assert describe.n == 5
+
+
+def test_prompt_arrives_verbatim(tmp_path: Path, image: Path) -> None:
+    text = "  line one\n{{ not a template }} <b> & \u2028 'quotes'\n\n"
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text(text, encoding="utf-8")
+    nav = load_workload("nav", prompt_file=prompt, image=image)
+    assert nav.messages[0]["content"][1] == {"type": "text", "text": text}
+
+
+def test_image_is_sent_as_data_uri(image: Path) -> None:
+    nav = load_workload("nav", settings={"prompt": "p"}, image=image)
+    uri = nav.messages[0]["content"][0]["image_url"]["url"]
+    assert uri.startswith("data:image/png;base64,")
+    assert base64.b64decode(uri.partition(",")[2]) == image.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [(b"\xff\xd8\xff\xe0", "image/jpeg"), (b"GIF89a", "image/gif"), (b"RIFF\0\0\0\0WEBPVP8 ", "image/webp")],
+)
+def test_kind_of_image_is_told_from_its_bytes(tmp_path: Path, start: bytes, kind: str) -> None:
+    path = tmp_path / "misnamed.png"
+    path.write_bytes(start)
+    nav = load_workload("nav", settings={"prompt": "p"}, image=path)
+    assert nav.messages[0]["content"][0]["image_url"]["url"].startswith(f"data:{kind};base64,")
+
+
+def test_own_file_with_template_and_settings(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    assert load_workload(path).messages == [{"role": "user", "content": "Hello, world"}]
+    changed = load_workload(path, settings={"greeting": "no", "limits.temperature": "0.5", "request.seed": "7"})
+    assert changed.messages[0]["content"] == "no, world"
+    assert changed.limits.temperature == 0.5
+    assert changed.request == {"seed": 7}
+
+
+def test_json_workload_and_files_beside_it(tmp_path: Path, image: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("from a file", encoding="utf-8")
+    document = {
+        "name": "mine",
+        "messages": [{"role": "user", "content": [{"text": "{{ prompt }}"}, {"image": True}]}],
+        "variables": {"prompt": {"file": "prompt.txt"}},
+        "image": image.name,
+        "limits": {"max_tokens": 1},
+        "samples": {"n": 7, "warmup": 2},
+        "contract": {"words": [["yes", "no"]], "separator": "-"},
+    }
+    write(tmp_path, json.dumps(document), "mine.json")
+    mine = load_workload("mine.json", base=tmp_path)
+    assert mine.messages[0]["content"][0]["text"] == "from a file"
+    assert (mine.n, mine.warmup) == (7, 2)
+    assert mine.contract is not None
+    assert mine.contract.separator == "-"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (MINIMAL.replace("max_tokens: 5", "max_tokens: 0"), ["mine.yml:8", "limits.max_tokens", "at least 1", "found 0"]),
+        (MINIMAL.replace("max_tokens: 5", "max_token: 5"), ["mine.yml:8", "'max_token'", "a key 'max_tokens'"]),
+        (MINIMAL.replace("role: user", "role: robot"), ["mine.yml:3", "messages[0].role", '"user"', '"robot"']),
+        (MINIMAL.replace("name: mine", "name: My Own"), ["mine.yml:1", "name", "text like"]),
+        ("name: x\n", ["'messages'", "'limits'"]),
+        ("- a\n", ["expected a mapping", "list"]),
+        ("name: [\n", ["mine.yml:2", "is no YAML"]),
+        (MINIMAL.replace("{{ greeting }}", "{{ absent }}"), ["cannot be rendered", "absent"]),
+        (MINIMAL.replace("greeting: Hello", "greeting: null"), ["'greeting'", "--set greeting=VALUE"]),
+        (MINIMAL.replace("greeting: Hello", "greeting: {file: none.txt}"), ["none.txt", "cannot be read"]),
+        (MINIMAL + "contract:\n  words: []\n", ["contract.words", "at least 1 entries"]),
+    ],
+)
+def test_wrong_files_are_refused_with_place_expected_and_found(tmp_path: Path, text: str, words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_workload(write(tmp_path, text))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_wrong_json_and_wrong_bytes(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no JSON"):
+        load_workload(write(tmp_path, "{", "mine.json"))
+    (tmp_path / "latin.yml").write_bytes(b"name: \xe9\n")
+    with pytest.raises(UsageError, match="no UTF-8"):
+        load_workload(str(tmp_path / "latin.yml"))
+
+
+def test_names_files_and_images_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected one of describe, nav"):
+        load_workload("navv")
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_workload(str(tmp_path / "none.yml"))
+    with pytest.raises(UsageError, match="--prompt-file"):
+        load_workload("nav", image=tmp_path / "x.png")
+    with pytest.raises(UsageError, match="--image FILE"):
+        load_workload("nav", settings={"prompt": "p"})
+    with pytest.raises(UsageError, match=r"none\.png: the image cannot be read"):
+        load_workload("nav", settings={"prompt": "p"}, image=tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("hello", encoding="utf-8")
+    with pytest.raises(UsageError, match="expected a JPEG, PNG"):
+        load_workload("nav", settings={"prompt": "p"}, image=tmp_path / "text.png")
+
+
+def test_settings_that_lead_nowhere(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    with pytest.raises(UsageError, match="'name' is no mapping"):
+        load_workload(path, settings={"name.first": "x"})
+    with pytest.raises(UsageError, match="expected a YAML value"):
+        load_workload(path, settings={"limits.temperature": "["})

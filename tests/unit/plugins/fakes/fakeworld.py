@@ -1,0 +1,622 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A whole host in one process: a clock that tests move, tenants, a GPU, docker, systemd, and clients that measure.
+
+``World.live`` puts it under the host program's feet: time, HTTP, ``/proc`` and commands come from here, while files
+(marks, journal, samples) are real ones in the world's folder. Nothing waits: a sleep moves the clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible_collections.edgelab.model_trial.plugins.module_utils import (
+    checks,
+    containers,
+    gpu,
+    journal,
+    plan,
+    probes,
+    program,
+    restorer,
+    runner,
+    speech,
+    tenants,
+)
+from fakedocker import FakeDocker
+
+# Process numbers no kernel gives out: whatever looks at the real /proc finds nobody there.
+FIRST_PID = 5_000_000
+
+
+class Clock:
+    """Seconds that pass only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 10_000.0
+        self.ticks: list[Callable[[], None]] = []
+        self._due: list[tuple[float, Callable[[], None]]] = []
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass, and everything happen that is due by then."""
+        self.now += seconds
+        for due, act in sorted(self._due, key=lambda item: item[0]):
+            if due <= self.now:
+                self._due.remove((due, act))
+                act()
+        for tick in list(self.ticks):
+            tick()
+
+    def after(self, seconds: float, act: Callable[[], None]) -> None:
+        """Do something that many seconds from now."""
+        self._due.append((self.now + seconds, act))
+
+    def module(self) -> SimpleNamespace:
+        """Stands in for the module ``time``."""
+        return SimpleNamespace(
+            monotonic=lambda: self.now,
+            sleep=self.sleep,
+            time=lambda: 1_700_000_000 + self.now,
+            perf_counter=lambda: self.now,
+            clock_gettime=lambda _clock: self.now + 500,
+            CLOCK_BOOTTIME=7,
+            CLOCK_MONOTONIC=1,
+        )
+
+
+@dataclass
+class Service:
+    """A tenant as it is in the world; ``mib`` is the VRAM it holds while it is up."""
+
+    tenant: plan.Tenant
+    mib: int = 0
+    load_s: float = 2.0
+    pid: int = 0
+    healthy_at: float = 0.0
+    broken: str = ""
+    starts: list[float] = field(default_factory=list)
+    stops: list[float] = field(default_factory=list)
+
+
+class FakeCard:
+    """The card: what the world's processes hold, and what lingers after they are gone."""
+
+    name, driver, index = "Fake 16", "1.0", 0
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.error = ""
+        self.closed = False
+
+    def read(self) -> gpu.Vram:
+        """One reading."""
+        if self.error:
+            raise gpu.GpuError(self.error)
+        world = self._world
+        holders = [gpu.Holder(s.pid, s.mib, world.command_line(s.pid)) for s in world.services.values() if s.pid and s.mib]
+        if world.candidate_pid:
+            holders.append(gpu.Holder(world.candidate_pid, world.candidate_mib, "llama-server --port candidate"))
+        lingering = sum(mib for mib, until in world.lingering if until > world.clock.now)
+        used = world.desktop_mib + lingering + sum(h.mib or 0 for h in holders)
+        return gpu.Vram(world.clock.now, used, 16_303, tuple(holders) if world.tells else ())
+
+    def close(self) -> None:
+        """Remember that it was let go."""
+        self.closed = True
+
+
+class FakeSampler:
+    """The sampler without a thread: it samples at every tick of the clock, and whenever it is asked."""
+
+    def __init__(self, card: Any, path: Path, interval_s: float = 0.1, phase: str = "") -> None:
+        self._card, self.path, self.interval_s = card, path, interval_s
+        self._peak_mib = -1
+        self.segments = [phase]
+        self.stopped = False
+        self.error = ""
+        self.last: gpu.Vram | None = None
+
+    def tick(self) -> None:
+        """Take a sample."""
+        if self.stopped:
+            return
+        try:
+            self.last = self._card.read()
+            self._peak_mib = max(self._peak_mib, self.last.used_mib)
+            self.error = ""
+        except gpu.GpuError as err:
+            self.error = str(err)
+
+    @property
+    def peak_mib(self) -> int:
+        """Largest used memory of the segment."""
+        self.tick()
+        return self._peak_mib
+
+    def segment(self, name: str) -> None:
+        """Begin a segment."""
+        self.segments.append(name)
+        self._peak_mib = -1
+
+    def stop(self) -> None:
+        """Take no more samples."""
+        self.stopped = True
+
+
+class Client:
+    """A measuring container at work: the protocol of a session, with made-up replies."""
+
+    def __init__(self, world: World, container: dict[str, Any]) -> None:
+        self.world, self.container = world, container
+        self.mounts = {m.split(":")[1]: Path(m.split(":")[0]) for m in container["options"]["--volume"]}
+        self.session = json.loads(self.host(container["command"][1]).read_text())
+        self.name = container["name"].removeprefix("mt-client-")
+        self.steps = self._work()
+        self.done = False
+
+    def host(self, path: str) -> Path:
+        """A path inside the container, as the host sees it."""
+        for inside, outside in self.mounts.items():
+            if path.startswith(inside + "/"):
+                return outside / path[len(inside) + 1 :]
+        raise AssertionError(f"{path} is not mounted")
+
+    def tick(self) -> None:
+        """Go on, if still running."""
+        found = self.world.docker.get(self.container["name"])
+        if self.done or not found or found["status"] != "running":
+            return
+        try:
+            next(self.steps)
+        except StopIteration as end:
+            self.done = True
+            self.world.docker.end(self.container["name"], end.value, f"{self.name} ended with {end.value}\n")
+
+    def _out(self, name: str, text: str) -> None:
+        with self.host(f"{self.session['out_dir']}/{name}").open("a") as file:
+            file.write(text + "\n")
+
+    def _summarise(self, name: str, code: int, stopped: str | None) -> int:
+        if self.name not in self.world.without_summary:
+            self._out(name, json.dumps({"exit_code": code, "stopped": stopped}))
+        return code
+
+    def _control(self, name: str) -> Path:
+        return self.host(f"{self.session['control_dir']}/{name}")
+
+    def _work(self) -> Iterator[None]:
+        world, session = self.world, self.session
+        summary = f"summary-{session['segments'][0]['id']}.json"
+        if session["start_file"]:
+            if self.name in world.never_ready:
+                while True:
+                    yield
+            self._out(f"ready-{session['start_file']}", "{}")
+            while not self._control(session["start_file"]).exists():
+                yield
+        world.log.append(("measured", self.name))
+        if self.name in world.client_codes:
+            yield
+            return self._summarise(summary, world.client_codes[self.name], None)
+        for segment in session["segments"]:
+            count, asked = int(segment["n"]), False
+            smoke = segment.get("smoke", False)
+            done = 0
+            while done < count:
+                reply = dict(world.smoke_reply) if smoke else {"ok": True, "strategy": 1, "latency_ms": 20.0}
+                self._out(f"{segment['id']}.jsonl", json.dumps({"seq": done + 1, **reply}))
+                done += 1
+                if smoke and not reply["ok"]:
+                    return self._summarise(summary, 3, "smoke")
+                if done == count and segment.get("gate_file") and not asked:
+                    asked = True
+                    gate = self._control(segment["gate_file"])
+                    self._out(f"at-{segment['gate_file']}", json.dumps({"ok": done, "thinking": world.thinking}))
+                    while not gate.exists():
+                        yield
+                    if json.loads(gate.read_text()).get("extend"):
+                        count = max(count, int(segment["extend_to"]))
+                    world.log.append(("gate", segment["gate_file"], count))
+            yield
+        return self._summarise(summary, 0, None)
+
+
+class FakePopen:
+    """A command in the background: started at once, asked for its end later. Its output can be read once."""
+
+    def __init__(self, world: World, argv: list[str]) -> None:
+        self._world, self.argv = world, argv
+        self.pid = world.new_pid()
+        self.returncode: int | None = None
+        self._out = ""
+        self.stdout = SimpleNamespace(close=lambda: None, closed=False)
+        if argv[:2] != ["docker", "wait"]:
+            self.returncode, self._out, _err = world.command(argv)
+
+    def poll(self) -> int | None:
+        """Exit code, or None while the container that is waited for runs."""
+        if self.returncode is None and not self._world.runs(self.argv[-1]):
+            self.returncode, self._out, _err = self._world.command(self.argv)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it printed; a second time there is nothing to read from, as with a real one."""
+        if self.stdout.closed:
+            raise ValueError("I/O operation on closed file.")
+        self.stdout.closed = True
+        return self._out, ""
+
+    def kill(self) -> None:
+        """End it."""
+        if self.returncode is None:
+            self.returncode = -9
+
+    terminate = kill
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end."""
+        return self.returncode or 0
+
+    def __enter__(self) -> FakePopen:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+
+class InlineThread:
+    """A thread that has done its work when it is started: what happens in the background is part of the order here."""
+
+    def __init__(self, target: Callable[[], None], name: str = "", daemon: bool = False) -> None:
+        self.start = target
+
+
+class Killed(BaseException):
+    """The program was killed at this point: nothing of it runs any more."""
+
+
+class World:
+    """The host of a plan. Attributes are knobs; ``log`` is what was done to the host, in order."""
+
+    def __init__(self, folder: Path, data: dict[str, Any]) -> None:
+        self.folder = folder
+        self.clock = Clock()
+        self.docker = FakeDocker(folder / "docker")
+        self.docker.on_start, self.docker.on_end = self._container_starts, self._container_ends
+        self.plan = plan.parse(data)
+        self.state = journal.State(folder / "state")
+        self.run_dir = self.state.run_dir(self.plan.run)
+        self.log: list[tuple[Any, ...]] = []
+        self.units: dict[str, str] = dict.fromkeys(program.UNITS, "inactive")
+        self.systemctl_rc: dict[str, int] = {}
+        self.pids = FIRST_PID
+        self.dead: set[int] = set()
+        self.services = {t.name: Service(t) for t in self.plan.tenants}
+        for service in self.services.values():
+            service.pid = self.new_pid()
+        for name, mib in {"llamacpp": 4_900, "chatterbox": 3_600, "phone": 4_700}.items():
+            if name in self.services:
+                self.services[name].mib = mib
+        self.card = FakeCard(self)
+        self.tells = True
+        self.desktop_mib = 500
+        self.linger_s = 1.0
+        self.lingering: list[tuple[int, float]] = []
+        self.candidate_pid = 0
+        self.candidate_mib = 6_400
+        self.candidate_load_s = 5.0
+        self.candidate_healthy_at = 0.0
+        self.candidate_dies_at_once = False
+        self.quiet = True
+        self.speaks = True
+        self.intruders: list[probes.Listener] = []
+        self.clients: dict[str, Client] = {}
+        self.client_codes: dict[str, int] = {}
+        self.never_ready: set[str] = set()
+        self.without_summary: set[str] = set()
+        self.smoke_reply: dict[str, Any] = {"ok": True, "strategy": 1, "content": "forward", "flags": []}
+        self.thinking = 0
+        self.samplers: list[FakeSampler] = []
+        self.controller: Callable[[], None] = self.attend
+        # A kill of the host program: at the command with this number, before it takes effect.
+        self.kill_at = -1
+        self.commands = 0
+        self.clock.ticks.append(self._tick)
+
+    # Life.
+
+    def attend(self) -> None:
+        """A controller that polls: its lease never lapses."""
+        if (self.state.root / "lease").exists():
+            self.state.renew()
+
+    def _tick(self) -> None:
+        self.controller()
+        for client in list(self.clients.values()):
+            client.tick()
+        for sampler in self.samplers:
+            sampler.tick()
+
+    def new_pid(self) -> int:
+        """A fresh process number."""
+        self.pids += 1
+        return self.pids
+
+    def up(self, name: str) -> bool:
+        """Whether a tenant runs and does its work."""
+        service = self.services[name]
+        return bool(service.pid) and self.clock.now >= service.healthy_at
+
+    def start(self, name: str, by: str = "us") -> None:
+        """Start a tenant, as its own start command does: a script does not ask whether one runs already."""
+        service = self.services[name]
+        if by == "us":
+            self.log.append(("start", name))
+            service.starts.append(self.clock.now)
+        if service.pid and service.tenant.kind == "systemd":
+            return
+        service.pid = self.new_pid()
+        service.healthy_at = self.clock.now + service.load_s
+
+    def stop(self, name: str, by: str = "us") -> None:
+        """Stop a tenant; its memory lingers."""
+        service = self.services[name]
+        if by == "us":
+            self.log.append(("stop", name))
+            service.stops.append(self.clock.now)
+        if service.pid:
+            self.lingering.append((service.mib, self.clock.now + self.linger_s))
+        service.pid = 0
+
+    def runs(self, container: str) -> bool:
+        """Whether a container runs."""
+        found = self.docker.get(container)
+        return bool(found and found["status"] == "running")
+
+    def client_dies(self, name: str, code: int) -> None:
+        """End a client by itself."""
+        self.docker.end(f"mt-client-{name}", code)
+
+    def candidate_dies(self, code: int = 1, *, oom: bool = False) -> None:
+        """End the candidate's server by itself."""
+        self.docker.end(self.plan.candidate.container, code, "out of luck\n", oom=oom)
+        self.candidate_pid = 0
+
+    def _container_starts(self, container: dict[str, Any]) -> int:
+        self.log.append(("container", container["name"]))
+        if container["name"] == self.plan.candidate.container:
+            if self.candidate_dies_at_once:
+                return 0
+            self.candidate_pid = self.new_pid()
+            self.candidate_healthy_at = self.clock.now + self.candidate_load_s
+            return self.candidate_pid
+        if container["options"]:
+            self.clients[container["name"]] = Client(self, container)
+        return self.new_pid()
+
+    def _container_ends(self, container: dict[str, Any]) -> None:
+        if container["name"] == self.plan.candidate.container and self.candidate_pid:
+            self.lingering.append((self.candidate_mib, self.clock.now + self.linger_s))
+            self.candidate_pid = 0
+
+    # /proc and HTTP.
+
+    def _service(self, pid: int) -> Service | None:
+        return next((s for s in self.services.values() if s.pid == pid), None)
+
+    def identify(self, pid: int, _proc: Path | None = None) -> probes.ProcessId | None:
+        """The process, if it lives."""
+        lives = pid in (self.candidate_pid, *(s.pid for s in self.services.values()))
+        lives = lives or any(c["pid"] == pid for c in self.docker.all())
+        return probes.ProcessId(pid, pid * 10) if pid and lives else None
+
+    def command_line(self, pid: int, _proc: Path | None = None) -> str:
+        """Command line of a tenant's process."""
+        service = self._service(pid)
+        return f"{service.tenant.vram_process or service.tenant.process} --its-options" if service else ""
+
+    def processes(self, pattern: str, _proc: Path | None = None) -> list[probes.ProcessId]:
+        """Processes of tenants with that pattern."""
+        found = [s for s in self.services.values() if s.pid and s.tenant.process == pattern]
+        return [probes.ProcessId(s.pid, s.pid * 10) for s in found]
+
+    def listeners(self, _proc: Path | None = None) -> list[probes.Listener]:
+        """Ports of the tenants that run, and of intruders."""
+        found = [probes.Listener(s.tenant.port, s.pid, s.tenant.name) for s in self.services.values() if s.pid]
+        return [*found, *self.intruders]
+
+    def ask(self, question: plan.Http) -> probes.Answer:
+        """HTTP questions: health of tenants and candidate, and whether the host is quiet."""
+        yes, no = probes.Answer(True, "HTTP 200", 200), probes.Answer(False, "no answer: connection refused")
+        for name, service in self.services.items():
+            if service.tenant.health and service.tenant.health.url == question.url and not question.json.get("in_call"):
+                if "in_call" in question.json:
+                    return yes if self.quiet else probes.Answer(False, "in_call = true", 200)
+                return yes if self.up(name) else no
+        if question.url.startswith(f"http://127.0.0.1:{self.plan.candidate.port}/"):
+            return yes if self.candidate_pid and self.clock.now >= self.candidate_healthy_at else no
+        return no
+
+    def listen(self, _question: plan.Speech) -> speech.Spoken:
+        """What is heard when a tenant speaks."""
+        return speech.Spoken(self.speaks, "WAV, 1.2 s" if self.speaks else "silence")
+
+    def kill(self, pid: int, number: int) -> None:
+        """A signal: it ends the process, wherever it lives."""
+        if pid < FIRST_PID:
+            os_kill(pid, number)
+            return
+        self.log.append(("kill", pid))
+        if pid == self.candidate_pid:
+            self.candidate_pid = 0
+            self.lingering.append((self.candidate_mib, self.clock.now + self.linger_s))
+
+    # Commands.
+
+    def command(self, argv: list[str], cwd: str = "") -> tuple[int, str, str]:
+        """Run a command on this host; returns exit code, output, errors."""
+        self.commands += 1
+        if self.commands == self.kill_at:
+            raise Killed
+        if argv[0] == "docker":
+            if argv[1] in ("rm", "kill", "create"):
+                self.log.append(("docker", *argv[1:]))
+            return self.docker.main(argv[1:])
+        if argv[0] == "systemctl":
+            return self._systemctl(argv[1:])
+        if argv[0] == "systemd-run":
+            return self._as_user(argv, cwd)
+        if argv[0] == "journalctl":
+            return 0, "words of the unit\n", ""
+        raise AssertionError(f"a trial runs no {argv}")
+
+    def _systemctl(self, args: list[str]) -> tuple[int, str, str]:
+        if args[0] == "show":
+            if "--value" in args:
+                return 0, "\n\n".join(self.units[u] for u in program.UNITS) + "\n", ""
+            service = self._by(lambda t: t.unit == args[-1])
+            return 0, f"ActiveState=active\nMainPID={service.pid}\n", ""
+        self.log.append(("systemctl", *args))
+        if args[0] in ("start", "stop") and args[-1] not in program.UNITS:
+            service = self._by(lambda t: t.unit == args[-1])
+            if service.broken:
+                return 1, "", f"Job for {args[-1]} failed: {service.broken}\n"
+            (self.start if args[0] == "start" else self.stop)(service.tenant.name)
+        return self.systemctl_rc.get(" ".join(args), 0), "", ""
+
+    def _by(self, fits: Callable[[plan.Tenant], bool]) -> Service:
+        return next(s for s in self.services.values() if fits(s.tenant))
+
+    def _as_user(self, argv: list[str], cwd: str) -> tuple[int, str, str]:
+        line = argv[-1].removesuffix(" &")
+        service = self._by(lambda t: bool(line) and line in (t.start, t.stop) and cwd == (t.directory or "/"))
+        assert f"--uid={service.tenant.user}" in argv
+        assert "--scope" in argv
+        if service.broken:
+            return 1, service.broken, ""
+        (self.start if line == service.tenant.start else self.stop)(service.tenant.name)
+        return 0, "", ""
+
+    # In place of the module subprocess.
+
+    def _run(self, argv: list[str], **options: Any) -> subprocess.CompletedProcess[Any]:
+        if argv[:2] == ["docker", "wait"]:
+            # As slow as the container that is waited for.
+            deadline = self.clock.now + float(options["timeout"])
+            while self.runs(argv[2]):
+                if self.clock.now > deadline:
+                    raise subprocess.TimeoutExpired(argv, float(options["timeout"]))
+                self.clock.sleep(0.05)
+        rc, out, err = self.command(argv, str(options.get("cwd") or ""))
+        for name, text in (("stdout", out), ("stderr", err)):
+            if hasattr(options.get(name), "write"):
+                options[name].write(text.encode())
+        return subprocess.CompletedProcess(argv, rc, out, err)
+
+    def _popen(self, argv: list[str], **_options: Any) -> FakePopen:
+        return FakePopen(self, argv)
+
+    def _sampler(self, *args: Any, **options: Any) -> FakeSampler:
+        self.samplers.append(FakeSampler(*args, **options))
+        return self.samplers[-1]
+
+    @contextlib.contextmanager
+    def live(self) -> Iterator[World]:
+        """Put the world under the host program's feet."""
+        commands = SimpleNamespace(
+            run=self._run,
+            Popen=self._popen,
+            DEVNULL=subprocess.DEVNULL,
+            PIPE=subprocess.PIPE,
+            STDOUT=subprocess.STDOUT,
+            TimeoutExpired=subprocess.TimeoutExpired,
+            SubprocessError=subprocess.SubprocessError,
+            CalledProcessError=subprocess.CalledProcessError,
+            CompletedProcess=subprocess.CompletedProcess,
+        )
+        boot = self.folder / "boot_id"
+        if not boot.exists():
+            boot.write_text("boot-1\n")
+        clock = self.clock.module()
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (checks, containers, journal, program, restorer, runner, tenants):
+                if hasattr(module, "time"):
+                    patch.setattr(module, "time", clock)
+                if hasattr(module, "subprocess"):
+                    patch.setattr(module, "subprocess", commands)
+                if hasattr(module, "threading"):
+                    patch.setattr(module, "threading", SimpleNamespace(Thread=InlineThread))
+            defaults = gpu.drain.__kwdefaults__ or {}
+            patch.setitem(defaults, "clock", clock.monotonic)
+            patch.setitem(defaults, "sleep", clock.sleep)
+            patch.setattr(journal, "_BOOT_ID", boot)
+            patch.setattr(program, "DROP_IN", self.folder / "mt-run.service.d" / "cap.conf")
+            patch.setattr(containers, "identify", self.identify)
+            for name in ("identify", "processes", "listeners", "ask"):
+                patch.setattr(probes, name, getattr(self, name))
+            patch.setattr(probes, "command", self.command_line)
+            patch.setattr(probes, "alive", lambda process: self.identify(process.pid) == process)
+            patch.setattr(speech, "listen", self.listen)
+            patch.setattr(gpu, "Sampler", self._sampler)
+            patch.setattr(gpu, "Card", lambda _index=0: self.card)
+            patch.setattr(os, "kill", self.kill)
+            patch.setattr(os, "chown", lambda *_args, **_options: None)
+            # What a power cut would do is the journal's own tests; here a file is a file.
+            patch.setattr(os, "fsync", lambda _fd: None)
+            yield self
+
+    # The state folder.
+
+    def events(self) -> list[dict[str, Any]]:
+        """The journal of the run."""
+        return journal.read(self.state.journal_path(self.plan.run))
+
+    def named(self) -> list[str]:
+        """Names of the journal's events, with their phase or tenant."""
+        return [" ".join([e["event"], *(str(e[k]) for k in ("phase", "tenant") if k in e)]) for e in self.events()]
+
+    def reboot(self) -> None:
+        """Everything starts anew, with a clock near zero; the marks stay."""
+        (self.folder / "boot_id").write_text("boot-2\n")
+        self.clock.now = 100.0
+        self.lingering.clear()
+        self.clients.clear()
+        for container in self.docker.all():
+            if container["status"] == "running":
+                self.docker.end(container["name"], 137)
+        self.candidate_pid = 0
+
+
+os_kill = os.kill
+
+
+def world_data(data: dict[str, Any], folder: Path, port: int) -> dict[str, Any]:
+    """A plan's data made fit for a world: files that exist, and a candidate's port nobody listens on."""
+    source = folder / "server.py"
+    source.write_text('WORDS = "see"\n\n\ndef build_vlm_prompt(goal):\n    return f"{WORDS} {goal}"\n')
+    camera = folder / "car-view.jpg"
+    camera.write_bytes(b"jpeg")
+    data["contracts"]["prompt"]["file"] = str(source)
+    data["contracts"]["camera"] = str(camera)
+    data["candidate"]["port"] = port
+    data["candidate"]["model_dir"] = str(folder / "models")
+    return data
+
+
+def make_world(folder: Path, data: dict[str, Any], port: int) -> World:
+    """A world with the plan sent to the host, as a role leaves it; nothing is open."""
+    folder.mkdir(parents=True, exist_ok=True)
+    world = World(folder, world_data(data, folder, port))
+    world.run_dir.mkdir(parents=True)
+    (world.run_dir / "plan.json").write_text(plan.to_json(world.plan))
+    return world

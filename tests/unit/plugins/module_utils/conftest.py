@@ -1,0 +1,35 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The fakes of the folder beside this one, as fixtures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# The tests are no package: their helpers are found by path, in the checkout as in the built collection.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "fakes"))
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Fake docker, systemctl, systemd-run and journalctl, first in PATH."""
+    from fakecommands import Commands
+
+    found = Commands(tmp_path)
+    monkeypatch.setenv("PATH", f"{found.bin}:/usr/bin:/bin")
+    return found
+
+
+@pytest.fixture
+def world(tmp_path: Path, plan_data: dict[str, Any], free_port: int) -> Iterator[Any]:
+    """A whole host with the plan of four tenants, under the host program's feet."""
+    from fakeworld import make_world
+
+    with make_world(tmp_path / "world", plan_data, free_port).live() as found:
+        yield found

@@ -1,0 +1,300 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The checks that close a trial: eight on this host, others on others, each of them able to fail."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.edgelab.model_trial.plugins.module_utils import checks, gpu, plan, probes
+
+HOLDERS = ("/usr/bin/llama-server", "python3 chatterbox/server.py", "python3 phone_call.py auto")
+
+
+class FakeCard:
+    """A card that shows ``used_mib``, one value per reading, the last one for ever."""
+
+    def __init__(self, *used_mib: int | gpu.GpuError, commands: tuple[str, ...] = HOLDERS) -> None:
+        self.used_mib, self.commands, self.closed, self.readings = list(used_mib), commands, False, 0
+
+    def read(self) -> gpu.Vram:
+        self.readings += 1
+        used = self.used_mib.pop(0) if len(self.used_mib) > 1 else self.used_mib[0]
+        if isinstance(used, gpu.GpuError):
+            raise used
+        holders = tuple(gpu.Holder(i, 100, command) for i, command in enumerate(self.commands, 1))
+        return gpu.Vram(0.0, used, 16_303, holders)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def phone(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with an argv of its own."""
+    script = tmp_path / f"phone_{os.getpid()}.py"
+    script.write_text("import time; time.sleep(60)")
+    process = subprocess.Popen([sys.executable, str(script), "auto"])
+    while not probes.processes(f"{script.name} auto"):
+        time.sleep(0.01)
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def host(
+    plan_data: dict[str, Any], server: Any, reply: Any, tone: Any, free_port: int, phone: Any, tmp_path: Path
+) -> dict[str, Any]:
+    """A plan for a host on which everything is as it should be."""
+    for tenant in plan_data["tenants"]:
+        path = f"/{tenant['name']}"
+        tenant["health"]["url"] = f"{server.url}{path}"
+        server.json(path, {"status": "ok", "model_loaded": True})
+    plan_data["tenants"][2]["speech"]["url"] = f"{server.url}/synthesize"
+    server.routes["/synthesize"] = reply(tone())
+    plan_data["tenants"][3]["process"] = f"phone_{os.getpid()}.py auto"
+    plan_data["candidate"]["port"] = free_port
+    return plan_data
+
+
+def run(data: dict[str, Any], card: FakeCard | None = None, **options: Any) -> dict[int, checks.CheckResult]:
+    """The checks by number."""
+    fake: Any = card or FakeCard(13_700)
+    options.setdefault("settle_s", 0.0)
+    results = checks.run(plan.parse(data), card=fake, **options)
+    assert [c.id for c in results] == list(range(1, len(results) + 1))
+    assert all(c.title and c.expected and c.found for c in results)
+    return {c.id: c for c in results}
+
+
+# Which checks there are
+
+
+def test_the_eight_checks_of_this_host_follow_from_its_plan(plan_data: dict[str, Any]) -> None:
+    derived = checks.derive(plan.parse(plan_data))
+    assert [(c.id, c.kind, c.tenant) for c in derived] == [
+        (1, "vram", ""),
+        (2, "health", "llamacpp"),
+        (3, "health", "nav"),
+        (4, "refused", ""),
+        (5, "health", "chatterbox"),
+        (6, "health", "phone"),
+        (7, "speech", "chatterbox"),
+        (8, "process", "phone"),
+    ]
+    assert [c.title for c in derived] == [
+        "VRAM is back in its steady band of 13-13.8 GB",
+        "Gemma 4 E2B is healthy",
+        "panda-nav is healthy",
+        "nobody listens on the candidate's port 11437",
+        "Chatterbox TTS is healthy",
+        "phone daemon is healthy",
+        'Chatterbox TTS speaks "test one two"',
+        "phone daemon is alive",
+    ]
+    assert derived[0].expected == "13-13.8 GB used, held by llamacpp, chatterbox, phone"
+    assert derived[4].expected == "http://127.0.0.1:8772/health answers 200 with model_loaded = true"
+    assert derived[7].expected == "a process with argv phone_call.py auto"
+
+
+def test_another_host_has_other_checks(plan_data: dict[str, Any]) -> None:
+    llamacpp, nav, chatterbox, phone = plan_data["tenants"]
+    chatterbox.update(health=None, speech=None, vram_process="")
+    phone.update(watch_process=False, vram_process="")
+    llamacpp.update(title="", impact="", vram_process="", health=None)
+    nav["health"] = None
+    plan_data.update(stop_order=["llamacpp"], restore_order=["llamacpp"])
+    derived = checks.derive(plan.parse(plan_data))
+    assert [(c.kind, c.tenant) for c in derived] == [("vram", ""), ("refused", ""), ("health", "phone")]
+    assert derived[0].expected == "13-13.8 GB used"
+
+
+def test_without_an_impact_the_candidates_port_follows_the_baseline(plan_data: dict[str, Any]) -> None:
+    for tenant in plan_data["tenants"]:
+        tenant["impact"] = ""
+    assert [c.kind for c in checks.derive(plan.parse(plan_data))][:3] == ["vram", "health", "refused"]
+
+
+def test_speech_that_is_no_text_is_still_titled(plan_data: dict[str, Any]) -> None:
+    plan_data["tenants"][2]["speech"]["body"] = {"ssml": "x"}
+    assert checks.derive(plan.parse(plan_data))[6].title == 'Chatterbox TTS speaks {"ssml": "x"}'
+
+
+# Running them
+
+
+def test_a_host_as_it_was(host: dict[str, Any]) -> None:
+    results = run(host)
+    assert len(results) == 8
+    assert [c.found for c in results.values() if not c.ok] == []
+    assert results[1].found.startswith("13.38 GB (13700 MiB), held by PID 1 /usr/bin/llama-server 100 MiB, ")
+    assert results[4].found == "connection refused"
+    assert results[7].found.startswith("WAV, 1.00 s, 22050 Hz")
+
+
+@pytest.mark.parametrize(
+    ("used_mib", "ok"), [(13_311, False), (13_312, True), (14_131, True), (14_132, False), (8_000, False)]
+)
+def test_the_vram_band_is_inclusive(host: dict[str, Any], used_mib: int, ok: bool) -> None:
+    assert run(host, FakeCard(used_mib))[1].ok is ok
+
+
+def test_an_expected_process_without_vram_is_named(host: dict[str, Any]) -> None:
+    result = run(host, FakeCard(13_700, commands=HOLDERS[:2]))[1]
+    assert not result.ok
+    assert result.found.endswith("; no memory is held by phone")
+
+
+def test_a_stranger_is_named_but_only_the_band_decides(host: dict[str, Any]) -> None:
+    commands = (*HOLDERS, "/usr/bin/Xorg")
+    result = run(host, FakeCard(13_700, commands=commands))[1]
+    assert result.ok
+    assert result.found.endswith("; not of this inventory: PID 4 /usr/bin/Xorg 100 MiB")
+    assert not run(host, FakeCard(15_000, commands=commands))[1].ok
+
+
+def test_vram_may_take_a_moment(host: dict[str, Any]) -> None:
+    card = FakeCard(9000, 12_000, gpu.GpuError("busy"), 13_700)
+    assert run(host, card, settle_s=3.0)[1].ok
+    assert card.readings == 4
+    assert not card.closed
+
+
+def test_vram_does_not_get_for_ever(host: dict[str, Any]) -> None:
+    began = time.monotonic()
+    assert not run(host, FakeCard(9000), settle_s=0.3)[1].ok
+    assert 0.3 <= time.monotonic() - began < 2
+
+
+def test_a_silent_card_is_a_failed_check(host: dict[str, Any]) -> None:
+    assert run(host, FakeCard(gpu.GpuError("NVML is gone")))[1].found == "NVML is gone"
+
+
+def test_without_a_card_one_is_opened_and_closed(
+    host: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = FakeCard(13_700)
+    opened: list[int] = []
+
+    def make(index: int) -> FakeCard:
+        opened.append(index)
+        return card
+
+    monkeypatch.setattr(gpu, "Card", make)
+    assert checks.run(plan.parse(host), settle_s=0.0)[0].ok
+    assert (opened, card.closed) == ([0], True)
+
+
+def test_a_card_that_cannot_be_opened_is_a_failed_check(
+    host: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(index: int) -> FakeCard:
+        raise gpu.GpuError("no driver")
+
+    monkeypatch.setattr(gpu, "Card", make)
+    results = checks.run(plan.parse(host))
+    assert (results[0].ok, results[0].found) == (False, "no driver")
+    assert all(c.ok for c in results[1:])
+
+
+def test_an_unhealthy_tenant_fails_its_check_alone(host: dict[str, Any], server: Any) -> None:
+    server.json("/chatterbox", {"model_loaded": False})
+    results = run(host)
+    assert [i for i, c in results.items() if not c.ok] == [5]
+    assert results[5].found == "model_loaded = false"
+
+
+def test_a_voice_that_is_silent_fails_though_it_says_it_is_healthy(
+    host: dict[str, Any], server: Any, reply: Any, tone: Callable[..., bytes]
+) -> None:
+    server.routes["/synthesize"] = reply(tone(level=0.0))
+    results = run(host)
+    assert [i for i, c in results.items() if not c.ok] == [7]
+    assert "silence" in results[7].found
+
+
+def test_a_left_over_candidate_fails(host: dict[str, Any]) -> None:
+    with socket.create_server(("127.0.0.1", host["candidate"]["port"])):
+        results = run(host)
+    assert [i for i, c in results.items() if not c.ok] == [4]
+    assert results[4].found == f"somebody accepts connections on {host['candidate']['port']}"
+
+
+def test_a_port_that_neither_refuses_nor_accepts_fails(
+    host: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "_CONNECT_S", 0.1)
+    # A listener whose queue is full lets further connections wait.
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", host["candidate"]["port"]))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(3)]
+        for client in waiting:
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", host["candidate"]["port"]))
+        result = run(host)[4]
+        for client in waiting:
+            client.close()
+    assert not result.ok
+    assert "neither refused nor accepted" in result.found
+
+
+# The watched process
+
+
+def before(phone: Any, **other: int) -> dict[str, Any]:
+    """A snapshot in which the phone's process is the one that runs now."""
+    process = probes.identify(phone.pid)
+    assert process
+    return {"phone": {"pid": process.pid, "start_ticks": process.start_ticks, **other}}
+
+
+def test_the_same_process_as_before(host: dict[str, Any], phone: Any) -> None:
+    result = run(host, snapshot=before(phone))[8]
+    assert result.ok
+    assert result.found == f"PID {phone.pid}, the same as before"
+
+
+@pytest.mark.parametrize("other", [{"pid": 1}, {"start_ticks": 1}])
+def test_a_restarted_process_is_another_one(host: dict[str, Any], phone: Any, other: dict[str, int]) -> None:
+    result = run(host, snapshot=before(phone, **other))[8]
+    assert not result.ok
+    assert "it was restarted" in result.found
+    assert f"PID {phone.pid}, but before it was PID" in result.found
+
+
+def test_who_was_to_be_stopped_may_have_a_new_process(host: dict[str, Any], phone: Any) -> None:
+    host["tenants"][3].update(start="./phone", user="panda")
+    for order in ("stop_order", "restore_order"):
+        host[order].append("phone")
+    assert run(host, snapshot=before(phone, pid=1))[8].ok
+
+
+@pytest.mark.parametrize("snapshot", [None, {}, {"phone": {}}, {"phone": {"pid": 0, "start_ticks": 0}}])
+def test_without_a_known_process_any_will_do(host: dict[str, Any], phone: Any, snapshot: Any) -> None:
+    result = run(host, snapshot=snapshot)[8]
+    assert (result.ok, result.found) == (True, f"PID {phone.pid}")
+
+
+def test_a_process_that_is_gone(host: dict[str, Any], phone: Any) -> None:
+    phone.kill()
+    phone.wait()
+    result = run(host)[8]
+    assert not result.ok
+    assert result.found == f"no process with argv phone_{os.getpid()}.py auto"
+
+
+def test_failed_checks_in_words() -> None:
+    text = checks.message([checks.CheckResult(4, "nobody listens", "refused", "somebody", False)] * 2)
+    paragraph = "Check 4, nobody listens: failed.\n  expected: refused\n  found: somebody"
+    assert text == f"{paragraph}\n\n{paragraph}"

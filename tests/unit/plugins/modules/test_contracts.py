@@ -1,0 +1,62 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The module page over the contracts."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from ansible_collections.edgelab.model_trial.plugins.module_utils import contracts as core
+from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Plan
+from ansible_collections.edgelab.model_trial.plugins.modules import contracts
+
+GOOD = core.Contract(1, "sudo without a password", "it works", "it works", True, "needed", "")
+BAD = core.Contract(3, "the port is free", "nobody", "PID 7", False, "it is ours", "end it")
+
+
+def evaluating(monkeypatch: pytest.MonkeyPatch, *found: core.Contract) -> list[Plan]:
+    """Lets the core find ``found``; gives the plans it was asked about."""
+    asked: list[Plan] = []
+
+    def evaluate(plan: Plan) -> list[core.Contract]:
+        asked.append(plan)
+        return list(found)
+
+    monkeypatch.setattr(core, "evaluate", evaluate)
+    return asked
+
+
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_a_fit_host_passes(
+    invoke: Any, plan_data: dict[str, Any], monkeypatch: pytest.MonkeyPatch, check_mode: bool
+) -> None:
+    asked = evaluating(monkeypatch, GOOD)
+    result = invoke(contracts.main, {"plan": plan_data}, check_mode)
+    assert not result["failed"]
+    assert not result["changed"]
+    assert result["contracts"] == [dataclasses.asdict(GOOD)]
+    assert result["broken"] == []
+    assert asked[0].run == plan_data["run"]
+
+
+def test_all_that_is_broken_is_in_the_message(
+    invoke: Any, plan_data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = dataclasses.replace(BAD, id=10, name="the camera image")
+    evaluating(monkeypatch, GOOD, BAD, other)
+    result = invoke(contracts.main, {"plan": plan_data})
+    assert result["failed"]
+    assert result["broken"] == [3, 10]
+    assert len(result["contracts"]) == 3
+    assert result["msg"] == core.message([BAD, other])
+    assert result["msg"].count("\n\n") == 1
+
+
+def test_a_plan_that_is_none_is_refused(invoke: Any, plan_data: dict[str, Any]) -> None:
+    plan_data["tenants"][0]["kind"] = "cron"
+    result = invoke(contracts.main, {"plan": plan_data})
+    assert result["failed"]
+    assert result["msg"].startswith("The plan is not usable. tenants[0].kind: expected one of systemd")
