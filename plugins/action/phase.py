@@ -64,7 +64,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             raise AnsibleActionFail(f"name: expected snapshot, window, candidate, measure or restore, found {name!r}")
         self.host = str((task_vars or {}).get("inventory_hostname", "host"))
         if self._task.check_mode:
-            return {**result, "changed": name != "snapshot", "skipped_in_check_mode": True}
+            # Later roles need an epoch; 0 is one that no host ever opens under.
+            facts = {"ansible_facts": {"trial_epoch": 0}} if name == "snapshot" else {}
+            return {**result, **facts, "changed": True, "skipped_in_check_mode": True}
         if name == "restore":
             return {**result, **self.restore(str(self._task.args.get("by") or "playbook"))}
         try:

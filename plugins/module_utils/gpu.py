@@ -160,7 +160,9 @@ class _Smi:
         try:
             done = subprocess.run(call, capture_output=True, text=True, timeout=OPEN_TIMEOUT_S, check=False)
         except FileNotFoundError:
-            raise GpuError("neither pynvml nor nvidia-smi is there: is the NVIDIA driver installed?") from None
+            raise GpuError(
+                "neither pynvml nor nvidia-smi is there: is the NVIDIA driver installed?"
+            ) from None
         except (OSError, subprocess.TimeoutExpired) as err:
             raise GpuError(f"nvidia-smi did not answer: {err}") from err
         if done.returncode != 0:
@@ -232,7 +234,9 @@ class Card:
         if values:
             return values[0]
         if errors:
-            raise (errors[0] if isinstance(errors[0], GpuError) else GpuError(f"the GPU's answer: {errors[0]!r}"))
+            raise (
+                errors[0] if isinstance(errors[0], GpuError) else GpuError(f"the GPU's answer: {errors[0]!r}")
+            )
         self._stuck = thread
         raise GpuError(f"the GPU's driver did not answer within {timeout_s:g} s")
 
@@ -424,7 +428,9 @@ def undrained(drained: Drained, tolerance_mib: int) -> str:
     if drained.target_mib is None:
         wanted = "a level that stands still, and nothing held by the given processes"
     else:
-        wanted = f"at most {drained.target_mib} + {tolerance_mib} MiB, and nothing held by the given processes"
+        wanted = (
+            f"at most {drained.target_mib} + {tolerance_mib} MiB, and nothing held by the given processes"
+        )
     found = f"{drained.used_mib} MiB, held by {describe(drained.holders)}"
     if drained.error:
         found = f"{found}; the last reading failed: {drained.error}"

@@ -355,7 +355,9 @@ def _check(plan: Plan) -> None:
             if name not in names:
                 _fail(where, f"names of tenants ({', '.join(names)})", name)
     if sorted(plan.stop_order) != sorted(plan.restore_order):
-        _fail("restore_order", f"the tenants of stop_order ({', '.join(plan.stop_order)})", plan.restore_order)
+        _fail(
+            "restore_order", f"the tenants of stop_order ({', '.join(plan.stop_order)})", plan.restore_order
+        )
     if plan.baseline.tenant not in names:
         _fail("baseline.tenant", f"one of {', '.join(names)}", plan.baseline.tenant)
     candidate = plan.candidate
@@ -389,18 +391,21 @@ def _check(plan: Plan) -> None:
 
 
 def _fold_pins(data: Any) -> Any:
-    # Pins are a file of their own in an inventory, because a program writes them; in the plan they belong to the
-    # candidate. A file without a pin keeps an empty hash, which the contract "pins set" then names.
+    # Pins are a file of their own in an inventory, because a program writes them; in the plan they belong to
+    # the candidate. A file without a pin keeps an empty hash, which the contract "pins set" then names.
     if not isinstance(data, dict) or not isinstance(data.get("candidate"), dict):
         return data
     data = dict(data)
     pins = data.pop("pins", None)
     if not isinstance(pins, dict):
         return data
+    candidate = {"revision": pins.get("revision") or "", **data["candidate"]}
     hashes = {f.get("name"): f.get("sha256", "") for f in pins.get("files") or [] if isinstance(f, dict)}
-    files = [{"sha256": hashes.get(f.get("name"), ""), **f} for f in data["candidate"].get("files") or []]
-    data["candidate"] = {"revision": pins.get("revision") or "", **data["candidate"], "files": files}
-    return data
+    files = candidate.get("files")
+    # What is not a list of mappings is left for the parser, which names its place.
+    if isinstance(files, list) and all(isinstance(f, dict) for f in files):
+        candidate["files"] = [{"sha256": hashes.get(f.get("name"), ""), **f} for f in files]
+    return {**data, "candidate": candidate}
 
 
 def parse(data: Any) -> Plan:

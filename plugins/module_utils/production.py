@@ -76,7 +76,9 @@ def _segment(source: str, node: ast.stmt) -> str:
 
 
 def _function(path: Path, tree: ast.Module, name: str) -> ast.FunctionDef:
-    found = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)) and n.name == name]
+    found = [
+        n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)) and n.name == name
+    ]
     if found:
         last = found[-1]
         if isinstance(last, ast.AsyncFunctionDef):
@@ -100,7 +102,9 @@ def find_function(path: Path, name: str) -> Found:
     source, tree = _read(path)
     node = _function(path, tree, name)
     text = _segment(source, node)
-    return Found(_first_line(node), node.end_lineno or node.lineno, text, hashlib.sha256(text.encode()).hexdigest())
+    return Found(
+        _first_line(node), node.end_lineno or node.lineno, text, hashlib.sha256(text.encode()).hexdigest()
+    )
 
 
 class _NoAnnotations(ast.NodeTransformer):
@@ -211,7 +215,9 @@ class _Extraction:
             return
         stars = [n for n in self._tree.body if isinstance(n, ast.ImportFrom) and n.names[0].name == "*"]
         if stars:
-            self._fail(name, chain, f"it can only come from `{ast.unparse(stars[0])}` (line {stars[0].lineno})")
+            self._fail(
+                name, chain, f"it can only come from `{ast.unparse(stars[0])}` (line {stars[0].lineno})"
+            )
         self._fail(name, chain, "the module gives it no value")
 
     def _binding(self, name: str, node: ast.stmt, chain: list[str]) -> None:
@@ -233,7 +239,9 @@ class _Extraction:
                 self.take(node, [*chain, name])
         else:
             kind = type(node).__name__.lower()
-            self._fail(name, chain, f"it gets its value inside a compound statement ({kind}, line {node.lineno})")
+            self._fail(
+                name, chain, f"it gets its value inside a compound statement ({kind}, line {node.lineno})"
+            )
 
     def _import(self, name: str, node: ast.Import | ast.ImportFrom, chain: list[str]) -> None:
         for alias in node.names:
@@ -241,8 +249,14 @@ class _Extraction:
                 continue
             module = alias.name if isinstance(node, ast.Import) else "." * node.level + (node.module or "")
             if module.split(".")[0] not in sys.stdlib_module_names:
-                self._fail(name, chain, f"line {node.lineno} imports it from {module}, outside the standard library")
-            part = ast.Import([alias]) if isinstance(node, ast.Import) else ast.ImportFrom(node.module, [alias], 0)
+                self._fail(
+                    name, chain, f"line {node.lineno} imports it from {module}, outside the standard library"
+                )
+            part = (
+                ast.Import([alias])
+                if isinstance(node, ast.Import)
+                else ast.ImportFrom(node.module, [alias], 0)
+            )
             self._imports.setdefault(self._tree.body.index(node), set()).add(ast.unparse(part))
 
     def text(self) -> str:
@@ -295,7 +309,7 @@ def find_clause(path: Path, clause: Clause) -> ClauseFound:
         _, tree = _read(path)
         wanted = ast.unparse(ast.parse(clause.yields, mode="eval"))
     except ProductionError as err:
-        return ClauseFound(False, str(err))
+        return ClauseFound(False, str(err).removeprefix(f"{path}: "))
     except SyntaxError:
         return ClauseFound(False, f"the plan's clause yields {clause.yields!r}, which is no expression")
     handlers = [n for n in ast.walk(tree) if isinstance(n, ast.ExceptHandler)]
@@ -315,4 +329,6 @@ def find_clause(path: Path, clause: Clause) -> ClauseFound:
         catches = ", ".join(sorted(_catches(node))) or "everything"
         yields = ", ".join(sorted(_yields(node))) or "nothing"
         return ClauseFound(False, f"lines {_at(spans[id(node)])} catch {catches} and yield {yields}")
-    return ClauseFound(False, f"no such clause in {path}, neither at lines {_at((first, last))} nor elsewhere")
+    return ClauseFound(
+        False, f"no such clause in {path}, neither at lines {_at((first, last))} nor elsewhere"
+    )

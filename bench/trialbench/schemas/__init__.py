@@ -105,8 +105,8 @@ def _check(value: Any, schema: Any, root: dict[str, Any], path: tuple[str | int,
     if "anyOf" in schema:
         attempts = [list(_check(value, branch, root, path)) for branch in schema["anyOf"]]
         if all(attempts):
-            # The branch that got furthest into the value explains best what is wrong with it.
-            yield from max(attempts, key=lambda found: max(len(problem.path) for problem in found))
+            # The branch that got furthest into the value, with the fewest problems there, explains best what is wrong.
+            yield from max(attempts, key=lambda found: (max(len(problem.path) for problem in found), -len(found)))
         return
     if "const" in schema and value != schema["const"]:
         yield Problem(path, _show(schema["const"]), _show(value))

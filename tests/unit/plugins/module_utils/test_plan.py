@@ -57,13 +57,13 @@ def test_a_tenant_without_impact_costs_nobody_anything(plan_data: Data) -> None:
     assert plans.parse(plan_data).impacts == {"blind": ["llamacpp"]}
 
 
-def test_the_restore_bound_is_drain_and_starts_and_a2(plan_data: Data) -> None:
+def test_the_restore_bound_is_drain_and_starts_and_a2_with_its_grace(plan_data: Data) -> None:
     plan_data["limits"] = {"drain_limit_s": 30, "a2_s": 15, "cap_s": 1500}
     plan_data["tenants"][0]["start_timeout_s"] = 60
     plan_data["tenants"][2]["start_timeout_s"] = 90
     plan = plans.parse(plan_data)
-    assert plan.restore_bound_s == 30 + 60 + 90 + 15
-    assert plan.run_max_s == 1500 - 195
+    assert plan.restore_bound_s == 30 + 60 + 90 + 15 + plans.A2_GRACE_S
+    assert plan.run_max_s == 1500 - plan.restore_bound_s
 
 
 @pytest.mark.parametrize(
@@ -122,6 +122,47 @@ def test_what_is_wrong_is_named_with_its_place(plan_data: Data, path: str, value
     with pytest.raises(plans.PlanError) as caught:
         plans.parse(change(plan_data, path, value))
     assert message in str(caught.value)
+
+
+def unpinned(data: Data) -> Data:
+    """A plan whose candidate has no pins of its own."""
+    del data["candidate"]["revision"]
+    for file in data["candidate"]["files"]:
+        del file["sha256"]
+    return data
+
+
+def test_pins_are_folded_into_the_candidate(plan_data: Data) -> None:
+    pins = {"revision": "f" * 40, "files": [{"name": "mmproj-F16.gguf", "sha256": "e" * 64}, "odd"]}
+    candidate = plans.parse({**unpinned(plan_data), "pins": pins}).candidate
+    assert candidate.revision == "f" * 40
+    assert [file.sha256 for file in candidate.files] == ["", "e" * 64]
+
+
+def test_pins_of_the_candidate_itself_come_first(plan_data: Data) -> None:
+    own = plans.parse(plan_data).candidate
+    pins = {"revision": "f" * 40, "files": [{"name": "mmproj-F16.gguf", "sha256": "e" * 64}]}
+    assert plans.parse({**plan_data, "pins": pins}).candidate == own
+
+
+@pytest.mark.parametrize("pins", [None, {}, {"revision": None, "files": None}])
+def test_unset_pins_are_empty_and_no_error(plan_data: Data, pins: Any) -> None:
+    candidate = plans.parse({**unpinned(plan_data), "pins": pins}).candidate
+    assert candidate.revision == ""
+    assert {file.sha256 for file in candidate.files} == {""}
+
+
+@pytest.mark.parametrize("files", ["model.gguf", ["model.gguf"]])
+def test_pins_do_not_hide_what_is_wrong_with_the_candidate(plan_data: Data, files: Any) -> None:
+    plan_data["candidate"]["files"] = files
+    with pytest.raises(plans.PlanError, match=r"candidate\.files"):
+        plans.parse({**plan_data, "pins": {}})
+
+
+def test_a_tenant_alone_is_one_that_can_be_moved(plan_data: Data) -> None:
+    assert plans.parse_tenant(plan_data["tenants"][2], "tenant").name == "chatterbox"
+    with pytest.raises(plans.PlanError, match=r"tenant\.start: expected a value, because kind is process"):
+        plans.parse_tenant(plan_data["tenants"][3], "tenant")
 
 
 def test_a_missing_value_is_named(plan_data: Data) -> None:

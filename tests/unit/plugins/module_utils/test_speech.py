@@ -178,6 +178,14 @@ def test_faint_noise_is_silence() -> None:
     assert speech.parse(wav(struct.pack("<20000h", *(noise.randint(-30, 30) for _ in range(20_000))))).silent
 
 
+def test_the_byte_order_of_the_machine_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = wav(packed(16))
+    swapped = wav(b"".join(raw[i + 1 : i + 2] + raw[i : i + 1] for i in range(44, len(raw), 2)))
+    expected = speech.parse(raw)
+    monkeypatch.setattr(speech.sys, "byteorder", "big" if speech.sys.byteorder == "little" else "little")
+    assert speech.parse(swapped) == expected
+
+
 def test_one_click_is_not_speech() -> None:
     assert speech.parse(wav(b"\xff\x10" + b"\0" * 200_000)).silent
 

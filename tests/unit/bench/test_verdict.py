@@ -1,0 +1,117 @@
+"""The verdict by a table written from the spec, every boundary in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trialbench.verdict import Facts, Gate, Rules, decide
+
+GATES = (Gate("start", 6.1), Gate("end", 6.2))
+
+
+def facts(**changes: Any) -> Facts:
+    return Facts(**({"nav_n": 100, "adherent": 100, "gates": GATES, "describe": "better"} | changes))
+
+
+def at(*footprints: float) -> tuple[Gate, ...]:
+    return tuple(Gate(f"gate {position}", footprint) for position, footprint in enumerate(footprints))
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({}, "ADOPT"),
+        # VRAM: 5.5 and 7.5 belong to the healthy band
+        ({"gates": at(5.49)}, "REJECT"),
+        ({"gates": at(5.5)}, "ADOPT"),
+        ({"gates": at(7.5)}, "ADOPT"),
+        ({"gates": at(7.51)}, "REJECT"),
+        ({"gates": at(8.0)}, "REJECT"),
+        ({"gates": at(8.01)}, "REJECT"),
+        ({"gates": at(6.0, 7.51)}, "REJECT"),
+        ({"gates": at(7.51, 6.0)}, "REJECT"),
+        ({"gates": ()}, "INCONCLUSIVE"),
+        # the host's band comes from unrounded figures
+        ({"gates": (Gate("end", 7.5, "warning"),)}, "REJECT"),
+        ({"gates": (Gate("end", 7.5, "healthy"),)}, "ADOPT"),
+        # number of samples
+        ({"nav_n": 99, "adherent": 99}, "INCONCLUSIVE"),
+        ({"nav_n": 20, "adherent": 20}, "INCONCLUSIVE"),
+        ({"nav_n": 0, "adherent": 0}, "INCONCLUSIVE"),
+        # adherence as a share
+        ({"adherent": 94}, "REJECT"),
+        ({"adherent": 95}, "ADOPT"),
+        ({"adherent": 99}, "ADOPT"),
+        ({"nav_n": 200, "adherent": 190}, "ADOPT"),
+        ({"nav_n": 200, "adherent": 189}, "REJECT"),
+        # thinking and taints
+        ({"thinking": 1}, "INCONCLUSIVE"),
+        ({"taints": ("rebooted",)}, "INCONCLUSIVE"),
+        # ground truth
+        ({"ground_truth": "passed"}, "ADOPT"),
+        ({"ground_truth": "failed"}, "REJECT"),
+        ({"ground_truth": "missing"}, "INCONCLUSIVE"),
+        # judgement
+        ({"describe": None}, "PENDING_REVIEW"),
+        ({"describe": "same"}, "REJECT"),
+        ({"describe": "worse"}, "REJECT"),
+        ({"rolled_back": "measure: the candidate died"}, "INCONCLUSIVE"),
+        # first match wins
+        ({"thinking": 1, "gates": at(9.0)}, "INCONCLUSIVE"),
+        ({"taints": ("x",), "gates": at(9.0)}, "INCONCLUSIVE"),
+        ({"gates": at(8.2), "nav_n": 20, "adherent": 20, "rolled_back": "candidate: VRAM"}, "REJECT"),
+        ({"nav_n": 20, "adherent": 0}, "INCONCLUSIVE"),
+        ({"adherent": 90, "ground_truth": "missing"}, "REJECT"),
+        ({"adherent": 90, "describe": None}, "REJECT"),
+        ({"ground_truth": "failed", "describe": None}, "REJECT"),
+        ({"ground_truth": "missing", "describe": "worse"}, "INCONCLUSIVE"),
+    ],
+)
+def test_verdict(changes: dict[str, Any], verdict: str) -> None:
+    assert decide(facts(**changes), Rules()).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("n", "adherent", "verdict"),
+    [
+        # one-sided 95 % Wilson bounds: 99/100 proves 95 %, 98/100 does not; 91/100 still could be 95 %, 90/100 not
+        (100, 100, "ADOPT"),
+        (100, 99, "ADOPT"),
+        (100, 98, "INCONCLUSIVE"),
+        (100, 91, "INCONCLUSIVE"),
+        (100, 90, "REJECT"),
+        (200, 196, "ADOPT"),
+        (200, 195, "INCONCLUSIVE"),
+    ],
+)
+def test_proved_adherence_as_the_gate(n: int, adherent: int, verdict: str) -> None:
+    decision = decide(facts(nav_n=n, adherent=adherent), Rules(adherence_rule="proved"))
+    assert decision.verdict == verdict
+
+
+def test_whether_adherence_is_proved_stands_beside_the_share() -> None:
+    assert any("95/100" in reason and "not proved" in reason for reason in decide(facts(adherent=95), Rules()).reasons)
+    assert any("99/100" in reason and ": proved" in reason for reason in decide(facts(adherent=99), Rules()).reasons)
+    assert any("50/100" in reason and "refuted" in reason for reason in decide(facts(adherent=50), Rules()).reasons)
+
+
+def test_reasons_name_what_decided_and_never_twice() -> None:
+    decision = decide(facts(gates=at(8.2), rolled_back="candidate: VRAM"), Rules())
+    assert "8.2 GB at gate 0" in decision.reasons[0]
+    assert decision.reasons[-1] == "the trial was rolled back: candidate: VRAM"
+    for changes in ({"adherent": 90}, {"rolled_back": "why"}, {"nav_n": 0, "adherent": 0}):
+        reasons = decide(facts(**changes), Rules()).reasons
+        assert len(reasons) == len(set(reasons))
+
+
+def test_bands_and_counts_are_the_users() -> None:
+    rules = Rules(low_gb=9.0, high_gb=11.0, nav_required=20)
+    assert decide(facts(gates=at(10.0), nav_n=20, adherent=20), rules).verdict == "ADOPT"
+    assert decide(facts(gates=at(6.0), nav_n=20, adherent=20), rules).verdict == "REJECT"
+
+
+def test_latency_is_no_part_of_the_verdict() -> None:
+    names = set(Facts.__dataclass_fields__) | set(Rules.__dataclass_fields__)
+    assert not [name for name in names if "ms" in name or "latency" in name or "p50" in name]

@@ -1,0 +1,462 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The journal and the marks: whole after a power cut, refused to whoever holds an old epoch."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.edgelab.model_trial.plugins.module_utils import journal
+from ansible_collections.edgelab.model_trial.plugins.module_utils.journal import Held, Journal, Mark, State
+
+MARK = Mark("run-1", 3, "boot", "2026-05-01T12:00:00.000Z", "ann")
+
+
+class PowerCut(BaseException):
+    """Nothing after this happens."""
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    """An empty state folder."""
+    root = tmp_path / "state"
+    (root / "runs" / "run-1").mkdir(parents=True)
+    return State(root)
+
+
+def opened(state: State) -> State:
+    """The state of a host that a run holds."""
+    while state.epoch() < MARK.epoch:
+        state.raise_epoch()
+    state.open(MARK)
+    return state
+
+
+# Time and place.
+
+
+def test_wall_time_is_utc_with_milliseconds() -> None:
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", journal.wall())
+
+
+def test_the_lease_clock_counts_suspend(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: asked.append(clock) or 12.5)
+    assert journal.awake_s() == 12.5
+    assert asked == [time.CLOCK_BOOTTIME]
+
+
+def test_the_boot_is_the_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "boot_id").write_text("b00t\n")
+    monkeypatch.setattr(journal, "_BOOT_ID", tmp_path / "boot_id")
+    assert journal.boot_id() == "b00t"
+
+
+# Atomic writes.
+
+
+def test_a_written_file_is_whole_private_and_alone(tmp_path: Path) -> None:
+    path = tmp_path / "mark"
+    journal.write_atomic(path, "old")
+    journal.write_atomic(path, "new")
+    assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [p.name for p in tmp_path.iterdir()] == ["mark"]
+
+
+def test_the_mode_is_exact_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        journal.write_atomic(tmp_path / "sign", "x", 0o644)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "sign").stat().st_mode & 0o777 == 0o644
+
+
+def test_file_before_name_before_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    replace = Path.replace
+
+    def sync(fd: int) -> None:
+        steps.append("sync folder" if os.path.isdir(f"/proc/self/fd/{fd}") else "sync file")
+
+    def rename(self: Path, target: Path) -> Path:
+        steps.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", rename)
+    journal.write_atomic(tmp_path / "mark", "text")
+    assert steps == ["sync file", "rename", "sync folder"]
+
+
+@pytest.mark.parametrize("where", ["open", "write", "sync", "rename"])
+@pytest.mark.parametrize("crash", [PowerCut(), OSError(errno.ENOSPC, "No space left on device")], ids=["cut", "full"])
+def test_a_crash_leaves_the_old_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, crash: BaseException
+) -> None:
+    path = tmp_path / "mark"
+    journal.write_atomic(path, "old")
+
+    def fail(*_args: Any, **_options: Any) -> Any:
+        raise crash
+
+    places: dict[str, tuple[Any, str]] = {
+        "open": (os, "open"),
+        "write": (os, "fchmod"),
+        "sync": (os, "fsync"),
+        "rename": (Path, "replace"),
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(*places[where], fail)
+        with pytest.raises(type(crash)):
+            journal.write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["mark"]
+
+
+def test_a_crash_after_the_rename_leaves_the_new_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mark"
+    journal.write_atomic(path, "old")
+
+    def fail(_folder: Path) -> None:
+        raise PowerCut
+
+    monkeypatch.setattr(journal, "_sync_folder", fail)
+    with pytest.raises(PowerCut):
+        journal.write_atomic(path, "new")
+    assert path.read_text() == "new"
+
+
+def test_what_a_dead_writer_left_disturbs_nobody(tmp_path: Path) -> None:
+    (tmp_path / f".mark.{os.getpid()}").write_text("half of an earlier text that is longer")
+    journal.write_atomic(tmp_path / "mark", "new")
+    assert (tmp_path / "mark").read_text() == "new"
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"a": 1', "\udcff"])
+def test_torn_json_reads_as_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "file").write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert journal.read_json(tmp_path / "file") is None
+
+
+def test_absent_json_reads_as_nothing(tmp_path: Path) -> None:
+    assert journal.read_json(tmp_path / "nowhere") is None
+
+
+# The journal.
+
+
+def test_an_entry_says_who_when_and_what(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    Journal(path, "run-1", 3, "runner", required=True).write("tenant_stopped", tenant="voice", duration_s=0.4)
+    (entry,) = [json.loads(line) for line in path.read_text().splitlines()]
+    assert set(entry) == {"seq", "wall", "t_s", "boot_id", "run", "epoch", "by", "event", "tenant", "duration_s"}
+    assert (entry["seq"], entry["run"], entry["epoch"], entry["by"]) == (1, "run-1", 3, "runner")
+    assert (entry["event"], entry["tenant"], entry["duration_s"]) == ("tenant_stopped", "voice", 0.4)
+    assert entry["boot_id"] == journal.boot_id()
+    assert abs(entry["t_s"] - time.monotonic()) < 60
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_writers_take_turns_and_numbers_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    runner, restorer = (Journal(path, "r", i, by, required=True) for i, by in ((1, "runner"), (2, "restorer")))
+    for writer in (runner, restorer, runner):
+        writer.write("said")
+    assert [(e["seq"], e["by"], e["epoch"]) for e in journal.read(path)] == [
+        (1, "runner", 1),
+        (2, "restorer", 2),
+        (3, "runner", 1),
+    ]
+
+
+def test_an_entry_is_on_disk_when_write_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = tmp_path / "journal.jsonl", []
+    monkeypatch.setattr(os, "fsync", lambda _fd: seen.append(len(journal.read(path))))
+    Journal(path, "r", 1, "runner", required=True).write("said")
+    assert seen == [1]
+
+
+def test_readers_ask_for_what_is_new(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    writer = Journal(path, "r", 1, "runner", required=True)
+    for i in range(4):
+        writer.write("said", i=i)
+    assert [e["i"] for e in journal.read(path, since=2)] == [2, 3]
+    assert journal.read(tmp_path / "nowhere") == []
+
+
+def test_a_journal_torn_at_any_byte_of_its_last_line(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    writer = Journal(path, "r", 1, "runner", required=True)
+    for i in range(3):
+        writer.write("said", i=i, words="schön {}")
+    whole = path.read_bytes()
+    begin = whole[:-1].rindex(b"\n") + 1
+    for cut in range(begin, len(whole)):
+        path.write_bytes(whole[:cut])
+        last = 3 if cut == len(whole) - 1 else 2
+        assert [e["seq"] for e in journal.read(path)] == list(range(1, last + 1)), f"cut at byte {cut}"
+        # Whoever writes next starts a line of its own, and the torn one hurts nobody any more.
+        writer.write("after")
+        assert [(e["seq"], e["event"]) for e in journal.read(path)[-2:]] == [(last, "said"), (last + 1, "after")]
+
+
+@pytest.mark.parametrize("line", ["[1, 2]", "7", '{"event": "x"}', '{"seq": "1", "event": "x"}', "\0\0\0"])
+def test_lines_of_strangers_are_passed_over(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text(line + "\n")
+    Journal(path, "r", 1, "runner", required=True).write("said")
+    assert [e["seq"] for e in journal.read(path)] == [1]
+
+
+def full(_fd: int) -> None:
+    """A disk without room."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_trial_stops_when_its_journal_can_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        Journal(tmp_path / "j", "r", 1, "runner", required=True).write("said")
+
+
+def test_a_restore_goes_on_without_its_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = Journal(tmp_path / "j", "r", 2, "restorer", required=False)
+    monkeypatch.setattr(os, "fsync", full)
+    writer.write("said")
+    Journal(tmp_path / "gone" / "j", "r", 2, "restorer", required=False).write("said")
+
+
+# Epoch and mark.
+
+
+def test_a_new_host_has_epoch_zero_and_no_mark(tmp_path: Path) -> None:
+    state = State(tmp_path / "nothing")
+    assert state.epoch() == 0
+    assert state.mark() is None
+    assert state.newest_run() == ""
+    assert state.furthest() == "snapshot"
+    assert State().root == journal.ROOT == Path("/var/lib/model-trial")
+
+
+def test_the_epoch_only_rises(state: State) -> None:
+    assert [state.raise_epoch() for _ in range(12)] == list(range(1, 13))
+    assert state.epoch() == 12
+
+
+@pytest.mark.parametrize("text", ["", "torn", '"7"'])
+def test_an_unreadable_epoch_counts_as_none(state: State, text: str) -> None:
+    (state.root / "epoch").write_text(text)
+    assert state.epoch() == 0
+
+
+def test_the_epoch_rises_on_a_full_disk(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(9):
+        state.raise_epoch()
+    # Nothing new can be created; what is there can be written over.
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "write_atomic", lambda *_args: full(0))
+        assert state.raise_epoch() == 10
+    assert state.epoch() == 10
+    assert state.raise_epoch() == 11
+
+
+def test_a_mark_is_read_as_it_was_set(state: State) -> None:
+    state.open(MARK)
+    assert state.mark() == MARK
+    state.close()
+    assert state.mark() is None
+
+
+@pytest.mark.parametrize("text", ["", '{"run": "run-1"', "7", "[]"])
+def test_a_mark_that_can_not_be_read_still_marks(state: State, text: str) -> None:
+    (state.root / "open").write_text(text)
+    mark = state.mark()
+    assert mark
+    assert mark.run == ""
+
+
+def test_the_newest_run_is_the_one_opened_last(state: State) -> None:
+    for age, name in ((300, "run-2"), (100, "run-3"), (200, "run-1")):
+        folder = state.run_dir(name)
+        folder.mkdir(exist_ok=True)
+        (folder / "snapshot.json").write_text("{}")
+        os.utime(folder / "snapshot.json", (1_000_000 - age, 1_000_000 - age))
+    state.run_dir("run-9").mkdir()
+    assert state.newest_run() == "run-3"
+
+
+def test_closing_takes_all_words_away(state: State) -> None:
+    opened(state)
+    state.renew()
+    state.advance("measure")
+    state.ask("abort", "ann")
+    state.ask("asked", "bob")
+    state.close()
+    assert sorted(p.name for p in state.root.iterdir()) == ["epoch", "runs"]
+    state.close()
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_a_power_cut_while_closing_leaves_nothing_to_the_next_trial(
+    state: State, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    opened(state)
+    state.renew()
+    state.advance("measure")
+    state.ask("abort", "ann")
+    state.ask("asked", "bob")
+    unlink, left = Path.unlink, [after]
+
+    def cut(self: Path, missing_ok: bool = False) -> None:
+        if left[0] == 0:
+            raise PowerCut
+        left[0] -= 1
+        unlink(self, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", cut)
+        if after < 5:
+            with pytest.raises(PowerCut):
+                state.close()
+        else:
+            state.close()
+    assert (state.mark() is None) == (after == 5)
+    state.open(Mark("run-2", 4, "boot", "later", "bob"))
+    assert state.furthest() == "snapshot"
+    assert state.asked("abort") == ""
+    assert state.asked("asked") == ""
+    assert state.lease_age_s() == float("inf")
+
+
+def test_the_holder_is_let_in(state: State) -> None:
+    assert opened(state).guard("run-1", 3) == MARK
+
+
+def write_restored(state: State, event: str) -> dict[str, Any]:
+    """The journal of a run that was restored."""
+    Journal(state.journal_path("run-1"), "run-1", 4, "restorer", required=True).write(event, restored_by="ann by hand")
+    return journal.read(state.journal_path("run-1"))[-1]
+
+
+@pytest.mark.parametrize("event", ["restore_started", "restored"])
+def test_a_stale_epoch_learns_who_restored_and_when(state: State, event: str) -> None:
+    opened(state)
+    state.raise_epoch()
+    entry = write_restored(state, event)
+    with pytest.raises(Held) as caught:
+        state.guard("run-1", 3)
+    assert f"restored by ann by hand at {entry['wall']}" in str(caught.value)
+
+
+def test_a_closed_run_learns_it_too_though_another_trial_holds_the_host(state: State) -> None:
+    write_restored(state, "restored")
+    state.open(Mark("run-2", 0, "boot", "now", "bob"))
+    with pytest.raises(Held, match="run-1, epoch 3 is over: restored by ann by hand at "):
+        state.guard("run-1", 3)
+
+
+def test_who_never_held_the_host_learns_who_does(state: State) -> None:
+    opened(state)
+    with pytest.raises(Held, match=r"held by run run-1 since 2026-05-01T12:00:00.000Z \(from ann\)"):
+        state.guard("run-2", 3)
+
+
+def test_a_wrong_epoch_is_refused_though_nobody_restored(state: State) -> None:
+    opened(state)
+    with pytest.raises(Held):
+        state.guard("run-1", 2)
+
+
+def test_a_run_that_is_not_open_is_refused(state: State) -> None:
+    with pytest.raises(Held, match="run run-1, epoch 1 is not open on this host"):
+        state.guard("run-1", 1)
+
+
+def test_one_at_a_time(state: State) -> None:
+    with state.lock(), pytest.raises(Held, match="another trial is being prepared"), State(state.root).lock():
+        pytest.fail("two hold the lock")
+    with state.lock():
+        pass
+
+
+def test_the_lock_makes_its_folder_private(tmp_path: Path) -> None:
+    state = State(tmp_path / "var" / "model-trial")
+    with state.lock():
+        assert state.root.stat().st_mode & 0o777 == 0o700
+
+
+# Lease, phases, words.
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the clock that counts suspend."""
+    now = [1000.0]
+    monkeypatch.setattr(journal, "awake_s", lambda: now[0])
+
+    def set_to(value: float) -> None:
+        now[0] = value
+
+    return set_to
+
+
+def test_a_lease_ages(state: State, clock: Callable[[float], None]) -> None:
+    state.renew()
+    clock(1042.5)
+    assert state.lease_age_s() == 42.5
+    state.renew()
+    assert state.lease_age_s() == 0.0
+    assert [p.name for p in state.root.iterdir() if "lease" in p.name] == ["lease"]
+
+
+@pytest.mark.parametrize("text", [None, "", "soon", '"1"'])
+def test_no_readable_lease_is_a_lapsed_one(state: State, text: str | None) -> None:
+    if text is not None:
+        (state.root / "lease").write_text(text)
+    assert state.lease_age_s() == float("inf")
+
+
+def test_a_run_may_go_as_far_as_it_was_let(state: State) -> None:
+    assert state.furthest() == "snapshot"
+    state.advance("candidate")
+    assert state.furthest() == "candidate"
+    state.advance("window")
+    assert state.furthest() == "candidate"
+    state.advance("measure")
+    assert state.furthest() == "measure"
+
+
+def test_phases_have_one_order(state: State) -> None:
+    assert journal.PHASES == ("snapshot", "window", "candidate", "measure")
+    with pytest.raises(ValueError, match="restore"):
+        state.advance("restore")
+
+
+@pytest.mark.parametrize("text", ["", '"everywhere"', "{}", "3"])
+def test_an_unreadable_allowance_allows_nothing(state: State, text: str) -> None:
+    (state.root / "furthest").write_text(text)
+    assert state.furthest() == "snapshot"
+
+
+def test_words_are_left_for_the_units(state: State) -> None:
+    assert state.asked("abort") == ""
+    state.ask("abort", "ann")
+    assert state.asked("abort") == "ann"
+    (state.root / "abort").write_text("{}")
+    assert state.asked("abort") == ""
+
+
+def test_folders_of_a_run(state: State) -> None:
+    assert state.journal_path("run-1") == state.root / "runs" / "run-1" / "journal.jsonl"

@@ -1,0 +1,300 @@
+"""The ten decisions that must not be reverted, each held by one test against the real artefacts.
+
+Somebody who changes one of them on purpose changes this file too, and says why in the same commit.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from ansible.inventory.manager import InventoryManager
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
+from ansible.vars.manager import VariableManager
+from ansible_collections.edgelab.model_trial.plugins.module_utils import (
+    checks,
+    containers,
+    restorer,
+    runner,
+)
+from ansible_collections.edgelab.model_trial.plugins.module_utils import (
+    plan as plans,
+)
+from trialbench.engines.openai_http import ChatClient, Reply
+from trialbench.measure.sample import judge, wall_clock
+from trialbench.measure.segments import Runner as BenchRunner
+from trialbench.measure.segments import Segment
+from trialbench.workloads import load_workload
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAYBOOKS = ROOT / "playbooks"
+IMAGE = "sha256:" + "0" * 64
+
+
+def inventory(name: str) -> dict[str, Any]:
+    """Return the variables of the one host of an inventory, with the defaults of the role `trial` below them."""
+    loader = DataLoader()
+    hosts = InventoryManager(loader=loader, sources=[str(PLAYBOOKS / name)])
+    [host] = hosts.get_hosts("trial_hosts")
+    known = VariableManager(loader=loader, inventory=hosts).get_vars(host=host)
+    role = ROOT / "roles" / "trial"
+    for file in ("defaults/main.yml", "vars/main.yml"):
+        known = {**loader.load_from_file(str(role / file), trusted_as_template=True), **known}
+    return {**known, "trial_run": "decisions", "inventory_hostname": name, "playbook_dir": str(PLAYBOOKS)}
+
+
+def plan_of(name: str) -> plans.Plan:
+    """Return the plan of an inventory, put together as the role `trial` does it."""
+    known = inventory(name)
+    known["_trial_image_json"] = json.dumps({"id": IMAGE})
+    data = Templar(loader=DataLoader(), variables=known).template(known["_trial_plan"])
+    return plans.parse(json.loads(json.dumps(data)))
+
+
+@pytest.fixture(scope="module", params=["panda", "twin"])
+def plan(request: pytest.FixtureRequest) -> plans.Plan:
+    """Give the plan of the real host, then of its twin: a decision holds for both."""
+    return plan_of(request.param)
+
+
+class Notes(list[tuple[str, dict[str, Any]]]):
+    """A journal that is only remembered."""
+
+    def write(self, event: str, **facts: Any) -> None:
+        self.append((event, facts))
+
+    def events(self) -> list[str]:
+        return [event for event, _facts in self]
+
+
+def test_decision_1_the_candidate_listens_on_11437(plan: plans.Plan) -> None:
+    assert plan.candidate.port == 11437
+    command = containers.server_command(plan)
+    assert command[command.index("--port") + 1] == "11437"
+    # 11436 is panda-nav's.
+    assert 11437 not in {tenant.port for tenant in plan.tenants}
+
+
+def test_decision_2_jinja_and_no_thinking_in_every_request(plan: plans.Plan, tmp_path: Path) -> None:
+    assert "--jinja" in containers.server_command(plan)
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("What do you see?", encoding="utf-8")
+    camera = ROOT / "tests" / "fixtures" / "models" / "camera" / "car-view.jpg"
+    client = ChatClient("http://127.0.0.1:1")
+    for name in (plan.workloads.nav, plan.workloads.describe):
+        workload = load_workload(name, image=camera, prompt_file=prompt)
+        body = json.loads(client.encode(workload, cache_prompt=False))
+        assert body["chat_template_kwargs"] == {"enable_thinking": False}
+        assert body["cache_prompt"] is False
+    client.close()
+
+
+def test_decision_3_the_candidate_listens_on_loopback_alone(plan: plans.Plan) -> None:
+    command = containers.server_command(plan)
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert command.count("--host") == 1
+    for override in (["--host", "0.0.0.0"], ["--host=0.0.0.0"], ["--port", "80"], ["--no-jinja"]):
+        data = json.loads(plans.to_json(plan))
+        data["candidate"]["server_args"] = override
+        with pytest.raises(plans.PlanError, match="server_args"):
+            plans.parse(data)
+
+
+def test_decision_4_files_are_fetched_by_include_patterns(plan: plans.Plan) -> None:
+    assert plan.candidate.include
+    assert any("*" in pattern for pattern in plan.candidate.include)
+    tasks = (ROOT / "roles/acquire/vars/main.yml").read_text(encoding="utf-8")
+    assert "'--include'" in tasks
+    assert "candidate.include" in tasks
+    # The name a command had before; it is gone from current huggingface-hub.
+    for path in [*(ROOT / "bench").rglob("*.py"), *(ROOT / "roles").rglob("*.yml"), *(ROOT / "plugins").rglob("*.py")]:
+        assert "huggingface-cli" not in path.read_text(encoding="utf-8"), path
+
+
+def test_decision_5_the_vram_bands(plan: plans.Plan) -> None:
+    bands = plan.bands
+    gb = plans.MIB_PER_GB
+    names = [bands.name(x * gb) for x in (5.49, 5.5, 7.5, 7.51, 8.0, 8.01)]
+    assert names == ["low", "healthy", "healthy", "warning", "warning", "abort"]
+
+    # Over the limit the runner ends by itself, whatever it is waiting for.
+    watching = runner.Runner.__new__(runner.Runner)
+    watching.plan, watching.drained_mib = plan, 4000
+    watching.sampler = SimpleNamespace(peak_mib=4000 + int(8.01 * gb) + 1)  # type: ignore[assignment]  # a stand-in
+    with pytest.raises(runner.PhaseFailed, match="VRAM"):
+        watching._check_candidate(SimpleNamespace(pid=1, start_ticks=1))  # type: ignore[arg-type]  # a stand-in
+
+
+def test_decision_6_mute_not_crashed_and_speech_is_proved(plan: plans.Plan) -> None:
+    # The clause that turns a missing voice into silence is a contract ...
+    [clause] = plan.contracts.clauses
+    assert clause.lines == [159, 161]
+    assert clause.catches == ["httpx.TimeoutException", "httpx.HTTPError"]
+    assert "TTSStoppedFrame" in clause.yields
+    # ... and no trial is closed before the voice has spoken.
+    spoken = [check for check in checks.derive(plan) if check.kind == "speech"]
+    assert [check.tenant for check in spoken] == ["chatterbox"]
+    assert plan.tenant("chatterbox").speech is not None
+    assert "chatterbox" in plan.stop_order
+
+
+def test_decision_6_silence_keeps_the_trial_open(plan: plans.Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    bringing = bare_restorer(plan)
+    mute = checks.CheckResult(7, "speaks", "a WAV", "silence", ok=False)
+    monkeypatch.setattr(restorer.checks, "run", lambda *_args, **_kwargs: [mute])
+    with pytest.raises(restorer.RestoreFailed, match="speaks"):
+        bringing.prove(0.0, [])
+    assert "closed" not in bringing.journal.events()  # type: ignore[attr-defined]  # Notes
+
+
+def bare_restorer(plan: plans.Plan) -> restorer.Restorer:
+    """Return a restorer without a host: everything ran before, nothing runs now, the measure phase was completed."""
+    bringing = restorer.Restorer.__new__(restorer.Restorer)
+    bringing.plan, bringing.by = plan, "a test"
+    bringing.card = None  # type: ignore[assignment]  # everything that asks it is replaced
+    bringing.run_dir = Path("/nonexistent")
+    bringing.snapshot = {"tenants": {tenant.name: {"running": True} for tenant in plan.tenants}, "used_mib": 13500}
+    bringing.past = [{"event": "drained", "used_mib": 4700}]
+    bringing.journal = Notes()  # type: ignore[assignment]  # remembers instead of writing
+    bringing.sampler = SimpleNamespace(segment=lambda _name: None, stop=lambda: None)  # type: ignore[assignment]
+    bringing.state = SimpleNamespace(close=lambda: None, journal_path=lambda _run: None)  # type: ignore[assignment]
+    return bringing
+
+
+def test_decision_7_the_order_of_restoration(plan: plans.Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    bringing = bare_restorer(plan)
+    minimum: list[float] = []
+
+    def drain(_card: Any, *, min_s: float, **_options: Any) -> Any:
+        order.append("drain")
+        minimum.append(min_s)
+        return SimpleNamespace(ok=True, used_mib=4700, duration_s=5.0, holders=[])
+
+    monkeypatch.setattr(restorer.Restorer, "remove_containers", lambda _self: order.append("remove containers"))
+    monkeypatch.setattr(restorer.Restorer, "forget_a2", lambda _self: None)
+    monkeypatch.setattr(restorer.Restorer, "may_measure", lambda _self: True)
+    monkeypatch.setattr(restorer.Restorer, "measure_again", lambda _self: order.append("A2"))
+    monkeypatch.setattr(restorer.Restorer, "prove", lambda _self, _began, _failures: order.append("prove") or [])
+    monkeypatch.setattr(restorer.containers, "start_in_background", lambda _name: None)
+    monkeypatch.setattr(restorer.gpu, "drain", drain)
+    monkeypatch.setattr(restorer.tenants, "look", lambda _tenant: SimpleNamespace(healthy=False))
+    monkeypatch.setattr(restorer.tenants, "start", lambda tenant, _log: order.append(f"start {tenant.name}"))
+    monkeypatch.setattr(restorer.tenants, "wait_healthy", lambda tenant, _log: order.append(f"{tenant.name} healthy"))
+    bringing.restore()
+    assert order == [
+        "remove containers",
+        "drain",
+        "start panda-llamacpp",
+        "panda-llamacpp healthy",
+        "A2",
+        "start chatterbox",
+        "chatterbox healthy",
+        "prove",
+    ]
+    # At least five seconds, counted from the removal, and measured VRAM: not one without the other.
+    assert plan.limits.drain_min_s == 5
+    assert minimum[0] == pytest.approx(5, abs=0.5)
+    # The phone daemon is proved alive, and the voice heard, after everything has started.
+    kinds = [check.kind for check in checks.derive(plan)]
+    assert {"speech", "process"} <= set(kinds)
+
+
+@pytest.mark.parametrize(
+    ("footprint_gb", "thinking", "extended"),
+    [(6.2, 0, True), (7.5, 0, True), (5.5, 0, True), (7.6, 0, False), (5.4, 0, False), (6.2, 1, False)],
+)
+def test_decision_8_extension_by_vram_and_thinking_alone(
+    footprint_gb: float, thinking: int, extended: bool, tmp_path: Path
+) -> None:
+    measuring = runner.Runner.__new__(runner.Runner)
+    measuring.plan, measuring.run_dir, measuring.drained_mib = plan_of("panda"), tmp_path, 0
+    measuring.journal = Notes()  # type: ignore[assignment]  # remembers instead of writing
+    peak_mib = footprint_gb * plans.MIB_PER_GB
+    measuring.sampler = SimpleNamespace(peak_mib=peak_mib)  # type: ignore[assignment]  # a stand-in
+    measuring.check = lambda: None  # type: ignore[method-assign]  # no fence here
+    measuring.wait = lambda ready, _limit, _what: ready() or pytest.fail("not ready")  # type: ignore[method-assign]
+    measuring.wait_client = lambda _session: 0  # type: ignore[method-assign]  # the client is done
+    for folder in ("samples", "control"):
+        (tmp_path / folder).mkdir()
+    # However slow the candidate is: latency has no say.
+    latency = random.Random(footprint_gb).choice([1.0, 60_000.0])
+    question = {"ok": 20, "thinking": thinking, "p50_ms": latency, "p95_ms": latency}
+    (tmp_path / "samples" / "at-extend").write_text(json.dumps(question), encoding="utf-8")
+    measuring.measure()
+    answer = json.loads((tmp_path / "control" / "extend").read_text(encoding="utf-8"))
+    assert answer["extend"] is extended
+    workloads = measuring.plan.workloads
+    assert (workloads.nav_first, workloads.nav_extended) == (20, 100)
+
+
+def test_decision_9_productions_own_prompt_and_its_twenty_tokens(plan: plans.Plan, tmp_path: Path) -> None:
+    assert plan.contracts.prompt.function == "build_vlm_prompt"
+    assert plan.contracts.prompt.call == 'build_vlm_prompt(goal="something interesting")'
+    # Verbatim: whatever the text holds, it is sent as it is.
+    text = 'Line one {{ not a template }}\n  "quotes" and \u2028 odd spaces  '
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text(text, encoding="utf-8")
+    camera = ROOT / "tests" / "fixtures" / "models" / "camera" / "car-view.jpg"
+    nav = load_workload(plan.workloads.nav, image=camera, prompt_file=prompt)
+    assert nav.limits.max_tokens == 20
+    parts = nav.messages[0]["content"]
+    assert [part["text"] for part in parts if part["type"] == "text"] == [text]
+
+
+@pytest.mark.parametrize(
+    ("content", "strategy", "passes"),
+    [
+        ("left large", 1, True),
+        ("Left, large.", 2, True),
+        ("it is large\nso turn left", 3, False),
+        ("no idea", None, False),
+    ],
+)
+def test_decision_9_the_smoke_test_wants_strategy_1_or_2(
+    content: str, strategy: int | None, passes: bool, tmp_path: Path
+) -> None:
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("Where to?", encoding="utf-8")
+    camera = ROOT / "tests" / "fixtures" / "models" / "camera" / "car-view.jpg"
+    nav = load_workload("nav", image=camera, prompt_file=prompt)
+    reply = Reply(0.0, latency_ms=10.0, content=content, finish_reason="stop")
+    sample = judge(reply, 1, nav, cache_prompt=False, wall=wall_clock())
+    assert sample.strategy == strategy
+    client = ChatClient("http://127.0.0.1:1")
+    smoke = Segment(id="smoke-candidate", workload=nav, n=1, path=None, smoke=True)
+    bench = BenchRunner(client, [smoke], SimpleNamespace())  # type: ignore[arg-type]  # nobody watches
+    reason = bench._reason_to_stop(smoke, sample, warmup=False, extending=False)
+    client.close()
+    assert reason == (None if passes else "smoke")
+
+
+def test_decision_10_phase_0_comes_before_anything_is_touched() -> None:
+    [play] = yaml.safe_load((PLAYBOOKS / "benchmark-e4b.yml").read_text(encoding="utf-8"))
+    assert play["gather_facts"] is False
+    assert not {"pre_tasks", "roles", "handlers", "ignore_errors", "force_handlers"} & set(play)
+
+    def role(task: dict[str, Any]) -> str:
+        found = task.get("ansible.builtin.import_role") or task.get("ansible.builtin.include_role") or {}
+        return str(found.get("name", "")).removeprefix("edgelab.model_trial.")
+
+    tasks = play["tasks"]
+    # Contracts first, and outside of any block whose `always` would act on a host that was never touched.
+    assert [role(task) for task in tasks[:2]] == ["trial", "preflight"]
+    assert all(set(task) <= {"name", "tags", "ansible.builtin.import_role"} for task in tasks[:2])
+
+    # What the two roles do: facts on the controller, an outlook, the contracts. None of it changes a host.
+    harmless = {"ansible.builtin.set_fact", "edgelab.model_trial.outlook", "edgelab.model_trial.contracts"}
+    words = {"name", "when", "tags", "register", "check_mode", "become", "vars"}
+    for name in ("trial", "preflight"):
+        for task in yaml.safe_load((ROOT / "roles" / name / "tasks" / "main.yml").read_text(encoding="utf-8")):
+            assert set(task) - words <= harmless, task
+    # And a broken contract ends the play: nothing swallows it.
+    preflight = (ROOT / "roles" / "preflight" / "tasks" / "main.yml").read_text(encoding="utf-8")
+    assert not [word for word in ("ignore_errors", "failed_when", "rescue") if word in preflight]
