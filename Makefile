@@ -77,7 +77,7 @@ format: python ## let ruff write the code as it wants it
 	@ruff format . && ruff check --fix .
 
 changelog: python ## write CHANGELOG.md from changelogs/fragments, for the version in galaxy.yml
-	@antsibull-changelog release
+	@antsibull-changelog release --update-existing --reload-plugins
 
 constraints: python ## resolve the packages below those pinned in pyproject.toml anew
 	@python scripts/constraints.py

@@ -3,6 +3,8 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PATH=$PWD/.venv/bin:$PATH
+export RUFF_OUTPUT_FORMAT=concise
+[ -t 1 ] || export NO_COLOR=1
 failed=()
 
 check() {

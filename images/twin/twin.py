@@ -169,7 +169,7 @@ def stage(context: pathlib.Path, models: pathlib.Path) -> None:
         raise TwinError(f"expected the tiny models in {models}; missing: {listing}. See make_models.py there.")
     shutil.rmtree(context, ignore_errors=True)
     root = context / "stage"
-    ignore = shutil.ignore_patterns("__pycache__", "*.pyc")
+    ignore = shutil.ignore_patterns("__pycache__", "*.pyc", ".*_cache")
     shutil.copytree(HERE / "rootfs", root, ignore=ignore)
     shutil.copytree(HERE / "her-os", root / CHECKOUT, ignore=ignore)
     programs = root / "usr/local/lib/twin"

@@ -151,6 +151,12 @@ def test_memory_ramps_up_and_health_comes_after_it(twin: Twin) -> None:
     assert 500 <= took_ms <= 3000
 
 
+def test_a_quick_restart_works(twin: Twin) -> None:
+    twin.run("systemctl restart panda-llamacpp")
+    wait(lambda: twin.used_mib() == STEADY_MIB)
+    assert twin.run("systemctl is-active panda-llamacpp") == "active"
+
+
 def test_a_load_that_does_not_fit_is_killed(twin: Twin) -> None:
     command = (
         "llama-server --host 127.0.0.1 --port 11499 -fit off --no-warmup -m "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def decide_folder(
         "run": summary["run"],
         "verdict": decision.verdict,
         "reasons": decision.reasons,
-        "facts": {**asdict(facts), **asdict(rules)},
+        # Through JSON, so that what is returned is what stands in the file: lists, not tuples.
+        "facts": json.loads(json.dumps({**asdict(facts), **asdict(rules)})),
     }
     write_json(target, document)
     return document

@@ -36,10 +36,11 @@ class Folder:
         return [event for event in self.journal if event.get("event") == name]
 
     def segments(self) -> dict[str, dict[str, Any]]:
-        """The numbers of each segment, counted anew from its samples."""
+        """The numbers of each segment, counted anew from its samples, in the order they were measured."""
+        in_order = sorted(self.samples.items(), key=lambda item: item[1][0]["t_start_s"] if item[1] else 0.0)
         return {
             name: summarise(samples, self.warmups.get(name, []), self._facts(name, samples))
-            for name, samples in self.samples.items()
+            for name, samples in in_order
         }
 
     def _facts(self, name: str, samples: list[dict[str, Any]]) -> SegmentFacts:

@@ -169,7 +169,14 @@ class Card:
             if holder.died_s is not None and now - holder.died_s >= linger_s and not faults.stuck:
                 del self.holders[holder.who]
         capacity = self.settings.total_mib - self.settings.reserved_mib
-        excess = self.used_mib(now) - capacity
+        # An allocation waits for memory that the driver is giving back anyway, or no quick restart would ever succeed.
+        # It does not wait for memory that stays longer than usual.
+        returning = sum(
+            holder.held_at_death_mib
+            for holder in self.holders.values()
+            if holder.died_s is not None and now - holder.died_s < self.settings.linger_s and not faults.stuck
+        )
+        excess = self.used_mib(now) - returning - capacity
         victims = []
         # The youngest load is the one whose allocation fails.
         for holder in sorted(self.holders.values(), key=lambda one: -one.born_s):

@@ -105,7 +105,9 @@ class Scripted:
             if not line:
                 return False
             head += line
-        length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+        length = next(
+            int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
+        )
         self.bodies.append(json.loads(stream.read(length)))
         self.headers.append(head.decode())
         act = self.script.pop(0) if len(self.script) > 1 else self.script[0]

@@ -62,9 +62,7 @@ def test_run_takes_the_workload_s_own_numbers_and_keeps_nothing(server: Any, ima
     assert list(tmp_path.iterdir()) == [image]
 
 
-def test_run_options_reach_the_request(
-    server: Any, acts: Any, image: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_options_reach_the_request(server: Any, acts: Any, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIALBENCH_API_KEY", "k-1")
     server.script = [acts.recorded("good.sse")]
     common = ("run", "--url", server.url, "--workload", "describe", "--image", image, "-n", "1")
@@ -166,7 +164,11 @@ def test_bars_on_a_terminal(server: Any, image: Path) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "trialbench", "run", "--url", server.url, "--workload", "describe"]
     done = subprocess.run(
-        [*command, "--image", str(image)], stderr=theirs, stdout=subprocess.PIPE, check=False, env={**os.environ, "TERM": "xterm"}
+        [*command, "--image", str(image)],
+        stderr=theirs,
+        stdout=subprocess.PIPE,
+        check=False,
+        env={**os.environ, "TERM": "xterm"},
     )
     os.close(theirs)
     drawn = os.read(ours, 100_000).decode()

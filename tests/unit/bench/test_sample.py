@@ -19,9 +19,7 @@ GOOD = Reply(1.0, latency_ms=9.0, content="left large", finish_reason="stop", co
 
 
 def judged(workload: Workload, *, cache_prompt: bool = False, **changes: Any) -> Sample:
-    sample = judge(
-        replace(GOOD, **changes), 1, workload, cache_prompt=cache_prompt, wall="2026-01-02T03:04:05.678Z"
-    )
+    sample = judge(replace(GOOD, **changes), 1, workload, cache_prompt=cache_prompt, wall="2026-01-02T03:04:05.678Z")
     jsonschema.validate(sample.as_dict(), schemas.load("sample"))
     assert schemas.validate(sample.as_dict(), "sample") == []
     return sample

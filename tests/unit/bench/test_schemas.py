@@ -96,7 +96,9 @@ def test_unknown_keyword_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_entries_beyond_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schemas, "load", lambda _name: {"type": "array", "maxItems": 1})
-    assert [str(one) for one in schemas.validate([1, 2], "any")] == ["the document: expected at most 1 entries, found 2"]
+    assert [str(one) for one in schemas.validate([1, 2], "any")] == [
+        "the document: expected at most 1 entries, found 2"
+    ]
 
 
 ANY_JSON = st.recursive(

@@ -53,7 +53,9 @@ class Session:
         self.file.write_text(json.dumps(self.document), encoding="utf-8")
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.out / f"{name}.jsonl").read_text(encoding="utf-8").split("\n") if line]
+        return [
+            json.loads(line) for line in (self.out / f"{name}.jsonl").read_text(encoding="utf-8").split("\n") if line
+        ]
 
     def summary(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.out / f"summary-{name}.json").read_text(encoding="utf-8"))
@@ -315,7 +317,9 @@ def test_sigterm_finishes_the_request_and_writes_the_summary(session: Session, s
 
     server.script = [acts.chat(), slow, acts.chat()]
     session.write({**NAV, "n": 1000}, {**NAV, "id": "after"})
-    process = subprocess.Popen([sys.executable, "-m", "trialbench", "session", str(session.file)], stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trialbench", "session", str(session.file)], stdout=subprocess.PIPE
+    )
     assert busy.wait(10)
     process.send_signal(signal.SIGTERM)
     go.set()

@@ -96,7 +96,10 @@ def test_json_workload_and_files_beside_it(tmp_path: Path, image: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (MINIMAL.replace("max_tokens: 5", "max_tokens: 0"), ["mine.yml:8", "limits.max_tokens", "at least 1", "found 0"]),
+        (
+            MINIMAL.replace("max_tokens: 5", "max_tokens: 0"),
+            ["mine.yml:8", "limits.max_tokens", "at least 1", "found 0"],
+        ),
         (MINIMAL.replace("max_tokens: 5", "max_token: 5"), ["mine.yml:8", "'max_token'", "a key 'max_tokens'"]),
         (MINIMAL.replace("role: user", "role: robot"), ["mine.yml:3", "messages[0].role", '"user"', '"robot"']),
         (MINIMAL.replace("name: mine", "name: My Own"), ["mine.yml:1", "name", "text like"]),

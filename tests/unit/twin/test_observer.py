@@ -159,7 +159,22 @@ def test_an_allocation_on_a_full_card_kills_the_newcomer_not_the_old_ones(observ
     assert [victim.who for victim in card.advance(10.95, everyone, faults)] == [new]
 
 
-def test_memory_that_lingers_is_not_free_for_a_newcomer(observer: ModuleType, card: Any) -> None:
+def test_a_quick_restart_waits_for_the_memory_that_is_coming_back(observer: ModuleType, card: Any) -> None:
+    old, new = who(observer, 1), who(observer, 2)
+    card.admit(old, "baseline", 10000, 0.0, ramp_s=0.0)
+    card.advance(5.0, nobody, observer.Faults())
+    card.admit(new, "baseline", 10000, 5.01, ramp_s=0.6)
+    assert card.advance(5.59, lambda one: one == new, observer.Faults()) == []
+    assert "used_mib 15956" in card.render(5.59, observer.Faults())
+    assert card.advance(5.61, lambda one: one == new, observer.Faults()) == []
+    # Memory that drains slowly is another matter.
+    slow = observer.Faults(linger_s=8.0)
+    card.advance(7.0, nobody, slow)
+    card.admit(old, "baseline", 10000, 7.7, ramp_s=0.6)
+    assert [victim.who for victim in card.advance(8.29, lambda one: one == old, slow)] == [old]
+
+
+def test_memory_that_is_stuck_is_not_free_for_a_newcomer(observer: ModuleType, card: Any) -> None:
     old, new = who(observer, 1), who(observer, 2)
     card.admit(old, "baseline", 10000, 0.0, ramp_s=0.0)
     card.advance(5.0, nobody, observer.Faults(stuck=True))

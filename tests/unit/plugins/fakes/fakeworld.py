@@ -103,7 +103,9 @@ class FakeCard:
         if self.error:
             raise gpu.GpuError(self.error)
         world = self._world
-        holders = [gpu.Holder(s.pid, s.mib, world.command_line(s.pid)) for s in world.services.values() if s.pid and s.mib]
+        holders = [
+            gpu.Holder(s.pid, s.mib, world.command_line(s.pid)) for s in world.services.values() if s.pid and s.mib
+        ]
         if world.candidate_pid:
             holders.append(gpu.Holder(world.candidate_pid, world.candidate_mib, "llama-server --port candidate"))
         lingering = sum(mib for mib, until in world.lingering if until > world.clock.now)

@@ -262,7 +262,7 @@ def test_a_listener_is_found_with_its_holder() -> None:
 def test_a_descriptor_that_vanishes_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_net(tmp_path, {500: 11436})
     fake_process(tmp_path, 10, ["uvicorn"], inodes=(7, 8, 500))
-    readlink = os.readlink
+    readlink: Callable[[Any], str] = os.readlink
 
     def flaky(path: Any) -> str:
         if Path(path).name == "1":

@@ -199,8 +199,7 @@ def test_nothing_is_executed(write: Write, tmp_path: Path) -> None:
 WORKS = {
     "recursion": ("def build(n=2):\n    return '' if not n else 'x' + build(n - 1)\n", "xx"),
     "helpers that need each other": (
-        "def a(n):\n    return b(n - 1) if n else 'end'\n"
-        "def b(n):\n    return a(n)\ndef build():\n    return a(3)\n",
+        "def a(n):\n return b(n - 1) if n else 'end'\ndef b(n):\n return a(n)\ndef build():\n return a(3)\n",
         "end",
     ),
     "defaults": (
@@ -248,8 +247,7 @@ WORKS = {
     "a walrus": ("(A := 'a')\ndef build():\n    return A\n", "a"),
     "the module's own name": ("def build():\n    return __name__\n", "__main__"),
     "attributes set later": (
-        "from types import SimpleNamespace\nS = SimpleNamespace()\nS.word = 'x'\n"
-        "def build():\n    return S.word\n",
+        "from types import SimpleNamespace as N\nS = N()\nS.word = 'x'\ndef build():\n    return S.word\n",
         "x",
     ),
     "annotations that nobody evaluates": (

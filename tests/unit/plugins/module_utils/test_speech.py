@@ -10,6 +10,7 @@ import io
 import math
 import random
 import struct
+import sys
 import wave
 from collections.abc import Callable
 from typing import Any
@@ -182,7 +183,7 @@ def test_the_byte_order_of_the_machine_does_not_matter(monkeypatch: pytest.Monke
     raw = wav(packed(16))
     swapped = wav(b"".join(raw[i + 1 : i + 2] + raw[i : i + 1] for i in range(44, len(raw), 2)))
     expected = speech.parse(raw)
-    monkeypatch.setattr(speech.sys, "byteorder", "big" if speech.sys.byteorder == "little" else "little")
+    monkeypatch.setattr(sys, "byteorder", "big" if sys.byteorder == "little" else "little")
     assert speech.parse(swapped) == expected
 
 

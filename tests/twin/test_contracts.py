@@ -1,0 +1,134 @@
+"""Every broken contract stops the trial in phase 0 or 1, by name, and provably nothing was touched."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import pytest
+
+pytestmark = pytest.mark.twin
+
+CHECKOUT = "/home/panda/workplace/her/her-os"
+VOICE = f"{CHECKOUT}/services/annie-voice/chatterbox_tts.py"
+MARK = '{"run": "elsewhere", "epoch": 7, "boot_id": "x", "since": "2026-01-01T00:00:00Z", "controller": "somebody"}'
+NOBODY = {"revision": "", "files": []}
+WRONG = {
+    "revision": "59a157a6814e283c21a7daeb78d1bd9d2c8c7938",
+    "files": [
+        {"name": "candidate-f16.gguf", "size": 2902944, "sha256": "0" * 64},
+        {"name": "mmproj-candidate-f16.gguf", "size": 531008, "sha256": "1" * 64},
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Broken:
+    """How a contract is broken and mended from beside, and what must then be said."""
+
+    breaks: str
+    mends: str
+    says: tuple[str, ...]
+    args: tuple[str, ...] = ()
+
+
+CASES = {
+    "occupied port": Broken(
+        "systemd-run --quiet --unit squatter python3 -m http.server 11437 --bind 127.0.0.1; sleep 1",
+        "systemctl stop squatter",
+        ("Contract 3", "11437", "http.server"),
+    ),
+    "panda-nav gone": Broken(
+        "systemctl stop panda-nav", "systemctl start panda-nav; sleep 2", ("Contract 4", "Contract 6", "11436")
+    ),
+    "moved lines": Broken(
+        f"cp -p {VOICE} /root/voice.py; sed -i '1i # one\\n# two\\n# three\\n# four\\n# five' {VOICE}",
+        f"cp -p /root/voice.py {VOICE}",
+        ("Contract 2", "159-161"),
+    ),
+    "no sudo": Broken(
+        "mv /etc/sudoers.d/panda /root/sudoers", "mv /root/sudoers /etc/sudoers.d/panda", ("Contract 1", "sudo")
+    ),
+    "unhealthy tenant": Broken(
+        f"su panda -c 'cd {CHECKOUT}/services/chatterbox && ./stop.sh'",
+        f"su panda -c 'cd {CHECKOUT}/services/chatterbox && ./start.sh'; sleep 4",
+        ("Contract 6", "chatterbox"),
+    ),
+    "call in progress": Broken(
+        "curl -sf -X POST -H 'Content-Type: application/json' -d '{\"active\": true}' http://127.0.0.1:8770/call",
+        "curl -sf -X POST -H 'Content-Type: application/json' -d '{\"active\": false}' http://127.0.0.1:8770/call",
+        ("Contract 12", "no call in progress", "operator_confirms_idle=true"),
+    ),
+    "missing camera image": Broken(
+        "mv /home/panda/car-view.jpg /root/", "mv /root/car-view.jpg /home/panda/", ("Contract 10", "car-view.jpg")
+    ),
+    "unset pin": Broken("true", "true", ("Contract 11", "make pin"), ("-e", json.dumps({"trial_pins": NOBODY}))),
+    "open mark": Broken(
+        f"mkdir -p /var/lib/model-trial && printf '%s' '{MARK}' > /var/lib/model-trial/open",
+        "rm /var/lib/model-trial/open",
+        ("Contract 9", "elsewhere", "2026-01-01T00:00:00Z"),
+    ),
+    "two at once": Broken(
+        "mv /home/panda/car-view.jpg /root/; mv /etc/sudoers.d/panda /root/sudoers",
+        "mv /root/car-view.jpg /home/panda/; mv /root/sudoers /etc/sudoers.d/panda",
+        ("Contract 1", "Contract 10"),
+    ),
+    "wrong hash": Broken(
+        "rm -rf /var/lib/model-trial/models",
+        "rm -rf /var/lib/model-trial/models",
+        ("Fetch the model files", "candidate-f16.gguf", "0" * 64),
+        ("-e", json.dumps({"trial_pins": WRONG})),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_broken_contract_stops_the_trial_before_anything_is_touched(host, name):
+    case = CASES[name]
+    host.run(case.breaks)
+    try:
+        before = host.fingerprint()
+        played = host.play("benchmark-e4b.yml", *case.args)
+        after = host.fingerprint()
+    finally:
+        host.run(case.mends)
+    assert played.code != 0
+    for text in case.says:
+        assert text in played.text, f"{text!r} is not in:\n{played.text}"
+    assert "what to do" in played.text or name == "wrong hash"
+    assert after == before
+    assert "3 tenants stop, baseline, drain" not in played.tasks()
+
+
+def test_the_operators_word_replaces_the_quiet_probes(host):
+    host.run(CASES["call in progress"].breaks)
+    try:
+        played = host.play("benchmark-e4b.yml", "--tags", "preflight", "-e", "operator_confirms_idle=true")
+    finally:
+        host.run(CASES["call in progress"].mends)
+    assert played.code == 0, played.text
+
+
+def test_check_mode_shows_the_plan_and_touches_nothing(host):
+    before = host.fingerprint()
+    played = host.play("benchmark-e4b.yml", "--check")
+    assert played.code == 0, played.text
+    for text in ("1. stop chatterbox", "2. stop panda-llamacpp", "expected mute time", "expected blind time"):
+        assert text in played.text
+    assert host.fingerprint() == before
+
+
+def test_an_unreachable_host_is_a_plain_error(host):
+    played = host.play("benchmark-e4b.yml", "-e", "ansible_port=1")
+    assert played.code != 0
+    assert "UNREACHABLE" in played.text
+
+
+def test_a_wrong_inventory_is_a_plain_error(host):
+    played = host.play("benchmark-e4b.yml", "-i", "no-such-inventory")
+    assert played.code != 0
+    assert "no-such-inventory" in played.text
+
+
+def test_limit_to_nobody_is_an_error(host):
+    assert host.play("benchmark-e4b.yml", "--limit", "somebody-else").code != 0

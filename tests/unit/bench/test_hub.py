@@ -1,0 +1,349 @@
+"""fetch and pin against a stand-in of the hub: right files or none, resumed, and the token never shown."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from trialbench import hub as hub_room
+from trialbench.cli import main
+from trialbench.errors import ServerError, UsageError
+from trialbench.hub.fetch import WrongHashError, fetch
+from trialbench.hub.pin import pin
+
+REPO = "unsloth/tiny-GGUF"
+TOKEN = "hf_S3cretS3cretS3cret"
+FIXTURE = Path(__file__).resolve().parents[2] / "fixtures" / "hub" / "hub.py"
+
+
+def load_stand_in() -> Any:
+    spec = importlib.util.spec_from_file_location("hub_stand_in", FIXTURE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+STAND_IN = load_stand_in()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    root = tmp_path / "hub" / REPO
+    root.mkdir(parents=True)
+    (root / "model-Q4_K_M.gguf").write_bytes(os.urandom(300_000))
+    (root / "model-Q8_0.gguf").write_bytes(os.urandom(1000))
+    (root / "mmproj-F16.gguf").write_bytes(os.urandom(50_000))
+    (root / "README.md").write_text("hello\n", encoding="utf-8")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with STAND_IN.HubServer(tmp_path / "hub") as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
+
+
+@pytest.fixture
+def dest(tmp_path: Path) -> Path:
+    path = tmp_path / "models"
+    path.mkdir()
+    return path
+
+
+INCLUDE = ["*Q4_K_M.gguf", "mmproj*"]
+
+
+def pins(hub: Any) -> dict[str, str]:
+    return {name: file.sha256 for name, file in hub.files(REPO).items() if "Q4" in name or "mmproj" in name}
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_files_arrive_whole_and_only_those_asked_for(hub: Any, dest: Path) -> None:
+    told: list[str] = []
+    found = fetch(REPO, revision=hub.commit(REPO), include=INCLUDE, dest=dest, sha256=pins(hub), tell=told.append)
+    assert sorted(path.name for path in found) == names(dest) == ["mmproj-F16.gguf", "model-Q4_K_M.gguf"]
+    assert {path.name: digest(path) for path in found} == pins(hub)
+    assert told[0] == f"{REPO}: fetching 2 files, 0.3 MB"
+    assert any(line.startswith("model-Q4_K_M.gguf: right, SHA-256") for line in told)
+
+
+def test_what_is_there_and_right_asks_nothing_of_the_network(hub: Any, dest: Path) -> None:
+    arguments: dict[str, Any] = {"revision": hub.commit(REPO), "include": INCLUDE, "dest": dest, "sha256": pins(hub)}
+    fetch(REPO, **arguments)
+    asked = len(hub.requests)
+    before = (dest / "mmproj-F16.gguf").stat().st_mtime_ns
+    told: list[str] = []
+    fetch(REPO, **arguments, tell=told.append)
+    assert len(hub.requests) == asked
+    assert (dest / "mmproj-F16.gguf").stat().st_mtime_ns == before
+    assert told == [f"{REPO}: all 2 files are there and right"]
+
+
+def test_a_wrong_file_is_replaced_and_a_right_one_left_alone(hub: Any, dest: Path) -> None:
+    (dest / "model-Q4_K_M.gguf").write_bytes(b"something else")
+    shutil.copy(hub.files(REPO)["mmproj-F16.gguf"].path, dest)
+    told: list[str] = []
+    fetch(REPO, revision=hub.commit(REPO), include=INCLUDE, dest=dest, sha256=pins(hub), tell=told.append)
+    assert digest(dest / "model-Q4_K_M.gguf") == pins(hub)["model-Q4_K_M.gguf"]
+    assert "model-Q4_K_M.gguf: is there with another hash: it will be replaced" in told
+    assert not [request for request in hub.requests if "mmproj" in request.path]
+
+
+def test_a_file_with_another_hash_never_gets_its_name(hub: Any, dest: Path) -> None:
+    wrong = pins(hub) | {"model-Q4_K_M.gguf": "0" * 64}
+    with pytest.raises(WrongHashError, match="expected SHA-256 0000") as caught:
+        fetch(REPO, revision=hub.commit(REPO), include=INCLUDE, dest=dest, sha256=wrong)
+    assert caught.value.exit_code == 1
+    assert "model-Q4_K_M.gguf" not in names(dest)
+    assert not list(dest.rglob("model-Q4_K_M.gguf"))
+
+
+def test_an_interrupted_download_is_resumed(hub: Any, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The library keeps whole chunks; its own are larger than our file.
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10_000)
+    hub.cut_after = 100_000
+    fetch(REPO, revision=hub.commit(REPO), include=["*Q4_K_M.gguf"], dest=dest, sha256=pick(hub, "Q4"))
+    assert digest(dest / "model-Q4_K_M.gguf") == pick(hub, "Q4")["model-Q4_K_M.gguf"]
+    ranges = [request.range for request in hub.requests if request.range]
+    assert any(re.fullmatch(r"bytes=[1-9]\d*-.*", text) for text in ranges), ranges
+
+
+def pick(hub: Any, part: str) -> dict[str, str]:
+    return {name: value for name, value in pins(hub).items() if part in name}
+
+
+def test_a_download_ended_by_force_is_taken_up_again(hub: Any, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    calls: list[int] = []
+    real = huggingface_hub.snapshot_download
+
+    def flaky(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ConnectionResetError("gone")
+        if len(calls) == 2:
+            return str(dest)  # ends early, without a word
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", flaky)
+    told: list[str] = []
+    fetch(REPO, revision=hub.commit(REPO), include=INCLUDE, dest=dest, sha256=pins(hub), tell=told.append)
+    assert [line for line in told if "going on" in line] == [
+        f"{REPO}: the hub cannot be read: gone; going on (2 of 3)",
+        f"{REPO}: the download ended early; going on (3 of 3)",
+    ]
+
+
+def test_a_hub_that_stays_away(hub: Any, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *_a, **_o: (_ for _ in ()).throw(ConnectionError("no route"))
+    )
+    with pytest.raises(ServerError, match="no route"):
+        fetch(REPO, revision=hub.commit(REPO), include=INCLUDE, dest=dest, sha256=pins(hub))
+    assert names(dest) == [f".part-{hub.commit(REPO)[:12]}"]
+
+
+def test_progress_is_told_while_it_lasts(hub: Any, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    import huggingface_hub
+
+    monkeypatch.setattr("trialbench.hub.fetch._TELL_EVERY_S", 0.02)
+    real, told = huggingface_hub.snapshot_download, list[str]()
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        until = time.monotonic() + 10
+        while not any("MB" in line and "of" in line and "fetching" not in line for line in told):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", slow)
+    fetch(REPO, revision=hub.commit(REPO), include=INCLUDE, dest=dest, sha256=pins(hub), tell=told.append)
+    assert "0 of 0 MB" in told
+
+
+def test_without_pins_the_hub_s_own_hashes_serve(hub: Any, dest: Path) -> None:
+    told: list[str] = []
+    fetch(REPO, revision=hub.commit(REPO), include=["*Q8_0*"], dest=dest, sha256={}, tell=told.append)
+    assert names(dest) == ["model-Q8_0.gguf"]
+    assert told[0] == f"{REPO}: no pinned hashes; checking against the hub's own"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"revision": "main"}, "--revision: expected a full commit"),
+        ({"sha256": {"a.gguf": "xyz"}}, "expected 64 hexadecimal digits"),
+        ({"sha256": {"../a.gguf": "0" * 64}}, "expected a name inside"),
+        ({"dest": Path("/nonexistent/models")}, "is no folder"),
+        ({"sha256": {"gone.gguf": "0" * 64}}, "gone.gguf: has a pinned hash, and matches no pattern"),
+        ({"sha256": {"mmproj-F16.gguf": "0" * 64}}, "model-Q4_K_M.gguf: matches the patterns, and has no pinned hash"),
+        ({"include": ["*.safetensors"], "sha256": {}}, "expected a file like '\\*.safetensors'"),
+    ],
+)
+def test_what_cannot_be_right_is_refused(hub: Any, dest: Path, changes: dict[str, Any], words: str) -> None:
+    arguments: dict[str, Any] = {"revision": hub.commit(REPO), "include": INCLUDE, "dest": dest, "sha256": pins(hub)}
+    with pytest.raises(UsageError, match=words):
+        fetch(REPO, **{**arguments, **changes})
+
+
+def test_a_full_disk_is_seen_before_anything_is_fetched(hub: Any, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=200_000_000))
+    with pytest.raises(UsageError, match=r"expected 0\.3 GB free, found 0\.2 GB"):
+        fetch(REPO, revision=hub.commit(REPO), include=INCLUDE, dest=dest, sha256=pins(hub))
+    assert names(dest) == []
+
+
+@pytest.mark.parametrize(
+    ("repo", "revision", "words"),
+    [("unsloth/none", "", "not found on the hub, or private"), (REPO, "0" * 40, "has no revision 0000")],
+)
+def test_what_the_hub_does_not_have(hub: Any, dest: Path, repo: str, revision: str, words: str) -> None:
+    with pytest.raises(ServerError, match=words) as caught:
+        fetch(repo, revision=revision or hub.commit(REPO), include=["*"], dest=dest, sha256={})
+    assert caught.value.exit_code == 4
+
+
+def test_a_hub_that_is_not_there(dest: Path, monkeypatch: pytest.MonkeyPatch, dead_url: str) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", dead_url)
+    with pytest.raises(ServerError, match="the hub cannot be read"):
+        fetch(REPO, revision="0" * 40, include=["*"], dest=dest, sha256={})
+
+
+def test_a_disk_that_fails_is_not_blamed_on_the_hub() -> None:
+    with pytest.raises(OSError, match="No space left"), hub_room.plain_errors(REPO, "main"):
+        raise OSError(28, "No space left on device")
+
+
+def test_names_with_odd_characters(hub: Any, dest: Path) -> None:
+    odd = hub.root / REPO / "model[1].gguf"
+    odd.write_bytes(b"odd")
+    (hub.root / REPO / "model1.gguf").write_bytes(b"plain")
+    fetch(REPO, revision=hub.commit(REPO), include=["model[[]1].gguf"], dest=dest, sha256={})
+    assert names(dest) == ["model[1].gguf"]
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "trialbench", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_the_token_comes_from_the_environment_and_is_never_shown(hub: Any, dest: Path, right: bool) -> None:
+    hub.token = TOKEN if right else "another"
+    commit = hub.commit(REPO)
+    arguments = ["fetch", "--repo", REPO, "--revision", commit, "--include", "mmproj*", "--dest", str(dest)]
+    done = command(*arguments, HF_TOKEN=TOKEN, HF_DEBUG="1")
+    assert TOKEN not in done.stdout + done.stderr
+    assert TOKEN not in "".join(path.read_text(errors="replace") for path in dest.rglob("*") if path.is_file())
+    assert all(request.authorized for request in hub.requests)
+    if right:
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == 4
+        assert "HF_TOKEN has no access to it" in done.stderr
+
+
+def test_without_a_token_nothing_stored_is_used(hub: Any, dest: Path, tmp_path: Path) -> None:
+    hub.token = TOKEN
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "token").write_text(TOKEN, encoding="utf-8")
+    arguments = ["fetch", "--repo", REPO, "--revision", hub.commit(REPO), "--include", "*", "--dest", str(dest)]
+    done = command(*arguments, HF_HOME=str(tmp_path / "home"))
+    assert done.returncode == 4
+    assert "accept its licence on the hub and set HF_TOKEN" in done.stderr
+    assert not any(request.authorized for request in hub.requests)
+
+
+def test_errors_are_cleaned_of_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with pytest.raises(ServerError) as caught, hub_room.plain_errors(REPO, "main"):
+        raise ConnectionError(f"Bearer {TOKEN} was refused")
+    assert str(caught.value).endswith("Bearer *** was refused")
+    assert caught.value.__cause__ is None
+
+
+def test_pins_are_resolved_and_written_whole(hub: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "pins.yml"
+    assert main(["pin", "--repo", REPO, "--include", "*Q4_K_M.gguf", "--include", "mmproj*", "--out", str(out)]) == 0
+    text = out.read_text(encoding="utf-8")
+    assert text.startswith("---\n# Written by `trialbench pin`")
+    assert yaml.safe_load(text) == {
+        "trial_pins": {
+            "revision": hub.commit(REPO),
+            "image_digest": "",
+            "files": [
+                {"name": name, "sha256": value, "size": hub.files(REPO)[name].size}
+                for name, value in sorted(pins(hub).items())
+            ],
+        }
+    }
+    assert hub.commit(REPO) in capsys.readouterr().out
+
+
+def test_a_hash_of_digits_stays_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit, value = "1" * 40, "9" * 64
+    remote = hub_room.RemoteFile("m.gguf", 5, value)
+    monkeypatch.setattr(hub_room, "list_files", lambda *_arguments: (commit, [remote]))
+    monkeypatch.setattr("trialbench.hub.pin.image_digest", lambda image: f"sha256:{value} of {image}"[:71])
+    found = pin(REPO, revision="main", include=["*"], image="x:1", out=tmp_path / "pins.yml")
+    written = yaml.safe_load((tmp_path / "pins.yml").read_text(encoding="utf-8"))
+    assert written == {"trial_pins": found}
+    assert written["trial_pins"]["image_digest"] == f"sha256:{value}"
+
+
+def test_a_small_file_is_fetched_to_be_hashed(hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = hub_room.list_files
+
+    def without_hashes(*arguments: Any) -> Any:
+        commit, files = real(*arguments)
+        return commit, [hub_room.RemoteFile(file.name, file.size, None) for file in files]
+
+    monkeypatch.setattr(hub_room, "list_files", without_hashes)
+    found = pin(REPO, revision="main", include=["README.md"], image=None, out=tmp_path / "pins.yml")
+    assert found["files"][0]["sha256"] == hashlib.sha256(b"hello\n").hexdigest()
+
+
+def test_pins_need_a_folder_and_leave_no_half_file(hub: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no folder"):
+        pin(REPO, revision="main", include=["*"], image=None, out=tmp_path / "none" / "pins.yml")
+    with pytest.raises(UsageError, match="expected a file like"):
+        pin(REPO, revision="main", include=["none*"], image=None, out=tmp_path / "pins.yml")
+    with pytest.raises(UsageError, match="expected OWNER/NAME"):
+        pin("tiny", revision="main", include=["*"], image=None, out=tmp_path / "pins.yml")
+    assert not (tmp_path / "pins.yml").exists()
+
+
+def test_command_line_of_fetch(hub: Any, dest: Path) -> None:
+    arguments = ["fetch", "--repo", REPO, "--revision", hub.commit(REPO), "--dest", str(dest), "--include", "mmproj*"]
+    arguments += ["--sha256", f"mmproj-F16.gguf={pins(hub)['mmproj-F16.gguf']}"]
+    assert main(arguments) == 0
+    assert names(dest) == ["mmproj-F16.gguf"]

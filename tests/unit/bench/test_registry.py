@@ -1,0 +1,148 @@
+"""The digest of an image, against a small registry of our own."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from trialbench.errors import ServerError, UsageError
+from trialbench.hub.registry import image_digest, parse_reference
+
+MANIFEST = b'{"schemaVersion": 2}'
+DIGEST = "sha256:" + hashlib.sha256(MANIFEST).hexdigest()
+
+
+class Registry(http.server.ThreadingHTTPServer):
+    """One image, `llama/server:cuda`; knobs for what real registries do."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.host = f"127.0.0.1:{self.server_address[1]}"
+        self.token: str | None = None
+        self.token_field = "token"
+        self.challenge = f'Bearer realm="http://{self.host}/token",service="reg",scope="repository:llama/server:pull"'
+        self.digest_header: str | None = DIGEST
+        self.status = 200
+        self.asked: list[tuple[str, str, str]] = []
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Registry
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def answer(self) -> None:
+        registry = self.server
+        registry.asked.append((self.command, self.path, self.headers.get("Accept", "")))
+        if self.path.startswith("/token?"):
+            body = json.dumps({registry.token_field: registry.token}).encode()
+            self.reply(200, body)
+        elif registry.token and self.headers.get("Authorization") != f"Bearer {registry.token}":
+            self.reply(401, b"", {"WWW-Authenticate": registry.challenge})
+        elif self.path != "/v2/llama/server/manifests/cuda":
+            self.reply(404, b"")
+        else:
+            header = {"Docker-Content-Digest": registry.digest_header} if registry.digest_header else {}
+            self.reply(registry.status, MANIFEST, header)
+
+    def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    server = Registry()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_open_registry(registry: Registry) -> None:
+    assert image_digest(f"{registry.host}/llama/server:cuda") == DIGEST
+    method, path, accept = registry.asked[0]
+    assert (method, path) == ("HEAD", "/v2/llama/server/manifests/cuda")
+    # Without the index types a registry would answer with the digest for one platform.
+    assert "application/vnd.oci.image.index.v1+json" in accept
+    assert len(registry.asked) == 1
+
+
+@pytest.mark.parametrize("field", ["token", "access_token"])
+def test_token_dance(registry: Registry, field: str) -> None:
+    registry.token, registry.token_field = "abc", field
+    assert image_digest(f"{registry.host}/llama/server:cuda") == DIGEST
+    assert [path.partition("?")[0] for _, path, _ in registry.asked] == [
+        "/v2/llama/server/manifests/cuda",
+        "/token",
+        "/v2/llama/server/manifests/cuda",
+    ]
+    assert "service=reg" in registry.asked[1][1]
+    assert "scope=repository" in registry.asked[1][1]
+
+
+def test_digest_is_computed_where_the_header_is_missing(registry: Registry) -> None:
+    registry.digest_header = None
+    assert image_digest(f"{registry.host}/llama/server:cuda") == DIGEST
+
+
+@pytest.mark.parametrize(
+    ("changes", "image", "words"),
+    [
+        ({}, "llama/none:cuda", "no such image"),
+        ({"status": 500}, "llama/server:cuda", "expected status 200 of the registry, found 500"),
+        ({"digest_header": "md5:abc"}, "llama/server:cuda", "expected a digest"),
+        ({"token": "abc", "challenge": "Basic realm=x"}, "llama/server:cuda", "log-in that is not supported"),
+        ({"token": "abc", "token_field": "other"}, "llama/server:cuda", "gives no anonymous access"),
+    ],
+)
+def test_refusals(registry: Registry, changes: dict[str, Any], image: str, words: str) -> None:
+    for name, value in changes.items():
+        setattr(registry, name, value)
+    with pytest.raises(ServerError, match=words):
+        image_digest(f"{registry.host}/{image}")
+
+
+def test_nobody_there(dead_url: str) -> None:
+    with pytest.raises(ServerError, match="does not answer"):
+        image_digest(f"{dead_url.removeprefix('http://')}/llama/server")
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("ghcr.io/ggml-org/llama.cpp:server-cuda", "https://ghcr.io/v2/ggml-org/llama.cpp/manifests/server-cuda"),
+        ("localhost:5000/a/b", "http://localhost:5000/v2/a/b/manifests/latest"),
+        ("debian", "https://registry-1.docker.io/v2/library/debian/manifests/latest"),
+        ("org/name:1.0", "https://registry-1.docker.io/v2/org/name/manifests/1.0"),
+        ("ghcr.io/a/b:tag@sha256:" + "0" * 64, "https://ghcr.io/v2/a/b/manifests/sha256:" + "0" * 64),
+    ],
+)
+def test_references(text: str, url: str) -> None:
+    assert parse_reference(text).url == url
+
+
+@pytest.mark.parametrize("text", ["", "Name With Spaces", "a@sha256:12"])
+def test_no_reference(text: str) -> None:
+    with pytest.raises(UsageError, match="expected \\[REGISTRY/\\]NAME"):
+        parse_reference(text)

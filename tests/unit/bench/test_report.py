@@ -1,0 +1,405 @@
+"""A result folder with known times: summary, windows, verdict and the table for people."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from trialbench import schemas
+from trialbench.cli import main
+from trialbench.errors import UsageError
+from trialbench.report.decide import decide_folder
+from trialbench.report.folder import read_folder
+from trialbench.report.summary import summarise_folder, write_summary
+from trialbench.report.table import folder_table, number
+
+BOOT = "b00t"
+PLAN = {
+    "run": "run-1",
+    "host": "panda",
+    "candidate": {"label": "gemma-4-E4B-it-Q4_K_M"},
+    "baseline": {"label": "gemma-4-E2B"},
+    "limits": {"drain_min_s": 5.0},
+    "tenants": [
+        {"name": "llamacpp", "impact": "blind"},
+        {"name": "chatterbox", "impact": "mute"},
+        {"name": "nav", "impact": "blind"},
+    ],
+}
+
+
+def sample(seq: int, start_s: float, latency_ms: float = 20.0, **changes: Any) -> dict[str, Any]:
+    line = {
+        "seq": seq,
+        "t_start_s": start_s,
+        "wall": "2026-01-02T03:04:05.678Z",
+        "ok": True,
+        "error_class": None,
+        "latency_ms": latency_ms,
+        "ttft_ms": None,
+        "server_ms": 18.0,
+        "prompt_n": 99,
+        "cache_n": 0,
+        "completion_tokens": 3,
+        "finish_reason": "stop",
+        "strategy": 1,
+        "parsed": ["left", "large"],
+        "content": "left large",
+        "flags": [],
+        "error_detail": None,
+    } | changes
+    assert schemas.validate(line, "sample") == []
+    return line
+
+
+# (seconds, by, event, further fields): chatterbox is down from 10 to 50, llamacpp from 15 to 42.
+JOURNAL: list[tuple[float, str, str, dict[str, Any]]] = [
+    (8.0, "program", "phase_done", {"phase": "snapshot", "duration_s": 2.5}),
+    (9.0, "program", "opened", {}),
+    (9.5, "runner", "phase_started", {"phase": "window"}),
+    (10.0, "runner", "tenant_stopping", {"tenant": "chatterbox", "impact": "mute"}),
+    (11.0, "runner", "tenant_stopped", {"tenant": "chatterbox", "duration_s": 1.0}),
+    (15.0, "runner", "tenant_stopping", {"tenant": "llamacpp", "impact": "blind"}),
+    (16.0, "runner", "drain_started", {"target_mib": 4600}),
+    (17.0, "runner", "drained", {"used_mib": 4608, "duration_s": 1.0}),
+    (17.0, "runner", "phase_done", {"phase": "window", "duration_s": 7.5}),
+    (17.0, "runner", "phase_started", {"phase": "candidate"}),
+    (20.0, "runner", "candidate_healthy", {"duration_s": 3.0}),
+    (20.1, "runner", "gate", {"name": "start", "ok": True, "band": "healthy", "footprint_gb": 6.0}),
+    (21.0, "runner", "phase_done", {"phase": "candidate", "duration_s": 4.0}),
+    (21.0, "runner", "phase_started", {"phase": "measure"}),
+    (30.0, "runner", "gate", {"name": "end", "ok": True, "band": "healthy", "footprint_gb": 6.25}),
+    (30.0, "runner", "phase_done", {"phase": "measure", "duration_s": 9.0}),
+    (31.0, "restorer", "restore_started", {}),
+    (31.5, "restorer", "containers_removed", {}),
+    (31.5, "restorer", "drain_started", {"target_mib": 4608}),
+    (36.5, "restorer", "drained_again", {"used_mib": 4610, "target_mib": 4608, "duration_s": 5.0}),
+    (40.0, "restorer", "tenant_starting", {"tenant": "llamacpp"}),
+    (42.0, "restorer", "tenant_healthy", {"tenant": "llamacpp", "duration_s": 2.0}),
+    (46.0, "restorer", "tenant_starting", {"tenant": "chatterbox"}),
+    (50.0, "restorer", "tenant_healthy", {"tenant": "chatterbox", "duration_s": 4.0}),
+    (51.0, "restorer", "restored", {"duration_s": 20.0}),
+    (51.1, "restorer", "closed", {}),
+]
+
+Make = Callable[..., Path]
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def journal(events: list[tuple[float, str, str, dict[str, Any]]], boot_id: str = BOOT) -> list[dict[str, Any]]:
+    found = []
+    for seq, (t_s, by, event, fields) in enumerate(events, 1):
+        line = {"seq": seq, "wall": "2026-01-02T03:04:05Z", "t_s": t_s, "boot_id": boot_id, "run": "run-1", "epoch": 1}
+        found.append({**line, "by": by, "event": event, **fields})
+        assert schemas.validate(found[-1], "journal") == []
+    return found
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """A whole folder, or one with another journal or other candidate samples."""
+
+    def build(
+        events: list[tuple[float, str, str, dict[str, Any]]] | None = None,
+        candidate: list[dict[str, Any]] | None = None,
+    ) -> Path:
+        folder = tmp_path / "run-1"
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "samples").mkdir(parents=True)
+        (folder / "plan.json").write_text(json.dumps(PLAN), encoding="utf-8")
+        write_lines(folder / "journal.jsonl", journal(JOURNAL if events is None else events))
+        readings = [
+            (12.0, 13500, "window"),
+            (18.0, 11000, "candidate"),
+            (25.0, 11008, "measure"),
+            (51.0, 13600, "verify"),
+        ]
+        write_lines(
+            folder / "vram.jsonl",
+            [{"t_s": t, "used_mib": mib, "total_mib": 16303, "processes": [], "phase": p} for t, mib, p in readings],
+        )
+        if candidate is None:
+            candidate = [sample(at + 1, 22.0 + at * 0.05, 20.0 + at * 0.01) for at in range(100)]
+        write_lines(folder / "samples" / "nav-candidate.jsonl", candidate)
+        write_lines(folder / "samples" / "nav-candidate-warmup.jsonl", [sample(1, 21.5, 500.0)])
+        # A1 is measured while chatterbox is down and llamacpp is not yet.
+        write_lines(folder / "samples" / "nav-baseline-a1.jsonl", [sample(1, 12.0, 1000.0), sample(2, 13.0, 1000.0)])
+        checks = [{"id": at, "title": f"check {at}", "expected": "x", "found": "x", "ok": True} for at in range(1, 9)]
+        verification = {"run": "run-1", "ok": True, "checks": checks}
+        assert schemas.validate(verification, "verification") == []
+        (folder / "verification.json").write_text(json.dumps(verification), encoding="utf-8")
+        return folder
+
+    return build
+
+
+def test_summary_of_a_whole_trial(make: Make) -> None:
+    path = write_summary(make())
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    jsonschema.validate(summary, schemas.load("summary"))
+    assert schemas.validate(summary, "summary") == []
+    assert (summary["run"], summary["host"], summary["outcome"], summary["failure"]) == (
+        "run-1",
+        "panda",
+        "completed",
+        None,
+    )
+    assert list(summary["segments"]) == ["nav-baseline-a1", "nav-candidate"]
+    assert summary["segments"]["nav-candidate"]["warmup"] == {"sent": 1, "failed": 0}
+    assert [(phase["phase"], phase["duration_s"]) for phase in summary["phases"]] == [
+        ("snapshot", 2.5),
+        ("window", 7.5),
+        ("candidate", 4.0),
+        ("measure", 9.0),
+        ("restore", 20.0),
+    ]
+    assert summary["vram"]["peak_footprint_gb"] == 6.25
+    assert summary["vram"]["last_mib"] == 13600
+    assert summary["down_s"] == {"chatterbox": 40.0, "llamacpp": 27.0}
+
+
+def test_windows_are_taken_apart(make: Make) -> None:
+    windows = summarise_folder(read_folder(make()))["windows"]
+    # measuring: A1 12.0-14.0, warm-up 21.5-22.0, candidate 22.0-26.97 (the last of 100 starts at 26.95).
+    measuring = 2.0 + 0.5 + (26.95 + 0.02099 - 22.0)
+    mute = windows["mute"]
+    assert mute["tenants"] == ["chatterbox"]
+    assert (mute["total_s"], mute["drain_min_s"], mute["candidate_start_s"]) == (40.0, 5.0, 3.0)
+    # Both tenants start one after another while it is down.
+    assert mute["tenant_starts_s"] == 6.0
+    assert mute["measuring_s"] == pytest.approx(measuring, abs=0.002)
+    assert mute["overhead_s"] == pytest.approx(40 - 5 - 3 - 6 - measuring, abs=0.002)
+    blind = windows["blind"]
+    assert (blind["total_s"], blind["tenant_starts_s"]) == (27.0, 2.0)
+    # A1 was over before llamacpp went down.
+    assert blind["measuring_s"] == pytest.approx(measuring - 2.0, abs=0.002)
+
+
+def test_several_tenants_with_one_impact_make_one_window(make: Make) -> None:
+    extra: list[tuple[float, str, str, dict[str, Any]]] = [
+        (14.0, "runner", "tenant_stopping", {"tenant": "nav", "impact": "blind"}),
+        (44.0, "restorer", "tenant_healthy", {"tenant": "nav", "duration_s": 1.0}),
+    ]
+    blind = summarise_folder(read_folder(make(sorted([*JOURNAL, *extra], key=lambda event: event[0]))))["windows"][
+        "blind"
+    ]
+    assert (sorted(blind["tenants"]), blind["total_s"]) == (["llamacpp", "nav"], 30.0)
+
+
+def test_impact_comes_from_the_journal_or_the_tenant_itself_without_a_plan(make: Make) -> None:
+    folder = make()
+    (folder / "plan.json").unlink()
+    assert set(summarise_folder(read_folder(folder))["windows"]) == {"mute", "blind"}
+    events = [(t, by, event, {k: v for k, v in f.items() if k != "impact"}) for t, by, event, f in JOURNAL]
+    write_lines(folder / "journal.jsonl", journal(events))
+    summary = summarise_folder(read_folder(folder))
+    assert set(summary["windows"]) == {"chatterbox", "llamacpp"}
+    assert (summary["run"], summary["model_label"]) == ("run-1", None)
+
+
+def test_overlapping_measurements_count_once(make: Make) -> None:
+    folder = make(candidate=[sample(1, 12.5, 1000.0)])
+    assert summarise_folder(read_folder(folder))["windows"]["mute"]["measuring_s"] == 2.5
+
+
+def test_tenant_that_was_never_stopped_or_never_came_back_has_no_window(make: Make) -> None:
+    summary = summarise_folder(read_folder(make(JOURNAL[:12])))
+    assert (summary["windows"], summary["down_s"], summary["outcome"]) == ({}, {}, "open")
+
+
+def test_restore_without_drain_has_no_minimum(make: Make) -> None:
+    events = [event for event in JOURNAL if not (event[1] == "restorer" and event[2].startswith("drain"))]
+    assert summarise_folder(read_folder(make(events)))["windows"]["mute"]["drain_min_s"] == 0.0
+
+
+FAILED = (
+    24.0,
+    "runner",
+    "phase_failed",
+    {
+        "phase": "measure",
+        "reason": "VRAM over its limit",
+        "expected": "at most 8 GB",
+        "found": "8.4 GB",
+        "todo": "look",
+    },
+)
+
+
+def rolled_back() -> list[tuple[float, str, str, dict[str, Any]]]:
+    done = [event for event in JOURNAL if not (event[2] == "phase_done" and event[3]["phase"] == "measure")]
+    return sorted([*done, FAILED], key=lambda event: event[0])
+
+
+def test_a_rolled_back_trial_says_why(make: Make) -> None:
+    folder = make(rolled_back(), candidate=[sample(1, 22.0)])
+    summary = summarise_folder(read_folder(folder))
+    assert schemas.validate(summary, "summary") == []
+    assert summary["outcome"] == "rolled_back"
+    assert summary["failure"]["found"] == "8.4 GB"
+    # Failed phases have no duration of their own: from their start.
+    assert {"phase": "measure", "ok": False, "duration_s": 3.0} in summary["phases"]
+    shown = folder_table(folder)
+    assert "measure failed: VRAM over its limit" in shown
+    assert "expected: at most 8 GB" in shown
+    assert decide_folder(folder)["verdict"] == "INCONCLUSIVE"
+
+
+def test_an_untouched_host(make: Make) -> None:
+    events = [(8.0, "program", "phase_failed", {"phase": "snapshot", "reason": "not quiet"})]
+    assert summarise_folder(read_folder(make(events)))["outcome"] == "untouched"
+
+
+def test_verdict_waits_for_a_person_and_remembers_the_judgement(make: Make) -> None:
+    folder = make()
+    first = decide_folder(folder)
+    assert schemas.validate(first, "verdict") == []
+    jsonschema.validate(json.loads((folder / "verdict.json").read_text(encoding="utf-8")), schemas.load("verdict"))
+    assert first["verdict"] == "PENDING_REVIEW"
+    assert decide_folder(folder, describe="better")["verdict"] == "ADOPT"
+    again = decide_folder(folder)
+    assert (again["verdict"], again["facts"]["describe"]) == ("ADOPT", "better")
+    assert decide_folder(folder, describe="same")["verdict"] == "REJECT"
+
+
+def test_rules_come_from_the_plan_and_stay_as_decided(make: Make) -> None:
+    folder = make(candidate=[sample(at, 22.0 + at, strategy=1 if at <= 38 else 3) for at in range(1, 41)])
+    plan = PLAN | {"workloads": {"nav_extended": 40}, "bands": {"low_below_gb": 5.0, "healthy_to_gb": 6.5}}
+    (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    assert decide_folder(folder, describe="better")["verdict"] == "ADOPT"
+    proved = decide_folder(folder, adherence_rule="proved")
+    assert (proved["verdict"], proved["facts"]["adherence_rule"]) == ("INCONCLUSIVE", "proved")
+    assert decide_folder(folder)["facts"]["adherence_rule"] == "proved"
+    assert decide_folder(folder, adherence_rule="share", ground_truth="missing")["verdict"] == "INCONCLUSIVE"
+    assert decide_folder(folder)["facts"]["ground_truth"] == "missing"
+
+
+def test_peak_between_gates_counts_as_a_gate(make: Make) -> None:
+    folder = make()
+    with (folder / "vram.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps({"t_s": 27.0, "used_mib": 4608 + 7800, "total_mib": 16303, "phase": "measure"}) + "\n")
+    decision = decide_folder(folder, describe="better")
+    assert (decision["verdict"], "at its peak" in decision["reasons"][0]) == ("REJECT", True)
+
+
+def test_gate_that_was_not_measured_is_left_out(make: Make) -> None:
+    events = [
+        (t, by, event, fields | ({"footprint_gb": None} if event == "gate" else {})) for t, by, event, fields in JOURNAL
+    ]
+    assert decide_folder(make(events), describe="better")["reasons"][0] == "VRAM was not measured at any gate"
+
+
+def test_taints(make: Make) -> None:
+    cached = [sample(at, 22.0 + at, cache_n=98, flags=["cached", "cache_not_as_asked"]) for at in range(1, 101)]
+    folder = make(candidate=cached)
+    decision = decide_folder(folder, describe="better")
+    assert decision["verdict"] == "INCONCLUSIVE"
+    assert "nav-candidate: 100 replies came from the prompt cache" in decision["reasons"][0]
+    shutil.copy(folder / "samples" / "nav-candidate.jsonl", folder / "samples" / "nav-candidate-cached.jsonl")
+    (folder / "samples" / "nav-candidate.jsonl").unlink()
+    summary = summarise_folder(read_folder(folder))
+    assert summary["taints"] == []
+    assert summary["segments"]["nav-candidate-cached"]["cache"]["as_asked"] is True
+    write_lines(folder / "journal.jsonl", [*journal(JOURNAL[:5]), *journal(JOURNAL[5:], boot_id="0ther")])
+    assert summarise_folder(read_folder(folder))["taints"] == ["the host was rebooted during the run"]
+
+
+def test_thinking_in_the_smoke_test_counts(make: Make) -> None:
+    folder = make()
+    thought = sample(1, 21.1, ok=False, error_class="thinking", flags=["thinking"], strategy=None, parsed=None)
+    write_lines(folder / "samples" / "smoke-candidate.jsonl", [thought])
+    assert "thinking seen in 1 replies" in decide_folder(folder)["reasons"][0]
+
+
+def test_what_a_session_asked_for_is_taken_from_its_summary(make: Make) -> None:
+    folder = make(candidate=[sample(1, 22.0)])
+    found = summarise_folder(read_folder(folder))["segments"]["nav-candidate"]
+    asked = found | {"requested": 100, "stopped": "server", "cache": found["cache"] | {"asked": True}}
+    (folder / "samples" / "summary-nav-candidate.json").write_text(
+        json.dumps({"segments": {"nav-candidate": asked}}), encoding="utf-8"
+    )
+    segment = summarise_folder(read_folder(folder))["segments"]["nav-candidate"]
+    assert (segment["requested"], segment["stopped"], segment["cache"]["asked"]) == (100, "server", True)
+
+
+def test_a_folder_cut_short_is_shown_as_far_as_it_goes(make: Make) -> None:
+    folder = make()
+    for name in ("plan.json", "vram.jsonl", "verification.json"):
+        (folder / name).unlink()
+    text = (folder / "samples" / "nav-candidate.jsonl").read_text(encoding="utf-8")
+    (folder / "samples" / "nav-candidate.jsonl").write_text(text[:-40], encoding="utf-8")
+    (folder / "samples" / "describe-candidate.jsonl").write_text("", encoding="utf-8")
+    shown = folder_table(folder)
+    assert "99/99" in shown
+    assert "1 lines of its files could not be read" in shown
+    assert "not made" in shown
+    assert "not decided" in shown
+    (folder / "journal.jsonl").unlink()
+    assert "no plan found, untouched" in folder_table(folder)
+
+
+def test_folders_that_are_none(tmp_path: Path, make: Make) -> None:
+    with pytest.raises(UsageError, match="found nothing there"):
+        read_folder(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="found neither"):
+        read_folder(tmp_path / "empty")
+    folder = make()
+    (folder / "verification.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(UsageError, match="expected an object, found list"):
+        read_folder(folder)
+
+
+def test_table_for_people(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make()
+    verification = json.loads((folder / "verification.json").read_text(encoding="utf-8"))
+    verification["checks"][7] |= {"ok": False, "expected": "a process", "found": "none"}
+    (folder / "verification.json").write_text(json.dumps(verification), encoding="utf-8")
+    assert main(["summarize", str(folder)]) == 0
+    assert main(["verdict", str(folder), "--require", "adopt"]) == 1
+    assert main(["verdict", str(folder), "--describe", "better", "--require", "adopt"]) == 0
+    capsys.readouterr()
+    assert main(["show", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    for words in (
+        "run-1: gemma-4-E4B-it-Q4_K_M on panda, completed",
+        "measure        9.0 s",
+        "100/100",
+        "gate end    6.25 GB  healthy",
+        "mute 40.0 s (chatterbox down)",
+        "blind 27.0 s (llamacpp down)",
+        "overhead",
+        "FAILED 8 check 8",
+        "expected a process, found none",
+        "ADOPT",
+    ):
+        assert words in shown
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_table_stays_narrow_and_names_what_is_odd(make: Make) -> None:
+    slow = [sample(at, 22.0 + at * 9, 8000.0 + 10 * (at % 7) + (900 if at > 50 else 0)) for at in range(1, 100)]
+    slow.append(sample(100, 950.0, 90000.0))
+    slow.append(sample(101, 990.0, None, ok=False, error_class="cut_off", strategy=None))
+    slow.append(sample(102, 991.0, None, ok=False, error_class="http_500", strategy=None))
+    shown = folder_table(make(candidate=slow))
+    assert "1 http_500, 1 cut off" in shown
+    assert "drift: p50 80" in shown
+    assert "outliers (kept)" in shown
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "-"), (9.04, "9.0"), (99.9, "99.9"), (100.4, "100"), (12345.6, "12346")]
+)
+def test_numbers(value: float | None, text: str) -> None:
+    assert number(value) == text

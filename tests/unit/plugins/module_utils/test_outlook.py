@@ -1,0 +1,102 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a trial would do, before it does it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from ansible_collections.edgelab.model_trial.plugins.module_utils import outlook, plan
+
+ORDERS = list(itertools.permutations(["llamacpp", "chatterbox"]))
+
+
+@pytest.fixture
+def data(plan_data: dict[str, Any]) -> dict[str, Any]:
+    """A plan whose expectations are round: 10 s to start a tenant, 20 s for the candidate, 0.1 s a reply."""
+    for tenant in plan_data["tenants"]:
+        tenant["expected_start_s"] = 10
+    plan_data["candidate"]["expected_start_s"] = 20
+    plan_data["workloads"] = {
+        "nav_extended": 100,
+        "nav_cached": 18,
+        "describe_n": 5,
+        "warmup": 5,
+        "expected_reply_s": 0.1,
+    }
+    plan_data["limits"] = {"drain_min_s": 5, "a2_s": 15, "cap_s": 1500}
+    return plan_data
+
+
+def test_down_times_follow_the_order_of_things(data: dict[str, Any]) -> None:
+    found = outlook.down_s(plan.parse(data))
+    # 11 s of A1 and its container, 1 s a stop, 20 + 13 + 1 s of candidate, 5 s of drain.
+    away = 20 + 13 + 1 + 5
+    assert found["llamacpp"] == 1 + away + 10
+    # Mute from before A1 until after A2 (11 s and its container).
+    assert found["chatterbox"] == 1 + (11 + 1) + found["llamacpp"] + (11 + 1) + 10
+
+
+def test_the_second_baseline_is_bounded(data: dict[str, Any]) -> None:
+    free = outlook.down_s(plan.parse(data))["chatterbox"]
+    data["limits"]["a2_s"] = 4
+    assert outlook.down_s(plan.parse(data))["chatterbox"] == pytest.approx(free - 7)
+
+
+def test_who_comes_back_first_is_down_for_less(data: dict[str, Any]) -> None:
+    usual = outlook.down_s(plan.parse(data))
+    data["restore_order"] = ["chatterbox", "llamacpp"]
+    other = outlook.down_s(plan.parse(data))
+    assert other["chatterbox"] < usual["chatterbox"]
+    assert other["llamacpp"] > usual["llamacpp"]
+
+
+def test_a_baseline_that_does_not_stop_is_measured_all_the_same(data: dict[str, Any]) -> None:
+    data["stop_order"] = data["restore_order"] = ["chatterbox"]
+    found = outlook.down_s(plan.parse(data))
+    assert list(found) == ["chatterbox"]
+    # Its own stop, A1 and its container, the candidate, the drain, its start.
+    assert found["chatterbox"] == 1 + (11 + 1) + (20 + 13 + 1) + 5 + 10
+
+
+def test_an_impact_lasts_from_the_first_stop_until_the_last_is_back(data: dict[str, Any]) -> None:
+    data["tenants"][2]["impact"] = "blind"
+    data["stop_order"] = ["chatterbox", "llamacpp"]
+    data["restore_order"] = ["chatterbox", "llamacpp"]
+    trial = plan.parse(data)
+    down = outlook.down_s(trial)
+    text = "\n".join(outlook.lines(trial))
+    (blind,) = [line for line in outlook.lines(trial) if line.startswith("expected blind time")]
+    assert float(blind.split()[3]) > max(down.values()), text
+
+
+def test_the_lines_name_what_stops_what_comes_back_and_what_stays(data: dict[str, Any]) -> None:
+    trial = plan.parse(data)
+    down = outlook.down_s(trial)
+    found = outlook.lines(trial)
+    assert found[0] == "plan of e4b-20260501-120000 on panda: try gemma-4-E4B-it-Q4_K_M on port 11437"
+    assert found[1] == f"1. stop chatterbox (Chatterbox TTS), expected down {down['chatterbox']:.0f} s"
+    assert found[2] == f"2. stop llamacpp (Gemma 4 E2B), expected down {down['llamacpp']:.0f} s"
+    assert found[3] == "then restore in the order: llamacpp, chatterbox"
+    assert f"expected mute time {down['chatterbox']:.0f} s, at most 1500 s" in found
+    assert f"expected blind time {down['llamacpp']:.0f} s, at most 1500 s" in found
+    assert found[-1] == "untouched: nav, phone"
+
+
+def test_when_nothing_stays_it_is_said(data: dict[str, Any]) -> None:
+    data["tenants"] = [t for t in data["tenants"] if t["name"] in ("llamacpp", "chatterbox")]
+    assert outlook.lines(plan.parse(data))[-1] == "untouched: nothing"
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("back", ORDERS)
+def test_nobody_is_down_for_less_than_the_candidate_takes(
+    data: dict[str, Any], order: tuple[str, ...], back: tuple[str, ...]
+) -> None:
+    data["stop_order"], data["restore_order"] = list(order), list(back)
+    found = outlook.down_s(plan.parse(data))
+    assert list(found) == list(order)
+    assert min(found.values()) > 20 + 13 + 5 + 10

@@ -1,0 +1,142 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the measuring containers are told: the candidate is measured as the live model is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from ansible_collections.edgelab.model_trial.plugins.module_utils import plan, sessions
+
+Session = dict[str, Any]
+
+# What a segment's id, its gate and its bounds say; everything else is how it is measured.
+ABOUT = ("id", "gate_file", "extend_to", "stop_on_thinking", "n", "time_limit_s", "rate_hz")
+
+
+@pytest.fixture
+def built(plan_data: dict[str, Any]) -> dict[str, Session]:
+    """The sessions of a plan."""
+    return sessions.build(plan.parse(plan_data))
+
+
+def segments(session: Session) -> dict[str, dict[str, Any]]:
+    """The segments of a session by id, in order."""
+    return {segment["id"]: segment for segment in session["segments"]}
+
+
+def how(segment: dict[str, Any]) -> dict[str, Any]:
+    """How a segment measures."""
+    return {key: value for key, value in segment.items() if key not in ABOUT}
+
+
+def test_there_is_a_session_for_every_container(built: dict[str, Session]) -> None:
+    assert tuple(built) == sessions.SESSIONS == ("tenants", "a1", "candidate", "a2")
+
+
+def test_files_of_a_run_have_the_agreed_names(built: dict[str, Session]) -> None:
+    names = {name: list(segments(session)) for name, session in built.items()}
+    assert names == {
+        "tenants": ["nav-baseline-tenants"],
+        "a1": ["nav-baseline-a1", "describe-baseline"],
+        "candidate": ["smoke-candidate", "nav-candidate", "nav-candidate-cached", "describe-candidate"],
+        "a2": ["nav-baseline-a2"],
+    }
+
+
+def test_baseline_and_candidate_are_measured_alike(built: dict[str, Session]) -> None:
+    different = ("url", "model_label", "start_file", "segments")
+    shared = [json.dumps({k: v for k, v in session.items() if k not in different}) for session in built.values()]
+    assert len(set(shared)) == 1
+    a1, candidate = segments(built["a1"]), segments(built["candidate"])
+    assert how(a1["nav-baseline-a1"]) == how(candidate["nav-candidate"])
+    assert how(segments(built["a2"])["nav-baseline-a2"]) == how(candidate["nav-candidate"])
+    assert how(a1["describe-baseline"]) == how(candidate["describe-candidate"])
+    assert a1["describe-baseline"]["n"] == candidate["describe-candidate"]["n"] == 5
+
+
+def test_only_the_address_tells_them_apart(built: dict[str, Session]) -> None:
+    where = {name: (s["url"], s["model_label"]) for name, s in built.items()}
+    baseline = ("http://127.0.0.1:11435", "gemma-4-E2B")
+    assert where == {
+        "tenants": baseline,
+        "a1": baseline,
+        "a2": baseline,
+        "candidate": ("http://127.0.0.1:11437", "gemma-4-E4B-it-Q4_K_M"),
+    }
+
+
+def test_the_smoke_test_comes_first_and_waits_for_leave(built: dict[str, Session]) -> None:
+    first = built["candidate"]["segments"][0]
+    assert first["smoke"] is True
+    assert (first["n"], first["extend_to"], first["gate_file"]) == (1, 1, "measure")
+
+
+def test_twenty_then_a_gate_then_a_hundred(built: dict[str, Session]) -> None:
+    nav = segments(built["candidate"])["nav-candidate"]
+    assert (nav["n"], nav["extend_to"], nav["gate_file"]) == (20, 100, "extend")
+    assert nav["stop_on_thinking"] is True
+    assert segments(built["a1"])["nav-baseline-a1"]["n"] == 100
+
+
+def test_the_second_baseline_is_bounded(built: dict[str, Session]) -> None:
+    again = segments(built["a2"])["nav-baseline-a2"]
+    assert (again["n"], again["time_limit_s"]) == (100, 15)
+
+
+def test_the_cache_is_used_in_its_own_run_only(built: dict[str, Session]) -> None:
+    cached = [s["id"] for session in built.values() for s in session["segments"] if s.get("cache_prompt")]
+    assert cached == ["nav-candidate-cached"]
+
+
+def test_the_sample_among_the_tenants_is_small_and_slow(built: dict[str, Session]) -> None:
+    (sample,) = built["tenants"]["segments"]
+    assert sample["n"] <= 20
+    assert sample["rate_hz"] > 0
+    assert built["tenants"]["start_file"] is None
+
+
+def test_clients_wait_for_a_sign_of_their_own(built: dict[str, Session]) -> None:
+    signs = [session["start_file"] for session in built.values()]
+    assert signs == [None, "start-a1", "start-candidate", "start-a2"]
+
+
+def test_a_client_waits_longer_than_a_model_loads(plan_data: dict[str, Any]) -> None:
+    plan_data["candidate"]["start_timeout_s"] = 300
+    wait_s = sessions.build(plan.parse(plan_data))["candidate"]["wait_s"]
+    assert wait_s > 300
+
+
+def test_counts_come_from_the_plan(plan_data: dict[str, Any]) -> None:
+    plan_data["workloads"] = {
+        "nav": "/in/nav.yml",
+        "describe": "/in/describe.yml",
+        "tenants_n": 7,
+        "nav_first": 8,
+        "nav_extended": 9,
+        "nav_cached": 3,
+        "describe_n": 2,
+        "warmup": 1,
+        "request_timeout_s": 12,
+    }
+    built = sessions.build(plan.parse(plan_data))
+    candidate = segments(built["candidate"])
+    assert {s["workload"] for s in candidate.values()} == {"/in/nav.yml", "/in/describe.yml"}
+    assert [candidate[i]["n"] for i in candidate] == [1, 8, 3, 2]
+    assert candidate["nav-candidate"]["extend_to"] == segments(built["a1"])["nav-baseline-a1"]["n"] == 9
+    assert candidate["nav-candidate"]["warmup"] == 1
+    assert built["tenants"]["segments"][0]["n"] == 7
+    assert {session["timeout_s"] for session in built.values()} == {12}
+
+
+def test_a_summary_is_named_after_the_first_segment(plan_data: dict[str, Any], built: dict[str, Session]) -> None:
+    trial = plan.parse(plan_data)
+    names = [sessions.summary_name(trial, name) for name in sessions.SESSIONS]
+    assert names == [f"summary-{session['segments'][0]['id']}.json" for session in built.values()]
+
+
+def test_sessions_are_json(built: dict[str, Session]) -> None:
+    assert json.loads(json.dumps(built)) == built

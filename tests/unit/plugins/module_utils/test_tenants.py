@@ -1,0 +1,373 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tenants of all four kinds, with real processes and made-up systemctl, systemd-run, docker and journalctl."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ansible_collections.edgelab.model_trial.plugins.module_utils import probes, tenants
+from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Http, Tenant
+from ansible_collections.edgelab.model_trial.plugins.module_utils.tenants import TenantError
+
+if TYPE_CHECKING:
+    from fakecommands import Commands
+
+UNIT = Tenant("model", "systemd", unit="model.service")
+BOX = Tenant("box", "container", container="box")
+IGNORES_TERM = "import signal, sys, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Where a tenant's commands print to."""
+    return tmp_path / "tenant.log"
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Tenant:
+    """A tenant with start and stop scripts that leave a line each."""
+    folder = tmp_path / "voice's home"
+    folder.mkdir()
+    for name in ("start", "stop"):
+        path = folder / f"{name}.sh"
+        path.write_text(f"#!/bin/sh\necho {name} in $PWD\n")
+        path.chmod(0o755)
+    return Tenant("voice", "script", user="robot", directory=str(folder), start="./start.sh", stop="./stop.sh")
+
+
+@pytest.fixture
+def spawn() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts processes, reaps them in the background, and ends those that are left."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def make(*argv: str) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(argv, stdout=subprocess.PIPE))
+        return started[-1]
+
+    yield make
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Time that passes only when a tenant is waited for."""
+    from fakeworld import Clock
+
+    found = Clock()
+    monkeypatch.setattr(tenants, "time", found.module())
+    return found
+
+
+def with_health(tenant: Tenant, url: str, **changes: Any) -> Tenant:
+    """The tenant with a health page."""
+    return dataclasses.replace(tenant, health=Http(url, json={"loaded": True}), **changes)
+
+
+# Looking.
+
+
+def test_a_units_facts_are_systemds(commands: Commands) -> None:
+    commands.answer("systemctl show", out="ActiveState=active\nMainPID=12\nResult=a=b\nodd line\n")
+    assert tenants.unit_facts("model.service") == {"ActiveState": "active", "MainPID": "12", "Result": "a=b"}
+    (call,) = commands.calls("systemctl")
+    assert call[0] == "show"
+    assert call[-1] == "model.service"
+
+
+def test_a_unit_is_found_by_its_main_process(commands: Commands) -> None:
+    commands.answer("systemctl show", out=f"MainPID={os.getpid()}\n")
+    assert tenants.find_process(UNIT) == probes.identify(os.getpid())
+
+
+@pytest.mark.parametrize("out", ["MainPID=0\n", "MainPID=\n", ""])
+def test_a_unit_without_main_process_does_not_run(commands: Commands, out: str) -> None:
+    commands.answer("systemctl show", out=out)
+    assert tenants.find_process(UNIT) is None
+
+
+def test_a_container_is_found_by_its_process(commands: Commands) -> None:
+    commands.answer("docker inspect", out=f"{os.getpid()}\n")
+    assert tenants.find_process(BOX) == probes.identify(os.getpid())
+
+
+@pytest.mark.parametrize(("rc", "out"), [(1, ""), (0, "0\n"), (0, "")])
+def test_a_container_that_is_not_there_does_not_run(commands: Commands, rc: int, out: str) -> None:
+    commands.answer("docker inspect", rc=rc, out=out)
+    assert tenants.find_process(BOX) is None
+
+
+def test_a_process_is_found_by_its_argv(spawn: Callable[..., subprocess.Popen[bytes]]) -> None:
+    child = spawn("sleep", "86.011")
+    assert tenants.find_process(Tenant("x", "process", process="sleep 86.011")) == probes.identify(child.pid)
+    assert tenants.find_process(Tenant("x", "process", process="sleep 86.012")) is None
+
+
+def test_a_script_tenant_without_argv_is_who_holds_its_port(server: Any, free_port: int) -> None:
+    assert tenants.find_process(Tenant("x", "script", port=server.port)) == probes.identify(os.getpid())
+    assert tenants.find_process(Tenant("x", "script", port=free_port)) is None
+    assert tenants.find_process(Tenant("x", "script")) is None
+
+
+def test_a_tenant_that_is_not_there(commands: Commands) -> None:
+    condition = tenants.look(BOX)
+    assert (condition.running, condition.healthy, condition.process) == (False, False, None)
+    assert condition.found == "not running"
+
+
+def test_without_a_health_page_running_is_healthy(server: Any) -> None:
+    condition = tenants.look(Tenant("x", "script", port=server.port))
+    assert (condition.running, condition.healthy) == (True, True)
+    assert condition.found == f"PID {os.getpid()}"
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_tenant_is_as_healthy_as_its_page_says(server: Any, loaded: bool) -> None:
+    server.json("/health", {"loaded": loaded})
+    condition = tenants.look(with_health(Tenant("x", "script", port=server.port), f"{server.url}/health"))
+    assert (condition.running, condition.healthy) == (True, loaded)
+    assert condition.process == probes.identify(os.getpid())
+    assert str(os.getpid()) in condition.found
+    assert f"loaded = {str(loaded).lower()}" in condition.found
+
+
+@pytest.mark.parametrize(
+    ("tenant", "command"),
+    [
+        (UNIT, "sudo systemctl start model.service"),
+        (BOX, "sudo docker start box"),
+        (
+            Tenant("v", "script", user="robot", directory="/srv/my voice", start="./start.sh"),
+            """sudo -u robot sh -c 'cd '"'"'/srv/my voice'"'"' && ./start.sh'""",
+        ),
+        (Tenant("p", "process", user="robot", start="python3 p.py"), "sudo -u robot sh -c 'python3 p.py'"),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_the_operator_is_told_how_to_start_by_hand(tenant: Tenant, command: str) -> None:
+    assert tenants.start_command(tenant) == command
+
+
+# Stopping.
+
+
+def test_a_unit_is_stopped_by_systemd(commands: Commands, log: Path) -> None:
+    assert tenants.stop(UNIT, log) >= 0
+    assert commands.calls("systemctl")[-1] == ["stop", "model.service"]
+
+
+def test_a_unit_that_will_not_stop_is_named_with_its_last_words(commands: Commands, log: Path) -> None:
+    commands.answer("systemctl stop", rc=1, err="Job failed.\n")
+    commands.answer("journalctl", out="".join(f"line {i}\n" for i in range(40)))
+    with pytest.raises(TenantError) as caught:
+        tenants.stop(UNIT, log)
+    text = str(caught.value)
+    assert text.startswith("model: systemctl stop model.service ended with 1: Job failed.")
+    assert "line 39" in text
+    assert "line 19" not in text
+    assert text.endswith("to start it by hand: sudo systemctl start model.service")
+
+
+def test_a_stop_command_that_hangs_is_given_up(commands: Commands, log: Path) -> None:
+    commands.answer("systemctl stop", sleep_s=20)
+    with pytest.raises(TenantError, match="model: still stopping after 0 s"):
+        tenants.stop(Tenant("model", "systemd", unit="model.service", stop_timeout_s=0.3), log)
+
+
+def test_a_stop_waits_until_the_process_is_gone(commands: Commands, log: Path, clock: Any) -> None:
+    commands.answer("systemctl show", out=f"MainPID={os.getpid()}\n")
+    tenant = Tenant("model", "systemd", unit="model.service", stop_timeout_s=7)
+    with pytest.raises(TenantError, match=f"model: PID {os.getpid()} still runs after 7 s"):
+        tenants.stop(tenant, log)
+
+
+def test_a_container_is_stopped_with_its_grace(commands: Commands, log: Path) -> None:
+    commands.answer("docker stop")
+    tenants.stop(Tenant("box", "container", container="box", stop_timeout_s=12), log)
+    assert commands.calls("docker")[-1] == ["stop", "--time", "12", "box"]
+
+
+def test_a_script_tenant_stops_as_its_own_user_in_a_scope_of_its_own(
+    commands: Commands, log: Path, script: Tenant
+) -> None:
+    tenants.stop(script, log)
+    (call,) = commands.calls("systemd-run")
+    assert "--scope" in call
+    assert "--uid=robot" in call
+    assert call[-3:] == ["/bin/sh", "-c", "./stop.sh"]
+    assert log.read_text() == f"stop in {script.directory}\n"
+
+
+def test_a_stop_script_that_fails_is_quoted(commands: Commands, log: Path, script: Tenant) -> None:
+    path = Path(script.directory) / "stop.sh"
+    path.write_text("#!/bin/sh\necho no such thing >&2\nexit 3\n")
+    with pytest.raises(TenantError) as caught:
+        tenants.stop(script, log)
+    assert "voice: './stop.sh' ended with 3" in str(caught.value)
+    assert "no such thing" in str(caught.value)
+    assert "sudo -u robot" in str(caught.value)
+
+
+def test_a_process_is_asked_to_end(spawn: Callable[..., subprocess.Popen[bytes]], log: Path) -> None:
+    child, bystander = spawn("sleep", "86.021"), spawn("sleep", "86.022")
+    tenants.stop(Tenant("p", "process", process="sleep 86.021"), log)
+    assert child.wait(10) == -15
+    assert bystander.poll() is None
+
+
+def test_a_process_that_will_not_hear_is_ended(
+    spawn: Callable[..., subprocess.Popen[bytes]], log: Path, clock: Any
+) -> None:
+    # A clock that moves only in sleeps: the limit passes at once, whatever the machine is busy with.
+    child = spawn(sys.executable, "-c", IGNORES_TERM, "86.031")
+    assert child.stdout
+    assert child.stdout.readline() == b"ready\n"
+    clock.ticks.append(lambda: time.sleep(0.001))
+    tenants.stop(Tenant("p", "process", process="86.031", stop_timeout_s=5), log)
+    assert child.wait(10) == -9
+
+
+def test_stopping_what_does_not_run_is_no_failure(commands: Commands, log: Path) -> None:
+    tenants.stop(Tenant("p", "process", process="sleep 86.041"), log)
+
+
+# Starting.
+
+
+def test_a_unit_is_started_with_a_clean_record(commands: Commands, log: Path) -> None:
+    commands.answer("systemctl reset-failed", rc=1, err="not loaded\n")
+    tenants.start(UNIT, log)
+    assert commands.calls("systemctl") == [["reset-failed", "model.service"], ["start", "model.service"]]
+
+
+def test_a_container_is_started(commands: Commands, log: Path) -> None:
+    commands.answer("docker start")
+    tenants.start(BOX, log)
+    assert commands.calls("docker") == [["start", "box"]]
+
+
+def test_a_container_that_will_not_start_is_quoted(commands: Commands, log: Path) -> None:
+    commands.answer("docker start", rc=1, err="no space\n")
+    commands.answer("docker logs", out="first words\n", err="last words\n")
+    with pytest.raises(TenantError) as caught:
+        tenants.start(BOX, log)
+    text = str(caught.value)
+    assert "box: docker start box ended with 1: no space" in text
+    assert "first words\nlast words" in text
+    assert "to start it by hand: sudo docker start box" in text
+
+
+def test_a_script_tenant_starts_in_its_folder(commands: Commands, log: Path, script: Tenant) -> None:
+    log.write_text("earlier\n")
+    tenants.start(script, log)
+    assert log.read_text() == f"earlier\nstart in {script.directory}\n"
+    assert "--uid=robot" in commands.calls("systemd-run")[0]
+
+
+def test_what_a_start_script_leaves_running_holds_nobody_up(commands: Commands, log: Path, script: Tenant) -> None:
+    Path(script.directory, "start.sh").write_text("#!/bin/sh\nsleep 86.051 &\necho up\n")
+    try:
+        tenants.start(script, log)
+        assert log.read_text() == "up\n"
+        assert tenants.find_process(Tenant("x", "process", process="sleep 86.051"))
+    finally:
+        for process in probes.processes("sleep 86.051"):
+            os.kill(process.pid, 9)
+
+
+def test_a_process_is_started_in_the_background(
+    commands: Commands, log: Path, eventually: Callable[[Callable[[], Any]], None]
+) -> None:
+    tenant = Tenant("p", "process", process="sleep 86.061", start="exec sleep 86.061", user="robot")
+    try:
+        tenants.start(tenant, log)
+        eventually(lambda: tenants.find_process(tenant))
+    finally:
+        for process in probes.processes("sleep 86.061"):
+            os.kill(process.pid, 9)
+
+
+def test_a_start_that_says_nothing_is_quoted_so(commands: Commands, log: Path, script: Tenant) -> None:
+    Path(script.directory, "start.sh").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(TenantError, match=r"ended with 1; last log lines:\n\(nothing\)\nto start it by hand"):
+        tenants.start(script, log)
+
+
+def test_a_start_that_hangs_is_given_up(commands: Commands, log: Path) -> None:
+    commands.answer("systemctl start", sleep_s=20)
+    commands.answer("journalctl", out="loading the model\n")
+    with pytest.raises(TenantError) as caught:
+        tenants.start(Tenant("model", "systemd", unit="model.service", start_timeout_s=0.3), log)
+    assert "did not return within 0 s" in str(caught.value)
+    assert "loading the model" in str(caught.value)
+
+
+def test_last_words_of_a_script_that_never_ran(log: Path, script: Tenant) -> None:
+    assert "(nothing)" in tenants.last_words(script, log)
+
+
+# Waiting.
+
+
+def test_who_is_healthy_is_not_waited_for(server: Any, log: Path, clock: Any) -> None:
+    server.json("/health", {"loaded": True})
+    tenant = with_health(Tenant("x", "script", port=server.port), f"{server.url}/health")
+    assert tenants.wait_healthy(tenant, log) == 0
+    assert clock.now == 10_000
+
+
+def test_a_loading_tenant_is_waited_for(server: Any, log: Path, clock: Any) -> None:
+    server.json("/health", {"loaded": False})
+    tenant = with_health(Tenant("x", "script", port=server.port), f"{server.url}/health")
+    clock.after(3, lambda: server.json("/health", {"loaded": True}))
+    ticks: list[int] = []
+    waited = tenants.wait_healthy(tenant, log, lambda: ticks.append(1))
+    assert 3 <= waited < 3.2
+    assert len(ticks) == pytest.approx(waited / tenants.POLL_S, abs=2)
+
+
+def test_a_tenant_that_never_gets_there(server: Any, log: Path, clock: Any) -> None:
+    server.json("/health", {"loaded": False})
+    log.write_text("out of memory\n")
+    tenant = with_health(Tenant("x", "script", port=server.port, start_timeout_s=9), f"{server.url}/health")
+    with pytest.raises(TenantError) as caught:
+        tenants.wait_healthy(tenant, log)
+    assert "x: not healthy after 9 s (found: loaded = false)" in str(caught.value)
+    assert "out of memory" in str(caught.value)
+
+
+def test_without_a_health_page_the_process_is_waited_for(log: Path, clock: Any) -> None:
+    with pytest.raises(TenantError, match=r"not healthy after 4 s \(found: not running\)"):
+        tenants.wait_healthy(Tenant("x", "process", process="sleep 86.071", start_timeout_s=4), log)
+
+
+def test_a_page_that_somebody_else_answers_is_not_enough(
+    commands: Commands, server: Any, log: Path, clock: Any
+) -> None:
+    """The health page answers, but the unit has no process: a stranger took the port."""
+    server.json("/health", {"loaded": True})
+    commands.answer("systemctl show", out="MainPID=0\n")
+    tenant = with_health(UNIT, f"{server.url}/health", start_timeout_s=0.2)
+    with pytest.raises(TenantError, match="not running"):
+        tenants.wait_healthy(tenant, log)
+
+
+# Watchdogs.
+
+
+def test_a_revived_tenant_is_named_with_its_process(spawn: Callable[..., subprocess.Popen[bytes]]) -> None:
+    gone, back = (Tenant(n, "process", process=f"sleep {n}") for n in ("86.081", "86.082"))
+    assert tenants.revived([gone, back]) == ""
+    child = spawn("sleep", "86.082")
+    assert tenants.revived([gone, back]) == f"86.082 runs again (PID {child.pid}, sleep 86.082)"
