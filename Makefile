@@ -59,7 +59,7 @@ coverage: python ## the fast tests again, measured: every file at 95 % of its li
 sanity: python ## ansible-test on the built and installed collection: sanity and units
 	@scripts/ansible_test.sh sanity units
 
-twin-tests: twin-up image ## what needs a twin: contracts broken one by one, faults, the observer
+twin-tests: setup image ## what needs a twin: contracts broken one by one, faults, the observer
 	@pytest tests/twin -m twin $(ARGS)
 
 rollback: twin-up ## the eight checks as an independent suite, against the twin (JUnit in build/)

@@ -21,7 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
-        return verb(options)
+        code = verb(options)
+        # Here, where a closed pipe can still be handled, and not when the interpreter ends.
+        sys.stdout.flush()
+        return code
     except TrialbenchError as error:
         print(f"trialbench: {error}", file=sys.stderr)
         return error.exit_code

@@ -50,7 +50,7 @@ class Quantile:
 
 
 def _below(n: int, q: float) -> list[float]:
-    """P(B < rank) for rank 1 to n + 1, B binomial: the chance that fewer than `rank` values lie below the q-quantile."""
+    """For rank 1 to n + 1 the chance that fewer than `rank` of n values lie below the q-quantile (binomial)."""
     log_q, log_r = math.log(q), math.log1p(-q)
     # By logarithms: factorials of large n overflow a float.
     top = math.lgamma(n + 1)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
 
 pytestmark = pytest.mark.twin
 
+ROOT = Path(__file__).resolve().parents[2]
 CHECKS = 8
 # From the first stop to the restored host; polls inside one task don't count.
 MAX_WINDOW_TASKS = 12
@@ -99,7 +100,7 @@ def test_few_tasks_and_nothing_slow_in_the_window(host):
 
 def test_another_candidate_is_another_variables_file(host):
     phone = host.phone_pid()
-    played = host.play("benchmark-e4b.yml", "-e", "@twin/candidates/nvfp4.yml")
+    played = host.play("benchmark-e4b.yml", "-e", "@candidates/twin-nvfp4.yml")
     assert played.code == 0, played.text
     host.assert_back(None)
     assert host.phone_pid() != phone
@@ -114,7 +115,7 @@ def thinking(name):
 
 ARGS = ["-ngl", "99", "-c", "4096", "-np", "1", "-fit", "off", "-t", "1"]
 TURNED_AWAY = {
-    "breaks the contract": (("-e", "@twin/candidates/violating.yml"), "the smoke test failed"),
+    "breaks the contract": (("-e", "@candidates/twin-violating.yml"), "the smoke test failed"),
     "thinks in secret": (
         candidate(server_args=[*ARGS, "--chat-template", thinking("thinks-hidden.jinja")]),
         "the smoke test failed",
@@ -154,7 +155,8 @@ def test_a_candidate_that_dies_while_measuring_is_rolled_back_with_its_samples(h
     deadline = time.monotonic() + 120
     host.run(f"rm -f {running}")
     while int(host.run(count, check=False) or 0) < 57:
-        assert time.monotonic() < deadline and process.poll() is None
+        assert time.monotonic() < deadline
+        assert process.poll() is None
         time.sleep(0.1)
     host.run("docker kill panda-llamacpp-e4b")
     text, _ = process.communicate(timeout=120)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from trialbench.workloads import Workload, load_workload
 
 REPLIES = Path(__file__).resolve().parents[2] / "fixtures" / "replies"

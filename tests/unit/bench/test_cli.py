@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 import trialbench
 from trialbench.cli import main
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def run(*arguments: str) -> int:
+def run(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
 
 
@@ -31,9 +30,8 @@ def test_version_is_one(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_module_is_the_command() -> None:
-    from trialbench import __main__
-
-    assert __main__.main is main
+    done = subprocess.run([sys.executable, "-m", "trialbench", "--version"], capture_output=True, check=True)
+    assert done.stdout.decode() == f"trialbench {trialbench.__version__}\n"
 
 
 def test_run_writes_samples_summary_and_a_table(
@@ -153,11 +151,14 @@ def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["title"] == "Sample"
 
 
-def test_reader_that_has_seen_enough() -> None:
-    command = f"{sys.executable} -m trialbench schema summary | head -n 1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert done.stdout == "{\n"
-    assert done.stderr == ""
+@pytest.mark.parametrize("arguments", [("schema",), ("schema", "summary")], ids=["short", "longer than the buffer"])
+def test_reader_that_has_seen_enough(arguments: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "trialbench", *arguments]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_bars_on_a_terminal(server: Any, image: Path) -> None:

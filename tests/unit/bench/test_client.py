@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 import pytest
-
 from trialbench.engines import sse
 from trialbench.engines.openai_http import ChatClient, Reply
 from trialbench.errors import UsageError
@@ -168,7 +167,12 @@ def test_interrupt_ends_the_request_in_flight(server: Any, nav: Workload, acts: 
     server.script = [act]
     client = ChatClient(server.url)
     body = client.encode(nav, cache_prompt=False)
-    threading.Thread(target=lambda: (waiting.wait(10), client.interrupt(0.1))).start()
+
+    def interrupt() -> None:
+        waiting.wait(10)
+        client.interrupt(0.1)
+
+    threading.Thread(target=interrupt).start()
     reply = client.send(body, timeout_s=30, connect_timeout_s=5)
     assert reply.error_class == "cut_off"
     # And none after it is begun with more time.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from trialbench.errors import UsageError
 from trialbench.files import read_json, read_json_lines, write_atomic, write_json
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import yaml
-
 from trialbench import hub as hub_room
 from trialbench.cli import main
 from trialbench.errors import ServerError, UsageError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from trialbench.workloads.parsers import Contract, parse
 
 NAV = Contract((("forward", "left", "right"), ("small", "medium", "large")))

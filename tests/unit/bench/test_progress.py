@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-
 from trialbench.engines.openai_http import Reply
 from trialbench.measure import progress
 from trialbench.measure.sample import Sample, judge
@@ -28,7 +27,7 @@ class Terminal(io.StringIO):
 
 def test_lines_come_now_and_then_and_at_the_end(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr("trialbench.measure.progress.time.monotonic", lambda: now_s[0])
     stream = io.StringIO()
     plain = progress.PlainProgress(stream)
     plain.start("nav", 4)

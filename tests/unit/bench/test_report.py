@@ -10,7 +10,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-
 from trialbench import schemas
 from trialbench.cli import main
 from trialbench.errors import UsageError
@@ -34,7 +33,7 @@ PLAN = {
 }
 
 
-def sample(seq: int, start_s: float, latency_ms: float = 20.0, **changes: Any) -> dict[str, Any]:
+def sample(seq: int, start_s: float, latency_ms: float | None = 20.0, **changes: Any) -> dict[str, Any]:
     line = {
         "seq": seq,
         "t_start_s": start_s,

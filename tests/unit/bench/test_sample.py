@@ -9,7 +9,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-
 from trialbench import schemas
 from trialbench.engines.openai_http import ChatClient, Reply
 from trialbench.measure.sample import Sample, judge

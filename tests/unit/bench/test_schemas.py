@@ -8,11 +8,10 @@ from typing import Any
 
 import jsonschema
 import pytest
+import trialbench
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import trialbench
 from trialbench import schemas
 from trialbench.errors import UsageError
 

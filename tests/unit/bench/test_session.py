@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -15,7 +16,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-
 from trialbench import schemas
 from trialbench.errors import UsageError
 from trialbench.measure.progress import PlainProgress
@@ -104,7 +104,7 @@ def test_segments_run_in_order_and_leave_their_files(session: Session, server: A
     }
     lines = session.lines("nav-candidate")
     assert [line["seq"] for line in lines] == [1, 2, 3, 4]
-    assert all(a["t_start_s"] < b["t_start_s"] for a, b in zip(lines, lines[1:], strict=False))
+    assert all(a["t_start_s"] < b["t_start_s"] for a, b in itertools.pairwise(lines))
     summary = session.summary("smoke")
     assert (summary["stopped"], summary["exit_code"], summary["model_label"]) == (None, 0, "tiny")
     assert list(summary["segments"]) == ["smoke", "nav-candidate", "nav-cached", "describe"]
@@ -120,7 +120,7 @@ def test_nothing_is_sent_before_the_start_file(session: Session, server: Any) ->
     codes: list[int] = []
     thread = threading.Thread(target=lambda: codes.append(run_in_thread(session)))
     thread.start()
-    wait_for(lambda: (session.out / "ready-start-candidate").exists())
+    wait_for((session.out / "ready-start-candidate").exists)
     time.sleep(0.06)
     assert server.bodies == []
     (session.control / "start-candidate").write_text("{}", encoding="utf-8")
@@ -303,7 +303,7 @@ def test_time_limit_without_any_reply_is_not_a_success(session: Session, server:
 def test_rate_is_kept(session: Session) -> None:
     assert session.run({**NAV, "n": 3, "rate_hz": 20}) == 0
     starts = [line["t_start_s"] for line in session.lines("nav-candidate")]
-    assert all(b - a >= 0.045 for a, b in zip(starts, starts[1:], strict=False))
+    assert all(b - a >= 0.045 for a, b in itertools.pairwise(starts))
 
 
 def test_sigterm_finishes_the_request_and_writes_the_summary(session: Session, server: Any, acts: Any) -> None:

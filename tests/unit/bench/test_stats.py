@@ -9,7 +9,6 @@ import statistics
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from trialbench import stats
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from trialbench.verdict import Facts, Gate, Rules, decide
 
 GATES = (Gate("start", 6.1), Gate("end", 6.2))
 
 
 def facts(**changes: Any) -> Facts:
-    return Facts(**({"nav_n": 100, "adherent": 100, "gates": GATES, "describe": "better"} | changes))
+    whole: dict[str, Any] = {"nav_n": 100, "adherent": 100, "gates": GATES, "describe": "better"}
+    return Facts(**(whole | changes))
 
 
 def at(*footprints: float) -> tuple[Gate, ...]:

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from trialbench.errors import UsageError
 from trialbench.workloads import load_workload, packaged
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,10 +43,13 @@ class FakeDocker:
 
     Files in ``folder`` that make trouble: ``down`` (no daemon answers), ``refuse-<verb>`` (that verb fails with the
     file's text), ``pid-<name>`` (the main process of a container that is started; without it, it ends at once).
+    With ``shared=False`` containers and calls stay in this process, which is faster where nobody else looks.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, shared: bool = True) -> None:
+        self.folder, self.shared = folder, shared
+        self._containers: dict[str, Container] = {}
+        self._calls: list[list[str]] = []
         self.on_start: Callable[[Container], int] = self._pid
         self.on_end: Callable[[Container], None] = lambda _container: None
         (folder / "containers").mkdir(parents=True, exist_ok=True)
@@ -60,7 +62,9 @@ class FakeDocker:
 
     def all(self) -> list[Container]:
         """All containers, oldest first."""
-        found = [json.loads(p.read_text()) for p in (self.folder / "containers").glob("*.json")]
+        found = list(self._containers.values())
+        if self.shared:
+            found = [json.loads(p.read_text()) for p in (self.folder / "containers").glob("*.json")]
         return sorted(found, key=lambda c: int(c["number"]))
 
     def get(self, name: str) -> Container | None:
@@ -69,8 +73,9 @@ class FakeDocker:
 
     def put(self, container: Container) -> None:
         """Write a container's state."""
-        path = self.folder / "containers" / f"{container['id']}.json"
-        path.write_text(json.dumps(container))
+        self._containers[container["id"]] = container
+        if self.shared:
+            (self.folder / "containers" / f"{container['id']}.json").write_text(json.dumps(container))
 
     def add(self, name: str, label: str, run: str, status: str = "created", **facts: Any) -> Container:
         """Put a container there without the command line."""
@@ -102,14 +107,18 @@ class FakeDocker:
     def calls(self) -> list[list[str]]:
         """Every command line so far."""
         path = self.folder / "calls.jsonl"
+        if not self.shared:
+            return self._calls
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     # The command line.
 
     def main(self, argv: list[str]) -> Answer:
         """Run one docker command; returns exit code, standard output, standard error."""
-        with (self.folder / "calls.jsonl").open("a") as file:
-            file.write(json.dumps(argv) + "\n")
+        self._calls.append(argv)
+        if self.shared:
+            with (self.folder / "calls.jsonl").open("a") as file:
+                file.write(json.dumps(argv) + "\n")
         if (self.folder / "down").exists():
             return 1, "", "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is it running?\n"
         verb = argv[0]
@@ -190,7 +199,8 @@ class FakeDocker:
             if found["status"] == "running" and "--force" not in args:
                 return 1, "", f"Error: You cannot remove a running container {name}\n"
             self._finish(found, 137)
-            (self.folder / "containers" / f"{found['id']}.json").unlink()
+            self._containers.pop(found["id"], None)
+            (self.folder / "containers" / f"{found['id']}.json").unlink(missing_ok=True)
         return 0, "\n".join(names) + "\n", ""
 
     def _wait(self, args: list[str]) -> Answer:
@@ -245,7 +255,3 @@ class FakeDocker:
         if "--tail" in args:
             lines = lines[-int(args[args.index("--tail") + 1]) :]
         return 0, "".join(lines), ""
-
-    def forget(self) -> None:
-        """Remove everything."""
-        shutil.rmtree(self.folder)

@@ -214,8 +214,13 @@ class Client:
             count, asked = int(segment["n"]), False
             smoke = segment.get("smoke", False)
             done = 0
+            early = world.client_ends_in.get(self.name)
+            if early and early[0] == segment["id"]:
+                yield
+                return self._summarise(summary, early[1], "thinking")
             while done < count:
-                reply = dict(world.smoke_reply) if smoke else {"ok": True, "strategy": 1, "latency_ms": 20.0}
+                good = {"ok": True, "strategy": 1, "latency_ms": world.latency_ms}
+                reply = dict(world.smoke_reply) if smoke else good
                 self._out(f"{segment['id']}.jsonl", json.dumps({"seq": done + 1, **reply}))
                 done += 1
                 if smoke and not reply["ok"]:
@@ -293,7 +298,7 @@ class World:
     def __init__(self, folder: Path, data: dict[str, Any]) -> None:
         self.folder = folder
         self.clock = Clock()
-        self.docker = FakeDocker(folder / "docker")
+        self.docker = FakeDocker(folder / "docker", shared=False)
         self.docker.on_start, self.docker.on_end = self._container_starts, self._container_ends
         self.plan = plan.parse(data)
         self.state = journal.State(folder / "state")
@@ -326,10 +331,14 @@ class World:
         self.client_codes: dict[str, int] = {}
         self.never_ready: set[str] = set()
         self.without_summary: set[str] = set()
+        self.client_ends_in: dict[str, tuple[str, int]] = {}
+        self.latency_ms = 20.0
+        self.chowned: list[tuple[Path, int, int]] = []
         self.smoke_reply: dict[str, Any] = {"ok": True, "strategy": 1, "content": "forward", "flags": []}
         self.thinking = 0
         self.samplers: list[FakeSampler] = []
         self.controller: Callable[[], None] = self.attend
+        self.attended = self.clock.now
         # A kill of the host program: at the command with this number, before it takes effect.
         self.kill_at = -1
         self.commands = 0
@@ -338,8 +347,9 @@ class World:
     # Life.
 
     def attend(self) -> None:
-        """A controller that polls: its lease never lapses."""
-        if (self.state.root / "lease").exists():
+        """A controller that polls every five seconds: its lease never lapses."""
+        if self.clock.now - self.attended > 5 and (self.state.root / "lease").exists():
+            self.attended = self.clock.now
             self.state.renew()
 
     def _tick(self) -> None:
@@ -572,10 +582,33 @@ class World:
             patch.setattr(gpu, "Sampler", self._sampler)
             patch.setattr(gpu, "Card", lambda _index=0: self.card)
             patch.setattr(os, "kill", self.kill)
-            patch.setattr(os, "chown", lambda *_args, **_options: None)
+            patch.setattr(os, "chown", lambda *args: self.chowned.append(args))
             # What a power cut would do is the journal's own tests; here a file is a file.
             patch.setattr(os, "fsync", lambda _fd: None)
             yield self
+
+    # Short cuts.
+
+    def open(self, controller: str = "ann") -> int:
+        """Prepare and open the trial; returns its epoch. What was done for it is forgotten by the log."""
+        program_journal = journal.Journal(
+            self.state.journal_path(self.plan.run), self.plan.run, self.state.epoch(), "program", required=True
+        )
+        runner.prepare(self.plan, self.state, program_journal)
+        epoch = runner.open_trial(self.plan, self.state, self.card, controller)
+        self.log.clear()
+        return epoch
+
+    def runner(self, furthest: str = "measure") -> runner.Runner:
+        """A runner of the opened trial that may go as far as told."""
+        mark = self.state.mark()
+        epoch = mark.epoch if mark else self.open()
+        self.state.advance(furthest)
+        return runner.Runner(self.plan, self.state, epoch, self.card)
+
+    def done(self, *kinds: str) -> list[tuple[Any, ...]]:
+        """What was done to the host, of these kinds."""
+        return [entry for entry in self.log if entry[0] in kinds]
 
     # The state folder.
 

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,20 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
-def world(tmp_path: Path, plan_data: dict[str, Any], free_port: int) -> Iterator[Any]:
-    """A whole host with the plan of four tenants, under the host program's feet."""
+def world_of(tmp_path: Path, free_port: int) -> Iterator[Callable[[dict[str, Any]], Any]]:
+    """Makes whole hosts of plans, and puts the latest under the host program's feet."""
     from fakeworld import make_world
 
-    with make_world(tmp_path / "world", plan_data, free_port).live() as found:
-        yield found
+    with ExitStack() as stack:
+
+        def make(data: dict[str, Any]) -> Any:
+            folder = tmp_path / f"world-{len(list(tmp_path.glob('world-*')))}"
+            return stack.enter_context(make_world(folder, data, free_port).live())
+
+        yield make
+
+
+@pytest.fixture
+def world(world_of: Callable[[dict[str, Any]], Any], plan_data: dict[str, Any]) -> Any:
+    """The host of the plan with four tenants."""
+    return world_of(plan_data)

@@ -1,0 +1,806 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Phases 2 to 5 in a made-up host: what is done, in which order, what ends it, and that it never restores."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu, journal, plan, probes, runner
+from ansible_collections.edgelab.model_trial.plugins.module_utils.containers import A2_LABEL, RUN_LABEL
+from ansible_collections.edgelab.model_trial.plugins.module_utils.journal import Held
+from ansible_collections.edgelab.model_trial.plugins.module_utils.runner import PhaseFailed
+
+if TYPE_CHECKING:
+    from fakeworld import World
+
+WorldOf = Callable[[dict[str, Any]], "World"]
+
+MIB_PER_GB = 1024
+
+
+def program_journal(world: World) -> journal.Journal:
+    """The journal as the program writes it before a trial is open."""
+    return journal.Journal(world.state.journal_path(world.plan.run), world.plan.run, 0, "program", required=True)
+
+
+def prepare(world: World) -> None:
+    """Phase 2, first half."""
+    runner.prepare(world.plan, world.state, program_journal(world))
+
+
+def fails(world: World, furthest: str = "measure") -> dict[str, Any]:
+    """Run the window, which must fail; returns the facts of the failure, as journalled."""
+    trial = world.runner(furthest)
+    with pytest.raises(PhaseFailed) as caught:
+        trial.run()
+    failed = [e for e in world.events() if e["event"] == "phase_failed"]
+    assert len(failed) == 1, "every failure is journalled, once"
+    assert failed[0]["reason"] == caught.value.facts["reason"]
+    restores_nothing(world)
+    return failed[0]
+
+
+def restores_nothing(world: World) -> None:
+    """The runner starts no tenant, ends no container and closes nothing: that is the restorer's."""
+    assert world.done("start", "docker", "kill") == []
+    assert world.state.mark() is not None
+    assert all(sampler.stopped for sampler in world.samplers)
+    assert not [e for e in world.events() if e["event"] in ("restore_started", "tenant_starting", "restored")]
+
+
+# Phase 2, first half: prepare.
+
+
+def test_preparing_touches_no_tenant(world: World) -> None:
+    prepare(world)
+    assert world.done("start", "stop", "systemctl", "kill") == []
+    assert all(world.up(name) for name in world.services)
+    assert world.state.mark() is None
+
+
+def test_all_containers_are_created_and_only_the_live_sample_is_started(world: World) -> None:
+    prepare(world)
+    assert world.done("container") == [("container", "mt-client-tenants")]
+    status = {c["name"]: c["status"] for c in world.docker.all()}
+    assert status == {
+        "panda-llamacpp-e4b": "created",
+        "mt-client-tenants": "exited",
+        "mt-client-a1": "created",
+        "mt-client-candidate": "created",
+        "mt-client-a2": "created",
+    }
+
+
+def test_the_live_model_is_sampled_with_everybody_up(world: World) -> None:
+    prepare(world)
+    lines = (world.run_dir / "samples" / "nav-baseline-tenants.jsonl").read_text().splitlines()
+    assert len(lines) == world.plan.workloads.tenants_n
+
+
+def test_what_earlier_runs_left_is_removed_first(world: World) -> None:
+    world.docker.add("mt-client-a1", RUN_LABEL, "an-old-run", status="running")
+    world.docker.add("mt-client-a2", A2_LABEL, "an-old-run")
+    world.docker.add("tenants-own", "com.example", "x", status="running")
+    prepare(world)
+    assert {c["labels"].get(RUN_LABEL) for c in world.docker.all()} == {world.plan.run, None}
+    assert world.docker.get("tenants-own")
+
+
+def test_the_inputs_lie_ready(world: World) -> None:
+    prepare(world)
+    inputs = world.run_dir / "inputs"
+    assert (inputs / "prompt.txt").read_text().startswith(f"prompt of {world.plan.contracts.prompt.call}")
+    assert (inputs / "camera.jpg").read_bytes() == b"jpeg"
+    assert "def build_vlm_prompt" in (inputs / "prompt_source.py").read_text()
+    sessions = sorted(p.name for p in inputs.glob("session-*.json"))
+    assert sessions == [f"session-{s}.json" for s in ("a1", "a2", "candidate", "tenants")]
+    assert plan.load(world.run_dir / "plan.json") == world.plan
+
+
+def test_clients_may_read_inputs_and_write_samples_only(world: World) -> None:
+    prepare(world)
+    assert world.chowned == [(world.run_dir / "samples", 10001, 10001)]
+    for folder in (world.state.root, world.state.root / "runs", world.run_dir):
+        assert folder.stat().st_mode & 0o777 == 0o711, folder
+    for path in (world.run_dir / "inputs").iterdir():
+        assert path.stat().st_mode & 0o044 == 0o044, path
+    for name in ("plan.json", "journal.jsonl"):
+        assert (world.run_dir / name).stat().st_mode & 0o077 == 0, name
+
+
+def test_preparing_is_journalled_with_prompt_and_hash(world: World) -> None:
+    prepare(world)
+    assert world.named() == ["phase_started snapshot", "prompt", "segment_done", "phase_done snapshot"]
+    prompt = world.events()[1]
+    assert prompt["prompt"] == (world.run_dir / "inputs" / "prompt.txt").read_text()
+    assert len(prompt["function_sha256"]) == 64
+
+
+def break_docker(world: World) -> None:
+    (world.docker.folder / "down").write_text("")
+
+
+def break_prompt(world: World) -> None:
+    Path(world.plan.contracts.prompt.file).write_text("def other():\n    pass\n")
+
+
+def break_prompt_run(world: World) -> None:
+    Path(world.plan.contracts.prompt.file).write_text("def build_vlm_prompt(goal):\n    raise ValueError\n")
+
+
+def break_camera(world: World) -> None:
+    Path(world.plan.contracts.camera).unlink()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        (break_docker, "Cannot connect to the Docker daemon"),
+        (break_prompt, "build_vlm_prompt"),
+        (break_prompt_run, "no prompt today"),
+        (break_camera, "car-view.jpg"),
+    ],
+    ids=["docker", "prompt", "prompt run", "camera"],
+)
+def test_what_can_not_be_had_is_said_before_anything_is_touched(
+    world: World, trouble: Callable[[World], None], words: str
+) -> None:
+    trouble(world)
+    with pytest.raises(PhaseFailed, match="could not be prepared") as caught:
+        prepare(world)
+    assert words in caught.value.facts["reason"]
+    assert "nothing was touched" in caught.value.facts["todo"]
+    assert world.done("start", "stop") == []
+
+
+def test_a_live_model_that_can_not_be_sampled_ends_the_trial_early(world: World) -> None:
+    world.client_codes["tenants"] = 4
+    with pytest.raises(PhaseFailed, match="could not be sampled") as caught:
+        prepare(world)
+    assert "http://127.0.0.1:11435" in caught.value.facts["expected"]
+    assert "code 4: tenants ended with 4" in caught.value.facts["found"]
+    assert "llamacpp" in caught.value.facts["todo"]
+
+
+def test_a_live_model_with_some_bad_replies_is_good_enough(world: World) -> None:
+    world.client_codes["tenants"] = 3
+    prepare(world)
+    assert world.named()[-1] == "phase_done snapshot"
+
+
+# Phase 2, second half: snapshot and open.
+
+
+def test_a_snapshot_tells_who_runs_and_what_it_holds(world: World) -> None:
+    found = runner.take_snapshot(world.plan, world.card)
+    service = world.services["chatterbox"]
+    assert found["tenants"]["chatterbox"] == {
+        "running": True,
+        "healthy": True,
+        "pid": service.pid,
+        "start_ticks": service.pid * 10,
+        "vram_mib": 3_600,
+        "vram_pids": [service.pid],
+        "found": f"PID {service.pid}, HTTP 200",
+    }
+    assert found["tenants"]["nav"]["vram_mib"] == 0
+    assert (found["used_mib"], found["total_mib"]) == (13_700, 16_303)
+    assert [h["mib"] for h in found["holders"]] == [4_900, 3_600, 4_700]
+
+
+def test_a_snapshot_of_a_dead_tenant(world: World) -> None:
+    world.stop("phone")
+    found = runner.take_snapshot(world.plan, world.card)["tenants"]["phone"]
+    assert (found["running"], found["healthy"], found["pid"], found["start_ticks"]) == (False, False, 0, 0)
+
+
+def test_where_the_driver_does_not_tell_nothing_is_known(world: World) -> None:
+    world.tells = False
+    found = runner.take_snapshot(world.plan, world.card)
+    assert found["tenants"]["chatterbox"]["vram_mib"] is None
+    assert found["tenants"]["nav"]["vram_mib"] == 0
+    assert runner.drain_target(world.plan, found) is None
+
+
+def test_a_size_the_driver_keeps_to_itself_is_unknown_too(world: World) -> None:
+    world.services["chatterbox"].mib = None
+    holder = gpu.Holder(world.services["chatterbox"].pid, None, "chatterbox --its-options")
+    card = world.card
+    read = card.read
+    card.read = lambda: gpu.Vram(0.0, 13_700, 16_303, (*read().holders, holder))
+    assert runner.take_snapshot(world.plan, card)["tenants"]["chatterbox"]["vram_mib"] is None
+
+
+def test_the_drain_target_is_what_the_others_hold(world: World) -> None:
+    found = runner.take_snapshot(world.plan, world.card)
+    assert runner.drain_target(world.plan, found) == 13_700 - 3_600 - 4_900
+
+
+def test_opening_leaves_snapshot_mark_lease_and_a_line(world: World) -> None:
+    assert world.open("ann@laptop") == 1
+    mark = world.state.mark()
+    assert mark
+    assert (mark.run, mark.epoch, mark.controller) == (world.plan.run, 1, "ann@laptop")
+    assert mark.boot_id == journal.boot_id() == "boot-1"
+    snapshot = journal.read_json(world.run_dir / "snapshot.json")
+    assert (snapshot["run"], snapshot["epoch"], snapshot["boot_id"]) == (world.plan.run, 1, "boot-1")
+    assert set(snapshot["tenants"]) == set(world.services)
+    assert world.state.lease_age_s() < 0.001
+    assert world.state.guard(world.plan.run, 1) == mark
+    opened = world.events()[-1]
+    assert (opened["event"], opened["epoch"]) == ("opened", 1)
+    assert opened["stop_order"] == ["chatterbox", "llamacpp"]
+    assert world.log == []
+
+
+def test_the_snapshot_is_durable_before_the_mark(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(world)
+    seen: list[Any] = []
+    write = journal.write_atomic
+
+    def spy(path: Path, text: str, mode: int = 0o600) -> None:
+        if path.name == "open":
+            seen.append((world.state.epoch(), (world.run_dir / "snapshot.json").exists()))
+        write(path, text, mode)
+
+    monkeypatch.setattr(journal, "write_atomic", spy)
+    runner.open_trial(world.plan, world.state, world.card, "ann")
+    assert seen == [(1, True)]
+
+
+def test_a_second_trial_is_refused_with_the_holders_name(world: World) -> None:
+    world.open("ann@laptop")
+    mark = world.state.mark()
+    assert mark
+    with pytest.raises(Held) as caught:
+        runner.open_trial(world.plan, world.state, world.card, "bob")
+    assert str(caught.value) == f"this host is held by run {world.plan.run} since {mark.since} (from ann@laptop)"
+    assert world.state.epoch() == 1
+
+
+def test_a_host_that_is_not_well_is_not_opened(world: World) -> None:
+    prepare(world)
+    world.stop("phone")
+    with pytest.raises(PhaseFailed, match="not healthy") as caught:
+        runner.open_trial(world.plan, world.state, world.card, "ann")
+    assert caught.value.facts["found"] == "phone: not running"
+    assert world.state.mark() is None
+    assert world.state.epoch() == 0
+
+
+# The window as a whole.
+
+WHOLE = [
+    "phase_started window",
+    "tenant_stopping chatterbox",
+    "tenant_stopped chatterbox",
+    "segment_done",
+    "tenant_stopping llamacpp",
+    "tenant_stopped llamacpp",
+    "drain_started",
+    "drained",
+    "phase_done window",
+    "phase_started candidate",
+    "candidate_starting",
+    "candidate_started",
+    "candidate_healthy",
+    "gate",
+    "smoke",
+    "phase_done candidate",
+    "phase_started measure",
+    "gate",
+    "extension",
+    "segment_done",
+    "gate",
+    "phase_done measure",
+]
+
+
+def test_a_whole_window_in_order(world: World) -> None:
+    world.runner().run()
+    names = world.named()
+    assert names[names.index("opened") + 1 :] == WHOLE
+    assert [entry for entry in world.log if entry[0] != "systemctl"] == [
+        ("container", "mt-client-a1"),
+        ("stop", "chatterbox"),
+        ("measured", "a1"),
+        ("stop", "llamacpp"),
+        ("container", "panda-llamacpp-e4b"),
+        ("container", "mt-client-candidate"),
+        ("measured", "candidate"),
+        ("gate", "measure", 1),
+        ("gate", "extend", 100),
+    ]
+    restores_nothing(world)
+
+
+def test_every_entry_of_the_runner_carries_run_and_epoch(world: World) -> None:
+    world.runner().run()
+    mine = [e for e in world.events() if e["by"] == "runner"]
+    assert len(mine) == len(WHOLE)
+    assert {(e["run"], e["epoch"], e["boot_id"]) for e in mine} == {(world.plan.run, 1, "boot-1")}
+    durations = [e["duration_s"] for e in mine if "duration_s" in e]
+    assert len(durations) == 7
+    assert all(d >= 0 for d in durations)
+
+
+def test_the_untouched_stay_untouched(world: World) -> None:
+    before = {name: world.services[name].pid for name in ("nav", "phone")}
+    world.runner().run()
+    assert {name: world.services[name].pid for name in ("nav", "phone")} == before
+    assert not world.up("chatterbox")
+    assert not world.up("llamacpp")
+
+
+def test_the_vram_series_has_a_segment_for_every_phase(world: World) -> None:
+    world.runner().run()
+    (sampler,) = world.samplers
+    assert sampler.segments == ["", "window", "candidate", "measure"]
+    assert sampler.path == world.run_dir / "vram.jsonl"
+
+
+def test_all_samples_are_there(world: World) -> None:
+    world.runner().run()
+    counts = {p.stem: len(p.read_text().splitlines()) for p in (world.run_dir / "samples").glob("*.jsonl")}
+    assert counts == {
+        "nav-baseline-tenants": 20,
+        "nav-baseline-a1": 100,
+        "describe-baseline": 5,
+        "smoke-candidate": 1,
+        "nav-candidate": 100,
+        "nav-candidate-cached": 20,
+        "describe-candidate": 5,
+    }
+
+
+# Who says how far.
+
+
+def test_no_phase_begins_before_it_is_allowed(world: World) -> None:
+    """The controller lets the run go on at 5, 15 and 25 s; until then nothing of the next phase happens."""
+    trial = world.runner("snapshot")
+    began = world.clock.now
+    for seconds, phase in ((5, "window"), (15, "candidate"), (25, "measure")):
+        world.clock.after(seconds, lambda phase=phase: world.state.advance(phase))
+    trial.run()
+    started = {e["phase"]: e["t_s"] - began for e in world.events() if e["event"] == "phase_started"}
+    assert 5 <= started["window"] < 5.2
+    assert 15 <= started["candidate"] < 15.2
+    assert 25 <= started["measure"] < 25.2
+    stopped = [service.stops[0] - began for service in world.services.values() if service.stops]
+    assert min(stopped) >= 5
+
+
+@pytest.mark.parametrize(
+    ("furthest", "events"),
+    [("snapshot", []), ("window", WHOLE[:9]), ("candidate", WHOLE[:16])],
+    ids=["snapshot", "window", "candidate"],
+)
+def test_a_run_waits_where_its_leave_ends(world: World, furthest: str, events: list[str]) -> None:
+    world.clock.after(15, lambda: world.state.ask("abort", "ann"))
+    failed = fails(world, furthest)
+    names = world.named()
+    assert names[names.index("opened") + 1 : -1] == events
+    # It waits for leave at the door of the next phase, and says so when it is ended there.
+    assert failed["phase"] == journal.PHASES[journal.PHASES.index(furthest) + 1]
+    assert failed["reason"] == "aborted by ann"
+
+
+# The fence.
+
+
+def test_a_lapsed_lease_ends_the_run(world: World) -> None:
+    world.open()
+    trial_began = world.clock.now
+    world.controller = lambda: None
+    failed = fails(world, "window")
+    assert failed["reason"] == "the lease lapsed"
+    assert "60 s" in failed["expected"]
+    assert "harvest.yml" in failed["todo"]
+    assert 60 < world.clock.now - trial_began < 63
+
+
+def test_a_lease_counts_from_its_last_renewal(world: World) -> None:
+    trial_began = world.clock.now
+    world.clock.after(20, lambda: setattr(world, "controller", lambda: None))
+    assert fails(world, "window")["reason"] == "the lease lapsed"
+    assert 76 < world.clock.now - trial_began < 81
+
+
+def test_without_a_lease_the_run_goes_on_alone(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
+    plan_data["attended"] = False
+    world = world_of(plan_data)
+    world.controller = lambda: None
+    world.candidate_load_s = 70
+    world.runner().run()
+    assert world.named()[-1] == "phase_done measure"
+
+
+@pytest.mark.parametrize("after_s", [0.1, 0.2, 0.6, 1.3, 3.0, 6.6, 6.75, 6.9])
+def test_an_abort_ends_the_run_wherever_it_is(world: World, after_s: float) -> None:
+    world.open()
+    world.clock.after(after_s, lambda: world.state.ask("abort", "ann"))
+    assert fails(world)["reason"] == "aborted by ann"
+
+
+def test_a_raised_epoch_ends_the_run(world: World) -> None:
+    world.clock.after(3, world.state.raise_epoch)
+    failed = fails(world)
+    assert failed["reason"] == "this run is stale"
+    assert (failed["expected"], failed["found"]) == ("epoch 1", "epoch 2")
+
+
+@pytest.mark.parametrize("word", ["abort", "epoch", "lease"])
+def test_who_is_already_ended_stops_nobody(world: World, word: str) -> None:
+    """Allowed to go all the way, but ended before the first step: the fence comes before every stop."""
+    trial = world.runner()
+    if word == "abort":
+        world.state.ask("abort", "ann")
+    elif word == "epoch":
+        world.state.raise_epoch()
+    else:
+        world.controller = lambda: None
+        world.clock.sleep(61)
+    with pytest.raises(PhaseFailed):
+        trial.run()
+    assert world.done("stop") == []
+    assert world.named()[-1].startswith("phase_failed")
+
+
+def test_an_abort_while_the_baseline_is_measured_spares_it(world: World) -> None:
+    world.open()
+    stop = world.stop
+
+    def stop_and_abort(name: str, by: str = "us") -> None:
+        stop(name, by)
+        world.state.ask("abort", "ann")
+
+    world.stop = stop_and_abort
+    assert fails(world)["reason"] == "aborted by ann"
+    assert [entry[1] for entry in world.done("stop")] == ["chatterbox"]
+    assert world.up("llamacpp")
+
+
+def test_a_candidate_above_the_limit_ends_the_run(world: World) -> None:
+    world.candidate_mib = int(8.1 * MIB_PER_GB) + 200
+    failed = fails(world)
+    assert failed["reason"] == "the candidate takes too much VRAM"
+    assert failed["expected"].startswith("at most 8.0 GB")
+    assert failed["found"].endswith(" GB")
+    assert failed["phase"] == "candidate"
+
+
+def test_a_peak_above_the_limit_while_measuring_ends_the_run(world: World) -> None:
+    world.open()
+    world.never_ready.add("candidate")
+    world.clock.after(12, lambda: setattr(world, "candidate_mib", 9_000))
+    assert fails(world)["reason"] == "the candidate takes too much VRAM"
+
+
+def test_a_driver_that_falls_silent_ends_the_run(world: World) -> None:
+    world.open()
+    world.never_ready.add("candidate")
+    world.clock.after(12, lambda: setattr(world.card, "error", "the driver hangs"))
+    failed = fails(world)
+    assert failed["reason"] == "VRAM can not be seen any more"
+    assert "the driver hangs" in failed["found"]
+
+
+@pytest.mark.parametrize(("oom", "words"), [(False, "ended with code 137"), (True, "ran out of memory")])
+def test_a_candidate_that_dies_ends_the_run(world: World, oom: bool, words: str) -> None:
+    world.open()
+    world.clock.after(4, lambda: world.candidate_dies(137, oom=oom))
+    failed = fails(world)
+    assert failed["reason"] == "the candidate died"
+    assert words in failed["found"]
+    assert "out of luck" in failed["found"]
+
+
+def test_a_candidate_that_dies_between_phases_is_noticed(world: World) -> None:
+    world.open()
+    world.clock.after(15, world.candidate_dies)
+    failed = fails(world, "candidate")
+    assert (failed["reason"], failed["phase"]) == ("the candidate died", "measure")
+
+
+@pytest.mark.parametrize(("name", "after_s"), [("chatterbox", 4.0), ("llamacpp", 4.0), ("chatterbox", 15.0)])
+def test_a_revived_tenant_ends_the_run_by_name(world: World, name: str, after_s: float) -> None:
+    world.open()
+    world.clock.after(after_s, lambda: world.start(name, by="cron"))
+    failed = fails(world, "candidate")
+    assert failed["reason"] == "a stopped tenant was revived by somebody else"
+    assert f"{name} runs again (PID {world.services[name].pid}" in failed["found"]
+    assert "watchdog" in failed["todo"]
+
+
+def test_an_untouched_tenant_that_restarts_is_not_our_business(world: World) -> None:
+    world.open()
+    world.clock.after(4, lambda: world.start("nav", by="systemd"))
+    world.runner().run()
+    assert world.named()[-1] == "phase_done measure"
+
+
+def test_a_journal_that_can_not_be_written_stops_the_trial(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = world.runner()
+
+    def full(_fd: int) -> None:
+        if "tenant_stopped llamacpp" in world.named():
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        trial.run()
+    restores_nothing(world)
+    assert not world.candidate_pid
+
+
+# The window.
+
+
+def test_a_host_in_use_is_left_alone(world: World) -> None:
+    world.quiet = False
+    failed = fails(world)
+    assert failed["reason"] == "the host is not quiet"
+    assert "nothing was stopped" in failed["todo"]
+    assert world.done("stop", "container") == []
+
+
+def test_nobody_is_stopped_before_the_client_has_loaded(world: World) -> None:
+    world.never_ready.add("a1")
+    failed = fails(world)
+    assert failed["reason"] == "the start of the client took too long"
+    assert failed["expected"] == "at most 30 s"
+    assert world.done("stop") == []
+
+
+@pytest.mark.parametrize("code", [4, 2, 137], ids=["unreachable", "misused", "killed"])
+def test_a_baseline_that_can_not_be_measured_ends_the_run(world: World, code: int) -> None:
+    world.client_codes["a1"] = code
+    assert fails(world)["reason"] == "the baseline could not be measured"
+    assert world.up("llamacpp")
+
+
+def test_a_baseline_with_bad_replies_is_still_a_baseline(world: World) -> None:
+    world.client_codes["a1"] = 3
+    world.runner().run()
+    assert world.named()[-1] == "phase_done measure"
+
+
+@pytest.mark.parametrize("session", ["a1", "candidate"])
+def test_a_client_that_vanishes_without_a_word_ends_the_run(world: World, session: str) -> None:
+    """Killed for its memory, say: there is no summary, docker alone tells."""
+    world.without_summary.add(session)
+    world.client_ends_in[session] = ("describe-baseline" if session == "a1" else "describe-candidate", 137)
+    fails(world)
+    done = [e for e in world.events() if e["event"] == "segment_done" and e["session"] == session]
+    assert [e["exit_code"] for e in done] == [137]
+
+
+def test_a_tenant_that_will_not_stop_ends_the_run(world: World) -> None:
+    world.services["chatterbox"].broken = "stop.sh: no such thing"
+    failed = fails(world)
+    assert "chatterbox: './stop.sh' ended with 1" in failed["reason"]
+    assert world.up("llamacpp")
+    assert "tenant_stopping chatterbox" in world.named()
+    assert "tenant_stopped chatterbox" not in world.named()
+
+
+def test_memory_that_does_not_drain_is_named_with_its_holders(world: World) -> None:
+    world.linger_s = 500
+    failed = fails(world)
+    assert failed["reason"] == "VRAM did not drain"
+    assert f"PID {world.services['phone'].pid} phone_call.py" in failed["found"]
+    assert "within 30 s" in failed["expected"]
+    assert "were not touched" in failed["todo"]
+    (timeout,) = [e for e in world.events() if e["event"] == "drain_timeout"]
+    assert "phone_call.py" in timeout["holders"]
+    assert world.done("container") == [("container", "mt-client-a1")]
+
+
+def test_the_drain_is_watched_too(world: World) -> None:
+    world.linger_s = 20
+    world.open()
+    world.clock.after(5, lambda: world.state.ask("abort", "ann"))
+    assert fails(world)["reason"] == "aborted by ann"
+
+
+def test_a_driver_that_does_not_tell_is_drained_to_a_still_level(world: World) -> None:
+    world.tells = False
+    world.runner().run()
+    (drained,) = [e for e in world.events() if e["event"] == "drained"]
+    assert drained["used_mib"] == 5_200
+
+
+def test_a_baseline_that_stays_up_is_measured_after_the_stops(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
+    plan_data["stop_order"] = plan_data["restore_order"] = ["chatterbox"]
+    world = world_of(plan_data)
+    world.runner().run()
+    assert world.up("llamacpp")
+    assert [entry[1] for entry in world.done("stop", "measured")] == ["chatterbox", "a1", "candidate"]
+
+
+# The candidate.
+
+
+def test_a_port_that_was_taken_meanwhile_is_named(world: World) -> None:
+    port = world.plan.candidate.port
+    world.intruders.append(probes.Listener(port, 4711, "nc -l"))
+    failed = fails(world)
+    assert failed["reason"] == f"port {port} was taken meanwhile"
+    assert failed["found"] == "PID 4711 nc -l"
+    assert ("container", "panda-llamacpp-e4b") not in world.log
+
+
+def test_a_candidate_that_ends_at_once(world: World) -> None:
+    world.candidate_dies_at_once = True
+    assert fails(world)["reason"] == "the candidate ended at once"
+
+
+def test_a_container_that_was_removed_meanwhile(world: World) -> None:
+    world.open()
+    world.docker.main(["rm", "panda-llamacpp-e4b"])
+    assert "No such container" in fails(world)["reason"]
+
+
+def test_a_candidate_that_never_gets_healthy(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
+    plan_data["candidate"]["start_timeout_s"] = 25
+    world = world_of(plan_data)
+    world.candidate_load_s = 5_000
+    failed = fails(world)
+    assert failed["reason"] == "the candidate's start took too long"
+    assert failed["expected"] == "at most 25 s"
+
+
+def test_the_gate_waits_until_memory_stands_still(world: World) -> None:
+    world.candidate_mib = 1_000
+    world.open()
+
+    def grow() -> None:
+        if world.candidate_pid and world.candidate_mib < 6_400:
+            world.candidate_mib += 50
+
+    world.clock.ticks.append(grow)
+    world.candidate_load_s = 1
+    world.runner().run()
+    gates = {e["name"]: e["footprint_gb"] for e in world.events() if e["event"] == "gate"}
+    assert gates["start"] == pytest.approx(6.25, abs=0.05)
+
+
+def test_memory_that_never_stands_still_is_taken_as_it_is(world: World) -> None:
+    world.candidate_mib = 1_000
+    world.open()
+    world.clock.ticks.append(lambda: setattr(world, "candidate_mib", world.candidate_mib + 30))
+    trial = world.runner()
+    trial.sampler.segment("x")
+    world.candidate_pid = 1
+    began = world.clock.now
+    assert trial.settle() > 0
+    assert runner.SETTLE_LIMIT_S <= world.clock.now - began < runner.SETTLE_LIMIT_S + 0.2
+
+
+@pytest.mark.parametrize(
+    ("mib", "band"), [(5_000, "low"), (6_400, "healthy"), (7_900, "warning")], ids=["low", "healthy", "warning"]
+)
+def test_gates_journal_the_band(world: World, mib: int, band: str) -> None:
+    world.candidate_mib = mib
+    world.runner().run()
+    gates = [e for e in world.events() if e["event"] == "gate"]
+    assert [(g["name"], g["band"], g["ok"]) for g in gates] == [
+        (name, band, band == "healthy") for name in ("start", "extend", "end")
+    ]
+    assert gates[0]["footprint_gb"] == round(mib / MIB_PER_GB, 3)
+
+
+def test_a_smoke_reply_that_needs_loose_keywords_fails(world: World) -> None:
+    world.smoke_reply = {"ok": False, "strategy": 3, "content": "I would go forward, I think", "flags": ["loose"]}
+    failed = fails(world)
+    assert failed["reason"] == "the smoke test failed"
+    assert "strategy 1 or 2" in failed["expected"]
+    for words in ("strategy 3", "I would go forward", "loose"):
+        assert words in failed["found"]
+    (smoke,) = [e for e in world.events() if e["event"] == "smoke"]
+    assert (smoke["ok"], smoke["strategy"]) == (False, 3)
+    assert not (world.run_dir / "samples" / "nav-candidate.jsonl").exists()
+
+
+def test_thinking_on_the_smoke_test_fails(world: World) -> None:
+    world.smoke_reply = {"ok": False, "strategy": None, "error_class": "thinking", "content": "", "flags": ["thinking"]}
+    failed = fails(world)
+    assert "thinking" in failed["found"]
+
+
+def test_a_smoke_test_that_never_answers(world: World) -> None:
+    world.client_codes["candidate"] = 4
+    failed = fails(world)
+    assert failed["reason"] == "the smoke test failed"
+    assert "strategy None" in failed["found"]
+
+
+def test_nothing_is_measured_before_it_is_allowed(world: World) -> None:
+    world.open()
+    world.clock.after(15, lambda: world.state.ask("abort", "ann"))
+    fails(world, "candidate")
+    samples = {p.stem for p in (world.run_dir / "samples").glob("*.jsonl")}
+    assert "smoke-candidate" in samples
+    assert "nav-candidate" not in samples
+
+
+# Measuring.
+
+
+def extension(world: World) -> dict[str, Any]:
+    """The one decision on the extension."""
+    (found,) = [e for e in world.events() if e["event"] == "extension"]
+    return found
+
+
+@pytest.mark.parametrize("latency_ms", [0.1, 20.0, 60_000.0])
+def test_latency_never_decides_on_the_extension(world: World, latency_ms: float) -> None:
+    world.latency_ms = latency_ms
+    world.runner().run()
+    assert extension(world)["extend"] is True
+    assert ("gate", "extend", 100) in world.log
+
+
+def test_vram_outside_its_band_stops_at_twenty(world: World) -> None:
+    world.candidate_mib = 7_900
+    world.runner().run()
+    assert extension(world)["extend"] is False
+    assert "warning" in extension(world)["reason"]
+    assert ("gate", "extend", 20) in world.log
+    assert (world.run_dir / "samples" / "describe-candidate.jsonl").exists()
+
+
+def test_a_thinking_reply_stops_at_twenty_and_the_trial_goes_on(world: World) -> None:
+    world.thinking = 2
+    world.runner().run()
+    assert extension(world)["extend"] is False
+    assert "2 thinking" in extension(world)["reason"]
+    assert world.named()[-1] == "phase_done measure"
+
+
+def test_a_session_that_stops_for_thinking_is_measured_to_the_end(world: World) -> None:
+    world.client_ends_in["candidate"] = ("nav-candidate", 3)
+    world.runner().run()
+    assert "extension" not in world.named()
+    assert world.named()[-1] == "phase_done measure"
+
+
+def test_a_candidate_that_stops_answering_ends_the_run(world: World) -> None:
+    world.client_ends_in["candidate"] = ("describe-candidate", 4)
+    failed = fails(world)
+    assert failed["reason"] == "measuring stopped early"
+    assert "client exit code 4" in failed["found"]
+    assert "kept" in failed["todo"]
+
+
+def test_a_client_that_hangs_is_given_up(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
+    plan_data["limits"] = {"measure_s": 15}
+    world = world_of(plan_data)
+    world.open()
+    trial = world.runner()
+    trial.sign("start-a1")
+    world.never_ready.add("a1")
+    world.docker.main(["start", "mt-client-a1"])
+    with pytest.raises(PhaseFailed, match="the session a1 took too long"):
+        trial.wait_client("a1")
+
+
+def test_what_goes_wrong_is_told_in_four_parts() -> None:
+    failed = PhaseFailed("it broke", "whole", "pieces", "mend it")
+    assert str(failed) == "it broke"
+    assert failed.facts == {"reason": "it broke", "expected": "whole", "found": "pieces", "todo": "mend it"}
+    assert json.loads(json.dumps(PhaseFailed("bare").facts)) == {
+        "reason": "bare",
+        "expected": "",
+        "found": "",
+        "todo": "",
+    }
