@@ -48,7 +48,7 @@ lint: python ## ruff, mypy, ansible-lint, yamllint, the borders between the room
 	@scripts/lint.sh
 
 unit: python ## the fast tests: under a minute, no Docker
-	@pytest tests/unit $(ARGS)
+	@pytest tests/unit --numprocesses auto $(ARGS)
 
 coverage: python ## the fast tests again, measured: every file at 95 % of its lines or more
 	@mkdir -p build/coverage && rm -f build/coverage/data*

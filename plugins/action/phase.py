@@ -153,8 +153,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         held = status["open"]
         if not held:
             return {"changed": False, "run": status["last_run"], "restored_by": status["restored_by"]}
-        # What failed before somebody asked is history; a restore that already runs is not.
-        since = status["last_seq"] if status["units"].get("mt-restore.service") != "activating" else 0
+        since = status["attempt_seq"]
         self.command(shlex.join([PROGRAM, "restore", f"--by={by}", "--no-wait"]))
         failures: list[str] = []
         for found in self.polls(held["run"], status["epoch"], "restore_started", since):

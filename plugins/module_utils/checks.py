@@ -65,19 +65,13 @@ def derive(plan: Plan) -> list[Check]:
         )
     ]
     impact = plan.tenant(plan.baseline.tenant).impact
-    alike = [
-        t.name for t in plan.tenants if t.name == plan.baseline.tenant or (impact and t.impact == impact)
-    ]
+    alike = [t.name for t in plan.tenants if t.name == plan.baseline.tenant or (impact and t.impact == impact)]
     port = plan.candidate.port
     for tenant in plan.tenants:
         if tenant.health:
-            checks.append(
-                ("health", f"{_name(tenant)} is healthy", probes.expected(tenant.health), tenant.name)
-            )
+            checks.append(("health", f"{_name(tenant)} is healthy", probes.expected(tenant.health), tenant.name))
         if tenant.name == alike[-1]:
-            checks.append(
-                ("refused", f"nobody listens on the candidate's port {port}", "connection refused", "")
-            )
+            checks.append(("refused", f"nobody listens on the candidate's port {port}", "connection refused", ""))
     for tenant in plan.tenants:
         if tenant.speech:
             text = tenant.speech.body.get("text")
@@ -88,9 +82,7 @@ def derive(plan: Plan) -> list[Check]:
         if tenant.watch_process:
             title = f"{_name(tenant)} is alive"
             checks.append(("process", title, f"a process with argv {tenant.process}", tenant.name))
-    return [
-        Check(i, kind, title, expected, name) for i, (kind, title, expected, name) in enumerate(checks, 1)
-    ]
+    return [Check(i, kind, title, expected, name) for i, (kind, title, expected, name) in enumerate(checks, 1)]
 
 
 def _look_at_vram(plan: Plan, card: gpu.Card) -> tuple[bool, str]:
@@ -199,7 +191,5 @@ def run(
 
 def message(failed: Sequence[CheckResult]) -> str:
     """All failed checks in words, a paragraph each."""
-    parts = [
-        f"Check {c.id}, {c.title}: failed.\n  expected: {c.expected}\n  found: {c.found}" for c in failed
-    ]
+    parts = [f"Check {c.id}, {c.title}: failed.\n  expected: {c.expected}\n  found: {c.found}" for c in failed]
     return "\n\n".join(parts)

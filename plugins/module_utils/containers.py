@@ -224,6 +224,7 @@ class Client:
 
     def __init__(self, plan: Plan, session: str, run_dir: Path) -> None:
         self.name = client_name(session)
+        self._code: int | None = None
         self._summary = run_dir / "samples" / sessions.summary_name(plan, session)
         self._waiter = subprocess.Popen(
             ["docker", "wait", self.name],
@@ -240,13 +241,18 @@ class Client:
             return int(summary.get("exit_code", 4))
         if self._waiter.poll() is None:
             return None
-        out, _err = self._waiter.communicate()
-        return int(out.strip() or 4)
+        if self._code is None:
+            out = self._waiter.communicate()[0].strip()
+            self._code = int(out) if out.isdigit() else 4
+        return self._code
 
     def close(self) -> None:
         """Stop waiting; the container is left as it is."""
-        self._waiter.kill()
-        self._waiter.communicate()
+        if self._waiter.poll() is None:
+            self._waiter.kill()
+            self._waiter.communicate()
+        elif self._waiter.stdout:
+            self._waiter.stdout.close()
 
 
 def save_logs(label: str, run: str, folder: Path) -> None:

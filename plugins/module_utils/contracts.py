@@ -127,7 +127,7 @@ def _together(jobs: Sequence[Callable[[], T]], limit_s: float) -> list[T | Excep
 
     Their threads are daemons: what hangs is left behind, nobody waits for it at exit.
     """
-    results: list[T | Exception] = [TimeoutError(f"no answer within {limit_s:g} s") for _ in jobs]
+    results: list[T | Exception] = [TimeoutError(f"no answer within {limit_s:g} s") for _unused in jobs]
 
     def target(i: int) -> None:
         try:
@@ -185,9 +185,7 @@ def _prompt(plan: Plan, _host: Host) -> _Finding:
     if prompt.lines and [found.first_line, found.last_line] != prompt.lines:
         text += f" (it was at {prompt.lines[0]}-{prompt.lines[1]})"
     if prompt.sha256 and prompt.sha256 != found.sha256:
-        return _Finding(
-            False, text, "read the new prompt; if it is meant, pin its hash (contracts.prompt.sha256)"
-        )
+        return _Finding(False, text, "read the new prompt; if it is meant, pin its hash (contracts.prompt.sha256)")
     return _Finding(True, text)
 
 
@@ -215,9 +213,7 @@ def _listeners(host: Host, ports: set[int]) -> list[probes.Listener]:
         port = _port_of(fields[3]) if len(fields) > 3 else 0
         if port in ports:
             pids = sorted({int(pid) for pid in re.findall(r"pid=(\d+)", line)}) or [0]
-            seen += [
-                probes.Listener(port, pid, probes.command(pid, host.proc) if pid else "") for pid in pids
-            ]
+            seen += [probes.Listener(port, pid, probes.command(pid, host.proc) if pid else "") for pid in pids]
     return seen or own
 
 
@@ -263,9 +259,7 @@ def _tenant_state(tenant: Tenant, host: Host) -> probes.Answer:
     elif tenant.kind == "container":
         state = host.root("docker", "inspect", "--format", "{{.State.Status}}", tenant.container)
         if state.out.strip() != "running":
-            return probes.Answer(
-                False, f"container {tenant.container} is {state.out.strip() or _first(state)}"
-            )
+            return probes.Answer(False, f"container {tenant.container} is {state.out.strip() or _first(state)}")
         notes.append("container running")
     if tenant.process:
         pids = [str(p.pid) for p in probes.processes(tenant.process, host.proc)]
@@ -309,9 +303,7 @@ def _room(plan: Plan, host: Host) -> _Finding:
     finally:
         card.close()
     found = f"disk {disk_gb:.1f} GB free, RAM {ram_gb:.1f} GB available, VRAM {vram_gb:.2f} GB ({card.name})"
-    enough = (
-        disk_gb >= wanted.disk_gb_min and ram_gb >= wanted.ram_gb_min and vram_gb >= plan.gpu.total_gb_min
-    )
+    enough = disk_gb >= wanted.disk_gb_min and ram_gb >= wanted.ram_gb_min and vram_gb >= plan.gpu.total_gb_min
     return _Finding(enough, found)
 
 
@@ -345,9 +337,7 @@ def _docker(plan: Plan, host: Host) -> _Finding:
         info = {}
     if ran.rc or not info.get("ServerVersion"):
         errors = "; ".join(info.get("ServerErrors") or []) or _first(ran)
-        return _Finding(
-            False, f"docker does not answer: {errors}", "start docker; see: systemctl status docker"
-        )
+        return _Finding(False, f"docker does not answer: {errors}", "start docker; see: systemctl status docker")
     live_restore = "on" if info.get("LiveRestoreEnabled") else "off"
     found = f"docker {info['ServerVersion']}, live-restore {live_restore}, {_restart_policies(host)}"
     blind = _gpu_for_docker(plan.candidate.gpu_access, info, host.cdi_dirs)
@@ -376,7 +366,7 @@ def _alone(_plan: Plan, host: Host) -> _Finding:
     if ran.rc:
         return _Finding(False, f"{mark} cannot be read: {_first(ran)}")
     if ran.out:
-        time_s, _, text = ran.out.partition("\n")
+        time_s, _unused, text = ran.out.partition("\n")
         since = datetime.fromtimestamp(int(time_s), timezone.utc).isoformat().replace("+00:00", "Z")
         try:
             facts = json.loads(text)
@@ -404,9 +394,7 @@ def _camera(plan: Plan, _host: Host) -> _Finding:
         return _Finding(False, f"{path}: {err.strerror or err}")
     except pictures.PictureError as err:
         return _Finding(False, f"{path}: {err}")
-    return _Finding(
-        True, f"{path}: {picture.kind}, {picture.width} x {picture.height} pixels, {len(raw)} bytes"
-    )
+    return _Finding(True, f"{path}: {picture.kind}, {picture.width} x {picture.height} pixels, {len(raw)} bytes")
 
 
 # 11: pins
@@ -421,9 +409,7 @@ def _pins(plan: Plan, _host: Host) -> _Finding:
         bad.append(f"revision of {candidate.repo} is {candidate.revision or 'unset'}")
     if not any(file.role == "model" for file in candidate.files):
         bad.append("no file of the candidate has the role model")
-    bad += [
-        f"sha256 of {f.name} is {f.sha256 or 'unset'}" for f in candidate.files if not _SHA256.match(f.sha256)
-    ]
+    bad += [f"sha256 of {f.name} is {f.sha256 or 'unset'}" for f in candidate.files if not _SHA256.match(f.sha256)]
     return _Finding(not bad, "; ".join(bad) or f"image, revision and {len(candidate.files)} files are pinned")
 
 
@@ -488,9 +474,7 @@ TERMS = (
         "production survives the window",
         _expected_clauses,
         "this clause turns a missing tenant into silence; without it production may crash in the window",
-        lambda _: (
-            "read the code again; if it still protects production, put the new lines into contracts.clauses"
-        ),
+        lambda _: "read the code again; if it still protects production, put the new lines into contracts.clauses",
         _clauses,
     ),
     _Term(
@@ -504,9 +488,7 @@ TERMS = (
     _Term(
         4,
         "ports are held by their tenants",
-        lambda plan: (
-            "; ".join(f"{t.port} by {t.process}" for t in plan.tenants if t.port and t.process) or "nothing"
-        ),
+        lambda plan: "; ".join(f"{t.port} by {t.process}" for t in plan.tenants if t.port and t.process) or "nothing",
         "a stranger on a tenant's port makes every later check meaningless",
         lambda _: "start the tenant, or correct port and process in the inventory",
         _held_ports,
@@ -557,9 +539,7 @@ TERMS = (
         "no other trial holds this host",
         lambda _: "no open mark, no trial at work",
         "two trials would stop and restore each other's tenants",
-        lambda _: (
-            "ask the host (sudo model-trial status); to end it and put everything back, run restore.yml"
-        ),
+        lambda _: "ask the host (sudo model-trial status); to end it and put everything back, run restore.yml",
         _alone,
     ),
     _Term(
@@ -591,11 +571,7 @@ TERMS = (
 
 def _contract(term: _Term, plan: Plan, result: _Finding | Exception) -> Contract:
     if isinstance(result, NoSudo):
-        text = (
-            str(result)
-            if term.id == 1
-            else f"only root may see this, and sudo does not work (contract 1): {result}"
-        )
+        text = str(result) if term.id == 1 else f"only root may see this, and sudo does not work (contract 1): {result}"
         result = _Finding(False, text, "" if term.id == 1 else "repair contract 1 first")
     elif isinstance(result, Exception):
         expected = isinstance(result, (production.ProductionError, gpu.GpuError, TimeoutError))

@@ -148,7 +148,7 @@ class _Smi:
 
     def __init__(self, index: int) -> None:
         self._index = index
-        self.name, self.driver, _, _ = self._card()
+        self.name, self.driver, *_unused = self._card()
 
     def _query(self, what: str, fields: str) -> list[list[str]]:
         call = [
@@ -160,9 +160,7 @@ class _Smi:
         try:
             done = subprocess.run(call, capture_output=True, text=True, timeout=OPEN_TIMEOUT_S, check=False)
         except FileNotFoundError:
-            raise GpuError(
-                "neither pynvml nor nvidia-smi is there: is the NVIDIA driver installed?"
-            ) from None
+            raise GpuError("neither pynvml nor nvidia-smi is there: is the NVIDIA driver installed?") from None
         except (OSError, subprocess.TimeoutExpired) as err:
             raise GpuError(f"nvidia-smi did not answer: {err}") from err
         if done.returncode != 0:
@@ -178,11 +176,12 @@ class _Smi:
             raise GpuError(f"nvidia-smi's answer is not name, driver, used and total: {rows!r}") from err
 
     def read(self) -> Vram:
-        _, _, used_mib, total_mib = self._card()
-        listed = []
-        for row in self._query("compute-apps", "pid,used_memory,process_name"):
-            if len(row) == 3 and row[0].isdigit():
-                listed.append((int(row[0]), int(row[1]) if row[1].isdigit() else None, row[2]))
+        *_unused, used_mib, total_mib = self._card()
+        listed = [
+            (int(row[0]), int(row[1]) if row[1].isdigit() else None, row[2])
+            for row in self._query("compute-apps", "pid,used_memory,process_name")
+            if len(row) == 3 and row[0].isdigit()
+        ]
         return Vram(time.monotonic(), used_mib, total_mib, _merge(listed))
 
     def close(self) -> None:
@@ -234,9 +233,7 @@ class Card:
         if values:
             return values[0]
         if errors:
-            raise (
-                errors[0] if isinstance(errors[0], GpuError) else GpuError(f"the GPU's answer: {errors[0]!r}")
-            )
+            raise (errors[0] if isinstance(errors[0], GpuError) else GpuError(f"the GPU's answer: {errors[0]!r}"))
         self._stuck = thread
         raise GpuError(f"the GPU's driver did not answer within {timeout_s:g} s")
 
@@ -428,9 +425,7 @@ def undrained(drained: Drained, tolerance_mib: int) -> str:
     if drained.target_mib is None:
         wanted = "a level that stands still, and nothing held by the given processes"
     else:
-        wanted = (
-            f"at most {drained.target_mib} + {tolerance_mib} MiB, and nothing held by the given processes"
-        )
+        wanted = f"at most {drained.target_mib} + {tolerance_mib} MiB, and nothing held by the given processes"
     found = f"{drained.used_mib} MiB, held by {describe(drained.holders)}"
     if drained.error:
         found = f"{found}; the last reading failed: {drained.error}"

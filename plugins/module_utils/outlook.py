@@ -26,6 +26,8 @@ def _spans(plan: Plan) -> dict[str, tuple[float, float]]:
         if name == plan.baseline.tenant:
             times.append(("", a1_s))
         times.append((f"-{name}", STOP_S))
+    if plan.baseline.tenant not in plan.stop_order:
+        times.append(("", a1_s))
     times.append(("", plan.candidate.expected_start_s + b_s + limits.drain_min_s))
     for name in plan.restore_order:
         times.append(("", plan.tenant(name).expected_start_s))

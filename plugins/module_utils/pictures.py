@@ -102,9 +102,7 @@ def parse(raw: bytes) -> Picture:
     elif raw.startswith(b"\x89PNG\r\n\x1a\n"):
         picture = _png(raw)
     else:
-        raise PictureError(
-            f"neither JPEG nor PNG: it begins with {raw[:8]!r}" if raw else "the file is empty"
-        )
+        raise PictureError(f"neither JPEG nor PNG: it begins with {raw[:8]!r}" if raw else "the file is empty")
     if not (0 < picture.width <= MAX_SIDE and 0 < picture.height <= MAX_SIDE):
         raise PictureError(f"the {picture.kind} claims {picture.width} x {picture.height} pixels")
     return picture

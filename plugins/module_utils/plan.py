@@ -355,9 +355,7 @@ def _check(plan: Plan) -> None:
             if name not in names:
                 _fail(where, f"names of tenants ({', '.join(names)})", name)
     if sorted(plan.stop_order) != sorted(plan.restore_order):
-        _fail(
-            "restore_order", f"the tenants of stop_order ({', '.join(plan.stop_order)})", plan.restore_order
-        )
+        _fail("restore_order", f"the tenants of stop_order ({', '.join(plan.stop_order)})", plan.restore_order)
     if plan.baseline.tenant not in names:
         _fail("baseline.tenant", f"one of {', '.join(names)}", plan.baseline.tenant)
     candidate = plan.candidate

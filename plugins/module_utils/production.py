@@ -76,9 +76,7 @@ def _segment(source: str, node: ast.stmt) -> str:
 
 
 def _function(path: Path, tree: ast.Module, name: str) -> ast.FunctionDef:
-    found = [
-        n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)) and n.name == name
-    ]
+    found = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)) and n.name == name]
     if found:
         last = found[-1]
         if isinstance(last, ast.AsyncFunctionDef):
@@ -102,9 +100,7 @@ def find_function(path: Path, name: str) -> Found:
     source, tree = _read(path)
     node = _function(path, tree, name)
     text = _segment(source, node)
-    return Found(
-        _first_line(node), node.end_lineno or node.lineno, text, hashlib.sha256(text.encode()).hexdigest()
-    )
+    return Found(_first_line(node), node.end_lineno or node.lineno, text, hashlib.sha256(text.encode()).hexdigest())
 
 
 class _NoAnnotations(ast.NodeTransformer):
@@ -169,10 +165,11 @@ def _changed(node: ast.stmt) -> set[str]:
         places = [node.target]
     names = set()
     for place in places:
-        while isinstance(place, (ast.Attribute, ast.Subscript)):
-            place = place.value
-        if isinstance(place, ast.Name):
-            names.add(place.id)
+        root: ast.expr = place
+        while isinstance(root, (ast.Attribute, ast.Subscript)):
+            root = root.value
+        if isinstance(root, ast.Name):
+            names.add(root.id)
     return names
 
 
@@ -215,9 +212,7 @@ class _Extraction:
             return
         stars = [n for n in self._tree.body if isinstance(n, ast.ImportFrom) and n.names[0].name == "*"]
         if stars:
-            self._fail(
-                name, chain, f"it can only come from `{ast.unparse(stars[0])}` (line {stars[0].lineno})"
-            )
+            self._fail(name, chain, f"it can only come from `{ast.unparse(stars[0])}` (line {stars[0].lineno})")
         self._fail(name, chain, "the module gives it no value")
 
     def _binding(self, name: str, node: ast.stmt, chain: list[str]) -> None:
@@ -239,9 +234,7 @@ class _Extraction:
                 self.take(node, [*chain, name])
         else:
             kind = type(node).__name__.lower()
-            self._fail(
-                name, chain, f"it gets its value inside a compound statement ({kind}, line {node.lineno})"
-            )
+            self._fail(name, chain, f"it gets its value inside a compound statement ({kind}, line {node.lineno})")
 
     def _import(self, name: str, node: ast.Import | ast.ImportFrom, chain: list[str]) -> None:
         for alias in node.names:
@@ -249,14 +242,8 @@ class _Extraction:
                 continue
             module = alias.name if isinstance(node, ast.Import) else "." * node.level + (node.module or "")
             if module.split(".")[0] not in sys.stdlib_module_names:
-                self._fail(
-                    name, chain, f"line {node.lineno} imports it from {module}, outside the standard library"
-                )
-            part = (
-                ast.Import([alias])
-                if isinstance(node, ast.Import)
-                else ast.ImportFrom(node.module, [alias], 0)
-            )
+                self._fail(name, chain, f"line {node.lineno} imports it from {module}, outside the standard library")
+            part = ast.Import([alias]) if isinstance(node, ast.Import) else ast.ImportFrom(node.module, [alias], 0)
             self._imports.setdefault(self._tree.body.index(node), set()).add(ast.unparse(part))
 
     def text(self) -> str:
@@ -306,7 +293,7 @@ def find_clause(path: Path, clause: Clause) -> ClauseFound:
     It is where it should be when it overlaps ``clause.lines``. Never raises for what the file holds.
     """
     try:
-        _, tree = _read(path)
+        _unused, tree = _read(path)
         wanted = ast.unparse(ast.parse(clause.yields, mode="eval"))
     except ProductionError as err:
         return ClauseFound(False, str(err).removeprefix(f"{path}: "))
@@ -329,6 +316,4 @@ def find_clause(path: Path, clause: Clause) -> ClauseFound:
         catches = ", ".join(sorted(_catches(node))) or "everything"
         yields = ", ".join(sorted(_yields(node))) or "nothing"
         return ClauseFound(False, f"lines {_at(spans[id(node)])} catch {catches} and yield {yields}")
-    return ClauseFound(
-        False, f"no such clause in {path}, neither at lines {_at((first, last))} nor elsewhere"
-    )
+    return ClauseFound(False, f"no such clause in {path}, neither at lines {_at((first, last))} nor elsewhere")

@@ -30,8 +30,13 @@ DROP_IN = Path("/run/systemd/system/mt-run.service.d/cap.conf")
 POLL_S = 0.05
 
 
-def _say(**facts: Any) -> None:
-    print(json.dumps(facts), flush=True)
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _complain(text: object) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 def _systemctl(*args: str) -> int:
@@ -87,9 +92,10 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
         except BaseException as err:
             facts = err.facts if isinstance(err, runner.PhaseFailed) else {"reason": str(err)}
             state.close()
-            containers.remove(containers.RUN_LABEL, run)
-            containers.remove(containers.A2_LABEL, run)
             journal.write("phase_failed", phase="snapshot", **{"expected": "", "found": "", "todo": "", **facts})
+            for label in (containers.RUN_LABEL, containers.A2_LABEL):
+                with contextlib.suppress(containers.DockerError):
+                    containers.remove(label, run)
             raise
     if not trial.attended:
         state.advance(PHASES[-1])
@@ -157,7 +163,7 @@ def restore_now(state: State) -> int:
     """The body of ``mt-restore``: restore the open run, if there is one."""
     mark = state.mark()
     if mark is None:
-        print("nothing to restore: no trial holds this host")
+        _say("nothing to restore: no trial holds this host")
         return 0
     # A mark that can not be read marks the run that was opened last.
     name = mark.run or state.newest_run()
@@ -167,7 +173,7 @@ def restore_now(state: State) -> int:
         card: gpu.Card | None = gpu.Card(trial.gpu.index)
     except gpu.GpuError as err:
         # Without eyes on the GPU the tenants come back all the same; the check of VRAM then says what is wrong.
-        print(f"the GPU can not be read: {err}", file=sys.stderr)
+        _complain(f"the GPU can not be read: {err}")
         card = None
     try:
         results = restorer.Restorer(trial, state, card, by).restore()
@@ -175,11 +181,11 @@ def restore_now(state: State) -> int:
         Journal(state.journal_path(name), name, state.epoch(), "restorer", required=False).write(
             "restore_failed", restored_by=by, reason=str(err)
         )
-        print(f"restore of {name} is not complete: {err}", file=sys.stderr)
+        _complain(f"restore of {name} is not complete: {err}")
         return 1
     for check in results:
-        print(f"check {check.id} ok: {check.title}: {check.found}")
-    print(f"run {name} restored and closed by {by}")
+        _say(f"check {check.id} ok: {check.title}: {check.found}")
+    _say(f"run {name} restored and closed by {by}")
     return 0
 
 
@@ -187,13 +193,13 @@ def run(state: State) -> int:
     """The body of ``mt-run``: the window of the open trial."""
     mark = state.mark()
     if mark is None:
-        print("no trial is open", file=sys.stderr)
+        _complain("no trial is open")
         return 1
     trial = _load(state, mark.run)
     try:
         runner.Runner(trial, state, mark.epoch, gpu.Card(trial.gpu.index)).run()
     except runner.PhaseFailed as err:
-        print(f"trial {mark.run}: {err}; {err.facts}", file=sys.stderr)
+        _complain(f"trial {mark.run}: {err}; {err.facts}")
         return 1
     return 0
 
@@ -211,12 +217,16 @@ def status(state: State) -> dict[str, Any]:
     runs = sorted(state.root.glob("runs/*/journal.jsonl"), key=lambda p: p.stat().st_mtime)
     last = read(runs[-1]) if runs else []
     restored = [e for e in last if e["event"] == "restored"]
+    # Where the restore begins that is under way, or else the next one: what failed before that is history.
+    attempts = [e for e in last if e["event"] in ("restore_started", "restore_failed", "restored")]
+    under_way = bool(attempts) and attempts[-1]["event"] == "restore_started"
+    attempt_seq = attempts[-1]["seq"] - 1 if under_way else last[-1]["seq"] if last else 0
     return {
         "open": None if mark is None else {"run": mark.run, "since": mark.since, "controller": mark.controller},
         "epoch": state.epoch(),
         "last_run": last[-1]["run"] if last else None,
         "last_event": last[-1]["event"] if last else None,
-        "last_seq": last[-1]["seq"] if last else 0,
+        "attempt_seq": attempt_seq,
         "restored_by": restored[-1]["restored_by"] if restored else None,
         "units": unit_states(),
     }
@@ -266,28 +276,28 @@ def _act(args: argparse.Namespace, state: State) -> int:
     verb = args.verb
     if verb == "status":
         facts = status(state)
-        print(json.dumps(facts) if args.json else _screen(facts))
+        _say(json.dumps(facts) if args.json else _screen(facts))
     elif verb == "restore":
         return restore(state, args.by or "hand", wait=not args.no_wait)
     elif verb == "abort":
         mark = state.mark()
         if mark is None:
-            print("no trial is open on this host")
+            _say("no trial is open on this host")
             return 0
         state.ask("abort", args.by or "hand")
-        print(f"run {mark.run} will end and the host restore itself; see: model-trial status")
+        _say(f"run {mark.run} will end and the host restore itself; see: model-trial status")
     elif verb == "open":
-        _say(**open_trial(state, args.run, args.controller or os.environ.get("SUDO_USER", "unknown")))
+        _say(json.dumps(open_trial(state, args.run, args.controller or os.environ.get("SUDO_USER", "unknown"))))
     elif verb == "advance":
         if args.phase not in PHASES:
-            print(f"--phase: expected one of {', '.join(PHASES)}, found {args.phase!r}", file=sys.stderr)
+            _complain(f"--phase: expected one of {', '.join(PHASES)}, found {args.phase!r}")
             return 2
         state.guard(args.run, args.epoch)
         state.renew()
         state.advance(args.phase)
-        _say(furthest=state.furthest())
+        _say(json.dumps({"furthest": state.furthest()}))
     elif verb == "poll":
-        _say(**poll(state, args.run, args.epoch, args.since or 0, args.wait or 0.0))
+        _say(json.dumps(poll(state, args.run, args.epoch, args.since or 0, args.wait or 0.0)))
     elif verb == "run":
         return run(state)
     elif verb == "restore-now":
@@ -304,12 +314,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _act(args, state)
     except Held as err:
-        print(err, file=sys.stderr)
+        _complain(err)
         return 3
     except runner.PhaseFailed as err:
         facts = {k: v for k, v in err.facts.items() if v}
-        print("; ".join(f"{k}: {v}" for k, v in facts.items()), file=sys.stderr)
+        _complain("; ".join(f"{k}: {v}" for k, v in facts.items()))
         return 1
     except (plan.PlanError, OSError, gpu.GpuError, containers.DockerError) as err:
-        print(f"{args.verb}: {err}", file=sys.stderr)
+        _complain(f"{args.verb}: {err}")
         return 1

@@ -84,7 +84,10 @@ class Restorer:
         self.past = read(state.journal_path(plan.run))
         self.failures: list[str] = []
         # First of all: whoever still holds the old epoch can do nothing any more.
-        self.journal = Journal(state.journal_path(plan.run), plan.run, state.raise_epoch(), "restorer", required=False)
+        # On a disk that takes nothing any more that word can't be kept, and the tenants come back all the same.
+        with contextlib.suppress(OSError):
+            state.raise_epoch()
+        self.journal = Journal(state.journal_path(plan.run), plan.run, state.epoch(), "restorer", required=False)
         self.sampler = gpu.Sampler(card, self.run_dir / "vram.jsonl", phase="restore") if card else None
 
     def restore(self) -> list[checks.CheckResult]:
@@ -103,7 +106,7 @@ class Restorer:
             gone = time.monotonic()
             absent = self.missing()
             if absent:
-                self.drain(gone, absent)
+                self.drain(gone)
             for tenant in absent:
                 self.start(tenant, measure=measure and tenant.name == self.plan.baseline.tenant)
             self.remove_containers(containers.A2_LABEL)
@@ -114,7 +117,8 @@ class Restorer:
 
     def note(self, failure: str) -> None:
         """Remember a failure for the end; what comes after it is done all the same."""
-        self.failures.append(failure)
+        if failure not in self.failures:
+            self.failures.append(failure)
 
     def before(self, tenant: Tenant) -> dict[str, Any]:
         """The tenant when the trial opened; without a snapshot it is taken for a running one."""
@@ -137,6 +141,13 @@ class Restorer:
                 # Back already, by an earlier attempt that was cut off or by somebody else: its down time ends here.
                 self.journal.write("tenant_healthy", tenant=tenant.name, duration_s=0.0, found=True)
         return absent
+
+    @staticmethod
+    def _running(tenant: Tenant) -> bool:
+        try:
+            return tenants.look(tenant).running
+        except TROUBLE:
+            return False
 
     def _down_in_journal(self, tenant: Tenant) -> bool:
         last = [e["event"] for e in self.past if e.get("tenant") == tenant.name]
@@ -163,17 +174,18 @@ class Restorer:
         for entry in started[-1:]:
             process = ProcessId(entry["pid"], entry["start_ticks"])
             if probes.alive(process):
-                os.kill(process.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
                 self.journal.write("candidate_killed", pid=process.pid)
 
-    def drain(self, since: float, absent: list[Tenant]) -> None:
+    def drain(self, since: float) -> None:
         """Wait until the candidate's VRAM is free: at least the minimum, at most the limit; then go on anyway."""
         limits = self.plan.limits
         min_s = max(0.0, limits.drain_min_s - (time.monotonic() - since))
         if self.card is None:
             time.sleep(min_s)
             return
-        target = self.drain_target(absent)
+        target = self.drain_target()
         self.journal.write("drain_started", target_mib=target)
         try:
             drained = gpu.drain(
@@ -193,14 +205,14 @@ class Restorer:
         else:
             self.journal.write("drain_timeout", holders=gpu.describe(drained.holders), **facts)
 
-    def drain_target(self, absent: list[Tenant]) -> int | None:
+    def drain_target(self) -> int | None:
         """Used MiB once the candidate is gone, or None where it can't be told: the level of the window, or what the
         snapshot lets expect, plus the stopped tenants that are up again (or still)."""
         levels = [e["used_mib"] for e in self.past if e["event"] == "drained"]
         if not self.snapshot:
             return None
         target = levels[-1] if levels else drain_target(self.plan, self.snapshot)
-        present = [n for n in self.plan.stop_order if n not in {t.name for t in absent}]
+        present = [n for n in self.plan.stop_order if self._running(self.plan.tenant(n))]
         held = [self.snapshot["tenants"][n]["vram_mib"] for n in present]
         return None if target is None or None in held else int(target + sum(held))
 
@@ -248,20 +260,25 @@ class Restorer:
         Returns:
             Whether the client is through.
         """
-        client = containers.Client(self.plan, "a2", self.run_dir)
         # The session ends by itself within its time limit; the rest is the client's own start.
         deadline = time.monotonic() + self.plan.limits.a2_s + A2_GRACE_S
         try:
             write_atomic(self.run_dir / "control" / "start-a2", "{}", 0o644)
+            client = containers.Client(self.plan, "a2", self.run_dir)
+        except OSError as err:
+            self.journal.write("a2_skipped", reason=str(err))
+            return False
+        try:
             while client.exit_code() is None and time.monotonic() < deadline:
                 time.sleep(POLL_S)
             code = client.exit_code()
-        except OSError:
-            code = None
         finally:
             client.close()
+        if code is None:
+            self.journal.write("a2_skipped", reason=f"not through after {self.plan.limits.a2_s + A2_GRACE_S:.0f} s")
+            return False
         self.journal.write("segment_done", session="a2", exit_code=code)
-        return code is not None
+        return True
 
     def prove(self, began: float) -> list[checks.CheckResult]:
         """The checks, then the mark goes; that is the disarm."""

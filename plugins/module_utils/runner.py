@@ -206,17 +206,19 @@ class Runner:
             )
         if self.server is not None:
             self._check_candidate(self.server)
-        now = time.monotonic()
-        if self.down and now - self._looked > REVIVED_EVERY_S:
-            self._looked = now
-            back = tenants.revived(self.down)
-            if back:
-                raise PhaseFailed(
-                    "a stopped tenant was revived by somebody else",
-                    "stopped tenants stay down while a candidate is tried",
-                    back,
-                    "find its watchdog (cron, Restart=, a supervisor) and pause it for the trial",
-                )
+        if time.monotonic() - self._looked > REVIVED_EVERY_S:
+            self._looked = time.monotonic()
+            self._check_revived()
+
+    def _check_revived(self) -> None:
+        back = tenants.revived(self.down)
+        if back:
+            raise PhaseFailed(
+                "a stopped tenant was revived by somebody else",
+                "stopped tenants stay down while a candidate is tried",
+                back,
+                "find its watchdog (cron, Restart=, a supervisor) and pause it for the trial",
+            )
 
     def _check_candidate(self, server: ProcessId) -> None:
         plan, last = self.plan, self.sampler.last
@@ -229,6 +231,8 @@ class Runner:
             )
         footprint = self.sampler.peak_mib - self.drained_mib
         if plan.bands.name(footprint) == "abort":
+            # A tenant that came back takes memory too; then it is the one to name.
+            self._check_revived()
             raise PhaseFailed(
                 "the candidate takes too much VRAM",
                 f"at most {plan.bands.abort_above_gb} GB above the drained level",
@@ -341,12 +345,14 @@ class Runner:
         if not measured:
             self.baseline()
         pids = [pid for name in plan.stop_order for pid in self.snapshot["tenants"][name]["vram_pids"]]
-        self.journal.write("drain_started", target_mib=drain_target(plan, self.snapshot))
+        target = drain_target(plan, self.snapshot)
+        self.journal.write("drain_started", target_mib=target)
         drained = gpu.drain(
             self.card,
-            target_mib=drain_target(plan, self.snapshot),
+            target_mib=target,
             tolerance_mib=plan.limits.drain_tolerance_mib,
-            min_s=0.0,
+            # Memory that lingers after its process stands still as well: without a target only time can tell.
+            min_s=0.0 if target is not None else plan.limits.drain_min_s,
             limit_s=plan.limits.drain_limit_s,
             pids=pids,
             on_sample=lambda _vram: self.check(),
@@ -366,8 +372,12 @@ class Runner:
         """A1: the live model, measured the way the candidate will be."""
         self.sign("start-a1")
         code = self.wait_client("a1")
-        if code == 4:
-            raise PhaseFailed("the baseline could not be measured", "a server that answers", "it stopped answering")
+        if code not in (0, 3):
+            raise PhaseFailed(
+                "the baseline could not be measured",
+                "a session that runs to its end",
+                f"client exit code {code}: {containers.tail(containers.client_name('a1'))}",
+            )
 
     def settle(self) -> int:
         """Wait until VRAM has stopped rising; returns the peak of the segment in MiB."""

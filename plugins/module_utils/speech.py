@@ -93,9 +93,7 @@ def _format(fmt: bytes) -> tuple[int, int, int, int]:
     if encoding == _EXTENSIBLE and len(fmt) >= 40:
         encoding = int.from_bytes(fmt[24:26], "little")
     if (encoding, bits) not in _WIDTHS:
-        raise WavError(
-            f"encoding {encoding} with {bits} bits: only PCM of 8, 16, 24, 32 bits and 32-bit float"
-        )
+        raise WavError(f"encoding {encoding} with {bits} bits: only PCM of 8, 16, 24, 32 bits and 32-bit float")
     if not channels or not rate_hz or block != channels * bits // 8 or byte_rate != rate_hz * block:
         raise WavError(
             f"contradictory format: {channels} channels, {rate_hz} Hz, {block} bytes a frame, {byte_rate} B/s"

@@ -1,4 +1,7 @@
-"""Tests on a live twin, over SSH: one twin for the session, playbooks run as a person runs them."""
+"""Tests on a live twin, over SSH: one twin for the session, playbooks run as a person runs them.
+
+``MT_TWIN_TESTS`` names it; a module that kills and reboots has another for itself.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TWIN = ROOT / "images" / "twin" / "twin.py"
 NAME = os.environ.get("MT_TWIN_TESTS", "mt-tests")
+OWN_NAME = f"{NAME}-own"
 UNITS = ("panda-llamacpp", "panda-nav", "phone-daemon")
 PLAY_TIMEOUT_S = 240
 
@@ -33,11 +38,26 @@ class Played:
         return [line[6:].split("]")[0] for line in self.text.splitlines() if line.startswith("TASK [")]
 
 
-class Host:
-    """The live twin: commands as root from beside, playbooks over SSH."""
+class Twin:
+    """A live twin: commands as root from beside, commands and playbooks over SSH."""
 
     def __init__(self, name: str, results: Path) -> None:
         self.name, self.results = name, results
+
+    @property
+    def connection_file(self) -> Path:
+        """Where twin.py wrote how to reach it."""
+        return ROOT / "build" / "twin" / f"{self.name}.json"
+
+    def program(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of twin.py on this twin; how it ended is the caller's business."""
+        command = [sys.executable, str(TWIN), words[0], "--name", self.name, *words[1:]]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def up(self) -> None:
+        """Start it if need be, and wait until it is well."""
+        done = self.program("up")
+        assert done.returncode == 0, done.stderr
 
     def run(self, command: str, check: bool = True) -> str:
         """Run a shell command as root in the twin."""
@@ -46,6 +66,27 @@ class Host:
         )
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
+
+    def ssh(self, command: str) -> str:
+        """Run a command as the twin's user, over SSH."""
+        reach = json.loads(self.connection_file.read_text(encoding="utf-8"))
+        options = [f"UserKnownHostsFile={reach['known_hosts']}", "StrictHostKeyChecking=yes", "BatchMode=yes"]
+        words = ["ssh", "-i", reach["key"], "-p", str(reach["port"])]
+        for option in options:
+            words += ["-o", option]
+        words += [f"{reach['user']}@{reach['host']}", command]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+    def used_mib(self) -> int:
+        """Used memory of the card as nvidia-smi shows it."""
+        return int(self.run("nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits"))
+
+    def wait(self, condition: Callable[[], bool], limit_s: float = 15.0) -> None:
+        """Wait for a condition."""
+        deadline = time.monotonic() + limit_s
+        while not condition():
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.02)
 
     def start_play(self, playbook: str, *args: str) -> subprocess.Popen[str]:
         """Start a playbook of the checkout against this twin."""
@@ -101,19 +142,31 @@ class Host:
         assert self.run(f"systemctl is-active {' '.join(UNITS)}").split() == ["active"] * len(UNITS)
         assert self.run("docker ps -aq") == ""
         assert self.run("test -e /var/lib/model-trial/open && echo held || true") == ""
-        used = int(self.run("nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits"))
-        assert 13.0 * 1024 <= used <= 13.8 * 1024, used
+        assert 13.0 * 1024 <= self.used_mib() <= 13.8 * 1024
         assert '"model_loaded": true' in self.run("curl -s http://127.0.0.1:8772/health").replace('":true', '": true')
         assert self.run("curl -s -o /dev/null http://127.0.0.1:11437/ && echo answers || true") == ""
         if phone_pid is not None:
             assert self.phone_pid() == phone_pid
 
 
-@pytest.fixture(scope="session")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A healthy twin of the tests' own, removed at the end unless it was there before."""
-    existed = subprocess.run(["docker", "inspect", NAME], capture_output=True, check=False).returncode == 0
-    subprocess.run([sys.executable, str(TWIN), "up", "--name", NAME], check=True)
-    yield Host(NAME, tmp_path_factory.mktemp("results"))
+def lend(name: str, results: Path) -> Iterator[Twin]:
+    """Lend a healthy twin, and remove it at the end unless it was there before."""
+    existed = subprocess.run(["docker", "inspect", name], capture_output=True, check=False).returncode == 0
+    twin = Twin(name, results)
+    twin.up()
+    yield twin
     if not existed:
-        subprocess.run([sys.executable, str(TWIN), "down", "--name", NAME], check=True)
+        done = twin.program("down")
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twin]:
+    """The twin that the session's tests share."""
+    yield from lend(NAME, tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def own_twin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twin]:
+    """A twin that one module has for itself, to kill and reboot."""
+    yield from lend(OWN_NAME, tmp_path_factory.mktemp("own"))

@@ -52,8 +52,8 @@ def candidate(**changes):
     return ("-e", f"@{file.name}")
 
 
-def events(host, name):
-    lines = (host.latest() / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+def events(folder, name):
+    lines = (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()
     return [e for e in map(json.loads, lines) if e["event"] == name]
 
 
@@ -63,9 +63,16 @@ def assert_eight_checks(host):
     assert found["ok"] is True
 
 
-def test_a_trial_leaves_its_documents_and_the_host_as_it_was(host):
+@pytest.fixture(scope="module")
+def good(host):
+    """A trial of the inventory's own candidate: what it said, its folder, and the phone's process before it."""
     phone = host.phone_pid()
     played = host.play("benchmark-e4b.yml")
+    return played, host.latest(), phone
+
+
+def test_a_trial_leaves_its_documents_and_the_host_as_it_was(host, good):
+    played, _, phone = good
     assert played.code == 0, played.text
     host.assert_back(phone)
     assert_eight_checks(host)
@@ -82,19 +89,19 @@ def test_a_trial_leaves_its_documents_and_the_host_as_it_was(host):
     assert host.run("ls /usr/local/sbin/model-trial /etc/systemd/system/mt-*.service | wc -l") == "4"
 
 
-def test_few_tasks_and_nothing_slow_in_the_window(host):
-    played = host.play("benchmark-e4b.yml")
+def test_few_tasks_and_nothing_slow_in_the_window(good):
+    played, folder, _ = good
     tasks = played.tasks()
     first = next(i for i, t in enumerate(tasks) if "Stop the tenants" in t)
     last = next(i for i, t in enumerate(tasks) if "Bring the host back" in t)
     assert last - first + 1 <= MAX_WINDOW_TASKS, tasks[first : last + 1]
     assert "Gathering Facts" not in tasks
     order = (
-        [e["tenant"] for e in events(host, "tenant_stopping")],
-        [e["tenant"] for e in events(host, "tenant_healthy")],
+        [e["tenant"] for e in events(folder, "tenant_stopping")],
+        [e["tenant"] for e in events(folder, "tenant_healthy")],
     )
     assert order == (["chatterbox", "panda-llamacpp"], ["panda-llamacpp", "chatterbox"])
-    removed, started = events(host, "containers_removed")[0], events(host, "tenant_starting")[0]
+    removed, started = events(folder, "containers_removed")[0], events(folder, "tenant_starting")[0]
     assert started["t_s"] - removed["t_s"] >= 5.0
 
 
@@ -105,7 +112,7 @@ def test_another_candidate_is_another_variables_file(host):
     host.assert_back(None)
     assert host.phone_pid() != phone
     assert_eight_checks(host)
-    assert [e["tenant"] for e in events(host, "tenant_stopping")] == ["phone", "chatterbox", "panda-llamacpp"]
+    assert [e["tenant"] for e in events(host.latest(), "tenant_stopping")] == ["phone", "chatterbox", "panda-llamacpp"]
     assert host.document("plan.json")["candidate"]["label"] == "gemma-4-E4B-it-NVFP4"
 
 
@@ -144,7 +151,7 @@ def test_a_candidate_that_fails_its_gate_is_rolled_back(host, name):
     assert_eight_checks(host)
     assert len(host.samples("nav-baseline-a1")) == 100
     assert host.document("verdict.json")["verdict"] != "ADOPT"
-    assert events(host, "phase_failed")
+    assert events(host.latest(), "phase_failed")
 
 
 def test_a_candidate_that_dies_while_measuring_is_rolled_back_with_its_samples(host):

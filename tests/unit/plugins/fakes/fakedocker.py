@@ -143,7 +143,7 @@ class FakeDocker:
         name = options["--name"][0]
         if self.get(name):
             return 125, "", f'Conflict. The container name "/{name}" is already in use.\n'
-        label, _, run = options["--label"][0].partition("=")
+        label, _unused, run = options["--label"][0].partition("=")
         found = self.add(name, label, run, options=options, image=args[0], command=args[1:])
         return 0, found["id"] + "\n", ""
 

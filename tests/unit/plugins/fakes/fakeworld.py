@@ -339,9 +339,9 @@ class World:
         self.samplers: list[FakeSampler] = []
         self.controller: Callable[[], None] = self.attend
         self.attended = self.clock.now
-        # A kill of the host program: at the command with this number, before it takes effect.
+        # A kill of the host program: before the command or the durable write with this number takes effect.
         self.kill_at = -1
-        self.commands = 0
+        self.steps = 0
         self.clock.ticks.append(self._tick)
 
     # Life.
@@ -470,16 +470,19 @@ class World:
             return
         self.log.append(("kill", pid))
         if pid == self.candidate_pid:
-            self.candidate_pid = 0
             self.lingering.append((self.candidate_mib, self.clock.now + self.linger_s))
+            self.candidate_dies(137)
 
     # Commands.
 
+    def _step(self) -> None:
+        self.steps += 1
+        if self.steps == self.kill_at:
+            raise Killed
+
     def command(self, argv: list[str], cwd: str = "") -> tuple[int, str, str]:
         """Run a command on this host; returns exit code, output, errors."""
-        self.commands += 1
-        if self.commands == self.kill_at:
-            raise Killed
+        self._step()
         if argv[0] == "docker":
             if argv[1] in ("rm", "kill", "create"):
                 self.log.append(("docker", *argv[1:]))
@@ -544,7 +547,16 @@ class World:
 
     @contextlib.contextmanager
     def live(self) -> Iterator[World]:
-        """Put the world under the host program's feet."""
+        """Put the world under the host program's feet for a while."""
+        with pytest.MonkeyPatch.context() as patch:
+            self.put(patch)
+            yield self
+
+    def put(self, patch: pytest.MonkeyPatch) -> None:
+        """Put the world under the host program's feet.
+
+        Take the test's own ``monkeypatch``, where it has one: patches must be undone in the order they came in.
+        """
         commands = SimpleNamespace(
             run=self._run,
             Popen=self._popen,
@@ -560,32 +572,30 @@ class World:
         if not boot.exists():
             boot.write_text("boot-1\n")
         clock = self.clock.module()
-        with pytest.MonkeyPatch.context() as patch:
-            for module in (checks, containers, journal, program, restorer, runner, tenants):
-                if hasattr(module, "time"):
-                    patch.setattr(module, "time", clock)
-                if hasattr(module, "subprocess"):
-                    patch.setattr(module, "subprocess", commands)
-                if hasattr(module, "threading"):
-                    patch.setattr(module, "threading", SimpleNamespace(Thread=InlineThread))
-            defaults = gpu.drain.__kwdefaults__ or {}
-            patch.setitem(defaults, "clock", clock.monotonic)
-            patch.setitem(defaults, "sleep", clock.sleep)
-            patch.setattr(journal, "_BOOT_ID", boot)
-            patch.setattr(program, "DROP_IN", self.folder / "mt-run.service.d" / "cap.conf")
-            patch.setattr(containers, "identify", self.identify)
-            for name in ("identify", "processes", "listeners", "ask"):
-                patch.setattr(probes, name, getattr(self, name))
-            patch.setattr(probes, "command", self.command_line)
-            patch.setattr(probes, "alive", lambda process: self.identify(process.pid) == process)
-            patch.setattr(speech, "listen", self.listen)
-            patch.setattr(gpu, "Sampler", self._sampler)
-            patch.setattr(gpu, "Card", lambda _index=0: self.card)
-            patch.setattr(os, "kill", self.kill)
-            patch.setattr(os, "chown", lambda *args: self.chowned.append(args))
-            # What a power cut would do is the journal's own tests; here a file is a file.
-            patch.setattr(os, "fsync", lambda _fd: None)
-            yield self
+        for module in (checks, containers, journal, program, restorer, runner, tenants):
+            if hasattr(module, "time"):
+                patch.setattr(module, "time", clock)
+            if hasattr(module, "subprocess"):
+                patch.setattr(module, "subprocess", commands)
+            if hasattr(module, "threading"):
+                patch.setattr(module, "threading", SimpleNamespace(Thread=InlineThread))
+        defaults = gpu.drain.__kwdefaults__ or {}
+        patch.setitem(defaults, "clock", clock.monotonic)
+        patch.setitem(defaults, "sleep", clock.sleep)
+        patch.setattr(journal, "_BOOT_ID", boot)
+        patch.setattr(program, "DROP_IN", self.folder / "mt-run.service.d" / "cap.conf")
+        patch.setattr(containers, "identify", self.identify)
+        for name in ("identify", "processes", "listeners", "ask"):
+            patch.setattr(probes, name, getattr(self, name))
+        patch.setattr(probes, "command", self.command_line)
+        patch.setattr(probes, "alive", lambda process: self.identify(process.pid) == process)
+        patch.setattr(speech, "listen", self.listen)
+        patch.setattr(gpu, "Sampler", self._sampler)
+        patch.setattr(gpu, "Card", lambda _index=0: self.card)
+        patch.setattr(os, "kill", self.kill)
+        patch.setattr(os, "chown", lambda *args: self.chowned.append(args))
+        # What a power cut would do is the journal's own tests; here it is a point where a kill may come.
+        patch.setattr(os, "fsync", lambda _fd: self._step())
 
     # Short cuts.
 

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +27,16 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
-def world_of(tmp_path: Path, free_port: int) -> Iterator[Callable[[dict[str, Any]], Any]]:
-    """Makes whole hosts of plans, and puts the latest under the host program's feet."""
+def world_of(tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], Any]:
+    """Makes whole hosts of plans; the latest is under the host program's feet."""
     from fakeworld import make_world
 
-    with ExitStack() as stack:
+    def make(data: dict[str, Any]) -> Any:
+        found = make_world(tmp_path / f"world-{len(list(tmp_path.glob('world-*')))}", data, free_port)
+        found.put(monkeypatch)
+        return found
 
-        def make(data: dict[str, Any]) -> Any:
-            folder = tmp_path / f"world-{len(list(tmp_path.glob('world-*')))}"
-            return stack.enter_context(make_world(folder, data, free_port).live())
-
-        yield make
+    return make
 
 
 @pytest.fixture

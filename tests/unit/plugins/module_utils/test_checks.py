@@ -180,9 +180,7 @@ def test_a_silent_card_is_a_failed_check(host: dict[str, Any]) -> None:
     assert run(host, FakeCard(gpu.GpuError("NVML is gone")))[1].found == "NVML is gone"
 
 
-def test_without_a_card_one_is_opened_and_closed(
-    host: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_card_one_is_opened_and_closed(host: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     card = FakeCard(13_700)
     opened: list[int] = []
 
@@ -195,9 +193,7 @@ def test_without_a_card_one_is_opened_and_closed(
     assert (opened, card.closed) == ([0], True)
 
 
-def test_a_card_that_cannot_be_opened_is_a_failed_check(
-    host: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_card_that_cannot_be_opened_is_a_failed_check(host: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def make(index: int) -> FakeCard:
         raise gpu.GpuError("no driver")
 
@@ -230,15 +226,13 @@ def test_a_left_over_candidate_fails(host: dict[str, Any]) -> None:
     assert results[4].found == f"somebody accepts connections on {host['candidate']['port']}"
 
 
-def test_a_port_that_neither_refuses_nor_accepts_fails(
-    host: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_port_that_neither_refuses_nor_accepts_fails(host: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "_CONNECT_S", 0.1)
     # A listener whose queue is full lets further connections wait.
     with socket.socket() as full:
         full.bind(("127.0.0.1", host["candidate"]["port"]))
         full.listen(0)
-        waiting = [socket.socket() for _ in range(3)]
+        waiting = [socket.socket() for _unused in range(3)]
         for client in waiting:
             client.setblocking(False)
             client.connect_ex(("127.0.0.1", host["candidate"]["port"]))

@@ -170,10 +170,7 @@ def test_everything_broken_is_listed_at_once(world: World, free_port: int) -> No
     assert list(broken) == [3, 10, 11, 12]
     text = contracts.message(list(broken.values()))
     assert text.count("broken.") == text.count("expected: ") == text.count("what to do: ") == 4
-    assert (
-        "Contract 10, the camera image is there and whole: broken.\n  expected: /absent.jpg is a whole"
-        in text
-    )
+    assert "Contract 10, the camera image is there and whole: broken.\n  expected: /absent.jpg is a whole" in text
     assert len(text.split("\n\n")) == 4
 
 
@@ -287,10 +284,7 @@ def test_a_tenant_of_another_user_is_seen_through_sudo(world: World) -> None:
     (world.proc / "20" / "fd" / str(5000 + 11436)).unlink()
     (world.proc / "20").rename(world.proc / "78")
     # Now root sees PIDs 77 and 78 on every port, and 78 is nav.
-    assert (
-        "11436 (nav) by PID 77 (gone), PID 78 python3 /usr/bin/uvicorn server:app"
-        in world.evaluate()[4].found
-    )
+    assert "11436 (nav) by PID 77 (gone), PID 78 python3 /usr/bin/uvicorn server:app" in world.evaluate()[4].found
 
 
 def test_without_sudo_another_users_tenant_cannot_be_judged(world: World) -> None:
@@ -364,9 +358,7 @@ def test_containers_are_asked_of_docker(world: World) -> None:
         "docker inspect --format {{.State.Status}} nav-box": contracts.Ran(0, "running\n", "")
     } | world.answers
     assert "nav: container running" in world.evaluate()[6].found
-    world.answers["docker inspect --format {{.State.Status}} nav-box"] = contracts.Ran(
-        1, "", "No such object: nav-box"
-    )
+    world.answers["docker inspect --format {{.State.Status}} nav-box"] = contracts.Ran(1, "", "No such object: nav-box")
     assert "nav: container nav-box is No such object: nav-box" in world.broken()[6].found
 
 
@@ -377,9 +369,7 @@ def test_a_container_cannot_be_asked_without_sudo(world: World) -> None:
 
 
 def test_a_tenant_with_nothing_to_ask(world: World) -> None:
-    world.tenant("phone").update(
-        kind="systemd", unit="panda-llamacpp", health=None, process="", watch_process=False
-    )
+    world.tenant("phone").update(kind="systemd", unit="panda-llamacpp", health=None, process="", watch_process=False)
     assert "phone: unit active" in world.evaluate()[6].found
     world.tenant("phone").update(kind="script", user="u", directory="/", start="a", stop="b")
     assert "phone: nothing to ask" in world.evaluate()[6].found
@@ -413,9 +403,7 @@ def test_a_host_that_does_not_tell_its_memory(world: World) -> None:
 
 def test_docker_in_words(world: World) -> None:
     found = world.evaluate()[8].found
-    assert found == (
-        "docker 26.1.5, live-restore off, restart policies: other=always, third; GPU access by cdi"
-    )
+    assert found == ("docker 26.1.5, live-restore off, restart policies: other=always, third; GPU access by cdi")
 
 
 def test_docker_without_containers(world: World) -> None:
@@ -659,9 +647,7 @@ def test_a_crash_is_a_broken_contract(world: World) -> None:
 
 
 def test_commands_give_their_status_and_texts() -> None:
-    assert contracts.run_command(["sh", "-c", "echo out; echo err >&2; exit 3"]) == contracts.Ran(
-        3, "out\n", "err\n"
-    )
+    assert contracts.run_command(["sh", "-c", "echo out; echo err >&2; exit 3"]) == contracts.Ran(3, "out\n", "err\n")
 
 
 def test_an_absent_command_is_a_failed_one() -> None:

@@ -67,10 +67,7 @@ class FakeNvml:
 
     def _listed(self, name: str, processes: list[tuple[int, int | None]]) -> list[Any]:
         self._called(name)
-        return [
-            SimpleNamespace(pid=pid, usedGpuMemory=None if mib is None else mib * MIB)
-            for pid, mib in processes
-        ]
+        return [SimpleNamespace(pid=pid, usedGpuMemory=None if mib is None else mib * MIB) for pid, mib in processes]
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[Any]:
         return self._listed("nvmlDeviceGetComputeRunningProcesses", self.compute)
@@ -134,7 +131,7 @@ def test_compute_and_graphics_are_merged_by_pid(nvml: FakeNvml) -> None:
 
 def test_nvml_is_initialised_once_and_kept_open(nvml: FakeNvml) -> None:
     card = gpu.Card()
-    for _ in range(3):
+    for _unused in range(3):
         card.read()
     assert nvml.calls.count("nvmlInit") == 1
     card.close()
@@ -193,7 +190,7 @@ def test_a_hanging_driver_costs_one_thread_and_may_come_back(
     threads = threading.active_count()
     with pytest.raises(gpu.GpuError, match="did not answer"):
         card.read()
-    for _ in range(3):
+    for _unused in range(3):
         with pytest.raises(gpu.GpuError, match="still hangs"):
             card.read()
     assert threading.active_count() == threads + 1
@@ -329,7 +326,7 @@ def test_a_fresh_segment_reads_the_card_itself(nvml: FakeNvml, tmp_path: Path) -
         assert sampler.peak_mib == 4321
         nvml.fail("nvmlDeviceGetMemoryInfo", nvml.NVMLError("Unknown Error"))
         with pytest.raises(gpu.GpuError):
-            _ = sampler.peak_mib
+            _unused = sampler.peak_mib
         started = time.monotonic()
     assert time.monotonic() - started < 1, "stopping must not wait for the next tick"
 

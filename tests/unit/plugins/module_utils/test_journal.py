@@ -251,7 +251,7 @@ def test_a_new_host_has_epoch_zero_and_no_mark(tmp_path: Path) -> None:
 
 
 def test_the_epoch_only_rises(state: State) -> None:
-    assert [state.raise_epoch() for _ in range(12)] == list(range(1, 13))
+    assert [state.raise_epoch() for _unused in range(12)] == list(range(1, 13))
     assert state.epoch() == 12
 
 
@@ -262,7 +262,7 @@ def test_an_unreadable_epoch_counts_as_none(state: State, text: str) -> None:
 
 
 def test_the_epoch_rises_on_a_full_disk(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    for _ in range(9):
+    for _unused in range(9):
         state.raise_epoch()
     # Nothing new can be created; what is there can be written over.
     with monkeypatch.context() as patch:

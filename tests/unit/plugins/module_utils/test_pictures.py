@@ -39,13 +39,7 @@ def png(width: int = 4, height: int = 2, data: bytes | None = None) -> bytes:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     pixels = zlib.compress(b"\0" * (width + 1) * height) if data is None else data
     half = len(pixels) // 2
-    return (
-        SIGNATURE
-        + header
-        + chunk(b"IDAT", pixels[:half])
-        + chunk(b"IDAT", pixels[half:])
-        + chunk(b"IEND", b"")
-    )
+    return SIGNATURE + header + chunk(b"IDAT", pixels[:half]) + chunk(b"IDAT", pixels[half:]) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("frame", [0xC0, 0xC1, 0xC2])
@@ -95,7 +89,7 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("raw", "message"), BROKEN, ids=[message for _, message in BROKEN])
+@pytest.mark.parametrize(("raw", "message"), BROKEN, ids=[message for _unused, message in BROKEN])
 def test_what_is_wrong_with_a_picture_is_said(raw: bytes, message: str) -> None:
     with pytest.raises(pictures.PictureError) as caught:
         pictures.parse(raw)

@@ -29,9 +29,7 @@ def change(data: Data, path: str, value: Any) -> Data:
 
 def test_a_plan_is_read_with_its_defaults(plan_data: Data) -> None:
     plan = plans.parse(plan_data)
-    assert plan.tenant("chatterbox").health == plans.Http(
-        "http://127.0.0.1:8772/health", json={"model_loaded": True}
-    )
+    assert plan.tenant("chatterbox").health == plans.Http("http://127.0.0.1:8772/health", json={"model_loaded": True})
     assert plan.tenant("phone").watch_process
     assert not plan.tenant("nav").watch_process
     assert plan.candidate.port == 11437
@@ -117,7 +115,7 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("path", "value", "message"), BROKEN, ids=[f"{p}={v!r}" for p, v, _ in BROKEN])
+@pytest.mark.parametrize(("path", "value", "message"), BROKEN, ids=[f"{p}={v!r}" for p, v, _unused in BROKEN])
 def test_what_is_wrong_is_named_with_its_place(plan_data: Data, path: str, value: Any, message: str) -> None:
     with pytest.raises(plans.PlanError) as caught:
         plans.parse(change(plan_data, path, value))

@@ -56,9 +56,7 @@ def fake_process(proc: Path, pid: int, argv: list[str], parent: int = 1, **facts
 def fake_net(proc: Path, listening: dict[int, int]) -> None:
     """The TCP table of a made-up /proc, inode -> port; 22 is connected, not listening."""
     (proc / "net").mkdir(exist_ok=True)
-    lines = [
-        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode"
-    ]
+    lines = ["  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode"]
     for inode, port in listening.items():
         lines.append(f"   0: 0100007F:{port:04X} 00000000:0000 0A 0:0 00:0 0 0 0 {inode} 1 0")
     lines.append("   1: 0100007F:0016 0100007F:D431 01 0:0 00:0 0 0 0 999 1 0")
@@ -127,7 +125,7 @@ def test_what_is_no_http_is_a_no() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def answer() -> None:
-            peer, _ = listening.accept()
+            peer, _unused = listening.accept()
             with peer:
                 peer.recv(1000)
                 peer.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
@@ -175,9 +173,7 @@ def test_digging(path: str, value: Any) -> None:
 # Processes
 
 
-def test_a_process_is_found_by_its_argv(
-    spawn: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
-) -> None:
+def test_a_process_is_found_by_its_argv(spawn: Callable[..., subprocess.Popen[bytes]], tmp_path: Path) -> None:
     # A name of its own: the machine that runs the tests may be one where somebody really calls.
     script = tmp_path / f"phone_call_{os.getpid()}.py"
     script.write_text(SLEEP)

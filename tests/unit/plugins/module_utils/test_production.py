@@ -110,10 +110,7 @@ def test_decorators_belong_to_the_function(write: Write) -> None:
 
 
 def test_the_last_definition_counts_as_it_does_for_python(write: Write) -> None:
-    assert (
-        production.find_function(write("def f():\n    return 1\n\ndef f():\n    return 2\n"), "f").first_line
-        == 4
-    )
+    assert production.find_function(write("def f():\n    return 1\n\ndef f():\n    return 2\n"), "f").first_line == 4
 
 
 @pytest.mark.parametrize(
@@ -308,7 +305,7 @@ FAILS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "message"), FAILS, ids=[message for _, message in FAILS])
+@pytest.mark.parametrize(("text", "message"), FAILS, ids=[message for _unused, message in FAILS])
 def test_what_cannot_be_taken_fails_by_name(write: Write, text: str, message: str) -> None:
     with pytest.raises(production.ProductionError, match=message):
         production.extract(write(text), "build")
@@ -355,9 +352,7 @@ def test_catching_more_is_allowed(write: Write) -> None:
 
 
 def test_the_way_it_is_written_does_not_matter(write: Write) -> None:
-    text = TTS.replace(
-        "(httpx.TimeoutException, httpx.HTTPError)", "(  httpx.HTTPError,\n httpx.TimeoutException,)"
-    )
+    text = TTS.replace("(httpx.TimeoutException, httpx.HTTPError)", "(  httpx.HTTPError,\n httpx.TimeoutException,)")
     assert production.find_clause(write(text.replace("Frame()", "Frame( )")), CLAUSE).ok
 
 

@@ -133,7 +133,7 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("raw", "message"), BROKEN, ids=[message for _, message in BROKEN])
+@pytest.mark.parametrize(("raw", "message"), BROKEN, ids=[message for _unused, message in BROKEN])
 def test_what_is_wrong_with_a_wav_is_said(raw: bytes, message: str) -> None:
     with pytest.raises(speech.WavError) as caught:
         speech.parse(raw)
@@ -176,7 +176,7 @@ def test_a_constant_offset_is_silence_too() -> None:
 
 def test_faint_noise_is_silence() -> None:
     noise = random.Random(1)
-    assert speech.parse(wav(struct.pack("<20000h", *(noise.randint(-30, 30) for _ in range(20_000))))).silent
+    assert speech.parse(wav(struct.pack("<20000h", *(noise.randint(-30, 30) for _unused in range(20_000))))).silent
 
 
 def test_the_byte_order_of_the_machine_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +253,7 @@ OTHER = [
 ]
 
 
-@pytest.mark.parametrize(("status", "raw", "message"), OTHER, ids=[message for _, _, message in OTHER])
+@pytest.mark.parametrize(("status", "raw", "message"), OTHER, ids=[message for _unused, _unused, message in OTHER])
 def test_what_came_instead_is_said(server: Any, reply: Any, status: int, raw: bytes, message: str) -> None:
     server.routes["/synthesize"] = reply(raw, status)
     spoken = speech.listen(Speech(f"{server.url}/synthesize"))

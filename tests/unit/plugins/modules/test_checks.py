@@ -47,9 +47,7 @@ def test_a_host_as_it_was_passes(
     assert asked == [({}, 3.0)]
 
 
-def test_failed_checks_are_named(
-    invoke: Any, plan_data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_checks_are_named(invoke: Any, plan_data: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     asked = running(monkeypatch, GOOD, BAD)
     result = invoke(checks.main, {"plan": plan_data, "snapshot": SNAPSHOT, "settle_s": 1.5})
     assert result["failed"]
@@ -68,13 +66,11 @@ def test_a_snapshot_can_come_from_a_file(
         path.write_text(text)
         invoke(checks.main, {"plan": plan_data, "snapshot_file": str(path)})
     invoke(checks.main, {"plan": plan_data, "snapshot_file": str(path), "snapshot": {"nav": {}}})
-    assert [snapshot for snapshot, _ in asked] == [SNAPSHOT, {}, {"nav": {}}]
+    assert [snapshot for snapshot, _unused in asked] == [SNAPSHOT, {}, {"nav": {}}]
 
 
 def test_a_plan_that_is_none_is_refused(invoke: Any, plan_data: dict[str, Any]) -> None:
     del plan_data["baseline"]
     result = invoke(checks.main, {"plan": plan_data})
     assert result["failed"]
-    assert (
-        result["msg"] == "The plan is not usable. baseline: expected a value (it has no default), found None"
-    )
+    assert result["msg"] == "The plan is not usable. baseline: expected a value (it has no default), found None"

@@ -1,0 +1,924 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bringing the host back: always the same end, from wherever a trial was when it ended."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ansible_collections.edgelab.model_trial.plugins.module_utils import (
+    containers,
+    gpu,
+    journal,
+    plan,
+    probes,
+    restorer,
+    sessions,
+    tenants,
+)
+from ansible_collections.edgelab.model_trial.plugins.module_utils.containers import A2_LABEL, RUN_LABEL
+from ansible_collections.edgelab.model_trial.plugins.module_utils.journal import Mark
+from ansible_collections.edgelab.model_trial.plugins.module_utils.restorer import RestoreFailed, Restorer
+from ansible_collections.edgelab.model_trial.plugins.module_utils.runner import PhaseFailed
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from fakeworld import World
+
+WorldOf = Callable[[dict[str, Any]], "World"]
+
+# Names of events in their strict order; A2 stands between the baseline and the next tenant.
+STRICT = [
+    "restore_started",
+    "containers_removed",
+    "drain_started",
+    "drained_again",
+    "tenant_starting llamacpp",
+    "tenant_healthy llamacpp",
+    "segment_done",
+    "tenant_starting chatterbox",
+    "tenant_healthy chatterbox",
+    "checks",
+    "restored",
+    "closed",
+]
+
+
+def restore(world: World, by: str = "host", *, seeing: bool = True) -> Restorer:
+    """One attempt; raises when it is not complete."""
+    found = Restorer(world.plan, world.state, world.card if seeing else None, by)
+    found.restore()
+    return found
+
+
+def incomplete(world: World, by: str = "host", *, seeing: bool = True) -> str:
+    """One attempt that must not succeed: the mark stays. Returns what is said."""
+    with pytest.raises(RestoreFailed) as caught:
+        restore(world, by, seeing=seeing)
+    assert world.state.mark() is not None
+    assert world.named()[-1] not in ("restored", "closed")
+    return str(caught.value)
+
+
+def measured(world: World) -> World:
+    """The host after a whole window."""
+    world.runner().run()
+    return world
+
+
+def ended(world: World, after_s: float, reason: str = "abort") -> World:
+    """The host after a window that was ended early."""
+    world.open()
+    world.clock.after(after_s, lambda: world.state.ask(reason, "ann"))
+    with pytest.raises(PhaseFailed):
+        world.runner().run()
+    return world
+
+
+def ended_in_a1(world: World) -> World:
+    """The host after a window that was aborted while A1 ran: one tenant is down, the baseline never was."""
+    world.open()
+    world.client_ends_in["a1"] = ("nav-baseline-a1", 4)
+    with pytest.raises(PhaseFailed, match="baseline"):
+        world.runner().run()
+    assert world.up("llamacpp")
+    assert not world.up("chatterbox")
+    return world
+
+
+def since_restore(world: World) -> list[str]:
+    """Names of events since the last restore began."""
+    names = world.named()
+    return names[len(names) - 1 - names[::-1].index("restore_started") :]
+
+
+def event(world: World, name: str) -> dict[str, Any]:
+    """The last event of a name."""
+    return [e for e in world.events() if e["event"] == name][-1]
+
+
+def is_whole(world: World) -> None:
+    """The host is as it was: everybody up, nothing of the trial left, closed and free."""
+    assert all(world.up(name) for name in world.services)
+    assert not world.candidate_pid
+    assert [c for c in world.docker.all() if {RUN_LABEL, A2_LABEL} & set(c["labels"])] == []
+    assert world.state.mark() is None
+    assert world.named()[-1] == "closed"
+    assert world.samplers[-1].stopped
+    left = {p.name for p in world.state.root.iterdir()} - {"lock"}
+    assert left == {"epoch", "runs"}
+
+
+def starts(world: World) -> list[str]:
+    """Who was started, in order."""
+    return [entry[1] for entry in world.done("start")]
+
+
+# The strict order.
+
+
+def test_the_order_is_strict(world: World) -> None:
+    measured(world)
+    world.log.clear()
+    restore(world)
+    assert since_restore(world) == STRICT
+    did = [entry[:2] for entry in world.log if entry[0] != "systemctl"]
+    assert did == [
+        ("docker", "rm"),
+        ("container", "mt-client-a2"),
+        ("start", "llamacpp"),
+        ("measured", "a2"),
+        ("start", "chatterbox"),
+        ("docker", "rm"),
+    ]
+    is_whole(world)
+
+
+def test_the_epoch_is_raised_before_anything_is_done(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(world)
+    seen: list[int] = []
+    command = world.command
+
+    def spy(argv: list[str], cwd: str = "") -> tuple[int, str, str]:
+        seen.append(world.state.epoch())
+        return command(argv, cwd)
+
+    monkeypatch.setattr(world, "command", spy)
+    restore(world)
+    assert set(seen) == {2}
+    assert {e["epoch"] for e in world.events() if e["by"] == "restorer"} == {2}
+
+
+def test_the_drain_takes_five_seconds_and_is_measured(world: World) -> None:
+    measured(world)
+    began = world.clock.now
+    restore(world)
+    assert world.services["llamacpp"].starts[0] - began >= 5
+    assert event(world, "drained_again")["used_mib"] == 5_200
+
+
+def test_memory_that_lingers_is_waited_for(world: World) -> None:
+    measured(world)
+    world.linger_s = 12
+    began = world.clock.now
+    restore(world)
+    assert 12 <= world.services["llamacpp"].starts[0] - began < 13
+
+
+def test_the_next_tenant_waits_until_the_one_before_is_healthy(world: World) -> None:
+    measured(world)
+    world.services["llamacpp"].load_s = 20
+    restore(world)
+    first, second = world.services["llamacpp"], world.services["chatterbox"]
+    assert second.starts[0] >= first.starts[0] + 20
+
+
+def test_the_order_is_the_inventorys(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
+    plan_data["restore_order"] = ["chatterbox", "llamacpp"]
+    world = measured(world_of(plan_data))
+    restore(world)
+    assert starts(world) == ["chatterbox", "llamacpp"]
+    is_whole(world)
+
+
+def test_undrained_memory_names_its_holders_and_the_restore_goes_on(world: World) -> None:
+    measured(world)
+    world.linger_s = 500
+    began = world.clock.now
+    text = incomplete(world)
+    timeout = event(world, "drain_timeout")
+    assert f"PID {world.services['phone'].pid} phone_call.py" in timeout["holders"]
+    assert timeout["target_mib"] == 5_200
+    assert timeout["duration_s"] == pytest.approx(30, abs=0.2)
+    assert world.services["llamacpp"].starts[0] - began >= 30
+    assert starts(world) == ["llamacpp", "chatterbox"]
+    assert "check 1 VRAM" in text
+    world.lingering.clear()
+    restore(world)
+    is_whole(world)
+
+
+def test_a_restore_with_somebody_up_already_expects_his_memory(world: World) -> None:
+    """Ended while A1 ran: the baseline was never stopped, and its memory is no reason to wait."""
+    ended_in_a1(world)
+    began = world.clock.now
+    restore(world)
+    assert event(world, "drain_started")["target_mib"] == 5_200 + 4_900
+    assert "drain_timeout" not in world.named()
+    assert world.clock.now - began < 10
+    assert starts(world) == ["chatterbox"]
+    is_whole(world)
+
+
+def test_where_the_driver_does_not_tell_the_drain_waits_for_a_still_level(world: World) -> None:
+    world.tells = False
+    ended_in_a1(world)
+    with pytest.raises(RestoreFailed, match="no memory is held by"):
+        restore(world)
+    assert event(world, "drain_started")["target_mib"] is None
+    assert starts(world) == ["chatterbox"]
+
+
+# What is left alone.
+
+
+def test_nothing_was_stopped_nothing_is_started(world: World) -> None:
+    world.open()
+    pids = {name: service.pid for name, service in world.services.items()}
+    began = world.clock.now
+    restore(world)
+    assert starts(world) == []
+    assert {name: service.pid for name, service in world.services.items()} == pids
+    assert "drain_started" not in world.named()
+    assert world.clock.now - began < 1
+    is_whole(world)
+
+
+def test_the_untouched_are_not_touched(world: World) -> None:
+    measured(world)
+    pids = {name: world.services[name].pid for name in ("nav", "phone")}
+    restore(world)
+    assert {name: world.services[name].pid for name in ("nav", "phone")} == pids
+
+
+def test_an_untouched_tenant_that_died_is_told_not_started(world: World) -> None:
+    measured(world)
+    world.stop("phone", by="somebody")
+    text = incomplete(world)
+    assert "phone daemon" in text
+    assert starts(world) == ["llamacpp", "chatterbox"]
+
+
+def test_who_was_brought_back_by_others_is_not_started_twice(world: World) -> None:
+    measured(world)
+    world.start("chatterbox", by="cron")
+    world.clock.sleep(5)
+    restore(world)
+    assert starts(world) == ["llamacpp"]
+    assert set(event(world, "restored")["down"]) == {"llamacpp", "chatterbox"}
+    is_whole(world)
+
+
+def test_who_did_not_run_before_is_not_started(world: World) -> None:
+    measured(world)
+    path = world.run_dir / "snapshot.json"
+    snapshot = json.loads(path.read_text())
+    snapshot["tenants"]["chatterbox"]["running"] = False
+    path.write_text(json.dumps(snapshot))
+    incomplete(world)
+    assert starts(world) == ["llamacpp"]
+
+
+def test_a_lost_snapshot_means_everybody_ran(world: World) -> None:
+    measured(world)
+    (world.run_dir / "snapshot.json").unlink()
+    restore(world)
+    assert starts(world) == ["llamacpp", "chatterbox"]
+    is_whole(world)
+
+
+def test_containers_of_others_stay(world: World) -> None:
+    measured(world)
+    for label, run in ((RUN_LABEL, "another-run"), ("com.example", "x")):
+        world.docker.add(f"other-{run}", label, run, status="running")
+    restore(world)
+    assert [c["name"] for c in world.docker.all()] == ["other-another-run", "other-x"]
+
+
+def test_a_second_restore_has_nothing_to_do(world: World) -> None:
+    measured(world)
+    restore(world)
+    epoch, log = world.state.epoch(), list(world.log)
+    restore(world)
+    assert starts(world) == [entry[1] for entry in log if entry[0] == "start"]
+    assert world.state.epoch() == epoch + 1
+    is_whole(world)
+
+
+# A loading tenant.
+
+
+@pytest.mark.parametrize("name", ["llamacpp", "chatterbox"])
+def test_a_tenant_that_is_loading_is_waited_for_not_started_again(world: World, name: str) -> None:
+    measured(world)
+    world.services[name].load_s = 15
+    world.start(name, by="an earlier attempt")
+    pid = world.services[name].pid
+    restore(world)
+    assert world.services[name].starts == []
+    assert world.services[name].pid == pid
+    is_whole(world)
+
+
+def test_a_tenant_that_hangs_is_stopped_and_started_anew(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
+    plan_data["tenants"][2]["start_timeout_s"] = 20
+    world = measured(world_of(plan_data))
+    world.services["chatterbox"].load_s = 10_000
+    world.start("chatterbox", by="an earlier attempt")
+    world.services["chatterbox"].load_s = 2
+    world.log.clear()
+    restore(world)
+    did = [entry for entry in world.done("start", "stop") if entry[1] == "chatterbox"]
+    assert did == [("stop", "chatterbox"), ("start", "chatterbox")]
+    is_whole(world)
+
+
+# Failures.
+
+
+def test_a_failing_tenant_does_not_keep_the_next_one_down(world: World) -> None:
+    measured(world)
+    world.services["llamacpp"].broken = "no such model"
+    text = incomplete(world)
+    assert world.up("chatterbox")
+    assert "llamacpp: systemctl start panda-llamacpp ended with 1" in text
+    assert "no such model" in text
+    assert "sudo systemctl start panda-llamacpp" in text
+    assert "sudo model-trial restore" in text
+    assert event(world, "tenant_failed")["tenant"] == "llamacpp"
+    assert event(world, "checks")["ok"] is False
+
+    world.services["llamacpp"].broken = ""
+    restore(world)
+    assert starts(world) == ["chatterbox", "llamacpp"]
+    is_whole(world)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/srv/model"),
+        subprocess.TimeoutExpired(["systemctl", "show"], 10),
+        tenants.TenantError("llamacpp: will not"),
+    ],
+    ids=lambda t: type(t).__name__,
+)
+@pytest.mark.parametrize("where", ["start", "wait_healthy", "look"])
+def test_whatever_goes_wrong_with_one_the_next_gets_its_chance(
+    world: World, monkeypatch: pytest.MonkeyPatch, trouble: Exception, where: str
+) -> None:
+    measured(world)
+    act = getattr(tenants, where)
+
+    def fail(tenant: plan.Tenant, *args: Any) -> Any:
+        if tenant.name == "llamacpp":
+            raise trouble
+        return act(tenant, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tenants, where, fail)
+        text = incomplete(world)
+    assert str(trouble) in text
+    assert world.up("chatterbox")
+    world.clock.sleep(5)
+    restore(world)
+    is_whole(world)
+
+
+def test_a_tenant_that_never_gets_healthy_is_told(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
+    plan_data["tenants"][0]["start_timeout_s"] = 20
+    world = measured(world_of(plan_data))
+    world.services["llamacpp"].load_s = 10_000
+    assert "llamacpp: not healthy after 20 s" in incomplete(world)
+    assert world.up("chatterbox")
+
+
+def test_a_tenant_that_is_up_but_mute_keeps_the_mark(world: World) -> None:
+    measured(world)
+    world.speaks = False
+    text = incomplete(world)
+    assert "speaks" in text
+    assert "silence" in text
+    assert event(world, "checks")["ok"] is False
+    assert not (world.run_dir / "verification.json").exists()
+    world.speaks = True
+    restore(world)
+    is_whole(world)
+
+
+def dead_docker(world: World) -> Path:
+    """docker answers nobody; returns what to remove to revive it."""
+    path = world.docker.folder / "down"
+    path.write_text("")
+    return path
+
+
+def test_without_docker_the_candidates_process_is_ended_and_the_tenants_come_back(world: World) -> None:
+    ended(world, 4)
+    pid = world.candidate_pid
+    assert pid
+    down = dead_docker(world)
+    text = incomplete(world)
+    assert world.done("kill") == [("kill", pid)]
+    assert event(world, "candidate_killed")["pid"] == pid
+    assert "could not be removed" in text
+    assert starts(world) == ["llamacpp", "chatterbox"]
+    down.unlink()
+    restore(world)
+    assert starts(world) == ["llamacpp", "chatterbox"]
+    is_whole(world)
+
+
+def test_without_docker_only_our_own_process_is_ended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process with the same number is not the candidate."""
+    ended(world, 4)
+    monkeypatch.setattr(probes, "alive", lambda process: process.start_ticks != process.pid * 10)
+    dead_docker(world)
+    incomplete(world)
+    assert world.done("kill") == []
+
+
+def test_a_process_of_an_earlier_boot_is_not_ours(world: World) -> None:
+    ended(world, 4)
+    pid = world.candidate_pid
+    world.reboot()
+    world.candidate_pid = pid
+    dead_docker(world)
+    incomplete(world, "boot")
+    assert world.done("kill") == []
+
+
+def test_a_process_that_is_gone_when_it_is_to_be_ended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended(world, 4)
+    dead_docker(world)
+
+    def gone(_pid: int, _signal: int) -> None:
+        raise ProcessLookupError
+
+    monkeypatch.setattr(restorer.os, "kill", gone)
+    incomplete(world)
+    assert starts(world) == ["llamacpp", "chatterbox"]
+
+
+def test_logs_that_can_not_be_kept_keep_nobody_down(world: World) -> None:
+    ended(world, 4)
+    (world.docker.folder / "refuse-inspect").write_text("no\n")
+    restore(world)
+    is_whole(world)
+
+
+def test_what_containers_said_is_kept(world: World) -> None:
+    measured(world)
+    restore(world)
+    logs = {p.name for p in (world.run_dir / "logs").glob("*.log")}
+    assert {"panda-llamacpp-e4b.log", "mt-client-a1.log", "mt-client-candidate.log", "mt-client-a2.log"} <= logs
+    assert (world.run_dir / "logs" / "mt-client-candidate.log").read_text() == "candidate ended with 0\n"
+
+
+def test_a_full_disk_does_not_keep_the_host_down(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be created or appended; what is there can be written over and removed."""
+    measured(world)
+
+    def full(*_args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "_append", full)
+        patch.setattr(journal, "write_atomic", full)
+        patch.setattr(restorer, "write_atomic", full)
+        patch.setattr(containers, "save_logs", full)
+        restore(world)
+    assert all(world.up(name) for name in world.services)
+    assert world.state.mark() is None
+    assert world.state.epoch() == 2
+
+
+def test_a_read_only_disk_does_not_keep_the_tenants_down(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured(world)
+
+    def refuse(*_args: Any) -> Any:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        for module, name in ((journal.Journal, "_append"), (journal.State, "raise_epoch"), (journal.State, "close")):
+            patch.setattr(module, name, refuse)
+        patch.setattr(restorer, "write_atomic", refuse)
+        with pytest.raises((RestoreFailed, OSError)):
+            restore(world)
+    assert all(world.up(name) for name in world.services)
+    assert world.state.mark() is not None
+
+
+def test_without_eyes_on_the_gpu_the_tenants_come_back(world: World) -> None:
+    measured(world)
+    world.card.error = "the driver is gone"
+    began = world.clock.now
+    text = incomplete(world, seeing=False)
+    assert starts(world) == ["llamacpp", "chatterbox"]
+    assert world.services["llamacpp"].starts[0] - began >= 5
+    assert "the driver is gone" in text
+    world.card.error = ""
+    restore(world)
+    is_whole(world)
+
+
+def test_a_gpu_that_falls_silent_costs_the_drains_limit(world: World) -> None:
+    measured(world)
+    world.card.error = "the driver hangs"
+    text = incomplete(world)
+    assert starts(world) == ["llamacpp", "chatterbox"]
+    assert "the driver hangs" in text
+
+
+# A2.
+
+
+def test_a2_measures_the_live_model_again(world: World) -> None:
+    measured(world)
+    restore(world)
+    assert len((world.run_dir / "samples" / "nav-baseline-a2.jsonl").read_text().splitlines()) == 100
+    (done,) = [e for e in world.events() if e["event"] == "segment_done" and e["session"] == "a2"]
+    assert (done["exit_code"], done["by"]) == (0, "restorer")
+
+
+def no_a2(world: World) -> None:
+    """A2 was not run, and the host is whole all the same."""
+    assert ("measured", "a2") not in world.log
+    assert ("container", "mt-client-a2") not in world.log
+    is_whole(world)
+
+
+def test_no_a2_after_an_abort(world: World) -> None:
+    ended(world, 6.9)
+    restore(world)
+    no_a2(world)
+
+
+def test_no_a2_after_a_lapsed_lease(world: World) -> None:
+    world.open()
+    world.controller = lambda: None
+    with pytest.raises(PhaseFailed, match="lease"):
+        world.runner("candidate").run()
+    restore(world)
+    no_a2(world)
+
+
+def test_no_a2_after_a_fault(world: World) -> None:
+    world.open()
+    world.clock.after(4, world.candidate_dies)
+    with pytest.raises(PhaseFailed, match="died"):
+        world.runner().run()
+    restore(world)
+    no_a2(world)
+
+
+def test_no_a2_after_a_reboot(world: World) -> None:
+    measured(world)
+    world.reboot()
+    restore(world, "boot")
+    no_a2(world)
+
+
+def test_no_a2_for_a_restore_at_boot_though_the_boot_looks_the_same(world: World) -> None:
+    measured(world)
+    restore(world, "boot")
+    no_a2(world)
+
+
+def test_no_a2_when_it_is_late(world: World) -> None:
+    measured(world)
+    world.clock.sleep(world.plan.run_max_s)
+    restore(world)
+    no_a2(world)
+
+
+def test_no_a2_in_a_second_attempt(world: World) -> None:
+    measured(world)
+    world.services["llamacpp"].broken = "no"
+    incomplete(world)
+    world.services["llamacpp"].broken = ""
+    restore(world)
+    assert ("measured", "a2") not in world.log
+    is_whole(world)
+
+
+def test_no_a2_when_the_baseline_came_back_by_itself(world: World) -> None:
+    measured(world)
+    world.start("llamacpp", by="cron")
+    world.clock.sleep(5)
+    restore(world)
+    no_a2(world)
+
+
+def test_an_a2_client_that_still_runs_is_removed_before_the_drain(world: World) -> None:
+    """The restore was killed while A2 ran: nobody measures while the rest comes back."""
+    measured(world)
+    world.state.raise_epoch()
+    journal.Journal(world.state.journal_path(world.plan.run), world.plan.run, 2, "restorer", required=True).write(
+        "restore_started", restored_by="host"
+    )
+    world.docker.main(["start", "mt-client-a2"])
+    world.log.clear()
+    restore(world)
+    kinds = [entry[0] for entry in world.log if entry[0] != "systemctl"]
+    assert kinds == ["docker", "docker", "start", "start"]
+    is_whole(world)
+
+
+def test_a2_is_bounded(world: World) -> None:
+    measured(world)
+    world.never_ready.add("a2")
+    world.log.clear()
+    restore(world)
+    first, second = world.services["llamacpp"], world.services["chatterbox"]
+    assert 15 <= second.starts[0] - (first.starts[0] + first.load_s) <= 21
+    # Whoever is not through in time is ended before the next tenant starts.
+    kinds = [entry[0] for entry in world.log if entry[0] in ("docker", "start")]
+    assert kinds == ["docker", "start", "docker", "start"]
+    is_whole(world)
+
+
+def test_an_a2_client_that_vanishes_costs_the_comparison_only(world: World) -> None:
+    measured(world)
+    world.without_summary.add("a2")
+    world.client_codes["a2"] = 137
+    restore(world)
+    assert starts(world) == ["llamacpp", "chatterbox"]
+    is_whole(world)
+
+
+def test_an_a2_container_that_is_missing_costs_the_comparison_only(world: World) -> None:
+    measured(world)
+    world.docker.main(["rm", "mt-client-a2"])
+    restore(world)
+    assert starts(world) == ["llamacpp", "chatterbox"]
+    is_whole(world)
+
+
+@pytest.mark.parametrize("what", ["sign", "client"])
+def test_an_a2_that_can_not_be_run_costs_the_comparison_only(
+    world: World, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    measured(world)
+
+    def fail(*_args: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if what == "sign":
+        monkeypatch.setattr(restorer, "write_atomic", fail)
+    else:
+        monkeypatch.setattr(containers, "Client", fail)
+    restore(world)
+    assert event(world, "segment_done")["exit_code"] is None
+    is_whole(world)
+
+
+# What is told afterwards.
+
+
+def test_the_end_tells_who_restored_and_how_long_who_was_down(world: World) -> None:
+    measured(world)
+    restore(world, "ann by hand")
+    restored = event(world, "restored")
+    assert restored["restored_by"] == event(world, "restore_started")["restored_by"] == "ann by hand"
+    assert set(restored["down"]) == {"chatterbox", "llamacpp"}
+    assert restored["impacts"] == {"mute": restored["down"]["chatterbox"], "blind": restored["down"]["llamacpp"]}
+    assert restored["down"]["chatterbox"] > restored["down"]["llamacpp"] > restored["duration_s"] / 2
+
+
+def test_the_checks_are_kept_as_a_document(world: World) -> None:
+    measured(world)
+    results = Restorer(world.plan, world.state, world.card, "ann").restore()
+    assert len(results) == 8
+    assert all(result.ok for result in results)
+    document = json.loads((world.run_dir / "verification.json").read_text())
+    assert (document["run"], document["ok"], document["restored_by"]) == (world.plan.run, True, "ann")
+    assert [c["id"] for c in document["checks"]] == list(range(1, 9))
+    assert set(document["checks"][0]) == {"id", "title", "expected", "found", "ok"}
+    assert event(world, "checks")["checks"] == document["checks"]
+
+
+def test_a_phone_that_was_restarted_by_somebody_is_noticed(world: World) -> None:
+    measured(world)
+    world.start("phone", by="somebody")
+    assert "it was restarted" in incomplete(world)
+
+
+def entries(*rows: tuple[str, str, float, str]) -> list[dict[str, Any]]:
+    """Journal entries of (event, tenant, seconds, boot); the wall clock shows the same seconds, plus a minute a boot."""
+    return [
+        {
+            "event": name,
+            "tenant": tenant,
+            "t_s": t_s,
+            "boot_id": boot,
+            "wall": f"2026-05-01T12:{int(boot) + int(t_s) // 60:02d}:{t_s % 60:06.3f}Z",
+        }
+        for name, tenant, t_s, boot in rows
+    ]
+
+
+def test_down_times_are_from_the_first_word_to_the_last_health(plan_data: dict[str, Any]) -> None:
+    found = restorer.downtimes(
+        plan.parse(plan_data),
+        entries(
+            ("tenant_stopping", "chatterbox", 10.0, "0"),
+            ("tenant_stopped", "chatterbox", 11.0, "0"),
+            ("tenant_stopping", "llamacpp", 20.0, "0"),
+            ("tenant_healthy", "llamacpp", 50.0, "0"),
+            ("tenant_healthy", "chatterbox", 55.0, "0"),
+            ("tenant_stopping", "chatterbox", 56.0, "0"),
+            ("tenant_healthy", "chatterbox", 58.5, "0"),
+        ),
+    )
+    assert found == {
+        "down": {"chatterbox": 48.5, "llamacpp": 30.0},
+        "impacts": {"mute": 48.5, "blind": 30.0},
+    }
+
+
+def test_down_times_survive_a_reboot(plan_data: dict[str, Any]) -> None:
+    found = restorer.downtimes(
+        plan.parse(plan_data),
+        entries(("tenant_stopping", "llamacpp", 50.0, "0"), ("tenant_healthy", "llamacpp", 20.0, "5")),
+    )
+    assert found["down"] == {"llamacpp": 5 * 60 - 30}
+
+
+def test_an_impact_lasts_until_the_last_of_its_tenants_is_back(plan_data: dict[str, Any]) -> None:
+    plan_data["tenants"][2]["impact"] = "blind"
+    found = restorer.downtimes(
+        plan.parse(plan_data),
+        entries(
+            ("tenant_stopping", "chatterbox", 10.0, "0"),
+            ("tenant_stopping", "llamacpp", 20.0, "0"),
+            ("tenant_healthy", "chatterbox", 30.0, "0"),
+            ("tenant_healthy", "llamacpp", 50.0, "0"),
+        ),
+    )
+    assert found["impacts"] == {"blind": 40.0}
+
+
+def test_who_is_not_back_has_no_down_time_yet(plan_data: dict[str, Any]) -> None:
+    found = restorer.downtimes(plan.parse(plan_data), entries(("tenant_stopping", "llamacpp", 10.0, "0")))
+    assert found == {"down": {}, "impacts": {}}
+
+
+def test_a_restore_after_a_reboot_is_whole_and_its_times_are_possible(world: World) -> None:
+    ended(world, 4)
+    world.reboot()
+    restore(world, "boot")
+    assert starts(world) == ["llamacpp", "chatterbox"]
+    assert all(s >= 0 for s in event(world, "restored")["down"].values())
+    is_whole(world)
+
+
+# From anywhere, the same end.
+
+
+def whole_journal(world: World) -> list[dict[str, Any]]:
+    """The journal of a whole trial with its restore."""
+    measured(world)
+    restore(world)
+    return world.events()
+
+
+def situation(
+    world: World, past: list[dict[str, Any]], live: dict[str, str], server: str, a2: str, snapshot: dict[str, Any]
+) -> None:
+    """Put a host into any situation: what the journal says, and how things really are."""
+    journal.write_atomic(world.run_dir / "snapshot.json", json.dumps(snapshot))
+    world.state.journal_path(world.plan.run).write_text("".join(json.dumps(e) + "\n" for e in past))
+    for name in ("inputs", "samples", "control", "logs"):
+        (world.run_dir / name).mkdir(exist_ok=True)
+    text = json.dumps(sessions.build(world.plan)["a2"])
+    (world.run_dir / "inputs" / "session-a2.json").write_text(text)
+    while world.state.epoch() < past[-1]["epoch"]:
+        world.state.raise_epoch()
+    world.clock.now = past[-1]["t_s"] + 1
+    for name, how in live.items():
+        if how == "down":
+            world.stop(name, by="the trial")
+        if how == "loading":
+            world.start(name, by="an earlier attempt")
+    if server != "absent":
+        world.docker.add(world.plan.candidate.container, RUN_LABEL, world.plan.run)
+        if server != "created":
+            world.docker.main(["start", world.plan.candidate.container])
+        if server == "exited":
+            world.candidate_dies()
+    if a2 != "absent":
+        containers.create_client(world.plan, "a2", world.run_dir)
+        if a2 == "running":
+            world.docker.main(["start", "mt-client-a2"])
+    world.state.open(Mark(world.plan.run, 1, "boot-1", "then", "ann"))
+    world.log.clear()
+
+
+def test_from_any_point_of_a_trial_the_end_is_the_same(
+    world_of: WorldOf, plan_data: dict[str, Any], tmp_path: Path, free_port: int
+) -> None:
+    from fakeworld import make_world
+
+    first = world_of(copy.deepcopy(plan_data))
+    past = whole_journal(first)
+    opened = next(i for i, e in enumerate(past) if e["event"] == "opened") + 1
+    snapshot = json.loads((first.run_dir / "snapshot.json").read_text())
+    count = [0]
+
+    def check(cut: int, live: dict[str, str], server: str, a2: str) -> None:
+        count[0] += 1
+        with make_world(tmp_path / f"case-{count[0]}", copy.deepcopy(plan_data), free_port).live() as world:
+            situation(world, past[:cut], live, server, a2, snapshot)
+            began, before = world.clock.now, len(world.events())
+            epoch = world.state.epoch()
+            restore(world)
+            is_whole(world)
+            assert world.state.epoch() == epoch + 1
+
+            # No step is doubled, none is missing.
+            down = [name for name in world.plan.restore_order if live[name] == "down"]
+            assert starts(world) == down
+            assert world.done("stop") == []
+            fresh = world.named()[before:]
+            pending = [n for n in world.plan.restore_order if live[n] != "up"]
+            for name in ("restore_started", "containers_removed", "checks", "restored", "closed"):
+                assert fresh.count(name) == 1, (name, fresh)
+            assert fresh.count("drained_again") == bool(pending)
+            assert [n for n in fresh if n.startswith("tenant_starting")] == [f"tenant_starting {n}" for n in pending]
+            strict = [n for n in STRICT if n in fresh and n != "segment_done"]
+            assert [n for n in fresh if n in strict] == sorted(
+                (n for n in fresh if n in strict), key=lambda n: (STRICT.index(n), n)
+            )
+            for name in down:
+                assert world.services[name].starts[0] - began >= 5
+
+            # A2 has its place after a completed measure phase, once, and nowhere else.
+            names = [e["event"] + str(e.get("phase", "")) for e in past[:cut]]
+            allowed = "phase_donemeasure" in names and "restore_started" not in names
+            runs_a2 = allowed and live["llamacpp"] != "up" and a2 == "created"
+            assert (("measured", "a2") in world.log) == runs_a2
+
+            # Everybody who was down is in the account.
+            stopping = {e["tenant"] for e in past[:cut] if e["event"] == "tenant_stopping"}
+            assert set(event(world, "restored")["down"]) >= stopping
+
+    how = st.sampled_from(["up", "down", "loading"])
+    cuts = st.integers(opened, len(past))
+    everything = given(
+        cut=cuts,
+        live=st.fixed_dictionaries({"llamacpp": how, "chatterbox": how}),
+        server=st.sampled_from(["absent", "created", "running", "exited"]),
+        a2=st.sampled_from(["absent", "created", "running"]),
+    )
+    settings(max_examples=120, deadline=None, derandomize=True, database=None)(everything(check))()
+
+
+def test_killed_at_any_step_and_started_again_the_end_is_the_same(
+    plan_data: dict[str, Any], tmp_path: Path, free_port: int
+) -> None:
+    from fakeworld import Killed, make_world
+
+    def attempt(step: int, pause_s: float) -> bool:
+        folder = tmp_path / f"kill-{step}-{pause_s}"
+        with make_world(folder, copy.deepcopy(plan_data), free_port).live() as world:
+            measured(world)
+            world.log.clear()
+            world.steps, world.kill_at = 0, step
+            try:
+                restore(world)
+            except Killed:
+                world.clock.sleep(pause_s)
+                restore(world, "systemd, again")
+            is_whole(world)
+            assert sorted(starts(world)) == ["chatterbox", "llamacpp"], f"killed at step {step}"
+            assert world.done("measured").count(("measured", "a2")) <= 1
+            assert set(event(world, "restored")["down"]) == {"llamacpp", "chatterbox"}
+            return world.steps >= step
+
+    # Again at once, while what was started may still be loading, and again after systemd's pause.
+    step = 1
+    while attempt(step, 0.1 if step % 2 else 6.0):
+        step += 1
+    assert step > 30
+
+
+def test_a_gpu_reading_that_fails_once_is_no_reason_to_hurry(world: World) -> None:
+    measured(world)
+    world.clock.after(2, lambda: setattr(world.card, "error", "NVML_ERROR_UNKNOWN"))
+    world.clock.after(8, lambda: setattr(world.card, "error", ""))
+    began = world.clock.now
+    restore(world)
+    assert world.services["llamacpp"].starts[0] - began >= 8
+    is_whole(world)
+
+
+def test_drained_is_a_word_of_the_card(world: World) -> None:
+    """The fake card counts as the real one does: who holds how much, and what lingers."""
+    assert world.card.read().used_mib == 13_700
+    world.stop("chatterbox")
+    assert world.card.read().used_mib == 13_700
+    world.clock.sleep(world.linger_s)
+    assert world.card.read().used_mib == 10_100
+    world.card.error = "gone"
+    with pytest.raises(gpu.GpuError, match="gone"):
+        world.card.read()
