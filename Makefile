@@ -30,8 +30,8 @@ twin-up: setup ## start the digital twin of the host (a container with systemd, 
 twin-down: python ## stop and remove the twin
 	@python images/twin/twin.py down
 
-image: setup ## build the bench image: llama-server and trialbench
-	@python images/bench/build.py
+image: setup ## build the bench image: llama-server and trialbench (HOST=panda: on that inventory's pinned base)
+	@$(if $(HOST),python scripts/image.py --inventory playbooks/$(HOST) --host $(HOST),python images/bench/build.py)
 
 trial: setup twin-up image ## the whole trial on the twin, over SSH (ARGS="-e ..." goes to ansible-playbook)
 	@cd playbooks && ansible-playbook benchmark-e4b.yml -i twin $(ARGS)

@@ -404,7 +404,13 @@ def _pins(plan: Plan, _host: Host) -> _Finding:
     candidate = plan.candidate
     bad = []
     if not _IMAGE.match(plan.image):
-        bad.append(f"image is {plan.image or 'unset'}")
+        bad.append(f"image is {plan.image or 'unset'} (`make image` builds it)")
+    if plan.base_image and not _IMAGE.match(plan.base_digest):
+        bad.append(f"digest of {plan.base_image} is {plan.base_digest or 'unset'}")
+    elif plan.base_image and not plan.image_base.endswith(f"@{plan.base_digest}"):
+        bad.append(
+            f"the image is built on {plan.image_base or 'nothing known'} (`make image HOST={plan.host}` mends it)"
+        )
     if candidate.repo and not _REVISION.match(candidate.revision):
         bad.append(f"revision of {candidate.repo} is {candidate.revision or 'unset'}")
     if not any(file.role == "model" for file in candidate.files):

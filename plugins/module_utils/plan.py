@@ -245,6 +245,10 @@ class Plan:
     contracts: Contracts
     stop_order: list[str]
     restore_order: list[str]
+    # What the bench image was built on, and what it must be built on: a name, and the digest that the pins give it.
+    image_base: str = ""
+    base_image: str = ""
+    base_digest: str = ""
     bands: Bands = field(default_factory=Bands)
     limits: Limits = field(default_factory=Limits)
     workloads: Workloads = field(default_factory=Workloads)
@@ -397,6 +401,7 @@ def _fold_pins(data: Any) -> Any:
     pins = data.pop("pins", None)
     if not isinstance(pins, dict):
         return data
+    data.setdefault("base_digest", pins.get("image_digest") or "")
     candidate = {"revision": pins.get("revision") or "", **data["candidate"]}
     hashes = {f.get("name"): f.get("sha256", "") for f in pins.get("files") or [] if isinstance(f, dict)}
     files = candidate.get("files")

@@ -226,7 +226,7 @@ def test_a_docker_that_hangs_is_given_up(commands: Any) -> None:
 
 def test_a_host_without_docker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DockerError, match="docker: .*No such file"):
+    with pytest.raises(DockerError, match=r"docker: .*No such file"):
         containers.docker("ps")
 
 

@@ -138,7 +138,7 @@ class World:
         found = contracts.evaluate(plan.parse(self.data), self.host)
         assert [c.id for c in found] == list(range(1, 13))
         for contract in found:
-            assert contract.name and contract.expected and contract.found and contract.why, contract
+            assert all((contract.name, contract.expected, contract.found, contract.why)), contract
             assert bool(contract.todo) is not contract.ok, contract
         return {c.id: c for c in found}
 
@@ -530,6 +530,28 @@ def test_the_pins_in_words(world: World) -> None:
 
 def test_an_image_by_digest_is_pinned(world: World) -> None:
     world.data["image"] = f"registry.example/bench@sha256:{'a' * 64}"
+    assert world.broken() == {}
+
+
+BASE = "ghcr.example/server:cuda"
+
+
+@pytest.mark.parametrize(
+    ("digest", "built_on", "message"),
+    [
+        ("", "", f"digest of {BASE} is unset"),
+        ("sha256:" + "b" * 64, "cpu-base:1", "the image is built on cpu-base:1"),
+        ("sha256:" + "b" * 64, f"ghcr.example/server@sha256:{'c' * 64}", "make image HOST=panda"),
+    ],
+)
+def test_an_image_on_another_base_is_named(world: World, digest: str, built_on: str, message: str) -> None:
+    world.data.update(base_image=BASE, base_digest=digest, image_base=built_on, host="panda")
+    assert message in world.only(11).found
+
+
+def test_an_image_on_the_pinned_base(world: World) -> None:
+    digest = "sha256:" + "b" * 64
+    world.data.update(base_image=BASE, base_digest=digest, image_base=f"ghcr.example/server@{digest}")
     assert world.broken() == {}
 
 

@@ -219,9 +219,11 @@ WORKS = {
     ),
     "globals": ("count = 0\ndef build():\n    global count\n    count += 1\n    return count\n", "1"),
     "classes": (
-        "from dataclasses import dataclass\nfrom enum import Enum\nDEFAULT = 'go'\n"
-        "class Word(Enum):\n    GO = DEFAULT\n@dataclass\nclass Part:\n    word: Word = Word.GO\n"
-        "def build():\n    return Part().word.value\n",
+        (
+            "from dataclasses import dataclass\nfrom enum import Enum\nDEFAULT = 'go'\n"
+            "class Word(Enum):\n    GO = DEFAULT\n@dataclass\nclass Part:\n    word: Word = Word.GO\n"
+            "def build():\n    return Part().word.value\n"
+        ),
         "go",
     ),
     "decorators of the standard library": (
@@ -248,9 +250,11 @@ WORKS = {
         "x",
     ),
     "annotations that nobody evaluates": (
-        "from __future__ import annotations\nfrom pydantic import Goal\nX: Goal = 'x'\n"
-        "async def other(a: Goal) -> Goal:\n    return a\n"
-        "def build(goal: Goal | None = None, *, o=other) -> Goal:\n    y: Goal = X\n    return y\n",
+        (
+            "from __future__ import annotations\nfrom pydantic import Goal\nX: Goal = 'x'\n"
+            "async def other(a: Goal) -> Goal:\n    return a\n"
+            "def build(goal: Goal | None = None, *, o=other) -> Goal:\n    y: Goal = X\n    return y\n"
+        ),
         "x",
     ),
     "text over several lines": (

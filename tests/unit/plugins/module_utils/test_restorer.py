@@ -668,7 +668,8 @@ def test_an_a2_that_can_not_be_run_costs_the_comparison_only(
     else:
         monkeypatch.setattr(containers, "Client", fail)
     restore(world)
-    assert event(world, "segment_done")["exit_code"] is None
+    assert event(world, "a2_skipped")["reason"]
+    assert starts(world) == ["llamacpp", "chatterbox"]
     is_whole(world)
 
 
@@ -704,7 +705,7 @@ def test_a_phone_that_was_restarted_by_somebody_is_noticed(world: World) -> None
 
 
 def entries(*rows: tuple[str, str, float, str]) -> list[dict[str, Any]]:
-    """Journal entries of (event, tenant, seconds, boot); the wall clock shows the same seconds, plus a minute a boot."""
+    """Journal entries of (event, tenant, seconds, boot); the wall clock shows them too, and a minute a boot."""
     return [
         {
             "event": name,
@@ -796,7 +797,7 @@ def situation(
         world.state.raise_epoch()
     world.clock.now = past[-1]["t_s"] + 1
     for name, how in live.items():
-        if how == "down":
+        if how != "up":
             world.stop(name, by="the trial")
         if how == "loading":
             world.start(name, by="an earlier attempt")
@@ -840,22 +841,21 @@ def test_from_any_point_of_a_trial_the_end_is_the_same(
             assert starts(world) == down
             assert world.done("stop") == []
             fresh = world.named()[before:]
+            found = [f"tenant_healthy {e['tenant']}" for e in world.events()[before:] if e.get("found")]
             pending = [n for n in world.plan.restore_order if live[n] != "up"]
             for name in ("restore_started", "containers_removed", "checks", "restored", "closed"):
                 assert fresh.count(name) == 1, (name, fresh)
             assert fresh.count("drained_again") == bool(pending)
             assert [n for n in fresh if n.startswith("tenant_starting")] == [f"tenant_starting {n}" for n in pending]
-            strict = [n for n in STRICT if n in fresh and n != "segment_done"]
-            assert [n for n in fresh if n in strict] == sorted(
-                (n for n in fresh if n in strict), key=lambda n: (STRICT.index(n), n)
-            )
+            order = [STRICT.index(n) for n in fresh if n in STRICT and n not in ("segment_done", *found)]
+            assert order == sorted(order)
             for name in down:
                 assert world.services[name].starts[0] - began >= 5
 
             # A2 has its place after a completed measure phase, once, and nowhere else.
             names = [e["event"] + str(e.get("phase", "")) for e in past[:cut]]
             allowed = "phase_donemeasure" in names and "restore_started" not in names
-            runs_a2 = allowed and live["llamacpp"] != "up" and a2 == "created"
+            runs_a2 = allowed and live["llamacpp"] != "up" and a2 != "absent"
             assert (("measured", "a2") in world.log) == runs_a2
 
             # Everybody who was down is in the account.
@@ -870,7 +870,8 @@ def test_from_any_point_of_a_trial_the_end_is_the_same(
         server=st.sampled_from(["absent", "created", "running", "exited"]),
         a2=st.sampled_from(["absent", "created", "running"]),
     )
-    settings(max_examples=120, deadline=None, derandomize=True, database=None)(everything(check))()
+    rules = settings(max_examples=120, deadline=None, derandomize=True, database=None, report_multiple_bugs=False)
+    rules(everything(check))()
 
 
 def test_killed_at_any_step_and_started_again_the_end_is_the_same(
