@@ -17,7 +17,7 @@ help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-11s\033[0m %s\n", $$1, $$2} /^##@/ {print "\n" substr($$0, 5)}' Makefile
 
 ##@ Run
-.PHONY: setup python twin-up twin-down image trial rehearse pin
+.PHONY: setup python twin-up twin-down image trial pin
 setup: ## install what is missing: Debian packages, .venv, a Docker engine that answers
 	@scripts/setup.sh
 
@@ -36,8 +36,8 @@ image: setup ## build the bench image: llama-server and trialbench (HOST=panda: 
 trial: setup twin-up image ## the whole trial on the twin, over SSH (ARGS="-e ..." goes to ansible-playbook)
 	@cd playbooks && ansible-playbook benchmark-e4b.yml -i twin $(ARGS)
 
-pin: python ## resolve and write the pins of the candidate: revision, hashes, image digest
-	@python scripts/pin.py $(ARGS)
+pin: python ## resolve and write the pins: revision, hashes, image digest (CANDIDATE=FILE: of another candidate)
+	@python scripts/pin.py $(if $(CANDIDATE),--candidate $(CANDIDATE)) $(ARGS)
 
 ##@ Test
 .PHONY: test unit coverage lint sanity twin-tests rollback molecule gpu

@@ -5,8 +5,11 @@ Usage (``make pin`` does the first)::
     python scripts/pin.py
     python scripts/pin.py --inventory playbooks/panda --host panda --revision main --image REGISTRY/NAME:TAG
 
+    python scripts/pin.py --candidate playbooks/candidates/panda-nvfp4.yml
+
 Repository and include patterns come from the inventory's ``trial_candidate``, the image from ``trial_base_image``
-(the server image that the bench image is built on). Written is ``group_vars/trial_hosts/pins.yml`` of that inventory.
+(the server image that the bench image is built on). Written is ``group_vars/trial_hosts/pins.yml`` of that inventory;
+for a candidate in a file of its own, ``NAME.pins.yml`` beside it.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,14 +42,18 @@ def main() -> int:
     parser.add_argument("--host", default="panda")
     parser.add_argument("--revision", default="main", help="branch, tag or commit to pin")
     parser.add_argument("--image", help="default: the inventory's trial_base_image")
+    parser.add_argument("--candidate", type=Path, help="a file of variables with another trial_candidate")
     options = parser.parse_args()
 
     known = variables(options.inventory, options.host)
+    out = options.inventory / "group_vars" / "trial_hosts" / "pins.yml"
+    if options.candidate:
+        known.update(yaml.safe_load(options.candidate.read_text(encoding="utf-8")))
+        out = options.candidate.with_suffix(".pins.yml")
     candidate = known.get("trial_candidate", {})
     if not candidate.get("repo") or not candidate.get("include"):
         raise SystemExit(f"pin: expected trial_candidate.repo and .include in {options.inventory}")
     image = options.image or known.get("trial_base_image")
-    out = options.inventory / "group_vars" / "trial_hosts" / "pins.yml"
     command = ["trialbench", "pin", "--repo", candidate["repo"], "--revision", options.revision, "--out", str(out)]
     for pattern in candidate["include"]:
         command += ["--include", pattern]

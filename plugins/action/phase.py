@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -111,7 +112,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         every event belongs to one task.
         """
         shown, progress = False, ""
+        # Tasks run in a worker with a session of its own: it would outlive a killed ansible-playbook, and go on
+        # renewing a lease that nobody stands behind any more.
+        controller = os.getppid()
         while True:
+            if os.getppid() != controller:
+                raise AnsibleActionFail(
+                    "ansible-playbook is gone: the lease is left to lapse, the host restores itself"
+                )
             found = self.verb("poll", run=run, epoch=epoch, since=since, wait=WAIT_S)
             for event in found["events"]:
                 since = event["seq"]

@@ -22,6 +22,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from .probes import identify
+
 ROOT = Path("/var/lib/model-trial")
 PHASES = ("snapshot", "window", "candidate", "measure")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -38,8 +40,9 @@ def awake_s() -> float:
 
 
 def boot_id() -> str:
-    """The kernel's name for this boot."""
-    return _BOOT_ID.read_text().strip()
+    """A name for this boot: the kernel's, and the start of process 1, which changes where only a container reboots."""
+    init = identify(1)
+    return f"{_BOOT_ID.read_text().strip()}.{init.start_ticks if init else 0}"
 
 
 def _sync_folder(folder: Path) -> None:

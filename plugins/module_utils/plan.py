@@ -22,6 +22,8 @@ from typing import Any
 MIB_PER_GB = 1024
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 KINDS = ("systemd", "script", "container", "process")
+ADHERENCE_RULES = ("share", "proved")
+WORKLOADS = ("nav", "describe")
 GPU_ACCESS = ("cdi", "gpus", "none")
 # A2 ends by itself within its limit; this is what its client's own start and end may take beyond.
 A2_GRACE_S = 5.0
@@ -219,8 +221,6 @@ class Contracts:
 class Workloads:
     """Sample counts; ``nav_first`` is the gate's base, ``nav_extended`` the statistical refinement."""
 
-    nav: str = "nav"
-    describe: str = "describe"
     tenants_n: int = 20
     nav_first: int = 20
     nav_extended: int = 100
@@ -249,6 +249,9 @@ class Plan:
     image_base: str = ""
     base_image: str = ""
     base_digest: str = ""
+    # Workloads of the user's own, as text by name (nav, describe); without one the packaged workload is taken.
+    workload_texts: dict[str, str] = field(default_factory=dict)
+    adherence_rule: str = "share"
     bands: Bands = field(default_factory=Bands)
     limits: Limits = field(default_factory=Limits)
     workloads: Workloads = field(default_factory=Workloads)
@@ -337,6 +340,8 @@ def _check_tenant(tenant: Tenant, where: str, moved: bool) -> None:
         needs = [*needs, "start", "user"]
     if tenant.kind == "script":
         needs = [*needs, "stop", "directory"]
+        if not tenant.port and not tenant.process:
+            _fail(f"{where}.port", "a port or a process, because nothing else tells whether a script's tenant runs", 0)
     for name in needs:
         if not getattr(tenant, name):
             _fail(f"{where}.{name}", f"a value, because kind is {tenant.kind}", getattr(tenant, name))
@@ -362,6 +367,11 @@ def _check(plan: Plan) -> None:
         _fail("restore_order", f"the tenants of stop_order ({', '.join(plan.stop_order)})", plan.restore_order)
     if plan.baseline.tenant not in names:
         _fail("baseline.tenant", f"one of {', '.join(names)}", plan.baseline.tenant)
+    if plan.adherence_rule not in ADHERENCE_RULES:
+        _fail("adherence_rule", f"one of {', '.join(ADHERENCE_RULES)}", plan.adherence_rule)
+    for name in plan.workload_texts:
+        if name not in WORKLOADS:
+            _fail("workload_texts", f"texts for {', '.join(WORKLOADS)}", name)
     candidate = plan.candidate
     for name in (candidate.label, candidate.container):
         if not NAME.match(name):

@@ -63,6 +63,8 @@ def _write_inputs(plan: Plan, run_dir: Path) -> dict[str, str]:
     write_atomic(run_dir / "inputs" / "prompt.txt", prompt, 0o644)
     shutil.copyfile(plan.contracts.camera, run_dir / "inputs" / "camera.jpg")
     (run_dir / "inputs" / "camera.jpg").chmod(0o644)
+    for name, text in plan.workload_texts.items():
+        write_atomic(run_dir / "inputs" / f"{name}.yml", text, 0o644)
     for name, session in sessions.build(plan).items():
         write_atomic(run_dir / "inputs" / f"session-{name}.json", json.dumps(session, indent=1), 0o644)
     return {"prompt": prompt, "function_sha256": found.sha256}

@@ -36,6 +36,11 @@ def _session(
     }
 
 
+def workload(plan: Plan, name: str) -> str:
+    """What a session names as its workload: the packaged one, or the user's own file among the inputs."""
+    return f"{INPUTS}/{name}.yml" if name in plan.workload_texts else name
+
+
 def summary_name(plan: Plan, session: str) -> str:
     """Name of the file that a session writes when it is through; it is named after the first segment."""
     return f"summary-{build(plan)[session]['segments'][0]['id']}.json"
@@ -44,9 +49,10 @@ def summary_name(plan: Plan, session: str) -> str:
 def build(plan: Plan) -> dict[str, dict[str, Any]]:
     """The four sessions of a trial by name: ``tenants``, ``a1``, ``candidate``, ``a2``."""
     work, base = plan.workloads, plan.baseline
-    nav = {"workload": work.nav, "warmup": work.warmup}
+    nav_file, describe_file = workload(plan, "nav"), workload(plan, "describe")
+    nav = {"workload": nav_file, "warmup": work.warmup}
     candidate_url = f"http://127.0.0.1:{plan.candidate.port}"
-    smoke = {"workload": work.nav, "n": 1, "smoke": True, "gate_file": "measure", "extend_to": 1}
+    smoke = {"workload": nav_file, "n": 1, "smoke": True, "gate_file": "measure", "extend_to": 1}
     first = {
         **nav,
         "n": work.nav_first,
@@ -69,7 +75,7 @@ def build(plan: Plan) -> dict[str, dict[str, Any]]:
             "start-a1",
             [
                 {"id": "nav-baseline-a1", **nav, "n": work.nav_extended},
-                {"id": "describe-baseline", "workload": work.describe, "n": work.describe_n},
+                {"id": "describe-baseline", "workload": describe_file, "n": work.describe_n},
             ],
         ),
         "candidate": _session(
@@ -82,12 +88,12 @@ def build(plan: Plan) -> dict[str, dict[str, Any]]:
                 {"id": "nav-candidate", **first},
                 {
                     "id": "nav-candidate-cached",
-                    "workload": work.nav,
+                    "workload": nav_file,
                     "warmup": 1,
                     "n": work.nav_cached,
                     "cache_prompt": True,
                 },
-                {"id": "describe-candidate", "workload": work.describe, "n": work.describe_n},
+                {"id": "describe-candidate", "workload": describe_file, "n": work.describe_n},
             ],
         ),
         "a2": _session(

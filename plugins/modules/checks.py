@@ -34,7 +34,7 @@ options:
     description:
       - A file on the host that holds such a snapshot under C(tenants), as a trial leaves it in the folder
         of its run.
-      - Ignored when it is not there, and when O(snapshot) is given.
+      - Ignored when it is not there, when it is from before a reboot, and when O(snapshot) is given.
     type: path
   settle_s:
     description:
@@ -114,7 +114,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgelab.model_trial.plugins.module_utils import checks
 from ansible_collections.edgelab.model_trial.plugins.module_utils import plan as plans
-from ansible_collections.edgelab.model_trial.plugins.module_utils.journal import read_json
+from ansible_collections.edgelab.model_trial.plugins.module_utils.journal import boot_id, read_json
 
 
 def main() -> None:
@@ -134,7 +134,8 @@ def main() -> None:
         module.fail_json(msg=f"The plan is not usable. {err}")
     snapshot = module.params["snapshot"]
     if not snapshot and module.params["snapshot_file"]:
-        snapshot = (read_json(Path(module.params["snapshot_file"])) or {}).get("tenants", {})
+        known = read_json(Path(module.params["snapshot_file"])) or {}
+        snapshot = known.get("tenants", {}) if known.get("boot_id", boot_id()) == boot_id() else {}
     found = checks.run(plan, snapshot=snapshot, settle_s=module.params["settle_s"])
     failed = [c for c in found if not c.ok]
     result = {"checks": [dataclasses.asdict(c) for c in found], "failed_checks": [c.id for c in failed]}

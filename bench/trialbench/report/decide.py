@@ -61,7 +61,7 @@ def rules_of(plan: dict[str, Any], adherence_rule: AdherenceRule | None) -> Rule
         low_gb=bands.get("low_below_gb", Rules.low_gb),
         high_gb=bands.get("healthy_to_gb", Rules.high_gb),
         nav_required=workloads.get("nav_extended", Rules.nav_required),
-        adherence_rule=adherence_rule or Rules.adherence_rule,
+        adherence_rule=adherence_rule or plan.get("adherence_rule") or Rules.adherence_rule,
     )
 
 

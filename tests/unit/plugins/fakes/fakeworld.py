@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -88,7 +88,7 @@ class Service:
     stops: list[float] = field(default_factory=list)
 
 
-class FakeCard:
+class FakeCard(gpu.Card):
     """The card: what the world's processes hold, and what lingers after they are gone."""
 
     name, driver, index = "Fake 16", "1.0", 0
@@ -196,7 +196,7 @@ class Client:
     def _control(self, name: str) -> Path:
         return self.host(f"{self.session['control_dir']}/{name}")
 
-    def _work(self) -> Iterator[None]:
+    def _work(self) -> Generator[None, None, int]:
         world, session = self.world, self.session
         summary = f"summary-{session['segments'][0]['id']}.json"
         if session["start_file"]:
@@ -334,7 +334,7 @@ class World:
         self.client_ends_in: dict[str, tuple[str, int]] = {}
         self.latency_ms = 20.0
         self.chowned: list[tuple[Path, int, int]] = []
-        self.smoke_reply: dict[str, Any] = {"ok": True, "strategy": 1, "content": "forward", "flags": []}
+        self.smoke_reply: dict[str, Any] = {"ok": True, "strategy": 1, "latency_ms": 30.0, "content": "forward"}
         self.thinking = 0
         self.samplers: list[FakeSampler] = []
         self.controller: Callable[[], None] = self.attend

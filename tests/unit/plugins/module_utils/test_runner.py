@@ -176,6 +176,20 @@ def test_a_live_model_with_some_bad_replies_is_good_enough(world: World) -> None
     assert world.named()[-1] == "phase_done snapshot"
 
 
+def test_a_second_try_begins_with_empty_folders(world: World) -> None:
+    """What a first try left (signs, summaries, samples) would be taken for the second one's."""
+    world.client_codes["tenants"] = 4
+    with pytest.raises(PhaseFailed):
+        prepare(world)
+    (world.run_dir / "control" / "start-a1").write_text("{}")
+    (world.run_dir / "samples" / "summary-nav-baseline-a1.json").write_text('{"exit_code": 0}')
+    world.client_codes.clear()
+    prepare(world)
+    assert list((world.run_dir / "control").iterdir()) == []
+    names = sorted(p.name for p in (world.run_dir / "samples").iterdir())
+    assert names == ["nav-baseline-tenants.jsonl", "summary-nav-baseline-tenants.json"]
+
+
 # Phase 2, second half: snapshot and open.
 
 

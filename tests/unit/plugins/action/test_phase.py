@@ -1,0 +1,323 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The action that asks for a phase and shows it live: what it asks, what it shows, when it gives up."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleActionFail
+from ansible_collections.edgelab.model_trial.plugins.action import phase
+from ansible_collections.edgelab.model_trial.plugins.module_utils import program, restorer
+
+RUN = "e4b-20260501-120000"
+
+
+def event(seq: int, name: str, by: str = "runner", **facts: Any) -> dict[str, Any]:
+    """A journal entry."""
+    return {"seq": seq, "by": by, "event": name, **facts}
+
+
+class Host:
+    """Answers the verbs; polls are answered from a list, the last one for ever."""
+
+    def __init__(self) -> None:
+        self.polls: list[dict[str, Any]] = []
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.status = {
+            "open": {"run": RUN, "since": "then", "controller": "ann"},
+            "epoch": 3,
+            "last_run": RUN,
+            "restored_by": None,
+            "attempt_seq": 17,
+            "units": {},
+        }
+        self.refuse: dict[str, dict[str, Any]] = {}
+
+    def __call__(self, argv: list[str]) -> dict[str, Any]:
+        assert argv[0] == "/usr/local/sbin/model-trial"
+        verb, options = argv[1], dict(word[2:].split("=", 1) if "=" in word else (word[2:], "") for word in argv[2:])
+        self.asked.append((verb, options))
+        if verb in self.refuse:
+            return self.refuse[verb]
+        answers = {
+            "open": {"run": RUN, "epoch": 3},
+            "advance": {"furthest": options.get("phase")},
+            "status": self.status,
+            "restore": {},
+        }
+        answer = self.polls.pop(0) if verb == "poll" else answers[verb]
+        return {"rc": 0, "stdout": f"noise\n{json.dumps(answer)}\n" if verb != "status" else json.dumps(answer)}
+
+    def verbs(self) -> list[str]:
+        """What was asked, in order."""
+        return [verb for verb, _ in self.asked]
+
+    def say(self, *events: dict[str, Any], is_open: bool = True, samples: list[Any] | None = None) -> Host:
+        """Add an answer to a poll."""
+        self.polls.append(
+            {
+                "run": RUN,
+                "open": is_open,
+                "phase": "window",
+                "events": list(events),
+                "samples": samples or [],
+                "window_s": 12.3,
+                "remaining_s": 1487.7,
+                "closed": False,
+                "units": {},
+            }
+        )
+        return self
+
+
+@pytest.fixture
+def host(stage: Any) -> Host:
+    """The scripted host."""
+    stage.answer = Host()
+    return stage.answer
+
+
+# Arguments.
+
+
+def test_an_option_nobody_knows(stage: Any, plan_data: dict[str, Any]) -> None:
+    with pytest.raises(AnsibleActionFail, match="unknown option colour: expected one of name, plan, epoch"):
+        stage.play(phase, name="window", plan=plan_data, colour="red")
+
+
+@pytest.mark.parametrize("name", [None, "verify", ""])
+def test_a_phase_nobody_knows(stage: Any, name: str | None) -> None:
+    with pytest.raises(AnsibleActionFail, match="name: expected snapshot, window, candidate, measure or restore"):
+        stage.play(phase, name=name)
+
+
+def test_a_plan_that_can_not_be_used(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
+    del plan_data["baseline"]
+    with pytest.raises(AnsibleActionFail, match="the plan can not be used: baseline: expected a value"):
+        stage.play(phase, name="window", plan=plan_data)
+    assert host.asked == []
+
+
+@pytest.mark.parametrize("name", ["snapshot", "window", "candidate", "measure", "restore"])
+def test_check_mode_asks_nothing_of_the_host(stage: Any, host: Host, plan_data: dict[str, Any], name: str) -> None:
+    result = stage.play(phase, check_mode=True, name=name, plan=plan_data)
+    assert result["changed"] is True
+    assert host.asked == []
+    if name == "snapshot":
+        assert result["ansible_facts"] == {"trial_epoch": 0}
+
+
+# Phases.
+
+
+def test_the_snapshot_opens_the_trial_and_keeps_its_epoch(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
+    result = stage.play(phase, name="snapshot", plan=plan_data, controller="ann@laptop")
+    assert host.asked == [("open", {"run": RUN, "controller": "ann@laptop"})]
+    assert result["changed"] is True
+    assert result["ansible_facts"] == {"trial_epoch": 3}
+    assert stage.shown == [f"  panda | run {RUN} open, epoch 3"]
+
+
+def test_a_host_that_is_held_is_told_in_its_own_words(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
+    words = "this host is held by run other since then (from bob)"
+    host.refuse["open"] = {"rc": 3, "stdout": "", "stderr": words + "\n"}
+    with pytest.raises(AnsibleActionFail) as caught:
+        stage.play(phase, name="snapshot", plan=plan_data)
+    assert words in str(caught.value)
+    assert caught.value.result["rc"] == 3
+
+
+def test_a_phase_is_advanced_and_watched_until_it_is_done(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
+    host.say(event(5, "phase_started", phase="window"), event(6, "tenant_stopping", tenant="chatterbox"))
+    host.say(samples=[{"name": "nav-baseline-a1", "n": 7, "ok": 7, "p50_ms": 20.5}])
+    host.say(
+        event(7, "tenant_stopped", tenant="chatterbox", duration_s=0.44),
+        event(8, "phase_done", phase="window", duration_s=9.5),
+        samples=[{"name": "nav-baseline-a1", "n": 7, "ok": 7, "p50_ms": 20.5}],
+    )
+    result = stage.play(phase, name="window", plan=plan_data, epoch=3)
+    assert host.asked == [
+        ("advance", {"run": RUN, "epoch": "3", "phase": "window"}),
+        ("poll", {"run": RUN, "epoch": "3", "since": "0", "wait": "5.0"}),
+        ("poll", {"run": RUN, "epoch": "3", "since": "6", "wait": "5.0"}),
+        ("poll", {"run": RUN, "epoch": "3", "since": "6", "wait": "5.0"}),
+    ]
+    assert result["changed"] is True
+    assert result["duration_s"] == 9.5
+    assert stage.shown == [
+        "  panda | runner: stopping chatterbox",
+        "  panda | window, 12.3 s since the first stop, 1488 s left; nav-baseline-a1: 7 replies, p50 20.5 ms",
+        "  panda | runner: chatterbox stopped in 0.4 s",
+    ]
+
+
+def test_a_phase_may_allow_more_than_itself(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
+    host.say(event(5, "phase_done", phase="window", duration_s=1.0))
+    stage.play(phase, name="window", plan=plan_data, epoch=3, advance="measure")
+    assert host.asked[0] == ("advance", {"run": RUN, "epoch": "3", "phase": "measure"})
+
+
+def test_every_event_belongs_to_one_task(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
+    """The host is a phase ahead: what belongs to the earlier task is not shown again."""
+    host.say(
+        event(5, "phase_started", phase="window"),
+        event(6, "tenant_stopping", tenant="chatterbox"),
+        event(7, "phase_done", phase="window", duration_s=9.0),
+        event(8, "phase_started", phase="candidate"),
+        event(9, "candidate_healthy", duration_s=21.0),
+        event(10, "phase_done", phase="candidate", duration_s=22.0),
+    )
+    assert stage.play(phase, name="candidate", plan=plan_data, epoch=3)["duration_s"] == 22.0
+    assert stage.shown == ["  panda | runner: candidate healthy after 21.0 s"]
+
+
+def test_a_failed_phase_fails_the_task_with_everything_known(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
+    failed = event(9, "phase_failed", phase="window", reason="not quiet", expected="idle", found="a call", todo="wait")
+    host.say(event(5, "phase_started", phase="window"), failed)
+    with pytest.raises(AnsibleActionFail) as caught:
+        stage.play(phase, name="candidate", plan=plan_data, epoch=3)
+    assert "phase window FAILED: not quiet; expected idle; found a call; wait" in str(caught.value)
+    assert caught.value.result["event"] == failed
+
+
+def test_a_restore_by_somebody_else_fails_the_task(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
+    host.say(event(5, "phase_started", phase="window"))
+    host.say(event(6, "restore_started", by="restorer", restored_by="ann by hand"))
+    with pytest.raises(AnsibleActionFail, match=r"phase window did not end: .*restored by ann by hand"):
+        stage.play(phase, name="window", plan=plan_data, epoch=3)
+
+
+def test_a_run_that_is_no_longer_open_fails_the_task(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
+    host.say(is_open=False)
+    with pytest.raises(AnsibleActionFail, match=f"run {RUN} is no longer open"):
+        stage.play(phase, name="window", plan=plan_data, epoch=3)
+
+
+def test_a_stale_epoch_is_told_in_the_hosts_words(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
+    host.refuse["advance"] = {"rc": 3, "stdout": "", "stderr": "epoch 3 is over: restored by boot at 12:00"}
+    with pytest.raises(AnsibleActionFail, match=r"model-trial advance: .*restored by boot at 12:00"):
+        stage.play(phase, name="window", plan=plan_data, epoch=3)
+
+
+def test_a_silent_failure_has_its_code(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
+    host.refuse["advance"] = {"rc": 126, "stdout": "", "stderr": ""}
+    with pytest.raises(AnsibleActionFail, match="126"):
+        stage.play(phase, name="window", plan=plan_data, epoch=3)
+
+
+# Restore.
+
+
+def test_nothing_held_nothing_restored(stage: Any, host: Host) -> None:
+    host.status = {**host.status, "open": None, "restored_by": "boot"}
+    assert stage.play(phase, name="restore") == {"changed": False, "run": RUN, "restored_by": "boot"}
+    assert host.verbs() == ["status"]
+
+
+def test_a_restore_is_asked_for_once_and_watched(stage: Any, host: Host) -> None:
+    host.say(event(18, "restore_started", by="restorer", restored_by="ann"))
+    host.say(
+        event(19, "containers_removed", by="restorer", count=4),
+        event(20, "restored", by="restorer", restored_by="ann", duration_s=19.0, impacts={"mute": 50.0}),
+        event(21, "closed", by="restorer"),
+        is_open=False,
+    )
+    result = stage.play(phase, name="restore", by="ann")
+    assert result == {"changed": True, "run": RUN, "restored_by": "ann", "impacts": {"mute": 50.0}}
+    assert host.verbs() == ["status", "restore", "poll", "poll"]
+    assert host.asked[1][1] == {"by": "ann", "no-wait": ""}
+    assert host.asked[2][1]["since"] == "17"
+    assert stage.shown == [
+        "  panda | restorer: restore started by ann",
+        "  panda | restorer: 4 containers removed",
+        "  panda | restorer: host restored in 19.0 s; down: {'mute': 50.0}",
+    ]
+
+
+def test_a_restore_that_fails_once_may_still_succeed(stage: Any, host: Host) -> None:
+    host.say(
+        event(18, "restore_started", by="restorer", restored_by="ann"),
+        event(19, "restore_failed", by="restorer", reason="no voice", restored_by="ann"),
+    )
+    host.say(event(25, "restored", by="restorer", restored_by="ann", duration_s=9.0, impacts={}), is_open=False)
+    assert stage.play(phase, name="restore")["changed"] is True
+
+
+def test_a_restore_that_fails_twice_is_told_loudly(stage: Any, host: Host) -> None:
+    for seq in (18, 28):
+        host.say(
+            event(seq, "restore_started", by="restorer", restored_by="ann"),
+            event(seq + 1, "restore_failed", by="restorer", reason=f"no voice {seq}", restored_by="ann"),
+        )
+    with pytest.raises(AnsibleActionFail, match=r"could NOT be restored yet; it goes on trying. no voice 28"):
+        stage.play(phase, name="restore")
+
+
+def test_a_host_that_was_closed_meanwhile(stage: Any, host: Host) -> None:
+    host.say(is_open=False)
+    result = stage.play(phase, name="restore")
+    assert (result["changed"], result["restored_by"]) == (True, None)
+
+
+def test_a_host_without_the_program(stage: Any, host: Host) -> None:
+    host.refuse["status"] = {"rc": 127, "stdout": "", "stderr": "model-trial: not found"}
+    with pytest.raises(AnsibleActionFail, match=r"model-trial status --json: .*not found"):
+        stage.play(phase, name="restore")
+
+
+# What is shown.
+
+
+def test_an_event_with_a_part_missing_is_shown_by_its_name(stage: Any) -> None:
+    action = stage.action(phase, name="window")
+    action.host = "panda"
+    action.tell(event(1, "tenant_stopped", tenant="x"))
+    action.tell(event(2, "tenant_stopped", tenant="x", duration_s="soon"))
+    action.tell(event(3, "prompt", prompt="secret"))
+    assert stage.shown == ["  panda | runner: tenant_stopped", "  panda | runner: tenant_stopped"]
+
+
+def test_the_journal_of_a_real_trial_can_be_shown(stage: Any, world: Any) -> None:
+    """Every line people are shown has its facts in the journal: none falls back to the bare name."""
+    world.runner().run()
+    world.services["chatterbox"].broken = "no voice"
+    with pytest.raises(restorer.RestoreFailed):
+        restorer.Restorer(world.plan, world.state, world.card, "ann").restore()
+    world.services["chatterbox"].broken = ""
+    restorer.Restorer(world.plan, world.state, world.card, "ann").restore()
+    action = stage.action(phase, name="window")
+    action.host = "panda"
+    told = set()
+    for entry in world.events():
+        before = len(stage.shown)
+        action.tell(entry)
+        if len(stage.shown) > before:
+            told.add(entry["event"])
+            assert not stage.shown[-1].endswith(f": {entry['event']}"), entry
+    assert {"tenant_stopped", "drained", "gate", "smoke", "extension", "tenant_failed", "restored"} <= told
+
+
+def test_the_hosts_answers_are_those_the_action_reads(
+    stage: Any, world: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The action against the real verbs: snapshot, then a restore that has nothing to wait for."""
+
+    def real(argv: list[str]) -> dict[str, Any]:
+        capsys.readouterr()
+        rc = program.main(["--root", str(world.state.root), *argv[1:]])
+        if argv[1] == "restore":
+            assert program.main(["--root", str(world.state.root), "restore-now"]) == 0
+        out, err = capsys.readouterr()
+        return {"rc": rc, "stdout": out, "stderr": err}
+
+    stage.answer = real
+    data = json.loads((world.run_dir / "plan.json").read_text())
+    result = stage.play(phase, name="snapshot", plan=data, controller="ann")
+    assert result["epoch"] == world.state.epoch() == 1
+    result = stage.play(phase, name="restore", by="ann")
+    assert (result["changed"], result["run"], result["restored_by"]) == (True, world.plan.run, "ann")
+    assert stage.play(phase, name="restore")["changed"] is False

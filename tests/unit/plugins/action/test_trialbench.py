@@ -1,0 +1,62 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The action that runs trialbench on the controller."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleActionFail
+from ansible_collections.edgelab.model_trial.plugins.action import trialbench
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What trialbench answers, and what it was asked."""
+    found = SimpleNamespace(rc=0, out="", err="", asked=[])
+
+    def run(command: list[str], **_options: Any) -> subprocess.CompletedProcess[str]:
+        found.asked.append(command)
+        return subprocess.CompletedProcess(command, found.rc, found.out, found.err)
+
+    monkeypatch.setattr(trialbench.subprocess, "run", run)
+    return found
+
+
+def test_its_lines_are_shown(stage: Any, bench: SimpleNamespace) -> None:
+    bench.out = "verdict ADOPT\np50 18 ms\n"
+    result = stage.play(trialbench, argv=["verdict", "results/run-1", 3])
+    assert bench.asked == [[sys.executable, "-m", "trialbench", "verdict", "results/run-1", "3"]]
+    assert stage.shown == ["verdict ADOPT", "p50 18 ms"]
+    assert (result["rc"], result["changed"], result["stdout"]) == (0, False, bench.out)
+
+
+def test_a_command_is_needed(stage: Any, bench: SimpleNamespace) -> None:
+    with pytest.raises(AnsibleActionFail, match="argv: expected a command"):
+        stage.play(trialbench)
+    assert bench.asked == []
+
+
+def test_check_mode_runs_nothing(stage: Any, bench: SimpleNamespace) -> None:
+    assert stage.play(trialbench, check_mode=True, argv=["show", "x"])["cmd"][-2:] == ["show", "x"]
+    assert bench.asked == []
+
+
+@pytest.mark.parametrize(
+    ("rc", "err", "words"),
+    [
+        (3, "verdict REJECT is not ADOPT\n", "trialbench verdict: verdict REJECT is not ADOPT"),
+        (4, "", "trialbench verdict: 4"),
+        (1, "No module named trialbench\n", "do: pip install trialbench"),
+    ],
+)
+def test_a_failure_is_told(stage: Any, bench: SimpleNamespace, rc: int, err: str, words: str) -> None:
+    bench.rc, bench.err = rc, err
+    with pytest.raises(AnsibleActionFail, match=words) as caught:
+        stage.play(trialbench, argv=["verdict", "x"])
+    assert caught.value.result["rc"] == rc

@@ -1,0 +1,179 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The module that stops and starts services in order: one look, one act, and nothing twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.edgelab.model_trial.plugins.module_utils import plan, tenants
+from ansible_collections.edgelab.model_trial.plugins.modules import tenant as module
+
+SERVICES = [
+    {"name": "model", "kind": "systemd", "unit": "llama.service"},
+    {
+        "name": "voice",
+        "kind": "script",
+        "user": "robot",
+        "directory": "/srv/voice",
+        "start": "./start.sh",
+        "stop": "./stop.sh",
+        "health": {"url": "http://127.0.0.1:8772/health"},
+    },
+]
+
+
+class Host:
+    """Tenants that run or not, and what was done to them."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.up = {"model": True, "voice": True}
+        self.healthy = {"model": True, "voice": True}
+        self.did: list[tuple[str, str, Path]] = []
+        self.trouble: dict[str, Exception] = {}
+        for name in ("look", "start", "stop", "wait_healthy"):
+            patch.setattr(tenants, name, getattr(self, name))
+
+    def look(self, tenant: plan.Tenant) -> tenants.Condition:
+        up = self.up[tenant.name]
+        return tenants.Condition(up, up and self.healthy[tenant.name], None, "PID 7" if up else "not running")
+
+    def _act(self, verb: str, tenant: plan.Tenant, log: Path) -> None:
+        if tenant.name in self.trouble:
+            raise self.trouble[tenant.name]
+        self.did.append((verb, tenant.name, log))
+
+    def stop(self, tenant: plan.Tenant, log: Path) -> float:
+        self._act("stop", tenant, log)
+        self.up[tenant.name] = False
+        return 0.25
+
+    def start(self, tenant: plan.Tenant, log: Path) -> None:
+        self._act("start", tenant, log)
+        self.up[tenant.name] = True
+
+    def wait_healthy(self, tenant: plan.Tenant, log: Path) -> float:
+        self._act("wait", tenant, log)
+        self.healthy[tenant.name] = True
+        return 1.5
+
+    @property
+    def order(self) -> list[str]:
+        return [f"{verb} {name}" for verb, name, _ in self.did]
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Host:
+    """A host with two services that run."""
+    return Host(monkeypatch)
+
+
+@pytest.fixture
+def play(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the module and returns its answer."""
+
+    def run(state: str, services: list[dict[str, Any]] | None = None, **args: Any) -> dict[str, Any]:
+        wanted = {"state": state, "tenants": SERVICES if services is None else services, **args}
+        with patch_module_args(wanted), pytest.raises(SystemExit) as caught:
+            module.main()
+        answer = json.loads(capsys.readouterr().out)
+        assert bool(caught.value.code) == answer.get("failed", False)
+        return dict(answer)
+
+    return run
+
+
+def test_services_stop_in_order(host: Host, play: Any) -> None:
+    answer = play("stopped", log_dir="/var/log/x")
+    assert answer["changed"] is True
+    assert host.order == ["stop model", "stop voice"]
+    assert host.did[0][2] == Path("/var/log/x/model.log")
+    assert answer["tenants"]["voice"] == {
+        "before": "started",
+        "after": "stopped",
+        "duration_s": 0.25,
+        "found": "PID 7",
+    }
+
+
+def test_services_start_in_order_each_healthy_before_the_next(host: Host, play: Any) -> None:
+    host.up = {"model": False, "voice": False}
+    answer = play("started")
+    assert answer["changed"] is True
+    assert host.order == ["start model", "wait model", "start voice", "wait voice"]
+    assert answer["tenants"]["model"]["duration_s"] == 1.5
+    assert answer["tenants"]["model"]["before"] == "stopped"
+
+
+@pytest.mark.parametrize("state", ["started", "stopped"])
+def test_a_second_time_changes_nothing(host: Host, play: Any, state: str) -> None:
+    host.up = dict.fromkeys(host.up, state == "stopped")
+    assert play(state)["changed"] is True
+    did = list(host.did)
+    again = play(state)
+    assert again["changed"] is False
+    assert host.did == did
+    assert {facts["before"] for facts in again["tenants"].values()} == {state}
+
+
+def test_only_what_differs_is_touched(host: Host, play: Any) -> None:
+    host.up["model"] = False
+    answer = play("started")
+    assert host.order == ["start model", "wait model"]
+    assert answer["changed"] is True
+
+
+@pytest.mark.parametrize("state", ["started", "stopped"])
+def test_check_mode_looks_only(host: Host, play: Any, state: str) -> None:
+    host.up = dict.fromkeys(host.up, state == "stopped")
+    answer = play(state, _ansible_check_mode=True)
+    assert answer["changed"] is True
+    assert host.did == []
+    assert "duration_s" not in answer["tenants"]["model"]
+
+
+def test_the_diff_shows_before_and_after(host: Host, play: Any) -> None:
+    host.up["voice"] = False
+    diff = play("stopped")["diff"]
+    assert diff == {"before": "model: started\nvoice: stopped\n", "after": "model: stopped\nvoice: stopped\n"}
+
+
+def test_what_is_up_but_not_healthy_is_not_there_yet(host: Host, play: Any) -> None:
+    host.healthy["voice"] = False
+    answer = play("started")
+    assert answer["changed"] is True
+    assert host.order[-1] == "wait voice"
+
+
+def test_what_is_up_and_only_loading_is_not_started_twice(host: Host, play: Any) -> None:
+    host.healthy["voice"] = False
+    play("started")
+    assert host.order == ["wait voice"]
+
+
+@pytest.mark.parametrize(
+    "trouble", [tenants.TenantError("voice: will not"), OSError(2, "No such file or directory")], ids=["tenant", "os"]
+)
+def test_a_failure_tells_what_was_done_until_then(host: Host, play: Any, trouble: Exception) -> None:
+    host.trouble["voice"] = trouble
+    answer = play("stopped")
+    assert answer["failed"] is True
+    assert answer["msg"] == str(trouble)
+    assert list(answer["tenants"]) == ["model"]
+
+
+def test_a_wrong_field_is_named_with_its_place(host: Host, play: Any) -> None:
+    answer = play("stopped", [SERVICES[0], {"name": "voice", "kind": "script"}])
+    assert answer["failed"] is True
+    assert answer["msg"].startswith("tenants[1].start: expected a value, because kind is script")
+    assert host.did == []
+
+
+def test_a_state_nobody_knows(host: Host, play: Any) -> None:
+    answer = play("restarted")
+    assert "value of state must be one of: started, stopped" in answer["msg"]
