@@ -34,14 +34,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             return {**result, "changed": True, "skipped_in_check_mode": True}
         remote = self._connection._shell.join_path(self._make_tmp_path(), "run.tar.gz")
         # Readable for the login user, who fetches it; its folder is closed to everybody else.
-        pack = f"tar -C {shlex.quote(f'{RUNS}/{run}')} -czf {remote} . && chmod 0644 {remote}"
-        done = self._low_level_execute_command(pack, sudoable=True)
-        if done["rc"] != 0:
-            raise AnsibleActionFail(f"run {run} could not be packed on the host: {done['stderr'].strip()}")
-        with tempfile.TemporaryDirectory() as folder:
-            archive = Path(folder) / "run.tar.gz"
-            self._connection.fetch_file(remote, str(archive))
-            self._remove_tmp_path(self._connection._shell.tmpdir)
+        # tar says 1 when a file grew while it was read: a run that is still open may be harvested too.
+        folder = shlex.quote(f"{RUNS}/{run}")
+        pack = f"tar -C {folder} -czf {remote} .; code=$?; chmod 0644 {remote}; test $code -le 1"
+        with tempfile.TemporaryDirectory() as local:
+            archive = Path(local) / "run.tar.gz"
+            try:
+                done = self._low_level_execute_command(pack, sudoable=True)
+                if done["rc"] != 0:
+                    words = str(done.get("stdout") or done.get("stderr") or "").strip()
+                    raise AnsibleActionFail(f"run {run} could not be packed on the host: {words}")
+                self._connection.fetch_file(remote, str(archive))
+            finally:
+                self._remove_tmp_path(self._connection._shell.tmpdir)
             dest.mkdir(parents=True, exist_ok=True)
             with tarfile.open(archive) as tar:
                 # The host's folder is data of a stranger: nothing may be unpacked outside dest.

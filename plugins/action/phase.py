@@ -18,6 +18,8 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Pl
 PROGRAM = "/usr/local/sbin/model-trial"
 # The host answers as soon as something happened; this is only how long it may stay silent, well below the lease.
 WAIT_S = 5.0
+# The program's exit code for a caller who does not hold the host any more.
+STALE = 3
 ARGUMENTS = ("name", "plan", "epoch", "advance", "by", "controller")
 # Events worth a line, and what of them to show; everything else is in the journal.
 SHOWN = {
@@ -80,7 +82,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             self.show(f"run {plan.run} open, epoch {facts['epoch']}")
             return {**result, "changed": True, "ansible_facts": {"trial_epoch": facts["epoch"]}, **facts}
         epoch = int(self._task.args.get("epoch") or 0)
-        self.verb("advance", run=plan.run, epoch=epoch, phase=self._task.args.get("advance") or name)
+        try:
+            self.verb("advance", run=plan.run, epoch=epoch, phase=self._task.args.get("advance") or name)
+        except AnsibleActionFail as err:
+            # Refused because the host is being restored: what ended the run stands in its journal.
+            if err.result.get("rc") == STALE:
+                self.watch(plan.run, epoch, name)
+            raise
         return {**result, **self.watch(plan.run, epoch, name)}
 
     def show(self, text: str) -> None:
@@ -164,11 +172,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         since = status["attempt_seq"]
         self.command(shlex.join([PROGRAM, "restore", f"--by={by}", "--no-wait"]))
         failures: list[str] = []
+        restored: list[dict[str, Any]] = []
         for found in self.polls(held["run"], status["epoch"], "restore_started", since):
             done = [e for e in found["events"] if e["event"] == "restored"]
             failures += [e["reason"] for e in found["events"] if e["event"] == "restore_failed"]
-            if done or not found["open"]:
-                event = done[-1] if done else {}
+            restored += done
+            # The mark is what counts: it goes last, after everything is proved.
+            if not found["open"]:
+                event = restored[-1] if restored else {}
                 return {
                     "changed": True,
                     "run": held["run"],
@@ -182,7 +193,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
 
     def status(self) -> dict[str, Any]:
         """Who holds the host."""
-        answer: dict[str, Any] = json.loads(self.command(f"{PROGRAM} status --json"))
+        answer: dict[str, Any] = json.loads(self.command(f"{PROGRAM} status --json").strip().splitlines()[-1])
         return answer
 
     def command(self, command: str) -> str:

@@ -85,11 +85,8 @@ def derive(plan: Plan) -> list[Check]:
     return [Check(i, kind, title, expected, name) for i, (kind, title, expected, name) in enumerate(checks, 1)]
 
 
-def _look_at_vram(plan: Plan, card: gpu.Card) -> tuple[bool, str]:
-    try:
-        vram = card.read()
-    except gpu.GpuError as err:
-        return False, str(err)
+def judge_vram(plan: Plan, vram: gpu.Vram) -> tuple[bool, str]:
+    """Whether a reading is in the steady band with every expected process among the holders; and it in words."""
     used_gb = vram.used_mib / MIB_PER_GB
     wanted = {t.name: t.vram_process for t in plan.tenants if t.vram_process}
     missing = [name for name, word in wanted.items() if not any(word in h.command for h in vram.holders)]
@@ -101,6 +98,13 @@ def _look_at_vram(plan: Plan, card: gpu.Card) -> tuple[bool, str]:
         text += f"; not of this inventory: {gpu.describe(others)}"
     low, high = plan.gpu.steady_gb
     return low <= used_gb <= high and not missing, text
+
+
+def _look_at_vram(plan: Plan, card: gpu.Card) -> tuple[bool, str]:
+    try:
+        return judge_vram(plan, card.read())
+    except gpu.GpuError as err:
+        return False, str(err)
 
 
 def _vram(plan: Plan, card: gpu.Card | None, settle_s: float) -> tuple[bool, str]:

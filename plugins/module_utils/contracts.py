@@ -10,9 +10,11 @@ was found, why it matters and what to do.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -24,7 +26,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import gpu, pictures, probes, production
+from . import checks, gpu, pictures, probes, production
 from .plan import MIB_PER_GB, Http, Plan, Tenant
 
 T = TypeVar("T")
@@ -274,13 +276,34 @@ def _tenant_state(tenant: Tenant, host: Host) -> probes.Answer:
     return probes.Answer(True, ", ".join(notes) or "nothing to ask")
 
 
+def _way_back(tenant: Tenant) -> str:
+    """Why a tenant could not be started again, as far as that can be seen without doing it; empty when it could."""
+    if not tenant.start:
+        return ""
+    try:
+        pwd.getpwnam(tenant.user)
+    except KeyError:
+        return f"there is no user {tenant.user!r}"
+    folder = Path(tenant.directory or "/")
+    with contextlib.suppress(PermissionError):
+        if not folder.is_dir():
+            return f"there is no folder {folder}"
+        for command in filter(None, (tenant.start, tenant.stop)):
+            word = command.split()[0]
+            if "/" in word and not os.access(folder / word, os.X_OK):
+                return f"{folder / word} is not there or not executable"
+    return ""
+
+
 def _healthy(plan: Plan, host: Host) -> _Finding:
     def job(tenant: Tenant) -> Callable[[], probes.Answer]:
         return lambda: _tenant_state(tenant, host)
 
     answers = [_answer(result) for result in _together([job(t) for t in plan.tenants], QUESTION_S + 0.2)]
     texts = [f"{t.name}: {a.found}" for t, a in zip(plan.tenants, answers, strict=True)]
-    return _Finding(all(a.ok for a in answers), "; ".join(texts))
+    # A tenant that could not be started again would be known only when it is down already.
+    lost = [f"{t.name} could not be brought back: {_way_back(t)}" for t in plan.tenants if _way_back(t)]
+    return _Finding(all(a.ok for a in answers) and not lost, "; ".join([*texts, *lost]))
 
 
 # 7: room
@@ -299,12 +322,18 @@ def _room(plan: Plan, host: Host) -> _Finding:
     ram_gb = _available_mib(host.proc) / MIB_PER_GB
     card = host.card(plan.gpu.index)
     try:
-        vram_gb = card.read().total_mib / MIB_PER_GB
+        vram = card.read()
     finally:
         card.close()
-    found = f"disk {disk_gb:.1f} GB free, RAM {ram_gb:.1f} GB available, VRAM {vram_gb:.2f} GB ({card.name})"
+    vram_gb = vram.total_mib / MIB_PER_GB
+    # The trial ends with this very check: a host that does not pass it now could never be called restored.
+    steady, now = checks.judge_vram(plan, vram)
+    found = (
+        f"disk {disk_gb:.1f} GB free, RAM {ram_gb:.1f} GB available, VRAM {vram_gb:.2f} GB ({card.name}), used: {now}"
+    )
     enough = disk_gb >= wanted.disk_gb_min and ram_gb >= wanted.ram_gb_min and vram_gb >= plan.gpu.total_gb_min
-    return _Finding(enough, found)
+    todo = "" if steady else "correct gpu.steady_gb and the tenants' vram_process, or see who uses the card"
+    return _Finding(enough and steady, found, todo)
 
 
 # 8: Docker
@@ -404,7 +433,7 @@ def _pins(plan: Plan, _host: Host) -> _Finding:
     candidate = plan.candidate
     bad = []
     if not _IMAGE.match(plan.image):
-        bad.append(f"image is {plan.image or 'unset'} (`make image` builds it)")
+        bad.append(f"image is {plan.image or 'unset'} (`make image` builds it, trial_image_file names what it wrote)")
     if plan.base_image and not _IMAGE.match(plan.base_digest):
         bad.append(f"digest of {plan.base_image} is {plan.base_digest or 'unset'}")
     elif plan.base_image and not plan.image_base.endswith(f"@{plan.base_digest}"):
@@ -513,7 +542,7 @@ TERMS = (
     _Term(
         6,
         "every tenant is healthy",
-        lambda plan: "healthy: " + ", ".join(t.name for t in plan.tenants),
+        lambda plan: "healthy, and able to start again: " + ", ".join(t.name for t in plan.tenants),
         "what is broken before the trial could not be told from what the trial broke",
         lambda _: "repair the named tenant first",
         _healthy,
@@ -523,7 +552,7 @@ TERMS = (
         "there is room",
         lambda plan: (
             f"disk {plan.contracts.disk_gb_min:g} GB, RAM {plan.contracts.ram_gb_min:g} GB,"
-            f" VRAM {plan.gpu.total_gb_min:g} GB in total"
+            f" VRAM {plan.gpu.total_gb_min:g} GB in total, {plan.gpu.steady_gb[0]:g}-{plan.gpu.steady_gb[1]:g} GB used"
         ),
         "a trial that runs out of room in the window costs the tenants their service for nothing",
         lambda _: "free room, or correct gpu.total_gb_min, contracts.disk_gb_min and contracts.ram_gb_min",

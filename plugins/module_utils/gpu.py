@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The GPU's memory: how much is used, by whom, and whether it has drained.
 
-Figures are whole MiB as nvidia-smi shows them (NVML's first memory structure), read on the host: inside a
-container process lists are empty or show numbers that mean nothing there. NVML may err and it may hang; here
-both end in a `GpuError` within a bounded time.
+Figures are whole MiB as nvidia-smi shows them (NVML's second memory structure; where a driver knows only the first
+one, its own reserve counts as used), read on the host: inside a container process lists are empty or show numbers that
+mean nothing there. NVML may err and it may hang; here both end in a `GpuError` within a bounded time.
 """
 
 from __future__ import annotations
@@ -128,8 +128,16 @@ class _Nvml:
         except self._nvml.NVMLError as err:
             raise GpuError(f"NVML's list of processes failed: {err}") from err
 
+    def _memory(self) -> Any:
+        # The second structure is what nvidia-smi shows; the first one counts the driver's own reserve as used.
+        version = getattr(self._nvml, "nvmlMemory_v2", None)
+        if version is not None:
+            with contextlib.suppress(self._nvml.NVMLError):
+                return self._nvml.nvmlDeviceGetMemoryInfo(self._handle, version=version)
+        return self._call("nvmlDeviceGetMemoryInfo", self._handle)
+
     def read(self) -> Vram:
-        memory = self._call("nvmlDeviceGetMemoryInfo", self._handle)
+        memory = self._memory()
         listed = []
         for kind in ("Compute", "Graphics"):
             for process in self._processes(kind):

@@ -363,6 +363,8 @@ def _check(plan: Plan) -> None:
         for name in getattr(plan, where):
             if name not in names:
                 _fail(where, f"names of tenants ({', '.join(names)})", name)
+    if len(set(plan.stop_order)) != len(plan.stop_order):
+        _fail("stop_order", "every tenant once", plan.stop_order)
     if sorted(plan.stop_order) != sorted(plan.restore_order):
         _fail("restore_order", f"the tenants of stop_order ({', '.join(plan.stop_order)})", plan.restore_order)
     if plan.baseline.tenant not in names:

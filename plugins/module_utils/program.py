@@ -85,6 +85,10 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
         mark = state.mark()
         if mark:
             raise Held(f"this host is held by run {mark.run} since {mark.since} (from {mark.controller})")
+        if any(e["event"] == "opened" for e in read(state.journal_path(run))):
+            raise Held(
+                f"run {run} was opened before: its samples and signs would be taken for new ones; name another run"
+            )
         journal = Journal(state.journal_path(run), run, state.epoch(), "program", required=True)
         try:
             runner.prepare(trial, state, journal)
@@ -92,23 +96,36 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
         except BaseException as err:
             facts = err.facts if isinstance(err, runner.PhaseFailed) else {"reason": str(err)}
             state.close()
-            journal.write("phase_failed", phase="snapshot", **{"expected": "", "found": "", "todo": "", **facts})
             for label in (containers.RUN_LABEL, containers.A2_LABEL):
                 with contextlib.suppress(containers.DockerError):
                     containers.remove(label, run)
+            with contextlib.suppress(OSError):
+                journal.write("phase_failed", phase="snapshot", **{"expected": "", "found": "", "todo": "", **facts})
             raise
+    try:
+        start_runner(trial, state)
+    except OSError as err:
+        restore(state, "host", wait=True)
+        raise runner.PhaseFailed(
+            "the runner did not start", "mt-run.service active", str(err), "no tenant was touched"
+        ) from err
+    return {"run": run, "epoch": epoch}
+
+
+def start_runner(trial: plan.Plan, state: State) -> None:
+    """Arm the cap and start ``mt-run``, which waits until it is advanced.
+
+    Raises:
+        OSError: it does not run.
+    """
     if not trial.attended:
         state.advance(PHASES[-1])
     DROP_IN.parent.mkdir(parents=True, exist_ok=True)
     DROP_IN.write_text(f"[Service]\nRuntimeMaxSec={trial.run_max_s:.0f}\n", encoding="utf-8")
     _systemctl("daemon-reload")
     _systemctl("reset-failed", *UNITS)
-    if _systemctl("start", "mt-run.service") != 0:
-        restore(state, "host", wait=True)
-        raise runner.PhaseFailed(
-            "the runner did not start", "mt-run.service active", "see: journalctl -u mt-run", "no tenant was touched"
-        )
-    return {"run": run, "epoch": epoch}
+    if _systemctl("start", UNITS[0]) != 0:
+        raise OSError("systemctl start failed; see: journalctl -u mt-run")
 
 
 def look(state: State, run: str, since: int) -> dict[str, Any]:
@@ -183,6 +200,8 @@ def restore_now(state: State) -> int:
         )
         _complain(f"restore of {name} is not complete: {err}")
         return 1
+    # A runner that ended badly has been dealt with: the host must not look degraded because of it.
+    _systemctl("reset-failed", UNITS[0])
     for check in results:
         _say(f"check {check.id} ok: {check.title}: {check.found}")
     _say(f"run {name} restored and closed by {by}")

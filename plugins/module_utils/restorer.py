@@ -97,6 +97,7 @@ class Restorer:
             RestoreFailed: something is still missing.
         """
         began = time.monotonic()
+        self.explain()
         self.journal.write("restore_started", restored_by=self.by)
         try:
             measure = self.may_measure()
@@ -114,6 +115,25 @@ class Restorer:
         finally:
             if self.sampler:
                 self.sampler.stop()
+
+    def explain(self) -> None:
+        """Name the end of a runner that could not name it itself: killed, or past its time."""
+        ends = [
+            e for e in self.past if e["event"] in ("phase_started", "phase_done", "phase_failed", "restore_started")
+        ]
+        if not ends or ends[-1]["event"] != "phase_started":
+            return
+        with contextlib.suppress(*TROUBLE):
+            result = tenants.unit_facts("mt-run.service").get("Result", "unknown")
+            why = "its time was up" if result == "timeout" else f"systemd says: {result}"
+            self.journal.write(
+                "phase_failed",
+                phase=ends[-1]["phase"],
+                reason=f"the runner was ended from outside ({why})",
+                expected="a runner that ends by itself",
+                found=result,
+                todo="see: journalctl -u mt-run",
+            )
 
     def note(self, failure: str) -> None:
         """Remember a failure for the end; what comes after it is done all the same."""
@@ -187,18 +207,13 @@ class Restorer:
             return
         target = self.drain_target()
         self.journal.write("drain_started", target_mib=target)
-        try:
-            drained = gpu.drain(
-                self.card,
-                target_mib=target,
-                tolerance_mib=limits.drain_tolerance_mib,
-                min_s=min_s,
-                limit_s=limits.drain_limit_s,
-            )
-        except gpu.GpuError as err:
-            self.journal.write("drain_unseen", reason=str(err))
-            time.sleep(max(0.0, limits.drain_min_s - (time.monotonic() - since)))
-            return
+        drained = gpu.drain(
+            self.card,
+            target_mib=target,
+            tolerance_mib=limits.drain_tolerance_mib,
+            min_s=min_s,
+            limit_s=limits.drain_limit_s,
+        )
         facts = {"used_mib": drained.used_mib, "target_mib": target, "duration_s": round(drained.duration_s, 3)}
         if drained.ok:
             self.journal.write("drained_again", **facts)

@@ -30,7 +30,7 @@ POLL_S = 0.05
 # A look at units and processes costs more than a poll may: once a second is soon enough to name a watchdog.
 REVIVED_EVERY_S = 1.0
 # VRAM counts as settled when it moved by less than this between looks; a model has then loaded.
-SETTLED_MIB, SETTLE_S, SETTLE_LIMIT_S = 64, 0.3, 5.0
+SETTLED_MIB, SETTLE_S, SETTLE_LIMIT_S = 64, 0.15, 5.0
 SMOKE_LIMIT_S = 60.0
 # A candidate is not left alone for longer than this without a look at its VRAM.
 BLIND_S = 5.0
@@ -47,7 +47,9 @@ class PhaseFailed(RuntimeError):
 def _folders(state: State, plan: Plan) -> Path:
     run_dir = state.run_dir(plan.run)
     for name in ("inputs", "control", "samples", "logs"):
-        (run_dir / name).mkdir(mode=0o755, parents=True, exist_ok=True)
+        # Signs and samples of an attempt that could not be opened would be taken for this one's.
+        shutil.rmtree(run_dir / name, ignore_errors=True)
+        (run_dir / name).mkdir(mode=0o755, parents=True)
     # The containers' user has to pass through; what they may read or write is decided folder by folder.
     for folder in (state.root, state.root / "runs", run_dir):
         folder.chmod(0o711)

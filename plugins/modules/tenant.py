@@ -27,9 +27,9 @@ options:
     required: true
     choices: [started, stopped]
   log_dir:
-    description: Folder on the host for what start and stop scripts print.
+    description:
+      - Folder on the host for what start and stop scripts print. By default it goes with the module's temporary folder.
     type: path
-    default: /tmp
 attributes:
   check_mode:
     support: full
@@ -73,6 +73,7 @@ tenants:
   sample: {voice: {before: started, after: stopped, duration_s: 0.4}}
 """
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,9 @@ def deal_with(tenant: plan.Tenant, state: str, log_dir: Path, check_mode: bool) 
     if state == "stopped":
         facts["duration_s"] = round(tenants.stop(tenant, log), 3)
     else:
-        tenants.start(tenant, log)
+        # One that runs and is only loading is waited for: a second start could make two of it.
+        if not condition.running:
+            tenants.start(tenant, log)
         facts["duration_s"] = round(tenants.wait_healthy(tenant, log), 3)
     return facts
 
@@ -103,7 +106,7 @@ def main() -> None:
         argument_spec={
             "tenants": {"type": "list", "elements": "dict", "required": True},
             "state": {"type": "str", "required": True, "choices": ["started", "stopped"]},
-            "log_dir": {"type": "path", "default": "/tmp"},
+            "log_dir": {"type": "path"},
         },
         supports_check_mode=True,
     )
@@ -111,17 +114,20 @@ def main() -> None:
     try:
         wanted = [plan.parse_tenant(item, f"tenants[{i}]") for i, item in enumerate(module.params["tenants"])]
         for tenant in wanted:
-            found[tenant.name] = deal_with(tenant, state, Path(module.params["log_dir"]), module.check_mode)
+            found[tenant.name] = deal_with(
+                tenant, state, Path(module.params["log_dir"] or module.tmpdir), module.check_mode
+            )
     except plan.PlanError as err:
         module.fail_json(msg=str(err))
-    except (tenants.TenantError, OSError) as err:
+    except (tenants.TenantError, OSError, subprocess.SubprocessError) as err:
         module.fail_json(msg=str(err), tenants=found)
-    changed = any(facts.pop("changed") for facts in found.values())
+    # All of them are taken out, not only those up to the first that changed.
+    changes = [facts.pop("changed") for facts in found.values()]
     diff = {
         "before": "".join(f"{name}: {facts['before']}\n" for name, facts in found.items()),
         "after": "".join(f"{name}: {facts['after']}\n" for name, facts in found.items()),
     }
-    module.exit_json(changed=changed, tenants=found, diff=diff)
+    module.exit_json(changed=any(changes), tenants=found, diff=diff)
 
 
 if __name__ == "__main__":

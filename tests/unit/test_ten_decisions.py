@@ -128,7 +128,7 @@ def test_decision_2_jinja_and_no_thinking_in_every_request(plan: plans.Plan, tmp
     prompt.write_text("What do you see?", encoding="utf-8")
     camera = ROOT / "tests" / "fixtures" / "models" / "camera" / "car-view.jpg"
     client = ChatClient("http://127.0.0.1:1")
-    for name in (plan.workloads.nav, plan.workloads.describe):
+    for name in ("nav", "describe"):
         workload = load_workload(name, image=camera, prompt_file=prompt)
         body = json.loads(client.encode(workload, cache_prompt=False))
         assert body["chat_template_kwargs"] == {"enable_thinking": False}
@@ -295,7 +295,7 @@ def test_decision_9_productions_own_prompt_and_its_twenty_tokens(plan: plans.Pla
     prompt = tmp_path / "prompt.txt"
     prompt.write_text(text, encoding="utf-8")
     camera = ROOT / "tests" / "fixtures" / "models" / "camera" / "car-view.jpg"
-    nav = load_workload(plan.workloads.nav, image=camera, prompt_file=prompt)
+    nav = load_workload("nav", image=camera, prompt_file=prompt)
     assert nav.limits.max_tokens == 20
     parts = nav.messages[0]["content"]
     assert [part["text"] for part in parts if part["type"] == "text"] == [text]

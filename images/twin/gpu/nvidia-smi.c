@@ -278,7 +278,7 @@ static int table(void)
 
 int main(int argc, char **argv)
 {
-    char *gpu = NULL, *apps = NULL;
+    char *gpu = NULL, *apps = NULL, *only = "0";
     int list = 0;
     for (int i = 1; i < argc; i++) {
         if (strncmp(argv[i], "--query-gpu=", 12) == 0) gpu = argv[i] + 12;
@@ -287,12 +287,16 @@ int main(int argc, char **argv)
             headers = strstr(argv[i], "noheader") == NULL;
             units = strstr(argv[i], "nounits") == NULL;
         } else if (strcmp(argv[i], "-L") == 0 || strcmp(argv[i], "--list-gpus") == 0) list = 1;
-        else if (strncmp(argv[i], "--id=", 5) == 0) continue;
-        else if (strcmp(argv[i], "-i") == 0 && i + 1 < argc) i++;
+        else if (strncmp(argv[i], "--id=", 5) == 0) only = argv[i] + 5;
+        else if (strcmp(argv[i], "-i") == 0 && i + 1 < argc) only = argv[++i];
         else {
             printf("Invalid combination of input arguments. Please run 'nvidia-smi -h' for help.\n\n");
             return 2;
         }
+    }
+    if (strcmp(only, "0") != 0) { /* there is one card, and it is number 0 */
+        puts("No devices were found");
+        return 6;
     }
     library = dlopen("libnvidia-ml.so.1", RTLD_NOW);
     if (library == NULL) {

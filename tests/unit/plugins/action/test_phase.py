@@ -197,16 +197,39 @@ def test_a_run_that_is_no_longer_open_fails_the_task(stage: Any, host: Host, pla
         stage.play(phase, name="window", plan=plan_data, epoch=3)
 
 
-def test_a_stale_epoch_is_told_in_the_hosts_words(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
-    host.refuse["advance"] = {"rc": 3, "stdout": "", "stderr": "epoch 3 is over: restored by boot at 12:00"}
-    with pytest.raises(AnsibleActionFail, match=r"model-trial advance: .*restored by boot at 12:00"):
+def test_a_run_that_is_over_is_told_with_what_ended_it(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
+    host.refuse["advance"] = {"rc": 3, "stdout": "", "stderr": "epoch 3 is over: restored by host at 12:00"}
+    words = {"phase": "window", "reason": "port taken", "expected": "", "found": "", "todo": ""}
+    host.say(event(5, "phase_failed", **words), is_open=False)
+    with pytest.raises(AnsibleActionFail, match="port taken"):
         stage.play(phase, name="window", plan=plan_data, epoch=3)
+
+
+def test_a_stale_epoch_is_explained_by_what_ended_the_run(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
+    host.refuse["advance"] = {"rc": 3, "stdout": "", "stderr": "epoch 3 is over: restored by host at 12:00"}
+    host.say(
+        event(7, "phase_failed", phase="window", reason="the lease lapsed", expected="a sign", found="none", todo="-"),
+        event(8, "restore_started", by="restorer", restored_by="host"),
+    )
+    with pytest.raises(AnsibleActionFail, match="phase window FAILED: the lease lapsed"):
+        stage.play(phase, name="candidate", plan=plan_data, epoch=3)
 
 
 def test_a_silent_failure_has_its_code(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
     host.refuse["advance"] = {"rc": 126, "stdout": "", "stderr": ""}
     with pytest.raises(AnsibleActionFail, match="126"):
         stage.play(phase, name="window", plan=plan_data, epoch=3)
+
+
+def test_a_poller_whose_play_is_gone_renews_no_lease(
+    stage: Any, host: Host, plan_data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parents = [100, 100, 1]
+    monkeypatch.setattr(phase.os, "getppid", lambda: parents.pop(0))
+    host.say()
+    with pytest.raises(AnsibleActionFail, match="the lease is left to lapse"):
+        stage.play(phase, name="window", plan=plan_data, epoch=3)
+    assert host.verbs() == ["advance", "poll"]
 
 
 # Restore.

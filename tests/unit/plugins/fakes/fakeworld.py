@@ -306,6 +306,7 @@ class World:
         self.log: list[tuple[Any, ...]] = []
         self.units: dict[str, str] = dict.fromkeys(program.UNITS, "inactive")
         self.systemctl_rc: dict[str, int] = {}
+        self.runner_result = "success"
         self.pids = FIRST_PID
         self.dead: set[int] = set()
         self.services = {t.name: Service(t) for t in self.plan.tenants}
@@ -339,6 +340,8 @@ class World:
         self.samplers: list[FakeSampler] = []
         self.controller: Callable[[], None] = self.attend
         self.attended = self.clock.now
+        # Called after every entry of the journal.
+        self.on_entry: Callable[[str, dict[str, Any]], None] = lambda _event, _facts: None
         # A kill of the host program: before the command or the durable write with this number takes effect.
         self.kill_at = -1
         self.steps = 0
@@ -499,6 +502,8 @@ class World:
         if args[0] == "show":
             if "--value" in args:
                 return 0, "\n\n".join(self.units[u] for u in program.UNITS) + "\n", ""
+            if args[-1] in program.UNITS:
+                return 0, f"ActiveState={self.units[args[-1]]}\nMainPID=0\nResult={self.runner_result}\n", ""
             service = self._by(lambda t: t.unit == args[-1])
             return 0, f"ActiveState=active\nMainPID={service.pid}\n", ""
         self.log.append(("systemctl", *args))
@@ -582,6 +587,13 @@ class World:
         defaults = gpu.drain.__kwdefaults__ or {}
         patch.setitem(defaults, "clock", clock.monotonic)
         patch.setitem(defaults, "sleep", clock.sleep)
+        append = journal.Journal._append
+
+        def tell(writer: journal.Journal, event: str, facts: dict[str, Any]) -> None:
+            append(writer, event, facts)
+            self.on_entry(event, facts)
+
+        patch.setattr(journal.Journal, "_append", tell)
         patch.setattr(journal, "_BOOT_ID", boot)
         patch.setattr(program, "DROP_IN", self.folder / "mt-run.service.d" / "cap.conf")
         patch.setattr(containers, "identify", self.identify)
@@ -608,6 +620,17 @@ class World:
         epoch = runner.open_trial(self.plan, self.state, self.card, controller)
         self.log.clear()
         return epoch
+
+    def at(self, event: str, act: Callable[[], None]) -> None:
+        """Do something right after the first journal entry of that name (``phase_started measure``)."""
+        waiting = [act]
+
+        def look(name: str, facts: dict[str, Any]) -> None:
+            known = " ".join([name, *(str(facts[k]) for k in ("phase", "tenant") if k in facts)])
+            if known == event and waiting:
+                waiting.pop()()
+
+        self.on_entry = look
 
     def runner(self, furthest: str = "measure") -> runner.Runner:
         """A runner of the opened trial that may go as far as told."""
@@ -640,6 +663,9 @@ class World:
             if container["status"] == "running":
                 self.docker.end(container["name"], 137)
         self.candidate_pid = 0
+        for service in self.services.values():
+            if service.pid:
+                service.pid = self.new_pid()
 
 
 os_kill = os.kill

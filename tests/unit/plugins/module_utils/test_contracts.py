@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import socket
@@ -47,7 +48,7 @@ class World:
             "docker inspect": contracts.Ran(0, "/other always\n/third \n", ""),
             "systemctl is-active panda-llamacpp": contracts.Ran(0, "active\n", ""),
         }
-        self.total_mib = 16_303
+        self.total_mib, self.used_mib, self.holders = 16_303, 13_700, 9
         self.gpu_error = ""
         (self.proc / "net").mkdir(parents=True)
         (self.proc / "meminfo").write_text("MemTotal: 32000000 kB\nMemAvailable: 16000000 kB\n")
@@ -61,7 +62,12 @@ class World:
             tenant["health"]["url"] = f"{server.url}/{name}"
             server.json(f"/{name}", {"status": "ok", "in_call": False})
             self.listen(tenant["port"], pid)
-        self.tenant("chatterbox")["health"]["url"] = f"{server.url}/chatterbox"
+        voice = self.tenant("chatterbox")
+        voice["health"]["url"] = f"{server.url}/chatterbox"
+        voice.update(user=getpass.getuser(), directory=str(folder), start="./start.sh", stop="./stop.sh")
+        for name in ("start.sh", "stop.sh"):
+            (folder / name).write_text("#!/bin/sh\n")
+            (folder / name).chmod(0o755)
         server.json("/chatterbox", {"model_loaded": True})
         data["contracts"]["quiet"][0]["http"]["url"] = f"{server.url}/phone"
         data["candidate"]["port"] = candidate_port
@@ -119,7 +125,9 @@ class World:
         """A GPU, made up."""
         if self.gpu_error:
             raise gpu.GpuError(self.gpu_error)
-        vram = gpu.Vram(0.0, 13_700, self.total_mib)
+        words = [t["vram_process"] for t in self.data["tenants"] if t.get("vram_process")]
+        holders = tuple(gpu.Holder(10 + i, 4000, f"/usr/bin/{word}") for i, word in enumerate(words))
+        vram = gpu.Vram(0.0, self.used_mib, self.total_mib, holders[: self.holders])
         return SimpleNamespace(name="RTX 5070 Ti", read=lambda: vram, close=lambda: None)
 
     @property
@@ -295,7 +303,8 @@ def test_without_sudo_another_users_tenant_cannot_be_judged(world: World) -> Non
 
 def test_no_tenant_with_port_and_process(world: World) -> None:
     for tenant in world.data["tenants"]:
-        tenant["port"] = 0
+        # The script's tenant keeps its port: nothing else tells whether it runs.
+        tenant["port"] = 0 if tenant["kind"] != "script" else tenant["port"]
     assert world.evaluate()[4].found == "no tenant names both port and process"
 
 
@@ -340,6 +349,31 @@ def test_an_unhealthy_tenant_is_named(world: World) -> None:
     found = world.only(6).found
     assert f"chatterbox: {world.server.url}/chatterbox: model_loaded = false" in found
     assert "llamacpp: unit active, PID 10" in found
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("start", "./strat.sh", "strat.sh is not there or not executable"),
+        ("stop", "./stopp.sh", "stopp.sh is not there or not executable"),
+        ("directory", "/no/such/folder", "there is no folder /no/such/folder"),
+        ("user", "nobody-we-know", "there is no user 'nobody-we-know'"),
+    ],
+)
+def test_a_tenant_that_could_not_be_brought_back(world: World, field: str, value: str, message: str) -> None:
+    world.tenant("chatterbox")[field] = value
+    assert f"chatterbox could not be brought back: {world.folder}/{message}" in world.only(6).found.replace(
+        "back: there", f"back: {world.folder}/there"
+    )
+
+
+def test_vram_that_could_never_be_called_steady_again(world: World) -> None:
+    world.used_mib = 14_900
+    assert "14.55 GB" in world.only(7).found
+    world.used_mib, world.holders = 13_700, 1
+    contract = world.only(7)
+    assert "no memory is held by" in contract.found
+    assert "vram_process" in contract.todo
 
 
 def test_a_unit_that_is_not_active(world: World) -> None:

@@ -22,6 +22,9 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu
 MIB = 1 << 20
 
 
+RESERVE_MIB = 347
+
+
 class FakeNvml:
     """As much of pynvml as is used; ``trouble`` maps a function's name to what it does instead."""
 
@@ -31,8 +34,11 @@ class FakeNvml:
     class NVMLError_NotSupported(NVMLError):
         pass
 
+    nvmlMemory_v2 = 33_554_472
+
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.old_driver = False
         self.trouble: dict[str, Callable[[], Any]] = {}
         self.used_mib = 13_722
         self.compute: list[tuple[int, int | None]] = []
@@ -61,9 +67,13 @@ class FakeNvml:
         self._called("nvmlSystemGetDriverVersion")
         return "580.95.05"
 
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
+    def nvmlDeviceGetMemoryInfo(self, handle: int, version: int | None = None) -> Any:
         self._called("nvmlDeviceGetMemoryInfo")
-        return SimpleNamespace(used=self.used_mib * MIB + 5, total=16_303 * MIB + 700)
+        if version == self.nvmlMemory_v2 and self.old_driver:
+            raise self.NVMLError("Function Not Found")
+        # The first structure counts the driver's own reserve as used.
+        reserve_mib = 0 if version == self.nvmlMemory_v2 else RESERVE_MIB
+        return SimpleNamespace(used=(self.used_mib + reserve_mib) * MIB + 5, total=16_303 * MIB + 700)
 
     def _listed(self, name: str, processes: list[tuple[int, int | None]]) -> list[Any]:
         self._called(name)
@@ -151,6 +161,11 @@ def test_a_card_that_cannot_be_opened_says_which_call_failed(nvml: FakeNvml, nam
     nvml.fail(name, nvml.NVMLError("Driver Not Loaded"))
     with pytest.raises(gpu.GpuError, match=f"{name} failed: Driver Not Loaded"):
         gpu.Card(0)
+
+
+def test_an_old_driver_counts_its_reserve(nvml: FakeNvml) -> None:
+    nvml.old_driver = True
+    assert gpu.Card().read().used_mib == 13_722 + RESERVE_MIB
 
 
 @pytest.mark.parametrize("name", ["nvmlDeviceGetMemoryInfo", "nvmlDeviceGetComputeRunningProcesses"])

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from ansible_collections.edgelab.model_trial.plugins.module_utils import journal
 from ansible_collections.edgelab.model_trial.plugins.module_utils.journal import Held, Journal, Mark, State
+from ansible_collections.edgelab.model_trial.plugins.module_utils.probes import ProcessId
 
 MARK = Mark("run-1", 3, "boot", "2026-05-01T12:00:00.000Z", "ann")
 
@@ -55,10 +56,17 @@ def test_the_lease_clock_counts_suspend(monkeypatch: pytest.MonkeyPatch) -> None
     assert asked == [time.CLOCK_BOOTTIME]
 
 
-def test_the_boot_is_the_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_boot_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The kernel's name, and the start of process 1: a container that reboots keeps its kernel."""
     (tmp_path / "boot_id").write_text("b00t\n")
     monkeypatch.setattr(journal, "_BOOT_ID", tmp_path / "boot_id")
-    assert journal.boot_id() == "b00t"
+    names = set()
+    for process in (ProcessId(1, 25), ProcessId(1, 26), None):
+        monkeypatch.setattr(journal, "identify", lambda _pid, process=process: process)
+        names.add(journal.boot_id())
+        assert journal.boot_id() == journal.boot_id()
+    assert len(names) == 3
+    assert all(name.startswith("b00t") for name in names)
 
 
 # Atomic writes.

@@ -75,10 +75,10 @@ def measured(world: World) -> World:
     return world
 
 
-def ended(world: World, after_s: float, reason: str = "abort") -> World:
-    """The host after a window that was ended early."""
+def ended(world: World, event: str = "candidate_started") -> World:
+    """The host after a window that was aborted at that event."""
     world.open()
-    world.clock.after(after_s, lambda: world.state.ask(reason, "ann"))
+    world.at(event, lambda: world.state.ask("abort", "ann"))
     with pytest.raises(PhaseFailed):
         world.runner().run()
     return world
@@ -413,7 +413,7 @@ def dead_docker(world: World) -> Path:
 
 
 def test_without_docker_the_candidates_process_is_ended_and_the_tenants_come_back(world: World) -> None:
-    ended(world, 4)
+    ended(world)
     pid = world.candidate_pid
     assert pid
     down = dead_docker(world)
@@ -430,7 +430,7 @@ def test_without_docker_the_candidates_process_is_ended_and_the_tenants_come_bac
 
 def test_without_docker_only_our_own_process_is_ended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process with the same number is not the candidate."""
-    ended(world, 4)
+    ended(world)
     monkeypatch.setattr(probes, "alive", lambda process: process.start_ticks != process.pid * 10)
     dead_docker(world)
     incomplete(world)
@@ -438,7 +438,7 @@ def test_without_docker_only_our_own_process_is_ended(world: World, monkeypatch:
 
 
 def test_a_process_of_an_earlier_boot_is_not_ours(world: World) -> None:
-    ended(world, 4)
+    ended(world)
     pid = world.candidate_pid
     world.reboot()
     world.candidate_pid = pid
@@ -448,7 +448,7 @@ def test_a_process_of_an_earlier_boot_is_not_ours(world: World) -> None:
 
 
 def test_a_process_that_is_gone_when_it_is_to_be_ended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended(world, 4)
+    ended(world)
     dead_docker(world)
 
     def gone(_pid: int, _signal: int) -> None:
@@ -460,7 +460,7 @@ def test_a_process_that_is_gone_when_it_is_to_be_ended(world: World, monkeypatch
 
 
 def test_logs_that_can_not_be_kept_keep_nobody_down(world: World) -> None:
-    ended(world, 4)
+    ended(world)
     (world.docker.folder / "refuse-inspect").write_text("no\n")
     restore(world)
     is_whole(world)
@@ -548,7 +548,7 @@ def no_a2(world: World) -> None:
 
 
 def test_no_a2_after_an_abort(world: World) -> None:
-    ended(world, 6.9)
+    ended(world, "phase_started measure")
     restore(world)
     no_a2(world)
 
@@ -564,7 +564,7 @@ def test_no_a2_after_a_lapsed_lease(world: World) -> None:
 
 def test_no_a2_after_a_fault(world: World) -> None:
     world.open()
-    world.clock.after(4, world.candidate_dies)
+    world.at("candidate_started", world.candidate_dies)
     with pytest.raises(PhaseFailed, match="died"):
         world.runner().run()
     restore(world)
@@ -704,6 +704,75 @@ def test_a_phone_that_was_restarted_by_somebody_is_noticed(world: World) -> None
     assert "it was restarted" in incomplete(world)
 
 
+def killed(world: World, event: str = "candidate_started") -> World:
+    """The host after a runner that was killed at that event, without a word."""
+    from fakeworld import Killed
+
+    def kill() -> None:
+        raise Killed
+
+    world.open()
+    world.at(event, kill)
+    with pytest.raises(Killed):
+        world.runner().run()
+    return world
+
+
+@pytest.mark.parametrize(
+    ("result", "words"), [("timeout", "its time was up"), ("signal", "signal"), ("oom-kill", "oom-kill")]
+)
+def test_a_runner_that_was_killed_is_explained_by_systemd(world: World, result: str, words: str) -> None:
+    killed(world)
+    world.runner_result = result
+    restore(world)
+    failed = event(world, "phase_failed")
+    assert (failed["phase"], failed["by"], failed["found"]) == ("candidate", "restorer", result)
+    assert words in failed["reason"]
+    assert "journalctl -u mt-run" in failed["todo"]
+    # Whoever watches reads why before he reads that the host is being restored.
+    assert world.named().index("phase_failed candidate") < world.named().index("restore_started")
+    is_whole(world)
+
+
+def test_who_explained_himself_is_not_explained_again(world: World) -> None:
+    ended(world)
+    restore(world)
+    (failed,) = [e for e in world.events() if e["event"] == "phase_failed"]
+    assert failed["by"] == "runner"
+
+
+def test_an_end_is_explained_once(world: World) -> None:
+    killed(world)
+    world.services["chatterbox"].broken = "no"
+    incomplete(world)
+    world.services["chatterbox"].broken = ""
+    restore(world)
+    assert world.named().count("phase_failed candidate") == 1
+
+
+def test_a_systemd_that_does_not_answer_keeps_nobody_down(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed(world)
+
+    def hang(unit: str) -> dict[str, str]:
+        raise subprocess.TimeoutExpired(["systemctl", "show", unit], 10)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tenants, "unit_facts", hang)
+        incomplete(world)
+    assert world.up("chatterbox")
+    restore(world)
+    is_whole(world)
+
+
+@pytest.mark.parametrize(
+    "at", ["tenant_stopping chatterbox", "tenant_stopped llamacpp", "drained", "smoke", "extension"]
+)
+def test_a_runner_may_be_killed_anywhere(world: World, at: str) -> None:
+    killed(world, at)
+    restore(world)
+    is_whole(world)
+
+
 def entries(*rows: tuple[str, str, float, str]) -> list[dict[str, Any]]:
     """Journal entries of (event, tenant, seconds, boot); the wall clock shows them too, and a minute a boot."""
     return [
@@ -765,7 +834,8 @@ def test_who_is_not_back_has_no_down_time_yet(plan_data: dict[str, Any]) -> None
 
 
 def test_a_restore_after_a_reboot_is_whole_and_its_times_are_possible(world: World) -> None:
-    ended(world, 4)
+    """Everybody has a new process then, the untouched too."""
+    ended(world)
     world.reboot()
     restore(world, "boot")
     assert starts(world) == ["llamacpp", "chatterbox"]
@@ -811,7 +881,7 @@ def situation(
         containers.create_client(world.plan, "a2", world.run_dir)
         if a2 == "running":
             world.docker.main(["start", "mt-client-a2"])
-    world.state.open(Mark(world.plan.run, 1, "boot-1", "then", "ann"))
+    world.state.open(Mark(world.plan.run, 1, journal.boot_id(), "then", "ann"))
     world.log.clear()
 
 
@@ -841,7 +911,7 @@ def test_from_any_point_of_a_trial_the_end_is_the_same(
             assert starts(world) == down
             assert world.done("stop") == []
             fresh = world.named()[before:]
-            found = [f"tenant_healthy {e['tenant']}" for e in world.events()[before:] if e.get("found")]
+            found = [f"tenant_healthy {e['tenant']}" for e in world.events()[before:] if e.get("found") is True]
             pending = [n for n in world.plan.restore_order if live[n] != "up"]
             for name in ("restore_started", "containers_removed", "checks", "restored", "closed"):
                 assert fresh.count(name) == 1, (name, fresh)

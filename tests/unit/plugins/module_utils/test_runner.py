@@ -105,6 +105,13 @@ def test_the_inputs_lie_ready(world: World) -> None:
     assert plan.load(world.run_dir / "plan.json") == world.plan
 
 
+def test_the_users_own_workload_lies_with_the_inputs(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
+    plan_data["workload_texts"] = {"nav": "messages: []\n"}
+    world = world_of(plan_data)
+    prepare(world)
+    assert (world.run_dir / "inputs" / "nav.yml").read_text() == "messages: []\n"
+
+
 def test_clients_may_read_inputs_and_write_samples_only(world: World) -> None:
     prepare(world)
     assert world.chowned == [(world.run_dir / "samples", 10001, 10001)]
@@ -243,9 +250,9 @@ def test_opening_leaves_snapshot_mark_lease_and_a_line(world: World) -> None:
     mark = world.state.mark()
     assert mark
     assert (mark.run, mark.epoch, mark.controller) == (world.plan.run, 1, "ann@laptop")
-    assert mark.boot_id == journal.boot_id() == "boot-1"
+    assert mark.boot_id == journal.boot_id()
     snapshot = journal.read_json(world.run_dir / "snapshot.json")
-    assert (snapshot["run"], snapshot["epoch"], snapshot["boot_id"]) == (world.plan.run, 1, "boot-1")
+    assert (snapshot["run"], snapshot["epoch"], snapshot["boot_id"]) == (world.plan.run, 1, mark.boot_id)
     assert set(snapshot["tenants"]) == set(world.services)
     assert world.state.lease_age_s() < 0.001
     assert world.state.guard(world.plan.run, 1) == mark
@@ -340,7 +347,7 @@ def test_every_entry_of_the_runner_carries_run_and_epoch(world: World) -> None:
     world.runner().run()
     mine = [e for e in world.events() if e["by"] == "runner"]
     assert len(mine) == len(WHOLE)
-    assert {(e["run"], e["epoch"], e["boot_id"]) for e in mine} == {(world.plan.run, 1, "boot-1")}
+    assert {(e["run"], e["epoch"], e["boot_id"]) for e in mine} == {(world.plan.run, 1, journal.boot_id())}
     durations = [e["duration_s"] for e in mine if "duration_s" in e]
     assert len(durations) == 7
     assert all(d >= 0 for d in durations)
@@ -438,15 +445,25 @@ def test_without_a_lease_the_run_goes_on_alone(world_of: WorldOf, plan_data: dic
     assert world.named()[-1] == "phase_done measure"
 
 
-@pytest.mark.parametrize("after_s", [0.1, 0.2, 0.6, 1.3, 3.0, 6.6, 6.75, 6.9])
-def test_an_abort_ends_the_run_wherever_it_is(world: World, after_s: float) -> None:
+@pytest.mark.parametrize("after", range(len(WHOLE) - 1), ids=WHOLE[:-1])
+def test_an_abort_ends_the_run_wherever_it_is(world: World, after: int) -> None:
     world.open()
-    world.clock.after(after_s, lambda: world.state.ask("abort", "ann"))
+    seen: list[str] = []
+
+    def count(event: str, _facts: dict[str, Any]) -> None:
+        seen.append(event)
+        if len(seen) == after + 1:
+            world.state.ask("abort", "ann")
+
+    world.on_entry = count
     assert fails(world)["reason"] == "aborted by ann"
+    # Nobody is stopped after the word, and nothing is begun but what was already under way.
+    assert len(seen) <= after + 5
 
 
 def test_a_raised_epoch_ends_the_run(world: World) -> None:
-    world.clock.after(3, world.state.raise_epoch)
+    world.open()
+    world.at("candidate_started", world.state.raise_epoch)
     failed = fails(world)
     assert failed["reason"] == "this run is stale"
     assert (failed["expected"], failed["found"]) == ("epoch 1", "epoch 2")
@@ -467,6 +484,16 @@ def test_who_is_already_ended_stops_nobody(world: World, word: str) -> None:
         trial.run()
     assert world.done("stop") == []
     assert world.named()[-1].startswith("phase_failed")
+
+
+def test_the_last_look_is_right_before_the_stop(world: World) -> None:
+    trial = world.runner()
+    world.state.ask("abort", "ann")
+    with pytest.raises(PhaseFailed, match="aborted"):
+        trial.stop(world.plan.tenant("chatterbox"))
+    assert world.done("stop") == []
+    assert "tenant_stopping chatterbox" not in world.named()
+    trial.sampler.stop()
 
 
 def test_an_abort_while_the_baseline_is_measured_spares_it(world: World) -> None:
@@ -511,7 +538,7 @@ def test_a_driver_that_falls_silent_ends_the_run(world: World) -> None:
 @pytest.mark.parametrize(("oom", "words"), [(False, "ended with code 137"), (True, "ran out of memory")])
 def test_a_candidate_that_dies_ends_the_run(world: World, oom: bool, words: str) -> None:
     world.open()
-    world.clock.after(4, lambda: world.candidate_dies(137, oom=oom))
+    world.at("candidate_started", lambda: world.candidate_dies(137, oom=oom))
     failed = fails(world)
     assert failed["reason"] == "the candidate died"
     assert words in failed["found"]
@@ -520,15 +547,23 @@ def test_a_candidate_that_dies_ends_the_run(world: World, oom: bool, words: str)
 
 def test_a_candidate_that_dies_between_phases_is_noticed(world: World) -> None:
     world.open()
-    world.clock.after(15, world.candidate_dies)
+    world.at("phase_done candidate", world.candidate_dies)
     failed = fails(world, "candidate")
     assert (failed["reason"], failed["phase"]) == ("the candidate died", "measure")
 
 
-@pytest.mark.parametrize(("name", "after_s"), [("chatterbox", 4.0), ("llamacpp", 4.0), ("chatterbox", 15.0)])
-def test_a_revived_tenant_ends_the_run_by_name(world: World, name: str, after_s: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "event"),
+    [
+        ("chatterbox", "tenant_stopped chatterbox"),
+        ("chatterbox", "candidate_started"),
+        ("llamacpp", "candidate_started"),
+        ("chatterbox", "phase_done candidate"),
+    ],
+)
+def test_a_revived_tenant_ends_the_run_by_name(world: World, name: str, event: str) -> None:
     world.open()
-    world.clock.after(after_s, lambda: world.start(name, by="cron"))
+    world.at(event, lambda: world.start(name, by="cron"))
     failed = fails(world, "candidate")
     assert failed["reason"] == "a stopped tenant was revived by somebody else"
     assert f"{name} runs again (PID {world.services[name].pid}" in failed["found"]
@@ -537,7 +572,7 @@ def test_a_revived_tenant_ends_the_run_by_name(world: World, name: str, after_s:
 
 def test_an_untouched_tenant_that_restarts_is_not_our_business(world: World) -> None:
     world.open()
-    world.clock.after(4, lambda: world.start("nav", by="systemd"))
+    world.at("candidate_started", lambda: world.start("nav", by="systemd"))
     world.runner().run()
     assert world.named()[-1] == "phase_done measure"
 
@@ -622,7 +657,7 @@ def test_memory_that_does_not_drain_is_named_with_its_holders(world: World) -> N
 def test_the_drain_is_watched_too(world: World) -> None:
     world.linger_s = 20
     world.open()
-    world.clock.after(5, lambda: world.state.ask("abort", "ann"))
+    world.at("drain_started", lambda: world.state.ask("abort", "ann"))
     assert fails(world)["reason"] == "aborted by ann"
 
 

@@ -112,8 +112,6 @@ def test_a_client_waits_longer_than_a_model_loads(plan_data: dict[str, Any]) -> 
 
 def test_counts_come_from_the_plan(plan_data: dict[str, Any]) -> None:
     plan_data["workloads"] = {
-        "nav": "/in/nav.yml",
-        "describe": "/in/describe.yml",
         "tenants_n": 7,
         "nav_first": 8,
         "nav_extended": 9,
@@ -124,12 +122,20 @@ def test_counts_come_from_the_plan(plan_data: dict[str, Any]) -> None:
     }
     built = sessions.build(plan.parse(plan_data))
     candidate = segments(built["candidate"])
-    assert {s["workload"] for s in candidate.values()} == {"/in/nav.yml", "/in/describe.yml"}
     assert [candidate[i]["n"] for i in candidate] == [1, 8, 3, 2]
     assert candidate["nav-candidate"]["extend_to"] == segments(built["a1"])["nav-baseline-a1"]["n"] == 9
     assert candidate["nav-candidate"]["warmup"] == 1
     assert built["tenants"]["segments"][0]["n"] == 7
     assert {session["timeout_s"] for session in built.values()} == {12}
+
+
+def test_workloads_are_the_packaged_ones_or_the_users_own(plan_data: dict[str, Any], built: dict[str, Session]) -> None:
+    def named(sessions_: dict[str, Session]) -> set[str]:
+        return {segment["workload"] for session in sessions_.values() for segment in session["segments"]}
+
+    assert named(built) == {"nav", "describe"}
+    plan_data["workload_texts"] = {"nav": "messages: []"}
+    assert named(sessions.build(plan.parse(plan_data))) == {"/in/nav.yml", "describe"}
 
 
 def test_a_summary_is_named_after_the_first_segment(plan_data: dict[str, Any], built: dict[str, Session]) -> None:

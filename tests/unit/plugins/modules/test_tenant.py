@@ -21,6 +21,7 @@ SERVICES = [
         "kind": "script",
         "user": "robot",
         "directory": "/srv/voice",
+        "port": 8772,
         "start": "./start.sh",
         "stop": "./stop.sh",
         "health": {"url": "http://127.0.0.1:8772/health"},
@@ -78,7 +79,7 @@ def play(capsys: pytest.CaptureFixture[str]) -> Any:
     """Runs the module and returns its answer."""
 
     def run(state: str, services: list[dict[str, Any]] | None = None, **args: Any) -> dict[str, Any]:
-        wanted = {"state": state, "tenants": SERVICES if services is None else services, **args}
+        wanted = {"state": state, "tenants": SERVICES if services is None else services, "log_dir": "/tmp", **args}
         with patch_module_args(wanted), pytest.raises(SystemExit) as caught:
             module.main()
         answer = json.loads(capsys.readouterr().out)
@@ -99,6 +100,11 @@ def test_services_stop_in_order(host: Host, play: Any) -> None:
         "duration_s": 0.25,
         "found": "PID 7",
     }
+
+
+def test_logs_go_with_the_modules_temporary_folder(host: Host, play: Any, tmp_path: Path) -> None:
+    play("stopped", log_dir=None, _ansible_remote_tmp=str(tmp_path), _ansible_tmpdir=str(tmp_path / "of-the-task"))
+    assert host.did[0][2] == tmp_path / "of-the-task" / "model.log"
 
 
 def test_services_start_in_order_each_healthy_before_the_next(host: Host, play: Any) -> None:
@@ -168,7 +174,7 @@ def test_a_failure_tells_what_was_done_until_then(host: Host, play: Any, trouble
 
 
 def test_a_wrong_field_is_named_with_its_place(host: Host, play: Any) -> None:
-    answer = play("stopped", [SERVICES[0], {"name": "voice", "kind": "script"}])
+    answer = play("stopped", [SERVICES[0], {"name": "voice", "kind": "script", "port": 8772}])
     assert answer["failed"] is True
     assert answer["msg"].startswith("tenants[1].start: expected a value, because kind is script")
     assert host.did == []
