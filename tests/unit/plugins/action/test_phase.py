@@ -54,7 +54,7 @@ class Host:
 
     def verbs(self) -> list[str]:
         """What was asked, in order."""
-        return [verb for verb, _ in self.asked]
+        return [verb for verb, _options in self.asked]
 
     def say(self, *events: dict[str, Any], is_open: bool = True, samples: list[Any] | None = None) -> Host:
         """Add an answer to a poll."""

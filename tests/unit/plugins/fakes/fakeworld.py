@@ -621,7 +621,7 @@ class World:
         self.log.clear()
         return epoch
 
-    def at(self, event: str, act: Callable[[], None]) -> None:
+    def at(self, event: str, act: Callable[[], object]) -> None:
         """Do something right after the first journal entry of that name (``phase_started measure``)."""
         waiting = [act]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -395,8 +394,10 @@ def test_a_client_that_ends_without_summary_is_seen(
 def test_a_client_may_be_left_at_work(commands: Any, trial: plan.Plan, run_dir: Path) -> None:
     commands.answer("docker wait", sleep_s=20)
     client = containers.Client(trial, "a2", run_dir)
+    assert client.exit_code() is None
     client.close()
-    assert subprocess.run(["true"]).returncode == 0
+    assert client._waiter.poll() is not None, "docker wait is left behind"
+    assert [call[0] for call in commands.calls("docker")] in ([], ["wait"]), "the container is left as it is"
 
 
 def test_a_torn_summary_is_no_summary(commands: Any, trial: plan.Plan, run_dir: Path) -> None:

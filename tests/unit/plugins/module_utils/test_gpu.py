@@ -497,7 +497,7 @@ def test_every_reading_is_shown() -> None:
 
 
 def test_a_caller_may_leave_a_drain_by_raising() -> None:
-    def leave(_: gpu.Vram) -> None:
+    def leave(_unused: gpu.Vram) -> None:
         raise KeyError("abort")
 
     with pytest.raises(KeyError):

@@ -667,7 +667,7 @@ def test_the_status_tells_where_the_next_attempt_begins(world: World, shell: She
     world.runner().run()
     assert attempt_seq() == world.events()[-1]["seq"]
     world.services["chatterbox"].broken = "no"
-    for _ in range(3):
+    for _unused in range(3):
         assert shell("restore-now") == 1
     assert attempt_seq() == world.events()[-1]["seq"]
     # A restore that is under way counts from its beginning.

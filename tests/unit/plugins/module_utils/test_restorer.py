@@ -886,7 +886,7 @@ def situation(
 
 
 def test_from_any_point_of_a_trial_the_end_is_the_same(
-    world_of: WorldOf, plan_data: dict[str, Any], tmp_path: Path, free_port: int
+    world_of: WorldOf, plan_data: dict[str, Any], quick_path: Path, free_port: int
 ) -> None:
     from fakeworld import make_world
 
@@ -898,7 +898,7 @@ def test_from_any_point_of_a_trial_the_end_is_the_same(
 
     def check(cut: int, live: dict[str, str], server: str, a2: str) -> None:
         count[0] += 1
-        with make_world(tmp_path / f"case-{count[0]}", copy.deepcopy(plan_data), free_port).live() as world:
+        with make_world(quick_path / f"case-{count[0]}", copy.deepcopy(plan_data), free_port).live() as world:
             situation(world, past[:cut], live, server, a2, snapshot)
             began, before = world.clock.now, len(world.events())
             epoch = world.state.epoch()
@@ -940,17 +940,17 @@ def test_from_any_point_of_a_trial_the_end_is_the_same(
         server=st.sampled_from(["absent", "created", "running", "exited"]),
         a2=st.sampled_from(["absent", "created", "running"]),
     )
-    rules = settings(max_examples=120, deadline=None, derandomize=True, database=None, report_multiple_bugs=False)
+    rules = settings(max_examples=100, deadline=None, derandomize=True, database=None, report_multiple_bugs=False)
     rules(everything(check))()
 
 
 def test_killed_at_any_step_and_started_again_the_end_is_the_same(
-    plan_data: dict[str, Any], tmp_path: Path, free_port: int
+    plan_data: dict[str, Any], quick_path: Path, free_port: int
 ) -> None:
     from fakeworld import Killed, make_world
 
     def attempt(step: int, pause_s: float) -> bool:
-        folder = tmp_path / f"kill-{step}-{pause_s}"
+        folder = quick_path / f"kill-{step}-{pause_s}"
         with make_world(folder, copy.deepcopy(plan_data), free_port).live() as world:
             measured(world)
             world.log.clear()

@@ -65,7 +65,7 @@ class Host:
 
     @property
     def order(self) -> list[str]:
-        return [f"{verb} {name}" for verb, name, _ in self.did]
+        return [f"{verb} {name}" for verb, name, _unused in self.did]
 
 
 @pytest.fixture
