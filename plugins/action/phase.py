@@ -5,19 +5,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
+import time
 from collections.abc import Iterator
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import PlanError, parse
 
 PROGRAM = "/usr/local/sbin/model-trial"
 # The host answers as soon as something happened; this is only how long it may stay silent, well below the lease.
 WAIT_S = 5.0
+# How long a host may be away before the play gives up on it: the lease, within which it restores itself.
+AWAY_S, AWAY_PAUSE_S = 60.0, 2.0
 # The program's exit code for a caller who does not hold the host any more.
 STALE = 3
 ARGUMENTS = ("name", "plan", "epoch", "advance", "by", "controller")
@@ -87,18 +91,54 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         except AnsibleActionFail as err:
             # Refused because the host is being restored: what ended the run stands in its journal.
             if err.result.get("rc") == STALE:
-                self.watch(plan.run, epoch, name)
+                self.explain(plan.run, epoch, name, err)
             raise
         return {**result, **self.watch(plan.run, epoch, name)}
+
+    def explain(self, run: str, epoch: int, name: str, refusal: AnsibleActionFail) -> None:
+        """Fail with what ended the run; where nothing tells that, with the refusal."""
+        try:
+            self.watch(run, epoch, name)
+        except AnsibleActionFail as err:
+            raise (err if err.result.get("event") else refusal) from err
 
     def show(self, text: str) -> None:
         """One line for the person who watches."""
         self._display.display(f"  {self.host} | {text}")
 
+    def execute(self, command: str, again: bool = True) -> dict[str, Any]:
+        """Run a command on the host, through a cut network or a reboot if need be.
+
+        A host that can't be reached restores itself. Giving up is a failure like others, not "unreachable": that would
+        keep the play from the proof and the harvest when the host is back.
+        """
+        deadline = time.monotonic() + AWAY_S
+        done = self._try(command)
+        while isinstance(done, AnsibleConnectionFailure):
+            if not again or time.monotonic() > deadline:
+                raise AnsibleActionFail(
+                    f"the host can not be reached: {done}. A run that is open restores itself; "
+                    "what it measured comes with harvest.yml"
+                ) from done
+            self.show("the host can not be reached; it is tried again")
+            time.sleep(AWAY_PAUSE_S)
+            with contextlib.suppress(AnsibleConnectionFailure):
+                self._connection.reset()
+            done = self._try(command)
+        return done
+
+    def _try(self, command: str) -> dict[str, Any] | AnsibleConnectionFailure:
+        try:
+            done: dict[str, Any] = self._low_level_execute_command(command, sudoable=True)
+        except AnsibleConnectionFailure as err:
+            return err
+        return done
+
     def verb(self, verb: str, **options: Any) -> dict[str, Any]:
         """Run a verb of the host program and return its answer."""
         words = [f"--{key}={value}" for key, value in options.items()]
-        done = self._low_level_execute_command(shlex.join([PROGRAM, verb, *words]), sudoable=True)
+        # Opening twice would be two trials; everything else may be asked again.
+        done = self.execute(shlex.join([PROGRAM, verb, *words]), again=verb != "open")
         if done["rc"] != 0:
             raise AnsibleActionFail(f"model-trial {verb}: {words_of(done)}", result={"rc": done["rc"]})
         answer: dict[str, Any] = json.loads(done["stdout"].strip().splitlines()[-1])
@@ -165,6 +205,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
 
     def restore(self, by: str) -> dict[str, Any]:
         """Ask for the restore (systemd merges callers) and wait until the open run is closed."""
+        if self.execute(f"test -x {PROGRAM}")["rc"] != 0:
+            self.show(f"nothing to restore: {PROGRAM} is not installed, so no trial holds this host")
+            return {"changed": False, "run": None, "restored_by": None}
         status = self.status()
         held = status["open"]
         if not held:
@@ -198,7 +241,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
 
     def command(self, command: str) -> str:
         """Run a command on the host; raises with its words when it fails."""
-        done = self._low_level_execute_command(command, sudoable=True)
+        done = self.execute(command)
         if done["rc"] != 0:
             raise AnsibleActionFail(f"{command}: {words_of(done)}")
         return str(done["stdout"])

@@ -33,7 +33,7 @@ REVIVED_EVERY_S = 1.0
 SETTLED_MIB, SETTLE_S, SETTLE_LIMIT_S = 64, 0.15, 5.0
 SMOKE_LIMIT_S = 60.0
 # A candidate is not left alone for longer than this without a look at its VRAM.
-BLIND_S = 5.0
+BLIND_S = 2.0
 
 
 class PhaseFailed(RuntimeError):
@@ -440,7 +440,8 @@ class Runner:
 
     def gate(self, name: str, peak_mib: int) -> str:
         """Journal the VRAM footprint at a gate; returns its band. Over the limit is the fence's business."""
-        footprint = peak_mib - self.drained_mib
+        # A gate is passed on what is seen at the gate, never on a reading from before the driver fell silent.
+        footprint = max(peak_mib, self.card.read().used_mib) - self.drained_mib
         band = self.plan.bands.name(footprint)
         self.journal.write(
             "gate", name=name, ok=band == "healthy", band=band, footprint_gb=round(footprint / MIB_PER_GB, 3)

@@ -36,8 +36,11 @@ class Host:
             "units": {},
         }
         self.refuse: dict[str, dict[str, Any]] = {}
+        self.installed = True
 
     def __call__(self, argv: list[str]) -> dict[str, Any]:
+        if argv[:2] == ["test", "-x"]:
+            return {"rc": 0 if self.installed else 1, "stdout": ""}
         assert argv[0] == "/usr/local/sbin/model-trial"
         verb, options = argv[1], dict(word[2:].split("=", 1) if "=" in word else (word[2:], "") for word in argv[2:])
         self.asked.append((verb, options))
@@ -331,6 +334,8 @@ def test_the_hosts_answers_are_those_the_action_reads(
 
     def real(argv: list[str]) -> dict[str, Any]:
         capsys.readouterr()
+        if argv[0] == "test":
+            return {"rc": 0, "stdout": ""}
         rc = program.main(["--root", str(world.state.root), *argv[1:]])
         if argv[1] == "restore":
             assert program.main(["--root", str(world.state.root), "restore-now"]) == 0
@@ -344,3 +349,10 @@ def test_the_hosts_answers_are_those_the_action_reads(
     result = stage.play(phase, name="restore", by="ann")
     assert (result["changed"], result["run"], result["restored_by"]) == (True, world.plan.run, "ann")
     assert stage.play(phase, name="restore")["changed"] is False
+
+
+def test_a_host_without_the_program_has_nothing_to_restore(stage: Any, host: Host) -> None:
+    host.installed = False
+    result = stage.play(phase, name="restore")
+    assert result["changed"] is False
+    assert host.asked == []

@@ -223,7 +223,7 @@ def test_a_left_over_candidate_fails(host: dict[str, Any]) -> None:
     with socket.create_server(("127.0.0.1", host["candidate"]["port"])):
         results = run(host)
     assert [i for i, c in results.items() if not c.ok] == [4]
-    assert results[4].found == f"somebody accepts connections on {host['candidate']['port']}"
+    assert results[4].found.endswith(f"accepts connections on {host['candidate']['port']}")
 
 
 def test_a_port_that_neither_refuses_nor_accepts_fails(host: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,13 +46,16 @@ def script(tmp_path: Path) -> Tenant:
 
 
 @pytest.fixture
-def spawn() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts processes, reaps them in the background, and ends those that are left."""
+def spawn(eventually: Callable[[Callable[[], Any]], None]) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts processes, and ends those that are left."""
     started: list[subprocess.Popen[bytes]] = []
 
     def make(*argv: str) -> subprocess.Popen[bytes]:
-        started.append(subprocess.Popen(argv, stdout=subprocess.PIPE))
-        return started[-1]
+        child = subprocess.Popen(argv, stdout=subprocess.PIPE)
+        started.append(child)
+        # Right after exec the kernel does not show the new argv yet.
+        eventually(lambda: probes.command(child.pid) == " ".join(argv))
+        return child
 
     yield make
     for process in started:
@@ -275,12 +278,14 @@ def test_a_script_tenant_starts_in_its_folder(commands: Commands, log: Path, scr
     assert "--uid=robot" in commands.calls("systemd-run")[0]
 
 
-def test_what_a_start_script_leaves_running_holds_nobody_up(commands: Commands, log: Path, script: Tenant) -> None:
+def test_what_a_start_script_leaves_running_holds_nobody_up(
+    commands: Commands, log: Path, script: Tenant, eventually: Callable[[Callable[[], Any]], None]
+) -> None:
     Path(script.directory, "start.sh").write_text("#!/bin/sh\nsleep 86.051 &\necho up\n")
     try:
         tenants.start(script, log)
         assert log.read_text() == "up\n"
-        assert tenants.find_process(Tenant("x", "process", process="sleep 86.051"))
+        eventually(lambda: tenants.find_process(Tenant("x", "process", process="sleep 86.051")))
     finally:
         for process in probes.processes("sleep 86.051"):
             os.kill(process.pid, 9)
