@@ -121,7 +121,7 @@ def _run(options: argparse.Namespace) -> int:
         write_json(options.summary, summary)
     from trialbench.report.table import segments_table
 
-    print(segments_table(summary))
+    print("\n".join([segments_table(summary), *runner.closing()]))
     return runner.exit_code()
 
 
@@ -221,8 +221,15 @@ def _add_report(verbs: _Verbs) -> None:
 def _summarize(options: argparse.Namespace) -> int:
     from trialbench.report.summary import write_summary
 
-    print(write_summary(options.dir))
+    print("\n".join([str(write_summary(options.dir)), *_still_down(options.dir)]))
     return 0
+
+
+def _still_down(folder: Path) -> list[str]:
+    from trialbench.report.folder import read_folder
+    from trialbench.report.windows import still_down, still_down_text
+
+    return [still_down_text(entry) for entry in still_down(read_folder(folder))]
 
 
 def _verdict(options: argparse.Namespace) -> int:
@@ -230,8 +237,8 @@ def _verdict(options: argparse.Namespace) -> int:
 
     decision = decide_folder(options.dir, describe=options.describe, adherence_rule=options.adherence_rule)
     print(decision["verdict"])
-    for reason in decision["reasons"]:
-        print(f"  {reason}")
+    for line in [*decision["reasons"], *_still_down(options.dir)]:
+        print(f"  {line}")
     return 0 if options.require is None or decision["verdict"] == "ADOPT" else 1
 
 

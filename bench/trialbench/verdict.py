@@ -34,7 +34,10 @@ class Gate:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the verdict depends on. `nav_n` counts all measured nav samples of the candidate, failed ones too."""
+    """What the verdict depends on. `nav_n` counts all measured nav samples of the candidate, failed ones too.
+
+    `rolled_back`: why the trial was not completed, None if it was.
+    """
 
     nav_n: int
     adherent: int
@@ -70,7 +73,7 @@ def decide(facts: Facts, rules: Rules) -> Decision:
     verdict, reason = _first_match(facts, rules)
     beside = [adherence_text(facts, rules)] if facts.nav_n else []
     if facts.rolled_back and facts.rolled_back not in reason:
-        beside.append(f"the trial was rolled back: {facts.rolled_back}")
+        beside.append(f"the trial was not completed: {facts.rolled_back}")
     return Decision(verdict, [reason, *(text for text in beside if text not in reason)])
 
 
@@ -96,7 +99,7 @@ def _first_match(facts: Facts, rules: Rules) -> tuple[Verdict, str]:
         found = ", ".join(f"{gate.footprint_gb:g} GB at {gate.name}" for gate in outside)
         return "REJECT", f"VRAM outside {rules.low_gb:g}-{rules.high_gb:g} GB: {found}"
     if facts.rolled_back:
-        return "INCONCLUSIVE", f"the trial was rolled back: {facts.rolled_back}"
+        return "INCONCLUSIVE", f"the trial was not completed: {facts.rolled_back}"
     if not facts.gates:
         return "INCONCLUSIVE", "VRAM was not measured at any gate"
     if facts.nav_n < rules.nav_required:

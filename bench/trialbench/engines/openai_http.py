@@ -24,6 +24,8 @@ from trialbench.workloads import Workload
 EXTENSIONS: Mapping[str, Any] = {"cache_prompt": False, "chat_template_kwargs": {"enable_thinking": False}}
 # Error classes that say "nobody answers there": enough of them in a row and the server counts as broken.
 CONNECTION_ERRORS = frozenset({"connect", "dropped", "timeout"})
+# How the hint begins that is put behind what such a server says.
+REFUSED_FIELD = "(the server refuses a field of the request"
 
 
 @dataclass
@@ -166,7 +168,7 @@ class ChatClient:
             named = [name for name in (*EXTENSIONS, "stream_options", "temperature") if name in text]
             if named:
                 options = " ".join(f"--omit {name}" for name in named)
-                detail += f" (the server refuses a field of the request; leave it out with {options})"
+                detail += f" {REFUSED_FIELD}; leave it out with {options})"
         return detail
 
 

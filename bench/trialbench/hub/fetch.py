@@ -26,7 +26,7 @@ _RESERVE_BYTES = 256 * 1024 * 1024
 
 
 class WrongHashError(TrialbenchError):
-    """A downloaded file is not the pinned one. It was removed."""
+    """A downloaded file is not the pinned one. The download was removed; what stood under its name was left."""
 
 
 def fetch(
@@ -79,9 +79,12 @@ def fetch(
     size_mb = sum(file.size for file in missing) / 1e6
     tell(f"{repo}: fetching {len(missing)} files, {size_mb:.1f} MB")
     _download(repo, revision, staging, missing, tell)
-    for file in missing:
-        _place(staging / file.name, dest / file.name, pins[file.name], tell)
+    # All of them before anything is said: what is right is kept, and nothing of the download stays behind.
+    wrong = [_place(staging / file.name, dest / file.name, pins[file.name], tell) for file in missing]
     shutil.rmtree(staging)
+    problems = [problem for problem in wrong if problem is not None]
+    if problems:
+        raise WrongHashError("\n".join(problems))
     return [dest / file.name for file in files]
 
 
@@ -90,7 +93,7 @@ def _is_right(path: Path, expected: str, tell: Tell) -> bool:
         return False
     if hub.sha256_of(path) == expected:
         return True
-    tell(f"{path.name}: is there with another hash: it will be replaced")
+    tell(f"{path.name}: is there with another hash: it is replaced once the right one is fetched")
     return False
 
 
@@ -167,13 +170,18 @@ def _told(staging: Path, total: int, tell: Tell) -> Iterator[None]:
         thread.join()
 
 
-def _place(source: Path, target: Path, expected: str | None, tell: Tell) -> None:
+def _place(source: Path, target: Path, expected: str | None, tell: Tell) -> str | None:
+    """Give a downloaded file its name, if it is the pinned one; else say what is wrong."""
     found = hub.sha256_of(source)
     if expected is not None and found != expected:
-        source.unlink()
-        raise WrongHashError(
-            f"{target.name}: expected SHA-256 {expected}, found {found}: the file was removed. Either the download is"
-            " broken (fetch again) or the pin is not of this revision (`make pin`)"
+        older = (
+            f" The older file {target}, of another hash, was left as it is and not used."
+            if target.exists() and hub.sha256_of(target) != expected
+            else ""
+        )
+        return (
+            f"{target.name}: expected SHA-256 {expected}, found {found}: the downloaded file was removed. Either the"
+            f" download is broken (fetch again) or the pin is not of this revision (`make pin`).{older}"
         )
     with source.open("rb") as stream:
         os.fsync(stream.fileno())
@@ -181,3 +189,4 @@ def _place(source: Path, target: Path, expected: str | None, tell: Tell) -> None
     target.parent.mkdir(parents=True, exist_ok=True)
     source.replace(target)
     tell(f"{target.name}: {'right' if expected else 'fetched'}, SHA-256 {found}")
+    return None

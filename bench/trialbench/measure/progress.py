@@ -32,9 +32,9 @@ class _Counter:
             self.latencies.append(sample.latency_ms)
 
     def text(self) -> str:
-        """Failures and median so far."""
+        """What stands behind `done/total`: failures and median so far."""
         middle = f", p50 {statistics.median(self.latencies):.1f} ms" if self.latencies else ""
-        return f"{self.failed} failed{middle}" if self.failed else f"all ok{middle}"
+        return f"sent, {self.failed} failed{middle}" if self.failed else f"sent, all ok{middle}"
 
 
 class PlainProgress(_Counter, Progress):
@@ -55,7 +55,7 @@ class PlainProgress(_Counter, Progress):
         now_s = time.monotonic()
         if self.done == self.total or now_s - self._told_s >= _EVERY_S:
             self._told_s = now_s
-            self.note(f"{self.segment}: {self.done}/{self.total}, {self.text()}")
+            self.note(f"{self.segment}: {self.done}/{self.total} {self.text()}")
 
     def note(self, text: str) -> None:
         """Show a line."""

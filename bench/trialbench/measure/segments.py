@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from trialbench.engines.openai_http import CONNECTION_ERRORS, ChatClient
-from trialbench.measure.sample import Sample, judge, wall_clock
+from trialbench.engines.openai_http import CONNECTION_ERRORS, REFUSED_FIELD, ChatClient
+from trialbench.measure.sample import Sample, judge, plain, wall_clock, why
 from trialbench.measure.summary import SegmentFacts, summarise
 from trialbench.workloads import Workload
 
@@ -113,6 +113,7 @@ class Runner:
         self._lost_in_a_row = 0
         self._answered = False
         self._hinted = False
+        self._first_error: str | None = None
         self._signalled = False
         self.stopped: str | None = None
 
@@ -175,6 +176,20 @@ class Runner:
         empty = any(not any(sample.ok for sample in state.samples) for state in states)
         return EXIT_FAILED if self.stopped is not None or failed or empty or not self._states else EXIT_OK
 
+    def closing(self) -> list[str]:
+        """What a person must know at the end beside the numbers: why it ended early, and the first error."""
+        lines = []
+        if self.stopped == "server":
+            what = f"{self._lost_in_a_row} requests in a row" if self._answered else "all requests"
+            lines.append(
+                f"the server is broken or unreachable: {what} found no connection or no complete reply in time"
+            )
+        elif self.stopped is not None:
+            lines.append(f"ended early: {self.stopped}")
+        if self._first_error is not None:
+            lines.append(f"first error: {self._first_error}")
+        return lines
+
     def _wait(self, condition: Callable[[], bool]) -> bool:
         """Poll `condition` until it holds (True), or the wait is over or a signal came (False)."""
         until = time.monotonic() + self._wait_s
@@ -229,7 +244,7 @@ class Runner:
             samples.append(sample)
             lines.write(sample.as_dict())
             state.stopped = self._reason_to_stop(segment, sample, warmup=warmup, extending=extending)
-            self._tell(sample, warmup=warmup)
+            self._tell(segment, sample, warmup=warmup)
 
     def _reason_to_stop(self, segment: Segment, sample: Sample, *, warmup: bool, extending: bool) -> str | None:
         if sample.error_class in CONNECTION_ERRORS:
@@ -282,12 +297,20 @@ class Runner:
         self._progress.note(f"gate {gate.name}: extend={answer.get('extend')} {answer.get('reason', '')}".rstrip())
         return answer.get("extend") is True
 
-    def _tell(self, sample: Sample, *, warmup: bool) -> None:
+    def _tell(self, segment: Segment, sample: Sample, *, warmup: bool) -> None:
         if not warmup:
             self._progress.sample(sample)
-        if sample.error_detail and "--omit" in sample.error_detail and not self._hinted:
+        if sample.ok or sample.error_class == "cut_off":
+            return
+        if self._first_error is None:
+            where = f"{segment.id}{' warm-up' if warmup else ''} {sample.seq}"
+            self._first_error = f"{where}: {why(sample)}"
+            self._progress.note(f"first error: {self._first_error}")
+        # Beside it: the hint stands behind what the server says, which is cut.
+        _, hint, rest = (sample.error_detail or "").rpartition(REFUSED_FIELD)
+        if hint and not self._hinted:
             self._hinted = True
-            self._progress.note(sample.error_detail)
+            self._progress.note(plain(hint + rest))
 
 
 def _warmup_path(path: Path | None) -> Path | None:

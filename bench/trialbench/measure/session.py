@@ -60,6 +60,8 @@ def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -
     client.close()
     summary = document(runner, url=session["url"], model_label=session.get("model_label"))
     write_json(out_dir / f"summary-{segments[0].id}.json", summary)
+    for line in runner.closing():
+        progress.note(line)
     return runner.exit_code()
 
 

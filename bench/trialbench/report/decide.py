@@ -65,9 +65,27 @@ def rules_of(plan: dict[str, Any], adherence_rule: AdherenceRule | None) -> Rule
     )
 
 
+def _rolled_back(summary: dict[str, Any]) -> str | None:
+    """Why the trial was not completed, from the best that is known; None if it was."""
+    if summary["outcome"] == "completed":
+        return None
+    failure, still_open = summary["failure"], summary["outcome"] == "open"
+    if failure:
+        reason = f"{failure['phase']}: {failure['reason'] or 'failed without a reason'}"
+    elif summary["restore_failure"]:
+        reason = f"restore: {summary['restore_failure']}"
+    elif still_open:
+        return "the run is still open"
+    elif summary["outcome"] == "untouched":
+        return "it ended before anything was stopped on the host"
+    else:
+        return "it ended before its measuring was through, and the host was restored"
+    return f"{reason} (the run is still open)" if still_open else reason
+
+
 def facts_of(summary: dict[str, Any], rules: Rules, *, describe: Judgement | None, ground_truth: GroundTruth) -> Facts:
     """The facts that a trial's summary holds."""
-    segments, vram, failure = summary["segments"], summary["vram"], summary["failure"]
+    segments, vram = summary["segments"], summary["vram"]
     adherence = segments.get(CANDIDATE, {}).get("adherence") or {"k": 0, "n": 0}
     gates = [
         Gate(gate["name"], gate["footprint_gb"], gate["band"])
@@ -78,16 +96,13 @@ def facts_of(summary: dict[str, Any], rules: Rules, *, describe: Judgement | Non
     # An abort between two gates leaves no gate behind, the series shows it.
     if peak is not None and peak > rules.high_gb and all(gate.footprint_gb < peak for gate in gates):
         gates.append(Gate("its peak", peak))
-    rolled_back = None
-    if summary["outcome"] != "completed":
-        rolled_back = f"{failure['phase']}: {failure['reason']}" if failure else summary["outcome"]
     return Facts(
         nav_n=adherence["n"],
         adherent=adherence["k"],
         gates=tuple(gates),
         taints=tuple(summary["taints"]),
         thinking=sum(segment["thinking"] for name, segment in segments.items() if "candidate" in name),
-        rolled_back=rolled_back,
+        rolled_back=_rolled_back(summary),
         ground_truth=ground_truth,
         describe=describe,
     )

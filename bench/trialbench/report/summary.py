@@ -9,7 +9,7 @@ from trialbench import __version__
 from trialbench.files import write_json
 from trialbench.measure.sample import wall_clock
 from trialbench.report.folder import Folder, read_folder
-from trialbench.report.windows import down_intervals, windows
+from trialbench.report.windows import down_intervals, still_down, windows
 
 MIB_PER_GB = 1024
 # In which of the VRAM series' phases the candidate is loaded.
@@ -36,16 +36,28 @@ def summarise_folder(folder: Folder) -> dict[str, Any]:
         "model_label": folder.plan.get("candidate", {}).get("label"),
         "baseline_label": folder.plan.get("baseline", {}).get("label"),
         "outcome": outcome(folder),
-        "failure": {name: failures[0].get(name) for name in ("phase", "reason", "expected", "found", "todo")}
+        # The newest: an earlier one was followed by another attempt.
+        "failure": {name: failures[-1].get(name) for name in ("phase", "reason", "expected", "found", "todo")}
         if failures
         else None,
+        "restore_failure": _restore_failure(folder),
+        "a2_skipped": next((event.get("reason") for event in reversed(folder.events("a2_skipped"))), None),
         "taints": _taints(folder, segments),
         "segments": segments,
         "phases": _phases(folder),
         "vram": _vram(folder),
         "down_s": {name: round(end - start, 3) for name, (start, end) in down_intervals(folder).items()},
         "windows": windows(folder),
+        "still_down": still_down(folder),
     }
+
+
+def _restore_failure(folder: Folder) -> str | None:
+    """Why the newest restore did not succeed; None once the run is closed."""
+    failed = folder.events("restore_failed")
+    if not failed or folder.events("closed"):
+        return None
+    return str(failed[-1].get("reason") or "without a reason")
 
 
 def outcome(folder: Folder) -> str:
@@ -79,15 +91,17 @@ def _taints(folder: Folder, segments: dict[str, dict[str, Any]]) -> list[str]:
 
 def _phases(folder: Folder) -> list[dict[str, Any]]:
     """Phases in the order they ended, with seconds; the restore's own time comes from its last event."""
-    started = {event["phase"]: event["t_s"] for event in folder.events("phase_started")}
+    started = {event["phase"]: event for event in folder.events("phase_started")}
     found = []
     for event in folder.journal:
         name = event.get("event")
         if name in ("phase_done", "phase_failed"):
             phase = event["phase"]
-            begun = started.get(phase, event["t_s"])
-            duration = event.get("duration_s", round(event["t_s"] - begun, 3))
-            found.append({"phase": phase, "ok": name == "phase_done", "duration_s": duration})
+            begun = started.get(phase, event)
+            # The clock starts anew at a boot: a phase that a reboot ended has no duration.
+            same = event.get("boot_id") == begun.get("boot_id")
+            duration = round(event["t_s"] - begun["t_s"], 3) if same else None
+            found.append({"phase": phase, "ok": name == "phase_done", "duration_s": event.get("duration_s", duration)})
         elif name == "restored":
             found.append({"phase": "restore", "ok": True, "duration_s": event.get("duration_s")})
     return found
@@ -96,15 +110,17 @@ def _phases(folder: Folder) -> list[dict[str, Any]]:
 def _vram(folder: Folder) -> dict[str, Any]:
     """VRAM in MiB, and the candidate's footprint above the drained level in GB of 1024 MiB."""
     drained = [event["used_mib"] for event in folder.events("drained")]
-    loaded = [reading["used_mib"] for reading in folder.vram if reading.get("phase") in _LOADED]
+    # While the driver is silent there may be lines without a reading.
+    readings = [reading for reading in folder.vram if reading.get("used_mib") is not None]
+    loaded = [reading["used_mib"] for reading in readings if reading.get("phase") in _LOADED]
     peak = max(loaded, default=None)
     return {
         "drained_mib": drained[0] if drained else None,
         "peak_mib": peak,
         "peak_footprint_gb": round((peak - drained[0]) / MIB_PER_GB, 3) if drained and peak is not None else None,
-        "last_mib": folder.vram[-1]["used_mib"] if folder.vram else None,
-        "total_mib": folder.vram[-1].get("total_mib") if folder.vram else None,
-        "readings": len(folder.vram),
+        "last_mib": readings[-1]["used_mib"] if readings else None,
+        "total_mib": readings[-1].get("total_mib") if readings else None,
+        "readings": len(readings),
         "gates": [
             {name: event.get(name) for name in ("name", "ok", "footprint_gb", "band")}
             for event in folder.events("gate")

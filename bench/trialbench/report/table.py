@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from trialbench.files import read_json
-from trialbench.report.folder import read_folder
+from trialbench.report.folder import Folder, read_folder
 from trialbench.report.summary import summarise_folder
+from trialbench.report.windows import clock, still_down_text
 
 WIDTH = 100
 
@@ -27,7 +28,7 @@ def folder_table(path: Path) -> str:
     if summary["segments"]:
         parts.append(_section("Samples", segments_table(summary)))
     parts += [_section("VRAM", _vram(summary["vram"])), _section("Windows", _windows(summary))]
-    parts.append(_section("Checks", _checks(folder.verification)))
+    parts.append(_section("Checks", _checks(folder)))
     if folder.bad_lines:
         parts.append(_wrap(f"{folder.bad_lines} lines of its files could not be read (cut short?)"))
     parts.append(_section("Verdict", _verdict(verdict)))
@@ -115,6 +116,10 @@ def _head(summary: dict[str, Any]) -> str:
     if failure:
         lines.append(_wrap(f"  {failure['phase']} failed: {failure['reason']}"))
         lines += [_wrap(f"    {name}: {failure[name]}") for name in ("expected", "found", "todo") if failure[name]]
+    if summary["restore_failure"]:
+        lines.append(_wrap(f"  restore failed: {summary['restore_failure']}"))
+    if summary["a2_skipped"]:
+        lines.append(_wrap(f"  the live model was not measured again (A2 skipped): {summary['a2_skipped']}"))
     return "\n".join(lines)
 
 
@@ -153,7 +158,7 @@ def _gb(mib: float | None) -> str:
 
 
 def _windows(summary: dict[str, Any]) -> str:
-    lines = []
+    lines = [_wrap(still_down_text(entry)) for entry in summary["still_down"]]
     for impact, window in summary["windows"].items():
         lines.append(f"{impact} {window['total_s']:.1f} s ({', '.join(window['tenants'])} down)")
         lines.append(
@@ -166,11 +171,17 @@ def _windows(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _checks(verification: dict[str, Any] | None) -> str:
-    if verification is None:
-        return "not made"
+def _checks(folder: Folder) -> str:
+    """The checks that closed the run; without them the newest that the host made by itself."""
     lines = []
-    for check in verification["checks"]:
+    found: dict[str, Any] | None = folder.verification
+    if found is None:
+        made = [event for event in folder.events("checks") if isinstance(event.get("checks"), list)]
+        if not made:
+            return "not made"
+        found = made[-1]
+        lines.append(f"by the host, {clock(str(found.get('wall')))}")
+    for check in found["checks"]:
         lines.append(_wrap(f"{'ok    ' if check['ok'] else 'FAILED'} {check['id']} {check['title']}"))
         if not check["ok"]:
             lines.append(_wrap(f"       expected {check['expected']}, found {check['found']}"))

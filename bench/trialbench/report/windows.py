@@ -46,13 +46,54 @@ def down_intervals(folder: Folder) -> dict[str, Interval]:
 def windows(folder: Folder) -> dict[str, dict[str, Any]]:
     """Window by impact (`mute`, `blind`, ...), as plain objects."""
     down = down_intervals(folder)
+    lasting = {entry["impact"] for entry in still_down(folder)}
     impacts: dict[str, list[str]] = {}
     for name in down:
         impacts.setdefault(_impact(folder, name), []).append(name)
     return {
         impact: asdict(_window(folder, names, _union_span(down[name] for name in names)))
         for impact, names in impacts.items()
+        if impact not in lasting
     }
+
+
+def still_down(folder: Folder) -> list[dict[str, Any]]:
+    """What people still lose, as far as the journal of a run that is not closed tells; empty for a closed one.
+
+    Returns:
+        `{"impact", "since", "tenants"}` by impact: `since` is the wall clock of the first stop of the window that is
+        still open, `tenants` those that are not healthy again. By the journal's order, which a reboot leaves alone.
+    """
+    if folder.events("closed"):
+        return []
+    since: dict[str, str] = {}
+    down: dict[str, list[str]] = {}
+    for event in folder.journal:
+        name, tenant = event.get("event"), event.get("tenant")
+        if name not in ("tenant_stopping", "tenant_healthy") or tenant is None:
+            continue
+        impact = _impact(folder, tenant)
+        tenants = down.setdefault(impact, [])
+        if name == "tenant_stopping":
+            if not tenants:
+                since[impact] = str(event.get("wall"))
+            if tenant not in tenants:
+                tenants.append(tenant)
+        elif tenant in tenants:
+            tenants.remove(tenant)
+    return [
+        {"impact": impact, "since": since[impact], "tenants": tenants} for impact, tenants in down.items() if tenants
+    ]
+
+
+def still_down_text(entry: dict[str, Any]) -> str:
+    """One line for people, such as `mute since 22:41:07Z (chatterbox still down)`."""
+    return f"{entry['impact']} since {clock(entry['since'])} ({', '.join(entry['tenants'])} still down)"
+
+
+def clock(wall: str) -> str:
+    """Time of day of an ISO 8601 time in UTC, to the second; what is none stays as it is."""
+    return f"{wall[11:19]}Z" if len(wall) >= 20 and wall.endswith("Z") else wall
 
 
 def _impact(folder: Folder, tenant: str) -> str:
@@ -100,8 +141,12 @@ def _drain_minimum(folder: Folder, span: Interval) -> float:
     restores = [event["t_s"] for event in folder.events("restore_started")]
     drains = [
         event["t_s"]
-        for event in folder.events("drain_started")
-        if restores and event["t_s"] >= restores[0] and span[0] <= event["t_s"] <= span[1]
+        for event in folder.journal
+        # Where the card can't be read a drain only waits, and says so when it begins.
+        if event.get("event") in ("drain_started", "drain_timeout")
+        and restores
+        and event["t_s"] >= restores[0]
+        and span[0] <= event["t_s"] <= span[1]
     ]
     return min(minimum, span[1] - drains[0]) if drains else 0.0
 

@@ -18,6 +18,8 @@ from trialbench.errors import UsageError
 from trialbench.workloads.parsers import Contract
 
 _PACKAGED = Path(__file__).parent
+# `--set variables.NAME` is the long form of `--set NAME`.
+_VARIABLE = "variables."
 # Told from the first bytes: a name's ending is no proof, and `mimetypes` reads system files.
 _IMAGE_KINDS = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"), (b"GIF8", "image/gif"))
 
@@ -65,8 +67,8 @@ def load_workload(
 
     Args:
         name: a packaged workload's name, or a path to a YAML or JSON file.
-        settings: overrides; a key with a dot sets that place of the file (`limits.temperature`), one without
-            sets a variable. Values are read as YAML.
+        settings: overrides; a key with a dot sets that place of the file (`limits.temperature`), its value read as
+            YAML; one without sets a variable, as text. A name that the workload does not know is refused.
         image: takes the place of the file's image.
         prompt_file: its text becomes the variable `prompt`, verbatim.
         base: folder that a relative `name` is relative to; default: the current one.
@@ -77,6 +79,7 @@ def load_workload(
     path = _find(name, base)
     text = _read_text(path, "workload")
     document, line_of = _parse(text, path)
+    declared = set(document["variables"]) if isinstance(document.get("variables"), dict) else set()
     for key, value in (settings or {}).items():
         _set(document, key, value)
     problems = schemas.validate(document, "workload")
@@ -85,6 +88,8 @@ def load_workload(
         raise UsageError(
             "the workload does not fit its schema (see `trialbench schema workload`):\n  " + "\n  ".join(lines)
         )
+    if settings:
+        _check_variables(settings, declared, document["messages"], path)
     variables = _variables(document, path, prompt_file)
     image_path = image or (_beside(path, document["image"]) if document.get("image") else None)
     contract = document.get("contract")
@@ -172,10 +177,16 @@ def _line(text: str, where: tuple[str | int, ...]) -> str:
 
 
 def _set(document: dict[str, Any], key: str, text: str) -> None:
-    if "." not in key:
+    if "." not in key or key.startswith(_VARIABLE):
         # A variable is text for a template: `no` must stay `no`.
-        document.setdefault("variables", {})[key] = text
+        variables = document.setdefault("variables", {})
+        # Where it is no mapping, the check against the schema says so.
+        if isinstance(variables, dict):
+            variables[key.removeprefix(_VARIABLE)] = text
         return
+    places = _places()
+    if key not in places and not key.startswith("request."):
+        raise UsageError(f"--set {key}: this workload has no such place; there are: {', '.join(places)}")
     import yaml
 
     try:
@@ -190,6 +201,48 @@ def _set(document: dict[str, Any], key: str, text: str) -> None:
             raise UsageError(f"--set {key}: {parent!r} is no mapping in this workload")
         place = inner
     place[last] = value
+
+
+def _places() -> list[str]:
+    """What `--set` with a dot can set, by the schema; below `request` anything goes."""
+    sections = schemas.load("workload")["properties"]
+    known = [f"{name}.{inner}" for name, section in sections.items() for inner in section.get("properties", {})]
+    return [*known, "request.FIELD"]
+
+
+def _check_variables(
+    settings: Mapping[str, str], declared: set[str], messages: list[dict[str, Any]], path: Path
+) -> None:
+    """Refuse a variable that nothing would read: a misspelt setting must not measure what nobody asked for."""
+    names = [key.removeprefix(_VARIABLE) for key in settings if "." not in key or key.startswith(_VARIABLE)]
+    unknown = [name for name in names if name not in declared]
+    if not unknown:
+        return
+    known = declared | _used(messages, path)
+    for name in unknown:
+        if name not in known:
+            hint = next((place for place in _places() if place.endswith(f".{name}")), None)
+            raise UsageError(
+                f"--set {name}: {path} has no such variable; there are: {', '.join(sorted(known)) or 'none'}"
+                f"; places in the file: {', '.join(_places())}" + (f" (meant --set {hint}=...?)" if hint else "")
+            )
+
+
+def _used(messages: list[dict[str, Any]], path: Path) -> set[str]:
+    """Names of the variables that the templates use."""
+    import jinja2
+    import jinja2.meta
+
+    found: set[str] = set()
+    for message in messages:
+        content = message["content"]
+        texts = [content] if isinstance(content, str) else [part["text"] for part in content if "text" in part]
+        for text in texts:
+            try:
+                found |= jinja2.meta.find_undeclared_variables(jinja2.Environment().parse(text))
+            except jinja2.TemplateError as error:
+                raise UsageError(f"{path}: the template {text!r:.60} cannot be rendered: {error}") from error
+    return found
 
 
 def _variables(document: dict[str, Any], path: Path, prompt_file: Path | None) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def test_run_writes_samples_summary_and_a_table(
     assert (document["model_label"], document["segments"]["nav"]["ok"]) == ("tiny", 8)
     captured = capsys.readouterr()
     assert "8/8" in captured.out
-    assert "nav: 8/8, all ok, p50" in captured.err
+    assert "nav: 8/8 sent, all ok, p50" in captured.err
     assert max(map(len, captured.out.splitlines())) <= 100
 
 
@@ -83,7 +83,24 @@ def test_run_exit_codes(server: Any, acts: Any, image: Path, script: list[tuple[
 
 def test_run_against_nobody(dead_url: str, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("run", "--url", dead_url, "--workload", "describe", "--image", image) == 4
-    assert "5 connect" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "5 connect" in captured.out
+    assert "the server is broken or unreachable: all requests found no connection" in captured.out
+    assert "first error: describe 1: connect: " in captured.out
+
+
+def test_run_says_once_why_requests_fail(
+    server: Any, acts: Any, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.script = [acts.http(b"image input is not supported\n\x1b[31m" + b"x" * 300, status=500)]
+    assert run("run", "--url", server.url, "--workload", "describe", "--image", image, "-n", "2") == 3
+    captured = capsys.readouterr()
+    line = "first error: describe 1: http_500: image input is not supported\\n\\x1b[31mxxx"
+    for text in (captured.out, captured.err):
+        assert text.count("first error") == text.count(line) == 1
+        assert "\x1b" not in text
+        assert max(map(len, text.splitlines())) < 240
+    assert "describe: 2/2 sent, 2 failed" in captured.err
 
 
 def test_run_stops_at_its_time_limit(server: Any, acts: Any, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,6 +117,8 @@ def test_run_stops_at_its_time_limit(server: Any, acts: Any, image: Path, capsys
         ["run", "--url", "127.0.0.1:1", "--workload", "describe", "--image", "IMAGE"],
         ["run", "--url", "http://127.0.0.1:1", "--workload", "nav", "--set", "prompt"],
         ["run", "--url", "http://127.0.0.1:1", "--workload", "describe", "--image", "IMAGE", "--out", "/none/x.jsonl"],
+        ["run", "--url", "http://127.0.0.1:1", "--workload", "describe", "--image", "IMAGE", "--set", "nonsense=1"],
+        ["run", "--url", "http://127.0.0.1:1", "--workload", "describe", "--image", "IMAGE", "--set", "max_tokens=1"],
         ["session", "/none.json"],
         ["schema", "none"],
         ["show", "/none"],

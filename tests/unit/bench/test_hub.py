@@ -103,7 +103,7 @@ def test_a_wrong_file_is_replaced_and_a_right_one_left_alone(hub: Any, dest: Pat
     told: list[str] = []
     fetch(REPO, revision=hub.commit(REPO), include=INCLUDE, dest=dest, sha256=pins(hub), tell=told.append)
     assert digest(dest / "model-Q4_K_M.gguf") == pins(hub)["model-Q4_K_M.gguf"]
-    assert "model-Q4_K_M.gguf: is there with another hash: it will be replaced" in told
+    assert "model-Q4_K_M.gguf: is there with another hash: it is replaced once the right one is fetched" in told
     assert not [request for request in hub.requests if "mmproj" in request.path]
 
 
@@ -112,8 +112,19 @@ def test_a_file_with_another_hash_never_gets_its_name(hub: Any, dest: Path) -> N
     with pytest.raises(WrongHashError, match="expected SHA-256 0000") as caught:
         fetch(REPO, revision=hub.commit(REPO), include=INCLUDE, dest=dest, sha256=wrong)
     assert caught.value.exit_code == 1
-    assert "model-Q4_K_M.gguf" not in names(dest)
-    assert not list(dest.rglob("model-Q4_K_M.gguf"))
+    assert "the downloaded file was removed" in str(caught.value)
+    assert "older" not in str(caught.value)
+    # What is right is kept, and nothing of the download is left.
+    assert names(dest) == ["mmproj-F16.gguf"]
+
+
+def test_a_wrong_download_leaves_the_older_file_and_says_so(hub: Any, dest: Path) -> None:
+    (dest / "model-Q4_K_M.gguf").write_bytes(b"something else")
+    wrong = pins(hub) | {"model-Q4_K_M.gguf": "0" * 64}
+    with pytest.raises(WrongHashError, match="of another hash, was left as it is and not used"):
+        fetch(REPO, revision=hub.commit(REPO), include=INCLUDE, dest=dest, sha256=wrong)
+    assert (dest / "model-Q4_K_M.gguf").read_bytes() == b"something else"
+    assert names(dest) == ["mmproj-F16.gguf", "model-Q4_K_M.gguf"]
 
 
 def test_an_interrupted_download_is_resumed(hub: Any, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,8 +39,8 @@ def test_lines_come_now_and_then_and_at_the_end(sample: Sample, monkeypatch: pyt
     plain.note("gate passed")
     plain.close()
     assert stream.getvalue().splitlines() == [
-        "nav: 2/4, 1 failed, p50 20.0 ms",
-        "nav: 4/4, 1 failed, p50 20.0 ms",
+        "nav: 2/4 sent, 1 failed, p50 20.0 ms",
+        "nav: 4/4 sent, 1 failed, p50 20.0 ms",
         "gate passed",
     ]
 
@@ -55,7 +55,7 @@ def test_an_extended_segment_goes_on_counting(sample: Sample) -> None:
     plain.start("describe", 1)
     plain.sample(replace(sample, ok=False))
     lines = stream.getvalue().splitlines()
-    assert lines[1:] == ["nav: 2/2, all ok, p50 20.0 ms", "describe: 1/1, 1 failed"]
+    assert lines[1:] == ["nav: 2/2 sent, all ok, p50 20.0 ms", "describe: 1/1 sent, 1 failed"]
 
 
 def test_bars(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from trialbench.report.decide import decide_folder
 from trialbench.report.folder import read_folder
 from trialbench.report.summary import summarise_folder, write_summary
 from trialbench.report.table import folder_table, number
+from trialbench.report.windows import still_down, still_down_text
 
 BOOT = "b00t"
 PLAN = {
@@ -57,8 +58,9 @@ def sample(seq: int, start_s: float, latency_ms: float | None = 20.0, **changes:
     return line
 
 
+Event = tuple[float, str, str, dict[str, Any]]
 # (seconds, by, event, further fields): chatterbox is down from 10 to 50, llamacpp from 15 to 42.
-JOURNAL: list[tuple[float, str, str, dict[str, Any]]] = [
+JOURNAL: list[Event] = [
     (8.0, "program", "phase_done", {"phase": "snapshot", "duration_s": 2.5}),
     (9.0, "program", "opened", {}),
     (9.5, "runner", "phase_started", {"phase": "window"}),
@@ -250,12 +252,127 @@ def test_a_rolled_back_trial_says_why(make: Make) -> None:
     shown = folder_table(folder)
     assert "measure failed: VRAM over its limit" in shown
     assert "expected: at most 8 GB" in shown
-    assert decide_folder(folder)["verdict"] == "INCONCLUSIVE"
+    decision = decide_folder(folder)
+    assert decision["verdict"] == "INCONCLUSIVE"
+    assert decision["reasons"][0] == "the trial was not completed: measure: VRAM over its limit"
 
 
 def test_an_untouched_host(make: Make) -> None:
     events = [(8.0, "program", "phase_failed", {"phase": "snapshot", "reason": "not quiet"})]
     assert summarise_folder(read_folder(make(events)))["outcome"] == "untouched"
+
+
+ENDED: Event = (
+    30.5,
+    "restorer",
+    "phase_failed",
+    {"phase": "measure", "reason": "the runner was ended from outside (its time was up)", "todo": "journalctl"},
+)
+# llamacpp is healthy again at 42, chatterbox was stopped at 10 and never came back.
+HALF = [event for event in JOURNAL[:22] if event[3].get("phase") != "measure" or event[2] == "phase_started"]
+CHECKS = [
+    {"id": 1, "title": "server", "expected": "up", "found": "up", "ok": True},
+    {"id": 2, "title": "voice", "expected": "a voice", "found": "silence", "ok": False},
+]
+TROUBLE: list[Event] = [
+    (52.0, "restorer", "checks", {"ok": False, "checks": CHECKS}),
+    (52.1, "program", "restore_failed", {"reason": "check 2 voice: expected a voice, found silence"}),
+]
+
+
+def test_a_run_that_is_still_open_says_what_is_still_down(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make([*HALF, *TROUBLE])
+    (folder / "verification.json").unlink()
+    summary = summarise_folder(read_folder(folder))
+    assert schemas.validate(summary, "summary") == []
+    assert summary["outcome"] == "open"
+    assert summary["still_down"] == [{"impact": "mute", "since": "2026-01-02T03:04:05Z", "tenants": ["chatterbox"]}]
+    assert list(summary["windows"]) == ["blind"]
+    shown = folder_table(folder)
+    for words in (
+        "mute since 03:04:05Z (chatterbox still down)",
+        "restore failed: check 2 voice",
+        "by the host, 03:04:05Z",
+        "ok     1 server",
+        "FAILED 2 voice",
+        "expected a voice, found silence",
+    ):
+        assert words in shown
+    assert "not made" not in shown
+    for verb in ("summarize", "verdict"):
+        assert main([verb, str(folder)]) == 0
+        assert "mute since 03:04:05Z (chatterbox still down)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("events", "reason"),
+    [
+        (HALF, "the run is still open"),
+        (
+            [*HALF, *TROUBLE],
+            "restore: check 2 voice: expected a voice, found silence (the run is still open)",
+        ),
+        (
+            [*HALF, FAILED, ENDED, *TROUBLE],
+            "measure: the runner was ended from outside (its time was up) (the run is still open)",
+        ),
+        ([*HALF, (53.0, "program", "closed", {})], "it ended before its measuring was through"),
+        ([JOURNAL[0]], "it ended before anything was stopped"),
+    ],
+    ids=["nothing known", "restore failed", "newest phase", "closed", "untouched"],
+)
+def test_verdict_names_why_a_trial_was_not_completed(make: Make, events: list[Event], reason: str) -> None:
+    found = decide_folder(make(events))["facts"]["rolled_back"]
+    assert found.startswith(reason)
+
+
+def test_an_impact_is_down_from_the_first_stop_until_all_are_back(make: Make) -> None:
+    nav: list[Event] = [(16.5, "runner", "tenant_stopping", {"tenant": "nav", "impact": "blind"})]
+    lines = journal([*HALF[:6], *nav, *HALF[6:]])
+    lines[5]["wall"] = "2026-01-02T22:41:07.123Z"  # llamacpp's stop, the first of the two
+    folder = make()
+    write_lines(folder / "journal.jsonl", [*lines, lines[6]])
+    found = {entry["impact"]: entry for entry in still_down(read_folder(folder))}
+    assert still_down_text(found["blind"]) == "blind since 22:41:07Z (nav still down)"
+    assert summarise_folder(read_folder(folder))["windows"] == {}
+    assert still_down_text({"impact": "mute", "since": "?", "tenants": ["x"]}) == "mute since ? (x still down)"
+
+
+def test_what_the_restorer_may_write_besides(make: Make) -> None:
+    at = next(index for index, event in enumerate(JOURNAL) if event[2] == "restore_started")
+    before = [event for event in JOURNAL[:at] if not (event[2] == "phase_done" and event[3]["phase"] == "measure")]
+    after = [event for event in JOURNAL[at:] if not event[2].startswith("drain")]
+    extra: list[Event] = [
+        (31.2, "restorer", "candidate_killed", {"pid": 7}),
+        (31.5, "restorer", "drain_timeout", {"holders": "the GPU can not be read", "duration_s": 5.0}),
+        (42.5, "restorer", "a2_skipped", {"reason": "not through after 20 s"}),
+    ]
+    folder = make([*before, ENDED, *sorted([*after, *extra], key=lambda event: event[0])])
+    summary = summarise_folder(read_folder(folder))
+    assert schemas.validate(summary, "summary") == []
+    assert summary["outcome"] == "rolled_back"
+    assert {"phase": "measure", "ok": False, "duration_s": 9.5} in summary["phases"]
+    assert (summary["a2_skipped"], summary["still_down"]) == ("not through after 20 s", [])
+    assert summary["windows"]["mute"]["drain_min_s"] == 5.0
+    shown = folder_table(folder)
+    assert "measure failed: the runner was ended from outside (its time was up)" in shown
+    assert "(A2 skipped): not through after 20 s" in shown
+
+
+def test_a_phase_that_a_reboot_ended_has_no_duration(make: Make) -> None:
+    folder = make()
+    write_lines(folder / "journal.jsonl", [*journal(HALF[:14]), *journal([(2.0, *ENDED[1:])], boot_id="0ther")])
+    assert summarise_folder(read_folder(folder))["phases"][-1] == {"phase": "measure", "ok": False, "duration_s": None}
+    assert ["measure", "-", "failed"] in [line.split() for line in folder_table(folder).splitlines()]
+
+
+def test_vram_lines_without_a_reading_are_passed_over(make: Make) -> None:
+    folder = make()
+    with (folder / "vram.jsonl").open("a", encoding="utf-8") as stream:
+        for line in ({"t_s": 27.0, "used_mib": None, "phase": "measure"}, {"t_s": 52.0, "phase": "blind"}):
+            stream.write(json.dumps(line) + "\n")
+    vram = summarise_folder(read_folder(folder))["vram"]
+    assert (vram["readings"], vram["last_mib"], vram["peak_footprint_gb"]) == (4, 13600, 6.25)
 
 
 def test_verdict_waits_for_a_person_and_remembers_the_judgement(make: Make) -> None:

@@ -261,14 +261,20 @@ def test_nobody_there_is_exit_4_after_five_attempts(session: Session, dead_url: 
     assert "after" not in summary["segments"]
 
 
-def test_nobody_there_with_a_single_sample_is_exit_4_too(session: Session, dead_url: str) -> None:
+def test_nobody_there_with_a_single_sample_is_exit_4_too(session: Session, dead_url: str, capsys: Any) -> None:
     assert session.run({"id": "smoke", "workload": "nav", "n": 1, "smoke": True}, url=dead_url) == 4
+    last = capsys.readouterr().out.splitlines()[-2:]
+    assert last[0].startswith("the server is broken or unreachable: all requests")
+    assert last[1].startswith("first error: smoke 1: connect: ")
     assert session.summary("smoke")["stopped"] == "server"
 
 
-def test_server_that_dies_while_measuring(session: Session, server: Any, acts: Any) -> None:
+def test_server_that_dies_while_measuring(session: Session, server: Any, acts: Any, capsys: Any) -> None:
     server.script = [*[acts.chat()] * 3, acts.hangs_up]
     assert session.run({**NAV, "n": 50}) == 4
+    told = capsys.readouterr().out
+    assert "the server is broken or unreachable: 5 requests in a row" in told
+    assert told.count("first error: nav-candidate 4: dropped: ") == 2
     nav = session.summary("nav-candidate")["segments"]["nav-candidate"]
     assert (nav["ok"], nav["stopped"], nav["errors"]) == (3, "server", {"dropped": 5})
     assert len(session.lines("nav-candidate")) == 8
@@ -359,7 +365,12 @@ def test_signal_while_waiting_for_the_start(session: Session) -> None:
 def test_refused_field_is_hinted_at_once(session: Session, server: Any, acts: Any, capsys: Any) -> None:
     server.script = [acts.http(b"unknown field cache_prompt", status=400)]
     assert session.run(NAV) == 3
-    assert capsys.readouterr().out.count("--omit cache_prompt") == 1
+    told = capsys.readouterr().out
+    assert told.count("\n(the server refuses a field of the request; leave it out with --omit cache_prompt)\n") == 1
+    assert "first error: nav-candidate 1: http_400: unknown field cache_prompt" in told
+    server.script = [acts.http(b"--omit is a word of the server's own", status=500)]
+    assert session.run(NAV) == 3
+    assert "refuses a field" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -383,3 +394,14 @@ def test_wrong_sessions_are_refused_before_anything_is_sent(
     with pytest.raises(UsageError, match=words):
         run_session(session.file, PlainProgress(sys.stdout))
     assert server.bodies == []
+
+
+def test_first_error_may_be_a_warm_up_and_the_end_says_why(
+    session: Session, server: Any, acts: Any, capsys: Any
+) -> None:
+    server.script = [acts.chat(""), acts.chat()]
+    assert session.run({**NAV, "warmup": 1}) == 0
+    assert capsys.readouterr().out.count("first error: nav-candidate warm-up 1: empty\n") == 2
+    server.script = [acts.chat("turn around")]
+    assert session.run({"id": "smoke", "workload": "nav", "n": 1, "smoke": True}) == 3
+    assert capsys.readouterr().out.splitlines()[-1] == "ended early: smoke"

@@ -100,7 +100,7 @@ def test_whether_adherence_is_proved_stands_beside_the_share() -> None:
 def test_reasons_name_what_decided_and_never_twice() -> None:
     decision = decide(facts(gates=at(8.2), rolled_back="candidate: VRAM"), Rules())
     assert "8.2 GB at gate 0" in decision.reasons[0]
-    assert decision.reasons[-1] == "the trial was rolled back: candidate: VRAM"
+    assert decision.reasons[-1] == "the trial was not completed: candidate: VRAM"
     for changes in ({"adherent": 90}, {"rolled_back": "why"}, {"nav_n": 0, "adherent": 0}):
         reasons = decide(facts(**changes), Rules()).reasons
         assert len(reasons) == len(set(reasons))

@@ -144,7 +144,37 @@ def test_names_files_and_images_that_are_not_there(tmp_path: Path) -> None:
 
 def test_settings_that_lead_nowhere(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
-    with pytest.raises(UsageError, match="'name' is no mapping"):
-        load_workload(path, settings={"name.first": "x"})
+    with pytest.raises(UsageError, match="'seed' is no mapping"):
+        load_workload(path, settings={"request.seed": "7", "request.seed.first": "x"})
     with pytest.raises(UsageError, match="expected a YAML value"):
         load_workload(path, settings={"limits.temperature": "["})
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("nonsense", "--set nonsense: .* has no such variable; there are: greeting; places in the file: .*samples.n"),
+        ("max_tokens", r"meant --set limits.max_tokens=\.\.\.\?"),
+        ("variables.nonsense", "--set nonsense: .* no such variable"),
+        ("limits.tokens", "--set limits.tokens: this workload has no such place; there are: .*limits.max_tokens"),
+        ("messages.0", "no such place"),
+    ],
+)
+def test_a_setting_that_nothing_would_read_is_refused(tmp_path: Path, key: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        load_workload(write(tmp_path, MINIMAL), settings={key: "1"})
+
+
+def test_settings_may_name_what_templates_use_or_the_file_declares(tmp_path: Path, image: Path) -> None:
+    text = MINIMAL.replace("{{ greeting }}", "{% if loud %}{{ word|upper }}{% endif %}")
+    changed = load_workload(
+        write(tmp_path, text), settings={"loud": "1", "variables.word": "hey", "greeting": "unused"}
+    )
+    assert changed.messages[0]["content"] == "HEY, world"
+    with pytest.raises(UsageError, match="there are: none"):
+        load_workload("describe", settings={"prompt": "x"}, image=image)
+    with pytest.raises(UsageError, match="cannot be rendered"):
+        load_workload(write(tmp_path, MINIMAL.replace("}}", "")), settings={"word": "x"})
+    broken = MINIMAL.replace("variables:\n  greeting: Hello", "variables: none")
+    with pytest.raises(UsageError, match="does not fit its schema"):
+        load_workload(write(tmp_path, broken), settings={"greeting": "x"})
