@@ -329,7 +329,11 @@ def test_decision_9_the_smoke_test_wants_strategy_1_or_2(
 
 
 def test_decision_10_phase_0_comes_before_anything_is_touched() -> None:
-    [play] = yaml.safe_load((PLAYBOOKS / "benchmark-e4b.yml").read_text(encoding="utf-8"))
+    before, play = yaml.safe_load((PLAYBOOKS / "benchmark-e4b.yml").read_text(encoding="utf-8"))
+    # What comes before the trial looks at the inventory, on the controller alone.
+    [asked] = yaml.safe_load((PLAYBOOKS / before["ansible.builtin.import_playbook"]).read_text(encoding="utf-8"))
+    assert asked["hosts"] == "localhost"
+    assert [set(task) & {"ansible.builtin.assert"} for task in asked["tasks"]] == [{"ansible.builtin.assert"}]
     assert play["gather_facts"] is False
     assert not {"pre_tasks", "roles", "handlers", "ignore_errors", "force_handlers"} & set(play)
 
