@@ -183,6 +183,9 @@ def _prompt(plan: Plan, _host: Host) -> _Finding:
     path = Path(prompt.file).expanduser()
     found = production.find_function(path, prompt.function)
     production.extract(path, prompt.function)
+    parser = plan.contracts.parser
+    if parser:
+        production.extract(Path(parser.file).expanduser(), parser.function)
     text = f"{prompt.function} at lines {found.first_line}-{found.last_line}, sha256 {found.sha256}"
     if prompt.lines and [found.first_line, found.last_line] != prompt.lines:
         text += f" (it was at {prompt.lines[0]}-{prompt.lines[1]})"

@@ -194,6 +194,14 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Parser:
+    """Production's own function that reads a reply: a text in, what it means out, or None."""
+
+    file: str
+    function: str
+
+
+@dataclass(frozen=True)
 class Clause:
     """An exception clause that must still stand in production: what it catches, and what it then yields."""
 
@@ -210,6 +218,7 @@ class Contracts:
 
     prompt: Prompt
     camera: str
+    parser: Parser | None = None
     clauses: list[Clause] = field(default_factory=list)
     quiet: list[Quiet] = field(default_factory=list)
     operator_confirms_idle: bool = False

@@ -63,6 +63,10 @@ def _write_inputs(plan: Plan, run_dir: Path) -> dict[str, str]:
     write_atomic(source, production.extract(Path(plan.contracts.prompt.file), plan.contracts.prompt.function), 0o644)
     prompt = containers.extract_prompt(plan, source)
     write_atomic(run_dir / "inputs" / "prompt.txt", prompt, 0o644)
+    parser = plan.contracts.parser
+    if parser:
+        text = production.extract(Path(parser.file), parser.function)
+        write_atomic(run_dir / "inputs" / "parser_source.py", text, 0o644)
     shutil.copyfile(plan.contracts.camera, run_dir / "inputs" / "camera.jpg")
     (run_dir / "inputs" / "camera.jpg").chmod(0o644)
     for name, text in plan.workload_texts.items():

@@ -21,6 +21,8 @@ SESSIONS = ("tenants", "a1", "candidate", "a2")
 def _session(
     plan: Plan, url: str, label: str, start_file: str | None, segments: list[dict[str, Any]]
 ) -> dict[str, Any]:
+    parser = plan.contracts.parser
+    own = {"source": f"{INPUTS}/parser_source.py", "function": parser.function} if parser else None
     return {
         "url": url,
         "model_label": label,
@@ -31,6 +33,7 @@ def _session(
         "wait_s": plan.candidate.start_timeout_s + plan.limits.measure_s,
         "prompt_file": f"{INPUTS}/prompt.txt",
         "image": f"{INPUTS}/camera.jpg",
+        "parser": own,
         "timeout_s": plan.workloads.request_timeout_s,
         "segments": segments,
     }

@@ -18,6 +18,7 @@ from trialbench.files import read_json, write_json
 from trialbench.measure.sample import wall_clock
 from trialbench.measure.segments import Gate, Progress, Runner, Segment
 from trialbench.workloads import load_workload
+from trialbench.workloads.prompt import load_parser
 
 
 def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -> int:
@@ -113,6 +114,9 @@ def _segment(entry: dict[str, Any], session: dict[str, Any], path: Path) -> Segm
         prompt_file=base / session["prompt_file"] if session.get("prompt_file") else None,
         base=base,
     )
+    if session.get("parser") and workload.contract:
+        own = load_parser(base / session["parser"]["source"], session["parser"]["function"])
+        workload = replace(workload, contract=own)
     if session.get("timeout_s"):
         workload = replace(workload, limits=replace(workload.limits, timeout_s=session["timeout_s"]))
     return Segment(

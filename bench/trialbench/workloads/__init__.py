@@ -15,7 +15,7 @@ from typing import Any
 
 from trialbench import schemas
 from trialbench.errors import UsageError
-from trialbench.workloads.parsers import Contract
+from trialbench.workloads.parsers import Contract, OwnParser
 
 _PACKAGED = Path(__file__).parent
 # `--set variables.NAME` is the long form of `--set NAME`.
@@ -38,13 +38,14 @@ class Limits:
 class Workload:
     """A workload ready to send: `messages` are rendered, the image is encoded in them.
 
-    `contract` is None for free text. `request` holds further fields for the body of the request.
+    `contract` is None for free text; production's own parser may take the place of the words. `request` holds further
+    fields for the body of the request.
     """
 
     name: str
     messages: list[dict[str, Any]]
     limits: Limits
-    contract: Contract | None = None
+    contract: Contract | OwnParser | None = None
     request: Mapping[str, Any] = field(default_factory=dict)
     n: int = 20
     warmup: int = 0

@@ -6,11 +6,15 @@
 
 Strategies 1 and 2 are adherent. In all of them the reply must be unambiguous: a reply that names both `left` and
 `right` chose nothing, and gets no strategy.
+
+Production's own parser may stand in for all that (`OwnParser`): then its word counts, and nothing else.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 # Lines as production splits them would differ for U+2028; "one line" here means: no line break of any kind within.
@@ -27,6 +31,17 @@ class Contract:
 
 
 @dataclass(frozen=True)
+class OwnParser:
+    """Production's own function: a reply in, what it means out, and None (or an exception) for what it can't read.
+
+    A result may carry a `strategy` of 1, 2 or 3, as an attribute or a key; without one, read is read: strategy 1.
+    """
+
+    name: str
+    function: Callable[[str], object]
+
+
+@dataclass(frozen=True)
 class Parsed:
     """What a reply meant. `strategy` 1, 2 or 3; None where no strategy reads it, and then `words` is None too."""
 
@@ -39,8 +54,10 @@ class Parsed:
         return self.strategy in (1, 2)
 
 
-def parse(content: str, contract: Contract) -> Parsed:
+def parse(content: str, contract: Contract | OwnParser) -> Parsed:
     """The first strategy that reads `content`, and the words it found."""
+    if isinstance(contract, OwnParser):
+        return _by_production(content, contract)
     text = content.strip()
     exact = tuple(text.split(contract.separator))
     if len(exact) == len(contract.words) and all(
@@ -55,6 +72,30 @@ def parse(content: str, contract: Contract) -> Parsed:
     if in_order and not _LINE_BREAK.search(text):
         return Parsed(2, found)
     return Parsed(3, found)
+
+
+def _by_production(content: str, parser: OwnParser) -> Parsed:
+    """What production's parser makes of `content`, its words as text."""
+    try:
+        result = parser.function(content)
+    except Exception:
+        # A parser that falls over a reply could not use it; that is what is being measured.
+        return Parsed(None, None)
+    if not result:
+        return Parsed(None, None)
+    if dataclasses.is_dataclass(result) and not isinstance(result, type):
+        fields: dict[str, object] = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
+    elif isinstance(result, dict):
+        fields = {str(key): value for key, value in result.items()}
+    elif isinstance(result, (list, tuple)):
+        names = getattr(result, "_fields", None) or [str(i) for i in range(len(result))]
+        fields = dict(zip(names, result, strict=True))
+    else:
+        fields = {"reply": result}
+    strategy = fields.pop("strategy", 1)
+    if strategy not in (1, 2, 3):
+        return Parsed(None, None)
+    return Parsed(int(strategy), tuple(str(value) for value in fields.values()))
 
 
 def _choose(tokens: list[str], contract: Contract) -> tuple[str, ...] | None:

@@ -1,16 +1,52 @@
-"""Production's own prompt: runs the function taken from the production source, and returns what it returns.
+"""Production's own functions, taken from its source: the one that makes the prompt, the one that reads a reply.
 
-Finding and cutting out the function is the host's part; it hands over a source that holds the function and the
-module-level names it needs. This runs that source and the one call in the current process, which is why the trial
-does it in a container without network, with nothing in it.
+Finding and cutting them out is the host's part; it hands over a source that holds the function and the module-level
+names it needs. This runs that source in the current process, which is why the trial makes the prompt in a container
+without network, with nothing in it.
 """
 
 from __future__ import annotations
 
 import ast
+import sys
+import types
 from pathlib import Path
 
 from trialbench.errors import UsageError
+from trialbench.workloads.parsers import OwnParser
+
+
+def _run(source: Path) -> dict[str, object]:
+    """The names that `source` defines, after it has been executed."""
+    try:
+        code = compile(source.read_text(encoding="utf-8"), str(source), "exec")
+    except OSError as error:
+        raise UsageError(f"{source}: cannot be read: {error.strerror}") from error
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(f"{source}: is no Python source: {error}") from error
+    # A module of its own, and not "__main__": a script's main part must not run, and dataclasses look their module up.
+    module = types.ModuleType("production_source")
+    module.__file__ = str(source)
+    sys.modules[module.__name__] = module
+    exec(code, module.__dict__)
+    return module.__dict__
+
+
+def load_parser(source: Path, name: str) -> OwnParser:
+    """Production's own parser `name`, after `source` has been executed.
+
+    Raises:
+        UsageError: the source cannot be run, or holds no such function.
+    """
+    try:
+        found = _run(source).get(name)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{source}: failed: {type(error).__name__}: {error}") from error
+    if not callable(found):
+        raise UsageError(f"{source}: expected a function {name!r}, found {type(found).__name__}")
+    return OwnParser(name, found)
 
 
 def evaluate_prompt(source: Path, call: str) -> str:
@@ -26,16 +62,7 @@ def evaluate_prompt(source: Path, call: str) -> str:
     if not isinstance(expression.body, ast.Call):
         raise UsageError(f'--call: expected one call such as build_prompt(goal="..."), found {call!r}')
     try:
-        code = compile(source.read_text(encoding="utf-8"), str(source), "exec")
-    except OSError as error:
-        raise UsageError(f"{source}: cannot be read: {error.strerror}") from error
-    except (SyntaxError, ValueError) as error:
-        raise UsageError(f"{source}: is no Python source: {error}") from error
-    # `__name__` is not "__main__": a script's main part must not run.
-    names: dict[str, object] = {"__name__": "production_prompt", "__file__": str(source)}
-    try:
-        exec(code, names)
-        result = eval(compile(expression, "--call", "eval"), names)
+        result = eval(compile(expression, "--call", "eval"), _run(source))
     except NameError as error:
         raise UsageError(
             f"{source}: the name {error.name!r} is missing from the extracted source, so the prompt cannot be made:"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import NamedTuple
+
 import pytest
-from trialbench.workloads.parsers import Contract, parse
+from trialbench.workloads.parsers import Contract, OwnParser, Parsed, parse
 
 NAV = Contract((("forward", "left", "right"), ("small", "medium", "large")))
 
@@ -58,3 +61,47 @@ def test_another_contract_with_its_own_separator() -> None:
     assert parse("GO/10", contract).strategy == 1
     assert parse("go 10", contract).strategy == 2
     assert parse("GO 10", contract).strategy == 2
+
+
+@dataclasses.dataclass
+class Reply:
+    action: str
+    size: str
+    strategy: int
+
+
+class Pair(NamedTuple):
+    action: str
+    size: str
+
+
+def fall(_text: str) -> object:
+    raise ValueError("no such word")
+
+
+@pytest.mark.parametrize(
+    ("result", "strategy", "words"),
+    [
+        (Reply("left", "large", 2), 2, ("left", "large")),
+        ({"action": "left", "strategy": 3}, 3, ("left",)),
+        (Pair("left", "large"), 1, ("left", "large")),
+        (("left", 30), 1, ("left", "30")),
+        ("left", 1, ("left",)),
+        (None, None, None),
+        ("", None, None),
+        ({"action": "left", "strategy": 7}, None, None),
+    ],
+)
+def test_productions_own_parser(result: object, strategy: int | None, words: tuple[str, ...] | None) -> None:
+    heard: list[str] = []
+
+    def own(text: str) -> object:
+        heard.append(text)
+        return result
+
+    assert parse(" Left ", OwnParser("own", own)) == Parsed(strategy, words)
+    assert heard == [" Left "]
+
+
+def test_a_parser_that_falls_over_a_reply_could_not_use_it() -> None:
+    assert parse("left", OwnParser("fall", fall)) == Parsed(None, None)

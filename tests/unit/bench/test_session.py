@@ -405,3 +405,26 @@ def test_first_error_may_be_a_warm_up_and_the_end_says_why(
     server.script = [acts.chat("turn around")]
     assert session.run({"id": "smoke", "workload": "nav", "n": 1, "smoke": True}) == 3
     assert capsys.readouterr().out.splitlines()[-1] == "ended early: smoke"
+
+
+def test_productions_own_parser_takes_the_place_of_the_words(session: Session, tmp_path: Path) -> None:
+    source = "def read(text):\n    return {'word': text.split()[0], 'strategy': 3}\n"
+    (session.file.parent / "parser.py").write_text(source, encoding="utf-8")
+    parser = {"source": "parser.py", "function": "read"}
+    session.run(NAV, {"id": "describe", "workload": "describe", "n": 1}, parser=parser)
+    assert {line["strategy"] for line in session.lines("nav-candidate")} == {3}
+    assert session.lines("describe")[0]["strategy"] is None
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("x = 1\n", "expected a function 'read'"), ("import nothing_like_it\n", "failed: ModuleNotFoundError")],
+)
+def test_a_parser_that_can_not_be_had_stops_before_the_first_request(
+    session: Session, server: Any, source: str, message: str
+) -> None:
+    (session.file.parent / "parser.py").write_text(source, encoding="utf-8")
+    with pytest.raises(UsageError, match=message):
+        session.run(NAV, parser={"source": "parser.py", "function": "read"})
+    with pytest.raises(UsageError, match="cannot be read"):
+        session.run(NAV, parser={"source": "absent.py", "function": "read"})

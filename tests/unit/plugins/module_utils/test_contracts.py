@@ -735,3 +735,11 @@ def test_the_real_host_is_the_default() -> None:
     assert host.state_dir == Path("/var/lib/model-trial")
     assert host.as_root is (subprocess.check_output(["id", "-u"], text=True).strip() == "0")
     assert isinstance(probes.listeners(host.proc), list)
+
+
+def test_a_parser_that_can_not_be_cut_out_breaks_the_prompts_contract(world: World) -> None:
+    prompt = world.data["contracts"]["prompt"]
+    world.data["contracts"]["parser"] = {"file": prompt["file"], "function": prompt["function"]}
+    assert world.broken() == {}
+    world.data["contracts"]["parser"]["function"] = "no_such_parser"
+    assert "no_such_parser" in world.only(5).found

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -110,6 +111,17 @@ def test_the_users_own_workload_lies_with_the_inputs(world_of: WorldOf, plan_dat
     world = world_of(plan_data)
     prepare(world)
     assert (world.run_dir / "inputs" / "nav.yml").read_text() == "messages: []\n"
+
+
+def test_productions_own_parser_lies_with_the_inputs(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
+    world = world_of(plan_data)
+    prompt = world.plan.contracts.prompt
+    plan_data["contracts"]["parser"] = {"file": prompt.file, "function": prompt.function}
+    world.plan = plan.parse(
+        {**plan_data, "contracts": {**plan_data["contracts"], "prompt": dataclasses.asdict(prompt)}}
+    )
+    prepare(world)
+    assert "def build_vlm_prompt" in (world.run_dir / "inputs" / "parser_source.py").read_text()
 
 
 def test_clients_may_read_inputs_and_write_samples_only(world: World) -> None:

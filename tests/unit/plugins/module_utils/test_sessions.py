@@ -146,3 +146,11 @@ def test_a_summary_is_named_after_the_first_segment(plan_data: dict[str, Any], b
 
 def test_sessions_are_json(built: dict[str, Session]) -> None:
     assert json.loads(json.dumps(built)) == built
+
+
+def test_productions_own_parser_reads_all_replies_or_none(plan_data: dict[str, Any], built: dict[str, Session]) -> None:
+    assert {session["parser"] for session in built.values()} == {None}
+    plan_data["contracts"]["parser"] = {"file": "/srv/server.py", "function": "parse_nav_reply"}
+    with_parser = sessions.build(plan.parse(plan_data))
+    wanted = {"source": "/in/parser_source.py", "function": "parse_nav_reply"}
+    assert all(session["parser"] == wanted for session in with_parser.values())
