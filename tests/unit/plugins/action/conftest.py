@@ -40,7 +40,7 @@ class Stage:
         """The action of a module with these arguments."""
         task = SimpleNamespace(args=args, check_mode=check_mode, async_val=0, action=module.__name__)
         shell = SimpleNamespace(tmpdir=str(self.remote), join_path=lambda *parts: "/".join(parts))
-        connection = SimpleNamespace(_shell=shell, fetch_file=shutil.copyfile)
+        connection = SimpleNamespace(_shell=shell, fetch_file=shutil.copyfile, reset=lambda: self.shown.append("reset"))
         found = module.ActionModule(task, connection, None, None, None)
         found._display = SimpleNamespace(display=self.shown.append)
         found._low_level_execute_command = self._execute

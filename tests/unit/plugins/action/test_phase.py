@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 import pytest
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible_collections.edgelab.model_trial.plugins.action import phase
 from ansible_collections.edgelab.model_trial.plugins.module_utils import program, restorer
 
@@ -216,6 +216,44 @@ def test_a_stale_epoch_is_explained_by_what_ended_the_run(stage: Any, host: Host
     )
     with pytest.raises(AnsibleActionFail, match="phase window FAILED: the lease lapsed"):
         stage.play(phase, name="candidate", plan=plan_data, epoch=3)
+
+
+def test_a_cut_network_is_waited_out(
+    stage: Any, host: Host, plan_data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(phase.time, "sleep", lambda _s: None)
+    host.say(event(1, "phase_started", phase="window"), event(2, "phase_done", phase="window", duration_s=3.0))
+    cuts = [AnsibleConnectionFailure("no route"), AnsibleConnectionFailure("no route")]
+
+    def answer(argv: list[str]) -> dict[str, Any]:
+        if argv[1] == "poll" and cuts:
+            raise cuts.pop()
+        return host(argv)
+
+    stage.answer = answer
+    assert stage.play(phase, name="window", plan=plan_data, epoch=3)["duration_s"] == 3.0
+    assert stage.shown.count("reset") == 2
+    assert sum("can not be reached" in line for line in stage.shown) == 2
+
+
+@pytest.mark.parametrize("name", ["snapshot", "window"])
+def test_a_host_that_stays_away_is_a_failure_with_a_way_on(
+    stage: Any, plan_data: dict[str, Any], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Not "unreachable": the play must still get to the proof and the harvest. And nothing is opened twice."""
+    clock = iter(range(0, 10_000, 20))
+    monkeypatch.setattr(phase.time, "sleep", lambda _s: None)
+    monkeypatch.setattr(phase.time, "monotonic", lambda: next(clock))
+    asked = []
+
+    def answer(argv: list[str]) -> dict[str, Any]:
+        asked.append(argv[1])
+        raise AnsibleConnectionFailure("no route")
+
+    stage.answer = answer
+    with pytest.raises(AnsibleActionFail, match=r"no route.*restores itself.*harvest\.yml"):
+        stage.play(phase, name=name, plan=plan_data, epoch=3)
+    assert asked == ["open"] if name == "snapshot" else len(asked) > 2
 
 
 def test_a_silent_failure_has_its_code(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
