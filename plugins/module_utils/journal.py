@@ -82,9 +82,12 @@ def read_json(path: Path) -> Any:
 def read(path: Path, since: int = 0) -> list[dict[str, Any]]:
     """Journal entries with ``seq`` greater than ``since``; a torn last line is left out."""
     try:
-        raw = path.read_bytes()
+        return _entries(path.read_bytes(), since)
     except OSError:
         return []
+
+
+def _entries(raw: bytes, since: int = 0) -> list[dict[str, Any]]:
     entries = []
     for line in raw.split(b"\n"):
         try:
@@ -124,7 +127,7 @@ class Journal:
             # Runner and restorer never write at once, but a verb may: number and line belong together.
             fcntl.flock(file, fcntl.LOCK_EX)
             raw = file.read()
-            seq = max((e["seq"] for e in read(self.path)), default=0) + 1
+            seq = max((e["seq"] for e in _entries(raw)), default=0) + 1
             entry = {
                 "seq": seq,
                 "wall": wall(),

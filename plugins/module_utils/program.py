@@ -129,7 +129,7 @@ def start_runner(trial: plan.Plan, state: State) -> None:
 
 
 def look(state: State, run: str, since: int) -> dict[str, Any]:
-    """Everything a controller wants to show: new events, progress, budget, units."""
+    """Everything a controller wants to show: new events, progress, budget. Files only: it is asked while measuring."""
     run_dir = state.run_dir(run)
     entries = read(state.journal_path(run))
     mark = state.mark()
@@ -137,7 +137,6 @@ def look(state: State, run: str, since: int) -> dict[str, Any]:
     trial = _load(state, run)
     elapsed = time.monotonic() - stopped[0] if stopped else 0.0
     phases = [e["phase"] for e in entries if e["event"] == "phase_started"]
-    last = entries[-1]["event"] if entries else ""
     return {
         "run": run,
         "open": bool(mark and mark.run == run),
@@ -146,25 +145,20 @@ def look(state: State, run: str, since: int) -> dict[str, Any]:
         "samples": samples(run_dir),
         "window_s": round(elapsed, 1),
         "remaining_s": round(trial.limits.cap_s - elapsed, 1),
-        "closed": last == "closed",
-        "units": unit_states(),
     }
 
 
 def poll(state: State, run: str, epoch: int, since: int, wait_s: float) -> dict[str, Any]:
     """Renew the lease and look; answers when something new happened, or after ``wait_s``.
 
-    Raises:
-        Held: never. Looking is allowed to stale callers: they learn who restored the host.
+    Looking is allowed to stale callers, who renew nothing: they learn who restored the host.
     """
     deadline = time.monotonic() + wait_s
     journal, size = state.journal_path(run), -1
     while True:
-        try:
+        with contextlib.suppress(Held):
             state.guard(run, epoch)
             state.renew()
-        except Held:
-            pass
         now = journal.stat().st_size if journal.exists() else 0
         if now != size:
             size = now

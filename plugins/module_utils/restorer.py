@@ -30,8 +30,6 @@ from .runner import drain_target
 POLL_S = 0.05
 # What can go wrong with one tenant and must not keep the next one down.
 TROUBLE = (tenants.TenantError, OSError, subprocess.SubprocessError)
-
-
 # Who asks for a restore when nobody does: systemd at the runner's end, and systemd at boot.
 UNATTENDED = ("host", "boot")
 

@@ -185,9 +185,6 @@ class Card:
                 excess -= holder.mib(now)
         return victims
 
-    def settled(self, now: float) -> bool:
-        return not any(holder.loading(now) or holder.died_s is not None for holder in self.holders.values())
-
     def render(self, now: float, faults: Faults) -> str:
         """Return the ledger as the library reads it: one fact a line. Only the living are listed as processes."""
         live = [holder for holder in self.holders.values() if holder.died_s is None]

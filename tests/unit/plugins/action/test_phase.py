@@ -33,7 +33,6 @@ class Host:
             "last_run": RUN,
             "restored_by": None,
             "attempt_seq": 17,
-            "units": {},
         }
         self.refuse: dict[str, dict[str, Any]] = {}
         self.installed = True
@@ -70,8 +69,6 @@ class Host:
                 "samples": samples or [],
                 "window_s": 12.3,
                 "remaining_s": 1487.7,
-                "closed": False,
-                "units": {},
             }
         )
         return self

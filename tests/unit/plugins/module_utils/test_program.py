@@ -329,13 +329,7 @@ def test_poll_tells_what_is_new(world: World, shell: Shell) -> None:
     assert shell.ours("poll", epoch, "--since=0") == 0
     answer = shell.json
     assert [e["event"] for e in answer["events"]][-1] == "opened"
-    assert (answer["run"], answer["open"], answer["closed"], answer["phase"]) == (
-        world.plan.run,
-        True,
-        False,
-        "snapshot",
-    )
-    assert answer["units"] == {"mt-run.service": "inactive", "mt-restore.service": "inactive"}
+    assert (answer["run"], answer["open"], answer["phase"]) == (world.plan.run, True, "snapshot")
     last = answer["events"][-1]["seq"]
     assert shell.ours("poll", epoch, f"--since={last - 1}") == 0
     assert [e["seq"] for e in shell.json["events"]] == [last]
@@ -399,7 +393,7 @@ def test_poll_after_the_end_tells_who_restored(world: World, shell: Shell) -> No
     world.runner().run()
     assert shell("restore-now") == 0
     assert shell.ours("poll", epoch) == 0
-    assert (shell.json["open"], shell.json["closed"], shell.json["phase"]) == (False, True, "restore")
+    assert (shell.json["open"], shell.json["phase"]) == (False, "restore")
     assert shell.json["events"][-2]["event"] == "restored"
 
 
