@@ -66,7 +66,9 @@ rollback: twin-up ## the eight checks as an independent suite, against the twin 
 	@pytest tests/rollback --hosts=ansible://all --ansible-inventory=playbooks/twin --junitxml=build/rollback-twin.xml $(ARGS)
 
 molecule: setup image ## the trial, a rollback and single roles, on a twin of their own
-	@MOLECULE_COMMAND_BORDERS=false molecule test --all $(ARGS)
+	@# Molecule remembers "created" by the checkout's name alone; an interrupted run would pass that on to another clone.
+	@rm -rf build/molecule/state && MT_TWIN=mt-molecule python images/twin/twin.py down
+	@MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/build/molecule/state MOLECULE_COMMAND_BORDERS=false molecule test --all $(ARGS)
 
 gpu: python ## what needs a real NVIDIA GPU
 	@pytest tests/gpu -m gpu $(ARGS)
