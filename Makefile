@@ -17,7 +17,7 @@ help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-11s\033[0m %s\n", $$1, $$2} /^##@/ {print "\n" substr($$0, 5)}' Makefile
 
 ##@ Run
-.PHONY: setup python twin-up twin-down image trial pin
+.PHONY: setup python twin-up twin-down image trial rehearse pin
 setup: ## install what is missing: Debian packages, .venv, a Docker engine that answers
 	@scripts/setup.sh
 
@@ -36,11 +36,14 @@ image: setup ## build the bench image: llama-server and trialbench (HOST=panda: 
 trial: setup twin-up image ## the whole trial on the twin, over SSH (ARGS="-e ..." goes to ansible-playbook)
 	@cd playbooks && ansible-playbook benchmark-e4b.yml -i twin $(ARGS)
 
+rehearse: setup twin-up ## stop, drain, restore, verify on the twin without a candidate, with measured times
+	@cd playbooks && ansible-playbook rehearse.yml -i twin $(ARGS)
+
 pin: python ## resolve and write the pins: revision, hashes, image digest (CANDIDATE=FILE: of another candidate)
 	@python scripts/pin.py $(if $(CANDIDATE),--candidate $(CANDIDATE)) $(ARGS)
 
 ##@ Test
-.PHONY: test unit coverage lint sanity twin-tests rollback molecule gpu
+.PHONY: test unit coverage lint sanity twin-tests drills drills-short rollback molecule gpu
 test: ## everything below, in this order, with times at the end
 	@scripts/test.sh
 
@@ -61,6 +64,16 @@ sanity: python ## ansible-test on the built and installed collection: sanity and
 
 twin-tests: setup image ## what needs a twin: contracts broken one by one, faults, the observer
 	@pytest tests/twin -m twin $(ARGS)
+
+# Each worker strikes a twin of its own.
+DRILL_WORKERS ?= 2
+DRILL = pytest tests/twin/drills -q --tb=short -n $(DRILL_WORKERS) --dist load --maxschedchunk 1
+
+drills: setup image ## every fault in every phase: the host comes back (DRILL_WORKERS=2; ARGS="-k voice"); build/drills.json
+	@$(DRILL) $(ARGS)
+
+drills-short: setup image ## the dozen drills that span the mechanisms
+	@$(DRILL) --core $(ARGS)
 
 rollback: twin-up ## the eight checks as an independent suite, against the twin (JUnit in build/)
 	@pytest tests/rollback --hosts=ansible://all --ansible-inventory=playbooks/twin --junitxml=build/rollback-twin.xml $(ARGS)

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from trialbench import __version__
 from trialbench.errors import TrialbenchError, UsageError
+from trialbench.terminal import say
 
 _EXIT_CODES = "exit codes: 0 all samples good, 2 wrong usage, 3 some samples failed, 4 server broken or unreachable"
 
@@ -26,14 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except TrialbenchError as error:
-        print(f"trialbench: {error}", file=sys.stderr)
+        say(f"trialbench: {error}", sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # `trialbench show DIR | head`: the reader has seen enough. Keep the interpreter from flushing into the void.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"trialbench: {error.filename or 'input/output'}: {error.strerror or error}", file=sys.stderr)
+        say(f"trialbench: {error.filename or 'input/output'}: {error.strerror or error}", sys.stderr)
         return UsageError.exit_code
 
 
@@ -121,7 +122,7 @@ def _run(options: argparse.Namespace) -> int:
         write_json(options.summary, summary)
     from trialbench.report.table import segments_table
 
-    print("\n".join([segments_table(summary), *runner.closing()]))
+    say("\n".join([segments_table(summary), *runner.closing()]))
     return runner.exit_code()
 
 
@@ -181,7 +182,7 @@ def _fetch(options: argparse.Namespace) -> int:
         include=options.include,
         dest=options.dest,
         sha256=_settings(options.sha256, option="--sha256", like="NAME=HEX"),
-        tell=lambda text: print(text, flush=True),
+        tell=lambda text: say(text, sys.stdout),
     )
     return 0
 
@@ -195,7 +196,7 @@ def _pin(options: argparse.Namespace) -> int:
         include=options.include,
         image=options.image,
         out=options.out,
-        tell=lambda text: print(text, flush=True),
+        tell=lambda text: say(text, sys.stdout),
     )
     return 0
 
@@ -213,6 +214,12 @@ def _add_report(verbs: _Verbs) -> None:
     show = verbs.add_parser("show", help="print a result folder for people")
     show.add_argument("dir", type=Path, metavar="DIR")
     show.set_defaults(verb=_show)
+    compare = verbs.add_parser("compare", help="print several runs side by side")
+    compare.add_argument("dirs", type=Path, metavar="DIR", nargs="*")
+    compare.add_argument(
+        "--without", action="append", default=[], metavar="HOST=WHY", help="a host that has no results; repeatable"
+    )
+    compare.set_defaults(verb=_compare)
     schema = verbs.add_parser("schema", help="print a published JSON schema")
     schema.add_argument("name", metavar="NAME", nargs="?", help="without it: list the names")
     schema.set_defaults(verb=_schema)
@@ -221,7 +228,7 @@ def _add_report(verbs: _Verbs) -> None:
 def _summarize(options: argparse.Namespace) -> int:
     from trialbench.report.summary import write_summary
 
-    print("\n".join([str(write_summary(options.dir)), *_still_down(options.dir)]))
+    say("\n".join([str(write_summary(options.dir)), *_still_down(options.dir)]))
     return 0
 
 
@@ -236,16 +243,26 @@ def _verdict(options: argparse.Namespace) -> int:
     from trialbench.report.decide import decide_folder
 
     decision = decide_folder(options.dir, describe=options.describe, adherence_rule=options.adherence_rule)
-    print(decision["verdict"])
+    say(decision["verdict"])
     for line in [*decision["reasons"], *_still_down(options.dir)]:
-        print(f"  {line}")
+        say(f"  {line}")
     return 0 if options.require is None or decision["verdict"] == "ADOPT" else 1
 
 
 def _show(options: argparse.Namespace) -> int:
     from trialbench.report.table import folder_table
 
-    print(folder_table(options.dir))
+    say(folder_table(options.dir))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from trialbench.report.compare import compare_table
+
+    without = list(_settings(options.without, option="--without", like="HOST=WHY").items())
+    if not options.dirs and not without:
+        raise UsageError("compare: expected result folders, found none")
+    say(compare_table(options.dirs, without))
     return 0
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from trialbench.errors import UsageError
 
+_MAX_NUMBER, _MAX_DIGITS = 1e15, 18
+
 
 def write_atomic(path: Path, text: str) -> None:
     """Replace `path` with `text`: a reader sees the old content or the new, never a part.
@@ -32,7 +34,19 @@ def write_atomic(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """`write_atomic` of `value` as indented JSON. NaN and infinity are refused: they are no JSON."""
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    if not _encodable(text):
+        # Half a surrogate pair, which JSON can escape and UTF-8 can't hold.
+        text = json.dumps(value, indent=2, allow_nan=False)
+    write_atomic(path, text + "\n")
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_json(path: Path) -> Any:
@@ -42,11 +56,29 @@ def read_json(path: Path) -> Any:
         UsageError: not readable or no JSON; says where.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _decoded(path.read_bytes())
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: is no JSON: {error}") from error
+
+
+def _decoded(raw: bytes) -> Any:
+    """Strict JSON: Python would also read `NaN` and `Infinity`, and numbers that are infinite or endless."""
+    return json.loads(raw, parse_constant=_refused, parse_float=_finite, parse_int=_whole)
+
+
+def _refused(text: str) -> float:
+    raise ValueError(f"{text[:20]} is no number that can be counted with")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if abs(value) < _MAX_NUMBER else _refused(text)
+
+
+def _whole(text: str) -> int:
+    return int(text) if len(text) < _MAX_DIGITS else int(_refused(text))
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -66,8 +98,8 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except ValueError:
+            value = _decoded(line)
+        except (ValueError, RecursionError):
             value = None
         if isinstance(value, dict):
             found.append(value)

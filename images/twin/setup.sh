@@ -3,9 +3,10 @@
 set -eu
 
 multiarch=$(python3 -c 'import sysconfig; print(sysconfig.get_config_var("MULTIARCH"))')
-mv /opt/gpu/libnvidia-ml.so.1 "/usr/lib/$multiarch/libnvidia-ml.so.1"
-mv /opt/gpu/nvidia-smi /usr/bin/nvidia-smi
-rmdir /opt/gpu
+mv /opt/programs/libnvidia-ml.so.1 "/usr/lib/$multiarch/libnvidia-ml.so.1"
+mv /opt/programs/nvidia-smi /usr/bin/nvidia-smi
+mv /opt/programs/libtwinclock.so /usr/local/lib/twin/libtwinclock.so
+rmdir /opt/programs
 sed -i "s/@MULTIARCH@/$multiarch/g" /etc/cdi/nvidia.json
 ldconfig
 

@@ -125,16 +125,18 @@ def make_keys() -> None:
             subprocess.run(command, check=True)
 
 
-def compile_gpu(target: pathlib.Path) -> None:
-    """Compile the fake NVML library and nvidia-smi into ``target``, when their sources are newer than what is there."""
+def compile_programs(target: pathlib.Path) -> None:
+    """Compile the fake NVML library, nvidia-smi and the jumping clock into ``target``, where a source is newer."""
     target.mkdir(parents=True, exist_ok=True)
     warnings = ["-O2", "-Wall", "-Wextra", "-Werror"]
-    shared = ["-shared", "-fPIC", "-fvisibility=hidden", "-Wl,-soname,libnvidia-ml.so.1"]
+    shared = ["-shared", "-fPIC"]
+    nvml = [*shared, "-fvisibility=hidden", "-Wl,-soname,libnvidia-ml.so.1"]
     for source, program, flags, libraries in (
-        ("nvml.c", "libnvidia-ml.so.1", shared, []),
-        ("nvidia-smi.c", "nvidia-smi", [], ["-ldl"]),
+        ("gpu/nvml.c", "libnvidia-ml.so.1", nvml, []),
+        ("gpu/nvidia-smi.c", "nvidia-smi", [], ["-ldl"]),
+        ("clock.c", "libtwinclock.so", shared, []),
     ):
-        origin, result = HERE / "gpu" / source, target / program
+        origin, result = HERE / source, target / program
         if result.exists() and result.stat().st_mtime >= origin.stat().st_mtime:
             continue
         part = result.with_name(f"{program}.part")
@@ -175,8 +177,8 @@ def stage(context: pathlib.Path, models: pathlib.Path) -> None:
     programs = root / "usr/local/lib/twin"
     shutil.copy(HERE / "gpu" / "observer.py", programs)
     shutil.copy(HUB_PROGRAM, programs)
-    compile_gpu(BUILD / "gpu")
-    shutil.copytree(BUILD / "gpu", root / "opt/gpu")
+    compile_programs(BUILD / "programs")
+    shutil.copytree(BUILD / "programs", root / "opt/programs")
     home = root / "home/panda"
     (home / "models").mkdir(parents=True)
     for name in ("baseline-f16.gguf", "mmproj-baseline-f16.gguf"):

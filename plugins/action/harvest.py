@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import shutil
 import tarfile
 import tempfile
 from pathlib import Path
@@ -13,8 +15,70 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.edgelab.model_trial.plugins.module_utils.probes import printable
 
 RUNS = "/var/lib/model-trial/runs"
+# A long run has some fifty files and some megabytes.
+MAX_FILES, MAX_BYTES = 2000, 2 << 30
+MAX_DEPTH = 4
+PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
+
+
+def _plain(member: tarfile.TarInfo, dest: Path, parts: list[str]) -> bool:
+    """Whether it is a file that stays below ``dest``, through no link that lies there already."""
+    named = len(parts) <= MAX_DEPTH and all(PART.match(part) for part in parts)
+    paths = [dest.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
+    return member.isreg() and named and not any(path.is_symlink() for path in paths)
+
+
+def unpack(archive: Path, dest: Path, max_bytes: int = MAX_BYTES) -> tuple[list[str], list[str]]:
+    """Unpack plain files with plain names below ``dest``, each replaced as a whole.
+
+    The host's folder is data of a stranger: links, devices, names that climb or that only a shell could love are left
+    out, and it may not fill the controller's disk.
+
+    Returns:
+        The files written, and the names that were left out, fit for a terminal; both sorted.
+
+    Raises:
+        AnsibleActionFail: more files or bytes than a run can have, or no room for them.
+    """
+    written, left_out, size = [], [], 0
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            name = member.name.removeprefix("./")
+            parts = name.split("/")
+            # Half-written files of the host's own begin with a dot; they are nobody's results.
+            if member.isdir() or (member.isreg() and parts[-1].startswith(".") and parts[-1].strip(".")):
+                continue
+            if not _plain(member, dest, parts):
+                left_out.append(printable(name))
+                continue
+            size += member.size
+            if size > max_bytes or len(written) >= MAX_FILES:
+                raise AnsibleActionFail(
+                    f"expected at most {max_bytes >> 20} MiB in {MAX_FILES} files, found more; {dest} holds the first "
+                    f"{len(written)}. See what fills the run's folder on the host"
+                )
+            _write(tar, member, dest / name)
+            written.append(name)
+    return sorted(written), sorted(left_out)
+
+
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        source = tar.extractfile(member)
+        with part.open("wb") as file:
+            if source:
+                shutil.copyfileobj(source, file)
+        part.replace(path)
+    except OSError as err:
+        part.unlink(missing_ok=True)
+        raise AnsibleActionFail(
+            f"{path} could not be written: {err}. The run is kept on the host; make room and bring it with harvest.yml"
+        ) from err
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
@@ -47,10 +111,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 self._connection.fetch_file(remote, str(archive))
             finally:
                 self._remove_tmp_path(self._connection._shell.tmpdir)
-            dest.mkdir(parents=True, exist_ok=True)
-            with tarfile.open(archive) as tar:
-                # The host's folder is data of a stranger: nothing may be unpacked outside dest.
-                tar.extractall(dest, filter="data")
-        files = sorted(str(path.relative_to(dest)) for path in dest.rglob("*") if path.is_file())
+            files, left_out = unpack(archive, dest)
+        for name in left_out:
+            self._display.warning(f"harvest of {run}: {name} was left out: no plain file with a plain name")
         self._display.display(f"  harvested {len(files)} files of {run} to {dest}")
-        return {**result, "changed": True, "files": files, "dest": str(dest)}
+        return {**result, "changed": True, "files": files, "left_out": left_out, "dest": str(dest)}

@@ -16,10 +16,12 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import PlanError, parse
+from ansible_collections.edgelab.model_trial.plugins.module_utils.probes import printable
 
 PROGRAM = "/usr/local/sbin/model-trial"
-# The host answers as soon as something happened; this is only how long it may stay silent, well below the lease.
-WAIT_S = 5.0
+# The host answers as soon as something happened; this is only how long it may stay silent. Asking renews the lease, so
+# it is asked three times within one.
+WAIT_S, POLLS_PER_LEASE = 5.0, 3.0
 # How long a host may be away before the play gives up on it: the lease, within which it restores itself.
 AWAY_S, AWAY_PAUSE_S = 60.0, 2.0
 # The program's exit code for a caller who does not hold the host any more.
@@ -31,6 +33,7 @@ SHOWN = {
     "tenant_stopped": "{tenant} stopped in {duration_s:.1f} s",
     "tenant_starting": "starting {tenant}",
     "tenant_healthy": "{tenant} healthy after {duration_s:.1f} s",
+    "tenant_retry": "{tenant} did not start, tried again in {wait_s:.1f} s: {reason}",
     "tenant_failed": "{tenant} FAILED: {reason}",
     "segment_done": "session {session} done (exit code {exit_code})",
     "drained": "VRAM drained to {used_mib} MiB in {duration_s:.1f} s",
@@ -51,7 +54,7 @@ SHOWN = {
 
 def words_of(done: dict[str, Any]) -> str:
     """What a failed command said; with a terminal in between both streams arrive as stdout."""
-    return str(done.get("stdout") or done.get("stderr") or f"exit code {done['rc']}").strip()
+    return printable(str(done.get("stdout") or done.get("stderr") or f"exit code {done['rc']}").strip())
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
@@ -70,6 +73,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         if name not in ("snapshot", "window", "candidate", "measure", "restore"):
             raise AnsibleActionFail(f"name: expected snapshot, window, candidate, measure or restore, found {name!r}")
         self.host = str((task_vars or {}).get("inventory_hostname", "host"))
+        self.wait_s = WAIT_S
         if self._task.check_mode:
             # Later roles need an epoch; 0 is one that no host ever opens under.
             facts = {"ansible_facts": {"trial_epoch": 0}} if name == "snapshot" else {}
@@ -80,6 +84,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             plan = parse(self._task.args.get("plan"))
         except PlanError as err:
             raise AnsibleActionFail(f"the plan can not be used: {err}") from err
+        self.wait_s = min(WAIT_S, plan.limits.lease_s / POLLS_PER_LEASE)
         if name == "snapshot":
             controller = str(self._task.args.get("controller") or "somebody by playbook")
             facts = self.verb("open", run=plan.run, controller=controller)
@@ -104,7 +109,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
 
     def show(self, text: str) -> None:
         """One line for the person who watches."""
-        self._display.display(f"  {self.host} | {text}")
+        # What a model or a tenant said may stand in it.
+        self._display.display(f"  {self.host} | {printable(text)}")
 
     def execute(self, command: str, again: bool = True) -> dict[str, Any]:
         """Run a command on the host, through a cut network or a reboot if need be.
@@ -168,7 +174,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 raise AnsibleActionFail(
                     "ansible-playbook is gone: the lease is left to lapse, the host restores itself"
                 )
-            found = self.verb("poll", run=run, epoch=epoch, since=since, wait=WAIT_S)
+            found = self.verb("poll", run=run, epoch=epoch, since=since, wait=self.wait_s)
             for event in found["events"]:
                 since = event["seq"]
                 shown = shown or f"{event['event']} {event.get('phase', '')}".strip() == first
@@ -193,7 +199,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 if event["event"] == "phase_done" and event["phase"] == name:
                     return {"changed": True, "duration_s": event["duration_s"], "samples": found["samples"]}
                 if event["event"] == "phase_failed":
-                    raise AnsibleActionFail(SHOWN["phase_failed"].format(**event), result={"event": event})
+                    raise AnsibleActionFail(printable(SHOWN["phase_failed"].format(**event)), result={"event": event})
                 if event["event"] == "restore_started":
                     raise AnsibleActionFail(
                         f"phase {name} did not end: the host is being restored by {event['restored_by']}; "
@@ -227,11 +233,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                     "changed": True,
                     "run": held["run"],
                     "restored_by": event.get("restored_by"),
+                    "down": event.get("down"),
                     "impacts": event.get("impacts"),
+                    "times": event.get("times"),
                 }
             # The host goes on trying; whoever watches is told after the second failure.
             if len(failures) >= 2:
-                raise AnsibleActionFail(f"the host could NOT be restored yet; it goes on trying. {failures[-1]}")
+                words = f"the host could NOT be restored yet; it goes on trying. {failures[-1]}"
+                raise AnsibleActionFail(printable(words))
         raise AssertionError("polls never ends")
 
     def status(self) -> dict[str, Any]:

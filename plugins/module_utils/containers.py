@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from . import sessions
-from .journal import read_json
+from .journal import private
 from .plan import Plan
-from .probes import ProcessId, identify
+from .probes import ProcessId, identify, printable
 
 RUN_LABEL = "edgelab.model_trial.run"
 A2_LABEL = "edgelab.model_trial.a2"
@@ -43,14 +43,20 @@ def docker(*args: str, timeout_s: float = _TIMEOUT_S) -> str:
     """
     try:
         done = subprocess.run(
-            ["docker", *args], capture_output=True, text=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL
+            ["docker", *args],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired as err:
         raise DockerError(f"docker {args[0]}: no answer within {timeout_s:.0f} s") from err
     except OSError as err:
         raise DockerError(f"docker: {err}") from err
     if done.returncode != 0:
-        raise DockerError(f"docker {args[0]}: {done.stderr.strip() or done.returncode}")
+        raise DockerError(f"docker {args[0]}: {printable(done.stderr.strip()) or done.returncode}")
     return done.stdout
 
 
@@ -232,13 +238,16 @@ class Client:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            errors="replace",
         )
 
     def exit_code(self) -> int | None:
         """The session's exit code, or None while it works; 4 for a client that vanished."""
-        summary = read_json(self._summary)
-        if isinstance(summary, dict):
-            return int(summary.get("exit_code", 4))
+        summary = sessions.summary(self._summary)
+        if summary is not None:
+            code = summary.get("exit_code")
+            # The client's own word: what is no number is no success either.
+            return code if isinstance(code, int) else 4
         if self._waiter.poll() is None:
             return None
         if self._code is None:
@@ -268,12 +277,12 @@ def save_logs(label: str, run: str, folder: Path) -> None:
         path, name = (json.loads(word) for word in line.split(" ", 1))
         log = folder / f"{name.lstrip('/')}.log"
         if path and Path(path).exists():
-            with log.open("w", encoding="utf-8") as out:
+            with open(log, "w", encoding="utf-8", opener=private) as out:
                 for entry in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
                     with contextlib.suppress(ValueError, TypeError, KeyError):
                         out.write(json.loads(entry)["log"])
         else:
-            with log.open("wb") as raw:
+            with open(log, "wb", opener=private) as raw:
                 command = ["docker", "logs", name.lstrip("/")]
                 subprocess.run(command, stdout=raw, stderr=raw, timeout=_TIMEOUT_S, check=False)
 
@@ -281,6 +290,11 @@ def save_logs(label: str, run: str, folder: Path) -> None:
 def tail(name: str, lines: int = 8) -> str:
     """The last lines a container printed, for an error message."""
     done = subprocess.run(
-        ["docker", "logs", "--tail", str(lines), name], capture_output=True, text=True, timeout=10, check=False
+        ["docker", "logs", "--tail", str(lines), name],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=10,
+        check=False,
     )
-    return (done.stdout + done.stderr).strip() or "(nothing)"
+    return printable((done.stdout + done.stderr).strip()) or "(nothing)"

@@ -43,7 +43,11 @@ _SHOW_MARK = 'test ! -e "$1" || { stat -c %Y "$1" && cat "$1"; }'
 
 @dataclass(frozen=True)
 class Contract:
-    """One contract, evaluated; ``ok`` is the answer, the rest is for people."""
+    """One contract, evaluated; ``ok`` is the answer, the rest is for people.
+
+    ``spared`` says that it holds only because this is a rehearsal: a trial would find it broken, and what to do about
+    that stands in ``todo``.
+    """
 
     id: int
     name: str
@@ -52,6 +56,7 @@ class Contract:
     ok: bool
     why: str
     todo: str
+    spared: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,9 +124,12 @@ class NoSudo(Exception):
 
 @dataclass(frozen=True)
 class _Finding:
+    """What was found; ``trial_only`` says that what is wrong here would disturb a candidate alone."""
+
     ok: bool
     found: str
     todo: str = ""
+    trial_only: bool = False
 
 
 def _together(jobs: Sequence[Callable[[], T]], limit_s: float) -> list[T | Exception]:
@@ -334,9 +342,11 @@ def _room(plan: Plan, host: Host) -> _Finding:
     found = (
         f"disk {disk_gb:.1f} GB free, RAM {ram_gb:.1f} GB available, VRAM {vram_gb:.2f} GB ({card.name}), used: {now}"
     )
-    enough = disk_gb >= wanted.disk_gb_min and ram_gb >= wanted.ram_gb_min and vram_gb >= plan.gpu.total_gb_min
+    room = disk_gb >= wanted.disk_gb_min and ram_gb >= wanted.ram_gb_min
+    card_ok = steady and vram_gb >= plan.gpu.total_gb_min
     todo = "" if steady else "correct gpu.steady_gb and the tenants' vram_process, or see who uses the card"
-    return _Finding(enough and steady, found, todo)
+    # Disk and RAM are for the candidate's files and its container.
+    return _Finding(room and card_ok, found, todo, trial_only=card_ok)
 
 
 # 8: Docker
@@ -374,7 +384,8 @@ def _docker(plan: Plan, host: Host) -> _Finding:
     found = f"docker {info['ServerVersion']}, live-restore {live_restore}, {_restart_policies(host)}"
     blind = _gpu_for_docker(plan.candidate.gpu_access, info, host.cdi_dirs)
     if blind:
-        return _Finding(False, f"{found}; {blind}")
+        # A restore asks docker for what a trial left; that containers see the GPU is for a candidate alone.
+        return _Finding(False, f"{found}; {blind}", trial_only=True)
     return _Finding(True, f"{found}; GPU access by {plan.candidate.gpu_access}")
 
 
@@ -479,6 +490,8 @@ class _Term:
     why: str
     todo: Callable[[Plan], str]
     look: Callable[[Plan, Host], _Finding]
+    # Whether it concerns a candidate and its measuring alone, so that a rehearsal does without it.
+    trial_only: bool = False
 
 
 def _expected_clauses(plan: Plan) -> str:
@@ -541,6 +554,7 @@ TERMS = (
         "the candidate is asked what production asks, word for word",
         lambda _: "correct contracts.prompt in the inventory",
         _prompt,
+        trial_only=True,
     ),
     _Term(
         6,
@@ -587,6 +601,7 @@ TERMS = (
         "both models are asked about this picture",
         lambda _: "put a camera image there, or correct contracts.camera",
         _camera,
+        trial_only=True,
     ),
     _Term(
         11,
@@ -595,6 +610,7 @@ TERMS = (
         "what is not pinned is not what was reviewed, and no result could be repeated",
         lambda _: "run `make pin` and commit what it writes",
         _pins,
+        trial_only=True,
     ),
     _Term(
         12,
@@ -616,7 +632,8 @@ def _contract(term: _Term, plan: Plan, result: _Finding | Exception) -> Contract
         result = _Finding(False, str(result) if expected else f"cannot be evaluated: {result!r}")
     why = (_why_clauses(plan) if term.id == 2 else "") or term.why
     todo = "" if result.ok else result.todo or term.todo(plan)
-    return Contract(term.id, term.name, term.expected(plan), result.found, result.ok, why, todo)
+    spared = plan.rehearsal and not result.ok and (term.trial_only or result.trial_only)
+    return Contract(term.id, term.name, term.expected(plan), result.found, result.ok or spared, why, todo, spared)
 
 
 def _evaluate(terms: Sequence[_Term], plan: Plan, host: Host) -> list[Contract]:

@@ -14,6 +14,7 @@ import contextlib
 import csv
 import importlib
 import json
+import os
 import subprocess
 import threading
 import time
@@ -34,6 +35,8 @@ READ_TIMEOUT_S = 3.0
 STABLE_MIB = 64
 STABLE_S = 0.5
 POLL_S = 0.075
+# How long the end of a sampler waits for the reading under way.
+_STOP_GRACE_S = 0.3
 _COMMAND_CHARS = 60
 
 
@@ -166,7 +169,9 @@ class _Smi:
             "--format=csv,noheader,nounits",
         ]
         try:
-            done = subprocess.run(call, capture_output=True, text=True, timeout=OPEN_TIMEOUT_S, check=False)
+            done = subprocess.run(
+                call, capture_output=True, text=True, errors="replace", timeout=OPEN_TIMEOUT_S, check=False
+            )
         except FileNotFoundError:
             raise GpuError("neither pynvml nor nvidia-smi is there: is the NVIDIA driver installed?") from None
         except (OSError, subprocess.TimeoutExpired) as err:
@@ -259,6 +264,37 @@ class Card:
             self._bounded(self._source.close, READ_TIMEOUT_S)
 
 
+class Opening:
+    """A card that is being opened in the background: a driver that is slow, errs or hangs holds nobody up.
+
+    Args:
+        index: the card's number.
+    """
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._card: Card | None = None
+        self._error = ""
+        self._thread = threading.Thread(target=self._open, name="gpu-opening", daemon=True)
+        self._thread.start()
+
+    def _open(self) -> None:
+        try:
+            self._card = Card(self._index)
+        except GpuError as err:
+            self._error = str(err)
+
+    @property
+    def error(self) -> str:
+        """Why there is no card, as far as that is known yet."""
+        return self._error or ("" if self._card else "the GPU's driver has not answered yet")
+
+    def card(self, wait_s: float) -> Card | None:
+        """The card, or None while it can not be read; waits at most ``wait_s`` seconds for it."""
+        self._thread.join(max(0.0, wait_s))
+        return self._card
+
+
 class Sampler:
     """Reads the card all the time in the background, and writes ``vram.jsonl``.
 
@@ -312,9 +348,9 @@ class Sampler:
             self._phase, self._peak_mib = name, -1
 
     def stop(self) -> None:
-        """End the thread; returns at the latest when a hanging reading would have been given up."""
+        """End the thread; a reading that hangs is not waited for, because people wait for the one who stops here."""
         self._stopping.set()
-        self._thread.join(self.interval_s + READ_TIMEOUT_S)
+        self._thread.join(self.interval_s + _STOP_GRACE_S)
 
     def __enter__(self) -> Sampler:
         return self
@@ -355,7 +391,7 @@ class Sampler:
             "phase": phase,
         }
         # Opened anew each time: a full or vanished disk must cost lines, not the rest of the series.
-        with self._path.open("a", encoding="utf-8") as file:
+        with open(self._path, "a", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write(json.dumps(line) + "\n")
 
 
@@ -382,6 +418,7 @@ def drain(
     tolerance_mib: int = 300,
     min_s: float = 0.0,
     limit_s: float = 30.0,
+    blind_s: float | None = None,
     pids: Collection[int] = (),
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -398,16 +435,18 @@ def drain(
         tolerance_mib: how far above the target still counts.
         min_s: wait at least this long, however fast memory falls.
         limit_s: give up after this long.
+        blind_s: give up when no reading has succeeded for this long, but not before ``min_s``.
         pids: the processes that must hold nothing.
         clock: seconds, monotonic.
         sleep: waits that many seconds.
         on_sample: called with each reading.
 
     Returns:
-        How it ended. A failed reading is no reason to give up before the limit.
+        How it ended. A failed reading alone is no reason to give up.
     """
     began_s = clock()
     stillness, vram, error = _Stillness(), None, ""
+    seen_s = began_s
     while True:
         done, error = False, ""
         try:
@@ -415,13 +454,15 @@ def drain(
         except GpuError as err:
             error = str(err)
         else:
+            seen_s = clock()
             if on_sample:
                 on_sample(vram)
             free = not {h.pid for h in vram.holders} & set(pids)
             still = stillness.reached(clock(), vram.used_mib)
             done = free and (still if target_mib is None else vram.used_mib <= target_mib + tolerance_mib)
         duration_s = clock() - began_s
-        if (done and duration_s >= min_s) or duration_s >= limit_s:
+        blind = bool(error) and blind_s is not None and clock() - seen_s >= blind_s
+        if ((done or blind) and duration_s >= min_s) or duration_s >= limit_s:
             ok = done and duration_s >= min_s
             used_mib, holders = (vram.used_mib, vram.holders) if vram else (0, ())
             return Drained(ok, used_mib, target_mib, duration_s, holders, error)

@@ -11,7 +11,9 @@ fsync. Readers tolerate a torn last line.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -22,11 +24,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from .plan import NAME
 from .probes import identify
 
 ROOT = Path("/var/lib/model-trial")
 PHASES = ("snapshot", "window", "candidate", "measure")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+# A run's journal takes 10 to 20 KiB; a restore that has to try again all night adds a few KiB an hour.
+RESERVED_BYTES = 256 * 1024
+# Linux: space without size, so that readers see what was written and nothing else.
+_KEEP_SIZE = 1
 
 
 def wall() -> str:
@@ -69,6 +76,11 @@ def write_atomic(path: Path, text: str, mode: int = 0o600) -> None:
             fresh.unlink()
         raise
     _sync_folder(path.parent)
+
+
+def private(path: str, flags: int) -> int:
+    """Opener of files that are root's alone, for ``open(..., opener=private)``."""
+    return os.open(path, flags, 0o600)
 
 
 def read_json(path: Path) -> Any:
@@ -145,6 +157,23 @@ class Journal:
             os.fsync(file.fileno())
 
 
+def reserve(path: Path, size: int = RESERVED_BYTES) -> None:
+    """Set ``size`` bytes of the disk aside for a file's growth: it can be appended to when the disk is full.
+
+    A file system that knows no such thing is left alone.
+
+    Raises:
+        OSError: there is not that much space.
+    """
+    with open(path, "ab", opener=private) as file:
+        if ctypes.CDLL(None, use_errno=True).fallocate64(
+            file.fileno(), _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size)
+        ):
+            code = ctypes.get_errno()
+            if code not in (errno.EOPNOTSUPP, errno.ENOSYS):
+                raise OSError(code, os.strerror(code), str(path))
+
+
 @dataclass(frozen=True)
 class Mark:
     """The open mark: a trial holds this host."""
@@ -167,7 +196,13 @@ class State:
         self.root = root
 
     def run_dir(self, run: str) -> Path:
-        """Folder of one run: plan, snapshot, journal, samples, logs."""
+        """Folder of one run: plan, snapshot, journal, samples, logs.
+
+        Raises:
+            ValueError: no name of a run; a caller's word must not lead anywhere else.
+        """
+        if run and not NAME.match(run):
+            raise ValueError(f"expected the name of a run (letters, digits, dot, dash, underscore), found {run!r}")
         return self.root / "runs" / run
 
     def newest_run(self) -> str:
@@ -187,7 +222,7 @@ class State:
             Held: somebody else is opening or closing a trial right now.
         """
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self.root / "lock").open("w") as file:
+        with open(self.root / "lock", "w", encoding="ascii", opener=private) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as err:
@@ -257,7 +292,8 @@ class State:
         """Renew the lease. Not fsynced: after a power cut nobody's lease is valid anyway."""
         path = self.root / "lease"
         fresh = path.with_name(f".lease.{os.getpid()}")
-        fresh.write_text(f"{awake_s():.3f}\n")
+        with open(fresh, "w", encoding="ascii", opener=private) as file:
+            file.write(f"{awake_s():.3f}\n")
         fresh.replace(path)
 
     def lease_age_s(self) -> float:
@@ -283,3 +319,9 @@ class State:
         """The word left under ``what``, or an empty text."""
         found = read_json(self.root / what)
         return found if isinstance(found, str) else ""
+
+    def take(self, what: str) -> str:
+        """The word left under ``what``, which is taken away with this; or an empty text."""
+        found = self.asked(what)
+        (self.root / what).unlink(missing_ok=True)
+        return found

@@ -4,36 +4,77 @@
 """What a trial would do to the host, before it does it: what stops, in which order, and for how long.
 
 The times are expectations put together from the plan's own figures (the tenants' and the candidate's usual start, the
-usual reply, the drain's minimum); the cap is the promise.
+usual reply, the drain's minimum); the cap is the promise. A rehearsal replaces the figures of the tenants and of the
+drain by measured ones, and the expectation is computed again.
 """
 
 from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from .plan import Plan
 
 # Usual cost of stopping a tenant and of starting a container, each; small beside what the plan gives.
 STOP_S, CONTAINER_S = 1.0, 1.0
+# A start that differs from the inventory's by more than this is worth a word: the outlook would mislead.
+FAR_OFF_S, FAR_OFF_SHARE = 2.0, 0.5
+# A start or a drain that takes more of its limit than this leaves too little for a bad day.
+NARROW_SHARE = 0.5
 
 
-def _spans(plan: Plan) -> dict[str, tuple[float, float]]:
+@dataclass(frozen=True)
+class Measured:
+    """What a rehearsal measured, in seconds; what it did not measure is absent.
+
+    ``down_s`` is the whole time a tenant was away in the rehearsal, from the word to stop until healthy again.
+    """
+
+    stop_s: dict[str, float] = field(default_factory=dict)
+    start_s: dict[str, float] = field(default_factory=dict)
+    drain_s: dict[str, float] = field(default_factory=dict)
+    down_s: dict[str, float] = field(default_factory=dict)
+
+
+def measured(entries: Sequence[dict[str, Any]]) -> Measured | None:
+    """What the journal of a restored rehearsal holds, or None while its host is not restored."""
+    restored = [e for e in entries if e.get("event") == "restored"]
+    if not restored:
+        return None
+    times = restored[-1].get("times") or {}
+    down = restored[-1].get("down") or {}
+    return Measured(
+        **{name: dict(times.get(name) or {}) for name in ("stop_s", "start_s", "drain_s")}, down_s=dict(down)
+    )
+
+
+def _spans(plan: Plan, found: Measured) -> dict[str, tuple[float, float]]:
     """When every stopped tenant goes and is back, in seconds after the first stop."""
     work, limits = plan.workloads, plan.limits
     replies = work.nav_extended + work.describe_n + work.warmup
     a1_s = replies * work.expected_reply_s + CONTAINER_S
     b_s = (replies + work.nav_cached + 2) * work.expected_reply_s + CONTAINER_S
+    a2_s = min(limits.a2_s, replies * work.expected_reply_s) + CONTAINER_S
+    candidate_s = plan.candidate.expected_start_s + b_s
+    if plan.rehearsal:
+        a1_s = a2_s = candidate_s = 0.0
     times: list[tuple[str, float]] = []
     for name in plan.stop_order:
         if name == plan.baseline.tenant:
             times.append(("", a1_s))
-        times.append((f"-{name}", STOP_S))
+        times.append((f"-{name}", found.stop_s.get(name, STOP_S)))
     if plan.baseline.tenant not in plan.stop_order:
         times.append(("", a1_s))
-    times.append(("", plan.candidate.expected_start_s + b_s + limits.drain_min_s))
+    times.append(("", found.drain_s.get("window", 0.0)))
+    times.append(("", candidate_s + max(limits.drain_min_s, found.drain_s.get("restore", 0.0))))
     for name in plan.restore_order:
-        times.append(("", plan.tenant(name).expected_start_s))
+        times.append(("", found.start_s.get(name, plan.tenant(name).expected_start_s)))
         times.append((f"+{name}", 0.0))
         if name == plan.baseline.tenant:
-            times.append(("", min(limits.a2_s, replies * work.expected_reply_s) + CONTAINER_S))
+            times.append(("", a2_s))
     clock, went, spans = 0.0, {}, {}
     for mark, duration in times:
         if mark.startswith("-"):
@@ -44,15 +85,15 @@ def _spans(plan: Plan) -> dict[str, tuple[float, float]]:
     return spans
 
 
-def down_s(plan: Plan) -> dict[str, float]:
-    """Expected down time of every tenant that stops, in seconds."""
-    spans = _spans(plan)
+def down_s(plan: Plan, found: Measured | None = None) -> dict[str, float]:
+    """Expected down time of every tenant that stops, in seconds; measured figures take the place of the plan's."""
+    spans = _spans(plan, found or Measured())
     return {name: round(spans[name][1] - spans[name][0], 1) for name in plan.stop_order}
 
 
-def impacts_s(plan: Plan) -> dict[str, float]:
+def impacts_s(plan: Plan, found: Measured | None = None) -> dict[str, float]:
     """Expected time without what people lose: from the first stop of one of its tenants until the last is back."""
-    spans = _spans(plan)
+    spans = _spans(plan, found or Measured())
     return {
         impact: round(max(spans[n][1] for n in names) - min(spans[n][0] for n in names), 1)
         for impact, names in plan.impacts.items()
@@ -60,15 +101,76 @@ def impacts_s(plan: Plan) -> dict[str, float]:
 
 
 def lines(plan: Plan) -> list[str]:
-    """The outlook as lines for people."""
+    """The outlook as lines for people; that of a rehearsal says what a trial would take beside it."""
     down = down_s(plan)
-    found = [f"plan of {plan.run} on {plan.host}: try {plan.candidate.label} on port {plan.candidate.port}"]
+    what = f"try {plan.candidate.label} on port {plan.candidate.port}"
+    if plan.rehearsal:
+        what = f"rehearse the trial of {plan.candidate.label}: stop, drain, restore, without a candidate"
+    found = [f"plan of {plan.run} on {plan.host}: {what}"]
+    trial = down_s(_trial(plan))
+    beside = {name: f" (in a trial {trial[name]:.0f} s)" if plan.rehearsal else "" for name in plan.stop_order}
     for step, name in enumerate(plan.stop_order, 1):
         tenant = plan.tenant(name)
-        found.append(f"{step}. stop {name} ({tenant.title}), expected down {down[name]:.0f} s")
+        found.append(f"{step}. stop {name} ({tenant.title}), expected down {down[name]:.0f} s{beside[name]}")
     found.append(f"then restore in the order: {', '.join(plan.restore_order)}")
     for impact, expected in impacts_s(plan).items():
         found.append(f"expected {impact} time {expected:.0f} s, at most {plan.limits.cap_s:.0f} s")
     untouched = [t.name for t in plan.tenants if t.name not in plan.stop_order]
     found.append(f"untouched: {', '.join(untouched) or 'nothing'}")
     return found
+
+
+def _trial(plan: Plan) -> Plan:
+    return dataclasses.replace(plan, rehearsal=False)
+
+
+def report(plan: Plan, found: Measured) -> list[str]:
+    """What a rehearsal measured and what follows for a trial, as lines for people."""
+    trial = _trial(plan)
+    expected, impacts = down_s(trial, found), impacts_s(trial, found)
+    rows = [("tenant", "stop s", "start s", "down s, here", "down s, expected in a trial")]
+    for name in plan.stop_order:
+        figures = (found.stop_s.get(name), found.start_s.get(name), found.down_s.get(name), expected[name])
+        rows.append((name, *("-" if value is None else f"{value:.1f}" for value in figures)))
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    table = []
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        table.append("  ".join([row[0].ljust(widths[0]), *cells[1:]]))
+    drains = ", ".join(f"{value:.1f} s in the {name}" for name, value in found.drain_s.items() if value is not None)
+    ends = [
+        f"a trial: {impact} for about {value:.0f} s, at most {plan.limits.cap_s:.0f} s"
+        for impact, value in impacts.items()
+    ]
+    return [*table, f"drain: {drains or 'not measured'}", *ends, *hints(plan, found)]
+
+
+def hints(plan: Plan, found: Measured) -> list[str]:
+    """Figures of the inventory that the rehearsal contradicts, and what to write there instead."""
+    said = []
+    for name in plan.restore_order:
+        tenant, took = plan.tenant(name), found.start_s.get(name)
+        if took is None:
+            continue
+        off = abs(took - tenant.expected_start_s)
+        if off > FAR_OFF_S and off > FAR_OFF_SHARE * tenant.expected_start_s:
+            said.append(
+                f"hint: {name} took {took:.1f} s to start, the inventory expects {tenant.expected_start_s:g} s; "
+                f"set its expected_start_s to {math.ceil(took)}"
+            )
+        if took > NARROW_SHARE * tenant.start_timeout_s:
+            said.append(
+                f"hint: {name} took {took:.1f} s of the {tenant.start_timeout_s:g} s it may take to start; "
+                f"raise its start_timeout_s (and limits.cap_s with it)"
+            )
+    limit = plan.limits.drain_limit_s
+    for where, took in found.drain_s.items():
+        if took is not None and took > NARROW_SHARE * limit:
+            said.append(f"hint: VRAM took {took:.1f} s to drain in the {where}; raise limits.drain_limit_s ({limit:g})")
+    longest = max(impacts_s(_trial(plan), found).values(), default=0.0)
+    if longest > plan.run_max_s:
+        said.append(
+            f"hint: a trial would take about {longest:.0f} s, and its window is ended after {plan.run_max_s:.0f} s; "
+            "raise limits.cap_s or measure less (trial_workloads)"
+        )
+    return said

@@ -27,6 +27,8 @@ WORKLOADS = ("nav", "describe")
 GPU_ACCESS = ("cdi", "gpus", "none")
 # A2 ends by itself within its limit; this is what its client's own start and end may take beyond.
 A2_GRACE_S = 5.0
+# Polls come every third of a lease; below this even a loaded controller's would come too late.
+LEASE_MIN_S = 5.0
 # Decisions of the trial, not of an inventory: the server listens on loopback because its endpoint has no
 # authentication, and renders its chat template so that the thinking switch is honoured.
 RESERVED_SERVER_ARGS = ("--host", "--port", "--jinja", "--no-jinja", "-m", "--model", "--mmproj", "-mm")
@@ -241,6 +243,14 @@ class Workloads:
 
 
 @dataclass(frozen=True)
+class Hook:
+    """A command that is told when a trial opens or closes and when a restore failed: argv, never a shell's line."""
+
+    command: list[str]
+    user: str = "nobody"
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything the host needs to run one trial and to come back from it."""
 
@@ -265,6 +275,9 @@ class Plan:
     limits: Limits = field(default_factory=Limits)
     workloads: Workloads = field(default_factory=Workloads)
     attended: bool = True
+    # Stop, drain, restore, check, without a candidate and without measuring.
+    rehearsal: bool = False
+    hook: Hook | None = None
 
     def tenant(self, name: str) -> Tenant:
         """The tenant called ``name``."""
@@ -363,6 +376,8 @@ def _check_tenant(tenant: Tenant, where: str, moved: bool) -> None:
 def _check(plan: Plan) -> None:
     if not NAME.match(plan.run):
         _fail("run", "letters, digits, dot, dash, underscore (it names a folder)", plan.run)
+    if not NAME.match(plan.host):
+        _fail("host", "letters, digits, dot, dash, underscore (it may name a folder)", plan.host)
     names = [t.name for t in plan.tenants]
     if len(set(names)) != len(names):
         _fail("tenants", "every name once", names)
@@ -405,6 +420,10 @@ def _check(plan: Plan) -> None:
     bands = plan.bands
     if not 0 < bands.low_below_gb < bands.healthy_to_gb <= bands.abort_above_gb:
         _fail("bands", "low_below_gb < healthy_to_gb <= abort_above_gb", dataclasses.asdict(bands))
+    if plan.hook and not all([plan.hook.user, *plan.hook.command, plan.hook.command]):
+        _fail("hook", "a command of one or more words, and the user who runs it", dataclasses.asdict(plan.hook))
+    if plan.limits.lease_s < LEASE_MIN_S:
+        _fail("limits.lease_s", f"at least {LEASE_MIN_S:g} s, so that a slow poll is no lapse", plan.limits.lease_s)
     if plan.run_max_s <= 0:
         _fail(
             "limits.cap_s",

@@ -53,6 +53,11 @@ class Listener:
     command: str
 
 
+def printable(text: str) -> str:
+    """A text of a stranger (a model, a tenant, a log) for a terminal: control characters can't act there any more."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def expected(question: Http) -> str:
     """The wanted answer in words, for messages."""
     conditions = ", ".join(f"{k} = {json.dumps(v)}" for k, v in question.json.items())
@@ -72,7 +77,14 @@ def dig(body: Any, path: str) -> Any:
 
 
 # Health lives on the host itself: a proxy from the environment must never stand between.
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """A redirect is an answer, not an order: whoever holds a port does not choose whom we ask next."""
+
+    def redirect_request(self, *_args: Any) -> None:
+        return None
+
+
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
 
 
 def _body(reply: Any, limit: int, timeout_s: float) -> bytes:
@@ -118,7 +130,7 @@ def ask(question: Http) -> Answer:
     try:
         status, raw = fetch(question.url, question.timeout_s)
     except OSError as err:
-        return Answer(False, f"no answer: {getattr(err, 'reason', err)}")
+        return Answer(False, printable(f"no answer: {getattr(err, 'reason', err)}"))
     if status != question.status:
         return Answer(False, f"HTTP {status}", status)
     if not question.json:
@@ -141,8 +153,8 @@ def _argv(pid: int, proc: Path) -> list[str]:
 
 
 def command(pid: int, proc: Path = Path("/proc")) -> str:
-    """Command line of a process as one text, empty when it is gone."""
-    return " ".join(_argv(pid, proc))
+    """Command line of a process as one text, fit for a terminal; empty when it is gone."""
+    return printable(" ".join(_argv(pid, proc)))
 
 
 def _stat(pid: int, proc: Path) -> list[str]:

@@ -22,21 +22,24 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import containers, gpu, plan, restorer, runner
-from .journal import PHASES, Held, Journal, State, read
+from . import containers, gpu, hook, plan, restorer, runner, sessions
+from .journal import PHASES, Held, Journal, Mark, State, awake_s, read
+from .probes import printable
 
 UNITS = ("mt-run.service", "mt-restore.service")
 DROP_IN = Path("/run/systemd/system/mt-run.service.d/cap.conf")
 POLL_S = 0.05
+# A restore that was not complete is tried again after 1, 2, 4 ... seconds, and at last every minute.
+RETRY_MAX_S = 60.0
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{printable(text)}\n")
     sys.stdout.flush()
 
 
 def _complain(text: object) -> None:
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{printable(str(text))}\n")
 
 
 def _systemctl(*args: str) -> int:
@@ -53,6 +56,7 @@ def unit_states() -> dict[str, str]:
         ["systemctl", "show", "--property", "ActiveState", "--value", *UNITS],
         capture_output=True,
         text=True,
+        errors="replace",
         check=False,
     )
     return dict(zip(UNITS, reply.stdout.split(), strict=False))
@@ -62,12 +66,8 @@ def samples(run_dir: Path) -> list[dict[str, Any]]:
     """Progress by sample file, the newest last: replies, good replies, their median latency in ms."""
     found = []
     for path in sorted((run_dir / "samples").glob("*.jsonl"), key=lambda p: p.stat().st_mtime):
-        rows = []
-        for line in path.read_bytes().split(b"\n"):
-            # The last line may be half written.
-            with contextlib.suppress(ValueError):
-                rows.append(json.loads(line))
-        good = [row["latency_ms"] for row in rows if row.get("ok")]
+        rows = sessions.replies(path)
+        good = [row["latency_ms"] for row in rows if row.get("ok") and isinstance(row.get("latency_ms"), (int, float))]
         p50 = round(statistics.median(good), 2) if good else None
         found.append({"name": path.stem, "n": len(rows), "ok": len(good), "p50_ms": p50})
     return found
@@ -151,14 +151,16 @@ def look(state: State, run: str, since: int) -> dict[str, Any]:
 def poll(state: State, run: str, epoch: int, since: int, wait_s: float) -> dict[str, Any]:
     """Renew the lease and look; answers when something new happened, or after ``wait_s``.
 
-    Looking is allowed to stale callers, who renew nothing: they learn who restored the host.
+    The lease is renewed when somebody asks, and not while the answer is waited for: a controller that died meanwhile
+    must not be taken for a living one. Looking is allowed to stale callers, who renew nothing: they learn who restored
+    the host.
     """
     deadline = time.monotonic() + wait_s
+    with contextlib.suppress(Held):
+        state.guard(run, epoch)
+        state.renew()
     journal, size = state.journal_path(run), -1
     while True:
-        with contextlib.suppress(Held):
-            state.guard(run, epoch)
-            state.renew()
         now = journal.stat().st_size if journal.exists() else 0
         if now != size:
             size = now
@@ -170,29 +172,53 @@ def poll(state: State, run: str, epoch: int, since: int, wait_s: float) -> dict[
         time.sleep(POLL_S)
 
 
+def _attempts(entries: list[dict[str, Any]]) -> tuple[int, str]:
+    """How many restores in a row were not complete, and who asked for one that was cut off half way."""
+    ends = [e for e in entries if e["event"] in ("restore_started", "restore_failed", "restored")]
+    failed = 0
+    for entry in reversed(ends):
+        if entry["event"] == "restored":
+            break
+        failed += entry["event"] == "restore_failed"
+    return failed, ends[-1]["restored_by"] if ends and ends[-1]["event"] == "restore_started" else ""
+
+
+def pause_s(failed: int) -> float:
+    """How long to wait after that many restores in a row that were not complete."""
+    return min(RETRY_MAX_S, 2.0 ** (failed - 1)) if failed else 0.0
+
+
 def restore_now(state: State) -> int:
-    """The body of ``mt-restore``: restore the open run, if there is one."""
+    """The body of ``mt-restore``: restore the open run, if there is one.
+
+    systemd starts it again until it succeeds; the pause between two tries is made here, because somebody who asks
+    meanwhile (by playbook or by hand) must not wait for its end.
+    """
     mark = state.mark()
     if mark is None:
         _say("nothing to restore: no trial holds this host")
         return 0
     # A mark that can not be read marks the run that was opened last.
     name = mark.run or state.newest_run()
-    by = state.asked("asked") or "host"
+    failed, cut_off_by = _attempts(read(state.journal_path(name)))
+    deadline = time.monotonic() + pause_s(failed)
+    while time.monotonic() < deadline and not state.asked("asked"):
+        time.sleep(POLL_S)
+    by = state.take("asked") or cut_off_by or "host"
     trial = _load(state, name)
+    opening = gpu.Opening(trial.gpu.index)
+    journal = Journal(state.journal_path(name), name, state.epoch(), "restorer", required=False)
     try:
-        card: gpu.Card | None = gpu.Card(trial.gpu.index)
-    except gpu.GpuError as err:
-        # Without eyes on the GPU the tenants come back all the same; the check of VRAM then says what is wrong.
-        _complain(f"the GPU can not be read: {err}")
-        card = None
-    try:
-        results = restorer.Restorer(trial, state, card, by).restore()
+        results = restorer.Restorer(trial, state, opening, by).restore()
     except (restorer.RestoreFailed, OSError, subprocess.SubprocessError) as err:
-        Journal(state.journal_path(name), name, state.epoch(), "restorer", required=False).write(
-            "restore_failed", restored_by=by, reason=str(err)
-        )
+        if opening.card(0) is None:
+            _complain(f"the GPU can not be read: {opening.error}")
+        failed += 1
+        journal.write("restore_failed", restored_by=by, reason=str(err), next_try_s=pause_s(failed))
         _complain(f"restore of {name} is not complete: {err}")
+        # The first failure, and then ever more rarely: whoever is told every minute stops reading.
+        if failed & (failed - 1) == 0:
+            hook.call(trial, journal, hook.RESTORE_FAILED, str(err))
         return 1
     # A runner that ended badly has been dealt with: the host must not look degraded because of it.
     _systemctl("reset-failed", UNITS[0])
@@ -220,12 +246,22 @@ def run(state: State) -> int:
 def restore(state: State, by: str, *, wait: bool) -> int:
     """Ask for a restore the one way there is: start ``mt-restore``. systemd merges callers."""
     if state.mark() is not None:
-        state.ask("asked", by)
+        # A full disk keeps the word from being left; the restore itself needs no room.
+        with contextlib.suppress(OSError):
+            state.ask("asked", by)
     return 1 if _systemctl("start", *([] if wait else ["--no-block"]), "mt-restore.service") else 0
 
 
 def status(state: State) -> dict[str, Any]:
-    """Who holds the host, and how the last run ended."""
+    """Who holds the host and what it is at, or how the last run ended.
+
+    Returns:
+        ``open`` (None, or ``{run, since, controller, phase, window_s, remaining_s, lease_age_s, lease_s}``; times in
+        seconds, ``lease_s`` None without a lease), ``epoch``, ``last_run``, ``last_event``, ``attempt_seq`` (journal
+        entries after it belong to the restore under way, or to the next), ``restored_by``, ``restored_at``, ``down``
+        (tenants that are down, by the journal, with the wall clock of their stop; or how long each was, in seconds),
+        ``failure`` (what ended the run), ``restore_failure``, ``next_try_s``, ``units``.
+    """
     mark = state.mark()
     runs = sorted(state.root.glob("runs/*/journal.jsonl"), key=lambda p: p.stat().st_mtime)
     last = read(runs[-1]) if runs else []
@@ -234,30 +270,78 @@ def status(state: State) -> dict[str, Any]:
     attempts = [e for e in last if e["event"] in ("restore_started", "restore_failed", "restored")]
     under_way = bool(attempts) and attempts[-1]["event"] == "restore_started"
     attempt_seq = attempts[-1]["seq"] - 1 if under_way else last[-1]["seq"] if last else 0
+    failures = [e for e in last if e["event"] == "phase_failed"]
+    missing = [e for e in attempts if e["event"] == "restore_failed"]
+    down: dict[str, Any] = {}
+    for entry in last:
+        if entry["event"] == "tenant_stopping":
+            down[entry["tenant"]] = entry["wall"]
+        elif entry["event"] == "tenant_healthy":
+            down.pop(entry["tenant"], None)
     return {
-        "open": None if mark is None else {"run": mark.run, "since": mark.since, "controller": mark.controller},
+        "open": None if mark is None else _held(state, mark),
         "epoch": state.epoch(),
         "last_run": last[-1]["run"] if last else None,
         "last_event": last[-1]["event"] if last else None,
         "attempt_seq": attempt_seq,
         "restored_by": restored[-1]["restored_by"] if restored else None,
+        "restored_at": restored[-1]["wall"] if restored else None,
+        "down": restored[-1]["down"] if restored else down,
+        "failure": failures[-1] if failures else None,
+        "restore_failure": missing[-1]["reason"] if missing and not restored else None,
+        "next_try_s": missing[-1].get("next_try_s") if missing and not restored else None,
         "units": unit_states(),
     }
 
 
+def _held(state: State, mark: Mark) -> dict[str, Any]:
+    facts: dict[str, Any] = {"run": mark.run, "since": mark.since, "controller": mark.controller}
+    # A plan or a mark that can't be read must not keep anybody from seeing the rest.
+    with contextlib.suppress(plan.PlanError, OSError):
+        found, trial = look(state, mark.run, 0), _load(state, mark.run)
+        facts |= {name: found[name] for name in ("phase", "window_s", "remaining_s")}
+        facts["lease_s"] = trial.limits.lease_s if trial.attended else None
+        age_s = state.lease_age_s()
+        facts["lease_age_s"] = round(max(0.0, age_s), 1) if age_s < awake_s() else None
+    return facts
+
+
 def _screen(facts: dict[str, Any]) -> str:
-    held = facts["open"]
-    lines = [
-        f"held by     {held['run']} since {held['since']} (from {held['controller']})"
-        if held
-        else "held by     nobody",
-        f"last run    {facts['last_run'] or 'none'}" + (f", {facts['last_event']}" if facts["last_event"] else ""),
-        f"restored by {facts['restored_by'] or '-'}",
-        *(f"{name:11} {found}" for name, found in facts["units"].items()),
-    ]
+    """The status for people: what is, why, and what can be done about it."""
+    held, rows = facts["open"], []
+    failure, missing = facts["failure"], facts["restore_failure"]
     if held:
-        lines.append("to bring the host back now: sudo model-trial restore")
-    return "\n".join(lines)
+        rows.append(("held by", f"run {held['run']} since {held['since']} (from {held['controller']})"))
+        if "phase" in held:
+            left = f", {held['window_s']:.0f} s since the first stop" if held["window_s"] else ""
+            rows.append(("phase", f"{held['phase']}{left}, back in at most {held['remaining_s']:.0f} s"))
+            if held["lease_s"] is None:
+                rows.append(("lease", "none: the run finishes unattended"))
+            elif held["lease_age_s"] is not None:
+                age = f"renewed {held['lease_age_s']:.0f} s ago, lapses after {held['lease_s']:.0f} s"
+                rows.append(("lease", age))
+        rows += [("down", f"{name} since {since}") for name, since in facts["down"].items()]
+    else:
+        rows.append(("held by", "nobody"))
+        rows.append(("last run", facts["last_run"] or "none"))
+        if facts["restored_by"]:
+            rows.append(("restored", f"by {facts['restored_by']} at {facts['restored_at']}"))
+            rows += [("was down", f"{name} {seconds:.1f} s") for name, seconds in facts["down"].items()]
+    if failure:
+        rows.append(("why", f"phase {failure['phase']} failed: {failure['reason']}"))
+        rows += [(name, failure[name]) for name in ("expected", "found", "todo") if failure.get(name)]
+    if missing:
+        again = facts["next_try_s"]
+        rows.append(("NOT BACK", missing))
+        rows.append(("next try", f"by itself, {again:.0f} s after that" if again else "by itself"))
+    rows.append(
+        ("units", ", ".join(f"{name.removesuffix('.service')} {state}" for name, state in facts["units"].items()))
+    )
+    if held:
+        rows.append(("you can", "sudo model-trial abort     end the run; the host restores itself"))
+        rows.append(("", "sudo model-trial restore   bring the host back now"))
+    margin = "\n" + " " * 10
+    return "\n".join(f"{name:10}{str(text).replace(chr(10), margin)}" for name, text in rows)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -333,6 +417,6 @@ def main(argv: list[str] | None = None) -> int:
         facts = {k: v for k, v in err.facts.items() if v}
         _complain("; ".join(f"{k}: {v}" for k, v in facts.items()))
         return 1
-    except (plan.PlanError, OSError, gpu.GpuError, containers.DockerError) as err:
+    except (ValueError, OSError, gpu.GpuError, containers.DockerError) as err:
         _complain(f"{args.verb}: {err}")
         return 1

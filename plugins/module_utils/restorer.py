@@ -21,13 +21,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from . import checks, containers, gpu, probes, tenants
+from . import checks, containers, gpu, hook, probes, tenants
 from .journal import Journal, State, boot_id, read, read_json, wall, write_atomic
 from .plan import A2_GRACE_S, Plan, Tenant
 from .probes import ProcessId
 from .runner import drain_target
 
 POLL_S = 0.05
+# Without a reading for this long a drain is not seen any more, and not waited for beyond its minimum.
+BLIND_S = 1.0
+# What a driver usually needs to answer, and all that is given to it before the candidate goes.
+SEE_S = 0.3
+# A start that failed is tried again after these pauses; what still fails then waits for the next restore.
+RETRY_S = (0.5, 1.0)
 # What can go wrong with one tenant and must not keep the next one down.
 TROUBLE = (tenants.TenantError, OSError, subprocess.SubprocessError)
 # Who asks for a restore when nobody does: systemd at the runner's end, and systemd at boot.
@@ -69,18 +75,33 @@ def downtimes(plan: Plan, entries: list[dict[str, Any]]) -> dict[str, dict[str, 
     return {"down": down, "impacts": impacts}
 
 
+def times(entries: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """What the host needed, in seconds: ``{"stop_s": {tenant}, "start_s": {tenant}, "drain_s": {window, restore}}``."""
+    found: dict[str, dict[str, float]] = {"stop_s": {}, "start_s": {}, "drain_s": {}}
+    for entry in entries:
+        if entry["event"] == "tenant_stopped":
+            found["stop_s"].setdefault(entry["tenant"], entry["duration_s"])
+        elif entry["event"] == "tenant_healthy" and not entry.get("found"):
+            found["start_s"][entry["tenant"]] = entry["duration_s"]
+        elif entry["event"] in ("drained", "drained_again"):
+            found["drain_s"]["window" if entry["event"] == "drained" else "restore"] = entry["duration_s"]
+    return found
+
+
 class Restorer:
     """Restores one run.
 
     Args:
         plan: what lives on the host.
         state: where the marks are.
-        card: the GPU, or None when it can not be read: then nothing is known of VRAM, and the tenants come back.
+        opening: the GPU; while it can not be read nothing is known of VRAM, and the tenants come back all the same.
         by: who asked, for the journal.
     """
 
-    def __init__(self, plan: Plan, state: State, card: gpu.Card | None, by: str) -> None:
-        self.plan, self.state, self.card, self.by = plan, state, card, by
+    def __init__(self, plan: Plan, state: State, opening: gpu.Opening, by: str) -> None:
+        self.plan, self.state, self.opening, self.by = plan, state, opening, by
+        self.card: gpu.Card | None = None
+        self.sampler: gpu.Sampler | None = None
         self.run_dir = state.run_dir(plan.run)
         self.snapshot = read_json(self.run_dir / "snapshot.json")
         self.past = read(state.journal_path(plan.run))
@@ -90,7 +111,14 @@ class Restorer:
         with contextlib.suppress(OSError):
             state.raise_epoch()
         self.journal = Journal(state.journal_path(plan.run), plan.run, state.epoch(), "restorer", required=False)
-        self.sampler = gpu.Sampler(card, self.run_dir / "vram.jsonl", phase="restore") if card else None
+
+    def see(self, wait_s: float) -> gpu.Card | None:
+        """The card, if it answers within ``wait_s``; it is sampled from then on."""
+        if self.card is None:
+            self.card = self.opening.card(wait_s)
+            if self.card:
+                self.sampler = gpu.Sampler(self.card, self.run_dir / "vram.jsonl", phase="restore")
+        return self.card
 
     def restore(self) -> list[checks.CheckResult]:
         """Bring everything back and prove it; returns the passed checks.
@@ -103,6 +131,7 @@ class Restorer:
         self.journal.write("restore_started", restored_by=self.by)
         try:
             measure = self.may_measure()
+            self.see(SEE_S)
             self.remove_containers(containers.RUN_LABEL)
             if not measure:
                 self.remove_containers(containers.A2_LABEL)
@@ -206,20 +235,31 @@ class Restorer:
         """Wait until the candidate's VRAM is free: at least the minimum, at most the limit; then go on anyway."""
         limits = self.plan.limits
         min_s = max(0.0, limits.drain_min_s - (time.monotonic() - since))
-        if self.card is None:
+        began = time.monotonic()
+        # A driver that errs or hangs costs no more than the minimum, which is waited for in any case.
+        card = self.see(min_s)
+        min_s = max(0.0, min_s - (time.monotonic() - began))
+        if card is None:
             self.journal.write("drain_timeout", holders="the GPU can not be read", duration_s=round(min_s, 3))
             time.sleep(min_s)
             return
         target = self.drain_target()
         self.journal.write("drain_started", target_mib=target)
         drained = gpu.drain(
-            self.card,
+            card,
             target_mib=target,
             tolerance_mib=limits.drain_tolerance_mib,
             min_s=min_s,
             limit_s=limits.drain_limit_s,
+            blind_s=BLIND_S,
         )
-        facts = {"used_mib": drained.used_mib, "target_mib": target, "duration_s": round(drained.duration_s, 3)}
+        facts: dict[str, Any] = {
+            "used_mib": drained.used_mib,
+            "target_mib": target,
+            "duration_s": round(drained.duration_s, 3),
+        }
+        if drained.error:
+            facts["error"] = drained.error
         if drained.ok:
             self.journal.write("drained_again", **facts)
         else:
@@ -260,9 +300,27 @@ class Restorer:
                 tenants.wait_healthy(tenant, log)
                 return
             except tenants.TenantError:
-                tenants.stop(tenant, log)
-        tenants.start(tenant, log)
-        tenants.wait_healthy(tenant, log)
+                if self._running(tenant):
+                    tenants.stop(tenant, log)
+        deadline = time.monotonic() + tenant.start_timeout_s
+        for attempt, pause_s in enumerate((*RETRY_S, 0.0), 1):
+            trouble = self._try_start(tenant, log, deadline)
+            if trouble is None:
+                return
+            # All tries together keep to the tenant's own limit: the promise counts with no more.
+            if not pause_s or time.monotonic() + pause_s >= deadline:
+                raise trouble
+            self.journal.write("tenant_retry", tenant=tenant.name, attempt=attempt, wait_s=pause_s, reason=str(trouble))
+            time.sleep(pause_s)
+
+    @staticmethod
+    def _try_start(tenant: Tenant, log: Path, deadline: float) -> Exception | None:
+        try:
+            scope = tenants.start(tenant, log)
+            tenants.wait_healthy(tenant, log, scope, deadline - time.monotonic())
+        except TROUBLE as err:
+            return err
+        return None
 
     def may_measure(self) -> bool:
         """Whether A2 has its place: only after a completed measure phase of this boot, and only while there is time."""
@@ -302,6 +360,7 @@ class Restorer:
 
     def prove(self, began: float) -> list[checks.CheckResult]:
         """The checks, then the mark goes; that is the disarm."""
+        self.see(gpu.READ_TIMEOUT_S)
         if self.sampler:
             self.sampler.segment("verify")
         known = self.snapshot or {}
@@ -316,13 +375,15 @@ class Restorer:
         if broken or self.failures:
             todo = f"it is tried again; when mended, at once by: sudo model-trial restore (run {self.plan.run})"
             raise RestoreFailed("; ".join([*self.failures, *broken, todo]))
-        times = downtimes(self.plan, read(self.state.journal_path(self.plan.run)))
+        entries = read(self.state.journal_path(self.plan.run))
+        facts = {**downtimes(self.plan, entries), "times": times(entries)}
         duration = round(time.monotonic() - began, 3)
-        self.journal.write("restored", restored_by=self.by, duration_s=duration, **times)
-        facts = {"run": self.plan.run, "ok": True, "checks": rows, "restored_by": self.by, "wall": wall()}
-        _try_write(self.run_dir / "verification.json", json.dumps(facts, indent=1) + "\n")
+        self.journal.write("restored", restored_by=self.by, duration_s=duration, **facts)
+        proof = {"run": self.plan.run, "ok": True, "checks": rows, "restored_by": self.by, "wall": wall()}
+        _try_write(self.run_dir / "verification.json", json.dumps(proof, indent=1) + "\n")
         self.journal.write("closed")
         self.state.close()
+        hook.call(self.plan, self.journal, hook.CLOSED, f"restored by {self.by}")
         return results
 
 

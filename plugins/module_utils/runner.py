@@ -21,8 +21,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import containers, contracts, gpu, probes, production, sessions, tenants
-from .journal import PHASES, Held, Journal, Mark, State, boot_id, read_json, wall, write_atomic
+from . import containers, contracts, gpu, hook, probes, production, sessions, tenants
+from .journal import (
+    PHASES,
+    RESERVED_BYTES,
+    Held,
+    Journal,
+    Mark,
+    State,
+    boot_id,
+    read_json,
+    reserve,
+    wall,
+    write_atomic,
+)
 from .plan import MIB_PER_GB, Http, Plan, Tenant, to_json
 from .probes import ProcessId
 
@@ -49,11 +61,15 @@ def _folders(state: State, plan: Plan) -> Path:
     for name in ("inputs", "control", "samples", "logs"):
         # Signs and samples of an attempt that could not be opened would be taken for this one's.
         shutil.rmtree(run_dir / name, ignore_errors=True)
-        (run_dir / name).mkdir(mode=0o755, parents=True)
-    # The containers' user has to pass through; what they may read or write is decided folder by folder.
-    for folder in (state.root, state.root / "runs", run_dir):
-        folder.chmod(0o711)
+        (run_dir / name).mkdir(mode=0o700, parents=True)
+    for folder in (state.root, state.root / "runs", run_dir, run_dir / "logs"):
+        folder.chmod(0o700)
+    # A container sees the one folder that is mounted into it; its user may read inputs and signs, and write samples.
+    for name in ("inputs", "control"):
+        os.chown(run_dir / name, 0, containers.CONTAINER_UID)
+        (run_dir / name).chmod(0o750)
     os.chown(run_dir / "samples", containers.CONTAINER_UID, containers.CONTAINER_UID)
+    (run_dir / "samples").chmod(0o700)
     return run_dir
 
 
@@ -79,6 +95,8 @@ def _write_inputs(plan: Plan, run_dir: Path) -> dict[str, str]:
 def prepare(plan: Plan, state: State, journal: Journal) -> None:
     """Phase 2, first half: folders, prompt, containers, and a short sample of the live model with all tenants up.
 
+    A rehearsal measures nothing and needs the folders only.
+
     Raises:
         PhaseFailed: something needed inside the window can't be had; no tenant was touched.
     """
@@ -86,6 +104,12 @@ def prepare(plan: Plan, state: State, journal: Journal) -> None:
     write_atomic(run_dir / "plan.json", to_json(plan))
     journal.write("phase_started", phase="snapshot")
     began = time.monotonic()
+    if not plan.rehearsal:
+        _prepare_measuring(plan, run_dir, journal)
+    journal.write("phase_done", phase="snapshot", duration_s=round(time.monotonic() - began, 3))
+
+
+def _prepare_measuring(plan: Plan, run_dir: Path, journal: Journal) -> None:
     try:
         for label in (containers.RUN_LABEL, containers.A2_LABEL):
             containers.remove(label)
@@ -109,7 +133,6 @@ def prepare(plan: Plan, state: State, journal: Journal) -> None:
             found=f"client exit code {code}: {containers.tail(name)}",
             todo=f"look at the tenant {plan.baseline.tenant}; nothing was touched",
         )
-    journal.write("phase_done", phase="snapshot", duration_s=round(time.monotonic() - began, 3))
 
 
 def take_snapshot(plan: Plan, card: gpu.Card) -> dict[str, Any]:
@@ -153,6 +176,12 @@ def open_trial(plan: Plan, state: State, card: gpu.Card, controller: str) -> int
     ill = [f"{name}: {facts['found']}" for name, facts in snapshot["tenants"].items() if not facts["healthy"]]
     if ill:
         raise PhaseFailed("a tenant is not healthy", "every tenant healthy", "; ".join(ill), "nothing was touched")
+    try:
+        reserve(state.journal_path(plan.run))
+    except OSError as err:
+        raise PhaseFailed(
+            "no room for the journal", f"{RESERVED_BYTES} bytes", str(err), "nothing was touched"
+        ) from err
     epoch = state.raise_epoch()
     facts = {"run": plan.run, "epoch": epoch, "boot_id": boot_id(), "wall": wall(), **snapshot}
     write_atomic(state.run_dir(plan.run) / "snapshot.json", json.dumps(facts, indent=1) + "\n")
@@ -160,6 +189,7 @@ def open_trial(plan: Plan, state: State, card: gpu.Card, controller: str) -> int
     state.renew()
     journal = Journal(state.journal_path(plan.run), plan.run, epoch, "program", required=True)
     journal.write("opened", controller=controller, stop_order=plan.stop_order, restore_order=plan.restore_order)
+    hook.call(plan, journal, hook.OPENED, f"by {controller}")
     return epoch
 
 
@@ -287,7 +317,7 @@ class Runner:
         self.journal.write("phase_done", phase=name, duration_s=round(time.monotonic() - began, 3))
 
     def run(self) -> None:
-        """The window, from the first stop to the last sample.
+        """The window, from the first stop to the last sample; a rehearsal ends with the drain.
 
         Raises:
             PhaseFailed: what went wrong; it stands in the journal too.
@@ -295,6 +325,8 @@ class Runner:
         try:
             with self.phase("window"):
                 self.window()
+            if self.plan.rehearsal:
+                return
             with self.phase("candidate"):
                 self.candidate()
             with self.phase("measure"):
@@ -341,12 +373,13 @@ class Runner:
             raise PhaseFailed(
                 "the host is not quiet", loud[0].expected, loud[0].found, "nothing was stopped; try when it is idle"
             )
-        # The client loads before the first stop, so that its start costs nobody anything.
-        containers.start_in_background(containers.client_name("a1"))
-        self.wait(lambda: self.ready("a1"), 30, "the start of the client")
-        measured = False
+        measured = plan.rehearsal
+        if not measured:
+            # The client loads before the first stop, so that its start costs nobody anything.
+            containers.start_in_background(containers.client_name("a1"))
+            self.wait(lambda: self.ready("a1"), 30, "the start of the client")
         for name in plan.stop_order:
-            if name == plan.baseline.tenant:
+            if name == plan.baseline.tenant and not measured:
                 self.baseline()
                 measured = True
             self.stop(plan.tenant(name))
@@ -429,8 +462,7 @@ class Runner:
         smoke = samples / "smoke-candidate.jsonl"
         at_gate, summary = samples / "at-measure", samples / "summary-smoke-candidate.json"
         self.wait(lambda: at_gate.exists() or summary.exists(), SMOKE_LIMIT_S, "the smoke test")
-        lines = smoke.read_text(encoding="utf-8").splitlines() if smoke.exists() else []
-        reply = json.loads(lines[-1]) if lines else {}
+        reply = (sessions.replies(smoke) or [{}])[-1]
         ok = at_gate.exists()
         self.journal.write("smoke", ok=ok, strategy=reply.get("strategy"), content=str(reply.get("content"))[:200])
         if not ok:

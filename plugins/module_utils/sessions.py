@@ -9,6 +9,10 @@ interpreter counts. Baseline and candidate get the same segments with the same s
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+from pathlib import Path
 from typing import Any
 
 from .plan import Plan
@@ -16,6 +20,8 @@ from .plan import Plan
 # Folders inside a client container.
 INPUTS, OUT, CONTROL = "/in", "/out", "/control"
 SESSIONS = ("tenants", "a1", "candidate", "a2")
+# A reply takes about a kilobyte.
+_MAX_BYTES = 16 << 20
 
 
 def _session(
@@ -107,3 +113,30 @@ def build(plan: Plan) -> dict[str, dict[str, Any]]:
             [{"id": "nav-baseline-a2", **nav, "n": work.nav_extended, "time_limit_s": plan.limits.a2_s}],
         ),
     }
+
+
+def _read(path: Path) -> bytes:
+    # The folder is the container's own: what lies there is no link to be followed by root, no pipe to be waited for,
+    # and no more of it is read than a session can have written.
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            return file.read(_MAX_BYTES)
+    except OSError:
+        return b""
+
+
+def replies(path: Path) -> list[dict[str, Any]]:
+    """Samples that a session wrote, an object a line; a torn line, or one that is no object, is left out."""
+    rows = []
+    for line in _read(path).split(b"\n"):
+        with contextlib.suppress(ValueError, RecursionError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def summary(path: Path) -> dict[str, Any] | None:
+    """What a session wrote when it was through, or None while there is nothing whole."""
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(_read(path))
+        return found if isinstance(found, dict) else None
+    return None

@@ -191,5 +191,5 @@ def listen(speech: Speech) -> Spoken:
     try:
         status, raw = probes.fetch(speech.url, speech.timeout_s, speech.body, MAX_WAV_BYTES)
     except OSError as err:
-        return Spoken(False, f"no answer: {getattr(err, 'reason', err)}")
+        return Spoken(False, probes.printable(f"no answer: {getattr(err, 'reason', err)}"))
     return judge(status, raw, speech.min_bytes)

@@ -10,21 +10,28 @@ and commands run as the tenant's own user and in a scope of their own, so that t
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import IO
 
 from . import probes
+from .journal import private
 from .plan import Tenant
 from .probes import ProcessId
 
 POLL_S = 0.05
 _LOG_LINES = 20
+# Asking systemd or docker whether a start has come to nothing costs more than a poll may.
+_ENDED_EVERY_S = 0.5
 
 
 class TenantError(RuntimeError):
@@ -43,7 +50,13 @@ class Condition:
 
 def _run(argv: list[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        argv, capture_output=True, text=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL
+        argv,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=timeout_s,
+        check=False,
+        stdin=subprocess.DEVNULL,
     )
 
 
@@ -95,13 +108,32 @@ def start_command(tenant: Tenant) -> str:
     return f"sudo -u {tenant.user} sh -c {shlex.quote(folder + tenant.start)}"
 
 
-def _as_user(tenant: Tenant, command: str, log: Path, timeout_s: float) -> None:
+def _scope_lives(scope: str) -> bool:
+    reply = _run(["systemctl", "show", "--property", "ActiveState", "--value", scope], 10)
+    return reply.stdout.strip() in ("active", "activating")
+
+
+@contextlib.contextmanager
+def _log_file(log: Path, command: str) -> Iterator[IO[bytes] | int]:
+    """The tenant's log for appending; nowhere when the disk takes no more, because its start must not fail of that."""
+    with contextlib.ExitStack() as stack:
+        out: IO[bytes] | int = subprocess.DEVNULL
+        with contextlib.suppress(OSError):
+            file = stack.enter_context(open(log, "ab", buffering=0, opener=private))
+            # Whether the disk takes anything is seen by writing: with a tenant's own first word it would be too late.
+            file.write(f"--- {datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ} {command}\n".encode())
+            out = file
+        yield out
+
+
+def _as_user(tenant: Tenant, command: str, log: Path, timeout_s: float) -> str:
     # A scope of its own: what the command leaves in the background must not die with the unit that ran it.
     # Output goes to a file, because a pipe held open by a daemon would keep the caller waiting for its end.
-    argv = ["systemd-run", "--scope", "--quiet", "--collect", f"--uid={tenant.user}", "/bin/sh", "-c", command]
-    with log.open("ab") as out:
+    scope = f"mt-{tenant.name}-{secrets.token_hex(4)}.scope"
+    argv = ["systemd-run", "--scope", "--quiet", "--collect", f"--unit={scope}", f"--uid={tenant.user}"]
+    with _log_file(log, command) as out:
         done = subprocess.run(
-            argv,
+            [*argv, "/bin/sh", "-c", command],
             cwd=tenant.directory or "/",
             stdout=out,
             stderr=out,
@@ -111,6 +143,7 @@ def _as_user(tenant: Tenant, command: str, log: Path, timeout_s: float) -> None:
         )
     if done.returncode != 0:
         raise TenantError(f"{tenant.name}: {command!r} ended with {done.returncode}; {last_words(tenant, log)}")
+    return scope
 
 
 def last_words(tenant: Tenant, log: Path) -> str:
@@ -124,14 +157,14 @@ def last_words(tenant: Tenant, log: Path) -> str:
     elif log.exists():
         text = log.read_text(encoding="utf-8", errors="replace")
     lines = "\n".join(text.splitlines()[-_LOG_LINES:]) or "(nothing)"
-    return f"last log lines:\n{lines}\nto start it by hand: {start_command(tenant)}"
+    return f"last log lines:\n{probes.printable(lines)}\nto start it by hand: {start_command(tenant)}"
 
 
 def _checked(tenant: Tenant, argv: list[str], timeout_s: float, log: Path) -> None:
     done = _run(argv, timeout_s)
     if done.returncode != 0:
         raise TenantError(
-            f"{tenant.name}: {shlex.join(argv)} ended with {done.returncode}: {done.stderr.strip()}; "
+            f"{tenant.name}: {shlex.join(argv)} ended with {done.returncode}: {probes.printable(done.stderr.strip())}; "
             f"{last_words(tenant, log)}"
         )
 
@@ -181,8 +214,12 @@ def stop(tenant: Tenant, log: Path) -> float:
     return time.monotonic() - began
 
 
-def start(tenant: Tenant, log: Path) -> None:
+def start(tenant: Tenant, log: Path) -> str:
     """Start a tenant; it may still be loading on return.
+
+    Returns:
+        The scope in which a script's or command's background processes live; empty where there are none, because the
+        command left its service to somebody else (docker, systemd), and for the other kinds.
 
     Raises:
         TenantError: its start command failed.
@@ -196,24 +233,51 @@ def start(tenant: Tenant, log: Path) -> None:
             _checked(tenant, ["docker", "start", tenant.container], tenant.start_timeout_s, log)
         else:
             background = " &" if tenant.kind == "process" else ""
-            _as_user(tenant, tenant.start + background, log, tenant.start_timeout_s)
+            scope = _as_user(tenant, tenant.start + background, log, tenant.start_timeout_s)
+            return scope if _scope_lives(scope) else ""
     except subprocess.TimeoutExpired as err:
         raise TenantError(
             f"{tenant.name}: its start command did not return within {tenant.start_timeout_s:.0f} s; "
             f"{last_words(tenant, log)}"
         ) from err
+    return ""
 
 
-def wait_healthy(tenant: Tenant, log: Path, tick: Callable[[], None] = lambda: None) -> float:
-    """Wait until the tenant does its work; ``tick`` is called between looks.
+def ended(tenant: Tenant, scope: str = "") -> str:
+    """Why a started tenant will never be healthy, because what was started has ended already; empty while it may.
+
+    Args:
+        tenant: the one that was started.
+        scope: what ``start`` returned; without one nothing is known of a script's processes.
+    """
+    if tenant.kind == "systemd":
+        facts = unit_facts(tenant.unit)
+        found = facts.get("ActiveState", "")
+        return f"its unit is {found} ({facts.get('Result')})" if found in ("failed", "inactive") else ""
+    if tenant.kind == "container":
+        return "" if _container_pid(tenant.container) else "its container has ended"
+    if scope and not _scope_lives(scope) and find_process(tenant) is None:
+        return "what its start command left in the background has ended"
+    return ""
+
+
+def wait_healthy(tenant: Tenant, log: Path, scope: str = "", limit_s: float | None = None) -> float:
+    """Wait until the tenant does its work.
+
+    Args:
+        tenant: the one that was started.
+        log: what its start command printed.
+        scope: what ``start`` returned.
+        limit_s: seconds to wait, ``start_timeout_s`` where it is None.
 
     Returns:
         Seconds waited.
 
     Raises:
-        TenantError: not healthy within ``start_timeout_s``; says what was found last.
+        TenantError: not healthy within the limit, or ended before; says what was found last.
     """
-    began = time.monotonic()
+    limit_s = tenant.start_timeout_s if limit_s is None else limit_s
+    began = asked = time.monotonic()
     while True:
         # The port first: asking systemd or walking all processes at every look would cost more than the wait.
         answer = probes.ask(tenant.health) if tenant.health else None
@@ -224,12 +288,16 @@ def wait_healthy(tenant: Tenant, log: Path, tick: Callable[[], None] = lambda: N
             found = condition.found
         else:
             found = answer.found
-        if time.monotonic() - began > tenant.start_timeout_s:
+        now = time.monotonic()
+        if now - began > limit_s:
             raise TenantError(
-                f"{tenant.name}: not healthy after {tenant.start_timeout_s:.0f} s (found: {found}); "
-                f"{last_words(tenant, log)}"
+                f"{tenant.name}: not healthy after {now - began:.0f} s (found: {found}); {last_words(tenant, log)}"
             )
-        tick()
+        if now - asked > _ENDED_EVERY_S:
+            asked = now
+            why = ended(tenant, scope)
+            if why:
+                raise TenantError(f"{tenant.name}: ended before it was healthy: {why}; {last_words(tenant, log)}")
         time.sleep(POLL_S)
 
 

@@ -52,4 +52,9 @@ files:
   returned: always
   type: list
   elements: str
+left_out:
+  description: Names that were not unpacked, because they are no plain files with plain names.
+  returned: always
+  type: list
+  elements: str
 """

@@ -13,11 +13,16 @@ version_added: 0.1.0
 short_description: Show what a trial would do to the host
 description:
   - Prints what would stop, in which order, and the expected down times. Asks the host nothing.
+  - With the journal of a rehearsal it prints what was measured there, what follows for a trial, and which figures of
+    the inventory are far off.
 options:
   plan:
     description: The plan of the trial.
     type: dict
     required: true
+  journal:
+    description: The harvested C(journal.jsonl) of a rehearsal, on the controller.
+    type: path
 attributes:
   check_mode:
     support: full
@@ -37,6 +42,11 @@ EXAMPLES = r"""
 - name: What would happen
   edgelab.model_trial.outlook:
     plan: "{{ trial_plan }}"
+
+- name: What the rehearsal measured
+  edgelab.model_trial.outlook:
+    plan: "{{ trial_plan }}"
+    journal: benchmark-results/20261120T090000Z-rehearsal-gemma-4-E4B-it-Q4_K_M/journal.jsonl
 """
 
 RETURN = r"""
@@ -49,4 +59,28 @@ down_s:
   description: Expected down time by tenant, in seconds.
   returned: always
   type: dict
+measured:
+  description:
+    - What the rehearsal measured, in seconds. C(stop_s), C(start_s) and C(down_s) by tenant, C(drain_s) by where.
+    - None when its host is not restored.
+  returned: with O(journal)
+  type: dict
+  sample:
+    stop_s: {chatterbox: 0.3}
+    start_s: {chatterbox: 1.6}
+    drain_s: {window: 0.6, restore: 5.0}
+    down_s: {chatterbox: 9.8}
+trial_down_s:
+  description: Expected down time by tenant in a trial, in seconds, from what was measured.
+  returned: with O(journal) of a restored rehearsal
+  type: dict
+trial_impacts_s:
+  description: Expected time without what people lose in a trial, in seconds.
+  returned: with O(journal) of a restored rehearsal
+  type: dict
+hints:
+  description: Figures of the inventory that the rehearsal contradicts, and what to write there.
+  returned: with O(journal) of a restored rehearsal
+  type: list
+  elements: str
 """

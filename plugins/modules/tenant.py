@@ -94,9 +94,8 @@ def deal_with(tenant: plan.Tenant, state: str, log_dir: Path, check_mode: bool) 
         facts["duration_s"] = round(tenants.stop(tenant, log), 3)
     else:
         # One that runs and is only loading is waited for: a second start could make two of it.
-        if not condition.running:
-            tenants.start(tenant, log)
-        facts["duration_s"] = round(tenants.wait_healthy(tenant, log), 3)
+        scope = "" if condition.running else tenants.start(tenant, log)
+        facts["duration_s"] = round(tenants.wait_healthy(tenant, log, scope), 3)
     return facts
 
 

@@ -161,6 +161,12 @@ def lend(name: str, results: Path) -> Iterator[Twin]:
 
 
 @pytest.fixture(scope="session")
+def lend_twin() -> Callable[[str, Path], Iterator[Twin]]:
+    """``lend``, for those who need twins under names of their own."""
+    return lend
+
+
+@pytest.fixture(scope="session")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twin]:
     """The twin that the session's tests share."""
     yield from lend(NAME, tmp_path_factory.mktemp("results"))

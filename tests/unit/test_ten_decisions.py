@@ -195,6 +195,11 @@ def test_decision_6_mute_not_crashed_and_speech_is_proved(plan: plans.Plan) -> N
     assert "chatterbox" in plan.stop_order
 
 
+def opening() -> Any:
+    """A card that answers at once."""
+    return SimpleNamespace(card=lambda _wait_s: Card())
+
+
 @pytest.fixture
 def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Give the list in which everything that a restore does to a host is noted instead of done; nothing runs yet."""
@@ -208,7 +213,7 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def drain(_card: Any, *, min_s: float, **_options: Any) -> Any:
         # What has passed since the removal counts; the rest is asked for here.
         done.append(f"drain for {round(min_s)} s or more")
-        return SimpleNamespace(ok=True, used_mib=4700, duration_s=5.0, holders=[])
+        return SimpleNamespace(ok=True, used_mib=4700, duration_s=5.0, holders=[], error="")
 
     stopped = SimpleNamespace(healthy=False, running=False)
     well = [checks.CheckResult(1, "all", "well", "well", ok=True)]
@@ -218,7 +223,7 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(restorer.gpu, "drain", drain)
     monkeypatch.setattr(restorer.tenants, "look", lambda _tenant: stopped)
     monkeypatch.setattr(restorer.tenants, "start", lambda tenant, _log: done.append(f"start {tenant.name}"))
-    monkeypatch.setattr(restorer.tenants, "wait_healthy", lambda tenant, _log: done.append(f"{tenant.name} healthy"))
+    monkeypatch.setattr(restorer.tenants, "wait_healthy", lambda tenant, *_how: done.append(f"{tenant.name} healthy"))
     monkeypatch.setattr(restorer.Restorer, "measure_again", lambda _self: done.append("A2") is None)
     monkeypatch.setattr(restorer.checks, "run", lambda *_args, **_options: done.append("checks") or well)
     return done
@@ -231,7 +236,7 @@ def test_decision_6_silence_keeps_the_trial_open(
     mute = checks.CheckResult(7, "the voice speaks", "a WAV", "silence", ok=False)
     monkeypatch.setattr(restorer.checks, "run", lambda *_args, **_options: [mute])
     with pytest.raises(restorer.RestoreFailed, match="the voice speaks"):
-        restorer.Restorer(plan, state, Card(), "a test").restore()  # type: ignore[arg-type]  # needs no driver
+        restorer.Restorer(plan, state, opening(), "a test").restore()  # type: ignore[arg-type]  # needs no driver
     assert state.mark() is not None
     assert "closed" not in [entry["event"] for entry in journal.read(state.journal_path(plan.run))]
 
@@ -244,7 +249,7 @@ def test_decision_7_the_order_of_restoration(plan: plans.Plan, state: journal.St
         before.write("tenant_stopping", tenant=name)
     before.write("drained", used_mib=4700, duration_s=1.0)
     before.write("phase_done", phase="measure", duration_s=1.0)
-    restorer.Restorer(plan, state, Card(), "a test").restore()  # type: ignore[arg-type]  # needs no driver
+    restorer.Restorer(plan, state, opening(), "a test").restore()  # type: ignore[arg-type]  # needs no driver
     assert order == [
         "remove containers",
         "drain for 5 s or more",
@@ -341,14 +346,40 @@ def test_decision_10_phase_0_comes_before_anything_is_touched() -> None:
         found = task.get("ansible.builtin.import_role") or task.get("ansible.builtin.include_role") or {}
         return str(found.get("name", "")).removeprefix("edgelab.model_trial.")
 
-    tasks = play["tasks"]
+    turn, one_host = play["tasks"]
+    assert role(turn) == "trial"
+    assert set(one_host) == {"name", "block", "always"}
+    tasks = one_host["block"]
     # Contracts first, and outside of any block whose `always` would act on a host that was never touched.
     assert [role(task) for task in tasks[:2]] == ["trial", "preflight"]
     assert all(set(task) <= {"name", "tags", "ansible.builtin.import_role"} for task in tasks[:2])
+    [side_by_side] = one_host["always"]
+    assert side_by_side["ansible.builtin.include_role"]["tasks_from"] == "fleet"
 
-    # What the two roles do: facts on the controller, an outlook, the contracts. None of it changes a host.
-    harmless = {"ansible.builtin.set_fact", "edgelab.model_trial.outlook", "edgelab.model_trial.contracts"}
-    words = {"name", "when", "tags", "register", "check_mode", "become", "vars"}
+    # What these roles do: facts and a table on the controller, an outlook, the contracts. None of it changes a host.
+    harmless = {
+        "ansible.builtin.set_fact",
+        "ansible.builtin.assert",
+        "ansible.builtin.debug",
+        "ansible.builtin.meta",
+        "ansible.builtin.ping",
+        "edgelab.model_trial.outlook",
+        "edgelab.model_trial.contracts",
+    }
+    words = {
+        "name",
+        "when",
+        "tags",
+        "register",
+        "check_mode",
+        "become",
+        "vars",
+        "loop",
+        "loop_control",
+        "ignore_unreachable",
+    }
+    [table] = yaml.safe_load((ROOT / "roles" / "verdict" / "tasks" / "fleet.yml").read_text(encoding="utf-8"))
+    assert set(table) == {"name", "edgelab.model_trial.trialbench"}
     for name in ("trial", "preflight"):
         for task in yaml.safe_load((ROOT / "roles" / name / "tasks" / "main.yml").read_text(encoding="utf-8")):
             assert set(task) - words <= harmless, task

@@ -6,6 +6,7 @@ One request gives one `Reply`, never an exception: whatever goes wrong is named 
 from __future__ import annotations
 
 import contextlib
+import http.cookiejar
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,9 @@ from trialbench.workloads import Workload
 EXTENSIONS: Mapping[str, Any] = {"cache_prompt": False, "chat_template_kwargs": {"enable_thinking": False}}
 # Error classes that say "nobody answers there": enough of them in a row and the server counts as broken.
 CONNECTION_ERRORS = frozenset({"connect", "dropped", "timeout"})
+# A reply is data of a stranger: more than any answer needs is not read, and numbers beyond this are none.
+MAX_REPLY_BYTES = 4 << 20
+_MAX_NUMBER = 1e12
 # How the hint begins that is put behind what such a server says.
 REFUSED_FIELD = "(the server refuses a field of the request"
 
@@ -77,11 +81,18 @@ class ChatClient:
         self._omit = omit
         self._transport = WireTransport(keep_alive=not stream)
         self.wire = self._transport.wire
-        headers = {"Content-Type": "application/json", "Accept": "text/event-stream" if stream else "application/json"}
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "text/event-stream" if stream else "application/json",
+            # Nothing is ever unpacked: a few bytes of a compressed reply could fill the memory.
+            "Accept-Encoding": "identity",
+        }
         if api_key:
             headers["Authorization"] = f"Bearer {api_key}"
         # trust_env off: proxies and .netrc of the environment must not come between client and server.
-        self._client = httpx.Client(transport=self._transport, headers=headers, trust_env=False)
+        # No cookies either: every request sends the same bytes, whatever was answered before.
+        cookies = http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+        self._client = httpx.Client(transport=self._transport, headers=headers, cookies=cookies, trust_env=False)
         self._interrupted_s = float("inf")
 
     def encode(self, workload: Workload, *, cache_prompt: bool) -> bytes:
@@ -145,6 +156,11 @@ class ChatClient:
             reply.error_class, reply.error_detail = "connect", str(error) or f"not within {connect_timeout_s:g} s"
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             reply.error_class, reply.error_detail = "dropped", str(error) or type(error).__name__
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            # httpx looks at headers that nobody here asks for, such as where a redirect would lead.
+            reply.error_class, reply.error_detail = "bad_reply", f"{type(error).__name__}: {error}"
+        except _TooLongError:
+            reply.error_class, reply.error_detail = "bad_reply", f"longer than {MAX_REPLY_BYTES >> 20} MiB"
         self._reused = wire.connects == connects
         if wire.first_write_s is not None:
             reply.started_s = wire.first_write_s
@@ -155,12 +171,12 @@ class ChatClient:
 
     def _read(self, response: httpx.Response, reply: Reply) -> None:
         if response.status_code != 200:
-            text = response.read().decode("utf-8", "replace")
+            text = b"".join(_bounded(response)).decode("utf-8", "replace")
             reply.error_class, reply.error_detail = f"http_{response.status_code}", self._explain(response, text)
         elif self._stream:
-            _read_stream(response.iter_raw(), reply, self.wire)
+            _read_stream(_bounded(response), reply, self.wire)
         else:
-            _read_document(response.read(), reply)
+            _read_document(b"".join(_bounded(response)), reply)
 
     def _explain(self, response: httpx.Response, text: str) -> str:
         detail = text.strip()[:300] or "no text"
@@ -170,6 +186,20 @@ class ChatClient:
                 options = " ".join(f"--omit {name}" for name in named)
                 detail += f" {REFUSED_FIELD}; leave it out with {options})"
         return detail
+
+
+class _TooLongError(Exception):
+    """More than `MAX_REPLY_BYTES` came."""
+
+
+def _bounded(response: httpx.Response) -> Iterator[bytes]:
+    """The body as it came over the wire, as long as it is no longer than a reply may be."""
+    size = 0
+    for chunk in response.iter_raw():
+        size += len(chunk)
+        if size > MAX_REPLY_BYTES:
+            raise _TooLongError
+        yield chunk
 
 
 def _endpoint(url: str) -> str:
@@ -185,14 +215,14 @@ def _ms(seconds: float) -> float:
 def _read_document(body: bytes, reply: Reply) -> None:
     try:
         document = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         reply.error_class, reply.error_detail = "bad_json", f"{error}: {body[:80]!r}"
         return
     try:
         choice = document["choices"][0]
         message = choice["message"]
         _set_text(reply, message)
-        reply.finish_reason = choice.get("finish_reason")
+        reply.finish_reason = _text(choice.get("finish_reason"))
         _set_counts(reply, document)
     except (LookupError, TypeError, AttributeError) as error:
         reply.error_class = "bad_reply"
@@ -218,8 +248,8 @@ def _read_stream(chunks: Iterator[bytes], reply: Reply, wire: Any) -> None:
                         texts[key] = texts.get(key, "") + text
                         if text and reply.ttft_ms is None:
                             reply.ttft_ms = _ms(wire.last_read_s - wire.first_write_s)
-                reply.finish_reason = choice.get("finish_reason") or reply.finish_reason
-        except (LookupError, TypeError, AttributeError, ValueError) as error:
+                reply.finish_reason = _text(choice.get("finish_reason")) or reply.finish_reason
+        except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
             reply.error_class = "bad_json" if isinstance(error, ValueError) else "bad_reply"
             reply.error_detail = f"{error}: {value[:80]!r}"
             return
@@ -228,25 +258,43 @@ def _read_stream(chunks: Iterator[bytes], reply: Reply, wire: Any) -> None:
     _set_text(reply, texts)
 
 
+def _text(value: object) -> str | None:
+    """`value` if it is a text. Half a surrogate pair, which JSON can hold and no file can, becomes U+FFFD."""
+    if not isinstance(value, str):
+        return None
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _number(value: object) -> float | None:
+    """`value` if it is a number that can be counted with: `Infinity`, `NaN` and 1e999 are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if abs(value) <= _MAX_NUMBER else None
+
+
+def _count(value: object) -> int | None:
+    number = _number(value)
+    return None if number is None or number < 0 else int(number)
+
+
 def _set_text(reply: Reply, message: Mapping[str, Any]) -> None:
-    content = message.get("content")
-    reply.content = content if isinstance(content, str) else None
+    reply.content = _text(message.get("content"))
     # llama-server says `reasoning_content`, others `reasoning`.
-    reasoning = message.get("reasoning_content") or message.get("reasoning")
-    reply.reasoning = reasoning if isinstance(reasoning, str) else None
+    reply.reasoning = _text(message.get("reasoning_content") or message.get("reasoning"))
 
 
 def _set_counts(reply: Reply, document: Mapping[str, Any]) -> None:
     usage = document.get("usage") or {}
     timings = document.get("timings") or {}
     if "completion_tokens" in usage:
-        reply.completion_tokens = usage["completion_tokens"]
-    if "prompt_ms" in timings and "predicted_ms" in timings:
-        reply.server_ms = round(timings["prompt_ms"] + timings["predicted_ms"], 3)
+        reply.completion_tokens = _count(usage["completion_tokens"])
+    spent = [_number(timings.get(name)) for name in ("prompt_ms", "predicted_ms")]
+    if None not in spent:
+        reply.server_ms = round(sum(part or 0.0 for part in spent), 3)
     for name in ("prompt_n", "cache_n"):
         if name in timings:
-            setattr(reply, name, timings[name])
+            setattr(reply, name, _count(timings[name]))
     # Where a server has no timings, OpenAI's own field tells of the cache.
     details = usage.get("prompt_tokens_details") or {}
     if reply.cache_n is None and "cached_tokens" in details:
-        reply.cache_n = details["cached_tokens"]
+        reply.cache_n = _count(details["cached_tokens"])

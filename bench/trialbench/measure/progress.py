@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from trialbench.measure.sample import Sample
 from trialbench.measure.segments import Progress
+from trialbench.terminal import say, screen
 
 _EVERY_S = 2.0
 
@@ -59,7 +60,7 @@ class PlainProgress(_Counter, Progress):
 
     def note(self, text: str) -> None:
         """Show a line."""
-        print(text, file=self._stream, flush=True)
+        say(text, self._stream)
 
     def close(self) -> None:
         """Nothing to do: lines are complete."""
@@ -99,7 +100,7 @@ class RichProgress(_Counter, Progress):
 
     def note(self, text: str) -> None:
         """Show a line."""
-        self._bars.console.print(text, markup=False, highlight=False)
+        self._bars.console.print(screen(text), markup=False, highlight=False)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trialbench.engines.openai_http import Reply
+from trialbench.terminal import line
 from trialbench.workloads import Workload
 from trialbench.workloads.parsers import Parsed, parse
 
@@ -52,15 +53,9 @@ class Sample:
         return asdict(self)
 
 
-def plain(text: str, limit: int = 200) -> str:
-    """`text` of a server, fit for a terminal: on one line, control characters escaped, cut to `limit` characters."""
-    shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text[:limit])
-    return shown if len(text) <= limit and len(shown) <= limit else shown[: limit - 3] + "..."
-
-
 def why(sample: Sample, limit: int = 200) -> str:
     """Error class and detail of a failed sample, for a person."""
-    return plain(
+    return line(
         f"{sample.error_class}: {sample.error_detail}" if sample.error_detail else f"{sample.error_class}", limit
     )
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from trialbench.engines.openai_http import CONNECTION_ERRORS, REFUSED_FIELD, ChatClient
-from trialbench.measure.sample import Sample, judge, plain, wall_clock, why
+from trialbench.measure.sample import Sample, judge, wall_clock, why
 from trialbench.measure.summary import SegmentFacts, summarise
+from trialbench.terminal import line
 from trialbench.workloads import Workload
 
 # So many connection errors in a row and the server counts as broken: going on would only wait.
@@ -310,7 +311,7 @@ class Runner:
         _, hint, rest = (sample.error_detail or "").rpartition(REFUSED_FIELD)
         if hint and not self._hinted:
             self._hinted = True
-            self._progress.note(plain(hint + rest))
+            self._progress.note(line(hint + rest, 200))
 
 
 def _warmup_path(path: Path | None) -> Path | None:

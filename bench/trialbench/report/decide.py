@@ -7,9 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trialbench.files import read_json, write_json
+from trialbench.errors import UsageError
+from trialbench.files import write_json
 from trialbench.report.folder import read_folder
-from trialbench.report.summary import summarise_folder
+from trialbench.report.summary import summarise_folder, write_summary
 from trialbench.verdict import AdherenceRule, Facts, Gate, GroundTruth, Judgement, Rules, decide
 
 CANDIDATE = "nav-candidate"
@@ -28,12 +29,16 @@ def decide_folder(
     another one is given. The summary is counted anew from the samples, so that the verdict never rests on a stale one.
 
     Raises:
-        UsageError: no result folder.
+        UsageError: no result folder, or that of a rehearsal.
     """
     folder = read_folder(path)
+    if folder.rehearsal:
+        raise UsageError(
+            f"{path}: is a rehearsal: no candidate was tried, so there is nothing to decide."
+            " `trialbench show` tells how the host came back"
+        )
     summary = summarise_folder(folder)
-    target = path / "verdict.json"
-    before = read_json(target).get("facts", {}) if target.exists() else {}
+    before = folder.verdict["facts"] if folder.verdict else {}
     rules = rules_of(folder.plan, adherence_rule or before.get("adherence_rule"))
     facts = facts_of(
         summary,
@@ -50,7 +55,9 @@ def decide_folder(
         # Through JSON, so that what is returned is what stands in the file: lists, not tuples.
         "facts": json.loads(json.dumps({**asdict(facts), **asdict(rules)})),
     }
-    write_json(target, document)
+    write_json(path / "verdict.json", document)
+    # What is to be done next follows from the verdict.
+    write_summary(path)
     return document
 
 

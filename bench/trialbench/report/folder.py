@@ -6,14 +6,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trialbench import schemas
 from trialbench.errors import UsageError
 from trialbench.files import read_json, read_json_lines
 from trialbench.measure.summary import SegmentFacts, summarise
 
+# What an event must have to be counted with; a line without it is a bad line like one that is cut short.
+_NEEDED = {
+    "phase_started": ("phase",),
+    "phase_done": ("phase",),
+    "phase_failed": ("phase",),
+    "tenant_stopping": ("tenant",),
+    "tenant_starting": ("tenant",),
+    "tenant_healthy": ("tenant", "duration_s"),
+    "tenant_retry": ("tenant", "attempt"),
+    "candidate_healthy": ("duration_s",),
+    "drained": ("used_mib",),
+}
+
 
 @dataclass
 class Folder:
-    """The files of a run. `samples` and `warmups` by segment; missing files are empty."""
+    """The files of a run. `samples` and `warmups` by segment; missing files are empty.
+
+    `logs` are names of files. `bad_lines` and `unread` say what is there and can't be used.
+    """
 
     path: Path
     plan: dict[str, Any] = field(default_factory=dict)
@@ -22,14 +39,22 @@ class Folder:
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     warmups: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     asked: dict[str, dict[str, Any]] = field(default_factory=dict)
+    logs: list[str] = field(default_factory=list)
     verification: dict[str, Any] | None = None
+    verdict: dict[str, Any] | None = None
     bad_lines: int = 0
+    unread: list[str] = field(default_factory=list)
 
     @property
     def run(self) -> str:
         """The run's id."""
         named = self.plan.get("run") or next((event["run"] for event in self.journal if event.get("run")), None)
         return str(named or self.path.resolve().name)
+
+    @property
+    def rehearsal(self) -> bool:
+        """Whether no candidate was tried: tenants stopped and came back, and nothing was measured."""
+        return self.plan.get("rehearsal") is True
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """All events of that name, oldest first."""
@@ -59,7 +84,10 @@ class Folder:
 
 
 def read_folder(path: Path) -> Folder:
-    """Read the result folder `path`.
+    """Read the result folder `path`; what in it does not fit its schema is noted and left out.
+
+    All of it was written on another machine, partly by programs that read a model's replies, perhaps while a disk was
+    filling up: nothing in it may keep the rest from being shown.
 
     Raises:
         UsageError: there is no such folder, or nothing of a run in it.
@@ -67,29 +95,50 @@ def read_folder(path: Path) -> Folder:
     if not path.is_dir():
         raise UsageError(f"{path}: expected a result folder, found nothing there")
     folder = Folder(path)
-    folder.plan = _object(path / "plan.json") or {}
-    folder.verification = _object(path / "verification.json")
-    folder.journal, bad = read_json_lines(path / "journal.jsonl")
-    folder.vram, bad_vram = read_json_lines(path / "vram.jsonl")
-    folder.bad_lines = bad + bad_vram
+    folder.plan = _document(folder, "plan.json", "plan") or {}
+    folder.verification = _document(folder, "verification.json", "verification")
+    folder.verdict = _document(folder, "verdict.json", "verdict")
+    lines, bad = read_json_lines(path / "journal.jsonl")
+    folder.journal = [event for event in lines if _usable(event)]
+    readings, bad_vram = read_json_lines(path / "vram.jsonl")
+    folder.vram = [reading for reading in readings if not schemas.validate(reading, "vram")]
+    folder.bad_lines = bad + bad_vram + len(lines) - len(folder.journal) + len(readings) - len(folder.vram)
     for file in sorted((path / "samples").glob("*.jsonl")):
         lines, bad = read_json_lines(file)
-        folder.bad_lines += bad
+        samples = [line for line in lines if _countable(line)]
+        folder.bad_lines += bad + len(lines) - len(samples)
         if file.stem.endswith("-warmup"):
-            folder.warmups[file.stem.removesuffix("-warmup")] = lines
+            folder.warmups[file.stem.removesuffix("-warmup")] = samples
         else:
-            folder.samples[file.stem] = lines
+            folder.samples[file.stem] = samples
     for file in sorted((path / "samples").glob("summary-*.json")):
-        folder.asked |= (_object(file) or {}).get("segments", {})
+        folder.asked |= (_document(folder, f"samples/{file.name}", "summary") or {}).get("segments", {})
+    folder.logs = sorted(file.name for file in (path / "logs").glob("*") if file.is_file())
     if not folder.journal and not folder.samples:
         raise UsageError(f"{path}: expected journal.jsonl or samples/*.jsonl of a run, found neither")
     return folder
 
 
-def _object(path: Path) -> dict[str, Any] | None:
+def _usable(event: dict[str, Any]) -> bool:
+    needed = _NEEDED.get(str(event.get("event")), ())
+    return not schemas.validate(event, "journal") and all(event.get(name) is not None for name in needed)
+
+
+def _countable(sample: dict[str, Any]) -> bool:
+    return not schemas.validate(sample, "sample") and not (sample["ok"] and sample["latency_ms"] is None)
+
+
+def _document(folder: Folder, name: str, schema: str) -> dict[str, Any] | None:
+    path = folder.path / name
     if not path.exists():
         return None
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise UsageError(f"{path}: expected an object, found {type(value).__name__}")
+    try:
+        value: dict[str, Any] = read_json(path)
+        trouble = next(iter(schemas.validate(value, schema)), None)
+    except UsageError as error:
+        folder.unread.append(str(error).replace(str(path), name))
+        return None
+    if trouble:
+        folder.unread.append(f"{name}: {trouble}")
+        return None
     return value

@@ -9,7 +9,8 @@ from trialbench import __version__
 from trialbench.files import write_json
 from trialbench.measure.sample import wall_clock
 from trialbench.report.folder import Folder, read_folder
-from trialbench.report.windows import down_intervals, still_down, windows
+from trialbench.report.restore import down_seconds, outcome, restore_facts
+from trialbench.report.windows import still_down, windows
 
 MIB_PER_GB = 1024
 # In which of the VRAM series' phases the candidate is loaded.
@@ -27,6 +28,13 @@ def summarise_folder(folder: Folder) -> dict[str, Any]:
     """The summary of a trial (`trialbench schema summary`)."""
     segments = folder.segments()
     failures = folder.events("phase_failed")
+    # The newest: an earlier one was followed by another attempt.
+    failure = (
+        {name: failures[-1].get(name) for name in ("phase", "reason", "expected", "found", "todo")}
+        if failures
+        else None
+    )
+    lost = still_down(folder)
     return {
         "format": 1,
         "trialbench": __version__,
@@ -36,19 +44,17 @@ def summarise_folder(folder: Folder) -> dict[str, Any]:
         "model_label": folder.plan.get("candidate", {}).get("label"),
         "baseline_label": folder.plan.get("baseline", {}).get("label"),
         "outcome": outcome(folder),
-        # The newest: an earlier one was followed by another attempt.
-        "failure": {name: failures[-1].get(name) for name in ("phase", "reason", "expected", "found", "todo")}
-        if failures
-        else None,
+        "failure": failure,
         "restore_failure": _restore_failure(folder),
         "a2_skipped": next((event.get("reason") for event in reversed(folder.events("a2_skipped"))), None),
         "taints": _taints(folder, segments),
         "segments": segments,
         "phases": _phases(folder),
         "vram": _vram(folder),
-        "down_s": {name: round(end - start, 3) for name, (start, end) in down_intervals(folder).items()},
+        "down_s": down_seconds(folder),
         "windows": windows(folder),
-        "still_down": still_down(folder),
+        "still_down": lost,
+        "restore": restore_facts(folder, failure, lost),
     }
 
 
@@ -58,18 +64,6 @@ def _restore_failure(folder: Folder) -> str | None:
     if not failed or folder.events("closed"):
         return None
     return str(failed[-1].get("reason") or "without a reason")
-
-
-def outcome(folder: Folder) -> str:
-    """`completed`, `rolled_back` (restored after a failure), `open` (not known to be restored), `untouched`."""
-    failed, stopped = folder.events("phase_failed"), folder.events("tenant_stopping")
-    measured = any(event.get("phase") == "measure" for event in folder.events("phase_done"))
-    closed = bool(folder.events("closed"))
-    if not stopped and not folder.events("opened"):
-        return "untouched"
-    if not closed:
-        return "open"
-    return "completed" if measured and not failed else "rolled_back"
 
 
 def _taints(folder: Folder, segments: dict[str, dict[str, Any]]) -> list[str]:
@@ -86,6 +80,8 @@ def _taints(folder: Folder, segments: dict[str, dict[str, Any]]) -> list[str]:
     boots = {event["boot_id"] for event in folder.journal if event.get("boot_id")}
     if len(boots) > 1:
         found.append("the host was rebooted during the run")
+    # Its bands and sample counts would be taken for the defaults.
+    found += [problem for problem in folder.unread if problem.startswith("plan.json")]
     return found
 
 

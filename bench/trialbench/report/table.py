@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trialbench.files import read_json
 from trialbench.report.folder import Folder, read_folder
 from trialbench.report.summary import summarise_folder
 from trialbench.report.windows import clock, still_down_text
+from trialbench.terminal import screen
 
 WIDTH = 100
 
@@ -23,20 +23,22 @@ def folder_table(path: Path) -> str:
     """
     folder = read_folder(path)
     summary = summarise_folder(folder)
-    verdict = read_json(path / "verdict.json") if (path / "verdict.json").exists() else None
-    parts = [_head(summary), _section("Phases", _phases(summary))]
+    parts = [_head(summary, folder), _section("Host", _host(summary)), _section("Phases", _phases(summary))]
     if summary["segments"]:
         parts.append(_section("Samples", segments_table(summary)))
     parts += [_section("VRAM", _vram(summary["vram"])), _section("Windows", _windows(summary))]
     parts.append(_section("Checks", _checks(folder)))
     if folder.bad_lines:
         parts.append(_wrap(f"{folder.bad_lines} lines of its files could not be read (cut short?)"))
-    parts.append(_section("Verdict", _verdict(verdict)))
-    return "\n\n".join(part for part in parts if part)
+    parts += [_wrap(f"could not be used: {problem}") for problem in folder.unread]
+    if not folder.rehearsal:
+        parts.append(_section("Verdict", _verdict(folder.verdict)))
+    return screen("\n\n".join(part for part in parts if part))
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
     """Rows as left-aligned columns, two spaces apart."""
+    rows = [[screen(cell).replace("\n", " ") for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -106,12 +108,24 @@ def _section(title: str, text: str) -> str:
 
 
 def _wrap(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, WIDTH - 4, subsequent_indent="    ")) or text
+    """`text` in lines that fit; its own line ends are kept, because logs and commands stand in it."""
+    return "\n".join(_wrap_line(line) for line in screen(text).split("\n"))
 
 
-def _head(summary: dict[str, Any]) -> str:
-    tried = f"{summary['model_label']} on {summary['host']}" if summary["model_label"] else "no plan found"
-    lines = [f"{summary['run']}: {tried}, {summary['outcome'].replace('_', ' ')}"]
+def _wrap_line(line: str) -> str:
+    indent = " " * min(12, len(line) - len(line.lstrip(" ")))
+    wrapped = textwrap.wrap(line.strip(" "), WIDTH - 4, initial_indent=indent, subsequent_indent=f"{indent}    ")
+    return "\n".join(wrapped)
+
+
+def _head(summary: dict[str, Any], folder: Folder) -> str:
+    if folder.rehearsal:
+        tried = f"rehearsal on {summary['host']}"
+    elif summary["model_label"]:
+        tried = f"{summary['model_label']} on {summary['host']}"
+    else:
+        tried = "no plan found"
+    lines = [screen(f"{summary['run']}: {tried}, {summary['outcome'].replace('_', ' ')}")]
     failure = summary["failure"]
     if failure:
         lines.append(_wrap(f"  {failure['phase']} failed: {failure['reason']}"))
@@ -121,6 +135,56 @@ def _head(summary: dict[str, Any]) -> str:
     if summary["a2_skipped"]:
         lines.append(_wrap(f"  the live model was not measured again (A2 skipped): {summary['a2_skipped']}"))
     return "\n".join(lines)
+
+
+def _host(summary: dict[str, Any]) -> str:
+    """Who brought the host back and when, what it cost, what is kept, and what to do next."""
+    facts = summary["restore"]
+    lines = [_restored(facts)]
+    down = [f"{name} {took:.1f} s" for name, took in summary["down_s"].items()]
+    if down:
+        lines.append(f"down: {', '.join(down)}")
+    for kind, what in (("stop_s", "stopping took"), ("start_s", "starting took"), ("drain_s", "draining took")):
+        took = (facts["times"] or {}).get(kind)
+        if took:
+            lines.append(f"{what}: {', '.join(f'{name} {value:.1f} s' for name, value in took.items())}")
+    for retry in facts["retries"]:
+        reason = str(retry["reason"] or "without a reason").split("\n", 1)[0]
+        lines.append(f"{retry['tenant']} was started again (attempt {retry['attempt']} failed: {reason})")
+    # The newest failure of a restore that is still open stands in the head.
+    settled = facts["failures"] if facts["restored"] else facts["failures"][:-1]
+    lines += [f"a restore before was not complete: {reason.splitlines()[0]}" for reason in settled]
+    kept = [f"{count} {name}" for name, count in facts["kept"].items()]
+    logs = sum(name.startswith("logs/") for name in facts["files"])
+    kept += [name for name in facts["files"] if not name.startswith("logs/")] + ([f"{logs} logs"] if logs else [])
+    if kept:
+        lines.append(_listed("kept", kept))
+    lines += [f"next: {step}" for step in facts["next"]]
+    return "\n".join(_wrap(line) for line in lines)
+
+
+def _listed(what: str, items: list[str]) -> str:
+    """Items in as few lines as possible, none of them broken."""
+    lines = [f"{what}: {items[0]}"]
+    for item in items[1:]:
+        if len(lines[-1]) + len(item) + 4 < WIDTH - 4:
+            lines[-1] += f", {item}"
+        else:
+            lines[-1] += ","
+            lines.append(f"    {item}")
+    return "\n".join(lines)
+
+
+def _restored(facts: dict[str, Any]) -> str:
+    if facts["restored"] is None:
+        return "nothing was stopped on it"
+    attempts = f" ({facts['attempts']} attempts)" if facts["attempts"] > 1 else ""
+    if not facts["restored"]:
+        begun = f"; last asked for by {facts['by']}" if facts["by"] else ""
+        return f"NOT known to be restored{begun}{attempts}"
+    when = f" at {clock(facts['at'])}" if facts["at"] else ""
+    after = f", {facts['after_s']:.1f} s after {facts['after']}" if facts["after"] else ""
+    return f"restored by {facts['by'] or 'somebody'}{when}{after}{attempts}"
 
 
 def _phases(summary: dict[str, Any]) -> str:
@@ -147,14 +211,12 @@ def _vram(vram: dict[str, Any]) -> str:
         lines.append(
             f"drained to {_gb(vram['drained_mib'])}, peak {_gb(vram['peak_mib'])}, now {_gb(vram['last_mib'])}"
         )
-    rows = [
-        (f"gate {gate['name']}", f"{gate['footprint_gb']:.2f} GB", str(gate["band"] or "")) for gate in vram["gates"]
-    ]
+    rows = [(f"gate {gate['name']}", _gb(gate["footprint_gb"], 1), str(gate["band"] or "")) for gate in vram["gates"]]
     return "\n".join([*lines, *([columns(rows)] if rows else [])])
 
 
-def _gb(mib: float | None) -> str:
-    return "-" if mib is None else f"{mib / 1024:.2f} GB"
+def _gb(value: float | None, per_gb: int = 1024) -> str:
+    return "-" if value is None else f"{value / per_gb:.2f} GB"
 
 
 def _windows(summary: dict[str, Any]) -> str:

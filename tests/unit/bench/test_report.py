@@ -441,7 +441,10 @@ def test_what_a_session_asked_for_is_taken_from_its_summary(make: Make) -> None:
     found = summarise_folder(read_folder(folder))["segments"]["nav-candidate"]
     asked = found | {"requested": 100, "stopped": "server", "cache": found["cache"] | {"asked": True}}
     (folder / "samples" / "summary-nav-candidate.json").write_text(
-        json.dumps({"segments": {"nav-candidate": asked}}), encoding="utf-8"
+        json.dumps(
+            {"format": 1, "trialbench": "0", "created": "x", "model_label": None, "segments": {"nav-candidate": asked}}
+        ),
+        encoding="utf-8",
     )
     segment = summarise_folder(read_folder(folder))["segments"]["nav-candidate"]
     assert (segment["requested"], segment["stopped"], segment["cache"]["asked"]) == (100, "server", True)
@@ -469,10 +472,26 @@ def test_folders_that_are_none(tmp_path: Path, make: Make) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="found neither"):
         read_folder(tmp_path / "empty")
+
+
+def test_documents_that_can_not_be_used_are_named_and_the_rest_is_shown(make: Make) -> None:
     folder = make()
     (folder / "verification.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(UsageError, match="expected an object, found list"):
-        read_folder(folder)
+    (folder / "plan.json").write_text('{"run": "run-1", "tenants": [', encoding="utf-8")
+    (folder / "verdict.json").write_text('{"verdict": "MAYBE"}', encoding="utf-8")
+    (folder / "samples" / "summary-nav-candidate.json").write_text("[" * 200_000, encoding="utf-8")
+    shown = folder_table(folder)
+    for words in (
+        "could not be used: plan.json: is no JSON",
+        "could not be used: verification.json: the document: expected object, found []",
+        "could not be used: verdict.json: ",
+        "could not be used: samples/summary-nav-candidate.json: is no JSON",
+        "run-1: no plan found, completed",
+        "not decided",
+    ):
+        assert words in shown
+    # Without the plan its own limits are not known: nothing may be decided by the defaults.
+    assert decide_folder(folder)["reasons"][0].startswith("tainted: plan.json: is no JSON")
 
 
 def test_table_for_people(make: Make, capsys: pytest.CaptureFixture[str]) -> None:

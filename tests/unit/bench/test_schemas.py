@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from trialbench import schemas
 from trialbench.errors import UsageError
 
-NAMES = ["journal", "sample", "session", "summary", "verdict", "verification", "workload"]
+NAMES = ["journal", "plan", "sample", "session", "summary", "verdict", "verification", "vram", "workload"]
 WORKLOADS = Path(trialbench.__file__).parent / "workloads"
 
 
@@ -37,7 +37,7 @@ def test_schemas_are_schemas_and_use_only_what_the_validator_knows(name: str) ->
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(UsageError, match="there are: journal, sample"):
+    with pytest.raises(UsageError, match="there are: journal, plan, sample"):
         schemas.load("sampel")
 
 

@@ -46,5 +46,5 @@ def gpu_programs(tmp_path_factory: pytest.TempPathFactory, twin: ModuleType) -> 
     """The compiled library and nvidia-smi. A machine without gcc can't build a twin either: that is a failure."""
     assert shutil.which("gcc") is not None, "gcc is missing: `make setup` installs it"
     folder = tmp_path_factory.mktemp("gpu")
-    twin.compile_gpu(folder)
+    twin.compile_programs(folder)
     return folder

@@ -45,7 +45,7 @@ def staged(twin: ModuleType, gpu_programs: Path, tmp_path: Path, monkeypatch: py
     for name in ("id_ed25519.pub", "ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"):
         (build / name).write_text(f"ssh-ed25519 {name} comment\n")
     monkeypatch.setattr(twin, "BUILD", build)
-    monkeypatch.setattr(twin, "compile_gpu", lambda folder: folder.mkdir())
+    monkeypatch.setattr(twin, "compile_programs", lambda folder: folder.mkdir())
     source = tmp_path / "models"
     source.mkdir()
     twin.stage(tmp_path / "context", models(source))

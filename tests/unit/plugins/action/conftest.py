@@ -42,7 +42,7 @@ class Stage:
         shell = SimpleNamespace(tmpdir=str(self.remote), join_path=lambda *parts: "/".join(parts))
         connection = SimpleNamespace(_shell=shell, fetch_file=shutil.copyfile, reset=lambda: self.shown.append("reset"))
         found = module.ActionModule(task, connection, None, None, None)
-        found._display = SimpleNamespace(display=self.shown.append)
+        found._display = SimpleNamespace(display=self.shown.append, warning=self.shown.append)
         found._low_level_execute_command = self._execute
         found._make_tmp_path = self._make_tmp_path
         found._remove_tmp_path = self.removed.append

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,3 +26,26 @@ def test_a_plan_that_can_not_be_used(stage: Any, plan_data: dict[str, Any]) -> N
     plan_data["stop_order"] = ["nobody"]
     with pytest.raises(AnsibleActionFail, match="the plan can not be used: stop_order"):
         stage.play(outlook, plan=plan_data)
+
+
+def test_a_rehearsal_shows_what_it_measured(stage: Any, plan_data: dict[str, Any], tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    times = {"stop_s": {"chatterbox": 0.5}, "start_s": {"chatterbox": 1.5}, "drain_s": {"restore": 5.0}}
+    journal.write_text(json.dumps({"seq": 1, "event": "restored", "down": {"chatterbox": 8.0}, "times": times}) + "\n")
+    plan_data["rehearsal"] = True
+    result = stage.play(outlook, plan=plan_data, journal=str(journal))
+    assert stage.shown == [f"  panda | {line}" for line in result["lines"]]
+    assert result["lines"][0].startswith("tenant ")
+    assert result["measured"] == {**times, "down_s": {"chatterbox": 8.0}}
+    assert result["trial_down_s"]["chatterbox"] > result["down_s"]["chatterbox"]
+    assert result["trial_impacts_s"]["mute"] == result["trial_down_s"]["chatterbox"]
+    assert result["hints"]
+
+
+def test_a_rehearsal_whose_host_is_not_back_has_nothing_to_compute(
+    stage: Any, plan_data: dict[str, Any], tmp_path: Path
+) -> None:
+    result = stage.play(outlook, plan=plan_data, journal=str(tmp_path / "journal.jsonl"))
+    assert result["measured"] is None
+    assert "hints" not in result
+    assert "does not say that the host was restored" in result["lines"][0]

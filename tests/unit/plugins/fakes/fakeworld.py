@@ -24,6 +24,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     checks,
     containers,
     gpu,
+    hook,
     journal,
     plan,
     probes,
@@ -97,6 +98,7 @@ class FakeCard(gpu.Card):
         self._world = world
         self.error = ""
         self.closed = False
+        self.opens = True
 
     def read(self) -> gpu.Vram:
         """One reading."""
@@ -325,6 +327,7 @@ class World:
         self.candidate_load_s = 5.0
         self.candidate_healthy_at = 0.0
         self.candidate_dies_at_once = False
+        self.hook_rc = 0
         self.quiet = True
         self.speaks = True
         self.intruders: list[probes.Listener] = []
@@ -500,12 +503,15 @@ class World:
 
     def _systemctl(self, args: list[str]) -> tuple[int, str, str]:
         if args[0] == "show":
+            if args[-1].endswith(".scope"):
+                found = self._by(lambda t: args[-1].startswith(f"mt-{t.name}-"))
+                return 0, "active\n" if found.pid else "inactive\n", ""
             if "--value" in args:
                 return 0, "\n\n".join(self.units[u] for u in program.UNITS) + "\n", ""
             if args[-1] in program.UNITS:
                 return 0, f"ActiveState={self.units[args[-1]]}\nMainPID=0\nResult={self.runner_result}\n", ""
             service = self._by(lambda t: t.unit == args[-1])
-            return 0, f"ActiveState=active\nMainPID={service.pid}\n", ""
+            return 0, f"ActiveState={'active' if service.pid else 'failed'}\nMainPID={service.pid}\n", ""
         self.log.append(("systemctl", *args))
         if args[0] in ("start", "stop") and args[-1] not in program.UNITS:
             service = self._by(lambda t: t.unit == args[-1])
@@ -518,6 +524,10 @@ class World:
         return next(s for s in self.services.values() if fits(s.tenant))
 
     def _as_user(self, argv: list[str], cwd: str) -> tuple[int, str, str]:
+        if "--no-block" in argv:
+            told = [word.removeprefix("--setenv=MODEL_TRIAL_") for word in argv if word.startswith("--setenv=")]
+            self.log.append(("hook", *told))
+            return self.hook_rc, "", "no such user\n" if self.hook_rc else ""
         line = argv[-1].removesuffix(" &")
         service = self._by(lambda t: bool(line) and line in (t.start, t.stop) and cwd == (t.directory or "/"))
         assert f"--uid={service.tenant.user}" in argv
@@ -550,6 +560,11 @@ class World:
         self.samplers.append(FakeSampler(*args, **options))
         return self.samplers[-1]
 
+    def _open_card(self, _index: int = 0) -> FakeCard:
+        if not self.card.opens:
+            raise gpu.GpuError("no driver")
+        return self.card
+
     @contextlib.contextmanager
     def live(self) -> Iterator[World]:
         """Put the world under the host program's feet for a while."""
@@ -577,7 +592,7 @@ class World:
         if not boot.exists():
             boot.write_text("boot-1\n")
         clock = self.clock.module()
-        for module in (checks, containers, journal, program, restorer, runner, tenants):
+        for module in (checks, containers, hook, journal, program, restorer, runner, tenants):
             if hasattr(module, "time"):
                 patch.setattr(module, "time", clock)
             if hasattr(module, "subprocess"):
@@ -603,7 +618,7 @@ class World:
         patch.setattr(probes, "alive", lambda process: self.identify(process.pid) == process)
         patch.setattr(speech, "listen", self.listen)
         patch.setattr(gpu, "Sampler", self._sampler)
-        patch.setattr(gpu, "Card", lambda _index=0: self.card)
+        patch.setattr(gpu, "Card", self._open_card)
         patch.setattr(os, "kill", self.kill)
         patch.setattr(os, "chown", lambda *args: self.chowned.append(args))
         # What a power cut would do is the journal's own tests; here it is a point where a kill may come.

@@ -100,3 +100,92 @@ def test_nobody_is_down_for_less_than_the_candidate_takes(
     found = outlook.down_s(plan.parse(data))
     assert list(found) == list(order)
     assert min(found.values()) > 20 + 13 + 5 + 10
+
+
+# Rehearsals: nothing is tried and nothing measured, so that only stops, drains and starts remain.
+
+
+def test_a_rehearsal_takes_stops_drain_and_starts(data: dict[str, Any]) -> None:
+    data["rehearsal"] = True
+    trial = plan.parse(data)
+    assert outlook.down_s(trial) == {"chatterbox": 1 + 1 + 5 + 10 + 10, "llamacpp": 1 + 5 + 10}
+    found = outlook.lines(trial)
+    assert found[0].endswith("rehearse the trial of gemma-4-E4B-it-Q4_K_M: stop, drain, restore, without a candidate")
+    data["rehearsal"] = False
+    full = outlook.down_s(plan.parse(data))
+    assert (
+        found[1] == f"1. stop chatterbox (Chatterbox TTS), expected down 27 s (in a trial {full['chatterbox']:.0f} s)"
+    )
+    assert "expected mute time 27 s, at most 1500 s" in found
+
+
+ENTRIES: list[dict[str, Any]] = [
+    {"event": "opened", "seq": 1},
+    {
+        "event": "restored",
+        "seq": 2,
+        "down": {"chatterbox": 20.25, "llamacpp": 9.5},
+        "times": {
+            "stop_s": {"chatterbox": 2.0, "llamacpp": 0.5},
+            "start_s": {"chatterbox": 9.0, "llamacpp": 3.0},
+            "drain_s": {"window": 0.75, "restore": 6.0},
+        },
+    },
+]
+
+
+def test_what_a_rehearsal_measured_is_read_from_its_journal() -> None:
+    found = outlook.measured(ENTRIES)
+    assert found is not None
+    assert found.stop_s == {"chatterbox": 2.0, "llamacpp": 0.5}
+    assert found.start_s["llamacpp"] == 3.0
+    assert found.drain_s == {"window": 0.75, "restore": 6.0}
+    assert found.down_s["chatterbox"] == 20.25
+    assert outlook.measured(ENTRIES[:1]) is None
+
+
+def test_a_journal_without_times_measured_nothing(data: dict[str, Any]) -> None:
+    data["rehearsal"] = True
+    found = outlook.measured([{"event": "restored", "seq": 1}])
+    assert found == outlook.Measured()
+    trial = plan.parse(data)
+    text = outlook.report(trial, found)
+    assert text[1].split()[:4] == ["chatterbox", "-", "-", "-"]
+    assert "drain: not measured" in text
+    assert outlook.hints(trial, found) == []
+
+
+def test_a_trial_is_computed_again_from_what_was_measured(data: dict[str, Any]) -> None:
+    data["rehearsal"] = True
+    rehearsed = plan.parse(data)
+    data["rehearsal"] = False
+    trial, found = plan.parse(data), outlook.measured(ENTRIES)
+    assert found is not None
+    expected = outlook.down_s(trial, found)
+    # Stop, drain of the window, candidate, drain of the restore (measured: 6 s), start.
+    assert expected["llamacpp"] == pytest.approx(0.5 + 0.75 + (20 + 13 + 1) + 6 + 3, abs=0.06)
+    assert expected["chatterbox"] == pytest.approx(2 + 12 + expected["llamacpp"] + 12 + 9, abs=0.06)
+    text = outlook.report(rehearsed, found)
+    assert text[0].split("  ")[0] == "tenant"
+    assert text[1].split() == ["chatterbox", "2.0", "9.0", "20.2", f"{expected['chatterbox']:.1f}"]
+    assert text[2].split() == ["llamacpp", "0.5", "3.0", "9.5", f"{expected['llamacpp']:.1f}"]
+    assert "drain: 0.8 s in the window, 6.0 s in the restore" in text
+    assert f"a trial: mute for about {expected['chatterbox']:.0f} s, at most 1500 s" in text
+    # 10 s were expected and 3 s measured: the outlook of the inventory would mislead. 9 s is near enough.
+    assert [line for line in text if line.startswith("hint")] == [
+        "hint: llamacpp took 3.0 s to start, the inventory expects 10 s; set its expected_start_s to 3"
+    ]
+
+
+def test_what_leaves_too_little_room_is_hinted_at(data: dict[str, Any]) -> None:
+    data["tenants"][0]["start_timeout_s"] = 20
+    data["limits"] = {"drain_min_s": 5, "drain_limit_s": 30, "a2_s": 15, "cap_s": 300}
+    trial = plan.parse(data)
+    name = trial.tenants[0].name
+    found = outlook.Measured(start_s={name: 11.0}, drain_s={"restore": 16.0})
+    text = "\n".join(outlook.hints(trial, found))
+    assert f"{name} took 11.0 s of the 20 s it may take to start; raise its start_timeout_s" in text
+    assert "VRAM took 16.0 s to drain in the restore; raise limits.drain_limit_s (30)" in text
+    assert "its window is ended after" not in text
+    slow = outlook.Measured(stop_s={"chatterbox": 400.0})
+    assert "its window is ended after" in "\n".join(outlook.hints(trial, slow))

@@ -126,9 +126,12 @@ def test_productions_own_parser_lies_with_the_inputs(world_of: WorldOf, plan_dat
 
 def test_clients_may_read_inputs_and_write_samples_only(world: World) -> None:
     prepare(world)
-    assert world.chowned == [(world.run_dir / "samples", 10001, 10001)]
-    for folder in (world.state.root, world.state.root / "runs", world.run_dir):
-        assert folder.stat().st_mode & 0o777 == 0o711, folder
+    inputs, control, samples = (world.run_dir / name for name in ("inputs", "control", "samples"))
+    assert world.chowned == [(inputs, 0, 10001), (control, 0, 10001), (samples, 10001, 10001)]
+    for folder in (world.state.root, world.state.root / "runs", world.run_dir, world.run_dir / "logs", samples):
+        assert folder.stat().st_mode & 0o777 == 0o700, folder
+    for folder in (inputs, control):
+        assert folder.stat().st_mode & 0o777 == 0o750, folder
     for path in (world.run_dir / "inputs").iterdir():
         assert path.stat().st_mode & 0o044 == 0o044, path
     for name in ("plan.json", "journal.jsonl"):

@@ -54,11 +54,13 @@ class Host:
         self.up[tenant.name] = False
         return 0.25
 
-    def start(self, tenant: plan.Tenant, log: Path) -> None:
+    def start(self, tenant: plan.Tenant, log: Path) -> str:
         self._act("start", tenant, log)
         self.up[tenant.name] = True
+        return f"mt-{tenant.name}.scope"
 
-    def wait_healthy(self, tenant: plan.Tenant, log: Path) -> float:
+    def wait_healthy(self, tenant: plan.Tenant, log: Path, scope: str) -> float:
+        assert scope == (f"mt-{tenant.name}.scope" if ("start", tenant.name, log) in self.did else "")
         self._act("wait", tenant, log)
         self.healthy[tenant.name] = True
         return 1.5

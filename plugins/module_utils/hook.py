@@ -1,0 +1,64 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tell somebody: the user's own command, when a trial opens or closes and when a restore failed.
+
+It runs as its own user in a unit of its own, is never waited for, and its end is nobody's business here: a
+notification must not hold up a restore. What it is told comes in its environment.
+"""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+
+from .journal import Journal
+from .plan import Plan
+from .probes import printable
+
+OPENED, CLOSED, RESTORE_FAILED = "opened", "closed", "restore_failed"
+LIMIT_S = 60
+_START_S = 10.0
+_REASON_CHARS = 200
+
+
+def call(plan: Plan, journal: Journal, event: str, reason: str = "") -> None:
+    """Start the hook, if the inventory has one; a hook that can't be started is journalled and costs nothing else.
+
+    Args:
+        plan: the run's plan.
+        journal: where a failure is noted.
+        event: ``opened``, ``closed`` or ``restore_failed``.
+        reason: why, or by whom; its first line is passed on, because a process list can be read by everybody.
+    """
+    if plan.hook is None:
+        return
+    line = printable(reason.split("\n", 1)[0])[:_REASON_CHARS]
+    told = {"EVENT": event, "RUN": plan.run, "HOST": plan.host, "REASON": line}
+    argv = [
+        "systemd-run",
+        "--quiet",
+        "--collect",
+        "--no-block",
+        f"--unit=mt-hook-{secrets.token_hex(4)}",
+        f"--uid={plan.hook.user}",
+        f"--property=RuntimeMaxSec={LIMIT_S}",
+        *(f"--setenv=MODEL_TRIAL_{name}={value}" for name, value in told.items()),
+        "--",
+        *plan.hook.command,
+    ]
+    try:
+        done = subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_START_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        error = done.stderr.strip() if done.returncode else ""
+    except (OSError, subprocess.SubprocessError) as err:
+        error = str(err)
+    if error:
+        journal.write("hook_failed", hook_event=event, reason=error)

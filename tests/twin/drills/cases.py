@@ -1,0 +1,374 @@
+"""The table: every drill, mechanism by phase.
+
+A case says when which fault strikes, what the play must say of it, how it must end, and who brings the host back. What
+holds for every case (the host is as before, within its bound, with every sample kept and nothing left over) is in
+test_drills.py and is not repeated here.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import faults
+from faults import Fault, controller_gets, gpu
+from world import Drill, inventory
+
+KILL = controller_gets(signal.SIGKILL)
+When = Callable[[Drill], None]
+
+# ---- how long things take in a drill ----
+
+LIMITS = {
+    "cap_s": 600,
+    "drain_min_s": 1,
+    "drain_limit_s": 8,
+    "drain_tolerance_mib": 300,
+    "lease_s": 6,
+    "a2_s": 2,
+    "measure_s": 60,
+}
+WORKLOADS = {
+    "tenants_n": 3,
+    "nav_first": 20,
+    "nav_extended": 60,
+    "nav_cached": 5,
+    "describe_n": 1,
+    "warmup": 1,
+    "request_timeout_s": 3,
+    "expected_reply_s": 0.03,
+}
+SHORT: Mapping[str, Any] = {"trial_limits": LIMITS, "trial_workloads": WORKLOADS}
+# Phases made long by data, so that a fault surely finds them under way. Replies come every 7 to 20 ms.
+LONG_SNAPSHOT = {"trial_workloads": {"tenants_n": 40}}
+LONG_WINDOW = {"trial_workloads": {"nav_extended": 400}}
+LONG_MEASURE = {"trial_workloads": {"nav_cached": 1500}}
+# Longer than any lease: the run can't end by itself before.
+ENDLESS_WINDOW = {"trial_workloads": {"nav_extended": 4000}}
+ENDLESS_MEASURE = {"trial_workloads": {"nav_cached": 8000}}
+LONG_RESTORE = {"trial_limits": {"drain_min_s": 2}}
+# Seconds by which a slow card stretches the candidate's start; the faults switch it off where it would go on.
+SLOW_CARD_S = 3.0
+BOOT_S = 20.0
+
+
+def faulty_server(mode: str, first: int) -> dict[str, Any]:
+    """The candidate's server misbehaves from its ``first`` chat request on (tests/fixtures/faulty_server)."""
+    candidate = inventory("trial_candidate")
+    words = [*candidate["server_args"], "--misbehave", f"{mode}:{first}"]
+    return {"trial_candidate": {**candidate, "server_args": words}}
+
+
+def candidate(**changes: Any) -> dict[str, Any]:
+    """The inventory's candidate with some of its fields changed."""
+    return {"trial_candidate": {**inventory("trial_candidate"), **changes}}
+
+
+def short_starts(**limits: Any) -> dict[str, Any]:
+    """Tenants with little time to start, so that a cap of less than a minute has room for a restore."""
+    tenants = [{**tenant, "start_timeout_s": 6} for tenant in inventory("trial_tenants")]
+    return {"trial_tenants": tenants, "trial_limits": limits}
+
+
+# ---- when ----
+
+
+def event(name: str, **facts: Any) -> When:
+    """As soon as the host's journal has this event."""
+
+    def when(drill: Drill) -> None:
+        drill.event(name, alive=True, **facts)
+
+    return when
+
+
+def task(words: str) -> When:
+    """As soon as the play says that it begins a task."""
+
+    def when(drill: Drill) -> None:
+        assert drill.play is not None
+        drill.play.wait_for(words)
+
+    return when
+
+
+def sampled(name: str, count: int) -> When:
+    """As soon as so many replies have been measured."""
+    return lambda drill: drill.sampled(name, count)
+
+
+def at_once(drill: Drill) -> None:
+    """The fault lies in the play's variables."""
+
+
+OPENED = event("opened")
+A1 = event("tenant_stopped", tenant="chatterbox")
+DRAIN = event("drain_started", by="runner")
+CANDIDATE_STARTS = event("candidate_started")
+MEASURE = event("extension")
+RESTORE = event("restore_started")
+BASELINE_STARTS = event("tenant_starting", tenant="panda-llamacpp")
+VERIFY = task("TASK [edgelab.model_trial.verify : The checks, from outside]")
+
+
+# ---- what is expected ----
+
+
+@dataclass(frozen=True)
+class CanNotBeRestored:
+    """A fault with which no host can be brought back: what is said, and how it ends once the fault has passed.
+
+    ``says``: patterns of the journal's `restore_failed`. ``mend`` lets the fault pass. ``by``: who then brings the host
+    back, "restore.yml" or the host's own "next try".
+    """
+
+    why: str
+    says: tuple[str, ...]
+    mend: Fault = faults.mend
+    by: str = "next try"
+
+
+# The named list. Nothing else may keep a host from coming back; docs/drills.md says it in words.
+CAN_NOT_BE_RESTORED: Mapping[str, CanNotBeRestored] = {
+    "the live model does not start": CanNotBeRestored(
+        "its unit refuses every start",
+        ("panda-llamacpp", r"sudo systemctl start panda-llamacpp\.service"),
+        by="restore.yml",
+    ),
+    "the voice does not start": CanNotBeRestored(
+        "its program ends at once, every time",
+        ("chatterbox", r"sudo -u panda .*\./start\.sh"),
+        by="restore.yml",
+    ),
+    "the voice is broken": CanNotBeRestored("it answers, but does not speak", ("check 7 .*speaks",)),
+    "an untouched tenant died": CanNotBeRestored(
+        "no trial starts what it did not stop", ("phone daemon",), faults.phone_started_by_hand, "restore.yml"
+    ),
+    "a stranger holds the candidate's port": CanNotBeRestored(
+        "foreign processes are never ended", ("11437", "python3"), faults.port_given_back
+    ),
+    "memory of the dead": CanNotBeRestored(
+        "the driver keeps memory of ended processes; the tenants don't fit beside it", ("check 1 VRAM",)
+    ),
+    "a stranger holds VRAM": CanNotBeRestored(
+        "foreign processes are never ended", ("check 1 VRAM", r"train\.py"), by="restore.yml"
+    ),
+    "the GPU's driver errs": CanNotBeRestored(
+        "nobody can see whether VRAM is as it was; the tenants are up all the same", ("check 1 VRAM",)
+    ),
+    "the GPU's driver hangs": CanNotBeRestored(
+        "nobody can see whether VRAM is as it was; the tenants are up all the same", ("check 1 VRAM",)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One drill.
+
+    Attributes:
+        name: what a person calls it.
+        mechanism: the kind of fault, as the specification lists it.
+        phase: where it strikes.
+        at: waits for the moment.
+        fault: strikes.
+        says: patterns that the play's output must contain; for a controller that is gone, harvest.yml's afterwards.
+        ends: how the play ends: "completed" (exit code 0), "failed" (not 0), "gone" (ended from outside).
+        by: who brings the host back: host, boot, playbook, hand, several with "|"; "-" where nothing was opened.
+        before: what must be in place before the trial begins.
+        play: variables of the play, merged over SHORT.
+        lease: the host learns of the fault by its lease alone.
+        extra_s, why: seconds that the fault itself costs beyond the common bound, and the reason.
+        killed: tenants that the fault itself ends, so that they may have new processes.
+        reboots: the fault restarts the host, so that every process is new.
+        stuck: key of CAN_NOT_BE_RESTORED.
+        faulty_server: the trial gets the image whose server can misbehave.
+        core: part of the dozen that runs with every test of the project.
+    """
+
+    name: str
+    mechanism: str
+    phase: str
+    at: When
+    fault: Fault
+    says: tuple[str, ...] = ()
+    ends: str = "failed"
+    by: str = "host"
+    before: Fault | None = None
+    play: Mapping[str, Any] = field(default_factory=dict)
+    lease: bool = False
+    extra_s: float = 0.0
+    why: str = ""
+    killed: tuple[str, ...] = ()
+    reboots: bool = False
+    stuck: str = ""
+    faulty_server: bool = False
+    core: bool = False
+
+
+LAPSED = "the lease lapsed"
+CONTROLLER_KILLED: Mapping[str, Any] = {"mechanism": "controller kill -9", "fault": KILL, "ends": "gone"}
+BY_LEASE: Mapping[str, Any] = {"says": (LAPSED, "restored .*by host"), "lease": True}
+
+CASES: tuple[Case, ...] = (
+    # ---- the controller dies ----
+    Case("killed-in-preflight", phase="preflight", at=task("Contracts, all of them"), by="-",
+         says=("found none under",), **CONTROLLER_KILLED),
+    Case("killed-in-acquire", phase="acquire", at=task("Fetch the model files"), by="-",
+         says=("found none under",), **CONTROLLER_KILLED),
+    Case("killed-in-snapshot", phase="snapshot", at=event("phase_started", phase="snapshot"),
+         play=LONG_SNAPSHOT, **CONTROLLER_KILLED, **BY_LEASE),
+    Case("killed-in-window", phase="window", at=A1, play=ENDLESS_WINDOW, **CONTROLLER_KILLED, **BY_LEASE),
+    Case("killed-in-candidate", phase="candidate", at=CANDIDATE_STARTS, before=faults.slow_card(SLOW_CARD_S),
+         play=ENDLESS_MEASURE, **CONTROLLER_KILLED, **BY_LEASE),
+    Case("killed-in-measure", phase="measure", at=MEASURE, play=ENDLESS_MEASURE, core=True,
+         **CONTROLLER_KILLED, **BY_LEASE),
+    Case("killed-in-restore", phase="restore", at=RESTORE, play=LONG_RESTORE, says=("restored .*by host",),
+         extra_s=LIMITS["a2_s"], why="A2", **CONTROLLER_KILLED),
+    Case("killed-in-verify", phase="verify", at=VERIFY, says=("restored .*by host",), **CONTROLLER_KILLED),
+    Case("killed-in-verdict", phase="verdict", at=task("verdict : Bring the run here"),
+         says=("restored .*by host",), **CONTROLLER_KILLED),
+    Case("ctrl-c", "controller Ctrl-C", "measure", MEASURE, faults.ctrl_c, ends="gone", play=ENDLESS_MEASURE,
+         **BY_LEASE),
+    Case("sigterm", "controller SIGTERM", "candidate", CANDIDATE_STARTS, controller_gets(signal.SIGTERM), ends="gone",
+         before=faults.slow_card(SLOW_CARD_S), play=ENDLESS_MEASURE, **BY_LEASE),
+    Case("sighup", "controller SIGHUP", "window", A1, controller_gets(signal.SIGHUP), ends="gone",
+         play=ENDLESS_WINDOW, **BY_LEASE),
+    Case("lease-off", "controller kill -9, lease off", "measure", MEASURE, KILL, ends="gone",
+         says=("completed", "PENDING REVIEW|INCONCLUSIVE", "restored .*by host"), play=LONG_MEASURE | {"trial_lease": "off"},
+         extra_s=40, why="the run goes on to its end unattended"),
+    Case("stale-controller", "stale controller coming back", "window", A1, faults.controller_sleeps_beyond_the_lease,
+         says=(LAPSED, "restored by host at .*exit code 3"), play=ENDLESS_WINDOW, lease=True),
+    # ---- the network ----
+    Case("sshd-gone", "sshd stopped", "measure", MEASURE, faults.sshd_gone_until("closed"),
+         says=("can not be reached; it is tried again", LAPSED), play=ENDLESS_MEASURE, lease=True, core=True),
+    Case("sshd-gone-briefly", "sshd stopped", "measure", MEASURE,
+         faults.sshd_gone_until("segment_done", session="candidate"), says=("can not be reached; it is tried again",),
+         ends="completed", play={"trial_workloads": {"nav_cached": 300}}),
+    Case("sshd-gone", "sshd stopped", "restore", RESTORE, faults.sshd_gone_until("closed"),
+         says=("can not be reached; it is tried again",), ends="completed", play=LONG_RESTORE),
+    Case("packets-dropped", "packets dropped", "window", A1, faults.packets_dropped_until("closed"),
+         says=(LAPSED,), play=ENDLESS_WINDOW, lease=True),
+    Case("packets-dropped-briefly", "packets dropped", "candidate", CANDIDATE_STARTS,
+         faults.packets_dropped_until("candidate_healthy"), ends="completed", before=faults.slow_card(2)),
+    # ---- the machine ----
+    Case("rebooted", "host restarted", "window", A1, faults.rebooted, says=("host was restarted",), by="boot|host|playbook",
+         play=LONG_WINDOW, reboots=True, extra_s=BOOT_S, why="the boot", core=True),
+    Case("power-cut", "host restarted", "measure", MEASURE, faults.power_cut, says=("host was restarted",),
+         by="boot|playbook", play=LONG_MEASURE, reboots=True, extra_s=BOOT_S, why="the boot"),
+    Case("rebooted", "host restarted", "restore", BASELINE_STARTS, faults.rebooted, by="boot|host|playbook",
+         ends="completed", play=LONG_RESTORE, reboots=True, extra_s=BOOT_S, why="the boot"),
+    # ---- the host's own programs ----
+    Case("dockerd-killed", "dockerd killed", "measure", MEASURE, faults.dockerd_killed,
+         says=("measuring stopped early|the candidate died",), play=LONG_MEASURE, core=True),
+    Case("dockerd-killed", "dockerd killed", "restore", RESTORE, faults.dockerd_killed, ends="completed",
+         by="host|playbook"),
+    Case("dockerd-restarted", "dockerd restarted", "measure", MEASURE, faults.dockerd_restarted,
+         says=("measuring stopped early|the candidate died",), play=LONG_MEASURE, extra_s=10,
+         why="the engine's own stop"),
+    Case("dockerd-restarted", "dockerd restarted", "restore", BASELINE_STARTS, faults.dockerd_restarted,
+         ends="completed", by="host|playbook"),
+    Case("runner-killed", "runner killed", "window", A1, faults.runner_killed,
+         says=(r"runner was ended from outside \(signal\)",), play=LONG_WINDOW),
+    Case("runner-killed", "runner killed", "candidate", CANDIDATE_STARTS, faults.runner_killed,
+         says=(r"runner was ended from outside \(signal\)",), before=faults.slow_card(SLOW_CARD_S), core=True),
+    Case("runner-killed", "runner killed", "measure", MEASURE, faults.runner_killed,
+         says=(r"runner was ended from outside \(signal\)",), play=LONG_MEASURE),
+    Case("restore-killed-draining", "restore killed half way", "restore", event("containers_removed"),
+         faults.restore_killed, ends="completed", play=LONG_RESTORE),
+    Case("restore-killed-starting", "restore killed half way", "restore", BASELINE_STARTS, faults.restore_killed,
+         ends="completed", core=True),
+    Case("two-restores", "two restores at once", "measure", MEASURE, faults.two_restores_at_once,
+         says=("restored by (playbook|hand)|restore started by (playbook|hand)", "restore.yml ended with 0"),
+         by="playbook|hand", play=LONG_MEASURE),
+    Case("two-trials", "two trials at once", "window", A1, faults.second_trial, ends="completed",
+         says=("the second trial ended with 2", "held by run .*since 20"), play=ENDLESS_WINDOW | {"trial_workloads": {"nav_extended": 1000}}),
+    Case("late-start", "late docker start after the restore", "restore", event("containers_removed"),
+         faults.late_start, says=("No such container",), ends="completed"),
+    Case("cap-reached", "cap reached while measuring", "measure", at_once, faults.nothing,
+         says=("its time was up",), play=short_starts(cap_s=35) | {"trial_workloads": {"nav_cached": 8000}},
+         extra_s=35, why="nothing happens until the cap"),
+    # ---- the candidate ----
+    Case("out-of-memory", "candidate OOM-killed", "candidate", CANDIDATE_STARTS, faults.nothing,
+         says=("the candidate died", "ran out of memory"), play=candidate(memory="24m")),
+    Case("out-of-vram", "candidate OOM-killed", "candidate", CANDIDATE_STARTS, faults.nothing,
+         says=("the candidate died|takes too much VRAM",), before=lambda d: d.gpu(model_mib={"candidate": 14000})),
+    Case("hangs", "candidate hangs", "measure", MEASURE, faults.candidate_hangs,
+         says=("measuring stopped early", "broken or unreachable"), play={"trial_workloads": {"nav_cached": 1500, "request_timeout_s": 1}},
+         extra_s=7, why="five requests in a row time out, a second each"),
+    Case("exits-at-start", "candidate exits at start", "candidate", CANDIDATE_STARTS, faults.nothing,
+         says=("the candidate (died|ended)", "no-such-flag"), play=candidate(server_args=["--no-such-flag"])),
+    Case("answers-500", "candidate answers 500", "measure", sampled("nav-candidate", 20), faults.nothing,
+         says=("500",), ends="completed", faulty_server=True, play=faulty_server("500", 25)),
+    Case("answers-garbage", "candidate answers garbage", "measure", sampled("nav-candidate", 20), faults.nothing,
+         says=("bad_json",), ends="completed", faulty_server=True, play=faulty_server("garbage", 25)),
+    Case("answers-slowly", "candidate answers slowly", "measure", sampled("nav-candidate", 20), faults.nothing,
+         ends="completed", faulty_server=True, play=faulty_server("slow", 60)),
+    Case("thinks-at-once", "candidate thinks", "candidate", CANDIDATE_STARTS, faults.nothing,
+         says=("the smoke test failed", "thinking"), faulty_server=True, play=faulty_server("thinks", 1)),
+    Case("thinks-later", "candidate thinks", "measure", sampled("nav-candidate", 5), faults.nothing,
+         says=("INCONCLUSIVE", "thinking seen"), ends="completed", faulty_server=True, play=faulty_server("thinks", 12)),
+    Case("dies-at-sample-57", "candidate dies at sample 57", "measure", sampled("nav-candidate", 57),
+         faults.candidate_dies, says=("the candidate died|measuring stopped early",),
+         play={"trial_workloads": {"nav_extended": 400}}, core=True),
+    Case("model-truncated", "model file truncated", "snapshot", task("Make the folder of the run"),
+         faults.model_truncated, says=("the candidate died",), extra_s=20, why="it is noticed in phase 4"),
+    Case("port-stolen", "port 11437 stolen", "snapshot", OPENED, faults.port_stolen_for_a_while,
+         says=("port 11437 was taken meanwhile", "python3"), extra_s=20, why="it is noticed in phase 4", core=True),
+    Case("port-stolen-for-good", "port 11437 stolen", "window", A1, faults.port_stolen,
+         says=("port 11437 was taken meanwhile", "python3"), stuck="a stranger holds the candidate's port"),
+    # ---- the GPU ----
+    Case("vram-stuck", "VRAM does not drain", "window", A1, faults.gpu_passing("phase_failed", stuck=True),
+         says=("VRAM did not drain", "llama-server|held by"), extra_s=15, why="the drain's limit, after A1"),
+    Case("vram-stuck", "VRAM does not drain", "restore", RESTORE, gpu(stuck=True), says=("did NOT drain",),
+         stuck="memory of the dead"),
+    Case("vram-slow", "VRAM drains slowly", "window", A1, gpu(linger_s=3.0), ends="completed"),
+    Case("vram-grabbed", "VRAM grabbed by a stranger", "window", A1,
+         faults.gpu_passing("phase_failed", foreign=[{"command": "python3 train.py", "mib": 2500}]),
+         says=("VRAM did not drain", r"train\.py"), extra_s=15, why="the drain's limit, after A1"),
+    Case("vram-grabbed-for-good", "VRAM grabbed by a stranger", "measure", MEASURE,
+         gpu(foreign=[{"command": "python3 train.py", "mib": 900}]), play=LONG_MEASURE,
+         says=(r"train\.py",), stuck="a stranger holds VRAM"),
+    Case("nvml-errs", "NVML errors", "measure", MEASURE, gpu(nvml="error"), says=("VRAM can not be seen any more",),
+         play=LONG_MEASURE, stuck="the GPU's driver errs"),
+    Case("nvml-hangs", "NVML hangs", "measure", MEASURE, gpu(nvml="hang"), says=("VRAM can not be seen any more",),
+         play=LONG_MEASURE, stuck="the GPU's driver hangs", core=True),
+    Case("nvml-hangs", "NVML hangs", "restore", RESTORE, gpu(nvml="hang"), stuck="the GPU's driver hangs"),
+    # ---- the tenants ----
+    Case("e2b-fails-once", "E2B fails to start once", "restore", RESTORE,
+         faults.tenant_fault_once("panda-llamacpp-refuse-start", "panda-llamacpp"), ends="completed",
+         says=("panda-llamacpp did not start, tried again",)),
+    Case("e2b-never-starts", "E2B fails to start always", "restore", RESTORE,
+         faults.tenant_fault("panda-llamacpp-refuse-start"), says=("panda-llamacpp FAILED",),
+         stuck="the live model does not start", core=True),
+    Case("voice-fails-once", "Chatterbox fails to start once", "restore", RESTORE,
+         faults.tenant_fault_once("chatterbox-refuse-start", "chatterbox"), ends="completed",
+         says=("chatterbox did not start, tried again",)),
+    Case("voice-never-starts", "Chatterbox fails to start always", "restore", RESTORE,
+         faults.tenant_fault("chatterbox-refuse-start"), says=("chatterbox FAILED",), stuck="the voice does not start"),
+    Case("voice-empty", "Chatterbox returns an empty WAV", "restore", RESTORE, faults.tenant_fault("chatterbox-empty"),
+         says=("speaks", "0 bytes"), stuck="the voice is broken"),
+    Case("voice-silent", "Chatterbox returns silence", "restore", RESTORE, faults.tenant_fault("chatterbox-silence"),
+         says=("speaks", "silen"), stuck="the voice is broken", core=True),
+    Case("voice-html", "Chatterbox returns HTML", "restore", RESTORE, faults.tenant_fault("chatterbox-html"),
+         says=("speaks", "WAV|RIFF"), stuck="the voice is broken"),
+    Case("voice-500", "Chatterbox returns 500", "restore", RESTORE, faults.tenant_fault("chatterbox-500"),
+         says=("speaks", "500"), stuck="the voice is broken"),
+    Case("phone-dies", "phone daemon dies by itself", "window", A1, faults.phone_dies, says=("phone daemon",),
+         killed=("phone",), stuck="an untouched tenant died"),
+    Case("cron-revives", "tenant revived by cron", "measure", MEASURE, faults.cron_revives_chatterbox,
+         says=("revived by somebody else", "chatterbox"), play=LONG_MEASURE),
+    # ---- disks, rights, clocks ----
+    Case("disk-full", "disk full on the host", "window", A1, faults.host_disk_full,
+         says=("No space left",), before=faults.disk_that_can_be_filled, play=LONG_WINDOW, core=True),
+    Case("disk-full-at-harvest", "disk full on the controller", "verdict", VERIFY, faults.disk_full_at_harvest,
+         says=("No space left",)),
+    Case("sudo-revoked", "sudo revoked", "window", A1, faults.sudo_revoked_until("closed"),
+         says=("sudo", "password"), play=ENDLESS_WINDOW, lease=True),
+    Case("wall-clock-jumps", "clock jumps: +2 h and back", "window", A1, faults.wall_clock_jumps_and_back,
+         before=faults.jumping_clock, ends="completed", play=LONG_WINDOW),
+    Case("machine-slept", "clock jumps: slept an hour", "measure", MEASURE, faults.clock_jumps("boottime", 3600),
+         says=(LAPSED,), before=faults.jumping_clock, play=LONG_MEASURE),
+)  # fmt: skip

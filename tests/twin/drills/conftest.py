@@ -1,0 +1,206 @@
+"""Twins for the drills, one for each worker, and what a person sees while they run.
+
+``pytest tests/twin/drills -n 2 --dist load --maxschedchunk 1``; with ``--core`` the dozen that spans the mechanisms.
+A case's play, journal and notes stay in build/drills/<case>/.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+# The table, the faults and the world are files beside this one; tests here are no package.
+sys.path.insert(0, str(HERE))
+
+from cases import Case  # noqa: E402
+from world import STATE, Drill  # noqa: E402
+
+ROOT = HERE.parents[2]
+BUILD = ROOT / "build" / "drills"
+FAULTY = ROOT / "tests" / "fixtures" / "faulty_server"
+BENCH_IMAGE = ROOT / "build" / "bench-image.json"
+# Puts right whatever a drill has broken, in the order in which it may have to be.
+CLEAN = f"""
+rm -f /run/twin/faults/* /run/twin-gpu/faults.json /run/twin/clock
+rm -rf /run/systemd/system/mt-run.service.d/drill-clock.conf
+[ -e /root/sudoers-panda ] && mv /root/sudoers-panda /etc/sudoers.d/panda
+systemctl stop stranger 2>/dev/null
+while mountpoint -q {STATE}; do umount {STATE} || umount --lazy {STATE}; done
+systemctl daemon-reload
+systemctl start ssh.service docker.service
+rm -rf {STATE}/runs/*
+[ ! -e {STATE}/open ]
+"""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--core", action="store_true", help="drills: only the dozen that spans the mechanisms")
+
+
+def case_of(item: pytest.Item) -> Case | None:
+    """The case that a test plays."""
+    call = getattr(item, "callspec", None)
+    return call.params.get("case") if call else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--core"):
+        out = [item for item in items if (case := case_of(item)) is not None and not case.core]
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in out]
+
+
+# ---- twins ----
+
+
+@pytest.fixture(scope="session")
+def worker() -> str:
+    """The name of this worker of pytest-xdist."""
+    return os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+
+
+@pytest.fixture(scope="session")
+def twin(worker: str, lend_twin: Callable[[str, Path], Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The twin that this worker's drills strike."""
+    yield from lend_twin(f"mt-drills-{worker}", tmp_path_factory.mktemp("results"))
+
+
+def make_well(twin: Any) -> None:
+    """The twin as a trial must find it; one that can't be mended is replaced."""
+    cleaned = subprocess.run(["docker", "exec", twin.name, "sh", "-c", CLEAN], capture_output=True, check=False)
+    if cleaned.returncode != 0 or twin.program("status").returncode != 0:
+        twin.program("down")
+    twin.up()
+
+
+@pytest.fixture
+def drill(twin: Any) -> Iterator[Callable[[str, dict[str, Any]], Drill]]:
+    """Makes the drill of a case: a healthy twin, an empty folder, a run of its own."""
+    make_well(twin)
+    made: list[Drill] = []
+    control = Path(tempfile.mkdtemp(prefix="mtd-"))
+
+    def make(name: str, variables: dict[str, Any]) -> Drill:
+        folder = BUILD / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        run = f"{name}-{time.time_ns() // 1_000_000}"
+        made.append(Drill(twin, run, folder, control, variables))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+    shutil.rmtree(control, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def faulty_image() -> str:
+    """The description of the bench image whose server misbehaves when asked to, built when it is not there."""
+    bench = json.loads(BENCH_IMAGE.read_text(encoding="utf-8"))
+    digest = hashlib.sha256(bench["id"].encode())
+    for path in sorted(FAULTY.iterdir()):
+        digest.update(path.read_bytes())
+    tag = f"edgelab/bench-faulty:{digest.hexdigest()[:12]}"
+    argument = f"--build-arg=BASE_IMAGE={bench['id']}"
+    command = ["docker", "build", "--quiet", "--network=none", argument, f"--tag={tag}"]
+    command += [f"--file={FAULTY / 'Containerfile'}", str(FAULTY)]
+    built = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "DOCKER_BUILDKIT": "0"}
+    )
+    assert built.returncode == 0, built.stderr
+    facts = {**bench, "id": built.stdout.split()[-1], "tag": tag}
+    path = BUILD / f"faulty-image-{os.getpid()}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(facts), encoding="utf-8")
+    return str(path)
+
+
+# ---- what a person sees, and build/drills.json ----
+
+
+class Board:
+    """Lives in the process that talks to the terminal: a line for each finished case, the table at the end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.total = 0
+        self.number = itertools.count(1)
+        self.rows: list[dict[str, Any]] = []
+
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        self.total = sum("[" in one for one in ids)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.total = sum(case_of(item) is not None for item in session.items) or self.total
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """No dots: each case has a line of its own."""
+        return (report.outcome, "", "") if report.when == "call" and "[" in report.nodeid else None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if "[" not in report.nodeid or (report.when != "call" and not report.failed):
+            return
+        facts = dict(report.user_properties)
+        phase, _, name = report.nodeid.split("[")[1].rstrip("]").partition("-")
+        row = {
+            "case": name,
+            "phase": phase,
+            "restored_by": facts.get("restored_by", "-"),
+            "seconds": facts.get("seconds", 0.0),
+            "ok": report.passed,
+        }
+        self.rows.append(row)
+        mark = f"[{next(self.number)}/{self.total}]"
+        self.say(f"{mark:>8} {self.line(row)}   ({report.duration:.0f} s in all)")
+
+    @staticmethod
+    def line(row: dict[str, Any]) -> str:
+        """A row of the table."""
+        word = "ok" if row["ok"] else "FAILED"
+        return f"{word:6}  {row['case']:24}  {row['phase']:9}  {row['restored_by']:8}  {row['seconds']:5.1f} s"
+
+    def say(self, text: str) -> None:
+        """A line on the terminal."""
+        reporter = self.config.pluginmanager.getplugin("terminalreporter")
+        if reporter is not None:
+            reporter.ensure_newline()
+            reporter.write_line(text)
+
+    def pytest_terminal_summary(self) -> None:
+        if not self.rows:
+            return
+        order = {phase: number for number, phase in enumerate(PHASES)}
+        rows = sorted(self.rows, key=lambda row: (order[row["phase"]], row["case"]))
+        self.say("\n        case                      phase      restored   fault to healthy")
+        for row in rows:
+            self.say(self.line(row))
+        good = sum(row["ok"] for row in rows)
+        self.say(f"{good} of {len(rows)} drills: the host came back as it should")
+        short = self.config.getoption("--core")
+        path = ROOT / "build" / ("drills-short.json" if short else "drills.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
+
+
+PHASES = ("preflight", "acquire", "snapshot", "window", "candidate", "measure", "restore", "verify", "verdict")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Board(config), "drill-board")

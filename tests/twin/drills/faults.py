@@ -1,0 +1,346 @@
+"""The faults of the drills: what strikes, from outside. Each takes the drill; ``drill.strike()`` is the moment.
+
+When a fault needs something in place before the trial begins (a disk that can be filled, a slower card), that is a
+function of its own, named in the case as ``before``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from world import PATIENCE_S, STATE, Broken, Drill, wait_until
+
+Fault = Callable[[Drill], None]
+CANDIDATE = "panda-llamacpp-e4b"
+MODEL = f"{STATE}/models/gemma-4-E4B-it-Q4_K_M/candidate-f16.gguf"
+CLOCK_DROP_IN = "/run/systemd/system/mt-run.service.d/drill-clock.conf"
+
+
+def nothing(drill: Drill) -> None:
+    """The fault lies in the play's own variables."""
+    drill.strike()
+
+
+# ---- the controller ----
+
+
+def controller_gets(number: signal.Signals) -> Fault:
+    """A signal to ansible-playbook alone."""
+
+    def fault(drill: Drill) -> None:
+        drill.strike()
+        assert drill.play is not None
+        drill.play.signal(number)
+
+    return fault
+
+
+def ctrl_c(drill: Drill) -> None:
+    """SIGINT to the play's process group, as the terminal sends it."""
+    drill.strike()
+    assert drill.play is not None
+    drill.play.signal_group(signal.SIGINT)
+
+
+def controller_sleeps_beyond_the_lease(drill: Drill) -> None:
+    """Everything of the play stands still until the host has restored itself; then it goes on, and tries to advance."""
+    drill.strike()
+    assert drill.play is not None
+    drill.play.signal_all(signal.SIGSTOP)
+    drill.event("closed")
+    epoch = drill.entries("opened")[0]["epoch"]
+    words = f"/usr/local/sbin/model-trial advance --run {drill.run} --epoch {epoch} --phase measure"
+    drill.notes.append(drill.sh(f"{words} 2>&1; echo exit code $?"))
+    drill.play.signal_all(signal.SIGCONT)
+
+
+def disk_full_at_harvest(drill: Drill) -> None:
+    """The controller's disk takes nothing more (the results folder is a tiny file system since `before`)."""
+    drill.strike()
+    filler = drill.results / "filler"
+    with contextlib.suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(bytes(4096))
+
+
+# ---- the network ----
+
+
+def _sshd_killed(drill: Drill) -> None:
+    # Sessions are processes of their own and would live on.
+    drill.sh("systemctl stop ssh.service ssh.socket 2>/dev/null; "
+             "for p in /proc/[0-9]*; do grep -qs '^sshd' $p/comm && kill -9 ${p#/proc/}; done; true")  # fmt: skip
+
+
+def sshd_gone_until(event: str, **facts: Any) -> Fault:
+    """sshd stopped and its sessions killed, until the host's journal has an event."""
+
+    def fault(drill: Drill) -> None:
+        drill.strike()
+        _sshd_killed(drill)
+        drill.event(event, **facts)
+        drill.sh("systemctl start ssh.service")
+
+    return fault
+
+
+def packets_dropped_until(event: str, **facts: Any) -> Fault:
+    """The network interface down, until the host's journal has an event."""
+
+    def fault(drill: Drill) -> None:
+        gateway = drill.sh("ip -o route show default").split()[2]
+        drill.strike()
+        drill.sh("ip link set eth0 down")
+        drill.event(event, **facts)
+        drill.sh(f"ip link set eth0 up && ip route add default via {gateway} dev eth0")
+
+    return fault
+
+
+# ---- the host's machine ----
+
+
+def rebooted(drill: Drill) -> None:
+    """An orderly restart."""
+    drill.strike()
+    done = drill.twin.program("reboot")
+    if "rebooted" not in done.stderr and "is not well" not in done.stderr:
+        raise Broken(f"the twin did not reboot: {done.stderr}")
+
+
+def power_cut(drill: Drill) -> None:
+    """Everything dies at once; then the machine starts again."""
+    drill.strike()
+    for words in (["kill"], ["start"]):
+        done = subprocess.run(["docker", *words, drill.twin.name], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise Broken(f"docker {words[0]}: {done.stderr}")
+
+
+def docker_engine(command: str) -> Fault:
+    """A command that takes the Docker engine away; its unit brings it back."""
+
+    def fault(drill: Drill) -> None:
+        drill.strike()
+        drill.sh(command)
+
+    return fault
+
+
+dockerd_killed = docker_engine("kill -9 $(systemctl show -p MainPID --value docker)")
+# Its stop waits for containers; the drill goes on meanwhile, as an operator's other windows would.
+dockerd_restarted = docker_engine("systemctl restart --no-block docker")
+
+
+def runner_killed(drill: Drill) -> None:
+    """kill -9 of the main process of mt-run."""
+    drill.strike()
+    drill.sh("kill -9 $(systemctl show -p MainPID --value mt-run)")
+
+
+def restore_killed(drill: Drill) -> None:
+    """kill -9 of the main process of mt-restore."""
+    drill.strike()
+    drill.sh("kill -9 $(systemctl show -p MainPID --value mt-restore)")
+
+
+def two_restores_at_once(drill: Drill) -> None:
+    """An operator's restore.yml and somebody's `model-trial restore` on the host, in the same moment."""
+    drill.strike()
+    hand = threading.Thread(target=lambda: drill.notes.append(drill.sh("/usr/local/sbin/model-trial restore 2>&1")))
+    hand.start()
+    other = drill.start("restore.yml")
+    code = other.wait()
+    hand.join(PATIENCE_S)
+    drill.notes.append(f"restore.yml ended with {code}")
+    drill.notes.append(other.text)
+
+
+def second_trial(drill: Drill) -> None:
+    """Somebody starts another trial while this one runs."""
+    drill.strike()
+    other = drill.start("benchmark-e4b.yml", trial_run=f"{drill.run}-second", **drill.variables)
+    drill.notes.append(f"the second trial ended with {other.wait()}")
+    drill.notes.append(other.text)
+
+
+def disk_that_can_be_filled(drill: Drill) -> None:
+    """Before: the trial's folder on the host becomes a file system of its own."""
+    drill.sh(f"mkdir -p {STATE} && mount -t tmpfs -o mode=0711,size=2g drill {STATE}")
+
+
+def host_disk_full(drill: Drill) -> None:
+    """Not a byte more fits into the trial's folder."""
+    drill.strike()
+    drill.sh(f"mount -o remount,size=$(df --output=used {STATE} | tail -1)k {STATE}")
+
+
+def sudo_revoked_until(event: str, **facts: Any) -> Fault:
+    """The login user may no longer become root, until the host's journal has an event."""
+
+    def fault(drill: Drill) -> None:
+        drill.strike()
+        drill.sh("mv /etc/sudoers.d/panda /root/sudoers-panda")
+        drill.event(event, **facts)
+        drill.sh("mv /root/sudoers-panda /etc/sudoers.d/panda")
+
+    return fault
+
+
+def jumping_clock(drill: Drill) -> None:
+    """Before: the runner's clocks can be made to jump."""
+    lines = r"[Service]\nEnvironment=LD_PRELOAD=/usr/local/lib/twin/libtwinclock.so\n"
+    drill.sh(f"mkdir -p $(dirname {CLOCK_DROP_IN}) && printf '{lines}' >{CLOCK_DROP_IN} && systemctl daemon-reload")
+
+
+def clock_jumps(name: str, seconds: int) -> Fault:
+    """One of the runner's clocks jumps."""
+
+    def fault(drill: Drill) -> None:
+        if "libtwinclock" not in drill.sh("cat /proc/$(systemctl show -p MainPID --value mt-run)/maps"):
+            raise Broken("the runner does not have the jumping clock loaded")
+        drill.strike()
+        drill.sh(f"echo '{name} {seconds}' >/run/twin/clock")
+
+    return fault
+
+
+def wall_clock_jumps_and_back(drill: Drill) -> None:
+    """Two hours forward, and back while the candidate is measured."""
+    clock_jumps("realtime", 7200)(drill)
+    drill.event("phase_done", phase="candidate", alive=True)
+    drill.sh("rm /run/twin/clock")
+
+
+# ---- the GPU ----
+
+
+def gpu(**switches: Any) -> Fault:
+    """Faults of the GPU, switched on."""
+
+    def fault(drill: Drill) -> None:
+        drill.strike()
+        drill.gpu(**switches)
+
+    return fault
+
+
+def slow_card(ramp_s: float) -> Fault:
+    """Before: memory fills so slowly that the candidate's start can be struck."""
+    return lambda drill: drill.gpu(ramp_s=ramp_s)
+
+
+def gpu_passing(event: str, **switches: Any) -> Fault:
+    """Faults of the GPU, until the host's journal has an event."""
+
+    def fault(drill: Drill) -> None:
+        drill.strike()
+        drill.gpu(**switches)
+        drill.event(event)
+        drill.gpu()
+
+    return fault
+
+
+# ---- the candidate ----
+
+
+def candidate_dies(drill: Drill) -> None:
+    """The server's container is killed."""
+    drill.strike()
+    drill.sh(f"docker kill {CANDIDATE}")
+
+
+def candidate_hangs(drill: Drill) -> None:
+    """The server stands still, with its connections open."""
+    drill.strike()
+    drill.sh(f"docker kill --signal STOP {CANDIDATE}")
+
+
+def model_truncated(drill: Drill) -> None:
+    """Something cuts the model file short after its hash was checked."""
+    drill.strike()
+    drill.sh(f"truncate -s 100000 {MODEL}")
+
+
+def port_stolen(drill: Drill) -> None:
+    """A stranger listens on the candidate's port."""
+    drill.strike()
+    listen = "import socket, time; s = socket.create_server(('127.0.0.1', 11437)); time.sleep(600)"
+    drill.sh(f'systemd-run --quiet --collect --unit=stranger python3 -c "{listen}"')
+
+
+def port_given_back(drill: Drill) -> None:
+    """The stranger goes."""
+    drill.sh("systemctl stop stranger")
+
+
+def port_stolen_for_a_while(drill: Drill) -> None:
+    """A stranger listens on the candidate's port, and goes when the trial has failed of it."""
+    port_stolen(drill)
+    drill.event("phase_failed")
+    port_given_back(drill)
+
+
+def late_start(drill: Drill) -> None:
+    """Somebody's `docker start` of the candidate arrives when the restore has begun."""
+    drill.strike()
+    drill.notes.append(drill.sh(f"docker start {CANDIDATE} 2>&1 || true"))
+
+
+# ---- the tenants ----
+
+
+def tenant_fault(name: str, value: str = "") -> Fault:
+    """A tenant's fault, switched on."""
+
+    def fault(drill: Drill) -> None:
+        drill.strike()
+        drill.fault(name, value)
+
+    return fault
+
+
+def tenant_fault_once(name: str, tenant: str) -> Fault:
+    """A tenant's start fails once; by the time of the next attempt nothing is wrong any more."""
+
+    def fault(drill: Drill) -> None:
+        drill.strike()
+        drill.fault(name)
+        drill.event("tenant_retry", tenant=tenant)
+        drill.mend()
+
+    return fault
+
+
+def phone_dies(drill: Drill) -> None:
+    """The phone daemon, which no trial touches, dies by itself."""
+    drill.strike()
+    drill.sh("kill -9 $(systemctl show -p MainPID --value phone-daemon)")
+
+
+def phone_started_by_hand(drill: Drill) -> None:
+    """What the message asks the operator to do."""
+    drill.sh("systemctl reset-failed phone-daemon; systemctl start phone-daemon")
+    asked = "curl -sf http://127.0.0.1:8770/health >/dev/null && echo up || true"
+    wait_until(lambda: drill.sh(asked) == "up", "the phone daemon")
+
+
+def cron_revives_chatterbox(drill: Drill) -> None:
+    """A watchdog of the user's own finds the voice down and starts it."""
+    drill.strike()
+    folder = "/home/panda/workplace/her/her-os/services/chatterbox"
+    drill.sh(
+        f"systemd-run --quiet --collect --uid=panda --property=KillMode=process --property=Type=oneshot {folder}/start.sh"
+    )
+
+
+def mend(drill: Drill) -> None:
+    """Every fault of tenants and GPU passes."""
+    drill.mend()

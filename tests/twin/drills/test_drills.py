@@ -1,0 +1,210 @@
+"""Each case of the table, and what holds for all of them: whatever struck, the host is as it was before."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cases import CAN_NOT_BE_RESTORED, CASES, SHORT, CanNotBeRestored, Case
+from world import STATE, Drill, merged, says, wait_until
+
+pytestmark = pytest.mark.drill
+
+# Beyond the drain's minimum and the tenants' own starts.
+OVERHEAD_S = 3.0
+# The host's next try comes after at most 16 s in a drill; the play has been told after its second failure.
+NEXT_TRY_S = 40.0
+
+
+def name_of(case: Case) -> str:
+    """The case's name on a terminal and in a file name."""
+    return f"{case.phase}-{case.name}"
+
+
+def chosen() -> list[Any]:
+    """The table as parameters; the first cases first, so that the whole is done when the slowest is."""
+    return [pytest.param(case, id=name_of(case)) for case in CASES]
+
+
+@pytest.mark.parametrize("case", chosen())
+def test_the_host_comes_back(
+    case: Case,
+    drill: Callable[[str, dict[str, Any]], Drill],
+    record_property: Callable[[str, object], None],
+    request: pytest.FixtureRequest,
+) -> None:
+    variables = merged(SHORT, case.play)
+    if case.faulty_server:
+        variables["trial_image_file"] = request.getfixturevalue("faulty_image")
+    trial = Trial(case, drill(name_of(case), variables))
+    try:
+        trial.run()
+    finally:
+        record_property("restored_by", trial.restored_by)
+        record_property("seconds", round(trial.seconds, 1))
+        trial.keep_evidence()
+
+
+class Trial:
+    """One case being played: the fault, the end, the proof."""
+
+    def __init__(self, case: Case, drill: Drill) -> None:
+        self.case, self.drill = case, drill
+        self.found: dict[str, Any] = {}
+
+    @property
+    def restored_by(self) -> str:
+        """Who brought the host back; "-" where no trial was opened."""
+        done = self.drill.entries("restored")
+        return str(done[-1]["restored_by"]) if done else "-"
+
+    @property
+    def healthy(self) -> list[dict[str, Any]]:
+        """The tenants that came back after the fault."""
+        return [e for e in self.drill.entries("tenant_healthy") if e["t_s"] > self.drill.struck_s]
+
+    @property
+    def seconds(self) -> float:
+        """From the fault to the last healthy tenant; 0 where none was down."""
+        return max((e["t_s"] - self.drill.struck_s for e in self.healthy), default=0.0)
+
+    def run(self) -> None:
+        """Strike, wait for the end, prove that all is well."""
+        case, drill = self.case, self.drill
+        before = drill.check()
+        assert not before["checks"], before
+        if case.before:
+            case.before(drill)
+        drill.start_trial()
+        case.at(drill)
+        case.fault(drill)
+        assert drill.play is not None
+        code = drill.play.wait()
+        self.assert_exit(code)
+        if case.stuck:
+            self.assert_stuck(CAN_NOT_BE_RESTORED[case.stuck])
+        elif case.by != "-":
+            drill.event("closed")
+        wait_until(lambda: not drill.is_open(), "the open mark to go", 10)
+        # A unit ends a moment after its last word.
+        after = self.settled()
+        self.assert_harvested()
+        self.assert_told()
+        self.assert_host_is_back(before, after)
+        self.assert_in_time()
+
+    def settled(self) -> dict[str, Any]:
+        """The host once everything has ended that was about to end; what still lies about then is left over."""
+        deadline = time.monotonic() + 5
+        while True:
+            found = self.drill.check()
+            if (not found["checks"] and not found["left"]) or time.monotonic() > deadline:
+                return found
+            time.sleep(0.2)
+
+    def assert_exit(self, code: int) -> None:
+        """The play ended as the case says."""
+        expected = {"completed": code == 0, "failed": code > 0, "gone": code != 0}[self.case.ends]
+        assert expected, f"expected a play that is {self.case.ends}, found exit code {code}"
+
+    def assert_stuck(self, stuck: CanNotBeRestored) -> None:
+        """Loud, precise, held; and over as soon as the fault is."""
+        drill = self.drill
+        failed = drill.event("restore_failed")
+        for pattern in stuck.says:
+            assert says(failed["reason"], pattern), f"expected {pattern!r} in: {failed['reason']}"
+        assert drill.is_open(), "the mark was taken away although the host is not as it was"
+        assert not drill.entries("restored")
+        stuck.mend(drill)
+        if stuck.by == "restore.yml":
+            played = drill.start("restore.yml")
+            assert played.wait() == 0, played.text
+            assert self.restored_by == "playbook"
+        drill.event("closed", NEXT_TRY_S)
+
+    def assert_harvested(self) -> None:
+        """Every sample that was on the host when the fault struck is on the controller."""
+        case, drill = self.case, self.drill
+        if case.ends == "gone" or case.lease or case.mechanism in HARVEST_LATER:
+            untouched = self.fingerprint()
+            played = drill.start("harvest.yml")
+            code = played.wait()
+            assert (code == 0) == (case.by != "-"), played.text
+            assert self.fingerprint() == untouched, "harvest.yml changed something on the host"
+        kept = {
+            path.stem: count_lines(path.read_bytes()) for path in drill.results.glob(f"{drill.run}/samples/*.jsonl")
+        }
+        lost = {name: (n, kept.get(name, 0)) for name, n in drill.counted.items() if kept.get(name, 0) < n}
+        assert not lost, f"samples on the host when the fault struck, and harvested: {lost}"
+
+    def fingerprint(self) -> str:
+        """Everything below the trial's folder with its times, and the tenants' processes."""
+        listed = self.drill.sh(f"find {STATE} ! -name lock -printf '%p %s %T@ %m\\n' | sort")
+        return listed + json.dumps(self.drill.check()["tenants"])
+
+    def assert_told(self) -> None:
+        """The fault is named, in words that the case expects, where a person looks."""
+        drill = self.drill
+        played = drill.plays[-1].text if self.case.ends == "gone" else drill.plays[0].text
+        told = "\n".join([played, *drill.notes])
+        for pattern in self.case.says:
+            assert says(told, pattern), f"expected {pattern!r} in the output"
+
+    def assert_host_is_back(self, before: dict[str, Any], after: dict[str, Any]) -> None:
+        """The eight checks, nothing left over, and who was not touched is the same process."""
+        case, drill = self.case, self.drill
+        assert not after["checks"], after["checks"]
+        assert not after["left"], after["left"]
+        assert not after["mark"]
+        assert re.fullmatch(case.by, self.restored_by), f"restored by {self.restored_by}, expected {case.by}"
+        stopped = {e["tenant"] for e in drill.entries("tenant_stopping")} | set(case.killed)
+        if not case.reboots:
+            changed = [n for n, who in after["tenants"].items() if n not in stopped and who != before["tenants"][n]]
+            assert not changed, f"untouched tenants with a new process: {changed}"
+        workers = [line for play in drill.plays if play.ended for line in play.workers()]
+        assert not workers, f"still running on the controller: {workers}"
+
+    def assert_in_time(self) -> None:
+        """Mute and blind within the cap; fault to healthy within what physics and the lease allow."""
+        case, drill = self.case, self.drill
+        limits = drill.variables["trial_limits"]
+        for event in drill.entries("restored"):
+            assert all(s <= limits["cap_s"] for s in event["impacts"].values()), event["impacts"]
+        if case.ends == "completed" or case.stuck:
+            return
+        starts = sum(e["duration_s"] for e in self.healthy)
+        bound = limits["drain_min_s"] + starts + OVERHEAD_S + (limits["lease_s"] if case.lease else 0) + case.extra_s
+        assert self.seconds <= bound, f"back after {self.seconds:.1f} s, expected at most {bound:.1f} s"
+
+    def keep_evidence(self) -> None:
+        """What a person needs who looks into a failed case."""
+        for number, play in enumerate(self.drill.plays):
+            (self.drill.folder / f"play-{number}.log").write_text(play.text, encoding="utf-8")
+        lines = [json.dumps(entry) for entry in self.drill.follower.entries]
+        (self.drill.folder / "journal.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        notes = [f"struck at {self.drill.struck_s:.3f}, counted {self.drill.counted}", *self.drill.notes]
+        (self.drill.folder / "notes.txt").write_text("\n".join(notes) + "\n", encoding="utf-8")
+
+
+# Here the play itself could not bring the samples, and says so.
+HARVEST_LATER = ("disk full on the controller", "disk full on the host", "host restarted")
+
+
+def count_lines(raw: bytes) -> int:
+    """Complete lines."""
+    return raw.count(b"\n")
+
+
+def test_the_table_is_complete() -> None:
+    """Every phase loses its controller once, names are names, and what can't be restored happens at least once."""
+    phases = {"preflight", "acquire", "snapshot", "window", "candidate", "measure", "restore", "verify", "verdict"}
+    assert {case.phase for case in CASES if case.mechanism == "controller kill -9"} == phases
+    names = [name_of(case) for case in CASES]
+    assert len(set(names)) == len(names) >= 50
+    assert {case.stuck for case in CASES if case.stuck} == set(CAN_NOT_BE_RESTORED)
+    assert {stuck.by for stuck in CAN_NOT_BE_RESTORED.values()} == {"restore.yml", "next try"}
+    assert all(case.why for case in CASES if case.extra_s)

@@ -1,0 +1,139 @@
+"""Rehearsals on the twin: no candidate, no image, no pins; the tenants stop and come back, with measured times."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.twin
+
+CALL = "curl -sf -X POST -H 'Content-Type: application/json' -d '{\"active\": %s}' http://127.0.0.1:8770/call"
+ORDER = ["chatterbox", "panda-llamacpp"]
+# What a host has before its first trial: nothing is pinned, no image was ever built.
+BARE = (
+    *("-e", json.dumps({"trial_pins": {"revision": "", "files": []}})),
+    *("-e", "trial_image_file=/nowhere/bench-image.json"),
+)
+
+
+def newest(host):
+    """The newest rehearsal's folder; `latest` is for trials."""
+    return max(host.results.glob("*-rehearsal-*"), key=lambda path: path.name)
+
+
+def events(folder):
+    lines = (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def named(folder, name):
+    return [e for e in events(folder) if e["event"] == name]
+
+
+@pytest.fixture(scope="module")
+def rehearsed(host):
+    """A rehearsal: what it said, its folder, the phone's process before it, and the link that was there."""
+    link = host.results / "latest"
+    before = link.readlink() if link.is_symlink() else None
+    phone = host.phone_pid()
+    played = host.play("rehearse.yml", *BARE)
+    assert played.code == 0, played.text
+    return played, newest(host), phone, before
+
+
+def test_the_host_comes_back_and_only_the_named_tenants_were_gone(host, rehearsed):
+    _, folder, phone, _ = rehearsed
+    host.assert_back(phone)
+    assert [e["tenant"] for e in named(folder, "tenant_stopping")] == ORDER
+    assert [e["tenant"] for e in named(folder, "tenant_healthy")] == ORDER[::-1]
+    assert named(folder, "drained")
+    assert not [e for e in events(folder) if e["event"].startswith("candidate")]
+    assert not list((folder / "samples").glob("*"))
+
+
+def test_what_a_trial_would_need_beyond_it_is_named(rehearsed):
+    played, _, _, _ = rehearsed
+    assert "contract 11, everything is pinned" in played.text
+    assert "run `make pin`" in " ".join(played.text.split())
+    assert "edgelab.model_trial.acquire : Ship the image" in "\n".join(played.tasks())
+    assert "shipping the image" not in played.text
+
+
+def test_it_is_on_record_beside_the_trials(host, rehearsed):
+    _, folder, _, before = rehearsed
+    assert json.loads((folder / "plan.json").read_text(encoding="utf-8"))["rehearsal"] is True
+    checks = json.loads((folder / "verification.json").read_text(encoding="utf-8"))
+    assert checks["ok"] is True
+    assert len(checks["checks"]) == 8
+    link = host.results / "latest"
+    assert (link.readlink() if link.is_symlink() else None) == before
+
+
+def test_times_are_those_of_the_journal_and_a_trial_is_computed_from_them(rehearsed):
+    played, folder, _, _ = rehearsed
+    record = json.loads((folder / "rehearsal.json").read_text(encoding="utf-8"))
+    measured = record["measured"]
+    assert measured["stop_s"] == {e["tenant"]: e["duration_s"] for e in named(folder, "tenant_stopped")}
+    assert measured["start_s"] == {e["tenant"]: e["duration_s"] for e in named(folder, "tenant_healthy")}
+    assert measured["drain_s"]["restore"] >= 4.0
+    (restored,) = named(folder, "restored")
+    assert measured["down_s"] == restored["down"]
+    for name in ORDER:
+        # A trial has the candidate and the measuring on top.
+        assert record["trial_down_s"][name] > measured["down_s"][name] + 2
+        row = next(line for line in played.text.splitlines() if line.strip().startswith(f"twin | {name} "))
+        assert f"{measured['down_s'][name]:.1f}" in row.split()
+        assert f"{record['trial_down_s'][name]:.1f}" in row.split()
+    assert "expected down 8 s (in a trial" in played.text
+
+
+def test_check_mode_and_preflight_touch_nothing(host, rehearsed):
+    before = host.fingerprint()
+    for words in (["--check"], ["--tags", "preflight"]):
+        played = host.play("rehearse.yml", *BARE, *words)
+        assert played.code == 0, played.text
+        assert "1. stop chatterbox" in played.text
+        assert "expected mute time" in played.text
+    assert host.fingerprint() == before
+
+
+def test_a_busy_host_is_left_alone(host, rehearsed):
+    host.run(CALL % "true")
+    before = host.fingerprint()
+    try:
+        played = host.play("rehearse.yml", *BARE)
+    finally:
+        host.run(CALL % "false")
+    assert played.code != 0
+    assert "Contract 12" in played.text
+    assert "Contract 11" not in played.text
+    assert host.fingerprint() == before
+
+
+def test_a_bigger_candidates_stop_order_can_be_rehearsed(host):
+    phone = host.phone_pid()
+    played = host.play("rehearse.yml", *BARE, "-e", "@candidates/twin-nvfp4.yml")
+    assert played.code == 0, played.text
+    host.assert_back(None)
+    assert host.phone_pid() != phone
+    assert [e["tenant"] for e in named(newest(host), "tenant_stopping")] == ["phone", *ORDER]
+
+
+def test_a_tenant_that_does_not_come_back_is_a_loud_failure(host):
+    phone = host.phone_pid()
+    host.program("fault", "panda-llamacpp-refuse-start")
+    try:
+        played = host.play("rehearse.yml", *BARE)
+        held = host.run("test -e /var/lib/model-trial/open && echo held || true")
+    finally:
+        host.program("fault", "--clear")
+    assert played.code != 0
+    assert "the host could NOT be restored yet" in played.text
+    assert "sudo systemctl start panda-llamacpp.service" in played.text
+    assert "does not say that the host was restored" in played.text
+    assert held == "held"
+    # The voice did not wait for the live model.
+    assert "chatterbox" in [e["tenant"] for e in named(newest(host), "tenant_healthy")]
+    assert host.play("restore.yml").code == 0
+    host.assert_back(phone)
