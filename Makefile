@@ -63,7 +63,7 @@ sanity: python ## ansible-test on the built and installed collection: sanity and
 	@scripts/ansible_test.sh sanity units
 
 twin-tests: setup image ## what needs a twin: contracts broken one by one, faults, the observer
-	@pytest tests/twin -m twin $(ARGS)
+	@pytest tests/twin -m twin --numprocesses 2 --dist loadfile $(ARGS)
 
 # Each worker strikes a twin of its own.
 DRILL_WORKERS ?= 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import shlex
 import time
@@ -34,7 +35,7 @@ SHOWN = {
     "tenant_starting": "starting {tenant}",
     "tenant_healthy": "{tenant} healthy after {duration_s:.1f} s",
     "tenant_retry": "{tenant} did not start, tried again in {wait_s:.1f} s: {reason}",
-    "tenant_failed": "{tenant} FAILED: {reason}",
+    "tenant_failed": "{tenant} FAILED",
     "segment_done": "session {session} done (exit code {exit_code})",
     "drained": "VRAM drained to {used_mib} MiB in {duration_s:.1f} s",
     "drained_again": "VRAM drained to {used_mib} MiB in {duration_s:.1f} s",
@@ -94,16 +95,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         try:
             self.verb("advance", run=plan.run, epoch=epoch, phase=self._task.args.get("advance") or name)
         except AnsibleActionFail as err:
-            # Refused because the host is being restored: what ended the run stands in its journal.
-            if err.result.get("rc") == STALE:
-                self.explain(plan.run, epoch, name, err)
-            raise
+            # Refused because the host is being restored, or is back: what became of the phase stands in its journal.
+            if err.result.get("rc") != STALE:
+                raise
+            return {**result, **self.explain(plan.run, epoch, name, err)}
         return {**result, **self.watch(plan.run, epoch, name)}
 
-    def explain(self, run: str, epoch: int, name: str, refusal: AnsibleActionFail) -> None:
-        """Fail with what ended the run; where nothing tells that, with the refusal."""
+    def explain(self, run: str, epoch: int, name: str, refusal: AnsibleActionFail) -> dict[str, Any]:
+        """The phase's result, where it was done meanwhile; else fail with what ended the run, or with the refusal."""
         try:
-            self.watch(run, epoch, name)
+            return self.watch(run, epoch, name)
         except AnsibleActionFail as err:
             raise (err if err.result.get("event") else refusal) from err
 
@@ -167,10 +168,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         """
         shown, progress = False, ""
         # Tasks run in a worker with a session of its own: it would outlive a killed ansible-playbook, and go on
-        # renewing a lease that nobody stands behind any more.
-        controller = os.getppid()
+        # renewing a lease that nobody stands behind any more. The parent as it was at the fork: it may be gone already.
+        controller = multiprocessing.parent_process()
         while True:
-            if os.getppid() != controller:
+            if controller and os.getppid() != controller.pid:
                 raise AnsibleActionFail(
                     "ansible-playbook is gone: the lease is left to lapse, the host restores itself"
                 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         if changed:
             # Written in check mode too: it is a build product of the controller, and later tasks compare with it.
             dest.parent.mkdir(parents=True, exist_ok=True)
-            fresh = dest.with_suffix(".new")
+            # A name of its own: other hosts of the play may be building the same.
+            fresh = dest.with_name(f".{dest.name}.{os.getpid()}")
             fresh.write_bytes(data)
             fresh.replace(dest)
         return {**result, "changed": False, "path": str(dest), "sha256": hashlib.sha256(data).hexdigest()}

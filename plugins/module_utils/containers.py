@@ -29,6 +29,8 @@ CONTAINER_UID = 10001
 MODELS = "/models"
 CLIENT_MEMORY, CLIENT_PIDS = "512m", "64"
 _TIMEOUT_S = 60.0
+# As much of a container's output as is kept: people wait while it is read.
+_LOG_BYTES, _LOG_LINES = 4 << 20, 20_000
 
 
 class DockerError(RuntimeError):
@@ -247,7 +249,7 @@ class Client:
         if summary is not None:
             code = summary.get("exit_code")
             # The client's own word: what is no number is no success either.
-            return code if isinstance(code, int) else 4
+            return code if type(code) is int else 4
         if self._waiter.poll() is None:
             return None
         if self._code is None:
@@ -264,6 +266,12 @@ class Client:
             self._waiter.stdout.close()
 
 
+def _end_of(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _LOG_BYTES))
+        return file.read(_LOG_BYTES).decode("utf-8", "replace")
+
+
 def save_logs(label: str, run: str, folder: Path) -> None:
     """Write what the run's containers printed to ``folder``, one file each; what can't be read is left out.
 
@@ -278,12 +286,12 @@ def save_logs(label: str, run: str, folder: Path) -> None:
         log = folder / f"{name.lstrip('/')}.log"
         if path and Path(path).exists():
             with open(log, "w", encoding="utf-8", opener=private) as out:
-                for entry in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+                for entry in _end_of(Path(path)).splitlines():
                     with contextlib.suppress(ValueError, TypeError, KeyError):
                         out.write(json.loads(entry)["log"])
         else:
             with open(log, "wb", opener=private) as raw:
-                command = ["docker", "logs", name.lstrip("/")]
+                command = ["docker", "logs", "--tail", str(_LOG_LINES), name.lstrip("/")]
                 subprocess.run(command, stdout=raw, stderr=raw, timeout=_TIMEOUT_S, check=False)
 
 

@@ -250,13 +250,13 @@ class Card:
         self._stuck = thread
         raise GpuError(f"the GPU's driver did not answer within {timeout_s:g} s")
 
-    def read(self) -> Vram:
+    def read(self, timeout_s: float = READ_TIMEOUT_S) -> Vram:
         """Used and total memory with the processes that hold it.
 
         Raises:
-            GpuError: the driver erred, or did not answer within `READ_TIMEOUT_S`.
+            GpuError: the driver erred, or did not answer within ``timeout_s``.
         """
-        return self._bounded(self._source.read, READ_TIMEOUT_S)
+        return self._bounded(self._source.read, timeout_s)
 
     def close(self) -> None:
         """Let go of the driver; errors no longer matter then."""
@@ -450,7 +450,7 @@ def drain(
     while True:
         done, error = False, ""
         try:
-            vram = card.read()
+            vram = card.read() if blind_s is None else card.read(blind_s)
         except GpuError as err:
             error = str(err)
         else:

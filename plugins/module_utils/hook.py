@@ -45,7 +45,8 @@ def call(plan: Plan, journal: Journal, event: str, reason: str = "") -> None:
         f"--property=RuntimeMaxSec={LIMIT_S}",
         *(f"--setenv=MODEL_TRIAL_{name}={value}" for name, value in told.items()),
         "--",
-        *plan.hook.command,
+        # systemd would expand variables in a command's words, as it does in a unit file.
+        *(word.replace("$", "$$") for word in plan.hook.command),
     ]
     try:
         done = subprocess.run(

@@ -289,12 +289,21 @@ class State:
         raise Held(f"run {run}, epoch {epoch} is not open on this host")
 
     def renew(self) -> None:
-        """Renew the lease. Not fsynced: after a power cut nobody's lease is valid anyway."""
+        """Renew the lease. Not fsynced: after a power cut nobody's lease is valid anyway.
+
+        Raises:
+            OSError: the disk takes no more; the lease is left to lapse.
+        """
         path = self.root / "lease"
         fresh = path.with_name(f".lease.{os.getpid()}")
-        with open(fresh, "w", encoding="ascii", opener=private) as file:
-            file.write(f"{awake_s():.3f}\n")
-        fresh.replace(path)
+        try:
+            with open(fresh, "w", encoding="ascii", opener=private) as file:
+                file.write(f"{awake_s():.3f}\n")
+            fresh.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                fresh.unlink(missing_ok=True)
+            raise
 
     def lease_age_s(self) -> float:
         """Seconds since the lease was last renewed."""
@@ -323,5 +332,6 @@ class State:
     def take(self, what: str) -> str:
         """The word left under ``what``, which is taken away with this; or an empty text."""
         found = self.asked(what)
-        (self.root / what).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self.root / what).unlink(missing_ok=True)
         return found

@@ -128,7 +128,7 @@ def report(plan: Plan, found: Measured) -> list[str]:
     """What a rehearsal measured and what follows for a trial, as lines for people."""
     trial = _trial(plan)
     expected, impacts = down_s(trial, found), impacts_s(trial, found)
-    rows = [("tenant", "stop s", "start s", "down s, here", "down s, expected in a trial")]
+    rows: list[tuple[str, ...]] = [("tenant", "stop s", "start s", "down s, here", "down s, expected in a trial")]
     for name in plan.stop_order:
         figures = (found.stop_s.get(name), found.start_s.get(name), found.down_s.get(name), expected[name])
         rows.append((name, *("-" if value is None else f"{value:.1f}" for value in figures)))

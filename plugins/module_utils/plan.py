@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import types
 import typing
@@ -326,6 +327,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             _fail(where, "a mapping", value)
         return dict(value)
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            _fail(where, "a finite number", value)
         return float(value)
     if kind is int and isinstance(value, bool):
         _fail(where, "a whole number", value)
@@ -420,8 +423,10 @@ def _check(plan: Plan) -> None:
     bands = plan.bands
     if not 0 < bands.low_below_gb < bands.healthy_to_gb <= bands.abort_above_gb:
         _fail("bands", "low_below_gb < healthy_to_gb <= abort_above_gb", dataclasses.asdict(bands))
-    if plan.hook and not all([plan.hook.user, *plan.hook.command, plan.hook.command]):
-        _fail("hook", "a command of one or more words, and the user who runs it", dataclasses.asdict(plan.hook))
+    if plan.hook:
+        words = [plan.hook.user, *plan.hook.command]
+        if not plan.hook.command or not all(word and word.isprintable() for word in words):
+            _fail("hook", "a command of one or more words, and the user who runs it", dataclasses.asdict(plan.hook))
     if plan.limits.lease_s < LEASE_MIN_S:
         _fail("limits.lease_s", f"at least {LEASE_MIN_S:g} s, so that a slow poll is no lapse", plan.limits.lease_s)
     if plan.run_max_s <= 0:

@@ -76,7 +76,6 @@ def dig(body: Any, path: str) -> Any:
     return body
 
 
-# Health lives on the host itself: a proxy from the environment must never stand between.
 class _Stay(urllib.request.HTTPRedirectHandler):
     """A redirect is an answer, not an order: whoever holds a port does not choose whom we ask next."""
 
@@ -84,6 +83,7 @@ class _Stay(urllib.request.HTTPRedirectHandler):
         return None
 
 
+# Health lives on the host itself: a proxy from the environment must never stand between.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
 
 
@@ -115,12 +115,14 @@ def fetch(
     data = None if body is None else json.dumps(body).encode()
     headers = {} if body is None else {"Content-Type": "application/json"}
     try:
-        request = urllib.request.Request(url, data=data, headers=headers)
-        with _DIRECT.open(request, timeout=timeout_s) as reply:
-            return reply.status, _body(reply, limit, timeout_s)
-    except urllib.error.HTTPError as err:
-        with err:
-            return err.code, _body(err, limit, timeout_s)
+        try:
+            request = urllib.request.Request(url, data=data, headers=headers)
+            with _DIRECT.open(request, timeout=timeout_s) as reply:
+                return reply.status, _body(reply, limit, timeout_s)
+        except urllib.error.HTTPError as err:
+            # An answer like others, whose body may be as broken.
+            with err:
+                return err.code, _body(err, limit, timeout_s)
     except (http.client.HTTPException, ValueError) as err:
         raise OSError(f"{type(err).__name__}: {err}") from err
 

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import containers, gpu, hook, plan, restorer, runner, sessions
+from . import containers, gpu, hook, plan, restorer, runner, sessions, tenants
 from .journal import PHASES, Held, Journal, Mark, State, awake_s, read
 from .probes import printable
 
@@ -65,7 +65,7 @@ def unit_states() -> dict[str, str]:
 def samples(run_dir: Path) -> list[dict[str, Any]]:
     """Progress by sample file, the newest last: replies, good replies, their median latency in ms."""
     found = []
-    for path in sorted((run_dir / "samples").glob("*.jsonl"), key=lambda p: p.stat().st_mtime):
+    for path in sorted((run_dir / "samples").glob("*.jsonl"), key=lambda p: p.lstat().st_mtime):
         rows = sessions.replies(path)
         good = [row["latency_ms"] for row in rows if row.get("ok") and isinstance(row.get("latency_ms"), (int, float))]
         p50 = round(statistics.median(good), 2) if good else None
@@ -156,7 +156,8 @@ def poll(state: State, run: str, epoch: int, since: int, wait_s: float) -> dict[
     the host.
     """
     deadline = time.monotonic() + wait_s
-    with contextlib.suppress(Held):
+    # A lease that can't be written is one that lapses; whoever asks may look all the same.
+    with contextlib.suppress(Held, OSError):
         state.guard(run, epoch)
         state.renew()
     journal, size = state.journal_path(run), -1
@@ -188,6 +189,11 @@ def pause_s(failed: int) -> float:
     return min(RETRY_MAX_S, 2.0 ** (failed - 1)) if failed else 0.0
 
 
+def _reason(err: Exception) -> str:
+    known = isinstance(err, (restorer.RestoreFailed, plan.PlanError, OSError, subprocess.SubprocessError))
+    return str(err) if known else f"{type(err).__name__}: {err}"
+
+
 def restore_now(state: State) -> int:
     """The body of ``mt-restore``: restore the open run, if there is one.
 
@@ -201,24 +207,25 @@ def restore_now(state: State) -> int:
     # A mark that can not be read marks the run that was opened last.
     name = mark.run or state.newest_run()
     failed, cut_off_by = _attempts(read(state.journal_path(name)))
-    deadline = time.monotonic() + pause_s(failed)
+    # systemd counts too, where the journal can't be written; a restore that was cut off goes on at once.
+    failed = max(failed, int(tenants.unit_facts(UNITS[1]).get("NRestarts") or 0))
+    deadline = time.monotonic() + (0.0 if cut_off_by else pause_s(failed))
     while time.monotonic() < deadline and not state.asked("asked"):
         time.sleep(POLL_S)
-    by = state.take("asked") or cut_off_by or "host"
-    trial = _load(state, name)
-    opening = gpu.Opening(trial.gpu.index)
+    by = state.asked("asked") or cut_off_by or "host"
     journal = Journal(state.journal_path(name), name, state.epoch(), "restorer", required=False)
+    trial: plan.Plan | None = None
     try:
-        results = restorer.Restorer(trial, state, opening, by).restore()
-    except (restorer.RestoreFailed, OSError, subprocess.SubprocessError) as err:
-        if opening.card(0) is None:
-            _complain(f"the GPU can not be read: {opening.error}")
+        trial = _load(state, name)
+        results = restorer.Restorer(trial, state, gpu.Opening(trial.gpu.index), by).restore()
+    except Exception as err:
+        # Whatever it was, a mistake of ours included: it is said, counted, and tried again.
         failed += 1
-        journal.write("restore_failed", restored_by=by, reason=str(err), next_try_s=pause_s(failed))
-        _complain(f"restore of {name} is not complete: {err}")
+        journal.write("restore_failed", restored_by=by, reason=_reason(err), next_try_s=pause_s(failed))
+        _complain(f"restore of {name} is not complete: {_reason(err)}")
         # The first failure, and then ever more rarely: whoever is told every minute stops reading.
-        if failed & (failed - 1) == 0:
-            hook.call(trial, journal, hook.RESTORE_FAILED, str(err))
+        if trial and failed & (failed - 1) == 0:
+            hook.call(trial, journal, hook.RESTORE_FAILED, _reason(err))
         return 1
     # A runner that ended badly has been dealt with: the host must not look degraded because of it.
     _systemctl("reset-failed", UNITS[0])
@@ -302,7 +309,7 @@ def _held(state: State, mark: Mark) -> dict[str, Any]:
         facts |= {name: found[name] for name in ("phase", "window_s", "remaining_s")}
         facts["lease_s"] = trial.limits.lease_s if trial.attended else None
         age_s = state.lease_age_s()
-        facts["lease_age_s"] = round(max(0.0, age_s), 1) if age_s < awake_s() else None
+        facts["lease_age_s"] = round(max(0.0, age_s), 1) if -1 < age_s < awake_s() else None
     return facts
 
 

@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import time
 from datetime import datetime
 from pathlib import Path
@@ -34,8 +33,8 @@ BLIND_S = 1.0
 SEE_S = 0.3
 # A start that failed is tried again after these pauses; what still fails then waits for the next restore.
 RETRY_S = (0.5, 1.0)
-# What can go wrong with one tenant and must not keep the next one down.
-TROUBLE = (tenants.TenantError, OSError, subprocess.SubprocessError)
+# Whatever goes wrong with one tenant must not keep the next one down, be it a mistake of ours.
+TROUBLE = (Exception,)
 # Who asks for a restore when nobody does: systemd at the runner's end, and systemd at boot.
 UNATTENDED = ("host", "boot")
 
@@ -129,6 +128,8 @@ class Restorer:
         began = time.monotonic()
         self.explain()
         self.journal.write("restore_started", restored_by=self.by)
+        # The word is answered from here on; one that comes later asks for another restore.
+        self.state.take("asked")
         try:
             measure = self.may_measure()
             self.see(SEE_S)
@@ -209,7 +210,7 @@ class Restorer:
     def remove_containers(self, label: str) -> None:
         """End the run's containers, keep what they printed, remove them until none is left."""
         run = self.plan.run
-        with contextlib.suppress(containers.DockerError, OSError, subprocess.SubprocessError):
+        with contextlib.suppress(Exception):
             containers.save_logs(label, run, self.run_dir / "logs")
         try:
             count = containers.remove(label, run)
@@ -303,21 +304,25 @@ class Restorer:
                 if self._running(tenant):
                     tenants.stop(tenant, log)
         deadline = time.monotonic() + tenant.start_timeout_s
+        trouble: Exception | None = None
         for attempt, pause_s in enumerate((*RETRY_S, 0.0), 1):
-            trouble = self._try_start(tenant, log, deadline)
+            # What has died in its scope once lives there, however fast it dies the next time.
+            trouble = self._try_start(tenant, log, deadline, sure=isinstance(trouble, tenants.Ended))
             if trouble is None:
                 return
             # All tries together keep to the tenant's own limit: the promise counts with no more.
             if not pause_s or time.monotonic() + pause_s >= deadline:
                 raise trouble
-            self.journal.write("tenant_retry", tenant=tenant.name, attempt=attempt, wait_s=pause_s, reason=str(trouble))
+            # Its last words come with the last try.
+            why = str(trouble).split("; last log lines:", 1)[0]
+            self.journal.write("tenant_retry", tenant=tenant.name, attempt=attempt, wait_s=pause_s, reason=why)
             time.sleep(pause_s)
 
-    @staticmethod
-    def _try_start(tenant: Tenant, log: Path, deadline: float) -> Exception | None:
+    def _try_start(self, tenant: Tenant, log: Path, deadline: float, *, sure: bool) -> Exception | None:
         try:
-            scope = tenants.start(tenant, log)
-            tenants.wait_healthy(tenant, log, scope, deadline - time.monotonic())
+            # A start that was not seen to succeed may have succeeded all the same: never start beside it.
+            scope = "" if self._running(tenant) else tenants.start(tenant, log, deadline - time.monotonic())
+            tenants.wait_healthy(tenant, log, scope, deadline - time.monotonic(), sure=sure)
         except TROUBLE as err:
             return err
         return None

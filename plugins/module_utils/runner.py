@@ -46,6 +46,8 @@ SETTLED_MIB, SETTLE_S, SETTLE_LIMIT_S = 64, 0.15, 5.0
 SMOKE_LIMIT_S = 60.0
 # A candidate is not left alone for longer than this without a look at its VRAM.
 BLIND_S = 2.0
+# What may pass between a connection that breaks and the end of the process behind it.
+DEATH_S = 1.0
 
 
 class PhaseFailed(RuntimeError):
@@ -466,6 +468,10 @@ class Runner:
         ok = at_gate.exists()
         self.journal.write("smoke", ok=ok, strategy=reply.get("strategy"), content=str(reply.get("content"))[:200])
         if not ok:
+            # A server that died under its first request gave no bad answer: its end takes a moment to be seen.
+            deadline = time.monotonic() + DEATH_S
+            while reply.get("error_class") in ("connect", "dropped") and time.monotonic() < deadline:
+                self.pause()
             raise PhaseFailed(
                 "the smoke test failed",
                 "a reply without thinking, parsed by strategy 1 or 2",
@@ -493,7 +499,7 @@ class Runner:
         self.wait(lambda: at_gate.exists() or summary.exists(), self.plan.limits.measure_s, "the first samples")
         if at_gate.exists():
             band = self.gate("extend", self.sampler.peak_mib)
-            thinking = (read_json(at_gate) or {}).get("thinking", 0)
+            thinking = (sessions.summary(at_gate) or {}).get("thinking", 0)
             # A refinement of the statistics, not a quality gate: latency never decides it.
             extend = band == "healthy" and not thinking
             reason = "VRAM healthy, no thinking seen" if extend else f"VRAM {band}, {thinking} thinking replies"

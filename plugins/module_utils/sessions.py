@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +120,18 @@ def _read(path: Path) -> bytes:
     # The folder is the container's own: what lies there is no link to be followed by root, no pipe to be waited for,
     # and no more of it is read than a session can have written.
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return b""
+        with os.fdopen(os.dup(fd), "rb") as file:
             return file.read(_MAX_BYTES)
     except OSError:
         return b""
+    finally:
+        os.close(fd)
 
 
 def replies(path: Path) -> list[dict[str, Any]]:

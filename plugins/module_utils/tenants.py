@@ -38,6 +38,10 @@ class TenantError(RuntimeError):
     """A tenant did not stop or start; the message has its last words and the command for the operator."""
 
 
+class Ended(TenantError):
+    """What was started has ended before it was healthy: waiting on would be in vain."""
+
+
 @dataclass(frozen=True)
 class Condition:
     """How a tenant is now: ``running`` (it exists), ``healthy`` (it does its work), its process, words for people."""
@@ -131,17 +135,23 @@ def _as_user(tenant: Tenant, command: str, log: Path, timeout_s: float) -> str:
     # Output goes to a file, because a pipe held open by a daemon would keep the caller waiting for its end.
     scope = f"mt-{tenant.name}-{secrets.token_hex(4)}.scope"
     argv = ["systemd-run", "--scope", "--quiet", "--collect", f"--unit={scope}", f"--uid={tenant.user}"]
-    with _log_file(log, command) as out:
-        done = subprocess.run(
-            [*argv, "/bin/sh", "-c", command],
-            cwd=tenant.directory or "/",
-            stdout=out,
-            stderr=out,
-            stdin=subprocess.DEVNULL,
-            timeout=timeout_s,
-            check=False,
-        )
+    try:
+        with _log_file(log, command) as out:
+            done = subprocess.run(
+                [*argv, "/bin/sh", "-c", command],
+                cwd=tenant.directory or "/",
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+                timeout=timeout_s,
+                check=False,
+            )
+    except subprocess.TimeoutExpired:
+        _run(["systemctl", "stop", scope], 10)
+        raise
     if done.returncode != 0:
+        # A command that failed leaves nothing half done: what it started would be there twice after the next try.
+        _run(["systemctl", "stop", scope], 10)
         raise TenantError(f"{tenant.name}: {command!r} ended with {done.returncode}; {last_words(tenant, log)}")
     return scope
 
@@ -214,31 +224,34 @@ def stop(tenant: Tenant, log: Path) -> float:
     return time.monotonic() - began
 
 
-def start(tenant: Tenant, log: Path) -> str:
+def start(tenant: Tenant, log: Path, limit_s: float | None = None) -> str:
     """Start a tenant; it may still be loading on return.
 
+    Args:
+        tenant: the one to start.
+        log: where its start command prints to.
+        limit_s: seconds that the command may take, ``start_timeout_s`` where it is None.
+
     Returns:
-        The scope in which a script's or command's background processes live; empty where there are none, because the
-        command left its service to somebody else (docker, systemd), and for the other kinds.
+        The scope in which a script or command was run, for ``wait_healthy``; empty for the other kinds.
 
     Raises:
         TenantError: its start command failed.
     """
+    limit_s = tenant.start_timeout_s if limit_s is None else max(0.0, limit_s)
     try:
         if tenant.kind == "systemd":
             # A unit that failed too often refuses to start until its counter is reset.
             _run(["systemctl", "reset-failed", tenant.unit], 10)
-            _checked(tenant, ["systemctl", "start", tenant.unit], tenant.start_timeout_s, log)
+            _checked(tenant, ["systemctl", "start", tenant.unit], limit_s, log)
         elif tenant.kind == "container":
-            _checked(tenant, ["docker", "start", tenant.container], tenant.start_timeout_s, log)
+            _checked(tenant, ["docker", "start", tenant.container], limit_s, log)
         else:
             background = " &" if tenant.kind == "process" else ""
-            scope = _as_user(tenant, tenant.start + background, log, tenant.start_timeout_s)
-            return scope if _scope_lives(scope) else ""
+            return _as_user(tenant, tenant.start + background, log, limit_s)
     except subprocess.TimeoutExpired as err:
         raise TenantError(
-            f"{tenant.name}: its start command did not return within {tenant.start_timeout_s:.0f} s; "
-            f"{last_words(tenant, log)}"
+            f"{tenant.name}: its start command did not return within {limit_s:.0f} s; {last_words(tenant, log)}"
         ) from err
     return ""
 
@@ -248,7 +261,7 @@ def ended(tenant: Tenant, scope: str = "") -> str:
 
     Args:
         tenant: the one that was started.
-        scope: what ``start`` returned; without one nothing is known of a script's processes.
+        scope: one that held its processes; without it nothing is known of a script's.
     """
     if tenant.kind == "systemd":
         facts = unit_facts(tenant.unit)
@@ -261,7 +274,9 @@ def ended(tenant: Tenant, scope: str = "") -> str:
     return ""
 
 
-def wait_healthy(tenant: Tenant, log: Path, scope: str = "", limit_s: float | None = None) -> float:
+def wait_healthy(
+    tenant: Tenant, log: Path, scope: str = "", limit_s: float | None = None, *, sure: bool = False
+) -> float:
     """Wait until the tenant does its work.
 
     Args:
@@ -269,15 +284,19 @@ def wait_healthy(tenant: Tenant, log: Path, scope: str = "", limit_s: float | No
         log: what its start command printed.
         scope: what ``start`` returned.
         limit_s: seconds to wait, ``start_timeout_s`` where it is None.
+        sure: that its processes live in ``scope``. Otherwise that is seen at the second look: a script may leave its
+            service to somebody else (docker, systemd), and then an empty scope says nothing.
 
     Returns:
         Seconds waited.
 
     Raises:
-        TenantError: not healthy within the limit, or ended before; says what was found last.
+        Ended: what was started has ended before it was healthy.
+        TenantError: not healthy within the limit; says what was found last.
     """
     limit_s = tenant.start_timeout_s if limit_s is None else limit_s
     began = asked = time.monotonic()
+    home, looks = scope if sure else "", 0
     while True:
         # The port first: asking systemd or walking all processes at every look would cost more than the wait.
         answer = probes.ask(tenant.health) if tenant.health else None
@@ -288,16 +307,20 @@ def wait_healthy(tenant: Tenant, log: Path, scope: str = "", limit_s: float | No
             found = condition.found
         else:
             found = answer.found
+        looks += 1
+        if looks == 2 and scope and not home and _scope_lives(scope):
+            home = scope
         now = time.monotonic()
         if now - began > limit_s:
             raise TenantError(
-                f"{tenant.name}: not healthy after {now - began:.0f} s (found: {found}); {last_words(tenant, log)}"
+                f"{tenant.name}: not healthy after {tenant.start_timeout_s:.0f} s (found: {found}); "
+                f"{last_words(tenant, log)}"
             )
         if now - asked > _ENDED_EVERY_S:
             asked = now
-            why = ended(tenant, scope)
+            why = ended(tenant, home)
             if why:
-                raise TenantError(f"{tenant.name}: ended before it was healthy: {why}; {last_words(tenant, log)}")
+                raise Ended(f"{tenant.name}: ended before it was healthy: {why}; {last_words(tenant, log)}")
         time.sleep(POLL_S)
 
 

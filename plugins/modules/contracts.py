@@ -90,6 +90,10 @@ contracts:
       description: What to do, empty when it holds.
       type: str
       sample: end what listens on 11437, or choose another candidate.port
+    spared:
+      description: Whether it holds only because this is a rehearsal; a trial would find it broken, see C(todo).
+      type: bool
+      sample: false
 broken:
   description: Numbers of the broken contracts.
   returned: when the plan is valid

@@ -20,7 +20,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TWIN = ROOT / "images" / "twin" / "twin.py"
-NAME = os.environ.get("MT_TWIN_TESTS", "mt-tests")
+# Workers of pytest-xdist have twins of their own.
+NAME = "-".join(filter(None, (os.environ.get("MT_TWIN_TESTS", "mt-tests"), os.environ.get("PYTEST_XDIST_WORKER"))))
 OWN_NAME = f"{NAME}-own"
 UNITS = ("panda-llamacpp", "panda-nav", "phone-daemon")
 PLAY_TIMEOUT_S = 240

@@ -77,7 +77,7 @@ class Card:
     def __init__(self) -> None:
         self.used_mib = 13500
 
-    def read(self) -> gpu.Vram:
+    def read(self, _timeout_s: float = 3.0) -> gpu.Vram:
         return gpu.Vram(time.monotonic(), self.used_mib, 16303)
 
     def close(self) -> None:
@@ -222,8 +222,10 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(restorer.containers, "start_in_background", lambda _name: None)
     monkeypatch.setattr(restorer.gpu, "drain", drain)
     monkeypatch.setattr(restorer.tenants, "look", lambda _tenant: stopped)
-    monkeypatch.setattr(restorer.tenants, "start", lambda tenant, _log: done.append(f"start {tenant.name}"))
-    monkeypatch.setattr(restorer.tenants, "wait_healthy", lambda tenant, *_how: done.append(f"{tenant.name} healthy"))
+    monkeypatch.setattr(restorer.tenants, "start", lambda tenant, *_how: done.append(f"start {tenant.name}"))
+    monkeypatch.setattr(
+        restorer.tenants, "wait_healthy", lambda tenant, *_how, **_sure: done.append(f"{tenant.name} healthy")
+    )
     monkeypatch.setattr(restorer.Restorer, "measure_again", lambda _self: done.append("A2") is None)
     monkeypatch.setattr(restorer.checks, "run", lambda *_args, **_options: done.append("checks") or well)
     return done

@@ -149,11 +149,11 @@ def _host(summary: dict[str, Any]) -> str:
         if took:
             lines.append(f"{what}: {', '.join(f'{name} {value:.1f} s' for name, value in took.items())}")
     for retry in facts["retries"]:
-        reason = str(retry["reason"] or "without a reason").split("\n", 1)[0]
+        reason = _short(retry["reason"]).removeprefix(f"{retry['tenant']}: ")
         lines.append(f"{retry['tenant']} was started again (attempt {retry['attempt']} failed: {reason})")
     # The newest failure of a restore that is still open stands in the head.
     settled = facts["failures"] if facts["restored"] else facts["failures"][:-1]
-    lines += [f"a restore before was not complete: {reason.splitlines()[0]}" for reason in settled]
+    lines += [f"a restore before was not complete: {_short(reason)}" for reason in settled]
     kept = [f"{count} {name}" for name, count in facts["kept"].items()]
     logs = sum(name.startswith("logs/") for name in facts["files"])
     kept += [name for name in facts["files"] if not name.startswith("logs/")] + ([f"{logs} logs"] if logs else [])
@@ -161,6 +161,11 @@ def _host(summary: dict[str, Any]) -> str:
         lines.append(_listed("kept", kept))
     lines += [f"next: {step}" for step in facts["next"]]
     return "\n".join(_wrap(line) for line in lines)
+
+
+def _short(reason: str | None) -> str:
+    """The first line of a reason: behind it stand the last lines of a log."""
+    return (reason or "without a reason").split("\n", 1)[0].removesuffix("; last log lines:")
 
 
 def _listed(what: str, items: list[str]) -> str:

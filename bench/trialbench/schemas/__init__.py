@@ -157,7 +157,8 @@ def _check_array(value: list[Any], schema: Any, root: dict[str, Any], path: tupl
 def _check_string(value: str, schema: Any, path: tuple[str | int, ...]) -> Iterator[Problem]:
     if len(value) < schema.get("minLength", 0):
         yield Problem(path, f"at least {schema['minLength']} characters", _show(value))
-    if "pattern" in schema and not re.search(schema["pattern"], value):
+    # In JSON Schema `$` is the end of the text; Python's would let a line end follow.
+    if "pattern" in schema and not re.search(re.sub(r"\$\Z", r"\\Z", schema["pattern"]), value):
         yield Problem(path, f"text like {schema['pattern']}", _show(value))
 
 

@@ -166,6 +166,9 @@ class Board:
         self.rows.append(row)
         mark = f"[{next(self.number)}/{self.total}]"
         self.say(f"{mark:>8} {self.line(row)}   ({report.duration:.0f} s in all)")
+        crash = getattr(report.longrepr, "reprcrash", None)
+        if crash is not None:
+            self.say(f"{'':9}{' '.join(crash.message.split())[:400]}")
 
     @staticmethod
     def line(row: dict[str, Any]) -> str:

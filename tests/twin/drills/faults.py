@@ -6,8 +6,7 @@ function of its own, named in the case as ``before``.
 
 from __future__ import annotations
 
-import contextlib
-import json
+import os
 import signal
 import subprocess
 import threading
@@ -19,6 +18,8 @@ from world import PATIENCE_S, STATE, Broken, Drill, wait_until
 Fault = Callable[[Drill], None]
 CANDIDATE = "panda-llamacpp-e4b"
 MODEL = f"{STATE}/models/gemma-4-E4B-it-Q4_K_M/candidate-f16.gguf"
+# Room for the results of one run, and little more.
+TINY_DISK_BYTES = 8 * 1024 * 1024
 CLOCK_DROP_IN = "/run/systemd/system/mt-run.service.d/drill-clock.conf"
 
 
@@ -60,13 +61,25 @@ def controller_sleeps_beyond_the_lease(drill: Drill) -> None:
     drill.play.signal_all(signal.SIGCONT)
 
 
+def results_on_a_tiny_disk(drill: Drill) -> None:
+    """Before: the controller's folder for results becomes a file system of its own."""
+    drill.results.mkdir(parents=True)
+    words = ["mount", "-t", "tmpfs", "-o", f"size={TINY_DISK_BYTES}", "drill", str(drill.results)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Broken(f"this drill mounts a tiny disk, which needs the right to mount: {done.stderr.strip()}")
+    drill.at_end.append(lambda: subprocess.run(["umount", "--lazy", str(drill.results)], check=True))
+
+
 def disk_full_at_harvest(drill: Drill) -> None:
-    """The controller's disk takes nothing more (the results folder is a tiny file system since `before`)."""
+    """The controller's disk takes nothing more."""
     drill.strike()
-    filler = drill.results / "filler"
-    with contextlib.suppress(OSError), filler.open("wb") as file:
-        while True:
-            file.write(bytes(4096))
+    (drill.results / "filler").write_bytes(bytes(os.statvfs(drill.results).f_bavail * 4096))
+
+
+def controller_disk_freed(drill: Drill) -> None:
+    """The operator makes room."""
+    (drill.results / "filler").unlink()
 
 
 # ---- the network ----
@@ -178,7 +191,7 @@ def disk_that_can_be_filled(drill: Drill) -> None:
 def host_disk_full(drill: Drill) -> None:
     """Not a byte more fits into the trial's folder."""
     drill.strike()
-    drill.sh(f"mount -o remount,size=$(df --output=used {STATE} | tail -1)k {STATE}")
+    drill.sh(f"mount -o remount,size=$(df --output=used {STATE} | tail -1 | tr -d ' ')k {STATE}")
 
 
 def sudo_revoked_until(event: str, **facts: Any) -> Fault:
@@ -336,9 +349,8 @@ def cron_revives_chatterbox(drill: Drill) -> None:
     """A watchdog of the user's own finds the voice down and starts it."""
     drill.strike()
     folder = "/home/panda/workplace/her/her-os/services/chatterbox"
-    drill.sh(
-        f"systemd-run --quiet --collect --uid=panda --property=KillMode=process --property=Type=oneshot {folder}/start.sh"
-    )
+    as_cron = "systemd-run --quiet --collect --unit=cron-stand-in --uid=panda --property=KillMode=process --property=Type=oneshot"
+    drill.sh(f"{as_cron} {folder}/start.sh")
 
 
 def mend(drill: Drill) -> None:

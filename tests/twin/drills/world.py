@@ -15,7 +15,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +299,8 @@ class Drill:
         self.counted: dict[str, int] = {}
         # What a fault found out and the case's words are looked for in, beside the output of the plays.
         self.notes: list[str] = []
+        # What a fault has to take back on the controller, whatever becomes of the drill.
+        self.at_end: list[Callable[[], object]] = []
 
     # On the host.
 
@@ -353,8 +355,11 @@ class Drill:
 
     def sampled(self, name: str, count: int) -> None:
         """Wait until a sample file has that many replies."""
-        ready = lambda: self.follower.counts.get(name, 0) >= count  # noqa: E731  # a condition, not a function
-        self.follower.wait(ready, f"{count} replies in {name}", PATIENCE_S, self._alive)
+
+        def enough() -> bool:
+            return self.follower.counts.get(name, 0) >= count
+
+        self.follower.wait(enough, f"{count} replies in {name}", PATIENCE_S, self._alive)
 
     def _alive(self) -> bool:
         return self.play is not None and not self.play.ended
@@ -388,6 +393,8 @@ class Drill:
             play.signal_all(signal.SIGCONT)
             play.signal_all(signal.SIGKILL)
             play.close()
+        for take_back in self.at_end:
+            take_back()
 
 
 def matches(entry: Mapping[str, Any], name: str, facts: Mapping[str, Any]) -> bool:
@@ -398,17 +405,3 @@ def matches(entry: Mapping[str, Any], name: str, facts: Mapping[str, Any]) -> bo
 def says(text: str, pattern: str) -> bool:
     """Whether a text contains the pattern; Ansible's output may be folded anywhere, so blanks match any blanks."""
     return re.search(pattern.replace(" ", r"\s+"), text, re.DOTALL) is not None
-
-
-@contextlib.contextmanager
-def tiny_disk(folder: Path, size: str) -> Iterator[None]:
-    """A file system of ``size`` over a folder of the controller."""
-    folder.mkdir(parents=True, exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise Broken(f"this drill mounts a tiny disk, which needs the right to mount: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -253,6 +254,29 @@ def test_a_host_that_stays_away_is_a_failure_with_a_way_on(
     assert asked == ["open"] if name == "snapshot" else len(asked) > 2
 
 
+def test_a_play_that_died_before_the_first_poll_renews_no_lease(
+    stage: Any, host: Host, plan_data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while the phase was being asked for: by then the worker belongs to somebody else already."""
+    monkeypatch.setattr(phase.os, "getppid", lambda: 1)
+    monkeypatch.setattr(phase.multiprocessing, "parent_process", lambda: SimpleNamespace(pid=100))
+    with pytest.raises(AnsibleActionFail, match="the lease is left to lapse"):
+        stage.play(phase, name="window", plan=plan_data, epoch=3)
+    assert host.verbs() == ["advance"]
+
+
+def test_a_phase_that_was_done_while_the_network_was_cut_is_done(
+    stage: Any, host: Host, plan_data: dict[str, Any]
+) -> None:
+    host.refuse["advance"] = {"rc": 3, "stdout": "", "stderr": "run r, epoch 3 is over: restored by host at noon\n"}
+    host.say(
+        event(5, "phase_done", phase="measure", duration_s=4.0),
+        event(6, "restore_started", by="restorer", restored_by="host"),
+        is_open=False,
+    )
+    assert stage.play(phase, name="measure", plan=plan_data, epoch=3)["duration_s"] == 4.0
+
+
 def test_a_silent_failure_has_its_code(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
     host.refuse["advance"] = {"rc": 126, "stdout": "", "stderr": ""}
     with pytest.raises(AnsibleActionFail, match="126"):
@@ -262,12 +286,53 @@ def test_a_silent_failure_has_its_code(stage: Any, host: Host, plan_data: dict[s
 def test_a_poller_whose_play_is_gone_renews_no_lease(
     stage: Any, host: Host, plan_data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parents = [100, 100, 1]
+    parents = [100, 1]
     monkeypatch.setattr(phase.os, "getppid", lambda: parents.pop(0))
+    monkeypatch.setattr(phase.multiprocessing, "parent_process", lambda: SimpleNamespace(pid=100))
     host.say()
     with pytest.raises(AnsibleActionFail, match="the lease is left to lapse"):
         stage.play(phase, name="window", plan=plan_data, epoch=3)
     assert host.verbs() == ["advance", "poll"]
+
+
+@pytest.mark.parametrize(("lease_s", "wait"), [(None, "5.0"), (60, "5.0"), (15, "5.0"), (6, "2.0"), (9, "3.0")])
+def test_the_host_is_asked_three_times_within_a_lease(
+    stage: Any, host: Host, plan_data: dict[str, Any], lease_s: float | None, wait: str
+) -> None:
+    """Asking renews the lease, and nothing else does."""
+    if lease_s:
+        plan_data["limits"] = {"lease_s": lease_s}
+    host.say()
+    host.say(event(1, "phase_started", phase="window"), event(2, "phase_done", phase="window", duration_s=3.0))
+    stage.play(phase, name="window", plan=plan_data, epoch=3)
+    assert [options["wait"] for verb, options in host.asked if verb == "poll"] == [wait, wait]
+
+
+def test_what_strangers_say_can_not_act_on_the_terminal(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
+    evil = "\x1b[2J\x07{seq}%s"
+    host.say(
+        event(1, "phase_started", phase="window"),
+        event(2, "smoke", ok=True, strategy=1, content=evil),
+        event(3, "tenant_retry", tenant="voice", wait_s=0.5, attempt=1, reason=evil),
+        event(4, "drain_timeout", holders=evil),
+        event(5, "phase_failed", phase="window", reason=evil, expected=evil, found=evil, todo=evil),
+        samples=[{"name": evil, "n": 1, "ok": 1, "p50_ms": 2.0}],
+    )
+    with pytest.raises(AnsibleActionFail) as caught:
+        stage.play(phase, name="window", plan=plan_data, epoch=3)
+    text = "\n".join([*stage.shown, str(caught.value)])
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    # Nor is it a format of anything.
+    assert text.count("[2J\ufffd{seq}%s") >= 6
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_refusal_can_not_act_on_the_terminal(stage: Any, host: Host, plan_data: dict[str, Any], stream: str) -> None:
+    host.refuse["open"] = {"rc": 1, "stdout": "", "stderr": "", stream: "no \x1b[2J room\r\n"}
+    with pytest.raises(AnsibleActionFail) as caught:
+        stage.play(phase, name="snapshot", plan=plan_data)
+    assert str(caught.value) == "model-trial open: no \ufffd[2J room"
 
 
 # Restore.
@@ -317,6 +382,34 @@ def test_a_restore_that_fails_twice_is_told_loudly(stage: Any, host: Host) -> No
         )
     with pytest.raises(AnsibleActionFail, match=r"could NOT be restored yet; it goes on trying. no voice 28"):
         stage.play(phase, name="restore")
+
+
+def test_a_restore_that_can_not_succeed_can_not_act_on_the_terminal(stage: Any, host: Host) -> None:
+    for seq in (18, 28):
+        host.say(event(seq, "restore_failed", by="restorer", reason="\x1b[2J", restored_by="ann"))
+    with pytest.raises(AnsibleActionFail) as caught:
+        stage.play(phase, name="restore")
+    assert "\x1b" not in str(caught.value)
+    assert str(caught.value).endswith("\ufffd[2J")
+
+
+def test_a_restore_brings_its_times(stage: Any, host: Host) -> None:
+    times = {"stop_s": {"a": 1.0}, "start_s": {"a": 2.0}, "drain_s": {"window": 0.5, "restore": 5.0}}
+    host.say(
+        event(
+            20, "restored", by="restorer", restored_by="host", duration_s=9.0, down={"a": 8.0}, impacts={}, times=times
+        ),
+        is_open=False,
+    )
+    result = stage.play(phase, name="restore")
+    assert (result["down"], result["impacts"], result["times"]) == ({"a": 8.0}, {}, times)
+
+
+def test_a_restore_is_polled_at_its_own_pace(stage: Any, host: Host) -> None:
+    host.say(is_open=False)
+    result = stage.play(phase, name="restore")
+    assert host.asked[-1][1]["wait"] == "5.0"
+    assert (result["down"], result["impacts"], result["times"]) == (None, None, None)
 
 
 def test_a_host_that_was_closed_meanwhile(stage: Any, host: Host) -> None:

@@ -85,6 +85,8 @@ class Service:
     pid: int = 0
     healthy_at: float = 0.0
     broken: str = ""
+    # The scope of the command that started it; empty where somebody else did.
+    scope: str = ""
     starts: list[float] = field(default_factory=list)
     stops: list[float] = field(default_factory=list)
 
@@ -97,10 +99,11 @@ class FakeCard(gpu.Card):
     def __init__(self, world: World) -> None:
         self._world = world
         self.error = ""
+        self.hangs = False
         self.closed = False
         self.opens = True
 
-    def read(self) -> gpu.Vram:
+    def read(self, _timeout_s: float = 3.0) -> gpu.Vram:
         """One reading."""
         if self.error:
             raise gpu.GpuError(self.error)
@@ -309,6 +312,8 @@ class World:
         self.units: dict[str, str] = dict.fromkeys(program.UNITS, "inactive")
         self.systemctl_rc: dict[str, int] = {}
         self.runner_result = "success"
+        # How often systemd has started mt-restore again by itself, as it tells.
+        self.restarts = 0
         self.pids = FIRST_PID
         self.dead: set[int] = set()
         self.services = {t.name: Service(t) for t in self.plan.tenants}
@@ -504,14 +509,23 @@ class World:
     def _systemctl(self, args: list[str]) -> tuple[int, str, str]:
         if args[0] == "show":
             if args[-1].endswith(".scope"):
-                found = self._by(lambda t: args[-1].startswith(f"mt-{t.name}-"))
-                return 0, "active\n" if found.pid else "inactive\n", ""
+                lives = any(s.scope == args[-1] and s.pid for s in self.services.values())
+                return 0, "active\n" if lives else "inactive\n", ""
             if "--value" in args:
                 return 0, "\n\n".join(self.units[u] for u in program.UNITS) + "\n", ""
             if args[-1] in program.UNITS:
-                return 0, f"ActiveState={self.units[args[-1]]}\nMainPID=0\nResult={self.runner_result}\n", ""
+                state, restarts = self.units[args[-1]], self.restarts
+                return 0, f"ActiveState={state}\nMainPID=0\nResult={self.runner_result}\nNRestarts={restarts}\n", ""
             service = self._by(lambda t: t.unit == args[-1])
             return 0, f"ActiveState={'active' if service.pid else 'failed'}\nMainPID={service.pid}\n", ""
+        if args[-1].endswith(".scope"):
+            for service in self.services.values():
+                if service.scope == args[-1] and service.pid:
+                    self.stop(service.tenant.name, by="its scope")
+            return 0, "", ""
+        if args[-1].endswith(".scope"):
+            # What a failed command left behind is ended.
+            return 0, "", ""
         self.log.append(("systemctl", *args))
         if args[0] in ("start", "stop") and args[-1] not in program.UNITS:
             service = self._by(lambda t: t.unit == args[-1])
@@ -534,7 +548,11 @@ class World:
         assert "--scope" in argv
         if service.broken:
             return 1, service.broken, ""
-        (self.start if line == service.tenant.start else self.stop)(service.tenant.name)
+        if line == service.tenant.start:
+            service.scope = next(word.removeprefix("--unit=") for word in argv if word.startswith("--unit="))
+            self.start(service.tenant.name)
+        else:
+            self.stop(service.tenant.name)
         return 0, "", ""
 
     # In place of the module subprocess.

@@ -333,6 +333,39 @@ def test_last_words_of_a_container(docker: Any) -> None:
     assert containers.tail("silent") == "(nothing)"
 
 
+def say_bytes(commands: Any, rc: int = 0) -> None:
+    """Make docker print what is text in no encoding, and what acts on a terminal."""
+    line = "printf 'words \\377\\033[31m\\a\\n'"
+    (commands.bin / "docker").write_text(f"#!/bin/sh\n{line}\n{line} >&2\nexit {rc}\n")
+
+
+def test_last_words_that_are_no_text_can_not_act_on_a_terminal(commands: Any) -> None:
+    say_bytes(commands)
+    assert containers.tail("server").splitlines() == ["words \ufffd\ufffd[31m\ufffd"] * 2
+
+
+def test_what_docker_says_of_a_failure_can_not_act_on_a_terminal(commands: Any) -> None:
+    say_bytes(commands, rc=1)
+    with pytest.raises(DockerError) as caught:
+        containers.docker("start", "server")
+    assert str(caught.value) == "docker start: words \ufffd\ufffd[31m\ufffd"
+
+
+def test_output_that_is_no_text_is_no_trouble(commands: Any) -> None:
+    say_bytes(commands)
+    assert containers.docker("ps").startswith("words \ufffd")
+
+
+def test_logs_that_are_no_text_are_kept(docker: Any, commands: Any, tmp_path: Path) -> None:
+    own = tmp_path / "server-json.log"
+    own.write_bytes(b'{"log": "bytes \xff\\n"}\n{"log": "half \\ud800"}\n{"log": 7}\n{"log": "last\\n"}\n')
+    docker.add("server", RUN_LABEL, "run-1", log_path=str(own))
+    containers.save_logs(RUN_LABEL, "run-1", tmp_path / "kept")
+    kept = tmp_path / "kept" / "server.log"
+    assert kept.read_text() == "bytes \ufffd\nlast\n"
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
 def test_logs_are_kept_one_file_each(docker: Any, tmp_path: Path) -> None:
     entries = [{"log": "from docker's file\n"}, {"log": "twice\n"}]
     own = tmp_path / "server-json.log"
@@ -365,7 +398,19 @@ def summary(trial: plan.Plan, run_dir: Path, session: str, text: str) -> None:
     (run_dir / "samples" / sessions.summary_name(trial, session)).write_text(text)
 
 
-@pytest.mark.parametrize(("text", "code"), [('{"exit_code": 0}', 0), ('{"exit_code": 3}', 3), ("{}", 4)])
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ('{"exit_code": 0}', 0),
+        ('{"exit_code": 3}', 3),
+        ("{}", 4),
+        ('{"exit_code": "0"}', 4),
+        ('{"exit_code": null}', 4),
+        ('{"exit_code": [0]}', 4),
+        ('{"exit_code": 0.0}', 4),
+        ('{"exit_code": false}', 4),
+    ],
+)
 def test_a_client_is_through_when_its_summary_is_there(
     docker: Any, commands: Any, trial: plan.Plan, run_dir: Path, text: str, code: int
 ) -> None:
@@ -398,6 +443,18 @@ def test_a_client_may_be_left_at_work(commands: Any, trial: plan.Plan, run_dir: 
     client.close()
     assert client._waiter.poll() is not None, "docker wait is left behind"
     assert [call[0] for call in commands.calls("docker")] in ([], ["wait"]), "the container is left as it is"
+
+
+def test_a_client_that_says_what_is_no_text_is_seen(
+    commands: Any, trial: plan.Plan, run_dir: Path, eventually: Eventually
+) -> None:
+    say_bytes(commands)
+    client = containers.Client(trial, "a1", run_dir)
+    try:
+        eventually(lambda: client.exit_code() is not None)
+        assert client.exit_code() == 4
+    finally:
+        client.close()
 
 
 def test_a_torn_summary_is_no_summary(commands: Any, trial: plan.Plan, run_dir: Path) -> None:

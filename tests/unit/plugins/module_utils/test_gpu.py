@@ -104,6 +104,7 @@ def hang(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
     """Makes a call of NVML hang until the returned event is set."""
     monkeypatch.setattr(gpu, "READ_TIMEOUT_S", 0.05)
     monkeypatch.setattr(gpu, "OPEN_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(gpu.Card.read, "__defaults__", (0.05,))
     gates: list[threading.Event] = []
 
     def make(name: str) -> threading.Event:
@@ -114,6 +115,50 @@ def hang(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
     yield make
     for gate in gates:
         gate.set()
+
+
+# Opening in the background
+
+
+def test_a_card_is_opened_in_the_background(nvml: FakeNvml) -> None:
+    opening = gpu.Opening(0)
+    card = opening.card(5)
+    assert card
+    assert card.read().used_mib == 13_722
+    assert opening.card(0) is card
+    assert opening.error == ""
+
+
+def test_a_driver_that_is_slow_holds_nobody_up(nvml: FakeNvml) -> None:
+    gate = threading.Event()
+    nvml.trouble["nvmlInit"] = gate.wait
+    began = time.monotonic()
+    opening = gpu.Opening(0)
+    assert opening.card(0) is None
+    assert opening.card(-1) is None
+    assert opening.card(0.1) is None
+    assert time.monotonic() - began < 1
+    assert opening.error == "the GPU's driver has not answered yet"
+    gate.set()
+    assert opening.card(5)
+    assert opening.error == ""
+
+
+def test_a_driver_that_errs_is_no_card_and_a_reason(nvml: FakeNvml) -> None:
+    nvml.fail("nvmlInit", nvml.NVMLError("Driver Not Loaded"))
+    opening = gpu.Opening(0)
+    assert opening.card(5) is None
+    assert "Driver Not Loaded" in opening.error
+
+
+def test_an_opening_that_hangs_is_given_up_with_its_reason(
+    hang: Callable[[str], threading.Event], eventually: Callable[..., None]
+) -> None:
+    hang("nvmlDeviceGetHandleByIndex")
+    opening = gpu.Opening(0)
+    assert opening.card(0.01) is None
+    eventually(lambda: "did not answer within 0.05 s" in opening.error)
+    assert opening.card(0) is None
 
 
 # Reading through NVML
@@ -334,6 +379,28 @@ def test_the_sampler_keeps_its_pace(nvml: FakeNvml, tmp_path: Path) -> None:
     assert 15 <= len(lines(path)) <= 27
 
 
+def test_the_end_of_a_sampler_waits_for_no_reading_that_hangs(
+    nvml: FakeNvml, tmp_path: Path, eventually: Callable[..., None]
+) -> None:
+    sampler = gpu.Sampler(gpu.Card(), tmp_path / "vram.jsonl", 0.01)
+    eventually(lambda: sampler.last)
+    gate = threading.Event()
+    nvml.calls.clear()
+    nvml.trouble["nvmlDeviceGetMemoryInfo"] = gate.wait
+    eventually(lambda: "nvmlDeviceGetMemoryInfo" in nvml.calls)
+    began = time.monotonic()
+    sampler.stop()
+    assert time.monotonic() - began < 1
+    gate.set()
+
+
+def test_the_series_is_roots_alone(nvml: FakeNvml, tmp_path: Path, eventually: Callable[..., None]) -> None:
+    path = tmp_path / "vram.jsonl"
+    with gpu.Sampler(gpu.Card(), path, 0.01):
+        eventually(lambda: lines(path))
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_fresh_segment_reads_the_card_itself(nvml: FakeNvml, tmp_path: Path) -> None:
     with gpu.Sampler(gpu.Card(), tmp_path / "vram.jsonl", 60) as sampler:
         sampler.segment("candidate")
@@ -405,7 +472,7 @@ class Script:
     def __init__(self, steps: list[tuple[int, list[int]] | Exception], step_s: float = 0.1) -> None:
         self.steps, self.step_s, self.now_s, self.slept = steps, step_s, 50.0, 0
 
-    def read(self) -> gpu.Vram:
+    def read(self, _timeout_s: float = 3.0) -> gpu.Vram:
         at = min(int((self.now_s - 50.0) / self.step_s + 1e-6), len(self.steps) - 1)
         step = self.steps[at]
         if isinstance(step, Exception):
@@ -523,6 +590,54 @@ def test_a_card_that_falls_silent_still_names_the_last_holders() -> None:
     text = gpu.undrained(drained, 300)
     assert "expected at most 2000 + 300 MiB" in text
     assert "found 9000 MiB, held by PID 7 p7 9000 MiB; the last reading failed: NVML is gone" in text
+
+
+ERROR = gpu.GpuError("NVML is gone")
+
+
+def test_a_blind_drain_ends_at_its_minimum() -> None:
+    drained = Script([ERROR]).drain(2000, min_s=5.0, blind_s=1.0)
+    assert 5.0 <= drained.duration_s < 5.2
+    assert (drained.ok, drained.error) == (False, "NVML is gone")
+
+
+def test_a_drain_without_minimum_is_blind_after_its_second() -> None:
+    assert 1.0 <= Script([ERROR]).drain(2000, blind_s=1.0).duration_s < 1.2
+
+
+def test_a_drain_that_falls_blind_later_names_the_last_holders() -> None:
+    drained = Script([*[(9000, [7])] * 80, ERROR]).drain(2000, min_s=5.0, blind_s=1.0)
+    assert 9.0 <= drained.duration_s < 9.3
+    assert not drained.ok
+    assert [h.pid for h in drained.holders] == [7]
+
+
+def test_a_drain_that_sees_again_goes_on_waiting() -> None:
+    steps: list[Any] = [(9000, [])] * 10 + [ERROR] * 8 + [(9000, [])] * 20 + [(100, [])]
+    drained = Script(steps).drain(2000, blind_s=1.0)
+    assert drained.ok
+    assert 3.8 <= drained.duration_s < 4.0
+
+
+def test_a_reading_now_and_then_is_not_blindness() -> None:
+    steps: list[Any] = [ERROR, ERROR, ERROR, (9000, [])] * 10 + [(100, [])]
+    assert Script(steps).drain(2000, blind_s=1.0).ok
+
+
+def test_the_runners_drain_is_never_blind() -> None:
+    """In the window nobody is waiting for a tenant to come back: it waits for its limit, and fails."""
+    assert Script([ERROR]).drain(2000, limit_s=30).duration_s == pytest.approx(30, abs=0.1)
+
+
+def test_a_driver_that_hangs_delays_a_blind_drain_by_no_more_than_a_second(nvml: FakeNvml) -> None:
+    """A reading that begins right before the minimum and hangs is not waited for to its own end."""
+    card = gpu.Card()
+    gate = threading.Event()
+    nvml.trouble["nvmlDeviceGetMemoryInfo"] = gate.wait
+    drained = gpu.drain(card, 2000, min_s=0.5, blind_s=0.2)
+    gate.set()
+    assert not drained.ok
+    assert 0.5 <= drained.duration_s < 1.5
 
 
 def test_an_undrained_level_without_a_target_in_words() -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -12,6 +13,7 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -246,6 +248,75 @@ def test_a_restore_goes_on_without_its_journal(tmp_path: Path, monkeypatch: pyte
     Journal(tmp_path / "gone" / "j", "r", 2, "restorer", required=False).write("said")
 
 
+# Space set aside.
+
+
+def held_bytes(path: Path) -> int:
+    """How much of the disk a file holds, whatever its size."""
+    return path.stat().st_blocks * 512
+
+
+def test_space_is_set_aside_and_readers_do_not_see_it(quick_path: Path) -> None:
+    path = quick_path / "journal.jsonl"
+    writer = Journal(path, "r", 1, "runner", required=True)
+    writer.write("said")
+    text = path.read_bytes()
+    journal.reserve(path)
+    assert path.read_bytes() == text
+    assert path.stat().st_size == len(text)
+    assert held_bytes(path) >= journal.RESERVED_BYTES
+    # What follows goes into that space, and stands right behind what was there.
+    writer.write("said")
+    assert [e["seq"] for e in journal.read(path)] == [1, 2]
+    assert path.read_bytes().startswith(text)
+    assert held_bytes(path) < 2 * journal.RESERVED_BYTES
+
+
+def test_space_is_set_aside_for_a_journal_nobody_wrote_yet(quick_path: Path) -> None:
+    path = quick_path / "journal.jsonl"
+    journal.reserve(path, 10_000)
+    assert path.read_bytes() == b""
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert held_bytes(path) >= 10_000
+
+
+def kernel(monkeypatch: pytest.MonkeyPatch, code: int) -> list[tuple[int, int, int]]:
+    """A kernel that refuses to set space aside; returns what it was asked: mode, offset, size."""
+    asked: list[tuple[int, int, int]] = []
+
+    def fallocate64(_fd: int, mode: int, offset: ctypes.c_int64, size: ctypes.c_int64) -> int:
+        asked.append((mode, offset.value, size.value))
+        ctypes.set_errno(code)
+        return -1
+
+    monkeypatch.setattr(journal.ctypes, "CDLL", lambda *_args, **_options: SimpleNamespace(fallocate64=fallocate64))
+    return asked
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT], ids=["full", "broken", "quota"])
+def test_a_disk_without_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    asked = kernel(monkeypatch, code)
+    with pytest.raises(OSError, match=re.escape(os.strerror(code))) as caught:
+        journal.reserve(tmp_path / "j", 4096)
+    assert (caught.value.errno, caught.value.filename) == (code, str(tmp_path / "j"))
+    assert asked == [(1, 0, 4096)]
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_that_knows_no_such_thing_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    asked = kernel(monkeypatch, code)
+    journal.reserve(tmp_path / "j")
+    assert len(asked) == 1
+
+
+def test_no_disk_has_room_for_everything(quick_path: Path) -> None:
+    """The kernel's own refusal, not a made-up one."""
+    with pytest.raises(OSError, match="j"):
+        journal.reserve(quick_path / "j", 1 << 60)
+
+
 # Epoch and mark.
 
 
@@ -468,3 +539,51 @@ def test_words_are_left_for_the_units(state: State) -> None:
 
 def test_folders_of_a_run(state: State) -> None:
     assert state.journal_path("run-1") == state.root / "runs" / "run-1" / "journal.jsonl"
+
+
+def test_a_word_is_taken_once(state: State) -> None:
+    assert state.take("asked") == ""
+    state.ask("asked", "ann")
+    assert state.take("asked") == "ann"
+    assert state.take("asked") == state.asked("asked") == ""
+    assert not (state.root / "asked").exists()
+
+
+def test_a_torn_word_is_taken_away_too(state: State) -> None:
+    (state.root / "asked").write_text('"an')
+    assert state.take("asked") == ""
+    assert not (state.root / "asked").exists()
+
+
+def test_a_word_that_can_not_be_taken_away_is_still_heard(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that became read-only must not keep a restore from beginning."""
+    state.ask("asked", "ann")
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert state.take("asked") == "ann"
+    assert state.take("nothing") == ""
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../other", "a/b", "/etc", "a\0b", "a\n", ".hidden", "-x", "x" * 101, "ä"])
+def test_a_name_that_leads_elsewhere_is_refused(state: State, name: str) -> None:
+    for ask in (state.run_dir, state.journal_path):
+        with pytest.raises(ValueError, match="expected the name of a run"):
+            ask(name)
+
+
+@pytest.mark.parametrize("name", ["e4b-20260501-120000", "a", "7.x_Y", "x" * 100])
+def test_names_of_runs_are_folders(state: State, name: str) -> None:
+    assert state.run_dir(name).parent == state.root / "runs"
+
+
+def test_a_lease_that_can_not_be_renewed_leaves_nothing_behind(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_args: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(journal, "awake_s", fail)
+    with pytest.raises(OSError, match="No space left"):
+        state.renew()
+    assert [p.name for p in state.root.iterdir() if "lease" in p.name] == []

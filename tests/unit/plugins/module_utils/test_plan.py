@@ -112,6 +112,20 @@ BROKEN = [
     ("gpu.steady_gb", [13.8], "gpu.steady_gb: expected [low, high]"),
     ("bands", {"abort_above_gb": 7.0}, "bands: expected low_below_gb < healthy_to_gb"),
     ("limits", {"cap_s": 60}, "limits.cap_s: expected more than the restore bound"),
+    ("limits", {"lease_s": 4.9}, "limits.lease_s: expected at least 5 s, so that a slow poll is no lapse, found 4.9"),
+    ("limits", {"lease_s": -1}, "limits.lease_s: expected at least 5 s"),
+    ("host", "../panda", "host: expected letters, digits, dot, dash, underscore (it may name a folder)"),
+    ("host", "", "host: expected letters"),
+    ("host", "pan da", "host: expected letters"),
+    ("rehearsal", "yes", "rehearsal: expected true or false"),
+    ("hook", "notify", "hook: expected a mapping with the fields of Hook"),
+    ("hook", {}, "hook.command: expected a value (it has no default)"),
+    ("hook", {"command": "notify ann"}, "hook.command: expected a list"),
+    ("hook", {"command": []}, "hook: expected a command of one or more words, and the user who runs it"),
+    ("hook", {"command": ["notify", ""]}, "hook: expected a command of one or more words"),
+    ("hook", {"command": ["notify", 7]}, "hook.command[1]: expected a text, found 7"),
+    ("hook", {"command": ["notify"], "user": ""}, "hook: expected a command of one or more words, and the user"),
+    ("hook", {"command": ["notify"], "shell": True}, "hook.shell: expected one of command, user"),
 ]
 
 
@@ -120,6 +134,18 @@ def test_what_is_wrong_is_named_with_its_place(plan_data: Data, path: str, value
     with pytest.raises(plans.PlanError) as caught:
         plans.parse(change(plan_data, path, value))
     assert message in str(caught.value)
+
+
+def test_a_hook_is_argv_and_a_user(plan_data: Data) -> None:
+    assert plans.parse(plan_data).hook is None
+    assert plans.parse({**plan_data, "hook": None}).hook is None
+    found = plans.parse({**plan_data, "hook": {"command": ["notify", "a b"]}})
+    assert found.hook == plans.Hook(["notify", "a b"], "nobody")
+    assert plans.parse(json.loads(plans.to_json(found))) == found
+
+
+def test_a_short_lease_is_long_enough(plan_data: Data) -> None:
+    assert plans.parse({**plan_data, "limits": {"lease_s": 5}}).limits.lease_s == 5.0
 
 
 def unpinned(data: Data) -> Data:

@@ -99,6 +99,89 @@ def test_an_error_page_is_an_answer(server: Any, reply: Any) -> None:
     assert probes.ask(loading).ok
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_an_answer_not_an_order(server: Any, serve: Callable[[], Any], reply: Any, status: int) -> None:
+    """Whoever holds a port does not choose whom we ask next."""
+    other = serve()
+    other.json("/health", {"ok": True})
+    server.routes["/health"] = reply(b"", status, headers=(("Location", f"{other.url}/health"),))
+    assert probes.ask(Http(f"{server.url}/health")) == probes.Answer(False, f"HTTP {status}", status)
+    assert probes.fetch(f"{server.url}/health", 3, {"text": "x"})[0] == status
+    assert other.asked == []
+
+
+@pytest.mark.parametrize("to", ["file:///etc/passwd", "http://[", "", "\x00"])
+def test_a_redirect_to_anywhere_is_a_no(server: Any, reply: Any, to: str) -> None:
+    server.routes["/health"] = reply(b"", 302, headers=(("Location", to),))
+    assert not probes.ask(Http(f"{server.url}/health")).ok
+
+
+@pytest.fixture
+def say() -> Iterator[Callable[[bytes], str]]:
+    """Makes servers that answer these bytes, once; gives their address."""
+    threads: list[threading.Thread] = []
+
+    def make(answer: bytes) -> str:
+        listening = socket.create_server(("127.0.0.1", 0))
+
+        def serve() -> None:
+            with listening, listening.accept()[0] as peer:
+                peer.recv(4096)
+                peer.sendall(answer)
+
+        threads.append(threading.Thread(target=serve))
+        threads[-1].start()
+        return f"http://127.0.0.1:{listening.getsockname()[1]}/health"
+
+    yield make
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize("status", [200, 302, 404, 500])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nab",
+        b"Content-Length: 100\r\n\r\nabc",
+        b"Content-Length: soon\r\n\r\nabc",
+    ],
+    ids=["rubbish", "cut chunk", "cut body", "no length"],
+)
+def test_a_broken_answer_is_a_no_whatever_its_status(say: Callable[[bytes], str], status: int, rest: bytes) -> None:
+    url = say(b"HTTP/1.1 %d x\r\n" % status + rest)
+    assert not probes.ask(Http(url, json={"ok": True}, timeout_s=2)).ok
+
+
+def test_what_a_stranger_says_can_not_act_on_a_terminal(server: Any, say: Callable[[bytes], str]) -> None:
+    found = probes.ask(Http(say(b"\x1b]0;title\x07 no HTTP\r\n"))).found
+    assert "no answer: " in found
+    assert "\x1b" not in found
+    server.json("/health", {"state": "\x1b[31mred\x9b"})
+    found = probes.ask(Http(f"{server.url}/health", json={"state": "ok"})).found
+    assert found.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain\n\tschön", "plain\n\tschön"),
+        ("\x1b[2J\x00\x07\r\x7f\x9b", "\ufffd[2J" + "\ufffd" * 5),
+        ("\u202e\u200b\u2028\udcff", "\ufffd" * 4),
+        ("", ""),
+    ],
+)
+def test_printable(text: str, shown: str) -> None:
+    assert probes.printable(text) == shown
+
+
+def test_a_command_line_can_not_act_on_a_terminal(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cmdline").write_bytes(b"evil\x1b[2J\0--arg\xff\0")
+    assert probes.command(7, tmp_path) == "evil\ufffd[2J --arg\ufffd"
+
+
 def test_nobody_there_is_a_no(free_port: int) -> None:
     answer = probes.ask(Http(f"http://127.0.0.1:{free_port}/health"))
     assert not answer.ok

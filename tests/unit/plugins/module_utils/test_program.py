@@ -529,7 +529,8 @@ def test_without_a_gpu_the_tenants_come_back(world: World, shell: Shell, monkeyp
 
     monkeypatch.setattr(gpu, "Card", no_card)
     assert shell("restore-now") == 1
-    assert "the GPU can not be read: the driver is gone" in shell.err
+    assert "check 1 VRAM is back" in shell.err
+    assert "the driver is gone" in shell.err
     assert all(world.up(name) for name in world.services)
 
 

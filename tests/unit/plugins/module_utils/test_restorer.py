@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import errno
 import json
@@ -360,6 +361,8 @@ def test_a_failing_tenant_does_not_keep_the_next_one_down(world: World) -> None:
         FileNotFoundError(errno.ENOENT, "No such file or directory", "/srv/model"),
         subprocess.TimeoutExpired(["systemctl", "show"], 10),
         tenants.TenantError("llamacpp: will not"),
+        ValueError("invalid literal for int() with base 10: '<no value>'"),
+        KeyError("MainPID"),
     ],
     ids=lambda t: type(t).__name__,
 )
@@ -370,10 +373,10 @@ def test_whatever_goes_wrong_with_one_the_next_gets_its_chance(
     measured(world)
     act = getattr(tenants, where)
 
-    def fail(tenant: plan.Tenant, *args: Any) -> Any:
+    def fail(tenant: plan.Tenant, *args: Any, **options: Any) -> Any:
         if tenant.name == "llamacpp":
             raise trouble
-        return act(tenant, *args)
+        return act(tenant, *args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(tenants, where, fail)
@@ -533,6 +536,218 @@ def test_a_gpu_that_falls_silent_costs_the_drains_minimum(world: World) -> None:
     assert "the driver hangs" in text
 
 
+def retries(world: World) -> list[tuple[str, int, float]]:
+    """Which starts were tried again: tenant, number of the try that failed, pause before the next."""
+    return [(e["tenant"], e["attempt"], e["wait_s"]) for e in world.events() if e["event"] == "tenant_retry"]
+
+
+@pytest.mark.parametrize("name", ["llamacpp", "chatterbox"])
+def test_a_start_that_fails_once_is_tried_again_at_once(world: World, name: str) -> None:
+    measured(world)
+    world.services[name].broken = "busy"
+    world.at(f"tenant_retry {name}", lambda: setattr(world.services[name], "broken", ""))
+    restore(world)
+    assert retries(world) == [(name, 1, 0.5)]
+    assert starts(world) == ["llamacpp", "chatterbox"]
+    retried, healthy = event(world, "tenant_retry"), [e for e in world.events() if e["event"] == "tenant_healthy"]
+    assert "ended with 1" in retried["reason"]
+    # The words of a log come with the last try, and the pause counts as down time.
+    assert "\n" not in retried["reason"]
+    assert next(e["duration_s"] for e in healthy if e["tenant"] == name) == pytest.approx(2.5, abs=0.1)
+    is_whole(world)
+
+
+@pytest.mark.parametrize("name", ["llamacpp", "chatterbox"])
+def test_a_start_that_always_fails_is_tried_three_times(world: World, name: str) -> None:
+    measured(world)
+    world.services[name].broken = "no"
+    text = incomplete(world)
+    assert retries(world) == [(name, 1, 0.5), (name, 2, 1.0)]
+    assert [n for n in since_restore(world) if n == f"tenant_starting {name}"] == [f"tenant_starting {name}"]
+    failed = event(world, "tenant_failed")
+    assert failed["tenant"] == name
+    assert failed["reason"] in text
+    other = next(n for n in world.plan.restore_order if n != name)
+    assert world.up(other)
+    times = [e["t_s"] for e in world.events() if e["event"] in ("tenant_starting", "tenant_failed")]
+    assert max(times) - min(times) < 10
+
+
+def unit_times(world: World, monkeypatch: pytest.MonkeyPatch, takes: list[float]) -> list[float]:
+    """Make each start of the baseline's unit take so long and fail; returns the limits it was given."""
+    run, given = world._run, []
+
+    def slow(argv: list[str], **options: Any) -> Any:
+        if argv[:2] == ["systemctl", "start"]:
+            given.append(options["timeout"])
+            seconds = takes[min(len(given), len(takes)) - 1]
+            world.clock.sleep(min(seconds, options["timeout"]))
+            if seconds > options["timeout"]:
+                raise subprocess.TimeoutExpired(argv, options["timeout"])
+            return subprocess.CompletedProcess(argv, 1, "", "failed\n")
+        return run(argv, **options)
+
+    monkeypatch.setattr(tenants.subprocess, "run", slow)
+    return given
+
+
+@pytest.mark.parametrize("takes", [[18.0, 99.0], [99.0], [6.0, 6.0, 99.0], [19.8]], ids=str)
+def test_all_tries_keep_to_the_tenants_own_limit(
+    world_of: WorldOf, plan_data: dict[str, Any], monkeypatch: pytest.MonkeyPatch, takes: list[float]
+) -> None:
+    """The cap counts with one start limit a tenant, however often it is tried."""
+    plan_data["tenants"][0]["start_timeout_s"] = 20
+    world = measured(world_of(plan_data))
+    unit_times(world, monkeypatch, takes)
+    incomplete(world)
+    began, ended_ = (
+        next(e["t_s"] for e in world.events() if e["event"] == name and e["tenant"] == "llamacpp")
+        for name in ("tenant_starting", "tenant_failed")
+    )
+    assert ended_ - began <= 20.5
+
+
+def test_a_tenant_that_dies_while_starting_is_seen_at_once_and_tried_again(world: World) -> None:
+    measured(world)
+    service = world.services["llamacpp"]
+    service.load_s = 60
+    deaths: list[float] = []
+
+    def die() -> None:
+        deaths.append(world.clock.now)
+        world.stop("llamacpp", by="itself")
+        service.load_s = 2
+
+    world.at("tenant_starting llamacpp", lambda: world.clock.after(0.4, die))
+    restore(world)
+    assert retries(world) == [("llamacpp", 1, 0.5)]
+    assert "ended before it was healthy: its unit is failed" in event(world, "tenant_retry")["reason"]
+    assert event(world, "tenant_retry")["t_s"] - deaths[0] < 1
+    assert len(service.starts) == 2
+    is_whole(world)
+
+
+@pytest.mark.parametrize("name", ["llamacpp", "chatterbox"])
+def test_a_tenant_that_always_dies_costs_seconds_not_its_limit(world: World, name: str) -> None:
+    measured(world)
+    world.services[name].load_s = 60
+    world.clock.ticks.append(
+        lambda: (
+            world.stop(name, by="itself")
+            if world.services[name].pid and world.clock.now > world.services[name].starts[-1] + 0.3
+            else None
+        )
+    )
+    incomplete(world)
+    assert len(world.services[name].starts) == 3
+    began = next(e["t_s"] for e in world.events() if e["event"] == "tenant_starting" and e["tenant"] == name)
+    assert event(world, "tenant_failed")["t_s"] - began < 6
+    assert "ended before it was healthy" in event(world, "tenant_failed")["reason"]
+
+
+def test_a_tenant_that_is_slow_is_not_tried_again(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
+    plan_data["tenants"][0]["start_timeout_s"] = 20
+    world = measured(world_of(plan_data))
+    world.services["llamacpp"].load_s = 10_000
+    incomplete(world)
+    assert retries(world) == []
+    assert len(world.services["llamacpp"].starts) == 1
+
+
+def test_a_start_that_failed_beside_a_living_process_starts_no_second_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start script gave up waiting for what it had started."""
+    measured(world)
+    command = world.command
+
+    def impatient(argv: list[str], cwd: str = "") -> tuple[int, str, str]:
+        rc, out, err = command(argv, cwd)
+        return (1 if argv[-1] == "./start.sh" and len(world.services["chatterbox"].starts) == 1 else rc), out, err
+
+    monkeypatch.setattr(world, "command", impatient)
+    restore(world)
+    service = world.services["chatterbox"]
+    # Either the first one is ended with its scope, or it is waited for: never two at once.
+    lived = [what for what in world.named() if what == "tenant_retry chatterbox"]
+    assert lived == ["tenant_retry chatterbox"]
+    assert world.up("chatterbox")
+    assert len(service.starts) <= 2
+    is_whole(world)
+
+
+# Without eyes on the GPU.
+
+
+class SlowOpening:
+    """A driver that gives the card after so many seconds of the world's clock, or never."""
+
+    error = "the GPU's driver has not answered yet"
+
+    def __init__(self, world: World, after_s: float) -> None:
+        self._world, self._due = world, world.clock.now + after_s
+
+    def card(self, wait_s: float) -> Any:
+        """The card, waited for."""
+        left = self._due - self._world.clock.now
+        self._world.clock.sleep(max(0.0, min(wait_s, left)))
+        return self._world.card if self._world.clock.now >= self._due else None
+
+
+def restore_slowly(world: World, after_s: float) -> float:
+    """One attempt with such a driver; returns the seconds until the first tenant was started."""
+    began = world.clock.now
+    opening: Any = SlowOpening(world, after_s)
+    with contextlib.suppress(RestoreFailed):
+        Restorer(world.plan, world.state, opening, "host").restore()
+    assert starts(world) == ["llamacpp", "chatterbox"]
+    return world.services["llamacpp"].starts[0] - began
+
+
+def test_a_driver_that_never_answers_costs_the_drains_minimum(world: World) -> None:
+    measured(world)
+    world.card.opens = False
+    assert 5 <= restore_slowly(world, 1e9) <= 5 + restorer.SEE_S + 0.1
+    timeout = event(world, "drain_timeout")
+    assert timeout["holders"] == "the GPU can not be read"
+
+
+@pytest.mark.parametrize("after_s", [0.2, 2.0, 4.9])
+def test_a_driver_that_answers_late_is_seen_from_then_on(world: World, after_s: float) -> None:
+    measured(world)
+    assert 5 <= restore_slowly(world, after_s) <= 5 + restorer.SEE_S + 0.2
+    assert "drained_again" in world.named()
+    is_whole(world)
+
+
+@pytest.mark.parametrize("how", ["errs", "hangs"])
+@pytest.mark.parametrize("after_s", [-1.0, 2.0, 4.95])
+def test_a_driver_that_goes_silent_costs_the_minimum_and_a_second(world: World, how: str, after_s: float) -> None:
+    measured(world)
+
+    def silence() -> None:
+        world.card.error = "NVML_ERROR_UNKNOWN"
+        world.card.hangs = how == "hangs"
+
+    if after_s < 0:
+        silence()
+    else:
+        world.clock.after(after_s, silence)
+    began = world.clock.now
+    incomplete(world)
+    assert starts(world) == ["llamacpp", "chatterbox"]
+    assert 5 <= world.services["llamacpp"].starts[0] - began <= 6.2
+
+
+def test_the_proof_waits_for_a_card_that_comes_late(world: World) -> None:
+    measured(world)
+    began = world.clock.now
+    opening: Any = SlowOpening(world, 12)
+    Restorer(world.plan, world.state, opening, "host").restore()
+    assert world.services["llamacpp"].starts[0] - began < 6
+    assert event(world, "checks")["ok"] is True
+
+
 # A2.
 
 
@@ -688,6 +903,52 @@ def test_the_end_tells_who_restored_and_how_long_who_was_down(world: World) -> N
     assert set(restored["down"]) == {"chatterbox", "llamacpp"}
     assert restored["impacts"] == {"mute": restored["down"]["chatterbox"], "blind": restored["down"]["llamacpp"]}
     assert restored["down"]["chatterbox"] > restored["down"]["llamacpp"] > restored["duration_s"] / 2
+
+
+def test_the_end_tells_what_stops_starts_and_drains_took(world: World) -> None:
+    measured(world)
+    restore(world)
+    times = event(world, "restored")["times"]
+    assert set(times) == {"stop_s", "start_s", "drain_s"}
+    assert set(times["stop_s"]) == set(times["start_s"]) == {"chatterbox", "llamacpp"}
+    assert times["start_s"]["chatterbox"] == pytest.approx(2.0, abs=0.1)
+    assert times["drain_s"]["restore"] == pytest.approx(5.0, abs=0.2)
+    assert times["drain_s"]["window"] == event(world, "drained")["duration_s"]
+
+
+def test_times_are_those_of_the_first_stop_and_the_last_start() -> None:
+    def entry(name: str, duration_s: float, tenant: str = "a", **facts: Any) -> dict[str, Any]:
+        return {"event": name, "tenant": tenant, "duration_s": duration_s, **facts}
+
+    assert restorer.times([]) == {"stop_s": {}, "start_s": {}, "drain_s": {}}
+    found = restorer.times(
+        [
+            entry("tenant_stopped", 1.0),
+            entry("drained", 0.5),
+            entry("tenant_stopped", 9.0),
+            entry("tenant_healthy", 7.0),
+            entry("tenant_healthy", 2.0),
+            entry("tenant_healthy", 0.0, found=True),
+            entry("tenant_stopped", 3.0, "b"),
+            # A drain that did not end well was not measured.
+            entry("drain_timeout", 30.0),
+        ]
+    )
+    assert found == {"stop_s": {"a": 1.0, "b": 3.0}, "start_s": {"a": 2.0}, "drain_s": {"window": 0.5}}
+
+
+def test_a_rehearsal_is_restored_like_a_trial_and_tells_its_times(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
+    world = world_of({**plan_data, "rehearsal": True})
+    world.runner().run()
+    world.log.clear()
+    restore(world, "playbook")
+    assert starts(world) == ["llamacpp", "chatterbox"]
+    assert world.done("container", "measured") == []
+    assert [n for n in since_restore(world) if n not in ("segment_done",)] == [n for n in STRICT if n != "segment_done"]
+    restored = event(world, "restored")
+    assert set(restored["times"]["start_s"]) == set(restored["down"]) == {"llamacpp", "chatterbox"}
+    assert {e["event"] for e in world.events()} & {"a2_skipped", "segment_done", "candidate_starting"} == set()
+    is_whole(world)
 
 
 def test_the_checks_are_kept_as_a_document(world: World) -> None:

@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -213,6 +214,34 @@ def test_a_second_try_begins_with_empty_folders(world: World) -> None:
 
 
 # Phase 2, second half: snapshot and open.
+
+
+def test_the_journals_space_is_set_aside_before_anything_is_marked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Path, int, bool]] = []
+    monkeypatch.setattr(
+        runner, "reserve", lambda path: seen.append((path, world.state.epoch(), world.state.mark() is not None))
+    )
+    world.open()
+    assert seen == [(world.state.journal_path(world.plan.run), 0, False)]
+
+
+def test_without_room_for_the_journal_nothing_is_opened(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(world)
+
+    def full(_path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runner, "reserve", full)
+    with pytest.raises(PhaseFailed, match="no room for the journal") as caught:
+        runner.open_trial(world.plan, world.state, world.card, "ann")
+    assert caught.value.facts["expected"] == f"{journal.RESERVED_BYTES} bytes"
+    assert "No space left" in caught.value.facts["found"]
+    assert caught.value.facts["todo"] == "nothing was touched"
+    assert (world.state.mark(), world.state.epoch()) == (None, 0)
+    assert not (world.run_dir / "snapshot.json").exists()
+    assert world.done("stop", "start") == []
 
 
 def test_a_snapshot_tells_who_runs_and_what_it_holds(world: World) -> None:
@@ -868,3 +897,100 @@ def test_what_goes_wrong_is_told_in_four_parts() -> None:
         "found": "",
         "todo": "",
     }
+
+
+# A rehearsal: everything but the candidate and the measuring.
+
+
+@pytest.fixture
+def rehearsal(world_of: WorldOf, plan_data: dict[str, Any]) -> World:
+    """A host without docker, picture and prompt, where a rehearsal is planned."""
+    world = world_of({**plan_data, "rehearsal": True})
+    break_docker(world)
+    break_prompt(world)
+    break_camera(world)
+    return world
+
+
+def test_a_rehearsal_prepares_folders_only(rehearsal: World) -> None:
+    prepare(rehearsal)
+    assert rehearsal.named() == ["phase_started snapshot", "phase_done snapshot"]
+    assert rehearsal.docker.calls() == []
+    for name in ("inputs", "control", "samples", "logs"):
+        assert list((rehearsal.run_dir / name).iterdir()) == []
+    assert plan.load(rehearsal.run_dir / "plan.json") == rehearsal.plan
+
+
+def test_a_rehearsal_stops_everybody_drains_and_ends(rehearsal: World) -> None:
+    rehearsal.runner().run()
+    names = rehearsal.named()
+    assert names[names.index("opened") + 1 :] == [
+        "phase_started window",
+        "tenant_stopping chatterbox",
+        "tenant_stopped chatterbox",
+        "tenant_stopping llamacpp",
+        "tenant_stopped llamacpp",
+        "drain_started",
+        "drained",
+        "phase_done window",
+    ]
+    assert rehearsal.done("stop") == [("stop", "chatterbox"), ("stop", "llamacpp")]
+    assert rehearsal.docker.calls() == []
+    assert all(sampler.stopped for sampler in rehearsal.samplers)
+
+
+def test_a_rehearsal_waits_for_leave_and_for_quiet(rehearsal: World) -> None:
+    rehearsal.quiet = False
+    assert fails(rehearsal, "window")["reason"] == "the host is not quiet"
+    assert rehearsal.done("stop") == []
+
+
+def test_a_rehearsal_has_the_fence_of_a_trial(rehearsal: World) -> None:
+    rehearsal.open()
+    rehearsal.at("tenant_stopped chatterbox", lambda: rehearsal.state.ask("abort", "ann"))
+    assert fails(rehearsal)["reason"] == "aborted by ann"
+    assert rehearsal.done("stop") == [("stop", "chatterbox")]
+
+
+def test_a_rehearsal_that_does_not_drain_fails_as_a_trial_does(rehearsal: World) -> None:
+    rehearsal.linger_s = 500
+    assert fails(rehearsal)["reason"] == "VRAM did not drain"
+
+
+# What a client leaves in the sign's place.
+
+
+def at_extend(world: World, act: Callable[[Path], None]) -> None:
+    """Put something else where a client says that it is at the gate."""
+    path = world.run_dir / "samples" / "at-extend"
+
+    def swap() -> None:
+        if path.exists() and not path.is_symlink() and path.is_file() and "thinking" in path.read_text():
+            path.unlink()
+            act(path)
+
+    world.clock.ticks.append(swap)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "list", "text", "deep"])
+def test_a_sign_that_is_no_object_does_not_hold_the_runner(world: World, kind: str) -> None:
+    """The folder is the container's own: no pipe is waited for, and no link followed."""
+    texts = {"list": "[1]", "text": "thinking", "deep": "[" * 100_000}
+
+    def swap(path: Path) -> None:
+        if kind == "pipe":
+            os.mkfifo(path)
+            # Whoever opens it in earnest would wait for ever: this lets him go, and the test fail.
+            threading.Timer(2, lambda: os.close(os.open(path, os.O_RDWR))).start()
+        elif kind == "link":
+            (world.folder / "secret").write_text('{"thinking": 5}')
+            path.symlink_to(world.folder / "secret")
+        else:
+            path.write_text(texts[kind])
+
+    world.open()
+    at_extend(world, swap)
+    world.runner().run()
+    assert world.named()[-1] == "phase_done measure"
+    (extension,) = [e for e in world.events() if e["event"] == "extension"]
+    assert extension["extend"] is True

@@ -6,6 +6,10 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -154,3 +158,69 @@ def test_productions_own_parser_reads_all_replies_or_none(plan_data: dict[str, A
     with_parser = sessions.build(plan.parse(plan_data))
     wanted = {"source": "/in/parser_source.py", "function": "parse_nav_reply"}
     assert all(session["parser"] == wanted for session in with_parser.values())
+
+
+# What containers write is data of strangers, in a folder of theirs.
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Iterator[Path]:
+    """A named pipe whose other end somebody holds open, without a word."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    holder = os.open(path, os.O_RDWR)
+    yield path
+    os.close(holder)
+
+
+def test_replies_are_objects_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "nav.jsonl"
+    path.write_bytes(b'{"seq": 1}\n[1]\n7\nnull\n"x"\n\n\xff\n' + b"[" * 100_000 + b'\n{"seq": 2}\n{"seq": 3, "te')
+    assert sessions.replies(path) == [{"seq": 1}, {"seq": 2}]
+
+
+def test_a_summary_is_one_whole_object(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    for text in (b"", b"{", b'{"exit_code": 0', b"[0]", b"0", b"null", b"\xff", b"[" * 100_000):
+        path.write_bytes(text)
+        assert sessions.summary(path) is None
+    path.write_bytes(b'{"exit_code": 3}\n')
+    assert sessions.summary(path) == {"exit_code": 3}
+
+
+def nothing(path: Path) -> bool:
+    """Whether a path reads as nothing, at once."""
+    began = time.monotonic()
+    found = sessions.replies(path) == [] and sessions.summary(path) is None
+    return found and time.monotonic() - began < 1
+
+
+def test_what_is_not_there_is_nothing(tmp_path: Path) -> None:
+    assert nothing(tmp_path / "nowhere")
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    """The host reads as root what a container has put there."""
+    (tmp_path / "secret").write_text('{"secret": 1}\n')
+    (tmp_path / "nav.jsonl").symlink_to(tmp_path / "secret")
+    assert nothing(tmp_path / "nav.jsonl")
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path, pipe: Path) -> None:
+    assert nothing(pipe)
+    os.mkfifo(tmp_path / "without-writer")
+    assert nothing(tmp_path / "without-writer")
+
+
+def test_a_folder_in_a_files_place_costs_nothing(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _unused in range(20):
+        assert nothing(tmp_path)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+def test_no_more_is_read_than_a_session_can_have_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "_MAX_BYTES", 25)
+    path = tmp_path / "nav.jsonl"
+    path.write_bytes(b'{"seq": 1}\n' * 1000)
+    assert sessions.replies(path) == [{"seq": 1}, {"seq": 1}]

@@ -266,3 +266,30 @@ def test_the_size_limit_is_exclusive(tone: Tone) -> None:
     raw = tone()
     assert speech.judge(200, raw, len(raw) - 1).ok
     assert not speech.judge(200, raw, len(raw)).ok
+
+
+def test_what_stands_in_place_of_an_answer_can_not_act_on_a_terminal(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: Any, **_options: Any) -> Any:
+        raise OSError("BadStatusLine: \x1b]0;title\x07")
+
+    monkeypatch.setattr(speech.probes, "fetch", fail)
+    spoken = speech.listen(Speech(f"{server.url}/synthesize"))
+    assert not spoken.ok
+    assert spoken.found == "no answer: BadStatusLine: \ufffd]0;title\ufffd"
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_words_in_place_of_a_wav_can_not_act_on_a_terminal(server: Any, reply: Any, status: int) -> None:
+    server.routes["/synthesize"] = reply(b"\x1b[2J\x07 {error} \xff", status)
+    assert speech.listen(Speech(f"{server.url}/synthesize")).found.isprintable()
+
+
+def test_a_speaker_does_not_send_us_elsewhere(server: Any, serve: Callable[[], Any], reply: Any, tone: Tone) -> None:
+    other = serve()
+    other.routes["/wav"] = reply(tone())
+    server.routes["/synthesize"] = reply(b"", 307, headers=(("Location", f"{other.url}/wav"),))
+    spoken = speech.listen(Speech(f"{server.url}/synthesize"))
+    assert (spoken.ok, other.asked) == (False, [])
+    assert "HTTP 307" in spoken.found

@@ -323,6 +323,110 @@ def test_a_start_that_hangs_is_given_up(commands: Commands, log: Path) -> None:
     assert "loading the model" in str(caught.value)
 
 
+def test_a_script_is_known_by_its_scope(commands: Commands, log: Path, script: Tenant) -> None:
+    scope = tenants.start(script, log)
+    (unit,) = [w.removeprefix("--unit=") for w in commands.calls("systemd-run")[0] if w.startswith("--unit=")]
+    assert scope == unit
+    assert unit.startswith("mt-voice-")
+    assert unit.endswith(".scope")
+    assert commands.calls("systemctl") == []
+
+
+def test_a_start_that_failed_leaves_nothing_running(commands: Commands, log: Path, script: Tenant) -> None:
+    """What it started would be there twice after the next try."""
+    Path(script.directory, "start.sh").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(TenantError, match="ended with 1"):
+        tenants.start(script, log)
+    (unit,) = [w.removeprefix("--unit=") for w in commands.calls("systemd-run")[0] if w.startswith("--unit=")]
+    assert any(call[-1] == unit for call in commands.calls("systemctl"))
+
+
+def test_a_start_command_that_hangs_leaves_nothing_running(commands: Commands, log: Path, script: Tenant) -> None:
+    commands.answer("systemd-run", sleep_s=20)
+    with pytest.raises(TenantError, match="did not return within 0 s"):
+        tenants.start(script, log, 0.3)
+    assert len(commands.calls("systemctl")) == 1
+
+
+def test_a_scope_that_can_not_be_ended_hides_no_failure(
+    commands: Commands, log: Path, script: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(script.directory, "start.sh").write_text("#!/bin/sh\nexit 1\n")
+
+    def hang(argv: list[str], timeout_s: float) -> Any:
+        raise subprocess.TimeoutExpired(argv, timeout_s)
+
+    monkeypatch.setattr(tenants, "_run", hang)
+    with pytest.raises(TenantError, match="ended with 1"):
+        tenants.start(script, log)
+
+
+@pytest.mark.parametrize("limit_s", [0.3, -5.0])
+def test_a_start_may_be_given_less_than_the_tenants_limit(commands: Commands, log: Path, limit_s: float) -> None:
+    commands.answer("systemctl start", sleep_s=20)
+    began = time.monotonic()
+    with pytest.raises(TenantError, match="did not return within 0 s"):
+        tenants.start(UNIT, log, limit_s)
+    assert time.monotonic() - began < 5
+
+
+def test_two_starts_are_two_scopes(commands: Commands, log: Path, script: Tenant) -> None:
+    for _unused in range(2):
+        tenants.start(script, log)
+    calls = commands.calls("systemd-run")
+    assert len({word for argv in calls for word in argv if word.startswith("--unit=mt-voice-")}) == 2
+
+
+def test_units_and_containers_have_no_scope(commands: Commands, log: Path) -> None:
+    commands.answer("docker start")
+    commands.answer("systemctl show", out="active\n")
+    assert tenants.start(UNIT, log) == tenants.start(BOX, log) == ""
+
+
+@pytest.mark.parametrize("log_path", ["/dev/full", "/nowhere/at/all.log"])
+def test_a_full_disk_keeps_no_tenant_down(commands: Commands, script: Tenant, log_path: str, tmp_path: Path) -> None:
+    """Its words go nowhere then; with the disk behind them its first one would end it."""
+    Path(script.directory, "start.sh").write_text("#!/bin/sh\necho up && touch started\n")
+    tenants.start(script, Path(log_path))
+    assert Path(script.directory, "started").exists()
+
+
+def test_the_log_says_what_was_run_and_is_roots_alone(commands: Commands, log: Path, script: Tenant) -> None:
+    before = os.umask(0)
+    try:
+        tenants.start(script, log)
+    finally:
+        os.umask(before)
+    first = log.read_text().splitlines()[0]
+    assert first.startswith("--- 2")
+    assert first.endswith("Z ./start.sh")
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def say_bytes(commands: Commands, program: str) -> None:
+    """Make a program print what is text in no encoding, and what acts on a terminal."""
+    (commands.bin / program).write_text("#!/bin/sh\nprintf 'words \\377\\033[31m\\a\\n'\n")
+
+
+@pytest.mark.parametrize(("tenant", "program"), [(UNIT, "journalctl"), (BOX, "docker")], ids=["unit", "container"])
+def test_last_words_that_are_no_text(commands: Commands, log: Path, tenant: Tenant, program: str) -> None:
+    say_bytes(commands, program)
+    line = tenants.last_words(tenant, log).splitlines()[1]
+    assert line == "words \ufffd\ufffd[31m\ufffd"
+
+
+def test_last_words_of_a_script_that_are_no_text(log: Path, script: Tenant) -> None:
+    log.write_bytes(b"words \xff\x1b[31m\x07\n")
+    assert tenants.last_words(script, log).splitlines()[1] == "words \ufffd\ufffd[31m\ufffd"
+
+
+def test_what_systemctl_says_can_not_act_on_a_terminal(commands: Commands, log: Path) -> None:
+    commands.answer("systemctl start", rc=1, err="Job \x1b]0;title\x07failed.\n")
+    with pytest.raises(TenantError, match="ended with 1: Job \ufffd]0;title\ufffdfailed") as caught:
+        tenants.start(UNIT, log)
+    assert "\x1b" not in str(caught.value)
+
+
 def test_last_words_of_a_script_that_never_ran(log: Path, script: Tenant) -> None:
     assert "(nothing)" in tenants.last_words(script, log)
 
@@ -368,6 +472,125 @@ def test_a_page_that_somebody_else_answers_is_not_enough(
     tenant = with_health(UNIT, f"{server.url}/health", start_timeout_s=0.2)
     with pytest.raises(TenantError, match="not running"):
         tenants.wait_healthy(tenant, log)
+
+
+SCOPE = "mt-voice-0123.scope"
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        ("failed", "its unit is failed (exit-code)"),
+        ("inactive", "its unit is inactive (exit-code)"),
+        ("active", ""),
+        ("activating", ""),
+        ("deactivating", ""),
+        ("", ""),
+    ],
+)
+def test_a_unit_has_ended_when_systemd_says_so(commands: Commands, state: str, why: str) -> None:
+    """A unit that systemd starts again by itself is activating meanwhile."""
+    commands.answer("systemctl show", out=f"ActiveState={state}\nResult=exit-code\n" if state else "")
+    assert tenants.ended(UNIT) == why
+
+
+@pytest.mark.parametrize(("pid", "why"), [(os.getpid(), ""), (0, "its container has ended")])
+def test_a_container_has_ended_when_it_has_no_process(commands: Commands, pid: int, why: str) -> None:
+    commands.answer("docker inspect", out=f"{pid}\n")
+    assert tenants.ended(BOX) == why
+
+
+def test_a_script_has_ended_with_the_last_process_of_its_scope(commands: Commands, script: Tenant) -> None:
+    commands.answer("systemctl show", out="inactive\n")
+    assert tenants.ended(script, SCOPE) == "what its start command left in the background has ended"
+    commands.answer("systemctl show", out="active\n")
+    assert tenants.ended(script, SCOPE) == ""
+
+
+def test_a_script_whose_process_lives_elsewhere_has_not_ended(commands: Commands, script: Tenant, server: Any) -> None:
+    commands.answer("systemctl show", out="inactive\n")
+    assert tenants.ended(dataclasses.replace(script, port=server.port), SCOPE) == ""
+
+
+def test_without_a_scope_nothing_is_known_of_a_script(commands: Commands, script: Tenant) -> None:
+    assert tenants.ended(script) == ""
+    assert commands.calls("systemctl") == []
+
+
+def dying(commands: Commands, clock: Any, tenant: Tenant) -> tuple[str, float]:
+    """What is said of a tenant that ends 0.3 s after its start, and after how many seconds."""
+    clock.after(0.3, lambda: commands.answer("systemctl show", out="ActiveState=failed\nMainPID=0\nResult=oom-kill\n"))
+    clock.after(0.3, lambda: commands.answer("systemctl show --property ActiveState --value", out="inactive\n"))
+    clock.after(0.3, lambda: commands.answer("docker inspect", out="0\n"))
+    began = clock.now
+    with pytest.raises(TenantError) as caught:
+        tenants.wait_healthy(tenant, Path("/nowhere"), SCOPE if tenant.kind == "script" else "")
+    return str(caught.value), clock.now - began
+
+
+@pytest.mark.parametrize("kind", ["systemd", "container", "script"])
+def test_who_dies_while_starting_is_seen_within_a_second(
+    commands: Commands, clock: Any, script: Tenant, free_port: int, kind: str
+) -> None:
+    tenant = {"systemd": UNIT, "container": BOX, "script": script}[kind]
+    commands.answer("systemctl show", out=f"ActiveState=activating\nMainPID={os.getpid()}\n")
+    commands.answer("systemctl show --property ActiveState --value", out="active\n")
+    commands.answer("docker inspect", out=f"{os.getpid()}\n")
+    commands.answer("journalctl", out="no memory left\n")
+    text, seconds = dying(commands, clock, with_health(tenant, f"http://127.0.0.1:{free_port}/", start_timeout_s=90))
+    assert f"{tenant.name}: ended before it was healthy: " in text
+    assert "to start it by hand: " in text
+    assert ("no memory left" in text) == (kind == "systemd")
+    assert seconds < 1.2
+
+
+def test_who_ended_is_told_from_who_is_late(commands: Commands, clock: Any, free_port: int, log: Path) -> None:
+    commands.answer("systemctl show", out="ActiveState=failed\nResult=signal\n")
+    with pytest.raises(tenants.Ended, match=r"its unit is failed \(signal\)"):
+        tenants.wait_healthy(with_health(UNIT, f"http://127.0.0.1:{free_port}/"), log)
+
+
+def test_who_once_died_in_his_scope_is_known_to_live_there(
+    commands: Commands, clock: Any, script: Tenant, free_port: int, log: Path
+) -> None:
+    commands.answer("systemctl show", out="inactive\n")
+    tenant = with_health(script, f"http://127.0.0.1:{free_port}/", port=free_port)
+    began = clock.now
+    with pytest.raises(tenants.Ended, match="left in the background has ended"):
+        tenants.wait_healthy(tenant, log, SCOPE, sure=True)
+    assert clock.now - began < 1
+
+
+def test_a_script_that_left_its_service_to_others_is_never_judged_early(
+    commands: Commands, clock: Any, script: Tenant, free_port: int, log: Path
+) -> None:
+    commands.answer("systemctl show", out="inactive\n")
+    tenant = with_health(script, f"http://127.0.0.1:{free_port}/", port=free_port, start_timeout_s=30)
+    began = clock.now
+    with pytest.raises(TenantError, match="not healthy after 30 s"):
+        tenants.wait_healthy(tenant, log, tenants.start(tenant, log))
+    assert clock.now - began >= 30
+
+
+def test_systemd_is_not_asked_at_every_look(commands: Commands, clock: Any, free_port: int, log: Path) -> None:
+    commands.answer("systemctl show", out="ActiveState=activating\n")
+    tenant = with_health(UNIT, f"http://127.0.0.1:{free_port}/", start_timeout_s=5)
+    with pytest.raises(TenantError, match="not healthy"):
+        tenants.wait_healthy(tenant, log)
+    assert 5 <= len(commands.calls("systemctl")) <= 10
+
+
+@pytest.mark.parametrize("limit_s", [2.0, 0.0, -3.0])
+def test_a_caller_may_wait_less_than_the_tenants_limit(server: Any, log: Path, clock: Any, limit_s: float) -> None:
+    server.json("/health", {"loaded": False})
+    tenant = with_health(Tenant("x", "script", port=server.port, start_timeout_s=90), f"{server.url}/health")
+    began = clock.now
+    with pytest.raises(TenantError, match="not healthy after"):
+        tenants.wait_healthy(tenant, log, limit_s=limit_s)
+    assert clock.now - began < max(0.0, limit_s) + 0.2
+    # A late look still counts: who is healthy by then is healthy.
+    server.json("/health", {"loaded": True})
+    assert tenants.wait_healthy(tenant, log, limit_s=limit_s) == 0
 
 
 # Watchdogs.
