@@ -107,7 +107,9 @@ def _look_at_vram(plan: Plan, card: gpu.Card) -> tuple[bool, str]:
         return False, str(err)
 
 
-def _vram(plan: Plan, card: gpu.Card | None, settle_s: float) -> tuple[bool, str]:
+def _vram(plan: Plan, card: gpu.Card | str | None, settle_s: float) -> tuple[bool, str]:
+    if isinstance(card, str):
+        return False, card
     own = None
     if card is None:
         try:
@@ -156,7 +158,7 @@ def _process(tenant: Tenant, before: Mapping[str, Any] | None) -> tuple[bool, st
 
 
 def _one(
-    check: Check, plan: Plan, snapshot: Mapping[str, Any], card: gpu.Card | None, settle_s: float
+    check: Check, plan: Plan, snapshot: Mapping[str, Any], card: gpu.Card | str | None, settle_s: float
 ) -> tuple[bool, str]:
     if check.kind == "vram":
         return _vram(plan, card, settle_s)
@@ -176,7 +178,7 @@ def _one(
 def run(
     plan: Plan,
     snapshot: Mapping[str, Any] | None = None,
-    card: gpu.Card | None = None,
+    card: gpu.Card | str | None = None,
     settle_s: float = SETTLE_S,
 ) -> list[CheckResult]:
     """Run the checks one after another; changes nothing, never raises for what the host does.
@@ -184,7 +186,7 @@ def run(
     Args:
         plan: what lives on the host, and what was tried.
         snapshot: tenant -> ``{"pid", "start_ticks"}`` from before: a restarted process is not the same one.
-        card: the GPU, opened for the time of the checks where it is None.
+        card: the GPU, opened for the time of the checks where it is None; or the reason why it is known not to answer.
         settle_s: how long VRAM may take to reach its band.
     """
     results = []

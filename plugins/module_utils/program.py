@@ -181,7 +181,9 @@ def _attempts(entries: list[dict[str, Any]]) -> tuple[int, str]:
         if entry["event"] == "restored":
             break
         failed += entry["event"] == "restore_failed"
-    return failed, ends[-1]["restored_by"] if ends and ends[-1]["event"] == "restore_started" else ""
+    # Killed on its way, or between its last entry and the end of the mark.
+    cut_off = bool(ends) and ends[-1]["event"] != "restore_failed"
+    return failed, ends[-1]["restored_by"] if cut_off else ""
 
 
 def pause_s(failed: int) -> float:
@@ -208,7 +210,8 @@ def restore_now(state: State) -> int:
     name = mark.run or state.newest_run()
     failed, cut_off_by = _attempts(read(state.journal_path(name)))
     # systemd counts too, where the journal can't be written; a restore that was cut off goes on at once.
-    failed = max(failed, int(tenants.unit_facts(UNITS[1]).get("NRestarts") or 0))
+    with contextlib.suppress(Exception):
+        failed = max(failed, int(tenants.unit_facts(UNITS[1])["NRestarts"]))
     deadline = time.monotonic() + (0.0 if cut_off_by else pause_s(failed))
     while time.monotonic() < deadline and not state.asked("asked"):
         time.sleep(POLL_S)

@@ -128,8 +128,9 @@ class Restorer:
         began = time.monotonic()
         self.explain()
         self.journal.write("restore_started", restored_by=self.by)
-        # The word is answered from here on; one that comes later asks for another restore.
-        self.state.take("asked")
+        # This word is answered from here on; another one asks for another restore.
+        if self.state.asked("asked") == self.by:
+            self.state.take("asked")
         try:
             measure = self.may_measure()
             self.see(SEE_S)
@@ -373,7 +374,8 @@ class Restorer:
         # failed restore has repaired what was broken: the process he started himself can't be the one from before.
         repaired = self.by not in UNATTENDED and any(e["event"] == "restore_failed" for e in self.past)
         same = known.get("boot_id") == boot_id() and not repaired
-        results = checks.run(self.plan, snapshot=known.get("tenants") if same else None, card=self.card)
+        eyes = self.card or self.opening.error or None
+        results = checks.run(self.plan, snapshot=known.get("tenants") if same else None, card=eyes)
         broken = [f"check {c.id} {c.title}: expected {c.expected}, found {c.found}" for c in results if not c.ok]
         rows = [{"id": c.id, "title": c.title, "expected": c.expected, "found": c.found, "ok": c.ok} for c in results]
         self.journal.write("checks", ok=not broken, checks=rows)

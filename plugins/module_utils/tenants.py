@@ -117,6 +117,11 @@ def _scope_lives(scope: str) -> bool:
     return reply.stdout.strip() in ("active", "activating")
 
 
+def _end_scope(scope: str) -> None:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        _run(["systemctl", "kill", "--signal=KILL", scope], 10)
+
+
 @contextlib.contextmanager
 def _log_file(log: Path, command: str) -> Iterator[IO[bytes] | int]:
     """The tenant's log for appending; nowhere when the disk takes no more, because its start must not fail of that."""
@@ -147,11 +152,11 @@ def _as_user(tenant: Tenant, command: str, log: Path, timeout_s: float) -> str:
                 check=False,
             )
     except subprocess.TimeoutExpired:
-        _run(["systemctl", "stop", scope], 10)
+        _end_scope(scope)
         raise
     if done.returncode != 0:
         # A command that failed leaves nothing half done: what it started would be there twice after the next try.
-        _run(["systemctl", "stop", scope], 10)
+        _end_scope(scope)
         raise TenantError(f"{tenant.name}: {command!r} ended with {done.returncode}; {last_words(tenant, log)}")
     return scope
 
@@ -296,7 +301,8 @@ def wait_healthy(
     """
     limit_s = tenant.start_timeout_s if limit_s is None else limit_s
     began = asked = time.monotonic()
-    home, looks = scope if sure else "", 0
+    # The command of a process is the service itself; it hands nothing over to others.
+    home, looks = scope if sure or tenant.kind == "process" else "", 0
     while True:
         # The port first: asking systemd or walking all processes at every look would cost more than the wait.
         answer = probes.ask(tenant.health) if tenant.health else None

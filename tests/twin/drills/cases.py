@@ -41,13 +41,14 @@ WORKLOADS = {
     "expected_reply_s": 0.03,
 }
 SHORT: Mapping[str, Any] = {"trial_limits": LIMITS, "trial_workloads": WORKLOADS}
-# Phases made long by data, so that a fault surely finds them under way. Replies come every 7 to 20 ms.
+# Phases made long by data, so that a fault surely finds them under way: replies come every 5 to 20 ms, cached ones from
+# 2 ms on.
 LONG_SNAPSHOT = {"trial_workloads": {"tenants_n": 40}}
 LONG_WINDOW = {"trial_workloads": {"nav_extended": 400}}
-LONG_MEASURE = {"trial_workloads": {"nav_cached": 1500}}
+LONG_MEASURE = {"trial_workloads": {"nav_cached": 4000}}
 # Longer than any lease: the run can't end by itself before.
 ENDLESS_WINDOW = {"trial_workloads": {"nav_extended": 4000}}
-ENDLESS_MEASURE = {"trial_workloads": {"nav_cached": 8000}}
+ENDLESS_MEASURE = {"trial_workloads": {"nav_cached": 12000}}
 LONG_RESTORE = {"trial_limits": {"drain_min_s": 2}}
 # Seconds by which a slow card stretches the candidate's start; the faults switch it off where it would go on.
 SLOW_CARD_S = 3.0
@@ -228,9 +229,9 @@ BY_LEASE: Mapping[str, Any] = {"says": (LAPSED, "restored .*by host"), "lease": 
 CASES: tuple[Case, ...] = (
     # ---- the controller dies ----
     Case("killed-in-preflight", phase="preflight", at=task("Contracts, all of them"), by="-",
-         says=("found none under",), **CONTROLLER_KILLED),
+         says=("Was a trial started here",), **CONTROLLER_KILLED),
     Case("killed-in-acquire", phase="acquire", at=task("Fetch the model files"), by="-",
-         says=("found none under",), **CONTROLLER_KILLED),
+         says=("Was a trial started here",), **CONTROLLER_KILLED),
     Case("killed-in-snapshot", phase="snapshot", at=event("phase_started", phase="snapshot"),
          play=LONG_SNAPSHOT, **CONTROLLER_KILLED, **BY_LEASE),
     Case("killed-in-window", phase="window", at=A1, play=ENDLESS_WINDOW, **CONTROLLER_KILLED, **BY_LEASE),
@@ -253,7 +254,8 @@ CASES: tuple[Case, ...] = (
          play=ENDLESS_WINDOW, **BY_LEASE),
     Case("lease-off", "controller kill -9, lease off", "measure", MEASURE, KILL, ends="gone",
          says=("completed", "PENDING REVIEW|INCONCLUSIVE", "restored .*by host"),
-         play=LONG_MEASURE | {"trial_lease": "off"}, extra_s=40, why="the run goes on to its end unattended"),
+         play={"trial_workloads": {"nav_cached": 1500}, "trial_lease": "off"},
+         extra_s=40, why="the run goes on to its end unattended"),
     Case("stale-controller", "stale controller coming back", "window", A1, faults.controller_sleeps_beyond_the_lease,
          says=(LAPSED, "restored by host at .*exit code 3"), play=ENDLESS_WINDOW, lease=True),
     # ---- the network ----
@@ -305,7 +307,7 @@ CASES: tuple[Case, ...] = (
     Case("late-start", "late docker start after the restore", "restore", event("containers_removed"),
          faults.late_start, says=("No such container",), ends="completed"),
     Case("cap-reached", "cap reached while measuring", "measure", at_once, faults.nothing,
-         says=("its time was up",), play=short_starts(cap_s=35) | {"trial_workloads": {"nav_cached": 8000}},
+         says=("its time was up",), play=short_starts(cap_s=35) | ENDLESS_MEASURE,
          extra_s=35, why="nothing happens until the cap"),
     # ---- the candidate ----
     Case("out-of-memory", "candidate OOM-killed", "candidate", CANDIDATE_STARTS, faults.nothing,
@@ -314,7 +316,7 @@ CASES: tuple[Case, ...] = (
          says=("the candidate died|takes too much VRAM",), before=lambda d: d.gpu(model_mib={"candidate": 14000})),
     Case("hangs", "candidate hangs", "measure", MEASURE, faults.candidate_hangs,
          says=("measuring stopped early", "broken or unreachable"),
-         play={"trial_workloads": {"nav_cached": 1500, "request_timeout_s": 1}},
+         play={"trial_workloads": {"nav_cached": 4000, "request_timeout_s": 1}},
          extra_s=7, why="five requests in a row time out, a second each"),
     Case("exits-at-start", "candidate exits at start", "candidate", CANDIDATE_STARTS, faults.nothing,
          says=("the candidate (died|ended)", "no-such-flag"), play=candidate(server_args=["--no-such-flag"])),
@@ -376,7 +378,7 @@ CASES: tuple[Case, ...] = (
     Case("voice-500", "Chatterbox returns 500", "restore", RESTORE, faults.tenant_fault("chatterbox-500"),
          says=("speaks", "500"), stuck="the voice is broken"),
     Case("phone-dies", "phone daemon dies by itself", "window", A1, faults.phone_dies, says=("phone daemon",),
-         killed=("phone",), stuck="an untouched tenant died"),
+         killed=("phone",), stuck="an untouched tenant died", extra_s=10, why="the trial goes on; the checks find it"),
     Case("cron-revives", "tenant revived by cron", "measure", MEASURE, faults.cron_revives_chatterbox,
          says=("revived by somebody else", "chatterbox"), play=LONG_MEASURE),
     # ---- disks, rights, clocks ----

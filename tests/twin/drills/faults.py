@@ -349,8 +349,8 @@ def cron_revives_chatterbox(drill: Drill) -> None:
     """A watchdog of the user's own finds the voice down and starts it."""
     drill.strike()
     folder = "/home/panda/workplace/her/her-os/services/chatterbox"
-    as_cron = "systemd-run --quiet --collect --unit=cron-stand-in --uid=panda --property=KillMode=process --property=Type=oneshot"
-    drill.sh(f"{as_cron} {folder}/start.sh")
+    as_cron = "systemd-run --quiet --collect --unit=cron-stand-in --uid=panda"
+    drill.sh(f"{as_cron} --property=KillMode=process --property=Type=oneshot {folder}/start.sh")
 
 
 def mend(drill: Drill) -> None:

@@ -180,6 +180,17 @@ def test_a_silent_card_is_a_failed_check(host: dict[str, Any]) -> None:
     assert run(host, FakeCard(gpu.GpuError("NVML is gone")))[1].found == "NVML is gone"
 
 
+def test_a_card_that_is_known_not_to_answer_is_not_asked_again(
+    host: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that hangs would be waited for once more, while people wait for the end of a restore."""
+    monkeypatch.setattr(gpu, "Card", lambda _index: pytest.fail("it was opened"))
+    began = time.monotonic()
+    result = checks.run(plan.parse(host), card="the GPU's driver has not answered yet")[0]
+    assert (result.ok, result.found) == (False, "the GPU's driver has not answered yet")
+    assert time.monotonic() - began < checks.SETTLE_S
+
+
 def test_without_a_card_one_is_opened_and_closed(host: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     card = FakeCard(13_700)
     opened: list[int] = []

@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu, journal, program, restorer
+from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu, journal, program, restorer, runner
 from ansible_collections.edgelab.model_trial.plugins.module_utils.containers import A2_LABEL, RUN_LABEL
 
 if TYPE_CHECKING:
@@ -234,6 +236,37 @@ def test_a_full_disk_does_not_hide_why(world: World, shell: Shell, monkeypatch: 
     assert world.docker.all() == []
 
 
+def test_without_room_for_the_journal_nothing_is_left(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runner, "reserve", full)
+    assert shell("open", f"--run={world.plan.run}") == 1
+    assert "no room for the journal" in shell.err
+    assert (world.state.mark(), world.state.epoch(), world.docker.all()) == (None, 0, [])
+    assert world.done("stop", "start") == []
+    assert world.named()[-1] == "phase_failed snapshot"
+
+
+def test_a_rehearsal_from_open_to_its_end(
+    world_of: WorldOf, plan_data: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = world_of({**plan_data, "rehearsal": True})
+    shell = Shell(world, capsys)
+    epoch = shell.open()
+    assert world.docker.all() == []
+    assert shell.ours("advance", epoch, "--phase=window") == 0
+    assert shell("run") == 0
+    assert world.named()[-1] == "phase_done window"
+    assert shell.ours("poll", epoch) == 0
+    assert (shell.json["phase"], shell.json["samples"]) == ("window", [])
+    assert shell("restore-now") == 0
+    assert all(world.up(name) for name in world.services)
+    assert world.events()[-2]["times"]["start_s"].keys() == {"llamacpp", "chatterbox"}
+
+
 def test_a_runner_that_does_not_start_gives_the_host_back(world: World, shell: Shell) -> None:
     for words in ("start mt-run.service", "start --no-block mt-run.service"):
         world.systemctl_rc[words] = 5
@@ -422,6 +455,72 @@ def test_half_written_samples_disturb_nobody(tmp_path: Path) -> None:
     assert program.samples(tmp_path) == [{"name": "nav", "n": 1, "ok": 0, "p50_ms": None}]
 
 
+@pytest.mark.parametrize("kind", ["dangling link", "link", "folder", "pipe"])
+def test_what_else_lies_among_the_samples_disturbs_nobody(tmp_path: Path, kind: str) -> None:
+    """The folder is a container's own."""
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "nav.jsonl").write_text('{"ok": true, "latency_ms": 5}\n')
+    (tmp_path / "secret").write_text('{"ok": true, "latency_ms": 7}\n' * 9)
+    odd = tmp_path / "samples" / "odd.jsonl"
+    if kind == "folder":
+        odd.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(odd)
+    else:
+        odd.symlink_to(tmp_path / ("secret" if kind == "link" else "nowhere"))
+    found = {sample["name"]: sample for sample in program.samples(tmp_path)}
+    assert found["nav"]["ok"] == 1
+    assert found.get("odd", {"n": 0})["n"] == 0
+
+
+@pytest.mark.parametrize("latency", ['"5"', "null", "[5]", "{}"])
+def test_a_latency_that_is_no_number_is_not_counted(tmp_path: Path, latency: str) -> None:
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "nav.jsonl").write_text(f'{{"ok": true, "latency_ms": {latency}}}\n')
+    assert program.samples(tmp_path) == [{"name": "nav", "n": 1, "ok": 0, "p50_ms": None}]
+
+
+def test_poll_renews_once_a_call(alone: World, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    epoch = shell.open()
+    renewals: list[float] = []
+    renew = journal.State.renew
+
+    def count(state: journal.State) -> None:
+        renewals.append(alone.clock.now)
+        renew(state)
+
+    monkeypatch.setattr(journal.State, "renew", count)
+    began = alone.clock.now
+    assert shell.ours("poll", epoch, "--since=999", "--wait=5") == 0
+    assert renewals == [began]
+
+
+def test_poll_tells_on_a_full_disk_too(alone: World, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease is left to lapse; who watches a restore must still see it."""
+    epoch = shell.open()
+    alone.clock.sleep(50)
+
+    def full(_state: journal.State) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(journal.State, "renew", full)
+    assert shell.ours("poll", epoch) == 0
+    assert shell.json["open"] is True
+    assert alone.state.lease_age_s() > 49
+
+
+@pytest.mark.parametrize("name", ["../../etc", "..", "/etc", "a/b", "-x", "\x1b[31m"])
+@pytest.mark.parametrize("verb", ["open", "advance", "poll"])
+def test_a_run_that_leads_elsewhere_is_refused_in_a_sentence(world: World, shell: Shell, verb: str, name: str) -> None:
+    words = {"open": [], "advance": ["--epoch=1", "--phase=window"], "poll": ["--epoch=1"]}
+    assert shell(verb, f"--run={name}", *words[verb]) == 1
+    assert shell.out == ""
+    assert shell.err.startswith(f"{verb}: expected the name of a run ")
+    assert shell.err.count("\n") == 1
+    assert "\x1b" not in shell.err
+    assert world.log == []
+
+
 # abort, restore, recover
 
 
@@ -551,6 +650,336 @@ def test_a_mark_without_any_run_is_told(world: World, shell: Shell) -> None:
     assert "plan.json" in shell.err
 
 
+# restore-now, again and again
+
+
+def failing(world: World, shell: Shell) -> World:
+    """The host after a window, with a tenant that does not come back."""
+    shell.open()
+    world.runner().run()
+    world.services["chatterbox"].broken = "no voice"
+    return world
+
+
+def attempt(world: World, shell: Shell, code: int = 1) -> float:
+    """One run of ``mt-restore``; returns the pause it made before it began, in seconds."""
+    began, seen = world.clock.now, len(world.events())
+    assert shell("restore-now") == code, shell.err
+    return next(float(e["t_s"]) for e in world.events()[seen:] if e["event"] == "restore_started") - began
+
+
+PAUSES = [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_the_pause_between_two_tries_grows_to_a_minute(world: World, shell: Shell) -> None:
+    failing(world, shell)
+    pauses = [attempt(world, shell) for _unused in PAUSES]
+    assert pauses == [pytest.approx(s, abs=0.1) for s in PAUSES]
+    told = [e["next_try_s"] for e in world.events() if e["event"] == "restore_failed"]
+    assert told == [*PAUSES[1:], 60]
+    world.services["chatterbox"].broken = ""
+    assert attempt(world, shell, 0) == pytest.approx(60, abs=0.1)
+
+
+def test_a_complete_restore_forgets_the_failures_before_it(world: World, shell: Shell) -> None:
+    failing(world, shell)
+    for _unused in range(4):
+        attempt(world, shell)
+    world.services["chatterbox"].broken = ""
+    attempt(world, shell, 0)
+    # A mark that stayed (a power cut between the last entry and its removal) is restored once more, at once.
+    world.state.open(journal.Mark(world.plan.run, 1, journal.boot_id(), "then", "ann"))
+    assert attempt(world, shell, 0) == pytest.approx(0, abs=0.1)
+
+
+@pytest.mark.parametrize("who", ["hand", "playbook", "boot"])
+def test_somebodys_word_ends_the_pause_at_once(world: World, shell: Shell, who: str) -> None:
+    failing(world, shell)
+    for _unused in range(7):
+        attempt(world, shell)
+    world.clock.after(3, lambda: program.restore(world.state, who, wait=False))
+    assert 3 <= attempt(world, shell) < 3.2
+    assert world.events()[-1]["restored_by"] == who
+    # The word is taken: the next one tries by itself, after its pause.
+    assert attempt(world, shell) == pytest.approx(60, abs=0.1)
+    assert world.events()[-1]["restored_by"] == "host"
+
+
+def test_a_word_left_before_the_try_makes_no_pause(world: World, shell: Shell) -> None:
+    failing(world, shell)
+    for _unused in range(7):
+        attempt(world, shell)
+    world.services["chatterbox"].broken = ""
+    assert shell("restore", "--by=ann") == 0
+    assert attempt(world, shell, 0) == pytest.approx(0, abs=0.1)
+    assert "restored and closed by ann" in shell.out
+
+
+def test_a_word_that_comes_during_a_try_is_for_the_next_one(world: World, shell: Shell) -> None:
+    failing(world, shell)
+    world.at("tenant_starting llamacpp", lambda: program.restore(world.state, "ann", wait=False))
+    attempt(world, shell)
+    assert world.events()[-1]["restored_by"] == "host"
+    assert attempt(world, shell) == pytest.approx(0, abs=0.1)
+    assert world.events()[-1]["restored_by"] == "ann"
+
+
+def test_a_word_that_comes_as_a_try_begins_is_not_lost(world: World, shell: Shell) -> None:
+    failing(world, shell)
+    raised = world.state.raise_epoch
+
+    def late() -> int:
+        world.state.ask("asked", "ann")
+        return raised()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal.State, "raise_epoch", lambda _state: late())
+        attempt(world, shell)
+    assert [attempt(world, shell), world.events()[-1]["restored_by"]] == [pytest.approx(0, abs=0.1), "ann"]
+
+
+def cut_off(world: World, by: str) -> None:
+    """A restore that was killed half way."""
+    writer = journal.Journal(world.state.journal_path(world.plan.run), world.plan.run, 9, "restorer", required=True)
+    writer.write("restore_started", restored_by=by)
+    writer.write("containers_removed", count=0)
+
+
+@pytest.mark.parametrize("by", ["ann", "playbook", "boot", "host"])
+def test_a_restore_that_was_cut_off_keeps_who_asked(world: World, shell: Shell, by: str) -> None:
+    shell.open()
+    world.runner().run()
+    cut_off(world, by)
+    assert attempt(world, shell, 0) == pytest.approx(0, abs=0.1)
+    assert f"restored and closed by {by}" in shell.out
+
+
+def test_a_restore_that_was_cut_off_goes_on_at_once_after_failures_too(world: World, shell: Shell) -> None:
+    failing(world, shell)
+    for _unused in range(7):
+        attempt(world, shell)
+    cut_off(world, "ann")
+    assert attempt(world, shell) == pytest.approx(0, abs=0.1)
+    assert world.events()[-1]["restored_by"] == "ann"
+    # That it failed counts on.
+    assert world.events()[-1]["next_try_s"] == 60
+
+
+def test_a_boot_wins_over_who_asked_before(world: World, shell: Shell) -> None:
+    failing(world, shell)
+    for _unused in range(7):
+        attempt(world, shell)
+    cut_off(world, "playbook")
+    world.reboot()
+    world.services["chatterbox"].broken = ""
+    assert shell("recover") == 0
+    assert attempt(world, shell, 0) == pytest.approx(0, abs=0.1)
+    assert "restored and closed by boot" in shell.out
+
+
+def full(*_args: Any, **_options: Any) -> Any:
+    """A disk that takes nothing more."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_keeps_the_word_but_not_the_restore(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell.open()
+    world.log.clear()
+    monkeypatch.setattr(journal, "write_atomic", full)
+    assert shell("restore", "--by=ann") == 0
+    assert shell("recover") == 0
+    assert systemctl(world) == ["start mt-restore.service", "start --no-block mt-restore.service"]
+
+
+def test_a_read_only_disk_keeps_no_restore_from_beginning(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell.open()
+    world.runner().run()
+
+    def refuse(*_args: Any, **_options: Any) -> Any:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "_append", refuse)
+        patch.setattr(journal, "write_atomic", refuse)
+        patch.setattr(Path, "unlink", refuse)
+        assert shell("restore-now") == 1
+    assert all(world.up(name) for name in world.services)
+    assert world.state.mark()
+    assert shell("restore-now") == 0
+
+
+def test_where_the_journal_can_not_be_written_systemd_counts(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without that, a restore that can not succeed would be tried without a pause, and the hook told each time."""
+    failing(world, shell)
+    pauses: list[float] = []
+    begun: list[float] = []
+    for restarts in range(5):
+        world.restarts, began = restarts, world.clock.now
+        with monkeypatch.context() as patch:
+            patch.setattr(journal.Journal, "_append", full)
+            patch.setattr(restorer.Restorer, "restore", lambda _self: full(begun.append(world.clock.now)))
+            assert shell("restore-now") == 1
+        pauses.append(begun[-1] - began)
+    assert pauses == [pytest.approx(s, abs=0.1) for s in PAUSES[:5]]
+
+
+@pytest.mark.parametrize(
+    "trouble", [subprocess.TimeoutExpired(["systemctl"], 10), FileNotFoundError("systemctl"), ValueError("[not set]")]
+)
+def test_a_systemd_that_can_not_count_keeps_no_restore_from_beginning(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    shell.open()
+    world.runner().run()
+    facts = program.tenants.unit_facts
+
+    def fail(unit: str) -> dict[str, str]:
+        if unit == "mt-restore.service":
+            raise trouble
+        return dict(facts(unit))
+
+    monkeypatch.setattr(program.tenants, "unit_facts", fail)
+    assert shell("restore-now") == 0
+
+
+@pytest.mark.parametrize("trouble", [KeyError("pid"), ValueError("no number"), TypeError("None"), AssertionError()])
+def test_a_mistake_of_ours_is_counted_and_retried(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    shell.open()
+    world.runner().run()
+
+    def fail(_self: restorer.Restorer) -> None:
+        raise trouble
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restorer.Restorer, "restore", fail)
+        for _unused in range(3):
+            assert shell("restore-now") == 1
+    failed = [e for e in world.events() if e["event"] == "restore_failed"]
+    assert [e["next_try_s"] for e in failed] == [1, 2, 4]
+    assert type(trouble).__name__ in failed[0]["reason"]
+    assert attempt(world, shell, 0) == pytest.approx(4, abs=0.1)
+
+
+def test_a_plan_that_can_not_be_read_is_retried_ever_more_rarely(world: World, shell: Shell) -> None:
+    shell.open()
+    path = world.run_dir / "plan.json"
+    text = path.read_text()
+    path.write_text("torn {")
+    for _unused in range(3):
+        assert shell("restore-now") == 1
+        assert "plan.json" in shell.err
+    assert [e["next_try_s"] for e in world.events() if e["event"] == "restore_failed"] == [1, 2, 4]
+    path.write_text(text)
+    assert attempt(world, shell, 0) == pytest.approx(4, abs=0.1)
+
+
+def test_a_tenant_that_says_what_is_no_text_comes_back_all_the_same(world: World, shell: Shell) -> None:
+    failing(world, shell)
+    world.services["chatterbox"].broken = "\udcff\x1b[31m"
+    assert shell("restore-now") == 1
+    world.services["chatterbox"].broken = ""
+    assert shell("restore-now") == 0
+
+
+@pytest.mark.parametrize("killed_after_s", [0.0, 0.02, 1.0, 3.9, 4.0])
+def test_a_restore_that_is_killed_in_its_pause_begins_anew(world: World, shell: Shell, killed_after_s: float) -> None:
+    from fakeworld import Killed
+
+    failing(world, shell)
+    for _unused in range(3):
+        attempt(world, shell)
+    world.services["chatterbox"].broken = ""
+    world.log.clear()
+    began, entries = world.clock.now, world.events()
+
+    def kill() -> None:
+        if world.clock.now >= began + killed_after_s:
+            world.clock.ticks.remove(kill)
+            raise Killed
+
+    world.clock.ticks.append(kill)
+    with pytest.raises(Killed):
+        shell("restore-now")
+    if killed_after_s < 4:
+        assert (world.events(), world.done("start", "stop", "docker")) == (entries, [])
+    assert shell("restore-now") == 0
+    assert [entry[1] for entry in world.done("start")] == ["chatterbox"]
+    assert world.named().count("restored") == world.named().count("closed") == 1
+    assert world.state.mark() is None
+
+
+def test_a_retried_restore_that_is_killed_at_any_step_ends_the_same(
+    plan_data: dict[str, Any], quick_path: Path, free_port: int
+) -> None:
+    from fakeworld import Killed, make_world
+
+    def end(step: int) -> bool:
+        with make_world(quick_path / f"kill-{step}", copy.deepcopy(plan_data), free_port).live() as world:
+            world.runner().run()
+            world.services["chatterbox"].broken = "no voice"
+            assert program.restore_now(world.state) == 1
+            world.services["chatterbox"].broken = ""
+            world.log.clear()
+            program.restore(world.state, "hand", wait=False)
+            world.steps, world.kill_at = 0, step
+            killed = False
+            try:
+                assert program.restore_now(world.state) == 0
+            except Killed:
+                killed = True
+                assert program.restore_now(world.state) == 0
+            assert all(world.up(name) for name in world.services)
+            assert [entry[1] for entry in world.done("start")] == ["chatterbox"], f"killed at step {step}"
+            assert world.named().count("closed") <= 2
+            assert world.state.mark() is None
+            assert {p.name for p in world.state.root.iterdir()} - {"lock"} == {"epoch", "runs"}
+            restored = [e for e in world.events() if e["event"] == "restored"]
+            assert {e["restored_by"] for e in restored} == {"hand"}, f"killed at step {step}"
+            assert set(restored[-1]["down"]) == {"llamacpp", "chatterbox"}
+            return killed
+
+    step = 1
+    while end(step):
+        step += 1
+    assert step > 15
+
+
+def test_an_old_epoch_acts_at_no_step_of_a_restore(world: World, shell: Shell) -> None:
+    """A stale controller and a stale runner, at every entry that a restore writes."""
+    epoch = shell.open()
+    stale = world.runner()
+    stale.run()
+    seen: list[str] = []
+
+    def try_to_act(name: str, _facts: dict[str, Any]) -> None:
+        seen.append(name)
+        lease = world.state.lease_age_s()
+        with pytest.raises(journal.Held, match="is over: restored by"):
+            program._act(program._parser().parse_args(words("advance", "--phase=measure")), world.state)
+        program.poll(world.state, world.plan.run, epoch, 10_000, 0)
+        assert world.state.lease_age_s() == lease
+        with pytest.raises(runner.PhaseFailed, match="this run is stale"):
+            stale.check()
+
+    def words(verb: str, *more: str) -> list[str]:
+        return [verb, f"--run={world.plan.run}", f"--epoch={epoch}", *more]
+
+    world.services["chatterbox"].broken = "no voice"
+    world.on_entry = try_to_act
+    assert shell("restore-now") == 1
+    world.services["chatterbox"].broken = ""
+    assert shell("restore-now") == 0
+    assert {"restore_started", "tenant_retry", "tenant_healthy", "restore_failed", "restored", "closed"} <= set(seen)
+
+
 # run
 
 
@@ -667,6 +1096,76 @@ def test_the_status_of_a_host_that_can_not_be_restored(world: World, shell: Shel
     assert "next try  by itself, 1 s after that" in found.splitlines()
     # What a tenant printed can't act on the terminal.
     assert "\x1b" not in found
+
+
+def test_the_status_of_a_host_that_was_restarted_shows_no_lease(world: World, shell: Shell) -> None:
+    shell.open()
+    world.reboot()
+    assert shell("status") == 0
+    assert "lease" not in shell.out
+
+
+def test_the_status_of_a_lease_that_was_never_written(world: World, shell: Shell) -> None:
+    shell.open()
+    (world.state.root / "lease").unlink()
+    assert shell("status") == 0
+    assert "lease" not in shell.out
+    assert shell("status", "--json") == 0
+    assert shell.json["open"]["lease_age_s"] is None
+
+
+def test_the_status_of_a_run_whose_plan_is_torn(world: World, shell: Shell) -> None:
+    shell.open()
+    (world.run_dir / "plan.json").write_text("{")
+    assert shell("status") == 0
+    assert shell.out.startswith(f"held by   run {world.plan.run} ")
+    assert "phase" not in shell.out
+    assert "sudo model-trial restore" in shell.out
+
+
+def test_the_status_tells_why_with_everything_known(world: World, shell: Shell) -> None:
+    shell.open()
+    world.state.advance("measure")
+    world.quiet = False
+    assert shell("run") == 1
+    assert shell("status") == 0
+    lines = shell.out.splitlines()
+    failed = world.events()[-1]
+    assert "why       phase window failed: the host is not quiet" in lines
+    assert f"expected  {failed['expected']}" in lines
+    assert f"found     {failed['found']}" in lines
+    assert "todo      nothing was stopped; try when it is idle" in lines
+    # Nothing was stopped: nothing is counted, and nobody is down.
+    assert "phase     window, back in at most 1500 s" in lines
+    assert not [line for line in lines if line.startswith("down")]
+    shell("restore-now")
+    assert shell("status") == 0
+    assert "why       phase window failed: the host is not quiet" in shell.out.splitlines()
+
+
+def test_the_status_while_a_restore_waits_for_its_next_try(world: World, shell: Shell) -> None:
+    failing(world, shell)
+    for _unused in range(5):
+        attempt(world, shell)
+    assert shell("status", "--json") == 0
+    assert shell.json["next_try_s"] == 16
+    assert "no voice" in shell.json["restore_failure"]
+    assert set(shell.json["down"]) == {"chatterbox"}
+    assert shell("status") == 0
+    assert "next try  by itself, 16 s after that" in shell.out.splitlines()
+    world.services["chatterbox"].broken = ""
+    assert shell("restore-now") == 0
+    assert shell("status", "--json") == 0
+    assert (shell.json["restore_failure"], shell.json["next_try_s"]) == (None, None)
+    assert set(shell.json["down"]) == {"chatterbox", "llamacpp"}
+
+
+def test_the_status_of_a_controller_with_an_odd_name(world: World, shell: Shell) -> None:
+    shell.open("ann\x1b[2J")
+    assert shell("status") == 0
+    assert "(from ann\ufffd[2J)" in shell.out
+    assert shell("status", "--json") == 0
+    assert "\x1b" not in shell.out
 
 
 def test_the_status_of_a_mark_nobody_can_read(world: World, shell: Shell) -> None:

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -804,6 +806,21 @@ def test_a_smoke_reply_that_needs_loose_keywords_fails(world: World) -> None:
     assert not (world.run_dir / "samples" / "nav-candidate.jsonl").exists()
 
 
+@pytest.mark.parametrize("error_class", ["connect", "dropped"])
+def test_a_candidate_that_dies_under_its_first_request_died(world: World, error_class: str) -> None:
+    """The broken connection is seen before the end of the process behind it."""
+    world.open()
+    world.smoke_reply = {"ok": False, "strategy": None, "error_class": error_class, "content": ""}
+    world.at("smoke", lambda: world.clock.after(0.4, world.candidate_dies))
+    assert fails(world)["reason"] == "the candidate died"
+
+
+def test_a_connection_that_breaks_before_a_living_candidate_is_a_failed_smoke_test(world: World) -> None:
+    world.open()
+    world.smoke_reply = {"ok": False, "strategy": None, "error_class": "dropped", "content": ""}
+    assert fails(world)["reason"] == "the smoke test failed"
+
+
 def test_thinking_on_the_smoke_test_fails(world: World) -> None:
     world.smoke_reply = {"ok": False, "strategy": None, "error_class": "thinking", "content": "", "flags": ["thinking"]}
     failed = fails(world)
@@ -977,11 +994,18 @@ def test_a_sign_that_is_no_object_does_not_hold_the_runner(world: World, kind: s
     """The folder is the container's own: no pipe is waited for, and no link followed."""
     texts = {"list": "[1]", "text": "thinking", "deep": "[" * 100_000}
 
+    timers: list[threading.Timer] = []
+
+    def let_go(path: Path) -> None:
+        # Whoever opens it in earnest would wait for ever: this lets him go, and the test fail.
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+
     def swap(path: Path) -> None:
         if kind == "pipe":
             os.mkfifo(path)
-            # Whoever opens it in earnest would wait for ever: this lets him go, and the test fail.
-            threading.Timer(2, lambda: os.close(os.open(path, os.O_RDWR))).start()
+            timers.append(threading.Timer(2, let_go, [path]))
+            timers[-1].start()
         elif kind == "link":
             (world.folder / "secret").write_text('{"thinking": 5}')
             path.symlink_to(world.folder / "secret")
@@ -990,7 +1014,13 @@ def test_a_sign_that_is_no_object_does_not_hold_the_runner(world: World, kind: s
 
     world.open()
     at_extend(world, swap)
-    world.runner().run()
+    began = time.monotonic()
+    try:
+        world.runner().run()
+    finally:
+        for timer in timers:
+            timer.cancel()
+    assert time.monotonic() - began < 1.5
     assert world.named()[-1] == "phase_done measure"
     (extension,) = [e for e in world.events() if e["event"] == "extension"]
     assert extension["extend"] is True

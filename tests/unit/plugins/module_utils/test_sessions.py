@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -217,6 +218,18 @@ def test_a_folder_in_a_files_place_costs_nothing(tmp_path: Path) -> None:
     for _unused in range(20):
         assert nothing(tmp_path)
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+def test_a_disk_that_can_not_be_read_is_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nav.jsonl").write_text("{}\n")
+
+    def fail(_fd: int) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", fail)
+        found = sessions.replies(tmp_path / "nav.jsonl")
+    assert found == []
 
 
 def test_no_more_is_read_than_a_session_can_have_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -561,6 +561,18 @@ def test_who_once_died_in_his_scope_is_known_to_live_there(
     assert clock.now - began < 1
 
 
+def test_a_process_that_dies_at_once_is_seen_within_a_second(
+    commands: Commands, clock: Any, free_port: int, log: Path
+) -> None:
+    """Its command is the service itself: there is nobody it could have been left to."""
+    commands.answer("systemctl show", out="inactive\n")
+    tenant = Tenant("p", "process", process="sleep 86.091", start="sleep 86.091", start_timeout_s=60)
+    began = clock.now
+    with pytest.raises(tenants.Ended):
+        tenants.wait_healthy(with_health(tenant, f"http://127.0.0.1:{free_port}/"), log, SCOPE)
+    assert clock.now - began < 1
+
+
 def test_a_script_that_left_its_service_to_others_is_never_judged_early(
     commands: Commands, clock: Any, script: Tenant, free_port: int, log: Path
 ) -> None:
