@@ -36,7 +36,7 @@ STABLE_MIB = 64
 STABLE_S = 0.5
 POLL_S = 0.075
 # How long the end of a sampler waits for the reading under way.
-_STOP_GRACE_S = 0.3
+_STOP_GRACE_S = 0.1
 _COMMAND_CHARS = 60
 
 

@@ -216,6 +216,22 @@ def processes(pattern: str, proc: Path = Path("/proc")) -> list[ProcessId]:
     return sorted(found, key=lambda p: p.pid)
 
 
+def inhabited(unit: str, proc: Path = Path("/proc")) -> bool:
+    """Whether a process lives in the control group of a unit, as of this moment.
+
+    systemd's own word comes a few milliseconds after the last process has gone.
+    """
+    for entry in proc.iterdir():
+        with contextlib.suppress(OSError):
+            if (
+                entry.name.isdigit()
+                and f"/{unit}" in (entry / "cgroup").read_text()
+                and identify(int(entry.name), proc)
+            ):
+                return True
+    return False
+
+
 def _listening_inodes(proc: Path) -> dict[str, int]:
     found = {}
     for name in ("tcp", "tcp6"):

@@ -30,7 +30,7 @@ POLL_S = 0.05
 # Without a reading for this long a drain is not seen any more, and not waited for beyond its minimum.
 BLIND_S = 1.0
 # What a driver usually needs to answer, and all that is given to it before the candidate goes.
-SEE_S = 0.3
+SEE_S = 0.05
 # A start that failed is tried again after these pauses; what still fails then waits for the next restore.
 RETRY_S = (0.5, 1.0)
 # Whatever goes wrong with one tenant must not keep the next one down, be it a mistake of ours.

@@ -45,7 +45,7 @@ REVIVED_EVERY_S = 1.0
 SETTLED_MIB, SETTLE_S, SETTLE_LIMIT_S = 64, 0.15, 5.0
 SMOKE_LIMIT_S = 60.0
 # A candidate is not left alone for longer than this without a look at its VRAM.
-BLIND_S = 2.0
+BLIND_S = 1.5
 # What may pass between a connection that breaks and the end of the process behind it.
 DEATH_S = 1.0
 
@@ -425,10 +425,10 @@ class Runner:
     def settle(self) -> int:
         """Wait until VRAM has stopped rising; returns the peak of the segment in MiB."""
         deadline = time.monotonic() + SETTLE_LIMIT_S
-        since, level = time.monotonic(), self.card.read().used_mib
+        since, level = time.monotonic(), self.card.read(BLIND_S).used_mib
         while time.monotonic() - since < SETTLE_S and time.monotonic() < deadline:
             self.pause()
-            used = self.card.read().used_mib
+            used = self.card.read(BLIND_S).used_mib
             if abs(used - level) > SETTLED_MIB:
                 since, level = time.monotonic(), used
         return self.sampler.peak_mib
@@ -483,7 +483,7 @@ class Runner:
     def gate(self, name: str, peak_mib: int) -> str:
         """Journal the VRAM footprint at a gate; returns its band. Over the limit is the fence's business."""
         # A gate is passed on what is seen at the gate, never on a reading from before the driver fell silent.
-        footprint = max(peak_mib, self.card.read().used_mib) - self.drained_mib
+        footprint = max(peak_mib, self.card.read(BLIND_S).used_mib) - self.drained_mib
         band = self.plan.bands.name(footprint)
         self.journal.write(
             "gate", name=name, ok=band == "healthy", band=band, footprint_gb=round(footprint / MIB_PER_GB, 3)

@@ -112,11 +112,6 @@ def start_command(tenant: Tenant) -> str:
     return f"sudo -u {tenant.user} sh -c {shlex.quote(folder + tenant.start)}"
 
 
-def _scope_lives(scope: str) -> bool:
-    reply = _run(["systemctl", "show", "--property", "ActiveState", "--value", scope], 10)
-    return reply.stdout.strip() in ("active", "activating")
-
-
 def _end_scope(scope: str) -> None:
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         _run(["systemctl", "kill", "--signal=KILL", scope], 10)
@@ -274,7 +269,7 @@ def ended(tenant: Tenant, scope: str = "") -> str:
         return f"its unit is {found} ({facts.get('Result')})" if found in ("failed", "inactive") else ""
     if tenant.kind == "container":
         return "" if _container_pid(tenant.container) else "its container has ended"
-    if scope and not _scope_lives(scope) and find_process(tenant) is None:
+    if scope and not probes.inhabited(scope) and find_process(tenant) is None:
         return "what its start command left in the background has ended"
     return ""
 
@@ -289,8 +284,8 @@ def wait_healthy(
         log: what its start command printed.
         scope: what ``start`` returned.
         limit_s: seconds to wait, ``start_timeout_s`` where it is None.
-        sure: that its processes live in ``scope``. Otherwise that is seen at the second look: a script may leave its
-            service to somebody else (docker, systemd), and then an empty scope says nothing.
+        sure: that its processes live in ``scope``. Otherwise that is seen at once: a script may leave its service to
+            somebody else (docker, systemd), and then an empty scope says nothing.
 
     Returns:
         Seconds waited.
@@ -302,7 +297,7 @@ def wait_healthy(
     limit_s = tenant.start_timeout_s if limit_s is None else limit_s
     began = asked = time.monotonic()
     # The command of a process is the service itself; it hands nothing over to others.
-    home, looks = scope if sure or tenant.kind == "process" else "", 0
+    known = sure or tenant.kind == "process" or (bool(scope) and probes.inhabited(scope))
     while True:
         # The port first: asking systemd or walking all processes at every look would cost more than the wait.
         answer = probes.ask(tenant.health) if tenant.health else None
@@ -313,9 +308,6 @@ def wait_healthy(
             found = condition.found
         else:
             found = answer.found
-        looks += 1
-        if looks == 2 and scope and not home and _scope_lives(scope):
-            home = scope
         now = time.monotonic()
         if now - began > limit_s:
             raise TenantError(
@@ -324,7 +316,7 @@ def wait_healthy(
             )
         if now - asked > _ENDED_EVERY_S:
             asked = now
-            why = ended(tenant, home)
+            why = ended(tenant, scope if known else "")
             if why:
                 raise Ended(f"{tenant.name}: ended before it was healthy: {why}; {last_words(tenant, log)}")
         time.sleep(POLL_S)

@@ -353,9 +353,10 @@ CASES: tuple[Case, ...] = (
          gpu(foreign=[{"command": "python3 train.py", "mib": 900}]),
          says=(r"train\.py",), stuck="a stranger holds VRAM", extra_s=8, why="the drain's limit"),
     Case("nvml-errs", "NVML errors", "measure", MEASURE, gpu(nvml="error"), says=("VRAM can not be seen any more",),
-         play=LONG_MEASURE, stuck="the GPU's driver errs"),
+         play=LONG_MEASURE, stuck="the GPU's driver errs", extra_s=2, why="the fence waits so long for a reading"),
     Case("nvml-hangs", "NVML hangs", "measure", MEASURE, gpu(nvml="hang"), says=("VRAM can not be seen any more",),
-         play=LONG_MEASURE, stuck="the GPU's driver hangs", core=True),
+         play=LONG_MEASURE, stuck="the GPU's driver hangs", core=True,
+         extra_s=3, why="the fence waits two seconds for a reading, and the end of the one under way"),
     Case("nvml-hangs", "NVML hangs", "restore", RESTORE, gpu(nvml="hang"), stuck="the GPU's driver hangs"),
     # ---- the tenants ----
     Case("e2b-fails-once", "E2B fails to start once", "restore", RESTORE,

@@ -508,9 +508,6 @@ class World:
 
     def _systemctl(self, args: list[str]) -> tuple[int, str, str]:
         if args[0] == "show":
-            if args[-1].endswith(".scope"):
-                lives = any(s.scope == args[-1] and s.pid for s in self.services.values())
-                return 0, "active\n" if lives else "inactive\n", ""
             if "--value" in args:
                 return 0, "\n\n".join(self.units[u] for u in program.UNITS) + "\n", ""
             if args[-1] in program.UNITS:
@@ -633,6 +630,7 @@ class World:
         for name in ("identify", "processes", "listeners", "ask"):
             patch.setattr(probes, name, getattr(self, name))
         patch.setattr(probes, "command", self.command_line)
+        patch.setattr(probes, "inhabited", lambda unit: any(s.scope == unit and s.pid for s in self.services.values()))
         patch.setattr(probes, "alive", lambda process: self.identify(process.pid) == process)
         patch.setattr(speech, "listen", self.listen)
         patch.setattr(gpu, "Sampler", self._sampler)

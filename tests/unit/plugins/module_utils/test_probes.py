@@ -369,3 +369,21 @@ def test_a_holder_that_may_not_be_seen_is_still_a_listener(tmp_path: Path) -> No
         probes.Listener(11436, 10, "uvicorn server:app"),
         probes.Listener(11437, 0, ""),
     ]
+
+
+def test_who_lives_in_a_unit_is_told_by_the_kernel(tmp_path: Path) -> None:
+    """Version 1 of control groups has a line for each hierarchy; a zombie lives nowhere."""
+    ticks = " ".join(["0"] * 18)
+    for pid, state, group in (
+        (11, "S", "1:name=systemd:/docker/ab/system.slice/mt-voice-0123.scope\n0::/\n"),
+        (12, "Z", "0::/system.slice/mt-dead-0123.scope\n"),
+        (13, "S", "0::/system.slice/ssh.service\n"),
+    ):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (x) {state} {ticks} 77 0\n")
+        (tmp_path / str(pid) / "cgroup").write_text(group)
+    (tmp_path / "14").mkdir()
+    (tmp_path / "self").mkdir()
+    assert probes.inhabited("mt-voice-0123.scope", tmp_path)
+    assert not probes.inhabited("mt-dead-0123.scope", tmp_path)
+    assert not probes.inhabited("mt-other-0123.scope", tmp_path)

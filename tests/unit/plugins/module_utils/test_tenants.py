@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -477,6 +478,14 @@ def test_a_page_that_somebody_else_answers_is_not_enough(
 SCOPE = "mt-voice-0123.scope"
 
 
+@pytest.fixture
+def scope(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Whether something lives in a scope, ``lives``: nothing, until a test says so."""
+    found = SimpleNamespace(lives=False)
+    monkeypatch.setattr(probes, "inhabited", lambda _unit: found.lives)
+    return found
+
+
 @pytest.mark.parametrize(
     ("state", "why"),
     [
@@ -500,15 +509,13 @@ def test_a_container_has_ended_when_it_has_no_process(commands: Commands, pid: i
     assert tenants.ended(BOX) == why
 
 
-def test_a_script_has_ended_with_the_last_process_of_its_scope(commands: Commands, script: Tenant) -> None:
-    commands.answer("systemctl show", out="inactive\n")
+def test_a_script_has_ended_with_the_last_process_of_its_scope(scope: Any, script: Tenant) -> None:
     assert tenants.ended(script, SCOPE) == "what its start command left in the background has ended"
-    commands.answer("systemctl show", out="active\n")
+    scope.lives = True
     assert tenants.ended(script, SCOPE) == ""
 
 
-def test_a_script_whose_process_lives_elsewhere_has_not_ended(commands: Commands, script: Tenant, server: Any) -> None:
-    commands.answer("systemctl show", out="inactive\n")
+def test_a_script_whose_process_lives_elsewhere_has_not_ended(scope: Any, script: Tenant, server: Any) -> None:
     assert tenants.ended(dataclasses.replace(script, port=server.port), SCOPE) == ""
 
 
@@ -517,10 +524,10 @@ def test_without_a_scope_nothing_is_known_of_a_script(commands: Commands, script
     assert commands.calls("systemctl") == []
 
 
-def dying(commands: Commands, clock: Any, tenant: Tenant) -> tuple[str, float]:
+def dying(commands: Commands, clock: Any, scope: Any, tenant: Tenant) -> tuple[str, float]:
     """What is said of a tenant that ends 0.3 s after its start, and after how many seconds."""
     clock.after(0.3, lambda: commands.answer("systemctl show", out="ActiveState=failed\nMainPID=0\nResult=oom-kill\n"))
-    clock.after(0.3, lambda: commands.answer("systemctl show --property ActiveState --value", out="inactive\n"))
+    clock.after(0.3, lambda: setattr(scope, "lives", False))
     clock.after(0.3, lambda: commands.answer("docker inspect", out="0\n"))
     began = clock.now
     with pytest.raises(TenantError) as caught:
@@ -530,14 +537,16 @@ def dying(commands: Commands, clock: Any, tenant: Tenant) -> tuple[str, float]:
 
 @pytest.mark.parametrize("kind", ["systemd", "container", "script"])
 def test_who_dies_while_starting_is_seen_within_a_second(
-    commands: Commands, clock: Any, script: Tenant, free_port: int, kind: str
+    commands: Commands, clock: Any, scope: Any, script: Tenant, free_port: int, kind: str
 ) -> None:
     tenant = {"systemd": UNIT, "container": BOX, "script": script}[kind]
     commands.answer("systemctl show", out=f"ActiveState=activating\nMainPID={os.getpid()}\n")
-    commands.answer("systemctl show --property ActiveState --value", out="active\n")
+    scope.lives = True
     commands.answer("docker inspect", out=f"{os.getpid()}\n")
     commands.answer("journalctl", out="no memory left\n")
-    text, seconds = dying(commands, clock, with_health(tenant, f"http://127.0.0.1:{free_port}/", start_timeout_s=90))
+    text, seconds = dying(
+        commands, clock, scope, with_health(tenant, f"http://127.0.0.1:{free_port}/", start_timeout_s=90)
+    )
     assert f"{tenant.name}: ended before it was healthy: " in text
     assert "to start it by hand: " in text
     assert ("no memory left" in text) == (kind == "systemd")
@@ -551,9 +560,8 @@ def test_who_ended_is_told_from_who_is_late(commands: Commands, clock: Any, free
 
 
 def test_who_once_died_in_his_scope_is_known_to_live_there(
-    commands: Commands, clock: Any, script: Tenant, free_port: int, log: Path
+    commands: Commands, scope: Any, clock: Any, script: Tenant, free_port: int, log: Path
 ) -> None:
-    commands.answer("systemctl show", out="inactive\n")
     tenant = with_health(script, f"http://127.0.0.1:{free_port}/", port=free_port)
     began = clock.now
     with pytest.raises(tenants.Ended, match="left in the background has ended"):
@@ -562,10 +570,9 @@ def test_who_once_died_in_his_scope_is_known_to_live_there(
 
 
 def test_a_process_that_dies_at_once_is_seen_within_a_second(
-    commands: Commands, clock: Any, free_port: int, log: Path
+    commands: Commands, scope: Any, clock: Any, free_port: int, log: Path
 ) -> None:
     """Its command is the service itself: there is nobody it could have been left to."""
-    commands.answer("systemctl show", out="inactive\n")
     tenant = Tenant("p", "process", process="sleep 86.091", start="sleep 86.091", start_timeout_s=60)
     began = clock.now
     with pytest.raises(tenants.Ended):
@@ -574,9 +581,8 @@ def test_a_process_that_dies_at_once_is_seen_within_a_second(
 
 
 def test_a_script_that_left_its_service_to_others_is_never_judged_early(
-    commands: Commands, clock: Any, script: Tenant, free_port: int, log: Path
+    commands: Commands, scope: Any, clock: Any, script: Tenant, free_port: int, log: Path
 ) -> None:
-    commands.answer("systemctl show", out="inactive\n")
     tenant = with_health(script, f"http://127.0.0.1:{free_port}/", port=free_port, start_timeout_s=30)
     began = clock.now
     with pytest.raises(TenantError, match="not healthy after 30 s"):
