@@ -67,7 +67,7 @@ twin-tests: setup image ## what needs a twin: contracts broken one by one, fault
 
 # Each worker strikes a twin of its own.
 DRILL_WORKERS ?= 2
-DRILL = pytest tests/twin/drills -q --tb=short -n $(DRILL_WORKERS) --dist load --maxschedchunk 1
+DRILL = pytest tests/twin/drills -q --tb=short -n $(DRILL_WORKERS) --dist load --maxschedchunk 1 -o console_output_style=classic
 
 drills: setup image ## every fault in every phase: the host comes back (DRILL_WORKERS=2; ARGS="-k voice"); build/drills.json
 	@$(DRILL) $(ARGS)

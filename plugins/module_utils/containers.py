@@ -249,7 +249,7 @@ class Client:
         if summary is not None:
             code = summary.get("exit_code")
             # The client's own word: what is no number is no success either.
-            return code if type(code) is int else 4
+            return code if isinstance(code, int) and not isinstance(code, bool) else 4
         if self._waiter.poll() is None:
             return None
         if self._code is None:

@@ -305,18 +305,21 @@ class Restorer:
                 if self._running(tenant):
                     tenants.stop(tenant, log)
         deadline = time.monotonic() + tenant.start_timeout_s
-        trouble: Exception | None = None
+        # What has died in its scope once lives there, however fast it dies the next time.
+        sure = any(e.get("ended") for e in self.past if e.get("tenant") == tenant.name)
         for attempt, pause_s in enumerate((*RETRY_S, 0.0), 1):
-            # What has died in its scope once lives there, however fast it dies the next time.
-            trouble = self._try_start(tenant, log, deadline, sure=isinstance(trouble, tenants.Ended))
+            trouble = self._try_start(tenant, log, deadline, sure=sure)
             if trouble is None:
                 return
+            ended = isinstance(trouble, tenants.Ended)
+            sure = sure or ended
             # All tries together keep to the tenant's own limit: the promise counts with no more.
             if not pause_s or time.monotonic() + pause_s >= deadline:
                 raise trouble
             # Its last words come with the last try.
             why = str(trouble).split("; last log lines:", 1)[0]
-            self.journal.write("tenant_retry", tenant=tenant.name, attempt=attempt, wait_s=pause_s, reason=why)
+            facts = {"attempt": attempt, "wait_s": pause_s, "ended": ended}
+            self.journal.write("tenant_retry", tenant=tenant.name, reason=why, **facts)
             time.sleep(pause_s)
 
     def _try_start(self, tenant: Tenant, log: Path, deadline: float, *, sure: bool) -> Exception | None:

@@ -1,6 +1,6 @@
 """Twins for the drills, one for each worker, and what a person sees while they run.
 
-``pytest tests/twin/drills -n 2 --dist load --maxschedchunk 1``; with ``--core`` the dozen that spans the mechanisms.
+`make drills` is how to run them; with ``--core`` the dozen that spans the mechanisms.
 A case's play, journal and notes stay in build/drills/<case>/.
 """
 
@@ -149,7 +149,7 @@ class Board:
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """No dots: each case has a line of its own."""
-        return (report.outcome, "", "") if report.when == "call" and "[" in report.nodeid else None
+        return (report.outcome, "", "") if report.when == "call" else None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if "[" not in report.nodeid or (report.when != "call" and not report.failed):

@@ -678,6 +678,27 @@ def test_a_start_that_failed_beside_a_living_process_starts_no_second_one(
 # Without eyes on the GPU.
 
 
+def test_a_tenant_that_died_in_an_earlier_restore_is_known_to_die(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next time it dies so fast that nothing is seen in its scope any more."""
+    measured(world)
+    journal.Journal(world.state.journal_path(world.plan.run), world.plan.run, 2, "restorer", required=True).write(
+        "tenant_retry", tenant="chatterbox", attempt=1, wait_s=0.5, reason="died", ended=True
+    )
+    asked: list[bool] = []
+
+    def die(tenant: plan.Tenant, _log: Path, _scope: str, _limit_s: float, *, sure: bool) -> float:
+        if tenant.name == "chatterbox":
+            asked.append(sure)
+            raise tenants.Ended("gone")
+        return 0.0
+
+    monkeypatch.setattr(tenants, "wait_healthy", die)
+    incomplete(world)
+    assert set(asked) == {True}
+
+
 class SlowOpening:
     """A driver that gives the card after so many seconds of the world's clock, or never."""
 

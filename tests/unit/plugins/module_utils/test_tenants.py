@@ -503,7 +503,7 @@ def test_a_unit_has_ended_when_systemd_says_so(commands: Commands, state: str, w
     assert tenants.ended(UNIT) == why
 
 
-@pytest.mark.parametrize(("pid", "why"), [(os.getpid(), ""), (0, "its container has ended")])
+@pytest.mark.parametrize(("pid", "why"), [(os.getpid(), ""), (0, "its container has ended")], ids=["lives", "gone"])
 def test_a_container_has_ended_when_it_has_no_process(commands: Commands, pid: int, why: str) -> None:
     commands.answer("docker inspect", out=f"{pid}\n")
     assert tenants.ended(BOX) == why
