@@ -133,7 +133,7 @@ def _log_file(log: Path, command: str) -> Iterator[IO[bytes] | int]:
 def _as_user(tenant: Tenant, command: str, log: Path, timeout_s: float) -> str:
     # A scope of its own: what the command leaves in the background must not die with the unit that ran it.
     # Output goes to a file, because a pipe held open by a daemon would keep the caller waiting for its end.
-    scope = f"mt-{tenant.name}-{secrets.token_hex(4)}.scope"
+    scope = f"{tenant.name}-{secrets.token_hex(4)}.scope"
     argv = ["systemd-run", "--scope", "--quiet", "--collect", f"--unit={scope}", f"--uid={tenant.user}"]
     try:
         with _log_file(log, command) as out:

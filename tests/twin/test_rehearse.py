@@ -15,6 +15,10 @@ BARE = (
     *("-e", json.dumps({"trial_pins": {"revision": "", "files": []}})),
     *("-e", "trial_image_file=/nowhere/bench-image.json"),
 )
+# Who is told, by a shell that looks at its environment.
+TOLD = "/tmp/told"
+HOOK = {"command": ["/bin/sh", "-c", f'echo "$MODEL_TRIAL_EVENT $MODEL_TRIAL_RUN $(id -un)" >>{TOLD}'], "user": "panda"}
+TELL = ("-e", json.dumps({"trial_hook": HOOK}))
 
 
 def newest(host):
@@ -37,7 +41,8 @@ def rehearsed(host):
     link = host.results / "latest"
     before = link.readlink() if link.is_symlink() else None
     phone = host.phone_pid()
-    played = host.play("rehearse.yml", *BARE)
+    host.run(f"rm -f {TOLD}")
+    played = host.play("rehearse.yml", *BARE, *TELL)
     assert played.code == 0, played.text
     return played, newest(host), phone, before
 
@@ -88,6 +93,17 @@ def test_times_are_those_of_the_journal_and_a_trial_is_computed_from_them(rehear
     assert "expected down 8 s (in a trial" in played.text
 
 
+def told(host):
+    """What the hook was told, without the run's name."""
+    return [line.split() for line in host.run(f"cat {TOLD}").splitlines()]
+
+
+def test_the_hook_is_told_of_begin_and_end(host, rehearsed):
+    _, folder, _, _ = rehearsed
+    host.wait(lambda: len(told(host)) > 1)
+    assert told(host) == [["opened", folder.name, "panda"], ["closed", folder.name, "panda"]]
+
+
 def test_check_mode_and_preflight_touch_nothing(host, rehearsed):
     before = host.fingerprint()
     for words in (["--check"], ["--tags", "preflight"]):
@@ -123,8 +139,9 @@ def test_a_bigger_candidates_stop_order_can_be_rehearsed(host):
 def test_a_tenant_that_does_not_come_back_is_a_loud_failure(host):
     phone = host.phone_pid()
     host.program("fault", "panda-llamacpp-refuse-start")
+    host.run(f"rm -f {TOLD}")
     try:
-        played = host.play("rehearse.yml", *BARE)
+        played = host.play("rehearse.yml", *BARE, *TELL)
         held = host.run("test -e /var/lib/model-trial/open && echo held || true")
     finally:
         host.program("fault", "--clear")
@@ -137,3 +154,5 @@ def test_a_tenant_that_does_not_come_back_is_a_loud_failure(host):
     assert "chatterbox" in [e["tenant"] for e in named(newest(host), "tenant_healthy")]
     assert host.play("restore.yml").code == 0
     host.assert_back(phone)
+    host.wait(lambda: told(host)[-1][0] == "closed")
+    assert [line[0] for line in told(host)[:2]] == ["opened", "restore_failed"]

@@ -375,7 +375,7 @@ def test_who_lives_in_a_unit_is_told_by_the_kernel(tmp_path: Path) -> None:
     """Version 1 of control groups has a line for each hierarchy; a zombie lives nowhere."""
     ticks = " ".join(["0"] * 18)
     for pid, state, group in (
-        (11, "S", "1:name=systemd:/docker/ab/system.slice/mt-voice-0123.scope\n0::/\n"),
+        (11, "S", "1:name=systemd:/docker/ab/system.slice/voice-0123.scope\n0::/\n"),
         (12, "Z", "0::/system.slice/mt-dead-0123.scope\n"),
         (13, "S", "0::/system.slice/ssh.service\n"),
     ):
@@ -384,6 +384,6 @@ def test_who_lives_in_a_unit_is_told_by_the_kernel(tmp_path: Path) -> None:
         (tmp_path / str(pid) / "cgroup").write_text(group)
     (tmp_path / "14").mkdir()
     (tmp_path / "self").mkdir()
-    assert probes.inhabited("mt-voice-0123.scope", tmp_path)
+    assert probes.inhabited("voice-0123.scope", tmp_path)
     assert not probes.inhabited("mt-dead-0123.scope", tmp_path)
     assert not probes.inhabited("mt-other-0123.scope", tmp_path)

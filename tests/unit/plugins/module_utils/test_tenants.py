@@ -328,7 +328,7 @@ def test_a_script_is_known_by_its_scope(commands: Commands, log: Path, script: T
     scope = tenants.start(script, log)
     (unit,) = [w.removeprefix("--unit=") for w in commands.calls("systemd-run")[0] if w.startswith("--unit=")]
     assert scope == unit
-    assert unit.startswith("mt-voice-")
+    assert unit.startswith("voice-")
     assert unit.endswith(".scope")
     assert commands.calls("systemctl") == []
 
@@ -375,7 +375,7 @@ def test_two_starts_are_two_scopes(commands: Commands, log: Path, script: Tenant
     for _unused in range(2):
         tenants.start(script, log)
     calls = commands.calls("systemd-run")
-    assert len({word for argv in calls for word in argv if word.startswith("--unit=mt-voice-")}) == 2
+    assert len({word for argv in calls for word in argv if word.startswith("--unit=voice-")}) == 2
 
 
 def test_units_and_containers_have_no_scope(commands: Commands, log: Path) -> None:
@@ -475,7 +475,7 @@ def test_a_page_that_somebody_else_answers_is_not_enough(
         tenants.wait_healthy(tenant, log)
 
 
-SCOPE = "mt-voice-0123.scope"
+SCOPE = "voice-0123.scope"
 
 
 @pytest.fixture
