@@ -29,6 +29,8 @@ CONTAINER_UID = 10001
 MODELS = "/models"
 CLIENT_MEMORY, CLIENT_PIDS = "512m", "64"
 _TIMEOUT_S = 60.0
+# What is asked only to find words for a failure may not hold up what follows it.
+WORDS_S = 1.0
 # As much of a container's output as is kept: people wait while it is read.
 _LOG_BYTES, _LOG_LINES = 4 << 20, 20_000
 
@@ -193,13 +195,13 @@ def remove(label: str, run: str = "") -> int:
     raise DockerError(f"containers with {label}={run} are still there: {', '.join(ids(label, run))}")
 
 
-def state(name: str) -> dict[str, Any]:
+def state(name: str, timeout_s: float = _TIMEOUT_S) -> dict[str, Any]:
     """A container's state as docker tells it: Status, Running, Pid, ExitCode, OOMKilled.
 
     Raises:
-        DockerError: there is no such container.
+        DockerError: there is no such container, or no answer in time.
     """
-    found = json.loads(docker("inspect", "--format", "{{json .State}}", name))
+    found = json.loads(docker("inspect", "--format", "{{json .State}}", name, timeout_s=timeout_s))
     return dict(found)
 
 
@@ -296,13 +298,16 @@ def save_logs(label: str, run: str, folder: Path) -> None:
 
 
 def tail(name: str, lines: int = 8) -> str:
-    """The last lines a container printed, for an error message."""
-    done = subprocess.run(
-        ["docker", "logs", "--tail", str(lines), name],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=10,
-        check=False,
-    )
+    """The last lines a container printed, for an error message: a restore waits for its end, so it must be quick."""
+    try:
+        done = subprocess.run(
+            ["docker", "logs", "--tail", str(lines), name],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=WORDS_S,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "(docker does not answer)"
     return printable((done.stdout + done.stderr).strip()) or "(nothing)"

@@ -280,9 +280,13 @@ class Runner:
                 "try a smaller quantisation or a shorter context",
             )
         if not probes.alive(server):
-            facts = containers.state(plan.candidate.container)
+            facts: dict[str, Any] = {}
+            with contextlib.suppress(containers.DockerError):
+                facts = containers.state(plan.candidate.container, containers.WORDS_S)
             words = containers.tail(plan.candidate.container)
-            why = "ran out of memory" if facts.get("OOMKilled") else f"ended with code {facts.get('ExitCode')}"
+            why = (
+                "ran out of memory" if facts.get("OOMKilled") else f"ended with code {facts.get('ExitCode', 'unknown')}"
+            )
             raise PhaseFailed("the candidate died", "a running server", f"it {why}; last words: {words}")
 
     def pause(self) -> None:

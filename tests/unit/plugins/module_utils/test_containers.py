@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -465,3 +466,19 @@ def test_a_torn_summary_is_no_summary(commands: Any, trial: plan.Plan, run_dir: 
         assert client.exit_code() is None
     finally:
         client.close()
+
+
+@pytest.mark.parametrize("trouble", [subprocess.TimeoutExpired("docker", 1), FileNotFoundError("docker")])
+def test_words_for_a_failure_are_not_waited_for(monkeypatch: pytest.MonkeyPatch, trouble: Exception) -> None:
+    """A killed engine holds its callers until it is back, and a restore waits for the end of the one who asks."""
+    limits: list[float] = []
+
+    def hang(*_args: Any, timeout: float, **_options: Any) -> None:
+        limits.append(timeout)
+        raise trouble
+
+    monkeypatch.setattr(containers.subprocess, "run", hang)
+    assert containers.tail("box") == "(docker does not answer)"
+    with pytest.raises(containers.DockerError):
+        containers.state("box", containers.WORDS_S)
+    assert limits == [1.0, 1.0]
