@@ -280,9 +280,9 @@ CASES: tuple[Case, ...] = (
     # ---- the host's own programs ----
     Case("dockerd-killed", "dockerd killed", "measure", MEASURE, faults.dockerd_killed,
          says=("measuring stopped early|the candidate died",), play=LONG_MEASURE, core=True,
-         extra_s=2, why="the engine is back, and its containers are seen to be dead, after two seconds"),
+         extra_s=5, why="the engine's own start: containers are removed before anybody is started"),
     Case("dockerd-killed", "dockerd killed", "restore", RESTORE, faults.dockerd_killed, ends="completed",
-         by="host|playbook"),
+         by="host|playbook", extra_s=5, why="the engine's own start"),
     Case("dockerd-restarted", "dockerd restarted", "measure", MEASURE, faults.dockerd_restarted,
          says=("measuring stopped early|the candidate died",), play=LONG_MEASURE, extra_s=10,
          why="the engine's own stop"),
