@@ -209,3 +209,7 @@ def test_restore_and_uninstall_leave_nothing_to_do_the_second_time(host):
     again = host.play("uninstall.yml")
     assert again.code == 0
     assert "changed=0" in again.text
+    # Nor is there anything to harvest, which is said as such.
+    nothing = host.play("harvest.yml")
+    assert nothing.code != 0
+    assert "found none under" in nothing.text
