@@ -284,7 +284,7 @@ CASES: tuple[Case, ...] = (
     Case("dockerd-killed", "dockerd killed", "restore", RESTORE, faults.dockerd_killed, ends="completed",
          by="host|playbook", extra_s=5, why="the engine's own start"),
     Case("dockerd-restarted", "dockerd restarted", "measure", MEASURE, faults.dockerd_restarted,
-         says=("measuring stopped early|the candidate died",), play=LONG_MEASURE, extra_s=10,
+         says=("measuring stopped early|the candidate died",), play=ENDLESS_MEASURE, extra_s=10,
          why="the engine's own stop"),
     Case("dockerd-restarted", "dockerd restarted", "restore", BASELINE_STARTS, faults.dockerd_restarted,
          ends="completed", by="host|playbook"),

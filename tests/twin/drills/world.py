@@ -116,7 +116,8 @@ class Play:
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(control),
         }
         self.process = subprocess.Popen(
-            [program, playbook, "-i", "twin", "-e", json.dumps(variables)],
+            # As a terminal starts it: `nohup make drills` would leave a play that no SIGHUP ends.
+            ["env", "--default-signal=HUP,INT,TERM", program, playbook, "-i", "twin", "-e", json.dumps(variables)],
             cwd=ROOT / "playbooks",
             env=environment,
             stdin=subprocess.DEVNULL,
