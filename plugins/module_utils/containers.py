@@ -249,7 +249,8 @@ class Client:
         """The session's exit code, or None while it works; 4 for a client that vanished."""
         summary = sessions.summary(self._summary)
         if summary is not None:
-            code = summary.get("exit_code")
+            # One that was told to stop (docker's own end sends that word) is through with its summary, not its work.
+            code = 4 if summary.get("stopped") == "signal" else summary.get("exit_code")
             # The client's own word: what is no number is no success either.
             return code if isinstance(code, int) and not isinstance(code, bool) else 4
         if self._waiter.poll() is None:

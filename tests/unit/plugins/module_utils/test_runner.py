@@ -127,6 +127,21 @@ def test_productions_own_parser_lies_with_the_inputs(world_of: WorldOf, plan_dat
     assert "def build_vlm_prompt" in (world.run_dir / "inputs" / "parser_source.py").read_text()
 
 
+def test_a_session_that_was_told_to_stop_is_not_through(world: World) -> None:
+    """docker's own stop sends its containers SIGTERM: the client then writes what it has, and that it was stopped."""
+    from fakeworld import Client
+
+    summarise = Client._summarise
+
+    def stopped(client: Any, name: str, code: int, why: str | None) -> int:
+        return summarise(client, name, 3, "signal" if client.name == "candidate" else why)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Client, "_summarise", stopped)
+        with pytest.raises(PhaseFailed, match="measuring stopped early"):
+            world.runner().run()
+
+
 def test_clients_may_read_inputs_and_write_samples_only(world: World) -> None:
     prepare(world)
     inputs, control, samples = (world.run_dir / name for name in ("inputs", "control", "samples"))
