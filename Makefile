@@ -43,7 +43,7 @@ pin: python ## resolve and write the pins: revision, hashes, image digest (CANDI
 	@python scripts/pin.py $(if $(CANDIDATE),--candidate $(CANDIDATE)) $(ARGS)
 
 ##@ Test
-.PHONY: test unit coverage lint sanity twin-tests drills drills-short rollback molecule gpu
+.PHONY: test unit coverage lint sanity storm live twin-tests drills drills-short rollback molecule gpu
 test: ## everything below, in this order, with times at the end
 	@scripts/test.sh
 
@@ -61,6 +61,12 @@ coverage: python ## the fast tests again, measured: every file at 95 % of its li
 
 sanity: python ## ansible-test on the built and installed collection: sanity and units
 	@scripts/ansible_test.sh sanity units
+
+storm: setup image ## 500 cancels at random moments and 1000 requests with faults, under 5 minutes; build/storm.json
+	@pytest tests/storm -q -s $(ARGS)
+
+live: python ## the real gemma.cpp, named by GEMMA_CPP_BINARY and GEMMA_CPP_WEIGHTS; skipped where there is none
+	@pytest tests/live -m live -v -s $(ARGS)
 
 twin-tests: setup image ## what needs a twin: contracts broken one by one, faults, the observer
 	@pytest tests/twin -m twin --numprocesses 2 --dist loadfile $(ARGS)
@@ -85,6 +91,11 @@ molecule: setup image ## the trial, a rollback and single roles, on a twin of th
 
 gpu: python ## what needs a real NVIDIA GPU
 	@pytest tests/gpu -m gpu $(ARGS)
+
+.PHONY: bench-engines
+bench-engines: python ## what supervisor and worker add: to reading a pipe, to a round trip; build/bench-*.json
+	@python scripts/bench_engines.py $(ARGS)
+	@python scripts/bench_worker.py
 
 ##@ Keep
 .PHONY: format changelog constraints build clean

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from trialbench import __version__
+from trialbench.engines import commands as engines
+from trialbench.engines.select import add_options
 from trialbench.errors import TrialbenchError, UsageError
 from trialbench.terminal import say
 
@@ -47,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_prompt(verbs)
     _add_hub(verbs)
     _add_report(verbs)
+    engines.add(verbs)
+    _add_worker(verbs)
     return parser
 
 
@@ -54,9 +58,17 @@ def _parser() -> argparse.ArgumentParser:
 _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
+def _add_worker(verbs: _Verbs) -> None:
+    try:
+        from trialbench.worker import cli as worker
+    except ModuleNotFoundError:
+        return  # the bench image leaves it out
+    worker.add(verbs)
+
+
 def _add_run(verbs: _Verbs) -> None:
     run = verbs.add_parser("run", help="measure one workload on any OpenAI-compatible server", epilog=_EXIT_CODES)
-    run.add_argument("--url", required=True, help="the server, such as http://127.0.0.1:11435")
+    run.add_argument("--url", help="the server, such as http://127.0.0.1:11435")
     run.add_argument("--workload", required=True, metavar="FILE|NAME", help="a YAML file, or nav, describe")
     run.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a variable; with a dot a place in the file"
@@ -76,6 +88,7 @@ def _add_run(verbs: _Verbs) -> None:
     run.add_argument("--timeout-s", type=float, metavar="S", help="bound of one request")
     run.add_argument("--time-limit-s", type=float, metavar="S", help="bound of the whole run")
     run.add_argument("--label", help="what the model is called in the summary")
+    add_options(run, required=False, url=False)
     run.set_defaults(verb=_run)
 
 
@@ -83,6 +96,7 @@ def _run(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from trialbench.engines.openai_http import ChatClient
+    from trialbench.engines.select import measuring_client
     from trialbench.files import write_json
     from trialbench.measure.progress import make_progress
     from trialbench.measure.segments import Runner, Segment
@@ -103,7 +117,7 @@ def _run(options: argparse.Namespace) -> int:
         cache_prompt=options.cache_prompt,
         time_limit_s=options.time_limit_s,
     )
-    client = ChatClient(
+    client = measuring_client(options) or ChatClient(
         options.url,
         stream=options.stream,
         model=options.model,

@@ -35,6 +35,8 @@ SOURCES = ROOT / "bench" / "trialbench"
 LABEL = "edgelab.model_trial.bench"
 REPOSITORY = "edgelab/bench"
 MAX_ADDED_MB = 100
+# The worker serves an engine on a host, and measures nothing: it travels as a program of its own.
+NOT_SHIPPED = ("worker",)
 # Debian trixie has Python 3.13, Ubuntu 24.04 (upstream's server image) 3.12: the wheels of both lie in the context.
 PYTHON_VERSIONS = ("3.12", "3.13")
 PIP = "pip==26.3"
@@ -52,7 +54,10 @@ def say(text: str) -> None:
 
 def source_files(folder: Path) -> list[Path]:
     """The files of the package that go into the image, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    left_out = {"__pycache__", *NOT_SHIPPED}
+    return sorted(
+        path for path in folder.rglob("*") if path.is_file() and left_out.isdisjoint(path.relative_to(folder).parts)
+    )
 
 
 def content_hash(base_id: str) -> str:

@@ -1,1 +1,1 @@
-"""Engines: what turns a prompt into a reply. Today one, any server that speaks OpenAI's chat completions."""
+"""Engines: what turns a prompt into a reply. `contract.py` is what all have in common; docs/engines.md tells more."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from trialbench.engines.openai_http import CONNECTION_ERRORS, REFUSED_FIELD, ChatClient
+from trialbench.engines.openai_http import CONNECTION_ERRORS, REFUSED_FIELD, Reply
 from trialbench.measure.sample import Sample, judge, wall_clock, why
 from trialbench.measure.summary import SegmentFacts, summarise
 from trialbench.terminal import line
@@ -22,6 +22,19 @@ TERM_GRACE_S = 2.0
 _POLL_S = 0.02
 
 EXIT_OK, EXIT_FAILED, EXIT_SERVER = 0, 3, 4
+
+
+class Client(Protocol):
+    """What is measured: `ChatClient`, or any engine as `EngineClient`."""
+
+    def encode(self, workload: Workload, *, cache_prompt: bool) -> bytes:
+        """The request of every sample of a segment."""
+
+    def interrupt(self, grace_s: float) -> None:
+        """From a signal handler: the request in flight may take `grace_s` more seconds."""
+
+    def send(self, body: bytes, *, timeout_s: float, connect_timeout_s: float, until_s: float = float("inf")) -> Reply:
+        """One request and its reply; never raises for what the server does."""
 
 
 class Progress(Protocol):
@@ -93,7 +106,7 @@ class Runner:
 
     def __init__(
         self,
-        client: ChatClient,
+        client: Client,
         segments: list[Segment],
         progress: Progress,
         *,

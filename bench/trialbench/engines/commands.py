@@ -1,0 +1,178 @@
+"""The verbs of the engines: `oneshot`, and `engines`, which puts several runs into one table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trialbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from trialbench.engines.contract import Constraint, Generation, Trial
+
+EXIT_OK, EXIT_REFUSED, EXIT_DOUBTFUL, EXIT_FAILED = 0, 2, 3, 4
+_EXIT_CODES = "exit codes: 0 a reply, 2 refused or wrong usage, 3 a doubtful reply, 4 no reply, 128+N ended by signal N"
+_MAX_PROMPT = 16 << 20
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verbs; nothing heavy is imported before one of them runs."""
+    from trialbench.engines.select import add_options
+
+    oneshot = verbs.add_parser("oneshot", help="one prompt, its reply streamed to standard output", epilog=_EXIT_CODES)
+    oneshot.add_argument("prompt", nargs="?", help="the prompt; - reads standard input")
+    oneshot.add_argument("--prompt-file", type=Path, metavar="FILE", help="take the prompt from here, verbatim")
+    add_options(oneshot)
+    oneshot.add_argument("--timeout", type=float, default=60.0, metavar="S", help="of it all (default: %(default)g)")
+    oneshot.add_argument("--first-timeout", type=float, metavar="S", help="to the first token")
+    oneshot.add_argument("--token-timeout", type=float, metavar="S", help="between two tokens")
+    oneshot.add_argument("--max-tokens", type=int, metavar="N")
+    oneshot.add_argument("--temperature", type=float, metavar="T")
+    oneshot.add_argument("--top-k", type=int, metavar="N")
+    oneshot.add_argument("--top-p", type=float, metavar="P")
+    oneshot.add_argument("--seed", type=int, metavar="N")
+    oneshot.add_argument("--deterministic", action="store_true", default=None, help="the same reply each time")
+    oneshot.add_argument("--cache-prompt", action="store_true", help="let the server reuse its prompt cache")
+    oneshot.add_argument("--grammar", type=Path, metavar="FILE", help="the reply must match this GBNF grammar")
+    oneshot.add_argument("--json-schema", type=Path, metavar="FILE", help="the reply must fit this JSON schema")
+    oneshot.add_argument(
+        "--allowed-token", action="append", metavar="ID|TEXT", help="the reply consists of these alone; repeatable"
+    )
+    oneshot.add_argument("--result", type=Path, metavar="FILE.json", help="write text, times, memory and labels here")
+    oneshot.set_defaults(verb=_oneshot)
+    engines = verbs.add_parser("engines", help="put runs of several engines into one table")
+    engines.add_argument("summaries", type=Path, nargs="+", metavar="SUMMARY.json", help="of `trialbench run`")
+    engines.set_defaults(verb=_engines)
+
+
+def _oneshot(options: argparse.Namespace) -> int:
+    from trialbench.engines.contract import Token
+    from trialbench.engines.select import make_engine
+    from trialbench.files import write_json
+    from trialbench.terminal import line, say, screen
+
+    trial = _trial(options)
+    engine = make_engine(options)
+    # What a model says is shown on a terminal and never obeyed by it; a file or a pipe gets it as it is.
+    shown = screen if sys.stdout.isatty() else str
+    caught = _Signals()
+    try:
+        generation = engine.start(trial)
+        caught.end(generation)
+        for event in generation.events():
+            if isinstance(event, Token):
+                _write(shown(event.text))
+        result = generation.result()
+    finally:
+        caught.restore()
+        engine.close()
+    if result.text and not result.text.endswith("\n") and sys.stdout.isatty():
+        _write("\n")
+    if options.result is not None:
+        write_json(options.result, result.as_dict())
+    if caught.number is not None:
+        say(f"trialbench: cancelled by signal {caught.number}", sys.stderr)
+        return 128 + caught.number
+    if result.failure is None:
+        return EXIT_OK
+    row = result.failure.failure_class
+    say(f"trialbench: {row.name} ({row.code}): {line(result.failure.detail, 600)}: {row.advice}", sys.stderr)
+    if row.kind == "indeterminate":
+        return EXIT_DOUBTFUL
+    return EXIT_REFUSED if row.code in (400, 413) else EXIT_FAILED
+
+
+def _write(text: str) -> None:
+    """Unbuffered, and in bytes: half a surrogate pair must not end the command."""
+    sys.stdout.flush()
+    data = text.encode("utf-8", "replace")
+    descriptor = sys.stdout.fileno()
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+class _Signals:
+    """Ctrl-C and SIGTERM cancel the generation, in order; a second one changes nothing."""
+
+    def __init__(self) -> None:
+        self._generation: Generation | None = None
+        self.number: int | None = None
+        self._before = {number: signal.signal(number, self._caught) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def end(self, generation: Generation) -> None:
+        """From here on a signal ends `generation`; at once, where one has come already."""
+        self._generation = generation
+        if self.number is not None:
+            generation.cancel()
+
+    def restore(self) -> None:
+        """Put the old handlers back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _caught(self, number: int, _frame: object) -> None:
+        self.number = self.number or number
+        if self._generation is not None:
+            self._generation.cancel()
+
+
+def _trial(options: argparse.Namespace) -> Trial:
+    from trialbench.engines.contract import Deadlines, Trial
+
+    return Trial(
+        prompt=_prompt(options),
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+        deterministic=options.deterministic,
+        cache_prompt=options.cache_prompt,
+        constraint=_constraint(options),
+        deadlines=Deadlines(options.first_timeout, options.token_timeout, options.timeout),
+    )
+
+
+def _prompt(options: argparse.Namespace) -> str:
+    if (options.prompt is None) == (options.prompt_file is None):
+        raise UsageError("expected exactly one of PROMPT and --prompt-file")
+    if options.prompt_file is not None:
+        raw: bytes = options.prompt_file.read_bytes()
+    elif options.prompt == "-":
+        raw = sys.stdin.buffer.read(_MAX_PROMPT + 1)
+        if len(raw) > _MAX_PROMPT:
+            raise UsageError(f"standard input: expected a prompt of at most {_MAX_PROMPT >> 20} MiB, found more")
+    else:
+        return str(options.prompt)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        where = options.prompt_file or "standard input"
+        raise UsageError(f"{where}: expected UTF-8 text, found something else at byte {error.start}") from error
+
+
+def _constraint(options: argparse.Namespace) -> Constraint | None:
+    from trialbench.engines.contract import Constraint
+    from trialbench.files import read_json
+
+    if not (options.grammar or options.json_schema or options.allowed_token):
+        return None
+    return Constraint(
+        grammar=options.grammar.read_text(encoding="utf-8") if options.grammar else None,
+        json_schema=read_json(options.json_schema) if options.json_schema else None,
+        allowed_tokens=[int(one) if one.isdigit() else one for one in options.allowed_token]
+        if options.allowed_token
+        else None,
+    )
+
+
+def _engines(options: argparse.Namespace) -> int:
+    from trialbench.engines.side_by_side import engines_table
+    from trialbench.terminal import say
+
+    say(engines_table(options.summaries))
+    return 0

@@ -1,0 +1,366 @@
+"""The engine contract: anything that turns a prompt into a stream of tokens, seen from one side.
+
+    engine.probe()               is it usable, which version, which hashes
+    generation = engine.start(trial)
+    for event in generation.events():    Started, Token..., then exactly one Done or Failed
+        ...
+    generation.cancel()          from any thread, at any moment; ends in Done("cancelled")
+    generation.result()          text, usage, times, memory, and whose they are
+
+An engine raises nothing once `start` has returned: what goes wrong is the last event. `start` itself raises `Refused`
+where nothing was begun, because the request asks for what the engine can't do. Times are CLOCK_MONOTONIC seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias
+
+from trialbench.engines.failures import BAD_ARGUMENTS, UNSUPPORTED, Failure
+from trialbench.errors import TrialbenchError
+
+Source = Literal["gemma_local", "llama_server", "openai_compatible", "apr", "transformers"]
+# What ended a reply: the model's own end, the token limit, our cancel, or "unknown" where the engine does not say.
+FinishReason = Literal["stop", "length", "cancelled", "unknown"]
+# What not every engine can; `Probe.capabilities` lists what this one can.
+Capability = Literal["grammar", "json_schema", "allowed_tokens", "messages", "token_ids", "tokenize", "seed", "cache"]
+
+DEFAULT_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """Whose result it is; stands on every result. `bits` is None where nobody has declared them: never guessed."""
+
+    source: Source
+    model: str | None = None
+    bits: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """`source`, `model`, `bits`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds: to the first byte of the reply, between two tokens, and over the whole generation. None: no bound but
+    the total, which always counts."""
+
+    first_s: float | None = None
+    between_s: float | None = None
+    total_s: float = DEFAULT_TIMEOUT_S
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What the reply may consist of; exactly one is given. `allowed_tokens` are ids or pieces of text."""
+
+    grammar: str | None = None
+    json_schema: Mapping[str, Any] | None = None
+    allowed_tokens: Sequence[int | str] | None = None
+
+    @property
+    def needs(self) -> Capability:
+        """The capability that an engine must have for it.
+
+        Raises:
+            Refused: not exactly one is given.
+        """
+        given: list[Capability] = []
+        if self.grammar is not None:
+            given.append("grammar")
+        if self.json_schema is not None:
+            given.append("json_schema")
+        if self.allowed_tokens is not None:
+            given.append("allowed_tokens")
+        if len(given) != 1:
+            found = ", ".join(given) or "none"
+            raise Refused(Failure(BAD_ARGUMENTS, f"constraint: expected exactly one kind, found {found}"))
+        return given[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One request. A value of None leaves the choice to the engine.
+
+    Exactly one of `prompt` (a text), `messages` (OpenAI's form; engines without `messages` get their text joined) and
+    `prompt_ids` (token ids; only engines with `token_ids`). `extra` holds further fields for engines that take a JSON
+    body; a name the engine does not know is refused.
+    """
+
+    prompt: str | None = None
+    messages: Sequence[Mapping[str, Any]] | None = None
+    prompt_ids: Sequence[int] | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repeat_penalty: float | None = None
+    seed: int | None = None
+    deterministic: bool | None = None
+    cache_prompt: bool = False
+    constraint: Constraint | None = None
+    deadlines: Deadlines = Deadlines()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The engine has the request. `t_s`: when its process ran or the request's first byte left."""
+
+    t_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of the reply, never empty; whole characters. `id` where the engine tells it."""
+
+    text: str
+    t_s: float
+    id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts and the engine's own times in milliseconds; None where it does not say. `chunks`: `Token` events."""
+
+    chunks: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    prompt_ms: float | None = None
+    predicted_ms: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The reply is complete, or was cancelled by us. The engine is quiet: no process, no busy slot is left."""
+
+    finish_reason: FinishReason
+    usage: Usage
+    t_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The reply failed. The engine is quiet all the same."""
+
+    failure: Failure
+    t_s: float
+
+
+Event: TypeAlias = Started | Token | Done | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a generation.
+
+    `quiet_ms`: from the cancel or the passed deadline until nothing of it was left; None where it ended by itself.
+    `clean`: whether that was proved (no process of the group left, pipes drained; the server's slot seen free).
+    `peak_mib`: the engine's peak memory, where it is ours to see.
+    """
+
+    label: Label
+    text: str
+    finish_reason: FinishReason | None
+    failure: Failure | None
+    usage: Usage
+    started_s: float
+    first_token_s: float | None
+    ended_s: float
+    quiet_ms: float | None = None
+    clean: bool = True
+    peak_mib: float | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def ttft_ms(self) -> float | None:
+        """Time to first token in milliseconds."""
+        return None if self.first_token_s is None else round((self.first_token_s - self.started_s) * 1000, 3)
+
+    @property
+    def total_ms(self) -> float:
+        """From the start to the end in milliseconds."""
+        return round((self.ended_s - self.started_s) * 1000, 3)
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON object; `source`, `model` and `bits` stand on the top level."""
+        return {
+            **self.label.as_dict(),
+            "text": self.text,
+            "finish_reason": self.finish_reason,
+            "error": self.failure.as_dict() if self.failure else None,
+            "usage": self.usage.as_dict(),
+            "ttft_ms": self.ttft_ms,
+            "total_ms": self.total_ms,
+            "quiet_ms": self.quiet_ms,
+            "clean": self.clean,
+            "peak_mib": self.peak_mib,
+            "facts": dict(self.facts),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Whether an engine can be used, and what it is.
+
+    `facts`: threads, seq_len, pin, map, CPU features, whatever it says of itself.
+    `hashes`: name to SHA-256 of binary, weights and tokenizer, for engines whose files are ours to read.
+    """
+
+    usable: bool
+    label: Label
+    failure: Failure | None = None
+    version: str | None = None
+    capabilities: frozenset[Capability] = frozenset()
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def constrained_decoding(self) -> bool:
+        """Whether any kind of constraint is supported."""
+        return bool(self.capabilities & {"grammar", "json_schema", "allowed_tokens"})
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON object; `source`, `model` and `bits` stand on the top level."""
+        return {
+            **self.label.as_dict(),
+            "usable": self.usable,
+            "error": self.failure.as_dict() if self.failure else None,
+            "version": self.version,
+            "capabilities": sorted(self.capabilities),
+            "constrained_decoding": self.constrained_decoding,
+            "hashes": dict(self.hashes),
+            "facts": dict(self.facts),
+        }
+
+
+class Refused(TrialbenchError):
+    """Nothing was started: the request can't be served by this engine. `failure` says why, as `Failed` would."""
+
+    exit_code = 2
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.failure_class.name}: {failure.detail}")
+        self.failure = failure
+
+
+class Generation(Protocol):
+    """One running reply. `events` is for one thread; `cancel` for any."""
+
+    def events(self) -> Iterator[Event]:
+        """Started, tokens as they come, then exactly one Done or Failed, after which nothing of it is left running.
+
+        Leaving the loop early and closing the iterator cancels.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """End it soon; returns at once, may be called again, and after the end does nothing."""
+        ...
+
+    def result(self) -> Result:
+        """What came of it; takes the events that nobody took, so it waits for the end."""
+        ...
+
+
+class Engine(Protocol):
+    """Something that generates. May be used by several threads, a generation each."""
+
+    @property
+    def label(self) -> Label:
+        """Whose results these are."""
+        ...
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What it can beside text in, text out."""
+        ...
+
+    def probe(self, *, hashes: bool = True) -> Probe:
+        """Look whether it can be used; never raises for what it finds. `hashes` False: skip what takes seconds."""
+        ...
+
+    def healthy(self) -> Failure | None:
+        """A quick look, a second at most: None, or why it can't be used now."""
+        ...
+
+    def start(self, trial: Trial) -> Generation:
+        """Begin.
+
+        Raises:
+            Refused: the engine can't do what the trial asks; nothing was begun.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class Tokenizing(Protocol):
+    """Engines that translate between text and token ids (capability `tokenize`)."""
+
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """The ids of `text`; `special` adds what the model wants at the beginning."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`."""
+        ...
+
+
+def require(engine: Engine, trial: Trial) -> None:
+    """Refuse a trial that is contradictory or asks for what `engine` can't do.
+
+    Raises:
+        Refused: names what.
+    """
+    given = [name for name in ("prompt", "messages", "prompt_ids") if getattr(trial, name) is not None]
+    if len(given) != 1:
+        found = ", ".join(given) or "none"
+        raise Refused(Failure(BAD_ARGUMENTS, f"expected exactly one of prompt, messages, prompt_ids, found {found}"))
+    if trial.prompt_ids is not None:
+        _need(engine, "token_ids", "prompts as token ids")
+    if trial.constraint is not None:
+        need = trial.constraint.needs
+        _need(engine, need, f"constrained decoding by {need}")
+    if trial.seed is not None:
+        _need(engine, "seed", "a seed")
+    _check_numbers(trial)
+
+
+def _need(engine: Engine, capability: Capability, what: str) -> None:
+    if capability not in engine.capabilities:
+        can = ", ".join(sorted(engine.capabilities)) or "none"
+        raise Refused(
+            Failure(UNSUPPORTED, f"{engine.label.source} does not support {what}; beside text it supports: {can}")
+        )
+
+
+# Name to (lowest, highest); what lies outside is refused before an engine turns it into an abort.
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "max_tokens": (1, 1 << 20),
+    "temperature": (0.0, 100.0),
+    "top_k": (0, 1 << 20),
+    "top_p": (0.0, 1.0),
+    "repeat_penalty": (0.0, 100.0),
+    "seed": (0, (1 << 32) - 1),
+}
+
+
+def _check_numbers(trial: Trial) -> None:
+    for name, (low, high) in _RANGES.items():
+        value = getattr(trial, name)
+        if value is not None and not low <= value <= high:
+            raise Refused(Failure(BAD_ARGUMENTS, f"{name}: expected {low:g} to {high:g}, found {value}"))
+    for name in ("first_s", "between_s", "total_s"):
+        value = getattr(trial.deadlines, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise Refused(Failure(BAD_ARGUMENTS, f"deadlines.{name}: expected seconds above 0, found {value}"))

@@ -1,0 +1,315 @@
+"""gemma.cpp: its `gemma` binary, one isolated process per generation.
+
+Its server is not used: it binds to every address without authentication, a disconnect does not stop it, and one prompt
+that is too long ends it. The binary knows no time-out, no seed and no version; it passes over flags it does not know,
+and takes a prompt that equals a flag's name for that flag. So prompts go through a file that only this user can read,
+and a binary is accepted by its absolute path, its SHA-256 and what its `--help` names: Debian has a genomics tool
+called `gemma`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trialbench.engines.contract import (
+    Capability,
+    Deadlines,
+    FinishReason,
+    Generation,
+    Label,
+    Probe,
+    Refused,
+    Trial,
+    Usage,
+    require,
+)
+from trialbench.engines.failures import BAD_ARGUMENTS, BAD_WEIGHTS, MISSING_BINARY, UNSUPPORTED, Failure
+from trialbench.engines.hashing import Hashes, check_file
+from trialbench.engines.process import BrokenGeneration, ProcessGeneration, Told, classify
+from trialbench.engines.prompts import prompt_text
+from trialbench.engines.supervisor import Command, SpawnError, Supervisor
+
+# Bits per weight of the formats that gemma.cpp knows; an .sbs file is declared, never guessed.
+WEIGHT_FORMATS: Mapping[str, int] = {"f32": 32, "bf16": 16, "sfp": 8, "i8": 8, "nuq": 4}
+_PREFILL = re.compile(r"Prefill: (\d+) ms for (\d+) prompt tokens")
+_FIRST = re.compile(r"Time to first token: (\d+) ms")
+_GENERATE = re.compile(r"Generate: (\d+) ms for (\d+) tokens")
+# With --verbosity 1 a dot for each token of the prompt, a blank line, the reply, a blank line.
+_PREFIX = re.compile(r"\A\.*\n\n")
+_END = "\n\n"
+_HELP_LIMIT_S = 10.0
+_CPU_FLAGS = frozenset({"avx2", "avx512f", "avx512bw", "avx512vl", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd"})
+_TRISTATE = {"auto": -1, "off": 0, "on": 1}
+
+
+@dataclass(frozen=True)
+class GemmaOptions:
+    """The binary, its files, and its defaults; a trial's own values take precedence.
+
+    Args:
+        weight_format: `f32`, `bf16`, `sfp`, `i8` or `nuq`; gives the bits. None: unknown.
+        pin, map: `auto`, `on` or `off`: threads on cores, weights as file mapping.
+        num_threads: 0: the binary decides.
+        scratch: where the prompt's file is put for the time of a generation; default: the system's temporary folder.
+    """
+
+    binary: Path
+    weights: Path
+    tokenizer: Path | None = None
+    binary_sha256: str | None = None
+    weights_sha256: str | None = None
+    tokenizer_sha256: str | None = None
+    model: str | None = None
+    weight_format: str | None = None
+    max_tokens: int = 512
+    temperature: float | None = None
+    top_k: int | None = None
+    deterministic: bool = False
+    num_threads: int = 0
+    seq_len: int = 8192
+    pin: str = "auto"
+    map: str = "auto"
+    scratch: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight_format is not None and self.weight_format not in WEIGHT_FORMATS:
+            raise Refused(
+                Failure(
+                    BAD_ARGUMENTS,
+                    f"weight_format: expected one of {', '.join(WEIGHT_FORMATS)}, found {self.weight_format!r}",
+                )
+            )
+        for name in ("pin", "map"):
+            if getattr(self, name) not in _TRISTATE:
+                raise Refused(
+                    Failure(BAD_ARGUMENTS, f"{name}: expected auto, on or off, found {getattr(self, name)!r}")
+                )
+
+
+class GemmaText:
+    """The reply within what the binary prints: dots of the prefill before it, a blank line after it."""
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._begun = False
+
+    def feed(self, text: str) -> str:
+        """What belongs to the reply for certain; line ends that may be the last ones are held back."""
+        text, self._held = self._held + text, ""
+        if not self._begun:
+            prefix = _PREFIX.match(text)
+            if prefix is None and not text.strip(".\n"):
+                # Nothing but dots and line ends so far: the reply has not begun.
+                self._held = text
+                return ""
+            self._begun = True
+            text = text[prefix.end() :] if prefix else text
+        kept = text.rstrip("\n")
+        # The last two line ends are the binary's own; any before them are the model's.
+        keep = len(text) - min(len(text) - len(kept), len(_END))
+        self._held = text[keep:]
+        return text[:keep]
+
+    def finish(self) -> str:
+        """What was held back, less the blank line at the end."""
+        rest, self._held = self._held, ""
+        if not self._begun:
+            # Without the blank line that follows them these are dots of the prefill: it ended before its first token.
+            prefix = _PREFIX.match(rest)
+            rest = rest[prefix.end() :] if prefix else ""
+        return rest.removesuffix(_END)
+
+
+class GemmaCpp:
+    """The engine `gemma_local`. Several generations at a time are several processes, each with the weights of its own.
+
+    Args:
+        supervisor: shared with others, or None for one of its own, which `close` closes.
+    """
+
+    capabilities: frozenset[Capability] = frozenset()
+
+    def __init__(self, options: GemmaOptions, supervisor: Supervisor | None = None) -> None:
+        self.options = options
+        bits = WEIGHT_FORMATS[options.weight_format] if options.weight_format else None
+        self.label = Label("gemma_local", options.model, bits)
+        self.owns_supervisor = supervisor is None
+        self.supervisor = supervisor or Supervisor()
+        self._hashes = Hashes()
+
+    def probe(self, *, hashes: bool = True) -> Probe:
+        """Files, hashes, and whether the binary's `--help` is gemma.cpp's."""
+        failure = self._files(hash_them=hashes) or self._ask_help()
+        options = self.options
+        return Probe(
+            usable=failure is None,
+            label=self.label,
+            failure=failure,
+            capabilities=self.capabilities,
+            hashes=self._sums() if hashes else {},
+            facts={
+                "engine": "gemma.cpp",
+                "binary": str(options.binary),
+                "weights": str(options.weights),
+                "weight_format": options.weight_format,
+                "num_threads": options.num_threads or os.cpu_count(),
+                "seq_len": options.seq_len,
+                "pin": options.pin,
+                "map": options.map,
+                "cpu": cpu_features(),
+            },
+        )
+
+    def healthy(self) -> Failure | None:
+        """Whether the files are still there."""
+        return self._files(hash_them=False)
+
+    def start(self, trial: Trial) -> Generation:
+        """Begin; weights are hashed before their first use and whenever the file has changed.
+
+        Raises:
+            Refused: constrained decoding, token ids, a seed, an image, or no prompt.
+        """
+        require(self, trial)
+        text = prompt_text(trial)
+        if trial.extra:
+            raise Refused(Failure(UNSUPPORTED, f"gemma_local takes no further fields, found {sorted(trial.extra)}"))
+        if "\0" in text:
+            raise Refused(Failure(BAD_ARGUMENTS, "prompt: expected a text without NUL characters"))
+        failure = self._files(hash_them=True)
+        if failure is not None:
+            return BrokenGeneration(self.label, failure)
+        scratch = Path(tempfile.mkdtemp(prefix="trialbench-gemma-", dir=self.options.scratch))
+        prompt = scratch / "prompt"
+        descriptor = os.open(prompt, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            # Half a surrogate pair is no text; the model gets what any reader of the file would.
+            stream.write(text.encode("utf-8", "replace"))
+        command = Command(self._arguments(trial, prompt), _environment(), scratch=scratch)
+        try:
+            running = self.supervisor.spawn(command, trial.deadlines, GemmaText())
+        except SpawnError as error:
+            return BrokenGeneration(self.label, Failure(MISSING_BINARY, str(error)))
+        limit = self._limit(trial)
+        ignored = [name for name in ("top_p", "repeat_penalty") if getattr(trial, name) is not None]
+        return ProcessGeneration(
+            self.label,
+            running,
+            trial.deadlines,
+            lambda errors, chunks: _told(errors, chunks, limit, self.options.seq_len),
+            {"ignored": ignored} if ignored else {},
+        )
+
+    def close(self) -> None:
+        """End what still runs, if the supervisor is ours."""
+        if self.owns_supervisor:
+            self.supervisor.close()
+
+    def _limit(self, trial: Trial) -> int:
+        return trial.max_tokens if trial.max_tokens is not None else self.options.max_tokens
+
+    def _arguments(self, trial: Trial, prompt: Path) -> list[str]:
+        options = self.options
+        temperature = trial.temperature if trial.temperature is not None else options.temperature
+        top_k = trial.top_k if trial.top_k is not None else options.top_k
+        if trial.temperature == 0 or (trial.top_k is None and temperature == 0):
+            # Dividing by it would be no sampling at all; the greedy choice is top_k 1.
+            temperature, top_k = None, 1
+        deterministic = trial.deterministic if trial.deterministic is not None else options.deterministic
+        given: list[tuple[str, object]] = [
+            ("--weights", options.weights),
+            ("--tokenizer", options.tokenizer),
+            ("--prompt_file", prompt),
+            ("--max_generated_tokens", self._limit(trial)),
+            ("--seq_len", options.seq_len),
+            ("--temperature", temperature),
+            ("--top_k", top_k),
+            ("--deterministic", int(deterministic)),
+            ("--num_threads", options.num_threads or None),
+            ("--pin", None if options.pin == "auto" else _TRISTATE[options.pin]),
+            ("--map", None if options.map == "auto" else _TRISTATE[options.map]),
+            ("--multiturn", 0),
+            # Timing on standard error; the dots that come with it are told from the reply by the blank line.
+            ("--verbosity", 1),
+        ]
+        return [str(options.binary), *(str(part) for pair in given if pair[1] is not None for part in pair)]
+
+    def _files(self, *, hash_them: bool) -> Failure | None:
+        options = self.options
+        hashes = self._hashes if hash_them else None
+        failure = check_file(
+            options.binary, "binary", expected=options.binary_sha256, hashes=hashes, binary=True
+        ) or check_file(options.weights, "weights", expected=options.weights_sha256, hashes=hashes)
+        if failure is None and options.tokenizer is not None:
+            failure = check_file(options.tokenizer, "tokenizer", expected=options.tokenizer_sha256, hashes=hashes)
+        return failure
+
+    def _sums(self) -> dict[str, str]:
+        sums = {}
+        for name in ("binary", "weights", "tokenizer"):
+            path: Path | None = getattr(self.options, name)
+            if path is not None:
+                try:
+                    sums[name] = self._hashes.sha256(path)
+                except OSError:
+                    continue  # `failure` says so
+        return sums
+
+    def _ask_help(self) -> Failure | None:
+        """None where `--help` is that of gemma.cpp."""
+        deadlines = Deadlines(total_s=_HELP_LIMIT_S)
+        try:
+            running = self.supervisor.spawn(Command([str(self.options.binary), "--help"], _environment()), deadlines)
+        except SpawnError as error:
+            return Failure(MISSING_BINARY, str(error))
+        shown = "".join(text for text, _ in running.chunks())
+        ending = running.ending
+        assert ending is not None
+        shown += ending.errors
+        if "--weights" in shown:
+            return None
+        failure = classify(ending, shown, deadlines)
+        if failure is not None and failure.failure_class is not BAD_WEIGHTS:
+            return failure
+        return Failure(
+            MISSING_BINARY, f"{self.options.binary}: its --help does not name --weights: this is not gemma.cpp's binary"
+        )
+
+
+def cpu_features() -> list[str]:
+    """Which of the SIMD features that gemma.cpp has code for this CPU offers."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # pragma: no cover - no /proc
+        return []
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
+    return sorted(_CPU_FLAGS & set(flags[1].split())) if flags else []
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of ours: no key, no proxy, no preloaded library. LC_ALL keeps numbers readable."""
+    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
+
+
+def _told(errors: str, chunks: int, limit: int, seq_len: int) -> Told:
+    """What the timing lines say. The binary's two ways to stop look the same, so the count decides."""
+    prefill, first, generate = _PREFILL.search(errors), _FIRST.search(errors), _GENERATE.search(errors)
+    usage = Usage(
+        chunks=chunks,
+        prompt_tokens=int(prefill[2]) if prefill else None,
+        completion_tokens=int(generate[2]) if generate else None,
+        prompt_ms=float(prefill[1]) if prefill else None,
+        predicted_ms=float(generate[1]) if generate else None,
+    )
+    finish: FinishReason = "unknown"
+    if usage.completion_tokens is not None:
+        full = usage.completion_tokens >= limit or usage.completion_tokens + (usage.prompt_tokens or 0) >= seq_len
+        finish = "length" if full else "stop"
+    facts: dict[str, Any] = {"engine_ttft_ms": float(first[1])} if first else {}
+    return Told(finish, usage, facts)

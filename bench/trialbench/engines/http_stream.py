@@ -1,0 +1,427 @@
+"""Streamed generations over HTTP: one connection each, deadlines at the socket, a cancel that closes it.
+
+Cancelling a reply means to disconnect. Whether the server has understood is another question: where it shows its slots
+the end is reported only once ours has been seen free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.cookiejar
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpcore
+import httpx
+
+from trialbench.engines import sse
+from trialbench.engines.contract import (
+    Deadlines,
+    Done,
+    Event,
+    Failed,
+    FinishReason,
+    Label,
+    Result,
+    Started,
+    Token,
+    Usage,
+)
+from trialbench.engines.failures import (
+    BAD_ARGUMENTS,
+    BAD_REPLY,
+    BUSY,
+    CONNECTION,
+    EMPTY_OUTPUT,
+    NOT_ALLOWED,
+    OUTPUT_LIMIT,
+    PROMPT_TOO_LONG,
+    REPLACEMENT_CHARACTERS,
+    SERVER_ERROR,
+    TIMEOUT,
+    UNAVAILABLE,
+    Failure,
+    FailureClass,
+)
+from trialbench.engines.process import timeout
+from trialbench.engines.transport import DeadlineError, WireTransport
+
+MAX_REPLY_BYTES = 16 << 20
+_MAX_SMALL_BYTES = 8 << 20
+_CONNECT_S = 5.0
+_DETAIL = 300
+# A reader who stops reading keeps the slot no longer than this beyond the total deadline.
+_OVERDUE_S = 2.0
+_BY_STATUS: Mapping[int, FailureClass] = {
+    400: BAD_ARGUMENTS,
+    401: NOT_ALLOWED,
+    403: NOT_ALLOWED,
+    404: BAD_ARGUMENTS,
+    405: BAD_ARGUMENTS,
+    408: TIMEOUT,
+    413: PROMPT_TOO_LONG,
+    415: BAD_ARGUMENTS,
+    422: BAD_ARGUMENTS,
+    429: BUSY,
+    502: CONNECTION,
+    503: UNAVAILABLE,
+    504: TIMEOUT,
+}
+_TOO_LONG = ("exceeds the available context", "context size", "context length", "exceed_context_size", "too long")
+_TOO_LARGE_S = 1e9
+
+
+@dataclass
+class Piece:
+    """What one event of the stream says. `last`: no further one is needed."""
+
+    text: str = ""
+    ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Mapping[str, Any] = field(default_factory=dict)
+    thinking: str = ""
+    error: Failure | None = None
+    last: bool = False
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where to send, and how.
+
+    Args:
+        url: without path: `http://127.0.0.1:8080`.
+        api_key: sent as bearer token.
+    """
+
+    url: str
+    api_key: str | None = field(default=None, repr=False)
+
+    def client(self, transport: WireTransport) -> httpx.Client:
+        """A client that obeys nothing but us: no proxy of the environment, no cookie, no redirect, no compression."""
+        headers = {"Accept-Encoding": "identity"}
+        if self.api_key:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        cookies = http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+        return httpx.Client(transport=transport, headers=headers, cookies=cookies, trust_env=False)
+
+    def call(self, method: str, path: str, body: Any = None, *, timeout_s: float = 5.0) -> Any:
+        """A small JSON request and its reply.
+
+        Raises:
+            CallError: no reply, another status than 200, or no JSON.
+        """
+        transport = WireTransport(keep_alive=False)
+        transport.wire.deadline_s = time.monotonic() + timeout_s
+        client = self.client(transport)
+        try:
+            request = client.build_request(
+                method, self.url + path, json=body, timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_S))
+            )
+            with contextlib.closing(client.send(request, stream=True)) as response:
+                raw = b"".join(_bounded(response, _MAX_SMALL_BYTES))
+            if response.status_code != 200:
+                raise CallError(by_status(response.status_code, raw.decode("utf-8", "replace")))
+            return json.loads(raw)
+        except DeadlineError:
+            raise CallError(Failure(TIMEOUT, f"{path}: no answer within {timeout_s:g} s")) from None
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, httpx.HTTPError) as error:
+            raise CallError(Failure(CONNECTION, f"{path}: {error or type(error).__name__}")) from error
+        except (_TooLongError, ValueError, RecursionError) as error:
+            raise CallError(Failure(BAD_REPLY, f"{path}: expected JSON, found {error or 'too much'}")) from error
+        finally:
+            client.close()
+
+
+class CallError(Exception):
+    """A small request failed; `failure` says how."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.detail)
+        self.failure = failure
+
+
+class _TooLongError(Exception):
+    """More came than a reply may hold."""
+
+
+class HttpGeneration:
+    """One streamed reply as a `Generation`. The request leaves with the first event that is asked for.
+
+    Args:
+        read: makes a `Piece` of (field, value) of a line of the stream.
+        quiet: called after a reply that did not end by itself; waits until the server has let go of it. Returns whether
+            that was seen, and what to note about it.
+        track: told +1 when the request is about to leave, and -1 at the end of all.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        label: Label,
+        path: str,
+        body: Mapping[str, Any],
+        deadlines: Deadlines,
+        read: Callable[[str, str], Piece],
+        *,
+        quiet: Callable[[], tuple[bool, Mapping[str, Any]]] | None = None,
+        track: Callable[[int], None] | None = None,
+    ) -> None:
+        self._server = server
+        self._label = label
+        self._path = path
+        self._body = json.dumps(body).encode()
+        self._deadlines = deadlines
+        self._read = read
+        self._quiet = quiet
+        self._track = track or (lambda _step: None)
+        # A signal's handler may cancel while the main thread holds it.
+        self._lock = threading.RLock()
+        self._transport = WireTransport(keep_alive=False)
+        self._socket: socket.socket | None = None
+        self._cancelled_s: float | None = None
+        self._texts: list[str] = []
+        self._chunks = 0
+        self._thinking = 0
+        self._first_s: float | None = None
+        self._finish: FinishReason | None = None
+        self._usage: dict[str, Any] = {}
+        self._waiting = "first"
+        self._sent = False
+        self._cut_off = False
+        self._result: Result | None = None
+        self._created_s = time.monotonic()
+        self._events = self._make()
+
+    def events(self) -> Generator[Event, None, None]:
+        """Started, tokens as they come, then exactly one Done or Failed."""
+        return self._events
+
+    def cancel(self) -> None:
+        """Disconnect soon: at once where the reply has begun, within 0.2 s before."""
+        with self._lock:
+            if self._result is not None or self._cancelled_s is not None:
+                return
+            self._cancelled_s = time.monotonic()
+        self._cut()
+
+    def result(self) -> Result:
+        """What came of it; waits for the end."""
+        for _ in self._events:
+            pass
+        if self._result is None:
+            self.cancel()
+            self._settle(None)
+        assert self._result is not None
+        return self._result
+
+    def _cut(self) -> None:
+        with self._lock:
+            self._cut_off = True
+            self._transport.wire.deadline_s = 0.0
+            if self._socket is not None:
+                try:
+                    self._socket.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # it is closed already
+
+    def _make(self) -> Generator[Event, None, None]:
+        failure: Failure | None = None
+        overdue = threading.Timer(min(self._deadlines.total_s + _OVERDUE_S, _TOO_LARGE_S), self._cut)
+        overdue.daemon = True
+        left = True
+        try:
+            yield Started(self._begin())
+            overdue.start()
+            if self._cancelled_s is None:
+                self._sent = True
+                self._track(1)
+                failure = yield from self._stream()
+            left = False
+        finally:
+            overdue.cancel()
+            if left:
+                # The caller left early: that is a cancel.
+                self.cancel()
+            last = self._settle(failure)
+        yield last
+
+    def _begin(self) -> float:
+        self._created_s = now_s = time.monotonic()
+        self._total_s = now_s + self._deadlines.total_s
+        self._wait_for("first", self._deadlines.first_s)
+        return now_s
+
+    def _wait_for(self, which: str, span_s: float | None) -> None:
+        now_s = time.monotonic()
+        at_s = self._total_s if span_s is None else now_s + span_s
+        self._waiting = which if at_s < self._total_s else "total"
+        with self._lock:
+            if not self._cut_off:
+                self._transport.wire.deadline_s = min(at_s, self._total_s)
+
+    def _stream(self) -> Generator[Event, None, Failure | None]:
+        client = self._server.client(self._transport)
+        try:
+            request = client.build_request(
+                "POST",
+                self._server.url + self._path,
+                content=self._body,
+                headers={"Content-Type": "application/json", "Accept": "text/event-stream"},
+                timeout=httpx.Timeout(self._deadlines.total_s, connect=min(_CONNECT_S, self._deadlines.total_s)),
+            )
+            with contextlib.closing(client.send(request, stream=True)) as response:
+                with self._lock:
+                    stream = response.extensions.get("network_stream")
+                    self._socket = stream.get_extra_info("socket") if stream is not None else None
+                    if self._cut_off:
+                        raise DeadlineError
+                return (yield from self._take(response))
+        except DeadlineError:
+            return timeout(self._waiting, self._deadlines)
+        except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+            return Failure(CONNECTION, f"no connection to {self._server.url}: {error or 'in time'}")
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
+            return Failure(CONNECTION, f"the connection ended within the reply: {error or type(error).__name__}")
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return Failure(BAD_REPLY, f"{type(error).__name__}: {error}")
+        except _TooLongError:
+            return Failure(OUTPUT_LIMIT, f"more than {MAX_REPLY_BYTES >> 20} MiB")
+        finally:
+            with self._lock:
+                self._socket = None
+            client.close()
+
+    def _take(self, response: httpx.Response) -> Generator[Event, None, Failure | None]:
+        if response.status_code != 200:
+            text = b"".join(_bounded(response, 1 << 16)).decode("utf-8", "replace")
+            return by_status(response.status_code, text)
+        complete = False
+        for name, value in sse.events(_bounded(response, MAX_REPLY_BYTES)):
+            if self._cancelled_s is not None:
+                return None  # what had come in the same read is not handed out any more
+            try:
+                piece = self._read(name, value)
+            except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+                return Failure(BAD_REPLY, f"{type(error).__name__} {error}: {value[:80]!r}")
+            if piece.error is not None:
+                return piece.error
+            self._usage.update(piece.usage)
+            self._finish = piece.finish_reason or self._finish
+            complete = complete or piece.last
+            if piece.text:
+                t_s = self._transport.wire.last_read_s or time.monotonic()
+                if self._first_s is None:
+                    self._first_s = t_s
+                self._texts.append(piece.text)
+                self._chunks += 1
+                yield Token(piece.text, t_s, piece.ids[0] if len(piece.ids) == 1 else None)
+            self._thinking += len(piece.thinking)
+            if piece.text or piece.thinking:
+                self._wait_for("between", self._deadlines.between_s)
+        if not complete:
+            return Failure(CONNECTION, "the stream ended before its end was said")
+        return self._judge()
+
+    def _judge(self) -> Failure | None:
+        text = "".join(self._texts)
+        if not text.strip():
+            thought = f", and {self._thinking} characters of thinking" if self._thinking else ""
+            return Failure(EMPTY_OUTPUT, f"success and no text{thought}")
+        if "\N{REPLACEMENT CHARACTER}" in text:
+            return Failure(REPLACEMENT_CHARACTERS, f"U+FFFD {text.count(chr(0xFFFD))} times in {len(text)} characters")
+        return None
+
+    def _settle(self, failure: Failure | None) -> Done | Failed:
+        with self._lock:
+            cancelled_s = self._cancelled_s
+        facts: dict[str, Any] = {}
+        clean, quiet_ms = True, None
+        # A reply that came to its end was there with its last byte.
+        ended_s = (self._transport.wire.last_read_s if failure is None else None) or time.monotonic()
+        if cancelled_s is not None:
+            failure, self._finish = None, "cancelled"
+            ended_s = time.monotonic()
+        if cancelled_s is not None or (failure is not None and failure.failure_class in (TIMEOUT, OUTPUT_LIMIT)):
+            if self._quiet is not None and self._sent:
+                clean, facts = self._quiet_now()
+            ended_s_now = time.monotonic()
+            quiet_ms = round((ended_s_now - (cancelled_s if cancelled_s is not None else ended_s)) * 1000, 3)
+            ended_s = ended_s_now
+        if self._thinking:
+            facts["thinking_characters"] = self._thinking
+        finish: FinishReason | None = None if failure is not None else self._finish or "unknown"
+        usage = Usage(chunks=self._chunks, **self._usage)
+        with self._lock:
+            self._result = Result(
+                label=self._label,
+                text="".join(self._texts),
+                finish_reason=finish,
+                failure=failure,
+                usage=usage,
+                started_s=self._transport.wire.first_write_s or self._created_s,
+                first_token_s=self._first_s,
+                ended_s=ended_s,
+                quiet_ms=quiet_ms,
+                clean=clean,
+                facts=facts,
+            )
+        if self._sent:
+            self._track(-1)
+        if failure is not None:
+            return Failed(failure, ended_s)
+        assert finish is not None
+        return Done(finish, usage, ended_s)
+
+    def _quiet_now(self) -> tuple[bool, dict[str, Any]]:
+        assert self._quiet is not None
+        seen, noted = self._quiet()
+        return seen, dict(noted)
+
+
+def by_status(status: int, text: str) -> Failure:
+    """The failure that an HTTP status and its body mean."""
+    row = _BY_STATUS.get(status, SERVER_ERROR)
+    if row is BAD_ARGUMENTS and any(words in text for words in _TOO_LONG):
+        row = PROMPT_TOO_LONG
+    return Failure(row, f"HTTP {status}: {text.strip()[:_DETAIL] or 'no text'}")
+
+
+def error_event(error: object) -> Failure:
+    """The failure that an error event within a stream means; servers put a status into it, or nothing."""
+    code = error.get("code") if isinstance(error, Mapping) else None
+    message = error.get("message") if isinstance(error, Mapping) else error
+    if isinstance(code, int) and 400 <= code < 600:
+        return by_status(code, str(message))
+    return Failure(SERVER_ERROR, str(message)[:_DETAIL])
+
+
+def count(value: object) -> int | None:
+    """`value` if it is a count."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def milliseconds(value: object) -> float | None:
+    """`value` if it is a time."""
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _TOO_LARGE_S
+    return round(float(value), 3) if good and isinstance(value, int | float) else None
+
+
+def clean_text(value: object) -> str:
+    """`value` if it is a text, else nothing. Half a surrogate pair becomes U+FFFD: no file could hold it."""
+    if not isinstance(value, str):
+        return ""
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _bounded(response: httpx.Response, limit: int) -> Generator[bytes, None, None]:
+    size = 0
+    for chunk in response.iter_raw():
+        size += len(chunk)
+        if size > limit:
+            raise _TooLongError
+        yield chunk

@@ -1,0 +1,175 @@
+"""Engines by name: the options of the command line, and the engine that they describe."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trialbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from trialbench.engines.contract import Engine
+    from trialbench.engines.gemma_cpp import GemmaOptions
+    from trialbench.engines.measured import EngineClient
+    from trialbench.engines.supervisor import Bounds
+    from trialbench.worker.config import GemmaSettings
+
+NAMES = ("gemma-cpp", "llama-server", "openai")
+# Where the live suite and the command line look when an option is left out.
+_BINARY, _WEIGHTS, _TOKENIZER = "GEMMA_CPP_BINARY", "GEMMA_CPP_WEIGHTS", "GEMMA_CPP_TOKENIZER"
+
+
+def add_options(parser: argparse.ArgumentParser, *, required: bool = True, url: bool = True) -> None:
+    """The options that name an engine and say where it is.
+
+    Args:
+        required: whether `--engine` must be given.
+        url: whether to add `--url` and `--model`; False where the verb has its own.
+    """
+    parser.add_argument("--engine", choices=NAMES, required=required, help="what generates")
+    group = parser.add_argument_group("engine")
+    if url:
+        group.add_argument("--url", help="llama-server, openai: such as http://127.0.0.1:11435")
+        group.add_argument("--model", help="what the model is called; sent to servers that need it")
+    group.add_argument("--bits", type=int, help="bits per weight, as declared (default: by the file's type, or none)")
+    group.add_argument("--gguf", type=Path, metavar="FILE", help="llama-server: its model's file, for bits and hash")
+    group.add_argument(
+        "--allow-host", action="append", default=[], metavar="HOST", help="openai: a host beside the loopback"
+    )
+    group.add_argument("--config", type=Path, metavar="FILE", help="gemma-cpp: take what is not given from fazai.conf")
+    group.add_argument("--binary", type=Path, metavar="FILE", help=f"gemma-cpp: absolute path (default: ${_BINARY})")
+    group.add_argument("--weights", type=Path, metavar="FILE", help=f"gemma-cpp: the .sbs file (default: ${_WEIGHTS})")
+    group.add_argument(
+        "--tokenizer", type=Path, metavar="FILE", help=f"gemma-cpp: for files from before 2025 (default: ${_TOKENIZER})"
+    )
+    group.add_argument("--binary-sha256", metavar="HEX")
+    group.add_argument("--weights-sha256", metavar="HEX")
+    group.add_argument("--weight-format", metavar="NAME", help="gemma-cpp: f32, bf16, sfp, i8 or nuq; gives the bits")
+    group.add_argument("--num-threads", type=int, metavar="N", help="gemma-cpp (default: the binary decides)")
+    group.add_argument("--seq-len", type=int, metavar="N", help="gemma-cpp: the context (default: 8192)")
+    group.add_argument("--memory-mib", type=float, metavar="MIB", help="gemma-cpp: end a generation that takes more")
+
+
+def make_engine(options: argparse.Namespace) -> Engine:
+    """The engine that `add_options` describes.
+
+    Raises:
+        UsageError: something it needs is missing or wrong.
+    """
+    if options.engine == "gemma-cpp":
+        from trialbench.engines.gemma_cpp import GemmaCpp
+        from trialbench.engines.supervisor import Supervisor
+
+        supervisor = Supervisor(_bounds(options))
+        engine = GemmaCpp(gemma_options(options), supervisor)
+        engine.owns_supervisor = True
+        return engine
+    if not options.url:
+        raise UsageError(f"--engine {options.engine}: expected --url http://HOST:PORT, found none")
+    from trialbench.engines.openai_stream import EndpointOptions, LlamaServer, OpenAICompatible
+
+    endpoint = EndpointOptions(
+        options.url,
+        model=options.model,
+        bits=options.bits,
+        api_key=os.environ.get("TRIALBENCH_API_KEY"),
+        allowed_hosts=frozenset(options.allow_host),
+    )
+    if options.engine == "llama-server":
+        return LlamaServer(endpoint, gguf=options.gguf)
+    return OpenAICompatible(endpoint)
+
+
+def measuring_client(options: argparse.Namespace) -> EngineClient | None:
+    """The client of `trialbench run --engine`; None where no engine is named, and `--url` alone says whom to ask."""
+    if options.engine is None:
+        if not options.url:
+            raise UsageError("run: expected --url http://HOST:PORT or --engine NAME, found neither")
+        return None
+    if options.stream:
+        raise UsageError("--stream: leave it out with --engine: engines always stream")
+    if options.omit:
+        raise UsageError("--omit: leave it out with --engine: it names fields of the plain client's request")
+    from trialbench.engines.measured import EngineClient, label_text
+
+    engine = make_engine(options)
+    # Some engines know only now what they are.
+    engine.probe(hashes=False)
+    # What the table shows, unless the caller has a name of his own.
+    options.label = options.label or label_text(engine.label)
+    options.url = options.url or engine.label.source
+    return EngineClient(engine)
+
+
+def gemma_options(options: argparse.Namespace) -> GemmaOptions:
+    """Options of the command line, else the environment's, else those of `--config`.
+
+    Raises:
+        UsageError: no binary or no weights are named.
+    """
+    from dataclasses import replace
+
+    from trialbench.engines.gemma_cpp import GemmaOptions
+
+    binary = options.binary or _from_environment(_BINARY)
+    weights = options.weights or _from_environment(_WEIGHTS)
+    if options.config is not None:
+        from trialbench.worker.config import load
+
+        settings, _warnings = load(options.config)
+        base = from_settings(settings.gemma)
+        base = replace(base, binary=binary or base.binary, weights=weights or base.weights)
+    elif binary is None or weights is None:
+        missing = "--binary" if binary is None else "--weights"
+        raise UsageError(f"--engine gemma-cpp: expected {missing} FILE (or --config FILE), found none")
+    else:
+        base = GemmaOptions(binary, weights)
+    given = {
+        "tokenizer": options.tokenizer or _from_environment(_TOKENIZER),
+        "binary_sha256": options.binary_sha256,
+        "weights_sha256": options.weights_sha256,
+        "model": options.model,
+        "weight_format": options.weight_format,
+        "num_threads": options.num_threads,
+        "seq_len": options.seq_len,
+    }
+    # Bits of an .sbs file come from its format alone, so that the two can't contradict each other.
+    if options.bits is not None:
+        raise UsageError("--bits: gemma-cpp's bits follow from --weight-format")
+    return replace(base, **{name: value for name, value in given.items() if value is not None})
+
+
+def from_settings(settings: GemmaSettings) -> GemmaOptions:
+    """What `[gemma_cpp]` of fazai.conf says, as the engine takes it."""
+    from trialbench.engines.gemma_cpp import GemmaOptions
+
+    return GemmaOptions(
+        binary=settings.binary,
+        weights=settings.weights,
+        tokenizer=settings.tokenizer,
+        binary_sha256=settings.binary_sha256,
+        weights_sha256=settings.weights_sha256,
+        model=settings.default_model,
+        weight_format=settings.weight_format,
+        max_tokens=settings.max_tokens,
+        temperature=settings.temperature,
+        top_k=settings.top_k,
+        deterministic=settings.deterministic,
+        num_threads=settings.num_threads,
+        seq_len=settings.seq_len,
+        pin=settings.pin,
+        map=settings.map,
+    )
+
+
+def _bounds(options: argparse.Namespace) -> Bounds:
+    from trialbench.engines.supervisor import Bounds
+
+    return Bounds(memory_mib=options.memory_mib)
+
+
+def _from_environment(name: str) -> Path | None:
+    value = os.environ.get(name)
+    return Path(value) if value else None

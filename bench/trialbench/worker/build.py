@@ -1,0 +1,48 @@
+"""Puts a worker together: backends with their breakers, router, dispatcher, from what was chosen and configured."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from trialbench.engines.contract import Engine
+from trialbench.worker.breaker import Breaker
+from trialbench.worker.choose import fallback
+from trialbench.worker.clock import Clock, SystemClock
+from trialbench.worker.config import DispatcherSettings
+from trialbench.worker.dispatch import Dispatcher, Policy
+from trialbench.worker.retry import RetryPolicy
+from trialbench.worker.routing import Backend, Router
+
+Log = Callable[[str, dict[str, Any]], None]
+
+
+def dispatcher(
+    settings: DispatcherSettings, local: Engine | None, *, log: Log, clock: Clock | None = None
+) -> Dispatcher:
+    """The dispatcher that `[dispatcher]` describes, around `local`; None where it is switched off."""
+    clock = clock or SystemClock()
+
+    def backend(name: str, engine: Engine, *, own: bool) -> Backend:
+        breaker = Breaker(clock, failures=settings.breaker_failures, open_s=settings.breaker_open_s)
+        return Backend(name, engine, breaker, clock, local=own)
+
+    others = [
+        backend(endpoint.name, fallback(endpoint, settings.fallback_hosts), own=False) for endpoint in settings.fallback
+    ]
+    router = Router(None if local is None else backend("local", local, own=True), others, settings.mode)
+    policy = Policy(
+        retry=RetryPolicy(retries=settings.retries),
+        fallback_timeout_s=settings.fallback_timeout_s,
+        reconnect_wait_s=settings.reconnect_wait_s,
+    )
+    return Dispatcher(router, policy, clock=clock, log=log)
+
+
+def stderr_log(event: str, fields: dict[str, Any]) -> None:
+    """One JSON object per line on standard error, where systemd's journal takes it. No prompt, no reply is in it."""
+    line = json.dumps({"t": round(time.time(), 3), "event": event, **fields}, ensure_ascii=True, default=str)
+    print(line, file=sys.stderr, flush=True)

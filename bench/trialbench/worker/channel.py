@@ -1,0 +1,161 @@
+"""Where one client's lines come from and go to: a Unix socket, or the pair standard input and output.
+
+Reading gives lines, never longer than the limit; writing waits for a slow reader, but not for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+_READ_BYTES = 1 << 16
+# A pipe that is ready takes this much without blocking (PIPE_BUF); a socket may take less, and says so.
+_WRITE_BYTES = 4096
+
+
+class StalledError(Exception):
+    """The reader at the other end took nothing for too long, or is gone."""
+
+
+class TooLong:
+    """Stands in the place of a line that was longer than the limit."""
+
+
+TOO_LONG = TooLong()
+
+
+class Channel:
+    """Lines in, bytes out. One thread reads; any may write, one after another.
+
+    Args:
+        in_fd: descriptor to read from.
+        out_fd: descriptor to write to; may be the same.
+        max_line_bytes: longest line that is kept; a longer one is skipped and told as `TOO_LONG`.
+        send_timeout_s: how long a write waits for its reader.
+    """
+
+    def __init__(self, in_fd: int, out_fd: int, *, max_line_bytes: int, send_timeout_s: float) -> None:
+        self._in_fd = in_fd
+        self._out_fd = out_fd
+        self._max_line_bytes = max_line_bytes
+        self._send_timeout_s = send_timeout_s
+        self._lock = threading.Lock()
+        self._dead = False
+
+    def lines(self) -> Iterator[bytes | TooLong]:
+        """Lines without their ends until the other side ends; a last line without an end counts."""
+        kept = bytearray()
+        skipping = False
+        while True:
+            try:
+                data = os.read(self._in_fd, _READ_BYTES)
+            except OSError:
+                data = b""
+            if not data:
+                break
+            *whole, rest = data.split(b"\n")
+            for part in whole:
+                if not skipping and len(kept) + len(part) <= self._max_line_bytes:
+                    yield bytes(kept + part)
+                elif not skipping:
+                    yield TOO_LONG
+                kept.clear()
+                skipping = False
+            if not skipping and len(kept) + len(rest) > self._max_line_bytes:
+                # Told now and not at its end, which may never come.
+                yield TOO_LONG
+                skipping = True
+                kept.clear()
+            elif not skipping:
+                kept += rest
+        if kept and not skipping:
+            yield bytes(kept)
+
+    def send(self, data: bytes) -> None:
+        """Write all of `data`, in one piece as far as other senders are concerned.
+
+        Raises:
+            StalledError: the reader is gone or too slow; nothing more can be written.
+        """
+        with self._lock:
+            if self._dead:
+                raise StalledError
+            try:
+                self._write(data)
+            except (OSError, ValueError, StalledError):
+                # A part may have been written: whatever followed would be read as its end.
+                self._dead = True
+                raise StalledError from None
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        until_s = time.monotonic() + self._send_timeout_s
+        while view:
+            try:
+                # The common case costs one call: a small line, and a reader who has room for it.
+                view = view[self._push(view) :]
+            except BlockingIOError:
+                left_s = max(0.0, until_s - time.monotonic())
+                if not _ready(self._out_fd, select.POLLOUT, left_s):
+                    raise StalledError from None
+
+    def _push(self, view: memoryview) -> int:
+        """Write what goes in without waiting.
+
+        Raises:
+            BlockingIOError: nothing goes in now.
+        """
+        # The descriptor is shared with others and stays blocking; a pipe with room takes PIPE_BUF without waiting.
+        if not _ready(self._out_fd, select.POLLOUT, 0):
+            raise BlockingIOError
+        return os.write(self._out_fd, view[:_WRITE_BYTES])
+
+    def hung_up(self, wait_s: float) -> bool:
+        """Whether the reader at the other end is gone, not merely done with writing; looks for `wait_s` seconds."""
+        return _ready(self._out_fd, 0, wait_s)
+
+    def close(self) -> None:
+        """End it; a thread that reads sees the end."""
+        self._dead = True
+
+
+class SocketChannel(Channel):
+    """A connected Unix socket."""
+
+    def __init__(self, connection: socket.socket, *, max_line_bytes: int, send_timeout_s: float) -> None:
+        self._socket = connection
+        super().__init__(
+            connection.fileno(), connection.fileno(), max_line_bytes=max_line_bytes, send_timeout_s=send_timeout_s
+        )
+
+    def _push(self, view: memoryview) -> int:
+        return self._socket.send(view, socket.MSG_DONTWAIT)
+
+    def close(self) -> None:
+        """End both directions; a thread that reads or writes sees the end."""
+        super().close()
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def release(self) -> None:
+        """Give the descriptor back; what is sent from now on fails.
+
+        Under the lock of the senders: the number may be another client's at once, and a write that was about to begin
+        would answer the wrong one.
+        """
+        self._dead = True
+        with self._lock:
+            self._socket.close()
+
+
+def _ready(descriptor: int, events: int, wait_s: float) -> bool:
+    """Whether one of `events` came within `wait_s`; a hang-up and an error always count."""
+    poll = select.poll()
+    poll.register(descriptor, events)
+    return bool(poll.poll(wait_s * 1000))

@@ -1,0 +1,213 @@
+"""The verbs `worker`, `config` and `probe`. What they need is imported when one of them runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TypeAlias
+
+from trialbench.terminal import say
+
+_Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+_PROOF_CODES = "exit codes: 0 as expected, 1 not as expected, 2 wrong usage, 4 a server can't be started or reached"
+
+
+def add(verbs: _Verbs) -> None:
+    """Add the verbs to the command line of `trialbench`."""
+    _add_worker(verbs)
+    _add_config(verbs)
+    _add_probe(verbs)
+
+
+def _add_worker(verbs: _Verbs) -> None:
+    from trialbench.engines.select import add_options
+
+    worker = verbs.add_parser("worker", help="serve one engine over ND-JSON, on stdin/stdout or a Unix socket")
+    worker.add_argument(
+        "--socket",
+        nargs="?",
+        const="",
+        metavar="PATH",
+        help="listen on a Unix socket (mode 0600) instead of stdin/stdout; "
+        "default path: $FAZAI_GEMMA_SOCKET, else unix_socket of the configuration",
+    )
+    worker.add_argument(
+        "--status", action="store_true", help="ask the worker that listens there how it is; exit code 0: it can answer"
+    )
+    worker.add_argument("--stdio", action="store_true", help="with --socket: serve stdin/stdout as well")
+    add_options(worker, required=False)
+    worker.set_defaults(verb=_worker)
+
+
+def _worker(options: argparse.Namespace) -> int:
+    if options.status:
+        return _status(options)
+    from trialbench.worker.build import dispatcher, stderr_log
+    from trialbench.worker.choose import choose
+    from trialbench.worker.protocol import Defaults
+    from trialbench.worker.server import Server, UnixListener, claim_stdout
+    from trialbench.worker.service import Limits, Worker
+
+    choice = choose(options)
+    for warning in choice.warnings:
+        stderr_log("config", {"warning": warning})
+    bounds = choice.settings.worker
+    listener = None
+    if options.socket is not None:
+        path = options.socket or os.environ.get("FAZAI_GEMMA_SOCKET") or str(bounds.unix_socket)
+        listener = UnixListener(Path(path))
+    stdio = (0, claim_stdout()) if listener is None or options.stdio else None
+    local = choice.make(None) if choice.settings.dispatcher.gemma_enabled else None
+    try:
+        # With all hashes, before the first request: weights that are not what they should be are seen now.
+        probe = local.probe() if local is not None else None
+        if probe is not None:
+            stderr_log("probe", {"usable": probe.usable, "error": probe.failure.as_dict() if probe.failure else None})
+        worker = Worker(
+            dispatcher(choice.settings.dispatcher, local, log=stderr_log),
+            limits=Limits(bounds.max_clients, bounds.queue_limit, bounds.client_limit, bounds.slots),
+            defaults=Defaults(choice.defaults),
+            probe=probe,
+            log=stderr_log,
+        )
+        Server(
+            worker,
+            listener=listener,
+            stdio=stdio,
+            max_line_bytes=bounds.max_line_bytes,
+            send_timeout_s=bounds.send_timeout_s,
+            log=stderr_log,
+        ).run(bounds.stop_grace_s)
+    finally:
+        if listener is not None:
+            listener.close()
+        if local is not None:
+            local.close()
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    """What the worker at the socket says of itself, for people, service checks and roles."""
+    import json
+    import socket
+
+    from trialbench.errors import ServerError, UsageError
+    from trialbench.worker.config import DEFAULT_SOCKET
+
+    path = options.socket or os.environ.get("FAZAI_GEMMA_SOCKET") or str(DEFAULT_SOCKET)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(10)
+            connection.connect(path)
+            connection.sendall(b'{"type":"status"}\n')
+            with connection.makefile("rb") as stream:
+                status = json.loads(stream.readline())
+            backends = list(status["backends"].values())
+    except OSError as error:
+        raise UsageError(f"{path}: expected a worker that listens, found: {error.strerror or error}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ServerError(f"{path}: expected a worker's status, found something else: {error}") from error
+    say(json.dumps(status, indent=2))
+    return 0 if any(backend["healthy"] for backend in backends) else 1
+
+
+def _add_config(verbs: _Verbs) -> None:
+    config = verbs.add_parser("config", help="check a fazai.conf")
+    actions = config.add_subparsers(title="actions", required=True, metavar="ACTION")
+    check = actions.add_parser("check", help="name everything that is wrong or not read, with its line")
+    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument("--strict", action="store_true", help="warnings are errors")
+    check.set_defaults(verb=_config_check)
+
+
+def _config_check(options: argparse.Namespace) -> int:
+    from trialbench.worker.config import check
+
+    settings, warnings, errors = check(options.file)
+    for warning in warnings:
+        say(f"warning: {warning}")
+    for error in errors:
+        say(f"error: {error}")
+    if errors or (warnings and options.strict):
+        say(f"{options.file}: {len(errors)} errors, {len(warnings)} warnings", sys.stderr)
+        return 2
+    dispatcher = settings.dispatcher
+    order = ", ".join(endpoint.name for endpoint in dispatcher.fallback) or "off"
+    say(
+        f"{options.file}: good; model {settings.gemma.default_model}, mode {dispatcher.mode}, fallback {order}, "
+        f"socket {settings.worker.unix_socket}"
+    )
+    return 0
+
+
+def _add_probe(verbs: _Verbs) -> None:
+    from trialbench.engines.select import add_options
+
+    probe = verbs.add_parser("probe", help="prove that an engine starts, recovers and stops as it should")
+    proofs = probe.add_subparsers(title="proofs", required=True, metavar="PROOF")
+    about = {
+        "cold-start": "load and a short streamed reply: latency, tokens a second, memory",
+        "timeout-retry": "a stall made on purpose: time to recovery, nothing lost or doubled, fallback",
+        "cancel": "cancel in the middle: time to quiet, nothing left, the next request works",
+    }
+    for name, text in about.items():
+        proof = proofs.add_parser(name, help=text, description=text, epilog=_PROOF_CODES)
+        proof.add_argument("-n", type=_positive, help="how many times (default: the proof's own)")
+        proof.add_argument(
+            "--expect",
+            action="append",
+            default=[],
+            metavar="NAME=NUMBER",
+            help="another limit for a number; repeatable",
+        )
+        proof.add_argument(
+            "--expect-any", action="append", default=[], metavar="NAME=NUMBER", help="as --expect, of any proof"
+        )
+        proof.add_argument("--prompt", default="Count from one to one thousand.", help="what the engine is asked")
+        proof.add_argument("--max-tokens", type=_positive, default=None, help="length of the reply")
+        proof.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here")
+        proof.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML here")
+        proof.add_argument(
+            "--launch",
+            metavar="COMMAND",
+            help="for servers: start them for the proof with this command line, and end them afterwards",
+        )
+        add_options(proof, required=False)
+        proof.set_defaults(verb=_probe, proof=name)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, found {number}")
+    return number
+
+
+def _probe(options: argparse.Namespace) -> int:
+    from trialbench.files import write_atomic, write_json
+    from trialbench.worker import probes
+    from trialbench.worker.choose import choose
+    from trialbench.worker.proof import junit
+
+    choice = choose(options)
+    for warning in choice.warnings:
+        say(f"trialbench: warning: {warning}", sys.stderr)
+    proof = probes.run(
+        options.proof,
+        choice,
+        url=options.url,
+        launch=options.launch,
+        n=options.n,
+        prompt=options.prompt,
+        max_tokens=options.max_tokens,
+        expect=options.expect,
+        expect_any=options.expect_any,
+    )
+    if options.json is not None:
+        write_json(options.json, proof.as_dict())
+    if options.junit is not None:
+        write_atomic(options.junit, junit([proof]))
+    say(proof.table())
+    return 0 if proof.ok else 1

@@ -1,0 +1,473 @@
+"""`fazai.conf`: what the worker reads of it, its defaults, and errors with file, line and what is allowed.
+
+Sections of other programs may stand in the same file: a section or key that is not read here gives a warning and
+nothing else. A value that cannot be used is an error, and every error of a file is reported at once.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from trialbench.errors import UsageError
+from trialbench.worker.ini import Entry, Section, read_ini
+
+DEFAULT_PATH = Path("/etc/fazai/fazai.conf")
+DEFAULT_SOCKET = Path("/run/fazai/gemma.sock")
+# sun_path of Linux has 108 bytes, the last is the terminator.
+_MAX_SOCKET_BYTES = 107
+MODES = ("smart", "force_local", "force_fallback")
+# Bits per weight of gemma.cpp's formats. `declared`: an .sbs file does not say it in a way we could read.
+WEIGHT_FORMATS: Mapping[str, int] = {"f32": 32, "bf16": 16, "sfp": 8, "i8": 8, "nuq": 4}
+_TRUE = frozenset({"true", "yes", "on", "1"})
+_FALSE = frozenset({"false", "no", "off", "0"})
+
+
+@dataclass(frozen=True)
+class GemmaSettings:
+    """`[gemma_cpp]`. Where the binary has a default of its own, None or `auto` leaves it to the binary."""
+
+    weights: Path = Path("/opt/fazai/models/gemma/2.0-2b-it-sfp.sbs")
+    default_model: str = "gemma2-2b-it"
+    tokenizer: Path | None = None
+    max_tokens: int = 512
+    temperature: float = 1.0
+    top_k: int = 1
+    deterministic: bool = False
+    num_threads: int = 0
+    seq_len: int = 8192
+    pin: str = "auto"
+    map: str = "auto"
+    generation_timeout_s: float = 60.0
+    first_token_timeout_s: float = 20.0
+    token_timeout_s: float = 20.0
+    binary: Path = Path("/opt/fazai/bin/gemma")
+    binary_sha256: str | None = None
+    weights_sha256: str | None = None
+    weight_format: str | None = None
+
+    @property
+    def bits(self) -> int | None:
+        """Bits per weight as declared by `weight_format`; None when nothing was declared (never guessed)."""
+        return None if self.weight_format is None else WEIGHT_FORMATS[self.weight_format]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One fallback, from the section that `fallback_order` names."""
+
+    name: str
+    url: str
+    model: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class DispatcherSettings:
+    """`[dispatcher]`: who answers. Without `fallback_order` no prompt ever leaves the local engine."""
+
+    gemma_enabled: bool = True
+    fallback_timeout_s: float = 30.0
+    fallback: tuple[Endpoint, ...] = ()
+    fallback_hosts: frozenset[str] = frozenset()
+    mode: str = "smart"
+    retries: int = 2
+    reconnect_wait_s: float = 30.0
+    breaker_failures: int = 3
+    breaker_open_s: float = 30.0
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """`[gemma_worker]`: the socket and the bounds of the service."""
+
+    unix_socket: Path = DEFAULT_SOCKET
+    max_clients: int = 32
+    queue_limit: int = 16
+    client_limit: int = 4
+    slots: int = 1
+    max_line_bytes: int = 1 << 20
+    send_timeout_s: float = 10.0
+    stop_grace_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything read from one file, or the defaults."""
+
+    gemma: GemmaSettings = GemmaSettings()
+    dispatcher: DispatcherSettings = DispatcherSettings()
+    worker: WorkerSettings = WorkerSettings()
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something about one line of the file: a warning or an error."""
+
+    path: Path
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.text}"
+
+
+def load(path: Path) -> tuple[Settings, list[Note]]:
+    """The settings in `path`, and warnings.
+
+    Raises:
+        UsageError: the file is not readable or has wrong values; names every one of them with its line.
+    """
+    settings, warnings, errors = check(path)
+    if errors:
+        raise UsageError("\n".join(str(error) for error in errors))
+    return settings, warnings
+
+
+def check(path: Path) -> tuple[Settings, list[Note], list[Note]]:
+    """As `load`, with the wrong values listed instead of raised; a wrong one keeps its default in the settings.
+
+    Raises:
+        UsageError: the file is not readable, or is no INI file.
+    """
+    return _Reader(path, read_ini(path)).settings()
+
+
+class _WrongError(Exception):
+    """A value that cannot be used: what was expected."""
+
+
+_Parser = Callable[[str], Any]
+
+
+def _text(pattern: str, expected: str) -> _Parser:
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise _WrongError(expected)
+        return text
+
+    return parse
+
+
+def _choice(*allowed: str) -> _Parser:
+    def parse(text: str) -> str:
+        if text.lower() not in allowed:
+            raise _WrongError("one of " + ", ".join(allowed))
+        return text.lower()
+
+    return parse
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in _TRUE | _FALSE:
+        raise _WrongError("true or false (or yes, no, on, off, 1, 0)")
+    return text.lower() in _TRUE
+
+
+def _tristate(text: str) -> str:
+    if text.lower() in ("auto", "-1"):
+        return "auto"
+    try:
+        return "on" if _switch(text) else "off"
+    except _WrongError:
+        raise _WrongError("auto, on or off") from None
+
+
+def _whole(low: int, high: int) -> _Parser:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,12}", text) or not low <= int(text) <= high:
+            raise _WrongError(f"a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _number(low: float, high: float, unit: str = "") -> _Parser:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        # An underscore is Python's, not INI's.
+        if not low <= value <= high or "_" in text:
+            raise _WrongError(f"a number{unit} from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def _path(text: str) -> Path:
+    if not text.startswith("/") or "\0" in text or "\n" in text:
+        raise _WrongError("an absolute path")
+    return Path(text)
+
+
+def _optional_path(text: str) -> Path | None:
+    # Existing files leave `tokenizer =` empty for weights that hold their tokenizer.
+    return _path(text) if text else None
+
+
+def _socket(text: str) -> Path:
+    if len(text.encode()) > _MAX_SOCKET_BYTES:
+        raise _WrongError(f"a path of at most {_MAX_SOCKET_BYTES} bytes, which is all that a Unix socket can have")
+    return _path(text)
+
+
+_SHA256 = _text("[0-9a-f]{64}", "a SHA-256: 64 hexadecimal digits, lower case")
+_NAME = _text(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}", "a name of letters, digits and . _ : / @ + -")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.replace("\n", ",").split(",") if part.strip())
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9._:\[\]-]+", name):
+            raise _WrongError("names separated by commas")
+    if len(set(names)) != len(names):
+        raise _WrongError("each name once")
+    return names
+
+
+# Key in the file -> attribute and parser. The seconds of the file have no unit in their names; ours have.
+_GEMMA: Mapping[str, tuple[str, _Parser]] = {
+    "weights": ("weights", _path),
+    "default_model": ("default_model", _NAME),
+    "tokenizer": ("tokenizer", _optional_path),
+    "max_tokens": ("max_tokens", _whole(1, 131072)),
+    "temperature": ("temperature", _number(0, 10)),
+    "top_k": ("top_k", _whole(1, 1000)),
+    "deterministic": ("deterministic", _switch),
+    "num_threads": ("num_threads", _whole(0, 4096)),
+    "seq_len": ("seq_len", _whole(16, 1048576)),
+    "pin": ("pin", _tristate),
+    "map": ("map", _tristate),
+    "generation_timeout": ("generation_timeout_s", _number(0.1, 86400, " of seconds")),
+    "first_token_timeout": ("first_token_timeout_s", _number(0.1, 86400, " of seconds")),
+    "token_timeout": ("token_timeout_s", _number(0.1, 86400, " of seconds")),
+    "binary": ("binary", _path),
+    "binary_sha256": ("binary_sha256", _SHA256),
+    "weights_sha256": ("weights_sha256", _SHA256),
+    "weight_format": ("weight_format", _choice(*WEIGHT_FORMATS)),
+}
+_DISPATCHER: Mapping[str, tuple[str, _Parser]] = {
+    "gemma_enabled": ("gemma_enabled", _switch),
+    "fallback_timeout": ("fallback_timeout_s", _number(0.1, 86400, " of seconds")),
+    "fallback_order": ("fallback_order", _names),
+    "fallback_hosts": ("fallback_hosts", _names),
+    "mode": ("mode", _choice(*MODES)),
+    "retries": ("retries", _whole(0, 10)),
+    "reconnect_wait": ("reconnect_wait_s", _number(30, 60, " of seconds")),
+    "breaker_failures": ("breaker_failures", _whole(1, 1000)),
+    "breaker_open": ("breaker_open_s", _number(0.1, 3600, " of seconds")),
+}
+_WORKER: Mapping[str, tuple[str, _Parser]] = {
+    "unix_socket": ("unix_socket", _socket),
+    "max_clients": ("max_clients", _whole(1, 1000)),
+    "queue_limit": ("queue_limit", _whole(1, 10000)),
+    "client_limit": ("client_limit", _whole(1, 1000)),
+    "slots": ("slots", _whole(1, 64)),
+    "max_line_bytes": ("max_line_bytes", _whole(1024, 64 << 20)),
+    "send_timeout": ("send_timeout_s", _number(0.1, 600, " of seconds")),
+    "stop_grace": ("stop_grace_s", _number(0, 600, " of seconds")),
+}
+_SECTIONS = {"gemma_cpp": _GEMMA, "dispatcher": _DISPATCHER, "gemma_worker": _WORKER}
+# A fallback's section, as existing files have it. A key in a file of its own does not stand in everybody's backup.
+_ENDPOINT_KEYS = ("endpoint", "default_model", "model", "api_key", "api_key_file", "timeout")
+
+
+def keys() -> dict[str, list[str]]:
+    """Every section and key that is read, for documents and the role's template."""
+    return {section: list(table) for section, table in _SECTIONS.items()}
+
+
+class _Reader:
+    def __init__(self, path: Path, sections: dict[str, Section]) -> None:
+        self._path = path
+        self._sections = sections
+        self._warnings: list[Note] = []
+        self._errors: list[Note] = []
+
+    def settings(self) -> tuple[Settings, list[Note], list[Note]]:
+        gemma = self._values("gemma_cpp")
+        dispatcher = self._values("dispatcher")
+        worker = self._values("gemma_worker")
+        order = dispatcher.pop("fallback_order", ())
+        hosts = frozenset(name.lower().strip("[]") for name in dispatcher.pop("fallback_hosts", ()))
+        endpoints = [self._endpoint(name, hosts) for name in order]
+        for title, section in self._sections.items():
+            if title not in _SECTIONS and title not in order:
+                self._warn(section.line, f"the section [{title}] is not read here")
+        settings = Settings(
+            GemmaSettings(**gemma),
+            DispatcherSettings(fallback=tuple(filter(None, endpoints)), fallback_hosts=hosts, **dispatcher),
+            WorkerSettings(**worker),
+        )
+        self._together(settings)
+        by_line = sorted(self._warnings, key=lambda note: note.line)
+        return settings, by_line, sorted(self._errors, key=lambda note: note.line)
+
+    def _warn(self, line: int, text: str) -> None:
+        self._warnings.append(Note(self._path, line, text))
+
+    def _error(self, line: int, text: str) -> None:
+        self._errors.append(Note(self._path, line, text))
+
+    def _values(self, title: str) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        table = _SECTIONS[title]
+        section = self._sections.get(title, Section(0, {}))
+        for key, entry in section.entries.items():
+            if key not in table:
+                self._warn(entry.line, _unknown(title, key, table))
+                continue
+            attribute, parse = table[key]
+            value = self._parsed(key, entry, parse)
+            if value is not None:
+                values[attribute] = value
+        return values
+
+    def _parsed(self, key: str, entry: Entry, parse: _Parser) -> Any:
+        try:
+            return parse(entry.value)
+        except _WrongError as expected:
+            self._error(entry.line, f"{key}: expected {expected}, found {entry.value[:60]!r}")
+            return None
+
+    def _line(self, title: str, key: str) -> int:
+        section = self._sections.get(title)
+        if section is None:
+            return 1
+        entry = section.entries.get(key)
+        return section.line if entry is None else entry.line
+
+    def _together(self, settings: Settings) -> None:
+        """What is wrong only in company."""
+        gemma, dispatcher = settings.gemma, settings.dispatcher
+        if gemma.max_tokens >= gemma.seq_len:
+            self._error(
+                self._line("gemma_cpp", "max_tokens"),
+                f"max_tokens: expected less than seq_len ({gemma.seq_len}), which holds the prompt as well, "
+                f"found {gemma.max_tokens}",
+            )
+        if dispatcher.mode == "force_fallback" and not dispatcher.fallback and not self._errors:
+            self._error(
+                self._line("dispatcher", "mode"),
+                "mode: force_fallback needs a fallback; name one in fallback_order, or use smart or force_local",
+            )
+        if not dispatcher.gemma_enabled and not dispatcher.fallback and not self._errors:
+            self._error(
+                self._line("dispatcher", "gemma_enabled"),
+                "gemma_enabled: false leaves nobody to answer; name a fallback in fallback_order",
+            )
+        if not dispatcher.gemma_enabled and dispatcher.mode == "force_local":
+            self._error(
+                self._line("dispatcher", "mode"),
+                "mode: force_local needs the local engine, but gemma_enabled is false; change one of the two",
+            )
+
+    def _endpoint(self, name: str, hosts: frozenset[str]) -> Endpoint | None:
+        section = self._sections.get(name)
+        if section is None:
+            self._error(
+                self._line("dispatcher", "fallback_order"),
+                f"fallback_order: {name!r} needs a section [{name}] with `endpoint = http://...`; "
+                "leave fallback_order empty to keep every prompt on this machine",
+            )
+            return None
+        entries = section.entries
+        for key, entry in entries.items():
+            if key not in _ENDPOINT_KEYS:
+                self._warn(entry.line, _unknown(name, key, _ENDPOINT_KEYS))
+        url = self._url(name, section, hosts)
+        api_key = self._api_key(entries)
+        if url is None:
+            return None
+        if api_key and url.startswith("http://") and not is_loopback(urlsplit(url).hostname or ""):
+            line = entries["api_key" if "api_key" in entries else "api_key_file"].line
+            self._error(line, "an API key goes over https, or to this machine; the endpoint is http elsewhere")
+        model = entries.get("default_model") or entries.get("model")
+        timeout = entries.get("timeout")
+        return Endpoint(
+            name,
+            url,
+            self._parsed("default_model", model, _NAME) if model and model.value else None,
+            api_key,
+            self._parsed("timeout", timeout, _number(0.1, 86400, " of seconds")) or 60.0 if timeout else 60.0,
+        )
+
+    def _url(self, name: str, section: Section, hosts: frozenset[str]) -> str | None:
+        entry = section.entries.get("endpoint")
+        line = section.line if entry is None else entry.line
+        text = "" if entry is None else entry.value
+        try:
+            parts = urlsplit(text)
+            host = parts.hostname or ""
+            parts.port  # noqa: B018 - the access is the check: urlsplit looks at the port when it is asked for
+        except ValueError:
+            host = ""
+        if not text.startswith(("http://", "https://")) or not host or "@" in parts.netloc or re.search(r"\s", text):
+            self._error(line, f"[{name}] endpoint: expected http://HOST:PORT or https://HOST, found {text[:60]!r}")
+            return None
+        if not is_loopback(host) and host.lower() not in hosts:
+            self._error(
+                line,
+                f"[{name}] endpoint: {host} is another machine, and prompts go there only when fallback_hosts in "
+                f"[dispatcher] names it; add `fallback_hosts = {host}`, or take {name} out of fallback_order",
+            )
+            return None
+        return text
+
+    def _api_key(self, entries: Mapping[str, Entry]) -> str | None:
+        inline, file = entries.get("api_key"), entries.get("api_key_file")
+        if inline and inline.value and file and file.value:
+            self._error(file.line, "api_key_file: api_key is set as well; keep one of the two")
+            return None
+        if inline and inline.value:
+            if self._path.stat().st_mode & stat.S_IROTH:
+                self._warn(inline.line, f"api_key: everybody can read {self._path}; use api_key_file, or chmod o-r")
+            return inline.value
+        if file is None or not file.value:
+            return None
+        path: Path | None = self._parsed("api_key_file", file, _path)
+        if path is None:
+            return None
+        try:
+            with path.open(encoding="ascii") as stream:
+                key = stream.read(4097).strip()
+            if path.stat().st_mode & stat.S_IROTH:
+                self._warn(file.line, f"api_key_file: everybody can read {path}; chmod o-r")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no ASCII"
+            self._error(file.line, f"api_key_file: {path} cannot be read: {reason}")
+            return None
+        # It becomes a header: a line end in it would be another header.
+        if not re.fullmatch(r"[!-~]{1,4096}", key):
+            self._error(file.line, f"api_key_file: expected one key of printable characters in {path}")
+            return None
+        return key
+
+
+def _unknown(title: str, key: str, known: Any) -> str:
+    import difflib
+
+    if title == "gemma_worker" and key in ("host", "port"):
+        return f"{key} is not read: the worker listens on a Unix socket and never on TCP"
+    near = difflib.get_close_matches(key, list(known), n=1)
+    return f"the key {key} is not read in [{title}]" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine: a loopback address or the name localhost."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

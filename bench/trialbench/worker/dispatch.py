@@ -1,0 +1,341 @@
+"""One request from its arrival to its one end: routing, attempts, back-off, reconnection, fallback.
+
+No threads, no sockets, no real time: the clock and the dice are given, the tokens go to a function. What the worker
+promises about retries is decided here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from trialbench.engines.contract import (
+    Deadlines,
+    Done,
+    Failed,
+    FinishReason,
+    Generation,
+    Label,
+    Refused,
+    Result,
+    Token,
+    Trial,
+    Usage,
+)
+from trialbench.engines.failures import SERVER_ERROR, UNAVAILABLE, Failure
+from trialbench.worker.breaker import is_engines_fault
+from trialbench.worker.clock import Clock
+from trialbench.worker.retry import RetryPolicy
+from trialbench.worker.routing import Backend, Choice, Router
+
+# How often an engine that has to come back is looked at.
+_RECONNECT_POLL_S = 0.5
+# Less than this and a deadline would be over before an engine could say anything.
+_LEAST_S = 0.05
+
+
+class CallerGoneError(Exception):
+    """Raised by a `deliver` whose caller can't take any more: the generation is ended, nobody waits for its end."""
+
+
+@dataclass
+class Job:
+    """A request that came in. `cancel` may be called from any thread, at any moment.
+
+    Attributes:
+        arrived_s: by the dispatcher's clock; what `fallback_timeout_s` counts from.
+        deliver: takes each token and whose it is; raises `CallerGoneError` when the caller is gone.
+    """
+
+    trial: Trial
+    arrived_s: float
+    deliver: Callable[[Token, Label], None]
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _generation: Generation | None = None
+
+    def cancel(self) -> None:
+        """End it soon, wherever it stands: in the queue, in a pause, within a generation."""
+        self.cancelled.set()
+        with self._lock:
+            generation = self._generation
+        if generation is not None:
+            generation.cancel()
+
+    def attach(self, generation: Generation | None) -> None:
+        """What `cancel` ends from now on."""
+        with self._lock:
+            self._generation = generation
+        # A cancel that came between the start and this line has seen no generation.
+        if generation is not None and self.cancelled.is_set():
+            generation.cancel()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The one end of a request. Exactly one of `finish_reason` and `failure` is set, or neither: the caller is gone.
+
+    `label` says whose it is; None where nobody was asked. `route`: each decision with its reason, in order.
+    """
+
+    label: Label | None
+    finish_reason: FinishReason | None = None
+    failure: Failure | None = None
+    usage: Usage = field(default_factory=Usage)
+    attempts: int = 0
+    fallback: bool = False
+    route: tuple[str, ...] = ()
+    result: Result | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a request is dealt with.
+
+    Attributes:
+        retry: see there.
+        fallback_timeout_s: no token this long after the request came in: a fallback is asked, if there is one.
+        reconnect_wait_s: how long an engine that has to come back is waited for.
+    """
+
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    fallback_timeout_s: float = 30.0
+    reconnect_wait_s: float = 30.0
+
+
+@dataclass
+class _State:
+    """What has happened to one request so far."""
+
+    attempts: int = 0
+    delivered: bool = False
+    # By the clock, when a request without a token goes elsewhere; infinite where there is nowhere to go.
+    fallback_at_s: float = float("inf")
+    route: list[str] = field(default_factory=list)
+
+
+class Dispatcher:
+    """Serves requests, one call each; may be called by several threads.
+
+    Args:
+        log: is told each decision as `(event, fields)`; never the prompt, never the reply.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        policy: Policy,
+        *,
+        clock: Clock,
+        rng: random.Random | None = None,
+        log: Callable[[str, dict[str, Any]], None] = lambda event, fields: None,  # noqa: ARG005 - it has to take them
+    ) -> None:
+        self.router = router
+        self.policy = policy
+        self.clock = clock
+        self._rng = rng or random.Random()
+        self._log = log
+
+    def serve(self, job: Job, *, name: str = "") -> Outcome:
+        """Serve `job` to its end; raises nothing.
+
+        Args:
+            name: what the log calls it.
+        """
+        state = _State()
+        try:
+            outcome = self._serve(job, state)
+        except CallerGoneError:
+            outcome = Outcome(None)
+        except Exception as error:
+            outcome = Outcome(None, failure=Failure(SERVER_ERROR, f"{type(error).__name__}: {error}"))
+        finally:
+            job.attach(None)
+        outcome = replace(outcome, attempts=state.attempts, route=tuple(state.route))
+        end = outcome.finish_reason or (outcome.failure.failure_class.name if outcome.failure else "caller_gone")
+        self._log(
+            "end",
+            {
+                "request": name,
+                "end": end,
+                "source": outcome.label.source if outcome.label else None,
+                "attempts": outcome.attempts,
+                "after_s": round(self.clock.now_s() - job.arrived_s, 3),
+                "route": outcome.route,
+            },
+        )
+        return outcome
+
+    def _serve(self, job: Job, state: _State) -> Outcome:
+        if job.cancelled.is_set():
+            return Outcome(None, finish_reason="cancelled")
+        if self.router.local is not None and self.router.fallbacks:
+            state.fallback_at_s = job.arrived_s + self.policy.fallback_timeout_s
+        choice = self._first(state)
+        if isinstance(choice, Failure):
+            state.route.append(choice.detail)
+            return Outcome(None, failure=choice)
+        outcome = self._ask(choice, job, state)
+        while True:
+            reason = self._why_elsewhere(choice, outcome, job, state)
+            if reason is None:
+                return outcome
+            following = self._next(choice, reason)
+            if isinstance(following, Failure):
+                state.route.append(following.detail)
+                return outcome
+            choice = following
+            outcome = self._ask(choice, job, state)
+
+    def _first(self, state: _State) -> Choice | Failure:
+        if not self._fallback_is_due(state):
+            return self.router.first()
+        choice = self.router.fallback(self._late())
+        if isinstance(choice, Failure):
+            # Late, and nobody else can answer: the local engine gets the time it needs.
+            state.route.append(choice.detail)
+            state.fallback_at_s = float("inf")
+            return self.router.first()
+        return choice
+
+    def _next(self, choice: Choice, reason: str) -> Choice | Failure:
+        """The fallback after the one that was asked last."""
+        rest = self.router.fallbacks
+        if not choice.backend.local:
+            rest = rest[rest.index(choice.backend) + 1 :]
+        if not rest:
+            return Failure(UNAVAILABLE, f"{reason}; nobody else is left to ask")
+        return Router(None, rest, "smart").fallback(reason)
+
+    def _late(self) -> str:
+        return f"no token within {self.policy.fallback_timeout_s:g} s after the request came in"
+
+    def _fallback_is_due(self, state: _State) -> bool:
+        return self.clock.now_s() >= state.fallback_at_s - _LEAST_S
+
+    def _why_elsewhere(self, choice: Choice, outcome: Outcome, job: Job, state: _State) -> str | None:
+        """Why the request goes to a fallback after `outcome`, or None when `outcome` is its end."""
+        failure = outcome.failure
+        if failure is None or state.delivered or job.cancelled.is_set() or not self.router.fallbacks:
+            return None
+        # A request that is wrong is wrong everywhere; what an engine could not make sense of is not hidden by another.
+        if not is_engines_fault(failure) or failure.failure_class.kind == "indeterminate":
+            return None
+        if choice.backend.local and self._fallback_is_due(state):
+            return self._late()
+        return f"{choice.backend.name} failed: {failure.failure_class.name}"
+
+    def _ask(self, choice: Choice, job: Job, state: _State) -> Outcome:
+        """Attempts at one backend, until an end or until another attempt makes no sense."""
+        backend = choice.backend
+        self._decided(choice, state)
+        attempt = 0
+        while True:
+            outcome = self._attempt(choice, job, state)
+            failure = outcome.failure
+            if failure is None or not self.policy.retry.may_retry(failure, attempt=attempt, delivered=state.delivered):
+                return outcome
+            pause_s = self.policy.retry.delay_s(attempt, self._rng)
+            limit_s = state.fallback_at_s if backend.local else float("inf")
+            if self.clock.now_s() + pause_s >= limit_s - _LEAST_S:
+                return outcome
+            attempt += 1
+            self._log("retry", {"after": failure.failure_class.name, "retry": attempt, "pause_s": round(pause_s, 3)})
+            state.route.append(f"{backend.name}: {failure.failure_class.name}, again after {pause_s:.2f} s")
+            if self.clock.wait(job.cancelled, pause_s):
+                return Outcome(backend.engine.label, finish_reason="cancelled")
+            admitted = backend.breaker.admit()
+            if isinstance(admitted, str):
+                state.route.append(f"no further attempt: {admitted}")
+                return outcome
+            choice = replace(choice, admitted=admitted)
+
+    def _attempt(self, choice: Choice, job: Job, state: _State) -> Outcome:
+        """One generation, its breaker told of the end."""
+        backend, breaker = choice.backend, choice.backend.breaker
+        told = False
+        try:
+            outcome = self._back_again(backend, job, state) or self._generate(backend, job, state)
+            told = True
+            if outcome.failure is not None:
+                breaker.failed(choice.admitted, outcome.failure)
+                backend.forget()
+                row = outcome.failure.failure_class
+                if row.restart or row.name in ("connection", "unavailable"):
+                    backend.reconnect = True
+            elif outcome.finish_reason == "cancelled":
+                breaker.withdrew(choice.admitted)
+            else:
+                breaker.succeeded()
+            return outcome
+        finally:
+            if not told:
+                breaker.withdrew(choice.admitted)
+
+    def _back_again(self, backend: Backend, job: Job, state: _State) -> Outcome | None:
+        """Wait until an engine that crashed or was away is well; None when it is."""
+        if not backend.reconnect:
+            return None
+        until_s = self.clock.now_s() + self.policy.reconnect_wait_s
+        if backend.local:
+            until_s = min(until_s, state.fallback_at_s)
+        while True:
+            failure = backend.health(fresh=True)
+            if failure is None:
+                return None
+            left_s = until_s - self.clock.now_s()
+            if left_s <= 0:
+                detail = f"not back within {self.policy.reconnect_wait_s:g} s: {failure.detail}"
+                return Outcome(backend.engine.label, failure=Failure(failure.failure_class, detail))
+            if self.clock.wait(job.cancelled, min(_RECONNECT_POLL_S, left_s)):
+                return Outcome(backend.engine.label, finish_reason="cancelled")
+
+    def _generate(self, backend: Backend, job: Job, state: _State) -> Outcome:
+        label = backend.engine.label
+        trial = replace(job.trial, deadlines=self._deadlines(backend, job, state))
+        state.attempts += 1
+        try:
+            generation = backend.engine.start(trial)
+        except Refused as refused:
+            return Outcome(label, failure=refused.failure, fallback=not backend.local)
+        job.attach(generation)
+        end: Done | Failed | None = None
+        try:
+            for event in generation.events():
+                if isinstance(event, Token):
+                    # Before it is handed over: a caller that dies while it takes a token may have got it.
+                    state.delivered = True
+                    job.deliver(event, label)
+                elif isinstance(event, Done | Failed):
+                    end = event
+        except BaseException:
+            # Nobody takes the rest; the engine is quiet before its slot is given to the next request.
+            generation.cancel()
+            generation.result()
+            raise
+        finally:
+            job.attach(None)
+        result = generation.result()
+        if end is None:
+            failure = Failure(SERVER_ERROR, "the engine's events ended without an end")
+            return Outcome(label, failure=failure, fallback=not backend.local, result=result)
+        if isinstance(end, Failed):
+            return Outcome(label, failure=end.failure, usage=result.usage, fallback=not backend.local, result=result)
+        return Outcome(
+            label, finish_reason=end.finish_reason, usage=end.usage, fallback=not backend.local, result=result
+        )
+
+    def _deadlines(self, backend: Backend, job: Job, state: _State) -> Deadlines:
+        wanted = job.trial.deadlines
+        if not backend.local or state.fallback_at_s == float("inf"):
+            return wanted
+        left_s = state.fallback_at_s - self.clock.now_s()
+        first_s = min(left_s, wanted.total_s if wanted.first_s is None else wanted.first_s)
+        return replace(wanted, first_s=max(_LEAST_S, first_s))
+
+    def _decided(self, choice: Choice, state: _State) -> None:
+        state.route.append(f"{choice.backend.name}: {choice.reason}")
+        self._log("route", {"backend": choice.backend.name, "reason": choice.reason})

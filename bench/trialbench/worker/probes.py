@@ -1,0 +1,503 @@
+"""The three proofs: cold start, timeout and retry, cancel. Real engines, real time, numbers with a limit each.
+
+`cold-start` and `cancel` ask the engine itself; `timeout-retry` goes through a whole worker, with two clients, because
+that is where recovery happens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shlex
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from trialbench.engines import proc
+from trialbench.engines.contract import Deadlines, Done, Engine, Failed, Generation, Result, Token, Trial
+from trialbench.errors import UsageError
+from trialbench.worker.build import dispatcher
+from trialbench.worker.channel import SocketChannel
+from trialbench.worker.choose import Choice
+from trialbench.worker.config import DispatcherSettings
+from trialbench.worker.launch import Launched
+from trialbench.worker.proof import Check, Expectation, Proof, expectations
+from trialbench.worker.protocol import Defaults
+from trialbench.worker.service import Limits, Worker
+from trialbench.worker.stall import Relay, StoppingEngine
+
+# A proof that something ends must itself end: what takes longer than this hangs.
+_HANG_S = 30.0
+_EXPECTED: Mapping[str, Mapping[str, Expectation]] = {
+    "cold-start": {
+        "cold_start_s": Expectation("<", 2),
+        "tokens_per_s": Expectation(">", 10),
+        "failed": Expectation("=", 0),
+    },
+    "timeout-retry": {
+        "recovery_s": Expectation("<", 10),
+        "lost": Expectation("=", 0),
+        "doubled": Expectation("=", 0),
+        "state_lost": Expectation("=", 0),
+        "fallback_s": Expectation("<", 10),
+    },
+    "cancel": {
+        "hangs": Expectation("=", 0),
+        "quiet_max_ms": Expectation("<", 2500),
+        "unclean": Expectation("=", 0),
+        "left_processes": Expectation("=", 0),
+        "next_failed": Expectation("=", 0),
+        "cancelled_share": Expectation(">=", 0.5),
+    },
+}
+_DEFAULT_N = {"cold-start": 3, "timeout-retry": 3, "cancel": 20}
+# Greedy, so that a reply can be compared with the one before it.
+_GREEDY = Trial(temperature=0.0, top_k=1)
+
+
+def run(
+    name: str,
+    choice: Choice,
+    *,
+    url: str | None = None,
+    launch: str | None = None,
+    n: int | None = None,
+    prompt: str = "Count from one to one thousand.",
+    max_tokens: int | None = None,
+    expect: Sequence[str] = (),
+    expect_any: Sequence[str] = (),
+) -> Proof:
+    """Carry out the proof `name` on what was chosen.
+
+    Args:
+        launch: a command line that starts the server at `url`.
+        expect: `NAME=NUMBER`, other limits.
+        expect_any: the same, for all three proofs: names that this one does not have are passed over.
+
+    Raises:
+        UsageError: wrong options.
+        ServerError: the server can't be started.
+    """
+    known = {limit for limits in _EXPECTED.values() for limit in limits}
+    own = [one for one in expect_any if one.partition("=")[0] in _EXPECTED[name] or one.partition("=")[0] not in known]
+    limits = expectations(_EXPECTED[name], [*expect, *own])
+    count = n or _DEFAULT_N[name]
+    argv = shlex.split(launch) if launch else None
+    if argv and url is None:
+        raise UsageError("--launch: expected --url as well, where the started server answers")
+    trial = replace(_GREEDY, prompt=prompt, deadlines=choice.defaults.deadlines)
+    engine = choice.make(None)
+    try:
+        if name == "cold-start":
+            return _cold_start(engine, replace(trial, max_tokens=max_tokens or 32), count, argv, limits)
+        with ExitStack() as stack:
+            if argv:
+                stack.enter_context(_launched(engine, argv))
+            if name == "cancel":
+                return _cancel(engine, replace(trial, max_tokens=max_tokens or 1024), count, limits)
+            return _timeout_retry(choice, engine, url, replace(trial, max_tokens=max_tokens or 32), count, limits)
+    finally:
+        engine.close()
+
+
+def _launched(engine: Engine, argv: Sequence[str]) -> Launched:
+    if engine.healthy() is None:
+        raise UsageError("--launch: somebody answers at --url already; stop it, or leave --launch out")
+    return Launched(argv, lambda: engine.healthy() is None)
+
+
+# --- cold start ------------------------------------------------------------------------------------------------------
+
+
+def _cold_start(
+    engine: Engine, trial: Trial, n: int, argv: Sequence[str] | None, limits: Mapping[str, Expectation]
+) -> Proof:
+    proof: Proof | None = None
+    runs: list[dict[str, Any]] = []
+    for _ in range(n):
+        if argv is None:
+            probe = engine.probe()
+            proof = proof or Proof("cold-start", probe.as_dict())
+            runs.append(_one_start(engine, trial, None))
+            continue
+        with _launched(engine, argv) as launched:
+            proof = proof or Proof("cold-start", engine.probe().as_dict())
+            runs.append(_one_start(engine, trial, launched))
+    assert proof is not None
+    proof.runs = runs
+    # A server that somebody else started has its model in memory: nothing about it is cold.
+    cold = [one["cold_start_s"] for one in runs if one["cold_start_s"] is not None]
+    warm = proof.engine.get("source") != "gemma_local" and argv is None
+    proof.checks = [
+        Check(
+            "cold_start_s",
+            max(cold) if len(cold) == n else None,
+            "s",
+            limits["cold_start_s"],
+            "the server was running already; --launch starts it for the proof"
+            if warm
+            else f"from the process's start to the first token, longest of {n}; files may be in the page cache",
+            skipped=warm,
+        ),
+        Check(
+            "tokens_per_s",
+            _least(one["tokens_per_s"] for one in runs),
+            "/s",
+            limits["tokens_per_s"],
+            f"after the first token, slowest of {n}",
+        ),
+        Check("ttft_ms", _median(one["ttft_ms"] for one in runs), "ms", detail="median, from the request"),
+        Check("peak_mib", _most(one["peak_mib"] for one in runs), "MiB"),
+        Check("failed", sum(one["error"] is not None for one in runs), f"of {n}", limits["failed"], _first_error(runs)),
+    ]
+    return proof
+
+
+def _one_start(engine: Engine, trial: Trial, launched: Launched | None) -> dict[str, Any]:
+    times: list[float] = []
+    result = _generate(engine, trial, times)
+    if launched is not None:
+        launched.memory.look()
+    # A process of one's own is what was started; a launched server began before its first request.
+    began_s = launched.started_s if launched else result.started_s
+    own = launched is not None or result.label.source == "gemma_local"
+    count = result.usage.completion_tokens or result.usage.chunks
+    span_s = times[-1] - times[0] if len(times) > 1 else 0.0
+    return {
+        "cold_start_s": round(times[0] - began_s, 4) if times and own else None,
+        "load_s": round(launched.healthy_s - launched.started_s, 4) if launched else None,
+        "ttft_ms": result.ttft_ms,
+        "tokens": count,
+        "tokens_per_s": round((count - 1) / span_s, 3) if span_s > 0 and count > 1 else None,
+        "total_ms": result.total_ms,
+        "peak_mib": launched.memory.peak_mib if launched else result.peak_mib,
+        "error": result.failure.as_dict() if result.failure else None,
+    }
+
+
+def _generate(engine: Engine, trial: Trial, times: list[float]) -> Result:
+    generation = engine.start(trial)
+    times.extend(event.t_s for event in generation.events() if isinstance(event, Token))
+    return generation.result()
+
+
+# --- cancel ----------------------------------------------------------------------------------------------------------
+
+
+def _cancel(engine: Engine, trial: Trial, n: int, limits: Mapping[str, Expectation]) -> Proof:
+    proof = Proof("cancel", engine.probe().as_dict())
+    before = _children()
+    dice = random.Random(0)
+    for _ in range(n):
+        one = _one_cancel(engine, trial, dice.randrange(0, 12))
+        proof.runs.append(one)
+        if one["hang"]:
+            # It has to be looked at, not buried under more of its kind.
+            break
+        following = _generate(engine, replace(trial, max_tokens=8), [])
+        one["next"] = "ok" if following.failure is None else following.failure.failure_class.name
+    runs = proof.runs
+    ended = [one for one in runs if one["finish_reason"] == "cancelled"]
+    quiet = [one["quiet_ms"] for one in ended if one["quiet_ms"] is not None]
+    left = _children() - before
+    proof.checks = [
+        Check("hangs", sum(one["hang"] for one in runs), f"of {n}", limits["hangs"], f"longer than {_HANG_S:g} s"),
+        Check(
+            "cancelled_share",
+            len(ended) / n,
+            "",
+            limits["cancelled_share"],
+            "the others had ended by themselves before the cancel came, or failed",
+        ),
+        Check("quiet_p50_ms", _median(quiet), "ms", detail="from the cancel until nothing of it was left"),
+        Check("quiet_max_ms", _most(quiet), "ms", limits["quiet_max_ms"]),
+        Check(
+            "unclean",
+            sum(not one["clean"] for one in runs),
+            f"of {n}",
+            limits["unclean"],
+            "process group gone and pipes drained; a server's slot seen free",
+        ),
+        Check("left_processes", len(left), "", limits["left_processes"], "children of this process afterwards"),
+        Check(
+            "next_failed",
+            sum(one.get("next") != "ok" for one in runs),
+            f"of {n}",
+            limits["next_failed"],
+            _first_error(runs) or "a short request right after each cancel",
+        ),
+    ]
+    return proof
+
+
+def _one_cancel(engine: Engine, trial: Trial, after_tokens: int) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "after_tokens": after_tokens,
+        "hang": True,
+        "finish_reason": None,
+        "quiet_ms": None,
+        "clean": False,
+        "error": None,
+    }
+    started: list[Generation] = []
+
+    def work() -> None:
+        generation = engine.start(trial)
+        started.append(generation)
+        seen, cancelled_s = 0, None
+        for event in generation.events():
+            seen += isinstance(event, Token)
+            if seen >= after_tokens and cancelled_s is None and not isinstance(event, Done | Failed):
+                cancelled_s = time.monotonic()
+                generation.cancel()
+        quiet_ms = None if cancelled_s is None else (time.monotonic() - cancelled_s) * 1000
+        result = generation.result()
+        found["finish_reason"] = result.finish_reason
+        found["quiet_ms"] = None if quiet_ms is None else round(quiet_ms, 1)
+        found["clean"] = result.clean
+        found["error"] = result.failure.as_dict() if result.failure else None
+        found["hang"] = False
+
+    thread = threading.Thread(target=work, name="cancel", daemon=True)
+    thread.start()
+    thread.join(trial.deadlines.total_s + _HANG_S)
+    return found
+
+
+def _children() -> set[tuple[int, int]]:
+    """Direct children of this process that are no zombies, by pid and start."""
+    own = os.getpid()
+    return {(one.pid, one.start) for one in proc.table() if one.parent == own and not one.dead}
+
+
+# --- timeout and retry -----------------------------------------------------------------------------------------------
+
+
+class _Caller:
+    """A client of a worker in this very process."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(_HANG_S * 4)
+        self._stream = self._socket.makefile("rb")
+        channel = SocketChannel(theirs, max_line_bytes=1 << 20, send_timeout_s=10)
+
+        def serve() -> None:
+            worker.serve(channel)
+            channel.release()
+
+        threading.Thread(target=serve, name="probe-client", daemon=True).start()
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def read(self) -> dict[str, Any]:
+        """The next message; an empty one where the worker says nothing any more."""
+        try:
+            line = self._stream.readline()
+        except OSError:
+            return {}
+        message: dict[str, Any] = json.loads(line) if line else {}
+        return message
+
+    def reply(self) -> tuple[str, float | None, list[dict[str, Any]]]:
+        """Text, CLOCK_MONOTONIC seconds of the first token, and every end of the request that runs."""
+        text, first_s = "", None
+        while message := self.read():
+            if message.get("type") == "token":
+                first_s = first_s or time.monotonic()
+                text += message["text"]
+            elif message.get("type") in ("done", "error") or message.get("ok") is False:
+                return text, first_s, [message]
+        return text, first_s, []
+
+    def close(self) -> None:
+        self._stream.close()
+        self._socket.close()
+
+
+def _timeout_retry(
+    choice: Choice, engine: Engine, url: str | None, trial: Trial, n: int, limits: Mapping[str, Expectation]
+) -> Proof:
+    proof = Proof("timeout-retry", engine.probe().as_dict())
+    plain = _generate(engine, trial, [])
+    if plain.failure is not None:
+        detail = f"without any stall: {plain.failure.failure_class.name}: {plain.failure.detail}"
+        proof.checks = [Check("recovery_s", None, "s", limits["recovery_s"], detail)]
+        return proof
+    # Long enough that a healthy reply is never taken for a stall, short enough to wait for.
+    deadline_s = max(1.0, 3 * (plain.ttft_ms or 0.0) / 1000)
+    with ExitStack() as stack:
+        injector: Relay | StoppingEngine
+        if url is None:
+            injector = StoppingEngine(engine)
+            stalling: Engine = injector
+        else:
+            injector = stack.enter_context(Relay(url))
+            stalling = choice.make(injector.url)
+            stack.callback(stalling.close)
+        trial = replace(trial, deadlines=Deadlines(first_s=deadline_s, total_s=trial.deadlines.total_s))
+        settings = replace(choice.settings.dispatcher, fallback=(), mode="force_local")
+        with _worker(stalling, settings, trial) as (worker, retried):
+            proof.runs = [_one_stall(worker, retried, injector, trial.prompt or "", deadline_s) for _ in range(n)]
+        checks = _recovery(proof.runs, plain.text, n, limits)
+        proof.checks = [*checks, _fallback(choice, stalling, injector, trial, deadline_s, limits)]
+    return proof
+
+
+class _worker:  # noqa: N801 - used as a function: `with _worker(...) as (worker, retried)`
+    """A worker for the time of a proof."""
+
+    def __init__(self, engine: Engine, settings: DispatcherSettings, trial: Trial) -> None:
+        self.retried: list[str] = []
+
+        def log(event: str, fields: dict[str, Any]) -> None:
+            if event == "retry":
+                self.retried.append(fields["after"])
+
+        self._worker = Worker(
+            dispatcher(settings, engine, log=log),
+            limits=Limits(),
+            defaults=Defaults(replace(trial, prompt=None)),
+        )
+
+    def __enter__(self) -> tuple[Worker, list[str]]:
+        """The worker, and what its retries were for."""
+        return self._worker, self.retried
+
+    def __exit__(self, *_unused: object) -> None:
+        self._worker.stop(0)
+
+
+def _one_stall(
+    worker: Worker, retried: list[str], injector: Relay | StoppingEngine, prompt: str, deadline_s: float
+) -> dict[str, Any]:
+    """One stalled request with a session before it and after it, and another client's that waits behind it."""
+    first, second = _Caller(worker), _Caller(worker)
+    try:
+        first.send({"type": "create_session", "params": {"max_tokens": 16}})
+        session = first.read().get("session_id", "")
+        injector.stalls = 1
+        stalled_before = injector.stalled
+        retried.clear()
+        asked_s = time.monotonic()
+        first.send({"type": "generate", "session_id": session, "prompt": prompt})
+        while injector.stalled == stalled_before and time.monotonic() - asked_s < _HANG_S:
+            time.sleep(0.005)
+        second.send({"type": "generate", "id": "behind", "prompt": prompt})
+        text, first_s, ends = first.reply()
+        _, _, behind = second.reply()
+        # The session is what it was: its name is known, and its parameters still hold.
+        first.send({"type": "generate", "session_id": session, "prompt": prompt})
+        again, _, after = first.reply()
+        first.send({"type": "status"})
+        second.send({"type": "status"})
+        extra = [message for message in (first.read(), second.read()) if message.get("type") != "status"]
+    finally:
+        first.close()
+        second.close()
+    end = ends[0] if ends else {}
+    return {
+        "stalled": injector.stalled - stalled_before,
+        "deadline_s": round(deadline_s, 3),
+        "recovery_s": round(first_s - asked_s - deadline_s, 4) if first_s else None,
+        "attempts": end.get("attempts"),
+        "retried_after": list(retried),
+        "end": end.get("type") or end.get("error"),
+        "behind": behind[0].get("type") if behind else None,
+        "after": after[0].get("type") if after else None,
+        "same_text": text == again,
+        "extra": len(extra),
+    }
+
+
+def _recovery(runs: Sequence[Mapping[str, Any]], plain: str, n: int, limits: Mapping[str, Expectation]) -> list[Check]:
+    good = [one for one in runs if one["end"] == "done" and one["stalled"] == 1 and one["retried_after"] == ["timeout"]]
+    recoveries = [one["recovery_s"] for one in good if one["recovery_s"] is not None]
+    lost = sum((one["end"] != "done") + (one["behind"] != "done") for one in runs)
+    return [
+        Check(
+            "recovery_s",
+            max(recoveries) if len(recoveries) == n else None,
+            "s",
+            limits["recovery_s"],
+            f"from the passed deadline ({runs[0]['deadline_s']} s without a token) to the retry's first token, "
+            f"longest of {n}",
+        ),
+        Check(
+            "retried",
+            len(good),
+            f"of {n}",
+            detail="stalled once, ended by its deadline, answered by the second attempt",
+        ),
+        Check("lost", lost, f"of {2 * n}", limits["lost"], "the stalled request, and one that waited behind it"),
+        Check("doubled", sum(one["extra"] for one in runs), "", limits["doubled"], "messages after the one end"),
+        Check("state_lost", sum(one["after"] != "done" for one in runs), f"of {n}", limits["state_lost"], "sessions"),
+        Check(
+            "same_text",
+            sum(one["same_text"] for one in runs),
+            f"of {n}",
+            detail=f"the retry's reply equals an undisturbed one ({len(plain)} characters)",
+        ),
+    ]
+
+
+def _fallback(
+    choice: Choice,
+    engine: Engine,
+    injector: Relay | StoppingEngine,
+    trial: Trial,
+    deadline_s: float,
+    limits: Mapping[str, Expectation],
+) -> Check:
+    settings = choice.settings.dispatcher
+    if not settings.fallback:
+        return Check("fallback_s", None, "s", limits["fallback_s"], "no fallback is configured: off", skipped=True)
+    settings = replace(settings, mode="smart", fallback_timeout_s=deadline_s)
+    with _worker(engine, settings, trial) as (worker, _):
+        caller = _Caller(worker)
+        injector.stalls = 1000
+        asked_s = time.monotonic()
+        caller.send({"type": "generate", "id": "elsewhere", "prompt": trial.prompt})
+        _, first_s, ends = caller.reply()
+        injector.stalls = 0
+        caller.close()
+    end = ends[0] if ends else {}
+    answered = end.get("type") == "done" and end.get("fallback") is True and first_s is not None
+    detail = f"after {deadline_s:g} s without a token; answered by {end.get('source')} {end.get('model')}"
+    if not answered:
+        detail = f"expected a labelled answer of the fallback, found {end.get('error') or end or 'nothing'}"
+    value = first_s - asked_s - deadline_s if answered and first_s is not None else None
+    return Check("fallback_s", value, "s", limits["fallback_s"], detail)
+
+
+# --- small things ----------------------------------------------------------------------------------------------------
+
+
+def _known(values: Any) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _median(values: Any) -> float | None:
+    known = _known(values)
+    return statistics.median(known) if known else None
+
+
+def _least(values: Any) -> float | None:
+    """None as soon as one is missing: the slowest may be the one that is not known."""
+    known = list(values)
+    return None if not known or None in known else min(known)
+
+
+def _most(values: Any) -> float | None:
+    return max(_known(values), default=None)
+
+
+def _first_error(runs: Sequence[Mapping[str, Any]]) -> str:
+    return next((f"{one['error']['class']}: {one['error']['detail']}" for one in runs if one.get("error")), "")

@@ -1,0 +1,194 @@
+"""A proof: numbers, what was expected of them, and one word at the end. As table, JSON and JUnit.
+
+A proof that could not be carried out has not passed: a check without a number fails unless its reason says that it was
+not asked for (`skipped`).
+"""
+
+from __future__ import annotations
+
+import datetime
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from xml.etree import ElementTree
+
+from trialbench import __version__
+from trialbench.errors import UsageError
+from trialbench.terminal import line
+
+_RELATIONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq}
+# XML 1.0 has no way to write these.
+_NO_XML = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 65534, 65535, *range(55296, 57344)), "?")
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """`value RELATION limit`, as in `< 2`."""
+
+    relation: str
+    limit: float
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` is as expected."""
+        return bool(_RELATIONS[self.relation](value, self.limit))
+
+    def __str__(self) -> str:
+        return f"{self.relation} {self.limit:g}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One number of a proof.
+
+    Attributes:
+        value: None where there is none; `detail` says why.
+        expected: None for numbers that are told and not judged.
+        skipped: it was not asked for, and counts neither way.
+    """
+
+    name: str
+    value: float | None
+    unit: str = ""
+    expected: Expectation | None = None
+    detail: str = ""
+    skipped: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether it holds; what is not judged holds."""
+        if self.skipped or self.expected is None:
+            return True
+        return self.value is not None and self.expected.holds(self.value)
+
+    @property
+    def word(self) -> str:
+        """`ok`, `FAILED`, `skipped`, or nothing where nothing was expected."""
+        if self.skipped:
+            return "skipped"
+        if self.expected is None:
+            return ""
+        return "ok" if self.ok else "FAILED"
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            "name": self.name,
+            "value": None if self.value is None else round(self.value, 3),
+            "unit": self.unit,
+            "expected": None if self.expected is None else str(self.expected),
+            "ok": self.ok,
+            "skipped": self.skipped,
+            "detail": self.detail,
+        }
+
+
+@dataclass
+class Proof:
+    """One proof about one engine.
+
+    Attributes:
+        name: `cold-start`, `timeout-retry` or `cancel`.
+        engine: what its probe said.
+        runs: one object per repetition, for those who want to see the single numbers.
+    """
+
+    name: str
+    engine: Mapping[str, Any]
+    checks: list[Check] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    began: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+
+    @property
+    def ok(self) -> bool:
+        """Whether all of it holds, and there was something to hold."""
+        judged = [check for check in self.checks if check.expected is not None and not check.skipped]
+        return bool(judged) and all(check.ok for check in judged)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The document of schema `proof`."""
+        return {
+            "proof": self.name,
+            "ok": self.ok,
+            "trialbench": __version__,
+            "began": self.began,
+            "source": self.engine.get("source"),
+            "model": self.engine.get("model"),
+            "bits": self.engine.get("bits"),
+            "engine": dict(self.engine),
+            "checks": [check.as_dict() for check in self.checks],
+            "runs": self.runs,
+        }
+
+    def table(self) -> str:
+        """For people: a line per number, pass or fail last."""
+        title = f"{self.name}: {self.engine.get('source')} {self.engine.get('model') or 'model unknown'}"
+        rows = [("", "value", "", "expected", ""), *(_row(check) for check in self.checks)]
+        widths = [max(len(row[column]) for row in rows) for column in range(5)]
+        lines = [line(title, 100)]
+        for row, detail in zip(rows, ["", *(check.detail for check in self.checks)], strict=True):
+            aligned = (
+                f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}} {row[2]:<{widths[2]}}  "
+                f"{row[3]:<{widths[3]}}  {row[4]:<{widths[4]}}"
+            ).rstrip()
+            lines.append(aligned)
+            if detail:
+                lines.append(f"    {line(detail, 110)}")
+        lines.append("  PASSED" if self.ok else "  FAILED")
+        return "\n".join(lines)
+
+
+def _row(check: Check) -> tuple[str, str, str, str, str]:
+    value = check.value
+    shown = "-" if value is None else f"{value:.0f}" if value == int(value) else f"{value:.4g}"
+    return check.name, shown, check.unit, str(check.expected or ""), check.word
+
+
+def junit(proofs: list[Proof]) -> str:
+    """The proofs as JUnit XML: a suite each, a case per number that was judged."""
+    root = ElementTree.Element("testsuites", name="trialbench probe")
+    for proof in proofs:
+        judged = [check for check in proof.checks if check.expected is not None or check.skipped]
+        suite = ElementTree.SubElement(
+            root,
+            "testsuite",
+            name=f"probe.{proof.name}",
+            tests=str(len(judged)),
+            failures=str(sum(not check.ok for check in judged)),
+            skipped=str(sum(check.skipped for check in judged)),
+            timestamp=proof.began,
+        )
+        for check in judged:
+            case = ElementTree.SubElement(
+                suite, "testcase", classname=f"probe.{proof.name}.{proof.engine.get('source')}", name=check.name
+            )
+            said = f"expected {check.expected} {check.unit}, found {check.value}; {check.detail}".translate(_NO_XML)
+            if check.skipped:
+                ElementTree.SubElement(case, "skipped", message=check.detail.translate(_NO_XML))
+            elif not check.ok:
+                ElementTree.SubElement(case, "failure", message=said)
+            else:
+                ElementTree.SubElement(case, "system-out").text = said
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def expectations(defaults: Mapping[str, Expectation], settings: list[str]) -> dict[str, Expectation]:
+    """`defaults` with what `--expect NAME=NUMBER` changes; the relation stays.
+
+    Raises:
+        UsageError: no such number in this proof, or no number given.
+    """
+    found = dict(defaults)
+    for setting in settings:
+        name, separator, text = setting.partition("=")
+        try:
+            limit = float(text)
+        except ValueError:
+            limit = float("nan")
+        if not separator or not abs(limit) < float("inf"):
+            raise UsageError(f"--expect: expected NAME=NUMBER, found {setting!r}")
+        if name not in found:
+            raise UsageError(f"--expect: expected one of {', '.join(found)}, found {name!r}")
+        found[name] = Expectation(found[name].relation, limit)
+    return found

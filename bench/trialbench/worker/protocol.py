@@ -1,0 +1,420 @@
+"""The ND-JSON protocol: one JSON object per line, in both directions, in three dialects that one worker speaks.
+
+* *plain*: `{"type":"generate","id":...,"prompt":...}`; `token`..., then exactly one `done` or `error`, with the id.
+* *session*: `create_session`, `generate` with `session_id`, `abort`, `close_session`; `token`..., `stop`, `done`, or
+  the one error `{"ok":false,...}`.
+* *action*: `{"action":"ask","action_id":...,"input":...}`; one `{"action":"done",...}` with the whole reply, whose
+  `source` is `error` when it failed.
+
+Which one a line belongs to is told by its keys (`action`, `session_id`, `id`). The published schemas are
+`worker-request` and `worker-reply`. This module turns lines into requests and events into lines; it holds no state.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+from trialbench.engines.contract import Constraint, Label, Token, Trial
+from trialbench.engines.failures import Failure
+from trialbench.worker.dispatch import Outcome
+
+Id: TypeAlias = str | int
+_MAX_ID = 128
+# What existing clients of the action dialect send that asks the model something; `shell` and the like are refused:
+# nothing is ever executed here.
+ASKING = frozenset({"ask", "plan", "research", "observe"})
+REFUSED_ACTIONS = frozenset({"shell", "toolSpec", "commitKB"})
+VERBS = ("status", "generate", "abort", "close", "create_session", "close_session")
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """`status`; `id` is echoed."""
+
+    id: Id | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSession:
+    """`create_session`; `trial` holds the session's parameters, without a prompt."""
+
+    trial: Trial
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSession:
+    """`close_session`."""
+
+    session_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """`generate` or an asking action.
+
+    Attributes:
+        key: what it is called among its client's requests: id, session id or action id, with the dialect.
+        given: names of the trial's fields that the line itself sets; a session's parameters stand behind them.
+    """
+
+    dialect: str
+    key: tuple[str, Id]
+    trial: Trial
+    stream: bool
+    action: str = ""
+    given: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """`abort` of one's own request."""
+
+    key: tuple[str, Id]
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """`close`: abort what is running, answer, end the connection."""
+
+
+Request: TypeAlias = Status | CreateSession | CloseSession | Generate | Abort | Close
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What an answer needs to know of a line, however wrong the rest of it is."""
+
+    dialect: str = "session"
+    id: Id | None = None
+    action: str = ""
+
+
+class ProtocolError(Exception):
+    """A line that can't be served. `code` is the short name a client acts on, `detail` says what was expected."""
+
+    def __init__(self, code: str, detail: str, identity: Identity | None = None) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+        self.identity = identity or Identity()
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a request gets that names nothing: from the configuration."""
+
+    trial: Trial = field(default_factory=Trial)
+    max_total_s: float = 3600.0
+
+
+def parse(line: bytes, defaults: Defaults) -> Request:
+    """The request in `line`.
+
+    Raises:
+        ProtocolError: it is none; says why, and whose answer it is.
+    """
+    message = _object(line)
+    identity = _identity(message)
+    verb = message.get("type")
+    if "action" in message and verb is None:
+        action = message["action"]
+        # Some clients of the session dialect name the verb `action`.
+        if action not in VERBS:
+            return _action(message, identity, defaults)
+        verb = action
+    if not isinstance(verb, str):
+        raise ProtocolError("invalid_request", 'expected a text as "type", one of ' + ", ".join(VERBS), identity)
+    match verb:
+        case "status":
+            return Status(identity.id if identity.dialect == "plain" else None)
+        case "create_session":
+            return CreateSession(_trial(_params(message, identity), defaults, identity)[0])
+        case "close_session":
+            return CloseSession(_session_id(message))
+        case "generate":
+            return _generate(message, identity, defaults)
+        case "abort":
+            return Abort(("plain", _own_id(message)) if "id" in message else ("session", _session_id(message)))
+        case "close":
+            return Close()
+    shown = verb[:40].encode("unicode_escape").decode()
+    raise ProtocolError("unknown_type", f"expected one of {', '.join(VERBS)}, found {shown}", identity)
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise ProtocolError("invalid_request", f"no UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise ProtocolError("invalid_request", "nested too deeply") from None
+    except ValueError as error:
+        raise ProtocolError("invalid_request", f"no JSON: {str(error)[:200]}") from None
+    if not isinstance(message, dict):
+        raise ProtocolError("invalid_request", f"expected a JSON object, found {_kind(message)}")
+    return message
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+    if type(value) in (int, float):
+        return "a number"
+    return names.get(type(value), "null")
+
+
+def _is_id(value: object) -> bool:
+    if isinstance(value, str):
+        return 0 < len(value) <= _MAX_ID and _encodable(value)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 53
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _identity(message: Mapping[str, Any]) -> Identity:
+    """Whose the answer is, as far as the line lets itself be read."""
+    for key, dialect in (("action_id", "action"), ("id", "plain"), ("session_id", "session")):
+        value = message.get(key)
+        if _is_id(value) and not (dialect == "action" and "action" not in message):
+            action = message.get("action")
+            return Identity(dialect, value, action if isinstance(action, str) and dialect == "action" else "")
+    return Identity()
+
+
+def _own_id(message: Mapping[str, Any]) -> Id:
+    value = message.get("id")
+    if not _is_id(value):
+        raise ProtocolError("invalid_request", f'expected "id": a text of 1 to {_MAX_ID} characters, or a number')
+    assert isinstance(value, str | int)
+    return value
+
+
+def _session_id(message: Mapping[str, Any]) -> str:
+    value = message.get("session_id")
+    if value is None:
+        raise ProtocolError("missing_session_id", 'expected "session_id" (or "id" for a request without a session)')
+    if not isinstance(value, str) or not _is_id(value):
+        raise ProtocolError("invalid_request", f'expected "session_id": a text of 1 to {_MAX_ID} characters')
+    return value
+
+
+def _params(message: Mapping[str, Any], identity: Identity) -> Mapping[str, Any]:
+    params = message.get("params", {})
+    if params is None:
+        return {}
+    if not isinstance(params, dict):
+        raise ProtocolError("invalid_request", f'expected "params": an object, found {_kind(params)}', identity)
+    return params
+
+
+def _generate(message: Mapping[str, Any], identity: Identity, defaults: Defaults) -> Generate:
+    if "id" in message and "session_id" not in message:
+        key: tuple[str, Id] = ("plain", _own_id(message))
+    else:
+        key = ("session", _session_id(message))
+    prompt = _prompt(message, "prompt", identity)
+    trial, given = _trial({**_params(message, identity), **message}, defaults, identity)
+    stream = _flag(message, "stream", True, identity)
+    return Generate(key[0], key, replace(trial, prompt=prompt), stream, given=given)
+
+
+def _action(message: Mapping[str, Any], identity: Identity, defaults: Defaults) -> Generate:
+    action = message["action"]
+    action_id = message.get("action_id")
+    if not _is_id(action_id):
+        raise ProtocolError("invalid_request", f'expected "action_id": a text of 1 to {_MAX_ID} characters', identity)
+    assert isinstance(action_id, str | int)
+    if isinstance(action, str) and action in REFUSED_ACTIONS:
+        raise ProtocolError("unsupported_action", f"{action}: nothing is executed or stored here", identity)
+    if not isinstance(action, str) or action not in ASKING:
+        allowed = ", ".join(sorted(ASKING))
+        raise ProtocolError("unknown_action", f'expected "action": one of {allowed}', identity)
+    metadata = message.get("metadata")
+    metadata = {} if metadata is None else metadata
+    if not isinstance(metadata, dict):
+        raise ProtocolError("invalid_request", f'expected "metadata": an object, found {_kind(metadata)}', identity)
+    trial, given = _trial(metadata, defaults, identity)
+    prompt = _prompt(message, "input", identity)
+    # Existing clients print every line that is not `done` on a line of its own: tokens only for those who ask.
+    stream = _flag(metadata, "stream", False, identity)
+    return Generate("action", ("action", action_id), replace(trial, prompt=prompt), stream, action, given)
+
+
+def _prompt(message: Mapping[str, Any], key: str, identity: Identity) -> str:
+    prompt = message.get(key)
+    if prompt is None or prompt == "":
+        raise ProtocolError("missing_prompt", f'expected "{key}": the text to answer', identity)
+    if not isinstance(prompt, str):
+        raise ProtocolError("invalid_request", f'expected "{key}": a text, found {_kind(prompt)}', identity)
+    if not _encodable(prompt) or "\0" in prompt:
+        raise ProtocolError("invalid_request", f'"{key}" holds a NUL or half of a surrogate pair', identity)
+    return prompt
+
+
+def _flag(message: Mapping[str, Any], key: str, default: bool, identity: Identity) -> bool:
+    value = message.get(key, default)
+    if not isinstance(value, bool):
+        raise ProtocolError("invalid_request", f'expected "{key}": true or false, found {_kind(value)}', identity)
+    return value
+
+
+_WHOLE = ("max_tokens", "top_k", "seed")
+_NUMBERS = ("temperature", "top_p", "repeat_penalty")
+_TIMES = {"timeout_s": "total_s", "first_token_timeout_s": "first_s", "token_timeout_s": "between_s"}
+
+
+def _trial(fields: Mapping[str, Any], defaults: Defaults, identity: Identity) -> tuple[Trial, frozenset[str]]:
+    """The trial that `fields` describe, without its prompt, and the names they set."""
+    values: dict[str, Any] = {}
+    for key in (*_WHOLE, *_NUMBERS):
+        value = fields.get(key)
+        if value is None:
+            continue
+        whole = key in _WHOLE
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or abs(value) > 1e12:
+            kind = "a whole number" if whole else "a number"
+            raise ProtocolError("invalid_request", f'expected "{key}": {kind}, found {_kind(value)}', identity)
+        values[key] = value
+    if fields.get("deterministic") is not None:
+        values["deterministic"] = _flag(fields, "deterministic", False, identity)
+    if fields.get("accept") is not None:
+        values["constraint"] = _constraint(fields["accept"], identity)
+    times: dict[str, float] = {}
+    for key, name in _TIMES.items():
+        value = fields.get(key)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= defaults.max_total_s:
+            limit = f"seconds above 0, at most {defaults.max_total_s:g}"
+            raise ProtocolError("invalid_request", f'expected "{key}": {limit}', identity)
+        times[name] = float(value)
+    if times:
+        values["deadlines"] = replace(defaults.trial.deadlines, **times)
+    return replace(defaults.trial, **values), frozenset(values)
+
+
+def _constraint(value: object, identity: Identity) -> Constraint:
+    expected = 'expected "accept": one of {"grammar": text}, {"json_schema": object}, {"allowed_tokens": list}'
+    if not isinstance(value, dict) or len(value) != 1:
+        raise ProtocolError("invalid_request", expected, identity)
+    match value:
+        case {"grammar": str() as grammar}:
+            return Constraint(grammar=grammar)
+        case {"json_schema": dict() as schema}:
+            return Constraint(json_schema=schema)
+        case {"allowed_tokens": list() as tokens} if tokens and all(
+            isinstance(token, str) or (isinstance(token, int) and not isinstance(token, bool)) for token in tokens
+        ):
+            return Constraint(allowed_tokens=tokens)
+    raise ProtocolError("invalid_request", expected, identity)
+
+
+def behind(trial: Trial, given: frozenset[str], session: Trial) -> Trial:
+    """`trial` with a session's parameters where its own line names none."""
+    merged = replace(session, prompt=trial.prompt, **{name: getattr(trial, name) for name in given - {"deadlines"}})
+    if "deadlines" in given:
+        merged = replace(merged, deadlines=trial.deadlines)
+    return merged
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """One line. ASCII only: no character of a reply is ever taken for a line end, whatever splits lines there."""
+    return json.dumps(message, ensure_ascii=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+def error_line(error: ProtocolError) -> bytes:
+    """The answer to a line that could not be served."""
+    identity = error.identity
+    if identity.dialect == "action":
+        metadata = {"error": error.code, "code": 400, "detail": error.detail}
+        return encode(_action_reply("done", identity.id, "", "error", None, metadata, ""))
+    if identity.dialect == "plain":
+        body = {"class": error.code, "code": 400, "kind": "fatal", "detail": error.detail}
+        return encode({"type": "error", "id": identity.id, "error": body})
+    reply = {"ok": False, "error": error.code, "detail": error.detail}
+    return encode(reply if identity.id is None else {**reply, "session_id": identity.id})
+
+
+def token_line(request: Generate, token: Token, label: Label) -> bytes:
+    """One piece of a reply."""
+    if request.dialect == "action":
+        return encode(
+            _action_reply(request.action, request.key[1], token.text, _source(label), label.model, {"stream": True}, "")
+        )
+    key = "id" if request.dialect == "plain" else "session_id"
+    return encode({"type": "token", key: request.key[1], "text": token.text})
+
+
+def end_lines(request: Generate, outcome: Outcome, text: str) -> bytes:
+    """The one end of a request: `done` or `error`, in its dialect.
+
+    Args:
+        text: the whole reply, which those get who asked for no stream.
+    """
+    label = outcome.label.as_dict() if outcome.label else {"source": None, "model": None, "bits": None}
+    facts = {**label, "attempts": outcome.attempts, "fallback": outcome.fallback}
+    body = {"finish_reason": outcome.finish_reason, "usage": outcome.usage.as_dict(), **facts}
+    if request.dialect == "action":
+        return _action_end(request, outcome, text, body)
+    key, name = request.key[1], "id" if request.dialect == "plain" else "session_id"
+    if outcome.failure is not None:
+        return encode(_failure_message(request.dialect, key, outcome.failure, facts))
+    done = {"type": "done", name: key, **body}
+    if not request.stream:
+        done["text"] = text
+    if request.dialect == "plain":
+        return encode(done)
+    # One write for both lines: an existing client that reads up to `stop` finds `done` right behind it.
+    return encode({"type": "stop", "session_id": key, "finish_reason": outcome.finish_reason}) + encode(done)
+
+
+def _failure_message(dialect: str, key: Id, failure: Failure, facts: Mapping[str, Any]) -> dict[str, Any]:
+    if dialect == "plain":
+        return {"type": "error", "id": key, "error": failure.as_dict(), **facts}
+    body = failure.as_dict()
+    return {"ok": False, "error": body.pop("class"), **body, "session_id": key, **facts}
+
+
+def _action_end(request: Generate, outcome: Outcome, text: str, body: dict[str, Any]) -> bytes:
+    metadata = {**body, "action": request.action}
+    model = outcome.label.model if outcome.label else None
+    source = _source(outcome.label, fallback=outcome.fallback) if outcome.label else "error"
+    if outcome.failure is not None:
+        failure = outcome.failure.as_dict()
+        metadata |= {"error": failure.pop("class"), **failure}
+        source, text = "error", ""
+    prompt = request.trial.prompt or ""
+    return encode(_action_reply("done", request.key[1], text, source, model, metadata, prompt))
+
+
+def _source(label: Label, *, fallback: bool = False) -> str:
+    """The dialect's word: existing clients know gemma_local, fallback and error."""
+    return "fallback" if fallback or label.source == "openai_compatible" else label.source
+
+
+def _action_reply(
+    action: str, key: Id | None, result: str, source: str, model: str | None, metadata: Mapping[str, Any], prompt: str
+) -> dict[str, Any]:
+    return {
+        "action": action,
+        "action_id": key,
+        "input": prompt,
+        "result": result,
+        "metadata": metadata,
+        "timestamp": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        "source": source,
+        "model": model,
+    }

@@ -1,0 +1,115 @@
+"""Who answers a request: the local engine or a fallback, and why. Every decision carries its reason."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trialbench.engines.contract import Engine
+from trialbench.engines.failures import UNAVAILABLE, Failure
+from trialbench.worker.breaker import Breaker, Pass
+from trialbench.worker.clock import Clock
+
+# An answer about an engine's health counts this long; each request would pay for a fresh one.
+_HEALTH_TTL_S = 2.0
+
+
+class Backend:
+    """An engine with its breaker and what is known of its health.
+
+    Args:
+        name: what logs and `status` call it.
+        local: whether it is the worker's own engine; all others are fallbacks.
+    """
+
+    def __init__(self, name: str, engine: Engine, breaker: Breaker, clock: Clock, *, local: bool) -> None:
+        self.name = name
+        self.engine = engine
+        self.breaker = breaker
+        self.local = local
+        # It crashed or was not reachable: nothing is asked of it before it was seen healthy.
+        self.reconnect = False
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seen: tuple[float, Failure | None] | None = None
+
+    def health(self, *, fresh: bool = False) -> Failure | None:
+        """None when it can be used now, else why not; at most `_HEALTH_TTL_S` old unless `fresh`."""
+        with self._lock:
+            now_s = self._clock.now_s()
+            if not fresh and self._seen is not None and now_s - self._seen[0] < _HEALTH_TTL_S:
+                return self._seen[1]
+            failure = self.engine.healthy()
+            self._seen = (now_s, failure)
+            if failure is None:
+                self.reconnect = False
+            return failure
+
+    def forget(self) -> None:
+        """A request failed: what was known of its health is old."""
+        with self._lock:
+            self._seen = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Who is asked, with the breaker's pass, and why."""
+
+    backend: Backend
+    admitted: Pass
+    reason: str
+
+
+class Router:
+    """Chooses by mode, health and breaker.
+
+    `smart`: the local engine, and a fallback where the local one can't answer. `force_local`: never a fallback.
+    `force_fallback`: never the local engine.
+
+    Args:
+        local: the worker's own engine; None when it is switched off.
+        fallbacks: in the order in which they are asked.
+    """
+
+    def __init__(self, local: Backend | None, fallbacks: Sequence[Backend], mode: str) -> None:
+        self.local = None if mode == "force_fallback" else local
+        self.fallbacks = () if mode == "force_local" else tuple(fallbacks)
+        self.mode = mode
+
+    def first(self) -> Choice | Failure:
+        """Who is asked first."""
+        if self.mode == "force_fallback":
+            return self.fallback("mode is force_fallback")
+        if self.local is None:
+            return self.fallback("the local engine is switched off")
+        if not self.fallbacks:
+            return self._admit(self.local, "no fallback is configured" if self.mode == "smart" else "mode force_local")
+        # Where somebody else could answer, an engine that is not well is not asked at all.
+        failure = self.local.health()
+        if failure is not None:
+            return self.fallback(f"the local engine is not well: {failure.failure_class.name}")
+        choice = self._admit(self.local, "the local engine is well")
+        return choice if isinstance(choice, Choice) else self.fallback(choice.detail)
+
+    def fallback(self, reason: str) -> Choice | Failure:
+        """The first fallback that can be asked now."""
+        reasons = [reason]
+        for backend in self.fallbacks:
+            failure = backend.health()
+            if failure is not None:
+                reasons.append(f"{backend.name} is not well: {failure.failure_class.name}")
+                continue
+            choice = self._admit(backend, "; ".join(reasons))
+            if isinstance(choice, Choice):
+                return choice
+            reasons.append(f"{backend.name}: {choice.detail}")
+        if not self.fallbacks:
+            reasons.append("no fallback is configured")
+        return Failure(UNAVAILABLE, "; ".join(reasons))
+
+    def _admit(self, backend: Backend, reason: str) -> Choice | Failure:
+        admitted = backend.breaker.admit()
+        if isinstance(admitted, str):
+            return Failure(UNAVAILABLE, admitted)
+        return Choice(backend, admitted, reason)

@@ -1,0 +1,167 @@
+"""Stalls made on purpose, for the proof that a stall is survived: the engine is real, and it really says nothing.
+
+A process of our own is stopped with SIGSTOP, which it can't refuse. A server is reached through a relay on the loopback
+that keeps its reply back.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from trialbench.engines.contract import Engine, Generation, Probe, Trial
+from trialbench.engines.failures import Failure
+
+_CHUNK = 1 << 16
+
+
+class StoppingEngine:
+    """An engine whose first generations are stopped as soon as they have begun. Only for engines of processes.
+
+    Args:
+        inner: its generations have a `pid` that leads a process group.
+    """
+
+    def __init__(self, inner: Engine) -> None:
+        self._inner = inner
+        self._lock = threading.Lock()
+        self.stalls = 0
+        self.stalled = 0
+
+    @property
+    def label(self) -> Any:
+        """The inner engine's."""
+        return self._inner.label
+
+    @property
+    def capabilities(self) -> Any:
+        """The inner engine's."""
+        return self._inner.capabilities
+
+    def probe(self, *, hashes: bool = True) -> Probe:
+        """The inner engine's."""
+        return self._inner.probe(hashes=hashes)
+
+    def healthy(self) -> Failure | None:
+        """The inner engine's."""
+        return self._inner.healthy()
+
+    def start(self, trial: Trial) -> Generation:
+        """As the inner engine, and stopped while there are `stalls` left."""
+        generation = self._inner.start(trial)
+        pid = getattr(generation, "pid", None)
+        with self._lock:
+            stall = self.stalls > 0 and pid is not None
+            self.stalls -= stall
+            self.stalled += stall
+        if stall:
+            assert pid is not None
+            # Its end is noticed only by whoever takes its events, so the group is still its own.
+            os.killpg(pid, signal.SIGSTOP)
+        return generation
+
+    def close(self) -> None:
+        """The inner engine's."""
+        self._inner.close()
+
+
+class Relay:
+    """A TCP relay on 127.0.0.1 in front of a server: while `stalls` are left, a POST's reply is kept back.
+
+    Use as a context manager; `url` is where clients go.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        self._target = (parts.hostname, parts.port or 80)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}{parts.path}"
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self.stalls = 0
+        self.stalled = 0
+        threading.Thread(target=self._accept, name="relay", daemon=True).start()
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def __exit__(self, *_unused: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all connections and stop listening."""
+        with self._lock:
+            ending = [self._listener, *self._open]
+        for one in ending:
+            _shut(one)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(self._target, timeout=5)
+            except OSError:
+                client.close()
+                continue
+            server.settimeout(None)
+            with self._lock:
+                self._open |= {client, server}
+            self._relay(client, server)
+
+    def _relay(self, client: socket.socket, server: socket.socket) -> None:
+        held = threading.Event()
+        ended = threading.Semaphore(0)
+
+        def asked(data: bytes) -> bytes:
+            if data.startswith(b"POST "):
+                with self._lock:
+                    stall = self.stalls > 0
+                    self.stalls -= stall
+                    self.stalled += stall
+                if stall:
+                    held.set()
+            return data
+
+        def answered(data: bytes) -> bytes:
+            return b"" if held.is_set() else data
+
+        def pump(source: socket.socket, target: socket.socket, change: Callable[[bytes], bytes]) -> None:
+            try:
+                while data := source.recv(_CHUNK):
+                    target.sendall(change(data))
+            except OSError:
+                pass
+            # Either side's end is the end of both: a server must see that its client is gone. But a stall is silence,
+            # and a server that is through with the reply that was kept back must not be heard to hang up.
+            if source is client or not held.is_set():
+                _shut(source)
+                _shut(target)
+            ended.release()
+
+        def sweep() -> None:
+            ended.acquire()
+            ended.acquire()
+            with self._lock:
+                self._open -= {client, server}
+            client.close()
+            server.close()
+
+        for work in (lambda: pump(client, server, asked), lambda: pump(server, client, answered), sweep):
+            threading.Thread(target=work, name="relay", daemon=True).start()
+
+
+def _shut(one: socket.socket) -> None:
+    try:
+        one.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass

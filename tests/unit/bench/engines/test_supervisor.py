@@ -1,0 +1,368 @@
+"""The supervisor against real processes: what ends them, what is left, and what is said about it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from trialbench.engines import proc
+from trialbench.engines.cgroup import Cgroup
+from trialbench.engines.contract import Deadlines
+from trialbench.engines.supervisor import Bounds, Command, Ending, SpawnError, Supervised, Supervisor
+
+Run = Callable[..., Supervised]
+
+
+def ended(one: Supervised) -> tuple[str, Ending]:
+    text = "".join(text for text, _ in one.chunks())
+    assert one.ending is not None
+    return text, one.ending
+
+
+def alive(pid: int) -> bool:
+    found = proc.look(pid)
+    return found is not None and not found.dead
+
+
+def awaited(condition: Callable[[], bool]) -> bool:
+    until_s = time.monotonic() + 10
+    while not condition():
+        if time.monotonic() > until_s:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def test_what_a_process_prints_and_how_it_ends(run: Run) -> None:
+    text, ending = ended(run("printf hello; printf words >&2; exit 3"))
+    assert text == "hello"
+    assert (ending.why, ending.status, ending.errors) == ("exited", 3, "words")
+    assert ending.clean
+    assert ending.quiet_ms is None
+    assert ending.leftovers == 0
+
+
+def test_a_character_cut_anywhere_arrives_whole(run: Run) -> None:
+    pieces = " ".join(f"printf '\\{one:03o}'; sleep 0.01;" for one in "ñ漢🙂".encode())
+    one = run(pieces)
+    assert [text for text, _ in one.chunks()] == ["ñ", "漢", "🙂"]
+
+
+def test_a_cut_character_at_the_end_becomes_a_replacement(run: Run) -> None:
+    assert ended(run("printf 'a\\303'"))[0] == "a\N{REPLACEMENT CHARACTER}"
+
+
+@pytest.mark.parametrize(
+    ("deadlines", "why"),
+    [({"first_s": 0.1}, "first"), ({"between_s": 0.1, "first_s": 30}, "between"), ({"total_s": 0.3}, "total")],
+)
+def test_each_deadline_ends_it(run: Run, deadlines: dict[str, float], why: str) -> None:
+    one = run("sleep 60" if why == "first" else "printf a; sleep 60", **deadlines)
+    _, ending = ended(one)
+    assert ending.why == why
+    assert ending.status == -signal.SIGTERM
+    assert ending.quiet_ms is not None
+    assert not ending.escalated
+    assert not alive(one.pid)
+
+
+def test_the_total_counts_while_tokens_flow(run: Run) -> None:
+    assert ended(run("while :; do printf a; sleep 0.02; done", total_s=0.3, between_s=5))[1].why == "total"
+
+
+def test_a_slow_reader_is_not_the_process_s_fault(run: Run) -> None:
+    one = run("printf a; sleep 0.05; printf b", between_s=0.2)
+    chunks = one.chunks()
+    assert next(chunks)[0] == "a"
+    assert awaited(lambda: not alive(one.pid))
+    time.sleep(0.3)
+    assert [text for text, _ in chunks] == ["b"]
+    assert one.ending is not None
+    assert one.ending.why == "exited"
+
+
+def test_cancel_from_another_thread(run: Run) -> None:
+    one = run("printf a; sleep 60")
+    chunks = one.chunks()
+    next(chunks)
+    threading.Timer(0.05, one.cancel).start()
+    assert list(chunks) == []
+    assert one.ending is not None
+    assert (one.ending.why, one.ending.status) == ("cancelled", -signal.SIGTERM)
+    one.cancel()
+    one.kill()
+    one.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_who_ignores_sigterm_is_killed(run: Run) -> None:
+    one = run("trap '' TERM; printf a; while :; do sleep 60; done")
+    next(one.chunks())
+    one.cancel()
+    _, ending = ended(one)
+    assert ending.status == -signal.SIGKILL
+    assert ending.escalated
+    assert ending.clean
+
+
+def test_leaving_the_loop_early_cancels(run: Run) -> None:
+    one = run("printf a; sleep 60")
+    for _ in one.chunks():
+        break
+    one.chunks().close()
+    assert one.ending is not None
+    assert one.ending.why == "cancelled"
+    assert not alive(one.pid)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_who_fills_the_pipe_and_ignores_sigterm_does_not_hang(run: Run) -> None:
+    one = run("trap '' TERM; while :; do printf '%01000d' 1; printf '%01000d' 2 >&2; done")
+    next(one.chunks())
+    one.cancel()
+    _, ending = ended(one)
+    assert ending.why == "cancelled"
+    assert len(ending.errors) <= 1 << 16
+
+
+def test_a_child_that_left_group_and_session_is_found(run: Run, tmp_path: Path) -> None:
+    pids = tmp_path / "pid"
+    one = run(f"setsid sh -c 'trap \"\" TERM HUP; echo $$ > {pids}; exec sleep 60' & while ! [ -s {pids} ]; do :; done")
+    _, ending = ended(one)
+    child = int(pids.read_text())
+    assert (ending.why, ending.status) == ("exited", 0)
+    assert ending.leftovers == 1
+    assert ending.clean
+    assert not alive(child)
+
+
+def test_a_child_that_holds_the_pipe_does_not_keep_it_open(run: Run) -> None:
+    text, ending = ended(run("sleep 60 & printf done"))
+    assert text == "done"
+    assert ending.leftovers == 1
+
+
+def test_a_process_that_closes_its_output_and_stays(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trialbench.engines.supervisor._LINGER_S", 0.05)
+    text, ending = ended(run("printf a; exec >&-; exec 2>&-; sleep 60"))
+    assert text == "a"
+    assert ending.why == "lingering"
+
+
+def test_too_much_output_ends_it(supervisor: Supervisor, run: Run) -> None:
+    supervisor.bounds = Bounds(output_bytes=1000)
+    assert ended(run("while :; do printf '%0100d' 1; done"))[1].why == "output_limit"
+
+
+def test_too_much_memory_ends_it(supervisor: Supervisor) -> None:
+    code = "held = []\nwhile True: held.append(b'x' * (8 << 20))"
+    one = supervisor.spawn(Command([sys.executable, "-c", code], {}), Deadlines())
+    _, ending = ended(one)
+    assert ending.why == "memory_limit"
+    assert ending.status == -signal.SIGKILL
+    assert ending.peak_mib is not None
+    assert ending.peak_mib > 200
+
+
+def test_peak_memory_is_the_child_s_own(supervisor: Supervisor) -> None:
+    code = "import sys; held = bytearray(b'x' * (64 << 20)); print(len(held)); sys.stdout.flush()"
+    _, ending = ended(supervisor.spawn(Command([sys.executable, "-c", code], {}), Deadlines()))
+    assert ending.peak_mib is not None
+    assert 64 < ending.peak_mib < 256
+
+
+def test_the_scratch_folder_goes_with_it(run: Run, tmp_path: Path) -> None:
+    scratch = tmp_path / "own"
+    scratch.mkdir()
+    (scratch / "prompt").write_text("secret")
+    _, ending = ended(run("exit 0", scratch=scratch))
+    assert ending.clean
+    assert not scratch.exists()
+
+
+def test_a_program_that_is_not_there(supervisor: Supervisor, tmp_path: Path, descriptors: Callable[[], int]) -> None:
+    scratch = tmp_path / "own"
+    scratch.mkdir()
+    before = descriptors()
+    with pytest.raises(SpawnError, match="/nowhere/gemma: No such file"):
+        supervisor.spawn(Command(["/nowhere/gemma"], scratch=scratch), Deadlines())
+    assert descriptors() == before
+    assert not scratch.exists()
+
+
+@pytest.mark.parametrize("what", ["os.pidfd_open", "threading.Timer.start"])
+def test_what_cannot_be_watched_does_not_stay(
+    run: Run, supervisor: Supervisor, descriptors: Callable[[], int], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Out of descriptors, or of threads."""
+    before = descriptors()
+    pids: list[int] = []
+    monkeypatch.setattr(supervisor, "register", pids.append)
+    with monkeypatch.context() as patch:
+        error = OSError(24, "Too many open files") if "pidfd" in what else RuntimeError("can't start new thread")
+        patch.setattr(what, lambda *_: (_ for _ in ()).throw(error))
+        with pytest.raises(SpawnError, match=r"/bin/sh: (Too many open files|can't start new thread)"):
+            run("sleep 60")
+    assert len(pids) == 1
+    assert not alive(pids[0])
+    assert descriptors() == before
+    assert supervisor.running == 0
+
+
+def test_no_descriptor_leaks(run: Run, descriptors: Callable[[], int]) -> None:
+    ended(run("exit 0"))
+    before = descriptors()
+    for script in ("exit 0", "printf a; sleep 60", "sleep 60 &"):
+        one = run(script, total_s=0.2)
+        ended(one)
+    gc.collect()
+    assert descriptors() == before
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_reader_who_never_reads_cannot_keep_it_alive(run: Run) -> None:
+    one = run("sleep 60", total_s=0.05)
+    assert awaited(lambda: one.ending is not None)
+    assert one.ending is not None
+    assert one.ending.why == "total"
+    assert list(one.chunks()) == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_reader_who_stopped_reading_cannot_keep_it_alive(run: Run) -> None:
+    one = run("trap '' TERM; printf a; while :; do sleep 60; done", total_s=2.0)
+    next(one.chunks())
+    assert awaited(lambda: one.ending is not None)
+    assert one.ending is not None
+    assert one.ending.why == "total"
+    assert not alive(one.pid)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_cancel_that_nobody_reads_ends_the_process(run: Run) -> None:
+    one = run("trap '' TERM; echo ready; while :; do sleep 60; done")
+    next(one.chunks())
+    one.cancel()
+    assert awaited(lambda: not alive(one.pid))
+    one.close()
+    assert one.ending is not None
+    assert one.ending.why == "cancelled"
+
+
+def test_closing_the_supervisor_ends_everything(run: Run, supervisor: Supervisor) -> None:
+    first, second = run("sleep 60"), run("trap '' TERM; printf a; while :; do sleep 60; done")
+    reader = threading.Thread(target=lambda: list(second.chunks()))
+    reader.start()
+    supervisor.close()
+    reader.join(10)
+    assert not alive(first.pid)
+    assert not alive(second.pid)
+    assert supervisor.running == 0
+
+
+def test_everything_dies_with_the_supervisor_s_own_process(tmp_path: Path) -> None:
+    """SIGKILL: no handler, no finally, no atexit."""
+    program = textwrap.dedent(
+        """
+        import sys
+        from trialbench.engines.contract import Deadlines
+        from trialbench.engines.supervisor import Command, Supervisor
+        one = Supervisor(home=False).spawn(
+            Command(["/bin/sh", "-c", "trap '' TERM HUP; echo $$; sleep 60 & wait"], {}), Deadlines())
+        print(next(one.chunks())[0], flush=True)
+        sys.stdin.read()
+        """
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert parent.stdout is not None
+    assert parent.stdin is not None
+    pid = int(parent.stdout.readline())
+    assert alive(pid)
+    parent.kill()
+    parent.wait()
+    assert awaited(lambda: not alive(pid))
+    parent.stdout.close()
+    parent.stdin.close()
+
+
+def test_the_lifeline_may_be_gone(run: Run, supervisor: Supervisor) -> None:
+    assert supervisor._lifeline is not None
+    os.kill(supervisor._lifeline.pid, signal.SIGKILL)
+    assert awaited(lambda: not alive(supervisor._lifeline.pid if supervisor._lifeline else 0))
+    text, ending = ended(run("printf fine"))
+    assert (text, ending.clean) == ("fine", True)
+
+
+class _PaperCgroup(Cgroup):
+    """A folder in place of the kernel's: files are kept by hand, and gone when the folder is to go."""
+
+    def __init__(self, path: Path, *, kernel_kills: bool = True) -> None:
+        super().__init__(path)
+        self.kernel_kills = kernel_kills
+        (path / "cgroup.procs").write_text("")
+        (path / "memory.peak").write_text(f"{100 << 20}\n")
+        (path / "memory.events").write_text("low 0\noom 1\noom_kill 1\n")
+
+    def kill(self) -> bool:
+        return self.kernel_kills
+
+    def remove(self) -> bool:
+        for file in self.path.iterdir():
+            file.unlink()
+        return super().remove()
+
+
+class _Home:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.broken = False
+        self.made: list[_PaperCgroup] = []
+
+    def make(self, name: str, *, memory_max_mib: float | None = None) -> Cgroup:
+        if self.broken:
+            raise OSError("no room")
+        self.made.append(_PaperCgroup(self.path / name, kernel_kills=len(self.made) != 1))
+        return self.made[-1]
+
+
+def test_in_a_cgroup(tmp_path: Path) -> None:
+    home = _Home(tmp_path)
+    supervisor = Supervisor(Bounds(grace_s=0.2), home=home, mortal=False)  # type: ignore[arg-type] # a paper one
+    one = supervisor.spawn(Command(["/bin/sh", "-c", "echo $$"], {}), Deadlines())
+    text, ending = ended(one)
+    assert int(text) == one.pid
+    assert (ending.peak_mib, ending.oom_killed, ending.clean) == (100.0, True, True)
+    assert not home.made[0].path.exists()
+    # A kernel without cgroup.kill: each process that the cgroup names is killed.
+    other = subprocess.Popen(["/bin/sleep", "60"])
+    one = supervisor.spawn(Command(["/bin/sh", "-c", "exit 0"], {}), Deadlines())
+    assert awaited(lambda: home.made[1].procs.read_text() != "")
+    home.made[1].procs.write_text(f"{one.pid}\n{other.pid}\n")
+    _, ending = ended(one)
+    assert ending.leftovers == 1
+    assert other.wait() == -signal.SIGKILL
+    # A program that is not there: the shell says 127. No cgroup to be had: it runs without.
+    _, ending = ended(supervisor.spawn(Command(["/nowhere/gemma"], {}), Deadlines()))
+    assert ending.status == 127
+    home.broken = True
+    assert ended(supervisor.spawn(Command(["/bin/sh", "-c", "echo fine"], {}), Deadlines()))[0] == "fine\n"
+    supervisor.close()
+
+
+def test_a_failed_start_in_a_cgroup_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = _Home(tmp_path)
+    supervisor = Supervisor(home=home, mortal=False)  # type: ignore[arg-type] # a paper one
+    with pytest.raises(SpawnError):
+        supervisor.spawn(Command(["/bin/sh"], {}, cwd="/nowhere"), Deadlines())
+    assert not home.made[0].path.exists()
