@@ -22,11 +22,13 @@ def main() -> int:
         kinds = [first["type"]]
         while kinds[-1] != "done":
             kinds.append(json.loads(stream.readline())["type"])
-        assert kinds == ["token"] * 6 + ["stop", "done"], kinds
+        # Several tokens may come in one piece.
+        assert kinds[-2:] == ["stop", "done"], kinds
+        assert set(kinds[:-2]) == {"token"}, kinds
         refused = ask({"action": "shell", "action_id": "a", "input": "id"})
         assert refused["source"] == "error", refused
         assert ask({"type": "close_session", "session_id": session})["ok"] is True
-    print("session of 6 tokens, done once, shell refused")
+    print("session answered, done once, shell refused")
     return 0
 
 

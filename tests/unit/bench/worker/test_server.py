@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +42,16 @@ def conf(tmp_path: Path) -> Path:
     return path
 
 
-def start(*arguments: object, **options: Any) -> subprocess.Popen[bytes]:
+@contextlib.contextmanager
+def start(*arguments: object, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "trialbench.worker", *map(str, arguments)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, **pipes, **options) as worker:
+        try:
+            yield worker
+        finally:
+            # A test that failed must not wait for a worker that nobody stops any more.
+            worker.kill()
 
 
 def connect(path: Path) -> socket.socket:
@@ -68,8 +77,7 @@ def ask(client: socket.socket, message: Any) -> Any:
 
 def test_a_socket_for_its_owner_alone_until_sigterm(conf: Path, tmp_path: Path) -> None:
     path = tmp_path / "w.sock"
-    worker = start("worker", "--config", conf, "--socket")
-    with worker:
+    with start("worker", "--config", conf, "--socket") as worker:
         with connect(path) as client:
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
             status = ask(client, {"type": "status"})
@@ -115,7 +123,10 @@ def test_both_at_once(conf: Path, tmp_path: Path) -> None:
         worker.stdin.close()
         assert json.loads(worker.stdout.readline())["id"] == "here"
         with connect(tmp_path / "both.sock") as client:
-            assert ask(client, {"type": "status"})["clients"] == 1, "the end of input is one client's end"
+            # The end of input is one client's end, and no more.
+            until_s = time.monotonic() + 20
+            while ask(client, {"type": "status"})["clients"] != 1:
+                assert time.monotonic() < until_s
         worker.send_signal(signal.SIGINT)
         assert worker.wait(20) == 0
         worker.stdin = None
@@ -356,3 +367,16 @@ def test_the_program_s_own_errors(tmp_path: Path, capsys: pytest.CaptureFixture[
     shot = ["oneshot", "--engine", "gemma-cpp", "--binary", "/b", "--weights", "/w", "--prompt-file", "/no/such"]
     assert program.main(shot) == 2
     assert "trialbench-worker: /no/such: No such file" in capsys.readouterr().err
+
+
+def test_the_bench_image_goes_without(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in [name for name in sys.modules if name.startswith("trialbench.worker")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert " run " in shown
+    assert " worker " not in shown
+    build = (Path(__file__).resolve().parents[4] / "images" / "bench" / "build.py").read_text(encoding="utf-8")
+    assert 'NOT_SHIPPED = ("worker",)' in build
