@@ -26,7 +26,7 @@ from trialbench.engines.contract import (
     Trial,
     require,
 )
-from trialbench.engines.failures import BAD_ARGUMENTS, NOT_ALLOWED, SERVER_ERROR, UNSUPPORTED, Failure
+from trialbench.engines.failures import BAD_ARGUMENTS, NOT_ALLOWED, SERVER_ERROR, TIMEOUT, UNSUPPORTED, Failure
 from trialbench.engines.gguf import file_type_bits, named_bits
 from trialbench.engines.hashing import Hashes
 from trialbench.engines.http_stream import (
@@ -318,6 +318,8 @@ class LlamaServer(OpenAICompatible):
             try:
                 busy = self.busy_slots()
             except CallError as error:
+                if error.failure.failure_class is TIMEOUT and time.monotonic() < until_s:
+                    continue  # a busy machine answers late
                 # A server that is gone works on nothing any more; whether it is gone is for `healthy` to say.
                 return False, {"slot": f"unknown: {error.failure.failure_class.name}"}
             if busy is None:

@@ -375,6 +375,22 @@ def test_a_slot_that_stays_busy_is_told(
     assert (result.clean, result.facts["slot"]) == (False, "unknown: server_error")
 
 
+def test_slots_that_are_told_late(scripted: Scripted, llama: LlamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trialbench.engines.openai_stream._HEALTH_S", 0.1)
+    late = threading.Event()
+
+    def slots(handler: Handler) -> None:
+        if not late.is_set():
+            late.set()
+            handler.server.released.wait(20)
+        handler.reply(b"[]")
+
+    scripted.acts |= {CHAT: stalls_after(delta("a")), "/slots": slots}
+    result = llama.start(Trial(prompt="x", deadlines=Deadlines(total_s=0.2))).result()
+    assert late.is_set()
+    assert (result.clean, result.facts["slot"]) == (True, "free")
+
+
 def test_a_reader_who_stops_reading_lets_go_of_the_slot(
     scripted: Scripted, llama: LlamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
