@@ -144,8 +144,8 @@ def tenants(running: dict[int, list[str]]) -> dict[str, list[int] | None]:
         found[name] = identity(int(output("systemctl", "show", "-p", "MainPID", "--value", unit) or 0))
     voices = [pid for pid, words in running.items() if words[-1].endswith("services/chatterbox/server.py")]
     # The server speaks through a child, which bears its name between fork and exec.
-    servers = [pid for pid in voices if parent(pid) not in voices]
-    found["chatterbox"] = identity(servers[0]) if len(servers) == 1 else None
+    servers = [identity(pid) for pid in voices if parent(pid) not in (0, *voices)]
+    found["chatterbox"] = servers[0] if len(servers) == 1 else None
     return found
 
 
