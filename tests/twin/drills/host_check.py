@@ -144,7 +144,7 @@ def tenants(running: dict[int, list[str]]) -> dict[str, list[int] | None]:
         found[name] = identity(int(output("systemctl", "show", "-p", "MainPID", "--value", unit) or 0))
     voices = [pid for pid, words in running.items() if words[-1].endswith("services/chatterbox/server.py")]
     # The server speaks through a child, which bears its name between fork and exec.
-    servers = [identity(pid) for pid in voices if parent(pid) not in (0, *voices)]
+    servers = [who for pid in voices if parent(pid) not in voices and (who := identity(pid))]
     found["chatterbox"] = servers[0] if len(servers) == 1 else None
     return found
 
