@@ -15,7 +15,24 @@ from hypothesis import strategies as st
 from trialbench import schemas
 from trialbench.errors import UsageError
 
-NAMES = ["journal", "plan", "sample", "session", "summary", "verdict", "verification", "vram", "workload"]
+NAMES = [
+    "calibration",
+    "documents",
+    "gate",
+    "journal",
+    "plan",
+    "rehearsal",
+    "row",
+    "sample",
+    "session",
+    "sign",
+    "snapshot",
+    "summary",
+    "verdict",
+    "verification",
+    "vram",
+    "workload",
+]
 WORKLOADS = Path(trialbench.__file__).parent / "workloads"
 
 
@@ -37,7 +54,7 @@ def test_schemas_are_schemas_and_use_only_what_the_validator_knows(name: str) ->
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(UsageError, match="there are: journal, plan, sample"):
+    with pytest.raises(UsageError, match="there are: calibration, documents, gate, journal"):
         schemas.load("sampel")
 
 
