@@ -146,11 +146,11 @@ class FromNvml:
                 return getattr(self._nvml, name)(self._handle, *arguments), ""
             except AttributeError:
                 self._absent[known] = f"{name}: not in this pynvml"
-            except self._never as err:
-                self._absent[known] = f"{name}: {err}"
             except Exception as err:
-                # An error of the moment, or a mistake of the library's: worth another try at the next tick.
-                return None, f"{name}: {err}"
+                if not isinstance(err, self._never):
+                    # An error of the moment, or a mistake of the library's: worth another try at the next tick.
+                    return None, f"{name}: {err}"
+                self._absent[known] = f"{name}: {err}"
             why = why or self._absent[known]
         return None, why
 

@@ -262,15 +262,15 @@ class Slow:
         self.gate = threading.Event()
         self.entered = threading.Semaphore(0)
         self.count = 0
-        self.error: Exception | None = None
+        self.errors: list[Exception] = []
 
     def read(self) -> telemetry.Reading:
         self.count += 1
         number = self.count
         self.entered.release()
         assert self.gate.wait(30)
-        if self.error:
-            raise self.error
+        for error in self.errors:
+            raise error
         return telemetry.Reading({"sm_mhz": number})
 
 
@@ -330,12 +330,12 @@ def test_a_source_that_hangs_is_asked_once_and_said_to_hang(slow: Slow) -> None:
 
 @pytest.mark.parametrize(("error", "why"), [(OSError("lost"), "lost"), (KeyError(), "KeyError")])
 def test_a_source_that_raises_ends_nothing(slow: Slow, error: Exception, why: str) -> None:
-    slow.error = error
+    slow.errors.append(error)
     background = telemetry.Background(slow.read)
     failed = background.take(20)
     assert failed
     assert set(failed.missing.values()) == {why}
-    slow.error = None
+    slow.errors.clear()
     assert background.take(20) == telemetry.Reading({"sm_mhz": 2})
     background.stop()
 
