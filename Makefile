@@ -17,7 +17,7 @@ help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-11s\033[0m %s\n", $$1, $$2} /^##@/ {print "\n" substr($$0, 5)}' Makefile
 
 ##@ Run
-.PHONY: setup python twin-up twin-down image trial rehearse pin
+.PHONY: setup python twin-up twin-down image trial twin-docs rehearse pin
 setup: ## install what is missing: Debian packages, .venv, a Docker engine that answers
 	@scripts/setup.sh
 
@@ -36,6 +36,11 @@ image: setup ## build the bench image: llama-server and trialbench (HOST=panda: 
 trial: setup twin-up image ## the whole trial on the twin, over SSH (ARGS="-e ..." goes to ansible-playbook)
 	@cd playbooks && ansible-playbook benchmark-e4b.yml -i twin $(ARGS)
 
+# A copy, because a trial writes into it; ask for it again to begin anew.
+twin-docs: ## the twin's sample documents in build/her-os: make trial ARGS="-e docs_root=../build/her-os"
+	@rm -rf build/her-os && mkdir -p build/her-os/docs
+	@cd images/twin/her-os && cp MEMORY.md ../../../build/her-os/ && cp docs/*.md ../../../build/her-os/docs/
+
 rehearse: setup twin-up ## stop, drain, restore, verify on the twin without a candidate, with measured times
 	@cd playbooks && ansible-playbook rehearse.yml -i twin $(ARGS)
 
@@ -43,7 +48,7 @@ pin: python ## resolve and write the pins: revision, hashes, image digest (CANDI
 	@python scripts/pin.py $(if $(CANDIDATE),--candidate $(CANDIDATE)) $(ARGS)
 
 ##@ Test
-.PHONY: test unit coverage lint sanity storm live twin-tests drills drills-short rollback molecule gpu
+.PHONY: test unit coverage browser lint sanity storm live twin-tests drills drills-short rollback molecule gpu
 test: ## everything below, in this order, with times at the end
 	@scripts/test.sh
 
@@ -58,6 +63,10 @@ coverage: python ## the fast tests again, measured: every file at 95 % of its li
 	@coverage run -m pytest tests/unit $(ARGS)
 	@coverage combine --quiet && coverage json --quiet
 	@python scripts/coverage_per_file.py build/coverage/coverage.json --minimum 95
+
+browser: ## report.html in a real headless browser: light, dark, on a phone; screenshots in build/screens/
+	@scripts/setup.sh --browser
+	@pytest tests/browser -m browser $(ARGS)
 
 sanity: python ## ansible-test on the built and installed collection: sanity and units
 	@scripts/ansible_test.sh sanity units
@@ -89,10 +98,18 @@ molecule: setup image ## the trial, a rollback and single roles, on a twin of th
 	@rm -rf build/molecule/state && MT_TWIN=mt-molecule python images/twin/twin.py down
 	@MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/build/molecule/state MOLECULE_COMMAND_BORDERS=false molecule test --all $(ARGS)
 
-gpu: python ## what needs a real NVIDIA GPU
-	@pytest tests/gpu -m gpu $(ARGS)
+gpu: python ## what needs a real NVIDIA GPU; where there is none, each test says so (figures: build/gpu.xml)
+	@pytest tests/gpu -m gpu -v -o junit_family=xunit1 --junitxml=build/gpu.xml $(ARGS)
 
-.PHONY: bench-engines
+##@ Measure
+.PHONY: bench bench-aa bench-engines
+bench: setup image ## trialbench against a raw socket, httpx and others on one llama-server; build/benchmarks.json
+	@python scripts/bench_client.py $(ARGS)
+	@$(MAKE) bench-engines ARGS=
+
+bench-aa: setup image ## the same model twice, and a tenth slower: how often "different" is said; build/bench-aa.json
+	@python scripts/bench_aa.py $(ARGS)
+
 bench-engines: python ## what supervisor and worker add: to reading a pipe, to a round trip; build/bench-*.json
 	@python scripts/bench_engines.py $(ARGS)
 	@python scripts/bench_worker.py

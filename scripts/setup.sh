@@ -4,15 +4,18 @@
 #
 #   scripts/setup.sh            everything
 #   scripts/setup.sh --python   only .venv (enough for `make unit` and `make lint`)
+#   scripts/setup.sh --browser  .venv and a browser (for `make browser`)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 only_python=no
+browser=no
 case "${1:-}" in
   "") ;;
   --python) only_python=yes ;;
+  --browser) only_python=yes browser=yes ;;
   *)
-    echo "usage: scripts/setup.sh [--python]" >&2
+    echo "usage: scripts/setup.sh [--python | --browser]" >&2
     exit 2
     ;;
 esac
@@ -152,7 +155,14 @@ start_engine() {
   die "the Docker engine did not answer within 60 s (log: build/dockerd.log or journalctl -u docker)"
 }
 
+# --- Browser ---------------------------------------------------------------------------------------------------------
+
+have_browser() { [ -n "${TRIAL_BROWSER:-}" ] || have chromium || have chromium-browser || have google-chrome; }
+
 mkdir -p build
+if [ "$browser" = yes ] && ! have_browser; then
+  install_packages chromium fonts-dejavu-core
+fi
 if [ "$only_python" = no ]; then
   # Twice: whether docker-cli is a package of its own is known only once the package lists have been fetched.
   for _ in 1 2; do

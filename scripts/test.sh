@@ -12,7 +12,7 @@ finish() {
 }
 trap finish EXIT
 
-for step in setup lint coverage sanity image rollback twin-tests drills-short molecule; do
+for step in setup lint coverage browser sanity image rollback twin-tests drills-short molecule; do
   printf '\n==== make %s\n' "$step"
   before=$SECONDS
   if make "$step" </dev/null; then

@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_prompt(verbs)
     _add_hub(verbs)
     _add_report(verbs)
+    _add_out(verbs)
     engines.add(verbs)
     _add_worker(verbs)
     return parser
@@ -86,7 +87,19 @@ def _add_run(verbs: _Verbs) -> None:
         "--omit", action="append", default=[], metavar="FIELD", help="leave out a field the server refuses"
     )
     run.add_argument("--timeout-s", type=float, metavar="S", help="bound of one request")
-    run.add_argument("--time-limit-s", type=float, metavar="S", help="bound of the whole run")
+    run.add_argument(
+        "--time-limit-s",
+        type=float,
+        default=1800.0,
+        metavar="S",
+        help="bound of the whole run; what it leaves is partial, exit code 3 (default: %(default)g)",
+    )
+    run.add_argument(
+        "--idle-wait-s",
+        type=float,
+        metavar="S",
+        help="llama-server others use too: send only while its slots are idle, wait at most S seconds for that in all",
+    )
     run.add_argument("--label", help="what the model is called in the summary")
     add_options(run, required=False, url=False)
     run.set_defaults(verb=_run)
@@ -100,7 +113,7 @@ def _run(options: argparse.Namespace) -> int:
     from trialbench.files import write_json
     from trialbench.measure.progress import make_progress
     from trialbench.measure.segments import Runner, Segment
-    from trialbench.measure.session import document, run_signalled
+    from trialbench.measure.session import document, make_watch, run_signalled
     from trialbench.workloads import load_workload
 
     workload = load_workload(
@@ -115,28 +128,31 @@ def _run(options: argparse.Namespace) -> int:
         path=options.out,
         warmup=workload.warmup if options.warmup is None else options.warmup,
         cache_prompt=options.cache_prompt,
-        time_limit_s=options.time_limit_s,
     )
+    api_key = os.environ.get("TRIALBENCH_API_KEY")
     client = measuring_client(options) or ChatClient(
         options.url,
         stream=options.stream,
         model=options.model,
         omit=frozenset(options.omit),
-        api_key=os.environ.get("TRIALBENCH_API_KEY"),
+        api_key=api_key,
     )
     progress = make_progress()
-    runner = Runner(client, [segment], progress)
+    watch = make_watch(options.url, options.idle_wait_s, lambda: runner.signalled, api_key=api_key)
+    runner = Runner(client, [segment], progress, neighbours=watch, limit_s=options.time_limit_s)
     try:
         run_signalled(runner)
     finally:
         progress.close()
         client.close()
+        if watch is not None:
+            watch.close()
     summary = document(runner, url=options.url, model_label=options.label)
     if options.summary is not None:
         write_json(options.summary, summary)
-    from trialbench.report.table import segments_table
+    from trialbench.report.measured import segments_table
 
-    say("\n".join([segments_table(summary), *runner.closing()]))
+    say("\n".join([segments_table(summary, runner.samples()), *runner.closing()]))
     return runner.exit_code()
 
 
@@ -224,6 +240,11 @@ def _add_report(verbs: _Verbs) -> None:
     verdict.add_argument("--describe", choices=["better", "same", "worse"], help="a person's judgement of describe")
     verdict.add_argument("--require", choices=["adopt"], help="exit 1 unless the verdict is ADOPT")
     verdict.add_argument("--adherence-rule", choices=["share", "proved"], help="default: the plan's, else share")
+    verdict.add_argument(
+        "--ground-truth",
+        choices=["not_required", "passed", "failed", "missing"],
+        help="require ground truth from now on, and say what came of it (missing: there is none yet)",
+    )
     verdict.set_defaults(verb=_verdict)
     show = verbs.add_parser("show", help="print a result folder for people")
     show.add_argument("dir", type=Path, metavar="DIR")
@@ -233,7 +254,12 @@ def _add_report(verbs: _Verbs) -> None:
     compare.add_argument(
         "--without", action="append", default=[], metavar="HOST=WHY", help="a host that has no results; repeatable"
     )
+    compare.add_argument("--html", type=Path, metavar="FILE", help="write them as a page, too")
     compare.set_defaults(verb=_compare)
+    report = verbs.add_parser("report", help="write report.html of a result folder: one file that needs nothing else")
+    report.add_argument("dir", type=Path, metavar="DIR")
+    report.add_argument("--out", type=Path, metavar="FILE", help="default: DIR/report.html")
+    report.set_defaults(verb=_report)
     schema = verbs.add_parser("schema", help="print a published JSON schema")
     schema.add_argument("name", metavar="NAME", nargs="?", help="without it: list the names")
     schema.set_defaults(verb=_schema)
@@ -256,11 +282,18 @@ def _still_down(folder: Path) -> list[str]:
 def _verdict(options: argparse.Namespace) -> int:
     from trialbench.report.decide import decide_folder
 
-    decision = decide_folder(options.dir, describe=options.describe, adherence_rule=options.adherence_rule)
+    decision = decide_folder(
+        options.dir,
+        describe=options.describe,
+        adherence_rule=options.adherence_rule,
+        ground_truth=options.ground_truth,
+    )
     say(decision["verdict"])
     for line in [*decision["reasons"], *_still_down(options.dir)]:
         say(f"  {line}")
-    return 0 if options.require is None or decision["verdict"] == "ADOPT" else 1
+    if options.require is not None and decision["verdict"] != "ADOPT":
+        raise TrialbenchError(f"expected the verdict ADOPT, found {decision['verdict']}: {decision['reasons'][0]}")
+    return 0
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -277,6 +310,17 @@ def _compare(options: argparse.Namespace) -> int:
     if not options.dirs and not without:
         raise UsageError("compare: expected result folders, found none")
     say(compare_table(options.dirs, without))
+    if options.html is not None:
+        from trialbench.report.html.comparison import write_comparison
+
+        say(str(write_comparison(options.dirs, options.html, without)))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from trialbench.report.html.report import write_report
+
+    say(str(write_report(options.dir, options.out)))
     return 0
 
 
@@ -289,6 +333,46 @@ def _schema(options: argparse.Namespace) -> int:
         print("\n".join(schemas.names()))
     else:
         print(json.dumps(schemas.load(options.name), indent=2))
+    return 0
+
+
+def _add_out(verbs: _Verbs) -> None:
+    documents = verbs.add_parser("documents", help="write a run into your own Markdown: research, registry, memory")
+    documents.add_argument("dir", type=Path, metavar="DIR", help="a result folder with a verdict")
+    documents.add_argument("--root", required=True, type=Path, metavar="DOCS", help="holds MEMORY.md and docs/")
+    documents.add_argument("--research", metavar="FILE", help="the research document, relative to DOCS")
+    documents.add_argument("--check", action="store_true", help="write nothing, print the diff")
+    documents.add_argument("--diff", action="store_true", help="print the diff of what is written")
+    documents.add_argument("--json", action="store_true", help="print one JSON line (`trialbench schema documents`)")
+    documents.set_defaults(verb=_documents)
+    export = verbs.add_parser("export", help="write a run for other tools: JUnit, CSV, OpenMetrics")
+    export.add_argument("dir", type=Path, metavar="DIR")
+    export.add_argument(
+        "--format", action="append", choices=["junit", "csv", "openmetrics"], help="repeatable (default: all)"
+    )
+    export.set_defaults(verb=_export)
+
+
+def _documents(options: argparse.Namespace) -> int:
+    import json
+
+    from trialbench.report.documents import RESEARCH, diff, told, write_documents
+
+    research = options.research or RESEARCH
+    found = write_documents(options.dir, options.root, check=options.check, research=research)
+    # Ansible asks for the two apart; a person who checks wants to see.
+    shown = diff(found) if options.diff or (options.check and not options.json) else ""
+    if options.json:
+        print(json.dumps(told(found, shown, check=options.check)))
+    else:
+        say("\n".join([*([shown] if shown else []), *(one.line(check=options.check) for one in found)]))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from trialbench.report.export import write_exports
+
+    say("\n".join(str(path) for path in write_exports(options.dir, options.format or [])))
     return 0
 
 

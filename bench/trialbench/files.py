@@ -1,10 +1,15 @@
-"""Small file helpers: atomic writes, and reading JSON lines of which the last may be cut short."""
+"""Small file helpers: atomic writes of one file or several, and reading JSON lines of which the last may be cut."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import stat
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +35,80 @@ def write_atomic(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A file that somebody else owns, what is expected in it, and what is to stand there instead."""
+
+    path: Path
+    before: bytes
+    after: bytes
+
+
+def replace_all(replacements: Sequence[Replacement]) -> None:
+    """Replace all these files or none: each atomically, with its mode and owner; a link stays one, its target changes.
+
+    Raises:
+        UsageError: a file is no longer what it was when it was read.
+        OSError: one can't be written; those replaced before it hold what they held.
+    """
+    staged: list[tuple[Replacement, Path, Path]] = []
+    try:
+        for one in replacements:
+            target = Path(os.path.realpath(one.path))
+            staged.append((one, target, _stage(target, one.after)))
+        for one, target, _ in staged:
+            if target.read_bytes() != one.before:
+                raise UsageError(
+                    f"{one.path}: was changed by somebody else while it was read. Nothing was written; again"
+                )
+        done: list[tuple[Path, Path]] = []
+        try:
+            for one, target, temporary in staged:
+                back = _stage(target, one.before)
+                done.append((target, back))
+                os.replace(temporary, target)
+        except BaseException:
+            for target, back in done:
+                os.replace(back, target)
+            raise
+        for _, back in done:
+            back.unlink()
+    finally:
+        for _, _, temporary in staged:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for one writer of this machine at a time; leaves nothing behind."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _stage(target: Path, content: bytes) -> Path:
+    """`content` in a file beside `target`, with its mode and owner."""
+    status = target.stat()
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            # Before the mode: a change of owner takes set-user bits away.
+            if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(stream.fileno(), status.st_uid, status.st_gid)
+            os.fchmod(stream.fileno(), stat.S_IMODE(status.st_mode))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
 
 
 def write_json(path: Path, value: Any) -> None:

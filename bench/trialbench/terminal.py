@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
+# The bars of a sparkline as digits, where the terminal's encoding has no bars.
+_BARS = str.maketrans("▁▂▃▄▅▆▇█", "12345678")
+
 
 def screen(text: str) -> str:
     """`text` with control characters, marks of direction and halves of surrogates escaped; line ends are kept."""
@@ -18,8 +21,14 @@ def line(text: str, limit: int) -> str:
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print `text` for people, to standard output or `stream`."""
-    print(screen(text), file=stream or sys.stdout, flush=stream is not None)
+    """Print `text` for people, to standard output or `stream`; what its encoding lacks is escaped."""
+    out, shown = stream or sys.stdout, screen(text)
+    encoding = getattr(out, "encoding", None) or "utf-8"
+    try:
+        shown.encode(encoding)
+    except UnicodeEncodeError:
+        shown = shown.translate(_BARS).encode(encoding, "backslashreplace").decode(encoding)
+    print(shown, file=out, flush=stream is not None)
 
 
 def _escaped(one: str) -> str:

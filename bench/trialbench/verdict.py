@@ -36,7 +36,8 @@ class Gate:
 class Facts:
     """What the verdict depends on. `nav_n` counts all measured nav samples of the candidate, failed ones too.
 
-    `rolled_back`: why the trial was not completed, None if it was.
+    `rolled_back`: why the trial was not completed, None if it was. `partial`: segments that lack samples they should
+    have; told beside the verdict, which follows from the samples that are there.
     """
 
     nav_n: int
@@ -47,6 +48,7 @@ class Facts:
     rolled_back: str | None = None
     ground_truth: GroundTruth = "not_required"
     describe: Judgement | None = None
+    partial: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,18 +76,20 @@ def decide(facts: Facts, rules: Rules) -> Decision:
     beside = [adherence_text(facts, rules)] if facts.nav_n else []
     if facts.rolled_back and facts.rolled_back not in reason:
         beside.append(f"the trial was not completed: {facts.rolled_back}")
+    beside += [f"partial: {text}" for text in facts.partial]
     return Decision(verdict, [reason, *(text for text in beside if text not in reason)])
 
 
 def adherence_text(facts: Facts, rules: Rules) -> str:
-    """Adherence as a share, with what it proves."""
+    """Adherence as a share, with what it proves, and how many samples a proof would take."""
     share = stats.share(facts.adherent, facts.nav_n)
-    limit = rules.adherence_percent / 100
-    proof = "proved" if share.one_sided_low >= limit else "refuted" if share.one_sided_high < limit else "not proved"
+    limit = stats.threshold(facts.adherent, facts.nav_n, rules.adherence_percent / 100)
+    proof = {"PASS": "proved", "FAIL": "refuted", "INCONCLUSIVE": "not proved"}[limit.finding]
+    needed = f"; {limit.needed_n} samples at this share would decide" if limit.needed_n else ""
     return (
         f"adherence {facts.adherent}/{facts.nav_n}"
         f" (at least {rules.adherence_percent} %: {proof}, one-sided 95 % bounds"
-        f" {share.one_sided_low * 100:.1f}-{share.one_sided_high * 100:.1f} %)"
+        f" {share.one_sided_low * 100:.1f}-{share.one_sided_high * 100:.1f} %{needed})"
     )
 
 
@@ -104,9 +108,9 @@ def _first_match(facts: Facts, rules: Rules) -> tuple[Verdict, str]:
         return "INCONCLUSIVE", "VRAM was not measured at any gate"
     if facts.nav_n < rules.nav_required:
         return "INCONCLUSIVE", f"expected {rules.nav_required} nav samples, found {facts.nav_n}"
-    adherence = _adherence(facts, rules)
-    if adherence != "passed":
-        verdict: Verdict = "REJECT" if adherence == "failed" else "INCONCLUSIVE"
+    adherence = adherence_finding(facts, rules)
+    if adherence != "PASS":
+        verdict: Verdict = "REJECT" if adherence == "FAIL" else "INCONCLUSIVE"
         return verdict, adherence_text(facts, rules)
     if facts.ground_truth == "failed":
         return "REJECT", "ground truth failed: it is not the same model"
@@ -125,11 +129,9 @@ def _healthy(gate: Gate, rules: Rules) -> bool:
     return rules.low_gb <= gate.footprint_gb <= rules.high_gb
 
 
-def _adherence(facts: Facts, rules: Rules) -> Literal["passed", "failed", "open"]:
+def adherence_finding(facts: Facts, rules: Rules) -> stats.Finding:
+    """Whether the rule of adherence is met, failed, or (by the rule `proved`) left open."""
     if rules.adherence_rule == "share":
         # In whole numbers: 95 of 100 is 95 %, whatever 0.95 is in binary.
-        return "passed" if facts.adherent * 100 >= rules.adherence_percent * facts.nav_n else "failed"
-    share = stats.share(facts.adherent, facts.nav_n)
-    if share.one_sided_low * 100 >= rules.adherence_percent:
-        return "passed"
-    return "failed" if share.one_sided_high * 100 < rules.adherence_percent else "open"
+        return "PASS" if facts.adherent * 100 >= rules.adherence_percent * facts.nav_n else "FAIL"
+    return stats.threshold(facts.adherent, facts.nav_n, rules.adherence_percent / 100).finding

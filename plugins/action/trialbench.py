@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -25,16 +26,34 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         args = [str(word) for word in self._task.args.get("argv") or []]
         if not args:
             raise AnsibleActionFail("argv: expected a command of trialbench, found nothing")
-        command = [sys.executable, "-m", "trialbench", *args]
-        if self._task.check_mode:
+        # The one command that changes what a person wrote: it can tell beforehand what it would do.
+        writes = args[0] == "documents"
+        command = [sys.executable, "-m", "trialbench", *args, *self._options(writes)]
+        if self._task.check_mode and not writes:
             return {**result, "changed": False, "skipped_in_check_mode": True, "cmd": command}
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-        for line in done.stdout.splitlines():
-            self._display.display(line)
         result.update(changed=False, rc=done.returncode, cmd=command, stdout=done.stdout, stderr=done.stderr)
         if done.returncode != 0:
+            self._show(done.stdout.splitlines())
             hint = " (do: pip install trialbench)" if "No module named trialbench" in done.stderr else ""
             raise AnsibleActionFail(
                 f"trialbench {args[0]}: {done.stderr.strip() or done.returncode}{hint}", result=result
             )
+        if writes:
+            told = json.loads(done.stdout)
+            result.update(changed=told["changed"], documents=told["documents"], diff={"prepared": told["diff"]})
+            self._show(told["lines"])
+        else:
+            self._show(done.stdout.splitlines())
         return result
+
+    def _options(self, writes: bool) -> list[str]:
+        """What Ansible's own modes mean to a command that writes."""
+        if not writes:
+            return []
+        checked = ["--check"] if self._task.check_mode else []
+        return ["--json", *checked, *(["--diff"] if getattr(self._task, "diff", False) else [])]
+
+    def _show(self, lines: list[str]) -> None:
+        for line in lines:
+            self._display.display(line)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import probes
+from . import probes, telemetry
 
 T = TypeVar("T")
 
@@ -37,6 +37,8 @@ STABLE_S = 0.5
 POLL_S = 0.075
 # How long the end of a sampler waits for the reading under way.
 _STOP_GRACE_S = 0.1
+# Which share of its interval a sampler waits for the telemetry that goes with a reading.
+_TELEMETRY_SHARE = 0.3
 _COMMAND_CHARS = 60
 
 
@@ -115,6 +117,7 @@ class _Nvml:
         self._handle = self._call("nvmlDeviceGetHandleByIndex", index)
         self.name = _text(self._call("nvmlDeviceGetName", self._handle))
         self.driver = _text(self._call("nvmlSystemGetDriverVersion"))
+        self.telemetry = telemetry.FromNvml(nvml, self._handle)
 
     def _call(self, name: str, *args: Any) -> Any:
         try:
@@ -160,6 +163,7 @@ class _Smi:
     def __init__(self, index: int) -> None:
         self._index = index
         self.name, self.driver, *_unused = self._card()
+        self.telemetry = telemetry.FromSmi(lambda fields: self._query("gpu", fields))
 
     def _query(self, what: str, fields: str) -> list[list[str]]:
         call = [
@@ -258,6 +262,11 @@ class Card:
         """
         return self._bounded(self._source.read, timeout_s)
 
+    def vitals(self) -> telemetry.Background:
+        """Clocks, power and the like, read in a thread of their own: a driver that hangs there holds up no `read`."""
+        source = self._source.telemetry
+        return telemetry.Background(source.read, source.every_s)
+
     def close(self) -> None:
         """Let go of the driver; errors no longer matter then."""
         with contextlib.suppress(GpuError):
@@ -298,9 +307,11 @@ class Opening:
 class Sampler:
     """Reads the card all the time in the background, and writes ``vram.jsonl``.
 
-    A line: ``{"t_s", "used_mib", "total_mib", "processes": [{"pid", "mib", "command"}], "phase"}``. Trouble
-    with the card or the file is kept in `error` and tried again at the next tick: a gap in the series is
-    visible, a dead thread is not.
+    A line: ``{"t_s", "used_mib", "total_mib", "processes": [{"pid", "mib", "command"}], "phase"}``, and the keys of
+    `telemetry.CARD_KEYS` and `telemetry.HOST_KEYS`, null where unknown; ``missing`` says why, by key, in the first
+    line and wherever that changes. Trouble with the card or the file is kept in `error` and tried again at the next
+    tick: a gap in the series is visible, a dead thread is not. Telemetry is asked for after the memory was read, and
+    is never waited for beyond a fraction of the interval.
 
     Args:
         card: what to read; it is not closed here.
@@ -316,6 +327,8 @@ class Sampler:
         self._last: Vram | None = None
         self._error = ""
         self._stopping = threading.Event()
+        self._load, self._telemetry = telemetry.HostLoad(), card.vitals()
+        self._missing: dict[str, str] = {}
         self._thread = threading.Thread(target=self._loop, name="vram-sampler", daemon=True)
         self._thread.start()
 
@@ -350,6 +363,7 @@ class Sampler:
     def stop(self) -> None:
         """End the thread; a reading that hangs is not waited for, because people wait for the one who stops here."""
         self._stopping.set()
+        self._telemetry.stop()
         self._thread.join(self.interval_s + _STOP_GRACE_S)
 
     def __enter__(self) -> Sampler:
@@ -383,13 +397,18 @@ class Sampler:
             self._error = error
 
     def _write(self, vram: Vram, phase: str) -> None:
-        line = {
+        line: dict[str, Any] = {
             "t_s": round(vram.t_s, 4),
             "used_mib": vram.used_mib,
             "total_mib": vram.total_mib,
             "processes": [{"pid": h.pid, "mib": h.mib, "command": h.command} for h in vram.holders],
             "phase": phase,
+            **self._load.read(),
         }
+        reading = self._telemetry.take(self.interval_s * _TELEMETRY_SHARE)
+        line.update((reading or telemetry.Reading()).values)
+        if reading and reading.missing != self._missing:
+            self._missing = line["missing"] = reading.missing
         # Opened anew each time: a full or vanished disk must cost lines, not the rest of the series.
         with open(self._path, "a", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write(json.dumps(line) + "\n")

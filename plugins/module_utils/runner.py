@@ -46,6 +46,8 @@ SETTLED_MIB, SETTLE_S, SETTLE_LIMIT_S = 64, 0.15, 5.0
 SMOKE_LIMIT_S = 60.0
 # A candidate is not left alone for longer than this without a look at its VRAM.
 BLIND_S = 1.5
+# What a driver usually needs to answer, and all that a preparation gives it beyond the time it takes anyway.
+SEE_S = 0.05
 # What may pass between a connection that breaks and the end of the process behind it.
 DEATH_S = 1.0
 
@@ -60,6 +62,7 @@ class PhaseFailed(RuntimeError):
 
 def _folders(state: State, plan: Plan) -> Path:
     run_dir = state.run_dir(plan.run)
+    (run_dir / "vram.jsonl").unlink(missing_ok=True)
     for name in ("inputs", "control", "samples", "logs"):
         # Signs and samples of an attempt that could not be opened would be taken for this one's.
         shutil.rmtree(run_dir / name, ignore_errors=True)
@@ -111,7 +114,19 @@ def prepare(plan: Plan, state: State, journal: Journal) -> None:
     journal.write("phase_done", phase="snapshot", duration_s=round(time.monotonic() - began, 3))
 
 
+@contextlib.contextmanager
+def _watched(opening: gpu.Opening, run_dir: Path) -> Iterator[None]:
+    """The card's series goes on, if the card could be opened meanwhile; a preparation is not held up for it."""
+    card = opening.card(SEE_S)
+    if card is None:
+        yield
+        return
+    with gpu.Sampler(card, run_dir / "vram.jsonl", phase="snapshot"):
+        yield
+
+
 def _prepare_measuring(plan: Plan, run_dir: Path, journal: Journal) -> None:
+    opening = gpu.Opening(plan.gpu.index)
     try:
         for label in (containers.RUN_LABEL, containers.A2_LABEL):
             containers.remove(label)
@@ -121,8 +136,9 @@ def _prepare_measuring(plan: Plan, run_dir: Path, journal: Journal) -> None:
             containers.create_client(plan, session, run_dir)
         journal.write("prompt", **facts)
         name = containers.client_name("tenants")
-        containers.docker("start", name)
-        code = int(containers.docker("wait", name, timeout_s=plan.limits.measure_s).strip())
+        with _watched(opening, run_dir):
+            containers.docker("start", name)
+            code = int(containers.docker("wait", name, timeout_s=plan.limits.measure_s).strip())
     except (containers.DockerError, production.ProductionError, OSError) as err:
         raise PhaseFailed(
             f"the trial could not be prepared: {err}", todo="nothing was touched; mend it and try again"
@@ -141,8 +157,8 @@ def take_snapshot(plan: Plan, card: gpu.Card) -> dict[str, Any]:
     """The host as it is: every tenant's condition and process, VRAM in total and by process.
 
     Returns:
-        ``{"tenants": {name: {running, healthy, pid, start_ticks, vram_mib, found}}, "used_mib", "holders"}``;
-        ``vram_mib`` is None where the driver does not tell.
+        ``{"tenants": {name: {running, healthy, pid, start_ticks, vram_mib, found}}, "used_mib", "holders", "gpu":
+        {name, driver}, "system": {kernel}}``; ``vram_mib`` is None where the driver does not tell.
     """
     vram = card.read()
     found: dict[str, Any] = {}
@@ -161,7 +177,14 @@ def take_snapshot(plan: Plan, card: gpu.Card) -> dict[str, Any]:
             "found": condition.found,
         }
     holders = [{"pid": h.pid, "mib": h.mib, "command": h.command} for h in vram.holders]
-    return {"tenants": found, "used_mib": vram.used_mib, "total_mib": vram.total_mib, "holders": holders}
+    return {
+        "tenants": found,
+        "used_mib": vram.used_mib,
+        "total_mib": vram.total_mib,
+        "holders": holders,
+        "gpu": {"name": card.name, "driver": card.driver},
+        "system": {"kernel": os.uname().release},
+    }
 
 
 def open_trial(plan: Plan, state: State, card: gpu.Card, controller: str) -> int:
@@ -214,7 +237,7 @@ class Runner:
         self.run_dir = state.run_dir(plan.run)
         self.journal = Journal(state.journal_path(plan.run), plan.run, epoch, "runner", required=True)
         self.snapshot = read_json(self.run_dir / "snapshot.json") or {}
-        self.sampler = gpu.Sampler(card, self.run_dir / "vram.jsonl")
+        self.sampler = gpu.Sampler(card, self.run_dir / "vram.jsonl", phase="snapshot")
         self.drained_mib = 0
         self.down: list[Tenant] = []
         self.server: ProcessId | None = None

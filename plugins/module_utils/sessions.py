@@ -21,6 +21,13 @@ from .plan import Plan
 # Folders inside a client container.
 INPUTS, OUT, CONTROL = "/in", "/out", "/control"
 SESSIONS = ("tenants", "a1", "candidate", "a2")
+# The live model has callers of its own: no request while its slots are at work. So long is that waited for in a
+# segment, all waits together; in the window the segment's own limit bounds it as well.
+IDLE_WAIT_S = 10.0
+# Requests a second while the live model's callers are served.
+BESIDE_HZ = 10.0
+# Our client against a raw socket: four requests a pair, after the sample of phase 2. Never in the window.
+CALIBRATE = {"rate_hz": 20.0, "time_limit_s": 15.0}
 # A reply takes about a kilobyte.
 _MAX_BYTES = 16 << 20
 
@@ -42,6 +49,9 @@ def _session(
         "image": f"{INPUTS}/camera.jpg",
         "parser": own,
         "timeout_s": plan.workloads.request_timeout_s,
+        "idle_wait_s": IDLE_WAIT_S,
+        # A little less than the runner's patience: a session that ends itself leaves its numbers.
+        "time_limit_s": 0.9 * plan.limits.measure_s,
         "segments": segments,
     }
 
@@ -71,13 +81,16 @@ def build(plan: Plan) -> dict[str, dict[str, Any]]:
         "stop_on_thinking": True,
     }
     return {
-        "tenants": _session(
-            plan,
-            base.url,
-            base.label,
-            None,
-            [{"id": "nav-baseline-tenants", **nav, "n": work.tenants_n, "rate_hz": 10}],
-        ),
+        "tenants": {
+            **_session(
+                plan,
+                base.url,
+                base.label,
+                None,
+                [{"id": "nav-baseline-tenants", **nav, "n": work.tenants_n, "rate_hz": BESIDE_HZ}],
+            ),
+            "calibrate": {"n": work.tenants_n, **CALIBRATE},
+        },
         "a1": _session(
             plan,
             base.url,

@@ -13,6 +13,8 @@ version_added: 0.1.0
 short_description: Run a command of trialbench on the controller
 description:
   - Runs C(trialbench) in the controller's Python and shows what it prints.
+  - C(documents) is the one command that writes into files of your own. In check mode it says what it would change, and
+    in diff mode it shows it.
 options:
   argv:
     description: The command and its arguments.
@@ -22,10 +24,10 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Nothing is run in check mode.
+    description: Nothing is run in check mode but C(documents), which writes nothing then.
   diff_mode:
-    support: none
-    description: There is nothing to compare.
+    support: partial
+    description: For C(documents).
   platform:
     support: full
     platforms: posix
@@ -38,6 +40,10 @@ EXAMPLES = r"""
 - name: Show a run
   edgelab.model_trial.trialbench:
     argv: [show, benchmark-results/latest]
+
+- name: Write it into the documents of a checkout
+  edgelab.model_trial.trialbench:
+    argv: [documents, benchmark-results/latest, --root, /home/me/her-os]
 """
 
 RETURN = r"""
@@ -49,4 +55,9 @@ stdout:
   description: What it printed.
   returned: always
   type: str
+documents:
+  description: Of C(documents), each document with its C(name), C(changed), and in C(left_alone) why it was left alone.
+  returned: after C(documents)
+  type: list
+  elements: dict
 """

@@ -140,6 +140,38 @@ def test_nvml_errs_and_hangs(twin):
     assert twin.run("timeout 1 nvidia-smi -L || echo status $?").endswith("status 124")
 
 
+def card(twin, fields):
+    text = twin.run(f"nvidia-smi --query-gpu={fields} --format=csv,noheader,nounits")
+    return [cell.strip() for cell in text.strip().split(",")]
+
+
+def test_a_model_at_work_is_seen_at_work(twin):
+    # Asked inside, while requests are answered, and once more when they are through.
+    script = (
+        "for i in $(seq 40); do curl -s -o /dev/null -X POST -H 'Content-Type: application/json' -d '{}'"
+        " http://127.0.0.1:11436/navigate; done & for i in $(seq 20); do"
+        " nvidia-smi --query-gpu=utilization.gpu,power.draw,clocks.sm --format=csv,noheader,nounits; sleep 0.05; done;"
+        " wait"
+    )
+    readings = [[float(cell) for cell in line.split(",")] for line in twin.run(script).splitlines()]
+    busiest = max(readings)
+    assert busiest[0] > 0
+    assert busiest[1] > 30
+    assert busiest[2] == 2452
+
+
+def test_a_throttled_card_says_why_and_an_untold_value_is_none(twin):
+    fields = "clocks_event_reasons.active,power.draw,memory.used"
+    gpu_fault(twin, throttle=["hw_thermal_slowdown"], unsupported=["power"])
+    bits, power, used = card(twin, fields)
+    assert int(bits, 16) & 0x40
+    assert (power, used) == ("[N/A]", str(STEADY_MIB))
+    gpu_fault(twin)
+    bits, power, used = card(twin, fields)
+    assert not int(bits, 16) & 0x40
+    assert float(power) >= 18
+
+
 def test_the_phone_goes_mute_and_comes_back_with_the_voice(twin):
     pid = twin.run("systemctl show -p MainPID --value phone-daemon")
     twin.run(f"sudo -u panda {CHATTERBOX}/stop.sh")

@@ -27,6 +27,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     probes,
     restorer,
     runner,
+    telemetry,
 )
 from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     plan as plans,
@@ -79,6 +80,9 @@ class Card:
 
     def read(self, _timeout_s: float = 3.0) -> gpu.Vram:
         return gpu.Vram(time.monotonic(), self.used_mib, 16303)
+
+    def vitals(self) -> telemetry.Background:
+        return telemetry.Background(telemetry.Reading)
 
     def close(self) -> None:
         return

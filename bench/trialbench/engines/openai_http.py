@@ -6,6 +6,7 @@ One request gives one `Reply`, never an exception: whatever goes wrong is named 
 from __future__ import annotations
 
 import contextlib
+import gc
 import http.cookiejar
 import json
 import time
@@ -17,7 +18,7 @@ import httpcore
 import httpx
 
 from trialbench.engines import sse
-from trialbench.engines.transport import DeadlineError, WireTransport
+from trialbench.engines.transport import DeadlineError, Wire, WireTransport
 from trialbench.errors import UsageError
 from trialbench.workloads import Workload
 
@@ -28,6 +29,7 @@ CONNECTION_ERRORS = frozenset({"connect", "dropped", "timeout"})
 # A reply is data of a stranger: more than any answer needs is not read, and numbers beyond this are none.
 MAX_REPLY_BYTES = 4 << 20
 _MAX_NUMBER = 1e12
+_MAX_NAME = 300
 # How the hint begins that is put behind what such a server says.
 REFUSED_FIELD = "(the server refuses a field of the request"
 
@@ -52,6 +54,7 @@ class Reply:
     server_ms: float | None = None
     prompt_n: int | None = None
     cache_n: int | None = None
+    model: str | None = None
     reconnected: bool = False
 
 
@@ -119,12 +122,13 @@ class ChatClient:
             timeout_s: bound of the whole request; passing it is the server's failure (`timeout`).
             until_s: CLOCK_MONOTONIC at which we give up for reasons of our own (`cut_off`).
         """
-        reply = self._attempt(body, timeout_s, connect_timeout_s, until_s)
-        if reply.error_class == "dropped" and self._reused and self.wire.bytes_read == 0:
-            # A kept-alive connection that the server was just closing: it has read nothing of this request. Once more
-            # on a new connection; where the server is really gone this fails too.
+        with _undisturbed():
             reply = self._attempt(body, timeout_s, connect_timeout_s, until_s)
-            reply.reconnected = True
+            if reply.error_class == "dropped" and self._reused and self.wire.bytes_read == 0:
+                # A kept-alive connection that the server was just closing: it has read nothing of this request. Once
+                # more on a new connection; where the server is really gone this fails too.
+                reply = self._attempt(body, timeout_s, connect_timeout_s, until_s)
+                reply.reconnected = True
         return reply
 
     def close(self) -> None:
@@ -188,6 +192,18 @@ class ChatClient:
         return detail
 
 
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No garbage collection meanwhile: it takes milliseconds, at times of its own."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 class _TooLongError(Exception):
     """More than `MAX_REPLY_BYTES` came."""
 
@@ -229,10 +245,22 @@ def _read_document(body: bytes, reply: Reply) -> None:
         reply.error_detail = f"no chat completion: {type(error).__name__} {error}: {body[:80]!r}"
 
 
-def _read_stream(chunks: Iterator[bytes], reply: Reply, wire: Any) -> None:
+def _read_stream(chunks: Iterator[bytes], reply: Reply, wire: Wire) -> None:
+    """Read to the end first, noting when each piece came, and look into it afterwards.
+
+    A client that parses between two reads falls behind a fast server, and measures itself.
+    """
+    pieces = [(wire.last_read_s, chunk) for chunk in chunks]
+    came_s: float | None = None
+
+    def replayed() -> Iterator[bytes]:
+        nonlocal came_s
+        for came_s, chunk in pieces:  # noqa: B007 - read by the loop below, event by event
+            yield chunk
+
     texts: dict[str, str] = {}
     complete = False
-    for name, value in sse.events(chunks):
+    for name, value in sse.events(replayed()):
         if value == "[DONE]":
             complete = True
             continue
@@ -246,8 +274,8 @@ def _read_stream(chunks: Iterator[bytes], reply: Reply, wire: Any) -> None:
                 for key, text in choice["delta"].items():
                     if isinstance(text, str) and key != "role":
                         texts[key] = texts.get(key, "") + text
-                        if text and reply.ttft_ms is None:
-                            reply.ttft_ms = _ms(wire.last_read_s - wire.first_write_s)
+                        if text and reply.ttft_ms is None and came_s is not None and wire.first_write_s is not None:
+                            reply.ttft_ms = _ms(came_s - wire.first_write_s)
                 reply.finish_reason = _text(choice.get("finish_reason")) or reply.finish_reason
         except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
             reply.error_class = "bad_json" if isinstance(error, ValueError) else "bad_reply"
@@ -286,6 +314,9 @@ def _set_text(reply: Reply, message: Mapping[str, Any]) -> None:
 def _set_counts(reply: Reply, document: Mapping[str, Any]) -> None:
     usage = document.get("usage") or {}
     timings = document.get("timings") or {}
+    model = _text(document.get("model"))
+    if model:
+        reply.model = model[:_MAX_NAME]
     if "completion_tokens" in usage:
         reply.completion_tokens = _count(usage["completion_tokens"])
     spent = [_number(timings.get(name)) for name in ("prompt_ms", "predicted_ms")]

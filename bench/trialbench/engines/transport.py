@@ -4,12 +4,19 @@ httpx bounds each read, not the request: a server that sends one byte a second i
 a request around its own work, 0.9 ms away from the wire. Both are mended where the bytes pass: a network backend that
 notes when the request's first byte left and the reply's last byte came, and that waits in short slices so that
 a deadline, also one moved forward by a signal, is kept.
+
+httpx also sends head and body of a request apart, with its own work between them, while the server waits for the rest.
+Here what is written is kept until the reply is asked for, and leaves in one piece. And what is read is looked into when
+there is time for that: a client that parses a reply while the rest of it arrives measures its own parsing.
 """
 
 from __future__ import annotations
 
+import contextlib
+import re
 import ssl
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -18,6 +25,11 @@ import httpx
 
 # A signal that shortens the deadline is noticed after one slice at most.
 _SLICE_S = 0.2
+# Nothing more within this time: what came so far can be looked into. Tokens of a real model are further apart.
+_LULL_S = 0.002
+_GATHER_BYTES = 1 << 18
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r\n", re.IGNORECASE)
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 # Idle connections are closed by us before the server does it (llama-server: after 5 s): no request meets a closing one.
 _KEEPALIVE_EXPIRY_S = 3.0
 
@@ -56,23 +68,54 @@ class _Stream(httpcore.NetworkStream):
     def __init__(self, inner: httpcore.NetworkStream, wire: Wire) -> None:
         self._inner = inner
         self._wire = wire
+        self._unsent: list[bytes] = []
+        self._pieces: deque[tuple[float, bytes]] = deque()
 
     # The time-outs of these two are the pool's, fixed when the request began; the deadline is what counts.
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - the interface has it
-        while True:
+        if self._unsent:
+            self._flush()
+        if not self._pieces:
+            self._gather(max_bytes)
+        self._wire.last_read_s, piece = self._pieces.popleft()
+        return piece
+
+    def _gather(self, max_bytes: int) -> None:
+        """Take what comes in quick succession, each piece with its time, before anybody looks into it.
+
+        A whole reply is known by its end; else a lull, or the end of the connection, is time enough to look.
+        """
+        wire, data = self._wire, bytearray()
+        while len(data) < _GATHER_BYTES:
             try:
-                data = self._inner.read(max_bytes, min(_SLICE_S, self._wire.remaining_s()))
+                piece = self._inner.read(max_bytes, min(_LULL_S if data else _SLICE_S, wire.remaining_s()))
             except httpcore.ReadTimeout:
+                if data:
+                    return
                 continue
-            self._wire.last_read_s = time.monotonic()
-            self._wire.bytes_read += len(data)
-            return data
+            except httpcore.ReadError:
+                if data:
+                    return  # what came is read first; the next read meets the same end
+                raise
+            self._pieces.append((time.monotonic(), piece))
+            wire.bytes_read += len(piece)
+            data += piece
+            if not piece or _whole(data):
+                return
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002 - the interface has it
+        if buffer:
+            self._unsent.append(buffer)
+
+    def _flush(self) -> None:
+        buffer = b"".join(self._unsent)
+        self._unsent.clear()
         left = self._wire.remaining_s()
         if self._wire.first_write_s is None:
             self._wire.first_write_s = time.monotonic()
-        self._inner.write(buffer, left)
+        # A server may refuse a request before it has read all of it, and says so in a reply: that is still read.
+        with contextlib.suppress(httpcore.WriteError):
+            self._inner.write(buffer, left)
 
     def close(self) -> None:
         self._inner.close()
@@ -80,11 +123,28 @@ class _Stream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        limit = min(self._wire.remaining_s(), timeout or float("inf"))
+        try:
+            limit = min(self._wire.remaining_s(), timeout or float("inf"))
+        except DeadlineError:
+            # The pool knows nothing of this connection yet, and would leave it open.
+            self.close()
+            raise
         return _Stream(self._inner.start_tls(ssl_context, server_hostname, limit), self._wire)
 
     def get_extra_info(self, info: str) -> Any:
+        # So the pool asks whether a kept connection has anything to say, unasked: then it is not used again.
+        if info == "is_readable" and self._pieces:
+            return True
         return self._inner.get_extra_info(info)
+
+
+def _whole(data: bytearray) -> bool:
+    """Whether `data`, which begins where a read began, ends where a reply ends. A guess: wrong, it costs a lull."""
+    if data.endswith(_LAST_CHUNK):
+        return True
+    head = data.find(b"\r\n\r\n")
+    length = _LENGTH.search(data, 0, head + 2) if head >= 0 else None
+    return length is not None and len(data) >= head + 4 + int(length[1])
 
 
 class _Backend(httpcore.NetworkBackend):

@@ -10,6 +10,7 @@ read around it, it is adherent by strategy 2 at best.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -47,6 +48,7 @@ class Sample:
     content: str | None
     flags: list[str] = field(default_factory=list)
     error_detail: str | None = None
+    model: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The sample as a JSON object."""
@@ -65,8 +67,10 @@ def wall_clock() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def judge(reply: Reply, seq: int, workload: Workload, *, cache_prompt: bool, wall: str) -> Sample:
-    """The sample that `reply` makes."""
+def judge(
+    reply: Reply, seq: int, workload: Workload, *, cache_prompt: bool, wall: str, others: Sequence[str] = ()
+) -> Sample:
+    """The sample that `reply` makes; `others`: flags of what was seen beside it (`neighbours`)."""
     flags: list[str] = []
     error_class, content = reply.error_class, reply.content or ""
     parsed = Parsed(None, None)
@@ -95,6 +99,7 @@ def judge(reply: Reply, seq: int, workload: Workload, *, cache_prompt: bool, wal
             flags.append("cache_not_as_asked")
     if reply.reconnected:
         flags.append("reconnected")
+    flags += others
     return Sample(
         seq=seq,
         t_start_s=round(reply.started_s, 6),
@@ -113,6 +118,7 @@ def judge(reply: Reply, seq: int, workload: Workload, *, cache_prompt: bool, wal
         content=reply.content,
         flags=flags,
         error_detail=reply.error_detail or _detail(error_class, reply),
+        model=reply.model,
     )
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from trialbench.engines.openai_http import CONNECTION_ERRORS, REFUSED_FIELD, Reply
+from trialbench.measure.neighbours import FOREIGN, RESTARTED, Neighbours
+from trialbench.measure.request import fingerprint
 from trialbench.measure.sample import Sample, judge, wall_clock, why
-from trialbench.measure.summary import SegmentFacts, summarise
+from trialbench.measure.summary import SegmentFacts, slowed, summarise
 from trialbench.terminal import line
 from trialbench.workloads import Workload
 
@@ -90,6 +92,13 @@ class _State:
     warmups: list[Sample] = field(default_factory=list)
     total: int = 0
     stopped: str | None = None
+    models: list[str] = field(default_factory=list)
+    neighbours: dict[str, Any] | None = None
+
+    @property
+    def slowed(self) -> float | None:
+        """How many times slower the server became on the way, if it did."""
+        return slowed([sample.latency_ms for sample in self.samples if sample.ok and sample.latency_ms is not None])
 
     @property
     def thinking(self) -> int:
@@ -102,6 +111,10 @@ class Runner:
     Args:
         segments: their request bodies are encoded here, before anything is measured.
         control_dir, out_dir, wait_s: where gates are asked and answered, and for how long an answer is waited.
+        neighbours: watches for other clients of the server; None does not.
+        limit_s: bound of the whole run, from its first request on. Unlike a segment's own `time_limit_s`, which may be
+            meant to be reached, this one ends the run early: a server that answers each request just in time is
+            as good as a hanging one.
     """
 
     def __init__(
@@ -113,7 +126,12 @@ class Runner:
         out_dir: Path | None = None,
         control_dir: Path | None = None,
         wait_s: float = 120.0,
+        neighbours: Neighbours | None = None,
+        limit_s: float | None = None,
     ) -> None:
+        self._neighbours = neighbours
+        self._limit_s = limit_s
+        self._until_s = float("inf")
         self._client = client
         self._segments = segments
         self._progress = progress
@@ -145,15 +163,22 @@ class Runner:
             self._progress.note(f"the start file {name} did not appear within {self._wait_s:g} s")
             self.stopped = "signal" if self._signalled else "gate"
 
+    @property
+    def signalled(self) -> bool:
+        """Whether a signal came."""
+        return self._signalled
+
     def run(self) -> None:
         """Run the segments; afterwards `stopped`, `summaries()` and `exit_code()` tell what came of them."""
+        if self._limit_s is not None:
+            self._until_s = time.monotonic() + self._limit_s
         for segment in self._segments:
             if self.stopped is not None:
                 break
             state = self._states[segment.id] = _State(total=segment.n)
             self._run_segment(segment, state)
-            # A time limit ends its segment, everything else the session.
-            if state.stopped != "time_limit":
+            # A time limit of its own ends a segment, everything else the session.
+            if state.stopped != "time_limit" or time.monotonic() >= self._until_s:
                 self.stopped = state.stopped
         if not self._answered and any(state.samples or state.warmups for state in self._states.values()):
             # Nothing but connection errors: fewer than BROKEN_AFTER, and still nobody there.
@@ -165,7 +190,7 @@ class Runner:
         for segment in self._segments:
             state = self._states.get(segment.id)
             if state is not None:
-                found[segment.id] = summarise(
+                numbers = summarise(
                     [sample.as_dict() for sample in state.samples],
                     [sample.as_dict() for sample in state.warmups],
                     SegmentFacts(
@@ -176,19 +201,27 @@ class Runner:
                         stopped=state.stopped,
                     ),
                 )
+                request = {**fingerprint(self._bodies[segment.id]), "models": state.models}
+                found[segment.id] = {**numbers, "request": request, "neighbours": state.neighbours}
         return found
+
+    def samples(self) -> dict[str, list[dict[str, Any]]]:
+        """The measured samples of each segment that was begun, as in its file."""
+        return {name: [sample.as_dict() for sample in state.samples] for name, state in self._states.items()}
 
     def exit_code(self) -> int:
         """0 all samples are good, 3 some failed or the session was ended early, 4 the server is broken or unreachable.
 
-        A time limit is no failure by itself; a segment that it left without any good sample is.
+        3 as well for a server that slowed down or was started anew on the way: no one number describes it. A segment's
+        time limit is no failure by itself; a segment that it left without any good sample is.
         """
         if self.stopped == "server":
             return EXIT_SERVER
         states = self._states.values()
         failed = any(not sample.ok and sample.error_class != "cut_off" for state in states for sample in state.samples)
         empty = any(not any(sample.ok for sample in state.samples) for state in states)
-        return EXIT_FAILED if self.stopped is not None or failed or empty or not self._states else EXIT_OK
+        changed = any(state.slowed or _restarts(state) for state in states)
+        return EXIT_FAILED if self.stopped is not None or failed or empty or changed or not states else EXIT_OK
 
     def closing(self) -> list[str]:
         """What a person must know at the end beside the numbers: why it ended early, and the first error."""
@@ -199,9 +232,34 @@ class Runner:
                 f"the server is broken or unreachable: {what} found no connection or no complete reply in time"
             )
         elif self.stopped is not None:
-            lines.append(f"ended early: {self.stopped}")
+            lines.append(f"ended early: {_ENDED.get(self.stopped, self.stopped)}")
+        lines += self.notes()
         if self._first_error is not None:
             lines.append(f"first error: {self._first_error}")
+        return lines
+
+    def notes(self) -> list[str]:
+        """What a reader of the numbers must know, a sentence each."""
+        watch, lines = self._neighbours, []
+        if watch is not None:
+            if watch.cache_replaced:
+                held = f" ({watch.cache_tokens} tokens)" if watch.cache_tokens else ""
+                lines.append(
+                    f"the prompt cache of the server's slots{held} was replaced by this session's prompts: the next "
+                    "request of the server's own callers computes its prompt anew, once"
+                )
+            if watch.why is not None:
+                lines.append(f"other clients of the server were not watched for: {watch.why}")
+        for name, state in self._states.items():
+            overlapped = sum(FOREIGN in sample.flags for sample in state.samples)
+            if overlapped:
+                lines.append(f"{name}: requests of others overlapped {overlapped} of {len(state.samples)} samples")
+            if _restarts(state):
+                lines.append(f"{name}: the server was started anew {_restarts(state)} times while it was measured")
+            if state.slowed:
+                lines.append(f"{name}: the server slowed down: its later replies took {state.slowed} times the usual")
+            if len(state.models) > 1:
+                lines.append(f"{name}: replies came from different models: {line(', '.join(state.models), 200)}")
         return lines
 
     def _wait(self, condition: Callable[[], bool]) -> bool:
@@ -214,7 +272,11 @@ class Runner:
         return True
 
     def _run_segment(self, segment: Segment, state: _State) -> None:
-        until_s = time.monotonic() + segment.time_limit_s if segment.time_limit_s is not None else float("inf")
+        until_s = self._until_s
+        if segment.time_limit_s is not None:
+            until_s = min(until_s, time.monotonic() + segment.time_limit_s)
+        if self._neighbours is not None:
+            self._neighbours.begin()
         self._progress.start(segment.id, segment.n)
         with _Lines(_warmup_path(segment.path) if segment.warmup else None) as lines:
             self._take(segment, state, state.warmups, segment.warmup, lines, until_s, warmup=True)
@@ -224,6 +286,8 @@ class Runner:
                 state.total = segment.gate.extend_to
                 self._progress.start(segment.id, state.total)
                 self._take(segment, state, state.samples, state.total, lines, until_s, extending=True)
+        if self._neighbours is not None:
+            state.neighbours = self._neighbours.facts()
 
     def _take(
         self,
@@ -247,6 +311,11 @@ class Runner:
             if segment.rate_hz is not None:
                 time.sleep(max(0.0, next_s - time.monotonic()))
                 next_s = time.monotonic() + 1 / segment.rate_hz
+            watch = self._neighbours
+            if watch is not None and not watch.idle(until_s):
+                # Somebody else has the server, and keeps it: we step back.
+                state.stopped = "signal" if self._signalled else "time_limit" if time.monotonic() >= until_s else "busy"
+                return
             wall = wall_clock()
             reply = self._client.send(
                 self._bodies[segment.id],
@@ -254,7 +323,19 @@ class Runner:
                 connect_timeout_s=limits.connect_timeout_s,
                 until_s=until_s,
             )
-            sample = judge(reply, len(samples) + 1, segment.workload, cache_prompt=segment.cache_prompt, wall=wall)
+            others = watch.settle(reply.completion_tokens, answered=reply.latency_ms is not None) if watch else []
+            sample = judge(
+                reply,
+                len(samples) + 1,
+                segment.workload,
+                cache_prompt=segment.cache_prompt,
+                wall=wall,
+                others=others,
+            )
+            if watch is not None and not warmup:
+                watch.count(others)
+            if sample.model is not None and sample.model not in state.models:
+                state.models.append(sample.model)
             samples.append(sample)
             lines.write(sample.as_dict())
             state.stopped = self._reason_to_stop(segment, sample, warmup=warmup, extending=extending)
@@ -325,6 +406,17 @@ class Runner:
         if hint and not self._hinted:
             self._hinted = True
             self._progress.note(line(hint + rest, 200))
+
+
+# Why a run ended before its time, for people, where the word alone does not say it.
+_ENDED = {
+    "busy": "busy: somebody else's requests kept the server at work; it was not measured against them",
+    "time_limit": "time_limit: the whole run took longer than it may; what is there is partial",
+}
+
+
+def _restarts(state: _State) -> int:
+    return sum(RESTARTED in sample.flags for sample in [*state.samples, *state.warmups])
 
 
 def _warmup_path(path: Path | None) -> Path | None:

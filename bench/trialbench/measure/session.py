@@ -7,6 +7,7 @@ reading, encoding the image) is done before the start file appears; from there o
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from trialbench import __version__, schemas
 from trialbench.engines.openai_http import ChatClient
 from trialbench.errors import UsageError
 from trialbench.files import read_json, write_json
+from trialbench.measure.neighbours import Neighbours
 from trialbench.measure.sample import wall_clock
 from trialbench.measure.segments import Gate, Progress, Runner, Segment
 from trialbench.workloads import load_workload
@@ -24,7 +26,8 @@ from trialbench.workloads.prompt import load_parser
 def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -> int:
     """Run the session file `path` (`trialbench schema session`); returns the exit code.
 
-    Writes `<id>.jsonl`, `<id>-warmup.jsonl` and `summary-<first id>.json` into the session's `out_dir`.
+    Writes `<id>.jsonl`, `<id>-warmup.jsonl`, `summary-<first id>.json` and, where the session asks for it,
+    `calibration.json` into the session's `out_dir`.
 
     Raises:
         UsageError: the file or one of its workloads cannot be used; nothing was sent.
@@ -49,6 +52,7 @@ def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -
     client = ChatClient(
         session["url"], model=session.get("model"), stream=session.get("stream", False), api_key=api_key
     )
+    watch = make_watch(session["url"], session.get("idle_wait_s"), lambda: runner.signalled, api_key=api_key)
     runner = Runner(
         client,
         segments,
@@ -56,9 +60,32 @@ def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -
         out_dir=out_dir,
         control_dir=Path(session["control_dir"]) if session.get("control_dir") else None,
         wait_s=session.get("wait_s", 120.0),
+        neighbours=watch,
+        limit_s=session.get("time_limit_s"),
     )
-    run_signalled(runner, session.get("start_file"))
+
+    def after() -> None:
+        """The calibration, once the segments are through and their server is well."""
+        if session.get("calibrate") is None or runner.stopped is not None:
+            return
+        from trialbench.measure import calibration
+
+        found = calibration.calibrate(
+            session["url"],
+            segments[0].workload,
+            calibration.Calibration(**session["calibrate"]),
+            model=session.get("model"),
+            api_key=api_key,
+            neighbours=watch,
+            stopped=lambda: runner.signalled,
+        )
+        write_json(out_dir / "calibration.json", found)
+        progress.note(calibration.line(found))
+
+    run_signalled(runner, session.get("start_file"), after)
     client.close()
+    if watch is not None:
+        watch.close()
     summary = document(runner, url=session["url"], model_label=session.get("model_label"))
     write_json(out_dir / f"summary-{segments[0].id}.json", summary)
     for line in runner.closing():
@@ -66,8 +93,19 @@ def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -
     return runner.exit_code()
 
 
-def run_signalled(runner: Runner, start_file: str | None = None) -> None:
-    """Run with SIGTERM and SIGINT ending the session in order; the old handlers are put back."""
+def make_watch(
+    url: str, wait_s: float | None, stopped: Callable[[], bool], *, api_key: str | None
+) -> Neighbours | None:
+    """What looks after the server's other clients; None where nobody asked for it."""
+    if wait_s is None:
+        return None
+    from trialbench.engines.slots import Slots
+
+    return Neighbours(Slots(url, api_key=api_key), wait_s=wait_s, stopped=stopped)
+
+
+def run_signalled(runner: Runner, start_file: str | None = None, after: Callable[[], None] = lambda: None) -> None:
+    """Run, then call `after`, with SIGTERM and SIGINT ending all of it in order; the old handlers are put back."""
 
     def stop(_number: int, _frame: object) -> None:
         runner.stop()
@@ -77,6 +115,7 @@ def run_signalled(runner: Runner, start_file: str | None = None) -> None:
         if start_file:
             runner.wait_for_start(start_file)
         runner.run()
+        after()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -92,6 +131,7 @@ def document(runner: Runner, *, url: str, model_label: str | None) -> dict[str, 
         "model_label": model_label,
         "stopped": runner.stopped,
         "exit_code": runner.exit_code(),
+        "notes": runner.notes(),
         "segments": runner.summaries(),
     }
 

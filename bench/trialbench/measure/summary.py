@@ -10,17 +10,43 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trialbench import stats
+from trialbench.terminal import line
+
+# The user's decision: this share of the samples keeps the contract.
+ADHERENCE_LIMIT = 0.95
+# From so many times the usual on slower replies are no drift any more; what is looked at besides halves: the last ones.
+SLOWED, _LAST = 1.5, 6
+LOST = ("connect", "dropped")
+# So much of what a server says stands in a taint.
+_WORDS = 120
+_CUT_SHORT = {
+    "server": "the server died or can not be reached",
+    "signal": "ended by a signal",
+    "time_limit": "its time was up",
+    "busy": "others kept the server at work",
+    "gate": "nobody answered at the gate",
+    "thinking": "a reply was thinking",
+    "smoke": "the smoke test failed",
+}
 
 
 @dataclass(frozen=True)
 class SegmentFacts:
-    """What was asked of a segment, which its samples alone do not tell."""
+    """What was asked of a segment, which its samples alone do not tell.
+
+    `request`: hashes of what every sample sent (`body_sha256`, `prompt_sha256`, `image_sha256`). `neighbours`: whether
+    others used the server meanwhile. Both as in `trialbench schema summary`, None where the client did not say.
+    `ended`: False when the client left no end of its own, as one that was killed.
+    """
 
     workload: str
     requested: int
     contract: bool
     cache_prompt: bool
     stopped: str | None = None
+    request: dict[str, Any] | None = None
+    neighbours: dict[str, Any] | None = None
+    ended: bool = True
 
 
 def summarise(
@@ -70,8 +96,95 @@ def summarise(
         "outliers": [good[at]["seq"] for at in stats.outliers(latencies)],
         "drift": asdict(drift) if drift else None,
         "cache": _cache(samples, facts.cache_prompt),
+        "cached_tokens": _cached_tokens(samples),
         "adherence": _adherence(samples, len(cut_off)) if facts.contract else None,
+        "partial": partial(samples, facts),
+        "taints": taints(samples, warmups, cache_prompt=facts.cache_prompt),
+        "request": _request(_models([*warmups, *samples]), facts.request),
+        "neighbours": facts.neighbours,
     }
+
+
+def partial(samples: Sequence[dict[str, Any]], facts: SegmentFacts) -> list[str]:
+    """Why the segment is less than what was asked for, by name; empty for a whole one.
+
+    `cut short`: samples are missing. `lost` and `stalled`: samples without a reply. `slowed`: no one number describes
+    the replies before and after.
+    """
+    found = []
+    done = sum(sample["error_class"] != "cut_off" for sample in samples)
+    if not facts.ended:
+        found.append(f"cut short after {done} samples: the client did not end in order")
+    elif done < facts.requested or facts.stopped not in (None, "smoke", "thinking"):
+        why = _CUT_SHORT.get(facts.stopped or "")
+        found.append(f"cut short at {done} of {facts.requested} samples" + (f": {why}" if why else ""))
+    lost = sum(sample["error_class"] in LOST for sample in samples)
+    if lost:
+        found.append(f"lost: {lost} samples found no server, or one that hung up")
+    stalled = sum(sample["error_class"] == "timeout" for sample in samples)
+    if stalled:
+        found.append(f"stalled: {stalled} samples had no whole reply in time")
+    times = slowed([sample["latency_ms"] for sample in samples if sample["ok"]])
+    if times is not None:
+        found.append(f"slowed: its later replies took {times:.1f} times as long as its first ones")
+    return found
+
+
+def slowed(latencies: Sequence[float]) -> float | None:
+    """How many times slower a server became on the way, if at least `SLOWED` times; None for a steady one.
+
+    Asked of the halves, by their exact intervals; and of the last few against the first half, because a server
+    that slows near its end leaves the median of the second half alone. The order is that of measuring.
+    """
+    if len(latencies) < 2 * _LAST:
+        return None
+    drift = stats.drift(latencies)
+    usual = statistics.median(latencies[: len(latencies) // 2])
+    times = min(latencies[-_LAST:]) / usual if usual else 0.0
+    if drift is not None and drift.drifted and drift.first:
+        times = max(times, drift.second / drift.first)
+    return round(times, 2) if times >= SLOWED else None
+
+
+def taints(samples: Sequence[dict[str, Any]], warmups: Sequence[dict[str, Any]], *, cache_prompt: bool) -> list[str]:
+    """What makes a segment unfit for a decision, each as `name: what was seen`; empty for a clean one.
+
+    Names: `cache`, `thinking`, `finish_reason`, `model_changed`, `server_restarted`, `server_hung_up`. A cache that was
+    asked for and not used is none: some models cannot reuse their prompt cache.
+    """
+    answered = [*warmups, *samples]
+    found = []
+    hits = _cache(samples, cache_prompt)["hits"]
+    if hits and not cache_prompt:
+        found.append(f"cache: {hits} replies came from the prompt cache, which was to be off")
+    thinking = sum("thinking" in sample["flags"] for sample in answered)
+    if thinking:
+        found.append(f"thinking: thinking seen in {thinking} replies")
+    odd = [str(sample["finish_reason"]) for sample in answered if "finish_reason" in sample["flags"]]
+    if odd:
+        reasons = line(", ".join(dict.fromkeys(odd)), _WORDS)
+        found.append(f"finish_reason: {len(odd)} replies ended with {reasons}, expected stop or length")
+    models = _models(answered)
+    if len(models) > 1:
+        found.append(f"model_changed: the server named itself {line(', then '.join(models), _WORDS)}")
+    return [*found, *interruptions(answered)]
+
+
+def interruptions(samples: Sequence[dict[str, Any]]) -> list[str]:
+    """The taints `server_restarted` and `server_hung_up` of samples in the order they were taken."""
+    again = sum("restarted" in sample["flags"] for sample in samples)
+    if again:
+        return [f"server_restarted: the server was started anew {again} times"]
+    last = max((at for at, sample in enumerate(samples) if sample["ok"]), default=0)
+    lost = Counter(sample["error_class"] for sample in samples[:last] if sample["error_class"] in LOST)
+    if lost["connect"]:
+        return [f"server_restarted: {lost.total()} requests found no server, then one answered again"]
+    return [f"server_hung_up: on {lost.total()} requests, then it answered again"] if lost else []
+
+
+def _models(samples: Sequence[dict[str, Any]]) -> list[str]:
+    """Every name that the server gave itself, in the order seen."""
+    return list(dict.fromkeys(str(sample["model"]) for sample in samples if sample.get("model") is not None))
 
 
 def _present(samples: Sequence[dict[str, Any]], name: str) -> list[float]:
@@ -113,9 +226,23 @@ def _cache(samples: Sequence[dict[str, Any]], asked: bool) -> dict[str, Any]:
     }
 
 
+def _cached_tokens(samples: Sequence[dict[str, Any]]) -> int | None:
+    counts = _present(samples, "cache_n")
+    return int(sum(counts)) if counts else None
+
+
+def _request(models: list[str], written: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What was asked, and who answered. What the client wrote of the models holds where its samples do not tell."""
+    if written is None and not models:
+        return None
+    names = ("body_sha256", "prompt_sha256", "image_sha256")
+    return {name: (written or {}).get(name) for name in names} | {"models": models or (written or {}).get("models", [])}
+
+
 def _adherence(samples: Sequence[dict[str, Any]], cut_off: int) -> dict[str, Any]:
     strategies = Counter(sample["strategy"] for sample in samples)
     counted = stats.share(strategies[1] + strategies[2], len(samples) - cut_off)
+    limit = stats.threshold(counted.k, counted.n, ADHERENCE_LIMIT)
     return {
         **{name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(counted).items()},
         "strategies": {
@@ -124,4 +251,5 @@ def _adherence(samples: Sequence[dict[str, Any]], cut_off: int) -> dict[str, Any
             "3": strategies[3],
             "none": strategies[None] - cut_off,
         },
+        "threshold": asdict(limit),
     }

@@ -1,8 +1,9 @@
-"""Runs side by side, a line each: what a play on several hosts shows at its end."""
+"""Runs side by side: candidates, dates, hosts. A play on several hosts shows it at its end, `--html` as a page."""
 
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,17 +11,23 @@ from typing import Any
 
 from trialbench.errors import TrialbenchError
 from trialbench.files import read_json
-from trialbench.report.decide import CANDIDATE
+from trialbench.report.comparison import A1, CANDIDATE
 from trialbench.report.folder import Folder, read_folder
 from trialbench.report.summary import summarise_folder
-from trialbench.report.table import WIDTH, columns, number
+from trialbench.report.text import WIDTH, columns, number
+from trialbench.terminal import line
 
-BASELINE = "nav-baseline-a1"
+_LABEL, _HOST, _REMARK = 26, 40, 2000
+FINDINGS = {"different": "different", "no_difference": "none shown", "not_comparable": "not known"}
 
 
 @dataclass
 class Row:
-    """One host: texts of the columns; `windows` has the seconds by impact, `remarks` what must be known beside them."""
+    """One run: texts of the columns; `windows` has the seconds by impact, `remarks` what must be known beside them.
+
+    `p50` are the medians of candidate and baseline as quantiles of a summary, `latency` its comparison of latencies;
+    both for charts, and empty where nothing was measured. `path` is None for a host that has no results.
+    """
 
     host: str
     outcome: str = "-"
@@ -28,12 +35,32 @@ class Row:
     candidate: str = "-"
     baseline: str = "-"
     restored_by: str = "-"
+    model: str = "-"
+    date: str = "-"
+    adherence: str = "-"
+    memory: str = "-"
+    path: Path | None = None
     windows: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    p50: dict[str, dict[str, Any]] = field(default_factory=dict)
+    latency: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ratio(self) -> str:
+        """Candidate over baseline with its 95 % interval, such as `1.90 [1.71, 2.15]`."""
+        found = self.latency
+        if found.get("ratio") is None:
+            return "-"
+        return f"{found['ratio']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+
+    @property
+    def finding(self) -> str:
+        """Whether that is a difference: `different`, `none shown`, `not known`."""
+        return FINDINGS.get(str(self.latency.get("finding")), "-")
 
 
-def compare_table(paths: Sequence[Path], without: Sequence[tuple[str, str]] = ()) -> str:
-    """Several runs for people, in the order given.
+def run_rows(paths: Sequence[Path], without: Sequence[tuple[str, str]] = ()) -> list[Row]:
+    """A row for each run, and for each host that has none.
 
     Args:
         paths: result folders; one that can't be read is a row that says so.
@@ -41,16 +68,56 @@ def compare_table(paths: Sequence[Path], without: Sequence[tuple[str, str]] = ()
     """
     rows = [run_row(path) for path in paths]
     rows += [Row(host, outcome="no results", remarks=[why]) for host, why in without]
-    impacts = list(dict.fromkeys(impact for row in rows for impact in row.windows))
-    head = ["host", "outcome", "verdict", "p50 ms", "baseline", *(f"{name} s" for name in impacts), "restored by"]
+    hosts = Counter(row.host for row in rows)
+    counted: Counter[str] = Counter()
+    for row in rows:
+        if hosts[row.host] > 1:
+            # Several runs of one host: what is said of them below must tell which.
+            counted[row.host] += 1
+            row.host = f"{row.host} #{counted[row.host]}"
+    return rows
+
+
+def impacts(rows: Sequence[Row]) -> list[str]:
+    """What people lost in any of the runs."""
+    return list(dict.fromkeys(impact for row in rows for impact in row.windows))
+
+
+def compare_table(paths: Sequence[Path], without: Sequence[tuple[str, str]] = ()) -> str:
+    """Several runs for people, in the order given; arguments as for `run_rows`."""
+    rows = run_rows(paths, without)
+    lost = impacts(rows)
+    head = ["host", "outcome", "verdict", "p50 ms", "baseline", *(f"{name} s" for name in lost), "restored by"]
     cells = [
-        [row.host, row.outcome, row.verdict, row.candidate, row.baseline]
-        + [row.windows.get(name, "-") for name in impacts]
+        [line(row.host, _HOST), row.outcome, row.verdict, row.candidate, row.baseline]
+        + [row.windows.get(name, "-") for name in lost]
         + [row.restored_by]
         for row in rows
     ]
-    remarks = [_remark(row.host, text) for row in rows for text in row.remarks]
-    return "\n".join([columns([head, *cells]), *remarks])
+    parts = [columns([head, *cells])]
+    measured = [row for row in rows if row.candidate != "-"]
+    if measured:
+        more = ["host", "candidate", "date", "B/A p50 [95 %]", "difference", "adherent", "GB"]
+        parts.append(
+            columns(
+                [
+                    more,
+                    *(
+                        [
+                            line(row.host, _HOST),
+                            line(row.model, _LABEL),
+                            row.date[:10],
+                            row.ratio,
+                            row.finding,
+                            row.adherence,
+                            row.memory,
+                        ]
+                        for row in measured
+                    ),
+                ]
+            )
+        )
+    return "\n".join([*parts, *(_remark(row.host, text) for row in rows for text in row.remarks)])
 
 
 def run_row(path: Path) -> Row:
@@ -67,8 +134,16 @@ def run_row(path: Path) -> Row:
         outcome=_outcome(folder, summary),
         verdict=str(verdict.get("verdict", "-")).replace("_", " "),
         candidate=_p50(segments, CANDIDATE),
-        baseline=_p50(segments, BASELINE),
+        baseline=_p50(segments, A1),
+        model=str(summary["model_label"] or "-"),
+        date=str(folder.journal[0]["wall"])[:16].replace("T", " ") if folder.journal else "-",
+        adherence=_adherence(segments),
+        memory=_memory(summary),
+        path=path,
         windows={impact: number(window["total_s"]) for impact, window in summary["windows"].items()},
+        p50={name: segments[name]["latency_ms"]["p50"] for name in (CANDIDATE, A1) if name in segments},
+        latency=next((one for one in summary["comparisons"] if one["metric"] == "latency_ms"), {}),
+        remarks=_marks(summary),
     )
     row.windows |= {entry["impact"]: "still" for entry in summary["still_down"]}
     restored = folder.events("restored")
@@ -95,7 +170,27 @@ def _p50(segments: dict[str, Any], name: str) -> str:
     return number(segments[name]["latency_ms"]["p50"]["value"]) if name in segments else "-"
 
 
+def _adherence(segments: dict[str, Any]) -> str:
+    found = segments.get(CANDIDATE, {}).get("adherence")
+    return f"{found['k']}/{found['n']}" if found else "-"
+
+
+def _memory(summary: dict[str, Any]) -> str:
+    peak = summary["vram"]["peak_footprint_gb"]
+    return "-" if peak is None else f"{peak:.2f}"
+
+
+def _marks(summary: dict[str, Any]) -> list[str]:
+    """What makes the numbers of a run less than they look."""
+    noisy = [one["metric"] for one in summary["comparisons"] if one["noisy"]]
+    return [
+        *(f"TAINTED {text}" for text in summary["taints"]),
+        *(f"PARTIAL {text}" for text in summary["partial"]),
+        *([f"NOISY: A1 and A2 differ by more than 5 % in {', '.join(noisy)}"] if noisy else []),
+    ]
+
+
 def _remark(host: str, text: str) -> str:
     # A reason may quote what a model said: nothing of it may act on the terminal.
-    plain = "".join(letter if letter.isprintable() else " " for letter in f"{host}: {text}")
+    plain = "".join(letter if letter.isprintable() else " " for letter in f"{host[:_HOST]}: {text[:_REMARK]}")
     return "\n".join(textwrap.wrap(plain, WIDTH, subsequent_indent="    "))

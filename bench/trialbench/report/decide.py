@@ -9,11 +9,12 @@ from typing import Any
 
 from trialbench.errors import UsageError
 from trialbench.files import write_json
+from trialbench.report import comparison
 from trialbench.report.folder import read_folder
 from trialbench.report.summary import summarise_folder, write_summary
 from trialbench.verdict import AdherenceRule, Facts, Gate, GroundTruth, Judgement, Rules, decide
 
-CANDIDATE = "nav-candidate"
+CANDIDATE = comparison.CANDIDATE
 
 
 def decide_folder(
@@ -112,4 +113,5 @@ def facts_of(summary: dict[str, Any], rules: Rules, *, describe: Judgement | Non
         rolled_back=_rolled_back(summary),
         ground_truth=ground_truth,
         describe=describe,
+        partial=tuple(summary["partial"]),
     )

@@ -39,6 +39,7 @@ class Folder:
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     warmups: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     asked: dict[str, dict[str, Any]] = field(default_factory=dict)
+    calibration: dict[str, Any] | None = None
     logs: list[str] = field(default_factory=list)
     verification: dict[str, Any] | None = None
     verdict: dict[str, Any] | None = None
@@ -78,9 +79,12 @@ class Folder:
                 asked["adherence"] is not None,
                 asked["cache"]["asked"],
                 asked["stopped"],
+                # Summaries of older clients lack these two.
+                asked.get("request"),
+                asked.get("neighbours"),
             )
         contract = name.startswith(("nav", "smoke")) or any(sample["strategy"] for sample in samples)
-        return SegmentFacts(name.split("-")[0], len(samples), contract, name.endswith("-cached"))
+        return SegmentFacts(name.split("-")[0], len(samples), contract, name.endswith("-cached"), ended=False)
 
 
 def read_folder(path: Path) -> Folder:
@@ -113,6 +117,7 @@ def read_folder(path: Path) -> Folder:
             folder.samples[file.stem] = samples
     for file in sorted((path / "samples").glob("summary-*.json")):
         folder.asked |= (_document(folder, f"samples/{file.name}", "summary") or {}).get("segments", {})
+    folder.calibration = _document(folder, "samples/calibration.json", "calibration")
     folder.logs = sorted(file.name for file in (path / "logs").glob("*") if file.is_file())
     if not folder.journal and not folder.samples:
         raise UsageError(f"{path}: expected journal.jsonl or samples/*.jsonl of a run, found neither")

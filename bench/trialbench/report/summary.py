@@ -8,8 +8,11 @@ from typing import Any
 from trialbench import __version__
 from trialbench.files import write_json
 from trialbench.measure.sample import wall_clock
+from trialbench.report.comparison import comparisons
 from trialbench.report.folder import Folder, read_folder
 from trialbench.report.restore import down_seconds, outcome, restore_facts
+from trialbench.report.taints import differing, taints
+from trialbench.report.telemetry import telemetry
 from trialbench.report.windows import still_down, windows
 
 MIB_PER_GB = 1024
@@ -47,15 +50,24 @@ def summarise_folder(folder: Folder) -> dict[str, Any]:
         "failure": failure,
         "restore_failure": _restore_failure(folder),
         "a2_skipped": next((event.get("reason") for event in reversed(folder.events("a2_skipped"))), None),
-        "taints": _taints(folder, segments),
+        "taints": taints(folder, segments),
+        "partial": [f"{name}: {why}" for name, segment in segments.items() for why in segment["partial"]],
+        "comparisons": comparisons(folder.samples, _differs(segments)),
         "segments": segments,
         "phases": _phases(folder),
         "vram": _vram(folder),
+        "telemetry": telemetry(folder),
+        "calibration": folder.calibration,
         "down_s": down_seconds(folder),
         "windows": windows(folder),
         "still_down": lost,
         "restore": restore_facts(folder, failure, lost),
     }
+
+
+def _differs(segments: dict[str, dict[str, Any]]) -> str | None:
+    """Why baseline and candidate were not asked the same; None when they were, as far as the clients say."""
+    return "; ".join(text for name, text in differing(segments)) or None
 
 
 def _restore_failure(folder: Folder) -> str | None:
@@ -64,25 +76,6 @@ def _restore_failure(folder: Folder) -> str | None:
     if not failed or folder.events("closed"):
         return None
     return str(failed[-1].get("reason") or "without a reason")
-
-
-def _taints(folder: Folder, segments: dict[str, dict[str, Any]]) -> list[str]:
-    """What makes the numbers of a run unfit for a decision.
-
-    A cache that was asked for and not used is none: some models cannot reuse their prompt cache, and the cached
-    segment is only reported beside the others.
-    """
-    found = [
-        f"{name}: {segment['cache']['hits']} replies came from the prompt cache, which was to be off"
-        for name, segment in segments.items()
-        if not segment["cache"]["asked"] and segment["cache"]["as_asked"] is False
-    ]
-    boots = {event["boot_id"] for event in folder.journal if event.get("boot_id")}
-    if len(boots) > 1:
-        found.append("the host was rebooted during the run")
-    # Its bands and sample counts would be taken for the defaults.
-    found += [problem for problem in folder.unread if problem.startswith("plan.json")]
-    return found
 
 
 def _phases(folder: Folder) -> list[dict[str, Any]]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from trialbench.report.folder import Folder, read_folder
+from trialbench.report.measured import calibration_text, comparison_table, segments_table, telemetry_table
 from trialbench.report.summary import summarise_folder
+from trialbench.report.text import WIDTH, columns, section, wrap
 from trialbench.report.windows import clock, still_down_text
 from trialbench.terminal import screen
-
-WIDTH = 100
 
 
 def folder_table(path: Path) -> str:
@@ -23,99 +21,20 @@ def folder_table(path: Path) -> str:
     """
     folder = read_folder(path)
     summary = summarise_folder(folder)
-    parts = [_head(summary, folder), _section("Host", _host(summary)), _section("Phases", _phases(summary))]
+    parts = [_head(summary, folder), section("Host", _host(summary)), section("Phases", _phases(summary))]
     if summary["segments"]:
-        parts.append(_section("Samples", segments_table(summary)))
-    parts += [_section("VRAM", _vram(summary["vram"])), _section("Windows", _windows(summary))]
-    parts.append(_section("Checks", _checks(folder)))
+        numbers = [segments_table(summary, folder.samples), calibration_text(summary["calibration"])]
+        parts.append(section("Samples", "\n".join(text for text in numbers if text)))
+        parts.append(section("Candidate against baseline", comparison_table(summary["comparisons"])))
+        parts.append(section("Card and host", telemetry_table(summary["telemetry"])))
+    parts += [section("VRAM", _vram(summary["vram"])), section("Windows", _windows(summary))]
+    parts.append(section("Checks", _checks(folder)))
     if folder.bad_lines:
-        parts.append(_wrap(f"{folder.bad_lines} lines of its files could not be read (cut short?)"))
-    parts += [_wrap(f"could not be used: {problem}") for problem in folder.unread]
+        parts.append(wrap(f"{folder.bad_lines} lines of its files could not be read (cut short?)"))
+    parts += [wrap(f"could not be used: {problem}") for problem in folder.unread]
     if not folder.rehearsal:
-        parts.append(_section("Verdict", _verdict(folder.verdict)))
+        parts.append(section("Verdict", _verdict(folder.verdict)))
     return screen("\n\n".join(part for part in parts if part))
-
-
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as left-aligned columns, two spaces apart."""
-    rows = [[screen(cell).replace("\n", " ") for cell in row] for row in rows]
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def segments_table(summary: dict[str, Any]) -> str:
-    """One row of numbers per segment, and below what must be known beside them."""
-    rows = [("segment", "ok/sent", "p50 ms [95 %]", "p95 ms [95 %]", "tok/s", "Hz", "adherent")]
-    notes = []
-    for name, segment in summary["segments"].items():
-        latency, adherence = segment["latency_ms"], segment["adherence"]
-        rows.append(
-            (
-                name,
-                f"{segment['ok']}/{segment['sent']}",
-                quantile_text(latency["p50"]),
-                quantile_text(latency["p95"]),
-                number(segment["tokens_per_s"]),
-                number(segment["effective_hz"]["from_p50"]),
-                f"{adherence['k']}/{adherence['n']}" if adherence else "-",
-            )
-        )
-        found = remarks(segment)
-        if found:
-            notes.append(_wrap(f"{name}: {', '.join(found)}"))
-    return "\n".join([columns(rows), *notes])
-
-
-def quantile_text(quantile: dict[str, Any]) -> str:
-    """A quantile in at most 18 characters for values below 100 000."""
-    value, low, high = quantile["value"], quantile["low"], quantile["high"]
-    if quantile["kind"] == "interval":
-        return f"{number(value)} [{number(low)}, {number(high)}]"
-    if quantile["kind"] == "at_least":
-        return f">= {number(low)}"
-    return f"~max {number(value)}" if quantile["kind"] == "max" else number(value)
-
-
-def number(value: float | None) -> str:
-    """`value` with one decimal, from 100 on with none; `-` for None."""
-    if value is None:
-        return "-"
-    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
-
-
-def remarks(segment: dict[str, Any]) -> list[str]:
-    """What a reader must know about a segment beside its numbers."""
-    found = [f"{count} {name}" for name, count in segment["errors"].items()]
-    if segment["stopped"]:
-        found.append(f"stopped: {segment['stopped']}")
-    if segment["cut_off"]:
-        found.append(f"{segment['cut_off']} cut off by the time limit or a signal")
-    if segment["cache"]["as_asked"] is False:
-        found.append(f"cache asked {segment['cache']['asked']}, hits {segment['cache']['hits']}")
-    elif segment["cache"]["asked"] and segment["cache"]["max_cache_n"]:
-        found.append(f"{segment['cache']['max_cache_n']} prompt tokens from the cache")
-    if segment["drift"] and segment["drift"]["drifted"]:
-        found.append(f"drift: p50 {segment['drift']['first']:.1f} then {segment['drift']['second']:.1f} ms")
-    if segment["outliers"]:
-        found.append(f"{len(segment['outliers'])} outliers (kept)")
-    return found
-
-
-def _section(title: str, text: str) -> str:
-    return f"{title}\n{textwrap.indent(text, '  ')}" if text else ""
-
-
-def _wrap(text: str) -> str:
-    """`text` in lines that fit; its own line ends are kept, because logs and commands stand in it."""
-    return "\n".join(_wrap_line(line) for line in screen(text).split("\n"))
-
-
-def _wrap_line(line: str) -> str:
-    indent = " " * min(12, len(line) - len(line.lstrip(" ")))
-    wrapped = textwrap.wrap(line.strip(" "), WIDTH - 4, initial_indent=indent, subsequent_indent=f"{indent}    ")
-    return "\n".join(wrapped)
 
 
 def _head(summary: dict[str, Any], folder: Folder) -> str:
@@ -128,12 +47,14 @@ def _head(summary: dict[str, Any], folder: Folder) -> str:
     lines = [screen(f"{summary['run']}: {tried}, {summary['outcome'].replace('_', ' ')}")]
     failure = summary["failure"]
     if failure:
-        lines.append(_wrap(f"  {failure['phase']} failed: {failure['reason']}"))
-        lines += [_wrap(f"    {name}: {failure[name]}") for name in ("expected", "found", "todo") if failure[name]]
+        lines.append(wrap(f"  {failure['phase']} failed: {failure['reason']}"))
+        lines += [wrap(f"    {name}: {failure[name]}") for name in ("expected", "found", "todo") if failure[name]]
     if summary["restore_failure"]:
-        lines.append(_wrap(f"  restore failed: {summary['restore_failure']}"))
+        lines.append(wrap(f"  restore failed: {summary['restore_failure']}"))
     if summary["a2_skipped"]:
-        lines.append(_wrap(f"  the live model was not measured again (A2 skipped): {summary['a2_skipped']}"))
+        lines.append(wrap(f"  the live model was not measured again (A2 skipped): {summary['a2_skipped']}"))
+    lines += [wrap(f"  TAINTED {text}") for text in summary["taints"]]
+    lines += [wrap(f"  PARTIAL {text}") for text in summary["partial"]]
     return "\n".join(lines)
 
 
@@ -160,7 +81,7 @@ def _host(summary: dict[str, Any]) -> str:
     if kept:
         lines.append(_listed("kept", kept))
     lines += [f"next: {step}" for step in facts["next"]]
-    return "\n".join(_wrap(line) for line in lines)
+    return "\n".join(wrap(line) for line in lines)
 
 
 def _short(reason: str | None) -> str:
@@ -225,11 +146,11 @@ def _gb(value: float | None, per_gb: int = 1024) -> str:
 
 
 def _windows(summary: dict[str, Any]) -> str:
-    lines = [_wrap(still_down_text(entry)) for entry in summary["still_down"]]
+    lines = [wrap(still_down_text(entry)) for entry in summary["still_down"]]
     for impact, window in summary["windows"].items():
         lines.append(f"{impact} {window['total_s']:.1f} s ({', '.join(window['tenants'])} down)")
         lines.append(
-            _wrap(
+            wrap(
                 f"  overhead {window['overhead_s']:.1f} s = {window['total_s']:.1f}"
                 f" - drain minimum {window['drain_min_s']:.1f} - tenants' starts {window['tenant_starts_s']:.1f}"
                 f" - candidate's start {window['candidate_start_s']:.1f} - measuring {window['measuring_s']:.1f}"
@@ -249,13 +170,13 @@ def _checks(folder: Folder) -> str:
         found = made[-1]
         lines.append(f"by the host, {clock(str(found.get('wall')))}")
     for check in found["checks"]:
-        lines.append(_wrap(f"{'ok    ' if check['ok'] else 'FAILED'} {check['id']} {check['title']}"))
+        lines.append(wrap(f"{'ok    ' if check['ok'] else 'FAILED'} {check['id']} {check['title']}"))
         if not check["ok"]:
-            lines.append(_wrap(f"       expected {check['expected']}, found {check['found']}"))
+            lines.append(wrap(f"       expected {check['expected']}, found {check['found']}"))
     return "\n".join(lines)
 
 
 def _verdict(verdict: dict[str, Any] | None) -> str:
     if verdict is None:
         return "not decided: `trialbench verdict DIR`"
-    return "\n".join([verdict["verdict"].replace("_", " "), *(_wrap(f"- {reason}") for reason in verdict["reasons"])])
+    return "\n".join([verdict["verdict"].replace("_", " "), *(wrap(f"- {reason}") for reason in verdict["reasons"])])

@@ -49,7 +49,7 @@ def windows(folder: Folder) -> dict[str, dict[str, Any]]:
     lasting = {entry["impact"] for entry in still_down(folder)}
     impacts: dict[str, list[str]] = {}
     for name in down:
-        impacts.setdefault(_impact(folder, name), []).append(name)
+        impacts.setdefault(impact_of(folder, name), []).append(name)
     return {
         impact: asdict(_window(folder, names, _union_span(down[name] for name in names)))
         for impact, names in impacts.items()
@@ -72,7 +72,7 @@ def still_down(folder: Folder) -> list[dict[str, Any]]:
         name, tenant = event.get("event"), event.get("tenant")
         if name not in ("tenant_stopping", "tenant_healthy") or tenant is None:
             continue
-        impact = _impact(folder, tenant)
+        impact = impact_of(folder, tenant)
         tenants = down.setdefault(impact, [])
         if name == "tenant_stopping":
             if not tenants:
@@ -96,7 +96,7 @@ def clock(wall: str) -> str:
     return f"{wall[11:19]}Z" if len(wall) >= 20 and wall.endswith("Z") else wall
 
 
-def _impact(folder: Folder, tenant: str) -> str:
+def impact_of(folder: Folder, tenant: str) -> str:
     """What people lose without `tenant`, by plan or journal; a tenant without impact stands for itself."""
     for entry in folder.plan.get("tenants", []):
         if entry.get("name") == tenant and entry.get("impact"):

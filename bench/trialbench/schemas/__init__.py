@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,27 @@ _KEYWORDS |= {
 _KEYWORDS |= {"minLength", "pattern", "minimum", "maximum", "exclusiveMinimum"}
 
 
+# The files of a run, and which schema holds for the whole of a `.json`, for each line of a `.jsonl`, for each row of a
+# `.csv`. The first pattern that fits counts.
+FILES = {
+    "plan.json": "plan",
+    "snapshot.json": "snapshot",
+    "summary.json": "summary",
+    "verdict.json": "verdict",
+    "verification.json": "verification",
+    "rehearsal.json": "rehearsal",
+    "journal.jsonl": "journal",
+    "vram.jsonl": "vram",
+    "samples/calibration.json": "calibration",
+    "samples/summary-*.json": "summary",
+    "samples/at-*": "gate",
+    "samples/*.jsonl": "sample",
+    "inputs/session-*.json": "session",
+    "control/*": "sign",
+    "exports/samples.csv": "row",
+}
+
+
 @dataclass(frozen=True)
 class Problem:
     """One place where a value does not fit. `path` leads to it: keys and positions from the root."""
@@ -73,6 +95,11 @@ def load(name: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise UsageError(f"no schema named {name!r}; there are: {', '.join(names())}") from None
     return schema
+
+
+def schema_of(path: str) -> str | None:
+    """Which schema holds for the file at `path`, relative to a run's folder; None where it holds no JSON or rows."""
+    return next((name for pattern, name in FILES.items() if fnmatchcase(path, pattern)), None)
 
 
 def validate(value: Any, name: str) -> list[Problem]:

@@ -47,17 +47,23 @@ static void must(int code)
     exit(code < 255 ? code : 255);
 }
 
+/* What the table shows is 0 where the driver can't tell; a field of a query says so, see told(). */
+static void must_unless_unsupported(int code)
+{
+    must(code == 3 ? 0 : code);
+}
+
 static unsigned int number(const char *call)
 {
     unsigned int value = 0;
-    must(((int (*)(void *, unsigned int *))symbol(call))(device, &value));
+    must_unless_unsupported(((int (*)(void *, unsigned int *))symbol(call))(device, &value));
     return value;
 }
 
 static unsigned int number_of(const char *call, unsigned int argument)
 {
     unsigned int value = 0;
-    must(((int (*)(void *, unsigned int, unsigned int *))symbol(call))(device, argument, &value));
+    must_unless_unsupported(((int (*)(void *, unsigned int, unsigned int *))symbol(call))(device, argument, &value));
     return value;
 }
 
@@ -81,7 +87,7 @@ static memory_v2 memory(void)
 static utilization load(void)
 {
     utilization now = {0, 0};
-    must(((int (*)(void *, utilization *))symbol("nvmlDeviceGetUtilizationRates"))(device, &now));
+    must_unless_unsupported(((int (*)(void *, utilization *))symbol("nvmlDeviceGetUtilizationRates"))(device, &now));
     return now;
 }
 
@@ -98,6 +104,28 @@ static void process_name(unsigned int pid, char *name, unsigned int length)
         (int (*)(unsigned int, char *, unsigned int))symbol("nvmlSystemGetProcessName");
     if (ask(pid, name, length) != 0)
         snprintf(name, length, "[Not Found]");
+}
+
+/* A value that the driver may be unable to tell: "[N/A]" as the real program prints it, or the number by `format`. */
+static const char *told(int code, char *value, size_t length, const char *format, double number)
+{
+    if (code == 3) { /* not supported */
+        snprintf(value, length, "[N/A]");
+        return "";
+    }
+    must(code);
+    snprintf(value, length, format, number);
+    return NULL;
+}
+
+static int maybe(const char *call, unsigned int *value)
+{
+    return ((int (*)(void *, unsigned int *))symbol(call))(device, value);
+}
+
+static int maybe_of(const char *call, unsigned int argument, unsigned int *value)
+{
+    return ((int (*)(void *, unsigned int, unsigned int *))symbol(call))(device, argument, value);
 }
 
 /* One field of --query-gpu: its value into `value`, its unit ("" for none); 0 when there is no such field. */
@@ -134,26 +162,39 @@ static int gpu_field(const char *name, char *value, size_t length, const char **
         time_t now = time(NULL);
         strftime(value, length, "%Y/%m/%d %H:%M:%S.000", localtime(&now));
     } else if (strcmp(name, "temperature.gpu") == 0) {
-        snprintf(value, length, "%u", number_of("nvmlDeviceGetTemperature", 0));
+        unsigned int celsius = 0;
+        int code = maybe_of("nvmlDeviceGetTemperature", 0, &celsius);
+        told(code, value, length, "%.0f", celsius);
+    } else if (strcmp(name, "clocks_event_reasons.active") == 0 || strcmp(name, "clocks_throttle_reasons.active") == 0) {
+        unsigned long long bits = 0;
+        int code = ((int (*)(void *, unsigned long long *))symbol("nvmlDeviceGetCurrentClocksEventReasons"))(
+            device, &bits);
+        if (told(code, value, length, "%.0f", 0) == NULL)
+            snprintf(value, length, "0x%016llX", bits);
     } else if (strcmp(name, "fan.speed") == 0) {
         snprintf(value, length, "%u", number("nvmlDeviceGetFanSpeed"));
         *unit = " %";
     } else if (strcmp(name, "utilization.gpu") == 0 || strcmp(name, "utilization.memory") == 0) {
-        utilization now = load();
-        snprintf(value, length, "%u", strcmp(name, "utilization.gpu") == 0 ? now.gpu : now.memory);
-        *unit = " %";
+        utilization now = {0, 0};
+        int code = ((int (*)(void *, utilization *))symbol("nvmlDeviceGetUtilizationRates"))(device, &now);
+        *unit = told(code, value, length, "%.0f", strcmp(name, "utilization.gpu") == 0 ? now.gpu : now.memory);
+        *unit = *unit != NULL ? *unit : " %";
     } else if (strcmp(name, "power.draw") == 0 || strcmp(name, "power.limit") == 0) {
         const char *call = name[6] == 'd' ? "nvmlDeviceGetPowerUsage" : "nvmlDeviceGetEnforcedPowerLimit";
-        snprintf(value, length, "%.2f", number(call) / 1000.0);
-        *unit = " W";
+        unsigned int mw = 0;
+        int code = maybe(call, &mw);
+        *unit = told(code, value, length, "%.2f", mw / 1000.0);
+        *unit = *unit != NULL ? *unit : " W";
     } else if (strncmp(name, "clocks.", 7) == 0) {
         int max = strncmp(name, "clocks.max.", 11) == 0;
         const char *kind = name + (max ? 11 : 7);
         if (strncmp(kind, "current.", 8) == 0)
             kind += 8;
         unsigned int which = strncmp(kind, "mem", 3) == 0 ? 2 : strcmp(kind, "sm") == 0 ? 1 : 0;
-        snprintf(value, length, "%u", number_of(max ? "nvmlDeviceGetMaxClockInfo" : "nvmlDeviceGetClockInfo", which));
-        *unit = " MHz";
+        unsigned int mhz = 0;
+        int code = maybe_of(max ? "nvmlDeviceGetMaxClockInfo" : "nvmlDeviceGetClockInfo", which, &mhz);
+        *unit = told(code, value, length, "%.0f", mhz);
+        *unit = *unit != NULL ? *unit : " MHz";
     } else {
         return 0;
     }

@@ -41,6 +41,8 @@ typedef struct { unsigned int pid; long long mib; char type[4]; char command[256
 typedef struct {
     unsigned long long total_mib, reserved_mib, used_mib;
     unsigned int temperature_c, power_mw, utilization_percent, sm_mhz, memory_mhz, fan_percent;
+    unsigned long long energy_mj, throttle_reasons;
+    char unsupported[128];
     char fault[32];
     int fault_code;
     unsigned int count;
@@ -94,6 +96,9 @@ static int read_ledger(ledger *card)
         sscanf(line, "sm_mhz %u", &card->sm_mhz);
         sscanf(line, "memory_mhz %u", &card->memory_mhz);
         sscanf(line, "fan_percent %u", &card->fan_percent);
+        sscanf(line, "energy_mj %llu", &card->energy_mj);
+        sscanf(line, "throttle_reasons %llx", &card->throttle_reasons);
+        sscanf(line, "unsupported %127s", card->unsupported);
         sscanf(line, "fault %31s %d", card->fault, &card->fault_code);
     }
     fclose(file);
@@ -130,6 +135,9 @@ static int put_text(char *target, unsigned int length, const char *text)
 #define DEVICE(handle) do { if ((handle) != (void *)&the_device) return INVALID_ARGUMENT; } while (0)
 #define CARD(handle) ledger card; DEVICE(handle); \
     do { int code_ = card_for_call(&card); if (code_ != SUCCESS) return code_; } while (0)
+
+/* Some drivers can't tell everything: what the ledger names as unsupported is refused, and nothing else suffers. */
+#define TELLS(what) do { if (strstr(card.unsupported, what) != NULL) return NOT_SUPPORTED; } while (0)
 
 /* ---- library ---- */
 
@@ -415,6 +423,7 @@ API int nvmlDeviceGetUtilizationRates(void *handle, utilization *rates)
 {
     CARD(handle);
     NEED(rates);
+    TELLS("utilization");
     rates->gpu = card.utilization_percent;
     rates->memory = card.utilization_percent / 2;
     return SUCCESS;
@@ -424,6 +433,7 @@ API int nvmlDeviceGetTemperature(void *handle, unsigned int sensor, unsigned int
 {
     CARD(handle);
     NEED(celsius);
+    TELLS("temperature");
     if (sensor != 0)
         return INVALID_ARGUMENT;
     *celsius = card.temperature_c;
@@ -434,6 +444,7 @@ API int nvmlDeviceGetTemperatureV(void *handle, temperature_v1 *reading)
 {
     CARD(handle);
     NEED(reading);
+    TELLS("temperature");
     reading->temperature = (int)card.temperature_c;
     return SUCCESS;
 }
@@ -442,8 +453,48 @@ API int nvmlDeviceGetPowerUsage(void *handle, unsigned int *milliwatt)
 {
     CARD(handle);
     NEED(milliwatt);
+    TELLS("power");
     *milliwatt = card.power_mw;
     return SUCCESS;
+}
+
+/* Since the observer began, as a real card counts from the load of its driver. */
+API int nvmlDeviceGetTotalEnergyConsumption(void *handle, unsigned long long *millijoule)
+{
+    CARD(handle);
+    NEED(millijoule);
+    TELLS("energy");
+    *millijoule = card.energy_mj;
+    return SUCCESS;
+}
+
+API int nvmlDeviceGetCurrentClocksEventReasons(void *handle, unsigned long long *reasons)
+{
+    CARD(handle);
+    NEED(reasons);
+    TELLS("reasons");
+    *reasons = card.throttle_reasons;
+    return SUCCESS;
+}
+
+/* The same by its older name. */
+API int nvmlDeviceGetCurrentClocksThrottleReasons(void *handle, unsigned long long *reasons)
+{
+    return nvmlDeviceGetCurrentClocksEventReasons(handle, reasons);
+}
+
+API int nvmlDeviceGetSupportedClocksEventReasons(void *handle, unsigned long long *reasons)
+{
+    CARD(handle);
+    NEED(reasons);
+    TELLS("reasons");
+    *reasons = 0x1FF;
+    return SUCCESS;
+}
+
+API int nvmlDeviceGetSupportedClocksThrottleReasons(void *handle, unsigned long long *reasons)
+{
+    return nvmlDeviceGetSupportedClocksEventReasons(handle, reasons);
 }
 
 API int nvmlDeviceGetFanSpeed(void *handle, unsigned int *percent)
@@ -461,6 +512,7 @@ API int nvmlDeviceGetClockInfo(void *handle, unsigned int kind, unsigned int *mh
     NEED(mhz);
     if (kind > 3)
         return INVALID_ARGUMENT;
+    TELLS("clocks");
     *mhz = kind == 2 ? card.memory_mhz : card.sm_mhz;
     return SUCCESS;
 }

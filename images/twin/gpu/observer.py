@@ -25,6 +25,27 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+# NVML's bits for why clocks are not higher.
+REASONS = {
+    "gpu_idle": 0x1,
+    "applications_clocks_setting": 0x2,
+    "sw_power_cap": 0x4,
+    "hw_slowdown": 0x8,
+    "sync_boost": 0x10,
+    "sw_thermal_slowdown": 0x20,
+    "hw_thermal_slowdown": 0x40,
+    "hw_power_brake_slowdown": 0x80,
+    "display_clock_setting": 0x100,
+}
+# What a driver may be unable to tell, and with it the calls that then say "not supported".
+TELEMETRY = ("clocks", "power", "energy", "temperature", "utilization", "reasons")
+IDLE_MHZ, BUSY_MHZ, THROTTLED_SHARE = 1200, 2452, 0.6
+IDLE_MW, PER_HOLDER_MW, PER_PERCENT_MW = 18_000, 2_500, 2_200
+# The card warms towards this temperature and so many degrees for each W, by two thirds of the way in so many seconds.
+COOL_C, PER_W_C, WARMING_S = 34.0, 0.15, 20.0
+LOADING_PERCENT = 45.0
+# CPU time is counted in ticks of 10 ms: over a shorter time a share would be noise.
+ACTIVITY_S = 0.2
 GPU_IS_LOST = 15
 DRIVER_NOT_LOADED = 9
 # A process is looked at in every round while it is young, and then only now and again: programs load early, and
@@ -80,6 +101,8 @@ class Faults:
     ramp_s: float | None = None  # slow load
     foreign: tuple[tuple[str, int, str], ...] = ()  # (command, MiB, "C" | "G" | "C+G"): a live helper process each
     model_mib: tuple[tuple[str, int], ...] = ()  # (piece of a model's file name, MiB): overrides the table
+    throttle: tuple[str, ...] = ()  # reasons why clocks are low, by name
+    unsupported: tuple[str, ...] = ()  # what the driver can't tell, of `TELEMETRY`
 
     @classmethod
     def parse(cls, text: str) -> Faults:
@@ -93,6 +116,12 @@ class Faults:
         nvml = content.get("nvml", "none")
         if nvml not in {"none", "error", "init_error", "hang"}:
             raise ValueError(f"faults: nvml is {nvml!r}, expected none, error, init_error or hang")
+        named = {}
+        for switch, known in (("throttle", tuple(REASONS)), ("unsupported", TELEMETRY)):
+            named[switch] = tuple(str(name) for name in content.get(switch, ()))
+            strange = sorted(set(named[switch]) - set(known))
+            if strange:
+                raise ValueError(f"faults: {switch} names {strange}, expected some of {', '.join(known)}")
         default_code = {"error": GPU_IS_LOST, "init_error": DRIVER_NOT_LOADED}.get(nvml, 0)
         foreign = [
             (str(one.get("command", "foreign")), int(one["mib"]), str(one.get("type", "C")))
@@ -107,6 +136,8 @@ class Faults:
             ramp_s=None if content.get("ramp_s") is None else float(content["ramp_s"]),
             foreign=tuple(foreign),
             model_mib=tuple((str(name), int(mib)) for name, mib in dict(content.get("model_mib", {})).items()),
+            throttle=named["throttle"],
+            unsupported=named["unsupported"],
         )
 
 
@@ -142,12 +173,72 @@ class Holder:
         return self.died_s is None and now - self.born_s < self.ramp_s
 
 
+@dataclasses.dataclass
+class Vitals:
+    """What the card does besides holding memory. Work is the CPU time of the processes that hold memory on it.
+
+    Attributes:
+        percent: share of the time in which one of them was at work (all cores of them together count as one card).
+        celsius, milliwatt, energy_mj: temperature, power, and the energy since this daemon began.
+    """
+
+    percent: float = 0.0
+    celsius: float = COOL_C
+    milliwatt: float = float(IDLE_MW)
+    energy_mj: float = 0.0
+    _seen_s: float | None = None
+    _counted_s: float | None = None
+    _ticks: dict[Identity, int] = dataclasses.field(default_factory=dict)
+
+    def advance(self, now: float, ticks: dict[Identity, int], live: int, loading: int) -> None:
+        """Go on to ``now``.
+
+        Args:
+            now: seconds, monotonic.
+            ticks: CPU time of each living holder so far, in clock ticks.
+            live: number of living holders.
+            loading: how many of them are loading.
+        """
+        if self._counted_s is None or now - self._counted_s >= ACTIVITY_S:
+            spent = sum(count - self._ticks.get(who, count) for who, count in ticks.items())
+            span_s = now - self._counted_s if self._counted_s is not None else 0.0
+            share = 100.0 * spent / os.sysconf("SC_CLK_TCK") / span_s if span_s else 0.0
+            self.percent = min(100.0, max(0.0, share))
+            self._counted_s, self._ticks = now, ticks
+        if loading:
+            self.percent = max(self.percent, LOADING_PERCENT)
+        elapsed_s = max(0.0, now - self._seen_s) if self._seen_s is not None else 0.0
+        self.energy_mj += self.milliwatt * elapsed_s
+        self.milliwatt = IDLE_MW + PER_HOLDER_MW * live + PER_PERCENT_MW * self.percent
+        goal = COOL_C + PER_W_C * self.milliwatt / 1000
+        self.celsius += (goal - self.celsius) * min(1.0, elapsed_s / WARMING_S)
+        self._seen_s = now
+
+    def lines(self, faults: Faults) -> list[str]:
+        """Return the ledger's lines about this."""
+        names = [*faults.throttle, *([] if self.percent else ["gpu_idle"])]
+        mhz = BUSY_MHZ if self.percent else IDLE_MHZ
+        slowed = any("slowdown" in name for name in faults.throttle)
+        return [
+            f"temperature_c {round(self.celsius)}",
+            f"power_mw {round(self.milliwatt)}",
+            f"energy_mj {round(self.energy_mj)}",
+            f"utilization_percent {round(self.percent)}",
+            f"sm_mhz {round(mhz * (THROTTLED_SHARE if slowed else 1))}",
+            "memory_mhz 13801",
+            "fan_percent 30",
+            f"throttle_reasons {sum({REASONS[name] for name in names}):x}",
+            f"unsupported {','.join(faults.unsupported) or 'nothing'}",
+        ]
+
+
 class Card:
     """The ledger: who holds what. Knows no process table and no clock; both come in with each call."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.holders: dict[Identity, Holder] = {}
+        self.vitals = Vitals()
 
     def admit(self, who: Identity, command: str, mib: int, now: float, *, kind: str = "C", ramp_s: float) -> Holder:
         """Let a process begin to load; a process already there keeps what it has."""
@@ -189,18 +280,12 @@ class Card:
         """Return the ledger as the library reads it: one fact a line. Only the living are listed as processes."""
         live = [holder for holder in self.holders.values() if holder.died_s is None]
         capacity = self.settings.total_mib - self.settings.reserved_mib
-        busy = sum(holder.loading(now) for holder in live)
         lines = [
             "version 1",
             f"total_mib {self.settings.total_mib}",
             f"reserved_mib {self.settings.reserved_mib}",
             f"used_mib {min(self.used_mib(now), capacity)}",
-            f"temperature_c {41 + 2 * len(live)}",
-            f"power_mw {18000 + 9000 * len(live) + 60000 * busy}",
-            f"utilization_percent {min(99, 1 + 45 * busy)}",
-            "sm_mhz 2452",
-            "memory_mhz 13801",
-            "fan_percent 30",
+            *self.vitals.lines(faults),
             f"fault {faults.nvml} {faults.nvml_code}",
         ]
         for holder in sorted(live, key=lambda one: one.who.pid):
@@ -286,6 +371,11 @@ class Processes:
 
     def alive(self, who: Identity) -> bool:
         return self.start_time(who.pid) == who.start
+
+    def cpu_ticks(self, who: Identity) -> int | None:
+        """Return the CPU time that a process has used, in clock ticks, None when it is gone."""
+        fields = self._stat(who.pid)
+        return None if fields is None or int(fields[19]) != who.start else int(fields[11]) + int(fields[12])
 
     def stopped(self, pid: int) -> bool:
         fields = self._stat(pid)
@@ -513,6 +603,10 @@ class Observer:
                 os.kill(who.pid, number)
 
     def write(self, now: float) -> None:
+        live = [holder for holder in self.card.holders.values() if holder.died_s is None]
+        ticks = {holder.who: self.processes.cpu_ticks(holder.who) for holder in live}
+        known = {who: count for who, count in ticks.items() if count is not None}
+        self.card.vitals.advance(now, known, len(live), sum(holder.loading(now) for holder in live))
         atomic_write(self.folder / "ledger", self.card.render(now, self.faults))
 
     def adopt(self, now: float) -> None:

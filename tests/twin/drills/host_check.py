@@ -52,13 +52,25 @@ def processes() -> dict[int, list[str]]:
     return found
 
 
-def identity(pid: int) -> list[int] | None:
-    """PID and start time in clock ticks."""
+def status(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat behind the command's name; empty when the process is gone."""
     try:
         stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return None
-    return [pid, int(stat[stat.rindex(")") + 2 :].split()[19])]
+        return []
+    return stat[stat.rindex(")") + 2 :].split()
+
+
+def identity(pid: int) -> list[int] | None:
+    """PID and start time in clock ticks."""
+    fields = status(pid)
+    return [pid, int(fields[19])] if fields else None
+
+
+def parent(pid: int) -> int:
+    """PID of the parent, 0 when the process is gone."""
+    fields = status(pid)
+    return int(fields[1]) if fields else 0
 
 
 def vram() -> str:
@@ -131,7 +143,9 @@ def tenants(running: dict[int, list[str]]) -> dict[str, list[int] | None]:
     for name, unit in UNITS.items():
         found[name] = identity(int(output("systemctl", "show", "-p", "MainPID", "--value", unit) or 0))
     voices = [pid for pid, words in running.items() if words[-1].endswith("services/chatterbox/server.py")]
-    found["chatterbox"] = identity(voices[0]) if len(voices) == 1 else None
+    # The server speaks through a child, which bears its name between fork and exec.
+    servers = [who for pid in voices if parent(pid) not in voices and (who := identity(pid))]
+    found["chatterbox"] = servers[0] if len(servers) == 1 else None
     return found
 
 

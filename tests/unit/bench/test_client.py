@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from typing import Any
 
+import httpcore
 import pytest
-from trialbench.engines import sse
+from trialbench.engines import sse, transport
 from trialbench.engines.openai_http import ChatClient, Reply
 from trialbench.errors import UsageError
 from trialbench.workloads import Workload
@@ -275,3 +277,134 @@ def test_deadline_holds_over_the_handshake_too(server: Any, nav: Workload) -> No
     # The server waits for a request line and never answers the handshake.
     reply = ask(server.url.replace("http://", "https://"), nav, timeout_s=0.3)
     assert reply.error_class in ("connect", "timeout")
+
+
+class Pipe(httpcore.NetworkStream):
+    """A connection whose pieces and faults are written down beforehand."""
+
+    def __init__(self, *reads: bytes | Exception) -> None:
+        self.reads = list(reads)
+        self.sent: list[bytes] = []
+        self.write_error: Exception | None = None
+        self.closed = False
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        found = self.reads.pop(0) if self.reads else httpcore.ReadTimeout()
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if self.write_error is not None:
+            raise self.write_error
+        self.sent.append(buffer)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def get_extra_info(self, info: str) -> Any:
+        return False
+
+
+def wired(pipe: Pipe) -> tuple[transport._Stream, transport.Wire]:
+    wire = transport.Wire()
+    wire.deadline_s = time.monotonic() + 30
+    return transport._Stream(pipe, wire), wire
+
+
+def test_head_and_body_leave_in_one_piece_when_the_reply_is_asked_for() -> None:
+    pipe = Pipe(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    stream, wire = wired(pipe)
+    stream.write(b"head")
+    stream.write(b"")
+    stream.write(b"body")
+    assert (pipe.sent, wire.first_write_s) == ([], None)
+    stream.read(100)
+    assert pipe.sent == [b"headbody"]
+    assert wire.first_write_s is not None
+
+
+def test_a_reply_to_a_request_that_was_refused_half_way_is_read() -> None:
+    pipe = Pipe(b"HTTP/1.1 413 X\r\nContent-Length: 0\r\n\r\n")
+    pipe.write_error = httpcore.WriteError("broken pipe")
+    stream, _ = wired(pipe)
+    stream.write(b"much")
+    assert stream.read(100).startswith(b"HTTP/1.1 413")
+
+
+def test_pieces_are_taken_first_and_handed_on_with_their_times() -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n"
+    pipe = Pipe(head, b"ab", b"cd", b"never asked for")
+    stream, wire = wired(pipe)
+    assert stream.read(100) == head
+    # The whole reply has been read by now, and no more than it.
+    assert pipe.reads == [b"never asked for"]
+    first_s = wire.last_read_s
+    assert stream.get_extra_info("is_readable") is True
+    assert (stream.read(100), stream.read(100)) == (b"ab", b"cd")
+    assert first_s is not None
+    assert wire.last_read_s is not None
+    assert first_s <= wire.last_read_s
+    assert wire.bytes_read == len(head) + 4
+    assert stream.get_extra_info("is_readable") is False
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        [b"5\r\nhello\r\n0\r\n\r\n", b"next"],
+        [b"5\r\nhel", httpcore.ReadTimeout(), b"next"],
+        [b"", b"next"],
+        [httpcore.ReadError("reset"), b"next"],
+        [b"x" * transport._GATHER_BYTES, b"next"],
+    ],
+    ids=["last chunk", "lull", "closed", "reset", "much"],
+)
+def test_what_ends_the_taking(rest: list[bytes | Exception]) -> None:
+    pipe = Pipe(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *rest)
+    stream, _ = wired(pipe)
+    stream.read(100)
+    assert pipe.reads == [b"next"]
+
+
+def test_a_fault_before_the_first_byte_is_told_and_a_silence_waited_out() -> None:
+    with pytest.raises(httpcore.ReadError):
+        wired(Pipe(httpcore.ReadError("reset")))[0].read(100)
+    stream, _ = wired(Pipe(httpcore.ReadTimeout(), httpcore.ReadTimeout(), b""))
+    assert stream.read(100) == b""
+
+
+def test_a_connection_that_is_too_late_for_its_handshake_is_closed() -> None:
+    pipe = Pipe()
+    stream, wire = wired(pipe)
+    wire.deadline_s = 0.0
+    with pytest.raises(transport.DeadlineError):
+        stream.start_tls(ssl.create_default_context())
+    assert pipe.closed
+
+
+def test_a_stream_that_comes_all_at_once_and_one_that_trickles(server: Any, nav: Workload, acts: Any) -> None:
+    events = [
+        'data: {"choices":[{"delta":{"role":"assistant","content":null}}]}\n\n',
+        'data: {"choices":[{"delta":{"content":"left"}}]}\n\n',
+        'data: {"choices":[{"delta":{"content":" large"},"finish_reason":"stop"}]}\n\n',
+        "data: [DONE]\n\n",
+    ]
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = [f"{len(text):x}\r\n{text}\r\n".encode() for text in events]
+
+    def trickles(_server: Any, connection: Any) -> bool:
+        connection.sendall(head)
+        for chunk in [*chunks, b"0\r\n\r\n"]:
+            time.sleep(0.02)
+            connection.sendall(chunk)
+        return False
+
+    server.script = [acts.closes_after(head + b"".join(chunks) + b"0\r\n\r\n"), trickles]
+    for least_ms in (0.0, 30.0):
+        reply = ask(server, nav, stream=True)
+        assert (reply.error_class, reply.content, reply.finish_reason) == (None, "left large", "stop")
+        assert reply.ttft_ms is not None
+        assert reply.latency_ms is not None
+        # The first token comes two pauses after the head.
+        assert least_ms <= reply.ttft_ms <= reply.latency_ms

@@ -16,7 +16,8 @@ from trialbench.errors import UsageError
 from trialbench.report.decide import decide_folder
 from trialbench.report.folder import read_folder
 from trialbench.report.summary import summarise_folder, write_summary
-from trialbench.report.table import folder_table, number
+from trialbench.report.table import folder_table
+from trialbench.report.text import number
 from trialbench.report.windows import still_down, still_down_text
 
 BOOT = "b00t"
@@ -426,7 +427,7 @@ def test_taints(make: Make) -> None:
     assert summary["taints"] == []
     assert summary["segments"]["nav-candidate-cached"]["cache"]["as_asked"] is True
     write_lines(folder / "journal.jsonl", [*journal(JOURNAL[:5]), *journal(JOURNAL[5:], boot_id="0ther")])
-    assert summarise_folder(read_folder(folder))["taints"] == ["the host was rebooted during the run"]
+    assert summarise_folder(read_folder(folder))["taints"] == ["rebooted: the host was rebooted during the run"]
 
 
 def test_thinking_in_the_smoke_test_counts(make: Make) -> None:
@@ -491,7 +492,7 @@ def test_documents_that_can_not_be_used_are_named_and_the_rest_is_shown(make: Ma
     ):
         assert words in shown
     # Without the plan its own limits are not known: nothing may be decided by the defaults.
-    assert decide_folder(folder)["reasons"][0].startswith("tainted: plan.json: is no JSON")
+    assert decide_folder(folder)["reasons"][0].startswith("tainted: plan_unreadable: plan.json: is no JSON")
 
 
 def test_table_for_people(make: Make, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,27 @@ from hypothesis import strategies as st
 from trialbench import schemas
 from trialbench.errors import UsageError
 
-NAMES = ["journal", "plan", "proof", "sample", "session", "summary", "verdict", "verification", "vram"]
-NAMES += ["worker-reply", "worker-request", "workload"]
+NAMES = [
+    "calibration",
+    "documents",
+    "gate",
+    "journal",
+    "plan",
+    "proof",
+    "rehearsal",
+    "row",
+    "sample",
+    "session",
+    "sign",
+    "snapshot",
+    "summary",
+    "verdict",
+    "verification",
+    "vram",
+    "worker-reply",
+    "worker-request",
+    "workload",
+]
 WORKLOADS = Path(trialbench.__file__).parent / "workloads"
 
 
@@ -38,7 +57,7 @@ def test_schemas_are_schemas_and_use_only_what_the_validator_knows(name: str) ->
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(UsageError, match="there are: journal, plan, proof, sample"):
+    with pytest.raises(UsageError, match="there are: calibration, documents, gate, journal"):
         schemas.load("sampel")
 
 

@@ -1,4 +1,10 @@
-"""The verdict by a table written from the spec, every boundary in it."""
+"""The verdict by a table written from the spec, every boundary in it.
+
+The spec, first match wins: tainted run or thinking seen -> INCONCLUSIVE · VRAM outside 5.5-7.5 at any gate -> REJECT ·
+fewer than 100 nav samples -> INCONCLUSIVE · adherence < 95 % -> REJECT · required ground truth failed -> REJECT,
+missing -> INCONCLUSIVE · describe not judged yet -> PENDING REVIEW · judged not materially better -> REJECT · else
+ADOPT. Bands: below 5.5 GB low · 5.5 to 7.5 inclusive healthy · above 7.5 to 8.0 inclusive warning · above 8.0 abort.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +36,12 @@ def at(*footprints: float) -> tuple[Gate, ...]:
         ({"gates": at(7.51)}, "REJECT"),
         ({"gates": at(8.0)}, "REJECT"),
         ({"gates": at(8.01)}, "REJECT"),
+        # above 8.0 the host aborts and restores: what decided stands first
+        ({"gates": at(8.01), "nav_n": 0, "adherent": 0, "rolled_back": "candidate: VRAM"}, "REJECT"),
+        # VRAM leaves the band after 20: no extension
+        ({"gates": at(6.1, 7.51), "nav_n": 20, "adherent": 20}, "REJECT"),
+        ({"gates": at(6.1, 5.49), "nav_n": 20, "adherent": 20}, "REJECT"),
+        ({"gates": at(6.1, 8.0), "nav_n": 20, "adherent": 20}, "REJECT"),
         ({"gates": at(6.0, 7.51)}, "REJECT"),
         ({"gates": at(7.51, 6.0)}, "REJECT"),
         ({"gates": ()}, "INCONCLUSIVE"),
@@ -44,17 +56,28 @@ def at(*footprints: float) -> tuple[Gate, ...]:
         ({"adherent": 94}, "REJECT"),
         ({"adherent": 95}, "ADOPT"),
         ({"adherent": 99}, "ADOPT"),
+        ({"adherent": 100}, "ADOPT"),
+        ({"adherent": 0}, "REJECT"),
         ({"nav_n": 200, "adherent": 190}, "ADOPT"),
         ({"nav_n": 200, "adherent": 189}, "REJECT"),
         # thinking and taints
         ({"thinking": 1}, "INCONCLUSIVE"),
+        # one thinking sample within the first 20 prevents the extension, on the smoke test it rolls back
+        ({"thinking": 1, "nav_n": 20, "adherent": 19}, "INCONCLUSIVE"),
+        ({"thinking": 1, "nav_n": 0, "adherent": 0, "rolled_back": "candidate: smoke"}, "INCONCLUSIVE"),
+        ({"thinking": 1, "adherent": 94}, "INCONCLUSIVE"),
         ({"taints": ("rebooted",)}, "INCONCLUSIVE"),
+        ({"taints": ("rebooted",), "adherent": 94}, "INCONCLUSIVE"),
         # ground truth
         ({"ground_truth": "passed"}, "ADOPT"),
         ({"ground_truth": "failed"}, "REJECT"),
         ({"ground_truth": "missing"}, "INCONCLUSIVE"),
+        ({"ground_truth": "failed", "describe": "better"}, "REJECT"),
+        ({"ground_truth": "passed", "describe": None}, "PENDING_REVIEW"),
+        ({"ground_truth": "missing", "describe": None}, "INCONCLUSIVE"),
         # judgement
         ({"describe": None}, "PENDING_REVIEW"),
+        ({"describe": "better"}, "ADOPT"),
         ({"describe": "same"}, "REJECT"),
         ({"describe": "worse"}, "REJECT"),
         ({"rolled_back": "measure: the candidate died"}, "INCONCLUSIVE"),
@@ -104,6 +127,27 @@ def test_reasons_name_what_decided_and_never_twice() -> None:
     for changes in ({"adherent": 90}, {"rolled_back": "why"}, {"nav_n": 0, "adherent": 0}):
         reasons = decide(facts(**changes), Rules()).reasons
         assert len(reasons) == len(set(reasons))
+
+
+def test_what_is_not_proved_says_how_many_samples_it_would_take() -> None:
+    rules = Rules(adherence_rule="proved")
+    # z^2 p (1 - p) / (share - p)^2 = 2.7055 * 0.0475 / 0.03^2 = 142.8
+    assert "; 143 samples at this share would decide" in decide(facts(adherent=98), rules).reasons[0]
+    # At 95 % exactly no number of samples would; proved and refuted ones need none.
+    for adherent in (95, 99, 50):
+        assert "would decide" not in "".join(decide(facts(adherent=adherent), rules).reasons)
+
+
+def test_what_is_partial_stands_beside_the_verdict() -> None:
+    decision = decide(facts(partial=("nav-baseline-a2: cut short at 63 of 100 samples",)), Rules())
+    assert decision.verdict == "ADOPT"
+    assert decision.reasons[-1] == "partial: nav-baseline-a2: cut short at 63 of 100 samples"
+
+
+def test_the_verdict_depends_on_nothing_but_its_facts() -> None:
+    # One pure function: same facts, same decision, and nothing of them is changed.
+    given = facts(adherent=95)
+    assert decide(given, Rules()) == decide(given, Rules()) == decide(facts(adherent=95), Rules())
 
 
 def test_bands_and_counts_are_the_users() -> None:

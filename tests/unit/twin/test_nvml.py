@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 MIB = 1024 * 1024
+PLUGINS = Path(__file__).resolve().parents[3] / "plugins"
 LEDGER = """\
 version 1
 total_mib 16303
@@ -23,6 +24,9 @@ utilization_percent 3
 sm_mhz 2452
 memory_mhz 13801
 fan_percent 30
+energy_mj 123456789
+throttle_reasons 41
+unsupported {unsupported}
 fault {fault}
 process 93 4300 C python3 services/chatterbox/server.py
 process 105 {mib} C /usr/bin/llama-server
@@ -70,15 +74,21 @@ class Driver:
     def __init__(self, programs: Path, folder: Path) -> None:
         self.programs = programs
         self.ledger = folder / "ledger"
+        self.first = ""
 
-    def write(self, fault: str = "none 0", mib: int = 4900, age_s: float = 0.0) -> None:
-        self.ledger.write_text(LEDGER.format(fault=fault, mib=mib))
+    def use_our_smi(self) -> None:
+        """Put our nvidia-smi first in PATH."""
+        self.first = f"{self.programs}:"
+
+    def write(self, fault: str = "none 0", mib: int = 4900, age_s: float = 0.0, unsupported: str = "nothing") -> None:
+        self.ledger.write_text(LEDGER.format(fault=fault, mib=mib, unsupported=unsupported))
         if age_s:
             then = time.time() - age_s
             os.utime(self.ledger, (then, then))
 
     def run(self, *command: str, timeout: float = 20) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "LD_LIBRARY_PATH": str(self.programs), "TWIN_GPU_LEDGER": str(self.ledger)}
+        environment["PATH"] = f"{self.first}{os.environ['PATH']}"
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout, env=environment)
 
     def ask(self) -> dict[str, object]:
@@ -128,6 +138,51 @@ def test_the_memory_of_a_process_can_be_unavailable(driver: Driver) -> None:
     assert driver.ask()["compute"] == [[93, 4300 * MIB], [105, None], [121, 50 * MIB]]
     query = driver.smi("--query-compute-apps=pid,used_memory", "--format=csv,noheader")
     assert "105, [N/A]" in query.stdout
+
+
+# The host program's own reader over the real pynvml, in a process of its own for the same reason.
+VITALS = """
+import json, sys
+sys.path.insert(0, sys.argv[2])
+from module_utils import gpu
+if sys.argv[1] == "smi":
+    sys.modules["pynvml"] = None
+background = gpu.Card().vitals()
+reading = background.take(15)
+print(json.dumps([reading.values, reading.missing]))
+"""
+
+
+@pytest.mark.parametrize("source", ["nvml", "smi"])
+def test_telemetry_is_what_the_ledger_says(driver: Driver, source: str) -> None:
+    driver.write()
+    driver.use_our_smi()
+    values, missing = json.loads(driver.run(sys.executable, "-c", VITALS, source, str(PLUGINS)).stdout)
+    energy_j = 123456.789 if source == "nvml" else None
+    assert values == {
+        "sm_mhz": 2452,
+        "mem_mhz": 13801,
+        "power_w": 45.0,
+        "temp_c": 47,
+        "util_percent": 3,
+        "mem_util_percent": 1,
+        "throttle": ["gpu_idle", "hw_thermal_slowdown"],
+        "energy_j": energy_j,
+    }
+    assert set(missing) == (set() if source == "nvml" else {"energy_j"})
+
+
+@pytest.mark.parametrize("source", ["nvml", "smi"])
+def test_what_the_driver_does_not_support_is_null_and_the_rest_is_there(driver: Driver, source: str) -> None:
+    driver.write(unsupported="clocks,power,energy,temperature,reasons")
+    driver.use_our_smi()
+    values, missing = json.loads(driver.run(sys.executable, "-c", VITALS, source, str(PLUGINS)).stdout)
+    assert {key: value for key, value in values.items() if value is not None} == {
+        "util_percent": 3,
+        "mem_util_percent": 1,
+    }
+    assert set(missing) == {"sm_mhz", "mem_mhz", "power_w", "temp_c", "throttle", "energy_j"}
+    assert driver.smi().returncode == 0
 
 
 @pytest.mark.parametrize(("fault", "code"), [("error 15", 15), ("error 999", 999), ("init_error 9", 9)])

@@ -207,6 +207,85 @@ def test_the_memory_of_processes_can_be_unavailable(observer: ModuleType, card: 
     assert "used_mib 5320" in text
 
 
+# ---- what the card does besides ----
+
+
+def vitals_of(card: Any, faults: Any) -> dict[str, str]:
+    return dict(line.split(" ", 1) for line in card.vitals.lines(faults))
+
+
+def test_work_is_the_cpu_time_of_the_holders(observer: ModuleType, card: Any) -> None:
+    one, two = who(observer, 7), who(observer, 8)
+    card.vitals.advance(10.0, {one: 100}, 1, 0)
+    assert card.vitals.percent == 0
+    card.vitals.advance(10.1, {one: 190}, 1, 0)
+    assert card.vitals.percent == 0, "too short a time for a share"
+    # Half of the second, and a newcomer whose earlier time does not count.
+    card.vitals.advance(11.0, {one: 150, two: 5000}, 2, 0)
+    assert card.vitals.percent == pytest.approx(50)
+    card.vitals.advance(12.0, {one: 350, two: 5000}, 2, 0)
+    assert card.vitals.percent == 100, "more than a whole card can't work"
+    card.vitals.advance(13.0, {two: 5000}, 1, 0)
+    assert card.vitals.percent == 0
+
+
+def test_power_and_energy_follow_from_work(observer: ModuleType, card: Any) -> None:
+    one = who(observer, 7)
+    for second in range(11):
+        card.vitals.advance(float(second), {one: 100 * second}, 1, 0)
+    assert card.vitals.milliwatt == pytest.approx(18_000 + 2_500 + 100 * 2_200)
+    # Nine seconds at full power; in the first one it was not known yet that it works.
+    assert card.vitals.energy_mj == pytest.approx(9 * 240_500 + 20_500)
+    warm = card.vitals.celsius
+    assert 34 < warm < 34 + 0.15 * 240.5
+    for second in range(11, 200):
+        card.vitals.advance(float(second), {one: 1000}, 1, 0)
+    assert card.vitals.celsius < warm
+    assert card.vitals.milliwatt == 20_500
+
+
+def test_a_loading_card_is_at_work(observer: ModuleType, card: Any) -> None:
+    card.vitals.advance(1.0, {}, 1, 1)
+    facts = vitals_of(card, observer.Faults())
+    assert (facts["utilization_percent"], facts["sm_mhz"], facts["throttle_reasons"]) == ("45", "2452", "0")
+
+
+def test_an_idle_card_says_so(observer: ModuleType, card: Any) -> None:
+    facts = vitals_of(card, observer.Faults())
+    assert (facts["utilization_percent"], facts["sm_mhz"], facts["throttle_reasons"]) == ("0", "1200", "1")
+    assert facts["unsupported"] == "nothing"
+
+
+def test_a_throttled_card_is_slow_and_says_why(observer: ModuleType, card: Any) -> None:
+    card.vitals.percent = 80.0
+    faults = observer.Faults.parse('{"throttle": ["hw_thermal_slowdown", "sw_power_cap"]}')
+    facts = vitals_of(card, faults)
+    assert (facts["throttle_reasons"], facts["sm_mhz"]) == ("44", "1471")
+    capped = observer.Faults.parse('{"throttle": ["sw_power_cap"]}')
+    assert vitals_of(card, capped)["sm_mhz"] == "2452"
+
+
+@pytest.mark.parametrize(
+    "text", ['{"throttle": ["too_hot"]}', '{"unsupported": ["everything"]}', '{"throttle": "gpu_idle"}']
+)
+def test_reasons_and_functions_that_do_not_exist_are_refused(observer: ModuleType, text: str) -> None:
+    with pytest.raises(ValueError, match="expected some of"):
+        observer.Faults.parse(text)
+
+
+def test_what_the_driver_can_not_tell_stands_in_the_ledger(observer: ModuleType, card: Any) -> None:
+    faults = observer.Faults.parse('{"unsupported": ["energy", "power"]}')
+    assert "unsupported energy,power" in card.render(1.0, faults).splitlines()
+
+
+def test_cpu_time_is_read_of_the_same_process_only(observer: ModuleType, processes: Any, proc: Proc) -> None:
+    proc.add(7, ["llama-server"], start=100)
+    (proc.folder / "7" / "stat").write_text(f"7 (a b) S {' '.join(['0'] * 10)} 30 12 {' '.join(['0'] * 6)} 100 0\n")
+    assert processes.cpu_ticks(who(observer, 7, 100)) == 42
+    assert processes.cpu_ticks(who(observer, 7, 101)) is None
+    assert processes.cpu_ticks(who(observer, 8, 100)) is None
+
+
 # ---- faults and settings ----
 
 

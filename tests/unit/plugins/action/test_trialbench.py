@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -60,3 +61,34 @@ def test_a_failure_is_told(stage: Any, bench: SimpleNamespace, rc: int, err: str
     with pytest.raises(AnsibleActionFail, match=words) as caught:
         stage.play(trialbench, argv=["verdict", "x"])
     assert caught.value.result["rc"] == rc
+
+
+TOLD = {
+    "changed": True,
+    "documents": [{"name": "MEMORY.md", "changed": True, "left_alone": None}],
+    "lines": ["MEMORY.md: written"],
+    "diff": "--- a\n+++ b",
+}
+
+
+@pytest.mark.parametrize(
+    ("check", "diff", "options"),
+    [(False, False, []), (True, False, ["--check"]), (True, True, ["--check", "--diff"]), (False, True, ["--diff"])],
+)
+def test_documents_know_check_and_diff_mode(
+    stage: Any, bench: SimpleNamespace, check: bool, diff: bool, options: list[str]
+) -> None:
+    bench.out = json.dumps(TOLD)
+    action = stage.action(trialbench, check_mode=check, argv=["documents", "run-1", "--root", "docs"])
+    action._task.diff = diff
+    result = action.run(None, {})
+    assert bench.asked[0][3:] == ["documents", "run-1", "--root", "docs", "--json", *options]
+    assert stage.shown == ["MEMORY.md: written"]
+    assert (result["changed"], result["documents"]) == (True, TOLD["documents"])
+    assert result["diff"] == {"prepared": "--- a\n+++ b"}
+
+
+def test_a_document_without_a_place_is_named(stage: Any, bench: SimpleNamespace) -> None:
+    bench.rc, bench.err = 2, "trialbench: MEMORY.md: expected a document in docs, found none\n"
+    with pytest.raises(AnsibleActionFail, match=r"trialbench documents: trialbench: MEMORY.md: expected a document"):
+        stage.play(trialbench, argv=["documents", "x", "--root", "docs"])

@@ -159,6 +159,12 @@ class FakeSampler:
         """Take no more samples."""
         self.stopped = True
 
+    def __enter__(self) -> FakeSampler:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
 
 class Client:
     """A measuring container at work: the protocol of a session, with made-up replies."""

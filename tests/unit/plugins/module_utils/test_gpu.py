@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu
+from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu, telemetry
 
 MIB = 1 << 20
 
@@ -43,6 +43,7 @@ class FakeNvml:
         self.used_mib = 13_722
         self.compute: list[tuple[int, int | None]] = []
         self.graphics: list[tuple[int, int | None]] = []
+        self.power_mw = 20_000
 
     def _called(self, name: str) -> None:
         self.calls.append(name)
@@ -84,6 +85,10 @@ class FakeNvml:
 
     def nvmlDeviceGetGraphicsRunningProcesses(self, handle: int) -> list[Any]:
         return self._listed("nvmlDeviceGetGraphicsRunningProcesses", self.graphics)
+
+    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
+        self._called("nvmlDeviceGetPowerUsage")
+        return self.power_mw
 
     def fail(self, name: str, error: Exception) -> None:
         def raising() -> None:
@@ -242,18 +247,24 @@ def test_a_driver_that_hangs_at_the_start_is_given_up(hang: Callable[[str], thre
         gpu.Card()
 
 
+def callers() -> set[threading.Thread]:
+    """The threads in which calls of the driver are under way."""
+    return {thread for thread in threading.enumerate() if thread.name == "gpu-call"}
+
+
 def test_a_hanging_driver_costs_one_thread_and_may_come_back(
     nvml: FakeNvml, hang: Callable[[str], threading.Event]
 ) -> None:
     card = gpu.Card()
     gate = hang("nvmlDeviceGetMemoryInfo")
-    threads = threading.active_count()
+    threads = callers()
     with pytest.raises(gpu.GpuError, match="did not answer"):
         card.read()
     for _unused in range(3):
         with pytest.raises(gpu.GpuError, match="still hangs"):
             card.read()
-    assert threading.active_count() == threads + 1
+    # Compared by themselves: those of earlier tests may end meanwhile.
+    assert len(callers() - threads) == 1
     gate.set()
     nvml.trouble.clear()
     assert card.read().used_mib == 13_722
@@ -265,6 +276,7 @@ SMI = """#!/bin/sh
 case "$*" in
 *--query-gpu=name,driver_version,memory.used,memory.total*) echo "{card}" ;;
 *--query-compute-apps=pid,used_memory,process_name*) printf '{apps}' ;;
+*--query-gpu=clocks.sm,*) echo "{vitals}" ;;
 esac
 exit {code}
 """
@@ -276,9 +288,9 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
-    def write(card: str = "NVIDIA Other, 550.1, 900, 16303", apps: str = "", code: int = 0) -> None:
+    def write(card: str = "NVIDIA Other, 550.1, 900, 16303", apps: str = "", code: int = 0, vitals: str = "") -> None:
         tool = tmp_path / "nvidia-smi"
-        tool.write_text(SMI.format(card=card, apps=apps, code=code))
+        tool.write_text(SMI.format(card=card, apps=apps, code=code, vitals=vitals))
         tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
 
     return write
@@ -322,6 +334,25 @@ def test_an_nvidia_smi_that_cannot_run_says_why(tmp_path: Path, smi: Callable[..
         gpu.Card()
 
 
+def test_telemetry_comes_from_nvidia_smi_as_well(smi: Callable[..., None]) -> None:
+    smi(vitals="2452, 13801, 45.20, 47, 12, 3, 0x0000000000000001")
+    background = gpu.Card().vitals()
+    reading = background.take(20)
+    background.stop()
+    assert reading
+    assert reading.values == {
+        "sm_mhz": 2452,
+        "mem_mhz": 13801,
+        "power_w": 45.2,
+        "temp_c": 47,
+        "util_percent": 12,
+        "mem_util_percent": 3,
+        "throttle": ["gpu_idle"],
+        "energy_j": None,
+    }
+    assert list(reading.missing) == ["energy_j"]
+
+
 # Words
 
 
@@ -363,7 +394,12 @@ def test_the_sampler_writes_the_series_and_keeps_the_segments_apart(
     time.sleep(0.05)
     assert len(lines(path)) == count
     first = lines(path)[0]
-    assert list(first) == ["t_s", "used_mib", "total_mib", "processes", "phase"]
+    assert list(first)[:5] == ["t_s", "used_mib", "total_mib", "processes", "phase"]
+    assert set(first) - {"missing"} == {
+        *("t_s", "used_mib", "total_mib", "processes", "phase"),
+        *telemetry.CARD_KEYS,
+        *telemetry.HOST_KEYS,
+    }
     assert first["phase"] == "window"
     assert first["total_mib"] == 16_303
     assert first["processes"][0]["pid"] == os.getpid()
@@ -372,11 +408,13 @@ def test_the_sampler_writes_the_series_and_keeps_the_segments_apart(
     assert times == sorted(times)
 
 
-def test_the_sampler_keeps_its_pace(nvml: FakeNvml, tmp_path: Path) -> None:
+def test_the_sampler_keeps_its_pace(nvml: FakeNvml, tmp_path: Path, eventually: Callable[..., None]) -> None:
     path = tmp_path / "vram.jsonl"
+    began = time.monotonic()
     with gpu.Sampler(gpu.Card(), path, 0.02):
-        time.sleep(0.5)
-    assert 15 <= len(lines(path)) <= 27
+        eventually(lambda: len(lines(path)) >= 15)
+    # Never faster than asked for; how much slower depends on what else the machine has to do.
+    assert len(lines(path)) <= (time.monotonic() - began) / 0.02 + 1
 
 
 def test_the_end_of_a_sampler_waits_for_no_reading_that_hangs(
@@ -461,6 +499,59 @@ def test_a_reading_begun_in_the_old_segment_is_not_the_new_ones_peak(
         assert lines(path)[0]["used_mib"] == 15_000
         assert lines(path)[0]["phase"] == "old"
         assert sampler.peak_mib == 100
+
+
+def test_telemetry_goes_with_the_reading(nvml: FakeNvml, tmp_path: Path, eventually: Callable[..., None]) -> None:
+    """What this NVML lacks is null, with the reason once; what it has is there; the host's load needs no driver."""
+    path = tmp_path / "vram.jsonl"
+    nvml.power_mw = 45_500
+    with gpu.Sampler(gpu.Card(), path, 0.05) as sampler:
+        eventually(lambda: len(lines(path)) >= 4)
+        assert sampler.error == ""
+    told = [line for line in lines(path) if line["power_w"] is not None]
+    assert {line["power_w"] for line in told} == {45.5}
+    assert {line["energy_j"] for line in lines(path)} == {None}
+    reasons = [line["missing"] for line in lines(path) if "missing" in line]
+    assert len(reasons) == 1
+    assert set(reasons[0]) == set(telemetry.CARD_KEYS) - {"power_w"}
+    assert isinstance(lines(path)[-1]["load1"], float)
+    assert 0 <= lines(path)[-1]["cpu_percent"] <= 100
+
+
+def test_telemetry_that_hangs_costs_no_reading_of_the_memory(
+    nvml: FakeNvml, tmp_path: Path, eventually: Callable[..., None]
+) -> None:
+    path = tmp_path / "vram.jsonl"
+    gate = threading.Event()
+    nvml.trouble["nvmlDeviceGetPowerUsage"] = gate.wait
+    try:
+        with gpu.Sampler(gpu.Card(), path, 0.02) as sampler:
+            eventually(lambda: len(lines(path)) >= 5)
+            assert sampler.error == ""
+            assert sampler.last
+            assert sampler.peak_mib == 13_722
+            began = time.monotonic()
+        assert time.monotonic() - began < 1, "nobody waits for telemetry that hangs"
+        assert {line["used_mib"] for line in lines(path)} == {13_722}
+        assert {line["power_w"] for line in lines(path)} == {None}
+        assert nvml.calls.count("nvmlDeviceGetPowerUsage") == 1, "one call that hangs is enough"
+    finally:
+        gate.set()
+
+
+def test_an_error_of_the_telemetry_is_no_error_of_the_sampler(
+    nvml: FakeNvml, tmp_path: Path, eventually: Callable[..., None]
+) -> None:
+    path = tmp_path / "vram.jsonl"
+    nvml.fail("nvmlDeviceGetPowerUsage", nvml.NVMLError("Unknown Error"))
+    with gpu.Sampler(gpu.Card(), path, 0.02) as sampler:
+        eventually(lambda: lines(path))
+        assert sampler.error == ""
+        eventually(lambda: any("missing" in line for line in lines(path)))
+        nvml.trouble.clear()
+        eventually(lambda: lines(path)[-1]["power_w"] == 20.0)
+    found = [line["missing"].get("power_w") for line in lines(path) if "missing" in line]
+    assert found == ["nvmlDeviceGetPowerUsage: Unknown Error", None]
 
 
 # Draining

@@ -276,6 +276,8 @@ def test_a_snapshot_tells_who_runs_and_what_it_holds(world: World) -> None:
     assert found["tenants"]["nav"]["vram_mib"] == 0
     assert (found["used_mib"], found["total_mib"]) == (13_700, 16_303)
     assert [h["mib"] for h in found["holders"]] == [4_900, 3_600, 4_700]
+    assert found["gpu"] == {"name": "Fake 16", "driver": "1.0"}
+    assert found["system"]["kernel"]
 
 
 def test_a_snapshot_of_a_dead_tenant(world: World) -> None:
@@ -424,9 +426,26 @@ def test_the_untouched_stay_untouched(world: World) -> None:
 
 def test_the_vram_series_has_a_segment_for_every_phase(world: World) -> None:
     world.runner().run()
-    (sampler,) = world.samplers
-    assert sampler.segments == ["", "window", "candidate", "measure"]
-    assert sampler.path == world.run_dir / "vram.jsonl"
+    early, sampler = world.samplers
+    # With everybody up the live model is sampled in phase 2, before there is a runner.
+    assert early.segments == ["snapshot"]
+    assert sampler.segments == ["snapshot", "window", "candidate", "measure"]
+    assert early.path == sampler.path == world.run_dir / "vram.jsonl"
+    assert early.stopped
+
+
+def test_a_card_that_can_not_be_opened_costs_the_preparation_its_series_and_nothing_else(world: World) -> None:
+    world.card.opens = False
+    prepare(world)
+    assert world.samplers == []
+    assert world.events()[-1]["event"] == "phase_done"
+
+
+def test_a_series_of_an_attempt_that_could_not_be_opened_is_not_this_ones(world: World) -> None:
+    (world.run_dir).mkdir(parents=True, exist_ok=True)
+    (world.run_dir / "vram.jsonl").write_text("old\n")
+    prepare(world)
+    assert not (world.run_dir / "vram.jsonl").exists()
 
 
 def test_all_samples_are_there(world: World) -> None:

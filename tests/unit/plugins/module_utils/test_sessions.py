@@ -53,7 +53,7 @@ def test_files_of_a_run_have_the_agreed_names(built: dict[str, Session]) -> None
 
 
 def test_baseline_and_candidate_are_measured_alike(built: dict[str, Session]) -> None:
-    different = ("url", "model_label", "start_file", "segments")
+    different = ("url", "model_label", "start_file", "segments", "calibrate")
     shared = [json.dumps({k: v for k, v in session.items() if k not in different}) for session in built.values()]
     assert len(set(shared)) == 1
     a1, candidate = segments(built["a1"]), segments(built["candidate"])
@@ -102,6 +102,17 @@ def test_the_sample_among_the_tenants_is_small_and_slow(built: dict[str, Session
     assert sample["n"] <= 20
     assert sample["rate_hz"] > 0
     assert built["tenants"]["start_file"] is None
+
+
+def test_calibration_belongs_to_phase_2_alone_and_is_slow(built: dict[str, Session]) -> None:
+    assert [name for name, session in built.items() if "calibrate" in session] == ["tenants"]
+    asked = built["tenants"]["calibrate"]
+    assert (asked["n"], asked["rate_hz"], asked["time_limit_s"]) == (20, 20, 15)
+
+
+def test_others_come_first_in_every_session_and_no_session_is_endless(built: dict[str, Session]) -> None:
+    assert {session["idle_wait_s"] for session in built.values()} == {10}
+    assert {session["time_limit_s"] for session in built.values()} == {540}
 
 
 def test_clients_wait_for_a_sign_of_their_own(built: dict[str, Session]) -> None:

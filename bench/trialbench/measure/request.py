@@ -1,0 +1,43 @@
+"""What was asked, as hashes: A and B are comparable only where these agree."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from typing import Any
+
+
+def fingerprint(body: bytes) -> dict[str, str | None]:
+    """SHA-256 of a chat request's body, of its prompt and of its images, from the very bytes that are sent.
+
+    `prompt_sha256` is over the texts of all messages, in order, joined by line ends; `image_sha256` over the bytes of
+    the one image, or over the hashes of several; None without an image.
+    """
+    texts: list[str] = []
+    images: list[str] = []
+    for message in json.loads(body)["messages"]:
+        content = message.get("content") or ""
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            if part.get("type") == "text":
+                texts.append(str(part.get("text")))
+            elif part.get("type") == "image_url":
+                images.append(_image_sha256(part))
+    many = _sha256("\n".join(images).encode()) if len(images) > 1 else None
+    return {
+        "body_sha256": _sha256(body),
+        "prompt_sha256": _sha256("\n".join(texts).encode("utf-8", "surrogatepass")),
+        "image_sha256": many or next(iter(images), None),
+    }
+
+
+def _image_sha256(part: dict[str, Any]) -> str:
+    url = str(part.get("image_url", {}).get("url"))
+    kind, comma, data = url.partition(",")
+    if comma and kind.startswith("data:") and kind.endswith(";base64"):
+        return _sha256(base64.b64decode(data))
+    return _sha256(url.encode())
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,140 @@
+"""Candidate against baseline: ratios of medians, beside how far the baseline is from itself.
+
+One run of each is no A/B test: machines drift between runs, and a test that ignores it cries wolf in every other one.
+So the baseline is measured before the candidate (A1) and after it (A2), and what A1 and A2 differ by is the band in
+which a difference means nothing.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from trialbench import stats
+
+CANDIDATE, A1, A2 = "nav-candidate", "nav-baseline-a1", "nav-baseline-a2"
+# A band beyond this is shown as NOISY: such a run can't show a difference of a tenth.
+NOISY_PERCENT = 5.0
+METRICS = ("latency_ms", "server_ms", "ttft_ms", "tokens_per_s")
+_NAMES = {
+    "latency_ms": "latency",
+    "server_ms": "server time",
+    "ttft_ms": "time to first token",
+    "tokens_per_s": "tokens a second",
+}
+_UNITS = {"tokens_per_s": "tok/s"}
+
+Finding = Literal["different", "no_difference", "not_comparable"]
+Samples = Sequence[Mapping[str, Any]]
+
+
+def comparisons(samples: Mapping[str, Samples], differs: str | None = None) -> list[dict[str, Any]]:
+    """The part `comparisons` of a trial's summary, from its samples by segment.
+
+    Args:
+        differs: why the two were not asked the same, where they were not; then nothing is called different.
+    """
+    if not samples.get(CANDIDATE):
+        return []
+    return compare(samples[CANDIDATE], samples.get(A1, []), samples.get(A2, []), differs)
+
+
+def compare(candidate: Samples, a1: Samples, a2: Samples, differs: str | None = None) -> list[dict[str, Any]]:
+    """An object for each metric that both sides have (`trialbench schema summary`, `$defs.comparison`).
+
+    Only valid samples count. `different` means: the interval of the ratio excludes 1 and lies wholly outside of the
+    band. Without A2 there is no band, and nothing is called different.
+    """
+    found = []
+    for metric in METRICS:
+        sides = [values(side, metric) for side in (candidate, a1, a2)]
+        if sides[0] and (sides[1] or sides[2]):
+            found.append(_compared(metric, *sides, differs=differs))
+    return found
+
+
+def values(samples: Samples, metric: str) -> list[float]:
+    """What the valid ones of `samples` have of `metric`; the unit is the metric's own."""
+    good = [sample for sample in samples if sample["ok"]]
+    if metric != "tokens_per_s":
+        return [float(sample[metric]) for sample in good if sample[metric] is not None]
+    return [
+        sample["completion_tokens"] / sample["latency_ms"] * 1000
+        for sample in good
+        if sample["completion_tokens"] and sample["latency_ms"]
+    ]
+
+
+def _compared(
+    metric: str, candidate: list[float], a1: list[float], a2: list[float], *, differs: str | None
+) -> dict[str, Any]:
+    pooled = [*a1, *a2]
+    ratio = stats.median_ratio(candidate, pooled)
+    same = stats.median_ratio(a2, a1) if ratio is not None else None
+    edge = stats.band_edge(same) if same is not None else None
+    finding, why = _finding(ratio, edge, differs, len(candidate), len(a1), len(a2))
+    noisy = None if edge is None else (edge - 1) * 100 > NOISY_PERCENT
+    document = {
+        "metric": metric,
+        "unit": _UNITS.get(metric, "ms"),
+        "candidate": round(statistics.median(candidate), 3),
+        "baseline": round(statistics.median(pooled), 3),
+        "a1": round(statistics.median(a1), 3) if a1 else None,
+        "a2": round(statistics.median(a2), 3) if a2 else None,
+        "ratio": round(ratio.ratio, 4) if ratio else None,
+        "low": round(ratio.low, 4) if ratio else None,
+        "high": round(ratio.high, 4) if ratio else None,
+        "n_candidate": len(candidate),
+        "n_baseline": len(pooled),
+        "band": {
+            "ratio": round(same.ratio, 4),
+            "low": round(1 / edge, 4),
+            "high": round(edge, 4),
+            "percent": round((edge - 1) * 100, 2),
+        }
+        if same is not None and edge is not None
+        else None,
+        "noisy": noisy,
+        "finding": finding,
+        "why": why,
+    }
+    return {**document, "text": _text(document)}
+
+
+def _finding(
+    ratio: stats.Ratio | None, edge: float | None, differs: str | None, n: int, n_a1: int, n_a2: int
+) -> tuple[Finding, str]:
+    if differs is not None:
+        return "not_comparable", differs
+    if ratio is None:
+        return (
+            "not_comparable",
+            f"{n} values against {n_a1 + n_a2}: at least {stats.RATIO_MIN_N} above 0 are needed on each side",
+        )
+    if edge is None:
+        missing = "A2" if n_a2 < stats.RATIO_MIN_N else "A1"
+        count = n_a2 if missing == "A2" else n_a1
+        found = f"has {count} values, {stats.RATIO_MIN_N} are needed" if count else "was not measured"
+        return "not_comparable", f"{missing} {found}: how far the baseline is from itself is not known"
+    if stats.leaves_band(ratio, edge):
+        return "different", "the interval excludes 1 and lies wholly outside of the A1-A2 band"
+    if ratio.excludes_one:
+        return "no_difference", "the interval excludes 1, but reaches into the A1-A2 band"
+    return "no_difference", "the interval includes 1"
+
+
+def _text(found: Mapping[str, Any]) -> str:
+    """One line, such as `latency: 1.83 x [1.79, 1.86] the baseline's (13.8 against 7.5 ms): different (...)`."""
+    name, unit = _NAMES[found["metric"]], found["unit"]
+    medians = f"{found['candidate']:.4g} against {found['baseline']:.4g} {unit}"
+    if found["ratio"] is None:
+        return f"{name}: {medians}: not comparable: {found['why']}"
+    ratio = f"{name}: {found['ratio']:.2f} x [{found['low']:.2f}, {found['high']:.2f}] the baseline's ({medians})"
+    if found["finding"] == "not_comparable":
+        return f"{ratio}: not comparable: {found['why']}"
+    verdict = "different" if found["finding"] == "different" else "no difference shown"
+    band = f"A1-A2 band {found['band']['percent']:.1f} %"
+    if found["noisy"]:
+        band += f", NOISY: beyond {NOISY_PERCENT:g} %"
+    return f"{ratio}: {verdict} ({band})"

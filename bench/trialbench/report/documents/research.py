@@ -1,0 +1,158 @@
+"""The research document: a marked block of numbers for each model, in place of the sentence that there are none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from trialbench.report.comparison import A1, A2, CANDIDATE
+from trialbench.report.documents.markdown import Edit, Page, Span, escape, masked, word
+from trialbench.report.documents.run import Run
+from trialbench.report.text import number, quantile_text
+
+_MIB_PER_GB = 1024
+_SENTENCE = re.compile(r"no\s+benchmarks\s+exist\s+yet", re.IGNORECASE)
+# A sentence ends with a mark, what closes around it, and a gap before what may begin another one.
+_STOP = re.compile(r"""[.!?][*_"'”’)\]]*(?=\s+[^\sa-z]|\s*\Z)""")
+_BEGIN = re.compile(r"<!-- model-trial numbers of (\S+): begin, run (\S+) of (\d{4}-\d\d-\d\d \d\d:\d\d) UTC\b.*-->")
+_END = re.compile(r"<!-- model-trial numbers of (\S+): end -->")
+
+
+def research_edits(page: Page, run: Run) -> list[Edit]:
+    """The model's block: rewritten where it stands, else in place of the sentence, else below another model's block.
+
+    Raises:
+        Refused: none of these places, or two.
+    """
+    comments = list(page.comments())
+    begins = [at for at, text in comments if _names(_BEGIN, text, run.label)]
+    ends = [at for at, text in comments if _names(_END, text, run.label)]
+    block = page.eol.join(_block(run))
+    if begins or ends:
+        if len(begins) != 1 or len(ends) != 1 or ends[0] < begins[0]:
+            lines = ", ".join(str(at + 1) for at in sorted([*begins, *ends]))
+            raise page.refused("one begin and one end mark around the numbers of this model", f"marks in lines {lines}")
+        first, last = page.content(begins[0]), page.content(ends[0])
+        start = page.starts[begins[0]] + len(first) - len(first.lstrip())
+        return [Edit(start, page.starts[ends[0]] + len(last.rstrip()), block)]
+    sentence = _sentence(page)
+    if sentence:
+        return [_replaced(page, sentence, block)]
+    others = [at for at, text in comments if _END.fullmatch(text)]
+    if others:
+        return [page.insert_after(others[-1], ["", block])]
+    raise page.refused(
+        'the sentence "no benchmarks exist yet" in a paragraph of its own, or a block that replaced it',
+        _elsewhere(page),
+    )
+
+
+def shown_run(page: Page, run: Run) -> str | None:
+    """The run whose numbers the document shows for this model, if it began after `run`."""
+    for _, text in page.comments():
+        found = _BEGIN.fullmatch(text)
+        if found and found[1] == word(run.label) and found[3] > run.begun:
+            return found[2]
+    return None
+
+
+def _names(mark: re.Pattern[str], text: str, label: str) -> bool:
+    found = mark.fullmatch(text)
+    return found is not None and found[1] == word(label)
+
+
+def _sentence(page: Page) -> tuple[Span, int, int] | None:
+    """The paragraph that has the sentence, and the characters where the sentence begins and ends."""
+    found = []
+    for lines in page.blocks("paragraph_open"):
+        start = page.starts[lines.start]
+        text = page.text[start : page.starts[lines.end]].rstrip()
+        shown = masked(text)
+        for said in _SENTENCE.finditer(shown):
+            stops = [stop.end() for stop in _STOP.finditer(shown)]
+            first = max((stop for stop in stops if stop <= said.start()), default=0)
+            first += len(text[first:]) - len(text[first:].lstrip())
+            last = min((stop for stop in stops if stop >= said.end()), default=len(text))
+            found.append((lines, start + first, start + last))
+    if len(found) > 1:
+        lines_ = ", ".join(str(page.line_at(first) + 1) for _, first, _ in found)
+        raise page.refused('one sentence "no benchmarks exist yet" to replace', f"{len(found)} (lines {lines_})")
+    return found[0] if found else None
+
+
+def _replaced(page: Page, place: tuple[Span, int, int], block: str) -> Edit:
+    """The block where the sentence stood; what its paragraph says besides becomes paragraphs before and after."""
+    lines, first, last = place
+    before = page.text[page.starts[lines.start] : first].strip()
+    after = page.text[last : page.starts[lines.end]].strip()
+    gap = page.eol * 2
+    return Edit(first, last, (gap if before else "") + block + (gap if after else ""))
+
+
+def _elsewhere(page: Page) -> str:
+    """Where the sentence stands that can't be replaced, for the one who moves it."""
+    lines = [
+        at + 1 for at in range(len(page.lines)) if at not in page.literal and _SENTENCE.search(masked(page.lines[at]))
+    ]
+    return f"it only in a list, table, heading or quotation (line {lines[0]})" if lines else "neither"
+
+
+def _block(run: Run) -> list[str]:
+    """The lines of the block, marks included."""
+    reasons = "; ".join(escape(reason) for reason in run.reasons)
+    of = f"numbers of {word(run.label)}: begin, run {word(run.id)} of {run.begun} UTC"
+    lines = [
+        f"<!-- model-trial {of}; `trialbench documents` rewrites it -->",
+        "",
+        f"Tried on {escape(run.host)} on {run.date}: **{run.verdict}** ({reasons}).",
+        "",
+        *_table(run),
+    ]
+    compared = [str(one["text"]) for one in run.summary.get("comparisons") or [] if one.get("text")]
+    if compared:
+        lines += ["", *(f"* {escape(text)}" for text in compared)]
+    return [*lines, "", f"<!-- model-trial numbers of {word(run.label)}: end -->"]
+
+
+def _table(run: Run) -> list[str]:
+    """The numbers: a column for the candidate, and one each for the live model before and after it."""
+    segments, vram = run.summary["segments"], run.summary["vram"]
+    live = str(run.summary["baseline_label"] or "live model")
+    columns = [(run.label, segments.get(CANDIDATE))]
+    for name, title in ((A1, f"{live} before"), (A2, f"{live} after")):
+        if name in segments:
+            columns.append((title, segments[name]))
+
+    def row(title: str, text: Callable[[dict[str, Any]], str]) -> list[str]:
+        return [title, *(text(segment) if segment else "-" for _, segment in columns)]
+
+    def alone(title: str, text: str) -> list[str]:
+        return [title, text, *("-" for _ in columns[1:])]
+
+    def quantile(name: str) -> Callable[[dict[str, Any]], str]:
+        return lambda segment: quantile_text(segment["latency_ms"][name])
+
+    drained = vram["drained_mib"]
+    above = "" if drained is None else f" above the drained {drained / _MIB_PER_GB:.2f}"
+    rows = [
+        ["nav", *(escape(title) for title, _ in columns)],
+        *(row(f"{name} ms, 95 % interval", quantile(name)) for name in ("p50", "p95", "p99")),
+        row("tok/s", lambda segment: number(segment["tokens_per_s"])),
+        row("effective Hz, 1 / p50", lambda segment: number(segment["effective_hz"]["from_p50"])),
+        alone(f"VRAM GB{above}", "-" if run.footprint_gb is None else f"{run.footprint_gb:.2f}"),
+        row("adherence", _adherence),
+        row("valid replies", lambda segment: f"{segment['ok']}/{segment['sent']}"),
+    ]
+    cached = segments.get(f"{CANDIDATE}-cached")
+    if cached:
+        rows.append(alone("p50 ms, prompt cache on", quantile("p50")(cached)))
+    shown = [f"| {' | '.join(cells)} |" for cells in rows]
+    # A tilde of ours means "about"; two of them would strike through what is between.
+    shown[1:] = [line.replace("~", r"\~") for line in shown[1:]]
+    return [shown[0], f"|{'---|' * (len(columns) + 1)}", *shown[1:]]
+
+
+def _adherence(segment: dict[str, Any]) -> str:
+    found = segment["adherence"]
+    return f"{found['k']}/{found['n']}, {found['k'] / found['n'] * 100:.0f} %" if found and found["n"] else "-"

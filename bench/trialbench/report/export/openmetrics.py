@@ -1,0 +1,195 @@
+"""OpenMetrics: the figures of a run for node exporter's textfile collector, in base units (seconds, bytes).
+
+That collector reads Prometheus' own text format and refuses timestamps. So there are gauges only, which both formats
+write alike, and `# UNIT` and `# EOF`, which the older one takes for comments.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from trialbench.report.folder import Folder
+from trialbench.terminal import screen
+
+_PREFIX = "model_trial"
+_MIB, _MIB_PER_GB = 1 << 20, 1024
+_QUANTILES = {"p50": "0.5", "p95": "0.95", "p99": "0.99"}
+_VERDICTS = ("ADOPT", "REJECT", "INCONCLUSIVE", "PENDING_REVIEW")
+
+
+@dataclass
+class Family:
+    """One metric with its samples: labels to value. `unit` ends the name where there is one."""
+
+    name: str
+    help: str
+    unit: str = ""
+    samples: list[tuple[dict[str, str], float]] = field(default_factory=list)
+
+    def add(self, value: float | None, **labels: object) -> None:
+        """Add a sample, unless it was not measured."""
+        if value is not None:
+            self.samples.append(({name: str(text) for name, text in labels.items()}, float(value)))
+
+    def text(self, common: dict[str, str]) -> str:
+        """The family as lines, the labels that all samples share included."""
+        name = "_".join(part for part in (_PREFIX, self.name, self.unit) if part)
+        lines = [f"# HELP {name} {self.help}", f"# TYPE {name} gauge"]
+        if self.unit:
+            lines.append(f"# UNIT {name} {self.unit}")
+        for labels, value in self.samples:
+            shown = ",".join(f'{key}="{_label(text)}"' for key, text in {**common, **labels}.items())
+            lines.append(f"{name}{{{shown}}} {_value(value)}")
+        return "\n".join(lines)
+
+
+def openmetrics(folder: Folder, summary: dict[str, Any]) -> str:
+    """The text. Which run it was stands in `model_trial_info` alone, so that the other series go on in the next run."""
+    common = {"host": str(summary["host"] or ""), "model": str(summary["model_label"] or "")}
+    families = [
+        *_about(folder, summary),
+        *_segments(summary),
+        *_comparisons(summary),
+        *_vram(summary),
+        *_times(summary),
+        *_checks(folder),
+    ]
+    return "".join(f"{family.text(common)}\n" for family in families if family.samples) + "# EOF\n"
+
+
+def _about(folder: Folder, summary: dict[str, Any]) -> list[Family]:
+    info = Family("info", "The run that the other series are of; always 1.")
+    baseline = summary["baseline_label"] or ""
+    info.add(1, run=summary["run"], baseline=baseline, outcome=summary["outcome"], version=summary["trialbench"])
+    began = Family("start_timestamp", "When the run began, as Unix time.", "seconds")
+    began.add(_unix(folder.journal[0]["wall"]) if folder.journal else None)
+    completed = Family("completed", "Whether the run came to its end as planned.")
+    completed.add(summary["outcome"] in ("completed", "rehearsed"))
+    restored = Family("host_restored", "Whether the host is back; absent for a run that never held it.")
+    restored.add(summary["restore"]["restored"])
+    tainted = Family("taints", "What makes the numbers unfit for a decision.")
+    tainted.add(len(summary["taints"]))
+    verdict = Family("verdict", "1 for the verdict that was reached, 0 for the others.")
+    if folder.verdict:
+        for word in _VERDICTS:
+            verdict.add(folder.verdict["verdict"] == word, verdict=word)
+    return [info, began, completed, restored, tainted, verdict]
+
+
+def _segments(summary: dict[str, Any]) -> list[Family]:
+    latency = Family("latency", "Latency at the socket; quantiles that the samples can't bound are absent.", "seconds")
+    interval = Family("latency_interval", "Ends of the exact 95 % interval of a quantile.", "seconds")
+    first = Family("first_token", "Median time to the first token, where replies were streamed.", "seconds")
+    server = Family("server_time", "Median of the server's own time.", "seconds")
+    rate = Family("effective_rate", "1 / median latency.", "hertz")
+    tokens = Family("tokens_per_second", "Median of completion tokens over latency.")
+    samples = Family("samples", "Requests by what became of them.")
+    adherence = Family("adherence", "Share of replies that keep the contract.", "ratio")
+    proved = Family("adherence_bound", "One-sided 95 % bounds of that share.", "ratio")
+    thinking = Family("thinking_replies", "Replies that were thinking.")
+    energy = Family("energy_per_reply", "Median of the card's energy over a reply.", "joules")
+    for name, segment in summary["segments"].items():
+        for quantile, of in _QUANTILES.items():
+            found = segment["latency_ms"][quantile]
+            # Where there is only the largest value, that is what it is, and no 99th percentile.
+            if found["kind"] != "max":
+                latency.add(_seconds(found["value"]), segment=name, quantile=of)
+            interval.add(_seconds(found["low"]), segment=name, quantile=of, end="low")
+            interval.add(_seconds(found["high"]), segment=name, quantile=of, end="high")
+        latency.add(_seconds(segment["latency_ms"]["max"]), segment=name, quantile="1")
+        first.add(_seconds(segment["ttft_ms"]["value"]), segment=name)
+        server.add(_seconds(segment["server_ms"]["value"]), segment=name)
+        rate.add(segment["effective_hz"]["from_p50"], segment=name)
+        tokens.add(segment["tokens_per_s"], segment=name)
+        for state in ("ok", "failed", "cut_off"):
+            samples.add(segment[state], segment=name, state=state)
+        counted = segment["adherence"]
+        if counted and counted["n"]:
+            adherence.add(counted["k"] / counted["n"], segment=name)
+            proved.add(counted["one_sided_low"], segment=name, end="low")
+            proved.add(counted["one_sided_high"], segment=name, end="high")
+        thinking.add(segment["thinking"], segment=name)
+        measured = ((summary["telemetry"] or {}).get("segments", {}).get(name) or {}).get("energy_per_reply_j")
+        energy.add((measured or {}).get("p50"), segment=name)
+    return [latency, interval, first, server, rate, tokens, samples, adherence, proved, thinking, energy]
+
+
+def _comparisons(summary: dict[str, Any]) -> list[Family]:
+    ratio = Family("baseline", "Median of the candidate over the baseline's, by metric.", "ratio")
+    ends = Family("baseline_interval", "Ends of its 95 % interval.", "ratio")
+    differs = Family(
+        "baseline_different", "Whether that is a difference: outside of what the baseline differs from itself."
+    )
+    for found in summary["comparisons"]:
+        ratio.add(found["ratio"], metric=found["metric"])
+        ends.add(found["low"], metric=found["metric"], end="low")
+        ends.add(found["high"], metric=found["metric"], end="high")
+        if found["finding"] != "not_comparable":
+            differs.add(found["finding"] == "different", metric=found["metric"])
+    return [ratio, ends, differs]
+
+
+def _vram(summary: dict[str, Any]) -> list[Family]:
+    vram = summary["vram"]
+    used = Family("vram_used", "VRAM of the whole card: drained, at its peak, at the end.", "bytes")
+    for state in ("drained", "peak", "last"):
+        used.add(_bytes(vram[f"{state}_mib"]), state=state)
+    total = Family("vram_total", "VRAM that the card has.", "bytes")
+    total.add(_bytes(vram["total_mib"]))
+    footprint = Family(
+        "vram_footprint", "VRAM of the candidate above the drained level, at each gate and at its peak.", "bytes"
+    )
+    gates = {str(gate["name"]): gate["footprint_gb"] for gate in vram["gates"]}
+    for name, value in {**gates, "peak": vram["peak_footprint_gb"]}.items():
+        footprint.add(None if value is None else _bytes(value * _MIB_PER_GB), gate=name)
+    return [used, total, footprint]
+
+
+def _times(summary: dict[str, Any]) -> list[Family]:
+    down = Family("tenant_down", "How long each tenant was down.", "seconds")
+    for tenant, value in summary["down_s"].items():
+        down.add(value, tenant=tenant)
+    window = Family("window", "How long people lost something.", "seconds")
+    overhead = Family("window_overhead", "What of it was neither drain, nor starts, nor measuring.", "seconds")
+    for impact, found in summary["windows"].items():
+        window.add(found["total_s"], impact=impact)
+        overhead.add(found["overhead_s"], impact=impact)
+    phase = Family("phase_duration", "How long each phase took, the newest of each.", "seconds")
+    for name, value in {one["phase"]: one["duration_s"] for one in summary["phases"]}.items():
+        phase.add(value, phase=name)
+    return [down, window, overhead, phase]
+
+
+def _checks(folder: Folder) -> list[Family]:
+    passed = Family("check_passed", "The checks that close a run.")
+    for check in folder.verification["checks"] if folder.verification else []:
+        passed.add(check["ok"], id=check["id"], title=check["title"])
+    return [passed]
+
+
+def _seconds(value_ms: float | None) -> float | None:
+    return None if value_ms is None else round(value_ms / 1000, 9)
+
+
+def _bytes(value_mib: float | None) -> float | None:
+    return None if value_mib is None else round(value_mib * _MIB)
+
+
+def _unix(wall: object) -> float | None:
+    try:
+        return datetime.fromisoformat(str(wall)).timestamp()
+    except ValueError:
+        return None
+
+
+def _value(value: float) -> str:
+    """A number that both formats read, in full: a Unix time has many digits."""
+    return str(int(value)) if value == int(value) else repr(value)
+
+
+def _label(text: str) -> str:
+    """A stranger's text as the value of a label."""
+    return re.sub(r'[\\"]', r"\\\g<0>", screen(text)).replace("\n", r"\n")

@@ -1,0 +1,403 @@
+"""The charts of samples: the ratios beside their band, the distributions, and one mark per sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from trialbench import stats
+from trialbench.report.html.figures import (
+    LEFT,
+    RIGHT,
+    Figure,
+    Key,
+    Table,
+    drawings,
+    line,
+    polyline,
+    rectangle,
+    swatch,
+    text,
+    thin,
+    x_axis,
+    y_axis,
+)
+from trialbench.report.html.svg import Point, Scale, join, mark, value_scale
+from trialbench.report.text import number, quantile_text
+from trialbench.terminal import line as fitting
+
+# Measured alike, before and after the candidate: letter, name for people, mark, class of its colour.
+COMPARED = {
+    "nav-baseline-a1": ("A1", "baseline before", "dot", "a1"),
+    "nav-candidate": ("B", "candidate", "triangle", "b"),
+    "nav-baseline-a2": ("A2", "baseline after", "square", "a2"),
+}
+_POINTS, _STEPS = 400, 300
+_LANES = 8
+METRICS = {
+    "latency_ms": "latency",
+    "server_ms": "server's own time",
+    "ttft_ms": "time to first token",
+    "tokens_per_s": "tokens per second",
+}
+FINDINGS = {"different": "different", "no_difference": "no difference", "not_comparable": "not comparable"}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One segment in a chart; `flags` by the sample's position, `names` as `COMPARED` has them."""
+
+    segment: str
+    letter: str
+    name: str
+    shape: str
+    css: str
+    samples: list[dict[str, Any]]
+    numbers: dict[str, Any]
+    flags: dict[int, list[str]]
+
+    @property
+    def latencies(self) -> list[float]:
+        """Of the good samples, ascending."""
+        return sorted(sample["latency_ms"] for sample in self.samples if sample["ok"])
+
+
+def series(
+    samples: dict[str, list[dict[str, Any]]],
+    segments: dict[str, Any],
+    joined: dict[str, dict[int, dict[str, Any]]],
+) -> list[Series]:
+    """What is compared, as far as it was measured, in the order of measuring.
+
+    Args:
+        samples: by segment.
+        segments: their numbers, as in the summary.
+        joined: what telemetry adds to a sample, by segment and seq.
+    """
+    found = []
+    for segment, (letter, name, shape, css) in COMPARED.items():
+        lines = samples.get(segment)
+        if lines and segment in segments:
+            flags = _flags(lines, segments[segment], joined.get(segment, {}))
+            found.append(Series(segment, letter, name, shape, css, lines, segments[segment], flags))
+    return found
+
+
+def _flags(
+    lines: list[dict[str, Any]], numbers: dict[str, Any], joined: dict[int, dict[str, Any]]
+) -> dict[int, list[str]]:
+    outliers = set(numbers["outliers"])
+    found = {}
+    for at, sample in enumerate(lines):
+        flags = [f"failed: {sample['error_class'] or 'no reason'}"] if not sample["ok"] else []
+        flags += ["outlier"] if sample["ok"] and sample["seq"] in outliers else []
+        flags += [str(flag) for flag in sample["flags"]]
+        flags += [str(flag) for flag in joined.get(sample["seq"], {}).get("flags", [])]
+        if flags:
+            found[at] = list(dict.fromkeys(flags))
+    return found
+
+
+# --- ratios ----------------------------------------------------------------------------------------------------------
+
+
+def ratios(rows: Sequence[tuple[str, dict[str, Any]]], *, name: str = "ratios", title: str) -> Figure | None:
+    """Ratios with interval and band, a row each; None where there is none to draw.
+
+    Args:
+        rows: label and comparison (an entry of the summary's `comparisons`).
+        name: the figure's id.
+        title: the figure's title.
+    """
+    known = [(label, row) for label, row in rows if _positive(row.get("ratio"))]
+    if not known:
+        return None
+    reach = max(max(abs(math.log(value)) for value in _reached(row)) for _label, row in known)
+    reach = min(max(reach * 1.12, math.log(1.12)), math.log(1000))
+    step = 46.0
+
+    def draw(width: float) -> tuple[Markup, float]:
+        scale = Scale(math.exp(-reach), math.exp(reach), LEFT / 2, width - RIGHT, logarithmic=True)
+        bottom = 10 + step * len(known)
+        parts = [x_axis(scale, bottom, "candidate / baseline (1 = alike)", top=6, count=7 if width > 500 else 5)]
+        parts.append(line(scale(1.0), 2, scale(1.0), bottom, "one"))
+        for at, (label, row) in enumerate(known):
+            top = 10 + step * at
+            band = row.get("band") or {}
+            if _positive(band.get("low")) and _positive(band.get("high")):
+                left, right = scale(band["low"]), scale(band["high"])
+                parts.append(rectangle(left, top + 17, right - left, 20, "band"))
+            shown = fitting(label, 60 if width > 500 else 25)
+            parts.append(text(scale.start, top + 11, f"{shown}: {ratio_text(row)}", kind="t strong"))
+            middle = top + 27
+            kind = "different" if row.get("finding") == "different" else "b"
+            if _positive(row.get("low")) and _positive(row.get("high")):
+                low, high = scale(row["low"]), scale(row["high"])
+                parts += [line(low, middle, high, middle, f"whisker {kind}")]
+                parts += [line(x, middle - 5, x, middle + 5, f"whisker {kind}") for x in (low, high)]
+            shape = "diamond" if kind == "different" else "dot"
+            parts.append(mark(shape, scale(row["ratio"]), middle, 5, class_=f"fill {kind}"))
+        return join(parts), bottom + 40
+
+    told = [f"{label} {ratio_text(row)}, {FINDINGS.get(str(row.get('finding')), 'no finding')}" for label, row in known]
+    wide, narrow = drawings(name, title, "; ".join(told[:12]), draw)
+    return Figure(
+        name,
+        title,
+        "; ".join(told),
+        wide,
+        narrow,
+        keys=[
+            Key(swatch("fill b", "dot"), "ratio of medians, 95 % interval"),
+            Key(swatch("fill different", "diamond"), "different: outside 1 and outside the band"),
+            Key(swatch("band"), "what the baseline differs from itself (A2 / A1)"),
+        ],
+    )
+
+
+def ratio_text(row: dict[str, Any]) -> str:
+    """`1.97 [1.80, 2.11]`."""
+    if not _positive(row.get("ratio")):
+        return "-"
+    low, high = row.get("low"), row.get("high")
+    interval = f" [{low:.3f}, {high:.3f}]" if _positive(low) and _positive(high) else ""
+    return f"{row['ratio']:.3f}{interval}"
+
+
+def _reached(row: dict[str, Any]) -> list[float]:
+    band = row.get("band") or {}
+    found = [row.get("ratio"), row.get("low"), row.get("high"), band.get("low"), band.get("high")]
+    return [float(value) for value in found if value is not None and _positive(value)]
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def medians(rows: Sequence[tuple[str, dict[str, Any] | None, dict[str, Any] | None]]) -> Figure | None:
+    """Medians of candidate and baseline with their intervals, a row each; None where there are none.
+
+    Args:
+        rows: label, and p50 of candidate and baseline as quantiles of a summary.
+    """
+    known = [(label, [one if one and _positive(one["value"]) else None for one in pair]) for label, *pair in rows]
+    values = [one[name] for _label, pair in known for one in pair if one for name in ("value", "low", "high")]
+    reached = [float(value) for value in values if value is not None]
+    if not reached:
+        return None
+    step = 46.0
+    sides = (("b", "triangle", 22.0), ("a1", "dot", 33.0))
+
+    def draw(width: float) -> tuple[Markup, float]:
+        x = value_scale(reached, LEFT / 2, width - RIGHT)
+        bottom = 10 + step * len(known)
+        label = "median latency, ms (logarithmic)" if x.logarithmic else "median latency, ms"
+        parts = [x_axis(x, bottom, label, top=6, count=7 if width > 500 else 5)]
+        for at, (name, pair) in enumerate(known):
+            top = 10 + step * at
+            parts.append(text(x.start, top + 11, fitting(name, 60 if width > 500 else 44), kind="t strong"))
+            for one, (kind, shape, down) in zip(pair, sides, strict=True):
+                if one is None:
+                    continue
+                if one["low"] is not None and one["high"] is not None:
+                    parts.append(line(x(one["low"]), top + down, x(one["high"]), top + down, f"whisker {kind}"))
+                parts.append(
+                    mark(shape, x(one["value"]), top + down, 4, note=quantile_text(one), class_=f"fill {kind}")
+                )
+        return join(parts), bottom + 40
+
+    title = "Median latency"
+    table_rows = [[label, *(quantile_text(one) if one else "-" for one in pair)] for label, pair in known]
+    described = "; ".join(f"{label}: candidate {ours}, baseline {live}" for label, ours, live in table_rows)
+    wide, narrow = drawings("medians", title, described, draw)
+    return Figure(
+        "medians",
+        title,
+        described,
+        wide,
+        narrow,
+        keys=[
+            Key(swatch("fill b", "triangle"), "candidate, 95 % interval"),
+            Key(swatch("fill a1", "dot"), "baseline before it (A1)"),
+        ],
+        table=Table("Median latency in ms [95 %]", ["run", "candidate", "baseline"], table_rows, numbers=(1, 2)),
+    )
+
+
+# --- distributions ---------------------------------------------------------------------------------------------------
+
+_SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def distribution(found: list[Series]) -> Figure | None:
+    """The share of samples that were at most so slow (ECDF); None without samples that count."""
+    shown = [(one, one.latencies) for one in found if one.latencies]
+    if not shown:
+        return None
+    everything = [value for _one, values in shown for value in (values[0], values[-1])]
+
+    def draw(width: float) -> tuple[Markup, float]:
+        height, top = (300.0 if width > 500 else 250.0), 28.0
+        x = value_scale(everything, LEFT, width - RIGHT)
+        y = Scale(0, 100, height, top)
+        parts = [y_axis(y, LEFT, width - RIGHT, "share of samples", count=4, suffix=" %")]
+        label = "latency, ms (logarithmic)" if x.logarithmic else "latency, ms"
+        parts.append(x_axis(x, height, label, count=8 if width > 500 else 5))
+        for one, values in shown:
+            parts.append(polyline(_steps(values, x, y), f"curve {one.css}"))
+        for one, values in shown:
+            median = stats.quantile(values, 0.5).value or 0.0
+            note = f"{one.letter} {one.name}: p50 {number(median)} ms"
+            parts.append(mark(one.shape, x(median), y(50), 4.6, note=note, class_=f"fill {one.css}"))
+        return join(parts), height + 40
+
+    title = "How the latencies are distributed"
+    medians = ", ".join(f"{one.letter} {number(stats.quantile(values, 0.5).value)} ms" for one, values in shown)
+    description = f"Empirical distribution of latency. Medians: {medians}."
+    wide, narrow = drawings("ecdf", title, description, draw)
+    rows = [
+        [
+            f"{one.letter} {one.name}",
+            str(len(values)),
+            *(number(_nearest(values, q)) for q in _SHARES),
+            number(values[-1]),
+        ]
+        for one, values in shown
+    ]
+    head = ["segment", "n", *(f"p{q * 100:g} ms" for q in _SHARES), "max ms"]
+    return Figure(
+        "ecdf",
+        title,
+        description,
+        wide,
+        narrow,
+        keys=[_series_key(one) for one, _values in shown],
+        caption="Marks show the medians. A curve further left is faster, a steeper one steadier.",
+        table=Table("Quantiles of latency as measured, nearest rank", head, rows, numbers=range(1, len(head))),
+    )
+
+
+def _nearest(values: list[float], q: float) -> float:
+    return values[math.ceil(q * len(values)) - 1]
+
+
+def _steps(values: list[float], x: Scale, y: Scale) -> list[Point]:
+    n = len(values)
+    points: list[Point] = [(x.start, y(0))]
+    share = 0.0
+    for at in thin(n, _STEPS):
+        points.append((x(values[at]), y(share)))
+        share = 100 * (at + 1) / n
+        points.append((x(values[at]), y(share)))
+    return [*points, (x.end, y(100))]
+
+
+def _series_key(one: Series) -> Key:
+    return Key(swatch(f"fill {one.css}", one.shape), f"{one.letter} {one.name} (n={len(one.samples)})")
+
+
+# --- one mark per sample ---------------------------------------------------------------------------------------------
+
+
+def timeline(found: list[Series]) -> Figure | None:
+    """Every sample in the order measured, and below it lanes for what is remarkable about it."""
+    heard = [sample["latency_ms"] for one in found for sample in one.samples if sample["latency_ms"]]
+    if not heard:
+        return None
+    lanes = list(dict.fromkeys(_lane(flag) for one in found for flags in one.flags.values() for flag in flags))
+    hidden, lanes = lanes[_LANES:], lanes[:_LANES]
+    total = sum(len(one.samples) for one in found)
+
+    def draw(width: float) -> tuple[Markup, float]:
+        height, top = (270.0 if width > 500 else 230.0), 44.0
+        y = value_scale(heard, height, top)
+        gap = 14.0 if width > 500 else 8.0
+        room = width - RIGHT - LEFT - gap * (len(found) - 1)
+        label = "latency, ms (logarithmic)" if y.logarithmic else "latency, ms"
+        parts = [y_axis(y, LEFT, width - RIGHT, label)]
+        for row, lane in enumerate(lanes):
+            lane_y = height + 34 + row * 26
+            parts += [
+                text(LEFT, lane_y, lane, kind="t name"),
+                line(LEFT, lane_y + 13, width - RIGHT, lane_y + 13, "grid"),
+            ]
+        left = LEFT
+        for one in found:
+            right = left + room * len(one.samples) / total
+            parts.append(_panel(one, y, left, right, height, lanes))
+            left = right + gap
+        bottom = height + 24 + 26 * len(lanes)
+        parts.append(
+            text((LEFT + width) / 2, bottom + 16, "samples in the order measured", anchor="middle", kind="t name")
+        )
+        return join(parts), bottom + 24
+
+    title = "Every sample, in order"
+    told = [
+        f"{one.letter} {one.name}: {len(one.samples)} samples, {len(one.flags)} of them remarkable" for one in found
+    ]
+    description = "; ".join(told)
+    wide, narrow = drawings("timeline", title, description, draw)
+    keys = [_series_key(one) for one in found]
+    keys += [
+        Key(swatch("fill failed", "cross"), "failed (at its time, or at the top without one)"),
+        Key(swatch("outlier", "ring"), "outlier: kept, and counted"),
+        Key(swatch("interval"), "median with its 95 % interval"),
+    ]
+    notes = ["Lanes below the samples show what is remarkable, a tick each."] if lanes else ["Nothing remarkable."]
+    if hidden:
+        notes.append(f"{len(hidden)} rarer flags have no lane; the table has them.")
+    if any(len(one.samples) > _POINTS for one in found):
+        notes.append("Of long segments only some samples are drawn, and all that are remarkable.")
+    return Figure(
+        "timeline", title, description, wide, narrow, keys=keys, caption=" ".join(notes), table=_flag_table(found)
+    )
+
+
+def _lane(flag: str) -> str:
+    return flag.split(":", 1)[0][:40]
+
+
+def _panel(one: Series, y: Scale, left: float, right: float, height: float, lanes: list[str]) -> Markup:
+    n = len(one.samples)
+    x = Scale(0, max(1, n - 1), left + 4, right - 4)
+    parts = [
+        line(left, height, right, height, "axis"),
+        text((left + right) / 2, 14, one.letter, anchor="middle", kind="t strong"),
+    ]
+    p50 = one.numbers["latency_ms"]["p50"]
+    if p50["value"] is not None:
+        if p50["low"] is not None and p50["high"] is not None:
+            parts.append(rectangle(left, y(p50["high"]), right - left, y(p50["low"]) - y(p50["high"]), "interval"))
+        parts.append(line(left, y(p50["value"]), right, y(p50["value"]), f"median {one.css}"))
+    top = min(y.start, y.end)
+    for at in thin(n, _POINTS, list(one.flags)):
+        sample, flags = one.samples[at], one.flags.get(at, [])
+        latency = sample["latency_ms"]
+        place = y(latency) if latency else top
+        told = f"{one.letter} {sample['seq']}: {number(latency)} ms"
+        shape, size, kind = (one.shape, 2.6, f"fill {one.css} soft") if sample["ok"] else ("cross", 3.4, "fill failed")
+        parts.append(mark(shape, x(at), place, size, note=", ".join([told, *flags]), class_=kind))
+        if "outlier" in flags:
+            parts.append(mark("ring", x(at), place, 3.2, class_="outlier"))
+        for lane in {_lane(flag) for flag in flags} & set(lanes):
+            lane_y = height + 34 + lanes.index(lane) * 26 + 13
+            parts.append(line(x(at), lane_y - 7, x(at), lane_y + 3, "tick"))
+    return join(parts)
+
+
+def _flag_table(found: list[Series]) -> Table | None:
+    rows = []
+    for one in found:
+        for at, flags in one.flags.items():
+            sample = one.samples[at]
+            rows.append([f"{one.letter} {sample['seq']}", number(sample["latency_ms"]), ", ".join(flags)])
+    if not rows:
+        return None
+    shown = rows[:200]
+    caption = "Samples that are remarkable" + (f" (the first 200 of {len(rows)})" if len(rows) > len(shown) else "")
+    return Table(caption, ["sample", "latency ms", "why"], shown, numbers=(1,))

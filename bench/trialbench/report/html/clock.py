@@ -1,0 +1,68 @@
+"""One clock for everything in a result folder: seconds since the run began, over a reboot too.
+
+Journal, samples and VRAM series share CLOCK_MONOTONIC, which starts anew at a boot. The journal has the wall clock
+beside it, so each boot gets an offset; a reading without a boot belongs to the first one until its time goes back.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from trialbench.report.folder import Folder
+
+
+class Clock:
+    """Seconds since the first event of the journal; without a journal since the first reading or sample."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._offsets: dict[str, float] = {}
+        self._boots: list[str] = []
+        first_wall, latest = None, 0.0
+        for event in folder.journal:
+            boot, t_s = str(event["boot_id"]), float(event["t_s"])
+            if boot not in self._offsets:
+                wall = _seconds(event.get("wall"))
+                if not self._boots:
+                    first_wall, offset = wall, -t_s
+                elif wall is None or first_wall is None:
+                    # Where the wall clock says nothing, the new boot goes on where the old one ended.
+                    offset = latest - t_s
+                else:
+                    offset = wall - first_wall - t_s
+                self._offsets[boot] = offset
+                self._boots.append(boot)
+            latest = t_s + self._offsets[boot]
+        if not self._boots:
+            times = [float(line["t_s"]) for line in folder.vram]
+            times += [float(sample["t_start_s"]) for samples in folder.samples.values() for sample in samples]
+            self._offsets[""] = -min(times, default=0.0)
+            self._boots.append("")
+
+    def event(self, event: dict[str, Any]) -> float:
+        """Time of a journal line."""
+        return float(event["t_s"]) + self._offsets[str(event["boot_id"])]
+
+    def series(self, lines: list[dict[str, Any]]) -> list[float]:
+        """Times of the lines of a series that knows no boots, in the order they were written."""
+        found: list[float] = []
+        at, before = 0, float("-inf")
+        for line in lines:
+            t_s = float(line["t_s"])
+            # A clock that goes back by more than a hiccup was started anew.
+            if t_s < before - 1.0 and at + 1 < len(self._boots):
+                at += 1
+            before = t_s
+            found.append(t_s + self._offsets[self._boots[at]])
+        return found
+
+    def monotonic(self, t_s: float) -> float:
+        """A time of the first boot, such as a sample's start."""
+        return t_s + self._offsets[self._boots[0]]
+
+
+def _seconds(wall: object) -> float | None:
+    try:
+        return datetime.fromisoformat(str(wall)).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None

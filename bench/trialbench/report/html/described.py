@@ -1,0 +1,133 @@
+"""The describe replies of both models, side by side under the camera image, for a person to judge."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from trialbench.report.folder import Folder
+
+# A report is to stay below 2 MB, and base64 adds a third.
+MAX_IMAGE_BYTES = 700_000
+_MOST_REPLIES = 12
+_IMAGES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png", b"RIFF": "image/webp"}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply to describe, and how often of `total` times it was given; `trouble` where there was none."""
+
+    text: str
+    count: int
+    total: int
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Describe:
+    """The replies side by side; `command` records a person's judgement."""
+
+    question: str
+    baseline: list[Reply]
+    candidate: list[Reply]
+    judged: str | None
+    command: str
+    hidden: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The camera image as a data URI, or why it is not shown."""
+
+    uri: str = ""
+    why: str = ""
+    sha256: str = ""
+
+
+def command_path(path: Path) -> str:
+    """`path` for a command line: from the working folder if it lies below, its links resolved, quoted."""
+    real = path.resolve()
+    here = Path.cwd()
+    return shlex.quote(str(real.relative_to(here) if real.is_relative_to(here) else real))
+
+
+def describe(folder: Folder) -> Describe | None:
+    """The replies of a run, each different one once; None where describe was not measured."""
+    sides = [folder.samples.get(name, []) for name in ("describe-baseline", "describe-candidate")]
+    if not any(sides):
+        return None
+    replies = [_replies(side) for side in sides]
+    return Describe(
+        question=_question(folder),
+        baseline=replies[0][:_MOST_REPLIES],
+        candidate=replies[1][:_MOST_REPLIES],
+        judged=folder.verdict["facts"]["describe"] if folder.verdict else None,
+        command=f"trialbench verdict {command_path(folder.path)} --describe better",
+        hidden=sum(max(0, len(side) - _MOST_REPLIES) for side in replies),
+    )
+
+
+def _replies(samples: Sequence[dict[str, Any]]) -> list[Reply]:
+    """Each different reply once, with how often it was given."""
+    found: dict[tuple[str, str], int] = {}
+    for sample in samples:
+        trouble = (
+            ""
+            if sample["ok"]
+            else f"{sample['error_class'] or 'failed'}: {sample['error_detail'] or 'no reply that counts'}"
+        )
+        key = (str(sample["content"] or ""), trouble)
+        found[key] = found.get(key, 0) + 1
+    return [Reply(text, count, len(samples), trouble) for (text, trouble), count in found.items()]
+
+
+def _question(folder: Folder) -> str:
+    """What describe asks: the text of its workload, the packaged one unless the run brought its own."""
+    import yaml
+
+    import trialbench.workloads
+
+    own = (folder.plan.get("workload_texts") or {}).get("describe")
+    try:
+        text = (
+            own
+            if isinstance(own, str)
+            else (Path(trialbench.workloads.__file__).parent / "describe.yml").read_text(encoding="utf-8")
+        )
+        messages = yaml.safe_load(text)["messages"]
+        parts = [
+            part
+            for message in messages
+            for part in (message["content"] if isinstance(message["content"], list) else [message["content"]])
+        ]
+        texts = [part if isinstance(part, str) else part.get("text") for part in parts]
+        return " ".join(str(one) for one in texts if one)
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError):
+        return ""
+
+
+def picture(path: Path) -> Picture:
+    """The image in `path`, if it is one and small enough to be carried along."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_IMAGE_BYTES:
+            return Picture(
+                why=f"inputs/camera.jpg is too large to be carried along ({size} bytes, at most {MAX_IMAGE_BYTES});"
+                " it lies in the run's folder"
+            )
+        raw = path.read_bytes()
+    except OSError:
+        return Picture(why="the run's folder holds no camera image (inputs/camera.jpg)")
+    kind = next((kind for start, kind in _IMAGES.items() if raw.startswith(start)), None)
+    sha256 = hashlib.sha256(raw).hexdigest()
+    if kind is None:
+        return Picture(why="inputs/camera.jpg is no JPEG, PNG or WebP", sha256=sha256)
+    # Markup: it is not to be cut like a text, and base64 has nothing to escape.
+    return Picture(uri=Markup(f"data:{kind};base64,{base64.b64encode(raw).decode()}"), sha256=sha256)

@@ -1,0 +1,461 @@
+"""The charts of the host: memory of the card with the phases behind it, its clocks, and who was down when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from trialbench.report.folder import Folder
+from trialbench.report.html.clock import Clock
+from trialbench.report.html.figures import (
+    LEFT,
+    RIGHT,
+    Figure,
+    Key,
+    Table,
+    disc_key,
+    drawings,
+    lettered,
+    line,
+    rectangle,
+    swatch,
+    text,
+    x_axis,
+    y_axis,
+)
+from trialbench.report.html.svg import Point, Scale, element, join, mark, value_scale
+from trialbench.report.telemetry import held_back
+from trialbench.report.text import number
+from trialbench.report.windows import impact_of
+
+MIB_PER_GB = 1024
+_PHASES = ("snapshot", "window", "candidate", "measure", "restore")
+# In which phases the candidate is loaded.
+_LOADED = ("candidate", "measure")
+_COLUMNS = 500
+_MOST_TENANTS, _MOST_GATES = 24, 12
+# Key of a VRAM line, what it is called, its unit.
+TELEMETRY = {
+    "sm_mhz": ("clock of the cores", "MHz"),
+    "mem_mhz": ("clock of the memory", "MHz"),
+    "power_w": ("power", "W"),
+    "temp_c": ("temperature", "°C"),
+    "util_percent": ("utilisation", "%"),
+    "load1": ("load of the host", ""),
+}
+
+
+@dataclass(frozen=True)
+class Span:
+    """A phase on the run's own clock, in seconds. `number` counts from 1 and tells its colour."""
+
+    name: str
+    number: int
+    start: float
+    end: float
+    ok: bool
+
+
+@dataclass(frozen=True)
+class Down:
+    """A tenant that was stopped: seconds on the run's own clock; what never happened is None."""
+
+    tenant: str
+    impact: str
+    stopping: float
+    stopped: float | None
+    starting: float | None
+    healthy: float | None
+
+
+def phase_spans(folder: Folder, clock: Clock) -> list[Span]:
+    """The phases of a run, the restore among them, as the journal tells them; an open one lasts to its end."""
+    begun: dict[str, float] = {}
+    found: list[Span] = []
+    now = 0.0
+    for event in folder.journal:
+        now, name = clock.event(event), event["event"]
+        if name == "phase_started":
+            begun[event["phase"]] = now
+        elif name == "restore_started":
+            # Later attempts belong to the same restore.
+            begun.setdefault("restore", now)
+        elif name in ("phase_done", "phase_failed", "restored"):
+            phase = "restore" if name == "restored" else event["phase"]
+            found.append(_span(phase, begun.pop(phase, now), now, name != "phase_failed"))
+    found += [_span(phase, start, now, False) for phase, start in begun.items()]
+    return sorted(found, key=lambda span: span.start)
+
+
+def _span(phase: str, start: float, end: float, ok: bool) -> Span:
+    at = _PHASES.index(phase) + 1 if phase in _PHASES else len(_PHASES) + 1
+    return Span(phase, at, start, max(start, end), ok)
+
+
+def _bands(spans: Sequence[Span], x: Scale, top: float, bottom: float, *, numbered: bool = True) -> Markup:
+    parts = []
+    for span in spans:
+        left, right = x(span.start), x(span.end)
+        note = element("title", f"{span.name}: {span.end - span.start:.1f} s")
+        parts.append(rectangle(left, top, right - left, bottom - top, f"phase p{span.number}", note))
+    if numbered:
+        last = 0.0
+        for span in spans:
+            # Two phases may be nearer to each other than their numbers are wide.
+            last = max((x(span.start) + x(span.end)) / 2, last + 17)
+            parts.append(lettered(str(span.number), min(last, x.end - 6), top - 12, f"p{span.number}"))
+    return join(parts)
+
+
+def _phase_keys(spans: Sequence[Span]) -> list[Key]:
+    return [
+        Key(
+            disc_key(str(span.number), f"p{span.number}"),
+            f"{span.name} {span.end - span.start:.1f} s" + ("" if span.ok else ", not done"),
+        )
+        for span in spans
+    ]
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def memory(folder: Folder, summary: dict[str, Any], clock: Clock) -> Figure | None:
+    """VRAM over the run, the phases behind it, the healthy band and the gates; None without readings."""
+    times = clock.series(folder.vram)
+    readings = [
+        (at, line["used_mib"] / MIB_PER_GB)
+        for at, line in zip(times, folder.vram, strict=True)
+        if _known(line, "used_mib")
+    ]
+    if not readings:
+        return None
+    spans, gates = phase_spans(folder, clock), _gates(folder, clock)
+    drained, total = summary["vram"]["drained_mib"], summary["vram"]["total_mib"]
+    base = None if drained is None else drained / MIB_PER_GB
+    limits = _limits(folder)
+    tops = [used for _at, used in readings] + ([total / MIB_PER_GB] if total else [])
+
+    def draw(width: float) -> tuple[Markup, float]:
+        height, top = (290.0 if width > 500 else 240.0), 42.0
+        x = _time_scale([at for at, _used in readings], spans, width)
+        y = Scale(0, max(tops) * 1.04, height, top)
+        parts = [_bands(spans, x, top, height)]
+        parts += [
+            y_axis(y, LEFT, width - RIGHT, ""),
+            x_axis(x, height, "seconds since the run began", count=8 if width > 500 else 5),
+        ]
+        parts += _healthy(spans, base, limits, x, y)
+        parts.append(element("path", d=_step_path(readings, x, y), class_="area"))
+        for letter, at, gate in gates:
+            if base is not None and gate["footprint_gb"] is not None:
+                kind = "gate" if gate["ok"] is not False else "gate failed"
+                parts.append(
+                    mark(
+                        "diamond",
+                        x(at),
+                        y(base + gate["footprint_gb"]),
+                        4.5,
+                        note=_gate_text(letter, gate),
+                        class_=kind,
+                    )
+                )
+        return join(parts), height + 40
+
+    title = "Memory in use, GB"
+    vram = summary["vram"]
+    described = [
+        f"drained to {_gb(drained)}",
+        f"peak with the candidate {_gb(vram['peak_mib'])}",
+        f"at the end {_gb(vram['last_mib'])}",
+    ]
+    description = f"VRAM in use over time: {', '.join(described)}."
+    wide, narrow = drawings("memory", title, description, draw)
+    keys = _phase_keys(spans)
+    if base is not None and limits and any(span.name in _LOADED for span in spans):
+        keys.append(Key(swatch("healthy"), f"healthy band: {limits[0]:g}-{limits[1]:g} GB above the drained level"))
+        keys.append(Key(swatch("abort", "line"), f"abort above {limits[2]:g} GB"))
+    keys += [Key(swatch("gate", "diamond"), _gate_text(letter, gate)) for letter, _at, gate in gates]
+    rows = []
+    for span in spans:
+        used = [value for at, value in readings if span.start <= at <= span.end]
+        rows.append(
+            [
+                span.name,
+                f"{span.start:.1f}",
+                f"{span.end - span.start:.1f}",
+                *([f"{min(used):.2f}", f"{max(used):.2f}"] if used else ["-", "-"]),
+            ]
+        )
+    table = (
+        Table("Memory by phase", ["phase", "begins s", "lasts s", "least GB", "most GB"], rows, numbers=range(1, 5))
+        if rows
+        else None
+    )
+    return Figure("memory", title, description, wide, narrow, keys=keys, caption="1 GB is 1024 MiB.", table=table)
+
+
+def _known(line: dict[str, Any], name: str) -> bool:
+    value = line.get(name)
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _gates(folder: Folder, clock: Clock) -> list[tuple[str, float, dict[str, Any]]]:
+    return [
+        (
+            chr(ord("a") + at),
+            clock.event(event),
+            {name: event.get(name) for name in ("name", "ok", "footprint_gb", "band")},
+        )
+        for at, event in enumerate(folder.events("gate")[:_MOST_GATES])
+    ]
+
+
+def _gate_text(letter: str, gate: dict[str, Any]) -> str:
+    size = "not measured" if gate["footprint_gb"] is None else f"{gate['footprint_gb']:.2f} GB"
+    return f"gate {gate['name'] or letter}: {size}" + (f", {gate['band']}" if gate["band"] else "")
+
+
+def _limits(folder: Folder) -> tuple[float, float, float] | None:
+    bands = folder.plan.get("bands")
+    if not isinstance(bands, dict) or not all(
+        _known(bands, name) for name in ("low_below_gb", "healthy_to_gb", "abort_above_gb")
+    ):
+        return None
+    return float(bands["low_below_gb"]), float(bands["healthy_to_gb"]), float(bands["abort_above_gb"])
+
+
+def _healthy(
+    spans: Sequence[Span],
+    base: float | None,
+    limits: tuple[float, float, float] | None,
+    x: Scale,
+    y: Scale,
+) -> list[Markup]:
+    loaded = [span for span in spans if span.name in _LOADED]
+    if base is None or limits is None or not loaded:
+        return []
+    left, right = x(loaded[0].start), x(loaded[-1].end)
+    high, low, abort = y(base + limits[1]), y(base + limits[0]), y(base + limits[2])
+    return [rectangle(left, high, right - left, low - high, "healthy"), line(left, abort, right, abort, "abort")]
+
+
+def _time_scale(times: Sequence[float], spans: Sequence[Span], width: float) -> Scale:
+    start = min([*times[:1], *(span.start for span in spans)], default=0.0)
+    end = max([*times[-1:], *(span.end for span in spans)], default=1.0)
+    return Scale(start, max(end, start + 0.1), LEFT, width - RIGHT)
+
+
+def _step_path(points: Sequence[Point], x: Scale, y: Scale) -> str:
+    """The attribute `d`: a step per reading; where they outnumber the pixels, the least and the most of each column."""
+    columns: dict[int, list[Point]] = {}
+    for at, value in points:
+        columns.setdefault(int((x(at) - x.start) / (x.end - x.start) * _COLUMNS), []).append((at, value))
+    steps: list[str] = []
+    for column in columns.values():
+        extremes = {min(column, key=lambda point: point[1]), max(column, key=lambda point: point[1]), column[-1]}
+        for at, value in sorted(extremes):
+            steps.append(f"H{x(at):.1f}V{y(value):.1f}" if steps else f"M{x(at):.1f} {y(value):.1f}")
+    return "".join(steps)
+
+
+def _gb(mib: float | None) -> str:
+    return "-" if mib is None else f"{mib / MIB_PER_GB:.2f} GB"
+
+
+# --- telemetry -------------------------------------------------------------------------------------------------------
+
+
+def telemetry(folder: Folder, clock: Clock) -> Figure | None:
+    """Clocks, power, temperature, utilisation and load, a strip each; None where nothing of it was recorded."""
+    times = clock.series(folder.vram)
+    strips = []
+    for name, (label, unit) in TELEMETRY.items():
+        points = [(at, float(line[name])) for at, line in zip(times, folder.vram, strict=True) if _known(line, name)]
+        if points:
+            strips.append((label, unit, points))
+    if not strips:
+        return None
+    spans = phase_spans(folder, clock)
+    throttled = [(at, slowing) for at, line in zip(times, folder.vram, strict=True) if (slowing := held_back(line))]
+    step = 92.0
+
+    def draw(width: float) -> tuple[Markup, float]:
+        x = _time_scale(times, spans, width)
+        top, bottom = 28.0, 28.0 + step * len(strips)
+        parts = [_bands(spans, x, top, bottom)]
+        for at, (label, unit, points) in enumerate(strips):
+            low = top + step * at
+            y = value_scale([value for _t, value in points], low + step - 10, low + 24, zero=unit in ("%", ""))
+            y = Scale(y.low, y.high, y.start, y.end)
+            parts += [
+                y_axis(y, LEFT, width - RIGHT, "", count=2),
+                text(LEFT + 4, low + 16, f"{label}, {unit}".rstrip(", "), kind="t strong"),
+            ]
+            parts.append(element("path", d=_step_path(points, x, y), class_="strip"))
+        for moment, _names in throttled[:_COLUMNS]:
+            parts.append(line(x(moment), bottom - 8, x(moment), bottom, "tick"))
+        parts.append(x_axis(x, bottom, "seconds since the run began", count=8 if width > 500 else 5))
+        return join(parts), bottom + 40
+
+    title = "Clocks, power and temperature"
+    told = [
+        f"{label} {number(min(values))} to {number(max(values))} {unit}".rstrip()
+        for label, unit, values in ((label, unit, [value for _t, value in points]) for label, unit, points in strips)
+    ]
+    wide, narrow = drawings("telemetry", title, "; ".join(told), draw)
+    rows = [
+        [
+            f"{label} {unit}".rstrip(),
+            str(len(points)),
+            *(number(pick([value for _t, value in points])) for pick in (min, _middle, max)),
+        ]
+        for label, unit, points in strips
+    ]
+    table = Table("The whole run", ["what", "readings", "least", "median", "most"], rows, numbers=range(1, 5))
+    names = sorted({name for _at, found in throttled for name in found})[:12]
+    caption = f"Ticks at the bottom: the card was throttled ({', '.join(names)})." if names else ""
+    return Figure(
+        "telemetry", title, "; ".join(told), wide, narrow, keys=_phase_keys(spans), caption=caption, table=table
+    )
+
+
+def _middle(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+# --- downtime --------------------------------------------------------------------------------------------------------
+
+
+def downs(folder: Folder, clock: Clock) -> list[Down]:
+    """Every tenant that was stopped, in that order; a later stop within the run belongs to the same downtime."""
+    found: dict[str, dict[str, float]] = {}
+    for event in folder.journal:
+        name, tenant = event["event"], event.get("tenant")
+        if tenant is None:
+            continue
+        if name == "tenant_stopping":
+            found.setdefault(tenant, {}).setdefault("stopping", clock.event(event))
+        elif tenant in found and name in ("tenant_stopped", "tenant_starting", "tenant_healthy"):
+            known = found[tenant]
+            # The first stop, the last start that led to health.
+            if name != "tenant_stopped" or "stopped" not in known:
+                known[name.removeprefix("tenant_")] = clock.event(event)
+    return [
+        Down(
+            tenant,
+            impact_of(folder, tenant),
+            times["stopping"],
+            times.get("stopped"),
+            times.get("starting"),
+            times.get("healthy"),
+        )
+        for tenant, times in found.items()
+    ]
+
+
+def downtime(folder: Folder, clock: Clock) -> Figure | None:
+    """Who was down when, a row each, and above them what people lost; None when nobody was stopped."""
+    found = downs(folder, clock)[:_MOST_TENANTS]
+    if not found:
+        return None
+    end = clock.event(folder.journal[-1])
+    spans = phase_spans(folder, clock)
+    lost: dict[str, list[Down]] = {}
+    for down in found:
+        lost.setdefault(down.impact, []).append(down)
+    kept = [
+        str(tenant.get("name"))
+        for tenant in folder.plan.get("tenants", [])
+        if tenant.get("name") and tenant.get("name") not in {down.tenant for down in found}
+    ][:_MOST_TENANTS]
+    step, top = 44.0, 28.0
+
+    def draw(width: float) -> tuple[Markup, float]:
+        x = Scale(min(0.0, found[0].stopping), max(end, 0.1), RIGHT, width - RIGHT)
+        rows = len(lost) + len(found) + len(kept)
+        bottom = top + step * rows
+        parts = [_bands(spans, x, top, bottom)]
+        parts.append(x_axis(x, bottom, "seconds since the run began", count=8 if width > 500 else 5))
+        at = top
+        for impact, downs_of in lost.items():
+            window = _window(downs_of)
+            label = f"{impact}: {_lasted(window)}"
+            parts.append(text(x.start + 2, at + 15, label, kind="t strong"))
+            stop = end if window[1] is None else window[1]
+            parts.append(rectangle(x(window[0]), at + 21, x(stop) - x(window[0]), 14, "lost"))
+            parts += [line(x(edge), at + 18, x(edge), at + 38, "edge") for edge in (window[0], stop)]
+            at += step
+        for down in found:
+            parts += [
+                text(x.start + 2, at + 15, f"{down.tenant}: {_lasted((down.stopping, down.healthy))}"),
+                *_bar(down, x, at + 21, end),
+            ]
+            at += step
+        for tenant in kept:
+            parts += [
+                text(x.start + 2, at + 15, f"{tenant}: not stopped"),
+                line(x.start, at + 28, x.end, at + 28, "up"),
+            ]
+            at += step
+        return join(parts), bottom + 40
+
+    title = "Who was down, and what people lost"
+    description = "; ".join(f"{impact} for {_lasted(_window(downs_of))}" for impact, downs_of in lost.items())
+    wide, narrow = drawings("downtime", title, description, draw)
+    keys = [
+        Key(swatch("lost"), "people lose something"),
+        Key(swatch("stopping"), "stopping"),
+        Key(swatch("down"), "down"),
+        Key(swatch("starting"), "starting"),
+        *([Key(swatch("up", "line"), "up all the time, as far as the trial is concerned")] if kept else []),
+        *_phase_keys(spans),
+    ]
+    table = Table(
+        "Tenants that were stopped",
+        ["tenant", "people lose", "stopped at s", "stopping s", "starting s", "down s"],
+        [
+            [
+                down.tenant,
+                down.impact if down.impact != down.tenant else "-",
+                f"{down.stopping:.1f}",
+                _took(down.stopping, down.stopped),
+                _took(down.starting, down.healthy),
+                _lasted((down.stopping, down.healthy)).removesuffix(" s"),
+            ]
+            for down in found
+        ],
+        numbers=range(2, 6),
+    )
+    return Figure("downtime", title, description, wide, narrow, keys=keys, table=table)
+
+
+def _window(found: Sequence[Down]) -> tuple[float, float | None]:
+    healthy = [down.healthy for down in found]
+    back = None if any(at is None for at in healthy) else max(at for at in healthy if at is not None)
+    return min(down.stopping for down in found), back
+
+
+def _lasted(window: tuple[float, float | None]) -> str:
+    return "still down" if window[1] is None else f"{window[1] - window[0]:.1f} s"
+
+
+def _took(start: float | None, end: float | None) -> str:
+    return "-" if start is None or end is None or end < start else f"{end - start:.1f}"
+
+
+def _bar(down: Down, x: Scale, y: float, end: float) -> list[Markup]:
+    """Stopping, down and starting, one behind the other."""
+    healthy = end if down.healthy is None else down.healthy
+    stopped = down.stopping if down.stopped is None else min(down.stopped, healthy)
+    starting = healthy if down.starting is None else min(max(down.starting, stopped), healthy)
+    edges = ((down.stopping, stopped, "stopping"), (stopped, starting, "down"), (starting, healthy, "starting"))
+    found = [
+        rectangle(x(left), y, x(right) - x(left), 14, kind, element("title", f"{kind} {right - left:.1f} s"))
+        for left, right, kind in edges
+        if right > left
+    ]
+    return [*found, *([text(x(healthy) - 4, y + 11, "...", anchor="end", kind="t on")] if down.healthy is None else [])]

@@ -1,0 +1,164 @@
+"""Where the numbers of a run come from: model, files, hashes, versions, flags, host; enough to get them again."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trialbench.errors import UsageError
+from trialbench.files import read_json
+from trialbench.report.folder import Folder
+from trialbench.report.html import charts
+from trialbench.report.html.described import Picture
+
+_MOST_ROWS = 60
+
+
+@dataclass(frozen=True)
+class Group:
+    """A part of the provenance: rows of name and value."""
+
+    name: str
+    rows: list[tuple[str, str]]
+
+
+def provenance(folder: Folder, summary: dict[str, Any], picture: Picture) -> list[Group]:
+    """Where the numbers come from, enough to get them again."""
+    plan, snapshot = folder.plan, _snapshot(folder.path)
+    candidate, baseline = _mapping(plan.get("candidate")), _mapping(plan.get("baseline"))
+    groups = [
+        Group(
+            "Candidate",
+            [
+                ("model", _text(candidate.get("label"))),
+                ("repository", _text(candidate.get("repo"))),
+                ("revision", _text(candidate.get("revision"))),
+                *[
+                    (f"file {_text(_mapping(file).get('name'))}", f"sha256 {_text(_mapping(file).get('sha256'))}")
+                    for file in _listing(candidate.get("files"))
+                ],
+                ("image", _text(plan.get("image"))),
+                ("built on", _text(plan.get("base_image")) or _text(plan.get("image_base"))),
+                ("base digest", _text(plan.get("base_digest"))),
+                ("flags of llama-server", " ".join(_text(flag) for flag in _listing(candidate.get("server_args")))),
+                ("says it is", _models(summary, "candidate")),
+            ],
+        ),
+        Group(
+            "Baseline",
+            [
+                ("model", _text(baseline.get("label"))),
+                ("tenant", _text(baseline.get("tenant"))),
+                ("address", _text(baseline.get("url"))),
+                ("command", _live_command(baseline, snapshot)),
+                ("says it is", _models(summary, "baseline")),
+            ],
+        ),
+        Group("Asked", _asked(folder, summary, picture)),
+        Group("Calibration", _calibration(summary)),
+        Group(
+            "Host",
+            [
+                ("host", _text(plan.get("host"))),
+                ("card", _text(_mapping(snapshot.get("gpu")).get("name"))),
+                ("driver", _text(_mapping(snapshot.get("gpu")).get("driver"))),
+                *[(_text(name), _text(value)) for name, value in list(_mapping(snapshot.get("system")).items())[:12]],
+                ("memory of the card", _mib(summary["vram"]["total_mib"])),
+                ("opened by", next((_text(event.get("controller")) for event in folder.events("opened")), "")),
+            ],
+        ),
+        Group(
+            "Run",
+            [
+                ("run", summary["run"]),
+                ("began", str(folder.journal[0]["wall"]) if folder.journal else ""),
+                ("trialbench", summary["trialbench"]),
+                (
+                    "to repeat",
+                    f"ansible-playbook {'rehearse.yml' if folder.rehearsal else 'benchmark-e4b.yml'} -i INVENTORY",
+                ),
+            ],
+        ),
+    ]
+    shown = [Group(group.name, [(name, value) for name, value in group.rows if value][:_MOST_ROWS]) for group in groups]
+    return [group for group in shown if group.rows]
+
+
+def _asked(folder: Folder, summary: dict[str, Any], picture: Picture) -> list[tuple[str, str]]:
+    rows = []
+    try:
+        rows.append(
+            ("prompt", f"sha256 {hashlib.sha256((folder.path / 'inputs' / 'prompt.txt').read_bytes()).hexdigest()}")
+        )
+    except OSError:
+        pass
+    made = folder.events("prompt")
+    if made:
+        rows.append(("made by production's function", f"sha256 {_text(made[-1].get('function_sha256'))}"))
+    if picture.sha256:
+        rows.append(("camera image", f"sha256 {picture.sha256}"))
+    for name, segment in list(summary["segments"].items())[:_MOST_ROWS]:
+        request = segment.get("request")
+        if request and request.get("body_sha256"):
+            rows.append((f"request of {name}", f"sha256 {request['body_sha256']}"))
+    return rows
+
+
+def _calibration(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    modes = _mapping((summary.get("calibration") or {}).get("modes"))
+    rows = []
+    for mode, found in list(modes.items())[:4]:
+        if isinstance(found, dict) and isinstance(found.get("ratio"), (int, float)):
+            ours, raw = _ms(found, "ours_p50_ms"), _ms(found, "raw_p50_ms")
+            ratio = charts.ratio_text({**found, "low": found.get("ratio_low"), "high": found.get("ratio_high")})
+            count = _text(found.get("n"))
+            rows.append((f"client, {mode}", f"p50 {ours} against {raw} of a raw socket, ratio {ratio} (n={count})"))
+    return rows
+
+
+def _ms(found: dict[str, Any], name: str) -> str:
+    value = found.get(name)
+    return f"{value:.2f} ms" if isinstance(value, (int, float)) else "-"
+
+
+def _models(summary: dict[str, Any], side: str) -> str:
+    names = [
+        str(model)
+        for name, segment in summary["segments"].items()
+        if side in name
+        for model in (segment.get("request") or {}).get("models") or []
+    ]
+    return ", ".join(dict.fromkeys(names))
+
+
+def _live_command(baseline: dict[str, Any], snapshot: dict[str, Any]) -> str:
+    """The command line of the live model's process, as the card's list of holders had it before the run."""
+    tenant = _mapping(_mapping(snapshot.get("tenants")).get(_text(baseline.get("tenant"))))
+    pids = [*_listing(tenant.get("vram_pids")), tenant.get("pid")]
+    holders = [_mapping(holder) for holder in _listing(snapshot.get("holders"))]
+    return next((_text(holder.get("command")) for holder in holders if holder.get("pid") in pids), "")
+
+
+def _snapshot(path: Path) -> dict[str, Any]:
+    try:
+        return _mapping(read_json(path / "snapshot.json"))
+    except UsageError:
+        return {}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _listing(value: Any) -> list[Any]:
+    return value[:_MOST_ROWS] if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _mib(value: float | None) -> str:
+    return "" if value is None else f"{value / 1024:.1f} GB ({value:g} MiB)"

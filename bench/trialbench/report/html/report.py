@@ -1,0 +1,30 @@
+"""The verb `report`: a result folder to its report.html."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trialbench.files import write_atomic
+from trialbench.report.folder import read_folder
+from trialbench.report.html.page import page
+from trialbench.report.html.render import render
+from trialbench.report.summary import summarise_folder
+from trialbench.report.telemetry import joined
+
+
+def write_report(path: Path, out: Path | None = None) -> Path:
+    """Write the report of the result folder `path` to `out`, by default its report.html; returns where it stands.
+
+    Raises:
+        UsageError: no result folder.
+        OSError: not writable.
+    """
+    target = out or path / "report.html"
+    write_atomic(target, report_html(path))
+    return target
+
+
+def report_html(path: Path) -> str:
+    """The report of the result folder `path` as one HTML document."""
+    folder = read_folder(path)
+    return render("report.html.j2", page=page(folder, summarise_folder(folder), joined(folder)))

@@ -1,0 +1,195 @@
+"""The measured numbers on a terminal: segments, candidate beside baseline, the card meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trialbench.report.text import columns, number, quantile_text, span, sparkline, wrap
+
+_SPARK_WIDTH = 56
+# A line of fewer samples shows nothing that the numbers don't.
+_SPARK_MIN = 8
+
+Samples = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def segments_table(summary: dict[str, Any], samples: Samples | None = None) -> str:
+    """Two rows of numbers per segment, what must be known beside them, and a line of its latencies.
+
+    Args:
+        samples: by segment; without them there are no lines of latencies.
+    """
+    segments: dict[str, dict[str, Any]] = summary["segments"]
+    parts = [_first_table(segments), _second_table(segments), *_notes(summary)]
+    lines = _sparklines(segments, samples or {})
+    if lines:
+        parts += ["", "latency, every sample in its order (ms, log scale, x failed)", lines]
+    return "\n".join(parts)
+
+
+def _first_table(segments: dict[str, dict[str, Any]]) -> str:
+    rows = [("segment", "ok/sent", "p50 ms [95 %]", "p95 ms [95 %]", "tok/s", "Hz", "adherent")]
+    for name, segment in segments.items():
+        latency, adherence = segment["latency_ms"], segment["adherence"]
+        rows.append(
+            (
+                name,
+                f"{segment['ok']}/{segment['sent']}",
+                quantile_text(latency["p50"]),
+                quantile_text(latency["p95"]),
+                number(segment["tokens_per_s"]),
+                number(segment["effective_hz"]["from_p50"]),
+                f"{adherence['k']}/{adherence['n']}" if adherence else "-",
+            )
+        )
+    return columns(rows)
+
+
+def _second_table(segments: dict[str, dict[str, Any]]) -> str:
+    rows = [("segment", "warm-up", "first", "p99 ms", "server", "ttft", "Hz wall", "Wilson %", ">= 95 %")]
+    for name, segment in segments.items():
+        latency, adherence = segment["latency_ms"], segment["adherence"]
+        tail = quantile_text(latency["p99"])
+        if latency["p99"]["kind"] == "interval":
+            tail = f"{number(latency['p99']['value'])}, max {number(latency['max'])}"
+        rows.append(
+            (
+                name,
+                str(segment["warmup"]["sent"]),
+                number(latency["first"]),
+                tail,
+                number(segment["server_ms"]["value"]),
+                number(segment["ttft_ms"]["value"]),
+                number(segment["effective_hz"]["from_wall"]),
+                f"{adherence['low'] * 100:.0f}-{adherence['high'] * 100:.0f}" if adherence else "-",
+                _threshold(adherence["threshold"]) if adherence else "-",
+            )
+        )
+    return columns(rows)
+
+
+def _threshold(found: dict[str, Any]) -> str:
+    if found["finding"] != "INCONCLUSIVE":
+        return str(found["finding"])
+    return f"? n={found['needed_n']}" if found["needed_n"] else "?"
+
+
+def _notes(summary: dict[str, Any]) -> list[str]:
+    # A whole trial names its taints and what is partial at its head.
+    alone = "taints" not in summary
+    notes = []
+    for name, segment in summary["segments"].items():
+        if alone:
+            notes += [wrap(f"TAINTED {name}: {text}") for text in segment.get("taints", [])]
+            notes += [wrap(f"PARTIAL {name}: {text}") for text in segment.get("partial", [])]
+        found = remarks(segment)
+        if found:
+            notes.append(wrap(f"{name}: {', '.join(found)}"))
+    return notes
+
+
+def _sparklines(segments: dict[str, dict[str, Any]], samples: Samples) -> str:
+    rows = []
+    for name, segment in segments.items():
+        measured = samples.get(name, [])
+        if len(measured) >= _SPARK_MIN:
+            line = sparkline([one["latency_ms"] if one["ok"] else None for one in measured], _SPARK_WIDTH)
+            rows.append((name, number(segment["latency_ms"]["min"]), line, number(segment["latency_ms"]["max"])))
+    return columns(rows) if rows else ""
+
+
+def remarks(segment: dict[str, Any]) -> list[str]:
+    """What a reader must know about a segment beside its numbers."""
+    found = [f"{count} {name}" for name, count in segment["errors"].items()]
+    if segment["stopped"]:
+        found.append(f"stopped: {segment['stopped']}")
+    if segment["cut_off"]:
+        found.append(f"{segment['cut_off']} cut off by the time limit or a signal")
+    if segment["cache"]["as_asked"] is False:
+        found.append(f"cache asked {segment['cache']['asked']}, hits {segment['cache']['hits']}")
+    elif segment["cache"]["asked"] and segment["cache"]["max_cache_n"]:
+        found.append(f"{segment['cache']['max_cache_n']} prompt tokens from the cache")
+    if segment["drift"] and segment["drift"]["drifted"]:
+        found.append(f"drift: p50 {segment['drift']['first']:.1f} then {segment['drift']['second']:.1f} ms")
+    if segment["outliers"]:
+        found.append(f"{len(segment['outliers'])} outliers (kept)")
+    overlapped = (segment.get("neighbours") or {}).get("overlapped")
+    if overlapped:
+        found.append(f"{overlapped} samples overlapped requests of others (flagged, kept)")
+    return found
+
+
+_METRICS = {
+    "latency_ms": "latency ms",
+    "server_ms": "server ms",
+    "ttft_ms": "first token ms",
+    "tokens_per_s": "tokens/s",
+}
+
+
+def comparison_table(found: Sequence[dict[str, Any]]) -> str:
+    """Candidate beside A1 and A2, a metric each, and the ratio to both; empty without a comparison."""
+    if not found:
+        return ""
+    rows = [("median of", "candidate", "A1", "A2", "ratio [95 %]", "A1-A2 band", "finding")]
+    notes: list[str] = []
+    for one in found:
+        finding = one["finding"].replace("_", " ")
+        if one["noisy"]:
+            finding += ", NOISY"
+        rows.append(
+            (
+                _METRICS[one["metric"]],
+                *(number(one[side]) for side in ("candidate", "a1", "a2")),
+                f"{one['ratio']:.2f} [{one['low']:.2f}, {one['high']:.2f}]" if one["ratio"] else "-",
+                f"{one['band']['percent']:.1f} %" if one["band"] else "-",
+                finding,
+            )
+        )
+        if one["finding"] == "not_comparable" and one["why"] not in notes:
+            notes.append(one["why"])
+    if any(one["noisy"] for one in found):
+        notes.append("NOISY: the baseline differs from itself by more than 5 %; measure again on a quieter host")
+    return "\n".join([columns(rows), *(wrap(note) for note in notes)])
+
+
+def calibration_text(found: dict[str, Any] | None) -> str:
+    """What the client adds to the wire, in a line; empty where it was not measured."""
+    parts = []
+    for name, mode in ((found or {}).get("modes") or {}).items():
+        if mode.get("ratio") is not None:
+            low, high = mode.get("ratio_low"), mode.get("ratio_high")
+            interval = f" [{low:.2f}, {high:.2f}]" if low is not None and high is not None else ""
+            parts.append(f"{name} {mode['ratio']:.2f} x{interval} (n={mode['n']})")
+    return wrap(f"client against a raw socket: {', '.join(parts)}") if parts else ""
+
+
+_RANGES = ("sm_mhz", "power_w", "temp_c", "util_percent")
+
+
+def telemetry_table(found: dict[str, Any] | None) -> str:
+    """Least and most of clocks, power, temperature and load by segment, and why some are missing."""
+    if found is None:
+        return ""
+    rows = [("segment", "clock MHz", "power W", "temp C", "util %", "J/reply", "load", "flagged")]
+    notes = []
+    for name, one in found["segments"].items():
+        energy = one.get("energy_per_reply_j")
+        flagged = [f"{one[flag]} {flag}" for flag in ("throttled", "disturbed") if one.get(flag)]
+        cells = (
+            *(span(one.get(key)) for key in _RANGES),
+            number(energy["p50"]) if energy else "-",
+            number(one.get("load1_max")),
+            ", ".join(flagged) or "-",
+        )
+        # A line of nothing says no more than the reasons below.
+        if set(cells) != {"-"}:
+            rows.append((name, *cells))
+        if one.get("throttle"):
+            notes.append(f"{name}: the card was held back by {', '.join(one['throttle'])}")
+    reasons: dict[str, list[str]] = {}
+    for key, why in found["why"].items():
+        reasons.setdefault(why, []).append(key)
+    notes += [f"{', '.join(keys)}: {why}" for why, keys in reasons.items()]
+    return "\n".join([*([columns(rows)] if len(rows) > 1 else []), *(wrap(note) for note in notes)])

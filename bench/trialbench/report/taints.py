@@ -1,0 +1,122 @@
+"""What makes the numbers of a run unfit for a decision: each taint by name, with what was seen and where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from trialbench.measure.summary import interruptions
+from trialbench.report.comparison import A1, A2, CANDIDATE
+from trialbench.report.folder import Folder
+from trialbench.terminal import line
+
+# Pairs that were to be asked the same, the left one being the baseline.
+_ALIKE = ((A1, CANDIDATE), (A2, CANDIDATE), (A1, A2), ("describe-baseline", "describe-candidate"))
+# So much of a name that a server gave itself is shown.
+_WORDS = 60
+
+Segments = dict[str, dict[str, Any]]
+
+
+def taints(folder: Folder, segments: Segments) -> list[str]:
+    """The part `taints` of a summary: `name: segment: what was seen`, empty for a clean run.
+
+    Names: those of `trialbench.measure.summary.taints`, and `model_changed`, `server_restarted`, `prompt_differs`,
+    `image_differs`, `request_differs`, `rebooted`, `plan_unreadable` of what several segments or the journal show.
+    """
+    found = []
+    for segment, numbers in segments.items():
+        for taint in numbers["taints"]:
+            name, _, seen = taint.partition(": ")
+            found.append(f"{name}: {segment}: {seen}")
+    found += [*_models(segments), *_restarts(folder, segments)]
+    found += [f"{name}: {text}" for name, text in differing(segments)]
+    if len({event["boot_id"] for event in folder.journal if event.get("boot_id")}) > 1:
+        found.append("rebooted: the host was rebooted during the run")
+    # Its bands and sample counts would be taken for the defaults.
+    found += [f"plan_unreadable: {problem}" for problem in folder.unread if problem.startswith("plan.json")]
+    return found
+
+
+def _models(segments: Segments) -> Iterable[str]:
+    """A server that gave itself another name in another segment, A1 and A2 above all."""
+    for side in ("baseline", "candidate"):
+        first: tuple[str, str] | None = None
+        for name, segment in segments.items():
+            models = (segment["request"] or {}).get("models", [])
+            if side not in name or not models:
+                continue
+            if first is not None and models[0] != first[1]:
+                named = f"{line(first[1], _WORDS)} in {first[0]}, {line(models[0], _WORDS)} in {name}"
+                yield f"model_changed: the server named itself {named}"
+            first = name, models[-1]
+
+
+def differing(segments: Segments) -> Iterable[tuple[str, str]]:
+    """(taint, what was seen) where baseline and candidate were not asked the same, as far as their clients told."""
+    for left, right in _ALIKE:
+        asked = [(segments.get(name) or {}).get("request") or {} for name in (left, right)]
+        # A client that did not end in order left no hashes.
+        if not all(one.get("body_sha256") for one in asked):
+            continue
+        parts = [part for part in ("prompt", "image") if len({one[f"{part}_sha256"] for one in asked}) > 1]
+        for part in parts:
+            hashes = ", ".join((one[f"{part}_sha256"] or "none")[:12] for one in asked)
+            yield f"{part}_differs", f"{left} and {right} were given different {part}s ({hashes})"
+        if not parts and len({one["body_sha256"] for one in asked}) > 1:
+            yield "request_differs", f"{left} and {right} were asked with different settings"
+
+
+def _restarts(folder: Folder, segments: Segments) -> Iterable[str]:
+    """A server that was not one process from the first request of a session to its last reply."""
+    started = {f"{event.get('pid')} {event.get('start_ticks')}" for event in folder.events("candidate_started")}
+    if len(started) > 1:
+        yield f"server_restarted: the candidate was started {len(started)} times"
+    for names in _sessions(segments):
+        samples = [sample for name in names for sample in [*folder.warmups.get(name, []), *folder.samples[name]]]
+        seen = _processes(folder, names, samples)
+        if seen and not seen[0] & seen[-1]:
+            pids = ", then ".join("/".join(map(str, sorted(one))) for one in (seen[0], seen[-1]))
+            yield f"server_restarted: {', '.join(names)}: its process was PID {pids}"
+        # What one segment shows by itself is said there.
+        elif not any(taint.startswith("server_") for name in names for taint in segments[name]["taints"]):
+            for taint in interruptions(samples):
+                name, _, text = taint.partition(": ")
+                yield f"{name}: {', '.join(names)}: {text}"
+
+
+def _sessions(segments: Segments) -> list[list[str]]:
+    """Segments that one process of the server answered, in their order; before A2 the live model is a new one."""
+    candidate = [name for name in segments if "candidate" in name]
+    before = [name for name in segments if name in (A1, "describe-baseline")]
+    rest = [[name] for name in segments if name not in (*candidate, *before)]
+    return [names for names in (before, candidate, *rest) if names]
+
+
+def _processes(folder: Folder, names: list[str], samples: list[dict[str, Any]]) -> list[set[int]]:
+    """By the VRAM series: PIDs of the server in every reading between the first request and the last reply."""
+    if not samples:
+        return []
+    begin = min(sample["t_start_s"] for sample in samples)
+    end = max(sample["t_start_s"] + (sample["latency_ms"] or 0.0) / 1000 for sample in samples)
+    mark = _mark(folder, names[0])
+    found = (
+        {
+            int(holder["pid"])
+            for holder in reading.get("processes", [])
+            if holder.get("pid") is not None and mark and mark in f"{holder.get('command', '')} "
+        }
+        for reading in folder.vram
+        if begin <= reading["t_s"] <= end
+    )
+    return [pids for pids in found if pids]
+
+
+def _mark(folder: Folder, name: str) -> str | None:
+    """What the command line of the server holds that answered the segment `name`; None where the plan does not say."""
+    if "candidate" in name:
+        port = folder.plan.get("candidate", {}).get("port")
+        return f"--port {port} " if port else None
+    tenant = folder.plan.get("baseline", {}).get("tenant")
+    entries = [entry for entry in folder.plan.get("tenants", []) if tenant and entry.get("name") == tenant]
+    return str(entries[0]["vram_process"]) if entries and entries[0].get("vram_process") else None

@@ -1,0 +1,229 @@
+"""Does the comparison cry wolf, and does it hear a wolf? The same model twice, on a real llama-server.
+
+Usage (`make bench-aa` does it)::
+
+    python scripts/bench_aa.py [--runs 20] [--out build/bench-aa.json]
+
+Each run is what a trial does: a server starts and is measured (A1), another takes its place (B), the first one starts
+again (A2); a hundred nav samples each, taken by `trialbench session`, judged by the trial's own comparison. Both
+servers hold the same model, so "different" is a false alarm. Then the same again with a relay between client and
+server that answers a tenth later while B is measured: there "different" is the right word. The relay's samples are
+thrown away with the relay.
+
+A run whose A1-A2 band exceeds 5 % is shown as NOISY and repeated, ten times at most in all.
+
+Exit code 0 when every target holds, 1 when one is missed, 2 when it could not be measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench_server import CAMERA, NAV_PROMPT, ROOT, BenchError, Server, end_in_order, say, split_cpus
+
+SLOWER = 0.10
+MAX_FALSE, MIN_TRUE, MAX_REPEATS, LIMIT_S = 1, 19, 10, 900.0
+SAMPLES, WARMUP = 100, 3
+SESSION_LIMIT_S = 60.0
+
+
+class Relay:
+    """Passes bytes between clients and a server, and holds the first bytes of each reply back by a share of its time.
+
+    Args:
+        slower: 0.1 answers a tenth later than the server does; 0.0 only relays.
+    """
+
+    def __init__(self, port: int, slower: float) -> None:
+        self._target = ("127.0.0.1", port)
+        self._slower = slower
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        asked_s: list[float] = []
+        with contextlib.suppress(OSError), client, socket.create_connection(self._target) as server:
+            for one in (client, server):
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+            def there() -> None:
+                with contextlib.suppress(OSError):
+                    while data := client.recv(1 << 16):
+                        if not asked_s:
+                            asked_s.append(time.monotonic())
+                        server.sendall(data)
+                with contextlib.suppress(OSError):
+                    server.shutdown(socket.SHUT_RDWR)
+
+            threading.Thread(target=there, daemon=True).start()
+            while data := server.recv(1 << 16):
+                if asked_s:
+                    time.sleep(self._slower * (time.monotonic() - asked_s.pop()))
+                client.sendall(data)
+            client.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Accept nobody any more; open connections end with their clients."""
+        self._listener.close()
+
+
+@contextmanager
+def address(server: Server, slower: float | None) -> Iterator[str]:
+    """Where the client asks: the server itself, or a relay in front of it."""
+    if slower is None:
+        yield server.url
+        return
+    relay = Relay(server.port, slower)
+    try:
+        yield relay.url
+    finally:
+        relay.close()
+
+
+def session(name: str, slower: float | None) -> list[dict[str, Any]]:
+    """The samples of one session against a server that was just started."""
+    with Server("candidate") as server, ExitStack() as stack:
+        url = stack.enter_context(address(server, slower))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-aa-")))
+        (folder / "prompt.txt").write_text(NAV_PROMPT, encoding="utf-8")
+        document = {
+            "url": url,
+            "model_label": name,
+            "out_dir": str(folder),
+            "image": str(CAMERA),
+            "prompt_file": "prompt.txt",
+            "timeout_s": 10,
+            "idle_wait_s": 10,
+            "time_limit_s": SESSION_LIMIT_S,
+            "segments": [{"id": name, "workload": "nav", "warmup": WARMUP, "n": SAMPLES}],
+        }
+        (folder / "session.json").write_text(json.dumps(document), encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-IB", "-m", "trialbench", "session", str(folder / "session.json")],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=2 * SESSION_LIMIT_S,
+            check=False,
+        )
+        lines = (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines() if done.returncode in (0, 3) else []
+    samples = [json.loads(line) for line in lines]
+    if len(samples) < SAMPLES:
+        raise BenchError(
+            f"{name}: {len(samples)} of {SAMPLES} samples, exit code {done.returncode}: {done.stdout[-300:]}"
+        )
+    return samples
+
+
+def run(slower: float | None) -> dict[str, Any]:
+    """One A1-B-A2; returns the comparison of latencies. With `slower` the relay stands before all three alike."""
+    from trialbench.report.comparison import compare
+
+    plain = None if slower is None else 0.0
+    a1 = session("nav-baseline-a1", plain)
+    b = session("nav-candidate", slower)
+    a2 = session("nav-baseline-a2", plain)
+    return next(found for found in compare(b, a1, a2) if found["metric"] == "latency_ms")
+
+
+def series(
+    title: str, runs: int, slower: float | None, repeats: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(runs that count, NOISY ones that were repeated instead); at most `repeats` are repeated."""
+    counted: list[dict[str, Any]] = []
+    noisy: list[dict[str, Any]] = []
+    while len(counted) < runs:
+        found = run(slower)
+        again = bool(found["noisy"]) and len(noisy) < repeats
+        (noisy if again else counted).append(found)
+        word = "NOISY, repeated" if again else "NOISY" if found["noisy"] else found["finding"].replace("_", " ")
+        say(
+            f"{title} {len(counted):>2}/{runs}: B/A {found['ratio']:.3f} [{found['low']:.3f}, {found['high']:.3f}], "
+            f"band {found['band']['percent']:.1f} %: {word}"
+        )
+    return counted, noisy
+
+
+def measure(runs: int) -> dict[str, Any]:
+    """The document."""
+    ours, _ = split_cpus()
+    os.sched_setaffinity(0, ours)
+    began_s = time.monotonic()
+    same, noisy_same = series("same model", runs, None, MAX_REPEATS)
+    slowed, noisy_slowed = series(f"{SLOWER:.0%} slower", runs, SLOWER, MAX_REPEATS - len(noisy_same))
+    duration_s = round(time.monotonic() - began_s, 1)
+    false = sum(one["finding"] == "different" for one in same)
+    true = sum(one["finding"] == "different" and one["ratio"] > 1 for one in slowed)
+    repeats = len(noisy_same) + len(noisy_slowed)
+    left = sum(bool(one["noisy"]) for one in [*same, *slowed])
+    # Fewer runs than twenty are a smoke test: the limits go with them.
+    allowed = [round(limit * runs / 20) for limit in (MAX_FALSE, MIN_TRUE)]
+    return {
+        "format": 1,
+        "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "duration_s": duration_s,
+        "runs": runs,
+        "slower": SLOWER,
+        "same": same,
+        "slowed": slowed,
+        "noisy": [*noisy_same, *noisy_slowed],
+        "targets": [
+            {"what": "same model: called different", "found": false, "limit": allowed[0], "ok": false <= allowed[0]},
+            {
+                "what": f"{SLOWER:.0%} slower: called different",
+                "found": true,
+                "limit": allowed[1],
+                "ok": true >= allowed[1],
+            },
+            {"what": "NOISY runs repeated", "found": repeats, "limit": MAX_REPEATS, "ok": repeats <= MAX_REPEATS},
+            {"what": "NOISY runs left", "found": left, "limit": 0, "ok": left == 0},
+            {"what": "seconds in all", "found": duration_s, "limit": LIMIT_S, "ok": duration_s <= LIMIT_S},
+        ],
+    }
+
+
+def main() -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--runs", type=int, default=20, help="of each kind (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench-aa.json")
+    options = parser.parse_args()
+    from trialbench.files import write_json
+
+    end_in_order()
+    try:
+        document = measure(options.runs)
+    except (BenchError, subprocess.TimeoutExpired) as error:
+        say(f"bench-aa: {error}")
+        return 2
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.out, document)
+    for row in document["targets"]:
+        print(f"  {'ok    ' if row['ok'] else 'MISSED'} {row['what']:<32} {row['found']:>6} (limit {row['limit']:g})")
+    print(f"\n{options.out}")
+    return 0 if all(row["ok"] for row in document["targets"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Pages in a real headless browser: Debian's chromium, which `make browser` installs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, Request, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+SCREENS = ROOT / "build" / "screens"
+# Name to colour scheme, width, height.
+VIEWS = {"light": ("light", 1280, 900), "dark": ("dark", 1280, 900), "phone": ("light", 390, 844)}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "browser" in item.path.parts:
+            item.add_marker("browser")
+
+
+@dataclass
+class Opened:
+    """A page in the browser, and everything it said, asked for, or tried since."""
+
+    page: Page
+    told: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def assert_silent(self) -> None:
+        """Nothing on the console, and nothing asked of anybody: the document itself and what it carries along."""
+        assert self.told == []
+        others = [url[:200] for url in self.requests[1:] if not url.startswith("data:")]
+        assert others == []
+
+
+Open = Callable[..., Opened]
+
+
+@pytest.fixture(scope="session")
+def folders() -> ModuleType:
+    """tests/fixtures/results/folders.py."""
+    spec = importlib.util.spec_from_file_location("folders", ROOT / "tests/fixtures/results/folders.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = os.environ.get("TRIAL_BROWSER") or next((path for path in map(shutil.which, names) if path), None)
+    if found is None:
+        pytest.fail("no browser: `scripts/setup.sh --browser` installs chromium, or TRIAL_BROWSER names one")
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox does not run as root.
+        launched = playwright.chromium.launch(executable_path=found, chromium_sandbox=os.geteuid() != 0)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[Open]:
+    """Opens a file in one of `VIEWS`."""
+    contexts = []
+
+    def go(file: Path, view: str = "light", **options: Any) -> Opened:
+        scheme, width, height = VIEWS[view]
+        context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+        found = Opened(context.new_page())
+        found.page.on("console", lambda message: found.told.append(f"{message.type}: {message.text}"))
+        found.page.on("pageerror", lambda error: found.told.append(f"error: {error}"))
+        found.page.on("dialog", lambda dialog: (found.told.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        found.page.on("popup", lambda popup: found.told.append(f"popup: {popup.url}"))
+
+        def asked(request: Request) -> None:
+            found.requests.append(request.url)
+
+        found.page.on("request", asked)
+        found.page.goto(file.as_uri())
+        return found
+
+    yield go
+    for context in contexts:
+        context.close()

@@ -1,0 +1,203 @@
+"""report.html and the page of `compare`, as people open them: at a desk by day and night, on a phone, by keyboard."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from trialbench.cli import main
+
+SCREENS = Path(__file__).resolve().parents[2] / "build" / "screens"
+KINDS = ("finished", "rich", "rehearsal", "rolled_back", "still_open", "partial", "untouched", "rebooted", "hostile")
+VIEWS = ("light", "dark", "phone")
+MAX_BYTES = 2_000_000
+
+
+@pytest.fixture(scope="session")
+def reports(tmp_path_factory: pytest.TempPathFactory, folders: ModuleType) -> dict[str, Path]:
+    """The report of each kind of run, written by the command; and the comparison of all of them."""
+    root = tmp_path_factory.mktemp("results")
+    runs = [folders.ALL[kind](root / kind) for kind in KINDS]
+    for run in runs:
+        assert main(["report", str(run)]) == 0
+    page = root / "compare.html"
+    assert main(["compare", *map(str, runs), "--without", "gone=failed before it began", "--html", str(page)]) == 0
+    return {"compare": page} | {run.name: run / "report.html" for run in runs}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("kind", [*KINDS, "compare"])
+def test_a_page_is_silent_small_and_fits(reports: dict[str, Path], opened: Any, kind: str, view: str) -> None:
+    file = reports[kind]
+    assert file.stat().st_size < MAX_BYTES
+    found = opened(file, view)
+    found.page.wait_for_load_state("networkidle")
+    found.assert_silent()
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    found.page.screenshot(path=SCREENS / f"{kind}-{view}.png", full_page=kind != "hostile")
+    assert found.page.evaluate("document.documentElement.scrollWidth") <= found.page.viewport_size["width"]
+    # Every chart is drawn in the variant that is meant for this width, and has a size.
+    shown, hidden = ("narrow", "wide") if view == "phone" else ("wide", "narrow")
+    assert all(chart.is_visible() for chart in found.page.query_selector_all(f"svg.{shown}"))
+    assert not any(chart.is_visible() for chart in found.page.query_selector_all(f"svg.{hidden}"))
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("kind", ["rich", "rolled_back", "still_open", "hostile", "compare"])
+def test_no_rule_of_accessibility_is_broken(reports: dict[str, Path], opened: Any, kind: str, view: str) -> None:
+    page = opened(reports[kind], view).page
+    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    found = Axe().run(page).response
+    broken = [
+        (rule["id"], rule["help"], [node["target"] for node in rule["nodes"]][:5]) for rule in found["violations"]
+    ]
+    assert broken == []
+    # Contrast was really looked at, and found good.
+    assert "color-contrast" in {rule["id"] for rule in found["passes"]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_headings_landmarks_and_charts_are_named(reports: dict[str, Path], opened: Any, kind: str) -> None:
+    page = opened(reports[kind]).page
+    levels = page.eval_on_selector_all("h1, h2, h3, h4", "all => all.map(one => Number(one.tagName[1]))")
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels)), levels
+    assert [page.locator(name).count() for name in ("main", "header.top", "footer")] == [1, 1, 1]
+    for chart in page.query_selector_all("svg.chart"):
+        assert chart.get_attribute("role") == "img"
+        names = chart.get_attribute("aria-labelledby").split()
+        assert all(page.locator(f"[id='{name}']").count() == 1 for name in names)
+        assert page.locator(f"[id='{names[0]}']").text_content().strip()
+    tables = page.query_selector_all("table")
+    assert all(table.query_selector("caption").text_content().strip() for table in tables)
+    assert all(
+        cell.get_attribute("scope") in ("col", "row") for table in tables for cell in table.query_selector_all("th")
+    )
+    ids = page.eval_on_selector_all("[id]", "all => all.map(one => one.id)")
+    assert len(ids) == len(set(ids))
+    for link in page.eval_on_selector_all("a[href^='#']", "all => all.map(one => one.getAttribute('href').slice(1))"):
+        assert link in ids
+
+
+def test_the_verdict_and_its_reasons_stand_first(reports: dict[str, Path], opened: Any) -> None:
+    page = opened(reports["rich"]).page
+    first = page.query_selector("main > *")
+    assert first.get_attribute("id") == "verdict"
+    assert "PENDING REVIEW" in first.query_selector("h2").inner_text()
+    assert first.bounding_box()["y"] < 300
+    order = page.eval_on_selector_all("main > section", "all => all.map(one => one.id)")
+    assert order == ["verdict", "numbers", "samples", "vram", "card", "down", "described", "checks", "provenance"]
+
+
+def test_replies_stand_side_by_side_under_the_image_and_below_each_other_on_a_phone(
+    reports: dict[str, Path], opened: Any
+) -> None:
+    desk = opened(reports["rich"]).page
+    image = desk.locator("img.camera")
+    assert image.evaluate("one => one.complete && one.naturalWidth > 0")
+    left, right = desk.locator(".side.baseline").bounding_box(), desk.locator(".side.candidate").bounding_box()
+    assert image.bounding_box()["y"] < left["y"] == right["y"]
+    assert left["x"] + left["width"] < right["x"]
+    assert "5" in desk.locator(".side.candidate figcaption").first.inner_text()
+    phone = opened(reports["rich"], "phone").page
+    above, below = phone.locator(".side.baseline").bounding_box(), phone.locator(".side.candidate").bounding_box()
+    assert above["y"] + above["height"] <= below["y"]
+
+
+def test_the_command_can_be_copied_and_decides(reports: dict[str, Path], opened: Any) -> None:
+    found = opened(reports["finished"], permissions=["clipboard-read", "clipboard-write"])
+    button = found.page.locator("button.copy")
+    button.focus()
+    found.page.keyboard.press("Enter")
+    found.page.wait_for_function("document.querySelector('button.copy').textContent === 'Copied'")
+    copied = found.page.evaluate("navigator.clipboard.readText()")
+    assert copied.startswith("trialbench verdict ")
+    assert copied.endswith(" --describe better")
+    assert main(copied.split()[1:]) == 0
+    verdict = json.loads((reports["finished"].parent / "verdict.json").read_text())
+    assert verdict["facts"]["describe"] == "better"
+    found.assert_silent()
+
+
+def test_everything_that_reacts_is_reached_by_the_keyboard_and_shows_it(reports: dict[str, Path], opened: Any) -> None:
+    page = opened(reports["rich"]).page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    assert page.locator("a.skip").bounding_box()["x"] >= 0
+    wanted = page.locator("a[href], button, summary, [tabindex='0']").count()
+    seen = set()
+    for _ in range(wanted + 5):
+        outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        name = page.evaluate(
+            "Array.from(document.querySelectorAll(\"a[href], button, summary, [tabindex='0']\"))"
+            ".indexOf(document.activeElement)"
+        )
+        if name >= 0:
+            assert outline != "none", name
+            seen.add(name)
+        page.keyboard.press("Tab")
+    # What lies in closed details is reached once they are open.
+    closed = page.locator("details [tabindex='0']").count()
+    assert len(seen) == wanted - closed
+
+
+def test_what_strangers_wrote_is_text(reports: dict[str, Path], opened: Any) -> None:
+    for kind in ("hostile", "compare"):
+        found = opened(reports[kind])
+        found.page.wait_for_load_state("networkidle")
+        found.assert_silent()
+        page = found.page
+        assert "owned" not in page.title().replace("document.title='owned'", "")
+        assert page.evaluate("document.scripts.length") == 1
+        assert page.evaluate("document.styleSheets.length") == 1
+        # The icon is a data URI; whatever else refers to something refers to this page or to a report beside it.
+        refers = page.eval_on_selector_all(
+            "[href], [src], [action], [formaction], [data], [srcdoc]",
+            "all => all.map(one => one.getAttribute('href') ?? one.getAttribute('src') ?? 'other')",
+        )
+        assert [
+            one for one in refers if not one.startswith(("#", "data:image/")) and not one.endswith("/report.html")
+        ] == []
+        handlers = "name => name.startsWith('on') || name === 'style'"
+        handlers = f"all => all.flatMap(one => one.getAttributeNames()).filter({handlers})"
+        assert page.eval_on_selector_all("*", handlers) == []
+        text = page.evaluate("document.documentElement.textContent")
+        assert not set(text) & {"\x00", "\x1b", "\u202e", "\u2066"}
+        assert "\\u202e" in text
+        assert "{{ 7 * 7 }}" in text
+
+
+def test_the_policy_of_the_page_would_stop_a_script_that_got_in(reports: dict[str, Path], opened: Any) -> None:
+    found = opened(reports["finished"])
+    found.page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=x: onerror=\"document.title=1\">')")
+    script = "const one = document.createElement('script'); one.textContent = 'document.title = 1';"
+    found.page.evaluate(f"{{ {script} document.body.append(one); }}")
+    found.page.evaluate("fetch('http://127.0.0.1:9/').catch(() => 0)")
+    assert found.page.title() != "1"
+    assert any("Content Security Policy" in line for line in found.told)
+
+
+def test_on_paper_it_is_dark_on_white_and_whole(reports: dict[str, Path], opened: Any) -> None:
+    page = opened(reports["rich"], "dark").page
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    assert not page.locator("nav.toc").is_visible()
+    assert page.locator("svg.wide").first.is_visible()
+    assert len(page.pdf()) > 20_000
+
+
+def test_who_wants_no_motion_gets_none(reports: dict[str, Path], opened: Any) -> None:
+    motions = [
+        opened(reports["finished"], reduced_motion=wish).page.evaluate(
+            "getComputedStyle(document.documentElement).scrollBehavior"
+        )
+        for wish in ("no-preference", "reduce")
+    ]
+    assert motions == ["smooth", "auto"]

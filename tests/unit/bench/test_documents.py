@@ -1,0 +1,1003 @@
+"""The user's three Markdown documents: what is written into them, and that nothing else in them changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from trialbench import files, schemas
+from trialbench.cli import main
+from trialbench.errors import UsageError
+from trialbench.report import documents
+from trialbench.report.documents import MEMORY, REGISTRY, RESEARCH, write_documents
+from trialbench.report.documents.markdown import Edit, Page, Refused, Span, escape, masked, word
+from trialbench.report.documents.memory import memory_edits
+from trialbench.report.documents.registry import registry_edits
+from trialbench.report.documents.research import research_edits, shown_run
+from trialbench.report.documents.run import Run
+
+SAMPLES = Path(__file__).resolve().parents[3] / "images" / "twin" / "her-os"
+LABEL = "gemma-4-E4B-it-Q4_K_M"
+Edits = Callable[[Page, Run], list[Edit]]
+
+
+def quantile(value: float | None, kind: str = "interval") -> dict[str, Any]:
+    return {"value": value, "low": 13.3, "high": 14.1, "kind": kind}
+
+
+def segment(p50: float = 13.8) -> dict[str, Any]:
+    return {
+        "ok": 100,
+        "sent": 100,
+        "latency_ms": {"p50": quantile(p50), "p95": quantile(None, "at_least"), "p99": quantile(46.4, "max")},
+        "tokens_per_s": 218.0,
+        "effective_hz": {"from_p50": 72.6},
+        "adherence": {"k": 99, "n": 100},
+    }
+
+
+def a_run(**changes: Any) -> Run:
+    summary = {
+        "outcome": "completed",
+        "baseline_label": "gemma-4-E2B-it",
+        "segments": {
+            "nav-candidate": segment(),
+            "nav-candidate-cached": segment(9.25),
+            "nav-baseline-a1": segment(7.5),
+            "nav-baseline-a2": segment(7.6),
+        },
+        "vram": {"peak_footprint_gb": 6.152, "drained_mib": 4320},
+        "windows": {"mute": {"total_s": 13.5}, "blind": {"total_s": 10.1}},
+    }
+    summary |= changes.pop("summary", {})
+    fields: dict[str, Any] = {
+        "id": f"20261121T005200Z-{LABEL}",
+        "label": LABEL,
+        "host": "panda",
+        "begun": "2026-11-21 00:52",
+        "verdict": "PENDING REVIEW",
+        "reasons": ["nobody has judged yet", "adherence 99/100"],
+        "port": 11437,
+        "summary": summary,
+    }
+    return Run(**(fields | changes))
+
+
+RUN = a_run()
+
+
+def edited(make: Edits, text: str, run: Run = RUN) -> str:
+    """The text after the edits; that a second run changes nothing is asserted each time."""
+    page = Page("DOC.md", text)
+    after = page.edited(make(page, run))
+    again = Page("DOC.md", after)
+    assert again.edited(make(again, run)) == after
+    return after
+
+
+def research(text: str, run: Run = RUN) -> str:
+    return edited(research_edits, text, run)
+
+
+def registry(text: str, run: Run = RUN) -> str:
+    return edited(registry_edits, text, run)
+
+
+def memory(text: str, run: Run = RUN) -> str:
+    return edited(memory_edits, text, run)
+
+
+def kept(before: str, after: str) -> tuple[str, str]:
+    """What went and what came: everything before and behind it is the same."""
+    start = next(at for at, (old, new) in enumerate(zip(before, after, strict=False)) if old != new)
+    end = next(at for at, (old, new) in enumerate(zip(before[::-1], after[::-1], strict=False)) if old != new)
+    return before[start : len(before) - end], after[start : len(after) - end]
+
+
+# --- the research document --------------------------------------------------------------------------------------------
+
+
+def test_the_sentence_becomes_a_block() -> None:
+    before = (SAMPLES / RESEARCH).read_text()
+    after = research(before)
+    sentence = "For Q4_K_M on an RTX 5070 Ti no benchmarks exist yet."
+    head, _, tail = before.partition(sentence)
+    assert after.startswith(head)
+    assert after.endswith(tail)
+    block = after[len(head) : len(after) - len(tail)].splitlines()
+    begin = f"<!-- model-trial numbers of {LABEL}: begin, run {RUN.id} of 2026-11-21 00:52 UTC; "
+    assert block == [
+        begin + "`trialbench documents` rewrites it -->",
+        "",
+        "Tried on panda on 2026-11-21: **PENDING REVIEW** (nobody has judged yet; adherence 99/100).",
+        "",
+        f"| nav | {LABEL} | gemma-4-E2B-it before | gemma-4-E2B-it after |",
+        "|---|---|---|---|",
+        "| p50 ms, 95 % interval | 13.8 [13.3, 14.1] | 7.5 [13.3, 14.1] | 7.6 [13.3, 14.1] |",
+        "| p95 ms, 95 % interval | >= 13.3 | >= 13.3 | >= 13.3 |",
+        r"| p99 ms, 95 % interval | \~max 46.4 | \~max 46.4 | \~max 46.4 |",
+        "| tok/s | 218 | 218 | 218 |",
+        "| effective Hz, 1 / p50 | 72.6 | 72.6 | 72.6 |",
+        "| VRAM GB above the drained 4.22 | 6.15 | - | - |",
+        "| adherence | 99/100, 99 % | 99/100, 99 % | 99/100, 99 % |",
+        "| valid replies | 100/100 | 100/100 | 100/100 |",
+        "| p50 ms, prompt cache on | 9.2 [13.3, 14.1] | - | - |",
+        "",
+        f"<!-- model-trial numbers of {LABEL}: end -->",
+    ]
+
+
+def test_a_later_run_rewrites_its_block_alone() -> None:
+    first = research("A\n\nno benchmarks exist yet\n\nB")
+    later = a_run(id="20261122T000000Z-x", begun="2026-11-22 00:00", verdict="ADOPT", reasons=["better"])
+    second = research(first, later)
+    assert second.startswith("A\n\n<!-- model-trial")
+    assert second.endswith("end -->\n\nB")
+    assert second.count("model-trial numbers") == 2
+    assert "**ADOPT** (better)" in second
+    assert RUN.id not in second
+
+
+def test_another_model_gets_a_block_below() -> None:
+    first = research("no benchmarks exist yet\n\nB\n")
+    second = research(first, a_run(label="gemma-4-E4B-it-NVFP4"))
+    assert second.startswith(first.removesuffix("\n\nB\n"))
+    assert second.endswith("<!-- model-trial numbers of gemma-4-E4B-it-NVFP4: end -->\n\nB\n")
+    # Its own sentence, where there is one, comes first.
+    third = research(first + "\nFor NVFP4 no benchmarks exist yet.\n", a_run(label="gemma-4-E4B-it-NVFP4"))
+    assert third.startswith(first)
+
+
+@pytest.mark.parametrize(
+    ("before", "left", "right"),
+    [
+        ("no benchmarks exist yet", "", ""),
+        ("**No benchmarks exist yet.**\n", "", "\n"),
+        ("One is. For it *no\nbenchmarks exist yet*! Two (2.5 GB) are.\n", "One is. ", " Two (2.5 GB) are.\n"),
+        ("a\nb. No benchmarks exist yet, sorry.\nC is.", "a\nb. ", "\nC is."),
+        ("# T\nno benchmarks exist yet\n# U\n", "# T\n", "\n# U\n"),
+        ("   no benchmarks exist yet vs. others  \n", "   ", "  \n"),
+        ("`no benchmarks exist yet` is it. No benchmarks exist yet.\n", "`no benchmarks exist yet` is it. ", "\n"),
+    ],
+)
+def test_what_else_the_paragraph_says_stays(before: str, left: str, right: str) -> None:
+    after = research(before)
+    assert after.startswith(left)
+    assert after.endswith(right)
+    block = after[len(left) : len(after) - len(right)]
+    assert block.strip().startswith("<!-- model-trial numbers")
+    assert block.strip().endswith("end -->")
+    # Alone in its place it needs no blank lines of ours.
+    assert block.startswith("\n\n") == bool(left.strip(" #T\n"))
+    assert block.endswith("\n\n") == bool(right.strip(" #U\n"))
+
+
+LOOK_ALIKES = [
+    "```\nno benchmarks exist yet\n```\n",
+    "~~~~ text\n~~~\nno benchmarks exist yet\n~~~~\n",
+    "text\n\n    no benchmarks exist yet\n",
+    "<!--\nno benchmarks exist yet\n-->\n",
+    "a <!-- no benchmarks exist yet --> b\n",
+    "It says `no benchmarks exist yet` there.\n",
+    "<div>\nno benchmarks exist yet\n</div>\n",
+]
+
+
+@pytest.mark.parametrize("text", LOOK_ALIKES)
+def test_look_alikes_are_left_alone(text: str) -> None:
+    with pytest.raises(Refused, match=r'DOC.md: expected the sentence "no benchmarks exist yet".*, found neither'):
+        research(text)
+    both = research(f"{text}\nno benchmarks exist yet\n")
+    assert both.startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("* no benchmarks exist yet\n", r"found it only in a list, table, heading or quotation \(line 1\)"),
+        ("\n> no benchmarks exist yet\n", r"quotation \(line 2\)"),
+        ("| a |\n|---|\n| no benchmarks exist yet |\n", r"\(line 3\)"),
+        ("no benchmarks exist yet\n===\n", r"\(line 1\)"),
+        ("no benchmarks exist yet\n\nNo benchmarks exist yet\n", r"expected one sentence .* found 2 \(lines 1, 3\)"),
+        (f"<!-- model-trial numbers of {LABEL}: end -->\n", "expected one begin and one end mark .* in lines 1"),
+        ("", "found neither"),
+    ],
+)
+def test_no_place_is_refused_by_name(text: str, words: str) -> None:
+    with pytest.raises(Refused, match=words) as caught:
+        research(text)
+    assert str(caught.value).startswith("DOC.md: ")
+    assert str(caught.value).endswith("None of the documents was touched")
+
+
+def test_marks_in_code_are_quotations() -> None:
+    block = research("no benchmarks exist yet")
+    quoted = f"```\n{block}\n```\n\n"
+    assert research(quoted + "no benchmarks exist yet").startswith(quoted)
+    assert shown_run(Page("x", quoted), a_run(begun="2020-01-01 00:00")) is None
+    assert shown_run(Page("x", block), a_run(begun="2020-01-01 00:00")) == RUN.id
+    assert shown_run(Page("x", block), RUN) is None
+
+
+def test_what_is_missing_of_a_run_is_a_dash() -> None:
+    bare = a_run(
+        summary={
+            "segments": {},
+            "vram": {"peak_footprint_gb": None, "drained_mib": None},
+            "comparisons": [{"text": "latency: 2 x | no *difference*"}, {"text": ""}],
+        }
+    )
+    text = research("no benchmarks exist yet", bare)
+    assert f"| nav | {LABEL} |\n|---|---|\n| p50 ms, 95 % interval | - |" in text
+    assert "| VRAM GB | - |" in text
+    assert "\n\n* latency: 2 x \\| no \\*difference\\*\n\n" in text
+    nothing = segment() | {"adherence": {"k": 0, "n": 0}}
+    assert "| adherence | - |" in research(
+        "no benchmarks exist yet", a_run(summary={"segments": {"nav-candidate": nothing}})
+    )
+
+
+# --- the registry -----------------------------------------------------------------------------------------------------
+
+
+def test_row_peak_and_log() -> None:
+    before = (SAMPLES / REGISTRY).read_text().replace("12.8", "13.0")
+    after = registry(before)
+    retired = "| gemma-3n-E4B-it | 11435 | 5.6 | retired |\n"
+    expected = before.replace(retired, f"{retired}| {LABEL} | 11437 | 6.2 | PENDING REVIEW |\n").replace("13.0", "12.8")
+    line = f"* 2026-11-21: {LABEL} tried on panda: PENDING REVIEW, 6.2 GB, run {RUN.id}.\n"
+    assert after == expected.replace("## Change Log\n\n", f"## Change Log\n\n{line}")
+
+
+def test_a_verdict_that_came_later_is_written_over() -> None:
+    first = registry((SAMPLES / REGISTRY).read_text())
+    second = registry(first, a_run(verdict="ADOPT"))
+    assert second == first.replace("PENDING REVIEW", "ADOPT")
+    assert second.count(RUN.id) == 1
+
+
+def test_words_added_to_our_line_stay() -> None:
+    first = registry((SAMPLES / REGISTRY).read_text()).replace("tried on panda:", "tried (by me, ADOPT it?) on panda:")
+    second = registry(first, a_run(verdict="REJECT"))
+    assert "(by me, ADOPT it?) on panda: REJECT, 6.2 GB" in second
+
+
+def test_a_second_run_is_logged_besides() -> None:
+    first = registry((SAMPLES / REGISTRY).read_text())
+    second = registry(first, a_run(id=f"{RUN.id}-2", verdict="REJECT"))
+    assert second.count("tried on panda") == 2
+    assert f"REJECT (was PENDING REVIEW), 6.2 GB, run {RUN.id}-2." in second
+
+
+DOC = """\
+# R
+
+| Active Models |
+|---|
+
+## Active Models ##
+
+{table}
+
+**Steady-state peak:** {peak}
+
+## Change log
+
+{log}
+"""
+
+
+def doc(
+    table: str = "| Model | Port | VRAM GB | Status |\n|-|-|-|-|\n| a | 1 | 4.8 | active |\n| b | 2 | 1.1 | retired |",
+    peak: str = "4.8 GB",
+    log: str = "* 2026-01-02: x",
+) -> str:
+    return DOC.format(table=table, peak=peak, log=log)
+
+
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [
+        # As wide as its neighbours, with their pipes.
+        (
+            "| Model      | Port  | VRAM GB | Status   |\n|:--|--:|--|--|\n| a          | 1     | 4.8     | active   |",
+            f"| {LABEL} | 11437 | 6.2     | PENDING REVIEW |",
+        ),
+        (
+            "Model | Port | VRAM GB | Status\n--|--|--|--\na | 1 | 4.8 | active",
+            f"{LABEL} | 11437 | 6.2 | PENDING REVIEW",
+        ),
+        # Other orders, more columns, words in the header.
+        (
+            "|Status|Note|VRAM (GB)|**Model**|\n|-|-|-|-|\n|active|x|4.8|a|",
+            f"| PENDING REVIEW | | 6.2 | {LABEL} |",
+        ),
+        # Figures with their unit, in MiB, or by a header in MiB.
+        ("| Model | VRAM | Status |\n|-|-|-|\n| a | ~4.8 GB | active |", f"| {LABEL} | 6.2 GB | PENDING REVIEW |"),
+        ("| Model | VRAM | Status |\n|-|-|-|\n| a | 4915.2 MiB | active |", f"| {LABEL} | 6300 MiB | PENDING REVIEW |"),
+        ("| Model | VRAM MiB | Status |\n|-|-|-|\n| a | 4915.2 | active |", f"| {LABEL} | 6300 | PENDING REVIEW |"),
+        ("  | Model | VRAM GB | Status |\n  |-|-|-|\n  | a | 4.8 | active |", f"  | {LABEL} | 6.2 | PENDING REVIEW |"),
+    ],
+)
+def test_a_new_row_is_like_its_neighbours(table: str, row: str) -> None:
+    before = doc(table)
+    assert (
+        registry(before).splitlines()
+        == doc(f"{table}\n{row}")
+        .replace("x\n", "x\n")
+        .replace(
+            "\n* 2026-01-02",
+            f"\n* 2026-11-21: {LABEL} tried on panda: PENDING REVIEW, 6.2 GB, run {RUN.id}.\n* 2026-01-02",
+        )
+        .splitlines()
+    )
+
+
+def test_a_table_without_rows_gets_its_first() -> None:
+    table = "| Model | VRAM GB | Status |\n|-|-|-|"
+    assert f"{table}\n| {LABEL} | 6.2 | PENDING REVIEW |\n" in registry(doc(table, peak="0 GB"))
+
+
+@pytest.mark.parametrize(
+    ("row", "filled"),
+    [
+        (f"| {LABEL} | 1 | 5 | - |", f"| {LABEL} | 11437 | 6.2 | PENDING REVIEW |"),
+        (f"|`{LABEL}`|1|5|active|", f"|`{LABEL}`|11437|6.2|PENDING REVIEW|"),
+        (f"| [{LABEL.upper()}](a.md) (4 bit) |   1 |   5 | retired        |", None),
+        (f"| {LABEL} |", f"| {LABEL} | 11437 | 6.2 | PENDING REVIEW |"),
+        (f"{LABEL} | | 6.2", f"{LABEL} | 11437 | 6.2 | PENDING REVIEW"),
+        (
+            "| gemma-4-E4B-it-Q4\\_K\\_M | 11437 | 6.2 | PENDING REVIEW |",
+            "| gemma-4-E4B-it-Q4\\_K\\_M | 11437 | 6.2 | PENDING REVIEW |",
+        ),
+    ],
+)
+def test_an_old_row_is_filled_in(row: str, filled: str | None) -> None:
+    table = "| Model | Port | VRAM GB | Status |\n|---|---|---|---|\n| a | 1 | 4.8 | active |\n"
+    if filled is None:
+        filled = f"| [{LABEL.upper()}](a.md) (4 bit) | 11437 | 6.2 | PENDING REVIEW |"
+    assert f"\n{table}{filled}\n" in registry(doc(f"{table}{row}\n| z | 2 | - | active |"))
+
+
+def test_figures_that_were_not_measured_stay() -> None:
+    unmeasured = a_run(port=None, summary={"vram": {"peak_footprint_gb": None, "drained_mib": None}})
+    table = (
+        f"| Model | Port | VRAM GB | Status |\n|---|---|---|---|\n| a | 1 | 4.8 | active |\n| {LABEL} | 7 | 5 | new |"
+    )
+    after = registry(doc(table), unmeasured)
+    assert f"| {LABEL} | 7 | 5 | PENDING REVIEW |" in after
+    assert f"tried on panda: PENDING REVIEW (was new), run {RUN.id}." in after
+
+
+@pytest.mark.parametrize(
+    ("rows", "peak", "expected"),
+    [
+        ("| a | 4.8 | active |", "9 GB", "4.8 GB"),
+        (
+            "| a | 4.8 | **Active** |\n| b | 4.2 GB | active |\n| c | 512 MiB | active |",
+            "1.0 GB of 16 GB",
+            "9.5 GB of 16 GB",
+        ),
+        ("| a | 4.85 | active |\n| b | - | active |\n| c | 1 | inactive |", "4.8 GB", "4.85 GB"),
+        ("| a | 4.80 | active |", "4.80 GB", "4.80 GB"),
+        ("| a | 4.8 | active |", "5000 MiB", "4915.2 MiB"),
+        (f"| a | 4.8 | active |\n| {LABEL} | 9 | active |", "13.8 GB", "4.8 GB"),
+        ("| a | 4.8 | active |\n| **Total** | 99 | active |", "4.8 GB", "4.8 GB"),
+    ],
+)
+def test_the_peak_is_the_sum_of_the_active_rows(rows: str, peak: str, expected: str) -> None:
+    after = registry(doc(f"| Model | VRAM GB | Status |\n|-|-|-|\n{rows}", peak))
+    assert f"**Steady-state peak:** {expected}\n" in after
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ("* 2026-01-01: x\n* 2026-02-01: y", "* 2026-01-01: x\n* 2026-02-01: y\nNEW"),
+        (
+            "- **2026-02-01** — x\n\n- **2026-01-01** — y",
+            "- **2026-11-21** — SAID\n\n- **2026-02-01** — x\n\n- **2026-01-01** — y",
+        ),
+        ("- first\n- second", "- 2026-11-21: SAID\n- first\n- second"),
+        (
+            "* 2025-01-01: x\n  * 2026-09-09: inside\n\n  more\n\n* 2026-01-01: y\n",
+            "* 2025-01-01: x\n  * 2026-09-09: inside\n\n  more\n\n* 2026-01-01: y\n\nNEW",
+        ),
+        (
+            "| Date | What |\n|-|-|\n| 2026-01-02 | x |\n| 2026-01-01 | y |",
+            "| Date | What |\n|-|-|\n| 2026-11-21 | SAID |\n| 2026-01-02 | x |\n| 2026-01-01 | y |",
+        ),
+        (
+            "| What | Who | When |\n|-|-|-|\n| x | me | 2026-01-01 |\n| y | i | 2026-01-02 |",
+            "| What | Who | When |\n|-|-|-|\n| x | me | 2026-01-01 |\n| y | i | 2026-01-02 |\n| SAID |  | 2026-11-21 |",
+        ),
+        ("", "NEW"),
+    ],
+)
+def test_the_log_takes_the_line_in_its_own_manner(log: str, expected: str) -> None:
+    said = f"{LABEL} tried on panda: PENDING REVIEW, 6.2 GB, run {RUN.id}."
+    after = registry(doc(log=log))
+    _, _, tail = after.partition("## Change log\n\n")
+    assert tail.strip() == expected.replace("NEW", "* 2026-11-21: SAID").replace("SAID", said).strip()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("# R\n", 'expected one heading "Active Models", found none'),
+        (doc() + "\n### Active models\n", r'expected one heading "Active Models", found 2 \(lines 6, 19\)'),
+        (doc("no table"), "expected a table under Active Models, found none"),
+        (doc("```\n| Model | VRAM | Status |\n|-|-|-|\n```"), "expected a table under Active Models, found none"),
+        (
+            doc("| Model | Port | Status |\n|-|-|-|"),
+            r"expected one column VRAM .* none \(columns: model, port, status\)",
+        ),
+        (
+            doc("| Model | VRAM min | VRAM max | Status |\n|-|-|-|-|"),
+            "expected one column VRAM under Active Models, found 2",
+        ),
+        (
+            doc(f"| Model | VRAM | Status |\n|-|-|-|\n| {LABEL} | 1 | x |\n| {LABEL} | 2 | y |"),
+            r"expected one row .* \(lines 10, 11\)",
+        ),
+        (
+            doc("| Model | VRAM | Status |\n|-|-|-|\n| a | about five | active |"),
+            "expected a number as VRAM .* line 10, found 'about five'",
+        ),
+        (doc(peak="unknown"), 'expected one line such as "Steady-state peak: 12.8 GB", found none'),
+        (doc(peak="13.0-13.8 GB"), "found a range in line 13"),
+        (doc(peak="4 GB\n\nSteady-state peak 5 GB"), r"found 2 \(lines 13, 15\)"),
+        (doc().replace("## Change log", "## History"), 'expected one heading "Change Log", found none'),
+        (
+            doc(log="prose"),
+            "expected a list or a table of dated lines under Change Log, found something else in line 17",
+        ),
+        (doc(log="| a | b |\n|-|-|\n| x | y |"), "expected a column with dates"),
+    ],
+)
+def test_a_registry_without_a_place_is_refused(text: str, words: str) -> None:
+    with pytest.raises(Refused, match=words) as caught:
+        registry(text)
+    assert str(caught.value).startswith("DOC.md: ")
+
+
+def test_look_alikes_in_the_registry_are_left_alone() -> None:
+    before = (
+        "```\n## Active Models\n\n| Model | VRAM | Status |\n|-|-|-|\n| a | 1 | active |\n\n"
+        "Steady-state peak: 1 GB\n```\n\n"
+        "<!--\n## Change Log\n\n* 2020-01-01: x\n-->\n\n"
+        "| Other | VRAM | Status |\n|-|-|-|\n| " + LABEL + " | 1 | active |\n\n"
+        "The `steady-state peak 3 GB` is below; the steady-state peak was 2 GB once.\n\n"
+    )
+    after = registry(before + doc(log=f"* 2026-01-01: steady-state peak 99 GB\n\n```\n{RUN.id}\n```"))
+    assert after.startswith(before)
+    assert after.count(RUN.id) == 2
+
+
+def test_a_title_alone_is_preferred_to_one_among_words() -> None:
+    text = f"# Registry of active models and their change log\n\n{doc()}\n## Notes on Active Models\n"
+    assert registry(text).count(LABEL) == 3
+    [only] = [doc().replace("## Active Models ##", "## 2. Active Models of Panda")]
+    assert registry(only).count(LABEL) == 3
+
+
+def test_a_bold_title_is_a_heading_too() -> None:
+    text = doc().replace("## Active Models ##", "**Active Models:**").replace("## Change log", "__Changelog__")
+    assert registry(text).count(LABEL) == 3
+
+
+# --- the memory -------------------------------------------------------------------------------------------------------
+
+
+def test_the_memory_gets_a_line() -> None:
+    before = (SAMPLES / MEMORY).read_text()
+    after = memory(before)
+    assert after.startswith(before)
+    line = (
+        f"* 2026-11-21 00:52 UTC, run {RUN.id}: {LABEL} on panda: **PENDING REVIEW** (nobody has judged yet; adherence"
+        " 99/100); p50 13.8 ms (live model 7.5), 72.6 Hz, 218 tok/s, 99/100 adherent, 6.15 GB above the drained level,"
+        " mute for 13.5 s, blind for 10.1 s."
+    )
+    assert after[len(before) :].splitlines() == [
+        "",
+        "## Model trials",
+        "",
+        "<!-- model-trial runs: begin; `trialbench documents` keeps a line for each -->",
+        "",
+        line,
+        "",
+        "<!-- model-trial runs: end -->",
+    ]
+
+
+def test_runs_stand_newest_first_and_are_rewritten_in_place() -> None:
+    def order(text: str) -> list[str]:
+        return re.findall(r"run (r\d)", text)
+
+    text = "# M"
+    for name, begun in (
+        ("r2", "2026-11-02 00:00"),
+        ("r4", "2026-11-04 00:00"),
+        ("r1", "2026-11-01 00:00"),
+        ("r3", "2026-11-03 00:00"),
+    ):
+        text = memory(text, a_run(id=name, begun=begun))
+    assert order(text) == ["r4", "r3", "r2", "r1"]
+    assert text.startswith("# M\n\n## Model trials")
+    assert not text.endswith("\n")
+    again = memory(text, a_run(id="r2", begun="2026-11-02 00:00", verdict="REJECT"))
+    assert order(again) == order(text)
+    assert kept(text, again) == ("PENDING REVIEW", "REJECT")
+
+
+def test_a_run_that_was_rolled_back_has_no_numbers() -> None:
+    back = a_run(verdict="INCONCLUSIVE", reasons=["smoke"], summary={"outcome": "rolled_back", "windows": {}})
+    assert f"{LABEL} on panda: rolled back, **INCONCLUSIVE** (smoke).\n" in memory("", back)
+
+
+def test_an_emptied_block_is_filled_again() -> None:
+    text = memory("# M\n")
+    emptied = re.sub(r"\* .*\n", "", text)
+    assert memory(emptied).count(RUN.id) == 1
+
+
+def test_a_broken_block_is_refused() -> None:
+    with pytest.raises(Refused, match=r"one begin and one end mark around the runs, found marks in lines 3"):
+        memory("# M\n\n<!-- model-trial runs: end -->\n")
+
+
+# --- nothing else changes ---------------------------------------------------------------------------------------------
+
+FILLERS = [
+    "",
+    "   ",
+    "text with trailing spaces  ",
+    "\ttab",
+    "# Heading",
+    "## Another one ##",
+    "* item",
+    "  * nested",
+    "1. one",
+    "> quoted",
+    "> no benchmarks exist yet",
+    "|  odd |width|",
+    "|---|:-:|",
+    "```",
+    "~~~",
+    "    indented code",
+    "<!-- a comment -->",
+    "<details>",
+    "</details>",
+    "**bold**",
+    "---",
+    "\u2028 odd separators \x0b \x85",
+    "ünïcode 🤖 \ufffd",
+    "\\| a \\` b",
+    "[link]: http://127.0.0.1/ 'x'",
+    "\udcff\udc80 no UTF-8",
+]
+fillers = st.lists(st.sampled_from(FILLERS), max_size=8)
+ends = st.sampled_from(["\n", "\r\n", "\r"])
+PLACES = {
+    "research": (research_edits, ["For it no benchmarks exist yet."]),
+    "registry": (
+        registry_edits,
+        [
+            "## Active Models",
+            "",
+            "| Model | Port |VRAM GB| Status |",
+            "|---|---:|--|--|",
+            "| a  |1|  4.8 | active |",
+            "",
+            "Steady-state peak: 9.0 GB",
+            "",
+            "## Change Log",
+            "",
+            "* 2026-01-01: x",
+        ],
+    ),
+    "memory": (memory_edits, [""]),
+}
+
+
+def _takes(make: Edits, page: Page) -> bool:
+    try:
+        after = page.edited(make(page, RUN))
+        again = Page(page.name, after)
+        return again.edited(make(again, RUN)) == after
+    except Refused:
+        return False
+
+
+@pytest.mark.parametrize("what", PLACES)
+@settings(max_examples=150, deadline=None)
+@given(above=fillers, below=fillers, eol=ends, bom=st.booleans(), final=st.booleans())
+@example(above=["```"], below=[], eol="\n", bom=False, final=False)
+@example(above=["text"], below=["text"], eol="\r\n", bom=True, final=False)
+def test_all_else_stays_byte_for_byte(
+    what: str, above: list[str], below: list[str], eol: str, bom: bool, final: bool
+) -> None:
+    make, place = PLACES[what]
+    text = "\ufeff" * bom + eol.join([*above, "", *place, "", *below]) + eol * final
+    page = Page("DOC.md", text)
+    # A fence that is not closed swallows the place, or what is added at the end: nothing is written then.
+    if {"```", "~~~"} & {*above, *below} and not _takes(make, page):
+        return
+    edits = make(page, RUN)
+    after = page.edited(edits)
+    again = Page("DOC.md", after)
+    assert again.edited(make(again, RUN)) == after
+    # What came in between the parts that stayed is ours alone, with the document's own line ends.
+    position, rest = 0, after
+    for edit in sorted(edits):
+        same = text[position : edit.start]
+        assert rest.startswith(same + edit.text)
+        rest = rest[len(same) + len(edit.text) :]
+        position = edit.end
+        assert {found[0] for found in re.finditer(r"\r\n|\r|\n", edit.text)} <= {page.eol}
+    assert rest == text[position:]
+    gone = "".join(text[edit.start : edit.end] for edit in edits)
+    assert len(gone) <= len("For it no benchmarks exist yet.")
+    if what == "memory":
+        assert not gone
+
+
+@settings(max_examples=200, deadline=None)
+@given(lines=fillers, eol=ends)
+def test_lines_are_those_of_the_parser(lines: list[str], eol: str) -> None:
+    page = Page("DOC.md", eol.join(lines))
+    assert "".join(page.lines) == page.text
+    for token in page.tokens:
+        if token.map:
+            assert token.map[1] <= max(len(page.lines), 1)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(max_size=60))
+@example(text="| a `b` <b>*c*</b> [x](y) ![z](w) \\ & &amp; ~~d~~ $e$ {{f}} __g__ http://127.0.0.1 www.x.y # -- -->")
+@example(text="a\nb\r\n| injected | row |\n<!-- model-trial numbers of x: end -->")
+def test_a_strangers_text_is_shown_and_does_nothing(text: str) -> None:
+    shown = escape(text)
+    assert not re.search(r"[\r\n]", shown)
+    parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    [inline] = parser.parseInline(f"a {shown} z")
+    kinds = {token.type for token in inline.children or []}
+    assert kinds <= {"text", "text_special"}
+    visible = "".join(token.content for token in inline.children or [])
+    unescaped = re.sub(r"\\([!-/:-@[-`{-~])", r"\1", shown)
+    assert visible == f"a {unescaped} z"
+    # A table keeps its shape.
+    tokens = parser.parse(f"| h | i |\n|---|---|\n| {shown} | k |\n\nend\n")
+    cells = [inside.content for token, inside in pairwise(tokens) if token.type == "td_open"]
+    assert len(cells) == 2
+    assert cells[1] == "k"
+    # Whatever it is called, it is found again.
+    assert word(text) == "" or re.fullmatch(r"(?!.*--)\S+", word(text))
+
+
+@settings(max_examples=60, deadline=None)
+@given(label=st.text(min_size=1, max_size=40), host=st.text(max_size=20), reason=st.text(max_size=60))
+@example(label="a | b\n| injected | 1 | 2 | active |", host="<script>", reason="-->\n\nSteady-state peak: 1 GB")
+@example(label="a--b-->c", host="`", reason="no benchmarks exist yet")
+def test_strange_names_stay_in_their_place(label: str, host: str, reason: str) -> None:
+    strange = a_run(label=label, host=host, reasons=[reason], id=f"run {label}")
+    text = research("A\n\nno benchmarks exist yet\n\nB\n", strange)
+    kinds = [token.type for token in MarkdownIt("commonmark").enable("table").parse(text) if token.level == 0]
+    assert [kind for kind in kinds if not kind.endswith("_close")] == [
+        "paragraph_open",
+        "html_block",
+        "paragraph_open",
+        "table_open",
+        "html_block",
+        "paragraph_open",
+    ]
+    listed = registry(doc(), strange)
+    assert len(listed.splitlines()) == len(doc().splitlines()) + 2
+    assert len(memory("# M\n", strange).splitlines()) == 9
+
+
+def test_masking_keeps_positions() -> None:
+    assert masked("a `b` ``c`d`` <!-- e\n--> f") == "a \0\0\0 \0\0\0\0\0\0\0 \0\0\0\0\0\0\n\0\0\0 f"
+
+
+def test_edits_that_overlap_are_a_mistake_of_ours() -> None:
+    with pytest.raises(AssertionError, match=r"DOC.md: edits overlap at 1"):
+        Page("DOC.md", "abc").edited([Edit(0, 2, ""), Edit(1, 3, "")])
+    assert Page("DOC.md", "a\nb").span(Span(1, 2)) == (2, 3)
+
+
+# --- the whole: folder to documents -----------------------------------------------------------------------------------
+
+BOOT = {"boot_id": "b", "run": "run-1", "epoch": 1, "by": "runner", "wall": "2026-11-21T00:52:00Z"}
+EVENTS = ["opened", ("phase_done", {"phase": "measure"}), "restored", "closed"]
+
+
+def make_folder(
+    path: Path, *, label: str = LABEL, events: list[Any] = EVENTS, verdict: bool = True, **plan: Any
+) -> Path:
+    (path / "samples").mkdir(parents=True)
+    plan = {
+        "run": "run-1",
+        "host": "panda",
+        "candidate": {"label": label, "port": 11437},
+        "baseline": {"label": "E2B"},
+        **plan,
+    }
+    (path / "plan.json").write_text(json.dumps(plan))
+    lines = []
+    for seq, event in enumerate(events, 1):
+        name, more = event if isinstance(event, tuple) else (event, {})
+        lines.append({"seq": seq, "t_s": float(seq), "event": name, **BOOT, **more})
+        assert schemas.validate(lines[-1], "journal") == []
+    (path / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sample = {
+        "seq": 1, "t_start_s": 2.0, "wall": "2026-11-21T00:52:02Z", "ok": True, "error_class": None, "latency_ms": 20.0,
+        "ttft_ms": None, "server_ms": 18.0, "prompt_n": 9, "cache_n": 0, "completion_tokens": 3,
+        "finish_reason": "stop", "strategy": 1, "parsed": ["left"], "content": "left",
+        "flags": [], "error_detail": None,
+    }  # fmt: skip
+    (path / "samples" / "nav-candidate.jsonl").write_text(json.dumps(sample) + "\n")
+    if verdict:
+        assert main(["verdict", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    path = make_folder(tmp_path / "run-1")
+    capsys.readouterr()
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    found = tmp_path / "her-os"
+    (found / "docs").mkdir(parents=True)
+    for name in (RESEARCH, REGISTRY, MEMORY):
+        shutil.copy(SAMPLES / name, found / name)
+    return found
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_check_then_write_then_nothing(run_folder: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(root)
+    argv = ["documents", str(run_folder), "--root", str(root)]
+    assert main([*argv, "--check"]) == 0
+    checked = capsys.readouterr().out
+    assert contents(root) == before
+    assert f"--- {RESEARCH} (before)\n+++ {RESEARCH} (after)\n" in checked
+    assert f"\n+| {LABEL} | 11437 | | INCONCLUSIVE |\n" in checked
+    assert checked.endswith("".join(f"{name}: would be written\n" for name in (RESEARCH, REGISTRY, MEMORY)))
+    assert main([*argv, "--diff"]) == 0
+    assert capsys.readouterr().out == checked.replace("would be written", "written")
+    written = contents(root)
+    assert list(written) == list(before), "nothing is left behind"
+    assert main([*argv, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    jsonschema.validate(told, schemas.load("documents"))
+    assert told["changed"] is False
+    assert main([*argv, "--check"]) == 0
+    assert capsys.readouterr().out == "".join(f"{name}: unchanged\n" for name in (RESEARCH, REGISTRY, MEMORY))
+    assert contents(root) == written
+
+
+def test_one_document_without_a_place_keeps_all_as_they_are(run_folder: Path, root: Path) -> None:
+    for name in (RESEARCH, REGISTRY, MEMORY):
+        good = (root / name).read_bytes()
+        (root / name).write_text("```\n")
+        before = contents(root)
+        with pytest.raises(UsageError, match=f"^{re.escape(name)}: expected .* None of the documents was touched"):
+            write_documents(run_folder, root)
+        assert contents(root) == before
+        (root / name).unlink()
+        with pytest.raises(UsageError, match=f"^{re.escape(name)}: expected a document in .*No such file"):
+            write_documents(run_folder, root)
+        (root / name).write_bytes(good)
+
+
+def test_a_fence_that_swallows_what_is_added_is_refused(run_folder: Path, root: Path) -> None:
+    (root / MEMORY).write_text("# M\n\n```\nnever closed\n")
+    with pytest.raises(Refused, match=r"MEMORY.md: expected a place .* \(a code fence or a comment that is not closed"):
+        write_documents(run_folder, root)
+
+
+def test_bytes_that_are_no_text_stay(run_folder: Path, root: Path) -> None:
+    raw = b"\xef\xbb\xbf# M\r\n\xff\xfe\x00 caf\xe9  \r\nlast"
+    (root / MEMORY).write_bytes(raw)
+    write_documents(run_folder, root)
+    after = (root / MEMORY).read_bytes()
+    assert after.startswith(raw + b"\r\n\r\n## Model trials\r\n")
+    assert b"\n" not in after.replace(b"\r\n", b"")
+    assert not after.endswith(b"\r\n")
+
+
+def test_what_is_too_large_is_refused(run_folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "_MAX_MIB", 0)
+    with pytest.raises(UsageError, match="expected at most 0 MiB"):
+        write_documents(run_folder, root)
+
+
+def test_modes_and_links_are_kept(run_folder: Path, root: Path, tmp_path: Path) -> None:
+    real = tmp_path / "elsewhere" / "notes.md"
+    real.parent.mkdir()
+    (root / MEMORY).rename(real)
+    real.chmod(0o640)
+    (root / MEMORY).symlink_to(Path("..") / "elsewhere" / "notes.md")
+    (root / REGISTRY).chmod(0o664)
+    write_documents(run_folder, root)
+    assert (root / MEMORY).is_symlink()
+    assert b"Model trials" in real.read_bytes()
+    assert stat.S_IMODE(real.stat().st_mode) == 0o640
+    assert stat.S_IMODE((root / REGISTRY).stat().st_mode) == 0o664
+
+
+def test_an_owner_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "a"
+    target.write_bytes(b"a")
+    changed: list[tuple[int, int]] = []
+    monkeypatch.setattr(files.os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(files.os, "fchown", lambda _handle, uid, gid: changed.append((uid, gid)))
+    files.replace_all([files.Replacement(target, b"a", b"b")])
+    status = target.stat()
+    # Once for the new text, once for the old one that is kept until all is written.
+    assert changed == [(status.st_uid, status.st_gid)] * 2
+    assert target.read_bytes() == b"b"
+
+
+def test_somebody_elses_change_is_not_overwritten(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_bytes(b"now")
+    with pytest.raises(UsageError, match="was changed by somebody else"):
+        files.replace_all(
+            [files.Replacement(tmp_path / "a", b"now", b"x"), files.Replacement(tmp_path / "b", b"then", b"x")]
+        )
+    assert contents(tmp_path) == {"a": b"now", "b": b"now"}
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 3])
+def test_a_write_that_fails_takes_the_others_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
+) -> None:
+    names = ["a", "b", "c"]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    replace, calls = os.replace, []
+
+    def failing(source: Any, target: Any) -> None:
+        calls.append(target)
+        if len(calls) == fails_at:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", failing)
+    with pytest.raises(OSError, match="No space"):
+        files.replace_all([files.Replacement(tmp_path / name, name.encode(), b"new") for name in names])
+    assert contents(tmp_path) == {name: name.encode() for name in names}
+
+
+def test_a_file_that_can_not_be_staged_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_text("a")
+    monkeypatch.setattr(
+        files.os, "fsync", lambda _handle: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    with pytest.raises(OSError, match="No space"):
+        files.replace_all([files.Replacement(tmp_path / "a", b"a", b"b")])
+    assert contents(tmp_path) == {"a": b"a"}
+
+
+def test_two_writers_take_turns(tmp_path: Path) -> None:
+    held, seen = threading.Event(), []
+
+    def second() -> None:
+        held.wait(10)
+        with files.locked(tmp_path):
+            seen.append("second")
+
+    thread = threading.Thread(target=second)
+    with files.locked(tmp_path):
+        thread.start()
+        held.set()
+        thread.join(0.05)
+        seen.append("first")
+    thread.join(10)
+    assert seen == ["first", "second"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_run_leaves_what_a_newer_one_wrote(run_folder: Path, root: Path, tmp_path: Path) -> None:
+    write_documents(run_folder, root)
+    before = contents(root)
+    older = make_folder(tmp_path / "run-0")
+    journal = older / "journal.jsonl"
+    journal.write_text(journal.read_text().replace("2026-11-21", "2026-11-20"))
+    (older / "plan.json").write_text((older / "plan.json").read_text().replace("run-1", "run-0"))
+    found = {one.name: one for one in write_documents(older, root)}
+    assert found[RESEARCH].line(check=False) == (
+        f"{RESEARCH}: left alone, the documents show the newer run run-1 of this model"
+    )
+    assert found[REGISTRY].left_alone
+    after = contents(root)
+    assert [name for name in after if after[name] != before[name]] == [MEMORY]
+
+
+@pytest.mark.parametrize(
+    ("events", "changed", "why"),
+    [
+        (["opened", ("phase_failed", {"phase": "candidate"}), "restored", "closed"], [MEMORY], "rolled back"),
+        (["opened", ("phase_failed", {"phase": "candidate"})], [], "not known to be over"),
+        ([("phase_failed", {"phase": "snapshot"})], [], "before it held the host"),
+    ],
+)
+def test_what_a_failed_trial_writes(
+    tmp_path: Path, root: Path, events: list[Any], changed: list[str], why: str
+) -> None:
+    folder = make_folder(tmp_path / "run-1", events=events)
+    before = contents(root)
+    found = write_documents(folder, root)
+    after = contents(root)
+    assert [name for name in after if after[name] != before[name]] == changed
+    assert all(why in str(one.left_alone) for one in found if one.name not in changed)
+    assert b"11437" not in after[REGISTRY]
+
+
+@pytest.mark.parametrize(
+    ("plan", "verdict", "words"),
+    [
+        ({"rehearsal": True}, False, "is a rehearsal"),
+        ({}, False, r"expected a verdict.json, found none .*do: trialbench verdict"),
+        ({"candidate": 1}, False, "expected a plan.json that names the candidate"),
+    ],
+)
+def test_a_folder_that_can_not_be_told_of(
+    tmp_path: Path, root: Path, plan: dict[str, Any], verdict: bool, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_folder(tmp_path / "run-1", verdict=verdict, **plan)
+    assert main(["documents", str(folder), "--root", str(root)]) == 2
+    assert re.search(words, capsys.readouterr().err)
+
+
+def test_a_journal_without_times_is_refused(tmp_path: Path, root: Path) -> None:
+    folder = make_folder(tmp_path / "run-1")
+    journal = folder / "journal.jsonl"
+    journal.write_text(journal.read_text().replace("2026-11-21T00:52:00Z", "noon"))
+    with pytest.raises(UsageError, match="expected a journal that says when the run began"):
+        write_documents(folder, root)
+
+
+def test_a_root_that_is_not_there(run_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"expected the folder that holds MEMORY.md and docs/"):
+        write_documents(run_folder, tmp_path / "none")
+
+
+def test_another_research_document(run_folder: Path, root: Path) -> None:
+    (root / RESEARCH).rename(root / "OTHER.md")
+    write_documents(run_folder, root, research="OTHER.md")
+    assert LABEL in (root / "OTHER.md").read_text()
+
+
+def test_the_diff_tells_of_line_ends(run_folder: Path, root: Path) -> None:
+    (root / MEMORY).write_bytes(b"# M\r\nlast \x1b[31m")
+    shown = documents.diff(write_documents(run_folder, root, check=True))
+    assert "-last \\x1b[31m\n\\ No newline at end of file\n+last \\x1b[31m\\r\n" in shown
+
+
+def test_the_parser_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "markdown_it", None)
+    with pytest.raises(UsageError, match=r"markdown-it-py, found none \(do: pip install 'trialbench\[controller\]'\)"):
+        research("x")

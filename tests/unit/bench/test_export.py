@@ -1,0 +1,436 @@
+"""Exports of a run: JUnit for CI, CSV for tables, OpenMetrics for monitoring; and a schema for every file of a run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import jsonschema
+import pandas
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from prometheus_client import parser as prometheus
+from prometheus_client.openmetrics import parser as openmetrics
+from trialbench import schemas
+from trialbench.cli import main
+from trialbench.errors import UsageError
+from trialbench.files import read_json, read_json_lines
+from trialbench.report.export import FORMATS, write_exports
+from trialbench.report.export.openmetrics import Family
+from trialbench.report.export.table import columns, rows
+from trialbench.report.folder import read_folder
+from trialbench.report.summary import summarise_folder
+
+# A whole trial of the digital twin, as it was harvested; of its logs one is kept.
+REAL = Path(__file__).resolve().parents[2] / "fixtures" / "runs" / "completed"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A copy of the real run that may be changed."""
+    shutil.copytree(REAL, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def change(path: Path, name: str, edit: Callable[[dict[str, Any]], Any]) -> None:
+    """Edit one JSON document of the run."""
+    document = read_json(path / name)
+    edit(document)
+    (path / name).write_text(json.dumps(document))
+
+
+def change_lines(path: Path, name: str, edit: Callable[[list[dict[str, Any]]], Any]) -> None:
+    """Edit the lines of a JSON-lines file of the run."""
+    lines, bad = read_json_lines(path / name)
+    assert bad == 0
+    edit(lines)
+    (path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def junit(path: Path) -> dict[str, ElementTree.Element]:
+    """The test cases by `suite: name`."""
+    write_exports(path, ["junit"])
+    root = ElementTree.parse(path / "exports" / "junit.xml").getroot()
+    suites = root.findall("testsuite")
+    cases = {f"{suite.get('name')}: {case.get('name')}": case for suite in suites for case in suite.findall("testcase")}
+    # Counted right, and no case hides another.
+    assert len(cases) == int(root.attrib["tests"]) == sum(int(suite.attrib["tests"]) for suite in suites)
+    for attribute, tag in (("failures", "failure"), ("skipped", "skipped")):
+        assert int(root.attrib[attribute]) == len(root.findall(f".//{tag}"))
+        assert all(int(suite.attrib[attribute]) == len(suite.findall(f".//{tag}")) for suite in suites)
+    return cases
+
+
+def failures(path: Path) -> dict[str, str]:
+    """The failed cases and their messages."""
+    found = {name: case.find("failure") for name, case in junit(path).items()}
+    return {name: str(failure.get("message")) for name, failure in found.items() if failure is not None}
+
+
+# --- schemas ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_file_of_a_real_run_has_a_schema_and_fits(run: Path) -> None:
+    write_exports(run)
+    checked: dict[str, int] = {}
+    for path in sorted(run.rglob("*")):
+        if path.is_dir():
+            continue
+        name = schemas.schema_of(str(path.relative_to(run)))
+        if name is None:
+            # What has none is no JSON: signs, prompt, source, image, logs, and the two exports with formats of others.
+            assert not path.name.endswith((".json", ".jsonl", ".csv")), path
+            continue
+        if path.suffix == ".jsonl":
+            values, bad = read_json_lines(path)
+            assert bad == 0
+        elif path.suffix == ".csv":
+            values = typed_rows(path)
+        else:
+            values = [read_json(path)]
+        validator = jsonschema.Draft202012Validator(schemas.load(name))
+        for value in values:
+            assert schemas.validate(value, name) == [], path
+            validator.validate(value)
+        checked[name] = checked.get(name, 0) + len(values)
+    assert set(checked) >= {
+        *("plan", "snapshot", "summary", "verdict", "verification", "journal", "vram", "gate", "sample", "session"),
+        *("sign", "row", "calibration"),
+    }
+    assert checked["sample"] >= 300
+
+
+def typed_rows(path: Path) -> list[dict[str, Any]]:
+    """The CSV's rows with the types that their schema gives them."""
+
+    def typed(name: str, text: str) -> Any:
+        schema = schemas.load("row")["properties"][name]
+        types = schema.get("type", ["integer", "null"])
+        if text == "" and "null" in types:
+            return None
+        if "boolean" in types:
+            return {"true": True, "false": False}[text]
+        return int(text) if "integer" in types else float(text) if "number" in types else text
+
+    with path.open(newline="", encoding="utf-8") as stream:
+        return [{name: typed(name, text) for name, text in row.items()} for row in csv.DictReader(stream)]
+
+
+def test_each_schema_holds_for_something_that_exists() -> None:
+    # Workloads come in, and the last one is what a command prints.
+    assert {*schemas.FILES.values(), "workload", "documents"} == set(schemas.names())
+
+
+@pytest.mark.parametrize("path", ["logs/x.log", "inputs/prompt.txt", "samples/ready-start-a1", "exports/junit.xml"])
+def test_what_is_no_json_has_no_schema(path: str) -> None:
+    assert schemas.schema_of(path) is None
+
+
+# --- JUnit ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pending_verdict_is_skipped(run: Path) -> None:
+    cases = junit(run)
+    assert failures(run) == {}
+    skipped = cases["trial: verdict"].find("skipped")
+    assert skipped is not None
+    assert str(skipped.get("message")).startswith("PENDING_REVIEW: nobody has judged")
+    assert [name for name in cases if name.startswith("gates")] == [
+        "gates: VRAM at start",
+        "gates: VRAM at extend",
+        "gates: VRAM at end",
+    ]
+    assert len([name for name in cases if name.startswith("checks")]) == 8
+    assert {"trial: ended as planned", "trial: host is back", "phases: restore", "candidate: adherence"} <= set(cases)
+    assert float(cases["phases: restore"].attrib["time"]) > 5
+    suite = ElementTree.parse(run / "exports" / "junit.xml").getroot().find("testsuite")
+    assert suite is not None
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", suite.attrib["timestamp"])
+    properties = {one.get("name"): one.get("value") for one in suite.findall("properties/property")}
+    assert properties["outcome"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("judged", "failed"), [("better", []), ("same", ["trial: verdict"]), ("worse", ["trial: verdict"])]
+)
+def test_a_verdict_passes_only_as_adopt(run: Path, judged: str, failed: list[str], capsys: Any) -> None:
+    assert main(["verdict", str(run), "--describe", judged]) == 0
+    found = failures(run)
+    assert list(found) == failed
+    assert all(
+        message == f"REJECT: describe judged {judged}: not materially better than the baseline"
+        for message in found.values()
+    )
+
+
+def test_no_verdict_is_no_failure(run: Path) -> None:
+    (run / "verdict.json").unlink()
+    skipped = junit(run)["trial: verdict"].find("skipped")
+    assert skipped is not None
+    assert skipped.get("message") == "not decided: trialbench verdict DIR"
+
+
+def test_a_gate_outside_its_band_fails(run: Path) -> None:
+    def higher(lines: list[dict[str, Any]]) -> None:
+        gates = [line for line in lines if line["event"] == "gate"]
+        gates[1] |= {"footprint_gb": 7.6, "band": "warning", "ok": True}
+        gates[2] |= {"footprint_gb": None, "band": None}
+
+    change_lines(run, "journal.jsonl", higher)
+    assert failures(run)["gates: VRAM at extend"] == "expected 5.5 to 7.5 GB, found 7.6 GB (warning)"
+    assert junit(run)["gates: VRAM at end"].find("skipped") is not None
+
+
+def test_adherence_thinking_and_taints_fail(run: Path) -> None:
+    def spoiled(lines: list[dict[str, Any]]) -> None:
+        for line in lines[:6]:
+            line |= {"strategy": 3, "cache_n": 9}
+        lines[7] |= {"flags": ["thinking"], "ok": False, "error_class": "thinking", "strategy": None}
+
+    change_lines(run, "samples/nav-candidate.jsonl", spoiled)
+    found = failures(run)
+    assert found["candidate: adherence"].startswith("adherence 93/100 (at least 95 %: ")
+    assert found["candidate: no reply was thinking"] == "1 replies were thinking"
+    assert found["candidate: numbers are untainted"].startswith("tainted: ")
+
+
+def test_the_rule_of_adherence_is_the_verdicts(run: Path, capsys: Any) -> None:
+    change_lines(run, "samples/nav-candidate.jsonl", lambda lines: [line.update(strategy=3) for line in lines[:2]])
+    assert main(["verdict", str(run)]) == 0
+    assert "candidate: adherence" not in failures(run)
+    assert main(["verdict", str(run), "--adherence-rule", "proved"]) == 0
+    assert "not proved" in failures(run)["candidate: adherence"]
+
+
+def test_a_failed_check_fails(run: Path) -> None:
+    change(
+        run, "verification.json", lambda found: found["checks"][6].update(ok=False, expected="a voice", found="silence")
+    )
+    assert failures(run) == {'checks: 7 Chatterbox TTS speaks "test one two"': "expected a voice, found silence"}
+    # Without checks from outside, those of the host.
+    (run / "verification.json").unlink()
+    assert len([name for name in junit(run) if name.startswith("checks")]) == 8
+
+
+def test_a_trial_that_was_rolled_back_fails(run: Path) -> None:
+    def failed(lines: list[dict[str, Any]]) -> None:
+        [at] = [at for at, line in enumerate(lines) if line["event"] == "phase_done" and line["phase"] == "measure"]
+        lines[at] |= {"event": "phase_failed", "reason": "broke", "expected": "x", "found": None, "todo": "mend it"}
+
+    change_lines(run, "journal.jsonl", failed)
+    assert main(["verdict", str(run)]) == 0
+    found = failures(run)
+    assert found["trial: ended as planned"] == "rolled_back: measure: broke"
+    assert found["phases: measure"] == "the phase failed"
+    assert found["trial: verdict"].startswith("INCONCLUSIVE: ")
+    case = junit(run)["trial: ended as planned"].find("failure")
+    assert case is not None
+    assert (case.get("type"), case.text) == ("rolled_back", "rolled_back: measure: broke\nexpected: x\ntodo: mend it")
+
+
+def test_a_host_that_is_not_back_fails(run: Path) -> None:
+    change_lines(run, "journal.jsonl", lambda lines: lines.__delitem__(slice(-3, None)))
+    found = failures(run)
+    assert found["trial: host is back"] == "not known to be restored"
+    assert found["trial: ended as planned"].startswith("open: ")
+
+
+def test_a_run_that_never_began(run: Path) -> None:
+    shutil.rmtree(run / "samples")
+    for name in ("vram.jsonl", "verification.json"):
+        (run / name).unlink()
+    change_lines(run, "journal.jsonl", lambda lines: lines.__delitem__(slice(1, None)))
+    cases = junit(run)
+    assert cases["trial: host is back"].find("skipped") is not None
+    assert not [name for name in cases if name.startswith(("candidate", "gates", "checks"))]
+    write_exports(run)
+    assert len((run / "exports" / "samples.csv").read_text().splitlines()) == 1
+    assert "latency" not in (run / "exports" / "metrics.prom").read_text()
+
+
+def test_a_rehearsal_has_no_verdict(run: Path) -> None:
+    change(run, "plan.json", lambda plan: plan.update(rehearsal=True))
+    assert "trial: verdict" not in junit(run)
+
+
+def test_what_xml_can_not_hold_is_escaped(run: Path) -> None:
+    change(run, "plan.json", lambda plan: plan["candidate"].update(label="a\x00\x1b[31m<&>\ufffe\ud800"))
+    write_exports(run)
+    root = ElementTree.parse(run / "exports" / "junit.xml").getroot()
+    labels = {one.get("value") for one in root.iter("property") if one.get("name") == "model_label"}
+    assert labels == {"a\\x00\\x1b[31m<&>\\ufffe\\ud800"}
+
+
+# --- CSV --------------------------------------------------------------------------------------------------------------
+
+
+def test_samples_load_into_pandas_in_one_line(run: Path) -> None:
+    write_exports(run, ["csv"])
+    frame = pandas.read_csv(run / "exports" / "samples.csv")
+    assert list(frame.columns) == columns()
+    assert frame["ok"].dtype == bool
+    assert frame["warmup"].dtype == bool
+    assert frame["latency_ms"].dtype == float
+    measured = frame[~frame.warmup]
+    medians = measured.groupby("segment")["latency_ms"].median().round(6).to_dict()
+    segments = summarise_folder(read_folder(run))["segments"]
+    assert medians == {name: round(one["latency_ms"]["p50"]["value"], 6) for name, one in segments.items()}
+    assert measured.groupby("segment").size().to_dict() == {name: one["sent"] for name, one in segments.items()}
+    assert set(frame[frame.segment.str.contains("baseline")]["label"]) == {"gemma-4-E2B-it"}
+    assert set(frame[frame.segment == "nav-candidate"]["label"]) == {"gemma-4-E4B-it-Q4_K_M"}
+    # What the series of the card says of a reply stands beside it; of a warm-up it says nothing.
+    assert frame[frame.segment == "nav-candidate"]["power_w"].notna().sum() == segments["nav-candidate"]["sent"]
+    assert not frame[frame.warmup]["power_w"].notna().any()
+    # One file of raw samples does, too.
+    lines = pandas.read_json(run / "samples" / "nav-candidate.jsonl", lines=True)
+    assert len(lines) == segments["nav-candidate"]["sent"]
+
+
+def test_rows_stand_in_the_order_of_the_requests(run: Path) -> None:
+    folder = read_folder(run)
+    found = rows(folder, summarise_folder(folder))
+    assert [row["t_start_s"] for row in found] == sorted(row["t_start_s"] for row in found)
+    assert found[0]["warmup"] is True
+
+
+@pytest.mark.parametrize(
+    ("content", "cell"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+x", "'+x"),
+        ("-x", "'-x"),
+        ("@x", "'@x"),
+        ('a, "b"\nc', 'a, "b"\nc'),
+        ("\x1b[31m\x00\ud800", "\\x1b[31m\\x00\\ud800"),
+        ("", ""),
+        (None, ""),
+        ("größer 🤖", "größer 🤖"),
+    ],
+)
+def test_a_reply_is_text_in_a_cell(run: Path, content: str | None, cell: str) -> None:
+    change_lines(
+        run, "samples/nav-candidate.jsonl", lambda lines: lines[0].update(content=content, parsed=None, strategy=None)
+    )
+    write_exports(run, ["csv"])
+    with (run / "exports" / "samples.csv").open(newline="", encoding="utf-8") as stream:
+        found = [
+            row for row in csv.DictReader(stream) if row["segment"] == "nav-candidate" and row["warmup"] == "false"
+        ]
+    assert found[0]["content"] == cell
+    assert found[0]["parsed"] == ""
+    assert len(found) == 100
+
+
+# --- OpenMetrics ------------------------------------------------------------------------------------------------------
+
+
+def parsed(path: Path) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
+    """Metrics by name, samples by labels, as both parsers read them alike."""
+    write_exports(path, ["openmetrics"])
+    text = (path / "exports" / "metrics.prom").read_text()
+    found: list[dict[str, dict[tuple[tuple[str, str], ...], float]]] = []
+    for parse in (openmetrics.text_string_to_metric_families, prometheus.text_string_to_metric_families):
+        families = {}
+        for family in parse(text):
+            assert family.type == "gauge"
+            assert family.documentation.endswith(".")
+            samples = {}
+            for one in family.samples:
+                assert one.timestamp is None
+                samples[tuple(sorted(one.labels.items()))] = one.value
+            assert len(samples) == len(family.samples), "each series stands once"
+            families[family.name] = samples
+        found.append(families)
+    assert found[0] == found[1]
+    return found[0]
+
+
+def test_both_formats_read_the_same(run: Path) -> None:
+    metrics = parsed(run)
+    common = (("host", "twin"), ("model", "gemma-4-E4B-it-Q4_K_M"))
+    summary = summarise_folder(read_folder(run))
+    p50 = summary["segments"]["nav-candidate"]["latency_ms"]["p50"]["value"]
+    assert metrics["model_trial_latency_seconds"][
+        *common, ("quantile", "0.5"), ("segment", "nav-candidate")
+    ] == pytest.approx(p50 / 1000)
+    assert not any(("quantile", "0.99") in labels for labels in metrics["model_trial_latency_seconds"])
+    assert metrics["model_trial_vram_footprint_bytes"][(("gate", "peak"), *common)] == pytest.approx(
+        summary["vram"]["peak_footprint_gb"] * 2**30, abs=1
+    )
+    verdicts = {dict(labels)["verdict"]: value for labels, value in metrics["model_trial_verdict"].items()}
+    assert verdicts == {"ADOPT": 0, "REJECT": 0, "INCONCLUSIVE": 0, "PENDING_REVIEW": 1}
+    assert metrics["model_trial_host_restored"][common] == 1
+    [began] = metrics["model_trial_start_timestamp_seconds"].values()
+    wall = read_folder(run).journal[0]["wall"]
+    assert datetime.fromtimestamp(began, UTC) == datetime.fromisoformat(wall)
+    assert sum(metrics["model_trial_check_passed"].values()) == 8
+
+
+def test_units_end_the_names(run: Path) -> None:
+    write_exports(run)
+    text = (run / "exports" / "metrics.prom").read_text()
+    units = re.findall(r"^# UNIT (\S+) (\S+)$", text, re.MULTILINE)
+    assert {unit for _, unit in units} == {"seconds", "bytes", "ratio", "hertz", "joules"}
+    assert all(name.endswith(f"_{unit}") for name, unit in units)
+    assert text.endswith("\n# EOF\n")
+    assert "_ms" not in re.sub(r'"[^"]*"', "", text)
+
+
+def test_what_is_not_known_is_absent(run: Path) -> None:
+    (run / "verdict.json").unlink()
+    (run / "vram.jsonl").unlink()
+    change_lines(run, "journal.jsonl", lambda lines: [line.update(wall="noon") for line in lines])
+    metrics = parsed(run)
+    assert "model_trial_verdict" not in metrics
+    assert "model_trial_start_timestamp_seconds" not in metrics
+    assert not any(("state", "peak") in labels for labels in metrics["model_trial_vram_used_bytes"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(max_size=30))
+@example(text='a"b\\c\nd} 1\n# EOF')
+@example(text="\\n")
+def test_labels_are_escaped(text: str) -> None:
+    family = Family("x", "Help.")
+    family.add(1, label=text)
+    written = family.text({"host": "h"}) + "\n# EOF\n"
+    for parse in (openmetrics.text_string_to_metric_families, prometheus.text_string_to_metric_families):
+        [found] = parse(written)
+        [one] = found.samples
+        assert set(one.labels) == {"host", "label"}
+        if text.isprintable():
+            assert one.labels["label"] == text
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_it_wrote(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(run)]) == 0
+    files = [run / "exports" / export.file for export in FORMATS.values()]
+    assert capsys.readouterr().out.splitlines() == [str(file) for file in files]
+    again = [file.read_bytes() for file in files]
+    assert main(["export", str(run), "--format", "csv"]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(files[1])]
+    assert [file.read_bytes() for file in files] == again
+    with pytest.raises(SystemExit):
+        main(["export", str(run), "--format", "xls"])
+
+
+def test_no_folder_no_export(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected a result folder"):
+        write_exports(tmp_path / "none")
+
+
+def test_who_insists_is_told_what_was_found(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verdict", str(run), "--require", "adopt"]) == 1
+    assert "expected the verdict ADOPT, found PENDING_REVIEW: nobody has judged" in capsys.readouterr().err
+    assert main(["verdict", str(run), "--require", "adopt", "--describe", "better"]) == 0

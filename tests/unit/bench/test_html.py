@@ -1,0 +1,679 @@
+"""report.html and the page of `compare`, without a browser: what stands in them, and that strangers stay text."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markupsafe import Markup
+from trialbench import stats
+from trialbench.cli import main
+from trialbench.report.folder import Folder, read_folder
+from trialbench.report.html import charts, described, figures, hostcharts, provenance, render, svg
+from trialbench.report.html.clock import Clock
+from trialbench.report.html.comparison import write_comparison
+from trialbench.report.html.page import Page, page
+from trialbench.report.html.report import report_html, write_report
+from trialbench.report.summary import summarise_folder
+from trialbench.report.telemetry import joined
+
+FOLDERS = Path(__file__).resolve().parents[2] / "fixtures" / "results" / "folders.py"
+KINDS = ("finished", "rich", "rehearsal", "rolled_back", "still_open", "partial", "untouched", "rebooted", "hostile")
+VOID = {"meta", "link", "img", "br", "input", "hr", "path", "line", "rect", "circle"}
+
+
+@pytest.fixture(scope="module")
+def folders() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("folders", FOLDERS)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Read(HTMLParser):
+    """Text by element, attributes, and whether every element is closed in order."""
+
+    def __init__(self, document: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.feed(document)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID or tag in ("path", "line", "rect", "circle"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append((self.open[-1] if self.open else "", data.strip()))
+
+    def of(self, tag: str) -> list[str]:
+        return [text for name, text in self.texts if name == tag]
+
+    @property
+    def text(self) -> str:
+        return " ".join(text for tag, text in self.texts if tag not in ("style", "script"))
+
+
+def built(path: Path) -> Page:
+    folder = read_folder(path)
+    return page(folder, summarise_folder(folder), joined(folder))
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+# --- the whole page --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_run_has_a_page_that_is_whole_small_and_alone(kind: str, folders: ModuleType, tmp_path: Path) -> None:
+    document = report_html(folders.ALL[kind](tmp_path / "run"))
+    assert len(document.encode()) < 2_000_000
+    found = Read(document)
+    for tag, attributes in found.elements:
+        refers = [
+            value or "" for name, value in attributes.items() if name in ("src", "href", "action", "data", "poster")
+        ]
+        assert all(value.startswith(("#", "data:image/")) for value in refers), (tag, refers)
+        assert not [name for name in attributes if name.startswith("on") or name in ("style", "srcset", "srcdoc")]
+    assert [tag for tag, _ in found.elements].count("script") == 1
+    assert [tag for tag, _ in found.elements].count("style") == 1
+    levels = [int(tag[1]) for tag, _ in found.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    names = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
+    assert len(names) == len(set(names))
+    for tag, attributes in found.elements:
+        for name in (attributes.get("aria-labelledby") or "").split():
+            assert name in names, (tag, name)
+    assert all("scope" in attributes for tag, attributes in found.elements if tag == "th")
+
+
+@pytest.mark.parametrize("kind", ["rich", "rehearsal", "hostile"])
+def test_charts_are_well_formed(kind: str, folders: ModuleType, tmp_path: Path) -> None:
+    document = report_html(folders.ALL[kind](tmp_path / "run"))
+    drawn = re.findall(r"<svg.*?</svg>", document, re.DOTALL)
+    assert len(drawn) > 5
+    for drawing in drawn:
+        ET.fromstring(drawing)
+    for number in re.findall(r' (?:x|y|x1|x2|y1|y2|cx|cy|width|height|r)="([^"]*)"', " ".join(drawn)):
+        assert math.isfinite(float(number))
+
+
+WORDS = {
+    "finished": "PENDING REVIEW",
+    "rehearsal": "REHEARSED",
+    "rolled_back": "NOT DECIDED",
+    "still_open": "HOST NOT BACK",
+    "untouched": "NOTHING TOUCHED",
+}
+
+
+@pytest.mark.parametrize("kind", WORDS)
+def test_the_word_on_top_says_how_it_stands(kind: str, folders: ModuleType, tmp_path: Path) -> None:
+    found = built(folders.ALL[kind](tmp_path / "run"))
+    assert found.word == WORDS[kind]
+    assert found.reasons
+
+
+@pytest.mark.parametrize(
+    ("verdict", "kind"), [("ADOPT", "good"), ("REJECT", "bad"), ("INCONCLUSIVE", "warn"), ("PENDING_REVIEW", "wait")]
+)
+def test_each_verdict_has_a_word_a_colour_and_a_sign(
+    verdict: str, kind: str, folders: ModuleType, tmp_path: Path
+) -> None:
+    run = folders.finished(tmp_path / "run")
+    change(run / "verdict.json", verdict=verdict, reasons=["because of `this`", "and that"])
+    found = built(run)
+    assert (found.word, found.kind) == (verdict.replace("_", " "), kind)
+    assert found.sign
+    read = Read(report_html(run))
+    assert "because of" in read.text
+    assert "this" in read.of("code")
+    # First thing in the page's body, before any number.
+    assert read.text.index("because of") < read.text.index("Numbers of this chart")
+
+
+def test_a_failed_rehearsal_is_no_good_one(folders: ModuleType, tmp_path: Path) -> None:
+    run = folders.rehearsal(tmp_path / "run")
+    lines = (run / "journal.jsonl").read_text().splitlines()
+    failed = json.loads(next(line for line in lines if '"drained"' in line)) | {
+        "event": "phase_failed",
+        "phase": "window",
+        "reason": "VRAM did not drain",
+    }
+    (run / "journal.jsonl").write_text("\n".join([*lines[:-1], json.dumps(failed), lines[-1]]) + "\n")
+    found = built(run)
+    assert found.word == "REHEARSAL FAILED"
+    assert found.failure == {"failed in": "window", "because": "VRAM did not drain"}
+    assert "VRAM did not drain" in " ".join(found.reasons)
+
+
+def test_what_failed_and_what_to_do_are_told(folders: ModuleType, tmp_path: Path) -> None:
+    found = built(folders.rolled_back(tmp_path / "run"))
+    assert found.failure == {
+        "failed in": "candidate",
+        "because": "the smoke test failed",
+        "expected": "a reply",
+        "found": "none",
+        "what to do": "look at the logs",
+    }
+    assert any("trialbench verdict" in reason for reason in found.reasons)
+    assert found.comparison is None
+    assert found.comparison_notes == ["Not compared: no samples of B (nav-candidate), A2 (nav-baseline-a2)."]
+
+
+def test_an_open_run_says_who_is_down(folders: ModuleType, tmp_path: Path) -> None:
+    run = folders.still_open(tmp_path / "run")
+    found = built(run)
+    assert "chatterbox still down" in found.reasons[0]
+    assert any("the newest restore failed" in reason for reason in found.reasons)
+    assert [fact.value for fact in found.facts if fact.name == "mute"] == ["still"]
+    assert "Not known to be restored." in found.restored
+    assert found.checks == []
+    assert "The checks were not made." in Read(report_html(run)).text
+    assert found.downtime is not None
+    assert "still down" in str(found.downtime.wide)
+
+
+def test_marks_are_named_before_the_numbers(folders: ModuleType, tmp_path: Path) -> None:
+    run = folders.partial(tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "samples" / "nav-baseline-a1.jsonl").read_text().splitlines()]
+    (run / "samples" / "nav-baseline-a1.jsonl").write_text(
+        "".join(json.dumps(line | {"cache_n": 5}) + "\n" for line in lines)
+    )
+    journal = (run / "journal.jsonl").read_text()
+    event = json.loads(journal.splitlines()[-1]) | {"event": "a2_skipped", "reason": "it was late"}
+    (run / "journal.jsonl").write_text(journal + json.dumps(event) + "\n")
+    found = {mark.name: mark.lines for mark in built(run).marks}
+    assert list(found) == ["TAINTED", "PARTIAL", "NOISY", "NO A2"]
+    assert "prompt cache" in found["TAINTED"][0]
+    assert any(line.startswith("nav-candidate: ") for line in found["PARTIAL"])
+    assert "latency" in found["NOISY"][0]
+    assert "it was late" in found["NO A2"][0]
+    text = Read(report_html(run)).text
+    assert text.index("TAINTED") < text.index("PARTIAL") < text.index("NOISY") < text.index("latency p50")
+
+
+def test_files_that_could_not_be_used_are_named(folders: ModuleType, tmp_path: Path) -> None:
+    run = folders.finished(tmp_path / "run")
+    with (run / "journal.jsonl").open("a") as journal:
+        journal.write('{"torn')
+    (run / "verification.json").write_text("[]")
+    found = built(run)
+    assert found.unread[0].startswith("1 lines")
+    assert found.unread[1].startswith("could not be used: verification.json")
+    assert "by the host itself" in found.checks_by
+    assert len(found.checks) == 8
+
+
+def test_what_the_clients_remarked_is_shown_once(folders: ModuleType, tmp_path: Path) -> None:
+    run = folders.finished(tmp_path / "run")
+    for name in ("nav-baseline-a1", "nav-baseline-a2"):
+        change(run / "samples" / f"summary-{name}.json", notes=["the server's cache was replaced"])
+    (run / "samples" / "summary-nav-baseline-tenants.json").write_text("[]")
+    (run / "samples" / "summary-smoke-candidate.json").write_text("{")
+    assert Read(report_html(run)).text.count("the server's cache was replaced") == 1
+
+
+def test_numbers_that_are_missing_are_dashes(folders: ModuleType, tmp_path: Path) -> None:
+    folder = read_folder(folders.finished(tmp_path / "run"))
+    summary = summarise_folder(folder)
+    summary["comparisons"][0] |= {"candidate": None, "a2": None, "ratio": None, "band": None}
+    found = page(folder, summary, {})
+    assert found.comparison is not None
+    assert found.comparison.rows[0][1:6] == ["-", "10.3 ms", "10.8 / -", "-", "unknown"]
+    summary["comparisons"] = []
+    assert page(folder, summary, {}).comparison_notes == ["Not compared."]
+    for old in ("comparisons", "calibration", "telemetry", "partial"):
+        del summary[old]
+    assert page(folder, summary, {}).comparison is None
+
+
+def test_a_run_in_which_nothing_is_remarkable(folders: ModuleType, tmp_path: Path) -> None:
+    folder = read_folder(folders.finished(tmp_path / "run"))
+    summary = summarise_folder(folder)
+    summary["segments"]["nav-candidate"]["outliers"] = []
+    found = charts.timeline(charts.series(folder.samples, {"nav-candidate": summary["segments"]["nav-candidate"]}, {}))
+    assert found is not None
+    assert found.caption == "Nothing remarkable."
+    assert found.table is None
+
+
+def test_a_folder_with_samples_alone_has_a_page(folders: ModuleType, tmp_path: Path) -> None:
+    run = folders.finished(tmp_path / "run")
+    for name in ("journal.jsonl", "plan.json", "snapshot.json", "verdict.json", "verification.json", "vram.jsonl"):
+        (run / name).unlink()
+    found = built(run)
+    assert found.title == "no plan found on an unknown host"
+    assert found.timeline is not None
+    assert found.memory is None
+    assert found.downtime is None
+    Read(report_html(run))
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_comparison_stands_in_table_and_chart(folders: ModuleType, tmp_path: Path) -> None:
+    found = built(folders.finished(tmp_path / "run"))
+    assert found.comparison is not None
+    assert [row[0] for row in found.comparison.rows] == ["latency", "server's own time", "tokens per second"]
+    first = found.comparison.rows[0]
+    assert first[1:4] == ["19.6 ms", "10.3 ms", "10.8 / 9.02"]
+    assert "NOISY" in first[5]
+    assert first[6] == "different"
+    assert found.ratios is not None
+    assert "latency 1.9" in found.ratios.description
+    assert found.ratios.wide != found.ratios.narrow
+
+
+def test_ratios_of_all_shapes() -> None:
+    assert charts.ratios([("x", {"ratio": None})], title="t") is None
+    rows = [
+        ("plain", {"ratio": 1.1, "low": 1.05, "high": 1.2, "band": {"low": 0.9, "high": 1.1}, "finding": "different"}),
+        ("bare", {"ratio": 0.5, "low": None, "high": None, "band": None}),
+        ("huge", {"ratio": 1e9, "low": 1e8, "high": 1e10, "finding": "no_difference"}),
+    ]
+    found = charts.ratios(rows, title="t")
+    assert found is not None
+    assert "bare 0.500, no finding" in found.description
+    assert charts.ratio_text({}) == "-"
+
+
+def test_the_distribution_ends_at_all_samples(folders: ModuleType, tmp_path: Path) -> None:
+    found = built(folders.rich(tmp_path / "run"))
+    assert found.distribution is not None
+    assert found.distribution.table is not None
+    rows = {row[0]: row for row in found.distribution.table.rows}
+    assert rows["B candidate"][1] == "98"
+    assert rows["A1 baseline before"][4] == "10.8"
+
+
+def test_long_segments_are_thinned_and_keep_what_is_remarkable() -> None:
+    line = {"ok": True, "latency_ms": 5.0, "flags": [], "error_class": None, "seq": 1}
+    lines = [line | {"seq": at, "latency_ms": 5.0 + at % 7} for at in range(3000)]
+    lines[1234] = line | {"seq": 1234, "ok": False, "error_class": "timeout", "latency_ms": None}
+    quantile = stats.quantile([one["latency_ms"] for one in lines if one["ok"]], 0.5)
+    numbers = {
+        "outliers": [],
+        "latency_ms": {"p50": {"value": quantile.value, "low": quantile.low, "high": quantile.high}},
+    }
+    found = charts.series(
+        {"nav-candidate": lines}, {"nav-candidate": numbers}, {"nav-candidate": {7: {"flags": ["throttled"]}}}
+    )
+    drawn = charts.timeline(found)
+    assert drawn is not None
+    assert "only some samples are drawn" in drawn.caption
+    assert "B 1234: - ms, failed: timeout" in str(drawn.wide)
+    assert "throttled" in str(drawn.wide)
+    assert str(drawn.wide).count("<title>B ") < 500
+    assert len(str(charts.distribution(found).wide)) < 30_000
+    assert drawn.table is not None
+    assert ["B 1234", "-", "failed: timeout"] in drawn.table.rows
+
+
+def test_more_kinds_of_flags_than_lanes_are_counted() -> None:
+    lines = [
+        {"ok": True, "latency_ms": 5.0, "flags": [f"flag {at}"], "error_class": None, "seq": at} for at in range(210)
+    ]
+    numbers = {"outliers": [], "latency_ms": {"p50": {"value": None, "low": None, "high": None}}}
+    drawn = charts.timeline(charts.series({"nav-candidate": lines}, {"nav-candidate": numbers}, {}))
+    assert drawn is not None
+    assert "202 rarer flags have no lane" in drawn.caption
+    assert drawn.table is not None
+    assert "the first 200 of 210" in drawn.table.caption
+
+
+def test_segments_in_which_every_sample_failed_have_no_charts() -> None:
+    lines = [{"ok": False, "latency_ms": None, "flags": [], "error_class": "connect", "seq": 1}]
+    numbers = {"outliers": [], "latency_ms": {"p50": {"value": None, "low": None, "high": None}}}
+    found = charts.series({"nav-candidate": lines}, {"nav-candidate": numbers}, {})
+    assert charts.timeline(found) is None
+    assert charts.distribution(found) is None
+
+
+# --- host ------------------------------------------------------------------------------------------------------------
+
+
+def test_phases_gates_and_memory(folders: ModuleType, tmp_path: Path) -> None:
+    folder = read_folder(folders.finished(tmp_path / "run"))
+    spans = hostcharts.phase_spans(folder, Clock(folder))
+    assert [span.name for span in spans] == ["snapshot", "window", "candidate", "measure", "restore"]
+    assert [span.number for span in spans] == [1, 2, 3, 4, 5]
+    assert round(spans[-1].end - spans[-1].start, 1) == 10.1
+    found = hostcharts.memory(folder, summarise_folder(folder), Clock(folder))
+    assert found is not None
+    told = [key.text for key in found.keys]
+    assert "snapshot 3.8 s" in told
+    assert "gate start: 6.15 GB, healthy" in told
+    assert "healthy band: 5.5-7.5 GB above the drained level" in told
+    assert found.table is not None
+    assert next(row for row in found.table.rows if row[0] == "measure")[3:] == ["10.37", "10.37"]
+
+
+def test_a_phase_that_did_not_end_lasts_to_the_end_of_the_journal(folders: ModuleType, tmp_path: Path) -> None:
+    folder = read_folder(folders.still_open(tmp_path / "run"))
+    restore = hostcharts.phase_spans(folder, Clock(folder))[-1]
+    assert (restore.name, restore.ok) == ("restore", False)
+    assert restore.end == Clock(folder).event(folder.journal[-1])
+
+
+def test_memory_without_bands_gates_or_a_drained_level(folders: ModuleType, tmp_path: Path) -> None:
+    run = folders.finished(tmp_path / "run")
+    change(run / "plan.json", bands={})
+    kept = [line for line in (run / "journal.jsonl").read_text().splitlines() if '"drained"' not in line]
+    (run / "journal.jsonl").write_text("\n".join(kept) + "\n")
+    folder = read_folder(run)
+    found = hostcharts.memory(folder, summarise_folder(folder), Clock(folder))
+    assert found is not None
+    assert not [key for key in found.keys if "healthy band" in key.text]
+
+
+def test_the_series_keeps_its_peaks_when_it_is_thinned() -> None:
+    points = [(at / 10, 5.0) for at in range(20_000)]
+    points[7777] = (777.7, 9.0)
+    x, y = svg.Scale(0, 2000, 0, 500), svg.Scale(0, 10, 100, 0)
+    steps = hostcharts._step_path(points, x, y)
+    assert f"V{y(9.0):.1f}" in steps
+    assert len(steps) < 40_000
+
+
+def test_telemetry_is_drawn_where_it_was_recorded(folders: ModuleType, tmp_path: Path) -> None:
+    found = built(folders.rich(tmp_path / "run"))
+    assert found.telemetry is not None
+    assert "temperature" in found.telemetry.description
+    assert "hw_thermal_slowdown" in found.telemetry.caption
+    assert "gpu_idle" not in found.telemetry.caption
+    assert found.telemetry_table is not None
+    rows = {row[0]: row for row in found.telemetry_table.rows}
+    assert rows["nav-candidate"][1] == "1185 - 2263 - 2499"
+    assert rows["smoke-candidate"][1] == "1090"
+    plain = built(folders.finished(tmp_path / "plain"))
+    assert plain.telemetry is None
+    assert plain.telemetry_table is None
+    assert plain.telemetry_why
+
+
+def test_downtime_by_tenant_and_impact(folders: ModuleType, tmp_path: Path) -> None:
+    folder = read_folder(folders.finished(tmp_path / "run"))
+    clock = Clock(folder)
+    found = hostcharts.downs(folder, clock)
+    assert [(down.tenant, down.impact) for down in found] == [("chatterbox", "mute"), ("panda-llamacpp", "blind")]
+    drawn = hostcharts.downtime(folder, clock)
+    assert drawn is not None
+    assert drawn.description == "mute for 18.5 s; blind for 12.8 s"
+    assert "panda-nav: not stopped" in str(drawn.wide)
+    assert drawn.table is not None
+    assert drawn.table.rows[0] == ["chatterbox", "mute", "5.6", "0.2", "1.4", "18.5"]
+
+
+def test_a_reboot_goes_on_where_the_wall_clock_says(folders: ModuleType, tmp_path: Path) -> None:
+    before = read_folder(folders.finished(tmp_path / "before"))
+    after = read_folder(folders.rebooted(tmp_path / "after"))
+    then, now = Clock(before), Clock(after)
+    assert now.event(after.journal[-1]) == pytest.approx(then.event(before.journal[-1]), abs=0.01)
+    assert now.series(after.vram) == pytest.approx(then.series(before.vram), abs=0.01)
+
+
+def test_a_reboot_without_a_usable_wall_clock_goes_on_where_the_first_boot_ended() -> None:
+    events = [{"boot_id": boot, "t_s": t_s, "wall": "?"} for boot, t_s in (("a", 100.0), ("a", 110.0), ("b", 3.0))]
+    clock = Clock(Folder(Path(), journal=events))
+    assert [clock.event(event) for event in events] == [0.0, 10.0, 10.0]
+    assert Clock(Folder(Path())).series([{"t_s": 4.0}]) == [4.0]
+
+
+# --- describe --------------------------------------------------------------------------------------------------------
+
+
+def test_replies_are_counted_and_the_command_names_the_folder(
+    folders: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = folders.rich(tmp_path / "a run")
+    monkeypatch.chdir(tmp_path)
+    found = described.describe(read_folder(run))
+    assert found is not None
+    assert [reply.count for reply in found.baseline] == [3, 2]
+    assert found.question == "Describe what you see."
+    assert found.command == "trialbench verdict 'a run' --describe better"
+    assert found.judged is None
+    assert described.describe(read_folder(folders.untouched(tmp_path / "none"))) is None
+    link = tmp_path / "latest"
+    link.symlink_to(run)
+    monkeypatch.chdir(tmp_path / "none")
+    assert described.command_path(link) == f"'{run}'"
+
+
+def test_a_judgement_and_the_users_own_question_are_shown(folders: ModuleType, tmp_path: Path) -> None:
+    run = folders.finished(tmp_path / "run")
+    assert main(["verdict", str(run), "--describe", "worse"]) == 0
+    change(run / "plan.json", workload_texts={"describe": "messages: [{role: user, content: 'What is there?'}]"})
+    text = Read(report_html(run)).text
+    assert "A person judged the candidate worse" in text
+    assert "What is there?" in text
+    for broken in ("messages: 3", "[", "messages: [{role: user}]", "messages: [3]"):
+        change(run / "plan.json", workload_texts={"describe": broken})
+        found = described.describe(read_folder(run))
+        assert found is not None
+        assert found.question == ""
+
+
+def test_replies_that_failed_say_why_and_too_many_are_counted(folders: ModuleType, tmp_path: Path) -> None:
+    run = folders.finished(tmp_path / "run")
+    path = run / "samples" / "describe-candidate.jsonl"
+    line = json.loads(path.read_text().splitlines()[0])
+    failed = line | {"ok": False, "error_class": "empty", "error_detail": None, "content": None}
+    path.write_text(
+        "".join(json.dumps(one) + "\n" for one in [failed, *({**line, "content": str(at)} for at in range(20))])
+    )
+    found = described.describe(read_folder(run))
+    assert found is not None
+    assert found.candidate[0].trouble == "empty: no reply that counts"
+    assert found.hidden == 9
+    text = Read(report_html(run)).text
+    assert "9 more different replies" in text
+    assert "1 of 21 replies" in text
+
+
+def test_a_picture_that_is_none_or_too_large_is_not_carried(folders: ModuleType, tmp_path: Path) -> None:
+    run = folders.finished(tmp_path / "run")
+    camera = run / "inputs" / "camera.jpg"
+    good = described.picture(camera)
+    assert good.uri.startswith("data:image/jpeg;base64,/9j/")
+    assert good.uri in report_html(run)
+    camera.write_bytes(b"\xff\xd8\xff" + bytes(described.MAX_IMAGE_BYTES))
+    assert "too large" in described.picture(camera).why
+    camera.write_bytes(b"<svg onload=alert(1)>")
+    assert "no JPEG" in described.picture(camera).why
+    camera.unlink()
+    assert "holds no camera image" in Read(report_html(run)).text
+
+
+# --- provenance ------------------------------------------------------------------------------------------------------
+
+
+def test_where_the_numbers_come_from(folders: ModuleType, tmp_path: Path) -> None:
+    run = folders.rich(tmp_path / "run")
+    summary = summarise_folder(read_folder(run))
+    summary["calibration"] = {
+        "format": 1,
+        "modes": {
+            "plain": {"n": 40, "ours_p50_ms": 1.1, "raw_p50_ms": 1.0, "ratio": 1.1, "ratio_low": 1.0, "ratio_high": 1.2}
+        },
+    }
+    request = {"body_sha256": "b" * 64, "prompt_sha256": None, "image_sha256": None, "models": ["tiny.gguf"]}
+    summary["segments"]["nav-candidate"]["request"] = request
+    groups = {
+        group.name: dict(group.rows)
+        for group in provenance.provenance(read_folder(run), summary, described.picture(run / "inputs" / "camera.jpg"))
+    }
+    assert groups["Candidate"]["flags of llama-server"] == "-ngl 99 -c 4096 -np 1 -fit off -t 1"
+    assert groups["Candidate"]["file candidate-f16.gguf"].startswith("sha256 473fb5")
+    assert groups["Candidate"]["says it is"] == "tiny.gguf"
+    assert groups["Baseline"]["command"].startswith("/usr/bin/llama-server --host 127.0.0.1")
+    assert len(groups["Asked"]["prompt"]) == len("sha256 ") + 64
+    assert groups["Asked"]["request of nav-candidate"] == "sha256 " + "b" * 64
+    assert (
+        groups["Calibration"]["client, plain"]
+        == "p50 1.10 ms against 1.00 ms of a raw socket, ratio 1.100 [1.000, 1.200] (n=40)"
+    )
+    assert groups["Host"]["driver"] == "580.95.05"
+    assert groups["Host"]["kernel"] == "6.8.0-88-generic"
+    assert groups["Run"]["to repeat"] == "ansible-playbook benchmark-e4b.yml -i INVENTORY"
+
+
+# --- strangers -------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(codec=None, exclude_categories=())))
+def test_no_text_acts_in_a_page(text: str) -> None:
+    shown = str(render.prose(text))
+    assert not re.search(r"<(?!/?code>)", shown)
+    assert all(one == "\n" or one.isprintable() for one in shown)
+    shown.encode()
+    drawn = str(svg.element("text", text, x=1.0, class_=text))
+    ET.fromstring(drawn)
+    assert figures.text(0, 0, f"x{text}").count("<") == 2
+
+
+def test_the_hostile_run_is_one_that_is_read_and_shown(folders: ModuleType, tmp_path: Path) -> None:
+    """Or it would show nothing: what does not fit its schema is left out."""
+    run = folders.hostile(tmp_path / "run")
+    folder = read_folder(run)
+    assert (folder.unread, folder.bad_lines) == ([], 0)
+    read = Read(report_html(run))
+    for tag in ("h1", "blockquote", "dd", "dt", "li", "td", "b", "text", "desc", "span"):
+        assert any("<script>document.title=" in text for text in read.of(tag)), tag
+    assert "document.title='owned'" not in read.of("script")
+
+
+def test_texts_without_end_are_cut_and_markup_is_left() -> None:
+    assert len(render.shown("x" * 10_000_000)) < 5000
+    assert len(render.shown("\x00" * 10_000_000)) < 20_000
+    assert len(render.brief("x" * 1000)) == 200
+    assert render.brief(Markup("<b>")) == "<b>"
+    assert render.shown(Markup("<b>")) == "<b>"
+    assert render.prose("a `b` c") == "a <code>b</code> c"
+    assert render.prose("a `b c") == "a `b c"
+
+
+def test_a_page_that_grows_too_large_is_made_again_with_less(
+    folders: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = folders.hostile(tmp_path / "run")
+    whole = len(report_html(run))
+    monkeypatch.setattr(render, "MAX_BYTES", whole // 2)
+    assert len(report_html(run)) < whole
+
+
+# --- drawing ---------------------------------------------------------------------------------------------------------
+
+
+def test_scales_clip_and_have_round_ticks() -> None:
+    scale = svg.Scale(0, 10, 100, 200)
+    assert [scale(-5), scale(5), scale(50)] == [100, 150, 200]
+    assert scale.ticks(5) == [0, 2, 4, 6, 8, 10]
+    assert svg.Scale(1, 1000, 0, 3, logarithmic=True)(10) == pytest.approx(1)
+    assert svg.Scale(1, 1000, 0, 3, logarithmic=True).ticks(4) == [1, 10, 100, 1000]
+    assert svg.Scale(1, 1e9, 0, 3, logarithmic=True).ticks(3) == [1, 1e4, 1e8]
+    assert svg.Scale(7.1, 7.2, 0, 3, logarithmic=True).ticks(3) == [7.1, 7.2]
+    assert svg.Scale(3, 3, 0, 10).ticks(5) == [3]
+    assert svg.Scale(3, 3, 0, 10)(3) == 5
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-1e12, 1e12), max_size=20), st.booleans())
+def test_a_scale_holds_its_values(values: list[float], zero: bool) -> None:
+    scale = svg.value_scale(values, 0, 100, zero=zero)
+    assert scale.low < scale.high
+    assert all(scale.low <= value <= scale.high for value in values)
+    assert 1 <= len(scale.ticks(5)) <= 14
+    assert svg.coordinate(float("nan")) == "0"
+
+
+@pytest.mark.parametrize("kind", ["dot", "ring", "square", "triangle", "diamond", "cross"])
+def test_marks_differ_by_shape(kind: str) -> None:
+    shapes = {one: str(svg.mark(one, 5, 5)) for one in ("dot", "ring", "square", "triangle", "diamond", "cross")}
+    assert list(shapes.values()).count(shapes[kind]) == 1
+    assert "<title>a &amp; b</title>" in svg.mark(kind, 5, 5, note="a & b")
+
+
+def test_numbers_beyond_thousands_stay_short() -> None:
+    assert [svg.tick_text(value) for value in (0.5, 10.0, 12000.0)] == ["0.5", "10", "12000"]
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_beside_the_run_or_elsewhere(
+    folders: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = folders.finished(tmp_path / "run")
+    assert main(["report", str(run)]) == 0
+    assert capsys.readouterr().out.strip() == str(run / "report.html")
+    out = tmp_path / "other.html"
+    assert main(["report", str(run), "--out", str(out)]) == 0
+    assert Read(out.read_text()).of("h1") == Read((run / "report.html").read_text()).of("h1")
+    assert main(["report", str(tmp_path / "nothing")]) == 2
+    assert "expected a result folder" in capsys.readouterr().err
+    assert main(["report", str(run), "--out", str(tmp_path / "no" / "where.html")]) == 2
+    # A page is no part of a run: it may be written again, and changes nothing that is read.
+    before = summarise_folder(read_folder(run)) | {"created": ""}
+    write_report(run)
+    assert summarise_folder(read_folder(run)) | {"created": ""} == before
+
+
+def test_compare_writes_the_same_as_a_page(
+    folders: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [folders.ALL[kind](tmp_path / kind) for kind in ("finished", "rich", "rehearsal", "rolled_back")]
+    write_report(runs[0])
+    out = tmp_path / "compare.html"
+    command = ["compare", *map(str, runs), "--without", "gone=<i>not begun</i>", "--html", str(out)]
+    assert main(command) == 0
+    assert str(out) in capsys.readouterr().out
+    document = out.read_text()
+    read = Read(document)
+    assert [attributes["href"] for tag, attributes in read.elements if tag == "a"] == ["#main", "finished/report.html"]
+    assert "<i>not begun</i>" in read.text
+    assert "no results" in read.text
+    assert "Latency against the baseline" in read.text
+    assert "Median latency" in read.text
+    assert read.text.count("PENDING REVIEW") == 2
+    assert "candidate: the smoke test failed" in read.text
+
+
+def test_compare_of_runs_without_numbers_has_no_charts(folders: ModuleType, tmp_path: Path) -> None:
+    out = write_comparison([folders.rehearsal(tmp_path / "run"), tmp_path / "none"], tmp_path / "compare.html")
+    assert "<figure" not in out.read_text()
+
+
+def test_more_runs_than_anybody_reads_are_left_out(tmp_path: Path) -> None:
+    out = write_comparison([tmp_path / str(at) for at in range(310)], tmp_path / "compare.html")
+    assert "10 more were left out" in out.read_text()

@@ -1,0 +1,224 @@
+"""The numbers on a terminal: sparklines, tables, and what stands beside them."""
+
+from __future__ import annotations
+
+import io
+import random
+from typing import Any
+
+import pytest
+from trialbench.measure.summary import SegmentFacts, slowed, summarise
+from trialbench.report.measured import calibration_text, comparison_table, segments_table, telemetry_table
+from trialbench.report.text import columns, section, span, sparkline
+from trialbench.terminal import say
+
+
+def lines(latencies: list[float | None], **changes: Any) -> list[dict[str, Any]]:
+    """Samples in their order; None is one that failed."""
+    found = []
+    for at, latency in enumerate(latencies):
+        line = {
+            "seq": at + 1,
+            "t_start_s": float(at),
+            "ok": latency is not None,
+            "error_class": None if latency is not None else "http_500",
+            "latency_ms": latency,
+            "ttft_ms": None,
+            "server_ms": latency and latency - 1,
+            "cache_n": 0,
+            "completion_tokens": 3,
+            "finish_reason": "stop",
+            "strategy": 1 if latency is not None else None,
+            "flags": [],
+        }
+        found.append(line | changes)
+    return found
+
+
+def summary(name: str = "nav", **segments: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "segments": {
+            key: summarise(samples, lines([50.0] * 3), SegmentFacts(name, len(samples), True, False))
+            for key, samples in segments.items()
+        }
+    }
+
+
+def test_sparkline_shows_the_largest_of_each_bar_and_every_failure() -> None:
+    assert sparkline([1, 2, 4, 8], 4) == "▁▃▆█"
+    # Two values a bar: the larger one. A spike is not lost in the crowd.
+    assert sparkline([1, 1, 1, 8, 1, 1, 1, 1], 4) == "▁█▁▁"
+    assert sparkline([1, None, 8, 8], 4) == "▁x██"
+    assert sparkline([None, None], 4) == "xx"
+    assert sparkline([], 4) == ""
+
+
+def test_sparkline_makes_no_mountains_of_noise() -> None:
+    assert set(sparkline([10.0, 10.1, 10.05, 10.1], 4)) == {"▁"}
+
+
+def test_sparkline_is_as_wide_as_asked() -> None:
+    rng = random.Random(1)
+    assert len(sparkline([rng.uniform(1, 9) for _ in range(1000)], 56)) == 56
+
+
+def test_the_set_to_print() -> None:
+    rng = random.Random(2)
+    samples = lines([rng.uniform(10, 12) for _ in range(98)] + [90.0])
+    samples[50:50] = lines([None])
+    shown = segments_table(summary(nav=samples), {"nav": samples})
+    for words in (
+        "99/100",  # ok of sent
+        "3 ",  # warm-ups
+        f"{samples[0]['latency_ms']:.1f}",  # first measured
+        "~max 90.0",  # p99 is out of reach
+        "1 http_500",
+        "1 outliers (kept)",
+        "99/100",  # adherence, and what it proves
+        "95-100",
+        "PASS",
+        "latency, every sample in its order",
+    ):
+        assert words in shown
+    spark = shown.splitlines()[-1]
+    assert spark.count("x") == 1
+    assert "█" in spark
+
+
+def test_a_tail_that_can_be_bounded_is_printed_with_its_maximum() -> None:
+    rng = random.Random(3)
+    shown = segments_table(summary(nav=lines([rng.uniform(10, 12) for _ in range(400)] + [99.0])))
+    assert ", max 99.0" in shown
+    assert "~max" not in shown
+
+
+def test_an_open_threshold_says_how_many_samples_it_takes() -> None:
+    assert "? n=52" in segments_table(summary(nav=lines([10.0] * 20)))
+    # At 95 % exactly no number of samples would do.
+    assert "?\n" in segments_table(summary(nav=[*lines([10.0] * 95), *lines([10.0] * 5, strategy=3)])) + "\n"
+
+
+def test_few_samples_have_no_line() -> None:
+    samples = lines([10.0] * 7)
+    assert "latency, every" not in segments_table(summary(nav=samples), {"nav": samples})
+
+
+def test_free_text_has_no_share() -> None:
+    numbers = summarise(lines([10.0]), [], SegmentFacts("describe", 1, False, False))
+    assert segments_table({"segments": {"describe": numbers}}).splitlines()[1].split()[-1] == "-"
+
+
+def test_a_run_alone_names_its_taints_and_what_is_partial() -> None:
+    samples = lines([10.0] * 10, cache_n=5)
+    numbers = summarise(samples, [], SegmentFacts("nav", 20, True, False, stopped="server"))
+    shown = segments_table({"segments": {"nav": numbers}})
+    assert "TAINTED nav: cache: 10 replies came from the prompt cache" in shown
+    assert "PARTIAL nav: cut short at 10 of 20 samples: the server died" in shown
+    # A whole trial names them at its head.
+    assert "TAINTED" not in segments_table({"segments": {"nav": numbers}, "taints": []})
+
+
+def test_overlapped_samples_are_told() -> None:
+    numbers = summarise(
+        lines([10.0]),
+        [],
+        SegmentFacts("nav", 1, True, False, neighbours={"watched": True, "overlapped": 4, "why": None}),
+    )
+    assert "4 samples overlapped requests of others" in segments_table({"segments": {"nav": numbers}})
+
+
+@pytest.mark.parametrize(
+    ("latencies", "times"),
+    [
+        ([10.0] * 100, None),
+        ([10.0] * 50 + [20.0] * 50, 2.0),
+        # Near its end, where the median of the second half does not feel it.
+        ([10.0] * 93 + [30.0] * 7, 3.0),
+        ([10.0] * 94 + [14.9] * 6, None),
+        # Spikes are no slowdown, and getting faster is none.
+        ([10.0] * 94 + [90.0, 10.0, 90.0, 90.0, 90.0, 90.0], None),
+        ([20.0] * 50 + [10.0] * 50, None),
+        ([10.0] * 5 + [90.0] * 6, None),
+    ],
+)
+def test_slowed(latencies: list[float], times: float | None) -> None:
+    assert slowed(latencies) == times
+
+
+def test_telemetry() -> None:
+    ranges = {"min": 210.0, "p50": 2000.0, "max": 2850.4}
+    found = {
+        "segments": {
+            "nav-candidate": {
+                "readings": 30,
+                "sm_mhz": ranges,
+                "power_w": {"min": 20.0, "p50": 90.0, "max": 99.5},
+                "temp_c": None,
+                "energy_per_reply_j": {"p50": 1.25, "n": 90},
+                "load1_max": 1.5,
+                "throttle": ["sw_thermal"],
+                "throttled": 3,
+                "disturbed": 0,
+            },
+            "nav-baseline-a1": {"readings": 0},
+        },
+        "why": {"temp_c": "the driver does not tell", "fan": "the driver does not tell"},
+    }
+    shown = telemetry_table(found)
+    for words in (
+        "210-2850",
+        "20.0-99.5",
+        "1.2",
+        "3 throttled",
+        "held back by sw_thermal",
+        "temp_c, fan: the driver does not",
+    ):
+        assert words in shown
+    assert "disturbed" not in shown
+    assert "nav-baseline-a1" not in shown
+    assert telemetry_table(None) == ""
+    assert telemetry_table({"segments": {}, "why": {"all": "no series"}}) == "all: no series"
+    assert span(None) == "-"
+
+
+def test_calibration_in_a_line() -> None:
+    plain = {"ratio": 1.02, "ratio_low": 1.01, "ratio_high": 1.03, "n": 20}
+    found = {"format": 1, "modes": {"plain": plain, "stream": {"ratio": 1.05, "n": 20}, "odd": {"ratio": None, "n": 0}}}
+    assert calibration_text(found) == (
+        "client against a raw socket: plain 1.02 x [1.01, 1.03] (n=20), stream 1.05 x (n=20)"
+    )
+    assert calibration_text(None) == calibration_text({"format": 1, "modes": {}}) == ""
+
+
+def test_widest_numbers_fit() -> None:
+    found = [
+        {
+            "metric": "latency_ms",
+            "candidate": 99999.0,
+            "a1": 99999.0,
+            "a2": None,
+            "ratio": 10.123,
+            "low": 10.1,
+            "high": 10.2,
+            "band": {"percent": 123.4},
+            "noisy": True,
+            "finding": "no_difference",
+            "why": "",
+        }
+    ]
+    samples = lines([99999.0] * 100)
+    shown = segments_table(summary(**{"nav-candidate-cached": samples}), {"nav-candidate-cached": samples})
+    assert max(map(len, [*shown.splitlines(), *comparison_table(found).splitlines()])) <= 98
+
+
+def test_a_terminal_without_bars_gets_digits() -> None:
+    plain = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    say("▁█ ü", plain)
+    plain.flush()
+    assert plain.buffer.getvalue() == b"18 \\xfc\n"  # type: ignore[attr-defined]
+
+
+def test_text_helpers() -> None:
+    assert section("Title", "") == ""
+    assert section("Title", "a\nb") == "Title\n  a\n  b"
+    assert columns([("a", "b"), ("ccc", "\x1b[2J")]).splitlines()[1] == "ccc  \\x1b[2J"

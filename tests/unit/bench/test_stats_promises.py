@@ -1,0 +1,146 @@
+"""What the statistics promise, in simulations: intervals cover as often as they say, alarms are as rare as they say.
+
+Seeded: the same rates on every run. A rate is uncertain by one or two percent; the limits leave that room.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats as oracle
+from trialbench import stats
+from trialbench.report.comparison import compare
+
+NOMINAL = 0.95
+SLACK = 0.02
+
+
+def spiky(rng: random.Random, n: int, factor: float = 1.0) -> list[float]:
+    """An 18 ms lognormal body and 3 % spikes."""
+    return [18 * factor * rng.lognormvariate(0, 0.05) * (3 if rng.random() < 0.03 else 1) for _ in range(n)]
+
+
+# Quantiles of that distribution, from a million values.
+_TRUTH = np.random.default_rng(0)
+_BODY = 18 * _TRUTH.lognormal(0, 0.05, 1_000_000) * np.where(_TRUTH.random(1_000_000) < 0.03, 3, 1)
+
+
+@cache
+def truth(q: float) -> float:
+    return float(np.quantile(_BODY, q))
+
+
+@pytest.mark.parametrize(("n", "q"), [(20, 0.5), (100, 0.5), (100, 0.95), (400, 0.99)])
+def test_exact_intervals_cover_at_least_as_often_as_they_say(n: int, q: float) -> None:
+    rng, hits, runs = random.Random(n), 0, 1000
+    for _ in range(runs):
+        found = stats.quantile(spiky(rng, n), q)
+        assert found.low is not None
+        assert found.high is not None
+        hits += found.low <= truth(q) <= found.high
+    assert hits / runs >= NOMINAL - SLACK
+
+
+def test_at_least_is_right_in_95_of_100() -> None:
+    rng, hits, runs = random.Random(1), 0, 1000
+    for _ in range(runs):
+        found = stats.quantile(spiky(rng, 20), 0.95)
+        assert found.kind == "at_least"
+        assert found.low is not None
+        hits += found.low <= truth(0.95)
+    assert hits / runs >= NOMINAL - SLACK
+
+
+def test_a_bootstrap_of_the_tails_would_not_cover() -> None:
+    """Why there is none: the reason for the exact intervals, kept where it can be seen to hold."""
+    rng = np.random.default_rng(2)
+    values = 18 * rng.lognormal(0, 0.05, (200, 20)) * np.where(rng.random((200, 20)) < 0.03, 3, 1)
+    picks = rng.integers(0, 20, (200, 300, 20))
+    tails = np.quantile(np.take_along_axis(values[:, None, :], picks, axis=2), 0.95, axis=2)
+    low, high = np.quantile(tails, [0.025, 0.975], axis=1)
+    assert ((low <= truth(0.95)) & (truth(0.95) <= high)).mean() < 0.8
+
+
+@pytest.mark.parametrize(("n_top", "n_bottom"), [(100, 200), (20, 40), (stats.RATIO_MIN_N, 2 * stats.RATIO_MIN_N)])
+def test_ratios_of_medians_cover_as_often_as_they_say(n_top: int, n_bottom: int) -> None:
+    rng, hits, runs = random.Random(n_top), 0, 400
+    for _ in range(runs):
+        found = stats.median_ratio(spiky(rng, n_top, 1.25), spiky(rng, n_bottom), resamples=400)
+        assert found is not None
+        hits += found.low <= 1.25 <= found.high
+    assert NOMINAL - SLACK <= hits / runs <= 0.99
+
+
+def test_wilsons_bounds_are_wrong_as_rarely_as_they_say() -> None:
+    """Exactly, by the binomial: shares right at the limit are called proved, or refuted, in about 5 % at most."""
+    for n in (100, 200):
+        chances = oracle.binom.pmf(np.arange(n + 1), n, 0.95)
+        for finding in ("PASS", "FAIL"):
+            wrong = sum(chances[k] for k in range(n + 1) if stats.threshold(k, n, 0.95).finding == finding)
+            # Wilson's is an approximation: 6.3 % at its worst here.
+            assert wrong <= 0.065
+
+
+def test_drift_is_called_wrongly_in_one_of_a_hundred_at_most() -> None:
+    rng, alarms, runs = random.Random(3), 0, 400
+    for _ in range(runs):
+        found = stats.drift(spiky(rng, 100))
+        assert found is not None
+        alarms += found.drifted
+    assert alarms / runs <= 0.01
+
+
+def samples(latencies: list[float]) -> list[dict[str, Any]]:
+    return [
+        {"ok": True, "latency_ms": latency, "server_ms": None, "ttft_ms": None, "completion_tokens": None}
+        for latency in latencies
+    ]
+
+
+def called_different(drifts: list[tuple[float, float, float]], slowdown: float = 1.0) -> float:
+    """Share of the trials (factors of A1, B and A2) that say that the candidate is different."""
+    rng, called = random.Random(5), 0
+    for before, meanwhile, after in drifts:
+        a1, b, a2 = (spiky(rng, 100, factor) for factor in (before, meanwhile * slowdown, after))
+        (found,) = compare(samples(b), samples(a1), samples(a2))
+        called += found["finding"] == "different"
+    return called / len(drifts)
+
+
+TRIALS = 200
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """400 place the ends of an interval well enough to count by, in a fifth of the time."""
+    monkeypatch.setattr(stats, "median_ratio", partial(stats.median_ratio, resamples=400))
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_the_same_model_is_rarely_called_different() -> None:
+    assert called_different([(1, 1, 1)] * TRIALS) <= 0.05
+    # A machine that gets slower by 2 % from one run to the next ...
+    creeping = [(1.0, 1.02, 1.04)] * TRIALS
+    assert called_different(creeping) <= 0.05
+    # ... and one that is 1 % off from run to run, either way.
+    rng = random.Random(6)
+    wandering = [(math.exp(rng.gauss(0, 0.01)), math.exp(rng.gauss(0, 0.01)), 1.0) for _ in range(TRIALS)]
+    assert called_different(wandering) <= 0.05
+
+
+def test_one_run_of_each_would_cry_wolf() -> None:
+    """Why there is an A2: a test between two runs alone finds the machine's own 2 %."""
+    rng = random.Random(7)
+    alarms = sum(oracle.mannwhitneyu(spiky(rng, 100), spiky(rng, 100, 1.02)).pvalue < 0.05 for _ in range(TRIALS))
+    assert alarms / TRIALS > 0.4
+
+
+@pytest.mark.usefixtures("few_resamples")
+def test_a_tenth_slower_is_seen() -> None:
+    assert called_different([(1, 1, 1)] * TRIALS, slowdown=1.1) >= 0.95
+    assert called_different([(1.0, 1.01, 1.02)] * TRIALS, slowdown=1.1) >= 0.95
