@@ -16,6 +16,9 @@ from trialbench import stats
 CANDIDATE, A1, A2 = "nav-candidate", "nav-baseline-a1", "nav-baseline-a2"
 # A band beyond this is shown as NOISY: such a run can't show a difference of a tenth.
 NOISY_PERCENT = 5.0
+# The band is never narrower than this: two baselines may agree by luck, and one pair of them says little about how far
+# a machine wanders between runs. `make bench-aa` shows the same model up to 3 % from itself beside a band below 1 %.
+_NARROWEST = 1.03
 METRICS = ("latency_ms", "server_ms", "ttft_ms", "tokens_per_s")
 _NAMES = {
     "latency_ms": "latency",
@@ -72,7 +75,7 @@ def _compared(
     pooled = [*a1, *a2]
     ratio = stats.median_ratio(candidate, pooled)
     same = stats.median_ratio(a2, a1) if ratio is not None else None
-    edge = stats.band_edge(same) if same is not None else None
+    edge = max(stats.band_edge(same), _NARROWEST) if same is not None else None
     finding, why = _finding(ratio, edge, differs, len(candidate), len(a1), len(a2))
     noisy = None if edge is None else (edge - 1) * 100 > NOISY_PERCENT
     document = {

@@ -79,6 +79,14 @@ def test_an_interval_that_excludes_1_but_reaches_into_the_band_is_no_difference(
     )
 
 
+def test_baselines_that_agree_by_luck_make_no_band_narrower_than_3_percent() -> None:
+    same = samples(10, seed=2, spread=0.001)
+    found = one(compare(samples(10.25, seed=1, spread=0.001), same, same))
+    assert (found["low"] > 1, found["finding"]) == (True, "no_difference")
+    assert (found["band"]["low"], found["band"]["high"], found["band"]["percent"]) == (0.9709, 1.03, 3.0)
+    assert one(compare(samples(10.5, seed=1, spread=0.001), same, same))["finding"] == "different"
+
+
 @pytest.mark.parametrize("candidate", [5.0, 20.0])
 def test_faster_and_slower_leave_the_band_on_either_side(candidate: float) -> None:
     assert one(compare(samples(candidate), samples(10, seed=2), samples(10, seed=3)))["finding"] == "different"
