@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from trialbench import __version__
 from trialbench.errors import TrialbenchError, UsageError
+from trialbench.ground_truth import cli as ground_truth
 from trialbench.terminal import say
 
 _EXIT_CODES = "exit codes: 0 all samples good, 2 wrong usage, 3 some samples failed, 4 server broken or unreachable"
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_prompt(verbs)
     _add_hub(verbs)
     _add_report(verbs)
+    ground_truth.add(verbs)
     return parser
 
 
