@@ -214,6 +214,11 @@ def _judge(claim: Claim, evidence: Evidence, models: Sequence[Model]) -> Judged:
             if worse:
                 worst, where = value, f"{model.slug} {quant}"
     if worst is None:
+        runtime = evidence.runtime.identity.name
+        wanted = {quant for model in evidence.roster.models for quant in model.quants.get(runtime, ())}
+        if not wanted & set(claim.quants):
+            says = f"it is about {', '.join(claim.quants)}, and the roster wants none of them of {runtime}"
+            return Judged(claim, Status.NOT_APPLICABLE, None, says)
         return Judged(claim, Status.INCONCLUSIVE, None, "nothing that was checked is meant by it")
     good = worst <= claim.bound if claim.direction == "at most" else worst >= claim.bound
     says = f"{worst:.4g} ({where}), claimed {claim.direction} {claim.bound:g}"

@@ -16,6 +16,7 @@ from trialbench.terminal import say
 
 if TYPE_CHECKING:
     from trialbench.ground_truth.roster import Model, Roster
+    from trialbench.ground_truth.runtimes.base import Runtime
     from trialbench.ground_truth.runtimes.llama_cpp import LlamaCpp
     from trialbench.ground_truth.workspace import Workspace
 
@@ -188,8 +189,12 @@ def convert_all(options: argparse.Namespace, models: Sequence[Model], workspace:
     return 3 if missing or not made else 0
 
 
-def make_runtime(options: argparse.Namespace, workspace: Workspace) -> LlamaCpp:
-    """The adapter of the runtime that was asked for."""
+def make_runtime(options: argparse.Namespace, workspace: Workspace) -> Runtime:
+    """The adapter of the runtime that was asked for; APR_BINARY names apr where it is not on the PATH."""
+    if options.runtime == "apr":
+        from trialbench.ground_truth.runtimes.apr import Apr
+
+        return Apr(os.environ.get("APR_BINARY") or "apr")
     return llama_cpp(workspace, threads=options.threads)
 
 
@@ -235,7 +240,7 @@ def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Wo
     return code
 
 
-def _controls(runtime: LlamaCpp, models: Sequence[Model], workspace: Workspace) -> int:
+def _controls(runtime: Runtime, models: Sequence[Model], workspace: Workspace) -> int:
     from trialbench.ground_truth import controls, outputs
 
     model = next((one for one in models if one.architecture == "llama"), None)

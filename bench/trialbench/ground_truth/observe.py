@@ -179,11 +179,15 @@ class Evidence:
         return [shift for one in found if one is not None for shift in one.shifts]
 
     def perplexity(self, model: Model, quant: str) -> Perplexity:
-        """Over the roster's text; with KL divergence where the float32 file's logits can be had."""
+        """Over the roster's text, with KL divergence where the float32 file's logits can be had; or over a text of
+        the runtime's own, where it takes no other.
+        """
         key = (model.slug, quant)
         if key not in self._perplexities:
             text = self.roster.prompts.perplexity_text
-            if text is None:
+            if self.runtime.declined(Capability.PERPLEXITY, self.artefact(model, quant)) is not None:
+                self._perplexities[key] = own_perplexity(self.probe(Capability.EVAL, model, quant))
+            elif text is None:
                 why = Trouble(TroubleKind.ABSENT, f"{self.roster.path}: the prompts name no perplexity_text")
                 self._perplexities[key] = Perplexity(None, trouble=why)
             else:
@@ -212,6 +216,25 @@ class Evidence:
             second = self.artefact(model, other) if other else None
             self._probes[key] = self.runtime.probe(capability, self.artefact(model, quant), second, **more)
         return self._probes[key]
+
+
+def own_perplexity(answer: Answer) -> Perplexity:
+    """The perplexity in an answer to `Capability.EVAL`. Its bound is not ours: only the number and the count matter."""
+    payload = answer.payload
+    if not isinstance(payload, dict) or (answer.trouble is not None and answer.trouble.kind is TroubleKind.PANIC):
+        missing = Trouble(TroubleKind.MISSING_FIELD, "no perplexity in the answer")
+        return Perplexity(None, call=answer.call, trouble=answer.trouble or missing)
+    value, tokens = payload.get("perplexity"), payload.get("tokens_evaluated")
+    trouble = None
+    if answer.trouble is not None and payload.get("passed") is not False:
+        trouble = answer.trouble
+    elif isinstance(value, bool) or not isinstance(value, int | float) or not 1.0 <= value < 1e300:
+        trouble = Trouble(TroubleKind.UNREADABLE, f"perplexity: expected a number from 1 on, found {value!r:.40}")
+    elif isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
+        trouble = Trouble(TroubleKind.UNREADABLE, f"tokens_evaluated: expected a count, found {tokens!r:.40}")
+    if trouble is not None or value is None:
+        return Perplexity(None, call=answer.call, trouble=trouble)
+    return Perplexity(float(value), tokens=tokens, call=answer.call)
 
 
 def prompts_of(roster: Roster) -> Sequence[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from typing import Any
@@ -116,11 +117,19 @@ def _xml(text: str) -> str:
 
 
 def ticket(verdict: dict[str, Any]) -> str:
-    """Markdown for an issue tracker: one section for each cause, with all that is needed to look into it."""
+    """Markdown for an issue tracker: one section for each cause, with all that is needed to look into it.
+
+    A section's fingerprint depends on the runtime's name and the cause alone, so that a defect that is still there in
+    the next version, or on another machine, finds the issue that was opened for it.
+    """
     failed = [row for row in verdict["results"] if row["status"] == "FAIL" and not row["proves_nothing"]]
     runtime, machine = verdict["runtime"], verdict["machine"]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in failed:
+        groups.setdefault(row["cause"] or row["suite"], []).append(row)
+    defects = f"{len(groups)} defect{'s' if len(groups) != 1 else ''}, {len(failed)} checks failed"
     lines = [
-        f"# {_md(runtime['name'])} {_md(runtime['version'])}: {len(failed)} checks failed",
+        f"# {_md(runtime['name'])} {_md(runtime['version'])}: {defects}",
         "",
         f"* made {verdict['made']} with trialbench {verdict['trialbench']}, roster {_md(verdict['roster']['name'])}",
         f"* {_md(machine['system'])}, {_md(machine['processor'])}, {machine['cores']} cores",
@@ -128,28 +137,52 @@ def ticket(verdict: dict[str, Any]) -> str:
     if not failed:
         lines += ["", "Nothing failed."]
         return "\n".join(lines) + "\n"
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in failed:
-        groups.setdefault(row["cause"] or row["suite"], []).append(row)
     files = {(one["model"], one["quant"]): one for one in verdict["files"]}
     for cause, rows in sorted(groups.items(), key=lambda item: -len(item[1])):
-        lines += ["", f"## {_md(cause)} ({len(rows)} checks)", ""]
-        for row in rows[:10]:
-            lines.append(f"* `{label(row)}`: {_md(row['says'])}")
-        if len(rows) > 10:
-            lines.append(f"* and {len(rows) - 10} more")
-        first = rows[0]
-        lines += ["", "Expected:", "", _block(first["expected"]), "", "Got:", "", _block(first["got"])]
-        about = {(row["model"], row["quant"]) for row in rows}
-        for key in sorted(about):
-            file = files.get(key)
-            if file is not None and file["sha256"]:
-                made = " -> ".join(file["parents"])
-                lines.append(
-                    f"* {_md(key[0])} {key[1]}: {file['bytes']} bytes, SHA-256 `{file['sha256']}`, {_md(made)}"
-                )
-        lines += ["", "To reproduce:", "", _block(first["reproduce"])]
+        lines += _section(runtime["name"], cause, rows, files)
     return "\n".join(lines) + "\n"
+
+
+_SAID, _CHECKS, _FILES = 3, 12, 12
+
+
+def _section(
+    runtime: str, cause: str, rows: Sequence[dict[str, Any]], files: dict[tuple[str, str], dict[str, Any]]
+) -> list[str]:
+    """One defect: what is said of it, which checks meet it, one of them in full, the files, a command."""
+    first = rows[0]
+    lines = ["", f"## {_md(cause)} ({len(rows)} checks)", "", f"Fingerprint: `{fingerprint(runtime, cause)}`", ""]
+    said = list(dict.fromkeys(row["says"] for row in rows))
+    lines += [f"* {_md(one)}" for one in said[:_SAID]]
+    lines += [f"* and {len(said) - _SAID} more of the kind"] if len(said) > _SAID else []
+    lines += ["", f"Met by {_listed(_compact(rows), _CHECKS)}."]
+    for title, text in (("Expected", first["expected"]), ("Got", first["got"])):
+        if text:
+            lines += ["", f"{title} (`{label(first)}`):", "", _block(text)]
+    known = [files[key] for key in sorted({(row["model"], row["quant"]) for row in rows}) if key in files]
+    lines += [""] if known else []
+    for file in known[:_FILES]:
+        made = " -> ".join(file["parents"]) or "made elsewhere"
+        size = "not there" if file["bytes"] is None else f"{file['bytes']} bytes, SHA-256 `{file['sha256']}`"
+        lines.append(f"* {_md(file['model'])} {_md(file['quant'])}: {size}, {_md(made)}")
+    return [*lines, "", "To reproduce:", "", _block(first["reproduce"])]
+
+
+def fingerprint(runtime: str, cause: str) -> str:
+    """What an issue tracker is searched for before an issue is opened."""
+    return f"gt-{hashlib.sha256(f'{runtime}/{cause}'.encode()).hexdigest()[:12]}"
+
+
+def _compact(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Labels of the rows; those that differ in the prompt alone become one."""
+    prompts: dict[str, list[str]] = {}
+    for row in rows:
+        prompts.setdefault(label({**row, "prompt": ""}), []).append(row["prompt"])
+    return [f"`{name}`" + (f" ({', '.join(found)})" if any(found) else "") for name, found in prompts.items()]
+
+
+def _listed(words: Sequence[str], most: int) -> str:
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
 def _md(text: str) -> str:

@@ -209,6 +209,13 @@ class Gguf:
         self.path = path
         self._reader = _reader(path)
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+        try:
+            # All of it and now: a key that cannot be read must not come to light in the middle of a check.
+            self._metadata: dict[str, Any] = {
+                name: field.contents() for name, field in self._reader.fields.items() if not name.startswith("GGUF.")
+            }
+        except _DAMAGE as error:
+            raise _incomplete(path, error) from error
         self._check_extent()
 
     def _check_extent(self) -> None:
@@ -223,12 +230,11 @@ class Gguf:
     @property
     def metadata(self) -> dict[str, Any]:
         """All keys but the file's own counts, as plain Python values."""
-        return {name: field.contents() for name, field in self._reader.fields.items() if not name.startswith("GGUF.")}
+        return dict(self._metadata)
 
     def key(self, name: str, default: Any = None) -> Any:
         """One key of the metadata."""
-        field = self._reader.fields.get(name)
-        return default if field is None else field.contents()
+        return self._metadata.get(name, default)
 
     @property
     def architecture(self) -> str:
@@ -261,7 +267,17 @@ class Gguf:
             values = dequantize(tensor.data, tensor.tensor_type)
         except NotImplementedError as error:
             raise UsageError(f"{self.path}: the tensor {name!r} is {tensor.tensor_type.name}: {error}") from error
+        except _DAMAGE as error:
+            raise _incomplete(self.path, error) from error
         return np.asarray(values, dtype=np.float32).reshape(shape)
+
+
+# The reader checks little before it maps: a damaged file ends in whatever numpy or a codec says.
+_DAMAGE = (ValueError, KeyError, IndexError, OverflowError, MemoryError, OSError, AttributeError, TypeError)
+
+
+def _incomplete(path: Path, error: BaseException) -> UsageError:
+    return UsageError(f"{path}: is no complete GGUF file: {str(error)[:200] or type(error).__name__}")
 
 
 def _reader(path: Path) -> GGUFReader:
@@ -271,6 +287,5 @@ def _reader(path: Path) -> GGUFReader:
         raise UsageError(f"{path}: expected a GGUF file, found none: make it with `trialbench convert`")
     try:
         return GGUFReader(path)
-    except (ValueError, KeyError, IndexError, OverflowError, MemoryError, OSError, AttributeError, TypeError) as error:
-        # The reader checks little before it maps: a damaged file ends in whatever numpy says.
-        raise UsageError(f"{path}: is no complete GGUF file: {str(error)[:200] or type(error).__name__}") from error
+    except _DAMAGE as error:
+        raise _incomplete(path, error) from error

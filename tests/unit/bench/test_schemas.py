@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from trialbench import schemas
 from trialbench.errors import UsageError
 
-NAMES = ["journal", "plan", "sample", "session", "summary", "verdict", "verification", "vram", "workload"]
+NAMES = ["claim", "ground-truth", "journal", "oracle", "plan", "prompts", "roster", "sample", "session", "summary"]
+NAMES += ["tokenizer-oracle", "tolerances", "verdict", "verification", "vram", "workload"]
 WORKLOADS = Path(trialbench.__file__).parent / "workloads"
 
 
@@ -37,7 +38,7 @@ def test_schemas_are_schemas_and_use_only_what_the_validator_knows(name: str) ->
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(UsageError, match="there are: journal, plan, sample"):
+    with pytest.raises(UsageError, match="there are: claim, ground-truth, journal"):
         schemas.load("sampel")
 
 

