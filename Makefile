@@ -14,7 +14,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-11s\033[0m %s\n", $$1, $$2} /^##@/ {print "\n" substr($$0, 5)}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2} /^##@/ {print "\n" substr($$0, 5)}' Makefile
 
 ##@ Run
 .PHONY: setup python twin-up twin-down image trial twin-docs rehearse pin
@@ -48,7 +48,7 @@ pin: python ## resolve and write the pins: revision, hashes, image digest (CANDI
 	@python scripts/pin.py $(if $(CANDIDATE),--candidate $(CANDIDATE)) $(ARGS)
 
 ##@ Test
-.PHONY: test unit coverage browser lint sanity storm live twin-tests drills drills-short rollback molecule gpu
+.PHONY: test unit coverage browser lint sanity storm live twin-tests drills drills-short rollback ground-truth molecule gpu
 test: ## everything below, in this order, with times at the end
 	@scripts/test.sh
 
@@ -92,6 +92,9 @@ drills-short: setup image ## the dozen drills that span the mechanisms
 
 rollback: twin-up ## the eight checks as an independent suite, against the twin (JUnit in build/)
 	@pytest tests/rollback --hosts=ansible://all --ansible-inventory=playbooks/twin --junitxml=build/rollback-twin.xml $(ARGS)
+
+ground-truth: setup ## is a converted model still the same? The tiny models for real (ARGS=--shipped: without torch)
+	@python scripts/ground_truth.py $(ARGS)
 
 molecule: setup image ## the trial, a rollback and single roles, on a twin of their own
 	@# Molecule remembers "created" by the checkout's name alone; an interrupted run would pass that on to another clone.

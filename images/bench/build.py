@@ -35,8 +35,8 @@ SOURCES = ROOT / "bench" / "trialbench"
 LABEL = "edgelab.model_trial.bench"
 REPOSITORY = "edgelab/bench"
 MAX_ADDED_MB = 100
-# The worker serves an engine on a host, and measures nothing: it travels as a program of its own.
-NOT_SHIPPED = ("worker",)
+# The worker serves an engine on a host, and travels as a program of its own; ground truth is asked outside of a window.
+NOT_SHIPPED = ("worker", "ground_truth")
 # Debian trixie has Python 3.13, Ubuntu 24.04 (upstream's server image) 3.12: the wheels of both lie in the context.
 PYTHON_VERSIONS = ("3.12", "3.13")
 PIP = "pip==26.3"

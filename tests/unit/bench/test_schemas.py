@@ -17,18 +17,25 @@ from trialbench.errors import UsageError
 
 NAMES = [
     "calibration",
+    "claim",
     "documents",
     "gate",
+    "ground-truth",
     "journal",
+    "oracle",
     "plan",
+    "prompts",
     "proof",
     "rehearsal",
+    "roster",
     "row",
     "sample",
     "session",
     "sign",
     "snapshot",
     "summary",
+    "tokenizer-oracle",
+    "tolerances",
     "verdict",
     "verification",
     "vram",
@@ -57,7 +64,7 @@ def test_schemas_are_schemas_and_use_only_what_the_validator_knows(name: str) ->
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(UsageError, match="there are: calibration, documents, gate, journal"):
+    with pytest.raises(UsageError, match="there are: calibration, claim, documents, gate"):
         schemas.load("sampel")
 
 

@@ -1,0 +1,276 @@
+"""Pre-registered claims: what will be found, within which bound, written down and locked before anybody looked.
+
+A claim is a YAML file. `lock.jsonl` beside the claims is an append-only chain: each entry holds the hash of a claim
+and of the entry before it, so that neither a claim nor the order of events can be changed without it showing. Locking
+a changed claim again is an amendment; it is allowed, counted, and shown in every output.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from trialbench.errors import UsageError
+from trialbench.files import write_atomic
+from trialbench.ground_truth.measures import compare_tokens
+from trialbench.ground_truth.observe import Evidence, prompts_of
+from trialbench.ground_truth.results import Status
+from trialbench.ground_truth.roster import Model
+from trialbench.ground_truth.runtimes.base import Trouble
+from trialbench.ground_truth.yaml_files import load
+
+LOCK = "lock.jsonl"
+_START = "0" * 64
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim.
+
+    Attributes:
+        name: of its file.
+        statement: in words.
+        metric: `token-mismatches` (worst prompt), `agreement` (all positions), `kl-mean`, `kl-text` and
+            `perplexity-ratio` (over the text), `tensor-error` (worst tensor).
+        direction, bound: `at most` or `at least` this.
+        models, quants: what it is about; no models means all of the roster.
+        falsified_by: what would show it to be wrong.
+        amendments: how often it was changed after it had been locked; None when it is not locked as it is.
+        locked: when it was last locked.
+    """
+
+    name: str
+    statement: str
+    metric: str
+    direction: str
+    bound: float
+    models: tuple[str, ...]
+    quants: tuple[str, ...]
+    falsified_by: str
+    amendments: int | None
+    locked: str
+
+    @property
+    def standing(self) -> str:
+        """`locked 2026-11-21`, with its amendments, or that it is not locked."""
+        if self.amendments is None:
+            return "NOT LOCKED"
+        more = f", AMENDED {self.amendments} times" if self.amendments else ""
+        return f"locked {self.locked[:10]}{more}"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim and what was found."""
+
+    claim: Claim
+    status: Status
+    found: float | None
+    says: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """As published."""
+        return {
+            "name": self.claim.name,
+            "statement": self.claim.statement,
+            "metric": self.claim.metric,
+            "direction": self.claim.direction,
+            "bound": self.claim.bound,
+            "standing": self.claim.standing,
+            "amendments": self.claim.amendments,
+            "status": self.status.value,
+            "found": self.found,
+            "says": self.says,
+        }
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a claim's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_lock(folder: Path) -> list[dict[str, Any]]:
+    """The chain, verified from its first entry.
+
+    Raises:
+        UsageError: an entry is not what the one after it says it was: the chain was edited.
+    """
+    path = folder / LOCK
+    if not path.exists():
+        return []
+    entries: list[dict[str, Any]] = []
+    before = _START
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line:
+            continue
+        try:
+            entry = json.loads(line)
+            intact = entry["previous"] == before and entry["hash"] == _hash(entry)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            intact = False
+        if not intact:
+            raise UsageError(
+                f"{path}:{number}: the chain of claims is broken here: this entry, or the one before it, was changed. "
+                "Restore the file from version control; a changed bound is an amendment (`trialbench claims --lock`)"
+            )
+        entries.append(entry)
+        before = entry["hash"]
+    return entries
+
+
+def _hash(entry: dict[str, Any]) -> str:
+    content = {key: value for key, value in entry.items() if key != "hash"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def lock(folder: Path, *, now: datetime | None = None) -> list[str]:
+    """Lock every claim that is new or changed; returns what was done, one line each."""
+    entries = read_lock(folder)
+    last = {entry["claim"]: entry["sha256"] for entry in entries}
+    told = []
+    for path in sorted(folder.glob("*.yml")):
+        _read(path, entries)
+        found = digest(path)
+        if last.get(path.stem) == found:
+            continue
+        entry: dict[str, Any] = {
+            "claim": path.stem,
+            "sha256": found,
+            "when": (now or datetime.now(UTC)).isoformat(timespec="seconds"),
+            "amendment": path.stem in last,
+            "previous": entries[-1]["hash"] if entries else _START,
+        }
+        entry["hash"] = _hash(entry)
+        entries.append(entry)
+        told.append(f"{path.stem}: {'AMENDED' if entry['amendment'] else 'locked'}")
+    if told:
+        write_atomic(folder / LOCK, "".join(json.dumps(entry) + "\n" for entry in entries))
+    return told
+
+
+def read_claims(folder: Path | None) -> list[Claim]:
+    """All claims of a folder, with their standing in the chain.
+
+    Raises:
+        UsageError: a claim does not fit its schema, a locked one is gone, or the chain was edited.
+    """
+    if folder is None or not folder.is_dir():
+        return []
+    entries = read_lock(folder)
+    paths = sorted(folder.glob("*.yml"))
+    gone = {entry["claim"] for entry in entries} - {path.stem for path in paths}
+    if gone:
+        raise UsageError(f"{folder}: {', '.join(sorted(gone))}: locked, and no longer there: a claim is not withdrawn")
+    return [_read(path, entries) for path in paths]
+
+
+def _read(path: Path, entries: Sequence[dict[str, Any]]) -> Claim:
+    data = load(path, "claim", "claim").data
+    mine = [entry for entry in entries if entry["claim"] == path.stem]
+    current = bool(mine) and mine[-1]["sha256"] == digest(path)
+    direction = "at most" if "at_most" in data else "at least"
+    if ("at_most" in data) == ("at_least" in data):
+        raise UsageError(
+            f"{path}: expected either at_most or at_least, found {'both' if 'at_most' in data else 'none'}"
+        )
+    return Claim(
+        name=path.stem,
+        statement=data["statement"],
+        metric=data["metric"],
+        direction=direction,
+        bound=float(data["at_most" if "at_most" in data else "at_least"]),
+        models=tuple(data.get("models", ())),
+        quants=tuple(data["quants"]),
+        falsified_by=data["falsified_by"],
+        amendments=sum(bool(entry["amendment"]) for entry in mine) if current else None,
+        locked=str(mine[-1]["when"]) if current else "",
+    )
+
+
+def judge_claims(claims: Sequence[Claim], evidence: Evidence, models: Sequence[Model]) -> list[Judged]:
+    """Each claim against what was found; the worst file decides."""
+    return [_judge(claim, evidence, models) for claim in claims]
+
+
+def _judge(claim: Claim, evidence: Evidence, models: Sequence[Model]) -> Judged:
+    worst: float | None = None
+    where = ""
+    for model in models:
+        if claim.models and model.slug not in claim.models:
+            continue
+        for quant in claim.quants:
+            if quant not in evidence.workspace.quants(model, evidence.runtime.identity.name):
+                continue
+            value = _measure(claim.metric, evidence, model, quant)
+            if isinstance(value, str):
+                says = f"{model.slug} {quant}: {value}"
+                return Judged(claim, Status.INCONCLUSIVE, None, says)
+            worse = worst is None or (value > worst if claim.direction == "at most" else value < worst)
+            if worse:
+                worst, where = value, f"{model.slug} {quant}"
+    if worst is None:
+        runtime = evidence.runtime.identity.name
+        wanted = {quant for model in evidence.roster.models for quant in model.quants.get(runtime, ())}
+        if not wanted & set(claim.quants):
+            says = f"it is about {', '.join(claim.quants)}, and the roster wants none of them of {runtime}"
+            return Judged(claim, Status.NOT_APPLICABLE, None, says)
+        return Judged(claim, Status.INCONCLUSIVE, None, "nothing that was checked is meant by it")
+    good = worst <= claim.bound if claim.direction == "at most" else worst >= claim.bound
+    says = f"{worst:.4g} ({where}), claimed {claim.direction} {claim.bound:g}"
+    if claim.amendments is None:
+        return Judged(claim, Status.INCONCLUSIVE, worst, f"{says}; not locked, so it was not stated beforehand")
+    return Judged(claim, Status.PASS if good else Status.FAIL, worst, says)
+
+
+def _measure(metric: str, evidence: Evidence, model: Model, quant: str) -> float | str:
+    """The number a claim is about, or why there is none."""
+    if metric == "token-mismatches":
+        return _mismatches(evidence, model, quant)
+    if metric in ("agreement", "kl-mean"):
+        found = [evidence.fidelity(model, quant, prompt) for prompt in prompts_of(evidence.roster)]
+        rows = [one for one in found if one is not None]
+        if len(rows) < len(found):
+            return "not all prompts could be scored"
+        positions = sum(len(one.kl) for one in rows)
+        if metric == "agreement":
+            return 1 - sum(len(one.disagreements) for one in rows) / positions
+        return sum(sum(one.kl) for one in rows) / positions
+    if metric == "tensor-error":
+        from trialbench.ground_truth.tensors import compare
+
+        try:
+            worst = compare(evidence.artefact(model, quant).path, evidence.workspace.folder(model)).worst
+        except UsageError as error:
+            return str(error)
+        return "no tensors" if worst is None or worst.not_finite else worst.relative
+    over = evidence.perplexity(model, quant)
+    if over.trouble is not None:
+        return over.trouble.text
+    if metric == "kl-text":
+        return "no reference" if over.kl_mean is None else over.kl_mean
+    base = evidence.perplexity(model, "f32")
+    if base.value is None or over.value is None or base.tokens != over.tokens:
+        return "no perplexity of the float32 file over the same tokens"
+    return over.value / base.value
+
+
+def _mismatches(evidence: Evidence, model: Model, quant: str) -> float | str:
+    worst = 0
+    seen = evidence.seen(model, quant)
+    if seen.trouble is not None:
+        return seen.trouble.text
+    for prompt in prompts_of(evidence.roster):
+        oracle, got = evidence.oracle(model, prompt), seen.generations[prompt]
+        if isinstance(oracle, Trouble):
+            return oracle.text
+        if got.trouble is not None or not got.tokens:
+            return f"{prompt}: no tokens"
+        if oracle.prompt_ids is None or got.prompt_tokens != len(oracle.prompt_ids):
+            return f"{prompt}: not the same prompt"
+        worst = max(worst, compare_tokens(got.tokens, oracle.tokens, oracle.eos_ids).mismatches)
+    return float(worst)

@@ -1,0 +1,197 @@
+"""A verdict for people and machines: terminal table, JUnit XML, ticket. Everything a runtime said is untrusted text."""
+
+from __future__ import annotations
+
+import hashlib
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from typing import Any
+
+from trialbench.ground_truth.controls import Caught
+from trialbench.terminal import line
+
+_WIDTH = 110
+_MARKS = {"PASS": "pass", "FAIL": "FAIL", "INCONCLUSIVE": "?", "NOT APPLICABLE": "n/a"}
+
+
+def label(row: dict[str, Any]) -> str:
+    """`token tiny-llama Q8_0 code` of a published result."""
+    pair = f"{row['quant']}/{row['other']}" if row["other"] else row["quant"]
+    return " ".join(part for part in (row["suite"], row["model"], pair, row["prompt"]) if part)
+
+
+def table(verdict: dict[str, Any]) -> str:
+    """The verdict for a terminal: one line for each suite, then what failed, what could not be decided, the claims."""
+    rows = verdict["results"]
+    runtime, counts = verdict["runtime"], verdict["counts"]
+    who = f"{line(runtime['name'], 20)} {line(runtime['version'], 60)}, roster {verdict['roster']['name']}"
+    lines = [
+        f"{who}, {verdict['seconds']:.1f} s, {verdict['loads']} models loaded",
+        "",
+        f"{'suite':<14}{'pass':>6}{'FAIL':>6}{'?':>6}{'n/a':>6}",
+    ]
+    for suite in dict.fromkeys(row["suite"] for row in rows):
+        mine = [row for row in rows if row["suite"] == suite]
+        numbers = "".join(f"{sum(row['status'] == status for row in mine):>6}" for status in _MARKS)
+        note = "  proves nothing" if all(row["proves_nothing"] for row in mine) else ""
+        lines.append(f"{suite:<14}{numbers}{note}")
+    for status, title in (("FAIL", "Failed"), ("INCONCLUSIVE", "Could not be decided")):
+        found = [row for row in rows if row["status"] == status and not row["proves_nothing"]]
+        if found:
+            lines += ["", f"{title}:"]
+            lines += [f"  {label(row)}: {line(row['says'], _WIDTH)}" for row in found[:40]]
+            lines += [f"  and {len(found) - 40} more"] if len(found) > 40 else []
+    reasons = {(row["suite"], row["says"]) for row in rows if row["status"] == "NOT APPLICABLE"}
+    if reasons:
+        lines += ["", "Not applicable:"]
+        by_reason: dict[str, list[str]] = {}
+        for suite, says in sorted(reasons):
+            by_reason.setdefault(says, []).append(suite)
+        lines += [f"  {', '.join(suites)}: {line(says, _WIDTH)}" for says, suites in by_reason.items()]
+    if verdict["claims"]:
+        lines += ["", "Claims:"]
+        for claim in verdict["claims"]:
+            mark = _MARKS[claim["status"]]
+            lines.append(f"  {mark:<5}{claim['name']} ({claim['standing']}): {line(claim['says'], _WIDTH)}")
+    lines += ["", _sum(verdict["verdict"], counts)]
+    return "\n".join(lines)
+
+
+def _sum(verdict: str, counts: dict[str, int]) -> str:
+    silent = counts["declared"] - counts["probative"]
+    nothing = f", {silent} of them prove nothing" if silent else ""
+    parts = ", ".join(f"{counts[status]} {status}" for status in _MARKS)
+    return f"{verdict}: {counts['declared']} checks declared{nothing}: {parts}"
+
+
+def controls_table(caught: Sequence[Caught], uncovered: Sequence[str]) -> str:
+    """Which suite caught which control."""
+    lines = ["Negative controls:"]
+    for one in caught:
+        mark = "caught" if one.good else "MISSED"
+        by = f"by {', '.join(one.by)}" if one.by else "by nobody"
+        lines.append(f"  {mark:<7}{one.control.name} ({one.control.wrong}): {by}")
+        lines += [f"         {name} did not: {line(says, _WIDTH)}" for name, says in one.missed.items()]
+        if one.trouble:
+            lines.append(f"         {line(one.trouble, _WIDTH)}")
+    for name in uncovered:
+        lines.append(f"  {name}: no control was caught by it: nobody has seen this suite fail")
+    good = sum(one.good for one in caught)
+    lines.append(f"{good} of {len(caught)} controls rejected")
+    return "\n".join(lines)
+
+
+def junit(verdict: dict[str, Any]) -> str:
+    """The verdict as JUnit XML. What could not be decided is an error: CI must not take it for a success."""
+    rows = verdict["results"]
+    root = ET.Element("testsuites", name=f"ground truth, {_xml(verdict['runtime']['name'])}")
+    for suite in dict.fromkeys(row["suite"] for row in rows):
+        mine = [row for row in rows if row["suite"] == suite]
+        node = ET.SubElement(
+            root,
+            "testsuite",
+            name=suite,
+            tests=str(len(mine)),
+            failures=str(sum(row["status"] == "FAIL" for row in mine)),
+            errors=str(sum(row["status"] == "INCONCLUSIVE" for row in mine)),
+            skipped=str(sum(row["status"] == "NOT APPLICABLE" for row in mine)),
+        )
+        for row in mine:
+            case = ET.SubElement(node, "testcase", classname=f"{suite}.{row['model']}", name=label(row))
+            kind = {"FAIL": "failure", "INCONCLUSIVE": "error", "NOT APPLICABLE": "skipped"}.get(row["status"])
+            if kind is not None:
+                ET.SubElement(case, kind, message=_xml(row["says"])[:500])
+    if verdict["claims"]:
+        node = ET.SubElement(root, "testsuite", name="claims", tests=str(len(verdict["claims"])))
+        for claim in verdict["claims"]:
+            case = ET.SubElement(node, "testcase", classname="claims", name=claim["name"])
+            kind = {"FAIL": "failure", "INCONCLUSIVE": "error"}.get(claim["status"])
+            if kind is not None:
+                ET.SubElement(case, kind, message=_xml(f"{claim['standing']}: {claim['says']}"))
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _xml(text: str) -> str:
+    """Without the characters that XML cannot hold, whatever they are escaped as."""
+    return "".join(one if one in "\t\n" or one.isprintable() else repr(one)[1:-1] for one in text)
+
+
+def ticket(verdict: dict[str, Any]) -> str:
+    """Markdown for an issue tracker: one section for each cause, with all that is needed to look into it.
+
+    A section's fingerprint depends on the runtime's name and the cause alone, so that a defect that is still there in
+    the next version, or on another machine, finds the issue that was opened for it.
+    """
+    failed = [row for row in verdict["results"] if row["status"] == "FAIL" and not row["proves_nothing"]]
+    runtime, machine = verdict["runtime"], verdict["machine"]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in failed:
+        groups.setdefault(row["cause"] or row["suite"], []).append(row)
+    defects = f"{len(groups)} defect{'s' if len(groups) != 1 else ''}, {len(failed)} checks failed"
+    lines = [
+        f"# {_md(runtime['name'])} {_md(runtime['version'])}: {defects}",
+        "",
+        f"* made {verdict['made']} with trialbench {verdict['trialbench']}, roster {_md(verdict['roster']['name'])}",
+        f"* {_md(machine['system'])}, {_md(machine['processor'])}, {machine['cores']} cores",
+    ]
+    if not failed:
+        lines += ["", "Nothing failed."]
+        return "\n".join(lines) + "\n"
+    files = {(one["model"], one["quant"]): one for one in verdict["files"]}
+    for cause, rows in sorted(groups.items(), key=lambda item: -len(item[1])):
+        lines += _section(runtime["name"], cause, rows, files)
+    return "\n".join(lines) + "\n"
+
+
+_SAID, _CHECKS, _FILES = 3, 12, 12
+
+
+def _section(
+    runtime: str, cause: str, rows: Sequence[dict[str, Any]], files: dict[tuple[str, str], dict[str, Any]]
+) -> list[str]:
+    """One defect: what is said of it, which checks meet it, one of them in full, the files, a command."""
+    first = rows[0]
+    lines = ["", f"## {_md(cause)} ({len(rows)} checks)", "", f"Fingerprint: `{fingerprint(runtime, cause)}`", ""]
+    said = list(dict.fromkeys(row["says"] for row in rows))
+    lines += [f"* {_md(one)}" for one in said[:_SAID]]
+    lines += [f"* and {len(said) - _SAID} more of the kind"] if len(said) > _SAID else []
+    lines += ["", f"Met by {_listed(_compact(rows), _CHECKS)}."]
+    for title, text in (("Expected", first["expected"]), ("Got", first["got"])):
+        if text:
+            lines += ["", f"{title} (`{label(first)}`):", "", _block(text)]
+    known = [files[key] for key in sorted({(row["model"], row["quant"]) for row in rows}) if key in files]
+    lines += [""] if known else []
+    for file in known[:_FILES]:
+        made = " -> ".join(file["parents"]) or "made elsewhere"
+        size = "not there" if file["bytes"] is None else f"{file['bytes']} bytes, SHA-256 `{file['sha256']}`"
+        lines.append(f"* {_md(file['model'])} {_md(file['quant'])}: {size}, {_md(made)}")
+    return [*lines, "", "To reproduce:", "", _block(first["reproduce"])]
+
+
+def fingerprint(runtime: str, cause: str) -> str:
+    """What an issue tracker is searched for before an issue is opened."""
+    return f"gt-{hashlib.sha256(f'{runtime}/{cause}'.encode()).hexdigest()[:12]}"
+
+
+def _compact(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Labels of the rows; those that differ in the prompt alone become one."""
+    prompts: dict[str, list[str]] = {}
+    for row in rows:
+        prompts.setdefault(label({**row, "prompt": ""}), []).append(row["prompt"])
+    return [f"`{name}`" + (f" ({', '.join(found)})" if any(found) else "") for name, found in prompts.items()]
+
+
+def _listed(words: Sequence[str], most: int) -> str:
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+
+
+def _md(text: str) -> str:
+    """One line without marks that Markdown or a tracker would act on: links, mentions, HTML."""
+    flat = line(str(text), 500)
+    return "".join(f"\\{one}" if one in "\\`*_[]<>#|!" else one for one in flat).replace("@", "@\u200b")
+
+
+def _block(text: str) -> str:
+    """An indented block: no fence that the text could close."""
+    shown = [line(one, 300) for one in str(text).split("\n")[:20]] or [""]
+    return "\n".join(f"    {one}" for one in shown)

@@ -1,0 +1,1 @@
+"""Adapters to the programs that run models; `base` is the contract."""

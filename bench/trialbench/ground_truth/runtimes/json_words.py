@@ -1,0 +1,76 @@
+"""JSON in what a program printed, between whatever else it printed. Never raises, whatever the bytes are."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+# Colours and titles: CSI and OSC sequences, and single-character escapes.
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
+_STARTS = re.compile(r"[{\[]")
+# What follows a bracket in a document, and hardly in a line of progress such as `[1/2]` or `{50%}`.
+_BEGUN = re.compile(r'\{\s*"|\[\s*[{"]')
+_NEXT_LINE = re.compile(r"\n(?=\S)")
+# Hostile output can hold a bracket in every place; ours holds a few values.
+_TRIES, _DEPTH = 2_000, 64
+
+
+def plain(text: str) -> str:
+    """Without terminal escape sequences."""
+    return _ESCAPES.sub("", text)
+
+
+def find_json(text: str, keys: Sequence[str]) -> tuple[Any | None, str]:
+    """The last value in `text` that has `keys`: an object, or an array whose first element is one that has them.
+
+    Returns:
+        The value, or None; and for None the keys of the last object that lacks one, for the message (else empty).
+    """
+    text = plain(text)
+    found, near, end, tries = None, "", 0, 0
+    decoder = json.JSONDecoder(parse_constant=_refuse)
+    for match in _STARTS.finditer(text):
+        place = match.start()
+        if place < end:
+            continue
+        tries += 1
+        if tries > _TRIES:
+            break
+        try:
+            value, end = decoder.raw_decode(text, place)
+            value = _sound(value, _DEPTH)
+        except (ValueError, RecursionError):
+            # What is whole inside of a document that broke off is no answer: go on where another could begin.
+            if _BEGUN.match(text, place):
+                line = _NEXT_LINE.search(text, place)
+                end = line.end() if line else len(text)
+            continue
+        named = value[0] if isinstance(value, list) and value else value
+        if isinstance(named, dict) and all(key in named for key in keys):
+            found = value
+        elif isinstance(named, dict):
+            near = f"it has {', '.join(list(named)[:12]) or 'no keys'}"[:300]
+    return found, "" if found is not None else near
+
+
+def _refuse(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _sound(value: Any, depth: int) -> Any:
+    """The value with half characters (lone surrogates) replaced.
+
+    Raises:
+        ValueError: it is nested too deeply to be an answer.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if depth == 0 and isinstance(value, dict | list):
+        raise ValueError("nested too deeply")
+    if isinstance(value, list):
+        return [_sound(one, depth - 1) for one in value]
+    if isinstance(value, dict):
+        return {_sound(key, depth): _sound(one, depth - 1) for key, one in value.items()}
+    return value

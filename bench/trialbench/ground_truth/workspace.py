@@ -1,0 +1,219 @@
+"""Where the files of a check lie, and how they get there: pull, convert, clean.
+
+WORK/<slug>/hf/                        the model's Hugging Face files, unless the roster brings them
+WORK/<slug>/hf.json                    which commit they are, and their hashes
+WORK/<slug>/<runtime>/<slug>-<quant>.gguf     what a runtime runs
+WORK/<slug>/<runtime>/<slug>-<quant>.json     what it was made from, by which version: made again only when that changes
+WORK/<slug>/<runtime>/reference.kld    logits of the float32 file over the roster's text
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trialbench.errors import UsageError
+from trialbench.files import read_json, write_json
+from trialbench.ground_truth.roster import Model, Roster
+from trialbench.ground_truth.runtimes.base import Artefact, Call, Capability, Conversion, Runtime, Trouble, TroubleKind
+from trialbench.ground_truth.weights import folder_hashes, sha256
+
+Tell = Callable[[str], None]
+
+# What a checkpoint needs to be converted and to make an oracle; not the same weights in other formats.
+PULLED = (
+    *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
+    *("tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json", "chat_template.jinja"),
+)
+_FLOATS = ("f32", "f16")
+_ENDINGS = {"apr": "apr"}
+
+
+@dataclass(frozen=True)
+class Made:
+    """One artefact after `convert`: there already, made, or not made and why."""
+
+    artefact: Artefact | None
+    label: str
+    fresh: bool
+    call: Call
+    trouble: Trouble | None = None
+
+
+class Workspace:
+    """The work folder of one roster.
+
+    Args:
+        root: the folder; made when needed.
+        roster: whose models.
+    """
+
+    def __init__(self, root: Path, roster: Roster) -> None:
+        self.root, self.roster = root, roster
+
+    def folder(self, model: Model) -> Path:
+        """The model's Hugging Face files: the roster's own, or where `pull` puts them."""
+        return model.folder if model.folder is not None else self.root / model.slug / "hf"
+
+    def revision(self, model: Model) -> str | None:
+        """The commit that `pull` fetched; None for a model that the roster brings."""
+        path = self.root / model.slug / "hf.json"
+        if model.folder is not None or not path.exists():
+            return None
+        return str(read_json(path)["revision"])
+
+    def source(self, model: Model) -> Artefact:
+        """The Hugging Face folder as an artefact."""
+        return Artefact(self.folder(model), model.slug, "hf", "hf", parents=("hf",))
+
+    def path(self, model: Model, runtime: str, quant: str) -> Path:
+        """Where the file of one quant lies, made or not."""
+        ending = _ENDINGS.get(runtime, "gguf")
+        return self.root / model.slug / runtime / f"{model.slug}-{quant}.{ending}"
+
+    def reference(self, model: Model, runtime: str) -> Path:
+        """Logits of the float32 file over the roster's text, for the KL divergence of the others."""
+        return self.root / model.slug / runtime / "reference.kld"
+
+    def artefact(self, model: Model, runtime: str, quant: str) -> Artefact:
+        """The file of one quant, as it lies there; its path need not exist.
+
+        Raises:
+            UsageError: its record cannot be read.
+        """
+        path = self.path(model, runtime, quant)
+        record = path.with_suffix(".json")
+        if not path.exists() or not record.exists():
+            return Artefact(path, model.slug, path.suffix[1:], quant)
+        made = read_json(record)
+        return Artefact(path, model.slug, path.suffix[1:], quant, str(made["sha256"]), tuple(made["parents"]))
+
+    def quants(self, model: Model, runtime: str) -> tuple[str, ...]:
+        """What the roster wants of a runtime for a model; nothing when it does not name the runtime."""
+        return tuple(model.quants.get(runtime, ()))
+
+    def pull(self, models: Sequence[Model], tell: Tell) -> None:
+        """Fetch what the roster does not bring. The first time a branch is resolved to a commit and the hashes are
+        written down; from then on they are the pins.
+
+        Raises:
+            UsageError, ServerError: as `hub.fetch`.
+        """
+        for model in models:
+            if model.folder is not None:
+                tell(f"{model.slug}: comes with the roster, in {model.folder}")
+                continue
+            self._pull(model, tell)
+
+    def _pull(self, model: Model, tell: Tell) -> None:
+        from trialbench import hub
+        from trialbench.hub.fetch import fetch
+
+        assert model.hub is not None
+        assert model.revision is not None
+        folder, record = self.folder(model), self.root / model.slug / "hf.json"
+        pins: dict[str, str] = {}
+        commit = model.revision
+        if record.exists():
+            known = read_json(record)
+            if known["hub"] == model.hub and known["asked"] == model.revision:
+                commit, pins = str(known["revision"]), dict(known["files"])
+        if not hub.COMMIT.match(commit):
+            commit, _ = hub.list_files(model.hub, commit, list(PULLED))
+            tell(f"{model.slug}: {model.hub} at {model.revision} is commit {commit}")
+        folder.mkdir(parents=True, exist_ok=True)
+        include = sorted(pins) if pins else list(PULLED)
+        paths = fetch(model.hub, revision=commit, include=include, dest=folder, sha256=pins, tell=tell)
+        files = {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
+        write_json(record, {"hub": model.hub, "asked": model.revision, "revision": commit, "files": files})
+
+    def convert(self, runtime: Runtime, models: Sequence[Model], tell: Tell) -> list[Made]:
+        """Make every file that the roster wants of `runtime`; what is there already from the same input is left."""
+        made = []
+        for model in models:
+            quants = self.quants(model, runtime.identity.name)
+            if not quants:
+                tell(f"{model.slug}: the roster names no files for {runtime.identity.name}")
+            for quant in quants:
+                one = self._convert(runtime, model, quant)
+                if one.trouble is not None:
+                    tell(f"{one.label}: not made: {one.trouble.text}")
+                elif one.fresh:
+                    tell(f"{one.label}: made in {one.call.seconds:.2f} s")
+                made.append(one)
+        return made
+
+    def _convert(self, runtime: Runtime, model: Model, quant: str) -> Made:
+        name = runtime.identity.name
+        target = self.path(model, name, quant)
+        record = target.with_suffix(".json")
+        label = Artefact(target, model.slug, target.suffix[1:], quant).label
+        folder = self.folder(model)
+        if not (folder / "config.json").is_file():
+            why = f"{folder}: expected the model's Hugging Face files, found none: `trialbench pull`"
+            return Made(None, label, False, Call(), Trouble(TroubleKind.ABSENT, why))
+        wanted = {
+            "inputs": folder_hashes(folder),
+            "runtime": name,
+            "version": runtime.identity.version,
+            "quant": quant,
+        }
+        if _is_made(target, record, wanted):
+            return Made(self.artefact(model, name, quant), label, False, Call())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        record.unlink(missing_ok=True)
+        done = self._run(runtime, model, quant, target)
+        if done.artefact is None:
+            return Made(None, label, False, done.call, done.trouble)
+        digest = done.artefact.sha256 or sha256(target)
+        write_json(record, {**wanted, "sha256": digest, "parents": list(done.artefact.parents)})
+        return Made(self.artefact(model, name, quant), label, True, done.call)
+
+    def _run(self, runtime: Runtime, model: Model, quant: str, target: Path) -> Conversion:
+        if quant in _FLOATS or runtime.declined(Capability.QUANTIZE) is not None:
+            return runtime.convert(Capability.IMPORT_HF, self.source(model), target, quant)
+        # Quantised from float32, so that no other rounding comes before.
+        name = runtime.identity.name
+        base = self.artefact(model, name, "f32")
+        if not base.path.exists():
+            first = self._convert(runtime, model, "f32")
+            if first.artefact is None:
+                return Conversion(None, first.call, first.trouble)
+            base = first.artefact
+        return runtime.convert(Capability.QUANTIZE, base, target, quant)
+
+    def clean(self, models: Sequence[Model], *, pulled: bool = False) -> list[Path]:
+        """Remove what `convert` made, and with `pulled` also what was fetched; returns what went."""
+        gone = []
+        for model in models:
+            base = self.root / model.slug
+            if not base.is_dir():
+                continue
+            for path in sorted(base.iterdir()):
+                if path.name in ("hf", "hf.json") and not pulled:
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+                gone.append(path)
+            if not any(base.iterdir()):
+                base.rmdir()
+        return gone
+
+
+def _is_made(target: Path, record: Path, wanted: dict[str, Any]) -> bool:
+    if not target.exists() or not record.exists():
+        return False
+    try:
+        known = read_json(record)
+    except UsageError:
+        return False
+    return (
+        isinstance(known, dict)
+        and all(known.get(key) == value for key, value in wanted.items())
+        and known.get("sha256") == sha256(target)
+    )

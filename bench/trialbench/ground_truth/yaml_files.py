@@ -1,0 +1,111 @@
+"""Data files of the ground truth: YAML, checked against a published schema, errors with file and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trialbench import schemas
+from trialbench.errors import UsageError
+
+PACKAGED = Path(__file__).parent / "data"
+# A YAML alias can unfold to more than memory holds; data files of this kind have a few hundred lines.
+_MAX_BYTES = 4_000_000
+
+
+class Document:
+    """A checked YAML document that still knows its lines.
+
+    Attributes:
+        path: where it came from; relative paths in it are relative to its folder.
+        data: the document, fitting its schema.
+    """
+
+    def __init__(self, path: Path, data: dict[str, Any], text: str) -> None:
+        self.path = path
+        self.data = data
+        self._text = text
+
+    def at(self, *where: str | int) -> str:
+        """`FILE:LINE` of the deepest place of `where` that exists, for messages."""
+        return f"{self.path}:{_line(self._text, where)}"
+
+    def beside(self, name: str) -> Path:
+        """A path named in the document, relative to it; absolute, as programs elsewhere are given it."""
+        return (self.path.parent / Path(name).expanduser()).resolve()
+
+
+def load(path: Path, schema: str, what: str) -> Document:
+    """Read `path` and check it against the published schema `schema`.
+
+    Raises:
+        UsageError: not readable, no YAML, or it does not fit; every problem with its line.
+    """
+    try:
+        raw = path.read_bytes()
+        if len(raw) > _MAX_BYTES:
+            raise UsageError(f"{path}: the {what} has {len(raw)} bytes, expected at most {_MAX_BYTES}")
+        text = raw.decode()
+    except OSError as error:
+        raise UsageError(f"{path}: the {what} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: the {what} is no UTF-8 text: byte {error.start}") from error
+    data = _parse(text, path)
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}:1: expected a mapping ({what}), found {type(data).__name__}")
+    problems = schemas.validate(data, schema)
+    if problems:
+        lines = [f"{path}:{_line(text, problem.path)}: {problem}" for problem in problems]
+        raise UsageError(
+            f"the {what} does not fit its schema (see `trialbench schema {schema}`):\n  " + "\n  ".join(lines)
+        )
+    return Document(path, data, text)
+
+
+def _parse(text: str, path: Path) -> Any:
+    import yaml
+
+    try:
+        # Composed first: a repeated key would silently lose its first value.
+        _unique(yaml.compose(text, Loader=yaml.SafeLoader), path)
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UsageError(f"{path}{line}: is no YAML: {error.problem}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UsageError(f"{path}: is no YAML: {str(error) or 'nested too deeply'}") from error
+
+
+def _unique(node: Any, path: Path) -> None:
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if str(key.value) in seen:
+                first = seen[str(key.value)]
+                raise UsageError(f"{path}:{line}: the key {key.value!r} is already there in line {first}")
+            seen[str(key.value)] = line
+            _unique(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _unique(value, path)
+
+
+def _line(text: str, where: tuple[str | int, ...]) -> int:
+    """Line of the deepest place of `where` that exists. Composed anew: only errors need lines."""
+    import yaml
+
+    node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    line: int = node.start_mark.line
+    for part in where:
+        match: list[tuple[Any, Any]] = []
+        if isinstance(node, yaml.MappingNode):
+            match = [(key, value) for key, value in node.value if key.value == str(part)]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            match = [(node.value[part], node.value[part])]
+        if not match:
+            break
+        line, node = match[0][0].start_mark.line, match[0][1]
+    return line + 1

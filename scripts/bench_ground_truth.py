@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+"""How the time of a check grows with the number of prompts: one tiny file on the real llama.cpp, loaded once.
+
+Usage: ``LLAMA_CPP_IMAGE=... python3 scripts/bench_ground_truth.py``, after ``make ground-truth``. Prints one line for
+each number of prompts, and the straight line through them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from trialbench.ground_truth.cli import llama_cpp
+from trialbench.ground_truth.observe import Evidence
+from trialbench.ground_truth.oracle_files import oracle_path, read_oracle, write_oracle
+from trialbench.ground_truth.roster import PromptText, load_roster
+from trialbench.ground_truth.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parent.parent
+COUNTS = (4, 8, 16, 32, 64)
+
+
+def main() -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Time of a check against the number of prompts.")
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "ground-truth")
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each; the fastest counts")
+    options = parser.parse_args()
+    roster = load_roster(str(ROOT / "tests" / "fixtures" / "ground_truth" / "roster.yml"))
+    model = roster.models[0]
+    work = options.work.resolve()
+    copies = work / "bench" / "oracle"
+    prompts = []
+    for number in range(max(COUNTS)):
+        one = roster.prompts.prompts[number % len(roster.prompts.prompts)]
+        name = f"{one.name}-{number}"
+        oracle = read_oracle(oracle_path(roster.oracle, model.slug, one.name))
+        write_oracle(oracle_path(copies, model.slug, name), replace(oracle, prompt_file=f"prompts/{name}.txt"))
+        prompts.append(PromptText(name, one.text))
+    times = []
+    workspace = Workspace(work, roster)
+    runtime = llama_cpp(workspace, threads=1)
+    try:
+        for count in COUNTS:
+            asked = replace(roster, oracle=copies, prompts=replace(roster.prompts, prompts=tuple(prompts[:count])))
+            fastest = float("inf")
+            for _ in range(options.repeat):
+                evidence = Evidence(Workspace(work, asked), runtime)
+                started = time.perf_counter()
+                seen = evidence.seen(model, "Q4_K_M")
+                fastest = min(fastest, time.perf_counter() - started)
+                if seen.trouble is not None or evidence.loads != 1:
+                    print(f"not measured: {seen.trouble}", file=sys.stderr)
+                    return 1
+            times.append(fastest)
+            print(f"{count:4d} prompts  {fastest:7.3f} s")
+    finally:
+        runtime.close()
+    slope, intercept = statistics.linear_regression(COUNTS, times)
+    correlation = statistics.correlation(COUNTS, times)
+    print(f"loading {intercept:.3f} s, {slope * 1000:.1f} ms for each prompt, correlation {correlation:.4f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

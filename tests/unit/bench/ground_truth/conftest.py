@@ -1,0 +1,148 @@
+"""Models of a few hundred numbers, a roster around them, and stand-ins of llama.cpp's programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from trialbench.ground_truth.convert import to_gguf
+from trialbench.ground_truth.layouts import rules, shape_of
+from trialbench.ground_truth.weights import write_safetensors
+
+FIXTURES = Path(__file__).resolve().parents[3] / "fixtures" / "ground_truth"
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+PRE = {
+    "llama": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL]},
+    "qwen2": {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": r"\p{L}+|\p{N}| ?x"}, "behavior": "Isolated"},
+            {**BYTE_LEVEL, "use_regex": False},
+        ],
+    },
+    "gpt2": BYTE_LEVEL,
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama": {
+        "model_type": "llama", "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0, "tie_word_embeddings": True, "vocab_size": 12,
+    },
+    "qwen2": {
+        "model_type": "qwen2", "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64, "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "tie_word_embeddings": False,
+        "vocab_size": 12,
+    },
+    "gpt2": {
+        "model_type": "gpt2", "n_embd": 8, "n_layer": 2, "n_head": 2, "n_inner": None, "n_positions": 16,
+        "layer_norm_epsilon": 1e-5, "vocab_size": 12,
+    },
+}  # fmt: skip
+
+
+def make_folder(path: Path, architecture: str = "llama", **changes: Any) -> Path:
+    """A Hugging Face folder with random weights; the vocabulary has ten entries, the matrix twelve rows."""
+    path.mkdir(parents=True, exist_ok=True)
+    config = {**CONFIGS[architecture], **changes}
+    (path / "config.json").write_text(json.dumps(config))
+    shape = shape_of(config, "config")
+    rng = np.random.default_rng(7)
+    tensors = {}
+    for rule in rules(shape):
+        last = rule.gguf.split(".")[-2]
+        size: tuple[int, ...]
+        if rule.gguf.endswith(".bias") or "norm" in last:
+            size = ({"attn_k": 4, "attn_v": 4, "attn_qkv": 24, "ffn_up": shape.inner}.get(last, 8),)
+            if architecture == "gpt2" and last == "attn_qkv":
+                size = (24,)
+        elif last in ("token_embd", "output"):
+            size = (12, 8)
+        elif last == "position_embd":
+            size = (16, 8)
+        elif architecture == "gpt2":
+            size = {"attn_qkv": (8, 24), "attn_output": (8, 8), "ffn_up": (8, 32), "ffn_down": (32, 8)}[last]
+        else:
+            size = {"attn_k": (4, 8), "attn_v": (4, 8), "ffn_gate": (12, 8), "ffn_up": (12, 8)}.get(last, (8, 8))
+            size = (8, 12) if last == "ffn_down" else size
+        tensors[rule.hf] = rng.normal(size=size).astype(np.float32)
+    write_safetensors(path / "model.safetensors", tensors)
+    vocabulary = {text: number for number, text in enumerate(["a", "b", "c", "ab", "Ġ", "Ġa", "bc", "d"])}
+    tokenizer = {
+        "added_tokens": [
+            {"id": 8, "content": "<|end|>", "special": True},
+            {"id": 9, "content": "<think>", "special": False},
+        ],
+        "pre_tokenizer": PRE[architecture],
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": [["a", "b"], "b c", ["Ġ", "a"]]},
+    }
+    (path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    settings = {"eos_token": {"content": "<|end|>"}, "model_max_length": 10**30, "chat_template": "{{ messages }}"}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    return path
+
+
+PROMPTS = """---
+prompts:
+  - {name: one, text: "abc"}
+  - {name: two, text: "ba"}
+tokenizer:
+  - {name: blank, text: " a"}
+chats:
+  - {name: hello, messages: [{role: user, content: "abc"}]}
+perplexity_text: text.txt
+"""
+TOLERANCES = """---
+tolerances:
+  token-f16: {value: 0, unit: mismatches, why: "Float16 holds these weights exactly."}
+"""
+MODEL = """  - slug: {slug}
+    name: edgelab/{slug}
+    source: {{folder: {slug}}}
+    architecture: {architecture}
+    layers: 2
+    heads: 2
+    kv_heads: 1
+    hidden: 8
+    vocabulary: 12
+    perplexity_ceiling: 3
+    quants: {{llama.cpp: [f32, f16, Q8_0]}}
+"""
+
+
+@pytest.fixture
+def folder_of() -> Callable[..., Path]:
+    return make_folder
+
+
+@pytest.fixture
+def roster_file(tmp_path: Path) -> Path:
+    """A roster of two models with everything it names."""
+    base = tmp_path / "roster"
+    base.mkdir()
+    (base / "prompts.yml").write_text(PROMPTS)
+    (base / "tolerances.yml").write_text(TOLERANCES)
+    (base / "text.txt").write_text("a text\n" * 10)
+    head = "---\nname: small\nprompts: prompts.yml\ntolerances: tolerances.yml\noracle: oracle\nmodels:\n"
+    models = "".join(MODEL.format(slug=f"m-{kind}", architecture=kind) for kind in ("llama", "gpt2"))
+    (base / "roster.yml").write_text(head + models)
+    for kind in ("llama", "gpt2"):
+        make_folder(base / f"m-{kind}", kind)
+    return base / "roster.yml"
+
+
+@pytest.fixture(scope="session")
+def gguf_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A whole, small GGUF."""
+    folder = tmp_path_factory.mktemp("gguf")
+    to_gguf(make_folder(folder / "hf"), folder / "m.gguf", "f16")
+    return (folder / "m.gguf").read_bytes()
+
+
+@pytest.fixture
+def stand_ins() -> Path:
+    return FIXTURES / "stand_ins"

@@ -1,0 +1,427 @@
+"""A whole check on the stand-ins: from the verbs to the verdict, the outputs and the negative controls."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from trialbench import schemas
+from trialbench.cli import main
+from trialbench.ground_truth import check, controls, outputs
+from trialbench.ground_truth.observe import Evidence
+from trialbench.ground_truth.oracle_files import Oracle, oracle_path, write_oracle
+from trialbench.ground_truth.page import page
+from trialbench.ground_truth.results import Result, Row, Status
+from trialbench.ground_truth.roster import load_roster
+from trialbench.ground_truth.runtimes.base import Candidate
+from trialbench.ground_truth.runtimes.llama_cpp import LlamaCpp
+from trialbench.ground_truth.runtimes.tools import LocalTools
+from trialbench.ground_truth.workspace import Workspace
+
+EVIL = "</script>\x1b[31m<b>*[x](http://y)* @all"
+
+
+def chain(start: int, count: int) -> tuple[int, ...]:
+    """What the stand-in's model says: 7 t + 3 modulo 50."""
+    tokens: list[int] = []
+    while len(tokens) < count:
+        start = (7 * start + 3) % 50
+        tokens.append(start)
+    return tuple(tokens)
+
+
+@pytest.fixture
+def tolerant(roster_file: Path) -> Path:
+    """The small roster with every bound a check asks for, and oracles that the stand-in agrees with."""
+    rows = [f"  {kind}-{quant}: {{value: {value}, unit: some, why: because of the test}}"
+            for quant in ("f32", "f16", "Q8_0")
+            for kind, value in (("token", 0), ("kl", 1), ("agreement", 0), ("tensor", 0.01))]  # fmt: skip
+    rows += [
+        f"  {name}: {{value: 1, unit: some, why: because of the test}}" for name in ("ppl-gap", "second", "hex-std")
+    ]
+    path = roster_file.parent / "tolerances.yml"
+    path.write_text("---\ntolerances:\n" + "\n".join(rows).replace("hex-std: {value: 1", "hex-std: {value: 0") + "\n")
+    text = roster_file.read_text().replace("perplexity_ceiling: 3", "perplexity_ceiling: 5")
+    roster_file.write_text(text.replace("oracle: oracle", "oracle: oracle\nclaims: claims"))
+    roster = load_roster(str(roster_file))
+    for model in roster.models:
+        for prompt in roster.prompts.prompts:
+            tokens = chain(3, 8)
+            oracle = Oracle(
+                model.name, model.slug, prompt.text, f"{prompt.name}.txt", "5", "2", tokens,
+                " ".join(f"t{token}" for token in tokens), 8, prompt_ids=(1, 2, 3), eos_ids=(49,),
+                top=tuple((Candidate(token, -0.105), Candidate((token + 1) % 50, -6.2)) for token in tokens),
+            )  # fmt: skip
+            write_oracle(oracle_path(roster.oracle, model.slug, prompt.name), oracle)
+    claims = roster_file.parent / "claims"
+    claims.mkdir()
+    (claims / "exact.yml").write_text(
+        "---\nstatement: They are the same, token for token.\nmetric: token-mismatches\nat_most: 0\n"
+        "quants: [f16, Q8_0]\nfalsified_by: One token that is another.\n"
+    )
+    return roster_file
+
+
+@pytest.fixture
+def options(tolerant: Path, tmp_path: Path, stand_ins: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("LLAMA_CPP_BIN", str(stand_ins))
+    return ["--roster", str(tolerant), "--work", str(tmp_path / "w")]
+
+
+def test_from_folder_to_verdict(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    junit, html = tmp_path / "j.xml", tmp_path / "p.html"
+    assert main(["claims", "--roster", options[1], "--lock"]) == 0
+    # No second oracle and no oracle of the tokenizer: not all could be decided, and the exit code says so.
+    code = main(["ci", *options, "--junit", str(junit), "--html", str(html)])
+    out = capsys.readouterr().out
+    assert code == 3, out
+    assert re.search(r"^token +12 +0 +0 +0$", out, re.MULTILINE)
+    assert re.search(r"^second +0 +0 +12 +0$", out, re.MULTILINE)
+    assert re.search(r"^lint +0 +0 +0 +6$", out, re.MULTILINE)
+    assert "pass exact (locked" in out
+    assert "INCONCLUSIVE: " in out
+    verdict = json.loads((tmp_path / "w" / "verdict-llama.cpp.json").read_text())
+    jsonschema.validate(verdict, schemas.load("ground-truth"))
+    assert verdict["counts"]["declared"] == len(verdict["results"])
+    assert verdict["loads"] == 6
+    assert all(file["sha256"] and file["tokens_per_s"] == 123.5 for file in verdict["files"])
+    assert len(list((tmp_path / "w" / "history").iterdir())) == 1
+    root = ET.parse(junit).getroot()
+    assert {suite.get("name") for suite in root} >= {"token", "claims"}
+    assert "KL divergence by position" in html.read_text()
+
+
+def test_only_what_was_asked_for(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["convert", *options])
+    assert main(["check", *options, "--suite", "token", "--model", "m-gpt2"]) == 0
+    out = capsys.readouterr().out
+    assert "PASS: 6 checks declared: 6 PASS" in out
+    # A part of the suites is no status of the runtime.
+    assert not (tmp_path / "w" / "verdict-llama.cpp.json").exists()
+    assert main(["check", *options, "--suite", "token", "--json", str(tmp_path / "v.json")]) == 0
+    capsys.readouterr()
+    assert main(["ticket", str(tmp_path / "v.json")]) == 0
+    assert "Nothing failed." in capsys.readouterr().out
+    (tmp_path / "v.json").write_text("{}")
+    assert main(["ticket", str(tmp_path / "v.json")]) == 2
+    assert main(["check", *options, "--suite", "nothing"]) == 2
+
+
+def test_a_model_that_was_not_converted_is_named_and_not_passed(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", *options, "--suite", "token", "--model", "m-llama"]) == 3
+    out = capsys.readouterr().out
+    assert "6 checks declared: 0 PASS, 0 FAIL, 6 INCONCLUSIVE" in out
+    assert "token m-llama f32 one: /" in out
+
+
+def test_a_wrong_file_fails_and_gets_a_ticket(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["convert", *options])
+    path = tmp_path / "w" / "m-llama" / "llama.cpp" / "m-llama-Q8_0.gguf"
+    path.write_text(json.dumps({"wrong": {"24": 30}}))
+    assert main(["check", *options, "--suite", "token", "--json", str(tmp_path / "v.json")]) == 1
+    capsys.readouterr()
+    assert main(["ticket", str(tmp_path / "v.json")]) == 0
+    text = capsys.readouterr().out
+    assert "2 checks failed" in text
+    assert "m-llama Q8\\_0 (2 checks)" in text
+    assert "trialbench check --roster" in text
+    assert "SHA-256" in text
+
+
+def test_recheck_shows_what_changed(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["ci", *options])
+    capsys.readouterr()
+    main(["recheck", *options])
+    out = capsys.readouterr().out
+    assert "Since the last verdict:\n  nothing changed" in out
+
+
+def test_changes() -> None:
+    row = {"suite": "token", "model": "m", "quant": "f16", "other": "", "prompt": "one", "status": "PASS", "says": "x"}
+    before = {"runtime": {"name": "r", "version": "1"}, "results": [row, {**row, "prompt": "two"}]}
+    after = {"runtime": {"name": "r", "version": "2"}, "results": [{**row, "status": "FAIL"}, {**row, "prompt": "new"}]}
+    assert check.changes(before, after) == [
+        "r: 1 -> 2",
+        "token m f16 one: PASS -> FAIL: x",
+        "token m f16 new: new, PASS",
+        "token m f16 two: gone (was PASS)",
+    ]
+    assert check.changes(None, after) == ["there is no earlier verdict to compare with"]
+
+
+def test_a_verdict_that_is_not_there(tmp_path: Path) -> None:
+    assert check.read_verdict(tmp_path / "v.json") is None
+    (tmp_path / "v.json").write_text("[]")
+    assert check.read_verdict(tmp_path / "v.json") is None
+
+
+def test_claims_decide_too(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["convert", *options])
+    # Not locked: nothing was stated beforehand.
+    main(["check", *options])
+    assert "exact (NOT LOCKED)" in capsys.readouterr().out
+    main(["claims", "--roster", options[1], "--lock"])
+    assert "exact: locked" in capsys.readouterr().out
+    main(["claims", "--roster", options[1], "--lock"])
+    assert "nothing to lock" in capsys.readouterr().out
+    assert main(["claims"]) == 2
+    assert "names no folder of claims" in capsys.readouterr().err
+    path = tmp_path / "w" / "m-llama" / "llama.cpp" / "m-llama-f16.gguf"
+    path.write_text(json.dumps({"wrong": {"24": 30}}))
+    assert main(["check", *options]) == 1
+    assert "FAIL exact" in capsys.readouterr().out
+
+
+def test_an_oracle_folder_of_ones_own(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["convert", *options])
+    assert main(["check", *options, "--suite", "token", "--oracle", str(tmp_path / "none")]) == 3
+    assert "12 INCONCLUSIVE" in capsys.readouterr().out
+
+
+# --- Controls --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bench(tolerant: Path, tmp_path: Path, stand_ins: Path) -> tuple[Workspace, LlamaCpp]:
+    workspace = Workspace(tmp_path / "w", load_roster(str(tolerant)))
+    runtime = LlamaCpp(LocalTools(stand_ins))
+    models = tuple(replace(one, quants={"llama.cpp": ("f32", "f16", "Q8_0")}) for one in workspace.roster.models)
+    workspace.roster = replace(workspace.roster, models=models)
+    workspace.convert(runtime, models, lambda _text: None)
+    return workspace, runtime
+
+
+def only(monkeypatch: pytest.MonkeyPatch, *names: str, **change: Any) -> None:
+    chosen = tuple(replace(one, **change) for one in controls.CONTROLS if one.name in names)
+    monkeypatch.setattr(controls, "CONTROLS", chosen)
+
+
+def test_a_control_is_caught_only_by_a_fail_beside_a_pass(
+    bench: tuple[Workspace, LlamaCpp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, runtime = bench
+    model = workspace.roster.models[0]
+    only(monkeypatch, "other first token")
+    (one,) = controls.run_controls(workspace, runtime, model)
+    assert set(one.by) == {"canary", "token"}
+    # There is no second oracle here: inconclusive on both sides is no catch.
+    assert list(one.missed) == ["second"]
+    assert "INCONCLUSIVE" in one.missed["second"]
+    assert not one.good
+    uncovered = controls.uncovered([one], runtime, workspace, model)
+    assert "token" not in uncovered
+    assert "weights" in uncovered
+    assert "lint" not in uncovered
+    text = outputs.controls_table([one], uncovered)
+    assert "MISSED other first token" in text
+    assert "weights: no control was caught by it" in text
+    assert "0 of 1 controls rejected" in text
+
+
+def test_wrong_files_are_caught_by_what_reads_them(
+    bench: tuple[Workspace, LlamaCpp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, runtime = bench
+    model = workspace.roster.models[0]
+    told: list[str] = []
+    only(monkeypatch, "truncated file", aimed=("weights", "inspect", "validate", "tensors", "hex"))
+    (cut,) = controls.run_controls(workspace, runtime, model, tell=told.append)
+    assert cut.good, cut.missed
+    assert told == ["control truncated file: caught by weights, inspect, validate, tensors, hex"]
+    only(monkeypatch)
+    heads = replace(CONTROL["wrong head count"], spoil=controls._converted(heads=1))
+    for name, one, aimed in (
+        ("constant tensor", CONTROL["constant tensor"], "weights"),
+        ("wrong head count", heads, "inspect"),
+        ("corrupted tensor", CONTROL["corrupted tensor"], "weights"),
+    ):
+        monkeypatch.setattr(controls, "CONTROLS", (replace(one, aimed=(aimed,)),))
+        (caught,) = controls.run_controls(workspace, runtime, model)
+        assert caught.by == (aimed,), (name, caught)
+
+
+CONTROL = {one.name: one for one in controls.CONTROLS}
+
+
+def test_a_control_that_cannot_be_made_proves_nothing(
+    bench: tuple[Workspace, LlamaCpp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, runtime = bench
+    monkeypatch.setattr(
+        controls, "CONTROLS", (CONTROL["swapped tokens"], CONTROL["lossy export"], CONTROL["same file twice"])
+    )
+    swapped, lossy, same = controls.run_controls(workspace, runtime, workspace.roster.models[0])
+    assert "could not be made" in swapped.trouble
+    assert not swapped.good
+    # The stand-in says the same whatever the file holds: the round trip sees nothing, and that is reported.
+    assert not lossy.good
+    assert list(lossy.missed) == ["roundtrip"]
+    assert same.missed == {"diff": "no row is declared"}
+    assert "could not be made" in outputs.controls_table([swapped], [])
+    monkeypatch.setattr(controls, "CONTROLS", (CONTROL["wrong RoPE base"],))
+
+    def refuses(*_: Any) -> Any:
+        from trialbench.ground_truth.runtimes.base import Call, Conversion
+
+        return Conversion(None, Call())
+
+    monkeypatch.setattr(runtime, "convert", refuses)
+    (one,) = controls.run_controls(workspace, runtime, workspace.roster.models[0])
+    assert "it could not be quantised" in one.trouble
+
+
+def test_damage_is_what_it_says() -> None:
+    import numpy as np
+
+    value = np.arange(256 * 4, dtype=np.float32).reshape(256, 4)
+    moved = controls._not_permuted("blk.0.attn_q.weight", value)
+    assert not np.array_equal(moved, value)
+    assert np.array_equal(controls._not_permuted("blk.0.attn_v.weight", value), value)
+    assert np.array_equal(controls._noisy("blk.1.ffn_down.weight", value), value)
+    assert controls._swapped(["a", "\u0120the", "\u0120of"]) == ["a", "\u0120of", "\u0120the"]
+
+
+def test_a_scale_that_is_not_a_number_is_in_the_files_bytes(bench: tuple[Workspace, LlamaCpp], tmp_path: Path) -> None:
+    workspace, runtime = bench
+    model = workspace.roster.models[0]
+    intact = workspace.artefact(model, "llama.cpp", "f16")
+    bad = controls._not_finite(controls.Bench(workspace, runtime, model, intact, tmp_path))
+    assert runtime.probe(controls.Capability.VALIDATE, bad).payload["passed"] is False
+    other = workspace.roster.models[0]
+    assert controls._same_file(controls.Bench(workspace, runtime, other, intact, tmp_path)).quant == "Q4_0"
+
+
+def test_each_suite_is_the_aim_of_a_control() -> None:
+    aimed = {name for one in controls.CONTROLS for name in one.aimed}
+    assert aimed >= {
+        "canary", "token", "drift", "roundtrip", "ppl", "forced", "second", "tokenizer", "template", "weights",
+        "inspect", "validate", "tensors", "hex", "diff", "rosetta-diff",
+    }  # fmt: skip
+
+
+def test_lies_are_told_about_one_thing(bench: tuple[Workspace, LlamaCpp]) -> None:
+    workspace, runtime = bench
+    model = workspace.roster.models[0]
+    for name, quant, wrong in (("stumbling runtime", "Q8_0", [6, 7]), ("stumbling runtime", "f16", []),
+                               ("other first token", "f16", [0])):  # fmt: skip
+        lie = CONTROL[name].lie
+        assert lie is not None
+        evidence = Evidence(workspace, lie(runtime))
+        got = evidence.seen(model, quant).generations["one"].tokens
+        assert got is not None
+        assert [at for at, (mine, theirs) in enumerate(zip(got, chain(3, 8), strict=True)) if mine != theirs] == wrong
+    lie = CONTROL["stumbling runtime"].lie
+    assert lie is not None
+    liar = lie(runtime)
+    artefact = workspace.artefact(model, "llama.cpp", "Q8_0")
+    assert liar.perplexity(artefact, Path("text"), context=8).value == 3.6037
+    assert liar.probe(controls.Capability.TENSORS, artefact).payload["tensor_count"] == 20
+    with liar.open(artefact) as session:
+        assert session.trouble is None
+        generated = session.generate(controls.Prompt("p", "abc", (1, 2, 3)), max_new_tokens=4)
+        assert generated.tokens is not None
+        assert generated.tokens[:2] == chain(3, 4)[:2]
+        assert session.tokenize("a", add_special=False).payload == [48]
+        assert session.render([]).payload == ""
+    assert controls._changed(replace(generated, tokens=None), range).tokens is None
+    liar.close()
+
+
+def test_the_controls_of_the_command_line(
+    options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["convert", *options])
+    monkeypatch.setattr(controls, "CONTROLS", (replace(CONTROL["other first token"], aimed=("token",)),))
+    monkeypatch.setattr(controls, "uncovered", lambda *_: [])
+    assert main(["check", *options, "--suite", "token", "--controls"]) == 0
+    assert "1 of 1 controls rejected" in capsys.readouterr().out
+    monkeypatch.setattr(controls, "uncovered", lambda *_: ["x"])
+    assert main(["check", *options, "--suite", "token", "--controls"]) == 1
+    assert main(["check", *options, "--suite", "token", "--controls", "--model", "m-gpt2"]) == 2
+
+
+# --- Outputs ---------------------------------------------------------------------------------------------------------
+
+
+def verdict(*results: Result, **more: Any) -> dict[str, Any]:
+    return {
+        "schema_version": 1, "verdict": "FAIL", "made": "2026-11-21T04:00:00+00:00", "trialbench": "0",
+        "roster": {"name": "r", "path": "p"}, "runtime": {"name": "r", "version": EVIL},
+        "machine": {"system": "s", "processor": EVIL, "cores": 2}, "seconds": 1.0, "loads": 1,
+        "counts": {"declared": 3, "probative": 2, "PASS": 0, "FAIL": 1, "INCONCLUSIVE": 1, "NOT APPLICABLE": 0},
+        "files": [], "claims": [], "results": [check.as_dict(one) for one in results], **more,
+    }  # fmt: skip
+
+
+def failing(number: int, **more: Any) -> Result:
+    row = Row("token", "m", "f16", prompt=f"p{number}")
+    return Result(row, Status.FAIL, f"says {EVIL}", expected=EVIL, got=EVIL + "\n```\nx", cause="c", **more)
+
+
+def test_what_a_runtime_said_is_never_obeyed() -> None:
+    data = verdict(
+        *(failing(number, evidence={"a": float("nan"), "b": [(1, float("inf"))]}) for number in range(45)),
+        replace(failing(99), status=Status.INCONCLUSIVE, proves_nothing=True, row=Row("debug", "m")),
+        claims=[{"name": "c", "statement": EVIL, "standing": "NOT LOCKED", "status": "FAIL", "says": EVIL}],
+    )
+    json.dumps(data, allow_nan=False)
+    text = outputs.table(data)
+    assert "\x1b" not in text
+    assert "and 5 more" in text
+    assert "1 of them prove nothing" in text
+    assert "debug" in text.split("proves nothing")[0]
+    ticket = outputs.ticket(data)
+    assert "\x1b" not in ticket
+    # What is not in an indented block is escaped.
+    prose = "\n".join(one for one in ticket.splitlines() if not one.startswith("    "))
+    assert "@all" not in prose
+    assert not re.search(r"(?<!\\)\]\(http", prose)
+    assert not re.search(r"(?<!\\)<b", prose)
+    assert "and 35 more" in ticket
+    xml = ET.fromstring(outputs.junit(data))
+    assert xml.find("testsuite") is not None
+    html = page(data)
+    assert "<b>" not in html
+    assert "&lt;/script&gt;" in html
+    assert "<script" not in html
+    assert "http://y" not in html.replace("(http://y)", "")
+
+
+def test_a_page_without_anything_to_plot() -> None:
+    file = {"model": "m", "quant": "f16", "bytes": None, "tokens_per_s": None}
+    html = page(verdict(files=[file]))
+    assert "<svg" not in html
+    assert "m f16" in html
+
+
+def test_curves_and_rings() -> None:
+    evidence = {"agreement": 0.5, "kl_mean": 0.1, "kl_by_position": {"one": [0.0, 5.0]}, "disagreements": {"one": [1]}}
+    result = Result(Row("forced", "m", "f16"), Status.PASS, "x", evidence=evidence)
+    over = Result(Row("ppl", "m", "f16"), Status.PASS, "x", evidence={"perplexity": 2.0})
+    file = {"model": "m", "quant": "f16", "bytes": 2_000_000, "tokens_per_s": 10.0}
+    html = page(verdict(result, over, files=[file]))
+    assert html.count("<polyline") == html.count("<circle") == 1
+    assert "50.0%" in html
+
+
+def test_the_processor_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert check._processor()
+    monkeypatch.setattr(Path, "read_text", lambda *_a, **_k: "nothing")
+    assert check._processor() == os.uname().machine
+
+    def gone(*_a: Any, **_k: Any) -> str:
+        raise OSError("no /proc")
+
+    monkeypatch.setattr(Path, "read_text", gone)
+    assert isinstance(check._processor(), str)

@@ -1,0 +1,226 @@
+"""Claims are locked before anybody looks; a changed one, a withdrawn one and an edited chain show."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from trialbench.errors import UsageError
+from trialbench.ground_truth import claims as module
+from trialbench.ground_truth.claims import Claim, judge_claims, lock, read_claims, read_lock
+from trialbench.ground_truth.measures import Fidelity
+from trialbench.ground_truth.observe import Seen
+from trialbench.ground_truth.oracle_files import Oracle
+from trialbench.ground_truth.results import Status
+from trialbench.ground_truth.roster import load_roster
+from trialbench.ground_truth.runtimes.base import Artefact, Generation, Perplexity, Trouble, TroubleKind
+
+TINY = Path(__file__).resolve().parents[3] / "fixtures" / "ground_truth" / "claims"
+CLAIM = """---
+statement: The tiny models say what they said before.
+metric: token-mismatches
+at_most: 0
+quants: [f16]
+falsified_by: One token that is another one.
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "exact.yml").write_text(CLAIM)
+    return tmp_path
+
+
+def standing(folder: Path) -> list[str]:
+    return [claim.standing for claim in read_claims(folder)]
+
+
+def test_locking_amending_and_what_shows(folder: Path) -> None:
+    assert standing(folder) == ["NOT LOCKED"]
+    day = datetime(2026, 11, 21, tzinfo=UTC)
+    assert lock(folder, now=day) == ["exact: locked"]
+    assert standing(folder) == ["locked 2026-11-21"]
+    assert lock(folder) == []
+    (folder / "exact.yml").write_text(CLAIM.replace("at_most: 0", "at_most: 5"))
+    # Changed and not locked again, it is no claim that was stated beforehand.
+    assert standing(folder) == ["NOT LOCKED"]
+    assert lock(folder, now=day.replace(month=12)) == ["exact: AMENDED"]
+    assert standing(folder) == ["locked 2026-12-21, AMENDED 1 times"]
+    # Back to the old bound is another amendment: the chain forgets nothing.
+    (folder / "exact.yml").write_text(CLAIM)
+    lock(folder, now=day)
+    assert read_claims(folder)[0].amendments == 2
+    assert [entry["amendment"] for entry in read_lock(folder)] == [False, True, True]
+
+
+def test_an_edited_chain_is_refused(folder: Path) -> None:
+    (folder / "other.yml").write_text(CLAIM)
+    lock(folder)
+    path = folder / "lock.jsonl"
+    good = path.read_text()
+    first, second = good.splitlines()
+    changed = json.loads(first)
+    changed["when"] = "2020-01-01T00:00:00+00:00"
+    edits = [
+        second + "\n",
+        second + "\n" + first + "\n",
+        json.dumps(changed) + "\n" + second + "\n",
+        good.replace('"amendment": false', '"amendment": true', 1),
+        "[]\n",
+        "{\n",
+        good + "null\n",
+    ]
+    for edited in edits:
+        path.write_text(edited)
+        with pytest.raises(UsageError, match="the chain of claims is broken here"):
+            read_claims(folder)
+    path.write_text(good)
+    assert len(read_claims(folder)) == 2
+
+
+def test_a_locked_claim_is_not_withdrawn(folder: Path) -> None:
+    lock(folder)
+    (folder / "exact.yml").unlink()
+    with pytest.raises(UsageError, match="exact: locked, and no longer there"):
+        read_claims(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("at_most: 0\n", "", "expected either at_most or at_least, found none"),
+        ("at_most: 0\n", "at_most: 0\nat_least: 1\n", "found both"),
+        ("metric: token-mismatches", "metric: charm", "metric: expected one of"),
+    ],
+)
+def test_a_claim_that_says_nothing_is_refused(folder: Path, old: str, new: str, said: str) -> None:
+    (folder / "exact.yml").write_text(CLAIM.replace(old, new))
+    with pytest.raises(UsageError, match=said):
+        lock(folder)
+
+
+def test_without_a_folder_there_are_no_claims(tmp_path: Path) -> None:
+    assert read_claims(None) == read_claims(tmp_path / "none") == []
+
+
+def test_the_shipped_claims_are_locked_and_never_amended() -> None:
+    found = read_claims(TINY)
+    assert {claim.name for claim in found} >= {"exact", "q4km-kl", "q4km-agreement", "q2k-kl", "q2k-agreement"}
+    assert all(claim.amendments == 0 for claim in found)
+    exact = next(claim for claim in found if claim.name == "exact")
+    assert (exact.bound, exact.quants) == (0, ("f32", "f16", "Q8_0"))
+
+
+ORACLE = Oracle("m", "m", "p", "one.txt", "5", "2", (1, 2), "t", 8, prompt_ids=(7,))
+
+
+class Found:
+    """What a check found, set by the test."""
+
+    def __init__(self, roster: Any) -> None:
+        self.roster = roster
+        self.runtime = SimpleNamespace(identity=SimpleNamespace(name="llama.cpp"))
+        self.workspace = SimpleNamespace(
+            quants=lambda model, _name: model.quants["llama.cpp"], folder=lambda m: m.folder
+        )
+        self.load_trouble: Trouble | None = None
+        self.generation = Generation((1, 2), "t", prompt_tokens=1)
+        self.the_oracle: Any = ORACLE
+        self.the_fidelity: Fidelity | None = Fidelity(0.5, (0.1, 0.3), (0.0, 0.0), (1,))
+        self.over: dict[str, Perplexity] = {}
+
+    def seen(self, model: Any, quant: str) -> Seen:
+        names = [prompt.name for prompt in self.roster.prompts.prompts]
+        return Seen(self.load_trouble, dict.fromkeys(names, self.generation))
+
+    def oracle(self, model: Any, prompt: str) -> Any:
+        return self.the_oracle
+
+    def fidelity(self, model: Any, quant: str, prompt: str) -> Any:
+        return self.the_fidelity
+
+    def perplexity(self, model: Any, quant: str) -> Perplexity:
+        return self.over.get(quant, Perplexity(2.0, 0.1, 100, kl_mean=0.2))
+
+    def artefact(self, model: Any, quant: str) -> Artefact:
+        return Artefact(Path("nowhere.gguf"), model.slug, "gguf", quant)
+
+
+@pytest.fixture
+def found(roster_file: Path) -> Found:
+    return Found(load_roster(str(roster_file)))
+
+
+def claim(metric: str, bound: float = 0.0, direction: str = "at most", **more: Any) -> Claim:
+    base = Claim("c", "s", metric, direction, bound, (), ("f16", "Q8_0"), "f", 0, "2026-11-21")
+    return replace(base, **more)
+
+
+def judged(found: Found, one: Claim) -> Any:
+    return judge_claims([one], found, found.roster.models)[0]  # type: ignore[arg-type]  # a stand-in
+
+
+def test_each_metric(found: Found) -> None:
+    assert judged(found, claim("token-mismatches")).status is Status.PASS
+    found.generation = Generation((1, 3), "t", prompt_tokens=1)
+    worst = judged(found, claim("token-mismatches"))
+    assert (worst.status, worst.found) == (Status.FAIL, 1)
+    assert "m-llama f16" in worst.says
+    assert judged(found, claim("agreement", 0.5, "at least")).status is Status.PASS
+    assert judged(found, claim("agreement", 0.6, "at least")).status is Status.FAIL
+    assert judged(found, claim("kl-mean", 0.2)).found == pytest.approx(0.2)
+    assert judged(found, claim("kl-text", 0.2)).status is Status.PASS
+    found.over = {"Q8_0": Perplexity(3.0, 0.1, 100)}
+    ratio = judged(found, claim("perplexity-ratio", 1.4))
+    assert (ratio.status, ratio.found) == (Status.FAIL, 1.5)
+    assert ratio.as_dict()["standing"] == "locked 2026-11-21"
+
+
+def test_what_was_not_stated_beforehand_is_not_confirmed(found: Found) -> None:
+    one = judged(found, claim("token-mismatches", amendments=None))
+    assert one.status is Status.INCONCLUSIVE
+    assert "not locked" in one.says
+
+
+def test_what_cannot_be_measured_is_inconclusive(found: Found) -> None:
+    trouble = Trouble(TroubleKind.ABSENT, "not there")
+    assert judged(found, claim("token-mismatches", quants=("Q9",))).says == "nothing that was checked is meant by it"
+    assert judged(found, claim("token-mismatches", models=("other",))).status is Status.INCONCLUSIVE
+    for change in (
+        {"load_trouble": trouble},
+        {"the_oracle": trouble},
+        {"the_oracle": replace(ORACLE, prompt_ids=None)},
+        {"generation": Generation(None, None)},
+        {"generation": Generation((1, 2), "t", prompt_tokens=9)},
+    ):
+        fresh = Found(found.roster)
+        for name, value in change.items():
+            setattr(fresh, name, value)
+        assert judged(fresh, claim("token-mismatches")).status is Status.INCONCLUSIVE
+    found.the_fidelity = None
+    assert judged(found, claim("agreement")).status is Status.INCONCLUSIVE
+    found.over = {"f16": Perplexity(2.0, 0.1, 100)}
+    assert judged(found, claim("kl-text", 1)).says == "m-llama f16: no reference"
+    found.over = {"f16": Perplexity(2.0, 0.1, 99)}
+    assert "float32 file over the same tokens" in judged(found, claim("perplexity-ratio", 2)).says
+    found.over = {"f16": Perplexity(None, trouble=trouble)}
+    assert judged(found, claim("kl-text", 1)).says == "m-llama f16: not there"
+    assert judged(found, claim("tensor-error", 1)).status is Status.INCONCLUSIVE
+
+
+def test_the_worst_tensor(found: Found, tmp_path: Path) -> None:
+    from trialbench.ground_truth.convert import to_gguf
+
+    def artefact(model: Any, quant: str) -> Artefact:
+        path = tmp_path / f"{model.slug}.gguf"
+        to_gguf(model.folder, path, "f16")
+        return Artefact(path, model.slug, "gguf", quant)
+
+    found.artefact = artefact  # type: ignore[method-assign]
+    assert judged(found, claim("tensor-error", 0.0005, quants=("f16",))).status is Status.PASS
+    assert module.digest(TINY / "exact.yml")

@@ -1,0 +1,125 @@
+"""Rosters, prompts and tolerances are data: read, checked, and wrong ones refused with file and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from trialbench.errors import UsageError
+from trialbench.ground_truth.roster import load_prompts, load_roster, load_tolerances
+from trialbench.ground_truth.yaml_files import PACKAGED, load
+
+TINY = Path(__file__).resolve().parents[3] / "fixtures" / "ground_truth" / "roster.yml"
+
+
+def test_the_original_roster(tmp_path: Path) -> None:
+    roster = load_roster("original", work=tmp_path)
+    sizes = {
+        model.slug: (model.layers, model.heads, model.kv_heads, model.hidden, model.vocabulary)
+        for model in roster.models
+    }
+    assert sizes == {
+        "smollm-135m": (30, 9, 3, 576, 49152),
+        "qwen2-0.5b": (24, 14, 2, 896, 151936),
+        "gpt2-124m": (12, 12, 12, 768, 50257),
+    }  # fmt: skip
+    assert [model.perplexity_ceiling for model in roster.models] == [20, 15, 30]
+    assert all(model.quants["apr"] == ("int4", "int8") for model in roster.models)
+    assert [prompt.name for prompt in roster.prompts.prompts] == ["arithmetic", "code", "completion", "greeting"]
+    assert all("\n" not in prompt.text for prompt in roster.prompts.prompts)
+    assert roster.oracle == tmp_path / "oracle"
+    assert roster.max_new_tokens == 32
+    assert (roster.tolerance("token-int4").value, roster.tolerance("token-int8").value) == (5, 3)
+    assert all(len(one.why) > 20 for one in roster.tolerances.values())
+
+
+def test_the_tiny_roster_brings_everything() -> None:
+    roster = load_roster(str(TINY))
+    assert [model.architecture for model in roster.models] == ["llama", "qwen2", "gpt2"]
+    assert roster.prompts.perplexity_text is not None
+    for model in roster.models:
+        assert model.folder is not None
+        assert (model.folder / "model.safetensors").is_file()
+        assert model.hidden % 256 == 0
+        # Every bound that a check of these files will ask for has been written down.
+        for quant in model.quants["llama.cpp"]:
+            for kind in ("token", "agreement", "kl", "tensor"):
+                assert roster.tolerance(f"{kind}-{quant}").why
+
+
+def test_a_small_roster(roster_file: Path) -> None:
+    roster = load_roster(str(roster_file))
+    assert roster.oracle == roster_file.parent / "oracle"
+    assert roster.model("m-gpt2").architecture == "gpt2"
+    assert roster.prompts.chats[0].messages[0]["content"] == "abc"
+    with pytest.raises(UsageError, match="no model 'x' in the roster 'small'; there are: m-llama, m-gpt2"):
+        roster.model("x")
+    with pytest.raises(UsageError, match="no tolerance 'x'; there are: token-f16"):
+        roster.tolerance("x")
+
+
+def test_a_roster_that_is_not_there() -> None:
+    with pytest.raises(UsageError, match="no roster named 'x': expected one of original, or a path"):
+        load_roster("x")
+    with pytest.raises(UsageError, match=r"nowhere/roster\.yml: the roster cannot be read: No such file"):
+        load_roster("nowhere/roster.yml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ("layers: 2", "layers: two", 11, 'models[0].layers: expected integer, found "two"'),
+        ("architecture: llama", "architectures: llama", 7, "models[0]: expected a key 'architecture', found none"),
+        ("slug: m-gpt2", "slug: ../m", 18, "models[1].slug: expected text like"),
+        ("slug: m-gpt2", "slug: m-llama", 18, "'m-llama' is already there"),
+        ("name: small", "name: small\nname: other", 3, "the key 'name' is already there in line 2"),
+        ("models:", "models: [", 0, "is no YAML"),
+        ("name: small", "name: &a [*a]", 0, "is no YAML: maximum recursion depth"),
+    ],
+)
+def test_errors_have_lines(roster_file: Path, old: str, new: str, line: int, said: str) -> None:
+    roster_file.write_text(roster_file.read_text().replace(old, new, 1))
+    with pytest.raises(UsageError) as caught:
+        load_roster(str(roster_file))
+    assert said in str(caught.value)
+    if line:
+        assert f"{roster_file}:{line}: " in str(caught.value)
+
+
+def test_prompts_and_tolerances_have_lines_too(roster_file: Path) -> None:
+    prompts = roster_file.parent / "prompts.yml"
+    good = prompts.read_text()
+    prompts.write_text(good.replace("name: two", "name: one"))
+    with pytest.raises(UsageError, match=r"prompts\.yml:4: 'one' is already there"):
+        load_prompts(prompts)
+    prompts.write_text(good.replace("text.txt", "none.txt"))
+    with pytest.raises(UsageError, match=r"prompts\.yml:9: expected a text file, found nothing at"):
+        load_prompts(prompts)
+    prompts.write_text(good.replace("perplexity_text: text.txt\n", ""))
+    assert load_prompts(prompts).perplexity_text is None
+    tolerances = roster_file.parent / "tolerances.yml"
+    tolerances.write_text(tolerances.read_text().replace("value: 0", "value: none"))
+    with pytest.raises(UsageError, match=r"tolerances\.yml:3: tolerances\.token-f16\.value: expected number"):
+        load_tolerances(tolerances)
+
+
+def test_files_that_are_no_data(tmp_path: Path) -> None:
+    path = tmp_path / "r.yml"
+    for raw, said in [
+        (b"\xff", "is no UTF-8 text: byte 0"),
+        (b"- 1", ":1: expected a mapping (roster), found list"),
+        (b"", ":1: expected a mapping (roster), found NoneType"),
+        (b"a: 2026-13-45", "is no YAML"),
+        (b"[" * 5000, "is no YAML"),
+        (b"# " + b"x" * 4_000_000, "has 4000002 bytes, expected at most"),
+        (b"a: \x00", "is no YAML"),
+    ]:
+        path.write_bytes(raw)
+        with pytest.raises(UsageError) as caught:
+            load(path, "roster", "roster")
+        assert said in str(caught.value)
+
+
+def test_packaged_data_fits_its_schemas() -> None:
+    for path in PACKAGED.glob("roster-*.yml"):
+        assert load_roster(path.stem.removeprefix("roster-")).models

@@ -1,0 +1,265 @@
+"""The work folder: pull, convert once, convert again when something changed, clean."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trialbench import hub
+from trialbench.cli import main
+from trialbench.errors import UsageError
+from trialbench.ground_truth.roster import Model, load_roster
+from trialbench.ground_truth.runtimes.base import Capability
+from trialbench.ground_truth.runtimes.llama_cpp import LlamaCpp
+from trialbench.ground_truth.runtimes.tools import LocalTools
+from trialbench.ground_truth.weights import sha256
+from trialbench.ground_truth.workspace import Workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, roster_file: Path) -> Workspace:
+    return Workspace(tmp_path / "work", load_roster(str(roster_file)))
+
+
+@pytest.fixture
+def runtime(stand_ins: Path) -> LlamaCpp:
+    return LlamaCpp(LocalTools(stand_ins))
+
+
+def test_files_are_made_once(workspace: Workspace, runtime: LlamaCpp) -> None:
+    told: list[str] = []
+    models = workspace.roster.models
+    first = workspace.convert(runtime, models, told.append)
+    assert [one.label for one in first] == [
+        f"{slug} {quant} (gguf)" for slug in ("m-llama", "m-gpt2") for quant in ("f32", "f16", "Q8_0")
+    ]
+    assert all(one.fresh and one.artefact is not None for one in first)
+    assert len(told) == 6
+    again = workspace.convert(runtime, models, told.append)
+    assert not any(one.fresh for one in again)
+    assert len(told) == 6
+    artefact = workspace.artefact(models[0], "llama.cpp", "Q8_0")
+    assert artefact.parents == ("hf", "gguf f32", "gguf Q8_0")
+    assert artefact.sha256 == sha256(artefact.path)
+
+
+def test_files_are_made_again_when_something_changed(workspace: Workspace, runtime: LlamaCpp) -> None:
+    model = workspace.roster.models[0]
+    workspace.convert(runtime, [model], lambda _text: None)
+    path = workspace.path(model, "llama.cpp", "f16")
+
+    def fresh() -> list[str]:
+        return [
+            one.artefact.quant
+            for one in workspace.convert(runtime, [model], lambda _text: None)
+            if one.fresh and one.artefact is not None
+        ]
+
+    path.write_bytes(path.read_bytes()[:-1])
+    assert fresh() == ["f16"]
+    path.with_suffix(".json").write_text("{")
+    assert fresh() == ["f16"]
+    runtime.__dict__["identity"] = replace(runtime.identity, version="2")
+    assert fresh() == ["f32", "f16", "Q8_0"]
+    folder = workspace.folder(model)
+    (folder / "generation_config.json").write_text("{}")
+    assert fresh() == ["f32", "f16", "Q8_0"]
+
+
+def test_a_quant_alone_brings_its_float_file(workspace: Workspace, runtime: LlamaCpp) -> None:
+    model = replace(workspace.roster.models[0], quants={"llama.cpp": ("Q8_0",)})
+    made = workspace.convert(runtime, [model], lambda _text: None)
+    assert [one.label for one in made] == ["m-llama Q8_0 (gguf)"]
+    assert workspace.path(model, "llama.cpp", "f32").exists()
+
+
+def test_what_cannot_be_made_is_named(workspace: Workspace, runtime: LlamaCpp) -> None:
+    told: list[str] = []
+    model = workspace.roster.models[0]
+    odd = replace(model, quants={"llama.cpp": ("Q9_9",)})
+    (made,) = workspace.convert(runtime, [odd], told.append)
+    assert made.artefact is None
+    assert told == ["m-llama Q9_9 (gguf): not made: main: invalid ftype 'Q9_9'"]
+    gone = replace(model, folder=workspace.root / "none")
+    assert all(one.artefact is None for one in workspace.convert(runtime, [gone], told.append))
+    assert "trialbench pull" in told[-1]
+    told.clear()
+    assert workspace.convert(runtime, [replace(model, quants={})], told.append) == []
+    assert told == ["m-llama: the roster names no files for llama.cpp"]
+    assert model.folder is not None
+    (model.folder / "tokenizer.json").unlink()
+    workspace.clean([model])
+    made_now = workspace.convert(runtime, [model], told.append)
+    assert [one.artefact for one in made_now] == [None, None, None]
+
+
+def test_a_runtime_that_quantises_while_importing(workspace: Workspace, runtime: LlamaCpp) -> None:
+    asked: list[Any] = []
+
+    class Importer(LlamaCpp):
+        def declined(self, capability: Capability, artefact: Any = None) -> str | None:
+            return "does it while importing" if capability is Capability.QUANTIZE else None
+
+        def convert(self, capability: Capability, source: Any, target: Path, quant: str) -> Any:
+            asked.append((capability, source.format, quant))
+            return super().convert(capability, source, target, "f32")
+
+    importer = Importer(runtime._tools)
+    (made,) = workspace.convert(
+        importer, [replace(workspace.roster.models[0], quants={"llama.cpp": ("int8",)})], lambda _text: None
+    )
+    assert made.artefact is not None
+    assert asked == [(Capability.IMPORT_HF, "hf", "int8")]
+
+
+def test_clean(workspace: Workspace, runtime: LlamaCpp) -> None:
+    model = workspace.roster.models[0]
+    workspace.convert(runtime, [model], lambda _text: None)
+    base = workspace.root / model.slug
+    (base / "hf").mkdir()
+    (base / "hf.json").write_text("{}")
+    assert workspace.clean([model]) == [base / "llama.cpp"]
+    assert sorted(path.name for path in base.iterdir()) == ["hf", "hf.json"]
+    assert workspace.clean([model], pulled=True) == [base / "hf", base / "hf.json"]
+    assert not base.exists()
+    assert workspace.clean([model]) == []
+
+
+COMMIT = "a" * 40
+
+
+@pytest.fixture
+def public(workspace: Workspace) -> Model:
+    return replace(workspace.roster.models[0], folder=None, hub="owner/name", revision="main")
+
+
+def test_pull_resolves_once_and_pins(
+    workspace: Workspace, public: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Any] = []
+
+    def list_files(repo: str, revision: str, include: Any) -> Any:
+        asked.append((repo, revision))
+        return COMMIT, []
+
+    def fetch(repo: str, *, revision: str, include: Any, dest: Path, sha256: Any, tell: Any) -> list[Path]:
+        asked.append((revision, list(include), dict(sha256)))
+        (dest / "config.json").write_text("{}")
+        return [dest / "config.json"]
+
+    monkeypatch.setattr(hub, "list_files", list_files)
+    monkeypatch.setattr("trialbench.hub.fetch.fetch", fetch)
+    told: list[str] = []
+    assert workspace.revision(public) is None
+    workspace.pull([public, workspace.roster.models[1]], told.append)
+    assert told == [
+        f"m-llama: owner/name at main is commit {COMMIT}",
+        f"m-gpt2: comes with the roster, in {workspace.roster.models[1].folder}",
+    ]
+    assert asked[0] == ("owner/name", "main")
+    assert asked[1][0] == COMMIT
+    assert asked[1][2] == {}
+    assert workspace.revision(public) == COMMIT
+    assert workspace.revision(workspace.roster.models[1]) is None
+    asked.clear()
+    workspace.pull([public], told.append)
+    digest = sha256(workspace.folder(public) / "config.json")
+    # The second time nothing is resolved, and what was fetched is the pin.
+    assert asked == [(COMMIT, ["config.json"], {"config.json": digest})]
+    asked.clear()
+    workspace.pull([replace(public, revision="v2")], told.append)
+    assert asked[0] == ("owner/name", "v2")
+
+
+def test_the_verbs(
+    tmp_path: Path,
+    roster_file: Path,
+    stand_ins: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("LLAMA_CPP_BIN", str(stand_ins))
+    options = ["--roster", str(roster_file), "--work", str(tmp_path / "w")]
+    assert main(["convert", *options, "--model", "m-llama"]) == 0
+    assert "3 of 3 files are there, 3 of them new" in capsys.readouterr().out
+    assert main(["pull", *options]) == 0
+    assert "comes with the roster" in capsys.readouterr().err
+    assert main(["clean", *options]) == 0
+    assert "removed 1 entries" in capsys.readouterr().out
+    assert main(["convert", *options, "--model", "nobody"]) == 2
+    assert "no model 'nobody'" in capsys.readouterr().err
+    shutil.rmtree(roster_file.parent / "m-gpt2")
+    assert main(["convert", *options]) == 3
+    assert "3 of 6 files are there" in capsys.readouterr().out
+
+
+def test_where_llama_cpp_comes_from(
+    tmp_path: Path,
+    roster_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stand_ins: Path,
+) -> None:
+    options = ["--roster", str(roster_file), "--work", str(tmp_path / "w"), "--model", "m-llama"]
+    monkeypatch.delenv("LLAMA_CPP_BIN", raising=False)
+    monkeypatch.setenv("LLAMA_CPP_IMAGE", "tools:1")
+    import os
+
+    monkeypatch.setenv("STAND_IN_LOG", str(tmp_path / "docker.log"))
+    monkeypatch.setenv("PATH", f"{stand_ins}:{os.environ['PATH']}")
+    assert main(["convert", *options]) == 0
+    assert f"--volume {roster_file.parent}:{roster_file.parent}:ro" in (tmp_path / "docker.log").read_text()
+    monkeypatch.delenv("LLAMA_CPP_IMAGE")
+    assert main(["convert", *options]) == 0
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.setenv("PATH", str(empty))
+    capsys.readouterr()
+    assert main(["convert", *options]) == 4
+    assert "llama.cpp: expected llama-server" in capsys.readouterr().err
+
+
+def test_the_oracle_verb(
+    tmp_path: Path, roster_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["oracle", "--roster", str(roster_file), "--work", str(tmp_path / "w"), "--model", "m-llama"]
+    seen: dict[str, Any] = {}
+
+    def made(roster: Any, models: Any, folder_of: Any, **more: Any) -> list[Path]:
+        seen.update(more)
+        return [tmp_path]
+
+    def second(roster: Any, model: Any, file: Path, quant: str, folder: Path, *, tell: Any) -> list[Path]:
+        seen.setdefault("second", []).append((file.name, quant))
+        return [tmp_path] * 2
+
+    monkeypatch.setattr("trialbench.ground_truth.oracle.make_oracles", made)
+    monkeypatch.setattr("trialbench.ground_truth.oracle.make_second_oracles", second)
+    assert main([*options, "--device", "cuda", "--precision", "bf16", "--kernels"]) == 0
+    assert (seen["device"], seen["precision"], seen["kernels"]) == ("cuda", "bf16", True)
+    assert "1 oracle files" in capsys.readouterr().out
+    assert main([*options, "--second"]) == 2
+    assert "`trialbench convert` first" in capsys.readouterr().err
+    base = tmp_path / "w" / "m-llama" / "llama.cpp"
+    base.mkdir(parents=True)
+    for quant in ("f32", "f16", "Q8_0"):
+        (base / f"m-llama-{quant}.gguf").write_bytes(b"x")
+        (base / f"m-llama-{quant}.json").write_text(json.dumps({"sha256": "0" * 64, "parents": ["hf"]}))
+    assert main([*options, "--second"]) == 0
+    assert seen["second"] == [(f"m-llama-{quant}.gguf", quant) for quant in ("f32", "f16", "Q8_0")]
+    assert "6 second oracles" in capsys.readouterr().out
+
+
+def test_a_record_that_cannot_be_read(workspace: Workspace) -> None:
+    model = workspace.roster.models[0]
+    path = workspace.path(model, "llama.cpp", "f16")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x")
+    assert workspace.artefact(model, "llama.cpp", "f16").sha256 == ""
+    path.with_suffix(".json").write_text("{")
+    with pytest.raises(UsageError, match="is no JSON"):
+        workspace.artefact(model, "llama.cpp", "f16")
