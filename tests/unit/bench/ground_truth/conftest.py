@@ -114,6 +114,14 @@ MODEL = """  - slug: {slug}
 """
 
 
+@pytest.fixture(autouse=True)
+def nothing_stays_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oracle switches the hub off for its own process; here other tests follow in the same one."""
+    for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
+
+
 @pytest.fixture
 def folder_of() -> Callable[..., Path]:
     return make_folder

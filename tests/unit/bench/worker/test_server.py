@@ -379,4 +379,4 @@ def test_the_bench_image_goes_without(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert " run " in shown
     assert " worker " not in shown
     build = (Path(__file__).resolve().parents[4] / "images" / "bench" / "build.py").read_text(encoding="utf-8")
-    assert 'NOT_SHIPPED = ("worker",)' in build
+    assert 'NOT_SHIPPED = ("worker", "ground_truth")' in build
