@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -124,6 +126,31 @@ def test_another_candidate_is_another_variables_file(host):
     assert host.document("plan.json")["candidate"]["label"] == "gemma-4-E4B-it-NVFP4"
 
 
+# The promised five seconds of drain are held against a good trial; here they would only be waited for.
+QUICK = variables(trial_limits={"cap_s": 600, "drain_min_s": 1, "a2_s": 15, "measure_s": 120})
+
+
+def test_a_poor_candidate_conforms_and_a_person_turns_it_away(host):
+    phone = host.phone_pid()
+    played = host.play("benchmark-e4b.yml", *QUICK, "-e", "@candidates/twin-poor.yml")
+    assert played.code == 0, played.text
+    host.assert_back(phone)
+    samples = host.samples("nav-candidate")
+    assert len(samples) == 100
+    assert {s["strategy"] for s in samples} <= {1, 2}
+    # Every reply keeps to the contract, and is wrong: adherence alone can't see that.
+    assert {s["content"] for s in samples} != {s["content"] for s in host.samples("nav-baseline-a1")}
+    found = host.document("verdict.json")
+    assert (found["verdict"], found["facts"]["adherent"]) == ("PENDING_REVIEW", 100), found
+    judged = [sys.executable, "-m", "trialbench", "verdict", str(host.latest()), "--describe", "same"]
+    subprocess.run(judged, check=True)
+    found = host.document("verdict.json")
+    assert (found["verdict"], found["reasons"][0]) == (
+        "REJECT",
+        "describe judged same: not materially better than the baseline",
+    )
+
+
 def thinking(name):
     return Verbatim((ROOT / "tests/fixtures/models/chat-templates" / name).read_text(encoding="utf-8"))
 
@@ -146,10 +173,6 @@ TURNED_AWAY = {
     "ends at start": (candidate(server_args=["--no-such-flag"]), "the candidate"),
     "never gets healthy": (candidate(start_timeout_s=0.05), "took too long"),
 }
-
-
-# The promised five seconds of drain are held against a good trial; here they would only be waited for.
-QUICK = variables(trial_limits={"cap_s": 600, "drain_min_s": 1, "a2_s": 15, "measure_s": 120})
 
 
 @pytest.mark.parametrize("name", TURNED_AWAY)
