@@ -1,0 +1,1 @@
+"""`report.html` and the page of `compare`: one file each, that needs nothing beside it and asks nobody."""

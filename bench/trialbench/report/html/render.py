@@ -1,0 +1,85 @@
+"""Templates to one file. Whatever a model, a server or a log wrote is text here: escaped, shortened, made visible."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from trialbench.terminal import line, screen
+
+_HERE = Path(__file__).parent / "templates"
+# Longer than any reply that a person would read to its end; for a page that grows too large, less.
+_LIMITS = (4000, 500, 100)
+_BRIEF, _SENTENCE = 200, 1000
+# The promise is 2 MB.
+MAX_BYTES = 1_900_000
+
+
+def render(template: str, **values: Any) -> str:
+    """The document that `template` makes of `values`, with style and script inside, below 2 MB."""
+    page = ""
+    for limit in _LIMITS:
+        page = _render(template, limit, values)
+        if len(page.encode()) <= MAX_BYTES:
+            break
+    return page
+
+
+def _render(template: str, limit: int, values: dict[str, Any]) -> str:
+    def put(value: Any) -> Any:
+        return shown(value, limit) if isinstance(value, str) else value
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=put,
+    )
+    environment.filters["prose"] = lambda text: prose(text, min(limit, _SENTENCE))
+    environment.filters["brief"] = brief
+    style, script = (_HERE / "style.css").read_text(encoding="utf-8"), (_HERE / "script.js").read_text(encoding="utf-8")
+    # Nothing but these two may act, and nothing is ever fetched: the browser enforces it, whatever a text contains.
+    policy = (
+        f"default-src 'none'; style-src '{_fingerprint(style)}'; script-src '{_fingerprint(script)}';"
+        " img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    page = environment.get_template(template)
+    return page.render(style=Markup(style), script=Markup(script), policy=Markup(policy), **values)
+
+
+def shown(text: str, limit: int = _LIMITS[0]) -> str:
+    """`text` as it is put into a page: cut to a length one can read, and nothing in it acts unseen.
+
+    Markup, which only this package makes, stays what it is.
+    """
+    if isinstance(text, Markup):
+        return text
+    kept = screen(text[:limit])
+    # An escaped character is longer than it was.
+    return kept if len(text) <= limit and len(kept) <= 4 * limit else f"{kept[: 4 * limit]} ... (cut)"
+
+
+def brief(text: str) -> str:
+    """A name, a label, a cell: `text` on one line, of a length that fits there."""
+    return text if isinstance(text, Markup) else line(text, _BRIEF)
+
+
+def prose(text: str, limit: int = _LIMITS[0]) -> Markup:
+    """A sentence of ours or of a log, escaped; what stands in it between backticks looks like a command."""
+    parts = shown(text, limit).split("`")
+    if len(parts) % 2 == 0:
+        return escape("`".join(parts))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if at % 2 else escape(part) for at, part in enumerate(parts)
+    )
+
+
+def _fingerprint(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
