@@ -14,6 +14,7 @@ from typing import Any
 from trialbench import __version__
 from trialbench.files import read_json, write_json
 from trialbench.ground_truth.claims import Judged, judge_claims, read_claims
+from trialbench.ground_truth.ladder import Ladder, ladders
 from trialbench.ground_truth.observe import Evidence
 from trialbench.ground_truth.results import Result, Row, Status, count, exit_code
 from trialbench.ground_truth.roster import Model
@@ -31,14 +32,16 @@ class Checked:
     Attributes:
         results: one for each declared row, in order.
         claims: the pre-registered claims and what became of them.
-        evidence: for more questions (the ladder, the report) without loading anything again.
+        evidence: for more questions (the report) without loading anything again.
         seconds: wall time; `loads`: how many times a model was loaded.
+        ladders: for each file of which something failed, the step that is guilty.
     """
 
     results: tuple[Result, ...]
     claims: tuple[Judged, ...]
     evidence: Evidence
     seconds: float
+    ladders: tuple[Ladder, ...] = ()
 
     @property
     def code(self) -> int:
@@ -74,7 +77,8 @@ def run_check(
     order = {row: number for number, row in enumerate(rows)}
     results.sort(key=lambda one: order[one.row])
     claims = () if suites else judge_claims(read_claims(workspace.roster.claims), evidence, models)
-    return Checked(tuple(results), tuple(claims), evidence, time.monotonic() - started)
+    guilt = ladders(results, evidence, models)
+    return Checked(tuple(results), tuple(claims), evidence, time.monotonic() - started, tuple(guilt))
 
 
 def by_file(rows: Sequence[Row]) -> list[Row]:
@@ -108,6 +112,7 @@ def document(checked: Checked, models: Sequence[Model]) -> dict[str, Any]:
         },
         "files": [_file(evidence, model, quant) for model in models for quant in _quants(evidence, model)],
         "claims": [one.as_dict() for one in checked.claims],
+        "ladders": [one.as_dict() for one in checked.ladders],
         "results": [as_dict(one) for one in checked.results],
     }
 

@@ -54,6 +54,7 @@ class Control:
         aimed: the suites that must catch it.
         spoil: makes the wrong file; None when it is the runtime that is wrong.
         lie: wraps the runtime; None when it is the file that is wrong.
+        open_is_enough: nothing is said, so nothing can be wrong: what passes of the intact file must not pass.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Control:
     aimed: tuple[str, ...]
     spoil: Callable[[Bench], Artefact] | None = None
     lie: Callable[[Runtime], Runtime] | None = None
+    open_is_enough: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def _same_file(bench: Bench) -> Artefact:
 # --- Wrong runtimes --------------------------------------------------------------------------------------------------
 
 
-class _Lying:
+class Lying:
     """A runtime that passes everything on; the wrong ones below change one thing."""
 
     def __init__(self, inner: Runtime) -> None:
@@ -167,18 +169,23 @@ class _Lying:
         self.identity, self.formats = inner.identity, inner.formats
 
     def declined(self, capability: Capability, artefact: Artefact | None = None) -> str | None:
+        """Passed on."""
         return self.inner.declined(capability, artefact)
 
     def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
+        """Passed on."""
         return self.inner.open(artefact, kv_type=kv_type)
 
     def probe(self, capability: Capability, artefact: Artefact, other: Artefact | None = None, **more: Any) -> Answer:
+        """Passed on."""
         return self.inner.probe(capability, artefact, other, **more)
 
     def perplexity(self, artefact: Artefact, text: Path, *, context: int, reference: Path | None = None) -> Perplexity:
+        """Passed on."""
         return self.inner.perplexity(artefact, text, context=context, reference=reference)
 
     def convert(self, capability: Capability, source: Artefact, target: Path, quant: str) -> Conversion:
+        """Passed on."""
         return self.inner.convert(capability, source, target, quant)
 
     def close(self) -> None:
@@ -225,7 +232,7 @@ def _changed(got: Generation, where: Callable[[int], range]) -> Generation:
     return replace(got, tokens=tuple(tokens))
 
 
-class _Stumbles(_Lying):
+class _Stumbles(Lying):
     """The judged file's last two tokens are wrong: within its bound, and beyond what its coarser neighbour has."""
 
     def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
@@ -235,7 +242,7 @@ class _Stumbles(_Lying):
         return _LyingSession(session, lambda got: _changed(got, lambda size: range(size - 2, size)))
 
 
-class _Starts(_Lying):
+class _Starts(Lying):
     """Every continuation starts with another token."""
 
     def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
@@ -243,7 +250,7 @@ class _Starts(_Lying):
         return _LyingSession(session, lambda got: _changed(got, lambda _size: range(1)))
 
 
-class _Forgets(_Lying):
+class _Forgets(Lying):
     """What it exports has lost the first block's feed-forward."""
 
     def convert(self, capability: Capability, source: Artefact, target: Path, quant: str) -> Conversion:
@@ -314,22 +321,29 @@ def run_controls(
     folder = workspace.root / "controls"
     folder.mkdir(parents=True, exist_ok=True)
     found = []
-    for control in CONTROLS:
-        found.append(_try(control, workspace, runtime, model, intact, folder))
+    controls, judged = _set(runtime.identity.name)
+    for control in controls:
+        found.append(_try(control, workspace, runtime, model, intact, folder, judged))
         one = found[-1]
         tell(f"control {control.name}: {'caught by ' + ', '.join(one.by) if one.good else f'NOT CAUGHT {one.trouble}'}")
     return found
 
 
 def _try(
-    control: Control, workspace: Workspace, runtime: Runtime, model: Model, intact: Evidence, folder: Path
+    control: Control,
+    workspace: Workspace,
+    runtime: Runtime,
+    model: Model,
+    intact: Evidence,
+    folder: Path,
+    judged: str,
 ) -> Caught:
     replaced: dict[tuple[str, str], Artefact] = {}
     bad: Runtime = runtime
     try:
         if control.spoil is not None:
-            original = workspace.artefact(model, runtime.identity.name, _JUDGED)
-            replaced[model.slug, _JUDGED] = control.spoil(Bench(workspace, runtime, model, original, folder))
+            original = workspace.artefact(model, runtime.identity.name, judged)
+            replaced[model.slug, judged] = control.spoil(Bench(workspace, runtime, model, original, folder))
         if control.lie is not None:
             bad = control.lie(runtime)
     except (TrialbenchError, OSError, ValueError) as error:
@@ -338,29 +352,41 @@ def _try(
     by, missed = [], {}
     for name in control.aimed:
         rows = [
-            _aim(row)
+            _aim(row, judged)
             for row in declared(workspace.roster, runtime.identity.name, [name], [model.slug])
-            if _meant(row, control)
+            if _meant(row, control, judged)
         ]
         pairs = [(judge(row, intact), judge(row, spoiled)) for row in rows]
-        if _is_caught(pairs):
+        if _is_caught(pairs, control.open_is_enough):
             by.append(name)
         else:
             missed[name] = _missed(pairs)
     return Caught(control, tuple(by), missed)
 
 
-def _aim(row: Row) -> Row:
+def _set(runtime: str) -> tuple[Sequence[Control], str]:
+    """The controls for a runtime, and the quant of the file that is spoiled."""
+    if runtime == "apr":
+        from trialbench.ground_truth import controls_apr
+
+        return controls_apr.CONTROLS, controls_apr.JUDGED
+    return CONTROLS, _JUDGED
+
+
+def _aim(row: Row, judged: str) -> Row:
     """Suites that judge the most exact file are asked about the spoiled one instead."""
-    return replace(row, quant=_JUDGED) if row.suite in ("tokenizer", "template") else row
+    return replace(row, quant=judged) if row.suite in ("tokenizer", "template") else row
 
 
-def _meant(row: Row, control: Control) -> bool:
+def _meant(row: Row, control: Control, judged: str) -> bool:
     """Rows about the spoiled file; a wrong runtime is wrong about every file."""
-    return control.lie is not None or _JUDGED in (_aim(row).quant, row.other)
+    return control.lie is not None or judged in (_aim(row, judged).quant, row.other)
 
 
-def _is_caught(pairs: Sequence[tuple[Result, Result]]) -> bool:
+def _is_caught(pairs: Sequence[tuple[Result, Result]], open_is_enough: bool) -> bool:
+    if open_is_enough:
+        passed = [bad.status for good, bad in pairs if good.status is Status.PASS]
+        return bool(passed) and Status.PASS not in passed
     return any(good.status is Status.PASS and bad.status is Status.FAIL for good, bad in pairs)
 
 

@@ -11,6 +11,7 @@ from trialbench.ground_truth.controls import Caught
 from trialbench.terminal import line
 
 _WIDTH = 110
+_JUNIT = {"FAIL": "failure", "INCONCLUSIVE": "error", "NOT APPLICABLE": "skipped"}
 _MARKS = {"PASS": "pass", "FAIL": "FAIL", "INCONCLUSIVE": "?", "NOT APPLICABLE": "n/a"}
 
 
@@ -48,6 +49,10 @@ def table(verdict: dict[str, Any]) -> str:
         for suite, says in sorted(reasons):
             by_reason.setdefault(says, []).append(suite)
         lines += [f"  {', '.join(suites)}: {line(says, _WIDTH)}" for says, suites in by_reason.items()]
+    guilt = verdict.get("ladders") or []
+    if guilt:
+        lines += ["", "Guilty step:"]
+        lines += [f"  {one['model']} {one['quant']}: {line(guilty(one), _WIDTH)}" for one in guilt]
     if verdict["claims"]:
         lines += ["", "Claims:"]
         for claim in verdict["claims"]:
@@ -55,6 +60,16 @@ def table(verdict: dict[str, Any]) -> str:
             lines.append(f"  {mark:<5}{claim['name']} ({claim['standing']}): {line(claim['says'], _WIDTH)}")
     lines += ["", _sum(verdict["verdict"], counts)]
     return "\n".join(lines)
+
+
+def guilty(ladder: dict[str, Any]) -> str:
+    """What a published ladder finds, in one sentence."""
+    rungs = ladder["rungs"]
+    at = next((number for number, rung in enumerate(rungs) if rung["good"] is False), len(rungs))
+    missing = ", ".join(rung["step"] for rung in rungs[:at] if rung["good"] is None)
+    if at == len(rungs):
+        return "no step is shown to be guilty" + (f"; not compared: {missing}" if missing else "")
+    return f"{rungs[at]['step']}{f' (or, not compared: {missing})' if missing else ''}: {rungs[at]['says']}"
 
 
 def _sum(verdict: str, counts: dict[str, int]) -> str:
@@ -98,14 +113,14 @@ def junit(verdict: dict[str, Any]) -> str:
         )
         for row in mine:
             case = ET.SubElement(node, "testcase", classname=f"{suite}.{row['model']}", name=label(row))
-            kind = {"FAIL": "failure", "INCONCLUSIVE": "error", "NOT APPLICABLE": "skipped"}.get(row["status"])
+            kind = _JUNIT.get(row["status"])
             if kind is not None:
                 ET.SubElement(case, kind, message=_xml(row["says"])[:500])
     if verdict["claims"]:
         node = ET.SubElement(root, "testsuite", name="claims", tests=str(len(verdict["claims"])))
         for claim in verdict["claims"]:
             case = ET.SubElement(node, "testcase", classname="claims", name=claim["name"])
-            kind = {"FAIL": "failure", "INCONCLUSIVE": "error"}.get(claim["status"])
+            kind = _JUNIT.get(claim["status"])
             if kind is not None:
                 ET.SubElement(case, kind, message=_xml(f"{claim['standing']}: {claim['says']}"))
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
@@ -139,15 +154,19 @@ def ticket(verdict: dict[str, Any]) -> str:
         return "\n".join(lines) + "\n"
     files = {(one["model"], one["quant"]): one for one in verdict["files"]}
     for cause, rows in sorted(groups.items(), key=lambda item: -len(item[1])):
-        lines += _section(runtime["name"], cause, rows, files)
+        lines += _section(runtime["name"], cause, rows, files, verdict.get("ladders") or [])
     return "\n".join(lines) + "\n"
 
 
-_SAID, _CHECKS, _FILES = 3, 12, 12
+_SAID, _CHECKS, _FILES, _PROMPTS = 3, 12, 12, 10
 
 
 def _section(
-    runtime: str, cause: str, rows: Sequence[dict[str, Any]], files: dict[tuple[str, str], dict[str, Any]]
+    runtime: str,
+    cause: str,
+    rows: Sequence[dict[str, Any]],
+    files: dict[tuple[str, str], dict[str, Any]],
+    ladders: Sequence[dict[str, Any]],
 ) -> list[str]:
     """One defect: what is said of it, which checks meet it, one of them in full, the files, a command."""
     first = rows[0]
@@ -165,6 +184,9 @@ def _section(
         made = " -> ".join(file["parents"]) or "made elsewhere"
         size = "not there" if file["bytes"] is None else f"{file['bytes']} bytes, SHA-256 `{file['sha256']}`"
         lines.append(f"* {_md(file['model'])} {_md(file['quant'])}: {size}, {_md(made)}")
+    for ladder in ladders:
+        if (ladder["model"], ladder["quant"]) in {(row["model"], row["quant"]) for row in rows}:
+            lines.append(f"* guilty step of {_md(ladder['model'])} {_md(ladder['quant'])}: {_md(guilty(ladder))}")
     return [*lines, "", "To reproduce:", "", _block(first["reproduce"])]
 
 
@@ -178,7 +200,9 @@ def _compact(rows: Sequence[dict[str, Any]]) -> list[str]:
     prompts: dict[str, list[str]] = {}
     for row in rows:
         prompts.setdefault(label({**row, "prompt": ""}), []).append(row["prompt"])
-    return [f"`{name}`" + (f" ({', '.join(found)})" if any(found) else "") for name, found in prompts.items()]
+    return [
+        f"`{name}`" + (f" ({_md(_listed(found, _PROMPTS))})" if any(found) else "") for name, found in prompts.items()
+    ]
 
 
 def _listed(words: Sequence[str], most: int) -> str:

@@ -1,161 +1,183 @@
-"""The verdict as one HTML page: no script, no network, plots as inline SVG. Text of models and runtimes is escaped."""
+"""The verdict as one HTML page in the style of the trial's report: no network, plots as inline SVG, text escaped."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from trialbench.ground_truth.outputs import label
-from trialbench.terminal import screen
+from trialbench.ground_truth.outputs import guilty, label
+from trialbench.ground_truth.plots import divergence, fidelity, kl_by_position
+from trialbench.report.html.figures import Figure, Table
+from trialbench.report.html.render import render
 
-_TEMPLATE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Ground truth: {{ v.verdict }}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c2330; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; width: 100%; }
-td, th { text-align: left; padding: .25rem .6rem; vertical-align: top; }
-tr + tr td { border-top: 1px solid #e3e7ee; } .n { text-align: right; font-variant-numeric: tabular-nums; }
-.PASS { color: #17703b; } .FAIL { color: #b3261e; font-weight: 600; } .INCONCLUSIVE { color: #8a5a00; }
-.mute { color: #667; } svg { width: 100%; height: auto; } code { font-size: .9em; }
-@media (prefers-color-scheme: dark) {
-  body { background: #14181f; color: #dfe5ee; } tr + tr td { border-color: #2b3340; }
-  .PASS { color: #62c78b; } .FAIL { color: #ff8a80; } .INCONCLUSIVE { color: #e5b567; } .mute { color: #9aa5b5; }
+# Class of the colour, and a sign that says it without colour.
+TONES = {
+    "PASS": ("good", "\N{CHECK MARK}"),
+    "FAIL": ("bad", "\N{MULTIPLICATION SIGN}"),
+    "INCONCLUSIVE": ("warn", "?"),
+    "NOT APPLICABLE": ("wait", "-"),
 }
-</style></head><body>
-<h1>Is it still the same model? <span class="{{ v.verdict }}">{{ v.verdict }}</span></h1>
-<p>{{ v.runtime.name }} {{ v.runtime.version }}, roster {{ v.roster.name }}, {{ v.made }}.
-{{ v.counts.declared }} checks were declared, {{ v.counts.probative }} of them can fail:
-{{ v.counts.PASS }} passed, {{ v.counts.FAIL }} failed, {{ v.counts.INCONCLUSIVE }} could not be decided,
-{{ v.counts["NOT APPLICABLE"] }} do not apply.
-{{ v.loads }} models were loaded, in {{ "%.1f"|format(v.seconds) }} s.</p>
-<p class="mute">{{ v.machine.system }}, {{ v.machine.processor }}, {{ v.machine.cores }} cores,
-trialbench {{ v.trialbench }}</p>
-{% if v.claims %}<h2>Claims, stated beforehand</h2><table>
-<tr><th>claim</th><th>standing</th><th>found</th><th></th></tr>
-{% for c in v.claims %}<tr><td>{{ c.statement }}</td><td>{{ c.standing }}</td><td>{{ c.says }}</td>
-<td class="{{ c.status }}">{{ c.status }}</td></tr>{% endfor %}</table>{% endif %}
-<h2>Fidelity against size and speed</h2><table>
-<tr><th>file</th><th class="n">MB</th><th class="n">tokens/s</th><th class="n">top-1 agreement</th>
-<th class="n">KL, nats</th><th class="n">perplexity</th></tr>
-{% for f in files %}<tr><td>{{ f.model }} {{ f.quant }}</td><td class="n">{{ f.mb }}</td>
-<td class="n">{{ f.speed }}</td>
-<td class="n">{{ f.agreement }}</td><td class="n">{{ f.kl }}</td><td class="n">{{ f.ppl }}</td></tr>
-{% endfor %}</table>
-{% for plot in plots %}<h2>{{ plot.title }}</h2>
-<svg viewBox="0 0 {{ plot.width }} {{ plot.height }}" role="img" aria-label="{{ plot.title }}">
-{% for tick in plot.ticks %}<line x1="60" x2="{{ plot.width - 10 }}" y1="{{ tick.y }}" y2="{{ tick.y }}"
-stroke="currentColor" opacity=".15"/><text x="54" y="{{ tick.y + 4 }}" font-size="11" text-anchor="end"
-fill="currentColor">{{ tick.text }}</text>{% endfor %}
-{% for curve in plot.curves %}<polyline points="{{ curve.points }}" fill="none" stroke="{{ curve.colour }}"
-stroke-width="1.6"/><text x="{{ 70 + loop.index0 * 90 }}" y="14" font-size="12" fill="{{ curve.colour }}">{{ curve.name
-}}</text>{% endfor %}
-{% for mark in plot.marks %}<circle cx="{{ mark.x }}" cy="{{ mark.y }}" r="4" fill="none" stroke="{{ mark.colour }}"
-stroke-width="2"><title>another token than the oracle's</title></circle>{% endfor %}
-</svg>{% endfor %}
-{% for title, rows in sections %}{% if rows %}<h2>{{ title }}</h2><table>
-{% for r in rows %}<tr><td>{{ r.name }}</td><td class="{{ r.status }}">{{ r.status }}</td><td>{{ r.says }}</td></tr>
-{% endfor %}</table>{% endif %}{% endfor %}
-</body></html>
-"""
-_COLOURS = ("#3b6fd4", "#17925a", "#b8860b", "#c2561a", "#a2378f", "#b3261e")
-_WIDTH, _HEIGHT, _TOP, _BOTTOM = 900, 240, 24, 226
-_LEAST, _MOST = -7.0, 1.5  # powers of ten of the KL axis
+_RUNGS = {True: ("holds", *TONES["PASS"]), False: ("broken", *TONES["FAIL"]), None: ("open", *TONES["INCONCLUSIVE"])}
+_GROUPS = (
+    ("FAIL", "Failed"),
+    ("INCONCLUSIVE", "Could not be decided"),
+    ("PASS", "Passed"),
+    ("NOT APPLICABLE", "Not applicable"),
+)
+# More than anybody reads, and a page stays a page.
+_MOST_ROWS, _MOST_REASONS, _MOST_COMMANDS = 300, 8, 5
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One of the figures on top."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one status; `hidden` of them are left out."""
+
+    title: str
+    count: int
+    table: Table
+    hidden: int
+    open: bool
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything the template shows."""
+
+    word: str
+    kind: str
+    sign: str
+    lead: str
+    reasons: list[str]
+    facts: list[Fact]
+    runtime: str
+    roster: str
+    made: str
+    version: str
+    claims: list[dict[str, Any]]
+    figures: list[Figure]
+    files: Table
+    ladders: list[dict[str, Any]]
+    suites: Table
+    groups: list[Group]
+    reproduce: list[str]
+    provenance: list[tuple[str, str]]
+    tones: dict[str, tuple[str, str]]
 
 
 def page(verdict: dict[str, Any]) -> str:
-    """The page."""
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    rows = [{"name": label(row), "status": row["status"], "says": screen(row["says"])} for row in verdict["results"]]
-    sections = [
-        ("Failed", [row for row in rows if row["status"] == "FAIL"]),
-        ("Could not be decided", [row for row in rows if row["status"] == "INCONCLUSIVE"]),
-        ("Passed", [row for row in rows if row["status"] == "PASS"]),
-        ("Not applicable", [row for row in rows if row["status"] == "NOT APPLICABLE"]),
-    ]
-    html: str = environment.from_string(_TEMPLATE).render(
-        v=verdict, files=_files(verdict), plots=_plots(verdict), sections=sections
+    """The page of a verdict (schema `ground-truth`) as one HTML document."""
+    kind, sign = TONES[verdict["verdict"]]
+    counts, runtime, machine = verdict["counts"], verdict["runtime"], verdict["machine"]
+    silent = counts["declared"] - counts["probative"]
+    lead = f"{counts['PASS']} checks passed, {counts['FAIL']} failed, {counts['INCONCLUSIVE']} could not be decided"
+    described = Page(
+        word=verdict["verdict"],
+        kind=kind,
+        sign=sign,
+        lead=f"{lead}; {verdict['loads']} models were loaded, in {verdict['seconds']:.1f} s.",
+        reasons=_reasons(verdict),
+        facts=[
+            Fact("declared", str(counts["declared"]), f"{silent} of them prove nothing" if silent else ""),
+            *(Fact(status.lower(), str(counts[status])) for status in TONES),
+        ],
+        runtime=f"{runtime['name']} {runtime['version']}",
+        roster=verdict["roster"]["name"],
+        made=verdict["made"],
+        version=verdict["trialbench"],
+        claims=verdict["claims"],
+        figures=[one for one in (*fidelity(verdict), divergence(verdict), *kl_by_position(verdict)) if one],
+        files=_files(verdict),
+        ladders=[_ladder(one) for one in verdict.get("ladders") or []],
+        suites=_suites(verdict["results"]),
+        groups=[_group(verdict["results"], status, title) for status, title in _GROUPS],
+        reproduce=_commands(verdict["results"]),
+        provenance=[
+            *((f"runtime: {key.replace('_', ' ')}", value) for key, value in runtime.items()),
+            *((f"machine: {key}", str(value)) for key, value in machine.items()),
+            ("roster", verdict["roster"]["path"]),
+            *((f"{one['model']} {one['quant']}", one["sha256"] or "not there") for one in verdict["files"]),
+        ],
+        tones=TONES,
     )
-    return html
+    return render("ground-truth.html.j2", page=described)
 
 
-def _evidence(verdict: dict[str, Any], suite: str, model: str, quant: str) -> dict[str, Any]:
+def _reasons(verdict: dict[str, Any]) -> list[str]:
+    found = [
+        f"Claim {one['name']}: {one['says']}" for one in verdict["claims"] if one["status"] in ("FAIL", "INCONCLUSIVE")
+    ]
+    causes: dict[str, int] = {}
     for row in verdict["results"]:
-        if (row["suite"], row["model"], row["quant"], row["other"]) == (suite, model, quant, ""):
-            evidence: dict[str, Any] = row["evidence"]
-            return evidence
+        if row["status"] == "FAIL" and not row["proves_nothing"]:
+            causes[row["cause"] or row["suite"]] = causes.get(row["cause"] or row["suite"], 0) + 1
+    ordered = sorted(causes.items(), key=lambda item: -item[1])
+    found += [f"{cause} ({count} check{'s' if count > 1 else ''})" for cause, count in ordered]
+    hidden = len(found) - _MOST_REASONS
+    return [*found[:_MOST_REASONS], *([f"and {hidden} more"] if hidden > 0 else [])]
+
+
+def _files(verdict: dict[str, Any]) -> Table:
+    rows = []
+    for file in verdict["files"]:
+        forced = evidence_of(verdict, "forced", file)
+        over = evidence_of(verdict, "ppl", file)
+        rows.append(
+            [
+                f"{file['model']} {file['quant']}",
+                "-" if file["bytes"] is None else f"{file['bytes'] / 1e6:.2f}",
+                "-" if file["tokens_per_s"] is None else f"{file['tokens_per_s']:.0f}",
+                f"{forced['agreement']:.1%}" if "agreement" in forced else "-",
+                f"{forced['kl_mean']:.2g}" if "kl_mean" in forced else "-",
+                f"{over['perplexity']:.4g}" if over.get("perplexity") is not None else "-",
+            ]
+        )
+    head = ["file", "MB", "tokens/s", "top-1 agreement", "KL, nats", "perplexity"]
+    return Table("Fidelity against size and speed", head, rows, numbers=range(1, 6))
+
+
+def evidence_of(verdict: dict[str, Any], suite: str, file: dict[str, Any]) -> dict[str, Any]:
+    """The evidence of the suite's first row about a file alone; empty where there is none."""
+    for row in verdict["results"]:
+        if (row["suite"], row["model"], row["quant"], row["other"]) == (suite, file["model"], file["quant"], ""):
+            found: dict[str, Any] = row["evidence"]
+            return found
     return {}
 
 
-def _files(verdict: dict[str, Any]) -> list[dict[str, str]]:
-    shown = []
-    for file in verdict["files"]:
-        forced = _evidence(verdict, "forced", file["model"], file["quant"])
-        over = _evidence(verdict, "ppl", file["model"], file["quant"])
-        shown.append(
-            {
-                "model": file["model"],
-                "quant": file["quant"],
-                "mb": "-" if file["bytes"] is None else f"{file['bytes'] / 1e6:.2f}",
-                "speed": "-" if file["tokens_per_s"] is None else f"{file['tokens_per_s']:.0f}",
-                "agreement": f"{forced['agreement']:.1%}" if "agreement" in forced else "-",
-                "kl": f"{forced['kl_mean']:.2g}" if "kl_mean" in forced else "-",
-                "ppl": f"{over['perplexity']:.4g}" if over.get("perplexity") is not None else "-",
-            }
-        )
-    return shown
+def _ladder(ladder: dict[str, Any]) -> dict[str, Any]:
+    rungs = []
+    for rung in ladder["rungs"]:
+        word, kind, sign = _RUNGS[rung["good"]]
+        rungs.append({"step": rung["step"], "says": rung["says"], "word": word, "kind": kind, "sign": sign})
+    return {"name": f"{ladder['model']} {ladder['quant']}", "says": guilty(ladder), "rungs": rungs}
 
 
-def _plots(verdict: dict[str, Any]) -> list[dict[str, Any]]:
-    """KL by position for each model: one curve a file, all prompts one after the other, divergences marked."""
-    plots = []
-    for model in dict.fromkeys(file["model"] for file in verdict["files"]):
-        curves, marks = [], []
-        for number, file in enumerate([one for one in verdict["files"] if one["model"] == model]):
-            forced = _evidence(verdict, "forced", model, file["quant"])
-            values: list[float] = []
-            wrong: list[int] = []
-            for prompt, row in forced.get("kl_by_position", {}).items():
-                wrong += [len(values) + at for at in forced["disagreements"].get(prompt, [])]
-                values += row
-            if not values:
-                continue
-            colour = _COLOURS[number % len(_COLOURS)]
-            places = [_place(at, value, len(values)) for at, value in enumerate(values)]
-            curves.append(
-                {
-                    "name": file["quant"],
-                    "colour": colour,
-                    "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in places),
-                }
-            )
-            marks += [{"x": f"{places[at][0]:.1f}", "y": f"{places[at][1]:.1f}", "colour": colour} for at in wrong]
-        if curves:
-            title = f"{model}: KL divergence by position (nats, logarithmic; rings: another token)"
-            plots.append(
-                {
-                    "title": title,
-                    "width": _WIDTH,
-                    "height": _HEIGHT,
-                    "curves": curves,
-                    "marks": marks,
-                    "ticks": _ticks(),
-                }
-            )
-    return plots
+def _suites(results: Sequence[dict[str, Any]]) -> Table:
+    rows = []
+    for suite in dict.fromkeys(row["suite"] for row in results):
+        mine = [row for row in results if row["suite"] == suite]
+        note = "proves nothing" if all(row["proves_nothing"] for row in mine) else ""
+        rows.append([suite, *(str(sum(row["status"] == status for row in mine)) for status in TONES), note])
+    return Table("By suite", ["suite", *(status.lower() for status in TONES), ""], rows, numbers=range(1, 5))
 
 
-def _place(at: int, value: float, count: int) -> tuple[float, float]:
-    power = min(_MOST, max(_LEAST, math.log10(value) if value > 0 else _LEAST))
-    x = 60 + (_WIDTH - 70) * at / max(1, count - 1)
-    return x, _BOTTOM - (_BOTTOM - _TOP) * (power - _LEAST) / (_MOST - _LEAST)
+def _group(results: Sequence[dict[str, Any]], status: str, title: str) -> Group:
+    mine = [row for row in results if row["status"] == status]
+    rows = [[label(row), row["says"], row["expected"], row["got"]] for row in mine[:_MOST_ROWS]]
+    table = Table(title, ["check", "found", "expected", "got"], rows)
+    return Group(title, len(mine), table, max(0, len(mine) - _MOST_ROWS), status == "FAIL" and bool(mine))
 
 
-def _ticks() -> Sequence[dict[str, Any]]:
-    powers = [-6, -4, -2, 0]
-    return [{"y": round(_place(0, 10.0**power, 1)[1], 1), "text": f"1e{power}" if power else "1"} for power in powers]
+def _commands(results: Sequence[dict[str, Any]]) -> list[str]:
+    failed = [row["reproduce"] for row in results if row["status"] == "FAIL" and row["reproduce"]]
+    return list(dict.fromkeys(failed))[:_MOST_COMMANDS]

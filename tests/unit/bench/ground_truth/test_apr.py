@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trialbench.cli import main
+from trialbench.ground_truth.controls import run_controls
 from trialbench.ground_truth.observe import Evidence, own_perplexity
 from trialbench.ground_truth.oracle_files import Oracle, oracle_path, write_oracle
 from trialbench.ground_truth.results import Result, Row, Status
@@ -399,6 +401,28 @@ def test_own_perplexity() -> None:
     assert read(good, Trouble(TroubleKind.PANIC, "x")).value is None
 
 
+def test_the_controls_are_rejected(bench: Bench) -> None:
+    models = tuple(replace(one, quants={"apr": ("int4", "int8")}) for one in bench.roster.models)
+    roster = replace(bench.rostered(SUM, "run-int8", 32), models=models)
+    space = Workspace(bench.work / "w", roster)
+    model = roster.model("tiny-llama")
+    for quant in ("int8", "int4"):
+        target = space.path(model, "apr", quant)
+        made = bench.apr.convert(Capability.IMPORT_HF, space.source(model), target, quant)
+        assert made.artefact is not None
+        record = {"sha256": made.artefact.sha256, "parents": ["hf"]}
+        target.with_suffix(".json").write_text(json.dumps(record))
+    caught = run_controls(space, bench.apr, model)
+    # What the real one says after damage to other bytes than the recorded ones is not known.
+    assert {one.control.name for one in caught if not one.good} == {"overwritten half"}
+    by = {one.control.name: one.by for one in caught}
+    assert by["truncated file"] == ("validate", "tensors", "selftest")
+    assert set(by["ignores --json"]) >= {"inspect", "token", "canary"}
+    assert {"token", "canary"} == {
+        name for one in caught if one.control.name == "overwritten half" for name in one.missed
+    }
+
+
 # --- The words ------------------------------------------------------------------------------------------------------
 
 
@@ -510,7 +534,7 @@ def test_a_file_is_made_whole_or_not_at_all(bench: Bench, tmp_path: Path) -> Non
     source = Artefact(GROUND / "models" / "tiny-llama", "tiny-llama", "hf", "hf", parents=("hf",))
     made = bench.apr.convert(Capability.IMPORT_HF, source, tmp_path / "out" / "m.apr", "int8")
     assert made.artefact is not None
-    assert made.artefact.path.read_text() == "recorded: m-int8.apr\n"
+    assert made.artefact.path.read_text().startswith("recorded: m-int8.apr\n")
     assert (made.artefact.parents, made.artefact.format) == (("hf", "apr int8"), "apr")
     assert [one.name for one in (tmp_path / "out").iterdir()] == ["m.apr"]
     out = bench.apr.convert(Capability.EXPORT, made.artefact, tmp_path / "out" / "exported", "int8")
@@ -584,3 +608,22 @@ def test_the_stand_in_is_a_program(bench: Bench) -> None:
     found = bench.judge("token", "m-f32.apr", quant="f32", apr=apr)
     apr.close()
     assert found.status is PASS
+
+
+def test_from_the_verb_to_the_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    work, options = tmp_path / "w", ["--runtime", "apr", "--roster", str(GROUND / "roster.yml")]
+    monkeypatch.setenv("APR_BINARY", str(STAND_IN))
+    arguments = [*options, "--work", str(work), "--model", "tiny-llama"]
+    assert main(["convert", *arguments]) == 0
+    files = ["--json", str(tmp_path / "v.json"), "--html", str(tmp_path / "v.html")]
+    suites = ["list", "validate", "bench"]
+    assert main(["check", *arguments, *files, *(word for name in suites for word in ("--suite", name))]) == 1
+    out = capsys.readouterr().out
+    assert "apr 0.72.3 (9c34b9a91), roster tiny" in out
+    assert "FAIL: 5 checks declared, 1 of them prove nothing: 2 PASS, 2 FAIL" in out
+    assert main(["ticket", str(tmp_path / "v.json")]) == 0
+    assert "1 defect, 2 checks failed" in capsys.readouterr().out
+    # Not there: named, and its own exit code.
+    monkeypatch.setenv("APR_BINARY", str(tmp_path / "nowhere"))
+    assert main(["check", *arguments]) == 4
+    assert "set APR_BINARY" in capsys.readouterr().err

@@ -394,25 +394,79 @@ def test_what_a_runtime_said_is_never_obeyed() -> None:
     html = page(data)
     assert "<b>" not in html
     assert "&lt;/script&gt;" in html
-    assert "<script" not in html
+    # The page's own one, whose hash its policy names.
+    assert html.count("<script") == 1
     assert "http://y" not in html.replace("(http://y)", "")
 
 
 def test_a_page_without_anything_to_plot() -> None:
-    file = {"model": "m", "quant": "f16", "bytes": None, "tokens_per_s": None}
+    file = {"model": "m", "quant": "f16", "bytes": None, "tokens_per_s": None, "sha256": None}
     html = page(verdict(files=[file]))
     assert "<svg" not in html
     assert "m f16" in html
+    assert "not there" in html
 
 
-def test_curves_and_rings() -> None:
-    evidence = {"agreement": 0.5, "kl_mean": 0.1, "kl_by_position": {"one": [0.0, 5.0]}, "disagreements": {"one": [1]}}
-    result = Result(Row("forced", "m", "f16"), Status.PASS, "x", evidence=evidence)
-    over = Result(Row("ppl", "m", "f16"), Status.PASS, "x", evidence={"perplexity": 2.0})
-    file = {"model": "m", "quant": "f16", "bytes": 2_000_000, "tokens_per_s": 10.0}
-    html = page(verdict(result, over, files=[file]))
-    assert html.count("<polyline") == html.count("<circle") == 1
+def judged_file(quant: str, size: int, kl: float, wrong: int | None) -> tuple[dict[str, Any], list[Result]]:
+    """A file, and rows about it: one position of two is another token when `wrong` says so."""
+    evidence = {
+        "agreement": 0.5, "kl_mean": kl, "kl_by_position": {"one": [0.0, kl]},
+        "disagreements": {"one": [] if wrong is None else [wrong]},
+    }  # fmt: skip
+    told = {"compared": 2, "mismatches": int(wrong is not None), "first_divergence": wrong}
+    rows = [
+        Result(Row("forced", "m", quant), Status.PASS, "x", evidence=evidence),
+        Result(Row("token", "m", quant, prompt="one"), Status.PASS, "x", evidence=told),
+        Result(Row("ppl", "m", quant), Status.PASS, "x", evidence={"perplexity": 2.0}),
+    ]
+    return {"model": "m", "quant": quant, "bytes": size, "tokens_per_s": 10.0, "sha256": "ab"}, rows
+
+
+def test_curves_rings_and_lanes() -> None:
+    first, exact = judged_file("f16", 2_000_000, 0.0, None)
+    second, coarse = judged_file("Q4_0", 500_000, 5.0, 1)
+    html = page(verdict(*exact, *coarse, files=[first, second]))
     assert "50.0%" in html
+    for title in ("Fidelity against size", "Fidelity against speed", "m: KL divergence by position"):
+        assert title in html
+    # In the wide drawing and in the narrow one.
+    assert html.count("Q4_0, position 1: another token") == 2
+    assert html.count("one: the same to the end") == 2
+    assert html.count("one: from position 1 on, x") == 2
+    # Without distributions the tokens tell the distance.
+    alone = page(verdict(exact[1], coarse[1], files=[first, second]))
+    assert "tokens that differ, %" in alone
+    assert "KL divergence by position" not in alone
+    # One file is no comparison.
+    assert "fidelity-size" not in page(verdict(*exact, files=[first]))
+
+
+def test_the_guilty_step_is_shown_everywhere() -> None:
+    rungs = [
+        {"step": "prompt or tokenizer", "good": True, "says": "fine"},
+        {"step": "import", "good": None, "says": "unknown"},
+        {"step": "quantisation", "good": False, "says": EVIL},
+    ]
+    ladder = {"model": "m", "quant": "f16", "rungs": rungs, "guilty": "quantisation", "sure": False}
+    data = verdict(failing(1), ladders=[ladder])
+    assert "m f16: quantisation (or, not compared: import): " in outputs.table(data)
+    assert "* guilty step of m f16: quantisation (or, not compared: import): " in outputs.ticket(data)
+    html = page(data)
+    assert "Guilty step" in html
+    assert "broken" in html
+    assert "<b>" not in html
+
+
+def test_the_same_defect_is_one_section() -> None:
+    rows = [failing(number) for number in range(3)]
+    other = [replace(one, row=replace(one.row, model=f"m{number}"), cause="another") for number, one in enumerate(rows)]
+    ticket = outputs.ticket(verdict(*rows, *other))
+    assert "2 defects, 6 checks failed" in ticket
+    assert "Met by `token m f16` (p0, p1, p2)." in ticket
+    assert ticket.count("Fingerprint: `gt-") == 2
+    assert outputs.fingerprint("apr", "c") != outputs.fingerprint("llama.cpp", "c")
+    # The same in the next version and on another machine.
+    assert f"`{outputs.fingerprint('r', 'another')}`" in ticket
 
 
 def test_the_processor_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -189,8 +189,11 @@ def test_what_was_not_stated_beforehand_is_not_confirmed(found: Found) -> None:
 
 def test_what_cannot_be_measured_is_inconclusive(found: Found) -> None:
     trouble = Trouble(TroubleKind.ABSENT, "not there")
-    assert judged(found, claim("token-mismatches", quants=("Q9",))).says == "nothing that was checked is meant by it"
-    assert judged(found, claim("token-mismatches", models=("other",))).status is Status.INCONCLUSIVE
+    other = judged(found, claim("token-mismatches", quants=("Q9",)))
+    assert other.status is Status.NOT_APPLICABLE
+    assert other.says == "it is about Q9, and the roster wants none of them of llama.cpp"
+    lost = judged(found, claim("token-mismatches", models=("other",)))
+    assert (lost.status, lost.says) == (Status.INCONCLUSIVE, "nothing that was checked is meant by it")
     for change in (
         {"load_trouble": trouble},
         {"the_oracle": trouble},

@@ -445,7 +445,7 @@ def test_weights(on: Table, tmp_path: Path) -> None:
 INSPECTED = {"architecture": "Llama", "num_layers": 2, "num_heads": 2, "hidden_size": 8, "vocab_size": 12}
 BY_KEY = {"llama.block_count": "2", "llama.attention.head_count": "2", "llama.embedding_length": "8"}
 CHECKS = [{"name": "a", "status": "PASS"}]
-STAGES = [{"name": "a", "status": "PASS"}, {"name": "b", "status": "PASS"}, {"name": "c", "status": "FAIL"}]
+STAGES = [{"name": "a", "status": "PASS"}, {"name": "b", "status": "PASS"}, {"name": "c", "status": "SKIP"}]
 GATE = {"name": "g", "passed": True, "skipped": False}
 SKIPPED = {"name": "s", "passed": False, "skipped": True}
 TREE = {"name": "m", "children": [{"name": "0", "children": []}, {"name": "1", "children": [{"name": "q"}]}]}
