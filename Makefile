@@ -60,7 +60,7 @@ unit: python ## the fast tests: under a minute, no Docker
 
 coverage: python ## the fast tests again, measured: every file at 95 % of its lines or more
 	@mkdir -p build/coverage && rm -f build/coverage/data*
-	@coverage run -m pytest tests/unit $(ARGS)
+	@coverage run -m pytest tests/unit --numprocesses auto $(ARGS)
 	@coverage combine --quiet && coverage json --quiet
 	@python scripts/coverage_per_file.py build/coverage/coverage.json --minimum 95
 

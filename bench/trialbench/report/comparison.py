@@ -17,7 +17,7 @@ CANDIDATE, A1, A2 = "nav-candidate", "nav-baseline-a1", "nav-baseline-a2"
 # A band beyond this is shown as NOISY: such a run can't show a difference of a tenth.
 NOISY_PERCENT = 5.0
 # The band is never narrower than this: two baselines may agree by luck, and one pair of them says little about how far
-# a machine wanders between runs. `make bench-aa` shows the same model up to 3 % from itself beside a band below 1 %.
+# a machine wanders between runs. The same model was seen 3 % from itself beside a pair that differed by 0.8 %.
 _NARROWEST = 1.03
 METRICS = ("latency_ms", "server_ms", "ttft_ms", "tokens_per_s")
 _NAMES = {
