@@ -12,24 +12,34 @@ from typing import TYPE_CHECKING
 from trialbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from trialbench.engines.contract import Constraint, Generation, Trial
+    from trialbench.engines.contract import Constraint, Deadlines, Generation, Trial
 
 EXIT_OK, EXIT_REFUSED, EXIT_DOUBTFUL, EXIT_FAILED = 0, 2, 3, 4
-_EXIT_CODES = "exit codes: 0 a reply, 2 refused or wrong usage, 3 a doubtful reply, 4 no reply, 128+N ended by signal N"
+EXIT_CODES = "exit codes: 0 a reply, 2 refused or wrong usage, 3 a doubtful reply, 4 no reply, 128+N ended by signal N"
 _MAX_PROMPT = 16 << 20
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verbs; nothing heavy is imported before one of them runs."""
+    oneshot = verbs.add_parser("oneshot", help="one prompt, its reply streamed to standard output", epilog=EXIT_CODES)
+    add_oneshot(oneshot)
+    engines = verbs.add_parser("engines", help="put runs of several engines into one table")
+    engines.add_argument("summaries", type=Path, nargs="+", metavar="SUMMARY.json", help="of `trialbench run`")
+    engines.set_defaults(verb=_engines)
+
+
+def add_oneshot(oneshot: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """The arguments of `oneshot`; `required`: whether the engine must be named."""
     from trialbench.engines.select import add_options
 
-    oneshot = verbs.add_parser("oneshot", help="one prompt, its reply streamed to standard output", epilog=_EXIT_CODES)
     oneshot.add_argument("prompt", nargs="?", help="the prompt; - reads standard input")
     oneshot.add_argument("--prompt-file", type=Path, metavar="FILE", help="take the prompt from here, verbatim")
-    add_options(oneshot)
-    oneshot.add_argument("--timeout", type=float, default=60.0, metavar="S", help="of it all (default: %(default)g)")
-    oneshot.add_argument("--first-timeout", type=float, metavar="S", help="to the first token")
-    oneshot.add_argument("--token-timeout", type=float, metavar="S", help="between two tokens")
+    add_options(oneshot, required=required)
+    oneshot.add_argument(
+        "--timeout", type=float, metavar="S", help="of it all (default: generation_timeout of --config, else 60)"
+    )
+    oneshot.add_argument("--first-timeout", type=float, metavar="S", help="to the first token (default: no own limit)")
+    oneshot.add_argument("--token-timeout", type=float, metavar="S", help="between two tokens (default: no own limit)")
     oneshot.add_argument("--max-tokens", type=int, metavar="N")
     oneshot.add_argument("--temperature", type=float, metavar="T")
     oneshot.add_argument("--top-k", type=int, metavar="N")
@@ -44,9 +54,6 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     oneshot.add_argument("--result", type=Path, metavar="FILE.json", help="write text, times, memory and labels here")
     oneshot.set_defaults(verb=_oneshot)
-    engines = verbs.add_parser("engines", help="put runs of several engines into one table")
-    engines.add_argument("summaries", type=Path, nargs="+", metavar="SUMMARY.json", help="of `trialbench run`")
-    engines.set_defaults(verb=_engines)
 
 
 def _oneshot(options: argparse.Namespace) -> int:
@@ -121,7 +128,7 @@ class _Signals:
 
 
 def _trial(options: argparse.Namespace) -> Trial:
-    from trialbench.engines.contract import Deadlines, Trial
+    from trialbench.engines.contract import Trial
 
     return Trial(
         prompt=_prompt(options),
@@ -133,8 +140,19 @@ def _trial(options: argparse.Namespace) -> Trial:
         deterministic=options.deterministic,
         cache_prompt=options.cache_prompt,
         constraint=_constraint(options),
-        deadlines=Deadlines(options.first_timeout, options.token_timeout, options.timeout),
+        deadlines=_deadlines(options),
     )
+
+
+def _deadlines(options: argparse.Namespace) -> Deadlines:
+    from trialbench.engines.contract import DEFAULT_TIMEOUT_S, Deadlines
+
+    total_s = options.timeout
+    if total_s is None and options.engine == "gemma-cpp" and options.config is not None:
+        from trialbench.worker.config import load
+
+        total_s = load(options.config)[0].gemma.generation_timeout_s
+    return Deadlines(options.first_timeout, options.token_timeout, DEFAULT_TIMEOUT_S if total_s is None else total_s)
 
 
 def _prompt(options: argparse.Namespace) -> str:

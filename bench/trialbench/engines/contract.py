@@ -333,6 +333,8 @@ def require(engine: Engine, trial: Trial) -> None:
         _need(engine, need, f"constrained decoding by {need}")
     if trial.seed is not None:
         _need(engine, "seed", "a seed")
+    if trial.cache_prompt:
+        _need(engine, "cache", "a prompt cache")
     _check_numbers(trial)
 
 

@@ -40,6 +40,8 @@ WEIGHT_FORMATS: Mapping[str, int] = {"f32": 32, "bf16": 16, "sfp": 8, "i8": 8, "
 _PREFILL = re.compile(r"Prefill: (\d+) ms for (\d+) prompt tokens")
 _FIRST = re.compile(r"Time to first token: (\d+) ms")
 _GENERATE = re.compile(r"Generate: (\d+) ms for (\d+) tokens")
+# Its warning where prompt and reply don't fit: the real size of the prompt, and the context as the model caps it.
+_TRUNCATED = re.compile(r"prefill (\d+) \+ max_gen_steps \d+ > seq_len (\d+), truncating")
 # With --verbosity 1 a dot for each token of the prompt, a blank line, the reply, a blank line.
 _PREFIX = re.compile(r"\A\.*\n\n")
 _END = "\n\n"
@@ -180,6 +182,8 @@ class GemmaCpp:
         text = prompt_text(trial)
         if trial.extra:
             raise Refused(Failure(UNSUPPORTED, f"gemma_local takes no further fields, found {sorted(trial.extra)}"))
+        if trial.top_k == 0 and trial.temperature != 0:
+            raise Refused(Failure(BAD_ARGUMENTS, "top_k: gemma_local takes 1 or more, found 0"))
         if "\0" in text:
             raise Refused(Failure(BAD_ARGUMENTS, "prompt: expected a text without NUL characters"))
         failure = self._files(hash_them=True)
@@ -218,7 +222,7 @@ class GemmaCpp:
         options = self.options
         temperature = trial.temperature if trial.temperature is not None else options.temperature
         top_k = trial.top_k if trial.top_k is not None else options.top_k
-        if trial.temperature == 0 or (trial.top_k is None and temperature == 0):
+        if temperature == 0:
             # Dividing by it would be no sampling at all; the greedy choice is top_k 1.
             temperature, top_k = None, 1
         deterministic = trial.deterministic if trial.deterministic is not None else options.deterministic
@@ -298,7 +302,10 @@ def _environment() -> dict[str, str]:
 
 
 def _told(errors: str, chunks: int, limit: int, seq_len: int) -> Told:
-    """What the timing lines say. The binary's two ways to stop look the same, so the count decides."""
+    """What the timing lines say. The binary's two ways to stop look the same, so the count decides.
+
+    It counts the token that ends a reply, and does not count the one that ends the prompt.
+    """
     prefill, first, generate = _PREFILL.search(errors), _FIRST.search(errors), _GENERATE.search(errors)
     usage = Usage(
         chunks=chunks,
@@ -309,7 +316,9 @@ def _told(errors: str, chunks: int, limit: int, seq_len: int) -> Told:
     )
     finish: FinishReason = "unknown"
     if usage.completion_tokens is not None:
-        full = usage.completion_tokens >= limit or usage.completion_tokens + (usage.prompt_tokens or 0) >= seq_len
+        if truncated := _TRUNCATED.search(errors):
+            limit = min(limit, int(truncated[2]) - int(truncated[1]))
+        full = usage.completion_tokens >= limit or usage.completion_tokens + (usage.prompt_tokens or 0) + 1 >= seq_len
         finish = "length" if full else "stop"
     facts: dict[str, Any] = {"engine_ttft_ms": float(first[1])} if first else {}
     return Told(finish, usage, facts)

@@ -157,6 +157,7 @@ class HttpGeneration:
         quiet: called after a reply that did not end by itself; waits until the server has let go of it. Returns whether
             that was seen, and what to note about it.
         track: told +1 when the request is about to leave, and -1 at the end of all.
+        facts: what stands on the result beside the rest.
     """
 
     def __init__(
@@ -170,6 +171,7 @@ class HttpGeneration:
         *,
         quiet: Callable[[], tuple[bool, Mapping[str, Any]]] | None = None,
         track: Callable[[int], None] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         self._server = server
         self._label = label
@@ -179,6 +181,7 @@ class HttpGeneration:
         self._read = read
         self._quiet = quiet
         self._track = track or (lambda _step: None)
+        self._facts = dict(facts or {})
         # A signal's handler may cancel while the main thread holds it.
         self._lock = threading.RLock()
         self._transport = WireTransport(keep_alive=False)
@@ -339,7 +342,7 @@ class HttpGeneration:
     def _settle(self, failure: Failure | None) -> Done | Failed:
         with self._lock:
             cancelled_s = self._cancelled_s
-        facts: dict[str, Any] = {}
+        facts = dict(self._facts)
         clean, quiet_ms = True, None
         # A reply that came to its end was there with its last byte.
         ended_s = (self._transport.wire.last_read_s if failure is None else None) or time.monotonic()
@@ -348,7 +351,8 @@ class HttpGeneration:
             ended_s = time.monotonic()
         if cancelled_s is not None or (failure is not None and failure.failure_class in (TIMEOUT, OUTPUT_LIMIT)):
             if self._quiet is not None and self._sent:
-                clean, facts = self._quiet_now()
+                clean, noted = self._quiet_now()
+                facts |= noted
             ended_s_now = time.monotonic()
             quiet_ms = round((ended_s_now - (cancelled_s if cancelled_s is not None else ended_s)) * 1000, 3)
             ended_s = ended_s_now

@@ -116,8 +116,16 @@ class OpenAICompatible:
                 "type": "json_schema",
                 "json_schema": {"name": "reply", "strict": True, "schema": trial.constraint.json_schema},
             }
+        # As with gemma.cpp: existing clients send them always, so they are passed over, and the result names them.
+        ignored = [name for name in ("top_k", "repeat_penalty", "deterministic") if getattr(trial, name)]
         return HttpGeneration(
-            self._server, self.label, "/v1/chat/completions", {**body, **trial.extra}, trial.deadlines, read_chat
+            self._server,
+            self.label,
+            "/v1/chat/completions",
+            {**body, **trial.extra},
+            trial.deadlines,
+            read_chat,
+            facts={"ignored": ignored} if ignored else {},
         )
 
     def close(self) -> None:
@@ -298,7 +306,7 @@ class LlamaServer(OpenAICompatible):
             end = props.get("eos_token") if isinstance(props, Mapping) else None
             if isinstance(end, str) and end:
                 found = self._server.call("POST", "/tokenize", {"content": end, "parse_special": True})
-                ids.update(_list(found, "tokens"))
+                ids.update(number for one in _list(found, "tokens") if (number := count(one)) is not None)
         except CallError as error:
             raise Refused(Failure(UNSUPPORTED, f"allowed_tokens can't be looked up: {error}")) from error
         if not ids:
@@ -408,7 +416,7 @@ def _checked(url: str, allowed_hosts: frozenset[str]) -> str:
         raise Refused(Failure(BAD_ARGUMENTS, f"url: {error}")) from error
     if parts.scheme not in ("http", "https") or not host or not _HOST.match(parts.netloc):
         raise Refused(Failure(BAD_ARGUMENTS, f"url: expected http://HOST:PORT, found {url!r}"))
-    if not _loopback(host) and host not in allowed_hosts:
+    if not _loopback(host) and host not in {one.lower().strip("[]") for one in allowed_hosts}:
         allowed = ", ".join(sorted(allowed_hosts)) or "none"
         raise Refused(
             Failure(NOT_ALLOWED, f"{host} is neither this machine's loopback nor an allowed host (allowed: {allowed})")

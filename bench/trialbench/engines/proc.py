@@ -1,14 +1,17 @@
 """Who belongs to a generation: the processes below one leader, read from /proc, ended and reaped.
 
-A process group alone is no proof: a child that calls setsid leaves it. So a process counts as the leader's if it is in
-its group or session, descends from it, or carries the mark that the leader was given in its environment. Where a
-cgroup is ours, `cgroup.py` knows better still.
+A process group alone is no proof: a child that calls setsid leaves it, and once its parent is gone nothing tells whose
+it was. So a process counts as the leader's if it is in its group or session, descends from it, or carries the leader's
+mark: in its environment, or as the one limit that nobody uses, which no exec and no empty environment takes away. Where
+a cgroup is ours, `cgroup.py` knows better still.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
+import resource
 import signal
 import time
 from dataclasses import dataclass
@@ -16,6 +19,8 @@ from dataclasses import dataclass
 MARK = "TRIALBENCH_GENERATION"
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_S = 0.002
+# RLIMIT_LOCKS: Linux has not enforced it since 2.4, and every child inherits it.
+_UNUSED_LIMIT = 10
 # Processes that are being killed may fork meanwhile, and one in uninterruptible sleep takes its time.
 SWEEP_LIMIT_S = 5.0
 
@@ -53,6 +58,20 @@ def table() -> list[Process]:
     return [process for process in found if process is not None]
 
 
+def brand(pid: int, mark: str) -> None:
+    """Put `mark` where no exec removes it, and have a crash leave no core file: gigabytes, with the prompt among them.
+
+    Children that were there before have the mark in their environment alone, and so have all of them where limits can't
+    be set (a filter of system calls).
+    """
+    number = int(mark)
+    for limit, values in ((_UNUSED_LIMIT, (number, number)), (resource.RLIMIT_CORE, (0, 0))):
+        try:
+            resource.prlimit(pid, limit, values)
+        except (OSError, ValueError):
+            continue
+
+
 def members(leader: Process, mark: str) -> list[Process]:
     """Everything that `leader` has brought into the world and that is still there, `leader` itself left out."""
     # Whatever is older than the leader can't descend from it; this also guards against a pid that was used again.
@@ -60,9 +79,14 @@ def members(leader: Process, mark: str) -> list[Process]:
     own = {leader.pid}
     found: dict[int, Process] = {}
     needle = f"{MARK}={mark}\0".encode()
+    branded = re.compile(rb"^Max file locks +%b " % mark.encode(), re.MULTILINE)
     rest = []
     for one in later:
-        if leader.pid in (one.group, one.session) or needle in _environment(one.pid):
+        if (
+            leader.pid in (one.group, one.session)
+            or needle in _environment(one.pid)
+            or branded.search(_read(f"/proc/{one.pid}/limits", 4096))
+        ):
             found[one.pid] = one
         else:
             rest.append(one)
@@ -117,6 +141,12 @@ def signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
         pass
+
+
+def ask_group(group: int) -> None:
+    """Ask a whole process group to end; who was stopped is woken to hear it."""
+    signal_group(group, signal.SIGTERM)
+    signal_group(group, signal.SIGCONT)
 
 
 def sweep(leader: Process, mark: str) -> tuple[int, bool]:

@@ -95,6 +95,10 @@ def measuring_client(options: argparse.Namespace) -> EngineClient | None:
     from trialbench.engines.measured import EngineClient, label_text
 
     engine = make_engine(options)
+    if options.cache_prompt and "cache" not in engine.capabilities:
+        engine.close()
+        # A table would say "on" of an engine that has none.
+        raise UsageError(f"--cache-prompt: leave it out: {options.engine} has no prompt cache that could be asked for")
     # Some engines know only now what they are.
     engine.probe(hashes=False)
     # What the table shows, unless the caller has a name of his own.

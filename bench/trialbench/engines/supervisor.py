@@ -156,8 +156,7 @@ class Supervisor:
             running = Supervised(self, command, deadlines, text_filter or Verbatim())
         except (OSError, RuntimeError) as error:
             # RuntimeError: no further thread can be started.
-            if command.scratch is not None:
-                shutil.rmtree(command.scratch, ignore_errors=True)
+            self.sweep_up(command.scratch)
             raise SpawnError(f"{command.argv[0]}: {getattr(error, 'strerror', None) or error}") from error
         with self._lock:
             self._running.add(running)
@@ -180,6 +179,28 @@ class Supervisor:
         if self._lifeline is not None:
             self._lifeline.close()
 
+    def expect(self, mark: str, scratch: Path | None) -> None:
+        """A process with `mark` is about to live; for `Supervised` itself."""
+        if self._lifeline is not None:
+            if scratch is not None:
+                self._lifeline.keep(scratch)
+            self._lifeline.expect(mark)
+
+    def sweep_up(self, scratch: Path | None) -> bool:
+        """Remove a generation's folder; whether it is gone."""
+        if scratch is None:
+            return True
+        shutil.rmtree(scratch, ignore_errors=True)
+        gone = not scratch.exists()
+        if gone and self._lifeline is not None:
+            self._lifeline.drop(scratch)
+        return gone
+
+    def renounce(self, mark: str) -> None:
+        """It does not live after all; for `Supervised` itself."""
+        if self._lifeline is not None:
+            self._lifeline.remove(mark)
+
     def register(self, group: int) -> None:
         """A process group lives; for `Supervised` itself."""
         if self._lifeline is not None:
@@ -188,7 +209,7 @@ class Supervisor:
     def forget(self, one: Supervised, group: int) -> None:
         """It has ended, and is not reaped yet; for `Supervised` itself."""
         if self._lifeline is not None:
-            self._lifeline.remove(group)
+            self._lifeline.remove(one.mark, group)
         with self._lock:
             self._running.discard(one)
 
@@ -217,13 +238,15 @@ class Supervised:
         self._pidfd = -1
         self.memory: MemoryWatch | None = None
         self.ending: Ending | None = None
-        self._mark = uuid.uuid4().hex
+        # A number, for the limit that bears it too; 62 bits that nobody else has.
+        self.mark = str(uuid.uuid4().int >> 66)
         self._cgroup = self._make_cgroup()
         argv = list(command.argv)
         if self._cgroup is not None:
             # The shell enters the cgroup and then becomes the program: no moment outside it.
             argv = ["/bin/sh", "-c", 'echo $$ >"$0" && exec "$@"', str(self._cgroup.procs), *argv]
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        supervisor.expect(self.mark, command.scratch)
         try:
             self._process = subprocess.Popen(
                 argv,
@@ -233,16 +256,18 @@ class Supervised:
                 start_new_session=True,
                 cwd=command.cwd,
                 # The mark comes first, so that it is found however large the rest is.
-                env={proc.MARK: self._mark, **command.env},
+                env={proc.MARK: self.mark, **command.env},
                 bufsize=0,
             )
         except BaseException:
+            supervisor.renounce(self.mark)
             os.close(self._wake)
             if self._cgroup is not None:
                 self._cgroup.remove()
             raise
         self.started_s = time.monotonic()
         self.pid = self._process.pid
+        proc.brand(self.pid, self.mark)
         supervisor.register(self.pid)
         try:
             self._watch()
@@ -289,7 +314,7 @@ class Supervised:
             if self._reaped or self._cancelled_s is not None:
                 return
             self._cancelled_s = time.monotonic()
-            proc.signal_group(self.pid, signal.SIGTERM)
+            proc.ask_group(self.pid)
             os.eventfd_write(self._wake, 1)
             # Should nobody read: the grace is kept all the same.
             self._later(self._bounds.grace_s, self.kill)
@@ -332,7 +357,7 @@ class Supervised:
         if home is None:
             return None
         try:
-            return home.make(self._mark, memory_max_mib=self._bounds.memory_mib)
+            return home.make(self.mark, memory_max_mib=self._bounds.memory_mib)
         except OSError:
             return None
 
@@ -427,7 +452,10 @@ class Supervised:
             began_s = self._cancelled_s
         if began_s is not None:
             with self._lock:
-                proc.signal_group(self.pid, signal.SIGKILL if why == "memory_limit" else signal.SIGTERM)
+                if why == "memory_limit":
+                    proc.signal_group(self.pid, signal.SIGKILL)
+                else:
+                    proc.ask_group(self.pid)
             if not self._await_exit(began_s + self._bounds.grace_s):
                 self.kill()
                 self._await_exit(time.monotonic() + proc.SWEEP_LIMIT_S)
@@ -450,9 +478,7 @@ class Supervised:
         for stream in (self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-            clean = clean and not self._scratch.exists()
+        clean = self._supervisor.sweep_up(self._scratch) and clean
         hindsight_mib = usage.ru_maxrss / 1024
         if peak_mib is None:
             seen_mib = memory.peak_mib or None if self._size else None
@@ -491,12 +517,12 @@ class Supervised:
     def _sweep(self) -> tuple[float | None, bool, int, bool]:
         """Peak memory and an out-of-memory kill, as far as a cgroup tells; how much was left; whether it is gone."""
         if self._cgroup is None:
-            return None, False, *proc.sweep(self._leader, self._mark)
+            return None, False, *proc.sweep(self._leader, self.mark)
         left = [pid for pid in self._cgroup.pids() if pid != self.pid]
         if left and not self._cgroup.kill():
             for pid in left:
                 proc.signal_process(pid, signal.SIGKILL)
-        others, clean = proc.sweep(self._leader, self._mark)
+        others, clean = proc.sweep(self._leader, self.mark)
         peak_mib, oom_killed = self._cgroup.peak_mib(), self._cgroup.oom_kills() > 0
         return peak_mib, oom_killed, max(len(left), others), self._cgroup.remove() and clean
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from trialbench.engines.contract import Engine
+from trialbench.engines.contract import Deadlines, Engine
 from trialbench.worker.breaker import Breaker
 from trialbench.worker.choose import fallback
 from trialbench.worker.clock import Clock, SystemClock
@@ -21,9 +21,17 @@ Log = Callable[[str, dict[str, Any]], None]
 
 
 def dispatcher(
-    settings: DispatcherSettings, local: Engine | None, *, log: Log, clock: Clock | None = None
+    settings: DispatcherSettings,
+    local: Engine | None,
+    *,
+    log: Log,
+    clock: Clock | None = None,
+    patience: Deadlines | None = None,
 ) -> Dispatcher:
-    """The dispatcher that `[dispatcher]` describes, around `local`; None where it is switched off."""
+    """The dispatcher that `[dispatcher]` describes, around `local`; None where it is switched off.
+
+    `patience`: the deadlines of a request that names none.
+    """
     clock = clock or SystemClock()
 
     def backend(name: str, engine: Engine, *, own: bool) -> Backend:
@@ -38,6 +46,7 @@ def dispatcher(
         retry=RetryPolicy(retries=settings.retries),
         fallback_timeout_s=settings.fallback_timeout_s,
         reconnect_wait_s=settings.reconnect_wait_s,
+        patience=patience,
     )
     return Dispatcher(router, policy, clock=clock, log=log)
 

@@ -66,7 +66,7 @@ def _worker(options: argparse.Namespace) -> int:
         if probe is not None:
             stderr_log("probe", {"usable": probe.usable, "error": probe.failure.as_dict() if probe.failure else None})
         worker = Worker(
-            dispatcher(choice.settings.dispatcher, local, log=stderr_log),
+            dispatcher(choice.settings.dispatcher, local, log=stderr_log, patience=choice.defaults.deadlines),
             limits=Limits(bounds.max_clients, bounds.queue_limit, bounds.client_limit, bounds.slots),
             defaults=Defaults(choice.defaults),
             probe=probe,
@@ -186,11 +186,16 @@ def _positive(text: str) -> int:
 
 
 def _probe(options: argparse.Namespace) -> int:
+    from trialbench.errors import UsageError
     from trialbench.files import write_atomic, write_json
     from trialbench.worker import probes
     from trialbench.worker.choose import choose
     from trialbench.worker.proof import junit
 
+    for option, path in (("--json", options.json), ("--junit", options.junit)):
+        # Before minutes of measuring whose numbers would have nowhere to go.
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UsageError(f"{option}: expected a file in a folder that is there, found {path}")
     choice = choose(options)
     for warning in choice.warnings:
         say(f"trialbench: warning: {warning}", sys.stderr)

@@ -25,7 +25,7 @@ from trialbench.engines.contract import (
     Trial,
     Usage,
 )
-from trialbench.engines.failures import SERVER_ERROR, UNAVAILABLE, Failure
+from trialbench.engines.failures import SERVER_ERROR, TIMEOUT, UNAVAILABLE, Failure
 from trialbench.worker.breaker import is_engines_fault
 from trialbench.worker.clock import Clock
 from trialbench.worker.retry import RetryPolicy
@@ -99,11 +99,14 @@ class Policy:
         retry: see there.
         fallback_timeout_s: no token this long after the request came in: a fallback is asked, if there is one.
         reconnect_wait_s: how long an engine that has to come back is waited for.
+        patience: the configured deadlines; None: not known. Who asks for less and gets no answer in that time has
+            learned nothing about the engine, and must not open its breaker for everybody else.
     """
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     fallback_timeout_s: float = 30.0
     reconnect_wait_s: float = 30.0
+    patience: Deadlines | None = None
 
 
 @dataclass
@@ -261,7 +264,10 @@ class Dispatcher:
             outcome = self._back_again(backend, job, state) or self._generate(backend, job, state)
             told = True
             if outcome.failure is not None:
-                breaker.failed(choice.admitted, outcome.failure)
+                if self._in_haste(job, outcome.failure):
+                    breaker.withdrew(choice.admitted)
+                else:
+                    breaker.failed(choice.admitted, outcome.failure)
                 backend.forget()
                 row = outcome.failure.failure_class
                 if row.restart or row.name in ("connection", "unavailable"):
@@ -274,6 +280,14 @@ class Dispatcher:
         finally:
             if not told:
                 breaker.withdrew(choice.admitted)
+
+    def _in_haste(self, job: Job, failure: Failure) -> bool:
+        """Whether a time-out is due to the caller, who waited for less than is configured."""
+        usual, own = self.policy.patience, job.trial.deadlines
+        if usual is None or failure.failure_class is not TIMEOUT:
+            return False
+        pairs = ((own.first_s, usual.first_s), (own.between_s, usual.between_s), (own.total_s, usual.total_s))
+        return any(mine is not None and (theirs is None or mine < theirs) for mine, theirs in pairs)
 
     def _back_again(self, backend: Backend, job: Job, state: _State) -> Outcome | None:
         """Wait until an engine that crashed or was away is well; None when it is."""

@@ -21,7 +21,7 @@ from typing import Any
 
 from trialbench.engines import proc
 from trialbench.engines.contract import Deadlines, Done, Engine, Failed, Generation, Result, Token, Trial
-from trialbench.errors import UsageError
+from trialbench.errors import ServerError, UsageError
 from trialbench.worker.build import dispatcher
 from trialbench.worker.channel import SocketChannel
 from trialbench.worker.choose import Choice
@@ -80,9 +80,11 @@ def run(
         expect: `NAME=NUMBER`, other limits.
         expect_any: the same, for all three proofs: names that this one does not have are passed over.
 
+    An engine whose files can't be used has a proof as well: one that failed, and says why.
+
     Raises:
         UsageError: wrong options.
-        ServerError: the server can't be started.
+        ServerError: the server can't be started, or does not answer.
     """
     known = {limit for limits in _EXPECTED.values() for limit in limits}
     own = [one for one in expect_any if one.partition("=")[0] in _EXPECTED[name] or one.partition("=")[0] not in known]
@@ -94,6 +96,10 @@ def run(
     trial = replace(_GREEDY, prompt=prompt, deadlines=choice.defaults.deadlines)
     engine = choice.make(None)
     try:
+        if argv is None:
+            unusable = _unusable(name, engine)
+            if unusable is not None:
+                return unusable
         if name == "cold-start":
             return _cold_start(engine, replace(trial, max_tokens=max_tokens or 32), count, argv, limits)
         with ExitStack() as stack:
@@ -104,6 +110,20 @@ def run(
             return _timeout_retry(choice, engine, url, replace(trial, max_tokens=max_tokens or 32), count, limits)
     finally:
         engine.close()
+
+
+def _unusable(name: str, engine: Engine) -> Proof | None:
+    """The proof that failed before it began; None where it can begin."""
+    if engine.label.source != "gemma_local":
+        failure = engine.healthy()
+        if failure is not None:
+            raise ServerError(f"nothing was proved: {failure.failure_class.name}: {failure.detail}")
+        return None
+    probe = engine.probe()
+    if probe.failure is None:
+        return None
+    detail = f"{probe.failure.failure_class.name}: {probe.failure.detail}"
+    return Proof(name, probe.as_dict(), [Check("usable", 0, "", Expectation("=", 1), detail)])
 
 
 def _launched(engine: Engine, argv: Sequence[str]) -> Launched:
@@ -150,7 +170,9 @@ def _cold_start(
             _least(one["tokens_per_s"] for one in runs),
             "/s",
             limits["tokens_per_s"],
-            f"after the first token, slowest of {n}",
+            f"after the first token, slowest of {n}; of a reply that came in one piece over its whole time"
+            if all(one["tokens_per_s"] is not None or one["error"] for one in runs)
+            else "a reply of a single token has no rate: ask with another --prompt",
         ),
         Check("ttft_ms", _median(one["ttft_ms"] for one in runs), "ms", detail="median, from the request"),
         Check("peak_mib", _most(one["peak_mib"] for one in runs), "MiB"),
@@ -168,17 +190,26 @@ def _one_start(engine: Engine, trial: Trial, launched: Launched | None) -> dict[
     began_s = launched.started_s if launched else result.started_s
     own = launched is not None or result.label.source == "gemma_local"
     count = result.usage.completion_tokens or result.usage.chunks
-    span_s = times[-1] - times[0] if len(times) > 1 else 0.0
     return {
         "cold_start_s": round(times[0] - began_s, 4) if times and own else None,
         "load_s": round(launched.healthy_s - launched.started_s, 4) if launched else None,
         "ttft_ms": result.ttft_ms,
         "tokens": count,
-        "tokens_per_s": round((count - 1) / span_s, 3) if span_s > 0 and count > 1 else None,
+        "tokens_per_s": _rate(count, times, result.total_ms),
         "total_ms": result.total_ms,
         "peak_mib": launched.memory.peak_mib if launched else result.peak_mib,
         "error": result.failure.as_dict() if result.failure else None,
     }
+
+
+def _rate(tokens: int, times: Sequence[float], total_ms: float) -> float | None:
+    """Tokens a second after the first; of a reply that was heard all at once, over its whole time, which is less."""
+    if tokens < 2:
+        return None
+    span_s = times[-1] - times[0] if times else 0.0
+    if span_s > 0:
+        return round((tokens - 1) / span_s, 3)
+    return round(tokens / total_ms * 1000, 3) if total_ms > 0 else None
 
 
 def _generate(engine: Engine, trial: Trial, times: list[float]) -> Result:

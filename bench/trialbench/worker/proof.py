@@ -34,7 +34,7 @@ class Expectation:
         return bool(_RELATIONS[self.relation](value, self.limit))
 
     def __str__(self) -> str:
-        return f"{self.relation} {self.limit:g}"
+        return f"{self.relation} {self.limit:.12g}"
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,15 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether it holds; what is not judged holds."""
+        """Whether it holds; what is not judged holds. What is judged is what is told: the rounded number."""
         if self.skipped or self.expected is None:
             return True
-        return self.value is not None and self.expected.holds(self.value)
+        return self.told is not None and self.expected.holds(self.told)
+
+    @property
+    def told(self) -> float | None:
+        """The value as it stands in the document."""
+        return None if self.value is None else round(self.value, 3)
 
     @property
     def word(self) -> str:
@@ -74,7 +79,7 @@ class Check:
         """A JSON object."""
         return {
             "name": self.name,
-            "value": None if self.value is None else round(self.value, 3),
+            "value": self.told,
             "unit": self.unit,
             "expected": None if self.expected is None else str(self.expected),
             "ok": self.ok,
@@ -145,7 +150,7 @@ def _row(check: Check) -> tuple[str, str, str, str, str]:
 
 
 def junit(proofs: list[Proof]) -> str:
-    """The proofs as JUnit XML: a suite each, a case per number that was judged."""
+    """The proofs as JUnit XML: a suite each, a case per number that was judged, the engine as properties."""
     root = ElementTree.Element("testsuites", name="trialbench probe")
     for proof in proofs:
         judged = [check for check in proof.checks if check.expected is not None or check.skipped]
@@ -155,18 +160,27 @@ def junit(proofs: list[Proof]) -> str:
             name=f"probe.{proof.name}",
             tests=str(len(judged)),
             failures=str(sum(not check.ok for check in judged)),
+            errors="0",
             skipped=str(sum(check.skipped for check in judged)),
-            timestamp=proof.began,
+            # The format knows no zone; this is UTC.
+            timestamp=proof.began[:19],
         )
+        properties = ElementTree.SubElement(suite, "properties")
+        for name in ("source", "model", "bits", "version"):
+            if proof.engine.get(name) is not None:
+                value = str(proof.engine[name]).translate(_NO_XML)
+                ElementTree.SubElement(properties, "property", name=name, value=value)
         for check in judged:
             case = ElementTree.SubElement(
                 suite, "testcase", classname=f"probe.{proof.name}.{proof.engine.get('source')}", name=check.name
             )
-            said = f"expected {check.expected} {check.unit}, found {check.value}; {check.detail}".translate(_NO_XML)
+            found = "no number" if check.told is None else f"{check.told:g} {check.unit}".rstrip()
+            said = f"expected {check.expected} {check.unit}".rstrip() + f", found {found}"
+            said = (f"{said}; {check.detail}" if check.detail else said).translate(_NO_XML)
             if check.skipped:
                 ElementTree.SubElement(case, "skipped", message=check.detail.translate(_NO_XML))
             elif not check.ok:
-                ElementTree.SubElement(case, "failure", message=said)
+                ElementTree.SubElement(case, "failure", message=said, type="expectation")
             else:
                 ElementTree.SubElement(case, "system-out").text = said
     ElementTree.indent(root)

@@ -130,7 +130,7 @@ def parse(line: bytes, defaults: Defaults) -> Request:
         raise ProtocolError("invalid_request", 'expected a text as "type", one of ' + ", ".join(VERBS), identity)
     match verb:
         case "status":
-            return Status(identity.id if identity.dialect == "plain" else None)
+            return Status(message["id"] if _is_id(message.get("id")) else None)
         case "create_session":
             return CreateSession(_trial(_params(message, identity), defaults, identity)[0])
         case "close_session":
@@ -138,7 +138,7 @@ def parse(line: bytes, defaults: Defaults) -> Request:
         case "generate":
             return _generate(message, identity, defaults)
         case "abort":
-            return Abort(("plain", _own_id(message)) if "id" in message else ("session", _session_id(message)))
+            return Abort(_key(message))
         case "close":
             return Close()
     shown = verb[:40].encode("unicode_escape").decode()
@@ -185,12 +185,14 @@ def _encodable(text: str) -> bool:
 
 
 def _identity(message: Mapping[str, Any]) -> Identity:
-    """Whose the answer is, as far as the line lets itself be read."""
-    for key, dialect in (("action_id", "action"), ("id", "plain"), ("session_id", "session")):
+    """Whose the answer is, as far as the line lets itself be read: in the dialect in which it would be served."""
+    if "action" in message and message.get("type") is None and message["action"] not in VERBS:
+        action, value = message["action"], message.get("action_id")
+        return Identity("action", value if _is_id(value) else None, action if isinstance(action, str) else "")
+    for key, dialect in (("session_id", "session"), ("id", "plain")):
         value = message.get(key)
-        if _is_id(value) and not (dialect == "action" and "action" not in message):
-            action = message.get("action")
-            return Identity(dialect, value, action if isinstance(action, str) and dialect == "action" else "")
+        if _is_id(value):
+            return Identity(dialect, value)
     return Identity()
 
 
@@ -200,6 +202,13 @@ def _own_id(message: Mapping[str, Any]) -> Id:
         raise ProtocolError("invalid_request", f'expected "id": a text of 1 to {_MAX_ID} characters, or a number')
     assert isinstance(value, str | int)
     return value
+
+
+def _key(message: Mapping[str, Any]) -> tuple[str, Id]:
+    """What a request is called, outside the action dialect; a session's where a line has both names."""
+    if "id" in message and "session_id" not in message:
+        return "plain", _own_id(message)
+    return "session", _session_id(message)
 
 
 def _session_id(message: Mapping[str, Any]) -> str:
@@ -221,10 +230,7 @@ def _params(message: Mapping[str, Any], identity: Identity) -> Mapping[str, Any]
 
 
 def _generate(message: Mapping[str, Any], identity: Identity, defaults: Defaults) -> Generate:
-    if "id" in message and "session_id" not in message:
-        key: tuple[str, Id] = ("plain", _own_id(message))
-    else:
-        key = ("session", _session_id(message))
+    key = _key(message)
     prompt = _prompt(message, "prompt", identity)
     trial, given = _trial({**_params(message, identity), **message}, defaults, identity)
     stream = _flag(message, "stream", True, identity)

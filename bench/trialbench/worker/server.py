@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import select
 import signal
@@ -10,7 +12,7 @@ import socket
 import stat
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,6 +35,11 @@ class UnixListener:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        with _alone_in(path.parent):
+            self._bind()
+
+    def _bind(self) -> None:
+        path = self.path
         self._remove_stale()
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # Created private and not made so afterwards: in between, others could connect.
@@ -76,6 +83,21 @@ class UnixListener:
             pass
 
 
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Two that start at once over the same stale socket: the second must see the first, and not remove its new one."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield  # whoever can't read the folder hears from `bind` what is wrong
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _why_not(path: Path, error: OSError) -> str:
     if error.errno == errno.ENOENT:
         return f"{path}: the folder {path.parent} is not there; make it, or let the unit have RuntimeDirectory="
@@ -109,6 +131,8 @@ class Server:
         self._log = log
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_w, False)
+        # Reentrant: a signal's handler may interrupt its own thread here.
+        self._wake_lock = threading.RLock()
         self._signals = 0
         self._threads: set[threading.Thread] = set()
 
@@ -137,14 +161,19 @@ class Server:
             for number, handler in before.items():
                 signal.signal(number, handler)
             os.close(self._wake_r)
-            os.close(self._wake_w)
+            with self._wake_lock:
+                os.close(self._wake_w)
+                self._wake_w = -1
 
     def wake(self) -> None:
-        """End `run`, as a signal would."""
-        try:
-            os.write(self._wake_w, b"x")
-        except BlockingIOError:
-            pass
+        """End `run`, as a signal would; after its end does nothing."""
+        with self._wake_lock:
+            if self._wake_w < 0:
+                return  # by now the number may be somebody else's
+            try:
+                os.write(self._wake_w, b"x")
+            except BlockingIOError:
+                pass
 
     def _signalled(self, _number: int, _frame: FrameType | None) -> None:
         self._signals += 1
@@ -182,7 +211,14 @@ class Server:
             connection.setblocking(True)
             thread = threading.Thread(target=self._serve, args=(connection,), name="client", daemon=True)
             self._threads.add(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:
+                # Out of threads: as out of descriptors, but this one has to come again.
+                self._threads.discard(thread)
+                connection.close()
+                self._log("accept_failed", {"error": str(error)})
+                select.select([self._wake_r], [], [], 0.1)
 
     def _serve(self, connection: socket.socket) -> None:
         channel = SocketChannel(connection, max_line_bytes=self._max_line_bytes, send_timeout_s=self._send_timeout_s)

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trialbench.engines.contract import Constraint, Deadlines, Done, Failed, Refused, Started, Token, Trial
-from trialbench.engines.gemma_cpp import GemmaCpp, GemmaOptions, GemmaText
+from trialbench.engines.gemma_cpp import GemmaCpp, GemmaOptions, GemmaText, _told
 from trialbench.engines.hashing import Hashes
 from trialbench.engines.memory import LeakWatch
 from trialbench.engines.supervisor import Bounds, Supervisor
@@ -43,8 +43,25 @@ def test_a_reply_event_by_event(gemma: GemmaCpp) -> None:
 
 def test_end_and_limit_are_told_apart_by_the_count(gemma: GemmaCpp, does: Does) -> None:
     assert gemma.start(Trial(prompt=does(text="short"))).result().finish_reason == "stop"
-    gemma.options = replace(gemma.options, seq_len=8)
-    assert gemma.start(Trial(prompt=does("a b c d e f", text="short"))).result().finish_reason == "length"
+    # Its end is a token too: where that is the last one allowed, nobody can tell.
+    long = does(tokens=6)
+    counts = {limit: gemma.start(Trial(prompt=long, max_tokens=limit)).result() for limit in (5, 8)}
+    assert [(one.finish_reason, one.usage.completion_tokens) for one in counts.values()] == [("length", 5), ("stop", 7)]
+
+
+def test_a_full_context_is_told_from_an_end(gemma: GemmaCpp, does: Does) -> None:
+    gemma.options = replace(gemma.options, seq_len=10)
+    # With its beginning the prompt has seven tokens, of which six are reported: three are left.
+    result = gemma.start(Trial(prompt=does("a b c d e f", text="long enough"))).result()
+    assert (result.finish_reason, result.usage.prompt_tokens, result.usage.completion_tokens) == ("length", 6, 3)
+    assert gemma.start(Trial(prompt=does("a b c d e f", text="ok"))).result().finish_reason == "stop"
+    # The model's own cap counts, not what was asked for.
+    errors = (
+        "Warn at gemma.cc:480: prefill 7 + max_gen_steps 512 > seq_len 9, truncating.\n"
+        "[ Timing info ] Prefill: 2 ms for 6 prompt tokens (1.0 tokens / sec); Time to first token: 2 ms\n"
+        "[ Timing info ] Generate: 3 ms for 2 tokens (1.0 tokens / sec)\n"
+    )
+    assert _told(errors, 2, 512, 8192).finish_reason == "length"
 
 
 def test_what_it_writes_is_read_to_the_letter(gemma: GemmaCpp, does: Does) -> None:
@@ -63,6 +80,7 @@ def test_greedy_repeats(gemma: GemmaCpp) -> None:
         ({"abort": "open"}, "bad_weights", "Failed to open"),
         ({"abort": "header"}, "bad_weights", "Failed to read BlobStore header"),
         ({"abort": "value"}, "bad_arguments", "Missing value"),
+        ({"abort": "invalid"}, "bad_arguments", "Invalid value"),
         ({"abort": "prompt"}, "prompt_too_long", "increase --seq_len"),
         ({"abort": "alloc"}, "allocation_failed", "std::bad_alloc"),
         ({"abort": "stoi"}, "bad_arguments", "stoi"),
@@ -195,7 +213,13 @@ def test_the_engine_gets_nothing_of_our_environment(
     assert "--max_generated_tokens 7" in result.text
     assert result.finish_reason == "unknown"
     assert result.facts["ignored"] == ["top_p", "repeat_penalty"]
-    assert "--top_k 1 --det" in engine.start(Trial(prompt="x", temperature=0)).result().text
+    for greedy in (Trial(prompt="x", temperature=0), Trial(prompt="x", temperature=0, top_k=0)):
+        assert "--top_k 1 --det" in engine.start(greedy).result().text
+    # Dividing by a temperature of 0 is nobody's wish, whether it stands in the request or in the configuration.
+    engine.options = replace(options, temperature=0.0)
+    text = engine.start(Trial(prompt="x", top_k=40)).result().text
+    assert "--top_k 1 --det" in text
+    assert "--temperature" not in text
 
 
 def test_a_leak_over_many_requests_is_seen(gemma: GemmaCpp, does: Does, tmp_path: Path) -> None:
@@ -215,7 +239,9 @@ def test_a_leak_over_many_requests_is_seen(gemma: GemmaCpp, does: Does, tmp_path
     [
         (Trial(prompt="a", constraint=Constraint(grammar="g")), "does not support constrained decoding by grammar"),
         (Trial(prompt="a", seed=1), "a seed"),
+        (Trial(prompt="a", cache_prompt=True), "does not support a prompt cache"),
         (Trial(prompt=" \n"), "expected a text"),
+        (Trial(prompt="a", top_k=0), "top_k: gemma_local takes 1 or more"),
         (Trial(prompt="a\0b"), "NUL"),
         (Trial(prompt="a", extra={"min_p": 1}), "min_p"),
     ],

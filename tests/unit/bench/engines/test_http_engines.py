@@ -560,6 +560,10 @@ def test_an_openai_endpoint(scripted: Scripted) -> None:
     body = scripted.asked[-1][1]
     assert (body["model"], body["seed"]) == ("m", 1)
     assert "cache_prompt" not in body
+    assert "ignored" not in result.facts
+    odd = Trial(prompt="x", top_k=1, top_p=0.5, repeat_penalty=1.1, deterministic=False)
+    assert engine.start(odd).result().facts["ignored"] == ["top_k", "repeat_penalty"]
+    assert scripted.asked[-1][1]["top_p"] == 0.5
     with pytest.raises(Refused, match="constrained decoding by json_schema"):
         engine.start(Trial(prompt="x", constraint=Constraint(json_schema={})))
     able = OpenAICompatible(EndpointOptions(scripted.url, json_schema=True))
@@ -590,6 +594,8 @@ def test_prompts_do_not_leave_the_machine_silently(url: str, words: str) -> None
 
 
 def test_hosts_that_may_be_asked() -> None:
+    for name in ("API.example.ORG", "api.example.org"):
+        OpenAICompatible(EndpointOptions("https://Api.Example.org/v1", allowed_hosts=frozenset({name}))).close()
     for url in ("http://localhost:1", "http://127.9.9.9/v1", "http://[::1]:8080/v1/", "https://127.0.0.1"):
         OpenAICompatible(EndpointOptions(url))
     engine = OpenAICompatible(

@@ -159,3 +159,12 @@ def test_only_what_was_handed_over_is_divided(tmp_path: Path, monkeypatch: pytes
     (service / "cgroup.subtree_control").unlink()
     CgroupHome(service)
     assert not (service / "cgroup.subtree_control").exists()
+
+
+@pytest.mark.parametrize("error", [PermissionError(1, "a filter of system calls"), ValueError("not on this system")])
+def test_without_limits_the_environment_has_to_do(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def refuses(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("resource.prlimit", refuses)
+    proc.brand(os.getpid(), "1")

@@ -20,6 +20,8 @@ from trialbench.engines.contract import Deadlines
 from trialbench.engines.supervisor import Bounds, Command, Ending, SpawnError, Supervised, Supervisor
 
 Run = Callable[..., Supervised]
+# The mark that stays is put on right after the start, by us: whoever goes on must bear it.
+BRANDED = "until grep -q 'Max file locks *[0-9]' /proc/self/limits; do :; done"
 
 
 def ended(one: Supervised) -> tuple[str, Ending]:
@@ -103,6 +105,18 @@ def test_cancel_from_another_thread(run: Run) -> None:
     one.close()
 
 
+@pytest.mark.parametrize("deadlines", [{}, {"between_s": 0.1}])
+def test_who_is_stopped_is_woken_to_hear_sigterm(run: Run, deadlines: dict[str, float]) -> None:
+    one = run("trap 'exit 7' TERM; printf a; while :; do sleep 0.01; done", **deadlines)
+    next(one.chunks())
+    os.killpg(one.pid, signal.SIGSTOP)
+    if not deadlines:
+        one.cancel()
+    _, ending = ended(one)
+    assert ending.why == ("between" if deadlines else "cancelled")
+    assert (ending.status, ending.escalated) == (7, False)
+
+
 @pytest.mark.usefixtures("impatient")
 def test_who_ignores_sigterm_is_killed(run: Run) -> None:
     one = run("trap '' TERM; printf a; while :; do sleep 60; done")
@@ -143,6 +157,22 @@ def test_a_child_that_left_group_and_session_is_found(run: Run, tmp_path: Path) 
     assert ending.leftovers == 1
     assert ending.clean
     assert not alive(child)
+
+
+def test_a_child_that_took_off_everything_is_found(run: Run, tmp_path: Path) -> None:
+    """Another session, another parent, an empty environment, no descriptor of ours."""
+    pids = tmp_path / "pid"
+    script = f"trap '' TERM HUP; echo \\$\\$ > {pids}; exec sleep 60 >/dev/null 2>&1 </dev/null"
+    one = run(f'{BRANDED}; (env -i setsid /bin/sh -c "{script}" &) & while ! [ -s {pids} ]; do :; done')
+    _, ending = ended(one)
+    child = int(pids.read_text())
+    assert (ending.why, ending.status) == ("exited", 0)
+    assert not alive(child)
+    assert ending.clean
+
+
+def test_a_crash_leaves_no_core_file(run: Run) -> None:
+    assert ended(run(f"{BRANDED}; until [ $(ulimit -c) = 0 ]; do :; done; ulimit -c"))[0] == "0\n"
 
 
 def test_a_child_that_holds_the_pipe_does_not_keep_it_open(run: Run) -> None:
@@ -271,13 +301,34 @@ def test_closing_the_supervisor_ends_everything(run: Run, supervisor: Supervisor
 
 def test_everything_dies_with_the_supervisor_s_own_process(tmp_path: Path) -> None:
     """SIGKILL: no handler, no finally, no atexit."""
-    program = textwrap.dedent(
+    # Two of its children have left the group, one of them with nothing that it was given.
+    script = textwrap.dedent(
+        f"""
+        trap '' TERM HUP
+        leave='echo $$ > {tmp_path}/new && mv {tmp_path}/new "$0" && exec sleep 60'
+        {BRANDED}
+        env -i setsid /bin/sh -c "$leave" {tmp_path}/bare &
+        while ! [ -e {tmp_path}/bare ]; do sleep 0.01; done
+        setsid /bin/sh -c "$leave" {tmp_path}/marked &
+        echo $$
+        sleep 60 & wait
         """
+    )
+    program = textwrap.dedent(
+        f"""
         import sys
         from trialbench.engines.contract import Deadlines
         from trialbench.engines.supervisor import Command, Supervisor
-        one = Supervisor(home=False).spawn(
-            Command(["/bin/sh", "-c", "trap '' TERM HUP; echo $$; sleep 60 & wait"], {}), Deadlines())
+        from pathlib import Path
+        supervisor = Supervisor(home=False)
+        for name in ("spent scratch", "scratch of it"):
+            scratch = Path({str(tmp_path)!r}, name)
+            scratch.mkdir()
+            (scratch / "prompt").write_text("secret")
+            if name.startswith("spent"):
+                supervisor.spawn(Command(["/bin/true"], {{}}, scratch=scratch), Deadlines()).close()
+        one = supervisor.spawn(Command(["/bin/sh", "-c", {script!r}], {{}}, scratch=scratch), Deadlines())
+        Path({str(tmp_path)!r}, "spent scratch").mkdir()  # by now somebody else's
         print(next(one.chunks())[0], flush=True)
         sys.stdin.read()
         """
@@ -288,10 +339,14 @@ def test_everything_dies_with_the_supervisor_s_own_process(tmp_path: Path) -> No
     assert parent.stdout is not None
     assert parent.stdin is not None
     pid = int(parent.stdout.readline())
-    assert alive(pid)
+    assert awaited(lambda: all((tmp_path / name).is_file() for name in ("bare", "marked")))
+    left = [int((tmp_path / name).read_text()) for name in ("bare", "marked")]
+    assert all(alive(one) for one in (pid, *left))
     parent.kill()
     parent.wait()
-    assert awaited(lambda: not alive(pid))
+    assert awaited(lambda: not any(alive(one) for one in (pid, *left)))
+    assert awaited(lambda: not (tmp_path / "scratch of it").exists())
+    assert (tmp_path / "spent scratch").exists()
     parent.stdout.close()
     parent.stdin.close()
 

@@ -39,6 +39,13 @@ from trialbench.worker.service import Limits, Worker
 Act = Sequence[Any]
 
 
+@pytest.fixture(autouse=True)
+def nobodys_gemma(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has named the real binary for the live suite is not asked by the others."""
+    for name in ("BINARY", "WEIGHTS", "TOKENIZER", "FORMAT"):
+        monkeypatch.delenv(f"GEMMA_CPP_{name}", raising=False)
+
+
 class ManualClock:
     """Moves when somebody waits or a test moves it."""
 

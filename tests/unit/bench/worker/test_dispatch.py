@@ -252,6 +252,26 @@ def test_the_caller_s_own_mistakes_never_open_it(bench: Any) -> None:
         assert outcome.failure.failure_class is failures.PROMPT_TOO_LONG
 
 
+def test_who_is_in_a_haste_opens_it_for_nobody_else(bench: Any) -> None:
+    patience = Deadlines(first_s=20, between_s=20, total_s=60)
+    engine = bench.Engine([failures.TIMEOUT])
+    dispatcher = bench.dispatcher(engine, retries=0, patience=patience)
+    for hasty in ({"first_s": 0.1}, {"between_s": 0.1}, {"total_s": 0.1}, {"first_s": 19.0, "total_s": 1000.0}) * 2:
+        outcome = dispatcher.serve(a_job(bench, deadlines=Deadlines(**hasty))[0])
+        assert outcome.failure
+        assert outcome.failure.failure_class is failures.TIMEOUT
+    assert dispatcher.router.local.breaker.state == "closed"
+    # Who waits as long as is configured, or longer, has learned something.
+    for patient in (patience, Deadlines(), Deadlines(first_s=100, between_s=20, total_s=3600)):
+        dispatcher.serve(a_job(bench, deadlines=patient)[0])
+    assert dispatcher.router.local.breaker.state == "open"
+    # What is not a matter of time counts in any case.
+    engine = bench.Engine([failures.KILLED])
+    dispatcher = bench.dispatcher(engine, retries=2, patience=patience)
+    dispatcher.serve(a_job(bench, deadlines=Deadlines(total_s=0.1))[0])
+    assert dispatcher.router.local.breaker.state == "open"
+
+
 def test_retries_stop_where_the_breaker_opens(bench: Any) -> None:
     engine = bench.Engine([failures.KILLED])
     outcome = bench.dispatcher(engine, retries=9).serve(a_job(bench)[0])

@@ -141,6 +141,45 @@ def test_an_engine_that_fails_has_proved_nothing(tmp_path: Path, weights: Path) 
         assert "allocation_failed" in json.dumps(document["checks"]), name
 
 
+def test_an_engine_that_can_not_be_used_is_a_failed_proof_that_says_so(tmp_path: Path, weights: Path) -> None:
+    missing = ["--binary", tmp_path / "nowhere", "--weights", weights, "--model", "m"]
+    for name in ("cold-start", "cancel", "timeout-retry"):
+        code, document = probe(tmp_path, name, *missing, "-n", 1)
+        (check,) = document["checks"]
+        assert (code, check["name"], check["value"], check["expected"]) == (1, "usable", 0, "= 1")
+        assert check["detail"].startswith("missing_binary: ")
+        assert document["runs"] == []
+
+
+def test_a_server_that_does_not_answer_proves_nothing(
+    tmp_path: Path, dead_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("cold-start", "cancel", "timeout-retry"):
+        out = tmp_path / f"{name}.json"
+        assert main(["probe", name, "--engine", "llama-server", "--url", dead_url, "-n", "1", "--json", str(out)]) == 4
+        assert "nothing was proved: connection: " in capsys.readouterr().err
+        assert not out.exists()
+
+
+def test_numbers_that_would_have_nowhere_to_go_are_not_measured(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in ("--json", "--junit"):
+        assert main(["probe", "cold-start", *map(str, gemma(weights)), option, str(tmp_path / "no" / "x")]) == 2
+        assert f"{option}: expected a file in a folder that is there" in capsys.readouterr().err
+
+
+def test_tokens_a_second() -> None:
+    from trialbench.worker.probes import _rate
+
+    assert _rate(11, [1.0, 1.5, 3.0], 5000.0) == 5.0
+    assert _rate(1, [1.0], 100.0) is None, "one token has no rate"
+    # All of it was heard at once: over the whole time, which can't be too fast.
+    assert _rate(13, [1.0, 1.0], 500.0) == 26.0
+    assert _rate(13, [], 500.0) == 26.0
+    assert _rate(13, [1.0], 0.0) is None
+
+
 def test_cancel(tmp_path: Path, weights: Path) -> None:
     code, document = probe(tmp_path, "cancel", *gemma(weights), "-n", 3, "--expect", "quiet_max_ms=30000")
     assert code == 0, document
@@ -311,10 +350,24 @@ def test_the_words_of_a_proof() -> None:
     assert "\x1b" not in table
     assert table.endswith("FAILED")
     suite = ElementTree.fromstring(junit([proof]).encode())[0]
-    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("3", "1", "1")
+    counts = [suite.get(name) for name in ("tests", "failures", "errors", "skipped")]
+    assert counts == ["3", "1", "0", "1"]
+    assert len(suite.get("timestamp", "")) == 19
+    told = {one.get("name"): one.get("value") for one in suite.iter("property")}
+    assert told == {"source": "gemma_local", "model": "?[2J"}
+    (failure,) = suite.iter("failure")
+    assert failure.get("message") == "expected < 2 s, found no number; why ? not"
+    assert [one.text for one in suite.iter("system-out")] == ["expected < 2 s, found 1 s"]
     proof.checks.pop(2)
     assert proof.ok
     assert proof.table().endswith("PASSED")
+
+
+def test_what_is_judged_is_what_is_told() -> None:
+    almost = Check("a", 1.9996, "s", Expectation("<", 2))
+    assert (almost.told, almost.ok) == (2.0, False)
+    assert almost.as_dict()["value"] == 2.0
+    assert str(Expectation("<", 1234567.5)) == "< 1234567.5"
 
 
 def test_expectations_keep_their_relation() -> None:

@@ -168,6 +168,17 @@ def test_an_error_is_addressed_as_its_line_was() -> None:
     action = answer({"action": "shell", "action_id": "u", "input": "ls"})
     assert (action["action"], action["action_id"], action["source"]) == ("done", "u", "error")
     assert action["metadata"]["error"] == "unsupported_action"
+    # Who speaks a dialect is answered in it, also where the name is missing or wrong; a session's name precedes an id.
+    for nameless in ({"action": "ask", "input": "x"}, {"action": "ask", "action_id": [1], "id": 3, "input": "x"}):
+        action = answer(nameless)
+        assert (action["action"], action["action_id"], action["source"]) == ("done", None, "error")
+    both = {"type": "generate", "id": 1, "session_id": "sess_1"}
+    assert answer(both)["session_id"] == "sess_1"
+    served = parse({**both, "prompt": "x"})
+    assert isinstance(served, Generate)
+    assert served.key == ("session", "sess_1")
+    assert parse({**both, "type": "abort"}) == Abort(("session", "sess_1"))
+    assert parse({**both, "type": "status"}) == Status(1)
 
 
 def generate(**fields: Any) -> Generate:

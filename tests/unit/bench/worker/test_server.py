@@ -21,7 +21,7 @@ import pytest
 from trialbench.cli import main
 from trialbench.errors import ServerError, UsageError
 from trialbench.worker import __main__ as program
-from trialbench.worker import pack
+from trialbench.worker import oneshot, pack
 from trialbench.worker.channel import Channel, StalledError
 from trialbench.worker.clock import SystemClock
 from trialbench.worker.server import Server, UnixListener, notify
@@ -236,6 +236,35 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> Non
     listener.close()
 
 
+def test_two_that_start_over_one_stale_socket(tmp_path: Path) -> None:
+    for number in range(20):
+        path = tmp_path / f"{number}.sock"
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(str(path))
+        begin, made, refused = threading.Barrier(2), [], []
+
+        def start_one(
+            path: Path = path, begin: threading.Barrier = begin, made: Any = made, refused: Any = refused
+        ) -> None:
+            begin.wait(10)
+            try:
+                made.append(UnixListener(path))
+            except UsageError as error:
+                refused.append(str(error))
+
+        threads = [threading.Thread(target=start_one) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert len(made) == len(refused) == 1
+        assert "another worker listens there" in refused[0]
+        with connect(path) as client:
+            client.settimeout(1)
+        made[0].close()
+        assert not path.exists()
+
+
 def test_accept_goes_on_when_descriptors_run_out(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = bench.worker(bench.dispatcher(bench.Engine(["ok"])))
     listener = UnixListener(tmp_path / "w.sock")
@@ -269,7 +298,38 @@ def test_accept_goes_on_when_descriptors_run_out(bench: Any, tmp_path: Path, mon
     thread.start()
     server.run(0)
     thread.join(10)
+    server.wake()
     assert answers[0]["ok"] is True
+    assert told == ["ready", "accept_failed", "stopping", "stopped"]
+
+
+def test_accept_goes_on_when_threads_run_out(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = bench.worker(bench.dispatcher(bench.Engine(["ok"])))
+    told: list[str] = []
+    server = Server(worker, listener=UnixListener(tmp_path / "w.sock"), log=lambda event, fields: told.append(event))
+    begin, failed = threading.Thread.start, []
+
+    def start_later(thread: threading.Thread) -> None:
+        if thread.name == "client" and not failed:
+            failed.append(thread)
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    answers: list[Any] = []
+
+    def client() -> None:
+        with connect(tmp_path / "w.sock") as refused:
+            answers.append(refused.recv(1))
+        with connect(tmp_path / "w.sock") as one:
+            answers.append(ask(one, {"type": "status"})["ok"])
+        server.wake()
+
+    thread = threading.Thread(target=client)
+    monkeypatch.setattr(threading.Thread, "start", start_later)
+    thread.start()
+    server.run(0)
+    thread.join(10)
+    assert answers == [b"", True]
     assert told == ["ready", "accept_failed", "stopping", "stopped"]
 
 
@@ -339,8 +399,29 @@ def test_the_packed_program_runs_without_anything_installed(conf: Path, tmp_path
     assert done.stdout.startswith(b"w0 w1")
     refused = [*command, "probe", "cancel", "--engine", "llama-server", "--url", "http://127.0.0.1:9", "-n", "1"]
     done = subprocess.run(refused, capture_output=True, timeout=60, check=False)
-    assert done.returncode == 1, "httpx works from within: the refused connection is a failed proof"
-    assert b"connection" in done.stdout
+    assert done.returncode == 4, "httpx works from within: the connection was refused, nothing was proved"
+    assert b"refused" in done.stderr
+
+
+def test_the_command_gemma_oneshot(
+    conf: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oneshot, "DEFAULT_PATH", tmp_path / "none.conf")
+    assert oneshot.main(["hello"]) == 2
+    assert "gemma_oneshot: --engine gemma-cpp: expected --binary FILE" in capfd.readouterr().err
+    # Where the host has a fazai.conf, a prompt is all that it needs.
+    monkeypatch.setattr(oneshot, "DEFAULT_PATH", conf)
+    assert oneshot.main(["--timeout", "20", "--max-tokens", "3", "hello"]) == 0
+    assert capfd.readouterr().out.startswith("w0 w1")
+    stalled = '#stand-in {"stall_after": 0}\nhello'
+    assert oneshot.main(["--timeout", "0.5", stalled]) == 4
+    assert "timeout (504): not complete within 0.5 s" in capfd.readouterr().err
+    # Without --timeout it is the file's.
+    conf.write_text(conf.read_text().replace("[gemma_worker]", "generation_timeout = 0.4\n[gemma_worker]"))
+    assert oneshot.main([stalled]) == 4
+    assert "not complete within 0.4 s" in capfd.readouterr().err
+    assert oneshot.main(["--prompt-file", str(tmp_path / "none")]) == 2
+    assert "No such file" in capfd.readouterr().err
 
 
 def test_pack_as_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
