@@ -161,6 +161,7 @@ class Board:
             "phase": phase,
             "restored_by": facts.get("restored_by", "-"),
             "seconds": facts.get("seconds", 0.0),
+            "at_most_s": facts.get("at_most_s"),
             "ok": report.passed,
         }
         self.rows.append(row)
@@ -174,7 +175,8 @@ class Board:
     def line(row: dict[str, Any]) -> str:
         """A row of the table."""
         word = "ok" if row["ok"] else "FAILED"
-        return f"{word:6}  {row['case']:24}  {row['phase']:9}  {row['restored_by']:8}  {row['seconds']:5.1f} s"
+        limit = f"  of {row['at_most_s']:4.1f} s" if row["at_most_s"] is not None else ""
+        return f"{word:6}  {row['case']:24}  {row['phase']:9}  {row['restored_by']:8}  {row['seconds']:5.1f} s{limit}"
 
     def say(self, text: str) -> None:
         """A line on the terminal."""
@@ -188,7 +190,7 @@ class Board:
             return
         order = {phase: number for number, phase in enumerate(PHASES)}
         rows = sorted(self.rows, key=lambda row: (order[row["phase"]], row["case"]))
-        self.say("\n        case                      phase      restored   fault to healthy")
+        self.say("\n        case                      phase      restored   fault to healthy, and the bound")
         for row in rows:
             self.say(self.line(row))
         good = sum(row["ok"] for row in rows)

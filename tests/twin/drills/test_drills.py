@@ -50,6 +50,7 @@ def test_the_host_comes_back(
     finally:
         record_property("restored_by", trial.restored_by)
         record_property("seconds", round(trial.seconds, 1))
+        record_property("at_most_s", trial.at_most_s)
         trial.keep_evidence()
 
 
@@ -59,6 +60,8 @@ class Trial:
     def __init__(self, case: Case, drill: Drill) -> None:
         self.case, self.drill = case, drill
         self.found: dict[str, Any] = {}
+        # What the case's own time is held to; null where it is not (none was down, or a person has to act first).
+        self.at_most_s: float | None = None
 
     @property
     def restored_by(self) -> str:
@@ -194,9 +197,21 @@ class Trial:
         if goes_on or (case.stuck and not CAN_NOT_BE_RESTORED[case.stuck].tenants_up):
             return
         starts = sum(e["duration_s"] for e in self.healthy)
-        bound = limits["drain_min_s"] + starts + self.a2_s + OVERHEAD_S + case.extra_s
+        bound = limits["drain_min_s"] + starts + self.a2_s + self.unnoticed_s + OVERHEAD_S + case.extra_s
         bound += limits["lease_s"] if case.lease else 0
+        self.at_most_s = round(bound, 1)
         assert self.seconds <= bound, f"back after {self.seconds:.1f} s, expected at most {bound:.1f} s"
+
+    @property
+    def unnoticed_s(self) -> float:
+        """The window's own drain and the candidate's start, as far as they came after the fault.
+
+        A taken port shows when the candidate wants it, and a candidate that thinks when it has been loaded.
+        """
+        drill, minimum = self.drill, self.drill.variables["trial_limits"]["drain_min_s"]
+        drains = [(e, min(e["duration_s"], minimum)) for e in drill.entries("drained")]
+        loads = [(e, e["duration_s"]) for e in drill.entries("candidate_healthy")]
+        return sum(max(0.0, min(taken, e["t_s"] - drill.struck_s)) for e, taken in drains + loads)
 
     @property
     def a2_s(self) -> float:
