@@ -250,6 +250,7 @@ def _add_report(verbs: _Verbs) -> None:
         choices=["not_required", "passed", "failed", "missing"],
         help="require ground truth from now on, and say what came of it (missing: there is none yet)",
     )
+    _add_proofs(verdict)
     verdict.set_defaults(verb=_verdict)
     show = verbs.add_parser("show", help="print a result folder for people")
     show.add_argument("dir", type=Path, metavar="DIR")
@@ -264,10 +265,30 @@ def _add_report(verbs: _Verbs) -> None:
     report = verbs.add_parser("report", help="write report.html of a result folder: one file that needs nothing else")
     report.add_argument("dir", type=Path, metavar="DIR")
     report.add_argument("--out", type=Path, metavar="FILE", help="default: DIR/report.html")
+    _add_proofs(report)
     report.set_defaults(verb=_report)
     schema = verbs.add_parser("schema", help="print a published JSON schema")
     schema.add_argument("name", metavar="NAME", nargs="?", help="without it: list the names")
     schema.set_defaults(verb=_schema)
+
+
+def _add_proofs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--proofs",
+        type=Path,
+        metavar="FOLDER",
+        help="take these proofs (JSON of `trialbench probe`) into the run first, as evidence beside the trial",
+    )
+
+
+def _take_proofs(options: argparse.Namespace) -> None:
+    if options.proofs is not None:
+        from trialbench.report.folder import read_folder
+        from trialbench.report.proofs import take_proofs
+
+        # Before anything is written: a folder that is none of a run gets none.
+        read_folder(options.dir)
+        take_proofs(options.dir, options.proofs)
 
 
 def _summarize(options: argparse.Namespace) -> int:
@@ -287,6 +308,7 @@ def _still_down(folder: Path) -> list[str]:
 def _verdict(options: argparse.Namespace) -> int:
     from trialbench.report.decide import decide_folder
 
+    _take_proofs(options)
     decision = decide_folder(
         options.dir,
         describe=options.describe,
@@ -325,6 +347,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from trialbench.report.html.report import write_report
 
+    _take_proofs(options)
     say(str(write_report(options.dir, options.out)))
     return 0
 

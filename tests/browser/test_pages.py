@@ -92,7 +92,57 @@ def test_the_verdict_and_its_reasons_stand_first(reports: dict[str, Path], opene
     assert "PENDING REVIEW" in first.query_selector("h2").inner_text()
     assert first.bounding_box()["y"] < 300
     order = page.eval_on_selector_all("main > section", "all => all.map(one => one.id)")
-    assert order == ["verdict", "numbers", "samples", "vram", "card", "down", "described", "checks", "provenance"]
+    host = ["vram", "card", "down", "described", "checks"]
+    assert order == ["verdict", "numbers", "samples", *host, "attested", "proofs", "provenance"]
+
+
+def test_the_three_answers_stand_below_the_verdict_and_lead_to_more(reports: dict[str, Path], opened: Any) -> None:
+    desk = opened(reports["rich"]).page
+    answers = desk.query_selector_all("#verdict .answers > li")
+    assert [one.query_selector("h4").inner_text() for one in answers] == [
+        "Good and fast enough here?",
+        "Still the same model?",
+        "Does it survive?",
+    ]
+    assert [one.query_selector(".tag").inner_text().split()[-1] for one in answers] == ["open", "passed", "failed"]
+    boxes = [one.bounding_box() for one in answers]
+    assert boxes[0]["y"] == boxes[1]["y"] == boxes[2]["y"]
+    assert boxes[0]["x"] + boxes[0]["width"] < boxes[1]["x"]
+    for one, target in zip(answers, ("numbers", "attested", "proofs"), strict=True):
+        one.query_selector("a").click()
+        assert desk.evaluate("location.hash") == f"#{target}"
+        assert desk.locator(f"#{target}").is_visible()
+    phone = opened(reports["rich"], "phone").page
+    boxes = [one.bounding_box() for one in phone.query_selector_all("#verdict .answers > li")]
+    assert boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"]
+    # Where one has nothing to show, that is said.
+    bare = opened(reports["finished"]).page
+    assert bare.locator("#verdict .answers .tag", has_text="none").count() == 2
+    assert bare.locator("#proofs, #attested").count() == 0
+
+
+def test_each_bar_of_a_proof_ends_on_its_side_of_the_bound(reports: dict[str, Path], opened: Any) -> None:
+    page = opened(reports["rich"]).page
+    drawn = page.locator("#proofs svg.wide.chart")
+    assert drawn.count() == 3
+    found = drawn.evaluate_all(
+        """all => { const right = one => one.x.baseVal.value + one.width.baseVal.value; return all.map(chart => ({
+            bars: Array.from(chart.querySelectorAll("rect.fill"), one => [one.className.baseVal, right(one)]),
+            bounds: Array.from(chart.querySelectorAll("line.one"), one => one.x1.baseVal.value),
+            words: Array.from(chart.querySelectorAll("text.strong"), one => one.textContent),
+        })); }"""
+    )
+    for chart in found:
+        assert len(chart["bars"]) == len(chart["bounds"]) == len(chart["words"]) > 0
+        for (kind, end), bound, words in zip(chart["bars"], chart["bounds"], chart["words"], strict=True):
+            below = "expected <" in words
+            assert ("kept" in kind) == ((end < bound) if below else (end > bound)), words
+            assert ("missed" in kind) == words.startswith("FAILED"), words
+    # Every number of every proof stands in a table.
+    rows = page.locator("#proofs tbody tr")
+    proofs = [json.loads(file.read_text()) for file in (reports["rich"].parent / "proofs").glob("*.json")]
+    assert rows.count() == sum(len(proof["checks"]) for proof in proofs)
+    assert rows.filter(has=page.get_by_text("FAILED", exact=True)).count() == 2
 
 
 def test_replies_stand_side_by_side_under_the_image_and_below_each_other_on_a_phone(
@@ -190,6 +240,8 @@ def test_on_paper_it_is_dark_on_white_and_whole(reports: dict[str, Path], opened
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
     assert not page.locator("nav.toc").is_visible()
     assert page.locator("svg.wide").first.is_visible()
+    assert page.locator("#verdict .answers").is_visible()
+    assert page.locator("#proofs table").first.is_visible()
     assert len(page.pdf()) > 20_000
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from trialbench.errors import UsageError
 from trialbench.files import write_json
 from trialbench.report import comparison
-from trialbench.report.folder import read_folder
+from trialbench.report.evidence import Answer, attested, evidence
+from trialbench.report.folder import Folder, read_folder
 from trialbench.report.summary import summarise_folder, write_summary
 from trialbench.verdict import AdherenceRule, Facts, Gate, GroundTruth, Judgement, Rules, decide
 
@@ -39,14 +40,7 @@ def decide_folder(
             " `trialbench show` tells how the host came back"
         )
     summary = summarise_folder(folder)
-    before = folder.verdict["facts"] if folder.verdict else {}
-    rules = rules_of(folder.plan, adherence_rule or before.get("adherence_rule"))
-    facts = facts_of(
-        summary,
-        rules,
-        describe=describe or before.get("describe"),
-        ground_truth=ground_truth or before.get("ground_truth") or "not_required",
-    )
+    facts, rules = _settled(folder, summary, describe, adherence_rule, ground_truth)
     decision = decide(facts, rules)
     document = {
         "format": 1,
@@ -55,11 +49,43 @@ def decide_folder(
         "reasons": decision.reasons,
         # Through JSON, so that what is returned is what stands in the file: lists, not tuples.
         "facts": json.loads(json.dumps({**asdict(facts), **asdict(rules)})),
+        "evidence": {answer.question: answer.as_dict() for answer in evidence(folder, summary, facts, rules)},
     }
     write_json(path / "verdict.json", document)
     # What is to be done next follows from the verdict.
     write_summary(path)
     return document
+
+
+def evidence_of(folder: Folder, summary: dict[str, Any]) -> list[Answer]:
+    """What trial, ground truth and engines have to show, as of now; also for a run on which nobody has decided."""
+    return evidence(folder, summary, *_settled(folder, summary, None, None, None))
+
+
+def _settled(
+    folder: Folder,
+    summary: dict[str, Any],
+    describe: Judgement | None,
+    adherence_rule: AdherenceRule | None,
+    ground_truth: GroundTruth | None,
+) -> tuple[Facts, Rules]:
+    """What is decided on: what is given, else what was decided before, else what lies in the run."""
+    before = folder.verdict["facts"] if folder.verdict else {}
+    rules = rules_of(folder.plan, adherence_rule or before.get("adherence_rule"))
+    facts = facts_of(
+        summary,
+        rules,
+        describe=describe or before.get("describe"),
+        ground_truth=ground_truth or _ground_truth(folder, before.get("ground_truth")),
+    )
+    return facts, rules
+
+
+def _ground_truth(folder: Folder, before: GroundTruth | None) -> GroundTruth:
+    """What was decided before; what was missing then may lie in the run by now."""
+    if before in ("passed", "failed"):
+        return before
+    return attested(folder.attestation, required=before == "missing")
 
 
 def rules_of(plan: dict[str, Any], adherence_rule: AdherenceRule | None) -> Rules:
@@ -113,5 +139,5 @@ def facts_of(summary: dict[str, Any], rules: Rules, *, describe: Judgement | Non
         rolled_back=_rolled_back(summary),
         ground_truth=ground_truth,
         describe=describe,
-        partial=tuple(summary["partial"]),
+        partial=tuple(summary.get("partial", ())),
     )

@@ -10,6 +10,7 @@ from trialbench import schemas
 from trialbench.errors import UsageError
 from trialbench.files import read_json, read_json_lines
 from trialbench.measure.summary import SegmentFacts, summarise
+from trialbench.report import proofs
 
 # What an event must have to be counted with; a line without it is a bad line like one that is cut short.
 _NEEDED = {
@@ -29,6 +30,7 @@ _NEEDED = {
 class Folder:
     """The files of a run. `samples` and `warmups` by segment; missing files are empty.
 
+    `attestation` is what ground truth says of the candidate's files, `proofs` what was proved of engines, by file.
     `logs` are names of files. `bad_lines` and `unread` say what is there and can't be used.
     """
 
@@ -43,6 +45,8 @@ class Folder:
     logs: list[str] = field(default_factory=list)
     verification: dict[str, Any] | None = None
     verdict: dict[str, Any] | None = None
+    attestation: dict[str, Any] | None = None
+    proofs: dict[str, dict[str, Any]] = field(default_factory=dict)
     bad_lines: int = 0
     unread: list[str] = field(default_factory=list)
 
@@ -102,6 +106,8 @@ def read_folder(path: Path) -> Folder:
     folder.plan = _document(folder, "plan.json", "plan") or {}
     folder.verification = _document(folder, "verification.json", "verification")
     folder.verdict = _document(folder, "verdict.json", "verdict")
+    folder.attestation = _document(folder, "attestation.json", "attestation")
+    folder.proofs = _proofs(folder)
     lines, bad = read_json_lines(path / "journal.jsonl")
     folder.journal = [event for event in lines if _usable(event)]
     readings, bad_vram = read_json_lines(path / "vram.jsonl")
@@ -122,6 +128,28 @@ def read_folder(path: Path) -> Folder:
     if not folder.journal and not folder.samples:
         raise UsageError(f"{path}: expected journal.jsonl or samples/*.jsonl of a run, found neither")
     return folder
+
+
+def _proofs(folder: Folder) -> dict[str, dict[str, Any]]:
+    """The proofs whose numbers bear out what they say, by the name of their file."""
+    found = {}
+    files = sorted((folder.path / "proofs").glob("*.json"))
+    for file in files[: proofs.MAX_FILES]:
+        name = f"proofs/{file.name}"
+        if file.stat().st_size > proofs.MAX_BYTES:
+            folder.unread.append(f"{name}: is larger than any proof ({proofs.MAX_BYTES} bytes)")
+            continue
+        document = _document(folder, name, "proof")
+        if document is None:
+            continue
+        wrong = proofs.contradiction(document)
+        if wrong:
+            folder.unread.append(f"{name}: {wrong}")
+        else:
+            found[file.name] = document
+    if len(files) > proofs.MAX_FILES:
+        folder.unread.append(f"proofs: {len(files) - proofs.MAX_FILES} more files than {proofs.MAX_FILES}")
+    return found
 
 
 def _usable(event: dict[str, Any]) -> bool:

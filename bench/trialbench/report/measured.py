@@ -29,44 +29,43 @@ def segments_table(summary: dict[str, Any], samples: Samples | None = None) -> s
 
 
 def _first_table(segments: dict[str, dict[str, Any]]) -> str:
-    rows = [("segment", "ok/sent", "p50 ms [95 %]", "p95 ms [95 %]", "tok/s", "Hz", "adherent")]
-    for name, segment in segments.items():
-        latency, adherence = segment["latency_ms"], segment["adherence"]
-        rows.append(
-            (
-                name,
-                f"{segment['ok']}/{segment['sent']}",
-                quantile_text(latency["p50"]),
-                quantile_text(latency["p95"]),
-                number(segment["tokens_per_s"]),
-                number(segment["effective_hz"]["from_p50"]),
-                f"{adherence['k']}/{adherence['n']}" if adherence else "-",
-            )
-        )
-    return columns(rows)
+    return _table(segments, ("segment", "ok/sent", "p50 ms [95 %]", "p95 ms [95 %]", "tok/s", "Hz", "adherent"))
 
 
 def _second_table(segments: dict[str, dict[str, Any]]) -> str:
-    rows = [("segment", "warm-up", "first", "p99 ms", "server", "ttft", "Hz wall", "Wilson %", ">= 95 %")]
-    for name, segment in segments.items():
-        latency, adherence = segment["latency_ms"], segment["adherence"]
-        tail = quantile_text(latency["p99"])
-        if latency["p99"]["kind"] == "interval":
-            tail = f"{number(latency['p99']['value'])}, max {number(latency['max'])}"
-        rows.append(
-            (
-                name,
-                str(segment["warmup"]["sent"]),
-                number(latency["first"]),
-                tail,
-                number(segment["server_ms"]["value"]),
-                number(segment["ttft_ms"]["value"]),
-                number(segment["effective_hz"]["from_wall"]),
-                f"{adherence['low'] * 100:.0f}-{adherence['high'] * 100:.0f}" if adherence else "-",
-                _threshold(adherence["threshold"]) if adherence else "-",
-            )
-        )
-    return columns(rows)
+    heads = ("segment", "warm-up", "first", "p99 ms", "server", "ttft", "Hz wall", "Wilson %", ">= 95 %")
+    return _table(segments, heads)
+
+
+def _table(segments: dict[str, dict[str, Any]], heads: Sequence[str]) -> str:
+    found = [cells(name, segment) for name, segment in segments.items()]
+    return columns([heads, *([one[head] for head in heads] for one in found)])
+
+
+def cells(name: str, segment: dict[str, Any]) -> dict[str, str]:
+    """All that tables tell of a segment, on a terminal or a page, by the head of its column."""
+    latency, adherence = segment["latency_ms"], segment["adherence"]
+    tail = quantile_text(latency["p99"])
+    if latency["p99"]["kind"] == "interval":
+        tail = f"{number(latency['p99']['value'])}, max {number(latency['max'])}"
+    return {
+        "segment": name,
+        "ok/sent": f"{segment['ok']}/{segment['sent']}",
+        "p50 ms [95 %]": quantile_text(latency["p50"]),
+        "p95 ms [95 %]": quantile_text(latency["p95"]),
+        "p99 ms": tail,
+        "max ms": number(latency["max"]),
+        "first": number(latency["first"]),
+        "server": number(segment["server_ms"]["value"]),
+        "ttft": number(segment["ttft_ms"]["value"]),
+        "tok/s": number(segment["tokens_per_s"]),
+        "Hz": number(segment["effective_hz"]["from_p50"]),
+        "Hz wall": number(segment["effective_hz"]["from_wall"]),
+        "warm-up": str(segment["warmup"]["sent"]),
+        "adherent": f"{adherence['k']}/{adherence['n']}" if adherence else "-",
+        "Wilson %": f"{adherence['low'] * 100:.0f}-{adherence['high'] * 100:.0f}" if adherence else "-",
+        ">= 95 %": _threshold(adherence["threshold"]) if adherence else "-",
+    }
 
 
 def _threshold(found: dict[str, Any]) -> str:

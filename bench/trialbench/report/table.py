@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from trialbench.report.decide import evidence_of
+from trialbench.report.evidence import QUESTIONS, Answer
 from trialbench.report.folder import Folder, read_folder
 from trialbench.report.measured import calibration_text, comparison_table, segments_table, telemetry_table
+from trialbench.report.proofs import Number, Proof, proofs_of
 from trialbench.report.summary import summarise_folder
 from trialbench.report.text import WIDTH, columns, section, wrap
 from trialbench.report.windows import clock, still_down_text
@@ -29,11 +32,13 @@ def folder_table(path: Path) -> str:
         parts.append(section("Card and host", telemetry_table(summary["telemetry"])))
     parts += [section("VRAM", _vram(summary["vram"])), section("Windows", _windows(summary))]
     parts.append(section("Checks", _checks(folder)))
+    parts.append(section("Proofs", "\n".join(_proof(proof) for proof in proofs_of(folder.proofs))))
     if folder.bad_lines:
         parts.append(wrap(f"{folder.bad_lines} lines of its files could not be read (cut short?)"))
     parts += [wrap(f"could not be used: {problem}") for problem in folder.unread]
     if not folder.rehearsal:
         parts.append(section("Verdict", _verdict(folder.verdict)))
+    parts.append(section("Evidence", _evidence(evidence_of(folder, summary))))
     return screen("\n\n".join(part for part in parts if part))
 
 
@@ -173,6 +178,26 @@ def _checks(folder: Folder) -> str:
         lines.append(wrap(f"{'ok    ' if check['ok'] else 'FAILED'} {check['id']} {check['title']}"))
         if not check["ok"]:
             lines.append(wrap(f"       expected {check['expected']}, found {check['found']}"))
+    return "\n".join(lines)
+
+
+def _proof(proof: Proof) -> str:
+    """A proof as `trialbench probe` prints it: every number, and what was expected of it."""
+    head = wrap(f"{proof.title}, {proof.engine}: {'passed' if proof.ok else 'FAILED'}, {clock(proof.made)}")
+    return "\n".join([head, *(f"  {row}" for row in columns([_number(one) for one in proof.numbers]).split("\n"))])
+
+
+def _number(number: Number) -> tuple[str, ...]:
+    return number.name[:24], number.found[:20], number.expected[:16], number.word
+
+
+def _evidence(answers: list[Answer]) -> str:
+    """One verdict, three questions: what each has to show."""
+    lines = []
+    for answer in answers:
+        name, asked = QUESTIONS[answer.question]
+        word = "" if answer.finding == "none" else f" {answer.finding}"
+        lines += [f"{name} ({asked}){word}", *(wrap(f"- {text}") for text in answer.lines)]
     return "\n".join(lines)
 
 

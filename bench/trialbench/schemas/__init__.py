@@ -53,6 +53,8 @@ FILES = {
     "verdict.json": "verdict",
     "verification.json": "verification",
     "rehearsal.json": "rehearsal",
+    "attestation.json": "attestation",
+    "proofs/*.json": "proof",
     "journal.jsonl": "journal",
     "vram.jsonl": "vram",
     "samples/calibration.json": "calibration",

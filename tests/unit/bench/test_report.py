@@ -10,6 +10,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from sample_lines import sample
 from trialbench import schemas
 from trialbench.cli import main
 from trialbench.errors import UsageError
@@ -33,30 +34,6 @@ PLAN = {
         {"name": "nav", "impact": "blind"},
     ],
 }
-
-
-def sample(seq: int, start_s: float, latency_ms: float | None = 20.0, **changes: Any) -> dict[str, Any]:
-    line = {
-        "seq": seq,
-        "t_start_s": start_s,
-        "wall": "2026-01-02T03:04:05.678Z",
-        "ok": True,
-        "error_class": None,
-        "latency_ms": latency_ms,
-        "ttft_ms": None,
-        "server_ms": 18.0,
-        "prompt_n": 99,
-        "cache_n": 0,
-        "completion_tokens": 3,
-        "finish_reason": "stop",
-        "strategy": 1,
-        "parsed": ["left", "large"],
-        "content": "left large",
-        "flags": [],
-        "error_detail": None,
-    } | changes
-    assert schemas.validate(line, "sample") == []
-    return line
 
 
 Event = tuple[float, str, str, dict[str, Any]]

@@ -16,6 +16,7 @@ from trialbench import schemas
 from trialbench.errors import UsageError
 
 NAMES = [
+    "attestation",
     "calibration",
     "claim",
     "documents",
@@ -64,7 +65,7 @@ def test_schemas_are_schemas_and_use_only_what_the_validator_knows(name: str) ->
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(UsageError, match="there are: calibration, claim, documents, gate"):
+    with pytest.raises(UsageError, match="there are: attestation, calibration, claim, documents"):
         schemas.load("sampel")
 
 

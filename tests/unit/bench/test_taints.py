@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sample_lines
 from trialbench import schemas, stats
 from trialbench.cli import main
 from trialbench.measure.summary import SegmentFacts, partial, summarise, taints
@@ -35,28 +36,8 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sample(seq: int, start_s: float, **changes: Any) -> dict[str, Any]:
-    line = {
-        "seq": seq,
-        "t_start_s": start_s,
-        "wall": "2026-01-02T03:04:05.678Z",
-        "ok": True,
-        "error_class": None,
-        "latency_ms": 20.0,
-        "ttft_ms": None,
-        "server_ms": 18.0,
-        "prompt_n": 99,
-        "cache_n": 0,
-        "completion_tokens": 3,
-        "finish_reason": "stop",
-        "strategy": 1,
-        "parsed": ["left", "large"],
-        "content": "left large",
-        "flags": [],
-        "error_detail": None,
-        "model": "gemma",
-    } | changes
-    assert schemas.validate(line, "sample") == []
-    return line
+    """A line that names the model, as those of newer clients do."""
+    return sample_lines.sample(seq, start_s, **{"model": "gemma", **changes})
 
 
 def lost(seq: int, start_s: float, error_class: str = "connect") -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""JUnit: what a CI system shows of a run. A suite each for the trial, its phases, its gates, its numbers, its checks.
+"""JUnit: what a CI system shows of a run. A suite each for the trial, its phases, its gates, its numbers, its checks,
+what ground truth says of its files, and the proofs of engines that lie with it.
 
 The verdict is a test case, too: ADOPT passes, PENDING_REVIEW is skipped (a person has not judged yet), REJECT and
 INCONCLUSIVE fail. A trial that was rolled back fails as well, although its host is well.
@@ -12,6 +13,7 @@ from xml.etree import ElementTree
 
 from trialbench.report.comparison import CANDIDATE
 from trialbench.report.folder import Folder
+from trialbench.report.proofs import proofs_of
 from trialbench.terminal import screen
 from trialbench.verdict import Facts, Rules, adherence_finding, adherence_text
 
@@ -44,6 +46,8 @@ def junit(folder: Folder, summary: dict[str, Any]) -> str:
         _Suite("gates", _gates(folder, summary)),
         _Suite("candidate", _candidate(folder, summary)),
         _Suite("checks", _checks(folder)),
+        _Suite("ground_truth", _attested(folder)),
+        _Suite("proofs", _proofs(folder)),
     ]
     counts = _counts([case for suite in suites for case in suite.cases])
     root = ElementTree.Element("testsuites", {"name": _clean(f"trial {summary['run']}"), **counts})
@@ -146,6 +150,33 @@ def _checks(folder: Folder) -> list[_Case]:
         name = f"{check['id']} {check['title']}"
         message = f"expected {check['expected']}, found {check['found']}"
         cases.append(_Case(name) if check["ok"] else _failed(name, message, []))
+    return cases
+
+
+def _attested(folder: Folder) -> list[_Case]:
+    """A case for each file of the candidate: the same model or not; one that nobody has judged is skipped."""
+    cases = []
+    for file in folder.attestation["files"] if folder.attestation else []:
+        name = f"same model {file['sha256'][:12]}"
+        if file["status"] == "failed":
+            cases.append(_failed(name, file["says"], []))
+        else:
+            cases.append(_Case(name) if file["status"] == "passed" else _Case(name, "skipped", file["says"]))
+    return cases
+
+
+def _proofs(folder: Folder) -> list[_Case]:
+    """A case for each number of a proof that was judged."""
+    cases = []
+    for proof in proofs_of(folder.proofs):
+        for number in proof.numbers:
+            name = f"{proof.name} {proof.engine}: {number.name}"
+            message = f"expected {number.expected} {number.unit}".rstrip() + f", found {number.found}"
+            if number.skipped:
+                cases.append(_Case(name, "skipped", number.detail))
+            elif number.judged:
+                passed = _Case(name)
+                cases.append(passed if number.ok else _failed(name, message, [number.detail], kind="expectation"))
     return cases
 
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from trialbench.report.folder import Folder
+from trialbench.report.proofs import proofs_of
 from trialbench.terminal import screen
 
 _PREFIX = "model_trial"
@@ -56,6 +57,7 @@ def openmetrics(folder: Folder, summary: dict[str, Any]) -> str:
         *_vram(summary),
         *_times(summary),
         *_checks(folder),
+        *_proofs(folder),
     ]
     return "".join(f"{family.text(common)}\n" for family in families if family.samples) + "# EOF\n"
 
@@ -167,6 +169,14 @@ def _checks(folder: Folder) -> list[Family]:
     passed = Family("check_passed", "The checks that close a run.")
     for check in folder.verification["checks"] if folder.verification else []:
         passed.add(check["ok"], id=check["id"], title=check["title"])
+    return [passed]
+
+
+def _proofs(folder: Folder) -> list[Family]:
+    passed = Family("proof_passed", "The proofs of engines that lie with the run, the newest of each.")
+    newest = {(one.name, one.engine): one.ok for one in proofs_of(folder.proofs)}
+    for (name, engine), ok in newest.items():
+        passed.add(ok, proof=name, engine=engine)
     return [passed]
 
 

@@ -17,12 +17,16 @@ _LABEL, _TITLE, _DESCRIPTION = 90, 120, 1000
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text; the first cell of each row is its header. `numbers`: columns that are aligned as numbers."""
+    """A table as text; the first cell of each row is its header.
+
+    `numbers`: columns that are aligned as numbers; `prose`: columns of sentences, which need room.
+    """
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     numbers: Sequence[int] = ()
+    prose: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,17 @@ from typing import Any
 
 from trialbench.errors import UsageError
 from trialbench.files import read_json
+from trialbench.report.decide import evidence_of
+from trialbench.report.evidence import QUESTIONS, Finding
 from trialbench.report.folder import Folder
-from trialbench.report.html import charts, hostcharts
+from trialbench.report.html import charts, hostcharts, proofcharts
 from trialbench.report.html.clock import Clock
 from trialbench.report.html.described import Describe, Picture, command_path, describe, picture
 from trialbench.report.html.figures import Figure, Table
 from trialbench.report.html.provenance import Group, provenance
-from trialbench.report.measured import remarks
-from trialbench.report.text import number, quantile_text
+from trialbench.report.measured import cells, remarks
+from trialbench.report.proofs import proofs_of
+from trialbench.report.text import number
 from trialbench.report.windows import clock, still_down_text
 
 _MOST_ROWS = 60
@@ -24,6 +27,12 @@ VERDICTS = {
     "REJECT": ("REJECT", "bad", "\N{MULTIPLICATION SIGN}"),
     "INCONCLUSIVE": ("INCONCLUSIVE", "warn", "?"),
     "PENDING_REVIEW": ("PENDING REVIEW", "wait", "\N{HORIZONTAL ELLIPSIS}"),
+}
+FINDINGS: dict[Finding, tuple[str, str, str]] = {
+    "passed": ("passed", "good", "\N{CHECK MARK}"),
+    "failed": ("failed", "bad", "\N{MULTIPLICATION SIGN}"),
+    "open": ("open", "warn", "?"),
+    "none": ("none", "wait", "\N{EN DASH}"),
 }
 OUTCOMES = {
     "completed": "measured to the end, and the host is back",
@@ -41,6 +50,19 @@ class Mark:
     name: str
     kind: str
     lines: list[str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One of the three questions behind the verdict; `href` is where the report has more of it."""
+
+    name: str
+    question: str
+    word: str
+    kind: str
+    sign: str
+    lines: list[str]
+    href: str
 
 
 @dataclass(frozen=True)
@@ -71,6 +93,7 @@ class Page:
     marks: list[Mark]
     failure: dict[str, str]
     steps: list[str]
+    answers: list[Answer]
     facts: list[Fact]
     ratios: Figure | None
     comparison: Table | None
@@ -90,6 +113,9 @@ class Page:
     describe: Describe | None
     checks: list[dict[str, Any]]
     checks_by: str
+    attested: Table | None
+    proofs: list[proofcharts.Shown]
+    proofs_hidden: int
     provenance: list[Group]
     version: str
     written: str
@@ -110,6 +136,7 @@ def page(folder: Folder, summary: dict[str, Any], joined: dict[str, dict[int, di
     reasons = _reasons(folder, summary)
     checks, checks_by = _checks(folder)
     camera = picture(folder.path / "inputs" / "camera.jpg")
+    proofs, proofs_hidden = proofcharts.shown(proofs_of(folder.proofs))
     label = summary["model_label"] or "no plan found"
     tried = f"rehearsal for {label}" if folder.rehearsal else label
     return Page(
@@ -127,6 +154,7 @@ def page(folder: Folder, summary: dict[str, Any], joined: dict[str, dict[int, di
         marks=marks(summary),
         failure=_failure(summary),
         steps=list(summary["restore"]["next"])[:_MOST_ROWS],
+        answers=_answers(folder, summary),
         facts=_facts(folder, summary),
         ratios=charts.ratios(
             [(charts.METRICS.get(row["metric"], row["metric"]), row) for row in comparisons(summary)],
@@ -149,6 +177,9 @@ def page(folder: Folder, summary: dict[str, Any], joined: dict[str, dict[int, di
         describe=describe(folder),
         checks=checks,
         checks_by=checks_by,
+        attested=_attested(folder),
+        proofs=proofs,
+        proofs_hidden=proofs_hidden,
         provenance=provenance(folder, summary, camera),
         version=summary["trialbench"],
         written=summary["created"],
@@ -189,6 +220,19 @@ def _reasons(folder: Folder, summary: dict[str, Any]) -> list[str]:
     if not folder.rehearsal:
         found.append(f"nobody has decided yet: trialbench verdict {command_path(folder.path)}")
     return [reason for reason in found if reason][:_MOST_ROWS]
+
+
+def _answers(folder: Folder, summary: dict[str, Any]) -> list[Answer]:
+    """Trial, ground truth and engines side by side, also where one of them has nothing to show."""
+    there = {
+        "trial": "numbers" if summary["segments"] else "",
+        "ground_truth": "attested" if folder.attestation else "",
+        "engines": "proofs" if folder.proofs else "",
+    }
+    return [
+        Answer(*QUESTIONS[one.question], *FINDINGS[one.finding], one.lines[:_MOST_ROWS], there[one.question])
+        for one in evidence_of(folder, summary)
+    ]
 
 
 def marks(summary: dict[str, Any]) -> list[Mark]:
@@ -311,39 +355,26 @@ def _comparison_notes(folder: Folder, summary: dict[str, Any]) -> list[str]:
     return ["Not compared."]
 
 
+# Head of a column here, and what `measured.cells` calls it.
+_SEGMENT_COLUMNS = {
+    "segment": "segment",
+    "ok/sent": "ok/sent",
+    "p50 ms [95 %]": "p50 ms [95 %]",
+    "p95 ms [95 %]": "p95 ms [95 %]",
+    "max ms": "max ms",
+    "TTFT ms": "ttft",
+    "server ms": "server",
+    "tok/s": "tok/s",
+    "Hz": "Hz",
+    "adherent": "adherent",
+}
+
+
 def _segments(summary: dict[str, Any]) -> Table | None:
-    rows = []
-    for name, segment in list(summary["segments"].items())[:_MOST_ROWS]:
-        latency, adherence = segment["latency_ms"], segment["adherence"]
-        rows.append(
-            [
-                name,
-                f"{segment['ok']}/{segment['sent']}",
-                quantile_text(latency["p50"]),
-                quantile_text(latency["p95"]),
-                number(latency["max"]),
-                number(segment["ttft_ms"]["value"]),
-                number(segment["server_ms"]["value"]),
-                number(segment["tokens_per_s"]),
-                number(segment["effective_hz"]["from_p50"]),
-                f"{adherence['k']}/{adherence['n']}" if adherence else "-",
-            ]
-        )
-    if not rows:
-        return None
-    head = [
-        "segment",
-        "ok/sent",
-        "p50 ms [95 %]",
-        "p95 ms [95 %]",
-        "max ms",
-        "TTFT ms",
-        "server ms",
-        "tok/s",
-        "Hz",
-        "adherent",
-    ]
-    return Table("All segments; warm-ups are not counted", head, rows, numbers=range(1, len(head)))
+    found = [cells(name, segment) for name, segment in list(summary["segments"].items())[:_MOST_ROWS]]
+    rows = [[one[key] for key in _SEGMENT_COLUMNS.values()] for one in found]
+    head = list(_SEGMENT_COLUMNS)
+    return Table("All segments; warm-ups are not counted", head, rows, numbers=range(1, len(head))) if rows else None
 
 
 def _remarks(summary: dict[str, Any]) -> list[str]:
@@ -465,6 +496,25 @@ def _checks(folder: Folder) -> tuple[list[dict[str, Any]], str]:
     if not made:
         return [], ""
     return made[-1]["checks"][:_MOST_ROWS], f"by the host itself, {clock(str(made[-1].get('wall')))}"
+
+
+def _attested(folder: Folder) -> Table | None:
+    """What ground truth says of each file of the candidate."""
+    if folder.attestation is None:
+        return None
+    rows = [
+        [
+            file["sha256"][:12],
+            str(file["label"] or "-"),
+            file["status"],
+            *(str(file[count]) for count in ("passed", "failed", "open")),
+            str(file["runtime"] or "-"),
+            str(file["made"] or "-"),
+        ]
+        for file in folder.attestation["files"][:_MOST_ROWS]
+    ]
+    head = ["file, SHA-256", "model", "finding", "passed", "failed", "open", "runtime", "made"]
+    return Table("The candidate's files, by their hash", head, rows, numbers=range(3, 6)) if rows else None
 
 
 def _unread(folder: Folder) -> list[str]:

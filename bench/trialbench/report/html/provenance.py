@@ -12,6 +12,7 @@ from trialbench.files import read_json
 from trialbench.report.folder import Folder
 from trialbench.report.html import charts
 from trialbench.report.html.described import Picture
+from trialbench.report.proofs import proofs_of
 
 _MOST_ROWS = 60
 
@@ -81,9 +82,19 @@ def provenance(folder: Folder, summary: dict[str, Any], picture: Picture) -> lis
                 ),
             ],
         ),
+        *_proved(folder),
     ]
     shown = [Group(group.name, [(name, value) for name, value in group.rows if value][:_MOST_ROWS]) for group in groups]
     return [group for group in shown if group.rows]
+
+
+def _proved(folder: Folder) -> list[Group]:
+    """A group for each engine of which something was proved, as its newest proof describes it."""
+    newest = {one.engine: one for one in sorted(proofs_of(folder.proofs), key=lambda one: one.made)}
+    return [
+        Group(f"Proved: {engine}", [("made", one.made), ("file", f"proofs/{one.file}"), *one.about.items()])
+        for engine, one in list(newest.items())[:12]
+    ]
 
 
 def _asked(folder: Folder, summary: dict[str, Any], picture: Picture) -> list[tuple[str, str]]:

@@ -1,0 +1,137 @@
+"""Three questions stand behind one verdict; what each of them has to show for itself, or plainly that there is nothing.
+
+Still the same model (ground truth)? Does it survive (the proofs of engines)? Good and fast enough here (the trial)?
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from trialbench.report.folder import Folder
+from trialbench.report.proofs import NAMES, Proof, proofs_of
+from trialbench.verdict import Facts, GroundTruth, Rules, Verdict, decide
+
+Question = Literal["trial", "ground_truth", "engines"]
+Finding = Literal["passed", "failed", "open", "none"]
+QUESTIONS: dict[Question, tuple[str, str]] = {
+    "trial": ("trial", "Good and fast enough here?"),
+    "ground_truth": ("ground truth", "Still the same model?"),
+    "engines": ("engines", "Does it survive?"),
+}
+_FINDINGS: dict[Verdict, Finding] = {
+    "ADOPT": "passed",
+    "REJECT": "failed",
+    "INCONCLUSIVE": "open",
+    "PENDING_REVIEW": "open",
+}
+_MOST_LINES = 60
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known about one question.
+
+    Attributes:
+        finding: `open` where it could not be decided, `none` where nothing was tried.
+        lines: the evidence, a sentence each; never empty.
+    """
+
+    question: Question
+    finding: Finding
+    lines: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {"finding": self.finding, "lines": self.lines}
+
+
+def evidence(folder: Folder, summary: dict[str, Any], facts: Facts, rules: Rules) -> list[Answer]:
+    """The answers, in the order of `QUESTIONS`.
+
+    Args:
+        folder: as read.
+        summary: of that folder.
+        facts, rules: what the verdict is, or would be, decided on.
+    """
+    return [
+        _trial(folder, summary, facts, rules),
+        _ground_truth(folder.attestation, facts.ground_truth),
+        _engines(proofs_of(folder.proofs)),
+    ]
+
+
+def attested(attestation: dict[str, Any] | None, *, required: bool = False) -> GroundTruth:
+    """What an attestation means for the verdict: a file that failed always counts, the rest where it was required.
+
+    Args:
+        attestation: of the run, None where it has none.
+        required: it was asked for later, whatever the run was told.
+    """
+    finding = "none" if attestation is None else _finding(attestation)
+    if finding == "failed":
+        return "failed"
+    if not required and not (attestation is not None and attestation["required"]):
+        return "not_required"
+    return "passed" if finding == "passed" else "missing"
+
+
+def _trial(folder: Folder, summary: dict[str, Any], facts: Facts, rules: Rules) -> Answer:
+    if folder.rehearsal:
+        return Answer("trial", "none", ["none: a rehearsal measures nothing"])
+    if summary["outcome"] == "untouched" and not facts.nav_n:
+        return Answer("trial", "none", ["none: it ended before anything was measured"])
+    # By the same rules, as if nobody had asked for ground truth.
+    decision = decide(replace(facts, ground_truth="not_required"), rules)
+    finding = _FINDINGS[decision.verdict]
+    lines = list(decision.reasons)
+    peak = summary["vram"]["peak_footprint_gb"]
+    if peak is not None:
+        lines.append(f"memory of the candidate {peak:.2f} GB, healthy {rules.low_gb:g}-{rules.high_gb:g} GB")
+    for row in summary.get("comparisons") or []:
+        if row["metric"] == "latency_ms" and row["ratio"]:
+            noisy = ", NOISY" if row["noisy"] else ""
+            lines.append(
+                f"latency {row['ratio']:.2f} times the baseline's"
+                f" [{row['low']:.2f}, {row['high']:.2f}]: {row['finding'].replace('_', ' ')}{noisy}"
+            )
+    return Answer("trial", finding, lines[:_MOST_LINES])
+
+
+def _ground_truth(attestation: dict[str, Any] | None, said: GroundTruth) -> Answer:
+    if attestation is not None and attestation["files"]:
+        return Answer(
+            "ground_truth", _finding(attestation), [file["says"] for file in attestation["files"]][:_MOST_LINES]
+        )
+    if said in ("passed", "failed"):
+        told = f"{said}, as somebody said (`trialbench verdict --ground-truth {said}`); its rows are not in this run"
+        return Answer("ground_truth", said, [told])
+    required = "it is required, and there" if said == "missing" else "not required, and there"
+    return Answer("ground_truth", "none", [f"none: {required} is no verdict of `trialbench check` for these files"])
+
+
+def _finding(attestation: dict[str, Any]) -> Finding:
+    found = {file["status"] for file in attestation["files"]}
+    if "failed" in found:
+        return "failed"
+    if "open" in found:
+        return "open"
+    if found == {"passed"}:
+        return "passed"
+    # A file that nobody knows leaves the question open, unless there is nothing but such files.
+    return "open" if "passed" in found else "none"
+
+
+def _engines(proofs: list[Proof]) -> Answer:
+    if not proofs:
+        return Answer("engines", "none", ["none: no proofs lie with this run (`trialbench probe` makes them)"])
+    lines = [proof.line for proof in proofs]
+    engines = list(dict.fromkeys(proof.engine for proof in proofs))
+    for engine in engines:
+        there = {proof.name for proof in proofs if proof.engine == engine}
+        missing = [title for name, title in NAMES.items() if name not in there]
+        if missing:
+            lines.append(f"Not tried: {', '.join(missing)} ({engine})")
+    complete = len(lines) == len(proofs)
+    failed = any(not proof.ok for proof in proofs)
+    return Answer("engines", "failed" if failed else "passed" if complete else "open", lines[:_MOST_LINES])

@@ -1,0 +1,110 @@
+"""The proofs of engines in a report: each number as a bar against its bound, and all of them as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from trialbench.report.html.figures import LEFT, RIGHT, Figure, Key, Table, drawings, line, rectangle, swatch, text
+from trialbench.report.html.svg import Scale, join, mark, tick_text, value_scale
+from trialbench.report.proofs import Number, Proof
+
+_STEP, _TRACK, _BAR = 46.0, 16.0, 7.0
+# More proofs than anybody reads on one page: three each of four engines.
+_MOST_DRAWN = 12
+_KEYS = [
+    Key(swatch("fill kept"), "as expected"),
+    Key(swatch("fill missed"), "not as expected"),
+    Key(swatch("healthy"), "where it is expected"),
+    Key(swatch("one", "line"), "the bound"),
+    Key(swatch("outlier", "dot"), "a single repetition"),
+]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What was proved of one engine; `figure` is None where none of its numbers has a bound to be drawn."""
+
+    engine: str
+    ok: bool
+    figure: Figure | None
+    tables: list[Table]
+
+
+def shown(proofs: Sequence[Proof]) -> tuple[list[Shown], int]:
+    """The proofs by engine, as they are shown, and how many more there are."""
+    drawn = proofs[:_MOST_DRAWN]
+    found = []
+    for at, engine in enumerate(dict.fromkeys(proof.engine for proof in drawn), 1):
+        own = [proof for proof in drawn if proof.engine == engine]
+        figure = _figure(f"proof-{at}", [number for proof in own for number in proof.judged if _is_drawn(number)])
+        found.append(Shown(engine, all(proof.ok for proof in own), figure, [_table(proof) for proof in own]))
+    return found, len(proofs) - len(drawn)
+
+
+def _is_drawn(number: Number) -> bool:
+    """What is counted against a whole number is told; a bar would show no more."""
+    return number.relation != "=" or not number.ok
+
+
+def _table(proof: Proof) -> Table:
+    word = "passed" if proof.ok else "FAILED"
+    made = proof.made[:16].replace("T", " ")
+    return Table(
+        f"{proof.title}: {word} ({made} UTC)",
+        ["number", "found", "expected", "finding", "what it is"],
+        [[one.name, one.found, one.expected or "-", one.word or "-", one.detail or "-"] for one in proof.numbers],
+        numbers=(1, 2),
+        prose=(4,),
+    )
+
+
+def _figure(name: str, numbers: Sequence[Number]) -> Figure | None:
+    """A row for each number, on a scale of its own: they have nothing in common but that each has a bound."""
+    if not numbers:
+        return None
+
+    def draw(width: float) -> tuple[Markup, float]:
+        return join(_row(number, 6 + _STEP * at, width) for at, number in enumerate(numbers)), 6 + _STEP * len(numbers)
+
+    title = "Found, and expected"
+    told = "; ".join(f"{one.name} {one.found}, expected {one.expected}: {one.word}" for one in numbers)
+    wide, narrow = drawings(name, title, told, draw)
+    caption = "Each line has a scale of its own, from 0."
+    return Figure(name, title, told, wide, narrow, keys=_KEYS, caption=caption)
+
+
+def _row(number: Number, top: float, width: float) -> Markup:
+    left, right, limit = LEFT / 2, width - RIGHT, number.limit or 0.0
+    known = [limit, *number.singles, *([] if number.value is None else [number.value])]
+    scale = value_scale(known, left, right, zero=True)
+    track, kind = top + 18, "kept" if number.ok else "missed"
+    word = "" if number.ok else "FAILED "
+    parts = [text(left, top + 11, f"{word}{number.name} {number.found}, expected {number.expected}", kind="t strong")]
+    if width > 500:
+        parts.append(text(right, top + 11, f"to {tick_text(scale.high)} {number.unit}".rstrip(), anchor="end"))
+    low, high = _expected(number, scale)
+    parts.append(rectangle(left, track, right - left, _TRACK, "track"))
+    parts.append(rectangle(low, track, high - low, _TRACK, "healthy"))
+    if number.value is not None:
+        x, zero = scale(number.value), scale(0.0)
+        bar = rectangle(min(x, zero), track + (_TRACK - _BAR) / 2, abs(x - zero), _BAR, f"fill {kind}")
+        parts.append(bar)
+    parts += [mark("dot", scale(one), track + _TRACK / 2, 2.4, class_="outlier") for one in number.singles]
+    parts.append(line(scale(limit), track - 2, scale(limit), track + _TRACK + 2, "one"))
+    if not number.ok:
+        at = left + 8 if number.value is None else scale(number.value)
+        parts.append(mark("cross", at, track + _TRACK / 2, 4.5, class_="fill failed"))
+    return join(parts)
+
+
+def _expected(number: Number, scale: Scale) -> tuple[float, float]:
+    """From where to where the number was to be, in pixels; for `=` just the place itself."""
+    at = scale(number.limit or 0.0)
+    if number.relation in ("<", "<="):
+        return scale.start, at
+    if number.relation in (">", ">="):
+        return at, scale.end
+    return max(scale.start, at - 3), min(scale.end, at + 3)
