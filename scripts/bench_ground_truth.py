@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """How the time of a check grows with the number of prompts: one tiny file on the real llama.cpp, loaded once.
 
-Usage: ``LLAMA_CPP_IMAGE=... python3 scripts/bench_ground_truth.py``, after ``make ground-truth``. Prints one line for
-each number of prompts, and the straight line through them.
+Usage: ``python3 scripts/bench_ground_truth.py``, after ``make ground-truth``; the tools are taken from LLAMA_CPP_BIN or
+LLAMA_CPP_IMAGE, else from the project's own image. Prints one line for each number of prompts, with how many times as
+long as half of them it took, and the straight line through all.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -22,6 +25,12 @@ from trialbench.ground_truth.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNTS = (4, 8, 16, 32, 64)
+
+
+def tools_image() -> str:
+    """The image with llama.cpp's tools, built if it is not there."""
+    command = [sys.executable, str(ROOT / "images" / "oracle" / "build.py"), "tools"]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
 
 
 def main() -> int:
@@ -41,8 +50,10 @@ def main() -> int:
         oracle = read_oracle(oracle_path(roster.oracle, model.slug, one.name))
         write_oracle(oracle_path(copies, model.slug, name), replace(oracle, prompt_file=f"prompts/{name}.txt"))
         prompts.append(PromptText(name, one.text))
-    times = []
+    times: list[float] = []
     workspace = Workspace(work, roster)
+    if not (os.environ.get("LLAMA_CPP_BIN") or os.environ.get("LLAMA_CPP_IMAGE")):
+        os.environ["LLAMA_CPP_IMAGE"] = tools_image()
     runtime = llama_cpp(workspace, threads=1)
     try:
         for count in COUNTS:
@@ -57,11 +68,14 @@ def main() -> int:
                     print(f"not measured: {seen.trouble}", file=sys.stderr)
                     return 1
             times.append(fastest)
-            print(f"{count:4d} prompts  {fastest:7.3f} s")
+            ratio = f"  {fastest / times[-2]:5.2f} times as long" if len(times) > 1 else ""
+            print(f"{count:4d} prompts  {fastest:7.3f} s{ratio}")
     finally:
         runtime.close()
     slope, intercept = statistics.linear_regression(COUNTS, times)
     correlation = statistics.correlation(COUNTS, times)
+    share = times[-1] / times[0]
+    print(f"{COUNTS[-1] // COUNTS[0]} times the prompts took {share:.1f} times as long")
     print(f"loading {intercept:.3f} s, {slope * 1000:.1f} ms for each prompt, correlation {correlation:.4f}")
     return 0
 

@@ -33,7 +33,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
-        subprocess.run([*command, "--report", str(report), f"{ROOT}[dev]"], check=True, stdin=subprocess.DEVNULL)
+        subprocess.run([*command, "--report", str(report), f"{ROOT}[dev,oracle]"], check=True, stdin=subprocess.DEVNULL)
         resolved = json.loads(report.read_text(encoding="utf-8"))["install"]
     packages = {normalized(item["metadata"]["name"]): item["metadata"]["version"] for item in resolved}
     lines = [f"{name}=={version}\n" for name, version in sorted(packages.items()) if name not in pinned]

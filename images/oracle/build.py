@@ -5,7 +5,8 @@
     build.py oracle    edgelab/oracle: trialbench with torch and transformers, in Debian's own Python
 
 The oracle's wheels are downloaded here with pip as it is configured: whoever wants the CPU build of torch (a tenth of
-the size) points pip at an index or a folder that has it. Prints the image's name, alone, on standard output.
+the size) points pip at an index or a folder that has it. Where that is there for another Python than Debian trixie's,
+``--base IMAGE --python 3.11`` builds on a Debian that has this one. Prints the image's name, alone, on standard output.
 """
 
 from __future__ import annotations
@@ -62,12 +63,12 @@ def source_files() -> list[Path]:
     return sorted(path for path in SOURCES.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
-def content_hash(kind: str, base: str) -> str:
+def content_hash(kind: str, base: str, python: str = PYTHON_VERSION) -> str:
     """SHA-256 over everything that decides the image's content."""
     digest = hashlib.sha256(f"{kind}\0{base}\0".encode())
     parts = [HERE / "Containerfile.tools"]
     if kind == "oracle":
-        digest.update("\0".join([PYTHON_VERSION, PIP, *requirements()]).encode())
+        digest.update("\0".join([python, PIP, *requirements()]).encode())
         parts = [HERE / "Containerfile", *source_files()]
     for path in parts:
         digest.update(f"{path.relative_to(ROOT)}\0{path.stat().st_size}\0".encode())
@@ -75,9 +76,9 @@ def content_hash(kind: str, base: str) -> str:
     return digest.hexdigest()
 
 
-def image_name(kind: str, base: str) -> str:
+def image_name(kind: str, base: str, python: str = PYTHON_VERSION) -> str:
     """Name and tag; the tag is the content's hash, so that a changed recipe never hides behind an old name."""
-    return f"edgelab/{'llama-tools' if kind == 'tools' else 'oracle'}:{content_hash(kind, base)[:12]}"
+    return f"edgelab/{'llama-tools' if kind == 'tools' else 'oracle'}:{content_hash(kind, base, python)[:12]}"
 
 
 def image_exists(name: str) -> bool:
@@ -85,7 +86,7 @@ def image_exists(name: str) -> bool:
     return subprocess.run(["docker", "image", "inspect", name], capture_output=True, check=False).returncode == 0
 
 
-def make_context(kind: str, folder: Path) -> None:
+def make_context(kind: str, folder: Path, python: str = PYTHON_VERSION) -> None:
     """Put into `folder` what the build needs."""
     if kind == "tools":
         shutil.copyfile(HERE / "Containerfile.tools", folder / "Containerfile")
@@ -98,18 +99,18 @@ def make_context(kind: str, folder: Path) -> None:
         shutil.copyfile(path, target)
     say("downloading wheels (torch is large)")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    command += ["--only-binary", ":all:", "--implementation", "cp", "--python-version", PYTHON_VERSION]
+    command += ["--only-binary", ":all:", "--implementation", "cp", "--python-version", python]
     command += [word for platform in PLATFORMS for word in ("--platform", platform)]
     command += ["--dest", str(folder / "wheels"), "-r", str(folder / "requirements.txt"), PIP]
     if subprocess.run(command, check=False).returncode != 0:
         raise BuildError("the wheels could not be downloaded; pip's reason stands above")
 
 
-def build(kind: str, name: str, base: str) -> None:
+def build(kind: str, name: str, base: str, python: str = PYTHON_VERSION) -> None:
     """Build and tag the image."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ground-truth-image-") as folder:
-        make_context(kind, Path(folder))
+        make_context(kind, Path(folder), python)
         command = ["docker", "build", "--quiet", "--network", "host", "--build-arg", f"BASE_IMAGE={base}"]
         command += ["--label", f"{LABEL}={kind}", "--tag", name, "--file", f"{folder}/Containerfile", folder]
         built = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -124,15 +125,17 @@ def main() -> int:
     parser.add_argument("kind", choices=["tools", "oracle"])
     parser.add_argument("--print-name", action="store_true", help="print the image's name and build nothing")
     parser.add_argument("--force", action="store_true", help="build even if the image exists")
+    parser.add_argument("--base", metavar="IMAGE", help="another base, a Debian (default: the CPU base image)")
+    parser.add_argument("--python", default=PYTHON_VERSION, metavar="X.Y", help="the Python that the base's Debian has")
     options = parser.parse_args()
     try:
         if shutil.which("docker") is None:
             raise BuildError("expected the program docker, not found. `make setup` installs it.")
-        base = base_image()
-        name = image_name(options.kind, base)
+        base = options.base or base_image()
+        name = image_name(options.kind, base, options.python)
         if not options.print_name and (options.force or not image_exists(name)):
             say(f"building {name} on {base}")
-            build(options.kind, name, base)
+            build(options.kind, name, base, options.python)
     except BuildError as error:
         say(f"error: {error}")
         return 1

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -26,12 +28,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         args = [str(word) for word in self._task.args.get("argv") or []]
         if not args:
             raise AnsibleActionFail("argv: expected a command of trialbench, found nothing")
+        if args[0] == "attest":
+            return {**result, **self._attest(args)}
         # The one command that changes what a person wrote: it can tell beforehand what it would do.
         writes = args[0] == "documents"
         command = [sys.executable, "-m", "trialbench", *args, *self._options(writes)]
         if self._task.check_mode and not writes:
             return {**result, "changed": False, "skipped_in_check_mode": True, "cmd": command}
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        done = self._run(command)
         result.update(changed=False, rc=done.returncode, cmd=command, stdout=done.stdout, stderr=done.stderr)
         if done.returncode != 0:
             self._show(done.stdout.splitlines())
@@ -46,6 +50,23 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         else:
             self._show(done.stdout.splitlines())
         return result
+
+    def _attest(self, args: list[str]) -> dict[str, Any]:
+        """What ground truth says of files. It only looks, so check mode runs it as well; a bad answer is an answer."""
+        with tempfile.TemporaryDirectory(prefix="trialbench-") as folder:
+            path = Path(folder) / "attestation.json"
+            command = [sys.executable, "-m", "trialbench", *args, "--json", str(path)]
+            done = self._run(command)
+            if not path.exists():
+                raise AnsibleActionFail(f"trialbench attest: {done.stderr.strip() or done.returncode}")
+            found = json.loads(path.read_text(encoding="utf-8"))
+        self._show([file["says"] for file in found["files"]])
+        # Without its exit code: Ansible would take a bad answer for a failure of the task.
+        return {"changed": False, "cmd": command, "attestation": found}
+
+    @staticmethod
+    def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
 
     def _options(self, writes: bool) -> list[str]:
         """What Ansible's own modes mean to a command that writes."""

@@ -480,6 +480,29 @@ def _quiet(plan: Plan, _host: Host) -> _Finding:
     return _Finding(all(a.ok for a in answers), "; ".join(texts))
 
 
+# 13: ground truth
+
+
+def _ground_truth(plan: Plan, _host: Host) -> _Finding:
+    """What the controller found out about the model file that is pinned, and not about any other."""
+    truth = plan.ground_truth
+    if truth is None:
+        return _Finding(True, "not asked for")
+    known = {file.sha256: file for file in truth.files}
+    texts, good, failed = [], True, False
+    for file in (file for file in plan.candidate.files if file.role == "model"):
+        attested = known.get(file.sha256)
+        says = attested.says if attested else "nobody looked for a verdict about this file"
+        good = good and attested is not None and attested.status == "passed"
+        failed = failed or (attested is not None and attested.status == "failed")
+        texts.append(f"{file.name}: {says}")
+    good, found = good and bool(texts), "; ".join(texts) or "the candidate has no model file"
+    if good or not truth.required:
+        return _Finding(True, found if good else f"{found} (not required)")
+    todo = "try another file; `trialbench ticket` tells from the verdict what failed" if failed else ""
+    return _Finding(False, found, todo, trial_only=True)
+
+
 @dataclass(frozen=True)
 class _Term:
     """A contract before it is evaluated."""
@@ -500,6 +523,12 @@ def _expected_clauses(plan: Plan) -> str:
         for c in plan.contracts.clauses
     ]
     return "; ".join(texts) or "nothing"
+
+
+def _expected_ground_truth(plan: Plan) -> str:
+    if plan.ground_truth is None or not plan.ground_truth.required:
+        return "nothing: ground truth is not required"
+    return "a good verdict of `trialbench check` about exactly the pinned model file"
 
 
 def _expected_quiet(plan: Plan) -> str:
@@ -619,6 +648,18 @@ TERMS = (
         "people would lose their call, or the car its eyes, while they use them",
         lambda _: "wait until the host is idle, or say so yourself: -e operator_confirms_idle=true",
         _quiet,
+    ),
+    _Term(
+        13,
+        "it is still the model it was made from",
+        _expected_ground_truth,
+        "a conversion may have made another model of it; the tenants would be stopped for numbers about that one",
+        lambda _: (
+            "make one with `trialbench check` and name its file in ground_truth_verdicts, or do without: "
+            "-e ground_truth_required=false"
+        ),
+        _ground_truth,
+        trial_only=True,
     ),
 )
 

@@ -26,6 +26,7 @@ KINDS = ("systemd", "script", "container", "process")
 ADHERENCE_RULES = ("share", "proved")
 WORKLOADS = ("nav", "describe")
 GPU_ACCESS = ("cdi", "gpus", "none")
+ATTESTED = ("passed", "failed", "open", "missing")
 # A2 ends by itself within its limit; this is what its client's own start and end may take beyond.
 A2_GRACE_S = 5.0
 # Polls come every third of a lease; below this even a loaded controller's would come too late.
@@ -252,6 +253,34 @@ class Hook:
 
 
 @dataclass(frozen=True)
+class Attested:
+    """What the ground truth says of one file: ``passed``, ``failed``, ``open`` or ``missing``.
+
+    The counts are of checks that prove something; ``made`` and ``runtime`` are the verdict's.
+    """
+
+    sha256: str
+    status: str
+    label: str | None = None
+    passed: int = 0
+    failed: int = 0
+    open: int = 0
+    made: str | None = None
+    runtime: str | None = None
+    says: str = ""
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """Whether the candidate's file is proved to be the model it was made from, looked up on the controller."""
+
+    required: bool = False
+    files: list[Attested] = field(default_factory=list)
+    format: int = 1
+    made: str = ""
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything the host needs to run one trial and to come back from it."""
 
@@ -279,6 +308,7 @@ class Plan:
     # Stop, drain, restore, check, without a candidate and without measuring.
     rehearsal: bool = False
     hook: Hook | None = None
+    ground_truth: GroundTruth | None = None
 
     def tenant(self, name: str) -> Tenant:
         """The tenant called ``name``."""
@@ -413,6 +443,9 @@ def _check(plan: Plan) -> None:
     for item in candidate.files:
         if "/" in item.name or not NAME.match(item.name):
             _fail("candidate.files", "plain file names", item.name)
+    for i, attested in enumerate(plan.ground_truth.files if plan.ground_truth else []):
+        if attested.status not in ATTESTED:
+            _fail(f"ground_truth.files[{i}].status", f"one of {', '.join(ATTESTED)}", attested.status)
     for i, clause in enumerate(plan.contracts.clauses):
         if len(clause.lines) != 2 or clause.lines[0] > clause.lines[1]:
             _fail(f"contracts.clauses[{i}].lines", "[first, last]", clause.lines)

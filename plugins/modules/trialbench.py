@@ -13,6 +13,7 @@ version_added: 0.1.0
 short_description: Run a command of trialbench on the controller
 description:
   - Runs C(trialbench) in the controller's Python and shows what it prints.
+  - C(attest) looks up what ground truth says of files. A bad answer is an answer, and fails nothing.
   - C(documents) is the one command that writes into files of your own. In check mode it says what it would change, and
     in diff mode it shows it.
 options:
@@ -24,7 +25,8 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Nothing is run in check mode but C(documents), which writes nothing then.
+    description: >-
+      Nothing is run in check mode but C(documents), which writes nothing then, and C(attest), which only looks.
   diff_mode:
     support: partial
     description: For C(documents).
@@ -49,12 +51,16 @@ EXAMPLES = r"""
 RETURN = r"""
 rc:
   description: Its exit code.
-  returned: always
+  returned: always, but after C(attest)
   type: int
 stdout:
   description: What it printed.
   returned: always
   type: str
+attestation:
+  description: What was found (schema C(attestation)), for each of the C(files) its C(status) and what it C(says).
+  returned: after C(attest)
+  type: dict
 documents:
   description: Of C(documents), each document with its C(name), C(changed), and in C(left_alone) why it was left alone.
   returned: after C(documents)

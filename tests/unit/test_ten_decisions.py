@@ -357,8 +357,13 @@ def test_decision_10_phase_0_comes_before_anything_is_touched() -> None:
     assert set(one_host) == {"name", "block", "always"}
     tasks = one_host["block"]
     # Contracts first, and outside of any block whose `always` would act on a host that was never touched.
-    assert [role(task) for task in tasks[:2]] == ["trial", "preflight"]
-    assert all(set(task) <= {"name", "tags", "ansible.builtin.import_role"} for task in tasks[:2])
+    assert [role(task) for task in tasks[:3]] == ["ground_truth", "trial", "preflight"]
+    assert all(set(task) <= {"name", "tags", "ansible.builtin.import_role"} for task in tasks[:3])
+    # What ground truth says goes into the plan, so it is asked before: on the controller, and only looked up.
+    assert tasks[0]["ansible.builtin.import_role"]["tasks_from"] == "attest"
+    [asking] = yaml.safe_load((ROOT / "roles" / "ground_truth" / "tasks" / "attest.yml").read_text(encoding="utf-8"))
+    assert set(asking) == {"name", "when", "register", "edgelab.model_trial.trialbench"}
+    assert "['attest']" in asking["edgelab.model_trial.trialbench"]["argv"]
     [side_by_side] = one_host["always"]
     assert side_by_side["ansible.builtin.include_role"]["tasks_from"] == "fleet"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -92,3 +93,34 @@ def test_a_document_without_a_place_is_named(stage: Any, bench: SimpleNamespace)
     bench.rc, bench.err = 2, "trialbench: MEMORY.md: expected a document in docs, found none\n"
     with pytest.raises(AnsibleActionFail, match=r"trialbench documents: trialbench: MEMORY.md: expected a document"):
         stage.play(trialbench, argv=["documents", "x", "--root", "docs"])
+
+
+FOUND = {"format": 1, "required": True, "files": [{"sha256": "a" * 64, "status": "failed", "says": "m: 1 failed"}]}
+
+
+@pytest.mark.parametrize("check", [False, True])
+@pytest.mark.parametrize("rc", [0, 1, 3])
+def test_a_bad_attestation_is_an_answer_in_check_mode_too(
+    stage: Any, monkeypatch: pytest.MonkeyPatch, check: bool, rc: int
+) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **_options: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        Path(command[-1]).write_text(json.dumps(FOUND), encoding="utf-8")
+        return subprocess.CompletedProcess(command, rc, "", "not good")
+
+    monkeypatch.setattr(trialbench.subprocess, "run", run)
+    result = stage.play(trialbench, check_mode=check, argv=["attest", "--sha256=aa"])
+    assert asked[0][1:6] == ["-m", "trialbench", "attest", "--sha256=aa", "--json"]
+    # An exit code in the result would make Ansible fail the task.
+    assert "rc" not in result
+    assert (result["changed"], result["attestation"]) == (False, FOUND)
+    assert stage.shown == ["m: 1 failed"]
+    assert not Path(asked[0][-1]).exists()
+
+
+def test_an_attestation_that_was_not_made_is_told(stage: Any, bench: SimpleNamespace) -> None:
+    bench.rc, bench.err = 2, "v.json: is no verdict\n"
+    with pytest.raises(AnsibleActionFail, match=r"trialbench attest: v.json: is no verdict"):
+        stage.play(trialbench, argv=["attest", "--sha256=aa"])

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The twelve contracts, on a host whose HTTP is real and whose rest is made up: one at a time is broken."""
+"""The thirteen contracts, on a host whose HTTP is real and whose rest is made up: one at a time is broken."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class World:
 
     def evaluate(self) -> dict[int, contracts.Contract]:
         found = contracts.evaluate(plan.parse(self.data), self.host)
-        assert [c.id for c in found] == list(range(1, 13))
+        assert [c.id for c in found] == list(range(1, 14))
         for contract in found:
             assert all((contract.name, contract.expected, contract.found, contract.why)), contract
             assert bool(contract.todo) is (contract.spared or not contract.ok), contract
@@ -782,3 +782,64 @@ def test_a_card_that_is_too_small_is_nothing_to_be_spared(world: World) -> None:
     world.total_mib = 14_000
     world.data["contracts"]["disk_gb_min"] = 1e9
     assert world.only(7).spared is False
+
+
+# 13: ground truth
+
+
+def truth(world: World, status: str, **more: Any) -> None:
+    """What was found out about the candidate's model file."""
+    model = next(f for f in plan.parse(world.data).candidate.files if f.role == "model")
+    file = {"sha256": model.sha256, "status": status, "says": f"tiny Q8_0: {status}", **more}
+    world.data["ground_truth"] = {"format": 1, "made": "2026-11-21", "required": True, "files": [file]}
+
+
+def test_nobody_asked_for_ground_truth(world: World) -> None:
+    assert world.evaluate()[13].found == "not asked for"
+
+
+def test_a_good_verdict_about_the_pinned_file(world: World) -> None:
+    truth(world, "passed")
+    found = world.evaluate()[13]
+    assert found.ok
+    assert found.found == "gemma-4-E4B-it-Q4_K_M.gguf: tiny Q8_0: passed"
+    assert "exactly the pinned model file" in found.expected
+
+
+@pytest.mark.parametrize(
+    ("status", "todo"), [("missing", "-e ground_truth_required=false"), ("open", "check"), ("failed", "another file")]
+)
+def test_a_required_verdict_that_is_not_good(world: World, status: str, todo: str) -> None:
+    truth(world, status)
+    contract = world.only(13)
+    assert f"tiny Q8_0: {status}" in contract.found
+    assert todo in contract.todo
+    world.data["ground_truth"]["required"] = False
+    assert world.evaluate()[13].found.endswith("(not required)")
+
+
+def test_a_verdict_about_another_file_is_none(world: World) -> None:
+    truth(world, "passed", sha256="f" * 64)
+    assert "nobody looked for a verdict about this file" in world.only(13).found
+    # A play that never looked leaves only the requirement.
+    world.data["ground_truth"] = {"required": True}
+    assert world.only(13).todo
+
+
+def test_a_candidate_without_a_model_file_has_no_ground_truth(world: World) -> None:
+    truth(world, "passed")
+    for file in world.data["candidate"]["files"]:
+        file["role"] = "other"
+    assert world.broken()[13].found == "the candidate has no model file"
+
+
+def test_a_rehearsal_needs_no_ground_truth(world: World) -> None:
+    truth(world, "failed")
+    world.data["rehearsal"] = True
+    assert world.evaluate()[13].spared
+
+
+def test_an_unknown_status_is_no_plan(world: World) -> None:
+    truth(world, "fine")
+    with pytest.raises(plan.PlanError, match=r"ground_truth\.files\[0\]\.status: expected one of passed, failed"):
+        plan.parse(world.data)
