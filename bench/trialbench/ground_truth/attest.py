@@ -3,68 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trialbench import schemas
 from trialbench.errors import TrialbenchError, UsageError
 from trialbench.files import read_json
 from trialbench.hub import SHA256
 
+Status = Literal["passed", "failed", "open", "missing"]
+
 
 class NotAttested(TrialbenchError):
-    """There is no verdict for the file, or it is none that allows a trial."""
+    """There is no verdict for a file, or it is none that allows a trial."""
 
     exit_code = 3
 
 
 @dataclass(frozen=True)
 class Attested:
-    """What a verdict says of one file.
+    """What the newest verdict says of one file.
 
     Attributes:
+        sha256: of the file, in lower case.
+        status: `passed` when something was proved, and nothing failed or stayed open; `missing` without a verdict.
+        label: model and quant; None without a verdict, as are `made` and `runtime`, which are the verdict's.
         passed, failed, open: how many probative rows about the file have that status.
-        made, runtime: of the verdict.
+        says: all of it in one sentence.
     """
 
-    label: str
+    sha256: str
+    status: Status
+    label: str | None
     passed: int
     failed: int
     open: int
-    made: str
-    runtime: str
-
-    @property
-    def good(self) -> bool:
-        """Something was proved, and nothing failed or stayed open."""
-        return self.passed > 0 and not self.failed and not self.open
+    made: str | None
+    runtime: str | None
+    says: str
 
 
 def attest(sha256: str, verdicts: Sequence[Path]) -> Attested:
-    """The newest verdict about the file with this hash.
+    """What the newest of the verdicts says about the file with this hash.
 
     Raises:
         UsageError: the hash or a verdict file is none.
-        NotAttested: no verdict knows the file.
     """
     wanted = sha256.lower()
     if not SHA256.match(wanted):
         raise UsageError(f"--sha256: expected 64 hexadecimal digits, found {sha256!r}")
-    found: list[tuple[str, Attested]] = []
+    found: list[Attested] = []
     for path in verdicts:
         data = read_json(path)
         problems = schemas.validate(data, "ground-truth")
         if problems:
             raise UsageError(f"{path}: is no verdict of `trialbench check`: {problems[0]}")
-        found += [(data["made"], _about(file, data)) for file in data["files"] if file["sha256"] == wanted]
-    if not found:
-        where = ", ".join(str(path) for path in verdicts) or "no verdict"
-        raise NotAttested(
-            f"no ground-truth verdict for the file with SHA-256 {wanted[:12]}...; looked in {where}. "
-            "Make one with `trialbench check`, from the original model and its oracle"
-        )
-    return max(found, key=lambda one: one[0])[1]
+        found += [_about(file, data) for file in data["files"] if file["sha256"] == wanted]
+    if found:
+        return max(found, key=lambda one: str(one.made))
+    where = ", ".join(str(path) for path in verdicts) or "no verdict at all"
+    says = (
+        f"no ground-truth verdict for the file with SHA-256 {wanted[:12]}...; looked in {where}. "
+        "Make one with `trialbench check`, from the original model and its oracle"
+    )
+    return Attested(wanted, "missing", None, 0, 0, 0, None, None, says)
+
+
+def attestation(hashes: Sequence[str], verdicts: Sequence[Path], *, required: bool) -> dict[str, Any]:
+    """What is said of all these files, as it goes into the plan of a trial (schema `attestation`).
+
+    Raises:
+        UsageError: as `attest`.
+    """
+    return {
+        "format": 1,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "required": required,
+        "files": [asdict(attest(sha256, verdicts)) for sha256 in dict.fromkeys(hashes)],
+    }
 
 
 def _about(file: dict[str, Any], data: dict[str, Any]) -> Attested:
@@ -73,11 +91,12 @@ def _about(file: dict[str, Any], data: dict[str, Any]) -> Attested:
         for row in data["results"]
         if row["model"] == file["model"] and file["quant"] in (row["quant"], row["other"]) and not row["proves_nothing"]
     ]
-    return Attested(
-        label=f"{file['model']} {file['quant']}",
-        passed=rows.count("PASS"),
-        failed=rows.count("FAIL"),
-        open=rows.count("INCONCLUSIVE"),
-        made=data["made"],
-        runtime=f"{data['runtime']['name']} {data['runtime']['version']}",
+    label, runtime = f"{file['model']} {file['quant']}", f"{data['runtime']['name']} {data['runtime']['version']}"
+    passed, failed, undecided = (rows.count(status) for status in ("PASS", "FAIL", "INCONCLUSIVE"))
+    status: Status = "failed" if failed else "open" if undecided or not passed else "passed"
+    word = "the same model" if status == "passed" else "NOT PROVED the same model"
+    says = (
+        f"{label}: {word}: {passed} checks passed, {failed} failed, {undecided} could not be decided "
+        f"({runtime}, {data['made']})"
     )
+    return Attested(file["sha256"], status, label, passed, failed, undecided, data["made"], runtime, says)

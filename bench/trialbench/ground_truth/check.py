@@ -135,7 +135,8 @@ def _file(evidence: Evidence, model: Model, quant: str) -> dict[str, Any]:
         "quant": quant,
         "format": artefact.format,
         "path": str(artefact.path),
-        "sha256": artefact.sha256 or None,
+        # As it lies there, whatever was written down when it was made: a verdict is about these bytes.
+        "sha256": evidence.digest(model, quant) or None,
         "bytes": artefact.path.stat().st_size if there else None,
         "parents": list(artefact.parents),
         "tokens_per_s": round(sum(speeds) / len(speeds), 2) if speeds else None,

@@ -3,6 +3,10 @@
 A claim is a YAML file. `lock.jsonl` beside the claims is an append-only chain: each entry holds the hash of a claim
 and of the entry before it, so that neither a claim nor the order of events can be changed without it showing. Locking
 a changed claim again is an amendment; it is allowed, counted, and shown in every output.
+
+A chain can be written anew as a whole. So each work folder keeps, in `claims-seen.json`, what was claimed the first
+time results were compared with it: a chain that no longer holds it was rewritten, and a claim that was locked or
+amended after that was not made beforehand. Every output says so; each verdict holds the hash of each claim's entry.
 """
 
 from __future__ import annotations
@@ -10,13 +14,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from trialbench.errors import UsageError
-from trialbench.files import write_atomic
+from trialbench.files import read_json, write_atomic, write_json
 from trialbench.ground_truth.measures import compare_tokens
 from trialbench.ground_truth.observe import Evidence, prompts_of
 from trialbench.ground_truth.results import Status
@@ -25,6 +29,7 @@ from trialbench.ground_truth.runtimes.base import Trouble
 from trialbench.ground_truth.yaml_files import load
 
 LOCK = "lock.jsonl"
+SEEN = "claims-seen.json"
 _START = "0" * 64
 
 
@@ -41,7 +46,10 @@ class Claim:
         models, quants: what it is about; no models means all of the roster.
         falsified_by: what would show it to be wrong.
         amendments: how often it was changed after it had been locked; None when it is not locked as it is.
-        locked: when it was last locked.
+        locked: when it was last locked, as it is or otherwise; empty when never.
+        sha256: of its file.
+        entry: hash of its last entry in the chain; empty when it is not locked as it is.
+        afterthought: when results had been seen before it was locked as it is: what shows that, in words.
     """
 
     name: str
@@ -54,13 +62,18 @@ class Claim:
     falsified_by: str
     amendments: int | None
     locked: str
+    sha256: str = ""
+    entry: str = ""
+    afterthought: str = ""
 
     @property
     def standing(self) -> str:
-        """`locked 2026-11-21`, with its amendments, or that it is not locked."""
+        """`locked 2026-11-21`, with its amendments, or that it is not locked; and what was seen before."""
+        more = f", {self.afterthought}" if self.afterthought else ""
         if self.amendments is None:
-            return "NOT LOCKED"
-        more = f", AMENDED {self.amendments} times" if self.amendments else ""
+            return f"NOT LOCKED{f' (CHANGED since {self.locked[:10]})' if self.locked else ''}{more}"
+        if self.amendments:
+            more = f", AMENDED {'once' if self.amendments == 1 else f'{self.amendments} times'}{more}"
         return f"locked {self.locked[:10]}{more}"
 
 
@@ -83,6 +96,7 @@ class Judged:
             "bound": self.claim.bound,
             "standing": self.claim.standing,
             "amendments": self.claim.amendments,
+            "entry": self.claim.entry,
             "status": self.status.value,
             "found": self.found,
             "says": self.says,
@@ -170,14 +184,14 @@ def read_claims(folder: Path | None) -> list[Claim]:
 
 
 def _read(path: Path, entries: Sequence[dict[str, Any]]) -> Claim:
-    data = load(path, "claim", "claim").data
+    document = load(path, "claim", "claim")
+    data = document.data
     mine = [entry for entry in entries if entry["claim"] == path.stem]
     current = bool(mine) and mine[-1]["sha256"] == digest(path)
     direction = "at most" if "at_most" in data else "at least"
     if ("at_most" in data) == ("at_least" in data):
-        raise UsageError(
-            f"{path}: expected either at_most or at_least, found {'both' if 'at_most' in data else 'none'}"
-        )
+        found = "both" if "at_most" in data else "none"
+        raise UsageError(f"{document.at('at_least')}: expected either at_most or at_least, found {found}")
     return Claim(
         name=path.stem,
         statement=data["statement"],
@@ -188,13 +202,56 @@ def _read(path: Path, entries: Sequence[dict[str, Any]]) -> Claim:
         quants=tuple(data["quants"]),
         falsified_by=data["falsified_by"],
         amendments=sum(bool(entry["amendment"]) for entry in mine) if current else None,
-        locked=str(mine[-1]["when"]) if current else "",
+        locked=str(mine[-1]["when"]) if mine else "",
+        sha256=digest(path),
+        entry=str(mine[-1]["hash"]) if current else "",
     )
+
+
+def remember(root: Path, folder: Path | None, claims: Sequence[Claim], *, now: datetime | None = None) -> list[Claim]:
+    """The claims, each with what an earlier comparison in this work folder knows of it; then they are remembered.
+
+    Args:
+        root: the work folder.
+        folder: where the claims lie; its chain is what the memory is held against.
+
+    Raises:
+        UsageError: the memory cannot be read.
+    """
+    if folder is None or not claims:
+        return list(claims)
+    path = root / SEEN
+    memory: dict[str, dict[str, str]] = read_json(path) if path.exists() else {}
+    if not isinstance(memory, dict) or not all(isinstance(one, dict) for one in memory.values()):
+        raise UsageError(f"{path}: expected the claims that were seen here, found {memory!r:.60}; remove the file")
+    known = {entry["hash"] for entry in read_lock(folder)}
+    when = (now or datetime.now(UTC)).isoformat(timespec="seconds")
+    told = []
+    for claim in claims:
+        key = f"{folder}/{claim.name}"
+        first = memory.setdefault(key, {"when": when, "sha256": claim.sha256, "entry": claim.entry})
+        told.append(replace(claim, afterthought=_afterthought(claim, first, known)))
+    root.mkdir(parents=True, exist_ok=True)
+    write_json(path, memory)
+    return told
+
+
+def _afterthought(claim: Claim, first: dict[str, str], known: set[str]) -> str:
+    """Why a claim is not as it was when results were first compared with it; nothing when it is."""
+    day = first["when"][:10]
+    if first["entry"] and first["entry"] not in known:
+        return f"THE CHAIN WAS REWRITTEN after results of {day}"
+    if first["sha256"] == claim.sha256 and first["entry"]:
+        return ""
+    if not first["entry"]:
+        return f"locked AFTER results of {day} were seen" if claim.entry else ""
+    return f"results of {day} were seen before" if claim.entry else ""
 
 
 def judge_claims(claims: Sequence[Claim], evidence: Evidence, models: Sequence[Model]) -> list[Judged]:
     """Each claim against what was found; the worst file decides."""
-    return [_judge(claim, evidence, models) for claim in claims]
+    known = remember(evidence.workspace.root, evidence.roster.claims, claims)
+    return [_judge(claim, evidence, models) for claim in known]
 
 
 def _judge(claim: Claim, evidence: Evidence, models: Sequence[Model]) -> Judged:
@@ -224,6 +281,8 @@ def _judge(claim: Claim, evidence: Evidence, models: Sequence[Model]) -> Judged:
     says = f"{worst:.4g} ({where}), claimed {claim.direction} {claim.bound:g}"
     if claim.amendments is None:
         return Judged(claim, Status.INCONCLUSIVE, worst, f"{says}; not locked, so it was not stated beforehand")
+    if "REWRITTEN" in claim.afterthought:
+        return Judged(claim, Status.INCONCLUSIVE, worst, f"{says}; its chain was rewritten, so it proves nothing")
     return Judged(claim, Status.PASS if good else Status.FAIL, worst, says)
 
 

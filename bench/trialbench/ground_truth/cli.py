@@ -31,7 +31,7 @@ def add(verbs: Verbs) -> None:
     oracle = verbs.add_parser("oracle", help="make golden continuations with transformers (extra: oracle)")
     add_roster(oracle)
     oracle.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    oracle.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32", help="on a GPU")
+    oracle.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
     oracle.add_argument("--kernels", action="store_true", help="with the custom kernels of the hub (GPU)")
     oracle.add_argument(
         "--second", action="store_true", help="of the converted files instead: transformers loading each GGUF"
@@ -74,10 +74,11 @@ def _add_check(verbs: Verbs) -> None:
     ticket = verbs.add_parser("ticket", help="Markdown for an issue tracker, from a verdict")
     ticket.add_argument("file", type=Path, metavar="VERDICT.json")
     ticket.set_defaults(verb=_ticket)
-    attest = verbs.add_parser("attest", help="the verdict about one file, by its hash")
-    attest.add_argument("--sha256", required=True, metavar="HEX", help="of the file")
+    attest = verbs.add_parser("attest", help="the verdict about a file, by its hash")
+    attest.add_argument("--sha256", action="append", required=True, metavar="HEX", help="of the file; repeatable")
     attest.add_argument("--verdict", action="append", default=[], type=Path, metavar="FILE.json", help="repeatable")
-    attest.add_argument("--optional", action="store_true", help="a file without a verdict is said, and is no failure")
+    attest.add_argument("--optional", action="store_true", help="only say it: no verdict, or a bad one, is no failure")
+    attest.add_argument("--json", type=Path, metavar="FILE", help="write what was found (schema attestation)")
     attest.set_defaults(verb=_attest)
     claims = verbs.add_parser("claims", help="show the pre-registered claims, or lock them")
     claims.add_argument("--roster", default="original", metavar="NAME|FILE")
@@ -129,7 +130,8 @@ def llama_cpp(workspace: Workspace, *, threads: int) -> LlamaCpp:
         workspace.root.mkdir(parents=True, exist_ok=True)
         text = workspace.roster.prompts.perplexity_text
         folders = {workspace.root: True, **({text.parent.resolve(): False} if text is not None else {})}
-        tools = ContainerTools(image, folders)
+        given = {path.parent: False for model in workspace.roster.models for path in model.files.values()}
+        tools = ContainerTools(image, {**given, **folders})
     else:
         tools = LocalTools()
     return LlamaCpp(tools, threads=threads)
@@ -218,7 +220,9 @@ def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Wo
     with closing(runtime):
         place = check.status_path(workspace, runtime)
         before = check.read_verdict(place)
-        checked = check.run_check(workspace, runtime, models, suites=options.suite, tell=tell)
+        live = outputs.Progress(sys.stderr)
+        checked = check.run_check(workspace, runtime, models, suites=options.suite, progress=live, tell=live.tell)
+        live.end()
         verdict = check.document(checked, models)
         say(outputs.table(verdict))
         code = checked.code
@@ -236,7 +240,9 @@ def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Wo
 
             write_atomic(options.html, page(verdict))
         if options.controls:
-            code = max(code, _controls(runtime, models, workspace))
+            found = _controls(runtime, models, workspace)
+            # A failure outweighs what could not be decided.
+            code = 1 if 1 in (code, found) else max(code, found)
     return code
 
 
@@ -249,7 +255,9 @@ def _controls(runtime: Runtime, models: Sequence[Model], workspace: Workspace) -
     caught = controls.run_controls(workspace, runtime, model, tell=tell)
     uncovered = controls.uncovered(caught, runtime, workspace, model)
     say("\n" + outputs.controls_table(caught, uncovered))
-    return 0 if all(one.good for one in caught) and not uncovered else 1
+    if uncovered or any(one.tried and not one.good for one in caught):
+        return 1
+    return 3 if any(one.untried for one in caught) else 0
 
 
 def _ci(options: argparse.Namespace) -> int:
@@ -281,20 +289,19 @@ def _ticket(options: argparse.Namespace) -> int:
 
 
 def _attest(options: argparse.Namespace) -> int:
-    from trialbench.ground_truth.attest import NotAttested, attest
+    from trialbench.files import write_json
+    from trialbench.ground_truth.attest import NotAttested, attestation
 
-    try:
-        found = attest(options.sha256, options.verdict)
-    except NotAttested as error:
-        if not options.optional:
-            raise
-        say(str(error))
-        return 0
-    say(
-        f"{found.label}: {'the same model' if found.good else 'NOT PROVED the same model'}: {found.passed} checks "
-        f"passed, {found.failed} failed, {found.open} could not be decided ({found.runtime}, {found.made})"
-    )
-    return 0 if found.good else 1
+    found = attestation(options.sha256, options.verdict, required=not options.optional)
+    if options.json is not None:
+        write_json(options.json, found)
+    missing = [file["says"] for file in found["files"] if file["status"] == "missing"]
+    for file in found["files"]:
+        if options.optional or file["status"] != "missing":
+            say(file["says"])
+    if missing and not options.optional:
+        raise NotAttested("; ".join(missing))
+    return 0 if options.optional or all(file["status"] == "passed" for file in found["files"]) else 1
 
 
 def _claims(options: argparse.Namespace) -> int:

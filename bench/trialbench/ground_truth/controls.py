@@ -7,62 +7,28 @@ INCONCLUSIVE, or a crash of ours, is no catch. Each applicable suite is the aim 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from trialbench.errors import TrialbenchError
+from trialbench.ground_truth.controls_base import Bench, Control, Lying, LyingSession, Spoilt, changed
+from trialbench.ground_truth.ladder import Ladder, Step, climb
 from trialbench.ground_truth.observe import Evidence
+from trialbench.ground_truth.oracle_files import oracle_path, read_oracle, write_oracle
 from trialbench.ground_truth.results import Result, Row, Status
 from trialbench.ground_truth.roster import Model
 from trialbench.ground_truth.runtimes.base import (
-    Answer,
     Artefact,
     Capability,
     Conversion,
-    Generation,
-    Perplexity,
-    Prompt,
     Runtime,
-    Score,
     Session,
 )
-from trialbench.ground_truth.suites import declared, judge
+from trialbench.ground_truth.suites import declared, judge, suite
 from trialbench.ground_truth.workspace import Workspace
 
 _JUDGED, _OTHER = "Q8_0", "Q4_0"
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What a wrong file is made of, and where: in `folder`."""
-
-    workspace: Workspace
-    runtime: Runtime
-    model: Model
-    intact: Artefact
-    folder: Path
-
-
-@dataclass(frozen=True)
-class Control:
-    """Something wrong on purpose.
-
-    Attributes:
-        name: short, for the table.
-        wrong: what is wrong, in words.
-        aimed: the suites that must catch it.
-        spoil: makes the wrong file; None when it is the runtime that is wrong.
-        lie: wraps the runtime; None when it is the file that is wrong.
-        open_is_enough: nothing is said, so nothing can be wrong: what passes of the intact file must not pass.
-    """
-
-    name: str
-    wrong: str
-    aimed: tuple[str, ...]
-    spoil: Callable[[Bench], Artefact] | None = None
-    lie: Callable[[Runtime], Runtime] | None = None
-    open_is_enough: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,27 +38,41 @@ class Caught:
     Attributes:
         by: suites that caught it.
         missed: suites it was aimed at that did not, and what they said.
+        untried: suites it was aimed at that do not pass the intact file either: nothing can be seen to turn.
         trouble: why it could not be made; nothing is proved then.
+        blamed: the ladder of the wrong file, as far as its guilty step.
     """
 
     control: Control
     by: tuple[str, ...]
     missed: Mapping[str, str]
     trouble: str = ""
+    blamed: Ladder | None = None
+    untried: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def good(self) -> bool:
-        """Every suite it was aimed at caught it."""
-        return bool(self.by) and not self.missed and not self.trouble
+        """Every suite it was aimed at caught it that could, and the ladder names the step that is wrong."""
+        return bool(self.by) and not self.missed and not self.trouble and self.rightly
+
+    @property
+    def tried(self) -> bool:
+        """There was a suite that could have caught it."""
+        return bool(self.by or self.missed or self.trouble)
+
+    @property
+    def rightly(self) -> bool:
+        """The ladder names the step that was made to be wrong, and none where none was."""
+        return (None if self.blamed is None else self.blamed.guilty) is self.control.guilty
 
 
 # --- Wrong files -----------------------------------------------------------------------------------------------------
 
 
-def _converted(**changes: Any) -> Callable[[Bench], Artefact]:
+def _converted(**changes: Any) -> Callable[[Bench], Spoilt]:
     """Converted anew with something changed, then quantised as the intact file was."""
 
-    def spoil(bench: Bench) -> Artefact:
+    def spoil(bench: Bench) -> Spoilt:
         from trialbench.ground_truth.convert import Changes, to_gguf
         from trialbench.ground_truth.weights import sha256
 
@@ -104,7 +84,7 @@ def _converted(**changes: Any) -> Callable[[Bench], Artefact]:
         done = bench.runtime.convert(Capability.QUANTIZE, bad, bench.folder / f"bad-{quant}.gguf", quant)
         if done.artefact is None:
             raise TrialbenchError(done.trouble.text if done.trouble else "it could not be quantised")
-        return done.artefact
+        return Spoilt(done.artefact, bad)
 
     return spoil
 
@@ -135,14 +115,14 @@ def _swapped(texts: list[str]) -> list[str]:
     return texts
 
 
-def _truncated(bench: Bench) -> Artefact:
+def _truncated(bench: Bench) -> Spoilt:
     target = bench.folder / "cut.gguf"
     raw = bench.intact.path.read_bytes()
     target.write_bytes(raw[: len(raw) * 3 // 4])
-    return replace(bench.intact, path=target, sha256="")
+    return Spoilt(replace(bench.intact, path=target, sha256=""))
 
 
-def _not_finite(bench: Bench) -> Artefact:
+def _not_finite(bench: Bench) -> Spoilt:
     """A scale of one block set to NaN, in the file's own bytes."""
     from trialbench.ground_truth.weights import Gguf
 
@@ -151,85 +131,14 @@ def _not_finite(bench: Bench) -> Artefact:
     place = Gguf(bench.intact.path).offset("blk.0.ffn_up.weight")
     raw[place : place + 2] = b"\x00\x7e"
     target.write_bytes(bytes(raw))
-    return replace(bench.intact, path=target, sha256="")
+    return Spoilt(replace(bench.intact, path=target, sha256=""))
 
 
-def _same_file(bench: Bench) -> Artefact:
-    return bench.workspace.artefact(bench.model, bench.runtime.identity.name, _OTHER)
+def _same_file(bench: Bench) -> Spoilt:
+    return Spoilt(bench.workspace.artefact(bench.model, bench.runtime.identity.name, _OTHER))
 
 
 # --- Wrong runtimes --------------------------------------------------------------------------------------------------
-
-
-class Lying:
-    """A runtime that passes everything on; the wrong ones below change one thing."""
-
-    def __init__(self, inner: Runtime) -> None:
-        self.inner = inner
-        self.identity, self.formats = inner.identity, inner.formats
-
-    def declined(self, capability: Capability, artefact: Artefact | None = None) -> str | None:
-        """Passed on."""
-        return self.inner.declined(capability, artefact)
-
-    def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
-        """Passed on."""
-        return self.inner.open(artefact, kv_type=kv_type)
-
-    def probe(self, capability: Capability, artefact: Artefact, other: Artefact | None = None, **more: Any) -> Answer:
-        """Passed on."""
-        return self.inner.probe(capability, artefact, other, **more)
-
-    def perplexity(self, artefact: Artefact, text: Path, *, context: int, reference: Path | None = None) -> Perplexity:
-        """Passed on."""
-        return self.inner.perplexity(artefact, text, context=context, reference=reference)
-
-    def convert(self, capability: Capability, source: Artefact, target: Path, quant: str) -> Conversion:
-        """Passed on."""
-        return self.inner.convert(capability, source, target, quant)
-
-    def close(self) -> None:
-        """The inner one is not ours to close."""
-
-
-class _LyingSession:
-    """A session whose free continuations are changed."""
-
-    def __init__(self, inner: Session, change: Callable[[Generation], Generation]) -> None:
-        self._inner, self._change = inner, change
-
-    def __enter__(self) -> _LyingSession:
-        self._inner.__enter__()
-        return self
-
-    def __exit__(self, *what: Any) -> None:
-        self._inner.__exit__(*what)
-
-    @property
-    def trouble(self) -> Any:
-        return self._inner.trouble
-
-    def generate(self, prompt: Prompt, *, max_new_tokens: int, top: int = 0) -> Generation:
-        return self._change(self._inner.generate(prompt, max_new_tokens=max_new_tokens, top=top))
-
-    def score(self, prompt: Prompt, forced: Sequence[int], *, top: int) -> Score:
-        found = self._inner.score(prompt, forced, top=top)
-        return replace(found, generation=self._change(found.generation))
-
-    def tokenize(self, text: str, *, add_special: bool) -> Answer:
-        return self._inner.tokenize(text, add_special=add_special)
-
-    def render(self, messages: Sequence[Mapping[str, str]]) -> Answer:
-        return self._inner.render(messages)
-
-
-def _changed(got: Generation, where: Callable[[int], range]) -> Generation:
-    if not got.tokens:
-        return got
-    tokens = list(got.tokens)
-    for number in where(len(tokens)):
-        tokens[number] = tokens[number] + 1 if tokens[number] else 2
-    return replace(got, tokens=tuple(tokens))
 
 
 class _Stumbles(Lying):
@@ -239,7 +148,7 @@ class _Stumbles(Lying):
         session = self.inner.open(artefact, kv_type=kv_type)
         if artefact.quant != _JUDGED:
             return session
-        return _LyingSession(session, lambda got: _changed(got, lambda size: range(size - 2, size)))
+        return LyingSession(session, lambda got: changed(got, lambda size: range(size - 2, size)))
 
 
 class _Starts(Lying):
@@ -247,7 +156,7 @@ class _Starts(Lying):
 
     def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
         session = self.inner.open(artefact, kv_type=kv_type)
-        return _LyingSession(session, lambda got: _changed(got, lambda _size: range(1)))
+        return LyingSession(session, lambda got: changed(got, lambda _size: range(1)))
 
 
 class _Forgets(Lying):
@@ -267,45 +176,83 @@ class _Forgets(Lying):
         return done
 
 
+def _other_halves(bench: Bench) -> Path:
+    """Oracles of which those in half precision tell their tokens and distributions backwards."""
+    there, made = bench.workspace.roster.oracle, bench.folder / "oracle"
+    for prompt in bench.workspace.roster.prompts.prompts:
+        write_oracle(
+            oracle_path(made, bench.model.slug, prompt.name),
+            read_oracle(oracle_path(there, bench.model.slug, prompt.name)),
+        )
+        for precision in bench.workspace.roster.precisions:
+            one = read_oracle(oracle_path(there, bench.model.slug, prompt.name, precision=precision))
+            wrong = replace(one, tokens=one.tokens[::-1], top=None if one.top is None else one.top[::-1])
+            write_oracle(oracle_path(made, bench.model.slug, prompt.name, precision=precision), wrong)
+    return made
+
+
 CONTROLS: tuple[Control, ...] = (
     Control(
         "rows not permuted",
         "query and key rows in the order of the Hugging Face files",
         ("canary", "token", "forced", "ppl", "weights", "rosetta-diff"),
-        _converted(tensor=_not_permuted),
+        _converted(tensor=_not_permuted), guilty=Step.IMPORT,
     ),
     Control(
         "corrupted tensor", "one matrix replaced by noise", ("canary", "token", "forced", "ppl", "weights"),
-        _converted(tensor=_noisy),
+        _converted(tensor=_noisy), guilty=Step.IMPORT,
     ),
-    Control("NaN in a block", "one scale is not a number", ("validate", "weights"), _not_finite),
-    Control("constant tensor", "one matrix holds a single value", ("hex", "weights"), _converted(tensor=_constant)),
+    Control(
+        "NaN in a block", "one scale is not a number", ("validate", "weights"), _not_finite,
+        guilty=Step.FILE, damaged=True,
+    ),
+    Control(
+        "constant tensor", "one matrix holds a single value", ("hex", "weights"), _converted(tensor=_constant),
+        guilty=Step.IMPORT,
+    ),
     Control(
         "shifted BOS", "a beginning-of-sequence token that the model was not trained with", ("tokenizer",),
-        _converted(add_bos=True),
+        _converted(add_bos=True), guilty=Step.PROMPT,
     ),
     Control(
-        "swapped tokens", "two words have each other's ids", ("tokenizer", "canary"), _converted(tokens=_swapped)
+        "swapped tokens", "two words have each other's ids", ("tokenizer", "canary"), _converted(tokens=_swapped),
+        guilty=Step.PROMPT,
     ),
     Control(
-        "wrong RoPE base", "10 instead of 10000", ("canary", "token", "forced", "ppl"), _converted(rope_theta=10.0)
+        "wrong RoPE base", "10 instead of 10000", ("canary", "token", "forced", "ppl"), _converted(rope_theta=10.0),
+        guilty=Step.IMPORT,
     ),
     Control(
         "truncated file", "the last quarter is missing",
         ("canary", "token", "forced", "ppl", "weights", "inspect", "validate", "tensors", "hex"), _truncated,
+        guilty=Step.FILE, damaged=True,
     ),
     Control(
         "wrong chat template", "another family's", ("template",),
         _converted(template="{% for message in messages %}[INST] {{ message.content }} [/INST]{% endfor %}"),
+        guilty=Step.PROMPT,
     ),
-    Control("wrong head count", "the metadata says 2 heads instead of 4", ("inspect", "token"), _converted(heads=2)),
-    Control("same file twice", "one precision passed off as another", ("diff",), _same_file),
-    Control("stumbling runtime", "the finer file loses two tokens at the end", ("drift",), lie=_Stumbles),
+    Control(
+        "wrong head count", "the metadata says 2 heads instead of 4", ("inspect", "token"), _converted(heads=2),
+        guilty=Step.IMPORT,
+    ),
+    Control(
+        "oracle of another text", "half precision tells its tokens backwards", ("precision",), oracle=_other_halves,
+    ),
+    Control(
+        "same file twice", "one precision passed off as another", ("diff",), _same_file, guilty=Step.QUANTISATION,
+    ),
+    Control(
+        "stumbling runtime", "the finer file loses two tokens at the end", ("drift",), lie=_Stumbles,
+        guilty=Step.RUNTIME,
+    ),
     Control(
         "other first token", "the runtime starts every continuation wrongly", ("canary", "token", "second"),
-        lie=_Starts,
+        lie=_Starts, guilty=Step.RUNTIME,
     ),
-    Control("lossy export", "what is exported is not what was loaded", ("roundtrip",), lie=_Forgets),
+    Control(
+        "lossy export", "what is exported is not what was loaded", ("roundtrip",), lie=_Forgets, guilty=Step.EXPORT,
+    ),
 )  # fmt: skip
 
 
@@ -323,9 +270,14 @@ def run_controls(
     found = []
     controls, judged = _set(runtime.identity.name)
     for control in controls:
+        if control.oracle is not None and not workspace.roster.precisions:
+            continue
         found.append(_try(control, workspace, runtime, model, intact, folder, judged))
         one = found[-1]
-        tell(f"control {control.name}: {'caught by ' + ', '.join(one.by) if one.good else f'NOT CAUGHT {one.trouble}'}")
+        how = (
+            f"caught by {', '.join(one.by)}" if one.good else f"NOT CAUGHT {one.trouble}" if one.tried else "not tried"
+        )
+        tell(f"control {control.name}: {how}")
     return found
 
 
@@ -339,17 +291,29 @@ def _try(
     judged: str,
 ) -> Caught:
     replaced: dict[tuple[str, str], Artefact] = {}
+    as_made: dict[tuple[str, str], Artefact] = {}
     bad: Runtime = runtime
+    original = workspace.artefact(model, runtime.identity.name, judged)
     try:
         if control.spoil is not None:
-            original = workspace.artefact(model, runtime.identity.name, judged)
-            replaced[model.slug, judged] = control.spoil(Bench(workspace, runtime, model, original, folder))
+            spoilt = control.spoil(Bench(workspace, runtime, model, original, folder))
+            replaced[model.slug, judged] = spoilt.artefact
+            if control.damaged:
+                as_made[model.slug, judged] = replace(spoilt.artefact, sha256=original.sha256)
+            if spoilt.floats is not None:
+                as_made[model.slug, spoilt.floats.quant] = spoilt.floats
         if control.lie is not None:
             bad = control.lie(runtime)
+        told = workspace
+        if control.oracle is not None:
+            oracle = control.oracle(Bench(workspace, runtime, model, original, folder))
+            told = Workspace(workspace.root, replace(workspace.roster, oracle=oracle))
     except (TrialbenchError, OSError, ValueError) as error:
         return Caught(control, (), {}, f"could not be made: {error}")
-    spoiled = Evidence(workspace, bad, replaced=replaced)
-    by, missed = [], {}
+    # The suites are not told the hash of a damaged file: they must see the damage themselves.
+    spoiled = Evidence(told, bad, replaced=replaced)
+    by, missed, untried = [], {}, {}
+    failed: list[Result] = []
     for name in control.aimed:
         rows = [
             _aim(row, judged)
@@ -357,11 +321,23 @@ def _try(
             if _meant(row, control, judged)
         ]
         pairs = [(judge(row, intact), judge(row, spoiled)) for row in rows]
+        failed += [wrong for good, wrong in pairs if (good.status, wrong.status) == (Status.PASS, Status.FAIL)]
         if _is_caught(pairs, control.open_is_enough):
             by.append(name)
+        elif pairs and all(good.status is not Status.PASS for good, _ in pairs):
+            untried[name] = f"{pairs[0][0].status.value}: {pairs[0][0].says}"
         else:
             missed[name] = _missed(pairs)
-    return Caught(control, tuple(by), missed)
+    blamed = _blamed(control, failed, spoiled.with_files(as_made), model, judged) if failed else None
+    return Caught(control, tuple(by), missed, blamed=blamed, untried=untried)
+
+
+def _blamed(control: Control, failed: Sequence[Result], evidence: Evidence, model: Model, judged: str) -> Ladder | None:
+    """The ladder of the file in which the control showed; None where nothing is to be blamed."""
+    if control.guilty is None:
+        return None
+    quant = judged if control.lie is None else failed[0].row.quant
+    return climb(failed, evidence, model, quant, whole=False)
 
 
 def _set(runtime: str) -> tuple[Sequence[Control], str]:
@@ -380,6 +356,8 @@ def _aim(row: Row, judged: str) -> Row:
 
 def _meant(row: Row, control: Control, judged: str) -> bool:
     """Rows about the spoiled file; a wrong runtime is wrong about every file."""
+    if control.oracle is not None:
+        return True
     return control.lie is not None or judged in (_aim(row, judged).quant, row.other)
 
 
@@ -398,16 +376,17 @@ def _missed(pairs: Sequence[tuple[Result, Result]]) -> str:
 
 
 def uncovered(caught: Sequence[Caught], runtime: Runtime, workspace: Workspace, model: Model) -> list[str]:
-    """Applicable suites that no control was caught by: nobody has seen them fail."""
-    proved = {name for one in caught for name in one.by}
+    """Applicable suites that no control was caught by: nobody has seen them fail. Those whose answer is always the same
+    could not.
+    """
+    proved = {name for one in caught for name in (*one.by, *one.untried)}
     rows = declared(workspace.roster, runtime.identity.name, (), [model.slug])
     evidence = Evidence(workspace, runtime)
-    asked = {row.suite for row in rows if _applies(row, evidence)}
+    constant = {name for name in {row.suite for row in rows} if runtime.identity.name in suite(name).constant}
+    asked = {row.suite for row in rows if _applies(row, evidence)} - constant
     return sorted(asked - proved)
 
 
 def _applies(row: Row, evidence: Evidence) -> bool:
-    from trialbench.ground_truth.suites import suite
-
     artefact = evidence.artefact(evidence.roster.model(row.model), row.quant) if row.quant else None
     return suite(row.suite).declined(evidence.runtime, artefact) is None

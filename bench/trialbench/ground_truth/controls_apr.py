@@ -10,10 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from trialbench.ground_truth.controls import Bench, Control, Lying
+from trialbench.ground_truth.controls_base import Bench, Control, Lying, LyingSession, Spoilt, changed
+from trialbench.ground_truth.ladder import Step
+from trialbench.ground_truth.runtimes.apr import Apr
 from trialbench.ground_truth.runtimes.base import (
     Answer,
     Artefact,
+    Call,
     Capability,
     Generation,
     Prompt,
@@ -22,25 +25,24 @@ from trialbench.ground_truth.runtimes.base import (
     Trouble,
     TroubleKind,
 )
-from trialbench.ground_truth.weights import sha256
 
 JUDGED = "int8"
 
 
-def _cut(bench: Bench) -> Artefact:
+def _cut(bench: Bench) -> Spoilt:
     target = bench.folder / f"cut-{bench.intact.path.name}"
     raw = bench.intact.path.read_bytes()
     target.write_bytes(raw[: len(raw) // 4])
-    return replace(bench.intact, path=target, sha256="")
+    return Spoilt(replace(bench.intact, path=target, sha256=""))
 
 
-def _overwritten(bench: Bench) -> Artefact:
+def _overwritten(bench: Bench) -> Spoilt:
     target = bench.folder / f"bad-{bench.intact.path.name}"
     raw = bytearray(bench.intact.path.read_bytes())
     start, size = len(raw) // 4, max(1, len(raw) // 2)
     raw[start : start + size] = b"\x7f" * len(raw[start : start + size])
     target.write_bytes(bytes(raw))
-    return replace(bench.intact, path=target, sha256=sha256(target))
+    return Spoilt(replace(bench.intact, path=target, sha256=""))
 
 
 Change = Callable[[Answer], Answer]
@@ -68,6 +70,14 @@ def _without_a_layer(answer: Answer) -> Answer:
         return {**node, "name": name, "children": [renamed(one, depth - 1) for one in node.get("children") or []]}
 
     return replace(answer, payload=renamed(answer.payload, 64))
+
+
+def _gate_failed(answer: Answer) -> Answer:
+    """The first gate that ran has failed."""
+    if not isinstance(answer.payload, dict) or not answer.payload.get("gates"):
+        return answer
+    first, *others = answer.payload["gates"]
+    return replace(answer, payload={**answer.payload, "gates": [{**first, "passed": False, "skipped": False}, *others]})
 
 
 def _failing(answer: Answer) -> Answer:
@@ -117,14 +127,61 @@ class _Mute:
         return Generation(None, None, call=got.call, trouble=answer.trouble)
 
 
+class _Starts(Lying):
+    """Every continuation starts with six other tokens: more than any bound allows."""
+
+    def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
+        session = self.inner.open(artefact, kv_type=kv_type)
+        return LyingSession(session, lambda got: changed(got, lambda size: range(min(6, size))))
+
+
+class _Stumbles(Lying):
+    """The judged file's last two tokens are wrong."""
+
+    def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
+        session = self.inner.open(artefact, kv_type=kv_type)
+        if artefact.quant != JUDGED:
+            return session
+        return LyingSession(session, lambda got: changed(got, lambda size: range(size - 2, size)))
+
+
+class _Forgets(Lying):
+    """A file that was imported from a GGUF says something else in the end."""
+
+    def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
+        session = self.inner.open(artefact, kv_type=kv_type)
+        if "gguf exported" not in artefact.parents:
+            return session
+        return LyingSession(session, lambda got: changed(got, lambda size: range(size - 1, size)))
+
+
+def _rewired(change: Callable[[Call], Call]) -> Callable[[Runtime], Runtime]:
+    """A program that prints something else: what reads its output is in between."""
+
+    def lie(runtime: Runtime) -> Runtime:
+        assert isinstance(runtime, Apr)
+        return runtime.rewired(change)
+
+    return lie
+
+
+_GREEN = "\x1b[2K\x1b]0;apr\x07\x1b[1;32m\u2713 passed: true\x1b[0m {\x1b[32mOK\x1b[0m}\n"
+
+
 def _lie(changes: Mapping[Capability, Change], everything: Change | None = None) -> Callable[[Runtime], Runtime]:
     return lambda runtime: _Answering(runtime, changes, everything)
 
 
 _ASKED = ("inspect", "validate", "tensors", "lint", "selftest", "tree", "oracle-id", "hex")
 CONTROLS: tuple[Control, ...] = (
-    Control("truncated file", "a quarter of it is there", ("validate", "tensors", "selftest"), _cut),
-    Control("overwritten half", "half of its bytes are the same", ("token", "canary"), _overwritten),
+    Control(
+        "truncated file", "a quarter of it is there", ("validate", "tensors", "selftest"), _cut,
+        guilty=Step.FILE, damaged=True,
+    ),
+    Control(
+        "overwritten half", "half of its bytes are the same", ("token",), _overwritten,
+        guilty=Step.FILE, damaged=True,
+    ),
     Control(
         "blind comparison", "two precisions are found to be one file", ("diff",),
         lie=_lie({Capability.DIFF: _says(identical=True, difference_count=0)}),
@@ -147,8 +204,35 @@ CONTROLS: tuple[Control, ...] = (
         lie=_lie({Capability.ROSETTA_DIFF: _says(layout_mismatches=1)}),
     ),
     Control(
+        "no speed", "it generates nothing in all eternity", ("bench",),
+        lie=_lie({Capability.BENCH: _says(tokens_per_second=0.0)}),
+    ),
+    Control("a failed gate", "one of its gates fails", ("qa",), lie=_lie({Capability.QA: _gate_failed})),
+    Control(
+        "a GPU that computes otherwise", "the program finds a difference", ("parity-gpu",),
+        lie=_lie({Capability.PARITY_GPU: _says(passed=False)}),
+    ),
+    Control(
+        "surprised by everything", "a perplexity of a million", ("ppl",),
+        lie=_lie({Capability.EVAL: _says(perplexity=1e6)}),
+    ),
+    Control(
+        "other first tokens", "the program starts every continuation wrongly", ("canary", "token"), lie=_Starts,
+        guilty=Step.RUNTIME,
+    ),
+    Control("stumbling program", "the finer file loses two tokens at the end", ("drift",), lie=_Stumbles),
+    Control("lossy way back", "what was exported comes back as another model", ("roundtrip",), lie=_Forgets),
+    Control(
         "yes, and a failing exit code", "valid JSON that passes, exit code 5", _ASKED,
         lie=_lie({}, _failing),
+    ),
+    Control(
+        "prints ANSI", "colours and a title, and no JSON between them", (*_ASKED, "token", "canary"),
+        lie=_rewired(lambda call: replace(call, exit_code=0, stdout=_GREEN)), open_is_enough=True,
+    ),
+    Control(
+        "exits 0 on failure", "an error on standard error alone", (*_ASKED, "token", "canary"),
+        lie=_rewired(lambda call: replace(call, exit_code=0, stdout="", stderr="error: Inference failed: no memory\n")),
     ),
     Control(
         "ignores --json", "the program prints sentences", (*_ASKED, "token", "canary"), lie=_lie({}, _speechless),

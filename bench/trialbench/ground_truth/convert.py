@@ -231,7 +231,7 @@ def to_hf(source: Path, folder: Path) -> None:
         UsageError: an architecture that is not converted here, or a tensor is missing.
     """
     gguf = Gguf(source)
-    shape = _shape_of_gguf(gguf)
+    shape = shape_of_file(gguf)
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(
         folder / "model.safetensors", {rule.hf: rule.to_hf(gguf.read(rule.gguf)) for rule in rules(shape)}
@@ -257,7 +257,12 @@ def to_hf(source: Path, folder: Path) -> None:
     )
 
 
-def _shape_of_gguf(gguf: Gguf) -> Shape:
+def shape_of_file(gguf: Gguf) -> Shape:
+    """What the metadata of a GGUF say.
+
+    Raises:
+        UsageError: an architecture that is not converted here, or a number is missing.
+    """
     kind = gguf.architecture
     where = str(gguf.path)
     if kind not in ("llama", "qwen2", "gpt2"):

@@ -65,6 +65,17 @@ def compare_tokens(got: Sequence[int], expected: Sequence[int], eos_ids: Sequenc
     return TokenComparison(len(wrong), compared, wrong[0] if wrong else None, tuple(dropped), mine, theirs)
 
 
+# The bounds on tokens are stated for continuations of this length.
+STATED_FOR = 32
+
+
+def allowed(bound: float, compared: int) -> int:
+    """How many of `compared` tokens may differ by a bound that was stated for 32 of them; part of a token counts as
+    one. Five of 32 are not five of eight.
+    """
+    return math.ceil(bound * min(1.0, compared / STATED_FOR))
+
+
 def kl(oracle: Sequence[Candidate], runtime: Sequence[Candidate]) -> float:
     """KL divergence of two distributions of which the most probable tokens are known: a lower bound, in nats.
 

@@ -22,6 +22,7 @@ from trialbench.ground_truth.roster import Model, Roster
 from trialbench.ground_truth.runtimes.base import (
     Answer,
     Artefact,
+    Call,
     Capability,
     Generation,
     Perplexity,
@@ -31,6 +32,7 @@ from trialbench.ground_truth.runtimes.base import (
     Trouble,
     TroubleKind,
 )
+from trialbench.ground_truth.weights import sha256
 from trialbench.ground_truth.workspace import Workspace
 
 _TOP = 64
@@ -82,12 +84,41 @@ class Evidence:
         self._perplexities: dict[tuple[str, str], Perplexity] = {}
         self._fidelities: dict[tuple[str, str, str], Fidelity | None] = {}
         self._probes: dict[Any, Answer] = {}
+        self._digests: dict[Path, str] = {}
         self.loads = 0
+        # The last question about a file, for whoever wants to see it raw.
+        self.last_call: Call | None = None
 
     def artefact(self, model: Model, quant: str) -> Artefact:
         """The file of a quant, or the one that stands in for it."""
         found = self._replaced.get((model.slug, quant))
         return found or self.workspace.artefact(model, self.runtime.identity.name, quant)
+
+    def digest(self, model: Model, quant: str) -> str:
+        """SHA-256 of a quant's file as it lies there; empty when there is none."""
+        path = self.artefact(model, quant).path
+        if path not in self._digests:
+            self._digests[path] = sha256(path) if path.is_file() else ""
+        return self._digests[path]
+
+    def altered(self, model: Model, quant: str) -> str | None:
+        """What speaks against a quant's file being the one that was made, by the hash that was written down then."""
+        artefact = self.artefact(model, quant)
+        found = self.digest(model, quant) if artefact.sha256 else ""
+        if not found or found == artefact.sha256:
+            return None
+        return (
+            f"{artefact.path.name} was changed after it was made: its SHA-256 is {found[:16]}..., and was "
+            f"{artefact.sha256[:16]}..."
+        )
+
+    def with_files(self, more: Mapping[tuple[str, str], Artefact]) -> Evidence:
+        """The same evidence with other files in the place of some: what was found about those is left behind."""
+        found = Evidence(self.workspace, self.runtime, replaced={**self._replaced, **more}, tell=self._tell)
+        found._seen = {key: value for key, value in self._seen.items() if key[:2] not in more}
+        found._oracles = self._oracles
+        found._fidelities = {key: value for key, value in self._fidelities.items() if key[:2] not in more}
+        return found
 
     def oracle(self, model: Model, prompt: str, *, quant: str | None = None) -> Oracle | Trouble:
         """The golden continuation; `quant` asks for the second oracle of that file."""
@@ -197,6 +228,7 @@ class Evidence:
                     context=self.roster.perplexity_context,
                     reference=self._reference(model, text),
                 )
+        self.last_call = self._perplexities[key].call
         return self._perplexities[key]
 
     def _reference(self, model: Model, text: Path) -> Path | None:
@@ -215,22 +247,32 @@ class Evidence:
         if key not in self._probes:
             second = self.artefact(model, other) if other else None
             self._probes[key] = self.runtime.probe(capability, self.artefact(model, quant), second, **more)
+        self.last_call = self._probes[key].call
         return self._probes[key]
+
+    def call_of(self, model: Model, quant: str, prompt: str) -> Call | None:
+        """How a prompt's continuation was asked for, if it was."""
+        seen = self._seen.get((model.slug, quant, "f32"))
+        got = None if seen is None else seen.generations.get(prompt)
+        return None if got is None else got.call
 
 
 def own_perplexity(answer: Answer) -> Perplexity:
     """The perplexity in an answer to `Capability.EVAL`. Its bound is not ours: only the number and the count matter."""
     payload = answer.payload
-    if not isinstance(payload, dict) or (answer.trouble is not None and answer.trouble.kind is TroubleKind.PANIC):
+    crashed = answer.trouble is not None and answer.trouble.kind in (TroubleKind.PANIC, TroubleKind.TIMEOUT)
+    if not isinstance(payload, dict) or crashed:
         missing = Trouble(TroubleKind.MISSING_FIELD, "no perplexity in the answer")
         return Perplexity(None, call=answer.call, trouble=answer.trouble or missing)
     value, tokens = payload.get("perplexity"), payload.get("tokens_evaluated")
     trouble = None
     if answer.trouble is not None and payload.get("passed") is not False:
         trouble = answer.trouble
+    elif value is None or tokens is None:
+        trouble = Trouble(TroubleKind.EMPTY, f"{'perplexity' if value is None else 'tokens_evaluated'}: left empty")
     elif isinstance(value, bool) or not isinstance(value, int | float) or not 1.0 <= value < 1e300:
         trouble = Trouble(TroubleKind.UNREADABLE, f"perplexity: expected a number from 1 on, found {value!r:.40}")
-    elif isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
+    elif isinstance(tokens, bool) or not isinstance(tokens, int) or not 1 <= tokens < 10**12:
         trouble = Trouble(TroubleKind.UNREADABLE, f"tokens_evaluated: expected a count, found {tokens!r:.40}")
     if trouble is not None or value is None:
         return Perplexity(None, call=answer.call, trouble=trouble)

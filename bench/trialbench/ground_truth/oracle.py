@@ -27,6 +27,8 @@ from trialbench.ground_truth.weights import folder_hashes, sha256
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 _TOP = 32
+# Half precision is compared with float32 as a whole, not position by position.
+_TOP_HALF = 8
 # The second oracle only has to say how close a decision was.
 _TOP_SECOND = 4
 _EXTRA = (
@@ -59,7 +61,8 @@ def make_oracles(
         models: which of its models.
         folder_of: where a model's Hugging Face files lie.
         revision_of: the commit they are; None when they are local (then their hash stands for it).
-        device, precision: `cpu` with `fp32`, or `cuda` with `fp32`, `bf16`, `fp16`.
+        device, precision: `cpu` or `cuda`; `fp32`, `bf16`, `fp16`. Halves are for a GPU; a CPU computes them as well,
+            slowly, in another order of sums, and the file says on what it was made.
         kernels: let transformers use the custom kernels of the hub (on a GPU).
         tell: progress, one line each.
 
@@ -76,7 +79,8 @@ def make_oracles(
         maker = _Maker(torch, transformers, model, folder, tokenizer, network, device, precision, kernels)
         maker.revision = revision_of(model) or maker.revision
         for prompt in roster.prompts.prompts:
-            path = oracle_path(roster.oracle, model.slug, prompt.name, precision=precision)
+            # Never over the reference: what a GPU says in float32 is another arithmetic.
+            path = oracle_path(roster.oracle, model.slug, prompt.name, precision=precision, device=device)
             oracle = maker.continued(prompt, roster.max_new_tokens)
             write_oracle(path, oracle)
             tell(f"{model.slug}/{prompt.name}: {len(oracle.tokens)} tokens, smallest margin {_smallest(oracle):.3f}")
@@ -152,8 +156,8 @@ def _check_device(torch: Any, device: str, precision: str, kernels: bool) -> Non
         raise UsageError(f"--precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}")
     if device not in ("cpu", "cuda"):
         raise UsageError(f"--device: expected cpu or cuda, found {device!r}")
-    if device == "cpu" and (precision != "fp32" or kernels):
-        raise UsageError("--device cpu makes fp32 oracles without kernels; bf16, fp16 and --kernels need --device cuda")
+    if device == "cpu" and kernels:
+        raise UsageError("--kernels: they are programs for a GPU, expected --device cuda, found --device cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise NoDevice("--device cuda: expected a GPU that torch can use, found none: no oracle was made")
     # One thread: the order of sums, and so the last bit, must not depend on the machine's cores.
@@ -198,7 +202,7 @@ class _Maker:
         self._model, self._tokenizer, self._network = model, tokenizer, network
         self._device, self._precision, self._kernels = device, precision, kernels
         self.files = folder_hashes(folder)
-        self.source, self.top = "hf", _TOP
+        self.source, self.top = "hf", _TOP if precision == "fp32" else _TOP_HALF
         joined = "".join(f"{name} {digest}\n" for name, digest in sorted(self.files.items()))
         self.revision = f"sha256:{hashlib.sha256(joined.encode()).hexdigest()}"
 

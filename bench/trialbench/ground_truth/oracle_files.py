@@ -3,7 +3,7 @@
 Layout, that of the original tool, so that its files are read and ours can be read by it:
 
     oracle/<slug>/<prompt>.json                     float32 on the CPU
-    oracle-gpu/<slug>/<precision>/<prompt>.json     bf16 and fp16 on a GPU
+    oracle-gpu/<slug>/<precision>/<prompt>.json     bf16 and fp16 (and whatever was made on a GPU)
 and ours:
     oracle-gguf/<slug>/<quant>/<prompt>.json        transformers loading a quantised GGUF (the second oracle)
     oracle-tokenizer/<slug>.json                    token ids of the torture set, prompts of the chat template
@@ -109,11 +109,13 @@ class TokenizerOracle:
 _GPU_KEYS = ("cuda_version", "gpu_name", "kernels_version", "kernels_enabled")
 
 
-def oracle_path(folder: Path, slug: str, prompt: str, *, precision: str = "fp32", quant: str | None = None) -> Path:
+def oracle_path(
+    folder: Path, slug: str, prompt: str, *, precision: str = "fp32", quant: str | None = None, device: str = "cpu"
+) -> Path:
     """Where an oracle lies: `folder` is the roster's `oracle`."""
     if quant is not None:
         return folder.with_name(f"{folder.name}-gguf") / slug / quant / f"{prompt}.json"
-    if precision != "fp32":
+    if precision != "fp32" or device != "cpu":
         return folder.with_name(f"{folder.name}-gpu") / slug / precision / f"{prompt}.json"
     return folder / slug / f"{prompt}.json"
 

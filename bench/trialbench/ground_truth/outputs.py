@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from trialbench.ground_truth.controls import Caught
-from trialbench.terminal import line
+from trialbench.ground_truth.results import Result
+from trialbench.terminal import line, say
+
+if TYPE_CHECKING:
+    from trialbench.ground_truth.controls import Caught
 
 _WIDTH = 110
 _JUNIT = {"FAIL": "failure", "INCONCLUSIVE": "error", "NOT APPLICABLE": "skipped"}
@@ -62,6 +65,35 @@ def table(verdict: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+class Progress:
+    """The rows as they are judged, on a terminal: one line that is written over. Elsewhere only what is told."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._live = stream, stream.isatty()
+        self._numbers = dict.fromkeys(_MARKS, 0)
+
+    def __call__(self, done: int, total: int, result: Result) -> None:
+        """One row more."""
+        self._numbers[result.status.value] += 1
+        if self._live:
+            counts = ", ".join(f"{number} {_MARKS[status]}" for status, number in self._numbers.items() if number)
+            self._write(line(f"{done}/{total} {result.row.label}: {result.status} ({counts})", 79))
+
+    def tell(self, text: str) -> None:
+        """A line that stays."""
+        self._write("")
+        say(text, self._stream)
+
+    def end(self) -> None:
+        """Leave nothing behind."""
+        self._write("")
+
+    def _write(self, text: str) -> None:
+        if self._live:
+            self._stream.write(f"\r\x1b[2K{text}")
+            self._stream.flush()
+
+
 def guilty(ladder: dict[str, Any]) -> str:
     """What a published ladder finds, in one sentence."""
     rungs = ladder["rungs"]
@@ -83,16 +115,24 @@ def controls_table(caught: Sequence[Caught], uncovered: Sequence[str]) -> str:
     """Which suite caught which control."""
     lines = ["Negative controls:"]
     for one in caught:
-        mark = "caught" if one.good else "MISSED"
+        mark = "caught" if one.good else "MISSED" if one.tried else "-"
         by = f"by {', '.join(one.by)}" if one.by else "by nobody"
         lines.append(f"  {mark:<7}{one.control.name} ({one.control.wrong}): {by}")
         lines += [f"         {name} did not: {line(says, _WIDTH)}" for name, says in one.missed.items()]
+        lines += [
+            f"         {name} could not: it does not pass the intact file either: {line(says, _WIDTH)}"
+            for name, says in one.untried.items()
+        ]
+        if one.blamed is not None:
+            wanted = "" if one.rightly else f" WRONG, it is {one.control.guilty}:"
+            lines.append(f"         guilty step:{wanted} {line(guilty(one.blamed.as_dict()), _WIDTH)}")
         if one.trouble:
             lines.append(f"         {line(one.trouble, _WIDTH)}")
     for name in uncovered:
         lines.append(f"  {name}: no control was caught by it: nobody has seen this suite fail")
     good = sum(one.good for one in caught)
-    lines.append(f"{good} of {len(caught)} controls rejected")
+    untried = sum(not one.tried for one in caught)
+    lines.append(f"{good} of {len(caught)} controls rejected" + (f", {untried} could not be tried" if untried else ""))
     return "\n".join(lines)
 
 
@@ -102,28 +142,36 @@ def junit(verdict: dict[str, Any]) -> str:
     root = ET.Element("testsuites", name=f"ground truth, {_xml(verdict['runtime']['name'])}")
     for suite in dict.fromkeys(row["suite"] for row in rows):
         mine = [row for row in rows if row["suite"] == suite]
-        node = ET.SubElement(
-            root,
-            "testsuite",
-            name=suite,
-            tests=str(len(mine)),
-            failures=str(sum(row["status"] == "FAIL" for row in mine)),
-            errors=str(sum(row["status"] == "INCONCLUSIVE" for row in mine)),
-            skipped=str(sum(row["status"] == "NOT APPLICABLE" for row in mine)),
-        )
-        for row in mine:
-            case = ET.SubElement(node, "testcase", classname=f"{suite}.{row['model']}", name=label(row))
-            kind = _JUNIT.get(row["status"])
+        kinds = [_kind(row) for row in mine]
+        node = _suite(root, suite, kinds)
+        for row, kind in zip(mine, kinds, strict=True):
+            name, classname = _xml(label(row)), _xml(f"{suite}.{row['model']}")
+            case = ET.SubElement(node, "testcase", classname=classname, name=name)
             if kind is not None:
-                ET.SubElement(case, kind, message=_xml(row["says"])[:500])
+                says = f"proves nothing: {row['says']}" if row["proves_nothing"] else row["says"]
+                ET.SubElement(case, kind, message=_xml(says)[:500])
     if verdict["claims"]:
-        node = ET.SubElement(root, "testsuite", name="claims", tests=str(len(verdict["claims"])))
-        for claim in verdict["claims"]:
-            case = ET.SubElement(node, "testcase", classname="claims", name=claim["name"])
-            kind = _JUNIT.get(claim["status"])
+        kinds = [_JUNIT.get(claim["status"]) for claim in verdict["claims"]]
+        node = _suite(root, "claims", kinds)
+        for claim, kind in zip(verdict["claims"], kinds, strict=True):
+            case = ET.SubElement(node, "testcase", classname="claims", name=_xml(claim["name"]))
+            # Whether it was stated beforehand belongs to it, however it came out.
+            properties = ET.SubElement(case, "properties")
+            for key in ("standing", "statement"):
+                ET.SubElement(properties, "property", name=key, value=_xml(claim[key])[:500])
             if kind is not None:
-                ET.SubElement(case, kind, message=_xml(f"{claim['standing']}: {claim['says']}"))
+                ET.SubElement(case, kind, message=_xml(f"{claim['standing']}: {claim['says']}")[:500])
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _kind(row: dict[str, Any]) -> str | None:
+    """What a row is in JUnit's words; None for a success. An answer that is always the same is none."""
+    return "skipped" if row["proves_nothing"] else _JUNIT.get(row["status"])
+
+
+def _suite(root: ET.Element, name: str, kinds: Sequence[str | None]) -> ET.Element:
+    numbers = {f"{kind}s" if kind != "skipped" else kind: str(kinds.count(kind)) for kind in _JUNIT.values()}
+    return ET.SubElement(root, "testsuite", {"name": _xml(name), "tests": str(len(kinds)), **numbers})
 
 
 def _xml(text: str) -> str:
@@ -149,6 +197,9 @@ def ticket(verdict: dict[str, Any]) -> str:
         f"* made {verdict['made']} with trialbench {verdict['trialbench']}, roster {_md(verdict['roster']['name'])}",
         f"* {_md(machine['system'])}, {_md(machine['processor'])}, {machine['cores']} cores",
     ]
+    for claim in verdict["claims"]:
+        what = f"{_md(claim['name'])} ({_md(claim['standing'])})"
+        lines.append(f"* claim {what}: {claim['status']}: {_md(claim['says'])}")
     if not failed:
         lines += ["", "Nothing failed."]
         return "\n".join(lines) + "\n"
@@ -159,6 +210,7 @@ def ticket(verdict: dict[str, Any]) -> str:
 
 
 _SAID, _CHECKS, _FILES, _PROMPTS = 3, 12, 12, 10
+_COMMAND = 20_000
 
 
 def _section(
@@ -187,7 +239,8 @@ def _section(
     for ladder in ladders:
         if (ladder["model"], ladder["quant"]) in {(row["model"], row["quant"]) for row in rows}:
             lines.append(f"* guilty step of {_md(ladder['model'])} {_md(ladder['quant'])}: {_md(guilty(ladder))}")
-    return [*lines, "", "To reproduce:", "", _block(first["reproduce"])]
+    # Whole, however long: a command that was cut is none.
+    return [*lines, "", "To reproduce:", "", _block(first["reproduce"], _COMMAND)]
 
 
 def fingerprint(runtime: str, cause: str) -> str:
@@ -215,7 +268,7 @@ def _md(text: str) -> str:
     return "".join(f"\\{one}" if one in "\\`*_[]<>#|!" else one for one in flat).replace("@", "@\u200b")
 
 
-def _block(text: str) -> str:
+def _block(text: str, width: int = 300) -> str:
     """An indented block: no fence that the text could close."""
-    shown = [line(one, 300) for one in str(text).split("\n")[:20]] or [""]
+    shown = [line(one, width) for one in str(text).split("\n")[:20]] or [""]
     return "\n".join(f"    {one}" for one in shown)

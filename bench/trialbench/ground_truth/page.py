@@ -166,9 +166,9 @@ def _suites(results: Sequence[dict[str, Any]]) -> Table:
     rows = []
     for suite in dict.fromkeys(row["suite"] for row in results):
         mine = [row for row in results if row["suite"] == suite]
-        note = "proves nothing" if all(row["proves_nothing"] for row in mine) else ""
+        note = "proves nothing" if all(row["proves_nothing"] for row in mine) else "-"
         rows.append([suite, *(str(sum(row["status"] == status for row in mine)) for status in TONES), note])
-    return Table("By suite", ["suite", *(status.lower() for status in TONES), ""], rows, numbers=range(1, 5))
+    return Table("By suite", ["suite", *(status.lower() for status in TONES), "remark"], rows, numbers=range(1, 5))
 
 
 def _group(results: Sequence[dict[str, Any]], status: str, title: str) -> Group:

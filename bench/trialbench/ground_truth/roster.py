@@ -27,6 +27,7 @@ class Model:
         layers, heads, kv_heads, hidden, vocabulary: of its configuration.
         perplexity_ceiling: a working file stays below this.
         quants: by runtime, in the order they are made and shown.
+        files: by quant, GGUF files that somebody else made and that are judged as they are.
     """
 
     slug: str
@@ -42,6 +43,7 @@ class Model:
     vocabulary: int
     perplexity_ceiling: float
     quants: Mapping[str, tuple[str, ...]]
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Roster:
         claims: folder of the claims.
         max_new_tokens: how far a prompt is continued.
         perplexity_context: tokens of a chunk of the perplexity text; not more than the models were trained on.
+        precisions: half precisions that have oracles of their own: `bf16`, `fp16`.
     """
 
     name: str
@@ -112,6 +115,7 @@ class Roster:
     claims: Path | None
     max_new_tokens: int = 32
     perplexity_context: int = 512
+    precisions: tuple[str, ...] = ()
 
     def model(self, slug: str) -> Model:
         """The model called `slug`.
@@ -161,12 +165,16 @@ def load_roster(name: str, *, work: Path = Path()) -> Roster:
         claims=document.beside(data["claims"]) if "claims" in data else None,
         max_new_tokens=data.get("max_new_tokens", Roster.max_new_tokens),
         perplexity_context=data.get("perplexity_context", Roster.perplexity_context),
+        precisions=tuple(data.get("precisions", ())),
     )
 
 
 def _find(name: str) -> Path:
     if "/" in name or name.endswith((".yml", ".yaml")):
-        return Path(name).expanduser()
+        try:
+            return Path(name).expanduser()
+        except RuntimeError as error:
+            raise UsageError(f"--roster: expected a path, found {name!r}: {error}") from error
     path = PACKAGED / f"roster-{name}.yml"
     if not path.exists():
         known = sorted(one.stem.removeprefix("roster-") for one in PACKAGED.glob("roster-*.yml"))
@@ -179,6 +187,8 @@ def _model(entry: dict[str, object], document: Document) -> Model:
     assert isinstance(source, dict)
     quants = entry["quants"]
     assert isinstance(quants, dict)
+    files = entry.get("files", {})
+    assert isinstance(files, dict)
     return Model(
         slug=str(entry["slug"]),
         name=str(entry["name"]),
@@ -193,6 +203,7 @@ def _model(entry: dict[str, object], document: Document) -> Model:
         vocabulary=_whole(entry["vocabulary"]),
         perplexity_ceiling=float(str(entry["perplexity_ceiling"])),
         quants={runtime: tuple(names) for runtime, names in quants.items()},
+        files={quant: document.beside(path) for quant, path in files.items()},
     )
 
 

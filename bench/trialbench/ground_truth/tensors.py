@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # A relative error of 1 is what two unrelated tensors of the same size have; no quantisation in use comes near.
 _SUSPICIOUS = 0.5
+# Hints of the right numbers in other places: no quantisation does that, only a conversion.
+LAYOUTS = ("rows not permuted", "rows permuted that should not be", "transposed")
 _EXPLAINED = 0.25
 
 
@@ -168,11 +170,11 @@ def _hint(
     count = heads.get(part, 0)
     if count and found.shape[0] % (2 * count) == 0:
         if _relative(layouts.interleave(found, count), expected) < _EXPLAINED:  # type: ignore[arg-type]  # any float
-            return "rows not permuted"
+            return LAYOUTS[0]
         if _relative(layouts.separate(found, count), expected) < _EXPLAINED:  # type: ignore[arg-type]  # any float
-            return "rows permuted that should not be"
+            return LAYOUTS[1]
     if found.ndim == 2 and found.shape[0] == found.shape[1] and _relative(found.T, expected) < _EXPLAINED:
-        return "transposed"
+        return LAYOUTS[2]
     rows = found.reshape(found.shape[0], -1)
     wanted = expected.reshape(rows.shape)
     wrong = np.linalg.norm(rows - wanted, axis=1) > _SUSPICIOUS * (np.linalg.norm(wanted, axis=1) + 1e-12)

@@ -70,9 +70,15 @@ class Workspace:
         return Artefact(self.folder(model), model.slug, "hf", "hf", parents=("hf",))
 
     def path(self, model: Model, runtime: str, quant: str) -> Path:
-        """Where the file of one quant lies, made or not."""
+        """Where the file of one quant lies, made or not; one that the roster brings lies where that says."""
         ending = _ENDINGS.get(runtime, "gguf")
+        if ending == "gguf" and quant in model.files:
+            return model.files[quant]
         return self.root / model.slug / runtime / f"{model.slug}-{quant}.{ending}"
+
+    def record(self, model: Model, runtime: str, quant: str) -> Path:
+        """Where it is written down what a file was made from, and its hash."""
+        return self.root / model.slug / runtime / f"{model.slug}-{quant}.json"
 
     def reference(self, model: Model, runtime: str) -> Path:
         """Logits of the float32 file over the roster's text, for the KL divergence of the others."""
@@ -85,7 +91,7 @@ class Workspace:
             UsageError: its record cannot be read.
         """
         path = self.path(model, runtime, quant)
-        record = path.with_suffix(".json")
+        record = self.record(model, runtime, quant)
         if not path.exists() or not record.exists():
             return Artefact(path, model.slug, path.suffix[1:], quant)
         made = read_json(record)
@@ -149,8 +155,10 @@ class Workspace:
     def _convert(self, runtime: Runtime, model: Model, quant: str) -> Made:
         name = runtime.identity.name
         target = self.path(model, name, quant)
-        record = target.with_suffix(".json")
+        record = self.record(model, name, quant)
         label = Artefact(target, model.slug, target.suffix[1:], quant).label
+        if target == model.files.get(quant):
+            return self._given(model, name, quant, label)
         folder = self.folder(model)
         if not (folder / "config.json").is_file():
             why = f"{folder}: expected the model's Hugging Face files, found none: `trialbench pull`"
@@ -171,6 +179,16 @@ class Workspace:
         digest = done.artefact.sha256 or sha256(target)
         write_json(record, {**wanted, "sha256": digest, "parents": list(done.artefact.parents)})
         return Made(self.artefact(model, name, quant), label, True, done.call)
+
+    def _given(self, model: Model, runtime: str, quant: str, label: str) -> Made:
+        """A file of somebody else's: it is never made, and its hash is written down as it is now."""
+        path, record = self.path(model, runtime, quant), self.record(model, runtime, quant)
+        if not path.is_file():
+            why = f"{path}: expected the file that the roster brings for {quant}, found none"
+            return Made(None, label, False, Call(), Trouble(TroubleKind.ABSENT, why))
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_json(record, {"quant": quant, "given": str(path), "sha256": sha256(path), "parents": ["given"]})
+        return Made(self.artefact(model, runtime, quant), label, False, Call())
 
     def _run(self, runtime: Runtime, model: Model, quant: str, target: Path) -> Conversion:
         if quant in _FLOATS or runtime.declined(Capability.QUANTIZE) is not None:

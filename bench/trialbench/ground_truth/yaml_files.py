@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,16 @@ class Document:
         return f"{self.path}:{_line(self._text, where)}"
 
     def beside(self, name: str) -> Path:
-        """A path named in the document, relative to it; absolute, as programs elsewhere are given it."""
-        return (self.path.parent / Path(name).expanduser()).resolve()
+        """A path named in the document, relative to it; absolute, as programs elsewhere are given it.
+
+        Raises:
+            UsageError: no path can be called that; with its line.
+        """
+        try:
+            return (self.path.parent / Path(name).expanduser()).resolve()
+        except (ValueError, RuntimeError, OSError) as error:
+            line = next((node.start_mark.line + 1 for node in _scalars(self._text) if node.value == name), 1)
+            raise UsageError(f"{self.path}:{line}: expected a path, found {name!r}: {error}") from error
 
 
 def load(path: Path, schema: str, what: str) -> Document:
@@ -54,8 +64,14 @@ def load(path: Path, schema: str, what: str) -> Document:
     if not isinstance(data, dict):
         raise UsageError(f"{path}:1: expected a mapping ({what}), found {type(data).__name__}")
     problems = schemas.validate(data, schema)
-    if problems:
-        lines = [f"{path}:{_line(text, problem.path)}: {problem}" for problem in problems]
+    lines = [f"{path}:{_line(text, problem.path)}: {problem}" for problem in problems]
+    if not problems:
+        # YAML knows them, and a bound of that kind would hold for everything, or for nothing.
+        lines = [
+            f"{path}:{_line(text, where)}: {where[-1]}: expected a finite number, found {value}"
+            for where, value in _not_finite(data)
+        ]
+    if lines:
         raise UsageError(
             f"the {what} does not fit its schema (see `trialbench schema {schema}`):\n  " + "\n  ".join(lines)
         )
@@ -68,12 +84,52 @@ def _parse(text: str, path: Path) -> Any:
     try:
         # Composed first: a repeated key would silently lose its first value.
         _unique(yaml.compose(text, Loader=yaml.SafeLoader), path)
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_loader())  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UsageError(f"{path}{line}: is no YAML: {error.problem}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UsageError(f"{path}: is no YAML: {str(error) or 'nested too deeply'}") from error
+
+
+def _loader() -> Any:
+    """The safe loader; a scalar that is not what its tag or its form says is an error with a line."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc,unused-ignore]
+        def construct_object(self, node: Any, deep: bool = False) -> Any:
+            try:
+                return super().construct_object(node, deep)  # type: ignore[no-untyped-call,unused-ignore]
+            except (ValueError, AttributeError, TypeError, KeyError) as error:
+                text = f"{str(node.value)[:40]!r}: {error}"
+                raise yaml.constructor.ConstructorError(None, None, text, node.start_mark) from error
+
+    return Loader
+
+
+def _not_finite(value: Any, where: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], float]]:
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from _not_finite(one, (*where, key))
+    elif isinstance(value, list):
+        for number, one in enumerate(value):
+            yield from _not_finite(one, (*where, number))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield where, value
+
+
+def _scalars(text: str) -> Iterator[Any]:
+    import yaml
+
+    nodes = [yaml.compose(text, Loader=yaml.SafeLoader)]
+    while nodes:
+        node = nodes.pop(0)
+        if isinstance(node, yaml.MappingNode):
+            nodes += [one for pair in node.value for one in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        else:
+            yield node
 
 
 def _unique(node: Any, path: Path) -> None:

@@ -70,7 +70,17 @@ _COMMANDS: Mapping[Capability, tuple[tuple[str, ...], tuple[str, ...]]] = {
     Capability.PARITY_GPU: (("parity", "{}", "--assert"), ("passed",)),
 }
 _IMPORTS = {"int8": ("--quantize", "int8"), "int4": ("--quantize", "int4"), "f16": ("--quantize", "fp16"), "f32": ()}
+# What an import or an export may call its end. "warnings" is what it says of every GGUF, for which it has no checks of
+# its own ("0/0 checks that ran", exit 0): the file that was made is judged by the suites.
+_DONE = ("ok", "success", "warnings")
+# Refusals of what was asked, not of the file: nothing is said about the model.
+_NO_SUCH_FILE = re.compile(r"\bFile not found: ")
+_OUR_QUESTION = re.compile(
+    r"already exists\. Use --force|Prompt cannot be empty|Operation '\w+' not supported|Cannot import from APR format"
+    r"|Failed to run \w+: No such file|Invalid model file extension"
+)
 _RUN_KEYS = ("tokens", "text")
+_CRASHED = " panicked at "
 _PANIC, _NO_FILE, _USAGE, _NOT_BUILT, _NETWORK = 101, 3, 2, 9, 10
 _ASK_S, _RUN_S, _MAKE_S = 600.0, 600.0, 3600.0
 _MOST_TOKENS, _HIGHEST_ID, _FASTEST = 1_000_000, 2**31, 1e12
@@ -93,6 +103,15 @@ class Apr:
         self._home: Path | None = None
         self._run = run or self._start
 
+    def rewired(self, change: Callable[[Call], Call]) -> Apr:
+        """The same program with what it prints and its exit codes changed, its version excepted."""
+
+        def run(argv: Sequence[str], timeout_s: float) -> Call:
+            call = self._run(argv, timeout_s)
+            return call if "--version" in argv else change(call)
+
+        return Apr(self._binary, run=run)
+
     @cached_property
     def identity(self) -> Identity:
         """Version as `apr --version` says.
@@ -112,7 +131,8 @@ class Apr:
         detail = {"from": self._binary}
         if match[1] != KNOWN_VERSION:
             detail["declared for"] = KNOWN_VERSION
-        return Identity("apr", match[1] + (f" ({match[2]})" if match[2] else ""), detail)
+        version = match[1] + (f" ({match[2]})" if match[2] else "")
+        return Identity("apr", version, detail, {"APR_BINARY": self._binary})
 
     def declined(self, capability: Capability, artefact: Artefact | None = None) -> str | None:
         """See the contract."""
@@ -135,7 +155,12 @@ class Apr:
         if trouble is not None and trouble.kind is TroubleKind.TIMEOUT:
             payload = None
         if payload is None and trouble is None:
-            if near:
+            words = "" if call.stdout.strip() else _last_words(call)
+            if _CRASHED in call.stderr:
+                trouble = Trouble(TroubleKind.PANIC, _panic_words(call))
+            elif words.startswith("error:"):
+                trouble = Trouble(TroubleKind.REFUSED, f"{words} (and exit code 0)")
+            elif near:
                 trouble = Trouble(TroubleKind.MISSING_FIELD, f"expected {', '.join(keys)} in the answer: {near}")
             else:
                 shown = _first_line(plain(call.stdout)) or "nothing"
@@ -172,7 +197,7 @@ class Apr:
             words = ["export", str(source.path), "--format", "gguf", "--force"]
         elif capability in (Capability.IMPORT_HF, Capability.IMPORT_GGUF):
             ending, step = "apr", f"apr {quant}"
-            path = source.path / "model.safetensors" if source.path.is_dir() else source.path
+            path = _weights(source.path)
             words = ["import", str(path)]
             if capability is Capability.IMPORT_HF:
                 if quant not in _IMPORTS:
@@ -198,7 +223,7 @@ class Apr:
             answer = self.ask([*words, "-o", str(partial)], ("status",), _MAKE_S)
             trouble = answer.trouble
             status = answer.payload.get("status") if isinstance(answer.payload, dict) else None
-            if trouble is None and status not in ("ok", "success"):
+            if trouble is None and status not in _DONE:
                 trouble = Trouble(TroubleKind.REFUSED, f"status {status!r:.80}")
             if not partial.is_file() and (trouble is None or trouble.kind is TroubleKind.UNREADABLE):
                 trouble = Trouble(TroubleKind.REFUSED, f"it said it was done, and there is no {target.name}")
@@ -244,9 +269,12 @@ class AprSession:
 
     def generate(self, prompt: Prompt, *, max_new_tokens: int, top: int = 0) -> Generation:  # noqa: ARG002 (never given)
         """Continue the prompt's text greedily, on the CPU."""
+        if not prompt.text:
+            trouble = Trouble(TroubleKind.NOT_BUILT, "apr continues no empty prompt")
+            return Generation(None, None, trouble=trouble)
         # Attached, since a text that begins with a dash would be taken for an option.
         text = ["-p", prompt.text] if not prompt.text.startswith("-") else [f"-p{prompt.text}"]
-        words = ["run", str(self._artefact.path), *text, "-n", str(max_new_tokens)]
+        words = ["run", str(_weights(self._artefact.path)), *text, "-n", str(max_new_tokens)]
         return _generation(self._ask([*words, "--temperature", "0", "--top-k", "1", "--no-gpu"], _RUN_KEYS, _RUN_S))
 
     def score(self, *_prompt_and_forced: Any, **_settings: Any) -> Score:
@@ -292,7 +320,7 @@ def _contradiction(payload: Mapping[str, Any], tokens: Any, text: Any, count: An
         return Trouble(TroubleKind.UNREADABLE, "tokens: expected a list of ids, text: expected a string")
     if not all(is_whole(token) and token < _HIGHEST_ID for token in tokens):
         return Trouble(TroubleKind.UNREADABLE, "tokens: expected whole numbers from 0 on")
-    if count is not None and count != len(tokens):
+    if "tokens_generated" in payload and (isinstance(count, bool) or count != len(tokens)):
         return Trouble(TroubleKind.UNREADABLE, f"tokens_generated says {count!r:.40}, and there are {len(tokens)}")
     return None
 
@@ -305,6 +333,12 @@ def is_whole(value: Any) -> bool:
 def _speed(value: Any) -> float | None:
     good = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _FASTEST
     return float(value) if good else None
+
+
+def _weights(path: Path) -> Path:
+    """What is asked about in a Hugging Face folder: its one file; the folder itself where there are several."""
+    one = path / "model.safetensors"
+    return one if path.is_dir() and (one.exists() or not any(path.glob("*.safetensors"))) else path
 
 
 def _absent(path: Path) -> Trouble:
@@ -321,6 +355,10 @@ def _trouble(call: Call) -> Trouble | None:
     if code == _PANIC or code < 0 or code >= 128:
         return Trouble(TroubleKind.PANIC, _panic_words(call) or f"it crashed (exit {code})")
     words = _last_words(call) or f"exit {code} without a word"
+    if code not in (_NO_FILE, _NETWORK) and _NO_SUCH_FILE.search(words):
+        return Trouble(TroubleKind.ABSENT, words)
+    if _OUR_QUESTION.search(words):
+        return Trouble(TroubleKind.NOT_BUILT, words)
     kind = {
         _NO_FILE: TroubleKind.ABSENT,
         _USAGE: TroubleKind.NOT_BUILT,
@@ -333,7 +371,7 @@ def _trouble(call: Call) -> Trouble | None:
 
 def _panic_words(call: Call) -> str:
     lines = plain(call.stderr).splitlines()
-    at = next((number for number, line in enumerate(lines) if " panicked at " in line), None)
+    at = next((number for number, line in enumerate(lines) if _CRASHED in line), None)
     if at is None:
         return _last_words(call)
     # `thread 'main' (4711) panicked at file.rs:1:2:` and the message below it; the number is another every time.

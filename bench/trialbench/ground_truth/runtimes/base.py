@@ -65,6 +65,7 @@ class TroubleKind(StrEnum):
     REFUSED = "refused"  # it said so itself: an error message and a non-zero exit, or an HTTP error
     UNREADABLE = "unreadable"  # it answered, and the answer is not what was agreed (no JSON, wrong types)
     MISSING_FIELD = "missing-field"  # it answered without a field that was asked for
+    EMPTY = "empty"  # it answered with a field that was asked for, and left it empty
     TIMEOUT = "timeout"
     ABSENT = "absent"  # the model file, the runtime or the GPU is not there
     NOT_BUILT = "not-built"  # this build of the runtime has no such feature
@@ -250,11 +251,13 @@ class Identity:
         name: `llama.cpp`, `apr`.
         version: as it says itself, such as `0.72.3 (abc123)`.
         detail: more that tells two builds apart: compiler, back ends, image digest.
+        environment: variables that name its programs, for a command line that asks the same one.
     """
 
     name: str
     version: str
     detail: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Session(Protocol):

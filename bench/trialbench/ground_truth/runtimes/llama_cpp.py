@@ -97,6 +97,7 @@ class LlamaCpp:
             "llama.cpp",
             version[1].strip(),
             {"from": self._tools.place, **({"built with": built[1].strip()} if built else {})},
+            self._tools.environment,
         )
 
     def declined(self, capability: Capability, artefact: Artefact | None = None) -> str | None:

@@ -70,6 +70,11 @@ class Tools(Protocol):
         """For people and records: a folder, `PATH`, or an image."""
         ...
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variable that makes the command line take the programs from here."""
+        ...
+
     def has(self, program: str) -> bool:
         """Whether the program is there."""
         ...
@@ -131,6 +136,11 @@ class LocalTools:
         """The folder, or `PATH`."""
         return str(self._folder) if self._folder is not None else "PATH"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """`LLAMA_CPP_BIN`, for a folder."""
+        return {} if self._folder is None else {"LLAMA_CPP_BIN": str(self._folder)}
+
     def _path(self, program: str) -> str | None:
         return shutil.which(program, path=None if self._folder is None else str(self._folder))
 
@@ -191,6 +201,11 @@ class ContainerTools:
     def place(self) -> str:
         """The image."""
         return self._image
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """`LLAMA_CPP_IMAGE`."""
+        return {"LLAMA_CPP_IMAGE": self._image}
 
     def _open(self) -> None:
         if self._holder is not None:

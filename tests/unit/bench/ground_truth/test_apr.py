@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trialbench.cli import main
-from trialbench.ground_truth.controls import run_controls
+from trialbench.ground_truth import controls_apr
+from trialbench.ground_truth.controls import run_controls, uncovered
+from trialbench.ground_truth.ladder import Step, climb
 from trialbench.ground_truth.observe import Evidence, own_perplexity
 from trialbench.ground_truth.oracle_files import Oracle, oracle_path, write_oracle
+from trialbench.ground_truth.outputs import controls_table
 from trialbench.ground_truth.results import Result, Row, Status
 from trialbench.ground_truth.roster import PromptText, Roster, load_roster
 from trialbench.ground_truth.runtimes.apr import Apr
@@ -25,6 +29,7 @@ from trialbench.ground_truth.runtimes.base import Answer, Artefact, Call, Capabi
 from trialbench.ground_truth.runtimes.json_words import find_json, plain
 from trialbench.ground_truth.runtimes.tools import RuntimeMissing
 from trialbench.ground_truth.suites import declared, judge, suite
+from trialbench.ground_truth.weights import sha256
 from trialbench.ground_truth.workspace import Workspace
 
 GROUND = Path(__file__).resolve().parents[3] / "fixtures" / "ground_truth"
@@ -92,12 +97,14 @@ class Bench:
         count: int = 32,
         quant: str = "int8",
         apr: Apr | None = None,
+        slug: str = "",
+        was: str = "",
         **change: Any,
     ) -> Result:
-        """One row about `file` (and `other`, as int4)."""
-        slug = next((f"tiny-{kind}" for kind in ("qwen2", "gpt2") if kind in file), "tiny-llama")
+        """One row about `file` (and `other`, as int4), whose hash `was` this when it was made."""
+        slug = slug or next((f"tiny-{kind}" for kind in ("qwen2", "gpt2") if kind in file), "tiny-llama")
         roster = self.rostered(line, oracle, count, **change)
-        replaced = {(slug, quant): self.file(file, quant, slug)}
+        replaced = {(slug, quant): replace(self.file(file, quant, slug), sha256=was)}
         if other:
             replaced[slug, "int4"] = self.file(other, "int4", slug)
         by_prompt = name in ("canary", "token", "drift")
@@ -111,98 +118,122 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-# The status of each recorded file in each suite that asks about the file alone, and why.
-TABLE: list[tuple[str, str, Status, str]] = [
-    # A good file of eight bits, and of four.
-    ("inspect", "m-int8.apr", PASS, "layers 2"),
-    ("inspect", "m-int4.apr", PASS, "layers 2"),
-    ("inspect", "tiny/c1-Q8_0.gguf", PASS, "layers 2, heads 8, hidden 256"),
-    ("inspect", "qwen2-int8.apr", PASS, "architecture qwen2"),
-    ("inspect", "gpt2-int8.apr", PASS, "architecture gpt2"),
-    ("validate", "m-int8.apr", PASS, "5 checks"),
-    ("validate", "m-int4.apr", PASS, "5 checks"),
-    ("validate", "qwen2-int8.apr", PASS, "5 checks"),
-    ("validate", "gpt2-int8.apr", PASS, "5 checks"),
-    ("tensors", "m-int8.apr", PASS, "21 tensors"),
-    ("tensors", "m-int4.apr", PASS, "21 tensors"),
-    ("tensors", "qwen2-int8.apr", PASS, "27 tensors"),
-    ("tensors", "gpt2-int8.apr", PASS, "37 tensors"),
-    ("lint", "m-int8.apr", PASS, "0 errors, 3 warnings"),
-    ("lint", "m-int4.apr", PASS, "0 errors"),
-    ("lint", "gpt2-int8.apr", PASS, "0 errors"),
-    ("selftest", "m-int8.apr", PASS, "10 of 10"),
-    ("selftest", "m-int4.apr", PASS, "10 of 10"),
-    ("selftest", "qwen2-int8.apr", PASS, "10 of 10"),
-    ("selftest", "gpt2-int8.apr", FAIL, "6 of 10 stages passed, failed: Tokenizer"),
-    ("tree", "m-int8.apr", PASS, "2 layers"),
-    ("oracle-id", "m-int8.apr", PASS, "llama"),
-    ("oracle-id", "m-int4.apr", PASS, "llama"),
-    ("oracle-id", "qwen2-int8.apr", PASS, "qwen2"),
-    ("oracle-id", "gpt2-int8.apr", PASS, "gpt2"),
-    ("hex", "m-int8.apr", PASS, "standard deviation 0.0542"),
-    ("hex", "qwen2-int8.apr", PASS, "standard deviation"),
-    ("hex", "gpt2-int8.apr", PASS, "standard deviation"),
-    ("hex", "tiny/c1-Q8_0.gguf", PASS, "blk.0.attn_q.weight"),
-    ("debug", "m-int8.apr", PASS, "OK"),
-    # A panic is a failure, with its message.
-    ("ppl", "m-int8.apr", FAIL, "range end index 256 out of range"),
-    ("ppl", "m-int4.apr", FAIL, "panicked at"),
-    ("bench", "m-int8.apr", FAIL, "range end index 256 out of range"),
-    ("bench", "m-int4.apr", FAIL, "panicked at"),
-    ("bench", "gpt2-int8.apr", FAIL, "panicked at"),
-    ("qa", "m-int8.apr", FAIL, "panicked at"),
-    ("qa", "gpt2-int8.apr", FAIL, ""),
-    # Exit 5 after valid JSON: the number is judged by our bound, not by its.
-    ("ppl", "m-f32.apr", FAIL, "perplexity 1035 over 409 tokens"),
-    ("ppl", "tiny/c1-Q8_0.gguf", FAIL, "perplexity 1616 over 410 tokens"),
-    ("bench", "m-f32.apr", PASS, "3239.2 tokens per second"),
-    ("bench", "tiny/c1-Q8_0.gguf", PASS, "tokens per second"),
-    # One gate failed, seven were skipped; a skipped one is no failed one.
-    ("qa", "m-f32.apr", FAIL, "5 gates passed, 7 were skipped, failed: ['golden_output']"),
-    # No GPU in this build: nothing is decided. For gpt2 there is not even a file to ask about.
-    ("parity-gpu", "m-int8.apr", OPEN, "cuda feature required"),
-    ("parity-gpu", "gpt2-int4.apr", OPEN, "parity asks for a GGUF, and there is none"),
-    # A file cut to a quarter. Whoever says of itself that it looks at the file sees it.
-    ("validate", "trunc.apr", FAIL, "failed: Data section within file"),
-    ("tensors", "trunc.apr", FAIL, "Truncated APR v2"),
-    # Seven of ten stages pass, as many as the original bound asks for: three failed all the same.
-    ("selftest", "trunc.apr", FAIL, "7 of 10 stages passed, failed: Tokenizer, Logits"),
-    # These see nothing, and do not say that they would.
-    ("inspect", "trunc.apr", PASS, "layers 2"),
-    ("lint", "trunc.apr", PASS, "0 errors"),
-    ("debug", "trunc.apr", PASS, "OK"),
-    # 40000 bytes of a tensor overwritten.
-    ("selftest", "corrupt.apr", FAIL, "8 of 10 stages passed, failed: Logits"),
-    ("validate", "corrupt.apr", PASS, "5 checks"),
-    ("inspect", "corrupt.apr", PASS, "layers 2"),
-    ("lint", "corrupt.apr", PASS, "0 errors"),
-    ("debug", "corrupt.apr", PASS, "OK"),
-    # No model at all.
-    ("selftest", "zero.apr", FAIL, "failed to fill whole buffer"),
-    ("debug", "zero.apr", FAIL, "file too small"),
-    ("debug", "junk.apr", FAIL, "error:"),
+# --- Every recorded run ---
+
+EXPECTED: dict[str, list[str]] = yaml.safe_load((GROUND / "apr" / "expected.yml").read_text(encoding="utf-8"))
+# The oracle of a recorded continuation: which run said it, and how many tokens of it were asked for.
+ORACLES = {
+    "run-f32-hello": ("run-f32-hello", 32), "run-f32-stream": ("run-f32-hello", 32), "tty-run": ("run-f32", 8),
+    "corrupt-run": ("run-f32", 16), "run-chat-apr": ("run-f32", 8), "trunc-run": ("run-f32", 4),
+    **{f"qwen2-run-{kind}": ("qwen2-run-int8", 8) for kind in ("int8", "int4", "rt")},
+    **{f"gpt2-run-{kind}": ("qwen2-run-int8", 8) for kind in ("int8", "int4", "rt")},
+}  # fmt: skip
+FLOATS = ("run-f32", "run-f32-hello", "run-f32-stream")
+
+
+def only(name: str) -> Apr:
+    """apr that answers everything but its version with one recorded run."""
+    run = REPLAY.recorded(name)
+
+    def answer(argv: Sequence[str], timeout_s: float) -> Call:
+        if "--version" in argv:
+            return replayed(argv, timeout_s)
+        if "-o" in argv and run["rc"] == 0:
+            Path(argv[list(argv).index("-o") + 1]).write_text(f"recorded: {name}")
+        return Call(tuple(argv), run["rc"], run["stdout"], run["stderr"], 0.01)
+
+    return Apr("apr", run=answer)
+
+
+def status_of(trouble: Trouble | None) -> tuple[Status, str]:
+    """What trouble means, by the rule that all suites share."""
+    if trouble is None:
+        return PASS, ""
+    failed = trouble.kind in (TroubleKind.PANIC, TroubleKind.REFUSED, TroubleKind.EMPTY)
+    return FAIL if failed else OPEN, trouble.text
+
+
+def recorded_status(bench: Bench, name: str, question: str) -> tuple[Status, str, bool]:
+    """Status, reason, and whether it proves anything, of one recorded run."""
+    apr, words = only(name), REPLAY.recorded(name)["argv"]
+    if question == "version":
+        return PASS, apr.identity.version, False
+    if question == "make":
+        source = Artefact(GROUND / "models" / "tiny-llama", "tiny-llama", "hf", "hf")
+        made = apr.convert(Capability.IMPORT_HF, source, bench.work / "made.apr", "int8")
+        assert (made.artefact is None) is not (bench.work / "made.apr").exists()
+        return *status_of(made.trouble), False
+    if question == "ask":
+        return *status_of(apr.ask(words[1:], ("architecture",), 1.0).trouble), False
+    if question == "list":
+        roster = bench.rostered(SUM, "run-f32", 32)
+        found = judge(Row("list", "tiny-llama"), Evidence(Workspace(bench.work / "w", roster), apr))
+        return found.status, found.says, found.proves_nothing
+    names = [word for word in words if word.endswith((".apr", ".gguf", ".safetensors"))] or ["m-int8.apr"]
+    file = names[0].replace(".safetensors", ".apr").replace("/hf/", "/")
+    # The family goes by the name; a second file is asked about as int4.
+    file = file if words[0] == "apr" else "m-int8.apr"
+    oracle, count = ORACLES.get(name, ("run-f32", 32))
+    more: dict[str, Any] = {"oracle": oracle, "count": count, "quant": "f32" if name in FLOATS else "int8"}
+    more["quant"] = "int4" if "int4" in name or name.endswith("-rt") or "q4" in name else more["quant"]
+    if question in ("diff", "rosetta-diff"):
+        more |= {"other": names[1], "quant": "int8"}
+    if name.startswith(("trunc", "corrupt")):
+        more["was"] = "0" * 64
+    slug = next((f"tiny-{kind}" for kind in ("qwen2", "gpt2") if name.startswith(kind)), "tiny-llama")
+    found = bench.judge(question, file, apr=only(name), slug=slug, **more)
+    return found.status, found.says, found.proves_nothing
+
+
+def test_the_table_has_every_recorded_run_once() -> None:
+    assert list(EXPECTED) == [run["name"] for run in REPLAY.runs()]
+    assert len(EXPECTED) == 151
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_each_recorded_run_gets_the_status_of_a_careful_person(bench: Bench, name: str) -> None:
+    question, expected, words = EXPECTED[name]
+    status, says, silent = recorded_status(bench, name, question)
+    assert (status, words in says) == (Status(expected), True), says
+    assert silent is (question in ("debug", "list"))
+
+
+def test_a_damaged_file_passes_no_suite_that_proves_anything() -> None:
+    damaged = {name: row for name, row in EXPECTED.items() if name.startswith(("trunc", "corrupt", "zero", "junk"))}
+    assert len(damaged) == 21
+    assert {row[0] for row in damaged.values() if row[1] == "PASS"} == {"debug"}
+
+
+# What apr itself sees of damage, where nobody wrote down the file's hash: the suites that pass do not claim integrity.
+SEEN: list[tuple[str, str, Status]] = [
+    ("validate", "trunc.apr", FAIL),
+    ("tensors", "trunc.apr", FAIL),
+    ("selftest", "trunc.apr", FAIL),
+    ("inspect", "trunc.apr", PASS),
+    ("lint", "trunc.apr", PASS),
+    ("selftest", "corrupt.apr", FAIL),
+    ("validate", "corrupt.apr", PASS),
+    ("inspect", "corrupt.apr", PASS),
+    ("lint", "corrupt.apr", PASS),
     # What was not recorded is not known.
-    ("validate", "never.apr", OPEN, "not recorded"),
+    ("validate", "never.apr", OPEN),
 ]
 
 
-@pytest.mark.parametrize(("name", "file", "expected", "says"), TABLE, ids=[f"{row[0]}-{row[1]}" for row in TABLE])
-def test_each_recorded_file_gets_its_status(bench: Bench, name: str, file: str, expected: Status, says: str) -> None:
-    found = bench.judge(name, file)
-    assert (found.status, says in found.says) == (expected, True), found.says
-
-
-def test_no_suite_that_vouches_for_a_file_passes_a_damaged_one(bench: Bench) -> None:
-    passed = [
-        (name, file) for name, file, status, _ in TABLE if status is PASS and file in ("trunc.apr", "corrupt.apr")
-    ]
-    assert len(passed) == 7
-    assert not [pair for pair in passed if suite(pair[0]).vouches("apr")]
+@pytest.mark.parametrize(("name", "file", "expected"), SEEN, ids=[f"{row[0]}-{row[1]}" for row in SEEN])
+def test_without_a_hash_only_suites_that_vouch_for_nothing_pass_a_damaged_file(
+    bench: Bench, name: str, file: str, expected: Status
+) -> None:
+    assert bench.judge(name, file).status is expected
+    assert expected is not PASS or not suite(name).vouches("apr")
     # The same suites with a runtime that looks at every value do vouch.
     assert suite("validate").vouches("llama.cpp")
-    for file, count, oracle in (("trunc.apr", 4, "run-f32"), ("corrupt.apr", 16, "run-f32")):
-        for name in ("canary", "token"):
-            assert bench.judge(name, file, count=count, oracle=oracle).status is FAIL
+
+
+def test_the_parity_of_a_file_of_its_own_needs_an_export(bench: Bench) -> None:
+    assert "cuda feature required" in bench.judge("parity-gpu", "m-int8.apr").says
+    found = bench.judge("parity-gpu", "gpt2-int4.apr")
+    assert (found.status, "parity asks for a GGUF, and there is none" in found.says) == (OPEN, True)
 
 
 def test_tokens(bench: Bench) -> None:
@@ -268,6 +299,30 @@ def test_round_trips(bench: Bench) -> None:
     assert "not recorded" in found.says
     found = bench.judge("roundtrip", "gpt2-int4.apr", **more)
     assert (found.status, "dtype" in found.says or "ffn_gate" in found.says) == (FAIL, True)
+
+
+def test_the_ladder_of_a_recorded_file(bench: Bench) -> None:
+    def guilty(file: str, quant: str, was: str | None = None) -> tuple[Step | None, str]:
+        slug = "tiny-gpt2" if "gpt2" in file else "tiny-llama"
+        artefact = bench.file(file, quant, slug)
+        artefact = replace(artefact, sha256=sha256(artefact.path) if was is None else was)
+        evidence = Evidence(Workspace(bench.work / "w", roster), bench.apr, replaced={(slug, quant): artefact})
+        model = roster.model(slug)
+        rows = [judge(Row("token", slug, quant, prompt="one"), evidence)]
+        assert rows[0].status is FAIL
+        found = climb(rows, evidence, model, quant)
+        return found.guilty, next((one.says for one in found.rungs if one.step is found.guilty), "")
+
+    roster = bench.rostered(SUM, "run-f32", 32)
+    # The float import says what the oracle says; as floats again, the four-bit numbers say the same as before.
+    step, says = guilty("m-int4.apr", "int4")
+    assert (step, "differ from the oracle's, 27 once its numbers are floats again" in says) == (Step.QUANTISATION, True)
+    roster = bench.rostered(SUM, "run-f32", 4)
+    assert guilty("trunc.apr", "int8", "0" * 64)[0] is Step.FILE
+    assert guilty("trunc.apr", "int8", "")[0] is Step.FILE
+    roster = bench.rostered(HELLO, "qwen2-run-int8", 8)
+    step, says = guilty("gpt2-int8.apr", "int8")
+    assert (step, "it does not run the file" in says and "not a dense float type" in says) == (Step.RUNTIME, True)
 
 
 def test_139_rows_and_seven_of_them_prove_nothing() -> None:
@@ -394,9 +449,11 @@ def test_own_perplexity() -> None:
     good = {"perplexity": 7, "tokens_evaluated": 5, "passed": False}
     assert (read(good, said).value, read(good, said).tokens) == (7.0, 5)
     assert read({**good, "passed": True}, said).trouble is said
-    for bad in ({"perplexity": None}, {"perplexity": True}, {"perplexity": 0.5}, {"perplexity": 10**400},
-                {"tokens_evaluated": 0}, {"tokens_evaluated": "5"}, {"tokens_evaluated": True}):  # fmt: skip
-        assert read({**good, **bad}).trouble.kind is TroubleKind.UNREADABLE
+    for empty in ({"perplexity": None}, {"tokens_evaluated": None}):
+        assert read({**good, **empty}).trouble.kind is TroubleKind.EMPTY
+    for key, values in (("perplexity", (True, 0.5, 10**400)), ("tokens_evaluated", (0, "5", True, 10**400))):
+        for value in values:
+            assert read({**good, key: value}).trouble.kind is TroubleKind.UNREADABLE
     assert read(None).trouble.kind is TroubleKind.MISSING_FIELD
     assert read(good, Trouble(TroubleKind.PANIC, "x")).value is None
 
@@ -414,13 +471,50 @@ def test_the_controls_are_rejected(bench: Bench) -> None:
         target.with_suffix(".json").write_text(json.dumps(record))
     caught = run_controls(space, bench.apr, model)
     # What the real one says after damage to other bytes than the recorded ones is not known.
-    assert {one.control.name for one in caught if not one.good} == {"overwritten half"}
+    assert {one.control.name for one in caught if one.tried and not one.good} == {"overwritten half"}
+    # These suites do not pass the intact file either: panics, a build without a GPU, a coarse file far off.
+    assert {one.control.name: tuple(one.untried) for one in caught if not one.tried} == {
+        "no speed": ("bench",), "a failed gate": ("qa",), "a GPU that computes otherwise": ("parity-gpu",),
+        "surprised by everything": ("ppl",), "stumbling program": ("drift",),
+    }  # fmt: skip
     by = {one.control.name: one.by for one in caught}
     assert by["truncated file"] == ("validate", "tensors", "selftest")
-    assert set(by["ignores --json"]) >= {"inspect", "token", "canary"}
-    assert {"token", "canary"} == {
-        name for one in caught if one.control.name == "overwritten half" for name in one.missed
-    }
+    everything = {"inspect", "validate", "tensors", "lint", "selftest", "tree", "oracle-id", "hex"}
+    for name in ("ignores --json", "prints ANSI", "exits 0 on failure"):
+        assert set(by[name]) == everything | {"token", "canary"}, name
+    assert set(by["yes, and a failing exit code"]) == everything
+    blamed = {one.control.name: one.blamed.guilty for one in caught if one.blamed is not None}
+    assert blamed == {"truncated file": Step.FILE, "other first tokens": Step.RUNTIME}
+    assert uncovered(caught, bench.apr, space, model) == []
+    told = controls_table(caught, [])
+    assert "-      no speed (it generates nothing in all eternity): by nobody" in told
+    assert "bench could not: it does not pass the intact file either: FAIL: thread 'main' panicked" in told
+    assert "12 of 18 controls rejected, 5 could not be tried" in told
+
+
+def test_lies_that_no_recorded_answer_could_be_spoilt_by(bench: Bench) -> None:
+    lies = {one.name: one.lie for one in controls_apr.CONTROLS}
+    file, floats = bench.file("m-int8.apr", "int8", "tiny-llama"), bench.file("m-f32.apr", "f32", "tiny-llama")
+
+    def told(name: str, capability: Capability, artefact: Artefact = floats) -> Any:
+        lie = lies[name]
+        assert lie is not None
+        return lie(bench.apr).probe(capability, artefact).payload
+
+    assert told("no speed", Capability.BENCH)["tokens_per_second"] == 0.0
+    assert told("surprised by everything", Capability.EVAL)["perplexity"] == 1e6
+    gates = told("a failed gate", Capability.QA)["gates"]
+    assert (gates[0]["passed"], gates[0]["skipped"], len(gates)) == (False, False, 13)
+    assert told("a failed gate", Capability.QA, file) is None
+    stumbling = lies["stumbling program"]
+    assert stumbling is not None
+    for artefact, wrong in ((file, 2), (floats, 0)):
+        with bench.apr.open(artefact) as right, stumbling(bench.apr).open(artefact) as session:
+            words = Prompt("one", SUM)
+            mine, theirs = (one.generate(words, max_new_tokens=32).tokens for one in (session, right))
+        assert mine is not None
+        assert theirs is not None
+        assert sum(one != other for one, other in zip(mine, theirs, strict=True)) == wrong
 
 
 # --- The words ------------------------------------------------------------------------------------------------------
@@ -470,6 +564,61 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
+
+
+# What each suite judges by.
+JUDGED_BY = {
+    "inspect": ("architecture", "num_layers", "num_heads", "hidden_size", "vocab_size"),
+    "validate": ("checks", "passed"), "tensors": ("tensors", "tensor_count"), "lint": ("error_count", "passed"),
+    "selftest": ("stages",), "tree": ("name", "children"), "oracle-id": ("format",), "hex": ("name", "stats"),
+    "bench": ("tokens_per_second", "passed"), "qa": ("gates",), "token": ("tokens", "text", "tokens_generated"),
+    "ppl": ("perplexity", "tokens_evaluated"), "diff": ("identical", "difference_count"),
+    "rosetta-diff": ("layout_mismatches", "missing_in_a", "missing_in_b"),
+}  # fmt: skip
+RUBBISH = (
+    "null", "NaN", "Infinity", "-Infinity", "1e999", "-1", "9" * 400, "9" * 5000, '"\\ud800"', '"x"', '""', "[]", "{}",
+    "[null]", '[{"name": null}]', '[{"name": "a"}]', "true", "false", "0.5", "[" * 5000 + "]" * 5000, "{", "\x00",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", JUDGED_BY)
+def test_no_field_may_hold_rubbish(bench: Bench, name: str) -> None:
+    good = json.loads(REPLAY.recorded(PROBED[name])["stdout"])
+    holder = good[0] if isinstance(good, list) else good
+    if name == "ppl":
+        holder |= {"perplexity": 3.5, "passed": True}
+    if name == "qa":
+        for gate in holder["gates"]:
+            gate["passed"] = True
+    pair = "m-int4.apr" if name in ("diff", "rosetta-diff") else ""
+
+    def status(text: str) -> Status:
+        apr = lying(lambda call: replace(call, exit_code=0, stdout=text, stderr=""))
+        return bench.judge(name, "m-f32.apr", other=pair, quant="f32", apr=apr).status
+
+    assert status(json.dumps(good)) is PASS
+    for key in JUDGED_BY[name]:
+        kept = holder[key]
+        for rubbish in RUBBISH:
+            if json.dumps(kept) == rubbish or (key, rubbish) in ALLOWED:
+                continue
+            holder[key] = "@"
+            assert status(json.dumps(good).replace('"@"', rubbish)) is not PASS, (key, rubbish)
+            holder[key] = kept
+    for end in range(0, len(json.dumps(good)) - 1, 97):
+        assert status(json.dumps(good)[:end]) is not PASS
+
+
+# Half a token per second is slow. Text is not what `token` judges by, only that there is one; the name of a tree's root
+# is not judged at all.
+ALLOWED = {
+    ("tokens_per_second", "0.5"),
+    ("text", '"x"'),
+    ("text", '""'),
+    ("text", '"\\ud800"'),
+    ("name", '"x"'),
+    ("name", '"\\ud800"'),
+}
 
 
 @settings(max_examples=60, deadline=None)
@@ -567,6 +716,15 @@ def test_what_cannot_be_made_says_why(bench: Bench, tmp_path: Path) -> None:
     assert kind(quiet, Capability.IMPORT_HF) is TroubleKind.REFUSED
     sorry = Apr("apr", run=lambda argv, timeout_s: Call((), 0, '{"status": "failed"}'))
     assert kind(sorry, Capability.IMPORT_HF) is TroubleKind.REFUSED
+
+    def warns(argv: Sequence[str], timeout_s: float) -> Call:
+        Path(argv[list(argv).index("-o") + 1]).write_text("made")
+        return Call(tuple(argv), 0, '{"status": "warnings", "score": null, "grade": "N/A"}')
+
+    # As the real one says of every GGUF it imports: it has no checks of its own for them.
+    made = Apr("apr", run=warns).convert(Capability.IMPORT_HF, source, target, "int8")
+    assert made.trouble is None
+    target.unlink()
     crash = Apr("apr", run=lambda argv, timeout_s: Call((), 101, "", "thread 'main' (5) panicked at a.rs:1:2:\nno\n"))
     assert crash.convert(Capability.IMPORT_HF, source, target, "f32").trouble == Trouble(
         TroubleKind.PANIC, "thread 'main' panicked at a.rs:1:2: no"
@@ -623,6 +781,13 @@ def test_from_the_verb_to_the_verdict(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "FAIL: 5 checks declared, 1 of them prove nothing: 2 PASS, 2 FAIL" in out
     assert main(["ticket", str(tmp_path / "v.json")]) == 0
     assert "1 defect, 2 checks failed" in capsys.readouterr().out
+    # No GPU: named, not passed, and the exit code says so.
+    assert main(["check", *arguments, "--suite", "parity-gpu", "--json", str(tmp_path / "g.json")]) == 3
+    assert "parity-gpu tiny-llama int8: error: Feature not enabled: cuda feature required" in capsys.readouterr().out
+    # No model, either.
+    (work / "tiny-llama" / "apr" / "tiny-llama-int4.apr").unlink()
+    assert main(["check", *arguments, "--suite", "diff", "--json", str(tmp_path / "g.json")]) == 3
+    assert "tiny-llama-int4.apr: no suc" in capsys.readouterr().out
     # Not there: named, and its own exit code.
     monkeypatch.setenv("APR_BINARY", str(tmp_path / "nowhere"))
     assert main(["check", *arguments]) == 4

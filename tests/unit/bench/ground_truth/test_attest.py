@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trialbench import schemas
 from trialbench.cli import main
 
 HASH = "a" * 64
@@ -66,6 +67,30 @@ def test_an_unknown_file_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "no ground-truth verdict for the file with SHA-256 bbbbbbbbbbbb..." in capsys.readouterr().err
     assert main([*asked, "--optional"]) == 0
     assert "no ground-truth verdict" in capsys.readouterr().out
+    assert main(["attest", "--sha256", "b" * 64]) == 3
+    assert "looked in no verdict at all" in capsys.readouterr().err
     assert main(["attest", "--sha256", "x"]) == 2
     path.write_text("{}")
     assert main(["attest", "--sha256", HASH, "--verdict", str(path)]) == 2
+
+
+def test_a_bad_verdict_is_only_told_where_none_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["attest", "--sha256", HASH, "--verdict", str(verdict(tmp_path / "v.json", "FAIL")), "--optional"]
+    assert main(asked) == 0
+    assert "NOT PROVED the same model: 0 checks passed, 1 failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("optional", [False, True])
+def test_what_goes_into_the_plan_of_a_trial(tmp_path: Path, optional: bool) -> None:
+    path, out = verdict(tmp_path / "v.json", "PASS", "INCONCLUSIVE"), tmp_path / "attestation.json"
+    hashes = ["--sha256", HASH, "--sha256", "b" * 64, "--sha256", HASH]
+    words = ["attest", *hashes, "--verdict", str(path), "--json", str(out), *(["--optional"] if optional else [])]
+    assert main(words) == (0 if optional else 3)
+    found = json.loads(out.read_text())
+    assert schemas.validate(found, "attestation") == []
+    assert found["required"] is not optional
+    known, unknown = found["files"]
+    assert (known["sha256"], known["status"], known["label"]) == (HASH, "open", "m f16")
+    assert (known["passed"], known["failed"], known["open"]) == (1, 0, 1)
+    assert (known["runtime"], known["made"]) == ("llama.cpp 1", "2026-11-21T04:00:00+00:00")
+    assert (unknown["sha256"], unknown["status"], unknown["label"]) == ("b" * 64, "missing", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -15,12 +16,16 @@ import pytest
 from trialbench import schemas
 from trialbench.cli import main
 from trialbench.ground_truth import check, controls, outputs
+from trialbench.ground_truth.controls_base import Bench, changed
+from trialbench.ground_truth.convert import Changes, to_gguf
+from trialbench.ground_truth.ladder import Step
+from trialbench.ground_truth.neighbours import other_numbers
 from trialbench.ground_truth.observe import Evidence
 from trialbench.ground_truth.oracle_files import Oracle, oracle_path, write_oracle
 from trialbench.ground_truth.page import page
 from trialbench.ground_truth.results import Result, Row, Status
 from trialbench.ground_truth.roster import load_roster
-from trialbench.ground_truth.runtimes.base import Candidate
+from trialbench.ground_truth.runtimes.base import Candidate, Capability, Prompt
 from trialbench.ground_truth.runtimes.llama_cpp import LlamaCpp
 from trialbench.ground_truth.runtimes.tools import LocalTools
 from trialbench.ground_truth.workspace import Workspace
@@ -135,7 +140,9 @@ def test_a_wrong_file_fails_and_gets_a_ticket(
     text = capsys.readouterr().out
     assert "2 checks failed" in text
     assert "m-llama Q8\\_0 (2 checks)" in text
-    assert "trialbench check --roster" in text
+    assert re.search(
+        r"^    LLAMA_CPP_BIN=\S+ trialbench ci --roster .* --suite token --model m-llama$", text, re.MULTILINE
+    )
     assert "SHA-256" in text
 
 
@@ -215,18 +222,25 @@ def test_a_control_is_caught_only_by_a_fail_beside_a_pass(
     only(monkeypatch, "other first token")
     (one,) = controls.run_controls(workspace, runtime, model)
     assert set(one.by) == {"canary", "token"}
+    # It contradicts its own distributions.
+    assert one.rightly
     # There is no second oracle here: inconclusive on both sides is no catch.
-    assert list(one.missed) == ["second"]
-    assert "INCONCLUSIVE" in one.missed["second"]
-    assert not one.good
+    assert list(one.untried) == ["second"]
+    assert "INCONCLUSIVE" in one.untried["second"]
+    assert one.good
     uncovered = controls.uncovered([one], runtime, workspace, model)
     assert "token" not in uncovered
     assert "weights" in uncovered
     assert "lint" not in uncovered
     text = outputs.controls_table([one], uncovered)
-    assert "MISSED other first token" in text
+    assert "caught other first token" in text
+    assert "second could not: it does not pass the intact file either: INCONCLUSIVE" in text
     assert "weights: no control was caught by it" in text
-    assert "0 of 1 controls rejected" in text
+    assert "1 of 1 controls rejected" in text
+    missed = outputs.controls_table([replace(one, by=(), missed={"token": "PASS"})], [])
+    assert "MISSED other first token" in missed
+    assert "token did not: PASS" in missed
+    assert "0 of 1 controls rejected" in missed
 
 
 def test_wrong_files_are_caught_by_what_reads_them(
@@ -249,6 +263,35 @@ def test_wrong_files_are_caught_by_what_reads_them(
         monkeypatch.setattr(controls, "CONTROLS", (replace(one, aimed=(aimed,)),))
         (caught,) = controls.run_controls(workspace, runtime, model)
         assert caught.by == (aimed,), (name, caught)
+        # The ladder names the step that was made to be wrong, and the table says so.
+        assert (caught.rightly, caught.good) == (True, True), caught.blamed
+        assert f"guilty step: {one.guilty}: " in outputs.controls_table([caught], [])
+    assert cut.blamed is not None
+    assert cut.blamed.guilty is Step.FILE
+    wrong = replace(cut, control=replace(cut.control, guilty=Step.RUNTIME))
+    assert not wrong.good
+    assert "guilty step: WRONG, it is runtime: file: " in outputs.controls_table([wrong], [])
+
+
+def test_other_numbers_of_a_configuration_are_the_imports(bench: tuple[Workspace, LlamaCpp], tmp_path: Path) -> None:
+    workspace, _ = bench
+    folder = workspace.folder(workspace.roster.models[0])
+    for changes, says in (({}, []), ({"rope_theta": 10.0}, ["rope theta 10.0, expected 10000.0"]),
+                          ({"heads": 1}, ["heads 1, expected 2"])):  # fmt: skip
+        to_gguf(folder, tmp_path / "m.gguf", "f32", changes=Changes(**changes))
+        assert other_numbers(tmp_path / "m.gguf", folder) == says
+
+
+def test_each_control_has_its_guilty_step() -> None:
+    assert {one.name: one.guilty for one in controls.CONTROLS} == {
+        "rows not permuted": Step.IMPORT, "corrupted tensor": Step.IMPORT, "NaN in a block": Step.FILE,
+        "constant tensor": Step.IMPORT, "shifted BOS": Step.PROMPT, "swapped tokens": Step.PROMPT,
+        "wrong RoPE base": Step.IMPORT, "truncated file": Step.FILE, "wrong chat template": Step.PROMPT,
+        "wrong head count": Step.IMPORT, "same file twice": Step.QUANTISATION, "stumbling runtime": Step.RUNTIME,
+        "other first token": Step.RUNTIME, "lossy export": Step.EXPORT,
+        # No file and no runtime is wrong there.
+        "oracle of another text": None,
+    }  # fmt: skip
 
 
 CONTROL = {one.name: one for one in controls.CONTROLS}
@@ -296,10 +339,10 @@ def test_a_scale_that_is_not_a_number_is_in_the_files_bytes(bench: tuple[Workspa
     workspace, runtime = bench
     model = workspace.roster.models[0]
     intact = workspace.artefact(model, "llama.cpp", "f16")
-    bad = controls._not_finite(controls.Bench(workspace, runtime, model, intact, tmp_path))
-    assert runtime.probe(controls.Capability.VALIDATE, bad).payload["passed"] is False
+    bad = controls._not_finite(Bench(workspace, runtime, model, intact, tmp_path)).artefact
+    assert runtime.probe(Capability.VALIDATE, bad).payload["passed"] is False
     other = workspace.roster.models[0]
-    assert controls._same_file(controls.Bench(workspace, runtime, other, intact, tmp_path)).quant == "Q4_0"
+    assert controls._same_file(Bench(workspace, runtime, other, intact, tmp_path)).artefact.quant == "Q4_0"
 
 
 def test_each_suite_is_the_aim_of_a_control() -> None:
@@ -326,15 +369,15 @@ def test_lies_are_told_about_one_thing(bench: tuple[Workspace, LlamaCpp]) -> Non
     liar = lie(runtime)
     artefact = workspace.artefact(model, "llama.cpp", "Q8_0")
     assert liar.perplexity(artefact, Path("text"), context=8).value == 3.6037
-    assert liar.probe(controls.Capability.TENSORS, artefact).payload["tensor_count"] == 20
+    assert liar.probe(Capability.TENSORS, artefact).payload["tensor_count"] == 20
     with liar.open(artefact) as session:
         assert session.trouble is None
-        generated = session.generate(controls.Prompt("p", "abc", (1, 2, 3)), max_new_tokens=4)
+        generated = session.generate(Prompt("p", "abc", (1, 2, 3)), max_new_tokens=4)
         assert generated.tokens is not None
         assert generated.tokens[:2] == chain(3, 4)[:2]
         assert session.tokenize("a", add_special=False).payload == [48]
         assert session.render([]).payload == ""
-    assert controls._changed(replace(generated, tokens=None), range).tokens is None
+    assert changed(replace(generated, tokens=None), range).tokens is None
     liar.close()
 
 
@@ -346,6 +389,10 @@ def test_the_controls_of_the_command_line(
     monkeypatch.setattr(controls, "uncovered", lambda *_: [])
     assert main(["check", *options, "--suite", "token", "--controls"]) == 0
     assert "1 of 1 controls rejected" in capsys.readouterr().out
+    # There is no second oracle: whether it would be caught could not be tried, and that is no success.
+    monkeypatch.setattr(controls, "CONTROLS", (replace(CONTROL["other first token"], aimed=("token", "second")),))
+    assert main(["check", *options, "--suite", "token", "--controls"]) == 3
+    assert "second could not: it does not pass the intact file either" in capsys.readouterr().out
     monkeypatch.setattr(controls, "uncovered", lambda *_: ["x"])
     assert main(["check", *options, "--suite", "token", "--controls"]) == 1
     assert main(["check", *options, "--suite", "token", "--controls", "--model", "m-gpt2"]) == 2
@@ -389,14 +436,65 @@ def test_what_a_runtime_said_is_never_obeyed() -> None:
     assert not re.search(r"(?<!\\)\]\(http", prose)
     assert not re.search(r"(?<!\\)<b", prose)
     assert "and 35 more" in ticket
+    assert "* claim c (NOT LOCKED): FAIL: " in ticket
     xml = ET.fromstring(outputs.junit(data))
-    assert xml.find("testsuite") is not None
+    numbers = {suite.get("name"): suite.attrib for suite in xml}
+    assert numbers["token"] | {"tests": "45", "failures": "45", "errors": "0", "skipped": "0"} == numbers["token"]
+    # What proves nothing is no success, whatever it says.
+    assert numbers["debug"]["skipped"] == "1"
+    assert numbers["claims"]["failures"] == "1"
     html = page(data)
     assert "<b>" not in html
     assert "&lt;/script&gt;" in html
     # The page's own one, whose hash its policy names.
     assert html.count("<script") == 1
     assert "http://y" not in html.replace("(http://y)", "")
+
+
+def test_a_claims_standing_is_in_every_output() -> None:
+    amended = "locked 2026-11-21, AMENDED once (2026-11-22)"
+    claim = {"name": "c", "statement": "s", "standing": amended, "status": "PASS", "says": "found 0"}
+    data = verdict(claims=[claim])
+    root = ET.fromstring(outputs.junit(data))
+    told = {one.get("name"): one.get("value") for one in root.iter("property")}
+    assert told == {"standing": amended, "statement": "s"}
+    assert amended in outputs.table(data)
+    assert f"claim c ({amended}): PASS" in outputs.ticket(data)
+    assert amended in page(data)
+
+
+def test_characters_that_xml_cannot_hold_are_spelt_out() -> None:
+    ugly = "".join(chr(number) for number in range(32)) + "\x7f\ufffe\ud800\u202e\U000e0001]]>&<"
+    row = replace(failing(1), says=ugly, row=Row("token", ugly, "f16", prompt=ugly))
+    root = ET.fromstring(outputs.junit(verdict(row)).encode())
+    (message,) = (one.get("message") for one in root.iter("failure"))
+    assert message is not None
+    assert message.endswith("\\x7f\\ufffe\\ud800\\u202e\\U000e0001]]>&<")
+
+
+class Screen(io.StringIO):
+    """A stream that is a terminal, or not."""
+
+    def __init__(self, live: bool) -> None:
+        super().__init__()
+        self.live = live
+
+    def isatty(self) -> bool:
+        return self.live
+
+
+def test_progress_is_one_line_on_a_terminal_and_nothing_in_a_log() -> None:
+    screen, log = Screen(True), Screen(False)
+    for stream in (screen, log):
+        live = outputs.Progress(stream)
+        live(1, 139, replace(failing(1), row=Row("token", "m\x1b[31m", "f16")))
+        live.tell("m f16: asked in 0.1 s")
+        live(2, 139, replace(failing(2), status=Status.PASS))
+        live.end()
+    assert "1/139 token m\\x1b[31m f16: FAIL (1 FAIL)" in screen.getvalue()
+    assert "2/139 token m f16 p2: PASS (1 pass, 1 FAIL)" in screen.getvalue()
+    assert screen.getvalue().endswith("\r\x1b[2K")
+    assert log.getvalue() == "m f16: asked in 0.1 s\n"
 
 
 def test_a_page_without_anything_to_plot() -> None:

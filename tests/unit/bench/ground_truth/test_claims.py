@@ -48,13 +48,14 @@ def test_locking_amending_and_what_shows(folder: Path) -> None:
     assert lock(folder) == []
     (folder / "exact.yml").write_text(CLAIM.replace("at_most: 0", "at_most: 5"))
     # Changed and not locked again, it is no claim that was stated beforehand.
-    assert standing(folder) == ["NOT LOCKED"]
+    assert standing(folder) == ["NOT LOCKED (CHANGED since 2026-11-21)"]
     assert lock(folder, now=day.replace(month=12)) == ["exact: AMENDED"]
-    assert standing(folder) == ["locked 2026-12-21, AMENDED 1 times"]
+    assert standing(folder) == ["locked 2026-12-21, AMENDED once"]
     # Back to the old bound is another amendment: the chain forgets nothing.
     (folder / "exact.yml").write_text(CLAIM)
     lock(folder, now=day)
     assert read_claims(folder)[0].amendments == 2
+    assert standing(folder) == ["locked 2026-11-21, AMENDED 2 times"]
     assert [entry["amendment"] for entry in read_lock(folder)] == [False, True, True]
 
 
@@ -126,7 +127,9 @@ class Found:
         self.roster = roster
         self.runtime = SimpleNamespace(identity=SimpleNamespace(name="llama.cpp"))
         self.workspace = SimpleNamespace(
-            quants=lambda model, _name: model.quants["llama.cpp"], folder=lambda m: m.folder
+            quants=lambda model, _name: model.quants["llama.cpp"],
+            folder=lambda m: m.folder,
+            root=roster.path.parent / "work",
         )
         self.load_trouble: Trouble | None = None
         self.generation = Generation((1, 2), "t", prompt_tokens=1)
@@ -227,3 +230,70 @@ def test_the_worst_tensor(found: Found, tmp_path: Path) -> None:
     found.artefact = artefact  # type: ignore[method-assign]
     assert judged(found, claim("tensor-error", 0.0005, quants=("f16",))).status is Status.PASS
     assert module.digest(TINY / "exact.yml")
+
+
+# What was seen before: the memory of a work folder.
+BEFORE, RESULTS, LATER = (datetime(2026, 11, day, tzinfo=UTC) for day in (20, 21, 22))
+
+
+def seen(folder: Path, now: datetime = RESULTS) -> str:
+    """How the claim stands after a comparison in the work folder."""
+    return module.remember(folder / "work", folder, read_claims(folder), now=now)[0].standing
+
+
+def test_a_bound_changed_after_results_shows_whatever_is_done_to_the_lock(folder: Path) -> None:
+    lock(folder, now=BEFORE)
+    assert seen(folder) == seen(folder, LATER) == "locked 2026-11-20"
+    chain = (folder / "lock.jsonl").read_text()
+    (folder / "exact.yml").write_text(CLAIM.replace("at_most: 0", "at_most: 5"))
+    assert seen(folder, LATER) == "NOT LOCKED (CHANGED since 2026-11-20)"
+    # The honest way: locked again.
+    lock(folder, now=LATER)
+    assert seen(folder, LATER) == "locked 2026-11-22, AMENDED once, results of 2026-11-21 were seen before"
+    # The other way: the chain is thrown away, and a new one is dated back.
+    (folder / "lock.jsonl").unlink()
+    lock(folder, now=BEFORE)
+    assert seen(folder, LATER) == "locked 2026-11-20, THE CHAIN WAS REWRITTEN after results of 2026-11-21"
+    # Back to what was seen, everything is as it was.
+    (folder / "exact.yml").write_text(CLAIM)
+    (folder / "lock.jsonl").write_text(chain)
+    assert seen(folder, LATER) == "locked 2026-11-20"
+
+
+def test_locked_after_looking_is_not_beforehand(folder: Path) -> None:
+    assert seen(folder) == "NOT LOCKED"
+    lock(folder, now=LATER)
+    assert seen(folder, LATER) == "locked 2026-11-22, locked AFTER results of 2026-11-21 were seen"
+
+
+def test_a_rewritten_chain_confirms_nothing(found: Found, folder: Path) -> None:
+    found.roster = replace(found.roster, claims=folder)
+    (folder / "exact.yml").write_text(CLAIM.replace("[f16]", "[f16, Q8_0]"))
+    lock(folder, now=BEFORE)
+
+    def judge() -> Any:
+        return judge_claims(read_claims(folder), found, found.roster.models)[0]  # type: ignore[arg-type]
+
+    assert judge().status is Status.PASS
+    (folder / "lock.jsonl").unlink()
+    lock(folder, now=LATER)
+    one = judge()
+    assert one.status is Status.INCONCLUSIVE
+    assert "its chain was rewritten, so it proves nothing" in one.says
+    assert "REWRITTEN" in one.as_dict()["standing"]
+
+
+@pytest.mark.parametrize("text", ["[]", '{"x": 1}'])
+def test_a_memory_that_is_none_is_named(folder: Path, text: str) -> None:
+    lock(folder)
+    (folder / "work").mkdir()
+    (folder / "work" / "claims-seen.json").write_text(text)
+    with pytest.raises(UsageError, match=r"claims-seen.json: expected the claims that were seen here"):
+        seen(folder)
+
+
+def test_the_shipped_chain_is_the_one_that_is_known() -> None:
+    """Whoever locks the shipped claims anew changes this line as well, and the document that names it."""
+    head = read_lock(TINY)[-1]["hash"]
+    assert head == "0cdb7c7807a34d21b598fe693282980df9d2f6b340ce8306c6d9dcdb78e89d91"
+    assert head[:12] in (TINY.parents[3] / "docs" / "ground-truth.md").read_text(encoding="utf-8")

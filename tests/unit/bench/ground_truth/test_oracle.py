@@ -234,13 +234,25 @@ def test_on_a_gpu(world: World, roster: Roster, monkeypatch: pytest.MonkeyPatch)
     assert world.asked[-1][1]["use_kernels"] is True
 
 
+def test_the_reference_is_never_written_over(world: World, roster: Roster) -> None:
+    slug = roster.models[0].slug
+    world.torch.cuda.is_available = lambda: True
+    assert make(roster)[0] == oracle_path(roster.oracle, slug, "one")
+    for device, precision in (("cuda", "fp32"), ("cpu", "bf16"), ("cpu", "fp16")):
+        path = make(roster, device=device, precision=precision)[0]
+        assert path == roster.oracle.with_name("oracle-gpu") / slug / precision / "one.json"
+        found = read_oracle(path)
+        assert (found.device, found.precision) == (device, precision)
+        assert bool(found.gpu) is (device == "cuda")
+    assert read_oracle(oracle_path(roster.oracle, slug, "one")).device == "cpu"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"precision": "fp8"}, "--precision: expected one of fp32, bf16, fp16, found 'fp8'"),
         ({"device": "tpu"}, "--device: expected cpu or cuda, found 'tpu'"),
-        ({"precision": "bf16"}, "need --device cuda"),
-        ({"kernels": True}, "need --device cuda"),
+        ({"kernels": True}, "--kernels: they are programs for a GPU, expected --device cuda"),
     ],
 )
 def test_options_that_do_not_go_together(world: World, roster: Roster, options: dict[str, Any], said: str) -> None:

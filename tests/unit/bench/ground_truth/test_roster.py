@@ -75,6 +75,15 @@ def test_a_roster_that_is_not_there() -> None:
         ("name: small", "name: small\nname: other", 3, "the key 'name' is already there in line 2"),
         ("models:", "models: [", 0, "is no YAML"),
         ("name: small", "name: &a [*a]", 0, "is no YAML: maximum recursion depth"),
+        ("layers: 2", "layers: 2\n    colour: red", 12, "models[0].colour: expected one of the keys slug, name"),
+        ("layers: 2", "\tlayers: 2", 11, "is no YAML: found character '\\t' that cannot start any token"),
+        ("layers: 2", "layers: 2026-99-99", 11, "is no YAML: '2026-99-99': month must be in 1..12"),
+        ("layers: 2", "layers: !!timestamp x", 11, "is no YAML: 'x': "),
+        ("layers: 2", "layers: " + "9" * 5000, 11, "is no YAML: '9999"),
+        ("layers: 2", "? [a, b]\n    : 2", 11, "is no YAML: found unhashable key"),
+        ("perplexity_ceiling: 3", "perplexity_ceiling: .inf", 16, "perplexity_ceiling: expected a finite number"),
+        ("oracle: oracle", 'oracle: "a\\0b"', 5, "expected a path, found 'a\\x00b'"),
+        ("oracle: oracle", "oracle: ~nobody-of-that-name/x", 5, "expected a path, found '~nobody-of-that-name/x'"),
     ],
 )
 def test_errors_have_lines(roster_file: Path, old: str, new: str, line: int, said: str) -> None:
@@ -101,6 +110,16 @@ def test_prompts_and_tolerances_have_lines_too(roster_file: Path) -> None:
     tolerances.write_text(tolerances.read_text().replace("value: 0", "value: none"))
     with pytest.raises(UsageError, match=r"tolerances\.yml:3: tolerances\.token-f16\.value: expected number"):
         load_tolerances(tolerances)
+    tolerances.write_text(tolerances.read_text().replace("value: none", "value: .nan"))
+    with pytest.raises(UsageError, match=r"tolerances\.yml:3: value: expected a finite number, found nan"):
+        load_tolerances(tolerances)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"the roster cannot be read: Is a directory"):
+        load(tmp_path, "roster", "roster")
+    with pytest.raises(UsageError, match=r"--roster: expected a path, found '~nobody-of-that-name/r\.yml'"):
+        load_roster("~nobody-of-that-name/r.yml")
 
 
 def test_files_that_are_no_data(tmp_path: Path) -> None:

@@ -263,3 +263,40 @@ def test_a_record_that_cannot_be_read(workspace: Workspace) -> None:
     path.with_suffix(".json").write_text("{")
     with pytest.raises(UsageError, match="is no JSON"):
         workspace.artefact(model, "llama.cpp", "f16")
+
+
+def test_a_file_of_somebody_elses_is_judged_as_it_is(
+    roster_file: Path, tmp_path: Path, runtime: LlamaCpp, stand_ins: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = roster_file.read_text()
+    roster_file.write_text(text.replace("    quants:", "    files: {Q8_0: given/model.gguf}\n    quants:", 1))
+    roster = load_roster(str(roster_file))
+    model, workspace = roster.models[0], Workspace(tmp_path / "work", roster)
+    given = roster_file.parent / "given" / "model.gguf"
+    assert model.files == {"Q8_0": given}
+    missing = workspace.convert(runtime, [model], lambda _text: None)[-1]
+    assert missing.artefact is None
+    assert missing.trouble is not None
+    assert "expected the file that the roster brings for Q8_0, found none" in missing.trouble.text
+    given.parent.mkdir()
+    given.write_bytes(b"GGUF and more")
+    made = workspace.convert(runtime, [model], lambda _text: None)[-1]
+    assert (made.fresh, made.trouble) == (False, None)
+    artefact = workspace.artefact(model, "llama.cpp", "Q8_0")
+    assert (artefact.path, artefact.sha256, artefact.parents) == (given, sha256(given), ("given",))
+    # What is somebody else's is neither made nor removed.
+    workspace.clean([model])
+    assert given.read_bytes() == b"GGUF and more"
+    assert workspace.artefact(model, "llama.cpp", "Q8_0").sha256 == ""
+    # A container sees it as well.
+    from trialbench.ground_truth import cli
+
+    seen: list[Any] = []
+    monkeypatch.setenv("LLAMA_CPP_IMAGE", "image:1")
+    monkeypatch.delenv("LLAMA_CPP_BIN", raising=False)
+    monkeypatch.setattr(
+        "trialbench.ground_truth.runtimes.tools.ContainerTools",
+        lambda _image, folders: seen.append(folders) or LocalTools(stand_ins),
+    )
+    cli.llama_cpp(workspace, threads=1).close()
+    assert seen[0][given.parent] is False
