@@ -89,7 +89,9 @@ def weights(case: Case) -> Result:
 
     artefact = case.evidence.artefact(case.model, case.row.quant)
     if not artefact.path.exists():
-        return case.troubled(Trouble(TroubleKind.ABSENT, f"{artefact.path}: no such file: `trialbench convert`"))
+        return case.troubled(
+            Trouble(TroubleKind.ABSENT, f"no such file, make it with `trialbench convert`: {artefact.path}")
+        )
     folder = case.evidence.workspace.folder(case.model)
     if not (folder / "config.json").exists():
         return case.troubled(Trouble(TroubleKind.ABSENT, f"{folder}: no such folder: `trialbench pull`"))

@@ -342,7 +342,7 @@ def _weights(path: Path) -> Path:
 
 
 def _absent(path: Path) -> Trouble:
-    return Trouble(TroubleKind.ABSENT, f"{path}: no such file: make it with `trialbench convert --runtime apr`")
+    return Trouble(TroubleKind.ABSENT, f"no such file, make it with `trialbench convert --runtime apr`: {path}")
 
 
 def _trouble(call: Call) -> Trouble | None:

@@ -295,7 +295,7 @@ class ServerSession:
         started = time.monotonic()
         if not self._artefact.path.exists():
             self.trouble = Trouble(
-                TroubleKind.ABSENT, f"{self._artefact.path}: no such file: make it with `trialbench convert`"
+                TroubleKind.ABSENT, f"no such file, make it with `trialbench convert`: {self._artefact.path}"
             )
             return self
         for _ in range(3):

@@ -125,7 +125,7 @@ def test_a_model_that_was_not_converted_is_named_and_not_passed(
     assert main(["check", *options, "--suite", "token", "--model", "m-llama"]) == 3
     out = capsys.readouterr().out
     assert "6 checks declared: 0 PASS, 0 FAIL, 6 INCONCLUSIVE" in out
-    assert "token m-llama f32 one: /" in out
+    assert "token m-llama f32 one: no such file, make it with `trialbench convert`: /" in out
 
 
 def test_a_wrong_file_fails_and_gets_a_ticket(
