@@ -232,7 +232,11 @@ class Caller:
             self.socket.sendall(data + b"\n")
 
     def read(self) -> Any:
-        line = self._stream.readline()
+        try:
+            line = self._stream.readline()
+        except ConnectionResetError:
+            # The worker ended the connection while lines of ours were still unread: also an end, after its last word.
+            return None
         return json.loads(line) if line else None
 
     def ask(self, *messages: Any) -> Any:
