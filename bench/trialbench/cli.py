@@ -6,7 +6,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,7 +14,7 @@ from trialbench import __version__
 from trialbench.engines import commands as engines
 from trialbench.engines.select import add_options
 from trialbench.errors import TrialbenchError, UsageError
-from trialbench.terminal import say
+from trialbench.terminal import ended, say
 
 _EXIT_CODES = "exit codes: 0 all samples good, 2 wrong usage, 3 some samples failed, 4 server broken or unreachable"
 
@@ -23,22 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code. Expected errors become a plain message on standard error."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    verb: Callable[[argparse.Namespace], int] = options.verb
-    try:
-        code = verb(options)
-        # Here, where a closed pipe can still be handled, and not when the interpreter ends.
-        sys.stdout.flush()
-        return code
-    except TrialbenchError as error:
-        say(f"trialbench: {error}", sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:
-        # `trialbench show DIR | head`: the reader has seen enough. Keep the interpreter from flushing into the void.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        say(f"trialbench: {error.filename or 'input/output'}: {error.strerror or error}", sys.stderr)
-        return UsageError.exit_code
+    return ended("trialbench", lambda: options.verb(options))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
 from typing import TextIO
+
+from trialbench.errors import TrialbenchError, UsageError
 
 # The bars of a sparkline as digits, where the terminal's encoding has no bars.
 _BARS = str.maketrans("▁▂▃▄▅▆▇█", "12345678")
@@ -29,6 +33,25 @@ def say(text: str, stream: TextIO | None = None) -> None:
     except UnicodeEncodeError:
         shown = shown.translate(_BARS).encode(encoding, "backslashreplace").decode(encoding)
     print(shown, file=out, flush=stream is not None)
+
+
+def ended(name: str, act: Callable[[], int]) -> int:
+    """The exit code of the command called `name`. Expected errors become a plain message on standard error."""
+    try:
+        code = act()
+        # Here, where a closed pipe can still be handled, and not when the interpreter ends.
+        sys.stdout.flush()
+        return code
+    except TrialbenchError as error:
+        say(f"{name}: {error}", sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # `trialbench show DIR | head`: the reader has seen enough. Keep the interpreter from flushing into the void.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        say(f"{name}: {error.filename or 'input/output'}: {error.strerror or error}", sys.stderr)
+        return UsageError.exit_code
 
 
 def _escaped(one: str) -> str:

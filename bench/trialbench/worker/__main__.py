@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from trialbench import __version__
 from trialbench.engines import commands
-from trialbench.errors import TrialbenchError, UsageError
-from trialbench.terminal import say
+from trialbench.terminal import ended
 from trialbench.worker import cli
 
 
@@ -24,15 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cli.add(verbs)
     commands.add(verbs)
     options = parser.parse_args(arguments)
-    verb: Callable[[argparse.Namespace], int] = options.verb
-    try:
-        return verb(options)
-    except TrialbenchError as error:
-        say(f"trialbench-worker: {error}", sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        say(f"trialbench-worker: {error.filename or 'input/output'}: {error.strerror or error}", sys.stderr)
-        return UsageError.exit_code
+    return ended("trialbench-worker", lambda: options.verb(options))
 
 
 if __name__ == "__main__":

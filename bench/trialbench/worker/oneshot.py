@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from trialbench.engines import commands
-from trialbench.errors import TrialbenchError, UsageError
-from trialbench.terminal import say
+from trialbench.terminal import ended
 from trialbench.worker.config import DEFAULT_PATH
 
 
@@ -24,15 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.engine = options.engine or "gemma-cpp"
     if options.engine == "gemma-cpp" and options.config is None and DEFAULT_PATH.exists():
         options.config = DEFAULT_PATH
-    verb: Callable[[argparse.Namespace], int] = options.verb
-    try:
-        return verb(options)
-    except TrialbenchError as error:
-        say(f"gemma_oneshot: {error}", sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        say(f"gemma_oneshot: {error.filename or 'input/output'}: {error.strerror or error}", sys.stderr)
-        return UsageError.exit_code
+    return ended("gemma_oneshot", lambda: options.verb(options))
 
 
 if __name__ == "__main__":
