@@ -406,6 +406,9 @@ class Supervised:
                 data = _read(self._out)
                 if data is None:
                     break
+                if not self._size:
+                    # A look into its start says nothing of it. The kernel's mark lasts: a later look has its peak, too.
+                    memory.peak_mib = 0.0
                 if not self._size or not data:
                     # The weights are loaded, or it is just ending: the moments when memory stands highest.
                     memory.look()

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 from trialbench.engines import proc
+from trialbench.engines import supervisor as supervisor_room
 from trialbench.engines.cgroup import Cgroup
 from trialbench.engines.contract import Deadlines
+from trialbench.engines.memory import MemoryWatch
 from trialbench.engines.supervisor import Bounds, Command, Ending, SpawnError, Supervised, Supervisor
 
 Run = Callable[..., Supervised]
@@ -204,10 +206,26 @@ def test_too_much_memory_ends_it(supervisor: Supervisor) -> None:
 
 
 def test_peak_memory_is_the_child_s_own(supervisor: Supervisor) -> None:
-    code = "import sys; held = bytearray(b'x' * (64 << 20)); print(len(held)); sys.stdout.flush()"
+    code = "import time; held = bytearray(b'x' * (64 << 20)); print(len(held), flush=True); time.sleep(0.2)"
     _, ending = ended(supervisor.spawn(Command([sys.executable, "-c", code], {}), Deadlines()))
     assert ending.peak_mib is not None
     assert 64 < ending.peak_mib < 256
+
+
+def test_what_was_seen_of_its_start_is_not_its_memory(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gone before anybody looked again: nothing is known of it, and nothing is said."""
+    looks: list[int] = []
+
+    def look(watch: MemoryWatch) -> float:
+        looks.append(0)
+        if len(looks) == 1:
+            watch.peak_mib = 0.199
+        return 0.0
+
+    monkeypatch.setattr(MemoryWatch, "look", look)
+    monkeypatch.setattr(supervisor_room, "own_peak_mib", lambda: 1e9)
+    assert ended(run("echo x"))[1].peak_mib is None
+    assert len(looks) > 1
 
 
 def test_the_scratch_folder_goes_with_it(run: Run, tmp_path: Path) -> None:
