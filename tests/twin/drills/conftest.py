@@ -162,6 +162,7 @@ class Board:
             "restored_by": facts.get("restored_by", "-"),
             "seconds": facts.get("seconds", 0.0),
             "at_most_s": facts.get("at_most_s"),
+            "slowness": facts.get("slowness"),
             "ok": report.passed,
         }
         self.rows.append(row)
@@ -176,6 +177,8 @@ class Board:
         """A row of the table."""
         word = "ok" if row["ok"] else "FAILED"
         limit = f"  of {row['at_most_s']:4.1f} s" if row["at_most_s"] is not None else ""
+        if limit and row["slowness"] > 1:
+            limit += f" (machine {row['slowness']:.1f} x slower)"
         return f"{word:6}  {row['case']:24}  {row['phase']:9}  {row['restored_by']:8}  {row['seconds']:5.1f} s{limit}"
 
     def say(self, text: str) -> None:

@@ -31,6 +31,8 @@ PLAY_LIMIT_S = 480.0
 GIVE_WAY = ("nice", "-n", "10")
 # `nohup make drills` would leave a play that no SIGHUP ends.
 AS_IN_A_TERMINAL = ("env", "--default-signal=HUP,INT,TERM")
+# What PACE takes on an ordinary machine that has nothing else to do.
+PACE_S = 0.15
 # Marks the processes of a drill on the controller, so that it finds its own and no others.
 MARKER = "MT_DRILL"
 
@@ -63,6 +65,24 @@ while True:
     except OSError:
         pass
     time.sleep(0.02)
+"""
+
+# Runs in the twin: seconds for what a restore consists of, beside waiting: a program's start, a word with docker, one
+# with systemd.
+PACE = r"""
+import statistics, subprocess, time
+
+def once():
+    began = time.monotonic()
+    for words in (
+        ["python3", "-c", "import argparse, ctypes, http.client, json"],
+        ["docker", "ps", "--all", "--quiet"],
+        ["systemctl", "show", "--property", "Result", "mt-run"],
+    ):
+        subprocess.run(words, stdout=subprocess.DEVNULL, check=True)
+    return time.monotonic() - began
+
+print(statistics.median(once() for _ in range(5)))
 """
 
 
@@ -327,19 +347,27 @@ class Drill:
         """Switch all faults of tenants and GPU off."""
         self.sh("rm -f /run/twin/faults/* /run/twin-gpu/faults.json /run/twin/clock")
 
-    def check(self) -> dict[str, Any]:
-        """Look at the host with other means than the collection's own (host_check.py)."""
+    def python(self, code: str, *words: str) -> Any:
+        """Run Python as root in the twin; returns what it printed, as JSON."""
         done = subprocess.run(
-            ["docker", "exec", "-i", self.twin.name, "python3", "-", self.run],
-            input=(HERE / "host_check.py").read_text(encoding="utf-8"),
+            ["docker", "exec", "-i", self.twin.name, "python3", "-", *words],
+            input=code,
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode != 0:
             raise Broken(f"the host could not be looked at: {done.stderr[-500:]}")
-        found: dict[str, Any] = json.loads(done.stdout)
+        return json.loads(done.stdout)
+
+    def check(self) -> dict[str, Any]:
+        """Look at the host with other means than the collection's own (host_check.py)."""
+        found: dict[str, Any] = self.python((HERE / "host_check.py").read_text(encoding="utf-8"), self.run)
         return found
+
+    def slowness(self) -> float:
+        """How many times slower than an ordinary machine the host is at this moment; never less than 1."""
+        return max(1.0, float(self.python(PACE)) / PACE_S)
 
     def is_open(self) -> bool:
         """Whether a trial holds the host."""
