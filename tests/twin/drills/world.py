@@ -28,7 +28,7 @@ STATE = "/var/lib/model-trial"
 PATIENCE_S = 240.0
 PLAY_LIMIT_S = 480.0
 # A real controller is another machine: here it gives way to the hosts, whose times are what a drill is about.
-GIVE_WAY = ("nice", "-n", "10")
+GIVE_WAY = ("nice", "-n", "5")
 # `nohup make drills` would leave a play that no SIGHUP ends.
 AS_IN_A_TERMINAL = ("env", "--default-signal=HUP,INT,TERM")
 # What PACE takes on an ordinary machine that has nothing else to do.
@@ -274,7 +274,11 @@ class Follower:
             with self._process as process:
                 assert process.stdout is not None
                 for line in process.stdout:
-                    found = json.loads(line)
+                    try:
+                        found = json.loads(line)
+                    except ValueError:
+                        # The host was cut off in the middle of it; it is told again when the host is back.
+                        continue
                     with self._news:
                         if "entry" in found:
                             self.entries.append(found["entry"])
