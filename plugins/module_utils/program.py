@@ -31,6 +31,8 @@ DROP_IN = Path("/run/systemd/system/mt-run.service.d/cap.conf")
 POLL_S = 0.05
 # A restore that was not complete is tried again after 1, 2, 4 ... seconds, and at last every minute.
 RETRY_MAX_S = 60.0
+# Doubled more often than this a pause is the longest one in any case; after a night of tries it would be no float.
+RETRY_DOUBLINGS = 6
 
 
 def _say(text: str) -> None:
@@ -188,7 +190,7 @@ def _attempts(entries: list[dict[str, Any]]) -> tuple[int, str]:
 
 def pause_s(failed: int) -> float:
     """How long to wait after that many restores in a row that were not complete."""
-    return min(RETRY_MAX_S, 2.0 ** (failed - 1)) if failed else 0.0
+    return min(RETRY_MAX_S, 2.0 ** min(failed - 1, RETRY_DOUBLINGS)) if failed else 0.0
 
 
 def _reason(err: Exception) -> str:

@@ -681,6 +681,18 @@ def test_the_pause_between_two_tries_grows_to_a_minute(world: World, shell: Shel
     assert attempt(world, shell, 0) == pytest.approx(60, abs=0.1)
 
 
+def test_a_host_that_stays_broken_for_days_is_tried_every_minute(world: World, shell: Shell) -> None:
+    """Some 17 hours are a thousand tries; the pause after them must still be a number."""
+    failing(world, shell)
+    entry = {"seq": 1000, "event": "restore_failed", "by": "restorer", "reason": "no voice", "restored_by": "host"}
+    with (world.run_dir / "journal.jsonl").open("a") as file:
+        file.write(f"{json.dumps(entry)}\n" * 1024)
+    assert attempt(world, shell) == pytest.approx(60, abs=0.1)
+    assert (world.events()[-1]["event"], world.events()[-1]["next_try_s"]) == ("restore_failed", 60)
+    world.services["chatterbox"].broken = ""
+    assert attempt(world, shell, 0) == pytest.approx(60, abs=0.1)
+
+
 def test_a_complete_restore_forgets_the_failures_before_it(world: World, shell: Shell) -> None:
     failing(world, shell)
     for _unused in range(4):
