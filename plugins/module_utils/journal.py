@@ -52,6 +52,20 @@ def boot_id() -> str:
     return f"{_BOOT_ID.read_text().strip()}.{init.start_ticks if init else 0}"
 
 
+def stamp() -> dict[str, Any]:
+    """This moment as an entry of a journal has it: ``{"wall", "t_s", "boot_id"}``."""
+    return {"wall": wall(), "t_s": round(time.monotonic(), 4), "boot_id": boot_id()}
+
+
+def seconds(earlier: dict[str, Any], later: dict[str, Any]) -> float:
+    """Time between two stamps or entries; the steady clock does not survive a reboot, the wall clock does."""
+    if earlier["boot_id"] == later["boot_id"]:
+        return float(later["t_s"]) - float(earlier["t_s"])
+    walls = [datetime.fromisoformat(e["wall"].replace("Z", "+00:00")) for e in (earlier, later)]
+    # A clock that nobody has set yet after a boot may be behind.
+    return max(0.0, (walls[1] - walls[0]).total_seconds())
+
+
 def _sync_folder(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -142,9 +156,7 @@ class Journal:
             seq = max((e["seq"] for e in _entries(raw)), default=0) + 1
             entry = {
                 "seq": seq,
-                "wall": wall(),
-                "t_s": round(time.monotonic(), 4),
-                "boot_id": boot_id(),
+                **stamp(),
                 "run": self.run,
                 "epoch": self.epoch,
                 "by": self.by,

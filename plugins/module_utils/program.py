@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from . import containers, gpu, hook, plan, restorer, runner, sessions, tenants
-from .journal import PHASES, Held, Journal, Mark, State, awake_s, read
+from .journal import PHASES, Held, Journal, Mark, State, awake_s, read, seconds, stamp
 from .probes import printable
 
 UNITS = ("mt-run.service", "mt-restore.service")
@@ -135,9 +135,9 @@ def look(state: State, run: str, since: int) -> dict[str, Any]:
     run_dir = state.run_dir(run)
     entries = read(state.journal_path(run))
     mark = state.mark()
-    stopped = [e["t_s"] for e in entries if e["event"] == "tenant_stopping"]
+    stopped = [e for e in entries if e["event"] == "tenant_stopping"]
     trial = _load(state, run)
-    elapsed = time.monotonic() - stopped[0] if stopped else 0.0
+    elapsed = seconds(stopped[0], stamp()) if stopped else 0.0
     phases = [e["phase"] for e in entries if e["event"] == "phase_started"]
     return {
         "run": run,
@@ -325,8 +325,10 @@ def _screen(facts: dict[str, Any]) -> str:
     if held:
         rows.append(("held by", f"run {held['run']} since {held['since']} (from {held['controller']})"))
         if "phase" in held:
-            left = f", {held['window_s']:.0f} s since the first stop" if held["window_s"] else ""
-            rows.append(("phase", f"{held['phase']}{left}, back in at most {held['remaining_s']:.0f} s"))
+            since = f", {held['window_s']:.0f} s since the first stop" if held["window_s"] else ""
+            left = held["remaining_s"]
+            back = f"back in at most {left:.0f} s" if left > 0 else f"to be back {-left:.0f} s ago"
+            rows.append(("phase", f"{held['phase']}{since}, {back}"))
             if held["lease_s"] is None:
                 rows.append(("lease", "none: the run finishes unattended"))
             elif held["lease_age_s"] is not None:
@@ -338,7 +340,7 @@ def _screen(facts: dict[str, Any]) -> str:
         rows.append(("last run", facts["last_run"] or "none"))
         if facts["restored_by"]:
             rows.append(("restored", f"by {facts['restored_by']} at {facts['restored_at']}"))
-            rows += [("was down", f"{name} {seconds:.1f} s") for name, seconds in facts["down"].items()]
+            rows += [("was down", f"{name} {took:.1f} s") for name, took in facts["down"].items()]
     if failure:
         rows.append(("why", f"phase {failure['phase']} failed: {failure['reason']}"))
         rows += [(name, failure[name]) for name in ("expected", "found", "todo") if failure.get(name)]

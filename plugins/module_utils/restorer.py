@@ -16,12 +16,11 @@ import json
 import os
 import signal
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from . import checks, containers, gpu, hook, probes, tenants
-from .journal import Journal, State, boot_id, read, read_json, wall, write_atomic
+from .journal import Journal, State, boot_id, read, read_json, seconds, wall, write_atomic
 from .plan import A2_GRACE_S, Plan, Tenant
 from .probes import ProcessId
 from .runner import drain_target
@@ -43,14 +42,6 @@ class RestoreFailed(RuntimeError):
     """The host is not as it was; the message names what is missing and what to do. The mark stays."""
 
 
-def _seconds(earlier: dict[str, Any], later: dict[str, Any]) -> float:
-    """Time between two journal entries; the steady clock does not survive a reboot, the wall clock does."""
-    if earlier["boot_id"] == later["boot_id"]:
-        return float(later["t_s"]) - float(earlier["t_s"])
-    walls = [datetime.fromisoformat(e["wall"].replace("Z", "+00:00")) for e in (earlier, later)]
-    return (walls[1] - walls[0]).total_seconds()
-
-
 def downtimes(plan: Plan, entries: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """How long each tenant, and each thing people lose with it, was down, in seconds.
 
@@ -65,12 +56,12 @@ def downtimes(plan: Plan, entries: list[dict[str, Any]]) -> dict[str, dict[str, 
             went.setdefault(entry["tenant"], entry)
         if entry["event"] == "tenant_healthy":
             came[entry["tenant"]] = entry
-    down = {n: round(_seconds(went[n], came[n]), 3) for n in went if n in came}
+    down = {n: round(seconds(went[n], came[n]), 3) for n in went if n in came}
     impacts = {}
     for impact, names in plan.impacts.items():
         spans = [(i, j) for i in names for j in names if i in down and j in down]
         if spans:
-            impacts[impact] = round(max(_seconds(went[i], came[j]) for i, j in spans), 3)
+            impacts[impact] = round(max(seconds(went[i], came[j]) for i, j in spans), 3)
     return {"down": down, "impacts": impacts}
 
 

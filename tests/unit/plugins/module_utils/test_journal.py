@@ -71,6 +71,20 @@ def test_a_boot_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert all(name.startswith("b00t") for name in names)
 
 
+@pytest.mark.parametrize(
+    ("boot", "wall", "expected"),
+    [
+        ("a", "2026-05-01T09:00:00.000Z", 2.5),
+        ("b", "2026-05-01T12:01:00.500Z", 60.5),
+        ("b", "1970-01-01T00:00:09.000Z", 0.0),
+    ],
+    ids=["steady clock", "wall clock after a boot", "wall clock not set yet"],
+)
+def test_time_between_two_entries(boot: str, wall: str, expected: float) -> None:
+    earlier = {"boot_id": "a", "t_s": 100.0, "wall": "2026-05-01T12:00:00.000Z"}
+    assert journal.seconds(earlier, {"boot_id": boot, "t_s": 102.5, "wall": wall}) == expected
+
+
 # Atomic writes.
 
 

@@ -9,6 +9,7 @@ import copy
 import errno
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -1115,6 +1116,23 @@ def test_the_status_of_a_host_that_was_restarted_shows_no_lease(world: World, sh
     world.reboot()
     assert shell("status") == 0
     assert "lease" not in shell.out
+
+
+def test_the_status_counts_the_window_across_a_restart_and_beyond_the_cap(world: World, shell: Shell) -> None:
+    """The steady clock begins anew at a boot; and a restore that fails does not end with the cap."""
+    shell.open()
+    world.runner().run()
+    world.reboot()
+    assert shell("status", "--json") == 0
+    # By the wall clock, which hardly moves in this world.
+    assert 0 <= shell.json["open"]["window_s"] < 60
+    assert 1440 < shell.json["open"]["remaining_s"] <= 1500
+    stopped = next(e for e in world.events() if e["event"] == "tenant_stopping")
+    path = world.run_dir / "journal.jsonl"
+    path.write_text(path.read_text().replace(stopped["wall"], "2026-01-01T00:00:00.000Z"))
+    assert shell("status") == 0
+    line = next(line for line in shell.out.splitlines() if line.startswith("phase "))
+    assert re.fullmatch(r"phase     measure, \d+ s since the first stop, to be back \d+ s ago", line)
 
 
 def test_the_status_of_a_lease_that_was_never_written(world: World, shell: Shell) -> None:
