@@ -106,7 +106,7 @@ def read_json(path: Path) -> Any:
 
 
 def read(path: Path, since: int = 0) -> list[dict[str, Any]]:
-    """Journal entries with ``seq`` greater than ``since``; a torn last line is left out."""
+    """Journal entries with ``seq`` greater than ``since``; a torn line, or one that is no entry, is left out."""
     try:
         return _entries(path.read_bytes(), since)
     except OSError:
@@ -118,9 +118,11 @@ def _entries(raw: bytes, since: int = 0) -> list[dict[str, Any]]:
     for line in raw.split(b"\n"):
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(entry, dict) and isinstance(entry.get("seq"), int) and entry["seq"] > since:
+        if not (isinstance(entry, dict) and isinstance(entry.get("event"), str) and isinstance(entry.get("seq"), int)):
+            continue
+        if entry["seq"] > since:
             entries.append(entry)
     return entries
 
@@ -262,11 +264,12 @@ class State:
         return epoch
 
     def mark(self) -> Mark | None:
-        """The open mark, or None when no trial holds the host."""
+        """The open mark, or None when no trial holds the host; one that can't be read marks the run opened last."""
         found = read_json(self.root / "open")
-        if not isinstance(found, dict):
-            # A mark that can't be read still marks: better one restore too many than one too few.
-            return Mark("", 0, "", "", "") if (self.root / "open").exists() else None
+        run = found.get("run") if isinstance(found, dict) else None
+        if not (isinstance(run, str) and NAME.match(run)):
+            # Better one restore too many than one too few.
+            return Mark(self.newest_run(), 0, "", "?", "?") if (self.root / "open").exists() else None
         return Mark(**{f.name: found.get(f.name, "") for f in dataclasses.fields(Mark)})
 
     def open(self, mark: Mark) -> None:

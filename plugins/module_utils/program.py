@@ -208,8 +208,7 @@ def restore_now(state: State) -> int:
     if mark is None:
         _say("nothing to restore: no trial holds this host")
         return 0
-    # A mark that can not be read marks the run that was opened last.
-    name = mark.run or state.newest_run()
+    name = mark.run
     failed, cut_off_by = _attempts(read(state.journal_path(name)))
     # systemd counts too, where the journal can't be written; a restore that was cut off goes on at once.
     with contextlib.suppress(Exception):

@@ -236,7 +236,12 @@ def test_a_journal_torn_at_any_byte_of_its_last_line(tmp_path: Path) -> None:
         assert [(e["seq"], e["event"]) for e in journal.read(path)[-2:]] == [(last, "said"), (last + 1, "after")]
 
 
-@pytest.mark.parametrize("line", ["[1, 2]", "7", '{"event": "x"}', '{"seq": "1", "event": "x"}', "\0\0\0"])
+@pytest.mark.parametrize(
+    "line",
+    ["[1, 2]", "7", '{"event": "x"}', '{"seq": "1", "event": "x"}', '{"seq": 1}', '{"seq": 1, "event": []}', "\0\0\0"]
+    + ["[" * 100_000],
+    ids=lambda line: line[:30],
+)
 def test_lines_of_strangers_are_passed_over(tmp_path: Path, line: str) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text(line + "\n")
@@ -372,12 +377,17 @@ def test_a_mark_is_read_as_it_was_set(state: State) -> None:
     assert state.mark() is None
 
 
-@pytest.mark.parametrize("text", ["", '{"run": "run-1"', "7", "[]"])
+@pytest.mark.parametrize("text", ["", '{"run": "run-1"', "7", "[]", "{}", '{"run": 7}', '{"run": "../run-1"}'])
 def test_a_mark_that_can_not_be_read_still_marks(state: State, text: str) -> None:
     (state.root / "open").write_text(text)
     mark = state.mark()
     assert mark
     assert mark.run == ""
+    (state.run_dir("run-1") / "snapshot.json").write_text("{}")
+    # And then it is no other run's than that of the last one.
+    mark = state.mark()
+    assert mark
+    assert (mark.run, mark.epoch) == ("run-1", 0)
 
 
 def test_the_newest_run_is_the_one_opened_last(state: State) -> None:

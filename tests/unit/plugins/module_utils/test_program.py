@@ -634,11 +634,17 @@ def test_without_a_gpu_the_tenants_come_back(world: World, shell: Shell, monkeyp
     assert all(world.up(name) for name in world.services)
 
 
-@pytest.mark.parametrize("text", ["", "torn {", "[]"])
+@pytest.mark.parametrize("text", ["", "torn {", "[]", '{"run": 7}', '{"run": "../../etc"}'])
 def test_an_unreadable_mark_means_the_run_opened_last(world: World, shell: Shell, text: str) -> None:
-    shell.open()
+    epoch = shell.open()
     world.runner().run()
     (world.state.root / "open").write_text(text)
+    # Whoever asks is told which run it is: a play that restores polls it.
+    assert shell("status", "--json") == 0
+    assert shell.json["open"]["run"] == world.plan.run
+    assert shell.ours("poll", epoch) == 0
+    assert shell.json["open"] is True
+    assert shell.ours("advance", 0, "--phase=measure") == 3
     assert shell("restore-now") == 0
     assert all(world.up(name) for name in world.services)
     assert world.state.mark() is None
