@@ -388,7 +388,11 @@ def _act(args: argparse.Namespace, state: State) -> int:
         facts = status(state)
         _say(json.dumps(facts) if args.json else _screen(facts))
     elif verb == "restore":
-        return restore(state, args.by or "hand", wait=not args.no_wait)
+        code = restore(state, args.by or "hand", wait=not args.no_wait)
+        if not args.no_wait:
+            # systemd says no more than whether its unit failed.
+            _say(_screen(status(state)))
+        return code
     elif verb == "abort":
         mark = state.mark()
         if mark is None:
@@ -422,7 +426,16 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     state = State(args.root) if args.root else State()
     try:
+        # A folder that may not be read would look like one of a host that nobody holds.
+        with contextlib.suppress(FileNotFoundError):
+            os.scandir(state.root).close()
         return _act(args, state)
+    except PermissionError as err:
+        _complain(f"{args.verb}: {err}; this is root's alone, do: sudo model-trial {args.verb}")
+        return 1
+    except KeyboardInterrupt:
+        _complain(f"{args.verb}: interrupted; what the host has begun it ends by itself, see: model-trial status")
+        return 130
     except Held as err:
         _complain(err)
         return 3
@@ -430,6 +443,6 @@ def main(argv: list[str] | None = None) -> int:
         facts = {k: v for k, v in err.facts.items() if v}
         _complain("; ".join(f"{k}: {v}" for k, v in facts.items()))
         return 1
-    except (ValueError, OSError, gpu.GpuError, containers.DockerError) as err:
+    except (ValueError, OSError, subprocess.SubprocessError, gpu.GpuError, containers.DockerError) as err:
         _complain(f"{args.verb}: {err}")
         return 1

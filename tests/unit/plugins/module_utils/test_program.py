@@ -61,8 +61,9 @@ def shell(world: World, capsys: pytest.CaptureFixture[str]) -> Shell:
 
 
 def systemctl(world: World) -> list[str]:
-    """What was asked of systemd, tenants excepted."""
-    return [" ".join(entry[1:]) for entry in world.done("systemctl") if not entry[-1].startswith("panda")]
+    """What was asked of systemd, tenants and looks excepted."""
+    asked = [entry[1:] for entry in world.done("systemctl") if not entry[-1].startswith("panda")]
+    return [" ".join(words) for words in asked if words[0] != "show"]
 
 
 # Usage.
@@ -103,6 +104,45 @@ def test_the_state_is_where_the_units_look(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(program, "_act", lambda _args, state: seen.append(state.root) or 0)
     assert program.main(["status"]) == 0
     assert seen == [Path("/var/lib/model-trial")]
+
+
+@pytest.mark.parametrize("verb", ["status", "restore", "abort"])
+def test_who_is_not_root_is_told_and_not_that_nobody_holds_the_host(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    shell.open()
+    world.log.clear()
+
+    def closed(path: Path) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", closed)
+        assert shell(verb) == 1
+    assert shell.out == ""
+    assert f"Permission denied: '{world.state.root}'" in shell.err
+    assert shell.err.endswith(f"do: sudo model-trial {verb}\n")
+    assert world.log == []
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code", "words"),
+    [
+        (KeyboardInterrupt(), 130, "status: interrupted"),
+        (subprocess.TimeoutExpired(["systemctl", "show"], 10), 1, "status: Command '['systemctl', 'show']' timed out"),
+    ],
+    ids=["interrupted", "slow"],
+)
+def test_a_verb_that_is_cut_short_says_so_in_a_line(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, trouble: BaseException, code: int, words: str
+) -> None:
+    def fail(_state: journal.State) -> Any:
+        raise trouble
+
+    monkeypatch.setattr(program, "status", fail)
+    assert shell("status") == code
+    assert shell.err.startswith(words)
+    assert shell.err.count("\n") == 1
 
 
 # open
@@ -563,6 +603,20 @@ def test_a_restore_that_fails_is_one(world: World, shell: Shell) -> None:
     shell.open()
     world.systemctl_rc["start mt-restore.service"] = 5
     assert shell("restore") == 1
+
+
+def test_who_restores_by_hand_sees_what_became_of_it(world: World, shell: Shell) -> None:
+    assert shell("restore") == 0
+    assert shell.out.startswith("held by   nobody\n")
+    failing(world, shell)
+    attempt(world, shell)
+    world.systemctl_rc["start mt-restore.service"] = 1
+    assert shell("restore") == 1
+    assert "NOT BACK  chatterbox: " in shell.out
+    assert "next try  by itself, 1 s after that" in shell.out.splitlines()
+    # A play follows the journal instead.
+    assert shell("restore", "--no-wait") == 0
+    assert shell.out == ""
 
 
 def test_a_restore_without_a_trial_leaves_no_word(world: World, shell: Shell) -> None:
