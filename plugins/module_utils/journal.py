@@ -229,18 +229,22 @@ class State:
         return self.run_dir(run) / "journal.jsonl"
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """One at a time, for as long as the host's marks are being changed.
+    def lock(self, who: str) -> Iterator[None]:
+        """One at a time, for as long as a trial is being prepared; ``who`` does it, for those who are refused.
 
         Raises:
-            Held: somebody else is opening or closing a trial right now.
+            Held: somebody else is opening a trial right now; the message says who and since when.
         """
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(self.root / "lock", "w", encoding="ascii", opener=private) as file:
+        with open(self.root / "lock", "a+", encoding="utf-8", opener=private) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as err:
-                raise Held("another trial is being prepared on this host right now") from err
+                file.seek(0)
+                raise Held(f"another trial is being prepared on this host right now: {file.read()}") from err
+            file.truncate(0)
+            file.write(f"{who} since {wall()}")
+            file.flush()
             yield
 
     def epoch(self) -> int:

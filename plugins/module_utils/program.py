@@ -83,7 +83,7 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
         runner.PhaseFailed: it could not be prepared; containers are gone again, no tenant was touched.
     """
     trial = _load(state, run)
-    with state.lock():
+    with state.lock(f"run {run} (from {controller})"):
         mark = state.mark()
         if mark:
             raise Held(f"this host is held by run {mark.run} since {mark.since} (from {mark.controller})")
@@ -275,7 +275,9 @@ def status(state: State) -> dict[str, Any]:
     """
     mark = state.mark()
     runs = sorted(state.root.glob("runs/*/journal.jsonl"), key=lambda p: p.stat().st_mtime)
-    last = read(runs[-1]) if runs else []
+    # Who holds the host is the last one, whatever a clock that jumped makes of the others' times.
+    held = [state.journal_path(mark.run)] if mark and mark.run else []
+    last = read([*runs, *held][-1]) if runs or held else []
     restored = [e for e in last if e["event"] == "restored"]
     # Where the restore begins that is under way, or else the next one: what failed before that is history.
     attempts = [e for e in last if e["event"] in ("restore_started", "restore_failed", "restored")]

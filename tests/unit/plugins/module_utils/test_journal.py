@@ -496,15 +496,17 @@ def test_a_run_that_is_not_open_is_refused(state: State) -> None:
 
 
 def test_one_at_a_time(state: State) -> None:
-    with state.lock(), pytest.raises(Held, match="another trial is being prepared"), State(state.root).lock():
-        pytest.fail("two hold the lock")
-    with state.lock():
+    for who in ("run-1 (from ann)", "run-2 (from bob)"):
+        words = f"another trial is being prepared on this host right now: {who} since 20"
+        with state.lock(who), pytest.raises(Held, match=re.escape(words)), State(state.root).lock("run-3"):
+            pytest.fail("two hold the lock")
+    with state.lock("run-1"):
         pass
 
 
 def test_the_lock_makes_its_folder_private(tmp_path: Path) -> None:
     state = State(tmp_path / "var" / "model-trial")
-    with state.lock():
+    with state.lock("run-1"):
         assert state.root.stat().st_mode & 0o777 == 0o700
 
 

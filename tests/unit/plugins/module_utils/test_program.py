@@ -204,9 +204,9 @@ def test_two_trials_at_once_are_refused_with_the_holders_name(world: World, shel
 
 
 def test_two_that_open_in_the_same_moment_are_one_and_a_refusal(world: World, shell: Shell) -> None:
-    with world.state.lock():
+    with world.state.lock("run other (from bob)"):
         assert shell("open", f"--run={world.plan.run}") == 3
-    assert "another trial is being prepared" in shell.err
+    assert "another trial is being prepared on this host right now: run other (from bob) since 20" in shell.err
     assert world.log == []
 
 
@@ -1323,6 +1323,17 @@ def test_the_last_run_is_the_one_written_last(world: World, shell: Shell) -> Non
     os.utime(older / "journal.jsonl", (1, 1))
     assert shell("status", "--json") == 0
     assert shell.json["last_run"] == world.plan.run
+
+
+def test_the_last_run_is_the_one_that_holds_the_host(world: World, shell: Shell) -> None:
+    """A clock that jumped back makes its journal older than that of a run before it."""
+    shell.open()
+    earlier = world.state.run_dir("earlier-run")
+    earlier.mkdir()
+    journal.Journal(earlier / "journal.jsonl", "earlier-run", 0, "program", required=True).write("opened")
+    os.utime(world.run_dir / "journal.jsonl", (1, 1))
+    assert shell("status", "--json") == 0
+    assert (shell.json["last_run"], shell.json["attempt_seq"]) == (world.plan.run, world.events()[-1]["seq"])
 
 
 def test_without_systemd_the_status_says_so(world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
