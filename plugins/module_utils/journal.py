@@ -30,8 +30,8 @@ from .probes import identify
 ROOT = Path("/var/lib/model-trial")
 PHASES = ("snapshot", "window", "candidate", "measure")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-# A run's journal takes 10 to 20 KiB, and each restore that was not complete some 6 KiB more: with a disk that stays full
-# the first forty tries are on record, and those after them go on without words.
+# A run's journal takes 10 to 20 KiB, and each restore that was not complete some 6 KiB more: with a disk that stays
+# full the first forty tries are on record, and those after them go on without words.
 RESERVED_BYTES = 256 * 1024
 # Linux: space without size, so that readers see what was written and nothing else.
 _KEEP_SIZE = 1

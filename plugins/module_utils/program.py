@@ -15,10 +15,12 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,17 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
             "the runner did not start", "mt-run.service active", str(err), "no tenant was touched"
         ) from err
     return {"run": run, "epoch": epoch}
+
+
+@contextlib.contextmanager
+def _deaf_to_hangups() -> Iterator[None]:
+    # Ansible gives its commands a terminal, and that goes with its connection. Half an opening would leave containers
+    # behind, or a mark without a runner; a whole one ends by its lease, and the host closes it by itself.
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def start_runner(trial: plan.Plan, state: State) -> None:
@@ -403,7 +416,9 @@ def _act(args: argparse.Namespace, state: State) -> int:
         state.ask("abort", args.by or "hand")
         _say(f"run {mark.run} will end and the host restore itself; see: model-trial status")
     elif verb == "open":
-        _say(json.dumps(open_trial(state, args.run, args.controller or os.environ.get("SUDO_USER", "unknown"))))
+        with _deaf_to_hangups():
+            opened = open_trial(state, args.run, args.controller or os.environ.get("SUDO_USER", "unknown"))
+        _say(json.dumps(opened))
     elif verb == "advance":
         if args.phase not in PHASES:
             _complain(f"--phase: expected one of {', '.join(PHASES)}, found {args.phase!r}")

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -208,6 +209,23 @@ def test_two_that_open_in_the_same_moment_are_one_and_a_refusal(world: World, sh
         assert shell("open", f"--run={world.plan.run}") == 3
     assert "another trial is being prepared on this host right now: run other (from bob) since 20" in shell.err
     assert world.log == []
+
+
+@pytest.mark.parametrize("moment", ["phase_started snapshot", "prompt", "opened"])
+def test_a_terminal_that_goes_away_leaves_no_half_of_an_opening(world: World, shell: Shell, moment: str) -> None:
+    """Ctrl-C or a cut network in phase 2: sshd hangs up on whatever ran in that connection."""
+    hung_up: list[int] = []
+    before = signal.signal(signal.SIGHUP, lambda number, _frame: hung_up.append(number))
+    world.at(moment, lambda: os.kill(os.getpid(), signal.SIGHUP))
+    try:
+        shell.open()
+        assert hung_up == []
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert hung_up == [signal.SIGHUP]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert world.state.mark()
+    assert systemctl(world)[-1].endswith("mt-run.service")
 
 
 def test_a_run_without_a_plan(shell: Shell) -> None:
