@@ -96,6 +96,7 @@ class Restorer:
         self.snapshot = read_json(self.run_dir / "snapshot.json")
         self.past = read(state.journal_path(plan.run))
         self.failures: list[str] = []
+        self.docker_silent = False
         # First of all: whoever still holds the old epoch can do nothing any more.
         # On a disk that takes nothing any more that word can't be kept, and the tenants come back all the same.
         with contextlib.suppress(OSError):
@@ -126,6 +127,7 @@ class Restorer:
             measure = self.may_measure()
             self.see(SEE_S)
             self.remove_containers(containers.RUN_LABEL)
+            measure = measure and not self.docker_silent
             if not measure:
                 self.remove_containers(containers.A2_LABEL)
             gone = time.monotonic()
@@ -201,18 +203,29 @@ class Restorer:
 
     def remove_containers(self, label: str) -> None:
         """End the run's containers, keep what they printed, remove them until none is left."""
-        run = self.plan.run
-        with contextlib.suppress(Exception):
-            containers.save_logs(label, run, self.run_dir / "logs")
+        if self.docker_silent:
+            # Each question costs a minute in which people wait; this failure is noted, so the next try asks again.
+            return
         try:
-            count = containers.remove(label, run)
+            self.keep_logs(label)
+            count = containers.remove(label, self.plan.run)
         except containers.DockerError as err:
+            self.docker_silent = isinstance(err, containers.DockerSilent)
             self.note(f"the run's containers could not be removed: {err}")
             self.journal.write("containers_not_removed", reason=str(err))
             self.kill_candidate()
             return
         if label == containers.RUN_LABEL:
             self.journal.write("containers_removed", count=count)
+
+    def keep_logs(self, label: str) -> None:
+        """Keep what the run's containers printed; of all that can go wrong only a docker that hangs is told."""
+        try:
+            containers.save_logs(label, self.plan.run, self.run_dir / "logs")
+        except containers.DockerSilent:
+            raise
+        except TROUBLE:
+            return
 
     def kill_candidate(self) -> None:
         """Without docker the candidate is still a process that holds VRAM; it is ours, so it is ended."""
