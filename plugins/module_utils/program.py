@@ -238,11 +238,14 @@ def restore_now(state: State) -> int:
     except Exception as err:
         # Whatever it was, a mistake of ours included: it is said, counted, and tried again.
         failed += 1
-        journal.write("restore_failed", restored_by=by, reason=_reason(err), next_try_s=pause_s(failed))
-        _complain(f"restore of {name} is not complete: {_reason(err)}")
+        reason = _reason(err)
+        if trial is None:
+            reason += f"; put the plan back, or start the tenants by hand and then remove {state.root / 'open'}"
+        journal.write("restore_failed", restored_by=by, reason=reason, next_try_s=pause_s(failed))
+        _complain(f"restore of {name} is not complete: {reason}")
         # The first failure, and then ever more rarely: whoever is told every minute stops reading.
         if trial and failed & (failed - 1) == 0:
-            hook.call(trial, journal, hook.RESTORE_FAILED, _reason(err))
+            hook.call(trial, journal, hook.RESTORE_FAILED, reason)
         return 1
     # A runner that ended badly has been dealt with: the host must not look degraded because of it.
     _systemctl("reset-failed", UNITS[0])
