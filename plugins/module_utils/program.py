@@ -300,7 +300,8 @@ def status(state: State) -> dict[str, Any]:
     under_way = bool(attempts) and attempts[-1]["event"] == "restore_started"
     attempt_seq = attempts[-1]["seq"] - 1 if under_way else last[-1]["seq"] if last else 0
     failures = [e for e in last if e["event"] == "phase_failed"]
-    missing = [e for e in attempts if e["event"] == "restore_failed"]
+    ends = [e for e in attempts if e["event"] != "restore_started"]
+    missing = ends[-1] if ends and ends[-1]["event"] == "restore_failed" else None
     down: dict[str, Any] = {}
     for entry in last:
         if entry["event"] == "tenant_stopping":
@@ -315,10 +316,10 @@ def status(state: State) -> dict[str, Any]:
         "attempt_seq": attempt_seq,
         "restored_by": restored[-1]["restored_by"] if restored else None,
         "restored_at": restored[-1]["wall"] if restored else None,
-        "down": restored[-1]["down"] if restored else down,
+        "down": restored[-1]["down"] if restored and mark is None else down,
         "failure": failures[-1] if failures else None,
-        "restore_failure": missing[-1]["reason"] if missing and not restored else None,
-        "next_try_s": missing[-1].get("next_try_s") if missing and not restored else None,
+        "restore_failure": missing["reason"] if missing else None,
+        "next_try_s": missing.get("next_try_s") if missing else None,
         "units": unit_states(),
     }
 

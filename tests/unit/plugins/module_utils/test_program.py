@@ -1253,6 +1253,25 @@ def test_the_status_tells_why_with_everything_known(world: World, shell: Shell) 
     assert "why       phase window failed: the host is not quiet" in shell.out.splitlines()
 
 
+def test_the_status_of_a_host_whose_mark_does_not_go(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything is back and proved, and then the disk takes no more."""
+    shell.open()
+    world.runner().run()
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.State, "close", full)
+        assert shell("restore-now") == 1
+    assert shell("status") == 0
+    lines = shell.out.splitlines()
+    assert not [line for line in lines if line.startswith("down ")]
+    assert "NOT BACK  [Errno 28] No space left on device" in lines
+    assert shell("restore-now") == 0
+    assert shell("status") == 0
+    assert "NOT BACK" not in shell.out
+    assert "was down  chatterbox " in shell.out
+
+
 def test_the_status_while_a_restore_waits_for_its_next_try(world: World, shell: Shell) -> None:
     failing(world, shell)
     for _unused in range(5):
