@@ -441,7 +441,8 @@ def _check_figures(item: Any, where: str) -> None:
 
 def _check(plan: Plan) -> None:
     if not NAME.match(plan.run):
-        _fail("run", "letters, digits, dot, dash, underscore (it names a folder)", plan.run)
+        # Its usual name has the time, the host and the candidate's label in it: all of them right, it may be too long.
+        _fail("run", "letters, digits, dot, dash, underscore, 100 at most (it names a folder)", plan.run)
     if not NAME.match(plan.host):
         _fail("host", "letters, digits, dot, dash, underscore (it may name a folder)", plan.host)
     names = [t.name for t in plan.tenants]

@@ -82,6 +82,7 @@ def test_bands_include_the_edges_the_right_way(gb: float, band: str) -> None:
 BROKEN = [
     ("run", "a b", "run: expected letters"),
     ("run", 7, "run: expected a text, found 7"),
+    ("run", "x" * 101, "run: expected letters, digits, dot, dash, underscore, 100 at most"),
     ("attended", "yes", "attended: expected true or false"),
     ("tenants", {}, "tenants: expected a list"),
     ("tenants.0", "llamacpp", "tenants[0]: expected a mapping with the fields of Tenant"),
