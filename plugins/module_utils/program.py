@@ -279,6 +279,19 @@ def restore(state: State, by: str, *, wait: bool) -> int:
     return 1 if _systemctl("start", *([] if wait else ["--no-block"]), "mt-restore.service") else 0
 
 
+def abort(state: State, run: str, by: str) -> int:
+    """Let the run end at its next look at the fence; where nobody would look, the host is restored at once."""
+    heard = False
+    with contextlib.suppress(OSError):
+        state.ask("abort", by)
+        heard = unit_states().get(UNITS[0]) == "active"
+    if heard:
+        _say(f"run {run} will end and the host restore itself; see: model-trial status")
+        return 0
+    _say(f"run {run} has no runner that would end; the host restores itself now, see: model-trial status")
+    return restore(state, by, wait=False)
+
+
 def status(state: State) -> dict[str, Any]:
     """Who holds the host and what it is at, or how the last run ended.
 
@@ -417,8 +430,7 @@ def _act(args: argparse.Namespace, state: State) -> int:
         if mark is None:
             _say("no trial is open on this host")
             return 0
-        state.ask("abort", args.by or "hand")
-        _say(f"run {mark.run} will end and the host restore itself; see: model-trial status")
+        return abort(state, mark.run, args.by or "hand")
     elif verb == "open":
         with _deaf_to_hangups():
             opened = open_trial(state, args.run, args.controller or os.environ.get("SUDO_USER", "unknown"))

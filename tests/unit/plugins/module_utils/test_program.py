@@ -585,11 +585,32 @@ def test_a_run_that_leads_elsewhere_is_refused_in_a_sentence(world: World, shell
 
 def test_abort_leaves_word_for_the_runner(world: World, shell: Shell) -> None:
     shell.open()
+    world.units["mt-run.service"] = "active"
+    world.log.clear()
     assert shell("abort", "--by=ann") == 0
     assert world.plan.run in shell.out
     assert world.state.asked("abort") == "ann"
+    assert systemctl(world) == []
     assert shell("run") == 1
     assert "aborted by ann" in shell.err
+
+
+@pytest.mark.parametrize("runner_state", ["inactive", "failed", "active"])
+def test_abort_that_no_runner_hears_is_a_restore(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch, runner_state: str
+) -> None:
+    """It never started, it has ended, or the disk takes no word: the host must come back all the same."""
+    shell.open()
+    world.log.clear()
+    world.units["mt-run.service"] = runner_state
+    with monkeypatch.context() as patch:
+        if runner_state == "active":
+            patch.setattr(journal, "write_atomic", full)
+        assert shell("abort", "--by=ann") == 0
+    assert "has no runner that would end; the host restores itself now" in shell.out
+    assert systemctl(world) == ["start --no-block mt-restore.service"]
+    assert shell("restore-now") == 0
+    assert world.state.mark() is None
 
 
 def test_abort_without_a_trial(world: World, shell: Shell) -> None:
