@@ -244,8 +244,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         held = status["open"]
         if not held:
             last = f"run {status['last_run']} was the last one" if status["last_run"] else "none was opened here yet"
-            by = f", restored by {status['restored_by']}" if status["restored_by"] else ""
-            self.show(f"nothing to restore: no trial holds this host; {last}{by}")
+            who = f", restored by {status['restored_by']}" if status["restored_by"] else ""
+            self.show(f"nothing to restore: no trial holds this host; {last}{who}")
             return {"changed": False, "run": status["last_run"], "restored_by": status["restored_by"]}
         if self._task.check_mode:
             return {"changed": True, "skipped_in_check_mode": True, "run": held["run"], "restored_by": None}
