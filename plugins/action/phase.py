@@ -28,6 +28,8 @@ STANDING = f"test -x {PROGRAM} && echo installed || {{ test -e {MARK} && echo he
 WAIT_S, POLLS_PER_LEASE = 5.0, 3.0
 # How long a host may be away before the play gives up on it: the lease, within which it restores itself.
 AWAY_S, AWAY_PAUSE_S = 60.0, 2.0
+# A restore says something at each step, and no step takes as long: without a word it has none to say it with.
+MUTE_S = 1800.0
 # The program's exit code for a caller who does not hold the host any more.
 STALE = 3
 ARGUMENTS = ("name", "plan", "epoch", "advance", "by", "controller")
@@ -253,6 +255,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         self.command(shlex.join([PROGRAM, "restore", f"--by={by}", "--no-wait"]))
         failures: list[str] = []
         restored: list[dict[str, Any]] = []
+        heard_s = time.monotonic()
         for found in self.polls(held["run"], status["epoch"], "restore_started", since):
             done = [e for e in found["events"] if e["event"] == "restored"]
             failures += [e["reason"] for e in found["events"] if e["event"] == "restore_failed"]
@@ -272,6 +275,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             if len(failures) >= 2:
                 words = f"the host could NOT be restored yet; it goes on trying. {failures[-1]}"
                 raise AnsibleActionFail(printable(words))
+            if found["events"]:
+                heard_s = time.monotonic()
+            elif time.monotonic() - heard_s > MUTE_S:
+                raise AnsibleActionFail(
+                    f"expected a word of the restore, found none for {MUTE_S / 60:.0f} minutes, and its mark: "
+                    "the journal can not be written. See there: df /var/lib/model-trial; journalctl -u mt-restore"
+                )
         raise AssertionError("polls never ends")
 
     def status(self) -> dict[str, Any]:

@@ -435,6 +435,26 @@ def test_a_restore_that_fails_twice_is_told_loudly(stage: Any, host: Host) -> No
         stage.play(phase, name="restore")
 
 
+def test_a_restore_without_a_word_is_not_watched_for_ever(
+    stage: Any, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes nothing: it fails again and again, and no entry says so."""
+    clock = [0.0]
+    monkeypatch.setattr(phase.time, "monotonic", lambda: clock[0])
+    host.say(event(18, "restore_started", by="restorer", restored_by="ann"))
+
+    def answer(argv: list[str]) -> dict[str, Any]:
+        clock[0] += 100
+        assert clock[0] < 10_000, "it is still watched"
+        if not host.polls:
+            host.say()
+        return host(argv)
+
+    stage.answer = answer
+    with pytest.raises(AnsibleActionFail, match=r"found none for 30 minutes.*journalctl -u mt-restore"):
+        stage.play(phase, name="restore")
+
+
 def test_a_restore_that_can_not_succeed_can_not_act_on_the_terminal(stage: Any, host: Host) -> None:
     for seq in (18, 28):
         host.say(event(seq, "restore_failed", by="restorer", reason="\x1b[2J", restored_by="ann"))
