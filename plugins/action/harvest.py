@@ -15,6 +15,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import NAME
 from ansible_collections.edgelab.model_trial.plugins.module_utils.probes import printable
 
 RUNS = "/var/lib/model-trial/runs"
@@ -90,7 +91,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         """Unpack the run below ``dest``."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         run, dest = str(self._task.args.get("run") or ""), Path(str(self._task.args.get("dest") or ""))
-        if not run or "/" in run or run.startswith("."):
+        if not NAME.match(run):
             raise AnsibleActionFail(f"run: expected the name of a run, found {run!r}")
         if not self._task.args.get("dest"):
             raise AnsibleActionFail("dest: expected a folder on the controller, found nothing")

@@ -20,11 +20,16 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Pl
 from ansible_collections.edgelab.model_trial.plugins.module_utils.probes import printable
 
 PROGRAM = "/usr/local/sbin/model-trial"
+MARK = "/var/lib/model-trial/open"
+# A word, not an exit code: one of sudo or of SSH would be taken for "no program, so no trial".
+STANDING = f"test -x {PROGRAM} && echo installed || {{ test -e {MARK} && echo held || echo free; }}"
 # The host answers as soon as something happened; this is only how long it may stay silent. Asking renews the lease, so
 # it is asked three times within one.
 WAIT_S, POLLS_PER_LEASE = 5.0, 3.0
 # How long a host may be away before the play gives up on it: the lease, within which it restores itself.
 AWAY_S, AWAY_PAUSE_S = 60.0, 2.0
+# A restore says something at each step, and no step takes as long: without a word it has none to say it with.
+MUTE_S = 1800.0
 # The program's exit code for a caller who does not hold the host any more.
 STALE = 3
 ARGUMENTS = ("name", "plan", "epoch", "advance", "by", "controller")
@@ -53,6 +58,20 @@ SHOWN = {
 }
 
 
+def answer_of(verb: str, done: dict[str, Any]) -> dict[str, Any]:
+    """The object that a verb has answered, on its last line."""
+    try:
+        found = json.loads(done["stdout"].strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        found = None
+    if not isinstance(found, dict):
+        raise AnsibleActionFail(
+            f"model-trial {verb}: expected an object of JSON, found {words_of(done)}. Is {PROGRAM} what the role "
+            "acquire installs, and does the login print nothing behind it?"
+        )
+    return found
+
+
 def words_of(done: dict[str, Any]) -> str:
     """What a failed command said; with a terminal in between both streams arrive as stdout."""
     return printable(str(done.get("stdout") or done.get("stderr") or f"exit code {done['rc']}").strip())
@@ -75,7 +94,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             raise AnsibleActionFail(f"name: expected snapshot, window, candidate, measure or restore, found {name!r}")
         self.host = str((task_vars or {}).get("inventory_hostname", "host"))
         self.wait_s = WAIT_S
-        if self._task.check_mode:
+        if self._task.check_mode and name != "restore":
             # Later roles need an epoch; 0 is one that no host ever opens under.
             facts = {"ansible_facts": {"trial_epoch": 0}} if name == "snapshot" else {}
             return {**result, **facts, "changed": True, "skipped_in_check_mode": True}
@@ -148,8 +167,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         done = self.execute(shlex.join([PROGRAM, verb, *words]), again=verb != "open")
         if done["rc"] != 0:
             raise AnsibleActionFail(f"model-trial {verb}: {words_of(done)}", result={"rc": done["rc"]})
-        answer: dict[str, Any] = json.loads(done["stdout"].strip().splitlines()[-1])
-        return answer
+        return answer_of(verb, done)
 
     def tell(self, event: dict[str, Any]) -> None:
         """Show an event, if it is one that people wait for."""
@@ -157,7 +175,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         if text:
             try:
                 self.show(f"{event['by']}: {text.format(**event)}")
-            except (KeyError, ValueError):
+            except (KeyError, TypeError, ValueError):
                 self.show(f"{event['by']}: {event['event']}")
 
     def polls(self, run: str, epoch: int, first: str, since: int = 0) -> Iterator[dict[str, Any]]:
@@ -182,7 +200,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 if shown or event["event"] == "phase_failed":
                     self.tell(event)
             newest = found["samples"][-1:]
-            line = "".join(f"{s['name']}: {s['n']} replies, p50 {s['p50_ms']} ms" for s in newest)
+            line = "".join(
+                f"{s['name']}: {s['n']} replies, " + ("none good" if s["p50_ms"] is None else f"p50 {s['p50_ms']} ms")
+                for s in newest
+            )
             if line and line != progress:
                 progress = line
                 self.show(
@@ -212,17 +233,29 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
 
     def restore(self, by: str) -> dict[str, Any]:
         """Ask for the restore (systemd merges callers) and wait until the open run is closed."""
-        if self.execute(f"test -x {PROGRAM}")["rc"] != 0:
+        standing = self.command(STANDING).split()[-1:]
+        if standing == ["free"]:
             self.show(f"nothing to restore: {PROGRAM} is not installed, so no trial holds this host")
             return {"changed": False, "run": None, "restored_by": None}
+        if standing != ["installed"]:
+            raise AnsibleActionFail(
+                f"expected {PROGRAM}, which alone brings this host back, found none, and the open mark of a trial "
+                f"({MARK}). Install it again (benchmark-e4b.yml --tags acquire), then run restore.yml"
+            )
         status = self.status()
         held = status["open"]
         if not held:
+            last = f"run {status['last_run']} was the last one" if status["last_run"] else "none was opened here yet"
+            who = f", restored by {status['restored_by']}" if status["restored_by"] else ""
+            self.show(f"nothing to restore: no trial holds this host; {last}{who}")
             return {"changed": False, "run": status["last_run"], "restored_by": status["restored_by"]}
+        if self._task.check_mode:
+            return {"changed": True, "skipped_in_check_mode": True, "run": held["run"], "restored_by": None}
         since = status["attempt_seq"]
         self.command(shlex.join([PROGRAM, "restore", f"--by={by}", "--no-wait"]))
         failures: list[str] = []
         restored: list[dict[str, Any]] = []
+        heard_s = time.monotonic()
         for found in self.polls(held["run"], status["epoch"], "restore_started", since):
             done = [e for e in found["events"] if e["event"] == "restored"]
             failures += [e["reason"] for e in found["events"] if e["event"] == "restore_failed"]
@@ -242,12 +275,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             if len(failures) >= 2:
                 words = f"the host could NOT be restored yet; it goes on trying. {failures[-1]}"
                 raise AnsibleActionFail(printable(words))
+            if found["events"]:
+                heard_s = time.monotonic()
+            elif time.monotonic() - heard_s > MUTE_S:
+                raise AnsibleActionFail(
+                    f"expected a word of the restore, found none for {MUTE_S / 60:.0f} minutes, and its mark: "
+                    "the journal can not be written. See there: df /var/lib/model-trial; journalctl -u mt-restore"
+                )
         raise AssertionError("polls never ends")
 
     def status(self) -> dict[str, Any]:
         """Who holds the host."""
-        answer: dict[str, Any] = json.loads(self.command(f"{PROGRAM} status --json").strip().splitlines()[-1])
-        return answer
+        return answer_of("status", {"rc": 0, "stdout": self.command(f"{PROGRAM} status --json")})
 
     def command(self, command: str) -> str:
         """Run a command on the host; raises with its words when it fails."""

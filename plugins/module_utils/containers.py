@@ -39,11 +39,16 @@ class DockerError(RuntimeError):
     """docker refused or did not answer; the message has the command's own words."""
 
 
+class DockerSilent(DockerError):
+    """docker did not answer in time; another question would cost as much time again."""
+
+
 def docker(*args: str, timeout_s: float = _TIMEOUT_S) -> str:
     """Run one docker command and return what it printed.
 
     Raises:
-        DockerError: it failed or took longer than ``timeout_s``.
+        DockerSilent: it took longer than ``timeout_s``.
+        DockerError: it failed.
     """
     try:
         done = subprocess.run(
@@ -56,7 +61,7 @@ def docker(*args: str, timeout_s: float = _TIMEOUT_S) -> str:
             stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired as err:
-        raise DockerError(f"docker {args[0]}: no answer within {timeout_s:.0f} s") from err
+        raise DockerSilent(f"docker {args[0]}: no answer within {timeout_s:.0f} s") from err
     except OSError as err:
         raise DockerError(f"docker: {err}") from err
     if done.returncode != 0:
@@ -179,6 +184,7 @@ def remove(label: str, run: str = "") -> int:
     """Remove all containers with a label until none is left; returns how many.
 
     Raises:
+        DockerSilent: docker did not answer in time.
         DockerError: docker refused, or new ones kept appearing.
     """
     gone: set[str] = set()
@@ -189,6 +195,8 @@ def remove(label: str, run: str = "") -> int:
         gone.update(left)
         try:
             docker("rm", "--force", "--volumes", *left)
+        except DockerSilent:
+            raise
         except DockerError:
             # Another removal may be under way for the same container; the next look decides.
             time.sleep(0.1)

@@ -287,8 +287,12 @@ def _tenant_state(tenant: Tenant, host: Host) -> probes.Answer:
     return probes.Answer(True, ", ".join(notes) or "nothing to ask")
 
 
-def _way_back(tenant: Tenant) -> str:
+def _way_back(tenant: Tenant, host: Host) -> str:
     """Why a tenant could not be started again, as far as that can be seen without doing it; empty when it could."""
+    if tenant.kind == "systemd":
+        # A unit that runs may be masked, deleted or broken meanwhile: then it starts no more.
+        state = host.run(("systemctl", "show", "--property=LoadState", "--value", tenant.unit))
+        return "" if state.out.strip() == "loaded" else f"its unit is {state.out.strip() or _first(state)}"
     if not tenant.start:
         return ""
     try:
@@ -313,7 +317,8 @@ def _healthy(plan: Plan, host: Host) -> _Finding:
     answers = [_answer(result) for result in _together([job(t) for t in plan.tenants], QUESTION_S + 0.2)]
     texts = [f"{t.name}: {a.found}" for t, a in zip(plan.tenants, answers, strict=True)]
     # A tenant that could not be started again would be known only when it is down already.
-    lost = [f"{t.name} could not be brought back: {_way_back(t)}" for t in plan.tenants if _way_back(t)]
+    ways = {t.name: _way_back(t, host) for t in plan.tenants if t.start or t.name in plan.stop_order}
+    lost = [f"{name} could not be brought back: {why}" for name, why in ways.items() if why]
     return _Finding(all(a.ok for a in answers) and not lost, "; ".join([*texts, *lost]))
 
 

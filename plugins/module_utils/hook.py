@@ -18,6 +18,8 @@ from .probes import printable
 
 OPENED, CLOSED, RESTORE_FAILED = "opened", "closed", "restore_failed"
 LIMIT_S = 60
+# One that does not listen to its end is not waited for any longer: systemd's own patience is a minute and a half.
+END_S = 2
 _START_S = 10.0
 _REASON_CHARS = 200
 
@@ -43,6 +45,7 @@ def call(plan: Plan, journal: Journal, event: str, reason: str = "") -> None:
         f"--unit=mt-hook-{secrets.token_hex(4)}",
         f"--uid={plan.hook.user}",
         f"--property=RuntimeMaxSec={LIMIT_S}",
+        f"--property=TimeoutStopSec={END_S}",
         *(f"--setenv=MODEL_TRIAL_{name}={value}" for name, value in told.items()),
         "--",
         # systemd would expand variables in a command's words, as it does in a unit file.

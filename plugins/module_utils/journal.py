@@ -30,7 +30,8 @@ from .probes import identify
 ROOT = Path("/var/lib/model-trial")
 PHASES = ("snapshot", "window", "candidate", "measure")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-# A run's journal takes 10 to 20 KiB; a restore that has to try again all night adds a few KiB an hour.
+# A run's journal takes 10 to 20 KiB, and each restore that was not complete some 6 KiB more: with a disk that stays
+# full the first forty tries are on record, and those after them go on without words.
 RESERVED_BYTES = 256 * 1024
 # Linux: space without size, so that readers see what was written and nothing else.
 _KEEP_SIZE = 1
@@ -50,6 +51,20 @@ def boot_id() -> str:
     """A name for this boot: the kernel's, and the start of process 1, which changes where only a container reboots."""
     init = identify(1)
     return f"{_BOOT_ID.read_text().strip()}.{init.start_ticks if init else 0}"
+
+
+def stamp() -> dict[str, Any]:
+    """This moment as an entry of a journal has it: ``{"wall", "t_s", "boot_id"}``."""
+    return {"wall": wall(), "t_s": round(time.monotonic(), 4), "boot_id": boot_id()}
+
+
+def seconds(earlier: dict[str, Any], later: dict[str, Any]) -> float:
+    """Time between two stamps or entries; the steady clock does not survive a reboot, the wall clock does."""
+    if earlier["boot_id"] == later["boot_id"]:
+        return float(later["t_s"]) - float(earlier["t_s"])
+    walls = [datetime.fromisoformat(e["wall"].replace("Z", "+00:00")) for e in (earlier, later)]
+    # A clock that nobody has set yet after a boot may be behind.
+    return max(0.0, (walls[1] - walls[0]).total_seconds())
 
 
 def _sync_folder(folder: Path) -> None:
@@ -92,7 +107,7 @@ def read_json(path: Path) -> Any:
 
 
 def read(path: Path, since: int = 0) -> list[dict[str, Any]]:
-    """Journal entries with ``seq`` greater than ``since``; a torn last line is left out."""
+    """Journal entries with ``seq`` greater than ``since``; a torn line, or one that is no entry, is left out."""
     try:
         return _entries(path.read_bytes(), since)
     except OSError:
@@ -104,9 +119,11 @@ def _entries(raw: bytes, since: int = 0) -> list[dict[str, Any]]:
     for line in raw.split(b"\n"):
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(entry, dict) and isinstance(entry.get("seq"), int) and entry["seq"] > since:
+        if not (isinstance(entry, dict) and isinstance(entry.get("event"), str) and isinstance(entry.get("seq"), int)):
+            continue
+        if entry["seq"] > since:
             entries.append(entry)
     return entries
 
@@ -142,9 +159,7 @@ class Journal:
             seq = max((e["seq"] for e in _entries(raw)), default=0) + 1
             entry = {
                 "seq": seq,
-                "wall": wall(),
-                "t_s": round(time.monotonic(), 4),
-                "boot_id": boot_id(),
+                **stamp(),
                 "run": self.run,
                 "epoch": self.epoch,
                 "by": self.by,
@@ -215,18 +230,22 @@ class State:
         return self.run_dir(run) / "journal.jsonl"
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """One at a time, for as long as the host's marks are being changed.
+    def lock(self, who: str) -> Iterator[None]:
+        """One at a time, for as long as a trial is being prepared; ``who`` does it, for those who are refused.
 
         Raises:
-            Held: somebody else is opening or closing a trial right now.
+            Held: somebody else is opening a trial right now; the message says who and since when.
         """
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(self.root / "lock", "w", encoding="ascii", opener=private) as file:
+        with open(self.root / "lock", "a+", encoding="utf-8", opener=private) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as err:
-                raise Held("another trial is being prepared on this host right now") from err
+                file.seek(0)
+                raise Held(f"another trial is being prepared on this host right now: {file.read()}") from err
+            file.truncate(0)
+            file.write(f"{who} since {wall()}")
+            file.flush()
             yield
 
     def epoch(self) -> int:
@@ -250,11 +269,12 @@ class State:
         return epoch
 
     def mark(self) -> Mark | None:
-        """The open mark, or None when no trial holds the host."""
+        """The open mark, or None when no trial holds the host; one that can't be read marks the run opened last."""
         found = read_json(self.root / "open")
-        if not isinstance(found, dict):
-            # A mark that can't be read still marks: better one restore too many than one too few.
-            return Mark("", 0, "", "", "") if (self.root / "open").exists() else None
+        run = found.get("run") if isinstance(found, dict) else None
+        if not (isinstance(run, str) and NAME.match(run)):
+            # Better one restore too many than one too few.
+            return Mark(self.newest_run(), 0, "", "?", "?") if (self.root / "open").exists() else None
         return Mark(**{f.name: found.get(f.name, "") for f in dataclasses.fields(Mark)})
 
     def open(self, mark: Mark) -> None:

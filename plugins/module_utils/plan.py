@@ -31,6 +31,24 @@ ATTESTED = ("passed", "failed", "open", "missing")
 A2_GRACE_S = 5.0
 # Polls come every third of a lease; below this even a loaded controller's would come too late.
 LEASE_MIN_S = 5.0
+MAX_PORT = 65535
+# Figures that must be more than nothing: in no time nothing starts, stops or answers, and a session without samples is
+# none. Who finds that out in the window has stopped the tenants for it. No other figure may be negative.
+MORE_THAN_NOTHING = (
+    "cap_s",
+    "describe_n",
+    "drain_limit_s",
+    "measure_s",
+    "nav_cached",
+    "nav_extended",
+    "nav_first",
+    "pids",
+    "request_timeout_s",
+    "start_timeout_s",
+    "stop_timeout_s",
+    "tenants_n",
+    "timeout_s",
+)
 # Decisions of the trial, not of an inventory: the server listens on loopback because its endpoint has no
 # authentication, and renders its chat template so that the thinking switch is honoured.
 RESERVED_SERVER_ARGS = ("--host", "--port", "--jinja", "--no-jinja", "-m", "--model", "--mmproj", "-mm")
@@ -406,9 +424,25 @@ def _check_tenant(tenant: Tenant, where: str, moved: bool) -> None:
         _fail(f"{where}.health", "a way to see that the tenant is back (health or process)", None)
 
 
+def _check_figures(item: Any, where: str) -> None:
+    if dataclasses.is_dataclass(item):
+        for part in dataclasses.fields(item):
+            _check_figures(getattr(item, part.name), f"{where}.{part.name}".lstrip("."))
+    elif isinstance(item, list):
+        for i, part in enumerate(item):
+            _check_figures(part, f"{where}[{i}]")
+    elif isinstance(item, (int, float)):
+        name = where.rsplit(".", 1)[-1]
+        if item < 0 or (item == 0 and name in MORE_THAN_NOTHING):
+            _fail(where, "more than 0" if name in MORE_THAN_NOTHING else "0 or more", item)
+        if name == "port" and item > MAX_PORT:
+            _fail(where, f"at most {MAX_PORT}", item)
+
+
 def _check(plan: Plan) -> None:
     if not NAME.match(plan.run):
-        _fail("run", "letters, digits, dot, dash, underscore (it names a folder)", plan.run)
+        # Its usual name has the time, the host and the candidate's label in it: all of them right, it may be too long.
+        _fail("run", "letters, digits, dot, dash, underscore, 100 at most (it names a folder)", plan.run)
     if not NAME.match(plan.host):
         _fail("host", "letters, digits, dot, dash, underscore (it may name a folder)", plan.host)
     names = [t.name for t in plan.tenants]
@@ -468,6 +502,14 @@ def _check(plan: Plan) -> None:
             f"more than the restore bound of {plan.restore_bound_s:.0f} s (drain limit, start limits, A2)",
             plan.limits.cap_s,
         )
+    _check_figures(plan, "")
+    if not plan.candidate.port:
+        _fail("candidate.port", "the port it listens on", plan.candidate.port)
+    limits, work = plan.limits, plan.workloads
+    if limits.drain_min_s > limits.drain_limit_s:
+        _fail("limits.drain_limit_s", f"at least drain_min_s ({limits.drain_min_s:g})", limits.drain_limit_s)
+    if work.nav_extended < work.nav_first:
+        _fail("workloads.nav_extended", f"at least nav_first ({work.nav_first})", work.nav_extended)
 
 
 def _fold_pins(data: Any) -> Any:
@@ -510,6 +552,7 @@ def parse_tenant(data: Any, where: str) -> Tenant:
     """
     tenant: Tenant = _build(Tenant, data, where)
     _check_tenant(tenant, where, moved=True)
+    _check_figures(tenant, where)
     return tenant
 
 

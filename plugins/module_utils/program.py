@@ -15,15 +15,17 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from . import containers, gpu, hook, plan, restorer, runner, sessions, tenants
-from .journal import PHASES, Held, Journal, Mark, State, awake_s, read
+from .journal import PHASES, Held, Journal, Mark, State, awake_s, read, seconds, stamp
 from .probes import printable
 
 UNITS = ("mt-run.service", "mt-restore.service")
@@ -31,6 +33,8 @@ DROP_IN = Path("/run/systemd/system/mt-run.service.d/cap.conf")
 POLL_S = 0.05
 # A restore that was not complete is tried again after 1, 2, 4 ... seconds, and at last every minute.
 RETRY_MAX_S = 60.0
+# Doubled more often than this a pause is the longest one in any case; after a night of tries it would be no float.
+RETRY_DOUBLINGS = 6
 
 
 def _say(text: str) -> None:
@@ -81,7 +85,7 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
         runner.PhaseFailed: it could not be prepared; containers are gone again, no tenant was touched.
     """
     trial = _load(state, run)
-    with state.lock():
+    with state.lock(f"run {run} (from {controller})"):
         mark = state.mark()
         if mark:
             raise Held(f"this host is held by run {mark.run} since {mark.since} (from {mark.controller})")
@@ -112,6 +116,17 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
     return {"run": run, "epoch": epoch}
 
 
+@contextlib.contextmanager
+def _deaf_to_hangups() -> Iterator[None]:
+    # Ansible gives its commands a terminal, and that goes with its connection. Half an opening would leave containers
+    # behind, or a mark without a runner; a whole one ends by its lease, and the host closes it by itself.
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def start_runner(trial: plan.Plan, state: State) -> None:
     """Arm the cap and start ``mt-run``, which waits until it is advanced.
 
@@ -133,9 +148,9 @@ def look(state: State, run: str, since: int) -> dict[str, Any]:
     run_dir = state.run_dir(run)
     entries = read(state.journal_path(run))
     mark = state.mark()
-    stopped = [e["t_s"] for e in entries if e["event"] == "tenant_stopping"]
+    stopped = [e for e in entries if e["event"] == "tenant_stopping"]
     trial = _load(state, run)
-    elapsed = time.monotonic() - stopped[0] if stopped else 0.0
+    elapsed = seconds(stopped[0], stamp()) if stopped else 0.0
     phases = [e["phase"] for e in entries if e["event"] == "phase_started"]
     return {
         "run": run,
@@ -188,7 +203,7 @@ def _attempts(entries: list[dict[str, Any]]) -> tuple[int, str]:
 
 def pause_s(failed: int) -> float:
     """How long to wait after that many restores in a row that were not complete."""
-    return min(RETRY_MAX_S, 2.0 ** (failed - 1)) if failed else 0.0
+    return min(RETRY_MAX_S, 2.0 ** min(failed - 1, RETRY_DOUBLINGS)) if failed else 0.0
 
 
 def _reason(err: Exception) -> str:
@@ -206,8 +221,7 @@ def restore_now(state: State) -> int:
     if mark is None:
         _say("nothing to restore: no trial holds this host")
         return 0
-    # A mark that can not be read marks the run that was opened last.
-    name = mark.run or state.newest_run()
+    name = mark.run
     failed, cut_off_by = _attempts(read(state.journal_path(name)))
     # systemd counts too, where the journal can't be written; a restore that was cut off goes on at once.
     with contextlib.suppress(Exception):
@@ -224,11 +238,14 @@ def restore_now(state: State) -> int:
     except Exception as err:
         # Whatever it was, a mistake of ours included: it is said, counted, and tried again.
         failed += 1
-        journal.write("restore_failed", restored_by=by, reason=_reason(err), next_try_s=pause_s(failed))
-        _complain(f"restore of {name} is not complete: {_reason(err)}")
+        reason = _reason(err)
+        if trial is None:
+            reason += f"; put the plan back, or start the tenants by hand and then remove {state.root / 'open'}"
+        journal.write("restore_failed", restored_by=by, reason=reason, next_try_s=pause_s(failed))
+        _complain(f"restore of {name} is not complete: {reason}")
         # The first failure, and then ever more rarely: whoever is told every minute stops reading.
         if trial and failed & (failed - 1) == 0:
-            hook.call(trial, journal, hook.RESTORE_FAILED, _reason(err))
+            hook.call(trial, journal, hook.RESTORE_FAILED, reason)
         return 1
     # A runner that ended badly has been dealt with: the host must not look degraded because of it.
     _systemctl("reset-failed", UNITS[0])
@@ -262,6 +279,19 @@ def restore(state: State, by: str, *, wait: bool) -> int:
     return 1 if _systemctl("start", *([] if wait else ["--no-block"]), "mt-restore.service") else 0
 
 
+def abort(state: State, run: str, by: str) -> int:
+    """Let the run end at its next look at the fence; where nobody would look, the host is restored at once."""
+    heard = False
+    with contextlib.suppress(OSError):
+        state.ask("abort", by)
+        heard = unit_states().get(UNITS[0]) == "active"
+    if heard:
+        _say(f"run {run} will end and the host restore itself; see: model-trial status")
+        return 0
+    _say(f"run {run} has no runner that would end; the host restores itself now, see: model-trial status")
+    return restore(state, by, wait=False)
+
+
 def status(state: State) -> dict[str, Any]:
     """Who holds the host and what it is at, or how the last run ended.
 
@@ -274,14 +304,17 @@ def status(state: State) -> dict[str, Any]:
     """
     mark = state.mark()
     runs = sorted(state.root.glob("runs/*/journal.jsonl"), key=lambda p: p.stat().st_mtime)
-    last = read(runs[-1]) if runs else []
+    # Who holds the host is the last one, whatever a clock that jumped makes of the others' times.
+    held = [state.journal_path(mark.run)] if mark and mark.run else []
+    last = read([*runs, *held][-1]) if runs or held else []
     restored = [e for e in last if e["event"] == "restored"]
     # Where the restore begins that is under way, or else the next one: what failed before that is history.
     attempts = [e for e in last if e["event"] in ("restore_started", "restore_failed", "restored")]
     under_way = bool(attempts) and attempts[-1]["event"] == "restore_started"
     attempt_seq = attempts[-1]["seq"] - 1 if under_way else last[-1]["seq"] if last else 0
     failures = [e for e in last if e["event"] == "phase_failed"]
-    missing = [e for e in attempts if e["event"] == "restore_failed"]
+    ends = [e for e in attempts if e["event"] != "restore_started"]
+    missing = ends[-1] if ends and ends[-1]["event"] == "restore_failed" else None
     down: dict[str, Any] = {}
     for entry in last:
         if entry["event"] == "tenant_stopping":
@@ -296,10 +329,10 @@ def status(state: State) -> dict[str, Any]:
         "attempt_seq": attempt_seq,
         "restored_by": restored[-1]["restored_by"] if restored else None,
         "restored_at": restored[-1]["wall"] if restored else None,
-        "down": restored[-1]["down"] if restored else down,
+        "down": restored[-1]["down"] if restored and mark is None else down,
         "failure": failures[-1] if failures else None,
-        "restore_failure": missing[-1]["reason"] if missing and not restored else None,
-        "next_try_s": missing[-1].get("next_try_s") if missing and not restored else None,
+        "restore_failure": missing["reason"] if missing else None,
+        "next_try_s": missing.get("next_try_s") if missing else None,
         "units": unit_states(),
     }
 
@@ -323,8 +356,10 @@ def _screen(facts: dict[str, Any]) -> str:
     if held:
         rows.append(("held by", f"run {held['run']} since {held['since']} (from {held['controller']})"))
         if "phase" in held:
-            left = f", {held['window_s']:.0f} s since the first stop" if held["window_s"] else ""
-            rows.append(("phase", f"{held['phase']}{left}, back in at most {held['remaining_s']:.0f} s"))
+            since = f", {held['window_s']:.0f} s since the first stop" if held["window_s"] else ""
+            left = held["remaining_s"]
+            back = f"back in at most {left:.0f} s" if left > 0 else f"to be back {-left:.0f} s ago"
+            rows.append(("phase", f"{held['phase']}{since}, {back}"))
             if held["lease_s"] is None:
                 rows.append(("lease", "none: the run finishes unattended"))
             elif held["lease_age_s"] is not None:
@@ -336,7 +371,7 @@ def _screen(facts: dict[str, Any]) -> str:
         rows.append(("last run", facts["last_run"] or "none"))
         if facts["restored_by"]:
             rows.append(("restored", f"by {facts['restored_by']} at {facts['restored_at']}"))
-            rows += [("was down", f"{name} {seconds:.1f} s") for name, seconds in facts["down"].items()]
+            rows += [("was down", f"{name} {took:.1f} s") for name, took in facts["down"].items()]
     if failure:
         rows.append(("why", f"phase {failure['phase']} failed: {failure['reason']}"))
         rows += [(name, failure[name]) for name in ("expected", "found", "todo") if failure.get(name)]
@@ -385,16 +420,21 @@ def _act(args: argparse.Namespace, state: State) -> int:
         facts = status(state)
         _say(json.dumps(facts) if args.json else _screen(facts))
     elif verb == "restore":
-        return restore(state, args.by or "hand", wait=not args.no_wait)
+        code = restore(state, args.by or "hand", wait=not args.no_wait)
+        if not args.no_wait:
+            # systemd says no more than whether its unit failed.
+            _say(_screen(status(state)))
+        return code
     elif verb == "abort":
         mark = state.mark()
         if mark is None:
             _say("no trial is open on this host")
             return 0
-        state.ask("abort", args.by or "hand")
-        _say(f"run {mark.run} will end and the host restore itself; see: model-trial status")
+        return abort(state, mark.run, args.by or "hand")
     elif verb == "open":
-        _say(json.dumps(open_trial(state, args.run, args.controller or os.environ.get("SUDO_USER", "unknown"))))
+        with _deaf_to_hangups():
+            opened = open_trial(state, args.run, args.controller or os.environ.get("SUDO_USER", "unknown"))
+        _say(json.dumps(opened))
     elif verb == "advance":
         if args.phase not in PHASES:
             _complain(f"--phase: expected one of {', '.join(PHASES)}, found {args.phase!r}")
@@ -419,7 +459,16 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     state = State(args.root) if args.root else State()
     try:
+        # A folder that may not be read would look like one of a host that nobody holds.
+        with contextlib.suppress(FileNotFoundError):
+            os.scandir(state.root).close()
         return _act(args, state)
+    except PermissionError as err:
+        _complain(f"{args.verb}: {err}; this is root's alone, do: sudo model-trial {args.verb}")
+        return 1
+    except KeyboardInterrupt:
+        _complain(f"{args.verb}: interrupted; what the host has begun it ends by itself, see: model-trial status")
+        return 130
     except Held as err:
         _complain(err)
         return 3
@@ -427,6 +476,6 @@ def main(argv: list[str] | None = None) -> int:
         facts = {k: v for k, v in err.facts.items() if v}
         _complain("; ".join(f"{k}: {v}" for k, v in facts.items()))
         return 1
-    except (ValueError, OSError, gpu.GpuError, containers.DockerError) as err:
+    except (ValueError, OSError, subprocess.SubprocessError, gpu.GpuError, containers.DockerError) as err:
         _complain(f"{args.verb}: {err}")
         return 1

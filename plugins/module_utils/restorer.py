@@ -16,12 +16,11 @@ import json
 import os
 import signal
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from . import checks, containers, gpu, hook, probes, tenants
-from .journal import Journal, State, boot_id, read, read_json, wall, write_atomic
+from .journal import Journal, State, boot_id, read, read_json, seconds, wall, write_atomic
 from .plan import A2_GRACE_S, Plan, Tenant
 from .probes import ProcessId
 from .runner import drain_target
@@ -43,14 +42,6 @@ class RestoreFailed(RuntimeError):
     """The host is not as it was; the message names what is missing and what to do. The mark stays."""
 
 
-def _seconds(earlier: dict[str, Any], later: dict[str, Any]) -> float:
-    """Time between two journal entries; the steady clock does not survive a reboot, the wall clock does."""
-    if earlier["boot_id"] == later["boot_id"]:
-        return float(later["t_s"]) - float(earlier["t_s"])
-    walls = [datetime.fromisoformat(e["wall"].replace("Z", "+00:00")) for e in (earlier, later)]
-    return (walls[1] - walls[0]).total_seconds()
-
-
 def downtimes(plan: Plan, entries: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """How long each tenant, and each thing people lose with it, was down, in seconds.
 
@@ -65,12 +56,12 @@ def downtimes(plan: Plan, entries: list[dict[str, Any]]) -> dict[str, dict[str, 
             went.setdefault(entry["tenant"], entry)
         if entry["event"] == "tenant_healthy":
             came[entry["tenant"]] = entry
-    down = {n: round(_seconds(went[n], came[n]), 3) for n in went if n in came}
+    down = {n: round(seconds(went[n], came[n]), 3) for n in went if n in came}
     impacts = {}
     for impact, names in plan.impacts.items():
         spans = [(i, j) for i in names for j in names if i in down and j in down]
         if spans:
-            impacts[impact] = round(max(_seconds(went[i], came[j]) for i, j in spans), 3)
+            impacts[impact] = round(max(seconds(went[i], came[j]) for i, j in spans), 3)
     return {"down": down, "impacts": impacts}
 
 
@@ -105,6 +96,7 @@ class Restorer:
         self.snapshot = read_json(self.run_dir / "snapshot.json")
         self.past = read(state.journal_path(plan.run))
         self.failures: list[str] = []
+        self.docker_silent = False
         # First of all: whoever still holds the old epoch can do nothing any more.
         # On a disk that takes nothing any more that word can't be kept, and the tenants come back all the same.
         with contextlib.suppress(OSError):
@@ -135,6 +127,7 @@ class Restorer:
             measure = self.may_measure()
             self.see(SEE_S)
             self.remove_containers(containers.RUN_LABEL)
+            measure = measure and not self.docker_silent
             if not measure:
                 self.remove_containers(containers.A2_LABEL)
             gone = time.monotonic()
@@ -210,18 +203,29 @@ class Restorer:
 
     def remove_containers(self, label: str) -> None:
         """End the run's containers, keep what they printed, remove them until none is left."""
-        run = self.plan.run
-        with contextlib.suppress(Exception):
-            containers.save_logs(label, run, self.run_dir / "logs")
+        if self.docker_silent:
+            # Each question costs a minute in which people wait; this failure is noted, so the next try asks again.
+            return
         try:
-            count = containers.remove(label, run)
+            self.keep_logs(label)
+            count = containers.remove(label, self.plan.run)
         except containers.DockerError as err:
+            self.docker_silent = isinstance(err, containers.DockerSilent)
             self.note(f"the run's containers could not be removed: {err}")
             self.journal.write("containers_not_removed", reason=str(err))
             self.kill_candidate()
             return
         if label == containers.RUN_LABEL:
             self.journal.write("containers_removed", count=count)
+
+    def keep_logs(self, label: str) -> None:
+        """Keep what the run's containers printed; of all that can go wrong only a docker that hangs is told."""
+        try:
+            containers.save_logs(label, self.plan.run, self.run_dir / "logs")
+        except containers.DockerSilent:
+            raise
+        except TROUBLE:
+            return
 
     def kill_candidate(self) -> None:
         """Without docker the candidate is still a process that holds VRAM; it is ours, so it is ended."""

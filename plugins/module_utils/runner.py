@@ -78,17 +78,23 @@ def _folders(state: State, plan: Plan) -> Path:
     return run_dir
 
 
+def _of_login(path: str) -> Path:
+    """A path of the inventory; ``~`` is the home of who logged in, as for the contracts, and not that of root."""
+    home = os.path.expanduser(f"~{os.environ.get('SUDO_USER', '')}")
+    return Path(home, path[2:]) if path.startswith("~/") else Path(path)
+
+
 def _write_inputs(plan: Plan, run_dir: Path) -> dict[str, str]:
-    source = run_dir / "inputs" / "prompt_source.py"
-    found = production.find_function(Path(plan.contracts.prompt.file), plan.contracts.prompt.function)
-    write_atomic(source, production.extract(Path(plan.contracts.prompt.file), plan.contracts.prompt.function), 0o644)
+    source, prompt_file = run_dir / "inputs" / "prompt_source.py", _of_login(plan.contracts.prompt.file)
+    found = production.find_function(prompt_file, plan.contracts.prompt.function)
+    write_atomic(source, production.extract(prompt_file, plan.contracts.prompt.function), 0o644)
     prompt = containers.extract_prompt(plan, source)
     write_atomic(run_dir / "inputs" / "prompt.txt", prompt, 0o644)
     parser = plan.contracts.parser
     if parser:
-        text = production.extract(Path(parser.file), parser.function)
+        text = production.extract(_of_login(parser.file), parser.function)
         write_atomic(run_dir / "inputs" / "parser_source.py", text, 0o644)
-    shutil.copyfile(plan.contracts.camera, run_dir / "inputs" / "camera.jpg")
+    shutil.copyfile(_of_login(plan.contracts.camera), run_dir / "inputs" / "camera.jpg")
     (run_dir / "inputs" / "camera.jpg").chmod(0o644)
     for name, text in plan.workload_texts.items():
         write_atomic(run_dir / "inputs" / f"{name}.yml", text, 0o644)

@@ -159,13 +159,15 @@ def _as_user(tenant: Tenant, command: str, log: Path, timeout_s: float) -> str:
 def last_words(tenant: Tenant, log: Path) -> str:
     """The last log lines of a tenant, and the command that starts it by hand."""
     text = ""
-    if tenant.kind == "systemd":
-        text = _run(["journalctl", "-u", tenant.unit, "-n", str(_LOG_LINES), "--no-pager", "-o", "cat"], 10).stdout
-    elif tenant.kind == "container":
-        reply = _run(["docker", "logs", "--tail", str(_LOG_LINES), tenant.container], 10)
-        text = reply.stdout + reply.stderr
-    elif log.exists():
-        text = log.read_text(encoding="utf-8", errors="replace")
+    # They are asked for when something has failed: what fails here may not take that failure's place.
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        if tenant.kind == "systemd":
+            text = _run(["journalctl", "-u", tenant.unit, "-n", str(_LOG_LINES), "--no-pager", "-o", "cat"], 10).stdout
+        elif tenant.kind == "container":
+            reply = _run(["docker", "logs", "--tail", str(_LOG_LINES), tenant.container], 10)
+            text = reply.stdout + reply.stderr
+        else:
+            text = log.read_text(encoding="utf-8", errors="replace")
     lines = "\n".join(text.splitlines()[-_LOG_LINES:]) or "(nothing)"
     return f"last log lines:\n{probes.printable(lines)}\nto start it by hand: {start_command(tenant)}"
 
@@ -179,17 +181,21 @@ def _checked(tenant: Tenant, argv: list[str], timeout_s: float, log: Path) -> No
         )
 
 
+def _signal(targets: Iterable[ProcessId], number: int) -> None:
+    for process in targets:
+        if probes.alive(process):
+            # It may end between the look and the signal.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+
+
 def _end_processes(tenant: Tenant) -> None:
     deadline = time.monotonic() + tenant.stop_timeout_s
     targets = probes.processes(tenant.process)
-    for process in targets:
-        if probes.alive(process):
-            os.kill(process.pid, signal.SIGTERM)
+    _signal(targets, signal.SIGTERM)
     while any(probes.alive(p) for p in targets):
         if time.monotonic() > deadline:
-            for process in targets:
-                if probes.alive(process):
-                    os.kill(process.pid, signal.SIGKILL)
+            _signal(targets, signal.SIGKILL)
             return
         time.sleep(POLL_S)
 
@@ -217,6 +223,8 @@ def stop(tenant: Tenant, log: Path) -> float:
             _end_processes(tenant)
     except subprocess.TimeoutExpired as err:
         raise TenantError(f"{tenant.name}: still stopping after {tenant.stop_timeout_s:.0f} s") from err
+    except OSError as err:
+        raise TenantError(f"{tenant.name}: its stop command can not be run: {err}") from err
     while process and probes.alive(process):
         if time.monotonic() - began > tenant.stop_timeout_s + 1:
             raise TenantError(f"{tenant.name}: PID {process.pid} still runs after {tenant.stop_timeout_s:.0f} s")
@@ -253,6 +261,8 @@ def start(tenant: Tenant, log: Path, limit_s: float | None = None) -> str:
         raise TenantError(
             f"{tenant.name}: its start command did not return within {limit_s:.0f} s; {last_words(tenant, log)}"
         ) from err
+    except OSError as err:
+        raise TenantError(f"{tenant.name}: its start command can not be run: {err}; {last_words(tenant, log)}") from err
     return ""
 
 

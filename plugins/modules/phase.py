@@ -42,7 +42,8 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Says what would change, asks the host nothing.
+    description:
+      - Says what would change and asks the host nothing, except whether a trial holds it, where it would be restored.
   diff_mode:
     support: none
     description: There is nothing to compare.

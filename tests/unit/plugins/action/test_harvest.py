@@ -104,7 +104,7 @@ def test_a_disk_without_room_leaves_no_half_file(stage: Any, tmp_path: Path, mon
     assert list((tmp_path / "run-1").iterdir()) == []
 
 
-@pytest.mark.parametrize("run", ["", "a/b", "../x", ".hidden"])
+@pytest.mark.parametrize("run", ["", "a/b", "../x", ".hidden", "x\n", "-x", "\x1b[2J"])
 def test_a_run_is_a_name(stage: Any, tmp_path: Path, run: str) -> None:
     with pytest.raises(AnsibleActionFail, match="run: expected the name of a run"):
         stage.play(harvest, run=run, dest=str(tmp_path))

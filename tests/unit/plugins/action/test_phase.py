@@ -36,11 +36,11 @@ class Host:
             "attempt_seq": 17,
         }
         self.refuse: dict[str, dict[str, Any]] = {}
-        self.installed = True
+        self.standing = "installed"
 
     def __call__(self, argv: list[str]) -> dict[str, Any]:
         if argv[:2] == ["test", "-x"]:
-            return {"rc": 0 if self.installed else 1, "stdout": ""}
+            return {"rc": 0, "stdout": f"{self.standing}\n"}
         assert argv[0] == "/usr/local/sbin/model-trial"
         verb, options = argv[1], dict(word[2:].split("=", 1) if "=" in word else (word[2:], "") for word in argv[2:])
         self.asked.append((verb, options))
@@ -103,13 +103,21 @@ def test_a_plan_that_can_not_be_used(stage: Any, host: Host, plan_data: dict[str
     assert host.asked == []
 
 
-@pytest.mark.parametrize("name", ["snapshot", "window", "candidate", "measure", "restore"])
+@pytest.mark.parametrize("name", ["snapshot", "window", "candidate", "measure"])
 def test_check_mode_asks_nothing_of_the_host(stage: Any, host: Host, plan_data: dict[str, Any], name: str) -> None:
     result = stage.play(phase, check_mode=True, name=name, plan=plan_data)
     assert result["changed"] is True
     assert host.asked == []
     if name == "snapshot":
         assert result["ansible_facts"] == {"trial_epoch": 0}
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_check_mode_tells_whether_there_is_something_to_restore(stage: Any, host: Host, held: bool) -> None:
+    if not held:
+        host.status = {**host.status, "open": None}
+    assert stage.play(phase, check_mode=True, name="restore")["changed"] is held
+    assert host.verbs() == ["status"]
 
 
 # Phases.
@@ -277,6 +285,21 @@ def test_a_phase_that_was_done_while_the_network_was_cut_is_done(
     assert stage.play(phase, name="measure", plan=plan_data, epoch=3)["duration_s"] == 4.0
 
 
+@pytest.mark.parametrize("stdout", ["", "welcome to panda", "[]", '{"torn": '])
+def test_an_answer_that_is_none_is_shown(stage: Any, host: Host, plan_data: dict[str, Any], stdout: str) -> None:
+    host.refuse["advance"] = {"rc": 0, "stdout": stdout, "stderr": ""}
+    with pytest.raises(AnsibleActionFail, match="model-trial advance: expected an object of JSON, found ") as caught:
+        stage.play(phase, name="window", plan=plan_data, epoch=3)
+    assert stdout.strip() in str(caught.value)
+
+
+def test_replies_none_of_which_was_good(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
+    done = event(8, "phase_done", phase="window", duration_s=9.5)
+    host.say(done, samples=[{"name": "nav-candidate", "n": 7, "ok": 0, "p50_ms": None}])
+    stage.play(phase, name="window", plan=plan_data, epoch=3)
+    assert stage.shown[-1].endswith("; nav-candidate: 7 replies, none good")
+
+
 def test_a_silent_failure_has_its_code(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
     host.refuse["advance"] = {"rc": 126, "stdout": "", "stderr": ""}
     with pytest.raises(AnsibleActionFail, match="126"):
@@ -344,6 +367,34 @@ def test_nothing_held_nothing_restored(stage: Any, host: Host) -> None:
     assert host.verbs() == ["status"]
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ({"last_run": RUN, "restored_by": "boot"}, f"run {RUN} was the last one, restored by boot"),
+        ({"last_run": RUN, "restored_by": None}, f"run {RUN} was the last one"),
+        ({"last_run": None, "restored_by": None}, "none was opened here yet"),
+    ],
+)
+def test_that_there_is_nothing_to_restore_is_said(
+    stage: Any, host: Host, status: dict[str, str | None], words: str
+) -> None:
+    host.status = {**host.status, "open": None, **status}
+    stage.play(phase, name="restore")
+    assert stage.shown == [f"  panda | nothing to restore: no trial holds this host; {words}"]
+
+
+def test_a_held_host_without_its_program_is_no_free_one(stage: Any, host: Host) -> None:
+    host.standing = "held"
+    with pytest.raises(AnsibleActionFail, match=r"found none, and the open mark of a trial .*--tags acquire"):
+        stage.play(phase, name="restore")
+
+
+def test_a_sudo_that_refuses_is_no_free_host(stage: Any) -> None:
+    stage.answer = lambda _argv: {"rc": 1, "stdout": "", "stderr": "panda is not in the sudoers file."}
+    with pytest.raises(AnsibleActionFail, match="not in the sudoers file"):
+        stage.play(phase, name="restore")
+
+
 def test_a_restore_is_asked_for_once_and_watched(stage: Any, host: Host) -> None:
     host.say(event(18, "restore_started", by="restorer", restored_by="ann"))
     host.say(
@@ -381,6 +432,26 @@ def test_a_restore_that_fails_twice_is_told_loudly(stage: Any, host: Host) -> No
             event(seq + 1, "restore_failed", by="restorer", reason=f"no voice {seq}", restored_by="ann"),
         )
     with pytest.raises(AnsibleActionFail, match=r"could NOT be restored yet; it goes on trying. no voice 28"):
+        stage.play(phase, name="restore")
+
+
+def test_a_restore_without_a_word_is_not_watched_for_ever(
+    stage: Any, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes nothing: it fails again and again, and no entry says so."""
+    clock = [0.0]
+    monkeypatch.setattr(phase.time, "monotonic", lambda: clock[0])
+    host.say(event(18, "restore_started", by="restorer", restored_by="ann"))
+
+    def answer(argv: list[str]) -> dict[str, Any]:
+        clock[0] += 100
+        assert clock[0] < 10_000, "it is still watched"
+        if not host.polls:
+            host.say()
+        return host(argv)
+
+    stage.answer = answer
+    with pytest.raises(AnsibleActionFail, match=r"found none for 30 minutes.*journalctl -u mt-restore"):
         stage.play(phase, name="restore")
 
 
@@ -432,8 +503,9 @@ def test_an_event_with_a_part_missing_is_shown_by_its_name(stage: Any) -> None:
     action.host = "panda"
     action.tell(event(1, "tenant_stopped", tenant="x"))
     action.tell(event(2, "tenant_stopped", tenant="x", duration_s="soon"))
-    action.tell(event(3, "prompt", prompt="secret"))
-    assert stage.shown == ["  panda | runner: tenant_stopped", "  panda | runner: tenant_stopped"]
+    action.tell(event(3, "tenant_stopped", tenant="x", duration_s=None))
+    action.tell(event(4, "prompt", prompt="secret"))
+    assert stage.shown == ["  panda | runner: tenant_stopped"] * 3
 
 
 def test_the_journal_of_a_real_trial_can_be_shown(stage: Any, world: Any) -> None:
@@ -464,7 +536,7 @@ def test_the_hosts_answers_are_those_the_action_reads(
     def real(argv: list[str]) -> dict[str, Any]:
         capsys.readouterr()
         if argv[0] == "test":
-            return {"rc": 0, "stdout": ""}
+            return {"rc": 0, "stdout": "installed\n"}
         rc = program.main(["--root", str(world.state.root), *argv[1:]])
         if argv[1] == "restore":
             assert program.main(["--root", str(world.state.root), "restore-now"]) == 0
@@ -481,7 +553,7 @@ def test_the_hosts_answers_are_those_the_action_reads(
 
 
 def test_a_host_without_the_program_has_nothing_to_restore(stage: Any, host: Host) -> None:
-    host.installed = False
+    host.standing = "free"
     result = stage.play(phase, name="restore")
     assert result["changed"] is False
     assert host.asked == []

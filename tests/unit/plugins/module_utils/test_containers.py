@@ -220,7 +220,7 @@ def test_a_silent_failure_has_its_code(commands: Any) -> None:
 
 def test_a_docker_that_hangs_is_given_up(commands: Any) -> None:
     commands.answer("docker ps", sleep_s=20)
-    with pytest.raises(DockerError, match="docker ps: no answer within 0 s"):
+    with pytest.raises(containers.DockerSilent, match="docker ps: no answer within 0 s"):
         containers.docker("ps", timeout_s=0.2)
 
 

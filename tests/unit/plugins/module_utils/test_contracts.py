@@ -47,6 +47,7 @@ class World:
             "docker ps": contracts.Ran(0, "aa\nbb\n", ""),
             "docker inspect": contracts.Ran(0, "/other always\n/third \n", ""),
             "systemctl is-active panda-llamacpp": contracts.Ran(0, "active\n", ""),
+            "systemctl show --property=LoadState --value panda-llamacpp": contracts.Ran(0, "loaded\n", ""),
         }
         self.total_mib, self.used_mib, self.holders = 16_303, 13_700, 9
         self.gpu_error = ""
@@ -349,6 +350,15 @@ def test_an_unhealthy_tenant_is_named(world: World) -> None:
     found = world.only(6).found
     assert f"chatterbox: {world.server.url}/chatterbox: model_loaded = false" in found
     assert "llamacpp: unit active, PID 10" in found
+
+
+@pytest.mark.parametrize("state", ["masked", "not-found", "bad-setting"])
+def test_a_unit_that_runs_and_would_not_start_again(world: World, state: str) -> None:
+    world.answers["systemctl show --property=LoadState --value panda-llamacpp"] = contracts.Ran(0, f"{state}\n", "")
+    assert f"llamacpp could not be brought back: its unit is {state}" in world.only(6).found
+    # Who is not stopped need not start.
+    world.data.update(stop_order=["chatterbox"], restore_order=["chatterbox"])
+    assert world.broken() == {}
 
 
 @pytest.mark.parametrize(

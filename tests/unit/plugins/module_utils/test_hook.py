@@ -94,6 +94,7 @@ def test_it_runs_as_its_user_in_a_unit_of_its_own(
     }
     assert "--uid=robot" in options
     assert f"--property=RuntimeMaxSec={hook.LIMIT_S}" in options
+    assert f"--property=TimeoutStopSec={hook.END_S}" in options
     assert journal.read(written.path) == []
 
 

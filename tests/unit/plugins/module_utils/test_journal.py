@@ -71,6 +71,20 @@ def test_a_boot_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert all(name.startswith("b00t") for name in names)
 
 
+@pytest.mark.parametrize(
+    ("boot", "wall", "expected"),
+    [
+        ("a", "2026-05-01T09:00:00.000Z", 2.5),
+        ("b", "2026-05-01T12:01:00.500Z", 60.5),
+        ("b", "1970-01-01T00:00:09.000Z", 0.0),
+    ],
+    ids=["steady clock", "wall clock after a boot", "wall clock not set yet"],
+)
+def test_time_between_two_entries(boot: str, wall: str, expected: float) -> None:
+    earlier = {"boot_id": "a", "t_s": 100.0, "wall": "2026-05-01T12:00:00.000Z"}
+    assert journal.seconds(earlier, {"boot_id": boot, "t_s": 102.5, "wall": wall}) == expected
+
+
 # Atomic writes.
 
 
@@ -222,7 +236,20 @@ def test_a_journal_torn_at_any_byte_of_its_last_line(tmp_path: Path) -> None:
         assert [(e["seq"], e["event"]) for e in journal.read(path)[-2:]] == [(last, "said"), (last + 1, "after")]
 
 
-@pytest.mark.parametrize("line", ["[1, 2]", "7", '{"event": "x"}', '{"seq": "1", "event": "x"}', "\0\0\0"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[1, 2]",
+        "7",
+        '{"event": "x"}',
+        '{"seq": "1", "event": "x"}',
+        '{"seq": 1}',
+        '{"seq": 1, "event": []}',
+        "\0\0\0",
+        "[" * 100_000,
+    ],
+    ids=lambda line: line[:30],
+)
 def test_lines_of_strangers_are_passed_over(tmp_path: Path, line: str) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text(line + "\n")
@@ -358,12 +385,17 @@ def test_a_mark_is_read_as_it_was_set(state: State) -> None:
     assert state.mark() is None
 
 
-@pytest.mark.parametrize("text", ["", '{"run": "run-1"', "7", "[]"])
+@pytest.mark.parametrize("text", ["", '{"run": "run-1"', "7", "[]", "{}", '{"run": 7}', '{"run": "../run-1"}'])
 def test_a_mark_that_can_not_be_read_still_marks(state: State, text: str) -> None:
     (state.root / "open").write_text(text)
     mark = state.mark()
     assert mark
     assert mark.run == ""
+    (state.run_dir("run-1") / "snapshot.json").write_text("{}")
+    # And then it is no other run's than that of the last one.
+    mark = state.mark()
+    assert mark
+    assert (mark.run, mark.epoch) == ("run-1", 0)
 
 
 def test_the_newest_run_is_the_one_opened_last(state: State) -> None:
@@ -464,15 +496,17 @@ def test_a_run_that_is_not_open_is_refused(state: State) -> None:
 
 
 def test_one_at_a_time(state: State) -> None:
-    with state.lock(), pytest.raises(Held, match="another trial is being prepared"), State(state.root).lock():
-        pytest.fail("two hold the lock")
-    with state.lock():
+    for who in ("run-1 (from ann)", "run-2 (from bob)"):
+        words = f"another trial is being prepared on this host right now: {who} since 20"
+        with state.lock(who), pytest.raises(Held, match=re.escape(words)), State(state.root).lock("run-3"):
+            pytest.fail("two hold the lock")
+    with state.lock("run-1"):
         pass
 
 
 def test_the_lock_makes_its_folder_private(tmp_path: Path) -> None:
     state = State(tmp_path / "var" / "model-trial")
-    with state.lock():
+    with state.lock("run-1"):
         assert state.root.stat().st_mode & 0o777 == 0o700
 
 

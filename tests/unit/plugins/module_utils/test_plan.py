@@ -82,6 +82,7 @@ def test_bands_include_the_edges_the_right_way(gb: float, band: str) -> None:
 BROKEN = [
     ("run", "a b", "run: expected letters"),
     ("run", 7, "run: expected a text, found 7"),
+    ("run", "x" * 101, "run: expected letters, digits, dot, dash, underscore, 100 at most"),
     ("attended", "yes", "attended: expected true or false"),
     ("tenants", {}, "tenants: expected a list"),
     ("tenants.0", "llamacpp", "tenants[0]: expected a mapping with the fields of Tenant"),
@@ -116,6 +117,23 @@ BROKEN = [
     ("limits", {"lease_s": float("nan")}, "limits.lease_s: expected a finite number, found nan"),
     ("limits", {"cap_s": float("inf")}, "limits.cap_s: expected a finite number, found inf"),
     ("limits", {"lease_s": -1}, "limits.lease_s: expected at least 5 s"),
+    ("tenants.0.start_timeout_s", 0, "tenants[0].start_timeout_s: expected more than 0, found 0.0"),
+    ("tenants.2.stop_timeout_s", -1, "tenants[2].stop_timeout_s: expected more than 0, found -1.0"),
+    ("tenants.0.expected_start_s", -1, "tenants[0].expected_start_s: expected 0 or more"),
+    ("tenants.0.health.timeout_s", 0, "tenants[0].health.timeout_s: expected more than 0"),
+    ("tenants.0.port", 70000, "tenants[0].port: expected at most 65535, found 70000"),
+    ("contracts.quiet.0.http.timeout_s", -2, "contracts.quiet[0].http.timeout_s: expected more than 0"),
+    ("candidate.port", 70000, "candidate.port: expected at most 65535, found 70000"),
+    ("candidate.port", -1, "candidate.port: expected 0 or more, found -1"),
+    ("candidate.port", 0, "candidate.port: expected the port it listens on, found 0"),
+    ("gpu.index", -1, "gpu.index: expected 0 or more"),
+    ("gpu.steady_gb", [-1, 13.0], "gpu.steady_gb[0]: expected 0 or more"),
+    ("limits", {"a2_s": -1000}, "limits.a2_s: expected 0 or more"),
+    ("limits", {"drain_limit_s": 0, "drain_min_s": 0}, "limits.drain_limit_s: expected more than 0"),
+    ("limits", {"drain_limit_s": 3}, "limits.drain_limit_s: expected at least drain_min_s (5), found 3.0"),
+    ("workloads", {"nav_cached": 0}, "workloads.nav_cached: expected more than 0"),
+    ("workloads", {"warmup": -1}, "workloads.warmup: expected 0 or more"),
+    ("workloads", {"nav_extended": 10}, "workloads.nav_extended: expected at least nav_first (20), found 10"),
     ("host", "../panda", "host: expected letters, digits, dot, dash, underscore (it may name a folder)"),
     ("host", "", "host: expected letters"),
     ("host", "pan da", "host: expected letters"),
@@ -191,6 +209,11 @@ def test_a_tenant_alone_is_one_that_can_be_moved(plan_data: Data) -> None:
     assert plans.parse_tenant(plan_data["tenants"][2], "tenant").name == "chatterbox"
     with pytest.raises(plans.PlanError, match=r"tenant\.start: expected a value, because kind is process"):
         plans.parse_tenant(plan_data["tenants"][3], "tenant")
+
+
+def test_a_tenant_alone_needs_time_too(plan_data: Data) -> None:
+    with pytest.raises(plans.PlanError, match=r"tenant\.start_timeout_s: expected more than 0"):
+        plans.parse_tenant({**plan_data["tenants"][2], "start_timeout_s": 0}, "tenant")
 
 
 def test_a_missing_value_is_named(plan_data: Data) -> None:

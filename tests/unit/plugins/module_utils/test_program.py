@@ -9,6 +9,8 @@ import copy
 import errno
 import json
 import os
+import re
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -60,8 +62,9 @@ def shell(world: World, capsys: pytest.CaptureFixture[str]) -> Shell:
 
 
 def systemctl(world: World) -> list[str]:
-    """What was asked of systemd, tenants excepted."""
-    return [" ".join(entry[1:]) for entry in world.done("systemctl") if not entry[-1].startswith("panda")]
+    """What was asked of systemd, tenants and looks excepted."""
+    asked = [entry[1:] for entry in world.done("systemctl") if not entry[-1].startswith("panda")]
+    return [" ".join(words) for words in asked if words[0] != "show"]
 
 
 # Usage.
@@ -102,6 +105,45 @@ def test_the_state_is_where_the_units_look(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(program, "_act", lambda _args, state: seen.append(state.root) or 0)
     assert program.main(["status"]) == 0
     assert seen == [Path("/var/lib/model-trial")]
+
+
+@pytest.mark.parametrize("verb", ["status", "restore", "abort"])
+def test_who_is_not_root_is_told_and_not_that_nobody_holds_the_host(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    shell.open()
+    world.log.clear()
+
+    def closed(path: Path) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", closed)
+        assert shell(verb) == 1
+    assert shell.out == ""
+    assert f"Permission denied: '{world.state.root}'" in shell.err
+    assert shell.err.endswith(f"do: sudo model-trial {verb}\n")
+    assert world.log == []
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code", "words"),
+    [
+        (KeyboardInterrupt(), 130, "status: interrupted"),
+        (subprocess.TimeoutExpired(["systemctl", "show"], 10), 1, "status: Command '['systemctl', 'show']' timed out"),
+    ],
+    ids=["interrupted", "slow"],
+)
+def test_a_verb_that_is_cut_short_says_so_in_a_line(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, trouble: BaseException, code: int, words: str
+) -> None:
+    def fail(_state: journal.State) -> Any:
+        raise trouble
+
+    monkeypatch.setattr(program, "status", fail)
+    assert shell("status") == code
+    assert shell.err.startswith(words)
+    assert shell.err.count("\n") == 1
 
 
 # open
@@ -163,10 +205,27 @@ def test_two_trials_at_once_are_refused_with_the_holders_name(world: World, shel
 
 
 def test_two_that_open_in_the_same_moment_are_one_and_a_refusal(world: World, shell: Shell) -> None:
-    with world.state.lock():
+    with world.state.lock("run other (from bob)"):
         assert shell("open", f"--run={world.plan.run}") == 3
-    assert "another trial is being prepared" in shell.err
+    assert "another trial is being prepared on this host right now: run other (from bob) since 20" in shell.err
     assert world.log == []
+
+
+@pytest.mark.parametrize("moment", ["phase_started snapshot", "prompt", "opened"])
+def test_a_terminal_that_goes_away_leaves_no_half_of_an_opening(world: World, shell: Shell, moment: str) -> None:
+    """Ctrl-C or a cut network in phase 2: sshd hangs up on whatever ran in that connection."""
+    hung_up: list[int] = []
+    before = signal.signal(signal.SIGHUP, lambda number, _frame: hung_up.append(number))
+    world.at(moment, lambda: os.kill(os.getpid(), signal.SIGHUP))
+    try:
+        shell.open()
+        assert hung_up == []
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert hung_up == [signal.SIGHUP]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert world.state.mark()
+    assert systemctl(world)[-1].endswith("mt-run.service")
 
 
 def test_a_run_without_a_plan(shell: Shell) -> None:
@@ -526,11 +585,32 @@ def test_a_run_that_leads_elsewhere_is_refused_in_a_sentence(world: World, shell
 
 def test_abort_leaves_word_for_the_runner(world: World, shell: Shell) -> None:
     shell.open()
+    world.units["mt-run.service"] = "active"
+    world.log.clear()
     assert shell("abort", "--by=ann") == 0
     assert world.plan.run in shell.out
     assert world.state.asked("abort") == "ann"
+    assert systemctl(world) == []
     assert shell("run") == 1
     assert "aborted by ann" in shell.err
+
+
+@pytest.mark.parametrize("runner_state", ["inactive", "failed", "active"])
+def test_abort_that_no_runner_hears_is_a_restore(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch, runner_state: str
+) -> None:
+    """It never started, it has ended, or the disk takes no word: the host must come back all the same."""
+    shell.open()
+    world.log.clear()
+    world.units["mt-run.service"] = runner_state
+    with monkeypatch.context() as patch:
+        if runner_state == "active":
+            patch.setattr(journal, "write_atomic", full)
+        assert shell("abort", "--by=ann") == 0
+    assert "has no runner that would end; the host restores itself now" in shell.out
+    assert systemctl(world) == ["start --no-block mt-restore.service"]
+    assert shell("restore-now") == 0
+    assert world.state.mark() is None
 
 
 def test_abort_without_a_trial(world: World, shell: Shell) -> None:
@@ -562,6 +642,20 @@ def test_a_restore_that_fails_is_one(world: World, shell: Shell) -> None:
     shell.open()
     world.systemctl_rc["start mt-restore.service"] = 5
     assert shell("restore") == 1
+
+
+def test_who_restores_by_hand_sees_what_became_of_it(world: World, shell: Shell) -> None:
+    assert shell("restore") == 0
+    assert shell.out.startswith("held by   nobody\n")
+    failing(world, shell)
+    attempt(world, shell)
+    world.systemctl_rc["start mt-restore.service"] = 1
+    assert shell("restore") == 1
+    assert "NOT BACK  chatterbox: " in shell.out
+    assert "next try  by itself, 1 s after that" in shell.out.splitlines()
+    # A play follows the journal instead.
+    assert shell("restore", "--no-wait") == 0
+    assert shell.out == ""
 
 
 def test_a_restore_without_a_trial_leaves_no_word(world: World, shell: Shell) -> None:
@@ -633,11 +727,17 @@ def test_without_a_gpu_the_tenants_come_back(world: World, shell: Shell, monkeyp
     assert all(world.up(name) for name in world.services)
 
 
-@pytest.mark.parametrize("text", ["", "torn {", "[]"])
+@pytest.mark.parametrize("text", ["", "torn {", "[]", '{"run": 7}', '{"run": "../../etc"}'])
 def test_an_unreadable_mark_means_the_run_opened_last(world: World, shell: Shell, text: str) -> None:
-    shell.open()
+    epoch = shell.open()
     world.runner().run()
     (world.state.root / "open").write_text(text)
+    # Whoever asks is told which run it is: a play that restores polls it.
+    assert shell("status", "--json") == 0
+    assert shell.json["open"]["run"] == world.plan.run
+    assert shell.ours("poll", epoch) == 0
+    assert shell.json["open"] is True
+    assert shell.ours("advance", 0, "--phase=measure") == 3
     assert shell("restore-now") == 0
     assert all(world.up(name) for name in world.services)
     assert world.state.mark() is None
@@ -677,6 +777,18 @@ def test_the_pause_between_two_tries_grows_to_a_minute(world: World, shell: Shel
     assert pauses == [pytest.approx(s, abs=0.1) for s in PAUSES]
     told = [e["next_try_s"] for e in world.events() if e["event"] == "restore_failed"]
     assert told == [*PAUSES[1:], 60]
+    world.services["chatterbox"].broken = ""
+    assert attempt(world, shell, 0) == pytest.approx(60, abs=0.1)
+
+
+def test_a_host_that_stays_broken_for_days_is_tried_every_minute(world: World, shell: Shell) -> None:
+    """Some 17 hours are a thousand tries; the pause after them must still be a number."""
+    failing(world, shell)
+    entry = {"seq": 1000, "event": "restore_failed", "by": "restorer", "reason": "no voice", "restored_by": "host"}
+    with (world.run_dir / "journal.jsonl").open("a") as file:
+        file.write(f"{json.dumps(entry)}\n" * 1024)
+    assert attempt(world, shell) == pytest.approx(60, abs=0.1)
+    assert (world.events()[-1]["event"], world.events()[-1]["next_try_s"]) == ("restore_failed", 60)
     world.services["chatterbox"].broken = ""
     assert attempt(world, shell, 0) == pytest.approx(60, abs=0.1)
 
@@ -876,6 +988,8 @@ def test_a_plan_that_can_not_be_read_is_retried_ever_more_rarely(world: World, s
     for _unused in range(3):
         assert shell("restore-now") == 1
         assert "plan.json" in shell.err
+        # Nobody else knows which tenants there are: a person is told the way out.
+        assert f"start the tenants by hand and then remove {world.state.root / 'open'}" in shell.err
     assert [e["next_try_s"] for e in world.events() if e["event"] == "restore_failed"] == [1, 2, 4]
     path.write_text(text)
     assert attempt(world, shell, 0) == pytest.approx(4, abs=0.1)
@@ -1105,6 +1219,23 @@ def test_the_status_of_a_host_that_was_restarted_shows_no_lease(world: World, sh
     assert "lease" not in shell.out
 
 
+def test_the_status_counts_the_window_across_a_restart_and_beyond_the_cap(world: World, shell: Shell) -> None:
+    """The steady clock begins anew at a boot; and a restore that fails does not end with the cap."""
+    shell.open()
+    world.runner().run()
+    world.reboot()
+    assert shell("status", "--json") == 0
+    # By the wall clock, which hardly moves in this world.
+    assert 0 <= shell.json["open"]["window_s"] < 60
+    assert 1440 < shell.json["open"]["remaining_s"] <= 1500
+    stopped = next(e for e in world.events() if e["event"] == "tenant_stopping")
+    path = world.run_dir / "journal.jsonl"
+    path.write_text(path.read_text().replace(stopped["wall"], "2026-01-01T00:00:00.000Z"))
+    assert shell("status") == 0
+    line = next(line for line in shell.out.splitlines() if line.startswith("phase "))
+    assert re.fullmatch(r"phase     measure, \d+ s since the first stop, to be back \d+ s ago", line)
+
+
 def test_the_status_of_a_lease_that_was_never_written(world: World, shell: Shell) -> None:
     shell.open()
     (world.state.root / "lease").unlink()
@@ -1141,6 +1272,25 @@ def test_the_status_tells_why_with_everything_known(world: World, shell: Shell) 
     shell("restore-now")
     assert shell("status") == 0
     assert "why       phase window failed: the host is not quiet" in shell.out.splitlines()
+
+
+def test_the_status_of_a_host_whose_mark_does_not_go(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything is back and proved, and then the disk takes no more."""
+    shell.open()
+    world.runner().run()
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.State, "close", full)
+        assert shell("restore-now") == 1
+    assert shell("status") == 0
+    lines = shell.out.splitlines()
+    assert not [line for line in lines if line.startswith("down ")]
+    assert "NOT BACK  [Errno 28] No space left on device" in lines
+    assert shell("restore-now") == 0
+    assert shell("status") == 0
+    assert "NOT BACK" not in shell.out
+    assert "was down  chatterbox " in shell.out
 
 
 def test_the_status_while_a_restore_waits_for_its_next_try(world: World, shell: Shell) -> None:
@@ -1233,6 +1383,17 @@ def test_the_last_run_is_the_one_written_last(world: World, shell: Shell) -> Non
     os.utime(older / "journal.jsonl", (1, 1))
     assert shell("status", "--json") == 0
     assert shell.json["last_run"] == world.plan.run
+
+
+def test_the_last_run_is_the_one_that_holds_the_host(world: World, shell: Shell) -> None:
+    """A clock that jumped back makes its journal older than that of a run before it."""
+    shell.open()
+    earlier = world.state.run_dir("earlier-run")
+    earlier.mkdir()
+    journal.Journal(earlier / "journal.jsonl", "earlier-run", 0, "program", required=True).write("opened")
+    os.utime(world.run_dir / "journal.jsonl", (1, 1))
+    assert shell("status", "--json") == 0
+    assert (shell.json["last_run"], shell.json["attempt_seq"]) == (world.plan.run, world.events()[-1]["seq"])
 
 
 def test_without_systemd_the_status_says_so(world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

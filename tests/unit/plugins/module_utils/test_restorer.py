@@ -433,6 +433,36 @@ def test_without_docker_the_candidates_process_is_ended_and_the_tenants_come_bac
     is_whole(world)
 
 
+@pytest.mark.parametrize("words", [("ps", "inspect", "rm"), ("rm",)], ids=["all of it", "rm"])
+@pytest.mark.parametrize("window", [ended, measured], ids=["cut short", "measured"])
+def test_a_docker_that_hangs_is_asked_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, window: Callable[[World], object], words: tuple[str, ...]
+) -> None:
+    """Each question costs a minute in which people wait for their tenants; the next try asks again."""
+    window(world)
+    answer, asked = containers.docker, []
+
+    def hang(*args: str, timeout_s: float = 60.0) -> str:
+        if args[0] not in words:
+            return answer(*args, timeout_s=timeout_s)
+        asked.append(args[0])
+        world.clock.sleep(timeout_s)
+        raise containers.DockerSilent(f"docker {args[0]}: no answer within {timeout_s:.0f} s")
+
+    began = world.clock.now
+    with monkeypatch.context() as patch:
+        patch.setattr(containers, "docker", hang)
+        text = incomplete(world)
+    assert len(asked) == 1
+    assert "could not be removed: docker" in text
+    assert starts(world) == ["llamacpp", "chatterbox"]
+    assert event(world, "tenant_healthy")["t_s"] - began < 60 + 15
+    assert "segment_done a2" not in world.named()
+    restore(world)
+    assert starts(world) == ["llamacpp", "chatterbox"]
+    is_whole(world)
+
+
 def test_without_docker_only_our_own_process_is_ended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process with the same number is not the candidate."""
     ended(world)

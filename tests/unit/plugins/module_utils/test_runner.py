@@ -10,10 +10,12 @@ import dataclasses
 import errno
 import json
 import os
+import pwd
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -125,6 +127,26 @@ def test_productions_own_parser_lies_with_the_inputs(world_of: WorldOf, plan_dat
     )
     prepare(world)
     assert "def build_vlm_prompt" in (world.run_dir / "inputs" / "parser_source.py").read_text()
+
+
+def test_a_home_folder_is_the_login_users_and_not_roots(
+    world_of: WorldOf, plan_data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Phase 0 looks as the login user, the program prepares as root by sudo: both must mean the same files."""
+    world = world_of(plan_data)
+    own = world.plan.contracts
+    contracts = dataclasses.replace(
+        own, camera="~/car-view.jpg", prompt=dataclasses.replace(own.prompt, file="~/server.py")
+    )
+    world.plan = dataclasses.replace(world.plan, contracts=contracts)
+    monkeypatch.setenv("HOME", "/root")
+    monkeypatch.setenv("SUDO_USER", "ann")
+    monkeypatch.setattr(
+        pwd, "getpwnam", lambda name: SimpleNamespace(pw_dir=f"{world.folder}" if name == "ann" else "/")
+    )
+    prepare(world)
+    assert (world.run_dir / "inputs" / "camera.jpg").read_bytes() == b"jpeg"
+    assert "def build_vlm_prompt" in (world.run_dir / "inputs" / "prompt_source.py").read_text()
 
 
 def test_a_session_that_was_told_to_stop_is_not_through(world: World) -> None:

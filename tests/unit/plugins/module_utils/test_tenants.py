@@ -315,6 +315,41 @@ def test_a_start_that_says_nothing_is_quoted_so(commands: Commands, log: Path, s
         tenants.start(script, log)
 
 
+def test_a_tenant_whose_folder_is_gone_is_named_with_its_command(commands: Commands, log: Path, script: Tenant) -> None:
+    Path(script.directory).rename(f"{script.directory}.old")
+    with pytest.raises(TenantError, match=r"voice: its start command can not be run: .*No such file") as caught:
+        tenants.start(script, log)
+    assert f"to start it by hand: {tenants.start_command(script)}" in str(caught.value)
+    with pytest.raises(TenantError, match=r"voice: its stop command can not be run: .*No such file"):
+        tenants.stop(script, log)
+
+
+@pytest.mark.parametrize("trouble", [subprocess.TimeoutExpired(["journalctl"], 10), FileNotFoundError("journalctl")])
+def test_words_that_can_not_be_had_hide_no_failure(
+    commands: Commands, log: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    commands.answer("systemctl start", rc=1, err="Unit model.service is masked.\n")
+    run = tenants._run
+
+    def ask(argv: list[str], timeout_s: float) -> Any:
+        if argv[0] == "journalctl":
+            raise trouble
+        return run(argv, timeout_s)
+
+    monkeypatch.setattr(tenants, "_run", ask)
+    with pytest.raises(
+        TenantError, match=r"(?s)is masked.*\(nothing\)\nto start it by hand: sudo systemctl start model"
+    ):
+        tenants.start(UNIT, log)
+
+
+def test_a_process_that_ends_before_its_signal_is_no_failure(monkeypatch: pytest.MonkeyPatch, log: Path) -> None:
+    looks = iter([True, False])
+    monkeypatch.setattr(probes, "processes", lambda _pattern: [probes.ProcessId(2**22 + 7, 1)])
+    monkeypatch.setattr(probes, "alive", lambda _process: next(looks, False))
+    tenants.stop(Tenant("p", "process", process="gone"), log)
+
+
 def test_a_start_that_hangs_is_given_up(commands: Commands, log: Path) -> None:
     commands.answer("systemctl start", sleep_s=20)
     commands.answer("journalctl", out="loading the model\n")

@@ -1,0 +1,73 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What roles expect of a host's own words before they act on them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jinja2
+import pytest
+import yaml
+
+ROLES = Path(__file__).resolve().parents[2] / "roles"
+
+
+def tasks(role: str, name: str = "main") -> list[dict[str, Any]]:
+    """The tasks of a file of a role."""
+    found: list[dict[str, Any]] = yaml.safe_load((ROLES / role / "tasks" / f"{name}.yml").read_text())
+    return found
+
+
+def holds(task: dict[str, Any], **variables: Any) -> bool:
+    """Whether what a task asserts holds, by the filters and tests that Ansible has."""
+    jinja = jinja2.Environment(autoescape=True)
+    jinja.filters["regex_findall"] = lambda text, pattern: re.findall(pattern, text)
+    jinja.tests["match"] = lambda text, pattern: bool(re.match(pattern, text))
+    return bool(jinja.compile_expression(task["ansible.builtin.assert"]["that"])(**variables))
+
+
+@pytest.mark.parametrize(
+    ("version", "fit"),
+    [
+        ("systemd 257 (257.9-1~deb13u1)\n+PAM +AUDIT", True),
+        ("systemd 249 (249.11-0ubuntu3)", True),
+        ("systemd 247 (247.3-7)", False),
+        ("systemctl: unknown", False),
+        ("", False),
+    ],
+)
+def test_a_systemd_that_would_not_start_the_restore_is_refused_first(version: str, fit: bool) -> None:
+    """OnSuccess= came with 249, and an older systemd passes over what it does not know."""
+    assert "OnSuccess=mt-restore.service" in (ROLES / "acquire" / "templates" / "mt-run.service.j2").read_text()
+    ask, expect = tasks("acquire")[:2]
+    assert ask["ansible.builtin.command"]["argv"] == ["systemctl", "--version"]
+    assert holds(expect, **{ask["register"]: SimpleNamespace(stdout=version)}) is fit
+
+
+@pytest.mark.parametrize(
+    ("run", "fit"),
+    [
+        ("20261120T090000Z-e4b", True),
+        ("x", True),
+        ("x\n", False),
+        ("../x", False),
+        ("a/b", False),
+        (".x", False),
+        ("", False),
+    ],
+)
+def test_a_run_that_the_host_names_is_one_plain_name(run: str, fit: bool) -> None:
+    """It becomes a folder on the controller."""
+    (expect,) = (task for task in tasks("verdict", "harvest") if "ansible.builtin.assert" in task)
+    assert holds(expect, _verdict_run=run) is fit
+
+
+def test_the_folder_of_a_run_is_roots_alone_before_the_trial_is_open() -> None:
+    """A second trial that is refused leaves it as the role made it."""
+    (made,) = (task["ansible.builtin.file"] for task in tasks("snapshot") if "ansible.builtin.file" in task)
+    assert (made["owner"], made["mode"]) == ("root", "0700")
