@@ -9,6 +9,7 @@ WORK/<slug>/<runtime>/reference.kld    logits of the float32 file over the roste
 
 from __future__ import annotations
 
+import fnmatch
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,12 @@ from trialbench.ground_truth.weights import folder_hashes, sha256
 
 Tell = Callable[[str], None]
 
-# What a checkpoint needs to be converted and to make an oracle; not the same weights in other formats.
-PULLED = (
-    *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
-    *("tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json", "chat_template.jinja"),
+# What a checkpoint needs to be converted and to make an oracle, and what is taken along where a repository has it; not
+# the same weights in other formats.
+_NEEDED = ("config.json", "tokenizer.json", "model*.safetensors")
+_PULLED = (
+    *(*_NEEDED, "generation_config.json", "model.safetensors.index.json", "tokenizer_config.json"),
+    *("added_tokens.json", "vocab.json", "merges.txt", "special_tokens_map.json", "chat_template.jinja"),
 )
 _FLOATS = ("f32", "f16")
 _ENDINGS = {"apr": "apr"}
@@ -115,7 +118,6 @@ class Workspace:
             self._pull(model, tell)
 
     def _pull(self, model: Model, tell: Tell) -> None:
-        from trialbench import hub
         from trialbench.hub.fetch import fetch
 
         assert model.hub is not None
@@ -127,11 +129,11 @@ class Workspace:
             known = read_json(record)
             if known["hub"] == model.hub and known["asked"] == model.revision:
                 commit, pins = str(known["revision"]), dict(known["files"])
-        if not hub.COMMIT.match(commit):
-            commit, _ = hub.list_files(model.hub, commit, list(PULLED))
+        include = sorted(pins)
+        if not pins:
+            commit, include = _offered(model.hub, model.revision)
             tell(f"{model.slug}: {model.hub} at {model.revision} is commit {commit}")
         folder.mkdir(parents=True, exist_ok=True)
-        include = sorted(pins) if pins else list(PULLED)
         paths = fetch(model.hub, revision=commit, include=include, dest=folder, sha256=pins, tell=tell)
         files = {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
         write_json(record, {"hub": model.hub, "asked": model.revision, "revision": commit, "files": files})
@@ -221,6 +223,23 @@ class Workspace:
             if not any(base.iterdir()):
                 base.rmdir()
         return gone
+
+
+def _offered(repo: str, revision: str) -> tuple[str, list[str]]:
+    """The commit that a revision is, and which of the files we take it has. No repository has all of them.
+
+    Raises:
+        UsageError: one that is needed is not there.
+        ServerError: as `hub.list_files`.
+    """
+    from trialbench import hub
+
+    commit, files = hub.list_files(repo, revision, ["*"])
+    names = [file.name for file in files]
+    for pattern in _NEEDED:
+        if not fnmatch.filter(names, pattern):
+            raise UsageError(f"{repo}: expected {pattern} at {revision}, found {', '.join(names[:20])}")
+    return commit, sorted({name for pattern in _PULLED for name in fnmatch.filter(names, pattern)})
 
 
 def _is_made(target: Path, record: Path, wanted: dict[str, Any]) -> bool:
