@@ -34,7 +34,7 @@ from trialbench.ground_truth.runtimes.base import (
     Trouble,
     TroubleKind,
 )
-from trialbench.ground_truth.runtimes.json_words import find_json, plain
+from trialbench.ground_truth.runtimes.json_words import find_json, is_whole, plain, speed, token_ids
 from trialbench.ground_truth.runtimes.tools import RuntimeMissing
 
 # The version whose behaviour `_DECLINED` states; another one is asked all the same, and its results name it.
@@ -83,7 +83,7 @@ _RUN_KEYS = ("tokens", "text")
 _CRASHED = " panicked at "
 _PANIC, _NO_FILE, _USAGE, _NOT_BUILT, _NETWORK = 101, 3, 2, 9, 10
 _ASK_S, _RUN_S, _MAKE_S = 600.0, 600.0, 3600.0
-_MOST_TOKENS, _HIGHEST_ID, _FASTEST = 1_000_000, 2**31, 1e12
+_MOST_TOKENS = 1_000_000
 
 Run = Callable[[Sequence[str], float], Call]
 
@@ -300,14 +300,14 @@ def _generation(answer: Answer) -> Generation:
         trouble = _contradiction(payload, tokens, text, count)
     if trouble is not None:
         return Generation(None, None, call=answer.call, trouble=trouble)
-    reason, speed = payload.get("finish_reason"), payload.get("tok_per_sec")
+    reason = payload.get("finish_reason")
     return Generation(
         tokens=tuple(tokens) or None,
         text=text,
         prompt_tokens=number if is_whole(number := payload.get("prompt_tokens")) else None,
         finish_reason=reason if isinstance(reason, str) else None,
         call=answer.call,
-        tokens_per_s=_speed(speed),
+        tokens_per_s=speed(payload.get("tok_per_sec")),
     )
 
 
@@ -318,21 +318,11 @@ def _contradiction(payload: Mapping[str, Any], tokens: Any, text: Any, count: An
         return Trouble(TroubleKind.REFUSED, str(error or f"status {payload.get('status')!r:.80}")[:500])
     if not isinstance(tokens, list) or not isinstance(text, str) or len(tokens) > _MOST_TOKENS:
         return Trouble(TroubleKind.UNREADABLE, "tokens: expected a list of ids, text: expected a string")
-    if not all(is_whole(token) and token < _HIGHEST_ID for token in tokens):
+    if token_ids(tokens) is None:
         return Trouble(TroubleKind.UNREADABLE, "tokens: expected whole numbers from 0 on")
     if "tokens_generated" in payload and (isinstance(count, bool) or count != len(tokens)):
         return Trouble(TroubleKind.UNREADABLE, f"tokens_generated says {count!r:.40}, and there are {len(tokens)}")
     return None
-
-
-def is_whole(value: Any) -> bool:
-    """A whole number from 0 on; `true` is none."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _speed(value: Any) -> float | None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _FASTEST
-    return float(value) if good else None
 
 
 def _weights(path: Path) -> Path:
