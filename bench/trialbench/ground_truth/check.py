@@ -13,7 +13,7 @@ from typing import Any
 
 from trialbench import __version__
 from trialbench.files import read_json, write_json
-from trialbench.ground_truth.claims import Judged, judge_claims, read_claims
+from trialbench.ground_truth.claims import Judged, beforehand, judge_claims
 from trialbench.ground_truth.ladder import Ladder, ladders
 from trialbench.ground_truth.observe import Evidence
 from trialbench.ground_truth.results import Result, Row, Status, count, exit_code
@@ -68,6 +68,8 @@ def run_check(
         tell: a line for each file that is asked.
     """
     started = time.monotonic()
+    # First: a claim that is gone, or a chain that was edited, is not to come to light after all the work.
+    claims = [] if suites else beforehand(workspace.root, workspace.roster.claims)
     rows = declared(workspace.roster, runtime.identity.name, suites, [model.slug for model in models])
     evidence = Evidence(workspace, runtime, tell=tell)
     results = []
@@ -76,9 +78,9 @@ def run_check(
         progress(number, len(rows), results[-1])
     order = {row: number for number, row in enumerate(rows)}
     results.sort(key=lambda one: order[one.row])
-    claims = () if suites else judge_claims(read_claims(workspace.roster.claims), evidence, models)
+    judged = judge_claims(claims, evidence, models)
     guilt = ladders(results, evidence, models)
-    return Checked(tuple(results), tuple(claims), evidence, time.monotonic() - started, tuple(guilt))
+    return Checked(tuple(results), tuple(judged), evidence, time.monotonic() - started, tuple(guilt))
 
 
 def by_file(rows: Sequence[Row]) -> list[Row]:

@@ -119,12 +119,13 @@ def read_lock(folder: Path) -> list[dict[str, Any]]:
         return []
     entries: list[dict[str, Any]] = []
     before = _START
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line:
             continue
         try:
             entry = json.loads(line)
             intact = entry["previous"] == before and entry["hash"] == _hash(entry)
+            intact = intact and all(isinstance(entry[key], str) for key in ("claim", "sha256", "when"))
         except (ValueError, KeyError, TypeError, RecursionError):
             intact = False
         if not intact:
@@ -201,11 +202,44 @@ def _read(path: Path, entries: Sequence[dict[str, Any]]) -> Claim:
         models=tuple(data.get("models", ())),
         quants=tuple(data["quants"]),
         falsified_by=data["falsified_by"],
-        amendments=sum(bool(entry["amendment"]) for entry in mine) if current else None,
+        # Counted, and not what the entries call themselves: whoever writes one can call it what he likes.
+        amendments=len(mine) - 1 if current else None,
         locked=str(mine[-1]["when"]) if mine else "",
         sha256=digest(path),
         entry=str(mine[-1]["hash"]) if current else "",
     )
+
+
+def beforehand(root: Path, folder: Path | None) -> list[Claim]:
+    """The claims, before anything is asked.
+
+    Args:
+        root: the work folder, which remembers what was claimed when results were compared before.
+
+    Raises:
+        UsageError: as `read_claims`; or a claim that was locked then is gone, or the memory cannot be read.
+    """
+    claims = read_claims(folder)
+    memory = _memory(root)
+    for key, first in memory.items():
+        place, _, name = key.rpartition("/")
+        if place == str(folder) and first["entry"] and name not in {claim.name for claim in claims}:
+            raise UsageError(
+                f"{folder}: {name}: results of {first['when'][:10]} were compared with it, and it is no longer there: "
+                "a claim is not withdrawn"
+            )
+    return claims
+
+
+def _memory(root: Path) -> dict[str, dict[str, str]]:
+    path = root / SEEN
+    memory = read_json(path) if path.exists() else {}
+    keys = ("when", "sha256", "entry")
+    if not isinstance(memory, dict) or not all(
+        isinstance(one, dict) and all(isinstance(one.get(key), str) for key in keys) for one in memory.values()
+    ):
+        raise UsageError(f"{path}: expected the claims that were seen here, found {memory!r:.60}; remove the file")
+    return memory
 
 
 def remember(root: Path, folder: Path | None, claims: Sequence[Claim], *, now: datetime | None = None) -> list[Claim]:
@@ -220,10 +254,7 @@ def remember(root: Path, folder: Path | None, claims: Sequence[Claim], *, now: d
     """
     if folder is None or not claims:
         return list(claims)
-    path = root / SEEN
-    memory: dict[str, dict[str, str]] = read_json(path) if path.exists() else {}
-    if not isinstance(memory, dict) or not all(isinstance(one, dict) for one in memory.values()):
-        raise UsageError(f"{path}: expected the claims that were seen here, found {memory!r:.60}; remove the file")
+    memory = _memory(root)
     known = {entry["hash"] for entry in read_lock(folder)}
     when = (now or datetime.now(UTC)).isoformat(timespec="seconds")
     told = []
@@ -232,7 +263,7 @@ def remember(root: Path, folder: Path | None, claims: Sequence[Claim], *, now: d
         first = memory.setdefault(key, {"when": when, "sha256": claim.sha256, "entry": claim.entry})
         told.append(replace(claim, afterthought=_afterthought(claim, first, known)))
     root.mkdir(parents=True, exist_ok=True)
-    write_json(path, memory)
+    write_json(root / SEEN, memory)
     return told
 
 
@@ -303,10 +334,13 @@ def _measure(metric: str, evidence: Evidence, model: Model, quant: str) -> float
         from trialbench.ground_truth.tensors import compare
 
         try:
-            worst = compare(evidence.artefact(model, quant).path, evidence.workspace.folder(model)).worst
+            found_there = compare(evidence.artefact(model, quant).path, evidence.workspace.folder(model))
         except UsageError as error:
             return str(error)
-        return "no tensors" if worst is None or worst.not_finite else worst.relative
+        lost, worst = [*found_there.missing, *found_there.reshaped], found_there.worst
+        if lost or worst is None:
+            return f"not all tensors compare: {', '.join(lost[:3]) or 'there are none'}"
+        return f"values of {worst.name} are no numbers" if worst.not_finite else worst.relative
     over = evidence.perplexity(model, quant)
     if over.trouble is not None:
         return over.trouble.text
