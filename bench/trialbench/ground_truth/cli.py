@@ -227,7 +227,8 @@ def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Wo
         say(outputs.table(verdict))
         code = checked.code
         if options.verb is _recheck:
-            say("\n".join(["", "Since the last verdict:", *(f"  {one}" for one in check.changes(before, verdict))]))
+            found = check.changes(before, verdict, part=bool(options.suite or options.model))
+            say("\n".join(["", "Since the last verdict:", *(f"  {one}" for one in found)]))
         # A part of the suites is no status of the runtime.
         if options.json is not None:
             write_json(options.json, verdict)
@@ -240,9 +241,9 @@ def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Wo
 
             write_atomic(options.html, page(verdict))
         if options.controls:
-            found = _controls(runtime, models, workspace)
+            caught = _controls(runtime, models, workspace)
             # A failure outweighs what could not be decided.
-            code = 1 if 1 in (code, found) else max(code, found)
+            code = 1 if 1 in (code, caught) else max(code, caught)
     return code
 
 

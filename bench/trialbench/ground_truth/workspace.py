@@ -32,6 +32,7 @@ _PULLED = (
     *("added_tokens.json", "vocab.json", "merges.txt", "special_tokens_map.json", "chat_template.jinja"),
 )
 _FLOATS = ("f32", "f16")
+_PULL_RECORD: dict[str, type] = {"hub": str, "asked": str, "revision": str, "files": dict}
 _ENDINGS = {"apr": "apr"}
 
 
@@ -62,11 +63,15 @@ class Workspace:
         return model.folder if model.folder is not None else self.root / model.slug / "hf"
 
     def revision(self, model: Model) -> str | None:
-        """The commit that `pull` fetched; None for a model that the roster brings."""
+        """The commit that `pull` fetched; None for a model that the roster brings.
+
+        Raises:
+            UsageError: what `pull` wrote down cannot be read.
+        """
         path = self.root / model.slug / "hf.json"
         if model.folder is not None or not path.exists():
             return None
-        return str(read_json(path)["revision"])
+        return str(_written_down(path, **_PULL_RECORD)["revision"])
 
     def source(self, model: Model) -> Artefact:
         """The Hugging Face folder as an artefact."""
@@ -97,8 +102,9 @@ class Workspace:
         record = self.record(model, runtime, quant)
         if not path.exists() or not record.exists():
             return Artefact(path, model.slug, path.suffix[1:], quant)
-        made = read_json(record)
-        return Artefact(path, model.slug, path.suffix[1:], quant, str(made["sha256"]), tuple(made["parents"]))
+        made = _written_down(record, sha256=str, parents=list)
+        parents = tuple(str(one) for one in made["parents"])
+        return Artefact(path, model.slug, path.suffix[1:], quant, made["sha256"], parents)
 
     def quants(self, model: Model, runtime: str) -> tuple[str, ...]:
         """What the roster wants of a runtime for a model; nothing when it does not name the runtime."""
@@ -126,7 +132,7 @@ class Workspace:
         pins: dict[str, str] = {}
         commit = model.revision
         if record.exists():
-            known = read_json(record)
+            known = _written_down(record, **_PULL_RECORD)
             if known["hub"] == model.hub and known["asked"] == model.revision:
                 commit, pins = str(known["revision"]), dict(known["files"])
         include = sorted(pins)
@@ -223,6 +229,20 @@ class Workspace:
             if not any(base.iterdir()):
                 base.rmdir()
         return gone
+
+
+def _written_down(path: Path, **keys: type) -> dict[str, Any]:
+    """A record of ours in the work folder.
+
+    Raises:
+        UsageError: it cannot be read, or lacks one of `keys`.
+    """
+    found = read_json(path)
+    if isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in keys.items()):
+        return found
+    raise UsageError(
+        f"{path}: expected a record with {', '.join(keys)}, found {found!r:.60}: remove it, and make it anew"
+    )
 
 
 def _offered(repo: str, revision: str) -> tuple[str, list[str]]:

@@ -8,12 +8,11 @@ from typing import Any
 
 from trialbench import schemas
 from trialbench.errors import UsageError
+from trialbench.files import MAX_NUMBER
 
 PACKAGED = Path(__file__).parent / "data"
 # Data files of this kind have a few hundred lines. A few aliases of aliases unfold to more than anybody can walk over.
 _MAX_BYTES, _MAX_NODES = 4_000_000, 200_000
-# From here on results would hold numbers that `files.read_json` refuses.
-_MAX_NUMBER = 1e15
 
 
 class Document:
@@ -115,7 +114,7 @@ def _not_finite(value: Any, where: tuple[str | int, ...] = ()) -> Iterator[tuple
     elif isinstance(value, list):
         for number, one in enumerate(value):
             yield from _not_finite(one, (*where, number))
-    elif isinstance(value, int | float) and not abs(value) < _MAX_NUMBER:
+    elif isinstance(value, int | float) and not abs(value) < MAX_NUMBER:
         yield where, f"{value!s:.40}"
 
 

@@ -56,6 +56,8 @@ _DECLINED = {
 _FLOATS = ("f32", "f16")
 _LOAD_S, _REQUEST_S, _TOOL_S = 120.0, 300.0, 3600.0
 _MAX_REPLY = 256_000_000
+# A softmax of float32 numbers comes nowhere near.
+_LEAST_LOGPROB = -1e6
 # llama-perplexity prints from a thread that its own end does not wait for: on a busy machine the last lines go missing.
 _ATTEMPTS = 6
 _HOST = "127.0.0.1"
@@ -519,7 +521,7 @@ def _positions(value: Any) -> tuple[Position, ...] | None:
             if not isinstance(one, dict) or type(one.get("id")) is not int:
                 return None
             logprob = number(one.get("logprob"))
-            if logprob is None:
+            if logprob is None or logprob < _LEAST_LOGPROB:
                 return None
             # Rounding may leave a certain token a little above probability one.
             candidates.append(Candidate(one["id"], min(logprob, 0.0)))

@@ -55,6 +55,8 @@ def tolerant(roster_file: Path) -> Path:
     path.write_text("---\ntolerances:\n" + "\n".join(rows).replace("hex-std: {value: 1", "hex-std: {value: 0") + "\n")
     text = roster_file.read_text().replace("perplexity_ceiling: 3", "perplexity_ceiling: 5")
     roster_file.write_text(text.replace("oracle: oracle", "oracle: oracle\nclaims: claims"))
+    claims = roster_file.parent / "claims"
+    claims.mkdir()
     roster = load_roster(str(roster_file))
     for model in roster.models:
         for prompt in roster.prompts.prompts:
@@ -65,8 +67,6 @@ def tolerant(roster_file: Path) -> Path:
                 top=tuple((Candidate(token, -0.105), Candidate((token + 1) % 50, -6.2)) for token in tokens),
             )  # fmt: skip
             write_oracle(oracle_path(roster.oracle, model.slug, prompt.name), oracle)
-    claims = roster_file.parent / "claims"
-    claims.mkdir()
     (claims / "exact.yml").write_text(
         "---\nstatement: They are the same, token for token.\nmetric: token-mismatches\nat_most: 0\n"
         "quants: [f16, Q8_0]\nfalsified_by: One token that is another.\n"
@@ -167,10 +167,33 @@ def test_changes() -> None:
     assert check.changes(None, after) == ["there is no earlier verdict to compare with"]
 
 
-def test_a_verdict_that_is_not_there(tmp_path: Path) -> None:
+def test_a_verdict_that_cannot_be_compared_with_is_none(tmp_path: Path) -> None:
     assert check.read_verdict(tmp_path / "v.json") is None
-    (tmp_path / "v.json").write_text("[]")
-    assert check.read_verdict(tmp_path / "v.json") is None
+    for text in ("[]", "{}", "{", '{"results": 1}'):
+        (tmp_path / "v.json").write_text(text)
+        assert check.read_verdict(tmp_path / "v.json") is None
+
+
+def test_a_verdict_that_was_written_can_be_read(tmp_path: Path) -> None:
+    # A perplexity and a tensor's error of a damaged file, a token id of a stranger.
+    row = failing(1, evidence={"perplexity": 5.2e21, "tensors": [{"max_abs": -3e38}], "got": [10**17], "fine": 9e14})
+    path = tmp_path / "v.json"
+    check.keep(path, verdict(row))
+    found = check.read_verdict(path)
+    assert found is not None
+    assert found["results"][0]["evidence"] == {
+        "perplexity": None,
+        "tensors": [{"max_abs": None}],
+        "got": [None],
+        "fine": 9e14,
+    }
+    assert main(["ticket", str(path)]) == 0
+
+
+def test_what_was_not_asked_this_time_is_not_gone() -> None:
+    row = {"suite": "token", "model": "m", "quant": "f16", "other": "", "prompt": "one", "status": "PASS", "says": "x"}
+    before = {"runtime": {"name": "r", "version": "1"}, "results": [row, {**row, "model": "other"}]}
+    assert check.changes(before, {**before, "results": [row]}, part=True) == ["nothing changed"]
 
 
 def test_claims_decide_too(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

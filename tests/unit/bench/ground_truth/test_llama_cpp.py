@@ -248,6 +248,7 @@ GOOD = {"tokens": [1], "content": "a", "tokens_evaluated": 3, "stop_type": "limi
         {"completion_probabilities": [{"id": 1, "top_logprobs": [{"id": 1, "logprob": None}]}]},
         {"completion_probabilities": [{"id": 1, "top_logprobs": [{"id": 1, "logprob": float("nan")}]}]},
         {"completion_probabilities": [{"id": 1, "top_logprobs": [{"id": 1, "logprob": -(10**400)}]}]},
+        {"completion_probabilities": [{"id": 1, "top_logprobs": [{"id": 1, "logprob": -1e300}]}]},
         {"tokens": [10**400]},
     ],
 )  # fmt: skip

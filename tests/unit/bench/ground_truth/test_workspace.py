@@ -311,6 +311,20 @@ def test_a_record_that_cannot_be_read(workspace: Workspace) -> None:
     path.with_suffix(".json").write_text("{")
     with pytest.raises(UsageError, match="is no JSON"):
         workspace.artefact(model, "llama.cpp", "f16")
+    for text in ("{}", "[]", '{"sha256": 1, "parents": []}', '{"sha256": "a", "parents": null}'):
+        path.with_suffix(".json").write_text(text)
+        with pytest.raises(UsageError, match=r"m-llama-f16\.json: expected a record with sha256, parents, found"):
+            workspace.artefact(model, "llama.cpp", "f16")
+
+
+def test_a_record_of_a_pull_that_cannot_be_read(workspace: Workspace, public: Model) -> None:
+    record = workspace.root / public.slug / "hf.json"
+    record.parent.mkdir(parents=True)
+    for text in ("{}", "[]", '{"hub": "a/b", "asked": "main", "revision": null, "files": {}}'):
+        record.write_text(text)
+        for ask in (workspace.revision, lambda model: workspace.pull([model], lambda _text: None)):
+            with pytest.raises(UsageError, match=r"hf\.json: expected a record with hub, asked, revision"):
+                ask(public)
 
 
 def test_a_file_of_somebody_elses_is_judged_as_it_is(
