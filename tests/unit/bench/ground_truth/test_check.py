@@ -474,6 +474,30 @@ def test_what_a_runtime_said_is_never_obeyed() -> None:
     assert "http://y" not in html.replace("(http://y)", "")
 
 
+@pytest.mark.parametrize(
+    "said", ["http://y", "HTTPS://y/z", "www.y", "&commat;all", "&#35;1", "~~x~~", "$$x$$", "a@y.z"]
+)
+def test_a_ticket_has_no_links_and_no_entities(said: str) -> None:
+    ticket = outputs.ticket(verdict(replace(failing(1), says=said, cause=said)))
+    prose = "\n".join(one for one in ticket.splitlines() if not one.startswith("    "))
+    # What a tracker acts on by itself: an address, an entity that stands for a mark, a mail, other marks.
+    assert not re.search(r"://|www\.|(?<!\\)[&~$]|@\w", prose, re.IGNORECASE)
+
+
+def test_no_name_ends_its_code_span() -> None:
+    row = Row("token", "m` <b> @all `", "f16", prompt="p` @all")
+    prose = outputs.ticket(verdict(replace(failing(1), row=row)))
+    assert "`token m' <b> @all ' f16`" in prose
+    assert "(`token m' <b> @all ' f16 p' @all`)" in prose
+
+
+def test_a_broken_claim_is_not_nothing() -> None:
+    claim = {"name": "c", "statement": "s", "standing": "locked", "status": "FAIL", "says": "3, claimed at most 0"}
+    ticket = outputs.ticket(verdict(claims=[claim]))
+    assert ": 0 defects, 0 checks failed, 1 claim broken\n" in ticket
+    assert "No check failed; the broken claims stand above. 1 checks could not be decided." in ticket
+
+
 def test_a_claims_standing_is_in_every_output() -> None:
     amended = "locked 2026-11-21, AMENDED once (2026-11-22)"
     claim = {"name": "c", "statement": "s", "standing": amended, "status": "PASS", "says": "found 0"}
