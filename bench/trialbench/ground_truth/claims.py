@@ -79,12 +79,18 @@ class Claim:
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim and what was found."""
+    """A claim and what was found.
+
+    Attributes:
+        found: of the worst file.
+        broken_by: model and quant of each file that is beyond the bound.
+    """
 
     claim: Claim
     status: Status
     found: float | None
     says: str
+    broken_by: tuple[tuple[str, str], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As published."""
@@ -100,6 +106,7 @@ class Judged:
             "status": self.status.value,
             "found": self.found,
             "says": self.says,
+            "broken_by": [{"model": model, "quant": quant} for model, quant in self.broken_by],
         }
 
 
@@ -287,7 +294,8 @@ def judge_claims(claims: Sequence[Claim], evidence: Evidence, models: Sequence[M
 
 def _judge(claim: Claim, evidence: Evidence, models: Sequence[Model]) -> Judged:
     worst: float | None = None
-    where = ""
+    where = undecided = ""
+    broken: list[tuple[str, str]] = []
     for model in models:
         if claim.models and model.slug not in claim.models:
             continue
@@ -296,11 +304,14 @@ def _judge(claim: Claim, evidence: Evidence, models: Sequence[Model]) -> Judged:
                 continue
             value = _measure(claim.metric, evidence, model, quant)
             if isinstance(value, str):
-                says = f"{model.slug} {quant}: {value}"
-                return Judged(claim, Status.INCONCLUSIVE, None, says)
+                undecided = undecided or f"{model.slug} {quant}: {value}"
+                continue
+            broken += [] if _holds(claim, value) else [(model.slug, quant)]
             worse = worst is None or (value > worst if claim.direction == "at most" else value < worst)
             if worse:
                 worst, where = value, f"{model.slug} {quant}"
+    if undecided and not broken:
+        return Judged(claim, Status.INCONCLUSIVE, None, undecided)
     if worst is None:
         runtime = evidence.runtime.identity.name
         wanted = {quant for model in evidence.roster.models for quant in model.quants.get(runtime, ())}
@@ -308,13 +319,17 @@ def _judge(claim: Claim, evidence: Evidence, models: Sequence[Model]) -> Judged:
             says = f"it is about {', '.join(claim.quants)}, and the roster wants none of them of {runtime}"
             return Judged(claim, Status.NOT_APPLICABLE, None, says)
         return Judged(claim, Status.INCONCLUSIVE, None, "nothing that was checked is meant by it")
-    good = worst <= claim.bound if claim.direction == "at most" else worst >= claim.bound
-    says = f"{worst:.4g} ({where}), claimed {claim.direction} {claim.bound:g}"
+    # One counter-example is enough, whatever else could not be measured.
+    says = f"{worst:.4g} ({where}), claimed {claim.direction} {claim.bound:g}{undecided and f'; {undecided}'}"
     if claim.amendments is None:
         return Judged(claim, Status.INCONCLUSIVE, worst, f"{says}; not locked, so it was not stated beforehand")
     if "REWRITTEN" in claim.afterthought:
         return Judged(claim, Status.INCONCLUSIVE, worst, f"{says}; its chain was rewritten, so it proves nothing")
-    return Judged(claim, Status.PASS if good else Status.FAIL, worst, says)
+    return Judged(claim, Status.FAIL if broken else Status.PASS, worst, says, tuple(broken))
+
+
+def _holds(claim: Claim, value: float) -> bool:
+    return value <= claim.bound if claim.direction == "at most" else value >= claim.bound
 
 
 def _measure(metric: str, evidence: Evidence, model: Model, quant: str) -> float | str:

@@ -218,6 +218,8 @@ def test_each_metric(found: Found) -> None:
     worst = judged(found, claim("token-mismatches"))
     assert (worst.status, worst.found) == (Status.FAIL, 1)
     assert "m-llama f16" in worst.says
+    files = [{"model": slug, "quant": quant} for slug in ("m-llama", "m-gpt2") for quant in ("f16", "Q8_0")]
+    assert worst.as_dict()["broken_by"] == files
     assert judged(found, claim("agreement", 0.5, "at least")).status is Status.PASS
     assert judged(found, claim("agreement", 0.6, "at least")).status is Status.FAIL
     assert judged(found, claim("kl-mean", 0.2)).found == pytest.approx(0.2)
@@ -261,6 +263,15 @@ def test_what_cannot_be_measured_is_inconclusive(found: Found) -> None:
     found.over = {"f16": Perplexity(None, trouble=trouble)}
     assert judged(found, claim("kl-text", 1)).says == "m-llama f16: not there"
     assert judged(found, claim("tensor-error", 1)).status is Status.INCONCLUSIVE
+
+
+def test_one_counter_example_is_enough(found: Found) -> None:
+    found.over = {"f16": Perplexity(None, trouble=Trouble(TroubleKind.ABSENT, "not there"))}
+    one = judged(found, claim("kl-text", 0.1))
+    assert (one.status, one.found) == (Status.FAIL, 0.2)
+    assert one.says == "0.2 (m-llama Q8_0), claimed at most 0.1; m-llama f16: not there"
+    assert one.broken_by == (("m-llama", "Q8_0"), ("m-gpt2", "Q8_0"))
+    assert judged(found, claim("kl-text", 1)).status is Status.INCONCLUSIVE
 
 
 def test_the_worst_tensor(found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
