@@ -79,7 +79,7 @@ class Workspace:
 
     def path(self, model: Model, runtime: str, quant: str) -> Path:
         """Where the file of one quant lies, made or not; one that the roster brings lies where that says."""
-        ending = _ENDINGS.get(runtime, "gguf")
+        ending = _ending(runtime)
         if ending == "gguf" and quant in model.files:
             return model.files[quant]
         return self.root / model.slug / runtime / f"{model.slug}-{quant}.{ending}"
@@ -101,10 +101,10 @@ class Workspace:
         path = self.path(model, runtime, quant)
         record = self.record(model, runtime, quant)
         if not path.exists() or not record.exists():
-            return Artefact(path, model.slug, path.suffix[1:], quant)
+            return Artefact(path, model.slug, _ending(runtime), quant)
         made = _written_down(record, sha256=str, parents=list)
         parents = tuple(str(one) for one in made["parents"])
-        return Artefact(path, model.slug, path.suffix[1:], quant, made["sha256"], parents)
+        return Artefact(path, model.slug, _ending(runtime), quant, made["sha256"], parents)
 
     def quants(self, model: Model, runtime: str) -> tuple[str, ...]:
         """What the roster wants of a runtime for a model; nothing when it does not name the runtime."""
@@ -164,7 +164,7 @@ class Workspace:
         name = runtime.identity.name
         target = self.path(model, name, quant)
         record = self.record(model, name, quant)
-        label = Artefact(target, model.slug, target.suffix[1:], quant).label
+        label = Artefact(target, model.slug, _ending(name), quant).label
         if target == model.files.get(quant):
             return self._given(model, name, quant, label)
         folder = self.folder(model)
@@ -212,23 +212,44 @@ class Workspace:
         return runtime.convert(Capability.QUANTIZE, base, target, quant)
 
     def clean(self, models: Sequence[Model], *, pulled: bool = False) -> list[Path]:
-        """Remove what `convert` made, and with `pulled` also what was fetched; returns what went."""
-        gone = []
+        """Remove what `convert` made, and with `pulled` also what was fetched; returns what went.
+
+        What the roster brings stays, wherever it lies.
+        """
+        brought = {path.resolve() for model in self.roster.models for path in model.files.values()}
+        brought |= {model.folder.resolve() for model in self.roster.models if model.folder is not None}
+        gone: list[Path] = []
         for model in models:
             base = self.root / model.slug
             if not base.is_dir():
                 continue
             for path in sorted(base.iterdir()):
-                if path.name in ("hf", "hf.json") and not pulled:
-                    continue
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
-                gone.append(path)
+                if path.name not in ("hf", "hf.json") or pulled:
+                    _remove(path, brought, gone)
             if not any(base.iterdir()):
                 base.rmdir()
         return gone
+
+
+def _ending(runtime: str) -> str:
+    """The format of a runtime's files, whatever somebody else called one of them."""
+    return _ENDINGS.get(runtime, "gguf")
+
+
+def _remove(path: Path, brought: set[Path], gone: list[Path]) -> None:
+    """Remove `path` with all below it but what is `brought`; what went is added to `gone`."""
+    real = path.resolve()
+    if real in brought:
+        return
+    if not path.is_dir() or path.is_symlink():
+        path.unlink()
+    elif any(real in one.parents for one in brought):
+        for inner in sorted(path.iterdir()):
+            _remove(inner, brought, gone)
+        return
+    else:
+        shutil.rmtree(path)
+    gone.append(path)
 
 
 def _written_down(path: Path, **keys: type) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from trialbench.ground_truth import check, controls, outputs
 from trialbench.ground_truth.controls_base import Bench, changed
 from trialbench.ground_truth.convert import Changes, to_gguf
 from trialbench.ground_truth.ladder import Step
-from trialbench.ground_truth.neighbours import other_numbers
+from trialbench.ground_truth.neighbours import Neighbours, other_numbers
 from trialbench.ground_truth.observe import Evidence
 from trialbench.ground_truth.oracle_files import Oracle, oracle_path, write_oracle
 from trialbench.ground_truth.page import page
@@ -28,6 +29,7 @@ from trialbench.ground_truth.roster import load_roster
 from trialbench.ground_truth.runtimes.base import Candidate, Capability, Prompt
 from trialbench.ground_truth.runtimes.llama_cpp import LlamaCpp
 from trialbench.ground_truth.runtimes.tools import LocalTools
+from trialbench.ground_truth.suites import judge
 from trialbench.ground_truth.workspace import Workspace
 
 EVIL = "</script>\x1b[31m<b>*[x](http://y)* @all"
@@ -294,6 +296,23 @@ def test_wrong_files_are_caught_by_what_reads_them(
     wrong = replace(cut, control=replace(cut.control, guilty=Step.RUNTIME))
     assert not wrong.good
     assert "guilty step: WRONG, it is runtime: file: " in outputs.controls_table([wrong], [])
+
+
+def test_nothing_is_written_beside_somebody_elses_file(bench: tuple[Workspace, LlamaCpp], tmp_path: Path) -> None:
+    workspace, runtime = bench
+    model = workspace.roster.models[0]
+    given = tmp_path / "downloads" / "model.bin"
+    given.parent.mkdir()
+    shutil.copy(workspace.path(model, "llama.cpp", "f32"), given)
+    model = replace(model, files=dict.fromkeys(("f32", "f16"), given))
+    workspace.roster = replace(workspace.roster, models=(model,))
+    workspace.convert(runtime, [model], lambda _text: None)
+    evidence = Evidence(workspace, runtime)
+    result = judge(Row("roundtrip", model.slug, "f32"), evidence)
+    assert result.status is Status.PASS, result.says
+    assert judge(Row("tensors", model.slug, "f16"), evidence).status is Status.PASS
+    Neighbours(evidence, model).imported()
+    assert list(given.parent.iterdir()) == [given]
 
 
 def test_other_numbers_of_a_configuration_are_the_imports(bench: tuple[Workspace, LlamaCpp], tmp_path: Path) -> None:

@@ -132,6 +132,22 @@ def test_clean(workspace: Workspace, runtime: LlamaCpp) -> None:
     assert workspace.clean([model]) == []
 
 
+def test_clean_spares_what_the_roster_brings(workspace: Workspace, runtime: LlamaCpp) -> None:
+    model = workspace.roster.models[0]
+    workspace.convert(runtime, [model], lambda _text: None)
+    base = workspace.root / model.slug
+    given = base / "llama.cpp" / "downloads" / "model.gguf"
+    given.parent.mkdir()
+    given.write_bytes(b"GGUF of somebody else's")
+    shutil.copytree(workspace.folder(model), base / "source")
+    model = replace(model, folder=base / "source", files={"Q8_0": given})
+    workspace.roster = replace(workspace.roster, models=(model,))
+    gone = workspace.clean([model], pulled=True)
+    assert base / "llama.cpp" / "m-llama-f16.gguf" in gone
+    assert list(base.rglob("*.gguf")) == [given]
+    assert (base / "source" / "config.json").exists()
+
+
 COMMIT = "a" * 40
 
 
