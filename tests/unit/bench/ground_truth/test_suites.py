@@ -17,12 +17,13 @@ from trialbench.ground_truth.oracle_files import (
     Oracle,
     TokenizerOracle,
     oracle_path,
+    read_tokenizer,
     tokenizer_path,
     write_oracle,
     write_tokenizer,
 )
 from trialbench.ground_truth.results import Row, Status, count, exit_code
-from trialbench.ground_truth.roster import Roster, Tolerance, load_roster
+from trialbench.ground_truth.roster import Chat, PromptText, Roster, Tolerance, load_roster
 from trialbench.ground_truth.runtimes.base import (
     Answer,
     Artefact,
@@ -357,6 +358,35 @@ def test_the_second_oracle(on: Table) -> None:
     assert on.status("second") is Status.FAIL
 
 
+def test_a_second_oracle_of_another_file_without_a_record(on: Table) -> None:
+    path = on.workspace.path(on.roster.models[0], "llama.cpp", "f16")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"a file that was copied here")
+    on.oracle("m-llama", "one", quant="f16", files={"m.gguf": "a" * 64})
+    assert "made of another file" in on.judge("second").says
+    on.oracle("m-llama", "one", quant="f16", files={"m.gguf": sha256(path)})
+    assert on.status("second") is Status.PASS
+
+
+def test_texts_that_the_tokenizers_oracle_does_not_know_are_not_passed(on: Table) -> None:
+    assert on.status("tokenizer") is Status.PASS
+    prompts = on.roster.prompts
+    more = (*prompts.tokenizer, PromptText("emoji", "x"), PromptText("blank", "another"))
+    chats = (*prompts.chats, Chat("new", prompts.chats[0].messages))
+    on.roster = replace(on.roster, prompts=replace(prompts, tokenizer=more, chats=chats))
+    on.workspace.roster = on.roster
+    found = on.judge("tokenizer")
+    assert (found.status, found.says) == (
+        Status.INCONCLUSIVE,
+        "the tokenizer's oracle does not know the texts that are asked (emoji, blank): `trialbench oracle`",
+    )
+    assert on.status("template", prompt="hello") is Status.PASS
+    assert "does not know the chat new" in on.judge("template", prompt="new").says
+    # Whatever it does not know, what is wrong is wrong.
+    on.runtime.tokens = lambda text, special: Answer([9], Call())
+    assert on.status("tokenizer") is Status.FAIL
+
+
 def test_known_differences_of_a_tokenizer_are_shown_and_not_judged(on: Table) -> None:
     on.runtime.tokens = lambda text, special: Answer([2] if text == " a" else [4], Call())
     found = on.judge("tokenizer")
@@ -374,7 +404,10 @@ def test_known_differences_of_a_tokenizer_are_shown_and_not_judged(on: Table) ->
 def test_templates(on: Table) -> None:
     on.runtime.rendered = Answer("[INST]", Call())
     assert on.status("template", prompt="hello") is Status.FAIL
-    assert on.status("template", prompt="unheard") is Status.NOT_APPLICABLE
+    assert on.status("template", prompt="unheard") is Status.INCONCLUSIVE
+    path = tokenizer_path(on.roster.oracle, "m-llama")
+    write_tokenizer(path, replace(read_tokenizer(path), chats={}))
+    assert on.status("template", prompt="hello") is Status.NOT_APPLICABLE
 
 
 def test_round_trips(on: Table) -> None:
