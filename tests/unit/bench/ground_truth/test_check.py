@@ -119,6 +119,29 @@ def test_only_what_was_asked_for(options: list[str], tmp_path: Path, capsys: pyt
     (tmp_path / "v.json").write_text("{}")
     assert main(["ticket", str(tmp_path / "v.json")]) == 2
     assert main(["check", *options, "--suite", "nothing"]) == 2
+    capsys.readouterr()
+    assert main(["check", *options, *["--suite", "token"] * 2, *["--model", "m-gpt2"] * 2]) == 0
+    assert "PASS: 6 checks declared: 6 PASS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--json", "--junit", "--html"])
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
+    options: list[str], option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path, why in ((tmp_path / "none" / "x", "there is no writable folder"), (tmp_path, "is a folder")):
+        assert main(["check", *options, option, str(path)]) == 2
+        err = capsys.readouterr().err
+        assert f"{option} {path}: expected a file that can be written, but {why}" in err
+    assert main(["attest", "--sha256", "a" * 64, "--json", str(tmp_path / "none" / "x")]) == 2
+    assert "--json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["0", "-3", "x", "1.5"])
+def test_threads_are_counted(options: list[str], number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["check", *options, "--threads", number])
+    assert caught.value.code == 2
+    assert "argument --threads" in capsys.readouterr().err
 
 
 def test_a_model_that_was_not_converted_is_named_and_not_passed(
