@@ -80,7 +80,8 @@ _OUR_QUESTION = re.compile(
     r"|Failed to run \w+: No such file|Invalid model file extension"
 )
 _RUN_KEYS = ("tokens", "text")
-_CRASHED = " panicked at "
+# Of any thread: the program itself may go on without it, print its answer and end with 0.
+_CRASHED = re.compile(r"^thread '.*' (?:\(\d+\) )?panicked at ", re.MULTILINE)
 _PANIC, _NO_FILE, _USAGE, _NOT_BUILT, _NETWORK = 101, 3, 2, 9, 10
 _ASK_S, _RUN_S, _MAKE_S = 600.0, 600.0, 3600.0
 _MOST_TOKENS = 1_000_000
@@ -156,9 +157,7 @@ class Apr:
             payload = None
         if payload is None and trouble is None:
             words = "" if call.stdout.strip() else _last_words(call)
-            if _CRASHED in call.stderr:
-                trouble = Trouble(TroubleKind.PANIC, _panic_words(call))
-            elif words.startswith("error:"):
+            if words.startswith("error:"):
                 trouble = Trouble(TroubleKind.REFUSED, f"{words} (and exit code 0)")
             elif near:
                 trouble = Trouble(TroubleKind.MISSING_FIELD, f"expected {', '.join(keys)} in the answer: {near}")
@@ -338,12 +337,12 @@ def _absent(path: Path) -> Trouble:
 def _trouble(call: Call) -> Trouble | None:
     """What the exit code says, in the program's own words."""
     code = call.exit_code
-    if code == 0:
-        return None
     if code is None:
         return Trouble(TroubleKind.TIMEOUT, f"no end after {call.seconds:.0f} s")
-    if code == _PANIC or code < 0 or code >= 128:
+    if code == _PANIC or code < 0 or code >= 128 or _CRASHED.search(plain(call.stderr)):
         return Trouble(TroubleKind.PANIC, _panic_words(call) or f"it crashed (exit {code})")
+    if code == 0:
+        return None
     words = _last_words(call) or f"exit {code} without a word"
     if code not in (_NO_FILE, _NETWORK) and _NO_SUCH_FILE.search(words):
         return Trouble(TroubleKind.ABSENT, words)
@@ -361,7 +360,7 @@ def _trouble(call: Call) -> Trouble | None:
 
 def _panic_words(call: Call) -> str:
     lines = plain(call.stderr).splitlines()
-    at = next((number for number, line in enumerate(lines) if _CRASHED in line), None)
+    at = next((number for number, line in enumerate(lines) if _CRASHED.match(line)), None)
     if at is None:
         return _last_words(call)
     # `thread 'main' (4711) panicked at file.rs:1:2:` and the message below it; the number is another every time.

@@ -390,8 +390,21 @@ ROWS = (
         (lambda call: replace(call, exit_code=9, stdout=""), OPEN),
         (lambda call: replace(call, exit_code=-11, stdout=""), FAIL),
         (lambda call: replace(call, exit_code=8, stdout=""), FAIL),
+        (lambda call: replace(call, stderr="\x1b[1mthread 'worker-1' (7) panicked at a.rs:1:2:\nno\n"), FAIL),
+        (lambda call: replace(call, exit_code=9, stderr="thread 'main' panicked at a.rs:1:2:\nno\n"), FAIL),
     ],
-    ids=["ignores --json", "prints nothing", "another document", "cut", "hangs", "not built", "crashes", "refuses"],
+    ids=[
+        "ignores --json",
+        "prints nothing",
+        "another document",
+        "cut",
+        "hangs",
+        "not built",
+        "crashes",
+        "refuses",
+        "loses a thread",
+        "calls a panic a missing feature",
+    ],
 )
 def test_bad_manners_are_never_a_pass(bench: Bench, change: Callable[[Call], Call], expected: Status) -> None:
     for name in ROWS:
