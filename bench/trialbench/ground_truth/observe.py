@@ -32,7 +32,7 @@ from trialbench.ground_truth.runtimes.base import (
     Trouble,
     TroubleKind,
 )
-from trialbench.ground_truth.weights import sha256
+from trialbench.ground_truth.weights import folder_hashes, sha256
 from trialbench.ground_truth.workspace import Workspace
 
 _TOP = 64
@@ -85,6 +85,7 @@ class Evidence:
         self._fidelities: dict[tuple[str, str, str], Fidelity | None] = {}
         self._probes: dict[Any, Answer] = {}
         self._digests: dict[Path, str] = {}
+        self._sources: dict[str, dict[str, str]] = {}
         self.loads = 0
         # The last question about a file, for whoever wants to see it raw.
         self.last_call: Call | None = None
@@ -116,7 +117,7 @@ class Evidence:
         """The same evidence with other files in the place of some: what was found about those is left behind."""
         found = Evidence(self.workspace, self.runtime, replaced={**self._replaced, **more}, tell=self._tell)
         found._seen = {key: value for key, value in self._seen.items() if key[:2] not in more}
-        found._oracles = self._oracles
+        found._oracles, found._sources = self._oracles, self._sources
         found._fidelities = {key: value for key, value in self._fidelities.items() if key[:2] not in more}
         return found
 
@@ -124,11 +125,35 @@ class Evidence:
         """The golden continuation; `quant` asks for the second oracle of that file."""
         key = (model.slug, f"{prompt}/{quant}")
         if key not in self._oracles:
-            try:
-                self._oracles[key] = read_oracle(oracle_path(self.roster.oracle, model.slug, prompt, quant=quant))
-            except UsageError as error:
-                self._oracles[key] = Trouble(TroubleKind.ABSENT, str(error))
+            self._oracles[key] = self._read(model, oracle_path(self.roster.oracle, model.slug, prompt, quant=quant))
         return self._oracles[key]
+
+    def _read(self, model: Model, path: Path) -> Oracle | Trouble:
+        try:
+            found = read_oracle(path)
+        except UsageError as error:
+            return Trouble(TroubleKind.ABSENT, str(error))
+        other = ", ".join(self._departed(model, found))
+        if not other:
+            return found
+        folder = self.workspace.folder(model)
+        why = f"{path}: was made from another {other} than lies in {folder}: make it anew with `trialbench oracle`"
+        return Trouble(TroubleKind.ABSENT, why)
+
+    def _departed(self, model: Model, oracle: Oracle) -> list[str]:
+        """Files of the model that are not what they were when its oracle was made: it speaks of another model.
+
+        A second oracle was made from none of them, and nothing is held against it here.
+        """
+        if model.slug not in self._sources:
+            self._sources[model.slug] = folder_hashes(self.workspace.folder(model))
+        now = self._sources[model.slug]
+        return [
+            name
+            for name, digest in oracle.files.items()
+            if (name.endswith(".safetensors") or name in ("config.json", "tokenizer.json"))
+            and now.get(name, digest) != digest
+        ]
 
     def tokenizer(self, model: Model) -> TokenizerOracle | Trouble:
         """What the model's own tokenizer says."""

@@ -41,7 +41,7 @@ from trialbench.ground_truth.runtimes.base import (
     TroubleKind,
 )
 from trialbench.ground_truth.suites import SUITES, declared, judge, suite
-from trialbench.ground_truth.weights import sha256
+from trialbench.ground_truth.weights import folder_hashes, sha256
 from trialbench.ground_truth.workspace import Workspace
 
 TINY = Path(__file__).resolve().parents[3] / "fixtures" / "ground_truth" / "roster.yml"
@@ -311,6 +311,20 @@ def test_a_missing_oracle_is_inconclusive(on: Table) -> None:
         assert found.status is Status.INCONCLUSIVE
         assert "trialbench oracle" in found.says
     assert on.status("tokenizer", model=1) is on.status("template", model=1) is Status.INCONCLUSIVE
+
+
+def test_an_oracle_of_another_model_is_none(on: Table) -> None:
+    folder = on.workspace.folder(on.roster.models[0])
+    on.oracle("m-llama", "one", files=folder_hashes(folder))
+    assert on.status("token") is Status.PASS
+    # What has no say in a continuation may change.
+    (folder / "README.json").write_text("{}")
+    assert on.status("token") is Status.PASS
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace("10000.0", "500000.0"))
+    found = on.judge("token")
+    assert found.status is Status.INCONCLUSIVE
+    assert "one.json: was made from another config.json than lies in" in found.says
 
 
 def test_drift_needs_its_token_checks(on: Table) -> None:
