@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trialbench.errors import UsageError
+from trialbench.files import read_json, write_json
 from trialbench.ground_truth.measures import Fidelity, fidelity
 from trialbench.ground_truth.oracle_files import (
     Oracle,
@@ -97,7 +98,9 @@ class Evidence:
 
     def digest(self, model: Model, quant: str) -> str:
         """SHA-256 of a quant's file as it lies there; empty when there is none."""
-        path = self.artefact(model, quant).path
+        return self._digest_of(self.artefact(model, quant).path)
+
+    def _digest_of(self, path: Path) -> str:
         if path not in self._digests:
             self._digests[path] = sha256(path) if path.is_file() else ""
         return self._digests[path]
@@ -257,14 +260,31 @@ class Evidence:
         return self._perplexities[key]
 
     def _reference(self, model: Model, text: Path) -> Path | None:
+        """The logits of the float32 file over the text: made when there are none, or they are of something else, or
+        nobody lived to write down what they are of.
+        """
         make = getattr(self.runtime, "reference_logits", None)
         base = self.workspace.artefact(model, self.runtime.identity.name, "f32")
         if make is None or not base.path.exists():
             return None
-        target = self.workspace.reference(model, self.runtime.identity.name)
-        if not target.exists() or target.stat().st_mtime < base.path.stat().st_mtime:
-            make(base, text, target, context=self.roster.perplexity_context)
-        return target if target.exists() else None
+        target, context = self.workspace.reference(model, self.runtime.identity.name), self.roster.perplexity_context
+        record = target.with_suffix(".json")
+        wanted = {
+            "file": self._digest_of(base.path),
+            "text": self._digest_of(text),
+            "context": context,
+            "version": self.runtime.identity.version,
+        }
+        try:
+            there = target.exists() and record.exists() and read_json(record) == wanted
+        except UsageError:
+            there = False
+        if not there:
+            record.unlink(missing_ok=True)
+            if make(base, text, target, context=context) is not None:
+                return None
+            write_json(record, wanted)
+        return target
 
     def probe(self, capability: Capability, model: Model, quant: str, other: str = "", **more: str) -> Answer:
         """A question about a file, or two."""
@@ -293,8 +313,9 @@ def own_perplexity(answer: Answer) -> Perplexity:
     trouble = None
     if answer.trouble is not None and payload.get("passed") is not False:
         trouble = answer.trouble
-    elif value is None or tokens is None:
-        trouble = Trouble(TroubleKind.EMPTY, f"{'perplexity' if value is None else 'tokens_evaluated'}: left empty")
+    elif value in (None, "") or tokens in (None, ""):
+        empty = "perplexity" if value in (None, "") else "tokens_evaluated"
+        trouble = Trouble(TroubleKind.EMPTY, f"{empty}: left empty")
     elif isinstance(value, bool) or not isinstance(value, int | float) or not 1.0 <= value < 1e300:
         trouble = Trouble(TroubleKind.UNREADABLE, f"perplexity: expected a number from 1 on, found {value!r:.40}")
     elif isinstance(tokens, bool) or not isinstance(tokens, int) or not 1 <= tokens < 10**12:

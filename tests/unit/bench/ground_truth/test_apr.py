@@ -462,7 +462,7 @@ def test_own_perplexity() -> None:
     good = {"perplexity": 7, "tokens_evaluated": 5, "passed": False}
     assert (read(good, said).value, read(good, said).tokens) == (7.0, 5)
     assert read({**good, "passed": True}, said).trouble is said
-    for empty in ({"perplexity": None}, {"tokens_evaluated": None}):
+    for empty in ({"perplexity": None}, {"tokens_evaluated": None}, {"perplexity": ""}, {"tokens_evaluated": ""}):
         assert read({**good, **empty}).trouble.kind is TroubleKind.EMPTY
     for key, values in (("perplexity", (True, 0.5, 10**400)), ("tokens_evaluated", (0, "5", True, 10**400))):
         for value in values:

@@ -77,6 +77,12 @@ def test_the_newest_verdict_counts(tmp_path: Path) -> None:
     assert main(["attest", "--sha256", HASH, "--verdict", str(new), "--verdict", str(old)]) == 0
 
 
+def test_of_two_that_are_as_new_the_worse_one_counts(tmp_path: Path) -> None:
+    good, bad = verdict(tmp_path / "good.json", "PASS"), verdict(tmp_path / "bad.json", "FAIL")
+    for first, second in ((good, bad), (bad, good)):
+        assert main(["attest", "--sha256", HASH, "--verdict", str(first), "--verdict", str(second)]) == 1
+
+
 def test_an_unknown_file_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = verdict(tmp_path / "v.json", "PASS")
     asked = ["attest", "--sha256", "b" * 64, "--verdict", str(path)]

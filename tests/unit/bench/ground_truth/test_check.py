@@ -321,6 +321,31 @@ def test_wrong_files_are_caught_by_what_reads_them(
     assert "guilty step: WRONG, it is runtime: file: " in outputs.controls_table([wrong], [])
 
 
+def test_the_reference_logits_are_of_this_file_and_this_text(bench: tuple[Workspace, LlamaCpp]) -> None:
+    workspace, runtime = bench
+    model = workspace.roster.models[0]
+    target = workspace.reference(model, "llama.cpp")
+
+    def is_made() -> bool:
+        before = target.stat().st_mtime_ns if target.exists() else 0
+        for quant in ("f16", "Q8_0"):
+            assert Evidence(workspace, runtime).perplexity(model, quant).kl_mean is not None
+        return target.stat().st_mtime_ns != before
+
+    assert is_made()
+    assert not is_made()
+    # Whoever was ended while it was made left a part of it, and nothing that says of what.
+    target.with_suffix(".json").unlink()
+    assert is_made()
+    assert workspace.roster.prompts.perplexity_text is not None
+    workspace.roster.prompts.perplexity_text.write_text("another text")
+    assert is_made()
+    workspace.roster = replace(workspace.roster, perplexity_context=128)
+    assert is_made()
+    target.with_suffix(".json").write_text("{")
+    assert is_made()
+
+
 def test_nothing_is_written_beside_somebody_elses_file(bench: tuple[Workspace, LlamaCpp], tmp_path: Path) -> None:
     workspace, runtime = bench
     model = workspace.roster.models[0]
