@@ -46,6 +46,8 @@ def roundtrip(case: Case) -> Result:
                 return case.troubled(one.trouble, what=prompt)
         if not first.tokens or not second.tokens:
             return case.answer(Status.INCONCLUSIVE, f"{prompt}: no tokens to compare")
+        if None in (first.prompt_tokens, second.prompt_tokens):
+            return case.answer(Status.INCONCLUSIVE, f"{prompt}: an answer does not say how many tokens the prompt had")
         if first.prompt_tokens != second.prompt_tokens:
             says = f"{prompt}: not the same prompt: {first.prompt_tokens} and {second.prompt_tokens} tokens"
             return case.answer(Status.INCONCLUSIVE, says)

@@ -434,10 +434,15 @@ def test_round_trips(on: Table) -> None:
         (replace(GOOD, tokens=(2,) * 8), Status.FAIL),
         (replace(GOOD, tokens=None), Status.INCONCLUSIVE),
         (replace(GOOD, prompt_tokens=9), Status.INCONCLUSIVE),
+        (replace(GOOD, prompt_tokens=None), Status.INCONCLUSIVE),
         (Generation(None, None, trouble=Trouble(TroubleKind.PANIC, "x")), Status.FAIL),
     ):
         on.runtime.generation = bad
         assert on.status("roundtrip") is expected
+    # Neither says what it continued: the same tokens, and nothing that says of the same prompt.
+    on.runtime = Fake()
+    on.runtime.generation = replace(GOOD, prompt_tokens=None)
+    assert on.status("roundtrip") is Status.INCONCLUSIVE
 
     class Unloadable(Fake):
         def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
@@ -544,6 +549,7 @@ ROSETTA = {"layout_mismatches": 0, "missing_in_a": 0, "missing_in_b": 0}
         ("selftest", {"stages": [*STAGES, {"name": "z", "status": "SKIP"}]}, Status.PASS),
         ("selftest", {"stages": [*STAGES, {"name": "z", "status": "FAIL"}]}, Status.FAIL),
         ("bench", {"tokens_per_second": 10**400}, Status.INCONCLUSIVE),
+        ("bench", {"tokens_per_second": 1e308}, Status.INCONCLUSIVE),
         ("tree", TREE, Status.PASS),
         ("tree", {"name": "m"}, Status.FAIL),
         ("tree", {"name": "m", "children": [{"name": "0"}, {"name": "5"}]}, Status.FAIL),
