@@ -131,6 +131,7 @@ class Workspace:
         assert model.revision is not None
         folder, record = self.folder(model), self.root / model.slug / "hf.json"
         pins: dict[str, str] = {}
+        known: dict[str, Any] = {"files": {}}
         commit = model.revision
         if record.exists():
             known = _written_down(record, **_PULL_RECORD)
@@ -144,6 +145,10 @@ class Workspace:
         paths = fetch(model.hub, revision=commit, include=include, dest=folder, sha256=pins, tell=tell)
         files = {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
         write_json(record, {"hub": model.hub, "asked": model.revision, "revision": commit, "files": files})
+        for name in known["files"].keys() - files.keys():
+            # Of the revision before: an index of shards that are gone would decide what is read.
+            if Path(name).name == name:
+                (folder / name).unlink(missing_ok=True)
 
     def convert(self, runtime: Runtime, models: Sequence[Model], tell: Tell) -> list[Made]:
         """Make every file that the roster wants of `runtime`; what is there already from the same input is left."""

@@ -222,6 +222,10 @@ def test_pull_takes_what_a_repository_has(
         with pytest.raises(WrongHashError, match=r"model\.safetensors: expected SHA-256 0000"):
             workspace.pull([public], told.append)
         assert not (folder / "model.safetensors").exists()
+        # Another revision: what it no longer has does not stay behind.
+        (root / "tokenizer_config.json").unlink()
+        workspace.pull([replace(public, revision=server.commit("owner/name"))], told.append)
+        assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
         (root / "tokenizer.json").unlink()
         fresh = Workspace(tmp_path / "another", workspace.roster)
         with pytest.raises(UsageError, match=r"expected tokenizer\.json .* found README\.md, config\.json"):
