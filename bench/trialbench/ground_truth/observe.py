@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ from trialbench.ground_truth.runtimes.base import (
     Trouble,
     TroubleKind,
 )
-from trialbench.ground_truth.weights import folder_hashes, sha256
+from trialbench.ground_truth.runtimes.json_words import token_ids
+from trialbench.ground_truth.weights import folder_hashes, hf_json, sha256
 from trialbench.ground_truth.workspace import Workspace
 
 _TOP = 64
@@ -138,10 +139,27 @@ class Evidence:
             return Trouble(TroubleKind.ABSENT, str(error))
         other = ", ".join(self._departed(model, found))
         if not other:
-            return found
+            return self._completed(model, found)
         folder = self.workspace.folder(model)
         why = f"{path}: was made from another {other} than lies in {folder}: make it anew with `trialbench oracle`"
         return Trouble(TroubleKind.ABSENT, why)
+
+    def _completed(self, model: Model, oracle: Oracle) -> Oracle:
+        """What a file of the original tool leaves out, as far as the model's own files say it: the prompt's token ids,
+        without which nothing compares, and what ends a sequence.
+        """
+        golden = self.tokenizer(model)
+        if oracle.prompt_ids is not None or isinstance(golden, Trouble):
+            return oracle
+        name = next((name for name, text in golden.texts.items() if text == oracle.prompt), None)
+        if name is None:
+            return oracle
+        try:
+            ends = hf_json(self.workspace.folder(model) / "config.json").get("eos_token_id")
+        except (UsageError, AttributeError):
+            ends = None
+        eos = token_ids(ends if isinstance(ends, list) else [ends]) or ()
+        return replace(oracle, prompt_ids=golden.ids_special[name], eos_ids=oracle.eos_ids or eos)
 
     def _departed(self, model: Model, oracle: Oracle) -> list[str]:
         """Files of the model that are not what they were when its oracle was made: it speaks of another model.

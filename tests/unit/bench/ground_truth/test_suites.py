@@ -185,7 +185,7 @@ class Table:
             ),
         )  # fmt: skip
 
-    def oracle(self, slug: str, prompt: str, *, quant: str | None = None, **change: Any) -> None:
+    def oracle(self, slug: str, prompt: str, /, *, quant: str | None = None, **change: Any) -> None:
         base = Oracle(
             model=slug, model_slug=slug, prompt="abc", prompt_file=f"{prompt}.txt", transformers_version="5",
             torch_version="2", tokens=TOKENS, text=" text", max_new_tokens=8, prompt_ids=(7, 8, 9), eos_ids=(99,),
@@ -290,8 +290,23 @@ def test_a_wrapped_prompt_is_inconclusive(on: Table) -> None:
     on.runtime.generation = replace(GOOD, prompt_tokens=None)
     assert on.status("token") is Status.INCONCLUSIVE
     on.runtime.generation = GOOD
-    on.oracle("m-llama", "one", prompt_ids=None)
+    on.oracle("m-llama", "one", prompt="unheard of", prompt_ids=None)
     assert on.status("token") is on.status("forced") is Status.INCONCLUSIVE
+
+
+def test_an_oracle_of_the_original_tool_compares_once_the_tokenizer_knows_its_prompt(on: Table) -> None:
+    on.oracle("m-llama", "one", prompt_ids=None, eos_ids=(), top=None, tokens=(*TOKENS, 99))
+    on.runtime.generation = replace(GOOD, prompt_tokens=1)
+    # Nothing says yet that 99 ends a sequence.
+    assert on.judge("token").evidence["mismatches"] == 1
+    config = on.workspace.folder(on.roster.models[0]) / "config.json"
+    config.write_text(config.read_text().replace("{", '{"eos_token_id": 99, ', 1))
+    found = on.judge("token")
+    assert (found.evidence["mismatches"], found.evidence["dropped_eos"]) == (0, ["oracle"])
+    on.runtime.generation = GOOD
+    assert "not the same prompt" in on.judge("token").says
+    tokenizer_path(on.roster.oracle, "m-llama").unlink()
+    assert "does not say which token ids its prompt has" in on.judge("token").says
 
 
 def test_text_and_tokens_are_told_apart(on: Table) -> None:
