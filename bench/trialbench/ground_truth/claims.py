@@ -294,7 +294,7 @@ def judge_claims(claims: Sequence[Claim], evidence: Evidence, models: Sequence[M
 
 def _judge(claim: Claim, evidence: Evidence, models: Sequence[Model]) -> Judged:
     worst: float | None = None
-    where = undecided = ""
+    where, undecided = "", _strangers(claim, evidence)
     broken: list[tuple[str, str]] = []
     for model in models:
         if claim.models and model.slug not in claim.models:
@@ -326,6 +326,12 @@ def _judge(claim: Claim, evidence: Evidence, models: Sequence[Model]) -> Judged:
     if "REWRITTEN" in claim.afterthought:
         return Judged(claim, Status.INCONCLUSIVE, worst, f"{says}; its chain was rewritten, so it proves nothing")
     return Judged(claim, Status.FAIL if broken else Status.PASS, worst, says, tuple(broken))
+
+
+def _strangers(claim: Claim, evidence: Evidence) -> str:
+    """Models that a claim names and the roster does not have: a slip of the pen would leave them out unseen."""
+    unknown = [slug for slug in claim.models if slug not in {model.slug for model in evidence.roster.models}]
+    return f"the roster has no model {', '.join(unknown)}" if unknown else ""
 
 
 def _holds(claim: Claim, value: float) -> bool:

@@ -148,8 +148,9 @@ class Apr:
     def ask(self, words: Sequence[str], keys: Sequence[str], timeout_s: float) -> Answer:
         """One command with `--json`: the payload that has `keys`, and what speaks against it."""
         # The same run every time: no colour, no network, and no memory of earlier runs (`_start`).
-        if any("\0" in word for word in words):
-            return Answer(None, Call(tuple(words)), Trouble(TroubleKind.NOT_BUILT, "no argument can hold a NUL"))
+        if not all(map(_sayable, words)):
+            why = "no argument can hold a NUL, or half a character"
+            return Answer(None, Call(tuple(words)), Trouble(TroubleKind.NOT_BUILT, why))
         call = self._run([self._binary, *words, "--json", "--offline"], timeout_s)
         payload, near = find_json(call.stdout, keys)
         trouble = _trouble(call)
@@ -322,6 +323,14 @@ def _contradiction(payload: Mapping[str, Any], tokens: Any, text: Any, count: An
     if "tokens_generated" in payload and (isinstance(count, bool) or count != len(tokens)):
         return Trouble(TroubleKind.UNREADABLE, f"tokens_generated says {count!r:.40}, and there are {len(tokens)}")
     return None
+
+
+def _sayable(word: str) -> bool:
+    """Whether a command line can hold it; a prompt of somebody's oracle need not be text."""
+    try:
+        return b"\0" not in os.fsencode(word)
+    except UnicodeEncodeError:
+        return False
 
 
 def _weights(path: Path) -> Path:

@@ -744,6 +744,13 @@ def test_what_cannot_be_made_says_why(bench: Bench, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800"])
+def test_a_prompt_that_no_command_line_holds(bench: Bench, text: str) -> None:
+    with bench.apr.open(bench.file("m-int8.apr", "int8", "tiny-llama")) as session:
+        got = session.generate(Prompt("odd", text), max_new_tokens=4)
+    assert got.trouble == Trouble(TroubleKind.NOT_BUILT, "no argument can hold a NUL, or half a character")
+
+
 def test_what_apr_cannot_do_is_declared(bench: Bench, tmp_path: Path) -> None:
     apr, file = bench.apr, bench.file("m-int8.apr", "int8", "tiny-llama")
     for capability in (Capability.SCORE, Capability.TOKENIZE, Capability.TEMPLATE, Capability.PERPLEXITY):

@@ -241,8 +241,12 @@ def test_what_cannot_be_measured_is_inconclusive(found: Found) -> None:
     other = judged(found, claim("token-mismatches", quants=("Q9",)))
     assert other.status is Status.NOT_APPLICABLE
     assert other.says == "it is about Q9, and the roster wants none of them of llama.cpp"
-    lost = judged(found, claim("token-mismatches", models=("other",)))
-    assert (lost.status, lost.says) == (Status.INCONCLUSIVE, "nothing that was checked is meant by it")
+    for names in (("other",), ("m-llama", "other")):
+        lost = judged(found, claim("token-mismatches", models=names))
+        assert (lost.status, lost.says) == (Status.INCONCLUSIVE, "the roster has no model other")
+    elsewhere = claim("token-mismatches", models=("m-gpt2",))
+    (left,) = judge_claims([elsewhere], found, found.roster.models[:1])  # type: ignore[arg-type]  # a stand-in
+    assert (left.status, left.says) == (Status.INCONCLUSIVE, "nothing that was checked is meant by it")
     for change in (
         {"load_trouble": trouble},
         {"the_oracle": trouble},
