@@ -220,9 +220,13 @@ def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Wo
 
     for option in ("json", "junit", "html"):
         _writable(f"--{option}", getattr(options, option))
+    if options.controls:
+        _controlled(models)
     runtime = make_runtime(options, workspace)
     with closing(runtime):
         place = check.status_path(workspace, runtime)
+        # Now, so that a place where none can be made is known before the work.
+        workspace.root.mkdir(parents=True, exist_ok=True)
         before = check.read_verdict(place)
         live = outputs.Progress(sys.stderr)
         suites = list(dict.fromkeys(options.suite))
@@ -265,12 +269,22 @@ def _writable(option: str, path: Path | None) -> None:
         raise UsageError(f"{option} {path}: expected a file that can be written, but {what}")
 
 
-def _controls(runtime: Runtime, models: Sequence[Model], workspace: Workspace) -> int:
-    from trialbench.ground_truth import controls, outputs
+def _controlled(models: Sequence[Model]) -> Model:
+    """The model that the controls are tried on.
 
+    Raises:
+        UsageError: there is none.
+    """
     model = next((one for one in models if one.architecture == "llama"), None)
     if model is None:
         raise UsageError("--controls: expected a llama model among those that are checked, found none")
+    return model
+
+
+def _controls(runtime: Runtime, models: Sequence[Model], workspace: Workspace) -> int:
+    from trialbench.ground_truth import controls, outputs
+
+    model = _controlled(models)
     caught = controls.run_controls(workspace, runtime, model, tell=tell)
     uncovered = controls.uncovered(caught, runtime, workspace, model)
     say("\n" + outputs.controls_table(caught, uncovered))

@@ -134,6 +134,12 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
         assert f"{option} {path}: expected a file that can be written, but {why}" in err
     assert main(["attest", "--sha256", "a" * 64, "--json", str(tmp_path / "none" / "x")]) == 2
     assert "--json" in capsys.readouterr().err
+    for more in (["--controls", "--model", "m-gpt2"], ["--work", options[1]]):
+        assert main(["check", *options, *more]) == 2
+        told = capsys.readouterr()
+        # Not one row was judged.
+        assert told.out == ""
+        assert "asked in" not in told.err
 
 
 @pytest.mark.parametrize("number", ["0", "-3", "x", "1.5"])
