@@ -137,6 +137,9 @@ class Evidence:
             found = read_oracle(path)
         except UsageError as error:
             return Trouble(TroubleKind.ABSENT, str(error))
+        if (found.model_slug, found.precision) != (model.slug, "fp32"):
+            said = f"{found.model_slug} in {found.precision}"
+            return Trouble(TroubleKind.ABSENT, f"{path}: expected an oracle of {model.slug} in fp32, found {said}")
         other = ", ".join(self._departed(model, found))
         if not other:
             return self._completed(model, found)

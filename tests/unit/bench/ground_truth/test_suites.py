@@ -328,6 +328,16 @@ def test_a_missing_oracle_is_inconclusive(on: Table) -> None:
     assert on.status("tokenizer", model=1) is on.status("template", model=1) is Status.INCONCLUSIVE
 
 
+@pytest.mark.parametrize(
+    ("change", "said"), [({"precision": "bf16"}, "m-llama in bf16"), ({"model_slug": "x"}, "x in")]
+)
+def test_an_oracle_in_the_wrong_place_is_none(on: Table, change: dict[str, Any], said: str) -> None:
+    on.oracle("m-llama", "one", **change)
+    found = on.judge("token")
+    assert found.status is Status.INCONCLUSIVE
+    assert f"one.json: expected an oracle of m-llama in fp32, found {said}" in found.says
+
+
 def test_an_oracle_of_another_model_is_none(on: Table) -> None:
     folder = on.workspace.folder(on.roster.models[0])
     on.oracle("m-llama", "one", files=folder_hashes(folder))
