@@ -9,9 +9,12 @@ def positive(text: str) -> int:
     """A whole number from 1 on.
 
     Raises:
-        ValueError, ArgumentTypeError: it is none; argparse says so.
+        ArgumentTypeError: it is none; argparse says so.
     """
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, found {number}")
+        raise argparse.ArgumentTypeError(f"expected a whole number, at least 1, found {text}")
     return number

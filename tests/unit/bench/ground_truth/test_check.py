@@ -147,7 +147,7 @@ def test_threads_are_counted(options: list[str], number: str, capsys: pytest.Cap
     with pytest.raises(SystemExit) as caught:
         main(["check", *options, "--threads", number])
     assert caught.value.code == 2
-    assert "argument --threads" in capsys.readouterr().err
+    assert f"argument --threads: expected a whole number, at least 1, found {number}" in capsys.readouterr().err
 
 
 def test_a_model_that_was_not_converted_is_named_and_not_passed(
