@@ -14,6 +14,7 @@ from trialbench import __version__
 from trialbench.engines import commands as engines
 from trialbench.engines.select import add_options
 from trialbench.errors import TrialbenchError, UsageError
+from trialbench.options import positive
 from trialbench.terminal import ended, say
 
 _EXIT_CODES = "exit codes: 0 all samples good, 2 wrong usage, 3 some samples failed, 4 server broken or unreachable"
@@ -66,7 +67,7 @@ def _add_run(verbs: _Verbs) -> None:
     )
     run.add_argument("--image", type=Path, metavar="FILE", help="the image of the workload")
     run.add_argument("--prompt-file", type=Path, metavar="FILE", help="text of the variable prompt, verbatim")
-    run.add_argument("-n", type=_positive, help="how many samples (default: the workload's)")
+    run.add_argument("-n", type=positive, help="how many samples (default: the workload's)")
     run.add_argument("--warmup", type=int, help="how many requests before that are discarded")
     run.add_argument("--out", type=Path, metavar="FILE.jsonl", help="write each sample here when it arrives")
     run.add_argument("--summary", type=Path, metavar="FILE.json", help="write the numbers here")
@@ -387,13 +388,6 @@ def _export(options: argparse.Namespace) -> int:
 
     say("\n".join(str(path) for path in write_exports(options.dir, options.format or [])))
     return 0
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, found {number}")
-    return number
 
 
 def _settings(pairs: list[str], *, option: str = "--set", like: str = "KEY=VALUE") -> dict[str, str]:

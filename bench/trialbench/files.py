@@ -15,7 +15,8 @@ from typing import Any
 
 from trialbench.errors import UsageError
 
-_MAX_NUMBER, _MAX_DIGITS = 1e15, 18
+# From here on a number is refused, whole or not.
+MAX_NUMBER, _MAX_DIGITS = 1e15, 18
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -153,7 +154,7 @@ def _refused(text: str) -> float:
 
 def _finite(text: str) -> float:
     value = float(text)
-    return value if abs(value) < _MAX_NUMBER else _refused(text)
+    return value if abs(value) < MAX_NUMBER else _refused(text)
 
 
 def _whole(text: str) -> int:

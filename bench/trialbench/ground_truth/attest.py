@@ -28,9 +28,11 @@ class Attested:
 
     Attributes:
         sha256: of the file, in lower case.
-        status: `passed` when something was proved, and nothing failed or stayed open; `missing` without a verdict.
+        status: `passed` when its tokens were found to be the oracle's, and nothing failed or stayed open; `missing`
+            without a verdict.
         label: model and quant; None without a verdict, as are `made` and `runtime`, which are the verdict's.
-        passed, failed, open: how many probative rows about the file have that status.
+        passed, failed, open: how many probative rows about the file have that status; a claim that it breaks is one
+            that failed.
         says: all of it in one sentence.
     """
 
@@ -62,7 +64,8 @@ def attest(sha256: str, verdicts: Sequence[Path]) -> Attested:
             raise UsageError(f"{path}: is no verdict of `trialbench check`: {problems[0]}")
         found += [_about(file, data) for file in data["files"] if file["sha256"] == wanted]
     if found:
-        return max(found, key=lambda one: str(one.made))
+        # Of two that are as new, or of one file under two names, the worse one.
+        return max(found, key=lambda one: (str(one.made), one.status == "failed", one.status == "open"))
     where = ", ".join(str(path) for path in verdicts) or "no verdict at all"
     says = (
         f"no ground-truth verdict for the file with SHA-256 {wanted[:12]}...; looked in {where}. "
@@ -87,16 +90,23 @@ def attestation(hashes: Sequence[str], verdicts: Sequence[Path], *, required: bo
 
 def _about(file: dict[str, Any], data: dict[str, Any]) -> Attested:
     rows = [
-        row["status"]
+        row
         for row in data["results"]
         if row["model"] == file["model"] and file["quant"] in (row["quant"], row["other"]) and not row["proves_nothing"]
     ]
+    about = {"model": file["model"], "quant": file["quant"]}
+    broken = sum(claim["status"] == "FAIL" and about in claim.get("broken_by", []) for claim in data["claims"])
     label, runtime = f"{file['model']} {file['quant']}", f"{data['runtime']['name']} {data['runtime']['version']}"
-    passed, failed, undecided = (rows.count(status) for status in ("PASS", "FAIL", "INCONCLUSIVE"))
-    status: Status = "failed" if failed else "open" if undecided or not passed else "passed"
+    passed, failed, undecided = (
+        sum(row["status"] == status for row in rows) for status in ("PASS", "FAIL", "INCONCLUSIVE")
+    )
+    failed += broken
+    # A part of the suites can pass without anybody having asked the file for a token.
+    compared = any(row["suite"] == "token" and row["status"] == "PASS" for row in rows)
+    status: Status = "failed" if failed else "open" if undecided or not compared else "passed"
     word = "the same model" if status == "passed" else "NOT PROVED the same model"
     says = (
-        f"{label}: {word}: {passed} checks passed, {failed} failed, {undecided} could not be decided "
-        f"({runtime}, {data['made']})"
+        f"{label}: {word}: {passed} checks passed, {failed} failed, {undecided} could not be decided"
+        f"{'' if compared or failed else '; its tokens were not compared'} ({runtime}, {data['made']})"
     )
     return Attested(file["sha256"], status, label, passed, failed, undecided, data["made"], runtime, says)

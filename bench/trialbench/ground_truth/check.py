@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trialbench import __version__
-from trialbench.files import read_json, write_json
-from trialbench.ground_truth.claims import Judged, judge_claims, read_claims
+from trialbench import __version__, schemas
+from trialbench.errors import UsageError
+from trialbench.files import MAX_NUMBER, read_json, write_json
+from trialbench.ground_truth.claims import Judged, beforehand, judge_claims
 from trialbench.ground_truth.ladder import Ladder, ladders
 from trialbench.ground_truth.observe import Evidence
 from trialbench.ground_truth.results import Result, Row, Status, count, exit_code
@@ -68,6 +69,8 @@ def run_check(
         tell: a line for each file that is asked.
     """
     started = time.monotonic()
+    # First: a claim that is gone, or a chain that was edited, is not to come to light after all the work.
+    claims = [] if suites else beforehand(workspace.root, workspace.roster.claims)
     rows = declared(workspace.roster, runtime.identity.name, suites, [model.slug for model in models])
     evidence = Evidence(workspace, runtime, tell=tell)
     results = []
@@ -76,9 +79,9 @@ def run_check(
         progress(number, len(rows), results[-1])
     order = {row: number for number, row in enumerate(rows)}
     results.sort(key=lambda one: order[one.row])
-    claims = () if suites else judge_claims(read_claims(workspace.roster.claims), evidence, models)
+    judged = judge_claims(claims, evidence, models)
     guilt = ladders(results, evidence, models)
-    return Checked(tuple(results), tuple(claims), evidence, time.monotonic() - started, tuple(guilt))
+    return Checked(tuple(results), tuple(judged), evidence, time.monotonic() - started, tuple(guilt))
 
 
 def by_file(rows: Sequence[Row]) -> list[Row]:
@@ -111,7 +114,7 @@ def document(checked: Checked, models: Sequence[Model]) -> dict[str, Any]:
             **{status.value: counts.of(status) for status in Status},
         },
         "files": [_file(evidence, model, quant) for model in models for quant in _quants(evidence, model)],
-        "claims": [one.as_dict() for one in checked.claims],
+        "claims": [_clean(one.as_dict()) for one in checked.claims],
         "ladders": [one.as_dict() for one in checked.ladders],
         "results": [as_dict(one) for one in checked.results],
     }
@@ -169,11 +172,14 @@ def as_dict(result: Result) -> dict[str, Any]:
 
 
 def _clean(value: Any) -> Any:
+    """A number that is none, or that `read_json` would refuse, becomes null: who wrote a verdict must be able to read
+    it. A damaged file's perplexity, or the error of one of its tensors, has no bound; sentences hold it all the same.
+    """
     if isinstance(value, Mapping):
         return {str(key): _clean(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_clean(one) for one in value]
-    if isinstance(value, float) and not abs(value) < float("inf"):
+    if isinstance(value, int | float) and not abs(value) < MAX_NUMBER:
         return None
     return value
 
@@ -193,8 +199,8 @@ def keep(path: Path, verdict: dict[str, Any]) -> None:
     write_json(history / f"{path.stem}-{stamp}.json", verdict)
 
 
-def changes(before: dict[str, Any] | None, after: dict[str, Any]) -> list[str]:
-    """What is different from the last verdict, one line each."""
+def changes(before: dict[str, Any] | None, after: dict[str, Any], *, part: bool = False) -> list[str]:
+    """What is different from the last verdict, one line each; with `part`, not what was not asked for this time."""
     if before is None:
         return ["there is no earlier verdict to compare with"]
     lines = []
@@ -211,13 +217,15 @@ def changes(before: dict[str, Any] | None, after: dict[str, Any]) -> list[str]:
             lines.append(f"{label}: new, {row['status']}")
         elif old[label]["status"] != row["status"]:
             lines.append(f"{label}: {old[label]['status']} -> {row['status']}: {row['says']}")
-    lines += [f"{label}: gone (was {row['status']})" for label, row in old.items() if label not in new]
+    if not part:
+        lines += [f"{label}: gone (was {row['status']})" for label, row in old.items() if label not in new]
     return lines or ["nothing changed"]
 
 
 def read_verdict(path: Path) -> dict[str, Any] | None:
-    """The verdict in `path`; None when there is none."""
-    if not path.exists():
+    """The verdict in `path`; None when there is none, or one that cannot be compared with."""
+    try:
+        data: dict[str, Any] = read_json(path)
+    except UsageError:
         return None
-    data = read_json(path)
-    return data if isinstance(data, dict) else None
+    return None if schemas.validate(data, "ground-truth") else data

@@ -79,12 +79,18 @@ class Claim:
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim and what was found."""
+    """A claim and what was found.
+
+    Attributes:
+        found: of the worst file.
+        broken_by: model and quant of each file that is beyond the bound.
+    """
 
     claim: Claim
     status: Status
     found: float | None
     says: str
+    broken_by: tuple[tuple[str, str], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As published."""
@@ -100,6 +106,7 @@ class Judged:
             "status": self.status.value,
             "found": self.found,
             "says": self.says,
+            "broken_by": [{"model": model, "quant": quant} for model, quant in self.broken_by],
         }
 
 
@@ -119,12 +126,13 @@ def read_lock(folder: Path) -> list[dict[str, Any]]:
         return []
     entries: list[dict[str, Any]] = []
     before = _START
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line:
             continue
         try:
             entry = json.loads(line)
             intact = entry["previous"] == before and entry["hash"] == _hash(entry)
+            intact = intact and all(isinstance(entry[key], str) for key in ("claim", "sha256", "when"))
         except (ValueError, KeyError, TypeError, RecursionError):
             intact = False
         if not intact:
@@ -201,11 +209,44 @@ def _read(path: Path, entries: Sequence[dict[str, Any]]) -> Claim:
         models=tuple(data.get("models", ())),
         quants=tuple(data["quants"]),
         falsified_by=data["falsified_by"],
-        amendments=sum(bool(entry["amendment"]) for entry in mine) if current else None,
+        # Counted, and not what the entries call themselves: whoever writes one can call it what he likes.
+        amendments=len(mine) - 1 if current else None,
         locked=str(mine[-1]["when"]) if mine else "",
         sha256=digest(path),
         entry=str(mine[-1]["hash"]) if current else "",
     )
+
+
+def beforehand(root: Path, folder: Path | None) -> list[Claim]:
+    """The claims, before anything is asked.
+
+    Args:
+        root: the work folder, which remembers what was claimed when results were compared before.
+
+    Raises:
+        UsageError: as `read_claims`; or a claim that was locked then is gone, or the memory cannot be read.
+    """
+    claims = read_claims(folder)
+    memory = _memory(root)
+    for key, first in memory.items():
+        place, _, name = key.rpartition("/")
+        if place == str(folder) and first["entry"] and name not in {claim.name for claim in claims}:
+            raise UsageError(
+                f"{folder}: {name}: results of {first['when'][:10]} were compared with it, and it is no longer there: "
+                "a claim is not withdrawn"
+            )
+    return claims
+
+
+def _memory(root: Path) -> dict[str, dict[str, str]]:
+    path = root / SEEN
+    memory = read_json(path) if path.exists() else {}
+    keys = ("when", "sha256", "entry")
+    if not isinstance(memory, dict) or not all(
+        isinstance(one, dict) and all(isinstance(one.get(key), str) for key in keys) for one in memory.values()
+    ):
+        raise UsageError(f"{path}: expected the claims that were seen here, found {memory!r:.60}; remove the file")
+    return memory
 
 
 def remember(root: Path, folder: Path | None, claims: Sequence[Claim], *, now: datetime | None = None) -> list[Claim]:
@@ -220,10 +261,7 @@ def remember(root: Path, folder: Path | None, claims: Sequence[Claim], *, now: d
     """
     if folder is None or not claims:
         return list(claims)
-    path = root / SEEN
-    memory: dict[str, dict[str, str]] = read_json(path) if path.exists() else {}
-    if not isinstance(memory, dict) or not all(isinstance(one, dict) for one in memory.values()):
-        raise UsageError(f"{path}: expected the claims that were seen here, found {memory!r:.60}; remove the file")
+    memory = _memory(root)
     known = {entry["hash"] for entry in read_lock(folder)}
     when = (now or datetime.now(UTC)).isoformat(timespec="seconds")
     told = []
@@ -232,7 +270,7 @@ def remember(root: Path, folder: Path | None, claims: Sequence[Claim], *, now: d
         first = memory.setdefault(key, {"when": when, "sha256": claim.sha256, "entry": claim.entry})
         told.append(replace(claim, afterthought=_afterthought(claim, first, known)))
     root.mkdir(parents=True, exist_ok=True)
-    write_json(path, memory)
+    write_json(root / SEEN, memory)
     return told
 
 
@@ -256,7 +294,8 @@ def judge_claims(claims: Sequence[Claim], evidence: Evidence, models: Sequence[M
 
 def _judge(claim: Claim, evidence: Evidence, models: Sequence[Model]) -> Judged:
     worst: float | None = None
-    where = ""
+    where, undecided = "", _strangers(claim, evidence)
+    broken: list[tuple[str, str]] = []
     for model in models:
         if claim.models and model.slug not in claim.models:
             continue
@@ -265,11 +304,14 @@ def _judge(claim: Claim, evidence: Evidence, models: Sequence[Model]) -> Judged:
                 continue
             value = _measure(claim.metric, evidence, model, quant)
             if isinstance(value, str):
-                says = f"{model.slug} {quant}: {value}"
-                return Judged(claim, Status.INCONCLUSIVE, None, says)
+                undecided = undecided or f"{model.slug} {quant}: {value}"
+                continue
+            broken += [] if _holds(claim, value) else [(model.slug, quant)]
             worse = worst is None or (value > worst if claim.direction == "at most" else value < worst)
             if worse:
                 worst, where = value, f"{model.slug} {quant}"
+    if undecided and not broken:
+        return Judged(claim, Status.INCONCLUSIVE, None, undecided)
     if worst is None:
         runtime = evidence.runtime.identity.name
         wanted = {quant for model in evidence.roster.models for quant in model.quants.get(runtime, ())}
@@ -277,13 +319,23 @@ def _judge(claim: Claim, evidence: Evidence, models: Sequence[Model]) -> Judged:
             says = f"it is about {', '.join(claim.quants)}, and the roster wants none of them of {runtime}"
             return Judged(claim, Status.NOT_APPLICABLE, None, says)
         return Judged(claim, Status.INCONCLUSIVE, None, "nothing that was checked is meant by it")
-    good = worst <= claim.bound if claim.direction == "at most" else worst >= claim.bound
-    says = f"{worst:.4g} ({where}), claimed {claim.direction} {claim.bound:g}"
+    # One counter-example is enough, whatever else could not be measured.
+    says = f"{worst:.4g} ({where}), claimed {claim.direction} {claim.bound:g}{undecided and f'; {undecided}'}"
     if claim.amendments is None:
         return Judged(claim, Status.INCONCLUSIVE, worst, f"{says}; not locked, so it was not stated beforehand")
     if "REWRITTEN" in claim.afterthought:
         return Judged(claim, Status.INCONCLUSIVE, worst, f"{says}; its chain was rewritten, so it proves nothing")
-    return Judged(claim, Status.PASS if good else Status.FAIL, worst, says)
+    return Judged(claim, Status.FAIL if broken else Status.PASS, worst, says, tuple(broken))
+
+
+def _strangers(claim: Claim, evidence: Evidence) -> str:
+    """Models that a claim names and the roster does not have: a slip of the pen would leave them out unseen."""
+    unknown = [slug for slug in claim.models if slug not in {model.slug for model in evidence.roster.models}]
+    return f"the roster has no model {', '.join(unknown)}" if unknown else ""
+
+
+def _holds(claim: Claim, value: float) -> bool:
+    return value <= claim.bound if claim.direction == "at most" else value >= claim.bound
 
 
 def _measure(metric: str, evidence: Evidence, model: Model, quant: str) -> float | str:
@@ -303,10 +355,13 @@ def _measure(metric: str, evidence: Evidence, model: Model, quant: str) -> float
         from trialbench.ground_truth.tensors import compare
 
         try:
-            worst = compare(evidence.artefact(model, quant).path, evidence.workspace.folder(model)).worst
+            found_there = compare(evidence.artefact(model, quant).path, evidence.workspace.folder(model))
         except UsageError as error:
             return str(error)
-        return "no tensors" if worst is None or worst.not_finite else worst.relative
+        lost, worst = [*found_there.missing, *found_there.reshaped], found_there.worst
+        if lost or worst is None:
+            return f"not all tensors compare: {', '.join(lost[:3]) or 'there are none'}"
+        return f"values of {worst.name} are no numbers" if worst.not_finite else worst.relative
     over = evidence.perplexity(model, quant)
     if over.trouble is not None:
         return over.trouble.text

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from trialbench.errors import UsageError
+from trialbench.options import positive
 from trialbench.terminal import say
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def add_roster(parser: argparse.ArgumentParser) -> None:
 def add_runtime(parser: argparse.ArgumentParser) -> None:
     """The options that say which runtime is meant, and where it is."""
     parser.add_argument("--runtime", choices=RUNTIMES, default="llama.cpp")
-    parser.add_argument("--threads", type=int, default=1, help="of the runtime: changes times, not results")
+    parser.add_argument("--threads", type=positive, default=1, help="of the runtime: changes times, not results")
 
 
 def selected(options: argparse.Namespace) -> tuple[Roster, list[Model], Workspace]:
@@ -113,7 +114,8 @@ def selected(options: argparse.Namespace) -> tuple[Roster, list[Model], Workspac
     roster = load_roster(options.roster, work=work)
     if options.oracle is not None:
         roster = replace(roster, oracle=options.oracle.resolve())
-    models = [roster.model(slug) for slug in options.model] if options.model else list(roster.models)
+    # One that is named twice is judged once.
+    models = [roster.model(slug) for slug in dict.fromkeys(options.model)] if options.model else list(roster.models)
     return roster, models, Workspace(work, roster)
 
 
@@ -216,18 +218,26 @@ def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Wo
     from trialbench.files import write_atomic, write_json
     from trialbench.ground_truth import check, outputs
 
+    for option in ("json", "junit", "html"):
+        _writable(f"--{option}", getattr(options, option))
+    if options.controls:
+        _controlled(models)
     runtime = make_runtime(options, workspace)
     with closing(runtime):
         place = check.status_path(workspace, runtime)
+        # Now, so that a place where none can be made is known before the work.
+        workspace.root.mkdir(parents=True, exist_ok=True)
         before = check.read_verdict(place)
         live = outputs.Progress(sys.stderr)
-        checked = check.run_check(workspace, runtime, models, suites=options.suite, progress=live, tell=live.tell)
+        suites = list(dict.fromkeys(options.suite))
+        checked = check.run_check(workspace, runtime, models, suites=suites, progress=live, tell=live.tell)
         live.end()
         verdict = check.document(checked, models)
         say(outputs.table(verdict))
         code = checked.code
         if options.verb is _recheck:
-            say("\n".join(["", "Since the last verdict:", *(f"  {one}" for one in check.changes(before, verdict))]))
+            found = check.changes(before, verdict, part=bool(options.suite or options.model))
+            say("\n".join(["", "Since the last verdict:", *(f"  {one}" for one in found)]))
         # A part of the suites is no status of the runtime.
         if options.json is not None:
             write_json(options.json, verdict)
@@ -240,18 +250,41 @@ def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Wo
 
             write_atomic(options.html, page(verdict))
         if options.controls:
-            found = _controls(runtime, models, workspace)
+            caught = _controls(runtime, models, workspace)
             # A failure outweighs what could not be decided.
-            code = 1 if 1 in (code, found) else max(code, found)
+            code = 1 if 1 in (code, caught) else max(code, caught)
     return code
+
+
+def _writable(option: str, path: Path | None) -> None:
+    """Refuse a place to write to before the work, not after it.
+
+    Raises:
+        UsageError: its folder is not there or not ours to write to, or it is a folder itself.
+    """
+    if path is None:
+        return
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        what = "is a folder" if path.is_dir() else f"there is no writable folder {path.parent}"
+        raise UsageError(f"{option} {path}: expected a file that can be written, but {what}")
+
+
+def _controlled(models: Sequence[Model]) -> Model:
+    """The model that the controls are tried on.
+
+    Raises:
+        UsageError: there is none.
+    """
+    model = next((one for one in models if one.architecture == "llama"), None)
+    if model is None:
+        raise UsageError("--controls: expected a llama model among those that are checked, found none")
+    return model
 
 
 def _controls(runtime: Runtime, models: Sequence[Model], workspace: Workspace) -> int:
     from trialbench.ground_truth import controls, outputs
 
-    model = next((one for one in models if one.architecture == "llama"), None)
-    if model is None:
-        raise UsageError("--controls: expected a llama model among those that are checked, found none")
+    model = _controlled(models)
     caught = controls.run_controls(workspace, runtime, model, tell=tell)
     uncovered = controls.uncovered(caught, runtime, workspace, model)
     say("\n" + outputs.controls_table(caught, uncovered))
@@ -292,6 +325,7 @@ def _attest(options: argparse.Namespace) -> int:
     from trialbench.files import write_json
     from trialbench.ground_truth.attest import NotAttested, attestation
 
+    _writable("--json", options.json)
     found = attestation(options.sha256, options.verdict, required=not options.optional)
     if options.json is not None:
         write_json(options.json, found)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from trialbench.errors import UsageError
 from trialbench.files import write_json
 from trialbench.ground_truth.layouts import Rule, Shape, rules, shape_of
-from trialbench.ground_truth.weights import Gguf, Safetensors, hf_json, need_numpy, write_safetensors
+from trialbench.ground_truth.weights import Gguf, Safetensors, hf_json, need_numpy, understood, write_safetensors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,18 +96,24 @@ def to_gguf(folder: Path, target: Path, quant: str, *, name: str | None = None, 
         UsageError: something in the folder is missing or not understood.
     """
     need_numpy()
+    if quant not in FLOAT_QUANTS:
+        raise UsageError(f"convert: expected one of {', '.join(FLOAT_QUANTS)}, found {quant!r}; llama-quantize does it")
+    with understood(folder):
+        _to_gguf(folder, target, quant, name or folder.name, changes)
+
+
+def _to_gguf(folder: Path, target: Path, quant: str, name: str, changes: Changes) -> None:
     import gguf
     import numpy as np
 
-    if quant not in FLOAT_QUANTS:
-        raise UsageError(f"convert: expected one of {', '.join(FLOAT_QUANTS)}, found {quant!r}; llama-quantize does it")
     shape = read_shape(folder)
+    _check_vocabulary(folder, shape)
     partial = target.with_name(f".{target.name}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(partial, shape.architecture)
     try:
         changed = replace(shape, rope_theta=changes.rope_theta or shape.rope_theta, heads=changes.heads or shape.heads)
-        _add_shape(writer, changed, name or folder.name)
+        _add_shape(writer, changed, name)
         writer.add_file_type(gguf.LlamaFileType.ALL_F32 if quant == "f32" else gguf.LlamaFileType.MOSTLY_F16)
         _add_tokenizer(writer, folder, shape, changes)
         for tensor, value in canonical(folder):
@@ -121,7 +127,17 @@ def to_gguf(folder: Path, target: Path, quant: str, *, name: str | None = None, 
         writer.close()
         os.replace(partial, target)
     finally:
+        writer.close()
         partial.unlink(missing_ok=True)
+
+
+def _check_vocabulary(folder: Path, shape: Shape) -> None:
+    """Before a name is made up for every row that `config.json` says there is."""
+    files = Safetensors(folder)
+    name = _stored(next(iter(rules(shape))), files)
+    rows = files.shape(name)[0] if name in files else shape.vocabulary
+    if rows != shape.vocabulary:
+        raise UsageError(f"{folder}: vocab_size: expected {rows}, the rows of {name}, found {shape.vocabulary}")
 
 
 def _add_shape(writer: GGUFWriter, shape: Shape, name: str) -> None:
@@ -230,7 +246,11 @@ def to_hf(source: Path, folder: Path) -> None:
     Raises:
         UsageError: an architecture that is not converted here, or a tensor is missing.
     """
-    gguf = Gguf(source)
+    with understood(source):
+        _to_hf(Gguf(source), folder)
+
+
+def _to_hf(gguf: Gguf, folder: Path) -> None:
     shape = shape_of_file(gguf)
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(
@@ -263,6 +283,11 @@ def shape_of_file(gguf: Gguf) -> Shape:
     Raises:
         UsageError: an architecture that is not converted here, or a number is missing.
     """
+    with understood(gguf.path):
+        return _shape_of_file(gguf)
+
+
+def _shape_of_file(gguf: Gguf) -> Shape:
     kind = gguf.architecture
     where = str(gguf.path)
     if kind not in ("llama", "qwen2", "gpt2"):

@@ -118,7 +118,7 @@ def shape_of(config: dict[str, Any], where: str) -> Shape:
             rope_theta=float(config.get("rope_theta") or rope.get("rope_theta", 10000.0)),
             tied=bool(config.get("tie_word_embeddings", False)),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise UsageError(f"{where}: the configuration of a {kind} model lacks or garbles a key: {error}") from error
 
 

@@ -24,7 +24,7 @@ class Neighbours:
     def __init__(self, evidence: Evidence, model: Model) -> None:
         self._evidence, self._model = evidence, model
         runtime = evidence.runtime.identity.name
-        self._folder = evidence.workspace.path(model, runtime, "f32").parent / "ladder"
+        self._folder = evidence.workspace.record(model, runtime, "f32").parent / "ladder"
         self._made: dict[tuple[str, Path], Artefact | str] = {}
         self._said: dict[Path, Seen] = {}
 

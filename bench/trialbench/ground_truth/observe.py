@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from trialbench.errors import UsageError
+from trialbench.files import read_json, write_json
 from trialbench.ground_truth.measures import Fidelity, fidelity
 from trialbench.ground_truth.oracle_files import (
     Oracle,
@@ -32,7 +33,8 @@ from trialbench.ground_truth.runtimes.base import (
     Trouble,
     TroubleKind,
 )
-from trialbench.ground_truth.weights import sha256
+from trialbench.ground_truth.runtimes.json_words import token_ids
+from trialbench.ground_truth.weights import folder_hashes, hf_json, sha256
 from trialbench.ground_truth.workspace import Workspace
 
 _TOP = 64
@@ -85,6 +87,7 @@ class Evidence:
         self._fidelities: dict[tuple[str, str, str], Fidelity | None] = {}
         self._probes: dict[Any, Answer] = {}
         self._digests: dict[Path, str] = {}
+        self._sources: dict[str, dict[str, str]] = {}
         self.loads = 0
         # The last question about a file, for whoever wants to see it raw.
         self.last_call: Call | None = None
@@ -96,7 +99,9 @@ class Evidence:
 
     def digest(self, model: Model, quant: str) -> str:
         """SHA-256 of a quant's file as it lies there; empty when there is none."""
-        path = self.artefact(model, quant).path
+        return self._digest_of(self.artefact(model, quant).path)
+
+    def _digest_of(self, path: Path) -> str:
         if path not in self._digests:
             self._digests[path] = sha256(path) if path.is_file() else ""
         return self._digests[path]
@@ -116,7 +121,7 @@ class Evidence:
         """The same evidence with other files in the place of some: what was found about those is left behind."""
         found = Evidence(self.workspace, self.runtime, replaced={**self._replaced, **more}, tell=self._tell)
         found._seen = {key: value for key, value in self._seen.items() if key[:2] not in more}
-        found._oracles = self._oracles
+        found._oracles, found._sources = self._oracles, self._sources
         found._fidelities = {key: value for key, value in self._fidelities.items() if key[:2] not in more}
         return found
 
@@ -124,11 +129,55 @@ class Evidence:
         """The golden continuation; `quant` asks for the second oracle of that file."""
         key = (model.slug, f"{prompt}/{quant}")
         if key not in self._oracles:
-            try:
-                self._oracles[key] = read_oracle(oracle_path(self.roster.oracle, model.slug, prompt, quant=quant))
-            except UsageError as error:
-                self._oracles[key] = Trouble(TroubleKind.ABSENT, str(error))
+            self._oracles[key] = self._read(model, oracle_path(self.roster.oracle, model.slug, prompt, quant=quant))
         return self._oracles[key]
+
+    def _read(self, model: Model, path: Path) -> Oracle | Trouble:
+        try:
+            found = read_oracle(path)
+        except UsageError as error:
+            return Trouble(TroubleKind.ABSENT, str(error))
+        if (found.model_slug, found.precision) != (model.slug, "fp32"):
+            said = f"{found.model_slug} in {found.precision}"
+            return Trouble(TroubleKind.ABSENT, f"{path}: expected an oracle of {model.slug} in fp32, found {said}")
+        other = ", ".join(self._departed(model, found))
+        if not other:
+            return self._completed(model, found)
+        folder = self.workspace.folder(model)
+        why = f"{path}: was made from another {other} than lies in {folder}: make it anew with `trialbench oracle`"
+        return Trouble(TroubleKind.ABSENT, why)
+
+    def _completed(self, model: Model, oracle: Oracle) -> Oracle:
+        """What a file of the original tool leaves out, as far as the model's own files say it: the prompt's token ids,
+        without which nothing compares, and what ends a sequence.
+        """
+        golden = self.tokenizer(model)
+        if oracle.prompt_ids is not None or isinstance(golden, Trouble):
+            return oracle
+        name = next((name for name, text in golden.texts.items() if text == oracle.prompt), None)
+        if name is None:
+            return oracle
+        try:
+            ends = hf_json(self.workspace.folder(model) / "config.json").get("eos_token_id")
+        except (UsageError, AttributeError):
+            ends = None
+        eos = token_ids(ends if isinstance(ends, list) else [ends]) or ()
+        return replace(oracle, prompt_ids=golden.ids_special[name], eos_ids=oracle.eos_ids or eos)
+
+    def _departed(self, model: Model, oracle: Oracle) -> list[str]:
+        """Files of the model that are not what they were when its oracle was made: it speaks of another model.
+
+        A second oracle was made from none of them, and nothing is held against it here.
+        """
+        if model.slug not in self._sources:
+            self._sources[model.slug] = folder_hashes(self.workspace.folder(model))
+        now = self._sources[model.slug]
+        return [
+            name
+            for name, digest in oracle.files.items()
+            if (name.endswith(".safetensors") or name in ("config.json", "tokenizer.json"))
+            and now.get(name, digest) != digest
+        ]
 
     def tokenizer(self, model: Model) -> TokenizerOracle | Trouble:
         """What the model's own tokenizer says."""
@@ -232,14 +281,31 @@ class Evidence:
         return self._perplexities[key]
 
     def _reference(self, model: Model, text: Path) -> Path | None:
+        """The logits of the float32 file over the text: made when there are none, or they are of something else, or
+        nobody lived to write down what they are of.
+        """
         make = getattr(self.runtime, "reference_logits", None)
         base = self.workspace.artefact(model, self.runtime.identity.name, "f32")
         if make is None or not base.path.exists():
             return None
-        target = self.workspace.reference(model, self.runtime.identity.name)
-        if not target.exists() or target.stat().st_mtime < base.path.stat().st_mtime:
-            make(base, text, target, context=self.roster.perplexity_context)
-        return target if target.exists() else None
+        target, context = self.workspace.reference(model, self.runtime.identity.name), self.roster.perplexity_context
+        record = target.with_suffix(".json")
+        wanted = {
+            "file": self._digest_of(base.path),
+            "text": self._digest_of(text),
+            "context": context,
+            "version": self.runtime.identity.version,
+        }
+        try:
+            there = target.exists() and record.exists() and read_json(record) == wanted
+        except UsageError:
+            there = False
+        if not there:
+            record.unlink(missing_ok=True)
+            if make(base, text, target, context=context) is not None:
+                return None
+            write_json(record, wanted)
+        return target
 
     def probe(self, capability: Capability, model: Model, quant: str, other: str = "", **more: str) -> Answer:
         """A question about a file, or two."""
@@ -268,8 +334,9 @@ def own_perplexity(answer: Answer) -> Perplexity:
     trouble = None
     if answer.trouble is not None and payload.get("passed") is not False:
         trouble = answer.trouble
-    elif value is None or tokens is None:
-        trouble = Trouble(TroubleKind.EMPTY, f"{'perplexity' if value is None else 'tokens_evaluated'}: left empty")
+    elif value in (None, "") or tokens in (None, ""):
+        empty = "perplexity" if value in (None, "") else "tokens_evaluated"
+        trouble = Trouble(TroubleKind.EMPTY, f"{empty}: left empty")
     elif isinstance(value, bool) or not isinstance(value, int | float) or not 1.0 <= value < 1e300:
         trouble = Trouble(TroubleKind.UNREADABLE, f"perplexity: expected a number from 1 on, found {value!r:.40}")
     elif isinstance(tokens, bool) or not isinstance(tokens, int) or not 1 <= tokens < 10**12:

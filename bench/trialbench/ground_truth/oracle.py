@@ -7,6 +7,9 @@ it runs.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
+import importlib.util
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -105,7 +108,7 @@ def make_second_oracles(
     """
     torch, transformers = _libraries()
     _check_device(torch, "cpu", "fp32", False)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = _load_tokenizer(transformers, folder)
     network = _load_gguf(transformers, torch, gguf, folder).eval()
     maker = _Maker(torch, transformers, model, folder, tokenizer, network, "cpu", "fp32", False)
     maker.source, maker.files, maker.top = f"gguf {quant}", {gguf.name: sha256(gguf)}, _TOP_SECOND
@@ -128,7 +131,8 @@ def _load_gguf(transformers: Any, torch: Any, gguf: Path, folder: Path) -> Any:
             # For some architectures not every size is read from the GGUF; the folder's configuration has them.
             config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
             return load(gguf.parent, config=config, **options)
-    except (ValueError, NotImplementedError, KeyError, OSError, RuntimeError) as error:
+    # A cut file, a missing package, a GPU without room: the libraries have an exception of their own for each.
+    except Exception as error:
         raise UsageError(f"{gguf}: transformers does not read this file: {error}") from error
 
 
@@ -158,6 +162,8 @@ def _check_device(torch: Any, device: str, precision: str, kernels: bool) -> Non
         raise UsageError(f"--device: expected cpu or cuda, found {device!r}")
     if device == "cpu" and kernels:
         raise UsageError("--kernels: they are programs for a GPU, expected --device cuda, found --device cpu")
+    if kernels and importlib.util.find_spec("kernels") is None:
+        raise UsageError("--kernels: expected the package kernels, found none: pip install kernels")
     if device == "cuda" and not torch.cuda.is_available():
         raise NoDevice("--device cuda: expected a GPU that torch can use, found none: no oracle was made")
     # One thread: the order of sums, and so the last bit, must not depend on the machine's cores.
@@ -173,14 +179,21 @@ def _load(
         raise UsageError(f"{folder}: expected a Hugging Face folder with config.json: fetch it with `trialbench pull`")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     options: dict[str, Any] = {"use_kernels": True} if kernels else {}
+    tokenizer = _load_tokenizer(transformers, folder)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         network = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True, **options
         )
-    except (ValueError, OSError, KeyError) as error:
+        return tokenizer, network.to(device).eval()
+    except Exception as error:
         raise UsageError(f"{folder}: transformers does not read this folder: {error}") from error
-    return tokenizer, network.to(device).eval()
+
+
+def _load_tokenizer(transformers: Any, folder: Path) -> Any:
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise UsageError(f"{folder}: transformers does not read this folder: {error}") from error
 
 
 class _Maker:
@@ -259,6 +272,10 @@ class _Maker:
         for row in logits:
             logprobs = self._torch.log_softmax(row[0].float(), dim=-1)
             best = self._torch.topk(logprobs, min(self.top, logprobs.shape[-1]))
+            if not all(map(math.isfinite, best.values.tolist())):
+                # Half precision has an end that some models reach.
+                what = f"{self._model.slug}: in {self._precision} on {self._device}"
+                raise UsageError(f"{what} its log-probabilities are no numbers: there is nothing to compare with")
             yield tuple(
                 Candidate(number, value)
                 for number, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
@@ -281,8 +298,6 @@ class _Maker:
             "kernels_enabled": self._kernels,
         }
         if self._kernels:
-            import importlib.metadata
-
             facts["kernels_version"] = importlib.metadata.version("kernels")
         return facts
 

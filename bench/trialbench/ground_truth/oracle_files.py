@@ -211,6 +211,10 @@ def read_tokenizer(path: Path) -> TokenizerOracle:
         UsageError: not there, no JSON, or not an oracle of a tokenizer.
     """
     data = _checked(path, "tokenizer-oracle", "trialbench oracle")
+    for key in ("ids", "ids_special"):
+        if data[key].keys() != data["texts"].keys():
+            found = ", ".join(data[key])[:200] or "none"
+            raise UsageError(f"{path}: {key}: expected the same names as in texts, found {found}")
     return TokenizerOracle(
         model_slug=data["model_slug"],
         transformers_version=data["transformers_version"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
@@ -186,22 +187,27 @@ def ticket(verdict: dict[str, Any]) -> str:
     the next version, or on another machine, finds the issue that was opened for it.
     """
     failed = [row for row in verdict["results"] if row["status"] == "FAIL" and not row["proves_nothing"]]
-    runtime, machine = verdict["runtime"], verdict["machine"]
+    runtime, machine, roster = verdict["runtime"], verdict["machine"], _md(verdict["roster"]["name"])
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in failed:
         groups.setdefault(row["cause"] or row["suite"], []).append(row)
+    broken = [claim for claim in verdict["claims"] if claim["status"] == "FAIL"]
     defects = f"{len(groups)} defect{'s' if len(groups) != 1 else ''}, {len(failed)} checks failed"
+    defects += f", {len(broken)} claim{'s' if len(broken) != 1 else ''} broken" if broken else ""
     lines = [
         f"# {_md(runtime['name'])} {_md(runtime['version'])}: {defects}",
         "",
-        f"* made {verdict['made']} with trialbench {verdict['trialbench']}, roster {_md(verdict['roster']['name'])}",
+        f"* made {_md(verdict['made'])} with trialbench {_md(verdict['trialbench'])}, roster {roster}",
         f"* {_md(machine['system'])}, {_md(machine['processor'])}, {machine['cores']} cores",
     ]
     for claim in verdict["claims"]:
         what = f"{_md(claim['name'])} ({_md(claim['standing'])})"
         lines.append(f"* claim {what}: {claim['status']}: {_md(claim['says'])}")
     if not failed:
-        lines += ["", "Nothing failed."]
+        # What is open, or was claimed and is not so, is no reason to say that all is well.
+        waiting = verdict["counts"]["INCONCLUSIVE"]
+        nothing = "No check failed; the broken claims stand above." if broken else "Nothing failed."
+        lines += ["", nothing + (f" {waiting} checks could not be decided." if waiting else "")]
         return "\n".join(lines) + "\n"
     files = {(one["model"], one["quant"]): one for one in verdict["files"]}
     for cause, rows in sorted(groups.items(), key=lambda item: -len(item[1])):
@@ -229,7 +235,7 @@ def _section(
     lines += ["", f"Met by {_listed(_compact(rows), _CHECKS)}."]
     for title, text in (("Expected", first["expected"]), ("Got", first["got"])):
         if text:
-            lines += ["", f"{title} (`{label(first)}`):", "", _block(text)]
+            lines += ["", f"{title} ({_code(label(first))}):", "", _block(text)]
     known = [files[key] for key in sorted({(row["model"], row["quant"]) for row in rows}) if key in files]
     lines += [""] if known else []
     for file in known[:_FILES]:
@@ -254,7 +260,7 @@ def _compact(rows: Sequence[dict[str, Any]]) -> list[str]:
     for row in rows:
         prompts.setdefault(label({**row, "prompt": ""}), []).append(row["prompt"])
     return [
-        f"`{name}`" + (f" ({_md(_listed(found, _PROMPTS))})" if any(found) else "") for name, found in prompts.items()
+        _code(name) + (f" ({_md(_listed(found, _PROMPTS))})" if any(found) else "") for name, found in prompts.items()
     ]
 
 
@@ -262,10 +268,19 @@ def _listed(words: Sequence[str], most: int) -> str:
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
+# An address needs no marks to become a link; entities become the characters that were to be escaped.
+_LINKS = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)", re.IGNORECASE)
+
+
 def _md(text: str) -> str:
     """One line without marks that Markdown or a tracker would act on: links, mentions, HTML."""
-    flat = line(str(text), 500)
-    return "".join(f"\\{one}" if one in "\\`*_[]<>#|!" else one for one in flat).replace("@", "@\u200b")
+    flat = _LINKS.sub("\u200b", line(str(text), 500)).replace("@", "@\u200b")
+    return "".join(f"\\{one}" if one in "\\`*_[]<>#|!&~$" else one for one in flat)
+
+
+def _code(text: str) -> str:
+    """One line in a code span: no mark in it can end that."""
+    return f"`{line(text, 500).replace('`', chr(39))}`"
 
 
 def _block(text: str, width: int = 300) -> str:

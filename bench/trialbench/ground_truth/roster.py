@@ -6,7 +6,7 @@ The packaged roster `original` holds the three public models; any other is a fil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -155,6 +155,9 @@ def load_roster(name: str, *, work: Path = Path()) -> Roster:
     data = document.data
     models = tuple(_model(entry, document) for entry in data["models"])
     _refuse_doubles([model.slug for model in models], document, "models", "slug")
+    for number, model in enumerate(models):
+        _check_quants(model, document, number)
+    _refuse_repeats(data.get("precisions", ()), document, "precisions")
     return Roster(
         name=data["name"],
         path=path,
@@ -162,9 +165,9 @@ def load_roster(name: str, *, work: Path = Path()) -> Roster:
         prompts=load_prompts(document.beside(data["prompts"])),
         tolerances=load_tolerances(document.beside(data["tolerances"])),
         oracle=document.beside(data["oracle"]) if "oracle" in data else work / "oracle",
-        claims=document.beside(data["claims"]) if "claims" in data else None,
-        max_new_tokens=data.get("max_new_tokens", Roster.max_new_tokens),
-        perplexity_context=data.get("perplexity_context", Roster.perplexity_context),
+        claims=_claims(document) if "claims" in data else None,
+        max_new_tokens=_whole(data.get("max_new_tokens", Roster.max_new_tokens)),
+        perplexity_context=_whole(data.get("perplexity_context", Roster.perplexity_context)),
         precisions=tuple(data.get("precisions", ())),
     )
 
@@ -209,6 +212,29 @@ def _model(entry: dict[str, object], document: Document) -> Model:
 
 def _whole(value: object) -> int:
     return int(str(value).removesuffix(".0"))
+
+
+def _claims(document: Document) -> Path:
+    """The folder of the claims. Without it nothing that was claimed would be judged, and nobody would know."""
+    folder = document.beside(document.data["claims"])
+    if not folder.is_dir():
+        raise UsageError(f"{document.at('claims')}: expected a folder of claims, found none at {folder}")
+    return folder
+
+
+def _check_quants(model: Model, document: Document, number: int) -> None:
+    for runtime, names in model.quants.items():
+        _refuse_repeats(names, document, "models", number, "quants", runtime)
+    for quant in model.files:
+        if quant not in model.quants.get("llama.cpp", ()):
+            at = document.at("models", number, "files", quant)
+            raise UsageError(f"{at}: expected one of the quants that llama.cpp is asked for, found {quant!r}")
+
+
+def _refuse_repeats(names: Sequence[str], document: Document, *where: str | int) -> None:
+    for position, name in enumerate(names):
+        if name in names[:position]:
+            raise UsageError(f"{document.at(*where, position)}: {name!r} is already there")
 
 
 def _refuse_doubles(names: list[str], document: Document, section: str, key: str) -> None:

@@ -19,14 +19,15 @@ def roundtrip(case: Case) -> Result:
     if before.trouble is not None:
         return case.troubled(before.trouble)
     source = evidence.artefact(case.model, quant)
-    base = evidence.workspace.path(case.model, evidence.runtime.identity.name, quant)
-    folder = base.with_name(f"{base.stem}-roundtrip")
+    # In the work folder, wherever the file itself lies: next to somebody else's nothing is written.
+    record = evidence.workspace.record(case.model, evidence.runtime.identity.name, quant)
+    folder = record.with_name(f"{record.stem}-roundtrip")
     folder.mkdir(parents=True, exist_ok=True)
     exported = evidence.runtime.convert(Capability.EXPORT, source, folder / "exported", quant)
     if exported.artefact is None:
         return case.troubled(exported.trouble or Trouble(TroubleKind.REFUSED, "nothing was exported"), what="export")
     kind = Capability.IMPORT_HF if exported.artefact.format == "hf" else Capability.IMPORT_GGUF
-    back = evidence.runtime.convert(kind, exported.artefact, folder / f"imported{base.suffix}", quant)
+    back = evidence.runtime.convert(kind, exported.artefact, folder / f"imported{source.path.suffix}", quant)
     if back.artefact is None:
         return case.troubled(back.trouble or Trouble(TroubleKind.REFUSED, "nothing was imported"), what="import")
     tensors = {
@@ -45,6 +46,8 @@ def roundtrip(case: Case) -> Result:
                 return case.troubled(one.trouble, what=prompt)
         if not first.tokens or not second.tokens:
             return case.answer(Status.INCONCLUSIVE, f"{prompt}: no tokens to compare")
+        if None in (first.prompt_tokens, second.prompt_tokens):
+            return case.answer(Status.INCONCLUSIVE, f"{prompt}: an answer does not say how many tokens the prompt had")
         if first.prompt_tokens != second.prompt_tokens:
             says = f"{prompt}: not the same prompt: {first.prompt_tokens} and {second.prompt_tokens} tokens"
             return case.answer(Status.INCONCLUSIVE, says)

@@ -198,7 +198,9 @@ def second(case: Case) -> Result:
     if isinstance(oracle, Trouble):
         return case.troubled(oracle, what="second oracle")
     artefact = case.evidence.artefact(case.model, case.row.quant)
-    if artefact.sha256 and artefact.sha256 not in oracle.files.values():
+    # Of a file that nobody has a record of, as it lies there.
+    made = artefact.sha256 or case.evidence.digest(case.model, case.row.quant)
+    if made and made not in oracle.files.values():
         says = "the second oracle was made of another file: `trialbench oracle --second`"
         return case.answer(Status.INCONCLUSIVE, says, cause="second oracle of another file")
     tokens = compare_tokens((got.tokens or ())[: len(oracle.tokens)], oracle.tokens, oracle.eos_ids)
@@ -246,6 +248,11 @@ def tokenizer(case: Case) -> Result:
             else:
                 wrong[f"{name}{kind}"] = {"expected": list(ids), "got": answer.payload}
     total = len(golden.ids) + len(golden.ids_special)
+    unknown = [text.name for text in case.roster.prompts.tokenizer if golden.texts.get(text.name) != text.text]
+    if not wrong and (unknown or not total):
+        names = ", ".join(unknown[:4]) or "it has none"
+        says = f"the tokenizer's oracle does not know the texts that are asked ({names}): `trialbench oracle`"
+        return case.answer(Status.INCONCLUSIVE, says, cause="tokenizer's oracle of other texts")
     says = f"{total - len(wrong) - len(shown)} of {total} texts have the oracle's token ids"
     if shown:
         says += f"; known to differ: {', '.join(sorted(shown))}"
@@ -264,7 +271,10 @@ def template(case: Case) -> Result:
     golden = case.evidence.tokenizer(case.model)
     if isinstance(golden, Trouble):
         return case.troubled(golden)
-    if case.row.prompt not in golden.chats:
+    if case.row.prompt not in golden.chats and golden.chats:
+        says = f"the tokenizer's oracle does not know the chat {case.row.prompt}: `trialbench oracle`"
+        return case.answer(Status.INCONCLUSIVE, says, cause="tokenizer's oracle of other texts")
+    if not golden.chats:
         return case.answer(Status.NOT_APPLICABLE, f"{case.model.slug} has no chat template")
     seen = case.evidence.seen(case.model, case.row.quant)
     if seen.trouble is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from trialbench.errors import UsageError
 from trialbench.ground_truth import layouts
 from trialbench.ground_truth.convert import canonical, read_shape
-from trialbench.ground_truth.weights import Gguf
+from trialbench.ground_truth.weights import Gguf, understood
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,6 +87,11 @@ def compare(judged: Path, reference: Path) -> Comparison:
     Raises:
         UsageError: one of them cannot be read.
     """
+    with understood(judged):
+        return _compare(judged, reference)
+
+
+def _compare(judged: Path, reference: Path) -> Comparison:
     file = Gguf(judged)
     types = {tensor.name: tensor for tensor in file.tensors()}
     heads = _heads(file)

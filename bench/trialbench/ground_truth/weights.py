@@ -10,7 +10,9 @@ import hashlib
 import json
 import math
 import os
+import struct
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +41,24 @@ def need_numpy() -> None:
         import gguf  # noqa: F401  (only whether it is there)
     except ImportError as error:
         raise UsageError(f"{error}; {_EXTRA}") from error
+
+
+# What it ends in when a stranger's file holds something else than its format says.
+_GARBLED = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RecursionError, struct.error)
+
+
+@contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """Around everything that takes a stranger's file at its word.
+
+    Raises:
+        UsageError: the file does not keep it.
+    """
+    try:
+        yield
+    except _GARBLED as error:
+        text = f"{type(error).__name__}: {str(error)[:200]}"
+        raise UsageError(f"{path}: lacks or garbles something that is needed: {text}") from error
 
 
 def sha256(path: Path) -> str:
@@ -94,11 +114,13 @@ class Safetensors:
             raise UsageError(f"{folder}: expected model.safetensors, found none: fetch it with `trialbench pull`")
         index = folder / "model.safetensors.index.json"
         if index.exists():
-            files = sorted({folder / Path(name).name for name in hf_json(index)["weight_map"].values()})
+            with understood(index):
+                files = sorted({folder / Path(name).name for name in hf_json(index)["weight_map"].values()})
         elif len(files) > 1:
             raise UsageError(f"{folder}: expected one model.safetensors or an index, found {len(files)} files")
         for path in files:
-            self._read_header(path)
+            with understood(path):
+                self._read_header(path)
 
     def _read_header(self, path: Path) -> None:
         try:
@@ -118,7 +140,7 @@ class Safetensors:
             try:
                 kind, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
                 start, end = (int(n) for n in entry["data_offsets"])
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise UsageError(f"{path}: the tensor {name!r} has no proper entry in the header") from error
             if kind not in _BYTES:
                 raise UsageError(f"{path}: the tensor {name!r} is {kind}, expected one of {', '.join(_BYTES)}")
@@ -139,6 +161,10 @@ class Safetensors:
     def dtype(self, name: str) -> str:
         """`F32`, `F16` or `BF16`."""
         return self._places[name][1]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's own shape."""
+        return self._places[name][2]
 
     def read(self, name: str) -> Floats:
         """The tensor as float32, in its own shape.

@@ -5,10 +5,12 @@ WORK/<slug>/hf.json                    which commit they are, and their hashes
 WORK/<slug>/<runtime>/<slug>-<quant>.gguf     what a runtime runs
 WORK/<slug>/<runtime>/<slug>-<quant>.json     what it was made from, by which version: made again only when that changes
 WORK/<slug>/<runtime>/reference.kld    logits of the float32 file over the roster's text
+WORK/<slug>/<runtime>/reference.json   of which file, text and version they are
 """
 
 from __future__ import annotations
 
+import fnmatch
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,12 +25,15 @@ from trialbench.ground_truth.weights import folder_hashes, sha256
 
 Tell = Callable[[str], None]
 
-# What a checkpoint needs to be converted and to make an oracle; not the same weights in other formats.
-PULLED = (
-    *("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json"),
-    *("tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json", "chat_template.jinja"),
+# What a checkpoint needs to be converted and to make an oracle, and what is taken along where a repository has it; not
+# the same weights in other formats.
+_NEEDED = ("config.json", "tokenizer.json", "model*.safetensors")
+_PULLED = (
+    *(*_NEEDED, "generation_config.json", "model.safetensors.index.json", "tokenizer_config.json"),
+    *("added_tokens.json", "vocab.json", "merges.txt", "special_tokens_map.json", "chat_template.jinja"),
 )
 _FLOATS = ("f32", "f16")
+_PULL_RECORD: dict[str, type] = {"hub": str, "asked": str, "revision": str, "files": dict}
 _ENDINGS = {"apr": "apr"}
 
 
@@ -59,11 +64,15 @@ class Workspace:
         return model.folder if model.folder is not None else self.root / model.slug / "hf"
 
     def revision(self, model: Model) -> str | None:
-        """The commit that `pull` fetched; None for a model that the roster brings."""
+        """The commit that `pull` fetched; None for a model that the roster brings.
+
+        Raises:
+            UsageError: what `pull` wrote down cannot be read.
+        """
         path = self.root / model.slug / "hf.json"
         if model.folder is not None or not path.exists():
             return None
-        return str(read_json(path)["revision"])
+        return str(_written_down(path, **_PULL_RECORD)["revision"])
 
     def source(self, model: Model) -> Artefact:
         """The Hugging Face folder as an artefact."""
@@ -71,7 +80,7 @@ class Workspace:
 
     def path(self, model: Model, runtime: str, quant: str) -> Path:
         """Where the file of one quant lies, made or not; one that the roster brings lies where that says."""
-        ending = _ENDINGS.get(runtime, "gguf")
+        ending = _ending(runtime)
         if ending == "gguf" and quant in model.files:
             return model.files[quant]
         return self.root / model.slug / runtime / f"{model.slug}-{quant}.{ending}"
@@ -93,9 +102,10 @@ class Workspace:
         path = self.path(model, runtime, quant)
         record = self.record(model, runtime, quant)
         if not path.exists() or not record.exists():
-            return Artefact(path, model.slug, path.suffix[1:], quant)
-        made = read_json(record)
-        return Artefact(path, model.slug, path.suffix[1:], quant, str(made["sha256"]), tuple(made["parents"]))
+            return Artefact(path, model.slug, _ending(runtime), quant)
+        made = _written_down(record, sha256=str, parents=list)
+        parents = tuple(str(one) for one in made["parents"])
+        return Artefact(path, model.slug, _ending(runtime), quant, made["sha256"], parents)
 
     def quants(self, model: Model, runtime: str) -> tuple[str, ...]:
         """What the roster wants of a runtime for a model; nothing when it does not name the runtime."""
@@ -115,26 +125,30 @@ class Workspace:
             self._pull(model, tell)
 
     def _pull(self, model: Model, tell: Tell) -> None:
-        from trialbench import hub
         from trialbench.hub.fetch import fetch
 
         assert model.hub is not None
         assert model.revision is not None
         folder, record = self.folder(model), self.root / model.slug / "hf.json"
         pins: dict[str, str] = {}
+        known: dict[str, Any] = {"files": {}}
         commit = model.revision
         if record.exists():
-            known = read_json(record)
+            known = _written_down(record, **_PULL_RECORD)
             if known["hub"] == model.hub and known["asked"] == model.revision:
                 commit, pins = str(known["revision"]), dict(known["files"])
-        if not hub.COMMIT.match(commit):
-            commit, _ = hub.list_files(model.hub, commit, list(PULLED))
+        include = sorted(pins)
+        if not pins:
+            commit, include = _offered(model.hub, model.revision)
             tell(f"{model.slug}: {model.hub} at {model.revision} is commit {commit}")
         folder.mkdir(parents=True, exist_ok=True)
-        include = sorted(pins) if pins else list(PULLED)
         paths = fetch(model.hub, revision=commit, include=include, dest=folder, sha256=pins, tell=tell)
         files = {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
         write_json(record, {"hub": model.hub, "asked": model.revision, "revision": commit, "files": files})
+        for name in known["files"].keys() - files.keys():
+            # Of the revision before: an index of shards that are gone would decide what is read.
+            if Path(name).name == name:
+                (folder / name).unlink(missing_ok=True)
 
     def convert(self, runtime: Runtime, models: Sequence[Model], tell: Tell) -> list[Made]:
         """Make every file that the roster wants of `runtime`; what is there already from the same input is left."""
@@ -156,7 +170,7 @@ class Workspace:
         name = runtime.identity.name
         target = self.path(model, name, quant)
         record = self.record(model, name, quant)
-        label = Artefact(target, model.slug, target.suffix[1:], quant).label
+        label = Artefact(target, model.slug, _ending(name), quant).label
         if target == model.files.get(quant):
             return self._given(model, name, quant, label)
         folder = self.folder(model)
@@ -204,23 +218,75 @@ class Workspace:
         return runtime.convert(Capability.QUANTIZE, base, target, quant)
 
     def clean(self, models: Sequence[Model], *, pulled: bool = False) -> list[Path]:
-        """Remove what `convert` made, and with `pulled` also what was fetched; returns what went."""
-        gone = []
+        """Remove what `convert` made, and with `pulled` also what was fetched; returns what went.
+
+        What the roster brings stays, wherever it lies.
+        """
+        brought = {path.resolve() for model in self.roster.models for path in model.files.values()}
+        brought |= {model.folder.resolve() for model in self.roster.models if model.folder is not None}
+        gone: list[Path] = []
         for model in models:
             base = self.root / model.slug
             if not base.is_dir():
                 continue
             for path in sorted(base.iterdir()):
-                if path.name in ("hf", "hf.json") and not pulled:
-                    continue
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
-                gone.append(path)
+                if path.name not in ("hf", "hf.json") or pulled:
+                    _remove(path, brought, gone)
             if not any(base.iterdir()):
                 base.rmdir()
         return gone
+
+
+def _ending(runtime: str) -> str:
+    """The format of a runtime's files, whatever somebody else called one of them."""
+    return _ENDINGS.get(runtime, "gguf")
+
+
+def _remove(path: Path, brought: set[Path], gone: list[Path]) -> None:
+    """Remove `path` with all below it but what is `brought`; what went is added to `gone`."""
+    real = path.resolve()
+    if real in brought:
+        return
+    if not path.is_dir() or path.is_symlink():
+        path.unlink()
+    elif any(real in one.parents for one in brought):
+        for inner in sorted(path.iterdir()):
+            _remove(inner, brought, gone)
+        return
+    else:
+        shutil.rmtree(path)
+    gone.append(path)
+
+
+def _written_down(path: Path, **keys: type) -> dict[str, Any]:
+    """A record of ours in the work folder.
+
+    Raises:
+        UsageError: it cannot be read, or lacks one of `keys`.
+    """
+    found = read_json(path)
+    if isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in keys.items()):
+        return found
+    raise UsageError(
+        f"{path}: expected a record with {', '.join(keys)}, found {found!r:.60}: remove it, and make it anew"
+    )
+
+
+def _offered(repo: str, revision: str) -> tuple[str, list[str]]:
+    """The commit that a revision is, and which of the files we take it has. No repository has all of them.
+
+    Raises:
+        UsageError: one that is needed is not there.
+        ServerError: as `hub.list_files`.
+    """
+    from trialbench import hub
+
+    commit, files = hub.list_files(repo, revision, ["*"])
+    names = [file.name for file in files]
+    for pattern in _NEEDED:
+        if not fnmatch.filter(names, pattern):
+            raise UsageError(f"{repo}: expected {pattern} at {revision}, found {', '.join(names[:20])}")
+    return commit, sorted({name for pattern in _PULLED for name in fnmatch.filter(names, pattern)})
 
 
 def _is_made(target: Path, record: Path, wanted: dict[str, Any]) -> bool:

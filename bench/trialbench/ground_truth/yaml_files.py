@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from trialbench import schemas
 from trialbench.errors import UsageError
+from trialbench.files import MAX_NUMBER
 
 PACKAGED = Path(__file__).parent / "data"
-# A YAML alias can unfold to more than memory holds; data files of this kind have a few hundred lines.
-_MAX_BYTES = 4_000_000
+# Data files of this kind have a few hundred lines. A few aliases of aliases unfold to more than anybody can walk over.
+_MAX_BYTES, _MAX_NODES = 4_000_000, 200_000
 
 
 class Document:
@@ -66,9 +66,9 @@ def load(path: Path, schema: str, what: str) -> Document:
     problems = schemas.validate(data, schema)
     lines = [f"{path}:{_line(text, problem.path)}: {problem}" for problem in problems]
     if not problems:
-        # YAML knows them, and a bound of that kind would hold for everything, or for nothing.
+        # YAML knows them; a bound of that kind would hold for everything, or for nothing, or could not be published.
         lines = [
-            f"{path}:{_line(text, where)}: {where[-1]}: expected a finite number, found {value}"
+            f"{path}:{_line(text, where)}: {where[-1]}: expected a finite number below 1e15, found {value}"
             for where, value in _not_finite(data)
         ]
     if lines:
@@ -83,7 +83,7 @@ def _parse(text: str, path: Path) -> Any:
 
     try:
         # Composed first: a repeated key would silently lose its first value.
-        _unique(yaml.compose(text, Loader=yaml.SafeLoader), path)
+        _unique(yaml.compose(text, Loader=yaml.SafeLoader), path, iter(range(_MAX_NODES)))
         return yaml.load(text, Loader=_loader())  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
@@ -107,15 +107,15 @@ def _loader() -> Any:
     return Loader
 
 
-def _not_finite(value: Any, where: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], float]]:
+def _not_finite(value: Any, where: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
     if isinstance(value, dict):
         for key, one in value.items():
             yield from _not_finite(one, (*where, key))
     elif isinstance(value, list):
         for number, one in enumerate(value):
             yield from _not_finite(one, (*where, number))
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield where, value
+    elif isinstance(value, int | float) and not abs(value) < MAX_NUMBER:
+        yield where, f"{value!s:.40}"
 
 
 def _scalars(text: str) -> Iterator[Any]:
@@ -132,9 +132,12 @@ def _scalars(text: str) -> Iterator[Any]:
             yield node
 
 
-def _unique(node: Any, path: Path) -> None:
+def _unique(node: Any, path: Path, left: Iterator[int]) -> None:
+    """Refuse a repeated key, and more nodes than are `left`."""
     import yaml
 
+    if next(left, None) is None:
+        raise UsageError(f"{path}: is no YAML: its aliases unfold to more than {_MAX_NODES} values")
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
@@ -143,10 +146,10 @@ def _unique(node: Any, path: Path) -> None:
                 first = seen[str(key.value)]
                 raise UsageError(f"{path}:{line}: the key {key.value!r} is already there in line {first}")
             seen[str(key.value)] = line
-            _unique(value, path)
+            _unique(value, path, left)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            _unique(value, path)
+            _unique(value, path, left)
 
 
 def _line(text: str, where: tuple[str | int, ...]) -> int:

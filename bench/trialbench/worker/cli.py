@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TypeAlias
 
+from trialbench.options import positive
 from trialbench.terminal import say
 
 _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -154,7 +155,7 @@ def _add_probe(verbs: _Verbs) -> None:
     }
     for name, text in about.items():
         proof = proofs.add_parser(name, help=text, description=text, epilog=_PROOF_CODES)
-        proof.add_argument("-n", type=_positive, help="how many times (default: the proof's own)")
+        proof.add_argument("-n", type=positive, help="how many times (default: the proof's own)")
         proof.add_argument(
             "--expect",
             action="append",
@@ -166,7 +167,7 @@ def _add_probe(verbs: _Verbs) -> None:
             "--expect-any", action="append", default=[], metavar="NAME=NUMBER", help="as --expect, of any proof"
         )
         proof.add_argument("--prompt", default="Count from one to one thousand.", help="what the engine is asked")
-        proof.add_argument("--max-tokens", type=_positive, default=None, help="length of the reply")
+        proof.add_argument("--max-tokens", type=positive, default=None, help="length of the reply")
         proof.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here")
         proof.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML here")
         proof.add_argument(
@@ -176,13 +177,6 @@ def _add_probe(verbs: _Verbs) -> None:
         )
         add_options(proof, required=False)
         proof.set_defaults(verb=_probe, proof=name)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, found {number}")
-    return number
 
 
 def _probe(options: argparse.Namespace) -> int:

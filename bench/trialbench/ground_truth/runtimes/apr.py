@@ -34,7 +34,7 @@ from trialbench.ground_truth.runtimes.base import (
     Trouble,
     TroubleKind,
 )
-from trialbench.ground_truth.runtimes.json_words import find_json, plain
+from trialbench.ground_truth.runtimes.json_words import find_json, is_whole, plain, speed, token_ids
 from trialbench.ground_truth.runtimes.tools import RuntimeMissing
 
 # The version whose behaviour `_DECLINED` states; another one is asked all the same, and its results name it.
@@ -80,10 +80,11 @@ _OUR_QUESTION = re.compile(
     r"|Failed to run \w+: No such file|Invalid model file extension"
 )
 _RUN_KEYS = ("tokens", "text")
-_CRASHED = " panicked at "
+# Of any thread: the program itself may go on without it, print its answer and end with 0.
+_CRASHED = re.compile(r"^thread '.*' (?:\(\d+\) )?panicked at ", re.MULTILINE)
 _PANIC, _NO_FILE, _USAGE, _NOT_BUILT, _NETWORK = 101, 3, 2, 9, 10
 _ASK_S, _RUN_S, _MAKE_S = 600.0, 600.0, 3600.0
-_MOST_TOKENS, _HIGHEST_ID, _FASTEST = 1_000_000, 2**31, 1e12
+_MOST_TOKENS = 1_000_000
 
 Run = Callable[[Sequence[str], float], Call]
 
@@ -147,8 +148,9 @@ class Apr:
     def ask(self, words: Sequence[str], keys: Sequence[str], timeout_s: float) -> Answer:
         """One command with `--json`: the payload that has `keys`, and what speaks against it."""
         # The same run every time: no colour, no network, and no memory of earlier runs (`_start`).
-        if any("\0" in word for word in words):
-            return Answer(None, Call(tuple(words)), Trouble(TroubleKind.NOT_BUILT, "no argument can hold a NUL"))
+        if not all(map(_sayable, words)):
+            why = "no argument can hold a NUL, or half a character"
+            return Answer(None, Call(tuple(words)), Trouble(TroubleKind.NOT_BUILT, why))
         call = self._run([self._binary, *words, "--json", "--offline"], timeout_s)
         payload, near = find_json(call.stdout, keys)
         trouble = _trouble(call)
@@ -156,9 +158,7 @@ class Apr:
             payload = None
         if payload is None and trouble is None:
             words = "" if call.stdout.strip() else _last_words(call)
-            if _CRASHED in call.stderr:
-                trouble = Trouble(TroubleKind.PANIC, _panic_words(call))
-            elif words.startswith("error:"):
+            if words.startswith("error:"):
                 trouble = Trouble(TroubleKind.REFUSED, f"{words} (and exit code 0)")
             elif near:
                 trouble = Trouble(TroubleKind.MISSING_FIELD, f"expected {', '.join(keys)} in the answer: {near}")
@@ -300,14 +300,14 @@ def _generation(answer: Answer) -> Generation:
         trouble = _contradiction(payload, tokens, text, count)
     if trouble is not None:
         return Generation(None, None, call=answer.call, trouble=trouble)
-    reason, speed = payload.get("finish_reason"), payload.get("tok_per_sec")
+    reason = payload.get("finish_reason")
     return Generation(
         tokens=tuple(tokens) or None,
         text=text,
         prompt_tokens=number if is_whole(number := payload.get("prompt_tokens")) else None,
         finish_reason=reason if isinstance(reason, str) else None,
         call=answer.call,
-        tokens_per_s=_speed(speed),
+        tokens_per_s=speed(payload.get("tok_per_sec")),
     )
 
 
@@ -318,21 +318,19 @@ def _contradiction(payload: Mapping[str, Any], tokens: Any, text: Any, count: An
         return Trouble(TroubleKind.REFUSED, str(error or f"status {payload.get('status')!r:.80}")[:500])
     if not isinstance(tokens, list) or not isinstance(text, str) or len(tokens) > _MOST_TOKENS:
         return Trouble(TroubleKind.UNREADABLE, "tokens: expected a list of ids, text: expected a string")
-    if not all(is_whole(token) and token < _HIGHEST_ID for token in tokens):
+    if token_ids(tokens) is None:
         return Trouble(TroubleKind.UNREADABLE, "tokens: expected whole numbers from 0 on")
     if "tokens_generated" in payload and (isinstance(count, bool) or count != len(tokens)):
         return Trouble(TroubleKind.UNREADABLE, f"tokens_generated says {count!r:.40}, and there are {len(tokens)}")
     return None
 
 
-def is_whole(value: Any) -> bool:
-    """A whole number from 0 on; `true` is none."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _speed(value: Any) -> float | None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _FASTEST
-    return float(value) if good else None
+def _sayable(word: str) -> bool:
+    """Whether a command line can hold it; a prompt of somebody's oracle need not be text."""
+    try:
+        return b"\0" not in os.fsencode(word)
+    except UnicodeEncodeError:
+        return False
 
 
 def _weights(path: Path) -> Path:
@@ -348,12 +346,12 @@ def _absent(path: Path) -> Trouble:
 def _trouble(call: Call) -> Trouble | None:
     """What the exit code says, in the program's own words."""
     code = call.exit_code
-    if code == 0:
-        return None
     if code is None:
         return Trouble(TroubleKind.TIMEOUT, f"no end after {call.seconds:.0f} s")
-    if code == _PANIC or code < 0 or code >= 128:
+    if code == _PANIC or code < 0 or code >= 128 or _CRASHED.search(plain(call.stderr)):
         return Trouble(TroubleKind.PANIC, _panic_words(call) or f"it crashed (exit {code})")
+    if code == 0:
+        return None
     words = _last_words(call) or f"exit {code} without a word"
     if code not in (_NO_FILE, _NETWORK) and _NO_SUCH_FILE.search(words):
         return Trouble(TroubleKind.ABSENT, words)
@@ -371,7 +369,7 @@ def _trouble(call: Call) -> Trouble | None:
 
 def _panic_words(call: Call) -> str:
     lines = plain(call.stderr).splitlines()
-    at = next((number for number, line in enumerate(lines) if _CRASHED in line), None)
+    at = next((number for number, line in enumerate(lines) if _CRASHED.match(line)), None)
     if at is None:
         return _last_words(call)
     # `thread 'main' (4711) panicked at file.rs:1:2:` and the message below it; the number is another every time.

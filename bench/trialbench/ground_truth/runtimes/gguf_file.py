@@ -20,6 +20,13 @@ def answer(capability: Capability, path: Path, other: Path | None = None, **more
     Raises:
         UsageError: the file cannot be read, or the question needs a second file or a tensor's name.
     """
+    from trialbench.ground_truth.weights import understood
+
+    with understood(path):
+        return _answer(capability, path, other, **more)
+
+
+def _answer(capability: Capability, path: Path, other: Path | None, **more: Any) -> Any:
     if capability is Capability.INSPECT:
         return _inspect(path)
     if capability is Capability.VALIDATE:

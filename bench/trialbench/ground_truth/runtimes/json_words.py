@@ -1,8 +1,11 @@
-"""JSON in what a program printed, between whatever else it printed. Never raises, whatever the bytes are."""
+"""JSON in what a program printed, between whatever else it printed, and what its values may be. Nothing here raises,
+whatever the bytes are, but `sound`.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +18,8 @@ _BEGUN = re.compile(r'\{\s*"|\[\s*[{"]')
 _NEXT_LINE = re.compile(r"\n(?=\S)")
 # Hostile output can hold a bracket in every place; ours holds a few values.
 _TRIES, _DEPTH = 2_000, 64
+# No vocabulary is larger, and nothing generates faster; Python's whole numbers have no end of their own.
+_HIGHEST_ID, _FASTEST = 2**31, 1e12
 
 
 def plain(text: str) -> str:
@@ -40,7 +45,7 @@ def find_json(text: str, keys: Sequence[str]) -> tuple[Any | None, str]:
             break
         try:
             value, end = decoder.raw_decode(text, place)
-            value = _sound(value, _DEPTH)
+            value = sound(value)
         except (ValueError, RecursionError):
             # What is whole inside of a document that broke off is no answer: go on where another could begin.
             if _BEGUN.match(text, place):
@@ -59,7 +64,7 @@ def _refuse(word: str) -> Any:
     raise ValueError(f"{word} is no JSON")
 
 
-def _sound(value: Any, depth: int) -> Any:
+def sound(value: Any, depth: int = _DEPTH) -> Any:
     """The value with half characters (lone surrogates) replaced.
 
     Raises:
@@ -70,7 +75,36 @@ def _sound(value: Any, depth: int) -> Any:
     if depth == 0 and isinstance(value, dict | list):
         raise ValueError("nested too deeply")
     if isinstance(value, list):
-        return [_sound(one, depth - 1) for one in value]
+        return [sound(one, depth - 1) for one in value]
     if isinstance(value, dict):
-        return {_sound(key, depth): _sound(one, depth - 1) for key, one in value.items()}
+        return {sound(key, depth): sound(one, depth - 1) for key, one in value.items()}
     return value
+
+
+def is_whole(value: Any) -> bool:
+    """A whole number from 0 on; `true` is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def token_ids(value: Any) -> tuple[int, ...] | None:
+    """A list of token ids; None when it is anything else."""
+    if not isinstance(value, list) or not all(is_whole(one) and one < _HIGHEST_ID for one in value):
+        return None
+    return tuple(value)
+
+
+def speed(value: Any) -> float | None:
+    """Tokens per second; None when it is no speed at all."""
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _FASTEST
+    return float(value) if good else None
+
+
+def number(value: Any) -> float | None:
+    """A finite number; None when it is anything else, or one that no float holds."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None

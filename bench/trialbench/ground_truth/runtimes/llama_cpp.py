@@ -35,6 +35,7 @@ from trialbench.ground_truth.runtimes.base import (
     Trouble,
     TroubleKind,
 )
+from trialbench.ground_truth.runtimes.json_words import number, sound, speed, token_ids
 from trialbench.ground_truth.runtimes.tools import Process, RuntimeMissing, Tools
 
 PROGRAMS = ("llama-server", "llama-quantize", "llama-perplexity")
@@ -55,6 +56,8 @@ _DECLINED = {
 _FLOATS = ("f32", "f16")
 _LOAD_S, _REQUEST_S, _TOOL_S = 120.0, 300.0, 3600.0
 _MAX_REPLY = 256_000_000
+# A softmax of float32 numbers comes nowhere near.
+_LEAST_LOGPROB = -1e6
 # llama-perplexity prints from a thread that its own end does not wait for: on a busy machine the last lines go missing.
 _ATTEMPTS = 6
 _HOST = "127.0.0.1"
@@ -228,7 +231,7 @@ def _is_cut(call: Call) -> bool:
 
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|nan|inf))"
 _ESTIMATE = re.compile(rf"Final estimate: PPL = {_NUMBER} \+/- {_NUMBER}")
-_CHUNKS = re.compile(r"over (\d+) chunks, n_ctx=(\d+)")
+_CHUNKS = re.compile(r"over ([0-9]{1,9}) chunks, n_ctx=([0-9]{1,9})\b")
 
 
 def parse_perplexity(call: Call, *, kl: bool) -> Perplexity:
@@ -252,7 +255,9 @@ def parse_perplexity(call: Call, *, kl: bool) -> Perplexity:
         mean = spread = worst = same = None
         found = [value]
     trouble = None
-    if any(one is None or not math.isfinite(one) for one in found) or (value is not None and value < 1.0):
+    # It ends with 0 even when it failed; whatever it ends with otherwise speaks against what it printed before.
+    failed = call.exit_code != 0 or any(one is None or not math.isfinite(one) for one in found)
+    if failed or (value is not None and value < 1.0):
         kind = _kind(call) if call.exit_code != 0 else TroubleKind.REFUSED
         trouble = Trouble(kind, _last_words(call) or "llama-perplexity printed no result")
     return Perplexity(
@@ -385,7 +390,7 @@ class ServerSession:
         if trouble is not None:
             return Answer(None, call, trouble)
         try:
-            payload = json.loads(raw)
+            payload = sound(json.loads(raw))
         except (ValueError, RecursionError) as error:
             return Answer(None, call, Trouble(TroubleKind.UNREADABLE, f"{path}: no JSON: {error}"))
         if status != 200:
@@ -449,7 +454,7 @@ class ServerSession:
         answer = self._ask("/tokenize", {"content": text, "add_special": add_special, "parse_special": True})
         if answer.payload is None:
             return answer
-        ids = _ids(answer.payload.get("tokens"))
+        ids = token_ids(answer.payload.get("tokens"))
         if ids is None:
             return Answer(None, answer.call, Trouble(TroubleKind.UNREADABLE, "/tokenize: expected a list of token ids"))
         return Answer(list(ids), answer.call)
@@ -465,12 +470,6 @@ class ServerSession:
         return Answer(text, answer.call)
 
 
-def _ids(value: Any) -> tuple[int, ...] | None:
-    if not isinstance(value, list) or not all(type(one) is int and one >= 0 for one in value):
-        return None
-    return tuple(value)
-
-
 def read_completion(answer: Answer, top: int) -> Generation:
     """What `/completion` said, checked field by field: it is a stranger's text."""
     payload, call = answer.payload, answer.call
@@ -479,7 +478,7 @@ def read_completion(answer: Answer, top: int) -> Generation:
     def broken(what: str) -> Generation:
         return Generation(None, None, call=call, trouble=Trouble(TroubleKind.UNREADABLE, f"/completion: {what}"))
 
-    tokens = _ids(payload.get("tokens"))
+    tokens = token_ids(payload.get("tokens"))
     if tokens is None:
         return broken("expected a list of token ids under tokens")
     text = payload.get("content")
@@ -495,7 +494,6 @@ def read_completion(answer: Answer, top: int) -> Generation:
     count = payload.get("tokens_evaluated")
     stop = payload.get("stop_type")
     timings = payload.get("timings")
-    speed = timings.get("predicted_per_second") if isinstance(timings, dict) else None
     return Generation(
         tokens=tokens or None,
         text=text,
@@ -504,7 +502,7 @@ def read_completion(answer: Answer, top: int) -> Generation:
         positions=positions,
         call=call,
         trouble=None if tokens else Trouble(TroubleKind.MISSING_FIELD, "/completion: no tokens"),
-        tokens_per_s=float(speed) if isinstance(speed, int | float) and math.isfinite(speed) else None,
+        tokens_per_s=speed(timings.get("predicted_per_second")) if isinstance(timings, dict) else None,
     )
 
 
@@ -522,10 +520,10 @@ def _positions(value: Any) -> tuple[Position, ...] | None:
         for one in row:
             if not isinstance(one, dict) or type(one.get("id")) is not int:
                 return None
-            logprob = one.get("logprob")
-            if not isinstance(logprob, int | float) or isinstance(logprob, bool) or not math.isfinite(logprob):
+            logprob = number(one.get("logprob"))
+            if logprob is None or logprob < _LEAST_LOGPROB:
                 return None
             # Rounding may leave a certain token a little above probability one.
-            candidates.append(Candidate(one["id"], min(float(logprob), 0.0)))
+            candidates.append(Candidate(one["id"], min(logprob, 0.0)))
         found.append(Position(entry["id"], tuple(candidates)))
     return tuple(found)

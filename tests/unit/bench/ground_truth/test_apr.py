@@ -390,8 +390,21 @@ ROWS = (
         (lambda call: replace(call, exit_code=9, stdout=""), OPEN),
         (lambda call: replace(call, exit_code=-11, stdout=""), FAIL),
         (lambda call: replace(call, exit_code=8, stdout=""), FAIL),
+        (lambda call: replace(call, stderr="\x1b[1mthread 'worker-1' (7) panicked at a.rs:1:2:\nno\n"), FAIL),
+        (lambda call: replace(call, exit_code=9, stderr="thread 'main' panicked at a.rs:1:2:\nno\n"), FAIL),
     ],
-    ids=["ignores --json", "prints nothing", "another document", "cut", "hangs", "not built", "crashes", "refuses"],
+    ids=[
+        "ignores --json",
+        "prints nothing",
+        "another document",
+        "cut",
+        "hangs",
+        "not built",
+        "crashes",
+        "refuses",
+        "loses a thread",
+        "calls a panic a missing feature",
+    ],
 )
 def test_bad_manners_are_never_a_pass(bench: Bench, change: Callable[[Call], Call], expected: Status) -> None:
     for name in ROWS:
@@ -449,7 +462,7 @@ def test_own_perplexity() -> None:
     good = {"perplexity": 7, "tokens_evaluated": 5, "passed": False}
     assert (read(good, said).value, read(good, said).tokens) == (7.0, 5)
     assert read({**good, "passed": True}, said).trouble is said
-    for empty in ({"perplexity": None}, {"tokens_evaluated": None}):
+    for empty in ({"perplexity": None}, {"tokens_evaluated": None}, {"perplexity": ""}, {"tokens_evaluated": ""}):
         assert read({**good, **empty}).trouble.kind is TroubleKind.EMPTY
     for key, values in (("perplexity", (True, 0.5, 10**400)), ("tokens_evaluated", (0, "5", True, 10**400))):
         for value in values:
@@ -729,6 +742,13 @@ def test_what_cannot_be_made_says_why(bench: Bench, tmp_path: Path) -> None:
     assert crash.convert(Capability.IMPORT_HF, source, target, "f32").trouble == Trouble(
         TroubleKind.PANIC, "thread 'main' panicked at a.rs:1:2: no"
     )
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800"])
+def test_a_prompt_that_no_command_line_holds(bench: Bench, text: str) -> None:
+    with bench.apr.open(bench.file("m-int8.apr", "int8", "tiny-llama")) as session:
+        got = session.generate(Prompt("odd", text), max_new_tokens=4)
+    assert got.trouble == Trouble(TroubleKind.NOT_BUILT, "no argument can hold a NUL, or half a character")
 
 
 def test_what_apr_cannot_do_is_declared(bench: Bench, tmp_path: Path) -> None:

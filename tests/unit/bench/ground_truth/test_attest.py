@@ -54,10 +54,33 @@ def test_rows_about_the_file_decide(
     assert says in capsys.readouterr().out
 
 
+def test_a_claim_that_the_file_breaks_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    claim = {"name": "c", "statement": "s", "metric": "kl-mean", "direction": "at most", "bound": 1,
+             "standing": "locked", "amendments": 0, "status": "FAIL", "found": 2, "says": "x"}  # fmt: skip
+    for quant, code in (("f16", 1), ("f32", 0)):
+        broken = {**claim, "broken_by": [{"model": "m", "quant": quant}]}
+        path = verdict(tmp_path / "v.json", "PASS", claims=[broken])
+        assert main(["attest", "--sha256", HASH, "--verdict", str(path)]) == code
+        assert f"1 checks passed, {code} failed" in capsys.readouterr().out
+
+
+def test_a_part_of_the_suites_proves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = verdict(tmp_path / "v.json", "PASS", "PASS")
+    path.write_text(path.read_text().replace('"suite": "token"', '"suite": "inspect"'))
+    assert main(["attest", "--sha256", HASH, "--verdict", str(path)]) == 1
+    assert "2 checks passed, 0 failed, 0 could not be decided; its tokens were not compared" in capsys.readouterr().out
+
+
 def test_the_newest_verdict_counts(tmp_path: Path) -> None:
     old = verdict(tmp_path / "old.json", "FAIL", made="2026-11-20T04:00:00+00:00")
     new = verdict(tmp_path / "new.json", "PASS")
     assert main(["attest", "--sha256", HASH, "--verdict", str(new), "--verdict", str(old)]) == 0
+
+
+def test_of_two_that_are_as_new_the_worse_one_counts(tmp_path: Path) -> None:
+    good, bad = verdict(tmp_path / "good.json", "PASS"), verdict(tmp_path / "bad.json", "FAIL")
+    for first, second in ((good, bad), (bad, good)):
+        assert main(["attest", "--sha256", HASH, "--verdict", str(first), "--verdict", str(second)]) == 1
 
 
 def test_an_unknown_file_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

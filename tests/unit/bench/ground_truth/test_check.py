@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from trialbench.ground_truth import check, controls, outputs
 from trialbench.ground_truth.controls_base import Bench, changed
 from trialbench.ground_truth.convert import Changes, to_gguf
 from trialbench.ground_truth.ladder import Step
-from trialbench.ground_truth.neighbours import other_numbers
+from trialbench.ground_truth.neighbours import Neighbours, other_numbers
 from trialbench.ground_truth.observe import Evidence
 from trialbench.ground_truth.oracle_files import Oracle, oracle_path, write_oracle
 from trialbench.ground_truth.page import page
@@ -28,6 +29,7 @@ from trialbench.ground_truth.roster import load_roster
 from trialbench.ground_truth.runtimes.base import Candidate, Capability, Prompt
 from trialbench.ground_truth.runtimes.llama_cpp import LlamaCpp
 from trialbench.ground_truth.runtimes.tools import LocalTools
+from trialbench.ground_truth.suites import judge
 from trialbench.ground_truth.workspace import Workspace
 
 EVIL = "</script>\x1b[31m<b>*[x](http://y)* @all"
@@ -55,6 +57,8 @@ def tolerant(roster_file: Path) -> Path:
     path.write_text("---\ntolerances:\n" + "\n".join(rows).replace("hex-std: {value: 1", "hex-std: {value: 0") + "\n")
     text = roster_file.read_text().replace("perplexity_ceiling: 3", "perplexity_ceiling: 5")
     roster_file.write_text(text.replace("oracle: oracle", "oracle: oracle\nclaims: claims"))
+    claims = roster_file.parent / "claims"
+    claims.mkdir()
     roster = load_roster(str(roster_file))
     for model in roster.models:
         for prompt in roster.prompts.prompts:
@@ -65,8 +69,6 @@ def tolerant(roster_file: Path) -> Path:
                 top=tuple((Candidate(token, -0.105), Candidate((token + 1) % 50, -6.2)) for token in tokens),
             )  # fmt: skip
             write_oracle(oracle_path(roster.oracle, model.slug, prompt.name), oracle)
-    claims = roster_file.parent / "claims"
-    claims.mkdir()
     (claims / "exact.yml").write_text(
         "---\nstatement: They are the same, token for token.\nmetric: token-mismatches\nat_most: 0\n"
         "quants: [f16, Q8_0]\nfalsified_by: One token that is another.\n"
@@ -117,6 +119,35 @@ def test_only_what_was_asked_for(options: list[str], tmp_path: Path, capsys: pyt
     (tmp_path / "v.json").write_text("{}")
     assert main(["ticket", str(tmp_path / "v.json")]) == 2
     assert main(["check", *options, "--suite", "nothing"]) == 2
+    capsys.readouterr()
+    assert main(["check", *options, *["--suite", "token"] * 2, *["--model", "m-gpt2"] * 2]) == 0
+    assert "PASS: 6 checks declared: 6 PASS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--json", "--junit", "--html"])
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
+    options: list[str], option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path, why in ((tmp_path / "none" / "x", "there is no writable folder"), (tmp_path, "is a folder")):
+        assert main(["check", *options, option, str(path)]) == 2
+        err = capsys.readouterr().err
+        assert f"{option} {path}: expected a file that can be written, but {why}" in err
+    assert main(["attest", "--sha256", "a" * 64, "--json", str(tmp_path / "none" / "x")]) == 2
+    assert "--json" in capsys.readouterr().err
+    for more in (["--controls", "--model", "m-gpt2"], ["--work", options[1]]):
+        assert main(["check", *options, *more]) == 2
+        told = capsys.readouterr()
+        # Not one row was judged.
+        assert told.out == ""
+        assert "asked in" not in told.err
+
+
+@pytest.mark.parametrize("number", ["0", "-3", "x", "1.5"])
+def test_threads_are_counted(options: list[str], number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["check", *options, "--threads", number])
+    assert caught.value.code == 2
+    assert f"argument --threads: expected a whole number, at least 1, found {number}" in capsys.readouterr().err
 
 
 def test_a_model_that_was_not_converted_is_named_and_not_passed(
@@ -167,10 +198,33 @@ def test_changes() -> None:
     assert check.changes(None, after) == ["there is no earlier verdict to compare with"]
 
 
-def test_a_verdict_that_is_not_there(tmp_path: Path) -> None:
+def test_a_verdict_that_cannot_be_compared_with_is_none(tmp_path: Path) -> None:
     assert check.read_verdict(tmp_path / "v.json") is None
-    (tmp_path / "v.json").write_text("[]")
-    assert check.read_verdict(tmp_path / "v.json") is None
+    for text in ("[]", "{}", "{", '{"results": 1}'):
+        (tmp_path / "v.json").write_text(text)
+        assert check.read_verdict(tmp_path / "v.json") is None
+
+
+def test_a_verdict_that_was_written_can_be_read(tmp_path: Path) -> None:
+    # A perplexity and a tensor's error of a damaged file, a token id of a stranger.
+    row = failing(1, evidence={"perplexity": 5.2e21, "tensors": [{"max_abs": -3e38}], "got": [10**17], "fine": 9e14})
+    path = tmp_path / "v.json"
+    check.keep(path, verdict(row))
+    found = check.read_verdict(path)
+    assert found is not None
+    assert found["results"][0]["evidence"] == {
+        "perplexity": None,
+        "tensors": [{"max_abs": None}],
+        "got": [None],
+        "fine": 9e14,
+    }
+    assert main(["ticket", str(path)]) == 0
+
+
+def test_what_was_not_asked_this_time_is_not_gone() -> None:
+    row = {"suite": "token", "model": "m", "quant": "f16", "other": "", "prompt": "one", "status": "PASS", "says": "x"}
+    before = {"runtime": {"name": "r", "version": "1"}, "results": [row, {**row, "model": "other"}]}
+    assert check.changes(before, {**before, "results": [row]}, part=True) == ["nothing changed"]
 
 
 def test_claims_decide_too(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,6 +325,48 @@ def test_wrong_files_are_caught_by_what_reads_them(
     wrong = replace(cut, control=replace(cut.control, guilty=Step.RUNTIME))
     assert not wrong.good
     assert "guilty step: WRONG, it is runtime: file: " in outputs.controls_table([wrong], [])
+
+
+def test_the_reference_logits_are_of_this_file_and_this_text(bench: tuple[Workspace, LlamaCpp]) -> None:
+    workspace, runtime = bench
+    model = workspace.roster.models[0]
+    target = workspace.reference(model, "llama.cpp")
+
+    def is_made() -> bool:
+        before = target.stat().st_mtime_ns if target.exists() else 0
+        for quant in ("f16", "Q8_0"):
+            assert Evidence(workspace, runtime).perplexity(model, quant).kl_mean is not None
+        return target.stat().st_mtime_ns != before
+
+    assert is_made()
+    assert not is_made()
+    # Whoever was ended while it was made left a part of it, and nothing that says of what.
+    target.with_suffix(".json").unlink()
+    assert is_made()
+    assert workspace.roster.prompts.perplexity_text is not None
+    workspace.roster.prompts.perplexity_text.write_text("another text")
+    assert is_made()
+    workspace.roster = replace(workspace.roster, perplexity_context=128)
+    assert is_made()
+    target.with_suffix(".json").write_text("{")
+    assert is_made()
+
+
+def test_nothing_is_written_beside_somebody_elses_file(bench: tuple[Workspace, LlamaCpp], tmp_path: Path) -> None:
+    workspace, runtime = bench
+    model = workspace.roster.models[0]
+    given = tmp_path / "downloads" / "model.bin"
+    given.parent.mkdir()
+    shutil.copy(workspace.path(model, "llama.cpp", "f32"), given)
+    model = replace(model, files=dict.fromkeys(("f32", "f16"), given))
+    workspace.roster = replace(workspace.roster, models=(model,))
+    workspace.convert(runtime, [model], lambda _text: None)
+    evidence = Evidence(workspace, runtime)
+    result = judge(Row("roundtrip", model.slug, "f32"), evidence)
+    assert result.status is Status.PASS, result.says
+    assert judge(Row("tensors", model.slug, "f16"), evidence).status is Status.PASS
+    Neighbours(evidence, model).imported()
+    assert list(given.parent.iterdir()) == [given]
 
 
 def test_other_numbers_of_a_configuration_are_the_imports(bench: tuple[Workspace, LlamaCpp], tmp_path: Path) -> None:
@@ -449,6 +545,30 @@ def test_what_a_runtime_said_is_never_obeyed() -> None:
     # The page's own one, whose hash its policy names.
     assert html.count("<script") == 1
     assert "http://y" not in html.replace("(http://y)", "")
+
+
+@pytest.mark.parametrize(
+    "said", ["http://y", "HTTPS://y/z", "www.y", "&commat;all", "&#35;1", "~~x~~", "$$x$$", "a@y.z"]
+)
+def test_a_ticket_has_no_links_and_no_entities(said: str) -> None:
+    ticket = outputs.ticket(verdict(replace(failing(1), says=said, cause=said)))
+    prose = "\n".join(one for one in ticket.splitlines() if not one.startswith("    "))
+    # What a tracker acts on by itself: an address, an entity that stands for a mark, a mail, other marks.
+    assert not re.search(r"://|www\.|(?<!\\)[&~$]|@\w", prose, re.IGNORECASE)
+
+
+def test_no_name_ends_its_code_span() -> None:
+    row = Row("token", "m` <b> @all `", "f16", prompt="p` @all")
+    prose = outputs.ticket(verdict(replace(failing(1), row=row)))
+    assert "`token m' <b> @all ' f16`" in prose
+    assert "(`token m' <b> @all ' f16 p' @all`)" in prose
+
+
+def test_a_broken_claim_is_not_nothing() -> None:
+    claim = {"name": "c", "statement": "s", "standing": "locked", "status": "FAIL", "says": "3, claimed at most 0"}
+    ticket = outputs.ticket(verdict(claims=[claim]))
+    assert ": 0 defects, 0 checks failed, 1 claim broken\n" in ticket
+    assert "No check failed; the broken claims stand above. 1 checks could not be decided." in ticket
 
 
 def test_a_claims_standing_is_in_every_output() -> None:

@@ -84,6 +84,50 @@ def test_an_edited_chain_is_refused(folder: Path) -> None:
     assert len(read_claims(folder)) == 2
 
 
+def forge(folder: Path, **changes: Any) -> None:
+    """An entry more, with a hash that is right: whoever can write the file can compute it."""
+    last = read_lock(folder)[-1]
+    entry = {**{key: value for key, value in last.items() if key != "hash"}, "previous": last["hash"], **changes}
+    entry["hash"] = module._hash(entry)
+    with (folder / "lock.jsonl").open("a") as stream:
+        stream.write(json.dumps(entry) + "\n")
+
+
+def test_an_amendment_that_calls_itself_none_shows(folder: Path) -> None:
+    lock(folder)
+    (folder / "exact.yml").write_text(CLAIM.replace("at_most: 0", "at_most: 5"))
+    forge(folder, sha256=module.digest(folder / "exact.yml"), amendment=False)
+    assert standing(folder)[0].endswith(", AMENDED once")
+
+
+@pytest.mark.parametrize("changes", [{"claim": None}, {"sha256": 5}, {"when": []}])
+def test_an_entry_that_says_nothing_breaks_the_chain(folder: Path, changes: dict[str, Any]) -> None:
+    lock(folder)
+    forge(folder, **changes)
+    with pytest.raises(UsageError, match=r"lock\.jsonl:2: the chain of claims is broken here"):
+        read_claims(folder)
+
+
+def test_a_chain_that_is_no_text_is_broken(folder: Path) -> None:
+    (folder / "lock.jsonl").write_bytes(b'{"claim": "\xff"}\n')
+    with pytest.raises(UsageError, match=r"lock\.jsonl:1: the chain of claims is broken here"):
+        read_claims(folder)
+
+
+def test_a_claim_cut_from_the_end_of_the_chain_is_missed(folder: Path) -> None:
+    (folder / "other.yml").write_text(CLAIM)
+    lock(folder, now=BEFORE)
+    work = folder / "work"
+    assert [one.name for one in module.beforehand(work, folder)] == ["exact", "other"]
+    module.remember(work, folder, read_claims(folder), now=RESULTS)
+    (folder / "other.yml").unlink()
+    path = folder / "lock.jsonl"
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    assert standing(folder) == ["locked 2026-11-20"]
+    with pytest.raises(UsageError, match="other: results of 2026-11-21 were compared with it, and it is no longer"):
+        module.beforehand(work, folder)
+
+
 def test_a_locked_claim_is_not_withdrawn(folder: Path) -> None:
     lock(folder)
     (folder / "exact.yml").unlink()
@@ -174,6 +218,8 @@ def test_each_metric(found: Found) -> None:
     worst = judged(found, claim("token-mismatches"))
     assert (worst.status, worst.found) == (Status.FAIL, 1)
     assert "m-llama f16" in worst.says
+    files = [{"model": slug, "quant": quant} for slug in ("m-llama", "m-gpt2") for quant in ("f16", "Q8_0")]
+    assert worst.as_dict()["broken_by"] == files
     assert judged(found, claim("agreement", 0.5, "at least")).status is Status.PASS
     assert judged(found, claim("agreement", 0.6, "at least")).status is Status.FAIL
     assert judged(found, claim("kl-mean", 0.2)).found == pytest.approx(0.2)
@@ -195,8 +241,12 @@ def test_what_cannot_be_measured_is_inconclusive(found: Found) -> None:
     other = judged(found, claim("token-mismatches", quants=("Q9",)))
     assert other.status is Status.NOT_APPLICABLE
     assert other.says == "it is about Q9, and the roster wants none of them of llama.cpp"
-    lost = judged(found, claim("token-mismatches", models=("other",)))
-    assert (lost.status, lost.says) == (Status.INCONCLUSIVE, "nothing that was checked is meant by it")
+    for names in (("other",), ("m-llama", "other")):
+        lost = judged(found, claim("token-mismatches", models=names))
+        assert (lost.status, lost.says) == (Status.INCONCLUSIVE, "the roster has no model other")
+    elsewhere = claim("token-mismatches", models=("m-gpt2",))
+    (left,) = judge_claims([elsewhere], found, found.roster.models[:1])  # type: ignore[arg-type]  # a stand-in
+    assert (left.status, left.says) == (Status.INCONCLUSIVE, "nothing that was checked is meant by it")
     for change in (
         {"load_trouble": trouble},
         {"the_oracle": trouble},
@@ -219,7 +269,17 @@ def test_what_cannot_be_measured_is_inconclusive(found: Found) -> None:
     assert judged(found, claim("tensor-error", 1)).status is Status.INCONCLUSIVE
 
 
-def test_the_worst_tensor(found: Found, tmp_path: Path) -> None:
+def test_one_counter_example_is_enough(found: Found) -> None:
+    found.over = {"f16": Perplexity(None, trouble=Trouble(TroubleKind.ABSENT, "not there"))}
+    one = judged(found, claim("kl-text", 0.1))
+    assert (one.status, one.found) == (Status.FAIL, 0.2)
+    assert one.says == "0.2 (m-llama Q8_0), claimed at most 0.1; m-llama f16: not there"
+    assert one.broken_by == (("m-llama", "Q8_0"), ("m-gpt2", "Q8_0"))
+    assert judged(found, claim("kl-text", 1)).status is Status.INCONCLUSIVE
+
+
+def test_the_worst_tensor(found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trialbench.ground_truth import tensors
     from trialbench.ground_truth.convert import to_gguf
 
     def artefact(model: Any, quant: str) -> Artefact:
@@ -229,6 +289,16 @@ def test_the_worst_tensor(found: Found, tmp_path: Path) -> None:
 
     found.artefact = artefact  # type: ignore[method-assign]
     assert judged(found, claim("tensor-error", 0.0005, quants=("f16",))).status is Status.PASS
+    whole = tensors.compare
+
+    def without_one(path: Path, folder: Path) -> Any:
+        return replace(whole(path, folder), missing=("blk.0.ffn_up.weight",))
+
+    monkeypatch.setattr(tensors, "compare", without_one)
+    lost = judged(found, claim("tensor-error", 0.0005, quants=("f16",)))
+    assert (lost.status, lost.says) == (
+        Status.INCONCLUSIVE, "m-llama f16: not all tensors compare: blk.0.ffn_up.weight",
+    )  # fmt: skip
     assert module.digest(TINY / "exact.yml")
 
 
@@ -283,7 +353,7 @@ def test_a_rewritten_chain_confirms_nothing(found: Found, folder: Path) -> None:
     assert "REWRITTEN" in one.as_dict()["standing"]
 
 
-@pytest.mark.parametrize("text", ["[]", '{"x": 1}'])
+@pytest.mark.parametrize("text", ["[]", '{"x": 1}', '{"x": {}}', '{"x": {"when": 1, "sha256": "", "entry": ""}}'])
 def test_a_memory_that_is_none_is_named(folder: Path, text: str) -> None:
     lock(folder)
     (folder / "work").mkdir()

@@ -13,6 +13,8 @@ from trialbench.errors import UsageError
 from trialbench.ground_truth import convert
 from trialbench.ground_truth.convert import canonical, pre_tokenizer, to_gguf, to_hf
 from trialbench.ground_truth.layouts import interleave, separate, shape_of
+from trialbench.ground_truth.runtimes.base import Capability
+from trialbench.ground_truth.runtimes.gguf_file import answer
 from trialbench.ground_truth.weights import Gguf, Safetensors
 
 Folder = Callable[..., Path]
@@ -181,3 +183,66 @@ def test_the_way_back_needs_a_tokenizer_it_knows(tmp_path: Path, folder_of: Fold
     (tmp_path / "other.gguf").write_bytes(raw.replace(b"smollm", b"martha"))
     with pytest.raises(UsageError, match=r"tokenizer\.ggml\.pre: expected one of gpt-2, smollm, qwen2.*'martha'"):
         to_hf(tmp_path / "other.gguf", tmp_path / "back")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", {"num_attention_heads": 0}),
+        ("config.json", {"rope_scaling": "yarn"}),
+        ("config.json", {"num_hidden_layers": -1}),
+        ("config.json", {"max_position_embeddings": 10**20}),
+        # It would make up a name for each of them.
+        ("config.json", {"vocab_size": 10**12}),
+        ("tokenizer.json", {"pre_tokenizer": [1]}),
+        ("tokenizer.json", {"pre_tokenizer": {"type": "Sequence", "pretokenizers": []}}),
+        ("tokenizer.json", {"added_tokens": [{"id": 8, "content": "\ud800"}]}),
+        ("tokenizer_config.json", []),
+        ("tokenizer_config.json", {"chat_template": "\ud800"}),
+        ("model.safetensors.index.json", {}),
+        ("model.safetensors.index.json", {"weight_map": [1]}),
+    ],
+)
+def test_a_folder_that_garbles_something_is_refused(tmp_path: Path, folder_of: Folder, name: str, content: Any) -> None:
+    source = folder_of(tmp_path / "hf")
+    path = source / name
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**before, **content} if isinstance(content, dict) else content))
+    with pytest.raises(UsageError):
+        to_gguf(source, tmp_path / "m.gguf", "f16")
+    assert not list(tmp_path.glob("*.gguf*"))
+
+
+@pytest.mark.parametrize("header", [[1], "a", {"a": {"dtype": "F32", "shape": [float("inf")], "data_offsets": [0, 4]}}])
+def test_a_header_that_garbles_something_is_refused(tmp_path: Path, folder_of: Folder, header: Any) -> None:
+    source = folder_of(tmp_path / "hf")
+    raw = json.dumps(header).encode()
+    (source / "model.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw)
+    with pytest.raises(UsageError, match=r"model\.safetensors: "):
+        Safetensors(source)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tokenizer.ggml.tokens", 5),
+        ("tokenizer.ggml.token_type", None),
+        ("tokenizer.ggml.merges", None),
+        ("tokenizer.ggml.eos_token_id", 4_000_000_000),
+        ("tokenizer.ggml.pre", ["gpt-2"]),
+        ("llama.attention.head_count", 0),
+        ("llama.attention.head_count_kv", [1, 1]),
+        ("llama.attention.layer_norm_rms_epsilon", "small"),
+    ],
+)
+def test_metadata_that_garble_something_are_refused(
+    tmp_path: Path, folder_of: Folder, monkeypatch: pytest.MonkeyPatch, key: str, value: Any
+) -> None:
+    to_gguf(folder_of(tmp_path / "hf"), tmp_path / "m.gguf", "f16")
+    whole = Gguf.key
+    monkeypatch.setattr(Gguf, "key", lambda file, name, more=None: value if name == key else whole(file, name, more))
+    with pytest.raises(UsageError, match=r"m\.gguf: "):
+        to_hf(tmp_path / "m.gguf", tmp_path / "back")
+    if key == "tokenizer.ggml.tokens":
+        with pytest.raises(UsageError, match="garbles something that is needed"):
+            answer(Capability.INSPECT, tmp_path / "m.gguf")

@@ -247,6 +247,9 @@ GOOD = {"tokens": [1], "content": "a", "tokens_evaluated": 3, "stop_type": "limi
         {"completion_probabilities": [{"id": 1}]}, {"completion_probabilities": [{"id": 1, "top_logprobs": [5]}]},
         {"completion_probabilities": [{"id": 1, "top_logprobs": [{"id": 1, "logprob": None}]}]},
         {"completion_probabilities": [{"id": 1, "top_logprobs": [{"id": 1, "logprob": float("nan")}]}]},
+        {"completion_probabilities": [{"id": 1, "top_logprobs": [{"id": 1, "logprob": -(10**400)}]}]},
+        {"completion_probabilities": [{"id": 1, "top_logprobs": [{"id": 1, "logprob": -1e300}]}]},
+        {"tokens": [10**400]},
     ],
 )  # fmt: skip
 def test_every_field_of_a_completion_is_checked(change: dict[str, Any]) -> None:
@@ -270,8 +273,14 @@ def test_no_tokens_are_missing_tokens() -> None:
     assert got.trouble.kind is TroubleKind.MISSING_FIELD
 
 
+def test_a_speed_that_is_none() -> None:
+    for told in (10**400, float("inf"), -1.0, 0, True, "9", None):
+        got = read_completion(Answer({**GOOD, "timings": {"predicted_per_second": told}}, Call()), 0)
+        assert (got.tokens, got.tokens_per_s) == ((1,), None)
+
+
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(st.sampled_from(["id", "logprob", "top_logprobs"]), inner, max_size=3)
@@ -328,6 +337,9 @@ def test_perplexity_fails_with_exit_code_zero(runtime: LlamaCpp, tmp_path: Path)
         ("Final estimate: PPL = inf +/- 1.0", 0, TroubleKind.REFUSED),
         ("Final estimate: PPL = 0.5 +/- 0.1", 0, TroubleKind.REFUSED),
         ("", 0, TroubleKind.REFUSED),
+        (f"over {'9' * 5000} chunks, n_ctx=512\n", 0, TroubleKind.REFUSED),
+        # All of it was printed, and then it crashed.
+        ("Final estimate: PPL = 3.0 +/- 0.1", -11, TroubleKind.PANIC),
         ("half of it", 134, TroubleKind.PANIC),
         ("half of it", None, TroubleKind.TIMEOUT),
     ],

@@ -227,6 +227,9 @@ def test_on_a_gpu(world: World, roster: Roster, monkeypatch: pytest.MonkeyPatch)
     assert paths[0] == oracle_path(roster.oracle, roster.models[0].slug, "one", precision="bf16")
     assert (oracle.device, oracle.precision, oracle.format) == ("cuda", "bf16", "bfloat16")
     assert oracle.gpu == {"cuda_version": "13.0", "gpu_name": "a card", "kernels_enabled": False}
+    with pytest.raises(UsageError, match="--kernels: expected the package kernels, found none"):
+        make(roster, device="cuda", precision="fp16", kernels=True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: object())
     monkeypatch.setattr("importlib.metadata.version", lambda name: f"{name} 1")
     oracle = read_oracle(make(roster, device="cuda", precision="fp16", kernels=True)[0])
     assert oracle.gpu["kernels_version"] == "kernels 1"
@@ -263,11 +266,26 @@ def test_options_that_do_not_go_together(world: World, roster: Roster, options: 
 def test_what_cannot_be_read_is_named(world: World, roster: Roster, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="trialbench pull"):
         make_oracles(roster, roster.models, lambda _model: tmp_path, tell=print)
+    # safetensors, a missing package and a full GPU: none of them has a kind of error in common with the others.
+    for kind in (type("SafetensorError", (Exception,), {}), ImportError, RuntimeError):
+        world.network = kind("not whole")  # type: ignore[assignment]  # raised by the stand-in
+        with pytest.raises(UsageError, match="transformers does not read this folder: not whole"):
+            make(roster)
     world.network = OSError("no weights")  # type: ignore[assignment]  # raised by the stand-in
     with pytest.raises(UsageError, match="transformers does not read this folder: no weights"):
         make(roster)
     with pytest.raises(UsageError, match="transformers does not read this file: no weights"):
         make_second_oracles(roster, roster.models[0], tmp_path / "m.gguf", "Q2_K", tmp_path, tell=print)
+
+
+def test_numbers_that_are_none_make_no_oracle(world: World, roster: Roster, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(tensor: Tensor, dim: int) -> Tensor:
+        return Tensor(log_softmax(tensor, dim).values * np.nan)
+
+    monkeypatch.setattr(world.torch, "log_softmax", nothing)
+    with pytest.raises(UsageError, match="m-llama: in fp16 on cpu its log-probabilities are no numbers"):
+        make(roster, precision="fp16")
+    assert not roster.oracle.with_name("oracle-gpu").exists()
 
 
 def test_an_empty_prompt_has_nothing_to_continue(world: World, roster: Roster, roster_file: Path) -> None:

@@ -106,6 +106,9 @@ def test_a_tokenizers_oracle(tmp_path: Path) -> None:
     write_tokenizer(tmp_path / "t" / "m.json", oracle)
     assert read_tokenizer(tmp_path / "t" / "m.json") == oracle
     jsonschema.validate(json.loads((tmp_path / "t" / "m.json").read_text()), schemas.load("tokenizer-oracle"))
+    write_tokenizer(tmp_path / "t" / "m.json", replace(oracle, ids_special={}))
+    with pytest.raises(UsageError, match="ids_special: expected the same names as in texts, found none"):
+        read_tokenizer(tmp_path / "t" / "m.json")
     (tmp_path / "t" / "m.json").write_text("[]")
     with pytest.raises(UsageError, match="is no oracle"):
         read_tokenizer(tmp_path / "t" / "m.json")

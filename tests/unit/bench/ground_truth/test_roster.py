@@ -82,6 +82,13 @@ def test_a_roster_that_is_not_there() -> None:
         ("layers: 2", "layers: " + "9" * 5000, 11, "is no YAML: '9999"),
         ("layers: 2", "? [a, b]\n    : 2", 11, "is no YAML: found unhashable key"),
         ("perplexity_ceiling: 3", "perplexity_ceiling: .inf", 16, "perplexity_ceiling: expected a finite number"),
+        ("layers: 2", "layers: 1.0e+22", 11, "layers: expected a finite number below 1e15, found 1e+22"),
+        ("perplexity_ceiling: 3", f"perplexity_ceiling: {'9' * 400}", 16, "expected a finite number below 1e15"),
+        ("oracle: oracle", "oracle: oracle\nclaims: none", 6, "expected a folder of claims, found none at"),
+        ("llama.cpp: [f32", "llama-cpp: [f32", 17, "expected one of the keys llama.cpp, apr, found the key 'llama-"),
+        ("[f32, f16, Q8_0]", "[f32, f16, f32]", 17, "'f32' is already there"),
+        ("oracle: oracle", "oracle: oracle\nprecisions: [bf16, bf16]", 6, "'bf16' is already there"),
+        ("    quants:", "    files: {Q4_0: x.gguf}\n    quants:", 17, "expected one of the quants that llama.cpp is"),
         ("oracle: oracle", 'oracle: "a\\0b"', 5, "expected a path, found 'a\\x00b'"),
         ("oracle: oracle", "oracle: ~nobody-of-that-name/x", 5, "expected a path, found '~nobody-of-that-name/x'"),
     ],
@@ -111,8 +118,22 @@ def test_prompts_and_tolerances_have_lines_too(roster_file: Path) -> None:
     with pytest.raises(UsageError, match=r"tolerances\.yml:3: tolerances\.token-f16\.value: expected number"):
         load_tolerances(tolerances)
     tolerances.write_text(tolerances.read_text().replace("value: none", "value: .nan"))
-    with pytest.raises(UsageError, match=r"tolerances\.yml:3: value: expected a finite number, found nan"):
+    with pytest.raises(UsageError, match=r"tolerances\.yml:3: value: expected a finite number below 1e15, found nan"):
         load_tolerances(tolerances)
+
+
+def test_aliases_of_aliases_are_not_walked_over(tmp_path: Path) -> None:
+    path = tmp_path / "r.yml"
+    lines = ["a: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
+    path.write_text("\n".join(lines))
+    with pytest.raises(UsageError, match="its aliases unfold to more than 200000 values"):
+        load(path, "roster", "roster")
+
+
+def test_whole_numbers_may_be_written_with_a_point(roster_file: Path) -> None:
+    roster_file.write_text(roster_file.read_text().replace("name: small", "name: small\nmax_new_tokens: 8.0"))
+    assert repr(load_roster(str(roster_file)).max_new_tokens) == "8"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -17,12 +17,13 @@ from trialbench.ground_truth.oracle_files import (
     Oracle,
     TokenizerOracle,
     oracle_path,
+    read_tokenizer,
     tokenizer_path,
     write_oracle,
     write_tokenizer,
 )
 from trialbench.ground_truth.results import Row, Status, count, exit_code
-from trialbench.ground_truth.roster import Roster, Tolerance, load_roster
+from trialbench.ground_truth.roster import Chat, PromptText, Roster, Tolerance, load_roster
 from trialbench.ground_truth.runtimes.base import (
     Answer,
     Artefact,
@@ -40,7 +41,7 @@ from trialbench.ground_truth.runtimes.base import (
     TroubleKind,
 )
 from trialbench.ground_truth.suites import SUITES, declared, judge, suite
-from trialbench.ground_truth.weights import sha256
+from trialbench.ground_truth.weights import folder_hashes, sha256
 from trialbench.ground_truth.workspace import Workspace
 
 TINY = Path(__file__).resolve().parents[3] / "fixtures" / "ground_truth" / "roster.yml"
@@ -184,7 +185,7 @@ class Table:
             ),
         )  # fmt: skip
 
-    def oracle(self, slug: str, prompt: str, *, quant: str | None = None, **change: Any) -> None:
+    def oracle(self, slug: str, prompt: str, /, *, quant: str | None = None, **change: Any) -> None:
         base = Oracle(
             model=slug, model_slug=slug, prompt="abc", prompt_file=f"{prompt}.txt", transformers_version="5",
             torch_version="2", tokens=TOKENS, text=" text", max_new_tokens=8, prompt_ids=(7, 8, 9), eos_ids=(99,),
@@ -289,8 +290,23 @@ def test_a_wrapped_prompt_is_inconclusive(on: Table) -> None:
     on.runtime.generation = replace(GOOD, prompt_tokens=None)
     assert on.status("token") is Status.INCONCLUSIVE
     on.runtime.generation = GOOD
-    on.oracle("m-llama", "one", prompt_ids=None)
+    on.oracle("m-llama", "one", prompt="unheard of", prompt_ids=None)
     assert on.status("token") is on.status("forced") is Status.INCONCLUSIVE
+
+
+def test_an_oracle_of_the_original_tool_compares_once_the_tokenizer_knows_its_prompt(on: Table) -> None:
+    on.oracle("m-llama", "one", prompt_ids=None, eos_ids=(), top=None, tokens=(*TOKENS, 99))
+    on.runtime.generation = replace(GOOD, prompt_tokens=1)
+    # Nothing says yet that 99 ends a sequence.
+    assert on.judge("token").evidence["mismatches"] == 1
+    config = on.workspace.folder(on.roster.models[0]) / "config.json"
+    config.write_text(config.read_text().replace("{", '{"eos_token_id": 99, ', 1))
+    found = on.judge("token")
+    assert (found.evidence["mismatches"], found.evidence["dropped_eos"]) == (0, ["oracle"])
+    on.runtime.generation = GOOD
+    assert "not the same prompt" in on.judge("token").says
+    tokenizer_path(on.roster.oracle, "m-llama").unlink()
+    assert "does not say which token ids its prompt has" in on.judge("token").says
 
 
 def test_text_and_tokens_are_told_apart(on: Table) -> None:
@@ -310,6 +326,30 @@ def test_a_missing_oracle_is_inconclusive(on: Table) -> None:
         assert found.status is Status.INCONCLUSIVE
         assert "trialbench oracle" in found.says
     assert on.status("tokenizer", model=1) is on.status("template", model=1) is Status.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [({"precision": "bf16"}, "m-llama in bf16"), ({"model_slug": "x"}, "x in")]
+)
+def test_an_oracle_in_the_wrong_place_is_none(on: Table, change: dict[str, Any], said: str) -> None:
+    on.oracle("m-llama", "one", **change)
+    found = on.judge("token")
+    assert found.status is Status.INCONCLUSIVE
+    assert f"one.json: expected an oracle of m-llama in fp32, found {said}" in found.says
+
+
+def test_an_oracle_of_another_model_is_none(on: Table) -> None:
+    folder = on.workspace.folder(on.roster.models[0])
+    on.oracle("m-llama", "one", files=folder_hashes(folder))
+    assert on.status("token") is Status.PASS
+    # What has no say in a continuation may change.
+    (folder / "README.json").write_text("{}")
+    assert on.status("token") is Status.PASS
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace("10000.0", "500000.0"))
+    found = on.judge("token")
+    assert found.status is Status.INCONCLUSIVE
+    assert "one.json: was made from another config.json than lies in" in found.says
 
 
 def test_drift_needs_its_token_checks(on: Table) -> None:
@@ -357,6 +397,35 @@ def test_the_second_oracle(on: Table) -> None:
     assert on.status("second") is Status.FAIL
 
 
+def test_a_second_oracle_of_another_file_without_a_record(on: Table) -> None:
+    path = on.workspace.path(on.roster.models[0], "llama.cpp", "f16")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"a file that was copied here")
+    on.oracle("m-llama", "one", quant="f16", files={"m.gguf": "a" * 64})
+    assert "made of another file" in on.judge("second").says
+    on.oracle("m-llama", "one", quant="f16", files={"m.gguf": sha256(path)})
+    assert on.status("second") is Status.PASS
+
+
+def test_texts_that_the_tokenizers_oracle_does_not_know_are_not_passed(on: Table) -> None:
+    assert on.status("tokenizer") is Status.PASS
+    prompts = on.roster.prompts
+    more = (*prompts.tokenizer, PromptText("emoji", "x"), PromptText("blank", "another"))
+    chats = (*prompts.chats, Chat("new", prompts.chats[0].messages))
+    on.roster = replace(on.roster, prompts=replace(prompts, tokenizer=more, chats=chats))
+    on.workspace.roster = on.roster
+    found = on.judge("tokenizer")
+    assert (found.status, found.says) == (
+        Status.INCONCLUSIVE,
+        "the tokenizer's oracle does not know the texts that are asked (emoji, blank): `trialbench oracle`",
+    )
+    assert on.status("template", prompt="hello") is Status.PASS
+    assert "does not know the chat new" in on.judge("template", prompt="new").says
+    # Whatever it does not know, what is wrong is wrong.
+    on.runtime.tokens = lambda text, special: Answer([9], Call())
+    assert on.status("tokenizer") is Status.FAIL
+
+
 def test_known_differences_of_a_tokenizer_are_shown_and_not_judged(on: Table) -> None:
     on.runtime.tokens = lambda text, special: Answer([2] if text == " a" else [4], Call())
     found = on.judge("tokenizer")
@@ -374,7 +443,10 @@ def test_known_differences_of_a_tokenizer_are_shown_and_not_judged(on: Table) ->
 def test_templates(on: Table) -> None:
     on.runtime.rendered = Answer("[INST]", Call())
     assert on.status("template", prompt="hello") is Status.FAIL
-    assert on.status("template", prompt="unheard") is Status.NOT_APPLICABLE
+    assert on.status("template", prompt="unheard") is Status.INCONCLUSIVE
+    path = tokenizer_path(on.roster.oracle, "m-llama")
+    write_tokenizer(path, replace(read_tokenizer(path), chats={}))
+    assert on.status("template", prompt="hello") is Status.NOT_APPLICABLE
 
 
 def test_round_trips(on: Table) -> None:
@@ -387,10 +459,15 @@ def test_round_trips(on: Table) -> None:
         (replace(GOOD, tokens=(2,) * 8), Status.FAIL),
         (replace(GOOD, tokens=None), Status.INCONCLUSIVE),
         (replace(GOOD, prompt_tokens=9), Status.INCONCLUSIVE),
+        (replace(GOOD, prompt_tokens=None), Status.INCONCLUSIVE),
         (Generation(None, None, trouble=Trouble(TroubleKind.PANIC, "x")), Status.FAIL),
     ):
         on.runtime.generation = bad
         assert on.status("roundtrip") is expected
+    # Neither says what it continued: the same tokens, and nothing that says of the same prompt.
+    on.runtime = Fake()
+    on.runtime.generation = replace(GOOD, prompt_tokens=None)
+    assert on.status("roundtrip") is Status.INCONCLUSIVE
 
     class Unloadable(Fake):
         def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
@@ -497,6 +574,7 @@ ROSETTA = {"layout_mismatches": 0, "missing_in_a": 0, "missing_in_b": 0}
         ("selftest", {"stages": [*STAGES, {"name": "z", "status": "SKIP"}]}, Status.PASS),
         ("selftest", {"stages": [*STAGES, {"name": "z", "status": "FAIL"}]}, Status.FAIL),
         ("bench", {"tokens_per_second": 10**400}, Status.INCONCLUSIVE),
+        ("bench", {"tokens_per_second": 1e308}, Status.INCONCLUSIVE),
         ("tree", TREE, Status.PASS),
         ("tree", {"name": "m"}, Status.FAIL),
         ("tree", {"name": "m", "children": [{"name": "0"}, {"name": "5"}]}, Status.FAIL),

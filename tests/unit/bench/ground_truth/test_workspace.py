@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from trialbench.ground_truth.runtimes.llama_cpp import LlamaCpp
 from trialbench.ground_truth.runtimes.tools import LocalTools
 from trialbench.ground_truth.weights import sha256
 from trialbench.ground_truth.workspace import Workspace
+from trialbench.hub.fetch import WrongHashError
 
 
 @pytest.fixture
@@ -129,6 +132,22 @@ def test_clean(workspace: Workspace, runtime: LlamaCpp) -> None:
     assert workspace.clean([model]) == []
 
 
+def test_clean_spares_what_the_roster_brings(workspace: Workspace, runtime: LlamaCpp) -> None:
+    model = workspace.roster.models[0]
+    workspace.convert(runtime, [model], lambda _text: None)
+    base = workspace.root / model.slug
+    given = base / "llama.cpp" / "downloads" / "model.gguf"
+    given.parent.mkdir()
+    given.write_bytes(b"GGUF of somebody else's")
+    shutil.copytree(workspace.folder(model), base / "source")
+    model = replace(model, folder=base / "source", files={"Q8_0": given})
+    workspace.roster = replace(workspace.roster, models=(model,))
+    gone = workspace.clean([model], pulled=True)
+    assert base / "llama.cpp" / "m-llama-f16.gguf" in gone
+    assert list(base.rglob("*.gguf")) == [given]
+    assert (base / "source" / "config.json").exists()
+
+
 COMMIT = "a" * 40
 
 
@@ -144,7 +163,8 @@ def test_pull_resolves_once_and_pins(
 
     def list_files(repo: str, revision: str, include: Any) -> Any:
         asked.append((repo, revision))
-        return COMMIT, []
+        names = ("config.json", "model.safetensors", "tokenizer.json")
+        return COMMIT, [hub.RemoteFile(name, 1, None) for name in names]
 
     def fetch(repo: str, *, revision: str, include: Any, dest: Path, sha256: Any, tell: Any) -> list[Path]:
         asked.append((revision, list(include), dict(sha256)))
@@ -173,6 +193,54 @@ def test_pull_resolves_once_and_pins(
     asked.clear()
     workspace.pull([replace(public, revision="v2")], told.append)
     assert asked[0] == ("owner/name", "v2")
+
+
+def test_pull_takes_what_a_repository_has(
+    workspace: Workspace, public: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # As the published ones are: no index of shards, no chat template, the same weights in other formats.
+    there = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+    root = tmp_path / "hub" / "owner" / "name"
+    (root / "onnx").mkdir(parents=True)
+    for name in (*there, "README.md", "pytorch_model.bin", "onnx/model.onnx"):
+        (root / name).write_bytes(f"{name}\n".encode() * 100)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with _hub_stand_in().HubServer(tmp_path / "hub") as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        told: list[str] = []
+        workspace.pull([public], told.append)
+        folder = workspace.folder(public)
+        assert sorted(path.name for path in folder.iterdir()) == sorted(there)
+        assert workspace.revision(public) == server.commit("owner/name")
+        # What came first is the pin from now on: other bytes under the same name are refused.
+        record = folder.with_name("hf.json")
+        asked = len(server.requests)
+        workspace.pull([public], told.append)
+        assert len(server.requests) == asked
+        record.write_text(record.read_text().replace(sha256(folder / "model.safetensors"), "0" * 64))
+        (folder / "model.safetensors").unlink()
+        with pytest.raises(WrongHashError, match=r"model\.safetensors: expected SHA-256 0000"):
+            workspace.pull([public], told.append)
+        assert not (folder / "model.safetensors").exists()
+        # Another revision: what it no longer has does not stay behind.
+        (root / "tokenizer_config.json").unlink()
+        workspace.pull([replace(public, revision=server.commit("owner/name"))], told.append)
+        assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+        (root / "tokenizer.json").unlink()
+        fresh = Workspace(tmp_path / "another", workspace.roster)
+        with pytest.raises(UsageError, match=r"expected tokenizer\.json .* found README\.md, config\.json"):
+            fresh.pull([public], told.append)
+
+
+def _hub_stand_in() -> Any:
+    path = Path(__file__).resolve().parents[3] / "fixtures" / "hub" / "hub.py"
+    spec = importlib.util.spec_from_file_location("hub_stand_in", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_verbs(
@@ -263,6 +331,20 @@ def test_a_record_that_cannot_be_read(workspace: Workspace) -> None:
     path.with_suffix(".json").write_text("{")
     with pytest.raises(UsageError, match="is no JSON"):
         workspace.artefact(model, "llama.cpp", "f16")
+    for text in ("{}", "[]", '{"sha256": 1, "parents": []}', '{"sha256": "a", "parents": null}'):
+        path.with_suffix(".json").write_text(text)
+        with pytest.raises(UsageError, match=r"m-llama-f16\.json: expected a record with sha256, parents, found"):
+            workspace.artefact(model, "llama.cpp", "f16")
+
+
+def test_a_record_of_a_pull_that_cannot_be_read(workspace: Workspace, public: Model) -> None:
+    record = workspace.root / public.slug / "hf.json"
+    record.parent.mkdir(parents=True)
+    for text in ("{}", "[]", '{"hub": "a/b", "asked": "main", "revision": null, "files": {}}'):
+        record.write_text(text)
+        for ask in (workspace.revision, lambda model: workspace.pull([model], lambda _text: None)):
+            with pytest.raises(UsageError, match=r"hf\.json: expected a record with hub, asked, revision"):
+                ask(public)
 
 
 def test_a_file_of_somebody_elses_is_judged_as_it_is(
