@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TypeAlias
 
 from trialbench import __version__
 from trialbench.engines import commands as engines
+from trialbench.engines.credentials import environment_key
 from trialbench.engines.select import add_options
 from trialbench.errors import TrialbenchError, UsageError
 from trialbench.terminal import ended, say
@@ -119,7 +119,7 @@ def _run(options: argparse.Namespace) -> int:
         warmup=workload.warmup if options.warmup is None else options.warmup,
         cache_prompt=options.cache_prompt,
     )
-    api_key = os.environ.get("TRIALBENCH_API_KEY")
+    api_key = environment_key()
     client = measuring_client(options) or ChatClient(
         options.url,
         stream=options.stream,
@@ -157,7 +157,7 @@ def _session(options: argparse.Namespace) -> int:
     from trialbench.measure.session import run_session
 
     # Standard output, where `docker logs` shows it in order.
-    return run_session(options.file, PlainProgress(sys.stdout), api_key=os.environ.get("TRIALBENCH_API_KEY"))
+    return run_session(options.file, PlainProgress(sys.stdout), api_key=environment_key())
 
 
 def _add_prompt(verbs: _Verbs) -> None:

@@ -68,13 +68,14 @@ def make_engine(options: argparse.Namespace) -> Engine:
         return engine
     if not options.url:
         raise UsageError(f"--engine {options.engine}: expected --url http://HOST:PORT, found none")
+    from trialbench.engines.credentials import environment_key
     from trialbench.engines.openai_stream import EndpointOptions, LlamaServer, OpenAICompatible
 
     endpoint = EndpointOptions(
         options.url,
         model=options.model,
         bits=options.bits,
-        api_key=os.environ.get("TRIALBENCH_API_KEY"),
+        api_key=environment_key(),
         allowed_hosts=frozenset(options.allow_host),
     )
     if options.engine == "llama-server":

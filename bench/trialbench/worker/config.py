@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from trialbench.engines.credentials import is_key
 from trialbench.errors import UsageError
 from trialbench.worker.ini import Entry, Section, read_ini
 
@@ -432,6 +433,9 @@ class _Reader:
         if inline and inline.value:
             if self._path.stat().st_mode & stat.S_IROTH:
                 self._warn(inline.line, f"api_key: everybody can read {self._path}; use api_key_file, or chmod o-r")
+            if not is_key(inline.value):
+                self._error(inline.line, "api_key: expected one key of printable ASCII characters without blanks")
+                return None
             return inline.value
         if file is None or not file.value:
             return None
@@ -447,8 +451,7 @@ class _Reader:
             reason = error.strerror if isinstance(error, OSError) else "no ASCII"
             self._error(file.line, f"api_key_file: {path} cannot be read: {reason}")
             return None
-        # It becomes a header: a line end in it would be another header.
-        if not re.fullmatch(r"[!-~]{1,4096}", key):
+        if not is_key(key):
             self._error(file.line, f"api_key_file: expected one key of printable characters in {path}")
             return None
         return key

@@ -211,6 +211,8 @@ def test_keys_of_an_endpoint(tmp_path: Path) -> None:
         ("https://api.example.com", "api_key_file = /nowhere/at/all", "cannot be read: No such file"),
         ("https://api.example.com", "api_key_file = {two}", "expected one key of printable characters"),
         ("https://api.example.com", "api_key_file = {bytes}", "cannot be read: no ASCII"),
+        ("https://api.example.com", "api_key = a\n  b", "api_key: expected one key of printable"),
+        ("https://api.example.com", "api_key = schlüssel", "api_key: expected one key of printable"),
         ("https://api.example.com", "api_key_file = here", "an absolute path"),
         ("http://api.example.com", "api_key = abc", "an API key goes over https"),
     ],
