@@ -34,12 +34,13 @@ def dispatcher(
     """
     clock = clock or SystemClock()
 
-    def backend(name: str, engine: Engine, *, own: bool) -> Backend:
+    def backend(name: str, engine: Engine, *, own: bool, limit_s: float | None = None) -> Backend:
         breaker = Breaker(clock, failures=settings.breaker_failures, open_s=settings.breaker_open_s)
-        return Backend(name, engine, breaker, clock, local=own)
+        return Backend(name, engine, breaker, clock, local=own, limit_s=limit_s)
 
     others = [
-        backend(endpoint.name, fallback(endpoint, settings.fallback_hosts), own=False) for endpoint in settings.fallback
+        backend(endpoint.name, fallback(endpoint, settings.fallback_hosts), own=False, limit_s=endpoint.timeout_s)
+        for endpoint in settings.fallback
     ]
     router = Router(None if local is None else backend("local", local, own=True), others, settings.mode)
     policy = Policy(

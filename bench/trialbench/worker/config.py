@@ -62,13 +62,14 @@ class GemmaSettings:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One fallback, from the section that `fallback_order` names."""
+    """One fallback, from the section that `fallback_order` names. `timeout_s`: the most that a reply of it may take;
+    None: what the request allows."""
 
     name: str
     url: str
     model: str | None = None
     api_key: str | None = field(default=None, repr=False)
-    timeout_s: float = 60.0
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -400,7 +401,7 @@ class _Reader:
             url,
             self._parsed("default_model", model, _NAME) if model and model.value else None,
             api_key,
-            self._parsed("timeout", timeout, _number(0.1, 86400, " of seconds")) or 60.0 if timeout else 60.0,
+            self._parsed("timeout", timeout, _number(0.1, 86400, " of seconds")) if timeout else None,
         )
 
     def _url(self, name: str, section: Section, hosts: frozenset[str]) -> str | None:

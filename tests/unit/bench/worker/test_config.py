@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trialbench.errors import UsageError
-from trialbench.worker import config
+from trialbench.worker import build, config
 from trialbench.worker.ini import parse_ini, read_ini
 
 
@@ -105,9 +105,11 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     )
     assert gemma.bits == 8
     assert [(one.name, one.url, one.model, one.timeout_s) for one in dispatcher.fallback] == [
-        ("lan", "http://gpu.lan:8080/v1", "big", 60.0),
+        ("lan", "http://gpu.lan:8080/v1", "big", None),
         ("here", "http://127.0.0.1:11434", None, 7.0),
     ]
+    built = build.dispatcher(dispatcher, None, log=lambda event, fields: None)
+    assert [one.limit_s for one in built.router.fallbacks] == [None, 7.0]
     assert (dispatcher.mode, dispatcher.retries, dispatcher.breaker_failures) == ("smart", 0, 5)
     assert (settings_.worker.unix_socket, settings_.worker.slots) == (Path("/run/x/y.sock"), 2)
 
