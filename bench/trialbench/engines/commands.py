@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -62,6 +63,9 @@ def _oneshot(options: argparse.Namespace) -> int:
     from trialbench.files import write_json
     from trialbench.terminal import line, say, screen
 
+    if options.result is not None and not options.result.absolute().parent.is_dir():
+        # Before a reply that would be shown and then not be kept.
+        raise UsageError(f"--result: expected a file in a folder that is there, found {options.result}")
     trial = _trial(options)
     engine = make_engine(options)
     # What a model says is shown on a terminal and never obeyed by it; a file or a pipe gets it as it is.
@@ -166,10 +170,13 @@ def _prompt(options: argparse.Namespace) -> str:
             raise UsageError(f"standard input: expected a prompt of at most {_MAX_PROMPT >> 20} MiB, found more")
     else:
         return str(options.prompt)
+    return _decoded(raw, options.prompt_file or "standard input")
+
+
+def _decoded(raw: bytes, where: object) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        where = options.prompt_file or "standard input"
         raise UsageError(f"{where}: expected UTF-8 text, found something else at byte {error.start}") from error
 
 
@@ -179,10 +186,14 @@ def _constraint(options: argparse.Namespace) -> Constraint | None:
 
     if not (options.grammar or options.json_schema or options.allowed_token):
         return None
+    schema = read_json(options.json_schema) if options.json_schema else None
+    if options.json_schema and not isinstance(schema, dict):
+        raise UsageError(f"{options.json_schema}: expected a JSON schema, an object, found something else")
     return Constraint(
-        grammar=options.grammar.read_text(encoding="utf-8") if options.grammar else None,
-        json_schema=read_json(options.json_schema) if options.json_schema else None,
-        allowed_tokens=[int(one) if one.isdigit() else one for one in options.allowed_token]
+        grammar=_decoded(options.grammar.read_bytes(), options.grammar) if options.grammar else None,
+        json_schema=schema,
+        # Ids have at most as many digits as any vocabulary needs; other numerals are text, as they are to a model.
+        allowed_tokens=[int(one) if re.fullmatch("[0-9]{1,9}", one) else one for one in options.allowed_token]
         if options.allowed_token
         else None,
     )

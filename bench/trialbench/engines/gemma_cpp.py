@@ -87,6 +87,10 @@ class GemmaOptions:
                     f"weight_format: expected one of {', '.join(WEIGHT_FORMATS)}, found {self.weight_format!r}",
                 )
             )
+        for name, low, high in (("num_threads", 0, 4096), ("seq_len", 1, 1 << 20)):
+            # The binary takes -1 threads for very many, and a context of none for a prompt that is too long.
+            if not low <= getattr(self, name) <= high:
+                raise Refused(Failure(BAD_ARGUMENTS, f"{name}: expected {low} to {high}, found {getattr(self, name)}"))
         for name in ("pin", "map"):
             if getattr(self, name) not in _TRISTATE:
                 raise Refused(

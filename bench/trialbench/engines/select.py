@@ -62,12 +62,14 @@ def make_engine(options: argparse.Namespace) -> Engine:
         from trialbench.engines.gemma_cpp import GemmaCpp
         from trialbench.engines.supervisor import Supervisor
 
-        supervisor = Supervisor(_bounds(options))
-        engine = GemmaCpp(gemma_options(options), supervisor)
+        chosen = gemma_options(options)
+        engine = GemmaCpp(chosen, Supervisor(_bounds(options)))
         engine.owns_supervisor = True
         return engine
     if not options.url:
         raise UsageError(f"--engine {options.engine}: expected --url http://HOST:PORT, found none")
+    if options.bits is not None and not 1 <= options.bits <= 64:
+        raise UsageError(f"--bits: expected 1 to 64, found {options.bits}")
     from trialbench.engines.credentials import environment_key
     from trialbench.engines.openai_stream import EndpointOptions, LlamaServer, OpenAICompatible
 
@@ -172,6 +174,9 @@ def from_settings(settings: GemmaSettings) -> GemmaOptions:
 def _bounds(options: argparse.Namespace) -> Bounds:
     from trialbench.engines.supervisor import Bounds
 
+    # 0 would be no limit, and NaN one that nothing ever reaches.
+    if options.memory_mib is not None and not 0 < options.memory_mib < float("inf"):
+        raise UsageError(f"--memory-mib: expected MiB above 0, found {options.memory_mib:g}")
     return Bounds(memory_mib=options.memory_mib)
 
 
