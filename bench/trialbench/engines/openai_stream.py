@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
+
 from trialbench.engines.contract import (
     Capability,
     FinishReason,
@@ -346,7 +348,8 @@ def read_chat(name: str, value: str) -> Piece:
     if name not in ("data", "error"):
         return Piece()
     event = json.loads(value)
-    if name == "error" or "error" in event:
+    # Some say with each piece that there is no error.
+    if name == "error" or event.get("error") is not None:
         return Piece(error=error_event(event.get("error", event)))
     piece = Piece(usage=_usage(event))
     for choice in event.get("choices") or ():
@@ -423,7 +426,12 @@ def _checked(url: str, allowed_hosts: frozenset[str]) -> str:
         )
     shown = f"[{host}]" if ":" in host else host
     path = parts.path.rstrip("/").removesuffix("/v1")
-    return f"{parts.scheme}://{shown}{f':{port}' if port else ''}{path}"
+    checked = f"{parts.scheme}://{shown}{f':{port}' if port else ''}{path}"
+    try:
+        httpx.URL(checked)
+    except httpx.InvalidURL as error:
+        raise Refused(Failure(BAD_ARGUMENTS, f"url: {error}")) from error
+    return checked
 
 
 def _loopback(host: str) -> bool:

@@ -262,6 +262,12 @@ def test_error_lines_of_older_servers(scripted: Scripted, llama: LlamaServer) ->
         assert event.failure.failure_class.name == "server_error"
 
 
+def test_no_error_said_with_each_piece_is_none(scripted: Scripted, llama: LlamaServer) -> None:
+    scripted.acts[CHAT] = says(delta("left", error=None), delta(finish="stop", error=None))
+    result = llama.start(Trial(prompt="Where to?")).result()
+    assert (result.text, result.finish_reason, result.failure) == ("left", "stop", None)
+
+
 def test_nobody_there(dead_url: str) -> None:
     engine = LlamaServer(EndpointOptions(dead_url))
     event = last(engine, Trial(prompt="x"))

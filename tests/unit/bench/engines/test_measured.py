@@ -141,6 +141,10 @@ def test_run_and_one_table(options: list[str], tmp_path: Path, capsys: pytest.Ca
         (["oneshot", "--engine", "gemma-cpp", "--binary", "/x", "--weights", "/y", "--bits", "4", "x"], "--bits"),
         (["oneshot", "--engine", "openai", "--url", "http://example.org", "x"], "not_allowed"),
         (["oneshot", "--engine", "llama-server", "--url", "ftp://x", "x"], "expected http://HOST:PORT"),
+        (
+            ["oneshot", "--engine", "llama-server", "--url", "http://127.0.0.1:9/\x7f", "x"],
+            "url: Invalid non-printable",
+        ),
         (["oneshot", "--engine", "openai"], "exactly one of PROMPT and --prompt-file"),
         ([*GEMMA, "--num-threads", "-3"], "num_threads: expected 0 to 4096, found -3"),
         ([*GEMMA, "--seq-len", "0"], "seq_len: expected 1 to 1048576, found 0"),
