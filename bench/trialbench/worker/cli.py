@@ -54,13 +54,14 @@ def _worker(options: argparse.Namespace) -> int:
     for warning in choice.warnings:
         stderr_log("config", {"warning": warning})
     bounds = choice.settings.worker
-    listener = None
-    if options.socket is not None:
-        path = options.socket or os.environ.get("FAZAI_GEMMA_SOCKET") or str(bounds.unix_socket)
-        listener = UnixListener(Path(path))
-    stdio = (0, claim_stdout()) if listener is None or options.stdio else None
+    # First: an engine that can't be made leaves no socket behind.
     local = choice.make(None) if choice.settings.dispatcher.gemma_enabled else None
+    listener = None
     try:
+        if options.socket is not None:
+            path = options.socket or os.environ.get("FAZAI_GEMMA_SOCKET") or str(bounds.unix_socket)
+            listener = UnixListener(Path(path))
+        stdio = (0, claim_stdout()) if listener is None or options.stdio else None
         # With all hashes, before the first request: weights that are not what they should be are seen now.
         probe = local.probe() if local is not None else None
         if probe is not None:

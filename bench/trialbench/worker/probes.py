@@ -90,7 +90,7 @@ def run(
     own = [one for one in expect_any if one.partition("=")[0] in _EXPECTED[name] or one.partition("=")[0] not in known]
     limits = expectations(_EXPECTED[name], [*expect, *own])
     count = n or _DEFAULT_N[name]
-    argv = shlex.split(launch) if launch else None
+    argv = None if launch is None else _command_line(launch)
     if argv and url is None:
         raise UsageError("--launch: expected --url as well, where the started server answers")
     trial = replace(_GREEDY, prompt=prompt, deadlines=choice.defaults.deadlines)
@@ -110,6 +110,16 @@ def run(
             return _timeout_retry(choice, engine, url, replace(trial, max_tokens=max_tokens or 32), count, limits)
     finally:
         engine.close()
+
+
+def _command_line(launch: str) -> list[str]:
+    try:
+        argv = shlex.split(launch)
+    except ValueError as error:
+        raise UsageError(f"--launch: expected a command line, found {launch!r}: {error}") from error
+    if not argv:
+        raise UsageError("--launch: expected a command line, found none")
+    return argv
 
 
 def _unusable(name: str, engine: Engine) -> Proof | None:

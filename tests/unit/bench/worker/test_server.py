@@ -207,8 +207,10 @@ def test_status_of_a_running_worker(
 
 
 def test_wrong_starts(conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["worker", "--engine", "llama-server"]) == 2
+    unmade = tmp_path / "unmade.sock"
+    assert main(["worker", "--engine", "llama-server", "--socket", str(unmade)]) == 2
     assert "--url" in capsys.readouterr().err
+    assert not unmade.exists()
     assert main(["worker", "--config", str(tmp_path / "none.conf")]) == 2
     assert "cannot be read" in capsys.readouterr().err
     assert main(["worker", "--config", str(conf), "--socket", str(tmp_path / "no" / "w.sock")]) == 2
@@ -344,6 +346,24 @@ def test_pipes_are_written_in_pieces_and_a_stalled_reader_is_left() -> None:
     os.close(read_fd)
     assert channel.hung_up(0)
     os.close(write_fd)
+
+
+def test_an_input_that_does_not_block_ends_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(read_fd, False)
+    waits = []
+
+    def ready(descriptor: int, _events: int, wait_s: float) -> bool:
+        waits.append((descriptor, wait_s))
+        os.write(write_fd, b"late\n")
+        os.close(write_fd)
+        return True
+
+    monkeypatch.setattr("trialbench.worker.channel._ready", ready)
+    channel = Channel(read_fd, -1, max_line_bytes=100, send_timeout_s=0.1)
+    assert list(channel.lines()) == [b"late"]
+    assert len(waits) == 1
+    os.close(read_fd)
 
 
 def test_a_closed_input_is_an_end() -> None:
