@@ -29,7 +29,7 @@ from trialbench.engines.contract import (
     Usage,
     require,
 )
-from trialbench.engines.failures import BAD_ARGUMENTS, BAD_WEIGHTS, MISSING_BINARY, UNSUPPORTED, Failure
+from trialbench.engines.failures import BAD_ARGUMENTS, BAD_WEIGHTS, MISSING_BINARY, SERVER_ERROR, UNSUPPORTED, Failure
 from trialbench.engines.hashing import Hashes, check_file
 from trialbench.engines.process import BrokenGeneration, ProcessGeneration, Told, classify
 from trialbench.engines.prompts import prompt_text
@@ -193,12 +193,18 @@ class GemmaCpp:
         failure = self._files(hash_them=True)
         if failure is not None:
             return BrokenGeneration(self.label, failure)
-        scratch = Path(tempfile.mkdtemp(prefix="trialbench-gemma-", dir=self.options.scratch))
-        prompt = scratch / "prompt"
-        descriptor = os.open(prompt, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            # Half a surrogate pair is no text; the model gets what any reader of the file would.
-            stream.write(text.encode("utf-8", "replace"))
+        scratch = None
+        try:
+            scratch = Path(tempfile.mkdtemp(prefix="trialbench-gemma-", dir=self.options.scratch))
+            prompt = scratch / "prompt"
+            descriptor = os.open(prompt, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as stream:
+                # Half a surrogate pair is no text; the model gets what any reader of the file would.
+                stream.write(text.encode("utf-8", "replace"))
+        except OSError as error:
+            # No room, or no temporary folder: what was written of the prompt does not stay there.
+            self.supervisor.sweep_up(scratch)
+            return BrokenGeneration(self.label, Failure(SERVER_ERROR, f"the prompt's file: {error.strerror}"))
         command = Command(self._arguments(trial, prompt), _environment(), scratch=scratch)
         try:
             running = self.supervisor.spawn(command, trial.deadlines, GemmaText())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import signal
@@ -189,6 +190,27 @@ def test_the_prompt_travels_in_a_private_file_and_leaves_nothing(
     assert (folder / "prompt").read_text().endswith("\n--weights")
     assert generation.result().failure is None
     assert list(scratch.iterdir()) == []
+
+
+def test_a_disk_without_room_for_the_prompt(gemma: GemmaCpp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, _mode: str) -> None:
+        os.close(descriptor)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdopen", full)
+        generation = gemma.start(Trial(prompt="secret"))
+    failure = generation.result().failure
+    assert failure is not None
+    assert (failure.failure_class.name, failure.detail) == (
+        "server_error",
+        "the prompt's file: No space left on device",
+    )
+    assert list((tmp_path / "scratch").iterdir()) == []
+    gemma.options = replace(gemma.options, scratch=tmp_path / "none")
+    failure = gemma.start(Trial(prompt="secret")).result().failure
+    assert failure is not None
+    assert failure.detail == "the prompt's file: No such file or directory"
 
 
 def test_the_engine_gets_nothing_of_our_environment(
