@@ -59,13 +59,14 @@ def add_oneshot(oneshot: argparse.ArgumentParser, *, required: bool = True) -> N
 
 def _oneshot(options: argparse.Namespace) -> int:
     from trialbench.engines.contract import Token
-    from trialbench.engines.select import make_engine
+    from trialbench.engines.select import find_config, make_engine
     from trialbench.files import write_json
     from trialbench.terminal import line, say, screen
 
     if options.result is not None and not options.result.absolute().parent.is_dir():
         # Before a reply that would be shown and then not be kept.
         raise UsageError(f"--result: expected a file in a folder that is there, found {options.result}")
+    find_config(options)
     trial = _trial(options)
     engine = make_engine(options)
     # What a model says is shown on a terminal and never obeyed by it; a file or a pipe gets it as it is.

@@ -20,7 +20,6 @@ from trialbench.engines.credentials import is_key
 from trialbench.errors import UsageError
 from trialbench.worker.ini import Entry, Section, read_ini
 
-DEFAULT_PATH = Path("/etc/fazai/fazai.conf")
 DEFAULT_SOCKET = Path("/run/fazai/gemma.sock")
 # sun_path of Linux has 108 bytes, the last is the terminator.
 _MAX_SOCKET_BYTES = 107

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from trialbench.cli import main
+from trialbench.engines import select as engine_choice
 from trialbench.errors import ServerError, UsageError
 from trialbench.worker import __main__ as program
 from trialbench.worker import oneshot, pack
@@ -426,12 +427,14 @@ def test_the_packed_program_runs_without_anything_installed(conf: Path, tmp_path
 def test_the_command_gemma_oneshot(
     conf: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oneshot, "DEFAULT_PATH", tmp_path / "none.conf")
+    monkeypatch.setattr(engine_choice, "DEFAULT_CONFIG", tmp_path / "none.conf")
     assert oneshot.main(["hello"]) == 2
     assert "gemma_oneshot: --engine gemma-cpp: expected --binary FILE" in capfd.readouterr().err
     # Where the host has a fazai.conf, a prompt is all that it needs.
-    monkeypatch.setattr(oneshot, "DEFAULT_PATH", conf)
+    monkeypatch.setattr(engine_choice, "DEFAULT_CONFIG", conf)
     assert oneshot.main(["--timeout", "20", "--max-tokens", "3", "hello"]) == 0
+    assert capfd.readouterr().out.startswith("w0 w1")
+    assert main(["oneshot", "--engine", "gemma-cpp", "--timeout", "20", "--max-tokens", "3", "hello"]) == 0
     assert capfd.readouterr().out.startswith("w0 w1")
     stalled = '#stand-in {"stall_after": 0}\nhello'
     assert oneshot.main(["--timeout", "0.5", stalled]) == 4
