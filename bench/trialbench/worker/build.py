@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -53,6 +54,14 @@ def dispatcher(
 
 
 def stderr_log(event: str, fields: dict[str, Any]) -> None:
-    """One JSON object per line on standard error, where systemd's journal takes it. No prompt, no reply is in it."""
+    """One JSON object per line on standard error, where systemd's journal takes it. No prompt, no reply is in it.
+
+    Nobody who takes the log is no reason to serve nobody: what can't be written is lost.
+    """
     line = json.dumps({"t": round(time.time(), 3), "event": event, **fields}, ensure_ascii=True, default=str)
-    print(line, file=sys.stderr, flush=True)
+    if sys.stderr is None:
+        return  # closed from the start: by now the number may be the protocol's
+    try:
+        os.write(sys.stderr.fileno(), line.encode() + b"\n")
+    except OSError:
+        pass

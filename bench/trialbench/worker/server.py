@@ -230,8 +230,12 @@ class Server:
 
 
 def claim_stdout() -> int:
-    """A descriptor for the protocol; what anybody prints from now on goes to standard error instead."""
+    """A descriptor for the protocol; what anybody prints from now on goes to standard error, or where there is none,
+    nowhere."""
     sys.stdout.flush()
+    if sys.stderr is None:
+        # So that the number does not become the protocol's, for whoever writes to it without asking.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     out_fd = os.dup(1)
     os.set_inheritable(out_fd, False)
     os.dup2(2, 1)

@@ -116,6 +116,21 @@ def test_stdin_and_stdout_are_a_client_and_its_end_is_the_end(conf: Path) -> Non
     assert [one["error"] for one in messages if one.get("ok") is False] == ["unknown_type"]
 
 
+@pytest.mark.parametrize("how", ["its reader is gone", "closed"])
+def test_nobody_who_takes_the_log(conf: Path, how: str) -> None:
+    read_fd, write_fd = os.pipe()
+    os.close(read_fd)
+    command = [sys.executable, "-m", "trialbench.worker", "worker", "--config", str(conf)]
+    if how == "closed":
+        command = ["/bin/sh", "-c", 'exec "$@" 2>&-', "x", *command]
+    lines = b'{"type":"generate","id":1,"prompt":"x"}\n{"type":"generate","id":2,"prompt":"x"}\n'
+    done = subprocess.run(command, input=lines, stdout=subprocess.PIPE, stderr=write_fd, timeout=60, check=True)
+    os.close(write_fd)
+    replies = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["id"] for one in replies if one["type"] == "done"] == [1, 2]
+    assert {one["type"] for one in replies} == {"token", "done"}
+
+
 def test_both_at_once(conf: Path, tmp_path: Path) -> None:
     with start("worker", "--config", conf, "--socket", tmp_path / "both.sock", "--stdio") as worker:
         assert worker.stdin is not None
