@@ -94,10 +94,15 @@ def _status(options: argparse.Namespace) -> int:
     import json
     import socket
 
+    from trialbench.engines.select import find_config
     from trialbench.errors import ServerError, UsageError
-    from trialbench.worker.config import DEFAULT_SOCKET
+    from trialbench.worker.config import DEFAULT_SOCKET, load
 
-    path = options.socket or os.environ.get("FAZAI_GEMMA_SOCKET") or str(DEFAULT_SOCKET)
+    path = options.socket or os.environ.get("FAZAI_GEMMA_SOCKET")
+    if not path:
+        options.engine = options.engine or "gemma-cpp"
+        find_config(options)
+        path = str(DEFAULT_SOCKET if options.config is None else load(options.config)[0].worker.unix_socket)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(10)

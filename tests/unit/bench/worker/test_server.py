@@ -194,6 +194,8 @@ def test_status_of_a_running_worker(
         connect(path).close()
         assert main(["worker", "--status", "--socket", str(path)]) == 0
         assert json.loads(capsys.readouterr().out)["mode"] == "smart"
+        # It listens where its configuration says.
+        assert main(["worker", "--status", "--config", str(conf)]) == 0
         (tmp_path / "tiny.sbs").unlink()
         # What is known of its health is two seconds old at most.
         until_s = time.monotonic() + 10
