@@ -410,11 +410,14 @@ class _Reader:
         try:
             parts = urlsplit(text)
             host = parts.hostname or ""
-            parts.port  # noqa: B018 - the access is the check: urlsplit looks at the port when it is asked for
+            if parts.port == 0:
+                host = ""
         except ValueError:
             host = ""
         if not text.startswith(("http://", "https://")) or not host or "@" in parts.netloc or re.search(r"\s", text):
-            self._error(line, f"[{name}] endpoint: expected http://HOST:PORT or https://HOST, found {text[:60]!r}")
+            # A password would go from a file that few can read into the log.
+            found = "one with a user or password in it; use api_key_file" if "@" in text else repr(text[:60])
+            self._error(line, f"[{name}] endpoint: expected http://HOST:PORT or https://HOST, found {found}")
             return None
         if not is_loopback(host) and host.lower() not in hosts:
             self._error(

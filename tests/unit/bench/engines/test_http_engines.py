@@ -586,7 +586,8 @@ def test_an_openai_endpoint(scripted: Scripted) -> None:
     [
         ("http://example.org", "neither this machine's loopback nor an allowed host"),
         ("http://127.0.0.1.example.org", "neither"),
-        ("http://user:pass@127.0.0.1", "expected http://HOST:PORT"),
+        ("http://user:pass@127.0.0.1", "expected http://HOST:PORT, found one with a user or password in it"),
+        ("http://127.0.0.1:0", "expected http://HOST:PORT"),
         ("http://[::1", "url: "),
         ("http://127.0.0.1:99999999", "url: "),
         ("127.0.0.1:8080", "expected http://HOST:PORT"),
@@ -604,6 +605,7 @@ def test_hosts_that_may_be_asked() -> None:
         OpenAICompatible(EndpointOptions("https://Api.Example.org/v1", allowed_hosts=frozenset({name}))).close()
     for url in ("http://localhost:1", "http://127.9.9.9/v1", "http://[::1]:8080/v1/", "https://127.0.0.1"):
         OpenAICompatible(EndpointOptions(url))
+    OpenAICompatible(EndpointOptions("http://llama_server:8080", allowed_hosts=frozenset({"llama_server"})))
     engine = OpenAICompatible(
         EndpointOptions("https://api.example.org/v1", allowed_hosts=frozenset({"api.example.org"}))
     )

@@ -146,7 +146,12 @@ def test_the_documented_keys_are_the_spec_s_and_more() -> None:
         ("[dispatcher]\nfallback_order = a\n[a]\nmodel = x", 3, "[a] endpoint: expected http://HOST:PORT"),
         ("[dispatcher]\nfallback_order = a\n[a]\nendpoint = ftp://localhost", 4, "expected http://HOST:PORT"),
         ("[dispatcher]\nfallback_order = a\n[a]\nendpoint = http://localhost:99999", 4, "expected http://HOST:PORT"),
-        ("[dispatcher]\nfallback_order = a\n[a]\nendpoint = http://u:p@localhost", 4, "expected http://HOST:PORT"),
+        (
+            "[dispatcher]\nfallback_order = a\n[a]\nendpoint = http://u:p@localhost",
+            4,
+            "found one with a user or password",
+        ),
+        ("[dispatcher]\nfallback_order = a\n[a]\nendpoint = http://localhost:0", 4, "expected http://HOST:PORT"),
         ("[dispatcher]\nfallback_order = a\n[a]\nendpoint = https://api.example.com/v1", 4, "is another machine"),
         ("[gemma_worker]\nunix_socket = /" + "x" * 110, 2, "at most 107 bytes"),
     ],
