@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(verbs)
     _add_out(verbs)
     engines.add(verbs)
+    engines.add_table(verbs)
     for room in _NOT_IN_THE_IMAGE:
         _add_room(verbs, room)
     return parser

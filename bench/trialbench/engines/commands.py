@@ -21,9 +21,13 @@ _MAX_PROMPT = 16 << 20
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verbs; nothing heavy is imported before one of them runs."""
+    """Add the verb `oneshot`; nothing heavy is imported before it runs."""
     oneshot = verbs.add_parser("oneshot", help="one prompt, its reply streamed to standard output", epilog=EXIT_CODES)
     add_oneshot(oneshot)
+
+
+def add_table(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb `engines`, which reads what a measurement wrote: it has no place in a worker's program."""
     engines = verbs.add_parser("engines", help="put runs of several engines into one table")
     engines.add_argument("summaries", type=Path, nargs="+", metavar="SUMMARY.json", help="of `trialbench run`")
     engines.set_defaults(verb=_engines)

@@ -346,7 +346,8 @@ def _need(engine: Engine, capability: Capability, what: str) -> None:
         )
 
 
-# Name to (lowest, highest); what lies outside is refused before an engine turns it into an abort.
+# Name to (lowest, highest); what lies outside is refused before an engine turns it into an abort. Where these are whole
+# numbers the value has to be one.
 _RANGES: Mapping[str, tuple[float, float]] = {
     "max_tokens": (1, 1 << 20),
     "temperature": (0.0, 100.0),
@@ -360,8 +361,10 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 def _check_numbers(trial: Trial) -> None:
     for name, (low, high) in _RANGES.items():
         value = getattr(trial, name)
-        if value is not None and not low <= value <= high:
-            raise Refused(Failure(BAD_ARGUMENTS, f"{name}: expected {low:g} to {high:g}, found {value}"))
+        kind = int if isinstance(low, int) else int | float
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high):
+            what = "a whole number from " if kind is int else ""
+            raise Refused(Failure(BAD_ARGUMENTS, f"{name}: expected {what}{low:g} to {high:.10g}, found {value!r:.40}"))
     for name in ("first_s", "between_s", "total_s"):
         value = getattr(trial.deadlines, name)
         if value is not None and not 0 < value < float("inf"):

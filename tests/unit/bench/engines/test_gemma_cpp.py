@@ -261,6 +261,10 @@ def test_a_leak_over_many_requests_is_seen(gemma: GemmaCpp, does: Does, tmp_path
     [
         (Trial(prompt="a", constraint=Constraint(grammar="g")), "does not support constrained decoding by grammar"),
         (Trial(prompt="a", seed=1), "a seed"),
+        # A workload may say anything.
+        (Trial(prompt="a", top_k="many"), "top_k: expected a whole number from 0 to 1048576, found 'many'"),  # type: ignore[arg-type]
+        (Trial(prompt="a", max_tokens=2.5), "max_tokens: expected a whole number"),  # type: ignore[arg-type]
+        (Trial(prompt="a", temperature="warm"), "temperature: expected 0 to 100, found 'warm'"),  # type: ignore[arg-type]
         (Trial(prompt="a", cache_prompt=True), "does not support a prompt cache"),
         (Trial(prompt=" \n"), "expected a text"),
         (Trial(prompt="a", top_k=0), "top_k: gemma_local takes 1 or more"),

@@ -439,6 +439,8 @@ def test_the_packed_program_runs_without_anything_installed(conf: Path, tmp_path
     done = subprocess.run(refused, capture_output=True, timeout=60, check=False)
     assert done.returncode == 4, "httpx works from within: the connection was refused, nothing was proved"
     assert b"refused" in done.stderr
+    # It offers no verb whose parts stayed at home.
+    assert b"engines" not in subprocess.run([*command, "--help"], capture_output=True, timeout=30, check=True).stdout
 
 
 def test_the_command_gemma_oneshot(
