@@ -173,7 +173,7 @@ class GemmaCpp:
         )
 
     def healthy(self) -> Failure | None:
-        """Whether the files are still there."""
+        """Whether the files are still there, and are not those whose SHA-256 was found wrong already."""
         return self._files(hash_them=False)
 
     def start(self, trial: Trial) -> Generation:
@@ -256,12 +256,15 @@ class GemmaCpp:
 
     def _files(self, *, hash_them: bool) -> Failure | None:
         options = self.options
-        hashes = self._hashes if hash_them else None
         failure = check_file(
-            options.binary, "binary", expected=options.binary_sha256, hashes=hashes, binary=True
-        ) or check_file(options.weights, "weights", expected=options.weights_sha256, hashes=hashes)
+            options.binary, "binary", expected=options.binary_sha256, hashes=self._hashes, read=hash_them, binary=True
+        ) or check_file(
+            options.weights, "weights", expected=options.weights_sha256, hashes=self._hashes, read=hash_them
+        )
         if failure is None and options.tokenizer is not None:
-            failure = check_file(options.tokenizer, "tokenizer", expected=options.tokenizer_sha256, hashes=hashes)
+            failure = check_file(
+                options.tokenizer, "tokenizer", expected=options.tokenizer_sha256, hashes=self._hashes, read=hash_them
+            )
         return failure
 
     def _sums(self) -> dict[str, str]:

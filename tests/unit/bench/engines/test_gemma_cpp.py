@@ -335,6 +335,10 @@ def test_files_are_checked_before_anything_runs(gemma: GemmaCpp, weights: Path, 
     assert event.failure.failure_class.name == "bad_weights"
     assert f"expected SHA-256 {name}, found" in event.failure.detail
     assert generation.result().failure == event.failure
+    # What was seen once is not forgotten: an engine that can answer nothing is not well. Another file may be.
+    assert gemma.healthy() == event.failure
+    os.utime(weights, (1, 1))
+    assert gemma.healthy() is None
     for options, words in (
         (replace(good, binary=Path("gemma")), "expected an absolute path"),
         (replace(good, binary=tmp_path), "is not there, or no file"),
