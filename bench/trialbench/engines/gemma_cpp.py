@@ -30,7 +30,7 @@ from trialbench.engines.contract import (
     require,
 )
 from trialbench.engines.failures import BAD_ARGUMENTS, BAD_WEIGHTS, MISSING_BINARY, SERVER_ERROR, UNSUPPORTED, Failure
-from trialbench.engines.hashing import Hashes, check_file
+from trialbench.engines.hashing import Hashes, Identity, check_file, identity_of
 from trialbench.engines.process import BrokenGeneration, ProcessGeneration, Told, classify
 from trialbench.engines.prompts import prompt_text
 from trialbench.engines.supervisor import Command, SpawnError, Supervisor
@@ -148,6 +148,8 @@ class GemmaCpp:
         self.owns_supervisor = supervisor is None
         self.supervisor = supervisor or Supervisor()
         self._hashes = Hashes()
+        # The version of the binary whose --help was gemma.cpp's.
+        self._accepted: Identity | None = None
 
     def probe(self, *, hashes: bool = True) -> Probe:
         """Files, hashes, and whether the binary's `--help` is gemma.cpp's."""
@@ -177,7 +179,7 @@ class GemmaCpp:
         return self._files(hash_them=False)
 
     def start(self, trial: Trial) -> Generation:
-        """Begin; weights are hashed before their first use and whenever the file has changed.
+        """Begin; before the first use, and when a file has changed, weights are hashed and the binary asked for help.
 
         Raises:
             Refused: constrained decoding, token ids, a seed, an image, or no prompt.
@@ -190,7 +192,7 @@ class GemmaCpp:
             raise Refused(Failure(BAD_ARGUMENTS, "top_k: gemma_local takes 1 or more, found 0"))
         if "\0" in text:
             raise Refused(Failure(BAD_ARGUMENTS, "prompt: expected a text without NUL characters"))
-        failure = self._files(hash_them=True)
+        failure = self._files(hash_them=True) or self._accept()
         if failure is not None:
             return BrokenGeneration(self.label, failure)
         scratch = None
@@ -277,6 +279,20 @@ class GemmaCpp:
                 except OSError:
                     continue  # `failure` says so
         return sums
+
+    def _accept(self) -> Failure | None:
+        """None where the binary is gemma.cpp's; asked once for each version of the file.
+
+        Any other would be given the prompt, and what it says be taken for the reply.
+        """
+        try:
+            found = identity_of(self.options.binary.stat())
+        except OSError as error:
+            return Failure(MISSING_BINARY, f"binary: {self.options.binary}: {error.strerror}")
+        failure = None if found == self._accepted else self._ask_help()
+        if failure is None:
+            self._accepted = found
+        return failure
 
     def _ask_help(self) -> Failure | None:
         """None where `--help` is that of gemma.cpp."""

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from trialbench.engines.failures import BAD_WEIGHTS, MISSING_BINARY, Failure, FailureClass
 
-_Identity = tuple[int, int, int, int, int]
+Identity = tuple[int, int, int, int, int]
 
 
 class Hashes:
     """Remembers what it has read. A file that was replaced or written to is known by inode, size and times."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, tuple[_Identity, str]] = {}
+        self._known: dict[Path, tuple[Identity, str]] = {}
         self._lock = threading.Lock()
 
     def sha256(self, path: Path) -> str:
@@ -27,7 +27,7 @@ class Hashes:
         """
         # One at a time: two threads would read the same gigabytes twice.
         with self._lock, path.open("rb") as stream:
-            identity = _identity(os.fstat(stream.fileno()))
+            identity = identity_of(os.fstat(stream.fileno()))
             known = self._known.get(path)
             if known is not None and known[0] == identity:
                 return known[1]
@@ -41,12 +41,13 @@ class Hashes:
         Raises:
             OSError: it is not there.
         """
-        identity = _identity(path.stat())
+        identity = identity_of(path.stat())
         known = self._known.get(path)
         return known[1] if known is not None and known[0] == identity else None
 
 
-def _identity(stat: os.stat_result) -> _Identity:
+def identity_of(stat: os.stat_result) -> Identity:
+    """What tells one version of a file from another."""
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 

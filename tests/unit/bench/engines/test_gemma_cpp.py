@@ -217,7 +217,7 @@ def test_the_engine_gets_nothing_of_our_environment(
     supervisor: Supervisor, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     binary = tmp_path / "shows"
-    binary.write_text('#!/bin/sh\nenv; echo "$@"\n')
+    binary.write_text('#!/bin/sh\n[ "$1" != --help ] || exec echo "  --weights"\nenv; echo "$@"\n')
     binary.chmod(0o755)
     monkeypatch.setenv("TRIALBENCH_API_KEY", "secret")
     options = GemmaOptions(
@@ -309,6 +309,8 @@ def test_another_program_of_the_same_name(supervisor: Supervisor, weights: Path,
     probe = GemmaCpp(GemmaOptions(binary, weights), supervisor).probe()
     assert probe.failure is not None
     assert "does not name --weights" in probe.failure.detail
+    generation = GemmaCpp(GemmaOptions(binary, weights), supervisor).start(Trial(prompt="a"))
+    assert generation.result().failure == probe.failure, "what it says is no reply"
     binary.write_text("#!/bin/sh\nkill -SEGV $$\n")
     probe = GemmaCpp(GemmaOptions(binary, weights), supervisor).probe()
     assert probe.failure is not None
@@ -351,6 +353,25 @@ def test_files_are_checked_before_anything_runs(gemma: GemmaCpp, weights: Path, 
         assert words in failure.detail
         probe = gemma.probe()
         assert not probe.usable
+
+
+def test_the_binary_is_asked_for_its_help_once_for_each_version(gemma: GemmaCpp, tmp_path: Path) -> None:
+    binary, asked = tmp_path / "gemma", tmp_path / "asked"
+    script = f'#!/bin/sh\n[ "$1" != --help ] || {{ echo once >>{asked}; exec echo "  --weights"; }}\necho word\n'
+    binary.write_text(script)
+    binary.chmod(0o755)
+    gemma.options = replace(gemma.options, binary=binary)
+    for _ in range(2):
+        assert gemma.start(Trial(prompt="a")).result().failure is None
+    assert asked.read_text() == "once\n"
+    binary.write_text(script.replace("--weights", "--other"))
+    failure = gemma.start(Trial(prompt="a")).result().failure
+    assert failure is not None
+    assert "does not name --weights" in failure.detail
+    binary.unlink()
+    failure = gemma._accept()
+    assert failure is not None
+    assert failure.failure_class.name == "missing_binary"
 
 
 def test_hashes_are_computed_once_for_each_version_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
