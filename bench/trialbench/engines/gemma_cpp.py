@@ -148,12 +148,12 @@ class GemmaCpp:
         self.owns_supervisor = supervisor is None
         self.supervisor = supervisor or Supervisor()
         self._hashes = Hashes()
-        # The version of the binary whose --help was gemma.cpp's.
-        self._accepted: Identity | None = None
+        # The version of the binary whose --help was seen, and what followed: None, or that it is another program.
+        self._seen: tuple[Identity, Failure | None] | None = None
 
     def probe(self, *, hashes: bool = True) -> Probe:
         """Files, hashes, and whether the binary's `--help` is gemma.cpp's."""
-        failure = self._files(hash_them=hashes) or self._ask_help()
+        failure = self._files(hash_them=hashes) or self._accept(again=True)
         options = self.options
         return Probe(
             usable=failure is None,
@@ -175,8 +175,8 @@ class GemmaCpp:
         )
 
     def healthy(self) -> Failure | None:
-        """Whether the files are still there, and are not those whose SHA-256 was found wrong already."""
-        return self._files(hash_them=False)
+        """Whether the files are still there, and are not those that were found to be wrong already."""
+        return self._files(hash_them=False) or self._accept(ask=False)
 
     def start(self, trial: Trial) -> Generation:
         """Begin; before the first use, and when a file has changed, weights are hashed and the binary asked for help.
@@ -280,39 +280,46 @@ class GemmaCpp:
                     continue  # `failure` says so
         return sums
 
-    def _accept(self) -> Failure | None:
+    def _accept(self, *, again: bool = False, ask: bool = True) -> Failure | None:
         """None where the binary is gemma.cpp's; asked once for each version of the file.
 
         Any other would be given the prompt, and what it says be taken for the reply.
+
+        Args:
+            again: ask it although it is known.
+            ask: False: what is not known is well.
         """
         try:
             found = identity_of(self.options.binary.stat())
         except OSError as error:
             return Failure(MISSING_BINARY, f"binary: {self.options.binary}: {error.strerror}")
-        failure = None if found == self._accepted else self._ask_help()
-        if failure is None:
-            self._accepted = found
+        if self._seen is not None and self._seen[0] == found and not again:
+            return self._seen[1]
+        if not ask:
+            return None
+        failure, certain = self._ask_help()
+        if certain:
+            self._seen = (found, failure)
         return failure
 
-    def _ask_help(self) -> Failure | None:
-        """None where `--help` is that of gemma.cpp."""
+    def _ask_help(self) -> tuple[Failure | None, bool]:
+        """None where `--help` is that of gemma.cpp; and whether the next time could be no other."""
         deadlines = Deadlines(total_s=_HELP_LIMIT_S)
         try:
             running = self.supervisor.spawn(Command([str(self.options.binary), "--help"], _environment()), deadlines)
         except SpawnError as error:
-            return Failure(MISSING_BINARY, str(error))
+            return Failure(MISSING_BINARY, str(error)), False
         shown = "".join(text for text, _ in running.chunks())
         ending = running.ending
         assert ending is not None
         shown += ending.errors
         if "--weights" in shown:
-            return None
+            return None, True
         failure = classify(ending, shown, deadlines)
         if failure is not None and failure.failure_class is not BAD_WEIGHTS:
-            return failure
-        return Failure(
-            MISSING_BINARY, f"{self.options.binary}: its --help does not name --weights: this is not gemma.cpp's binary"
-        )
+            return failure, False
+        detail = f"{self.options.binary}: its --help does not name --weights: this is not gemma.cpp's binary"
+        return Failure(MISSING_BINARY, detail), True
 
 
 def cpu_features() -> list[str]:

@@ -306,9 +306,12 @@ def test_another_program_of_the_same_name(supervisor: Supervisor, weights: Path,
     binary = tmp_path / "gemma"
     binary.write_text("#!/bin/sh\necho 'GEMMA Version 0.98.5, genome-wide association'\n")
     binary.chmod(0o755)
-    probe = GemmaCpp(GemmaOptions(binary, weights), supervisor).probe()
+    engine = GemmaCpp(GemmaOptions(binary, weights), supervisor)
+    assert engine.healthy() is None, "nobody has asked it yet"
+    probe = engine.probe()
     assert probe.failure is not None
     assert "does not name --weights" in probe.failure.detail
+    assert engine.healthy() == probe.failure, "known, without being asked again"
     generation = GemmaCpp(GemmaOptions(binary, weights), supervisor).start(Trial(prompt="a"))
     assert generation.result().failure == probe.failure, "what it says is no reply"
     binary.write_text("#!/bin/sh\nkill -SEGV $$\n")
