@@ -13,7 +13,7 @@ from trialbench.engines.contract import Deadlines, Engine
 from trialbench.worker.breaker import Breaker
 from trialbench.worker.choose import fallback
 from trialbench.worker.clock import Clock, SystemClock
-from trialbench.worker.config import DispatcherSettings
+from trialbench.worker.config import OWN_ENGINE, DispatcherSettings
 from trialbench.worker.dispatch import Dispatcher, Policy
 from trialbench.worker.retry import RetryPolicy
 from trialbench.worker.routing import Backend, Router
@@ -43,7 +43,7 @@ def dispatcher(
         backend(endpoint.name, fallback(endpoint, settings.fallback_hosts), own=False, limit_s=endpoint.timeout_s)
         for endpoint in settings.fallback
     ]
-    router = Router(None if local is None else backend("local", local, own=True), others, settings.mode)
+    router = Router(None if local is None else backend(OWN_ENGINE, local, own=True), others, settings.mode)
     policy = Policy(
         retry=RetryPolicy(retries=settings.retries),
         fallback_timeout_s=settings.fallback_timeout_s,

@@ -23,6 +23,8 @@ from trialbench.worker.ini import Entry, Section, read_ini
 DEFAULT_SOCKET = Path("/run/fazai/gemma.sock")
 # sun_path of Linux has 108 bytes, the last is the terminator.
 _MAX_SOCKET_BYTES = 107
+# What status and log call the engine that is no fallback.
+OWN_ENGINE = "local"
 MODES = ("smart", "force_local", "force_fallback")
 # Bits per weight of gemma.cpp's formats. `declared`: an .sbs file does not say it in a way we could read.
 WEIGHT_FORMATS: Mapping[str, int] = {"f32": 32, "bf16": 16, "sfp": 8, "i8": 8, "nuq": 4}
@@ -374,6 +376,10 @@ class _Reader:
             )
 
     def _endpoint(self, name: str, hosts: frozenset[str]) -> Endpoint | None:
+        if name == OWN_ENGINE:
+            line = self._line("dispatcher", "fallback_order")
+            self._error(line, f"fallback_order: {name} is what status and log call the worker's own engine; rename it")
+            return None
         section = self._sections.get(name)
         if section is None:
             self._error(

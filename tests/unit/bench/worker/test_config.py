@@ -142,6 +142,7 @@ def test_the_documented_keys_are_the_spec_s_and_more() -> None:
         ("[dispatcher]\nreconnect_wait = 5", 2, "from 30 to 60"),
         ("[dispatcher]\nfallback_order = a b", 2, "names separated by commas"),
         ("[dispatcher]\nfallback_order = a, a\n[a]\nendpoint=http://[::1]", 2, "each name once"),
+        ("[dispatcher]\nfallback_order = local\n[local]\nendpoint = http://[::1]", 2, "the worker's own engine"),
         ("[dispatcher]\nfallback_order = openai", 2, "needs a section [openai]"),
         ("[dispatcher]\nfallback_order = a\n[a]\nmodel = x", 3, "[a] endpoint: expected http://HOST:PORT"),
         ("[dispatcher]\nfallback_order = a\n[a]\nendpoint = ftp://localhost", 4, "expected http://HOST:PORT"),
