@@ -67,9 +67,10 @@ def _oneshot(options: argparse.Namespace) -> int:
     from trialbench.files import write_json
     from trialbench.terminal import line, say, screen
 
-    if options.result is not None and not options.result.absolute().parent.is_dir():
+    kept: Path | None = options.result
+    if kept is not None and (kept.is_dir() or not kept.absolute().parent.is_dir()):
         # Before a reply that would be shown and then not be kept.
-        raise UsageError(f"--result: expected a file in a folder that is there, found {options.result}")
+        raise UsageError(f"--result: expected a file in a folder that is there, found {kept}")
     find_config(options)
     trial = _trial(options)
     engine = make_engine(options)
@@ -88,8 +89,8 @@ def _oneshot(options: argparse.Namespace) -> int:
         engine.close()
     if result.text and not result.text.endswith("\n") and sys.stdout.isatty():
         _write("\n")
-    if options.result is not None:
-        write_json(options.result, result.as_dict())
+    if kept is not None:
+        write_json(kept, result.as_dict())
     if caught.number is not None:
         say(f"trialbench: cancelled by signal {caught.number}", sys.stderr)
         return 128 + caught.number

@@ -185,9 +185,12 @@ def _add_probe(verbs: _Verbs) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, found {number}")
+        raise argparse.ArgumentTypeError(f"expected a whole number, at least 1, found {text}")
     return number
 
 
@@ -200,7 +203,7 @@ def _probe(options: argparse.Namespace) -> int:
 
     for option, path in (("--json", options.json), ("--junit", options.junit)):
         # Before minutes of measuring whose numbers would have nowhere to go.
-        if path is not None and not path.absolute().parent.is_dir():
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise UsageError(f"{option}: expected a file in a folder that is there, found {path}")
     choice = choose(options)
     for warning in choice.warnings:

@@ -152,6 +152,7 @@ def test_run_and_one_table(options: list[str], tmp_path: Path, capsys: pytest.Ca
         ([*GEMMA, "--memory-mib", "-5"], "--memory-mib: expected MiB above 0, found -5"),
         ([*GEMMA, "--memory-mib", "nan"], "--memory-mib: expected MiB above 0, found nan"),
         ([*GEMMA, "--result", "/nowhere/r.json"], "--result: expected a file in a folder that is there"),
+        ([*GEMMA, "--result", "/"], "--result: expected a file in a folder that is there, found /"),
         ([*SERVED, "--bits", "-3"], "--bits: expected 1 to 64, found -3"),
         ([*SERVED, "--grammar", "/nowhere/g"], "No such file"),
     ],

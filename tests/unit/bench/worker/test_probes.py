@@ -289,8 +289,10 @@ def test_wrong_use(tmp_path: Path, served: str, weights: Path, capsys: pytest.Ca
     assert "expected NAME=NUMBER" in fails(*gemma(weights), "--expect", "cold_start_s=soon")
     assert "expected one of cold_start_s, tokens_per_s, failed" in fails(*gemma(weights), "--expect", "x=1")
     assert "found 'nonsense'" in fails(*gemma(weights), "--expect-any", "nonsense=1")
-    with pytest.raises(SystemExit):
-        main(["probe", "cancel", "-n", "0"])
+    for number in ("0", "many"):
+        with pytest.raises(SystemExit):
+            main(["probe", "cancel", "-n", number])
+        assert f"argument -n: expected a whole number, at least 1, found {number}" in capsys.readouterr().err
     conf = tmp_path / "f.conf"
     conf.write_text("[unread]\n", encoding="utf-8")
     assert "the section [unread] is not read here" in fails(
