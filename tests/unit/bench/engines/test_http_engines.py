@@ -122,6 +122,17 @@ def says(*events: Any, done: bool = True) -> Act:
     return act
 
 
+def page(kind: str, body: bytes) -> Act:
+    def act(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", kind)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return act
+
+
 def stalls_after(*events: Any) -> Act:
     def act(handler: Handler) -> None:
         handler.begin()
@@ -223,6 +234,12 @@ def test_older_and_newer_ways_to_say_why_it_stopped(
         (says({"error": "broken"}), "server_error", "broken"),
         (says("{"), "bad_reply", "JSONDecodeError"),
         (says("[1]"), "bad_reply", "AttributeError"),
+        (page("text/html; charset=utf-8", b"<p>Welcome</p>"), "bad_reply", "found text/html"),
+        (
+            page("application/json", b'{"choices": [{"message": {"content": "whole"}}]}'),
+            "bad_reply",
+            "application/json",
+        ),
         (400, "bad_arguments", "HTTP 400: no"),
         (401, "not_allowed", "HTTP 401"),
         (429, "busy", "HTTP 429"),
