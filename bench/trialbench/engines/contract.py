@@ -346,6 +346,8 @@ def _need(engine: Engine, capability: Capability, what: str) -> None:
         )
 
 
+# Sockets take no time-out that is much longer.
+_FOREVER_S = 1e9
 # Name to (lowest, highest); what lies outside is refused before an engine turns it into an abort. Where these are whole
 # numbers the value has to be one.
 _RANGES: Mapping[str, tuple[float, float]] = {
@@ -367,5 +369,6 @@ def _check_numbers(trial: Trial) -> None:
             raise Refused(Failure(BAD_ARGUMENTS, f"{name}: expected {what}{low:g} to {high:.10g}, found {value!r:.40}"))
     for name in ("first_s", "between_s", "total_s"):
         value = getattr(trial.deadlines, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise Refused(Failure(BAD_ARGUMENTS, f"deadlines.{name}: expected seconds above 0, found {value}"))
+        if value is not None and not 0 < value < _FOREVER_S:
+            what = f"expected seconds above 0 and below {_FOREVER_S:g}"
+            raise Refused(Failure(BAD_ARGUMENTS, f"deadlines.{name}: {what}, found {value}"))
