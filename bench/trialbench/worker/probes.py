@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 from trialbench.engines import proc
-from trialbench.engines.contract import Deadlines, Done, Engine, Failed, Generation, Result, Token, Trial
+from trialbench.engines.contract import Deadlines, Done, Engine, Failed, Result, Token, Trial
 from trialbench.errors import ServerError, UsageError
 from trialbench.worker.build import dispatcher
 from trialbench.worker.channel import SocketChannel
@@ -286,11 +286,16 @@ def _one_cancel(engine: Engine, trial: Trial, after_tokens: int) -> dict[str, An
         "clean": False,
         "error": None,
     }
-    started: list[Generation] = []
+    raised: list[Exception] = []
 
     def work() -> None:
+        try:
+            cancelled()
+        except Exception as error:
+            raised.append(error)
+
+    def cancelled() -> None:
         generation = engine.start(trial)
-        started.append(generation)
         seen, cancelled_s = 0, None
         for event in generation.events():
             seen += isinstance(event, Token)
@@ -308,6 +313,9 @@ def _one_cancel(engine: Engine, trial: Trial, after_tokens: int) -> dict[str, An
     thread = threading.Thread(target=work, name="cancel", daemon=True)
     thread.start()
     thread.join(trial.deadlines.total_s + _HANG_S)
+    if raised:
+        # Refused, most often; it ended at once, and is no hang.
+        raise raised[0]
     return found
 
 

@@ -289,6 +289,9 @@ def test_wrong_use(tmp_path: Path, served: str, weights: Path, capsys: pytest.Ca
     assert "expected NAME=NUMBER" in fails(*gemma(weights), "--expect", "cold_start_s=soon")
     assert "expected one of cold_start_s, tokens_per_s, failed" in fails(*gemma(weights), "--expect", "x=1")
     assert "found 'nonsense'" in fails(*gemma(weights), "--expect-any", "nonsense=1")
+    for proof in ("cold-start", "cancel", "timeout-retry"):
+        assert main(["probe", proof, *map(str, gemma(weights)), "--prompt", " "]) == 2
+        assert "prompt: expected a text, found none" in capsys.readouterr().err
     for number in ("0", "many"):
         with pytest.raises(SystemExit):
             main(["probe", "cancel", "-n", number])
