@@ -60,7 +60,7 @@ def stderr_log(event: str, fields: dict[str, Any]) -> None:
     """
     line = json.dumps({"t": round(time.time(), 3), "event": event, **fields}, ensure_ascii=True, default=str)
     if sys.stderr is None:
-        return  # closed from the start: by now the number may be the protocol's
+        return  # closed from the start
     try:
         os.write(sys.stderr.fileno(), line.encode() + b"\n")
     except OSError:

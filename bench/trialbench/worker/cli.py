@@ -47,9 +47,10 @@ def _worker(options: argparse.Namespace) -> int:
     from trialbench.worker.build import dispatcher, stderr_log
     from trialbench.worker.choose import choose
     from trialbench.worker.protocol import Defaults
-    from trialbench.worker.server import Server, UnixListener, claim_stdout
+    from trialbench.worker.server import Server, UnixListener, claim_stdout, keep_stderr
     from trialbench.worker.service import Limits, Worker
 
+    keep_stderr()
     choice = choose(options)
     for warning in choice.warnings:
         stderr_log("config", {"warning": warning})

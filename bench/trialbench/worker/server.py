@@ -229,13 +229,18 @@ class Server:
             self._threads.discard(threading.current_thread())
 
 
-def claim_stdout() -> int:
-    """A descriptor for the protocol; what anybody prints from now on goes to standard error, or where there is none,
-    nowhere."""
-    sys.stdout.flush()
+def keep_stderr() -> None:
+    """Where standard error was closed from the start, give its number to nobody: call it before anything is opened.
+
+    Else the first socket or pipe would bear it, and get what is written there without asking.
+    """
     if sys.stderr is None:
-        # So that the number does not become the protocol's, for whoever writes to it without asking.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def claim_stdout() -> int:
+    """A descriptor for the protocol; what anybody prints from now on goes to standard error instead."""
+    sys.stdout.flush()
     out_fd = os.dup(1)
     os.set_inheritable(out_fd, False)
     os.dup2(2, 1)
