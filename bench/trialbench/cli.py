@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TypeAlias
 
 from trialbench import __version__
 from trialbench.engines import commands as engines
+from trialbench.engines.credentials import environment_key
 from trialbench.engines.select import add_options
 from trialbench.errors import TrialbenchError, UsageError
 from trialbench.options import positive
@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(verbs)
     _add_out(verbs)
     engines.add(verbs)
+    engines.add_table(verbs)
     for room in _NOT_IN_THE_IMAGE:
         _add_room(verbs, room)
     return parser
@@ -120,7 +121,7 @@ def _run(options: argparse.Namespace) -> int:
         warmup=workload.warmup if options.warmup is None else options.warmup,
         cache_prompt=options.cache_prompt,
     )
-    api_key = os.environ.get("TRIALBENCH_API_KEY")
+    api_key = environment_key()
     client = measuring_client(options) or ChatClient(
         options.url,
         stream=options.stream,
@@ -158,7 +159,7 @@ def _session(options: argparse.Namespace) -> int:
     from trialbench.measure.session import run_session
 
     # Standard output, where `docker logs` shows it in order.
-    return run_session(options.file, PlainProgress(sys.stdout), api_key=os.environ.get("TRIALBENCH_API_KEY"))
+    return run_session(options.file, PlainProgress(sys.stdout), api_key=environment_key())
 
 
 def _add_prompt(verbs: _Verbs) -> None:

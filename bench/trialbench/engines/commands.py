@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -20,9 +21,13 @@ _MAX_PROMPT = 16 << 20
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verbs; nothing heavy is imported before one of them runs."""
+    """Add the verb `oneshot`; nothing heavy is imported before it runs."""
     oneshot = verbs.add_parser("oneshot", help="one prompt, its reply streamed to standard output", epilog=EXIT_CODES)
     add_oneshot(oneshot)
+
+
+def add_table(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb `engines`, which reads what a measurement wrote: it has no place in a worker's program."""
     engines = verbs.add_parser("engines", help="put runs of several engines into one table")
     engines.add_argument("summaries", type=Path, nargs="+", metavar="SUMMARY.json", help="of `trialbench run`")
     engines.set_defaults(verb=_engines)
@@ -58,10 +63,15 @@ def add_oneshot(oneshot: argparse.ArgumentParser, *, required: bool = True) -> N
 
 def _oneshot(options: argparse.Namespace) -> int:
     from trialbench.engines.contract import Token
-    from trialbench.engines.select import make_engine
+    from trialbench.engines.select import find_config, make_engine
     from trialbench.files import write_json
     from trialbench.terminal import line, say, screen
 
+    kept: Path | None = options.result
+    if kept is not None and (kept.is_dir() or not kept.absolute().parent.is_dir()):
+        # Before a reply that would be shown and then not be kept.
+        raise UsageError(f"--result: expected a file in a folder that is there, found {kept}")
+    find_config(options)
     trial = _trial(options)
     engine = make_engine(options)
     # What a model says is shown on a terminal and never obeyed by it; a file or a pipe gets it as it is.
@@ -79,8 +89,8 @@ def _oneshot(options: argparse.Namespace) -> int:
         engine.close()
     if result.text and not result.text.endswith("\n") and sys.stdout.isatty():
         _write("\n")
-    if options.result is not None:
-        write_json(options.result, result.as_dict())
+    if kept is not None:
+        write_json(kept, result.as_dict())
     if caught.number is not None:
         say(f"trialbench: cancelled by signal {caught.number}", sys.stderr)
         return 128 + caught.number
@@ -166,10 +176,13 @@ def _prompt(options: argparse.Namespace) -> str:
             raise UsageError(f"standard input: expected a prompt of at most {_MAX_PROMPT >> 20} MiB, found more")
     else:
         return str(options.prompt)
+    return _decoded(raw, options.prompt_file or "standard input")
+
+
+def _decoded(raw: bytes, where: object) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        where = options.prompt_file or "standard input"
         raise UsageError(f"{where}: expected UTF-8 text, found something else at byte {error.start}") from error
 
 
@@ -179,10 +192,14 @@ def _constraint(options: argparse.Namespace) -> Constraint | None:
 
     if not (options.grammar or options.json_schema or options.allowed_token):
         return None
+    schema = read_json(options.json_schema) if options.json_schema else None
+    if options.json_schema and not isinstance(schema, dict):
+        raise UsageError(f"{options.json_schema}: expected a JSON schema, an object, found something else")
     return Constraint(
-        grammar=options.grammar.read_text(encoding="utf-8") if options.grammar else None,
-        json_schema=read_json(options.json_schema) if options.json_schema else None,
-        allowed_tokens=[int(one) if one.isdigit() else one for one in options.allowed_token]
+        grammar=_decoded(options.grammar.read_bytes(), options.grammar) if options.grammar else None,
+        json_schema=schema,
+        # Ids have at most as many digits as any vocabulary needs; other numerals are text, as they are to a model.
+        allowed_tokens=[int(one) if re.fullmatch("[0-9]{1,9}", one) else one for one in options.allowed_token]
         if options.allowed_token
         else None,
     )

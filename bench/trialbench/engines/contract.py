@@ -346,7 +346,10 @@ def _need(engine: Engine, capability: Capability, what: str) -> None:
         )
 
 
-# Name to (lowest, highest); what lies outside is refused before an engine turns it into an abort.
+# Sockets take no time-out that is much longer.
+_FOREVER_S = 1e9
+# Name to (lowest, highest); what lies outside is refused before an engine turns it into an abort. Where these are whole
+# numbers the value has to be one.
 _RANGES: Mapping[str, tuple[float, float]] = {
     "max_tokens": (1, 1 << 20),
     "temperature": (0.0, 100.0),
@@ -360,9 +363,12 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 def _check_numbers(trial: Trial) -> None:
     for name, (low, high) in _RANGES.items():
         value = getattr(trial, name)
-        if value is not None and not low <= value <= high:
-            raise Refused(Failure(BAD_ARGUMENTS, f"{name}: expected {low:g} to {high:g}, found {value}"))
+        kind = int if isinstance(low, int) else int | float
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high):
+            what = "a whole number from " if kind is int else ""
+            raise Refused(Failure(BAD_ARGUMENTS, f"{name}: expected {what}{low:g} to {high:.10g}, found {value!r:.40}"))
     for name in ("first_s", "between_s", "total_s"):
         value = getattr(trial.deadlines, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise Refused(Failure(BAD_ARGUMENTS, f"deadlines.{name}: expected seconds above 0, found {value}"))
+        if value is not None and not 0 < value < _FOREVER_S:
+            what = f"expected seconds above 0 and below {_FOREVER_S:g}"
+            raise Refused(Failure(BAD_ARGUMENTS, f"deadlines.{name}: {what}, found {value}"))

@@ -29,8 +29,8 @@ from trialbench.engines.contract import (
     Usage,
     require,
 )
-from trialbench.engines.failures import BAD_ARGUMENTS, BAD_WEIGHTS, MISSING_BINARY, UNSUPPORTED, Failure
-from trialbench.engines.hashing import Hashes, check_file
+from trialbench.engines.failures import BAD_ARGUMENTS, BAD_WEIGHTS, MISSING_BINARY, SERVER_ERROR, UNSUPPORTED, Failure
+from trialbench.engines.hashing import Hashes, Identity, check_file, identity_of
 from trialbench.engines.process import BrokenGeneration, ProcessGeneration, Told, classify
 from trialbench.engines.prompts import prompt_text
 from trialbench.engines.supervisor import Command, SpawnError, Supervisor
@@ -87,6 +87,10 @@ class GemmaOptions:
                     f"weight_format: expected one of {', '.join(WEIGHT_FORMATS)}, found {self.weight_format!r}",
                 )
             )
+        for name, low, high in (("num_threads", 0, 4096), ("seq_len", 1, 1 << 20)):
+            # The binary takes -1 threads for very many, and a context of none for a prompt that is too long.
+            if not low <= getattr(self, name) <= high:
+                raise Refused(Failure(BAD_ARGUMENTS, f"{name}: expected {low} to {high}, found {getattr(self, name)}"))
         for name in ("pin", "map"):
             if getattr(self, name) not in _TRISTATE:
                 raise Refused(
@@ -144,10 +148,12 @@ class GemmaCpp:
         self.owns_supervisor = supervisor is None
         self.supervisor = supervisor or Supervisor()
         self._hashes = Hashes()
+        # The version of the binary whose --help was seen, and what followed: None, or that it is another program.
+        self._seen: tuple[Identity, Failure | None] | None = None
 
     def probe(self, *, hashes: bool = True) -> Probe:
         """Files, hashes, and whether the binary's `--help` is gemma.cpp's."""
-        failure = self._files(hash_them=hashes) or self._ask_help()
+        failure = self._files(hash_them=hashes) or self._accept(again=True)
         options = self.options
         return Probe(
             usable=failure is None,
@@ -169,11 +175,11 @@ class GemmaCpp:
         )
 
     def healthy(self) -> Failure | None:
-        """Whether the files are still there."""
-        return self._files(hash_them=False)
+        """Whether the files are still there, and are not those that were found to be wrong already."""
+        return self._files(hash_them=False) or self._accept(ask=False)
 
     def start(self, trial: Trial) -> Generation:
-        """Begin; weights are hashed before their first use and whenever the file has changed.
+        """Begin; before the first use, and when a file has changed, weights are hashed and the binary asked for help.
 
         Raises:
             Refused: constrained decoding, token ids, a seed, an image, or no prompt.
@@ -186,15 +192,21 @@ class GemmaCpp:
             raise Refused(Failure(BAD_ARGUMENTS, "top_k: gemma_local takes 1 or more, found 0"))
         if "\0" in text:
             raise Refused(Failure(BAD_ARGUMENTS, "prompt: expected a text without NUL characters"))
-        failure = self._files(hash_them=True)
+        failure = self._files(hash_them=True) or self._accept()
         if failure is not None:
             return BrokenGeneration(self.label, failure)
-        scratch = Path(tempfile.mkdtemp(prefix="trialbench-gemma-", dir=self.options.scratch))
-        prompt = scratch / "prompt"
-        descriptor = os.open(prompt, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            # Half a surrogate pair is no text; the model gets what any reader of the file would.
-            stream.write(text.encode("utf-8", "replace"))
+        scratch = None
+        try:
+            scratch = Path(tempfile.mkdtemp(prefix="trialbench-gemma-", dir=self.options.scratch))
+            prompt = scratch / "prompt"
+            descriptor = os.open(prompt, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as stream:
+                # Half a surrogate pair is no text; the model gets what any reader of the file would.
+                stream.write(text.encode("utf-8", "replace"))
+        except OSError as error:
+            # No room, or no temporary folder: what was written of the prompt does not stay there.
+            self.supervisor.sweep_up(scratch)
+            return BrokenGeneration(self.label, Failure(SERVER_ERROR, f"the prompt's file: {error.strerror}"))
         command = Command(self._arguments(trial, prompt), _environment(), scratch=scratch)
         try:
             running = self.supervisor.spawn(command, trial.deadlines, GemmaText())
@@ -246,12 +258,15 @@ class GemmaCpp:
 
     def _files(self, *, hash_them: bool) -> Failure | None:
         options = self.options
-        hashes = self._hashes if hash_them else None
         failure = check_file(
-            options.binary, "binary", expected=options.binary_sha256, hashes=hashes, binary=True
-        ) or check_file(options.weights, "weights", expected=options.weights_sha256, hashes=hashes)
+            options.binary, "binary", expected=options.binary_sha256, hashes=self._hashes, read=hash_them, binary=True
+        ) or check_file(
+            options.weights, "weights", expected=options.weights_sha256, hashes=self._hashes, read=hash_them
+        )
         if failure is None and options.tokenizer is not None:
-            failure = check_file(options.tokenizer, "tokenizer", expected=options.tokenizer_sha256, hashes=hashes)
+            failure = check_file(
+                options.tokenizer, "tokenizer", expected=options.tokenizer_sha256, hashes=self._hashes, read=hash_them
+            )
         return failure
 
     def _sums(self) -> dict[str, str]:
@@ -265,25 +280,46 @@ class GemmaCpp:
                     continue  # `failure` says so
         return sums
 
-    def _ask_help(self) -> Failure | None:
-        """None where `--help` is that of gemma.cpp."""
+    def _accept(self, *, again: bool = False, ask: bool = True) -> Failure | None:
+        """None where the binary is gemma.cpp's; asked once for each version of the file.
+
+        Any other would be given the prompt, and what it says be taken for the reply.
+
+        Args:
+            again: ask it although it is known.
+            ask: False: what is not known is well.
+        """
+        try:
+            found = identity_of(self.options.binary.stat())
+        except OSError as error:
+            return Failure(MISSING_BINARY, f"binary: {self.options.binary}: {error.strerror}")
+        if self._seen is not None and self._seen[0] == found and not again:
+            return self._seen[1]
+        if not ask:
+            return None
+        failure, certain = self._ask_help()
+        if certain:
+            self._seen = (found, failure)
+        return failure
+
+    def _ask_help(self) -> tuple[Failure | None, bool]:
+        """None where `--help` is that of gemma.cpp; and whether the next time could be no other."""
         deadlines = Deadlines(total_s=_HELP_LIMIT_S)
         try:
             running = self.supervisor.spawn(Command([str(self.options.binary), "--help"], _environment()), deadlines)
         except SpawnError as error:
-            return Failure(MISSING_BINARY, str(error))
+            return Failure(MISSING_BINARY, str(error)), False
         shown = "".join(text for text, _ in running.chunks())
         ending = running.ending
         assert ending is not None
         shown += ending.errors
         if "--weights" in shown:
-            return None
+            return None, True
         failure = classify(ending, shown, deadlines)
         if failure is not None and failure.failure_class is not BAD_WEIGHTS:
-            return failure
-        return Failure(
-            MISSING_BINARY, f"{self.options.binary}: its --help does not name --weights: this is not gemma.cpp's binary"
-        )
+            return failure, False
+        detail = f"{self.options.binary}: its --help does not name --weights: this is not gemma.cpp's binary"
+        return Failure(MISSING_BINARY, detail), True
 
 
 def cpu_features() -> list[str]:

@@ -327,6 +327,10 @@ class HttpGeneration:
             if piece.text or piece.thinking:
                 self._wait_for("between", self._deadlines.between_s)
         if not complete:
+            kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
+            if kind and kind.lower() != "text/event-stream":
+                # A page, or a whole reply of a server that does not stream: to ask again would not help.
+                return Failure(BAD_REPLY, f"expected a stream of events (text/event-stream), found {kind[:60]}")
             return Failure(CONNECTION, "the stream ended before its end was said")
         return self._judge()
 

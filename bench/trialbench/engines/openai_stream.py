@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
+
 from trialbench.engines.contract import (
     Capability,
     FinishReason,
@@ -48,7 +50,8 @@ _HEALTH_S = 1.0
 _ALLOW = 1000.0
 _FINISH: Mapping[str, FinishReason] = {"stop": "stop", "length": "length", "limit": "length", "eos": "stop"}
 _PRESETS = ("temperature", "top_p", "seed", "max_tokens")
-_HOST = re.compile(r"\A[A-Za-z0-9.\-:\[\]]+\Z")
+# An underscore stands in no host name, and in the service names of containers.
+_HOST = re.compile(r"\A[A-Za-z0-9._\-:\[\]]+\Z")
 
 
 @dataclass(frozen=True)
@@ -346,7 +349,8 @@ def read_chat(name: str, value: str) -> Piece:
     if name not in ("data", "error"):
         return Piece()
     event = json.loads(value)
-    if name == "error" or "error" in event:
+    # Some say with each piece that there is no error.
+    if name == "error" or event.get("error") is not None:
         return Piece(error=error_event(event.get("error", event)))
     piece = Piece(usage=_usage(event))
     for choice in event.get("choices") or ():
@@ -414,8 +418,9 @@ def _checked(url: str, allowed_hosts: frozenset[str]) -> str:
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
         raise Refused(Failure(BAD_ARGUMENTS, f"url: {error}")) from error
-    if parts.scheme not in ("http", "https") or not host or not _HOST.match(parts.netloc):
-        raise Refused(Failure(BAD_ARGUMENTS, f"url: expected http://HOST:PORT, found {url!r}"))
+    if parts.scheme not in ("http", "https") or not host or not _HOST.match(parts.netloc) or port == 0:
+        found = "one with a user or password in it" if "@" in url else repr(url)
+        raise Refused(Failure(BAD_ARGUMENTS, f"url: expected http://HOST:PORT, found {found}"))
     if not _loopback(host) and host not in {one.lower().strip("[]") for one in allowed_hosts}:
         allowed = ", ".join(sorted(allowed_hosts)) or "none"
         raise Refused(
@@ -423,7 +428,12 @@ def _checked(url: str, allowed_hosts: frozenset[str]) -> str:
         )
     shown = f"[{host}]" if ":" in host else host
     path = parts.path.rstrip("/").removesuffix("/v1")
-    return f"{parts.scheme}://{shown}{f':{port}' if port else ''}{path}"
+    checked = f"{parts.scheme}://{shown}{f':{port}' if port else ''}{path}"
+    try:
+        httpx.URL(checked)
+    except httpx.InvalidURL as error:
+        raise Refused(Failure(BAD_ARGUMENTS, f"url: {error}")) from error
+    return checked
 
 
 def _loopback(host: str) -> bool:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from trialbench.engines.supervisor import Bounds
     from trialbench.worker.config import GemmaSettings
 
+# Where fazai.conf lies when nobody says where.
+DEFAULT_CONFIG = Path("/etc/fazai/fazai.conf")
 NAMES = ("gemma-cpp", "llama-server", "openai")
 # Where the live suite and the command line look when an option is left out.
 _BINARY, _WEIGHTS, _TOKENIZER = "GEMMA_CPP_BINARY", "GEMMA_CPP_WEIGHTS", "GEMMA_CPP_TOKENIZER"
@@ -38,7 +40,12 @@ def add_options(parser: argparse.ArgumentParser, *, required: bool = True, url: 
     group.add_argument(
         "--allow-host", action="append", default=[], metavar="HOST", help="openai: a host beside the loopback"
     )
-    group.add_argument("--config", type=Path, metavar="FILE", help="gemma-cpp: take what is not given from fazai.conf")
+    group.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"gemma-cpp: take what is not given from fazai.conf (default: {DEFAULT_CONFIG}, where there is one)",
+    )
     group.add_argument("--binary", type=Path, metavar="FILE", help=f"gemma-cpp: absolute path (default: ${_BINARY})")
     group.add_argument("--weights", type=Path, metavar="FILE", help=f"gemma-cpp: the .sbs file (default: ${_WEIGHTS})")
     group.add_argument(
@@ -52,6 +59,15 @@ def add_options(parser: argparse.ArgumentParser, *, required: bool = True, url: 
     group.add_argument("--memory-mib", type=float, metavar="MIB", help="gemma-cpp: end a generation that takes more")
 
 
+def find_config(options: argparse.Namespace) -> None:
+    """Put the file in its usual place, if there is one, where gemma-cpp is asked and `--config` is left out.
+
+    Who names another engine does not mean the file of gemma.cpp's service, which he may not even be allowed to read.
+    """
+    if options.config is None and options.engine == "gemma-cpp" and DEFAULT_CONFIG.exists():
+        options.config = DEFAULT_CONFIG
+
+
 def make_engine(options: argparse.Namespace) -> Engine:
     """The engine that `add_options` describes.
 
@@ -62,19 +78,22 @@ def make_engine(options: argparse.Namespace) -> Engine:
         from trialbench.engines.gemma_cpp import GemmaCpp
         from trialbench.engines.supervisor import Supervisor
 
-        supervisor = Supervisor(_bounds(options))
-        engine = GemmaCpp(gemma_options(options), supervisor)
+        chosen = gemma_options(options)
+        engine = GemmaCpp(chosen, Supervisor(_bounds(options)))
         engine.owns_supervisor = True
         return engine
     if not options.url:
         raise UsageError(f"--engine {options.engine}: expected --url http://HOST:PORT, found none")
+    if options.bits is not None and not 1 <= options.bits <= 64:
+        raise UsageError(f"--bits: expected 1 to 64, found {options.bits}")
+    from trialbench.engines.credentials import environment_key
     from trialbench.engines.openai_stream import EndpointOptions, LlamaServer, OpenAICompatible
 
     endpoint = EndpointOptions(
         options.url,
         model=options.model,
         bits=options.bits,
-        api_key=os.environ.get("TRIALBENCH_API_KEY"),
+        api_key=environment_key(),
         allowed_hosts=frozenset(options.allow_host),
     )
     if options.engine == "llama-server":
@@ -94,6 +113,7 @@ def measuring_client(options: argparse.Namespace) -> EngineClient | None:
         raise UsageError("--omit: leave it out with --engine: it names fields of the plain client's request")
     from trialbench.engines.measured import EngineClient, label_text
 
+    find_config(options)
     engine = make_engine(options)
     if options.cache_prompt and "cache" not in engine.capabilities:
         engine.close()
@@ -171,6 +191,9 @@ def from_settings(settings: GemmaSettings) -> GemmaOptions:
 def _bounds(options: argparse.Namespace) -> Bounds:
     from trialbench.engines.supervisor import Bounds
 
+    # 0 would be no limit, and NaN one that nothing ever reaches.
+    if options.memory_mib is not None and not 0 < options.memory_mib < float("inf"):
+        raise UsageError(f"--memory-mib: expected MiB above 0, found {options.memory_mib:g}")
     return Bounds(memory_mib=options.memory_mib)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from trialbench.engines.contract import Deadlines, Engine
 from trialbench.worker.breaker import Breaker
 from trialbench.worker.choose import fallback
 from trialbench.worker.clock import Clock, SystemClock
-from trialbench.worker.config import DispatcherSettings
+from trialbench.worker.config import OWN_ENGINE, DispatcherSettings
 from trialbench.worker.dispatch import Dispatcher, Policy
 from trialbench.worker.retry import RetryPolicy
 from trialbench.worker.routing import Backend, Router
@@ -34,14 +35,15 @@ def dispatcher(
     """
     clock = clock or SystemClock()
 
-    def backend(name: str, engine: Engine, *, own: bool) -> Backend:
+    def backend(name: str, engine: Engine, *, own: bool, limit_s: float | None = None) -> Backend:
         breaker = Breaker(clock, failures=settings.breaker_failures, open_s=settings.breaker_open_s)
-        return Backend(name, engine, breaker, clock, local=own)
+        return Backend(name, engine, breaker, clock, local=own, limit_s=limit_s)
 
     others = [
-        backend(endpoint.name, fallback(endpoint, settings.fallback_hosts), own=False) for endpoint in settings.fallback
+        backend(endpoint.name, fallback(endpoint, settings.fallback_hosts), own=False, limit_s=endpoint.timeout_s)
+        for endpoint in settings.fallback
     ]
-    router = Router(None if local is None else backend("local", local, own=True), others, settings.mode)
+    router = Router(None if local is None else backend(OWN_ENGINE, local, own=True), others, settings.mode)
     policy = Policy(
         retry=RetryPolicy(retries=settings.retries),
         fallback_timeout_s=settings.fallback_timeout_s,
@@ -52,6 +54,14 @@ def dispatcher(
 
 
 def stderr_log(event: str, fields: dict[str, Any]) -> None:
-    """One JSON object per line on standard error, where systemd's journal takes it. No prompt, no reply is in it."""
+    """One JSON object per line on standard error, where systemd's journal takes it. No prompt, no reply is in it.
+
+    Nobody who takes the log is no reason to serve nobody: what can't be written is lost.
+    """
     line = json.dumps({"t": round(time.time(), 3), "event": event, **fields}, ensure_ascii=True, default=str)
-    print(line, file=sys.stderr, flush=True)
+    if sys.stderr is None:
+        return  # closed from the start
+    try:
+        os.write(sys.stderr.fileno(), line.encode() + b"\n")
+    except OSError:
+        pass

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 
 _READ_BYTES = 1 << 16
+_IDLE_S = 3600.0
 # A pipe that is ready takes this much without blocking (PIPE_BUF); a socket may take less, and says so.
 _WRITE_BYTES = 4096
 
@@ -53,6 +54,10 @@ class Channel:
         while True:
             try:
                 data = os.read(self._in_fd, _READ_BYTES)
+            except BlockingIOError:
+                # Made so by somebody who shares the descriptor: nothing is there yet, which is no end.
+                _ready(self._in_fd, select.POLLIN, _IDLE_S)
+                continue
             except OSError:
                 data = b""
             if not data:

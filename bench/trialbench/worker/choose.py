@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trialbench.engines.contract import Deadlines, Engine, Trial
-from trialbench.engines.select import make_engine
-from trialbench.worker.config import DEFAULT_PATH, Endpoint, Settings, load
+from trialbench.engines.select import find_config, make_engine
+from trialbench.worker.config import Endpoint, Settings, load
 
 if TYPE_CHECKING:
     from trialbench.worker.config import Note
@@ -57,9 +57,7 @@ def choose(options: argparse.Namespace) -> Choice:
     """
     found = argparse.Namespace(**vars(options))
     found.engine = options.engine or "gemma-cpp"
-    # Who names another engine does not mean the file of gemma.cpp's service, which he may not even be allowed to read.
-    if options.config is None and found.engine == "gemma-cpp" and DEFAULT_PATH.exists():
-        found.config = DEFAULT_PATH
+    find_config(found)
     settings: Settings = Settings()
     notes: list[Note] = []
     if found.config is not None:

@@ -48,20 +48,22 @@ def _worker(options: argparse.Namespace) -> int:
     from trialbench.worker.build import dispatcher, stderr_log
     from trialbench.worker.choose import choose
     from trialbench.worker.protocol import Defaults
-    from trialbench.worker.server import Server, UnixListener, claim_stdout
+    from trialbench.worker.server import Server, UnixListener, claim_stdout, keep_stderr
     from trialbench.worker.service import Limits, Worker
 
+    keep_stderr()
     choice = choose(options)
     for warning in choice.warnings:
         stderr_log("config", {"warning": warning})
     bounds = choice.settings.worker
-    listener = None
-    if options.socket is not None:
-        path = options.socket or os.environ.get("FAZAI_GEMMA_SOCKET") or str(bounds.unix_socket)
-        listener = UnixListener(Path(path))
-    stdio = (0, claim_stdout()) if listener is None or options.stdio else None
+    # First: an engine that can't be made leaves no socket behind.
     local = choice.make(None) if choice.settings.dispatcher.gemma_enabled else None
+    listener = None
     try:
+        if options.socket is not None:
+            path = options.socket or os.environ.get("FAZAI_GEMMA_SOCKET") or str(bounds.unix_socket)
+            listener = UnixListener(Path(path))
+        stdio = (0, claim_stdout()) if listener is None or options.stdio else None
         # With all hashes, before the first request: weights that are not what they should be are seen now.
         probe = local.probe() if local is not None else None
         if probe is not None:
@@ -94,10 +96,15 @@ def _status(options: argparse.Namespace) -> int:
     import json
     import socket
 
+    from trialbench.engines.select import find_config
     from trialbench.errors import ServerError, UsageError
-    from trialbench.worker.config import DEFAULT_SOCKET
+    from trialbench.worker.config import DEFAULT_SOCKET, load
 
-    path = options.socket or os.environ.get("FAZAI_GEMMA_SOCKET") or str(DEFAULT_SOCKET)
+    path = options.socket or os.environ.get("FAZAI_GEMMA_SOCKET")
+    if not path:
+        options.engine = options.engine or "gemma-cpp"
+        find_config(options)
+        path = str(DEFAULT_SOCKET if options.config is None else load(options.config)[0].worker.unix_socket)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(10)
@@ -188,7 +195,7 @@ def _probe(options: argparse.Namespace) -> int:
 
     for option, path in (("--json", options.json), ("--junit", options.junit)):
         # Before minutes of measuring whose numbers would have nowhere to go.
-        if path is not None and not path.absolute().parent.is_dir():
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise UsageError(f"{option}: expected a file in a folder that is there, found {path}")
     choice = choose(options)
     for warning in choice.warnings:

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from trialbench.engines.credentials import is_key
 from trialbench.errors import UsageError
 from trialbench.worker.ini import Entry, Section, read_ini
 
-DEFAULT_PATH = Path("/etc/fazai/fazai.conf")
 DEFAULT_SOCKET = Path("/run/fazai/gemma.sock")
 # sun_path of Linux has 108 bytes, the last is the terminator.
 _MAX_SOCKET_BYTES = 107
+# What status and log call the engine that is no fallback.
+OWN_ENGINE = "local"
 MODES = ("smart", "force_local", "force_fallback")
 # Bits per weight of gemma.cpp's formats. `declared`: an .sbs file does not say it in a way we could read.
 WEIGHT_FORMATS: Mapping[str, int] = {"f32": 32, "bf16": 16, "sfp": 8, "i8": 8, "nuq": 4}
@@ -61,13 +63,14 @@ class GemmaSettings:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One fallback, from the section that `fallback_order` names."""
+    """One fallback, from the section that `fallback_order` names. `timeout_s`: the most that a reply of it may take;
+    None: what the request allows."""
 
     name: str
     url: str
     model: str | None = None
     api_key: str | None = field(default=None, repr=False)
-    timeout_s: float = 60.0
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -373,6 +376,10 @@ class _Reader:
             )
 
     def _endpoint(self, name: str, hosts: frozenset[str]) -> Endpoint | None:
+        if name == OWN_ENGINE:
+            line = self._line("dispatcher", "fallback_order")
+            self._error(line, f"fallback_order: {name} is what status and log call the worker's own engine; rename it")
+            return None
         section = self._sections.get(name)
         if section is None:
             self._error(
@@ -399,7 +406,7 @@ class _Reader:
             url,
             self._parsed("default_model", model, _NAME) if model and model.value else None,
             api_key,
-            self._parsed("timeout", timeout, _number(0.1, 86400, " of seconds")) or 60.0 if timeout else 60.0,
+            self._parsed("timeout", timeout, _number(0.1, 86400, " of seconds")) if timeout else None,
         )
 
     def _url(self, name: str, section: Section, hosts: frozenset[str]) -> str | None:
@@ -409,11 +416,14 @@ class _Reader:
         try:
             parts = urlsplit(text)
             host = parts.hostname or ""
-            parts.port  # noqa: B018 - the access is the check: urlsplit looks at the port when it is asked for
+            if parts.port == 0:
+                host = ""
         except ValueError:
             host = ""
         if not text.startswith(("http://", "https://")) or not host or "@" in parts.netloc or re.search(r"\s", text):
-            self._error(line, f"[{name}] endpoint: expected http://HOST:PORT or https://HOST, found {text[:60]!r}")
+            # A password would go from a file that few can read into the log.
+            found = "one with a user or password in it; use api_key_file" if "@" in text else repr(text[:60])
+            self._error(line, f"[{name}] endpoint: expected http://HOST:PORT or https://HOST, found {found}")
             return None
         if not is_loopback(host) and host.lower() not in hosts:
             self._error(
@@ -432,6 +442,9 @@ class _Reader:
         if inline and inline.value:
             if self._path.stat().st_mode & stat.S_IROTH:
                 self._warn(inline.line, f"api_key: everybody can read {self._path}; use api_key_file, or chmod o-r")
+            if not is_key(inline.value):
+                self._error(inline.line, "api_key: expected one key of printable ASCII characters without blanks")
+                return None
             return inline.value
         if file is None or not file.value:
             return None
@@ -447,8 +460,7 @@ class _Reader:
             reason = error.strerror if isinstance(error, OSError) else "no ASCII"
             self._error(file.line, f"api_key_file: {path} cannot be read: {reason}")
             return None
-        # It becomes a header: a line end in it would be another header.
-        if not re.fullmatch(r"[!-~]{1,4096}", key):
+        if not is_key(key):
             self._error(file.line, f"api_key_file: expected one key of printable characters in {path}")
             return None
         return key

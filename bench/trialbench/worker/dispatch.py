@@ -249,7 +249,7 @@ class Dispatcher:
             self._log("retry", {"after": failure.failure_class.name, "retry": attempt, "pause_s": round(pause_s, 3)})
             state.route.append(f"{backend.name}: {failure.failure_class.name}, again after {pause_s:.2f} s")
             if self.clock.wait(job.cancelled, pause_s):
-                return Outcome(backend.engine.label, finish_reason="cancelled")
+                return Outcome(backend.engine.label, finish_reason="cancelled", fallback=not backend.local)
             admitted = backend.breaker.admit()
             if isinstance(admitted, str):
                 state.route.append(f"no further attempt: {admitted}")
@@ -303,9 +303,10 @@ class Dispatcher:
             left_s = until_s - self.clock.now_s()
             if left_s <= 0:
                 detail = f"not back within {self.policy.reconnect_wait_s:g} s: {failure.detail}"
-                return Outcome(backend.engine.label, failure=Failure(failure.failure_class, detail))
+                away = Failure(failure.failure_class, detail)
+                return Outcome(backend.engine.label, failure=away, fallback=not backend.local)
             if self.clock.wait(job.cancelled, min(_RECONNECT_POLL_S, left_s)):
-                return Outcome(backend.engine.label, finish_reason="cancelled")
+                return Outcome(backend.engine.label, finish_reason="cancelled", fallback=not backend.local)
 
     def _generate(self, backend: Backend, job: Job, state: _State) -> Outcome:
         label = backend.engine.label
@@ -344,6 +345,8 @@ class Dispatcher:
 
     def _deadlines(self, backend: Backend, job: Job, state: _State) -> Deadlines:
         wanted = job.trial.deadlines
+        if backend.limit_s is not None:
+            wanted = replace(wanted, total_s=min(wanted.total_s, backend.limit_s))
         if not backend.local or state.fallback_at_s == float("inf"):
             return wanted
         left_s = state.fallback_at_s - self.clock.now_s()

@@ -1,4 +1,4 @@
-"""The command `gemma_oneshot`: `trialbench oneshot --engine gemma-cpp`, with the fazai.conf of the host, if any."""
+"""The command `gemma_oneshot`: `trialbench oneshot --engine gemma-cpp`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from trialbench.engines import commands
 from trialbench.terminal import ended
-from trialbench.worker.config import DEFAULT_PATH
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,8 +20,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_oneshot(parser, required=False)
     options = parser.parse_args(arguments)
     options.engine = options.engine or "gemma-cpp"
-    if options.engine == "gemma-cpp" and options.config is None and DEFAULT_PATH.exists():
-        options.config = DEFAULT_PATH
     return ended("gemma_oneshot", lambda: options.verb(options))
 
 

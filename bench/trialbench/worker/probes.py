@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 from trialbench.engines import proc
-from trialbench.engines.contract import Deadlines, Done, Engine, Failed, Generation, Result, Token, Trial
+from trialbench.engines.contract import Deadlines, Done, Engine, Failed, Result, Token, Trial
 from trialbench.errors import ServerError, UsageError
 from trialbench.worker.build import dispatcher
 from trialbench.worker.channel import SocketChannel
@@ -90,7 +90,7 @@ def run(
     own = [one for one in expect_any if one.partition("=")[0] in _EXPECTED[name] or one.partition("=")[0] not in known]
     limits = expectations(_EXPECTED[name], [*expect, *own])
     count = n or _DEFAULT_N[name]
-    argv = shlex.split(launch) if launch else None
+    argv = None if launch is None else _command_line(launch)
     if argv and url is None:
         raise UsageError("--launch: expected --url as well, where the started server answers")
     trial = replace(_GREEDY, prompt=prompt, deadlines=choice.defaults.deadlines)
@@ -110,6 +110,16 @@ def run(
             return _timeout_retry(choice, engine, url, replace(trial, max_tokens=max_tokens or 32), count, limits)
     finally:
         engine.close()
+
+
+def _command_line(launch: str) -> list[str]:
+    try:
+        argv = shlex.split(launch)
+    except ValueError as error:
+        raise UsageError(f"--launch: expected a command line, found {launch!r}: {error}") from error
+    if not argv:
+        raise UsageError("--launch: expected a command line, found none")
+    return argv
 
 
 def _unusable(name: str, engine: Engine) -> Proof | None:
@@ -276,11 +286,16 @@ def _one_cancel(engine: Engine, trial: Trial, after_tokens: int) -> dict[str, An
         "clean": False,
         "error": None,
     }
-    started: list[Generation] = []
+    raised: list[Exception] = []
 
     def work() -> None:
+        try:
+            cancelled()
+        except Exception as error:
+            raised.append(error)
+
+    def cancelled() -> None:
         generation = engine.start(trial)
-        started.append(generation)
         seen, cancelled_s = 0, None
         for event in generation.events():
             seen += isinstance(event, Token)
@@ -298,6 +313,9 @@ def _one_cancel(engine: Engine, trial: Trial, after_tokens: int) -> dict[str, An
     thread = threading.Thread(target=work, name="cancel", daemon=True)
     thread.start()
     thread.join(trial.deadlines.total_s + _HANG_S)
+    if raised:
+        # Refused, most often; it ended at once, and is no hang.
+        raise raised[0]
     return found
 
 

@@ -58,7 +58,8 @@ class Generate:
 
     Attributes:
         key: what it is called among its client's requests: id, session id or action id, with the dialect.
-        given: names of the trial's fields that the line itself sets; a session's parameters stand behind them.
+        given: names of the trial's fields, and of its deadlines, that the line itself sets; a session's parameters
+            stand behind them.
     """
 
     dialect: str
@@ -307,9 +308,8 @@ def _trial(fields: Mapping[str, Any], defaults: Defaults, identity: Identity) ->
             limit = f"seconds above 0, at most {defaults.max_total_s:g}"
             raise ProtocolError("invalid_request", f'expected "{key}": {limit}', identity)
         times[name] = float(value)
-    if times:
-        values["deadlines"] = replace(defaults.trial.deadlines, **times)
-    return replace(defaults.trial, **values), frozenset(values)
+    trial = replace(defaults.trial, deadlines=replace(defaults.trial.deadlines, **times), **values)
+    return trial, frozenset((*values, *times))
 
 
 def _constraint(value: object, identity: Identity) -> Constraint:
@@ -330,10 +330,9 @@ def _constraint(value: object, identity: Identity) -> Constraint:
 
 def behind(trial: Trial, given: frozenset[str], session: Trial) -> Trial:
     """`trial` with a session's parameters where its own line names none."""
-    merged = replace(session, prompt=trial.prompt, **{name: getattr(trial, name) for name in given - {"deadlines"}})
-    if "deadlines" in given:
-        merged = replace(merged, deadlines=trial.deadlines)
-    return merged
+    times = {name: getattr(trial.deadlines, name) for name in given.intersection(_TIMES.values())}
+    values = {name: getattr(trial, name) for name in given.difference(times)}
+    return replace(session, prompt=trial.prompt, deadlines=replace(session.deadlines, **times), **values)
 
 
 def encode(message: Mapping[str, Any]) -> bytes:

@@ -21,13 +21,17 @@ class Backend:
     Args:
         name: what logs and `status` call it.
         local: whether it is the worker's own engine; all others are fallbacks.
+        limit_s: the most that one reply of it may take, where a request allows more; None: no limit of its own.
     """
 
-    def __init__(self, name: str, engine: Engine, breaker: Breaker, clock: Clock, *, local: bool) -> None:
+    def __init__(
+        self, name: str, engine: Engine, breaker: Breaker, clock: Clock, *, local: bool, limit_s: float | None = None
+    ) -> None:
         self.name = name
         self.engine = engine
         self.breaker = breaker
         self.local = local
+        self.limit_s = limit_s
         # It crashed or was not reachable: nothing is asked of it before it was seen healthy.
         self.reconnect = False
         self._clock = clock

@@ -229,6 +229,15 @@ class Server:
             self._threads.discard(threading.current_thread())
 
 
+def keep_stderr() -> None:
+    """Where standard error was closed from the start, give its number to nobody: call it before anything is opened.
+
+    Else the first socket or pipe would bear it, and get what is written there without asking.
+    """
+    if sys.stderr is None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
 def claim_stdout() -> int:
     """A descriptor for the protocol; what anybody prints from now on goes to standard error instead."""
     sys.stdout.flush()

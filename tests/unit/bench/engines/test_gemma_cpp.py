@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import signal
@@ -191,11 +192,32 @@ def test_the_prompt_travels_in_a_private_file_and_leaves_nothing(
     assert list(scratch.iterdir()) == []
 
 
+def test_a_disk_without_room_for_the_prompt(gemma: GemmaCpp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, _mode: str) -> None:
+        os.close(descriptor)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdopen", full)
+        generation = gemma.start(Trial(prompt="secret"))
+    failure = generation.result().failure
+    assert failure is not None
+    assert (failure.failure_class.name, failure.detail) == (
+        "server_error",
+        "the prompt's file: No space left on device",
+    )
+    assert list((tmp_path / "scratch").iterdir()) == []
+    gemma.options = replace(gemma.options, scratch=tmp_path / "none")
+    failure = gemma.start(Trial(prompt="secret")).result().failure
+    assert failure is not None
+    assert failure.detail == "the prompt's file: No such file or directory"
+
+
 def test_the_engine_gets_nothing_of_our_environment(
     supervisor: Supervisor, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     binary = tmp_path / "shows"
-    binary.write_text('#!/bin/sh\nenv; echo "$@"\n')
+    binary.write_text('#!/bin/sh\n[ "$1" != --help ] || exec echo "  --weights"\nenv; echo "$@"\n')
     binary.chmod(0o755)
     monkeypatch.setenv("TRIALBENCH_API_KEY", "secret")
     options = GemmaOptions(
@@ -239,6 +261,10 @@ def test_a_leak_over_many_requests_is_seen(gemma: GemmaCpp, does: Does, tmp_path
     [
         (Trial(prompt="a", constraint=Constraint(grammar="g")), "does not support constrained decoding by grammar"),
         (Trial(prompt="a", seed=1), "a seed"),
+        # A workload may say anything.
+        (Trial(prompt="a", top_k="many"), "top_k: expected a whole number from 0 to 1048576, found 'many'"),  # type: ignore[arg-type]
+        (Trial(prompt="a", max_tokens=2.5), "max_tokens: expected a whole number"),  # type: ignore[arg-type]
+        (Trial(prompt="a", temperature="warm"), "temperature: expected 0 to 100, found 'warm'"),  # type: ignore[arg-type]
         (Trial(prompt="a", cache_prompt=True), "does not support a prompt cache"),
         (Trial(prompt=" \n"), "expected a text"),
         (Trial(prompt="a", top_k=0), "top_k: gemma_local takes 1 or more"),
@@ -280,9 +306,14 @@ def test_another_program_of_the_same_name(supervisor: Supervisor, weights: Path,
     binary = tmp_path / "gemma"
     binary.write_text("#!/bin/sh\necho 'GEMMA Version 0.98.5, genome-wide association'\n")
     binary.chmod(0o755)
-    probe = GemmaCpp(GemmaOptions(binary, weights), supervisor).probe()
+    engine = GemmaCpp(GemmaOptions(binary, weights), supervisor)
+    assert engine.healthy() is None, "nobody has asked it yet"
+    probe = engine.probe()
     assert probe.failure is not None
     assert "does not name --weights" in probe.failure.detail
+    assert engine.healthy() == probe.failure, "known, without being asked again"
+    generation = GemmaCpp(GemmaOptions(binary, weights), supervisor).start(Trial(prompt="a"))
+    assert generation.result().failure == probe.failure, "what it says is no reply"
     binary.write_text("#!/bin/sh\nkill -SEGV $$\n")
     probe = GemmaCpp(GemmaOptions(binary, weights), supervisor).probe()
     assert probe.failure is not None
@@ -309,6 +340,10 @@ def test_files_are_checked_before_anything_runs(gemma: GemmaCpp, weights: Path, 
     assert event.failure.failure_class.name == "bad_weights"
     assert f"expected SHA-256 {name}, found" in event.failure.detail
     assert generation.result().failure == event.failure
+    # What was seen once is not forgotten: an engine that can answer nothing is not well. Another file may be.
+    assert gemma.healthy() == event.failure
+    os.utime(weights, (1, 1))
+    assert gemma.healthy() is None
     for options, words in (
         (replace(good, binary=Path("gemma")), "expected an absolute path"),
         (replace(good, binary=tmp_path), "is not there, or no file"),
@@ -321,6 +356,25 @@ def test_files_are_checked_before_anything_runs(gemma: GemmaCpp, weights: Path, 
         assert words in failure.detail
         probe = gemma.probe()
         assert not probe.usable
+
+
+def test_the_binary_is_asked_for_its_help_once_for_each_version(gemma: GemmaCpp, tmp_path: Path) -> None:
+    binary, asked = tmp_path / "gemma", tmp_path / "asked"
+    script = f'#!/bin/sh\n[ "$1" != --help ] || {{ echo once >>{asked}; exec echo "  --weights"; }}\necho word\n'
+    binary.write_text(script)
+    binary.chmod(0o755)
+    gemma.options = replace(gemma.options, binary=binary)
+    for _ in range(2):
+        assert gemma.start(Trial(prompt="a")).result().failure is None
+    assert asked.read_text() == "once\n"
+    binary.write_text(script.replace("--weights", "--other"))
+    failure = gemma.start(Trial(prompt="a")).result().failure
+    assert failure is not None
+    assert "does not name --weights" in failure.detail
+    binary.unlink()
+    failure = gemma._accept()
+    assert failure is not None
+    assert failure.failure_class.name == "missing_binary"
 
 
 def test_hashes_are_computed_once_for_each_version_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

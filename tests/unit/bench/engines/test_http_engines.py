@@ -122,6 +122,17 @@ def says(*events: Any, done: bool = True) -> Act:
     return act
 
 
+def page(kind: str, body: bytes) -> Act:
+    def act(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", kind)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return act
+
+
 def stalls_after(*events: Any) -> Act:
     def act(handler: Handler) -> None:
         handler.begin()
@@ -223,6 +234,12 @@ def test_older_and_newer_ways_to_say_why_it_stopped(
         (says({"error": "broken"}), "server_error", "broken"),
         (says("{"), "bad_reply", "JSONDecodeError"),
         (says("[1]"), "bad_reply", "AttributeError"),
+        (page("text/html; charset=utf-8", b"<p>Welcome</p>"), "bad_reply", "found text/html"),
+        (
+            page("application/json", b'{"choices": [{"message": {"content": "whole"}}]}'),
+            "bad_reply",
+            "application/json",
+        ),
         (400, "bad_arguments", "HTTP 400: no"),
         (401, "not_allowed", "HTTP 401"),
         (429, "busy", "HTTP 429"),
@@ -260,6 +277,12 @@ def test_error_lines_of_older_servers(scripted: Scripted, llama: LlamaServer) ->
         event = last(llama, trial)
         assert isinstance(event, Failed)
         assert event.failure.failure_class.name == "server_error"
+
+
+def test_no_error_said_with_each_piece_is_none(scripted: Scripted, llama: LlamaServer) -> None:
+    scripted.acts[CHAT] = says(delta("left", error=None), delta(finish="stop", error=None))
+    result = llama.start(Trial(prompt="Where to?")).result()
+    assert (result.text, result.finish_reason, result.failure) == ("left", "stop", None)
 
 
 def test_nobody_there(dead_url: str) -> None:
@@ -580,7 +603,8 @@ def test_an_openai_endpoint(scripted: Scripted) -> None:
     [
         ("http://example.org", "neither this machine's loopback nor an allowed host"),
         ("http://127.0.0.1.example.org", "neither"),
-        ("http://user:pass@127.0.0.1", "expected http://HOST:PORT"),
+        ("http://user:pass@127.0.0.1", "expected http://HOST:PORT, found one with a user or password in it"),
+        ("http://127.0.0.1:0", "expected http://HOST:PORT"),
         ("http://[::1", "url: "),
         ("http://127.0.0.1:99999999", "url: "),
         ("127.0.0.1:8080", "expected http://HOST:PORT"),
@@ -598,6 +622,7 @@ def test_hosts_that_may_be_asked() -> None:
         OpenAICompatible(EndpointOptions("https://Api.Example.org/v1", allowed_hosts=frozenset({name}))).close()
     for url in ("http://localhost:1", "http://127.9.9.9/v1", "http://[::1]:8080/v1/", "https://127.0.0.1"):
         OpenAICompatible(EndpointOptions(url))
+    OpenAICompatible(EndpointOptions("http://llama_server:8080", allowed_hosts=frozenset({"llama_server"})))
     engine = OpenAICompatible(
         EndpointOptions("https://api.example.org/v1", allowed_hosts=frozenset({"api.example.org"}))
     )

@@ -20,6 +20,9 @@ from trialbench.engines.measured import EngineClient, MixedSourcesError, label_t
 from trialbench.workloads import Limits, Workload
 
 Does = Callable[..., str]
+GEMMA = ["oneshot", "--engine", "gemma-cpp", "--binary", "/x", "--weights", "/y", "x"]
+# Nobody answers there.
+SERVED = ["oneshot", "--engine", "llama-server", "--url", "http://127.0.0.1:9", "x"]
 
 
 def workload(prompt: str, **request: Any) -> Workload:
@@ -138,7 +141,20 @@ def test_run_and_one_table(options: list[str], tmp_path: Path, capsys: pytest.Ca
         (["oneshot", "--engine", "gemma-cpp", "--binary", "/x", "--weights", "/y", "--bits", "4", "x"], "--bits"),
         (["oneshot", "--engine", "openai", "--url", "http://example.org", "x"], "not_allowed"),
         (["oneshot", "--engine", "llama-server", "--url", "ftp://x", "x"], "expected http://HOST:PORT"),
+        (
+            ["oneshot", "--engine", "llama-server", "--url", "http://127.0.0.1:9/\x7f", "x"],
+            "url: Invalid non-printable",
+        ),
         (["oneshot", "--engine", "openai"], "exactly one of PROMPT and --prompt-file"),
+        ([*GEMMA, "--num-threads", "-3"], "num_threads: expected 0 to 4096, found -3"),
+        ([*GEMMA, "--seq-len", "0"], "seq_len: expected 1 to 1048576, found 0"),
+        ([*GEMMA, "--memory-mib", "0"], "--memory-mib: expected MiB above 0, found 0"),
+        ([*GEMMA, "--memory-mib", "-5"], "--memory-mib: expected MiB above 0, found -5"),
+        ([*GEMMA, "--memory-mib", "nan"], "--memory-mib: expected MiB above 0, found nan"),
+        ([*GEMMA, "--result", "/nowhere/r.json"], "--result: expected a file in a folder that is there"),
+        ([*GEMMA, "--result", "/"], "--result: expected a file in a folder that is there, found /"),
+        ([*SERVED, "--bits", "-3"], "--bits: expected 1 to 64, found -3"),
+        ([*SERVED, "--grammar", "/nowhere/g"], "No such file"),
     ],
 )
 def test_wrong_usage(
@@ -188,6 +204,19 @@ def test_oneshot_refuses_a_constraint(options: list[str], tmp_path: Path, capfd:
     assert main(["oneshot", *options, "--grammar", str(schema), "x"]) == 2
     assert main(["oneshot", *options, "--allowed-token", "5", "--allowed-token", "yes", "x"]) == 2
     assert "constrained decoding by allowed_tokens" in capfd.readouterr().err
+
+
+def test_oneshot_with_files_that_are_no_constraint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "f"
+    file.write_bytes(b"\xff\xfe")
+    assert main([*SERVED, "--grammar", str(file)]) == 2
+    assert f"{file}: expected UTF-8 text, found something else at byte 0" in capfd.readouterr().err
+    file.write_text("[1]")
+    assert main([*SERVED, "--json-schema", str(file)]) == 2
+    assert f"{file}: expected a JSON schema, an object" in capfd.readouterr().err
+    # A numeral that is no id is a text; nobody is there to translate it.
+    assert main([*SERVED, "--allowed-token", "²"]) == 2
+    assert "allowed_tokens can't be looked up" in capfd.readouterr().err
 
 
 def test_oneshot_is_cancelled_by_a_signal(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trialbench.errors import UsageError
-from trialbench.worker import config
+from trialbench.worker import build, config
 from trialbench.worker.ini import parse_ini, read_ini
 
 
@@ -105,9 +105,11 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     )
     assert gemma.bits == 8
     assert [(one.name, one.url, one.model, one.timeout_s) for one in dispatcher.fallback] == [
-        ("lan", "http://gpu.lan:8080/v1", "big", 60.0),
+        ("lan", "http://gpu.lan:8080/v1", "big", None),
         ("here", "http://127.0.0.1:11434", None, 7.0),
     ]
+    built = build.dispatcher(dispatcher, None, log=lambda event, fields: None)
+    assert [one.limit_s for one in built.router.fallbacks] == [None, 7.0]
     assert (dispatcher.mode, dispatcher.retries, dispatcher.breaker_failures) == ("smart", 0, 5)
     assert (settings_.worker.unix_socket, settings_.worker.slots) == (Path("/run/x/y.sock"), 2)
 
@@ -140,11 +142,17 @@ def test_the_documented_keys_are_the_spec_s_and_more() -> None:
         ("[dispatcher]\nreconnect_wait = 5", 2, "from 30 to 60"),
         ("[dispatcher]\nfallback_order = a b", 2, "names separated by commas"),
         ("[dispatcher]\nfallback_order = a, a\n[a]\nendpoint=http://[::1]", 2, "each name once"),
+        ("[dispatcher]\nfallback_order = local\n[local]\nendpoint = http://[::1]", 2, "the worker's own engine"),
         ("[dispatcher]\nfallback_order = openai", 2, "needs a section [openai]"),
         ("[dispatcher]\nfallback_order = a\n[a]\nmodel = x", 3, "[a] endpoint: expected http://HOST:PORT"),
         ("[dispatcher]\nfallback_order = a\n[a]\nendpoint = ftp://localhost", 4, "expected http://HOST:PORT"),
         ("[dispatcher]\nfallback_order = a\n[a]\nendpoint = http://localhost:99999", 4, "expected http://HOST:PORT"),
-        ("[dispatcher]\nfallback_order = a\n[a]\nendpoint = http://u:p@localhost", 4, "expected http://HOST:PORT"),
+        (
+            "[dispatcher]\nfallback_order = a\n[a]\nendpoint = http://u:p@localhost",
+            4,
+            "found one with a user or password",
+        ),
+        ("[dispatcher]\nfallback_order = a\n[a]\nendpoint = http://localhost:0", 4, "expected http://HOST:PORT"),
         ("[dispatcher]\nfallback_order = a\n[a]\nendpoint = https://api.example.com/v1", 4, "is another machine"),
         ("[gemma_worker]\nunix_socket = /" + "x" * 110, 2, "at most 107 bytes"),
     ],
@@ -211,6 +219,8 @@ def test_keys_of_an_endpoint(tmp_path: Path) -> None:
         ("https://api.example.com", "api_key_file = /nowhere/at/all", "cannot be read: No such file"),
         ("https://api.example.com", "api_key_file = {two}", "expected one key of printable characters"),
         ("https://api.example.com", "api_key_file = {bytes}", "cannot be read: no ASCII"),
+        ("https://api.example.com", "api_key = a\n  b", "api_key: expected one key of printable"),
+        ("https://api.example.com", "api_key = schlüssel", "api_key: expected one key of printable"),
         ("https://api.example.com", "api_key_file = here", "an absolute path"),
         ("http://api.example.com", "api_key = abc", "an API key goes over https"),
     ],

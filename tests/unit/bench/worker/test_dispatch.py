@@ -311,6 +311,36 @@ def test_no_token_in_time_and_the_fallback_answers_labelled(bench: Any) -> None:
     ]
 
 
+def test_a_fallback_s_own_timeout_bounds_its_reply_and_no_other(bench: Any) -> None:
+    local = bench.Engine([failures.CRASHED])
+    other = bench.Engine(["x"], ["y"], source="openai_compatible")
+    dispatcher = bench.dispatcher(local, other)
+    dispatcher.router.fallbacks[0].limit_s = 7
+    dispatcher.serve(a_job(bench)[0])
+    dispatcher.serve(a_job(bench, deadlines=Deadlines(total_s=5))[0])
+    assert [trial.deadlines.total_s for trial in local.trials] == [60, 5]
+    assert [trial.deadlines.total_s for trial in other.trials] == [7, 5], "the shorter of the two"
+
+
+def test_what_comes_of_a_fallback_without_a_generation_is_labelled_too(bench: Any) -> None:
+    other = bench.Engine([failures.CONNECTION], source="openai_compatible")
+    dispatcher = bench.dispatcher(None, other, reconnect_wait_s=30)
+    other.health = [None, failure_of(failures.CONNECTION)]
+    outcome = dispatcher.serve(a_job(bench)[0])
+    assert "not back within 30 s" in outcome.failure.detail
+    assert outcome.fallback
+    job, _ = a_job(bench)
+
+    def wait(event: threading.Event, seconds: float) -> bool:
+        job.cancel()
+        return event.is_set()
+
+    bench.clock.wait = wait
+    other.health = [None]
+    outcome = bench.dispatcher(None, other).serve(job)
+    assert (outcome.finish_reason, outcome.fallback) == ("cancelled", True)
+
+
 def test_retries_leave_room_for_the_fallback(bench: Any) -> None:
     local = bench.Engine([20.0, failures.KILLED], [40.0, "late"])
     other = bench.Engine(["fast"], source="openai_compatible")

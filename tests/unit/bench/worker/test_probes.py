@@ -283,12 +283,19 @@ def test_wrong_use(tmp_path: Path, served: str, weights: Path, capsys: pytest.Ca
     assert "somebody answers at --url" in fails("--engine", "llama-server", "--url", served, "--launch", "x")
     dead = ["--engine", "llama-server", "--url", "http://127.0.0.1:9"]
     assert "cannot be started: No such file" in fails(*dead, "--launch", "/no/such/server")
+    assert "--launch: expected a command line, found none" in fails(*dead, "--launch", " ")
+    assert "No closing quotation" in fails(*dead, "--launch", "'llama-server")
     assert "ended with status 3" in fails(*dead, "--launch", f"{sys.executable} -c 'raise SystemExit(3)'")
     assert "expected NAME=NUMBER" in fails(*gemma(weights), "--expect", "cold_start_s=soon")
     assert "expected one of cold_start_s, tokens_per_s, failed" in fails(*gemma(weights), "--expect", "x=1")
     assert "found 'nonsense'" in fails(*gemma(weights), "--expect-any", "nonsense=1")
-    with pytest.raises(SystemExit):
-        main(["probe", "cancel", "-n", "0"])
+    for proof in ("cold-start", "cancel", "timeout-retry"):
+        assert main(["probe", proof, *map(str, gemma(weights)), "--prompt", " "]) == 2
+        assert "prompt: expected a text, found none" in capsys.readouterr().err
+    for number in ("0", "many"):
+        with pytest.raises(SystemExit):
+            main(["probe", "cancel", "-n", number])
+        assert f"argument -n: expected a whole number, at least 1, found {number}" in capsys.readouterr().err
     conf = tmp_path / "f.conf"
     conf.write_text("[unread]\n", encoding="utf-8")
     assert "the section [unread] is not read here" in fails(

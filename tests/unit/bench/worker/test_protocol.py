@@ -73,7 +73,7 @@ def test_a_session_s_parameters_stand_behind_the_line_s() -> None:
     assert merged.deadlines == Deadlines(1, 2, 3)
     timed = parse({"type": "generate", "session_id": "s", "prompt": "x", "token_timeout_s": 5})
     assert isinstance(timed, Generate)
-    assert protocol.behind(timed.trial, timed.given, session).deadlines.between_s == 5
+    assert protocol.behind(timed.trial, timed.given, session).deadlines == Deadlines(1, 5, 3)
 
 
 @pytest.mark.parametrize(

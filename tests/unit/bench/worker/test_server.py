@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from trialbench.cli import main
+from trialbench.engines import select as engine_choice
 from trialbench.errors import ServerError, UsageError
 from trialbench.worker import __main__ as program
 from trialbench.worker import oneshot, pack
@@ -115,6 +116,21 @@ def test_stdin_and_stdout_are_a_client_and_its_end_is_the_end(conf: Path) -> Non
     assert [one["error"] for one in messages if one.get("ok") is False] == ["unknown_type"]
 
 
+@pytest.mark.parametrize("how", ["its reader is gone", "closed"])
+def test_nobody_who_takes_the_log(conf: Path, how: str) -> None:
+    read_fd, write_fd = os.pipe()
+    os.close(read_fd)
+    command = [sys.executable, "-m", "trialbench.worker", "worker", "--config", str(conf)]
+    if how == "closed":
+        command = ["/bin/sh", "-c", 'exec "$@" 2>&-', "x", *command]
+    lines = b'{"type":"generate","id":1,"prompt":"x"}\n{"type":"generate","id":2,"prompt":"x"}\n'
+    done = subprocess.run(command, input=lines, stdout=subprocess.PIPE, stderr=write_fd, timeout=60, check=True)
+    os.close(write_fd)
+    replies = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["id"] for one in replies if one["type"] == "done"] == [1, 2]
+    assert {one["type"] for one in replies} == {"token", "done"}
+
+
 def test_both_at_once(conf: Path, tmp_path: Path) -> None:
     with start("worker", "--config", conf, "--socket", tmp_path / "both.sock", "--stdio") as worker:
         assert worker.stdin is not None
@@ -178,6 +194,8 @@ def test_status_of_a_running_worker(
         connect(path).close()
         assert main(["worker", "--status", "--socket", str(path)]) == 0
         assert json.loads(capsys.readouterr().out)["mode"] == "smart"
+        # It listens where its configuration says.
+        assert main(["worker", "--status", "--config", str(conf)]) == 0
         (tmp_path / "tiny.sbs").unlink()
         # What is known of its health is two seconds old at most.
         until_s = time.monotonic() + 10
@@ -207,8 +225,10 @@ def test_status_of_a_running_worker(
 
 
 def test_wrong_starts(conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["worker", "--engine", "llama-server"]) == 2
+    unmade = tmp_path / "unmade.sock"
+    assert main(["worker", "--engine", "llama-server", "--socket", str(unmade)]) == 2
     assert "--url" in capsys.readouterr().err
+    assert not unmade.exists()
     assert main(["worker", "--config", str(tmp_path / "none.conf")]) == 2
     assert "cannot be read" in capsys.readouterr().err
     assert main(["worker", "--config", str(conf), "--socket", str(tmp_path / "no" / "w.sock")]) == 2
@@ -346,6 +366,24 @@ def test_pipes_are_written_in_pieces_and_a_stalled_reader_is_left() -> None:
     os.close(write_fd)
 
 
+def test_an_input_that_does_not_block_ends_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(read_fd, False)
+    waits = []
+
+    def ready(descriptor: int, _events: int, wait_s: float) -> bool:
+        waits.append((descriptor, wait_s))
+        os.write(write_fd, b"late\n")
+        os.close(write_fd)
+        return True
+
+    monkeypatch.setattr("trialbench.worker.channel._ready", ready)
+    channel = Channel(read_fd, -1, max_line_bytes=100, send_timeout_s=0.1)
+    assert list(channel.lines()) == [b"late"]
+    assert len(waits) == 1
+    os.close(read_fd)
+
+
 def test_a_closed_input_is_an_end() -> None:
     channel = Channel(-1, -1, max_line_bytes=100, send_timeout_s=0.1)
     assert list(channel.lines()) == []
@@ -401,17 +439,21 @@ def test_the_packed_program_runs_without_anything_installed(conf: Path, tmp_path
     done = subprocess.run(refused, capture_output=True, timeout=60, check=False)
     assert done.returncode == 4, "httpx works from within: the connection was refused, nothing was proved"
     assert b"refused" in done.stderr
+    # It offers no verb whose parts stayed at home.
+    assert b"engines" not in subprocess.run([*command, "--help"], capture_output=True, timeout=30, check=True).stdout
 
 
 def test_the_command_gemma_oneshot(
     conf: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oneshot, "DEFAULT_PATH", tmp_path / "none.conf")
+    monkeypatch.setattr(engine_choice, "DEFAULT_CONFIG", tmp_path / "none.conf")
     assert oneshot.main(["hello"]) == 2
     assert "gemma_oneshot: --engine gemma-cpp: expected --binary FILE" in capfd.readouterr().err
     # Where the host has a fazai.conf, a prompt is all that it needs.
-    monkeypatch.setattr(oneshot, "DEFAULT_PATH", conf)
+    monkeypatch.setattr(engine_choice, "DEFAULT_CONFIG", conf)
     assert oneshot.main(["--timeout", "20", "--max-tokens", "3", "hello"]) == 0
+    assert capfd.readouterr().out.startswith("w0 w1")
+    assert main(["oneshot", "--engine", "gemma-cpp", "--timeout", "20", "--max-tokens", "3", "hello"]) == 0
     assert capfd.readouterr().out.startswith("w0 w1")
     stalled = '#stand-in {"stall_after": 0}\nhello'
     assert oneshot.main(["--timeout", "0.5", stalled]) == 4
