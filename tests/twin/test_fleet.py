@@ -95,9 +95,9 @@ def test_a_host_that_fails_in_its_window_leaves_the_other_to_complete(fleet: Fle
     assert len((good / "samples" / "nav-candidate.jsonl").read_text(encoding="utf-8").splitlines()) == 100
     (failed,) = events(bad, "phase_failed")
     assert "VRAM did not drain" in failed["reason"]
-    # Its window stayed open for no longer than its own work took, while the other one waited for its drain.
-    summary = json.loads((good / "summary.json").read_text(encoding="utf-8"))
-    assert summary["windows"]["mute"]["overhead_s"] < DRAIN_LIMIT_S / 2, summary["windows"]
+    # It went on with its own work while the other one still waited for its drain: both clocks are this machine's.
+    (began,) = events(good, "candidate_started")
+    assert began["t_s"] < failed["t_s"]
     found = rows(text)
     assert found["host"][:3] == ["host", "outcome", "verdict"]
     assert found["one"][1:3] == ["completed", "PENDING REVIEW"]
