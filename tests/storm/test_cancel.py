@@ -1,7 +1,7 @@
 """The cancel storm: generations cancelled at random moments. Nothing hangs, nothing stays, and the next one answers.
 
 Processes are the stand-in's, some of which ignore SIGTERM or leave children that do; the server is a real llama-server.
-`MT_STORM_SEED` repeats a run; the figures go to build/storm.json. `MT_STORM_SLACK=3` is for a machine that is not idle.
+`MT_STORM_SEED` repeats a run; the figures go to build/storm.json. `MT_SLACK=3` is for a machine that is not idle.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TOTAL, IGNORING, SERVER = 500, 50, 150
 AT_ONCE = 4
 GRACE_S = 2.0
 # What may be missed beyond the physical by this factor, on a machine that is shared with others (`make test`).
-SLACK = float(os.environ.get("MT_STORM_SLACK", "1"))
+SLACK = float(os.environ.get("MT_SLACK", "1"))
 QUIET_S, QUIET_IGNORING_S = 0.5 * SLACK, GRACE_S + 0.5 * SLACK
 # No generation may take longer, whatever happens to it: this is what a hang is measured against.
 HANG_S = 30.0
