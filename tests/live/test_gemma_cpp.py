@@ -130,8 +130,9 @@ def test_a_greedy_reply_and_its_repetition(gemma: GemmaCpp) -> None:
     assert result.usage.completion_tokens <= 24
     # A token may reach us together with its neighbour, never in parts.
     assert result.usage.chunks <= result.usage.completion_tokens + 1
-    # None: gone before anybody could look. With real weights it stands in what the kernel says afterwards.
+    # None: gone before anybody could look. With weights larger than we are the kernel says it afterwards.
     assert result.peak_mib is None or result.peak_mib > 1
+    assert result.peak_mib is not None or gemma.options.weights.stat().st_size < 256 << 20
     print(result.as_dict())
     assert answered(gemma.start(trial)) == text
 

@@ -15,8 +15,8 @@ from world import STATE, Broken, Drill, merged, says, wait_until
 
 pytestmark = pytest.mark.drill
 
-# Beyond the drain's minimum and the tenants' own starts: programs and words, on an ordinary machine. One that is slow
-# at that moment, or busy with the case beside, is given as many times more as it is measured to be slower.
+# Beyond the drain's minimum and the tenants' own starts: programs and words, at the pace of PACE_S. A machine that is
+# slower at that moment, or busy with the case beside, is given as many times more as it is measured to be slower.
 OVERHEAD_S = 3.0
 SLOWEST = 3.0
 # `make test` wants the order of magnitude only, so that it may run on a machine that is not idle.

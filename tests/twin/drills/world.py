@@ -31,7 +31,8 @@ PLAY_LIMIT_S = 480.0
 GIVE_WAY = ("nice", "-n", "5")
 # `nohup make drills` would leave a play that no SIGHUP ends.
 AS_IN_A_TERMINAL = ("env", "--default-signal=HUP,INT,TERM")
-# What PACE takes on an ordinary machine that has nothing else to do.
+# The pace that counts as 1: PACE took 0.11 to 0.17 s in a twin alone on two cores of a shared virtual machine. A second
+# worker makes the machine busy, and so counts as slowness too; DRILL_WORKERS=1 comes closest to the bare 3 s.
 PACE_S = 0.15
 # Marks the processes of a drill on the controller, so that it finds its own and no others.
 MARKER = "MT_DRILL"
@@ -370,7 +371,7 @@ class Drill:
         return found
 
     def slowness(self) -> float:
-        """How many times slower than an ordinary machine the host is at this moment; never less than 1."""
+        """How many times PACE_S the host needs at this moment; never less than 1."""
         return max(1.0, float(self.python(PACE)) / PACE_S)
 
     def is_open(self) -> bool:
