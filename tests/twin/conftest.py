@@ -24,7 +24,6 @@ TWIN = ROOT / "images" / "twin" / "twin.py"
 NAME = "-".join(filter(None, (os.environ.get("MT_TWIN_TESTS", "mt-tests"), os.environ.get("PYTEST_XDIST_WORKER"))))
 OWN_NAME = f"{NAME}-own"
 UNITS = ("panda-llamacpp", "panda-nav", "phone-daemon")
-PLAY_TIMEOUT_S = 240
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,9 @@ class Played:
 
 class Twin:
     """A live twin: commands as root from beside, commands and playbooks over SSH."""
+
+    # Against a play that hangs: much longer than the slowest one takes on a busy machine.
+    PLAY_TIMEOUT_S = 600
 
     def __init__(self, name: str, results: Path) -> None:
         self.name, self.results = name, results
@@ -106,7 +108,7 @@ class Twin:
     def play(self, playbook: str, *args: str) -> Played:
         """Run a playbook to its end."""
         process = self.start_play(playbook, *args)
-        text, _ = process.communicate(timeout=PLAY_TIMEOUT_S)
+        text, _ = process.communicate(timeout=self.PLAY_TIMEOUT_S)
         return Played(process.returncode, text)
 
     def fingerprint(self) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Fleet:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=self.one.PLAY_TIMEOUT_S,
         )
         return done.returncode, done.stdout + done.stderr
 

@@ -135,7 +135,7 @@ def build_prompt_without_network(goal):
 WATCH = f"""
 import os, time
 seen = set()
-deadline = time.monotonic() + 200
+deadline = time.monotonic() + 900
 while not os.path.exists("{FOLDER}/stop-watching") and time.monotonic() < deadline:
     for pid in os.listdir("/proc"):
         if pid.isdigit():
@@ -309,9 +309,9 @@ def set_up(host):
         host.wait(lambda port=port: host.run(listening.format(port), check=False) == "yes")
 
 
-def ended(process, reader, said):
+def ended(host, process, reader, said):
     """Wait for the end of a play; what it said."""
-    process.wait(timeout=180)
+    process.wait(timeout=host.PLAY_TIMEOUT_S)
     reader.join(timeout=10)
     process.stdout.close()
     return said[0]
@@ -332,17 +332,17 @@ def attacked(host, evil, tmp_path_factory):
     try:
         running = f"cat {STATE}/runs/*/samples/nav-candidate.jsonl 2>/dev/null | wc -l"
         host.run(f"rm -rf {STATE}/runs")
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + host.PLAY_TIMEOUT_S
         while int(host.run(running, check=False) or 0) < 1:
-            assert process.poll() is None, ended(process, reader, said)
-            assert time.monotonic() < deadline
+            assert process.poll() is None, ended(host, process, reader, said)
+            assert time.monotonic() < deadline, "the candidate was never measured"
             time.sleep(0.1)
         seen = strangers(host)
         seen["outside"] = subprocess.run(
             ["curl", "-s", "-m", "2", "-o", "/dev/null", f"http://{seen['address']}:11437/health"], check=False
         ).returncode
     finally:
-        text = ended(process, reader, said)
+        text = ended(host, process, reader, said)
         host.run(f"touch {FOLDER}/stop-watching")
     host.wait(lambda: host.run("systemctl is-active mt-evil-watch", check=False) != "active")
     assert process.returncode == 0, text
@@ -531,7 +531,8 @@ def test_a_tenants_answers_are_bounded_and_lead_nowhere(host, evil, tmp_path):
     host.run(f"rm -f {FOLDER}/asked")
     began = time.monotonic()
     played = host.play("verify-rollback.yml", "-vvv", "-e", f"@{path}")
-    assert time.monotonic() - began < 30
+    # One of them never ends its answer: without a bound this would not come back.
+    assert time.monotonic() - began < 120
     assert played.code != 0
     for name in LIARS:
         assert f"Check {7 + LIARS.index(name)}, {name} is healthy: failed" in played.text

@@ -194,14 +194,14 @@ def test_a_candidate_that_dies_while_measuring_is_rolled_back_with_its_samples(h
     process = host.start_play("benchmark-e4b.yml", *variables(trial_workloads={"nav_extended": 600}))
     running = "/var/lib/model-trial/runs/*/samples/nav-candidate.jsonl"
     count = f"cat $(ls -t {running} 2>/dev/null | head -1) 2>/dev/null | wc -l"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + host.PLAY_TIMEOUT_S
     host.run(f"rm -f {running}")
     while int(host.run(count, check=False) or 0) < 57:
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.1)
     host.run("docker kill panda-llamacpp-e4b")
-    text, _ = process.communicate(timeout=120)
+    text, _ = process.communicate(timeout=host.PLAY_TIMEOUT_S)
     assert process.returncode != 0
     assert "the candidate died" in text or "measuring stopped early" in text, text
     host.assert_back(phone)

@@ -48,10 +48,15 @@ LOADING_PERCENT = 45.0
 ACTIVITY_S = 0.2
 GPU_IS_LOST = 15
 DRIVER_NOT_LOADED = 9
-# A process is looked at in every round while it is young, and then only now and again: programs load early, and
-# reading the memory map of every process fifty times a second would cost more than the whole twin.
+# A process is looked at in every round while it is young, and then only now and again: programs load early. As long as
+# its command line stays the same even a young one's memory map is read less often: that costs most, and the plays of a
+# trial start so many short programs that the observer would take more of the machine than the tenants.
 YOUNG_S = 4.0
 LOOK_AGAIN_S = 1.0
+READ_AGAIN_S = 0.1
+READ_BYTES = 1 << 16
+# States of a process that is no more than an entry in the table.
+GONE = {"Z", "X"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,6 +344,17 @@ def estimate_mib(size_bytes: int) -> int:
     return size_bytes * 6 // 5 // (1024 * 1024) + 500
 
 
+@dataclasses.dataclass(slots=True)
+class Seen:
+    """What was last seen of a PID: start time in clock ticks, command line; times on the monotonic clock."""
+
+    start: int
+    first_s: float
+    due_s: float = 0.0
+    argv: bytes = b""
+    read_s: float = float("-inf")
+
+
 class Processes:
     """The process table below ``proc`` (a parameter, so that tests can lay one out)."""
 
@@ -347,19 +363,36 @@ class Processes:
         self.proc = proc
         self._table = str(proc)
         self._digests: dict[tuple[int, int, int], tuple[str, int]] = {}
-        self._seen: dict[int, tuple[int, float, float]] = {}
+        self._seen: dict[int, Seen] = {}
         self.programs = {tuple(name.split()): mib for name, mib in settings.programs.items()}
 
     def pids(self) -> list[int]:
         return [int(name) for name in os.listdir(self._table) if name.isdigit()]
 
+    def _read(self, pid: int, name: str) -> bytes:
+        """Return a file of a process, nothing when it is gone.
+
+        Plain descriptors, and no second read to see the end: this runs up to a thousand times a second.
+        """
+        try:
+            file = os.open(f"{self._table}/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return b""
+        try:
+            whole = part = os.read(file, READ_BYTES)
+            while len(part) == READ_BYTES:
+                part = os.read(file, READ_BYTES)
+                whole += part
+            return whole
+        except OSError:
+            return b""
+        finally:
+            os.close(file)
+
     def _stat(self, pid: int) -> list[str] | None:
         """Return the fields of ``/proc/PID/stat`` from the state on (index 0), None when the process is gone."""
-        try:
-            # Plain open and bytes: this runs some hundred times a second.
-            with open(f"{self._table}/{pid}/stat", "rb", buffering=0) as stream:
-                stat = stream.read(4096)
-        except OSError:
+        stat = self._read(pid, "stat")
+        if not stat:
             return None
         # The command may contain anything; the fields begin after the last parenthesis.
         return stat[stat.rindex(b")") + 2 :].decode("ascii").split()
@@ -367,7 +400,7 @@ class Processes:
     def start_time(self, pid: int) -> int | None:
         """Return the start time of a process in clock ticks, None when it is gone or only a zombie is left."""
         fields = self._stat(pid)
-        return None if fields is None or fields[0] in {"Z", "X"} else int(fields[19])
+        return None if fields is None or fields[0] in GONE else int(fields[19])
 
     def alive(self, who: Identity) -> bool:
         return self.start_time(who.pid) == who.start
@@ -392,35 +425,43 @@ class Processes:
         found = []
         pids = self.pids()
         for pid in pids:
-            start, first, due = self._seen.get(pid, (-1, now, now))
-            if now < due:
+            seen = self._seen.get(pid)
+            if seen is not None and now < seen.due_s:
                 continue
-            fresh = self.start_time(pid)
-            if fresh is None:
+            fields = self._stat(pid)
+            if fields is None or fields[0] in GONE:
                 continue
-            if fresh != start:
-                first = now
-            self._seen[pid] = (fresh, first, now if now - first < YOUNG_S else now + LOOK_AGAIN_S)
-            if held.get(pid) == fresh:
+            start, parent = int(fields[19]), int(fields[1])
+            if seen is None or seen.start != start:
+                seen = self._seen[pid] = Seen(start, now)
+            young = now - seen.first_s < YOUNG_S
+            seen.due_s = now if young else now + LOOK_AGAIN_S
+            if held.get(pid) == start:
                 continue
-            claim = self.claim(pid)
+            argv = self._read(pid, "cmdline")
+            if young and argv == seen.argv and now < seen.read_s + READ_AGAIN_S:
+                continue
+            seen.argv, seen.read_s = argv, now
+            claim = self.claim(pid, parent, argv)
             if claim is not None:
-                found.append((Identity(pid, fresh), *claim))
+                found.append((Identity(pid, start), *claim))
         for pid in self._seen.keys() - set(pids):
             del self._seen[pid]
         return found
 
-    def claim(self, pid: int) -> tuple[str, int, str] | None:
+    def claim(self, pid: int, parent: int, words: bytes) -> tuple[str, int, str] | None:
         """Return what a process holds: command, MiB and why (file or program), or None when it holds nothing.
 
         A llama.cpp program is known by its command line from the moment it is executed, before it has opened its
-        model; any other program by the model file that it has mapped.
+        model; any other program by the model file that it has mapped. Between fork and exec a child wears its parent's
+        command line, but has no memory of its own on the card.
         """
+        argv = words.decode(errors="replace").split("\0")[:-1]
+        # A process may have overwritten its words with a title that no zero byte ends.
+        if not argv or words == self._read(parent, "cmdline"):
+            return None
         folder = self.proc / str(pid)
         try:
-            argv = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-            if not argv or self._is_fork(pid, argv):
-                return None
             program = pathlib.PurePath(argv[0]).name
             if program.startswith("llama-"):
                 launch = parse_launch(argv, self._environment(folder))
@@ -439,19 +480,6 @@ class Processes:
     def _environment(folder: pathlib.Path) -> dict[str, str]:
         text = (folder / "environ").read_bytes().decode(errors="replace")
         return {name: value for name, _, value in (entry.partition("=") for entry in text.split("\0"))}
-
-    def _is_fork(self, pid: int, argv: list[str]) -> bool:
-        """Tell whether a process is a copy of its parent that has not become its own program yet.
-
-        Between fork and exec a child wears its parent's command line, but has no memory of its own on the card.
-        """
-        fields = self._stat(pid)
-        if fields is None:
-            return True
-        with contextlib.suppress(OSError):
-            parent = (self.proc / fields[1] / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-            return parent == argv
-        return False
 
     def _model_claim(
         self, folder: pathlib.Path, argv: list[str], models: list[str], launch: Launch

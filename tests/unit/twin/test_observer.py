@@ -441,6 +441,25 @@ def test_known_holders_are_not_newcomers_and_old_processes_are_looked_at_now_and
     assert processes.newcomers(103.0, [identity]) == []
 
 
+def test_a_young_process_is_seen_when_it_becomes_another_program_and_soon_when_it_maps_a_model(
+    processes: Any, proc: Proc
+) -> None:
+    proc.add(60, ["bash"])
+    proc.add(61, ["python3", "serve.py"])
+    assert processes.newcomers(0.0, ()) == []
+    proc.add(60, ["python3", "phone_call.py", "auto"])
+    proc.add(61, ["python3", "serve.py"], maps="7f-7f r--s 0 0:1 9 /m/base.gguf\n", files={"/m/base.gguf": BASELINE})
+    [(phone, *_)] = processes.newcomers(0.01, ())
+    assert phone.pid == 60
+    assert [identity.pid for identity, *_ in processes.newcomers(0.11, [phone])] == [61]
+
+
+def test_a_process_whose_title_nothing_ends_holds_nothing(processes: Any, proc: Proc) -> None:
+    proc.add(60, ["x"])
+    (proc.folder / "60" / "cmdline").write_bytes(b"sshd: panda")
+    assert processes.newcomers(0.0, ()) == []
+
+
 # ---- the daemon, on real processes ----
 # It stops and kills. Twins may run on the same machine, and their processes are in this machine's /proc: in a test the
 # daemon sees its own children only, and a signal to anything else is an error.
