@@ -14,6 +14,7 @@ import json
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .probes import ProcessId, identify, printable
 
 RUN_LABEL = "edgelab.model_trial.run"
 A2_LABEL = "edgelab.model_trial.a2"
+LABELS = (RUN_LABEL, A2_LABEL)
 # The user inside every container of a trial, and the owner of the folders they write to.
 CONTAINER_UID = 10001
 MODELS = "/models"
@@ -174,14 +176,28 @@ def extract_prompt(plan: Plan, source: Path) -> str:
         docker("rm", "--force", name)
 
 
-def ids(label: str, run: str = "") -> list[str]:
-    """IDs of all containers with a label (of one run, or of any)."""
-    value = f"label={label}={run}" if run else f"label={label}"
-    return docker("ps", "--all", "--quiet", "--no-trunc", "--filter", value).split()
+def ids(labels: Sequence[str] = LABELS, run: str = "") -> list[str]:
+    """IDs of all containers with one of these labels (of one run, or of any).
+
+    docker's own filter knows no "or", and a second question would cost people's time: all are listed with what they
+    have of the labels, and looked through here.
+
+    Raises:
+        DockerError: docker refused, did not answer in time, or answered something else.
+    """
+    values = ",".join(f'{{{{json (.Label "{label}")}}}}' for label in labels)
+    listed = docker("ps", "--all", "--no-trunc", "--format", f"[{{{{json .ID}}}},{values}]").splitlines()
+    try:
+        rows = [json.loads(line) for line in listed]
+    except ValueError as err:
+        raise DockerError(f"docker ps: expected JSON, found {printable(' '.join(listed))[:200]}") from err
+    return [row[0] for row in rows if (run in row[1:] if run else any(row[1:]))]
 
 
-def remove(label: str, run: str = "") -> int:
-    """Remove all containers with a label until none is left; returns how many.
+def remove(labels: Sequence[str] = LABELS, run: str = "", *, before: Callable[[list[str]], None] | None = None) -> int:
+    """Remove all containers with one of these labels until none is left; returns how many.
+
+    ``before`` is called with the IDs of those that are about to be removed.
 
     Raises:
         DockerSilent: docker did not answer in time.
@@ -189,9 +205,11 @@ def remove(label: str, run: str = "") -> int:
     """
     gone: set[str] = set()
     for _attempt in range(10):
-        left = ids(label, run)
+        left = ids(labels, run)
         if not left:
             return len(gone)
+        if before and not gone.issuperset(left):
+            before([container for container in left if container not in gone])
         gone.update(left)
         try:
             docker("rm", "--force", "--volumes", *left)
@@ -200,7 +218,7 @@ def remove(label: str, run: str = "") -> int:
         except DockerError:
             # Another removal may be under way for the same container; the next look decides.
             time.sleep(0.1)
-    raise DockerError(f"containers with {label}={run} are still there: {', '.join(ids(label, run))}")
+    raise DockerError(f"containers of {run or 'a trial'} are still there: {', '.join(ids(labels, run))}")
 
 
 def state(name: str, timeout_s: float = _TIMEOUT_S) -> dict[str, Any]:
@@ -283,16 +301,13 @@ def _end_of(path: Path) -> str:
         return file.read(_LOG_BYTES).decode("utf-8", "replace")
 
 
-def save_logs(label: str, run: str, folder: Path) -> None:
-    """Write what the run's containers printed to ``folder``, one file each; what can't be read is left out.
+def save_logs(names: list[str], folder: Path) -> None:
+    """Write what these containers printed to ``folder``, one file each; what can't be read is left out.
 
     docker's own log files are read where it keeps such files, all with one call: this happens while people wait.
     """
-    left = ids(label, run)
-    if not left:
-        return
     folder.mkdir(parents=True, exist_ok=True)
-    for line in docker("inspect", "--format", "{{json .LogPath}} {{json .Name}}", *left).splitlines():
+    for line in docker("inspect", "--format", "{{json .LogPath}} {{json .Name}}", *names).splitlines():
         path, name = (json.loads(word) for word in line.split(" ", 1))
         log = folder / f"{name.lstrip('/')}.log"
         if path and Path(path).exists():

@@ -100,9 +100,8 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
         except BaseException as err:
             facts = err.facts if isinstance(err, runner.PhaseFailed) else {"reason": str(err)}
             state.close()
-            for label in (containers.RUN_LABEL, containers.A2_LABEL):
-                with contextlib.suppress(containers.DockerError):
-                    containers.remove(label, run)
+            with contextlib.suppress(containers.DockerError):
+                containers.remove(run=run)
             with contextlib.suppress(OSError):
                 journal.write("phase_failed", phase="snapshot", **{"expected": "", "found": "", "todo": "", **facts})
             raise

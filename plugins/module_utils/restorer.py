@@ -126,10 +126,8 @@ class Restorer:
         try:
             measure = self.may_measure()
             self.see(SEE_S)
-            self.remove_containers(containers.RUN_LABEL)
+            self.remove_containers(*([containers.RUN_LABEL] if measure else containers.LABELS))
             measure = measure and not self.docker_silent
-            if not measure:
-                self.remove_containers(containers.A2_LABEL)
             gone = time.monotonic()
             absent = self.missing()
             if absent:
@@ -201,27 +199,26 @@ class Restorer:
         last = [e["event"] for e in self.past if e.get("tenant") == tenant.name]
         return bool(last) and last[-1] != "tenant_healthy"
 
-    def remove_containers(self, label: str) -> None:
+    def remove_containers(self, *labels: str) -> None:
         """End the run's containers, keep what they printed, remove them until none is left."""
         if self.docker_silent:
             # Each question costs a minute in which people wait; this failure is noted, so the next try asks again.
             return
         try:
-            self.keep_logs(label)
-            count = containers.remove(label, self.plan.run)
+            count = containers.remove(labels, self.plan.run, before=self.keep_logs)
         except containers.DockerError as err:
             self.docker_silent = isinstance(err, containers.DockerSilent)
             self.note(f"the run's containers could not be removed: {err}")
             self.journal.write("containers_not_removed", reason=str(err))
             self.kill_candidate()
             return
-        if label == containers.RUN_LABEL:
+        if containers.RUN_LABEL in labels:
             self.journal.write("containers_removed", count=count)
 
-    def keep_logs(self, label: str) -> None:
+    def keep_logs(self, names: list[str]) -> None:
         """Keep what the run's containers printed; of all that can go wrong only a docker that hangs is told."""
         try:
-            containers.save_logs(label, self.plan.run, self.run_dir / "logs")
+            containers.save_logs(names, self.run_dir / "logs")
         except containers.DockerSilent:
             raise
         except TROUBLE:

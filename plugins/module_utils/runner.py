@@ -134,8 +134,7 @@ def _watched(opening: gpu.Opening, run_dir: Path) -> Iterator[None]:
 def _prepare_measuring(plan: Plan, run_dir: Path, journal: Journal) -> None:
     opening = gpu.Opening(plan.gpu.index)
     try:
-        for label in (containers.RUN_LABEL, containers.A2_LABEL):
-            containers.remove(label)
+        containers.remove()
         facts = _write_inputs(plan, run_dir)
         containers.create_server(plan)
         for session in sessions.SESSIONS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -209,8 +209,8 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Give the list in which everything that a restore does to a host is noted instead of done; nothing runs yet."""
     done: list[str] = []
 
-    def remove(label: str, _run: str = "") -> int:
-        if label == containers.RUN_LABEL:
+    def remove(labels: Iterable[str], _run: str, **_before: Any) -> int:
+        if containers.RUN_LABEL in labels:
             done.append("remove containers")
         return 1
 
@@ -222,7 +222,6 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     stopped = SimpleNamespace(healthy=False, running=False)
     well = [checks.CheckResult(1, "all", "well", "well", ok=True)]
     monkeypatch.setattr(restorer.containers, "remove", remove)
-    monkeypatch.setattr(restorer.containers, "save_logs", lambda *_args: None)
     monkeypatch.setattr(restorer.containers, "start_in_background", lambda _name: None)
     monkeypatch.setattr(restorer.gpu, "drain", drain)
     monkeypatch.setattr(restorer.tenants, "look", lambda _tenant: stopped)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -210,12 +211,15 @@ class FakeDocker:
         return 0, f"{found['code']}\n", ""
 
     def _ps(self, args: list[str]) -> Answer:
-        wanted = args[args.index("--filter") + 1].removeprefix("label=")
-        key, sep, value = wanted.partition("=")
-        listed = [c for c in self.all() if key in c["labels"] and (not sep or c["labels"][key] == value)]
-        if "--all" not in args:
-            listed = [c for c in listed if c["status"] == "running"]
-        return 0, "".join(f"{c['id'] if '--no-trunc' in args else c['id'][:12]}\n" for c in listed), ""
+        template = args[args.index("--format") + 1]
+        labels = re.findall(r'\{\{json \(\.Label "([^"]+)"\)\}\}', template)
+        known = ",".join(["{{json .ID}}", *(f'{{{{json (.Label "{label}")}}}}' for label in labels)])
+        if template != f"[{known}]":
+            return 1, "", f"template parsing error: {template}\n"
+        listed = [c for c in self.all() if "--all" in args or c["status"] == "running"]
+        end = None if "--no-trunc" in args else 12
+        rows = [[c["id"][:end], *(c["labels"].get(label, "") for label in labels)] for c in listed]
+        return 0, "".join(json.dumps(row) + "\n" for row in rows), ""
 
     def _inspect(self, args: list[str]) -> Answer:
         template, out = args[args.index("--format") + 1], ""

@@ -238,9 +238,17 @@ def test_containers_are_found_by_label_and_run(docker: Any) -> None:
     other = docker.add("c", RUN_LABEL, "run-2")["id"]
     a2 = docker.add("d", A2_LABEL, "run-1")["id"]
     docker.add("tenant", "com.example", "run-1")
-    assert containers.ids(RUN_LABEL, "run-1") == mine
-    assert containers.ids(RUN_LABEL) == [*mine, other]
-    assert containers.ids(A2_LABEL) == [a2]
+    assert containers.ids([RUN_LABEL], "run-1") == mine
+    assert containers.ids([RUN_LABEL]) == [*mine, other]
+    assert containers.ids([A2_LABEL]) == [a2]
+    assert containers.ids(run="run-1") == [*mine, a2]
+    assert containers.ids() == [*mine, other, a2]
+
+
+def test_a_list_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(containers, "docker", lambda *_args: "Emulate Docker CLI\n")
+    with pytest.raises(DockerError, match="docker ps: expected JSON, found Emulate Docker CLI"):
+        containers.ids()
 
 
 def test_all_of_a_run_are_removed_and_nobody_else(docker: Any) -> None:
@@ -249,9 +257,11 @@ def test_all_of_a_run_are_removed_and_nobody_else(docker: Any) -> None:
     docker.add("other", RUN_LABEL, "run-2")
     docker.add("a2", A2_LABEL, "run-1")
     docker.add("tenant", "com.example", "x", status="running")
-    assert containers.remove(RUN_LABEL, "run-1") == 3
+    assert containers.remove([RUN_LABEL], "run-1") == 3
     assert [c["name"] for c in docker.all()] == ["other", "a2", "tenant"]
-    assert containers.remove(RUN_LABEL, "run-1") == 0
+    assert containers.remove([RUN_LABEL], "run-1") == 0
+    assert containers.remove(run="run-1") == 1
+    assert [c["name"] for c in docker.all()] == ["other", "tenant"]
 
 
 class Stubborn:
@@ -262,7 +272,8 @@ class Stubborn:
 
     def __call__(self, *args: str, **_options: Any) -> str:
         if args[0] == "ps":
-            return self.rounds[min(self.removals, len(self.rounds) - 1)]
+            names = self.rounds[min(self.removals, len(self.rounds) - 1)].split()
+            return "".join(json.dumps([name, "run-1", ""]) + "\n" for name in names)
         self.removals += 1
         if "busy" in args:
             raise DockerError("docker rm: removal of container busy is already in progress")
@@ -280,20 +291,24 @@ def no_sleep(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_a_container_that_appears_late_is_removed_too(monkeypatch: pytest.MonkeyPatch, no_sleep: Any) -> None:
-    monkeypatch.setattr(containers, "docker", Stubborn(["one two\n", "late\n", ""]))
-    assert containers.remove(RUN_LABEL, "run-1") == 3
+    monkeypatch.setattr(containers, "docker", Stubborn(["one two", "late", ""]))
+    seen: list[list[str]] = []
+    assert containers.remove(run="run-1", before=seen.append) == 3
+    assert seen == [["one", "two"], ["late"]]
 
 
 def test_another_removal_under_way_is_waited_for(monkeypatch: pytest.MonkeyPatch, no_sleep: Any) -> None:
-    monkeypatch.setattr(containers, "docker", Stubborn(["busy\n", "busy\n", ""]))
-    assert containers.remove(RUN_LABEL, "run-1") == 1
+    monkeypatch.setattr(containers, "docker", Stubborn(["busy", "busy", ""]))
+    seen: list[list[str]] = []
+    assert containers.remove(run="run-1", before=seen.append) == 1
+    assert seen == [["busy"]]
     assert no_sleep.now > 10_000
 
 
 def test_containers_that_do_not_go_are_named(monkeypatch: pytest.MonkeyPatch, no_sleep: Any) -> None:
-    monkeypatch.setattr(containers, "docker", Stubborn(["busy\n"]))
-    with pytest.raises(DockerError, match=f"containers with {RUN_LABEL}=run-1 are still there: busy"):
-        containers.remove(RUN_LABEL, "run-1")
+    monkeypatch.setattr(containers, "docker", Stubborn(["busy"]))
+    with pytest.raises(DockerError, match="containers of run-1 are still there: busy"):
+        containers.remove(run="run-1")
 
 
 # One container.
@@ -361,7 +376,7 @@ def test_logs_that_are_no_text_are_kept(docker: Any, commands: Any, tmp_path: Pa
     own = tmp_path / "server-json.log"
     own.write_bytes(b'{"log": "bytes \xff\\n"}\n{"log": "half \\ud800"}\n{"log": 7}\n{"log": "last\\n"}\n')
     docker.add("server", RUN_LABEL, "run-1", log_path=str(own))
-    containers.save_logs(RUN_LABEL, "run-1", tmp_path / "kept")
+    containers.save_logs(["server"], tmp_path / "kept")
     kept = tmp_path / "kept" / "server.log"
     assert kept.read_text() == "bytes \ufffd\nlast\n"
     assert kept.stat().st_mode & 0o777 == 0o600
@@ -374,14 +389,9 @@ def test_logs_are_kept_one_file_each(docker: Any, tmp_path: Path) -> None:
     docker.add("server", RUN_LABEL, "run-1", log_path=str(own))
     docker.add("client", RUN_LABEL, "run-1", logs="by docker logs\n", log_path=str(tmp_path / "gone"))
     docker.add("other", RUN_LABEL, "run-2", logs="not ours\n")
-    containers.save_logs(RUN_LABEL, "run-1", tmp_path / "kept")
+    containers.save_logs(["server", "client"], tmp_path / "kept")
     kept = {p.name: p.read_text() for p in (tmp_path / "kept").iterdir()}
     assert kept == {"server.log": "from docker's file\ntwice\n", "client.log": "by docker logs\n"}
-
-
-def test_without_containers_there_are_no_logs(docker: Any, tmp_path: Path) -> None:
-    containers.save_logs(RUN_LABEL, "run-1", tmp_path / "kept")
-    assert not (tmp_path / "kept").exists()
 
 
 # A measuring container at work.

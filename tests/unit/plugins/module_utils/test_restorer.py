@@ -889,7 +889,7 @@ def test_an_a2_client_that_still_runs_is_removed_before_the_drain(world: World) 
     world.log.clear()
     restore(world)
     kinds = [entry[0] for entry in world.log if entry[0] != "systemctl"]
-    assert kinds == ["docker", "docker", "start", "start"]
+    assert kinds == ["docker", "start", "start"]
     is_whole(world)
 
 
