@@ -31,6 +31,9 @@ CONTAINER_UID = 10001
 MODELS = "/models"
 CLIENT_MEMORY, CLIENT_PIDS = "512m", "64"
 _TIMEOUT_S = 60.0
+# An engine that is well lists its containers at once. One that is being started lets its callers wait, and behind this
+# question of a restore people wait for their tenants.
+_LIST_S = 10.0
 # What is asked only to find words for a failure may not hold up what follows it.
 WORDS_S = 1.0
 # As much of a container's output as is kept: people wait while it is read.
@@ -186,7 +189,8 @@ def ids(labels: Sequence[str] = LABELS, run: str = "") -> list[str]:
         DockerError: docker refused, did not answer in time, or answered something else.
     """
     values = ",".join(f'{{{{json (.Label "{label}")}}}}' for label in labels)
-    listed = docker("ps", "--all", "--no-trunc", "--format", f"[{{{{json .ID}}}},{values}]").splitlines()
+    template = f"[{{{{json .ID}}}},{values}]"
+    listed = docker("ps", "--all", "--no-trunc", "--format", template, timeout_s=_LIST_S).splitlines()
     try:
         rows = [json.loads(line) for line in listed]
     except ValueError as err:

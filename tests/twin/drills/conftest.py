@@ -35,7 +35,7 @@ BENCH_IMAGE = ROOT / "build" / "bench-image.json"
 # Puts right whatever a drill has broken, in the order in which it may have to be.
 CLEAN = f"""
 rm -f /run/twin/faults/* /run/twin-gpu/faults.json /run/twin/clock
-rm -rf /run/systemd/system/mt-run.service.d/drill-clock.conf
+rm -f /run/systemd/system/mt-run.service.d/drill-clock.conf /run/systemd/system/docker.service.d/drill.conf
 [ -e /root/sudoers-panda ] && mv /root/sudoers-panda /etc/sudoers.d/panda
 systemctl stop stranger 2>/dev/null
 while mountpoint -q {STATE}; do umount {STATE} || umount --lazy {STATE}; done

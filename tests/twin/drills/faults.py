@@ -23,6 +23,8 @@ MODEL = f"{STATE}/models/gemma-4-E4B-it-Q4_K_M/candidate-f16.gguf"
 TINY_DISK_BYTES = 8 * 1024 * 1024
 # Ansible ends within a second of the first Ctrl-C that it hears.
 UNHEARD_S = 10.0
+DOCKER_DROP_IN = "/run/systemd/system/docker.service.d/drill.conf"
+DOCKER_HANGS_S = 40.0
 CLOCK_DROP_IN = "/run/systemd/system/mt-run.service.d/drill-clock.conf"
 
 
@@ -160,6 +162,11 @@ def docker_engine(command: str) -> Fault:
 
 
 dockerd_killed = docker_engine("kill -9 $(systemctl show -p MainPID --value docker)")
+# An engine that is being started lets whoever asks it wait: its socket is there.
+dockerd_hangs = docker_engine(
+    f"mkdir -p $(dirname {DOCKER_DROP_IN}) && printf '[Service]\\nExecStartPre=/bin/sleep {DOCKER_HANGS_S:.0f}\\n'"
+    f" >{DOCKER_DROP_IN} && systemctl daemon-reload && kill -9 $(systemctl show -p MainPID --value docker)"
+)
 # Its stop waits for containers; the drill goes on meanwhile, as an operator's other windows would.
 dockerd_restarted = docker_engine("systemctl restart --no-block docker")
 

@@ -246,7 +246,7 @@ def test_containers_are_found_by_label_and_run(docker: Any) -> None:
 
 
 def test_a_list_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "docker", lambda *_args: "Emulate Docker CLI\n")
+    monkeypatch.setattr(containers, "docker", lambda *_args, **_options: "Emulate Docker CLI\n")
     with pytest.raises(DockerError, match="docker ps: expected JSON, found Emulate Docker CLI"):
         containers.ids()
 
