@@ -284,7 +284,7 @@ CASES: tuple[Case, ...] = (
          extra_s=10, why="the engine's own start: containers are removed before anybody is started"),
     Case("dockerd-hangs", "dockerd killed", "measure", MEASURE, faults.dockerd_hangs,
          says=("measuring stopped early|the candidate died",), play=ENDLESS_MEASURE, by="host|playbook",
-         extra_s=10, why="an engine that is asked for its containers has so long to answer"),
+         extra_s=11, why="the engine has a second for last words, and ten for the list of its containers"),
     Case("dockerd-killed", "dockerd killed", "restore", RESTORE, faults.dockerd_killed, ends="completed",
          by="host|playbook", extra_s=10, why="the engine's own start"),
     Case("dockerd-restarted", "dockerd restarted", "measure", MEASURE, faults.dockerd_restarted,
