@@ -16,9 +16,8 @@ from world import STATE, Broken, Drill, merged, says, wait_until
 pytestmark = pytest.mark.drill
 
 # Beyond the drain's minimum and the tenants' own starts: programs and words, at the pace of PACE_S. A machine that is
-# slower at that moment, or busy with the case beside, is given as many times more as it is measured to be slower.
+# slower during the restore, or busy with the case beside, is given as many times more as it is measured to be slower.
 OVERHEAD_S = 3.0
-SLOWEST = 3.0
 # `make test` wants the order of magnitude only, so that it may run on a machine that is not idle.
 SLACK = float(os.environ.get("MT_SLACK", "1"))
 # The host's next try comes after at most 16 s in a drill, 32 s on a slow machine; the play has been told after its
@@ -69,7 +68,6 @@ class Trial:
         self.found: dict[str, Any] = {}
         # What the case's own time is held to; null where it is not (none was down, or a person has to act first).
         self.at_most_s: float | None = None
-        self.slowness = 1.0
 
     @property
     def restored_by(self) -> str:
@@ -87,12 +85,18 @@ class Trial:
         """From the fault to the last healthy tenant; 0 where none was down."""
         return max((e["t_s"] - self.drill.struck_s for e in self.healthy), default=0.0)
 
+    @property
+    def slowness(self) -> float:
+        """How slow the host was while it restored itself."""
+        struck_s = self.drill.struck_s
+        began = [e["t_s"] for e in self.drill.entries("restore_started") if e["t_s"] > struck_s]
+        return self.drill.slowness(min(began, default=struck_s), struck_s + self.seconds)
+
     def run(self) -> None:
         """Strike, wait for the end, prove that all is well."""
         case, drill = self.case, self.drill
         before = drill.check()
         assert not before["checks"], before
-        self.slowness = drill.slowness()
         if case.before:
             case.before(drill)
         drill.start_trial()
@@ -107,7 +111,6 @@ class Trial:
             drill.event("closed")
         wait_until(lambda: not drill.is_open(), "the open mark to go", 10)
         after = self.settled()
-        self.slowness = min(SLOWEST, max(self.slowness, drill.slowness()))
         self.assert_harvested()
         self.assert_told()
         self.assert_host_is_back(before, after)

@@ -31,18 +31,45 @@ PLAY_LIMIT_S = 480.0
 GIVE_WAY = ("nice", "-n", "5")
 # `nohup make drills` would leave a play that no SIGHUP ends.
 AS_IN_A_TERMINAL = ("env", "--default-signal=HUP,INT,TERM")
-# The pace that counts as 1: PACE took 0.11 to 0.17 s in a twin alone on two cores of a shared virtual machine. A second
-# worker makes the machine busy, and so counts as slowness too; DRILL_WORKERS=1 comes closest to the bare 3 s.
-PACE_S = 0.15
+# What a restore consists of beside waiting, a program's start and a word each with docker and systemd, took 0.11 to
+# 0.17 s in a twin alone on two cores of a shared virtual machine: the pace that counts as 1. A second worker makes the
+# machine busy, and so counts as slowness too; DRILL_WORKERS=1 comes closest to the bare 3 s.
+PACE_S, SLOWEST = 0.15, 3.0
+# Words that began so long before the restore or ended so long after it tell of the same machine.
+NEAR_S = 2.0
 # Marks the processes of a drill on the controller, so that it finds its own and no others.
 MARKER = "MT_DRILL"
 
-# Runs in the twin: prints new journal entries and the number of lines of each sample file, as they appear. Ends with
-# its standard input, because the end of `docker exec` alone does not end what it started.
+# Runs in the twin: prints new journal entries and the number of lines of each sample file, as they appear, and now and
+# again the pace. Ends with its standard input, because the end of `docker exec` alone does not end what it started.
 FOLLOW = r"""
-import json, os, pathlib, sys, threading, time
+import json, os, pathlib, subprocess, sys, threading, time
 folder, since = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+speaking = threading.Lock()
+
+def say(**found):
+    with speaking:
+        print(json.dumps(found), flush=True)
+
+def pace():
+    words = (
+        ["python3", "-c", "import argparse, ctypes, http.client, json"],
+        ["docker", "ps", "--all", "--quiet"],
+        ["systemctl", "show", "--property", "Result", "mt-run"],
+    )
+    while True:
+        began = time.monotonic()
+        try:
+            for one in words:
+                subprocess.run(one, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, timeout=2)
+            say(pace=[began, time.monotonic() - began])
+        except (OSError, subprocess.SubprocessError):
+            # A fault has taken docker or systemd away: that is no pace.
+            pass
+        time.sleep(1.5)
+
+threading.Thread(target=pace, daemon=True).start()
 known, sizes, stamp = {}, {}, None
 while True:
     journal = folder / "journal.jsonl"
@@ -56,34 +83,16 @@ while True:
                     continue
                 if entry["seq"] > since:
                     since = entry["seq"]
-                    print(json.dumps({"entry": entry}), flush=True)
+                    say(entry=entry)
             stamp = size
         for path in (folder / "samples").glob("*.jsonl"):
             size = path.stat().st_size
             if sizes.get(path.stem) != size:
                 sizes[path.stem] = size
-                print(json.dumps({"count": [path.stem, path.read_bytes().count(b"\n")]}), flush=True)
+                say(count=[path.stem, path.read_bytes().count(b"\n")])
     except OSError:
         pass
     time.sleep(0.02)
-"""
-
-# Runs in the twin: seconds for what a restore consists of, beside waiting: a program's start, a word with docker, one
-# with systemd.
-PACE = r"""
-import statistics, subprocess, time
-
-def once():
-    began = time.monotonic()
-    for words in (
-        ["python3", "-c", "import argparse, ctypes, http.client, json"],
-        ["docker", "ps", "--all", "--quiet"],
-        ["systemctl", "show", "--property", "Result", "mt-run"],
-    ):
-        subprocess.run(words, stdout=subprocess.DEVNULL, check=True)
-    return time.monotonic() - began
-
-print(statistics.median(once() for _ in range(5)))
 """
 
 
@@ -243,12 +252,14 @@ class Play:
 
 
 class Follower:
-    """The journal and the sample counts of one run, as they grow; survives the twin's restart."""
+    """The journal and the sample counts of one run, as they grow, and the host's pace; survives the twin's restart."""
 
     def __init__(self, twin: str, run: str) -> None:
         self.twin, self.run = twin, run
         self.entries: list[dict[str, Any]] = []
         self.counts: dict[str, int] = {}
+        # When it was taken, on the monotonic clock, and how long it took, in seconds.
+        self.paces: list[tuple[float, float]] = []
         self._news = threading.Condition()
         self._stopping = False
         self._process: subprocess.Popen[str] | None = None
@@ -283,6 +294,8 @@ class Follower:
                     with self._news:
                         if "entry" in found:
                             self.entries.append(found["entry"])
+                        elif "pace" in found:
+                            self.paces.append((found["pace"][0], found["pace"][1]))
                         else:
                             self.counts[found["count"][0]] = found["count"][1]
                         self._news.notify_all()
@@ -370,9 +383,10 @@ class Drill:
         found: dict[str, Any] = self.python((HERE / "host_check.py").read_text(encoding="utf-8"), self.run)
         return found
 
-    def slowness(self) -> float:
-        """How many times PACE_S the host needs at this moment; never less than 1."""
-        return max(1.0, float(self.python(PACE)) / PACE_S)
+    def slowness(self, since_s: float, until_s: float) -> float:
+        """How many times PACE_S the host needed at its slowest between two moments; 1 to SLOWEST."""
+        took = [s for at_s, s in self.follower.paces if since_s - NEAR_S <= at_s and at_s + s <= until_s + NEAR_S]
+        return min(SLOWEST, max(1.0, max(took, default=0.0) / PACE_S))
 
     def is_open(self) -> bool:
         """Whether a trial holds the host."""
