@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import statistics
 import subprocess
 import threading
 import time
@@ -384,9 +385,9 @@ class Drill:
         return found
 
     def slowness(self, since_s: float, until_s: float) -> float:
-        """How many times PACE_S the host needed at its slowest between two moments; 1 to SLOWEST."""
+        """How many times PACE_S the host needed between two moments; 1 to SLOWEST."""
         took = [s for at_s, s in self.follower.paces if since_s - NEAR_S <= at_s and at_s + s <= until_s + NEAR_S]
-        return min(SLOWEST, max(1.0, max(took, default=0.0) / PACE_S))
+        return min(SLOWEST, max(1.0, statistics.median(took) / PACE_S)) if took else 1.0
 
     def is_open(self) -> bool:
         """Whether a trial holds the host."""
