@@ -385,8 +385,9 @@ class Drill:
         return found
 
     def slowness(self, since_s: float, until_s: float) -> float:
-        """How many times PACE_S the host needed between two moments; 1 to SLOWEST."""
+        """How many times PACE_S the host needed between two moments, 1 to SLOWEST; without docker then, just before."""
         took = [s for at_s, s in self.follower.paces if since_s - NEAR_S <= at_s and at_s + s <= until_s + NEAR_S]
+        took = took or [s for at_s, s in self.follower.paces if at_s < since_s][-3:]
         return min(SLOWEST, max(1.0, statistics.median(took) / PACE_S)) if took else 1.0
 
     def is_open(self) -> bool:
