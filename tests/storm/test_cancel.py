@@ -82,11 +82,11 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
-def marked() -> list[int]:
-    """Every process of ours that bears a generation's mark. Orphans are ours too: we are their subreaper."""
+def left() -> list[proc.Process]:
+    """Every process of ours that bears a generation's mark or is dead. Orphans are ours too: we are their subreaper."""
     needle = f"{proc.MARK}=".encode()
-    ours = [one.pid for one in proc.table() if one.parent == os.getpid()]
-    return [pid for pid in ours if needle in proc._environment(pid)]
+    ours = [one for one in proc.table() if one.parent == os.getpid()]
+    return [one for one in ours if one.dead or needle in proc._environment(one.pid)]
 
 
 def figures(hits: Sequence[Hit]) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def test_five_hundred_cancels(tmp_path: Path, llama_url: str) -> None:
     assert all(hit.took_s < HANG_S for hit in hits), f"seed {SEED}: a hang"
     dirty = [(hit.kind, hit.result.facts) for hit in hits if not hit.result.clean]
     assert not dirty, f"seed {SEED}: not proved quiet: {dirty}"
-    assert marked() == [], f"seed {SEED}: orphans"
+    assert left() == [], f"seed {SEED}: orphans"
     assert supervisor.running == 0
     assert llama.busy_slots() == 0
     assert [path.name for path in tmp_path.iterdir()] == ["weights.sbs"]

@@ -14,6 +14,7 @@ import re
 import resource
 import signal
 import time
+from collections.abc import Container
 from dataclasses import dataclass
 
 MARK = "TRIALBENCH_GENERATION"
@@ -35,6 +36,11 @@ class Process:
     group: int
     session: int
     start: int
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """What no other process shares, now or later."""
+        return self.pid, self.start
 
     @property
     def dead(self) -> bool:
@@ -61,8 +67,7 @@ def table() -> list[Process]:
 def brand(pid: int, mark: str) -> None:
     """Put `mark` where no exec removes it, and have a crash leave no core file: gigabytes, with the prompt among them.
 
-    Children that were there before have the mark in their environment alone, and so have all of them where limits can't
-    be set (a filter of system calls).
+    Where limits can't be set (a filter of system calls) children have the mark in their environment alone.
     """
     number = int(mark)
     for limit, values in ((_UNUSED_LIMIT, (number, number)), (resource.RLIMIT_CORE, (0, 0))):
@@ -72,8 +77,12 @@ def brand(pid: int, mark: str) -> None:
             continue
 
 
-def members(leader: Process, mark: str) -> list[Process]:
-    """Everything that `leader` has brought into the world and that is still there, `leader` itself left out."""
+def members(leader: Process, mark: str, known: Container[tuple[int, int]] = ()) -> list[Process]:
+    """Everything that `leader` has brought into the world and that is still there, `leader` itself left out.
+
+    Args:
+        known: identities that count among it, whatever they show by now.
+    """
     # Whatever is older than the leader can't descend from it; this also guards against a pid that was used again.
     later = [one for one in table() if one.start >= leader.start and one.pid != leader.pid]
     own = {leader.pid}
@@ -83,7 +92,8 @@ def members(leader: Process, mark: str) -> list[Process]:
     rest = []
     for one in later:
         if (
-            leader.pid in (one.group, one.session)
+            one.identity in known
+            or leader.pid in (one.group, one.session)
             or needle in _environment(one.pid)
             or branded.search(_read(f"/proc/{one.pid}/limits", 4096))
         ):
@@ -101,7 +111,7 @@ def members(leader: Process, mark: str) -> list[Process]:
 
 
 def _environment(pid: int) -> bytes:
-    # The kernel shows it as it was at exec; the mark is its first entry.
+    # The kernel shows it as it was at exec.
     return b"\0" + _read(f"/proc/{pid}/environ", 1 << 16) + b"\0"
 
 
@@ -159,8 +169,11 @@ def sweep(leader: Process, mark: str) -> tuple[int, bool]:
     """
     until_s = time.monotonic() + SWEEP_LIMIT_S
     seen: set[int] = set()
+    # Who was found once stays one of them: killed, it has no environment any more, and is to be reaped all the same.
+    family: set[tuple[int, int]] = set()
     while True:
-        left = members(leader, mark)
+        left = members(leader, mark, family)
+        family.update(one.identity for one in left)
         for one in left:
             if one.dead:
                 _reap(one)

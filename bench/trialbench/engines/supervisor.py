@@ -11,6 +11,7 @@ keep a process alive, `cancel` sends SIGTERM itself, and a timer kills what outl
 from __future__ import annotations
 
 import codecs
+import errno
 import math
 import os
 import select
@@ -36,6 +37,12 @@ _MEMORY_EVERY_S = 0.05
 # After its output is closed a process has this long to end by itself: freeing gigabytes takes a moment.
 _LINGER_S = 2.0
 _FOREVER = float("inf")
+# A shell that waits for our word, enters the cgroup that is named (none: an empty line) and becomes the program. Before
+# it the mark is put on and whoever ends it when we die knows of it: no child is quicker, and nobody is ever outside.
+# Where we die first there is no word, and no program.
+_GATE = 'read -r cgroup && { [ -z "$cgroup" ] || echo $$ >"$cgroup"; } && exec "$0" "$@" </dev/null'
+# What a kernel executes by itself. A shell that becomes anything else would take it for a script of its own.
+_EXECUTABLE = (b"\x7fELF", b"#!")
 
 Why = Literal["exited", "cancelled", "first", "between", "total", "output_limit", "memory_limit", "lingering"]
 
@@ -240,22 +247,18 @@ class Supervised:
         self.ending: Ending | None = None
         # A number, for the limit that bears it too; 62 bits that nobody else has.
         self.mark = str(uuid.uuid4().int >> 66)
+        _check_executable(command.argv[0])
         self._cgroup = self._make_cgroup()
-        argv = list(command.argv)
-        if self._cgroup is not None:
-            # The shell enters the cgroup and then becomes the program: no moment outside it.
-            argv = ["/bin/sh", "-c", 'echo $$ >"$0" && exec "$@"', str(self._cgroup.procs), *argv]
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         supervisor.expect(self.mark, command.scratch)
         try:
             self._process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
+                ["/bin/sh", "-c", _GATE, *command.argv],
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
                 cwd=command.cwd,
-                # The mark comes first, so that it is found however large the rest is.
                 env={proc.MARK: self.mark, **command.env},
                 bufsize=0,
             )
@@ -265,9 +268,7 @@ class Supervised:
             if self._cgroup is not None:
                 self._cgroup.remove()
             raise
-        self.started_s = time.monotonic()
         self.pid = self._process.pid
-        proc.brand(self.pid, self.mark)
         supervisor.register(self.pid)
         try:
             self._watch()
@@ -280,6 +281,7 @@ class Supervised:
         leader = proc.look(self.pid)
         assert leader is not None, "a child that nobody has reaped is there"
         self._leader = leader
+        proc.brand(self.pid, self.mark)
         self._pidfd = os.pidfd_open(self.pid)
         self.memory = MemoryWatch(self.pid)
         assert self._process.stdout is not None
@@ -290,6 +292,17 @@ class Supervised:
         self._stream = self._read()
         # For a reader who no longer reads: then, too, it is over.
         self._later(self._deadlines.total_s + self._bounds.grace_s, self._give_up)
+        self.started_s = time.monotonic()
+        self._open_gate()
+
+    def _open_gate(self) -> None:
+        gate = self._process.stdin
+        assert gate is not None
+        try:
+            gate.write(f"{'' if self._cgroup is None else self._cgroup.procs}\n".encode())
+        except BrokenPipeError:
+            pass  # somebody has ended it already, and it is seen to have ended
+        gate.close()
 
     def _undo(self) -> None:
         """End what was started and could not be watched."""
@@ -470,7 +483,9 @@ class Supervised:
             pid, raw, usage = os.wait4(self.pid, os.WNOHANG)
             clean = clean and pid != 0
             status = os.waitstatus_to_exitcode(raw) if pid else -signal.SIGKILL
-            self._process.returncode = status
+            if pid:
+                # Otherwise it sleeps where no signal reaches it: once dead, `subprocess` reaps it with its next start.
+                self._process.returncode = status
             os.close(self._wake)
         for timer in self._timers:
             timer.cancel()
@@ -528,6 +543,24 @@ class Supervised:
         others, clean = proc.sweep(self._leader, self.mark)
         peak_mib, oom_killed = self._cgroup.peak_mib(), self._cgroup.oom_kills() > 0
         return peak_mib, oom_killed, max(len(left), others), self._cgroup.remove() and clean
+
+
+def _check_executable(program: str) -> None:
+    """Raise what the kernel would say to a program that it can't execute.
+
+    Raises:
+        OSError: it is not there, not executable for us, or no program.
+    """
+    if not os.access(program, os.X_OK) or os.path.isdir(program):
+        number = errno.EACCES if os.path.lexists(program) else errno.ENOENT
+        raise OSError(number, os.strerror(number), program)
+    try:
+        with open(program, "rb") as stream:
+            start = stream.read(max(map(len, _EXECUTABLE)))
+    except PermissionError:
+        return  # executable and not readable: the kernel knows
+    if not start.startswith(_EXECUTABLE):
+        raise OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC), program)
 
 
 def _sooner(now_s: float, span_s: float | None, name: Why, total_s: float) -> tuple[float, Why]:
