@@ -344,7 +344,8 @@ CASES: tuple[Case, ...] = (
     Case("port-stolen", "port 11437 stolen", "snapshot", OPENED, faults.port_stolen_for_a_while,
          says=("port 11437 was taken meanwhile", "python3"), extra_s=20, why="it is noticed in phase 4", core=True),
     Case("port-stolen-for-good", "port 11437 stolen", "window", A1, faults.port_stolen,
-         says=("port 11437 was taken meanwhile", "python3"), stuck="a stranger holds the candidate's port"),
+         says=("port 11437 was taken meanwhile", "python3"), stuck="a stranger holds the candidate's port",
+         extra_s=10, why="it is noticed in phase 4"),
     # ---- the GPU ----
     Case("vram-stuck", "VRAM does not drain", "window", A1, faults.gpu_passing("phase_failed", stuck=True),
          says=("VRAM did not drain", "llama-server|held by"), extra_s=15, why="the drain's limit, after A1"),
