@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -388,6 +388,17 @@ def _screen(facts: dict[str, Any]) -> str:
     return "\n".join(f"{name:10}{str(text).replace(chr(10), margin)}" for name, text in rows)
 
 
+def number_of_seconds(text: str) -> float:
+    """A span of time; argparse calls what is none by this name.
+
+    Raises:
+        ValueError: it is none. A wait until "nan" would never end.
+    """
+    if not 0 <= float(text) < float("inf"):
+        raise ValueError(text)
+    return float(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="model-trial", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--root", type=Path, default=None, help=argparse.SUPPRESS)
@@ -395,9 +406,11 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(name: str, text: str, *options: str) -> argparse.ArgumentParser:
         found = verbs.add_parser(name, help=text, description=text)
+        kinds: dict[str, Callable[[str], object]] = {"--epoch": int, "--since": int, "--wait": number_of_seconds}
         for option in options:
-            kind = {"--epoch": int, "--since": int, "--wait": float}.get(option, str)
-            found.add_argument(option, type=kind, required=option in ("--run", "--epoch", "--phase"), default=None)
+            found.add_argument(
+                option, type=kinds.get(option, str), required=option in ("--run", "--epoch", "--phase"), default=None
+            )
         return found
 
     verb("status", "who holds this host, and how the last run ended").add_argument("--json", action="store_true")
