@@ -552,7 +552,7 @@ def _check_executable(program: str) -> None:
         OSError: it is not there, not executable for us, or no program.
     """
     if not os.access(program, os.X_OK) or os.path.isdir(program):
-        number = errno.EACCES if os.path.lexists(program) else errno.ENOENT
+        number = errno.EACCES if os.path.exists(program) else errno.ENOENT
         raise OSError(number, os.strerror(number), program)
     try:
         with open(program, "rb") as stream:

@@ -69,11 +69,11 @@ def pace():
         except (OSError, subprocess.SubprocessError):
             # A fault has taken docker or systemd away: that is no pace.
             pass
-        # Often while it counts, seldom before: looking costs a fifth of a core.
-        if not restoring.is_set():
-            restoring.wait(6)
-        else:
+        # Often while it counts, seldom before: looking is work for the machine, too.
+        if restoring.is_set():
             time.sleep(1.5)
+        else:
+            restoring.wait(6)
 
 threading.Thread(target=pace, daemon=True).start()
 known, sizes, stamp = {}, {}, None

@@ -222,6 +222,7 @@ def test_who_can_not_die_yet_is_reaped_later(run: Run, monkeypatch: pytest.Monke
     assert not ending.clean
     os.kill(one.pid, signal.SIGKILL)
     assert one._process.wait(10) == -signal.SIGKILL
+    assert proc.look(one.pid) is None, "said to have been reaped, it would stay a zombie"
 
 
 def test_a_crash_leaves_no_core_file(run: Run) -> None:
@@ -298,14 +299,24 @@ def test_a_program_that_is_not_there(supervisor: Supervisor, tmp_path: Path, des
     assert not scratch.exists()
 
 
-def test_what_the_kernel_does_not_execute(supervisor: Supervisor, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path.write_text("touch it"), "Permission denied"),
+        (lambda path: (path.write_text("touch it"), path.chmod(0o755)), "Exec format error"),
+        (lambda path: path.mkdir(), "Permission denied"),
+        (lambda path: path.symlink_to("nowhere"), "No such file"),
+    ],
+    ids=["not executable", "text", "folder", "dangling link"],
+)
+def test_what_the_kernel_does_not_execute(
+    supervisor: Supervisor, tmp_path: Path, make: Callable[[Path], object], words: str
+) -> None:
     """The shell at the gate would take a text for a script of its own."""
-    text = tmp_path / "text"
-    text.write_text("touch it")
-    for program, words in ((text, "Permission denied"), (tmp_path, "Permission denied"), (text, "Exec format error")):
-        with pytest.raises(SpawnError, match=f"{program}: {words}"):
-            supervisor.spawn(Command([str(program)]), Deadlines())
-        text.chmod(0o755)  # from the second on
+    program = tmp_path / "program"
+    make(program)
+    with pytest.raises(SpawnError, match=f"{program}: {words}"):
+        supervisor.spawn(Command([str(program)]), Deadlines())
 
 
 @pytest.mark.parametrize("what", ["os.pidfd_open", "threading.Timer.start"])
