@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -76,7 +77,11 @@ class FakeDocker:
         """Write a container's state."""
         self._containers[container["id"]] = container
         if self.shared:
-            (self.folder / "containers" / f"{container['id']}.json").write_text(json.dumps(container))
+            # Replaced whole: a test looks at it while a start in the background writes it.
+            path = self.folder / "containers" / f"{container['id']}.json"
+            draft = path.with_suffix(f".{os.getpid()}")
+            draft.write_text(json.dumps(container))
+            draft.replace(path)
 
     def add(self, name: str, label: str, run: str, status: str = "created", **facts: Any) -> Container:
         """Put a container there without the command line."""
