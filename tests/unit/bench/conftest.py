@@ -71,7 +71,7 @@ class Scripted:
                 pass
             one.close()
         for thread in self._threads:
-            thread.join(timeout=5)
+            thread.join(timeout=30)
 
     def _accept(self) -> None:
         while True:

@@ -916,7 +916,7 @@ def test_two_writers_take_turns(tmp_path: Path) -> None:
         held.set()
         thread.join(0.05)
         seen.append("first")
-    thread.join(10)
+    thread.join(30)
     assert seen == ["first", "second"]
     assert list(tmp_path.iterdir()) == []
 

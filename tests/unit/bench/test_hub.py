@@ -184,7 +184,7 @@ def test_progress_is_told_while_it_lasts(hub: Any, dest: Path, monkeypatch: pyte
     real, told = huggingface_hub.snapshot_download, list[str]()
 
     def slow(*arguments: Any, **options: Any) -> Any:
-        until = time.monotonic() + 10
+        until = time.monotonic() + 30
         while not any("MB" in line and "of" in line and "fetching" not in line for line in told):
             assert time.monotonic() < until
             time.sleep(0.01)

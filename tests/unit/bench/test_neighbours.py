@@ -174,23 +174,23 @@ def test_a_server_without_numbers_is_watched_by_its_slots_alone(llama: Llama) ->
 
 
 def test_idle_slots_are_waited_for(llama: Llama) -> None:
-    watched = watch(llama, wait_s=5.0)
+    watched = watch(llama, wait_s=60.0)
     llama.busy[0] = True
     threading.Timer(0.1, lambda: llama.busy.__setitem__(0, False)).start()
     began_s = time.monotonic()
     assert watched.idle(float("inf"))
-    assert 0.05 < time.monotonic() - began_s < 4
+    assert 0.05 < time.monotonic() - began_s < 30
     assert watched.seen.waited_s > 0.05
 
 
-def test_the_wait_is_bounded_in_all(llama: Llama) -> None:
+def test_the_wait_is_bounded_in_all(llama: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
     watched = watch(llama, wait_s=0.1)
     llama.busy[0] = True
     assert not watched.idle(float("inf"))
-    began_s = time.monotonic()
     # What is used up is used up, until the next segment.
-    assert not watched.idle(float("inf"))
-    assert time.monotonic() - began_s < 0.1
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "sleep", lambda _s: pytest.fail("it waits again"))
+        assert not watched.idle(float("inf"))
     watched.begin()
     assert watched.seen.waited_s == 0
 
@@ -200,7 +200,7 @@ def test_the_segments_limit_and_a_signal_end_the_wait(llama: Llama) -> None:
     began_s = time.monotonic()
     assert not watch(llama, wait_s=30).idle(time.monotonic() + 0.05)
     assert not watch(llama, wait_s=30, stopped=lambda: True).idle(float("inf"))
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 20
 
 
 def test_a_request_of_our_own_that_never_ended_does_not_stop_us(llama: Llama) -> None:
@@ -383,7 +383,7 @@ def test_a_look_has_a_limit(web: Web, llama: Llama) -> None:
     kept = llama.slots
 
     def slow() -> bytes:
-        held.wait(5)
+        held.wait(60)
         return kept()
 
     llama.slots = slow  # type: ignore[method-assign]  # a stand-in
@@ -391,7 +391,7 @@ def test_a_look_has_a_limit(web: Web, llama: Llama) -> None:
     began_s = time.monotonic()
     with pytest.raises(SlotsError, match=r"no answer within 0\.2 s"):
         slots.look(0.2)
-    assert time.monotonic() - began_s < 4
+    assert time.monotonic() - began_s < 30
     held.set()
     slots.close()
 

@@ -67,7 +67,7 @@ class Session:
         """Answer once `out/path` is there, as the host does."""
 
         def act() -> None:
-            until = time.monotonic() + 10
+            until = time.monotonic() + 30
             while not (self.out / path).exists() and time.monotonic() < until:
                 time.sleep(0.005)
             (self.control / name).write_text(json.dumps(answer), encoding="utf-8")
@@ -124,7 +124,7 @@ def test_nothing_is_sent_before_the_start_file(session: Session, server: Any) ->
     time.sleep(0.06)
     assert server.bodies == []
     (session.control / "start-candidate").write_text("{}", encoding="utf-8")
-    thread.join(10)
+    thread.join(30)
     assert codes == [0]
     assert len(server.bodies) == 4
 
@@ -137,7 +137,7 @@ def run_in_thread(session: Session) -> int:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 10
+    until = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.005)
@@ -330,7 +330,7 @@ def test_sigterm_finishes_the_request_and_writes_the_summary(session: Session, s
     assert busy.wait(10)
     process.send_signal(signal.SIGTERM)
     go.set()
-    process.communicate(timeout=10)
+    process.communicate(timeout=30)
     assert process.returncode == 3
     summary = session.summary("nav-candidate")
     nav = summary["segments"]["nav-candidate"]

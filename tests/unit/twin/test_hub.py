@@ -42,7 +42,7 @@ def hub(hub_module: ModuleType, tmp_path: Path) -> Iterator[Any]:
 
 def get(url: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as reply:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as reply:
             return reply.status, dict(reply.headers), reply.read()
     except urllib.error.HTTPError as error:
         with error:

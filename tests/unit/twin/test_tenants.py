@@ -260,7 +260,7 @@ def voice(chatterbox: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
 def say(url: str, text: str = "test one two") -> tuple[int, bytes]:
     try:
         request = urllib.request.Request(f"{url}/synthesize", json.dumps({"text": text}).encode())
-        with urllib.request.urlopen(request, timeout=5) as reply:
+        with urllib.request.urlopen(request, timeout=30) as reply:
             return reply.status, reply.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -268,7 +268,7 @@ def say(url: str, text: str = "test one two") -> tuple[int, bytes]:
 
 
 def loaded(url: str) -> bool:
-    with urllib.request.urlopen(f"{url}/health", timeout=5) as reply:
+    with urllib.request.urlopen(f"{url}/health", timeout=30) as reply:
         return bool(json.loads(reply.read())["model_loaded"])
 
 

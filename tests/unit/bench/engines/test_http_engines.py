@@ -100,7 +100,7 @@ def scripted() -> Iterator[Scripted]:
     one.released.set()
     one.shutdown()
     one.server_close()
-    thread.join(5)
+    thread.join(30)
 
 
 CHAT, COMPLETION = "/v1/chat/completions", "/completion"

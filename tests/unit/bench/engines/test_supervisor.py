@@ -36,7 +36,7 @@ def alive(pid: int) -> bool:
 
 
 def awaited(condition: Callable[[], bool]) -> bool:
-    until_s = time.monotonic() + 10
+    until_s = time.monotonic() + 30
     while not condition():
         if time.monotonic() > until_s:
             return False
@@ -383,7 +383,7 @@ def test_closing_the_supervisor_ends_everything(run: Run, supervisor: Supervisor
     reader = threading.Thread(target=lambda: list(second.chunks()))
     reader.start()
     supervisor.close()
-    reader.join(10)
+    reader.join(30)
     assert not alive(first.pid)
     assert not alive(second.pid)
     assert supervisor.running == 0

@@ -27,7 +27,7 @@ def box(tmp_path: Path) -> Path:
 
 
 def wait_for(what: object, said: str) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while said not in what.output():  # type: ignore[attr-defined]
         assert time.monotonic() < deadline
         time.sleep(0.01)

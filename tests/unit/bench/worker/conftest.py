@@ -259,7 +259,7 @@ class Caller:
         self.socket.close()
 
 
-def eventually(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+def eventually(condition: Callable[[], bool], limit_s: float = 30.0) -> None:
     """Wait until `condition` holds; fails after `limit_s`."""
     until_s = time.monotonic() + limit_s
     while not condition():
@@ -305,5 +305,5 @@ def serve(bench: Bench) -> Iterator[Callable[..., Callable[..., Caller]]]:
     for worker in workers:
         worker.stop(0)
     for caller in callers:
-        caller.thread.join(timeout=10)
+        caller.thread.join(timeout=30)
         assert not caller.thread.is_alive()

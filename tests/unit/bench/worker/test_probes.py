@@ -339,7 +339,7 @@ def test_a_relay_without_a_server_closes(dead_url: str) -> None:
 
     with Relay(dead_url) as relay:
         host, _, port = relay.url.removeprefix("http://").partition(":")
-        with socket.create_connection((host, int(port)), timeout=10) as client:
+        with socket.create_connection((host, int(port)), timeout=30) as client:
             assert client.recv(10) == b""
 
 

@@ -311,7 +311,7 @@ def test_stop_lets_what_runs_end_and_refuses_the_rest(bench: Any, serve: Any, wa
     assert connect().read()["error"] == "busy"
     release.set()
     assert [caller.read().get("text"), caller.read()["type"], caller.read()] == ["b", "done", None]
-    stopping.join(10)
+    stopping.join(30)
     assert not stopping.is_alive()
 
 

@@ -667,7 +667,7 @@ def test_quiet_is_asked_alone(world: World) -> None:
 def test_a_fit_host_is_judged_at_once(world: World) -> None:
     began = time.monotonic()
     world.evaluate()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < contracts.TOGETHER_S
 
 
 def test_dead_tenants_do_not_make_it_slow(world: World, reply: Callable[..., Any]) -> None:
@@ -678,23 +678,23 @@ def test_dead_tenants_do_not_make_it_slow(world: World, reply: Callable[..., Any
     world.server.routes["/nav"] = reply(b"x" * 100, drip_s=0.2)
     began = time.monotonic()
     broken = world.broken()
-    assert time.monotonic() - began < 3.2
+    assert time.monotonic() - began < 10
     assert list(broken) == [6, 12]
     assert "chatterbox: " in broken[6].found
     assert "timed out" in broken[6].found
 
 
 def test_a_hanging_command_breaks_its_contract_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contracts, "TOGETHER_S", 0.5)
+    monkeypatch.setattr(contracts, "TOGETHER_S", 2.0)
     inner = world.run
 
     def slow(argv: Sequence[str]) -> contracts.Ran:
         if "docker" in argv:
-            time.sleep(1.5)
+            time.sleep(5)
         return inner(argv)
 
     world.run = slow  # type: ignore[method-assign]  # docker hangs
-    assert world.only(8).found == "no answer within 0.5 s"
+    assert world.only(8).found == "no answer within 2 s"
 
 
 def test_a_crash_is_a_broken_contract(world: World) -> None:

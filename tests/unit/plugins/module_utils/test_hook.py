@@ -181,7 +181,7 @@ def test_a_systemd_that_hangs_is_given_up(
     commands.answer(STARTER, sleep_s=20)
     began = time.monotonic()
     hook.call(trial, written, hook.CLOSED)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     (entry,) = journal.read(written.path)
     assert (entry["event"], entry["hook_event"]) == ("hook_failed", "closed")
     assert "timed out" in entry["reason"]

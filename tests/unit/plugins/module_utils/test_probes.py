@@ -193,7 +193,7 @@ def test_a_slow_answer_is_given_up_in_time(server: Any, reply: Any) -> None:
     began = time.monotonic()
     answer = probes.ask(Http(f"{server.url}/health", timeout_s=0.2))
     assert (answer.ok, answer.found) == (False, "no answer: timed out")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 4
 
 
 def test_a_dripping_answer_is_given_up_in_time(server: Any, reply: Any) -> None:
@@ -201,7 +201,7 @@ def test_a_dripping_answer_is_given_up_in_time(server: Any, reply: Any) -> None:
     began = time.monotonic()
     answer = probes.ask(Http(f"{server.url}/health", timeout_s=0.3))
     assert "did not end within 0.3 s" in answer.found
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8
 
 
 def test_what_is_no_http_is_a_no() -> None:

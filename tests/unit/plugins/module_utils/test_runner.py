@@ -1060,7 +1060,7 @@ def test_a_sign_that_is_no_object_does_not_hold_the_runner(world: World, kind: s
     def swap(path: Path) -> None:
         if kind == "pipe":
             os.mkfifo(path)
-            timers.append(threading.Timer(2, let_go, [path]))
+            timers.append(threading.Timer(20, let_go, [path]))
             timers[-1].start()
         elif kind == "link":
             (world.folder / "secret").write_text('{"thinking": 5}')
@@ -1076,7 +1076,7 @@ def test_a_sign_that_is_no_object_does_not_hold_the_runner(world: World, kind: s
     finally:
         for timer in timers:
             timer.cancel()
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 15
     assert world.named()[-1] == "phase_done measure"
     (extension,) = [e for e in world.events() if e["event"] == "extension"]
     assert extension["extend"] is True

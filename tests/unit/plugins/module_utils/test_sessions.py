@@ -204,7 +204,7 @@ def nothing(path: Path) -> bool:
     """Whether a path reads as nothing, at once."""
     began = time.monotonic()
     found = sessions.replies(path) == [] and sessions.summary(path) is None
-    return found and time.monotonic() - began < 1
+    return found and time.monotonic() - began < 10
 
 
 def test_what_is_not_there_is_nothing(tmp_path: Path) -> None:

@@ -403,7 +403,7 @@ def test_a_start_may_be_given_less_than_the_tenants_limit(commands: Commands, lo
     began = time.monotonic()
     with pytest.raises(TenantError, match="did not return within 0 s"):
         tenants.start(UNIT, log, limit_s)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
 
 
 def test_two_starts_are_two_scopes(commands: Commands, log: Path, script: Tenant) -> None:

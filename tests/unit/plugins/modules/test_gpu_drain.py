@@ -44,7 +44,7 @@ def test_it_waits_until_memory_is_free(invoke: Any, monkeypatch: pytest.MonkeyPa
     assert not result["changed"]
     assert result["drained"]
     assert (result["used_mib"], result["target_mib"], result["processes"]) == (400, 500, [])
-    assert 0.2 <= result["duration_s"] < 2
+    assert 0.2 <= result["duration_s"] < 10
 
 
 def test_the_minimum_is_kept(invoke: Any) -> None:
@@ -65,7 +65,7 @@ def test_check_mode_looks_once_and_never_fails(invoke: Any, monkeypatch: pytest.
     result = invoke(gpu_drain.main, {"target_mib": 500, "min_s": 5}, check_mode=True)
     assert not result["failed"]
     assert not result["drained"]
-    assert result["duration_s"] < 0.2
+    assert result["duration_s"] < 4
 
 
 def test_a_card_that_is_not_there_fails(invoke: Any) -> None:
