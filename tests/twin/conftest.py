@@ -84,7 +84,7 @@ class Twin:
         """Used memory of the card as nvidia-smi shows it."""
         return int(self.run("nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits"))
 
-    def wait(self, condition: Callable[[], bool], limit_s: float = 15.0) -> None:
+    def wait(self, condition: Callable[[], bool], limit_s: float = 60.0) -> None:
         """Wait for a condition."""
         deadline = time.monotonic() + limit_s
         while not condition():

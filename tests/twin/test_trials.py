@@ -95,8 +95,8 @@ def test_the_caller_heard_the_same_silence(host, good):
     """The phone daemon speaks once a second and notes when nothing was heard; nobody told it of a trial."""
     heard = [json.loads(line) for line in host.run("cat /var/log/phone/mute.jsonl").splitlines()]
     muted_s = next(e["muted_s"] for e in reversed(heard) if e["event"] == "mute_end")
-    # A sentence a second at either end is as precise as an ear can be.
-    assert abs(muted_s - events(good[1], "restored")[0]["impacts"]["mute"]) < 2.5
+    # A sentence a second at either end is as precise as an ear can be; a busy machine delays a sentence.
+    assert abs(muted_s - events(good[1], "restored")[0]["impacts"]["mute"]) < 4
 
 
 def test_few_tasks_and_nothing_slow_in_the_window(good):
