@@ -46,7 +46,7 @@ def test_up_again_is_quick_and_changes_nothing(twin):
     before = twin.run("systemctl show -p MainPID --value panda-llamacpp phone-daemon panda-nav")
     began = time.monotonic()
     assert twin.program("up").returncode == 0
-    assert time.monotonic() - began < 10.0
+    assert time.monotonic() - began < 5.0
     assert twin.run("systemctl show -p MainPID --value panda-llamacpp phone-daemon panda-nav") == before
 
 
@@ -78,7 +78,7 @@ def test_kill_dash_nine_lowers_nvidia_smi_after_a_linger(twin):
         " echo $((($(date +%s%N) - t0) / 1000000))"
     )
     # The upper bounds here and below leave room for a machine that has other work, or stands still for a second.
-    assert 500 <= int(twin.run(script)) <= 5000
+    assert 500 <= int(twin.run(script)) <= 3000
     assert twin.used_mib() == STEADY_MIB - 4900
     assert sorted(processes(twin).values()) == [3900, 4300]
 
@@ -94,7 +94,7 @@ def test_memory_ramps_up_and_health_comes_after_it(twin):
     )
     used, took_ms = (int(line) for line in twin.run(script).splitlines())
     assert used == STEADY_MIB
-    assert 500 <= took_ms <= 10_000
+    assert 500 <= took_ms <= 6000
 
 
 def test_a_quick_restart_works(twin):

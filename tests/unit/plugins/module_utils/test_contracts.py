@@ -667,7 +667,7 @@ def test_quiet_is_asked_alone(world: World) -> None:
 def test_a_fit_host_is_judged_at_once(world: World) -> None:
     began = time.monotonic()
     world.evaluate()
-    assert time.monotonic() - began < contracts.TOGETHER_S
+    assert time.monotonic() - began < 2
 
 
 def test_dead_tenants_do_not_make_it_slow(world: World, reply: Callable[..., Any]) -> None:

@@ -428,7 +428,8 @@ def test_the_end_of_a_sampler_waits_for_no_reading_that_hangs(
     eventually(lambda: "nvmlDeviceGetMemoryInfo" in nvml.calls)
     began = time.monotonic()
     sampler.stop()
-    assert time.monotonic() - began < 10
+    # A reading gives up by itself, later.
+    assert time.monotonic() - began < 0.9 * gpu.READ_TIMEOUT_S
     gate.set()
 
 
@@ -531,7 +532,7 @@ def test_telemetry_that_hangs_costs_no_reading_of_the_memory(
             assert sampler.last
             assert sampler.peak_mib == 13_722
             began = time.monotonic()
-        assert time.monotonic() - began < 10, "nobody waits for telemetry that hangs"
+        assert time.monotonic() - began < 0.9 * gpu.READ_TIMEOUT_S, "nobody waits for telemetry that hangs"
         assert {line["used_mib"] for line in lines(path)} == {13_722}
         assert {line["power_w"] for line in lines(path)} == {None}
         assert nvml.calls.count("nvmlDeviceGetPowerUsage") == 1, "one call that hangs is enough"
@@ -728,7 +729,7 @@ def test_a_driver_that_hangs_delays_a_blind_drain_by_no_more_than_a_second(nvml:
     drained = gpu.drain(card, 2000, min_s=0.5, blind_s=0.2)
     gate.set()
     assert not drained.ok
-    assert 0.5 <= drained.duration_s < 10
+    assert 0.5 <= drained.duration_s < 0.9 * gpu.READ_TIMEOUT_S
 
 
 def test_an_undrained_level_without_a_target_in_words() -> None:
