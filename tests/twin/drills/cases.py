@@ -199,6 +199,7 @@ class Case:
         reboots: the fault restarts the host, so that every process is new.
         stuck: key of CAN_NOT_BE_RESTORED.
         faulty_server: the trial gets the image whose server can misbehave.
+        acquire: the trial plays phase 1, too; elsewhere the twin has already been given everything, once.
         core: part of the dozen that runs with every test of the project.
     """
 
@@ -220,6 +221,7 @@ class Case:
     reboots: bool = False
     stuck: str = ""
     faulty_server: bool = False
+    acquire: bool = False
     core: bool = False
 
 
@@ -230,9 +232,9 @@ BY_LEASE: Mapping[str, Any] = {"says": (LAPSED, "restored .*by host"), "lease": 
 CASES: tuple[Case, ...] = (
     # ---- the controller dies ----
     Case("killed-in-preflight", phase="preflight", at=task("Contracts, all of them"), by="-",
-         says=("Was a trial started here",), **CONTROLLER_KILLED),
+         acquire=True, says=("Was a trial started here",), **CONTROLLER_KILLED),
     Case("killed-in-acquire", phase="acquire", at=task("Fetch the model files"), by="-",
-         says=("Was a trial started here",), **CONTROLLER_KILLED),
+         acquire=True, says=("Was a trial started here",), **CONTROLLER_KILLED),
     Case("killed-in-snapshot", phase="snapshot", at=event("phase_started", phase="snapshot"),
          play=LONG_SNAPSHOT, **CONTROLLER_KILLED, **BY_LEASE),
     Case("killed-in-window", phase="window", at=A1, play=ENDLESS_WINDOW, **CONTROLLER_KILLED, **BY_LEASE),
@@ -326,16 +328,16 @@ CASES: tuple[Case, ...] = (
     Case("exits-at-start", "candidate exits at start", "candidate", event("candidate_starting"), faults.nothing,
          says=("the candidate (died|ended)", "no-such-flag"), play=candidate(server_args=["--no-such-flag"])),
     Case("answers-500", "candidate answers 500", "measure", sampled("nav-candidate", 20), faults.nothing,
-         says=("500",), ends="completed", faulty_server=True, play=faulty_server("500", 25)),
+         says=("500",), ends="completed", faulty_server=True, acquire=True, play=faulty_server("500", 25)),
     Case("answers-garbage", "candidate answers garbage", "measure", sampled("nav-candidate", 20), faults.nothing,
-         says=("bad_json",), ends="completed", faulty_server=True, play=faulty_server("garbage", 25)),
+         says=("bad_json",), ends="completed", faulty_server=True, acquire=True, play=faulty_server("garbage", 25)),
     Case("answers-slowly", "candidate answers slowly", "measure", sampled("nav-candidate", 20), faults.nothing,
-         ends="completed", faulty_server=True, play=faulty_server("slow", 60)),
+         ends="completed", faulty_server=True, acquire=True, play=faulty_server("slow", 60)),
     Case("thinks-at-once", "candidate thinks", "candidate", CANDIDATE_STARTS, faults.nothing,
-         says=("the smoke test failed", "thinking"), faulty_server=True, play=faulty_server("thinks", 1)),
+         says=("the smoke test failed", "thinking"), faulty_server=True, acquire=True, play=faulty_server("thinks", 1)),
     Case("thinks-later", "candidate thinks", "measure", sampled("nav-candidate", 5), faults.nothing,
          says=("INCONCLUSIVE", "thinking seen"), ends="completed",
-         faulty_server=True, play=faulty_server("thinks", 12)),
+         faulty_server=True, acquire=True, play=faulty_server("thinks", 12)),
     Case("dies-at-sample-57", "candidate dies at sample 57", "measure", sampled("nav-candidate", 57),
          faults.candidate_dies, says=("the candidate died|measuring stopped early",),
          play={"trial_workloads": {"nav_extended": 400}}, core=True),
@@ -390,7 +392,8 @@ CASES: tuple[Case, ...] = (
          says=("revived by somebody else", "chatterbox"), play=LONG_MEASURE),
     # ---- disks, rights, clocks ----
     Case("disk-full", "disk full on the host", "window", A1, faults.host_disk_full,
-         says=("No space left",), before=faults.disk_that_can_be_filled, play=LONG_WINDOW, core=True),
+         says=("No space left",), before=faults.disk_that_can_be_filled, play=LONG_WINDOW,
+         acquire=True, core=True),
     Case("disk-full-at-harvest", "disk full on the controller", "verdict", VERIFY, faults.disk_full_at_harvest,
          says=("No space left",), before=faults.results_on_a_tiny_disk, mended=faults.controller_disk_freed),
     Case("sudo-revoked", "sudo revoked", "window", A1, faults.sudo_revoked_until("closed"),

@@ -26,6 +26,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from cases import Case  # noqa: E402
+from faults import KEPT_MODEL, MODEL  # noqa: E402
 from world import STATE, Drill  # noqa: E402
 
 ROOT = HERE.parents[2]
@@ -39,6 +40,7 @@ rm -f /run/systemd/system/mt-run.service.d/drill-clock.conf /run/systemd/system/
 [ -e /root/sudoers-panda ] && mv /root/sudoers-panda /etc/sudoers.d/panda
 systemctl stop stranger 2>/dev/null
 while mountpoint -q {STATE}; do umount {STATE} || umount --lazy {STATE}; done
+[ -e {KEPT_MODEL} ] && mv {KEPT_MODEL} {MODEL}
 systemctl daemon-reload
 systemctl start ssh.service docker.service
 rm -rf {STATE}/runs/*
@@ -78,18 +80,33 @@ def twin(worker: str, lend_twin: Callable[[str, Path], Any], tmp_path_factory: p
     yield from lend_twin(f"mt-drills-{worker}", tmp_path_factory.mktemp("results"))
 
 
+@pytest.fixture(scope="session")
+def provided(twin: Any) -> Any:
+    """The twin with everything on it that a trial brings to its host."""
+    make_well(twin)
+    acquire(twin)
+    return twin
+
+
+def acquire(twin: Any) -> None:
+    """Play phase 1, once for all drills of a twin: it changes nothing the second time, so most of them leave it out."""
+    played = twin.play("benchmark-e4b.yml", "--tags", "acquire")
+    assert played.code == 0, played.text
+
+
 def make_well(twin: Any) -> None:
     """The twin as a trial must find it; one that can't be mended is replaced."""
     cleaned = subprocess.run(["docker", "exec", twin.name, "sh", "-c", CLEAN], capture_output=True, check=False)
-    if cleaned.returncode != 0 or twin.program("status").returncode != 0:
+    if cleaned.returncode != 0 or twin.program("up").returncode != 0:
         twin.program("down")
-    twin.up()
+        twin.up()
+        acquire(twin)
 
 
 @pytest.fixture
-def drill(twin: Any) -> Iterator[Callable[[str, dict[str, Any]], Drill]]:
+def drill(provided: Any) -> Iterator[Callable[[str, dict[str, Any]], Drill]]:
     """Makes the drill of a case: a healthy twin, an empty folder, a run of its own."""
-    make_well(twin)
+    make_well(provided)
     made: list[Drill] = []
     control = Path(tempfile.mkdtemp(prefix="mtd-"))
 
@@ -98,7 +115,7 @@ def drill(twin: Any) -> Iterator[Callable[[str, dict[str, Any]], Drill]]:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         run = f"{name}-{time.time_ns() // 1_000_000}"
-        made.append(Drill(twin, run, folder, control, variables))
+        made.append(Drill(provided, run, folder, control, variables))
         return made[-1]
 
     yield make

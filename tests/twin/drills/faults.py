@@ -19,6 +19,8 @@ from world import PATIENCE_S, STATE, Broken, Drill, wait_until
 Fault = Callable[[Drill], None]
 CANDIDATE = "panda-llamacpp-e4b"
 MODEL = f"{STATE}/models/gemma-4-E4B-it-Q4_K_M/candidate-f16.gguf"
+# The whole file, until the drill is over.
+KEPT_MODEL = "/root/drill-model.gguf"
 # Room for the results of one run, and little more.
 TINY_DISK_BYTES = 8 * 1024 * 1024
 # Ansible ends within a second of the first Ctrl-C that it hears.
@@ -300,6 +302,7 @@ def candidate_hangs(drill: Drill) -> None:
 
 def model_truncated(drill: Drill) -> None:
     """Something cuts the model file short after its hash was checked."""
+    drill.sh(f"cp --preserve {MODEL} {KEPT_MODEL}")
     drill.strike()
     drill.sh(f"truncate -s 100000 {MODEL}")
 

@@ -99,7 +99,7 @@ class Trial:
         assert not before["checks"], before
         if case.before:
             case.before(drill)
-        drill.start_trial()
+        drill.start_trial(case.acquire)
         case.at(drill)
         case.fault(drill)
         assert drill.play is not None

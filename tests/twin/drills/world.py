@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,9 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 class Play:
     """A playbook that runs against a twin, its output line by line, its processes."""
 
-    def __init__(self, playbook: str, twin: str, marker: str, variables: Mapping[str, Any], control: Path) -> None:
+    def __init__(
+        self, playbook: str, words: Sequence[str], twin: str, marker: str, variables: Mapping[str, Any], control: Path
+    ) -> None:
         self.playbook, self.marker = playbook, marker
         self.lines: list[str] = []
         self._news = threading.Condition()
@@ -160,7 +162,7 @@ class Play:
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(control),
         }
         self.process = subprocess.Popen(
-            [*GIVE_WAY, *AS_IN_A_TERMINAL, program, playbook, "-i", "twin", "-e", json.dumps(variables)],
+            [*GIVE_WAY, *AS_IN_A_TERMINAL, program, playbook, *words, "-i", "twin", "-e", json.dumps(variables)],
             cwd=ROOT / "playbooks",
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -432,16 +434,17 @@ class Drill:
 
     # On the controller.
 
-    def start(self, playbook: str, **changes: Any) -> Play:
-        """Start a playbook of the checkout against the twin."""
+    def start(self, playbook: str, *words: str, **changes: Any) -> Play:
+        """Start a playbook of the checkout against the twin, with more words of its command line and variables."""
         own = {"verdict_results_dir": str(self.results), "acquire_build_dir": str(self.folder)}
-        play = Play(playbook, self.twin.name, self.run, {**own, **changes}, self.control)
+        play = Play(playbook, words, self.twin.name, self.run, {**own, **changes}, self.control)
         self.plays.append(play)
         return play
 
-    def start_trial(self) -> None:
-        """Start the trial that the fault will strike."""
-        self.play = self.start("benchmark-e4b.yml", trial_run=self.run, **self.variables)
+    def start_trial(self, acquire: bool) -> None:
+        """Start the trial that the fault will strike, with phase 1 or without."""
+        words = () if acquire else ("--skip-tags", "acquire")
+        self.play = self.start("benchmark-e4b.yml", *words, trial_run=self.run, **self.variables)
 
     def strike(self) -> None:
         """Now the fault comes: note when, and what had been measured by then."""
