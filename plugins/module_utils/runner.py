@@ -17,7 +17,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -278,8 +278,8 @@ class Runner:
             self._looked = time.monotonic()
             self._check_revived()
 
-    def _check_revived(self) -> None:
-        back = tenants.revived(self.down)
+    def _check_revived(self, newcomers: Sequence[gpu.Holder] = ()) -> None:
+        back = tenants.revived(self.down, newcomers)
         if back:
             raise PhaseFailed(
                 "a stopped tenant was revived by somebody else",
@@ -300,11 +300,13 @@ class Runner:
         footprint = self.sampler.peak_mib - self.drained_mib
         if plan.bands.name(footprint) == "abort":
             # A tenant that came back takes memory too; then it is the one to name.
-            self._check_revived()
+            newcomers = self._newcomers(server)
+            self._check_revived(newcomers)
+            beside = f", with what came beside it: {gpu.describe(newcomers)}" if newcomers else ""
             raise PhaseFailed(
                 "the candidate takes too much VRAM",
                 f"at most {plan.bands.abort_above_gb} GB above the drained level",
-                f"{footprint / MIB_PER_GB:.2f} GB",
+                f"{footprint / MIB_PER_GB:.2f} GB{beside}",
                 "try a smaller quantisation or a shorter context",
             )
         if not probes.alive(server):
@@ -316,6 +318,12 @@ class Runner:
                 "ran out of memory" if facts.get("OOMKilled") else f"ended with code {facts.get('ExitCode', 'unknown')}"
             )
             raise PhaseFailed("the candidate died", "a running server", f"it {why}; last words: {words}")
+
+    def _newcomers(self, server: ProcessId) -> list[gpu.Holder]:
+        """Who holds memory of the card now and did not when the trial was opened, beside the candidate."""
+        known = {holder["pid"] for holder in self.snapshot["holders"]}
+        holders = self.sampler.last.holders if self.sampler.last else ()
+        return [h for h in holders if h.pid not in known and server.pid not in probes.ancestors(h.pid)]
 
     def pause(self) -> None:
         """One poll: look at the fence, then sleep 50 ms."""

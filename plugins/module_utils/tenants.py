@@ -17,13 +17,14 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO
 
 from . import probes
+from .gpu import Holder
 from .journal import private
 from .plan import Tenant
 from .probes import ProcessId
@@ -332,10 +333,18 @@ def wait_healthy(
         time.sleep(POLL_S)
 
 
-def revived(tenants: Iterable[Tenant]) -> str:
-    """Name of a stopped tenant that somebody brought back, with its process; empty when none."""
+def revived(tenants: Iterable[Tenant], newcomers: Sequence[Holder] = ()) -> str:
+    """Name of a stopped tenant that somebody brought back, with its process; empty when none.
+
+    Args:
+        newcomers: who has come to hold VRAM meanwhile. A tenant that is found by its port fills its memory long before
+            it listens.
+    """
     for tenant in tenants:
         process = find_process(tenant)
         if process:
             return f"{tenant.name} runs again (PID {process.pid}, {probes.command(process.pid)})"
+        for holder in newcomers:
+            if tenant.vram_process and tenant.vram_process in holder.command:
+                return f"{tenant.name} runs again (PID {holder.pid}, {probes.printable(holder.command)})"
     return ""

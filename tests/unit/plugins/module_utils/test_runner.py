@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu, journal, plan, probes, runner
+from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu, journal, plan, probes, runner, tenants
 from ansible_collections.edgelab.model_trial.plugins.module_utils.containers import A2_LABEL, RUN_LABEL
 from ansible_collections.edgelab.model_trial.plugins.module_utils.journal import Held
 from ansible_collections.edgelab.model_trial.plugins.module_utils.runner import PhaseFailed
@@ -670,6 +670,32 @@ def test_a_revived_tenant_ends_the_run_by_name(world: World, name: str, event: s
     assert failed["reason"] == "a stopped tenant was revived by somebody else"
     assert f"{name} runs again (PID {world.services[name].pid}" in failed["found"]
     assert "watchdog" in failed["todo"]
+
+
+@pytest.mark.parametrize("name", ["chatterbox", "llamacpp"])
+def test_a_revived_tenant_is_named_while_it_loads(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Its memory fills long before its port or its unit tells of it."""
+    world.open()
+    monkeypatch.setattr(tenants, "find_process", lambda _tenant: None)
+    world.at("phase_done candidate", lambda: world.start(name, by="cron"))
+    failed = fails(world, "candidate")
+    assert failed["reason"] == "a stopped tenant was revived by somebody else"
+    assert f"{name} runs again (PID {world.services[name].pid}, " in failed["found"]
+
+
+def test_a_stranger_that_takes_vram_is_named_beside_the_candidate(world: World) -> None:
+    world.open()
+    read = world.card.read
+    stranger = gpu.Holder(4711, 2_500, "python3 train.py")
+
+    def crowded(_timeout_s: float = 3.0) -> gpu.Vram:
+        vram = read()
+        return dataclasses.replace(vram, used_mib=vram.used_mib + 2_500, holders=(*vram.holders, stranger))
+
+    world.at("phase_done candidate", lambda: setattr(world.card, "read", crowded))
+    failed = fails(world, "candidate")
+    assert failed["reason"] == "the candidate takes too much VRAM"
+    assert failed["found"].endswith("GB, with what came beside it: PID 4711 python3 train.py 2500 MiB")
 
 
 def test_an_untouched_tenant_that_restarts_is_not_our_business(world: World) -> None:
