@@ -164,13 +164,14 @@ def docker_engine(command: str) -> Fault:
 
 
 dockerd_killed = docker_engine("kill -9 $(systemctl show -p MainPID --value docker)")
-# An engine that is being started lets whoever asks it wait: its socket is there.
-dockerd_hangs = docker_engine(
-    f"mkdir -p $(dirname {DOCKER_DROP_IN}) && printf '[Service]\\nExecStartPre=/bin/sleep {DOCKER_HANGS_S:.0f}\\n'"
-    f" >{DOCKER_DROP_IN} && systemctl daemon-reload && kill -9 $(systemctl show -p MainPID --value docker)"
-)
 # Its stop waits for containers; the drill goes on meanwhile, as an operator's other windows would.
 dockerd_restarted = docker_engine("systemctl restart --no-block docker")
+
+
+def dockerd_that_will_hang(drill: Drill) -> None:
+    """Before: the next start of the engine takes long; while it is being started it lets whoever asks it wait."""
+    unit = rf"[Service]\nExecStartPre=/bin/sleep {DOCKER_HANGS_S:.0f}\n"
+    drill.sh(f"mkdir -p $(dirname {DOCKER_DROP_IN}) && printf '{unit}' >{DOCKER_DROP_IN} && systemctl daemon-reload")
 
 
 def runner_killed(drill: Drill) -> None:
