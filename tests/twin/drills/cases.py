@@ -287,7 +287,7 @@ CASES: tuple[Case, ...] = (
     Case("dockerd-hangs", "dockerd killed", "measure", MEASURE, faults.dockerd_killed,
          says=("measuring stopped early|the candidate died",), play=ENDLESS_MEASURE, by="host|playbook",
          before=faults.dockerd_that_will_hang,
-         extra_s=11, why="the engine has a second for last words, and ten for the list of its containers"),
+         extra_s=13, why="a second for last words, ten for the list of containers, an engine that starts beside it"),
     Case("dockerd-killed", "dockerd killed", "restore", RESTORE, faults.dockerd_killed, ends="completed",
          by="host|playbook", extra_s=10, why="the engine's own start"),
     Case("dockerd-restarted", "dockerd restarted", "measure", MEASURE, faults.dockerd_restarted,
