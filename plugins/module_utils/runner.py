@@ -320,10 +320,15 @@ class Runner:
             raise PhaseFailed("the candidate died", "a running server", f"it {why}; last words: {words}")
 
     def _newcomers(self, server: ProcessId) -> list[gpu.Holder]:
-        """Who holds memory of the card now and did not when the trial was opened, beside the candidate."""
-        known = {holder["pid"] for holder in self.snapshot["holders"]}
-        holders = self.sampler.last.holders if self.sampler.last else ()
-        return [h for h in holders if h.pid not in known and server.pid not in probes.ancestors(h.pid)]
+        """Who holds memory of the card now and did not when the trial was opened, beside the candidate.
+
+        Without a snapshot nobody can tell; then nobody is accused.
+        """
+        last, before = self.sampler.last, self.snapshot.get("holders")
+        if last is None or before is None:
+            return []
+        known = {holder["pid"] for holder in before}
+        return [h for h in last.holders if h.pid not in known and server.pid not in probes.ancestors(h.pid)]
 
     def pause(self) -> None:
         """One poll: look at the fence, then sleep 50 ms."""
