@@ -199,7 +199,7 @@ class Case:
         reboots: the fault restarts the host, so that every process is new.
         stuck: key of CAN_NOT_BE_RESTORED.
         faulty_server: the trial gets the image whose server can misbehave.
-        acquire: the trial plays phase 1, too; elsewhere the twin has already been given everything, once.
+        acquire: the trial plays phase 1, too, as with another image; elsewhere the twin was given everything once.
         core: part of the dozen that runs with every test of the project.
     """
 
@@ -329,16 +329,16 @@ CASES: tuple[Case, ...] = (
     Case("exits-at-start", "candidate exits at start", "candidate", event("candidate_starting"), faults.nothing,
          says=("the candidate (died|ended)", "no-such-flag"), play=candidate(server_args=["--no-such-flag"])),
     Case("answers-500", "candidate answers 500", "measure", sampled("nav-candidate", 20), faults.nothing,
-         says=("500",), ends="completed", faulty_server=True, acquire=True, play=faulty_server("500", 25)),
+         says=("500",), ends="completed", faulty_server=True, play=faulty_server("500", 25)),
     Case("answers-garbage", "candidate answers garbage", "measure", sampled("nav-candidate", 20), faults.nothing,
-         says=("bad_json",), ends="completed", faulty_server=True, acquire=True, play=faulty_server("garbage", 25)),
+         says=("bad_json",), ends="completed", faulty_server=True, play=faulty_server("garbage", 25)),
     Case("answers-slowly", "candidate answers slowly", "measure", sampled("nav-candidate", 20), faults.nothing,
-         ends="completed", faulty_server=True, acquire=True, play=faulty_server("slow", 60)),
+         ends="completed", faulty_server=True, play=faulty_server("slow", 60)),
     Case("thinks-at-once", "candidate thinks", "candidate", CANDIDATE_STARTS, faults.nothing,
-         says=("the smoke test failed", "thinking"), faulty_server=True, acquire=True, play=faulty_server("thinks", 1)),
+         says=("the smoke test failed", "thinking"), faulty_server=True, play=faulty_server("thinks", 1)),
     Case("thinks-later", "candidate thinks", "measure", sampled("nav-candidate", 5), faults.nothing,
          says=("INCONCLUSIVE", "thinking seen"), ends="completed",
-         faulty_server=True, acquire=True, play=faulty_server("thinks", 12)),
+         faulty_server=True, play=faulty_server("thinks", 12)),
     Case("dies-at-sample-57", "candidate dies at sample 57", "measure", sampled("nav-candidate", 57),
          faults.candidate_dies, says=("the candidate died|measuring stopped early",),
          play={"trial_workloads": {"nav_extended": 400}}, core=True),

@@ -99,7 +99,7 @@ class Trial:
         assert not before["checks"], before
         if case.before:
             case.before(drill)
-        drill.start_trial(case.acquire)
+        drill.start_trial(case.acquire or case.faulty_server)
         case.at(drill)
         case.fault(drill)
         assert drill.play is not None
