@@ -391,14 +391,14 @@ class Runner:
         """Give a sign to the client: a small file in its control folder."""
         write_atomic(self.run_dir / "control" / name, json.dumps(facts), 0o644)
 
-    def wait_client(self, session: str) -> int:
+    def client(self, session: str) -> contextlib.closing[containers.Client]:
+        """Look after a client from before its work begins: a docker that fell silent would not tell of its end."""
+        return contextlib.closing(containers.Client(self.plan, session, self.run_dir))
+
+    def wait_client(self, session: str, client: containers.Client) -> int:
         """Wait under the fence until a client has ended; returns its exit code."""
-        client = containers.Client(self.plan, session, self.run_dir)
-        try:
-            self.wait(lambda: client.exit_code() is not None, self.plan.limits.measure_s, f"the session {session}")
-            code = client.exit_code()
-        finally:
-            client.close()
+        self.wait(lambda: client.exit_code() is not None, self.plan.limits.measure_s, f"the session {session}")
+        code = client.exit_code()
         self.journal.write("segment_done", session=session, exit_code=code)
         return 4 if code is None else code
 
@@ -458,8 +458,9 @@ class Runner:
 
     def baseline(self) -> None:
         """A1: the live model, measured the way the candidate will be."""
-        self.sign("start-a1")
-        code = self.wait_client("a1")
+        with self.client("a1") as client:
+            self.sign("start-a1")
+            code = self.wait_client("a1", client)
         if code not in (0, 3):
             raise PhaseFailed(
                 "the baseline could not be measured",
@@ -538,19 +539,20 @@ class Runner:
 
     def measure(self) -> None:
         """Phase 5: nav x20, gate, extension to 100, describe."""
-        samples = self.run_dir / "samples"
-        at_gate, summary = samples / "at-extend", samples / "summary-smoke-candidate.json"
-        self.sign("measure", extend=True)
-        self.wait(lambda: at_gate.exists() or summary.exists(), self.plan.limits.measure_s, "the first samples")
-        if at_gate.exists():
-            band = self.gate("extend", self.sampler.peak_mib)
-            thinking = (sessions.summary(at_gate) or {}).get("thinking", 0)
-            # A refinement of the statistics, not a quality gate: latency never decides it.
-            extend = band == "healthy" and not thinking
-            reason = "VRAM healthy, no thinking seen" if extend else f"VRAM {band}, {thinking} thinking replies"
-            self.journal.write("extension", extend=extend, reason=reason)
-            self.sign("extend", extend=extend, reason=reason)
-        code = self.wait_client("candidate")
+        at_gate, limit_s = self.run_dir / "samples" / "at-extend", self.plan.limits.measure_s
+        with self.client("candidate") as client:
+            self.sign("measure", extend=True)
+            # One that ends, or vanishes, on its way to the gate never gets there.
+            self.wait(lambda: at_gate.exists() or client.exit_code() is not None, limit_s, "the first samples")
+            if at_gate.exists():
+                band = self.gate("extend", self.sampler.peak_mib)
+                thinking = (sessions.summary(at_gate) or {}).get("thinking", 0)
+                # A refinement of the statistics, not a quality gate: latency never decides it.
+                extend = band == "healthy" and not thinking
+                reason = "VRAM healthy, no thinking seen" if extend else f"VRAM {band}, {thinking} thinking replies"
+                self.journal.write("extension", extend=extend, reason=reason)
+                self.sign("extend", extend=extend, reason=reason)
+            code = self.wait_client("candidate", client)
         self.gate("end", self.sampler.peak_mib)
         if code not in (0, 3):
             raise PhaseFailed(

@@ -5,6 +5,7 @@ Somebody who changes one of them on purpose changes this file too, and says why 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -288,7 +289,8 @@ def test_decision_8_extension_by_vram_and_thinking_alone(
         card.used_mib = round(footprint_gb * plans.MIB_PER_GB)
         measuring.sampler.segment("measure")
         monkeypatch.setattr(measuring, "check", lambda: None)
-        monkeypatch.setattr(measuring, "wait_client", lambda _session: 0)
+        monkeypatch.setattr(measuring, "client", lambda _session: contextlib.nullcontext())
+        monkeypatch.setattr(measuring, "wait_client", lambda _session, _client: 0)
         question = {"ok": 20, "thinking": thinking, "p50_ms": latency_ms, "p95_ms": latency_ms}
         (measuring.run_dir / "samples" / "at-extend").write_text(json.dumps(question), encoding="utf-8")
         measuring.measure()

@@ -751,11 +751,14 @@ def test_a_baseline_with_bad_replies_is_still_a_baseline(world: World) -> None:
     assert world.named()[-1] == "phase_done measure"
 
 
-@pytest.mark.parametrize("session", ["a1", "candidate"])
-def test_a_client_that_vanishes_without_a_word_ends_the_run(world: World, session: str) -> None:
-    """Killed for its memory, say: there is no summary, docker alone tells."""
+@pytest.mark.parametrize(
+    ("session", "segment"),
+    [("a1", "describe-baseline"), ("candidate", "nav-candidate"), ("candidate", "describe-candidate")],
+)
+def test_a_client_that_vanishes_without_a_word_ends_the_run(world: World, session: str, segment: str) -> None:
+    """Killed for its memory, say: there is no summary, docker alone tells; on the way to the gate as well."""
     world.without_summary.add(session)
-    world.client_ends_in[session] = ("describe-baseline" if session == "a1" else "describe-candidate", 137)
+    world.client_ends_in[session] = (segment, 137)
     fails(world)
     done = [e for e in world.events() if e["event"] == "segment_done" and e["session"] == session]
     assert [e["exit_code"] for e in done] == [137]
@@ -982,8 +985,28 @@ def test_a_client_that_hangs_is_given_up(world_of: WorldOf, plan_data: dict[str,
     trial.sign("start-a1")
     world.never_ready.add("a1")
     world.docker.main(["start", "mt-client-a1"])
-    with pytest.raises(PhaseFailed, match="the session a1 took too long"):
-        trial.wait_client("a1")
+    with trial.client("a1") as client, pytest.raises(PhaseFailed, match="the session a1 took too long"):
+        trial.wait_client("a1", client)
+
+
+def test_a_client_is_looked_after_from_before_its_work_begins(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A docker that dies a moment later and hangs would take the question and never answer it."""
+    order: list[str] = []
+    watch, sign = runner.Runner.client, runner.Runner.sign
+
+    def watched(trial: runner.Runner, session: str) -> Any:
+        order.append(f"watch {session}")
+        return watch(trial, session)
+
+    def signed(trial: runner.Runner, name: str, **facts: Any) -> None:
+        order.append(name)
+        sign(trial, name, **facts)
+
+    monkeypatch.setattr(runner.Runner, "client", watched)
+    monkeypatch.setattr(runner.Runner, "sign", signed)
+    world.runner().run()
+    assert order.index("watch a1") < order.index("start-a1")
+    assert order.index("watch candidate") < order.index("measure")
 
 
 def test_what_goes_wrong_is_told_in_four_parts() -> None:
