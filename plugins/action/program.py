@@ -17,24 +17,42 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 SHEBANG = b"#!/usr/bin/env python3\n"
-MAIN = "import sys\n\nfrom module_utils.program import main\n\nsys.exit(main())\n"
+MAIN = """import sys
+
+# The same modules, compiled for this host's Python: acquire lays them here. Without them this file is enough.
+sys.path.insert(0, "{compiled}")
+
+from module_utils.program import main
+
+sys.exit(main())
+"""
+# Python keeps no compiled modules for a zipapp; compiling them anew takes most of the time of each start.
+COMPILED = "/var/cache/model-trial"
 # A fixed time in every entry: the same sources give the same bytes, so an unchanged program is never copied again.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-def build(core: Path, pynvml: Path) -> bytes:
-    """The zipapp as bytes: every module of ``core`` as package ``module_utils``, pynvml beside it."""
+def build(core: Path, pynvml: Path) -> tuple[bytes, str]:
+    """The zipapp as bytes: every module of ``core`` as package ``module_utils``, pynvml beside it.
+
+    Returns:
+        The bytes, and the host's folder for the compiled modules: each program has its own.
+    """
     files = {f"module_utils/{path.name}": path.read_bytes() for path in sorted(core.glob("*.py"))}
     files.setdefault("module_utils/__init__.py", b"")
     files["pynvml.py"] = pynvml.read_bytes()
-    files["__main__.py"] = MAIN.encode()
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name} {len(files[name])}\n".encode() + files[name])
+    compiled = f"{COMPILED}/{digest.hexdigest()[:16]}"
+    files["__main__.py"] = MAIN.format(compiled=compiled).encode()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(files):
             entry = zipfile.ZipInfo(name, EPOCH)
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, files[name])
-    return SHEBANG + buffer.getvalue()
+    return SHEBANG + buffer.getvalue(), compiled
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
@@ -55,7 +73,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 "pynvml was expected in the controller's Python and is not there; do: pip install nvidia-ml-py"
             )
         core = Path(__file__).resolve().parent.parent / "module_utils"
-        data = build(core, Path(spec.origin))
+        data, compiled = build(core, Path(spec.origin))
         changed = not dest.exists() or dest.read_bytes() != data
         if changed:
             # Written in check mode too: it is a build product of the controller, and later tasks compare with it.
@@ -64,4 +82,5 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             fresh = dest.with_name(f".{dest.name}.{os.getpid()}")
             fresh.write_bytes(data)
             fresh.replace(dest)
-        return {**result, "changed": False, "path": str(dest), "sha256": hashlib.sha256(data).hexdigest()}
+        built = {"path": str(dest), "sha256": hashlib.sha256(data).hexdigest(), "compiled": compiled}
+        return {**result, "changed": False, **built}

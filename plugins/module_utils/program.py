@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -399,6 +400,38 @@ def number_of_seconds(text: str) -> float:
     return float(text)
 
 
+def unpack(program: Path, folder: Path) -> None:
+    """Lay the modules of a zipapp into a folder, compiled for this Python; other versions beside it are removed.
+
+    The folder is there whole or not at all: a program that finds it takes every module from it.
+
+    Raises:
+        OSError: they can not be written.
+        ValueError: the file is no zipapp.
+    """
+    # Nothing but this verb needs them, and every start would pay for them.
+    import compileall
+    import zipfile
+
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    folder.parent.mkdir(mode=0o700, exist_ok=True)
+    try:
+        with zipfile.ZipFile(program) as packed:
+            packed.extractall(fresh)
+        # Under the name that they will have, for tracebacks.
+        compileall.compile_dir(fresh, ddir=str(folder), quiet=2)
+        # Somebody else may have been faster.
+        if not folder.exists():
+            fresh.rename(folder)
+    except zipfile.BadZipFile as err:
+        raise ValueError(f"{program}: expected a zipapp; {err}") from err
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    for other in folder.parent.iterdir():
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="model-trial", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--root", type=Path, default=None, help=argparse.SUPPRESS)
@@ -423,6 +456,7 @@ def _parser() -> argparse.ArgumentParser:
     verb("run", "the window of the open trial (mt-run)")
     verb("restore-now", "restore the open trial (mt-restore)")
     verb("recover", "after a reboot: ask for a restore (mt-recover)")
+    verb("unpack", "compile the program for this host's Python (controller)").add_argument("folder", type=Path)
     return parser
 
 
@@ -463,6 +497,8 @@ def _act(args: argparse.Namespace, state: State) -> int:
         return restore_now(state)
     elif verb == "recover":
         return restore(state, "boot", wait=False)
+    elif verb == "unpack":
+        unpack(Path(sys.argv[0]), args.folder)
     return 0
 
 

@@ -49,4 +49,10 @@ sha256:
   description: Its hash.
   returned: always
   type: str
+compiled:
+  description:
+    - The folder on the host where the program looks for its modules compiled, and C(model-trial unpack) lays them.
+    - Every program has a folder of its own.
+  returned: always
+  type: str
 """

@@ -177,6 +177,7 @@ print(json.dumps(found))
 programs = ["/usr/local/sbin/model-trial", "/run/systemd/system/mt-run.service.d/cap.conf"]
 programs += ["/etc/systemd/system/mt-%s.service" % name for name in ("run", "restore", "recover")]
 readable = "/etc/hostname"
+programs += [str(path) for path in pathlib.Path("/var/cache/model-trial").glob("*/**/*")]
 programs += [str(parent) for path in programs for parent in pathlib.Path(path).parents]
 
 
@@ -409,6 +410,7 @@ def test_program_units_and_configuration_are_roots(attacked):
             assert int(mode, 8) & 0o022 == 0, path
     programs = [path for path in attacked["modes"] if "mt-" in path or path.endswith("model-trial")]
     assert len(programs) >= 5
+    assert [path for path in attacked["modes"] if path.endswith(".pyc")], "the compiled program was not looked at"
     for who in ("nobody", "login", "container"):
         assert [line for line in attacked[who] if line.startswith(("write", "create"))] == []
 

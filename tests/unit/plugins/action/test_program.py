@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -34,16 +35,19 @@ def pynvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_same_sources_are_the_same_bytes(pynvml: Path) -> None:
-    data = program.build(CORE, pynvml)
-    assert data == program.build(CORE, pynvml)
+    data, compiled = program.build(CORE, pynvml)
+    assert (data, compiled) == program.build(CORE, pynvml)
     assert data.startswith(b"#!/usr/bin/env python3\n")
     pynvml.write_text("changed = True\n")
-    assert data != program.build(CORE, pynvml)
+    other, elsewhere = program.build(CORE, pynvml)
+    assert data != other
+    assert compiled != elsewhere, "a program would run another one's modules"
+    assert Path(compiled).parent == Path(elsewhere).parent == Path("/var/cache/model-trial")
 
 
 def test_the_program_is_the_core_and_pynvml(pynvml: Path, tmp_path: Path) -> None:
     path = tmp_path / "model-trial"
-    path.write_bytes(program.build(CORE, pynvml))
+    path.write_bytes(program.build(CORE, pynvml)[0])
     with zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
     modules = {f"module_utils/{p.name}" for p in CORE.glob("*.py")}
@@ -53,7 +57,7 @@ def test_the_program_is_the_core_and_pynvml(pynvml: Path, tmp_path: Path) -> Non
 def test_the_program_runs_by_itself(pynvml: Path, tmp_path: Path) -> None:
     """With an interpreter that has nothing but its standard library."""
     path = tmp_path / "model-trial"
-    path.write_bytes(program.build(CORE, pynvml))
+    path.write_bytes(program.build(CORE, pynvml)[0])
     tools = tmp_path / "bin"
     tools.mkdir()
     (tools / "systemctl").write_text("#!/bin/sh\nprintf 'inactive\\n\\ninactive\\n'\n")
@@ -72,6 +76,35 @@ def test_the_program_runs_by_itself(pynvml: Path, tmp_path: Path) -> None:
     assert answer["units"] == {"mt-run.service": "inactive", "mt-restore.service": "inactive"}
 
 
+def run(path: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    """The program with an interpreter that has nothing but its standard library, and says what it imports."""
+    argv = [sys.executable, "-ISv", str(path), *map(str, words)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_compiled_modules_are_taken_and_nothing_is_missed_without_them(
+    pynvml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, path = tmp_path / "cache", tmp_path / "model-trial"
+    monkeypatch.setattr(program, "COMPILED", str(cache))
+    data, compiled = program.build(CORE, pynvml)
+    path.write_bytes(data)
+    (cache / "an-older-one").mkdir(parents=True)
+    for _again in range(2):
+        done = run(path, "unpack", compiled)
+        assert done.returncode == 0, done.stderr
+        assert [str(p) for p in cache.iterdir()] == [compiled], "the older one, or what was half done, is left"
+    done = run(path, "--help")
+    assert done.returncode == 0
+    assert f"matches {compiled}/module_utils/program.py" in done.stderr
+    assert f"{path}/module_utils" not in done.stderr, "a module came from the zip file"
+    # What somebody cleared away is no loss.
+    shutil.rmtree(cache)
+    done = run(path, "--help")
+    assert done.returncode == 0
+    assert f"{path}/module_utils" in done.stderr
+
+
 @pytest.mark.parametrize("check_mode", [False, True])
 def test_an_unchanged_program_is_left_alone(stage: Any, pynvml: Path, tmp_path: Path, check_mode: bool) -> None:
     dest = tmp_path / "build" / "model-trial"
@@ -79,6 +112,7 @@ def test_an_unchanged_program_is_left_alone(stage: Any, pynvml: Path, tmp_path: 
     assert result["changed"] is False
     assert result["path"] == str(dest)
     assert result["sha256"] == hashlib.sha256(dest.read_bytes()).hexdigest()
+    assert result["compiled"].encode() in zipfile.ZipFile(dest).read("__main__.py")
     before = dest.stat()
     stage.play(program, dest=str(dest))
     assert (dest.stat().st_mtime_ns, dest.stat().st_ino) == (before.st_mtime_ns, before.st_ino)

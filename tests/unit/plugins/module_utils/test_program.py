@@ -12,6 +12,8 @@ import os
 import re
 import signal
 import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +100,7 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         program.main(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for verb in ("status", "restore", "abort", "open", "advance", "poll", "run", "restore-now", "recover"):
+    for verb in ("status", "restore", "abort", "open", "advance", "poll", "run", "restore-now", "recover", "unpack"):
         assert verb in text
     assert "--root" not in text
 
@@ -1430,3 +1432,36 @@ def test_a_trial_from_open_to_the_next_one(world: World, shell: Shell) -> None:
     assert shell("open", "--run=next-run", "--controller=bob") == 0
     assert shell.json == {"run": "next-run", "epoch": 3}
     assert shell.ours("advance", 3, "--phase=window") == 3
+
+
+# Its modules, compiled.
+
+
+def test_what_is_no_zipapp_is_not_unpacked(shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path, folder = tmp_path / "model-trial", tmp_path / "cache" / "abc"
+    path.write_text("#!/bin/sh\n")
+    monkeypatch.setattr(sys, "argv", [str(path)])
+    assert shell("unpack", str(folder)) == 1
+    assert f"{path}: expected a zipapp" in shell.err
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_modules_are_there_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path, folder = tmp_path / "model-trial", tmp_path / "cache" / "abc"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("module_utils/one.py", "ONE = 1\n")
+        packed.writestr("module_utils/two.py", "TWO = 2\n")
+
+    def full(archive: zipfile.ZipFile, where: Path) -> None:
+        archive.extract("module_utils/one.py", where)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(zipfile.ZipFile, "extractall", full)
+        with pytest.raises(OSError, match="No space left"):
+            program.unpack(path, folder)
+    assert list(folder.parent.iterdir()) == []
+    (folder.parent / "older").mkdir()
+    program.unpack(path, folder)
+    assert list(folder.parent.iterdir()) == [folder]
+    assert sorted(p.suffix for p in folder.rglob("*.py*")) == [".py", ".py", ".pyc", ".pyc"]
