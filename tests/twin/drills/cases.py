@@ -51,7 +51,7 @@ LONG_MEASURE = {"trial_workloads": {"nav_cached": 4000}}
 ENDLESS_WINDOW = {"trial_workloads": {"nav_extended": 4000}}
 ENDLESS_MEASURE = {"trial_workloads": {"nav_cached": 12000}}
 LONG_RESTORE = {"trial_limits": {"drain_min_s": 2}}
-# Where the network comes back before the lease has lapsed, whatever else the machine has to do: the lease of a real host.
+# Where the network comes back before the lease has lapsed, however busy the machine is: the lease of a real host.
 LONG_LEASE = {"trial_limits": {"lease_s": 60}}
 # Seconds by which a slow card stretches the candidate's start; the faults switch it off where it would go on.
 SLOW_CARD_S = 3.0
@@ -274,7 +274,8 @@ CASES: tuple[Case, ...] = (
     Case("packets-dropped", "packets dropped", "window", A1, faults.packets_dropped_until("closed"),
          says=(LAPSED,), play=ENDLESS_WINDOW, lease=True),
     Case("packets-dropped-briefly", "packets dropped", "candidate", CANDIDATE_STARTS,
-         faults.packets_dropped_until("candidate_healthy"), ends="completed", before=faults.slow_card(2), play=LONG_LEASE),
+         faults.packets_dropped_until("candidate_healthy"), ends="completed", before=faults.slow_card(2),
+         play=LONG_LEASE),
     # ---- the machine ----
     Case("rebooted", "host restarted", "window", A1, faults.rebooted, says=("host was restarted",),
          by="boot|host|playbook", play=LONG_WINDOW, reboots=True, extra_s=RESTART_S, why="the restart", core=True),
