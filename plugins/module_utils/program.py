@@ -420,15 +420,19 @@ def unpack(program: Path, folder: Path) -> None:
             packed.extractall(fresh)
         # Under the name that they will have, for tracebacks.
         compileall.compile_dir(fresh, ddir=str(folder), quiet=2)
-        # Somebody else may have been faster.
-        if not folder.exists():
+        try:
             fresh.rename(folder)
+        except OSError:
+            # Somebody else was faster, or it lay there already.
+            if not folder.exists():
+                raise
     except zipfile.BadZipFile as err:
         raise ValueError(f"{program}: expected a zipapp; {err}") from err
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     for other in folder.parent.iterdir():
-        if other != folder:
+        # A name with a dot is somebody's who is at it.
+        if other != folder and not other.name.startswith("."):
             shutil.rmtree(other, ignore_errors=True)
 
 

@@ -1462,6 +1462,33 @@ def test_modules_are_there_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, 
             program.unpack(path, folder)
     assert list(folder.parent.iterdir()) == []
     (folder.parent / "older").mkdir()
+    (folder.parent / ".other.123").mkdir()
     program.unpack(path, folder)
-    assert list(folder.parent.iterdir()) == [folder]
+    assert {p.name for p in folder.parent.iterdir()} == {"abc", ".other.123"}, "somebody else's work was taken away"
+    before = (folder / "module_utils" / "one.py").stat()
+    program.unpack(path, folder)
+    assert (folder / "module_utils" / "one.py").stat() == before, "the modules of a running program were replaced"
+    assert {p.name for p in folder.parent.iterdir()} == {"abc", ".other.123"}
+
+
+def test_a_folder_that_can_not_be_laid_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path, folder = tmp_path / "model-trial", tmp_path / "cache" / "abc"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("module_utils/one.py", "ONE = 1\n")
+
+    def refused(_source: Path, _target: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(OSError, match="Read-only"):
+        program.unpack(path, folder)
+    assert list(folder.parent.iterdir()) == []
+
+
+def test_the_modules_are_there_when_unpacking_is_done(tmp_path: Path) -> None:
+    path, folder = tmp_path / "model-trial", tmp_path / "cache" / "abc"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("module_utils/one.py", "ONE = 1\n")
+        packed.writestr("module_utils/two.py", "TWO = 2\n")
+    program.unpack(path, folder)
     assert sorted(p.suffix for p in folder.rglob("*.py*")) == [".py", ".py", ".pyc", ".pyc"]
