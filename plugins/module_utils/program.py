@@ -420,6 +420,8 @@ def unpack(program: Path, folder: Path) -> None:
             packed.extractall(fresh)
         # Under the name that they will have, for tracebacks.
         compileall.compile_dir(fresh, ddir=str(folder), quiet=2)
+        # After a power cut in the window the name must not be there with empty files in it: nobody would restore.
+        os.sync()
         try:
             fresh.rename(folder)
         except OSError:

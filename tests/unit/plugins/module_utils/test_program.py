@@ -1485,10 +1485,13 @@ def test_a_folder_that_can_not_be_laid_there_is_told(monkeypatch: pytest.MonkeyP
     assert list(folder.parent.iterdir()) == []
 
 
-def test_the_modules_are_there_when_unpacking_is_done(tmp_path: Path) -> None:
+def test_the_modules_are_there_when_unpacking_is_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path, folder = tmp_path / "model-trial", tmp_path / "cache" / "abc"
     with zipfile.ZipFile(path, "w") as packed:
         packed.writestr("module_utils/one.py", "ONE = 1\n")
         packed.writestr("module_utils/two.py", "TWO = 2\n")
+    unnamed: list[bool] = []
+    monkeypatch.setattr(os, "sync", lambda: unnamed.append(not folder.exists()))
     program.unpack(path, folder)
+    assert unnamed == [True], "a power cut could leave the name and not what is in it"
     assert sorted(p.suffix for p in folder.rglob("*.py*")) == [".py", ".py", ".pyc", ".pyc"]
