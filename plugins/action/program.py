@@ -26,7 +26,7 @@ from module_utils.program import main
 
 sys.exit(main())
 """
-# Python keeps no compiled modules for a zipapp; compiling them anew takes most of the time of each start.
+# Python keeps no compiled modules for a zipapp; compiling them anew is half the work of each start.
 COMPILED = "/var/cache/model-trial"
 # A fixed time in every entry: the same sources give the same bytes, so an unchanged program is never copied again.
 EPOCH = (1980, 1, 1, 0, 0, 0)
