@@ -1437,6 +1437,16 @@ def test_a_trial_from_open_to_the_next_one(world: World, shell: Shell) -> None:
 # Its modules, compiled.
 
 
+@pytest.fixture
+def zipapp(tmp_path: Path) -> Path:
+    """A program of two modules."""
+    path = tmp_path / "model-trial"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("module_utils/one.py", "ONE = 1\n")
+        packed.writestr("module_utils/two.py", "TWO = 2\n")
+    return path
+
+
 def test_what_is_no_zipapp_is_not_unpacked(shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path, folder = tmp_path / "model-trial", tmp_path / "cache" / "abc"
     path.write_text("#!/bin/sh\n")
@@ -1446,11 +1456,8 @@ def test_what_is_no_zipapp_is_not_unpacked(shell: Shell, monkeypatch: pytest.Mon
     assert list(folder.parent.iterdir()) == []
 
 
-def test_modules_are_there_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    path, folder = tmp_path / "model-trial", tmp_path / "cache" / "abc"
-    with zipfile.ZipFile(path, "w") as packed:
-        packed.writestr("module_utils/one.py", "ONE = 1\n")
-        packed.writestr("module_utils/two.py", "TWO = 2\n")
+def test_modules_are_there_whole_or_not_at_all(zipapp: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "abc"
 
     def full(archive: zipfile.ZipFile, where: Path) -> None:
         archive.extract("module_utils/one.py", where)
@@ -1459,39 +1466,38 @@ def test_modules_are_there_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, 
     with monkeypatch.context() as full_disk:
         full_disk.setattr(zipfile.ZipFile, "extractall", full)
         with pytest.raises(OSError, match="No space left"):
-            program.unpack(path, folder)
+            program.unpack(zipapp, folder)
     assert list(folder.parent.iterdir()) == []
     (folder.parent / "older").mkdir()
     (folder.parent / ".other.123").mkdir()
-    program.unpack(path, folder)
+    program.unpack(zipapp, folder)
     assert {p.name for p in folder.parent.iterdir()} == {"abc", ".other.123"}, "somebody else's work was taken away"
     before = (folder / "module_utils" / "one.py").stat()
-    program.unpack(path, folder)
+    program.unpack(zipapp, folder)
     assert (folder / "module_utils" / "one.py").stat() == before, "the modules of a running program were replaced"
     assert {p.name for p in folder.parent.iterdir()} == {"abc", ".other.123"}
 
 
-def test_a_folder_that_can_not_be_laid_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    path, folder = tmp_path / "model-trial", tmp_path / "cache" / "abc"
-    with zipfile.ZipFile(path, "w") as packed:
-        packed.writestr("module_utils/one.py", "ONE = 1\n")
+def test_a_folder_that_can_not_be_laid_there_is_told(
+    zipapp: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache" / "abc"
 
     def refused(_source: Path, _target: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(Path, "rename", refused)
     with pytest.raises(OSError, match="Read-only"):
-        program.unpack(path, folder)
+        program.unpack(zipapp, folder)
     assert list(folder.parent.iterdir()) == []
 
 
-def test_the_modules_are_there_when_unpacking_is_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    path, folder = tmp_path / "model-trial", tmp_path / "cache" / "abc"
-    with zipfile.ZipFile(path, "w") as packed:
-        packed.writestr("module_utils/one.py", "ONE = 1\n")
-        packed.writestr("module_utils/two.py", "TWO = 2\n")
+def test_the_modules_are_there_when_unpacking_is_done(
+    zipapp: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache" / "abc"
     unnamed: list[bool] = []
     monkeypatch.setattr(os, "sync", lambda: unnamed.append(not folder.exists()))
-    program.unpack(path, folder)
+    program.unpack(zipapp, folder)
     assert unnamed == [True], "a power cut could leave the name and not what is in it"
     assert sorted(p.suffix for p in folder.rglob("*.py*")) == [".py", ".py", ".pyc", ".pyc"]
