@@ -11,6 +11,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 # Several twins can run side by side: MT_TWIN=another make twin-up.
 export MT_TWIN ?= mt-twin
 ARGS ?=
+STEPS ?=
 
 .PHONY: help
 help: ## this list
@@ -48,25 +49,24 @@ pin: python ## resolve and write the pins: revision, hashes, image digest (CANDI
 	@python scripts/pin.py $(if $(CANDIDATE),--candidate $(CANDIDATE)) $(ARGS)
 
 ##@ Test
-.PHONY: test unit coverage browser lint sanity storm live twin-tests drills drills-short rollback ground-truth molecule gpu
-test: ## everything below, in this order, with times at the end
-	@scripts/test.sh
+.PHONY: test prove unit lint coverage browser sanity storm live twin-tests drills rollback ground-truth molecule gpu
+test: ## what a person waits for: twelve minutes, set-up included; times at the end and in build/test.json
+	@"$$(scripts/setup.sh --which)" scripts/prove.py test $(STEPS)
+
+prove: ## everything, going on where it was interrupted; build/prove.json (STEPS="drills-1 storm"; ALL=1: all anew)
+	@"$$(scripts/setup.sh --which)" scripts/prove.py prove $(STEPS)
+
+unit: python ## the unit tests, property tests in their short profile; no Docker
+	@scripts/unit.sh all $(ARGS)
 
 lint: python ## ruff, mypy, ansible-lint, yamllint, the borders between the rooms, the changelog
 	@scripts/lint.sh
 
-unit: python ## the fast tests: under a minute, no Docker
-	@pytest tests/unit --numprocesses auto $(ARGS)
-
-coverage: python ## the fast tests again, measured: every file at 95 % of its lines or more
-	@mkdir -p build/coverage && rm -f build/coverage/data*
-	@coverage run -m pytest tests/unit --numprocesses auto $(ARGS)
-	@coverage combine --quiet && coverage json --quiet
-	@python scripts/coverage_per_file.py build/coverage/coverage.json --minimum 95
+coverage: python ## the unit tests in their long profile, measured: every file at 95 % of its lines or more
+	@MT_PROFILE=long scripts/unit.sh coverage $(ARGS)
 
 browser: ## report.html in a real headless browser: light, dark, on a phone; screenshots in build/screens/
-	@scripts/setup.sh --browser
-	@pytest tests/browser -m browser $(ARGS)
+	@scripts/browser.sh $(ARGS)
 
 sanity: python ## ansible-test on the built and installed collection: sanity and units
 	@scripts/ansible_test.sh sanity units
@@ -77,29 +77,24 @@ storm: setup image ## 500 cancels at random moments and 1000 requests with fault
 live: python ## the real gemma.cpp, named by GEMMA_CPP_BINARY and GEMMA_CPP_WEIGHTS; skipped where there is none
 	@pytest tests/live -m live -v -s $(ARGS)
 
-twin-tests: setup image ## what needs a twin: contracts broken one by one, faults, the observer
-	@pytest tests/twin -m twin --numprocesses 2 --dist loadfile $(ARGS)
+twin-tests: setup image ## what needs a twin: the golden trial, broken contracts, faults (ARGS="tests/twin/golden")
+	@pytest $(if $(filter tests/%,$(ARGS)),,tests/twin --ignore=tests/twin/drills) -v -m twin $(ARGS)
 
 # Each worker strikes a twin of its own.
 DRILL_WORKERS ?= 2
-DRILL = pytest tests/twin/drills -q --tb=short -n $(DRILL_WORKERS) --dist load --maxschedchunk 1 -o console_output_style=classic
 
 drills: setup image ## every fault in every phase: the host comes back (DRILL_WORKERS=2; ARGS="-k voice"); build/drills.json
-	@$(DRILL) $(ARGS)
-
-drills-short: setup image ## the dozen drills that span the mechanisms
-	@$(DRILL) --core $(ARGS)
+	@pytest tests/twin/drills -q --tb=short -n $(DRILL_WORKERS) --dist load --maxschedchunk 1 \
+	    -o console_output_style=classic $(ARGS)
 
 rollback: twin-up ## the eight checks as an independent suite, against the twin (JUnit in build/)
-	@pytest tests/rollback --hosts=ansible://all --ansible-inventory=playbooks/twin --junitxml=build/rollback-twin.xml $(ARGS)
+	@scripts/rollback.sh $(ARGS)
 
 ground-truth: setup ## is a converted model still the same? The tiny models for real (ARGS=--shipped: without torch)
 	@python scripts/ground_truth.py $(ARGS)
 
-molecule: setup image ## the trial, a rollback and single roles, on a twin of their own
-	@# Molecule remembers "created" by the checkout's name alone; an interrupted run would pass that on to another clone.
-	@rm -rf build/molecule/state && MT_TWIN=mt-molecule python images/twin/twin.py down
-	@MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/build/molecule/state MOLECULE_COMMAND_BORDERS=false molecule test --all $(ARGS)
+molecule: setup image ## the trial, a rollback and single roles, on a twin of their own (ARGS="-s rollback")
+	@scripts/molecule.sh $(ARGS)
 
 gpu: python ## what needs a real NVIDIA GPU; where there is none, each test says so (figures: build/gpu.xml)
 	@pytest tests/gpu -m gpu -v -o junit_family=xunit1 --junitxml=build/gpu.xml $(ARGS)

@@ -4,18 +4,17 @@
 #
 #   scripts/setup.sh            everything
 #   scripts/setup.sh --python   only .venv (enough for `make unit` and `make lint`)
+#   scripts/setup.sh --system   only Debian packages and the Docker engine
 #   scripts/setup.sh --browser  .venv and a browser (for `make browser`)
+#   scripts/setup.sh --which    print a Python that can run this checkout's own scripts; install one where there is none
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-only_python=no
-browser=no
-case "${1:-}" in
-  "") ;;
-  --python) only_python=yes ;;
-  --browser) only_python=yes browser=yes ;;
+what=${1:-all}
+case "$what" in
+  all | --python | --system | --browser | --which) ;;
   *)
-    echo "usage: scripts/setup.sh [--python | --browser]" >&2
+    echo "usage: scripts/setup.sh [--python | --system | --browser | --which]" >&2
     exit 2
     ;;
 esac
@@ -160,18 +159,25 @@ start_engine() {
 have_browser() { [ -n "${TRIAL_BROWSER:-}" ] || have chromium || have chromium-browser || have google-chrome; }
 
 mkdir -p build
-if [ "$browser" = yes ] && ! have_browser; then
+if [ "$what" = --which ]; then
+  find_python || {
+    install_packages python3 >&2
+    find_python || die "no Python 3.11, 3.12 or 3.13 found. Install one and put it on PATH."
+  }
+  exit 0
+fi
+if [ "$what" = --browser ] && ! have_browser; then
   install_packages chromium fonts-dejavu-core
 fi
-if [ "$only_python" = no ]; then
+if [ "$what" = all ] || [ "$what" = --system ]; then
   # Twice: whether docker-cli is a package of its own is known only once the package lists have been fetched.
   for _ in 1 2; do
     mapfile -t missing < <(missing_packages)
     install_packages "${missing[@]}"
   done
-fi
-make_venv
-if [ "$only_python" = no ]; then
   start_engine
+fi
+if [ "$what" != --system ]; then
+  make_venv
 fi
 say "ready"

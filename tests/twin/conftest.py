@@ -1,6 +1,7 @@
 """Tests on a live twin, over SSH: one twin for the session, playbooks run as a person runs them.
 
-``MT_TWIN_TESTS`` names it; a module that kills and reboots has another for itself.
+``MT_TWIN_TESTS`` names it; a module that kills and reboots has another for itself. With ``MT_TWINS_KEPT`` set, twins stay
+for the next session, and whoever set it removes them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TWIN = ROOT / "images" / "twin" / "twin.py"
 # Workers of pytest-xdist have twins of their own.
-NAME = "-".join(filter(None, (os.environ.get("MT_TWIN_TESTS", "mt-tests"), os.environ.get("PYTEST_XDIST_WORKER"))))
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+NAME = "-".join(filter(None, (os.environ.get("MT_TWIN_TESTS", "mt-tests"), WORKER)))
 OWN_NAME = f"{NAME}-own"
 UNITS = ("panda-llamacpp", "panda-nav", "phone-daemon")
 
@@ -153,12 +155,13 @@ class Twin:
 
 
 def lend(name: str, results: Path) -> Iterator[Twin]:
-    """Lend a healthy twin, and remove it at the end unless it was there before."""
-    existed = subprocess.run(["docker", "inspect", name], capture_output=True, check=False).returncode == 0
+    """Lend a healthy twin, and remove it at the end unless it was there before or is kept for the next session."""
+    present = subprocess.run(["docker", "inspect", name], capture_output=True, check=False).returncode == 0
+    kept = present or bool(os.environ.get("MT_TWINS_KEPT"))
     twin = Twin(name, results)
     twin.up()
     yield twin
-    if not existed:
+    if not kept:
         done = twin.program("down")
         assert done.returncode == 0, done.stderr
 

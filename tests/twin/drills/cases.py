@@ -202,7 +202,6 @@ class Case:
         stuck: key of CAN_NOT_BE_RESTORED.
         faulty_server: the trial gets the image whose server can misbehave.
         acquire: the trial plays phase 1, too, as with another image; elsewhere the twin was given everything once.
-        core: part of the dozen that runs with every test of the project.
     """
 
     name: str
@@ -224,7 +223,6 @@ class Case:
     stuck: str = ""
     faulty_server: bool = False
     acquire: bool = False
-    core: bool = False
 
 
 LAPSED = "the lease lapsed"
@@ -242,7 +240,7 @@ CASES: tuple[Case, ...] = (
     Case("killed-in-window", phase="window", at=A1, play=ENDLESS_WINDOW, **CONTROLLER_KILLED, **BY_LEASE),
     Case("killed-in-candidate", phase="candidate", at=CANDIDATE_STARTS, before=faults.slow_card(SLOW_CARD_S),
          play=ENDLESS_MEASURE, **CONTROLLER_KILLED, **BY_LEASE),
-    Case("killed-in-measure", phase="measure", at=MEASURE, play=ENDLESS_MEASURE, core=True,
+    Case("killed-in-measure", phase="measure", at=MEASURE, play=ENDLESS_MEASURE,
          **CONTROLLER_KILLED, **BY_LEASE),
     Case("killed-between-phases", "controller kill -9, between phases", "measure",
          task("TASK [edgelab.model_trial.measure : Measure]"), KILL, ends="gone", play=ENDLESS_MEASURE, **BY_LEASE),
@@ -265,7 +263,7 @@ CASES: tuple[Case, ...] = (
          says=(LAPSED, "restored by host at .*exit code 3"), play=ENDLESS_WINDOW, lease=True),
     # ---- the network ----
     Case("sshd-gone", "sshd stopped", "measure", MEASURE, faults.sshd_gone_until("closed"),
-         says=("can not be reached; it is tried again", LAPSED), play=ENDLESS_MEASURE, lease=True, core=True),
+         says=("can not be reached; it is tried again", LAPSED), play=ENDLESS_MEASURE, lease=True),
     Case("sshd-gone-briefly", "sshd stopped", "measure", MEASURE,
          faults.sshd_gone_until("segment_done", session="candidate"), says=("can not be reached; it is tried again",),
          ends="completed", play={"trial_workloads": {"nav_cached": 300}} | LONG_LEASE),
@@ -278,14 +276,14 @@ CASES: tuple[Case, ...] = (
          play=LONG_LEASE),
     # ---- the machine ----
     Case("rebooted", "host restarted", "window", A1, faults.rebooted, says=("host was restarted",),
-         by="boot|host|playbook", play=LONG_WINDOW, reboots=True, extra_s=RESTART_S, why="the restart", core=True),
+         by="boot|host|playbook", play=LONG_WINDOW, reboots=True, extra_s=RESTART_S, why="the restart"),
     Case("power-cut", "host restarted", "measure", MEASURE, faults.power_cut, says=("host was restarted",),
          by="boot|playbook", play=LONG_MEASURE, reboots=True, extra_s=BOOT_S, why="the boot"),
     Case("rebooted", "host restarted", "restore", BASELINE_STARTS, faults.rebooted, by="boot|host|playbook",
          ends="completed", play=LONG_RESTORE, reboots=True, extra_s=RESTART_S, why="the restart"),
     # ---- the host's own programs ----
     Case("dockerd-killed", "dockerd killed", "measure", MEASURE, faults.dockerd_killed,
-         says=("measuring stopped early|the candidate died",), play=LONG_MEASURE, by="host|playbook", core=True,
+         says=("measuring stopped early|the candidate died",), play=LONG_MEASURE, by="host|playbook",
          extra_s=10, why="the engine's own start: containers are removed before anybody is started"),
     Case("dockerd-hangs", "dockerd killed", "measure", MEASURE, faults.dockerd_killed,
          says=("measuring stopped early|the candidate died",), play=ENDLESS_MEASURE, by="host|playbook",
@@ -301,13 +299,13 @@ CASES: tuple[Case, ...] = (
     Case("runner-killed", "runner killed", "window", A1, faults.runner_killed,
          says=(r"runner was ended from outside \(signal\)",), play=LONG_WINDOW),
     Case("runner-killed", "runner killed", "candidate", CANDIDATE_STARTS, faults.runner_killed,
-         says=(r"runner was ended from outside \(signal\)",), before=faults.slow_card(SLOW_CARD_S), core=True),
+         says=(r"runner was ended from outside \(signal\)",), before=faults.slow_card(SLOW_CARD_S)),
     Case("runner-killed", "runner killed", "measure", MEASURE, faults.runner_killed,
          says=(r"runner was ended from outside \(signal\)",), play=LONG_MEASURE),
     Case("restore-killed-draining", "restore killed half way", "restore", event("containers_removed"),
          faults.restore_killed, ends="completed", by="host|playbook", play=LONG_RESTORE),
     Case("restore-killed-starting", "restore killed half way", "restore", BASELINE_STARTS, faults.restore_killed,
-         ends="completed", by="host|playbook", core=True),
+         ends="completed", by="host|playbook"),
     Case("two-restores", "two restores at once", "measure", MEASURE, faults.two_restores_at_once,
          says=("restored by (playbook|hand)|restore started by (playbook|hand)", "restore.yml ended with 0"),
          by="playbook|hand", play=LONG_MEASURE, extra_s=2, why="the runner's time to end"),
@@ -344,11 +342,11 @@ CASES: tuple[Case, ...] = (
          faulty_server=True, play=faulty_server("thinks", 12)),
     Case("dies-at-sample-57", "candidate dies at sample 57", "measure", sampled("nav-candidate", 57),
          faults.candidate_dies, says=("the candidate died|measuring stopped early",),
-         play={"trial_workloads": {"nav_extended": 400}}, core=True),
+         play={"trial_workloads": {"nav_extended": 400}}),
     Case("model-truncated", "model file truncated", "snapshot", task("Make the folder of the run"),
          faults.model_truncated, says=("the candidate died",), extra_s=20, why="it is noticed in phase 4"),
     Case("port-stolen", "port 11437 stolen", "snapshot", OPENED, faults.port_stolen_for_a_while,
-         says=("port 11437 was taken meanwhile", "python3"), extra_s=20, why="it is noticed in phase 4", core=True),
+         says=("port 11437 was taken meanwhile", "python3"), extra_s=20, why="it is noticed in phase 4"),
     Case("port-stolen-for-good", "port 11437 stolen", "window", A1, faults.port_stolen,
          says=("port 11437 was taken meanwhile", "python3"), stuck="a stranger holds the candidate's port",
          extra_s=10, why="it is noticed in phase 4"),
@@ -365,7 +363,7 @@ CASES: tuple[Case, ...] = (
          gpu(foreign=[{"command": "python3 train.py", "mib": 900}]),
          says=(r"train\.py",), stuck="a stranger holds VRAM", extra_s=8, why="the drain's limit"),
     Case("nvml-errs", "NVML errors", "measure", MEASURE, gpu(nvml="error"), says=("VRAM can not be seen any more",),
-         play=LONG_MEASURE, stuck="the GPU's driver errs", core=True,
+         play=LONG_MEASURE, stuck="the GPU's driver errs",
          extra_s=2, why="the fence waits so long for a reading"),
     Case("nvml-hangs", "NVML hangs", "measure", MEASURE, gpu(nvml="hang"), says=("VRAM can not be seen any more",),
          play=LONG_MEASURE, stuck="the GPU's driver hangs",
@@ -374,7 +372,7 @@ CASES: tuple[Case, ...] = (
     # ---- the tenants ----
     Case("e2b-fails-once", "E2B fails to start once", "restore", RESTORE,
          faults.tenant_fault_once("panda-llamacpp-refuse-start", "panda-llamacpp"), ends="completed",
-         says=("panda-llamacpp did not start, tried again",), core=True),
+         says=("panda-llamacpp did not start, tried again",)),
     Case("e2b-never-starts", "E2B fails to start always", "restore", RESTORE,
          faults.tenant_fault("panda-llamacpp-refuse-start"), says=("panda-llamacpp FAILED",),
          stuck="the live model does not start"),
@@ -386,7 +384,7 @@ CASES: tuple[Case, ...] = (
     Case("voice-empty", "Chatterbox returns an empty WAV", "restore", RESTORE, faults.tenant_fault("chatterbox-empty"),
          says=("speaks", "0 bytes"), stuck="the voice is broken"),
     Case("voice-silent", "Chatterbox returns silence", "restore", RESTORE, faults.tenant_fault("chatterbox-silence"),
-         says=("speaks", "silen"), stuck="the voice is broken", core=True),
+         says=("speaks", "silen"), stuck="the voice is broken"),
     Case("voice-html", "Chatterbox returns HTML", "restore", RESTORE, faults.tenant_fault("chatterbox-html"),
          says=("speaks", "WAV|RIFF"), stuck="the voice is broken"),
     Case("voice-500", "Chatterbox returns 500", "restore", RESTORE, faults.tenant_fault("chatterbox-500"),
@@ -398,7 +396,7 @@ CASES: tuple[Case, ...] = (
     # ---- disks, rights, clocks ----
     Case("disk-full", "disk full on the host", "window", A1, faults.host_disk_full,
          says=("No space left",), before=faults.disk_that_can_be_filled, play=LONG_WINDOW,
-         acquire=True, core=True),
+         acquire=True),
     Case("disk-full-at-harvest", "disk full on the controller", "verdict", VERIFY, faults.disk_full_at_harvest,
          says=("No space left",), before=faults.results_on_a_tiny_disk, mended=faults.controller_disk_freed),
     Case("sudo-revoked", "sudo revoked", "window", A1, faults.sudo_revoked_until("closed"),

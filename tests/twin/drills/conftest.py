@@ -1,11 +1,12 @@
 """Twins for the drills, one for each worker, and what a person sees while they run.
 
-`make drills` is how to run them; with ``--core`` the dozen that spans the mechanisms.
+`make drills` is how to run all of them; ``--part=2/10`` takes every tenth case, from the second on (`make prove`).
 A case's play, journal and notes stay in build/drills/<case>/.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import itertools
 import json
@@ -25,13 +26,15 @@ HERE = Path(__file__).resolve().parent
 # The table, the faults and the world are files beside this one; tests here are no package.
 sys.path.insert(0, str(HERE))
 
-from cases import Case  # noqa: E402
+from cases import CASES, Case  # noqa: E402
 from faults import KEPT_MODEL, MODEL  # noqa: E402
 from world import STATE, Drill  # noqa: E402
 
 ROOT = HERE.parents[2]
 BUILD = ROOT / "build" / "drills"
 FAULTY = ROOT / "tests" / "fixtures" / "faulty_server"
+# On the twin: the hash of what phase 1 brought to it.
+ACQUIRED = "/root/acquired"
 BENCH_IMAGE = ROOT / "build" / "bench-image.json"
 # Puts right whatever a drill has broken, in the order in which it may have to be.
 CLEAN = f"""
@@ -49,7 +52,7 @@ rm -rf {STATE}/runs/*
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--core", action="store_true", help="drills: only the dozen that spans the mechanisms")
+    parser.addoption("--part", metavar="N/M", help="drills: every M-th case of the table, from the N-th on")
 
 
 def case_of(item: pytest.Item) -> Case | None:
@@ -59,8 +62,13 @@ def case_of(item: pytest.Item) -> Case | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--core"):
-        out = [item for item in items if (case := case_of(item)) is not None and not case.core]
+    if config.getoption("--part"):
+        part, _, parts = str(config.getoption("--part")).partition("/")
+        if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+            raise pytest.UsageError(f"--part: expected N/M with 1 <= N <= M, found {config.getoption('--part')}")
+        cases = [item for item in items if case_of(item) is not None]
+        kept = cases[int(part) - 1 :: int(parts)]
+        out = [item for item in cases if item not in kept]
         config.hook.pytest_deselected(items=out)
         items[:] = [item for item in items if item not in out]
 
@@ -69,29 +77,44 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def worker() -> str:
-    """The name of this worker of pytest-xdist."""
-    return os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+def twin(lend_twin: Callable[[str, Path], Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The twin that this worker's drills strike: the one that MT_TWIN_TESTS names, or one of their own."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    base = os.environ.get("MT_TWIN_TESTS") or "mt-drills"
+    yield from lend_twin("-".join(filter(None, (base, worker))), tmp_path_factory.mktemp("results"))
 
 
 @pytest.fixture(scope="session")
-def twin(worker: str, lend_twin: Callable[[str, Path], Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The twin that this worker's drills strike."""
-    yield from lend_twin(f"mt-drills-{worker}", tmp_path_factory.mktemp("results"))
-
-
-@pytest.fixture(scope="session")
-def provided(twin: Any) -> Any:
-    """The twin with everything on it that a trial brings to its host."""
+def provided(twin: Any) -> Iterator[Any]:
+    """The twin with everything on it that a trial brings to its host; it is well again when the drills are over."""
     make_well(twin)
     acquire(twin)
-    return twin
+    yield twin
+    make_well(twin)
+
+
+def acquired_key() -> str:
+    """A hash of what phase 1 brings to a host: the acting side and the image."""
+    total = hashlib.sha256(BENCH_IMAGE.read_bytes())
+    for folder in ("plugins", "roles", "playbooks"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                total.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    return total.hexdigest()
 
 
 def acquire(twin: Any) -> None:
-    """Play phase 1, once for all drills of a twin: it changes nothing the second time, so most of them leave it out."""
+    """Play phase 1, once for all drills of a twin: it changes nothing the second time, so most of them leave it out.
+
+    The twin remembers what it was given, so that the next session does not play it again either.
+    """
+    key, image = acquired_key(), json.loads(BENCH_IMAGE.read_text(encoding="utf-8"))["id"]
+    there = f"[ -x /usr/local/sbin/model-trial ] && [ -s {MODEL} ] && docker image inspect {image} >/dev/null"
+    if twin.run(f"{there} && cat {ACQUIRED}", check=False) == key:
+        return
     played = twin.play("benchmark-e4b.yml", "--tags", "acquire")
     assert played.code == 0, played.text
+    twin.run(f"echo {key} >{ACQUIRED}")
 
 
 def make_well(twin: Any) -> None:
@@ -215,11 +238,24 @@ class Board:
             self.say(self.line(row))
         good = sum(row["ok"] for row in rows)
         self.say(f"{good} of {len(rows)} drills: the host came back as it should")
-        short = self.config.getoption("--core")
-        path = ROOT / "build" / ("drills-short.json" if short else "drills.json")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        keep_rows(ROOT / "build" / "drills.json", rows)
+
+
+def keep_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Put rows into build/drills.json in place of those of the same cases: parts of the table may run side by side."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            old = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            old = []
+        kept = {(row["phase"], row["case"]): row for row in [*old, *rows]}
+        known = {(case.phase, case.name) for case in CASES}
+        order = {phase: number for number, phase in enumerate(PHASES)}
+        table = [kept[one] for one in sorted(kept, key=lambda one: (order[one[0]], one[1])) if one in known]
         part = path.with_suffix(".part")
-        part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
         part.replace(path)
 
 

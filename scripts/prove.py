@@ -1,0 +1,652 @@
+"""Run the table of steps: `make test` is the tier a person waits for, `make prove` is everything.
+
+    scripts/prove.py test            the tier `test`; leaves build/test.json
+    scripts/prove.py prove           the tier `prove`; records each step in build/prove.json and goes on from there
+    scripts/prove.py prove NAME ...  these steps, and what they stand on
+    scripts/prove.py list            the steps, what they show, and on how many files they depend
+
+Environment: ``ALL=1`` runs what is recorded as well. The log of each step is ``build/<tier>/<step>.log``.
+
+Exit code 0: every step passed, was taken from the record, or needs something that this machine lacks (listed apart).
+1: a step failed or was left out. 2: wrong usage. 130: interrupted.
+
+Standard library only: it runs before anything is installed, on any Python from 3.11 on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import functools
+import hashlib
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import steps as table
+from steps import PROVE, ROOT, TEST, Step
+
+# A line that says what runs, where nobody looks at a terminal.
+WORD_EVERY_S = 60.0
+TAIL_LINES = 60
+# Between asking a step to end and ending it.
+PATIENCE_S = 15.0
+TWIN_LABEL = "edgelab.model_trial.twin"
+MARKS = {"ok": "ok", "recorded": "ok, recorded", "failed": "FAILED", "skipped": "skipped", "left out": "LEFT OUT"}
+
+
+class Usage(Exception):
+    """What was asked for cannot be done; the text says why."""
+
+
+# ---- the tree, and what a step's result depends on ----
+
+
+class Tree:
+    """The tracked files of the checkout with the hashes of their contents, and whether anything is uncommitted."""
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self.root = root
+        self.commit = self._git("rev-parse", "HEAD").strip()
+        self.clean = bool(self.commit) and self._git("status", "--porcelain") == ""
+        # "mode hash stage<tab>path": mode and hash say all that a step can see of a committed file.
+        lines = [line.partition("\t") for line in self._git("ls-files", "-s", "-z").split("\0") if line]
+        self.files = {path: facts for facts, _, path in lines}
+
+    def _git(self, *words: str) -> str:
+        try:
+            done = subprocess.run(["git", *words], cwd=self.root, capture_output=True, text=True, check=False)
+        except OSError:
+            return ""
+        return done.stdout if done.returncode == 0 else ""
+
+    def matching(self, step: Step) -> list[str]:
+        """Return the tracked files that a step depends on, sorted."""
+        patterns = step.patterns
+        if not patterns:
+            return []
+        wanted = re.compile("|".join(f"(?:{table.expression(pattern)})" for pattern in patterns))
+        return sorted(path for path in self.files if wanted.fullmatch(path))
+
+    def key(self, step: Step) -> str:
+        """Return the hash under which a step's result is recorded: its definition, its files, this kind of machine."""
+        definition = {k: v for k, v in dataclasses.asdict(step).items() if k not in ("does", "expected_s", "limit_s")}
+        definition["tiers"] = sorted(step.tiers)
+        total = hashlib.sha256(json.dumps(definition, sort_keys=True).encode())
+        total.update(f"{platform.machine()} {sys.version_info[:2]}".encode())
+        for path in self.matching(step):
+            total.update(f"{path}\0{self.files[path]}\0".encode())
+        return total.hexdigest()
+
+
+# ---- the record ----
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write a JSON file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def now() -> str:
+    """Return the time of day in UTC, as it stands in the records."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+class Record:
+    """``build/prove.json``: the last result of each step with the key it had. A dirty tree records nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            steps = found["steps"]
+            self.steps: dict[str, dict[str, Any]] = {str(k): dict(v) for k, v in steps.items()}
+        except FileNotFoundError:
+            self.steps = {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+            raise Usage(
+                f"{path}: expected the record of an earlier `make prove`, found something else ({err!r}). "
+                "Remove the file to prove everything anew."
+            ) from err
+
+    def holds(self, step: Step, key: str) -> bool:
+        """Whether this step passed with exactly these files."""
+        entry = self.steps.get(step.name, {})
+        return bool(step.files) and entry.get("key") == key and entry.get("result") == "ok"
+
+    def seconds(self, name: str) -> float | None:
+        """Return how long a step took the last time, None where it never ran."""
+        value = self.steps.get(name, {}).get("seconds")
+        return float(value) if isinstance(value, int | float) else None
+
+    def add(self, step: Step, result: Result, tree: Tree) -> None:
+        """Record a finished step, unless the tree is dirty, or changed while the step ran."""
+        if not step.files or not tree.clean:
+            return
+        fresh = Tree(tree.root)
+        if not fresh.clean or fresh.key(step) != tree.key(step):
+            return
+        self.steps[step.name] = {
+            "result": result.result,
+            "key": tree.key(step),
+            "commit": tree.commit,
+            "seconds": round(result.seconds, 1),
+            "ended": now(),
+        }
+        write_json(self.path, {"steps": dict(sorted(self.steps.items()))})
+
+
+@dataclasses.dataclass
+class Result:
+    """How a step ended: ok, recorded, failed, skipped, left out; and why, where that needs a word."""
+
+    result: str
+    seconds: float = 0.0
+    why: str = ""
+
+
+# ---- one running step ----
+
+
+class Running:
+    """A started step: a session of its own, so that it can be ended whole, and its log."""
+
+    def __init__(self, step: Step, words: Sequence[str], variables: dict[str, str], log: Path) -> None:
+        self.step, self.log = step, log
+        self.began_s = time.monotonic()
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                words, cwd=ROOT, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
+        self.hung = False
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self.began_s
+
+    def poll(self) -> Result | None:
+        """Return how it ended, None while it runs; end it where it hangs."""
+        code = self.process.poll()
+        if code is None and self.seconds > self.step.limit_s:
+            self.hung = True
+            self.end()
+            code = self.process.returncode
+        if code is None:
+            return None
+        # What a step left running in its session would disturb the next one.
+        end_session(self.process.pid, signal.SIGKILL)
+        if self.hung:
+            return Result("failed", self.seconds, f"hung: ended after {self.step.limit_s:.0f} s")
+        return Result("ok", self.seconds) if code == 0 else Result("failed", self.seconds, f"exit code {code}")
+
+    def end(self) -> None:
+        """Ask it to end, then end it."""
+        end_session(self.process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(PATIENCE_S)
+        end_session(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def tail(self) -> str:
+        """Return the last lines of its log."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-TAIL_LINES:])
+
+
+def session_of(pid: int) -> tuple[int, int] | None:
+    """Return (session, start time in clock ticks since boot) of a process; None where it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return int(fields[3]), int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def end_session(session: int, number: int) -> None:
+    """Send a signal to every process of a session that this program started."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (found := session_of(int(entry.name))) is not None and found[0] == session:
+            with contextlib.suppress(OSError):
+                os.kill(int(entry.name), number)
+
+
+class Started:
+    """``build/<tier>/running.json``: sessions that this program started, so that its successor ends what a kill left."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def note(self, running: Iterable[Running]) -> None:
+        """Write down what runs now."""
+        found = {}
+        for one in running:
+            facts = session_of(one.process.pid)
+            if facts is not None:
+                found[str(one.process.pid)] = facts[1]
+        write_json(self.path, found)
+
+    def end_leftovers(self) -> list[int]:
+        """End the sessions of a predecessor that was killed; a number that means another process now is left alone."""
+        try:
+            known = json.loads(self.path.read_text(encoding="utf-8"))
+            pairs = [(int(pid), int(start)) for pid, start in known.items()]
+        except (OSError, ValueError, AttributeError, TypeError):
+            return []
+        ended = []
+        for pid, start in pairs:
+            facts = session_of(pid)
+            # The leader may be gone and its children not: then no other process can have its number as a session.
+            if facts is None or facts == (pid, start):
+                end_session(pid, signal.SIGKILL)
+                ended.append(pid)
+        self.path.unlink(missing_ok=True)
+        return ended
+
+
+# ---- the run ----
+
+
+class Screen:
+    """What a person sees: a line for each step that ends, and now and then what runs and how long it will take."""
+
+    def __init__(self, stream: Any = None) -> None:
+        self.stream = stream or sys.stdout
+        self.terminal = self.stream.isatty()
+        self.status = ""
+
+    def line(self, text: str = "") -> None:
+        """Write a line that stays."""
+        self._clear()
+        print(text, file=self.stream, flush=True)
+
+    def _clear(self) -> None:
+        if self.status:
+            self.stream.write("\r\x1b[K")
+            self.status = ""
+
+    def show(self, text: str) -> None:
+        """Replace the line at the bottom of a terminal."""
+        if self.terminal:
+            width = max(20, os.get_terminal_size().columns - 1)
+            self._clear()
+            self.status = text[:width]
+            self.stream.write(self.status)
+            self.stream.flush()
+
+
+def clock(seconds: float) -> str:
+    """Write seconds as people say them."""
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+class Run:
+    """One run of a tier."""
+
+    def __init__(self, tier: str, names: Sequence[str], *, screen: Screen | None = None) -> None:
+        self.tier = tier
+        self.folder = ROOT / "build" / tier
+        self.tree = Tree()
+        self.everything = os.environ.get("ALL", "") not in ("", "0")
+        self.record = Record(ROOT / "build" / "prove.json")
+        self.screen = screen or Screen()
+        self.steps = chosen(tier, names)
+        self.part_of = bool(names)
+        self.results: dict[str, Result] = {}
+        self.running: list[Running] = []
+        self.twins: dict[str, str] = {}
+        self.cores = os.cpu_count() or 2
+        self.began_s = time.monotonic()
+        self.began = now()
+        self.interrupted = False
+        self.started = Started(self.folder / "running.json")
+        # Two checkouts on one machine do not share twins.
+        place = hashlib.sha256(str(ROOT).encode()).hexdigest()[:4]
+        self.names = {one: f"mt-{tier}-{place}-{one}" for one in ("a", "b")}
+
+    # What to run.
+
+    def decide(self) -> None:
+        """Settle what needs no run: steps of the record, steps that this machine cannot run, what only they stand on."""
+        for step in self.steps:
+            if self.tier == PROVE and not self.everything and self.record.holds(step, self.tree.key(step)):
+                self.results[step.name] = Result("recorded", self.record.seconds(step.name) or 0.0)
+                continue
+            for need in step.needs:
+                lack = table.NEEDS[need]()
+                if lack is not None:
+                    self.results[step.name] = Result("skipped", 0.0, lack)
+        # What others stand on runs only where one of them does.
+        wanted: set[str] = set()
+        for step in reversed(self.steps):
+            if step.name not in self.results and (not step.is_ground or step.name in wanted):
+                wanted.update((step.name, *step.after))
+        self.steps = [step for step in self.steps if step.name in self.results or step.name in wanted]
+
+    def ready(self, step: Step) -> bool:
+        """Whether all that a step stands on has passed."""
+        return all(
+            name not in {s.name for s in self.steps} or self.passed(name) for name in step.after
+        )
+
+    def passed(self, name: str) -> bool:
+        """Whether a step has passed, now or on record."""
+        return name in self.results and self.results[name].result in ("ok", "recorded")
+
+    def leave_out(self) -> None:
+        """Leave out what stands on a step that did not pass."""
+        changed = True
+        while changed:
+            changed = False
+            for step in self.pending():
+                bad = [n for n in step.after if n in self.results and not self.passed(n)]
+                if bad:
+                    self.finish(step, Result("left out", 0.0, f"stands on {bad[0]}, which did not pass"))
+                    changed = True
+
+    def pending(self) -> list[Step]:
+        """Return the steps that have neither ended nor begun, the table's order kept."""
+        begun = {one.step.name for one in self.running}
+        return [step for step in self.steps if step.name not in self.results and step.name not in begun]
+
+    def next_step(self) -> tuple[Step, str] | None:
+        """Return a step that can begin now, and its twin.
+
+        There are as many places as cores. Steps without a twin work; steps on a twin mostly wait. So while both kinds
+        are left, one place is kept for a twin.
+        """
+        if len(self.running) >= max(2, self.cores) or any(one.step.alone for one in self.running):
+            return None
+        pending = self.pending()
+        twins_left = any(step.twin for step in pending)
+        workers = sum(not one.step.twin for one in self.running)
+        room = max(1, self.cores - 1) if twins_left or workers != len(self.running) else max(2, self.cores)
+        for step in sorted(pending, key=lambda one: not one.is_ground):
+            if not self.ready(step) or (step.alone and self.running):
+                continue
+            if not step.twin:
+                if workers < room or step.is_ground:
+                    return step, ""
+            elif (twin := self.free_twin(step.twin)) is not None:
+                return step, twin
+        return None
+
+    def free_twin(self, wanted: str) -> str | None:
+        """Return a twin that no running step has, None where there is none."""
+        for one in ("a", "b") if wanted == "any" else (wanted,):
+            if one not in self.twins.values():
+                return one
+        return None
+
+    # Running it.
+
+    def go(self) -> int:
+        """Run the steps; returns the exit code."""
+        for pid in self.started.end_leftovers():
+            self.screen.line(f"ended what an interrupted run had left (session {pid})")
+        if self.tier == PROVE and not self.tree.clean:
+            self.screen.line("the tree is dirty (git status): what passes now is not recorded")
+        self.decide()
+        done = sum(result.result == "recorded" for result in self.results.values())
+        if done:
+            self.screen.line(f"{done} steps passed with the same files before (build/prove.json); ALL=1 runs them again")
+        spoken_s = time.monotonic()
+        try:
+            with interruptible():
+                while self.running or self.pending():
+                    self.leave_out()
+                    while (found := self.next_step()) is not None:
+                        self.begin(*found)
+                    self.collect()
+                    if not self.running and self.pending() and self.next_step() is None:
+                        self.leave_out()
+                        if self.pending() and self.next_step() is None:
+                            raise RuntimeError(f"the table is circular: {[step.name for step in self.pending()]}")
+                    if time.monotonic() - spoken_s > (1 if self.screen.terminal else WORD_EVERY_S):
+                        spoken_s = time.monotonic()
+                        self.say_where()
+                    time.sleep(0.1)
+        except KeyboardInterrupt:
+            self.interrupted = True
+            self.screen.line("interrupted: ending what runs")
+        finally:
+            for one in self.running:
+                one.end()
+                self.results[one.step.name] = Result("left out", one.seconds, "interrupted")
+            self.running.clear()
+            for step in self.pending():
+                self.results[step.name] = Result("left out", 0.0, "interrupted")
+            self.started.note([])
+            self.remove_twins()
+        return self.report()
+
+    def begin(self, step: Step, twin: str) -> None:
+        """Start a step."""
+        words = [self.fill(word, twin) for word in step.command]
+        if twin:
+            self.twins[step.name] = twin
+        self.running.append(Running(step, words, self.variables(step, twin), self.folder / f"{step.name}.log"))
+        self.started.note(self.running)
+
+    def fill(self, word: str, twin: str) -> str:
+        """Put names into a word of a command."""
+        for key, value in {**self.names, "twin": self.names.get(twin, ""), "python": sys.executable}.items():
+            word = word.replace("{" + key + "}", value)
+        return word
+
+    def variables(self, step: Step, twin: str) -> dict[str, str]:
+        """Return the environment of a step."""
+        found = {**os.environ, "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"}
+        found |= {"MT_TIER": self.tier, "MT_PROFILE": "long" if self.tier == PROVE else "short", "MT_TWINS_KEPT": "1"}
+        if twin:
+            found |= {"MT_TWIN": self.names[twin], "MT_TWIN_TESTS": self.names[twin]}
+        return found | {key: self.fill(value, twin) for key, value in step.variables.items()}
+
+    def collect(self) -> None:
+        """Take in the steps that have ended."""
+        for one in list(self.running):
+            result = one.poll()
+            if result is not None:
+                self.running.remove(one)
+                self.twins.pop(one.step.name, None)
+                self.finish(one.step, result)
+                self.started.note(self.running)
+                if result.result == "failed":
+                    where = one.log.relative_to(ROOT)
+                    self.screen.line(f"---- {one.step.name}: {result.why}; the end of {where}:\n{one.tail()}\n----")
+
+    def finish(self, step: Step, result: Result) -> None:
+        """Note how a step ended, on the screen and in the record."""
+        self.results[step.name] = result
+        ended = sum(one.name in self.results for one in self.steps)
+        self.screen.line(
+            f"[{ended:2}/{len(self.steps)}] {MARKS[result.result]:8} {step.name:18} {result.seconds:5.0f} s  "
+            f"{result.why or step.does}"
+        )
+        if self.tier == PROVE and result.result in ("ok", "failed"):
+            self.record.add(step, result, self.tree)
+
+    def say_where(self) -> None:
+        """Say what runs, and about how long it will take."""
+        names = ", ".join(f"{one.step.name} {one.seconds:.0f} s" for one in self.running)
+        ended = sum(step.name in self.results for step in self.steps)
+        text = f"... {clock(time.monotonic() - self.began_s)}: {ended} of {len(self.steps)} done, running {names}; "
+        text += f"about {clock(self.remaining_s())} left"
+        if self.screen.terminal:
+            self.screen.show(text)
+        else:
+            self.screen.line(text)
+
+    def remaining_s(self) -> float:
+        """Estimate the seconds left: what the steps took the last time, else the table's figures at this run's pace."""
+        ran = [(step, self.results[step.name]) for step in self.steps if step.name in self.results]
+        pairs = [(result.seconds, step.expected_s) for step, result in ran if result.result == "ok"]
+        pace = sum(took for took, _ in pairs) / sum(expected for _, expected in pairs) if pairs else 1.0
+
+        def guess(step: Step) -> float:
+            return self.record.seconds(step.name) or step.expected_s * pace
+
+        begun = {one.step.name: max(0.0, guess(one.step) - one.seconds) for one in self.running}
+        waiting = {step.name: guess(step) for step in self.pending()}
+        places = max(2, self.cores)
+        return max([sum((begun | waiting).values()) / places, *begun.values(), *waiting.values()], default=0.0)
+
+    def remove_twins(self) -> None:
+        """Remove the twins of this run, those that a test made beside them too."""
+        command = ["docker", "ps", "--all", f"--filter=label={TWIN_LABEL}", "--format={{.Names}}"]
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            listed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout.split()
+            for name in listed:
+                if name.startswith(tuple(self.names.values())):
+                    down = [sys.executable, str(ROOT / "images/twin/twin.py"), "down", "--name", name]
+                    subprocess.run(down, capture_output=True, check=False, timeout=120)
+
+    # What is said at the end.
+
+    def report(self) -> int:
+        """Print the table, write build/test.json; returns the exit code."""
+        total_s = time.monotonic() - self.began_s
+        apart = [(step, self.results[step.name]) for step in self.steps if self.results[step.name].result == "skipped"]
+        shown = [(step, self.results[step.name]) for step in self.steps if self.results[step.name].result != "skipped"]
+        self.screen.line()
+        for step, result in shown:
+            why = "" if result.result in ("ok", "recorded") else f"  {result.why}"
+            self.screen.line(f"  {MARKS[result.result]:13} {step.name:18} {result.seconds:6.0f} s{why}")
+        if apart:
+            self.screen.line("\n  skipped here, because this machine lacks what they need:")
+            for step, result in apart:
+                self.screen.line(f"  {'':13} {step.name:18} {result.why}")
+        bad = [step.name for step, result in shown if result.result in ("failed", "left out")]
+        good = len(shown) - len(bad)
+        self.screen.line(f"\n  {self.tier}: {clock(total_s)}; {self.place()}")
+        ok = not bad and not self.interrupted
+        if self.tier == TEST:
+            write_json(ROOT / "build" / "test.json", self.document(total_s, ok))
+        if bad:
+            self.screen.line(f"  not proved: {', '.join(bad)}; logs in {self.folder.relative_to(ROOT)}/")
+        skipped = f", {len(apart)} skipped" if apart else ""
+        self.screen.line(f"{good} passed, {len(bad)} failed{skipped}")
+        if self.interrupted:
+            return 130
+        return 0 if ok else 1
+
+    def place(self) -> str:
+        """Say of which files all this is true."""
+        fresh = Tree()
+        if fresh.commit != self.tree.commit or fresh.clean != self.tree.clean:
+            return "the tree changed meanwhile: this is proved of no commit"
+        state = "clean" if self.tree.clean else "with uncommitted changes"
+        return f"commit {self.tree.commit[:12] or 'unknown'}, {state}"
+
+    def document(self, total_s: float, ok: bool) -> dict[str, Any]:
+        """Return what stands in build/test.json."""
+        return {
+            "commit": self.tree.commit,
+            "clean": self.tree.clean and not self.place().startswith("the tree changed"),
+            "ok": ok,
+            "part": self.part_of,
+            "began": self.began,
+            "seconds": round(total_s, 1),
+            "cores": self.cores,
+            "steps": [
+                {"name": step.name, "result": result.result, "seconds": round(result.seconds, 1), "why": result.why}
+                for step in self.steps
+                for result in [self.results[step.name]]
+            ],
+        }
+
+
+def chosen(tier: str, names: Sequence[str]) -> list[Step]:
+    """Return the steps of a tier; with names only these and what they stand on."""
+    steps = [step for step in table.STEPS if tier in step.tiers]
+    if not names:
+        return steps
+    wanted: set[str] = set()
+
+    def add(name: str) -> None:
+        step = next((one for one in steps if one.name == name), None)
+        if step is None:
+            known = ", ".join(one.name for one in steps)
+            raise Usage(f"expected steps of `make {tier}`, found {name!r}. There are: {known}")
+        wanted.add(name)
+        for other in step.after:
+            if other not in wanted:
+                add(other)
+
+    for name in names:
+        add(name)
+    return [step for step in steps if step.name in wanted]
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a run as Ctrl-C does, so that nothing is left behind."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def only_one(tier: str) -> Iterator[None]:
+    """Refuse a second run of a tier in the same checkout: both would use the same twins."""
+    import fcntl
+
+    path = ROOT / "build" / tier / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            raise Usage(f"`make {tier}` runs in this checkout already; wait for it, or use another clone.") from err
+        yield
+
+
+def show_list(tree: Callable[[], Tree] = functools.cache(Tree)) -> int:
+    """Print the table."""
+    for step in table.STEPS:
+        tiers = "+".join(sorted(step.tiers, reverse=True))
+        print(f"{step.name:18} {tiers:10} {len(tree().matching(step)):5} files  {step.does}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Run the steps of `make test` or `make prove`.")
+    parser.add_argument("tier", choices=(TEST, PROVE, "list"))
+    parser.add_argument("names", nargs="*", help="only these steps, and what they stand on")
+    options = parser.parse_args(arguments)
+    if options.tier == "list":
+        return show_list()
+    try:
+        with only_one(options.tier):
+            return Run(options.tier, options.names).go()
+    except Usage as err:
+        print(f"prove: error: {err}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

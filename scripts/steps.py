@@ -1,0 +1,321 @@
+"""The table of steps behind `make test` and `make prove`: what runs, after what, on which files it depends.
+
+This file is data and a few questions about it; ``scripts/prove.py`` runs it. A new test belongs to a step here, or no
+tier runs it.
+
+* A step of the tier ``test`` is part of `make test`: a person waits for it. A step of the tier ``prove`` is part of
+  `make prove`, which runs everything and takes what it has proved before from ``build/prove.json``.
+* ``files`` names what a step depends on, as patterns or as groups of patterns (GROUPS). A change runs again the steps
+  whose files it touches, so a pattern that is missing here is a fault: too much is slow, too little is wrong.
+* A step that has ``needs`` is skipped, by name, where this machine lacks one of them (NEEDS says what is missing).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TEST, PROVE = "test", "prove"
+BOTH = frozenset({TEST, PROVE})
+ONLY_TEST, ONLY_PROVE = frozenset({TEST}), frozenset({PROVE})
+
+# ---- which files a step depends on ----
+
+# A pattern that ends in a slash is everything below that folder; else * matches within one name, ** across folders.
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "everything": ("**",),
+    "environment": ("pyproject.toml", "constraints.txt", "scripts/setup.sh"),
+    "collection": ("plugins/", "roles/", "playbooks/", "collection/", "meta/", "galaxy.yml", "ansible.cfg"),
+    "trialbench": ("bench/",),
+    "image": ("images/bench/", "images/base/"),
+    "twin": ("images/twin/", "images/base/", "tests/fixtures/models/", "tests/fixtures/hub/"),
+    # What a whole trial on a twin runs through.
+    "trial": ("environment", "collection", "trialbench", "image", "twin", "tests/conftest.py", "tests/twin/conftest.py"),
+}
+
+
+def patterns_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Resolve groups into patterns, groups within groups included."""
+    found: dict[str, None] = {}
+    for name in names:
+        for pattern in patterns_of(GROUPS[name]) if name in GROUPS else (name,):
+            found[pattern] = None
+    return tuple(found)
+
+
+def expression(pattern: str) -> str:
+    """Turn a pattern into a regular expression for a whole path."""
+    if pattern.endswith("/"):
+        return re.escape(pattern) + ".*"
+    parts = re.split(r"(\*\*|\*)", pattern)
+    return "".join({"**": ".*", "*": "[^/]*"}.get(part, re.escape(part)) for part in parts)
+
+
+# ---- what a machine may lack ----
+
+
+def lacks_variables(*names: str) -> Callable[[], str | None]:
+    """Make a question: which of these environment variables is not set?"""
+
+    def ask() -> str | None:
+        missing = [name for name in names if not os.environ.get(name)]
+        return f"needs the real program, named by {' and '.join(missing)}" if missing else None
+
+    return ask
+
+
+def lacks_gpu() -> str | None:
+    """Say so when there is no NVIDIA GPU that answers."""
+    smi = shutil.which("nvidia-smi")
+    if smi is None or subprocess.run([smi, "-L"], capture_output=True, check=False, timeout=20).returncode != 0:
+        return "needs an NVIDIA GPU and its driver (nvidia-smi -L)"
+    return None
+
+
+def lacks_torch() -> str | None:
+    """Say so when torch was not installed for the oracles (scripts/ground_truth.py does it; a download of minutes)."""
+    if (ROOT / "build" / "oracle-venv" / ".stamp").exists():
+        return None
+    return "needs torch and transformers in build/oracle-venv: `make ground-truth` installs them"
+
+
+def oldest_python() -> str | None:
+    """Return a Python 3.10, the oldest that a host may have; None where there is none."""
+    for name in (os.environ.get("PYTHON_3_10", ""), "python3.10"):
+        path = shutil.which(name) if name else None
+        if path and subprocess.run([path, "-c", ""], capture_output=True, check=False, timeout=20).returncode == 0:
+            return path
+    return None
+
+
+def lacks_oldest_python() -> str | None:
+    """Say so when there is no Python 3.10."""
+    return None if oldest_python() else "needs a Python 3.10 on PATH, or named by PYTHON_3_10"
+
+
+NEEDS: Mapping[str, Callable[[], str | None]] = {
+    "gemma.cpp": lacks_variables("GEMMA_CPP_BINARY", "GEMMA_CPP_WEIGHTS"),
+    "apr": lacks_variables("APR_BINARY"),
+    "gpu": lacks_gpu,
+    "torch": lacks_torch,
+    "python 3.10": lacks_oldest_python,
+}
+
+# ---- the steps ----
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step.
+
+    Attributes:
+        name: what a person calls it; `make prove STEPS="NAME ..."` runs it alone.
+        does: what it shows, in a few words.
+        run: the command's words; ``{twin}`` stands for the twin that the step was given, ``{a}`` and ``{b}`` for the two
+            twins, ``{python}`` for the Python that runs the table.
+        tiers: of which tiers it is a part.
+        tests: paths or node ids of the tests it runs; they end the command when it is pytest.
+        files: what its result depends on, as patterns or names of GROUPS; none: it is never taken from the record.
+        after: names of the steps that must have passed before.
+        twin: "a" or "b" for that twin, "any" for whichever is free, "" for none.
+        needs: keys of NEEDS.
+        variables: environment variables of the command.
+        alone: nothing else runs beside it, because it measures time.
+        expected_s: seconds on two cores where setup and first trial take 135 s; for the order and the estimate.
+        limit_s: seconds after which it hangs and is ended.
+    """
+
+    name: str
+    does: str
+    run: tuple[str, ...]
+    tiers: frozenset[str] = BOTH
+    tests: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    after: tuple[str, ...] = ("python",)
+    twin: str = ""
+    needs: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+    alone: bool = False
+    expected_s: float = 30
+    limit_s: float = 1200
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The whole command."""
+        return (*self.run, *self.tests) if self.run[:1] == ("pytest",) else self.run
+
+    @property
+    def is_ground(self) -> bool:
+        """Whether it only prepares what others stand on: it shows nothing by itself and is never recorded."""
+        return not self.files and not self.tests
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The patterns of ``files``, and the tests' own files."""
+        own = {test.partition("::")[0] for test in self.tests}
+        return (*patterns_of(self.files), *sorted(name if name.endswith(".py") else f"{name}/" for name in own))
+
+
+PYTEST = ("pytest", "-q", "--tb=short")
+# One process for each twin; each line names the test it is at.
+ON_TWIN = ("pytest", "-v", "--tb=short", "-m", "twin")
+DRILL = ("pytest", "-q", "--tb=short", "-o", "console_output_style=classic")
+DRILLS = "tests/twin/drills/test_drills.py"
+DRILL_PARTS = 10
+# Five drills that span the mechanisms: a candidate, the machine, the runner, the restore, the controller.
+CORE_DRILLS = (
+    "measure-dies-at-sample-57",
+    "window-rebooted",
+    "candidate-runner-killed",
+    "restore-restore-killed-starting",
+    "measure-killed-in-measure",
+)
+READY = ("python", "image", "twin-a", "twin-b")
+
+
+def twin_file(name: str, does: str, expected_s: float, *more: str) -> Step:
+    """Make the step of a file of twin tests."""
+    path = f"tests/twin/test_{name}.py"
+    return Step(
+        name.replace("_", "-"), does, ON_TWIN, ONLY_PROVE, (path,), ("trial", *more), READY, "any",
+        expected_s=expected_s, limit_s=2400,
+    )  # fmt: skip
+
+
+def molecule(name: str, does: str, expected_s: float, tiers: frozenset[str] = ONLY_PROVE, twin: str = "any") -> Step:
+    """Make the step of a molecule scenario."""
+    files = ("trial", ".config/molecule/", "molecule/shared/", f"molecule/{name}/", "scripts/molecule.sh")
+    return Step(
+        f"molecule-{name}", does, ("scripts/molecule.sh", "-s", name), tiers, (f"molecule/{name}",), files, READY, twin,
+        variables={"MT_MOLECULE_TWIN": "{twin}"}, expected_s=expected_s,
+    )  # fmt: skip
+
+
+STEPS: tuple[Step, ...] = (
+    # ---- what the others stand on: never taken from the record, and quick when it is there ----
+    Step("packages", "Debian packages, a Docker engine that answers", ("scripts/setup.sh", "--system"), after=(),
+         expected_s=20),
+    Step("python", "the Python environment in .venv", ("scripts/setup.sh", "--python"), after=("packages",),
+         expected_s=40),
+    Step("twin-a", "a digital twin of the host", ("{python}", "images/twin/twin.py", "up", "--name", "{a}"),
+         after=("packages",), expected_s=65),
+    Step("twin-b", "another one", ("{python}", "images/twin/twin.py", "up", "--name", "{b}"), after=("twin-a",),
+         expected_s=10),
+    Step("image", "the bench image: llama-server and trialbench", ("python", "images/bench/build.py"),
+         after=("python", "twin-a"), expected_s=20),
+    # ---- without a twin ----
+    Step("promises", "the unit tests that docs/promises.md names", ("scripts/unit.sh", "promises"),
+         files=("everything",), expected_s=15),
+    Step("lint", "ruff, mypy, ansible-lint, yamllint, import borders, changelog", ("scripts/lint.sh",),
+         files=("everything",), expected_s=26),
+    Step("unit", "the other unit tests", ("scripts/unit.sh", "rest"), ONLY_TEST, ("tests/unit",), expected_s=60),
+    Step("coverage", "all unit tests, the long profile; each file at 95 % of its lines", ("scripts/unit.sh", "coverage"),
+         ONLY_PROVE, ("tests/unit",),
+         ("environment", "collection", "trialbench", "images/", "docs/", "scripts/", "tests/conftest.py",
+          "tests/fixtures/", "README.md", "SECURITY.md", "bench/README.md"), expected_s=240, limit_s=2400),
+    Step("sanity", "ansible-test sanity on the built and installed collection", ("scripts/ansible_test.sh", "sanity"),
+         files=("collection", "trialbench", "images/", "tests/unit/plugins/", "tests/unit/conftest.py",
+                "tests/config.yml", "tests/sanity/", "docs/", "changelogs/", "README.md", "LICENSE", "environment",
+                "scripts/ansible_test.sh"), expected_s=80),
+    Step("units", "ansible-test units on the built and installed collection", ("scripts/ansible_test.sh", "units"),
+         tests=("tests/unit/plugins",),
+         files=("collection", "tests/unit/conftest.py", "tests/config.yml", "environment", "scripts/ansible_test.sh"),
+         after=("python", "sanity"), expected_s=40),
+    Step("browser", "report and comparison in a headless browser", ("scripts/browser.sh",), tests=("tests/browser",),
+         files=("trialbench", "tests/fixtures/results/", "tests/fixtures/ground_truth/", "environment",
+                "scripts/browser.sh"), expected_s=60),
+    Step("python-3.10", "the host's side on the oldest Python that a host may have", ("scripts/oldest_python.sh",),
+         ONLY_PROVE, ("tests/unit/plugins/module_utils",),
+         ("plugins/", "tests/unit/conftest.py", "environment", "scripts/oldest_python.sh"), needs=("python 3.10",),
+         expected_s=60),
+    Step("ground-truth", "the tiny models with llama.cpp, by the oracles that ship",
+         ("python", "scripts/ground_truth.py", "--shipped"), ONLY_PROVE,
+         files=("trialbench", "image", "tests/fixtures/ground_truth/", "environment", "scripts/ground_truth.py"),
+         after=("python", "image"), expected_s=50),
+    Step("ground-truth-torch", "the same with fresh oracles", ("python", "scripts/ground_truth.py"), ONLY_PROVE,
+         files=("trialbench", "image", "tests/fixtures/ground_truth/", "environment", "scripts/ground_truth.py"),
+         after=("python", "image", "ground-truth"), needs=("torch",), expected_s=200, limit_s=3600),
+    Step("mutations", "mechanisms broken on purpose: `make test` notices", ("python", "tests/mutations.py"), ONLY_PROVE,
+         ("tests/mutations.py",), ("environment", "collection", "trialbench", "tests/unit/", "tests/promises.yml"),
+         expected_s=200, limit_s=1200),
+    Step("live-gemma", "the engines' suite on the real gemma.cpp", (*PYTEST, "-m", "live"), ONLY_PROVE,
+         ("tests/live/test_gemma_cpp.py",), ("trialbench", "environment"), needs=("gemma.cpp",), limit_s=3600),
+    Step("live-apr", "ground truth on the real apr", (*PYTEST, "-m", "live"), ONLY_PROVE, ("tests/live/test_apr.py",),
+         ("trialbench", "environment"), needs=("apr",), limit_s=3600),
+    Step("gpu", "NVML as it really answers", (*PYTEST, "-m", "gpu"), ONLY_PROVE, ("tests/gpu",),
+         ("collection", "environment"), needs=("gpu",)),
+    Step("storm", "500 cancels at random moments, 1000 requests with faults", (*PYTEST, "-s"), ONLY_PROVE,
+         ("tests/storm",), ("trialbench", "image", "environment", "tests/fixtures/engines/", "tests/fixtures/models/"),
+         after=("python", "image"), variables={"MT_SLACK": "3"}, expected_s=110),
+    Step("faulty-server", "trialbench against a real llama-server that goes wrong", ON_TWIN, ONLY_PROVE,
+         ("tests/twin/test_faulty_server.py",),
+         ("trialbench", "image", "environment", "tests/fixtures/models/", "tests/fixtures/faulty_server/"),
+         after=("python", "image"), expected_s=40),
+    Step("gpu-suite", "tests/gpu itself, on the twin's driver", ON_TWIN, ONLY_PROVE, ("tests/twin/test_gpu_suite.py",),
+         ("plugins/", "images/twin/", "tests/gpu/", "tests/fixtures/cuda/", "environment"), expected_s=40),
+    # ---- on twin "a" in `make test`: the golden trial ----
+    Step("golden", "one whole trial, asserted by every suite that needs a finished run", ON_TWIN,
+         tests=("tests/twin/golden",), files=("trial", "tests/fixtures/results/"), after=READY, twin="a",
+         expected_s=75),
+    Step("rollback", "the eight checks by other means", ("scripts/rollback.sh",), tests=("tests/rollback",),
+         files=("images/twin/", "images/base/", "tests/fixtures/models/", "playbooks/twin/", "environment",
+                "scripts/rollback.sh"), after=READY, twin="a", expected_s=11),
+    molecule("roles", "single roles in a playbook of one's own", 45, BOTH, "a"),
+    # ---- on twin "b" in `make test`: what goes wrong ----
+    Step("gate", "two broken contracts, an open mark, a candidate that is turned away", ON_TWIN, ONLY_TEST,
+         ("tests/twin/test_contracts.py::test_a_broken_contract_stops_the_trial_before_anything_is_touched[two at once]",
+          "tests/twin/test_contracts.py::test_a_broken_contract_stops_the_trial_before_anything_is_touched[open mark]",
+          "tests/twin/test_trials.py::test_a_candidate_that_fails_its_gate_is_rolled_back[thinks in secret]"),
+         after=READY, twin="b", expected_s=45),
+    Step("drills-core", "five faults that span the mechanisms", DRILL, ONLY_TEST,
+         tuple(f"{DRILLS}::test_the_host_comes_back[{name}]" for name in CORE_DRILLS), after=READY, twin="b",
+         variables={"MT_SLACK": "3"}, expected_s=150),
+    # ---- `make prove`: everything else on twins, the longest first ----
+    *(
+        Step(f"drills-{part}", f"fault drills, part {part} of {DRILL_PARTS}",
+             (*DRILL, f"--part={part}/{DRILL_PARTS}"), ONLY_PROVE, ("tests/twin/drills",),
+             ("trial", "tests/fixtures/faulty_server/"), READY, "any", expected_s=190, limit_s=3600)
+        for part in range(1, DRILL_PARTS + 1)
+    ),
+    twin_file("security", "the claims of SECURITY.md, while everything lies and attacks", 110),
+    twin_file("trials", "candidates that fail, a bigger one, a poor one", 150),
+    twin_file("contracts", "contracts broken one by one, check mode", 100),
+    twin_file("rehearse", "stop, drain, restore, verify without a candidate", 100),
+    twin_file("fleet", "two hosts in one play", 120, "tests/twin/fleet/"),
+    twin_file("twin_honest", "the twin shows what lives in it", 80),
+    twin_file("consumer", "the installed collection in a project that knows nothing of the checkout", 60,
+              "docs/", "tests/fixtures/consumer/", "tests/unit/plugins/", "tests/unit/conftest.py", "README.md",
+              "LICENSE", "CHANGELOG.md", "changelogs/"),
+    twin_file("gemma", "the worker's play: check mode, tags, bounds", 90, "molecule/gemma/prepare.yml",
+              "tests/fixtures/engines/"),
+    twin_file("required_verdict", "a trial that requires a ground-truth verdict", 40),
+    molecule("default", "the trial, then restore and verify change nothing", 80),
+    molecule("rollback", "break, verify, restore, verify", 60),
+    molecule("gemma", "the worker as a hardened service, its three proofs, and gone again", 90),
+)  # fmt: skip
+
+
+def find(name: str) -> Step:
+    """Return the step of that name; raises KeyError, with the names that there are."""
+    for step in STEPS:
+        if step.name == name:
+            return step
+    raise KeyError(f"no step is called {name!r}; there are {', '.join(step.name for step in STEPS)}")
+
+
+def runs(step: Step, test_id: str) -> bool:
+    """Whether a step runs a test, named by path or node id."""
+    return any(
+        test_id == own or test_id.startswith((f"{own}/", f"{own}::", f"{own}[")) for own in step.tests
+    )
+
+
+def steps_of(test_id: str) -> tuple[Step, ...]:
+    """Return the steps that run a test (``path``, ``path::name`` or ``path::name[parameter]``)."""
+    return tuple(step for step in STEPS if runs(step, test_id))

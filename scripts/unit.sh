@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# The unit tests, as the steps of `make test` and `make prove` run them.
+#
+#   scripts/unit.sh [all] [ARGS...]       all of them
+#   scripts/unit.sh promises [ARGS...]    those that docs/promises.md names: seconds, and the first to fail
+#   scripts/unit.sh rest [ARGS...]        the others, without those of plugins/: ansible-test runs these where they ship
+#   scripts/unit.sh coverage [ARGS...]    all of them, measured: every file at 95 % of its lines or more
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+PATH=$PWD/.venv/bin:$PATH
+which=${1:-all}
+[ "$#" -eq 0 ] || shift
+workers=(--numprocesses auto)
+tests() { pytest -q --tb=short "${workers[@]}" "$@"; }
+
+case "$which" in
+  all) tests tests/unit "$@" ;;
+  promises)
+    mapfile -t named < <(python scripts/promises.py --unit)
+    tests "${named[@]}" "$@"
+    ;;
+  rest)
+    named=$(python scripts/promises.py --unit)
+    mapfile -t without < <(sed 's/^/--deselect=/' <<<"$named")
+    tests tests/unit --ignore=tests/unit/plugins "${without[@]}" "$@"
+    ;;
+  coverage)
+    mkdir -p build/coverage
+    rm -f build/coverage/data*
+    coverage run -m pytest -q --tb=short tests/unit "${workers[@]}" "$@"
+    coverage combine --quiet
+    coverage json --quiet
+    python scripts/coverage_per_file.py build/coverage/coverage.json --minimum 95
+    ;;
+  *)
+    echo "usage: scripts/unit.sh [all|promises|rest|coverage] [pytest's arguments]" >&2
+    exit 2
+    ;;
+esac
