@@ -1,0 +1,66 @@
+"""The golden trial brought home again: the same, judged, shown, and with documents that have no place for it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pytest
+from attachments import DOCUMENTS, REGISTRY, said, texts
+
+pytestmark = pytest.mark.twin
+
+LABEL = "gemma-4-E4B-it-Q4_K_M"
+
+
+def harvest(golden, *args):
+    return golden.host.play("harvest.yml", *args)
+
+
+def test_a_pipeline_that_insists_gets_everything_first_and_nothing_changes(golden):
+    """Another controller harvests after a lost one: it knows no more than the host does."""
+    before, attested = texts(golden.docs), golden.document("attestation.json")
+    (golden.folder / "attestation.json").unlink()
+    (golden.host.results / "latest").unlink()
+    played = harvest(golden, "-e", f"docs_root={golden.docs}", "-e", "verdict_require=adopt")
+    # Nobody has judged it yet, and that is the one thing that fails.
+    assert played.code != 0
+    assert "Insist on the verdict" in played.tasks()[-1]
+    assert golden.host.latest() == golden.folder
+    assert "The report: " in played.text
+    assert golden.document("attestation.json") == attested
+    assert golden.document("verdict.json")["facts"]["ground_truth"] == "passed"
+    assert said(played.text) == dict.fromkeys(DOCUMENTS, "unchanged")
+    assert texts(golden.docs) == before
+
+
+def test_a_judgement_reaches_the_documents_when_it_is_written_and_not_when_it_is_shown(golden):
+    docs, before = golden.docs, texts(golden.docs)
+    judged = harvest(golden, "-e", f"verdict_run={golden.folder.name}", "-e", "verdict_describe=better")
+    assert judged.code == 0, judged.text
+    assert golden.document("verdict.json")["verdict"] == "ADOPT"
+    assert texts(docs) == before, "without a root nobody's documents are touched"
+    shown = harvest(golden, "--check", "--diff", "-e", f"docs_root={docs}")
+    assert shown.code == 0, shown.text
+    assert said(shown.text) == dict.fromkeys(DOCUMENTS, "would be written")
+    assert re.search(rf"^\+\| {LABEL} \| 11437 \| 6\.\d \| ADOPT \|$", shown.text, re.MULTILINE)
+    assert re.search(r"^twin +: .*\bchanged=[1-9]", shown.text, re.MULTILINE)
+    assert texts(docs) == before
+    written = harvest(golden, "-e", f"docs_root={docs}", "-e", "verdict_require=adopt")
+    assert written.code == 0, written.text
+    assert said(written.text) == dict.fromkeys(DOCUMENTS, "written")
+    after = texts(docs)
+    assert "| ADOPT |" in after[REGISTRY]
+    assert after[REGISTRY].count(golden.folder.name) == 1
+
+
+def test_a_document_without_a_place_stops_the_writing_and_nothing_else(golden, tmp_path):
+    broken = shutil.copytree(golden.docs, tmp_path / "broken")
+    (broken / REGISTRY).write_text("# Nothing here\n", encoding="utf-8")
+    before = texts(broken)
+    (golden.folder / "report.html").unlink()
+    played = harvest(golden, "-e", f"docs_root={broken}")
+    assert played.code != 0
+    assert f'{REGISTRY}: expected one heading "Active Models", found none' in played.text
+    assert texts(broken) == before
+    assert (golden.folder / "report.html").exists()
