@@ -19,7 +19,7 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
-import functools
+import fcntl
 import hashlib
 import json
 import os
@@ -29,7 +29,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +227,7 @@ def end_session(session: int, number: int) -> None:
 
 
 class Started:
-    """``build/<tier>/running.json``: sessions that this program started, so that its successor ends what a kill left."""
+    """``build/<tier>/running.json``: sessions that were started, so that the next run ends what a kill left."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -323,7 +323,7 @@ class Run:
     # What to run.
 
     def decide(self) -> None:
-        """Settle what needs no run: steps of the record, steps that this machine cannot run, what only they stand on."""
+        """Settle what needs no run: recorded steps, steps that this machine cannot run, what only they stand on."""
         for step in self.steps:
             if self.tier == PROVE and not self.everything and self.record.holds(step, self.tree.key(step)):
                 self.results[step.name] = Result("recorded", self.record.seconds(step.name) or 0.0)
@@ -341,9 +341,7 @@ class Run:
 
     def ready(self, step: Step) -> bool:
         """Whether all that a step stands on has passed."""
-        return all(
-            name not in {s.name for s in self.steps} or self.passed(name) for name in step.after
-        )
+        return all(self.passed(name) for name in step.after)
 
     def passed(self, name: str) -> bool:
         """Whether a step has passed, now or on record."""
@@ -405,7 +403,9 @@ class Run:
         self.decide()
         done = sum(result.result == "recorded" for result in self.results.values())
         if done:
-            self.screen.line(f"{done} steps passed with the same files before (build/prove.json); ALL=1 runs them again")
+            self.screen.line(
+                f"{done} steps passed before with the same files (build/prove.json); ALL=1 runs them again"
+            )
         spoken_s = time.monotonic()
         try:
             with interruptible():
@@ -509,6 +509,8 @@ class Run:
 
     def remove_twins(self) -> None:
         """Remove the twins of this run, those that a test made beside them too."""
+        if not any("{a}" in word for step in self.steps for word in step.run):
+            return
         command = ["docker", "ps", "--all", f"--filter=label={TWIN_LABEL}", "--format={{.Names}}"]
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             listed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout.split()
@@ -598,7 +600,7 @@ def chosen(tier: str, names: Sequence[str]) -> list[Step]:
 def interruptible() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end a run as Ctrl-C does, so that nothing is left behind."""
 
-    def stop(number: int, frame: object) -> None:
+    def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
@@ -612,8 +614,6 @@ def interruptible() -> Iterator[None]:
 @contextlib.contextmanager
 def only_one(tier: str) -> Iterator[None]:
     """Refuse a second run of a tier in the same checkout: both would use the same twins."""
-    import fcntl
-
     path = ROOT / "build" / tier / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as stream:
@@ -624,11 +624,12 @@ def only_one(tier: str) -> Iterator[None]:
         yield
 
 
-def show_list(tree: Callable[[], Tree] = functools.cache(Tree)) -> int:
+def show_list() -> int:
     """Print the table."""
+    tree = Tree()
     for step in table.STEPS:
         tiers = "+".join(sorted(step.tiers, reverse=True))
-        print(f"{step.name:18} {tiers:10} {len(tree().matching(step)):5} files  {step.does}")
+        print(f"{step.name:18} {tiers:10} {len(tree.matching(step)):5} files  {step.does}")
     return 0
 
 

@@ -36,7 +36,15 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "image": ("images/bench/", "images/base/"),
     "twin": ("images/twin/", "images/base/", "tests/fixtures/models/", "tests/fixtures/hub/"),
     # What a whole trial on a twin runs through.
-    "trial": ("environment", "collection", "trialbench", "image", "twin", "tests/conftest.py", "tests/twin/conftest.py"),
+    "trial": (
+        "environment",
+        "collection",
+        "trialbench",
+        "image",
+        "twin",
+        "tests/conftest.py",
+        "tests/twin/conftest.py",
+    ),
 }
 
 
@@ -117,7 +125,7 @@ class Step:
     Attributes:
         name: what a person calls it; `make prove STEPS="NAME ..."` runs it alone.
         does: what it shows, in a few words.
-        run: the command's words; ``{twin}`` stands for the twin that the step was given, ``{a}`` and ``{b}`` for the two
+        run: the command's words; ``{twin}`` stands for the twin that the step was given, ``{a}`` and ``{b}`` for both
             twins, ``{python}`` for the Python that runs the table.
         tiers: of which tiers it is a part.
         tests: paths or node ids of the tests it runs; they end the command when it is pytest.
@@ -176,6 +184,7 @@ CORE_DRILLS = (
     "restore-restore-killed-starting",
     "measure-killed-in-measure",
 )
+BROKEN_CONTRACT = "tests/twin/test_contracts.py::test_a_broken_contract_stops_the_trial_before_anything_is_touched"
 READY = ("python", "image", "twin-a", "twin-b")
 
 
@@ -215,13 +224,13 @@ STEPS: tuple[Step, ...] = (
     Step("lint", "ruff, mypy, ansible-lint, yamllint, import borders, changelog", ("scripts/lint.sh",),
          files=("everything",), expected_s=26),
     Step("unit", "the other unit tests", ("scripts/unit.sh", "rest"), ONLY_TEST, ("tests/unit",), expected_s=60),
-    Step("coverage", "all unit tests, the long profile; each file at 95 % of its lines", ("scripts/unit.sh", "coverage"),
-         ONLY_PROVE, ("tests/unit",),
+    Step("coverage", "all unit tests, the long profile; each file at 95 % of its lines",
+         ("scripts/unit.sh", "coverage"), ONLY_PROVE, ("tests/unit",),
          ("environment", "collection", "trialbench", "images/", "docs/", "scripts/", "tests/conftest.py",
           "tests/fixtures/", "README.md", "SECURITY.md", "bench/README.md"), expected_s=240, limit_s=2400),
     Step("sanity", "ansible-test sanity on the built and installed collection", ("scripts/ansible_test.sh", "sanity"),
          files=("collection", "trialbench", "images/", "tests/unit/plugins/", "tests/unit/conftest.py",
-                "tests/config.yml", "tests/sanity/", "docs/", "changelogs/", "README.md", "LICENSE", "environment",
+                "tests/config.yml", "docs/", "changelogs/", "README.md", "LICENSE", "environment",
                 "scripts/ansible_test.sh"), expected_s=80),
     Step("units", "ansible-test units on the built and installed collection", ("scripts/ansible_test.sh", "units"),
          tests=("tests/unit/plugins",),
@@ -269,8 +278,7 @@ STEPS: tuple[Step, ...] = (
     molecule("roles", "single roles in a playbook of one's own", 45, BOTH, "a"),
     # ---- on twin "b" in `make test`: what goes wrong ----
     Step("gate", "two broken contracts, an open mark, a candidate that is turned away", ON_TWIN, ONLY_TEST,
-         ("tests/twin/test_contracts.py::test_a_broken_contract_stops_the_trial_before_anything_is_touched[two at once]",
-          "tests/twin/test_contracts.py::test_a_broken_contract_stops_the_trial_before_anything_is_touched[open mark]",
+         (f"{BROKEN_CONTRACT}[two at once]", f"{BROKEN_CONTRACT}[open mark]",
           "tests/twin/test_trials.py::test_a_candidate_that_fails_its_gate_is_rolled_back[thinks in secret]"),
          after=READY, twin="b", expected_s=45),
     Step("drills-core", "five faults that span the mechanisms", DRILL, ONLY_TEST,
@@ -311,9 +319,7 @@ def find(name: str) -> Step:
 
 def runs(step: Step, test_id: str) -> bool:
     """Whether a step runs a test, named by path or node id."""
-    return any(
-        test_id == own or test_id.startswith((f"{own}/", f"{own}::", f"{own}[")) for own in step.tests
-    )
+    return any(test_id == own or test_id.startswith((f"{own}/", f"{own}::", f"{own}[")) for own in step.tests)
 
 
 def steps_of(test_id: str) -> tuple[Step, ...]:

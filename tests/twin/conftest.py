@@ -1,7 +1,7 @@
 """Tests on a live twin, over SSH: one twin for the session, playbooks run as a person runs them.
 
-``MT_TWIN_TESTS`` names it; a module that kills and reboots has another for itself. With ``MT_TWINS_KEPT`` set, twins stay
-for the next session, and whoever set it removes them.
+``MT_TWIN_TESTS`` names it; a module that kills and reboots has another for itself. With ``MT_TWINS_KEPT`` set, twins
+stay for the next session; the program that set it removes them.
 """
 
 from __future__ import annotations
