@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 from attachments import DOCUMENTS, REGISTRY, said, texts
@@ -11,6 +13,11 @@ from attachments import DOCUMENTS, REGISTRY, said, texts
 pytestmark = pytest.mark.twin
 
 LABEL = "gemma-4-E4B-it-Q4_K_M"
+
+
+def judge_better(folder):
+    """A person's judgement, by hand; a judgement that is there already stays."""
+    subprocess.run([sys.executable, "-m", "trialbench", "verdict", str(folder), "--describe", "better"], check=True)
 
 
 def harvest(golden, *args):
@@ -34,12 +41,23 @@ def test_a_pipeline_that_insists_gets_everything_first_and_nothing_changes(golde
     assert texts(golden.docs) == before
 
 
-def test_a_judgement_reaches_the_documents_when_it_is_written_and_not_when_it_is_shown(golden):
-    docs, before = golden.docs, texts(golden.docs)
-    judged = harvest(golden, "-e", f"verdict_run={golden.folder.name}", "-e", "verdict_describe=better")
-    assert judged.code == 0, judged.text
+def test_a_document_without_a_place_stops_the_writing_and_nothing_else(golden, tmp_path):
+    broken, before = shutil.copytree(golden.docs, tmp_path / "broken"), texts(golden.docs)
+    (broken / REGISTRY).write_text("# Nothing here\n", encoding="utf-8")
+    (golden.folder / "report.html").unlink()
+    named = ("-e", f"verdict_run={golden.folder.name}")
+    played = harvest(golden, *named, "-e", "verdict_describe=better", "-e", f"docs_root={broken}")
+    assert played.code != 0
+    assert f'{REGISTRY}: expected one heading "Active Models", found none' in played.text
+    assert texts(broken) == {**before, REGISTRY: "# Nothing here\n"}
     assert golden.document("verdict.json")["verdict"] == "ADOPT"
-    assert texts(docs) == before, "without a root nobody's documents are touched"
+    assert (golden.folder / "report.html").exists()
+    assert texts(golden.docs) == before, "documents that nobody named are not touched"
+
+
+def test_a_judgement_reaches_the_documents_when_it_is_written_and_not_when_it_is_shown(golden):
+    judge_better(golden.folder)
+    docs, before = golden.docs, texts(golden.docs)
     shown = harvest(golden, "--check", "--diff", "-e", f"docs_root={docs}")
     assert shown.code == 0, shown.text
     assert said(shown.text) == dict.fromkeys(DOCUMENTS, "would be written")
@@ -52,15 +70,3 @@ def test_a_judgement_reaches_the_documents_when_it_is_written_and_not_when_it_is
     after = texts(docs)
     assert "| ADOPT |" in after[REGISTRY]
     assert after[REGISTRY].count(golden.folder.name) == 1
-
-
-def test_a_document_without_a_place_stops_the_writing_and_nothing_else(golden, tmp_path):
-    broken = shutil.copytree(golden.docs, tmp_path / "broken")
-    (broken / REGISTRY).write_text("# Nothing here\n", encoding="utf-8")
-    before = texts(broken)
-    (golden.folder / "report.html").unlink()
-    played = harvest(golden, "-e", f"docs_root={broken}")
-    assert played.code != 0
-    assert f'{REGISTRY}: expected one heading "Active Models", found none' in played.text
-    assert texts(broken) == before
-    assert (golden.folder / "report.html").exists()
