@@ -41,6 +41,8 @@ WORD_EVERY_S = 60.0
 TAIL_LINES = 60
 # Between asking a step to end and ending it.
 PATIENCE_S = 15.0
+# How far a step without a twin gives way to those on twins.
+NICE = 10
 TWIN_LABEL = "edgelab.model_trial.twin"
 MARKS = {"ok": "ok", "recorded": "ok, recorded", "failed": "FAILED", "skipped": "skipped", "left out": "LEFT OUT"}
 
@@ -174,6 +176,8 @@ class Running:
                 start_new_session=True,
             )  # fmt: skip
         self.hung = False
+        if not step.twin:
+            give_way(self.process.pid)
 
     @property
     def seconds(self) -> float:
@@ -207,6 +211,14 @@ class Running:
         """Return the last lines of its log."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-TAIL_LINES:])
+
+
+def give_way(pid: int) -> None:
+    """Let a step that computes yield to steps on twins, which measure time: by its nice value and its session's."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, NICE)
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(NICE), encoding="ascii")
 
 
 def session_of(pid: int) -> tuple[int, int] | None:
