@@ -1,4 +1,4 @@
-"""Every broken contract stops the trial in phase 0 or 1, by name, and provably nothing was touched."""
+"""A broken contract stops the trial in phase 0 or 1, by name, and provably nothing was touched."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 
 import pytest
+from attachments import copy_documents, model_hash, texts
 
 pytestmark = pytest.mark.twin
 
@@ -22,6 +23,11 @@ WRONG = {
 }
 
 
+def answers(port):
+    """Shell words that wait until somebody answers on a port."""
+    return f"until curl -sf -o /dev/null -m 5 http://127.0.0.1:{port}/health; do sleep 0.05; done"
+
+
 @dataclass(frozen=True)
 class Broken:
     """How a contract is broken and mended from beside, and what must then be said."""
@@ -32,46 +38,61 @@ class Broken:
     args: tuple[str, ...] = ()
 
 
-CASES = {
-    "occupied port": Broken(
-        "systemd-run --quiet --unit squatter python3 -m http.server 11437 --bind 127.0.0.1; sleep 1",
+CALL = "curl -sf -X POST -H 'Content-Type: application/json' -d '{\"active\": %s}' http://127.0.0.1:8770/call"
+CALL_IN_PROGRESS = Broken(
+    CALL % "true", CALL % "false", ("Contract 12", "no call in progress", "operator_confirms_idle=true")
+)
+
+# tests/unit/plugins/module_utils/test_contracts.py judges each of them alone, on a host that is made of data. Here all
+# that can be broken at the same time on a real host is broken, and one play names every one of them.
+AT_ONCE = (
+    # An occupied port.
+    Broken(
+        "systemd-run --quiet --unit squatter python3 -m http.server 11437 --bind 127.0.0.1;"
+        " until curl -s -o /dev/null http://127.0.0.1:11437/; do sleep 0.05; done",
         "systemctl stop squatter",
         ("Contract 3", "11437", "http.server"),
     ),
-    "panda-nav gone": Broken(
-        "systemctl stop panda-nav", "systemctl start panda-nav; sleep 2", ("Contract 4", "Contract 6", "11436")
-    ),
-    "moved lines": Broken(
+    # Moved lines.
+    Broken(
         f"cp -p {VOICE} /root/voice.py; sed -i '1i # one\\n# two\\n# three\\n# four\\n# five' {VOICE}",
         f"cp -p /root/voice.py {VOICE}",
         ("Contract 2", "159-161"),
     ),
-    "no sudo": Broken(
-        "mv /etc/sudoers.d/panda /root/sudoers", "mv /root/sudoers /etc/sudoers.d/panda", ("Contract 1", "sudo")
+    # A tenant that is gone.
+    Broken(
+        "systemctl stop panda-nav",
+        f"systemctl start panda-nav; {answers(11436)}",
+        ("Contract 4", "Contract 6", "11436"),
     ),
-    "unhealthy tenant": Broken(
+    # A tenant that is not healthy.
+    Broken(
         f"su panda -c 'cd {CHECKOUT}/services/chatterbox && ./stop.sh'",
-        f"su panda -c 'cd {CHECKOUT}/services/chatterbox && ./start.sh'; sleep 4",
-        ("Contract 6", "chatterbox"),
+        f"su panda -c 'cd {CHECKOUT}/services/chatterbox && ./start.sh'; {answers(8772)}",
+        ("chatterbox",),
     ),
-    "call in progress": Broken(
-        "curl -sf -X POST -H 'Content-Type: application/json' -d '{\"active\": true}' http://127.0.0.1:8770/call",
-        "curl -sf -X POST -H 'Content-Type: application/json' -d '{\"active\": false}' http://127.0.0.1:8770/call",
-        ("Contract 12", "no call in progress", "operator_confirms_idle=true"),
-    ),
-    "missing camera image": Broken(
-        "mv /home/panda/car-view.jpg /root/", "mv /root/car-view.jpg /home/panda/", ("Contract 10", "car-view.jpg")
-    ),
-    "unset pin": Broken("true", "true", ("Contract 11", "make pin"), ("-e", json.dumps({"trial_pins": NOBODY}))),
-    "open mark": Broken(
-        f"mkdir -p /var/lib/model-trial && printf '%s' '{MARK}' > /var/lib/model-trial/open",
-        "rm /var/lib/model-trial/open",
-        ("Contract 9", "elsewhere", "2026-01-01T00:00:00Z"),
+    CALL_IN_PROGRESS,
+    # A missing camera image.
+    Broken("mv /home/panda/car-view.jpg /root/", "mv /root/car-view.jpg /home/panda/", ("Contract 10", "car-view.jpg")),
+    # An unset pin.
+    Broken("true", "true", ("Contract 11", "make pin"), ("-e", json.dumps({"trial_pins": NOBODY}))),
+)
+CASES = {
+    "everything at once": Broken(
+        "; ".join(one.breaks for one in AT_ONCE),
+        "; ".join(one.mends for one in AT_ONCE),
+        tuple(text for one in AT_ONCE for text in one.says),
+        tuple(word for one in AT_ONCE for word in one.args),
     ),
     "two at once": Broken(
         "mv /home/panda/car-view.jpg /root/; mv /etc/sudoers.d/panda /root/sudoers",
         "mv /root/car-view.jpg /home/panda/; mv /root/sudoers /etc/sudoers.d/panda",
-        ("Contract 1", "Contract 10"),
+        ("Contract 1", "sudo", "Contract 10"),
+    ),
+    "open mark": Broken(
+        f"mkdir -p /var/lib/model-trial && printf '%s' '{MARK}' > /var/lib/model-trial/open",
+        "rm /var/lib/model-trial/open",
+        ("Contract 9", "elsewhere", "2026-01-01T00:00:00Z"),
     ),
     "wrong hash": Broken(
         "rm -rf /var/lib/model-trial/models",
@@ -101,21 +122,25 @@ def test_a_broken_contract_stops_the_trial_before_anything_is_touched(host, name
 
 
 def test_the_operators_word_replaces_the_quiet_probes(host):
-    host.run(CASES["call in progress"].breaks)
+    host.run(CALL_IN_PROGRESS.breaks)
     try:
         played = host.play("benchmark-e4b.yml", "--tags", "preflight", "-e", "operator_confirms_idle=true")
     finally:
-        host.run(CASES["call in progress"].mends)
+        host.run(CALL_IN_PROGRESS.mends)
     assert played.code == 0, played.text
 
 
-def test_check_mode_shows_the_plan_and_touches_nothing(host):
-    before = host.fingerprint()
-    played = host.play("benchmark-e4b.yml", "--check")
+def test_check_mode_shows_the_plan_and_touches_neither_host_nor_documents(host, tmp_path):
+    docs, before = copy_documents(tmp_path), host.fingerprint()
+    written = texts(docs)
+    played = host.play("benchmark-e4b.yml", "--check", "--diff", "-e", f"docs_root={docs}")
     assert played.code == 0, played.text
     for text in ("1. stop chatterbox", "2. stop panda-llamacpp", "expected mute time", "expected blind time"):
         assert text in played.text
+    # No ground truth is required, and it is said that there is none.
+    assert f"no ground-truth verdict for the file with SHA-256 {model_hash()[:12]}" in played.text
     assert host.fingerprint() == before
+    assert texts(docs) == written
 
 
 def test_an_unreachable_host_is_a_plain_error(host):
