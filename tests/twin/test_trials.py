@@ -1,4 +1,7 @@
-"""Whole trials on the twin: a good candidate, a bigger one, and the ones that must be turned away."""
+"""Whole trials on the twin that end otherwise than the golden one: a bigger candidate, a poor one, and failures.
+
+What a good trial leaves is in tests/twin/golden; faults that strike a trial are in tests/twin/drills.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +9,17 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
+from attachments import DOCUMENTS, MEMORY, copy_documents, said, texts
 
 pytestmark = pytest.mark.twin
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKS = 8
-# From the first stop to the restored host; polls inside one task don't count.
-MAX_WINDOW_TASKS = 12
-LISTED = (
-    "samples/nav-candidate.jsonl",
-    "samples/nav-candidate-cached.jsonl",
-    "samples/nav-baseline-a1.jsonl",
-    "samples/nav-baseline-a2.jsonl",
-    "samples/nav-baseline-tenants.jsonl",
-    "samples/describe-candidate.jsonl",
-    "samples/describe-baseline.jsonl",
-    "summary.json",
-    "verification.json",
-    "verdict.json",
-    "journal.jsonl",
-    "vram.jsonl",
-)
 
 
 def variables(**values):
@@ -65,71 +53,20 @@ def assert_eight_checks(host):
     assert found["ok"] is True
 
 
-@pytest.fixture(scope="module")
-def good(host):
-    """A trial of the inventory's own candidate: what it said, its folder, and the phone's process before it."""
-    phone = host.phone_pid()
-    played = host.play("benchmark-e4b.yml")
-    return played, host.latest(), phone
-
-
-def test_a_trial_leaves_its_documents_and_the_host_as_it_was(host, good):
-    played, _, phone = good
-    assert played.code == 0, played.text
-    host.assert_back(phone)
-    assert_eight_checks(host)
-    for name in LISTED:
-        assert (host.latest() / name).exists(), name
-    assert len(host.samples("nav-candidate")) == 100
-    assert all(s["cache_n"] == 0 for s in host.samples("nav-candidate"))
-    assert any(s["cache_n"] for s in host.samples("nav-candidate-cached"))
-    # The answer is on the picture, and two models are two models.
-    assert {s["content"] for s in host.samples("nav-candidate")} == {"left large"}
-    assert host.document("verdict.json")["verdict"] == "PENDING_REVIEW"
-    for text in ("mute", "blind", "PENDING REVIEW", "overhead"):
-        assert text in played.text
-    assert host.run("ls /usr/local/sbin/model-trial /etc/systemd/system/mt-*.service | wc -l") == "4"
-    # The program that is installed finds its own modules compiled.
-    assert "matches /var/cache/model-trial/" in host.run("python3 -v /usr/local/sbin/model-trial --help 2>&1")
-
-
-def test_the_caller_heard_the_same_silence(host, good):
-    """The phone daemon speaks once a second and notes when nothing was heard; nobody told it of a trial."""
-    heard = [json.loads(line) for line in host.run("cat /var/log/phone/mute.jsonl").splitlines()]
-    muted_s = next(e["muted_s"] for e in reversed(heard) if e["event"] == "mute_end")
-    # A sentence a second at either end is as precise as an ear can be; a busy machine delays a sentence.
-    assert abs(muted_s - events(good[1], "restored")[0]["impacts"]["mute"]) < 4
-
-
-def test_few_tasks_and_nothing_slow_in_the_window(good):
-    played, folder, _ = good
-    tasks = played.tasks()
-    first = next(i for i, t in enumerate(tasks) if "Stop the tenants" in t)
-    last = next(i for i, t in enumerate(tasks) if "Bring the host back" in t)
-    assert last - first + 1 <= MAX_WINDOW_TASKS, tasks[first : last + 1]
-    assert "Gathering Facts" not in tasks
-    order = (
-        [e["tenant"] for e in events(folder, "tenant_stopping")],
-        [e["tenant"] for e in events(folder, "tenant_healthy")],
-    )
-    assert order == (["chatterbox", "panda-llamacpp"], ["panda-llamacpp", "chatterbox"])
-    removed, started = events(folder, "containers_removed")[0], events(folder, "tenant_starting")[0]
-    assert started["t_s"] - removed["t_s"] >= 5.0
+# The promised five seconds of drain are held against the golden trial; here they would only be waited for.
+QUICK = variables(trial_limits={"cap_s": 600, "drain_min_s": 1, "a2_s": 15, "measure_s": 120})
 
 
 def test_another_candidate_is_another_variables_file(host):
     phone = host.phone_pid()
-    played = host.play("benchmark-e4b.yml", "-e", "@candidates/twin-nvfp4.yml")
+    played = host.play("benchmark-e4b.yml", *QUICK, "-e", "@candidates/twin-nvfp4.yml")
     assert played.code == 0, played.text
     host.assert_back(None)
     assert host.phone_pid() != phone
     assert_eight_checks(host)
     assert [e["tenant"] for e in events(host.latest(), "tenant_stopping")] == ["phone", "chatterbox", "panda-llamacpp"]
     assert host.document("plan.json")["candidate"]["label"] == "gemma-4-E4B-it-NVFP4"
-
-
-# The promised five seconds of drain are held against a good trial; here they would only be waited for.
-QUICK = variables(trial_limits={"cap_s": 600, "drain_min_s": 1, "a2_s": 15, "measure_s": 120})
+    assert said(played.text) == {}, "without a root nobody's documents are touched"
 
 
 def test_a_poor_candidate_conforms_and_a_person_turns_it_away(host):
@@ -164,51 +101,35 @@ TURNED_AWAY = {
         candidate(server_args=[*ARGS, "--chat-template", thinking("thinks-hidden.jinja")]),
         "the smoke test failed",
     ),
-    "thinks aloud": (
-        candidate(server_args=[*ARGS, "--chat-template", thinking("thinks-visible.jinja")]),
-        "the smoke test failed",
-    ),
     "takes too much VRAM": (
         variables(trial_vram_bands={"low_below_gb": 1, "healthy_to_gb": 5, "abort_above_gb": 6}),
         "VRAM",
     ),
-    "ends at start": (candidate(server_args=["--no-such-flag"]), "the candidate"),
     "never gets healthy": (candidate(start_timeout_s=0.05), "took too long"),
 }
 
 
 @pytest.mark.parametrize("name", TURNED_AWAY)
-def test_a_candidate_that_fails_its_gate_is_rolled_back(host, name):
+def test_a_candidate_that_fails_its_gate_is_rolled_back(host, name, tmp_path):
+    """The host is back, the memory remembers the run, and its numbers count nowhere."""
     args, reason = TURNED_AWAY[name]
-    phone = host.phone_pid()
-    played = host.play("benchmark-e4b.yml", *QUICK, *args)
+    docs, phone = copy_documents(tmp_path), host.phone_pid()
+    before = texts(docs)
+    played = host.play("benchmark-e4b.yml", *QUICK, *args, "-e", f"docs_root={docs}")
     assert played.code != 0
     assert reason in played.text, played.text
     host.assert_back(phone)
     assert_eight_checks(host)
     assert len(host.samples("nav-baseline-a1")) == 100
-    assert host.document("verdict.json")["verdict"] != "ADOPT"
     assert events(host.latest(), "phase_failed")
-
-
-def test_a_candidate_that_dies_while_measuring_is_rolled_back_with_its_samples(host):
-    phone = host.phone_pid()
-    process = host.start_play("benchmark-e4b.yml", *variables(trial_workloads={"nav_extended": 600}))
-    running = "/var/lib/model-trial/runs/*/samples/nav-candidate.jsonl"
-    count = f"cat $(ls -t {running} 2>/dev/null | head -1) 2>/dev/null | wc -l"
-    deadline = time.monotonic() + host.PLAY_TIMEOUT_S
-    host.run(f"rm -f {running}")
-    while int(host.run(count, check=False) or 0) < 57:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.1)
-    host.run("docker kill panda-llamacpp-e4b")
-    text, _ = process.communicate(timeout=host.PLAY_TIMEOUT_S)
-    assert process.returncode != 0
-    assert "the candidate died" in text or "measuring stopped early" in text, text
-    host.assert_back(phone)
-    assert_eight_checks(host)
-    assert len(host.samples("nav-candidate")) >= 57
+    verdict = host.document("verdict.json")["verdict"]
+    assert verdict in ("INCONCLUSIVE", "REJECT")
+    after = texts(docs)
+    assert [document for document in DOCUMENTS if after[document] != before[document]] == [MEMORY]
+    assert f"run {host.latest().name}: " in after[MEMORY]
+    assert f"rolled back, **{verdict}**" in after[MEMORY]
+    cases = ElementTree.parse(host.latest() / "exports" / "junit.xml").getroot()
+    assert int(cases.attrib["failures"]) >= 2
 
 
 def test_the_checks_see_a_dead_phone_daemon(host):
@@ -216,23 +137,7 @@ def test_the_checks_see_a_dead_phone_daemon(host):
     try:
         played = host.play("verify-rollback.yml")
     finally:
-        host.run("systemctl reset-failed phone-daemon; systemctl start phone-daemon; sleep 2")
+        host.run("systemctl reset-failed phone-daemon; systemctl start phone-daemon")
+        host.wait(lambda: host.run("curl -sf http://127.0.0.1:8770/health || true") != "")
     assert played.code != 0
     assert "Check 8" in played.text
-    assert host.play("verify-rollback.yml").code == 0
-
-
-def test_restore_and_uninstall_leave_nothing_to_do_the_second_time(host):
-    assert "changed=0" in host.play("restore.yml").text
-    assert host.play("uninstall.yml").code == 0
-    left = host.run("ls -d /var/*/model-trial /usr/local/sbin/model-trial /etc/systemd/system/mt-* 2>/dev/null || true")
-    assert left == ""
-    # Nor a failed unit without a file: it would leave the host degraded for good.
-    assert "mt-" not in host.run("systemctl list-units --all --plain --no-legend 'mt-*'")
-    again = host.play("uninstall.yml")
-    assert again.code == 0
-    assert "changed=0" in again.text
-    # Nor is there anything to harvest, which is said as such.
-    nothing = host.play("harvest.yml")
-    assert nothing.code != 0
-    assert "found none under" in nothing.text
