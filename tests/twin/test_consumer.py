@@ -79,7 +79,8 @@ class Consumer:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
+            # Against a program that hangs.
+            timeout=600,
         )
 
     def play(self, playbook, *args):
