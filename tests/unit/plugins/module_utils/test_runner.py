@@ -520,10 +520,16 @@ def test_a_run_waits_where_its_leave_ends(world: World, furthest: str, events: l
 # The fence.
 
 
+def goes_on() -> None:
+    """What must not happen: a run that nobody ends waits in a fake world for ever."""
+    raise AssertionError("the run goes on")
+
+
 def test_a_lapsed_lease_ends_the_run(world: World) -> None:
     world.open()
     trial_began = world.clock.now
     world.controller = lambda: None
+    world.clock.after(120, goes_on)
     failed = fails(world, "window")
     assert failed["reason"] == "the lease lapsed"
     assert "60 s" in failed["expected"]
@@ -534,6 +540,7 @@ def test_a_lapsed_lease_ends_the_run(world: World) -> None:
 def test_a_lease_counts_from_its_last_renewal(world: World) -> None:
     trial_began = world.clock.now
     world.clock.after(20, lambda: setattr(world, "controller", lambda: None))
+    world.clock.after(120, goes_on)
     assert fails(world, "window")["reason"] == "the lease lapsed"
     assert 75 < world.clock.now - trial_began < 81
 
