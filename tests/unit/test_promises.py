@@ -127,3 +127,41 @@ def test_readme_and_security_lead_to_the_page_and_keep_no_list_of_their_own() ->
     assert {len(row) for row in rows} == {2}
     for path in ("README.md", "SECURITY.md"):
         assert "(docs/promises.md)" in (ROOT / path).read_text(encoding="utf-8")
+
+
+def test_mutations_attack_every_promise_and_fit_the_product() -> None:
+    mutations = load("tests/mutations.py")
+    assert {row.key for row in ROWS if row.kind == "promise"} <= {found.attacks for found in mutations.MUTATIONS}
+    assert len({found.name for found in mutations.MUTATIONS}) == len(mutations.MUTATIONS)
+    for found in mutations.MUTATIONS:
+        assert mutations.row_of(found).tests
+        assert mutations.broken(found) != (ROOT / found.file).read_text(encoding="utf-8")
+    stale = mutations.Mutation("stale", "decision 1", "Makefile", "no such text", "")
+    with pytest.raises(ValueError, match=r"expected the text 'no such text' once, found it 0 times, in Makefile"):
+        mutations.broken(stale)
+    with pytest.raises(ValueError, match="found no such row for 'decision 99'"):
+        mutations.row_of(mutations.Mutation("astray", "decision 99", "Makefile", "", ""))
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "caught", "words"),
+    [
+        (1, "FAILED tests/a.py::test_it - assert 1\n1 failed", "tests/a.py::test_it", ""),
+        (1, "FAILED tests/a.py::test_it[two words] - assert 1", "tests/a.py::test_it", ""),
+        (1, "FAILED tests/a.py::test_it", "tests/a.py::test_it", ""),
+        (1, "FAILED tests/b.py::test_other - assert 1", "", "found only tests/b.py::test_other"),
+        (1, "ERROR tests/a.py::test_it - ValueError", "", "found exit code 1"),
+        (2, "ERROR tests/a.py - SyntaxError", "", "found exit code 2"),
+        (0, "1 passed", "", "SURVIVED"),
+        (None, "", "", "found none within"),
+    ],
+)
+def test_a_mutant_is_caught_by_a_failed_test_of_its_own_row_alone(
+    code: int | None, output: str, caught: str, words: str
+) -> None:
+    mutations = load("tests/mutations.py")
+    row = table.Row("promise", "it", "it", ("tests/a.py::test_it",))
+    found, trouble = mutations.judge(code, output, row)
+    assert found == caught
+    assert words in trouble
+    assert bool(trouble) is not bool(found)
