@@ -93,7 +93,8 @@ def source() -> dict[str, Any]:
     return found
 
 
-def rows() -> list[Row]:
+@functools.cache
+def rows() -> tuple[Row, ...]:
     """Return the whole table: README's promises, then the decisions, then the claims."""
     named = {entry["promise"]: entry for entry in source()["promises"]}
     found = []
@@ -108,7 +109,7 @@ def rows() -> list[Row]:
     proofs = [(row[0], row[1].strip("`")) for row in table("SECURITY.md", "Proof")]
     for number, claim, *_ in table("SECURITY.md", "Claims"):
         found.append(Row("claim", number, claim, tuple(test for of, test in proofs if of == number)))
-    return found
+    return tuple(found)
 
 
 # ---- which tests there are ----
@@ -217,7 +218,7 @@ def steps() -> Any:
 
 def step_in(tier: str, test: str) -> str | None:
     """Return the name of the step that runs a test in a tier, the most specific one; None where none does."""
-    if test in unit_tests():
+    if test.startswith(UNIT) and test in unit_tests():
         return STEP
     fits = [step for step in steps().steps_of(test) if tier in step.tiers]
     if not fits:

@@ -114,6 +114,8 @@ MUTATIONS: tuple[Mutation, ...] = (
              "                healthy = tenants.look(tenant).healthy\n", "                healthy = False\n"),
     Mutation("without a snapshot nobody is started", ANYWHERE, f"{CORE}/restorer.py",
              '.get(tenant.name, {"running": True})', '.get(tenant.name, {"running": False})'),
+    Mutation("no space is set aside for the journal", NEEDS_NOTHING, f"{CORE}/runner.py",
+             "        reserve(state.journal_path(plan.run))\n", "        state.journal_path(plan.run)\n"),
     Mutation("a full disk ends the restore", NEEDS_NOTHING, f"{CORE}/restorer.py",
              '"restorer", required=False)', '"restorer", required=True)'),
     Mutation("a blind drain waits for nothing", NEEDS_NOTHING, f"{CORE}/restorer.py",
@@ -138,6 +140,9 @@ MUTATIONS: tuple[Mutation, ...] = (
              "        folder.chmod(0o700)\n", "        folder.chmod(0o755)\n"),
     Mutation("candidate started with --host 0.0.0.0", "claim 1", f"{CORE}/containers.py",
              '["--host", "127.0.0.1", "--port"', '["--host", "0.0.0.0", "--port"'),
+    Mutation("everybody writes the program that root runs", "claim 4", "roles/acquire/tasks/main.yml",
+             '    dest: /usr/local/sbin/model-trial\n    owner: root\n    group: root\n    mode: "0755"\n',
+             '    dest: /usr/local/sbin/model-trial\n    owner: root\n    group: root\n    mode: "0777"\n'),
     Mutation("harvest follows links", "claim 16", "plugins/action/harvest.py",
              "return member.isreg() and named and not any(path.is_symlink() for path in paths)", "return named"),
     # ---- what is measured ----

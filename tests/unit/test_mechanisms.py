@@ -84,6 +84,16 @@ def test_a_boot_with_an_open_mark_asks_for_a_restore() -> None:
     assert enabled["when"] == "not ansible_check_mode"
 
 
+def test_what_is_installed_is_roots_and_nobody_else_writes_it() -> None:
+    words = ("ansible.builtin.copy", "ansible.builtin.template")
+    written = [task[word] for task in tasks("acquire") for word in words if word in task]
+    assert {entry["dest"] for entry in written} == {PROGRAM, "/etc/systemd/system/{{ item }}"}
+    for entry in written:
+        assert (entry["owner"], entry["group"]) == ("root", "root"), entry
+        # What root runs is written by root alone.
+        assert int(entry["mode"], 8) & 0o022 == 0, entry
+
+
 PLAYS = ["benchmark-e4b.yml", "rehearse.yml"]
 
 
