@@ -176,7 +176,7 @@ class Running:
                 start_new_session=True,
             )  # fmt: skip
         self.hung = False
-        if not step.twin:
+        if not step.twin and not step.is_ground:
             give_way(self.process.pid)
 
     @property
