@@ -11,17 +11,27 @@ PATH=$PWD/.venv/bin:$PATH
 which=${1:-all}
 [ "$#" -eq 0 ] || shift
 workers=(--numprocesses auto)
+# One node id a line.
+named() {
+  local found
+  found=$(python scripts/promises.py --unit) && [ -n "$found" ] || {
+    echo "unit.sh: expected the unit tests of docs/promises.md from scripts/promises.py --unit, found none" >&2
+    exit 1
+  }
+  printf '%s\n' "$found"
+}
 tests() { pytest -q --tb=short "${workers[@]}" "$@"; }
 
 case "$which" in
   all) tests tests/unit "$@" ;;
   promises)
-    mapfile -t named < <(python scripts/promises.py --unit)
-    tests "${named[@]}" "$@"
+    list=$(named)
+    mapfile -t quick <<<"$list"
+    tests "${quick[@]}" "$@"
     ;;
   rest)
-    named=$(python scripts/promises.py --unit)
-    mapfile -t without < <(sed 's/^/--deselect=/' <<<"$named")
+    list=$(named)
+    mapfile -t without < <(sed 's/^/--deselect=/' <<<"$list")
     tests tests/unit --ignore=tests/unit/plugins "${without[@]}" "$@"
     ;;
   coverage)
