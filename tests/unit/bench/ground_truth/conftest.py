@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from trialbench.ground_truth import yaml_files
 from trialbench.ground_truth.convert import to_gguf
 from trialbench.ground_truth.layouts import rules, shape_of
 from trialbench.ground_truth.weights import write_safetensors
@@ -120,6 +122,23 @@ def nothing_stays_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"):
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_text_is_parsed_twice() -> Iterator[None]:
+    """The same few rosters are read in every test, some for each row; PyYAML takes half of a test's time for it."""
+    parse = yaml_files._parse
+    known: dict[str, Any] = {}
+
+    def remembered(text: str, path: Path) -> Any:
+        if text not in known:
+            # An error names the path, and is raised anew each time.
+            known[text] = parse(text, path)
+        return copy.deepcopy(known[text])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yaml_files, "_parse", remembered)
+        yield
 
 
 @pytest.fixture

@@ -12,9 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
-from trialbench import schemas
+from published import accept
 from trialbench.cli import main
 from trialbench.ground_truth import check, controls, outputs
 from trialbench.ground_truth.controls_base import Bench, changed
@@ -82,6 +81,15 @@ def options(tolerant: Path, tmp_path: Path, stand_ins: Path, monkeypatch: pytest
     return ["--roster", str(tolerant), "--work", str(tmp_path / "w")]
 
 
+@pytest.fixture
+def few(tolerant: Path, options: list[str]) -> list[str]:
+    """The options for tests in which the number of files says nothing: one model in two formats is loaded quickly."""
+    head, _, models = tolerant.read_text().partition("models:\n")
+    llama = models[: models.index("  - slug: m-gpt2")]
+    tolerant.write_text(f"{head}models:\n{llama.replace('[f32, f16, Q8_0]', '[f16, Q8_0]')}")
+    return options
+
+
 def test_from_folder_to_verdict(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     junit, html = tmp_path / "j.xml", tmp_path / "p.html"
     assert main(["claims", "--roster", options[1], "--lock"]) == 0
@@ -95,7 +103,7 @@ def test_from_folder_to_verdict(options: list[str], tmp_path: Path, capsys: pyte
     assert "pass exact (locked" in out
     assert "INCONCLUSIVE: " in out
     verdict = json.loads((tmp_path / "w" / "verdict-llama.cpp.json").read_text())
-    jsonschema.validate(verdict, schemas.load("ground-truth"))
+    accept(verdict, "ground-truth")
     assert verdict["counts"]["declared"] == len(verdict["results"])
     assert verdict["loads"] == 6
     assert all(file["sha256"] and file["tokens_per_s"] == 123.5 for file in verdict["files"])
@@ -177,10 +185,10 @@ def test_a_wrong_file_fails_and_gets_a_ticket(
     assert "SHA-256" in text
 
 
-def test_recheck_shows_what_changed(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["ci", *options])
+def test_recheck_shows_what_changed(few: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(["ci", *few])
     capsys.readouterr()
-    main(["recheck", *options])
+    main(["recheck", *few])
     out = capsys.readouterr().out
     assert "Since the last verdict:\n  nothing changed" in out
 
@@ -227,20 +235,20 @@ def test_what_was_not_asked_this_time_is_not_gone() -> None:
     assert check.changes(before, {**before, "results": [row]}, part=True) == ["nothing changed"]
 
 
-def test_claims_decide_too(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["convert", *options])
+def test_claims_decide_too(few: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["convert", *few])
     # Not locked: nothing was stated beforehand.
-    main(["check", *options])
+    main(["check", *few])
     assert "exact (NOT LOCKED)" in capsys.readouterr().out
-    main(["claims", "--roster", options[1], "--lock"])
+    main(["claims", "--roster", few[1], "--lock"])
     assert "exact: locked" in capsys.readouterr().out
-    main(["claims", "--roster", options[1], "--lock"])
+    main(["claims", "--roster", few[1], "--lock"])
     assert "nothing to lock" in capsys.readouterr().out
     assert main(["claims"]) == 2
     assert "names no folder of claims" in capsys.readouterr().err
     path = tmp_path / "w" / "m-llama" / "llama.cpp" / "m-llama-f16.gguf"
     path.write_text(json.dumps({"wrong": {"24": 30}}))
-    assert main(["check", *options]) == 1
+    assert main(["check", *few]) == 1
     assert "FAIL exact" in capsys.readouterr().out
 
 
@@ -480,17 +488,19 @@ def test_lies_are_told_about_one_thing(bench: tuple[Workspace, LlamaCpp]) -> Non
 def test_the_controls_of_the_command_line(
     options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["convert", *options])
+    # The one that the controls are tried on.
+    llama = [*options, "--model", "m-llama"]
+    main(["convert", *llama])
     monkeypatch.setattr(controls, "CONTROLS", (replace(CONTROL["other first token"], aimed=("token",)),))
     monkeypatch.setattr(controls, "uncovered", lambda *_: [])
-    assert main(["check", *options, "--suite", "token", "--controls"]) == 0
+    assert main(["check", *llama, "--suite", "token", "--controls"]) == 0
     assert "1 of 1 controls rejected" in capsys.readouterr().out
     # There is no second oracle: whether it would be caught could not be tried, and that is no success.
     monkeypatch.setattr(controls, "CONTROLS", (replace(CONTROL["other first token"], aimed=("token", "second")),))
-    assert main(["check", *options, "--suite", "token", "--controls"]) == 3
+    assert main(["check", *llama, "--suite", "token", "--controls"]) == 3
     assert "second could not: it does not pass the intact file either" in capsys.readouterr().out
     monkeypatch.setattr(controls, "uncovered", lambda *_: ["x"])
-    assert main(["check", *options, "--suite", "token", "--controls"]) == 1
+    assert main(["check", *llama, "--suite", "token", "--controls"]) == 1
     assert main(["check", *options, "--suite", "token", "--controls", "--model", "m-gpt2"]) == 2
 
 
