@@ -1,13 +1,28 @@
-"""The fast tier keeps to itself: no Docker, no tried host, nothing beyond this machine's loopback."""
+"""The fast tier keeps to itself: no Docker, no tried host, nothing beyond this machine's loopback.
+
+How much its property tests and exhaustive tests try is set here, for all of them: ``shared/profiles.py``.
+"""
 
 from __future__ import annotations
 
 import socket
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# Tests are imported by path and so can't import each other: what they share lies in a folder of its own.
+sys.path.insert(0, str(Path(__file__).resolve().parent / "shared"))
+
+import profiles  # found only now
 
 LOOPBACK = ("127.", "::1", "localhost")
+
+# On a busy machine any single example may be slow: time is no property that these tests are about.
+settings.register_profile(profiles.PROFILE, max_examples=profiles.examples(), deadline=None)
+settings.load_profile(profiles.PROFILE)
 
 
 @pytest.fixture(autouse=True)

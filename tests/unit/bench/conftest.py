@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 from trialbench.workloads import Workload, load_workload
+
+# Tests are imported by path and so can't import each other: what they share lies in a folder of its own.
+sys.path.insert(0, str(Path(__file__).resolve().parent / "shared"))
 
 REPLIES = Path(__file__).resolve().parents[2] / "fixtures" / "replies"
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 16

@@ -13,11 +13,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from profiles import examples
+from published import accept
 from trialbench import files, schemas
 from trialbench.cli import main
 from trialbench.errors import UsageError
@@ -623,7 +624,7 @@ def _takes(make: Edits, page: Page) -> bool:
 
 
 @pytest.mark.parametrize("what", PLACES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(above=fillers, below=fillers, eol=ends, bom=st.booleans(), final=st.booleans())
 @example(above=["```"], below=[], eol="\n", bom=False, final=False)
 @example(above=["text"], below=["text"], eol="\r\n", bom=True, final=False)
@@ -655,7 +656,7 @@ def test_all_else_stays_byte_for_byte(
         assert not gone
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(lines=fillers, eol=ends)
 def test_lines_are_those_of_the_parser(lines: list[str], eol: str) -> None:
     page = Page("DOC.md", eol.join(lines))
@@ -665,7 +666,7 @@ def test_lines_are_those_of_the_parser(lines: list[str], eol: str) -> None:
             assert token.map[1] <= max(len(page.lines), 1)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(text=st.text(max_size=60))
 @example(text="| a `b` <b>*c*</b> [x](y) ![z](w) \\ & &amp; ~~d~~ $e$ {{f}} __g__ http://127.0.0.1 www.x.y # -- -->")
 @example(text="a\nb\r\n| injected | row |\n<!-- model-trial numbers of x: end -->")
@@ -688,7 +689,7 @@ def test_a_strangers_text_is_shown_and_does_nothing(text: str) -> None:
     assert word(text) == "" or re.fullmatch(r"(?!.*--)\S+", word(text))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(label=st.text(min_size=1, max_size=40), host=st.text(max_size=20), reason=st.text(max_size=60))
 @example(label="a | b\n| injected | 1 | 2 | active |", host="<script>", reason="-->\n\nSteady-state peak: 1 GB")
 @example(label="a--b-->c", host="`", reason="no benchmarks exist yet")
@@ -791,7 +792,7 @@ def test_check_then_write_then_nothing(run_folder: Path, root: Path, capsys: pyt
     assert list(written) == list(before), "nothing is left behind"
     assert main([*argv, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    jsonschema.validate(told, schemas.load("documents"))
+    accept(told, "documents")
     assert told["changed"] is False
     assert main([*argv, "--check"]) == 0
     assert capsys.readouterr().out == "".join(f"{name}: unchanged\n" for name in (RESEARCH, REGISTRY, MEMORY))

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import jsonschema
 import pandas
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from profiles import examples
 from prometheus_client import parser as prometheus
 from prometheus_client.openmetrics import parser as openmetrics
+from published import accept
 from trialbench import schemas
 from trialbench.cli import main
 from trialbench.errors import UsageError
@@ -96,10 +97,9 @@ def test_every_file_of_a_real_run_has_a_schema_and_fits(run: Path) -> None:
             values = typed_rows(path)
         else:
             values = [read_json(path)]
-        validator = jsonschema.Draft202012Validator(schemas.load(name))
         for value in values:
             assert schemas.validate(value, name) == [], path
-            validator.validate(value)
+            accept(value, name)
         checked[name] = checked.get(name, 0) + len(values)
     assert set(checked) >= {
         *("plan", "snapshot", "summary", "verdict", "verification", "journal", "vram", "gate", "sample", "session"),
@@ -396,7 +396,7 @@ def test_what_is_not_known_is_absent(run: Path) -> None:
     assert not any(("state", "peak") in labels for labels in metrics["model_trial_vram_used_bytes"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(text=st.text(max_size=30))
 @example(text='a"b\\c\nd} 1\n# EOF')
 @example(text="\\n")

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 from trialbench import stats
@@ -550,7 +550,6 @@ def test_where_the_numbers_come_from(folders: ModuleType, tmp_path: Path) -> Non
 # --- strangers -------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(codec=None, exclude_categories=())))
 def test_no_text_acts_in_a_page(text: str) -> None:
     shown = str(render.prose(text))
@@ -607,7 +606,6 @@ def test_scales_clip_and_have_round_ticks() -> None:
     assert svg.Scale(3, 3, 0, 10)(3) == 5
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1e12, 1e12), max_size=20), st.booleans())
 def test_a_scale_holds_its_values(values: list[float], zero: bool) -> None:
     scale = svg.value_scale(values, 0, 100, zero=zero)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
+from published import accept
 from trialbench import schemas
 from trialbench.engines.slots import Look, Slots, SlotsError
 from trialbench.measure import neighbours
@@ -414,9 +414,9 @@ def measured(
     samples = [json.loads(line) for line in (out / "nav.jsonl").read_text(encoding="utf-8").splitlines()]
     summary = json.loads((out / "summary-nav.json").read_text(encoding="utf-8"))
     for sample in samples:
-        jsonschema.validate(sample, schemas.load("sample"))
+        accept(sample, "sample")
         assert schemas.validate(sample, "sample") == []
-    jsonschema.validate(summary, schemas.load("summary"))
+    accept(summary, "summary")
     assert schemas.validate(summary, "summary") == []
     return code, samples, summary
 
@@ -521,7 +521,7 @@ def test_the_whole_session_has_a_limit(tmp_path: Path, web: Web, image: Path) ->
 
 def calibrated(tmp_path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((tmp_path / "out" / "calibration.json").read_text(encoding="utf-8"))
-    jsonschema.validate(found, schemas.load("calibration"))
+    accept(found, "calibration")
     assert schemas.validate(found, "calibration") == []
     return found
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
+from published import accept
 from sample_lines import sample
 from trialbench import schemas
 from trialbench.cli import main
@@ -124,7 +124,7 @@ def make(tmp_path: Path) -> Make:
 def test_summary_of_a_whole_trial(make: Make) -> None:
     path = write_summary(make())
     summary = json.loads(path.read_text(encoding="utf-8"))
-    jsonschema.validate(summary, schemas.load("summary"))
+    accept(summary, "summary")
     assert schemas.validate(summary, "summary") == []
     assert (summary["run"], summary["host"], summary["outcome"], summary["failure"]) == (
         "run-1",
@@ -357,7 +357,7 @@ def test_verdict_waits_for_a_person_and_remembers_the_judgement(make: Make) -> N
     folder = make()
     first = decide_folder(folder)
     assert schemas.validate(first, "verdict") == []
-    jsonschema.validate(json.loads((folder / "verdict.json").read_text(encoding="utf-8")), schemas.load("verdict"))
+    accept(json.loads((folder / "verdict.json").read_text(encoding="utf-8")), "verdict")
     assert first["verdict"] == "PENDING_REVIEW"
     assert decide_folder(folder, describe="better")["verdict"] == "ADOPT"
     again = decide_folder(folder)

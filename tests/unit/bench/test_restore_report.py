@@ -7,8 +7,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
+from profiles import examples, some
+from published import accept
 from trialbench import schemas
 from trialbench.cli import main
 from trialbench.errors import UsageError
@@ -161,7 +162,7 @@ def make(path: Path, lines: list[dict[str, Any]], samples: dict[str, int] | None
 
 def restore(folder: Path) -> dict[str, Any]:
     summary = summarise_folder(read_folder(folder))
-    jsonschema.validate(summary, schemas.load("summary"))
+    accept(summary, "summary")
     assert schemas.validate(summary, "summary") == []
     found = summary["restore"]
     assert isinstance(found, dict)
@@ -370,7 +371,8 @@ WHOLE = [*OPENED, *STOPPED, *CANDIDATE, *DIED, *NOT_BACK, *back("hand", 50.0)]
 @pytest.mark.parametrize("rehearsal", [False, True])
 def test_every_beginning_of_a_journal_is_shown(tmp_path: Path, rehearsal: bool) -> None:
     lines = lines_of(WHOLE)
-    for end in range(1, len(lines) + 1):
+    # The third opens the trial.
+    for end in some(range(1, len(lines) + 1), 16, always=(2, 3, len(lines) - 1)):
         folder = make(tmp_path, lines[:end], {"nav-candidate": 3}, rehearsal=rehearsal)
         found = restore(folder)
         assert found["restored"] is (None if end < 3 else end == len(lines)), end
@@ -380,7 +382,8 @@ def test_every_beginning_of_a_journal_is_shown(tmp_path: Path, rehearsal: bool) 
 def test_a_journal_torn_at_any_byte_is_shown(tmp_path: Path) -> None:
     folder = make(tmp_path, lines_of([*OPENED, *STOPPED[:2]]), {"nav-candidate": 1})
     raw = (folder / "journal.jsonl").read_bytes()
-    for end in range(0, len(raw), 7):
+    borders = [at + shift for at, byte in enumerate(raw) if byte == ord("\n") for shift in (0, 1)]
+    for end in some(range(len(raw) + 1), 30, always=borders):
         (folder / "journal.jsonl").write_bytes(raw[:end])
         restore(folder)
         folder_table(folder)
@@ -393,7 +396,7 @@ def test_nonsense_in_any_field_keeps_nothing_else_from_being_shown(tmp_path: Pat
     """A host that was taken over, or a disk that was full: whatever stands in the files, they are shown."""
     chance = random.Random(4)
     samples = [{"seq": at, "t_start_s": 15.0 + at / 100, **SAMPLE} for at in range(1, 4)]
-    for _ in range(60):
+    for _ in range(examples(200)):
         lines = json.loads(json.dumps(lines_of(WHOLE)))
         rows = json.loads(json.dumps(samples))
         readings = [{"t_s": 13.0, "used_mib": 9000, "total_mib": 16000, "phase": "candidate", "processes": []}]

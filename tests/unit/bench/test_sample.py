@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
+from published import accept
 from trialbench import schemas
 from trialbench.engines.openai_http import ChatClient, Reply
 from trialbench.measure.sample import Sample, judge
@@ -19,7 +19,7 @@ GOOD = Reply(1.0, latency_ms=9.0, content="left large", finish_reason="stop", co
 
 def judged(workload: Workload, *, cache_prompt: bool = False, **changes: Any) -> Sample:
     sample = judge(replace(GOOD, **changes), 1, workload, cache_prompt=cache_prompt, wall="2026-01-02T03:04:05.678Z")
-    jsonschema.validate(sample.as_dict(), schemas.load("sample"))
+    accept(sample.as_dict(), "sample")
     assert schemas.validate(sample.as_dict(), "sample") == []
     return sample
 

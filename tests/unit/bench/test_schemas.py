@@ -10,8 +10,10 @@ import jsonschema
 import pytest
 import trialbench
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from profiles import examples
+from published import accept, validator
 from trialbench import schemas
 from trialbench.errors import UsageError
 
@@ -72,7 +74,7 @@ def test_unknown_name() -> None:
 @pytest.mark.parametrize("path", sorted(WORKLOADS.glob("*.yml")), ids=lambda path: path.stem)
 def test_packaged_workloads_fit(path: Path) -> None:
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    jsonschema.validate(document, schemas.load("workload"))
+    accept(document, "workload")
     assert schemas.validate(document, "workload") == []
 
 
@@ -107,7 +109,7 @@ JOURNAL = {
 )
 def test_problems_name_place_expected_and_found(name: str, value: Any, problem: str | None) -> None:
     found = [str(one) for one in schemas.validate(value, name)]
-    assert (found == []) == (problem is None) == jsonschema.Draft202012Validator(schemas.load(name)).is_valid(value)
+    assert (found == []) == (problem is None) == validator(name).is_valid(value)
     assert problem is None or any(problem in one for one in found)
 
 
@@ -153,8 +155,12 @@ GOOD: dict[str, Any] = {
 }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.sampled_from(PLACES), ANY_JSON)
+@example(PLACES[0], True)
+@example(PLACES[0], 5.0)
+@example(PLACES[1], [{}])
+@example(PLACES[3], {"words": [], "x": 1})
 def test_validator_agrees_with_jsonschema(place: tuple[str, tuple[str | int, ...]], value: Any) -> None:
     name, path = place
     document = json.loads(json.dumps(GOOD[name]))
@@ -163,4 +169,4 @@ def test_validator_agrees_with_jsonschema(place: tuple[str, tuple[str | int, ...
         target = target[part]
     target[path[-1]] = value
     accepted = schemas.validate(document, name) == []
-    assert accepted == jsonschema.Draft202012Validator(schemas.load(name)).is_valid(document)
+    assert accepted == validator(name).is_valid(document)

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
+from published import accept
 from trialbench import schemas
 from trialbench.errors import UsageError
 from trialbench.measure.progress import PlainProgress
@@ -59,7 +59,7 @@ class Session:
 
     def summary(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.out / f"summary-{name}.json").read_text(encoding="utf-8"))
-        jsonschema.validate(found, schemas.load("summary"))
+        accept(found, "summary")
         assert schemas.validate(found, "summary") == []
         return found
 

@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from profiles import LONG
 from scipy import stats as oracle
 from trialbench import stats
 from trialbench.report.comparison import compare
 
 NOMINAL = 0.95
 SLACK = 0.02
+# The dear ones. Fewer runs know a rate less well: in 120 of them it is uncertain by two percent.
+RATIO_RUNS, RATIO_SLACK = (400, SLACK) if LONG else (120, 0.05)
 
 
 def spiky(rng: random.Random, n: int, factor: float = 1.0) -> list[float]:
@@ -68,12 +71,12 @@ def test_a_bootstrap_of_the_tails_would_not_cover() -> None:
 
 @pytest.mark.parametrize(("n_top", "n_bottom"), [(100, 200), (20, 40), (stats.RATIO_MIN_N, 2 * stats.RATIO_MIN_N)])
 def test_ratios_of_medians_cover_as_often_as_they_say(n_top: int, n_bottom: int) -> None:
-    rng, hits, runs = random.Random(n_top), 0, 400
+    rng, hits, runs = random.Random(n_top), 0, RATIO_RUNS
     for _ in range(runs):
         found = stats.median_ratio(spiky(rng, n_top, 1.25), spiky(rng, n_bottom), resamples=400)
         assert found is not None
         hits += found.low <= 1.25 <= found.high
-    assert NOMINAL - SLACK <= hits / runs <= 0.99
+    assert NOMINAL - RATIO_SLACK <= hits / runs <= 0.99
 
 
 def test_wilsons_bounds_are_wrong_as_rarely_as_they_say() -> None:
@@ -112,7 +115,7 @@ def called_different(drifts: list[tuple[float, float, float]], slowdown: float =
     return called / len(drifts)
 
 
-TRIALS = 200
+TRIALS = 200 if LONG else 40
 
 
 @pytest.fixture

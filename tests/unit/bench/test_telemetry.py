@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trialbench import schemas
 from trialbench.report.folder import Folder
@@ -214,7 +214,6 @@ def test_a_long_reply_may_have_sparse_readings(folder: Make) -> None:
     assert rows(folder(lines, [sample(1, 102.5, 400.0)]))[1]["energy_j"] is None
 
 
-@settings(deadline=None)
 @given(
     watts=st.lists(st.floats(20, 400), min_size=41, max_size=41),
     start_s=st.floats(100.0, 102.0),
@@ -442,7 +441,6 @@ def test_warm_ups_and_other_segments_are_kept_apart(tmp_path: Path) -> None:
     assert segments["nav-candidate"]["power_w"]["p50"] == 200
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.fixed_dictionaries(

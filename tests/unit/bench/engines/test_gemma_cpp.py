@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trialbench.engines.contract import Constraint, Deadlines, Done, Failed, Refused, Started, Token, Trial
 from trialbench.engines.gemma_cpp import GemmaCpp, GemmaOptions, GemmaText, _told
@@ -412,7 +412,6 @@ def test_an_engine_of_its_own_supervisor(weights: Path, stand_in: Path) -> None:
     engine.close()
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, 5),
     st.text(alphabet=st.sampled_from("a.\n ñ"), max_size=12),

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trialbench.engines import proc
 from trialbench.engines.cgroup import Cgroup, CgroupHome, find_home
@@ -98,7 +98,6 @@ def test_growth_is_told_from_noise() -> None:
     assert not steady.growth().leaking
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3000), st.floats(1.0, 5.0))
 def test_a_leak_is_seen_however_long_it_runs(count: int, step_mib: float) -> None:
     watch = LeakWatch(keep=16)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trialbench.ground_truth.runtimes import llama_cpp
 from trialbench.ground_truth.runtimes.base import Answer, Artefact, Call, Capability, Prompt, TroubleKind
@@ -289,7 +289,6 @@ anything = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.dictionaries(st.sampled_from([*GOOD, "completion_probabilities", "timings"]), anything, max_size=6),
     st.booleans(),
@@ -351,7 +350,6 @@ def test_a_perplexity_that_is_none(text: str, code: int | None, kind: TroubleKin
     assert parse_perplexity(Call(("x",), code, text), kl=True).trouble is not None
 
 
-@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_output_of_llama_perplexity_is_read_or_trouble(text: str) -> None:
     for kl in (True, False):

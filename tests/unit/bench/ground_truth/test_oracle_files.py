@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
-from trialbench import schemas
+from published import accept
 from trialbench.errors import UsageError
 from trialbench.ground_truth.oracle_files import (
     Oracle,
@@ -42,7 +41,7 @@ def test_ours_is_read_back_and_fits_the_published_schema(tmp_path: Path) -> None
     path = oracle_path(tmp_path / "oracle", "m", "arithmetic")
     write_oracle(path, ORACLE)
     assert replace(read_oracle(path), schema_version=None) == ORACLE
-    jsonschema.validate(json.loads(path.read_text()), schemas.load("oracle"))
+    accept(json.loads(path.read_text()), "oracle")
     assert ORACLE.as_prompt == Prompt("arithmetic", "2 + 2 =", (1, 2))
     assert ORACLE.margins() == (pytest.approx(2.5), float("inf"))
     # The original tool's keys come first, in its order, so that its own reader finds what it knows.
@@ -105,7 +104,7 @@ def test_a_tokenizers_oracle(tmp_path: Path) -> None:
     oracle = TokenizerOracle("m", "5", {"a": "\ud83d"}, {"a": (1,)}, {"a": (0, 1)}, {"c": "<u>"}, {"x": "0" * 64})
     write_tokenizer(tmp_path / "t" / "m.json", oracle)
     assert read_tokenizer(tmp_path / "t" / "m.json") == oracle
-    jsonschema.validate(json.loads((tmp_path / "t" / "m.json").read_text()), schemas.load("tokenizer-oracle"))
+    accept(json.loads((tmp_path / "t" / "m.json").read_text()), "tokenizer-oracle")
     write_tokenizer(tmp_path / "t" / "m.json", replace(oracle, ids_special={}))
     with pytest.raises(UsageError, match="ids_special: expected the same names as in texts, found none"):
         read_tokenizer(tmp_path / "t" / "m.json")

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from profiles import examples
 from trialbench.errors import UsageError
 from trialbench.ground_truth import weights
 from trialbench.ground_truth.convert import to_gguf
@@ -175,8 +176,10 @@ def test_every_cut_of_a_gguf_is_refused(gguf_file: Path, tmp_path: Path) -> None
             Gguf(cut)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.lists(st.tuples(st.integers(0, 2500), st.integers(0, 255)), min_size=1, max_size=5))
+@example(where=[(64, 255)])
+@example(where=[(8, 255), (9, 255)])
 def test_a_damaged_gguf_never_escapes_as_another_error(
     where: list[tuple[int, int]], tmp_path: Path, gguf_bytes: bytes
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from profiles import examples
 from trialbench.errors import UsageError
 from trialbench.worker import build, config
 from trialbench.worker.ini import parse_ini, read_ini
@@ -272,7 +273,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_ini(path)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.text(alphabet="[]=:#; \n\tabmode\0\x85\u2028", max_size=80))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:

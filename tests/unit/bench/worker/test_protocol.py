@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from profiles import examples
 from trialbench import schemas
 from trialbench.engines import failures
 from trialbench.engines.contract import Constraint, Deadlines, Label, Token, Trial, Usage
@@ -249,7 +250,7 @@ KEYS += ["max_tokens", "temperature", "timeout_s", "stream", "deterministic", "s
 WORDS = st.sampled_from([*protocol.VERBS, *protocol.ASKING, "shell", "sess_1", "x", "grammar", ""])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(
     st.one_of(
         st.binary(max_size=200),
@@ -257,6 +258,9 @@ WORDS = st.sampled_from([*protocol.VERBS, *protocol.ASKING, "shell", "sess_1", "
         st.dictionaries(st.sampled_from(KEYS), WORDS | JSON, max_size=8).map(lambda value: json.dumps(value).encode()),
     )
 )
+@example(b'{"type": []}')
+@example(b'{"type": 5, "action": {}, "id": [], "session_id": {}}')
+@example(b'{"type": "generate", "prompt": "x", "params": {"seed": [], "top_k": {}}}')
 def test_any_line_is_a_request_or_an_answered_error(line: bytes) -> None:
     try:
         request = protocol.parse(line, DEFAULTS)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from profiles import examples
 from trialbench import schemas
 from trialbench.engines import failures
 from trialbench.engines.contract import Trial
@@ -383,7 +384,7 @@ OBJECTS = st.dictionaries(
 LINES = st.binary(max_size=60) | OBJECTS.map(lambda value: json.dumps(value).encode())
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(80), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(LINES, max_size=25))
 def test_fuzzed_input_never_kills_the_worker_nor_reaches_another(fuzzed: Any, lines: list[bytes]) -> None:
     connect, bench = fuzzed

@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.edgelab.model_trial.plugins.module_utils import pictures
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from profiles import examples
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -96,14 +97,14 @@ def test_what_is_wrong_with_a_picture_is_said(raw: bytes, message: str) -> None:
     assert message in str(caught.value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.sampled_from([b"", b"\xff\xd8", SIGNATURE]), st.binary(max_size=200))
 def test_no_bytes_crash_the_parser(head: bytes, rest: bytes) -> None:
     with contextlib.suppress(pictures.PictureError):
         pictures.parse(head + rest)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.sampled_from([jpeg(), png()]), st.data())
 def test_no_damage_crashes_the_parser(whole: bytes, data: st.DataObject) -> None:
     raw = bytearray(whole)

@@ -20,6 +20,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import speech
 from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Speech
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from profiles import examples
 
 Tone = Callable[..., bytes]
 
@@ -140,14 +141,14 @@ def test_what_is_wrong_with_a_wav_is_said(raw: bytes, message: str) -> None:
     assert message in str(caught.value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.binary(max_size=200))
 def test_no_bytes_crash_the_parser(raw: bytes) -> None:
     with contextlib.suppress(speech.WavError):
         speech.parse(raw)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.data())
 def test_no_damage_crashes_the_parser(data: st.DataObject) -> None:
     raw = bytearray(wav(LARGE, bits=data.draw(st.sampled_from([8, 16, 24, 32]))))
