@@ -63,13 +63,13 @@ AT_ONCE = (
     Broken(
         "systemctl stop panda-nav",
         f"systemctl start panda-nav; {answers(11436)}",
-        ("Contract 4", "Contract 6", "11436"),
+        ("Contract 4", "11436", "Contract 6", "unit panda-nav.service is inactive"),
     ),
     # A tenant that is not healthy.
     Broken(
         f"su panda -c 'cd {CHECKOUT}/services/chatterbox && ./stop.sh'",
         f"su panda -c 'cd {CHECKOUT}/services/chatterbox && ./start.sh'; {answers(8772)}",
-        ("chatterbox",),
+        ("Contract 6", "chatterbox: http://127.0.0.1:8772/health: no answer"),
     ),
     CALL_IN_PROGRESS,
     # A missing camera image.
