@@ -1442,8 +1442,9 @@ def test_a_trial_from_open_to_the_next_one(world: World, shell: Shell) -> None:
 
 
 @pytest.fixture
-def zipapp(tmp_path: Path) -> Path:
-    """A program of two modules."""
+def zipapp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program of two modules. Compiled files lie beside them: the checkout may keep its own elsewhere."""
+    monkeypatch.setattr(sys, "pycache_prefix", None)
     path = tmp_path / "model-trial"
     with zipfile.ZipFile(path, "w") as packed:
         packed.writestr("module_utils/one.py", "ONE = 1\n")
@@ -1501,8 +1502,6 @@ def test_the_modules_are_there_when_unpacking_is_done(
 ) -> None:
     folder = tmp_path / "cache" / "abc"
     unnamed: list[bool] = []
-    # A checkout may keep all its compiled files in one place; a host has no such setting.
-    monkeypatch.setattr(sys, "pycache_prefix", None)
     monkeypatch.setattr(os, "sync", lambda: unnamed.append(not folder.exists()))
     program.unpack(zipapp, folder)
     assert unnamed == [True], "a power cut could leave the name and not what is in it"
