@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 
 # The checkout's own tools first. CURDIR and not a relative path: molecule and ansible-test change the folder.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-export PYTHONDONTWRITEBYTECODE := 1
+export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
 
 # Several twins can run side by side: MT_TWIN=another make twin-up.
 export MT_TWIN ?= mt-twin
