@@ -33,6 +33,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "environment": ("pyproject.toml", "constraints.txt", "scripts/setup.sh"),
     "collection": ("plugins/", "roles/", "playbooks/", "collection/", "meta/", "galaxy.yml", "ansible.cfg"),
     "trialbench": ("bench/",),
+    # The unit tests of plugins/, which travel with the collection.
+    "shipped tests": ("tests/unit/plugins/", "tests/unit/conftest.py", "tests/unit/shared/"),
     "image": ("images/bench/", "images/base/"),
     "twin": ("images/twin/", "images/base/", "tests/fixtures/models/", "tests/fixtures/hub/"),
     # What a whole trial on a twin runs through.
@@ -191,8 +193,9 @@ READY = ("python", "image", "twin-a", "twin-b")
 def twin_file(name: str, does: str, expected_s: float, *more: str) -> Step:
     """Make the step of a file of twin tests."""
     path = f"tests/twin/test_{name}.py"
+    files = ("trial", "tests/fixtures/results/attachments.py", *more)
     return Step(
-        name.replace("_", "-"), does, ON_TWIN, ONLY_PROVE, (path,), ("trial", *more), READY, "any",
+        name.replace("_", "-"), does, ON_TWIN, ONLY_PROVE, (path,), files, READY, "any",
         expected_s=expected_s, limit_s=2400,
     )  # fmt: skip
 
@@ -229,19 +232,19 @@ STEPS: tuple[Step, ...] = (
          ("environment", "collection", "trialbench", "images/", "docs/", "scripts/", "tests/conftest.py",
           "tests/fixtures/", "README.md", "SECURITY.md", "bench/README.md"), expected_s=240, limit_s=2400),
     Step("sanity", "ansible-test sanity on the built and installed collection", ("scripts/ansible_test.sh", "sanity"),
-         files=("collection", "trialbench", "images/", "tests/unit/plugins/", "tests/unit/conftest.py",
+         files=("collection", "trialbench", "images/", "shipped tests",
                 "tests/config.yml", "docs/", "changelogs/", "README.md", "LICENSE", "environment",
                 "scripts/ansible_test.sh"), expected_s=80),
     Step("units", "ansible-test units on the built and installed collection", ("scripts/ansible_test.sh", "units"),
          tests=("tests/unit/plugins",),
-         files=("collection", "tests/unit/conftest.py", "tests/config.yml", "environment", "scripts/ansible_test.sh"),
+         files=("collection", "shipped tests", "tests/config.yml", "environment", "scripts/ansible_test.sh"),
          after=("python", "sanity"), expected_s=40),
     Step("browser", "report and comparison in a headless browser", ("scripts/browser.sh",), tests=("tests/browser",),
          files=("trialbench", "tests/fixtures/results/", "tests/fixtures/ground_truth/", "environment",
                 "scripts/browser.sh"), expected_s=60),
     Step("python-3.10", "the host's side on the oldest Python that a host may have", ("scripts/oldest_python.sh",),
          ONLY_PROVE, ("tests/unit/plugins/module_utils",),
-         ("plugins/", "tests/unit/conftest.py", "environment", "scripts/oldest_python.sh"), needs=("python 3.10",),
+         ("plugins/", "shipped tests", "environment", "scripts/oldest_python.sh"), needs=("python 3.10",),
          expected_s=60),
     Step("ground-truth", "the tiny models with llama.cpp, by the oracles that ship",
          ("python", "scripts/ground_truth.py", "--shipped"), ONLY_PROVE,
@@ -295,15 +298,15 @@ STEPS: tuple[Step, ...] = (
     ),
     twin_file("security", "the claims of SECURITY.md, while everything lies and attacks", 110),
     twin_file("trials", "candidates that fail, a bigger one, a poor one", 150),
-    twin_file("contracts", "contracts broken one by one, check mode", 100),
+    twin_file("contracts", "broken contracts stop a trial before anything is touched; check mode", 100),
     twin_file("rehearse", "stop, drain, restore, verify without a candidate", 100),
     twin_file("fleet", "two hosts in one play", 120, "tests/twin/fleet/"),
     twin_file("twin_honest", "the twin shows what lives in it", 80),
     twin_file("consumer", "the installed collection in a project that knows nothing of the checkout", 60,
-              "docs/", "tests/fixtures/consumer/", "tests/unit/plugins/", "tests/unit/conftest.py", "README.md",
+              "docs/", "tests/fixtures/consumer/", "shipped tests", "README.md",
               "LICENSE", "CHANGELOG.md", "changelogs/"),
     twin_file("gemma", "the worker's play: check mode, tags, bounds", 90, "molecule/gemma/prepare.yml",
-              "tests/fixtures/engines/"),
+              "tests/fixtures/engines/", "tests/fixtures/results/proofs/"),
     twin_file("required_verdict", "a trial that requires a ground-truth verdict", 40),
     molecule("default", "the trial, then restore and verify change nothing", 80),
     molecule("rollback", "break, verify, restore, verify", 60),

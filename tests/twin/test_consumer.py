@@ -139,7 +139,13 @@ def test_the_tarball_holds_nothing_of_the_workshop(members):
     assert [name for name, member in members.items() if not (member.isfile() or member.isdir())] == []
     # The unit tests of plugins/ travel, for `ansible-test units`; all other tests need the checkout.
     tests = {"/".join(name.split("/")[:3]) for name in members if name.startswith("tests/")}
-    assert tests <= {"tests/config.yml", "tests/unit", "tests/unit/conftest.py", "tests/unit/plugins"}
+    assert tests <= {
+        "tests/config.yml",
+        "tests/unit",
+        "tests/unit/conftest.py",
+        "tests/unit/plugins",
+        "tests/unit/shared",
+    }
     junk = (".git", ".venv", "__pycache__", "build", "collections", "benchmark-results", "molecule")
     assert [name for name in members if set(name.split("/")) & set(junk)] == []
     assert [name for name in members if name.endswith((".pyc", ".tar.gz", ".jsonl"))] == []
