@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
+
+TYPE_CHECKING = False
+# Each call of a fake is a process of its own, and imports are most of it: whoever needs more imports it where it is.
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
 
 PROGRAMS = ("docker", "systemctl", "systemd-run", "journalctl")
 
@@ -48,28 +51,34 @@ class Commands:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _scripted(state: Path, line: str) -> dict[str, Any] | None:
-    path = state / "answers.json"
-    known: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+def _scripted(state: str, line: str) -> dict[str, Any] | None:
+    known: dict[str, dict[str, Any]] = {}
+    if os.path.exists(f"{state}/answers.json"):
+        with open(f"{state}/answers.json", encoding="utf-8") as file:
+            known = json.load(file)
     fits = [key for key in known if line.startswith(key)]
     return known[max(fits, key=len)] if fits else None
 
 
 def main(program: str, args: list[str]) -> int:
     """Be one of the programs."""
-    state = Path(os.environ["FAKE_HOST"])
-    with (state / f"calls-{program}.jsonl").open("a") as file:
+    state = os.environ["FAKE_HOST"]
+    with open(f"{state}/calls-{program}.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(args) + "\n")
     scripted = _scripted(state, " ".join([program, *args]))
     if scripted:
         time.sleep(scripted["sleep_s"])
         rc, out, err = scripted["rc"], scripted["out"], scripted["err"]
     elif program == "docker":
-        sys.path.insert(0, str(Path(__file__).parent))
+        sys.path.insert(0, os.path.dirname(__file__))
+        from pathlib import Path
+
         from fakedocker import FakeDocker
 
-        rc, out, err = FakeDocker(state).main(args)
+        rc, out, err = FakeDocker(Path(state)).main(args)
     elif program == "systemd-run":
+        import subprocess
+
         # A scope: the command runs here and now, and may leave something in the background.
         rc, out, err = subprocess.run(args[args.index("/bin/sh") :], check=False).returncode, "", ""
     else:
