@@ -19,11 +19,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import checks, containers, gpu, hook, probes, tenants
+from . import checks, containers, gpu, hook, probes, snapshot, tenants
 from .journal import Journal, State, boot_id, read, read_json, seconds, wall, write_atomic
 from .plan import A2_GRACE_S, Plan, Tenant
 from .probes import ProcessId
-from .runner import drain_target
 
 POLL_S = 0.05
 # Without a reading for this long a drain is not seen any more, and not waited for beyond its minimum.
@@ -274,7 +273,7 @@ class Restorer:
         levels = [e["used_mib"] for e in self.past if e["event"] == "drained"]
         if not self.snapshot:
             return None
-        target = levels[-1] if levels else drain_target(self.plan, self.snapshot)
+        target = levels[-1] if levels else snapshot.drain_target(self.plan, self.snapshot)
         present = [n for n in self.plan.stop_order if self._running(self.plan.tenant(n))]
         held = [self.snapshot["tenants"][n]["vram_mib"] for n in present]
         return None if target is None or None in held else int(target + sum(held))

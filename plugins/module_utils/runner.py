@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import containers, contracts, gpu, hook, probes, production, sessions, tenants
+from . import containers, contracts, gpu, hook, probes, production, sessions, snapshot, tenants
 from .journal import (
     PHASES,
     RESERVED_BYTES,
@@ -158,40 +158,6 @@ def _prepare_measuring(plan: Plan, run_dir: Path, journal: Journal) -> None:
         )
 
 
-def take_snapshot(plan: Plan, card: gpu.Card) -> dict[str, Any]:
-    """The host as it is: every tenant's condition and process, VRAM in total and by process.
-
-    Returns:
-        ``{"tenants": {name: {running, healthy, pid, start_ticks, vram_mib, found}}, "used_mib", "holders", "gpu":
-        {name, driver}, "system": {kernel}}``; ``vram_mib`` is None where the driver does not tell.
-    """
-    vram = card.read()
-    found: dict[str, Any] = {}
-    for tenant in plan.tenants:
-        condition = tenants.look(tenant)
-        held = [h for h in vram.holders if tenant.vram_process and tenant.vram_process in h.command]
-        known = [h.mib for h in held if h.mib is not None]
-        found[tenant.name] = {
-            "running": condition.running,
-            "healthy": condition.healthy,
-            "pid": condition.process.pid if condition.process else 0,
-            "start_ticks": condition.process.start_ticks if condition.process else 0,
-            # Nothing seen of a tenant that should hold memory means that the driver does not tell, not that it is 0.
-            "vram_mib": sum(known) if len(known) == len(held) and (held or not tenant.vram_process) else None,
-            "vram_pids": [h.pid for h in held],
-            "found": condition.found,
-        }
-    holders = [{"pid": h.pid, "mib": h.mib, "command": h.command} for h in vram.holders]
-    return {
-        "tenants": found,
-        "used_mib": vram.used_mib,
-        "total_mib": vram.total_mib,
-        "holders": holders,
-        "gpu": {"name": card.name, "driver": card.driver},
-        "system": {"kernel": os.uname().release},
-    }
-
-
 def open_trial(plan: Plan, state: State, card: gpu.Card, controller: str) -> int:
     """Phase 2, second half: snapshot and epoch, durable, then the open mark. Returns the epoch.
 
@@ -202,8 +168,8 @@ def open_trial(plan: Plan, state: State, card: gpu.Card, controller: str) -> int
     mark = state.mark()
     if mark:
         raise Held(f"this host is held by run {mark.run} since {mark.since} (from {mark.controller})")
-    snapshot = take_snapshot(plan, card)
-    ill = [f"{name}: {facts['found']}" for name, facts in snapshot["tenants"].items() if not facts["healthy"]]
+    found = snapshot.take(plan, card)
+    ill = [f"{name}: {facts['found']}" for name, facts in found["tenants"].items() if not facts["healthy"]]
     if ill:
         raise PhaseFailed("a tenant is not healthy", "every tenant healthy", "; ".join(ill), "nothing was touched")
     try:
@@ -213,7 +179,7 @@ def open_trial(plan: Plan, state: State, card: gpu.Card, controller: str) -> int
             "no room for the journal", f"{RESERVED_BYTES} bytes", str(err), "nothing was touched"
         ) from err
     epoch = state.raise_epoch()
-    facts = {"run": plan.run, "epoch": epoch, "boot_id": boot_id(), "wall": wall(), **snapshot}
+    facts = {"run": plan.run, "epoch": epoch, "boot_id": boot_id(), "wall": wall(), **found}
     write_atomic(state.run_dir(plan.run) / "snapshot.json", json.dumps(facts, indent=1) + "\n")
     state.open(Mark(plan.run, epoch, boot_id(), wall(), controller))
     state.renew()
@@ -221,17 +187,6 @@ def open_trial(plan: Plan, state: State, card: gpu.Card, controller: str) -> int
     journal.write("opened", controller=controller, stop_order=plan.stop_order, restore_order=plan.restore_order)
     hook.call(plan, journal, hook.OPENED, f"by {controller}")
     return epoch
-
-
-def drain_target(plan: Plan, snapshot: dict[str, Any]) -> int | None:
-    """Used MiB once the stopped tenants' memory is free, or None where the driver does not say who holds what."""
-    target = int(snapshot["used_mib"])
-    for name in plan.stop_order:
-        held = snapshot["tenants"][name]["vram_mib"]
-        if held is None:
-            return None
-        target -= held
-    return target
 
 
 class Runner:
@@ -433,7 +388,7 @@ class Runner:
         if not measured:
             self.baseline()
         pids = [pid for name in plan.stop_order for pid in self.snapshot["tenants"][name]["vram_pids"]]
-        target = drain_target(plan, self.snapshot)
+        target = snapshot.drain_target(plan, self.snapshot)
         self.journal.write("drain_started", target_mib=target)
         drained = gpu.drain(
             self.card,
