@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import sessions
+from . import run, sessions
 from .journal import private
 from .plan import Plan
 from .probes import ProcessId, identify, printable
@@ -56,22 +55,14 @@ def docker(*args: str, timeout_s: float = _TIMEOUT_S) -> str:
         DockerError: it failed.
     """
     try:
-        done = subprocess.run(
-            ["docker", *args],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-    except subprocess.TimeoutExpired as err:
+        done = run.command(["docker", *args], timeout_s)
+    except TimeoutError as err:
         raise DockerSilent(f"docker {args[0]}: no answer within {timeout_s:.0f} s") from err
     except OSError as err:
         raise DockerError(f"docker: {err}") from err
-    if done.returncode != 0:
-        raise DockerError(f"docker {args[0]}: {printable(done.stderr.strip()) or done.returncode}")
-    return done.stdout
+    if done.rc != 0:
+        raise DockerError(f"docker {args[0]}: {printable(done.err.strip()) or done.rc}")
+    return done.out
 
 
 def _fenced(name: str, label: str, run: str) -> list[str]:
@@ -266,14 +257,7 @@ class Client:
         self.name = client_name(session)
         self._code: int | None = None
         self._summary = run_dir / "samples" / sessions.summary_name(plan, session)
-        self._waiter = subprocess.Popen(
-            ["docker", "wait", self.name],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            errors="replace",
-        )
+        self._waiter = run.background(["docker", "wait", self.name])
 
     def exit_code(self) -> int | None:
         """The session's exit code, or None while it works; 4 for a client that vanished."""
@@ -322,20 +306,13 @@ def save_logs(names: list[str], folder: Path) -> None:
         else:
             with open(log, "wb", opener=private) as raw:
                 command = ["docker", "logs", "--tail", str(_LOG_LINES), name.lstrip("/")]
-                subprocess.run(command, stdout=raw, stderr=raw, timeout=_TIMEOUT_S, check=False)
+                run.command(command, _TIMEOUT_S, into=raw)
 
 
 def tail(name: str, lines: int = 8) -> str:
     """The last lines a container printed, for an error message: a restore waits for its end, so it must be quick."""
     try:
-        done = subprocess.run(
-            ["docker", "logs", "--tail", str(lines), name],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=WORDS_S,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
+        done = run.command(["docker", "logs", "--tail", str(lines), name], WORDS_S)
+    except OSError:
         return "(docker does not answer)"
-    return printable((done.stdout + done.stderr).strip()) or "(nothing)"
+    return printable((done.out + done.err).strip()) or "(nothing)"

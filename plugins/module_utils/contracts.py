@@ -17,7 +17,6 @@ import os
 import pwd
 import re
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,8 +25,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import checks, gpu, pictures, probes, production
+from . import checks, gpu, pictures, probes, production, run
 from .plan import MIB_PER_GB, Http, Plan, Tenant
+from .run import Ran
 
 T = TypeVar("T")
 
@@ -59,34 +59,14 @@ class Contract:
     spared: bool = False
 
 
-@dataclass(frozen=True)
-class Ran:
-    """A finished command: exit status, standard output and error."""
-
-    rc: int
-    out: str
-    err: str
-
-
 def run_command(argv: Sequence[str]) -> Ran:
     """Run a command that only looks; a slow or absent one is a failed one (126, 127), never an exception."""
-    env = {**os.environ, "LC_ALL": "C"}
     try:
-        done = subprocess.run(
-            argv,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=QUESTION_S,
-            check=False,
-            env=env,
-            stdin=subprocess.DEVNULL,
-        )
-    except subprocess.TimeoutExpired:
+        return run.command(argv, QUESTION_S)
+    except TimeoutError:
         return Ran(126, "", f"{argv[0]} did not end within {QUESTION_S:g} s")
     except OSError as err:
         return Ran(127, "", f"{argv[0]}: {err.strerror or err}")
-    return Ran(done.returncode, done.stdout, done.stderr)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ import csv
 import importlib
 import json
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -23,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import probes, telemetry
+from . import probes, run, telemetry
 
 T = TypeVar("T")
 
@@ -173,16 +172,14 @@ class _Smi:
             "--format=csv,noheader,nounits",
         ]
         try:
-            done = subprocess.run(
-                call, capture_output=True, text=True, errors="replace", timeout=OPEN_TIMEOUT_S, check=False
-            )
+            done = run.command(call, OPEN_TIMEOUT_S)
         except FileNotFoundError:
             raise GpuError("neither pynvml nor nvidia-smi is there: is the NVIDIA driver installed?") from None
-        except (OSError, subprocess.TimeoutExpired) as err:
+        except OSError as err:
             raise GpuError(f"nvidia-smi did not answer: {err}") from err
-        if done.returncode != 0:
-            raise GpuError(f"nvidia-smi ended with {done.returncode}: {(done.stderr or done.stdout).strip()}")
-        return [[cell.strip() for cell in row] for row in csv.reader(done.stdout.splitlines()) if row]
+        if done.rc != 0:
+            raise GpuError(f"nvidia-smi ended with {done.rc}: {(done.err or done.out).strip()}")
+        return [[cell.strip() for cell in row] for row in csv.reader(done.out.splitlines()) if row]
 
     def _card(self) -> tuple[str, str, int, int]:
         rows = self._query("gpu", "name,driver_version,memory.used,memory.total")

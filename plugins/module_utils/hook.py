@@ -10,8 +10,8 @@ notification must not hold up a restore. What it is told comes in its environmen
 from __future__ import annotations
 
 import secrets
-import subprocess
 
+from . import run
 from .journal import Journal
 from .plan import Plan
 from .probes import printable
@@ -52,17 +52,9 @@ def call(plan: Plan, journal: Journal, event: str, reason: str = "") -> None:
         *(word.replace("$", "$$") for word in plan.hook.command),
     ]
     try:
-        done = subprocess.run(
-            argv,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_START_S,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        error = done.stderr.strip() if done.returncode else ""
-    except (OSError, subprocess.SubprocessError) as err:
+        done = run.command(argv, _START_S)
+        error = done.err.strip() if done.rc else ""
+    except OSError as err:
         error = str(err)
     if error:
         journal.write("hook_failed", hook_event=event, reason=error)

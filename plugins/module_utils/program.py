@@ -18,20 +18,23 @@ import os
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import containers, gpu, hook, plan, restorer, runner, sessions, tenants
+from . import containers, gpu, hook, plan, restorer, run, runner, sessions, tenants
 from .journal import PHASES, Held, Journal, Mark, State, awake_s, read, seconds, stamp
 from .probes import printable
 
 UNITS = ("mt-run.service", "mt-restore.service")
 DROP_IN = Path("/run/systemd/system/mt-run.service.d/cap.conf")
 POLL_S = 0.05
+# What systemd may take to answer, or to start what does not wait for its own end.
+SYSTEMD_S = 60.0
+# What a person who asked for a restore waits for at most; the restore itself goes on.
+RESTORE_WAIT_S = 3600.0
 # A restore that was not complete is tried again after 1, 2, 4 ... seconds, and at last every minute.
 RETRY_MAX_S = 60.0
 # Doubled more often than this a pause is the longest one in any case; after a night of tries it would be no float.
@@ -47,8 +50,16 @@ def _complain(text: object) -> None:
     sys.stderr.write(f"{printable(str(text))}\n")
 
 
-def _systemctl(*args: str) -> int:
-    return subprocess.run(["systemctl", *args], stdin=subprocess.DEVNULL, check=False).returncode
+def _systemctl(*args: str, limit_s: float = SYSTEMD_S) -> int:
+    """Exit status of systemctl, whose errors are passed on; 124 where it did not end in time."""
+    try:
+        done = run.command(["systemctl", *args], limit_s)
+    except TimeoutError as err:
+        _complain(err)
+        return 124
+    if done.err:
+        _complain(done.err.rstrip())
+    return done.rc
 
 
 def _load(state: State, run: str) -> plan.Plan:
@@ -57,14 +68,8 @@ def _load(state: State, run: str) -> plan.Plan:
 
 def unit_states() -> dict[str, str]:
     """ActiveState of the runner's and the restorer's unit."""
-    reply = subprocess.run(
-        ["systemctl", "show", "--property", "ActiveState", "--value", *UNITS],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    return dict(zip(UNITS, reply.stdout.split(), strict=False))
+    reply = run.command(["systemctl", "show", "--property", "ActiveState", "--value", *UNITS], SYSTEMD_S)
+    return dict(zip(UNITS, reply.out.split(), strict=False))
 
 
 def samples(run_dir: Path) -> list[dict[str, Any]]:
@@ -207,7 +212,7 @@ def pause_s(failed: int) -> float:
 
 
 def _reason(err: Exception) -> str:
-    known = isinstance(err, (restorer.RestoreFailed, plan.PlanError, OSError, subprocess.SubprocessError))
+    known = isinstance(err, (restorer.RestoreFailed, plan.PlanError, OSError))
     return str(err) if known else f"{type(err).__name__}: {err}"
 
 
@@ -255,7 +260,7 @@ def restore_now(state: State) -> int:
     return 0
 
 
-def run(state: State) -> int:
+def run_window(state: State) -> int:
     """The body of ``mt-run``: the window of the open trial."""
     mark = state.mark()
     if mark is None:
@@ -276,7 +281,9 @@ def restore(state: State, by: str, *, wait: bool) -> int:
         # A full disk keeps the word from being left; the restore itself needs no room.
         with contextlib.suppress(OSError):
             state.ask("asked", by)
-    return 1 if _systemctl("start", *([] if wait else ["--no-block"]), "mt-restore.service") else 0
+    if wait:
+        return 1 if _systemctl("start", UNITS[1], limit_s=RESTORE_WAIT_S) else 0
+    return 1 if _systemctl("start", "--no-block", UNITS[1]) else 0
 
 
 def abort(state: State, run: str, by: str) -> int:
@@ -498,7 +505,7 @@ def _act(args: argparse.Namespace, state: State) -> int:
     elif verb == "poll":
         _say(json.dumps(poll(state, args.run, args.epoch, args.since or 0, args.wait or 0.0)))
     elif verb == "run":
-        return run(state)
+        return run_window(state)
     elif verb == "restore-now":
         return restore_now(state)
     elif verb == "recover":
@@ -530,6 +537,6 @@ def main(argv: list[str] | None = None) -> int:
         facts = {k: v for k, v in err.facts.items() if v}
         _complain("; ".join(f"{k}: {v}" for k, v in facts.items()))
         return 1
-    except (ValueError, OSError, subprocess.SubprocessError, gpu.GpuError, containers.DockerError) as err:
+    except (ValueError, OSError, gpu.GpuError, containers.DockerError) as err:
         _complain(f"{args.verb}: {err}")
         return 1

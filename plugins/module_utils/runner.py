@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -313,7 +312,7 @@ class Runner:
         except PhaseFailed as err:
             self.journal.write("phase_failed", phase=name, **err.facts)
             raise
-        except (tenants.TenantError, containers.DockerError, gpu.GpuError, OSError, subprocess.SubprocessError) as err:
+        except (tenants.TenantError, containers.DockerError, gpu.GpuError, OSError) as err:
             self.journal.write("phase_failed", phase=name, reason=str(err), expected="", found="", todo="")
             raise PhaseFailed(str(err)) from err
         self.journal.write("phase_done", phase=name, duration_s=round(time.monotonic() - began, 3))

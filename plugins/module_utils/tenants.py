@@ -15,7 +15,6 @@ import os
 import secrets
 import shlex
 import signal
-import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO
 
-from . import probes
+from . import probes, run
 from .gpu import Holder
 from .journal import private
 from .plan import Tenant
@@ -53,28 +52,16 @@ class Condition:
     found: str
 
 
-def _run(argv: list[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        argv,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=timeout_s,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-
-
 def unit_facts(unit: str) -> dict[str, str]:
     """What systemd says of a unit: ActiveState, MainPID, Result and friends."""
     names = "ActiveState,SubState,MainPID,Result,NRestarts,UnitFileState,ActiveEnterTimestampMonotonic"
-    reply = _run(["systemctl", "show", "--property", names, unit], 10)
-    return dict(line.split("=", 1) for line in reply.stdout.splitlines() if "=" in line)
+    reply = run.command(["systemctl", "show", "--property", names, unit], 10)
+    return dict(line.split("=", 1) for line in reply.out.splitlines() if "=" in line)
 
 
 def _container_pid(name: str) -> int:
-    reply = _run(["docker", "inspect", "--format", "{{.State.Pid}}", name], 10)
-    return int(reply.stdout.strip() or 0) if reply.returncode == 0 else 0
+    reply = run.command(["docker", "inspect", "--format", "{{.State.Pid}}", name], 10)
+    return int(reply.out.strip() or 0) if reply.rc == 0 else 0
 
 
 def find_process(tenant: Tenant) -> ProcessId | None:
@@ -114,15 +101,15 @@ def start_command(tenant: Tenant) -> str:
 
 
 def _end_scope(scope: str) -> None:
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        _run(["systemctl", "kill", "--signal=KILL", scope], 10)
+    with contextlib.suppress(OSError):
+        run.command(["systemctl", "kill", "--signal=KILL", scope], 10)
 
 
 @contextlib.contextmanager
 def _log_file(log: Path, command: str) -> Iterator[IO[bytes] | int]:
     """The tenant's log for appending; nowhere when the disk takes no more, because its start must not fail of that."""
     with contextlib.ExitStack() as stack:
-        out: IO[bytes] | int = subprocess.DEVNULL
+        out: IO[bytes] | int = run.NOWHERE
         with contextlib.suppress(OSError):
             file = stack.enter_context(open(log, "ab", buffering=0, opener=private))
             # Whether the disk takes anything is seen by writing: with a tenant's own first word it would be too late.
@@ -138,22 +125,17 @@ def _as_user(tenant: Tenant, command: str, log: Path, timeout_s: float) -> str:
     argv = ["systemd-run", "--scope", "--quiet", "--collect", f"--unit={scope}", f"--uid={tenant.user}"]
     try:
         with _log_file(log, command) as out:
-            done = subprocess.run(
-                [*argv, "/bin/sh", "-c", command],
-                cwd=tenant.directory or "/",
-                stdout=out,
-                stderr=out,
-                stdin=subprocess.DEVNULL,
-                timeout=timeout_s,
-                check=False,
+            # The service inherits this environment: its locale is its own.
+            done = run.command(
+                [*argv, "/bin/sh", "-c", command], timeout_s, cwd=tenant.directory or "/", into=out, c_locale=False
             )
-    except subprocess.TimeoutExpired:
+    except TimeoutError:
         _end_scope(scope)
         raise
-    if done.returncode != 0:
+    if done.rc != 0:
         # A command that failed leaves nothing half done: what it started would be there twice after the next try.
         _end_scope(scope)
-        raise TenantError(f"{tenant.name}: {command!r} ended with {done.returncode}; {last_words(tenant, log)}")
+        raise TenantError(f"{tenant.name}: {command!r} ended with {done.rc}; {last_words(tenant, log)}")
     return scope
 
 
@@ -161,12 +143,13 @@ def last_words(tenant: Tenant, log: Path) -> str:
     """The last log lines of a tenant, and the command that starts it by hand."""
     text = ""
     # They are asked for when something has failed: what fails here may not take that failure's place.
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
+    with contextlib.suppress(OSError):
         if tenant.kind == "systemd":
-            text = _run(["journalctl", "-u", tenant.unit, "-n", str(_LOG_LINES), "--no-pager", "-o", "cat"], 10).stdout
+            argv = ["journalctl", "-u", tenant.unit, "-n", str(_LOG_LINES), "--no-pager", "-o", "cat"]
+            text = run.command(argv, 10).out
         elif tenant.kind == "container":
-            reply = _run(["docker", "logs", "--tail", str(_LOG_LINES), tenant.container], 10)
-            text = reply.stdout + reply.stderr
+            reply = run.command(["docker", "logs", "--tail", str(_LOG_LINES), tenant.container], 10)
+            text = reply.out + reply.err
         else:
             text = log.read_text(encoding="utf-8", errors="replace")
     lines = "\n".join(text.splitlines()[-_LOG_LINES:]) or "(nothing)"
@@ -174,10 +157,10 @@ def last_words(tenant: Tenant, log: Path) -> str:
 
 
 def _checked(tenant: Tenant, argv: list[str], timeout_s: float, log: Path) -> None:
-    done = _run(argv, timeout_s)
-    if done.returncode != 0:
+    done = run.command(argv, timeout_s)
+    if done.rc != 0:
         raise TenantError(
-            f"{tenant.name}: {shlex.join(argv)} ended with {done.returncode}: {probes.printable(done.stderr.strip())}; "
+            f"{tenant.name}: {shlex.join(argv)} ended with {done.rc}: {probes.printable(done.err.strip())}; "
             f"{last_words(tenant, log)}"
         )
 
@@ -222,7 +205,7 @@ def stop(tenant: Tenant, log: Path) -> float:
             _as_user(tenant, tenant.stop, log, tenant.stop_timeout_s)
         else:
             _end_processes(tenant)
-    except subprocess.TimeoutExpired as err:
+    except TimeoutError as err:
         raise TenantError(f"{tenant.name}: still stopping after {tenant.stop_timeout_s:.0f} s") from err
     except OSError as err:
         raise TenantError(f"{tenant.name}: its stop command can not be run: {err}") from err
@@ -251,14 +234,14 @@ def start(tenant: Tenant, log: Path, limit_s: float | None = None) -> str:
     try:
         if tenant.kind == "systemd":
             # A unit that failed too often refuses to start until its counter is reset.
-            _run(["systemctl", "reset-failed", tenant.unit], 10)
+            run.command(["systemctl", "reset-failed", tenant.unit], 10)
             _checked(tenant, ["systemctl", "start", tenant.unit], limit_s, log)
         elif tenant.kind == "container":
             _checked(tenant, ["docker", "start", tenant.container], limit_s, log)
         else:
             background = " &" if tenant.kind == "process" else ""
             return _as_user(tenant, tenant.start + background, log, limit_s)
-    except subprocess.TimeoutExpired as err:
+    except TimeoutError as err:
         raise TenantError(
             f"{tenant.name}: its start command did not return within {limit_s:.0f} s; {last_words(tenant, log)}"
         ) from err

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.edgelab.model_trial.plugins.module_utils import plan as plans
-from ansible_collections.edgelab.model_trial.plugins.module_utils import probes, sessions, tenants
+from ansible_collections.edgelab.model_trial.plugins.module_utils import probes, run, sessions, tenants
 from ansible_collections.edgelab.model_trial.plugins.module_utils.journal import State
 from trialbench import schemas
 
@@ -114,8 +114,8 @@ def test_bytes_that_are_no_text_are_shown_as_such(tmp_path: Path) -> None:
     assert "CUDA error" in words
     assert [c for c in words if c not in "\n\t" and not c.isprintable()] == []
     # Commands that are asked (systemctl, journalctl, docker) may answer such bytes, too.
-    done = tenants._run(["printf", r"\377\376 CUDA error"], 10)
-    assert "CUDA error" in done.stdout
+    done = run.command(["printf", r"\377\376 CUDA error"], 10)
+    assert "CUDA error" in done.out
 
 
 CLIMBING = ["../evil", "a/b", "/etc", ".hidden", "..", "a b", "a\n", "a\x1b", "", "x" * 101]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     probes,
     program,
     restorer,
+    run,
     runner,
     speech,
     tenants,
@@ -558,21 +558,22 @@ class World:
             self.stop(service.tenant.name)
         return 0, "", ""
 
-    # In place of the module subprocess.
+    # In place of the module run.
 
-    def _run(self, argv: list[str], **options: Any) -> subprocess.CompletedProcess[Any]:
+    def _run(self, argv: list[str], limit_s: float, *, cwd: str = "", into: Any = None, **_options: Any) -> run.Ran:
         if argv[:2] == ["docker", "wait"]:
             # As slow as the container that is waited for.
-            deadline = self.clock.now + float(options["timeout"])
+            deadline = self.clock.now + limit_s
             while self.runs(argv[2]):
                 if self.clock.now > deadline:
-                    raise subprocess.TimeoutExpired(argv, float(options["timeout"]))
+                    raise TimeoutError(f"{argv} timed out")
                 self.clock.sleep(0.05)
-        rc, out, err = self.command(argv, str(options.get("cwd") or ""))
-        for name, text in (("stdout", out), ("stderr", err)):
-            if hasattr(options.get(name), "write"):
-                options[name].write(text.encode())
-        return subprocess.CompletedProcess(argv, rc, out, err)
+        rc, out, err = self.command(argv, cwd)
+        if into is None:
+            return run.Ran(rc, out, err)
+        if hasattr(into, "write"):
+            into.write((out + err).encode())
+        return run.Ran(rc, "", "")
 
     def _popen(self, argv: list[str], **_options: Any) -> FakePopen:
         return FakePopen(self, argv)
@@ -598,26 +599,15 @@ class World:
 
         Take the test's own ``monkeypatch``, where it has one: patches must be undone in the order they came in.
         """
-        commands = SimpleNamespace(
-            run=self._run,
-            Popen=self._popen,
-            DEVNULL=subprocess.DEVNULL,
-            PIPE=subprocess.PIPE,
-            STDOUT=subprocess.STDOUT,
-            TimeoutExpired=subprocess.TimeoutExpired,
-            SubprocessError=subprocess.SubprocessError,
-            CalledProcessError=subprocess.CalledProcessError,
-            CompletedProcess=subprocess.CompletedProcess,
-        )
         boot = self.folder / "boot_id"
         if not boot.exists():
             boot.write_text("boot-1\n")
         clock = self.clock.module()
+        patch.setattr(run, "command", self._run)
+        patch.setattr(run, "background", self._popen)
         for module in (checks, containers, hook, journal, program, restorer, runner, tenants):
             if hasattr(module, "time"):
                 patch.setattr(module, "time", clock)
-            if hasattr(module, "subprocess"):
-                patch.setattr(module, "subprocess", commands)
             if hasattr(module, "threading"):
                 patch.setattr(module, "threading", SimpleNamespace(Thread=InlineThread))
         defaults = gpu.drain.__kwdefaults__ or {}

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import containers, plan, probes, sessions
+from ansible_collections.edgelab.model_trial.plugins.module_utils import containers, plan, probes, run, sessions
 from ansible_collections.edgelab.model_trial.plugins.module_utils.containers import A2_LABEL, RUN_LABEL, DockerError
 
 Eventually = Callable[[Callable[[], Any]], None]
@@ -478,16 +477,16 @@ def test_a_torn_summary_is_no_summary(commands: Any, trial: plan.Plan, run_dir: 
         client.close()
 
 
-@pytest.mark.parametrize("trouble", [subprocess.TimeoutExpired("docker", 1), FileNotFoundError("docker")])
+@pytest.mark.parametrize("trouble", [TimeoutError("docker timed out"), FileNotFoundError("docker")])
 def test_words_for_a_failure_are_not_waited_for(monkeypatch: pytest.MonkeyPatch, trouble: Exception) -> None:
     """A killed engine holds its callers until it is back, and a restore waits for the end of the one who asks."""
     limits: list[float] = []
 
-    def hang(*_args: Any, timeout: float, **_options: Any) -> None:
-        limits.append(timeout)
+    def hang(_argv: list[str], limit_s: float, **_options: Any) -> None:
+        limits.append(limit_s)
         raise trouble
 
-    monkeypatch.setattr(containers.subprocess, "run", hang)
+    monkeypatch.setattr(run, "command", hang)
     assert containers.tail("box") == "(docker does not answer)"
     with pytest.raises(containers.DockerError):
         containers.state("box", containers.WORDS_S)

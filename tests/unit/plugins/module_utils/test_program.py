@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu, journal, program, restorer, runner
+from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu, journal, program, restorer, run, runner
 from ansible_collections.edgelab.model_trial.plugins.module_utils.containers import A2_LABEL, RUN_LABEL
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ def test_who_is_not_root_is_told_and_not_that_nobody_holds_the_host(
     ("trouble", "code", "words"),
     [
         (KeyboardInterrupt(), 130, "status: interrupted"),
-        (subprocess.TimeoutExpired(["systemctl", "show"], 10), 1, "status: Command '['systemctl', 'show']' timed out"),
+        (TimeoutError("systemctl show timed out after 60 s"), 1, "status: systemctl show timed out"),
     ],
     ids=["interrupted", "slow"],
 )
@@ -947,7 +946,7 @@ def test_where_the_journal_can_not_be_written_systemd_counts(
 
 
 @pytest.mark.parametrize(
-    "trouble", [subprocess.TimeoutExpired(["systemctl"], 10), FileNotFoundError("systemctl"), ValueError("[not set]")]
+    "trouble", [TimeoutError("systemctl timed out"), FileNotFoundError("systemctl"), ValueError("[not set]")]
 )
 def test_a_systemd_that_can_not_count_keeps_no_restore_from_beginning(
     world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch, trouble: Exception
@@ -1405,7 +1404,7 @@ def test_without_systemd_the_status_says_so(world: World, shell: Shell, monkeypa
     def absent(*_args: Any, **_options: Any) -> None:
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "systemctl")
 
-    monkeypatch.setattr(program.subprocess, "run", absent)
+    monkeypatch.setattr(run, "command", absent)
     assert shell("status") == 1
     assert "status: " in shell.err
     assert "systemctl" in shell.err

@@ -9,7 +9,6 @@ import contextlib
 import copy
 import errno
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     probes,
     program,
     restorer,
+    run,
     sessions,
     tenants,
 )
@@ -291,8 +291,8 @@ def test_a_lost_snapshot_means_everybody_ran(world: World) -> None:
 
 def test_containers_of_others_stay(world: World) -> None:
     measured(world)
-    for label, run in ((RUN_LABEL, "another-run"), ("com.example", "x")):
-        world.docker.add(f"other-{run}", label, run, status="running")
+    for label, name in ((RUN_LABEL, "another-run"), ("com.example", "x")):
+        world.docker.add(f"other-{name}", label, name, status="running")
     restore(world)
     assert [c["name"] for c in world.docker.all()] == ["other-another-run", "other-x"]
 
@@ -360,7 +360,7 @@ def test_a_failing_tenant_does_not_keep_the_next_one_down(world: World) -> None:
     "trouble",
     [
         FileNotFoundError(errno.ENOENT, "No such file or directory", "/srv/model"),
-        subprocess.TimeoutExpired(["systemctl", "show"], 10),
+        TimeoutError("systemctl show timed out"),
         tenants.TenantError("llamacpp: will not"),
         ValueError("invalid literal for int() with base 10: '<no value>'"),
         KeyError("MainPID"),
@@ -612,19 +612,19 @@ def test_a_start_that_always_fails_is_tried_three_times(world: World, name: str)
 
 def unit_times(world: World, monkeypatch: pytest.MonkeyPatch, takes: list[float]) -> list[float]:
     """Make each start of the baseline's unit take so long and fail; returns the limits it was given."""
-    run, given = world._run, []
+    given: list[float] = []
 
-    def slow(argv: list[str], **options: Any) -> Any:
+    def slow(argv: list[str], limit_s: float, **options: Any) -> run.Ran:
         if argv[:2] == ["systemctl", "start"]:
-            given.append(options["timeout"])
+            given.append(limit_s)
             seconds = takes[min(len(given), len(takes)) - 1]
-            world.clock.sleep(min(seconds, options["timeout"]))
-            if seconds > options["timeout"]:
-                raise subprocess.TimeoutExpired(argv, options["timeout"])
-            return subprocess.CompletedProcess(argv, 1, "", "failed\n")
-        return run(argv, **options)
+            world.clock.sleep(min(seconds, limit_s))
+            if seconds > limit_s:
+                raise TimeoutError
+            return run.Ran(1, "", "failed\n")
+        return world._run(argv, limit_s, **options)
 
-    monkeypatch.setattr(tenants.subprocess, "run", slow)
+    monkeypatch.setattr(run, "command", slow)
     return given
 
 
@@ -1085,7 +1085,7 @@ def test_a_systemd_that_does_not_answer_keeps_nobody_down(world: World, monkeypa
     killed(world)
 
     def hang(unit: str) -> dict[str, str]:
-        raise subprocess.TimeoutExpired(["systemctl", "show", unit], 10)
+        raise TimeoutError(f"systemctl show {unit} timed out")
 
     with monkeypatch.context() as patch:
         patch.setattr(tenants, "unit_facts", hang)

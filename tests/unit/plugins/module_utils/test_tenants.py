@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import probes, tenants
+from ansible_collections.edgelab.model_trial.plugins.module_utils import probes, run, tenants
 from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Http, Tenant
 from ansible_collections.edgelab.model_trial.plugins.module_utils.tenants import TenantError
 
@@ -324,19 +324,19 @@ def test_a_tenant_whose_folder_is_gone_is_named_with_its_command(commands: Comma
         tenants.stop(script, log)
 
 
-@pytest.mark.parametrize("trouble", [subprocess.TimeoutExpired(["journalctl"], 10), FileNotFoundError("journalctl")])
+@pytest.mark.parametrize("trouble", [TimeoutError("journalctl timed out"), FileNotFoundError("journalctl")])
 def test_words_that_can_not_be_had_hide_no_failure(
     commands: Commands, log: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception
 ) -> None:
     commands.answer("systemctl start", rc=1, err="Unit model.service is masked.\n")
-    run = tenants._run
+    command = run.command
 
-    def ask(argv: list[str], timeout_s: float) -> Any:
+    def ask(argv: list[str], limit_s: float) -> run.Ran:
         if argv[0] == "journalctl":
             raise trouble
-        return run(argv, timeout_s)
+        return command(argv, limit_s)
 
-    monkeypatch.setattr(tenants, "_run", ask)
+    monkeypatch.setattr(run, "command", ask)
     with pytest.raises(
         TenantError, match=r"(?s)is masked.*\(nothing\)\nto start it by hand: sudo systemctl start model"
     ):
@@ -389,10 +389,14 @@ def test_a_scope_that_can_not_be_ended_hides_no_failure(
 ) -> None:
     Path(script.directory, "start.sh").write_text("#!/bin/sh\nexit 1\n")
 
-    def hang(argv: list[str], timeout_s: float) -> Any:
-        raise subprocess.TimeoutExpired(argv, timeout_s)
+    command = run.command
 
-    monkeypatch.setattr(tenants, "_run", hang)
+    def hang(argv: list[str], limit_s: float, **options: Any) -> run.Ran:
+        if argv[0] != "systemd-run":
+            raise TimeoutError
+        return command(argv, limit_s, **options)
+
+    monkeypatch.setattr(run, "command", hang)
     with pytest.raises(TenantError, match="ended with 1"):
         tenants.start(script, log)
 
