@@ -12,7 +12,8 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.edgelab.model_trial.plugins.module_utils import journal, outlook
-from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Plan, PlanError, parse
+from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Plan
+from ansible_collections.edgelab.model_trial.plugins.module_utils.planfile import PlanError, parse
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types

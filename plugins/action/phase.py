@@ -16,7 +16,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
-from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import PlanError, parse
+from ansible_collections.edgelab.model_trial.plugins.module_utils.planfile import PlanError, parse
 from ansible_collections.edgelab.model_trial.plugins.module_utils.probes import printable
 
 PROGRAM = "/usr/local/sbin/model-trial"

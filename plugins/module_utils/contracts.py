@@ -10,11 +10,9 @@ was found, why it matters and what to do.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
-import pwd
 import re
 import shutil
 import threading
@@ -25,7 +23,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import checks, gpu, pictures, probes, production, run
+from . import checks, gpu, pictures, probes, production, run, tenants
 from .plan import MIB_PER_GB, Http, Plan, Tenant
 from .run import Ran
 
@@ -135,10 +133,6 @@ def _together(jobs: Sequence[Callable[[], T]], limit_s: float) -> list[T | Excep
     return list(results)
 
 
-def _first(ran: Ran) -> str:
-    return next(iter((ran.err or ran.out).strip().splitlines()), f"exit status {ran.rc}")
-
-
 def _ask(question: Http) -> probes.Answer:
     return probes.ask(dataclasses.replace(question, timeout_s=min(question.timeout_s, QUESTION_S)))
 
@@ -154,7 +148,7 @@ def _sudo(_plan: Plan, host: Host) -> _Finding:
     if host.as_root:
         return _Finding(True, "running as root")
     ran = host.root("true")
-    return _Finding(ran.rc == 0, "sudo -n works" if ran.rc == 0 else _first(ran))
+    return _Finding(ran.rc == 0, "sudo -n works" if ran.rc == 0 else ran.first_line())
 
 
 # 2, 5: production's code
@@ -225,10 +219,10 @@ def _free_port(plan: Plan, host: Host) -> _Finding:
 
 
 def _held_ports(plan: Plan, host: Host) -> _Finding:
-    tenants = [t for t in plan.tenants if t.port and t.process]
-    held = _listeners(host, {t.port for t in tenants})
+    holders = [t for t in plan.tenants if t.port and t.process]
+    held = _listeners(host, {t.port for t in holders})
     broken, texts = [], []
-    for tenant in tenants:
+    for tenant in holders:
         wanted = {p.pid for p in probes.processes(tenant.process, host.proc)}
         mine = [item for item in held if item.port == tenant.port]
         if not any(item.pid in wanted for item in mine):
@@ -242,18 +236,11 @@ def _held_ports(plan: Plan, host: Host) -> _Finding:
 
 
 def _tenant_state(tenant: Tenant, host: Host) -> probes.Answer:
-    """Whether a tenant is healthy: its unit or container runs, its process lives, its health page says so."""
-    notes = []
-    if tenant.kind == "systemd":
-        state = host.run(("systemctl", "is-active", tenant.unit))
-        if state.out.strip() != "active":
-            return probes.Answer(False, f"unit {tenant.unit} is {state.out.strip() or _first(state)}")
-        notes.append("unit active")
-    elif tenant.kind == "container":
-        state = host.root("docker", "inspect", "--format", "{{.State.Status}}", tenant.container)
-        if state.out.strip() != "running":
-            return probes.Answer(False, f"container {tenant.container} is {state.out.strip() or _first(state)}")
-        notes.append("container running")
+    """Whether a tenant is healthy: its manager says that it runs, its process lives, its health page says so."""
+    managed = tenants.of(tenant).state(host)
+    if not managed.ok:
+        return managed
+    notes = [managed.found] if managed.found else []
     if tenant.process:
         pids = [str(p.pid) for p in probes.processes(tenant.process, host.proc)]
         if not pids:
@@ -267,29 +254,6 @@ def _tenant_state(tenant: Tenant, host: Host) -> probes.Answer:
     return probes.Answer(True, ", ".join(notes) or "nothing to ask")
 
 
-def _way_back(tenant: Tenant, host: Host) -> str:
-    """Why a tenant could not be started again, as far as that can be seen without doing it; empty when it could."""
-    if tenant.kind == "systemd":
-        # A unit that runs may be masked, deleted or broken meanwhile: then it starts no more.
-        state = host.run(("systemctl", "show", "--property=LoadState", "--value", tenant.unit))
-        return "" if state.out.strip() == "loaded" else f"its unit is {state.out.strip() or _first(state)}"
-    if not tenant.start:
-        return ""
-    try:
-        pwd.getpwnam(tenant.user)
-    except KeyError:
-        return f"there is no user {tenant.user!r}"
-    folder = Path(tenant.directory or "/")
-    with contextlib.suppress(PermissionError):
-        if not folder.is_dir():
-            return f"there is no folder {folder}"
-        for command in filter(None, (tenant.start, tenant.stop)):
-            word = command.split()[0]
-            if "/" in word and not os.access(folder / word, os.X_OK):
-                return f"{folder / word} is not there or not executable"
-    return ""
-
-
 def _healthy(plan: Plan, host: Host) -> _Finding:
     def job(tenant: Tenant) -> Callable[[], probes.Answer]:
         return lambda: _tenant_state(tenant, host)
@@ -297,7 +261,7 @@ def _healthy(plan: Plan, host: Host) -> _Finding:
     answers = [_answer(result) for result in _together([job(t) for t in plan.tenants], QUESTION_S + 0.2)]
     texts = [f"{t.name}: {a.found}" for t, a in zip(plan.tenants, answers, strict=True)]
     # A tenant that could not be started again would be known only when it is down already.
-    ways = {t.name: _way_back(t, host) for t in plan.tenants if t.start or t.name in plan.stop_order}
+    ways = {t.name: tenants.of(t).way_back(host) for t in plan.tenants if t.start or t.name in plan.stop_order}
     lost = [f"{name} could not be brought back: {why}" for name, why in ways.items() if why]
     return _Finding(all(a.ok for a in answers) and not lost, "; ".join([*texts, *lost]))
 
@@ -363,7 +327,7 @@ def _docker(plan: Plan, host: Host) -> _Finding:
     except ValueError:
         info = {}
     if ran.rc or not info.get("ServerVersion"):
-        errors = "; ".join(info.get("ServerErrors") or []) or _first(ran)
+        errors = "; ".join(info.get("ServerErrors") or []) or ran.first_line()
         return _Finding(False, f"docker does not answer: {errors}", "start docker; see: systemctl status docker")
     live_restore = "on" if info.get("LiveRestoreEnabled") else "off"
     found = f"docker {info['ServerVersion']}, live-restore {live_restore}, {_restart_policies(host)}"
@@ -392,7 +356,7 @@ def _alone(_plan: Plan, host: Host) -> _Finding:
     mark = host.state_dir / "open"
     ran = host.root("sh", "-c", _SHOW_MARK, "sh", str(mark))
     if ran.rc:
-        return _Finding(False, f"{mark} cannot be read: {_first(ran)}")
+        return _Finding(False, f"{mark} cannot be read: {ran.first_line()}")
     if ran.out:
         time_s, _unused, text = ran.out.partition("\n")
         since = datetime.fromtimestamp(int(time_s), timezone.utc).isoformat().replace("+00:00", "Z")

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import containers, gpu, hook, plan, restorer, run, runner, sessions, tenants
+from . import containers, gpu, hook, plan, planfile, restorer, run, runner, sessions, tenants
 from .journal import PHASES, Held, Journal, Mark, State, awake_s, read, seconds, stamp
 from .probes import printable
 
@@ -63,7 +63,7 @@ def _systemctl(*args: str, limit_s: float = SYSTEMD_S) -> int:
 
 
 def _load(state: State, run: str) -> plan.Plan:
-    return plan.load(state.run_dir(run) / "plan.json")
+    return planfile.load(state.run_dir(run) / "plan.json")
 
 
 def unit_states() -> dict[str, str]:
@@ -212,7 +212,7 @@ def pause_s(failed: int) -> float:
 
 
 def _reason(err: Exception) -> str:
-    known = isinstance(err, (restorer.RestoreFailed, plan.PlanError, OSError))
+    known = isinstance(err, (restorer.RestoreFailed, planfile.PlanError, OSError))
     return str(err) if known else f"{type(err).__name__}: {err}"
 
 
@@ -347,7 +347,7 @@ def status(state: State) -> dict[str, Any]:
 def _held(state: State, mark: Mark) -> dict[str, Any]:
     facts: dict[str, Any] = {"run": mark.run, "since": mark.since, "controller": mark.controller}
     # A plan or a mark that can't be read must not keep anybody from seeing the rest.
-    with contextlib.suppress(plan.PlanError, OSError):
+    with contextlib.suppress(planfile.PlanError, OSError):
         found, trial = look(state, mark.run, 0), _load(state, mark.run)
         facts |= {name: found[name] for name in ("phase", "window_s", "remaining_s")}
         facts["lease_s"] = trial.limits.lease_s if trial.attended else None

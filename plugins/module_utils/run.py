@@ -32,6 +32,10 @@ class Ran:
     out: str
     err: str
 
+    def first_line(self) -> str:
+        """The first line that it printed, errors before output; its exit status where it printed nothing."""
+        return next(iter((self.err or self.out).strip().splitlines()), f"exit status {self.rc}")
+
 
 def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")

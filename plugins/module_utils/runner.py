@@ -34,7 +34,8 @@ from .journal import (
     wall,
     write_atomic,
 )
-from .plan import MIB_PER_GB, Http, Plan, Tenant, to_json
+from .plan import MIB_PER_GB, Http, Plan, Tenant
+from .planfile import to_json
 from .probes import ProcessId
 
 POLL_S = 0.05

@@ -112,8 +112,7 @@ import dataclasses
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgelab.model_trial.plugins.module_utils import checks
-from ansible_collections.edgelab.model_trial.plugins.module_utils import plan as plans
+from ansible_collections.edgelab.model_trial.plugins.module_utils import checks, planfile
 from ansible_collections.edgelab.model_trial.plugins.module_utils.journal import boot_id, read_json
 
 
@@ -129,8 +128,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        plan = plans.parse(module.params["plan"])
-    except plans.PlanError as err:
+        plan = planfile.parse(module.params["plan"])
+    except planfile.PlanError as err:
         module.fail_json(msg=f"The plan is not usable. {err}")
     snapshot = module.params["snapshot"]
     if not snapshot and module.params["snapshot_file"]:

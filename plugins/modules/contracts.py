@@ -105,8 +105,7 @@ broken:
 import dataclasses
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgelab.model_trial.plugins.module_utils import contracts
-from ansible_collections.edgelab.model_trial.plugins.module_utils import plan as plans
+from ansible_collections.edgelab.model_trial.plugins.module_utils import contracts, planfile
 
 
 def main() -> None:
@@ -116,8 +115,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        plan = plans.parse(module.params["plan"])
-    except plans.PlanError as err:
+        plan = planfile.parse(module.params["plan"])
+    except planfile.PlanError as err:
         module.fail_json(msg=f"The plan is not usable. {err}")
     found = contracts.evaluate(plan)
     broken = [c for c in found if not c.ok]

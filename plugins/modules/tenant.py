@@ -77,10 +77,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgelab.model_trial.plugins.module_utils import plan, tenants
+from ansible_collections.edgelab.model_trial.plugins.module_utils import planfile, tenants
+from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Tenant
 
 
-def deal_with(tenant: plan.Tenant, state: str, log_dir: Path, check_mode: bool) -> dict[str, Any]:
+def deal_with(tenant: Tenant, state: str, log_dir: Path, check_mode: bool) -> dict[str, Any]:
     """Bring one tenant into ``state``; returns what was found and done."""
     condition = tenants.look(tenant)
     before = "started" if condition.running else "stopped"
@@ -110,12 +111,12 @@ def main() -> None:
     )
     state, found = module.params["state"], {}
     try:
-        wanted = [plan.parse_tenant(item, f"tenants[{i}]") for i, item in enumerate(module.params["tenants"])]
+        wanted = [planfile.parse_tenant(item, f"tenants[{i}]") for i, item in enumerate(module.params["tenants"])]
         for tenant in wanted:
             found[tenant.name] = deal_with(
                 tenant, state, Path(module.params["log_dir"] or module.tmpdir), module.check_mode
             )
-    except plan.PlanError as err:
+    except planfile.PlanError as err:
         module.fail_json(msg=str(err))
     except (tenants.TenantError, OSError) as err:
         module.fail_json(msg=str(err), tenants=found)

@@ -26,6 +26,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     hook,
     journal,
     plan,
+    planfile,
     probes,
     program,
     restorer,
@@ -311,7 +312,7 @@ class World:
         self.clock = Clock()
         self.docker = FakeDocker(folder / "docker", shared=False)
         self.docker.on_start, self.docker.on_end = self._container_starts, self._container_ends
-        self.plan = plan.parse(data)
+        self.plan = planfile.parse(data)
         self.state = journal.State(folder / "state")
         self.run_dir = self.state.run_dir(self.plan.run)
         self.log: list[tuple[Any, ...]] = []
@@ -716,5 +717,5 @@ def make_world(folder: Path, data: dict[str, Any], port: int) -> World:
     folder.mkdir(parents=True, exist_ok=True)
     world = World(folder, world_data(data, folder, port))
     world.run_dir.mkdir(parents=True)
-    (world.run_dir / "plan.json").write_text(plan.to_json(world.plan))
+    (world.run_dir / "plan.json").write_text(planfile.to_json(world.plan))
     return world

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu, hook, journal, plan, program, restorer
+from ansible_collections.edgelab.model_trial.plugins.module_utils import (
+    gpu,
+    hook,
+    journal,
+    plan,
+    planfile,
+    program,
+    restorer,
+)
 
 if TYPE_CHECKING:
     from fakecommands import Commands
@@ -26,7 +34,7 @@ STARTER = "systemd-run --quiet --collect --no-block"
 @pytest.fixture
 def trial(plan_data: dict[str, Any]) -> plan.Plan:
     """A plan with a hook."""
-    return plan.parse({**plan_data, "hook": HOOK})
+    return planfile.parse({**plan_data, "hook": HOOK})
 
 
 @pytest.fixture
@@ -73,7 +81,7 @@ def only_call(commands: Commands) -> tuple[list[str], dict[str, str], list[str]]
 def test_without_a_hook_nobody_is_called(
     commands: Commands, plan_data: dict[str, Any], written: journal.Journal
 ) -> None:
-    hook.call(plan.parse(plan_data), written, hook.OPENED)
+    hook.call(planfile.parse(plan_data), written, hook.OPENED)
     assert commands.calls("systemd-run") == []
     assert journal.read(written.path) == []
 
@@ -144,7 +152,7 @@ def test_systemd_expands_nothing_in_its_words(
     """What a tenant said would stand in the middle of a shell's line: systemd reads a doubled dollar as one."""
     line = 'notify "$MODEL_TRIAL_REASON" "${MODEL_TRIAL_RUN}" 5$'
     commands.answer(STARTER)
-    hook.call(plan.parse({**plan_data, "hook": {"command": ["sh", "-c", line]}}), written, hook.CLOSED)
+    hook.call(planfile.parse({**plan_data, "hook": {"command": ["sh", "-c", line]}}), written, hook.CLOSED)
     options, _env, argv = only_call(commands)
     assert argv == ["sh", "-c", line.replace("$", "$$")]
     assert "--uid=nobody" in options

@@ -19,6 +19,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     gpu,
     journal,
     plan,
+    planfile,
     probes,
     program,
     restorer,
@@ -1120,7 +1121,7 @@ def entries(*rows: tuple[str, str, float, str]) -> list[dict[str, Any]]:
 
 def test_down_times_are_from_the_first_word_to_the_last_health(plan_data: dict[str, Any]) -> None:
     found = restorer.downtimes(
-        plan.parse(plan_data),
+        planfile.parse(plan_data),
         entries(
             ("tenant_stopping", "chatterbox", 10.0, "0"),
             ("tenant_stopped", "chatterbox", 11.0, "0"),
@@ -1139,7 +1140,7 @@ def test_down_times_are_from_the_first_word_to_the_last_health(plan_data: dict[s
 
 def test_down_times_survive_a_reboot(plan_data: dict[str, Any]) -> None:
     found = restorer.downtimes(
-        plan.parse(plan_data),
+        planfile.parse(plan_data),
         entries(("tenant_stopping", "llamacpp", 50.0, "0"), ("tenant_healthy", "llamacpp", 20.0, "5")),
     )
     assert found["down"] == {"llamacpp": 5 * 60 - 30}
@@ -1148,7 +1149,7 @@ def test_down_times_survive_a_reboot(plan_data: dict[str, Any]) -> None:
 def test_an_impact_lasts_until_the_last_of_its_tenants_is_back(plan_data: dict[str, Any]) -> None:
     plan_data["tenants"][2]["impact"] = "blind"
     found = restorer.downtimes(
-        plan.parse(plan_data),
+        planfile.parse(plan_data),
         entries(
             ("tenant_stopping", "chatterbox", 10.0, "0"),
             ("tenant_stopping", "llamacpp", 20.0, "0"),
@@ -1160,7 +1161,7 @@ def test_an_impact_lasts_until_the_last_of_its_tenants_is_back(plan_data: dict[s
 
 
 def test_who_is_not_back_has_no_down_time_yet(plan_data: dict[str, Any]) -> None:
-    found = restorer.downtimes(plan.parse(plan_data), entries(("tenant_stopping", "llamacpp", 10.0, "0")))
+    found = restorer.downtimes(planfile.parse(plan_data), entries(("tenant_stopping", "llamacpp", 10.0, "0")))
     assert found == {"down": {}, "impacts": {}}
 
 

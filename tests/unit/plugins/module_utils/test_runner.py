@@ -19,7 +19,14 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu, journal, plan, probes, runner, tenants
+from ansible_collections.edgelab.model_trial.plugins.module_utils import (
+    gpu,
+    journal,
+    planfile,
+    probes,
+    runner,
+    tenants,
+)
 from ansible_collections.edgelab.model_trial.plugins.module_utils.containers import A2_LABEL, RUN_LABEL
 from ansible_collections.edgelab.model_trial.plugins.module_utils.journal import Held
 from ansible_collections.edgelab.model_trial.plugins.module_utils.runner import PhaseFailed
@@ -108,7 +115,7 @@ def test_the_inputs_lie_ready(world: World) -> None:
     assert "def build_vlm_prompt" in (inputs / "prompt_source.py").read_text()
     sessions = sorted(p.name for p in inputs.glob("session-*.json"))
     assert sessions == [f"session-{s}.json" for s in ("a1", "a2", "candidate", "tenants")]
-    assert plan.load(world.run_dir / "plan.json") == world.plan
+    assert planfile.load(world.run_dir / "plan.json") == world.plan
 
 
 def test_the_users_own_workload_lies_with_the_inputs(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
@@ -122,7 +129,7 @@ def test_productions_own_parser_lies_with_the_inputs(world_of: WorldOf, plan_dat
     world = world_of(plan_data)
     prompt = world.plan.contracts.prompt
     plan_data["contracts"]["parser"] = {"file": prompt.file, "function": prompt.function}
-    world.plan = plan.parse(
+    world.plan = planfile.parse(
         {**plan_data, "contracts": {**plan_data["contracts"], "prompt": dataclasses.asdict(prompt)}}
     )
     prepare(world)
@@ -993,7 +1000,7 @@ def test_a_rehearsal_prepares_folders_only(rehearsal: World) -> None:
     assert rehearsal.docker.calls() == []
     for name in ("inputs", "control", "samples", "logs"):
         assert list((rehearsal.run_dir / name).iterdir()) == []
-    assert plan.load(rehearsal.run_dir / "plan.json") == rehearsal.plan
+    assert planfile.load(rehearsal.run_dir / "plan.json") == rehearsal.plan
 
 
 def test_a_rehearsal_stops_everybody_drains_and_ends(rehearsal: World) -> None:

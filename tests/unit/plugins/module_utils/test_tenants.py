@@ -165,7 +165,7 @@ def test_a_tenant_is_as_healthy_as_its_page_says(server: Any, loaded: bool) -> N
     ids=lambda value: getattr(value, "kind", ""),
 )
 def test_the_operator_is_told_how_to_start_by_hand(tenant: Tenant, command: str) -> None:
-    assert tenants.start_command(tenant) == command
+    assert tenants.of(tenant).start_command() == command
 
 
 # Stopping.
@@ -319,7 +319,7 @@ def test_a_tenant_whose_folder_is_gone_is_named_with_its_command(commands: Comma
     Path(script.directory).rename(f"{script.directory}.old")
     with pytest.raises(TenantError, match=r"voice: its start command can not be run: .*No such file") as caught:
         tenants.start(script, log)
-    assert f"to start it by hand: {tenants.start_command(script)}" in str(caught.value)
+    assert f"to start it by hand: {tenants.of(script).start_command()}" in str(caught.value)
     with pytest.raises(TenantError, match=r"voice: its stop command can not be run: .*No such file"):
         tenants.stop(script, log)
 
@@ -451,13 +451,13 @@ def say_bytes(commands: Commands, program: str) -> None:
 @pytest.mark.parametrize(("tenant", "program"), [(UNIT, "journalctl"), (BOX, "docker")], ids=["unit", "container"])
 def test_last_words_that_are_no_text(commands: Commands, log: Path, tenant: Tenant, program: str) -> None:
     say_bytes(commands, program)
-    line = tenants.last_words(tenant, log).splitlines()[1]
+    line = tenants.of(tenant).last_words(log).splitlines()[1]
     assert line == "words \ufffd\ufffd[31m\ufffd"
 
 
 def test_last_words_of_a_script_that_are_no_text(log: Path, script: Tenant) -> None:
     log.write_bytes(b"words \xff\x1b[31m\x07\n")
-    assert tenants.last_words(script, log).splitlines()[1] == "words \ufffd\ufffd[31m\ufffd"
+    assert tenants.of(script).last_words(log).splitlines()[1] == "words \ufffd\ufffd[31m\ufffd"
 
 
 def test_what_systemctl_says_can_not_act_on_a_terminal(commands: Commands, log: Path) -> None:
@@ -468,7 +468,7 @@ def test_what_systemctl_says_can_not_act_on_a_terminal(commands: Commands, log: 
 
 
 def test_last_words_of_a_script_that_never_ran(log: Path, script: Tenant) -> None:
-    assert "(nothing)" in tenants.last_words(script, log)
+    assert "(nothing)" in tenants.of(script).last_words(log)
 
 
 # Waiting.
@@ -539,27 +539,27 @@ def scope(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_unit_has_ended_when_systemd_says_so(commands: Commands, state: str, why: str) -> None:
     """A unit that systemd starts again by itself is activating meanwhile."""
     commands.answer("systemctl show", out=f"ActiveState={state}\nResult=exit-code\n" if state else "")
-    assert tenants.ended(UNIT) == why
+    assert tenants.of(UNIT).ended("") == why
 
 
 @pytest.mark.parametrize(("pid", "why"), [(os.getpid(), ""), (0, "its container has ended")], ids=["lives", "gone"])
 def test_a_container_has_ended_when_it_has_no_process(commands: Commands, pid: int, why: str) -> None:
     commands.answer("docker inspect", out=f"{pid}\n")
-    assert tenants.ended(BOX) == why
+    assert tenants.of(BOX).ended("") == why
 
 
 def test_a_script_has_ended_with_the_last_process_of_its_scope(scope: Any, script: Tenant) -> None:
-    assert tenants.ended(script, SCOPE) == "what its start command left in the background has ended"
+    assert tenants.of(script).ended(SCOPE) == "what its start command left in the background has ended"
     scope.lives = True
-    assert tenants.ended(script, SCOPE) == ""
+    assert tenants.of(script).ended(SCOPE) == ""
 
 
 def test_a_script_whose_process_lives_elsewhere_has_not_ended(scope: Any, script: Tenant, server: Any) -> None:
-    assert tenants.ended(dataclasses.replace(script, port=server.port), SCOPE) == ""
+    assert tenants.of(dataclasses.replace(script, port=server.port)).ended(SCOPE) == ""
 
 
 def test_without_a_scope_nothing_is_known_of_a_script(commands: Commands, script: Tenant) -> None:
-    assert tenants.ended(script) == ""
+    assert tenants.of(script).ended("") == ""
     assert commands.calls("systemctl") == []
 
 
