@@ -23,22 +23,10 @@ options:
         fields.
     type: dict
     required: true
-attributes:
-  check_mode:
-    description: Only looks, so check mode makes no difference.
-    support: full
-  diff_mode:
-    description: Changes nothing, so there is no difference to show.
-    support: none
-  platform:
-    description: Target hosts that this module works on.
-    support: full
-    platforms: posix
-requirements:
-  - Python 3.10 or newer on the host.
-  - NVML through C(nvidia-ml-py), or C(nvidia-smi).
-author:
-  - The edgelab.model_trial authors (!UNKNOWN)
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
+  - edgelab.model_trial.attributes.looks
+  - edgelab.model_trial.attributes.gpu
 seealso:
   - module: edgelab.model_trial.checks
 """

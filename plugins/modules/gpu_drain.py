@@ -48,22 +48,13 @@ options:
       - Give up and fail after this many seconds.
     type: float
     default: 30.0
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
+  - edgelab.model_trial.attributes.gpu
 attributes:
   check_mode:
     description: Only waits. In check mode, where nothing was really stopped, it looks once and never fails.
     support: full
-  diff_mode:
-    description: Changes nothing, so there is no difference to show.
-    support: none
-  platform:
-    description: Target hosts that this module works on.
-    support: full
-    platforms: posix
-requirements:
-  - Python 3.10 or newer on the host.
-  - NVML through C(nvidia-ml-py), or C(nvidia-smi).
-author:
-  - The edgelab.model_trial authors (!UNKNOWN)
 seealso:
   - module: edgelab.model_trial.gpu_info
 """

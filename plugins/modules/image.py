@@ -26,19 +26,12 @@ options:
     description: How docker is called on the host.
     type: str
     default: docker
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
 attributes:
   check_mode:
     support: full
     description: Nothing is changed in check mode.
-  diff_mode:
-    support: none
-    description: There is nothing to compare.
-  platform:
-    support: full
-    platforms: posix
-    description: The platforms it runs on.
-author:
-  - edgelab.model_trial authors (@edgelab)
 """
 
 EXAMPLES = r"""

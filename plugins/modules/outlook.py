@@ -23,19 +23,12 @@ options:
   journal:
     description: The harvested C(journal.jsonl) of a rehearsal, on the controller.
     type: path
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
 attributes:
   check_mode:
     support: full
     description: Nothing is changed in check mode.
-  diff_mode:
-    support: none
-    description: There is nothing to compare.
-  platform:
-    support: full
-    platforms: posix
-    description: The platforms it runs on.
-author:
-  - edgelab.model_trial authors (@edgelab)
 """
 
 EXAMPLES = r"""

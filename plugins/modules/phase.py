@@ -39,20 +39,13 @@ options:
   controller:
     description: Who opens the trial, told to anybody who finds the host held.
     type: str
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
 attributes:
   check_mode:
     support: full
     description:
       - Says what would change and asks the host nothing, except whether a trial holds it, where it would be restored.
-  diff_mode:
-    support: none
-    description: There is nothing to compare.
-  platform:
-    support: full
-    platforms: posix
-    description: The platforms it runs on.
-author:
-  - edgelab.model_trial authors (@edgelab)
 """
 
 EXAMPLES = r"""

@@ -37,21 +37,14 @@ options:
       - Seconds to wait for the answer.
     type: float
     default: 30.0
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
 attributes:
   check_mode:
     description: Only asks, so check mode makes no difference.
     support: full
-  diff_mode:
-    description: Changes nothing, so there is no difference to show.
-    support: none
-  platform:
-    description: Target hosts that this module works on.
-    support: full
-    platforms: posix
 requirements:
   - Python 3.10 or newer on the host.
-author:
-  - The edgelab.model_trial authors (!UNKNOWN)
 seealso:
   - module: edgelab.model_trial.checks
 """

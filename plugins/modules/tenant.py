@@ -30,6 +30,8 @@ options:
     description:
       - Folder on the host for what start and stop scripts print. By default it goes with the module's temporary folder.
     type: path
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
 attributes:
   check_mode:
     support: full
@@ -37,12 +39,6 @@ attributes:
   diff_mode:
     support: full
     description: Shows the state of every tenant before and after.
-  platform:
-    support: full
-    platforms: posix
-    description: The platforms it runs on.
-author:
-  - edgelab.model_trial authors (@edgelab)
 """
 
 EXAMPLES = r"""

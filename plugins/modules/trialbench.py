@@ -22,6 +22,8 @@ options:
     type: list
     elements: str
     required: true
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
 attributes:
   check_mode:
     support: full
@@ -30,12 +32,6 @@ attributes:
   diff_mode:
     support: partial
     description: For C(documents).
-  platform:
-    support: full
-    platforms: posix
-    description: The platforms it runs on.
-author:
-  - edgelab.model_trial authors (@edgelab)
 """
 
 EXAMPLES = r"""
