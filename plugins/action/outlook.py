@@ -28,7 +28,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         try:
             plan = parse(self._task.args.get("plan"))
         except PlanError as err:
-            raise AnsibleActionFail(f"the plan can not be used: {err}") from err
+            raise AnsibleActionFail(f"the plan cannot be used: {err}") from err
         path = str(self._task.args.get("journal") or "")
         found = self.measured(plan, Path(path)) if path else {}
         lines = found.pop("lines", None) or outlook.lines(plan)

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The contracts of phase 0: what must hold on a host before a trial may touch anything.
 
-All are evaluated, side by side and within a bounded time, none raises, and nothing is changed. They run as
+All are evaluated, concurrently and within a bounded time. None raises and nothing is changed. They run as
 the login user; what only root may see is asked through ``sudo -n``. Each answer says what was expected, what
 was found, why it matters and what to do.
 """
@@ -43,8 +43,8 @@ _SHOW_MARK = 'test ! -e "$1" || { stat -c %Y "$1" && cat "$1"; }'
 class Contract:
     """One contract, evaluated; ``ok`` is the answer, the rest is for people.
 
-    ``spared`` says that it holds only because this is a rehearsal: a trial would find it broken, and what to do about
-    that stands in ``todo``.
+    ``spared`` says that it holds only because this is a rehearsal: a trial would find it broken, and ``todo`` says what
+    to do about it.
     """
 
     id: int
@@ -58,7 +58,7 @@ class Contract:
 
 
 def run_command(argv: Sequence[str]) -> Ran:
-    """Run a command that only looks; a slow or absent one is a failed one (126, 127), never an exception."""
+    """Run a read-only command; a slow or missing one is a failed one (126, 127), never an exception."""
     try:
         return run.command(argv, QUESTION_S)
     except TimeoutError:
@@ -102,7 +102,7 @@ class NoSudo(Exception):
 
 @dataclass(frozen=True)
 class _Finding:
-    """What was found; ``trial_only`` says that what is wrong here would disturb a candidate alone."""
+    """What was found; ``trial_only`` says that the defect matters to a candidate only."""
 
     ok: bool
     found: str
@@ -113,7 +113,7 @@ class _Finding:
 def _together(jobs: Sequence[Callable[[], T]], limit_s: float) -> list[T | Exception]:
     """Do all jobs at once; the result of each, its exception, or a TimeoutError for what takes too long.
 
-    Their threads are daemons: what hangs is left behind, nobody waits for it at exit.
+    Their threads are daemons: one that hangs does not delay the exit.
     """
     results: list[T | Exception] = [TimeoutError(f"no answer within {limit_s:g} s") for _unused in jobs]
 
@@ -185,10 +185,10 @@ def _port_of(local: str) -> int:
 
 
 def _listeners(host: Host, ports: set[int]) -> list[probes.Listener]:
-    """Who listens on ``ports``; holders that the login user may not see are asked of root.
+    """Listeners on ``ports``; those that the login user may not see are looked up as root.
 
     Raises:
-        NoSudo: a holder is somebody else's process, and sudo refused.
+        NoSudo: a holder is a process of another user, and sudo refused.
     """
     own = [item for item in probes.listeners(host.proc) if item.port in ports]
     if all(item.pid for item in own):
@@ -213,7 +213,7 @@ def _free_port(plan: Plan, host: Host) -> _Finding:
     try:
         held = _listeners(host, {port})
     except NoSudo as err:
-        return _Finding(False, f"somebody listens; who, only root may see, and sudo does not work: {err}")
+        return _Finding(False, f"the port is in use; only root may see by whom, and sudo does not work: {err}")
     who = ", ".join(sorted({_holder(item) for item in held}))
     return _Finding(not held, f"port {port} is held by {who}" if held else f"nobody listens on {port}")
 
@@ -260,7 +260,7 @@ def _healthy(plan: Plan, host: Host) -> _Finding:
 
     answers = [_answer(result) for result in _together([job(t) for t in plan.tenants], QUESTION_S + 0.2)]
     texts = [f"{t.name}: {a.found}" for t, a in zip(plan.tenants, answers, strict=True)]
-    # A tenant that could not be started again would be known only when it is down already.
+    # Find a tenant that could not be started again now, not when it is already down.
     ways = {t.name: tenants.of(t).way_back(host) for t in plan.tenants if t.start or t.name in plan.stop_order}
     lost = [f"{name} could not be brought back: {why}" for name, why in ways.items() if why]
     return _Finding(all(a.ok for a in answers) and not lost, "; ".join([*texts, *lost]))
@@ -286,7 +286,7 @@ def _room(plan: Plan, host: Host) -> _Finding:
     finally:
         card.close()
     vram_gb = vram.total_mib / MIB_PER_GB
-    # The trial ends with this very check: a host that does not pass it now could never be called restored.
+    # The trial ends with this same check: a host that fails it now could never pass as restored.
     steady, now = checks.judge_vram(plan, vram)
     found = (
         f"disk {disk_gb:.1f} GB free, RAM {ram_gb:.1f} GB available, VRAM {vram_gb:.2f} GB ({card.name}), used: {now}"
@@ -307,7 +307,7 @@ def _gpu_for_docker(access: str, info: dict[str, Any], cdi_dirs: Sequence[Path])
         return "" if "nvidia" in (info.get("Runtimes") or {}) else "docker has no runtime called nvidia"
     if access == "none":
         return ""
-    # An empty list is Docker's way to say that CDI is switched off; older versions don't speak of it.
+    # An empty list means that CDI is off; older versions of Docker omit the field.
     if info.get("CDISpecDirs") == []:
         return "CDI is off in docker's configuration (features.cdi)"
     folders = [Path(folder) for folder in info.get("CDISpecDirs") or cdi_dirs]
@@ -333,7 +333,7 @@ def _docker(plan: Plan, host: Host) -> _Finding:
     found = f"docker {info['ServerVersion']}, live-restore {live_restore}, {_restart_policies(host)}"
     blind = _gpu_for_docker(plan.candidate.gpu_access, info, host.cdi_dirs)
     if blind:
-        # A restore asks docker for what a trial left; that containers see the GPU is for a candidate alone.
+        # A restore needs docker to remove containers; only a candidate needs the GPU in them.
         return _Finding(False, f"{found}; {blind}", trial_only=True)
     return _Finding(True, f"{found}; GPU access by {plan.candidate.gpu_access}")
 
@@ -433,7 +433,7 @@ def _quiet(plan: Plan, _host: Host) -> _Finding:
 
 
 def _ground_truth(plan: Plan, _host: Host) -> _Finding:
-    """What the controller found out about the model file that is pinned, and not about any other."""
+    """What the controller found out about exactly the pinned model file."""
     truth = plan.ground_truth
     if truth is None:
         return _Finding(True, "not asked for")
@@ -441,7 +441,7 @@ def _ground_truth(plan: Plan, _host: Host) -> _Finding:
     texts, good, failed = [], True, False
     for file in (file for file in plan.candidate.files if file.role == "model"):
         attested = known.get(file.sha256)
-        says = attested.says if attested else "nobody looked for a verdict about this file"
+        says = attested.says if attested else "no verdict about this file was looked up"
         good = good and attested is not None and attested.status == "passed"
         failed = failed or (attested is not None and attested.status == "failed")
         texts.append(f"{file.name}: {says}")
@@ -462,7 +462,7 @@ class _Term:
     why: str
     todo: Callable[[Plan], str]
     look: Callable[[Plan, Host], _Finding]
-    # Whether it concerns a candidate and its measuring alone, so that a rehearsal does without it.
+    # Whether it concerns only the candidate and its measurement; a rehearsal does without it.
     trial_only: bool = False
 
 
@@ -510,7 +510,7 @@ TERMS = (
         3,
         "the candidate's port is free",
         lambda plan: f"nobody listens on {plan.candidate.port}",
-        "the candidate could not listen there, or somebody else's server would be measured",
+        "the candidate could not listen there, or another server would be measured",
         lambda plan: f"end what listens on {plan.candidate.port}, or choose another candidate.port",
         _free_port,
     ),
@@ -602,7 +602,7 @@ TERMS = (
         13,
         "it is still the model it was made from",
         _expected_ground_truth,
-        "a conversion may have made another model of it; the tenants would be stopped for numbers about that one",
+        "a conversion may have changed the model; the tenants would be stopped to measure the wrong one",
         lambda _: (
             "make one with `trialbench check` and name its file in ground_truth_verdicts, or do without: "
             "-e ground_truth_required=false"

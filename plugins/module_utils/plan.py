@@ -15,7 +15,7 @@ from typing import Any
 
 MIB_PER_GB = 1024
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
-# A2 ends by itself within its limit; this is what its client's own start and end may take beyond.
+# A2 ends within its limit; its client's own start and end may take this much more.
 A2_GRACE_S = 5.0
 
 
@@ -158,7 +158,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The live model that the candidate is held against: a tenant, and where it answers."""
+    """The live model that the candidate is compared with: a tenant, and where it answers."""
 
     tenant: str
     url: str
@@ -197,7 +197,7 @@ class Clause:
 
 @dataclass(frozen=True)
 class Contracts:
-    """What must hold on the host before anything is touched, beyond what tenants and candidate imply."""
+    """What must hold on the host before anything is touched, beyond what tenants and candidate require."""
 
     prompt: Prompt
     camera: str
@@ -225,7 +225,7 @@ class Workloads:
 
 @dataclass(frozen=True)
 class Hook:
-    """A command that is told when a trial opens or closes and when a restore failed: argv, never a shell's line."""
+    """A command that runs when a trial opens or closes and when a restore failed: argv, never a shell line."""
 
     command: list[str]
     user: str = "nobody"
@@ -277,7 +277,7 @@ class Plan:
     image_base: str = ""
     base_image: str = ""
     base_digest: str = ""
-    # Workloads of the user's own, as text by name (nav, describe); without one the packaged workload is taken.
+    # The user's own workloads, as text by name (nav, describe); without one the packaged workload is used.
     workload_texts: dict[str, str] = field(default_factory=dict)
     adherence_rule: str = "share"
     bands: Bands = field(default_factory=Bands)

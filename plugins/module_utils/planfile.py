@@ -23,11 +23,11 @@ ADHERENCE_RULES = ("share", "proved")
 WORKLOADS = ("nav", "describe")
 GPU_ACCESS = ("cdi", "gpus", "none")
 ATTESTED = ("passed", "failed", "open", "missing")
-# Polls come every third of a lease; below this even a loaded controller's would come too late.
+# Polls come every third of a lease; below this a busy controller's polls would come too late.
 LEASE_MIN_S = 5.0
 MAX_PORT = 65535
-# Figures that must be more than nothing: in no time nothing starts, stops or answers, and a session without samples is
-# none. Who finds that out in the window has stopped the tenants for it. No other figure may be negative.
+# Figures that must be positive: nothing starts, stops or answers in 0 s, and a session needs samples. Found out in the
+# window, such a mistake would cost down time. No other figure may be negative.
 MORE_THAN_NOTHING = (
     "cap_s",
     "describe_n",
@@ -132,7 +132,7 @@ def _check_figures(item: Any, where: str) -> None:
 
 def _check(plan: Plan) -> None:
     if not NAME.match(plan.run):
-        # Its usual name has the time, the host and the candidate's label in it: all of them right, it may be too long.
+        # Its default name holds time, host and the candidate's label: each may be valid and the whole too long.
         _fail("run", "letters, digits, dot, dash, underscore, 100 at most (it names a folder)", plan.run)
     if not NAME.match(plan.host):
         _fail("host", "letters, digits, dot, dash, underscore (it may name a folder)", plan.host)
@@ -204,8 +204,8 @@ def _check(plan: Plan) -> None:
 
 
 def _fold_pins(data: Any) -> Any:
-    # Pins are a file of their own in an inventory, because a program writes them; in the plan they belong to
-    # the candidate. A file without a pin keeps an empty hash, which the contract "pins set" then names.
+    # Pins are a file of their own in the inventory, because a program writes them; in the plan they belong to
+    # the candidate. A file without a pin keeps an empty hash, which contract 11 then names.
     if not isinstance(data, dict) or not isinstance(data.get("candidate"), dict):
         return data
     data = dict(data)
@@ -216,7 +216,7 @@ def _fold_pins(data: Any) -> Any:
     candidate = {"revision": pins.get("revision") or "", **data["candidate"]}
     hashes = {f.get("name"): f.get("sha256", "") for f in pins.get("files") or [] if isinstance(f, dict)}
     files = candidate.get("files")
-    # What is not a list of mappings is left for the parser, which names its place.
+    # Anything but a list of mappings is left to the parser, which names its place.
     if isinstance(files, list) and all(isinstance(f, dict) for f in files):
         candidate["files"] = [{"sha256": hashes.get(f.get("name"), ""), **f} for f in files]
     return {**data, "candidate": candidate}

@@ -415,7 +415,7 @@ def stop(tenant: Tenant, log: Path) -> float:
     except TimeoutError as err:
         raise TenantError(f"{tenant.name}: still stopping after {tenant.stop_timeout_s:.0f} s") from err
     except OSError as err:
-        raise TenantError(f"{tenant.name}: its stop command can not be run: {err}") from err
+        raise TenantError(f"{tenant.name}: its stop command cannot be run: {err}") from err
     while process and probes.alive(process):
         if time.monotonic() - began > tenant.stop_timeout_s + 1:
             raise TenantError(f"{tenant.name}: PID {process.pid} still runs after {tenant.stop_timeout_s:.0f} s")
@@ -446,7 +446,7 @@ def start(tenant: Tenant, log: Path, limit_s: float | None = None) -> str:
             f"{tenant.name}: its start command did not return within {limit_s:.0f} s; {kind.last_words(log)}"
         ) from err
     except OSError as err:
-        raise TenantError(f"{tenant.name}: its start command can not be run: {err}; {kind.last_words(log)}") from err
+        raise TenantError(f"{tenant.name}: its start command cannot be run: {err}; {kind.last_words(log)}") from err
 
 
 def wait_healthy(

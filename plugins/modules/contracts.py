@@ -73,7 +73,7 @@ contracts:
     why:
       description: Why it matters.
       type: str
-      sample: the candidate could not listen there, or somebody else's server would be measured
+      sample: the candidate could not listen there, or another server would be measured
     todo:
       description: What to do, empty when it holds.
       type: str

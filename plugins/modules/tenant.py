@@ -22,13 +22,14 @@ options:
     elements: dict
     required: true
   state:
-    description: What they shall be.
+    description: The wanted state.
     type: str
     required: true
     choices: [started, stopped]
   log_dir:
     description:
-      - Folder on the host for what start and stop scripts print. By default it goes with the module's temporary folder.
+      - Folder on the host for the output of start and stop scripts. Defaults to the module's temporary folder, which
+        is removed at the end.
     type: path
 extends_documentation_fragment:
   - edgelab.model_trial.attributes
@@ -42,7 +43,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Take the voice down, then the model
+- name: Stop the voice, then the model
   edgelab.model_trial.tenant:
     state: stopped
     tenants:

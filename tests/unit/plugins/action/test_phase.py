@@ -98,7 +98,7 @@ def test_a_phase_nobody_knows(stage: Any, name: str | None) -> None:
 
 def test_a_plan_that_can_not_be_used(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
     del plan_data["baseline"]
-    with pytest.raises(AnsibleActionFail, match="the plan can not be used: baseline: expected a value"):
+    with pytest.raises(AnsibleActionFail, match="the plan cannot be used: baseline: expected a value"):
         stage.play(phase, name="window", plan=plan_data)
     assert host.asked == []
 
@@ -239,7 +239,7 @@ def test_a_cut_network_is_waited_out(
     stage.answer = answer
     assert stage.play(phase, name="window", plan=plan_data, epoch=3)["duration_s"] == 3.0
     assert stage.shown.count("reset") == 2
-    assert sum("can not be reached" in line for line in stage.shown) == 2
+    assert sum("cannot be reached" in line for line in stage.shown) == 2
 
 
 @pytest.mark.parametrize("name", ["snapshot", "window"])

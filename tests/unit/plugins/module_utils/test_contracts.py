@@ -830,7 +830,7 @@ def test_a_required_verdict_that_is_not_good(world: World, status: str, todo: st
 
 def test_a_verdict_about_another_file_is_none(world: World) -> None:
     truth(world, "passed", sha256="f" * 64)
-    assert "nobody looked for a verdict about this file" in world.only(13).found
+    assert "no verdict about this file was looked up" in world.only(13).found
     # A play that never looked leaves only the requirement.
     world.data["ground_truth"] = {"required": True}
     assert world.only(13).todo

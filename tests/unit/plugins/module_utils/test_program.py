@@ -931,7 +931,7 @@ def test_a_read_only_disk_keeps_no_restore_from_beginning(
 def test_where_the_journal_can_not_be_written_systemd_counts(
     world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without that, a restore that can not succeed would be tried without a pause, and the hook told each time."""
+    """Without that, a restore that cannot succeed would be tried without a pause, and the hook told each time."""
     failing(world, shell)
     pauses: list[float] = []
     begun: list[float] = []

@@ -766,7 +766,7 @@ def test_a_driver_that_never_answers_costs_the_drains_minimum(world: World) -> N
     world.card.opens = False
     assert 5 <= restore_slowly(world, 1e9) <= 5 + restorer.SEE_S + 0.1
     timeout = event(world, "drain_timeout")
-    assert timeout["holders"] == "the GPU can not be read"
+    assert timeout["holders"] == "the GPU cannot be read"
 
 
 @pytest.mark.parametrize("after_s", [0.2, 2.0, 4.9])

@@ -593,7 +593,7 @@ def test_a_driver_that_falls_silent_ends_the_run(world: World) -> None:
     world.never_ready.add("candidate")
     world.clock.after(12, lambda: setattr(world.card, "error", "the driver hangs"))
     failed = fails(world)
-    assert failed["reason"] == "VRAM can not be seen any more"
+    assert failed["reason"] == "VRAM cannot be seen any more"
     assert "the driver hangs" in failed["found"]
 
 
@@ -627,7 +627,7 @@ def test_a_revived_tenant_ends_the_run_by_name(world: World, name: str, event: s
     world.open()
     world.at(event, lambda: world.start(name, by="cron"))
     failed = fails(world, "candidate")
-    assert failed["reason"] == "a stopped tenant was revived by somebody else"
+    assert failed["reason"] == "a stopped tenant was started again by another party"
     assert f"{name} runs again (PID {world.services[name].pid}" in failed["found"]
     assert "watchdog" in failed["todo"]
 
@@ -639,7 +639,7 @@ def test_a_revived_tenant_is_named_while_it_loads(world: World, monkeypatch: pyt
     monkeypatch.setattr(tenants, "find_process", lambda _tenant: None)
     world.at("phase_done candidate", lambda: world.start(name, by="cron"))
     failed = fails(world, "candidate")
-    assert failed["reason"] == "a stopped tenant was revived by somebody else"
+    assert failed["reason"] == "a stopped tenant was started again by another party"
     assert f"{name} runs again (PID {world.services[name].pid}, " in failed["found"]
 
 

@@ -317,10 +317,10 @@ def test_a_start_that_says_nothing_is_quoted_so(commands: Commands, log: Path, s
 
 def test_a_tenant_whose_folder_is_gone_is_named_with_its_command(commands: Commands, log: Path, script: Tenant) -> None:
     Path(script.directory).rename(f"{script.directory}.old")
-    with pytest.raises(TenantError, match=r"voice: its start command can not be run: .*No such file") as caught:
+    with pytest.raises(TenantError, match=r"voice: its start command cannot be run: .*No such file") as caught:
         tenants.start(script, log)
     assert f"to start it by hand: {tenants.of(script).start_command()}" in str(caught.value)
-    with pytest.raises(TenantError, match=r"voice: its stop command can not be run: .*No such file"):
+    with pytest.raises(TenantError, match=r"voice: its stop command cannot be run: .*No such file"):
         tenants.stop(script, log)
 
 
