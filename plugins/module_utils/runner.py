@@ -368,7 +368,7 @@ class Runner:
         self.journal.write("tenant_stopped", tenant=tenant.name, duration_s=round(duration, 3))
 
     def window(self) -> None:
-        """Phase 3: quiet once more, stop the tenants in order, baseline A1 before its own stop, drain."""
+        """Phase 3: check that the host is still quiet, stop the tenants in order, A1 before its own stop, drain."""
         plan = self.plan
         loud = [c for c in contracts.quiet(plan) if not c.ok]
         if loud:

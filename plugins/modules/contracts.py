@@ -11,10 +11,10 @@ module: contracts
 short_description: Evaluate what must hold on a host before a trial touches it
 version_added: "0.1.0"
 description:
-  - Evaluates the thirteen contracts of phase 0 side by side, in at most about three seconds, and lists
+  - Evaluates the thirteen contracts of phase 0 concurrently, in at most about three seconds, and lists
     B(all) that are broken, each with what was expected, what was found, why it matters and what to do.
-  - Runs as the login user. What only root may see is asked through C(sudo -n); where that does not work
-    the first contract is broken, and those that depend on it say so.
+  - Runs as the login user. Facts that only root may see are read through C(sudo -n). If that fails, the
+    first contract is broken, and those that depend on it say so.
   - Changes nothing.
 options:
   plan:

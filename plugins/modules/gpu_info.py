@@ -8,12 +8,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: gpu_info
-short_description: Read an NVIDIA GPU's memory and who holds it
+short_description: Read an NVIDIA GPU's memory and the processes that hold it
 version_added: "0.1.0"
 description:
   - Reads one card's name, driver, used and total memory, and the processes that hold memory, on the
     host.
-  - Never fails because there is no card or the driver does not answer; then RV(available) is false and
+  - Does not fail when there is no card or the driver does not answer; RV(available) is then false and
     RV(reason) says why.
 options:
   index:

@@ -10,7 +10,7 @@ DOCUMENTATION = r"""
 ---
 module: image
 version_added: 0.1.0
-short_description: Bring a container image from the controller to the host
+short_description: Copy a container image from the controller to the host
 description:
   - Saves the image on the controller, transfers it and loads it on the host, unless the host has it. The image is named
     by its ID, so what arrives is what was built.

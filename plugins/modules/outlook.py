@@ -12,9 +12,9 @@ module: outlook
 version_added: 0.1.0
 short_description: Show what a trial would do to the host
 description:
-  - Prints what would stop, in which order, and the expected down times. Asks the host nothing.
-  - With the journal of a rehearsal it prints what was measured there, what follows for a trial, and which figures of
-    the inventory are far off.
+  - Prints what would stop, in which order, and the expected down times. Does not contact the host.
+  - With the journal of a rehearsal it prints what was measured, what that means for a trial, and which figures of the
+    inventory are far off.
 options:
   plan:
     description: The plan of the trial.

@@ -14,7 +14,7 @@ short_description: Enter a phase of a trial and watch it live
 description:
   - Asks the program C(model-trial) on the host to enter a phase, then polls it until the phase has ended, and shows
     every event and the progress of the samples while they happen.
-  - The work is done by the host itself under systemd. Polling renews the lease; when the polls stop, the host restores
+  - The host does the work itself, under systemd. Polling renews the lease; when the polls stop, the host restores
     itself.
 options:
   name:
@@ -45,7 +45,7 @@ attributes:
   check_mode:
     support: full
     description:
-      - Says what would change and asks the host nothing, except whether a trial holds it, where it would be restored.
+      - Says what would change without contacting the host; only a restore asks whether a trial holds it.
 """
 
 EXAMPLES = r"""

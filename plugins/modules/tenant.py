@@ -12,8 +12,8 @@ module: tenant
 version_added: 0.1.0
 short_description: Stop or start services of a host in order
 description:
-  - Stops or starts the listed tenants strictly one after another. A started one must be healthy before the next one is
-    touched, a stopped one must be gone.
+  - Stops or starts the listed tenants strictly one after another. A started tenant must be healthy before the next one
+    is touched; a stopped one must be gone.
   - A tenant is a systemd unit, a pair of start and stop scripts, a container, or a process.
 options:
   tenants:

@@ -86,7 +86,7 @@ class Service:
     pid: int = 0
     healthy_at: float = 0.0
     broken: str = ""
-    # The scope of the command that started it; empty where somebody else did.
+    # The scope of the command that started it; empty where another party did.
     scope: str = ""
     starts: list[float] = field(default_factory=list)
     stops: list[float] = field(default_factory=list)

@@ -21,7 +21,7 @@ HOLDERS = ("/usr/bin/llama-server", "python3 chatterbox/server.py", "python3 pho
 
 
 class FakeCard:
-    """A card that shows ``used_mib``, one value per reading, the last one for ever."""
+    """A card that shows ``used_mib``, one value per reading, the last one repeatedly."""
 
     def __init__(self, *used_mib: int | gpu.GpuError, commands: tuple[str, ...] = HOLDERS) -> None:
         self.used_mib, self.commands, self.closed, self.readings = list(used_mib), commands, False, 0
@@ -170,7 +170,7 @@ def test_vram_may_take_a_moment(host: dict[str, Any]) -> None:
     assert not card.closed
 
 
-def test_vram_does_not_get_for_ever(host: dict[str, Any]) -> None:
+def test_vram_does_not_get_unlimited_time(host: dict[str, Any]) -> None:
     began = time.monotonic()
     assert not run(host, FakeCard(9000), settle_s=0.3)[1].ok
     assert 0.3 <= time.monotonic() - began < 0.9 * checks.SETTLE_S

@@ -235,7 +235,7 @@ def test_a_trial_that_does_not_open_tells_nobody(hooked: World, verb: Callable[.
 
 
 def test_failures_are_told_ever_more_rarely(hooked: World, verb: Callable[..., int]) -> None:
-    """Whoever is told every minute stops reading."""
+    """A message every minute is soon ignored."""
     verb("open", f"--run={hooked.plan.run}")
     hooked.runner().run()
     hooked.services["chatterbox"].broken = "no voice"

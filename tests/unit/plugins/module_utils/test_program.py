@@ -623,7 +623,7 @@ def test_abort_without_a_trial(world: World, shell: Shell) -> None:
     assert not (world.state.root / "abort").exists()
 
 
-def test_restore_is_one_unit_whoever_asks(world: World, shell: Shell) -> None:
+def test_every_restore_is_the_same_unit(world: World, shell: Shell) -> None:
     shell.open()
     world.log.clear()
     assert shell("restore", "--by=ann") == 0
@@ -736,7 +736,7 @@ def test_an_unreadable_mark_means_the_run_opened_last(world: World, shell: Shell
     epoch = shell.open()
     world.runner().run()
     (world.state.root / "open").write_text(text)
-    # Whoever asks is told which run it is: a play that restores polls it.
+    # The caller is told which run it is: a play that restores polls it.
     assert shell("status", "--json") == 0
     assert shell.json["open"]["run"] == world.plan.run
     assert shell.ours("poll", epoch) == 0
@@ -1356,7 +1356,7 @@ def test_the_status_as_json(world: World, shell: Shell) -> None:
 
 
 def test_the_status_tells_where_the_next_attempt_begins(world: World, shell: Shell) -> None:
-    """Whoever asks for a restore waits for what comes, not for what failed an hour ago."""
+    """A caller waits for the restore it asked for, not for one that failed an hour ago."""
 
     def attempt_seq() -> int:
         assert shell("status", "--json") == 0
@@ -1470,7 +1470,7 @@ def test_modules_are_there_whole_or_not_at_all(zipapp: Path, monkeypatch: pytest
     (folder.parent / "older").mkdir()
     (folder.parent / ".other.123").mkdir()
     program.unpack(zipapp, folder)
-    assert {p.name for p in folder.parent.iterdir()} == {"abc", ".other.123"}, "somebody else's work was taken away"
+    assert {p.name for p in folder.parent.iterdir()} == {"abc", ".other.123"}, "another process's work was removed"
     before = (folder / "module_utils" / "one.py").stat()
     program.unpack(zipapp, folder)
     assert (folder / "module_utils" / "one.py").stat() == before, "the modules of a running program were replaced"

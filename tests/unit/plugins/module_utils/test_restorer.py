@@ -907,7 +907,7 @@ def test_a2_is_bounded(world: World) -> None:
     restore(world)
     first, second = world.services["llamacpp"], world.services["chatterbox"]
     assert 15 <= second.starts[0] - (first.starts[0] + first.load_s) <= 21
-    # Whoever is not through in time is ended before the next tenant starts.
+    # A client that has not finished in time is ended before the next tenant starts.
     kinds = [entry[0] for entry in world.log if entry[0] in ("docker", "start")]
     assert kinds == ["docker", "start", "docker", "start"]
     is_whole(world)
@@ -1051,7 +1051,7 @@ def test_a_runner_that_was_killed_is_explained_by_systemd(world: World, result: 
     assert (failed["phase"], failed["by"], failed["found"]) == ("candidate", "restorer", result)
     assert words in failed["reason"]
     assert "journalctl -u mt-run" in failed["todo"]
-    # Whoever watches reads why before he reads that the host is being restored.
+    # The reason is shown before the news that the host is being restored.
     assert world.named().index("phase_failed candidate") < world.named().index("restore_started")
     is_whole(world)
 

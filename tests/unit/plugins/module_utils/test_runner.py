@@ -1062,7 +1062,7 @@ def test_a_sign_that_is_no_object_does_not_hold_the_runner(world: World, kind: s
     timers: list[threading.Timer] = []
 
     def let_go(path: Path) -> None:
-        # Whoever opens it in earnest would wait for ever: this lets him go, and the test fail.
+        # A caller that really opens it would block indefinitely: this releases it and fails the test.
         with contextlib.suppress(OSError):
             os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
 

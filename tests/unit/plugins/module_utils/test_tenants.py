@@ -503,7 +503,7 @@ def test_without_a_health_page_the_process_is_waited_for(log: Path, clock: Any) 
         tenants.wait_healthy(Tenant("x", "process", process="sleep 86.071", start_timeout_s=4), log)
 
 
-def test_a_page_that_somebody_else_answers_is_not_enough(
+def test_a_page_that_another_process_answers_is_not_enough(
     commands: Commands, server: Any, log: Path, clock: Any
 ) -> None:
     """The health page answers, but the unit has no process: a stranger took the port."""
