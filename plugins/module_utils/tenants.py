@@ -133,7 +133,25 @@ class Kind:
         return probes.Answer(True, "")
 
     def way_back(self, _host: Host) -> str:
-        """Why it could not be started again, as far as that can be seen without doing it; empty where it could."""
+        """Why it could not be started again, as far as that can be seen without doing it; empty where it could.
+
+        This looks at the commands that the inventory gives.
+        """
+        tenant = self.tenant
+        if not tenant.start:
+            return ""
+        try:
+            pwd.getpwnam(tenant.user)
+        except KeyError:
+            return f"there is no user {tenant.user!r}"
+        folder = Path(tenant.directory or "/")
+        with contextlib.suppress(PermissionError):
+            if not folder.is_dir():
+                return f"there is no folder {folder}"
+            for command in filter(None, (tenant.start, tenant.stop)):
+                word = command.split()[0]
+                if "/" in word and not os.access(folder / word, os.X_OK):
+                    return f"{folder / word} is not there or not executable"
         return ""
 
     def last_words(self, log: Path) -> str:
@@ -231,24 +249,6 @@ class _Commands(Kind):
     def start_command(self) -> str:
         folder = f"cd {shlex.quote(self.tenant.directory)} && " if self.tenant.directory else ""
         return f"sudo -u {self.tenant.user} sh -c {shlex.quote(folder + self.tenant.start)}"
-
-    def way_back(self, _host: Host) -> str:
-        tenant = self.tenant
-        if not tenant.start:
-            return ""
-        try:
-            pwd.getpwnam(tenant.user)
-        except KeyError:
-            return f"there is no user {tenant.user!r}"
-        folder = Path(tenant.directory or "/")
-        with contextlib.suppress(PermissionError):
-            if not folder.is_dir():
-                return f"there is no folder {folder}"
-            for command in filter(None, (tenant.start, tenant.stop)):
-                word = command.split()[0]
-                if "/" in word and not os.access(folder / word, os.X_OK):
-                    return f"{folder / word} is not there or not executable"
-        return ""
 
 
 class Script(_Commands):
