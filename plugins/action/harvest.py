@@ -35,8 +35,8 @@ def _plain(member: tarfile.TarInfo, dest: Path, parts: list[str]) -> bool:
 def unpack(archive: Path, dest: Path, max_bytes: int = MAX_BYTES) -> tuple[list[str], list[str]]:
     """Unpack plain files with plain names below ``dest``, each replaced as a whole.
 
-    The host's folder is data of a stranger: links, devices, names that climb or that only a shell could love are left
-    out, and it may not fill the controller's disk.
+    The host's folder is untrusted: links, devices, paths that climb and unusual names are skipped, and the archive may
+    not fill the controller's disk.
 
     Returns:
         The files written, and the names that were left out, fit for a terminal; both sorted.
@@ -49,7 +49,7 @@ def unpack(archive: Path, dest: Path, max_bytes: int = MAX_BYTES) -> tuple[list[
         for member in tar:
             name = member.name.removeprefix("./")
             parts = name.split("/")
-            # Half-written files of the host's own begin with a dot; they are nobody's results.
+            # The host's half-written files begin with a dot; they are no results.
             if member.isdir() or (member.isreg() and parts[-1].startswith(".") and parts[-1].strip(".")):
                 continue
             if not _plain(member, dest, parts):

@@ -12,7 +12,8 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.edgelab.model_trial.plugins.module_utils import journal, outlook
-from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Plan, PlanError, parse
+from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Plan
+from ansible_collections.edgelab.model_trial.plugins.module_utils.planfile import PlanError, parse
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
@@ -27,7 +28,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         try:
             plan = parse(self._task.args.get("plan"))
         except PlanError as err:
-            raise AnsibleActionFail(f"the plan can not be used: {err}") from err
+            raise AnsibleActionFail(f"the plan cannot be used: {err}") from err
         path = str(self._task.args.get("journal") or "")
         found = self.measured(plan, Path(path)) if path else {}
         lines = found.pop("lines", None) or outlook.lines(plan)

@@ -16,7 +16,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
-from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import PlanError, parse
+from ansible_collections.edgelab.model_trial.plugins.module_utils.planfile import PlanError, parse
 from ansible_collections.edgelab.model_trial.plugins.module_utils.probes import printable
 
 PROGRAM = "/usr/local/sbin/model-trial"
@@ -103,7 +103,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         try:
             plan = parse(self._task.args.get("plan"))
         except PlanError as err:
-            raise AnsibleActionFail(f"the plan can not be used: {err}") from err
+            raise AnsibleActionFail(f"the plan cannot be used: {err}") from err
         self.wait_s = min(WAIT_S, plan.limits.lease_s / POLLS_PER_LEASE)
         if name == "snapshot":
             controller = str(self._task.args.get("controller") or "somebody by playbook")
@@ -114,7 +114,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         try:
             self.verb("advance", run=plan.run, epoch=epoch, phase=self._task.args.get("advance") or name)
         except AnsibleActionFail as err:
-            # Refused because the host is being restored, or is back: what became of the phase stands in its journal.
+            # Refused because the host is being restored, or is back: the journal has the outcome of the phase.
             if err.result.get("rc") != STALE:
                 raise
             return {**result, **self.explain(plan.run, epoch, name, err)}
@@ -129,7 +129,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
 
     def show(self, text: str) -> None:
         """One line for the person who watches."""
-        # What a model or a tenant said may stand in it.
+        # It may quote a model or a tenant.
         self._display.display(f"  {self.host} | {printable(text)}")
 
     def execute(self, command: str, again: bool = True) -> dict[str, Any]:
@@ -143,10 +143,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         while isinstance(done, AnsibleConnectionFailure):
             if not again or time.monotonic() > deadline:
                 raise AnsibleActionFail(
-                    f"the host can not be reached: {done}. A run that is open restores itself; "
+                    f"the host cannot be reached: {done}. A run that is open restores itself; "
                     "what it measured comes with harvest.yml"
                 ) from done
-            self.show("the host can not be reached; it is tried again")
+            self.show("the host cannot be reached; it is tried again")
             time.sleep(AWAY_PAUSE_S)
             with contextlib.suppress(AnsibleConnectionFailure):
                 self._connection.reset()
@@ -179,14 +179,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 self.show(f"{event['by']}: {event['event']}")
 
     def polls(self, run: str, epoch: int, first: str, since: int = 0) -> Iterator[dict[str, Any]]:
-        """Poll for ever; yields every answer with its new events.
+        """Poll without end; yields every answer with its new events.
 
         Events are shown from ``first`` on (``phase_started window``): the host may be a phase ahead of the play, and
         every event belongs to one task.
         """
         shown, progress = False, ""
-        # Tasks run in a worker with a session of its own: it would outlive a killed ansible-playbook, and go on
-        # renewing a lease that nobody stands behind any more. The parent as it was at the fork: it may be gone already.
+        # Tasks run in a worker process in its own session. It would outlive a killed ansible-playbook and keep renewing
+        # the lease. Compare with the parent at the time of the fork: it may be gone already.
         controller = multiprocessing.parent_process()
         while True:
             if controller and os.getppid() != controller.pid:
@@ -260,7 +260,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             done = [e for e in found["events"] if e["event"] == "restored"]
             failures += [e["reason"] for e in found["events"] if e["event"] == "restore_failed"]
             restored += done
-            # The mark is what counts: it goes last, after everything is proved.
+            # The mark decides: it is removed last, after all checks have passed.
             if not found["open"]:
                 event = restored[-1] if restored else {}
                 return {
@@ -271,7 +271,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                     "impacts": event.get("impacts"),
                     "times": event.get("times"),
                 }
-            # The host goes on trying; whoever watches is told after the second failure.
+            # The host keeps trying; the playbook reports after the second failure.
             if len(failures) >= 2:
                 words = f"the host could NOT be restored yet; it goes on trying. {failures[-1]}"
                 raise AnsibleActionFail(printable(words))
@@ -280,7 +280,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             elif time.monotonic() - heard_s > MUTE_S:
                 raise AnsibleActionFail(
                     f"expected a word of the restore, found none for {MUTE_S / 60:.0f} minutes, and its mark: "
-                    "the journal can not be written. See there: df /var/lib/model-trial; journalctl -u mt-restore"
+                    "the journal cannot be written. See there: df /var/lib/model-trial; journalctl -u mt-restore"
                 )
         raise AssertionError("polls never ends")
 

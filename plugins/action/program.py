@@ -26,7 +26,7 @@ from module_utils.program import main
 
 sys.exit(main())
 """
-# Python keeps no compiled modules for a zipapp; compiling them anew is half the work of each start.
+# Python caches no compiled modules for a zipapp; compiling them is half the work of each start.
 COMPILED = "/var/cache/model-trial"
 # A fixed time in every entry: the same sources give the same bytes, so an unchanged program is never copied again.
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -78,7 +78,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         if changed:
             # Written in check mode too: it is a build product of the controller, and later tasks compare with it.
             dest.parent.mkdir(parents=True, exist_ok=True)
-            # A name of its own: other hosts of the play may be building the same.
+            # A unique name: the play may build the same file for other hosts at the same time.
             fresh = dest.with_name(f".{dest.name}.{os.getpid()}")
             fresh.write_bytes(data)
             fresh.replace(dest)

@@ -17,7 +17,7 @@ from ansible.plugins.action import ActionBase
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
-    """Numbers, verdict and table are made where the results lie: on the controller."""
+    """Runs on the controller, where the results are."""
 
     TRANSFERS_FILES = False
     _requires_connection = False
@@ -30,7 +30,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             raise AnsibleActionFail("argv: expected a command of trialbench, found nothing")
         if args[0] == "attest":
             return {**result, **self._attest(args)}
-        # The one command that changes what a person wrote: it can tell beforehand what it would do.
+        # The only command that edits a person's files: it can report beforehand what it would change.
         writes = args[0] == "documents"
         command = [sys.executable, "-m", "trialbench", *args, *self._options(writes)]
         if self._task.check_mode and not writes:
@@ -52,7 +52,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         return result
 
     def _attest(self, args: list[str]) -> dict[str, Any]:
-        """What ground truth says of files. It only looks, so check mode runs it as well; a bad answer is an answer."""
+        """What ground truth says of files. It runs in check mode, too; a negative verdict is not a failure."""
         with tempfile.TemporaryDirectory(prefix="trialbench-") as folder:
             path = Path(folder) / "attestation.json"
             command = [sys.executable, "-m", "trialbench", *args, "--json", str(path)]
@@ -61,7 +61,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 raise AnsibleActionFail(f"trialbench attest: {done.stderr.strip() or done.returncode}")
             found = json.loads(path.read_text(encoding="utf-8"))
         self._show([file["says"] for file in found["files"]])
-        # Without its exit code: Ansible would take a bad answer for a failure of the task.
+        # Without the exit code: Ansible would take a negative verdict for a failed task.
         return {"changed": False, "cmd": command, "attestation": found}
 
     @staticmethod

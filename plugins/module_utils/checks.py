@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Is the host as it was? The checks that close a trial; they follow from the plan, whatever lives there.
+"""Is the host as it was? The checks that close a trial, derived from the plan.
 
-Their order: VRAM; the health of every tenant that has a health page, as the inventory lists them, and after
-those that share the baseline's impact the candidate's port, which must refuse; speech; processes to watch.
+Their order: VRAM; the health of every tenant that has a health page, in the order of the inventory; after those that
+share the baseline's impact the candidate's port, which must refuse connections; speech; watched processes.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _one(
     if check.kind == "speech" and tenant.speech:
         spoken = speech.listen(tenant.speech)
         return spoken.ok, spoken.found
-    # Who was to be stopped has a new process by right.
+    # A stopped tenant is expected to have a new process.
     return _process(tenant, None if tenant.name in plan.stop_order else snapshot.get(tenant.name))
 
 

@@ -3,22 +3,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The trial's containers, through the docker command line, so that nothing has to be installed on the host.
 
-Containers are created before the window and only started inside it. All carry the run as a label, and a restore
-removes them by that label until none is left, so that a start that comes too late finds nothing to start.
+Containers are created before the window and only started inside it. All carry the run as a label. A
+restore removes by that label until no container is left, so a late start finds nothing to start.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import sessions
+from . import run, sessions
 from .journal import private
 from .plan import Plan
 from .probes import ProcessId, identify, printable
@@ -31,12 +30,12 @@ CONTAINER_UID = 10001
 MODELS = "/models"
 CLIENT_MEMORY, CLIENT_PIDS = "512m", "64"
 _TIMEOUT_S = 60.0
-# An engine that is well lists its containers at once. One that is being started lets its callers wait, and behind this
-# question of a restore people wait for their tenants.
+# A healthy engine lists its containers at once. One that is still starting blocks its callers, and a restore that asks
+# this question keeps tenants down while it waits.
 _LIST_S = 10.0
-# What is asked only to find words for a failure may not hold up what follows it.
+# A question that only adds detail to an error message must not delay what follows.
 WORDS_S = 1.0
-# As much of a container's output as is kept: people wait while it is read.
+# How much of a container's output is kept: tenants are down while it is read.
 _LOG_BYTES, _LOG_LINES = 4 << 20, 20_000
 
 
@@ -45,7 +44,7 @@ class DockerError(RuntimeError):
 
 
 class DockerSilent(DockerError):
-    """docker did not answer in time; another question would cost as much time again."""
+    """docker did not answer in time; asking again would cost the same time again."""
 
 
 def docker(*args: str, timeout_s: float = _TIMEOUT_S) -> str:
@@ -56,27 +55,19 @@ def docker(*args: str, timeout_s: float = _TIMEOUT_S) -> str:
         DockerError: it failed.
     """
     try:
-        done = subprocess.run(
-            ["docker", *args],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-    except subprocess.TimeoutExpired as err:
+        done = run.command(["docker", *args], timeout_s)
+    except TimeoutError as err:
         raise DockerSilent(f"docker {args[0]}: no answer within {timeout_s:.0f} s") from err
     except OSError as err:
         raise DockerError(f"docker: {err}") from err
-    if done.returncode != 0:
-        raise DockerError(f"docker {args[0]}: {printable(done.stderr.strip()) or done.returncode}")
-    return done.stdout
+    if done.rc != 0:
+        raise DockerError(f"docker {args[0]}: {printable(done.err.strip()) or done.rc}")
+    return done.out
 
 
 def _fenced(name: str, label: str, run: str) -> list[str]:
-    # Nothing of a trial may outlive it by itself (--restart=no), vanish before its logs are read (never --rm), gain
-    # rights, or write anywhere but where it was told to.
+    # A trial's container must not come back by itself (--restart=no), vanish before its logs are read (no --rm), gain
+    # privileges, or write outside its mounts.
     return [
         "create",
         f"--name={name}",
@@ -182,8 +173,8 @@ def extract_prompt(plan: Plan, source: Path) -> str:
 def ids(labels: Sequence[str] = LABELS, run: str = "") -> list[str]:
     """IDs of all containers with one of these labels (of one run, or of any).
 
-    docker's own filter knows no "or", and a second question would cost people's time: all are listed with what they
-    have of the labels, and looked through here.
+    docker's filter has no "or", and a second question would cost down time: all containers are listed with their
+    labels and filtered here.
 
     Raises:
         DockerError: docker refused, did not answer in time, or answered something else.
@@ -220,7 +211,7 @@ def remove(labels: Sequence[str] = LABELS, run: str = "", *, before: Callable[[l
         except DockerSilent:
             raise
         except DockerError:
-            # Another removal may be under way for the same container; the next look decides.
+            # The same container may already be being removed; the next listing tells.
             time.sleep(0.1)
     raise DockerError(f"containers of {run or 'a trial'} are still there: {', '.join(ids(labels, run))}")
 
@@ -239,14 +230,14 @@ def start(name: str) -> ProcessId | None:
     """Start a created container; returns its main process, or None when it ended at once.
 
     Raises:
-        DockerError: docker refused (no such container: somebody restored the host meanwhile).
+        DockerError: docker refused (no such container: the host has been restored meanwhile).
     """
     docker("start", name)
     return identify(int(state(name).get("Pid") or 0))
 
 
 def start_in_background(name: str) -> None:
-    """Start a created container without waiting for docker to answer; whether it started is seen by what it does."""
+    """Start a created container without waiting for docker; what the container does shows whether it started."""
 
     def work() -> None:
         with contextlib.suppress(DockerError):
@@ -258,30 +249,23 @@ def start_in_background(name: str) -> None:
 class Client:
     """A measuring container at work.
 
-    It is through when its summary is there: waiting for docker to report the end of the process costs a quarter of a
-    second of down time. A client that ends without a summary is seen by ``docker wait``.
+    It is finished when its summary exists: waiting for docker to report the end of the process would cost 250 ms of
+    down time. ``docker wait`` catches a client that ends without a summary.
     """
 
     def __init__(self, plan: Plan, session: str, run_dir: Path) -> None:
         self.name = client_name(session)
         self._code: int | None = None
         self._summary = run_dir / "samples" / sessions.summary_name(plan, session)
-        self._waiter = subprocess.Popen(
-            ["docker", "wait", self.name],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            errors="replace",
-        )
+        self._waiter = run.background(["docker", "wait", self.name])
 
     def exit_code(self) -> int | None:
         """The session's exit code, or None while it works; 4 for a client that vanished."""
         summary = sessions.summary(self._summary)
         if summary is not None:
-            # One that was told to stop (docker's own end sends that word) is through with its summary, not its work.
+            # A client that was told to stop (docker sends the signal when it ends) wrote a summary of unfinished work.
             code = 4 if summary.get("stopped") == "signal" else summary.get("exit_code")
-            # The client's own word: what is no number is no success either.
+            # The client wrote this value: anything but a number is not a success.
             return code if isinstance(code, int) and not isinstance(code, bool) else 4
         if self._waiter.poll() is None:
             return None
@@ -306,9 +290,9 @@ def _end_of(path: Path) -> str:
 
 
 def save_logs(names: list[str], folder: Path) -> None:
-    """Write what these containers printed to ``folder``, one file each; what can't be read is left out.
+    """Write what these containers printed to ``folder``, one file each; unreadable output is skipped.
 
-    docker's own log files are read where it keeps such files, all with one call: this happens while people wait.
+    docker's own log files are read where they exist, all with one call: tenants are down meanwhile.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for line in docker("inspect", "--format", "{{json .LogPath}} {{json .Name}}", *names).splitlines():
@@ -322,20 +306,13 @@ def save_logs(names: list[str], folder: Path) -> None:
         else:
             with open(log, "wb", opener=private) as raw:
                 command = ["docker", "logs", "--tail", str(_LOG_LINES), name.lstrip("/")]
-                subprocess.run(command, stdout=raw, stderr=raw, timeout=_TIMEOUT_S, check=False)
+                run.command(command, _TIMEOUT_S, into=raw)
 
 
 def tail(name: str, lines: int = 8) -> str:
-    """The last lines a container printed, for an error message: a restore waits for its end, so it must be quick."""
+    """The last lines a container printed, for an error message. A restore waits for the caller, so it must be quick."""
     try:
-        done = subprocess.run(
-            ["docker", "logs", "--tail", str(lines), name],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=WORDS_S,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
+        done = run.command(["docker", "logs", "--tail", str(lines), name], WORDS_S)
+    except OSError:
         return "(docker does not answer)"
-    return printable((done.stdout + done.stderr).strip()) or "(nothing)"
+    return printable((done.out + done.err).strip()) or "(nothing)"

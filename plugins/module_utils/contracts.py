@@ -3,21 +3,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The contracts of phase 0: what must hold on a host before a trial may touch anything.
 
-All are evaluated, side by side and within a bounded time, none raises, and nothing is changed. They run as
+All are evaluated, concurrently and within a bounded time. None raises and nothing is changed. They run as
 the login user; what only root may see is asked through ``sudo -n``. Each answer says what was expected, what
 was found, why it matters and what to do.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
-import pwd
 import re
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,8 +23,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import checks, gpu, pictures, probes, production
+from . import checks, gpu, pictures, probes, production, run, tenants
 from .plan import MIB_PER_GB, Http, Plan, Tenant
+from .run import Ran
 
 T = TypeVar("T")
 
@@ -45,8 +43,8 @@ _SHOW_MARK = 'test ! -e "$1" || { stat -c %Y "$1" && cat "$1"; }'
 class Contract:
     """One contract, evaluated; ``ok`` is the answer, the rest is for people.
 
-    ``spared`` says that it holds only because this is a rehearsal: a trial would find it broken, and what to do about
-    that stands in ``todo``.
+    ``spared`` says that it holds only because this is a rehearsal: a trial would find it broken, and ``todo`` says what
+    to do about it.
     """
 
     id: int
@@ -59,34 +57,14 @@ class Contract:
     spared: bool = False
 
 
-@dataclass(frozen=True)
-class Ran:
-    """A finished command: exit status, standard output and error."""
-
-    rc: int
-    out: str
-    err: str
-
-
 def run_command(argv: Sequence[str]) -> Ran:
-    """Run a command that only looks; a slow or absent one is a failed one (126, 127), never an exception."""
-    env = {**os.environ, "LC_ALL": "C"}
+    """Run a read-only command; a slow or missing one is a failed one (126, 127), never an exception."""
     try:
-        done = subprocess.run(
-            argv,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=QUESTION_S,
-            check=False,
-            env=env,
-            stdin=subprocess.DEVNULL,
-        )
-    except subprocess.TimeoutExpired:
+        return run.command(argv, QUESTION_S)
+    except TimeoutError:
         return Ran(126, "", f"{argv[0]} did not end within {QUESTION_S:g} s")
     except OSError as err:
         return Ran(127, "", f"{argv[0]}: {err.strerror or err}")
-    return Ran(done.returncode, done.stdout, done.stderr)
 
 
 @dataclass(frozen=True)
@@ -124,7 +102,7 @@ class NoSudo(Exception):
 
 @dataclass(frozen=True)
 class _Finding:
-    """What was found; ``trial_only`` says that what is wrong here would disturb a candidate alone."""
+    """What was found; ``trial_only`` says that the defect matters to a candidate only."""
 
     ok: bool
     found: str
@@ -135,7 +113,7 @@ class _Finding:
 def _together(jobs: Sequence[Callable[[], T]], limit_s: float) -> list[T | Exception]:
     """Do all jobs at once; the result of each, its exception, or a TimeoutError for what takes too long.
 
-    Their threads are daemons: what hangs is left behind, nobody waits for it at exit.
+    Their threads are daemons: one that hangs does not delay the exit.
     """
     results: list[T | Exception] = [TimeoutError(f"no answer within {limit_s:g} s") for _unused in jobs]
 
@@ -155,10 +133,6 @@ def _together(jobs: Sequence[Callable[[], T]], limit_s: float) -> list[T | Excep
     return list(results)
 
 
-def _first(ran: Ran) -> str:
-    return next(iter((ran.err or ran.out).strip().splitlines()), f"exit status {ran.rc}")
-
-
 def _ask(question: Http) -> probes.Answer:
     return probes.ask(dataclasses.replace(question, timeout_s=min(question.timeout_s, QUESTION_S)))
 
@@ -174,7 +148,7 @@ def _sudo(_plan: Plan, host: Host) -> _Finding:
     if host.as_root:
         return _Finding(True, "running as root")
     ran = host.root("true")
-    return _Finding(ran.rc == 0, "sudo -n works" if ran.rc == 0 else _first(ran))
+    return _Finding(ran.rc == 0, "sudo -n works" if ran.rc == 0 else ran.first_line())
 
 
 # 2, 5: production's code
@@ -211,10 +185,10 @@ def _port_of(local: str) -> int:
 
 
 def _listeners(host: Host, ports: set[int]) -> list[probes.Listener]:
-    """Who listens on ``ports``; holders that the login user may not see are asked of root.
+    """Listeners on ``ports``; those that the login user may not see are looked up as root.
 
     Raises:
-        NoSudo: a holder is somebody else's process, and sudo refused.
+        NoSudo: a holder is a process of another user, and sudo refused.
     """
     own = [item for item in probes.listeners(host.proc) if item.port in ports]
     if all(item.pid for item in own):
@@ -239,16 +213,16 @@ def _free_port(plan: Plan, host: Host) -> _Finding:
     try:
         held = _listeners(host, {port})
     except NoSudo as err:
-        return _Finding(False, f"somebody listens; who, only root may see, and sudo does not work: {err}")
+        return _Finding(False, f"the port is in use; only root may see by whom, and sudo does not work: {err}")
     who = ", ".join(sorted({_holder(item) for item in held}))
     return _Finding(not held, f"port {port} is held by {who}" if held else f"nobody listens on {port}")
 
 
 def _held_ports(plan: Plan, host: Host) -> _Finding:
-    tenants = [t for t in plan.tenants if t.port and t.process]
-    held = _listeners(host, {t.port for t in tenants})
+    holders = [t for t in plan.tenants if t.port and t.process]
+    held = _listeners(host, {t.port for t in holders})
     broken, texts = [], []
-    for tenant in tenants:
+    for tenant in holders:
         wanted = {p.pid for p in probes.processes(tenant.process, host.proc)}
         mine = [item for item in held if item.port == tenant.port]
         if not any(item.pid in wanted for item in mine):
@@ -262,18 +236,11 @@ def _held_ports(plan: Plan, host: Host) -> _Finding:
 
 
 def _tenant_state(tenant: Tenant, host: Host) -> probes.Answer:
-    """Whether a tenant is healthy: its unit or container runs, its process lives, its health page says so."""
-    notes = []
-    if tenant.kind == "systemd":
-        state = host.run(("systemctl", "is-active", tenant.unit))
-        if state.out.strip() != "active":
-            return probes.Answer(False, f"unit {tenant.unit} is {state.out.strip() or _first(state)}")
-        notes.append("unit active")
-    elif tenant.kind == "container":
-        state = host.root("docker", "inspect", "--format", "{{.State.Status}}", tenant.container)
-        if state.out.strip() != "running":
-            return probes.Answer(False, f"container {tenant.container} is {state.out.strip() or _first(state)}")
-        notes.append("container running")
+    """Whether a tenant is healthy: its manager says that it runs, its process lives, its health page says so."""
+    managed = tenants.of(tenant).state(host)
+    if not managed.ok:
+        return managed
+    notes = [managed.found] if managed.found else []
     if tenant.process:
         pids = [str(p.pid) for p in probes.processes(tenant.process, host.proc)]
         if not pids:
@@ -287,37 +254,14 @@ def _tenant_state(tenant: Tenant, host: Host) -> probes.Answer:
     return probes.Answer(True, ", ".join(notes) or "nothing to ask")
 
 
-def _way_back(tenant: Tenant, host: Host) -> str:
-    """Why a tenant could not be started again, as far as that can be seen without doing it; empty when it could."""
-    if tenant.kind == "systemd":
-        # A unit that runs may be masked, deleted or broken meanwhile: then it starts no more.
-        state = host.run(("systemctl", "show", "--property=LoadState", "--value", tenant.unit))
-        return "" if state.out.strip() == "loaded" else f"its unit is {state.out.strip() or _first(state)}"
-    if not tenant.start:
-        return ""
-    try:
-        pwd.getpwnam(tenant.user)
-    except KeyError:
-        return f"there is no user {tenant.user!r}"
-    folder = Path(tenant.directory or "/")
-    with contextlib.suppress(PermissionError):
-        if not folder.is_dir():
-            return f"there is no folder {folder}"
-        for command in filter(None, (tenant.start, tenant.stop)):
-            word = command.split()[0]
-            if "/" in word and not os.access(folder / word, os.X_OK):
-                return f"{folder / word} is not there or not executable"
-    return ""
-
-
 def _healthy(plan: Plan, host: Host) -> _Finding:
     def job(tenant: Tenant) -> Callable[[], probes.Answer]:
         return lambda: _tenant_state(tenant, host)
 
     answers = [_answer(result) for result in _together([job(t) for t in plan.tenants], QUESTION_S + 0.2)]
     texts = [f"{t.name}: {a.found}" for t, a in zip(plan.tenants, answers, strict=True)]
-    # A tenant that could not be started again would be known only when it is down already.
-    ways = {t.name: _way_back(t, host) for t in plan.tenants if t.start or t.name in plan.stop_order}
+    # Find a tenant that could not be started again now, not when it is already down.
+    ways = {t.name: tenants.of(t).way_back(host) for t in plan.tenants if t.start or t.name in plan.stop_order}
     lost = [f"{name} could not be brought back: {why}" for name, why in ways.items() if why]
     return _Finding(all(a.ok for a in answers) and not lost, "; ".join([*texts, *lost]))
 
@@ -342,7 +286,7 @@ def _room(plan: Plan, host: Host) -> _Finding:
     finally:
         card.close()
     vram_gb = vram.total_mib / MIB_PER_GB
-    # The trial ends with this very check: a host that does not pass it now could never be called restored.
+    # The trial ends with this same check: a host that fails it now could never pass as restored.
     steady, now = checks.judge_vram(plan, vram)
     found = (
         f"disk {disk_gb:.1f} GB free, RAM {ram_gb:.1f} GB available, VRAM {vram_gb:.2f} GB ({card.name}), used: {now}"
@@ -363,7 +307,7 @@ def _gpu_for_docker(access: str, info: dict[str, Any], cdi_dirs: Sequence[Path])
         return "" if "nvidia" in (info.get("Runtimes") or {}) else "docker has no runtime called nvidia"
     if access == "none":
         return ""
-    # An empty list is Docker's way to say that CDI is switched off; older versions don't speak of it.
+    # An empty list means that CDI is off; older versions of Docker omit the field.
     if info.get("CDISpecDirs") == []:
         return "CDI is off in docker's configuration (features.cdi)"
     folders = [Path(folder) for folder in info.get("CDISpecDirs") or cdi_dirs]
@@ -383,13 +327,13 @@ def _docker(plan: Plan, host: Host) -> _Finding:
     except ValueError:
         info = {}
     if ran.rc or not info.get("ServerVersion"):
-        errors = "; ".join(info.get("ServerErrors") or []) or _first(ran)
+        errors = "; ".join(info.get("ServerErrors") or []) or ran.first_line()
         return _Finding(False, f"docker does not answer: {errors}", "start docker; see: systemctl status docker")
     live_restore = "on" if info.get("LiveRestoreEnabled") else "off"
     found = f"docker {info['ServerVersion']}, live-restore {live_restore}, {_restart_policies(host)}"
     blind = _gpu_for_docker(plan.candidate.gpu_access, info, host.cdi_dirs)
     if blind:
-        # A restore asks docker for what a trial left; that containers see the GPU is for a candidate alone.
+        # A restore needs docker to remove containers; only a candidate needs the GPU in them.
         return _Finding(False, f"{found}; {blind}", trial_only=True)
     return _Finding(True, f"{found}; GPU access by {plan.candidate.gpu_access}")
 
@@ -412,7 +356,7 @@ def _alone(_plan: Plan, host: Host) -> _Finding:
     mark = host.state_dir / "open"
     ran = host.root("sh", "-c", _SHOW_MARK, "sh", str(mark))
     if ran.rc:
-        return _Finding(False, f"{mark} cannot be read: {_first(ran)}")
+        return _Finding(False, f"{mark} cannot be read: {ran.first_line()}")
     if ran.out:
         time_s, _unused, text = ran.out.partition("\n")
         since = datetime.fromtimestamp(int(time_s), timezone.utc).isoformat().replace("+00:00", "Z")
@@ -489,7 +433,7 @@ def _quiet(plan: Plan, _host: Host) -> _Finding:
 
 
 def _ground_truth(plan: Plan, _host: Host) -> _Finding:
-    """What the controller found out about the model file that is pinned, and not about any other."""
+    """What the controller found out about exactly the pinned model file."""
     truth = plan.ground_truth
     if truth is None:
         return _Finding(True, "not asked for")
@@ -497,7 +441,7 @@ def _ground_truth(plan: Plan, _host: Host) -> _Finding:
     texts, good, failed = [], True, False
     for file in (file for file in plan.candidate.files if file.role == "model"):
         attested = known.get(file.sha256)
-        says = attested.says if attested else "nobody looked for a verdict about this file"
+        says = attested.says if attested else "no verdict about this file was looked up"
         good = good and attested is not None and attested.status == "passed"
         failed = failed or (attested is not None and attested.status == "failed")
         texts.append(f"{file.name}: {says}")
@@ -518,7 +462,7 @@ class _Term:
     why: str
     todo: Callable[[Plan], str]
     look: Callable[[Plan, Host], _Finding]
-    # Whether it concerns a candidate and its measuring alone, so that a rehearsal does without it.
+    # Whether it concerns only the candidate and its measurement; a rehearsal does without it.
     trial_only: bool = False
 
 
@@ -566,7 +510,7 @@ TERMS = (
         3,
         "the candidate's port is free",
         lambda plan: f"nobody listens on {plan.candidate.port}",
-        "the candidate could not listen there, or somebody else's server would be measured",
+        "the candidate could not listen there, or another server would be measured",
         lambda plan: f"end what listens on {plan.candidate.port}, or choose another candidate.port",
         _free_port,
     ),
@@ -658,7 +602,7 @@ TERMS = (
         13,
         "it is still the model it was made from",
         _expected_ground_truth,
-        "a conversion may have made another model of it; the tenants would be stopped for numbers about that one",
+        "a conversion may have changed the model; the tenants would be stopped to measure the wrong one",
         lambda _: (
             "make one with `trialbench check` and name its file in ground_truth_verdicts, or do without: "
             "-e ground_truth_required=false"

@@ -5,7 +5,7 @@
 
 Figures are whole MiB as nvidia-smi shows them (NVML's second memory structure; where a driver knows only the first
 one, its own reserve counts as used), read on the host: inside a container process lists are empty or show numbers that
-mean nothing there. NVML may err and it may hang; here both end in a `GpuError` within a bounded time.
+mean nothing there. NVML may fail or hang; both end in a `GpuError` within a bounded time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import csv
 import importlib
 import json
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -23,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import probes, telemetry
+from . import probes, run, telemetry
 
 T = TypeVar("T")
 
@@ -98,7 +97,7 @@ def _text(value: Any) -> str:
 
 
 def _merge(found: Iterable[tuple[int, int | None, str]]) -> tuple[Holder, ...]:
-    # A process that both computes and draws is listed twice with the same figure: the larger, never the sum.
+    # A process that both computes and draws is listed twice with the same figure: take the larger one, never the sum.
     merged: dict[int, Holder] = {}
     for pid, mib, name in found:
         known = merged.get(pid)
@@ -129,7 +128,7 @@ class _Nvml:
         try:
             return getattr(self._nvml, f"nvmlDeviceGet{kind}RunningProcesses")(self._handle)
         except self._nvml.NVMLError_NotSupported:
-            # Some cards cannot draw, some drivers cannot tell: that is no reason to know nothing at all.
+            # Some cards cannot draw and some drivers cannot tell; the rest is still worth knowing.
             return []
         except self._nvml.NVMLError as err:
             raise GpuError(f"NVML's list of processes failed: {err}") from err
@@ -173,16 +172,14 @@ class _Smi:
             "--format=csv,noheader,nounits",
         ]
         try:
-            done = subprocess.run(
-                call, capture_output=True, text=True, errors="replace", timeout=OPEN_TIMEOUT_S, check=False
-            )
+            done = run.command(call, OPEN_TIMEOUT_S)
         except FileNotFoundError:
             raise GpuError("neither pynvml nor nvidia-smi is there: is the NVIDIA driver installed?") from None
-        except (OSError, subprocess.TimeoutExpired) as err:
+        except OSError as err:
             raise GpuError(f"nvidia-smi did not answer: {err}") from err
-        if done.returncode != 0:
-            raise GpuError(f"nvidia-smi ended with {done.returncode}: {(done.stderr or done.stdout).strip()}")
-        return [[cell.strip() for cell in row] for row in csv.reader(done.stdout.splitlines()) if row]
+        if done.rc != 0:
+            raise GpuError(f"nvidia-smi ended with {done.rc}: {(done.err or done.out).strip()}")
+        return [[cell.strip() for cell in row] for row in csv.reader(done.out.splitlines()) if row]
 
     def _card(self) -> tuple[str, str, int, int]:
         rows = self._query("gpu", "name,driver_version,memory.used,memory.total")
@@ -228,9 +225,9 @@ class Card:
         self.driver = self._source.driver
 
     def _bounded(self, work: Callable[[], T], timeout_s: float) -> T:
-        """Do ``work`` in a thread of its own: a hanging driver must not hang the one who waits for it."""
+        """Do ``work`` in a thread of its own: a hanging driver must not block the caller."""
         if self._stuck and self._stuck.is_alive():
-            # One stuck call is enough: more of them would pile up threads, not answers.
+            # One stuck call is enough: more would pile up threads without an answer.
             self._stuck.join(timeout_s)
             if self._stuck.is_alive():
                 raise GpuError("the GPU's driver still hangs in an earlier call")
@@ -241,7 +238,7 @@ class Card:
             try:
                 values.append(work())
             except Exception as err:
-                # Whatever it was, it belongs to the caller's thread.
+                # Re-raised in the caller's thread.
                 errors.append(err)
 
         thread = threading.Thread(target=target, name="gpu-call", daemon=True)
@@ -268,13 +265,13 @@ class Card:
         return telemetry.Background(source.read, source.every_s)
 
     def close(self) -> None:
-        """Let go of the driver; errors no longer matter then."""
+        """Release the driver; errors no longer matter."""
         with contextlib.suppress(GpuError):
             self._bounded(self._source.close, READ_TIMEOUT_S)
 
 
 class Opening:
-    """A card that is being opened in the background: a driver that is slow, errs or hangs holds nobody up.
+    """A card that is being opened in the background: a driver that is slow, fails or hangs does not block the caller.
 
     Args:
         index: the card's number.
@@ -299,7 +296,7 @@ class Opening:
         return self._error or ("" if self._card else "the GPU's driver has not answered yet")
 
     def card(self, wait_s: float) -> Card | None:
-        """The card, or None while it can not be read; waits at most ``wait_s`` seconds for it."""
+        """The card, or None while it cannot be read; waits at most ``wait_s`` seconds for it."""
         self._thread.join(max(0.0, wait_s))
         return self._card
 
@@ -310,8 +307,8 @@ class Sampler:
     A line: ``{"t_s", "used_mib", "total_mib", "processes": [{"pid", "mib", "command"}], "phase"}``, and the keys of
     `telemetry.CARD_KEYS` and `telemetry.HOST_KEYS`, null where unknown; ``missing`` says why, by key, in the first
     line and wherever that changes. Trouble with the card or the file is kept in `error` and tried again at the next
-    tick: a gap in the series is visible, a dead thread is not. Telemetry is asked for after the memory was read, and
-    is never waited for beyond a fraction of the interval.
+    tick: a gap in the series is visible, a dead thread is not. Telemetry is read after the memory, and
+    waited for at most a fraction of the interval.
 
     Args:
         card: what to read; it is not closed here.
@@ -356,12 +353,12 @@ class Sampler:
             return self._error
 
     def segment(self, name: str) -> None:
-        """Begin a new segment: lines carry ``name`` as phase, and the maximum starts anew."""
+        """Begin a new segment: lines carry ``name`` as phase, and the maximum is reset."""
         with self._lock:
             self._phase, self._peak_mib = name, -1
 
     def stop(self) -> None:
-        """End the thread; a reading that hangs is not waited for, because people wait for the one who stops here."""
+        """End the thread without waiting for a reading that hangs: the caller has tenants to start."""
         self._stopping.set()
         self._telemetry.stop()
         self._thread.join(self.interval_s + _STOP_GRACE_S)
@@ -409,7 +406,7 @@ class Sampler:
         line.update((reading or telemetry.Reading()).values)
         if reading and reading.missing != self._missing:
             self._missing = line["missing"] = reading.missing
-        # Opened anew each time: a full or vanished disk must cost lines, not the rest of the series.
+        # Reopened each time: a full or missing disk must cost single lines, not the rest of the series.
         with open(self._path, "a", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write(json.dumps(line) + "\n")
 
@@ -489,7 +486,7 @@ def drain(
 
 
 def undrained(drained: Drained, tolerance_mib: int) -> str:
-    """A drain that did not end well, in words: what was expected, what is left, and who holds it."""
+    """A failed drain in words: what was expected, what is left, and who holds it."""
     if drained.target_mib is None:
         wanted = "a level that stands still, and nothing held by the given processes"
     else:

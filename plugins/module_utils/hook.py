@@ -1,24 +1,24 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tell somebody: the user's own command, when a trial opens or closes and when a restore failed.
+"""Run the user's own command when a trial opens or closes and when a restore failed.
 
-It runs as its own user in a unit of its own, is never waited for, and its end is nobody's business here: a
-notification must not hold up a restore. What it is told comes in its environment.
+It runs as its own user in a unit of its own. It is never waited for and its result is ignored: a notification must not
+hold up a restore. Its information comes in its environment.
 """
 
 from __future__ import annotations
 
 import secrets
-import subprocess
 
+from . import run
 from .journal import Journal
 from .plan import Plan
 from .probes import printable
 
 OPENED, CLOSED, RESTORE_FAILED = "opened", "closed", "restore_failed"
 LIMIT_S = 60
-# One that does not listen to its end is not waited for any longer: systemd's own patience is a minute and a half.
+# How long one that ignores SIGTERM may live on; systemd's default is a minute and a half.
 END_S = 2
 _START_S = 10.0
 _REASON_CHARS = 200
@@ -31,7 +31,7 @@ def call(plan: Plan, journal: Journal, event: str, reason: str = "") -> None:
         plan: the run's plan.
         journal: where a failure is noted.
         event: ``opened``, ``closed`` or ``restore_failed``.
-        reason: why, or by whom; its first line is passed on, because a process list can be read by everybody.
+        reason: why, or by whom; only its first line is passed on, because every user can read a process list.
     """
     if plan.hook is None:
         return
@@ -52,17 +52,9 @@ def call(plan: Plan, journal: Journal, event: str, reason: str = "") -> None:
         *(word.replace("$", "$$") for word in plan.hook.command),
     ]
     try:
-        done = subprocess.run(
-            argv,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_START_S,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        error = done.stderr.strip() if done.returncode else ""
-    except (OSError, subprocess.SubprocessError) as err:
+        done = run.command(argv, _START_S)
+        error = done.err.strip() if done.rc else ""
+    except OSError as err:
         error = str(err)
     if error:
         journal.write("hook_failed", hook_event=event, reason=error)

@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What was and what we did: the journal, the epoch, the open mark, the lease.
+"""What was found and what was done: the journal, the epoch, the open mark, the lease.
 
 Everything a host must remember about a trial lives under one root-owned folder and is written so that a power cut
-leaves the old text or the new one: new files by write, fsync, rename, fsync of the folder; the journal by append and
-fsync. Readers tolerate a torn last line.
+leaves either the old text or the new one: new files by write, fsync, rename, fsync of the folder; the journal by
+append and fsync. Readers tolerate a torn last line.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from .probes import identify
 ROOT = Path("/var/lib/model-trial")
 PHASES = ("snapshot", "window", "candidate", "measure")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-# A run's journal takes 10 to 20 KiB, and each restore that was not complete some 6 KiB more: with a disk that stays
-# full the first forty tries are on record, and those after them go on without words.
+# A run's journal takes 10 to 20 KiB, and each restore that was not complete some 6 KiB more: if the disk stays
+# full, the first forty attempts are recorded and later ones go unrecorded.
 RESERVED_BYTES = 256 * 1024
-# Linux: space without size, so that readers see what was written and nothing else.
+# Linux: allocate space without changing the size, so that readers see only what was written.
 _KEEP_SIZE = 1
 
 
@@ -43,7 +43,7 @@ def wall() -> str:
 
 
 def awake_s() -> float:
-    """Seconds since boot including suspend: a lease must also lapse on a machine that slept."""
+    """Seconds since boot including suspend: a lease must also lapse on a suspended machine."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -63,7 +63,7 @@ def seconds(earlier: dict[str, Any], later: dict[str, Any]) -> float:
     if earlier["boot_id"] == later["boot_id"]:
         return float(later["t_s"]) - float(earlier["t_s"])
     walls = [datetime.fromisoformat(e["wall"].replace("Z", "+00:00")) for e in (earlier, later)]
-    # A clock that nobody has set yet after a boot may be behind.
+    # After a boot the wall clock may not be set yet.
     return max(0.0, (walls[1] - walls[0]).total_seconds())
 
 
@@ -131,8 +131,8 @@ def _entries(raw: bytes, since: int = 0) -> list[dict[str, Any]]:
 class Journal:
     """Appends one JSON object a line, durable when ``write`` returns.
 
-    With ``required`` a journal that can't be written stops its owner (a trial nobody could reconstruct must not go
-    on); without, the entry is lost and the owner goes on (a restore must not wait for a full disk).
+    With ``required`` a failed write stops the owner: a trial without a record must not continue. Without it the entry
+    is lost and the owner continues: a restore must not wait for a full disk.
     """
 
     def __init__(self, path: Path, run: str, epoch: int, by: str, *, required: bool) -> None:
@@ -153,7 +153,7 @@ class Journal:
     def _append(self, event: str, facts: dict[str, Any]) -> None:
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(fd, "r+b") as file:
-            # Runner and restorer never write at once, but a verb may: number and line belong together.
+            # Runner and restorer never write at the same time, but a verb may: number and line go together.
             fcntl.flock(file, fcntl.LOCK_EX)
             raw = file.read()
             seq = max((e["seq"] for e in _entries(raw)), default=0) + 1
@@ -175,7 +175,7 @@ class Journal:
 def reserve(path: Path, size: int = RESERVED_BYTES) -> None:
     """Set ``size`` bytes of the disk aside for a file's growth: it can be appended to when the disk is full.
 
-    A file system that knows no such thing is left alone.
+    A file system that does not support this is left alone.
 
     Raises:
         OSError: there is not that much space.
@@ -231,10 +231,10 @@ class State:
 
     @contextlib.contextmanager
     def lock(self, who: str) -> Iterator[None]:
-        """One at a time, for as long as a trial is being prepared; ``who`` does it, for those who are refused.
+        """One at a time, for as long as a trial is being prepared; ``who`` is told to callers that are refused.
 
         Raises:
-            Held: somebody else is opening a trial right now; the message says who and since when.
+            Held: another caller is opening a trial right now; the message says who and since when.
         """
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(self.root / "lock", "a+", encoding="utf-8", opener=private) as file:
@@ -254,14 +254,14 @@ class State:
         return found if isinstance(found, int) else 0
 
     def raise_epoch(self) -> int:
-        """Make every holder of the old epoch stale; returns the new one."""
+        """Make every holder of the old epoch stale; return the new one."""
         epoch = self.epoch() + 1
         path, text = self.root / "epoch", f"{epoch:>20}\n"
         try:
             write_atomic(path, text)
         except OSError:
-            # A full disk has no room for a new file, but the old one has room for the same number of digits; and a
-            # line this short reaches the disk in one piece or not at all.
+            # A full disk has no room for a new file, but the old one can be overwritten in place: same length, and a
+            # line this short reaches the disk whole or not at all.
             with path.open("r+", encoding="ascii") as file:
                 file.write(text)
                 file.flush()
@@ -273,12 +273,12 @@ class State:
         found = read_json(self.root / "open")
         run = found.get("run") if isinstance(found, dict) else None
         if not (isinstance(run, str) and NAME.match(run)):
-            # Better one restore too many than one too few.
+            # One restore too many is better than one too few.
             return Mark(self.newest_run(), 0, "", "?", "?") if (self.root / "open").exists() else None
         return Mark(**{f.name: found.get(f.name, "") for f in dataclasses.fields(Mark)})
 
     def open(self, mark: Mark) -> None:
-        """Set the mark, durable on return; words left for an earlier run are taken away first."""
+        """Set the mark, durable on return; requests left for an earlier run are removed first."""
         self._forget_words()
         write_atomic(self.root / "open", json.dumps(dataclasses.asdict(mark)) + "\n")
 
@@ -309,10 +309,10 @@ class State:
         raise Held(f"run {run}, epoch {epoch} is not open on this host")
 
     def renew(self) -> None:
-        """Renew the lease. Not fsynced: after a power cut nobody's lease is valid anyway.
+        """Renew the lease. Not fsynced: no lease is valid after a power cut anyway.
 
         Raises:
-            OSError: the disk takes no more; the lease is left to lapse.
+            OSError: the disk is full; the lease is left to lapse.
         """
         path = self.root / "lease"
         fresh = path.with_name(f".lease.{os.getpid()}")
@@ -331,7 +331,7 @@ class State:
         return awake_s() - float(found) if isinstance(found, (int, float)) else float("inf")
 
     def advance(self, phase: str) -> None:
-        """Let the run enter ``phase``; an earlier allowance is never taken back."""
+        """Let the run enter ``phase``; permission for a later phase is never withdrawn."""
         if PHASES.index(phase) > PHASES.index(self.furthest()):
             write_atomic(self.root / "furthest", json.dumps(phase) + "\n")
 
@@ -341,16 +341,16 @@ class State:
         return found if found in PHASES else PHASES[0]
 
     def ask(self, what: str, who: str) -> None:
-        """Leave word for the units: ``abort`` (with a reason) or ``asked`` (who wants a restore)."""
+        """Leave a request for the units: ``abort`` (with a reason) or ``asked`` (who wants a restore)."""
         write_atomic(self.root / what, json.dumps(who) + "\n")
 
     def asked(self, what: str) -> str:
-        """The word left under ``what``, or an empty text."""
+        """The request left under ``what``, or an empty text."""
         found = read_json(self.root / what)
         return found if isinstance(found, str) else ""
 
     def take(self, what: str) -> str:
-        """The word left under ``what``, which is taken away with this; or an empty text."""
+        """Remove the request under ``what`` and return it; an empty text if there is none."""
         found = self.asked(what)
         with contextlib.suppress(OSError):
             (self.root / what).unlink(missing_ok=True)

@@ -20,9 +20,9 @@ from .plan import Plan
 
 # Usual cost of stopping a tenant and of starting a container, each; small beside what the plan gives.
 STOP_S, CONTAINER_S = 1.0, 1.0
-# A start that differs from the inventory's by more than this is worth a word: the outlook would mislead.
+# A start that differs from the inventory's figure by more than this gets a hint: the outlook would mislead.
 FAR_OFF_S, FAR_OFF_SHARE = 2.0, 0.5
-# A start or a drain that takes more of its limit than this leaves too little for a bad day.
+# A start or drain that takes a larger share of its limit than this leaves too little margin.
 NARROW_SHARE = 0.5
 
 
@@ -30,7 +30,7 @@ NARROW_SHARE = 0.5
 class Measured:
     """What a rehearsal measured, in seconds; what it did not measure is absent.
 
-    ``down_s`` is the whole time a tenant was away in the rehearsal, from the word to stop until healthy again.
+    ``down_s`` is the whole down time of a tenant in the rehearsal, from the stop request until it is healthy again.
     """
 
     stop_s: dict[str, float] = field(default_factory=dict)

@@ -21,7 +21,7 @@ from typing import Any
 
 from .plan import Http
 
-# A tenant's answer is data of a stranger: read no more of it than a health page can need.
+# A tenant's answer is untrusted: read no more of it than a health page can need.
 MAX_BODY_BYTES = 1 << 20
 _PART_BYTES = 1 << 16
 _LISTEN = "0A"
@@ -54,7 +54,7 @@ class Listener:
 
 
 def printable(text: str) -> str:
-    """A text of a stranger (a model, a tenant, a log) for a terminal: control characters can't act there any more."""
+    """Untrusted text (of a model, a tenant, a log) made safe for a terminal: control characters are replaced."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
@@ -77,18 +77,18 @@ def dig(body: Any, path: str) -> Any:
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
-    """A redirect is an answer, not an order: whoever holds a port does not choose whom we ask next."""
+    """Does not follow redirects: the holder of a port does not choose which address is asked next."""
 
     def redirect_request(self, *_args: Any) -> None:
         return None
 
 
-# Health lives on the host itself: a proxy from the environment must never stand between.
+# Health pages are on the host itself: never go through a proxy from the environment.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
 
 
 def _body(reply: Any, limit: int, timeout_s: float) -> bytes:
-    # The socket's timeout bounds one read, not the body: a stranger that drips bytes would hold us for ever.
+    # The socket's timeout bounds one read, not the body: a slow server could block us indefinitely.
     deadline, parts, left = time.monotonic() + timeout_s, [], limit
     while left > 0:
         part = reply.read1(min(left, _PART_BYTES))
@@ -120,7 +120,7 @@ def fetch(
             with _DIRECT.open(request, timeout=timeout_s) as reply:
                 return reply.status, _body(reply, limit, timeout_s)
         except urllib.error.HTTPError as err:
-            # An answer like others, whose body may be as broken.
+            # An answer like any other; reading its body may fail, too.
             with err:
                 return err.code, _body(err, limit, timeout_s)
     except (http.client.HTTPException, ValueError) as err:
@@ -161,7 +161,7 @@ def command(pid: int, proc: Path = Path("/proc")) -> str:
 
 def _stat(pid: int, proc: Path) -> list[str]:
     # The second field (the name) may hold spaces and parentheses: split behind its closing one.
-    # A name need not be text in any encoding.
+    # The name may be in no valid encoding.
     try:
         return (proc / str(pid) / "stat").read_text(errors="replace").rsplit(")", 1)[1].split()
     except (OSError, IndexError):
@@ -219,7 +219,7 @@ def processes(pattern: str, proc: Path = Path("/proc")) -> list[ProcessId]:
 def inhabited(unit: str, proc: Path = Path("/proc")) -> bool:
     """Whether a process lives in the control group of a unit, as of this moment.
 
-    systemd's own word comes a few milliseconds after the last process has gone.
+    systemd reports it a few milliseconds after the last process has gone.
     """
     for entry in proc.iterdir():
         with contextlib.suppress(OSError):
@@ -247,7 +247,7 @@ def _listening_inodes(proc: Path) -> dict[str, int]:
 
 
 def _links(folder: Path) -> list[str]:
-    # Descriptors come and go while they are read; one that is gone says nothing about the others.
+    # Descriptors come and go while they are read; skip one that is gone.
     found = []
     with contextlib.suppress(OSError):
         for entry in folder.iterdir():
@@ -257,7 +257,7 @@ def _links(folder: Path) -> list[str]:
 
 
 def listeners(proc: Path = Path("/proc")) -> list[Listener]:
-    """Listening TCP sockets of the host with their holders, as far as the caller may see them."""
+    """Listening TCP sockets of the host with their holders, as far as the caller may see."""
     inodes = _listening_inodes(proc)
     found, named = [], set()
     for entry in proc.iterdir():

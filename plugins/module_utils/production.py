@@ -104,7 +104,7 @@ def find_function(path: Path, name: str) -> Found:
 
 
 class _NoAnnotations(ast.NodeTransformer):
-    """Drops annotations, which nobody evaluates under ``from __future__ import annotations``."""
+    """Drops annotations, which are never evaluated under ``from __future__ import annotations``."""
 
     def visit_arg(self, node: ast.arg) -> ast.arg:
         node.annotation = None

@@ -6,7 +6,7 @@
 The controller opens a trial, lets it advance, polls; people ask for status, restore or abort; the units ``mt-run``,
 ``mt-restore`` and ``mt-recover`` run the verbs ``run``, ``restore-now`` and ``recover``. Answers to the controller are
 one JSON object on one line. Exit codes: 0 done, 1 failed (the message says why and what to do), 2 wrong usage, 3 the
-host is not the caller's (held by another trial, or a stale epoch).
+host is held by another trial, or the caller's epoch is stale.
 """
 
 from __future__ import annotations
@@ -18,23 +18,26 @@ import os
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import containers, gpu, hook, plan, restorer, runner, sessions, tenants
+from . import containers, gpu, hook, plan, planfile, restorer, run, runner, sessions, tenants
 from .journal import PHASES, Held, Journal, Mark, State, awake_s, read, seconds, stamp
 from .probes import printable
 
 UNITS = ("mt-run.service", "mt-restore.service")
 DROP_IN = Path("/run/systemd/system/mt-run.service.d/cap.conf")
 POLL_S = 0.05
-# A restore that was not complete is tried again after 1, 2, 4 ... seconds, and at last every minute.
+# What systemd may take to answer, or to start what does not wait for its own end.
+SYSTEMD_S = 60.0
+# What a person who asked for a restore waits for at most; the restore itself goes on.
+RESTORE_WAIT_S = 3600.0
+# An incomplete restore is retried after 1, 2, 4 ... seconds, and finally every minute.
 RETRY_MAX_S = 60.0
-# Doubled more often than this a pause is the longest one in any case; after a night of tries it would be no float.
+# More doublings than this reach the maximum anyway, and after a night of attempts they would overflow a float.
 RETRY_DOUBLINGS = 6
 
 
@@ -47,24 +50,26 @@ def _complain(text: object) -> None:
     sys.stderr.write(f"{printable(str(text))}\n")
 
 
-def _systemctl(*args: str) -> int:
-    return subprocess.run(["systemctl", *args], stdin=subprocess.DEVNULL, check=False).returncode
+def _systemctl(*args: str, limit_s: float = SYSTEMD_S) -> int:
+    """Exit status of systemctl, whose errors are passed on; 124 where it did not end in time."""
+    try:
+        done = run.command(["systemctl", *args], limit_s)
+    except TimeoutError as err:
+        _complain(err)
+        return 124
+    if done.err:
+        _complain(done.err.rstrip())
+    return done.rc
 
 
 def _load(state: State, run: str) -> plan.Plan:
-    return plan.load(state.run_dir(run) / "plan.json")
+    return planfile.load(state.run_dir(run) / "plan.json")
 
 
 def unit_states() -> dict[str, str]:
     """ActiveState of the runner's and the restorer's unit."""
-    reply = subprocess.run(
-        ["systemctl", "show", "--property", "ActiveState", "--value", *UNITS],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    return dict(zip(UNITS, reply.stdout.split(), strict=False))
+    reply = run.command(["systemctl", "show", "--property", "ActiveState", "--value", *UNITS], SYSTEMD_S)
+    return dict(zip(UNITS, reply.out.split(), strict=False))
 
 
 def samples(run_dir: Path) -> list[dict[str, Any]]:
@@ -118,8 +123,8 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _deaf_to_hangups() -> Iterator[None]:
-    # Ansible gives its commands a terminal, and that goes with its connection. Half an opening would leave containers
-    # behind, or a mark without a runner; a whole one ends by its lease, and the host closes it by itself.
+    # Ansible's commands run on a terminal that vanishes with the connection. An interrupted opening would leave
+    # containers behind, or a mark without a runner; a complete one ends when its lease lapses.
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
@@ -144,7 +149,7 @@ def start_runner(trial: plan.Plan, state: State) -> None:
 
 
 def look(state: State, run: str, since: int) -> dict[str, Any]:
-    """Everything a controller wants to show: new events, progress, budget. Files only: it is asked while measuring."""
+    """What a controller shows: new events, progress, budget. Reads files only: it is called while measuring."""
     run_dir = state.run_dir(run)
     entries = read(state.journal_path(run))
     mark = state.mark()
@@ -166,12 +171,11 @@ def look(state: State, run: str, since: int) -> dict[str, Any]:
 def poll(state: State, run: str, epoch: int, since: int, wait_s: float) -> dict[str, Any]:
     """Renew the lease and look; answers when something new happened, or after ``wait_s``.
 
-    The lease is renewed when somebody asks, and not while the answer is waited for: a controller that died meanwhile
-    must not be taken for a living one. Looking is allowed to stale callers, who renew nothing: they learn who restored
-    the host.
+    The lease is renewed when the call comes in, not while it waits: a controller that died meanwhile must not keep it
+    alive. Stale callers may look, too, and renew nothing: they learn who restored the host.
     """
     deadline = time.monotonic() + wait_s
-    # A lease that can't be written is one that lapses; whoever asks may look all the same.
+    # A lease that cannot be written lapses; the caller may look all the same.
     with contextlib.suppress(Held, OSError):
         state.guard(run, epoch)
         state.renew()
@@ -189,33 +193,33 @@ def poll(state: State, run: str, epoch: int, since: int, wait_s: float) -> dict[
 
 
 def _attempts(entries: list[dict[str, Any]]) -> tuple[int, str]:
-    """How many restores in a row were not complete, and who asked for one that was cut off half way."""
+    """How many restores in a row were incomplete, and who asked for one that was interrupted."""
     ends = [e for e in entries if e["event"] in ("restore_started", "restore_failed", "restored")]
     failed = 0
     for entry in reversed(ends):
         if entry["event"] == "restored":
             break
         failed += entry["event"] == "restore_failed"
-    # Killed on its way, or between its last entry and the end of the mark.
+    # Killed on its way, or between its last entry and the removal of the mark.
     cut_off = bool(ends) and ends[-1]["event"] != "restore_failed"
     return failed, ends[-1]["restored_by"] if cut_off else ""
 
 
 def pause_s(failed: int) -> float:
-    """How long to wait after that many restores in a row that were not complete."""
+    """How long to wait after that many incomplete restores in a row."""
     return min(RETRY_MAX_S, 2.0 ** min(failed - 1, RETRY_DOUBLINGS)) if failed else 0.0
 
 
 def _reason(err: Exception) -> str:
-    known = isinstance(err, (restorer.RestoreFailed, plan.PlanError, OSError, subprocess.SubprocessError))
+    known = isinstance(err, (restorer.RestoreFailed, planfile.PlanError, OSError))
     return str(err) if known else f"{type(err).__name__}: {err}"
 
 
 def restore_now(state: State) -> int:
     """The body of ``mt-restore``: restore the open run, if there is one.
 
-    systemd starts it again until it succeeds; the pause between two tries is made here, because somebody who asks
-    meanwhile (by playbook or by hand) must not wait for its end.
+    systemd starts it again until it succeeds. The pause between two attempts is made here, so that a request from a
+    playbook or a person ends it.
     """
     mark = state.mark()
     if mark is None:
@@ -223,7 +227,7 @@ def restore_now(state: State) -> int:
         return 0
     name = mark.run
     failed, cut_off_by = _attempts(read(state.journal_path(name)))
-    # systemd counts too, where the journal can't be written; a restore that was cut off goes on at once.
+    # systemd counts, too, in case the journal cannot be written; an interrupted restore continues at once.
     with contextlib.suppress(Exception):
         failed = max(failed, int(tenants.unit_facts(UNITS[1])["NRestarts"]))
     deadline = time.monotonic() + (0.0 if cut_off_by else pause_s(failed))
@@ -236,18 +240,18 @@ def restore_now(state: State) -> int:
         trial = _load(state, name)
         results = restorer.Restorer(trial, state, gpu.Opening(trial.gpu.index), by).restore()
     except Exception as err:
-        # Whatever it was, a mistake of ours included: it is said, counted, and tried again.
+        # Any failure, a bug of ours included, is reported, counted and retried.
         failed += 1
         reason = _reason(err)
         if trial is None:
             reason += f"; put the plan back, or start the tenants by hand and then remove {state.root / 'open'}"
         journal.write("restore_failed", restored_by=by, reason=reason, next_try_s=pause_s(failed))
         _complain(f"restore of {name} is not complete: {reason}")
-        # The first failure, and then ever more rarely: whoever is told every minute stops reading.
+        # Notify at the first failure and then ever more rarely: a message every minute is soon ignored.
         if trial and failed & (failed - 1) == 0:
             hook.call(trial, journal, hook.RESTORE_FAILED, reason)
         return 1
-    # A runner that ended badly has been dealt with: the host must not look degraded because of it.
+    # The failed runner has been dealt with; it must not leave the host degraded in systemd's eyes.
     _systemctl("reset-failed", UNITS[0])
     for check in results:
         _say(f"check {check.id} ok: {check.title}: {check.found}")
@@ -255,7 +259,7 @@ def restore_now(state: State) -> int:
     return 0
 
 
-def run(state: State) -> int:
+def run_window(state: State) -> int:
     """The body of ``mt-run``: the window of the open trial."""
     mark = state.mark()
     if mark is None:
@@ -271,16 +275,18 @@ def run(state: State) -> int:
 
 
 def restore(state: State, by: str, *, wait: bool) -> int:
-    """Ask for a restore the one way there is: start ``mt-restore``. systemd merges callers."""
+    """Ask for a restore by starting ``mt-restore``; systemd merges callers."""
     if state.mark() is not None:
-        # A full disk keeps the word from being left; the restore itself needs no room.
+        # On a full disk the request cannot be written; the restore itself needs no space.
         with contextlib.suppress(OSError):
             state.ask("asked", by)
-    return 1 if _systemctl("start", *([] if wait else ["--no-block"]), "mt-restore.service") else 0
+    if wait:
+        return 1 if _systemctl("start", UNITS[1], limit_s=RESTORE_WAIT_S) else 0
+    return 1 if _systemctl("start", "--no-block", UNITS[1]) else 0
 
 
 def abort(state: State, run: str, by: str) -> int:
-    """Let the run end at its next look at the fence; where nobody would look, the host is restored at once."""
+    """Let the run end at its next check of the fence; without a runner the host is restored at once."""
     heard = False
     with contextlib.suppress(OSError):
         state.ask("abort", by)
@@ -304,11 +310,11 @@ def status(state: State) -> dict[str, Any]:
     """
     mark = state.mark()
     runs = sorted(state.root.glob("runs/*/journal.jsonl"), key=lambda p: p.stat().st_mtime)
-    # Who holds the host is the last one, whatever a clock that jumped makes of the others' times.
+    # The run that holds the host is the last one, even if the clock jumped.
     held = [state.journal_path(mark.run)] if mark and mark.run else []
     last = read([*runs, *held][-1]) if runs or held else []
     restored = [e for e in last if e["event"] == "restored"]
-    # Where the restore begins that is under way, or else the next one: what failed before that is history.
+    # Where the restore under way (or the next one) begins; earlier failures are history.
     attempts = [e for e in last if e["event"] in ("restore_started", "restore_failed", "restored")]
     under_way = bool(attempts) and attempts[-1]["event"] == "restore_started"
     attempt_seq = attempts[-1]["seq"] - 1 if under_way else last[-1]["seq"] if last else 0
@@ -339,8 +345,8 @@ def status(state: State) -> dict[str, Any]:
 
 def _held(state: State, mark: Mark) -> dict[str, Any]:
     facts: dict[str, Any] = {"run": mark.run, "since": mark.since, "controller": mark.controller}
-    # A plan or a mark that can't be read must not keep anybody from seeing the rest.
-    with contextlib.suppress(plan.PlanError, OSError):
+    # An unreadable plan or mark must not hide the rest.
+    with contextlib.suppress(planfile.PlanError, OSError):
         found, trial = look(state, mark.run, 0), _load(state, mark.run)
         facts |= {name: found[name] for name in ("phase", "window_s", "remaining_s")}
         facts["lease_s"] = trial.limits.lease_s if trial.attended else None
@@ -390,10 +396,10 @@ def _screen(facts: dict[str, Any]) -> str:
 
 
 def number_of_seconds(text: str) -> float:
-    """A span of time; argparse calls what is none by this name.
+    """A span of time; argparse uses this function's name in its error message.
 
     Raises:
-        ValueError: it is none. A wait until "nan" would never end.
+        ValueError: it is not one. A wait until "nan" would never end.
     """
     if not 0 <= float(text) < float("inf"):
         raise ValueError(text)
@@ -403,13 +409,13 @@ def number_of_seconds(text: str) -> float:
 def unpack(program: Path, folder: Path) -> None:
     """Lay the modules of a zipapp into a folder, compiled for this Python; other versions beside it are removed.
 
-    The folder is there whole or not at all: a program that finds it takes every module from it.
+    The folder appears complete or not at all: a program that finds it takes every module from it.
 
     Raises:
-        OSError: they can not be written.
+        OSError: they cannot be written.
         ValueError: the file is no zipapp.
     """
-    # Nothing but this verb needs them, and every start would pay for them.
+    # Imported here: only this verb needs them, and every start would pay for them.
     import compileall
     import zipfile
 
@@ -418,14 +424,14 @@ def unpack(program: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(program) as packed:
             packed.extractall(fresh)
-        # Under the name that they will have, for tracebacks.
+        # With their final path, for tracebacks.
         compileall.compile_dir(fresh, ddir=str(folder), quiet=2)
-        # After a power cut in the window the name must not be there with empty files in it: nobody would restore.
+        # A power cut must not leave the final name with empty files in it: the host could not be restored.
         os.sync()
         try:
             fresh.rename(folder)
         except OSError:
-            # Somebody else was faster, or it lay there already.
+            # Another process was faster, or it was there already.
             if not folder.exists():
                 raise
     except zipfile.BadZipFile as err:
@@ -433,7 +439,7 @@ def unpack(program: Path, folder: Path) -> None:
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     for other in folder.parent.iterdir():
-        # A name with a dot is somebody's who is at it.
+        # A name with a leading dot belongs to a process that is still unpacking.
         if other != folder and not other.name.startswith("."):
             shutil.rmtree(other, ignore_errors=True)
 
@@ -474,7 +480,7 @@ def _act(args: argparse.Namespace, state: State) -> int:
     elif verb == "restore":
         code = restore(state, args.by or "hand", wait=not args.no_wait)
         if not args.no_wait:
-            # systemd says no more than whether its unit failed.
+            # systemctl only tells whether the unit failed.
             _say(_screen(status(state)))
         return code
     elif verb == "abort":
@@ -498,7 +504,7 @@ def _act(args: argparse.Namespace, state: State) -> int:
     elif verb == "poll":
         _say(json.dumps(poll(state, args.run, args.epoch, args.since or 0, args.wait or 0.0)))
     elif verb == "run":
-        return run(state)
+        return run_window(state)
     elif verb == "restore-now":
         return restore_now(state)
     elif verb == "recover":
@@ -513,7 +519,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     state = State(args.root) if args.root else State()
     try:
-        # A folder that may not be read would look like one of a host that nobody holds.
+        # An unreadable folder would look like that of a free host.
         with contextlib.suppress(FileNotFoundError):
             os.scandir(state.root).close()
         return _act(args, state)
@@ -530,6 +536,6 @@ def main(argv: list[str] | None = None) -> int:
         facts = {k: v for k, v in err.facts.items() if v}
         _complain("; ".join(f"{k}: {v}" for k, v in facts.items()))
         return 1
-    except (ValueError, OSError, subprocess.SubprocessError, gpu.GpuError, containers.DockerError) as err:
+    except (ValueError, OSError, gpu.GpuError, containers.DockerError) as err:
         _complain(f"{args.verb}: {err}")
         return 1

@@ -1,12 +1,12 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Phase 6: bring the host back. The one place that does it, whoever asks.
+"""Phase 6: bring the host back. All requests for a restore end up here.
 
-It runs as the unit ``mt-restore``: after the runner's end, by hand, by playbook or at boot. It never replays what was
-planned; it compares the snapshot with the live host and does what is missing, in this order: make every holder of the
+It runs as the unit ``mt-restore``: after the runner's end, by hand, by playbook or at boot. It does not replay
+the plan: it compares the snapshot with the live host and does what is missing, in this order: make every holder of the
 old epoch stale, remove the run's containers, drain, start the tenants that ran before, check. So it may be killed at
-any point and simply start again.
+any point and started again.
 """
 
 from __future__ import annotations
@@ -19,22 +19,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import checks, containers, gpu, hook, probes, tenants
+from . import checks, containers, gpu, hook, probes, snapshot, tenants
 from .journal import Journal, State, boot_id, read, read_json, seconds, wall, write_atomic
 from .plan import A2_GRACE_S, Plan, Tenant
 from .probes import ProcessId
-from .runner import drain_target
 
 POLL_S = 0.05
-# Without a reading for this long a drain is not seen any more, and not waited for beyond its minimum.
+# Without a reading for this long the drain cannot be observed; it then ends at its minimum.
 BLIND_S = 1.0
-# What a driver usually needs to answer, and all that is given to it before the candidate goes.
+# What a driver usually needs to answer; it gets no more before the candidate is removed.
 SEE_S = 0.05
-# A start that failed is tried again after these pauses; what still fails then waits for the next restore.
+# A failed start is retried after these pauses; after that the next restore tries again.
 RETRY_S = (0.5, 1.0)
-# Whatever goes wrong with one tenant must not keep the next one down, be it a mistake of ours.
+# No failure with one tenant, a bug of ours included, may keep the next one down.
 TROUBLE = (Exception,)
-# Who asks for a restore when nobody does: systemd at the runner's end, and systemd at boot.
+# Requests that no person made: systemd at the runner's end, and systemd at boot.
 UNATTENDED = ("host", "boot")
 
 
@@ -84,7 +83,7 @@ class Restorer:
     Args:
         plan: what lives on the host.
         state: where the marks are.
-        opening: the GPU; while it can not be read nothing is known of VRAM, and the tenants come back all the same.
+        opening: the GPU; the tenants come back even while it cannot be read.
         by: who asked, for the journal.
     """
 
@@ -97,8 +96,8 @@ class Restorer:
         self.past = read(state.journal_path(plan.run))
         self.failures: list[str] = []
         self.docker_silent = False
-        # First of all: whoever still holds the old epoch can do nothing any more.
-        # On a disk that takes nothing any more that word can't be kept, and the tenants come back all the same.
+        # First: holders of the old epoch can no longer act.
+        # On a full disk the new epoch cannot be written; the tenants come back all the same.
         with contextlib.suppress(OSError):
             state.raise_epoch()
         self.journal = Journal(state.journal_path(plan.run), plan.run, state.epoch(), "restorer", required=False)
@@ -120,7 +119,7 @@ class Restorer:
         began = time.monotonic()
         self.explain()
         self.journal.write("restore_started", restored_by=self.by)
-        # This word is answered from here on; another one asks for another restore.
+        # This request is being served from here on; a later one asks for another restore.
         if self.state.asked("asked") == self.by:
             self.state.take("asked")
         try:
@@ -141,7 +140,7 @@ class Restorer:
                 self.sampler.stop()
 
     def explain(self) -> None:
-        """Name the end of a runner that could not name it itself: killed, or past its time."""
+        """Journal the end of a runner that could not do so itself: killed, or past its time."""
         ends = [
             e for e in self.past if e["event"] in ("phase_started", "phase_done", "phase_failed", "restore_started")
         ]
@@ -162,7 +161,7 @@ class Restorer:
             )
 
     def note(self, failure: str) -> None:
-        """Remember a failure for the end; what comes after it is done all the same."""
+        """Remember a failure for the end; the next steps are done all the same."""
         if failure not in self.failures:
             self.failures.append(failure)
 
@@ -184,7 +183,7 @@ class Restorer:
             if not healthy:
                 absent.append(tenant)
             elif self._down_in_journal(tenant):
-                # Back already, by an earlier attempt that was cut off or by somebody else: its down time ends here.
+                # Back already, started by an interrupted attempt or by another party: its down time ends here.
                 self.journal.write("tenant_healthy", tenant=tenant.name, duration_s=0.0, found=True)
         return absent
 
@@ -202,7 +201,7 @@ class Restorer:
     def remove_containers(self, *labels: str) -> None:
         """End the run's containers, keep what they printed, remove them until none is left."""
         if self.docker_silent:
-            # Each question costs a minute in which people wait; this failure is noted, so the next try asks again.
+            # Each question costs a minute of down time. The failure is noted, so the next attempt asks again.
             return
         try:
             count = containers.remove(labels, self.plan.run, before=self.keep_logs)
@@ -216,7 +215,7 @@ class Restorer:
             self.journal.write("containers_removed", count=count)
 
     def keep_logs(self, names: list[str]) -> None:
-        """Keep what the run's containers printed; of all that can go wrong only a docker that hangs is told."""
+        """Keep what the run's containers printed; only a docker that hangs is a failure."""
         try:
             containers.save_logs(names, self.run_dir / "logs")
         except containers.DockerSilent:
@@ -239,11 +238,11 @@ class Restorer:
         limits = self.plan.limits
         min_s = max(0.0, limits.drain_min_s - (time.monotonic() - since))
         began = time.monotonic()
-        # A driver that errs or hangs costs no more than the minimum, which is waited for in any case.
+        # A driver that fails or hangs costs no more than the minimum, which passes in any case.
         card = self.see(min_s)
         min_s = max(0.0, min_s - (time.monotonic() - began))
         if card is None:
-            self.journal.write("drain_timeout", holders="the GPU can not be read", duration_s=round(min_s, 3))
+            self.journal.write("drain_timeout", holders="the GPU cannot be read", duration_s=round(min_s, 3))
             time.sleep(min_s)
             return
         target = self.drain_target()
@@ -274,7 +273,7 @@ class Restorer:
         levels = [e["used_mib"] for e in self.past if e["event"] == "drained"]
         if not self.snapshot:
             return None
-        target = levels[-1] if levels else drain_target(self.plan, self.snapshot)
+        target = levels[-1] if levels else snapshot.drain_target(self.plan, self.snapshot)
         present = [n for n in self.plan.stop_order if self._running(self.plan.tenant(n))]
         held = [self.snapshot["tenants"][n]["vram_mib"] for n in present]
         return None if target is None or None in held else int(target + sum(held))
@@ -297,7 +296,7 @@ class Restorer:
             self.remove_containers(containers.A2_LABEL)
 
     def bring_up(self, tenant: Tenant, log: Path) -> None:
-        """Start a tenant, unless it is up and only not healthy yet; one that never gets there is started anew."""
+        """Start a tenant that does not run. Wait for one that runs, and restart it if it does not become healthy."""
         if tenants.look(tenant).running:
             try:
                 tenants.wait_healthy(tenant, log)
@@ -306,7 +305,7 @@ class Restorer:
                 if self._running(tenant):
                     tenants.stop(tenant, log)
         deadline = time.monotonic() + tenant.start_timeout_s
-        # What has died in its scope once lives there, however fast it dies the next time.
+        # A tenant that once died in its scope lives there, however fast it dies the next time.
         sure = any(e.get("ended") for e in self.past if e.get("tenant") == tenant.name)
         for attempt, pause_s in enumerate((*RETRY_S, 0.0), 1):
             trouble = self._try_start(tenant, log, deadline, sure=sure)
@@ -314,10 +313,10 @@ class Restorer:
                 return
             ended = isinstance(trouble, tenants.Ended)
             sure = sure or ended
-            # All tries together keep to the tenant's own limit: the promise counts with no more.
+            # All attempts together stay within the tenant's limit: the restore bound counts on it.
             if not pause_s or time.monotonic() + pause_s >= deadline:
                 raise trouble
-            # Its last words come with the last try.
+            # Its last words are reported with the last attempt.
             why = str(trouble).split("; last log lines:", 1)[0]
             facts = {"attempt": attempt, "wait_s": pause_s, "ended": ended}
             self.journal.write("tenant_retry", tenant=tenant.name, reason=why, **facts)
@@ -325,7 +324,7 @@ class Restorer:
 
     def _try_start(self, tenant: Tenant, log: Path, deadline: float, *, sure: bool) -> Exception | None:
         try:
-            # A start that was not seen to succeed may have succeeded all the same: never start beside it.
+            # A start that looked failed may have succeeded: never start a second one beside it.
             scope = "" if self._running(tenant) else tenants.start(tenant, log, deadline - time.monotonic())
             tenants.wait_healthy(tenant, log, scope, deadline - time.monotonic(), sure=sure)
         except TROUBLE as err:
@@ -343,12 +342,12 @@ class Restorer:
         return not late
 
     def measure_again(self) -> bool:
-        """A2: the live model once more, bounded; whatever goes wrong here only costs the comparison.
+        """A2: the live model once more, bounded; a failure here only costs the comparison.
 
         Returns:
-            Whether the client is through.
+            Whether the client has finished.
         """
-        # The session ends by itself within its time limit; the rest is the client's own start.
+        # The session ends within its time limit; the rest is the client's own start.
         deadline = time.monotonic() + self.plan.limits.a2_s + A2_GRACE_S
         try:
             write_atomic(self.run_dir / "control" / "start-a2", "{}", 0o644)
@@ -369,13 +368,13 @@ class Restorer:
         return True
 
     def prove(self, began: float) -> list[checks.CheckResult]:
-        """The checks, then the mark goes; that is the disarm."""
+        """Run the checks, then remove the mark, which frees the host."""
         self.see(gpu.READ_TIMEOUT_S)
         if self.sampler:
             self.sampler.segment("verify")
         known = self.snapshot or {}
-        # No process survives a reboot, so none can be asked to be the same one. And somebody who asks again after a
-        # failed restore has repaired what was broken: the process he started himself can't be the one from before.
+        # No process survives a reboot, so none can be the same one. And a person who asks again after a failed restore
+        # has repaired what was broken: a process started by hand cannot be the one from before.
         repaired = self.by not in UNATTENDED and any(e["event"] == "restore_failed" for e in self.past)
         same = known.get("boot_id") == boot_id() and not repaired
         eyes = self.card or self.opening.error or None
@@ -402,5 +401,5 @@ def _try_write(path: Path, text: str) -> None:
     try:
         write_atomic(path, text)
     except OSError:
-        # A full disk keeps a copy of the checks from being written, not the host from being restored.
+        # A full disk costs the copy of the checks, not the restore.
         return

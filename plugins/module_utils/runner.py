@@ -4,8 +4,8 @@
 """Phases 2 to 5 on the host: prepare and open a trial, then run its window.
 
 ``prepare`` and ``open_trial`` touch no tenant. ``Runner`` acts in the window, as the unit ``mt-run``: it enters a
-phase only when the controller has advanced so far, looks at the fence (lease, abort, epoch, VRAM, revived tenants)
-while it waits for anything, and simply ends when something is wrong. It never restores: systemd starts ``mt-restore``
+phase only when the controller has advanced to it, checks the fence (lease, abort, epoch, VRAM, revived tenants)
+while it waits for anything, and ends when something is wrong. It never restores: systemd starts ``mt-restore``
 when it has ended, however it ended.
 """
 
@@ -15,13 +15,12 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import containers, contracts, gpu, hook, probes, production, sessions, tenants
+from . import containers, contracts, gpu, hook, probes, production, sessions, snapshot, tenants
 from .journal import (
     PHASES,
     RESERVED_BYTES,
@@ -35,20 +34,21 @@ from .journal import (
     wall,
     write_atomic,
 )
-from .plan import MIB_PER_GB, Http, Plan, Tenant, to_json
+from .plan import MIB_PER_GB, Http, Plan, Tenant
+from .planfile import to_json
 from .probes import ProcessId
 
 POLL_S = 0.05
-# A look at units and processes costs more than a poll may: once a second is soon enough to name a watchdog.
+# Looking at units and processes costs more than a poll may; once a second is enough to catch a watchdog.
 REVIVED_EVERY_S = 1.0
-# VRAM counts as settled when it moved by less than this between looks; a model has then loaded.
+# VRAM counts as settled when it moves by less than this between readings: the model has loaded.
 SETTLED_MIB, SETTLE_S, SETTLE_LIMIT_S = 64, 0.15, 5.0
 SMOKE_LIMIT_S = 60.0
-# A candidate is not left alone for longer than this without a look at its VRAM.
+# A candidate runs at most this long without a reading of its VRAM.
 BLIND_S = 1.5
-# What a driver usually needs to answer, and all that a preparation gives it beyond the time it takes anyway.
+# What a driver usually needs to answer; a preparation waits no longer for it.
 SEE_S = 0.05
-# What may pass between a connection that breaks and the end of the process behind it.
+# A process may end this long after its connection broke.
 DEATH_S = 1.0
 
 
@@ -64,12 +64,12 @@ def _folders(state: State, plan: Plan) -> Path:
     run_dir = state.run_dir(plan.run)
     (run_dir / "vram.jsonl").unlink(missing_ok=True)
     for name in ("inputs", "control", "samples", "logs"):
-        # Signs and samples of an attempt that could not be opened would be taken for this one's.
+        # Signs and samples of an attempt that failed to open would be taken for this one's.
         shutil.rmtree(run_dir / name, ignore_errors=True)
         (run_dir / name).mkdir(mode=0o700, parents=True)
     for folder in (state.root, state.root / "runs", run_dir, run_dir / "logs"):
         folder.chmod(0o700)
-    # A container sees the one folder that is mounted into it; its user may read inputs and signs, and write samples.
+    # A container sees only the folders mounted into it; its user may read inputs and signs, and write samples.
     for name in ("inputs", "control"):
         os.chown(run_dir / name, 0, containers.CONTAINER_UID)
         (run_dir / name).chmod(0o750)
@@ -79,7 +79,7 @@ def _folders(state: State, plan: Plan) -> Path:
 
 
 def _of_login(path: str) -> Path:
-    """A path of the inventory; ``~`` is the home of who logged in, as for the contracts, and not that of root."""
+    """A path of the inventory; ``~`` is the login user's home, as in the contracts, not root's."""
     home = os.path.expanduser(f"~{os.environ.get('SUDO_USER', '')}")
     return Path(home, path[2:]) if path.startswith("~/") else Path(path)
 
@@ -109,7 +109,7 @@ def prepare(plan: Plan, state: State, journal: Journal) -> None:
     A rehearsal measures nothing and needs the folders only.
 
     Raises:
-        PhaseFailed: something needed inside the window can't be had; no tenant was touched.
+        PhaseFailed: something that the window needs is not available; no tenant was touched.
     """
     run_dir = _folders(state, plan)
     write_atomic(run_dir / "plan.json", to_json(plan))
@@ -122,7 +122,7 @@ def prepare(plan: Plan, state: State, journal: Journal) -> None:
 
 @contextlib.contextmanager
 def _watched(opening: gpu.Opening, run_dir: Path) -> Iterator[None]:
-    """The card's series goes on, if the card could be opened meanwhile; a preparation is not held up for it."""
+    """Sample the card meanwhile, if it could be opened; a preparation does not wait for it."""
     card = opening.card(SEE_S)
     if card is None:
         yield
@@ -158,40 +158,6 @@ def _prepare_measuring(plan: Plan, run_dir: Path, journal: Journal) -> None:
         )
 
 
-def take_snapshot(plan: Plan, card: gpu.Card) -> dict[str, Any]:
-    """The host as it is: every tenant's condition and process, VRAM in total and by process.
-
-    Returns:
-        ``{"tenants": {name: {running, healthy, pid, start_ticks, vram_mib, found}}, "used_mib", "holders", "gpu":
-        {name, driver}, "system": {kernel}}``; ``vram_mib`` is None where the driver does not tell.
-    """
-    vram = card.read()
-    found: dict[str, Any] = {}
-    for tenant in plan.tenants:
-        condition = tenants.look(tenant)
-        held = [h for h in vram.holders if tenant.vram_process and tenant.vram_process in h.command]
-        known = [h.mib for h in held if h.mib is not None]
-        found[tenant.name] = {
-            "running": condition.running,
-            "healthy": condition.healthy,
-            "pid": condition.process.pid if condition.process else 0,
-            "start_ticks": condition.process.start_ticks if condition.process else 0,
-            # Nothing seen of a tenant that should hold memory means that the driver does not tell, not that it is 0.
-            "vram_mib": sum(known) if len(known) == len(held) and (held or not tenant.vram_process) else None,
-            "vram_pids": [h.pid for h in held],
-            "found": condition.found,
-        }
-    holders = [{"pid": h.pid, "mib": h.mib, "command": h.command} for h in vram.holders]
-    return {
-        "tenants": found,
-        "used_mib": vram.used_mib,
-        "total_mib": vram.total_mib,
-        "holders": holders,
-        "gpu": {"name": card.name, "driver": card.driver},
-        "system": {"kernel": os.uname().release},
-    }
-
-
 def open_trial(plan: Plan, state: State, card: gpu.Card, controller: str) -> int:
     """Phase 2, second half: snapshot and epoch, durable, then the open mark. Returns the epoch.
 
@@ -202,8 +168,8 @@ def open_trial(plan: Plan, state: State, card: gpu.Card, controller: str) -> int
     mark = state.mark()
     if mark:
         raise Held(f"this host is held by run {mark.run} since {mark.since} (from {mark.controller})")
-    snapshot = take_snapshot(plan, card)
-    ill = [f"{name}: {facts['found']}" for name, facts in snapshot["tenants"].items() if not facts["healthy"]]
+    found = snapshot.take(plan, card)
+    ill = [f"{name}: {facts['found']}" for name, facts in found["tenants"].items() if not facts["healthy"]]
     if ill:
         raise PhaseFailed("a tenant is not healthy", "every tenant healthy", "; ".join(ill), "nothing was touched")
     try:
@@ -213,7 +179,7 @@ def open_trial(plan: Plan, state: State, card: gpu.Card, controller: str) -> int
             "no room for the journal", f"{RESERVED_BYTES} bytes", str(err), "nothing was touched"
         ) from err
     epoch = state.raise_epoch()
-    facts = {"run": plan.run, "epoch": epoch, "boot_id": boot_id(), "wall": wall(), **snapshot}
+    facts = {"run": plan.run, "epoch": epoch, "boot_id": boot_id(), "wall": wall(), **found}
     write_atomic(state.run_dir(plan.run) / "snapshot.json", json.dumps(facts, indent=1) + "\n")
     state.open(Mark(plan.run, epoch, boot_id(), wall(), controller))
     state.renew()
@@ -221,17 +187,6 @@ def open_trial(plan: Plan, state: State, card: gpu.Card, controller: str) -> int
     journal.write("opened", controller=controller, stop_order=plan.stop_order, restore_order=plan.restore_order)
     hook.call(plan, journal, hook.OPENED, f"by {controller}")
     return epoch
-
-
-def drain_target(plan: Plan, snapshot: dict[str, Any]) -> int | None:
-    """Used MiB once the stopped tenants' memory is free, or None where the driver does not say who holds what."""
-    target = int(snapshot["used_mib"])
-    for name in plan.stop_order:
-        held = snapshot["tenants"][name]["vram_mib"]
-        if held is None:
-            return None
-        target -= held
-    return target
 
 
 class Runner:
@@ -248,10 +203,10 @@ class Runner:
         self.server: ProcessId | None = None
         self._looked = 0.0
 
-    # The fence: looked at while waiting for anything.
+    # The fence: checked while waiting for anything.
 
     def check(self) -> None:
-        """Look at the fence.
+        """Check the fence.
 
         Raises:
             PhaseFailed: lease lapsed, abort asked for, epoch stale, VRAM over the limit, candidate dead, or a
@@ -282,7 +237,7 @@ class Runner:
         back = tenants.revived(self.down, newcomers)
         if back:
             raise PhaseFailed(
-                "a stopped tenant was revived by somebody else",
+                "a stopped tenant was started again by another party",
                 "stopped tenants stay down while a candidate is tried",
                 back,
                 "find its watchdog (cron, Restart=, a supervisor) and pause it for the trial",
@@ -292,14 +247,14 @@ class Runner:
         plan, last = self.plan, self.sampler.last
         if last and time.monotonic() - last.t_s > BLIND_S:
             raise PhaseFailed(
-                "VRAM can not be seen any more",
+                "VRAM cannot be seen any more",
                 f"a reading every {self.sampler.interval_s} s",
                 f"none for {time.monotonic() - last.t_s:.0f} s: {self.sampler.error}",
                 "look at the driver: nvidia-smi, journalctl -k",
             )
         footprint = self.sampler.peak_mib - self.drained_mib
         if plan.bands.name(footprint) == "abort":
-            # A tenant that came back takes memory too; then it is the one to name.
+            # A revived tenant takes memory too, and then it is the one to report.
             newcomers = self._newcomers(server)
             self._check_revived(newcomers)
             beside = f", with what came beside it: {gpu.describe(newcomers)}" if newcomers else ""
@@ -320,9 +275,9 @@ class Runner:
             raise PhaseFailed("the candidate died", "a running server", f"it {why}; last words: {words}")
 
     def _newcomers(self, server: ProcessId) -> list[gpu.Holder]:
-        """Who holds memory of the card now and did not when the trial was opened, beside the candidate.
+        """Processes other than the candidate that hold VRAM now and did not when the trial was opened.
 
-        Without a snapshot nobody can tell; then nobody is accused.
+        Without a snapshot there is nothing to compare with, and the list is empty.
         """
         last, before = self.sampler.last, self.snapshot.get("holders")
         if last is None or before is None:
@@ -331,7 +286,7 @@ class Runner:
         return [h for h in last.holders if h.pid not in known and server.pid not in probes.ancestors(h.pid)]
 
     def pause(self) -> None:
-        """One poll: look at the fence, then sleep 50 ms."""
+        """One poll: check the fence, then sleep 50 ms."""
         self.check()
         time.sleep(POLL_S)
 
@@ -345,7 +300,7 @@ class Runner:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Enter a phase once the controller has advanced so far; journal its start, its end, its failure."""
+        """Enter a phase once the controller has advanced to it; journal its start, end and failure."""
         began = time.monotonic()
         try:
             while PHASES.index(self.state.furthest()) < PHASES.index(name):
@@ -358,7 +313,7 @@ class Runner:
         except PhaseFailed as err:
             self.journal.write("phase_failed", phase=name, **err.facts)
             raise
-        except (tenants.TenantError, containers.DockerError, gpu.GpuError, OSError, subprocess.SubprocessError) as err:
+        except (tenants.TenantError, containers.DockerError, gpu.GpuError, OSError) as err:
             self.journal.write("phase_failed", phase=name, reason=str(err), expected="", found="", todo="")
             raise PhaseFailed(str(err)) from err
         self.journal.write("phase_done", phase=name, duration_s=round(time.monotonic() - began, 3))
@@ -367,7 +322,7 @@ class Runner:
         """The window, from the first stop to the last sample; a rehearsal ends with the drain.
 
         Raises:
-            PhaseFailed: what went wrong; it stands in the journal too.
+            PhaseFailed: what went wrong; it is journalled, too.
         """
         try:
             with self.phase("window"):
@@ -384,7 +339,7 @@ class Runner:
     # Clients: containers that wait for a start sign, so that their own start-up overlaps with something else.
 
     def ready(self, session: str) -> bool:
-        """Whether a client has everything loaded and waits for its start sign."""
+        """Whether a client has loaded everything and waits for its start sign."""
         return (self.run_dir / "samples" / f"ready-start-{session}").exists()
 
     def sign(self, name: str, **facts: Any) -> None:
@@ -392,7 +347,7 @@ class Runner:
         write_atomic(self.run_dir / "control" / name, json.dumps(facts), 0o644)
 
     def client(self, session: str) -> contextlib.closing[containers.Client]:
-        """Look after a client from before its work begins: a docker that fell silent would not tell of its end."""
+        """Watch a client from before its work begins: a docker that hangs later would not report its end."""
         return contextlib.closing(containers.Client(self.plan, session, self.run_dir))
 
     def wait_client(self, session: str, client: containers.Client) -> int:
@@ -405,7 +360,7 @@ class Runner:
     # The phases.
 
     def stop(self, tenant: Tenant) -> None:
-        """Stop one tenant, journalled; from its first word on it counts as down."""
+        """Stop one tenant, journalled; it counts as down from the first entry on."""
         self.check()
         self.journal.write("tenant_stopping", tenant=tenant.name, impact=tenant.impact)
         duration = tenants.stop(tenant, self.run_dir / "logs" / f"{tenant.name}.log")
@@ -413,7 +368,7 @@ class Runner:
         self.journal.write("tenant_stopped", tenant=tenant.name, duration_s=round(duration, 3))
 
     def window(self) -> None:
-        """Phase 3: quiet once more, stop the tenants in order, baseline A1 before its own stop, drain."""
+        """Phase 3: check that the host is still quiet, stop the tenants in order, A1 before its own stop, drain."""
         plan = self.plan
         loud = [c for c in contracts.quiet(plan) if not c.ok]
         if loud:
@@ -422,7 +377,7 @@ class Runner:
             )
         measured = plan.rehearsal
         if not measured:
-            # The client loads before the first stop, so that its start costs nobody anything.
+            # The client loads before the first stop, so that its start costs no down time.
             containers.start_in_background(containers.client_name("a1"))
             self.wait(lambda: self.ready("a1"), 30, "the start of the client")
         for name in plan.stop_order:
@@ -433,13 +388,13 @@ class Runner:
         if not measured:
             self.baseline()
         pids = [pid for name in plan.stop_order for pid in self.snapshot["tenants"][name]["vram_pids"]]
-        target = drain_target(plan, self.snapshot)
+        target = snapshot.drain_target(plan, self.snapshot)
         self.journal.write("drain_started", target_mib=target)
         drained = gpu.drain(
             self.card,
             target_mib=target,
             tolerance_mib=plan.limits.drain_tolerance_mib,
-            # Memory that lingers after its process stands still as well: without a target only time can tell.
+            # Lingering memory is constant, too: without a target only waiting helps.
             min_s=0.0 if target is not None else plan.limits.drain_min_s,
             limit_s=plan.limits.drain_limit_s,
             pids=pids,
@@ -457,7 +412,7 @@ class Runner:
         self.journal.write("drained", used_mib=drained.used_mib, duration_s=round(drained.duration_s, 3))
 
     def baseline(self) -> None:
-        """A1: the live model, measured the way the candidate will be."""
+        """A1: the live model, measured as the candidate will be."""
         with self.client("a1") as client:
             self.sign("start-a1")
             code = self.wait_client("a1", client)
@@ -514,7 +469,7 @@ class Runner:
         ok = at_gate.exists()
         self.journal.write("smoke", ok=ok, strategy=reply.get("strategy"), content=str(reply.get("content"))[:200])
         if not ok:
-            # A server that died under its first request gave no bad answer: its end takes a moment to be seen.
+            # A server that died under its first request did not answer badly: wait a moment for its end to show.
             deadline = time.monotonic() + DEATH_S
             while reply.get("error_class") in ("connect", "dropped") and time.monotonic() < deadline:
                 self.pause()
@@ -527,8 +482,8 @@ class Runner:
             )
 
     def gate(self, name: str, peak_mib: int) -> str:
-        """Journal the VRAM footprint at a gate; returns its band. Over the limit is the fence's business."""
-        # A gate is passed on what is seen at the gate, never on a reading from before the driver fell silent.
+        """Journal the VRAM footprint at a gate; returns its band. The fence handles a footprint over the limit."""
+        # A gate needs a reading of its own, never one from before the driver stopped answering.
         footprint = max(peak_mib, self.card.read(BLIND_S).used_mib) - self.drained_mib
         band = self.plan.bands.name(footprint)
         self.journal.write(
@@ -542,12 +497,12 @@ class Runner:
         at_gate, limit_s = self.run_dir / "samples" / "at-extend", self.plan.limits.measure_s
         with self.client("candidate") as client:
             self.sign("measure", extend=True)
-            # One that ends, or vanishes, on its way to the gate never gets there.
+            # A client that ends before the gate never reaches it.
             self.wait(lambda: at_gate.exists() or client.exit_code() is not None, limit_s, "the first samples")
             if at_gate.exists():
                 band = self.gate("extend", self.sampler.peak_mib)
                 thinking = (sessions.summary(at_gate) or {}).get("thinking", 0)
-                # A refinement of the statistics, not a quality gate: latency never decides it.
+                # The extension refines the statistics; it is no quality gate, so latency never decides it.
                 extend = band == "healthy" and not thinking
                 reason = "VRAM healthy, no thinking seen" if extend else f"VRAM {band}, {thinking} thinking replies"
                 self.journal.write("extension", extend=extend, reason=reason)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the measuring containers are told to do: one session file per container.
+"""The measuring containers' instructions: one session file per container.
 
 A session is a list of segments that one process works through, because in the window even the start of a Python
 interpreter counts. Baseline and candidate get the same segments with the same settings.
@@ -21,8 +21,8 @@ from .plan import Plan
 # Folders inside a client container.
 INPUTS, OUT, CONTROL = "/in", "/out", "/control"
 SESSIONS = ("tenants", "a1", "candidate", "a2")
-# The live model has callers of its own: no request while its slots are at work. So long is that waited for in a
-# segment, all waits together; in the window the segment's own limit bounds it as well.
+# The live model has callers of its own: no request is sent while its slots are busy. Maximum wait for idle slots, per
+# segment; in the window the segment's own limit applies as well.
 IDLE_WAIT_S = 10.0
 # Requests a second while the live model's callers are served.
 BESIDE_HZ = 10.0
@@ -43,14 +43,14 @@ def _session(
         "out_dir": OUT,
         "control_dir": CONTROL,
         "start_file": start_file,
-        # Somebody must give the start sign within the longest thing it can wait for: a model that loads.
+        # The longest it can wait for its start sign: a model that loads, then a whole measurement.
         "wait_s": plan.candidate.start_timeout_s + plan.limits.measure_s,
         "prompt_file": f"{INPUTS}/prompt.txt",
         "image": f"{INPUTS}/camera.jpg",
         "parser": own,
         "timeout_s": plan.workloads.request_timeout_s,
         "idle_wait_s": IDLE_WAIT_S,
-        # A little less than the runner's patience: a session that ends itself leaves its numbers.
+        # A little less than the runner waits: a session that ends by itself leaves its numbers.
         "time_limit_s": 0.9 * plan.limits.measure_s,
         "segments": segments,
     }
@@ -62,7 +62,7 @@ def workload(plan: Plan, name: str) -> str:
 
 
 def summary_name(plan: Plan, session: str) -> str:
-    """Name of the file that a session writes when it is through; it is named after the first segment."""
+    """Name of the file that a finished session writes; it is named after the first segment."""
     return f"summary-{build(plan)[session]['segments'][0]['id']}.json"
 
 
@@ -130,8 +130,8 @@ def build(plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 def _read(path: Path) -> bytes:
-    # The folder is the container's own: what lies there is no link to be followed by root, no pipe to be waited for,
-    # and no more of it is read than a session can have written.
+    # The container owns this folder: root follows no link there, waits for no pipe, and reads no more than a session
+    # can have written.
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -157,7 +157,7 @@ def replies(path: Path) -> list[dict[str, Any]]:
 
 
 def summary(path: Path) -> dict[str, Any] | None:
-    """What a session wrote when it was through, or None while there is nothing whole."""
+    """The summary of a finished session, or None while there is none that is complete."""
     with contextlib.suppress(ValueError, RecursionError):
         found = json.loads(_read(path))
         return found if isinstance(found, dict) else None

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Does a speech service really speak? Ask it, and listen to what comes: a WAV that is whole and not silent.
+"""Check that a speech service speaks: it must answer with a WAV that is complete and not silent.
 
 Sources: "Multimedia Programming Interface and Data Specifications 1.0" (IBM, Microsoft, 1991) for RIFF and
 PCM, and Microsoft's WAVEFORMATEXTENSIBLE for the format that carries its encoding in a GUID.
@@ -21,14 +21,15 @@ from .plan import Speech
 MAX_WAV_BYTES = 64 << 20
 # A sentence of three words is longer than this in any voice.
 MIN_DURATION_S = 0.2
-# Below -40 dB of full scale at its loudest, or -60 dB on the whole, nobody on a phone hears anything.
+# A peak below -40 dB of full scale, or an RMS below -60 dB, is inaudible on a phone.
 SILENT_PEAK = 0.01
 SILENT_RMS = 0.001
-# Who writes to a pipe does not know the size yet: 0, the largest number, or (espeak-ng) one just below 2 GiB.
+# A program that writes to a pipe does not know the size yet: it gives 0, the largest number, or (espeak-ng) one just
+# below 2 GiB.
 _STREAMED_FROM = 0x7FFFF000
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _WIDTHS = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32)}
-# More samples than this say nothing new about loudness.
+# More samples than this do not change the loudness.
 _RMS_SAMPLES = 200_000
 
 

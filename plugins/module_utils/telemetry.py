@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a card and its host do besides holding memory: clocks, power, temperature, throttling, load, energy.
 
-All of it is decoration beside the VRAM figures that gates stand on, so nothing here may cost or delay one of those: a
-function that the driver lacks is asked once and then left alone, and a call that hangs hangs in a thread of its own.
-What is not known is None, and `Reading.missing` says why.
+Gates depend on the VRAM figures only, so nothing here may cost or delay one of those: a function that the driver lacks
+is called once and then never again, and a call that hangs does so in a thread of its own. Unknown values are None, and
+`Reading.missing` says why.
 """
 
 from __future__ import annotations
@@ -106,11 +106,11 @@ class FromNvml:
     """Telemetry through pynvml.
 
     Args:
-        nvml: the module, initialised by whoever opened the card.
+        nvml: the module, already initialised.
         handle: the card.
     """
 
-    # A tick asks anew each time: seven calls, a fraction of a millisecond.
+    # Read at every tick: seven calls take a fraction of a millisecond.
     every_s = 0.0
 
     def __init__(self, nvml: Any, handle: Any) -> None:
@@ -244,8 +244,8 @@ class Background:
         with self._changed:
             now = self._clock()
             due = self._asked_s is None or now - self._asked_s >= self._every_s
-            # An answer that came too late for its tick goes out with this one, and only then is asked anew:
-            # otherwise each answer would wear the time of the next.
+            # An answer that missed its tick is returned with this one before the next question is asked; otherwise
+            # each answer would carry the time of the next tick.
             if due and not self._busy and self._fresh is None:
                 self._busy, self._asked_s = True, now
                 self._changed.notify_all()
@@ -257,7 +257,7 @@ class Background:
             return fresh
 
     def stop(self) -> None:
-        """Let the thread end; one that hangs is left behind, nobody waits for it."""
+        """Let the thread end, without waiting for one that hangs."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()

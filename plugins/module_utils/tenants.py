@@ -1,37 +1,40 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tenants: look at them, stop them, start them, wait until they are healthy.
+"""Tenants: find them, stop them, start them, wait until they are healthy.
 
-Four kinds. A *systemd* unit is asked of systemd; a *script* tenant has a start and a stop command in its folder; a
-*container* is asked of docker; a *process* is found by its argv, ended by signal and started by its command. Scripts
-and commands run as the tenant's own user and in a scope of their own, so that they outlive whoever started them.
+One class per kind, registered by its definition: everything that is true of one kind only is in its class. The
+functions below the classes are the same for every kind. Commands of tenants run as the tenant's own user, in a scope
+of their own, so that they outlive their caller.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import secrets
 import shlex
 import signal
-import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar, Protocol
 
-from . import probes
+from . import probes, run
 from .gpu import Holder
 from .journal import private
 from .plan import Tenant
 from .probes import ProcessId
+from .run import Ran
 
 POLL_S = 0.05
 _LOG_LINES = 20
-# Asking systemd or docker whether a start has come to nothing costs more than a poll may.
+# A question to systemd or docker may take this long.
+_QUESTION_S = 10.0
+# Asking systemd or docker whether a started tenant has ended costs more than a poll may.
 _ENDED_EVERY_S = 0.5
 
 
@@ -40,7 +43,17 @@ class TenantError(RuntimeError):
 
 
 class Ended(TenantError):
-    """What was started has ended before it was healthy: waiting on would be in vain."""
+    """What was started ended before it was healthy. Waiting longer is pointless."""
+
+
+class Host(Protocol):
+    """Where a contract looks: commands as the login user, and as root. A command that fails is a value."""
+
+    def run(self, argv: Sequence[str], /) -> Ran:
+        """Run a command as the login user."""
+
+    def root(self, *argv: str) -> Ran:
+        """Run a command as root."""
 
 
 @dataclass(frozen=True)
@@ -53,43 +66,326 @@ class Condition:
     found: str
 
 
-def _run(argv: list[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        argv,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=timeout_s,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+KINDS: dict[str, type[Kind]] = {}
+
+
+class Kind:
+    """What one kind of tenant can do. A subclass with a ``name`` is registered under it.
+
+    Methods that act raise `TenantError`, ``TimeoutError`` or another ``OSError``; `stop` and `start` below turn the
+    latter two into a `TenantError`.
+    """
+
+    name: ClassVar[str] = ""
+    # Fields of the inventory that a tenant must have, and those that it needs if a trial is to stop it.
+    needs: ClassVar[tuple[str, ...]] = ()
+    needs_to_move: ClassVar[tuple[str, ...]] = ()
+    # Whether its manager says that it is back, so that it needs neither health page nor process.
+    tells_its_state: ClassVar[bool] = False
+    # Whether its start command is the service itself, which never hands its work to another process.
+    start_is_service: ClassVar[bool] = False
+
+    def __init__(self, tenant: Tenant) -> None:
+        self.tenant = tenant
+
+    def __init_subclass__(cls) -> None:
+        if "name" in vars(cls):
+            KINDS[cls.name] = cls
+
+    @classmethod
+    def lacks(cls, tenant: Tenant, moved: bool) -> Iterator[tuple[str, str]]:
+        """Fields that are missing in the inventory, each with what was expected there.
+
+        Args:
+            tenant: as the inventory has it.
+            moved: whether it is to be stopped and started.
+        """
+        for name in (*cls.needs, *(cls.needs_to_move if moved else ())):
+            if not getattr(tenant, name):
+                yield name, f"a value, because kind is {cls.name}"
+
+    def find(self) -> ProcessId | None:
+        """Its process, or None where it does not run."""
+        raise NotImplementedError
+
+    def stop(self, log: Path) -> None:
+        """Ask it to end; its process may still be there on return."""
+        raise NotImplementedError
+
+    def start(self, log: Path, limit_s: float) -> str:
+        """Start it; returns the scope of its command, empty where its manager runs it."""
+        raise NotImplementedError
+
+    def ended(self, scope: str) -> str:
+        """Why a started tenant will never be healthy; empty while it may be."""
+        raise NotImplementedError
+
+    def words(self, log: Path) -> str:
+        """The last lines that it printed."""
+        raise NotImplementedError
+
+    def start_command(self) -> str:
+        """The command an operator types to start it by hand."""
+        raise NotImplementedError
+
+    def state(self, _host: Host) -> probes.Answer:
+        """What its manager says of it, for the contract that every tenant is healthy; nothing where it has none."""
+        return probes.Answer(True, "")
+
+    def way_back(self, _host: Host) -> str:
+        """Why it could not be started again, as far as that can be seen without doing it; empty where it could.
+
+        This looks at the commands that the inventory gives.
+        """
+        tenant = self.tenant
+        if not tenant.start:
+            return ""
+        try:
+            pwd.getpwnam(tenant.user)
+        except KeyError:
+            return f"there is no user {tenant.user!r}"
+        folder = Path(tenant.directory or "/")
+        with contextlib.suppress(PermissionError):
+            if not folder.is_dir():
+                return f"there is no folder {folder}"
+            for command in filter(None, (tenant.start, tenant.stop)):
+                word = command.split()[0]
+                if "/" in word and not os.access(folder / word, os.X_OK):
+                    return f"{folder / word} is not there or not executable"
+        return ""
+
+    def last_words(self, log: Path) -> str:
+        """Its last log lines, and the command that starts it by hand."""
+        text = ""
+        # They are asked for when something has failed: trouble here must not hide that failure.
+        with contextlib.suppress(OSError):
+            text = self.words(log)
+        lines = "\n".join(text.splitlines()[-_LOG_LINES:]) or "(nothing)"
+        return f"last log lines:\n{probes.printable(lines)}\nto start it by hand: {self.start_command()}"
+
+    def command(self, argv: list[str], limit_s: float, log: Path) -> None:
+        """Run a command of its manager that must succeed."""
+        done = run.command(argv, limit_s)
+        if done.rc != 0:
+            raise TenantError(
+                f"{self.tenant.name}: {shlex.join(argv)} ended with {done.rc}: {probes.printable(done.err.strip())}; "
+                f"{self.last_words(log)}"
+            )
 
 
 def unit_facts(unit: str) -> dict[str, str]:
     """What systemd says of a unit: ActiveState, MainPID, Result and friends."""
     names = "ActiveState,SubState,MainPID,Result,NRestarts,UnitFileState,ActiveEnterTimestampMonotonic"
-    reply = _run(["systemctl", "show", "--property", names, unit], 10)
-    return dict(line.split("=", 1) for line in reply.stdout.splitlines() if "=" in line)
+    reply = run.command(["systemctl", "show", "--property", names, unit], _QUESTION_S)
+    return dict(line.split("=", 1) for line in reply.out.splitlines() if "=" in line)
 
 
-def _container_pid(name: str) -> int:
-    reply = _run(["docker", "inspect", "--format", "{{.State.Pid}}", name], 10)
-    return int(reply.stdout.strip() or 0) if reply.returncode == 0 else 0
+class Systemd(Kind):
+    """A unit of systemd."""
+
+    name = "systemd"
+    needs = ("unit",)
+    tells_its_state = True
+
+    def find(self) -> ProcessId | None:
+        return probes.identify(int(unit_facts(self.tenant.unit).get("MainPID") or 0))
+
+    def stop(self, log: Path) -> None:
+        self.command(["systemctl", "stop", self.tenant.unit], self.tenant.stop_timeout_s, log)
+
+    def start(self, log: Path, limit_s: float) -> str:
+        # A unit that failed too often refuses to start until its counter is reset.
+        run.command(["systemctl", "reset-failed", self.tenant.unit], _QUESTION_S)
+        self.command(["systemctl", "start", self.tenant.unit], limit_s, log)
+        return ""
+
+    def ended(self, scope: str) -> str:
+        facts = unit_facts(self.tenant.unit)
+        found = facts.get("ActiveState", "")
+        return f"its unit is {found} ({facts.get('Result')})" if found in ("failed", "inactive") else ""
+
+    def words(self, log: Path) -> str:
+        argv = ["journalctl", "-u", self.tenant.unit, "-n", str(_LOG_LINES), "--no-pager", "-o", "cat"]
+        return run.command(argv, _QUESTION_S).out
+
+    def start_command(self) -> str:
+        return f"sudo systemctl start {self.tenant.unit}"
+
+    def state(self, host: Host) -> probes.Answer:
+        ran = host.run(("systemctl", "is-active", self.tenant.unit))
+        if ran.out.strip() != "active":
+            return probes.Answer(False, f"unit {self.tenant.unit} is {ran.out.strip() or ran.first_line()}")
+        return probes.Answer(True, "unit active")
+
+    def way_back(self, host: Host) -> str:
+        # A running unit may be masked, deleted or broken meanwhile, and then does not start again.
+        ran = host.run(("systemctl", "show", "--property=LoadState", "--value", self.tenant.unit))
+        return "" if ran.out.strip() == "loaded" else f"its unit is {ran.out.strip() or ran.first_line()}"
+
+
+class _Commands(Kind):
+    """A tenant that the inventory's own commands start and stop."""
+
+    def find(self) -> ProcessId | None:
+        if self.tenant.process:
+            found = probes.processes(self.tenant.process)
+            return found[0] if found else None
+        if not self.tenant.port:
+            return None
+        return probes.identify(next((item.pid for item in probes.listeners() if item.port == self.tenant.port), 0))
+
+    def start(self, log: Path, limit_s: float) -> str:
+        return _as_user(self, self.tenant.start, log, limit_s)
+
+    def ended(self, scope: str) -> str:
+        # Without a scope that held its processes nothing is known.
+        if scope and not probes.inhabited(scope) and self.find() is None:
+            return "what its start command left in the background has ended"
+        return ""
+
+    def words(self, log: Path) -> str:
+        return log.read_text(encoding="utf-8", errors="replace")
+
+    def start_command(self) -> str:
+        folder = f"cd {shlex.quote(self.tenant.directory)} && " if self.tenant.directory else ""
+        return f"sudo -u {self.tenant.user} sh -c {shlex.quote(folder + self.tenant.start)}"
+
+
+class Script(_Commands):
+    """A start and a stop command in a folder."""
+
+    name = "script"
+    needs = ("start", "user", "stop", "directory")
+
+    @classmethod
+    def lacks(cls, tenant: Tenant, moved: bool) -> Iterator[tuple[str, str]]:
+        if not tenant.port and not tenant.process:
+            yield "port", "a port or a process, because nothing else tells whether a script's tenant runs"
+        yield from super().lacks(tenant, moved)
+
+    def stop(self, log: Path) -> None:
+        _as_user(self, self.tenant.stop, log, self.tenant.stop_timeout_s)
+
+
+class Container(Kind):
+    """A container of docker that exists already."""
+
+    name = "container"
+    needs = ("container",)
+
+    def _pid(self) -> int:
+        reply = run.command(["docker", "inspect", "--format", "{{.State.Pid}}", self.tenant.container], _QUESTION_S)
+        return int(reply.out.strip() or 0) if reply.rc == 0 else 0
+
+    def find(self) -> ProcessId | None:
+        return probes.identify(self._pid())
+
+    def stop(self, log: Path) -> None:
+        limit_s = self.tenant.stop_timeout_s
+        self.command(["docker", "stop", "--time", str(int(limit_s)), self.tenant.container], limit_s + 10, log)
+
+    def start(self, log: Path, limit_s: float) -> str:
+        self.command(["docker", "start", self.tenant.container], limit_s, log)
+        return ""
+
+    def ended(self, scope: str) -> str:
+        return "" if self._pid() else "its container has ended"
+
+    def words(self, log: Path) -> str:
+        reply = run.command(["docker", "logs", "--tail", str(_LOG_LINES), self.tenant.container], _QUESTION_S)
+        return reply.out + reply.err
+
+    def start_command(self) -> str:
+        return f"sudo docker start {self.tenant.container}"
+
+    def state(self, host: Host) -> probes.Answer:
+        ran = host.root("docker", "inspect", "--format", "{{.State.Status}}", self.tenant.container)
+        if ran.out.strip() != "running":
+            return probes.Answer(False, f"container {self.tenant.container} is {ran.out.strip() or ran.first_line()}")
+        return probes.Answer(True, "container running")
+
+
+class Process(_Commands):
+    """A process that is found by its argv, ended by signal and started by its command."""
+
+    name = "process"
+    needs = ("process",)
+    needs_to_move = ("start", "user")
+    start_is_service = True
+
+    def stop(self, log: Path) -> None:
+        if self.tenant.stop:
+            _as_user(self, self.tenant.stop, log, self.tenant.stop_timeout_s)
+            return
+        deadline = time.monotonic() + self.tenant.stop_timeout_s
+        targets = probes.processes(self.tenant.process)
+        _signal(targets, signal.SIGTERM)
+        while any(probes.alive(process) for process in targets):
+            if time.monotonic() > deadline:
+                _signal(targets, signal.SIGKILL)
+                return
+            time.sleep(POLL_S)
+
+    def start(self, log: Path, limit_s: float) -> str:
+        return _as_user(self, f"{self.tenant.start} &", log, limit_s)
+
+
+def _signal(targets: Iterable[ProcessId], number: int) -> None:
+    for process in targets:
+        if probes.alive(process):
+            # It may end between the look and the signal.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+
+
+def _end_scope(scope: str) -> None:
+    with contextlib.suppress(OSError):
+        run.command(["systemctl", "kill", "--signal=KILL", scope], _QUESTION_S)
+
+
+@contextlib.contextmanager
+def _log_file(log: Path, command: str) -> Iterator[IO[bytes] | int]:
+    """The tenant's log for appending, or `run.NOWHERE` where the disk is full: a start must not fail because of it."""
+    with contextlib.ExitStack() as stack:
+        out: IO[bytes] | int = run.NOWHERE
+        with contextlib.suppress(OSError):
+            file = stack.enter_context(open(log, "ab", buffering=0, opener=private))
+            # Only a write shows whether the disk is full; the tenant's own first line would come too late.
+            file.write(f"--- {datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ} {command}\n".encode())
+            out = file
+        yield out
+
+
+def _as_user(kind: Kind, command: str, log: Path, limit_s: float) -> str:
+    # A scope of its own: what the command leaves in the background must not die with the unit that ran it.
+    # Output goes to a file, because a daemon that holds a pipe open would block the caller.
+    tenant = kind.tenant
+    scope = f"{tenant.name}-{secrets.token_hex(4)}.scope"
+    argv = ["systemd-run", "--scope", "--quiet", "--collect", f"--unit={scope}", f"--uid={tenant.user}"]
+    try:
+        with _log_file(log, command) as out:
+            # The service inherits this environment, so its locale is left alone.
+            done = run.command(
+                [*argv, "/bin/sh", "-c", command], limit_s, cwd=tenant.directory or "/", into=out, c_locale=False
+            )
+    except TimeoutError:
+        _end_scope(scope)
+        raise
+    if done.rc != 0:
+        # A failed command leaves nothing half done: what it started would run twice after the next attempt.
+        _end_scope(scope)
+        raise TenantError(f"{tenant.name}: {command!r} ended with {done.rc}; {kind.last_words(log)}")
+    return scope
+
+
+def of(tenant: Tenant) -> Kind:
+    """The tenant, with what its kind can do."""
+    return KINDS[tenant.kind](tenant)
 
 
 def find_process(tenant: Tenant) -> ProcessId | None:
-    """The tenant's process: its unit's, its container's, the one with its argv, or the one that holds its port."""
-    pid = 0
-    if tenant.kind == "systemd":
-        pid = int(unit_facts(tenant.unit).get("MainPID") or 0)
-    elif tenant.kind == "container":
-        pid = _container_pid(tenant.container)
-    elif tenant.process:
-        found = probes.processes(tenant.process)
-        return found[0] if found else None
-    elif tenant.port:
-        pid = next((item.pid for item in probes.listeners() if item.port == tenant.port), 0)
-    return probes.identify(pid) if pid else None
+    """The tenant's process, or None where it does not run."""
+    return of(tenant).find()
 
 
 def look(tenant: Tenant) -> Condition:
@@ -101,104 +397,6 @@ def look(tenant: Tenant) -> Condition:
         return Condition(True, True, process, f"PID {process.pid}")
     answer = probes.ask(tenant.health)
     return Condition(True, answer.ok, process, f"PID {process.pid}, {answer.found}")
-
-
-def start_command(tenant: Tenant) -> str:
-    """The command an operator would type to start the tenant by hand."""
-    if tenant.kind == "systemd":
-        return f"sudo systemctl start {tenant.unit}"
-    if tenant.kind == "container":
-        return f"sudo docker start {tenant.container}"
-    folder = f"cd {shlex.quote(tenant.directory)} && " if tenant.directory else ""
-    return f"sudo -u {tenant.user} sh -c {shlex.quote(folder + tenant.start)}"
-
-
-def _end_scope(scope: str) -> None:
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        _run(["systemctl", "kill", "--signal=KILL", scope], 10)
-
-
-@contextlib.contextmanager
-def _log_file(log: Path, command: str) -> Iterator[IO[bytes] | int]:
-    """The tenant's log for appending; nowhere when the disk takes no more, because its start must not fail of that."""
-    with contextlib.ExitStack() as stack:
-        out: IO[bytes] | int = subprocess.DEVNULL
-        with contextlib.suppress(OSError):
-            file = stack.enter_context(open(log, "ab", buffering=0, opener=private))
-            # Whether the disk takes anything is seen by writing: with a tenant's own first word it would be too late.
-            file.write(f"--- {datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ} {command}\n".encode())
-            out = file
-        yield out
-
-
-def _as_user(tenant: Tenant, command: str, log: Path, timeout_s: float) -> str:
-    # A scope of its own: what the command leaves in the background must not die with the unit that ran it.
-    # Output goes to a file, because a pipe held open by a daemon would keep the caller waiting for its end.
-    scope = f"{tenant.name}-{secrets.token_hex(4)}.scope"
-    argv = ["systemd-run", "--scope", "--quiet", "--collect", f"--unit={scope}", f"--uid={tenant.user}"]
-    try:
-        with _log_file(log, command) as out:
-            done = subprocess.run(
-                [*argv, "/bin/sh", "-c", command],
-                cwd=tenant.directory or "/",
-                stdout=out,
-                stderr=out,
-                stdin=subprocess.DEVNULL,
-                timeout=timeout_s,
-                check=False,
-            )
-    except subprocess.TimeoutExpired:
-        _end_scope(scope)
-        raise
-    if done.returncode != 0:
-        # A command that failed leaves nothing half done: what it started would be there twice after the next try.
-        _end_scope(scope)
-        raise TenantError(f"{tenant.name}: {command!r} ended with {done.returncode}; {last_words(tenant, log)}")
-    return scope
-
-
-def last_words(tenant: Tenant, log: Path) -> str:
-    """The last log lines of a tenant, and the command that starts it by hand."""
-    text = ""
-    # They are asked for when something has failed: what fails here may not take that failure's place.
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        if tenant.kind == "systemd":
-            text = _run(["journalctl", "-u", tenant.unit, "-n", str(_LOG_LINES), "--no-pager", "-o", "cat"], 10).stdout
-        elif tenant.kind == "container":
-            reply = _run(["docker", "logs", "--tail", str(_LOG_LINES), tenant.container], 10)
-            text = reply.stdout + reply.stderr
-        else:
-            text = log.read_text(encoding="utf-8", errors="replace")
-    lines = "\n".join(text.splitlines()[-_LOG_LINES:]) or "(nothing)"
-    return f"last log lines:\n{probes.printable(lines)}\nto start it by hand: {start_command(tenant)}"
-
-
-def _checked(tenant: Tenant, argv: list[str], timeout_s: float, log: Path) -> None:
-    done = _run(argv, timeout_s)
-    if done.returncode != 0:
-        raise TenantError(
-            f"{tenant.name}: {shlex.join(argv)} ended with {done.returncode}: {probes.printable(done.stderr.strip())}; "
-            f"{last_words(tenant, log)}"
-        )
-
-
-def _signal(targets: Iterable[ProcessId], number: int) -> None:
-    for process in targets:
-        if probes.alive(process):
-            # It may end between the look and the signal.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, number)
-
-
-def _end_processes(tenant: Tenant) -> None:
-    deadline = time.monotonic() + tenant.stop_timeout_s
-    targets = probes.processes(tenant.process)
-    _signal(targets, signal.SIGTERM)
-    while any(probes.alive(p) for p in targets):
-        if time.monotonic() > deadline:
-            _signal(targets, signal.SIGKILL)
-            return
-        time.sleep(POLL_S)
 
 
 def stop(tenant: Tenant, log: Path) -> float:
@@ -213,19 +411,11 @@ def stop(tenant: Tenant, log: Path) -> float:
     began = time.monotonic()
     process = find_process(tenant)
     try:
-        if tenant.kind == "systemd":
-            _checked(tenant, ["systemctl", "stop", tenant.unit], tenant.stop_timeout_s, log)
-        elif tenant.kind == "container":
-            grace = str(int(tenant.stop_timeout_s))
-            _checked(tenant, ["docker", "stop", "--time", grace, tenant.container], tenant.stop_timeout_s + 10, log)
-        elif tenant.stop:
-            _as_user(tenant, tenant.stop, log, tenant.stop_timeout_s)
-        else:
-            _end_processes(tenant)
-    except subprocess.TimeoutExpired as err:
+        of(tenant).stop(log)
+    except TimeoutError as err:
         raise TenantError(f"{tenant.name}: still stopping after {tenant.stop_timeout_s:.0f} s") from err
     except OSError as err:
-        raise TenantError(f"{tenant.name}: its stop command can not be run: {err}") from err
+        raise TenantError(f"{tenant.name}: its stop command cannot be run: {err}") from err
     while process and probes.alive(process):
         if time.monotonic() - began > tenant.stop_timeout_s + 1:
             raise TenantError(f"{tenant.name}: PID {process.pid} still runs after {tenant.stop_timeout_s:.0f} s")
@@ -242,47 +432,21 @@ def start(tenant: Tenant, log: Path, limit_s: float | None = None) -> str:
         limit_s: seconds that the command may take, ``start_timeout_s`` where it is None.
 
     Returns:
-        The scope in which a script or command was run, for ``wait_healthy``; empty for the other kinds.
+        The scope in which its own command was run, for `wait_healthy`; empty where its manager runs it.
 
     Raises:
         TenantError: its start command failed.
     """
     limit_s = tenant.start_timeout_s if limit_s is None else max(0.0, limit_s)
+    kind = of(tenant)
     try:
-        if tenant.kind == "systemd":
-            # A unit that failed too often refuses to start until its counter is reset.
-            _run(["systemctl", "reset-failed", tenant.unit], 10)
-            _checked(tenant, ["systemctl", "start", tenant.unit], limit_s, log)
-        elif tenant.kind == "container":
-            _checked(tenant, ["docker", "start", tenant.container], limit_s, log)
-        else:
-            background = " &" if tenant.kind == "process" else ""
-            return _as_user(tenant, tenant.start + background, log, limit_s)
-    except subprocess.TimeoutExpired as err:
+        return kind.start(log, limit_s)
+    except TimeoutError as err:
         raise TenantError(
-            f"{tenant.name}: its start command did not return within {limit_s:.0f} s; {last_words(tenant, log)}"
+            f"{tenant.name}: its start command did not return within {limit_s:.0f} s; {kind.last_words(log)}"
         ) from err
     except OSError as err:
-        raise TenantError(f"{tenant.name}: its start command can not be run: {err}; {last_words(tenant, log)}") from err
-    return ""
-
-
-def ended(tenant: Tenant, scope: str = "") -> str:
-    """Why a started tenant will never be healthy, because what was started has ended already; empty while it may.
-
-    Args:
-        tenant: the one that was started.
-        scope: one that held its processes; without it nothing is known of a script's.
-    """
-    if tenant.kind == "systemd":
-        facts = unit_facts(tenant.unit)
-        found = facts.get("ActiveState", "")
-        return f"its unit is {found} ({facts.get('Result')})" if found in ("failed", "inactive") else ""
-    if tenant.kind == "container":
-        return "" if _container_pid(tenant.container) else "its container has ended"
-    if scope and not probes.inhabited(scope) and find_process(tenant) is None:
-        return "what its start command left in the background has ended"
-    return ""
+        raise TenantError(f"{tenant.name}: its start command cannot be run: {err}; {kind.last_words(log)}") from err
 
 
 def wait_healthy(
@@ -295,20 +459,20 @@ def wait_healthy(
         log: what its start command printed.
         scope: what ``start`` returned.
         limit_s: seconds to wait, ``start_timeout_s`` where it is None.
-        sure: that its processes live in ``scope``. Otherwise that is seen at once: a script may leave its service to
-            somebody else (docker, systemd), and then an empty scope says nothing.
+        sure: its processes are known to live in ``scope``. Otherwise that is looked up now: a script may hand its
+            service to another manager (docker, systemd), and then an empty scope says nothing.
 
     Returns:
         Seconds waited.
 
     Raises:
-        Ended: what was started has ended before it was healthy.
+        Ended: what was started ended before it was healthy.
         TenantError: not healthy within the limit; says what was found last.
     """
     limit_s = tenant.start_timeout_s if limit_s is None else limit_s
+    kind = of(tenant)
     began = asked = time.monotonic()
-    # The command of a process is the service itself; it hands nothing over to others.
-    known = sure or tenant.kind == "process" or (bool(scope) and probes.inhabited(scope))
+    known = sure or kind.start_is_service or (bool(scope) and probes.inhabited(scope))
     while True:
         # The port first: asking systemd or walking all processes at every look would cost more than the wait.
         answer = probes.ask(tenant.health) if tenant.health else None
@@ -323,22 +487,22 @@ def wait_healthy(
         if now - began > limit_s:
             raise TenantError(
                 f"{tenant.name}: not healthy after {tenant.start_timeout_s:.0f} s (found: {found}); "
-                f"{last_words(tenant, log)}"
+                f"{kind.last_words(log)}"
             )
         if now - asked > _ENDED_EVERY_S:
             asked = now
-            why = ended(tenant, scope if known else "")
+            why = kind.ended(scope if known else "")
             if why:
-                raise Ended(f"{tenant.name}: ended before it was healthy: {why}; {last_words(tenant, log)}")
+                raise Ended(f"{tenant.name}: ended before it was healthy: {why}; {kind.last_words(log)}")
         time.sleep(POLL_S)
 
 
 def revived(tenants: Iterable[Tenant], newcomers: Sequence[Holder] = ()) -> str:
-    """Name of a stopped tenant that somebody brought back, with its process; empty when none.
+    """Name of a stopped tenant that another party started again, with its process; empty when none.
 
     Args:
-        newcomers: who has come to hold VRAM meanwhile. A tenant that is found by its port fills its memory long before
-            it listens.
+        newcomers: processes that have come to hold VRAM meanwhile. A tenant that is found by its port fills its memory
+            long before it listens.
     """
     for tenant in tenants:
         process = find_process(tenant)

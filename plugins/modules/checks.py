@@ -11,11 +11,10 @@ module: checks
 short_description: Check that a host serves as it did before a trial
 version_added: "0.1.0"
 description:
-  - Derives the checks from the plan and runs them one after another. They are VRAM in its steady band
-    and held by the expected processes, the health of every tenant that has a health page, the
-    candidate's port refusing connections, speech that can be heard, and the processes that are to be
-    watched.
-  - Fails naming every check that does not pass. Changes nothing.
+  - Derives the checks from the plan and runs them one after another. VRAM is in its steady band and
+    held by the expected processes. Every tenant with a health page is healthy. The candidate's port
+    refuses connections. Speech is audible. Watched processes live.
+  - Fails and names every check that does not pass. Changes nothing.
 options:
   plan:
     description:
@@ -27,36 +26,24 @@ options:
     description:
       - Processes from before the trial, by the name of their tenant, each with C(pid) and
         C(start_ticks).
-      - With it a watched process that the trial was not to stop must still be the same one.
+      - With it, a watched process outside the stop order must still be the same one.
     type: dict
     default: {}
   snapshot_file:
     description:
-      - A file on the host that holds such a snapshot under C(tenants), as a trial leaves it in the folder
+      - A file on the host that holds such a snapshot under C(tenants); a trial writes one to the folder
         of its run.
-      - Ignored when it is not there, when it is from before a reboot, and when O(snapshot) is given.
+      - Ignored when it is missing, when it is older than the last reboot, and when O(snapshot) is given.
     type: path
   settle_s:
     description:
       - How many seconds VRAM may take to reach its band.
     type: float
     default: 3.0
-attributes:
-  check_mode:
-    description: Only looks, so check mode makes no difference.
-    support: full
-  diff_mode:
-    description: Changes nothing, so there is no difference to show.
-    support: none
-  platform:
-    description: Target hosts that this module works on.
-    support: full
-    platforms: posix
-requirements:
-  - Python 3.10 or newer on the host.
-  - NVML through C(nvidia-ml-py), or C(nvidia-smi).
-author:
-  - The edgelab.model_trial authors (!UNKNOWN)
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
+  - edgelab.model_trial.attributes.looks
+  - edgelab.model_trial.attributes.gpu
 seealso:
   - module: edgelab.model_trial.contracts
   - module: edgelab.model_trial.speech_check
@@ -112,8 +99,7 @@ import dataclasses
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgelab.model_trial.plugins.module_utils import checks
-from ansible_collections.edgelab.model_trial.plugins.module_utils import plan as plans
+from ansible_collections.edgelab.model_trial.plugins.module_utils import checks, planfile
 from ansible_collections.edgelab.model_trial.plugins.module_utils.journal import boot_id, read_json
 
 
@@ -129,8 +115,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        plan = plans.parse(module.params["plan"])
-    except plans.PlanError as err:
+        plan = planfile.parse(module.params["plan"])
+    except planfile.PlanError as err:
         module.fail_json(msg=f"The plan is not usable. {err}")
     snapshot = module.params["snapshot"]
     if not snapshot and module.params["snapshot_file"]:

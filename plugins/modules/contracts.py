@@ -11,10 +11,10 @@ module: contracts
 short_description: Evaluate what must hold on a host before a trial touches it
 version_added: "0.1.0"
 description:
-  - Evaluates the thirteen contracts of phase 0 side by side, in at most about three seconds, and lists
+  - Evaluates the thirteen contracts of phase 0 concurrently, in at most about three seconds, and lists
     B(all) that are broken, each with what was expected, what was found, why it matters and what to do.
-  - Runs as the login user. What only root may see is asked through C(sudo -n); where that does not work
-    the first contract is broken, and those that depend on it say so.
+  - Runs as the login user. Facts that only root may see are read through C(sudo -n). If that fails, the
+    first contract is broken, and those that depend on it say so.
   - Changes nothing.
 options:
   plan:
@@ -23,22 +23,10 @@ options:
         fields.
     type: dict
     required: true
-attributes:
-  check_mode:
-    description: Only looks, so check mode makes no difference.
-    support: full
-  diff_mode:
-    description: Changes nothing, so there is no difference to show.
-    support: none
-  platform:
-    description: Target hosts that this module works on.
-    support: full
-    platforms: posix
-requirements:
-  - Python 3.10 or newer on the host.
-  - NVML through C(nvidia-ml-py), or C(nvidia-smi).
-author:
-  - The edgelab.model_trial authors (!UNKNOWN)
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
+  - edgelab.model_trial.attributes.looks
+  - edgelab.model_trial.attributes.gpu
 seealso:
   - module: edgelab.model_trial.checks
 """
@@ -85,7 +73,7 @@ contracts:
     why:
       description: Why it matters.
       type: str
-      sample: the candidate could not listen there, or somebody else's server would be measured
+      sample: the candidate could not listen there, or another server would be measured
     todo:
       description: What to do, empty when it holds.
       type: str
@@ -105,8 +93,7 @@ broken:
 import dataclasses
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgelab.model_trial.plugins.module_utils import contracts
-from ansible_collections.edgelab.model_trial.plugins.module_utils import plan as plans
+from ansible_collections.edgelab.model_trial.plugins.module_utils import contracts, planfile
 
 
 def main() -> None:
@@ -116,8 +103,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        plan = plans.parse(module.params["plan"])
-    except plans.PlanError as err:
+        plan = planfile.parse(module.params["plan"])
+    except planfile.PlanError as err:
         module.fail_json(msg=f"The plan is not usable. {err}")
     found = contracts.evaluate(plan)
     broken = [c for c in found if not c.ok]

@@ -2,20 +2,20 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Page over module_utils/gpu: wait until memory of a GPU has been given back."""
+"""Page over module_utils/gpu: wait until memory of a GPU has been freed."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: gpu_drain
-short_description: Wait until a GPU's memory has been given back
+short_description: Wait until a GPU's memory has been freed
 version_added: "0.1.0"
 description:
-  - Waits until none of the given processes holds memory of the card any more, and the used memory has
-    fallen to a target. Without a target it waits until the level stands still.
-  - Memory lingers after a process has ended; a container or service that starts into it fails to
-    allocate. Put this between a stop and the next start.
-  - Never ends a process. When the limit passes it fails, naming who holds memory.
+  - Waits until none of the given processes holds memory of the card and the used memory has
+    fallen to a target. Without a target it waits until the level is constant.
+  - Memory may stay allocated for a while after a process has ended, and a service that starts too early
+    fails to allocate. Put this module between a stop and the next start.
+  - Never ends a process. Fails when the limit passes, and names the processes that hold memory.
 options:
   index:
     description:
@@ -24,14 +24,14 @@ options:
     default: 0
   pids:
     description:
-      - Processes that must not hold memory any more.
+      - Processes that must no longer hold memory.
     type: list
     elements: int
     default: []
   target_mib:
     description:
       - Level in MiB to which the used memory must fall.
-      - Without it, the level must stand still for half a second.
+      - Without it, the level must be constant for half a second.
     type: int
   tolerance_mib:
     description:
@@ -48,22 +48,13 @@ options:
       - Give up and fail after this many seconds.
     type: float
     default: 30.0
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
+  - edgelab.model_trial.attributes.gpu
 attributes:
   check_mode:
-    description: Only waits. In check mode, where nothing was really stopped, it looks once and never fails.
+    description: In check mode, where nothing was stopped, it looks once and never fails.
     support: full
-  diff_mode:
-    description: Changes nothing, so there is no difference to show.
-    support: none
-  platform:
-    description: Target hosts that this module works on.
-    support: full
-    platforms: posix
-requirements:
-  - Python 3.10 or newer on the host.
-  - NVML through C(nvidia-ml-py), or C(nvidia-smi).
-author:
-  - The edgelab.model_trial authors (!UNKNOWN)
 seealso:
   - module: edgelab.model_trial.gpu_info
 """
@@ -83,7 +74,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 drained:
-  description: Whether memory has been given back.
+  description: Whether memory has been freed.
   returned: when the card could be opened
   type: bool
   sample: true

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: gpu_info
-short_description: Read an NVIDIA GPU's memory and who holds it
+short_description: Read an NVIDIA GPU's memory and the processes that hold it
 version_added: "0.1.0"
 description:
   - Reads one card's name, driver, used and total memory, and the processes that hold memory, on the
     host.
-  - Never fails because there is no card or the driver does not answer; then RV(available) is false and
+  - Does not fail when there is no card or the driver does not answer; RV(available) is then false and
     RV(reason) says why.
 options:
   index:
@@ -21,22 +21,10 @@ options:
       - Number of the card, as C(nvidia-smi) counts.
     type: int
     default: 0
-attributes:
-  check_mode:
-    description: Only looks, so check mode makes no difference.
-    support: full
-  diff_mode:
-    description: Changes nothing, so there is no difference to show.
-    support: none
-  platform:
-    description: Target hosts that this module works on.
-    support: full
-    platforms: posix
-requirements:
-  - Python 3.10 or newer on the host.
-  - NVML through C(nvidia-ml-py), or C(nvidia-smi).
-author:
-  - The edgelab.model_trial authors (!UNKNOWN)
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
+  - edgelab.model_trial.attributes.looks
+  - edgelab.model_trial.attributes.gpu
 seealso:
   - module: edgelab.model_trial.gpu_drain
 """

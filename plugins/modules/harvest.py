@@ -10,7 +10,7 @@ DOCUMENTATION = r"""
 ---
 module: harvest
 version_added: 0.1.0
-short_description: Bring the folder of a run home
+short_description: Copy the folder of a run to the controller
 description:
   - Packs the folder of a run on the host, transfers it once and unpacks it on the controller.
   - Changes nothing on the host.
@@ -23,23 +23,16 @@ options:
     description: Folder on the controller.
     type: path
     required: true
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
 attributes:
   check_mode:
     support: full
     description: Nothing is transferred in check mode.
-  diff_mode:
-    support: none
-    description: There is nothing to compare.
-  platform:
-    support: full
-    platforms: posix
-    description: The platforms it runs on.
-author:
-  - edgelab.model_trial authors (@edgelab)
 """
 
 EXAMPLES = r"""
-- name: Bring the run here
+- name: Copy the run to the controller
   edgelab.model_trial.harvest:
     run: 20261120T090000Z-gemma-4-E4B-it-Q4_K_M
     dest: benchmark-results/20261120T090000Z-gemma-4-E4B-it-Q4_K_M

@@ -10,7 +10,7 @@ DOCUMENTATION = r"""
 ---
 module: image
 version_added: 0.1.0
-short_description: Bring a container image from the controller to the host
+short_description: Copy a container image from the controller to the host
 description:
   - Saves the image on the controller, transfers it and loads it on the host, unless the host has it. The image is named
     by its ID, so what arrives is what was built.
@@ -26,19 +26,12 @@ options:
     description: How docker is called on the host.
     type: str
     default: docker
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
 attributes:
   check_mode:
     support: full
     description: Nothing is changed in check mode.
-  diff_mode:
-    support: none
-    description: There is nothing to compare.
-  platform:
-    support: full
-    platforms: posix
-    description: The platforms it runs on.
-author:
-  - edgelab.model_trial authors (@edgelab)
 """
 
 EXAMPLES = r"""

@@ -12,9 +12,9 @@ module: outlook
 version_added: 0.1.0
 short_description: Show what a trial would do to the host
 description:
-  - Prints what would stop, in which order, and the expected down times. Asks the host nothing.
-  - With the journal of a rehearsal it prints what was measured there, what follows for a trial, and which figures of
-    the inventory are far off.
+  - Prints what would stop, in which order, and the expected down times. Does not contact the host.
+  - With the journal of a rehearsal it prints what was measured, what that means for a trial, and which figures of the
+    inventory are far off.
 options:
   plan:
     description: The plan of the trial.
@@ -23,19 +23,12 @@ options:
   journal:
     description: The harvested C(journal.jsonl) of a rehearsal, on the controller.
     type: path
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
 attributes:
   check_mode:
     support: full
     description: Nothing is changed in check mode.
-  diff_mode:
-    support: none
-    description: There is nothing to compare.
-  platform:
-    support: full
-    platforms: posix
-    description: The platforms it runs on.
-author:
-  - edgelab.model_trial authors (@edgelab)
 """
 
 EXAMPLES = r"""

@@ -14,7 +14,7 @@ short_description: Enter a phase of a trial and watch it live
 description:
   - Asks the program C(model-trial) on the host to enter a phase, then polls it until the phase has ended, and shows
     every event and the progress of the samples while they happen.
-  - The work is done by the host itself under systemd. Polling renews the lease; when the polls stop, the host restores
+  - The host does the work itself, under systemd. Polling renews the lease; when the polls stop, the host restores
     itself.
 options:
   name:
@@ -39,20 +39,13 @@ options:
   controller:
     description: Who opens the trial, told to anybody who finds the host held.
     type: str
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
 attributes:
   check_mode:
     support: full
     description:
-      - Says what would change and asks the host nothing, except whether a trial holds it, where it would be restored.
-  diff_mode:
-    support: none
-    description: There is nothing to compare.
-  platform:
-    support: full
-    platforms: posix
-    description: The platforms it runs on.
-author:
-  - edgelab.model_trial authors (@edgelab)
+      - Says what would change without contacting the host; only a restore asks whether a trial holds it.
 """
 
 EXAMPLES = r"""

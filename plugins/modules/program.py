@@ -18,19 +18,12 @@ options:
     description: The file to write, on the controller.
     type: path
     required: true
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
 attributes:
   check_mode:
     support: full
     description: The file is written in check mode too, because it is a build product that later tasks compare with.
-  diff_mode:
-    support: none
-    description: There is nothing to compare.
-  platform:
-    support: full
-    platforms: posix
-    description: The platforms it runs on.
-author:
-  - edgelab.model_trial authors (@edgelab)
 """
 
 EXAMPLES = r"""

@@ -12,8 +12,8 @@ short_description: Check that a text-to-speech service answers with speech
 version_added: "0.1.0"
 description:
   - Sends a JSON body to a text-to-speech service and parses what comes back. It must be a WAV that is
-    whole, larger than a limit, and not silent. A health page that says yes is no proof of speech.
-  - Fails saying precisely what came instead, for example a page of HTML, an empty body, a truncated WAV
+    complete, larger than a limit, and not silent. A positive health page does not prove speech.
+  - Fails and says what came instead, for example a page of HTML, an empty body, a truncated WAV
     or silence.
 options:
   url:
@@ -37,21 +37,14 @@ options:
       - Seconds to wait for the answer.
     type: float
     default: 30.0
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
 attributes:
   check_mode:
     description: Only asks, so check mode makes no difference.
     support: full
-  diff_mode:
-    description: Changes nothing, so there is no difference to show.
-    support: none
-  platform:
-    description: Target hosts that this module works on.
-    support: full
-    platforms: posix
 requirements:
   - Python 3.10 or newer on the host.
-author:
-  - The edgelab.model_trial authors (!UNKNOWN)
 seealso:
   - module: edgelab.model_trial.checks
 """

@@ -12,8 +12,8 @@ module: tenant
 version_added: 0.1.0
 short_description: Stop or start services of a host in order
 description:
-  - Stops or starts the listed tenants strictly one after another. A started one must be healthy before the next one is
-    touched, a stopped one must be gone.
+  - Stops or starts the listed tenants strictly one after another. A started tenant must be healthy before the next one
+    is touched; a stopped one must be gone.
   - A tenant is a systemd unit, a pair of start and stop scripts, a container, or a process.
 options:
   tenants:
@@ -22,14 +22,17 @@ options:
     elements: dict
     required: true
   state:
-    description: What they shall be.
+    description: The wanted state.
     type: str
     required: true
     choices: [started, stopped]
   log_dir:
     description:
-      - Folder on the host for what start and stop scripts print. By default it goes with the module's temporary folder.
+      - Folder on the host for the output of start and stop scripts. Defaults to the module's temporary folder, which
+        is removed at the end.
     type: path
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
 attributes:
   check_mode:
     support: full
@@ -37,16 +40,10 @@ attributes:
   diff_mode:
     support: full
     description: Shows the state of every tenant before and after.
-  platform:
-    support: full
-    platforms: posix
-    description: The platforms it runs on.
-author:
-  - edgelab.model_trial authors (@edgelab)
 """
 
 EXAMPLES = r"""
-- name: Take the voice down, then the model
+- name: Stop the voice, then the model
   edgelab.model_trial.tenant:
     state: stopped
     tenants:
@@ -73,15 +70,15 @@ tenants:
   sample: {voice: {before: started, after: stopped, duration_s: 0.4}}
 """
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgelab.model_trial.plugins.module_utils import plan, tenants
+from ansible_collections.edgelab.model_trial.plugins.module_utils import planfile, tenants
+from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Tenant
 
 
-def deal_with(tenant: plan.Tenant, state: str, log_dir: Path, check_mode: bool) -> dict[str, Any]:
+def deal_with(tenant: Tenant, state: str, log_dir: Path, check_mode: bool) -> dict[str, Any]:
     """Bring one tenant into ``state``; returns what was found and done."""
     condition = tenants.look(tenant)
     before = "started" if condition.running else "stopped"
@@ -111,14 +108,14 @@ def main() -> None:
     )
     state, found = module.params["state"], {}
     try:
-        wanted = [plan.parse_tenant(item, f"tenants[{i}]") for i, item in enumerate(module.params["tenants"])]
+        wanted = [planfile.parse_tenant(item, f"tenants[{i}]") for i, item in enumerate(module.params["tenants"])]
         for tenant in wanted:
             found[tenant.name] = deal_with(
                 tenant, state, Path(module.params["log_dir"] or module.tmpdir), module.check_mode
             )
-    except plan.PlanError as err:
+    except planfile.PlanError as err:
         module.fail_json(msg=str(err))
-    except (tenants.TenantError, OSError, subprocess.SubprocessError) as err:
+    except (tenants.TenantError, OSError) as err:
         module.fail_json(msg=str(err), tenants=found)
     # All of them are taken out, not only those up to the first that changed.
     changes = [facts.pop("changed") for facts in found.values()]

@@ -13,29 +13,25 @@ version_added: 0.1.0
 short_description: Run a command of trialbench on the controller
 description:
   - Runs C(trialbench) in the controller's Python and shows what it prints.
-  - C(attest) looks up what ground truth says of files. A bad answer is an answer, and fails nothing.
-  - C(documents) is the one command that writes into files of your own. In check mode it says what it would change, and
-    in diff mode it shows it.
+  - C(attest) looks up what ground truth says of files. A negative verdict does not fail the task.
+  - C(documents) is the only command that writes into your own files. In check mode it reports what it would change, and
+    in diff mode it shows the change.
 options:
   argv:
     description: The command and its arguments.
     type: list
     elements: str
     required: true
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
 attributes:
   check_mode:
     support: full
     description: >-
-      Nothing is run in check mode but C(documents), which writes nothing then, and C(attest), which only looks.
+      In check mode only C(documents), which then writes nothing, and C(attest), which only looks, are run.
   diff_mode:
     support: partial
     description: For C(documents).
-  platform:
-    support: full
-    platforms: posix
-    description: The platforms it runs on.
-author:
-  - edgelab.model_trial authors (@edgelab)
 """
 
 EXAMPLES = r"""

@@ -61,7 +61,7 @@ def why_not() -> str:
     try:
         return "" if pynvml.nvmlDeviceGetCount() else "the NVIDIA driver knows no card"
     except pynvml.NVMLError as err:
-        return f"the NVIDIA driver can not count its cards: {err}"
+        return f"the NVIDIA driver cannot count its cards: {err}"
     finally:
         pynvml.nvmlShutdown()
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.edgelab.model_trial.plugins.module_utils import plan as plans
-from ansible_collections.edgelab.model_trial.plugins.module_utils import probes, sessions, tenants
+from ansible_collections.edgelab.model_trial.plugins.module_utils import planfile, probes, run, sessions, tenants
 from ansible_collections.edgelab.model_trial.plugins.module_utils.journal import State
 from trialbench import schemas
 
@@ -97,7 +97,7 @@ def test_bytes_that_are_no_text_are_shown_as_such(tmp_path: Path) -> None:
     """A tenant prints what it likes; reading its log is part of the restore."""
     log = tmp_path / "tenant.log"
     log.write_bytes(b"\xff\xfe\x80 CUDA error \x1b[31m\n")
-    tenant = plans.parse_tenant(
+    tenant = planfile.parse_tenant(
         {
             "name": "voice",
             "kind": "script",
@@ -110,12 +110,12 @@ def test_bytes_that_are_no_text_are_shown_as_such(tmp_path: Path) -> None:
         },
         "tenants[0]",
     )
-    words = tenants.last_words(tenant, log)
+    words = tenants.of(tenant).last_words(log)
     assert "CUDA error" in words
     assert [c for c in words if c not in "\n\t" and not c.isprintable()] == []
     # Commands that are asked (systemctl, journalctl, docker) may answer such bytes, too.
-    done = tenants._run(["printf", r"\377\376 CUDA error"], 10)
-    assert "CUDA error" in done.stdout
+    done = run.command(["printf", r"\377\376 CUDA error"], 10)
+    assert "CUDA error" in done.out
 
 
 CLIMBING = ["../evil", "a/b", "/etc", ".hidden", "..", "a b", "a\n", "a\x1b", "", "x" * 101]
@@ -128,8 +128,8 @@ def test_names_with_a_slash_are_refused(name: str, tmp_path: Path) -> None:
         with pytest.raises((ValueError, OSError)):
             State(tmp_path).run_dir(name)
     tenant: dict[str, Any] = {"name": name, "kind": "process", "process": "x", "user": "nobody", "start": "x"}
-    with pytest.raises(plans.PlanError, match="letters, digits"):
-        plans.parse_tenant(tenant, "tenants[0]")
+    with pytest.raises(planfile.PlanError, match="letters, digits"):
+        planfile.parse_tenant(tenant, "tenants[0]")
     session = {"url": "http://h", "out_dir": "/out", "segments": [{"id": name, "workload": "nav", "n": 1}]}
     if len(name) <= 100:
         assert schemas.validate(session, "session"), name
@@ -152,16 +152,16 @@ PLAN: dict[str, Any] = {
 @pytest.mark.parametrize("name", ["../evil", "a/b", ".hidden", "a\x1b[2J"])
 @pytest.mark.parametrize("place", ["run", "host", "candidate.label", "candidate.container", "candidate.files.0.name"])
 def test_no_name_of_a_plan_climbs(place: str, name: str) -> None:
-    assert plans.parse(PLAN).run == "run-1"
+    assert planfile.parse(PLAN).run == "run-1"
     changed = copy.deepcopy(PLAN)
     *parents, last = place.split(".")
     inner: Any = changed
     for parent in parents:
         inner = inner[int(parent)] if parent.isdigit() else inner[parent]
     inner[last] = name
-    with pytest.raises(plans.PlanError):
-        plans.parse(changed)
+    with pytest.raises(planfile.PlanError):
+        planfile.parse(changed)
 
 
 def test_every_segment_of_a_trial_has_a_plain_name() -> None:
-    assert all(plans.NAME.match(name) for name in [*sessions.SESSIONS, *plans.WORKLOADS])
+    assert all(plans.NAME.match(name) for name in [*sessions.SESSIONS, *planfile.WORKLOADS])

@@ -25,6 +25,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     containers,
     gpu,
     journal,
+    planfile,
     probes,
     restorer,
     runner,
@@ -62,7 +63,7 @@ def plan_of(name: str) -> plans.Plan:
     known = inventory(name)
     known["_trial_image_json"] = json.dumps({"id": IMAGE})
     data = Templar(loader=DataLoader(), variables=known).template(known["_trial_plan"])
-    return plans.parse(json.loads(json.dumps(data)))
+    return planfile.parse(json.loads(json.dumps(data)))
 
 
 @pytest.fixture(scope="module", params=["panda", "twin"])
@@ -146,10 +147,10 @@ def test_decision_3_the_candidate_listens_on_loopback_alone(plan: plans.Plan) ->
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert command.count("--host") == 1
     for override in (["--host", "0.0.0.0"], ["--host=0.0.0.0"], ["--port", "80"], ["--no-jinja"]):
-        data = json.loads(plans.to_json(plan))
+        data = json.loads(planfile.to_json(plan))
         data["candidate"]["server_args"] = override
-        with pytest.raises(plans.PlanError, match="server_args"):
-            plans.parse(data)
+        with pytest.raises(planfile.PlanError, match="server_args"):
+            planfile.parse(data)
 
 
 def test_decision_4_files_are_fetched_by_include_patterns(plan: plans.Plan) -> None:

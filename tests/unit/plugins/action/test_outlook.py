@@ -24,7 +24,7 @@ def test_the_outlook_is_shown_and_returned(stage: Any, plan_data: dict[str, Any]
 
 def test_a_plan_that_can_not_be_used(stage: Any, plan_data: dict[str, Any]) -> None:
     plan_data["stop_order"] = ["nobody"]
-    with pytest.raises(AnsibleActionFail, match="the plan can not be used: stop_order"):
+    with pytest.raises(AnsibleActionFail, match="the plan cannot be used: stop_order"):
         stage.play(outlook, plan=plan_data)
 
 

@@ -23,7 +23,7 @@ def event(seq: int, name: str, by: str = "runner", **facts: Any) -> dict[str, An
 
 
 class Host:
-    """Answers the verbs; polls are answered from a list, the last one for ever."""
+    """Answers the verbs; polls are answered from a list, the last one repeatedly."""
 
     def __init__(self) -> None:
         self.polls: list[dict[str, Any]] = []
@@ -98,7 +98,7 @@ def test_a_phase_nobody_knows(stage: Any, name: str | None) -> None:
 
 def test_a_plan_that_can_not_be_used(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
     del plan_data["baseline"]
-    with pytest.raises(AnsibleActionFail, match="the plan can not be used: baseline: expected a value"):
+    with pytest.raises(AnsibleActionFail, match="the plan cannot be used: baseline: expected a value"):
         stage.play(phase, name="window", plan=plan_data)
     assert host.asked == []
 
@@ -193,7 +193,7 @@ def test_a_failed_phase_fails_the_task_with_everything_known(stage: Any, host: H
     assert caught.value.result["event"] == failed
 
 
-def test_a_restore_by_somebody_else_fails_the_task(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
+def test_a_restore_by_another_party_fails_the_task(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
     host.say(event(5, "phase_started", phase="window"))
     host.say(event(6, "restore_started", by="restorer", restored_by="ann by hand"))
     with pytest.raises(AnsibleActionFail, match=r"phase window did not end: .*restored by ann by hand"):
@@ -239,7 +239,7 @@ def test_a_cut_network_is_waited_out(
     stage.answer = answer
     assert stage.play(phase, name="window", plan=plan_data, epoch=3)["duration_s"] == 3.0
     assert stage.shown.count("reset") == 2
-    assert sum("can not be reached" in line for line in stage.shown) == 2
+    assert sum("cannot be reached" in line for line in stage.shown) == 2
 
 
 @pytest.mark.parametrize("name", ["snapshot", "window"])
@@ -265,7 +265,7 @@ def test_a_host_that_stays_away_is_a_failure_with_a_way_on(
 def test_a_play_that_died_before_the_first_poll_renews_no_lease(
     stage: Any, host: Host, plan_data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed while the phase was being asked for: by then the worker belongs to somebody else already."""
+    """Killed while the phase was being asked for: by then the worker has another parent already."""
     monkeypatch.setattr(phase.os, "getppid", lambda: 1)
     monkeypatch.setattr(phase.multiprocessing, "parent_process", lambda: SimpleNamespace(pid=100))
     with pytest.raises(AnsibleActionFail, match="the lease is left to lapse"):
@@ -435,7 +435,7 @@ def test_a_restore_that_fails_twice_is_told_loudly(stage: Any, host: Host) -> No
         stage.play(phase, name="restore")
 
 
-def test_a_restore_without_a_word_is_not_watched_for_ever(
+def test_a_restore_without_a_word_is_not_watched_indefinitely(
     stage: Any, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that takes nothing: it fails again and again, and no entry says so."""

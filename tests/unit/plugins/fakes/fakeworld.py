@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +26,11 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     hook,
     journal,
     plan,
+    planfile,
     probes,
     program,
     restorer,
+    run,
     runner,
     speech,
     tenants,
@@ -85,7 +86,7 @@ class Service:
     pid: int = 0
     healthy_at: float = 0.0
     broken: str = ""
-    # The scope of the command that started it; empty where somebody else did.
+    # The scope of the command that started it; empty where another party did.
     scope: str = ""
     starts: list[float] = field(default_factory=list)
     stops: list[float] = field(default_factory=list)
@@ -311,7 +312,7 @@ class World:
         self.clock = Clock()
         self.docker = FakeDocker(folder / "docker", shared=False)
         self.docker.on_start, self.docker.on_end = self._container_starts, self._container_ends
-        self.plan = plan.parse(data)
+        self.plan = planfile.parse(data)
         self.state = journal.State(folder / "state")
         self.run_dir = self.state.run_dir(self.plan.run)
         self.log: list[tuple[Any, ...]] = []
@@ -558,21 +559,22 @@ class World:
             self.stop(service.tenant.name)
         return 0, "", ""
 
-    # In place of the module subprocess.
+    # In place of the module run.
 
-    def _run(self, argv: list[str], **options: Any) -> subprocess.CompletedProcess[Any]:
+    def _run(self, argv: list[str], limit_s: float, *, cwd: str = "", into: Any = None, **_options: Any) -> run.Ran:
         if argv[:2] == ["docker", "wait"]:
             # As slow as the container that is waited for.
-            deadline = self.clock.now + float(options["timeout"])
+            deadline = self.clock.now + limit_s
             while self.runs(argv[2]):
                 if self.clock.now > deadline:
-                    raise subprocess.TimeoutExpired(argv, float(options["timeout"]))
+                    raise TimeoutError(f"{argv} timed out")
                 self.clock.sleep(0.05)
-        rc, out, err = self.command(argv, str(options.get("cwd") or ""))
-        for name, text in (("stdout", out), ("stderr", err)):
-            if hasattr(options.get(name), "write"):
-                options[name].write(text.encode())
-        return subprocess.CompletedProcess(argv, rc, out, err)
+        rc, out, err = self.command(argv, cwd)
+        if into is None:
+            return run.Ran(rc, out, err)
+        if hasattr(into, "write"):
+            into.write((out + err).encode())
+        return run.Ran(rc, "", "")
 
     def _popen(self, argv: list[str], **_options: Any) -> FakePopen:
         return FakePopen(self, argv)
@@ -598,26 +600,15 @@ class World:
 
         Take the test's own ``monkeypatch``, where it has one: patches must be undone in the order they came in.
         """
-        commands = SimpleNamespace(
-            run=self._run,
-            Popen=self._popen,
-            DEVNULL=subprocess.DEVNULL,
-            PIPE=subprocess.PIPE,
-            STDOUT=subprocess.STDOUT,
-            TimeoutExpired=subprocess.TimeoutExpired,
-            SubprocessError=subprocess.SubprocessError,
-            CalledProcessError=subprocess.CalledProcessError,
-            CompletedProcess=subprocess.CompletedProcess,
-        )
         boot = self.folder / "boot_id"
         if not boot.exists():
             boot.write_text("boot-1\n")
         clock = self.clock.module()
+        patch.setattr(run, "command", self._run)
+        patch.setattr(run, "background", self._popen)
         for module in (checks, containers, hook, journal, program, restorer, runner, tenants):
             if hasattr(module, "time"):
                 patch.setattr(module, "time", clock)
-            if hasattr(module, "subprocess"):
-                patch.setattr(module, "subprocess", commands)
             if hasattr(module, "threading"):
                 patch.setattr(module, "threading", SimpleNamespace(Thread=InlineThread))
         defaults = gpu.drain.__kwdefaults__ or {}
@@ -726,5 +717,5 @@ def make_world(folder: Path, data: dict[str, Any], port: int) -> World:
     folder.mkdir(parents=True, exist_ok=True)
     world = World(folder, world_data(data, folder, port))
     world.run_dir.mkdir(parents=True)
-    (world.run_dir / "plan.json").write_text(plan.to_json(world.plan))
+    (world.run_dir / "plan.json").write_text(planfile.to_json(world.plan))
     return world

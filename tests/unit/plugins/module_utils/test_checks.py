@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import checks, gpu, plan, probes
+from ansible_collections.edgelab.model_trial.plugins.module_utils import checks, gpu, planfile, probes
 
 HOLDERS = ("/usr/bin/llama-server", "python3 chatterbox/server.py", "python3 phone_call.py auto")
 
 
 class FakeCard:
-    """A card that shows ``used_mib``, one value per reading, the last one for ever."""
+    """A card that shows ``used_mib``, one value per reading, the last one repeatedly."""
 
     def __init__(self, *used_mib: int | gpu.GpuError, commands: tuple[str, ...] = HOLDERS) -> None:
         self.used_mib, self.commands, self.closed, self.readings = list(used_mib), commands, False, 0
@@ -71,7 +71,7 @@ def run(data: dict[str, Any], card: FakeCard | None = None, **options: Any) -> d
     """The checks by number."""
     fake: Any = card or FakeCard(13_700)
     options.setdefault("settle_s", 0.0)
-    results = checks.run(plan.parse(data), card=fake, **options)
+    results = checks.run(planfile.parse(data), card=fake, **options)
     assert [c.id for c in results] == list(range(1, len(results) + 1))
     assert all(c.title and c.expected and c.found for c in results)
     return {c.id: c for c in results}
@@ -81,7 +81,7 @@ def run(data: dict[str, Any], card: FakeCard | None = None, **options: Any) -> d
 
 
 def test_the_eight_checks_of_this_host_follow_from_its_plan(plan_data: dict[str, Any]) -> None:
-    derived = checks.derive(plan.parse(plan_data))
+    derived = checks.derive(planfile.parse(plan_data))
     assert [(c.id, c.kind, c.tenant) for c in derived] == [
         (1, "vram", ""),
         (2, "health", "llamacpp"),
@@ -114,7 +114,7 @@ def test_another_host_has_other_checks(plan_data: dict[str, Any]) -> None:
     llamacpp.update(title="", impact="", vram_process="", health=None)
     nav["health"] = None
     plan_data.update(stop_order=["llamacpp"], restore_order=["llamacpp"])
-    derived = checks.derive(plan.parse(plan_data))
+    derived = checks.derive(planfile.parse(plan_data))
     assert [(c.kind, c.tenant) for c in derived] == [("vram", ""), ("refused", ""), ("health", "phone")]
     assert derived[0].expected == "13-13.8 GB used"
 
@@ -122,12 +122,12 @@ def test_another_host_has_other_checks(plan_data: dict[str, Any]) -> None:
 def test_without_an_impact_the_candidates_port_follows_the_baseline(plan_data: dict[str, Any]) -> None:
     for tenant in plan_data["tenants"]:
         tenant["impact"] = ""
-    assert [c.kind for c in checks.derive(plan.parse(plan_data))][:3] == ["vram", "health", "refused"]
+    assert [c.kind for c in checks.derive(planfile.parse(plan_data))][:3] == ["vram", "health", "refused"]
 
 
 def test_speech_that_is_no_text_is_still_titled(plan_data: dict[str, Any]) -> None:
     plan_data["tenants"][2]["speech"]["body"] = {"ssml": "x"}
-    assert checks.derive(plan.parse(plan_data))[6].title == 'Chatterbox TTS speaks {"ssml": "x"}'
+    assert checks.derive(planfile.parse(plan_data))[6].title == 'Chatterbox TTS speaks {"ssml": "x"}'
 
 
 # Running them
@@ -170,7 +170,7 @@ def test_vram_may_take_a_moment(host: dict[str, Any]) -> None:
     assert not card.closed
 
 
-def test_vram_does_not_get_for_ever(host: dict[str, Any]) -> None:
+def test_vram_does_not_get_unlimited_time(host: dict[str, Any]) -> None:
     began = time.monotonic()
     assert not run(host, FakeCard(9000), settle_s=0.3)[1].ok
     assert 0.3 <= time.monotonic() - began < 0.9 * checks.SETTLE_S
@@ -186,7 +186,7 @@ def test_a_card_that_is_known_not_to_answer_is_not_asked_again(
     """A driver that hangs would be waited for once more, while people wait for the end of a restore."""
     monkeypatch.setattr(gpu, "Card", lambda _index: pytest.fail("it was opened"))
     began = time.monotonic()
-    result = checks.run(plan.parse(host), card="the GPU's driver has not answered yet")[0]
+    result = checks.run(planfile.parse(host), card="the GPU's driver has not answered yet")[0]
     assert (result.ok, result.found) == (False, "the GPU's driver has not answered yet")
     assert time.monotonic() - began < checks.SETTLE_S
 
@@ -200,7 +200,7 @@ def test_without_a_card_one_is_opened_and_closed(host: dict[str, Any], monkeypat
         return card
 
     monkeypatch.setattr(gpu, "Card", make)
-    assert checks.run(plan.parse(host), settle_s=0.0)[0].ok
+    assert checks.run(planfile.parse(host), settle_s=0.0)[0].ok
     assert (opened, card.closed) == ([0], True)
 
 
@@ -209,7 +209,7 @@ def test_a_card_that_cannot_be_opened_is_a_failed_check(host: dict[str, Any], mo
         raise gpu.GpuError("no driver")
 
     monkeypatch.setattr(gpu, "Card", make)
-    results = checks.run(plan.parse(host))
+    results = checks.run(planfile.parse(host))
     assert (results[0].ok, results[0].found) == (False, "no driver")
     assert all(c.ok for c in results[1:])
 

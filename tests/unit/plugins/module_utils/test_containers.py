@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import containers, plan, probes, sessions
+from ansible_collections.edgelab.model_trial.plugins.module_utils import (
+    containers,
+    plan,
+    planfile,
+    probes,
+    run,
+    sessions,
+)
 from ansible_collections.edgelab.model_trial.plugins.module_utils.containers import A2_LABEL, RUN_LABEL, DockerError
 
 Eventually = Callable[[Callable[[], Any]], None]
@@ -30,7 +36,7 @@ def docker(commands: Any) -> Any:
 @pytest.fixture
 def trial(plan_data: dict[str, Any]) -> plan.Plan:
     """A plan."""
-    return plan.parse(plan_data)
+    return planfile.parse(plan_data)
 
 
 def every_container(docker: Any, trial: plan.Plan, tmp_path: Path) -> dict[str, dict[str, Any]]:
@@ -115,7 +121,7 @@ def test_models_are_read_only(docker: Any, trial: plan.Plan) -> None:
 def test_each_file_has_its_flag_and_the_inventorys_arguments_come_last(plan_data: dict[str, Any]) -> None:
     plan_data["candidate"]["files"].append({"name": "chat.jinja", "role": "chat_template", "sha256": ""})
     plan_data["candidate"]["server_args"] = ["-c", "4096"]
-    command = containers.server_command(plan.parse(plan_data))
+    command = containers.server_command(planfile.parse(plan_data))
     assert command == [
         *("--host", "127.0.0.1", "--port", "11437", "--jinja"),
         *("--model", "/models/gemma-4-E4B-it-Q4_K_M.gguf"),
@@ -127,7 +133,7 @@ def test_each_file_has_its_flag_and_the_inventorys_arguments_come_last(plan_data
 
 def test_a_model_without_projector_has_no_flag_for_it(plan_data: dict[str, Any]) -> None:
     del plan_data["candidate"]["files"][1]
-    command = containers.server_command(plan.parse(plan_data))
+    command = containers.server_command(planfile.parse(plan_data))
     assert "--mmproj" not in command
     assert "--chat-template-file" not in command
 
@@ -139,7 +145,7 @@ def test_the_gpu_comes_as_the_plan_says(
     docker: Any, plan_data: dict[str, Any], access: str, option: str, found: str
 ) -> None:
     plan_data["candidate"]["gpu_access"] = access
-    containers.create_server(plan.parse(plan_data))
+    containers.create_server(planfile.parse(plan_data))
     assert value(docker.get("panda-llamacpp-e4b"), option) == found
 
 
@@ -147,7 +153,7 @@ def test_no_gpu_for_a_candidate_without_and_none_for_clients(
     docker: Any, plan_data: dict[str, Any], tmp_path: Path
 ) -> None:
     plan_data["candidate"]["gpu_access"] = "none"
-    for container in every_container(docker, plan.parse(plan_data), tmp_path).values():
+    for container in every_container(docker, planfile.parse(plan_data), tmp_path).values():
         assert not {"--device", "--gpus"} & set(container["options"])
 
 
@@ -478,16 +484,16 @@ def test_a_torn_summary_is_no_summary(commands: Any, trial: plan.Plan, run_dir: 
         client.close()
 
 
-@pytest.mark.parametrize("trouble", [subprocess.TimeoutExpired("docker", 1), FileNotFoundError("docker")])
+@pytest.mark.parametrize("trouble", [TimeoutError("docker timed out"), FileNotFoundError("docker")])
 def test_words_for_a_failure_are_not_waited_for(monkeypatch: pytest.MonkeyPatch, trouble: Exception) -> None:
     """A killed engine holds its callers until it is back, and a restore waits for the end of the one who asks."""
     limits: list[float] = []
 
-    def hang(*_args: Any, timeout: float, **_options: Any) -> None:
-        limits.append(timeout)
+    def hang(_argv: list[str], limit_s: float, **_options: Any) -> None:
+        limits.append(limit_s)
         raise trouble
 
-    monkeypatch.setattr(containers.subprocess, "run", hang)
+    monkeypatch.setattr(run, "command", hang)
     assert containers.tail("box") == "(docker does not answer)"
     with pytest.raises(containers.DockerError):
         containers.state("box", containers.WORDS_S)

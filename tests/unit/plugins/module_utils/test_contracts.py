@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import contracts, gpu, plan, probes
+from ansible_collections.edgelab.model_trial.plugins.module_utils import contracts, gpu, planfile, probes
 
 JPEG = bytes.fromhex("ffd8ffe000074a46494600ffc0000b0801e0028001011100ffda000801010000003f001234ffd9")
 PROMPT = "import requests\n" * 3 + "def build_vlm_prompt(goal):\n    return f'seek {goal}'\n"
@@ -144,7 +144,7 @@ class World:
         )
 
     def evaluate(self) -> dict[int, contracts.Contract]:
-        found = contracts.evaluate(plan.parse(self.data), self.host)
+        found = contracts.evaluate(planfile.parse(self.data), self.host)
         assert [c.id for c in found] == list(range(1, 14))
         for contract in found:
             assert all((contract.name, contract.expected, contract.found, contract.why)), contract
@@ -654,11 +654,11 @@ def test_nobody_says_that_the_host_is_idle(world: World) -> None:
 
 
 def test_quiet_is_asked_alone(world: World) -> None:
-    found = contracts.quiet(plan.parse(world.data), world.host)
+    found = contracts.quiet(planfile.parse(world.data), world.host)
     assert [(c.id, c.ok) for c in found] == [(12, True)]
     assert world.commands == []
     world.server.json("/phone", {"in_call": True})
-    assert not contracts.quiet(plan.parse(world.data), world.host)[0].ok
+    assert not contracts.quiet(planfile.parse(world.data), world.host)[0].ok
 
 
 # Time
@@ -799,7 +799,7 @@ def test_a_card_that_is_too_small_is_nothing_to_be_spared(world: World) -> None:
 
 def truth(world: World, status: str, **more: Any) -> None:
     """What was found out about the candidate's model file."""
-    model = next(f for f in plan.parse(world.data).candidate.files if f.role == "model")
+    model = next(f for f in planfile.parse(world.data).candidate.files if f.role == "model")
     file = {"sha256": model.sha256, "status": status, "says": f"tiny Q8_0: {status}", **more}
     world.data["ground_truth"] = {"format": 1, "made": "2026-11-21", "required": True, "files": [file]}
 
@@ -830,7 +830,7 @@ def test_a_required_verdict_that_is_not_good(world: World, status: str, todo: st
 
 def test_a_verdict_about_another_file_is_none(world: World) -> None:
     truth(world, "passed", sha256="f" * 64)
-    assert "nobody looked for a verdict about this file" in world.only(13).found
+    assert "no verdict about this file was looked up" in world.only(13).found
     # A play that never looked leaves only the requirement.
     world.data["ground_truth"] = {"required": True}
     assert world.only(13).todo
@@ -851,5 +851,5 @@ def test_a_rehearsal_needs_no_ground_truth(world: World) -> None:
 
 def test_an_unknown_status_is_no_plan(world: World) -> None:
     truth(world, "fine")
-    with pytest.raises(plan.PlanError, match=r"ground_truth\.files\[0\]\.status: expected one of passed, failed"):
-        plan.parse(world.data)
+    with pytest.raises(planfile.PlanError, match=r"ground_truth\.files\[0\]\.status: expected one of passed, failed"):
+        planfile.parse(world.data)

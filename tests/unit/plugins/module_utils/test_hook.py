@@ -5,14 +5,21 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu, hook, journal, plan, program, restorer
+from ansible_collections.edgelab.model_trial.plugins.module_utils import (
+    gpu,
+    hook,
+    journal,
+    plan,
+    planfile,
+    program,
+    restorer,
+)
 
 if TYPE_CHECKING:
     from fakecommands import Commands
@@ -27,7 +34,7 @@ STARTER = "systemd-run --quiet --collect --no-block"
 @pytest.fixture
 def trial(plan_data: dict[str, Any]) -> plan.Plan:
     """A plan with a hook."""
-    return plan.parse({**plan_data, "hook": HOOK})
+    return planfile.parse({**plan_data, "hook": HOOK})
 
 
 @pytest.fixture
@@ -74,7 +81,7 @@ def only_call(commands: Commands) -> tuple[list[str], dict[str, str], list[str]]
 def test_without_a_hook_nobody_is_called(
     commands: Commands, plan_data: dict[str, Any], written: journal.Journal
 ) -> None:
-    hook.call(plan.parse(plan_data), written, hook.OPENED)
+    hook.call(planfile.parse(plan_data), written, hook.OPENED)
     assert commands.calls("systemd-run") == []
     assert journal.read(written.path) == []
 
@@ -145,7 +152,7 @@ def test_systemd_expands_nothing_in_its_words(
     """What a tenant said would stand in the middle of a shell's line: systemd reads a doubled dollar as one."""
     line = 'notify "$MODEL_TRIAL_REASON" "${MODEL_TRIAL_RUN}" 5$'
     commands.answer(STARTER)
-    hook.call(plan.parse({**plan_data, "hook": {"command": ["sh", "-c", line]}}), written, hook.CLOSED)
+    hook.call(planfile.parse({**plan_data, "hook": {"command": ["sh", "-c", line]}}), written, hook.CLOSED)
     options, _env, argv = only_call(commands)
     assert argv == ["sh", "-c", line.replace("$", "$$")]
     assert "--uid=nobody" in options
@@ -228,7 +235,7 @@ def test_a_trial_that_does_not_open_tells_nobody(hooked: World, verb: Callable[.
 
 
 def test_failures_are_told_ever_more_rarely(hooked: World, verb: Callable[..., int]) -> None:
-    """Whoever is told every minute stops reading."""
+    """A message every minute is soon ignored."""
     verb("open", f"--run={hooked.plan.run}")
     hooked.runner().run()
     hooked.services["chatterbox"].broken = "no voice"
@@ -262,7 +269,7 @@ def test_a_hook_that_hangs_keeps_nobody_down(hooked: World, monkeypatch: pytest.
     def hang(argv: list[str], cwd: str = "") -> tuple[int, str, str]:
         if argv[0] == "systemd-run" and "--no-block" in argv:
             assert all(hooked.up(name) for name in hooked.services)
-            raise subprocess.TimeoutExpired(argv, 10)
+            raise TimeoutError("systemd-run timed out")
         return command(argv, cwd)
 
     monkeypatch.setattr(hooked, "command", hang)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The journal and the marks: whole after a power cut, refused to whoever holds an old epoch."""
+"""The journal and the marks: complete after a power cut, refused to holders of an old epoch."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_a_journal_torn_at_any_byte_of_its_last_line(tmp_path: Path) -> None:
         path.write_bytes(whole[:cut])
         last = 3 if cut == len(whole) - 1 else 2
         assert [e["seq"] for e in journal.read(path)] == list(range(1, last + 1)), f"cut at byte {cut}"
-        # Whoever writes next starts a line of its own, and the torn one hurts nobody any more.
+        # The next writer starts a new line, so the torn one does no harm.
         writer.write("after")
         assert [(e["seq"], e["event"]) for e in journal.read(path)[-2:]] == [(last, "said"), (last + 1, "after")]
 

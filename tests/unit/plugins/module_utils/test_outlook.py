@@ -9,7 +9,7 @@ import itertools
 from typing import Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import outlook, plan
+from ansible_collections.edgelab.model_trial.plugins.module_utils import outlook, planfile
 
 ORDERS = list(itertools.permutations(["llamacpp", "chatterbox"]))
 
@@ -32,7 +32,7 @@ def data(plan_data: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_down_times_follow_the_order_of_things(data: dict[str, Any]) -> None:
-    found = outlook.down_s(plan.parse(data))
+    found = outlook.down_s(planfile.parse(data))
     # 11 s of A1 and its container, 1 s a stop, 20 + 13 + 1 s of candidate, 5 s of drain.
     away = 20 + 13 + 1 + 5
     assert found["llamacpp"] == 1 + away + 10
@@ -41,22 +41,22 @@ def test_down_times_follow_the_order_of_things(data: dict[str, Any]) -> None:
 
 
 def test_the_second_baseline_is_bounded(data: dict[str, Any]) -> None:
-    free = outlook.down_s(plan.parse(data))["chatterbox"]
+    free = outlook.down_s(planfile.parse(data))["chatterbox"]
     data["limits"]["a2_s"] = 4
-    assert outlook.down_s(plan.parse(data))["chatterbox"] == pytest.approx(free - 7)
+    assert outlook.down_s(planfile.parse(data))["chatterbox"] == pytest.approx(free - 7)
 
 
 def test_who_comes_back_first_is_down_for_less(data: dict[str, Any]) -> None:
-    usual = outlook.down_s(plan.parse(data))
+    usual = outlook.down_s(planfile.parse(data))
     data["restore_order"] = ["chatterbox", "llamacpp"]
-    other = outlook.down_s(plan.parse(data))
+    other = outlook.down_s(planfile.parse(data))
     assert other["chatterbox"] < usual["chatterbox"]
     assert other["llamacpp"] > usual["llamacpp"]
 
 
 def test_a_baseline_that_does_not_stop_is_measured_all_the_same(data: dict[str, Any]) -> None:
     data["stop_order"] = data["restore_order"] = ["chatterbox"]
-    found = outlook.down_s(plan.parse(data))
+    found = outlook.down_s(planfile.parse(data))
     assert list(found) == ["chatterbox"]
     # Its own stop, A1 and its container, the candidate, the drain, its start.
     assert found["chatterbox"] == 1 + (11 + 1) + (20 + 13 + 1) + 5 + 10
@@ -66,7 +66,7 @@ def test_an_impact_lasts_from_the_first_stop_until_the_last_is_back(data: dict[s
     data["tenants"][2]["impact"] = "blind"
     data["stop_order"] = ["chatterbox", "llamacpp"]
     data["restore_order"] = ["chatterbox", "llamacpp"]
-    trial = plan.parse(data)
+    trial = planfile.parse(data)
     down = outlook.down_s(trial)
     text = "\n".join(outlook.lines(trial))
     (blind,) = [line for line in outlook.lines(trial) if line.startswith("expected blind time")]
@@ -74,7 +74,7 @@ def test_an_impact_lasts_from_the_first_stop_until_the_last_is_back(data: dict[s
 
 
 def test_the_lines_name_what_stops_what_comes_back_and_what_stays(data: dict[str, Any]) -> None:
-    trial = plan.parse(data)
+    trial = planfile.parse(data)
     down = outlook.down_s(trial)
     found = outlook.lines(trial)
     assert found[0] == "plan of e4b-20260501-120000 on panda: try gemma-4-E4B-it-Q4_K_M on port 11437"
@@ -88,7 +88,7 @@ def test_the_lines_name_what_stops_what_comes_back_and_what_stays(data: dict[str
 
 def test_when_nothing_stays_it_is_said(data: dict[str, Any]) -> None:
     data["tenants"] = [t for t in data["tenants"] if t["name"] in ("llamacpp", "chatterbox")]
-    assert outlook.lines(plan.parse(data))[-1] == "untouched: nothing"
+    assert outlook.lines(planfile.parse(data))[-1] == "untouched: nothing"
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -97,7 +97,7 @@ def test_nobody_is_down_for_less_than_the_candidate_takes(
     data: dict[str, Any], order: tuple[str, ...], back: tuple[str, ...]
 ) -> None:
     data["stop_order"], data["restore_order"] = list(order), list(back)
-    found = outlook.down_s(plan.parse(data))
+    found = outlook.down_s(planfile.parse(data))
     assert list(found) == list(order)
     assert min(found.values()) > 20 + 13 + 5 + 10
 
@@ -107,12 +107,12 @@ def test_nobody_is_down_for_less_than_the_candidate_takes(
 
 def test_a_rehearsal_takes_stops_drain_and_starts(data: dict[str, Any]) -> None:
     data["rehearsal"] = True
-    trial = plan.parse(data)
+    trial = planfile.parse(data)
     assert outlook.down_s(trial) == {"chatterbox": 1 + 1 + 5 + 10 + 10, "llamacpp": 1 + 5 + 10}
     found = outlook.lines(trial)
     assert found[0].endswith("rehearse the trial of gemma-4-E4B-it-Q4_K_M: stop, drain, restore, without a candidate")
     data["rehearsal"] = False
-    full = outlook.down_s(plan.parse(data))
+    full = outlook.down_s(planfile.parse(data))
     assert (
         found[1] == f"1. stop chatterbox (Chatterbox TTS), expected down 27 s (in a trial {full['chatterbox']:.0f} s)"
     )
@@ -148,7 +148,7 @@ def test_a_journal_without_times_measured_nothing(data: dict[str, Any]) -> None:
     data["rehearsal"] = True
     found = outlook.measured([{"event": "restored", "seq": 1}])
     assert found == outlook.Measured()
-    trial = plan.parse(data)
+    trial = planfile.parse(data)
     text = outlook.report(trial, found)
     assert text[1].split()[:4] == ["chatterbox", "-", "-", "-"]
     assert "drain: not measured" in text
@@ -157,9 +157,9 @@ def test_a_journal_without_times_measured_nothing(data: dict[str, Any]) -> None:
 
 def test_a_trial_is_computed_again_from_what_was_measured(data: dict[str, Any]) -> None:
     data["rehearsal"] = True
-    rehearsed = plan.parse(data)
+    rehearsed = planfile.parse(data)
     data["rehearsal"] = False
-    trial, found = plan.parse(data), outlook.measured(ENTRIES)
+    trial, found = planfile.parse(data), outlook.measured(ENTRIES)
     assert found is not None
     expected = outlook.down_s(trial, found)
     # Stop, drain of the window, candidate, drain of the restore (measured: 6 s), start.
@@ -180,7 +180,7 @@ def test_a_trial_is_computed_again_from_what_was_measured(data: dict[str, Any]) 
 def test_what_leaves_too_little_room_is_hinted_at(data: dict[str, Any]) -> None:
     data["tenants"][0]["start_timeout_s"] = 20
     data["limits"] = {"drain_min_s": 5, "drain_limit_s": 30, "a2_s": 15, "cap_s": 300}
-    trial = plan.parse(data)
+    trial = planfile.parse(data)
     name = trial.tenants[0].name
     found = outlook.Measured(start_s={name: 11.0}, drain_s={"restore": 16.0})
     text = "\n".join(outlook.hints(trial, found))

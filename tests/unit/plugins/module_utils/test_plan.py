@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.edgelab.model_trial.plugins.module_utils import plan as plans
+from ansible_collections.edgelab.model_trial.plugins.module_utils import planfile
 
 Data = dict[str, Any]
 
@@ -28,7 +29,7 @@ def change(data: Data, path: str, value: Any) -> Data:
 
 
 def test_a_plan_is_read_with_its_defaults(plan_data: Data) -> None:
-    plan = plans.parse(plan_data)
+    plan = planfile.parse(plan_data)
     assert plan.tenant("chatterbox").health == plans.Http("http://127.0.0.1:8772/health", json={"model_loaded": True})
     assert plan.tenant("phone").watch_process
     assert not plan.tenant("nav").watch_process
@@ -40,26 +41,26 @@ def test_a_plan_is_read_with_its_defaults(plan_data: Data) -> None:
 
 
 def test_a_plan_survives_its_json(plan_data: Data, tmp_path: Path) -> None:
-    plan = plans.parse(plan_data)
+    plan = planfile.parse(plan_data)
     path = tmp_path / "plan.json"
-    path.write_text(plans.to_json(plan))
-    assert plans.load(path) == plan
+    path.write_text(planfile.to_json(plan))
+    assert planfile.load(path) == plan
 
 
 def test_what_is_lost_follows_from_what_stops(plan_data: Data) -> None:
-    assert plans.parse(plan_data).impacts == {"mute": ["chatterbox"], "blind": ["llamacpp"]}
+    assert planfile.parse(plan_data).impacts == {"mute": ["chatterbox"], "blind": ["llamacpp"]}
 
 
 def test_a_tenant_without_impact_costs_nobody_anything(plan_data: Data) -> None:
     plan_data["tenants"][2]["impact"] = ""
-    assert plans.parse(plan_data).impacts == {"blind": ["llamacpp"]}
+    assert planfile.parse(plan_data).impacts == {"blind": ["llamacpp"]}
 
 
 def test_the_restore_bound_is_drain_and_starts_and_a2_with_its_grace(plan_data: Data) -> None:
     plan_data["limits"] = {"drain_limit_s": 30, "a2_s": 15, "cap_s": 1500}
     plan_data["tenants"][0]["start_timeout_s"] = 60
     plan_data["tenants"][2]["start_timeout_s"] = 90
-    plan = plans.parse(plan_data)
+    plan = planfile.parse(plan_data)
     assert plan.restore_bound_s == 30 + 60 + 90 + 15 + plans.A2_GRACE_S
     assert plan.run_max_s == 1500 - plan.restore_bound_s
 
@@ -153,21 +154,21 @@ BROKEN = [
 
 @pytest.mark.parametrize(("path", "value", "message"), BROKEN, ids=[f"{p}={v!r}" for p, v, _unused in BROKEN])
 def test_what_is_wrong_is_named_with_its_place(plan_data: Data, path: str, value: Any, message: str) -> None:
-    with pytest.raises(plans.PlanError) as caught:
-        plans.parse(change(plan_data, path, value))
+    with pytest.raises(planfile.PlanError) as caught:
+        planfile.parse(change(plan_data, path, value))
     assert message in str(caught.value)
 
 
 def test_a_hook_is_argv_and_a_user(plan_data: Data) -> None:
-    assert plans.parse(plan_data).hook is None
-    assert plans.parse({**plan_data, "hook": None}).hook is None
-    found = plans.parse({**plan_data, "hook": {"command": ["notify", "a b"]}})
+    assert planfile.parse(plan_data).hook is None
+    assert planfile.parse({**plan_data, "hook": None}).hook is None
+    found = planfile.parse({**plan_data, "hook": {"command": ["notify", "a b"]}})
     assert found.hook == plans.Hook(["notify", "a b"], "nobody")
-    assert plans.parse(json.loads(plans.to_json(found))) == found
+    assert planfile.parse(json.loads(planfile.to_json(found))) == found
 
 
 def test_a_short_lease_is_long_enough(plan_data: Data) -> None:
-    assert plans.parse({**plan_data, "limits": {"lease_s": 5}}).limits.lease_s == 5.0
+    assert planfile.parse({**plan_data, "limits": {"lease_s": 5}}).limits.lease_s == 5.0
 
 
 def unpinned(data: Data) -> Data:
@@ -180,20 +181,20 @@ def unpinned(data: Data) -> Data:
 
 def test_pins_are_folded_into_the_candidate(plan_data: Data) -> None:
     pins = {"revision": "f" * 40, "files": [{"name": "mmproj-F16.gguf", "sha256": "e" * 64}, "odd"]}
-    candidate = plans.parse({**unpinned(plan_data), "pins": pins}).candidate
+    candidate = planfile.parse({**unpinned(plan_data), "pins": pins}).candidate
     assert candidate.revision == "f" * 40
     assert [file.sha256 for file in candidate.files] == ["", "e" * 64]
 
 
 def test_pins_of_the_candidate_itself_come_first(plan_data: Data) -> None:
-    own = plans.parse(plan_data).candidate
+    own = planfile.parse(plan_data).candidate
     pins = {"revision": "f" * 40, "files": [{"name": "mmproj-F16.gguf", "sha256": "e" * 64}]}
-    assert plans.parse({**plan_data, "pins": pins}).candidate == own
+    assert planfile.parse({**plan_data, "pins": pins}).candidate == own
 
 
 @pytest.mark.parametrize("pins", [None, {}, {"revision": None, "files": None}])
 def test_unset_pins_are_empty_and_no_error(plan_data: Data, pins: Any) -> None:
-    candidate = plans.parse({**unpinned(plan_data), "pins": pins}).candidate
+    candidate = planfile.parse({**unpinned(plan_data), "pins": pins}).candidate
     assert candidate.revision == ""
     assert {file.sha256 for file in candidate.files} == {""}
 
@@ -201,61 +202,61 @@ def test_unset_pins_are_empty_and_no_error(plan_data: Data, pins: Any) -> None:
 @pytest.mark.parametrize("files", ["model.gguf", ["model.gguf"]])
 def test_pins_do_not_hide_what_is_wrong_with_the_candidate(plan_data: Data, files: Any) -> None:
     plan_data["candidate"]["files"] = files
-    with pytest.raises(plans.PlanError, match=r"candidate\.files"):
-        plans.parse({**plan_data, "pins": {}})
+    with pytest.raises(planfile.PlanError, match=r"candidate\.files"):
+        planfile.parse({**plan_data, "pins": {}})
 
 
 def test_a_tenant_alone_is_one_that_can_be_moved(plan_data: Data) -> None:
-    assert plans.parse_tenant(plan_data["tenants"][2], "tenant").name == "chatterbox"
-    with pytest.raises(plans.PlanError, match=r"tenant\.start: expected a value, because kind is process"):
-        plans.parse_tenant(plan_data["tenants"][3], "tenant")
+    assert planfile.parse_tenant(plan_data["tenants"][2], "tenant").name == "chatterbox"
+    with pytest.raises(planfile.PlanError, match=r"tenant\.start: expected a value, because kind is process"):
+        planfile.parse_tenant(plan_data["tenants"][3], "tenant")
 
 
 def test_a_tenant_alone_needs_time_too(plan_data: Data) -> None:
-    with pytest.raises(plans.PlanError, match=r"tenant\.start_timeout_s: expected more than 0"):
-        plans.parse_tenant({**plan_data["tenants"][2], "start_timeout_s": 0}, "tenant")
+    with pytest.raises(planfile.PlanError, match=r"tenant\.start_timeout_s: expected more than 0"):
+        planfile.parse_tenant({**plan_data["tenants"][2], "start_timeout_s": 0}, "tenant")
 
 
 def test_a_missing_value_is_named(plan_data: Data) -> None:
     del plan_data["baseline"]["url"]
-    with pytest.raises(plans.PlanError, match=r"baseline\.url: expected a value"):
-        plans.parse(plan_data)
+    with pytest.raises(planfile.PlanError, match=r"baseline\.url: expected a value"):
+        planfile.parse(plan_data)
 
 
 def test_a_watched_process_needs_its_argv(plan_data: Data) -> None:
     plan_data["tenants"][0].update(watch_process=True, process="")
-    with pytest.raises(plans.PlanError, match=r"tenants\[0\]\.process: .*watch_process"):
-        plans.parse(plan_data)
+    with pytest.raises(planfile.PlanError, match=r"tenants\[0\]\.process: .*watch_process"):
+        planfile.parse(plan_data)
 
 
 def test_a_process_that_is_stopped_must_be_startable(plan_data: Data) -> None:
     plan_data["stop_order"].append("phone")
     plan_data["restore_order"].append("phone")
-    with pytest.raises(plans.PlanError, match=r"tenants\[3\]\.start"):
-        plans.parse(plan_data)
+    with pytest.raises(planfile.PlanError, match=r"tenants\[3\]\.start"):
+        planfile.parse(plan_data)
 
 
 def test_a_stopped_tenant_needs_a_way_to_be_seen_back(plan_data: Data) -> None:
     plan_data["tenants"][2]["health"] = None
-    with pytest.raises(plans.PlanError, match=r"tenants\[2\]\.health: .*see that the tenant is back"):
-        plans.parse(plan_data)
+    with pytest.raises(planfile.PlanError, match=r"tenants\[2\]\.health: .*see that the tenant is back"):
+        planfile.parse(plan_data)
 
 
 @pytest.mark.parametrize("data", [None, [], "plan", 1])
 def test_what_is_no_mapping_is_no_plan(data: Any) -> None:
-    with pytest.raises(plans.PlanError, match="plan: expected a mapping with the fields of Plan"):
-        plans.parse(data)
+    with pytest.raises(planfile.PlanError, match="plan: expected a mapping with the fields of Plan"):
+        planfile.parse(data)
 
 
 def test_a_file_that_is_absent_or_no_json_is_named(tmp_path: Path) -> None:
-    with pytest.raises(plans.PlanError, match=r"absent\.json"):
-        plans.load(tmp_path / "absent.json")
+    with pytest.raises(planfile.PlanError, match=r"absent\.json"):
+        planfile.load(tmp_path / "absent.json")
     (tmp_path / "torn.json").write_text("{")
-    with pytest.raises(plans.PlanError, match=r"torn\.json"):
-        plans.load(tmp_path / "torn.json")
+    with pytest.raises(planfile.PlanError, match=r"torn\.json"):
+        planfile.load(tmp_path / "torn.json")
 
 
 def test_a_loaded_plan_says_which_file_is_wrong(tmp_path: Path, plan_data: Data) -> None:
     (tmp_path / "plan.json").write_text(json.dumps({**plan_data, "run": "a b"}))
-    with pytest.raises(plans.PlanError, match=r"plan\.json: run: expected"):
-        plans.load(tmp_path / "plan.json")
+    with pytest.raises(planfile.PlanError, match=r"plan\.json: run: expected"):
+        planfile.load(tmp_path / "plan.json")

@@ -101,7 +101,7 @@ def test_an_error_page_is_an_answer(server: Any, reply: Any) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_an_answer_not_an_order(server: Any, serve: Callable[[], Any], reply: Any, status: int) -> None:
-    """Whoever holds a port does not choose whom we ask next."""
+    """The holder of a port does not choose which address is asked next."""
     other = serve()
     other.json("/health", {"ok": True})
     server.routes["/health"] = reply(b"", status, headers=(("Location", f"{other.url}/health"),))

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu, journal, program, restorer, runner
+from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu, journal, program, restorer, run, runner
 from ansible_collections.edgelab.model_trial.plugins.module_utils.containers import A2_LABEL, RUN_LABEL
 from profiles import some
 
@@ -136,7 +135,7 @@ def test_who_is_not_root_is_told_and_not_that_nobody_holds_the_host(
     ("trouble", "code", "words"),
     [
         (KeyboardInterrupt(), 130, "status: interrupted"),
-        (subprocess.TimeoutExpired(["systemctl", "show"], 10), 1, "status: Command '['systemctl', 'show']' timed out"),
+        (TimeoutError("systemctl show timed out after 60 s"), 1, "status: systemctl show timed out"),
     ],
     ids=["interrupted", "slow"],
 )
@@ -625,7 +624,7 @@ def test_abort_without_a_trial(world: World, shell: Shell) -> None:
     assert not (world.state.root / "abort").exists()
 
 
-def test_restore_is_one_unit_whoever_asks(world: World, shell: Shell) -> None:
+def test_every_restore_is_the_same_unit(world: World, shell: Shell) -> None:
     shell.open()
     world.log.clear()
     assert shell("restore", "--by=ann") == 0
@@ -738,7 +737,7 @@ def test_an_unreadable_mark_means_the_run_opened_last(world: World, shell: Shell
     epoch = shell.open()
     world.runner().run()
     (world.state.root / "open").write_text(text)
-    # Whoever asks is told which run it is: a play that restores polls it.
+    # The caller is told which run it is: a play that restores polls it.
     assert shell("status", "--json") == 0
     assert shell.json["open"]["run"] == world.plan.run
     assert shell.ours("poll", epoch) == 0
@@ -933,7 +932,7 @@ def test_a_read_only_disk_keeps_no_restore_from_beginning(
 def test_where_the_journal_can_not_be_written_systemd_counts(
     world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without that, a restore that can not succeed would be tried without a pause, and the hook told each time."""
+    """Without that, a restore that cannot succeed would be tried without a pause, and the hook told each time."""
     failing(world, shell)
     pauses: list[float] = []
     begun: list[float] = []
@@ -948,7 +947,7 @@ def test_where_the_journal_can_not_be_written_systemd_counts(
 
 
 @pytest.mark.parametrize(
-    "trouble", [subprocess.TimeoutExpired(["systemctl"], 10), FileNotFoundError("systemctl"), ValueError("[not set]")]
+    "trouble", [TimeoutError("systemctl timed out"), FileNotFoundError("systemctl"), ValueError("[not set]")]
 )
 def test_a_systemd_that_can_not_count_keeps_no_restore_from_beginning(
     world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch, trouble: Exception
@@ -1361,7 +1360,7 @@ def test_the_status_as_json(world: World, shell: Shell) -> None:
 
 
 def test_the_status_tells_where_the_next_attempt_begins(world: World, shell: Shell) -> None:
-    """Whoever asks for a restore waits for what comes, not for what failed an hour ago."""
+    """A caller waits for the restore it asked for, not for one that failed an hour ago."""
 
     def attempt_seq() -> int:
         assert shell("status", "--json") == 0
@@ -1409,7 +1408,7 @@ def test_without_systemd_the_status_says_so(world: World, shell: Shell, monkeypa
     def absent(*_args: Any, **_options: Any) -> None:
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "systemctl")
 
-    monkeypatch.setattr(program.subprocess, "run", absent)
+    monkeypatch.setattr(run, "command", absent)
     assert shell("status") == 1
     assert "status: " in shell.err
     assert "systemctl" in shell.err
@@ -1476,7 +1475,7 @@ def test_modules_are_there_whole_or_not_at_all(zipapp: Path, monkeypatch: pytest
     (folder.parent / "older").mkdir()
     (folder.parent / ".other.123").mkdir()
     program.unpack(zipapp, folder)
-    assert {p.name for p in folder.parent.iterdir()} == {"abc", ".other.123"}, "somebody else's work was taken away"
+    assert {p.name for p in folder.parent.iterdir()} == {"abc", ".other.123"}, "another process's work was removed"
     before = (folder / "module_utils" / "one.py").stat()
     program.unpack(zipapp, folder)
     assert (folder / "module_utils" / "one.py").stat() == before, "the modules of a running program were replaced"

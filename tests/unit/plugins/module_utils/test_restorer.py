@@ -9,7 +9,6 @@ import contextlib
 import copy
 import errno
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +19,11 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     gpu,
     journal,
     plan,
+    planfile,
     probes,
     program,
     restorer,
+    run,
     sessions,
     tenants,
 )
@@ -292,8 +293,8 @@ def test_a_lost_snapshot_means_everybody_ran(world: World) -> None:
 
 def test_containers_of_others_stay(world: World) -> None:
     measured(world)
-    for label, run in ((RUN_LABEL, "another-run"), ("com.example", "x")):
-        world.docker.add(f"other-{run}", label, run, status="running")
+    for label, name in ((RUN_LABEL, "another-run"), ("com.example", "x")):
+        world.docker.add(f"other-{name}", label, name, status="running")
     restore(world)
     assert [c["name"] for c in world.docker.all()] == ["other-another-run", "other-x"]
 
@@ -361,7 +362,7 @@ def test_a_failing_tenant_does_not_keep_the_next_one_down(world: World) -> None:
     "trouble",
     [
         FileNotFoundError(errno.ENOENT, "No such file or directory", "/srv/model"),
-        subprocess.TimeoutExpired(["systemctl", "show"], 10),
+        TimeoutError("systemctl show timed out"),
         tenants.TenantError("llamacpp: will not"),
         ValueError("invalid literal for int() with base 10: '<no value>'"),
         KeyError("MainPID"),
@@ -613,19 +614,19 @@ def test_a_start_that_always_fails_is_tried_three_times(world: World, name: str)
 
 def unit_times(world: World, monkeypatch: pytest.MonkeyPatch, takes: list[float]) -> list[float]:
     """Make each start of the baseline's unit take so long and fail; returns the limits it was given."""
-    run, given = world._run, []
+    given: list[float] = []
 
-    def slow(argv: list[str], **options: Any) -> Any:
+    def slow(argv: list[str], limit_s: float, **options: Any) -> run.Ran:
         if argv[:2] == ["systemctl", "start"]:
-            given.append(options["timeout"])
+            given.append(limit_s)
             seconds = takes[min(len(given), len(takes)) - 1]
-            world.clock.sleep(min(seconds, options["timeout"]))
-            if seconds > options["timeout"]:
-                raise subprocess.TimeoutExpired(argv, options["timeout"])
-            return subprocess.CompletedProcess(argv, 1, "", "failed\n")
-        return run(argv, **options)
+            world.clock.sleep(min(seconds, limit_s))
+            if seconds > limit_s:
+                raise TimeoutError
+            return run.Ran(1, "", "failed\n")
+        return world._run(argv, limit_s, **options)
 
-    monkeypatch.setattr(tenants.subprocess, "run", slow)
+    monkeypatch.setattr(run, "command", slow)
     return given
 
 
@@ -766,7 +767,7 @@ def test_a_driver_that_never_answers_costs_the_drains_minimum(world: World) -> N
     world.card.opens = False
     assert 5 <= restore_slowly(world, 1e9) <= 5 + restorer.SEE_S + 0.1
     timeout = event(world, "drain_timeout")
-    assert timeout["holders"] == "the GPU can not be read"
+    assert timeout["holders"] == "the GPU cannot be read"
 
 
 @pytest.mark.parametrize("after_s", [0.2, 2.0, 4.9])
@@ -907,7 +908,7 @@ def test_a2_is_bounded(world: World) -> None:
     restore(world)
     first, second = world.services["llamacpp"], world.services["chatterbox"]
     assert 15 <= second.starts[0] - (first.starts[0] + first.load_s) <= 21
-    # Whoever is not through in time is ended before the next tenant starts.
+    # A client that has not finished in time is ended before the next tenant starts.
     kinds = [entry[0] for entry in world.log if entry[0] in ("docker", "start")]
     assert kinds == ["docker", "start", "docker", "start"]
     is_whole(world)
@@ -1051,7 +1052,7 @@ def test_a_runner_that_was_killed_is_explained_by_systemd(world: World, result: 
     assert (failed["phase"], failed["by"], failed["found"]) == ("candidate", "restorer", result)
     assert words in failed["reason"]
     assert "journalctl -u mt-run" in failed["todo"]
-    # Whoever watches reads why before he reads that the host is being restored.
+    # The reason is shown before the news that the host is being restored.
     assert world.named().index("phase_failed candidate") < world.named().index("restore_started")
     is_whole(world)
 
@@ -1086,7 +1087,7 @@ def test_a_systemd_that_does_not_answer_keeps_nobody_down(world: World, monkeypa
     killed(world)
 
     def hang(unit: str) -> dict[str, str]:
-        raise subprocess.TimeoutExpired(["systemctl", "show", unit], 10)
+        raise TimeoutError(f"systemctl show {unit} timed out")
 
     with monkeypatch.context() as patch:
         patch.setattr(tenants, "unit_facts", hang)
@@ -1121,7 +1122,7 @@ def entries(*rows: tuple[str, str, float, str]) -> list[dict[str, Any]]:
 
 def test_down_times_are_from_the_first_word_to_the_last_health(plan_data: dict[str, Any]) -> None:
     found = restorer.downtimes(
-        plan.parse(plan_data),
+        planfile.parse(plan_data),
         entries(
             ("tenant_stopping", "chatterbox", 10.0, "0"),
             ("tenant_stopped", "chatterbox", 11.0, "0"),
@@ -1140,7 +1141,7 @@ def test_down_times_are_from_the_first_word_to_the_last_health(plan_data: dict[s
 
 def test_down_times_survive_a_reboot(plan_data: dict[str, Any]) -> None:
     found = restorer.downtimes(
-        plan.parse(plan_data),
+        planfile.parse(plan_data),
         entries(("tenant_stopping", "llamacpp", 50.0, "0"), ("tenant_healthy", "llamacpp", 20.0, "5")),
     )
     assert found["down"] == {"llamacpp": 5 * 60 - 30}
@@ -1149,7 +1150,7 @@ def test_down_times_survive_a_reboot(plan_data: dict[str, Any]) -> None:
 def test_an_impact_lasts_until_the_last_of_its_tenants_is_back(plan_data: dict[str, Any]) -> None:
     plan_data["tenants"][2]["impact"] = "blind"
     found = restorer.downtimes(
-        plan.parse(plan_data),
+        planfile.parse(plan_data),
         entries(
             ("tenant_stopping", "chatterbox", 10.0, "0"),
             ("tenant_stopping", "llamacpp", 20.0, "0"),
@@ -1161,7 +1162,7 @@ def test_an_impact_lasts_until_the_last_of_its_tenants_is_back(plan_data: dict[s
 
 
 def test_who_is_not_back_has_no_down_time_yet(plan_data: dict[str, Any]) -> None:
-    found = restorer.downtimes(plan.parse(plan_data), entries(("tenant_stopping", "llamacpp", 10.0, "0")))
+    found = restorer.downtimes(planfile.parse(plan_data), entries(("tenant_stopping", "llamacpp", 10.0, "0")))
     assert found == {"down": {}, "impacts": {}}
 
 

@@ -19,7 +19,14 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu, journal, plan, probes, runner, tenants
+from ansible_collections.edgelab.model_trial.plugins.module_utils import (
+    gpu,
+    journal,
+    planfile,
+    probes,
+    runner,
+    tenants,
+)
 from ansible_collections.edgelab.model_trial.plugins.module_utils.containers import A2_LABEL, RUN_LABEL
 from ansible_collections.edgelab.model_trial.plugins.module_utils.journal import Held
 from ansible_collections.edgelab.model_trial.plugins.module_utils.runner import PhaseFailed
@@ -108,7 +115,7 @@ def test_the_inputs_lie_ready(world: World) -> None:
     assert "def build_vlm_prompt" in (inputs / "prompt_source.py").read_text()
     sessions = sorted(p.name for p in inputs.glob("session-*.json"))
     assert sessions == [f"session-{s}.json" for s in ("a1", "a2", "candidate", "tenants")]
-    assert plan.load(world.run_dir / "plan.json") == world.plan
+    assert planfile.load(world.run_dir / "plan.json") == world.plan
 
 
 def test_the_users_own_workload_lies_with_the_inputs(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
@@ -122,7 +129,7 @@ def test_productions_own_parser_lies_with_the_inputs(world_of: WorldOf, plan_dat
     world = world_of(plan_data)
     prompt = world.plan.contracts.prompt
     plan_data["contracts"]["parser"] = {"file": prompt.file, "function": prompt.function}
-    world.plan = plan.parse(
+    world.plan = planfile.parse(
         {**plan_data, "contracts": {**plan_data["contracts"], "prompt": dataclasses.asdict(prompt)}}
     )
     prepare(world)
@@ -281,53 +288,6 @@ def test_without_room_for_the_journal_nothing_is_opened(world: World, monkeypatc
     assert (world.state.mark(), world.state.epoch()) == (None, 0)
     assert not (world.run_dir / "snapshot.json").exists()
     assert world.done("stop", "start") == []
-
-
-def test_a_snapshot_tells_who_runs_and_what_it_holds(world: World) -> None:
-    found = runner.take_snapshot(world.plan, world.card)
-    service = world.services["chatterbox"]
-    assert found["tenants"]["chatterbox"] == {
-        "running": True,
-        "healthy": True,
-        "pid": service.pid,
-        "start_ticks": service.pid * 10,
-        "vram_mib": 3_600,
-        "vram_pids": [service.pid],
-        "found": f"PID {service.pid}, HTTP 200",
-    }
-    assert found["tenants"]["nav"]["vram_mib"] == 0
-    assert (found["used_mib"], found["total_mib"]) == (13_700, 16_303)
-    assert [h["mib"] for h in found["holders"]] == [4_900, 3_600, 4_700]
-    assert found["gpu"] == {"name": "Fake 16", "driver": "1.0"}
-    assert found["system"]["kernel"]
-
-
-def test_a_snapshot_of_a_dead_tenant(world: World) -> None:
-    world.stop("phone")
-    found = runner.take_snapshot(world.plan, world.card)["tenants"]["phone"]
-    assert (found["running"], found["healthy"], found["pid"], found["start_ticks"]) == (False, False, 0, 0)
-
-
-def test_where_the_driver_does_not_tell_nothing_is_known(world: World) -> None:
-    world.tells = False
-    found = runner.take_snapshot(world.plan, world.card)
-    assert found["tenants"]["chatterbox"]["vram_mib"] is None
-    assert found["tenants"]["nav"]["vram_mib"] == 0
-    assert runner.drain_target(world.plan, found) is None
-
-
-def test_a_size_the_driver_keeps_to_itself_is_unknown_too(world: World) -> None:
-    world.services["chatterbox"].mib = None
-    holder = gpu.Holder(world.services["chatterbox"].pid, None, "chatterbox --its-options")
-    card = world.card
-    read = card.read
-    card.read = lambda: gpu.Vram(0.0, 13_700, 16_303, (*read().holders, holder))
-    assert runner.take_snapshot(world.plan, card)["tenants"]["chatterbox"]["vram_mib"] is None
-
-
-def test_the_drain_target_is_what_the_others_hold(world: World) -> None:
-    found = runner.take_snapshot(world.plan, world.card)
-    assert runner.drain_target(world.plan, found) == 13_700 - 3_600 - 4_900
 
 
 def test_opening_leaves_snapshot_mark_lease_and_a_line(world: World) -> None:
@@ -640,7 +600,7 @@ def test_a_driver_that_falls_silent_ends_the_run(world: World) -> None:
     world.never_ready.add("candidate")
     world.clock.after(12, lambda: setattr(world.card, "error", "the driver hangs"))
     failed = fails(world)
-    assert failed["reason"] == "VRAM can not be seen any more"
+    assert failed["reason"] == "VRAM cannot be seen any more"
     assert "the driver hangs" in failed["found"]
 
 
@@ -674,7 +634,7 @@ def test_a_revived_tenant_ends_the_run_by_name(world: World, name: str, event: s
     world.open()
     world.at(event, lambda: world.start(name, by="cron"))
     failed = fails(world, "candidate")
-    assert failed["reason"] == "a stopped tenant was revived by somebody else"
+    assert failed["reason"] == "a stopped tenant was started again by another party"
     assert f"{name} runs again (PID {world.services[name].pid}" in failed["found"]
     assert "watchdog" in failed["todo"]
 
@@ -686,7 +646,7 @@ def test_a_revived_tenant_is_named_while_it_loads(world: World, monkeypatch: pyt
     monkeypatch.setattr(tenants, "find_process", lambda _tenant: None)
     world.at("phase_done candidate", lambda: world.start(name, by="cron"))
     failed = fails(world, "candidate")
-    assert failed["reason"] == "a stopped tenant was revived by somebody else"
+    assert failed["reason"] == "a stopped tenant was started again by another party"
     assert f"{name} runs again (PID {world.services[name].pid}, " in failed["found"]
 
 
@@ -1047,7 +1007,7 @@ def test_a_rehearsal_prepares_folders_only(rehearsal: World) -> None:
     assert rehearsal.docker.calls() == []
     for name in ("inputs", "control", "samples", "logs"):
         assert list((rehearsal.run_dir / name).iterdir()) == []
-    assert plan.load(rehearsal.run_dir / "plan.json") == rehearsal.plan
+    assert planfile.load(rehearsal.run_dir / "plan.json") == rehearsal.plan
 
 
 def test_a_rehearsal_stops_everybody_drains_and_ends(rehearsal: World) -> None:
@@ -1109,7 +1069,7 @@ def test_a_sign_that_is_no_object_does_not_hold_the_runner(world: World, kind: s
     timers: list[threading.Timer] = []
 
     def let_go(path: Path) -> None:
-        # Whoever opens it in earnest would wait for ever: this lets him go, and the test fail.
+        # A caller that really opens it would block indefinitely: this releases it and fails the test.
         with contextlib.suppress(OSError):
             os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import plan, sessions
+from ansible_collections.edgelab.model_trial.plugins.module_utils import planfile, sessions
 
 Session = dict[str, Any]
 
@@ -25,7 +25,7 @@ ABOUT = ("id", "gate_file", "extend_to", "stop_on_thinking", "n", "time_limit_s"
 @pytest.fixture
 def built(plan_data: dict[str, Any]) -> dict[str, Session]:
     """The sessions of a plan."""
-    return sessions.build(plan.parse(plan_data))
+    return sessions.build(planfile.parse(plan_data))
 
 
 def segments(session: Session) -> dict[str, dict[str, Any]]:
@@ -122,7 +122,7 @@ def test_clients_wait_for_a_sign_of_their_own(built: dict[str, Session]) -> None
 
 def test_a_client_waits_longer_than_a_model_loads(plan_data: dict[str, Any]) -> None:
     plan_data["candidate"]["start_timeout_s"] = 300
-    wait_s = sessions.build(plan.parse(plan_data))["candidate"]["wait_s"]
+    wait_s = sessions.build(planfile.parse(plan_data))["candidate"]["wait_s"]
     assert wait_s > 300
 
 
@@ -136,7 +136,7 @@ def test_counts_come_from_the_plan(plan_data: dict[str, Any]) -> None:
         "warmup": 1,
         "request_timeout_s": 12,
     }
-    built = sessions.build(plan.parse(plan_data))
+    built = sessions.build(planfile.parse(plan_data))
     candidate = segments(built["candidate"])
     assert [candidate[i]["n"] for i in candidate] == [1, 8, 3, 2]
     assert candidate["nav-candidate"]["extend_to"] == segments(built["a1"])["nav-baseline-a1"]["n"] == 9
@@ -151,11 +151,11 @@ def test_workloads_are_the_packaged_ones_or_the_users_own(plan_data: dict[str, A
 
     assert named(built) == {"nav", "describe"}
     plan_data["workload_texts"] = {"nav": "messages: []"}
-    assert named(sessions.build(plan.parse(plan_data))) == {"/in/nav.yml", "describe"}
+    assert named(sessions.build(planfile.parse(plan_data))) == {"/in/nav.yml", "describe"}
 
 
 def test_a_summary_is_named_after_the_first_segment(plan_data: dict[str, Any], built: dict[str, Session]) -> None:
-    trial = plan.parse(plan_data)
+    trial = planfile.parse(plan_data)
     names = [sessions.summary_name(trial, name) for name in sessions.SESSIONS]
     assert names == [f"summary-{session['segments'][0]['id']}.json" for session in built.values()]
 
@@ -167,7 +167,7 @@ def test_sessions_are_json(built: dict[str, Session]) -> None:
 def test_productions_own_parser_reads_all_replies_or_none(plan_data: dict[str, Any], built: dict[str, Session]) -> None:
     assert {session["parser"] for session in built.values()} == {None}
     plan_data["contracts"]["parser"] = {"file": "/srv/server.py", "function": "parse_nav_reply"}
-    with_parser = sessions.build(plan.parse(plan_data))
+    with_parser = sessions.build(planfile.parse(plan_data))
     wanted = {"source": "/in/parser_source.py", "function": "parse_nav_reply"}
     assert all(session["parser"] == wanted for session in with_parser.values())
 

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import probes, tenants
+from ansible_collections.edgelab.model_trial.plugins.module_utils import probes, run, tenants
 from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Http, Tenant
 from ansible_collections.edgelab.model_trial.plugins.module_utils.tenants import TenantError
 
@@ -165,7 +165,7 @@ def test_a_tenant_is_as_healthy_as_its_page_says(server: Any, loaded: bool) -> N
     ids=lambda value: getattr(value, "kind", ""),
 )
 def test_the_operator_is_told_how_to_start_by_hand(tenant: Tenant, command: str) -> None:
-    assert tenants.start_command(tenant) == command
+    assert tenants.of(tenant).start_command() == command
 
 
 # Stopping.
@@ -317,26 +317,26 @@ def test_a_start_that_says_nothing_is_quoted_so(commands: Commands, log: Path, s
 
 def test_a_tenant_whose_folder_is_gone_is_named_with_its_command(commands: Commands, log: Path, script: Tenant) -> None:
     Path(script.directory).rename(f"{script.directory}.old")
-    with pytest.raises(TenantError, match=r"voice: its start command can not be run: .*No such file") as caught:
+    with pytest.raises(TenantError, match=r"voice: its start command cannot be run: .*No such file") as caught:
         tenants.start(script, log)
-    assert f"to start it by hand: {tenants.start_command(script)}" in str(caught.value)
-    with pytest.raises(TenantError, match=r"voice: its stop command can not be run: .*No such file"):
+    assert f"to start it by hand: {tenants.of(script).start_command()}" in str(caught.value)
+    with pytest.raises(TenantError, match=r"voice: its stop command cannot be run: .*No such file"):
         tenants.stop(script, log)
 
 
-@pytest.mark.parametrize("trouble", [subprocess.TimeoutExpired(["journalctl"], 10), FileNotFoundError("journalctl")])
+@pytest.mark.parametrize("trouble", [TimeoutError("journalctl timed out"), FileNotFoundError("journalctl")])
 def test_words_that_can_not_be_had_hide_no_failure(
     commands: Commands, log: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception
 ) -> None:
     commands.answer("systemctl start", rc=1, err="Unit model.service is masked.\n")
-    run = tenants._run
+    command = run.command
 
-    def ask(argv: list[str], timeout_s: float) -> Any:
+    def ask(argv: list[str], limit_s: float) -> run.Ran:
         if argv[0] == "journalctl":
             raise trouble
-        return run(argv, timeout_s)
+        return command(argv, limit_s)
 
-    monkeypatch.setattr(tenants, "_run", ask)
+    monkeypatch.setattr(run, "command", ask)
     with pytest.raises(
         TenantError, match=r"(?s)is masked.*\(nothing\)\nto start it by hand: sudo systemctl start model"
     ):
@@ -389,10 +389,14 @@ def test_a_scope_that_can_not_be_ended_hides_no_failure(
 ) -> None:
     Path(script.directory, "start.sh").write_text("#!/bin/sh\nexit 1\n")
 
-    def hang(argv: list[str], timeout_s: float) -> Any:
-        raise subprocess.TimeoutExpired(argv, timeout_s)
+    command = run.command
 
-    monkeypatch.setattr(tenants, "_run", hang)
+    def hang(argv: list[str], limit_s: float, **options: Any) -> run.Ran:
+        if argv[0] != "systemd-run":
+            raise TimeoutError
+        return command(argv, limit_s, **options)
+
+    monkeypatch.setattr(run, "command", hang)
     with pytest.raises(TenantError, match="ended with 1"):
         tenants.start(script, log)
 
@@ -447,13 +451,13 @@ def say_bytes(commands: Commands, program: str) -> None:
 @pytest.mark.parametrize(("tenant", "program"), [(UNIT, "journalctl"), (BOX, "docker")], ids=["unit", "container"])
 def test_last_words_that_are_no_text(commands: Commands, log: Path, tenant: Tenant, program: str) -> None:
     say_bytes(commands, program)
-    line = tenants.last_words(tenant, log).splitlines()[1]
+    line = tenants.of(tenant).last_words(log).splitlines()[1]
     assert line == "words \ufffd\ufffd[31m\ufffd"
 
 
 def test_last_words_of_a_script_that_are_no_text(log: Path, script: Tenant) -> None:
     log.write_bytes(b"words \xff\x1b[31m\x07\n")
-    assert tenants.last_words(script, log).splitlines()[1] == "words \ufffd\ufffd[31m\ufffd"
+    assert tenants.of(script).last_words(log).splitlines()[1] == "words \ufffd\ufffd[31m\ufffd"
 
 
 def test_what_systemctl_says_can_not_act_on_a_terminal(commands: Commands, log: Path) -> None:
@@ -464,7 +468,7 @@ def test_what_systemctl_says_can_not_act_on_a_terminal(commands: Commands, log: 
 
 
 def test_last_words_of_a_script_that_never_ran(log: Path, script: Tenant) -> None:
-    assert "(nothing)" in tenants.last_words(script, log)
+    assert "(nothing)" in tenants.of(script).last_words(log)
 
 
 # Waiting.
@@ -499,7 +503,7 @@ def test_without_a_health_page_the_process_is_waited_for(log: Path, clock: Any) 
         tenants.wait_healthy(Tenant("x", "process", process="sleep 86.071", start_timeout_s=4), log)
 
 
-def test_a_page_that_somebody_else_answers_is_not_enough(
+def test_a_page_that_another_process_answers_is_not_enough(
     commands: Commands, server: Any, log: Path, clock: Any
 ) -> None:
     """The health page answers, but the unit has no process: a stranger took the port."""
@@ -535,27 +539,27 @@ def scope(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_unit_has_ended_when_systemd_says_so(commands: Commands, state: str, why: str) -> None:
     """A unit that systemd starts again by itself is activating meanwhile."""
     commands.answer("systemctl show", out=f"ActiveState={state}\nResult=exit-code\n" if state else "")
-    assert tenants.ended(UNIT) == why
+    assert tenants.of(UNIT).ended("") == why
 
 
 @pytest.mark.parametrize(("pid", "why"), [(os.getpid(), ""), (0, "its container has ended")], ids=["lives", "gone"])
 def test_a_container_has_ended_when_it_has_no_process(commands: Commands, pid: int, why: str) -> None:
     commands.answer("docker inspect", out=f"{pid}\n")
-    assert tenants.ended(BOX) == why
+    assert tenants.of(BOX).ended("") == why
 
 
 def test_a_script_has_ended_with_the_last_process_of_its_scope(scope: Any, script: Tenant) -> None:
-    assert tenants.ended(script, SCOPE) == "what its start command left in the background has ended"
+    assert tenants.of(script).ended(SCOPE) == "what its start command left in the background has ended"
     scope.lives = True
-    assert tenants.ended(script, SCOPE) == ""
+    assert tenants.of(script).ended(SCOPE) == ""
 
 
 def test_a_script_whose_process_lives_elsewhere_has_not_ended(scope: Any, script: Tenant, server: Any) -> None:
-    assert tenants.ended(dataclasses.replace(script, port=server.port), SCOPE) == ""
+    assert tenants.of(dataclasses.replace(script, port=server.port)).ended(SCOPE) == ""
 
 
 def test_without_a_scope_nothing_is_known_of_a_script(commands: Commands, script: Tenant) -> None:
-    assert tenants.ended(script) == ""
+    assert tenants.of(script).ended("") == ""
     assert commands.calls("systemctl") == []
 
 

@@ -1,0 +1,264 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reads a plan: JSON in, checked dataclasses out.
+
+Anything unknown is refused, with its place (``tenants[2].health.url``), what was expected and what was found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from .plan import NAME, Plan, Tenant
+from .tenants import KINDS
+
+ADHERENCE_RULES = ("share", "proved")
+WORKLOADS = ("nav", "describe")
+GPU_ACCESS = ("cdi", "gpus", "none")
+ATTESTED = ("passed", "failed", "open", "missing")
+# Polls come every third of a lease; below this a busy controller's polls would come too late.
+LEASE_MIN_S = 5.0
+MAX_PORT = 65535
+# Figures that must be positive: nothing starts, stops or answers in 0 s, and a session needs samples. Found out in the
+# window, such a mistake would cost down time. No other figure may be negative.
+MORE_THAN_NOTHING = (
+    "cap_s",
+    "describe_n",
+    "drain_limit_s",
+    "measure_s",
+    "nav_cached",
+    "nav_extended",
+    "nav_first",
+    "pids",
+    "request_timeout_s",
+    "start_timeout_s",
+    "stop_timeout_s",
+    "tenants_n",
+    "timeout_s",
+)
+# Decisions of the trial, not of an inventory: the server listens on loopback because its endpoint has no
+# authentication, and renders its chat template so that the thinking switch is honoured.
+RESERVED_SERVER_ARGS = ("--host", "--port", "--jinja", "--no-jinja", "-m", "--model", "--mmproj", "-mm")
+
+
+class PlanError(ValueError):
+    """The plan is not usable; the message says where, what was expected, what was found."""
+
+
+def _fail(where: str, expected: str, found: object) -> typing.NoReturn:
+    raise PlanError(f"{where or 'plan'}: expected {expected}, found {found!r}")
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, where)
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, where)
+    if origin is list:
+        if not isinstance(value, list):
+            _fail(where, "a list", value)
+        return [_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if origin is dict:
+        if not isinstance(value, dict):
+            _fail(where, "a mapping", value)
+        return dict(value)
+    if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            _fail(where, "a finite number", value)
+        return float(value)
+    if kind is int and isinstance(value, bool):
+        _fail(where, "a whole number", value)
+    if kind is not float and isinstance(value, kind):
+        return value
+    names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+    _fail(where, names.get(kind, str(kind)), value)
+
+
+def _build(cls: Any, data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        _fail(where, f"a mapping with the fields of {cls.__name__}", data)
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(data) - set(hints))
+    if unknown:
+        _fail(f"{where}.{unknown[0]}".lstrip("."), f"one of {', '.join(sorted(hints))}", unknown[0])
+    values = {}
+    for item in dataclasses.fields(cls):
+        path = f"{where}.{item.name}".lstrip(".")
+        if item.name in data:
+            values[item.name] = _convert(hints[item.name], data[item.name], path)
+        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            _fail(path, "a value (it has no default)", None)
+    return cls(**values)
+
+
+def _check_tenant(tenant: Tenant, where: str, moved: bool) -> None:
+    if not NAME.match(tenant.name):
+        _fail(f"{where}.name", "letters, digits, dot, dash, underscore", tenant.name)
+    kind = KINDS.get(tenant.kind)
+    if kind is None:
+        _fail(f"{where}.kind", f"one of {', '.join(KINDS)}", tenant.kind)
+    for name, expected in kind.lacks(tenant, moved):
+        _fail(f"{where}.{name}", expected, getattr(tenant, name))
+    if tenant.watch_process and not tenant.process:
+        _fail(f"{where}.process", "the argv words to look for, because watch_process is set", tenant.process)
+    if moved and not (tenant.health or tenant.process or kind.tells_its_state):
+        _fail(f"{where}.health", "a way to see that the tenant is back (health or process)", None)
+
+
+def _check_figures(item: Any, where: str) -> None:
+    if dataclasses.is_dataclass(item):
+        for part in dataclasses.fields(item):
+            _check_figures(getattr(item, part.name), f"{where}.{part.name}".lstrip("."))
+    elif isinstance(item, list):
+        for i, part in enumerate(item):
+            _check_figures(part, f"{where}[{i}]")
+    elif isinstance(item, (int, float)):
+        name = where.rsplit(".", 1)[-1]
+        if item < 0 or (item == 0 and name in MORE_THAN_NOTHING):
+            _fail(where, "more than 0" if name in MORE_THAN_NOTHING else "0 or more", item)
+        if name == "port" and item > MAX_PORT:
+            _fail(where, f"at most {MAX_PORT}", item)
+
+
+def _check(plan: Plan) -> None:
+    if not NAME.match(plan.run):
+        # Its default name holds time, host and the candidate's label: each may be valid and the whole too long.
+        _fail("run", "letters, digits, dot, dash, underscore, 100 at most (it names a folder)", plan.run)
+    if not NAME.match(plan.host):
+        _fail("host", "letters, digits, dot, dash, underscore (it may name a folder)", plan.host)
+    names = [t.name for t in plan.tenants]
+    if len(set(names)) != len(names):
+        _fail("tenants", "every name once", names)
+    for i, tenant in enumerate(plan.tenants):
+        _check_tenant(tenant, f"tenants[{i}]", tenant.name in plan.stop_order)
+    for where in ("stop_order", "restore_order"):
+        for name in getattr(plan, where):
+            if name not in names:
+                _fail(where, f"names of tenants ({', '.join(names)})", name)
+    if len(set(plan.stop_order)) != len(plan.stop_order):
+        _fail("stop_order", "every tenant once", plan.stop_order)
+    if sorted(plan.stop_order) != sorted(plan.restore_order):
+        _fail("restore_order", f"the tenants of stop_order ({', '.join(plan.stop_order)})", plan.restore_order)
+    if plan.baseline.tenant not in names:
+        _fail("baseline.tenant", f"one of {', '.join(names)}", plan.baseline.tenant)
+    if plan.adherence_rule not in ADHERENCE_RULES:
+        _fail("adherence_rule", f"one of {', '.join(ADHERENCE_RULES)}", plan.adherence_rule)
+    for name in plan.workload_texts:
+        if name not in WORKLOADS:
+            _fail("workload_texts", f"texts for {', '.join(WORKLOADS)}", name)
+    candidate = plan.candidate
+    for name in (candidate.label, candidate.container):
+        if not NAME.match(name):
+            _fail("candidate", "label and container of letters, digits, dot, dash, underscore", name)
+    for arg in candidate.server_args:
+        if arg.split("=", 1)[0] in RESERVED_SERVER_ARGS:
+            _fail("candidate.server_args", f"no {arg}: the trial sets it itself", candidate.server_args)
+    if candidate.gpu_access not in GPU_ACCESS:
+        _fail("candidate.gpu_access", f"one of {', '.join(GPU_ACCESS)}", candidate.gpu_access)
+    for item in candidate.files:
+        if "/" in item.name or not NAME.match(item.name):
+            _fail("candidate.files", "plain file names", item.name)
+    for i, attested in enumerate(plan.ground_truth.files if plan.ground_truth else []):
+        if attested.status not in ATTESTED:
+            _fail(f"ground_truth.files[{i}].status", f"one of {', '.join(ATTESTED)}", attested.status)
+    for i, clause in enumerate(plan.contracts.clauses):
+        if len(clause.lines) != 2 or clause.lines[0] > clause.lines[1]:
+            _fail(f"contracts.clauses[{i}].lines", "[first, last]", clause.lines)
+    if plan.contracts.prompt.lines and len(plan.contracts.prompt.lines) != 2:
+        _fail("contracts.prompt.lines", "[first, last], or nothing", plan.contracts.prompt.lines)
+    if len(plan.gpu.steady_gb) != 2 or plan.gpu.steady_gb[0] >= plan.gpu.steady_gb[1]:
+        _fail("gpu.steady_gb", "[low, high] in GB", plan.gpu.steady_gb)
+    bands = plan.bands
+    if not 0 < bands.low_below_gb < bands.healthy_to_gb <= bands.abort_above_gb:
+        _fail("bands", "low_below_gb < healthy_to_gb <= abort_above_gb", dataclasses.asdict(bands))
+    if plan.hook:
+        words = [plan.hook.user, *plan.hook.command]
+        if not plan.hook.command or not all(word and word.isprintable() for word in words):
+            _fail("hook", "a command of one or more words, and the user who runs it", dataclasses.asdict(plan.hook))
+    if plan.limits.lease_s < LEASE_MIN_S:
+        _fail("limits.lease_s", f"at least {LEASE_MIN_S:g} s, so that a slow poll is no lapse", plan.limits.lease_s)
+    if plan.run_max_s <= 0:
+        _fail(
+            "limits.cap_s",
+            f"more than the restore bound of {plan.restore_bound_s:.0f} s (drain limit, start limits, A2)",
+            plan.limits.cap_s,
+        )
+    _check_figures(plan, "")
+    if not plan.candidate.port:
+        _fail("candidate.port", "the port it listens on", plan.candidate.port)
+    limits, work = plan.limits, plan.workloads
+    if limits.drain_min_s > limits.drain_limit_s:
+        _fail("limits.drain_limit_s", f"at least drain_min_s ({limits.drain_min_s:g})", limits.drain_limit_s)
+    if work.nav_extended < work.nav_first:
+        _fail("workloads.nav_extended", f"at least nav_first ({work.nav_first})", work.nav_extended)
+
+
+def _fold_pins(data: Any) -> Any:
+    # Pins are a file of their own in the inventory, because a program writes them; in the plan they belong to
+    # the candidate. A file without a pin keeps an empty hash, which contract 11 then names.
+    if not isinstance(data, dict) or not isinstance(data.get("candidate"), dict):
+        return data
+    data = dict(data)
+    pins = data.pop("pins", None)
+    if not isinstance(pins, dict):
+        return data
+    data.setdefault("base_digest", pins.get("image_digest") or "")
+    candidate = {"revision": pins.get("revision") or "", **data["candidate"]}
+    hashes = {f.get("name"): f.get("sha256", "") for f in pins.get("files") or [] if isinstance(f, dict)}
+    files = candidate.get("files")
+    # Anything but a list of mappings is left to the parser, which names its place.
+    if isinstance(files, list) and all(isinstance(f, dict) for f in files):
+        candidate["files"] = [{"sha256": hashes.get(f.get("name"), ""), **f} for f in files]
+    return {**data, "candidate": candidate}
+
+
+def parse(data: Any) -> Plan:
+    """Turn decoded JSON into a checked plan.
+
+    ``pins`` (``{revision, files: [{name, sha256}]}``), where given, are folded into the candidate.
+
+    Raises:
+        PlanError: names the first field that is missing, unknown, of the wrong type or contradictory.
+    """
+    plan: Plan = _build(Plan, _fold_pins(data), "")
+    _check(plan)
+    return plan
+
+
+def parse_tenant(data: Any, where: str) -> Tenant:
+    """Turn one decoded tenant into a checked one that can be stopped and started.
+
+    Raises:
+        PlanError: as `parse`.
+    """
+    tenant: Tenant = _build(Tenant, data, where)
+    _check_tenant(tenant, where, moved=True)
+    _check_figures(tenant, where)
+    return tenant
+
+
+def load(path: Path) -> Plan:
+    """Read a plan from a JSON file.
+
+    Raises:
+        PlanError: the file is absent, no JSON, or not a plan; the message names the file.
+    """
+    try:
+        return parse(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as err:
+        raise PlanError(f"{path}: {err}") from err
+
+
+def to_json(plan: Plan) -> str:
+    """The plan as JSON text, defaults filled in."""
+    return json.dumps(dataclasses.asdict(plan), indent=1, sort_keys=True) + "\n"

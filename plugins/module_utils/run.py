@@ -1,0 +1,114 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run a program: in the C locale, within a time limit, with bounded output and nothing on its standard input.
+
+This is the only module of the package that starts processes. An exit status other than 0 is a value. A program that
+cannot be started, or does not end in time, is an ``OSError``.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shlex
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO
+
+# Bytes kept of each output stream. The rest is read and dropped, so that the program does not block on a full pipe.
+MAX_BYTES = 4 << 20
+NOWHERE = subprocess.DEVNULL
+_CHUNK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A finished command: exit status, standard output and error."""
+
+    rc: int
+    out: str
+    err: str
+
+    def first_line(self) -> str:
+        """The first line that it printed, errors before output; its exit status where it printed nothing."""
+        return next(iter((self.err or self.out).strip().splitlines()), f"exit status {self.rc}")
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _read(child: subprocess.Popen[bytes], deadline: float) -> tuple[str, str]:
+    """Read standard output and error until both are closed.
+
+    Raises:
+        TimeoutError: they are still open at the deadline.
+    """
+    streams = [stream for stream in (child.stdout, child.stderr) if stream]
+    kept = {stream.fileno(): bytearray() for stream in streams}
+    with selectors.DefaultSelector() as still_open:
+        for fd in kept:
+            still_open.register(fd, selectors.EVENT_READ)
+        while still_open.get_map():
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError
+            for key, _events in still_open.select(left_s):
+                chunk = os.read(key.fd, _CHUNK_BYTES)
+                if not chunk:
+                    still_open.unregister(key.fd)
+                kept[key.fd] += chunk[: MAX_BYTES - len(kept[key.fd])]
+    out, err = (_text(bytes(raw)) for raw in kept.values())
+    return out, err
+
+
+def command(
+    argv: Sequence[str],
+    limit_s: float,
+    *,
+    cwd: str | None = None,
+    into: IO[bytes] | int | None = None,
+    c_locale: bool = True,
+) -> Ran:
+    """Run a command to its end.
+
+    Args:
+        argv: the program and its arguments.
+        limit_s: seconds after which it is killed.
+        cwd: its working directory.
+        into: a file (or `NOWHERE`) for both output streams; the texts of the result are empty then.
+        c_locale: False leaves the locale as it is, for a command whose environment a tenant inherits.
+
+    Raises:
+        TimeoutError: it did not end within ``limit_s``.
+        OSError: it could not be started.
+    """
+    deadline = time.monotonic() + limit_s
+    stream = subprocess.PIPE if into is None else into
+    env = {**os.environ, "LC_ALL": "C"} if c_locale else None
+    with subprocess.Popen(argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream) as child:
+        try:
+            out, err = _read(child, deadline) if into is None else ("", "")
+            rc = child.wait(max(0.0, deadline - time.monotonic()))
+        except (TimeoutError, subprocess.TimeoutExpired):
+            child.kill()
+            raise TimeoutError(f"{shlex.join(argv)} timed out after {limit_s:g} s") from None
+        except BaseException:
+            child.kill()
+            raise
+    return Ran(rc, out, err)
+
+
+def background(argv: Sequence[str]) -> subprocess.Popen[str]:
+    """Start a command and return at once; its standard output can be read from the result, its errors are dropped."""
+    return subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+    )

@@ -1,0 +1,73 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one runner of commands: real commands, and what they may cost."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from ansible_collections.edgelab.model_trial.plugins.module_utils import run
+
+
+def sh(line: str, limit_s: float = 60.0, **options: object) -> run.Ran:
+    """What a shell says."""
+    return run.command(["sh", "-c", line], limit_s, **options)  # type: ignore[arg-type]  # the test's own words
+
+
+def test_a_status_other_than_0_is_a_value() -> None:
+    assert sh("echo out; echo err >&2; exit 3") == run.Ran(3, "out\n", "err\n")
+
+
+def test_the_locale_is_c_unless_a_service_inherits_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    assert sh("echo $LC_ALL").out == "C\n"
+    assert sh("echo $LC_ALL", c_locale=False).out == "de_DE.UTF-8\n"
+
+
+def test_nothing_can_be_read_from_it(capfd: pytest.CaptureFixture[str]) -> None:
+    assert sh("cat").out == ""
+
+
+@pytest.mark.parametrize("line", ["exec sleep 60", "sleep 60 & echo up", "exec >&- 2>&-; exec sleep 60"])
+def test_a_command_that_does_not_end_is_killed(line: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"sh -c .* timed out after 0.3 s"):
+        sh(line, 0.3)
+    assert time.monotonic() - began < 30
+
+
+def test_no_time_left_is_a_time_out_at_once() -> None:
+    with pytest.raises(TimeoutError):
+        sh("exec sleep 60", 0.0)
+
+
+def test_a_program_that_is_not_there() -> None:
+    with pytest.raises(FileNotFoundError, match="absent-command-of-nobody"):
+        run.command(["absent-command-of-nobody"], 10)
+
+
+def test_output_is_bounded_and_the_command_still_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "MAX_BYTES", 1000)
+    done = sh("head -c 300000 /dev/zero | tr '\\0' x; echo late >&2; exit 4")
+    assert (done.rc, done.out, done.err) == (4, "x" * 1000, "late\n")
+
+
+def test_bytes_that_are_no_text_and_lines_of_a_terminal() -> None:
+    assert sh(r"printf 'a\377\r\nb\rc'").out == "a\ufffd\nb\nc"
+
+
+def test_output_may_go_into_a_file_or_nowhere(tmp_path: Path) -> None:
+    with open(tmp_path / "log", "wb") as file:
+        assert sh("pwd; echo err >&2", into=file, cwd=str(tmp_path)) == run.Ran(0, "", "")
+    assert (tmp_path / "log").read_text() == f"{tmp_path}\nerr\n"
+    assert sh("echo out; exit 2", into=run.NOWHERE) == run.Ran(2, "", "")
+
+
+def test_a_service_left_behind_does_not_hold_up_a_command_that_prints_elsewhere(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with open(tmp_path / "log", "wb") as file:
+        sh("sleep 40 & echo up", into=file)
+    assert time.monotonic() - began < 30
