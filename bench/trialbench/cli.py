@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from trialbench import __version__
-from trialbench.engines import commands as engines
 from trialbench.engines.credentials import environment_key
-from trialbench.engines.select import add_options
 from trialbench.errors import TrialbenchError, UsageError
 from trialbench.options import positive
 from trialbench.terminal import ended, say
+from trialbench.verbs import oneshot, side_by_side
+from trialbench.verbs.select import add_options, measuring_client
 
 _EXIT_CODES = "exit codes: 0 all samples good, 2 wrong usage, 3 some samples failed, 4 server broken or unreachable"
 
@@ -37,26 +37,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_hub(verbs)
     _add_report(verbs)
     _add_out(verbs)
-    engines.add(verbs)
-    engines.add_table(verbs)
-    for room in _NOT_IN_THE_IMAGE:
-        _add_room(verbs, room)
+    oneshot.add(verbs)
+    side_by_side.add(verbs)
+    for room, verb_module in _NOT_IN_THE_IMAGE.items():
+        if importlib.util.find_spec(f"trialbench.{room}") is not None:
+            importlib.import_module(f"trialbench.{verb_module}").add(verbs)
     return parser
 
 
-# Rooms that measure nothing in a window: the bench image leaves them out (images/bench/build.py).
-_NOT_IN_THE_IMAGE = ("worker", "ground_truth")
+# Rooms that measure nothing in a window, with the module of their verbs: the bench image leaves the rooms out
+# (images/bench/build.py), and the command then lacks the verbs.
+_NOT_IN_THE_IMAGE = {"worker": "verbs.worker", "ground_truth": "ground_truth.cli"}
 # A string: the generic form of this class exists for type checkers only.
 _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-
-def _add_room(verbs: _Verbs, room: str) -> None:
-    try:
-        importlib.import_module(f"trialbench.{room}.cli").add(verbs)
-    except ModuleNotFoundError as error:
-        # In the image the room itself is missing; a room that misses something is another matter.
-        if error.name not in (f"trialbench.{room}", f"trialbench.{room}.cli"):
-            raise
 
 
 def _add_run(verbs: _Verbs) -> None:
@@ -101,7 +94,6 @@ def _run(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from trialbench.engines.openai_http import ChatClient
-    from trialbench.engines.select import measuring_client
     from trialbench.files import write_json
     from trialbench.measure.progress import make_progress
     from trialbench.measure.segments import Runner, Segment

@@ -226,7 +226,7 @@ def test_oneshot_is_cancelled_by_a_signal(
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("trialbench.engines.commands._write", write)
+    monkeypatch.setattr("trialbench.verbs.oneshot._write", write)
     assert main(["oneshot", *options, does(rate_hz=20, tokens=2000)]) == 130
     assert "cancelled by signal 2" in capfd.readouterr().err
 
@@ -256,7 +256,7 @@ def test_oneshot_reads_its_prompt(
     typed(b"\xff")
     assert main(["oneshot", *options, "-"]) == 2
     assert "expected UTF-8" in capfd.readouterr().err
-    monkeypatch.setattr("trialbench.engines.commands._MAX_PROMPT", 4)
+    monkeypatch.setattr("trialbench.verbs.oneshot._MAX_PROMPT", 4)
     typed(b"too long")
     assert main(["oneshot", *options, "-"]) == 2
     assert "found more" in capfd.readouterr().err

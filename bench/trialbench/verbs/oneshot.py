@@ -1,4 +1,4 @@
-"""The verbs of the engines: `oneshot`, and `engines`, which puts several runs into one table."""
+"""The verb `oneshot`, and the command `gemma_oneshot`, which is `trialbench oneshot --engine gemma-cpp`."""
 
 from __future__ import annotations
 
@@ -7,36 +7,29 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trialbench.errors import UsageError
+from trialbench.terminal import ended, line, say, screen
+from trialbench.verbs.select import add_options, find_config, make_engine
 
 if TYPE_CHECKING:
     from trialbench.engines.contract import Constraint, Deadlines, Generation, Trial
 
 EXIT_OK, EXIT_REFUSED, EXIT_DOUBTFUL, EXIT_FAILED = 0, 2, 3, 4
-EXIT_CODES = "exit codes: 0 a reply, 2 refused or wrong usage, 3 a doubtful reply, 4 no reply, 128+N ended by signal N"
+_EXIT_CODES = "exit codes: 0 a reply, 2 refused or wrong usage, 3 a doubtful reply, 4 no reply, 128+N ended by signal N"
 _MAX_PROMPT = 16 << 20
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb `oneshot`; nothing heavy is imported before it runs."""
-    oneshot = verbs.add_parser("oneshot", help="one prompt, its reply streamed to standard output", epilog=EXIT_CODES)
-    add_oneshot(oneshot)
+    oneshot = verbs.add_parser("oneshot", help="one prompt, its reply streamed to standard output", epilog=_EXIT_CODES)
+    _add_arguments(oneshot)
 
 
-def add_table(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb `engines`, which reads what a measurement wrote: it has no place in a worker's program."""
-    engines = verbs.add_parser("engines", help="put runs of several engines into one table")
-    engines.add_argument("summaries", type=Path, nargs="+", metavar="SUMMARY.json", help="of `trialbench run`")
-    engines.set_defaults(verb=_engines)
-
-
-def add_oneshot(oneshot: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """The arguments of `oneshot`; `required`: whether the engine must be named."""
-    from trialbench.engines.select import add_options
-
+def _add_arguments(oneshot: argparse.ArgumentParser, *, required: bool = True) -> None:
     oneshot.add_argument("prompt", nargs="?", help="the prompt; - reads standard input")
     oneshot.add_argument("--prompt-file", type=Path, metavar="FILE", help="take the prompt from here, verbatim")
     add_options(oneshot, required=required)
@@ -63,9 +56,7 @@ def add_oneshot(oneshot: argparse.ArgumentParser, *, required: bool = True) -> N
 
 def _oneshot(options: argparse.Namespace) -> int:
     from trialbench.engines.contract import Token
-    from trialbench.engines.select import find_config, make_engine
     from trialbench.files import write_json
-    from trialbench.terminal import line, say, screen
 
     kept: Path | None = options.result
     if kept is not None and (kept.is_dir() or not kept.absolute().parent.is_dir()):
@@ -205,9 +196,18 @@ def _constraint(options: argparse.Namespace) -> Constraint | None:
     )
 
 
-def _engines(options: argparse.Namespace) -> int:
-    from trialbench.engines.side_by_side import engines_table
-    from trialbench.terminal import say
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `gemma_oneshot`: one prompt, its reply on standard output; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="gemma_oneshot",
+        description="One prompt for gemma.cpp, its reply streamed to standard output.",
+        epilog=_EXIT_CODES,
+    )
+    _add_arguments(parser, required=False)
+    options = parser.parse_args(arguments)
+    options.engine = options.engine or "gemma-cpp"
+    return ended("gemma_oneshot", lambda: options.verb(options))
 
-    say(engines_table(options.summaries))
-    return 0
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Engines by name: the options of the command line, and the engine that they describe."""
+"""The options that name an engine, and the engine that they describe."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from trialbench.engines.gemma_cpp import GemmaOptions
     from trialbench.engines.measured import EngineClient
     from trialbench.engines.supervisor import Bounds
+    from trialbench.worker.choose import Choice
     from trialbench.worker.config import GemmaSettings
 
 # Where fazai.conf lies when nobody says where.
@@ -99,6 +100,29 @@ def make_engine(options: argparse.Namespace) -> Engine:
     if options.engine == "llama-server":
         return LlamaServer(endpoint, gguf=options.gguf)
     return OpenAICompatible(endpoint)
+
+
+def choose(options: argparse.Namespace) -> Choice:
+    """The engine that `options` and the configuration describe, for a worker or a proof.
+
+    `--engine` may be left out: gemma-cpp. So may its `--config`, for the file in its usual place, if there is one.
+
+    Raises:
+        UsageError: a wrong configuration, or an option that the engine needs and that is missing.
+        Refused: the URL's host is not allowed.
+    """
+    from trialbench.worker.choose import Choice
+    from trialbench.worker.config import Settings, load
+
+    found = argparse.Namespace(**vars(options))
+    found.engine = options.engine or "gemma-cpp"
+    find_config(found)
+    settings, notes = (Settings(), []) if found.config is None else load(found.config)
+
+    def make(url: str | None) -> Engine:
+        return make_engine(argparse.Namespace(**{**vars(found), "url": url or found.url}))
+
+    return Choice(settings, make, tuple(str(note) for note in notes))
 
 
 def measuring_client(options: argparse.Namespace) -> EngineClient | None:

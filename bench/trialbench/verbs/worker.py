@@ -1,15 +1,22 @@
-"""The verbs `worker`, `config` and `probe`. What they need is imported when one of them runs."""
+"""The verbs `worker`, `config` and `probe`, and the program `trialbench-worker` that offers them on a host.
+
+The program is what the zipapp of `trialbench.worker.pack` runs; it holds nothing of the measuring side.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from trialbench import __version__
 from trialbench.options import positive
-from trialbench.terminal import say
+from trialbench.terminal import ended, say
+from trialbench.verbs import oneshot
+from trialbench.verbs.select import add_options, choose, find_config
 
 _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _PROOF_CODES = "exit codes: 0 as expected, 1 not as expected, 2 wrong usage, 4 a server can't be started or reached"
@@ -23,8 +30,6 @@ def add(verbs: _Verbs) -> None:
 
 
 def _add_worker(verbs: _Verbs) -> None:
-    from trialbench.engines.select import add_options
-
     worker = verbs.add_parser("worker", help="serve one engine over ND-JSON, on stdin/stdout or a Unix socket")
     worker.add_argument(
         "--socket",
@@ -46,7 +51,6 @@ def _worker(options: argparse.Namespace) -> int:
     if options.status:
         return _status(options)
     from trialbench.worker.build import dispatcher, stderr_log
-    from trialbench.worker.choose import choose
     from trialbench.worker.protocol import Defaults
     from trialbench.worker.server import Server, UnixListener, claim_stdout, keep_stderr
     from trialbench.worker.service import Limits, Worker
@@ -96,7 +100,6 @@ def _status(options: argparse.Namespace) -> int:
     import json
     import socket
 
-    from trialbench.engines.select import find_config
     from trialbench.errors import ServerError, UsageError
     from trialbench.worker.config import DEFAULT_SOCKET, load
 
@@ -151,8 +154,6 @@ def _config_check(options: argparse.Namespace) -> int:
 
 
 def _add_probe(verbs: _Verbs) -> None:
-    from trialbench.engines.select import add_options
-
     probe = verbs.add_parser("probe", help="prove that an engine starts, recovers and stops as it should")
     proofs = probe.add_subparsers(title="proofs", required=True, metavar="PROOF")
     about = {
@@ -190,7 +191,6 @@ def _probe(options: argparse.Namespace) -> int:
     from trialbench.errors import UsageError
     from trialbench.files import write_atomic, write_json
     from trialbench.worker import probes
-    from trialbench.worker.choose import choose
     from trialbench.worker.proof import junit
 
     for option, path in (("--json", options.json), ("--junit", options.junit)):
@@ -217,3 +217,18 @@ def _probe(options: argparse.Namespace) -> int:
         write_atomic(options.junit, junit([proof]))
     say(proof.table())
     return 0 if proof.ok else 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb of `trialbench-worker`; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="trialbench-worker", description="Serves one engine over ND-JSON.")
+    parser.add_argument("--version", action="version", version=f"trialbench {__version__}")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    add(verbs)
+    oneshot.add(verbs)
+    options = parser.parse_args(arguments)
+    return ended("trialbench-worker", lambda: options.verb(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
