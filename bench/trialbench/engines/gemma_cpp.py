@@ -79,6 +79,11 @@ class GemmaOptions:
     map: str = "auto"
     scratch: Path | None = None
 
+    @property
+    def bits(self) -> int | None:
+        """Bits per weight as declared by `weight_format`; None when nothing was declared (never guessed)."""
+        return None if self.weight_format is None else WEIGHT_FORMATS[self.weight_format]
+
     def __post_init__(self) -> None:
         if self.weight_format is not None and self.weight_format not in WEIGHT_FORMATS:
             raise Refused(
@@ -143,8 +148,7 @@ class GemmaCpp:
 
     def __init__(self, options: GemmaOptions, supervisor: Supervisor | None = None) -> None:
         self.options = options
-        bits = WEIGHT_FORMATS[options.weight_format] if options.weight_format else None
-        self.label = Label("gemma_local", options.model, bits)
+        self.label = Label("gemma_local", options.model, options.bits)
         self.owns_supervisor = supervisor is None
         self.supervisor = supervisor or Supervisor()
         self._hashes = Hashes()

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +27,7 @@ from trialbench.engines.contract import (
     Trial,
     require,
 )
+from trialbench.engines.endpoint import EndpointOptions, is_loopback
 from trialbench.engines.failures import BAD_ARGUMENTS, NOT_ALLOWED, SERVER_ERROR, TIMEOUT, UNSUPPORTED, Failure
 from trialbench.engines.gguf import file_type_bits, named_bits
 from trialbench.engines.hashing import Hashes
@@ -52,26 +52,6 @@ _FINISH: Mapping[str, FinishReason] = {"stop": "stop", "length": "length", "limi
 _PRESETS = ("temperature", "top_p", "seed", "max_tokens")
 # An underscore stands in no host name, and in the service names of containers.
 _HOST = re.compile(r"\A[A-Za-z0-9._\-:\[\]]+\Z")
-
-
-@dataclass(frozen=True)
-class EndpointOptions:
-    """An endpoint, and what is declared about it.
-
-    Args:
-        url: `http://HOST:PORT`, with or without a trailing `/v1`.
-        model: sent as `model` and put on the label.
-        bits: declared; None: unknown.
-        allowed_hosts: names and addresses beside the loopback that may be asked. Empty: the loopback alone.
-        json_schema: whether the endpoint keeps `response_format: json_schema`; it is refused where it is not declared.
-    """
-
-    url: str
-    model: str | None = None
-    bits: int | None = None
-    api_key: str | None = field(default=None, repr=False)
-    allowed_hosts: frozenset[str] = frozenset()
-    json_schema: bool = False
 
 
 class OpenAICompatible:
@@ -421,7 +401,7 @@ def _checked(url: str, allowed_hosts: frozenset[str]) -> str:
     if parts.scheme not in ("http", "https") or not host or not _HOST.match(parts.netloc) or port == 0:
         found = "one with a user or password in it" if "@" in url else repr(url)
         raise Refused(Failure(BAD_ARGUMENTS, f"url: expected http://HOST:PORT, found {found}"))
-    if not _loopback(host) and host not in {one.lower().strip("[]") for one in allowed_hosts}:
+    if not is_loopback(host) and host not in {one.lower().strip("[]") for one in allowed_hosts}:
         allowed = ", ".join(sorted(allowed_hosts)) or "none"
         raise Refused(
             Failure(NOT_ALLOWED, f"{host} is neither this machine's loopback nor an allowed host (allowed: {allowed})")
@@ -434,15 +414,3 @@ def _checked(url: str, allowed_hosts: frozenset[str]) -> str:
     except httpx.InvalidURL as error:
         raise Refused(Failure(BAD_ARGUMENTS, f"url: {error}")) from error
     return checked
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-__all__ = ["EndpointOptions", "LlamaServer", "OpenAICompatible", "read_chat", "read_completion"]

@@ -150,9 +150,9 @@ def _deadlines(options: argparse.Namespace) -> Deadlines:
 
     total_s = options.timeout
     if total_s is None and options.engine == "gemma-cpp" and options.config is not None:
-        from trialbench.worker.config import load
+        from trialbench.config.fazai import load
 
-        total_s = load(options.config)[0].gemma.generation_timeout_s
+        total_s = load(options.config)[0].deadlines.total_s
     return Deadlines(options.first_timeout, options.token_timeout, DEFAULT_TIMEOUT_S if total_s is None else total_s)
 
 

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING
 from trialbench.errors import UsageError
 
 if TYPE_CHECKING:
+    from trialbench.config.engine import EngineChoice
     from trialbench.engines.contract import Engine
     from trialbench.engines.gemma_cpp import GemmaOptions
     from trialbench.engines.measured import EngineClient
-    from trialbench.engines.supervisor import Bounds
-    from trialbench.worker.choose import Choice
-    from trialbench.worker.config import GemmaSettings
 
 # Where fazai.conf lies when nobody says where.
 DEFAULT_CONFIG = Path("/etc/fazai/fazai.conf")
@@ -75,20 +73,20 @@ def make_engine(options: argparse.Namespace) -> Engine:
     Raises:
         UsageError: something it needs is missing or wrong.
     """
-    if options.engine == "gemma-cpp":
-        from trialbench.engines.gemma_cpp import GemmaCpp
-        from trialbench.engines.supervisor import Supervisor
+    from trialbench.config.engine import gemma_engine, http_engine
 
+    if options.engine == "gemma-cpp":
         chosen = gemma_options(options)
-        engine = GemmaCpp(chosen, Supervisor(_bounds(options)))
-        engine.owns_supervisor = True
-        return engine
+        # 0 would be no limit, and NaN one that nothing ever reaches.
+        if options.memory_mib is not None and not 0 < options.memory_mib < float("inf"):
+            raise UsageError(f"--memory-mib: expected MiB above 0, found {options.memory_mib:g}")
+        return gemma_engine(chosen, memory_mib=options.memory_mib)
     if not options.url:
         raise UsageError(f"--engine {options.engine}: expected --url http://HOST:PORT, found none")
     if options.bits is not None and not 1 <= options.bits <= 64:
         raise UsageError(f"--bits: expected 1 to 64, found {options.bits}")
     from trialbench.engines.credentials import environment_key
-    from trialbench.engines.openai_stream import EndpointOptions, LlamaServer, OpenAICompatible
+    from trialbench.engines.endpoint import EndpointOptions
 
     endpoint = EndpointOptions(
         options.url,
@@ -97,12 +95,10 @@ def make_engine(options: argparse.Namespace) -> Engine:
         api_key=environment_key(),
         allowed_hosts=frozenset(options.allow_host),
     )
-    if options.engine == "llama-server":
-        return LlamaServer(endpoint, gguf=options.gguf)
-    return OpenAICompatible(endpoint)
+    return http_engine(options.engine, endpoint, gguf=options.gguf)
 
 
-def choose(options: argparse.Namespace) -> Choice:
+def choose(options: argparse.Namespace) -> EngineChoice:
     """The engine that `options` and the configuration describe, for a worker or a proof.
 
     `--engine` may be left out: gemma-cpp. So may its `--config`, for the file in its usual place, if there is one.
@@ -111,8 +107,9 @@ def choose(options: argparse.Namespace) -> Choice:
         UsageError: a wrong configuration, or an option that the engine needs and that is missing.
         Refused: the URL's host is not allowed.
     """
-    from trialbench.worker.choose import Choice
-    from trialbench.worker.config import Settings, load
+    from trialbench.config.engine import EngineChoice
+    from trialbench.config.fazai import load
+    from trialbench.config.settings import Settings
 
     found = argparse.Namespace(**vars(options))
     found.engine = options.engine or "gemma-cpp"
@@ -122,7 +119,7 @@ def choose(options: argparse.Namespace) -> Choice:
     def make(url: str | None) -> Engine:
         return make_engine(argparse.Namespace(**{**vars(found), "url": url or found.url}))
 
-    return Choice(settings, make, tuple(str(note) for note in notes))
+    return EngineChoice(settings, make, tuple(str(note) for note in notes))
 
 
 def measuring_client(options: argparse.Namespace) -> EngineClient | None:
@@ -164,10 +161,9 @@ def gemma_options(options: argparse.Namespace) -> GemmaOptions:
     binary = options.binary or _from_environment(_BINARY)
     weights = options.weights or _from_environment(_WEIGHTS)
     if options.config is not None:
-        from trialbench.worker.config import load
+        from trialbench.config.fazai import load
 
-        settings, _warnings = load(options.config)
-        base = from_settings(settings.gemma)
+        base = load(options.config)[0].gemma
         base = replace(base, binary=binary or base.binary, weights=weights or base.weights)
     elif binary is None or weights is None:
         missing = "--binary" if binary is None else "--weights"
@@ -187,38 +183,6 @@ def gemma_options(options: argparse.Namespace) -> GemmaOptions:
     if options.bits is not None:
         raise UsageError("--bits: gemma-cpp's bits follow from --weight-format")
     return replace(base, **{name: value for name, value in given.items() if value is not None})
-
-
-def from_settings(settings: GemmaSettings) -> GemmaOptions:
-    """What `[gemma_cpp]` of fazai.conf says, as the engine takes it."""
-    from trialbench.engines.gemma_cpp import GemmaOptions
-
-    return GemmaOptions(
-        binary=settings.binary,
-        weights=settings.weights,
-        tokenizer=settings.tokenizer,
-        binary_sha256=settings.binary_sha256,
-        weights_sha256=settings.weights_sha256,
-        model=settings.default_model,
-        weight_format=settings.weight_format,
-        max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-        top_k=settings.top_k,
-        deterministic=settings.deterministic,
-        num_threads=settings.num_threads,
-        seq_len=settings.seq_len,
-        pin=settings.pin,
-        map=settings.map,
-    )
-
-
-def _bounds(options: argparse.Namespace) -> Bounds:
-    from trialbench.engines.supervisor import Bounds
-
-    # 0 would be no limit, and NaN one that nothing ever reaches.
-    if options.memory_mib is not None and not 0 < options.memory_mib < float("inf"):
-        raise UsageError(f"--memory-mib: expected MiB above 0, found {options.memory_mib:g}")
-    return Bounds(memory_mib=options.memory_mib)
 
 
 def _from_environment(name: str) -> Path | None:

@@ -53,7 +53,7 @@ def _worker(options: argparse.Namespace) -> int:
     from trialbench.worker.build import dispatcher, stderr_log
     from trialbench.worker.protocol import Defaults
     from trialbench.worker.server import Server, UnixListener, claim_stdout, keep_stderr
-    from trialbench.worker.service import Limits, Worker
+    from trialbench.worker.service import Worker
 
     keep_stderr()
     choice = choose(options)
@@ -73,9 +73,9 @@ def _worker(options: argparse.Namespace) -> int:
         if probe is not None:
             stderr_log("probe", {"usable": probe.usable, "error": probe.failure.as_dict() if probe.failure else None})
         worker = Worker(
-            dispatcher(choice.settings.dispatcher, local, log=stderr_log, patience=choice.defaults.deadlines),
-            limits=Limits(bounds.max_clients, bounds.queue_limit, bounds.client_limit, bounds.slots),
-            defaults=Defaults(choice.defaults),
+            dispatcher(choice.settings.dispatcher, local, log=stderr_log, patience=choice.settings.deadlines),
+            limits=bounds.limits,
+            defaults=Defaults(choice.settings.defaults),
             probe=probe,
             log=stderr_log,
         )
@@ -100,8 +100,9 @@ def _status(options: argparse.Namespace) -> int:
     import json
     import socket
 
+    from trialbench.config.fazai import load
+    from trialbench.config.settings import DEFAULT_SOCKET
     from trialbench.errors import ServerError, UsageError
-    from trialbench.worker.config import DEFAULT_SOCKET, load
 
     path = options.socket or os.environ.get("FAZAI_GEMMA_SOCKET")
     if not path:
@@ -134,7 +135,7 @@ def _add_config(verbs: _Verbs) -> None:
 
 
 def _config_check(options: argparse.Namespace) -> int:
-    from trialbench.worker.config import check
+    from trialbench.config.fazai import check
 
     settings, warnings, errors = check(options.file)
     for warning in warnings:
@@ -147,7 +148,7 @@ def _config_check(options: argparse.Namespace) -> int:
     dispatcher = settings.dispatcher
     order = ", ".join(endpoint.name for endpoint in dispatcher.fallback) or "off"
     say(
-        f"{options.file}: good; model {settings.gemma.default_model}, mode {dispatcher.mode}, fallback {order}, "
+        f"{options.file}: good; model {settings.gemma.model}, mode {dispatcher.mode}, fallback {order}, "
         f"socket {settings.worker.unix_socket}"
     )
     return 0

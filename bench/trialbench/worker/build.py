@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from trialbench.config.engine import http_engine
+from trialbench.config.settings import OWN_ENGINE, DispatcherSettings
 from trialbench.engines.contract import Deadlines, Engine
 from trialbench.worker.breaker import Breaker
-from trialbench.worker.choose import fallback
 from trialbench.worker.clock import Clock, SystemClock
-from trialbench.worker.config import OWN_ENGINE, DispatcherSettings
 from trialbench.worker.dispatch import Dispatcher, Policy
 from trialbench.worker.retry import RetryPolicy
 from trialbench.worker.routing import Backend, Router
@@ -40,8 +40,8 @@ def dispatcher(
         return Backend(name, engine, breaker, clock, local=own, limit_s=limit_s)
 
     others = [
-        backend(endpoint.name, fallback(endpoint, settings.fallback_hosts), own=False, limit_s=endpoint.timeout_s)
-        for endpoint in settings.fallback
+        backend(one.name, http_engine("openai", one.endpoint), own=False, limit_s=one.timeout_s)
+        for one in settings.fallback
     ]
     router = Router(None if local is None else backend(OWN_ENGINE, local, own=True), others, settings.mode)
     policy = Policy(

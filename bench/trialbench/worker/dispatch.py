@@ -29,7 +29,7 @@ from trialbench.engines.failures import SERVER_ERROR, TIMEOUT, UNAVAILABLE, Fail
 from trialbench.worker.breaker import is_engines_fault
 from trialbench.worker.clock import Clock
 from trialbench.worker.retry import RetryPolicy
-from trialbench.worker.routing import Backend, Choice, Router
+from trialbench.worker.routing import Backend, Route, Router
 
 # How often an engine that has to come back is looked at.
 _RECONNECT_POLL_S = 0.5
@@ -193,7 +193,7 @@ class Dispatcher:
             choice = following
             outcome = self._ask(choice, job, state)
 
-    def _first(self, state: _State) -> Choice | Failure:
+    def _first(self, state: _State) -> Route | Failure:
         if not self._fallback_is_due(state):
             return self.router.first()
         choice = self.router.fallback(self._late())
@@ -204,7 +204,7 @@ class Dispatcher:
             return self.router.first()
         return choice
 
-    def _next(self, choice: Choice, reason: str) -> Choice | Failure:
+    def _next(self, choice: Route, reason: str) -> Route | Failure:
         """The fallback after the one that was asked last."""
         rest = self.router.fallbacks
         if not choice.backend.local:
@@ -219,7 +219,7 @@ class Dispatcher:
     def _fallback_is_due(self, state: _State) -> bool:
         return self.clock.now_s() >= state.fallback_at_s - _LEAST_S
 
-    def _why_elsewhere(self, choice: Choice, outcome: Outcome, job: Job, state: _State) -> str | None:
+    def _why_elsewhere(self, choice: Route, outcome: Outcome, job: Job, state: _State) -> str | None:
         """Why the request goes to a fallback after `outcome`, or None when `outcome` is its end."""
         failure = outcome.failure
         if failure is None or state.delivered or job.cancelled.is_set() or not self.router.fallbacks:
@@ -231,7 +231,7 @@ class Dispatcher:
             return self._late()
         return f"{choice.backend.name} failed: {failure.failure_class.name}"
 
-    def _ask(self, choice: Choice, job: Job, state: _State) -> Outcome:
+    def _ask(self, choice: Route, job: Job, state: _State) -> Outcome:
         """Attempts at one backend, until an end or until another attempt makes no sense."""
         backend = choice.backend
         self._decided(choice, state)
@@ -256,7 +256,7 @@ class Dispatcher:
                 return outcome
             choice = replace(choice, admitted=admitted)
 
-    def _attempt(self, choice: Choice, job: Job, state: _State) -> Outcome:
+    def _attempt(self, choice: Route, job: Job, state: _State) -> Outcome:
         """One generation, its breaker told of the end."""
         backend, breaker = choice.backend, choice.backend.breaker
         told = False
@@ -353,6 +353,6 @@ class Dispatcher:
         first_s = min(left_s, wanted.total_s if wanted.first_s is None else wanted.first_s)
         return replace(wanted, first_s=max(_LEAST_S, first_s))
 
-    def _decided(self, choice: Choice, state: _State) -> None:
+    def _decided(self, choice: Route, state: _State) -> None:
         state.route.append(f"{choice.backend.name}: {choice.reason}")
         self._log("route", {"backend": choice.backend.name, "reason": choice.reason})

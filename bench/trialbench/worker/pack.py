@@ -22,8 +22,11 @@ SHEBANG = b"#!/usr/bin/env -S python3 -I\n"
 _MAIN = "import sys\n\nfrom trialbench.verbs.worker import main\n\nsys.exit(main())\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 # Of trialbench: what serves an engine. What measures, decides and reports stays at home.
-_VERBS = ("verbs/__init__.py", "verbs/oneshot.py", "verbs/select.py", "verbs/worker.py")
-_OURS = ("__init__.py", "errors.py", "files.py", "options.py", "terminal.py", "engines/*.py", "worker/*.py", *_VERBS)
+_OURS = (
+    *("__init__.py", "errors.py", "files.py", "options.py", "terminal.py"),
+    *("config/*.py", "engines/*.py", "worker/*.py"),
+    *("verbs/__init__.py", "verbs/oneshot.py", "verbs/select.py", "verbs/worker.py"),
+)
 # httpx and what it stands on; all of it plain Python. sniffio is asked for by older releases of anyio alone.
 _NEEDED = ("anyio", "certifi", "h11", "httpcore", "httpx", "idna", "typing_extensions")
 _NOT_PACKED = {"trialbench/worker/pack.py"}

@@ -19,17 +19,17 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+from trialbench.config.engine import EngineChoice
+from trialbench.config.settings import DispatcherSettings, Limits
 from trialbench.engines import proc
 from trialbench.engines.contract import Deadlines, Done, Engine, Failed, Result, Token, Trial
 from trialbench.errors import ServerError, UsageError
 from trialbench.worker.build import dispatcher
 from trialbench.worker.channel import SocketChannel
-from trialbench.worker.choose import Choice
-from trialbench.worker.config import DispatcherSettings
 from trialbench.worker.launch import Launched
 from trialbench.worker.proof import Check, Expectation, Proof, expectations
 from trialbench.worker.protocol import Defaults
-from trialbench.worker.service import Limits, Worker
+from trialbench.worker.service import Worker
 from trialbench.worker.stall import Relay, StoppingEngine
 
 # A proof that something ends must itself end: what takes longer than this hangs.
@@ -63,7 +63,7 @@ _GREEDY = Trial(temperature=0.0, top_k=1)
 
 def run(
     name: str,
-    choice: Choice,
+    choice: EngineChoice,
     *,
     url: str | None = None,
     launch: str | None = None,
@@ -93,7 +93,7 @@ def run(
     argv = None if launch is None else _command_line(launch)
     if argv and url is None:
         raise UsageError("--launch: expected --url as well, where the started server answers")
-    trial = replace(_GREEDY, prompt=prompt, deadlines=choice.defaults.deadlines)
+    trial = replace(_GREEDY, prompt=prompt, deadlines=choice.settings.deadlines)
     engine = choice.make(None)
     try:
         if argv is None:
@@ -372,7 +372,7 @@ class _Caller:
 
 
 def _timeout_retry(
-    choice: Choice, engine: Engine, url: str | None, trial: Trial, n: int, limits: Mapping[str, Expectation]
+    choice: EngineChoice, engine: Engine, url: str | None, trial: Trial, n: int, limits: Mapping[str, Expectation]
 ) -> Proof:
     proof = Proof("timeout-retry", engine.probe().as_dict())
     plain = _generate(engine, trial, [])
@@ -498,7 +498,7 @@ def _recovery(runs: Sequence[Mapping[str, Any]], plain: str, n: int, limits: Map
 
 
 def _fallback(
-    choice: Choice,
+    choice: EngineChoice,
     engine: Engine,
     injector: Relay | StoppingEngine,
     trial: Trial,

@@ -57,7 +57,7 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Route:
     """Who is asked, with the breaker's pass, and why."""
 
     backend: Backend
@@ -81,7 +81,7 @@ class Router:
         self.fallbacks = () if mode == "force_local" else tuple(fallbacks)
         self.mode = mode
 
-    def first(self) -> Choice | Failure:
+    def first(self) -> Route | Failure:
         """Who is asked first."""
         if self.mode == "force_fallback":
             return self.fallback("mode is force_fallback")
@@ -94,9 +94,9 @@ class Router:
         if failure is not None:
             return self.fallback(f"the local engine is not well: {failure.failure_class.name}")
         choice = self._admit(self.local, "the local engine is well")
-        return choice if isinstance(choice, Choice) else self.fallback(choice.detail)
+        return choice if isinstance(choice, Route) else self.fallback(choice.detail)
 
-    def fallback(self, reason: str) -> Choice | Failure:
+    def fallback(self, reason: str) -> Route | Failure:
         """The first fallback that can be asked now."""
         reasons = [reason]
         for backend in self.fallbacks:
@@ -105,15 +105,15 @@ class Router:
                 reasons.append(f"{backend.name} is not well: {failure.failure_class.name}")
                 continue
             choice = self._admit(backend, "; ".join(reasons))
-            if isinstance(choice, Choice):
+            if isinstance(choice, Route):
                 return choice
             reasons.append(f"{backend.name}: {choice.detail}")
         if not self.fallbacks:
             reasons.append("no fallback is configured")
         return Failure(UNAVAILABLE, "; ".join(reasons))
 
-    def _admit(self, backend: Backend, reason: str) -> Choice | Failure:
+    def _admit(self, backend: Backend, reason: str) -> Route | Failure:
         admitted = backend.breaker.admit()
         if isinstance(admitted, str):
             return Failure(UNAVAILABLE, admitted)
-        return Choice(backend, admitted, reason)
+        return Route(backend, admitted, reason)

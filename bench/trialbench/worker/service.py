@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trialbench import __version__
+from trialbench.config.settings import Limits
 from trialbench.engines.contract import Label, Probe, Token, Trial
 from trialbench.engines.failures import BUSY, UNAVAILABLE, Failure
 from trialbench.engines.memory import LeakWatch
@@ -29,23 +30,6 @@ _HANGUP_POLL_S = 0.1
 _GROWTH_EVERY = 8
 # How soon a second signal ends the grace of a stop.
 _STOP_POLL_S = 0.1
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much one worker takes on.
-
-    Attributes:
-        clients: connections at once.
-        queue: requests that wait, of all clients.
-        per_client: requests of one client that wait or run.
-        slots: generations at once.
-    """
-
-    clients: int = 32
-    queue: int = 16
-    per_client: int = 4
-    slots: int = 1
 
 
 @dataclass(eq=False)

@@ -1,0 +1,105 @@
+"""What a configuration file decides, as the options of the parts that use it, and the defaults.
+
+Reading them is `fazai.py`'s work; this module needs no file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from trialbench.engines.contract import Deadlines, Trial
+from trialbench.engines.endpoint import EndpointOptions
+from trialbench.engines.gemma_cpp import GemmaOptions
+
+DEFAULT_SOCKET = Path("/run/fazai/gemma.sock")
+# The name of the worker's own engine in status and log; no fallback may have it.
+OWN_ENGINE = "local"
+MODES = ("smart", "force_local", "force_fallback")
+DEFAULT_GEMMA = GemmaOptions(
+    binary=Path("/opt/fazai/bin/gemma"),
+    weights=Path("/opt/fazai/models/gemma/2.0-2b-it-sfp.sbs"),
+    model="gemma2-2b-it",
+    temperature=1.0,
+    top_k=1,
+)
+DEFAULT_DEADLINES = Deadlines(first_s=20.0, between_s=20.0, total_s=60.0)
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """One fallback, from the section that `fallback_order` names.
+
+    `timeout_s`: the most that one of its replies may take; None: what the request allows.
+    """
+
+    name: str
+    endpoint: EndpointOptions
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class DispatcherSettings:
+    """`[dispatcher]`: which engine answers. Without `fallback_order` no prompt ever leaves the local engine."""
+
+    gemma_enabled: bool = True
+    fallback_timeout_s: float = 30.0
+    fallback: tuple[Fallback, ...] = ()
+    mode: str = "smart"
+    retries: int = 2
+    reconnect_wait_s: float = 30.0
+    breaker_failures: int = 3
+    breaker_open_s: float = 30.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one worker takes on.
+
+    Attributes:
+        clients: connections at once.
+        queue: requests that wait, of all clients.
+        per_client: requests of one client that wait or run.
+        slots: generations at once.
+    """
+
+    clients: int = 32
+    queue: int = 16
+    per_client: int = 4
+    slots: int = 1
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """`[gemma_worker]`: the socket and the bounds of the service."""
+
+    unix_socket: Path = DEFAULT_SOCKET
+    limits: Limits = Limits()
+    max_line_bytes: int = 1 << 20
+    send_timeout_s: float = 10.0
+    stop_grace_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything read from one file, or the defaults.
+
+    `gemma` and `deadlines` are the two parts of `[gemma_cpp]`: the engine, and how long it may take.
+    """
+
+    gemma: GemmaOptions = DEFAULT_GEMMA
+    deadlines: Deadlines = DEFAULT_DEADLINES
+    dispatcher: DispatcherSettings = DispatcherSettings()
+    worker: WorkerSettings = WorkerSettings()
+
+    @property
+    def defaults(self) -> Trial:
+        """What a request gets that names nothing."""
+        gemma = self.gemma
+        return Trial(
+            max_tokens=gemma.max_tokens,
+            temperature=gemma.temperature,
+            top_k=gemma.top_k,
+            deterministic=gemma.deterministic,
+            deadlines=self.deadlines,
+        )
