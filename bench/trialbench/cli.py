@@ -93,8 +93,8 @@ def _add_run(verbs: _Verbs) -> None:
 def _run(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from trialbench.engines.openai_http import ChatClient
     from trialbench.files import write_json
+    from trialbench.measure.client import ChatClient
     from trialbench.measure.progress import make_progress
     from trialbench.measure.segments import Runner, Segment
     from trialbench.measure.session import document, make_watch, run_signalled

@@ -25,7 +25,7 @@ from trialbench.config.settings import Limits
 from trialbench.engines import failures, proc
 from trialbench.engines.contract import Capability, Deadlines, Engine, Generation, Probe, Trial
 from trialbench.engines.gemma_cpp import GemmaCpp, GemmaOptions
-from trialbench.engines.openai_stream import EndpointOptions, OpenAICompatible
+from trialbench.engines.openai import EndpointOptions, OpenAICompatible
 from trialbench.engines.supervisor import Bounds, Supervisor
 from trialbench.worker.breaker import Breaker
 from trialbench.worker.channel import SocketChannel

@@ -42,6 +42,6 @@ def http_engine(name: str, endpoint: EndpointOptions, *, gguf: Path | None = Non
     Raises:
         Refused: the URL is no URL, or its host is not allowed.
     """
-    from trialbench.engines.openai_stream import LlamaServer, OpenAICompatible
+    from trialbench.engines.openai import LlamaServer, OpenAICompatible
 
     return LlamaServer(endpoint, gguf=gguf) if name == "llama-server" else OpenAICompatible(endpoint)

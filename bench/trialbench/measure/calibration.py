@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trialbench import __version__, stats
-from trialbench.engines.openai_http import ChatClient
+from trialbench.measure.client import ChatClient
 from trialbench.measure.neighbours import FOREIGN, Neighbours
 from trialbench.measure.raw import RawClient, RawError
 from trialbench.measure.sample import judge, wall_clock, why

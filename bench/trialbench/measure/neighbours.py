@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from trialbench.engines.slots import Look, Slots, SlotsError
+from trialbench.engines.llama.slots import Look, Slots, SlotsError
 
 FOREIGN, RESTARTED = "foreign", "restarted"
 # A look so recent still describes the moment before the next request: one look a sample is enough.

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from trialbench.engines.openai_http import Reply
+from trialbench.measure.client import Reply
 from trialbench.terminal import line
 from trialbench.workloads import Workload
 from trialbench.workloads.parsers import Parsed, parse

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from trialbench.engines.openai_http import CONNECTION_ERRORS, REFUSED_FIELD, Reply
+from trialbench.measure.client import CONNECTION_ERRORS, REFUSED_FIELD, Reply
 from trialbench.measure.neighbours import FOREIGN, RESTARTED, Neighbours
 from trialbench.measure.request import fingerprint
 from trialbench.measure.sample import Sample, judge, wall_clock, why

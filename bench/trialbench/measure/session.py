@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from trialbench import __version__, schemas
-from trialbench.engines.openai_http import ChatClient
 from trialbench.errors import UsageError
 from trialbench.files import read_json, write_json
+from trialbench.measure.client import ChatClient
 from trialbench.measure.neighbours import Neighbours
 from trialbench.measure.sample import wall_clock
 from trialbench.measure.segments import Gate, Progress, Runner, Segment
@@ -99,7 +99,7 @@ def make_watch(
     """What looks after the server's other clients; None where nobody asked for it."""
     if wait_s is None:
         return None
-    from trialbench.engines.slots import Slots
+    from trialbench.engines.llama.slots import Slots
 
     return Neighbours(Slots(url, api_key=api_key), wait_s=wait_s, stopped=stopped)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from trialbench.config.engine import EngineChoice
     from trialbench.engines.contract import Engine
     from trialbench.engines.gemma_cpp import GemmaOptions
-    from trialbench.engines.measured import EngineClient
+    from trialbench.measure.engine_client import EngineClient
 
 # Where fazai.conf lies when nobody says where.
 DEFAULT_CONFIG = Path("/etc/fazai/fazai.conf")
@@ -132,7 +132,7 @@ def measuring_client(options: argparse.Namespace) -> EngineClient | None:
         raise UsageError("--stream: leave it out with --engine: engines always stream")
     if options.omit:
         raise UsageError("--omit: leave it out with --engine: it names fields of the plain client's request")
-    from trialbench.engines.measured import EngineClient, label_text
+    from trialbench.measure.engine_client import EngineClient, label_text
 
     find_config(options)
     engine = make_engine(options)

@@ -24,7 +24,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 # Of trialbench: what serves an engine. What measures, decides and reports stays at home.
 _OURS = (
     *("__init__.py", "errors.py", "files.py", "options.py", "terminal.py"),
-    *("config/*.py", "engines/*.py", "worker/*.py"),
+    *("config/*.py", "engines/*.py", "engines/llama/*.py", "worker/*.py"),
     *("verbs/__init__.py", "verbs/oneshot.py", "verbs/select.py", "verbs/worker.py"),
 )
 # httpx and what it stands on; all of it plain Python. sniffio is asked for by older releases of anyio alone.

@@ -16,7 +16,7 @@ import pytest
 from trialbench.cli import main
 from trialbench.engines.contract import Label
 from trialbench.engines.gemma_cpp import GemmaCpp
-from trialbench.engines.measured import EngineClient, MixedSourcesError, label_text
+from trialbench.measure.engine_client import EngineClient, MixedSourcesError, label_text
 from trialbench.workloads import Limits, Workload
 
 Does = Callable[..., str]

@@ -1,11 +1,12 @@
 """Engines behind HTTP: any OpenAI-compatible endpoint, and llama-server, which can more.
 
-`ChatClient` (openai_http.py) measures; these generate: token by token, cancellable, with the contract's deadlines.
+`measure.client` measures over the same wire; these generate: token by token, cancellable, with the contract's
+deadlines.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import re
 import threading
 import time
@@ -15,11 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
-
 from trialbench.engines.contract import (
     Capability,
-    FinishReason,
     Generation,
     Label,
     Probe,
@@ -28,19 +26,23 @@ from trialbench.engines.contract import (
     require,
 )
 from trialbench.engines.endpoint import EndpointOptions, is_loopback
-from trialbench.engines.failures import BAD_ARGUMENTS, NOT_ALLOWED, SERVER_ERROR, TIMEOUT, UNSUPPORTED, Failure
+from trialbench.engines.failures import (
+    BAD_ARGUMENTS,
+    BAD_REPLY,
+    CONNECTION,
+    NOT_ALLOWED,
+    SERVER_ERROR,
+    TIMEOUT,
+    UNSUPPORTED,
+    Failure,
+    FailureClass,
+)
 from trialbench.engines.gguf import file_type_bits, named_bits
 from trialbench.engines.hashing import Hashes
-from trialbench.engines.http_stream import (
-    CallError,
-    HttpGeneration,
-    Piece,
-    Server,
-    clean_text,
-    count,
-    error_event,
-    milliseconds,
-)
+from trialbench.engines.llama.generation import CallError, HttpGeneration, Server, by_status
+from trialbench.engines.llama.messages import Message, count, read_completion_event, read_event, text
+from trialbench.engines.llama.slots import Slots, SlotsError
+from trialbench.engines.llama.wire import base_url, check_url
 
 # How long a disconnected request may occupy the server: llama-server notices between two batches of a prefill.
 _SLOT_LIMIT_S = 5.0
@@ -48,7 +50,6 @@ _SLOT_POLL_S = 0.01
 _HEALTH_S = 1.0
 # Added to the logit of each allowed token: what is not allowed then has a probability of e^-1000.
 _ALLOW = 1000.0
-_FINISH: Mapping[str, FinishReason] = {"stop": "stop", "length": "length", "limit": "length", "eos": "stop"}
 _PRESETS = ("temperature", "top_p", "seed", "max_tokens")
 # An underscore stands in no host name, and in the service names of containers.
 _HOST = re.compile(r"\A[A-Za-z0-9._\-:\[\]]+\Z")
@@ -75,7 +76,7 @@ class OpenAICompatible:
             models = self._server.call("GET", "/v1/models", timeout_s=_HEALTH_S * 5)
         except CallError as error:
             return Probe(False, self.label, error.failure, capabilities=self.capabilities)
-        names = [clean_text(one.get("id")) for one in _list(models, "data") if isinstance(one, Mapping)]
+        names = [text(one.get("id")) or "" for one in _list(models, "data") if isinstance(one, Mapping)]
         return Probe(True, self.label, capabilities=self.capabilities, facts={"models": names[:20]})
 
     def healthy(self) -> Failure | None:
@@ -107,7 +108,7 @@ class OpenAICompatible:
             "/v1/chat/completions",
             {**body, **trial.extra},
             trial.deadlines,
-            read_chat,
+            _read_chat,
             facts={"ignored": ignored} if ignored else {},
         )
 
@@ -167,14 +168,14 @@ class LlamaServer(OpenAICompatible):
             usable=failure is None,
             label=self.label,
             failure=failure,
-            version=clean_text(props.get("build_info")) or None,
+            version=text(props.get("build_info")) or None,
             capabilities=self.capabilities,
             hashes=sums,
             facts={
                 "engine": "llama-server",
                 "slots": count(props.get("total_slots")),
                 "seq_len": count(settings.get("n_ctx")) if isinstance(settings, Mapping) else None,
-                "model_path": clean_text(props.get("model_path")) or None,
+                "model_path": text(props.get("model_path")) or None,
             },
         )
 
@@ -199,13 +200,13 @@ class LlamaServer(OpenAICompatible):
             except CallError:
                 pass  # the request itself will say what is wrong
         if trial.prompt_ids is not None:
-            path, read = "/completion", read_completion
+            path, read = "/completion", read_completion_event
             body: dict[str, Any] = {"prompt": list(trial.prompt_ids), "stream": True, "return_tokens": True}
             body |= {name: getattr(trial, name) for name in ("temperature", "top_p", "seed") if _has(trial, name)}
             if trial.max_tokens is not None:
                 body["n_predict"] = trial.max_tokens
         else:
-            path, read = "/v1/chat/completions", read_chat
+            path, read = "/v1/chat/completions", _read_chat
             body = self._chat_body(trial)
             body["chat_template_kwargs"] = {"enable_thinking": False}
         body["cache_prompt"] = trial.cache_prompt
@@ -240,23 +241,24 @@ class LlamaServer(OpenAICompatible):
             CallError: the server does not say.
         """
         found = self._server.call("POST", "/detokenize", {"tokens": list(ids)})
-        return clean_text(found.get("content") if isinstance(found, Mapping) else None)
+        return (text(found.get("content")) if isinstance(found, Mapping) else None) or ""
 
     def busy_slots(self) -> int | None:
         """How many slots work on something; None where the server does not show them.
 
         Raises:
-            CallError: it does not answer.
+            SlotsError: it does not answer.
         """
-        try:
-            slots = self._server.call("GET", "/slots", timeout_s=_HEALTH_S)
-        except CallError as error:
-            if error.failure.detail.startswith(("HTTP 501", "HTTP 404")):
-                return None
-            raise
-        if not isinstance(slots, list):
-            return None
-        return sum(isinstance(slot, Mapping) and slot.get("is_processing") is True for slot in slots)
+        with contextlib.closing(self._slots()) as slots:
+            try:
+                return slots.look(_HEALTH_S).busy
+            except SlotsError as error:
+                if error.hidden:
+                    return None
+                raise
+
+    def _slots(self) -> Slots:
+        return Slots(self._server.url, api_key=self._server.api_key)
 
     def _identify(self) -> Mapping[str, Any]:
         """Ask the server what it is, and put onto the label what nobody has declared.
@@ -266,8 +268,8 @@ class LlamaServer(OpenAICompatible):
         """
         props = self._server.call("GET", "/props")
         props = props if isinstance(props, Mapping) else {}
-        name = clean_text(props.get("model_alias")).rpartition("/")[2]
-        bits = named_bits(clean_text(props.get("model_ftype")))
+        name = (text(props.get("model_alias")) or "").rpartition("/")[2]
+        bits = named_bits(text(props.get("model_ftype")) or "")
         self.label = replace(self.label, model=self.label.model or name or None, bits=self.label.bits or bits)
         self._identified = True
         return props
@@ -302,19 +304,22 @@ class LlamaServer(OpenAICompatible):
 
     def _await_slot(self) -> tuple[bool, Mapping[str, Any]]:
         """Wait until the server works on no more than our other requests."""
-        until_s = time.monotonic() + _SLOT_LIMIT_S
+        with contextlib.closing(self._slots()) as slots:
+            return self._await_slot_of(slots, time.monotonic() + _SLOT_LIMIT_S)
+
+    def _await_slot_of(self, slots: Slots, until_s: float) -> tuple[bool, Mapping[str, Any]]:
         while True:
             with self._lock:
                 others = self._running - 1
             try:
-                busy = self.busy_slots()
-            except CallError as error:
-                if error.failure.failure_class is TIMEOUT and time.monotonic() < until_s:
+                busy = slots.look(_HEALTH_S).busy
+            except SlotsError as error:
+                if error.hidden:
+                    return False, {"slot": "not shown by the server"}
+                if error.timed_out and time.monotonic() < until_s:
                     continue  # a busy machine answers late
                 # A server that is gone works on nothing any more; whether it is gone is for `healthy` to say.
-                return False, {"slot": f"unknown: {error.failure.failure_class.name}"}
-            if busy is None:
-                return False, {"slot": "not shown by the server"}
+                return False, {"slot": f"unknown: {_why_no_slots(error).name}"}
             if busy <= others:
                 return True, {"slot": "free"}
             if time.monotonic() >= until_s:
@@ -322,64 +327,16 @@ class LlamaServer(OpenAICompatible):
             time.sleep(_SLOT_POLL_S)
 
 
-def read_chat(name: str, value: str) -> Piece:
-    """One line of a chat completion's stream."""
-    if value == "[DONE]":
-        return Piece(last=True)
-    if name not in ("data", "error"):
-        return Piece()
-    event = json.loads(value)
-    # Some say with each piece that there is no error.
-    if name == "error" or event.get("error") is not None:
-        return Piece(error=error_event(event.get("error", event)))
-    piece = Piece(usage=_usage(event))
-    for choice in event.get("choices") or ():
-        delta = choice.get("delta") or {}
-        piece.text += clean_text(delta.get("content"))
-        piece.thinking += clean_text(delta.get("reasoning_content") or delta.get("reasoning"))
-        piece.finish_reason = _finish(choice.get("finish_reason")) or piece.finish_reason
-    return piece
+def _why_no_slots(error: SlotsError) -> FailureClass:
+    if error.timed_out:
+        return TIMEOUT
+    if error.status is None:
+        return CONNECTION
+    return BAD_REPLY if error.status == 200 else by_status(error.status, "").failure_class
 
 
-def read_completion(name: str, value: str) -> Piece:
-    """One line of the stream of llama-server's own `/completion`."""
-    if value == "[DONE]":
-        return Piece(last=True)
-    if name not in ("data", "error"):
-        return Piece()
-    event = json.loads(value)
-    if name == "error" or "error" in event:
-        return Piece(error=error_event(event.get("error", event)))
-    piece = Piece(text=clean_text(event.get("content")))
-    piece.ids = tuple(number for one in event.get("tokens") or () if (number := count(one)) is not None)
-    if event.get("stop") is True:
-        piece.last = True
-        piece.finish_reason = _finish(event.get("stop_type")) or ("length" if event.get("stopped_limit") else "stop")
-        piece.usage = _usage(event)
-        # What a chat reports as usage is told under names of its own here.
-        for ours, theirs in (("prompt_tokens", "tokens_evaluated"), ("completion_tokens", "tokens_predicted")):
-            if (number := count(event.get(theirs))) is not None:
-                piece.usage = {**piece.usage, ours: number}
-    return piece
-
-
-def _finish(value: object) -> FinishReason | None:
-    if not isinstance(value, str):
-        return None
-    return _FINISH.get(value, "stop" if value == "word" else "unknown")
-
-
-def _usage(event: Mapping[str, Any]) -> dict[str, Any]:
-    usage, timings = event.get("usage") or {}, event.get("timings") or {}
-    details = usage.get("prompt_tokens_details") or {}
-    found = {
-        "prompt_tokens": count(usage.get("prompt_tokens")),
-        "completion_tokens": count(usage.get("completion_tokens")),
-        "cached_tokens": count(timings.get("cache_n", details.get("cached_tokens"))),
-        "prompt_ms": milliseconds(timings.get("prompt_ms")),
-        "predicted_ms": milliseconds(timings.get("predicted_ms")),
-    }
-    return {name: value for name, value in found.items() if value is not None}
+def _read_chat(name: str, value: str) -> Message:
+    return read_event(name, value, strict=False)
 
 
 def _list(document: object, name: str) -> list[Any]:
@@ -407,10 +364,10 @@ def _checked(url: str, allowed_hosts: frozenset[str]) -> str:
             Failure(NOT_ALLOWED, f"{host} is neither this machine's loopback nor an allowed host (allowed: {allowed})")
         )
     shown = f"[{host}]" if ":" in host else host
-    path = parts.path.rstrip("/").removesuffix("/v1")
+    path = base_url(parts.path)
     checked = f"{parts.scheme}://{shown}{f':{port}' if port else ''}{path}"
     try:
-        httpx.URL(checked)
-    except httpx.InvalidURL as error:
+        check_url(checked)
+    except ValueError as error:
         raise Refused(Failure(BAD_ARGUMENTS, f"url: {error}")) from error
     return checked

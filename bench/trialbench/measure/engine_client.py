@@ -20,8 +20,8 @@ from trialbench.engines.failures import (
     TIMEOUT,
     Failure,
 )
-from trialbench.engines.openai_http import Reply
 from trialbench.errors import TrialbenchError
+from trialbench.measure.client import Reply
 from trialbench.workloads import Workload
 
 _SAME = {TIMEOUT.name: "timeout", BAD_REPLY.name: "bad_reply", REPLACEMENT_CHARACTERS.name: "bad_reply"}

@@ -1,4 +1,4 @@
-"""An httpx transport with a clock at the socket and a deadline over the whole request.
+"""The one way to a llama-server: httpx with a clock at the socket and a deadline over the whole request.
 
 httpx bounds each read, not the request: a server that sends one byte a second is never too late. And it times
 a request around its own work, 0.9 ms away from the wire. Both are mended where the bytes pass: a network backend that
@@ -13,16 +13,19 @@ there is time for that: a client that parses a reply while the rest of it arrive
 from __future__ import annotations
 
 import contextlib
+import http.cookiejar
 import re
 import ssl
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
 
 import httpcore
 import httpx
 
+# What a caller reads: status, headers and, with `chunks`, the body.
+Response = httpx.Response
 # A signal that shortens the deadline is noticed after one slice at most.
 _SLICE_S = 0.2
 # Nothing more within this time: what came so far can be looked into. Tokens of a real model are further apart.
@@ -36,6 +39,27 @@ _KEEPALIVE_EXPIRY_S = 3.0
 
 class DeadlineError(Exception):
     """The deadline of the request passed."""
+
+
+class WireError(Exception):
+    """A request without a usable reply; the text says why, and may be empty.
+
+    Attributes:
+        kind: `deadline` (ours passed), `connect` (no connection), `dropped` (it ended, or carried no HTTP),
+            `unusable` (httpx refuses a header, or the URL), `too_long`.
+        timed_out: whether time ran out, our deadline's or the connection's.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["deadline", "connect", "dropped", "unusable", "too_long"],
+        text: str = "",
+        *,
+        timed_out: bool = False,
+    ) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.timed_out = timed_out
 
 
 class Wire:
@@ -224,3 +248,134 @@ class WireTransport(httpx.BaseTransport):
     def close(self) -> None:
         """Close the connection."""
         self._pool.close()
+
+
+class Connection:
+    """One client of one server; obeys us alone: no proxy of the environment, no cookie, no redirect, no compression.
+
+    Args:
+        url: the server, without path.
+        api_key: sent as bearer token.
+        keep_alive: see `WireTransport`.
+        headers: sent with every request.
+    """
+
+    def __init__(
+        self, url: str, *, api_key: str | None = None, keep_alive: bool, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._url = url
+        transport = WireTransport(keep_alive=keep_alive)
+        self.wire = transport.wire
+        # Nothing is ever unpacked: a few bytes of a compressed reply could fill the memory.
+        sent = {**(headers or {}), "Accept-Encoding": "identity"}
+        if api_key:
+            sent["Authorization"] = f"Bearer {api_key}"
+        # No cookies: every request sends the same bytes, whatever was answered before.
+        cookies = http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+        # trust_env off: proxies and .netrc of the environment must not come between client and server.
+        self._client = httpx.Client(transport=transport, headers=sent, cookies=cookies, trust_env=False)
+
+    @contextlib.contextmanager
+    def exchange(
+        self, method: str, path: str, body: bytes | None = None, *, timeout_s: float, connect_timeout_s: float
+    ) -> Iterator[httpx.Response]:
+        """One request; the body of its reply is read within the context, with `chunks`.
+
+        What ends it is `wire.deadline_s`; `timeout_s` and `connect_timeout_s` bound the single steps.
+
+        Raises:
+            WireError: no usable reply, also where the caller reads it.
+        """
+        try:
+            request = self._client.build_request(
+                method, self._url + path, content=body, timeout=httpx.Timeout(timeout_s, connect=connect_timeout_s)
+            )
+            with contextlib.closing(self._client.send(request, stream=True)) as response:
+                yield response
+        except DeadlineError:
+            raise WireError("deadline", timed_out=True) from None
+        except httpcore.ConnectTimeout as error:
+            raise WireError("connect", str(error), timed_out=True) from error
+        except httpcore.ConnectError as error:
+            raise WireError("connect", str(error)) from error
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
+            late = isinstance(error, httpcore.TimeoutException)
+            raise WireError("dropped", str(error) or type(error).__name__, timed_out=late) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            # httpx looks at headers that nobody here asks for, such as where a redirect would lead.
+            raise WireError("unusable", f"{type(error).__name__}: {error}") from error
+
+    def fetch(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        timeout_s: float,
+        limit: int,
+        connect_timeout_s: float | None = None,
+    ) -> tuple[int, bytes]:
+        """Status and body of a reply that is whole within `timeout_s` and holds at most `limit` bytes.
+
+        Raises:
+            WireError: there is none.
+        """
+        self.wire.deadline_s = time.monotonic() + timeout_s
+        with self.exchange(
+            method, path, body, timeout_s=timeout_s, connect_timeout_s=min(timeout_s, connect_timeout_s or timeout_s)
+        ) as response:
+            return response.status_code, b"".join(chunks(response, limit))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+def fetch(
+    url: str,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    *,
+    timeout_s: float,
+    limit: int,
+    connect_timeout_s: float | None = None,
+    api_key: str | None = None,
+) -> tuple[int, bytes]:
+    """As `Connection.fetch`, over a connection of its own."""
+    headers = {"Content-Type": "application/json"} if body is not None else None
+    with contextlib.closing(Connection(url, api_key=api_key, keep_alive=False, headers=headers)) as connection:
+        return connection.fetch(
+            method, path, body, timeout_s=timeout_s, limit=limit, connect_timeout_s=connect_timeout_s
+        )
+
+
+def chunks(response: httpx.Response, limit: int) -> Iterator[bytes]:
+    """The body as it came over the wire.
+
+    Raises:
+        WireError: more than `limit` bytes came.
+    """
+    size = 0
+    for chunk in response.iter_raw():
+        size += len(chunk)
+        if size > limit:
+            raise WireError("too_long", f"longer than {limit >> 20} MiB")
+        yield chunk
+
+
+def base_url(url: str) -> str:
+    """`url` without the `/v1` that every client of such a server is given or not."""
+    return url.rstrip("/").removesuffix("/v1")
+
+
+def check_url(url: str) -> None:
+    """Whether httpx can ask there.
+
+    Raises:
+        ValueError: it can't; says why.
+    """
+    try:
+        httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(str(error)) from error

@@ -5,26 +5,34 @@ A look costs the server one entry in its queue, and no slot: no reply waits for 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpcore
-import httpx
-
-from trialbench.engines.transport import DeadlineError, WireTransport
+from trialbench.engines.llama.wire import Connection, WireError, base_url
 
 _MAX_BYTES = 1 << 20
 
 
 class SlotsError(Exception):
-    """There is no such look; the text says why. `off`: this server will never give one."""
+    """There is no such look; the text says why.
 
-    def __init__(self, why: str, *, off: bool = False) -> None:
+    Attributes:
+        off: this server will never give one.
+        hidden: it answers, and shows no slots.
+        timed_out: it did not answer in time.
+        status: the HTTP status of its answer, if there was one.
+    """
+
+    def __init__(
+        self, why: str, *, off: bool = False, hidden: bool = False, timed_out: bool = False, status: int | None = None
+    ) -> None:
         super().__init__(why)
         self.off = off
+        self.hidden = hidden
+        self.timed_out = timed_out
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -55,12 +63,9 @@ class Slots:
     """
 
     def __init__(self, url: str, *, api_key: str | None = None) -> None:
-        self._transport = WireTransport(keep_alive=True)
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
-        if api_key:
-            headers["Authorization"] = f"Bearer {api_key}"
-        self._client = httpx.Client(transport=self._transport, headers=headers, trust_env=False)
-        self._url = url.rstrip("/").removesuffix("/v1") + "/slots"
+        self._connection = Connection(
+            base_url(url), api_key=api_key, keep_alive=True, headers={"Accept": "application/json"}
+        )
 
     def look(self, limit_s: float) -> Look:
         """One look, over within `limit_s`.
@@ -68,47 +73,43 @@ class Slots:
         Raises:
             SlotsError: none to be had.
         """
-        for fresh in (False, True):
-            try:
-                return self._look(limit_s)
-            except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-                # A kept connection may be closing just now; a new one tells.
-                if fresh:
-                    raise SlotsError(f"GET /slots: {error or type(error).__name__}") from None
-        raise AssertionError("unreachable")
-
-    def _look(self, limit_s: float) -> Look:
-        self._transport.wire.deadline_s = time.monotonic() + limit_s
         try:
-            with contextlib.closing(
-                self._client.send(self._client.build_request("GET", self._url), stream=True)
-            ) as got:
-                body = b""
-                for chunk in got.iter_raw():
-                    body += chunk
-                    if len(body) > _MAX_BYTES:
-                        raise SlotsError("GET /slots: a reply longer than 1 MiB", off=True)
-        except (DeadlineError, httpcore.TimeoutException):
-            raise SlotsError(f"GET /slots: no answer within {limit_s:g} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise SlotsError(f"GET /slots: {type(error).__name__}: {error}", off=True) from None
-        if got.status_code != 200:
+            status, body = self._fetch(limit_s)
+        except WireError as error:
+            if error.timed_out:
+                raise SlotsError(f"GET /slots: no answer within {limit_s:g} s", timed_out=True) from None
+            detail = f"a reply {error}" if error.kind == "too_long" else error
+            raise SlotsError(f"GET /slots: {detail}", off=error.kind in ("unusable", "too_long")) from None
+        if status != 200:
             # 501 is llama-server started with --no-slots, 404 another program. One that still loads says 503.
-            raise SlotsError(f"GET /slots answers {got.status_code}", off=got.status_code not in (429, 503))
+            off = status not in (429, 503)
+            raise SlotsError(f"GET /slots answers {status}", off=off, hidden=status in (404, 501), status=status)
         return _read(body)
+
+    def _fetch(self, limit_s: float) -> tuple[int, bytes]:
+        try:
+            return self._connection.fetch("GET", "/slots", timeout_s=limit_s, limit=_MAX_BYTES)
+        except WireError as error:
+            if error.timed_out or error.kind not in ("connect", "dropped"):
+                raise
+            # A kept connection may be closing just now; a new one tells.
+            return self._connection.fetch("GET", "/slots", timeout_s=limit_s, limit=_MAX_BYTES)
 
     def close(self) -> None:
         """Close the connection."""
-        self._client.close()
+        self._connection.close()
 
 
 def _read(body: bytes) -> Look:
+    is_json = False
     try:
         slots = json.loads(body)
+        is_json = True
         states: list[dict[str, Any]] = [dict(slot) for slot in slots]
         busy = sum(slot["is_processing"] is True for slot in states)
     except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise SlotsError(f"GET /slots is no list of slots: {type(error).__name__} {error}"[:200], off=True) from None
+        why = f"GET /slots is no list of slots: {type(error).__name__} {error}"[:200]
+        raise SlotsError(why, off=True, hidden=is_json, status=200) from None
     tasks, tokens = {}, 0
     for place, slot in enumerate(states):
         task, held = slot.get("id_task"), slot.get("n_prompt_tokens")
