@@ -63,7 +63,7 @@ def _ours() -> Iterator[tuple[str, bytes]]:
 def _package(name: str) -> Iterator[tuple[str, bytes]]:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise UsageError(f"the worker needs {name}, which is not installed here; do: pip install trialbench")
+        raise UsageError(f"the worker needs {name}, which is not installed here; do: pip install edgelab-trialbench")
     origin = Path(spec.origin)
     if not spec.submodule_search_locations:
         yield origin.name, origin.read_bytes()
