@@ -342,7 +342,7 @@ def _need(engine: Engine, capability: Capability, what: str) -> None:
     if capability not in engine.capabilities:
         can = ", ".join(sorted(engine.capabilities)) or "none"
         raise Refused(
-            Failure(UNSUPPORTED, f"{engine.label.source} does not support {what}; beside text it supports: {can}")
+            Failure(UNSUPPORTED, f"{engine.label.source} does not support {what}; besides text it supports: {can}")
         )
 
 
