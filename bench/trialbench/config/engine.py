@@ -1,4 +1,4 @@
-"""Makes engines from their options: the one that a worker or a proof uses, and those of its fallbacks."""
+"""Makes engines from their options, for workers, proofs and fallbacks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trialbench.engines.gemma_cpp import GemmaOptions
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """The engine that was chosen, and everything read on the way.
+    """The chosen engine, and the configuration it comes from.
 
     Attributes:
-        make: makes another one of the same kind; with a URL, one that asks there instead.
-        warnings: about the configuration, for people.
+        make: makes another engine of the same kind; with a URL, one for that server.
+        warnings: about the configuration, as readable text.
     """
 
     settings: Settings
@@ -27,7 +27,7 @@ class EngineChoice:
 
 
 def gemma_engine(options: GemmaOptions, *, memory_mib: float | None = None) -> Engine:
-    """gemma.cpp with a supervisor of its own, which ends a generation that takes more than `memory_mib`."""
+    """gemma.cpp with its own supervisor, which ends a generation that exceeds `memory_mib`."""
     from trialbench.engines.gemma_cpp import GemmaCpp
     from trialbench.engines.supervisor import Bounds, Supervisor
 
@@ -40,7 +40,7 @@ def http_engine(name: str, endpoint: EndpointOptions, *, gguf: Path | None = Non
     """The engine `llama-server` or `openai`; httpx is imported with the first one made.
 
     Raises:
-        Refused: the URL is no URL, or its host is not allowed.
+        Refused: the URL is invalid, or its host is not allowed.
     """
     from trialbench.engines.openai import LlamaServer, OpenAICompatible
 

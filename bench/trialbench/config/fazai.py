@@ -1,7 +1,7 @@
-"""`fazai.conf`: what the worker reads of it, its defaults, and errors with file, line and what is allowed.
+"""Reads `fazai.conf` into the options of worker and engines; errors name file, line and allowed values.
 
-Sections of other programs may stand in the same file: a section or key that is not read here gives a warning and
-nothing else. A value that cannot be used is an error, and every error of a file is reported at once.
+The file may hold sections of other programs: a section or key that is not read here only causes a warning. A value that
+can't be used is an error, and all errors of a file are reported together.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from trialbench.engines.endpoint import EndpointOptions, is_loopback
 from trialbench.engines.gemma_cpp import WEIGHT_FORMATS
 from trialbench.errors import UsageError
 
-# sun_path of Linux has 108 bytes, the last is the terminator.
+# Linux's sun_path has 108 bytes; the last is the terminator.
 _MAX_SOCKET_BYTES = 107
 _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0"})
@@ -41,7 +41,7 @@ _FALSE = frozenset({"false", "no", "off", "0"})
 
 @dataclass(frozen=True)
 class Note:
-    """Something about one line of the file: a warning or an error."""
+    """A warning or an error about one line of the file."""
 
     path: Path
     line: int
@@ -55,7 +55,7 @@ def load(path: Path) -> tuple[Settings, list[Note]]:
     """The settings in `path`, and warnings.
 
     Raises:
-        UsageError: the file is not readable or has wrong values; names every one of them with its line.
+        UsageError: the file is not readable or has wrong values; lists all of them with their lines.
     """
     settings, warnings, errors = check(path)
     if errors:
@@ -64,16 +64,16 @@ def load(path: Path) -> tuple[Settings, list[Note]]:
 
 
 def check(path: Path) -> tuple[Settings, list[Note], list[Note]]:
-    """As `load`, with the wrong values listed instead of raised; a wrong one keeps its default in the settings.
+    """Like `load`, but lists wrong values instead of raising; a wrong value keeps its default in the settings.
 
     Raises:
-        UsageError: the file is not readable, or is no INI file.
+        UsageError: the file is not readable, or is not an INI file.
     """
     return _Reader(path, read_ini(path)).settings()
 
 
 class _WrongError(Exception):
-    """A value that cannot be used: what was expected."""
+    """A value can't be used; the text says what was expected."""
 
 
 _Parser = Callable[[str], Any]
@@ -127,7 +127,7 @@ def _number(low: float, high: float, unit: str = "") -> _Parser:
             value = float(text)
         except ValueError:
             value = math.nan
-        # An underscore is Python's, not INI's.
+        # Underscores are Python syntax, not INI.
         if not low <= value <= high or "_" in text:
             raise _WrongError(f"a number{unit} from {low:g} to {high:g}")
         return value
@@ -142,7 +142,7 @@ def _path(text: str) -> Path:
 
 
 def _optional_path(text: str) -> Path | None:
-    # Existing files leave `tokenizer =` empty for weights that hold their tokenizer.
+    # Existing files leave `tokenizer =` empty for weights that contain their tokenizer.
     return _path(text) if text else None
 
 
@@ -209,12 +209,12 @@ _WORKER: Mapping[str, tuple[str, _Parser]] = {
     "stop_grace": ("stop_grace_s", _number(0, 600, " of seconds")),
 }
 _SECTIONS = {"gemma_cpp": _GEMMA, "dispatcher": _DISPATCHER, "gemma_worker": _WORKER}
-# A fallback's section, as existing files have it. A key in a file of its own does not stand in everybody's backup.
+# A fallback's section, as in existing files. A key in a separate file stays out of backups of the configuration.
 _ENDPOINT_KEYS = ("endpoint", "default_model", "model", "api_key", "api_key_file", "timeout")
 
 
 def keys() -> dict[str, list[str]]:
-    """Every section and key that is read, for documents and the role's template."""
+    """All sections and keys that are read, for the documentation and the role's template."""
     return {section: list(table) for section, table in _SECTIONS.items()}
 
 
@@ -282,7 +282,7 @@ class _Reader:
         return section.line if entry is None else entry.line
 
     def _together(self, settings: Settings) -> None:
-        """Values that are good each and wrong together."""
+        """Check values that are valid individually and conflict with each other."""
         gemma, dispatcher = settings.gemma, settings.dispatcher
         if gemma.max_tokens >= gemma.seq_len:
             self._error(
@@ -298,7 +298,7 @@ class _Reader:
         if not dispatcher.gemma_enabled and not dispatcher.fallback and not self._errors:
             self._error(
                 self._line("dispatcher", "gemma_enabled"),
-                "gemma_enabled: false leaves nobody to answer; name a fallback in fallback_order",
+                "gemma_enabled: false leaves no engine to answer; name a fallback in fallback_order",
             )
         if not dispatcher.gemma_enabled and dispatcher.mode == "force_local":
             self._error(
@@ -353,7 +353,7 @@ class _Reader:
         except ValueError:
             host = ""
         if not text.startswith(("http://", "https://")) or not host or "@" in parts.netloc or re.search(r"\s", text):
-            # A password would go from a file that few can read into the log.
+            # Do not copy a password from a protected file into the log.
             found = "one with a user or password in it; use api_key_file" if "@" in text else repr(text[:60])
             self._error(line, f"[{name}] endpoint: expected http://HOST:PORT or https://HOST, found {found}")
             return None
@@ -399,7 +399,7 @@ class _Reader:
 
 
 def _taken(values: dict[str, Any], options: Any) -> dict[str, Any]:
-    """Take out of `values` what is a field of `options`."""
+    """Remove the fields of `options` from `values`, and return them."""
     return {one.name: values.pop(one.name) for one in fields(options) if one.name in values}
 
 

@@ -1,7 +1,4 @@
-"""What a configuration file decides, as the options of the parts that use it, and the defaults.
-
-Reading them is `fazai.py`'s work; this module needs no file.
-"""
+"""The settings of a configuration file, as options of the parts that use them, with defaults; `fazai.py` reads them."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ DEFAULT_DEADLINES = Deadlines(first_s=20.0, between_s=20.0, total_s=60.0)
 class Fallback:
     """One fallback, from the section that `fallback_order` names.
 
-    `timeout_s`: the most that one of its replies may take; None: what the request allows.
+    `timeout_s`: maximum time for one of its replies; None: what the request allows.
     """
 
     name: str
@@ -40,7 +37,7 @@ class Fallback:
 
 @dataclass(frozen=True)
 class DispatcherSettings:
-    """`[dispatcher]`: which engine answers. Without `fallback_order` no prompt ever leaves the local engine."""
+    """`[dispatcher]`: which engine answers. Without `fallback_order`, no prompt leaves the local engine."""
 
     gemma_enabled: bool = True
     fallback_timeout_s: float = 30.0
@@ -54,13 +51,13 @@ class DispatcherSettings:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one worker takes on.
+    """The capacity of one worker.
 
     Attributes:
-        clients: connections at once.
-        queue: requests that wait, of all clients.
-        per_client: requests of one client that wait or run.
-        slots: generations at once.
+        clients: concurrent connections.
+        queue: waiting requests of all clients.
+        per_client: waiting and running requests of one client.
+        slots: concurrent generations.
     """
 
     clients: int = 32
@@ -94,7 +91,7 @@ class Settings:
 
     @property
     def defaults(self) -> Trial:
-        """What a request gets that names nothing."""
+        """The defaults of a request."""
         gemma = self.gemma
         return Trial(
             max_tokens=gemma.max_tokens,

@@ -1,4 +1,4 @@
-"""An HTTP endpoint as it is declared: an engine's options, readable without an HTTP client."""
+"""The options of an HTTP endpoint; importing them loads no HTTP client."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class EndpointOptions:
-    """An endpoint, and what is declared about it.
+    """An endpoint and its declared properties.
 
     Args:
         url: `http://HOST:PORT`, with or without a trailing `/v1`.
         model: sent as `model` and put on the label.
         bits: declared; None: unknown.
-        allowed_hosts: names and addresses beside the loopback that may be asked. Empty: the loopback alone.
-        json_schema: whether the endpoint keeps `response_format: json_schema`; it is refused where it is not declared.
+        allowed_hosts: names and addresses that may be asked besides the loopback. Empty: only the loopback.
+        json_schema: whether the endpoint supports `response_format: json_schema`; refused unless declared.
     """
 
     url: str

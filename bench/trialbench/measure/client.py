@@ -1,6 +1,6 @@
-"""The wire as a measurement uses it: a request to a server that speaks OpenAI's chat completions, and its times.
+"""The measuring client: sends a request to a server that speaks OpenAI's chat completions, and times it.
 
-One request gives one `Reply`, never an exception: whatever goes wrong is named in `error_class` and stays a sample.
+One request gives one `Reply`, never an exception: a failure is named in `error_class` and remains a sample.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from trialbench.engines.llama.wire import Connection, Response, WireError, base_
 from trialbench.errors import UsageError
 from trialbench.workloads import Workload
 
-# Sent beside the standard fields, and what not every server knows; each can be left out (`--omit`).
+# Sent in addition to the standard fields. Not every server knows them; each can be left out (`--omit`).
 EXTENSIONS: Mapping[str, Any] = {"cache_prompt": False, "chat_template_kwargs": {"enable_thinking": False}}
-# Error classes that say "nobody answers there": enough of them in a row and the server counts as broken.
+# Error classes that mean "no server answers": enough of them in a row and the server counts as broken.
 CONNECTION_ERRORS = frozenset({"connect", "dropped", "timeout"})
-# A reply is data of a stranger: more than any answer needs is not read.
+# A reply is untrusted data: anything longer than a real reply is not read.
 MAX_REPLY_BYTES = 4 << 20
 _MAX_NAME = 300
 _PATH = "/v1/chat/completions"
 _COUNTS = {"completion_tokens": "completion_tokens", "prompt_n": "prompt_n", "cached_tokens": "cache_n"}
-# How the hint begins that is put behind what such a server says.
+# The beginning of the hint that is appended to such a server's message.
 REFUSED_FIELD = "(the server refuses a field of the request"
 
 
 @dataclass
 class Reply:
-    """What came back. Times: `started_s` CLOCK_MONOTONIC, the rest milliseconds; None where the server says nothing.
+    """The outcome of a request. `started_s` is CLOCK_MONOTONIC, other times are milliseconds; None: not reported.
 
     `error_class`: None, `connect`, `dropped` (closed within the reply), `timeout`, `cut_off` (ended by us: time limit
     or signal), `http_<status>`, `server_error` (an error event within a stream), `bad_json`, `bad_reply`.
@@ -64,7 +64,7 @@ class Reply:
 
 
 class ChatClient:
-    """Sends one workload's request again and again over one connection.
+    """Sends the request of one workload repeatedly over one connection.
 
     Args:
         url: the server, with or without a trailing `/v1`.
@@ -117,14 +117,14 @@ class ChatClient:
         """One request and its reply.
 
         Args:
-            timeout_s: bound of the whole request; passing it is the server's failure (`timeout`).
-            until_s: CLOCK_MONOTONIC at which we give up for reasons of our own (`cut_off`).
+            timeout_s: limit of the whole request; exceeding it is the server's failure (`timeout`).
+            until_s: CLOCK_MONOTONIC at which we give up for our own reasons (`cut_off`).
         """
         with _undisturbed():
             reply = self._attempt(body, timeout_s, connect_timeout_s, until_s)
             if reply.error_class == "dropped" and self._reused and self.wire.bytes_read == 0:
-                # A kept-alive connection that the server was just closing: it has read nothing of this request. Once
-                # more on a new connection; where the server is really gone this fails too.
+                # The server was just closing a kept-alive connection and read nothing of this request. Try again on a
+                # new connection; if the server is really gone, this fails as well.
                 reply = self._attempt(body, timeout_s, connect_timeout_s, until_s)
                 reply.reconnected = True
         return reply
@@ -170,8 +170,8 @@ class ChatClient:
             said = b"".join(body).decode("utf-8", "replace")
             reply.error_class, reply.error_detail = f"http_{response.status_code}", self._explain(response, said)
         elif self._stream:
-            # Read to the end first, noting when each piece came, and look into it afterwards: a client that parses
-            # between two reads falls behind a fast server, and measures itself.
+            # Read everything first, with the time of each piece, and parse afterwards: a client that parses between
+            # two reads falls behind a fast server and measures itself.
             pieces = [(self.wire.last_read_s, chunk) for chunk in body]
             _read_stream(pieces, reply, self.wire.first_write_s)
         else:
@@ -189,7 +189,7 @@ class ChatClient:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """No garbage collection meanwhile: it takes milliseconds, at times of its own."""
+    """Suspend garbage collection: it takes milliseconds, at unpredictable times."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -247,7 +247,7 @@ def _read_stream(pieces: Sequence[tuple[float | None, bytes]], reply: Reply, fir
 
 
 def _add(reply: Reply, message: Message) -> None:
-    """Everything but the texts, which are whole only at the end."""
+    """Copy everything but the texts, which are complete only at the end."""
     counts = message.counts
     reply.finish_reason = message.finish_reason or reply.finish_reason
     reply.model = message.model[:_MAX_NAME] if message.model else reply.model

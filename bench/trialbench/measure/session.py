@@ -1,7 +1,7 @@
 """A session: several segments in one process, described by one file. This is how the trial measures.
 
-One process, because start-up counts against the time in which the host's tenants are down. Everything slow (imports,
-reading, encoding the image) is done before the start file appears; from there on there are only requests.
+It is one process, because start-up time counts while the host's tenants are down. Everything slow (imports, reading
+files, encoding the image) happens before the start file appears; after that there are only requests.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -
     )
 
     def after() -> None:
-        """The calibration, once the segments are through and their server is well."""
+        """Run the calibration once the segments are complete, unless the session was stopped."""
         if session.get("calibrate") is None or runner.stopped is not None:
             return
         from trialbench.measure import calibration
@@ -96,7 +96,7 @@ def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -
 def make_watch(
     url: str, wait_s: float | None, stopped: Callable[[], bool], *, api_key: str | None
 ) -> Neighbours | None:
-    """What looks after the server's other clients; None where nobody asked for it."""
+    """The watch for the server's other clients; None if it was not requested."""
     if wait_s is None:
         return None
     from trialbench.engines.llama.slots import Slots
@@ -105,7 +105,7 @@ def make_watch(
 
 
 def run_signalled(runner: Runner, start_file: str | None = None, after: Callable[[], None] = lambda: None) -> None:
-    """Run, then call `after`, with SIGTERM and SIGINT ending all of it in order; the old handlers are put back."""
+    """Run, then call `after`; SIGTERM and SIGINT end both in order. Restores the old handlers."""
 
     def stop(_number: int, _frame: object) -> None:
         runner.stop()

@@ -60,12 +60,12 @@ def _oneshot(options: argparse.Namespace) -> int:
 
     kept: Path | None = options.result
     if kept is not None and (kept.is_dir() or not kept.absolute().parent.is_dir()):
-        # Before a reply that would be shown and then not be kept.
+        # Checked before the reply, which would otherwise be shown and then lost.
         raise UsageError(f"--result: expected a file in a folder that is there, found {kept}")
     find_config(options)
     trial = _trial(options)
     engine = make_engine(options)
-    # What a model says is shown on a terminal and never obeyed by it; a file or a pipe gets it as it is.
+    # Control characters are escaped for a terminal; a file or pipe gets the reply unchanged.
     shown = screen if sys.stdout.isatty() else str
     caught = _Signals()
     try:
@@ -95,7 +95,7 @@ def _oneshot(options: argparse.Namespace) -> int:
 
 
 def _write(text: str) -> None:
-    """Unbuffered, and in bytes: half a surrogate pair must not end the command."""
+    """Write unbuffered bytes: an unpaired surrogate must not end the command."""
     sys.stdout.flush()
     data = text.encode("utf-8", "replace")
     descriptor = sys.stdout.fileno()
@@ -104,7 +104,7 @@ def _write(text: str) -> None:
 
 
 class _Signals:
-    """Ctrl-C and SIGTERM cancel the generation, in order; a second one changes nothing."""
+    """Ctrl-C and SIGTERM cancel the generation in order; a second signal changes nothing."""
 
     def __init__(self) -> None:
         self._generation: Generation | None = None
@@ -112,13 +112,13 @@ class _Signals:
         self._before = {number: signal.signal(number, self._caught) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def end(self, generation: Generation) -> None:
-        """From here on a signal ends `generation`; at once, where one has come already."""
+        """From now on, a signal cancels `generation`; at once if one has already arrived."""
         self._generation = generation
         if self.number is not None:
             generation.cancel()
 
     def restore(self) -> None:
-        """Put the old handlers back."""
+        """Restore the old handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -189,7 +189,7 @@ def _constraint(options: argparse.Namespace) -> Constraint | None:
     return Constraint(
         grammar=_decoded(options.grammar.read_bytes(), options.grammar) if options.grammar else None,
         json_schema=schema,
-        # Ids have at most as many digits as any vocabulary needs; other numerals are text, as they are to a model.
+        # Ids have at most as many digits as any vocabulary needs; longer numbers are text, as they are to a model.
         allowed_tokens=[int(one) if re.fullmatch("[0-9]{1,9}", one) else one for one in options.allowed_token]
         if options.allowed_token
         else None,

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from trialbench.engines.gemma_cpp import GemmaOptions
     from trialbench.measure.engine_client import EngineClient
 
-# Where fazai.conf lies when nobody says where.
+# The default path of fazai.conf.
 DEFAULT_CONFIG = Path("/etc/fazai/fazai.conf")
 NAMES = ("gemma-cpp", "llama-server", "openai")
-# Where the live suite and the command line look when an option is left out.
+# Defaults of the options, for the live suite and the command line.
 _BINARY, _WEIGHTS, _TOKENIZER = "GEMMA_CPP_BINARY", "GEMMA_CPP_WEIGHTS", "GEMMA_CPP_TOKENIZER"
 
 
@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser, *, required: bool = True, url: 
 
     Args:
         required: whether `--engine` must be given.
-        url: whether to add `--url` and `--model`; False where the verb has its own.
+        url: whether to add `--url` and `--model`; False if the verb has its own.
     """
     parser.add_argument("--engine", choices=NAMES, required=required, help="what generates")
     group = parser.add_argument_group("engine")
@@ -37,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser, *, required: bool = True, url: 
     group.add_argument("--bits", type=int, help="bits per weight, as declared (default: by the file's type, or none)")
     group.add_argument("--gguf", type=Path, metavar="FILE", help="llama-server: its model's file, for bits and hash")
     group.add_argument(
-        "--allow-host", action="append", default=[], metavar="HOST", help="openai: a host beside the loopback"
+        "--allow-host", action="append", default=[], metavar="HOST", help="openai: a host besides the loopback"
     )
     group.add_argument(
         "--config",
@@ -59,9 +59,10 @@ def add_options(parser: argparse.ArgumentParser, *, required: bool = True, url: 
 
 
 def find_config(options: argparse.Namespace) -> None:
-    """Put the file in its usual place, if there is one, where gemma-cpp is asked and `--config` is left out.
+    """Use the default configuration file, if it exists, for gemma-cpp without `--config`.
 
-    Who names another engine does not mean the file of gemma.cpp's service, which he may not even be allowed to read.
+    It does not apply to other engines: it belongs to gemma.cpp's service, and users of other engines may not be allowed
+    to read it.
     """
     if options.config is None and options.engine == "gemma-cpp" and DEFAULT_CONFIG.exists():
         options.config = DEFAULT_CONFIG
@@ -77,7 +78,7 @@ def make_engine(options: argparse.Namespace) -> Engine:
 
     if options.engine == "gemma-cpp":
         chosen = gemma_options(options)
-        # 0 would be no limit, and NaN one that nothing ever reaches.
+        # 0 would mean no limit, and NaN is never reached.
         if options.memory_mib is not None and not 0 < options.memory_mib < float("inf"):
             raise UsageError(f"--memory-mib: expected MiB above 0, found {options.memory_mib:g}")
         return gemma_engine(chosen, memory_mib=options.memory_mib)
@@ -101,7 +102,7 @@ def make_engine(options: argparse.Namespace) -> Engine:
 def choose(options: argparse.Namespace) -> EngineChoice:
     """The engine that `options` and the configuration describe, for a worker or a proof.
 
-    `--engine` may be left out: gemma-cpp. So may its `--config`, for the file in its usual place, if there is one.
+    `--engine` defaults to gemma-cpp, and its `--config` to the default file if it exists.
 
     Raises:
         UsageError: a wrong configuration, or an option that the engine needs and that is missing.
@@ -123,7 +124,7 @@ def choose(options: argparse.Namespace) -> EngineChoice:
 
 
 def measuring_client(options: argparse.Namespace) -> EngineClient | None:
-    """The client of `trialbench run --engine`; None where no engine is named, and `--url` alone says whom to ask."""
+    """The client of `trialbench run --engine`; None without an engine, when `--url` names the server."""
     if options.engine is None:
         if not options.url:
             raise UsageError("run: expected --url http://HOST:PORT or --engine NAME, found neither")
@@ -138,18 +139,18 @@ def measuring_client(options: argparse.Namespace) -> EngineClient | None:
     engine = make_engine(options)
     if options.cache_prompt and "cache" not in engine.capabilities:
         engine.close()
-        # A table would say "on" of an engine that has none.
+        # Otherwise a table would show "on" for an engine without a cache.
         raise UsageError(f"--cache-prompt: leave it out: {options.engine} has no prompt cache that could be asked for")
-    # Some engines know only now what they are.
+    # Some engines learn their label only from the probe.
     engine.probe(hashes=False)
-    # What the table shows, unless the caller has a name of his own.
+    # The name in the table, unless the user gives one.
     options.label = options.label or label_text(engine.label)
     options.url = options.url or engine.label.source
     return EngineClient(engine)
 
 
 def gemma_options(options: argparse.Namespace) -> GemmaOptions:
-    """Options of the command line, else the environment's, else those of `--config`.
+    """Options from the command line, else from the environment, else from `--config`.
 
     Raises:
         UsageError: no binary or no weights are named.
@@ -179,7 +180,7 @@ def gemma_options(options: argparse.Namespace) -> GemmaOptions:
         "num_threads": options.num_threads,
         "seq_len": options.seq_len,
     }
-    # Bits of an .sbs file come from its format alone, so that the two can't contradict each other.
+    # The bits of an .sbs file follow from its format, so that the two can't contradict each other.
     if options.bits is not None:
         raise UsageError("--bits: gemma-cpp's bits follow from --weight-format")
     return replace(base, **{name: value for name, value in given.items() if value is not None})

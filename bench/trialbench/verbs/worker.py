@@ -60,7 +60,7 @@ def _worker(options: argparse.Namespace) -> int:
     for warning in choice.warnings:
         stderr_log("config", {"warning": warning})
     bounds = choice.settings.worker
-    # First: an engine that can't be made leaves no socket behind.
+    # First, so that a failure to make the engine leaves no socket behind.
     local = choice.make(None) if choice.settings.dispatcher.gemma_enabled else None
     listener = None
     try:
@@ -68,7 +68,7 @@ def _worker(options: argparse.Namespace) -> int:
             path = options.socket or os.environ.get("FAZAI_GEMMA_SOCKET") or str(bounds.unix_socket)
             listener = UnixListener(Path(path))
         stdio = (0, claim_stdout()) if listener is None or options.stdio else None
-        # With all hashes, before the first request: weights that are not what they should be are seen now.
+        # With all hashes, before the first request, so that wrong weights are detected now.
         probe = local.probe() if local is not None else None
         if probe is not None:
             stderr_log("probe", {"usable": probe.usable, "error": probe.failure.as_dict() if probe.failure else None})
@@ -96,7 +96,7 @@ def _worker(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    """What the worker at the socket says of itself, for people, service checks and roles."""
+    """The status of the worker at the socket, for people, service checks and roles."""
     import json
     import socket
 
@@ -195,7 +195,7 @@ def _probe(options: argparse.Namespace) -> int:
     from trialbench.worker.proof import junit
 
     for option, path in (("--json", options.json), ("--junit", options.junit)):
-        # Before minutes of measuring whose numbers would have nowhere to go.
+        # Checked before minutes of measuring whose numbers would be lost.
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise UsageError(f"{option}: expected a file in a folder that is there, found {path}")
     choice = choose(options)

@@ -1,9 +1,9 @@
-"""Packs the worker into one file that runs wherever there is a Python 3.11 or newer: a zipapp with httpx inside.
+"""Packs the worker into one file that runs on any Python 3.11 or newer: a zipapp that includes httpx.
 
     python -m trialbench.worker.pack build/trialbench-worker
 
-Nothing is installed on the host, and nothing of its Python is used but the standard library. The same sources give the
-same bytes, so that an unchanged program is never copied again.
+Nothing is installed on the host, and only the standard library of its Python is used. The build is reproducible, so
+that an unchanged program is never copied again.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from trialbench.errors import UsageError
 SHEBANG = b"#!/usr/bin/env -S python3 -I\n"
 _MAIN = "import sys\n\nfrom trialbench.verbs.worker import main\n\nsys.exit(main())\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-# Of trialbench: what serves an engine. What measures, decides and reports stays at home.
+# The parts of trialbench that serve an engine. Measuring, verdict and report are not included.
 _OURS = (
     *("__init__.py", "errors.py", "files.py", "options.py", "terminal.py"),
     *("config/*.py", "engines/*.py", "engines/llama/*.py", "worker/*.py"),
     *("verbs/__init__.py", "verbs/oneshot.py", "verbs/select.py", "verbs/worker.py"),
 )
-# httpx and what it stands on; all of it plain Python. sniffio is asked for by older releases of anyio alone.
+# httpx and its dependencies, all pure Python. Only older releases of anyio need sniffio.
 _NEEDED = ("anyio", "certifi", "h11", "httpcore", "httpx", "idna", "typing_extensions")
 _NOT_PACKED = {"trialbench/worker/pack.py"}
 

@@ -142,7 +142,7 @@ def test_the_documented_keys_are_the_spec_s_and_more() -> None:
         ("[gemma_cpp]\ngeneration_timeout = 0", 2, "a number of seconds from 0.1 to 86400"),
         ("[dispatcher]\nmode = clever", 2, "mode: expected one of smart, force_local, force_fallback, found 'clever'"),
         ("[dispatcher]\nmode = force_fallback", 2, "force_fallback needs a fallback"),
-        ("[dispatcher]\ngemma_enabled = off", 2, "leaves nobody to answer"),
+        ("[dispatcher]\ngemma_enabled = off", 2, "leaves no engine to answer"),
         ("[dispatcher]\nreconnect_wait = 5", 2, "from 30 to 60"),
         ("[dispatcher]\nfallback_order = a b", 2, "names separated by commas"),
         ("[dispatcher]\nfallback_order = a, a\n[a]\nendpoint=http://[::1]", 2, "each name once"),

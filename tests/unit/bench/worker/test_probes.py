@@ -280,7 +280,7 @@ def test_wrong_use(tmp_path: Path, served: str, weights: Path, capsys: pytest.Ca
         return capsys.readouterr().err
 
     assert "--launch: expected --url as well" in fails(*gemma(weights), "--launch", "x")
-    assert "somebody answers at --url" in fails("--engine", "llama-server", "--url", served, "--launch", "x")
+    assert "a server already answers at --url" in fails("--engine", "llama-server", "--url", served, "--launch", "x")
     dead = ["--engine", "llama-server", "--url", "http://127.0.0.1:9"]
     assert "cannot be started: No such file" in fails(*dead, "--launch", "/no/such/server")
     assert "--launch: expected a command line, found none" in fails(*dead, "--launch", " ")
