@@ -1,7 +1,7 @@
-"""Engines behind HTTP: any OpenAI-compatible endpoint, and llama-server, which can more.
+"""Engines behind HTTP: any OpenAI-compatible endpoint, and llama-server with its extensions.
 
-`measure.client` measures over the same wire; these generate: token by token, cancellable, with the contract's
-deadlines.
+They generate token by token, can be canceled, and keep the contract's deadlines. `measure.client` measures over the
+same wire.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from trialbench.engines.llama.messages import Message, count, read_completion_ev
 from trialbench.engines.llama.slots import Slots, SlotsError
 from trialbench.engines.llama.wire import base_url, check_url
 
-# How long a disconnected request may occupy the server: llama-server notices between two batches of a prefill.
+# How long a disconnected request may occupy the server: llama-server notices it between two batches of a prefill.
 _SLOT_LIMIT_S = 5.0
 _SLOT_POLL_S = 0.01
 _HEALTH_S = 1.0
-# Added to the logit of each allowed token: what is not allowed then has a probability of e^-1000.
+# Added to the logit of each allowed token: other tokens then have a probability of e^-1000.
 _ALLOW = 1000.0
 _PRESETS = ("temperature", "top_p", "seed", "max_tokens")
-# An underscore stands in no host name, and in the service names of containers.
+# Host names have no underscore, but service names of containers do.
 _HOST = re.compile(r"\A[A-Za-z0-9._\-:\[\]]+\Z")
 
 
@@ -59,7 +59,7 @@ class OpenAICompatible:
     """The engine `openai_compatible`: prompts leave this process, and with `allowed_hosts` this machine.
 
     Raises:
-        Refused: `url` is no URL, or its host is neither the loopback nor allowed.
+        Refused: `url` is invalid, or its host is neither the loopback nor allowed.
     """
 
     def __init__(self, options: EndpointOptions) -> None:
@@ -88,7 +88,7 @@ class OpenAICompatible:
         return None
 
     def start(self, trial: Trial) -> Generation:
-        """Begin; the request leaves with the first event that is asked for.
+        """Begin; the request is sent when the first event is requested.
 
         Raises:
             Refused: a grammar, allowed tokens, token ids, or a value out of range.
@@ -100,7 +100,7 @@ class OpenAICompatible:
                 "type": "json_schema",
                 "json_schema": {"name": "reply", "strict": True, "schema": trial.constraint.json_schema},
             }
-        # As with gemma.cpp: existing clients send them always, so they are passed over, and the result names them.
+        # As with gemma.cpp: existing clients always send these, so they are ignored, and the result lists them.
         ignored = [name for name in ("top_k", "repeat_penalty", "deterministic") if getattr(trial, name)]
         return HttpGeneration(
             self._server,
@@ -130,7 +130,7 @@ class OpenAICompatible:
 class LlamaServer(OpenAICompatible):
     """The engine `llama_server`.
 
-    `gguf`: the model's file, where this machine has it: its header gives the bits, its SHA-256 goes into the probe.
+    `gguf`: the model file, if it is on this machine: its header gives the bits, and the probe has its SHA-256.
     """
 
     def __init__(self, options: EndpointOptions, *, gguf: Path | None = None) -> None:
@@ -149,7 +149,7 @@ class LlamaServer(OpenAICompatible):
         self._lock = threading.Lock()
 
     def probe(self, *, hashes: bool = True) -> Probe:
-        """Health, build, slots and context; where the model's file is ours to read also its bits and its hash."""
+        """Health, build, slots and context; with the model file also its bits and its hash."""
         failure = self.healthy()
         props: Mapping[str, Any] = {}
         if failure is None:
@@ -180,7 +180,7 @@ class LlamaServer(OpenAICompatible):
         )
 
     def healthy(self) -> Failure | None:
-        """What `/health` says within a second."""
+        """The answer of `/health` within a second."""
         try:
             self._server.call("GET", "/health", timeout_s=_HEALTH_S)
         except CallError as error:
@@ -188,17 +188,17 @@ class LlamaServer(OpenAICompatible):
         return None
 
     def start(self, trial: Trial) -> Generation:
-        """Begin. A text or messages go through the model's chat template, token ids as they are.
+        """Begin. A text or messages go through the model's chat template; token ids are sent unchanged.
 
         Raises:
-            Refused: a value out of range, or an allowed token that is none.
+            Refused: a value out of range, or an invalid allowed token.
         """
         require(self, trial)
         if not self._identified:
             try:
                 self._identify()
             except CallError:
-                pass  # the request itself will say what is wrong
+                pass  # the request itself will report the problem
         if trial.prompt_ids is not None:
             path, read = "/completion", read_completion_event
             body: dict[str, Any] = {"prompt": list(trial.prompt_ids), "stream": True, "return_tokens": True}
@@ -244,7 +244,7 @@ class LlamaServer(OpenAICompatible):
         return (text(found.get("content")) if isinstance(found, Mapping) else None) or ""
 
     def busy_slots(self) -> int | None:
-        """How many slots work on something; None where the server does not show them.
+        """The number of busy slots; None if the server does not show them.
 
         Raises:
             SlotsError: it does not answer.
@@ -261,7 +261,7 @@ class LlamaServer(OpenAICompatible):
         return Slots(self._server.url, api_key=self._server.api_key)
 
     def _identify(self) -> Mapping[str, Any]:
-        """Ask the server what it is, and put onto the label what nobody has declared.
+        """Ask the server for its properties, and complete the label with what was not declared.
 
         Raises:
             CallError: it does not say.
@@ -287,7 +287,7 @@ class LlamaServer(OpenAICompatible):
             for one in constraint.allowed_tokens or ():
                 ids.update([one] if isinstance(one, int) else self.encode(one))
             props = self._server.call("GET", "/props")
-            # Without its end it would have to go on until the limit.
+            # Without an allowed end token, the reply would continue until the limit.
             end = props.get("eos_token") if isinstance(props, Mapping) else None
             if isinstance(end, str) and end:
                 found = self._server.call("POST", "/tokenize", {"content": end, "parse_special": True})
@@ -303,7 +303,7 @@ class LlamaServer(OpenAICompatible):
             self._running += step
 
     def _await_slot(self) -> tuple[bool, Mapping[str, Any]]:
-        """Wait until the server works on no more than our other requests."""
+        """Wait until the server works only on our other requests."""
         with contextlib.closing(self._slots()) as slots:
             return self._await_slot_of(slots, time.monotonic() + _SLOT_LIMIT_S)
 
@@ -318,7 +318,7 @@ class LlamaServer(OpenAICompatible):
                     return False, {"slot": "not shown by the server"}
                 if error.timed_out and time.monotonic() < until_s:
                     continue  # a busy machine answers late
-                # A server that is gone works on nothing any more; whether it is gone is for `healthy` to say.
+                # A server that is gone has no busy slot; `healthy` will find out whether it is gone.
                 return False, {"slot": f"unknown: {_why_no_slots(error).name}"}
             if busy <= others:
                 return True, {"slot": "free"}
@@ -349,7 +349,7 @@ def _has(trial: Trial, name: str) -> bool:
 
 
 def _checked(url: str, allowed_hosts: frozenset[str]) -> str:
-    """`url` without path, when its host may be asked."""
+    """`url` without path, if its host may be asked."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port

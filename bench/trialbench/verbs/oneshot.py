@@ -31,24 +31,24 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _add_arguments(oneshot: argparse.ArgumentParser, *, required: bool = True) -> None:
     oneshot.add_argument("prompt", nargs="?", help="the prompt; - reads standard input")
-    oneshot.add_argument("--prompt-file", type=Path, metavar="FILE", help="take the prompt from here, verbatim")
+    oneshot.add_argument("--prompt-file", type=Path, metavar="FILE", help="read the prompt from here, verbatim")
     add_options(oneshot, required=required)
     oneshot.add_argument(
-        "--timeout", type=float, metavar="S", help="of it all (default: generation_timeout of --config, else 60)"
+        "--timeout", type=float, metavar="S", help="in total (default: generation_timeout from --config, else 60)"
     )
-    oneshot.add_argument("--first-timeout", type=float, metavar="S", help="to the first token (default: no own limit)")
-    oneshot.add_argument("--token-timeout", type=float, metavar="S", help="between two tokens (default: no own limit)")
+    oneshot.add_argument("--first-timeout", type=float, metavar="S", help="to the first token (default: no limit)")
+    oneshot.add_argument("--token-timeout", type=float, metavar="S", help="between two tokens (default: no limit)")
     oneshot.add_argument("--max-tokens", type=int, metavar="N")
     oneshot.add_argument("--temperature", type=float, metavar="T")
     oneshot.add_argument("--top-k", type=int, metavar="N")
     oneshot.add_argument("--top-p", type=float, metavar="P")
     oneshot.add_argument("--seed", type=int, metavar="N")
-    oneshot.add_argument("--deterministic", action="store_true", default=None, help="the same reply each time")
+    oneshot.add_argument("--deterministic", action="store_true", default=None, help="give the same reply every time")
     oneshot.add_argument("--cache-prompt", action="store_true", help="let the server reuse its prompt cache")
     oneshot.add_argument("--grammar", type=Path, metavar="FILE", help="the reply must match this GBNF grammar")
     oneshot.add_argument("--json-schema", type=Path, metavar="FILE", help="the reply must fit this JSON schema")
     oneshot.add_argument(
-        "--allowed-token", action="append", metavar="ID|TEXT", help="the reply consists of these alone; repeatable"
+        "--allowed-token", action="append", metavar="ID|TEXT", help="the reply may contain only these; repeatable"
     )
     oneshot.add_argument("--result", type=Path, metavar="FILE.json", help="write text, times, memory and labels here")
     oneshot.set_defaults(verb=_oneshot)

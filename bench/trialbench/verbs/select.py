@@ -33,8 +33,8 @@ def add_options(parser: argparse.ArgumentParser, *, required: bool = True, url: 
     group = parser.add_argument_group("engine")
     if url:
         group.add_argument("--url", help="llama-server, openai: such as http://127.0.0.1:11435")
-        group.add_argument("--model", help="what the model is called; sent to servers that need it")
-    group.add_argument("--bits", type=int, help="bits per weight, as declared (default: by the file's type, or none)")
+        group.add_argument("--model", help="name of the model; sent to servers that need it")
+    group.add_argument("--bits", type=int, help="declared bits per weight (default: from the file's type, or none)")
     group.add_argument("--gguf", type=Path, metavar="FILE", help="llama-server: its model's file, for bits and hash")
     group.add_argument(
         "--allow-host", action="append", default=[], metavar="HOST", help="openai: a host besides the loopback"
@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser, *, required: bool = True, url: 
         "--config",
         type=Path,
         metavar="FILE",
-        help=f"gemma-cpp: take what is not given from fazai.conf (default: {DEFAULT_CONFIG}, where there is one)",
+        help=f"gemma-cpp: defaults for other options, from fazai.conf (default: {DEFAULT_CONFIG} if it exists)",
     )
     group.add_argument("--binary", type=Path, metavar="FILE", help=f"gemma-cpp: absolute path (default: ${_BINARY})")
     group.add_argument("--weights", type=Path, metavar="FILE", help=f"gemma-cpp: the .sbs file (default: ${_WEIGHTS})")
@@ -55,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser, *, required: bool = True, url: 
     group.add_argument("--weight-format", metavar="NAME", help="gemma-cpp: f32, bf16, sfp, i8 or nuq; gives the bits")
     group.add_argument("--num-threads", type=int, metavar="N", help="gemma-cpp (default: the binary decides)")
     group.add_argument("--seq-len", type=int, metavar="N", help="gemma-cpp: the context (default: 8192)")
-    group.add_argument("--memory-mib", type=float, metavar="MIB", help="gemma-cpp: end a generation that takes more")
+    group.add_argument("--memory-mib", type=float, metavar="MIB", help="gemma-cpp: end a generation that exceeds this")
 
 
 def find_config(options: argparse.Namespace) -> None:

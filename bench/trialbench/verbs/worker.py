@@ -40,7 +40,7 @@ def _add_worker(verbs: _Verbs) -> None:
         "default path: $FAZAI_GEMMA_SOCKET, else unix_socket of the configuration",
     )
     worker.add_argument(
-        "--status", action="store_true", help="ask the worker that listens there how it is; exit code 0: it can answer"
+        "--status", action="store_true", help="print the status of the listening worker; exit code 0: it can answer"
     )
     worker.add_argument("--stdio", action="store_true", help="with --socket: serve stdin/stdout as well")
     add_options(worker, required=False)
@@ -128,9 +128,9 @@ def _status(options: argparse.Namespace) -> int:
 def _add_config(verbs: _Verbs) -> None:
     config = verbs.add_parser("config", help="check a fazai.conf")
     actions = config.add_subparsers(title="actions", required=True, metavar="ACTION")
-    check = actions.add_parser("check", help="name everything that is wrong or not read, with its line")
+    check = actions.add_parser("check", help="list everything that is wrong or not read, with its line")
     check.add_argument("file", type=Path, metavar="FILE")
-    check.add_argument("--strict", action="store_true", help="warnings are errors")
+    check.add_argument("--strict", action="store_true", help="treat warnings as errors")
     check.set_defaults(verb=_config_check)
 
 
@@ -155,34 +155,34 @@ def _config_check(options: argparse.Namespace) -> int:
 
 
 def _add_probe(verbs: _Verbs) -> None:
-    probe = verbs.add_parser("probe", help="prove that an engine starts, recovers and stops as it should")
+    probe = verbs.add_parser("probe", help="prove that an engine starts, recovers and stops correctly")
     proofs = probe.add_subparsers(title="proofs", required=True, metavar="PROOF")
     about = {
-        "cold-start": "load and a short streamed reply: latency, tokens a second, memory",
-        "timeout-retry": "a stall made on purpose: time to recovery, nothing lost or doubled, fallback",
-        "cancel": "cancel in the middle: time to quiet, nothing left, the next request works",
+        "cold-start": "load and a short streamed reply: latency, tokens per second, memory",
+        "timeout-retry": "a deliberate stall: time to recovery, nothing lost or duplicated, fallback",
+        "cancel": "cancel during the reply: time to quiet, nothing left, the next request works",
     }
     for name, text in about.items():
         proof = proofs.add_parser(name, help=text, description=text, epilog=_PROOF_CODES)
-        proof.add_argument("-n", type=positive, help="how many times (default: the proof's own)")
+        proof.add_argument("-n", type=positive, help="how many times (default: depends on the proof)")
         proof.add_argument(
             "--expect",
             action="append",
             default=[],
             metavar="NAME=NUMBER",
-            help="another limit for a number; repeatable",
+            help="change the limit of a number; repeatable",
         )
         proof.add_argument(
-            "--expect-any", action="append", default=[], metavar="NAME=NUMBER", help="as --expect, of any proof"
+            "--expect-any", action="append", default=[], metavar="NAME=NUMBER", help="like --expect, for any proof"
         )
-        proof.add_argument("--prompt", default="Count from one to one thousand.", help="what the engine is asked")
+        proof.add_argument("--prompt", default="Count from one to one thousand.", help="the prompt")
         proof.add_argument("--max-tokens", type=positive, default=None, help="length of the reply")
         proof.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here")
         proof.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML here")
         proof.add_argument(
             "--launch",
             metavar="COMMAND",
-            help="for servers: start them for the proof with this command line, and end them afterwards",
+            help="for servers: start one for the proof with this command line, and end it afterwards",
         )
         add_options(proof, required=False)
         proof.set_defaults(verb=_probe, proof=name)

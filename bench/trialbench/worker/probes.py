@@ -427,7 +427,7 @@ class _worker:  # noqa: N801 - used as a function: `with _worker(...) as (worker
 def _one_stall(
     worker: Worker, retried: list[str], injector: Relay | StoppingEngine, prompt: str, deadline_s: float
 ) -> dict[str, Any]:
-    """One stalled request with a session before it and after it, and another client's that waits behind it."""
+    """One stalled request, with a session used before and after it, and another client's request waiting behind it."""
     first, second = _Caller(worker), _Caller(worker)
     try:
         first.send({"type": "create_session", "params": {"max_tokens": 16}})

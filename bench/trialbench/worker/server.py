@@ -85,7 +85,7 @@ class UnixListener:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Serializes two workers that start over the same stale socket: the second must not remove the first one's socket."""
+    """Serializes workers that start over the same stale socket: the second must not remove the first's socket."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:

@@ -1,6 +1,7 @@
 """Deliberate stalls, for the proof that the worker survives them: the engine is real, and it is really silent.
 
-An engine process is stopped with SIGSTOP. A server is reached through a relay on the loopback that holds back its reply.
+An engine process is stopped with SIGSTOP. A server is reached through a relay on the loopback that holds back its
+reply.
 """
 
 from __future__ import annotations

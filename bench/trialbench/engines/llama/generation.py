@@ -1,7 +1,7 @@
-"""The wire as engines use it: streamed generations, one connection each, with deadlines and a cancel that closes it.
+"""Streamed generations over the wire, for engines: one connection each, with deadlines and cancellation.
 
-Cancelling a reply means to disconnect. Whether the server has understood is another question: where it shows its slots
-the end is reported only once ours has been seen free.
+Canceling a reply means disconnecting, but the server may notice late. If it shows its slots, the end is reported only
+once ours is free.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ MAX_REPLY_BYTES = 16 << 20
 _MAX_SMALL_BYTES = 8 << 20
 _CONNECT_S = 5.0
 _DETAIL = 300
-# A reader who stops reading keeps the slot no longer than this beyond the total deadline.
+# A reader that stops reading occupies the slot at most this long after the total deadline.
 _OVERDUE_S = 2.0
 _BY_STATUS: Mapping[int, FailureClass] = {
     400: BAD_ARGUMENTS,
@@ -76,7 +76,7 @@ _TOO_LARGE_S = 1e9
 
 @dataclass(frozen=True)
 class Server:
-    """Where to send, and how.
+    """A server and its API key.
 
     Args:
         url: without path: `http://127.0.0.1:8080`.
@@ -95,7 +95,7 @@ class Server:
         """A small JSON request and its reply.
 
         Raises:
-            CallError: no reply, another status than 200, or no JSON.
+            CallError: no reply, a status other than 200, or not JSON.
         """
         try:
             status, raw = fetch(
@@ -123,7 +123,7 @@ class Server:
 
 
 class CallError(Exception):
-    """A small request failed; `failure` says how."""
+    """A small request failed; `failure` says why."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.detail)
@@ -131,14 +131,14 @@ class CallError(Exception):
 
 
 class HttpGeneration:
-    """One streamed reply as a `Generation`. The request leaves with the first event that is asked for.
+    """One streamed reply as a `Generation`. The request is sent when the first event is requested.
 
     Args:
-        read: makes a `Message` of (field, value) of a line of the stream.
-        quiet: called after a reply that did not end by itself; waits until the server has let go of it. Returns whether
-            that was seen, and what to note about it.
-        track: told +1 when the request is about to leave, and -1 at the end of all.
-        facts: what stands on the result beside the rest.
+        read: parses (field, value) of a line of the stream into a `Message`.
+        quiet: called after a reply that did not end by itself; waits until the server has stopped it. Returns whether
+            that was seen, and facts about it.
+        track: called with +1 before the request is sent, and with -1 at the end.
+        facts: additional facts for the result.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class HttpGeneration:
         self._quiet = quiet
         self._track = track or (lambda _step: None)
         self._facts = dict(facts or {})
-        # A signal's handler may cancel while the main thread holds it.
+        # A signal handler may cancel while the main thread holds it.
         self._lock = threading.RLock()
         self._connection = server.connection()
         self._wire = self._connection.wire
@@ -187,7 +187,7 @@ class HttpGeneration:
         return self._events
 
     def cancel(self) -> None:
-        """Disconnect soon: at once where the reply has begun, within 0.2 s before."""
+        """Disconnect soon: at once if the reply has begun, else within 0.2 s."""
         with self._lock:
             if self._result is not None or self._cancelled_s is not None:
                 return
@@ -195,7 +195,7 @@ class HttpGeneration:
         self._cut()
 
     def result(self) -> Result:
-        """What came of it; waits for the end."""
+        """The outcome; waits for the end."""
         for _ in self._events:
             pass
         if self._result is None:
@@ -230,7 +230,7 @@ class HttpGeneration:
         finally:
             overdue.cancel()
             if left:
-                # The caller left early: that is a cancel.
+                # The caller left early, which is a cancel.
                 self.cancel()
             last = self._settle(failure)
         yield last
@@ -289,7 +289,7 @@ class HttpGeneration:
         complete = False
         for name, value in events(chunks(response, MAX_REPLY_BYTES)):
             if self._cancelled_s is not None:
-                return None  # what had come in the same read is not handed out any more
+                return None  # events from the same read are not yielded any more
             try:
                 message = self._read(name, value)
             except PARSE_ERRORS as error:
@@ -313,7 +313,7 @@ class HttpGeneration:
         if not complete:
             kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
             if kind and kind.lower() != "text/event-stream":
-                # A page, or a whole reply of a server that does not stream: to ask again would not help.
+                # A page, or a complete reply of a server that does not stream: a retry would not help.
                 return Failure(BAD_REPLY, f"expected a stream of events (text/event-stream), found {kind[:60]}")
             return Failure(CONNECTION, "the stream ended before its end was said")
         return self._judge()
@@ -332,7 +332,7 @@ class HttpGeneration:
             cancelled_s = self._cancelled_s
         facts = dict(self._facts)
         clean, quiet_ms = True, None
-        # A reply that came to its end was there with its last byte.
+        # A complete reply ended with its last byte.
         ended_s = (self._wire.last_read_s if failure is None else None) or time.monotonic()
         if cancelled_s is not None:
             failure, self._finish = None, "cancelled"
@@ -376,7 +376,7 @@ class HttpGeneration:
 
 
 def by_status(status: int, text: str) -> Failure:
-    """The failure that an HTTP status and its body mean."""
+    """The failure for an HTTP status and its body."""
     row = _BY_STATUS.get(status, SERVER_ERROR)
     if row is BAD_ARGUMENTS and any(words in text for words in _TOO_LONG):
         row = PROMPT_TOO_LONG
@@ -384,7 +384,7 @@ def by_status(status: int, text: str) -> Failure:
 
 
 def error_event(error: object) -> Failure:
-    """The failure that an error event within a stream means; servers put a status into it, or nothing."""
+    """The failure for an error event in a stream, which may contain a status."""
     code = error.get("code") if isinstance(error, Mapping) else None
     message = error.get("message") if isinstance(error, Mapping) else error
     if isinstance(code, int) and 400 <= code < 600:

@@ -1,11 +1,11 @@
-"""What a server says in chat completions, whole or streamed: read once, for those who measure and those who generate.
+"""Parses chat completions, complete or streamed, for measuring and for generating.
 
-A reply is data of a stranger. The parser takes fields apart and keeps what has the right type; it raises what Python
-raises where the shape is wrong (`PARSE_ERRORS`). Texts are passed on as they are: half a surrogate pair may find its
-other half in the next event, so only the receiver knows when to clean them (`clean`).
+A reply is untrusted data. The parser keeps fields of the right type and raises Python's own errors for a wrong shape
+(`PARSE_ERRORS`). It does not clean texts: an unpaired surrogate may be completed by the next event, so only the caller
+knows when to clean them (`clean`).
 
-Lines of a stream end at the byte `\\n` and nowhere else: text splitters such as `httpx.Response.iter_lines` also cut at
-U+0085 and U+2028, which may stand unescaped in the JSON of an event, and so break valid replies.
+Lines of a stream end only at the byte `\\n`. Text splitters such as `httpx.Response.iter_lines` also split at U+0085
+and U+2028, which may appear unescaped in the JSON of an event, and so break valid replies.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# What `json.loads` raises, and what reading another shape than a reply has raises.
+# Errors of `json.loads`, and errors of reading a document with the wrong shape.
 JSON_ERRORS = (ValueError, RecursionError)
 PARSE_ERRORS = (*JSON_ERRORS, LookupError, TypeError, AttributeError)
-# Numbers beyond this are none: `Infinity`, `NaN` and 1e999 among them.
+# Larger numbers are ignored, `Infinity`, `NaN` and 1e999 among them.
 _MAX_NUMBER = 1e12
 
 
 @dataclass(slots=True)
 class Message:
-    """A whole reply, or what one event of a stream adds to it.
+    """A complete reply, or what one event of a stream adds to it.
 
     Attributes:
-        texts: by the server's names: `content`, `reasoning_content` or `reasoning`, and any other.
-        counts: tokens and times, where the server tells them: `prompt_tokens` and `completion_tokens` of the usage,
+        texts: by the server's names: `content`, `reasoning_content` or `reasoning`, and others.
+        counts: tokens and times, if the server reports them: `prompt_tokens` and `completion_tokens` of the usage,
             `prompt_n` (tokens that were processed), `cached_tokens`, `prompt_ms` and `predicted_ms`.
-        error: what the server says in place of a reply; None: nothing.
+        error: the server's error in place of a reply; None: no error.
         last: no further event is needed.
     """
 
@@ -44,20 +44,20 @@ class Message:
 
     @property
     def content(self) -> str | None:
-        """The text of the reply; None: the server names none."""
+        """The text of the reply, if there is one."""
         return self.texts.get("content")
 
     @property
     def reasoning(self) -> str | None:
-        """The thinking before it: llama-server says `reasoning_content`, others `reasoning`."""
+        """The thinking before it, if any: llama-server names it `reasoning_content`, others `reasoning`."""
         return self.texts.get("reasoning_content") or self.texts.get("reasoning")
 
 
 def events(chunks: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    """(field, value) of every non-empty line, `data` and `error` alike; comments are passed over.
+    """(field, value) of every non-empty line, both `data` and `error`; comments are skipped.
 
-    Each event of this protocol is one line, so lines are handed out as they complete. A last line without its end
-    is not handed out: the connection broke inside it.
+    Each event of this protocol is one line, so lines are yielded as they complete. An incomplete last line is not
+    yielded: the connection broke inside it.
     """
     rest = b""
     for chunk in chunks:
@@ -69,10 +69,10 @@ def events(chunks: Iterable[bytes]) -> Iterator[tuple[str, str]]:
 
 
 def read_document(body: bytes, message: Message) -> None:
-    """Read a whole chat completion into `message`.
+    """Read a complete chat completion into `message`.
 
     Raises:
-        PARSE_ERRORS: it is none; what was found before that stays in `message`.
+        PARSE_ERRORS: it is not a chat completion; `message` keeps the fields found so far.
     """
     document = json.loads(body)
     choice = document["choices"][0]
@@ -85,8 +85,8 @@ def read_document(body: bytes, message: Message) -> None:
 def read_event(name: str, value: str, *, strict: bool) -> Message:
     """One line of a chat completion's stream.
 
-    `strict`: a line that is no event of a chat completion is an error. A measurement counts nothing that it does not
-    understand; whoever only wants the text passes over the rest.
+    `strict`: a line that is not an event of a chat completion is an error. A measurement must understand everything it
+    counts; a generation skips what it does not need.
 
     Raises:
         PARSE_ERRORS: it can't be read.
@@ -96,7 +96,7 @@ def read_event(name: str, value: str, *, strict: bool) -> Message:
     if not strict and name not in ("data", "error"):
         return Message()
     event = json.loads(value)
-    # Some say with each piece that there is no error.
+    # Some servers send a null error with every event.
     if name == "error" or ("error" in event if strict else event.get("error") is not None):
         return Message(error=value if strict else event.get("error") or event)
     message = Message(counts=_counts(event), model=_model(event))
@@ -126,7 +126,7 @@ def read_completion_event(name: str, value: str) -> Message:
         message.last = True
         message.finish_reason = text(event.get("stop_type")) or ("length" if event.get("stopped_limit") else "stop")
         message.counts = _counts(event)
-        # What a chat reports as usage is told under names of its own here.
+        # The usage has different names here than in a chat.
         for ours, theirs in (("prompt_tokens", "tokens_evaluated"), ("completion_tokens", "tokens_predicted")):
             if (number := count(event.get(theirs))) is not None:
                 message.counts[ours] = number
@@ -134,12 +134,12 @@ def read_completion_event(name: str, value: str) -> Message:
 
 
 def text(value: object) -> str | None:
-    """`value` if it is a text, cleaned."""
+    """`value`, cleaned, if it is a text."""
     return clean(value) if isinstance(value, str) else None
 
 
 def clean(value: str) -> str:
-    """Half a surrogate pair, which JSON can hold and no file can, becomes U+FFFD."""
+    """Replace unpaired surrogates, which JSON allows but no file can hold, with U+FFFD."""
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -172,7 +172,7 @@ def _counts(document: Mapping[str, Any]) -> dict[str, float]:
         "prompt_tokens": count(usage.get("prompt_tokens")),
         "completion_tokens": count(usage.get("completion_tokens")),
         "prompt_n": count(timings.get("prompt_n")),
-        # Where a server has no timings, OpenAI's own field tells of the cache.
+        # Without timings, OpenAI's own field reports the cache.
         "cached_tokens": count(timings.get("cache_n", details.get("cached_tokens"))),
         "prompt_ms": _number(timings.get("prompt_ms")),
         "predicted_ms": _number(timings.get("predicted_ms")),

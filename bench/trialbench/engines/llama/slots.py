@@ -1,6 +1,6 @@
-"""What llama-server tells of its slots (`GET /slots`): whether they are at work, and the number of their last task.
+"""Reads llama-server's slots (`GET /slots`): whether they are busy, and the number of their last task.
 
-A look costs the server one entry in its queue, and no slot: no reply waits for it longer than for itself.
+A look takes one entry in the server's queue but no slot, so it hardly delays replies.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _MAX_BYTES = 1 << 20
 
 
 class SlotsError(Exception):
-    """There is no such look; the text says why.
+    """The slots can't be read; the text says why.
 
     Attributes:
-        off: this server will never give one.
-        hidden: it answers, and shows no slots.
+        off: this server will never show them.
+        hidden: it answers, but does not show slots.
         timed_out: it did not answer in time.
         status: the HTTP status of its answer, if there was one.
     """
@@ -39,8 +39,8 @@ class SlotsError(Exception):
 class Look:
     """The slots at one moment.
 
-    `tasks`: slot to the number of the task that it ran last; slots that never ran one, or do not tell, are left out.
-    `tokens`: tokens of the prompts that lie in the slots' caches, 0 where the server does not tell.
+    `tasks`: slot to the number of its last task; slots that never ran one, or do not report it, are left out.
+    `tokens`: tokens of the prompts in the slots' caches, 0 if the server does not report them.
     """
 
     at_s: float
@@ -50,12 +50,12 @@ class Look:
 
     @property
     def newest(self) -> int | None:
-        """The highest task number: the task that was posted last of those that were run."""
+        """The highest task number: of the tasks that ran, the one that was posted last."""
         return max(self.tasks.values(), default=None)
 
 
 class Slots:
-    """Looks at the slots of one server, over a connection of its own: the measured one stays as it is.
+    """Looks at the slots of one server, over a separate connection: the measured one is not affected.
 
     Args:
         url: the server, with or without a trailing `/v1`.
@@ -68,10 +68,10 @@ class Slots:
         )
 
     def look(self, limit_s: float) -> Look:
-        """One look, over within `limit_s`.
+        """One look, within `limit_s`.
 
         Raises:
-            SlotsError: none to be had.
+            SlotsError: the slots can't be read.
         """
         try:
             status, body = self._fetch(limit_s)
@@ -81,7 +81,7 @@ class Slots:
             detail = f"a reply {error}" if error.kind == "too_long" else error
             raise SlotsError(f"GET /slots: {detail}", off=error.kind in ("unusable", "too_long")) from None
         if status != 200:
-            # 501 is llama-server started with --no-slots, 404 another program. One that still loads says 503.
+            # 501: llama-server with --no-slots; 404: another program; 503: a llama-server that is still loading.
             off = status not in (429, 503)
             raise SlotsError(f"GET /slots answers {status}", off=off, hidden=status in (404, 501), status=status)
         return _read(body)
@@ -92,7 +92,7 @@ class Slots:
         except WireError as error:
             if error.timed_out or error.kind not in ("connect", "dropped"):
                 raise
-            # A kept connection may be closing just now; a new one tells.
+            # The server may just be closing a kept connection: try again on a new one.
             return self._connection.fetch("GET", "/slots", timeout_s=limit_s, limit=_MAX_BYTES)
 
     def close(self) -> None:

@@ -1,13 +1,13 @@
-"""The one way to a llama-server: httpx with a clock at the socket and a deadline over the whole request.
+"""All HTTP to a llama-server: httpx with a clock at the socket and a deadline for the whole request.
 
-httpx bounds each read, not the request: a server that sends one byte a second is never too late. And it times
-a request around its own work, 0.9 ms away from the wire. Both are mended where the bytes pass: a network backend that
-notes when the request's first byte left and the reply's last byte came, and that waits in short slices so that
-a deadline, also one moved forward by a signal, is kept.
+httpx limits each read, not the request: a server that sends one byte per second is never too late. It also measures
+0.9 ms away from the wire, because its own work is included. A network backend solves both: it records when the first
+byte of the request left and the last byte of the reply arrived, and it waits in short slices so that a deadline is kept
+even if a signal moves it forward.
 
-httpx also sends head and body of a request apart, with its own work between them, while the server waits for the rest.
-Here what is written is kept until the reply is asked for, and leaves in one piece. And what is read is looked into when
-there is time for that: a client that parses a reply while the rest of it arrives measures its own parsing.
+httpx also sends head and body of a request separately, with its own work in between, while the server waits for the
+rest. Here, writes are buffered until the reply is read, and leave in one piece. Replies are parsed only when no more
+data is arriving: a client that parses a reply while the rest of it arrives measures its own parsing.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from typing import Any, Literal
 import httpcore
 import httpx
 
-# What a caller reads: status, headers and, with `chunks`, the body.
+# Callers read its status, its headers and, with `chunks`, its body.
 Response = httpx.Response
 # A signal that shortens the deadline is noticed after one slice at most.
 _SLICE_S = 0.2
-# Nothing more within this time: what came so far can be looked into. Tokens of a real model are further apart.
+# Without more data within this time, what came so far is parsed. Tokens of a real model are further apart.
 _LULL_S = 0.002
 _GATHER_BYTES = 1 << 18
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r\n", re.IGNORECASE)
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
-# Idle connections are closed by us before the server does it (llama-server: after 5 s): no request meets a closing one.
+# We close idle connections before the server does (llama-server: after 5 s), so no request meets a closing connection.
 _KEEPALIVE_EXPIRY_S = 3.0
 
 
@@ -42,12 +42,12 @@ class DeadlineError(Exception):
 
 
 class WireError(Exception):
-    """A request without a usable reply; the text says why, and may be empty.
+    """A request had no usable reply; the text says why, and may be empty.
 
     Attributes:
-        kind: `deadline` (ours passed), `connect` (no connection), `dropped` (it ended, or carried no HTTP),
-            `unusable` (httpx refuses a header, or the URL), `too_long`.
-        timed_out: whether time ran out, our deadline's or the connection's.
+        kind: `deadline` (ours passed), `connect` (no connection), `dropped` (it closed, or was not HTTP),
+            `unusable` (httpx refuses a header or the URL), `too_long`.
+        timed_out: whether a time limit was exceeded, the deadline or one of the connection.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class WireError(Exception):
 
 
 class Wire:
-    """What was seen at the socket during one request. Times are CLOCK_MONOTONIC seconds."""
+    """Observations at the socket during one request. Times are CLOCK_MONOTONIC seconds."""
 
     def __init__(self) -> None:
         self.deadline_s = float("inf")
@@ -95,7 +95,7 @@ class _Stream(httpcore.NetworkStream):
         self._unsent: list[bytes] = []
         self._pieces: deque[tuple[float, bytes]] = deque()
 
-    # The time-outs of these two are the pool's, fixed when the request began; the deadline is what counts.
+    # The pool's timeouts of these two were fixed when the request began; only the deadline counts.
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - the interface has it
         if self._unsent:
             self._flush()
@@ -105,9 +105,9 @@ class _Stream(httpcore.NetworkStream):
         return piece
 
     def _gather(self, max_bytes: int) -> None:
-        """Take what comes in quick succession, each piece with its time, before anybody looks into it.
+        """Read what arrives in quick succession, each piece with its time, before any of it is parsed.
 
-        A whole reply is known by its end; else a lull, or the end of the connection, is time enough to look.
+        Stops at the end of a complete reply, at a lull, or at the end of the connection.
         """
         wire, data = self._wire, bytearray()
         while len(data) < _GATHER_BYTES:
@@ -119,7 +119,7 @@ class _Stream(httpcore.NetworkStream):
                 continue
             except httpcore.ReadError:
                 if data:
-                    return  # what came is read first; the next read meets the same end
+                    return  # hand out the data first; the next read sees the same error
                 raise
             self._pieces.append((time.monotonic(), piece))
             wire.bytes_read += len(piece)
@@ -137,7 +137,7 @@ class _Stream(httpcore.NetworkStream):
         left = self._wire.remaining_s()
         if self._wire.first_write_s is None:
             self._wire.first_write_s = time.monotonic()
-        # A server may refuse a request before it has read all of it, and says so in a reply: that is still read.
+        # A server may reject a request before it has read all of it; its reply is still read.
         with contextlib.suppress(httpcore.WriteError):
             self._inner.write(buffer, left)
 
@@ -150,20 +150,20 @@ class _Stream(httpcore.NetworkStream):
         try:
             limit = min(self._wire.remaining_s(), timeout or float("inf"))
         except DeadlineError:
-            # The pool knows nothing of this connection yet, and would leave it open.
+            # The pool does not know this connection yet, and would leave it open.
             self.close()
             raise
         return _Stream(self._inner.start_tls(ssl_context, server_hostname, limit), self._wire)
 
     def get_extra_info(self, info: str) -> Any:
-        # So the pool asks whether a kept connection has anything to say, unasked: then it is not used again.
+        # The pool does not reuse a kept connection with unsolicited data.
         if info == "is_readable" and self._pieces:
             return True
         return self._inner.get_extra_info(info)
 
 
 def _whole(data: bytearray) -> bool:
-    """Whether `data`, which begins where a read began, ends where a reply ends. A guess: wrong, it costs a lull."""
+    """Whether `data`, which begins where a read began, ends where a reply ends. A wrong guess costs one lull."""
     if data.endswith(_LAST_CHUNK):
         return True
     head = data.find(b"\r\n\r\n")
@@ -206,7 +206,7 @@ class _Body(httpx.SyncByteStream):
 class WireTransport(httpx.BaseTransport):
     """Sends httpx requests over one httpcore pool; `wire` holds the last request's times and the deadline.
 
-    For one request at a time: a benchmark client that overlapped its requests would measure itself.
+    For one request at a time: a benchmark client with overlapping requests would measure itself.
     Errors are httpcore's own (`ConnectError`, `ReadError`, `RemoteProtocolError`, ...) or `DeadlineError`.
 
     Args:
@@ -217,7 +217,7 @@ class WireTransport(httpx.BaseTransport):
     def __init__(self, *, keep_alive: bool) -> None:
         self.wire = Wire()
         self._pool = httpcore.ConnectionPool(
-            ssl_context=None,  # made by httpcore at the first https request; plain http must not pay for it
+            ssl_context=None,  # httpcore makes one for the first https request; plain http must not pay for it
             max_connections=1,
             max_keepalive_connections=1 if keep_alive else 0,
             keepalive_expiry=_KEEPALIVE_EXPIRY_S,
@@ -251,7 +251,7 @@ class WireTransport(httpx.BaseTransport):
 
 
 class Connection:
-    """One client of one server; obeys us alone: no proxy of the environment, no cookie, no redirect, no compression.
+    """A client of one server: no proxy from the environment, no cookies, no redirects, no compression.
 
     Args:
         url: the server, without path.
@@ -266,13 +266,13 @@ class Connection:
         self._url = url
         transport = WireTransport(keep_alive=keep_alive)
         self.wire = transport.wire
-        # Nothing is ever unpacked: a few bytes of a compressed reply could fill the memory.
+        # No decompression: a few bytes of a compressed reply could fill the memory.
         sent = {**(headers or {}), "Accept-Encoding": "identity"}
         if api_key:
             sent["Authorization"] = f"Bearer {api_key}"
-        # No cookies: every request sends the same bytes, whatever was answered before.
+        # No cookies: every request sends the same bytes, whatever the server answered before.
         cookies = http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
-        # trust_env off: proxies and .netrc of the environment must not come between client and server.
+        # trust_env off: proxies and .netrc must not come between client and server.
         self._client = httpx.Client(transport=transport, headers=sent, cookies=cookies, trust_env=False)
 
     @contextlib.contextmanager
@@ -281,10 +281,10 @@ class Connection:
     ) -> Iterator[httpx.Response]:
         """One request; the body of its reply is read within the context, with `chunks`.
 
-        What ends it is `wire.deadline_s`; `timeout_s` and `connect_timeout_s` bound the single steps.
+        `wire.deadline_s` limits the whole request, `timeout_s` and `connect_timeout_s` its steps.
 
         Raises:
-            WireError: no usable reply, also where the caller reads it.
+            WireError: no usable reply; also raised while the caller reads it.
         """
         try:
             request = self._client.build_request(
@@ -302,7 +302,7 @@ class Connection:
             late = isinstance(error, httpcore.TimeoutException)
             raise WireError("dropped", str(error) or type(error).__name__, timed_out=late) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            # httpx looks at headers that nobody here asks for, such as where a redirect would lead.
+            # httpx also parses headers that are not used here, such as the target of a redirect.
             raise WireError("unusable", f"{type(error).__name__}: {error}") from error
 
     def fetch(
@@ -315,7 +315,7 @@ class Connection:
         limit: int,
         connect_timeout_s: float | None = None,
     ) -> tuple[int, bytes]:
-        """Status and body of a reply that is whole within `timeout_s` and holds at most `limit` bytes.
+        """Status and body of a reply that is complete within `timeout_s` and has at most `limit` bytes.
 
         Raises:
             WireError: there is none.
@@ -342,7 +342,7 @@ def fetch(
     connect_timeout_s: float | None = None,
     api_key: str | None = None,
 ) -> tuple[int, bytes]:
-    """As `Connection.fetch`, over a connection of its own."""
+    """Like `Connection.fetch`, over a new connection."""
     headers = {"Content-Type": "application/json"} if body is not None else None
     with contextlib.closing(Connection(url, api_key=api_key, keep_alive=False, headers=headers)) as connection:
         return connection.fetch(
@@ -365,15 +365,15 @@ def chunks(response: httpx.Response, limit: int) -> Iterator[bytes]:
 
 
 def base_url(url: str) -> str:
-    """`url` without the `/v1` that every client of such a server is given or not."""
+    """`url` without the optional trailing `/v1`."""
     return url.rstrip("/").removesuffix("/v1")
 
 
 def check_url(url: str) -> None:
-    """Whether httpx can ask there.
+    """Check that httpx accepts `url`.
 
     Raises:
-        ValueError: it can't; says why.
+        ValueError: it does not; says why.
     """
     try:
         httpx.URL(url)
