@@ -389,7 +389,7 @@ class _Reader:
             if path.stat().st_mode & stat.S_IROTH:
                 self._warn(file.line, f"api_key_file: everybody can read {path}; chmod o-r")
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "no ASCII"
+            reason = error.strerror if isinstance(error, OSError) else "not ASCII"
             self._error(file.line, f"api_key_file: {path} cannot be read: {reason}")
             return None
         if not is_key(key):

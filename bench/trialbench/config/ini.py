@@ -73,7 +73,7 @@ def parse_ini(text: str, name: str) -> dict[str, Section]:
                 raise UsageError(f"{where}: expected [SECTION], found {stripped[:60]!r}")
             title = stripped[1:-1].strip()
             if title in sections:
-                raise UsageError(f"{where}: the section [{title}] stands here a second time; join the two")
+                raise UsageError(f"{where}: the section [{title}] is defined twice; merge the two")
             entries, last = {}, None
             sections[title] = (number, entries)
             continue

@@ -139,7 +139,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The reply is complete, or was cancelled by us. The engine is quiet: no process, no busy slot is left."""
+    """The reply is complete, or was canceled by us. The engine is quiet: no process, no busy slot is left."""
 
     finish_reason: FinishReason
     usage: Usage

@@ -166,7 +166,7 @@ BAD_REPLY = FailureClass(
     "bad_reply",
     520,
     "indeterminate",
-    "what came is no reply in the engine's protocol",
+    "the answer is not a reply in the engine's protocol",
     "check that the right program answers there",
 )
 OUTPUT_LIMIT = FailureClass(

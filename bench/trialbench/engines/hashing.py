@@ -65,7 +65,7 @@ def check_file(
     if not path.is_absolute():
         return Failure(wrong, f"{what}: expected an absolute path, found {str(path)!r}: PATH is never searched")
     if not path.is_file():
-        return Failure(wrong, f"{what}: {path} is not there, or no file")
+        return Failure(wrong, f"{what}: {path} does not exist, or is not a file")
     if not os.access(path, os.X_OK if binary else os.R_OK):
         return Failure(wrong, f"{what}: {path} is not {'executable' if binary else 'readable'} for this user")
     if expected is not None:

@@ -304,27 +304,25 @@ class LlamaServer(OpenAICompatible):
 
     def _await_slot(self) -> tuple[bool, Mapping[str, Any]]:
         """Wait until the server works only on our other requests."""
+        until_s = time.monotonic() + _SLOT_LIMIT_S
         with contextlib.closing(self._slots()) as slots:
-            return self._await_slot_of(slots, time.monotonic() + _SLOT_LIMIT_S)
-
-    def _await_slot_of(self, slots: Slots, until_s: float) -> tuple[bool, Mapping[str, Any]]:
-        while True:
-            with self._lock:
-                others = self._running - 1
-            try:
-                busy = slots.look(_HEALTH_S).busy
-            except SlotsError as error:
-                if error.hidden:
-                    return False, {"slot": "not shown by the server"}
-                if error.timed_out and time.monotonic() < until_s:
-                    continue  # a busy machine answers late
-                # A server that is gone has no busy slot; `healthy` will find out whether it is gone.
-                return False, {"slot": f"unknown: {_why_no_slots(error).name}"}
-            if busy <= others:
-                return True, {"slot": "free"}
-            if time.monotonic() >= until_s:
-                return False, {"slot": f"{busy} busy, {others} of them ours"}
-            time.sleep(_SLOT_POLL_S)
+            while True:
+                with self._lock:
+                    others = self._running - 1
+                try:
+                    busy = slots.look(_HEALTH_S).busy
+                except SlotsError as error:
+                    if error.hidden:
+                        return False, {"slot": "not shown by the server"}
+                    if error.timed_out and time.monotonic() < until_s:
+                        continue  # a busy machine answers late
+                    # A server that is gone has no busy slot; `healthy` will find out whether it is gone.
+                    return False, {"slot": f"unknown: {_why_no_slots(error).name}"}
+                if busy <= others:
+                    return True, {"slot": "free"}
+                if time.monotonic() >= until_s:
+                    return False, {"slot": f"{busy} busy, {others} of them ours"}
+                time.sleep(_SLOT_POLL_S)
 
 
 def _why_no_slots(error: SlotsError) -> FailureClass:

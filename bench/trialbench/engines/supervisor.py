@@ -279,7 +279,7 @@ class Supervised:
 
     def _watch(self) -> None:
         leader = proc.look(self.pid)
-        assert leader is not None, "a child that nobody has reaped is there"
+        assert leader is not None, "an unreaped child still exists"
         self._leader = leader
         proc.brand(self.pid, self.mark)
         self._pidfd = os.pidfd_open(self.pid)

@@ -72,7 +72,7 @@ def plain_errors(repo: str, revision: str) -> Iterator[None]:
     except TrialbenchError:
         raise
     except errors.GatedRepoError as error:
-        todo = "accept its licence on the hub and set HF_TOKEN" if token() is None else "HF_TOKEN has no access to it"
+        todo = "accept its license on the hub and set HF_TOKEN" if token() is None else "HF_TOKEN has no access to it"
         raise ServerError(f"{repo}: access is restricted: {todo}") from _redacted(error)
     except errors.RevisionNotFoundError as error:
         raise ServerError(f"{repo}: has no revision {revision}: pin one that exists (`make pin`)") from _redacted(error)

@@ -59,7 +59,7 @@ def fetch(
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise UsageError(f"--sha256 {name}: expected a name inside the repository")
     if not dest.is_dir():
-        raise UsageError(f"{dest}: is no folder: make it first, writable for this user")
+        raise UsageError(f"{dest}: is not a folder: make it first, writable for this user")
     right = {name for name in sha256 if _is_right(dest / name, sha256[name], tell)}
     if sha256 and right == set(sha256):
         tell(f"{repo}: all {len(right)} files are there and right")
@@ -101,7 +101,7 @@ def _compare_pins(names: set[str], pinned: set[str], repo: str) -> None:
     problems = [f"{name}: matches the patterns, and has no pinned hash" for name in sorted(names - pinned)]
     problems += [f"{name}: has a pinned hash, and matches no pattern" for name in sorted(pinned - names)]
     if problems:
-        raise UsageError(f"{repo}: pins and files differ (`make pin` writes them anew):\n  " + "\n  ".join(problems))
+        raise UsageError(f"{repo}: pins and files differ (`make pin` rewrites them):\n  " + "\n  ".join(problems))
 
 
 def _check_disk(dest: Path, staging: Path, missing: Sequence[RemoteFile]) -> None:

@@ -29,12 +29,12 @@ def pin(
     The file is written atomically, after everything was resolved.
 
     Raises:
-        UsageError: a pattern matches nothing, or there is no folder for `out`.
+        UsageError: a pattern matches nothing, or there is not a folder for `out`.
         ServerError: hub or registry refuse, or cannot be reached.
     """
     hub.check_repo(repo)
     if not out.parent.is_dir():
-        raise UsageError(f"{out.parent}: is no folder: expected one for the pins")
+        raise UsageError(f"{out.parent}: is not a folder: expected one for the pins")
     commit, files = hub.list_files(repo, revision, include)
     tell(f"{repo}: {revision} is {commit}")
     pinned = []

@@ -97,7 +97,7 @@ def _token(client: httpx.Client, challenge: str, text: str) -> str:
     fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
     realm = fields.pop("realm", "")
     if not challenge.lower().startswith("bearer ") or not realm:
-        raise ServerError(f"{text}: the registry wants a log-in that is not supported: {challenge!r}")
+        raise ServerError(f"{text}: the registry requires an unsupported login: {challenge!r}")
     reply = client.get(realm, params=fields)
     answer = reply.json() if reply.status_code == 200 else {}
     found = answer.get("token") or answer.get("access_token")

@@ -42,13 +42,13 @@ def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -
     out_dir = Path(session["out_dir"])
     needs_control = session.get("start_file") or any(entry.get("gate_file") for entry in session["segments"])
     if needs_control and not session.get("control_dir"):
-        raise UsageError(f"{path}: expected control_dir beside start_file and gate_file, found none")
+        raise UsageError(f"{path}: expected control_dir with start_file or gate_file, found none")
     segments = [_segment(entry, session, path) for entry in session["segments"]]
     twice = {segment.id for segment in segments if sum(other.id == segment.id for other in segments) > 1}
     if twice:
         raise UsageError(f"{path}: expected segment ids to differ, found twice: {', '.join(sorted(twice))}")
     if not out_dir.is_dir():
-        raise UsageError(f"{out_dir}: out_dir is no folder: make it, writable for this user, before the session")
+        raise UsageError(f"{out_dir}: out_dir is not a folder: make it, writable for this user, before the session")
     client = ChatClient(
         session["url"], model=session.get("model"), stream=session.get("stream", False), api_key=api_key
     )

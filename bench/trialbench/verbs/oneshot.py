@@ -61,7 +61,7 @@ def _oneshot(options: argparse.Namespace) -> int:
     kept: Path | None = options.result
     if kept is not None and (kept.is_dir() or not kept.absolute().parent.is_dir()):
         # Checked before the reply, which would otherwise be shown and then lost.
-        raise UsageError(f"--result: expected a file in a folder that is there, found {kept}")
+        raise UsageError(f"--result: expected a file in an existing folder, found {kept}")
     find_config(options)
     trial = _trial(options)
     engine = make_engine(options)

@@ -197,7 +197,7 @@ def _probe(options: argparse.Namespace) -> int:
     for option, path in (("--json", options.json), ("--junit", options.junit)):
         # Checked before minutes of measuring whose numbers would be lost.
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise UsageError(f"{option}: expected a file in a folder that is there, found {path}")
+            raise UsageError(f"{option}: expected a file in an existing folder, found {path}")
     choice = choose(options)
     for warning in choice.warnings:
         say(f"trialbench: warning: {warning}", sys.stderr)

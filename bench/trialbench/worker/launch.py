@@ -53,7 +53,9 @@ class Launched:
                         "run the command by hand to see why"
                     )
                 if time.monotonic() - self.started_s > limit_s:
-                    raise ServerError(f"{argv[0]}: not well within {limit_s:g} s; run the command by hand to see why")
+                    raise ServerError(
+                        f"{argv[0]}: not healthy within {limit_s:g} s; run the command by hand"
+                    )
                 time.sleep(_POLL_S)
         except BaseException:
             self.close()

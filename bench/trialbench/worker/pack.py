@@ -72,7 +72,7 @@ def _package(name: str) -> Iterator[tuple[str, bytes]]:
         if not path.is_file() or "__pycache__" in path.parts:
             continue
         if path.suffix in (".so", ".pyd"):
-            raise UsageError(f"the worker can't take {path} along: it is compiled for this machine")
+            raise UsageError(f"the worker can't include {path}: it is compiled for this machine")
         yield f"{name}/{path.relative_to(origin.parent).as_posix()}", path.read_bytes()
 
 

@@ -521,7 +521,7 @@ def _fallback(
     answered = end.get("type") == "done" and end.get("fallback") is True and first_s is not None
     detail = f"after {deadline_s:g} s without a token; answered by {end.get('source')} {end.get('model')}"
     if not answered:
-        detail = f"expected a labelled answer of the fallback, found {end.get('error') or end or 'nothing'}"
+        detail = f"expected a labeled answer of the fallback, found {end.get('error') or end or 'nothing'}"
     value = first_s - asked_s - deadline_s if answered and first_s is not None else None
     return Check("fallback_s", value, "s", limits["fallback_s"], detail)
 

@@ -147,7 +147,7 @@ def parse(line: bytes, defaults: Defaults) -> Request:
 
 
 def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is no JSON number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _object(line: bytes) -> dict[str, Any]:

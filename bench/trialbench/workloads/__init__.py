@@ -130,7 +130,7 @@ def _read_text(path: Path, what: str) -> str:
     except OSError as error:
         raise UsageError(f"{path}: the {what} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: the {what} is no UTF-8 text: byte {error.start}") from error
+        raise UsageError(f"{path}: the {what} is not UTF-8 text: byte {error.start}") from error
 
 
 def _parse(text: str, path: Path) -> tuple[dict[str, Any], Any]:
@@ -140,7 +140,7 @@ def _parse(text: str, path: Path) -> tuple[dict[str, Any], Any]:
         try:
             document = json.loads(text)
         except ValueError as error:
-            raise UsageError(f"{path}: is no JSON: {error}") from error
+            raise UsageError(f"{path}: is not JSON: {error}") from error
         return _mapping(document, path), lambda _: ""
     import yaml
 
@@ -148,7 +148,7 @@ def _parse(text: str, path: Path) -> tuple[dict[str, Any], Any]:
         document = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UsageError(f"{path}{line}: is no YAML: {error.problem}") from error
+        raise UsageError(f"{path}{line}: is not YAML: {error.problem}") from error
     return _mapping(document, path), lambda where: _line(text, where)
 
 
@@ -199,7 +199,7 @@ def _set(document: dict[str, Any], key: str, text: str) -> None:
     for parent in parents:
         inner = place.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise UsageError(f"--set {key}: {parent!r} is no mapping in this workload")
+            raise UsageError(f"--set {key}: {parent!r} is not a mapping in this workload")
         place = inner
     place[last] = value
 

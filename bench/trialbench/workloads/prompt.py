@@ -22,7 +22,7 @@ def _run(source: Path) -> dict[str, object]:
     except OSError as error:
         raise UsageError(f"{source}: cannot be read: {error.strerror}") from error
     except (SyntaxError, ValueError) as error:
-        raise UsageError(f"{source}: is no Python source: {error}") from error
+        raise UsageError(f"{source}: is not a Python source: {error}") from error
     # A separate module, not "__main__": a script's main part must not run, and dataclasses look up their module.
     module = types.ModuleType("production_source")
     module.__file__ = str(source)
@@ -57,7 +57,7 @@ def evaluate_prompt(source: Path, call: str) -> str:
     try:
         expression = ast.parse(call, filename="--call", mode="eval")
     except SyntaxError as error:
-        raise UsageError(f"--call: is no Python expression: {call!r}: {error.msg}") from error
+        raise UsageError(f"--call: is not a Python expression: {call!r}: {error.msg}") from error
     if not isinstance(expression.body, ast.Call):
         raise UsageError(f'--call: expected one call such as build_prompt(goal="..."), found {call!r}')
     try:

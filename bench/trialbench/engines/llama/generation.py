@@ -44,12 +44,11 @@ from trialbench.engines.failures import (
     FailureClass,
 )
 from trialbench.engines.llama.messages import PARSE_ERRORS, Message, clean, events
-from trialbench.engines.llama.wire import Connection, Response, WireError, chunks, fetch
+from trialbench.engines.llama.wire import CONNECT_S, Connection, Response, WireError, chunks, fetch
 from trialbench.engines.process import timeout
 
 MAX_REPLY_BYTES = 16 << 20
 _MAX_SMALL_BYTES = 8 << 20
-_CONNECT_S = 5.0
 _DETAIL = 300
 # A reader that stops reading occupies the slot at most this long after the total deadline.
 _OVERDUE_S = 2.0
@@ -99,14 +98,7 @@ class Server:
         """
         try:
             status, raw = fetch(
-                self.url,
-                method,
-                path,
-                None if body is None else json.dumps(body).encode(),
-                timeout_s=timeout_s,
-                connect_timeout_s=_CONNECT_S,
-                limit=_MAX_SMALL_BYTES,
-                api_key=self.api_key,
+                self.url, method, path, body, timeout_s=timeout_s, limit=_MAX_SMALL_BYTES, api_key=self.api_key
             )
         except WireError as error:
             if error.kind == "deadline":
@@ -257,7 +249,7 @@ class HttpGeneration:
                     self._path,
                     self._body,
                     timeout_s=self._deadlines.total_s,
-                    connect_timeout_s=min(_CONNECT_S, self._deadlines.total_s),
+                    connect_timeout_s=min(CONNECT_S, self._deadlines.total_s),
                 ) as response:
                     with self._lock:
                         stream = response.extensions.get("network_stream")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import http.cookiejar
+import json
 import re
 import ssl
 import time
@@ -26,6 +27,8 @@ import httpx
 
 # Callers read its status, its headers and, with `chunks`, its body.
 Response = httpx.Response
+# How long a connection may take, at most.
+CONNECT_S = 5.0
 # A signal that shortens the deadline is noticed after one slice at most.
 _SLICE_S = 0.2
 # Without more data within this time, what came so far is parsed. Tokens of a real model are further apart.
@@ -306,14 +309,7 @@ class Connection:
             raise WireError("unusable", f"{type(error).__name__}: {error}") from error
 
     def fetch(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        *,
-        timeout_s: float,
-        limit: int,
-        connect_timeout_s: float | None = None,
+        self, method: str, path: str, body: bytes | None = None, *, timeout_s: float, limit: int
     ) -> tuple[int, bytes]:
         """Status and body of a reply that is complete within `timeout_s` and has at most `limit` bytes.
 
@@ -321,9 +317,8 @@ class Connection:
             WireError: there is none.
         """
         self.wire.deadline_s = time.monotonic() + timeout_s
-        with self.exchange(
-            method, path, body, timeout_s=timeout_s, connect_timeout_s=min(timeout_s, connect_timeout_s or timeout_s)
-        ) as response:
+        connect_s = min(timeout_s, CONNECT_S)
+        with self.exchange(method, path, body, timeout_s=timeout_s, connect_timeout_s=connect_s) as response:
             return response.status_code, b"".join(chunks(response, limit))
 
     def close(self) -> None:
@@ -332,22 +327,13 @@ class Connection:
 
 
 def fetch(
-    url: str,
-    method: str,
-    path: str,
-    body: bytes | None = None,
-    *,
-    timeout_s: float,
-    limit: int,
-    connect_timeout_s: float | None = None,
-    api_key: str | None = None,
+    url: str, method: str, path: str, body: Any = None, *, timeout_s: float, limit: int, api_key: str | None = None
 ) -> tuple[int, bytes]:
-    """Like `Connection.fetch`, over a new connection."""
-    headers = {"Content-Type": "application/json"} if body is not None else None
+    """Like `Connection.fetch`, over a new connection; `body` is sent as JSON."""
+    headers = None if body is None else {"Content-Type": "application/json"}
+    raw = None if body is None else json.dumps(body).encode()
     with contextlib.closing(Connection(url, api_key=api_key, keep_alive=False, headers=headers)) as connection:
-        return connection.fetch(
-            method, path, body, timeout_s=timeout_s, limit=limit, connect_timeout_s=connect_timeout_s
-        )
+        return connection.fetch(method, path, raw, timeout_s=timeout_s, limit=limit)
 
 
 def chunks(response: httpx.Response, limit: int) -> Iterator[bytes]:

@@ -222,7 +222,7 @@ def test_keys_of_an_endpoint(tmp_path: Path) -> None:
         ("https://api.example.com", "api_key = a\napi_key_file = /x", "api_key is set as well"),
         ("https://api.example.com", "api_key_file = /nowhere/at/all", "cannot be read: No such file"),
         ("https://api.example.com", "api_key_file = {two}", "expected one key of printable characters"),
-        ("https://api.example.com", "api_key_file = {bytes}", "cannot be read: no ASCII"),
+        ("https://api.example.com", "api_key_file = {bytes}", "cannot be read: not ASCII"),
         ("https://api.example.com", "api_key = a\n  b", "api_key: expected one key of printable"),
         ("https://api.example.com", "api_key = schlüssel", "api_key: expected one key of printable"),
         ("https://api.example.com", "api_key_file = here", "an absolute path"),
@@ -250,7 +250,7 @@ def test_loopback_is_this_machine_and_nothing_else() -> None:
         ("[a]\n= 3", "f:2: expected KEY = VALUE"),
         ("[a\nx=1", "f:1: expected \\[SECTION\\]"),
         ("[]\nx=1", "f:1: expected \\[SECTION\\]"),
-        ("[a]\nx=1\n[a]", "f:3: the section \\[a\\] stands here a second time"),
+        ("[a]\nx=1\n[a]", "f:3: the section \\[a\\] is defined twice"),
         ("[a]\nx=1\nX = 2", "f:3: x was set on line 2 already"),
     ],
 )
