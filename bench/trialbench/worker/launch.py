@@ -53,9 +53,7 @@ class Launched:
                         "run the command by hand to see why"
                     )
                 if time.monotonic() - self.started_s > limit_s:
-                    raise ServerError(
-                        f"{argv[0]}: not healthy within {limit_s:g} s; run the command by hand"
-                    )
+                    raise ServerError(f"{argv[0]}: not healthy within {limit_s:g} s; run the command by hand")
                 time.sleep(_POLL_S)
         except BaseException:
             self.close()
