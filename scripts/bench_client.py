@@ -50,7 +50,7 @@ PLAIN_RATIO, STREAM_RATIO, GAP_MS, FIRST_S, RSS_MB = 1.05, 1.10, 0.4, 0.3, 45.0
 
 def _body(url: str, stream: bool) -> tuple[Any, Any, bytes]:
     """(client, workload, body): what trialbench would send; every client sends these bytes."""
-    from trialbench.engines.openai_http import ChatClient
+    from trialbench.measure.client import ChatClient
     from trialbench.workloads import load_workload
 
     client = ChatClient(url, stream=stream)

@@ -22,6 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 
+from trialbench.config.settings import DispatcherSettings  # noqa: E402
 from trialbench.engines.contract import (  # noqa: E402 - the checkout's own, whatever is installed
     Capability,
     Done,
@@ -37,7 +38,6 @@ from trialbench.engines.contract import (  # noqa: E402 - the checkout's own, wh
 from trialbench.engines.failures import Failure  # noqa: E402
 from trialbench.files import write_json  # noqa: E402
 from trialbench.worker.build import dispatcher  # noqa: E402
-from trialbench.worker.config import DispatcherSettings  # noqa: E402
 from trialbench.worker.server import Server, UnixListener  # noqa: E402
 from trialbench.worker.service import Worker  # noqa: E402
 

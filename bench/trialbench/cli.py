@@ -1,21 +1,21 @@
-"""The command `trialbench`. Each verb imports what it needs and nothing else: start-up counts in the trial."""
+"""The command `trialbench`. Each verb imports only what it needs, because start-up time counts in the trial."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from trialbench import __version__
-from trialbench.engines import commands as engines
 from trialbench.engines.credentials import environment_key
-from trialbench.engines.select import add_options
 from trialbench.errors import TrialbenchError, UsageError
 from trialbench.options import positive
 from trialbench.terminal import ended, say
+from trialbench.verbs import oneshot, side_by_side
+from trialbench.verbs.select import add_options, measuring_client
 
 _EXIT_CODES = "exit codes: 0 all samples good, 2 wrong usage, 3 some samples failed, 4 server broken or unreachable"
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="trialbench", description="Tries a language model where it would run.")
+    parser = argparse.ArgumentParser(prog="trialbench", description="Tests a language model where it would run.")
     parser.add_argument("--version", action="version", version=f"trialbench {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     _add_run(verbs)
@@ -37,26 +37,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_hub(verbs)
     _add_report(verbs)
     _add_out(verbs)
-    engines.add(verbs)
-    engines.add_table(verbs)
-    for room in _NOT_IN_THE_IMAGE:
-        _add_room(verbs, room)
+    oneshot.add(verbs)
+    side_by_side.add(verbs)
+    for room, verb_module in _NOT_IN_THE_IMAGE.items():
+        if importlib.util.find_spec(f"trialbench.{room}") is not None:
+            importlib.import_module(f"trialbench.{verb_module}").add(verbs)
     return parser
 
 
-# Rooms that measure nothing in a window: the bench image leaves them out (images/bench/build.py).
-_NOT_IN_THE_IMAGE = ("worker", "ground_truth")
-# A string: the generic form of this class exists for type checkers only.
+# Rooms that are not needed in the window, with the modules of their verbs. The bench image leaves them out
+# (images/bench/build.py); the command then lacks these verbs.
+_NOT_IN_THE_IMAGE = {"worker": "verbs.worker", "ground_truth": "ground_truth.cli"}
+# A string, because the generic form of this class exists only for type checkers.
 _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-
-def _add_room(verbs: _Verbs, room: str) -> None:
-    try:
-        importlib.import_module(f"trialbench.{room}.cli").add(verbs)
-    except ModuleNotFoundError as error:
-        # In the image the room itself is missing; a room that misses something is another matter.
-        if error.name not in (f"trialbench.{room}", f"trialbench.{room}.cli"):
-            raise
 
 
 def _add_run(verbs: _Verbs) -> None:
@@ -64,35 +57,35 @@ def _add_run(verbs: _Verbs) -> None:
     run.add_argument("--url", help="the server, such as http://127.0.0.1:11435")
     run.add_argument("--workload", required=True, metavar="FILE|NAME", help="a YAML file, or nav, describe")
     run.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a variable; with a dot a place in the file"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a variable, or with a dot a field of the file"
     )
     run.add_argument("--image", type=Path, metavar="FILE", help="the image of the workload")
-    run.add_argument("--prompt-file", type=Path, metavar="FILE", help="text of the variable prompt, verbatim")
+    run.add_argument("--prompt-file", type=Path, metavar="FILE", help="the variable prompt, verbatim from this file")
     run.add_argument("-n", type=positive, help="how many samples (default: the workload's)")
-    run.add_argument("--warmup", type=int, help="how many requests before that are discarded")
+    run.add_argument("--warmup", type=int, help="how many requests to send first and discard")
     run.add_argument("--out", type=Path, metavar="FILE.jsonl", help="write each sample here when it arrives")
     run.add_argument("--summary", type=Path, metavar="FILE.json", help="write the numbers here")
     run.add_argument("--cache-prompt", action="store_true", help="let the server reuse its prompt cache")
     run.add_argument("--stream", action="store_true", help="ask for a stream: gives the time to first token")
-    run.add_argument("--model", help="sent as model, for servers that need it")
+    run.add_argument("--model", help="model name to send, for servers that need it")
     run.add_argument(
         "--omit", action="append", default=[], metavar="FIELD", help="leave out a field the server refuses"
     )
-    run.add_argument("--timeout-s", type=float, metavar="S", help="bound of one request")
+    run.add_argument("--timeout-s", type=float, metavar="S", help="limit of one request")
     run.add_argument(
         "--time-limit-s",
         type=float,
         default=1800.0,
         metavar="S",
-        help="bound of the whole run; what it leaves is partial, exit code 3 (default: %(default)g)",
+        help="limit of the whole run; a run that reaches it is partial, exit code 3 (default: %(default)g)",
     )
     run.add_argument(
         "--idle-wait-s",
         type=float,
         metavar="S",
-        help="llama-server others use too: send only while its slots are idle, wait at most S seconds for that in all",
+        help="llama-server with other clients: send only while its slots are idle, wait at most S seconds in total",
     )
-    run.add_argument("--label", help="what the model is called in the summary")
+    run.add_argument("--label", help="name of the model in the summary")
     add_options(run, required=False, url=False)
     run.set_defaults(verb=_run)
 
@@ -100,9 +93,8 @@ def _add_run(verbs: _Verbs) -> None:
 def _run(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from trialbench.engines.openai_http import ChatClient
-    from trialbench.engines.select import measuring_client
     from trialbench.files import write_json
+    from trialbench.measure.client import ChatClient
     from trialbench.measure.progress import make_progress
     from trialbench.measure.segments import Runner, Segment
     from trialbench.measure.session import document, make_watch, run_signalled
@@ -163,7 +155,7 @@ def _session(options: argparse.Namespace) -> int:
 
 
 def _add_prompt(verbs: _Verbs) -> None:
-    prompt = verbs.add_parser("prompt", help="print the prompt that production's own source makes")
+    prompt = verbs.add_parser("prompt", help="print the prompt that production's own source builds")
     prompt.add_argument("--source", required=True, type=Path, metavar="FILE.py", help="the extracted source")
     prompt.add_argument("--call", required=True, help="one call, such as 'build_prompt(goal=\"x\")'")
     prompt.set_defaults(verb=_prompt)
@@ -172,25 +164,25 @@ def _add_prompt(verbs: _Verbs) -> None:
 def _prompt(options: argparse.Namespace) -> int:
     from trialbench.workloads.prompt import evaluate_prompt
 
-    # Without a line end of our own: the prompt is to arrive verbatim.
+    # Without a line end, so that the prompt arrives verbatim.
     sys.stdout.write(evaluate_prompt(options.source, options.call))
     sys.stdout.flush()
     return 0
 
 
 def _add_hub(verbs: _Verbs) -> None:
-    fetch = verbs.add_parser("fetch", help="fetch model files at a pinned revision and check their hashes")
+    fetch = verbs.add_parser("fetch", help="download model files at a pinned revision and check their hashes")
     fetch.add_argument("--repo", required=True, metavar="OWNER/NAME")
     fetch.add_argument("--revision", required=True, metavar="SHA", help="a full commit hash")
     fetch.add_argument("--include", required=True, action="append", metavar="PATTERN", help="which files; repeatable")
     fetch.add_argument("--dest", required=True, type=Path, metavar="DIR", help="where the files go")
     fetch.add_argument("--sha256", action="append", default=[], metavar="NAME=HEX", help="pinned hash; repeatable")
     fetch.set_defaults(verb=_fetch)
-    pin = verbs.add_parser("pin", help="resolve revision, file hashes and image digest, and write them down")
+    pin = verbs.add_parser("pin", help="resolve revision, file hashes and image digest, and record them")
     pin.add_argument("--repo", required=True, metavar="OWNER/NAME")
     pin.add_argument("--revision", default="main", help="branch, tag or commit to pin (default: main)")
     pin.add_argument("--include", required=True, action="append", metavar="PATTERN", help="which files; repeatable")
-    pin.add_argument("--image", metavar="REF", help="container image whose digest is pinned too")
+    pin.add_argument("--image", metavar="REF", help="container image whose digest is pinned as well")
     pin.add_argument("--out", required=True, type=Path, metavar="FILE.yml")
     pin.set_defaults(verb=_pin)
 
@@ -227,35 +219,35 @@ def _add_report(verbs: _Verbs) -> None:
     summarize = verbs.add_parser("summarize", help="write summary.json of a result folder")
     summarize.add_argument("dir", type=Path, metavar="DIR")
     summarize.set_defaults(verb=_summarize)
-    verdict = verbs.add_parser("verdict", help="decide, and write verdict.json; measures nothing again")
+    verdict = verbs.add_parser("verdict", help="decide and write verdict.json, without measuring again")
     verdict.add_argument("dir", type=Path, metavar="DIR")
-    verdict.add_argument("--describe", choices=["better", "same", "worse"], help="a person's judgement of describe")
+    verdict.add_argument("--describe", choices=["better", "same", "worse"], help="a person's judgment of describe")
     verdict.add_argument("--require", choices=["adopt"], help="exit 1 unless the verdict is ADOPT")
     verdict.add_argument("--adherence-rule", choices=["share", "proved"], help="default: the plan's, else share")
     verdict.add_argument(
         "--ground-truth",
         choices=["not_required", "passed", "failed", "missing"],
-        help="require ground truth from now on, and say what came of it (missing: there is none yet)",
+        help="require ground truth from now on, and give its result (missing: there is none yet)",
     )
     _add_proofs(verdict)
     verdict.set_defaults(verb=_verdict)
-    show = verbs.add_parser("show", help="print a result folder for people")
+    show = verbs.add_parser("show", help="print a result folder as a readable table")
     show.add_argument("dir", type=Path, metavar="DIR")
     show.set_defaults(verb=_show)
     compare = verbs.add_parser("compare", help="print several runs side by side")
     compare.add_argument("dirs", type=Path, metavar="DIR", nargs="*")
     compare.add_argument(
-        "--without", action="append", default=[], metavar="HOST=WHY", help="a host that has no results; repeatable"
+        "--without", action="append", default=[], metavar="HOST=WHY", help="a host without results; repeatable"
     )
-    compare.add_argument("--html", type=Path, metavar="FILE", help="write them as a page, too")
+    compare.add_argument("--html", type=Path, metavar="FILE", help="also write an HTML page")
     compare.set_defaults(verb=_compare)
-    report = verbs.add_parser("report", help="write report.html of a result folder: one file that needs nothing else")
+    report = verbs.add_parser("report", help="write report.html of a result folder, one self-contained file")
     report.add_argument("dir", type=Path, metavar="DIR")
     report.add_argument("--out", type=Path, metavar="FILE", help="default: DIR/report.html")
     _add_proofs(report)
     report.set_defaults(verb=_report)
     schema = verbs.add_parser("schema", help="print a published JSON schema")
-    schema.add_argument("name", metavar="NAME", nargs="?", help="without it: list the names")
+    schema.add_argument("name", metavar="NAME", nargs="?", help="default: list the names")
     schema.set_defaults(verb=_schema)
 
 
@@ -264,7 +256,7 @@ def _add_proofs(parser: argparse.ArgumentParser) -> None:
         "--proofs",
         type=Path,
         metavar="FOLDER",
-        help="take these proofs (JSON of `trialbench probe`) into the run first, as evidence beside the trial",
+        help="first add these proofs (JSON of `trialbench probe`) to the run, as evidence next to the trial",
     )
 
 
@@ -273,7 +265,7 @@ def _take_proofs(options: argparse.Namespace) -> None:
         from trialbench.report.folder import read_folder
         from trialbench.report.proofs import take_proofs
 
-        # Before anything is written: a folder that is none of a run gets none.
+        # Checked before anything is written: a folder that is not a run gets no proofs.
         read_folder(options.dir)
         take_proofs(options.dir, options.proofs)
 
@@ -375,7 +367,7 @@ def _documents(options: argparse.Namespace) -> int:
 
     research = options.research or RESEARCH
     found = write_documents(options.dir, options.root, check=options.check, research=research)
-    # Ansible asks for the two apart; a person who checks wants to see.
+    # Ansible asks for diff and check separately; a person who checks wants to see the diff.
     shown = diff(found) if options.diff or (options.check and not options.json) else ""
     if options.json:
         print(json.dumps(told(found, shown, check=options.check)))

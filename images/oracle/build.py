@@ -55,7 +55,7 @@ def requirements() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     found = [*project["dependencies"], *extras["ground-truth"], *extras["oracle"]]
-    return sorted(one for one in found if not one.startswith("trialbench["))
+    return sorted(one for one in found if not one.startswith("edgelab-trialbench["))
 
 
 def source_files() -> list[Path]:

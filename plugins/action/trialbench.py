@@ -39,7 +39,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         result.update(changed=False, rc=done.returncode, cmd=command, stdout=done.stdout, stderr=done.stderr)
         if done.returncode != 0:
             self._show(done.stdout.splitlines())
-            hint = " (do: pip install trialbench)" if "No module named trialbench" in done.stderr else ""
+            hint = " (do: pip install edgelab-trialbench)" if "No module named trialbench" in done.stderr else ""
             raise AnsibleActionFail(
                 f"trialbench {args[0]}: {done.stderr.strip() or done.returncode}{hint}", result=result
             )

@@ -326,7 +326,7 @@ def test_the_worker_and_the_command(gemma: GemmaCpp, tmp_path: Path, capfd: pyte
         {"type": "generate", "id": 1, "prompt": "Name a fruit.", "max_tokens": 8, "temperature": 0, **patience},
     ]
     ran = subprocess.run(
-        [sys.executable, "-m", "trialbench.worker", "worker", *engine],
+        [sys.executable, "-m", "trialbench.verbs.worker", "worker", *engine],
         input="".join(json.dumps(line) + "\n" for line in lines),
         capture_output=True,
         text=True,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trialbench.engines.openai_stream import EndpointOptions, LlamaServer
+from trialbench.engines.openai import EndpointOptions, LlamaServer
 
 ROOT = Path(__file__).resolve().parents[2]
 START_LIMIT_S = 60.0

@@ -20,7 +20,7 @@ from typing import Any
 from trialbench.engines import proc
 from trialbench.engines.contract import Deadlines, Done, Engine, Failed, Result, Token, Trial
 from trialbench.engines.gemma_cpp import GemmaCpp, GemmaOptions
-from trialbench.engines.openai_stream import EndpointOptions, LlamaServer
+from trialbench.engines.openai import EndpointOptions, LlamaServer
 from trialbench.engines.supervisor import Bounds, Supervisor
 from trialbench.files import write_json
 

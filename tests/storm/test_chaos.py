@@ -21,10 +21,11 @@ from typing import Any
 
 import pytest
 from trialbench import schemas
+from trialbench.config.settings import Limits
 from trialbench.engines import failures, proc
 from trialbench.engines.contract import Capability, Deadlines, Engine, Generation, Probe, Trial
 from trialbench.engines.gemma_cpp import GemmaCpp, GemmaOptions
-from trialbench.engines.openai_stream import EndpointOptions, OpenAICompatible
+from trialbench.engines.openai import EndpointOptions, OpenAICompatible
 from trialbench.engines.supervisor import Bounds, Supervisor
 from trialbench.worker.breaker import Breaker
 from trialbench.worker.channel import SocketChannel
@@ -32,7 +33,7 @@ from trialbench.worker.dispatch import Dispatcher, Policy
 from trialbench.worker.protocol import Defaults
 from trialbench.worker.retry import RetryPolicy
 from trialbench.worker.routing import Backend, Router
-from trialbench.worker.service import Limits, Worker
+from trialbench.worker.service import Worker
 
 STAND_IN = Path(__file__).resolve().parents[1] / "fixtures" / "engines" / "gemma"
 REQUESTS = int(os.environ.get("MT_CHAOS_REQUESTS", "1000"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from trialbench.cli import main
 from trialbench.engines.contract import Constraint, Deadlines, Done, Failed, Trial
-from trialbench.engines.openai_stream import EndpointOptions, LlamaServer
+from trialbench.engines.openai import EndpointOptions, LlamaServer
 
 MODEL = Path(__file__).resolve().parents[1] / "fixtures" / "models" / "baseline-f16.gguf"
 ASK = "Describe what you see."

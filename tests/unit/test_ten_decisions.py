@@ -34,7 +34,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
 from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     plan as plans,
 )
-from trialbench.engines.openai_http import ChatClient, Reply
+from trialbench.measure.client import ChatClient, Reply
 from trialbench.measure.sample import judge, wall_clock
 from trialbench.measure.segments import Runner as BenchRunner
 from trialbench.measure.segments import Segment

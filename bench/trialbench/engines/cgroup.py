@@ -1,7 +1,7 @@
-"""A cgroup per generation, where one is ours to divide: membership that nobody leaves, and the kernel's memory figures.
+"""A cgroup per generation, if one was delegated to us: no process can leave it, and the kernel accounts its memory.
 
-Only a cgroup v2 that was handed to us is touched: systemd marks what `Delegate=yes` gives away with the extended
-attribute `user.delegate`. Everywhere else there is none, and process group and VmHWM have to do.
+Only a delegated cgroup v2 is used: systemd marks cgroups of units with `Delegate=yes` with the extended attribute
+`user.delegate`. Without one, process group and VmHWM are used instead.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Cgroup:
         return self.path / "cgroup.procs"
 
     def pids(self) -> list[int]:
-        """Who is in it; zombies are not."""
+        """The pids in it, without zombies."""
         return [int(line) for line in self._read("cgroup.procs").split()]
 
     def kill(self) -> bool:
@@ -39,17 +39,17 @@ class Cgroup:
         return self._write("cgroup.kill", "1")
 
     def peak_mib(self) -> float | None:
-        """The most memory that all of it held together, page cache of its own files included."""
+        """The peak memory of all its processes together, including the page cache of its own files."""
         text = self._read("memory.peak").strip()
         return int(text) / (1 << 20) if text.isdigit() else None
 
     def oom_kills(self) -> int:
-        """How often the kernel killed in here because `memory.max` was reached."""
+        """How often the kernel killed a process in it because `memory.max` was reached."""
         counts = dict(line.split(maxsplit=1) for line in self._read("memory.events").splitlines() if " " in line)
         return int(counts.get("oom_kill", 0))
 
     def remove(self) -> bool:
-        """Take it away; False where somebody is still in it."""
+        """Remove it; False if it still holds a process."""
         until_s = time.monotonic() + _REMOVE_LIMIT_S
         while True:
             try:
@@ -82,7 +82,7 @@ class CgroupHome:
     """The cgroup that was given to this process. It moves itself into a leaf: only leaves may hold processes.
 
     Args:
-        path: must be delegated to us and hold nobody else.
+        path: must be delegated to us and hold no other process.
     """
 
     def __init__(self, path: Path) -> None:

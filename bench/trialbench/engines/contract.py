@@ -1,14 +1,14 @@
-"""The engine contract: anything that turns a prompt into a stream of tokens, seen from one side.
+"""The engine contract: one interface for everything that turns a prompt into a stream of tokens.
 
-    engine.probe()               is it usable, which version, which hashes
+        engine.probe()               whether it is usable, its version and hashes
     generation = engine.start(trial)
     for event in generation.events():    Started, Token..., then exactly one Done or Failed
         ...
     generation.cancel()          from any thread, at any moment; ends in Done("cancelled")
-    generation.result()          text, usage, times, memory, and whose they are
+        generation.result()          text, usage, times, memory, and the engine and model they come from
 
-An engine raises nothing once `start` has returned: what goes wrong is the last event. `start` itself raises `Refused`
-where nothing was begun, because the request asks for what the engine can't do. Times are CLOCK_MONOTONIC seconds.
+An engine raises nothing once `start` has returned: a failure is the last event. `start` itself raises `Refused` if the
+request asks for something that the engine can't do; nothing has begun then. Times are CLOCK_MONOTONIC seconds.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from trialbench.engines.failures import BAD_ARGUMENTS, UNSUPPORTED, Failure
 from trialbench.errors import TrialbenchError
 
 Source = Literal["gemma_local", "llama_server", "openai_compatible", "apr", "transformers"]
-# What ended a reply: the model's own end, the token limit, our cancel, or "unknown" where the engine does not say.
+# Why a reply ended: the model ended it, the token limit, our cancel, or "unknown" if the engine does not say.
 FinishReason = Literal["stop", "length", "cancelled", "unknown"]
-# What not every engine can; `Probe.capabilities` lists what this one can.
+# Optional features of an engine; `Probe.capabilities` lists those of one engine.
 Capability = Literal["grammar", "json_schema", "allowed_tokens", "messages", "token_ids", "tokenize", "seed", "cache"]
 
 DEFAULT_TIMEOUT_S = 60.0
@@ -31,7 +31,7 @@ DEFAULT_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """Whose result it is; stands on every result. `bits` is None where nobody has declared them: never guessed."""
+    """The origin of a result. `bits` is None if it was not declared; it is never guessed."""
 
     source: Source
     model: str | None = None
@@ -62,7 +62,7 @@ class Constraint:
 
     @property
     def needs(self) -> Capability:
-        """The capability that an engine must have for it.
+        """The capability that an engine needs for it.
 
         Raises:
             Refused: not exactly one is given.
@@ -139,7 +139,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The reply is complete, or was cancelled by us. The engine is quiet: no process, no busy slot is left."""
+    """The reply is complete, or was canceled by us. The engine is quiet: no process, no busy slot is left."""
 
     finish_reason: FinishReason
     usage: Usage
@@ -159,7 +159,7 @@ Event: TypeAlias = Started | Token | Done | Failed
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a generation.
+    """The outcome of a generation.
 
     `quiet_ms`: from the cancel or the passed deadline until nothing of it was left; None where it ended by itself.
     `clean`: whether that was proved (no process of the group left, pipes drained; the server's slot seen free).
@@ -190,7 +190,7 @@ class Result:
         return round((self.ended_s - self.started_s) * 1000, 3)
 
     def as_dict(self) -> dict[str, Any]:
-        """A JSON object; `source`, `model` and `bits` stand on the top level."""
+        """A JSON object with `source`, `model` and `bits` at the top level."""
         return {
             **self.label.as_dict(),
             "text": self.text,
@@ -208,7 +208,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Whether an engine can be used, and what it is.
+    """Whether an engine is usable, and what it is.
 
     `facts`: threads, seq_len, pin, map, CPU features, whatever it says of itself.
     `hashes`: name to SHA-256 of binary, weights and tokenizer, for engines whose files are ours to read.
@@ -228,7 +228,7 @@ class Probe:
         return bool(self.capabilities & {"grammar", "json_schema", "allowed_tokens"})
 
     def as_dict(self) -> dict[str, Any]:
-        """A JSON object; `source`, `model` and `bits` stand on the top level."""
+        """A JSON object with `source`, `model` and `bits` at the top level."""
         return {
             **self.label.as_dict(),
             "usable": self.usable,
@@ -266,7 +266,7 @@ class Generation(Protocol):
         ...
 
     def result(self) -> Result:
-        """What came of it; takes the events that nobody took, so it waits for the end."""
+        """The outcome; consumes the remaining events, so it waits for the end."""
         ...
 
 
@@ -275,20 +275,20 @@ class Engine(Protocol):
 
     @property
     def label(self) -> Label:
-        """Whose results these are."""
+        """The origin of its results."""
         ...
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What it can beside text in, text out."""
+        """Features besides text in, text out."""
         ...
 
     def probe(self, *, hashes: bool = True) -> Probe:
-        """Look whether it can be used; never raises for what it finds. `hashes` False: skip what takes seconds."""
+        """Check whether it is usable; never raises for what it finds. `hashes` False: skip checks that take seconds."""
         ...
 
     def healthy(self) -> Failure | None:
-        """A quick look, a second at most: None, or why it can't be used now."""
+        """A quick check, a second at most: None, or why it can't be used now."""
         ...
 
     def start(self, trial: Trial) -> Generation:
@@ -342,11 +342,11 @@ def _need(engine: Engine, capability: Capability, what: str) -> None:
     if capability not in engine.capabilities:
         can = ", ".join(sorted(engine.capabilities)) or "none"
         raise Refused(
-            Failure(UNSUPPORTED, f"{engine.label.source} does not support {what}; beside text it supports: {can}")
+            Failure(UNSUPPORTED, f"{engine.label.source} does not support {what}; besides text it supports: {can}")
         )
 
 
-# Sockets take no time-out that is much longer.
+# Sockets accept no timeout that is much longer.
 _FOREVER_S = 1e9
 # Name to (lowest, highest); what lies outside is refused before an engine turns it into an abort. Where these are whole
 # numbers the value has to be one.

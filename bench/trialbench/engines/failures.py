@@ -63,8 +63,8 @@ KILLED = FailureClass(
     "killed",
     503,
     "recoverable",
-    "somebody else ended the engine with a signal",
-    "find out who; nothing is wrong with the request",
+    "the engine was ended by a signal from outside",
+    "find out what sent it; nothing is wrong with the request",
 )
 UNAVAILABLE = FailureClass(
     "unavailable",
@@ -166,7 +166,7 @@ BAD_REPLY = FailureClass(
     "bad_reply",
     520,
     "indeterminate",
-    "what came is no reply in the engine's protocol",
+    "the answer is not a reply in the engine's protocol",
     "check that the right program answers there",
 )
 OUTPUT_LIMIT = FailureClass(
@@ -205,7 +205,7 @@ BY_NAME = {failure.name: failure for failure in FAILURES}
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failure class and what exactly happened. `detail` holds words of strangers: neutralise it before showing."""
+    """A failure class and the details. `detail` contains untrusted text: sanitize it before display."""
 
     failure_class: FailureClass
     detail: str

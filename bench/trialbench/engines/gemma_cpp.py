@@ -1,10 +1,9 @@
 """gemma.cpp: its `gemma` binary, one isolated process per generation.
 
-Its server is not used: it binds to every address without authentication, a disconnect does not stop it, and one prompt
-that is too long ends it. The binary knows no time-out, no seed and no version; it passes over flags it does not know,
-and takes a prompt that equals a flag's name for that flag. So prompts go through a file that only this user can read,
-and a binary is accepted by its absolute path, its SHA-256 and what its `--help` names: Debian has a genomics tool
-called `gemma`.
+gemma.cpp's server is not used: it binds to every address without authentication, a disconnect does not stop it, and one
+prompt that is too long ends it. The binary has no timeout, no seed and no version. It ignores unknown flags, and takes
+a prompt that equals a flag's name for that flag. So prompts are passed in a file that only this user can read, and a
+binary is accepted by its absolute path, its SHA-256 and its `--help`: Debian has a genomics tool called `gemma`.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ from trialbench.engines.process import BrokenGeneration, ProcessGeneration, Told
 from trialbench.engines.prompts import prompt_text
 from trialbench.engines.supervisor import Command, SpawnError, Supervisor
 
-# Bits per weight of the formats that gemma.cpp knows; an .sbs file is declared, never guessed.
+# Bits per weight of gemma.cpp's formats; the format of an .sbs file is declared, never guessed.
 WEIGHT_FORMATS: Mapping[str, int] = {"f32": 32, "bf16": 16, "sfp": 8, "i8": 8, "nuq": 4}
 _PREFILL = re.compile(r"Prefill: (\d+) ms for (\d+) prompt tokens")
 _FIRST = re.compile(r"Time to first token: (\d+) ms")
 _GENERATE = re.compile(r"Generate: (\d+) ms for (\d+) tokens")
-# Its warning where prompt and reply don't fit: the real size of the prompt, and the context as the model caps it.
+# Its warning if prompt and reply don't fit: the real size of the prompt, and the context as capped by the model.
 _TRUNCATED = re.compile(r"prefill (\d+) \+ max_gen_steps \d+ > seq_len (\d+), truncating")
-# With --verbosity 1 a dot for each token of the prompt, a blank line, the reply, a blank line.
+# With --verbosity 1: a dot for each token of the prompt, a blank line, the reply, a blank line.
 _PREFIX = re.compile(r"\A\.*\n\n")
 _END = "\n\n"
 _HELP_LIMIT_S = 10.0
@@ -52,13 +51,13 @@ _TRISTATE = {"auto": -1, "off": 0, "on": 1}
 
 @dataclass(frozen=True)
 class GemmaOptions:
-    """The binary, its files, and its defaults; a trial's own values take precedence.
+    """The binary, its files, and its defaults; a request's own values take precedence.
 
     Args:
         weight_format: `f32`, `bf16`, `sfp`, `i8` or `nuq`; gives the bits. None: unknown.
         pin, map: `auto`, `on` or `off`: threads on cores, weights as file mapping.
         num_threads: 0: the binary decides.
-        scratch: where the prompt's file is put for the time of a generation; default: the system's temporary folder.
+        scratch: where the prompt file is stored during a generation; default: the system's temporary folder.
     """
 
     binary: Path
@@ -79,6 +78,11 @@ class GemmaOptions:
     map: str = "auto"
     scratch: Path | None = None
 
+    @property
+    def bits(self) -> int | None:
+        """Bits per weight as declared by `weight_format`; None when nothing was declared (never guessed)."""
+        return None if self.weight_format is None else WEIGHT_FORMATS[self.weight_format]
+
     def __post_init__(self) -> None:
         if self.weight_format is not None and self.weight_format not in WEIGHT_FORMATS:
             raise Refused(
@@ -88,7 +92,7 @@ class GemmaOptions:
                 )
             )
         for name, low, high in (("num_threads", 0, 4096), ("seq_len", 1, 1 << 20)):
-            # The binary takes -1 threads for very many, and a context of none for a prompt that is too long.
+            # The binary treats -1 threads as very many, and a context of 0 as a prompt that is too long.
             if not low <= getattr(self, name) <= high:
                 raise Refused(Failure(BAD_ARGUMENTS, f"{name}: expected {low} to {high}, found {getattr(self, name)}"))
         for name in ("pin", "map"):
@@ -99,19 +103,19 @@ class GemmaOptions:
 
 
 class GemmaText:
-    """The reply within what the binary prints: dots of the prefill before it, a blank line after it."""
+    """Extracts the reply from the binary's output: dots of the prefill before it, a blank line after it."""
 
     def __init__(self) -> None:
         self._held = ""
         self._begun = False
 
     def feed(self, text: str) -> str:
-        """What belongs to the reply for certain; line ends that may be the last ones are held back."""
+        """The text that certainly belongs to the reply; holds back line ends that may be the last ones."""
         text, self._held = self._held + text, ""
         if not self._begun:
             prefix = _PREFIX.match(text)
             if prefix is None and not text.strip(".\n"):
-                # Nothing but dots and line ends so far: the reply has not begun.
+                # Only dots and line ends so far: the reply has not begun.
                 self._held = text
                 return ""
             self._begun = True
@@ -123,32 +127,31 @@ class GemmaText:
         return text[:keep]
 
     def finish(self) -> str:
-        """What was held back, less the blank line at the end."""
+        """The text held back, without the blank line at the end."""
         rest, self._held = self._held, ""
         if not self._begun:
-            # Without the blank line that follows them these are dots of the prefill: it ended before its first token.
+            # Dots without the blank line after them belong to the prefill: it ended before its first token.
             prefix = _PREFIX.match(rest)
             rest = rest[prefix.end() :] if prefix else ""
         return rest.removesuffix(_END)
 
 
 class GemmaCpp:
-    """The engine `gemma_local`. Several generations at a time are several processes, each with the weights of its own.
+    """The engine `gemma_local`. Concurrent generations are separate processes, each with its own copy of the weights.
 
     Args:
-        supervisor: shared with others, or None for one of its own, which `close` closes.
+        supervisor: a shared one, or None for its own, which `close` closes.
     """
 
     capabilities: frozenset[Capability] = frozenset()
 
     def __init__(self, options: GemmaOptions, supervisor: Supervisor | None = None) -> None:
         self.options = options
-        bits = WEIGHT_FORMATS[options.weight_format] if options.weight_format else None
-        self.label = Label("gemma_local", options.model, bits)
+        self.label = Label("gemma_local", options.model, options.bits)
         self.owns_supervisor = supervisor is None
         self.supervisor = supervisor or Supervisor()
         self._hashes = Hashes()
-        # The version of the binary whose --help was seen, and what followed: None, or that it is another program.
+        # The version of the binary whose --help was checked, and the result: None, or that it is another program.
         self._seen: tuple[Identity, Failure | None] | None = None
 
     def probe(self, *, hashes: bool = True) -> Probe:
@@ -175,11 +178,11 @@ class GemmaCpp:
         )
 
     def healthy(self) -> Failure | None:
-        """Whether the files are still there, and are not those that were found to be wrong already."""
+        """Whether the files still exist and are not already known to be wrong."""
         return self._files(hash_them=False) or self._accept(ask=False)
 
     def start(self, trial: Trial) -> Generation:
-        """Begin; before the first use, and when a file has changed, weights are hashed and the binary asked for help.
+        """Begin; before the first use, and after a file changed, hashes the weights and checks the binary's `--help`.
 
         Raises:
             Refused: constrained decoding, token ids, a seed, an image, or no prompt.
@@ -201,10 +204,10 @@ class GemmaCpp:
             prompt = scratch / "prompt"
             descriptor = os.open(prompt, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as stream:
-                # Half a surrogate pair is no text; the model gets what any reader of the file would.
+                # An unpaired surrogate is not valid text; the model gets U+FFFD, like any reader of the file.
                 stream.write(text.encode("utf-8", "replace"))
         except OSError as error:
-            # No room, or no temporary folder: what was written of the prompt does not stay there.
+            # No space, or no temporary folder: the part of the prompt that was written is removed.
             self.supervisor.sweep_up(scratch)
             return BrokenGeneration(self.label, Failure(SERVER_ERROR, f"the prompt's file: {error.strerror}"))
         command = Command(self._arguments(trial, prompt), _environment(), scratch=scratch)
@@ -223,7 +226,7 @@ class GemmaCpp:
         )
 
     def close(self) -> None:
-        """End what still runs, if the supervisor is ours."""
+        """End running generations, if the supervisor is ours."""
         if self.owns_supervisor:
             self.supervisor.close()
 
@@ -235,7 +238,7 @@ class GemmaCpp:
         temperature = trial.temperature if trial.temperature is not None else options.temperature
         top_k = trial.top_k if trial.top_k is not None else options.top_k
         if temperature == 0:
-            # Dividing by it would be no sampling at all; the greedy choice is top_k 1.
+            # The binary would divide by it; greedy choice is top_k 1.
             temperature, top_k = None, 1
         deterministic = trial.deterministic if trial.deterministic is not None else options.deterministic
         given: list[tuple[str, object]] = [
@@ -251,7 +254,7 @@ class GemmaCpp:
             ("--pin", None if options.pin == "auto" else _TRISTATE[options.pin]),
             ("--map", None if options.map == "auto" else _TRISTATE[options.map]),
             ("--multiturn", 0),
-            # Timing on standard error; the dots that come with it are told from the reply by the blank line.
+            # Timing on standard error; a blank line separates the dots that come with it from the reply.
             ("--verbosity", 1),
         ]
         return [str(options.binary), *(str(part) for pair in given if pair[1] is not None for part in pair)]
@@ -281,13 +284,13 @@ class GemmaCpp:
         return sums
 
     def _accept(self, *, again: bool = False, ask: bool = True) -> Failure | None:
-        """None where the binary is gemma.cpp's; asked once for each version of the file.
+        """None if the binary is gemma.cpp's; checked once for each version of the file.
 
-        Any other would be given the prompt, and what it says be taken for the reply.
+        Any other program would get the prompt, and its output would be taken for the reply.
 
         Args:
-            again: ask it although it is known.
-            ask: False: what is not known is well.
+            again: check it even if the result is known.
+            ask: False: an unknown binary counts as good.
         """
         try:
             found = identity_of(self.options.binary.stat())
@@ -303,7 +306,7 @@ class GemmaCpp:
         return failure
 
     def _ask_help(self) -> tuple[Failure | None, bool]:
-        """None where `--help` is that of gemma.cpp; and whether the next time could be no other."""
+        """None if `--help` is gemma.cpp's, else the failure; and whether the result is final."""
         deadlines = Deadlines(total_s=_HELP_LIMIT_S)
         try:
             running = self.supervisor.spawn(Command([str(self.options.binary), "--help"], _environment()), deadlines)
@@ -323,7 +326,7 @@ class GemmaCpp:
 
 
 def cpu_features() -> list[str]:
-    """Which of the SIMD features that gemma.cpp has code for this CPU offers."""
+    """The SIMD features of this CPU that gemma.cpp has code for."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # pragma: no cover - no /proc
@@ -333,14 +336,14 @@ def cpu_features() -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Nothing of ours: no key, no proxy, no preloaded library. LC_ALL keeps numbers readable."""
+    """A minimal environment: no key, no proxy, no preloaded library. LC_ALL fixes the number format."""
     return {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/nonexistent"}
 
 
 def _told(errors: str, chunks: int, limit: int, seq_len: int) -> Told:
-    """What the timing lines say. The binary's two ways to stop look the same, so the count decides.
+    """Reads the timing lines. The binary does not report why it stopped, so the token count decides.
 
-    It counts the token that ends a reply, and does not count the one that ends the prompt.
+    The count includes the token that ends a reply, but not the one that ends the prompt.
     """
     prefill, first, generate = _PREFILL.search(errors), _FIRST.search(errors), _GENERATE.search(errors)
     usage = Usage(

@@ -1,4 +1,4 @@
-"""What a GGUF file says about itself: the few keys of its header that a label needs."""
+"""Reads from a GGUF file the few header keys that a label needs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def file_type_bits(path: Path) -> int | None:
 
 
 def header(path: Path) -> dict[str, object]:
-    """The keys of the header and their values; arrays are passed over.
+    """The keys of the header and their values; arrays are skipped.
 
     Raises:
         UsageError: it can't be read, or is no GGUF.

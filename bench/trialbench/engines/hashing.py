@@ -47,14 +47,14 @@ class Hashes:
 
 
 def identity_of(stat: os.stat_result) -> Identity:
-    """What tells one version of a file from another."""
+    """What distinguishes one version of a file from another."""
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def check_file(
     path: Path, what: str, *, expected: str | None, hashes: Hashes, read: bool = True, binary: bool = False
 ) -> Failure | None:
-    """None, or what is wrong with a file of the engine.
+    """None, or the problem with a file of the engine.
 
     Args:
         expected: its SHA-256; None: any.
@@ -65,7 +65,7 @@ def check_file(
     if not path.is_absolute():
         return Failure(wrong, f"{what}: expected an absolute path, found {str(path)!r}: PATH is never searched")
     if not path.is_file():
-        return Failure(wrong, f"{what}: {path} is not there, or no file")
+        return Failure(wrong, f"{what}: {path} does not exist, or is not a file")
     if not os.access(path, os.X_OK if binary else os.R_OK):
         return Failure(wrong, f"{what}: {path} is not {'executable' if binary else 'readable'} for this user")
     if expected is not None:

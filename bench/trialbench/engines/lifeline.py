@@ -1,8 +1,8 @@
-"""Generations end when we do, even by SIGKILL: a small shell holds the other end of a pipe and the list of them.
+"""Ends all generations when this process dies, even by SIGKILL: a small shell holds the other end of a pipe.
 
-The list has process groups, and the marks of `proc.py`: a mark is known before its process is, so there is no moment in
-which a generation lives that is not on the list, and it finds those who have left the group. Their temporary folders,
-with the prompts in them, are on a list of their own.
+The shell keeps a list of process groups and of the marks of `proc.py`. A mark is listed before its process starts, so
+every running generation is on the list, and the mark also finds processes that left their group. A second list has the
+temporary folders, which contain the prompts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from trialbench.engines.proc import MARK
 
-# End of file means that we are gone, or that we are through and the list is empty.
+# End of file: this process died, or it finished and the list is empty.
 _SCRIPT = rf"""
 trap '' TERM INT HUP QUIT
 live=' '
@@ -73,7 +73,7 @@ end
 
 
 class Lifeline:
-    """Keeps the list of living generations where our own death can't lose it."""
+    """Keeps the list of running generations outside this process, so that it survives our death."""
 
     def __init__(self) -> None:
         reading, self._writing = os.pipe()
@@ -95,11 +95,11 @@ class Lifeline:
         self._close = weakref.finalize(self, _end, self._writing, shell)
 
     def expect(self, mark: str) -> None:
-        """Whoever bears `mark` from here on dies with us; say so before there is anybody."""
+        """From now on, processes with `mark` die with us; call it before the first one starts."""
         self._write(f"+ m{mark}\n")
 
     def keep(self, folder: Path) -> None:
-        """From here on `folder` is removed when we die."""
+        """From now on, `folder` is removed when we die."""
         if "\n" not in str(folder):
             self._write(f"f {folder}\n")
 
@@ -109,15 +109,15 @@ class Lifeline:
             self._write(f"r {folder}\n")
 
     def add(self, group: int) -> None:
-        """From here on `group` dies with us."""
+        """From now on, `group` dies with us."""
         self._write(f"+ {group}\n")
 
     def remove(self, mark: str, group: int | None = None) -> None:
-        """They are gone; say so before the group's leader is reaped, while nobody else can bear its number."""
+        """They are gone; call it before the group's leader is reaped, while its pid can't be reused."""
         self._write(f"- m{mark}\n" if group is None else f"- {group}\n- m{mark}\n")
 
     def close(self) -> None:
-        """Through; whatever is still on the list is killed."""
+        """Finish; everything still on the list is killed."""
         with self._lock:
             self._close()
 
@@ -128,7 +128,7 @@ class Lifeline:
             try:
                 os.write(self._writing, text.encode())
             except BrokenPipeError:
-                pass  # somebody ended the shell; the generations themselves are none the worse
+                pass  # the shell was ended from outside; the generations are not affected
 
 
 def _end(writing: int, shell: subprocess.Popen[bytes]) -> None:

@@ -1,7 +1,7 @@
 """Memory of an engine's process: its peak, its growth over many requests.
 
-The kernel's own high-water mark, VmHWM, is read while the process runs: what `wait4` tells afterwards (`ru_maxrss`)
-also counts what our process held when it was started, so it is believed only where it is more than that.
+The kernel's high-water mark, VmHWM, is read while the process runs. `wait4` (`ru_maxrss`) also counts the memory of our
+own process at the time of the fork, so its value is used only if it exceeds that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _RSS = re.compile(rb"^VmRSS:\s+(\d+) kB", re.MULTILINE)
 
 
 class MemoryWatch:
-    """Reads one process's memory through a descriptor that stays with this process, whoever gets its pid later."""
+    """Reads one process's memory through a descriptor that stays bound to it even if its pid is reused."""
 
     def __init__(self, pid: int) -> None:
         self.peak_mib = 0.0
@@ -27,7 +27,7 @@ class MemoryWatch:
             self._fd = -1
 
     def look(self) -> float:
-        """Read once; returns the resident size in MiB, and keeps the peak. A process that has ended tells nothing."""
+        """Read once; returns the resident size in MiB, and keeps the peak. None for a process that has ended."""
         if self._fd < 0:
             return self.rss_mib
         try:
@@ -41,14 +41,14 @@ class MemoryWatch:
         return self.rss_mib
 
     def close(self) -> None:
-        """Let go of the descriptor."""
+        """Close the descriptor."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 def own_peak_mib() -> float:
-    """The peak of this very process in MiB."""
+    """The peak of this process in MiB."""
     watch = MemoryWatch(os.getpid())
     watch.look()
     watch.close()
@@ -77,13 +77,13 @@ class Growth:
 
 
 class LeakWatch:
-    """Takes a reading after each request and says whether memory grows.
+    """Takes a reading after each request and detects growth.
 
-    The slope is the median over all pairs, so that single large requests do not count as a leak. It counts as one when
-    it is above `limit_mib` a request and the later half lies above the earlier one.
+    The slope is the median over all pairs, so that single large requests do not count as a leak. Growth counts as a
+    leak if the slope exceeds `limit_mib` per request and the later half lies above the earlier one.
 
     Args:
-        limit_mib: growth per request that is still none.
+        limit_mib: growth per request that is still tolerated.
         keep: how many readings are kept; older ones are thinned out, so that memory stays bounded here too.
     """
 

@@ -1,9 +1,9 @@
-"""Who belongs to a generation: the processes below one leader, read from /proc, ended and reaped.
+"""The processes of a generation: everything below one leader, found in /proc, ended and reaped.
 
-A process group alone is no proof: a child that calls setsid leaves it, and once its parent is gone nothing tells whose
-it was. So a process counts as the leader's if it is in its group or session, descends from it, or carries the leader's
-mark: in its environment, or as the one limit that nobody uses, which no exec and no empty environment takes away. Where
-a cgroup is ours, `cgroup.py` knows better still.
+A process group alone is not enough: a child that calls setsid leaves it, and once its parent is gone nothing shows its
+origin. So a process belongs to the leader if it is in its group or session, descends from it, or carries the leader's
+mark: in its environment, or in an unused resource limit, which survives exec and an empty environment. With a delegated
+cgroup, `cgroup.py` is more reliable still.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _POLL_S = 0.002
 # RLIMIT_LOCKS: Linux has not enforced it since 2.4, and every child inherits it.
 _UNUSED_LIMIT = 10
-# Processes that are being killed may fork meanwhile, and one in uninterruptible sleep takes its time.
+# Processes may fork while they are being killed, and one in uninterruptible sleep delays its end.
 SWEEP_LIMIT_S = 5.0
 
 
@@ -39,12 +39,12 @@ class Process:
 
     @property
     def identity(self) -> tuple[int, int]:
-        """What no other process shares, now or later."""
+        """Unique among all processes, now and later."""
         return self.pid, self.start
 
     @property
     def dead(self) -> bool:
-        """A zombie: it runs no more and only waits to be reaped."""
+        """A zombie: it has ended and waits to be reaped."""
         return self.state in "ZX"
 
 
@@ -59,15 +59,15 @@ def look(pid: int) -> Process | None:
 
 
 def table() -> list[Process]:
-    """Every process there is."""
+    """All processes."""
     found = (look(int(name)) for name in os.listdir("/proc") if name.isdigit())
     return [process for process in found if process is not None]
 
 
 def brand(pid: int, mark: str) -> None:
-    """Put `mark` where no exec removes it, and have a crash leave no core file: gigabytes, with the prompt among them.
+    """Set `mark` where exec does not remove it, and disable core files, which would hold gigabytes and the prompt.
 
-    Where limits can't be set (a filter of system calls) children have the mark in their environment alone.
+    If limits can't be set (because of a system call filter), children carry the mark only in their environment.
     """
     number = int(mark)
     for limit, values in ((_UNUSED_LIMIT, (number, number)), (resource.RLIMIT_CORE, (0, 0))):
@@ -78,12 +78,12 @@ def brand(pid: int, mark: str) -> None:
 
 
 def members(leader: Process, mark: str, known: Container[tuple[int, int]] = ()) -> list[Process]:
-    """Everything that `leader` has brought into the world and that is still there, `leader` itself left out.
+    """All processes started by `leader` that still exist, without `leader` itself.
 
     Args:
-        known: identities that count among it, whatever they show by now.
+        known: identities that belong to it, whatever they show by now.
     """
-    # Whatever is older than the leader can't descend from it; this also guards against a pid that was used again.
+    # A process older than the leader can't descend from it; this also guards against a reused pid.
     later = [one for one in table() if one.start >= leader.start and one.pid != leader.pid]
     own = {leader.pid}
     found: dict[int, Process] = {}
@@ -116,7 +116,7 @@ def _environment(pid: int) -> bytes:
 
 
 def _read(path: str, size: int) -> bytes:
-    """The beginning of a file below /proc, empty where the process is gone. As quick as can be: there are hundreds."""
+    """The beginning of a file in /proc, empty if the process is gone. Optimized, because there are hundreds."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -130,7 +130,7 @@ def _read(path: str, size: int) -> bytes:
 
 
 def become_subreaper() -> bool:
-    """Have orphans of our children handed to us instead of to init, so that we can reap them; False where we can't."""
+    """Become the subreaper: orphans of our children are handed to us, so that we can reap them. False if refused."""
     try:
         return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
     except (OSError, AttributeError):  # pragma: no cover - a C library without prctl
@@ -138,7 +138,7 @@ def become_subreaper() -> bool:
 
 
 def signal_process(pid: int, number: int) -> None:
-    """Send a signal to one process; that it is gone already is no error."""
+    """Send a signal to one process; ignores a process that is gone already."""
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
@@ -146,7 +146,7 @@ def signal_process(pid: int, number: int) -> None:
 
 
 def signal_group(group: int, number: int) -> None:
-    """Send a signal to a whole process group; that it is gone already is no error."""
+    """Send a signal to a process group; ignores a group that is gone already."""
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
@@ -154,22 +154,22 @@ def signal_group(group: int, number: int) -> None:
 
 
 def ask_group(group: int) -> None:
-    """Ask a whole process group to end; who was stopped is woken to hear it."""
+    """Ask a process group to end; stopped processes are continued so that they receive the signal."""
     signal_group(group, signal.SIGTERM)
     signal_group(group, signal.SIGCONT)
 
 
 def sweep(leader: Process, mark: str) -> tuple[int, bool]:
-    """End with SIGKILL whatever `leader` left behind.
+    """End with SIGKILL everything that `leader` left behind.
 
-    Call it while the leader is a zombie or alive: until it is reaped, nobody else can bear its pid.
+    Call it while the leader is a zombie or alive: until it is reaped, its pid can't be reused.
 
     Returns:
         How many processes were found, and whether all of them are gone.
     """
     until_s = time.monotonic() + SWEEP_LIMIT_S
     seen: set[int] = set()
-    # Who was found once stays one of them: killed, it has no environment any more, and is to be reaped all the same.
+    # A process that was found once stays on the list: after the kill it has no environment, but still must be reaped.
     family: set[tuple[int, int]] = set()
     while True:
         left = members(leader, mark, family)
@@ -180,7 +180,7 @@ def sweep(leader: Process, mark: str) -> tuple[int, bool]:
             else:
                 seen.add(one.pid)
                 signal_process(one.pid, signal.SIGKILL)
-        # Someone else's zombie runs no more, holds no memory and no file; its parent reaps it.
+        # A zombie of another parent holds neither memory nor files; its parent reaps it.
         if not any(not one.dead or one.parent == os.getpid() for one in left):
             return len(seen), True
         if time.monotonic() >= until_s:

@@ -1,4 +1,4 @@
-"""Generations that are a process of their own: events out of a supervised process, whatever program it is."""
+"""Generations that run in their own process: turns the output of any supervised program into events."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ from trialbench.engines.failures import (
 )
 from trialbench.engines.supervisor import Ending, Supervised
 
-# SIGILL, SIGBUS, SIGFPE, SIGSEGV; SIGABRT; what somebody else sends: HUP, INT, KILL, TERM.
+# SIGILL, SIGBUS, SIGFPE, SIGSEGV; SIGABRT; signals from outside: HUP, INT, KILL, TERM.
 _CRASHES, _ABORT, _SENT = frozenset({4, 7, 8, 11}), 6, frozenset({1, 2, 9, 15})
 _DETAIL = 300
-# What a program says before it aborts, and what that means. The first that is found counts.
+# Messages that a program prints before it aborts, and the failure they mean. The first match counts.
 _WORDS: tuple[tuple[str, FailureClass], ...] = (
     ("increase --seq_len", PROMPT_TOO_LONG),
     ("max_prompt_size", PROMPT_TOO_LONG),
@@ -67,7 +67,7 @@ _WORDS: tuple[tuple[str, FailureClass], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the program itself told beside the reply."""
+    """What the program reported in addition to the reply."""
 
     finish_reason: FinishReason = "unknown"
     usage: Usage = field(default_factory=Usage)
@@ -113,7 +113,7 @@ class ProcessGeneration:
         self._running.cancel()
 
     def result(self) -> Result:
-        """What came of it; waits for the end."""
+        """The outcome; waits for the end."""
         for _ in self._events:
             pass
         if self._result is None:
@@ -132,7 +132,7 @@ class ProcessGeneration:
                 self._texts.append(text)
                 yield Token(text, t_s)
         finally:
-            # Also where the caller leaves early: closing cancels, and nothing stays behind.
+            # Also if the caller leaves early: closing cancels, and nothing is left running.
             self._running.close()
             last = self._settle()
         yield last
@@ -194,7 +194,7 @@ class BrokenGeneration:
 
 
 def classify(ending: Ending, text: str, deadlines: Deadlines) -> Failure | None:
-    """The failure that an ending means, or None where the reply is good. A cancelled one is not for here."""
+    """The failure that an ending means, or None for a good reply. Not for canceled generations."""
     said = _last_words(ending.errors)
     if ending.why in ("first", "between", "total"):
         return timeout(ending.why, deadlines)
@@ -225,7 +225,7 @@ def timeout(which: str, deadlines: Deadlines) -> Failure:
 
 
 def _failed(status: int, errors: str, said: str) -> Failure:
-    """Of a status other than 0. A shell in between says 128 + n where a signal says -n."""
+    """The failure for a nonzero status. A shell in between reports 128 + n for signal n, `subprocess` reports -n."""
     signal = -status if status < 0 else status - 128 if 128 < status < 160 else 0
     if signal in _CRASHES:
         return Failure(CRASHED, f"ended by signal {signal}{said}")

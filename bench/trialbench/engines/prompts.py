@@ -1,4 +1,4 @@
-"""The text of a trial's prompt, for engines that take nothing else."""
+"""The text of a prompt, for engines that accept only text."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def prompt_text(trial: Trial) -> str:
     """`prompt`, or the texts of `messages`: what the system says, a blank line, what the user says.
 
     Raises:
-        Refused: there is no text; an image or another part that is none; an earlier answer of the model, which would
-            have to be marked as such, and this engine marks it itself.
+        Refused: there is no text, there is an image or another part that is not text, or there is an earlier answer of
+            the model, which this engine can't mark as such.
     """
     if trial.prompt is not None:
         text = trial.prompt

@@ -1,11 +1,11 @@
-"""One process per generation, watched: deadlines, output limits, memory, and an end after which nothing is left.
+"""One supervised process per generation: deadlines, limits on output and memory, and a complete cleanup.
 
-The end is always the same: SIGTERM to the group, `grace_s`, SIGKILL, everything that left the group found and killed,
-pipes drained meanwhile (so that nobody hangs in a write), all reaped, temporary files gone. Cancelling, a passed
-deadline and a normal exit differ only in where they enter.
+Every generation ends the same way: SIGTERM to the group, `grace_s`, then SIGKILL. Processes that left the group are
+found and killed, pipes are drained meanwhile (so that no process blocks in a write), all children are reaped, and
+temporary files are removed. A cancel, a passed deadline and a normal exit only enter this sequence at different points.
 
-Reading is done by whoever takes the chunks, without a thread in between. So that a reader who stops taking them can't
-keep a process alive, `cancel` sends SIGTERM itself, and a timer kills what outlives its total deadline.
+The caller's thread reads the output; there is no reader thread in between. A caller that stops reading can't keep a
+process alive: `cancel` sends SIGTERM itself, and a timer kills a process that exceeds its total deadline.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ from trialbench.engines.memory import MemoryWatch, own_peak_mib
 
 _CHUNK = 1 << 16
 _MEMORY_EVERY_S = 0.05
-# After its output is closed a process has this long to end by itself: freeing gigabytes takes a moment.
+# Time for a process to exit after it closed its output: freeing gigabytes takes a moment.
 _LINGER_S = 2.0
 _FOREVER = float("inf")
-# A shell that waits for our word, enters the cgroup that is named (none: an empty line) and becomes the program. Before
-# it the mark is put on and whoever ends it when we die knows of it: no child is quicker, and nobody is ever outside.
-# Where we die first there is no word, and no program.
+# A shell that waits for a line from us, enters the cgroup named in it (an empty line: none) and becomes the program.
+# The mark is set and the lifeline is informed before that, so no child can escape. If we die first, no line arrives and
+# the program never starts.
 _GATE = 'read -r cgroup && { [ -z "$cgroup" ] || echo $$ >"$cgroup"; } && exec "$0" "$@" </dev/null'
-# What a kernel executes by itself. A shell that becomes anything else would take it for a script of its own.
+# Formats that the kernel executes itself. A shell would run anything else as a shell script.
 _EXECUTABLE = (b"\x7fELF", b"#!")
 
 Why = Literal["exited", "cancelled", "first", "between", "total", "output_limit", "memory_limit", "lingering"]
 
 
 class TextFilter(Protocol):
-    """Makes the reply out of what a process prints."""
+    """Extracts the reply from the output of a process."""
 
     def feed(self, text: str) -> str:
-        """What of the reply has come with `text`; may hold something back."""
+        """The part of the reply in `text`; may hold back some of it."""
         ...
 
     def finish(self) -> str:
-        """The end has come: what was held back and belongs to the reply."""
+        """At the end: what was held back and belongs to the reply."""
         ...
 
 
@@ -73,7 +73,7 @@ class Verbatim:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a process may take.
+    """Limits of a process.
 
     Args:
         grace_s: between SIGTERM and SIGKILL.
@@ -96,11 +96,11 @@ class Ending:
         why: what ended it; the deadlines are called `first`, `between` and `total`.
         status: as in `subprocess`: the exit code, or minus the signal's number.
         errors: the end of standard error.
-        quiet_ms: from the reason to end it until nothing was left; None where it ended by itself.
+        quiet_ms: from the reason to end it until nothing was left; None if it ended by itself.
         leftovers: processes that it left behind and that were killed.
         clean: nothing is left: no process, no temporary file, no cgroup.
         oom_killed: the kernel killed in its cgroup because memory ran out.
-        escalated: it took SIGKILL.
+        escalated: SIGKILL was necessary.
     """
 
     why: Why
@@ -136,11 +136,11 @@ class Command:
 
 
 class Supervisor:
-    """Starts processes, several at a time if asked, and sees all of them end.
+    """Starts processes, also concurrently, and ensures that all of them end.
 
     Args:
         home: the cgroup to divide; default: the one delegated to this process, if any. False: none.
-        mortal: end all of them when this very process dies, whatever of. Costs one sleeping shell.
+        mortal: end all of them when this process dies for any reason. Costs one sleeping shell.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class Supervisor:
             self._lifeline.close()
 
     def expect(self, mark: str, scratch: Path | None) -> None:
-        """A process with `mark` is about to live; for `Supervised` itself."""
+        """A process with `mark` is about to start; for `Supervised` only."""
         if self._lifeline is not None:
             if scratch is not None:
                 self._lifeline.keep(scratch)
@@ -204,17 +204,17 @@ class Supervisor:
         return gone
 
     def renounce(self, mark: str) -> None:
-        """It does not live after all; for `Supervised` itself."""
+        """It did not start; for `Supervised` only."""
         if self._lifeline is not None:
             self._lifeline.remove(mark)
 
     def register(self, group: int) -> None:
-        """A process group lives; for `Supervised` itself."""
+        """A process group runs; for `Supervised` only."""
         if self._lifeline is not None:
             self._lifeline.add(group)
 
     def forget(self, one: Supervised, group: int) -> None:
-        """It has ended, and is not reaped yet; for `Supervised` itself."""
+        """It has ended and is not reaped yet; for `Supervised` only."""
         if self._lifeline is not None:
             self._lifeline.remove(one.mark, group)
         with self._lock:
@@ -245,7 +245,7 @@ class Supervised:
         self._pidfd = -1
         self.memory: MemoryWatch | None = None
         self.ending: Ending | None = None
-        # A number, for the limit that bears it too; 62 bits that nobody else has.
+        # A number, because a resource limit carries it as well: 62 unique bits.
         self.mark = str(uuid.uuid4().int >> 66)
         _check_executable(command.argv[0])
         self._cgroup = self._make_cgroup()
@@ -279,7 +279,7 @@ class Supervised:
 
     def _watch(self) -> None:
         leader = proc.look(self.pid)
-        assert leader is not None, "a child that nobody has reaped is there"
+        assert leader is not None, "an unreaped child still exists"
         self._leader = leader
         proc.brand(self.pid, self.mark)
         self._pidfd = os.pidfd_open(self.pid)
@@ -290,7 +290,7 @@ class Supervised:
         os.set_blocking(self._out, False)
         os.set_blocking(self._err, False)
         self._stream = self._read()
-        # For a reader who no longer reads: then, too, it is over.
+        # Ends the generation even if the reader no longer reads.
         self._later(self._deadlines.total_s + self._bounds.grace_s, self._give_up)
         self.started_s = time.monotonic()
         self._open_gate()
@@ -301,7 +301,7 @@ class Supervised:
         try:
             gate.write(f"{'' if self._cgroup is None else self._cgroup.procs}\n".encode())
         except BrokenPipeError:
-            pass  # somebody has ended it already, and it is seen to have ended
+            pass  # it was ended from outside, which the reader notices
         gate.close()
 
     def _undo(self) -> None:
@@ -322,18 +322,18 @@ class Supervised:
         return self._stream
 
     def cancel(self) -> None:
-        """End it soon; from any thread, as often as one likes."""
+        """End it soon; may be called from any thread, more than once."""
         with self._lock:
             if self._reaped or self._cancelled_s is not None:
                 return
             self._cancelled_s = time.monotonic()
             proc.ask_group(self.pid)
             os.eventfd_write(self._wake, 1)
-            # Should nobody read: the grace is kept all the same.
+            # Enforces the grace period even if the output is not read.
             self._later(self._bounds.grace_s, self.kill)
 
     def kill(self) -> None:
-        """SIGKILL to the group, now; the rest is seen to by whoever reads."""
+        """SIGKILL to the group, now; the reader does the rest of the cleanup."""
         with self._lock:
             if not self._reaped:
                 self._killed = True
@@ -347,7 +347,7 @@ class Supervised:
                 for _ in self._stream:
                     pass
             except ValueError:
-                self._gone.wait()  # another thread is reading, and ends it
+                self._gone.wait()  # another thread is reading, and finishes it
 
     def _later(self, seconds: float, act: Callable[[], None]) -> None:
         timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), act)
@@ -356,14 +356,14 @@ class Supervised:
         timer.start()
 
     def _give_up(self) -> None:
-        """The total deadline and the grace are over, and whoever should read has not ended it."""
+        """The total deadline and the grace period are over, and the reader has not ended it."""
         self.kill()
         self._overdue = True
         try:
             self._stream.close()
         except ValueError:
-            return  # someone is reading after all, and sees the end
-        self._end("total")  # nobody has ever read
+            return  # a reader is active after all, and sees the end
+        self._end("total")  # reading never began
 
     def _make_cgroup(self) -> Cgroup | None:
         home = self._supervisor.home
@@ -386,7 +386,7 @@ class Supervised:
             self._end("total" if self._overdue else why)
 
     def _pump(self) -> Generator[tuple[str, float], None, Why]:
-        """Hand out what comes until something ends it; returns what."""
+        """Yield output until something ends it; returns the reason."""
         if self.ending is not None:
             return self.ending.why
         memory = self.memory
@@ -414,16 +414,16 @@ class Supervised:
             if self._err in ready and not self._take_errors():
                 poll.unregister(self._err)
             exited = self._pidfd in ready
-            # Where it has ended, what it wrote between the two looks of `poll` is in the pipe too.
+            # If it has ended, the pipe also holds what it wrote between the two calls of `poll`.
             while not closed and (exited or self._out in ready):
                 data = _read(self._out)
                 if data is None:
                     break
                 if not self._size:
-                    # A look into its start says nothing of it. The kernel's mark lasts: a later look has its peak, too.
+                    # A reading during start-up says nothing about the program. The kernel keeps the peak for later.
                     memory.peak_mib = 0.0
                 if not self._size or not data:
-                    # The weights are loaded, or it is just ending: the moments when memory stands highest.
+                    # The weights are loaded, or it is just ending: memory peaks at these moments.
                     memory.look()
                 if not data:
                     closed = True
@@ -462,7 +462,7 @@ class Supervised:
                     self._gone.set()
 
     def _finish(self, why: Why) -> Ending:
-        """Bring it to its end, whatever state it is in, and prove that nothing is left."""
+        """End it in any state, and verify that nothing is left."""
         began_s = None if why == "exited" else time.monotonic()
         if why == "cancelled" and self._cancelled_s is not None:
             began_s = self._cancelled_s

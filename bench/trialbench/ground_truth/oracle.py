@@ -1,7 +1,7 @@
 """Make oracles with `transformers`: greedy, float32 on the CPU unless told otherwise, no penalties of any kind.
 
-The only part of the ground truth that imports torch and transformers (the extra `trialbench[oracle]`), and only when
-it runs.
+The only part of the ground truth that imports torch and transformers (the extra `edgelab-trialbench[oracle]`), and only
+when it runs.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _TOP_HALF = 8
 # The second oracle only has to say how close a decision was.
 _TOP_SECOND = 4
 _EXTRA = (
-    "oracles are made with torch and transformers: pip install 'trialbench[oracle]', best in an environment of its "
-    "own, or use the image of images/oracle; everything else works without them"
+    "oracles are made with torch and transformers: pip install 'edgelab-trialbench[oracle]', best in an environment of "
+    "its own, or use the image of images/oracle; everything else works without them"
 )
 
 
@@ -163,7 +163,7 @@ def _check_device(torch: Any, device: str, precision: str, kernels: bool) -> Non
     if device == "cpu" and kernels:
         raise UsageError("--kernels: they are programs for a GPU, expected --device cuda, found --device cpu")
     if kernels and importlib.util.find_spec("kernels") is None:
-        raise UsageError("--kernels: expected the package kernels, found none: pip install kernels")
+        raise UsageError("--kernels: expected the package kernels, found none: install what transformers asks for")
     if device == "cuda" and not torch.cuda.is_available():
         raise NoDevice("--device cuda: expected a GPU that torch can use, found none: no oracle was made")
     # One thread: the order of sums, and so the last bit, must not depend on the machine's cores.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _MAX_HEADER_BYTES = 100_000_000
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-_EXTRA = "expected the packages numpy and gguf: install the extra, pip install 'trialbench[ground-truth]'"
+_EXTRA = "expected the packages numpy and gguf: install the extra, pip install 'edgelab-trialbench[ground-truth]'"
 
 
 def need_numpy() -> None:

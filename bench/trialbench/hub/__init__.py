@@ -1,6 +1,6 @@
-"""Model files: fetched at a pinned revision with every hash checked, and the pins themselves.
+"""Model files, fetched at a pinned revision with every hash checked, and the pins themselves.
 
-huggingface-hub is imported late, and set up first: no telemetry, no progress bars of its own, plain HTTP.
+huggingface-hub is configured before its (late) import: no telemetry, no progress bars, plain HTTP.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a repository: size in bytes; `sha256` where the hub knows it (large files), else None."""
+    """A file of a repository: size in bytes; `sha256` if the hub knows it (large files), else None."""
 
     name: str
     size: int
@@ -37,7 +37,7 @@ class RemoteFile:
 
 
 def token() -> str | None:
-    """The access token: from the environment variable HF_TOKEN and nowhere else."""
+    """The access token, only from the environment variable HF_TOKEN."""
     return os.environ.get("HF_TOKEN") or None
 
 
@@ -48,7 +48,7 @@ def api() -> HfApi:
         os.environ.setdefault(name, "1")
     from huggingface_hub import HfApi
 
-    # False, not None: with None the library would look for a token that some other program has stored.
+    # False, not None: with None the library would use a token stored by another program.
     return HfApi(endpoint=endpoint(), token=token() or False)
 
 
@@ -59,7 +59,7 @@ def endpoint() -> str | None:
 
 @contextmanager
 def plain_errors(repo: str, revision: str) -> Iterator[None]:
-    """Turns the hub's errors into ours, with what to do, and without the token should it stand in one.
+    """Turns the hub's errors into ours, with advice, and without the token in case it appears in one.
 
     Raises:
         ServerError: the hub refuses, or cannot be reached.
@@ -72,7 +72,7 @@ def plain_errors(repo: str, revision: str) -> Iterator[None]:
     except TrialbenchError:
         raise
     except errors.GatedRepoError as error:
-        todo = "accept its licence on the hub and set HF_TOKEN" if token() is None else "HF_TOKEN has no access to it"
+        todo = "accept its license on the hub and set HF_TOKEN" if token() is None else "HF_TOKEN has no access to it"
         raise ServerError(f"{repo}: access is restricted: {todo}") from _redacted(error)
     except errors.RevisionNotFoundError as error:
         raise ServerError(f"{repo}: has no revision {revision}: pin one that exists (`make pin`)") from _redacted(error)
@@ -82,7 +82,7 @@ def plain_errors(repo: str, revision: str) -> Iterator[None]:
         ) from _redacted(error)
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
-            raise  # a full or read-only disk is not the hub's doing
+            raise  # a full or read-only disk is not the hub's fault
         raise ServerError(f"{repo}: the hub cannot be read: {redact(str(error))}") from _redacted(error)
 
 
@@ -93,7 +93,7 @@ def redact(text: str) -> str:
 
 
 def _redacted(error: BaseException) -> BaseException | None:
-    """The cause to chain: none when its text, which a traceback would print, holds the token."""
+    """The cause to chain; none if its text, which a traceback would print, contains the token."""
     return error if redact(str(error)) == str(error) else None
 
 
@@ -101,7 +101,7 @@ def list_files(repo: str, revision: str, include: Sequence[str]) -> tuple[str, l
     """The commit that `revision` is, and its files that match any of the patterns, sorted by name.
 
     Raises:
-        UsageError: a pattern matches nothing; lists what there is.
+        UsageError: a pattern matches nothing; lists the existing files.
         ServerError: the hub refuses, or cannot be reached.
     """
     with plain_errors(repo, revision):

@@ -1,7 +1,7 @@
-"""`trialbench fetch`: model files at a pinned revision, each with its hash checked before it gets its name.
+"""`trialbench fetch`: model files at a pinned revision, each renamed to its final name only after its hash was checked.
 
-Files are downloaded into a folder beside their place (`.part-<revision>`), where an interrupted download is taken up
-again, checked there, and then renamed: under its own name a file is either whole and right or not there.
+Files are downloaded into a folder next to their destination (`.part-<revision>`), where an interrupted download is
+resumed. There they are checked and then renamed: a file with its final name is always complete and correct.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from trialbench import hub
 from trialbench.errors import ServerError, TrialbenchError, UsageError
 from trialbench.hub import RemoteFile, Tell
 
-# Attempts at the whole download, after the library's own of each file; each goes on where the last one broke off.
+# Attempts at the whole download, on top of the library's own retries per file; each resumes the last one.
 _ATTEMPTS = 3
 _TELL_EVERY_S = 5.0
-# Left free beside what is downloaded.
+# Disk space to leave free in addition to the download.
 _RESERVE_BYTES = 256 * 1024 * 1024
 
 
 class WrongHashError(TrialbenchError):
-    """A downloaded file is not the pinned one. The download was removed; what stood under its name was left."""
+    """A downloaded file is not the pinned one. The download was removed; an existing file was left untouched."""
 
 
 def fetch(
@@ -38,12 +38,12 @@ def fetch(
     sha256: Mapping[str, str],
     tell: Tell = lambda _text: None,
 ) -> list[Path]:
-    """Bring the files of `repo` at `revision` that match `include` into `dest`; returns their paths.
+    """Download the files of `repo` at `revision` that match `include` to `dest`; returns their paths.
 
     Args:
-        sha256: file name to pinned hash. With pins, every matching file must have one; files that are there already
-            and right are left alone, and when all are, nothing is asked of the network. Without pins the hub's own
-            hashes are checked: that guards against broken downloads, not against a changed repository, and is said.
+        sha256: file name to pinned hash. With pins, every matching file must have one; correct files are kept, and if
+            all are correct, the network is not used. Without pins the hub's own hashes are checked: this detects broken
+            downloads but not a changed repository, and the output says so.
 
     Raises:
         UsageError: the revision is no commit, a file has no pin, a pin no file, or the disk is too small.
@@ -59,7 +59,7 @@ def fetch(
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise UsageError(f"--sha256 {name}: expected a name inside the repository")
     if not dest.is_dir():
-        raise UsageError(f"{dest}: is no folder: make it first, writable for this user")
+        raise UsageError(f"{dest}: is not a folder: make it first, writable for this user")
     right = {name for name in sha256 if _is_right(dest / name, sha256[name], tell)}
     if sha256 and right == set(sha256):
         tell(f"{repo}: all {len(right)} files are there and right")
@@ -79,7 +79,7 @@ def fetch(
     size_mb = sum(file.size for file in missing) / 1e6
     tell(f"{repo}: fetching {len(missing)} files, {size_mb:.1f} MB")
     _download(repo, revision, staging, missing, tell)
-    # All of them before anything is said: what is right is kept, and nothing of the download stays behind.
+    # All of them before an error is raised: correct files are kept, and no partial download is left behind.
     wrong = [_place(staging / file.name, dest / file.name, pins[file.name], tell) for file in missing]
     shutil.rmtree(staging)
     problems = [problem for problem in wrong if problem is not None]
@@ -101,7 +101,7 @@ def _compare_pins(names: set[str], pinned: set[str], repo: str) -> None:
     problems = [f"{name}: matches the patterns, and has no pinned hash" for name in sorted(names - pinned)]
     problems += [f"{name}: has a pinned hash, and matches no pattern" for name in sorted(pinned - names)]
     if problems:
-        raise UsageError(f"{repo}: pins and files differ (`make pin` writes them anew):\n  " + "\n  ".join(problems))
+        raise UsageError(f"{repo}: pins and files differ (`make pin` rewrites them):\n  " + "\n  ".join(problems))
 
 
 def _check_disk(dest: Path, staging: Path, missing: Sequence[RemoteFile]) -> None:
@@ -134,10 +134,10 @@ def _download(repo: str, revision: str, staging: Path, missing: Sequence[RemoteF
                 snapshot_download(
                     repo,
                     revision=revision,
-                    # Exactly what is missing: a name may hold characters that patterns give a meaning to.
+                    # Exactly the missing files: a name may contain pattern characters.
                     allow_patterns=[glob.escape(file.name) for file in missing],
                     local_dir=staging,
-                    # Its cache goes beside the files, so that nothing is written to a home folder.
+                    # Its cache goes next to the files, so that nothing is written to a home folder.
                     cache_dir=staging / ".cache" / "hub",
                     endpoint=hub.endpoint(),
                     token=hub.token() or False,
@@ -171,7 +171,7 @@ def _told(staging: Path, total: int, tell: Tell) -> Iterator[None]:
 
 
 def _place(source: Path, target: Path, expected: str | None, tell: Tell) -> str | None:
-    """Give a downloaded file its name, if it is the pinned one; else say what is wrong."""
+    """Rename a downloaded file to its final name if it is the pinned one; else say what is wrong."""
     found = hub.sha256_of(source)
     if expected is not None and found != expected:
         older = (

@@ -1,4 +1,4 @@
-"""`trialbench pin`: writes down what the trial may use: revision, hash of every file, digest of the image."""
+"""`trialbench pin`: records what the trial may use: revision, hash of every file, digest of the image."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def pin(
 ) -> dict[str, Any]:
     """Resolve `revision` and the image, and write the variables `trial_pins` as YAML to `out`; returns them.
 
-    The file appears whole or not at all; everything is resolved before it is written.
+    The file is written atomically, after everything was resolved.
 
     Raises:
-        UsageError: a pattern matches nothing, or there is no folder for `out`.
+        UsageError: a pattern matches nothing, or there is not a folder for `out`.
         ServerError: hub or registry refuse, or cannot be reached.
     """
     hub.check_repo(repo)
     if not out.parent.is_dir():
-        raise UsageError(f"{out.parent}: is no folder: expected one for the pins")
+        raise UsageError(f"{out.parent}: is not a folder: expected one for the pins")
     commit, files = hub.list_files(repo, revision, include)
     tell(f"{repo}: {revision} is {commit}")
     pinned = []
@@ -64,7 +64,7 @@ def _as_yaml(pins: dict[str, Any], about: str) -> str:
 
 
 def _hash_small_file(repo: str, commit: str, file: RemoteFile) -> str:
-    """The hub gives SHA-256 of large files alone; a small one is fetched to be hashed."""
+    """The hub provides SHA-256 only for large files; a small one is downloaded and hashed."""
     hub.api()
     from huggingface_hub import hf_hub_download
 

@@ -1,4 +1,4 @@
-"""The digest of a container image, asked of its registry (OCI distribution API), without pulling anything."""
+"""Gets the digest of a container image from its registry (OCI distribution API) without pulling it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _REFERENCE = re.compile(
 
 @dataclass(frozen=True)
 class Reference:
-    """An image reference taken apart. `tag` is a tag or a digest."""
+    """A parsed image reference. `tag` is a tag or a digest."""
 
     registry: str
     repository: str
@@ -36,13 +36,13 @@ class Reference:
 
     @property
     def url(self) -> str:
-        """Address of the manifest. As with Docker, a registry on this machine is asked without TLS."""
+        """Address of the manifest. As with Docker, a registry on this machine is accessed without TLS."""
         scheme = "http" if re.match(r"(localhost|127\.0\.0\.1)(:|\Z)", self.registry) else "https"
         return f"{scheme}://{self.registry}/v2/{self.repository}/manifests/{self.tag}"
 
 
 def parse_reference(text: str) -> Reference:
-    """Take `[registry/]repository[:tag][@digest]` apart by Docker's rules.
+    """Parse `[registry/]repository[:tag][@digest]` by Docker's rules.
 
     Raises:
         UsageError: it is none.
@@ -85,7 +85,7 @@ def _ask(client: httpx.Client, reference: Reference, text: str) -> str:
         raise ServerError(f"{text}: expected status 200 of the registry, found {reply.status_code}")
     digest = str(reply.headers.get("docker-content-digest", ""))
     if not digest:
-        # The header is optional; the digest is the hash of the manifest as it was sent.
+        # The header is optional; the digest is the hash of the manifest as sent.
         digest = "sha256:" + hashlib.sha256(client.get(reference.url).raise_for_status().content).hexdigest()
     if not _DIGEST.match(digest):
         raise ServerError(f"{text}: expected a digest sha256:..., found {digest!r}")
@@ -93,11 +93,11 @@ def _ask(client: httpx.Client, reference: Reference, text: str) -> str:
 
 
 def _token(client: httpx.Client, challenge: str, text: str) -> str:
-    """An anonymous token by the registry's challenge `Bearer realm="...",service="...",scope="..."`."""
+    """An anonymous token for the registry's challenge `Bearer realm="...",service="...",scope="..."`."""
     fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
     realm = fields.pop("realm", "")
     if not challenge.lower().startswith("bearer ") or not realm:
-        raise ServerError(f"{text}: the registry wants a log-in that is not supported: {challenge!r}")
+        raise ServerError(f"{text}: the registry requires an unsupported login: {challenge!r}")
     reply = client.get(realm, params=fields)
     answer = reply.json() if reply.status_code == 200 else {}
     found = answer.get("token") or answer.get("access_token")

@@ -1,1 +1,1 @@
-"""Measuring: samples and what makes one valid, segments of samples, sessions of segments."""
+"""Measuring: samples and their validity, segments of samples, sessions of segments."""

@@ -1,7 +1,7 @@
-"""How near to the wire our client measures, on the very server that is measured: in turns with a raw socket.
+"""How close to the wire our client measures, on the measured server itself, compared with a raw socket.
 
-Pairs of requests, one by each client, right after one another and in changing order, so that whatever else goes on
-meets both. Streaming and not. This runs in phase 2, with all tenants up and at a bounded rate; never in the window.
+The requests come in pairs, one per client, back to back and in alternating order, so that other load affects both. The
+calibration runs streaming and non-streaming, in phase 2, with all tenants up, at a limited rate, never in the window.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trialbench import __version__, stats
-from trialbench.engines.openai_http import ChatClient
+from trialbench.measure.client import ChatClient
 from trialbench.measure.neighbours import FOREIGN, Neighbours
 from trialbench.measure.raw import RawClient, RawError
 from trialbench.measure.sample import judge, wall_clock, why
 from trialbench.workloads import Workload
 
 MODES = ("plain", "stream")
-# A request of the calibration may take so long; the server has just shown that it answers.
+# Time limit of one request; the server has just shown that it answers.
 _TIMEOUT_S = 10.0
-# So many pairs without a good reply, and nothing is learned here.
+# After this many pairs without a good reply the calibration gives up.
 _GIVE_UP = 3
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is asked for: `n` pairs each way, at most `rate_hz` requests a second, over within `time_limit_s`."""
+    """Settings: `n` pairs per mode, at most `rate_hz` requests per second, at most `time_limit_s` in total."""
 
     n: int
     rate_hz: float | None = None
@@ -89,7 +89,7 @@ def calibrate(
     neighbours: Neighbours | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Measure; returns the document `calibration.json`. Failures are counted in it, none is raised."""
+    """Measure; returns the document `calibration.json`. Failures are counted in it and not raised."""
     until_s = time.monotonic() + asked.time_limit_s
     modes: dict[str, _Mode] = {name: _Mode() for name in MODES}
     ended: str | None = None
@@ -119,7 +119,7 @@ def calibrate(
 
 
 class _Stop(Exception):
-    """No more pairs; the word says why."""
+    """Ends the calibration; the text says why."""
 
 
 @dataclass
@@ -135,7 +135,7 @@ class _Pairs:
     next_s: float = 0.0
 
     def run(self, mode: _Mode) -> str | None:
-        """All pairs of a mode, after one that is discarded; returns why they ended early."""
+        """Take all pairs of a mode, after one that is discarded; returns why they ended early."""
         try:
             self.pair(_Mode(), 0)
             for number in range(self.asked.n):
@@ -147,7 +147,7 @@ class _Pairs:
         return None
 
     def pair(self, mode: _Mode, number: int) -> None:
-        """One request by each; kept only if both had a good reply and nobody else was served meanwhile."""
+        """One request per client; kept only if both had a good reply and no other client was served meanwhile."""
         found: dict[str, tuple[float, float | None, float | None]] = {}
         flags: list[str] = []
         steps: list[tuple[str, Callable[[], tuple[float, float | None, float | None]]]] = [
@@ -198,7 +198,7 @@ class _Pairs:
 
 
 def line(document: dict[str, Any]) -> str:
-    """One line for people: `client against a raw socket: 1.01 x plain, 1.02 x streaming (20 pairs each)`."""
+    """A readable line: `client against a raw socket: 1.01 x plain, 1.02 x streaming (20 pairs each)`."""
     found = {name: document["modes"][name] for name in MODES}
     words = [
         f"{mode['ratio']:.3f} x {name} [{mode['ratio_low']:.3f}, {mode['ratio_high']:.3f}] (n={mode['n']})"

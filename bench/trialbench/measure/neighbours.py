@@ -1,11 +1,11 @@
-"""Others who use the measured server: waited for, never pushed aside, and named where they overlapped a sample.
+"""Other clients of the measured server: wait for them, never displace them, and flag samples that they overlapped.
 
-A live model has callers. Before a request its slots must be idle; after it they tell whether somebody else was at work
-meanwhile. A request that came and went between two looks is known by the numbers that llama-server gives its tasks:
-every task takes one, so does every step of work, and so does a look. What is between the numbers of two of our own
-tasks is therefore known in advance; more than that was somebody else's.
+A live model has callers. Before a request its slots must be idle; after it they show whether another client was served
+meanwhile. A request that came and went between two looks is detected by llama-server's task numbers: every task, every
+step of work and every look takes one number. So the difference between the numbers of two of our own tasks is known in
+advance; a larger difference comes from another client.
 
-All of it happens between requests, outside of every measured time.
+All of this happens between requests, outside every measured time.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from trialbench.engines.slots import Look, Slots, SlotsError
+from trialbench.engines.llama.slots import Look, Slots, SlotsError
 
 FOREIGN, RESTARTED = "foreign", "restarted"
-# A look so recent still describes the moment before the next request: one look a sample is enough.
+# A look this recent still describes the moment before the next request, so one look per sample is enough.
 _FRESH_S = 0.005
 _POLL_S = 0.02
-# A server at work answers between two steps; a prompt with an image can be a long one.
+# A busy server answers between two steps; a prompt with an image can be a long step.
 _LOOK_S = 1.0
 _LOSE_AFTER = 3
-# One number is somebody's look at the slots or the metrics; a reply takes two at least.
+# One number is another client's query of slots or metrics; a reply takes at least two.
 _OTHERS_LOOKS = 1
 
 
 @dataclass
 class Overlaps:
-    """What was seen within one segment. `flagged` counts samples, not warm-ups; `waited_s` is time for idle slots."""
+    """Observations in one segment. `flagged` counts samples without warm-ups; `waited_s` is the wait for idle slots."""
 
     flagged: int = 0
     waited_s: float = 0.0
@@ -40,8 +40,8 @@ class Neighbours:
     """Watches one server.
 
     Args:
-        slots: how to look.
-        wait_s: how long to wait for idle slots, in all, for each segment.
+        slots: reads the slots.
+        wait_s: maximum wait for idle slots, per segment.
         stopped: whether a signal came; ends every wait.
     """
 
@@ -50,7 +50,7 @@ class Neighbours:
         self._wait_s = wait_s
         self._stopped = stopped
         self._last: Look | None = None
-        # Task numbers between two of our own tasks that are no step of a reply; learned, and sure once seen twice.
+        # Task numbers between two of our own tasks that are not steps of a reply; learned, and certain once seen twice.
         self._overhead: int | None = None
         self._sure = False
         self._own: tuple[int, int] | None = None
@@ -76,12 +76,12 @@ class Neighbours:
         }
 
     def begin(self) -> None:
-        """A segment begins: what a request costs in task numbers is learned anew."""
+        """A segment begins: learn again how many task numbers a request takes."""
         self.seen = Overlaps()
         self._overhead, self._sure, self._own = None, False, None
 
     def idle(self, until_s: float) -> bool:
-        """Wait until no slot is at work; False if that did not come in time. True where nobody can tell.
+        """Wait until all slots are idle; False if that took too long. True if the server does not show its slots.
 
         Args:
             until_s: CLOCK_MONOTONIC that bounds the wait, whatever is left of the segment's own.
@@ -93,7 +93,7 @@ class Neighbours:
         until_s = min(until_s, began_s + self._wait_s - self.seen.waited_s)
         waited = False
         while (look := self._look()) is not None and look.busy:
-            # What is at work may be our own request that had no whole reply: then the next one names what is wrong.
+            # The busy slot may serve our own request that had no complete reply: then the next one reports the problem.
             if self._stopped() or time.monotonic() >= until_s:
                 self.seen.waited_s += time.monotonic() - began_s
                 return self._unanswered
@@ -102,7 +102,7 @@ class Neighbours:
         if waited:
             self.seen.waited_s += time.monotonic() - began_s
         if look is not None and self._own is not None and look.newest != self._own[0]:
-            # Somebody came and went while nothing was measured: our own number is no longer the last one.
+            # Another client came and went while nothing was measured: our own number is no longer the last one.
             self._own = None
         return True
 
@@ -124,7 +124,7 @@ class Neighbours:
             flags.append(RESTARTED)
         elif answered and (look.busy or self._others_ran(before, look) or self._jumped(look)):
             flags.append(FOREIGN)
-        # Where somebody else may have run last the number is not ours, and says nothing of the next.
+        # If another client may have run last, the number is not ours and says nothing about the next one.
         known = answered and not flags and tokens is not None and newest is not None
         self._own = (newest, tokens) if known and newest is not None and tokens is not None else None
         self._looks_since_own = 1
@@ -136,7 +136,7 @@ class Neighbours:
 
     @staticmethod
     def _others_ran(before: Look | None, look: Look) -> bool:
-        """Whether more than one slot ran something new; one of them was ours."""
+        """Whether more than one slot ran a new task; one of them was ours."""
         return before is not None and sum(before.tasks.get(slot) != task for slot, task in look.tasks.items()) > 1
 
     def _jumped(self, look: Look) -> bool:
@@ -163,13 +163,13 @@ class Neighbours:
             look = self._slots.look(_LOOK_S)
         except SlotsError as error:
             self._lost += 1
-            # A look that got lost may have taken a number.
+            # A look without an answer may have taken a number.
             self._own = None
             if error.off or self._lost >= _LOSE_AFTER:
                 self.why = str(error)
             return None
         if self._last is None:
-            # Whatever lies in the slots now gives way to our prompt: true of the first look only.
+            # Our prompt replaces what is in the slots now; only the first look shows that.
             self.cache_tokens = look.tokens
             self.cache_replaced = bool(look.tasks)
         self._lost = 0

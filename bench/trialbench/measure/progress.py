@@ -33,7 +33,7 @@ class _Counter:
             self.latencies.append(sample.latency_ms)
 
     def text(self) -> str:
-        """What stands behind `done/total`: failures and median so far."""
+        """The text after `done/total`: failures and median so far."""
         middle = f", p50 {statistics.median(self.latencies):.1f} ms" if self.latencies else ""
         return f"sent, {self.failed} failed{middle}" if self.failed else f"sent, all ok{middle}"
 
@@ -108,7 +108,7 @@ class RichProgress(_Counter, Progress):
 
 
 def make_progress(stream: TextIO | None = None) -> Progress:
-    """Bars if standard error is a terminal and rich is there, else lines to `stream` (default: standard error)."""
+    """Bars if standard error is a terminal and rich is installed, else lines to `stream` (default: standard error)."""
     if stream is None and sys.stderr.isatty():
         try:
             return RichProgress()

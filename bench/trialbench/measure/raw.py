@@ -1,8 +1,8 @@
-"""The least client there can be: one socket, one request, the clock beside it.
+"""A minimal client: one socket, one request, one clock.
 
-It is what our own client is compared with (`calibration`, `make bench`), so it shares nothing with it. It believes what
-llama-server sends and looks for no more than it must: where a reply ends, and when the first token came. Not for
-measuring models: a reply that is not as expected is an error here.
+Our own client is compared with it (`calibration`, `make bench`), so the two share no code. It trusts llama-server and
+parses no more than necessary: where a reply ends, and when the first token came. Do not measure models with it: any
+unexpected reply is an error here.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class RawError(Exception):
 
 @dataclass(frozen=True)
 class RawReply:
-    """Times in milliseconds: from the first byte written to the last one read, and to the first token.
+    """Times in milliseconds, from the first byte written to the last one read, and to the first token.
 
-    `server_ms` is the server's own time, None where it does not tell; `ttft_ms` is None unless streaming.
+    `server_ms` is the server's own time, None if not reported; `ttft_ms` is None unless streaming.
     """
 
     latency_ms: float
@@ -36,7 +36,7 @@ class RawReply:
 
 
 class RawClient:
-    """Sends one prepared request again and again; a new connection for each where it streams, as our client does.
+    """Sends one prepared request repeatedly; when streaming, over a new connection each time, as our client does.
 
     Args:
         url: http://HOST:PORT, with or without a trailing `/v1`.
@@ -70,7 +70,7 @@ class RawClient:
                 reused = self._socket is not None
                 return self._once(timeout_s)
             except (BrokenPipeError, ConnectionResetError, EOFError):
-                # The server closes a kept connection after 100 requests or 5 idle seconds: once more on a new one.
+                # The server closes a kept connection after 100 requests or 5 idle seconds: try again on a new one.
                 if not reused:
                     raise
                 self.close()

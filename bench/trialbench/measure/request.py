@@ -1,4 +1,4 @@
-"""What was asked, as hashes: A and B are comparable only where these agree."""
+"""Hashes of a request: A and B are comparable only if these agree."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def fingerprint(body: bytes) -> dict[str, str | None]:
-    """SHA-256 of a chat request's body, of its prompt and of its images, from the very bytes that are sent.
+    """SHA-256 of a chat request's body, its prompt and its images, computed from the bytes that are sent.
 
     `prompt_sha256` is over the texts of all messages, in order, joined by line ends; `image_sha256` over the bytes of
     the one image, or over the hashes of several; None without an image.

@@ -1,10 +1,10 @@
-"""One sample: a reply, judged. Nothing is dropped: an invalid reply is a failed sample, whatever its latency.
+"""One sample: a judged reply. Nothing is dropped: an invalid reply is a failed sample, whatever its latency.
 
-**Thinking.** Any of these is thinking: text in `reasoning_content` (or `reasoning`), an opening or closing think tag in
-the content. One thing is not: an *empty* think block at the very start of the content. Servers that run with reasoning
-format `none` and thinking switched off put it there themselves; it was not generated and cost no time. Such a
-sample stays valid, carries the flag `think_echo`, and is read without the block; but since production would have to
-read around it, it is adherent by strategy 2 at best.
+**Thinking** is text in `reasoning_content` (or `reasoning`), or an opening or closing think tag in the content. The one
+exception is an *empty* think block at the very start of the content. Servers with reasoning format `none` and thinking
+switched off insert it themselves; it was not generated and cost no time. Such a sample is valid, has the flag
+`think_echo`, and is read without the block. Because production would have to skip the block, the sample is adherent by
+strategy 2 at best.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from trialbench.engines.openai_http import Reply
+from trialbench.measure.client import Reply
 from trialbench.terminal import line
 from trialbench.workloads import Workload
 from trialbench.workloads.parsers import Parsed, parse
 
-# `length` is known and valid: the limit of tokens is the workload's own. `tool_calls`, `content_filter` are no answers.
+# `length` is valid: the workload sets the token limit. `tool_calls` and `content_filter` are not answers.
 KNOWN_FINISH_REASONS = frozenset({"stop", "length"})
-# <think> and relatives, and the channel marks of models that think in a channel of their own.
+# <think> and similar tags, and the markers of models that think in a separate channel.
 _THINK = re.compile(r"</?(?:think|thinking|thought|reasoning)>|<\|channel\|?>\s*(?:thought|analysis)", re.IGNORECASE)
 _EMPTY_THINK = re.compile(r"\A\s*<think>\s*</think>\s*", re.IGNORECASE)
 
@@ -56,7 +56,7 @@ class Sample:
 
 
 def why(sample: Sample, limit: int = 200) -> str:
-    """Error class and detail of a failed sample, for a person."""
+    """Error class and detail of a failed sample, as readable text."""
     return line(
         f"{sample.error_class}: {sample.error_detail}" if sample.error_detail else f"{sample.error_class}", limit
     )
@@ -70,7 +70,7 @@ def wall_clock() -> str:
 def judge(
     reply: Reply, seq: int, workload: Workload, *, cache_prompt: bool, wall: str, others: Sequence[str] = ()
 ) -> Sample:
-    """The sample that `reply` makes; `others`: flags of what was seen beside it (`neighbours`)."""
+    """The sample for `reply`; `others`: flags of other clients' requests (`neighbours`)."""
     flags: list[str] = []
     error_class, content = reply.error_class, reply.content or ""
     parsed = Parsed(None, None)
@@ -87,7 +87,7 @@ def judge(
             flags.append("finish_reason")
         if reply.finish_reason == "length":
             flags.append("length")
-        # In this order: a thought that used up all tokens leaves the content empty, and is to be called thinking.
+        # The order matters: thinking that used up all tokens leaves the content empty, and should be named thinking.
         error_class = next((name for name in ("thinking", "empty", "finish_reason") if name in flags), None)
         if error_class is None and workload.contract is not None:
             parsed = parse(text, workload.contract)

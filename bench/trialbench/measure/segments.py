@@ -1,4 +1,4 @@
-"""Runs segments of samples, one request after the other, and writes each sample when it arrives."""
+"""Runs segments of samples, one request at a time, and writes each sample when it arrives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from trialbench.engines.openai_http import CONNECTION_ERRORS, REFUSED_FIELD, Reply
+from trialbench.measure.client import CONNECTION_ERRORS, REFUSED_FIELD, Reply
 from trialbench.measure.neighbours import FOREIGN, RESTARTED, Neighbours
 from trialbench.measure.request import fingerprint
 from trialbench.measure.sample import Sample, judge, wall_clock, why
@@ -17,9 +17,9 @@ from trialbench.measure.summary import SegmentFacts, slowed, summarise
 from trialbench.terminal import line
 from trialbench.workloads import Workload
 
-# So many connection errors in a row and the server counts as broken: going on would only wait.
+# After this many connection errors in a row the server counts as broken: waiting longer is pointless.
 BROKEN_AFTER = 5
-# After SIGTERM the request in flight may end by itself within this time.
+# After SIGTERM the request in flight has this long to finish.
 TERM_GRACE_S = 2.0
 _POLL_S = 0.02
 
@@ -27,7 +27,7 @@ EXIT_OK, EXIT_FAILED, EXIT_SERVER = 0, 3, 4
 
 
 class Client(Protocol):
-    """What is measured: `ChatClient`, or any engine as `EngineClient`."""
+    """The client under measurement: `ChatClient`, or any engine as `EngineClient`."""
 
     def encode(self, workload: Workload, *, cache_prompt: bool) -> bytes:
         """The request of every sample of a segment."""
@@ -40,24 +40,24 @@ class Client(Protocol):
 
 
 class Progress(Protocol):
-    """What is told while measuring; called between requests, never within one."""
+    """Receives progress; called between requests, never during one."""
 
     def start(self, segment: str, total: int) -> None:
-        """A segment begins, or goes on to a new `total`."""
+        """A segment begins, or is extended to a new `total`."""
 
     def sample(self, sample: Sample) -> None:
         """A measured sample has arrived."""
 
     def note(self, text: str) -> None:
-        """Something a person wants to know."""
+        """A message for the user."""
 
     def close(self) -> None:
-        """No more will come."""
+        """The end of progress."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Asked after the first `n` samples of a segment: may it go on to `extend_to`? Where that is n, it only waits."""
+    """Asked after the first `n` samples of a segment: may it continue to `extend_to`? If that is n, it only waits."""
 
     name: str
     extend_to: int
@@ -97,7 +97,7 @@ class _State:
 
     @property
     def slowed(self) -> float | None:
-        """How many times slower the server became on the way, if it did."""
+        """The factor by which the server slowed down during the segment, if it did."""
         return slowed([sample.latency_ms for sample in self.samples if sample.ok and sample.latency_ms is not None])
 
     @property
@@ -111,7 +111,7 @@ class Runner:
     Args:
         segments: their request bodies are encoded here, before anything is measured.
         control_dir, out_dir, wait_s: where gates are asked and answered, and for how long an answer is waited.
-        neighbours: watches for other clients of the server; None does not.
+        neighbours: watches for other clients of the server; None: not watched.
         limit_s: bound of the whole run, from its first request on. Unlike a segment's own `time_limit_s`, which may be
             meant to be reached, this one ends the run early: a server that answers each request just in time is
             as good as a hanging one.
@@ -150,12 +150,12 @@ class Runner:
         self.stopped: str | None = None
 
     def stop(self) -> None:
-        """From a signal handler: finish the request in flight, bounded, then end."""
+        """From a signal handler: finish the request in flight within a limit, then end."""
         self._signalled = True
         self._client.interrupt(TERM_GRACE_S)
 
     def wait_for_start(self, name: str) -> None:
-        """Say that all is ready, then wait for the start file. Not answered in time ends the session (`gate`)."""
+        """Report that everything is ready, then wait for the start file. A timeout ends the session (`gate`)."""
         assert self._out_dir is not None
         assert self._control_dir is not None
         (self._out_dir / f"ready-{name}").write_text("ready\n", encoding="utf-8")
@@ -169,7 +169,7 @@ class Runner:
         return self._signalled
 
     def run(self) -> None:
-        """Run the segments; afterwards `stopped`, `summaries()` and `exit_code()` tell what came of them."""
+        """Run the segments; afterwards `stopped`, `summaries()` and `exit_code()` describe the outcome."""
         if self._limit_s is not None:
             self._until_s = time.monotonic() + self._limit_s
         for segment in self._segments:
@@ -181,7 +181,7 @@ class Runner:
             if state.stopped != "time_limit" or time.monotonic() >= self._until_s:
                 self.stopped = state.stopped
         if not self._answered and any(state.samples or state.warmups for state in self._states.values()):
-            # Nothing but connection errors: fewer than BROKEN_AFTER, and still nobody there.
+            # Only connection errors, although fewer than BROKEN_AFTER: the server is unreachable.
             self.stopped = "server"
 
     def summaries(self) -> dict[str, dict[str, Any]]:
@@ -224,7 +224,7 @@ class Runner:
         return EXIT_FAILED if self.stopped is not None or failed or empty or changed or not states else EXIT_OK
 
     def closing(self) -> list[str]:
-        """What a person must know at the end beside the numbers: why it ended early, and the first error."""
+        """What the user must know at the end besides the numbers: why it ended early, and the first error."""
         lines = []
         if self.stopped == "server":
             what = f"{self._lost_in_a_row} requests in a row" if self._answered else "all requests"
@@ -239,7 +239,7 @@ class Runner:
         return lines
 
     def notes(self) -> list[str]:
-        """What a reader of the numbers must know, a sentence each."""
+        """What a reader of the numbers must know, one sentence each."""
         watch, lines = self._neighbours, []
         if watch is not None:
             if watch.cache_replaced:
@@ -263,7 +263,7 @@ class Runner:
         return lines
 
     def _wait(self, condition: Callable[[], bool]) -> bool:
-        """Poll `condition` until it holds (True), or the wait is over or a signal came (False)."""
+        """Poll `condition` until it holds (True), or until the wait times out or a signal arrives (False)."""
         until = time.monotonic() + self._wait_s
         while not condition():
             if self._signalled or time.monotonic() >= until:
@@ -301,7 +301,7 @@ class Runner:
         warmup: bool = False,
         extending: bool = False,
     ) -> None:
-        """Take samples until there are `total`, or something ends the segment (`state.stopped` says what)."""
+        """Take samples until there are `total`, or until something ends the segment (`state.stopped` names it)."""
         limits = segment.workload.limits
         next_s = 0.0
         while len(samples) < total and state.stopped is None:
@@ -313,7 +313,7 @@ class Runner:
                 next_s = time.monotonic() + 1 / segment.rate_hz
             watch = self._neighbours
             if watch is not None and not watch.idle(until_s):
-                # Somebody else has the server, and keeps it: we step back.
+                # Another client keeps the server busy: give up.
                 state.stopped = "signal" if self._signalled else "time_limit" if time.monotonic() >= until_s else "busy"
                 return
             wall = wall_clock()
@@ -359,14 +359,14 @@ class Runner:
         return None
 
     def _may_extend(self, segment: Segment, state: _State, gate: Gate) -> bool:
-        """Ask at the gate. A thinking sample decides by itself, whatever the answer."""
+        """Ask at the gate. A thinking sample prevents the extension, whatever the answer."""
         assert self._out_dir is not None
         assert self._control_dir is not None
         samples = state.samples
         ok = sum(sample.ok for sample in samples)
         question = {"segment": segment.id, "sent": len(samples), "ok": ok, "failed": len(samples) - ok}
         question["thinking"] = state.thinking
-        # Written beside and renamed: the other side polls, and must not read half a file.
+        # Written to a temporary name and renamed: the other side polls, and must not read a partial file.
         ready = self._out_dir / f"at-{gate.name}"
         beside = ready.with_name(f".{ready.name}.part")
         beside.write_text(json.dumps(question) + "\n", encoding="utf-8")
@@ -382,7 +382,7 @@ class Runner:
             return True
 
         if not self._wait(answered):
-            self._progress.note(f"nobody answered at the gate {gate.name} within {self._wait_s:g} s")
+            self._progress.note(f"no answer at the gate {gate.name} within {self._wait_s:g} s")
             state.stopped = "signal" if self._signalled else "gate"
             return False
         if segment.stop_on_thinking and state.thinking:
@@ -401,16 +401,16 @@ class Runner:
             where = f"{segment.id}{' warm-up' if warmup else ''} {sample.seq}"
             self._first_error = f"{where}: {why(sample)}"
             self._progress.note(f"first error: {self._first_error}")
-        # Beside it: the hint stands behind what the server says, which is cut.
+        # Added separately: the hint follows the server's message, which is truncated.
         _, hint, rest = (sample.error_detail or "").rpartition(REFUSED_FIELD)
         if hint and not self._hinted:
             self._hinted = True
             self._progress.note(line(hint + rest, 200))
 
 
-# Why a run ended before its time, for people, where the word alone does not say it.
+# Why a run ended early, where the keyword alone does not explain it.
 _ENDED = {
-    "busy": "busy: somebody else's requests kept the server at work; it was not measured against them",
+    "busy": "busy: other clients kept the server busy; it was not measured in competition with them",
     "time_limit": "time_limit: the whole run took longer than it may; what is there is partial",
 }
 

@@ -1,7 +1,7 @@
 """A session: several segments in one process, described by one file. This is how the trial measures.
 
-One process, because start-up counts against the time in which the host's tenants are down. Everything slow (imports,
-reading, encoding the image) is done before the start file appears; from there on there are only requests.
+It is one process, because start-up time counts while the host's tenants are down. Everything slow (imports, reading
+files, encoding the image) happens before the start file appears; after that there are only requests.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from trialbench import __version__, schemas
-from trialbench.engines.openai_http import ChatClient
 from trialbench.errors import UsageError
 from trialbench.files import read_json, write_json
+from trialbench.measure.client import ChatClient
 from trialbench.measure.neighbours import Neighbours
 from trialbench.measure.sample import wall_clock
 from trialbench.measure.segments import Gate, Progress, Runner, Segment
@@ -42,13 +42,13 @@ def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -
     out_dir = Path(session["out_dir"])
     needs_control = session.get("start_file") or any(entry.get("gate_file") for entry in session["segments"])
     if needs_control and not session.get("control_dir"):
-        raise UsageError(f"{path}: expected control_dir beside start_file and gate_file, found none")
+        raise UsageError(f"{path}: expected control_dir with start_file or gate_file, found none")
     segments = [_segment(entry, session, path) for entry in session["segments"]]
     twice = {segment.id for segment in segments if sum(other.id == segment.id for other in segments) > 1}
     if twice:
         raise UsageError(f"{path}: expected segment ids to differ, found twice: {', '.join(sorted(twice))}")
     if not out_dir.is_dir():
-        raise UsageError(f"{out_dir}: out_dir is no folder: make it, writable for this user, before the session")
+        raise UsageError(f"{out_dir}: out_dir is not a folder: make it, writable for this user, before the session")
     client = ChatClient(
         session["url"], model=session.get("model"), stream=session.get("stream", False), api_key=api_key
     )
@@ -65,7 +65,7 @@ def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -
     )
 
     def after() -> None:
-        """The calibration, once the segments are through and their server is well."""
+        """Run the calibration once the segments are complete, unless the session was stopped."""
         if session.get("calibrate") is None or runner.stopped is not None:
             return
         from trialbench.measure import calibration
@@ -96,16 +96,16 @@ def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -
 def make_watch(
     url: str, wait_s: float | None, stopped: Callable[[], bool], *, api_key: str | None
 ) -> Neighbours | None:
-    """What looks after the server's other clients; None where nobody asked for it."""
+    """The watch for the server's other clients; None if it was not requested."""
     if wait_s is None:
         return None
-    from trialbench.engines.slots import Slots
+    from trialbench.engines.llama.slots import Slots
 
     return Neighbours(Slots(url, api_key=api_key), wait_s=wait_s, stopped=stopped)
 
 
 def run_signalled(runner: Runner, start_file: str | None = None, after: Callable[[], None] = lambda: None) -> None:
-    """Run, then call `after`, with SIGTERM and SIGINT ending all of it in order; the old handlers are put back."""
+    """Run, then call `after`; SIGTERM and SIGINT end both in order. Restores the old handlers."""
 
     def stop(_number: int, _frame: object) -> None:
         runner.stop()

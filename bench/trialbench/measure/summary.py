@@ -1,5 +1,5 @@
 """From samples to the numbers of one segment. Works on sample objects as read from a file, so that the client in
-the container and the report on the controller count alike."""
+the container and the report on the controller count the same way."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from trialbench.terminal import line
 
 # The user's decision: this share of the samples keeps the contract.
 ADHERENCE_LIMIT = 0.95
-# From so many times the usual on slower replies are no drift any more; what is looked at besides halves: the last ones.
+# Replies slower than usual by this factor are more than drift; besides the halves, the last samples are checked.
 SLOWED, _LAST = 1.5, 6
 LOST = ("connect", "dropped")
-# So much of what a server says stands in a taint.
+# How much of a server's text is kept in a taint.
 _WORDS = 120
 _CUT_SHORT = {
     "server": "the server died or can not be reached",
     "signal": "ended by a signal",
     "time_limit": "its time was up",
     "busy": "others kept the server at work",
-    "gate": "nobody answered at the gate",
+    "gate": "no answer at the gate",
     "thinking": "a reply was thinking",
     "smoke": "the smoke test failed",
 }
@@ -32,7 +32,7 @@ _CUT_SHORT = {
 
 @dataclass(frozen=True)
 class SegmentFacts:
-    """What was asked of a segment, which its samples alone do not tell.
+    """Facts about a segment that its samples do not contain.
 
     `request`: hashes of what every sample sent (`body_sha256`, `prompt_sha256`, `image_sha256`). `neighbours`: whether
     others used the server meanwhile. Both as in `trialbench schema summary`, None where the client did not say.
@@ -106,7 +106,7 @@ def summarise(
 
 
 def partial(samples: Sequence[dict[str, Any]], facts: SegmentFacts) -> list[str]:
-    """Why the segment is less than what was asked for, by name; empty for a whole one.
+    """Why the segment is incomplete, by name; empty for a complete one.
 
     `cut short`: samples are missing. `lost` and `stalled`: samples without a reply. `slowed`: no one number describes
     the replies before and after.
@@ -131,10 +131,10 @@ def partial(samples: Sequence[dict[str, Any]], facts: SegmentFacts) -> list[str]
 
 
 def slowed(latencies: Sequence[float]) -> float | None:
-    """How many times slower a server became on the way, if at least `SLOWED` times; None for a steady one.
+    """The factor by which a server slowed down, if at least `SLOWED`; None for a steady one.
 
-    Asked of the halves, by their exact intervals; and of the last few against the first half, because a server
-    that slows near its end leaves the median of the second half alone. The order is that of measuring.
+    Compares the two halves by their exact intervals, and the last few samples with the first half, because a server
+    that slows down near the end hardly changes the median of the second half. Samples are in the order of measuring.
     """
     if len(latencies) < 2 * _LAST:
         return None
@@ -147,7 +147,7 @@ def slowed(latencies: Sequence[float]) -> float | None:
 
 
 def taints(samples: Sequence[dict[str, Any]], warmups: Sequence[dict[str, Any]], *, cache_prompt: bool) -> list[str]:
-    """What makes a segment unfit for a decision, each as `name: what was seen`; empty for a clean one.
+    """What makes a segment unfit for a decision, each as `name: observation`; empty for a clean one.
 
     Names: `cache`, `thinking`, `finish_reason`, `model_changed`, `server_restarted`, `server_hung_up`. A cache that was
     asked for and not used is none: some models cannot reuse their prompt cache.
@@ -183,7 +183,7 @@ def interruptions(samples: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _models(samples: Sequence[dict[str, Any]]) -> list[str]:
-    """Every name that the server gave itself, in the order seen."""
+    """All model names that the server reported, in order."""
     return list(dict.fromkeys(str(sample["model"]) for sample in samples if sample.get("model") is not None))
 
 
@@ -205,7 +205,7 @@ def _spread(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _tokens_per_s(samples: Sequence[dict[str, Any]]) -> float | None:
-    """Median of completion tokens over whole latency: what a caller gets, prefill included."""
+    """Median of completion tokens over total latency: what a caller gets, including prefill."""
     rates = [
         sample["completion_tokens"] / sample["latency_ms"] * 1000
         for sample in samples
@@ -232,7 +232,7 @@ def _cached_tokens(samples: Sequence[dict[str, Any]]) -> int | None:
 
 
 def _request(models: list[str], written: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What was asked, and who answered. What the client wrote of the models holds where its samples do not tell."""
+    """What was asked, and which model answered. The client's own record applies if the samples do not name models."""
     if written is None and not models:
         return None
     names = ("body_sha256", "prompt_sha256", "image_sha256")

@@ -1,4 +1,4 @@
-"""A circuit breaker: an engine that fails again and again is left alone for a while, and then asked once."""
+"""A circuit breaker: an engine that fails repeatedly gets no requests for a while, then a single trial request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trialbench.engines.failures import Failure
 from trialbench.worker.clock import Clock
 
 State = Literal["closed", "open", "half_open"]
-# Failures that say something about the request and nothing about the engine.
+# Failures caused by the request, which say nothing about the engine.
 _CALLERS_FAULT = frozenset({"bad_arguments", "unsupported", "prompt_too_long"})
 
 
@@ -21,20 +21,20 @@ def is_engines_fault(failure: Failure) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A request was admitted. `trial`: it is the one that decides whether a half-open breaker closes."""
+    """A request was admitted. `trial`: its outcome decides whether a half-open breaker closes."""
 
     trial: bool
 
 
 class Breaker:
-    """Counts failures in a row. May be used by several threads.
+    """Counts consecutive failures. Thread-safe.
 
-    `admit` before a request; what it gave goes to exactly one of `succeeded`, `failed`, `withdrew` afterwards.
+    Call `admit` before a request, and pass its result to exactly one of `succeeded`, `failed`, `withdrew` afterwards.
 
     Args:
-        clock: whose seconds count.
-        failures: how many in a row open it.
-        open_s: how long it stays open before one request may try.
+        clock: the source of time.
+        failures: how many consecutive failures open it.
+        open_s: how long it stays open before one trial request.
     """
 
     def __init__(self, clock: Clock, *, failures: int = 3, open_s: float = 30.0) -> None:
@@ -59,7 +59,7 @@ class Breaker:
         return "half_open" if self._clock.now_s() - self._opened_s >= self._open_s else "open"
 
     def admit(self) -> Pass | str:
-        """A pass when the request may go on; else why not."""
+        """A pass if the request may proceed; else why not."""
         with self._lock:
             state = self._state()
             if state == "closed":
@@ -81,7 +81,7 @@ class Breaker:
             self._failures, self._opened_s, self._trying, self._last = 0, None, False, None
 
     def failed(self, admitted: Pass, failure: Failure) -> None:
-        """The engine failed; a failure that is the caller's says nothing about it."""
+        """The engine failed; failures caused by the caller do not count."""
         if not is_engines_fault(failure):
             self.withdrew(admitted)
             return
@@ -90,12 +90,12 @@ class Breaker:
             self._last = failure
             if admitted.trial:
                 self._trying = False
-            # One that was admitted before it opened and fails afterwards does not make the pause longer.
+            # A request that was admitted before the breaker opened does not extend the pause when it fails.
             if admitted.trial or (self._opened_s is None and self._failures >= self._limit):
                 self._opened_s = self._clock.now_s()
 
     def withdrew(self, admitted: Pass) -> None:
-        """The request ended without a word about the engine (cancelled, refused)."""
+        """The request ended without information about the engine (canceled, refused)."""
         if admitted.trial:
             with self._lock:
                 self._trying = False

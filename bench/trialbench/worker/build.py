@@ -1,4 +1,4 @@
-"""Puts a worker together: backends with their breakers, router, dispatcher, from what was chosen and configured."""
+"""Builds a worker's dispatcher from the configuration: backends with their breakers, router, policy."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from trialbench.config.engine import http_engine
+from trialbench.config.settings import OWN_ENGINE, DispatcherSettings
 from trialbench.engines.contract import Deadlines, Engine
 from trialbench.worker.breaker import Breaker
-from trialbench.worker.choose import fallback
 from trialbench.worker.clock import Clock, SystemClock
-from trialbench.worker.config import OWN_ENGINE, DispatcherSettings
 from trialbench.worker.dispatch import Dispatcher, Policy
 from trialbench.worker.retry import RetryPolicy
 from trialbench.worker.routing import Backend, Router
@@ -29,9 +29,9 @@ def dispatcher(
     clock: Clock | None = None,
     patience: Deadlines | None = None,
 ) -> Dispatcher:
-    """The dispatcher that `[dispatcher]` describes, around `local`; None where it is switched off.
+    """The dispatcher that `[dispatcher]` describes, around `local`, which is None if it is switched off.
 
-    `patience`: the deadlines of a request that names none.
+    `patience`: the default deadlines of a request.
     """
     clock = clock or SystemClock()
 
@@ -40,8 +40,8 @@ def dispatcher(
         return Backend(name, engine, breaker, clock, local=own, limit_s=limit_s)
 
     others = [
-        backend(endpoint.name, fallback(endpoint, settings.fallback_hosts), own=False, limit_s=endpoint.timeout_s)
-        for endpoint in settings.fallback
+        backend(one.name, http_engine("openai", one.endpoint), own=False, limit_s=one.timeout_s)
+        for one in settings.fallback
     ]
     router = Router(None if local is None else backend(OWN_ENGINE, local, own=True), others, settings.mode)
     policy = Policy(
@@ -54,9 +54,9 @@ def dispatcher(
 
 
 def stderr_log(event: str, fields: dict[str, Any]) -> None:
-    """One JSON object per line on standard error, where systemd's journal takes it. No prompt, no reply is in it.
+    """Log one JSON object per line to standard error, where systemd's journal reads it; never a prompt or a reply.
 
-    Nobody who takes the log is no reason to serve nobody: what can't be written is lost.
+    A log that can't be written must not stop the worker: such lines are lost.
     """
     line = json.dumps({"t": round(time.time(), 3), "event": event, **fields}, ensure_ascii=True, default=str)
     if sys.stderr is None:

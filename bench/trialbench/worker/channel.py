@@ -1,6 +1,6 @@
-"""Where one client's lines come from and go to: a Unix socket, or the pair standard input and output.
+"""A channel to one client: a Unix socket, or standard input and output.
 
-Reading gives lines, never longer than the limit; writing waits for a slow reader, but not for ever.
+Reading yields lines up to a maximum length; writing waits for a slow reader, but only for a limited time.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from collections.abc import Iterator
 
 _READ_BYTES = 1 << 16
 _IDLE_S = 3600.0
-# A pipe that is ready takes this much without blocking (PIPE_BUF); a socket may take less, and says so.
+# A writable pipe accepts this much without blocking (PIPE_BUF); a socket may accept less and reports it.
 _WRITE_BYTES = 4096
 
 
 class StalledError(Exception):
-    """The reader at the other end took nothing for too long, or is gone."""
+    """The reader at the other end stalled for too long, or is gone."""
 
 
 class TooLong:
-    """Stands in the place of a line that was longer than the limit."""
+    """Replaces a line that exceeded the limit."""
 
 
 TOO_LONG = TooLong()
 
 
 class Channel:
-    """Lines in, bytes out. One thread reads; any may write, one after another.
+    """Lines in, bytes out. One thread reads; any thread may write, one at a time.
 
     Args:
         in_fd: descriptor to read from.
         out_fd: descriptor to write to; may be the same.
-        max_line_bytes: longest line that is kept; a longer one is skipped and told as `TOO_LONG`.
+        max_line_bytes: maximum length of a line; a longer one is skipped and reported as `TOO_LONG`.
         send_timeout_s: how long a write waits for its reader.
     """
 
@@ -48,14 +48,14 @@ class Channel:
         self._dead = False
 
     def lines(self) -> Iterator[bytes | TooLong]:
-        """Lines without their ends until the other side ends; a last line without an end counts."""
+        """Lines without line ends until the other side closes; an incomplete last line counts."""
         kept = bytearray()
         skipping = False
         while True:
             try:
                 data = os.read(self._in_fd, _READ_BYTES)
             except BlockingIOError:
-                # Made so by somebody who shares the descriptor: nothing is there yet, which is no end.
+                # Another process that shares the descriptor made it non-blocking: no data yet, but not the end.
                 _ready(self._in_fd, select.POLLIN, _IDLE_S)
                 continue
             except OSError:
@@ -71,7 +71,7 @@ class Channel:
                 kept.clear()
                 skipping = False
             if not skipping and len(kept) + len(rest) > self._max_line_bytes:
-                # Told now and not at its end, which may never come.
+                # Reported now and not at the end of the line, which may never come.
                 yield TOO_LONG
                 skipping = True
                 kept.clear()
@@ -81,7 +81,7 @@ class Channel:
             yield bytes(kept)
 
     def send(self, data: bytes) -> None:
-        """Write all of `data`, in one piece as far as other senders are concerned.
+        """Write all of `data`; writes of other senders do not interleave with it.
 
         Raises:
             StalledError: the reader is gone or too slow; nothing more can be written.
@@ -92,7 +92,7 @@ class Channel:
             try:
                 self._write(data)
             except (OSError, ValueError, StalledError):
-                # A part may have been written: whatever followed would be read as its end.
+                # A part may have been written: anything written after it would be read as its continuation.
                 self._dead = True
                 raise StalledError from None
 
@@ -101,7 +101,7 @@ class Channel:
         until_s = time.monotonic() + self._send_timeout_s
         while view:
             try:
-                # The common case costs one call: a small line, and a reader who has room for it.
+                # The common case, a small line and a reader with room for it, costs one call.
                 view = view[self._push(view) :]
             except BlockingIOError:
                 left_s = max(0.0, until_s - time.monotonic())
@@ -109,22 +109,22 @@ class Channel:
                     raise StalledError from None
 
     def _push(self, view: memoryview) -> int:
-        """Write what goes in without waiting.
+        """Write as much as possible without waiting.
 
         Raises:
-            BlockingIOError: nothing goes in now.
+            BlockingIOError: nothing can be written now.
         """
-        # The descriptor is shared with others and stays blocking; a pipe with room takes PIPE_BUF without waiting.
+        # The descriptor is shared and stays blocking; a writable pipe accepts PIPE_BUF without waiting.
         if not _ready(self._out_fd, select.POLLOUT, 0):
             raise BlockingIOError
         return os.write(self._out_fd, view[:_WRITE_BYTES])
 
     def hung_up(self, wait_s: float) -> bool:
-        """Whether the reader at the other end is gone, not merely done with writing; looks for `wait_s` seconds."""
+        """Whether the reader at the other end is gone, not just done writing; waits up to `wait_s` seconds."""
         return _ready(self._out_fd, 0, wait_s)
 
     def close(self) -> None:
-        """End it; a thread that reads sees the end."""
+        """Close it; a reading thread sees the end."""
         self._dead = True
 
 
@@ -141,7 +141,7 @@ class SocketChannel(Channel):
         return self._socket.send(view, socket.MSG_DONTWAIT)
 
     def close(self) -> None:
-        """End both directions; a thread that reads or writes sees the end."""
+        """Shut down both directions; reading and writing threads see the end."""
         super().close()
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -149,10 +149,10 @@ class SocketChannel(Channel):
             pass
 
     def release(self) -> None:
-        """Give the descriptor back; what is sent from now on fails.
+        """Close the descriptor; later sends fail.
 
-        Under the lock of the senders: the number may be another client's at once, and a write that was about to begin
-        would answer the wrong one.
+        Done under the senders' lock: the number may be reused for another client at once, and a write that is about to
+        begin would go to the wrong client.
         """
         self._dead = True
         with self._lock:

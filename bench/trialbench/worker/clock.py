@@ -1,4 +1,4 @@
-"""Time as the worker sees it: injectable, so that back-off and breaker are tested without waiting."""
+"""The worker's clock: injectable, so that tests of back-off and breaker need not wait."""
 
 from __future__ import annotations
 

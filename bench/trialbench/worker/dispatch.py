@@ -1,7 +1,7 @@
-"""One request from its arrival to its one end: routing, attempts, back-off, reconnection, fallback.
+"""One request from its arrival to its end: routing, attempts, back-off, reconnection, fallback.
 
-No threads, no sockets, no real time: the clock and the dice are given, the tokens go to a function. What the worker
-promises about retries is decided here and nowhere else.
+This module uses no threads, no sockets and no real time: clock and random numbers are passed in, and tokens go to a
+function. All guarantees of the worker about retries are implemented here.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from trialbench.engines.failures import SERVER_ERROR, TIMEOUT, UNAVAILABLE, Fail
 from trialbench.worker.breaker import is_engines_fault
 from trialbench.worker.clock import Clock
 from trialbench.worker.retry import RetryPolicy
-from trialbench.worker.routing import Backend, Choice, Router
+from trialbench.worker.routing import Backend, Route, Router
 
-# How often an engine that has to come back is looked at.
+# How often an engine that must recover is checked.
 _RECONNECT_POLL_S = 0.5
-# Less than this and a deadline would be over before an engine could say anything.
+# With less time than this, a deadline would pass before an engine could reply.
 _LEAST_S = 0.05
 
 
 class CallerGoneError(Exception):
-    """Raised by a `deliver` whose caller can't take any more: the generation is ended, nobody waits for its end."""
+    """Raised by a `deliver` whose caller is gone: the generation is ended without a reply."""
 
 
 @dataclass
 class Job:
-    """A request that came in. `cancel` may be called from any thread, at any moment.
+    """An incoming request. `cancel` may be called from any thread, at any time.
 
     Attributes:
         arrived_s: by the dispatcher's clock; what `fallback_timeout_s` counts from.
-        deliver: takes each token and whose it is; raises `CallerGoneError` when the caller is gone.
+        deliver: takes each token and its label; raises `CallerGoneError` when the caller is gone.
     """
 
     trial: Trial
@@ -58,7 +58,7 @@ class Job:
     _generation: Generation | None = None
 
     def cancel(self) -> None:
-        """End it soon, wherever it stands: in the queue, in a pause, within a generation."""
+        """End it soon in any state: in the queue, in a pause, during a generation."""
         self.cancelled.set()
         with self._lock:
             generation = self._generation
@@ -66,10 +66,10 @@ class Job:
             generation.cancel()
 
     def attach(self, generation: Generation | None) -> None:
-        """What `cancel` ends from now on."""
+        """Set what `cancel` ends from now on."""
         with self._lock:
             self._generation = generation
-        # A cancel that came between the start and this line has seen no generation.
+        # A cancel between the start and this line saw no generation.
         if generation is not None and self.cancelled.is_set():
             generation.cancel()
 
@@ -78,7 +78,7 @@ class Job:
 class Outcome:
     """The one end of a request. Exactly one of `finish_reason` and `failure` is set, or neither: the caller is gone.
 
-    `label` says whose it is; None where nobody was asked. `route`: each decision with its reason, in order.
+    `label` names its origin; None if no engine was asked. `route`: each decision with its reason, in order.
     """
 
     label: Label | None
@@ -93,14 +93,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Policy:
-    """How a request is dealt with.
+    """How requests are handled.
 
     Attributes:
-        retry: see there.
-        fallback_timeout_s: no token this long after the request came in: a fallback is asked, if there is one.
-        reconnect_wait_s: how long an engine that has to come back is waited for.
-        patience: the configured deadlines; None: not known. Who asks for less and gets no answer in that time has
-            learned nothing about the engine, and must not open its breaker for everybody else.
+        retry: when to retry.
+        fallback_timeout_s: without a token for this long after its arrival, a request goes to a fallback, if any.
+        reconnect_wait_s: maximum wait for an engine to recover.
+        patience: the configured deadlines; None: unknown. A timeout of a caller with shorter deadlines says nothing
+            about the engine, and must not open the breaker for other callers.
     """
 
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -111,11 +111,11 @@ class Policy:
 
 @dataclass
 class _State:
-    """What has happened to one request so far."""
+    """The state of one request."""
 
     attempts: int = 0
     delivered: bool = False
-    # By the clock, when a request without a token goes elsewhere; infinite where there is nowhere to go.
+    # When a request without a token goes to a fallback; infinite if there is none.
     fallback_at_s: float = float("inf")
     route: list[str] = field(default_factory=list)
 
@@ -124,7 +124,7 @@ class Dispatcher:
     """Serves requests, one call each; may be called by several threads.
 
     Args:
-        log: is told each decision as `(event, fields)`; never the prompt, never the reply.
+        log: receives each decision as `(event, fields)`; never the prompt or the reply.
     """
 
     def __init__(
@@ -193,24 +193,24 @@ class Dispatcher:
             choice = following
             outcome = self._ask(choice, job, state)
 
-    def _first(self, state: _State) -> Choice | Failure:
+    def _first(self, state: _State) -> Route | Failure:
         if not self._fallback_is_due(state):
             return self.router.first()
         choice = self.router.fallback(self._late())
         if isinstance(choice, Failure):
-            # Late, and nobody else can answer: the local engine gets the time it needs.
+            # Late, but no other engine can answer: the local engine gets the time it needs.
             state.route.append(choice.detail)
             state.fallback_at_s = float("inf")
             return self.router.first()
         return choice
 
-    def _next(self, choice: Choice, reason: str) -> Choice | Failure:
+    def _next(self, choice: Route, reason: str) -> Route | Failure:
         """The fallback after the one that was asked last."""
         rest = self.router.fallbacks
         if not choice.backend.local:
             rest = rest[rest.index(choice.backend) + 1 :]
         if not rest:
-            return Failure(UNAVAILABLE, f"{reason}; nobody else is left to ask")
+            return Failure(UNAVAILABLE, f"{reason}; no other engine is left to ask")
         return Router(None, rest, "smart").fallback(reason)
 
     def _late(self) -> str:
@@ -219,20 +219,20 @@ class Dispatcher:
     def _fallback_is_due(self, state: _State) -> bool:
         return self.clock.now_s() >= state.fallback_at_s - _LEAST_S
 
-    def _why_elsewhere(self, choice: Choice, outcome: Outcome, job: Job, state: _State) -> str | None:
+    def _why_elsewhere(self, choice: Route, outcome: Outcome, job: Job, state: _State) -> str | None:
         """Why the request goes to a fallback after `outcome`, or None when `outcome` is its end."""
         failure = outcome.failure
         if failure is None or state.delivered or job.cancelled.is_set() or not self.router.fallbacks:
             return None
-        # A request that is wrong is wrong everywhere; what an engine could not make sense of is not hidden by another.
+        # A wrong request is wrong for every engine; an indeterminate result is not hidden by asking another one.
         if not is_engines_fault(failure) or failure.failure_class.kind == "indeterminate":
             return None
         if choice.backend.local and self._fallback_is_due(state):
             return self._late()
         return f"{choice.backend.name} failed: {failure.failure_class.name}"
 
-    def _ask(self, choice: Choice, job: Job, state: _State) -> Outcome:
-        """Attempts at one backend, until an end or until another attempt makes no sense."""
+    def _ask(self, choice: Route, job: Job, state: _State) -> Outcome:
+        """Attempts at one backend, until a result or until another attempt is pointless."""
         backend = choice.backend
         self._decided(choice, state)
         attempt = 0
@@ -256,8 +256,8 @@ class Dispatcher:
                 return outcome
             choice = replace(choice, admitted=admitted)
 
-    def _attempt(self, choice: Choice, job: Job, state: _State) -> Outcome:
-        """One generation, its breaker told of the end."""
+    def _attempt(self, choice: Route, job: Job, state: _State) -> Outcome:
+        """One generation; reports its outcome to the breaker."""
         backend, breaker = choice.backend, choice.backend.breaker
         told = False
         try:
@@ -282,7 +282,7 @@ class Dispatcher:
                 breaker.withdrew(choice.admitted)
 
     def _in_haste(self, job: Job, failure: Failure) -> bool:
-        """Whether a time-out is due to the caller, who waited for less than is configured."""
+        """Whether a timeout is due to the caller, who set a shorter deadline than configured."""
         usual, own = self.policy.patience, job.trial.deadlines
         if usual is None or failure.failure_class is not TIMEOUT:
             return False
@@ -290,7 +290,7 @@ class Dispatcher:
         return any(mine is not None and (theirs is None or mine < theirs) for mine, theirs in pairs)
 
     def _back_again(self, backend: Backend, job: Job, state: _State) -> Outcome | None:
-        """Wait until an engine that crashed or was away is well; None when it is."""
+        """Wait until an engine that crashed or was unreachable is healthy; None when it is."""
         if not backend.reconnect:
             return None
         until_s = self.clock.now_s() + self.policy.reconnect_wait_s
@@ -321,13 +321,13 @@ class Dispatcher:
         try:
             for event in generation.events():
                 if isinstance(event, Token):
-                    # Before it is handed over: a caller that dies while it takes a token may have got it.
+                    # Set before delivery: a caller that dies while it takes a token may have received it.
                     state.delivered = True
                     job.deliver(event, label)
                 elif isinstance(event, Done | Failed):
                     end = event
         except BaseException:
-            # Nobody takes the rest; the engine is quiet before its slot is given to the next request.
+            # The rest is discarded; the engine must be quiet before the next request gets its slot.
             generation.cancel()
             generation.result()
             raise
@@ -353,6 +353,6 @@ class Dispatcher:
         first_s = min(left_s, wanted.total_s if wanted.first_s is None else wanted.first_s)
         return replace(wanted, first_s=max(_LEAST_S, first_s))
 
-    def _decided(self, choice: Choice, state: _State) -> None:
+    def _decided(self, choice: Route, state: _State) -> None:
         state.route.append(f"{choice.backend.name}: {choice.reason}")
         self._log("route", {"backend": choice.backend.name, "reason": choice.reason})

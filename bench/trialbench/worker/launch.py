@@ -1,6 +1,6 @@
-"""Starts a server of one's own for a proof, waits until it is well, and sees that nothing of it is left.
+"""Starts a server for a proof, waits until it is healthy, and ends it completely.
 
-For the cold start of an engine that is a server: from the start of its process to the first token.
+Used for the cold start of a server engine: from the start of its process to the first token.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Launched:
 
     Args:
         argv: program and arguments; the program by absolute path or from PATH, as a shell would.
-        healthy: whether it can be asked.
-        limit_s: how long it may take until it is.
+        healthy: whether the server is ready.
+        limit_s: maximum time until it is.
 
     Raises:
         UsageError: it can't be started.
-        ServerError: it ended, or was not well in time; with its last words.
+        ServerError: it ended, or was not healthy in time.
     """
 
     def __init__(self, argv: Sequence[str], healthy: Callable[[], bool], limit_s: float = 60.0) -> None:
@@ -53,7 +53,7 @@ class Launched:
                         "run the command by hand to see why"
                     )
                 if time.monotonic() - self.started_s > limit_s:
-                    raise ServerError(f"{argv[0]}: not well within {limit_s:g} s; run the command by hand to see why")
+                    raise ServerError(f"{argv[0]}: not healthy within {limit_s:g} s; run the command by hand")
                 time.sleep(_POLL_S)
         except BaseException:
             self.close()
@@ -75,7 +75,7 @@ class Launched:
         for number, wait_s in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, _GRACE_S)):
             if self._process.poll() is not None:
                 break
-            # Not reaped yet, so the group is still its own.
+            # Not reaped yet, so the group id can't have been reused.
             os.killpg(self._process.pid, number)
             try:
                 self._process.wait(wait_s)

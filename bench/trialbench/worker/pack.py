@@ -1,9 +1,9 @@
-"""Packs the worker into one file that runs wherever there is a Python 3.11 or newer: a zipapp with httpx inside.
+"""Packs the worker into one file that runs on any Python 3.11 or newer: a zipapp that includes httpx.
 
     python -m trialbench.worker.pack build/trialbench-worker
 
-Nothing is installed on the host, and nothing of its Python is used but the standard library. The same sources give the
-same bytes, so that an unchanged program is never copied again.
+Nothing is installed on the host, and only the standard library of its Python is used. The build is reproducible, so
+that an unchanged program is never copied again.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ from pathlib import Path
 from trialbench.errors import UsageError
 
 SHEBANG = b"#!/usr/bin/env -S python3 -I\n"
-_MAIN = "import sys\n\nfrom trialbench.worker.__main__ import main\n\nsys.exit(main())\n"
+_MAIN = "import sys\n\nfrom trialbench.verbs.worker import main\n\nsys.exit(main())\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-# Of trialbench: what serves an engine. What measures, decides and reports stays at home.
-_OURS = ("__init__.py", "errors.py", "files.py", "options.py", "terminal.py", "engines/*.py", "worker/*.py")
-# httpx and what it stands on; all of it plain Python. sniffio is asked for by older releases of anyio alone.
+# The parts of trialbench that serve an engine. Measuring, verdict and report are not included.
+_OURS = (
+    *("__init__.py", "errors.py", "files.py", "options.py", "terminal.py"),
+    *("config/*.py", "engines/*.py", "engines/llama/*.py", "worker/*.py"),
+    *("verbs/__init__.py", "verbs/oneshot.py", "verbs/select.py", "verbs/worker.py"),
+)
+# httpx and its dependencies, all pure Python. Only older releases of anyio need sniffio.
 _NEEDED = ("anyio", "certifi", "h11", "httpcore", "httpx", "idna", "typing_extensions")
 _NOT_PACKED = {"trialbench/worker/pack.py"}
 
@@ -59,7 +63,7 @@ def _ours() -> Iterator[tuple[str, bytes]]:
 def _package(name: str) -> Iterator[tuple[str, bytes]]:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise UsageError(f"the worker needs {name}, which is not installed here; do: pip install trialbench")
+        raise UsageError(f"the worker needs {name}, which is not installed here; do: pip install edgelab-trialbench")
     origin = Path(spec.origin)
     if not spec.submodule_search_locations:
         yield origin.name, origin.read_bytes()
@@ -68,7 +72,7 @@ def _package(name: str) -> Iterator[tuple[str, bytes]]:
         if not path.is_file() or "__pycache__" in path.parts:
             continue
         if path.suffix in (".so", ".pyd"):
-            raise UsageError(f"the worker can't take {path} along: it is compiled for this machine")
+            raise UsageError(f"the worker can't include {path}: it is compiled for this machine")
         yield f"{name}/{path.relative_to(origin.parent).as_posix()}", path.read_bytes()
 
 

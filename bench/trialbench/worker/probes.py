@@ -1,7 +1,7 @@
-"""The three proofs: cold start, timeout and retry, cancel. Real engines, real time, numbers with a limit each.
+"""The three proofs: cold start, timeout and retry, cancel. Real engines, real time, a limit for every number.
 
-`cold-start` and `cancel` ask the engine itself; `timeout-retry` goes through a whole worker, with two clients, because
-that is where recovery happens.
+`cold-start` and `cancel` use the engine directly; `timeout-retry` uses a complete worker with two clients, because the
+worker implements recovery.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+from trialbench.config.engine import EngineChoice
+from trialbench.config.settings import DispatcherSettings, Limits
 from trialbench.engines import proc
 from trialbench.engines.contract import Deadlines, Done, Engine, Failed, Result, Token, Trial
 from trialbench.errors import ServerError, UsageError
 from trialbench.worker.build import dispatcher
 from trialbench.worker.channel import SocketChannel
-from trialbench.worker.choose import Choice
-from trialbench.worker.config import DispatcherSettings
 from trialbench.worker.launch import Launched
 from trialbench.worker.proof import Check, Expectation, Proof, expectations
 from trialbench.worker.protocol import Defaults
-from trialbench.worker.service import Limits, Worker
+from trialbench.worker.service import Worker
 from trialbench.worker.stall import Relay, StoppingEngine
 
-# A proof that something ends must itself end: what takes longer than this hangs.
+# A proof that something ends must end itself: anything that takes longer than this hangs.
 _HANG_S = 30.0
 _EXPECTED: Mapping[str, Mapping[str, Expectation]] = {
     "cold-start": {
@@ -63,7 +63,7 @@ _GREEDY = Trial(temperature=0.0, top_k=1)
 
 def run(
     name: str,
-    choice: Choice,
+    choice: EngineChoice,
     *,
     url: str | None = None,
     launch: str | None = None,
@@ -73,14 +73,14 @@ def run(
     expect: Sequence[str] = (),
     expect_any: Sequence[str] = (),
 ) -> Proof:
-    """Carry out the proof `name` on what was chosen.
+    """Run the proof `name` on the chosen engine.
 
     Args:
         launch: a command line that starts the server at `url`.
         expect: `NAME=NUMBER`, other limits.
-        expect_any: the same, for all three proofs: names that this one does not have are passed over.
+        expect_any: the same, for all three proofs: names that this one does not have are ignored.
 
-    An engine whose files can't be used has a proof as well: one that failed, and says why.
+        An engine whose files can't be used gets a failed proof that says why.
 
     Raises:
         UsageError: wrong options.
@@ -93,7 +93,7 @@ def run(
     argv = None if launch is None else _command_line(launch)
     if argv and url is None:
         raise UsageError("--launch: expected --url as well, where the started server answers")
-    trial = replace(_GREEDY, prompt=prompt, deadlines=choice.defaults.deadlines)
+    trial = replace(_GREEDY, prompt=prompt, deadlines=choice.settings.deadlines)
     engine = choice.make(None)
     try:
         if argv is None:
@@ -123,7 +123,7 @@ def _command_line(launch: str) -> list[str]:
 
 
 def _unusable(name: str, engine: Engine) -> Proof | None:
-    """The proof that failed before it began; None where it can begin."""
+    """The proof that failed before it began; None if it can begin."""
     if engine.label.source != "gemma_local":
         failure = engine.healthy()
         if failure is not None:
@@ -138,7 +138,7 @@ def _unusable(name: str, engine: Engine) -> Proof | None:
 
 def _launched(engine: Engine, argv: Sequence[str]) -> Launched:
     if engine.healthy() is None:
-        raise UsageError("--launch: somebody answers at --url already; stop it, or leave --launch out")
+        raise UsageError("--launch: a server already answers at --url; stop it, or leave --launch out")
     return Launched(argv, lambda: engine.healthy() is None)
 
 
@@ -161,7 +161,7 @@ def _cold_start(
             runs.append(_one_start(engine, trial, launched))
     assert proof is not None
     proof.runs = runs
-    # A server that somebody else started has its model in memory: nothing about it is cold.
+    # A server that was started before has its model in memory, so its start is not cold.
     cold = [one["cold_start_s"] for one in runs if one["cold_start_s"] is not None]
     warm = proof.engine.get("source") != "gemma_local" and argv is None
     proof.checks = [
@@ -196,7 +196,7 @@ def _one_start(engine: Engine, trial: Trial, launched: Launched | None) -> dict[
     result = _generate(engine, trial, times)
     if launched is not None:
         launched.memory.look()
-    # A process of one's own is what was started; a launched server began before its first request.
+    # An engine process starts with the request; a launched server started before its first request.
     began_s = launched.started_s if launched else result.started_s
     own = launched is not None or result.label.source == "gemma_local"
     count = result.usage.completion_tokens or result.usage.chunks
@@ -213,7 +213,7 @@ def _one_start(engine: Engine, trial: Trial, launched: Launched | None) -> dict[
 
 
 def _rate(tokens: int, times: Sequence[float], total_ms: float) -> float | None:
-    """Tokens a second after the first; of a reply that was heard all at once, over its whole time, which is less."""
+    """Tokens per second after the first; for a reply that arrived all at once, over its total time, which is lower."""
     if tokens < 2:
         return None
     span_s = times[-1] - times[0] if times else 0.0
@@ -239,7 +239,7 @@ def _cancel(engine: Engine, trial: Trial, n: int, limits: Mapping[str, Expectati
         one = _one_cancel(engine, trial, dice.randrange(0, 12))
         proof.runs.append(one)
         if one["hang"]:
-            # It has to be looked at, not buried under more of its kind.
+            # Stop here, so that more failures of the same kind do not hide it.
             break
         following = _generate(engine, replace(trial, max_tokens=8), [])
         one["next"] = "ok" if following.failure is None else following.failure.failure_class.name
@@ -314,13 +314,13 @@ def _one_cancel(engine: Engine, trial: Trial, after_tokens: int) -> dict[str, An
     thread.start()
     thread.join(trial.deadlines.total_s + _HANG_S)
     if raised:
-        # Refused, most often; it ended at once, and is no hang.
+        # Usually a refusal; it ended at once and did not hang.
         raise raised[0]
     return found
 
 
 def _children() -> set[tuple[int, int]]:
-    """Direct children of this process that are no zombies, by pid and start."""
+    """Direct children of this process except zombies, by pid and start."""
     own = os.getpid()
     return {(one.pid, one.start) for one in proc.table() if one.parent == own and not one.dead}
 
@@ -329,7 +329,7 @@ def _children() -> set[tuple[int, int]]:
 
 
 class _Caller:
-    """A client of a worker in this very process."""
+    """A client of a worker in this process."""
 
     def __init__(self, worker: Worker) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -347,7 +347,7 @@ class _Caller:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def read(self) -> dict[str, Any]:
-        """The next message; an empty one where the worker says nothing any more."""
+        """The next message; empty if the worker sends nothing more."""
         try:
             line = self._stream.readline()
         except OSError:
@@ -356,7 +356,7 @@ class _Caller:
         return message
 
     def reply(self) -> tuple[str, float | None, list[dict[str, Any]]]:
-        """Text, CLOCK_MONOTONIC seconds of the first token, and every end of the request that runs."""
+        """Text, CLOCK_MONOTONIC seconds of the first token, and all end messages of the running request."""
         text, first_s = "", None
         while message := self.read():
             if message.get("type") == "token":
@@ -372,7 +372,7 @@ class _Caller:
 
 
 def _timeout_retry(
-    choice: Choice, engine: Engine, url: str | None, trial: Trial, n: int, limits: Mapping[str, Expectation]
+    choice: EngineChoice, engine: Engine, url: str | None, trial: Trial, n: int, limits: Mapping[str, Expectation]
 ) -> Proof:
     proof = Proof("timeout-retry", engine.probe().as_dict())
     plain = _generate(engine, trial, [])
@@ -380,7 +380,7 @@ def _timeout_retry(
         detail = f"without any stall: {plain.failure.failure_class.name}: {plain.failure.detail}"
         proof.checks = [Check("recovery_s", None, "s", limits["recovery_s"], detail)]
         return proof
-    # Long enough that a healthy reply is never taken for a stall, short enough to wait for.
+    # Long enough that a healthy reply never counts as a stall, short enough to wait for.
     deadline_s = max(1.0, 3 * (plain.ttft_ms or 0.0) / 1000)
     with ExitStack() as stack:
         injector: Relay | StoppingEngine
@@ -401,7 +401,7 @@ def _timeout_retry(
 
 
 class _worker:  # noqa: N801 - used as a function: `with _worker(...) as (worker, retried)`
-    """A worker for the time of a proof."""
+    """A worker for the duration of a proof."""
 
     def __init__(self, engine: Engine, settings: DispatcherSettings, trial: Trial) -> None:
         self.retried: list[str] = []
@@ -417,7 +417,7 @@ class _worker:  # noqa: N801 - used as a function: `with _worker(...) as (worker
         )
 
     def __enter__(self) -> tuple[Worker, list[str]]:
-        """The worker, and what its retries were for."""
+        """The worker, and the reasons of its retries."""
         return self._worker, self.retried
 
     def __exit__(self, *_unused: object) -> None:
@@ -427,7 +427,7 @@ class _worker:  # noqa: N801 - used as a function: `with _worker(...) as (worker
 def _one_stall(
     worker: Worker, retried: list[str], injector: Relay | StoppingEngine, prompt: str, deadline_s: float
 ) -> dict[str, Any]:
-    """One stalled request with a session before it and after it, and another client's that waits behind it."""
+    """One stalled request, with a session used before and after it, and another client's request waiting behind it."""
     first, second = _Caller(worker), _Caller(worker)
     try:
         first.send({"type": "create_session", "params": {"max_tokens": 16}})
@@ -442,7 +442,7 @@ def _one_stall(
         second.send({"type": "generate", "id": "behind", "prompt": prompt})
         text, first_s, ends = first.reply()
         _, _, behind = second.reply()
-        # The session is what it was: its name is known, and its parameters still hold.
+        # The session is unchanged: its id is known, and its parameters still apply.
         first.send({"type": "generate", "session_id": session, "prompt": prompt})
         again, _, after = first.reply()
         first.send({"type": "status"})
@@ -498,7 +498,7 @@ def _recovery(runs: Sequence[Mapping[str, Any]], plain: str, n: int, limits: Map
 
 
 def _fallback(
-    choice: Choice,
+    choice: EngineChoice,
     engine: Engine,
     injector: Relay | StoppingEngine,
     trial: Trial,
@@ -521,7 +521,7 @@ def _fallback(
     answered = end.get("type") == "done" and end.get("fallback") is True and first_s is not None
     detail = f"after {deadline_s:g} s without a token; answered by {end.get('source')} {end.get('model')}"
     if not answered:
-        detail = f"expected a labelled answer of the fallback, found {end.get('error') or end or 'nothing'}"
+        detail = f"expected a labeled answer of the fallback, found {end.get('error') or end or 'nothing'}"
     value = first_s - asked_s - deadline_s if answered and first_s is not None else None
     return Check("fallback_s", value, "s", limits["fallback_s"], detail)
 
@@ -539,7 +539,7 @@ def _median(values: Any) -> float | None:
 
 
 def _least(values: Any) -> float | None:
-    """None as soon as one is missing: the slowest may be the one that is not known."""
+    """None if any value is missing: the unknown one may be the slowest."""
     known = list(values)
     return None if not known or None in known else min(known)
 

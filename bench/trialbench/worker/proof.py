@@ -1,7 +1,6 @@
-"""A proof: numbers, what was expected of them, and one word at the end. As table, JSON and JUnit.
+"""A proof: numbers, their limits, and a result. As table, JSON and JUnit.
 
-A proof that could not be carried out has not passed: a check without a number fails unless its reason says that it was
-not asked for (`skipped`).
+A proof that could not run has not passed: a check without a number fails unless it was not requested (`skipped`).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from trialbench.errors import UsageError
 from trialbench.terminal import line
 
 _RELATIONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq}
-# XML 1.0 has no way to write these.
+# XML 1.0 can't represent these.
 _NO_XML = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 65534, 65535, *range(55296, 57344)), "?")
 
 
@@ -30,7 +29,7 @@ class Expectation:
     limit: float
 
     def holds(self, value: float) -> bool:
-        """Whether `value` is as expected."""
+        """Whether `value` is within the limit."""
         return bool(_RELATIONS[self.relation](value, self.limit))
 
     def __str__(self) -> str:
@@ -42,9 +41,9 @@ class Check:
     """One number of a proof.
 
     Attributes:
-        value: None where there is none; `detail` says why.
-        expected: None for numbers that are told and not judged.
-        skipped: it was not asked for, and counts neither way.
+        value: None if there is none; `detail` says why.
+        expected: None for numbers that are reported but not judged.
+        skipped: it was not requested, and is not judged.
     """
 
     name: str
@@ -56,19 +55,19 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether it holds; what is not judged holds. What is judged is what is told: the rounded number."""
+        """Whether it passed; unjudged numbers pass. The rounded number is judged, because it is the one shown."""
         if self.skipped or self.expected is None:
             return True
         return self.told is not None and self.expected.holds(self.told)
 
     @property
     def told(self) -> float | None:
-        """The value as it stands in the document."""
+        """The value as written to the document."""
         return None if self.value is None else round(self.value, 3)
 
     @property
     def word(self) -> str:
-        """`ok`, `FAILED`, `skipped`, or nothing where nothing was expected."""
+        """`ok`, `FAILED`, `skipped`, or nothing for an unjudged number."""
         if self.skipped:
             return "skipped"
         if self.expected is None:
@@ -94,8 +93,8 @@ class Proof:
 
     Attributes:
         name: `cold-start`, `timeout-retry` or `cancel`.
-        engine: what its probe said.
-        runs: one object per repetition, for those who want to see the single numbers.
+        engine: the result of its probe.
+        runs: one object per repetition, with the individual numbers.
     """
 
     name: str
@@ -106,7 +105,7 @@ class Proof:
 
     @property
     def ok(self) -> bool:
-        """Whether all of it holds, and there was something to hold."""
+        """Whether all checks passed, and there was at least one."""
         judged = [check for check in self.checks if check.expected is not None and not check.skipped]
         return bool(judged) and all(check.ok for check in judged)
 
@@ -126,7 +125,7 @@ class Proof:
         }
 
     def table(self) -> str:
-        """For people: a line per number, pass or fail last."""
+        """A readable table: one line per number, pass or fail last."""
         title = f"{self.name}: {self.engine.get('source')} {self.engine.get('model') or 'model unknown'}"
         rows = [("", "value", "", "expected", ""), *(_row(check) for check in self.checks)]
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
@@ -150,7 +149,7 @@ def _row(check: Check) -> tuple[str, str, str, str, str]:
 
 
 def junit(proofs: list[Proof]) -> str:
-    """The proofs as JUnit XML: a suite each, a case per number that was judged, the engine as properties."""
+    """The proofs as JUnit XML: one suite per proof, one case per judged number, the engine as properties."""
     root = ElementTree.Element("testsuites", name="trialbench probe")
     for proof in proofs:
         judged = [check for check in proof.checks if check.expected is not None or check.skipped]
@@ -162,7 +161,7 @@ def junit(proofs: list[Proof]) -> str:
             failures=str(sum(not check.ok for check in judged)),
             errors="0",
             skipped=str(sum(check.skipped for check in judged)),
-            # The format knows no zone; this is UTC.
+            # The format has no time zone; this is UTC.
             timestamp=proof.began[:19],
         )
         properties = ElementTree.SubElement(suite, "properties")
@@ -188,10 +187,10 @@ def junit(proofs: list[Proof]) -> str:
 
 
 def expectations(defaults: Mapping[str, Expectation], settings: list[str]) -> dict[str, Expectation]:
-    """`defaults` with what `--expect NAME=NUMBER` changes; the relation stays.
+    """`defaults` with the changes of `--expect NAME=NUMBER`; the relations stay.
 
     Raises:
-        UsageError: no such number in this proof, or no number given.
+        UsageError: the proof has no such number, or the value is not a number.
     """
     found = dict(defaults)
     for setting in settings:

@@ -1,4 +1,4 @@
-"""The ND-JSON protocol: one JSON object per line, in both directions, in three dialects that one worker speaks.
+"""The ND-JSON protocol: one JSON object per line, in both directions, in three dialects.
 
 * *plain*: `{"type":"generate","id":...,"prompt":...}`; `token`..., then exactly one `done` or `error`, with the id.
 * *session*: `create_session`, `generate` with `session_id`, `abort`, `close_session`; `token`..., `stop`, `done`, or
@@ -6,8 +6,8 @@
 * *action*: `{"action":"ask","action_id":...,"input":...}`; one `{"action":"done",...}` with the whole reply, whose
   `source` is `error` when it failed.
 
-Which one a line belongs to is told by its keys (`action`, `session_id`, `id`). The published schemas are
-`worker-request` and `worker-reply`. This module turns lines into requests and events into lines; it holds no state.
+The keys of a line determine its dialect (`action`, `session_id`, `id`). The published schemas are `worker-request` and
+`worker-reply`. This module turns lines into requests and events into lines; it has no state.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from trialbench.worker.dispatch import Outcome
 
 Id: TypeAlias = str | int
 _MAX_ID = 128
-# What existing clients of the action dialect send that asks the model something; `shell` and the like are refused:
-# nothing is ever executed here.
+# The actions of existing clients that ask the model something. `shell` and the like are refused: the worker never
+# executes anything.
 ASKING = frozenset({"ask", "plan", "research", "observe"})
 REFUSED_ACTIONS = frozenset({"shell", "toolSpec", "commitKB"})
 VERBS = ("status", "generate", "abort", "close", "create_session", "close_session")
@@ -57,9 +57,9 @@ class Generate:
     """`generate` or an asking action.
 
     Attributes:
-        key: what it is called among its client's requests: id, session id or action id, with the dialect.
-        given: names of the trial's fields, and of its deadlines, that the line itself sets; a session's parameters
-            stand behind them.
+        key: identifies it among its client's requests: id, session id or action id, with the dialect.
+        given: names of the request's fields and deadlines that the line sets; they take precedence over the
+            session's parameters.
     """
 
     dialect: str
@@ -79,7 +79,7 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """`close`: abort what is running, answer, end the connection."""
+    """`close`: abort running requests, answer, end the connection."""
 
 
 Request: TypeAlias = Status | CreateSession | CloseSession | Generate | Abort | Close
@@ -87,7 +87,7 @@ Request: TypeAlias = Status | CreateSession | CloseSession | Generate | Abort | 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What an answer needs to know of a line, however wrong the rest of it is."""
+    """What an answer needs from a line, even if the rest of it is wrong."""
 
     dialect: str = "session"
     id: Id | None = None
@@ -95,7 +95,7 @@ class Identity:
 
 
 class ProtocolError(Exception):
-    """A line that can't be served. `code` is the short name a client acts on, `detail` says what was expected."""
+    """A line that can't be served. `code` is for programs, `detail` says what was expected."""
 
     def __init__(self, code: str, detail: str, identity: Identity | None = None) -> None:
         super().__init__(f"{code}: {detail}")
@@ -106,7 +106,7 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a request gets that names nothing: from the configuration."""
+    """The configured defaults of a request."""
 
     trial: Trial = field(default_factory=Trial)
     max_total_s: float = 3600.0
@@ -116,7 +116,7 @@ def parse(line: bytes, defaults: Defaults) -> Request:
     """The request in `line`.
 
     Raises:
-        ProtocolError: it is none; says why, and whose answer it is.
+        ProtocolError: it is not a valid request; says why, and for which request the answer is.
     """
     message = _object(line)
     identity = _identity(message)
@@ -147,7 +147,7 @@ def parse(line: bytes, defaults: Defaults) -> Request:
 
 
 def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is no JSON number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _object(line: bytes) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def _encodable(text: str) -> bool:
 
 
 def _identity(message: Mapping[str, Any]) -> Identity:
-    """Whose the answer is, as far as the line lets itself be read: in the dialect in which it would be served."""
+    """What the answer belongs to, as far as the line is readable, in the line's dialect."""
     if "action" in message and message.get("type") is None and message["action"] not in VERBS:
         action, value = message["action"], message.get("action_id")
         return Identity("action", value if _is_id(value) else None, action if isinstance(action, str) else "")
@@ -206,7 +206,7 @@ def _own_id(message: Mapping[str, Any]) -> Id:
 
 
 def _key(message: Mapping[str, Any]) -> tuple[str, Id]:
-    """What a request is called, outside the action dialect; a session's where a line has both names."""
+    """The id of a request outside the action dialect; the session's if a line has both ids."""
     if "id" in message and "session_id" not in message:
         return "plain", _own_id(message)
     return "session", _session_id(message)
@@ -255,7 +255,7 @@ def _action(message: Mapping[str, Any], identity: Identity, defaults: Defaults) 
         raise ProtocolError("invalid_request", f'expected "metadata": an object, found {_kind(metadata)}', identity)
     trial, given = _trial(metadata, defaults, identity)
     prompt = _prompt(message, "input", identity)
-    # Existing clients print every line that is not `done` on a line of its own: tokens only for those who ask.
+    # Existing clients print every line other than `done` separately, so tokens are sent only on request.
     stream = _flag(metadata, "stream", False, identity)
     return Generate("action", ("action", action_id), replace(trial, prompt=prompt), stream, action, given)
 
@@ -336,12 +336,12 @@ def behind(trial: Trial, given: frozenset[str], session: Trial) -> Trial:
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """One line. ASCII only: no character of a reply is ever taken for a line end, whatever splits lines there."""
+    """One line. ASCII only, so that no client mistakes a character of a reply for a line end."""
     return json.dumps(message, ensure_ascii=True, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
 def error_line(error: ProtocolError) -> bytes:
-    """The answer to a line that could not be served."""
+    """The answer to a line that can't be served."""
     identity = error.identity
     if identity.dialect == "action":
         metadata = {"error": error.code, "code": 400, "detail": error.detail}
@@ -364,10 +364,10 @@ def token_line(request: Generate, token: Token, label: Label) -> bytes:
 
 
 def end_lines(request: Generate, outcome: Outcome, text: str) -> bytes:
-    """The one end of a request: `done` or `error`, in its dialect.
+    """The end of a request: `done` or `error`, in its dialect.
 
     Args:
-        text: the whole reply, which those get who asked for no stream.
+        text: the complete reply, for requests without a stream.
     """
     label = outcome.label.as_dict() if outcome.label else {"source": None, "model": None, "bits": None}
     facts = {**label, "attempts": outcome.attempts, "fallback": outcome.fallback}
@@ -382,7 +382,7 @@ def end_lines(request: Generate, outcome: Outcome, text: str) -> bytes:
         done["text"] = text
     if request.dialect == "plain":
         return encode(done)
-    # One write for both lines: an existing client that reads up to `stop` finds `done` right behind it.
+    # One write for both lines: an existing client that reads up to `stop` finds `done` right after it.
     return encode({"type": "stop", "session_id": key, "finish_reason": outcome.finish_reason}) + encode(done)
 
 
@@ -406,7 +406,7 @@ def _action_end(request: Generate, outcome: Outcome, text: str, body: dict[str, 
 
 
 def _source(label: Label, *, fallback: bool = False) -> str:
-    """The dialect's word: existing clients know gemma_local, fallback and error."""
+    """The dialect's term: existing clients know gemma_local, fallback and error."""
     return "fallback" if fallback or label.source == "openai_compatible" else label.source
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from trialbench.engines.failures import Failure
 
-# 2^n leaves the floats long before an attempt count does.
+# Beyond this, 2^n overflows a float.
 _MAX_EXPONENT = 30
 
 
@@ -16,10 +16,10 @@ class RetryPolicy:
     """Exponential back-off: `base_s` * 2^n, spread by jitter, never above `cap_s`.
 
     Attributes:
-        retries: how often a request is sent again after the first attempt.
+        retries: how often a request is retried after the first attempt.
         base_s: pause before the first retry, before jitter.
-        cap_s: longest pause, jitter included.
-        jitter: share by which a pause varies either way, so that clients which failed together do not return together.
+        cap_s: maximum pause, including jitter.
+        jitter: share by which a pause varies, so that clients that failed together do not retry together.
     """
 
     retries: int = 2
@@ -30,7 +30,7 @@ class RetryPolicy:
     def may_retry(self, failure: Failure, *, attempt: int, delivered: bool) -> bool:
         """Whether attempt number `attempt` (from 0) may be followed by another.
 
-        Never after a token was delivered: the caller would get the beginning twice.
+        Never after a token was delivered: the caller would get the beginning again.
         """
         return failure.failure_class.recoverable and not delivered and attempt < self.retries
 

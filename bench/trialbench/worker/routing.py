@@ -1,4 +1,4 @@
-"""Who answers a request: the local engine or a fallback, and why. Every decision carries its reason."""
+"""Chooses the engine for a request, the local one or a fallback. Every decision has a reason."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from trialbench.engines.failures import UNAVAILABLE, Failure
 from trialbench.worker.breaker import Breaker, Pass
 from trialbench.worker.clock import Clock
 
-# An answer about an engine's health counts this long; each request would pay for a fresh one.
+# How long the result of a health check is valid, so that not every request pays for one.
 _HEALTH_TTL_S = 2.0
 
 
 class Backend:
-    """An engine with its breaker and what is known of its health.
+    """An engine with its breaker and its last known health.
 
     Args:
-        name: what logs and `status` call it.
+        name: its name in logs and `status`.
         local: whether it is the worker's own engine; all others are fallbacks.
-        limit_s: the most that one reply of it may take, where a request allows more; None: no limit of its own.
+        limit_s: maximum time for one of its replies, if a request allows more; None: no limit of its own.
     """
 
     def __init__(
@@ -32,14 +32,14 @@ class Backend:
         self.breaker = breaker
         self.local = local
         self.limit_s = limit_s
-        # It crashed or was not reachable: nothing is asked of it before it was seen healthy.
+        # It crashed or was unreachable: no request goes to it before it is healthy again.
         self.reconnect = False
         self._clock = clock
         self._lock = threading.Lock()
         self._seen: tuple[float, Failure | None] | None = None
 
     def health(self, *, fresh: bool = False) -> Failure | None:
-        """None when it can be used now, else why not; at most `_HEALTH_TTL_S` old unless `fresh`."""
+        """None if it is usable now, else why not; at most `_HEALTH_TTL_S` old unless `fresh`."""
         with self._lock:
             now_s = self._clock.now_s()
             if not fresh and self._seen is not None and now_s - self._seen[0] < _HEALTH_TTL_S:
@@ -51,14 +51,14 @@ class Backend:
             return failure
 
     def forget(self) -> None:
-        """A request failed: what was known of its health is old."""
+        """A request failed: discard the last known health."""
         with self._lock:
             self._seen = None
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """Who is asked, with the breaker's pass, and why."""
+class Route:
+    """The chosen backend, with the breaker's pass and the reason."""
 
     backend: Backend
     admitted: Pass
@@ -81,23 +81,23 @@ class Router:
         self.fallbacks = () if mode == "force_local" else tuple(fallbacks)
         self.mode = mode
 
-    def first(self) -> Choice | Failure:
-        """Who is asked first."""
+    def first(self) -> Route | Failure:
+        """The first backend to ask."""
         if self.mode == "force_fallback":
             return self.fallback("mode is force_fallback")
         if self.local is None:
             return self.fallback("the local engine is switched off")
         if not self.fallbacks:
             return self._admit(self.local, "no fallback is configured" if self.mode == "smart" else "mode force_local")
-        # Where somebody else could answer, an engine that is not well is not asked at all.
+        # If a fallback could answer, an unhealthy engine is not asked at all.
         failure = self.local.health()
         if failure is not None:
             return self.fallback(f"the local engine is not well: {failure.failure_class.name}")
         choice = self._admit(self.local, "the local engine is well")
-        return choice if isinstance(choice, Choice) else self.fallback(choice.detail)
+        return choice if isinstance(choice, Route) else self.fallback(choice.detail)
 
-    def fallback(self, reason: str) -> Choice | Failure:
-        """The first fallback that can be asked now."""
+    def fallback(self, reason: str) -> Route | Failure:
+        """The first fallback that is usable now."""
         reasons = [reason]
         for backend in self.fallbacks:
             failure = backend.health()
@@ -105,15 +105,15 @@ class Router:
                 reasons.append(f"{backend.name} is not well: {failure.failure_class.name}")
                 continue
             choice = self._admit(backend, "; ".join(reasons))
-            if isinstance(choice, Choice):
+            if isinstance(choice, Route):
                 return choice
             reasons.append(f"{backend.name}: {choice.detail}")
         if not self.fallbacks:
             reasons.append("no fallback is configured")
         return Failure(UNAVAILABLE, "; ".join(reasons))
 
-    def _admit(self, backend: Backend, reason: str) -> Choice | Failure:
+    def _admit(self, backend: Backend, reason: str) -> Route | Failure:
         admitted = backend.breaker.admit()
         if isinstance(admitted, str):
             return Failure(UNAVAILABLE, admitted)
-        return Choice(backend, admitted, reason)
+        return Route(backend, admitted, reason)

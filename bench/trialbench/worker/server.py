@@ -1,4 +1,4 @@
-"""The process around the worker: the Unix socket, standard input and output, signals, systemd's notifications."""
+"""The worker's process: Unix socket, standard input and output, signals, systemd notifications."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BACKLOG = 64
 class UnixListener:
     """A listening Unix socket with mode 0600: only its owner and root can connect.
 
-    A file left by a worker that died is replaced; one that somebody listens on is not.
+    A socket file of a dead worker is replaced; one with a listener is not.
 
     Raises:
         UsageError: the folder is missing, the path is taken, or it is too long.
@@ -42,7 +42,7 @@ class UnixListener:
         path = self.path
         self._remove_stale()
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # Created private and not made so afterwards: in between, others could connect.
+        # Created with its final mode: if it were changed afterwards, others could connect in between.
         umask = os.umask(0o177)
         try:
             self.socket.bind(str(path))
@@ -85,11 +85,11 @@ class UnixListener:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Two that start at once over the same stale socket: the second must see the first, and not remove its new one."""
+    """Serializes workers that start over the same stale socket: the second must not remove the first's socket."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
-        yield  # whoever can't read the folder hears from `bind` what is wrong
+        yield  # `bind` will report why the folder can't be read
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -105,12 +105,12 @@ def _why_not(path: Path, error: OSError) -> str:
 
 
 class Server:
-    """Accepts clients and hands each to the worker in a thread of its own, until a signal or the end of input.
+    """Accepts clients and serves each in its own thread, until a signal or the end of input.
 
     Args:
-        listener: where clients connect; None without a socket.
-        stdio: descriptors of standard input and output to serve as one client; None without.
-        log: is told events as `(event, fields)`.
+        listener: where clients connect; None: no socket.
+        stdio: descriptors of standard input and output, served as one client; None: not served.
+        log: receives events as `(event, fields)`.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Server:
         self._log = log
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_w, False)
-        # Reentrant: a signal's handler may interrupt its own thread here.
+        # Reentrant: a signal handler may interrupt its own thread here.
         self._wake_lock = threading.RLock()
         self._signals = 0
         self._threads: set[threading.Thread] = set()
@@ -139,7 +139,7 @@ class Server:
     def run(self, grace_s: float) -> None:
         """Serve until SIGTERM, SIGINT or (without a socket) the end of standard input; then stop within `grace_s`.
 
-        A second signal ends the grace. Call it in the main thread.
+        A second signal ends the grace period. Call it in the main thread.
         """
         before = {number: signal.signal(number, self._signalled) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -154,7 +154,7 @@ class Server:
                 self._listener.close()
             self._worker.stop(grace_s, lambda: self._signals > 1)
             for thread in list(self._threads):
-                # Clients whose channels were closed are through at once; one reading from a terminal never is.
+                # Clients with closed channels end at once; a client that reads from a terminal never does.
                 thread.join(timeout=1)
             self._log("stopped", {})
         finally:
@@ -166,10 +166,10 @@ class Server:
                 self._wake_w = -1
 
     def wake(self) -> None:
-        """End `run`, as a signal would; after its end does nothing."""
+        """End `run` like a signal; does nothing after its end."""
         with self._wake_lock:
             if self._wake_w < 0:
-                return  # by now the number may be somebody else's
+                return  # the descriptor may already be reused
             try:
                 os.write(self._wake_w, b"x")
             except BlockingIOError:
@@ -204,7 +204,7 @@ class Server:
             except BlockingIOError:
                 continue
             except OSError as error:
-                # Out of descriptors: those who are connected go on, and this one may come again.
+                # Out of descriptors: connected clients continue, and this one may retry.
                 self._log("accept_failed", {"error": error.strerror})
                 select.select([self._wake_r], [], [], 0.1)
                 continue
@@ -214,7 +214,7 @@ class Server:
             try:
                 thread.start()
             except RuntimeError as error:
-                # Out of threads: as out of descriptors, but this one has to come again.
+                # Out of threads: connected clients continue, and this one has to retry.
                 self._threads.discard(thread)
                 connection.close()
                 self._log("accept_failed", {"error": str(error)})
@@ -230,16 +230,16 @@ class Server:
 
 
 def keep_stderr() -> None:
-    """Where standard error was closed from the start, give its number to nobody: call it before anything is opened.
+    """Reserve descriptor 2 if standard error was closed at the start; call it before anything is opened.
 
-    Else the first socket or pipe would bear it, and get what is written there without asking.
+    Otherwise the first socket or pipe would get it, and with it everything written to standard error.
     """
     if sys.stderr is None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def claim_stdout() -> int:
-    """A descriptor for the protocol; what anybody prints from now on goes to standard error instead."""
+    """A descriptor for the protocol; other output goes to standard error from now on."""
     sys.stdout.flush()
     out_fd = os.dup(1)
     os.set_inheritable(out_fd, False)
@@ -248,7 +248,7 @@ def claim_stdout() -> int:
 
 
 def notify(state: str) -> None:
-    """Tell systemd (sd_notify); does nothing where nobody asked for it."""
+    """Notify systemd (sd_notify); does nothing outside a notify service."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -258,5 +258,5 @@ def notify(state: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.sendto(state.encode(), address)
     except OSError:
-        # The service works without it; whoever waits for the word will time out and say so.
+        # The service works without it; systemd will time out and report it.
         pass

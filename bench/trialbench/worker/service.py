@@ -1,7 +1,7 @@
-"""The worker: clients, sessions, the queue, the slots. It owns no socket: channels are given to it.
+"""The worker: clients, sessions, queue and slots. It owns no sockets: it gets channels.
 
-Every request ends in exactly one `done` or `error`, on the channel it came from. A request that can't wait is told
-"busy" at once; one that waits holds a place in a queue with an end. Nothing that a model says is ever executed.
+Every request ends in exactly one `done` or `error`, on the channel it came from. If the bounded queue is full, a
+request fails with `busy` at once. The worker never executes the output of a model.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trialbench import __version__
+from trialbench.config.settings import Limits
 from trialbench.engines.contract import Label, Probe, Token, Trial
 from trialbench.engines.failures import BUSY, UNAVAILABLE, Failure
 from trialbench.engines.memory import LeakWatch
@@ -24,28 +25,11 @@ from trialbench.worker.dispatch import CallerGoneError, Dispatcher, Job, Outcome
 from trialbench.worker.protocol import Generate, ProtocolError
 
 _MAX_SESSIONS = 16
-# How often a client that has ended its half is looked at while its last requests run.
+# How often a half-closed client is checked while its last requests run.
 _HANGUP_POLL_S = 0.1
 _GROWTH_EVERY = 8
-# How soon a second signal ends the grace of a stop.
+# How soon a second signal ends the grace period.
 _STOP_POLL_S = 0.1
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much one worker takes on.
-
-    Attributes:
-        clients: connections at once.
-        queue: requests that wait, of all clients.
-        per_client: requests of one client that wait or run.
-        slots: generations at once.
-    """
-
-    clients: int = 32
-    queue: int = 16
-    per_client: int = 4
-    slots: int = 1
 
 
 @dataclass(eq=False)
@@ -59,7 +43,7 @@ class _Client:
 
 @dataclass(eq=False)
 class _Entry:
-    """One request that waits or runs."""
+    """One waiting or running request."""
 
     client: _Client
     request: Generate
@@ -72,8 +56,8 @@ class Worker:
     """Serves clients until it is stopped.
 
     Args:
-        probe: what the engine said of itself at the start, for `status`.
-        log: is told events as `(event, fields)`.
+        probe: the engine's probe at start-up, for `status`.
+        log: receives events as `(event, fields)`.
     """
 
     def __init__(
@@ -92,7 +76,7 @@ class Worker:
         self._log = log
         self._clock = dispatcher.clock
         self._started_s = self._clock.now_s()
-        # Guards everything below; never held while something is sent, started or waited for.
+        # Guards everything below; never held while sending, starting or waiting.
         self._lock = threading.Condition()
         self._clients: set[_Client] = set()
         self._queue: collections.deque[_Entry] = collections.deque()
@@ -117,7 +101,7 @@ class Worker:
     # --- clients -----------------------------------------------------------------------------------------------------
 
     def serve(self, channel: Channel) -> None:
-        """Serve one client until it is done; returns when nothing of it is left. Call it in a thread per client."""
+        """Serve one client until all its requests have ended. Call it in one thread per client."""
         client = _Client(f"client-{next(self._numbers)}", channel)
         with self._lock:
             refused = self._stopping or len(self._clients) >= self._limits.clients
@@ -137,7 +121,7 @@ class Worker:
             self._leave(client)
 
     def _take(self, client: _Client, line: bytes | TooLong) -> bool:
-        """Serve one line; whether the client goes on."""
+        """Serve one line; returns whether the client continues."""
         if isinstance(line, TooLong):
             error = ProtocolError("line_too_long", "the line is longer than this worker reads; it was skipped")
             self._answer(client, protocol.error_line(error))
@@ -154,7 +138,7 @@ class Worker:
             self._handle(client, request)
         except ProtocolError as error:
             self._answer(client, protocol.error_line(error))
-        except Exception as error:  # a fault of ours ends neither the worker nor the other clients' requests
+        except Exception as error:  # a bug must end neither the worker nor other clients' requests
             self._log("internal_error", {"error": f"{type(error).__name__}: {error}"})
             self._answer(client, protocol.error_line(ProtocolError("internal_error", "see the worker's log")))
         return not client.gone
@@ -173,7 +157,7 @@ class Worker:
                 self._generate(client, request)
 
     def _answer(self, client: _Client, data: bytes) -> bool:
-        """Send `data`; False when the client can take no more, which ends all that it asked for."""
+        """Send `data`; False if the client is gone or stalled, which ends all its requests."""
         try:
             client.channel.send(data)
         except StalledError:
@@ -199,7 +183,7 @@ class Worker:
         client.channel.close()
 
     def _wait_for_the_rest(self, client: _Client) -> None:
-        """The client writes no more; its requests may end while it still reads."""
+        """The client closed its sending half; its requests may finish while it still reads."""
         while True:
             with self._lock:
                 if not client.running or client.gone:
@@ -219,7 +203,7 @@ class Worker:
         self._answer(client, protocol.encode({"ok": True, "session_id": session_id}))
 
     def _session(self, client: _Client, session_id: protocol.Id) -> Trial:
-        """Sessions are looked for among the client's own: another's is as unknown as one that never was."""
+        """Finds sessions only among the client's own: other clients' sessions are unknown to it."""
         trial = client.sessions.get(str(session_id))
         if trial is None:
             identity = protocol.Identity("session", session_id)
@@ -246,7 +230,7 @@ class Worker:
     def _cancel(self, client: _Client, key: tuple[str, protocol.Id]) -> bool:
         with self._lock:
             entry = client.running.get(key)
-            # One that still waits ends here and now; one that runs is ended by its slot.
+            # A waiting request ends here; a running one is ended by its slot.
             waiting = entry is not None and entry in self._queue
             if entry is not None and waiting:
                 self._queue.remove(entry)
@@ -309,14 +293,14 @@ class Worker:
         return entry
 
     def _slot(self, late: bool) -> None:
-        """A thread that serves one request after another; `late`: only those that have waited for too long."""
+        """A thread that serves requests one by one; `late`: only those that have waited too long."""
         while True:
             with self._lock:
                 entry = self._next(late)
                 while entry is None:
                     if self._stopping and not self._queue:
                         return
-                    # The late ones come due without anybody's word.
+                    # Late requests become due without a notification.
                     self._lock.wait(self._due_s() if late else None)
                     entry = self._next(late)
                 self._running.add(entry)
@@ -333,9 +317,9 @@ class Worker:
         return self._queue.popleft()
 
     def _due_s(self) -> float:
-        """Seconds until the first that waits has waited too long for the local engine's turn."""
+        """Seconds until the first waiting request has waited too long for the local engine."""
         if not self._queue:
-            # Somebody's arrival wakes the slots anyway.
+            # A new request wakes the slots anyway.
             return 3600.0
         waited_s = self._clock.now_s() - self._queue[0].job.arrived_s
         return max(0.0, self._dispatcher.policy.fallback_timeout_s - waited_s)
@@ -345,19 +329,19 @@ class Worker:
         failure = outcome.failure
         self._count(failure.failure_class.name if failure else outcome.finish_reason or "caller_gone")
         with self._lock:
-            # Before it is told: a client that hears of the end may use the name again at once.
+            # Before the answer is sent: a client may reuse the id as soon as it sees the end.
             entry.client.running.pop(entry.request.key, None)
             self._lock.notify_all()
         if not entry.client.gone:
             self._answer(entry.client, protocol.end_lines(entry.request, outcome, "".join(entry.parts)))
 
     def _weigh(self, peak_mib: float) -> None:
-        """The memory watch: does the engine need more and more over many requests?"""
+        """The memory watch: does the engine's memory grow over many requests?"""
         with self._lock:
             self._peak_mib = max(peak_mib, self._peak_mib or 0.0)
             self._leaks.add(peak_mib)
             was = self._growth
-            # A slope over all pairs costs milliseconds: not after each request.
+            # The slope over all pairs costs milliseconds, so it is not computed after every request.
             if was.readings >= _GROWTH_EVERY and (was.readings + 1) % _GROWTH_EVERY:
                 self._growth = replace(was, readings=was.readings + 1, last_mib=peak_mib)
             else:
@@ -419,12 +403,12 @@ class Worker:
         return answer
 
     def stop(self, grace_s: float, hurry: Callable[[], bool] = lambda: False) -> None:
-        """Take nothing new, let what runs end within `grace_s`, end the rest, and let the clients go.
+        """Accept nothing new, let running requests finish within `grace_s`, end the rest, and disconnect the clients.
 
-        Whoever waits in the queue is told at once that the worker stops.
+        Waiting requests fail at once, because the worker stops.
 
         Args:
-            hurry: asked now and then; True ends the grace.
+            hurry: polled; True ends the grace period.
         """
         with self._lock:
             self._stopping = True

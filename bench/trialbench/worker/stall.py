@@ -1,7 +1,7 @@
-"""Stalls made on purpose, for the proof that a stall is survived: the engine is real, and it really says nothing.
+"""Deliberate stalls, for the proof that the worker survives them: the engine is real, and it is really silent.
 
-A process of our own is stopped with SIGSTOP, which it can't refuse. A server is reached through a relay on the loopback
-that keeps its reply back.
+An engine process is stopped with SIGSTOP. A server is reached through a relay on the loopback that holds back its
+reply.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CHUNK = 1 << 16
 
 
 class StoppingEngine:
-    """An engine whose first generations are stopped as soon as they have begun. Only for engines of processes.
+    """An engine whose first generations are stopped as soon as they have begun. Only for process engines.
 
     Args:
         inner: its generations have a `pid` that leads a process group.
@@ -52,7 +52,7 @@ class StoppingEngine:
         return self._inner.healthy()
 
     def start(self, trial: Trial) -> Generation:
-        """As the inner engine, and stopped while there are `stalls` left."""
+        """Like the inner engine, but stopped while there are `stalls` left."""
         generation = self._inner.start(trial)
         pid = getattr(generation, "pid", None)
         with self._lock:
@@ -61,7 +61,7 @@ class StoppingEngine:
             self.stalled += stall
         if stall:
             assert pid is not None
-            # Its end is noticed only by whoever takes its events, so the group is still its own.
+            # Only the reader of its events reaps it, so the group id can't have been reused.
             os.killpg(pid, signal.SIGSTOP)
         return generation
 
@@ -71,9 +71,9 @@ class StoppingEngine:
 
 
 class Relay:
-    """A TCP relay on 127.0.0.1 in front of a server: while `stalls` are left, a POST's reply is kept back.
+    """A TCP relay on 127.0.0.1 in front of a server: while `stalls` are left, it holds back the reply to a POST.
 
-    Use as a context manager; `url` is where clients go.
+    Use as a context manager; clients connect to `url`.
     """
 
     def __init__(self, url: str) -> None:
@@ -141,8 +141,8 @@ class Relay:
                     target.sendall(change(data))
             except OSError:
                 pass
-            # Either side's end is the end of both: a server must see that its client is gone. But a stall is silence,
-            # and a server that is through with the reply that was kept back must not be heard to hang up.
+            # If one side closes, both are closed: a server must see that its client is gone. But a stall is silent: the
+            # client must not see that the server closed after the held-back reply.
             if source is client or not held.is_set():
                 _shut(source)
                 _shut(target)

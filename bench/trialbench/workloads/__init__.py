@@ -1,7 +1,7 @@
-"""Workloads: what a model is asked and how its replies are read, one YAML file each.
+"""Workloads: the request to a model and how its replies are read, one YAML file each.
 
-A workload is read, checked against the published schema and rendered into the bytes of one request before anything
-is measured: all samples of a segment send the same bytes.
+A workload is read, checked against the published schema and rendered into the bytes of one request before anything is
+measured. All samples of a segment send the same bytes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from trialbench.workloads.parsers import Contract, OwnParser
 _PACKAGED = Path(__file__).parent
 # `--set variables.NAME` is the long form of `--set NAME`.
 _VARIABLE = "variables."
-# Told from the first bytes: a name's ending is no proof, and `mimetypes` reads system files.
+# Detected from the first bytes: a file name proves nothing, and `mimetypes` reads system files.
 _IMAGE_KINDS = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"), (b"GIF8", "image/gif"))
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one request. Times in seconds; `timeout_s` spans the whole request, connecting included."""
+    """Limits of one request. Times in seconds; `timeout_s` covers the whole request, including connecting."""
 
     max_tokens: int
     temperature: float | None = None
@@ -38,8 +38,8 @@ class Limits:
 class Workload:
     """A workload ready to send: `messages` are rendered, the image is encoded in them.
 
-    `contract` is None for free text; production's own parser may take the place of the words. `request` holds further
-    fields for the body of the request.
+    `contract` is None for free text; production's own parser may replace the words. `request` has additional fields for
+    the body of the request.
     """
 
     name: str
@@ -70,7 +70,7 @@ def load_workload(
         name: a packaged workload's name, or a path to a YAML or JSON file.
         settings: overrides; a key with a dot sets that place of the file (`limits.temperature`), its value read as
             YAML; one without sets a variable, as text. A name that the workload does not know is refused.
-        image: takes the place of the file's image.
+        image: replaces the file's image.
         prompt_file: its text becomes the variable `prompt`, verbatim.
         base: folder that a relative `name` is relative to; default: the current one.
 
@@ -130,17 +130,17 @@ def _read_text(path: Path, what: str) -> str:
     except OSError as error:
         raise UsageError(f"{path}: the {what} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: the {what} is no UTF-8 text: byte {error.start}") from error
+        raise UsageError(f"{path}: the {what} is not UTF-8 text: byte {error.start}") from error
 
 
 def _parse(text: str, path: Path) -> tuple[dict[str, Any], Any]:
     """The document, and a function from a schema path to ` line N` text (empty where lines are not known)."""
     if path.suffix == ".json":
-        # The trial writes JSON: reading it needs no YAML parser, which saves 30 ms of the window.
+        # The trial writes JSON, which needs no YAML parser: that saves 30 ms of the window.
         try:
             document = json.loads(text)
         except ValueError as error:
-            raise UsageError(f"{path}: is no JSON: {error}") from error
+            raise UsageError(f"{path}: is not JSON: {error}") from error
         return _mapping(document, path), lambda _: ""
     import yaml
 
@@ -148,7 +148,7 @@ def _parse(text: str, path: Path) -> tuple[dict[str, Any], Any]:
         document = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UsageError(f"{path}{line}: is no YAML: {error.problem}") from error
+        raise UsageError(f"{path}{line}: is not YAML: {error.problem}") from error
     return _mapping(document, path), lambda where: _line(text, where)
 
 
@@ -181,7 +181,7 @@ def _set(document: dict[str, Any], key: str, text: str) -> None:
     if "." not in key or key.startswith(_VARIABLE):
         # A variable is text for a template: `no` must stay `no`.
         variables = document.setdefault("variables", {})
-        # Where it is no mapping, the check against the schema says so.
+        # If it is not a mapping, the schema check reports it.
         if isinstance(variables, dict):
             variables[key.removeprefix(_VARIABLE)] = text
         return
@@ -199,13 +199,13 @@ def _set(document: dict[str, Any], key: str, text: str) -> None:
     for parent in parents:
         inner = place.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise UsageError(f"--set {key}: {parent!r} is no mapping in this workload")
+            raise UsageError(f"--set {key}: {parent!r} is not a mapping in this workload")
         place = inner
     place[last] = value
 
 
 def _places() -> list[str]:
-    """What `--set` with a dot can set, by the schema; below `request` anything goes."""
+    """What `--set` with a dot can set, by the schema; below `request` anything is allowed."""
     sections = schemas.load("workload")["properties"]
     known = [f"{name}.{inner}" for name, section in sections.items() for inner in section.get("properties", {})]
     return [*known, "request.FIELD"]
@@ -214,7 +214,7 @@ def _places() -> list[str]:
 def _check_variables(
     settings: Mapping[str, str], declared: set[str], messages: list[dict[str, Any]], path: Path
 ) -> None:
-    """Refuse a variable that nothing would read: a misspelt setting must not measure what nobody asked for."""
+    """Refuse an unused variable: a misspelled setting must not measure the wrong request."""
     names = [key.removeprefix(_VARIABLE) for key in settings if "." not in key or key.startswith(_VARIABLE)]
     unknown = [name for name in names if name not in declared]
     if not unknown:
@@ -260,7 +260,7 @@ def _variables(document: dict[str, Any], path: Path, prompt_file: Path | None) -
 
 
 def _render(template: str, variables: Mapping[str, Any], path: Path) -> str:
-    # Most rendered workloads are a single variable: they need no Jinja, whose import costs 50 ms of the window.
+    # Most templates are a single variable and need no Jinja, whose import costs 50 ms of the window.
     if template.startswith("{{") and template.endswith("}}") and template[2:-2].strip() in variables:
         return str(variables[template[2:-2].strip()])
     if "{{" not in template and "{%" not in template and "{#" not in template:

@@ -1,13 +1,13 @@
-"""Reads a reply against a contract, with three strategies of falling strictness.
+"""Reads a reply against a contract, with three strategies of decreasing strictness.
 
-1 *exact*: the reply is the words of the contract and nothing else (white space at its ends is free).
-2 *tolerant*: case, punctuation and text around the words are forgiven, as long as all of it is one line.
-3 *loose*: the words occur somewhere, in any order, perhaps over several lines.
+1 *exact*: the reply consists of the words of the contract and nothing else (surrounding whitespace is ignored).
+2 *tolerant*: case, punctuation and text around the words are ignored, as long as everything is on one line.
+3 *loose*: the words occur somewhere, in any order, possibly on several lines.
 
-Strategies 1 and 2 are adherent. In all of them the reply must be unambiguous: a reply that names both `left` and
-`right` chose nothing, and gets no strategy.
+Strategies 1 and 2 are adherent. In all of them the reply must be unambiguous: a reply with both `left` and `right` made
+no choice, and matches no strategy.
 
-Production's own parser may stand in for all that (`OwnParser`): then its word counts, and nothing else.
+Production's own parser can replace the strategies (`OwnParser`): then only its result counts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# Lines as production splits them would differ for U+2028; "one line" here means: no line break of any kind within.
+# Production may not split lines at U+2028; here "one line" means no line break of any kind.
 _LINE_BREAK = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _WORD = re.compile(r"\w+(?:-\w+)*")
 
@@ -32,9 +32,9 @@ class Contract:
 
 @dataclass(frozen=True)
 class OwnParser:
-    """Production's own function: a reply in, what it means out, and None (or an exception) for what it can't read.
+    """Production's own function: takes a reply and returns its meaning, or None (or raises) if it can't read it.
 
-    A result may carry a `strategy` of 1, 2 or 3, as an attribute or a key; without one, read is read: strategy 1.
+    A result may have a `strategy` of 1, 2 or 3, as an attribute or a key; otherwise strategy 1 applies.
     """
 
     name: str
@@ -43,14 +43,14 @@ class OwnParser:
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a reply meant. `strategy` 1, 2 or 3; None where no strategy reads it, and then `words` is None too."""
+    """The meaning of a reply. `strategy` is 1, 2 or 3; if no strategy reads it, `strategy` and `words` are None."""
 
     strategy: int | None
     words: tuple[str, ...] | None
 
     @property
     def adherent(self) -> bool:
-        """Whether production could use the reply as it is."""
+        """Whether production could use the reply unchanged."""
         return self.strategy in (1, 2)
 
 
@@ -75,11 +75,11 @@ def parse(content: str, contract: Contract | OwnParser) -> Parsed:
 
 
 def _by_production(content: str, parser: OwnParser) -> Parsed:
-    """What production's parser makes of `content`, its words as text."""
+    """The result of production's parser for `content`, as text."""
     try:
         result = parser.function(content)
     except Exception:
-        # A parser that falls over a reply could not use it; that is what is being measured.
+        # If the parser fails on a reply, production could not use it; that is what is measured.
         return Parsed(None, None)
     if not result:
         return Parsed(None, None)
@@ -110,6 +110,6 @@ def _choose(tokens: list[str], contract: Contract) -> tuple[str, ...] | None:
 
 
 def _adjacent(tokens: list[str], words: tuple[str, ...]) -> bool:
-    """Whether `words` stand in `tokens` side by side and in order."""
+    """Whether `words` are adjacent and in order in `tokens`."""
     width = len(words)
     return any(tuple(tokens[at : at + width]) == words for at in range(len(tokens) - width + 1))

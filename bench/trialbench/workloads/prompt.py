@@ -1,8 +1,7 @@
-"""Production's own functions, taken from its source: the one that makes the prompt, the one that reads a reply.
+"""Production's own functions, from its source: one builds the prompt, one reads a reply.
 
-Finding and cutting them out is the host's part; it hands over a source that holds the function and the module-level
-names it needs. This runs that source in the current process, which is why the trial makes the prompt in a container
-without network, with nothing in it.
+The host extracts them; it passes a source with the function and the module-level names it needs. This module executes
+that source in the current process, which is why the trial builds the prompt in an isolated container without network.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ def _run(source: Path) -> dict[str, object]:
     except OSError as error:
         raise UsageError(f"{source}: cannot be read: {error.strerror}") from error
     except (SyntaxError, ValueError) as error:
-        raise UsageError(f"{source}: is no Python source: {error}") from error
-    # A module of its own, and not "__main__": a script's main part must not run, and dataclasses look their module up.
+        raise UsageError(f"{source}: is not a Python source: {error}") from error
+    # A separate module, not "__main__": a script's main part must not run, and dataclasses look up their module.
     module = types.ModuleType("production_source")
     module.__file__ = str(source)
     sys.modules[module.__name__] = module
@@ -36,7 +35,7 @@ def load_parser(source: Path, name: str) -> OwnParser:
     """Production's own parser `name`, after `source` has been executed.
 
     Raises:
-        UsageError: the source cannot be run, or holds no such function.
+        UsageError: the source can't be run, or has no such function.
     """
     try:
         found = _run(source).get(name)
@@ -53,12 +52,12 @@ def evaluate_prompt(source: Path, call: str) -> str:
     """The text that `call`, one call expression, returns after `source` has been executed.
 
     Raises:
-        UsageError: the source or the call cannot be run, or the result is no text; names what is missing.
+        UsageError: the source or the call can't be run, or the result is not a text; names what is missing.
     """
     try:
         expression = ast.parse(call, filename="--call", mode="eval")
     except SyntaxError as error:
-        raise UsageError(f"--call: is no Python expression: {call!r}: {error.msg}") from error
+        raise UsageError(f"--call: is not a Python expression: {call!r}: {error.msg}") from error
     if not isinstance(expression.body, ast.Call):
         raise UsageError(f'--call: expected one call such as build_prompt(goal="..."), found {call!r}')
     try:

@@ -10,9 +10,10 @@ from typing import Any
 
 import httpcore
 import pytest
-from trialbench.engines import sse, transport
-from trialbench.engines.openai_http import ChatClient, Reply
+from trialbench.engines.llama import messages as sse
+from trialbench.engines.llama import wire as transport
 from trialbench.errors import UsageError
+from trialbench.measure.client import ChatClient, Reply
 from trialbench.workloads import Workload
 
 

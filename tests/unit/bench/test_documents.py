@@ -1001,5 +1001,5 @@ def test_the_diff_tells_of_line_ends(run_folder: Path, root: Path) -> None:
 
 def test_the_parser_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "markdown_it", None)
-    with pytest.raises(UsageError, match=r"markdown-it-py, found none \(do: pip install 'trialbench\[controller\]'\)"):
+    with pytest.raises(UsageError, match=r"markdown-it-py, found none \(do: pip install 'edgelab-trialbench\[contr"):
         research("x")

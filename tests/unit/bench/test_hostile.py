@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from trialbench import schemas
 from trialbench.cli import main
-from trialbench.engines.openai_http import MAX_REPLY_BYTES, ChatClient, Reply
 from trialbench.files import read_json_lines
+from trialbench.measure.client import MAX_REPLY_BYTES, ChatClient, Reply
 from trialbench.measure.sample import judge
 from trialbench.workloads import Workload
 

@@ -208,7 +208,7 @@ def test_without_pins_the_hub_s_own_hashes_serve(hub: Any, dest: Path) -> None:
         ({"revision": "main"}, "--revision: expected a full commit"),
         ({"sha256": {"a.gguf": "xyz"}}, "expected 64 hexadecimal digits"),
         ({"sha256": {"../a.gguf": "0" * 64}}, "expected a name inside"),
-        ({"dest": Path("/nonexistent/models")}, "is no folder"),
+        ({"dest": Path("/nonexistent/models")}, "is not a folder"),
         ({"sha256": {"gone.gguf": "0" * 64}}, "gone.gguf: has a pinned hash, and matches no pattern"),
         ({"sha256": {"mmproj-F16.gguf": "0" * 64}}, "model-Q4_K_M.gguf: matches the patterns, and has no pinned hash"),
         ({"include": ["*.safetensors"], "sha256": {}}, "expected a file like '\\*.safetensors'"),
@@ -289,7 +289,7 @@ def test_without_a_token_nothing_stored_is_used(hub: Any, dest: Path, tmp_path: 
     arguments = ["fetch", "--repo", REPO, "--revision", hub.commit(REPO), "--include", "*", "--dest", str(dest)]
     done = command(*arguments, HF_HOME=str(tmp_path / "home"))
     assert done.returncode == 4
-    assert "accept its licence on the hub and set HF_TOKEN" in done.stderr
+    assert "accept its license on the hub and set HF_TOKEN" in done.stderr
     assert not any(request.authorized for request in hub.requests)
 
 
@@ -343,7 +343,7 @@ def test_a_small_file_is_fetched_to_be_hashed(hub: Any, tmp_path: Path, monkeypa
 
 
 def test_pins_need_a_folder_and_leave_no_half_file(hub: Any, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         pin(REPO, revision="main", include=["*"], image=None, out=tmp_path / "none" / "pins.yml")
     with pytest.raises(UsageError, match="expected a file like"):
         pin(REPO, revision="main", include=["none*"], image=None, out=tmp_path / "pins.yml")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from published import accept
 from trialbench import schemas
-from trialbench.engines.slots import Look, Slots, SlotsError
+from trialbench.engines.llama.slots import Look, Slots, SlotsError
 from trialbench.measure import neighbours
 from trialbench.measure.neighbours import FOREIGN, RESTARTED, Neighbours
 from trialbench.measure.progress import PlainProgress

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from trialbench.engines.openai_http import Reply
 from trialbench.measure import progress
+from trialbench.measure.client import Reply
 from trialbench.measure.sample import Sample, judge
 from trialbench.workloads import Workload
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trialbench.engines.openai_http import ChatClient
+from trialbench.measure.client import ChatClient
 from trialbench.measure.raw import RawClient, RawError, RawReply
 from trialbench.measure.request import fingerprint
 from trialbench.workloads import Workload, load_workload

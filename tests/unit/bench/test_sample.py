@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from published import accept
 from trialbench import schemas
-from trialbench.engines.openai_http import ChatClient, Reply
+from trialbench.measure.client import ChatClient, Reply
 from trialbench.measure.sample import Sample, judge
 from trialbench.workloads import Workload, load_workload
 

@@ -383,7 +383,7 @@ def test_refused_field_is_hinted_at_once(session: Session, server: Any, acts: An
         ({"segments": [{**NAV, "gate_file": "x", "extend_to": 3}]}, "extend_to of at least n"),
         ({"segments": [NAV, NAV]}, "found twice: nav-candidate"),
         ({"control_dir": None, "start_file": "x", "segments": [NAV]}, "expected control_dir"),
-        ({"out_dir": "/nonexistent/out", "segments": [NAV]}, "out_dir is no folder"),
+        ({"out_dir": "/nonexistent/out", "segments": [NAV]}, "out_dir is not a folder"),
         ({"segments": [{**NAV, "workload": "none.yml"}]}, "cannot be read"),
     ],
 )

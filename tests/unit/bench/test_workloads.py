@@ -104,7 +104,7 @@ def test_json_workload_and_files_beside_it(tmp_path: Path, image: Path) -> None:
         (MINIMAL.replace("name: mine", "name: My Own"), ["mine.yml:1", "name", "text like"]),
         ("name: x\n", ["'messages'", "'limits'"]),
         ("- a\n", ["expected a mapping", "list"]),
-        ("name: [\n", ["mine.yml:2", "is no YAML"]),
+        ("name: [\n", ["mine.yml:2", "is not YAML"]),
         (MINIMAL.replace("{{ greeting }}", "{{ absent }}"), ["cannot be rendered", "absent"]),
         (MINIMAL.replace("greeting: Hello", "greeting: null"), ["'greeting'", "--set greeting=VALUE"]),
         (MINIMAL.replace("greeting: Hello", "greeting: {file: none.txt}"), ["none.txt", "cannot be read"]),
@@ -119,7 +119,7 @@ def test_wrong_files_are_refused_with_place_expected_and_found(tmp_path: Path, t
 
 
 def test_wrong_json_and_wrong_bytes(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no JSON"):
+    with pytest.raises(UsageError, match="is not JSON"):
         load_workload(write(tmp_path, "{", "mine.json"))
     (tmp_path / "latin.yml").write_bytes(b"name: \xe9\n")
     with pytest.raises(UsageError, match="no UTF-8"):
@@ -144,7 +144,7 @@ def test_names_files_and_images_that_are_not_there(tmp_path: Path) -> None:
 
 def test_settings_that_lead_nowhere(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
-    with pytest.raises(UsageError, match="'seed' is no mapping"):
+    with pytest.raises(UsageError, match="'seed' is not a mapping"):
         load_workload(path, settings={"request.seed": "7", "request.seed.first": "x"})
     with pytest.raises(UsageError, match="expected a YAML value"):
         load_workload(path, settings={"limits.temperature": "["})

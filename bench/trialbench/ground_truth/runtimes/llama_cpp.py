@@ -6,7 +6,6 @@ prompt cache), so that the same file always gives the same tokens.
 
 from __future__ import annotations
 
-import http.client
 import json
 import math
 import re
@@ -18,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from trialbench.engines.llama.wire import WireError, fetch
 from trialbench.errors import TrialbenchError
 from trialbench.ground_truth.runtimes.base import (
     Answer,
@@ -351,7 +351,7 @@ class ServerSession:
                 return Trouble(kind, f"llama-server ended with {code} while loading: {words}")
             try:
                 status, _ = self._http("GET", "/health", None, 2.0)
-            except (OSError, http.client.HTTPException):
+            except WireError:
                 status = 0
             if status == 200:
                 return None
@@ -360,14 +360,7 @@ class ServerSession:
 
     def _http(self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float) -> tuple[int, bytes]:
         # A connection each: the server closes kept ones after a hundred requests or a few idle seconds.
-        connection = http.client.HTTPConnection(_HOST, self._port, timeout=timeout_s)
-        try:
-            raw = None if body is None else json.dumps(body).encode()
-            connection.request(method, path, raw, {"Content-Type": "application/json", "Connection": "close"})
-            reply = connection.getresponse()
-            return reply.status, reply.read(_MAX_REPLY)
-        finally:
-            connection.close()
+        return fetch(f"http://{_HOST}:{self._port}", method, path, body, timeout_s=timeout_s, limit=_MAX_REPLY)
 
     def _ask(self, path: str, body: Mapping[str, Any]) -> Answer:
         """One request. Payload: the decoded object; everything that can go wrong on the way is trouble."""
@@ -378,12 +371,15 @@ class ServerSession:
         raw, status, trouble = b"", 0, None
         try:
             status, raw = self._http("POST", path, body, _REQUEST_S)
-        except TimeoutError:
-            trouble = Trouble(TroubleKind.TIMEOUT, f"{path}: no answer within {_REQUEST_S:.0f} s")
-        except (OSError, http.client.HTTPException) as error:
-            code = None if self._process is None else self._process.exit_code()
-            ended = "" if code is None else f"; llama-server ended with {code}"
-            trouble = Trouble(TroubleKind.PANIC, f"{path}: the connection broke: {type(error).__name__}{ended}")
+        except WireError as error:
+            if error.timed_out:
+                trouble = Trouble(TroubleKind.TIMEOUT, f"{path}: no answer within {_REQUEST_S:.0f} s")
+            elif error.kind == "too_long":
+                trouble = Trouble(TroubleKind.UNREADABLE, f"{path}: no JSON: {error}")
+            else:
+                code = None if self._process is None else self._process.exit_code()
+                ended = "" if code is None else f"; llama-server ended with {code}"
+                trouble = Trouble(TroubleKind.PANIC, f"{path}: the connection broke: {error}{ended}")
         seconds = time.monotonic() - started
         text = raw[:20_000].decode(errors="replace")
         call = Call(argv, stdout=text, seconds=seconds, request={"path": path, **body})

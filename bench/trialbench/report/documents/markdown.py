@@ -117,7 +117,8 @@ class Page:
             from markdown_it import MarkdownIt
         except ImportError as error:
             raise UsageError(
-                "documents: expected the package markdown-it-py, found none (do: pip install 'trialbench[controller]')"
+                "documents: expected the package markdown-it-py, found none "
+                "(do: pip install 'edgelab-trialbench[controller]')"
             ) from error
         return MarkdownIt("commonmark").enable("table").parse("".join(self.lines))
 

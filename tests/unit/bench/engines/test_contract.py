@@ -39,7 +39,7 @@ def engine(*capabilities: Capability) -> Engine:
     [
         (Trial(), "expected exactly one of prompt, messages, prompt_ids, found none"),
         (Trial(prompt="a", messages=[]), "found prompt, messages"),
-        (Trial(prompt_ids=[1]), "does not support prompts as token ids; beside text it supports: none"),
+        (Trial(prompt_ids=[1]), "does not support prompts as token ids; besides text it supports: none"),
         (Trial(prompt="a", constraint=Constraint(grammar="x")), "constrained decoding by grammar"),
         (Trial(prompt="a", constraint=Constraint(json_schema={})), "constrained decoding by json_schema"),
         (Trial(prompt="a", constraint=Constraint(allowed_tokens=[1])), "constrained decoding by allowed_tokens"),

@@ -346,7 +346,7 @@ def test_files_are_checked_before_anything_runs(gemma: GemmaCpp, weights: Path, 
     assert gemma.healthy() is None
     for options, words in (
         (replace(good, binary=Path("gemma")), "expected an absolute path"),
-        (replace(good, binary=tmp_path), "is not there, or no file"),
+        (replace(good, binary=tmp_path), "does not exist, or is not a file"),
         (replace(good, binary=weights), "not executable"),
         (replace(good, tokenizer=tmp_path / "none"), "tokenizer: "),
     ):

@@ -25,8 +25,8 @@ from trialbench.engines.contract import (
     Trial,
 )
 from trialbench.engines.gguf import file_type_bits, header, named_bits
-from trialbench.engines.http_stream import CallError, Server
-from trialbench.engines.openai_stream import EndpointOptions, LlamaServer, OpenAICompatible
+from trialbench.engines.llama.generation import CallError, Server
+from trialbench.engines.openai import EndpointOptions, LlamaServer, OpenAICompatible
 from trialbench.errors import UsageError
 
 Act = Callable[["Handler"], None]
@@ -318,7 +318,7 @@ def test_deadlines(scripted: Scripted, llama: LlamaServer, act: Any, deadlines: 
 
 
 def test_more_than_any_reply(scripted: Scripted, llama: LlamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trialbench.engines.http_stream.MAX_REPLY_BYTES", 100)
+    monkeypatch.setattr("trialbench.engines.llama.generation.MAX_REPLY_BYTES", 100)
     scripted.acts[CHAT] = says(*[delta("abc")] * 20)
     event = last(llama, Trial(prompt="x"))
     assert isinstance(event, Failed)
@@ -389,7 +389,7 @@ def test_leaving_early_is_a_cancel(scripted: Scripted, llama: LlamaServer) -> No
 def test_a_slot_that_stays_busy_is_told(
     scripted: Scripted, llama: LlamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trialbench.engines.openai_stream._SLOT_LIMIT_S", 0.05)
+    monkeypatch.setattr("trialbench.engines.openai._SLOT_LIMIT_S", 0.05)
     scripted.acts |= {CHAT: stalls_after(delta("a")), "/slots": [{"is_processing": True}]}
     result = llama.start(Trial(prompt="x", deadlines=Deadlines(total_s=0.2))).result()
     assert (result.clean, result.facts["slot"]) == (False, "1 busy, 0 of them ours")
@@ -399,7 +399,7 @@ def test_a_slot_that_stays_busy_is_told(
 
 
 def test_slots_that_are_told_late(scripted: Scripted, llama: LlamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trialbench.engines.openai_stream._HEALTH_S", 0.1)
+    monkeypatch.setattr("trialbench.engines.openai._HEALTH_S", 0.1)
     late = threading.Event()
 
     def slots(handler: Handler) -> None:
@@ -417,7 +417,7 @@ def test_slots_that_are_told_late(scripted: Scripted, llama: LlamaServer, monkey
 def test_a_reader_who_stops_reading_lets_go_of_the_slot(
     scripted: Scripted, llama: LlamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trialbench.engines.http_stream._OVERDUE_S", 0.0)
+    monkeypatch.setattr("trialbench.engines.llama.generation._OVERDUE_S", 0.0)
     gone = threading.Event()
 
     def act(handler: Handler) -> None:

@@ -16,7 +16,7 @@ import pytest
 from trialbench.cli import main
 from trialbench.engines.contract import Label
 from trialbench.engines.gemma_cpp import GemmaCpp
-from trialbench.engines.measured import EngineClient, MixedSourcesError, label_text
+from trialbench.measure.engine_client import EngineClient, MixedSourcesError, label_text
 from trialbench.workloads import Limits, Workload
 
 Does = Callable[..., str]
@@ -151,8 +151,8 @@ def test_run_and_one_table(options: list[str], tmp_path: Path, capsys: pytest.Ca
         ([*GEMMA, "--memory-mib", "0"], "--memory-mib: expected MiB above 0, found 0"),
         ([*GEMMA, "--memory-mib", "-5"], "--memory-mib: expected MiB above 0, found -5"),
         ([*GEMMA, "--memory-mib", "nan"], "--memory-mib: expected MiB above 0, found nan"),
-        ([*GEMMA, "--result", "/nowhere/r.json"], "--result: expected a file in a folder that is there"),
-        ([*GEMMA, "--result", "/"], "--result: expected a file in a folder that is there, found /"),
+        ([*GEMMA, "--result", "/nowhere/r.json"], "--result: expected a file in an existing folder"),
+        ([*GEMMA, "--result", "/"], "--result: expected a file in an existing folder, found /"),
         ([*SERVED, "--bits", "-3"], "--bits: expected 1 to 64, found -3"),
         ([*SERVED, "--grammar", "/nowhere/g"], "No such file"),
     ],
@@ -226,7 +226,7 @@ def test_oneshot_is_cancelled_by_a_signal(
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("trialbench.engines.commands._write", write)
+    monkeypatch.setattr("trialbench.verbs.oneshot._write", write)
     assert main(["oneshot", *options, does(rate_hz=20, tokens=2000)]) == 130
     assert "cancelled by signal 2" in capfd.readouterr().err
 
@@ -256,7 +256,7 @@ def test_oneshot_reads_its_prompt(
     typed(b"\xff")
     assert main(["oneshot", *options, "-"]) == 2
     assert "expected UTF-8" in capfd.readouterr().err
-    monkeypatch.setattr("trialbench.engines.commands._MAX_PROMPT", 4)
+    monkeypatch.setattr("trialbench.verbs.oneshot._MAX_PROMPT", 4)
     typed(b"too long")
     assert main(["oneshot", *options, "-"]) == 2
     assert "found more" in capfd.readouterr().err

@@ -97,5 +97,5 @@ def test_an_oracle_without_torch_says_what_to_install(tmp_path: Path) -> None:
     words = ["oracle", "--roster", str(FIXTURES / "roster.yml"), "--work", "w", "--oracle", "o"]
     done, tried = run(tmp_path, f"from trialbench.cli import main\nsys.exit(main({words!r}))")
     assert done.returncode == 2
-    assert "pip install 'trialbench[oracle]'" in done.stderr
+    assert "pip install 'edgelab-trialbench[oracle]'" in done.stderr
     assert tried == "import torch\n"

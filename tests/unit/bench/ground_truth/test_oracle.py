@@ -311,7 +311,7 @@ def test_the_second_oracle(world: World, roster: Roster, tmp_path: Path) -> None
 
 def test_without_the_extra_it_says_what_to_install(roster: Roster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UsageError, match=r"pip install 'trialbench\[oracle\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'edgelab-trialbench\[oracle\]'"):
         make(roster)
 
 

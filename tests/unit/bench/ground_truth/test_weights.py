@@ -128,7 +128,7 @@ def test_without_numpy_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UsageError, match=r"pip install 'trialbench\[ground-truth\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'edgelab-trialbench\[ground-truth\]'"):
         weights.need_numpy()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+from trialbench.config.settings import Limits
 from trialbench.engines import failures
 from trialbench.engines.contract import (
     Done,
@@ -32,7 +33,7 @@ from trialbench.worker.dispatch import Dispatcher, Policy
 from trialbench.worker.protocol import Defaults
 from trialbench.worker.retry import RetryPolicy
 from trialbench.worker.routing import Backend, Router
-from trialbench.worker.service import Limits, Worker
+from trialbench.worker.service import Worker
 
 # What an engine does with one generation: pieces of text, seconds to spend (a number), a failure class, "hang", or an
 # exception to raise.

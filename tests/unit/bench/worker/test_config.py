@@ -8,9 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from profiles import examples
+from trialbench.config import fazai as config
+from trialbench.config.ini import parse_ini, read_ini
+from trialbench.config.settings import Limits, Settings
+from trialbench.engines.contract import Deadlines
+from trialbench.engines.endpoint import is_loopback
+from trialbench.engines.gemma_cpp import GemmaOptions
 from trialbench.errors import UsageError
-from trialbench.worker import build, config
-from trialbench.worker.ini import parse_ini, read_ini
+from trialbench.worker import build
 
 
 def conf(folder: Path, text: str, mode: int = 0o600) -> Path:
@@ -22,11 +27,11 @@ def conf(folder: Path, text: str, mode: int = 0o600) -> Path:
 
 def test_an_empty_file_gives_the_documented_defaults(tmp_path: Path) -> None:
     settings_, warnings = config.load(conf(tmp_path, ""))
-    assert settings_ == config.Settings()
+    assert settings_ == Settings()
     assert warnings == []
     assert str(settings_.gemma.weights) == "/opt/fazai/models/gemma/2.0-2b-it-sfp.sbs"
-    assert settings_.gemma.default_model == "gemma2-2b-it"
-    assert settings_.gemma.generation_timeout_s == 60
+    assert settings_.gemma.model == "gemma2-2b-it"
+    assert settings_.deadlines == Deadlines(first_s=20, between_s=20, total_s=60)
     assert (settings_.dispatcher.gemma_enabled, settings_.dispatcher.fallback_timeout_s) == (True, 30)
     assert (settings_.dispatcher.fallback, settings_.dispatcher.mode) == ((), "smart")
     assert str(settings_.worker.unix_socket) == "/run/fazai/gemma.sock"
@@ -84,9 +89,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     settings_, warnings = config.load(conf(tmp_path, FULL))
     assert warnings == []
     gemma, dispatcher = settings_.gemma, settings_.dispatcher
-    assert gemma == config.GemmaSettings(
+    assert gemma == GemmaOptions(
         weights=Path("/w/model.sbs"),
-        default_model="gemma3-1b",
+        model="gemma3-1b",
         tokenizer=None,
         max_tokens=128,
         temperature=0.2,
@@ -96,23 +101,22 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         seq_len=4096,
         pin="auto",
         map="on",
-        generation_timeout_s=90,
-        first_token_timeout_s=5,
-        token_timeout_s=2.5,
         binary=Path("/w/gemma"),
         binary_sha256="a" * 64,
         weights_sha256="b" * 64,
         weight_format="sfp",
     )
     assert gemma.bits == 8
-    assert [(one.name, one.url, one.model, one.timeout_s) for one in dispatcher.fallback] == [
+    assert settings_.deadlines == Deadlines(first_s=5, between_s=2.5, total_s=90)
+    assert [(one.name, one.endpoint.url, one.endpoint.model, one.timeout_s) for one in dispatcher.fallback] == [
         ("lan", "http://gpu.lan:8080/v1", "big", None),
         ("here", "http://127.0.0.1:11434", None, 7.0),
     ]
     built = build.dispatcher(dispatcher, None, log=lambda event, fields: None)
     assert [one.limit_s for one in built.router.fallbacks] == [None, 7.0]
     assert (dispatcher.mode, dispatcher.retries, dispatcher.breaker_failures) == ("smart", 0, 5)
-    assert (settings_.worker.unix_socket, settings_.worker.slots) == (Path("/run/x/y.sock"), 2)
+    assert settings_.worker.unix_socket == Path("/run/x/y.sock")
+    assert settings_.worker.limits == Limits(slots=2)
 
 
 def test_the_documented_keys_are_the_spec_s_and_more() -> None:
@@ -139,7 +143,7 @@ def test_the_documented_keys_are_the_spec_s_and_more() -> None:
         ("[gemma_cpp]\ngeneration_timeout = 0", 2, "a number of seconds from 0.1 to 86400"),
         ("[dispatcher]\nmode = clever", 2, "mode: expected one of smart, force_local, force_fallback, found 'clever'"),
         ("[dispatcher]\nmode = force_fallback", 2, "force_fallback needs a fallback"),
-        ("[dispatcher]\ngemma_enabled = off", 2, "leaves nobody to answer"),
+        ("[dispatcher]\ngemma_enabled = off", 2, "leaves no engine to answer"),
         ("[dispatcher]\nreconnect_wait = 5", 2, "from 30 to 60"),
         ("[dispatcher]\nfallback_order = a b", 2, "names separated by commas"),
         ("[dispatcher]\nfallback_order = a, a\n[a]\nendpoint=http://[::1]", 2, "each name once"),
@@ -191,7 +195,7 @@ def test_unknown_keys_and_sections_warn(tmp_path: Path) -> None:
         (6, "the section [qdrant] is not read here"),
         (12, "the key models is not read in [a]; did you mean model?"),
     ]
-    assert settings_.dispatcher.fallback[0].url == "http://localhost:1"
+    assert settings_.dispatcher.fallback[0].endpoint.url == "http://localhost:1"
 
 
 FALLBACK = "[dispatcher]\nfallback_order = a\nfallback_hosts = api.example.com\n[a]\nendpoint = {url}\n{key}\n"
@@ -203,13 +207,13 @@ def test_keys_of_an_endpoint(tmp_path: Path) -> None:
     secret.chmod(0o600)
     text = FALLBACK.format(url="https://api.example.com/v1", key=f"api_key_file = {secret}")
     settings_, warnings = config.load(conf(tmp_path, text))
-    assert (settings_.dispatcher.fallback[0].api_key, warnings) == ("s3cret", [])
+    assert (settings_.dispatcher.fallback[0].endpoint.api_key, warnings) == ("s3cret", [])
     assert "s3cret" not in repr(settings_)
 
     secret.chmod(0o644)
     assert "chmod o-r" in config.load(conf(tmp_path, text))[1][0].text
     inline = FALLBACK.format(url="https://api.example.com/v1", key="api_key = abc")
-    assert config.load(conf(tmp_path, inline))[0].dispatcher.fallback[0].api_key == "abc"
+    assert config.load(conf(tmp_path, inline))[0].dispatcher.fallback[0].endpoint.api_key == "abc"
     assert "use api_key_file" in config.load(conf(tmp_path, inline, 0o644))[1][0].text
 
 
@@ -219,7 +223,7 @@ def test_keys_of_an_endpoint(tmp_path: Path) -> None:
         ("https://api.example.com", "api_key = a\napi_key_file = /x", "api_key is set as well"),
         ("https://api.example.com", "api_key_file = /nowhere/at/all", "cannot be read: No such file"),
         ("https://api.example.com", "api_key_file = {two}", "expected one key of printable characters"),
-        ("https://api.example.com", "api_key_file = {bytes}", "cannot be read: no ASCII"),
+        ("https://api.example.com", "api_key_file = {bytes}", "cannot be read: not ASCII"),
         ("https://api.example.com", "api_key = a\n  b", "api_key: expected one key of printable"),
         ("https://api.example.com", "api_key = schlüssel", "api_key: expected one key of printable"),
         ("https://api.example.com", "api_key_file = here", "an absolute path"),
@@ -235,8 +239,8 @@ def test_wrong_keys(tmp_path: Path, url: str, key: str, found: str) -> None:
 
 
 def test_loopback_is_this_machine_and_nothing_else() -> None:
-    assert all(map(config.is_loopback, ("localhost", "127.0.0.1", "127.9.9.9", "::1", "[::1]")))
-    assert not any(map(config.is_loopback, ("0.0.0.0", "localhost.evil.com", "10.0.0.1", "", "127.0.0.1.nip.io")))
+    assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.9.9.9", "::1", "[::1]")))
+    assert not any(map(is_loopback, ("0.0.0.0", "localhost.evil.com", "10.0.0.1", "", "127.0.0.1.nip.io")))
 
 
 @pytest.mark.parametrize(
@@ -247,7 +251,7 @@ def test_loopback_is_this_machine_and_nothing_else() -> None:
         ("[a]\n= 3", "f:2: expected KEY = VALUE"),
         ("[a\nx=1", "f:1: expected \\[SECTION\\]"),
         ("[]\nx=1", "f:1: expected \\[SECTION\\]"),
-        ("[a]\nx=1\n[a]", "f:3: the section \\[a\\] stands here a second time"),
+        ("[a]\nx=1\n[a]", "f:3: the section \\[a\\] is defined twice"),
         ("[a]\nx=1\nX = 2", "f:3: x was set on line 2 already"),
     ],
 )

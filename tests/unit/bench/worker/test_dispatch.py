@@ -388,7 +388,7 @@ def test_when_nobody_is_left_the_last_failure_is_the_end(bench: Any) -> None:
     outcome = bench.dispatcher(bench.Engine([failures.MISSING_BINARY]), other).serve(a_job(bench)[0])
     assert outcome.failure
     assert outcome.failure.failure_class is failures.NOT_ALLOWED
-    assert outcome.route[-1] == "fallback0 failed: not_allowed; nobody else is left to ask"
+    assert outcome.route[-1] == "fallback0 failed: not_allowed; no other engine is left to ask"
 
 
 @pytest.mark.parametrize("row", [failures.EMPTY_OUTPUT, failures.BAD_ARGUMENTS, failures.PROMPT_TOO_LONG])

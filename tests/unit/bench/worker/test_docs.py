@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 from trialbench import schemas
-from trialbench.worker import config
+from trialbench.config import fazai as config
 
 ROOT = Path(__file__).resolve().parents[4]
 TEXT = (ROOT / "docs" / "worker.md").read_text(encoding="utf-8")

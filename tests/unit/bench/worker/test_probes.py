@@ -166,7 +166,7 @@ def test_numbers_that_would_have_nowhere_to_go_are_not_measured(
 ) -> None:
     for option in ("--json", "--junit"):
         assert main(["probe", "cold-start", *map(str, gemma(weights)), option, str(tmp_path / "no" / "x")]) == 2
-        assert f"{option}: expected a file in a folder that is there" in capsys.readouterr().err
+        assert f"{option}: expected a file in an existing folder" in capsys.readouterr().err
 
 
 def test_tokens_a_second() -> None:
@@ -247,7 +247,7 @@ def test_a_fallback_that_does_not_answer(tmp_path: Path, weights: Path, dead_url
     slack = ["--expect", "recovery_s=60"]
     code, document = probe(tmp_path, "timeout-retry", *gemma(weights), "--config", conf, "-n", 1, *slack)
     assert code == 1
-    assert "expected a labelled answer of the fallback" in document["checks"][-1]["detail"]
+    assert "expected a labeled answer of the fallback" in document["checks"][-1]["detail"]
 
 
 def test_a_server_is_launched_for_the_cold_start(
@@ -280,7 +280,7 @@ def test_wrong_use(tmp_path: Path, served: str, weights: Path, capsys: pytest.Ca
         return capsys.readouterr().err
 
     assert "--launch: expected --url as well" in fails(*gemma(weights), "--launch", "x")
-    assert "somebody answers at --url" in fails("--engine", "llama-server", "--url", served, "--launch", "x")
+    assert "a server already answers at --url" in fails("--engine", "llama-server", "--url", served, "--launch", "x")
     dead = ["--engine", "llama-server", "--url", "http://127.0.0.1:9"]
     assert "cannot be started: No such file" in fails(*dead, "--launch", "/no/such/server")
     assert "--launch: expected a command line, found none" in fails(*dead, "--launch", " ")
@@ -313,7 +313,7 @@ def test_a_server_that_ignores_term_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_server_that_never_gets_well_is_ended() -> None:
-    with pytest.raises(ServerError, match=r"not well within 0\.3 s"):
+    with pytest.raises(ServerError, match=r"not healthy within 0\.3 s"):
         Launched([sys.executable, "-c", "import time; time.sleep(60)"], lambda: False, limit_s=0.3)
 
 

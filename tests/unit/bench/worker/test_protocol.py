@@ -103,7 +103,7 @@ G = {"type": "generate", "id": 1, "prompt": "x"}
         (b"[1]", "invalid_request", "expected a JSON object, found a list"),
         (b"3", "invalid_request", "found a number"),
         (b"null", "invalid_request", "found null"),
-        (b'{"type":"status","x":NaN}', "invalid_request", "NaN is no JSON number"),
+        (b'{"type":"status","x":NaN}', "invalid_request", "NaN is not a JSON number"),
         (b'{"x":' + b"9" * 5000 + b"}", "invalid_request", "no JSON"),
         ({}, "invalid_request", 'expected a text as "type"'),
         ({"type": 3}, "invalid_request", "one of status, generate, abort, close"),

@@ -19,10 +19,11 @@ from typing import Any
 
 import pytest
 from trialbench.cli import main
-from trialbench.engines import select as engine_choice
 from trialbench.errors import ServerError, UsageError
-from trialbench.worker import __main__ as program
-from trialbench.worker import oneshot, pack
+from trialbench.verbs import oneshot
+from trialbench.verbs import select as engine_choice
+from trialbench.verbs import worker as program
+from trialbench.worker import pack
 from trialbench.worker.channel import Channel, StalledError
 from trialbench.worker.clock import SystemClock
 from trialbench.worker.server import Server, UnixListener, notify
@@ -45,7 +46,7 @@ def conf(tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def start(*arguments: object, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "trialbench.worker", *map(str, arguments)]
+    command = [sys.executable, "-m", "trialbench.verbs.worker", *map(str, arguments)]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(command, **pipes, **options) as worker:
         try:
@@ -120,7 +121,7 @@ def test_stdin_and_stdout_are_a_client_and_its_end_is_the_end(conf: Path) -> Non
 def test_nobody_who_takes_the_log(conf: Path, how: str) -> None:
     read_fd, write_fd = os.pipe()
     os.close(read_fd)
-    command = [sys.executable, "-m", "trialbench.worker", "worker", "--config", str(conf)]
+    command = [sys.executable, "-m", "trialbench.verbs.worker", "worker", "--config", str(conf)]
     if how == "closed":
         command = ["/bin/sh", "-c", 'exec "$@" 2>&-', "x", *command]
     lines = b'{"type":"generate","id":1,"prompt":"x"}\n{"type":"generate","id":2,"prompt":"x"}\n'

@@ -54,7 +54,7 @@ def test_check_mode_runs_nothing(stage: Any, bench: SimpleNamespace) -> None:
     [
         (3, "verdict REJECT is not ADOPT\n", "trialbench verdict: verdict REJECT is not ADOPT"),
         (4, "", "trialbench verdict: 4"),
-        (1, "No module named trialbench\n", "do: pip install trialbench"),
+        (1, "No module named trialbench\n", "do: pip install edgelab-trialbench"),
     ],
 )
 def test_a_failure_is_told(stage: Any, bench: SimpleNamespace, rc: int, err: str, words: str) -> None:

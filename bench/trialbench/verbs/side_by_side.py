@@ -1,23 +1,42 @@
-"""Runs of several engines in one table: a line per engine, workload and use of the cache; nothing is averaged."""
+"""The verb `engines`: runs of several engines in one table, a line per engine, workload and use of the cache.
+
+Nothing is averaged.
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trialbench import schemas
 from trialbench.errors import UsageError
-from trialbench.files import read_json
-from trialbench.report.text import columns, number, quantile_text
 
 
-def engines_table(paths: Sequence[Path]) -> str:
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb `engines`."""
+    engines = verbs.add_parser("engines", help="put runs of several engines into one table")
+    engines.add_argument("summaries", type=Path, nargs="+", metavar="SUMMARY.json", help="of `trialbench run`")
+    engines.set_defaults(verb=_engines)
+
+
+def _engines(options: argparse.Namespace) -> int:
+    from trialbench.terminal import say
+
+    say(_table(options.summaries))
+    return 0
+
+
+def _table(paths: Sequence[Path]) -> str:
     """The summaries of `trialbench run`, in the order given.
 
     Raises:
         UsageError: one of them can't be read, or is no summary.
     """
+    from trialbench import schemas
+    from trialbench.files import read_json
+    from trialbench.report.text import columns
+
     rows: list[Sequence[str]] = [("engine", "workload", "cache", "ok/sent", "p50 ms [95 %]", "ttft ms", "tok/s")]
     for path in paths:
         summary = read_json(path)
@@ -29,6 +48,8 @@ def engines_table(paths: Sequence[Path]) -> str:
 
 
 def _row(summary: dict[str, Any], segment: dict[str, Any]) -> Sequence[str]:
+    from trialbench.report.text import number, quantile_text
+
     cache = segment["cache"]
     asked = "on" if cache["asked"] else "off"
     return (

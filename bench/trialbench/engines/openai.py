@@ -1,26 +1,23 @@
-"""Engines behind HTTP: any OpenAI-compatible endpoint, and llama-server, which can more.
+"""Engines behind HTTP: any OpenAI-compatible endpoint, and llama-server with its extensions.
 
-`ChatClient` (openai_http.py) measures; these generate: token by token, cancellable, with the contract's deadlines.
+They generate token by token, can be canceled, and keep the contract's deadlines. `measure.client` measures over the
+same wire.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import json
+import contextlib
 import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
-
 from trialbench.engines.contract import (
     Capability,
-    FinishReason,
     Generation,
     Label,
     Probe,
@@ -28,57 +25,41 @@ from trialbench.engines.contract import (
     Trial,
     require,
 )
-from trialbench.engines.failures import BAD_ARGUMENTS, NOT_ALLOWED, SERVER_ERROR, TIMEOUT, UNSUPPORTED, Failure
+from trialbench.engines.endpoint import EndpointOptions, is_loopback
+from trialbench.engines.failures import (
+    BAD_ARGUMENTS,
+    BAD_REPLY,
+    CONNECTION,
+    NOT_ALLOWED,
+    SERVER_ERROR,
+    TIMEOUT,
+    UNSUPPORTED,
+    Failure,
+    FailureClass,
+)
 from trialbench.engines.gguf import file_type_bits, named_bits
 from trialbench.engines.hashing import Hashes
-from trialbench.engines.http_stream import (
-    CallError,
-    HttpGeneration,
-    Piece,
-    Server,
-    clean_text,
-    count,
-    error_event,
-    milliseconds,
-)
+from trialbench.engines.llama.generation import CallError, HttpGeneration, Server, by_status
+from trialbench.engines.llama.messages import Message, count, read_completion_event, read_event, text
+from trialbench.engines.llama.slots import Slots, SlotsError
+from trialbench.engines.llama.wire import base_url, check_url
 
-# How long a disconnected request may occupy the server: llama-server notices between two batches of a prefill.
+# How long a disconnected request may occupy the server: llama-server notices it between two batches of a prefill.
 _SLOT_LIMIT_S = 5.0
 _SLOT_POLL_S = 0.01
 _HEALTH_S = 1.0
-# Added to the logit of each allowed token: what is not allowed then has a probability of e^-1000.
+# Added to the logit of each allowed token: other tokens then have a probability of e^-1000.
 _ALLOW = 1000.0
-_FINISH: Mapping[str, FinishReason] = {"stop": "stop", "length": "length", "limit": "length", "eos": "stop"}
 _PRESETS = ("temperature", "top_p", "seed", "max_tokens")
-# An underscore stands in no host name, and in the service names of containers.
+# Host names have no underscore, but service names of containers do.
 _HOST = re.compile(r"\A[A-Za-z0-9._\-:\[\]]+\Z")
-
-
-@dataclass(frozen=True)
-class EndpointOptions:
-    """An endpoint, and what is declared about it.
-
-    Args:
-        url: `http://HOST:PORT`, with or without a trailing `/v1`.
-        model: sent as `model` and put on the label.
-        bits: declared; None: unknown.
-        allowed_hosts: names and addresses beside the loopback that may be asked. Empty: the loopback alone.
-        json_schema: whether the endpoint keeps `response_format: json_schema`; it is refused where it is not declared.
-    """
-
-    url: str
-    model: str | None = None
-    bits: int | None = None
-    api_key: str | None = field(default=None, repr=False)
-    allowed_hosts: frozenset[str] = frozenset()
-    json_schema: bool = False
 
 
 class OpenAICompatible:
     """The engine `openai_compatible`: prompts leave this process, and with `allowed_hosts` this machine.
 
     Raises:
-        Refused: `url` is no URL, or its host is neither the loopback nor allowed.
+        Refused: `url` is invalid, or its host is neither the loopback nor allowed.
     """
 
     def __init__(self, options: EndpointOptions) -> None:
@@ -95,7 +76,7 @@ class OpenAICompatible:
             models = self._server.call("GET", "/v1/models", timeout_s=_HEALTH_S * 5)
         except CallError as error:
             return Probe(False, self.label, error.failure, capabilities=self.capabilities)
-        names = [clean_text(one.get("id")) for one in _list(models, "data") if isinstance(one, Mapping)]
+        names = [text(one.get("id")) or "" for one in _list(models, "data") if isinstance(one, Mapping)]
         return Probe(True, self.label, capabilities=self.capabilities, facts={"models": names[:20]})
 
     def healthy(self) -> Failure | None:
@@ -107,7 +88,7 @@ class OpenAICompatible:
         return None
 
     def start(self, trial: Trial) -> Generation:
-        """Begin; the request leaves with the first event that is asked for.
+        """Begin; the request is sent when the first event is requested.
 
         Raises:
             Refused: a grammar, allowed tokens, token ids, or a value out of range.
@@ -119,7 +100,7 @@ class OpenAICompatible:
                 "type": "json_schema",
                 "json_schema": {"name": "reply", "strict": True, "schema": trial.constraint.json_schema},
             }
-        # As with gemma.cpp: existing clients send them always, so they are passed over, and the result names them.
+        # As with gemma.cpp: existing clients always send these, so they are ignored, and the result lists them.
         ignored = [name for name in ("top_k", "repeat_penalty", "deterministic") if getattr(trial, name)]
         return HttpGeneration(
             self._server,
@@ -127,7 +108,7 @@ class OpenAICompatible:
             "/v1/chat/completions",
             {**body, **trial.extra},
             trial.deadlines,
-            read_chat,
+            _read_chat,
             facts={"ignored": ignored} if ignored else {},
         )
 
@@ -149,7 +130,7 @@ class OpenAICompatible:
 class LlamaServer(OpenAICompatible):
     """The engine `llama_server`.
 
-    `gguf`: the model's file, where this machine has it: its header gives the bits, its SHA-256 goes into the probe.
+    `gguf`: the model file, if it is on this machine: its header gives the bits, and the probe has its SHA-256.
     """
 
     def __init__(self, options: EndpointOptions, *, gguf: Path | None = None) -> None:
@@ -168,7 +149,7 @@ class LlamaServer(OpenAICompatible):
         self._lock = threading.Lock()
 
     def probe(self, *, hashes: bool = True) -> Probe:
-        """Health, build, slots and context; where the model's file is ours to read also its bits and its hash."""
+        """Health, build, slots and context; with the model file also its bits and its hash."""
         failure = self.healthy()
         props: Mapping[str, Any] = {}
         if failure is None:
@@ -187,19 +168,19 @@ class LlamaServer(OpenAICompatible):
             usable=failure is None,
             label=self.label,
             failure=failure,
-            version=clean_text(props.get("build_info")) or None,
+            version=text(props.get("build_info")) or None,
             capabilities=self.capabilities,
             hashes=sums,
             facts={
                 "engine": "llama-server",
                 "slots": count(props.get("total_slots")),
                 "seq_len": count(settings.get("n_ctx")) if isinstance(settings, Mapping) else None,
-                "model_path": clean_text(props.get("model_path")) or None,
+                "model_path": text(props.get("model_path")) or None,
             },
         )
 
     def healthy(self) -> Failure | None:
-        """What `/health` says within a second."""
+        """The answer of `/health` within a second."""
         try:
             self._server.call("GET", "/health", timeout_s=_HEALTH_S)
         except CallError as error:
@@ -207,25 +188,25 @@ class LlamaServer(OpenAICompatible):
         return None
 
     def start(self, trial: Trial) -> Generation:
-        """Begin. A text or messages go through the model's chat template, token ids as they are.
+        """Begin. A text or messages go through the model's chat template; token ids are sent unchanged.
 
         Raises:
-            Refused: a value out of range, or an allowed token that is none.
+            Refused: a value out of range, or an invalid allowed token.
         """
         require(self, trial)
         if not self._identified:
             try:
                 self._identify()
             except CallError:
-                pass  # the request itself will say what is wrong
+                pass  # the request itself will report the problem
         if trial.prompt_ids is not None:
-            path, read = "/completion", read_completion
+            path, read = "/completion", read_completion_event
             body: dict[str, Any] = {"prompt": list(trial.prompt_ids), "stream": True, "return_tokens": True}
             body |= {name: getattr(trial, name) for name in ("temperature", "top_p", "seed") if _has(trial, name)}
             if trial.max_tokens is not None:
                 body["n_predict"] = trial.max_tokens
         else:
-            path, read = "/v1/chat/completions", read_chat
+            path, read = "/v1/chat/completions", _read_chat
             body = self._chat_body(trial)
             body["chat_template_kwargs"] = {"enable_thinking": False}
         body["cache_prompt"] = trial.cache_prompt
@@ -260,34 +241,35 @@ class LlamaServer(OpenAICompatible):
             CallError: the server does not say.
         """
         found = self._server.call("POST", "/detokenize", {"tokens": list(ids)})
-        return clean_text(found.get("content") if isinstance(found, Mapping) else None)
+        return (text(found.get("content")) if isinstance(found, Mapping) else None) or ""
 
     def busy_slots(self) -> int | None:
-        """How many slots work on something; None where the server does not show them.
+        """The number of busy slots; None if the server does not show them.
 
         Raises:
-            CallError: it does not answer.
+            SlotsError: it does not answer.
         """
-        try:
-            slots = self._server.call("GET", "/slots", timeout_s=_HEALTH_S)
-        except CallError as error:
-            if error.failure.detail.startswith(("HTTP 501", "HTTP 404")):
-                return None
-            raise
-        if not isinstance(slots, list):
-            return None
-        return sum(isinstance(slot, Mapping) and slot.get("is_processing") is True for slot in slots)
+        with contextlib.closing(self._slots()) as slots:
+            try:
+                return slots.look(_HEALTH_S).busy
+            except SlotsError as error:
+                if error.hidden:
+                    return None
+                raise
+
+    def _slots(self) -> Slots:
+        return Slots(self._server.url, api_key=self._server.api_key)
 
     def _identify(self) -> Mapping[str, Any]:
-        """Ask the server what it is, and put onto the label what nobody has declared.
+        """Ask the server for its properties, and complete the label with what was not declared.
 
         Raises:
             CallError: it does not say.
         """
         props = self._server.call("GET", "/props")
         props = props if isinstance(props, Mapping) else {}
-        name = clean_text(props.get("model_alias")).rpartition("/")[2]
-        bits = named_bits(clean_text(props.get("model_ftype")))
+        name = (text(props.get("model_alias")) or "").rpartition("/")[2]
+        bits = named_bits(text(props.get("model_ftype")) or "")
         self.label = replace(self.label, model=self.label.model or name or None, bits=self.label.bits or bits)
         self._identified = True
         return props
@@ -305,7 +287,7 @@ class LlamaServer(OpenAICompatible):
             for one in constraint.allowed_tokens or ():
                 ids.update([one] if isinstance(one, int) else self.encode(one))
             props = self._server.call("GET", "/props")
-            # Without its end it would have to go on until the limit.
+            # Without an allowed end token, the reply would continue until the limit.
             end = props.get("eos_token") if isinstance(props, Mapping) else None
             if isinstance(end, str) and end:
                 found = self._server.call("POST", "/tokenize", {"content": end, "parse_special": True})
@@ -321,85 +303,38 @@ class LlamaServer(OpenAICompatible):
             self._running += step
 
     def _await_slot(self) -> tuple[bool, Mapping[str, Any]]:
-        """Wait until the server works on no more than our other requests."""
+        """Wait until the server works only on our other requests."""
         until_s = time.monotonic() + _SLOT_LIMIT_S
-        while True:
-            with self._lock:
-                others = self._running - 1
-            try:
-                busy = self.busy_slots()
-            except CallError as error:
-                if error.failure.failure_class is TIMEOUT and time.monotonic() < until_s:
-                    continue  # a busy machine answers late
-                # A server that is gone works on nothing any more; whether it is gone is for `healthy` to say.
-                return False, {"slot": f"unknown: {error.failure.failure_class.name}"}
-            if busy is None:
-                return False, {"slot": "not shown by the server"}
-            if busy <= others:
-                return True, {"slot": "free"}
-            if time.monotonic() >= until_s:
-                return False, {"slot": f"{busy} busy, {others} of them ours"}
-            time.sleep(_SLOT_POLL_S)
+        with contextlib.closing(self._slots()) as slots:
+            while True:
+                with self._lock:
+                    others = self._running - 1
+                try:
+                    busy = slots.look(_HEALTH_S).busy
+                except SlotsError as error:
+                    if error.hidden:
+                        return False, {"slot": "not shown by the server"}
+                    if error.timed_out and time.monotonic() < until_s:
+                        continue  # a busy machine answers late
+                    # A server that is gone has no busy slot; `healthy` will find out whether it is gone.
+                    return False, {"slot": f"unknown: {_why_no_slots(error).name}"}
+                if busy <= others:
+                    return True, {"slot": "free"}
+                if time.monotonic() >= until_s:
+                    return False, {"slot": f"{busy} busy, {others} of them ours"}
+                time.sleep(_SLOT_POLL_S)
 
 
-def read_chat(name: str, value: str) -> Piece:
-    """One line of a chat completion's stream."""
-    if value == "[DONE]":
-        return Piece(last=True)
-    if name not in ("data", "error"):
-        return Piece()
-    event = json.loads(value)
-    # Some say with each piece that there is no error.
-    if name == "error" or event.get("error") is not None:
-        return Piece(error=error_event(event.get("error", event)))
-    piece = Piece(usage=_usage(event))
-    for choice in event.get("choices") or ():
-        delta = choice.get("delta") or {}
-        piece.text += clean_text(delta.get("content"))
-        piece.thinking += clean_text(delta.get("reasoning_content") or delta.get("reasoning"))
-        piece.finish_reason = _finish(choice.get("finish_reason")) or piece.finish_reason
-    return piece
+def _why_no_slots(error: SlotsError) -> FailureClass:
+    if error.timed_out:
+        return TIMEOUT
+    if error.status is None:
+        return CONNECTION
+    return BAD_REPLY if error.status == 200 else by_status(error.status, "").failure_class
 
 
-def read_completion(name: str, value: str) -> Piece:
-    """One line of the stream of llama-server's own `/completion`."""
-    if value == "[DONE]":
-        return Piece(last=True)
-    if name not in ("data", "error"):
-        return Piece()
-    event = json.loads(value)
-    if name == "error" or "error" in event:
-        return Piece(error=error_event(event.get("error", event)))
-    piece = Piece(text=clean_text(event.get("content")))
-    piece.ids = tuple(number for one in event.get("tokens") or () if (number := count(one)) is not None)
-    if event.get("stop") is True:
-        piece.last = True
-        piece.finish_reason = _finish(event.get("stop_type")) or ("length" if event.get("stopped_limit") else "stop")
-        piece.usage = _usage(event)
-        # What a chat reports as usage is told under names of its own here.
-        for ours, theirs in (("prompt_tokens", "tokens_evaluated"), ("completion_tokens", "tokens_predicted")):
-            if (number := count(event.get(theirs))) is not None:
-                piece.usage = {**piece.usage, ours: number}
-    return piece
-
-
-def _finish(value: object) -> FinishReason | None:
-    if not isinstance(value, str):
-        return None
-    return _FINISH.get(value, "stop" if value == "word" else "unknown")
-
-
-def _usage(event: Mapping[str, Any]) -> dict[str, Any]:
-    usage, timings = event.get("usage") or {}, event.get("timings") or {}
-    details = usage.get("prompt_tokens_details") or {}
-    found = {
-        "prompt_tokens": count(usage.get("prompt_tokens")),
-        "completion_tokens": count(usage.get("completion_tokens")),
-        "cached_tokens": count(timings.get("cache_n", details.get("cached_tokens"))),
-        "prompt_ms": milliseconds(timings.get("prompt_ms")),
-        "predicted_ms": milliseconds(timings.get("predicted_ms")),
-    }
-    return {name: value for name, value in found.items() if value is not None}
+def _read_chat(name: str, value: str) -> Message:
+    return read_event(name, value, strict=False)
 
 
 def _list(document: object, name: str) -> list[Any]:
@@ -412,7 +347,7 @@ def _has(trial: Trial, name: str) -> bool:
 
 
 def _checked(url: str, allowed_hosts: frozenset[str]) -> str:
-    """`url` without path, when its host may be asked."""
+    """`url` without path, if its host may be asked."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
@@ -421,28 +356,16 @@ def _checked(url: str, allowed_hosts: frozenset[str]) -> str:
     if parts.scheme not in ("http", "https") or not host or not _HOST.match(parts.netloc) or port == 0:
         found = "one with a user or password in it" if "@" in url else repr(url)
         raise Refused(Failure(BAD_ARGUMENTS, f"url: expected http://HOST:PORT, found {found}"))
-    if not _loopback(host) and host not in {one.lower().strip("[]") for one in allowed_hosts}:
+    if not is_loopback(host) and host not in {one.lower().strip("[]") for one in allowed_hosts}:
         allowed = ", ".join(sorted(allowed_hosts)) or "none"
         raise Refused(
             Failure(NOT_ALLOWED, f"{host} is neither this machine's loopback nor an allowed host (allowed: {allowed})")
         )
     shown = f"[{host}]" if ":" in host else host
-    path = parts.path.rstrip("/").removesuffix("/v1")
+    path = base_url(parts.path)
     checked = f"{parts.scheme}://{shown}{f':{port}' if port else ''}{path}"
     try:
-        httpx.URL(checked)
-    except httpx.InvalidURL as error:
+        check_url(checked)
+    except ValueError as error:
         raise Refused(Failure(BAD_ARGUMENTS, f"url: {error}")) from error
     return checked
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-__all__ = ["EndpointOptions", "LlamaServer", "OpenAICompatible", "read_chat", "read_completion"]

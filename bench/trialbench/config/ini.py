@@ -1,8 +1,7 @@
-"""A reader for INI files that remembers on which line every value stands.
+"""A reader for INI files that remembers the line of every value.
 
-It reads what Python's `configparser` reads (sections, `key = value` or `key: value`, `#` and `;` comments, indented
-continuation lines), without interpolation. `configparser` forgets line numbers, and a wrong value without its line is
-a search in somebody else's file.
+It accepts the syntax of Python's `configparser` (sections, `key = value` or `key: value`, `#` and `;` comments,
+indented continuation lines), without interpolation. `configparser` does not keep line numbers, which errors need.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from pathlib import Path
 
 from trialbench.errors import UsageError
 
-# A configuration is written by hand: more than this is another kind of file.
+# Configurations are written by hand: a longer file is something else.
 MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One value and the line it stands on (the first of several)."""
+    """One value and its (first) line."""
 
     value: str
     line: int
@@ -27,7 +26,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Section:
-    """One section: where it begins, and its entries by lower-case key."""
+    """One section: its first line, and its entries by lower-case key."""
 
     line: int
     entries: Mapping[str, Entry]
@@ -37,7 +36,7 @@ def read_ini(path: Path) -> dict[str, Section]:
     """The sections of `path` by name.
 
     Raises:
-        UsageError: not readable, no UTF-8, too long, or a line that is none of an INI file; says where.
+        UsageError: not readable, not UTF-8, too long, or a line that is not INI; says where.
     """
     try:
         with path.open("rb") as stream:
@@ -55,7 +54,7 @@ def read_ini(path: Path) -> dict[str, Section]:
 
 
 def parse_ini(text: str, name: str) -> dict[str, Section]:
-    """As `read_ini`, of a text; `name` is what errors call it."""
+    """Like `read_ini`, for a text; errors call it `name`."""
     sections: dict[str, tuple[int, dict[str, Entry]]] = {}
     entries: dict[str, Entry] | None = None
     last: str | None = None
@@ -74,7 +73,7 @@ def parse_ini(text: str, name: str) -> dict[str, Section]:
                 raise UsageError(f"{where}: expected [SECTION], found {stripped[:60]!r}")
             title = stripped[1:-1].strip()
             if title in sections:
-                raise UsageError(f"{where}: the section [{title}] stands here a second time; join the two")
+                raise UsageError(f"{where}: the section [{title}] is defined twice; merge the two")
             entries, last = {}, None
             sections[title] = (number, entries)
             continue
@@ -91,7 +90,7 @@ def parse_ini(text: str, name: str) -> dict[str, Section]:
 
 
 def _split(line: str) -> tuple[str, str, str]:
-    """Key, separator and value: whichever of `=` and `:` comes first separates."""
+    """Key, separator and value, split at the first `=` or `:`."""
     positions = [position for position in (line.find("="), line.find(":")) if position >= 0]
     if not positions:
         return line, "", ""

@@ -1,15 +1,22 @@
-"""The verbs `worker`, `config` and `probe`. What they need is imported when one of them runs."""
+"""The verbs `worker`, `config` and `probe`, and the program `trialbench-worker` that offers them on a host.
+
+The program is what the zipapp of `trialbench.worker.pack` runs; it holds nothing of the measuring side.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from trialbench import __version__
 from trialbench.options import positive
-from trialbench.terminal import say
+from trialbench.terminal import ended, say
+from trialbench.verbs import oneshot
+from trialbench.verbs.select import add_options, choose, find_config
 
 _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _PROOF_CODES = "exit codes: 0 as expected, 1 not as expected, 2 wrong usage, 4 a server can't be started or reached"
@@ -23,8 +30,6 @@ def add(verbs: _Verbs) -> None:
 
 
 def _add_worker(verbs: _Verbs) -> None:
-    from trialbench.engines.select import add_options
-
     worker = verbs.add_parser("worker", help="serve one engine over ND-JSON, on stdin/stdout or a Unix socket")
     worker.add_argument(
         "--socket",
@@ -35,7 +40,7 @@ def _add_worker(verbs: _Verbs) -> None:
         "default path: $FAZAI_GEMMA_SOCKET, else unix_socket of the configuration",
     )
     worker.add_argument(
-        "--status", action="store_true", help="ask the worker that listens there how it is; exit code 0: it can answer"
+        "--status", action="store_true", help="print the status of the listening worker; exit code 0: it can answer"
     )
     worker.add_argument("--stdio", action="store_true", help="with --socket: serve stdin/stdout as well")
     add_options(worker, required=False)
@@ -46,17 +51,16 @@ def _worker(options: argparse.Namespace) -> int:
     if options.status:
         return _status(options)
     from trialbench.worker.build import dispatcher, stderr_log
-    from trialbench.worker.choose import choose
     from trialbench.worker.protocol import Defaults
     from trialbench.worker.server import Server, UnixListener, claim_stdout, keep_stderr
-    from trialbench.worker.service import Limits, Worker
+    from trialbench.worker.service import Worker
 
     keep_stderr()
     choice = choose(options)
     for warning in choice.warnings:
         stderr_log("config", {"warning": warning})
     bounds = choice.settings.worker
-    # First: an engine that can't be made leaves no socket behind.
+    # First, so that a failure to make the engine leaves no socket behind.
     local = choice.make(None) if choice.settings.dispatcher.gemma_enabled else None
     listener = None
     try:
@@ -64,14 +68,14 @@ def _worker(options: argparse.Namespace) -> int:
             path = options.socket or os.environ.get("FAZAI_GEMMA_SOCKET") or str(bounds.unix_socket)
             listener = UnixListener(Path(path))
         stdio = (0, claim_stdout()) if listener is None or options.stdio else None
-        # With all hashes, before the first request: weights that are not what they should be are seen now.
+        # With all hashes, before the first request, so that wrong weights are detected now.
         probe = local.probe() if local is not None else None
         if probe is not None:
             stderr_log("probe", {"usable": probe.usable, "error": probe.failure.as_dict() if probe.failure else None})
         worker = Worker(
-            dispatcher(choice.settings.dispatcher, local, log=stderr_log, patience=choice.defaults.deadlines),
-            limits=Limits(bounds.max_clients, bounds.queue_limit, bounds.client_limit, bounds.slots),
-            defaults=Defaults(choice.defaults),
+            dispatcher(choice.settings.dispatcher, local, log=stderr_log, patience=choice.settings.deadlines),
+            limits=bounds.limits,
+            defaults=Defaults(choice.settings.defaults),
             probe=probe,
             log=stderr_log,
         )
@@ -92,13 +96,13 @@ def _worker(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    """What the worker at the socket says of itself, for people, service checks and roles."""
+    """The status of the worker at the socket, for people, service checks and roles."""
     import json
     import socket
 
-    from trialbench.engines.select import find_config
+    from trialbench.config.fazai import load
+    from trialbench.config.settings import DEFAULT_SOCKET
     from trialbench.errors import ServerError, UsageError
-    from trialbench.worker.config import DEFAULT_SOCKET, load
 
     path = options.socket or os.environ.get("FAZAI_GEMMA_SOCKET")
     if not path:
@@ -124,14 +128,14 @@ def _status(options: argparse.Namespace) -> int:
 def _add_config(verbs: _Verbs) -> None:
     config = verbs.add_parser("config", help="check a fazai.conf")
     actions = config.add_subparsers(title="actions", required=True, metavar="ACTION")
-    check = actions.add_parser("check", help="name everything that is wrong or not read, with its line")
+    check = actions.add_parser("check", help="list everything that is wrong or not read, with its line")
     check.add_argument("file", type=Path, metavar="FILE")
-    check.add_argument("--strict", action="store_true", help="warnings are errors")
+    check.add_argument("--strict", action="store_true", help="treat warnings as errors")
     check.set_defaults(verb=_config_check)
 
 
 def _config_check(options: argparse.Namespace) -> int:
-    from trialbench.worker.config import check
+    from trialbench.config.fazai import check
 
     settings, warnings, errors = check(options.file)
     for warning in warnings:
@@ -144,43 +148,41 @@ def _config_check(options: argparse.Namespace) -> int:
     dispatcher = settings.dispatcher
     order = ", ".join(endpoint.name for endpoint in dispatcher.fallback) or "off"
     say(
-        f"{options.file}: good; model {settings.gemma.default_model}, mode {dispatcher.mode}, fallback {order}, "
+        f"{options.file}: good; model {settings.gemma.model}, mode {dispatcher.mode}, fallback {order}, "
         f"socket {settings.worker.unix_socket}"
     )
     return 0
 
 
 def _add_probe(verbs: _Verbs) -> None:
-    from trialbench.engines.select import add_options
-
-    probe = verbs.add_parser("probe", help="prove that an engine starts, recovers and stops as it should")
+    probe = verbs.add_parser("probe", help="prove that an engine starts, recovers and stops correctly")
     proofs = probe.add_subparsers(title="proofs", required=True, metavar="PROOF")
     about = {
-        "cold-start": "load and a short streamed reply: latency, tokens a second, memory",
-        "timeout-retry": "a stall made on purpose: time to recovery, nothing lost or doubled, fallback",
-        "cancel": "cancel in the middle: time to quiet, nothing left, the next request works",
+        "cold-start": "load and a short streamed reply: latency, tokens per second, memory",
+        "timeout-retry": "a deliberate stall: time to recovery, nothing lost or duplicated, fallback",
+        "cancel": "cancel during the reply: time to quiet, nothing left, the next request works",
     }
     for name, text in about.items():
         proof = proofs.add_parser(name, help=text, description=text, epilog=_PROOF_CODES)
-        proof.add_argument("-n", type=positive, help="how many times (default: the proof's own)")
+        proof.add_argument("-n", type=positive, help="how many times (default: depends on the proof)")
         proof.add_argument(
             "--expect",
             action="append",
             default=[],
             metavar="NAME=NUMBER",
-            help="another limit for a number; repeatable",
+            help="change the limit of a number; repeatable",
         )
         proof.add_argument(
-            "--expect-any", action="append", default=[], metavar="NAME=NUMBER", help="as --expect, of any proof"
+            "--expect-any", action="append", default=[], metavar="NAME=NUMBER", help="like --expect, for any proof"
         )
-        proof.add_argument("--prompt", default="Count from one to one thousand.", help="what the engine is asked")
+        proof.add_argument("--prompt", default="Count from one to one thousand.", help="the prompt")
         proof.add_argument("--max-tokens", type=positive, default=None, help="length of the reply")
         proof.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here")
         proof.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML here")
         proof.add_argument(
             "--launch",
             metavar="COMMAND",
-            help="for servers: start them for the proof with this command line, and end them afterwards",
+            help="for servers: start one for the proof with this command line, and end it afterwards",
         )
         add_options(proof, required=False)
         proof.set_defaults(verb=_probe, proof=name)
@@ -190,13 +192,12 @@ def _probe(options: argparse.Namespace) -> int:
     from trialbench.errors import UsageError
     from trialbench.files import write_atomic, write_json
     from trialbench.worker import probes
-    from trialbench.worker.choose import choose
     from trialbench.worker.proof import junit
 
     for option, path in (("--json", options.json), ("--junit", options.junit)):
-        # Before minutes of measuring whose numbers would have nowhere to go.
+        # Checked before minutes of measuring whose numbers would be lost.
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise UsageError(f"{option}: expected a file in a folder that is there, found {path}")
+            raise UsageError(f"{option}: expected a file in an existing folder, found {path}")
     choice = choose(options)
     for warning in choice.warnings:
         say(f"trialbench: warning: {warning}", sys.stderr)
@@ -217,3 +218,18 @@ def _probe(options: argparse.Namespace) -> int:
         write_atomic(options.junit, junit([proof]))
     say(proof.table())
     return 0 if proof.ok else 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb of `trialbench-worker`; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="trialbench-worker", description="Serves one engine over ND-JSON.")
+    parser.add_argument("--version", action="version", version=f"trialbench {__version__}")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    add(verbs)
+    oneshot.add(verbs)
+    options = parser.parse_args(arguments)
+    return ended("trialbench-worker", lambda: options.verb(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,119 +1,47 @@
-"""`fazai.conf`: what the worker reads of it, its defaults, and errors with file, line and what is allowed.
+"""Reads `fazai.conf` into the options of worker and engines; errors name file, line and allowed values.
 
-Sections of other programs may stand in the same file: a section or key that is not read here gives a warning and
-nothing else. A value that cannot be used is an error, and every error of a file is reported at once.
+The file may hold sections of other programs: a section or key that is not read here only causes a warning. A value that
+can't be used is an error, and all errors of a file are reported together.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import re
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from trialbench.config.ini import Entry, Section, read_ini
+from trialbench.config.settings import (
+    DEFAULT_DEADLINES,
+    DEFAULT_GEMMA,
+    MODES,
+    OWN_ENGINE,
+    DispatcherSettings,
+    Fallback,
+    Limits,
+    Settings,
+    WorkerSettings,
+)
+from trialbench.engines.contract import Deadlines
 from trialbench.engines.credentials import is_key
+from trialbench.engines.endpoint import EndpointOptions, is_loopback
+from trialbench.engines.gemma_cpp import WEIGHT_FORMATS
 from trialbench.errors import UsageError
-from trialbench.worker.ini import Entry, Section, read_ini
 
-DEFAULT_SOCKET = Path("/run/fazai/gemma.sock")
-# sun_path of Linux has 108 bytes, the last is the terminator.
+# Linux's sun_path has 108 bytes; the last is the terminator.
 _MAX_SOCKET_BYTES = 107
-# What status and log call the engine that is no fallback.
-OWN_ENGINE = "local"
-MODES = ("smart", "force_local", "force_fallback")
-# Bits per weight of gemma.cpp's formats. `declared`: an .sbs file does not say it in a way we could read.
-WEIGHT_FORMATS: Mapping[str, int] = {"f32": 32, "bf16": 16, "sfp": 8, "i8": 8, "nuq": 4}
 _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0"})
 
 
 @dataclass(frozen=True)
-class GemmaSettings:
-    """`[gemma_cpp]`. Where the binary has a default of its own, None or `auto` leaves it to the binary."""
-
-    weights: Path = Path("/opt/fazai/models/gemma/2.0-2b-it-sfp.sbs")
-    default_model: str = "gemma2-2b-it"
-    tokenizer: Path | None = None
-    max_tokens: int = 512
-    temperature: float = 1.0
-    top_k: int = 1
-    deterministic: bool = False
-    num_threads: int = 0
-    seq_len: int = 8192
-    pin: str = "auto"
-    map: str = "auto"
-    generation_timeout_s: float = 60.0
-    first_token_timeout_s: float = 20.0
-    token_timeout_s: float = 20.0
-    binary: Path = Path("/opt/fazai/bin/gemma")
-    binary_sha256: str | None = None
-    weights_sha256: str | None = None
-    weight_format: str | None = None
-
-    @property
-    def bits(self) -> int | None:
-        """Bits per weight as declared by `weight_format`; None when nothing was declared (never guessed)."""
-        return None if self.weight_format is None else WEIGHT_FORMATS[self.weight_format]
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """One fallback, from the section that `fallback_order` names. `timeout_s`: the most that a reply of it may take;
-    None: what the request allows."""
-
-    name: str
-    url: str
-    model: str | None = None
-    api_key: str | None = field(default=None, repr=False)
-    timeout_s: float | None = None
-
-
-@dataclass(frozen=True)
-class DispatcherSettings:
-    """`[dispatcher]`: who answers. Without `fallback_order` no prompt ever leaves the local engine."""
-
-    gemma_enabled: bool = True
-    fallback_timeout_s: float = 30.0
-    fallback: tuple[Endpoint, ...] = ()
-    fallback_hosts: frozenset[str] = frozenset()
-    mode: str = "smart"
-    retries: int = 2
-    reconnect_wait_s: float = 30.0
-    breaker_failures: int = 3
-    breaker_open_s: float = 30.0
-
-
-@dataclass(frozen=True)
-class WorkerSettings:
-    """`[gemma_worker]`: the socket and the bounds of the service."""
-
-    unix_socket: Path = DEFAULT_SOCKET
-    max_clients: int = 32
-    queue_limit: int = 16
-    client_limit: int = 4
-    slots: int = 1
-    max_line_bytes: int = 1 << 20
-    send_timeout_s: float = 10.0
-    stop_grace_s: float = 10.0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything read from one file, or the defaults."""
-
-    gemma: GemmaSettings = GemmaSettings()
-    dispatcher: DispatcherSettings = DispatcherSettings()
-    worker: WorkerSettings = WorkerSettings()
-
-
-@dataclass(frozen=True)
 class Note:
-    """Something about one line of the file: a warning or an error."""
+    """A warning or an error about one line of the file."""
 
     path: Path
     line: int
@@ -127,7 +55,7 @@ def load(path: Path) -> tuple[Settings, list[Note]]:
     """The settings in `path`, and warnings.
 
     Raises:
-        UsageError: the file is not readable or has wrong values; names every one of them with its line.
+        UsageError: the file is not readable or has wrong values; lists all of them with their lines.
     """
     settings, warnings, errors = check(path)
     if errors:
@@ -136,16 +64,16 @@ def load(path: Path) -> tuple[Settings, list[Note]]:
 
 
 def check(path: Path) -> tuple[Settings, list[Note], list[Note]]:
-    """As `load`, with the wrong values listed instead of raised; a wrong one keeps its default in the settings.
+    """Like `load`, but lists wrong values instead of raising; a wrong value keeps its default in the settings.
 
     Raises:
-        UsageError: the file is not readable, or is no INI file.
+        UsageError: the file is not readable, or is not an INI file.
     """
     return _Reader(path, read_ini(path)).settings()
 
 
 class _WrongError(Exception):
-    """A value that cannot be used: what was expected."""
+    """A value can't be used; the text says what was expected."""
 
 
 _Parser = Callable[[str], Any]
@@ -199,7 +127,7 @@ def _number(low: float, high: float, unit: str = "") -> _Parser:
             value = float(text)
         except ValueError:
             value = math.nan
-        # An underscore is Python's, not INI's.
+        # Underscores are Python syntax, not INI.
         if not low <= value <= high or "_" in text:
             raise _WrongError(f"a number{unit} from {low:g} to {high:g}")
         return value
@@ -214,7 +142,7 @@ def _path(text: str) -> Path:
 
 
 def _optional_path(text: str) -> Path | None:
-    # Existing files leave `tokenizer =` empty for weights that hold their tokenizer.
+    # Existing files leave `tokenizer =` empty for weights that contain their tokenizer.
     return _path(text) if text else None
 
 
@@ -238,10 +166,10 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
-# Key in the file -> attribute and parser. The seconds of the file have no unit in their names; ours have.
+# Key in the file -> attribute of the options and parser. Times have no unit in the file; ours have.
 _GEMMA: Mapping[str, tuple[str, _Parser]] = {
     "weights": ("weights", _path),
-    "default_model": ("default_model", _NAME),
+    "default_model": ("model", _NAME),
     "tokenizer": ("tokenizer", _optional_path),
     "max_tokens": ("max_tokens", _whole(1, 131072)),
     "temperature": ("temperature", _number(0, 10)),
@@ -251,9 +179,9 @@ _GEMMA: Mapping[str, tuple[str, _Parser]] = {
     "seq_len": ("seq_len", _whole(16, 1048576)),
     "pin": ("pin", _tristate),
     "map": ("map", _tristate),
-    "generation_timeout": ("generation_timeout_s", _number(0.1, 86400, " of seconds")),
-    "first_token_timeout": ("first_token_timeout_s", _number(0.1, 86400, " of seconds")),
-    "token_timeout": ("token_timeout_s", _number(0.1, 86400, " of seconds")),
+    "generation_timeout": ("total_s", _number(0.1, 86400, " of seconds")),
+    "first_token_timeout": ("first_s", _number(0.1, 86400, " of seconds")),
+    "token_timeout": ("between_s", _number(0.1, 86400, " of seconds")),
     "binary": ("binary", _path),
     "binary_sha256": ("binary_sha256", _SHA256),
     "weights_sha256": ("weights_sha256", _SHA256),
@@ -272,21 +200,21 @@ _DISPATCHER: Mapping[str, tuple[str, _Parser]] = {
 }
 _WORKER: Mapping[str, tuple[str, _Parser]] = {
     "unix_socket": ("unix_socket", _socket),
-    "max_clients": ("max_clients", _whole(1, 1000)),
-    "queue_limit": ("queue_limit", _whole(1, 10000)),
-    "client_limit": ("client_limit", _whole(1, 1000)),
+    "max_clients": ("clients", _whole(1, 1000)),
+    "queue_limit": ("queue", _whole(1, 10000)),
+    "client_limit": ("per_client", _whole(1, 1000)),
     "slots": ("slots", _whole(1, 64)),
     "max_line_bytes": ("max_line_bytes", _whole(1024, 64 << 20)),
     "send_timeout": ("send_timeout_s", _number(0.1, 600, " of seconds")),
     "stop_grace": ("stop_grace_s", _number(0, 600, " of seconds")),
 }
 _SECTIONS = {"gemma_cpp": _GEMMA, "dispatcher": _DISPATCHER, "gemma_worker": _WORKER}
-# A fallback's section, as existing files have it. A key in a file of its own does not stand in everybody's backup.
+# A fallback's section, as in existing files. A key in a separate file stays out of backups of the configuration.
 _ENDPOINT_KEYS = ("endpoint", "default_model", "model", "api_key", "api_key_file", "timeout")
 
 
 def keys() -> dict[str, list[str]]:
-    """Every section and key that is read, for documents and the role's template."""
+    """All sections and keys that are read, for the documentation and the role's template."""
     return {section: list(table) for section, table in _SECTIONS.items()}
 
 
@@ -299,8 +227,10 @@ class _Reader:
 
     def settings(self) -> tuple[Settings, list[Note], list[Note]]:
         gemma = self._values("gemma_cpp")
+        deadlines = replace(DEFAULT_DEADLINES, **_taken(gemma, Deadlines))
         dispatcher = self._values("dispatcher")
         worker = self._values("gemma_worker")
+        limits = Limits(**_taken(worker, Limits))
         order = dispatcher.pop("fallback_order", ())
         hosts = frozenset(name.lower().strip("[]") for name in dispatcher.pop("fallback_hosts", ()))
         endpoints = [self._endpoint(name, hosts) for name in order]
@@ -308,9 +238,10 @@ class _Reader:
             if title not in _SECTIONS and title not in order:
                 self._warn(section.line, f"the section [{title}] is not read here")
         settings = Settings(
-            GemmaSettings(**gemma),
-            DispatcherSettings(fallback=tuple(filter(None, endpoints)), fallback_hosts=hosts, **dispatcher),
-            WorkerSettings(**worker),
+            replace(DEFAULT_GEMMA, **gemma),
+            replace(deadlines, first_s=min(deadlines.first_s or deadlines.total_s, deadlines.total_s)),
+            DispatcherSettings(fallback=tuple(filter(None, endpoints)), **dispatcher),
+            WorkerSettings(limits=limits, **worker),
         )
         self._together(settings)
         by_line = sorted(self._warnings, key=lambda note: note.line)
@@ -351,7 +282,7 @@ class _Reader:
         return section.line if entry is None else entry.line
 
     def _together(self, settings: Settings) -> None:
-        """What is wrong only in company."""
+        """Check values that are valid individually and conflict with each other."""
         gemma, dispatcher = settings.gemma, settings.dispatcher
         if gemma.max_tokens >= gemma.seq_len:
             self._error(
@@ -367,7 +298,7 @@ class _Reader:
         if not dispatcher.gemma_enabled and not dispatcher.fallback and not self._errors:
             self._error(
                 self._line("dispatcher", "gemma_enabled"),
-                "gemma_enabled: false leaves nobody to answer; name a fallback in fallback_order",
+                "gemma_enabled: false leaves no engine to answer; name a fallback in fallback_order",
             )
         if not dispatcher.gemma_enabled and dispatcher.mode == "force_local":
             self._error(
@@ -375,7 +306,7 @@ class _Reader:
                 "mode: force_local needs the local engine, but gemma_enabled is false; change one of the two",
             )
 
-    def _endpoint(self, name: str, hosts: frozenset[str]) -> Endpoint | None:
+    def _endpoint(self, name: str, hosts: frozenset[str]) -> Fallback | None:
         if name == OWN_ENGINE:
             line = self._line("dispatcher", "fallback_order")
             self._error(line, f"fallback_order: {name} is what status and log call the worker's own engine; rename it")
@@ -401,13 +332,14 @@ class _Reader:
             self._error(line, "an API key goes over https, or to this machine; the endpoint is http elsewhere")
         model = entries.get("default_model") or entries.get("model")
         timeout = entries.get("timeout")
-        return Endpoint(
-            name,
+        endpoint = EndpointOptions(
             url,
-            self._parsed("default_model", model, _NAME) if model and model.value else None,
-            api_key,
-            self._parsed("timeout", timeout, _number(0.1, 86400, " of seconds")) if timeout else None,
+            model=self._parsed("default_model", model, _NAME) if model and model.value else None,
+            api_key=api_key,
+            allowed_hosts=hosts,
         )
+        seconds = self._parsed("timeout", timeout, _number(0.1, 86400, " of seconds")) if timeout else None
+        return Fallback(name, endpoint, seconds)
 
     def _url(self, name: str, section: Section, hosts: frozenset[str]) -> str | None:
         entry = section.entries.get("endpoint")
@@ -421,7 +353,7 @@ class _Reader:
         except ValueError:
             host = ""
         if not text.startswith(("http://", "https://")) or not host or "@" in parts.netloc or re.search(r"\s", text):
-            # A password would go from a file that few can read into the log.
+            # Do not copy a password from a protected file into the log.
             found = "one with a user or password in it; use api_key_file" if "@" in text else repr(text[:60])
             self._error(line, f"[{name}] endpoint: expected http://HOST:PORT or https://HOST, found {found}")
             return None
@@ -457,13 +389,18 @@ class _Reader:
             if path.stat().st_mode & stat.S_IROTH:
                 self._warn(file.line, f"api_key_file: everybody can read {path}; chmod o-r")
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "no ASCII"
+            reason = error.strerror if isinstance(error, OSError) else "not ASCII"
             self._error(file.line, f"api_key_file: {path} cannot be read: {reason}")
             return None
         if not is_key(key):
             self._error(file.line, f"api_key_file: expected one key of printable characters in {path}")
             return None
         return key
+
+
+def _taken(values: dict[str, Any], options: Any) -> dict[str, Any]:
+    """Remove the fields of `options` from `values`, and return them."""
+    return {one.name: values.pop(one.name) for one in fields(options) if one.name in values}
 
 
 def _unknown(title: str, key: str, known: Any) -> str:
@@ -473,13 +410,3 @@ def _unknown(title: str, key: str, known: Any) -> str:
         return f"{key} is not read: the worker listens on a Unix socket and never on TCP"
     near = difflib.get_close_matches(key, list(known), n=1)
     return f"the key {key} is not read in [{title}]" + (f"; did you mean {near[0]}?" if near else "")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine: a loopback address or the name localhost."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

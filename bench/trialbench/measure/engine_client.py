@@ -1,7 +1,7 @@
-"""Any engine as the client of a measurement: the same workloads, samples and statistics as for llama-server.
+"""Lets a measurement use any engine as its client, with the same workloads, samples and statistics as llama-server.
 
-An engine's failure becomes the sample's `error_class`: `connect`, `dropped`, `timeout` and `bad_reply` where they mean
-the same, `http_<code>` of the table of failures for everything else, with the class's name before the detail.
+An engine's failure becomes the sample's `error_class`: `connect`, `dropped`, `timeout` or `bad_reply` for equivalent
+failures, else `http_<code>` with the code of the failure table. The detail begins with the name of the failure class.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from trialbench.engines.failures import (
     TIMEOUT,
     Failure,
 )
-from trialbench.engines.openai_http import Reply
 from trialbench.errors import TrialbenchError
+from trialbench.measure.client import Reply
 from trialbench.workloads import Workload
 
 _SAME = {TIMEOUT.name: "timeout", BAD_REPLY.name: "bad_reply", REPLACEMENT_CHARACTERS.name: "bad_reply"}
 
 
 class MixedSourcesError(TrialbenchError):
-    """A reply came from another source than the engine that is measured."""
+    """A reply came from a source other than the measured engine."""
 
 
 class EngineClient:
-    """Stands where `ChatClient` stands in a measurement.
+    """Takes the place of `ChatClient` in a measurement.
 
     Args:
         engine: closed by `close`.
@@ -46,7 +46,7 @@ class EngineClient:
         self._interrupted_s = float("inf")
 
     def encode(self, workload: Workload, *, cache_prompt: bool) -> bytes:
-        """What each request asks, as JSON: the same for every sample of a segment."""
+        """The request as JSON, the same for every sample of a segment."""
         body: dict[str, Any] = {"messages": workload.messages, "max_tokens": workload.limits.max_tokens}
         body |= {"temperature": workload.limits.temperature, "cache_prompt": cache_prompt}
         return json.dumps({**body, "request": dict(workload.request)}).encode()
@@ -126,7 +126,7 @@ def _reply(result: Result, *, cut_off: bool) -> Reply:
     if result.finish_reason == "cancelled" or (failure is not None and failure.failure_class is TIMEOUT and cut_off):
         reply.error_class, reply.error_detail = "cut_off", "ended by the time limit or a signal"
     elif failure is not None and failure.failure_class is EMPTY_OUTPUT:
-        # The measurement has a word of its own for it.
+        # Measurements name this failure themselves.
         reply.latency_ms, reply.finish_reason = result.total_ms, "stop"
     elif failure is not None:
         reply.error_class = _error_class(failure, begun=result.first_token_s is not None)

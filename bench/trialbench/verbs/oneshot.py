@@ -1,4 +1,4 @@
-"""The verbs of the engines: `oneshot`, and `engines`, which puts several runs into one table."""
+"""The verb `oneshot`, and the command `gemma_oneshot`, which is `trialbench oneshot --engine gemma-cpp`."""
 
 from __future__ import annotations
 
@@ -7,55 +7,48 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trialbench.errors import UsageError
+from trialbench.terminal import ended, line, say, screen
+from trialbench.verbs.select import add_options, find_config, make_engine
 
 if TYPE_CHECKING:
     from trialbench.engines.contract import Constraint, Deadlines, Generation, Trial
 
 EXIT_OK, EXIT_REFUSED, EXIT_DOUBTFUL, EXIT_FAILED = 0, 2, 3, 4
-EXIT_CODES = "exit codes: 0 a reply, 2 refused or wrong usage, 3 a doubtful reply, 4 no reply, 128+N ended by signal N"
+_EXIT_CODES = "exit codes: 0 a reply, 2 refused or wrong usage, 3 a doubtful reply, 4 no reply, 128+N ended by signal N"
 _MAX_PROMPT = 16 << 20
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb `oneshot`; nothing heavy is imported before it runs."""
-    oneshot = verbs.add_parser("oneshot", help="one prompt, its reply streamed to standard output", epilog=EXIT_CODES)
-    add_oneshot(oneshot)
+    oneshot = verbs.add_parser("oneshot", help="one prompt, its reply streamed to standard output", epilog=_EXIT_CODES)
+    _add_arguments(oneshot)
 
 
-def add_table(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb `engines`, which reads what a measurement wrote: it has no place in a worker's program."""
-    engines = verbs.add_parser("engines", help="put runs of several engines into one table")
-    engines.add_argument("summaries", type=Path, nargs="+", metavar="SUMMARY.json", help="of `trialbench run`")
-    engines.set_defaults(verb=_engines)
-
-
-def add_oneshot(oneshot: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """The arguments of `oneshot`; `required`: whether the engine must be named."""
-    from trialbench.engines.select import add_options
-
+def _add_arguments(oneshot: argparse.ArgumentParser, *, required: bool = True) -> None:
     oneshot.add_argument("prompt", nargs="?", help="the prompt; - reads standard input")
-    oneshot.add_argument("--prompt-file", type=Path, metavar="FILE", help="take the prompt from here, verbatim")
+    oneshot.add_argument("--prompt-file", type=Path, metavar="FILE", help="read the prompt from here, verbatim")
     add_options(oneshot, required=required)
     oneshot.add_argument(
-        "--timeout", type=float, metavar="S", help="of it all (default: generation_timeout of --config, else 60)"
+        "--timeout", type=float, metavar="S", help="in total (default: generation_timeout from --config, else 60)"
     )
-    oneshot.add_argument("--first-timeout", type=float, metavar="S", help="to the first token (default: no own limit)")
-    oneshot.add_argument("--token-timeout", type=float, metavar="S", help="between two tokens (default: no own limit)")
+    oneshot.add_argument("--first-timeout", type=float, metavar="S", help="to the first token (default: no limit)")
+    oneshot.add_argument("--token-timeout", type=float, metavar="S", help="between two tokens (default: no limit)")
     oneshot.add_argument("--max-tokens", type=int, metavar="N")
     oneshot.add_argument("--temperature", type=float, metavar="T")
     oneshot.add_argument("--top-k", type=int, metavar="N")
     oneshot.add_argument("--top-p", type=float, metavar="P")
     oneshot.add_argument("--seed", type=int, metavar="N")
-    oneshot.add_argument("--deterministic", action="store_true", default=None, help="the same reply each time")
+    oneshot.add_argument("--deterministic", action="store_true", default=None, help="give the same reply every time")
     oneshot.add_argument("--cache-prompt", action="store_true", help="let the server reuse its prompt cache")
     oneshot.add_argument("--grammar", type=Path, metavar="FILE", help="the reply must match this GBNF grammar")
     oneshot.add_argument("--json-schema", type=Path, metavar="FILE", help="the reply must fit this JSON schema")
     oneshot.add_argument(
-        "--allowed-token", action="append", metavar="ID|TEXT", help="the reply consists of these alone; repeatable"
+        "--allowed-token", action="append", metavar="ID|TEXT", help="the reply may contain only these; repeatable"
     )
     oneshot.add_argument("--result", type=Path, metavar="FILE.json", help="write text, times, memory and labels here")
     oneshot.set_defaults(verb=_oneshot)
@@ -63,18 +56,16 @@ def add_oneshot(oneshot: argparse.ArgumentParser, *, required: bool = True) -> N
 
 def _oneshot(options: argparse.Namespace) -> int:
     from trialbench.engines.contract import Token
-    from trialbench.engines.select import find_config, make_engine
     from trialbench.files import write_json
-    from trialbench.terminal import line, say, screen
 
     kept: Path | None = options.result
     if kept is not None and (kept.is_dir() or not kept.absolute().parent.is_dir()):
-        # Before a reply that would be shown and then not be kept.
-        raise UsageError(f"--result: expected a file in a folder that is there, found {kept}")
+        # Checked before the reply, which would otherwise be shown and then lost.
+        raise UsageError(f"--result: expected a file in an existing folder, found {kept}")
     find_config(options)
     trial = _trial(options)
     engine = make_engine(options)
-    # What a model says is shown on a terminal and never obeyed by it; a file or a pipe gets it as it is.
+    # Control characters are escaped for a terminal; a file or pipe gets the reply unchanged.
     shown = screen if sys.stdout.isatty() else str
     caught = _Signals()
     try:
@@ -104,7 +95,7 @@ def _oneshot(options: argparse.Namespace) -> int:
 
 
 def _write(text: str) -> None:
-    """Unbuffered, and in bytes: half a surrogate pair must not end the command."""
+    """Write unbuffered bytes: an unpaired surrogate must not end the command."""
     sys.stdout.flush()
     data = text.encode("utf-8", "replace")
     descriptor = sys.stdout.fileno()
@@ -113,7 +104,7 @@ def _write(text: str) -> None:
 
 
 class _Signals:
-    """Ctrl-C and SIGTERM cancel the generation, in order; a second one changes nothing."""
+    """Ctrl-C and SIGTERM cancel the generation in order; a second signal changes nothing."""
 
     def __init__(self) -> None:
         self._generation: Generation | None = None
@@ -121,13 +112,13 @@ class _Signals:
         self._before = {number: signal.signal(number, self._caught) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def end(self, generation: Generation) -> None:
-        """From here on a signal ends `generation`; at once, where one has come already."""
+        """From now on, a signal cancels `generation`; at once if one has already arrived."""
         self._generation = generation
         if self.number is not None:
             generation.cancel()
 
     def restore(self) -> None:
-        """Put the old handlers back."""
+        """Restore the old handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -159,9 +150,9 @@ def _deadlines(options: argparse.Namespace) -> Deadlines:
 
     total_s = options.timeout
     if total_s is None and options.engine == "gemma-cpp" and options.config is not None:
-        from trialbench.worker.config import load
+        from trialbench.config.fazai import load
 
-        total_s = load(options.config)[0].gemma.generation_timeout_s
+        total_s = load(options.config)[0].deadlines.total_s
     return Deadlines(options.first_timeout, options.token_timeout, DEFAULT_TIMEOUT_S if total_s is None else total_s)
 
 
@@ -198,16 +189,25 @@ def _constraint(options: argparse.Namespace) -> Constraint | None:
     return Constraint(
         grammar=_decoded(options.grammar.read_bytes(), options.grammar) if options.grammar else None,
         json_schema=schema,
-        # Ids have at most as many digits as any vocabulary needs; other numerals are text, as they are to a model.
+        # Ids have at most as many digits as any vocabulary needs; longer numbers are text, as they are to a model.
         allowed_tokens=[int(one) if re.fullmatch("[0-9]{1,9}", one) else one for one in options.allowed_token]
         if options.allowed_token
         else None,
     )
 
 
-def _engines(options: argparse.Namespace) -> int:
-    from trialbench.engines.side_by_side import engines_table
-    from trialbench.terminal import say
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `gemma_oneshot`: one prompt, its reply on standard output; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="gemma_oneshot",
+        description="One prompt for gemma.cpp, its reply streamed to standard output.",
+        epilog=_EXIT_CODES,
+    )
+    _add_arguments(parser, required=False)
+    options = parser.parse_args(arguments)
+    options.engine = options.engine or "gemma-cpp"
+    return ended("gemma_oneshot", lambda: options.verb(options))
 
-    say(engines_table(options.summaries))
-    return 0
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Engines by name: the options of the command line, and the engine that they describe."""
+"""The options that name an engine, and the engine that they describe."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 from trialbench.errors import UsageError
 
 if TYPE_CHECKING:
+    from trialbench.config.engine import EngineChoice
     from trialbench.engines.contract import Engine
     from trialbench.engines.gemma_cpp import GemmaOptions
-    from trialbench.engines.measured import EngineClient
-    from trialbench.engines.supervisor import Bounds
-    from trialbench.worker.config import GemmaSettings
+    from trialbench.measure.engine_client import EngineClient
 
-# Where fazai.conf lies when nobody says where.
+# The default path of fazai.conf.
 DEFAULT_CONFIG = Path("/etc/fazai/fazai.conf")
 NAMES = ("gemma-cpp", "llama-server", "openai")
-# Where the live suite and the command line look when an option is left out.
+# Defaults of the options, for the live suite and the command line.
 _BINARY, _WEIGHTS, _TOKENIZER = "GEMMA_CPP_BINARY", "GEMMA_CPP_WEIGHTS", "GEMMA_CPP_TOKENIZER"
 
 
@@ -28,23 +27,23 @@ def add_options(parser: argparse.ArgumentParser, *, required: bool = True, url: 
 
     Args:
         required: whether `--engine` must be given.
-        url: whether to add `--url` and `--model`; False where the verb has its own.
+        url: whether to add `--url` and `--model`; False if the verb has its own.
     """
     parser.add_argument("--engine", choices=NAMES, required=required, help="what generates")
     group = parser.add_argument_group("engine")
     if url:
         group.add_argument("--url", help="llama-server, openai: such as http://127.0.0.1:11435")
-        group.add_argument("--model", help="what the model is called; sent to servers that need it")
-    group.add_argument("--bits", type=int, help="bits per weight, as declared (default: by the file's type, or none)")
+        group.add_argument("--model", help="name of the model; sent to servers that need it")
+    group.add_argument("--bits", type=int, help="declared bits per weight (default: from the file's type, or none)")
     group.add_argument("--gguf", type=Path, metavar="FILE", help="llama-server: its model's file, for bits and hash")
     group.add_argument(
-        "--allow-host", action="append", default=[], metavar="HOST", help="openai: a host beside the loopback"
+        "--allow-host", action="append", default=[], metavar="HOST", help="openai: a host besides the loopback"
     )
     group.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help=f"gemma-cpp: take what is not given from fazai.conf (default: {DEFAULT_CONFIG}, where there is one)",
+        help=f"gemma-cpp: defaults for other options, from fazai.conf (default: {DEFAULT_CONFIG} if it exists)",
     )
     group.add_argument("--binary", type=Path, metavar="FILE", help=f"gemma-cpp: absolute path (default: ${_BINARY})")
     group.add_argument("--weights", type=Path, metavar="FILE", help=f"gemma-cpp: the .sbs file (default: ${_WEIGHTS})")
@@ -56,13 +55,14 @@ def add_options(parser: argparse.ArgumentParser, *, required: bool = True, url: 
     group.add_argument("--weight-format", metavar="NAME", help="gemma-cpp: f32, bf16, sfp, i8 or nuq; gives the bits")
     group.add_argument("--num-threads", type=int, metavar="N", help="gemma-cpp (default: the binary decides)")
     group.add_argument("--seq-len", type=int, metavar="N", help="gemma-cpp: the context (default: 8192)")
-    group.add_argument("--memory-mib", type=float, metavar="MIB", help="gemma-cpp: end a generation that takes more")
+    group.add_argument("--memory-mib", type=float, metavar="MIB", help="gemma-cpp: end a generation that exceeds this")
 
 
 def find_config(options: argparse.Namespace) -> None:
-    """Put the file in its usual place, if there is one, where gemma-cpp is asked and `--config` is left out.
+    """Use the default configuration file, if it exists, for gemma-cpp without `--config`.
 
-    Who names another engine does not mean the file of gemma.cpp's service, which he may not even be allowed to read.
+    It does not apply to other engines: it belongs to gemma.cpp's service, and users of other engines may not be allowed
+    to read it.
     """
     if options.config is None and options.engine == "gemma-cpp" and DEFAULT_CONFIG.exists():
         options.config = DEFAULT_CONFIG
@@ -74,20 +74,20 @@ def make_engine(options: argparse.Namespace) -> Engine:
     Raises:
         UsageError: something it needs is missing or wrong.
     """
-    if options.engine == "gemma-cpp":
-        from trialbench.engines.gemma_cpp import GemmaCpp
-        from trialbench.engines.supervisor import Supervisor
+    from trialbench.config.engine import gemma_engine, http_engine
 
+    if options.engine == "gemma-cpp":
         chosen = gemma_options(options)
-        engine = GemmaCpp(chosen, Supervisor(_bounds(options)))
-        engine.owns_supervisor = True
-        return engine
+        # 0 would mean no limit, and NaN is never reached.
+        if options.memory_mib is not None and not 0 < options.memory_mib < float("inf"):
+            raise UsageError(f"--memory-mib: expected MiB above 0, found {options.memory_mib:g}")
+        return gemma_engine(chosen, memory_mib=options.memory_mib)
     if not options.url:
         raise UsageError(f"--engine {options.engine}: expected --url http://HOST:PORT, found none")
     if options.bits is not None and not 1 <= options.bits <= 64:
         raise UsageError(f"--bits: expected 1 to 64, found {options.bits}")
     from trialbench.engines.credentials import environment_key
-    from trialbench.engines.openai_stream import EndpointOptions, LlamaServer, OpenAICompatible
+    from trialbench.engines.endpoint import EndpointOptions
 
     endpoint = EndpointOptions(
         options.url,
@@ -96,13 +96,35 @@ def make_engine(options: argparse.Namespace) -> Engine:
         api_key=environment_key(),
         allowed_hosts=frozenset(options.allow_host),
     )
-    if options.engine == "llama-server":
-        return LlamaServer(endpoint, gguf=options.gguf)
-    return OpenAICompatible(endpoint)
+    return http_engine(options.engine, endpoint, gguf=options.gguf)
+
+
+def choose(options: argparse.Namespace) -> EngineChoice:
+    """The engine that `options` and the configuration describe, for a worker or a proof.
+
+    `--engine` defaults to gemma-cpp, and its `--config` to the default file if it exists.
+
+    Raises:
+        UsageError: a wrong configuration, or an option that the engine needs and that is missing.
+        Refused: the URL's host is not allowed.
+    """
+    from trialbench.config.engine import EngineChoice
+    from trialbench.config.fazai import load
+    from trialbench.config.settings import Settings
+
+    found = argparse.Namespace(**vars(options))
+    found.engine = options.engine or "gemma-cpp"
+    find_config(found)
+    settings, notes = (Settings(), []) if found.config is None else load(found.config)
+
+    def make(url: str | None) -> Engine:
+        return make_engine(argparse.Namespace(**{**vars(found), "url": url or found.url}))
+
+    return EngineChoice(settings, make, tuple(str(note) for note in notes))
 
 
 def measuring_client(options: argparse.Namespace) -> EngineClient | None:
-    """The client of `trialbench run --engine`; None where no engine is named, and `--url` alone says whom to ask."""
+    """The client of `trialbench run --engine`; None without an engine, when `--url` names the server."""
     if options.engine is None:
         if not options.url:
             raise UsageError("run: expected --url http://HOST:PORT or --engine NAME, found neither")
@@ -111,24 +133,24 @@ def measuring_client(options: argparse.Namespace) -> EngineClient | None:
         raise UsageError("--stream: leave it out with --engine: engines always stream")
     if options.omit:
         raise UsageError("--omit: leave it out with --engine: it names fields of the plain client's request")
-    from trialbench.engines.measured import EngineClient, label_text
+    from trialbench.measure.engine_client import EngineClient, label_text
 
     find_config(options)
     engine = make_engine(options)
     if options.cache_prompt and "cache" not in engine.capabilities:
         engine.close()
-        # A table would say "on" of an engine that has none.
+        # Otherwise a table would show "on" for an engine without a cache.
         raise UsageError(f"--cache-prompt: leave it out: {options.engine} has no prompt cache that could be asked for")
-    # Some engines know only now what they are.
+    # Some engines learn their label only from the probe.
     engine.probe(hashes=False)
-    # What the table shows, unless the caller has a name of his own.
+    # The name in the table, unless the user gives one.
     options.label = options.label or label_text(engine.label)
     options.url = options.url or engine.label.source
     return EngineClient(engine)
 
 
 def gemma_options(options: argparse.Namespace) -> GemmaOptions:
-    """Options of the command line, else the environment's, else those of `--config`.
+    """Options from the command line, else from the environment, else from `--config`.
 
     Raises:
         UsageError: no binary or no weights are named.
@@ -140,10 +162,9 @@ def gemma_options(options: argparse.Namespace) -> GemmaOptions:
     binary = options.binary or _from_environment(_BINARY)
     weights = options.weights or _from_environment(_WEIGHTS)
     if options.config is not None:
-        from trialbench.worker.config import load
+        from trialbench.config.fazai import load
 
-        settings, _warnings = load(options.config)
-        base = from_settings(settings.gemma)
+        base = load(options.config)[0].gemma
         base = replace(base, binary=binary or base.binary, weights=weights or base.weights)
     elif binary is None or weights is None:
         missing = "--binary" if binary is None else "--weights"
@@ -159,42 +180,10 @@ def gemma_options(options: argparse.Namespace) -> GemmaOptions:
         "num_threads": options.num_threads,
         "seq_len": options.seq_len,
     }
-    # Bits of an .sbs file come from its format alone, so that the two can't contradict each other.
+    # The bits of an .sbs file follow from its format, so that the two can't contradict each other.
     if options.bits is not None:
         raise UsageError("--bits: gemma-cpp's bits follow from --weight-format")
     return replace(base, **{name: value for name, value in given.items() if value is not None})
-
-
-def from_settings(settings: GemmaSettings) -> GemmaOptions:
-    """What `[gemma_cpp]` of fazai.conf says, as the engine takes it."""
-    from trialbench.engines.gemma_cpp import GemmaOptions
-
-    return GemmaOptions(
-        binary=settings.binary,
-        weights=settings.weights,
-        tokenizer=settings.tokenizer,
-        binary_sha256=settings.binary_sha256,
-        weights_sha256=settings.weights_sha256,
-        model=settings.default_model,
-        weight_format=settings.weight_format,
-        max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-        top_k=settings.top_k,
-        deterministic=settings.deterministic,
-        num_threads=settings.num_threads,
-        seq_len=settings.seq_len,
-        pin=settings.pin,
-        map=settings.map,
-    )
-
-
-def _bounds(options: argparse.Namespace) -> Bounds:
-    from trialbench.engines.supervisor import Bounds
-
-    # 0 would be no limit, and NaN one that nothing ever reaches.
-    if options.memory_mib is not None and not 0 < options.memory_mib < float("inf"):
-        raise UsageError(f"--memory-mib: expected MiB above 0, found {options.memory_mib:g}")
-    return Bounds(memory_mib=options.memory_mib)
 
 
 def _from_environment(name: str) -> Path | None:

@@ -1,13 +1,12 @@
-"""Streamed generations over HTTP: one connection each, deadlines at the socket, a cancel that closes it.
+"""Streamed generations over the wire, for engines: one connection each, with deadlines and cancellation.
 
-Cancelling a reply means to disconnect. Whether the server has understood is another question: where it shows its slots
-the end is reported only once ours has been seen free.
+Canceling a reply means disconnecting, but the server may notice late. If it shows its slots, the end is reported only
+once ours is free.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.cookiejar
 import json
 import socket
 import threading
@@ -16,10 +15,6 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpcore
-import httpx
-
-from trialbench.engines import sse
 from trialbench.engines.contract import (
     Deadlines,
     Done,
@@ -48,14 +43,14 @@ from trialbench.engines.failures import (
     Failure,
     FailureClass,
 )
+from trialbench.engines.llama.messages import PARSE_ERRORS, Message, clean, events
+from trialbench.engines.llama.wire import CONNECT_S, Connection, Response, WireError, chunks, fetch
 from trialbench.engines.process import timeout
-from trialbench.engines.transport import DeadlineError, WireTransport
 
 MAX_REPLY_BYTES = 16 << 20
 _MAX_SMALL_BYTES = 8 << 20
-_CONNECT_S = 5.0
 _DETAIL = 300
-# A reader who stops reading keeps the slot no longer than this beyond the total deadline.
+# A reader that stops reading occupies the slot at most this long after the total deadline.
 _OVERDUE_S = 2.0
 _BY_STATUS: Mapping[int, FailureClass] = {
     400: BAD_ARGUMENTS,
@@ -73,25 +68,14 @@ _BY_STATUS: Mapping[int, FailureClass] = {
     504: TIMEOUT,
 }
 _TOO_LONG = ("exceeds the available context", "context size", "context length", "exceed_context_size", "too long")
+_FINISH: Mapping[str, FinishReason] = {"stop": "stop", "length": "length", "limit": "length", "eos": "stop"}
+_USAGE = ("prompt_tokens", "completion_tokens", "cached_tokens", "prompt_ms", "predicted_ms")
 _TOO_LARGE_S = 1e9
-
-
-@dataclass
-class Piece:
-    """What one event of the stream says. `last`: no further one is needed."""
-
-    text: str = ""
-    ids: tuple[int, ...] = ()
-    finish_reason: FinishReason | None = None
-    usage: Mapping[str, Any] = field(default_factory=dict)
-    thinking: str = ""
-    error: Failure | None = None
-    last: bool = False
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where to send, and how.
+    """A server and its API key.
 
     Args:
         url: without path: `http://127.0.0.1:8080`.
@@ -101,63 +85,52 @@ class Server:
     url: str
     api_key: str | None = field(default=None, repr=False)
 
-    def client(self, transport: WireTransport) -> httpx.Client:
-        """A client that obeys nothing but us: no proxy of the environment, no cookie, no redirect, no compression."""
-        headers = {"Accept-Encoding": "identity"}
-        if self.api_key:
-            headers["Authorization"] = f"Bearer {self.api_key}"
-        cookies = http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
-        return httpx.Client(transport=transport, headers=headers, cookies=cookies, trust_env=False)
+    def connection(self) -> Connection:
+        """A connection for one request that streams."""
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+        return Connection(self.url, api_key=self.api_key, keep_alive=False, headers=headers)
 
     def call(self, method: str, path: str, body: Any = None, *, timeout_s: float = 5.0) -> Any:
         """A small JSON request and its reply.
 
         Raises:
-            CallError: no reply, another status than 200, or no JSON.
+            CallError: no reply, a status other than 200, or not JSON.
         """
-        transport = WireTransport(keep_alive=False)
-        transport.wire.deadline_s = time.monotonic() + timeout_s
-        client = self.client(transport)
         try:
-            request = client.build_request(
-                method, self.url + path, json=body, timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_S))
+            status, raw = fetch(
+                self.url, method, path, body, timeout_s=timeout_s, limit=_MAX_SMALL_BYTES, api_key=self.api_key
             )
-            with contextlib.closing(client.send(request, stream=True)) as response:
-                raw = b"".join(_bounded(response, _MAX_SMALL_BYTES))
-            if response.status_code != 200:
-                raise CallError(by_status(response.status_code, raw.decode("utf-8", "replace")))
+        except WireError as error:
+            if error.kind == "deadline":
+                raise CallError(Failure(TIMEOUT, f"{path}: no answer within {timeout_s:g} s")) from None
+            if error.kind == "too_long":
+                raise CallError(Failure(BAD_REPLY, f"{path}: expected JSON, found too much")) from error
+            raise CallError(Failure(CONNECTION, f"{path}: {error}")) from error
+        if status != 200:
+            raise CallError(by_status(status, raw.decode("utf-8", "replace")))
+        try:
             return json.loads(raw)
-        except DeadlineError:
-            raise CallError(Failure(TIMEOUT, f"{path}: no answer within {timeout_s:g} s")) from None
-        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, httpx.HTTPError) as error:
-            raise CallError(Failure(CONNECTION, f"{path}: {error or type(error).__name__}")) from error
-        except (_TooLongError, ValueError, RecursionError) as error:
-            raise CallError(Failure(BAD_REPLY, f"{path}: expected JSON, found {error or 'too much'}")) from error
-        finally:
-            client.close()
+        except (ValueError, RecursionError) as error:
+            raise CallError(Failure(BAD_REPLY, f"{path}: expected JSON, found {error}")) from error
 
 
 class CallError(Exception):
-    """A small request failed; `failure` says how."""
+    """A small request failed; `failure` says why."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.detail)
         self.failure = failure
 
 
-class _TooLongError(Exception):
-    """More came than a reply may hold."""
-
-
 class HttpGeneration:
-    """One streamed reply as a `Generation`. The request leaves with the first event that is asked for.
+    """One streamed reply as a `Generation`. The request is sent when the first event is requested.
 
     Args:
-        read: makes a `Piece` of (field, value) of a line of the stream.
-        quiet: called after a reply that did not end by itself; waits until the server has let go of it. Returns whether
-            that was seen, and what to note about it.
-        track: told +1 when the request is about to leave, and -1 at the end of all.
-        facts: what stands on the result beside the rest.
+        read: parses (field, value) of a line of the stream into a `Message`.
+        quiet: called after a reply that did not end by itself; waits until the server has stopped it. Returns whether
+            that was seen, and facts about it.
+        track: called with +1 before the request is sent, and with -1 at the end.
+        facts: additional facts for the result.
     """
 
     def __init__(
@@ -167,7 +140,7 @@ class HttpGeneration:
         path: str,
         body: Mapping[str, Any],
         deadlines: Deadlines,
-        read: Callable[[str, str], Piece],
+        read: Callable[[str, str], Message],
         *,
         quiet: Callable[[], tuple[bool, Mapping[str, Any]]] | None = None,
         track: Callable[[int], None] | None = None,
@@ -182,9 +155,10 @@ class HttpGeneration:
         self._quiet = quiet
         self._track = track or (lambda _step: None)
         self._facts = dict(facts or {})
-        # A signal's handler may cancel while the main thread holds it.
+        # A signal handler may cancel while the main thread holds it.
         self._lock = threading.RLock()
-        self._transport = WireTransport(keep_alive=False)
+        self._connection = server.connection()
+        self._wire = self._connection.wire
         self._socket: socket.socket | None = None
         self._cancelled_s: float | None = None
         self._texts: list[str] = []
@@ -205,7 +179,7 @@ class HttpGeneration:
         return self._events
 
     def cancel(self) -> None:
-        """Disconnect soon: at once where the reply has begun, within 0.2 s before."""
+        """Disconnect soon: at once if the reply has begun, else within 0.2 s."""
         with self._lock:
             if self._result is not None or self._cancelled_s is not None:
                 return
@@ -213,7 +187,7 @@ class HttpGeneration:
         self._cut()
 
     def result(self) -> Result:
-        """What came of it; waits for the end."""
+        """The outcome; waits for the end."""
         for _ in self._events:
             pass
         if self._result is None:
@@ -225,7 +199,7 @@ class HttpGeneration:
     def _cut(self) -> None:
         with self._lock:
             self._cut_off = True
-            self._transport.wire.deadline_s = 0.0
+            self._wire.deadline_s = 0.0
             if self._socket is not None:
                 try:
                     self._socket.shutdown(socket.SHUT_RDWR)
@@ -248,7 +222,7 @@ class HttpGeneration:
         finally:
             overdue.cancel()
             if left:
-                # The caller left early: that is a cancel.
+                # The caller left early, which is a cancel.
                 self.cancel()
             last = self._settle(failure)
         yield last
@@ -265,71 +239,73 @@ class HttpGeneration:
         self._waiting = which if at_s < self._total_s else "total"
         with self._lock:
             if not self._cut_off:
-                self._transport.wire.deadline_s = min(at_s, self._total_s)
+                self._wire.deadline_s = min(at_s, self._total_s)
 
     def _stream(self) -> Generator[Event, None, Failure | None]:
-        client = self._server.client(self._transport)
-        try:
-            request = client.build_request(
-                "POST",
-                self._server.url + self._path,
-                content=self._body,
-                headers={"Content-Type": "application/json", "Accept": "text/event-stream"},
-                timeout=httpx.Timeout(self._deadlines.total_s, connect=min(_CONNECT_S, self._deadlines.total_s)),
-            )
-            with contextlib.closing(client.send(request, stream=True)) as response:
+        with contextlib.closing(self._connection) as connection:
+            try:
+                with connection.exchange(
+                    "POST",
+                    self._path,
+                    self._body,
+                    timeout_s=self._deadlines.total_s,
+                    connect_timeout_s=min(CONNECT_S, self._deadlines.total_s),
+                ) as response:
+                    with self._lock:
+                        stream = response.extensions.get("network_stream")
+                        self._socket = stream.get_extra_info("socket") if stream is not None else None
+                        if self._cut_off:
+                            raise WireError("deadline")
+                    return (yield from self._take(response))
+            except WireError as error:
+                return self._failure(error)
+            finally:
                 with self._lock:
-                    stream = response.extensions.get("network_stream")
-                    self._socket = stream.get_extra_info("socket") if stream is not None else None
-                    if self._cut_off:
-                        raise DeadlineError
-                return (yield from self._take(response))
-        except DeadlineError:
-            return timeout(self._waiting, self._deadlines)
-        except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-            return Failure(CONNECTION, f"no connection to {self._server.url}: {error or 'in time'}")
-        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-            return Failure(CONNECTION, f"the connection ended within the reply: {error or type(error).__name__}")
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return Failure(BAD_REPLY, f"{type(error).__name__}: {error}")
-        except _TooLongError:
-            return Failure(OUTPUT_LIMIT, f"more than {MAX_REPLY_BYTES >> 20} MiB")
-        finally:
-            with self._lock:
-                self._socket = None
-            client.close()
+                    self._socket = None
 
-    def _take(self, response: httpx.Response) -> Generator[Event, None, Failure | None]:
+    def _failure(self, error: WireError) -> Failure:
+        if error.kind == "deadline":
+            return timeout(self._waiting, self._deadlines)
+        if error.kind == "connect":
+            return Failure(CONNECTION, f"no connection to {self._server.url}: {str(error) or 'in time'}")
+        if error.kind == "dropped":
+            return Failure(CONNECTION, f"the connection ended within the reply: {error}")
+        if error.kind == "unusable":
+            return Failure(BAD_REPLY, str(error))
+        return Failure(OUTPUT_LIMIT, f"more than {MAX_REPLY_BYTES >> 20} MiB")
+
+    def _take(self, response: Response) -> Generator[Event, None, Failure | None]:
         if response.status_code != 200:
-            text = b"".join(_bounded(response, 1 << 16)).decode("utf-8", "replace")
+            text = b"".join(chunks(response, 1 << 16)).decode("utf-8", "replace")
             return by_status(response.status_code, text)
         complete = False
-        for name, value in sse.events(_bounded(response, MAX_REPLY_BYTES)):
+        for name, value in events(chunks(response, MAX_REPLY_BYTES)):
             if self._cancelled_s is not None:
-                return None  # what had come in the same read is not handed out any more
+                return None  # events from the same read are not yielded any more
             try:
-                piece = self._read(name, value)
-            except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+                message = self._read(name, value)
+            except PARSE_ERRORS as error:
                 return Failure(BAD_REPLY, f"{type(error).__name__} {error}: {value[:80]!r}")
-            if piece.error is not None:
-                return piece.error
-            self._usage.update(piece.usage)
-            self._finish = piece.finish_reason or self._finish
-            complete = complete or piece.last
-            if piece.text:
-                t_s = self._transport.wire.last_read_s or time.monotonic()
+            if message.error is not None:
+                return error_event(message.error)
+            self._usage.update(_usage(message.counts))
+            self._finish = _finish(message.finish_reason) or self._finish
+            complete = complete or message.last
+            text, thinking = clean(message.content or ""), message.reasoning or ""
+            if text:
+                t_s = self._wire.last_read_s or time.monotonic()
                 if self._first_s is None:
                     self._first_s = t_s
-                self._texts.append(piece.text)
+                self._texts.append(text)
                 self._chunks += 1
-                yield Token(piece.text, t_s, piece.ids[0] if len(piece.ids) == 1 else None)
-            self._thinking += len(piece.thinking)
-            if piece.text or piece.thinking:
+                yield Token(text, t_s, message.ids[0] if len(message.ids) == 1 else None)
+            self._thinking += len(thinking)
+            if text or thinking:
                 self._wait_for("between", self._deadlines.between_s)
         if not complete:
             kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
             if kind and kind.lower() != "text/event-stream":
-                # A page, or a whole reply of a server that does not stream: to ask again would not help.
+                # A page, or a complete reply of a server that does not stream: a retry would not help.
                 return Failure(BAD_REPLY, f"expected a stream of events (text/event-stream), found {kind[:60]}")
             return Failure(CONNECTION, "the stream ended before its end was said")
         return self._judge()
@@ -348,8 +324,8 @@ class HttpGeneration:
             cancelled_s = self._cancelled_s
         facts = dict(self._facts)
         clean, quiet_ms = True, None
-        # A reply that came to its end was there with its last byte.
-        ended_s = (self._transport.wire.last_read_s if failure is None else None) or time.monotonic()
+        # A complete reply ended with its last byte.
+        ended_s = (self._wire.last_read_s if failure is None else None) or time.monotonic()
         if cancelled_s is not None:
             failure, self._finish = None, "cancelled"
             ended_s = time.monotonic()
@@ -371,7 +347,7 @@ class HttpGeneration:
                 finish_reason=finish,
                 failure=failure,
                 usage=usage,
-                started_s=self._transport.wire.first_write_s or self._created_s,
+                started_s=self._wire.first_write_s or self._created_s,
                 first_token_s=self._first_s,
                 ended_s=ended_s,
                 quiet_ms=quiet_ms,
@@ -392,7 +368,7 @@ class HttpGeneration:
 
 
 def by_status(status: int, text: str) -> Failure:
-    """The failure that an HTTP status and its body mean."""
+    """The failure for an HTTP status and its body."""
     row = _BY_STATUS.get(status, SERVER_ERROR)
     if row is BAD_ARGUMENTS and any(words in text for words in _TOO_LONG):
         row = PROMPT_TOO_LONG
@@ -400,7 +376,7 @@ def by_status(status: int, text: str) -> Failure:
 
 
 def error_event(error: object) -> Failure:
-    """The failure that an error event within a stream means; servers put a status into it, or nothing."""
+    """The failure for an error event in a stream, which may contain a status."""
     code = error.get("code") if isinstance(error, Mapping) else None
     message = error.get("message") if isinstance(error, Mapping) else error
     if isinstance(code, int) and 400 <= code < 600:
@@ -408,28 +384,11 @@ def error_event(error: object) -> Failure:
     return Failure(SERVER_ERROR, str(message)[:_DETAIL])
 
 
-def count(value: object) -> int | None:
-    """`value` if it is a count."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+def _finish(value: str | None) -> FinishReason | None:
+    if value is None:
+        return None
+    return _FINISH.get(value, "stop" if value == "word" else "unknown")
 
 
-def milliseconds(value: object) -> float | None:
-    """`value` if it is a time."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _TOO_LARGE_S
-    return round(float(value), 3) if good and isinstance(value, int | float) else None
-
-
-def clean_text(value: object) -> str:
-    """`value` if it is a text, else nothing. Half a surrogate pair becomes U+FFFD: no file could hold it."""
-    if not isinstance(value, str):
-        return ""
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _bounded(response: httpx.Response, limit: int) -> Generator[bytes, None, None]:
-    size = 0
-    for chunk in response.iter_raw():
-        size += len(chunk)
-        if size > limit:
-            raise _TooLongError
-        yield chunk
+def _usage(counts: Mapping[str, float]) -> dict[str, Any]:
+    return {name: round(counts[name], 3) for name in _USAGE if name in counts}

@@ -1,0 +1,1 @@
+"""Configuration files, read straight into the options of engines and worker."""
