@@ -14,14 +14,14 @@ from typing import Any
 from trialbench import __version__, schemas
 from trialbench.errors import UsageError
 from trialbench.files import MAX_NUMBER, read_json, write_json
-from trialbench.ground_truth.claims import Judged, beforehand, judge_claims
-from trialbench.ground_truth.ladder import Ladder, ladders
-from trialbench.ground_truth.observe import Evidence
-from trialbench.ground_truth.results import Result, Row, Status, count, exit_code
-from trialbench.ground_truth.roster import Model
+from trialbench.ground_truth.attribution.ladder import Ladder, ladders
+from trialbench.ground_truth.evidence.observe import Evidence
+from trialbench.ground_truth.evidence.workspace import Workspace
+from trialbench.ground_truth.model.roster import Model
 from trialbench.ground_truth.runtimes.base import Runtime
-from trialbench.ground_truth.suites import declared, judge
-from trialbench.ground_truth.workspace import Workspace
+from trialbench.ground_truth.suites.claims import Judged, beforehand, judge_claims
+from trialbench.ground_truth.suites.results import Result, Row, Status, count, exit_code
+from trialbench.ground_truth.suites.table import declared, judge
 
 Tell = Callable[[str], None]
 

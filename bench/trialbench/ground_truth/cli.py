@@ -16,10 +16,10 @@ from trialbench.options import positive
 from trialbench.terminal import say
 
 if TYPE_CHECKING:
-    from trialbench.ground_truth.roster import Model, Roster
+    from trialbench.ground_truth.evidence.workspace import Workspace
+    from trialbench.ground_truth.model.roster import Model, Roster
     from trialbench.ground_truth.runtimes.base import Runtime
     from trialbench.ground_truth.runtimes.llama_cpp import LlamaCpp
-    from trialbench.ground_truth.workspace import Workspace
 
 # A string: the generic form of this class exists for type checkers only.
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -107,8 +107,8 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
 
 def selected(options: argparse.Namespace) -> tuple[Roster, list[Model], Workspace]:
     """The roster, the models that were asked for, and the work folder."""
-    from trialbench.ground_truth.roster import load_roster
-    from trialbench.ground_truth.workspace import Workspace
+    from trialbench.ground_truth.evidence.workspace import Workspace
+    from trialbench.ground_truth.model.roster import load_roster
 
     work = options.work.resolve()
     roster = load_roster(options.roster, work=work)
@@ -145,7 +145,7 @@ def tell(text: str) -> None:
 
 
 def _oracle(options: argparse.Namespace) -> int:
-    from trialbench.ground_truth.oracle import make_oracles, make_second_oracles
+    from trialbench.ground_truth.evidence.oracle import make_oracles, make_second_oracles
 
     roster, models, workspace = selected(options)
     if not options.second:
@@ -216,7 +216,9 @@ def _check(options: argparse.Namespace) -> int:
 
 def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Workspace) -> int:
     from trialbench.files import write_atomic, write_json
-    from trialbench.ground_truth import check, outputs
+    from trialbench.ground_truth import check
+    from trialbench.ground_truth.output.junit import junit
+    from trialbench.ground_truth.output.table import Progress, table
 
     for option in ("json", "junit", "html"):
         _writable(f"--{option}", getattr(options, option))
@@ -228,12 +230,12 @@ def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Wo
         # Now, so that a place where none can be made is known before the work.
         workspace.root.mkdir(parents=True, exist_ok=True)
         before = check.read_verdict(place)
-        live = outputs.Progress(sys.stderr)
+        live = Progress(sys.stderr)
         suites = list(dict.fromkeys(options.suite))
         checked = check.run_check(workspace, runtime, models, suites=suites, progress=live, tell=live.tell)
         live.end()
         verdict = check.document(checked, models)
-        say(outputs.table(verdict))
+        say(table(verdict))
         code = checked.code
         if options.verb is _recheck:
             found = check.changes(before, verdict, part=bool(options.suite or options.model))
@@ -244,9 +246,9 @@ def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Wo
         elif not options.suite:
             check.keep(place, verdict)
         if options.junit is not None:
-            write_atomic(options.junit, outputs.junit(verdict))
+            write_atomic(options.junit, junit(verdict))
         if options.html is not None:
-            from trialbench.ground_truth.page import page
+            from trialbench.ground_truth.output.page import page
 
             write_atomic(options.html, page(verdict))
         if options.controls:
@@ -282,12 +284,13 @@ def _controlled(models: Sequence[Model]) -> Model:
 
 
 def _controls(runtime: Runtime, models: Sequence[Model], workspace: Workspace) -> int:
-    from trialbench.ground_truth import controls, outputs
+    from trialbench.ground_truth.controls import run as controls
+    from trialbench.ground_truth.output.table import controls_table
 
     model = _controlled(models)
     caught = controls.run_controls(workspace, runtime, model, tell=tell)
     uncovered = controls.uncovered(caught, runtime, workspace, model)
-    say("\n" + outputs.controls_table(caught, uncovered))
+    say("\n" + controls_table(caught, uncovered))
     if uncovered or any(one.tried and not one.good for one in caught):
         return 1
     return 3 if any(one.untried for one in caught) else 0
@@ -311,13 +314,13 @@ def _recheck(options: argparse.Namespace) -> int:
 def _ticket(options: argparse.Namespace) -> int:
     from trialbench import schemas
     from trialbench.files import read_json
-    from trialbench.ground_truth import outputs
+    from trialbench.ground_truth.output.ticket import ticket
 
     verdict = read_json(options.file)
     problems = schemas.validate(verdict, "ground-truth")
     if problems:
         raise UsageError(f"{options.file}: is no verdict of `trialbench check`: {problems[0]}")
-    say(outputs.ticket(verdict))
+    say(ticket(verdict))
     return 0
 
 
@@ -339,8 +342,8 @@ def _attest(options: argparse.Namespace) -> int:
 
 
 def _claims(options: argparse.Namespace) -> int:
-    from trialbench.ground_truth.claims import lock, read_claims
-    from trialbench.ground_truth.roster import load_roster
+    from trialbench.ground_truth.model.roster import load_roster
+    from trialbench.ground_truth.suites.claims import lock, read_claims
 
     folder = load_roster(options.roster).claims
     if folder is None or not folder.is_dir():

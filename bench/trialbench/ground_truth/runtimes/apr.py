@@ -213,7 +213,7 @@ class Apr:
         return self._make(words, source, target, (ending, step, quant))
 
     def _make(self, words: Sequence[str], source: Artefact, target: Path, about: tuple[str, str, str]) -> Conversion:
-        from trialbench.ground_truth.weights import sha256
+        from trialbench.ground_truth.model.weights import sha256
 
         ending, step, quant = about
         target.parent.mkdir(parents=True, exist_ok=True)

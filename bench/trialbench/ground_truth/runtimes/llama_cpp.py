@@ -168,8 +168,8 @@ class LlamaCpp:
             return Conversion(None, Call(), Trouble(TroubleKind.NOT_BUILT, why))
         if capability is Capability.QUANTIZE:
             return self._quantize(source, target, quant)
-        from trialbench.ground_truth import convert
-        from trialbench.ground_truth.weights import sha256
+        from trialbench.ground_truth.model import convert
+        from trialbench.ground_truth.model.weights import sha256
 
         started = time.monotonic()
         call = Call(("trialbench", "convert", str(source.path), str(target)))
@@ -185,7 +185,7 @@ class LlamaCpp:
         return Conversion(artefact, Call(call.argv, 0, seconds=time.monotonic() - started))
 
     def _quantize(self, source: Artefact, target: Path, quant: str) -> Conversion:
-        from trialbench.ground_truth.weights import sha256
+        from trialbench.ground_truth.model.weights import sha256
 
         partial = target.with_name(f".{target.name}.part")
         kind = quant.upper() if quant in _FLOATS else quant

@@ -21,12 +21,12 @@ from typing import Any
 
 from trialbench.errors import UsageError
 from trialbench.files import read_json, write_atomic, write_json
-from trialbench.ground_truth.measures import compare_tokens
-from trialbench.ground_truth.observe import Evidence, prompts_of
-from trialbench.ground_truth.results import Status
-from trialbench.ground_truth.roster import Model
+from trialbench.ground_truth.evidence.measures import compare_tokens
+from trialbench.ground_truth.evidence.observe import Evidence, prompts_of
+from trialbench.ground_truth.model.roster import Model
+from trialbench.ground_truth.model.yaml_files import load
 from trialbench.ground_truth.runtimes.base import Trouble
-from trialbench.ground_truth.yaml_files import load
+from trialbench.ground_truth.suites.results import Status
 
 LOCK = "lock.jsonl"
 SEEN = "claims-seen.json"
@@ -352,7 +352,7 @@ def _measure(metric: str, evidence: Evidence, model: Model, quant: str) -> float
             return 1 - sum(len(one.disagreements) for one in rows) / positions
         return sum(sum(one.kl) for one in rows) / positions
     if metric == "tensor-error":
-        from trialbench.ground_truth.tensors import compare
+        from trialbench.ground_truth.model.tensors import compare
 
         try:
             found_there = compare(evidence.artefact(model, quant).path, evidence.workspace.folder(model))

@@ -15,13 +15,13 @@ from enum import StrEnum
 from typing import Any
 
 from trialbench.errors import UsageError
-from trialbench.ground_truth.measures import Cause, TokenComparison, allowed, compare_tokens
-from trialbench.ground_truth.neighbours import Neighbours, other_numbers
-from trialbench.ground_truth.observe import Evidence, Seen, prompts_of
-from trialbench.ground_truth.results import Result, Row, Status
-from trialbench.ground_truth.roster import Model
+from trialbench.ground_truth.attribution.neighbours import Neighbours, other_numbers
+from trialbench.ground_truth.evidence.measures import Cause, TokenComparison, allowed, compare_tokens
+from trialbench.ground_truth.evidence.observe import Evidence, Seen, prompts_of
+from trialbench.ground_truth.model.roster import Model
 from trialbench.ground_truth.runtimes.base import Artefact, Capability, Trouble, TroubleKind
-from trialbench.ground_truth.suites import declared, judge
+from trialbench.ground_truth.suites.results import Result, Row, Status
+from trialbench.ground_truth.suites.table import declared, judge
 
 _FLOATS = ("f32", "f16")
 # What may fail because of any step; other suites ask the file about itself.

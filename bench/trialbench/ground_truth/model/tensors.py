@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trialbench.errors import UsageError
-from trialbench.ground_truth import layouts
-from trialbench.ground_truth.convert import canonical, read_shape
-from trialbench.ground_truth.weights import Gguf, understood
+from trialbench.ground_truth.model import layouts
+from trialbench.ground_truth.model.convert import canonical, read_shape
+from trialbench.ground_truth.model.weights import Gguf, understood
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ from trialbench import schemas
 from trialbench.errors import UsageError
 from trialbench.files import MAX_NUMBER
 
-PACKAGED = Path(__file__).parent / "data"
+PACKAGED = Path(__file__).parent.parent / "data"
 # Data files of this kind have a few hundred lines. A few aliases of aliases unfold to more than anybody can walk over.
 _MAX_BYTES, _MAX_NODES = 4_000_000, 200_000
 

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from trialbench.errors import UsageError
-from trialbench.ground_truth import suite_answers, suite_files, suite_precision, suite_tokens
-from trialbench.ground_truth.case import Case
-from trialbench.ground_truth.observe import Evidence, prompts_of
-from trialbench.ground_truth.results import Result, Row, Status
-from trialbench.ground_truth.roster import Model, Roster, load_roster
+from trialbench.ground_truth.evidence.observe import Evidence, prompts_of
+from trialbench.ground_truth.model.roster import Model, Roster, load_roster
+from trialbench.ground_truth.model.yaml_files import PACKAGED
 from trialbench.ground_truth.runtimes.base import Artefact, Capability, Runtime
-from trialbench.ground_truth.suite_answers import probing
-from trialbench.ground_truth.yaml_files import PACKAGED
+from trialbench.ground_truth.suites import answers, files, precision, tokens
+from trialbench.ground_truth.suites.answers import probing
+from trialbench.ground_truth.suites.case import Case
+from trialbench.ground_truth.suites.results import Result, Row, Status
 
 # The pairs of neighbouring precisions, finer first: drift and gap compare them.
 _PAIRS = (("int8", "int4"), ("Q8_0", "Q4_0"))
@@ -71,11 +71,11 @@ class Suite:
 
     def declined(self, runtime: Runtime, artefact: Artefact | None) -> str | None:
         """Why it is not applicable, as the runtime declared beforehand; None: it is asked."""
-        answers = [runtime.declined(capability, artefact) for capability in self.needs]
+        found = [runtime.declined(capability, artefact) for capability in self.needs]
         choice = [runtime.declined(capability, artefact) for capability in self.either]
         if choice and None not in choice:
-            answers += choice
-        return next((why for why in answers if why is not None), None)
+            found += choice
+        return next((why for why in found if why is not None), None)
 
 
 def quants(model: Model, runtime: str) -> tuple[str, ...]:
@@ -161,95 +161,95 @@ def _chat_rows(roster: Roster, runtime: str) -> Iterator[Row]:
 _GENERATE = (Capability.GENERATE,)
 
 SUITES: tuple[Suite, ...] = (
-    Suite("canary", "the text is the oracle's", _GENERATE, _each_prompt("canary", _EXACT), suite_tokens.canary),
+    Suite("canary", "the text is the oracle's", _GENERATE, _each_prompt("canary", _EXACT), tokens.canary),
     Suite(
-        "token", "the tokens are the oracle's, within the bound", _GENERATE, _each_prompt("token"), suite_tokens.token
+        "token", "the tokens are the oracle's, within the bound", _GENERATE, _each_prompt("token"), tokens.token
     ),
-    Suite("drift", "more bits drift no further", _GENERATE, _each_pair("drift", by_prompt=True), suite_tokens.drift),
+    Suite("drift", "more bits drift no further", _GENERATE, _each_pair("drift", by_prompt=True), tokens.drift),
     Suite(
         "roundtrip",
         "export and import change nothing",
         (Capability.EXPORT, *_GENERATE),
         _each_file("roundtrip", _BACK_AND_FORTH),
-        suite_files.roundtrip,
+        files.roundtrip,
         # A damaged file comes back as damaged as it was.
         integrity=False,
     ),
     Suite(
-        "ppl", "perplexity is below the ceiling", (), _ppl_rows, suite_files.ppl,
+        "ppl", "perplexity is below the ceiling", (), _ppl_rows, files.ppl,
         either=(Capability.PERPLEXITY, Capability.EVAL),
     ),
     Suite(
-        "forced", "the distributions are the oracle's", (Capability.SCORE,), _each_file("forced"), suite_tokens.forced
+        "forced", "the distributions are the oracle's", (Capability.SCORE,), _each_file("forced"), tokens.forced
     ),
-    Suite("second", "the runtime computes what the file says", _GENERATE, _each_prompt("second"), suite_tokens.second),
-    Suite("tokenizer", "the same token ids", (Capability.TOKENIZE,), _each_model("tokenizer"), suite_tokens.tokenizer),
-    Suite("template", "the same chat prompt", (Capability.TEMPLATE,), _chat_rows, suite_tokens.template),
-    Suite("weights", "every tensor is within the bound", (), _each_file("weights"), suite_files.weights),
+    Suite("second", "the runtime computes what the file says", _GENERATE, _each_prompt("second"), tokens.second),
+    Suite("tokenizer", "the same token ids", (Capability.TOKENIZE,), _each_model("tokenizer"), tokens.tokenizer),
+    Suite("template", "the same chat prompt", (Capability.TEMPLATE,), _chat_rows, tokens.template),
+    Suite("weights", "every tensor is within the bound", (), _each_file("weights"), files.weights),
     Suite(
         "inspect", "the file says what it is", (Capability.INSPECT,), _each_file("inspect"),
-        probing(Capability.INSPECT, suite_answers.inspect), integrity=False,
+        probing(Capability.INSPECT, answers.inspect), integrity=False,
     ),
     Suite(
         "validate", "it finds itself valid", (Capability.VALIDATE,), _each_file("validate"),
-        probing(Capability.VALIDATE, suite_answers.validate),
+        probing(Capability.VALIDATE, answers.validate),
         blind={"apr": "`apr validate` looks at the header and at the file's length, and finds damaged values valid"},
     ),
     Suite(
         "tensors", "its tensors are listed", (Capability.TENSORS,), _each_file("tensors"),
-        probing(Capability.TENSORS, suite_answers.tensors),
+        probing(Capability.TENSORS, answers.tensors),
         blind={"apr": "`apr tensors` lists names and shapes, not values"},
     ),
     Suite(
         "lint", "no errors of form", (Capability.LINT,), _each_file("lint"),
-        probing(Capability.LINT, suite_answers.lint), integrity=False,
+        probing(Capability.LINT, answers.lint), integrity=False,
     ),
     Suite(
         "selftest", "its stages run", (Capability.SELFTEST,), _each_file("selftest"),
-        probing(Capability.SELFTEST, suite_answers.selftest),
+        probing(Capability.SELFTEST, answers.selftest),
         blind={"apr": "`apr check` sees damage only where it makes values that are no numbers"},
     ),
     Suite(
         "tree", "as many layers as the model has", (Capability.TREE,), _each_file("tree"),
-        probing(Capability.TREE, suite_answers.tree), integrity=False,
+        probing(Capability.TREE, answers.tree), integrity=False,
     ),
     Suite(
         "oracle-id", "its family is recognised", (Capability.ORACLE_ID,), _each_file("oracle-id"),
-        probing(Capability.ORACLE_ID, suite_answers.oracle_id), integrity=False,
+        probing(Capability.ORACLE_ID, answers.oracle_id), integrity=False,
     ),
     Suite(
-        "hex", "a matrix is not constant", (Capability.HEX,), _each_file("hex"), suite_answers.hex_stats,
+        "hex", "a matrix is not constant", (Capability.HEX,), _each_file("hex"), answers.hex_stats,
         integrity=False,
     ),
     Suite(
         "debug", "health is OK", (Capability.DEBUG,), _each_file("debug"),
-        probing(Capability.DEBUG, suite_answers.debug),
+        probing(Capability.DEBUG, answers.debug),
         integrity=False, constant={"apr": "`apr debug` says OK of truncated and damaged files too"},
     ),
     Suite(
         "bench", "it generates", (Capability.BENCH,), _each_file("bench"),
-        probing(Capability.BENCH, suite_answers.bench), integrity=False,
+        probing(Capability.BENCH, answers.bench), integrity=False,
     ),
-    Suite("qa", "its gates pass", (Capability.QA,), _each_file("qa"), probing(Capability.QA, suite_answers.qa)),
+    Suite("qa", "its gates pass", (Capability.QA,), _each_file("qa"), probing(Capability.QA, answers.qa)),
     Suite(
         "diff", "two precisions are told apart", (Capability.DIFF,), _diff_rows("diff"),
-        probing(Capability.DIFF, suite_answers.diff), integrity=False,
+        probing(Capability.DIFF, answers.diff), integrity=False,
     ),
     Suite(
         "rosetta-diff", "the layout is the same", (Capability.ROSETTA_DIFF,), _diff_rows("rosetta-diff"),
-        probing(Capability.ROSETTA_DIFF, suite_answers.rosetta), integrity=False,
+        probing(Capability.ROSETTA_DIFF, answers.rosetta), integrity=False,
     ),
     Suite(
         "parity-gpu", "the GPU computes the same", (Capability.PARITY_GPU,), _each_model("parity-gpu"),
-        probing(Capability.PARITY_GPU, suite_answers.parity),
+        probing(Capability.PARITY_GPU, answers.parity),
     ),
     Suite(
-        "list", "its cache is listed", (Capability.LIST,), _one("list"), probing(Capability.LIST, suite_answers.listed),
+        "list", "its cache is listed", (Capability.LIST,), _one("list"), probing(Capability.LIST, answers.listed),
         integrity=False, constant={"apr": "`apr list` lists its own cache, in which no file that is judged lies"},
     ),
     # Oracles against oracles: it says nothing about a runtime's file.
     Suite(
-        "precision", "half precision stays near float32", (), suite_precision.rows, suite_precision.judge,
+        "precision", "half precision stays near float32", (), precision.rows, precision.judge,
         integrity=False,
     ),
 )  # fmt: skip

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trialbench.errors import TrialbenchError, UsageError
-from trialbench.ground_truth.oracle_files import (
+from trialbench.ground_truth.evidence.oracle_files import (
     Oracle,
     TokenizerOracle,
     oracle_path,
@@ -24,9 +24,9 @@ from trialbench.ground_truth.oracle_files import (
     write_oracle,
     write_tokenizer,
 )
-from trialbench.ground_truth.roster import Model, Prompts, PromptText, Roster
+from trialbench.ground_truth.model.roster import Model, Prompts, PromptText, Roster
+from trialbench.ground_truth.model.weights import folder_hashes, sha256
 from trialbench.ground_truth.runtimes.base import Candidate
-from trialbench.ground_truth.weights import folder_hashes, sha256
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 _TOP = 32

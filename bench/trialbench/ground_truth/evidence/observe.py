@@ -10,8 +10,8 @@ from typing import Any
 
 from trialbench.errors import UsageError
 from trialbench.files import read_json, write_json
-from trialbench.ground_truth.measures import Fidelity, fidelity
-from trialbench.ground_truth.oracle_files import (
+from trialbench.ground_truth.evidence.measures import Fidelity, fidelity
+from trialbench.ground_truth.evidence.oracle_files import (
     Oracle,
     TokenizerOracle,
     oracle_path,
@@ -19,7 +19,9 @@ from trialbench.ground_truth.oracle_files import (
     read_tokenizer,
     tokenizer_path,
 )
-from trialbench.ground_truth.roster import Model, Roster
+from trialbench.ground_truth.evidence.workspace import Workspace
+from trialbench.ground_truth.model.roster import Model, Roster
+from trialbench.ground_truth.model.weights import folder_hashes, hf_json, sha256
 from trialbench.ground_truth.runtimes.base import (
     Answer,
     Artefact,
@@ -34,8 +36,6 @@ from trialbench.ground_truth.runtimes.base import (
     TroubleKind,
 )
 from trialbench.ground_truth.runtimes.json_words import token_ids
-from trialbench.ground_truth.weights import folder_hashes, hf_json, sha256
-from trialbench.ground_truth.workspace import Workspace
 
 _TOP = 64
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trialbench.ground_truth.outputs import guilty, label
-from trialbench.ground_truth.plots import divergence, fidelity, kl_by_position
+from trialbench.ground_truth.output.plots import divergence, fidelity, kl_by_position
+from trialbench.ground_truth.output.table import guilty, label
 from trialbench.report.html.figures import Figure, Table
 from trialbench.report.html.render import render
 

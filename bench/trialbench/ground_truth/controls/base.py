@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trialbench.ground_truth.ladder import Step
-from trialbench.ground_truth.roster import Model
+from trialbench.ground_truth.attribution.ladder import Step
+from trialbench.ground_truth.evidence.workspace import Workspace
+from trialbench.ground_truth.model.roster import Model
 from trialbench.ground_truth.runtimes.base import (
     Answer,
     Artefact,
@@ -21,7 +22,6 @@ from trialbench.ground_truth.runtimes.base import (
     Score,
     Session,
 )
-from trialbench.ground_truth.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import math
 from pathlib import Path
 
 from trialbench.errors import TrialbenchError
-from trialbench.ground_truth.observe import Evidence, Seen
-from trialbench.ground_truth.roster import Model
+from trialbench.ground_truth.evidence.observe import Evidence, Seen
+from trialbench.ground_truth.model.roster import Model
 from trialbench.ground_truth.runtimes.base import Artefact, Capability
-from trialbench.ground_truth.suite_files import distance
+from trialbench.ground_truth.suites.files import distance
 
 # Numbers of a configuration that decide what a model computes. The rest is of no account for a continuation.
 _SHAPE = ("architecture", "layers", "heads", "kv_heads", "hidden", "inner", "vocabulary", "norm_epsilon", "rope_theta")
@@ -35,7 +35,7 @@ class Neighbours:
 
     def imported_from_gguf(self) -> Artefact | str:
         """The float file, imported from a GGUF that we made: another way through the runtime's importer."""
-        from trialbench.ground_truth.convert import to_gguf
+        from trialbench.ground_truth.model.convert import to_gguf
 
         gguf = self._folder / "ours.gguf"
         try:
@@ -101,8 +101,8 @@ def other_numbers(file: Path, folder: Path) -> list[str]:
     Raises:
         UsageError: one of them cannot be read.
     """
-    from trialbench.ground_truth.convert import read_shape, shape_of_file
-    from trialbench.ground_truth.weights import Gguf
+    from trialbench.ground_truth.model.convert import read_shape, shape_of_file
+    from trialbench.ground_truth.model.weights import Gguf
 
     found, expected = shape_of_file(Gguf(file)), read_shape(folder)
     wrong = []

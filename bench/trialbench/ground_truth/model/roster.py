@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trialbench.errors import UsageError
-from trialbench.ground_truth.yaml_files import PACKAGED, Document, load
+from trialbench.ground_truth.model.yaml_files import PACKAGED, Document, load
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from trialbench.ground_truth.case import Case
-from trialbench.ground_truth.results import Result, Status
 from trialbench.ground_truth.runtimes.base import Capability, TroubleKind
+from trialbench.ground_truth.suites.case import Case
+from trialbench.ground_truth.suites.results import Result, Status
 
 # More layers, tensors or gates than any model has; faster, or further spread, than anything that was ever measured.
 _MOST, _LARGEST = 1_000_000, 1e12

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from trialbench.errors import UsageError
 from trialbench.files import write_json
-from trialbench.ground_truth.layouts import Rule, Shape, rules, shape_of
-from trialbench.ground_truth.weights import Gguf, Safetensors, hf_json, need_numpy, understood, write_safetensors
+from trialbench.ground_truth.model.layouts import Rule, Shape, rules, shape_of
+from trialbench.ground_truth.model.weights import Gguf, Safetensors, hf_json, need_numpy, understood, write_safetensors
 
 if TYPE_CHECKING:
     import numpy as np

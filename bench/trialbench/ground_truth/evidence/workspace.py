@@ -19,9 +19,9 @@ from typing import Any
 
 from trialbench.errors import UsageError
 from trialbench.files import read_json, write_json
-from trialbench.ground_truth.roster import Model, Roster
+from trialbench.ground_truth.model.roster import Model, Roster
+from trialbench.ground_truth.model.weights import folder_hashes, sha256
 from trialbench.ground_truth.runtimes.base import Artefact, Call, Capability, Conversion, Runtime, Trouble, TroubleKind
-from trialbench.ground_truth.weights import folder_hashes, sha256
 
 Tell = Callable[[str], None]
 

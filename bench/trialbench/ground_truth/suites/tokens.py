@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from trialbench.ground_truth.case import Case
-from trialbench.ground_truth.measures import Fidelity, allowed, classify, compare_tokens
-from trialbench.ground_truth.observe import prompts_of
-from trialbench.ground_truth.oracle_files import Oracle
-from trialbench.ground_truth.results import Result, Status
+from trialbench.ground_truth.evidence.measures import Fidelity, allowed, classify, compare_tokens
+from trialbench.ground_truth.evidence.observe import prompts_of
+from trialbench.ground_truth.evidence.oracle_files import Oracle
 from trialbench.ground_truth.runtimes.base import Generation, Trouble, TroubleKind
+from trialbench.ground_truth.suites.case import Case
+from trialbench.ground_truth.suites.results import Result, Status
 
 
 def _comparable(case: Case, quant: str) -> tuple[Oracle, Generation] | Result:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from trialbench.errors import UsageError
-from trialbench.ground_truth.case import Case
-from trialbench.ground_truth.observe import Evidence, prompts_of
-from trialbench.ground_truth.results import Result, Status
+from trialbench.ground_truth.evidence.observe import Evidence, prompts_of
 from trialbench.ground_truth.runtimes.base import Capability, Trouble, TroubleKind
+from trialbench.ground_truth.suites.case import Case
+from trialbench.ground_truth.suites.results import Result, Status
 
 
 def roundtrip(case: Case) -> Result:
@@ -63,7 +63,7 @@ def roundtrip(case: Case) -> Result:
 
 def distance(judged: Path, reference: Path) -> dict[str, Any] | None:
     """How far two files are apart, tensor by tensor; None where one of them cannot be read here."""
-    from trialbench.ground_truth.tensors import compare
+    from trialbench.ground_truth.model.tensors import compare
 
     if judged.suffix != ".gguf" or not (reference.is_dir() or reference.suffix == ".gguf"):
         return None
@@ -88,7 +88,7 @@ def distance(judged: Path, reference: Path) -> dict[str, Any] | None:
 
 def weights(case: Case) -> Result:
     """Each tensor of the file against the Hugging Face files."""
-    from trialbench.ground_truth.tensors import LAYOUTS, compare
+    from trialbench.ground_truth.model.tensors import LAYOUTS, compare
 
     artefact = case.evidence.artefact(case.model, case.row.quant)
     if not artefact.path.exists():

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from trialbench.ground_truth.controls_base import Bench, Control, Lying, LyingSession, Spoilt, changed
-from trialbench.ground_truth.ladder import Step
+from trialbench.ground_truth.attribution.ladder import Step
+from trialbench.ground_truth.controls.base import Bench, Control, Lying, LyingSession, Spoilt, changed
 from trialbench.ground_truth.runtimes.apr import Apr
 from trialbench.ground_truth.runtimes.base import (
     Answer,

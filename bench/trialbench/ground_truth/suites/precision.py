@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from trialbench.errors import UsageError
-from trialbench.ground_truth.case import Case
-from trialbench.ground_truth.measures import allowed, compare_tokens, kl
-from trialbench.ground_truth.observe import prompts_of
-from trialbench.ground_truth.oracle_files import Oracle, oracle_path, read_oracle
-from trialbench.ground_truth.results import Result, Row, Status
-from trialbench.ground_truth.roster import Roster
+from trialbench.ground_truth.evidence.measures import allowed, compare_tokens, kl
+from trialbench.ground_truth.evidence.observe import prompts_of
+from trialbench.ground_truth.evidence.oracle_files import Oracle, oracle_path, read_oracle
+from trialbench.ground_truth.model.roster import Roster
 from trialbench.ground_truth.runtimes.base import Trouble, TroubleKind
+from trialbench.ground_truth.suites.case import Case
+from trialbench.ground_truth.suites.results import Result, Row, Status
 
 NAME = "precision"
 _FULL = "fp32"

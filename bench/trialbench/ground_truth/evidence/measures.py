@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
-from trialbench.ground_truth.oracle_files import Oracle
+from trialbench.ground_truth.evidence.oracle_files import Oracle
 from trialbench.ground_truth.runtimes.base import Candidate, Position
 
 _TINY = 1e-12

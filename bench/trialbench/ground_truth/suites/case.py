@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from trialbench.ground_truth.observe import Evidence
-from trialbench.ground_truth.results import Result, Row, Status
-from trialbench.ground_truth.roster import Model, Roster
+from trialbench.ground_truth.evidence.observe import Evidence
+from trialbench.ground_truth.model.roster import Model, Roster
 from trialbench.ground_truth.runtimes.base import Trouble, TroubleKind
+from trialbench.ground_truth.suites.results import Result, Row, Status
 
 _FAILURES = (TroubleKind.PANIC, TroubleKind.REFUSED, TroubleKind.EMPTY)
 
