@@ -15,7 +15,7 @@ from trialbench.engines.credentials import environment_key
 from trialbench.engines.select import add_options
 from trialbench.errors import TrialbenchError, UsageError
 from trialbench.options import positive
-from trialbench.terminal import ended, say
+from trialbench.show.terminal import ended, say
 
 _EXIT_CODES = "exit codes: 0 all samples good, 2 wrong usage, 3 some samples failed, 4 server broken or unreachable"
 

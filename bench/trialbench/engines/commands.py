@@ -65,7 +65,7 @@ def _oneshot(options: argparse.Namespace) -> int:
     from trialbench.engines.contract import Token
     from trialbench.engines.select import find_config, make_engine
     from trialbench.files import write_json
-    from trialbench.terminal import line, say, screen
+    from trialbench.show.terminal import line, say, screen
 
     kept: Path | None = options.result
     if kept is not None and (kept.is_dir() or not kept.absolute().parent.is_dir()):
@@ -207,7 +207,7 @@ def _constraint(options: argparse.Namespace) -> Constraint | None:
 
 def _engines(options: argparse.Namespace) -> int:
     from trialbench.engines.side_by_side import engines_table
-    from trialbench.terminal import say
+    from trialbench.show.terminal import say
 
     say(engines_table(options.summaries))
     return 0

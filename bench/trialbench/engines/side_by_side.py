@@ -9,7 +9,7 @@ from typing import Any
 from trialbench import schemas
 from trialbench.errors import UsageError
 from trialbench.files import read_json
-from trialbench.report.text import columns, number, quantile_text
+from trialbench.show.text import columns, number, quantile_text
 
 
 def engines_table(paths: Sequence[Path]) -> str:

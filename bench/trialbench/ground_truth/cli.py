@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from trialbench.errors import UsageError
 from trialbench.options import positive
-from trialbench.terminal import say
+from trialbench.show.terminal import say
 
 if TYPE_CHECKING:
     from trialbench.ground_truth.evidence.workspace import Workspace

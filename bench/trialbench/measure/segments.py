@@ -14,7 +14,7 @@ from trialbench.measure.neighbours import FOREIGN, RESTARTED, Neighbours
 from trialbench.measure.request import fingerprint
 from trialbench.measure.sample import Sample, judge, wall_clock, why
 from trialbench.measure.summary import SegmentFacts, slowed, summarise
-from trialbench.terminal import line
+from trialbench.show.terminal import line
 from trialbench.workloads import Workload
 
 # So many connection errors in a row and the server counts as broken: going on would only wait.

@@ -14,8 +14,8 @@ from trialbench.files import read_json
 from trialbench.report.comparison import A1, CANDIDATE
 from trialbench.report.folder import Folder, read_folder
 from trialbench.report.summary import summarise_folder
-from trialbench.report.text import WIDTH, columns, number
-from trialbench.terminal import line
+from trialbench.show.terminal import line
+from trialbench.show.text import WIDTH, columns, number
 
 _LABEL, _HOST, _REMARK = 26, 40, 2000
 FINDINGS = {"different": "different", "no_difference": "none shown", "not_comparable": "not known"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trialbench.report.text import columns, number, quantile_text, span, sparkline, wrap
+from trialbench.show.text import columns, number, quantile_text, span, sparkline, wrap
 
 _SPARK_WIDTH = 56
 # A line of fewer samples shows nothing that the numbers don't.

@@ -11,7 +11,7 @@ from typing import Any
 
 from trialbench.errors import UsageError
 from trialbench.files import write_atomic
-from trialbench.terminal import line
+from trialbench.show.terminal import line
 
 # What each proof is called, in the order in which they are told.
 NAMES = {"cold-start": "Cold start", "timeout-retry": "Timeout and retry", "cancel": "Cancel in the middle"}

@@ -11,9 +11,9 @@ from trialbench.report.folder import Folder, read_folder
 from trialbench.report.measured import calibration_text, comparison_table, segments_table, telemetry_table
 from trialbench.report.proofs import Number, Proof, proofs_of
 from trialbench.report.summary import summarise_folder
-from trialbench.report.text import WIDTH, columns, section, wrap
 from trialbench.report.windows import clock, still_down_text
-from trialbench.terminal import screen
+from trialbench.show.terminal import screen
+from trialbench.show.text import WIDTH, columns, section, wrap
 
 
 def folder_table(path: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from trialbench.measure.summary import interruptions
 from trialbench.report.comparison import A1, A2, CANDIDATE
 from trialbench.report.folder import Folder
-from trialbench.terminal import line
+from trialbench.show.terminal import line
 
 # Pairs that were to be asked the same, the left one being the baseline.
 _ALIKE = ((A1, CANDIDATE), (A2, CANDIDATE), (A1, A2), ("describe-baseline", "describe-candidate"))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from trialbench import __version__
 from trialbench.engines import commands
-from trialbench.terminal import ended
+from trialbench.show.terminal import ended
 from trialbench.worker import cli
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from trialbench.options import positive
-from trialbench.terminal import say
+from trialbench.show.terminal import say
 
 _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _PROOF_CODES = "exit codes: 0 as expected, 1 not as expected, 2 wrong usage, 4 a server can't be started or reached"

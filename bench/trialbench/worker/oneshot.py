@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from trialbench.engines import commands
-from trialbench.terminal import ended
+from trialbench.show.terminal import ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

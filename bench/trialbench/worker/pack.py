@@ -22,7 +22,10 @@ SHEBANG = b"#!/usr/bin/env -S python3 -I\n"
 _MAIN = "import sys\n\nfrom trialbench.worker.__main__ import main\n\nsys.exit(main())\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 # Of trialbench: what serves an engine. What measures, decides and reports stays at home.
-_OURS = ("__init__.py", "errors.py", "files.py", "options.py", "terminal.py", "engines/*.py", "worker/*.py")
+_OURS = (
+    "__init__.py", "errors.py", "files.py", "options.py", "show/__init__.py", "show/junit.py", "show/terminal.py",
+    "engines/*.py", "worker/*.py",
+)  # fmt: skip
 # httpx and what it stands on; all of it plain Python. sniffio is asked for by older releases of anyio alone.
 _NEEDED = ("anyio", "certifi", "h11", "httpcore", "httpx", "idna", "typing_extensions")
 _NOT_PACKED = {"trialbench/worker/pack.py"}

@@ -20,13 +20,14 @@ from markupsafe import Markup
 from trialbench import stats
 from trialbench.cli import main
 from trialbench.report.folder import Folder, read_folder
-from trialbench.report.html import charts, described, figures, hostcharts, provenance, render, svg
+from trialbench.report.html import charts, described, hostcharts, provenance
 from trialbench.report.html.clock import Clock
 from trialbench.report.html.comparison import write_comparison
 from trialbench.report.html.page import Page, page
 from trialbench.report.html.report import report_html, write_report
 from trialbench.report.summary import summarise_folder
 from trialbench.report.telemetry import joined
+from trialbench.show import figures, html, svg
 
 FOLDERS = Path(__file__).resolve().parents[2] / "fixtures" / "results" / "folders.py"
 KINDS = ("finished", "rich", "rehearsal", "rolled_back", "still_open", "partial", "untouched", "rebooted", "hostile")
@@ -553,7 +554,7 @@ def test_where_the_numbers_come_from(folders: ModuleType, tmp_path: Path) -> Non
 @settings(deadline=None)
 @given(st.text(st.characters(codec=None, exclude_categories=())))
 def test_no_text_acts_in_a_page(text: str) -> None:
-    shown = str(render.prose(text))
+    shown = str(html.prose(text))
     assert not re.search(r"<(?!/?code>)", shown)
     assert all(one == "\n" or one.isprintable() for one in shown)
     shown.encode()
@@ -574,13 +575,13 @@ def test_the_hostile_run_is_one_that_is_read_and_shown(folders: ModuleType, tmp_
 
 
 def test_texts_without_end_are_cut_and_markup_is_left() -> None:
-    assert len(render.shown("x" * 10_000_000)) < 5000
-    assert len(render.shown("\x00" * 10_000_000)) < 20_000
-    assert len(render.brief("x" * 1000)) == 200
-    assert render.brief(Markup("<b>")) == "<b>"
-    assert render.shown(Markup("<b>")) == "<b>"
-    assert render.prose("a `b` c") == "a <code>b</code> c"
-    assert render.prose("a `b c") == "a `b c"
+    assert len(html.shown("x" * 10_000_000)) < 5000
+    assert len(html.shown("\x00" * 10_000_000)) < 20_000
+    assert len(html.brief("x" * 1000)) == 200
+    assert html.brief(Markup("<b>")) == "<b>"
+    assert html.shown(Markup("<b>")) == "<b>"
+    assert html.prose("a `b` c") == "a <code>b</code> c"
+    assert html.prose("a `b c") == "a `b c"
 
 
 def test_a_page_that_grows_too_large_is_made_again_with_less(
@@ -588,7 +589,7 @@ def test_a_page_that_grows_too_large_is_made_again_with_less(
 ) -> None:
     run = folders.hostile(tmp_path / "run")
     whole = len(report_html(run))
-    monkeypatch.setattr(render, "MAX_BYTES", whole // 2)
+    monkeypatch.setattr(html, "MAX_BYTES", whole // 2)
     assert len(report_html(run)) < whole
 
 

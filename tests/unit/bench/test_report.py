@@ -18,8 +18,8 @@ from trialbench.report.decide import decide_folder
 from trialbench.report.folder import read_folder
 from trialbench.report.summary import summarise_folder, write_summary
 from trialbench.report.table import folder_table
-from trialbench.report.text import number
 from trialbench.report.windows import still_down, still_down_text
+from trialbench.show.text import number
 
 BOOT = "b00t"
 PLAN = {

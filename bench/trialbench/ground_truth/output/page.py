@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trialbench.ground_truth.output.plots import divergence, fidelity, kl_by_position
 from trialbench.ground_truth.output.table import guilty, label
-from trialbench.report.html.figures import Figure, Table
-from trialbench.report.html.render import render
+from trialbench.show.figures import Figure, Table
+from trialbench.show.html import render
+
+_TEMPLATE = Path(__file__).parent / "templates" / "ground-truth.html.j2"
 
 # Class of the colour, and a sign that says it without colour.
 TONES = {
@@ -109,7 +112,7 @@ def page(verdict: dict[str, Any]) -> str:
         ],
         tones=TONES,
     )
-    return render("ground-truth.html.j2", page=described)
+    return render(_TEMPLATE, page=described)
 
 
 def _reasons(verdict: dict[str, Any]) -> list[str]:

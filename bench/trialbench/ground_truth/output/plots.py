@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from trialbench.report.html.figures import LEFT, RIGHT, Figure, Key, Table, drawings, line, text, x_axis, y_axis
-from trialbench.report.html.svg import Scale, element, join, mark, path, value_scale
+from trialbench.show.figures import LEFT, RIGHT, Figure, Key, Table, drawings, line, text, x_axis, y_axis
+from trialbench.show.svg import Scale, element, join, mark, path, value_scale
 
 # Told by shape and dashes as well as by colour.
 _STYLES = (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from trialbench.ground_truth.suites.results import Result
-from trialbench.terminal import line, say
+from trialbench.show.terminal import line, say
 
 if TYPE_CHECKING:
     from trialbench.ground_truth.controls.run import Caught

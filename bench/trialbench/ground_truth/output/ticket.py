@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trialbench.ground_truth.output.table import guilty, label
-from trialbench.terminal import line
+from trialbench.show.terminal import line
 
 
 def ticket(verdict: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ from trialbench.report.documents.memory import memory_edits
 from trialbench.report.documents.registry import registry_edits
 from trialbench.report.documents.research import research_edits, shown_run
 from trialbench.report.documents.run import Run, read_run
-from trialbench.terminal import screen
+from trialbench.show.terminal import screen
 
 RESEARCH = "docs/RESEARCH-GEMMA4-E4B-QUANTIZATIONS.md"
 REGISTRY = "docs/RESOURCE-REGISTRY.md"

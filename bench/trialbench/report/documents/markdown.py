@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from trialbench.errors import UsageError
-from trialbench.terminal import line as one_line
+from trialbench.show.terminal import line as one_line
 
 if TYPE_CHECKING:
     from markdown_it.token import Token

@@ -7,7 +7,7 @@ import re
 from trialbench.report.comparison import A1, CANDIDATE
 from trialbench.report.documents.markdown import Edit, Page, escape, word
 from trialbench.report.documents.run import Run
-from trialbench.report.text import number
+from trialbench.show.text import number
 
 _BEGIN = "<!-- model-trial runs: begin; `trialbench documents` keeps a line for each -->"
 _END = "<!-- model-trial runs: end -->"

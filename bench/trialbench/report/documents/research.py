@@ -9,7 +9,7 @@ from typing import Any
 from trialbench.report.comparison import A1, A2, CANDIDATE
 from trialbench.report.documents.markdown import Edit, Page, Span, escape, masked, word
 from trialbench.report.documents.run import Run
-from trialbench.report.text import number, quantile_text
+from trialbench.show.text import number, quantile_text
 
 _MIB_PER_GB = 1024
 _SENTENCE = re.compile(r"no\s+benchmarks\s+exist\s+yet", re.IGNORECASE)

@@ -13,7 +13,7 @@ from typing import Any
 
 from trialbench.report.folder import Folder
 from trialbench.report.proofs import proofs_of
-from trialbench.terminal import screen
+from trialbench.show.terminal import screen
 
 _PREFIX = "model_trial"
 _MIB, _MIB_PER_GB = 1 << 20, 1024

@@ -9,7 +9,7 @@ from typing import Any
 from trialbench import schemas
 from trialbench.report.folder import Folder
 from trialbench.report.telemetry import joined
-from trialbench.terminal import screen
+from trialbench.show.terminal import screen
 
 # What a spreadsheet would take for a formula: replies are a model's words, and it may write what it likes.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")

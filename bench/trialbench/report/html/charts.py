@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from trialbench import stats
-from trialbench.report.html.figures import (
+from trialbench.show.figures import (
     LEFT,
     RIGHT,
     Figure,
@@ -26,9 +26,9 @@ from trialbench.report.html.figures import (
     x_axis,
     y_axis,
 )
-from trialbench.report.html.svg import Point, Scale, join, mark, value_scale
-from trialbench.report.text import number, quantile_text
-from trialbench.terminal import line as fitting
+from trialbench.show.svg import Point, Scale, join, mark, value_scale
+from trialbench.show.terminal import line as fitting
+from trialbench.show.text import number, quantile_text
 
 # Measured alike, before and after the candidate: letter, name for people, mark, class of its colour.
 COMPARED = {

@@ -14,9 +14,11 @@ from trialbench.measure.sample import wall_clock
 from trialbench.report.compare import Row, impacts, run_rows
 from trialbench.report.comparison import A1, CANDIDATE
 from trialbench.report.html import charts
-from trialbench.report.html.figures import Figure
 from trialbench.report.html.page import VERDICTS
-from trialbench.report.html.render import render
+from trialbench.show.figures import Figure
+from trialbench.show.html import render
+
+_TEMPLATE = Path(__file__).parent / "templates" / "compare.html.j2"
 
 # More rows than anybody reads; a chart of them has a row of 46 pixels each.
 _MOST_ROWS, _MOST_DRAWN = 300, 40
@@ -43,7 +45,7 @@ def write_comparison(paths: Sequence[Path], out: Path, without: Sequence[tuple[s
     entries = [Entry(row, _report(row, out), *_KINDS.get(row.verdict, ("wait", ""))) for row in rows]
     measured = [row for row in rows if row.p50][:_MOST_DRAWN]
     document = render(
-        "compare.html.j2",
+        _TEMPLATE,
         entries=entries,
         lost=impacts(rows),
         figures=[figure for figure in (_ratios(measured), _medians(measured)) if figure],

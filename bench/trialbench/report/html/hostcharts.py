@@ -10,7 +10,9 @@ from markupsafe import Markup
 
 from trialbench.report.folder import Folder
 from trialbench.report.html.clock import Clock
-from trialbench.report.html.figures import (
+from trialbench.report.telemetry import held_back
+from trialbench.report.windows import impact_of
+from trialbench.show.figures import (
     LEFT,
     RIGHT,
     Figure,
@@ -26,10 +28,8 @@ from trialbench.report.html.figures import (
     x_axis,
     y_axis,
 )
-from trialbench.report.html.svg import Point, Scale, element, join, mark, value_scale
-from trialbench.report.telemetry import held_back
-from trialbench.report.text import number
-from trialbench.report.windows import impact_of
+from trialbench.show.svg import Point, Scale, element, join, mark, value_scale
+from trialbench.show.text import number
 
 MIB_PER_GB = 1024
 _PHASES = ("snapshot", "window", "candidate", "measure", "restore")

@@ -13,12 +13,12 @@ from trialbench.report.folder import Folder
 from trialbench.report.html import charts, hostcharts, proofcharts
 from trialbench.report.html.clock import Clock
 from trialbench.report.html.described import Describe, Picture, command_path, describe, picture
-from trialbench.report.html.figures import Figure, Table
 from trialbench.report.html.provenance import Group, provenance
 from trialbench.report.measured import cells, remarks
 from trialbench.report.proofs import proofs_of
-from trialbench.report.text import number
 from trialbench.report.windows import clock, still_down_text
+from trialbench.show.figures import Figure, Table
+from trialbench.show.text import number
 
 _MOST_ROWS = 60
 # Word for people, class of its colour, a sign that says it without colour.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from trialbench.report.html.figures import LEFT, RIGHT, Figure, Key, Table, drawings, line, rectangle, swatch, text
-from trialbench.report.html.svg import Scale, join, mark, tick_text, value_scale
 from trialbench.report.proofs import Number, Proof
+from trialbench.show.figures import LEFT, RIGHT, Figure, Key, Table, drawings, line, rectangle, swatch, text
+from trialbench.show.svg import Scale, join, mark, tick_text, value_scale
 
 _STEP, _TRACK, _BAR = 46.0, 16.0, 7.0
 # More proofs than anybody reads on one page: three each of four engines.

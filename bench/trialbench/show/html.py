@@ -1,4 +1,4 @@
-"""Templates to one file. Whatever a model, a server or a log wrote is text here: escaped, shortened, made visible."""
+"""Templates to one HTML file. Text from a model, server or log is escaped, shortened and made visible."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from trialbench.terminal import line, screen
+from trialbench.show.terminal import line, screen
 
 _HERE = Path(__file__).parent / "templates"
 # Longer than any reply that a person would read to its end; for a page that grows too large, less.
@@ -20,8 +20,11 @@ _BRIEF, _SENTENCE = 200, 1000
 MAX_BYTES = 1_900_000
 
 
-def render(template: str, **values: Any) -> str:
-    """The document that `template` makes of `values`, with style and script inside, below 2 MB."""
+def render(template: Path, **values: Any) -> str:
+    """The document that `template` makes of `values`, with style and script inside, below 2 MB.
+
+    A template extends `base.html.j2` and imports `macros.html.j2`, which lie in this room.
+    """
     page = ""
     for limit in _LIMITS:
         page = _render(template, limit, values)
@@ -30,12 +33,12 @@ def render(template: str, **values: Any) -> str:
     return page
 
 
-def _render(template: str, limit: int, values: dict[str, Any]) -> str:
+def _render(template: Path, limit: int, values: dict[str, Any]) -> str:
     def put(value: Any) -> Any:
         return shown(value, limit) if isinstance(value, str) else value
 
     environment = Environment(
-        loader=FileSystemLoader(_HERE),
+        loader=FileSystemLoader([template.parent, _HERE]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -50,7 +53,7 @@ def _render(template: str, limit: int, values: dict[str, Any]) -> str:
         f"default-src 'none'; style-src '{_fingerprint(style)}'; script-src '{_fingerprint(script)}';"
         " img-src data:; base-uri 'none'; form-action 'none'"
     )
-    page = environment.get_template(template)
+    page = environment.get_template(template.name)
     return page.render(style=Markup(style), script=Markup(script), policy=Markup(policy), **values)
 
 

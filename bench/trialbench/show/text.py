@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from trialbench.terminal import screen
+from trialbench.show.terminal import screen
 
 WIDTH = 100
 _BARS = "▁▂▃▄▅▆▇█"

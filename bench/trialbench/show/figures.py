@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from trialbench.report.html.svg import Point, Scale, coordinate, element, join, mark, path, tick_text
-from trialbench.terminal import line as fitting
+from trialbench.show.svg import Point, Scale, coordinate, element, join, mark, path, tick_text
+from trialbench.show.terminal import line as fitting
 
 WIDE, NARROW = 760, 350
 LEFT, RIGHT = 46.0, 12.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from trialbench.terminal import screen
+from trialbench.show.terminal import screen
 
 Attribute = str | float | None
 Point = tuple[float, float]
