@@ -136,7 +136,7 @@ def run_row(path: Path) -> Row:
         candidate=_p50(segments, CANDIDATE),
         baseline=_p50(segments, A1),
         model=str(summary["model_label"] or "-"),
-        date=str(folder.journal[0]["wall"])[:16].replace("T", " ") if folder.journal else "-",
+        date=folder.journal[0].wall[:16].replace("T", " ") if folder.journal else "-",
         adherence=_adherence(segments),
         memory=_memory(summary),
         path=path,
@@ -148,7 +148,7 @@ def run_row(path: Path) -> Row:
     row.windows |= {entry["impact"]: "still" for entry in summary["still_down"]}
     restored = folder.events("restored")
     if restored:
-        row.restored_by = str(restored[-1].get("restored_by") or "-")
+        row.restored_by = restored[-1].restored_by or "-"
     elif summary["outcome"] == "open":
         row.restored_by = "nobody yet"
     failure = summary["failure"]

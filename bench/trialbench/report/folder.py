@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,7 @@ from trialbench.errors import UsageError
 from trialbench.files import read_json, read_json_lines
 from trialbench.measure.summary import SegmentFacts, summarise
 from trialbench.report import proofs
-
-# What an event must have to be counted with; a line without it is a bad line like one that is cut short.
-_NEEDED = {
-    "phase_started": ("phase",),
-    "phase_done": ("phase",),
-    "phase_failed": ("phase",),
-    "tenant_stopping": ("tenant",),
-    "tenant_starting": ("tenant",),
-    "tenant_healthy": ("tenant", "duration_s"),
-    "tenant_retry": ("tenant", "attempt"),
-    "candidate_healthy": ("duration_s",),
-    "drained": ("used_mib",),
-}
+from trialbench.report.journal import Check, Event, read_checks, read_event
 
 
 @dataclass
@@ -36,7 +25,7 @@ class Folder:
 
     path: Path
     plan: dict[str, Any] = field(default_factory=dict)
-    journal: list[dict[str, Any]] = field(default_factory=list)
+    journal: list[Event] = field(default_factory=list)
     vram: list[dict[str, Any]] = field(default_factory=list)
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     warmups: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -53,7 +42,7 @@ class Folder:
     @property
     def run(self) -> str:
         """The run's id."""
-        named = self.plan.get("run") or next((event["run"] for event in self.journal if event.get("run")), None)
+        named = self.plan.get("run") or next((event.run for event in self.journal if event.run), None)
         return str(named or self.path.resolve().name)
 
     @property
@@ -61,9 +50,19 @@ class Folder:
         """Whether no candidate was tried: tenants stopped and came back, and nothing was measured."""
         return self.plan.get("rehearsal") is True
 
-    def events(self, name: str) -> list[dict[str, Any]]:
+    def events(self, name: str) -> list[Event]:
         """All events of that name, oldest first."""
-        return [event for event in self.journal if event.get("event") == name]
+        return [event for event in self.journal if event.event == name]
+
+    def checks(self) -> tuple[Sequence[Check], str | None] | None:
+        """The checks that closed the run; without them the newest that the host made itself, with their wall clock.
+
+        None where no checks were made.
+        """
+        if self.verification is not None:
+            return read_checks(self.verification["checks"]), None
+        made = [event for event in self.events("checks") if event.checks is not None]
+        return (made[-1].checks or (), made[-1].wall) if made else None
 
     def segments(self) -> dict[str, dict[str, Any]]:
         """The numbers of each segment, counted anew from its samples, in the order they were measured."""
@@ -109,7 +108,7 @@ def read_folder(path: Path) -> Folder:
     folder.attestation = _document(folder, "attestation.json", "attestation")
     folder.proofs = _proofs(folder)
     lines, bad = read_json_lines(path / "journal.jsonl")
-    folder.journal = [event for event in lines if _usable(event)]
+    folder.journal = [event for event in map(read_event, lines) if event is not None]
     readings, bad_vram = read_json_lines(path / "vram.jsonl")
     folder.vram = [reading for reading in readings if not schemas.validate(reading, "vram")]
     folder.bad_lines = bad + bad_vram + len(lines) - len(folder.journal) + len(readings) - len(folder.vram)
@@ -150,11 +149,6 @@ def _proofs(folder: Folder) -> dict[str, dict[str, Any]]:
     if len(files) > proofs.MAX_FILES:
         folder.unread.append(f"proofs: {len(files) - proofs.MAX_FILES} more files than {proofs.MAX_FILES}")
     return found
-
-
-def _usable(event: dict[str, Any]) -> bool:
-    needed = _NEEDED.get(str(event.get("event")), ())
-    return not schemas.validate(event, "journal") and all(event.get(name) is not None for name in needed)
 
 
 def _countable(sample: dict[str, Any]) -> bool:

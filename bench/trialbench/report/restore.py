@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from trialbench.report.folder import Folder
+from trialbench.report.journal import Event
 
 # How the host program ends what it says of a tenant that does not start.
 _BY_HAND = re.compile(r"^to start it by hand: (.+)$", re.MULTILINE)
@@ -26,18 +27,18 @@ def outcome(folder: Folder) -> str:
         return "untouched"
     if not folder.events("closed"):
         return "open"
-    done = {event["phase"] for event in folder.events("phase_done")}
+    done = {event.phase for event in folder.events("phase_done")}
     if folder.events("phase_failed") or ("window" if folder.rehearsal else "measure") not in done:
         return "rolled_back"
     return "rehearsed" if folder.rehearsal else "completed"
 
 
-def seconds_between(earlier: dict[str, Any], later: dict[str, Any]) -> float | None:
+def seconds_between(earlier: Event, later: Event) -> float | None:
     """Seconds from one event to another; over a reboot by the wall clock, None where that can't be told either."""
-    if earlier["boot_id"] == later["boot_id"]:
-        return round(float(later["t_s"]) - float(earlier["t_s"]), 3)
+    if earlier.boot_id == later.boot_id:
+        return round(later.t_s - earlier.t_s, 3)
     try:
-        walls = [datetime.fromisoformat(event["wall"]) for event in (earlier, later)]
+        walls = [datetime.fromisoformat(event.wall) for event in (earlier, later)]
         return round((walls[1] - walls[0]).total_seconds(), 3)
     except (ValueError, TypeError):
         return None
@@ -46,12 +47,12 @@ def seconds_between(earlier: dict[str, Any], later: dict[str, Any]) -> float | N
 def down_seconds(folder: Folder) -> dict[str, float]:
     """How long each tenant that came back was down: as the host counted it, else from its stop to its last health."""
     for event in reversed(folder.events("restored")):
-        if event.get("down"):
-            return dict(event["down"])
+        if event.down:
+            return dict(event.down)
     found: dict[str, float] = {}
-    healthy = {event["tenant"]: event for event in folder.events("tenant_healthy")}
+    healthy = {event.tenant: event for event in folder.events("tenant_healthy")}
     for event in folder.events("tenant_stopping"):
-        name = event["tenant"]
+        name = event.tenant
         took = seconds_between(event, healthy[name]) if name in healthy else None
         if name not in found and took is not None and took > 0:
             found[name] = took
@@ -68,18 +69,18 @@ def restore_facts(folder: Folder, failure: dict[str, Any] | None, still_down: li
     after_s = seconds_between(end[0], restored[-1]) if end and restored else None
     return {
         "restored": None if how == "untouched" else how != "open",
-        "by": asked[0].get("restored_by") if asked else None,
-        "at": restored[-1]["wall"] if restored else None,
+        "by": asked[0].restored_by if asked else None,
+        "at": restored[-1].wall if restored else None,
         "why": _why(folder, how, failure),
         "after": end[1] if end and after_s is not None else None,
         "after_s": after_s,
         "attempts": len(started),
-        "failures": [str(event.get("reason") or "without a reason") for event in folder.events("restore_failed")],
+        "failures": [str(event.reason or "without a reason") for event in folder.events("restore_failed")],
         "retries": [
-            {name: event.get(name) for name in ("tenant", "attempt", "wait_s", "reason")}
+            {name: getattr(event, name) for name in ("tenant", "attempt", "wait_s", "reason")}
             for event in folder.events("tenant_retry")
         ],
-        "times": restored[-1].get("times") if restored else None,
+        "times": restored[-1].times if restored else None,
         "kept": {name: len(samples) for name, samples in folder.samples.items() if samples},
         "files": [
             *(["journal.jsonl"] if folder.journal else []),
@@ -103,13 +104,13 @@ def _why(folder: Folder, how: str, failure: dict[str, Any] | None) -> str:
     return "it ended before it was through, and the journal does not say why"
 
 
-def _end(folder: Folder) -> tuple[dict[str, Any], str] | None:
+def _end(folder: Folder) -> tuple[Event, str] | None:
     """The event that ended the window, and it in words."""
     for event in reversed(folder.journal):
-        if event["event"] == "phase_failed":
-            return event, f"{event['phase']} failed"
-        if event["event"] == "phase_done" and event["phase"] != "snapshot":
-            return event, f"{event['phase']} was through"
+        if event.event == "phase_failed":
+            return event, f"{event.phase} failed"
+        if event.event == "phase_done" and event.phase != "snapshot":
+            return event, f"{event.phase} was through"
     return None
 
 
@@ -142,20 +143,20 @@ def _while_open(folder: Folder, still_down: list[dict[str, Any]]) -> list[str]:
             return [f"it runs unattended; when it is through: {_PLAY.format('harvest.yml')}", look]
         return [look, f"bring it back now: {_RESTORE}", f"fetch its end: {_PLAY.format('harvest.yml')}"]
     # Only what the newest attempt left undone: what failed before it may have been mended since.
-    begun = max((at for at, event in enumerate(folder.journal) if event["event"] == "restore_started"), default=0)
+    begun = max((at for at, event in enumerate(folder.journal) if event.event == "restore_started"), default=0)
     attempt = folder.journal[begun:]
     steps = []
     for event in attempt:
-        if event["event"] == "tenant_failed" and event.get("tenant"):
-            command = _BY_HAND.search(event.get("reason") or "")
-            steps.append(f"{event['tenant']} does not start" + (f"; by hand: {command[1]}" if command else ""))
-    named = {event.get("tenant") for event in attempt if event["event"] == "tenant_failed"}
+        if event.event == "tenant_failed" and event.tenant:
+            command = _BY_HAND.search(event.reason or "")
+            steps.append(f"{event.tenant} does not start" + (f"; by hand: {command[1]}" if command else ""))
+    named = {event.tenant for event in attempt if event.event == "tenant_failed"}
     for entry in still_down:
         steps += [f"{name} is down, and was not started yet" for name in entry["tenants"] if name not in named]
-    made = [event["checks"] for event in attempt if event["event"] == "checks" and event.get("checks")]
+    made = [event.checks for event in attempt if event.event == "checks" and event.checks]
     for check in made[-1] if made else []:
-        if not check["ok"]:
-            steps.append(f"check {check['id']}, {check['title']}: expected {check['expected']}, found {check['found']}")
+        if not check.ok:
+            steps.append(f"check {check.id}, {check.title}: expected {check.expected}, found {check.found}")
     if not steps:
-        steps = [f"mend: {folder.events('restore_failed')[-1].get('reason') or 'see journalctl -u mt-restore'}"]
+        steps = [f"mend: {folder.events('restore_failed')[-1].reason or 'see journalctl -u mt-restore'}"]
     return [*steps, f"the host goes on trying; when mended, at once by: {_RESTORE}"]

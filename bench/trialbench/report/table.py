@@ -166,18 +166,15 @@ def _windows(summary: dict[str, Any]) -> str:
 
 def _checks(folder: Folder) -> str:
     """The checks that closed the run; without them the newest that the host made by itself."""
-    lines = []
-    found: dict[str, Any] | None = folder.verification
+    found = folder.checks()
     if found is None:
-        made = [event for event in folder.events("checks") if isinstance(event.get("checks"), list)]
-        if not made:
-            return "not made"
-        found = made[-1]
-        lines.append(f"by the host, {clock(str(found.get('wall')))}")
-    for check in found["checks"]:
-        lines.append(wrap(f"{'ok    ' if check['ok'] else 'FAILED'} {check['id']} {check['title']}"))
-        if not check["ok"]:
-            lines.append(wrap(f"       expected {check['expected']}, found {check['found']}"))
+        return "not made"
+    checks, wall = found
+    lines = [] if wall is None else [f"by the host, {clock(wall)}"]
+    for check in checks:
+        lines.append(wrap(f"{'ok    ' if check.ok else 'FAILED'} {check.id} {check.title}"))
+        if not check.ok:
+            lines.append(wrap(f"       expected {check.expected}, found {check.found}"))
     return "\n".join(lines)
 
 

@@ -31,7 +31,7 @@ def taints(folder: Folder, segments: Segments) -> list[str]:
             found.append(f"{name}: {segment}: {seen}")
     found += [*_models(segments), *_restarts(folder, segments)]
     found += [f"{name}: {text}" for name, text in differing(segments)]
-    if len({event["boot_id"] for event in folder.journal if event.get("boot_id")}) > 1:
+    if len({event.boot_id for event in folder.journal if event.boot_id}) > 1:
         found.append("rebooted: the host was rebooted during the run")
     # Its bands and sample counts would be taken for the defaults.
     found += [f"plan_unreadable: {problem}" for problem in folder.unread if problem.startswith("plan.json")]
@@ -69,7 +69,7 @@ def differing(segments: Segments) -> Iterable[tuple[str, str]]:
 
 def _restarts(folder: Folder, segments: Segments) -> Iterable[str]:
     """A server that was not one process from the first request of a session to its last reply."""
-    started = {f"{event.get('pid')} {event.get('start_ticks')}" for event in folder.events("candidate_started")}
+    started = {event.process for event in folder.events("candidate_started")}
     if len(started) > 1:
         yield f"server_restarted: the candidate was started {len(started)} times"
     for names in _sessions(segments):

@@ -268,7 +268,7 @@ def _own(folder: Folder, name: str, around: Sequence[Line]) -> frozenset[int]:
     """The processes of the server under test; empty where they can't be told from others."""
     held = {holder["pid"]: str(holder.get("command", "")) for line in around for holder in _holders(line)}
     if "baseline" not in name:
-        pids = {event.get("pid") for event in folder.events("candidate_started")}
+        pids = {event.pid for event in folder.events("candidate_started")}
         return frozenset(pid for pid in held if pid in pids)
     tenant = (folder.plan.get("baseline") or {}).get("tenant")
     entry: dict[str, Any] = next((one for one in folder.plan.get("tenants") or () if one.get("name") == tenant), {})

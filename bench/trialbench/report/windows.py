@@ -35,11 +35,11 @@ class Window:
 def down_intervals(folder: Folder) -> dict[str, Interval]:
     """Tenant to (stop began, healthy again); tenants that never came back are left out."""
     found: dict[str, Interval] = {}
-    back = {event["tenant"]: event["t_s"] for event in folder.events("tenant_healthy")}
+    back = {event.tenant: event.t_s for event in folder.events("tenant_healthy")}
     for event in folder.events("tenant_stopping"):
-        name = event["tenant"]
-        if name in back and name not in found and back[name] > event["t_s"]:
-            found[name] = (event["t_s"], back[name])
+        name = event.tenant
+        if name in back and name not in found and back[name] > event.t_s:
+            found[name] = (event.t_s, back[name])
     return found
 
 
@@ -69,14 +69,14 @@ def still_down(folder: Folder) -> list[dict[str, Any]]:
     since: dict[str, str] = {}
     down: dict[str, list[str]] = {}
     for event in folder.journal:
-        name, tenant = event.get("event"), event.get("tenant")
-        if name not in ("tenant_stopping", "tenant_healthy") or tenant is None:
+        name, tenant = event.event, event.tenant
+        if name not in ("tenant_stopping", "tenant_healthy") or not tenant:
             continue
         impact = impact_of(folder, tenant)
         tenants = down.setdefault(impact, [])
         if name == "tenant_stopping":
             if not tenants:
-                since[impact] = str(event.get("wall"))
+                since[impact] = event.wall
             if tenant not in tenants:
                 tenants.append(tenant)
         elif tenant in tenants:
@@ -102,18 +102,16 @@ def impact_of(folder: Folder, tenant: str) -> str:
         if entry.get("name") == tenant and entry.get("impact"):
             return str(entry["impact"])
     for event in folder.events("tenant_stopping"):
-        if event["tenant"] == tenant and event.get("impact"):
-            return str(event["impact"])
+        if event.tenant == tenant and event.impact:
+            return event.impact
     return tenant
 
 
 def _window(folder: Folder, tenants: list[str], span: Interval) -> Window:
-    starts = [
-        _clip((event["t_s"] - event["duration_s"], event["t_s"]), span) for event in folder.events("tenant_healthy")
-    ]
-    candidate = [
-        _clip((event["t_s"] - event["duration_s"], event["t_s"]), span) for event in folder.events("candidate_healthy")
-    ]
+    starts, candidate = (
+        [_clip((event.t_s - (event.duration_s or 0.0), event.t_s), span) for event in folder.events(name)]
+        for name in ("tenant_healthy", "candidate_healthy")
+    )
     total = span[1] - span[0]
     parts = {
         "drain_min_s": _drain_minimum(folder, span),
@@ -138,15 +136,15 @@ def _clip(interval: Interval, span: Interval) -> float:
 def _drain_minimum(folder: Folder, span: Interval) -> float:
     """The minimum that restore waits by decision, if it drained within the window; other drains have none."""
     minimum = float(folder.plan.get("limits", {}).get("drain_min_s", _DRAIN_MIN_S))
-    restores = [event["t_s"] for event in folder.events("restore_started")]
+    restores = [event.t_s for event in folder.events("restore_started")]
     drains = [
-        event["t_s"]
+        event.t_s
         for event in folder.journal
         # Where the card can't be read a drain only waits, and says so when it begins.
-        if event.get("event") in ("drain_started", "drain_timeout")
+        if event.event in ("drain_started", "drain_timeout")
         and restores
-        and event["t_s"] >= restores[0]
-        and span[0] <= event["t_s"] <= span[1]
+        and event.t_s >= restores[0]
+        and span[0] <= event.t_s <= span[1]
     ]
     return min(minimum, span[1] - drains[0]) if drains else 0.0
 

@@ -25,6 +25,7 @@ from trialbench.report.html.clock import Clock
 from trialbench.report.html.comparison import write_comparison
 from trialbench.report.html.page import Page, page
 from trialbench.report.html.report import report_html, write_report
+from trialbench.report.journal import Event
 from trialbench.report.summary import summarise_folder
 from trialbench.report.telemetry import joined
 from trialbench.show import figures, html, svg
@@ -443,7 +444,7 @@ def test_a_reboot_goes_on_where_the_wall_clock_says(folders: ModuleType, tmp_pat
 
 
 def test_a_reboot_without_a_usable_wall_clock_goes_on_where_the_first_boot_ended() -> None:
-    events = [{"boot_id": boot, "t_s": t_s, "wall": "?"} for boot, t_s in (("a", 100.0), ("a", 110.0), ("b", 3.0))]
+    events = [Event("gate", t_s, boot, "?") for boot, t_s in (("a", 100.0), ("a", 110.0), ("b", 3.0))]
     clock = Clock(Folder(Path(), journal=events))
     assert [clock.event(event) for event in events] == [0.0, 10.0, 10.0]
     assert Clock(Folder(Path())).series([{"t_s": 4.0}]) == [4.0]

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trialbench import schemas
 from trialbench.report.folder import Folder
+from trialbench.report.journal import Event
 from trialbench.report.telemetry import SLOWING, held_back, joined, series, telemetry
 
 OWN = {"pid": 7, "mib": 4900, "command": "/usr/bin/llama-server --port 11435"}
@@ -341,9 +342,9 @@ def test_the_server_under_test_may_grow_and_even_start_anew(folder: Make) -> Non
 def test_the_candidate_is_known_by_its_process(folder: Make) -> None:
     lines = ticks(100.0, 104.0)
     processes(lines, 101.65, {**OWN, "mib": 6000}, VOICE)
-    started = [{"event": "candidate_started", "pid": 8}]
+    started = [Event("candidate_started", 100.0, "b", pid=8)]
     assert flagged(folder(lines, name="nav-candidate", journal=started)) == [2], "the live model grew beside it"
-    started = [{"event": "candidate_started", "pid": 7}]
+    started = [Event("candidate_started", 100.0, "b", pid=7)]
     assert flagged(folder(lines, name="nav-candidate", journal=started)) == []
     assert flagged(folder(lines, name="nav-candidate")) == [], "who can't be told from the candidate is not accused"
 

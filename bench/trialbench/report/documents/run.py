@@ -73,7 +73,7 @@ def _begun(folder: Folder) -> str:
     """The wall clock of the first event that has one."""
     for event in folder.journal:
         try:
-            wall = datetime.fromisoformat(str(event["wall"]))
+            wall = datetime.fromisoformat(event.wall)
         except ValueError:
             continue
         return wall.astimezone(UTC).strftime("%Y-%m-%d %H:%M")

@@ -27,7 +27,7 @@ def junit(folder: Folder, summary: dict[str, Any]) -> str:
         "ground_truth": _attested(folder),
         "proofs": _proofs(folder),
     }
-    wall = next((str(event["wall"]) for event in folder.journal), "")
+    wall = next((event.wall for event in folder.journal), "")
     began = wall if wall[:19].count(":") == 2 else ""
     names = ("run", "host", "model_label", "baseline_label", "outcome", "trialbench")
     properties = {name: str(summary[name]) for name in names if summary[name] is not None}
@@ -123,15 +123,13 @@ def _candidate(folder: Folder, summary: dict[str, Any]) -> list[Case]:
 
 def _checks(folder: Folder) -> list[Case]:
     """The checks that closed the run; without them the newest that the host made by itself."""
-    found = folder.verification
-    if found is None:
-        found = next((one for one in reversed(folder.events("checks")) if isinstance(one.get("checks"), list)), None)
-    cases = []
-    for check in found["checks"] if found else []:
-        name = f"{check['id']} {check['title']}"
-        message = f"expected {check['expected']}, found {check['found']}"
-        cases.append(Case(name) if check["ok"] else _failed(name, message, []))
-    return cases
+    checks, _wall = folder.checks() or ((), None)
+    return [
+        Case(f"{check.id} {check.title}")
+        if check.ok
+        else _failed(f"{check.id} {check.title}", f"expected {check.expected}, found {check.found}", [])
+        for check in checks
+    ]
 
 
 def _attested(folder: Folder) -> list[Case]:

@@ -67,7 +67,7 @@ def _about(folder: Folder, summary: dict[str, Any]) -> list[Family]:
     baseline = summary["baseline_label"] or ""
     info.add(1, run=summary["run"], baseline=baseline, outcome=summary["outcome"], version=summary["trialbench"])
     began = Family("start_timestamp", "When the run began, as Unix time.", "seconds")
-    began.add(_unix(folder.journal[0]["wall"]) if folder.journal else None)
+    began.add(_unix(folder.journal[0].wall) if folder.journal else None)
     completed = Family("completed", "Whether the run came to its end as planned.")
     completed.add(summary["outcome"] in ("completed", "rehearsed"))
     restored = Family("host_restored", "Whether the host is back; absent for a run that never held it.")

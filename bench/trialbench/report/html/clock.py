@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from trialbench.report.folder import Folder
+from trialbench.report.journal import Event
 
 
 class Clock:
@@ -20,9 +21,9 @@ class Clock:
         self._boots: list[str] = []
         first_wall, latest = None, 0.0
         for event in folder.journal:
-            boot, t_s = str(event["boot_id"]), float(event["t_s"])
+            boot, t_s = event.boot_id, float(event.t_s)
             if boot not in self._offsets:
-                wall = _seconds(event.get("wall"))
+                wall = _seconds(event.wall)
                 if not self._boots:
                     first_wall, offset = wall, -t_s
                 elif wall is None or first_wall is None:
@@ -39,9 +40,9 @@ class Clock:
             self._offsets[""] = -min(times, default=0.0)
             self._boots.append("")
 
-    def event(self, event: dict[str, Any]) -> float:
+    def event(self, event: Event) -> float:
         """Time of a journal line."""
-        return float(event["t_s"]) + self._offsets[str(event["boot_id"])]
+        return event.t_s + self._offsets[event.boot_id]
 
     def series(self, lines: list[dict[str, Any]]) -> list[float]:
         """Times of the lines of a series that knows no boots, in the order they were written."""
@@ -61,8 +62,8 @@ class Clock:
         return t_s + self._offsets[self._boots[0]]
 
 
-def _seconds(wall: object) -> float | None:
+def _seconds(wall: str) -> float | None:
     try:
-        return datetime.fromisoformat(str(wall)).timestamp()
+        return datetime.fromisoformat(wall).timestamp()
     except (ValueError, OverflowError, OSError):
         return None

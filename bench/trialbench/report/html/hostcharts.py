@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from trialbench.report.folder import Folder
 from trialbench.report.html.clock import Clock
+from trialbench.report.journal import Event
 from trialbench.report.telemetry import held_back
 from trialbench.report.windows import impact_of
 from trialbench.show.figures import (
@@ -77,14 +78,14 @@ def phase_spans(folder: Folder, clock: Clock) -> list[Span]:
     found: list[Span] = []
     now = 0.0
     for event in folder.journal:
-        now, name = clock.event(event), event["event"]
+        now, name = clock.event(event), event.event
         if name == "phase_started":
-            begun[event["phase"]] = now
+            begun[event.phase] = now
         elif name == "restore_started":
             # Later attempts belong to the same restore.
             begun.setdefault("restore", now)
         elif name in ("phase_done", "phase_failed", "restored"):
-            phase = "restore" if name == "restored" else event["phase"]
+            phase = "restore" if name == "restored" else event.phase
             found.append(_span(phase, begun.pop(phase, now), now, name != "phase_failed"))
     found += [_span(phase, start, now, False) for phase, start in begun.items()]
     return sorted(found, key=lambda span: span.start)
@@ -151,13 +152,13 @@ def memory(folder: Folder, summary: dict[str, Any], clock: Clock) -> Figure | No
         parts += _healthy(spans, base, limits, x, y)
         parts.append(element("path", d=_step_path(readings, x, y), class_="area"))
         for letter, at, gate in gates:
-            if base is not None and gate["footprint_gb"] is not None:
-                kind = "gate" if gate["ok"] is not False else "gate failed"
+            if base is not None and gate.footprint_gb is not None:
+                kind = "gate" if gate.ok is not False else "gate failed"
                 parts.append(
                     mark(
                         "diamond",
                         x(at),
-                        y(base + gate["footprint_gb"]),
+                        y(base + gate.footprint_gb),
                         4.5,
                         note=_gate_text(letter, gate),
                         class_=kind,
@@ -203,20 +204,20 @@ def _known(line: dict[str, Any], name: str) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _gates(folder: Folder, clock: Clock) -> list[tuple[str, float, dict[str, Any]]]:
+def _gates(folder: Folder, clock: Clock) -> list[tuple[str, float, Event]]:
     return [
         (
             chr(ord("a") + at),
             clock.event(event),
-            {name: event.get(name) for name in ("name", "ok", "footprint_gb", "band")},
+            event,
         )
         for at, event in enumerate(folder.events("gate")[:_MOST_GATES])
     ]
 
 
-def _gate_text(letter: str, gate: dict[str, Any]) -> str:
-    size = "not measured" if gate["footprint_gb"] is None else f"{gate['footprint_gb']:.2f} GB"
-    return f"gate {gate['name'] or letter}: {size}" + (f", {gate['band']}" if gate["band"] else "")
+def _gate_text(letter: str, gate: Event) -> str:
+    size = "not measured" if gate.footprint_gb is None else f"{gate.footprint_gb:.2f} GB"
+    return f"gate {gate.name or letter}: {size}" + (f", {gate.band}" if gate.band else "")
 
 
 def _limits(folder: Folder) -> tuple[float, float, float] | None:
@@ -334,8 +335,8 @@ def downs(folder: Folder, clock: Clock) -> list[Down]:
     """Every tenant that was stopped, in that order; a later stop within the run belongs to the same downtime."""
     found: dict[str, dict[str, float]] = {}
     for event in folder.journal:
-        name, tenant = event["event"], event.get("tenant")
-        if tenant is None:
+        name, tenant = event.event, event.tenant
+        if not tenant:
             continue
         if name == "tenant_stopping":
             found.setdefault(tenant, {}).setdefault("stopping", clock.event(event))

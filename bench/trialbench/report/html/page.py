@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from trialbench.report.html import charts, hostcharts, proofcharts
 from trialbench.report.html.clock import Clock
 from trialbench.report.html.described import Describe, Picture, command_path, describe, picture
 from trialbench.report.html.provenance import Group, provenance
+from trialbench.report.journal import Check
 from trialbench.report.measured import cells, remarks
 from trialbench.report.proofs import proofs_of
 from trialbench.report.windows import clock, still_down_text
@@ -111,7 +113,7 @@ class Page:
     restored: list[str]
     picture: Picture
     describe: Describe | None
-    checks: list[dict[str, Any]]
+    checks: Sequence[Check]
     checks_by: str
     attested: Table | None
     proofs: list[proofcharts.Shown]
@@ -143,7 +145,7 @@ def page(folder: Folder, summary: dict[str, Any], joined: dict[str, dict[int, di
         run=summary["run"],
         title=f"{tried} on {summary['host'] or 'an unknown host'}",
         tried=tried,
-        began=str(folder.journal[0]["wall"]) if folder.journal else "",
+        began=folder.journal[0].wall if folder.journal else "",
         host=str(summary["host"] or "an unknown host"),
         word=word,
         kind=kind,
@@ -488,14 +490,13 @@ def _restored(summary: dict[str, Any]) -> list[str]:
     return found
 
 
-def _checks(folder: Folder) -> tuple[list[dict[str, Any]], str]:
+def _checks(folder: Folder) -> tuple[Sequence[Check], str]:
     """The checks that closed the run and who made them; none if they were not made."""
-    if folder.verification is not None:
-        return folder.verification["checks"][:_MOST_ROWS], "from outside, after the host had closed the run"
-    made = [event for event in folder.events("checks") if isinstance(event.get("checks"), list)]
-    if not made:
-        return [], ""
-    return made[-1]["checks"][:_MOST_ROWS], f"by the host itself, {clock(str(made[-1].get('wall')))}"
+    checks, wall = folder.checks() or ((), "")
+    if wall == "":
+        return (), ""
+    by = "from outside, after the host had closed the run" if wall is None else f"by the host itself, {clock(wall)}"
+    return checks[:_MOST_ROWS], by
 
 
 def _attested(folder: Folder) -> Table | None:

@@ -67,14 +67,14 @@ def provenance(folder: Folder, summary: dict[str, Any], picture: Picture) -> lis
                 ("driver", _text(_mapping(snapshot.get("gpu")).get("driver"))),
                 *[(_text(name), _text(value)) for name, value in list(_mapping(snapshot.get("system")).items())[:12]],
                 ("memory of the card", _mib(summary["vram"]["total_mib"])),
-                ("opened by", next((_text(event.get("controller")) for event in folder.events("opened")), "")),
+                ("opened by", next((event.controller for event in folder.events("opened")), "")),
             ],
         ),
         Group(
             "Run",
             [
                 ("run", summary["run"]),
-                ("began", str(folder.journal[0]["wall"]) if folder.journal else ""),
+                ("began", folder.journal[0].wall if folder.journal else ""),
                 ("trialbench", summary["trialbench"]),
                 (
                     "to repeat",
@@ -107,7 +107,7 @@ def _asked(folder: Folder, summary: dict[str, Any], picture: Picture) -> list[tu
         pass
     made = folder.events("prompt")
     if made:
-        rows.append(("made by production's function", f"sha256 {_text(made[-1].get('function_sha256'))}"))
+        rows.append(("made by production's function", f"sha256 {made[-1].function_sha256}"))
     if picture.sha256:
         rows.append(("camera image", f"sha256 {picture.sha256}"))
     for name, segment in list(summary["segments"].items())[:_MOST_ROWS]:
