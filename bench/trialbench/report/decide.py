@@ -27,8 +27,8 @@ def decide_folder(
 ) -> dict[str, Any]:
     """Decide on the run in `path`, write its verdict.json and return it. Nothing is measured again.
 
-    What is not given stays as it was decided before: a judgement of the describe replies, once recorded, holds until
-    another one is given. The summary is counted anew from the samples, so that the verdict never rests on a stale one.
+    Omitted arguments keep their earlier value: a recorded judgment of the describe replies holds until it is replaced.
+    The summary is recomputed from the samples, so the verdict never rests on a stale one.
 
     Raises:
         UsageError: no result folder, or that of a rehearsal.
@@ -47,18 +47,18 @@ def decide_folder(
         "run": summary["run"],
         "verdict": decision.verdict,
         "reasons": decision.reasons,
-        # Through JSON, so that what is returned is what stands in the file: lists, not tuples.
+        # Through JSON, so that the returned value equals the file: lists, not tuples.
         "facts": json.loads(json.dumps({**asdict(facts), **asdict(rules)})),
         "evidence": {answer.question: answer.as_dict() for answer in evidence(folder, summary, facts, rules)},
     }
     write_json(path / "verdict.json", document)
-    # What is to be done next follows from the verdict.
+    # The next steps depend on the verdict.
     write_summary(path)
     return document
 
 
 def evidence_of(folder: Folder, summary: dict[str, Any]) -> list[Answer]:
-    """What trial, ground truth and engines have to show, as of now; also for a run on which nobody has decided."""
+    """The current evidence of trial, ground truth and engines, whether or not there is a verdict."""
     return evidence(folder, summary, *_settled(folder, summary, None, None, None))
 
 
@@ -69,7 +69,7 @@ def _settled(
     adherence_rule: AdherenceRule | None,
     ground_truth: GroundTruth | None,
 ) -> tuple[Facts, Rules]:
-    """What is decided on: what is given, else what was decided before, else what lies in the run."""
+    """The inputs of the decision: arguments first, then the earlier verdict, then the run's files."""
     before = folder.verdict["facts"] if folder.verdict else {}
     rules = rules_of(folder.plan, adherence_rule or before.get("adherence_rule"))
     facts = facts_of(
@@ -82,7 +82,7 @@ def _settled(
 
 
 def _ground_truth(folder: Folder, before: GroundTruth | None) -> GroundTruth:
-    """What was decided before; what was missing then may lie in the run by now."""
+    """The earlier decision; a missing attestation may have been added to the run since."""
     if before in ("passed", "failed"):
         return before
     return attested(folder.attestation, required=before == "missing")
@@ -113,7 +113,7 @@ def _rolled_back(summary: dict[str, Any]) -> str | None:
     elif summary["outcome"] == "untouched":
         return "it ended before anything was stopped on the host"
     else:
-        return "it ended before its measuring was through, and the host was restored"
+        return "it ended before measuring was complete, and the host was restored"
     return f"{reason} (the run is still open)" if still_open else reason
 
 

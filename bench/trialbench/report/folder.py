@@ -1,4 +1,4 @@
-"""A result folder, read: whatever of it is there. A trial that failed early leaves few files, and is shown as well."""
+"""Reads a result folder, complete or not: a trial that failed early leaves few files and is reported too."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Folder:
     """The files of a run. `samples` and `warmups` by segment; missing files are empty.
 
     `attestation` is what ground truth says of the candidate's files, `proofs` what was proved of engines, by file.
-    `logs` are names of files. `bad_lines` and `unread` say what is there and can't be used.
+    `logs` are file names. `bad_lines` and `unread` record what could not be used.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class Folder:
 
     @property
     def rehearsal(self) -> bool:
-        """Whether no candidate was tried: tenants stopped and came back, and nothing was measured."""
+        """Whether this is a rehearsal: tenants are stopped and restored, no candidate is tried, nothing is measured."""
         return self.plan.get("rehearsal") is True
 
     def events(self, name: str) -> list[Event]:
@@ -65,7 +65,7 @@ class Folder:
         return (made[-1].checks or (), made[-1].wall) if made else None
 
     def segments(self) -> dict[str, dict[str, Any]]:
-        """The numbers of each segment, counted anew from its samples, in the order they were measured."""
+        """The numbers of each segment, recomputed from its samples, in the order they were measured."""
         in_order = sorted(self.samples.items(), key=lambda item: item[1][0]["t_start_s"] if item[1] else 0.0)
         return {
             name: summarise(samples, self.warmups.get(name, []), self._facts(name, samples))
@@ -73,7 +73,7 @@ class Folder:
         }
 
     def _facts(self, name: str, samples: list[dict[str, Any]]) -> SegmentFacts:
-        """What was asked: from the session's own summary; if it was never written, from what the name says."""
+        """What was requested: from the session's own summary or, if that was never written, from the segment's name."""
         asked = self.asked.get(name)
         if asked is not None:
             return SegmentFacts(
@@ -82,7 +82,7 @@ class Folder:
                 asked["adherence"] is not None,
                 asked["cache"]["asked"],
                 asked["stopped"],
-                # Summaries of older clients lack these two.
+                # Older clients do not write these two.
                 asked.get("request"),
                 asked.get("neighbours"),
             )
@@ -91,10 +91,10 @@ class Folder:
 
 
 def read_folder(path: Path) -> Folder:
-    """Read the result folder `path`; what in it does not fit its schema is noted and left out.
+    """Read the result folder `path`; content that does not fit its schema is recorded and skipped.
 
-    All of it was written on another machine, partly by programs that read a model's replies, perhaps while a disk was
-    filling up: nothing in it may keep the rest from being shown.
+    The files were written on another machine, partly from a model's replies, perhaps while a disk was filling up, so no
+    bad file may hide the rest.
 
     Raises:
         UsageError: there is no such folder, or nothing of a run in it.
@@ -130,7 +130,7 @@ def read_folder(path: Path) -> Folder:
 
 
 def _proofs(folder: Folder) -> dict[str, dict[str, Any]]:
-    """The proofs whose numbers bear out what they say, by the name of their file."""
+    """The proofs whose verdicts match their numbers, by file name."""
     found = {}
     files = sorted((folder.path / "proofs").glob("*.json"))
     for file in files[: proofs.MAX_FILES]:

@@ -1,4 +1,4 @@
-"""`summary.json` of a trial: samples, journal and VRAM series, brought together."""
+"""The `summary.json` of a trial, from samples, journal and VRAM series."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trialbench.report.telemetry import telemetry
 from trialbench.report.windows import still_down, windows
 
 MIB_PER_GB = 1024
-# In which of the VRAM series' phases the candidate is loaded.
+# Phases of the VRAM series in which the candidate is loaded.
 _LOADED = ("candidate", "measure")
 
 
@@ -31,7 +31,7 @@ def summarise_folder(folder: Folder) -> dict[str, Any]:
     """The summary of a trial (`trialbench schema summary`)."""
     segments = folder.segments()
     failures = folder.events("phase_failed")
-    # The newest: an earlier one was followed by another attempt.
+    # The newest one: earlier failures were followed by another attempt.
     failure = (
         {name: getattr(failures[-1], name) for name in ("phase", "reason", "expected", "found", "todo")}
         if failures
@@ -66,7 +66,7 @@ def summarise_folder(folder: Folder) -> dict[str, Any]:
 
 
 def _differs(segments: dict[str, dict[str, Any]]) -> str | None:
-    """Why baseline and candidate were not asked the same; None when they were, as far as the clients say."""
+    """How the requests to baseline and candidate differ; None if the clients report no difference."""
     return "; ".join(text for name, text in differing(segments)) or None
 
 
@@ -79,7 +79,7 @@ def _restore_failure(folder: Folder) -> str | None:
 
 
 def _phases(folder: Folder) -> list[dict[str, Any]]:
-    """Phases in the order they ended, with seconds; the restore's own time comes from its last event."""
+    """Phases in the order they ended, with durations; the restore's duration comes from its last event."""
     started = {event.phase: event for event in folder.events("phase_started")}
     found = []
     for event in folder.journal:
@@ -87,7 +87,7 @@ def _phases(folder: Folder) -> list[dict[str, Any]]:
         if name in ("phase_done", "phase_failed"):
             phase = event.phase
             begun = started.get(phase, event)
-            # The clock starts anew at a boot: a phase that a reboot ended has no duration.
+            # The clock restarts at a reboot, so a phase that a reboot interrupted has no duration.
             same = event.boot_id == begun.boot_id
             duration = round(event.t_s - begun.t_s, 3) if same else None
             took = duration if event.duration_s is None else event.duration_s
@@ -100,7 +100,7 @@ def _phases(folder: Folder) -> list[dict[str, Any]]:
 def _vram(folder: Folder) -> dict[str, Any]:
     """VRAM in MiB, and the candidate's footprint above the drained level in GB of 1024 MiB."""
     drained = [event.used_mib for event in folder.events("drained")]
-    # While the driver is silent there may be lines without a reading.
+    # Lines lack a reading while the driver does not respond.
     readings = [reading for reading in folder.vram if reading.get("used_mib") is not None]
     loaded = [reading["used_mib"] for reading in readings if reading.get("phase") in _LOADED]
     peak = max(loaded, default=None)

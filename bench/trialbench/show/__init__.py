@@ -1,1 +1,1 @@
-"""Words, pictures and files out of typed results: drawing for every room, which knows no run."""
+"""Text, charts, HTML, JUnit and terminal output for all rooms; nothing here knows about runs."""

@@ -1,4 +1,4 @@
-"""What every chart of a report is made of: a wide drawing, one for a phone, a legend, the data as a table."""
+"""The parts of a chart: a wide drawing, a narrow one for phones, a legend, and the data as a table."""
 
 from __future__ import annotations
 

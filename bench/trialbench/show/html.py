@@ -13,10 +13,10 @@ from markupsafe import Markup, escape
 from trialbench.show.terminal import line, screen
 
 _HERE = Path(__file__).parent / "templates"
-# Longer than any reply that a person would read to its end; for a page that grows too large, less.
+# Maximum length of a text, in characters; a page that grows too large uses the smaller limits.
 _LIMITS = (4000, 500, 100)
 _BRIEF, _SENTENCE = 200, 1000
-# The promise is 2 MB.
+# Documented maximum: 2 MB.
 MAX_BYTES = 1_900_000
 
 
@@ -48,7 +48,7 @@ def _render(template: Path, limit: int, values: dict[str, Any]) -> str:
     environment.filters["prose"] = lambda text: prose(text, min(limit, _SENTENCE))
     environment.filters["brief"] = brief
     style, script = (_HERE / "style.css").read_text(encoding="utf-8"), (_HERE / "script.js").read_text(encoding="utf-8")
-    # Nothing but these two may act, and nothing is ever fetched: the browser enforces it, whatever a text contains.
+    # Only this style and script are allowed, and nothing is fetched; the browser enforces both.
     policy = (
         f"default-src 'none'; style-src '{_fingerprint(style)}'; script-src '{_fingerprint(script)}';"
         " img-src data:; base-uri 'none'; form-action 'none'"
@@ -58,24 +58,24 @@ def _render(template: Path, limit: int, values: dict[str, Any]) -> str:
 
 
 def shown(text: str, limit: int = _LIMITS[0]) -> str:
-    """`text` as it is put into a page: cut to a length one can read, and nothing in it acts unseen.
+    """`text` for a page: truncated, with invisible characters escaped.
 
-    Markup, which only this package makes, stays what it is.
+    Markup, which only this package creates, is left unchanged.
     """
     if isinstance(text, Markup):
         return text
     kept = screen(text[:limit])
-    # An escaped character is longer than it was.
+    # Escapes make the text longer.
     return kept if len(text) <= limit and len(kept) <= 4 * limit else f"{kept[: 4 * limit]} ... (cut)"
 
 
 def brief(text: str) -> str:
-    """A name, a label, a cell: `text` on one line, of a length that fits there."""
+    """`text` on one short line, for names, labels and cells."""
     return text if isinstance(text, Markup) else line(text, _BRIEF)
 
 
 def prose(text: str, limit: int = _LIMITS[0]) -> Markup:
-    """A sentence of ours or of a log, escaped; what stands in it between backticks looks like a command."""
+    """`text` escaped, with the parts between backticks marked up as code."""
     parts = shown(text, limit).split("`")
     if len(parts) % 2 == 0:
         return escape("`".join(parts))

@@ -1,4 +1,4 @@
-"""Just enough SVG: elements as escaped text, scales, ticks. Colours are classes, which the style sheet fills."""
+"""Minimal SVG: elements as escaped text, scales, ticks. Colors are CSS classes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def element(name: str, *children: str, **attributes: Attribute) -> Markup:
 
 
 def join(parts: Iterable[str]) -> Markup:
-    """Elements one behind the other."""
+    """Concatenated elements."""
     return Markup("").join(parts)
 
 
@@ -38,7 +38,7 @@ def _value(value: str | float) -> str:
 
 
 def coordinate(value: float) -> str:
-    """A coordinate in hundredths, without needless zeros; what is no finite number becomes 0."""
+    """A coordinate with two decimals, trailing zeros removed; non-finite numbers become 0."""
     if not math.isfinite(value):
         return "0"
     return f"{value:.2f}".rstrip("0").rstrip(".")
@@ -120,7 +120,7 @@ def tick_text(value: float) -> str:
 def mark(
     kind: str, x: float, y: float, size: float = 3.4, *, note: str | None = None, **attributes: Attribute
 ) -> Markup:
-    """A mark whose shape tells what its colour tells: dot, square, triangle, diamond, cross, ring.
+    """A mark whose shape carries the same meaning as its color: dot, square, triangle, diamond, cross, ring.
 
     `note` is shown when a pointer rests on it.
     """

@@ -1,4 +1,4 @@
-"""What is printed: the words of strangers (models, servers, logs) are shown on a terminal, never obeyed by it."""
+"""Terminal output. Untrusted text (models, servers, logs) is displayed and never interpreted by the terminal."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TextIO
 
 from trialbench.errors import TrialbenchError, UsageError
 
-# The bars of a sparkline as digits, where the terminal's encoding has no bars.
+# Sparkline bars as digits, for terminals whose encoding has no bars.
 _BARS = str.maketrans("▁▂▃▄▅▆▇█", "12345678")
 
 
 def screen(text: str) -> str:
-    """`text` with control characters, marks of direction and halves of surrogates escaped; line ends are kept."""
+    """`text` with control characters, direction marks and lone surrogates escaped; line ends are kept."""
     return "".join(one if one == "\n" or one.isprintable() else _escaped(one) for one in text.expandtabs())
 
 
@@ -25,7 +25,7 @@ def line(text: str, limit: int) -> str:
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print `text` for people, to standard output or `stream`; what its encoding lacks is escaped."""
+    """Print `text` to standard output or `stream`; characters that its encoding lacks are escaped."""
     out, shown = stream or sys.stdout, screen(text)
     encoding = getattr(out, "encoding", None) or "utf-8"
     try:
@@ -39,14 +39,14 @@ def ended(name: str, act: Callable[[], int]) -> int:
     """The exit code of the command called `name`. Expected errors become a plain message on standard error."""
     try:
         code = act()
-        # Here, where a closed pipe can still be handled, and not when the interpreter ends.
+        # Flush here, where a closed pipe can still be handled, not at interpreter exit.
         sys.stdout.flush()
         return code
     except TrialbenchError as error:
         say(f"{name}: {error}", sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # `trialbench show DIR | head`: the reader has seen enough. Keep the interpreter from flushing into the void.
+        # `trialbench show DIR | head` closed the pipe: keep the interpreter from flushing to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:

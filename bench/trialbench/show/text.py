@@ -1,4 +1,4 @@
-"""How numbers and lines look on a terminal: plain text, at most 100 columns, no library."""
+"""Numbers and lines on a terminal: plain text, at most 100 columns, no library."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from trialbench.show.terminal import screen
 
 WIDTH = 100
 _BARS = "▁▂▃▄▅▆▇█"
-# In a bar of a sparkline: at least one sample of these failed.
+# Marks a sparkline bar with at least one failed sample.
 _FAILED = "x"
-# A scale narrower than this would make mountains of noise.
+# A narrower scale would exaggerate noise.
 _FLAT = 1.5
 
 
@@ -49,7 +49,7 @@ def section(title: str, text: str) -> str:
 
 
 def wrap(text: str) -> str:
-    """`text` in lines that fit; its own line ends are kept, because logs and commands stand in it."""
+    """`text` wrapped to fit; its own line ends are kept, because it may hold logs and commands."""
     return "\n".join(_wrap_line(line) for line in screen(text).split("\n"))
 
 

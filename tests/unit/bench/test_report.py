@@ -294,7 +294,7 @@ def test_a_run_that_is_still_open_says_what_is_still_down(make: Make, capsys: py
             [*HALF, FAILED, ENDED, *TROUBLE],
             "measure: the runner was ended from outside (its time was up) (the run is still open)",
         ),
-        ([*HALF, (53.0, "program", "closed", {})], "it ended before its measuring was through"),
+        ([*HALF, (53.0, "program", "closed", {})], "it ended before measuring was complete"),
         ([JOURNAL[0]], "it ended before anything was stopped"),
     ],
     ids=["nothing known", "restore failed", "newest phase", "closed", "untouched"],

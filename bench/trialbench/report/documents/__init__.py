@@ -53,7 +53,7 @@ class Document:
         return self.before != self.after
 
     def line(self, *, check: bool) -> str:
-        """What becomes of it, in a line for people."""
+        """One line that says what happens to the document."""
         if self.left_alone:
             return f"{self.name}: left alone, {self.left_alone}"
         if not self.changed:
@@ -114,7 +114,7 @@ def told(documents: list[Document], shown: str, *, check: bool) -> dict[str, Any
 
 
 def _documents(run: Run, root: Path, research: str) -> list[Document]:
-    """All three, with what is to become of them."""
+    """The three documents with their planned changes."""
     reasons = {"untouched": "the trial ended before it held the host", "open": "the trial is not known to be over"}
     over = reasons.get(run.outcome)
     numbers = over or (None if run.outcome == "completed" else "the trial was rolled back: its numbers don't count")

@@ -1,7 +1,7 @@
 """A Markdown document as its lines and what a reader of Markdown sees in them, for edits that leave all else alone.
 
 A real parser says what is a heading, a table or a list: what only looks like one inside a code fence, an indented
-block or an HTML comment is none. The text itself is never rendered anew. An edit replaces a span of characters, and
+block or an HTML comment is none. The text is never re-rendered. An edit replaces a span of characters, and
 everything outside of it stays byte for byte, line ends, mark of order and odd widths included.
 """
 
@@ -251,7 +251,7 @@ def masked(text: str) -> str:
 
 
 def escape(text: str, limit: int = 200) -> str:
-    """A stranger's text as Markdown that shows it and does nothing: one line, no markup, fit for a table cell."""
+    """Untrusted text as inert Markdown: one line, no markup, safe in a table cell."""
     shown = one_line(" ".join(text.split()), limit)
     return _ACTIVE.sub(_backslash, shown) or "?"
 

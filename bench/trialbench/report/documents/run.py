@@ -14,7 +14,7 @@ from trialbench.report.summary import summarise_folder
 
 @dataclass(frozen=True)
 class Run:
-    """A trial. Its texts come from strangers and are still raw; `begun` is `2026-01-02 03:04` in UTC."""
+    """A trial. Its texts are untrusted and unescaped; `begun` is `2026-01-02 03:04` in UTC."""
 
     id: str
     label: str
@@ -43,7 +43,7 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """What is to be written about the run in the result folder `path`.
+    """The facts to document about the run in the result folder `path`.
 
     Raises:
         UsageError: no run, a rehearsal, or no verdict.

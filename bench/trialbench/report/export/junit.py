@@ -1,8 +1,8 @@
-"""JUnit: what a CI system shows of a run. A suite each for the trial, its phases, its gates, its numbers, its checks,
-what ground truth says of its files, and the proofs of engines that lie with it.
+"""A run as JUnit: suites for the trial, its phases, gates, numbers and checks, the ground truth of its files, and its
+engine proofs.
 
-The verdict is a test case, too: ADOPT passes, PENDING_REVIEW is skipped (a person has not judged yet), REJECT and
-INCONCLUSIVE fail. A trial that was rolled back fails as well, although its host is well.
+The verdict is a test case: ADOPT passes, PENDING_REVIEW is skipped (not judged by a person yet), REJECT and
+INCONCLUSIVE fail. A trial that was rolled back fails too, even though the host is restored.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def junit(folder: Folder, summary: dict[str, Any]) -> str:
 
 
 def _trial(folder: Folder, summary: dict[str, Any]) -> list[Case]:
-    """That it came to its end, that the host is back, and what was decided."""
+    """Whether the trial completed, whether the host is restored, and the verdict."""
     restore, failure = summary["restore"], summary["failure"]
     ended = Case("ended as planned")
     if summary["outcome"] not in ("completed", "rehearsed"):
@@ -99,7 +99,7 @@ def _gates(folder: Folder, summary: dict[str, Any]) -> list[Case]:
 
 
 def _candidate(folder: Folder, summary: dict[str, Any]) -> list[Case]:
-    """What the candidate's own replies decide."""
+    """The cases that the candidate's replies decide."""
     segment = summary["segments"].get(CANDIDATE)
     if segment is None:
         return []
@@ -122,7 +122,7 @@ def _candidate(folder: Folder, summary: dict[str, Any]) -> list[Case]:
 
 
 def _checks(folder: Folder) -> list[Case]:
-    """The checks that closed the run; without them the newest that the host made by itself."""
+    """The checks that closed the run or, without them, the host's own newest checks."""
     checks, _wall = folder.checks() or ((), None)
     return [
         Case(f"{check.id} {check.title}")
@@ -133,7 +133,7 @@ def _checks(folder: Folder) -> list[Case]:
 
 
 def _attested(folder: Folder) -> list[Case]:
-    """A case for each file of the candidate: the same model or not; one that nobody has judged is skipped."""
+    """One case per candidate file: whether it is the same model; unjudged files are skipped."""
     cases = []
     for file in folder.attestation["files"] if folder.attestation else []:
         name = f"same model {file['sha256'][:12]}"

@@ -1,7 +1,7 @@
-"""OpenMetrics: the figures of a run for node exporter's textfile collector, in base units (seconds, bytes).
+"""A run as OpenMetrics for node exporter's textfile collector, in base units (seconds, bytes).
 
-That collector reads Prometheus' own text format and refuses timestamps. So there are gauges only, which both formats
-write alike, and `# UNIT` and `# EOF`, which the older one takes for comments.
+The collector reads Prometheus' own text format and rejects timestamps. So all metrics are gauges, which both formats
+write the same way; the older format treats `# UNIT` and `# EOF` as comments.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Family:
 
 
 def openmetrics(folder: Folder, summary: dict[str, Any]) -> str:
-    """The text. Which run it was stands in `model_trial_info` alone, so that the other series go on in the next run."""
+    """The metrics. Only `model_trial_info` names the run, so that the other series continue in the next run."""
     common = {"host": str(summary["host"] or ""), "model": str(summary["model_label"] or "")}
     families = [
         *_about(folder, summary),
@@ -88,7 +88,7 @@ def _segments(summary: dict[str, Any]) -> list[Family]:
     server = Family("server_time", "Median of the server's own time.", "seconds")
     rate = Family("effective_rate", "1 / median latency.", "hertz")
     tokens = Family("tokens_per_second", "Median of completion tokens over latency.")
-    samples = Family("samples", "Requests by what became of them.")
+    samples = Family("samples", "Requests by outcome.")
     adherence = Family("adherence", "Share of replies that keep the contract.", "ratio")
     proved = Family("adherence_bound", "One-sided 95 % bounds of that share.", "ratio")
     thinking = Family("thinking_replies", "Replies that were thinking.")
@@ -196,10 +196,10 @@ def _unix(wall: object) -> float | None:
 
 
 def _value(value: float) -> str:
-    """A number that both formats read, in full: a Unix time has many digits."""
+    """A number that both formats read, with all its digits."""
     return str(int(value)) if value == int(value) else repr(value)
 
 
 def _label(text: str) -> str:
-    """A stranger's text as the value of a label."""
+    """Untrusted text as a label value."""
     return re.sub(r'[\\"]', r"\\\g<0>", screen(text)).replace("\n", r"\n")

@@ -1,4 +1,4 @@
-"""The charts of samples: the ratios beside their band, the distributions, and one mark per sample."""
+"""Charts of samples: ratios with their band, distributions, and one mark per sample."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from trialbench.show.svg import Point, Scale, join, mark, value_scale
 from trialbench.show.terminal import line as fitting
 from trialbench.show.text import number, quantile_text
 
-# Measured alike, before and after the candidate: letter, name for people, mark, class of its colour.
+# The compared segments: letter, display name, mark, CSS class.
 COMPARED = {
     "nav-baseline-a1": ("A1", "baseline before", "dot", "a1"),
     "nav-candidate": ("B", "candidate", "triangle", "b"),
@@ -71,7 +71,7 @@ def series(
     segments: dict[str, Any],
     joined: dict[str, dict[int, dict[str, Any]]],
 ) -> list[Series]:
-    """What is compared, as far as it was measured, in the order of measuring.
+    """The compared segments that were measured, in order.
 
     Args:
         samples: by segment.

@@ -1,4 +1,4 @@
-"""The page of the verb `compare`: runs side by side, as on the terminal, with charts and links to their reports."""
+"""The page of `trialbench compare`: runs side by side, with charts and links to their reports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trialbench.show.html import render
 
 _TEMPLATE = Path(__file__).parent / "templates" / "compare.html.j2"
 
-# More rows than anybody reads; a chart of them has a row of 46 pixels each.
+# Limits of the page; a chart has 46 pixels per row.
 _MOST_ROWS, _MOST_DRAWN = 300, 40
 _KINDS = {word: (kind, sign) for word, kind, sign in VERDICTS.values()}
 
@@ -72,7 +72,7 @@ def _medians(rows: Sequence[Row]) -> Figure | None:
 
 
 def _report(row: Row, out: Path) -> str:
-    """Where the run's own report is, as seen from the page; empty if there is none."""
+    """Path of the run's own report relative to the page; empty if there is none."""
     report = None if row.path is None else row.path / "report.html"
     if report is None or not report.is_file():
         return ""

@@ -1,4 +1,4 @@
-"""The charts of the host: memory of the card with the phases behind it, its clocks, and who was down when."""
+"""Charts of the host: GPU memory over the phases, telemetry, and downtime of tenants."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from trialbench.show.text import number
 
 MIB_PER_GB = 1024
 _PHASES = ("snapshot", "window", "candidate", "measure", "restore")
-# In which phases the candidate is loaded.
+# Phases in which the candidate is loaded.
 _LOADED = ("candidate", "measure")
 _COLUMNS = 500
 _MOST_TENANTS, _MOST_GATES = 24, 12
@@ -51,7 +51,7 @@ TELEMETRY = {
 
 @dataclass(frozen=True)
 class Span:
-    """A phase on the run's own clock, in seconds. `number` counts from 1 and tells its colour."""
+    """A phase on the run's own clock, in seconds. `number` counts from 1 and selects its color."""
 
     name: str
     number: int
@@ -62,7 +62,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Down:
-    """A tenant that was stopped: seconds on the run's own clock; what never happened is None."""
+    """A stopped tenant: times in seconds on the run's own clock, None if the event never happened."""
 
     tenant: str
     impact: str
@@ -73,7 +73,7 @@ class Down:
 
 
 def phase_spans(folder: Folder, clock: Clock) -> list[Span]:
-    """The phases of a run, the restore among them, as the journal tells them; an open one lasts to its end."""
+    """The phases of a run including the restore, from the journal; an open phase lasts until the journal's end."""
     begun: dict[str, float] = {}
     found: list[Span] = []
     now = 0.0
@@ -105,7 +105,7 @@ def _bands(spans: Sequence[Span], x: Scale, top: float, bottom: float, *, number
     if numbered:
         last = 0.0
         for span in spans:
-            # Two phases may be nearer to each other than their numbers are wide.
+            # Keep the numbers of short phases apart.
             last = max((x(span.start) + x(span.end)) / 2, last + 17)
             parts.append(lettered(str(span.number), min(last, x.end - 6), top - 12, f"p{span.number}"))
     return join(parts)
@@ -251,7 +251,7 @@ def _time_scale(times: Sequence[float], spans: Sequence[Span], width: float) -> 
 
 
 def _step_path(points: Sequence[Point], x: Scale, y: Scale) -> str:
-    """The attribute `d`: a step per reading; where they outnumber the pixels, the least and the most of each column."""
+    """The attribute `d`: one step per reading; above one reading per pixel, the extremes of each column."""
     columns: dict[int, list[Point]] = {}
     for at, value in points:
         columns.setdefault(int((x(at) - x.start) / (x.end - x.start) * _COLUMNS), []).append((at, value))
@@ -271,7 +271,7 @@ def _gb(mib: float | None) -> str:
 
 
 def telemetry(folder: Folder, clock: Clock) -> Figure | None:
-    """Clocks, power, temperature, utilisation and load, a strip each; None where nothing of it was recorded."""
+    """Clocks, power, temperature, utilization and load, one strip each; None if nothing was recorded."""
     times = clock.series(folder.vram)
     strips = []
     for name, (label, unit) in TELEMETRY.items():
@@ -332,7 +332,7 @@ def _middle(values: Sequence[float]) -> float:
 
 
 def downs(folder: Folder, clock: Clock) -> list[Down]:
-    """Every tenant that was stopped, in that order; a later stop within the run belongs to the same downtime."""
+    """Stopped tenants in order of their stop; a later stop within the run extends the same downtime."""
     found: dict[str, dict[str, float]] = {}
     for event in folder.journal:
         name, tenant = event.event, event.tenant
@@ -342,7 +342,7 @@ def downs(folder: Folder, clock: Clock) -> list[Down]:
             found.setdefault(tenant, {}).setdefault("stopping", clock.event(event))
         elif tenant in found and name in ("tenant_stopped", "tenant_starting", "tenant_healthy"):
             known = found[tenant]
-            # The first stop, the last start that led to health.
+            # The first stop and the last start.
             if name != "tenant_stopped" or "stopped" not in known:
                 known[name.removeprefix("tenant_")] = clock.event(event)
     return [
@@ -359,7 +359,7 @@ def downs(folder: Folder, clock: Clock) -> list[Down]:
 
 
 def downtime(folder: Folder, clock: Clock) -> Figure | None:
-    """Who was down when, a row each, and above them what people lost; None when nobody was stopped."""
+    """When each tenant was down, one row each, below what users lost; None when nothing was stopped."""
     found = downs(folder, clock)[:_MOST_TENANTS]
     if not found:
         return None
@@ -449,7 +449,7 @@ def _took(start: float | None, end: float | None) -> str:
 
 
 def _bar(down: Down, x: Scale, y: float, end: float) -> list[Markup]:
-    """Stopping, down and starting, one behind the other."""
+    """A bar with the parts stopping, down and starting."""
     healthy = end if down.healthy is None else down.healthy
     stopped = down.stopping if down.stopped is None else min(down.stopped, healthy)
     starting = healthy if down.starting is None else min(max(down.starting, stopped), healthy)

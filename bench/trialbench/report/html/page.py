@@ -1,4 +1,4 @@
-"""What stands in a report: everything the templates show, taken from a result folder."""
+"""The content of a report: everything its template shows, taken from a result folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trialbench.show.figures import Figure, Table
 from trialbench.show.text import number
 
 _MOST_ROWS = 60
-# Word for people, class of its colour, a sign that says it without colour.
+# Display word, CSS class, and a sign that conveys it without color.
 VERDICTS = {
     "ADOPT": ("ADOPT", "good", "\N{CHECK MARK}"),
     "REJECT": ("REJECT", "bad", "\N{MULTIPLICATION SIGN}"),
@@ -47,7 +47,7 @@ OUTCOMES = {
 
 @dataclass(frozen=True)
 class Mark:
-    """A badge beside the verdict: a name such as TAINTED, and what it stands for."""
+    """A badge next to the verdict: a name such as TAINTED, and its meaning."""
 
     name: str
     kind: str
@@ -129,7 +129,7 @@ def page(folder: Folder, summary: dict[str, Any], joined: dict[str, dict[int, di
 
     Args:
         folder: as read.
-        summary: of that folder, counted anew.
+        summary: of that folder, recomputed.
         joined: what telemetry adds to samples, by segment and seq; empty where there is none.
     """
     times = Clock(folder)
@@ -193,7 +193,7 @@ def page(folder: Folder, summary: dict[str, Any], joined: dict[str, dict[int, di
 
 
 def _word(folder: Folder, summary: dict[str, Any]) -> tuple[str, str, str]:
-    """The one word on top: the verdict, or what stands in its place."""
+    """The word at the top: the verdict, or its substitute."""
     if summary["outcome"] == "open":
         return "HOST NOT BACK", "bad", "!"
     if folder.rehearsal:
@@ -220,12 +220,12 @@ def _reasons(folder: Folder, summary: dict[str, Any]) -> list[str]:
         return [*found, *decided, *folder.verdict["reasons"]][:_MOST_ROWS]
     found.append(summary["restore"]["why"] if summary["failure"] else OUTCOMES.get(summary["outcome"], ""))
     if not folder.rehearsal:
-        found.append(f"nobody has decided yet: trialbench verdict {command_path(folder.path)}")
+        found.append(f"no verdict yet: trialbench verdict {command_path(folder.path)}")
     return [reason for reason in found if reason][:_MOST_ROWS]
 
 
 def _answers(folder: Folder, summary: dict[str, Any]) -> list[Answer]:
-    """Trial, ground truth and engines side by side, also where one of them has nothing to show."""
+    """Trial, ground truth and engines side by side, even if one of them has no evidence."""
     there = {
         "trial": "numbers" if summary["segments"] else "",
         "ground_truth": "attested" if folder.attestation else "",
@@ -238,7 +238,7 @@ def _answers(folder: Folder, summary: dict[str, Any]) -> list[Answer]:
 
 
 def marks(summary: dict[str, Any]) -> list[Mark]:
-    """What a reader must know before any number, by name."""
+    """Named caveats that apply to all numbers."""
     found = []
     if summary["taints"]:
         found.append(Mark("TAINTED", "bad", summary["taints"][:_MOST_ROWS]))
@@ -385,13 +385,13 @@ def _remarks(summary: dict[str, Any]) -> list[str]:
 
 
 def client_notes(folder: Folder) -> list[str]:
-    """What the clients themselves remarked at their end, each sentence once."""
+    """The clients' closing remarks, without repeats."""
     found: list[str] = []
     for file in sorted((folder.path / "samples").glob("summary-*.json"))[:_MOST_ROWS]:
         try:
             notes = read_json(file).get("notes")
         except (UsageError, AttributeError):
-            # Named among what could not be read.
+            # Already reported as unreadable.
             continue
         found += [str(note) for note in notes] if isinstance(notes, list) else []
     return list(dict.fromkeys(found))[:_MOST_ROWS]
@@ -401,7 +401,7 @@ _TELEMETRY_COLUMNS = ("sm_mhz", "power_w", "temp_c", "util_percent")
 
 
 def _telemetry(summary: dict[str, Any]) -> Table | None:
-    """The figures by segment: least, median, most."""
+    """Telemetry by segment: minimum, median, maximum."""
     segments = (summary.get("telemetry") or {}).get("segments") or {}
     rows = []
     for name, found in list(segments.items())[:_MOST_ROWS]:
@@ -478,7 +478,7 @@ def _restored(summary: dict[str, Any]) -> list[str]:
     if facts["restored"]:
         after = f", {facts['after_s']:.1f} s after {facts['after']}" if facts["after"] else ""
         found.append(
-            f"Restored by {facts['by'] or 'somebody'}{' at ' + clock(facts['at']) if facts['at'] else ''}{after}."
+            f"Restored by {facts['by'] or 'unknown'}{' at ' + clock(facts['at']) if facts['at'] else ''}{after}."
         )
     else:
         found.append("Not known to be restored.")
@@ -491,7 +491,7 @@ def _restored(summary: dict[str, Any]) -> list[str]:
 
 
 def _checks(folder: Folder) -> tuple[Sequence[Check], str]:
-    """The checks that closed the run and who made them; none if they were not made."""
+    """The checks that closed the run, and who made them."""
     checks, wall = folder.checks() or ((), "")
     if wall == "":
         return (), ""
@@ -500,7 +500,7 @@ def _checks(folder: Folder) -> tuple[Sequence[Check], str]:
 
 
 def _attested(folder: Folder) -> Table | None:
-    """What ground truth says of each file of the candidate."""
+    """The ground-truth finding for each candidate file."""
     if folder.attestation is None:
         return None
     rows = [

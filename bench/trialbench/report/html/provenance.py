@@ -1,4 +1,4 @@
-"""Where the numbers of a run come from: model, files, hashes, versions, flags, host; enough to get them again."""
+"""Provenance of a run: model, files, hashes, versions, flags and host, enough to repeat it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Group:
 
 
 def provenance(folder: Folder, summary: dict[str, Any], picture: Picture) -> list[Group]:
-    """Where the numbers come from, enough to get them again."""
+    """The provenance of the numbers, enough to repeat the run."""
     plan, snapshot = folder.plan, _snapshot(folder.path)
     candidate, baseline = _mapping(plan.get("candidate")), _mapping(plan.get("baseline"))
     groups = [
@@ -89,7 +89,7 @@ def provenance(folder: Folder, summary: dict[str, Any], picture: Picture) -> lis
 
 
 def _proved(folder: Folder) -> list[Group]:
-    """A group for each engine of which something was proved, as its newest proof describes it."""
+    """One group for each engine with proofs, as described by its newest proof."""
     newest = {one.engine: one for one in sorted(proofs_of(folder.proofs), key=lambda one: one.made)}
     return [
         Group(f"Proved: {engine}", [("made", one.made), ("file", f"proofs/{one.file}"), *one.about.items()])
@@ -145,7 +145,7 @@ def _models(summary: dict[str, Any], side: str) -> str:
 
 
 def _live_command(baseline: dict[str, Any], snapshot: dict[str, Any]) -> str:
-    """The command line of the live model's process, as the card's list of holders had it before the run."""
+    """The command line of the live model's process, from the list of GPU processes before the run."""
     tenant = _mapping(_mapping(snapshot.get("tenants")).get(_text(baseline.get("tenant"))))
     pids = [*_listing(tenant.get("vram_pids")), tenant.get("pid")]
     holders = [_mapping(holder) for holder in _listing(snapshot.get("holders"))]
