@@ -1,4 +1,4 @@
-"""The verbs of the ground truth. `add` is called by `trialbench.cli`; everything heavy is imported when a verb runs."""
+"""The verbs of ground truth. `trialbench.cli` calls `add`; heavy imports happen when a verb runs."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def selected(options: argparse.Namespace) -> tuple[Roster, list[Model], Workspac
     roster = load_roster(options.roster, work=work)
     if options.oracle is not None:
         roster = replace(roster, oracle=options.oracle.resolve())
-    # One that is named twice is judged once.
+    # A model named twice is judged once.
     models = [roster.model(slug) for slug in dict.fromkeys(options.model)] if options.model else list(roster.models)
     return roster, models, Workspace(work, roster)
 
@@ -140,7 +140,7 @@ def llama_cpp(workspace: Workspace, *, threads: int) -> LlamaCpp:
 
 
 def tell(text: str) -> None:
-    """Progress: on standard error, where a report on standard output is not in its way."""
+    """Print progress to standard error, apart from reports on standard output."""
     say(text, sys.stderr)
 
 
@@ -227,7 +227,7 @@ def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Wo
     runtime = make_runtime(options, workspace)
     with closing(runtime):
         place = check.status_path(workspace, runtime)
-        # Now, so that a place where none can be made is known before the work.
+        # Checked now, so that an unusable path fails before the work.
         workspace.root.mkdir(parents=True, exist_ok=True)
         before = check.read_verdict(place)
         live = Progress(sys.stderr)
@@ -253,13 +253,13 @@ def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Wo
             write_atomic(options.html, page(verdict))
         if options.controls:
             caught = _controls(runtime, models, workspace)
-            # A failure outweighs what could not be decided.
+            # A failure outweighs an undecided row.
             code = 1 if 1 in (code, caught) else max(code, caught)
     return code
 
 
 def _writable(option: str, path: Path | None) -> None:
-    """Refuse a place to write to before the work, not after it.
+    """Refuse an unusable output path before the work, not after it.
 
     Raises:
         UsageError: its folder is not there or not ours to write to, or it is a folder itself.

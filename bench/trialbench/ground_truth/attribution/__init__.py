@@ -1,1 +1,1 @@
-"""Which step is guilty when a suite fails."""
+"""Attribution of a failure to the step that caused it."""

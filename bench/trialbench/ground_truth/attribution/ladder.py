@@ -82,7 +82,7 @@ class Ladder:
 
 
 def ladders(results: Sequence[Result], evidence: Evidence, models: Sequence[Model]) -> list[Ladder]:
-    """A ladder for each file of which something failed that any step could be the cause of."""
+    """A ladder for each file with a failure that any step could have caused."""
     found = []
     for model in models:
         neighbours = Neighbours(evidence, model)
@@ -139,7 +139,7 @@ class _Climber:
     ) -> None:
         self._results, self._evidence, self._model, self._quant = list(results), evidence, model, quant
         self._neighbours, self._ask = neighbours, ask
-        # What is known of the float file when it has the model's numbers and does not say what the model says.
+        # The finding if the float file has the model's numbers but a different continuation.
         self._float_astray = ""
 
     # --- What is known ---
@@ -149,7 +149,7 @@ class _Climber:
         return [one for one in self._results if one.row.suite == suite and (one.row.model, one.row.quant) == wanted]
 
     def _asked(self, suite: str, quant: str | None = None) -> list[Result]:
-        """The rows of a suite about a file, judged now where they were not."""
+        """The rows of a suite about a file; rows not judged yet are judged now."""
         found = self._rows(suite, quant)
         if not found:
             name, quant = self._evidence.runtime.identity.name, self._quant if quant is None else quant
@@ -231,10 +231,10 @@ class _Climber:
             bad = next((one for one in self._asked(suite) if one.status is Status.FAIL), None)
             if bad is not None:
                 return Rung(Step.FILE, False, f"{suite}: {bad.says}")
-        return Rung(Step.FILE, None, "nobody wrote down its hash when it was made")
+        return Rung(Step.FILE, None, "its hash was not recorded when it was made")
 
     def _read(self) -> Rung:
-        """A GGUF whose hash nobody knows: whether it is whole, and has numbers in it."""
+        """A GGUF without a recorded hash: whether it is complete and its values are numbers."""
         weights = self._asked("weights")
         for one in weights:
             spoilt = one.evidence.get("not_finite") or []
@@ -243,7 +243,7 @@ class _Climber:
             if one.status is Status.FAIL and "tensors" not in one.evidence:
                 return Rung(Step.FILE, False, one.says)
         read = _any(weights, Status.PASS, Status.FAIL)
-        says = "it can be read to its end" if read else "nobody wrote down its hash, and it was not read"
+        says = "it can be read to its end" if read else "its hash was not recorded, and it was not read"
         return Rung(Step.FILE, True if read else None, says)
 
     def prompt(self) -> Rung:
@@ -274,7 +274,7 @@ class _Climber:
         return self._spelt(seen) or Rung(Step.PROMPT, True, f"{known} prompts are the oracle's")
 
     def _spelt(self, seen: Seen) -> Rung | None:
-        """The same tokens throughout, and another text: they are turned into text wrongly."""
+        """The same tokens with a different text: detokenization is wrong."""
         compared = self._compared(seen)
         if not compared or any(one.mismatches for one in compared.values()):
             return None
@@ -430,7 +430,7 @@ class _Climber:
         return Rung(step, None, "transformers has not read this file")
 
     def _crashed(self) -> str | None:
-        """A question about this file at which the runtime crashed. No file is a reason to."""
+        """A question about this file that crashed the runtime. No file justifies a crash."""
         mine = [one for one in self._results if (one.row.model, one.row.quant) == (self._model.slug, self._quant)]
         crash = next((one for one in mine if one.cause.startswith(TroubleKind.PANIC.value)), None)
         return None if crash is None else f"{crash.row.suite}: {crash.says}"
@@ -489,7 +489,7 @@ class _Climber:
         row, good = rows[0], {Status.PASS: True, Status.FAIL: False}.get(rows[0].status)
         seen = self._seen(self._quant)
         if good is False and (seen is None or any(one.trouble for one in seen.generations.values())):
-            # It does not even continue a prompt: that is no matter of the export.
+            # The export is not to blame if the file does not even continue a prompt.
             good = None if "export" not in row.says else False
         tensors = row.evidence.get("tensors") or {}
         out, back = tensors.get("exported"), tensors.get("imported")

@@ -1,4 +1,4 @@
-"""Artefacts beside the one that is judged, made for the ladder: the same model by another way, or one step earlier.
+"""Artefacts that the ladder compares with the judged file: the same model made another way, or one step earlier.
 
 Nothing here says which step is guilty; it makes the neighbours and says how far apart two of them are.
 """
@@ -14,12 +14,12 @@ from trialbench.ground_truth.model.roster import Model
 from trialbench.ground_truth.runtimes.base import Artefact, Capability
 from trialbench.ground_truth.suites.files import distance
 
-# Numbers of a configuration that decide what a model computes. The rest is of no account for a continuation.
+# Configuration values that determine what a model computes; others do not affect a continuation.
 _SHAPE = ("architecture", "layers", "heads", "kv_heads", "hidden", "inner", "vocabulary", "norm_epsilon", "rope_theta")
 
 
 class Neighbours:
-    """The neighbours of a model's files. Each is made once, in a folder of its own; a string says why there is none."""
+    """The neighbours of a model's files. Each is made once, in its own folder; a string says why there is none."""
 
     def __init__(self, evidence: Evidence, model: Model) -> None:
         self._evidence, self._model = evidence, model

@@ -1,4 +1,4 @@
-"""What all negative controls share: what one is, what it is made of, and a runtime that passes everything on."""
+"""Shared parts of the negative controls: their definition, their inputs, and a runtime that forwards everything."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Control:
         spoil: makes the wrong file; None when it is the runtime that is wrong.
         lie: wraps the runtime; None when it is the file that is wrong.
         oracle: makes a folder of wrong oracles; None when they are right.
-        guilty: the step that the ladder must name; None where no step is to blame: nothing is wrong with what is said.
+        guilty: the step that the ladder must name; None if no step is to blame.
         damaged: it was a good file when it was made, and its hash was written down.
         open_is_enough: nothing is said, so nothing can be wrong: what passes of the intact file must not pass.
     """
@@ -73,7 +73,7 @@ class Control:
 
 
 class Lying:
-    """A runtime that passes everything on; the wrong ones below change one thing."""
+    """A runtime that forwards everything; the wrong runtimes override one method."""
 
     def __init__(self, inner: Runtime) -> None:
         self.inner = inner

@@ -20,7 +20,7 @@ JUDGED, _OTHER = "Q8_0", "Q4_0"
 
 
 def _converted(**changes: Any) -> Callable[[Bench], Spoilt]:
-    """Converted anew with something changed, then quantised as the intact file was."""
+    """Convert again with a change, then quantize as for the intact file."""
 
     def spoil(bench: Bench) -> Spoilt:
         from trialbench.ground_truth.model.convert import Changes, to_gguf

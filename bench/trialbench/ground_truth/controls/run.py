@@ -1,4 +1,4 @@
-"""Negative controls: deliberately wrong files and runtimes that the suites must reject, or their passes mean nothing.
+"""Negative controls: wrong files and runtimes that the suites must reject, or their passes mean nothing.
 
 A control is caught when the suite it is aimed at says FAIL of it and PASS of the intact file, on the same row.
 INCONCLUSIVE, or a crash of ours, is no catch. Each applicable suite is the aim of at least one control.
@@ -24,12 +24,12 @@ from trialbench.ground_truth.suites.table import declared, judge, suite
 
 @dataclass(frozen=True)
 class Caught:
-    """What became of one control.
+    """The outcome of one control.
 
     Attributes:
         by: suites that caught it.
-        missed: suites it was aimed at that did not, and what they said.
-        untried: suites it was aimed at that do not pass the intact file either: nothing can be seen to turn.
+        missed: targeted suites that did not catch it, with their answers.
+        untried: targeted suites that do not pass the intact file either, so that no change can be seen.
         trouble: why it could not be made; nothing is proved then.
         blamed: the ladder of the wrong file, as far as its guilty step.
     """
@@ -43,17 +43,17 @@ class Caught:
 
     @property
     def good(self) -> bool:
-        """Every suite it was aimed at caught it that could, and the ladder names the step that is wrong."""
+        """All targeted suites that could catch it did, and the ladder names the right step."""
         return bool(self.by) and not self.missed and not self.trouble and self.rightly
 
     @property
     def tried(self) -> bool:
-        """There was a suite that could have caught it."""
+        """Whether any suite could have caught it."""
         return bool(self.by or self.missed or self.trouble)
 
     @property
     def rightly(self) -> bool:
-        """The ladder names the step that was made to be wrong, and none where none was."""
+        """Whether the ladder blames the step that was made wrong, or no step if none was."""
         return (None if self.blamed is None else self.blamed.guilty) is self.control.guilty
 
 
@@ -134,7 +134,7 @@ def _try(
 
 
 def _blamed(control: Control, failed: Sequence[Result], evidence: Evidence, model: Model, judged: str) -> Ladder | None:
-    """The ladder of the file in which the control showed; None where nothing is to be blamed."""
+    """The ladder of the file in which the control showed; None if no step is to blame."""
     if control.guilty is None:
         return None
     quant = judged if control.lie is None else failed[0].row.quant
@@ -174,8 +174,9 @@ def _missed(pairs: Sequence[tuple[Result, Result]]) -> str:
 
 
 def uncovered(caught: Sequence[Caught], runtime: Runtime, workspace: Workspace, model: Model) -> list[str]:
-    """Applicable suites that no control was caught by: nobody has seen them fail. Those whose answer is always the same
-    could not.
+    """Applicable suites that caught no control, and so have never been seen to fail.
+
+    Suites with a constant answer are left out.
     """
     proved = {name for one in caught for name in (*one.by, *one.untried)}
     rows = declared(workspace.roster, runtime.identity.name, (), [model.slug])

@@ -1,1 +1,1 @@
-"""What is known of a model and a runtime: workspace, oracles, answers, and the measures over them."""
+"""Evidence about a model and a runtime: workspace, oracles, answers, and measures over them."""

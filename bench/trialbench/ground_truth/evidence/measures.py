@@ -214,7 +214,7 @@ def classify(
     shifts = fidelity(oracle, positions).shifts
     margins = oracle.margins()
     assert margins is not None
-    # The position itself is what is to be explained, so it must not explain itself.
+    # The position under explanation must not count as its own explanation.
     others = [shift for at, shift in enumerate(shifts) if at != number]
     float_noise, file_noise = noise_floor(float_shifts), noise_floor(others)
     margin = margins[number]

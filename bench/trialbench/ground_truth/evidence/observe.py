@@ -89,7 +89,7 @@ class Evidence:
         self._digests: dict[Path, str] = {}
         self._sources: dict[str, dict[str, str]] = {}
         self.loads = 0
-        # The last question about a file, for whoever wants to see it raw.
+        # The last question about a file, kept for raw output.
         self.last_call: Call | None = None
 
     def artefact(self, model: Model, quant: str) -> Artefact:

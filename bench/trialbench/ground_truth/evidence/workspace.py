@@ -195,7 +195,7 @@ class Workspace:
         return Made(self.artefact(model, name, quant), label, True, done.call)
 
     def _given(self, model: Model, runtime: str, quant: str, label: str) -> Made:
-        """A file of somebody else's: it is never made, and its hash is written down as it is now."""
+        """A third-party file: it is never made, and its current hash is recorded."""
         path, record = self.path(model, runtime, quant), self.record(model, runtime, quant)
         if not path.is_file():
             why = f"{path}: expected the file that the roster brings for {quant}, found none"
@@ -238,7 +238,7 @@ class Workspace:
 
 
 def _ending(runtime: str) -> str:
-    """The format of a runtime's files, whatever somebody else called one of them."""
+    """The format of a runtime's files, regardless of a third-party file's name."""
     return _ENDINGS.get(runtime, "gguf")
 
 

@@ -132,7 +132,7 @@ def _to_gguf(folder: Path, target: Path, quant: str, name: str, changes: Changes
 
 
 def _check_vocabulary(folder: Path, shape: Shape) -> None:
-    """Before a name is made up for every row that `config.json` says there is."""
+    """Refuse absurd vocabulary sizes in `config.json` before generating a name for every row."""
     files = Safetensors(folder)
     name = _stored(next(iter(rules(shape))), files)
     rows = files.shape(name)[0] if name in files else shape.vocabulary

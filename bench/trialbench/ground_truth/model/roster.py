@@ -27,7 +27,7 @@ class Model:
         layers, heads, kv_heads, hidden, vocabulary: of its configuration.
         perplexity_ceiling: a working file stays below this.
         quants: by runtime, in the order they are made and shown.
-        files: by quant, GGUF files that somebody else made and that are judged as they are.
+        files: by quant, third-party GGUF files, judged unchanged.
     """
 
     slug: str
@@ -86,7 +86,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """A bound that was written down before: `value` in `unit`, and why it is what it is."""
+    """A bound stated in advance: `value` in `unit`, and the reason for it."""
 
     name: str
     value: float
@@ -133,7 +133,7 @@ class Roster:
         """The tolerance called `name`.
 
         Raises:
-            UsageError: nobody wrote it down, so nothing can be judged by it.
+            UsageError: the roster does not define it.
         """
         if name not in self.tolerances:
             raise UsageError(f"{self.path}: no tolerance {name!r}; there are: {', '.join(sorted(self.tolerances))}")
@@ -215,7 +215,7 @@ def _whole(value: object) -> int:
 
 
 def _claims(document: Document) -> Path:
-    """The folder of the claims. Without it nothing that was claimed would be judged, and nobody would know."""
+    """The folder of the claims. It must exist: otherwise no claim would be judged, silently."""
     folder = document.beside(document.data["claims"])
     if not folder.is_dir():
         raise UsageError(f"{document.at('claims')}: expected a folder of claims, found none at {folder}")

@@ -1,4 +1,4 @@
-"""How far the tensors of two artefacts are apart, one by one, and what a difference looks like.
+"""The differences between the tensors of two artefacts, one by one, and known patterns among them.
 
 Two files of the same model are brought to the same names and the same order of rows first; what is left is
 quantisation, or a defect. Typical defects have a signature that is tested for and named.

@@ -43,13 +43,13 @@ def need_numpy() -> None:
         raise UsageError(f"{error}; {_EXTRA}") from error
 
 
-# What it ends in when a stranger's file holds something else than its format says.
+# Exceptions raised by files that violate their format.
 _GARBLED = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RecursionError, struct.error)
 
 
 @contextmanager
 def understood(path: Path) -> Iterator[None]:
-    """Around everything that takes a stranger's file at its word.
+    """Wraps all code that parses untrusted files.
 
     Raises:
         UsageError: the file does not keep it.
@@ -75,7 +75,7 @@ def sha256(path: Path) -> str:
 
 
 def hf_json(path: Path) -> Any:
-    """A JSON file of a Hugging Face folder. Those hold numbers of twenty digits that a result of ours never would.
+    """A JSON file of a Hugging Face folder, which may hold larger numbers than our own files.
 
     Raises:
         UsageError: not there or no JSON.
@@ -236,7 +236,7 @@ class Gguf:
         self._reader = _reader(path)
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         try:
-            # All of it and now: a key that cannot be read must not come to light in the middle of a check.
+            # Read everything now, so that an unreadable key does not fail in the middle of a check.
             self._metadata: dict[str, Any] = {
                 name: field.contents() for name, field in self._reader.fields.items() if not name.startswith("GGUF.")
             }

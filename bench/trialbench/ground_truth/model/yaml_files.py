@@ -11,7 +11,7 @@ from trialbench.errors import UsageError
 from trialbench.files import MAX_NUMBER
 
 PACKAGED = Path(__file__).parent.parent / "data"
-# Data files of this kind have a few hundred lines. A few aliases of aliases unfold to more than anybody can walk over.
+# Data files have a few hundred lines; nested aliases could expand to billions of nodes.
 _MAX_BYTES, _MAX_NODES = 4_000_000, 200_000
 
 
@@ -66,7 +66,7 @@ def load(path: Path, schema: str, what: str) -> Document:
     problems = schemas.validate(data, schema)
     lines = [f"{path}:{_line(text, problem.path)}: {problem}" for problem in problems]
     if not problems:
-        # YAML knows them; a bound of that kind would hold for everything, or for nothing, or could not be published.
+        # YAML allows inf and nan; such a bound would hold for everything or nothing, and JSON cannot represent it.
         lines = [
             f"{path}:{_line(text, where)}: {where[-1]}: expected a finite number below 1e15, found {value}"
             for where, value in _not_finite(data)
@@ -82,7 +82,7 @@ def _parse(text: str, path: Path) -> Any:
     import yaml
 
     try:
-        # Composed first: a repeated key would silently lose its first value.
+        # Composed first, to find repeated keys: loading would silently drop all but the last value.
         _unique(yaml.compose(text, Loader=yaml.SafeLoader), path, iter(range(_MAX_NODES)))
         return yaml.load(text, Loader=_loader())  # a SafeLoader
     except yaml.MarkedYAMLError as error:
@@ -153,7 +153,7 @@ def _unique(node: Any, path: Path, left: Iterator[int]) -> None:
 
 
 def _line(text: str, where: tuple[str | int, ...]) -> int:
-    """Line of the deepest place of `where` that exists. Composed anew: only errors need lines."""
+    """Line of the deepest existing place of `where`. Composed again, since only errors need lines."""
     import yaml
 
     node: Any = yaml.compose(text, Loader=yaml.SafeLoader)

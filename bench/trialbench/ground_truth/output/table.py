@@ -113,7 +113,7 @@ def controls_table(caught: Sequence[Caught], uncovered: Sequence[str]) -> str:
     lines = ["Negative controls:"]
     for one in caught:
         mark = "caught" if one.good else "MISSED" if one.tried else "-"
-        by = f"by {', '.join(one.by)}" if one.by else "by nobody"
+        by = f"by {', '.join(one.by)}" if one.by else "by no suite"
         lines.append(f"  {mark:<7}{one.control.name} ({one.control.wrong}): {by}")
         lines += [f"         {name} did not: {line(says, _WIDTH)}" for name, says in one.missed.items()]
         lines += [
@@ -126,7 +126,7 @@ def controls_table(caught: Sequence[Caught], uncovered: Sequence[str]) -> str:
         if one.trouble:
             lines.append(f"         {line(one.trouble, _WIDTH)}")
     for name in uncovered:
-        lines.append(f"  {name}: no control was caught by it: nobody has seen this suite fail")
+        lines.append(f"  {name}: it caught no control, so it has never been seen to fail")
     good = sum(one.good for one in caught)
     untried = sum(not one.tried for one in caught)
     lines.append(f"{good} of {len(caught)} controls rejected" + (f", {untried} could not be tried" if untried else ""))

@@ -99,7 +99,7 @@ def _listed(words: Sequence[str], most: int) -> str:
     return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
-# An address needs no marks to become a link; entities become the characters that were to be escaped.
+# Bare addresses become links without markup, and entities would undo our escapes.
 _LINKS = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)", re.IGNORECASE)
 
 

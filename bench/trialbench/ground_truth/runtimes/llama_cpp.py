@@ -306,7 +306,7 @@ class ServerSession:
         for _ in range(3):
             self._start()
             self.trouble = self._wait()
-            # Between our choice of a port and its use somebody else may have taken it.
+            # Another process may take the port between choosing and using it.
             if self.trouble is None or "bind" not in self.trouble.text:
                 break
             self._end()
@@ -471,7 +471,7 @@ class ServerSession:
 
 
 def read_completion(answer: Answer, top: int) -> Generation:
-    """What `/completion` said, checked field by field: it is a stranger's text."""
+    """The untrusted reply of `/completion`, checked field by field."""
     payload, call = answer.payload, answer.call
     assert isinstance(payload, dict)
 

@@ -9,7 +9,7 @@ from trialbench.ground_truth.runtimes.base import Capability, TroubleKind
 from trialbench.ground_truth.suites.case import Case
 from trialbench.ground_truth.suites.results import Result, Status
 
-# More layers, tensors or gates than any model has; faster, or further spread, than anything that was ever measured.
+# Upper limits of plausible answers: more layers, tensors or gates than any model has, and larger speeds and spreads.
 _MOST, _LARGEST = 1_000_000, 1e12
 
 
@@ -18,7 +18,7 @@ class _Empty(Exception):
 
 
 class _Told(dict[str, Any]):
-    """An object of an answer: to ask for a field that is there and empty is not to ask for a missing one."""
+    """An object of an answer that tells an empty field from a missing one."""
 
     def __getitem__(self, key: str) -> Any:
         value = super().__getitem__(key)
@@ -95,7 +95,7 @@ def _denied(payload: Any, *keys: str) -> list[str]:
 
 
 def _decided(case: Case, good: bool, says: str, **more: Any) -> Result:
-    # By model, not by file: what is wrong about one quant of it is most often wrong about all.
+    # Grouped by model: a defect of one quant usually affects all of them.
     cause = "" if good else f"{case.row.suite}: {case.row.model}"
     return case.answer(Status.PASS if good else Status.FAIL, says, cause=cause, **more)
 
@@ -205,7 +205,7 @@ def qa(case: Case, payload: Any) -> Result:
 
 
 def diff(case: Case, payload: Any) -> Result:
-    """Two precisions of one model are different files: a tool that sees no difference is blind."""
+    """Two precisions of one model are different files, so a tool must report a difference."""
     identical, count = _yes(payload["identical"]), _count(payload["difference_count"])
     good = not identical and count > 0
     return _decided(case, good, f"{count} differences between {case.row.quant} and {case.row.other}")

@@ -1,4 +1,4 @@
-"""One row with everything needed to judge it, and what trouble means for it."""
+"""One row with everything needed to judge it, and the meaning of trouble."""
 
 from __future__ import annotations
 
@@ -43,6 +43,6 @@ _PLACES = re.compile(r"(?<![\w.])(?:/[^\s:'\"]+)+/([^\s:'\"/]+)")
 
 
 def defect(text: str) -> str:
-    """Words of a failure without what is another in each file: paths and numbers. The same defect, the same words."""
+    """The text of a failure without paths and numbers, so that the same defect gets the same words in every file."""
     # Numbers that stand alone; those in the name of a file or of a version tell defects apart.
     return re.sub(r"(?<![\w.:])\d+(?![\w.:]*\w)", "N", _PLACES.sub(r"\1", text))[:160]

@@ -1,10 +1,10 @@
-"""Pre-registered claims: what will be found, within which bound, written down and locked before anybody looked.
+"""Pre-registered claims: expected findings with bounds, stated and locked before any result is seen.
 
 A claim is a YAML file. `lock.jsonl` beside the claims is an append-only chain: each entry holds the hash of a claim
 and of the entry before it, so that neither a claim nor the order of events can be changed without it showing. Locking
 a changed claim again is an amendment; it is allowed, counted, and shown in every output.
 
-A chain can be written anew as a whole. So each work folder keeps, in `claims-seen.json`, what was claimed the first
+A chain can be rewritten as a whole. So each work folder keeps, in `claims-seen.json`, what was claimed the first
 time results were compared with it: a chain that no longer holds it was rewritten, and a claim that was locked or
 amended after that was not made beforehand. Every output says so; each verdict holds the hash of each claim's entry.
 """
@@ -209,7 +209,7 @@ def _read(path: Path, entries: Sequence[dict[str, Any]]) -> Claim:
         models=tuple(data.get("models", ())),
         quants=tuple(data["quants"]),
         falsified_by=data["falsified_by"],
-        # Counted, and not what the entries call themselves: whoever writes one can call it what he likes.
+        # Counted here instead of trusting the entries, since their author can label them freely.
         amendments=len(mine) - 1 if current else None,
         locked=str(mine[-1]["when"]) if mine else "",
         sha256=digest(path),
@@ -319,7 +319,7 @@ def _judge(claim: Claim, evidence: Evidence, models: Sequence[Model]) -> Judged:
             says = f"it is about {', '.join(claim.quants)}, and the roster wants none of them of {runtime}"
             return Judged(claim, Status.NOT_APPLICABLE, None, says)
         return Judged(claim, Status.INCONCLUSIVE, None, "nothing that was checked is meant by it")
-    # One counter-example is enough, whatever else could not be measured.
+    # One counter-example is enough, even if other values could not be measured.
     says = f"{worst:.4g} ({where}), claimed {claim.direction} {claim.bound:g}{undecided and f'; {undecided}'}"
     if claim.amendments is None:
         return Judged(claim, Status.INCONCLUSIVE, worst, f"{says}; not locked, so it was not stated beforehand")
@@ -329,7 +329,7 @@ def _judge(claim: Claim, evidence: Evidence, models: Sequence[Model]) -> Judged:
 
 
 def _strangers(claim: Claim, evidence: Evidence) -> str:
-    """Models that a claim names and the roster does not have: a slip of the pen would leave them out unseen."""
+    """Models that a claim names but the roster lacks: a typo would otherwise skip them silently."""
     unknown = [slug for slug in claim.models if slug not in {model.slug for model in evidence.roster.models}]
     return f"the roster has no model {', '.join(unknown)}" if unknown else ""
 

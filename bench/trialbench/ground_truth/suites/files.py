@@ -1,4 +1,4 @@
-"""Suites about a file as a whole: the way out and back, its tensors, its perplexity."""
+"""Suites about a whole file: export and re-import, tensors, perplexity."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def roundtrip(case: Case) -> Result:
     if before.trouble is not None:
         return case.troubled(before.trouble)
     source = evidence.artefact(case.model, quant)
-    # In the work folder, wherever the file itself lies: next to somebody else's nothing is written.
+    # Always in the work folder: nothing is written next to third-party files.
     record = evidence.workspace.record(case.model, evidence.runtime.identity.name, quant)
     folder = record.with_name(f"{record.stem}-roundtrip")
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""How much of the oracle is left in half precision: oracles against oracles, no runtime is asked.
+"""Precision loss of oracles in half precision: oracles are compared with oracles, without a runtime.
 
 The original bounds are kept as they are named: bfloat16 against float32, float16 against float32, the two halves
 against each other. Beside them stands the true order: float16 has eleven significant bits and bfloat16 eight, so that

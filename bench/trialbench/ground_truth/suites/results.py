@@ -1,4 +1,4 @@
-"""What a check found: one result for each declared row, and what they add up to."""
+"""The results of a check: one for each declared row, and their totals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Status(StrEnum):
-    """The four answers. Only PASS is a success, and only NOT APPLICABLE is none and no matter."""
+    """The four answers. Only PASS is a success; NOT APPLICABLE counts neither way."""
 
     PASS = "PASS"
     FAIL = "FAIL"
@@ -69,7 +69,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many rows were declared and what became of them. Rows that prove nothing are in `declared` alone."""
+    """The number of declared rows, and of rows by outcome. Rows that prove nothing count only in `declared`."""
 
     declared: int
     probative: int

@@ -30,11 +30,11 @@ from trialbench.ground_truth.suites.results import Result, Row, Status
 
 # The pairs of neighbouring precisions, finer first: drift and gap compare them.
 _PAIRS = (("int8", "int4"), ("Q8_0", "Q4_0"))
-# Files whose text is to be the oracle's, character by character.
+# Files whose text must match the oracle's, character by character.
 _EXACT = ("int8", "f32", "f16", "Q8_0")
 _BACK_AND_FORTH = ("int4", "int8", "f32", "f16")
 _FLOATS = ("f32", "f16")
-# Sentences and texts are for people; the raw answers are bounded by the adapters.
+# Limits of texts for people; the adapters limit the raw answers.
 _MOST_CHARACTERS = 4000
 _MOST_PRINTED = 20_000
 
@@ -294,7 +294,7 @@ def judge(row: Row, evidence: Evidence) -> Result:
     result, verb = chosen.judge(case), "ci"
     if result.status is Status.PASS and not constant:
         changed = _changed(case)
-        # Converting would make the file anew, and the fault would be gone.
+        # Converting would recreate the file and remove the fault.
         result, verb = (result, verb) if changed is None else (changed, "check")
     return replace(
         result,

@@ -198,7 +198,7 @@ def second(case: Case) -> Result:
     if isinstance(oracle, Trouble):
         return case.troubled(oracle, what="second oracle")
     artefact = case.evidence.artefact(case.model, case.row.quant)
-    # Of a file that nobody has a record of, as it lies there.
+    # For a file without a record, the current bytes count.
     made = artefact.sha256 or case.evidence.digest(case.model, case.row.quant)
     if made and made not in oracle.files.values():
         says = "the second oracle was made of another file: `trialbench oracle --second`"

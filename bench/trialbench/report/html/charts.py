@@ -384,9 +384,11 @@ def _panel(one: Series, y: Scale, left: float, right: float, height: float, lane
         parts.append(mark(shape, x(at), place, size, note=", ".join([told, *flags]), class_=kind))
         if "outlier" in flags:
             parts.append(mark("ring", x(at), place, 3.2, class_="outlier"))
-        for lane in {_lane(flag) for flag in flags} & set(lanes):
-            lane_y = height + 34 + lanes.index(lane) * 26 + 13
-            parts.append(line(x(at), lane_y - 7, x(at), lane_y + 3, "tick"))
+        own = {_lane(flag) for flag in flags}
+        for row, lane in enumerate(lanes):
+            if lane in own:
+                lane_y = height + 34 + row * 26 + 13
+                parts.append(line(x(at), lane_y - 7, x(at), lane_y + 3, "tick"))
     return join(parts)
 
 
