@@ -119,9 +119,9 @@ def _finding(
         missing = "A2" if n_a2 < stats.RATIO_MIN_N else "A1"
         count = n_a2 if missing == "A2" else n_a1
         found = f"has {count} values, {stats.RATIO_MIN_N} are needed" if count else "was not measured"
-        return "not_comparable", f"{missing} {found}: how far the baseline is from itself is not known"
+        return "not_comparable", f"{missing} {found}: the baseline's own variation is unknown"
     if stats.leaves_band(ratio, edge):
-        return "different", "the interval excludes 1 and lies wholly outside of the A1-A2 band"
+        return "different", "the interval excludes 1 and lies entirely outside the A1-A2 band"
     if ratio.excludes_one:
         return "no_difference", "the interval excludes 1, but reaches into the A1-A2 band"
     return "no_difference", "the interval includes 1"

@@ -149,7 +149,7 @@ def comparison_table(found: Sequence[dict[str, Any]]) -> str:
         if one["finding"] == "not_comparable" and one["why"] not in notes:
             notes.append(one["why"])
     if any(one["noisy"] for one in found):
-        notes.append("NOISY: the baseline differs from itself by more than 5 %; measure again on a quieter host")
+        notes.append("NOISY: the baseline varies by more than 5 %; measure again on a quieter host")
     return "\n".join([columns(rows), *(wrap(note) for note in notes)])
 
 

@@ -318,7 +318,7 @@ def _busy(usual: list[float]) -> Callable[[list[float]], bool]:
     return lambda values: bool(values) and statistics.fmean(values) > limit
 
 
-# --- what is missing -------------------------------------------------------------------------------------------------
+# --- missing values ---------------------------------------------------------------------------------------------------
 
 _KEYS = (*RANGES, "throttle", "energy_j", "load1")
 

@@ -263,7 +263,7 @@ def test_a_run_in_which_nothing_is_remarkable(folders: ModuleType, tmp_path: Pat
     summary["segments"]["nav-candidate"]["outliers"] = []
     found = charts.timeline(charts.series(folder.samples, {"nav-candidate": summary["segments"]["nav-candidate"]}, {}))
     assert found is not None
-    assert found.caption == "Nothing remarkable."
+    assert found.caption == "No flagged samples."
     assert found.table is None
 
 

@@ -1,4 +1,4 @@
-"""What the documents tell of a run, gathered once."""
+"""The facts of a run that the documents use."""
 
 from __future__ import annotations
 

@@ -122,9 +122,7 @@ def _segments(summary: dict[str, Any]) -> list[Family]:
 def _comparisons(summary: dict[str, Any]) -> list[Family]:
     ratio = Family("baseline", "Median of the candidate over the baseline's, by metric.", "ratio")
     ends = Family("baseline_interval", "Ends of its 95 % interval.", "ratio")
-    differs = Family(
-        "baseline_different", "Whether that is a difference: outside of what the baseline differs from itself."
-    )
+    differs = Family("baseline_different", "Whether the ratio lies outside the baseline's own variation.")
     for found in summary["comparisons"]:
         ratio.add(found["ratio"], metric=found["metric"])
         ends.add(found["low"], metric=found["metric"], end="low")

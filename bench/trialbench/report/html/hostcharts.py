@@ -40,11 +40,11 @@ _COLUMNS = 500
 _MOST_TENANTS, _MOST_GATES = 24, 12
 # Key of a VRAM line, what it is called, its unit.
 TELEMETRY = {
-    "sm_mhz": ("clock of the cores", "MHz"),
-    "mem_mhz": ("clock of the memory", "MHz"),
+    "sm_mhz": ("core clock", "MHz"),
+    "mem_mhz": ("memory clock", "MHz"),
     "power_w": ("power", "W"),
     "temp_c": ("temperature", "°C"),
-    "util_percent": ("utilisation", "%"),
+    "util_percent": ("utilization", "%"),
     "load1": ("load of the host", ""),
 }
 
@@ -404,7 +404,7 @@ def downtime(folder: Folder, clock: Clock) -> Figure | None:
             at += step
         return join(parts), bottom + 40
 
-    title = "Who was down, and what people lost"
+    title = "Downtime of tenants, and what people lost"
     description = "; ".join(f"{impact} for {_lasted(_window(downs_of))}" for impact, downs_of in lost.items())
     wide, narrow = drawings("downtime", title, description, draw)
     keys = [
@@ -412,7 +412,7 @@ def downtime(folder: Folder, clock: Clock) -> Figure | None:
         Key(swatch("stopping"), "stopping"),
         Key(swatch("down"), "down"),
         Key(swatch("starting"), "starting"),
-        *([Key(swatch("up", "line"), "up all the time, as far as the trial is concerned")] if kept else []),
+        *([Key(swatch("up", "line"), "never stopped by the trial")] if kept else []),
         *_phase_keys(spans),
     ]
     table = Table(

@@ -37,10 +37,10 @@ FINDINGS: dict[Finding, tuple[str, str, str]] = {
     "none": ("none", "wait", "\N{EN DASH}"),
 }
 OUTCOMES = {
-    "completed": "measured to the end, and the host is back",
-    "rehearsed": "a rehearsal: tenants stopped and came back, nothing was measured",
-    "rolled_back": "it failed, and the host is back",
-    "open": "the host is not known to be back",
+    "completed": "measured completely, and the host is restored",
+    "rehearsed": "a rehearsal: tenants were stopped and restored, nothing was measured",
+    "rolled_back": "it failed, and the host is restored",
+    "open": "the host is not known to be restored",
     "untouched": "it ended before anything on the host was touched",
 }
 
@@ -247,7 +247,7 @@ def marks(summary: dict[str, Any]) -> list[Mark]:
     noisy = [row for row in comparisons(summary) if row.get("noisy")]
     if noisy:
         names = ", ".join(f"{charts.METRICS.get(row['metric'], row['metric'])} {_percent(row)}" for row in noisy)
-        text = f"the baseline differs from itself by more than 5 % ({names})"
+        text = f"the baseline varies by more than 5 % ({names})"
         found.append(Mark("NOISY", "warn", [f"{text}: repeat the run before acting on a difference"]))
     if summary["a2_skipped"]:
         found.append(Mark("NO A2", "warn", [f"the live model was not measured again: {summary['a2_skipped']}"]))
@@ -421,11 +421,11 @@ def _telemetry(summary: dict[str, Any]) -> Table | None:
         return None
     head = [
         "segment",
-        "cores MHz",
+        "core MHz",
         "power W",
         "\N{DEGREE SIGN}C",
-        "busy %",
-        "J a reply",
+        "utilization %",
+        "J per reply",
         "load",
         "throttled",
         "disturbed",
@@ -467,7 +467,7 @@ def _windows(summary: dict[str, Any]) -> Table | None:
         "measuring s",
         "overhead s",
     ]
-    return Table("Of what the windows were made", head, rows, numbers=range(2, 8)) if rows else None
+    return Table("Parts of each window", head, rows, numbers=range(2, 8)) if rows else None
 
 
 def _restored(summary: dict[str, Any]) -> list[str]:

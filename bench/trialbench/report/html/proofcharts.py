@@ -17,8 +17,8 @@ _MOST_DRAWN = 12
 _KEYS = [
     Key(swatch("fill kept"), "as expected"),
     Key(swatch("fill missed"), "not as expected"),
-    Key(swatch("healthy"), "where it is expected"),
-    Key(swatch("one", "line"), "the bound"),
+    Key(swatch("healthy"), "expected range"),
+    Key(swatch("one", "line"), "limit"),
     Key(swatch("outlier", "dot"), "a single repetition"),
 ]
 
@@ -69,10 +69,10 @@ def _figure(name: str, numbers: Sequence[Number]) -> Figure | None:
     def draw(width: float) -> tuple[Markup, float]:
         return join(_row(number, 6 + _STEP * at, width) for at, number in enumerate(numbers)), 6 + _STEP * len(numbers)
 
-    title = "Found, and expected"
+    title = "Found and expected"
     told = "; ".join(f"{one.name} {one.found}, expected {one.expected}: {one.word}" for one in numbers)
     wide, narrow = drawings(name, title, told, draw)
-    caption = "Each line has a scale of its own, from 0."
+    caption = "Each row has its own scale, starting at 0."
     return Figure(name, title, told, wide, narrow, keys=_KEYS, caption=caption)
 
 
