@@ -130,7 +130,7 @@ def run_row(path: Path) -> Row:
         return Row(path.name, outcome="no results", remarks=[str(error)])
     segments = summary["segments"]
     row = Row(
-        host=str(folder.plan.get("host") or path.name),
+        host=folder.plan.host or path.name,
         outcome=_outcome(folder, summary),
         verdict=str(verdict.get("verdict", "-")).replace("_", " "),
         candidate=_p50(segments, CANDIDATE),
@@ -161,7 +161,7 @@ def run_row(path: Path) -> Row:
 
 def _outcome(folder: Folder, summary: dict[str, Any]) -> str:
     # A rehearsal measures nothing: restored without a failure is its best outcome.
-    if folder.plan.get("rehearsal") and folder.events("closed") and not summary["failure"]:
+    if folder.rehearsal and folder.events("closed") and not summary["failure"]:
         return "rehearsed"
     return str(summary["outcome"]).replace("_", " ")
 

@@ -12,6 +12,7 @@ from trialbench.files import write_json
 from trialbench.report import comparison
 from trialbench.report.evidence import Answer, attested, evidence
 from trialbench.report.folder import Folder, read_folder
+from trialbench.report.plan import Plan
 from trialbench.report.summary import summarise_folder, write_summary
 from trialbench.verdict import AdherenceRule, Facts, Gate, GroundTruth, Judgement, Rules, decide
 
@@ -88,14 +89,13 @@ def _ground_truth(folder: Folder, before: GroundTruth | None) -> GroundTruth:
     return attested(folder.attestation, required=before == "missing")
 
 
-def rules_of(plan: dict[str, Any], adherence_rule: AdherenceRule | None) -> Rules:
+def rules_of(plan: Plan, adherence_rule: AdherenceRule | None) -> Rules:
     """The rules of a run: the plan's bands and sample count, defaults for the rest."""
-    bands, workloads = plan.get("bands", {}), plan.get("workloads", {})
     return Rules(
-        low_gb=bands.get("low_below_gb", Rules.low_gb),
-        high_gb=bands.get("healthy_to_gb", Rules.high_gb),
-        nav_required=workloads.get("nav_extended", Rules.nav_required),
-        adherence_rule=adherence_rule or plan.get("adherence_rule") or Rules.adherence_rule,
+        low_gb=plan.low_gb,
+        high_gb=plan.high_gb,
+        nav_required=Rules.nav_required if plan.nav_extended is None else plan.nav_extended,
+        adherence_rule=adherence_rule or plan.adherence_rule or Rules.adherence_rule,
     )
 
 

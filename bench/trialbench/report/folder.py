@@ -13,6 +13,7 @@ from trialbench.files import read_json, read_json_lines
 from trialbench.measure.summary import SegmentFacts, summarise
 from trialbench.report import proofs
 from trialbench.report.journal import Check, Event, read_checks, read_event
+from trialbench.report.plan import Plan, read_plan
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Folder:
     """
 
     path: Path
-    plan: dict[str, Any] = field(default_factory=dict)
+    plan: Plan = field(default_factory=Plan)
     journal: list[Event] = field(default_factory=list)
     vram: list[dict[str, Any]] = field(default_factory=list)
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -42,13 +43,13 @@ class Folder:
     @property
     def run(self) -> str:
         """The run's id."""
-        named = self.plan.get("run") or next((event.run for event in self.journal if event.run), None)
+        named = self.plan.run or next((event.run for event in self.journal if event.run), None)
         return str(named or self.path.resolve().name)
 
     @property
     def rehearsal(self) -> bool:
         """Whether this is a rehearsal: tenants are stopped and restored, no candidate is tried, nothing is measured."""
-        return self.plan.get("rehearsal") is True
+        return self.plan.rehearsal
 
     def events(self, name: str) -> list[Event]:
         """All events of that name, oldest first."""
@@ -102,7 +103,7 @@ def read_folder(path: Path) -> Folder:
     if not path.is_dir():
         raise UsageError(f"{path}: expected a result folder, found nothing there")
     folder = Folder(path)
-    folder.plan = _document(folder, "plan.json", "plan") or {}
+    folder.plan = read_plan(_document(folder, "plan.json", "plan") or {})
     folder.verification = _document(folder, "verification.json", "verification")
     folder.verdict = _document(folder, "verdict.json", "verdict")
     folder.attestation = _document(folder, "attestation.json", "attestation")

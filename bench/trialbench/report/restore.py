@@ -139,7 +139,7 @@ def _while_open(folder: Folder, still_down: list[dict[str, Any]]) -> list[str]:
     """The steps that restore a host that is not known to be restored."""
     if not folder.events("restore_failed"):
         look = "look at it on the host: sudo model-trial status"
-        if folder.plan.get("attended") is False:
+        if folder.plan.attended is False:
             return [f"it runs unattended; after it ends: {_PLAY.format('harvest.yml')}", look]
         return [look, f"bring it back now: {_RESTORE}", f"fetch its end: {_PLAY.format('harvest.yml')}"]
     # Only the newest attempt counts: earlier failures may have been fixed since.

@@ -115,8 +115,7 @@ def _processes(folder: Folder, names: list[str], samples: list[dict[str, Any]]) 
 def _mark(folder: Folder, name: str) -> str | None:
     """Text that identifies the server of segment `name` by its command line; None if the plan does not name any."""
     if "candidate" in name:
-        port = folder.plan.get("candidate", {}).get("port")
+        port = folder.plan.candidate_port
         return f"--port {port} " if port else None
-    tenant = folder.plan.get("baseline", {}).get("tenant")
-    entries = [entry for entry in folder.plan.get("tenants", []) if tenant and entry.get("name") == tenant]
-    return str(entries[0]["vram_process"]) if entries and entries[0].get("vram_process") else None
+    tenant = folder.plan.tenant(folder.plan.baseline_tenant)
+    return (tenant.vram_process or None) if tenant else None

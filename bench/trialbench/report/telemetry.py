@@ -270,9 +270,8 @@ def _own(folder: Folder, name: str, around: Sequence[Line]) -> frozenset[int]:
     if "baseline" not in name:
         pids = {event.pid for event in folder.events("candidate_started")}
         return frozenset(pid for pid in held if pid in pids)
-    tenant = (folder.plan.get("baseline") or {}).get("tenant")
-    entry: dict[str, Any] = next((one for one in folder.plan.get("tenants") or () if one.get("name") == tenant), {})
-    pattern = entry.get("vram_process")
+    tenant = folder.plan.tenant(folder.plan.baseline_tenant)
+    pattern = tenant.vram_process if tenant else ""
     return frozenset(pid for pid, command in held.items() if pattern and pattern in command)
 
 

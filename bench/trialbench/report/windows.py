@@ -14,8 +14,6 @@ from typing import Any
 
 from trialbench.report.folder import Folder
 
-_DRAIN_MIN_S = 5.0
-
 Interval = tuple[float, float]
 
 
@@ -98,9 +96,9 @@ def clock(wall: str) -> str:
 
 def impact_of(folder: Folder, tenant: str) -> str:
     """What users lose without `tenant`, by plan or journal; without an impact, the tenant's own name."""
-    for entry in folder.plan.get("tenants", []):
-        if entry.get("name") == tenant and entry.get("impact"):
-            return str(entry["impact"])
+    planned = folder.plan.tenant(tenant)
+    if planned and planned.impact:
+        return planned.impact
     for event in folder.events("tenant_stopping"):
         if event.tenant == tenant and event.impact:
             return event.impact
@@ -135,7 +133,7 @@ def _clip(interval: Interval, span: Interval) -> float:
 
 def _drain_minimum(folder: Folder, span: Interval) -> float:
     """The minimum drain time of a restore within the window; other drains have no minimum."""
-    minimum = float(folder.plan.get("limits", {}).get("drain_min_s", _DRAIN_MIN_S))
+    minimum = folder.plan.drain_min_s
     restores = [event.t_s for event in folder.events("restore_started")]
     drains = [
         event.t_s

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from trialbench import schemas
 from trialbench.report.folder import Folder
 from trialbench.report.journal import Event
+from trialbench.report.plan import read_plan
 from trialbench.report.telemetry import SLOWING, held_back, joined, series, telemetry
 
 OWN = {"pid": 7, "mib": 4900, "command": "/usr/bin/llama-server --port 11435"}
@@ -70,7 +71,7 @@ def folder(tmp_path: Path) -> Callable[..., Folder]:
         if samples is None:
             samples = [sample(at + 1, 101.0 + 0.5 * at) for at in range(4)]
         lines = list(ticks(100.0, 104.0) if vram is None else vram)
-        return Folder(tmp_path, **{"plan": PLAN, "vram": lines, "samples": {name: samples}, **more})
+        return Folder(tmp_path, **{"plan": read_plan(PLAN), "vram": lines, "samples": {name: samples}, **more})
 
     return make
 
@@ -354,7 +355,7 @@ def test_without_a_plan_growth_accuses_nobody_and_a_guest_is_still_one(folder: M
     lines = ticks(100.0, 104.0)
     processes(lines, 101.65, {**OWN, "mib": 6000}, VOICE)
     processes(lines, 102.65, {**OWN, "mib": 6000}, VOICE, GUEST)
-    assert flagged(folder(lines, plan=plan)) == [4]
+    assert flagged(folder(lines, plan=read_plan(plan))) == [4]
 
 
 # Gaps, nulls, reboots
@@ -438,7 +439,7 @@ def test_two_samplers_may_overlap_for_a_moment() -> None:
 def test_warm_ups_and_other_segments_are_kept_apart(tmp_path: Path) -> None:
     lines = [*ticks(100.0, 102.0, power_w=50.0), *ticks(103.0, 105.0, power_w=200.0)]
     samples = {"nav-baseline-a1": [sample(1, 101.0)], "nav-candidate": [sample(1, 104.0)]}
-    segments = telemetry(Folder(tmp_path, plan=PLAN, vram=lines, samples=samples))["segments"]
+    segments = telemetry(Folder(tmp_path, plan=read_plan(PLAN), vram=lines, samples=samples))["segments"]
     assert segments["nav-baseline-a1"]["power_w"]["p50"] == 50
     assert segments["nav-candidate"]["power_w"]["p50"] == 200
 

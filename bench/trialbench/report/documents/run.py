@@ -51,12 +51,11 @@ def read_run(path: Path) -> Run:
     folder = read_folder(path)
     if folder.rehearsal:
         raise UsageError(f"{path}: is a rehearsal: no candidate was tried, so no document tells of it")
-    if not folder.plan:
+    if not folder.plan.document:
         raise UsageError(f"{path}: expected a plan.json that names the candidate, found none that can be used")
     if folder.verdict is None:
         raise UsageError(f"{path}: expected a verdict.json, found none that can be used (do: trialbench verdict DIR)")
     summary = summarise_folder(folder)
-    port = folder.plan.get("candidate", {}).get("port")
     return Run(
         id=folder.run,
         label=str(summary["model_label"] or "unnamed candidate"),
@@ -64,7 +63,7 @@ def read_run(path: Path) -> Run:
         begun=_begun(folder),
         verdict=str(folder.verdict["verdict"]).replace("_", " "),
         reasons=[str(reason) for reason in folder.verdict["reasons"]],
-        port=port if type(port) is int else None,
+        port=folder.plan.candidate_port,
         summary=summary,
     )
 

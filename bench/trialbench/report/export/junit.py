@@ -90,10 +90,7 @@ def _gates(folder: Folder, summary: dict[str, Any]) -> list[Case]:
         elif gate["band"] == "healthy":
             cases.append(Case(name))
         else:
-            bands = folder.plan.get("bands", {})
-            expected = (
-                f"{bands.get('low_below_gb', Rules.low_gb):g} to {bands.get('healthy_to_gb', Rules.high_gb):g} GB"
-            )
+            expected = f"{folder.plan.low_gb:g} to {folder.plan.high_gb:g} GB"
             cases.append(_failed(name, f"expected {expected}, found {found:g} GB ({gate['band']})", []))
     return cases
 

@@ -94,11 +94,11 @@ def _question(folder: Folder) -> str:
 
     import trialbench.workloads
 
-    own = (folder.plan.get("workload_texts") or {}).get("describe")
+    own = folder.plan.describe_text
     try:
         text = (
             own
-            if isinstance(own, str)
+            if own is not None
             else (Path(trialbench.workloads.__file__).parent / "describe.yml").read_text(encoding="utf-8")
         )
         messages = yaml.safe_load(text)["messages"]

@@ -221,12 +221,8 @@ def _gate_text(letter: str, gate: Event) -> str:
 
 
 def _limits(folder: Folder) -> tuple[float, float, float] | None:
-    bands = folder.plan.get("bands")
-    if not isinstance(bands, dict) or not all(
-        _known(bands, name) for name in ("low_below_gb", "healthy_to_gb", "abort_above_gb")
-    ):
-        return None
-    return float(bands["low_below_gb"]), float(bands["healthy_to_gb"]), float(bands["abort_above_gb"])
+    low, high, abort = folder.plan.low_below_gb, folder.plan.healthy_to_gb, folder.plan.abort_above_gb
+    return None if low is None or high is None or abort is None else (low, high, abort)
 
 
 def _healthy(
@@ -368,11 +364,8 @@ def downtime(folder: Folder, clock: Clock) -> Figure | None:
     lost: dict[str, list[Down]] = {}
     for down in found:
         lost.setdefault(down.impact, []).append(down)
-    kept = [
-        str(tenant.get("name"))
-        for tenant in folder.plan.get("tenants", [])
-        if tenant.get("name") and tenant.get("name") not in {down.tenant for down in found}
-    ][:_MOST_TENANTS]
+    stopped = {"", *(down.tenant for down in found)}
+    kept = [tenant.name for tenant in folder.plan.tenants if tenant.name not in stopped][:_MOST_TENANTS]
     step, top = 44.0, 28.0
 
     def draw(width: float) -> tuple[Markup, float]:

@@ -288,11 +288,11 @@ def _facts(folder: Folder, summary: dict[str, Any]) -> list[Fact]:
                     note=f"95 % interval {adherence['low'] * 100:.1f}-{adherence['high'] * 100:.1f} %",
                 )
             )
-    peak, bands = summary["vram"]["peak_footprint_gb"], folder.plan.get("bands") or {}
+    peak, plan = summary["vram"]["peak_footprint_gb"], folder.plan
     if peak is not None:
         healthy = (
-            f"healthy {bands['low_below_gb']:g}-{bands['healthy_to_gb']:g}"
-            if "low_below_gb" in bands and "healthy_to_gb" in bands
+            f"healthy {plan.low_below_gb:g}-{plan.healthy_to_gb:g}"
+            if plan.low_below_gb is not None and plan.healthy_to_gb is not None
             else ""
         )
         found.append(Fact("memory of the candidate", f"{peak:.2f}", "GB", healthy))

@@ -27,7 +27,7 @@ class Group:
 
 def provenance(folder: Folder, summary: dict[str, Any], picture: Picture) -> list[Group]:
     """The provenance of the numbers, enough to repeat the run."""
-    plan, snapshot = folder.plan, _snapshot(folder.path)
+    plan, snapshot = folder.plan.document, _snapshot(folder.path)
     candidate, baseline = _mapping(plan.get("candidate")), _mapping(plan.get("baseline"))
     groups = [
         Group(
