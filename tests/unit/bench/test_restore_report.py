@@ -304,7 +304,7 @@ def test_a_reboot_is_bridged_by_the_wall_clock(tmp_path: Path) -> None:
     [
         ([*OPENED, *STOPPED], {}, "it has not ended", "look at it on the host: sudo model-trial status"),
         ([*OPENED, *STOPPED], {"attended": False}, "it has not ended", "it runs unattended; after it ends:"),
-        ([*OPENED, *STOPPED, *back()[:4]], {}, "it ended before", "look at it on the host: sudo model-trial status"),
+        ([*OPENED, *STOPPED, *back()[:4]], {}, "it ended early", "look at it on the host: sudo model-trial status"),
         ([*OPENED, *STOPPED, *DIED], {}, "measure: the candidate died", "look at it on the host:"),
     ],
     ids=["attended", "unattended", "being restored", "failed just now"],
