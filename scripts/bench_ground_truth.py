@@ -18,10 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from trialbench.ground_truth.cli import llama_cpp
-from trialbench.ground_truth.observe import Evidence
-from trialbench.ground_truth.oracle_files import oracle_path, read_oracle, write_oracle
-from trialbench.ground_truth.roster import PromptText, load_roster
-from trialbench.ground_truth.workspace import Workspace
+from trialbench.ground_truth.evidence.observe import Evidence
+from trialbench.ground_truth.evidence.oracle_files import oracle_path, read_oracle, write_oracle
+from trialbench.ground_truth.evidence.workspace import Workspace
+from trialbench.ground_truth.model.roster import PromptText, load_roster
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNTS = (4, 8, 16, 32, 64)

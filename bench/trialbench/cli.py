@@ -13,7 +13,7 @@ from trialbench import __version__
 from trialbench.engines.credentials import environment_key
 from trialbench.errors import TrialbenchError, UsageError
 from trialbench.options import positive
-from trialbench.terminal import ended, say
+from trialbench.show.terminal import ended, say
 from trialbench.verbs import oneshot, side_by_side
 from trialbench.verbs.select import add_options, measuring_client
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from trialbench.ground_truth.check import as_dict
-from trialbench.ground_truth.page import page
-from trialbench.ground_truth.results import Result, Row, Status
+from trialbench.ground_truth.output.page import page
+from trialbench.ground_truth.suites.results import Result, Row, Status
 
 SCREENS = Path(__file__).resolve().parents[2] / "build" / "screens"
 VIEWS = ("light", "dark", "phone")

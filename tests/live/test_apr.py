@@ -18,13 +18,13 @@ import pytest
 from trialbench import schemas
 from trialbench.cli import main
 from trialbench.files import read_json
-from trialbench.ground_truth.observe import Evidence
-from trialbench.ground_truth.results import Row, Status
-from trialbench.ground_truth.roster import load_roster
+from trialbench.ground_truth.evidence.observe import Evidence
+from trialbench.ground_truth.evidence.workspace import Workspace
+from trialbench.ground_truth.model.roster import load_roster
 from trialbench.ground_truth.runtimes.apr import KNOWN_VERSION, Apr
 from trialbench.ground_truth.runtimes.base import Artefact, Capability
-from trialbench.ground_truth.suites import declared, judge, suite
-from trialbench.ground_truth.workspace import Workspace
+from trialbench.ground_truth.suites.results import Row, Status
+from trialbench.ground_truth.suites.table import declared, judge, suite
 
 BINARY = os.environ.get("APR_BINARY", "")
 ROSTER = Path(__file__).resolve().parents[1] / "fixtures" / "ground_truth" / "roster.yml"

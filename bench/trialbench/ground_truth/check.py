@@ -14,14 +14,14 @@ from typing import Any
 from trialbench import __version__, schemas
 from trialbench.errors import UsageError
 from trialbench.files import MAX_NUMBER, read_json, write_json
-from trialbench.ground_truth.claims import Judged, beforehand, judge_claims
-from trialbench.ground_truth.ladder import Ladder, ladders
-from trialbench.ground_truth.observe import Evidence
-from trialbench.ground_truth.results import Result, Row, Status, count, exit_code
-from trialbench.ground_truth.roster import Model
+from trialbench.ground_truth.attribution.ladder import Ladder, ladders
+from trialbench.ground_truth.evidence.observe import Evidence
+from trialbench.ground_truth.evidence.workspace import Workspace
+from trialbench.ground_truth.model.roster import Model
 from trialbench.ground_truth.runtimes.base import Runtime
-from trialbench.ground_truth.suites import declared, judge
-from trialbench.ground_truth.workspace import Workspace
+from trialbench.ground_truth.suites.claims import Judged, beforehand, judge_claims
+from trialbench.ground_truth.suites.results import Result, Row, Status, count, exit_code
+from trialbench.ground_truth.suites.table import declared, judge
 
 Tell = Callable[[str], None]
 
@@ -32,7 +32,7 @@ class Checked:
 
     Attributes:
         results: one for each declared row, in order.
-        claims: the pre-registered claims and what became of them.
+        claims: the pre-registered claims with their findings.
         evidence: for more questions (the report) without loading anything again.
         seconds: wall time; `loads`: how many times a model was loaded.
         ladders: for each file of which something failed, the step that is guilty.
@@ -69,7 +69,7 @@ def run_check(
         tell: a line for each file that is asked.
     """
     started = time.monotonic()
-    # First: a claim that is gone, or a chain that was edited, is not to come to light after all the work.
+    # First, so that a missing claim or an edited chain fails before the work.
     claims = [] if suites else beforehand(workspace.root, workspace.roster.claims)
     rows = declared(workspace.roster, runtime.identity.name, suites, [model.slug for model in models])
     evidence = Evidence(workspace, runtime, tell=tell)
@@ -138,7 +138,7 @@ def _file(evidence: Evidence, model: Model, quant: str) -> dict[str, Any]:
         "quant": quant,
         "format": artefact.format,
         "path": str(artefact.path),
-        # As it lies there, whatever was written down when it was made: a verdict is about these bytes.
+        # The current hash, not the recorded one: a verdict is about the current bytes.
         "sha256": evidence.digest(model, quant) or None,
         "bytes": artefact.path.stat().st_size if there else None,
         "parents": list(artefact.parents),
@@ -172,8 +172,9 @@ def as_dict(result: Result) -> dict[str, Any]:
 
 
 def _clean(value: Any) -> Any:
-    """A number that is none, or that `read_json` would refuse, becomes null: who wrote a verdict must be able to read
-    it. A damaged file's perplexity, or the error of one of its tensors, has no bound; sentences hold it all the same.
+    """Replace numbers that are not finite, or that `read_json` would refuse, with null: a verdict must be readable.
+
+    Perplexity and tensor errors of a damaged file are unbounded; sentences still show them.
     """
     if isinstance(value, Mapping):
         return {str(key): _clean(one) for key, one in value.items()}
@@ -185,12 +186,12 @@ def _clean(value: Any) -> Any:
 
 
 def status_path(workspace: Workspace, runtime: Runtime) -> Path:
-    """Where the last verdict for a runtime lies; `recheck` compares with it."""
+    """The path of the last verdict for a runtime; `recheck` compares with it."""
     return workspace.root / f"verdict-{runtime.identity.name}.json"
 
 
 def keep(path: Path, verdict: dict[str, Any]) -> None:
-    """Write the verdict, and a dated copy beside it: a status belongs to a version and a day."""
+    """Write the verdict, and a dated copy next to it, because a status belongs to a version and a day."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, verdict)
     stamp = verdict["made"].replace(":", "").replace("+0000", "Z").replace("-", "")

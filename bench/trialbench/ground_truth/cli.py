@@ -1,4 +1,4 @@
-"""The verbs of the ground truth. `add` is called by `trialbench.cli`; everything heavy is imported when a verb runs."""
+"""The verbs of ground truth. `trialbench.cli` calls `add`; heavy imports happen when a verb runs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from trialbench.errors import UsageError
 from trialbench.options import positive
-from trialbench.terminal import say
+from trialbench.show.terminal import say
 
 if TYPE_CHECKING:
-    from trialbench.ground_truth.roster import Model, Roster
+    from trialbench.ground_truth.evidence.workspace import Workspace
+    from trialbench.ground_truth.model.roster import Model, Roster
     from trialbench.ground_truth.runtimes.base import Runtime
     from trialbench.ground_truth.runtimes.llama_cpp import LlamaCpp
-    from trialbench.ground_truth.workspace import Workspace
 
 # A string: the generic form of this class exists for type checkers only.
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -107,14 +107,14 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
 
 def selected(options: argparse.Namespace) -> tuple[Roster, list[Model], Workspace]:
     """The roster, the models that were asked for, and the work folder."""
-    from trialbench.ground_truth.roster import load_roster
-    from trialbench.ground_truth.workspace import Workspace
+    from trialbench.ground_truth.evidence.workspace import Workspace
+    from trialbench.ground_truth.model.roster import load_roster
 
     work = options.work.resolve()
     roster = load_roster(options.roster, work=work)
     if options.oracle is not None:
         roster = replace(roster, oracle=options.oracle.resolve())
-    # One that is named twice is judged once.
+    # A model named twice is judged once.
     models = [roster.model(slug) for slug in dict.fromkeys(options.model)] if options.model else list(roster.models)
     return roster, models, Workspace(work, roster)
 
@@ -140,12 +140,12 @@ def llama_cpp(workspace: Workspace, *, threads: int) -> LlamaCpp:
 
 
 def tell(text: str) -> None:
-    """Progress: on standard error, where a report on standard output is not in its way."""
+    """Print progress to standard error, apart from reports on standard output."""
     say(text, sys.stderr)
 
 
 def _oracle(options: argparse.Namespace) -> int:
-    from trialbench.ground_truth.oracle import make_oracles, make_second_oracles
+    from trialbench.ground_truth.evidence.oracle import make_oracles, make_second_oracles
 
     roster, models, workspace = selected(options)
     if not options.second:
@@ -216,7 +216,9 @@ def _check(options: argparse.Namespace) -> int:
 
 def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Workspace) -> int:
     from trialbench.files import write_atomic, write_json
-    from trialbench.ground_truth import check, outputs
+    from trialbench.ground_truth import check
+    from trialbench.ground_truth.output.junit import junit
+    from trialbench.ground_truth.output.table import Progress, table
 
     for option in ("json", "junit", "html"):
         _writable(f"--{option}", getattr(options, option))
@@ -225,15 +227,15 @@ def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Wo
     runtime = make_runtime(options, workspace)
     with closing(runtime):
         place = check.status_path(workspace, runtime)
-        # Now, so that a place where none can be made is known before the work.
+        # Checked now, so that an unusable path fails before the work.
         workspace.root.mkdir(parents=True, exist_ok=True)
         before = check.read_verdict(place)
-        live = outputs.Progress(sys.stderr)
+        live = Progress(sys.stderr)
         suites = list(dict.fromkeys(options.suite))
         checked = check.run_check(workspace, runtime, models, suites=suites, progress=live, tell=live.tell)
         live.end()
         verdict = check.document(checked, models)
-        say(outputs.table(verdict))
+        say(table(verdict))
         code = checked.code
         if options.verb is _recheck:
             found = check.changes(before, verdict, part=bool(options.suite or options.model))
@@ -244,20 +246,20 @@ def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Wo
         elif not options.suite:
             check.keep(place, verdict)
         if options.junit is not None:
-            write_atomic(options.junit, outputs.junit(verdict))
+            write_atomic(options.junit, junit(verdict))
         if options.html is not None:
-            from trialbench.ground_truth.page import page
+            from trialbench.ground_truth.output.page import page
 
             write_atomic(options.html, page(verdict))
         if options.controls:
             caught = _controls(runtime, models, workspace)
-            # A failure outweighs what could not be decided.
+            # A failure outweighs an undecided row.
             code = 1 if 1 in (code, caught) else max(code, caught)
     return code
 
 
 def _writable(option: str, path: Path | None) -> None:
-    """Refuse a place to write to before the work, not after it.
+    """Refuse an unusable output path before the work, not after it.
 
     Raises:
         UsageError: its folder is not there or not ours to write to, or it is a folder itself.
@@ -282,12 +284,13 @@ def _controlled(models: Sequence[Model]) -> Model:
 
 
 def _controls(runtime: Runtime, models: Sequence[Model], workspace: Workspace) -> int:
-    from trialbench.ground_truth import controls, outputs
+    from trialbench.ground_truth.controls import run as controls
+    from trialbench.ground_truth.output.table import controls_table
 
     model = _controlled(models)
     caught = controls.run_controls(workspace, runtime, model, tell=tell)
     uncovered = controls.uncovered(caught, runtime, workspace, model)
-    say("\n" + outputs.controls_table(caught, uncovered))
+    say("\n" + controls_table(caught, uncovered))
     if uncovered or any(one.tried and not one.good for one in caught):
         return 1
     return 3 if any(one.untried for one in caught) else 0
@@ -311,13 +314,13 @@ def _recheck(options: argparse.Namespace) -> int:
 def _ticket(options: argparse.Namespace) -> int:
     from trialbench import schemas
     from trialbench.files import read_json
-    from trialbench.ground_truth import outputs
+    from trialbench.ground_truth.output.ticket import ticket
 
     verdict = read_json(options.file)
     problems = schemas.validate(verdict, "ground-truth")
     if problems:
         raise UsageError(f"{options.file}: is no verdict of `trialbench check`: {problems[0]}")
-    say(outputs.ticket(verdict))
+    say(ticket(verdict))
     return 0
 
 
@@ -339,8 +342,8 @@ def _attest(options: argparse.Namespace) -> int:
 
 
 def _claims(options: argparse.Namespace) -> int:
-    from trialbench.ground_truth.claims import lock, read_claims
-    from trialbench.ground_truth.roster import load_roster
+    from trialbench.ground_truth.model.roster import load_roster
+    from trialbench.ground_truth.suites.claims import lock, read_claims
 
     folder = load_roster(options.roster).claims
     if folder is None or not folder.is_dir():

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from trialbench.measure.sample import Sample
 from trialbench.measure.segments import Progress
-from trialbench.terminal import say, screen
+from trialbench.show.terminal import say, screen
 
 _EVERY_S = 2.0
 

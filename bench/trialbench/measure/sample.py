@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from trialbench.measure.client import Reply
-from trialbench.terminal import line
+from trialbench.show.terminal import line
 from trialbench.workloads import Workload
 from trialbench.workloads.parsers import Parsed, parse
 

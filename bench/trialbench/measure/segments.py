@@ -14,7 +14,7 @@ from trialbench.measure.neighbours import FOREIGN, RESTARTED, Neighbours
 from trialbench.measure.request import fingerprint
 from trialbench.measure.sample import Sample, judge, wall_clock, why
 from trialbench.measure.summary import SegmentFacts, slowed, summarise
-from trialbench.terminal import line
+from trialbench.show.terminal import line
 from trialbench.workloads import Workload
 
 # After this many connection errors in a row the server counts as broken: waiting longer is pointless.

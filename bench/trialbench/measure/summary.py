@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trialbench import stats
-from trialbench.terminal import line
+from trialbench.show.terminal import line
 
 # The user's decision: this share of the samples keeps the contract.
 ADHERENCE_LIMIT = 0.95

@@ -1,4 +1,4 @@
-"""Runs side by side: candidates, dates, hosts. A play on several hosts shows it at its end, `--html` as a page."""
+"""Runs side by side. A play on several hosts prints it at its end; `--html` writes it as a page."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from trialbench.files import read_json
 from trialbench.report.comparison import A1, CANDIDATE
 from trialbench.report.folder import Folder, read_folder
 from trialbench.report.summary import summarise_folder
-from trialbench.report.text import WIDTH, columns, number
-from trialbench.terminal import line
+from trialbench.show.terminal import line
+from trialbench.show.text import WIDTH, columns, number
 
 _LABEL, _HOST, _REMARK = 26, 40, 2000
 FINDINGS = {"different": "different", "no_difference": "none shown", "not_comparable": "not known"}
@@ -72,14 +72,14 @@ def run_rows(paths: Sequence[Path], without: Sequence[tuple[str, str]] = ()) -> 
     counted: Counter[str] = Counter()
     for row in rows:
         if hosts[row.host] > 1:
-            # Several runs of one host: what is said of them below must tell which.
+            # Number the runs of one host, so that remarks can name them.
             counted[row.host] += 1
             row.host = f"{row.host} #{counted[row.host]}"
     return rows
 
 
 def impacts(rows: Sequence[Row]) -> list[str]:
-    """What people lost in any of the runs."""
+    """Everything users lost in any of the runs."""
     return list(dict.fromkeys(impact for row in rows for impact in row.windows))
 
 
@@ -130,13 +130,13 @@ def run_row(path: Path) -> Row:
         return Row(path.name, outcome="no results", remarks=[str(error)])
     segments = summary["segments"]
     row = Row(
-        host=str(folder.plan.get("host") or path.name),
+        host=folder.plan.host or path.name,
         outcome=_outcome(folder, summary),
         verdict=str(verdict.get("verdict", "-")).replace("_", " "),
         candidate=_p50(segments, CANDIDATE),
         baseline=_p50(segments, A1),
         model=str(summary["model_label"] or "-"),
-        date=str(folder.journal[0]["wall"])[:16].replace("T", " ") if folder.journal else "-",
+        date=folder.journal[0].wall[:16].replace("T", " ") if folder.journal else "-",
         adherence=_adherence(segments),
         memory=_memory(summary),
         path=path,
@@ -148,9 +148,9 @@ def run_row(path: Path) -> Row:
     row.windows |= {entry["impact"]: "still" for entry in summary["still_down"]}
     restored = folder.events("restored")
     if restored:
-        row.restored_by = str(restored[-1].get("restored_by") or "-")
+        row.restored_by = restored[-1].restored_by or "-"
     elif summary["outcome"] == "open":
-        row.restored_by = "nobody yet"
+        row.restored_by = "not yet"
     failure = summary["failure"]
     if failure:
         row.remarks.append(f"{failure['phase']}: {failure['reason'] or 'failed without a reason'}")
@@ -160,8 +160,8 @@ def run_row(path: Path) -> Row:
 
 
 def _outcome(folder: Folder, summary: dict[str, Any]) -> str:
-    # A rehearsal has nothing to measure: restored without a failure is all that it can be.
-    if folder.plan.get("rehearsal") and folder.events("closed") and not summary["failure"]:
+    # A rehearsal measures nothing: restored without a failure is its best outcome.
+    if folder.rehearsal and folder.events("closed") and not summary["failure"]:
         return "rehearsed"
     return str(summary["outcome"]).replace("_", " ")
 
@@ -181,7 +181,7 @@ def _memory(summary: dict[str, Any]) -> str:
 
 
 def _marks(summary: dict[str, Any]) -> list[str]:
-    """What makes the numbers of a run less than they look."""
+    """Caveats of a run's numbers."""
     noisy = [one["metric"] for one in summary["comparisons"] if one["noisy"]]
     return [
         *(f"TAINTED {text}" for text in summary["taints"]),
@@ -191,6 +191,6 @@ def _marks(summary: dict[str, Any]) -> list[str]:
 
 
 def _remark(host: str, text: str) -> str:
-    # A reason may quote what a model said: nothing of it may act on the terminal.
+    # A reason may quote a model, so control characters are removed.
     plain = "".join(letter if letter.isprintable() else " " for letter in f"{host[:_HOST]}: {text[:_REMARK]}")
     return "\n".join(textwrap.wrap(plain, WIDTH, subsequent_indent="    "))

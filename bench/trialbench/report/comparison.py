@@ -1,8 +1,8 @@
-"""Candidate against baseline: ratios of medians, beside how far the baseline is from itself.
+"""Candidate against baseline: ratios of medians, next to the baseline's own variation.
 
-One run of each is no A/B test: machines drift between runs, and a test that ignores it cries wolf in every other one.
-So the baseline is measured before the candidate (A1) and after it (A2), and what A1 and A2 differ by is the band in
-which a difference means nothing.
+A single run of each is no A/B test: machines drift between runs, and a test that ignores drift raises false alarms in
+half of them. So the baseline is measured before (A1) and after (A2) the candidate, and the difference between A1 and A2
+is the band within which a difference means nothing.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, Literal
 from trialbench import stats
 
 CANDIDATE, A1, A2 = "nav-candidate", "nav-baseline-a1", "nav-baseline-a2"
-# A band beyond this is shown as NOISY: such a run can't show a difference of a tenth.
+# A wider band is reported as NOISY: such a run cannot show a difference of 10 %.
 NOISY_PERCENT = 5.0
-# The band is never narrower than this: two baselines may agree by luck, and one pair of them says little about how far
-# a machine wanders between runs. The same model was seen 3 % from itself beside a pair that differed by 0.8 %.
+# Minimum width of the band: two baselines may agree by chance, and one pair says little about a machine's drift between
+# runs. One model differed from itself by 3 % when its pair of baselines differed by 0.8 %.
 _NARROWEST = 1.03
 METRICS = ("latency_ms", "server_ms", "ttft_ms", "tokens_per_s")
 _NAMES = {
@@ -36,7 +36,7 @@ def comparisons(samples: Mapping[str, Samples], differs: str | None = None) -> l
     """The part `comparisons` of a trial's summary, from its samples by segment.
 
     Args:
-        differs: why the two were not asked the same, where they were not; then nothing is called different.
+        differs: how their requests differ, if they do; then no difference is reported.
     """
     if not samples.get(CANDIDATE):
         return []
@@ -46,8 +46,8 @@ def comparisons(samples: Mapping[str, Samples], differs: str | None = None) -> l
 def compare(candidate: Samples, a1: Samples, a2: Samples, differs: str | None = None) -> list[dict[str, Any]]:
     """An object for each metric that both sides have (`trialbench schema summary`, `$defs.comparison`).
 
-    Only valid samples count. `different` means: the interval of the ratio excludes 1 and lies wholly outside of the
-    band. Without A2 there is no band, and nothing is called different.
+    Only valid samples count. `different` means that the ratio's interval excludes 1 and lies entirely outside the
+    band. Without A2 there is no band, and no difference is reported.
     """
     found = []
     for metric in METRICS:
@@ -58,7 +58,7 @@ def compare(candidate: Samples, a1: Samples, a2: Samples, differs: str | None = 
 
 
 def values(samples: Samples, metric: str) -> list[float]:
-    """What the valid ones of `samples` have of `metric`; the unit is the metric's own."""
+    """Values of `metric` of the valid `samples`, in the metric's unit."""
     good = [sample for sample in samples if sample["ok"]]
     if metric != "tokens_per_s":
         return [float(sample[metric]) for sample in good if sample[metric] is not None]
@@ -119,9 +119,9 @@ def _finding(
         missing = "A2" if n_a2 < stats.RATIO_MIN_N else "A1"
         count = n_a2 if missing == "A2" else n_a1
         found = f"has {count} values, {stats.RATIO_MIN_N} are needed" if count else "was not measured"
-        return "not_comparable", f"{missing} {found}: how far the baseline is from itself is not known"
+        return "not_comparable", f"{missing} {found}: the baseline's own variation is unknown"
     if stats.leaves_band(ratio, edge):
-        return "different", "the interval excludes 1 and lies wholly outside of the A1-A2 band"
+        return "different", "the interval excludes 1 and lies entirely outside the A1-A2 band"
     if ratio.excludes_one:
         return "no_difference", "the interval excludes 1, but reaches into the A1-A2 band"
     return "no_difference", "the interval includes 1"

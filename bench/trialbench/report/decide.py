@@ -12,6 +12,7 @@ from trialbench.files import write_json
 from trialbench.report import comparison
 from trialbench.report.evidence import Answer, attested, evidence
 from trialbench.report.folder import Folder, read_folder
+from trialbench.report.plan import Plan
 from trialbench.report.summary import summarise_folder, write_summary
 from trialbench.verdict import AdherenceRule, Facts, Gate, GroundTruth, Judgement, Rules, decide
 
@@ -27,8 +28,8 @@ def decide_folder(
 ) -> dict[str, Any]:
     """Decide on the run in `path`, write its verdict.json and return it. Nothing is measured again.
 
-    What is not given stays as it was decided before: a judgement of the describe replies, once recorded, holds until
-    another one is given. The summary is counted anew from the samples, so that the verdict never rests on a stale one.
+    Omitted arguments keep their earlier value: a recorded judgment of the describe replies holds until it is replaced.
+    The summary is recomputed from the samples, so the verdict never rests on a stale one.
 
     Raises:
         UsageError: no result folder, or that of a rehearsal.
@@ -47,18 +48,18 @@ def decide_folder(
         "run": summary["run"],
         "verdict": decision.verdict,
         "reasons": decision.reasons,
-        # Through JSON, so that what is returned is what stands in the file: lists, not tuples.
+        # Through JSON, so that the returned value equals the file: lists, not tuples.
         "facts": json.loads(json.dumps({**asdict(facts), **asdict(rules)})),
         "evidence": {answer.question: answer.as_dict() for answer in evidence(folder, summary, facts, rules)},
     }
     write_json(path / "verdict.json", document)
-    # What is to be done next follows from the verdict.
+    # The next steps depend on the verdict.
     write_summary(path)
     return document
 
 
 def evidence_of(folder: Folder, summary: dict[str, Any]) -> list[Answer]:
-    """What trial, ground truth and engines have to show, as of now; also for a run on which nobody has decided."""
+    """The current evidence of trial, ground truth and engines, whether or not there is a verdict."""
     return evidence(folder, summary, *_settled(folder, summary, None, None, None))
 
 
@@ -69,7 +70,7 @@ def _settled(
     adherence_rule: AdherenceRule | None,
     ground_truth: GroundTruth | None,
 ) -> tuple[Facts, Rules]:
-    """What is decided on: what is given, else what was decided before, else what lies in the run."""
+    """The inputs of the decision: arguments first, then the earlier verdict, then the run's files."""
     before = folder.verdict["facts"] if folder.verdict else {}
     rules = rules_of(folder.plan, adherence_rule or before.get("adherence_rule"))
     facts = facts_of(
@@ -82,20 +83,19 @@ def _settled(
 
 
 def _ground_truth(folder: Folder, before: GroundTruth | None) -> GroundTruth:
-    """What was decided before; what was missing then may lie in the run by now."""
+    """The earlier decision; a missing attestation may have been added to the run since."""
     if before in ("passed", "failed"):
         return before
     return attested(folder.attestation, required=before == "missing")
 
 
-def rules_of(plan: dict[str, Any], adherence_rule: AdherenceRule | None) -> Rules:
+def rules_of(plan: Plan, adherence_rule: AdherenceRule | None) -> Rules:
     """The rules of a run: the plan's bands and sample count, defaults for the rest."""
-    bands, workloads = plan.get("bands", {}), plan.get("workloads", {})
     return Rules(
-        low_gb=bands.get("low_below_gb", Rules.low_gb),
-        high_gb=bands.get("healthy_to_gb", Rules.high_gb),
-        nav_required=workloads.get("nav_extended", Rules.nav_required),
-        adherence_rule=adherence_rule or plan.get("adherence_rule") or Rules.adherence_rule,
+        low_gb=plan.low_gb,
+        high_gb=plan.high_gb,
+        nav_required=Rules.nav_required if plan.nav_extended is None else plan.nav_extended,
+        adherence_rule=adherence_rule or plan.adherence_rule or Rules.adherence_rule,
     )
 
 
@@ -113,7 +113,7 @@ def _rolled_back(summary: dict[str, Any]) -> str | None:
     elif summary["outcome"] == "untouched":
         return "it ended before anything was stopped on the host"
     else:
-        return "it ended before its measuring was through, and the host was restored"
+        return "it ended before measuring was complete, and the host was restored"
     return f"{reason} (the run is still open)" if still_open else reason
 
 

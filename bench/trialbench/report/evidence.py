@@ -1,4 +1,4 @@
-"""Three questions stand behind one verdict; what each of them has to show for itself, or plainly that there is nothing.
+"""The evidence behind a verdict: three questions, and what is known about each, even if that is nothing.
 
 Still the same model (ground truth)? Does it survive (the proofs of engines)? Good and fast enough here (the trial)?
 """
@@ -30,10 +30,10 @@ _MOST_LINES = 60
 
 @dataclass(frozen=True)
 class Answer:
-    """What is known about one question.
+    """The evidence for one question.
 
     Attributes:
-        finding: `open` where it could not be decided, `none` where nothing was tried.
+        finding: `open` if it could not be decided, `none` if nothing was tried.
         lines: the evidence, a sentence each; never empty.
     """
 
@@ -52,7 +52,7 @@ def evidence(folder: Folder, summary: dict[str, Any], facts: Facts, rules: Rules
     Args:
         folder: as read.
         summary: of that folder.
-        facts, rules: what the verdict is, or would be, decided on.
+        facts, rules: the inputs of the verdict.
     """
     return [
         _trial(folder, summary, facts, rules),
@@ -62,11 +62,11 @@ def evidence(folder: Folder, summary: dict[str, Any], facts: Facts, rules: Rules
 
 
 def attested(attestation: dict[str, Any] | None, *, required: bool = False) -> GroundTruth:
-    """What an attestation means for the verdict: a file that failed always counts, the rest where it was required.
+    """What an attestation means for the verdict: a failed file always counts, other findings only if required.
 
     Args:
         attestation: of the run, None where it has none.
-        required: it was asked for later, whatever the run was told.
+        required: whether it was required after the run was planned.
     """
     finding = "none" if attestation is None else _finding(attestation)
     if finding == "failed":
@@ -81,7 +81,7 @@ def _trial(folder: Folder, summary: dict[str, Any], facts: Facts, rules: Rules) 
         return Answer("trial", "none", ["none: a rehearsal measures nothing"])
     if summary["outcome"] == "untouched" and not facts.nav_n:
         return Answer("trial", "none", ["none: it ended before anything was measured"])
-    # By the same rules, as if nobody had asked for ground truth.
+    # Decided by the same rules, without the ground-truth requirement.
     decision = decide(replace(facts, ground_truth="not_required"), rules)
     finding = _FINDINGS[decision.verdict]
     lines = list(decision.reasons)
@@ -104,7 +104,7 @@ def _ground_truth(attestation: dict[str, Any] | None, said: GroundTruth) -> Answ
             "ground_truth", _finding(attestation), [file["says"] for file in attestation["files"]][:_MOST_LINES]
         )
     if said in ("passed", "failed"):
-        told = f"{said}, as somebody said (`trialbench verdict --ground-truth {said}`); its rows are not in this run"
+        told = f"{said}, as set by `trialbench verdict --ground-truth {said}`; its rows are not in this run"
         return Answer("ground_truth", said, [told])
     required = "it is required, and there" if said == "missing" else "not required, and there"
     return Answer("ground_truth", "none", [f"none: {required} is no verdict of `trialbench check` for these files"])
@@ -118,7 +118,7 @@ def _finding(attestation: dict[str, Any]) -> Finding:
         return "open"
     if found == {"passed"}:
         return "passed"
-    # A file that nobody knows leaves the question open, unless there is nothing but such files.
+    # An unknown file leaves the question open, unless all files are unknown.
     return "open" if "passed" in found else "none"
 
 

@@ -1,7 +1,8 @@
-"""A result folder, read: whatever of it is there. A trial that failed early leaves few files, and is shown as well."""
+"""Reads a result folder, complete or not: a trial that failed early leaves few files and is reported too."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,8 @@ from trialbench.errors import UsageError
 from trialbench.files import read_json, read_json_lines
 from trialbench.measure.summary import SegmentFacts, summarise
 from trialbench.report import proofs
-
-# What an event must have to be counted with; a line without it is a bad line like one that is cut short.
-_NEEDED = {
-    "phase_started": ("phase",),
-    "phase_done": ("phase",),
-    "phase_failed": ("phase",),
-    "tenant_stopping": ("tenant",),
-    "tenant_starting": ("tenant",),
-    "tenant_healthy": ("tenant", "duration_s"),
-    "tenant_retry": ("tenant", "attempt"),
-    "candidate_healthy": ("duration_s",),
-    "drained": ("used_mib",),
-}
+from trialbench.report.journal import Check, Event, read_checks, read_event
+from trialbench.report.plan import Plan, read_plan
 
 
 @dataclass
@@ -31,12 +21,12 @@ class Folder:
     """The files of a run. `samples` and `warmups` by segment; missing files are empty.
 
     `attestation` is what ground truth says of the candidate's files, `proofs` what was proved of engines, by file.
-    `logs` are names of files. `bad_lines` and `unread` say what is there and can't be used.
+    `logs` are file names. `bad_lines` and `unread` record what could not be used.
     """
 
     path: Path
-    plan: dict[str, Any] = field(default_factory=dict)
-    journal: list[dict[str, Any]] = field(default_factory=list)
+    plan: Plan = field(default_factory=Plan)
+    journal: list[Event] = field(default_factory=list)
     vram: list[dict[str, Any]] = field(default_factory=list)
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     warmups: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -53,20 +43,30 @@ class Folder:
     @property
     def run(self) -> str:
         """The run's id."""
-        named = self.plan.get("run") or next((event["run"] for event in self.journal if event.get("run")), None)
+        named = self.plan.run or next((event.run for event in self.journal if event.run), None)
         return str(named or self.path.resolve().name)
 
     @property
     def rehearsal(self) -> bool:
-        """Whether no candidate was tried: tenants stopped and came back, and nothing was measured."""
-        return self.plan.get("rehearsal") is True
+        """Whether this is a rehearsal: tenants are stopped and restored, no candidate is tried, nothing is measured."""
+        return self.plan.rehearsal
 
-    def events(self, name: str) -> list[dict[str, Any]]:
+    def events(self, name: str) -> list[Event]:
         """All events of that name, oldest first."""
-        return [event for event in self.journal if event.get("event") == name]
+        return [event for event in self.journal if event.event == name]
+
+    def checks(self) -> tuple[Sequence[Check], str | None] | None:
+        """The checks that closed the run; without them the newest that the host made itself, with their wall clock.
+
+        None where no checks were made.
+        """
+        if self.verification is not None:
+            return read_checks(self.verification["checks"]), None
+        made = [event for event in self.events("checks") if event.checks is not None]
+        return (made[-1].checks or (), made[-1].wall) if made else None
 
     def segments(self) -> dict[str, dict[str, Any]]:
-        """The numbers of each segment, counted anew from its samples, in the order they were measured."""
+        """The numbers of each segment, recomputed from its samples, in the order they were measured."""
         in_order = sorted(self.samples.items(), key=lambda item: item[1][0]["t_start_s"] if item[1] else 0.0)
         return {
             name: summarise(samples, self.warmups.get(name, []), self._facts(name, samples))
@@ -74,7 +74,7 @@ class Folder:
         }
 
     def _facts(self, name: str, samples: list[dict[str, Any]]) -> SegmentFacts:
-        """What was asked: from the session's own summary; if it was never written, from what the name says."""
+        """What was requested: from the session's own summary or, if that was never written, from the segment's name."""
         asked = self.asked.get(name)
         if asked is not None:
             return SegmentFacts(
@@ -83,7 +83,7 @@ class Folder:
                 asked["adherence"] is not None,
                 asked["cache"]["asked"],
                 asked["stopped"],
-                # Summaries of older clients lack these two.
+                # Older clients do not write these two.
                 asked.get("request"),
                 asked.get("neighbours"),
             )
@@ -92,10 +92,10 @@ class Folder:
 
 
 def read_folder(path: Path) -> Folder:
-    """Read the result folder `path`; what in it does not fit its schema is noted and left out.
+    """Read the result folder `path`; content that does not fit its schema is recorded and skipped.
 
-    All of it was written on another machine, partly by programs that read a model's replies, perhaps while a disk was
-    filling up: nothing in it may keep the rest from being shown.
+    The files were written on another machine, partly from a model's replies, perhaps while a disk was filling up, so no
+    bad file may hide the rest.
 
     Raises:
         UsageError: there is no such folder, or nothing of a run in it.
@@ -103,13 +103,13 @@ def read_folder(path: Path) -> Folder:
     if not path.is_dir():
         raise UsageError(f"{path}: expected a result folder, found nothing there")
     folder = Folder(path)
-    folder.plan = _document(folder, "plan.json", "plan") or {}
+    folder.plan = read_plan(_document(folder, "plan.json", "plan") or {})
     folder.verification = _document(folder, "verification.json", "verification")
     folder.verdict = _document(folder, "verdict.json", "verdict")
     folder.attestation = _document(folder, "attestation.json", "attestation")
     folder.proofs = _proofs(folder)
     lines, bad = read_json_lines(path / "journal.jsonl")
-    folder.journal = [event for event in lines if _usable(event)]
+    folder.journal = [event for event in map(read_event, lines) if event is not None]
     readings, bad_vram = read_json_lines(path / "vram.jsonl")
     folder.vram = [reading for reading in readings if not schemas.validate(reading, "vram")]
     folder.bad_lines = bad + bad_vram + len(lines) - len(folder.journal) + len(readings) - len(folder.vram)
@@ -131,7 +131,7 @@ def read_folder(path: Path) -> Folder:
 
 
 def _proofs(folder: Folder) -> dict[str, dict[str, Any]]:
-    """The proofs whose numbers bear out what they say, by the name of their file."""
+    """The proofs whose verdicts match their numbers, by file name."""
     found = {}
     files = sorted((folder.path / "proofs").glob("*.json"))
     for file in files[: proofs.MAX_FILES]:
@@ -150,11 +150,6 @@ def _proofs(folder: Folder) -> dict[str, dict[str, Any]]:
     if len(files) > proofs.MAX_FILES:
         folder.unread.append(f"proofs: {len(files) - proofs.MAX_FILES} more files than {proofs.MAX_FILES}")
     return found
-
-
-def _usable(event: dict[str, Any]) -> bool:
-    needed = _NEEDED.get(str(event.get("event")), ())
-    return not schemas.validate(event, "journal") and all(event.get(name) is not None for name in needed)
 
 
 def _countable(sample: dict[str, Any]) -> bool:

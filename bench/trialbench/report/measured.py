@@ -1,24 +1,24 @@
-"""The measured numbers on a terminal: segments, candidate beside baseline, the card meanwhile."""
+"""Measured numbers on a terminal: segments, candidate against baseline, telemetry."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trialbench.report.text import columns, number, quantile_text, span, sparkline, wrap
+from trialbench.show.text import columns, number, quantile_text, span, sparkline, wrap
 
 _SPARK_WIDTH = 56
-# A line of fewer samples shows nothing that the numbers don't.
+# With fewer samples, a sparkline adds nothing to the numbers.
 _SPARK_MIN = 8
 
 Samples = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def segments_table(summary: dict[str, Any], samples: Samples | None = None) -> str:
-    """Two rows of numbers per segment, what must be known beside them, and a line of its latencies.
+    """Two rows of numbers per segment, remarks, and a sparkline of its latencies.
 
     Args:
-        samples: by segment; without them there are no lines of latencies.
+        samples: by segment; without them no sparklines are drawn.
     """
     segments: dict[str, dict[str, Any]] = summary["segments"]
     parts = [_first_table(segments), _second_table(segments), *_notes(summary)]
@@ -43,7 +43,7 @@ def _table(segments: dict[str, dict[str, Any]], heads: Sequence[str]) -> str:
 
 
 def cells(name: str, segment: dict[str, Any]) -> dict[str, str]:
-    """All that tables tell of a segment, on a terminal or a page, by the head of its column."""
+    """The cells of a segment's row, on a terminal or a page, by column head."""
     latency, adherence = segment["latency_ms"], segment["adherence"]
     tail = quantile_text(latency["p99"])
     if latency["p99"]["kind"] == "interval":
@@ -75,7 +75,7 @@ def _threshold(found: dict[str, Any]) -> str:
 
 
 def _notes(summary: dict[str, Any]) -> list[str]:
-    # A whole trial names its taints and what is partial at its head.
+    # The head of a whole trial lists taints and partial segments.
     alone = "taints" not in summary
     notes = []
     for name, segment in summary["segments"].items():
@@ -99,7 +99,7 @@ def _sparklines(segments: dict[str, dict[str, Any]], samples: Samples) -> str:
 
 
 def remarks(segment: dict[str, Any]) -> list[str]:
-    """What a reader must know about a segment beside its numbers."""
+    """Remarks on a segment's numbers."""
     found = [f"{count} {name}" for name, count in segment["errors"].items()]
     if segment["stopped"]:
         found.append(f"stopped: {segment['stopped']}")
@@ -128,7 +128,7 @@ _METRICS = {
 
 
 def comparison_table(found: Sequence[dict[str, Any]]) -> str:
-    """Candidate beside A1 and A2, a metric each, and the ratio to both; empty without a comparison."""
+    """Candidate, A1 and A2 by metric, with the ratio; empty without a comparison."""
     if not found:
         return ""
     rows = [("median of", "candidate", "A1", "A2", "ratio [95 %]", "A1-A2 band", "finding")]
@@ -149,12 +149,12 @@ def comparison_table(found: Sequence[dict[str, Any]]) -> str:
         if one["finding"] == "not_comparable" and one["why"] not in notes:
             notes.append(one["why"])
     if any(one["noisy"] for one in found):
-        notes.append("NOISY: the baseline differs from itself by more than 5 %; measure again on a quieter host")
+        notes.append("NOISY: the baseline varies by more than 5 %; measure again on a quieter host")
     return "\n".join([columns(rows), *(wrap(note) for note in notes)])
 
 
 def calibration_text(found: dict[str, Any] | None) -> str:
-    """What the client adds to the wire, in a line; empty where it was not measured."""
+    """The client's overhead over a raw socket, in one line; empty if not measured."""
     parts = []
     for name, mode in ((found or {}).get("modes") or {}).items():
         if mode.get("ratio") is not None:
@@ -168,7 +168,7 @@ _RANGES = ("sm_mhz", "power_w", "temp_c", "util_percent")
 
 
 def telemetry_table(found: dict[str, Any] | None) -> str:
-    """Least and most of clocks, power, temperature and load by segment, and why some are missing."""
+    """Ranges of clocks, power, temperature and load by segment, and why some are missing."""
     if found is None:
         return ""
     rows = [("segment", "clock MHz", "power W", "temp C", "util %", "J/reply", "load", "flagged")]
@@ -182,7 +182,7 @@ def telemetry_table(found: dict[str, Any] | None) -> str:
             number(one.get("load1_max")),
             ", ".join(flagged) or "-",
         )
-        # A line of nothing says no more than the reasons below.
+        # A row without values adds nothing to the reasons below.
         if set(cells) != {"-"}:
             rows.append((name, *cells))
         if one.get("throttle"):

@@ -1,4 +1,4 @@
-"""The proofs of engines that lie with a run (`trialbench probe`): taken in, judged again by their own numbers, told."""
+"""Engine proofs stored with a run (`trialbench probe`): copied in, judged again by their own numbers, and reported."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 
 from trialbench.errors import UsageError
 from trialbench.files import write_atomic
-from trialbench.terminal import line
+from trialbench.show.terminal import line
 
-# What each proof is called, in the order in which they are told.
+# Display names of the proofs, in display order.
 NAMES = {"cold-start": "Cold start", "timeout-retry": "Timeout and retry", "cancel": "Cancel in the middle"}
-# Files beyond these are no proofs: three for each engine, some kilobytes each.
+# Limits; there are three proofs per engine of a few kilobytes each.
 MAX_FILES, MAX_BYTES = 60, 4 << 20
 _MOST_SINGLES = 200
 _RELATIONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq}
-# Where the single repetitions call it differently than the number over all of them.
+# Names in single repetitions that differ from the overall number's name.
 _SINGLES = {"quiet_max_ms": "quiet_ms"}
-# Of what an engine says of itself, what explains its numbers.
+# The engine facts that explain its numbers.
 _FACTS = {"engine": "engine", "num_threads": "threads", "seq_len": "context", "weight_format": "weights' format"}
 
 
@@ -30,9 +30,9 @@ class Number:
     """One number of a proof.
 
     Attributes:
-        value: None where it could not be measured.
-        relation, limit: what was expected, such as `<` and 2; None where it is told and not judged.
-        singles: the same of each repetition, where they were kept.
+        value: None if it could not be measured.
+        relation, limit: the expectation, such as `<` and 2; None if the number is shown without being judged.
+        singles: the value of each repetition, if recorded.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Number:
 
     @property
     def holds(self) -> bool:
-        """Whether the number is as expected, counted anew."""
+        """Whether the value meets the expectation, recomputed."""
         if self.relation is None or self.limit is None or self.skipped:
             return True
         return self.value is not None and bool(_RELATIONS[self.relation](self.value, self.limit))
@@ -109,12 +109,12 @@ class Proof:
 
     @property
     def line(self) -> str:
-        """The proof in a line: how it ended, and by which numbers."""
+        """The proof in one line: its result and the numbers behind it."""
         failed = [number for number in self.judged if not number.ok]
         if failed:
             told = [f"{number.name} {number.found}, expected {number.expected}" for number in failed[:3]]
         else:
-            # What is counted against 0 says least.
+            # Counts that must be 0 say least.
             told = [f"{number.name} {number.found}" for number in self.judged if number.relation != "="]
             told += [f"{len(self.judged)} of {len(self.judged)} numbers as expected"]
         word = "passed" if self.ok else "FAILED"
@@ -129,7 +129,7 @@ def proofs_of(documents: Mapping[str, Mapping[str, Any]]) -> list[Proof]:
 
 
 def contradiction(document: Mapping[str, Any]) -> str:
-    """What a proof says of itself that its numbers do not; empty where they agree.
+    """Where a proof's claims contradict its numbers; empty if they agree.
 
     Args:
         document: valid by schema `proof`.
@@ -145,9 +145,9 @@ def contradiction(document: Mapping[str, Any]) -> str:
 
 
 def take_proofs(run: Path, source: Path) -> list[Path]:
-    """Copy the proofs in the folder `source` into the run; what it had of the same name is replaced.
+    """Copy the proofs in the folder `source` into the run, replacing files of the same name.
 
-    They are copied as they are; whoever reads the run judges them.
+    Files are copied unchanged and validated when the run is read.
 
     Raises:
         UsageError: no such folder, or no proof in it.
@@ -166,7 +166,7 @@ def take_proofs(run: Path, source: Path) -> list[Path]:
 
 
 def figure(value: float) -> str:
-    """A number with four digits, without needless zeros or exponents."""
+    """A number with four significant digits, without trailing zeros or exponents."""
     return f"{value:.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.4g}"
 
 

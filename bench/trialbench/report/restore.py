@@ -1,6 +1,6 @@
-"""How the host came back from a run, or why it has not, and what a person does next.
+"""How the host was restored after a run, or why it was not, and the next steps.
 
-Everything here is read from the journal, which the host wrote by itself: it holds for a run whose controller died, too.
+All of it comes from the journal, which the host writes on its own, so it also holds if the controller died.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from datetime import datetime
 from typing import Any
 
 from trialbench.report.folder import Folder
+from trialbench.report.journal import Event
 
-# How the host program ends what it says of a tenant that does not start.
+# The end of the host program's message about a tenant that does not start.
 _BY_HAND = re.compile(r"^to start it by hand: (.+)$", re.MULTILINE)
 _PLAY = "ansible-playbook {} -i INVENTORY"
 _RESTORE = f"{_PLAY.format('restore.yml')}, or on the host: sudo model-trial restore"
@@ -26,32 +27,32 @@ def outcome(folder: Folder) -> str:
         return "untouched"
     if not folder.events("closed"):
         return "open"
-    done = {event["phase"] for event in folder.events("phase_done")}
+    done = {event.phase for event in folder.events("phase_done")}
     if folder.events("phase_failed") or ("window" if folder.rehearsal else "measure") not in done:
         return "rolled_back"
     return "rehearsed" if folder.rehearsal else "completed"
 
 
-def seconds_between(earlier: dict[str, Any], later: dict[str, Any]) -> float | None:
-    """Seconds from one event to another; over a reboot by the wall clock, None where that can't be told either."""
-    if earlier["boot_id"] == later["boot_id"]:
-        return round(float(later["t_s"]) - float(earlier["t_s"]), 3)
+def seconds_between(earlier: Event, later: Event) -> float | None:
+    """Seconds between two events; across a reboot by wall clock, None if that is unusable too."""
+    if earlier.boot_id == later.boot_id:
+        return round(later.t_s - earlier.t_s, 3)
     try:
-        walls = [datetime.fromisoformat(event["wall"]) for event in (earlier, later)]
+        walls = [datetime.fromisoformat(event.wall) for event in (earlier, later)]
         return round((walls[1] - walls[0]).total_seconds(), 3)
     except (ValueError, TypeError):
         return None
 
 
 def down_seconds(folder: Folder) -> dict[str, float]:
-    """How long each tenant that came back was down: as the host counted it, else from its stop to its last health."""
+    """Downtime of each restored tenant: the host's own figure, else from its stop to its last healthy event."""
     for event in reversed(folder.events("restored")):
-        if event.get("down"):
-            return dict(event["down"])
+        if event.down:
+            return dict(event.down)
     found: dict[str, float] = {}
-    healthy = {event["tenant"]: event for event in folder.events("tenant_healthy")}
+    healthy = {event.tenant: event for event in folder.events("tenant_healthy")}
     for event in folder.events("tenant_stopping"):
-        name = event["tenant"]
+        name = event.tenant
         took = seconds_between(event, healthy[name]) if name in healthy else None
         if name not in found and took is not None and took > 0:
             found[name] = took
@@ -68,18 +69,18 @@ def restore_facts(folder: Folder, failure: dict[str, Any] | None, still_down: li
     after_s = seconds_between(end[0], restored[-1]) if end and restored else None
     return {
         "restored": None if how == "untouched" else how != "open",
-        "by": asked[0].get("restored_by") if asked else None,
-        "at": restored[-1]["wall"] if restored else None,
+        "by": asked[0].restored_by if asked else None,
+        "at": restored[-1].wall if restored else None,
         "why": _why(folder, how, failure),
         "after": end[1] if end and after_s is not None else None,
         "after_s": after_s,
         "attempts": len(started),
-        "failures": [str(event.get("reason") or "without a reason") for event in folder.events("restore_failed")],
+        "failures": [str(event.reason or "without a reason") for event in folder.events("restore_failed")],
         "retries": [
-            {name: event.get(name) for name in ("tenant", "attempt", "wait_s", "reason")}
+            {name: getattr(event, name) for name in ("tenant", "attempt", "wait_s", "reason")}
             for event in folder.events("tenant_retry")
         ],
-        "times": restored[-1].get("times") if restored else None,
+        "times": restored[-1].times if restored else None,
         "kept": {name: len(samples) for name, samples in folder.samples.items() if samples},
         "files": [
             *(["journal.jsonl"] if folder.journal else []),
@@ -91,7 +92,7 @@ def restore_facts(folder: Folder, failure: dict[str, Any] | None, still_down: li
 
 
 def _why(folder: Folder, how: str, failure: dict[str, Any] | None) -> str:
-    """What ended the run."""
+    """Why the run ended."""
     if how in ("completed", "rehearsed"):
         return how
     if failure:
@@ -100,16 +101,16 @@ def _why(folder: Folder, how: str, failure: dict[str, Any] | None) -> str:
         return "it ended before anything was stopped"
     if how == "open" and not folder.events("restore_started"):
         return "it has not ended, as far as the journal was fetched"
-    return "it ended before it was through, and the journal does not say why"
+    return "it ended early, and the journal does not say why"
 
 
-def _end(folder: Folder) -> tuple[dict[str, Any], str] | None:
-    """The event that ended the window, and it in words."""
+def _end(folder: Folder) -> tuple[Event, str] | None:
+    """The event that ended the window, and its description."""
     for event in reversed(folder.journal):
-        if event["event"] == "phase_failed":
-            return event, f"{event['phase']} failed"
-        if event["event"] == "phase_done" and event["phase"] != "snapshot":
-            return event, f"{event['phase']} was through"
+        if event.event == "phase_failed":
+            return event, f"{event.phase} failed"
+        if event.event == "phase_done" and event.phase != "snapshot":
+            return event, f"{event.phase} ended"
     return None
 
 
@@ -127,7 +128,7 @@ def _next(folder: Folder, how: str, failure: dict[str, Any] | None, still_down: 
             "read samples/describe-candidate.jsonl beside samples/describe-baseline.jsonl",
             "then say which is better: trialbench verdict DIR --describe better (or same, or worse)",
         ]
-    steps = [f"mend: {failure['todo']}"] if failure and failure["todo"] else []
+    steps = [f"fix: {failure['todo']}"] if failure and failure["todo"] else []
     if not steps:
         steps = ["see what ended it: journal.jsonl and logs/ of this folder; on the host: journalctl -u mt-run"]
     play = "rehearse.yml" if folder.rehearsal else "benchmark-e4b.yml"
@@ -135,27 +136,27 @@ def _next(folder: Folder, how: str, failure: dict[str, Any] | None, still_down: 
 
 
 def _while_open(folder: Folder, still_down: list[dict[str, Any]]) -> list[str]:
-    """What brings a host back that is not back, or is not known to be."""
+    """The steps that restore a host that is not known to be restored."""
     if not folder.events("restore_failed"):
         look = "look at it on the host: sudo model-trial status"
-        if folder.plan.get("attended") is False:
-            return [f"it runs unattended; when it is through: {_PLAY.format('harvest.yml')}", look]
+        if folder.plan.attended is False:
+            return [f"it runs unattended; after it ends: {_PLAY.format('harvest.yml')}", look]
         return [look, f"bring it back now: {_RESTORE}", f"fetch its end: {_PLAY.format('harvest.yml')}"]
-    # Only what the newest attempt left undone: what failed before it may have been mended since.
-    begun = max((at for at, event in enumerate(folder.journal) if event["event"] == "restore_started"), default=0)
+    # Only the newest attempt counts: earlier failures may have been fixed since.
+    begun = max((at for at, event in enumerate(folder.journal) if event.event == "restore_started"), default=0)
     attempt = folder.journal[begun:]
     steps = []
     for event in attempt:
-        if event["event"] == "tenant_failed" and event.get("tenant"):
-            command = _BY_HAND.search(event.get("reason") or "")
-            steps.append(f"{event['tenant']} does not start" + (f"; by hand: {command[1]}" if command else ""))
-    named = {event.get("tenant") for event in attempt if event["event"] == "tenant_failed"}
+        if event.event == "tenant_failed" and event.tenant:
+            command = _BY_HAND.search(event.reason or "")
+            steps.append(f"{event.tenant} does not start" + (f"; by hand: {command[1]}" if command else ""))
+    named = {event.tenant for event in attempt if event.event == "tenant_failed"}
     for entry in still_down:
         steps += [f"{name} is down, and was not started yet" for name in entry["tenants"] if name not in named]
-    made = [event["checks"] for event in attempt if event["event"] == "checks" and event.get("checks")]
+    made = [event.checks for event in attempt if event.event == "checks" and event.checks]
     for check in made[-1] if made else []:
-        if not check["ok"]:
-            steps.append(f"check {check['id']}, {check['title']}: expected {check['expected']}, found {check['found']}")
+        if not check.ok:
+            steps.append(f"check {check.id}, {check.title}: expected {check.expected}, found {check.found}")
     if not steps:
-        steps = [f"mend: {folder.events('restore_failed')[-1].get('reason') or 'see journalctl -u mt-restore'}"]
-    return [*steps, f"the host goes on trying; when mended, at once by: {_RESTORE}"]
+        steps = [f"fix: {folder.events('restore_failed')[-1].reason or 'see journalctl -u mt-restore'}"]
+    return [*steps, f"the host keeps retrying; once fixed, restore at once with: {_RESTORE}"]

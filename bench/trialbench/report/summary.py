@@ -1,4 +1,4 @@
-"""`summary.json` of a trial: samples, journal and VRAM series, brought together."""
+"""The `summary.json` of a trial, from samples, journal and VRAM series."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trialbench.report.telemetry import telemetry
 from trialbench.report.windows import still_down, windows
 
 MIB_PER_GB = 1024
-# In which of the VRAM series' phases the candidate is loaded.
+# Phases of the VRAM series in which the candidate is loaded.
 _LOADED = ("candidate", "measure")
 
 
@@ -31,9 +31,9 @@ def summarise_folder(folder: Folder) -> dict[str, Any]:
     """The summary of a trial (`trialbench schema summary`)."""
     segments = folder.segments()
     failures = folder.events("phase_failed")
-    # The newest: an earlier one was followed by another attempt.
+    # The newest one: earlier failures were followed by another attempt.
     failure = (
-        {name: failures[-1].get(name) for name in ("phase", "reason", "expected", "found", "todo")}
+        {name: getattr(failures[-1], name) for name in ("phase", "reason", "expected", "found", "todo")}
         if failures
         else None
     )
@@ -43,13 +43,13 @@ def summarise_folder(folder: Folder) -> dict[str, Any]:
         "trialbench": __version__,
         "created": wall_clock(),
         "run": folder.run,
-        "host": folder.plan.get("host"),
-        "model_label": folder.plan.get("candidate", {}).get("label"),
-        "baseline_label": folder.plan.get("baseline", {}).get("label"),
+        "host": folder.plan.host,
+        "model_label": folder.plan.candidate_label,
+        "baseline_label": folder.plan.baseline_label,
         "outcome": outcome(folder),
         "failure": failure,
         "restore_failure": _restore_failure(folder),
-        "a2_skipped": next((event.get("reason") for event in reversed(folder.events("a2_skipped"))), None),
+        "a2_skipped": next((event.reason for event in reversed(folder.events("a2_skipped"))), None),
         "taints": taints(folder, segments),
         "partial": [f"{name}: {why}" for name, segment in segments.items() for why in segment["partial"]],
         "comparisons": comparisons(folder.samples, _differs(segments)),
@@ -66,7 +66,7 @@ def summarise_folder(folder: Folder) -> dict[str, Any]:
 
 
 def _differs(segments: dict[str, dict[str, Any]]) -> str | None:
-    """Why baseline and candidate were not asked the same; None when they were, as far as the clients say."""
+    """How the requests to baseline and candidate differ; None if the clients report no difference."""
     return "; ".join(text for name, text in differing(segments)) or None
 
 
@@ -75,31 +75,32 @@ def _restore_failure(folder: Folder) -> str | None:
     failed = folder.events("restore_failed")
     if not failed or folder.events("closed"):
         return None
-    return str(failed[-1].get("reason") or "without a reason")
+    return str(failed[-1].reason or "without a reason")
 
 
 def _phases(folder: Folder) -> list[dict[str, Any]]:
-    """Phases in the order they ended, with seconds; the restore's own time comes from its last event."""
-    started = {event["phase"]: event for event in folder.events("phase_started")}
+    """Phases in the order they ended, with durations; the restore's duration comes from its last event."""
+    started = {event.phase: event for event in folder.events("phase_started")}
     found = []
     for event in folder.journal:
-        name = event.get("event")
+        name = event.event
         if name in ("phase_done", "phase_failed"):
-            phase = event["phase"]
+            phase = event.phase
             begun = started.get(phase, event)
-            # The clock starts anew at a boot: a phase that a reboot ended has no duration.
-            same = event.get("boot_id") == begun.get("boot_id")
-            duration = round(event["t_s"] - begun["t_s"], 3) if same else None
-            found.append({"phase": phase, "ok": name == "phase_done", "duration_s": event.get("duration_s", duration)})
+            # The clock restarts at a reboot, so a phase that a reboot interrupted has no duration.
+            same = event.boot_id == begun.boot_id
+            duration = round(event.t_s - begun.t_s, 3) if same else None
+            took = duration if event.duration_s is None else event.duration_s
+            found.append({"phase": phase, "ok": name == "phase_done", "duration_s": took})
         elif name == "restored":
-            found.append({"phase": "restore", "ok": True, "duration_s": event.get("duration_s")})
+            found.append({"phase": "restore", "ok": True, "duration_s": event.duration_s})
     return found
 
 
 def _vram(folder: Folder) -> dict[str, Any]:
     """VRAM in MiB, and the candidate's footprint above the drained level in GB of 1024 MiB."""
-    drained = [event["used_mib"] for event in folder.events("drained")]
-    # While the driver is silent there may be lines without a reading.
+    drained = [event.used_mib for event in folder.events("drained")]
+    # Lines lack a reading while the driver does not respond.
     readings = [reading for reading in folder.vram if reading.get("used_mib") is not None]
     loaded = [reading["used_mib"] for reading in readings if reading.get("phase") in _LOADED]
     peak = max(loaded, default=None)
@@ -111,7 +112,7 @@ def _vram(folder: Folder) -> dict[str, Any]:
         "total_mib": readings[-1].get("total_mib") if readings else None,
         "readings": len(readings),
         "gates": [
-            {name: event.get(name) for name in ("name", "ok", "footprint_gb", "band")}
+            {name: getattr(event, name) for name in ("name", "ok", "footprint_gb", "band")}
             for event in folder.events("gate")
         ],
     }

@@ -1,4 +1,4 @@
-"""What a person reads on a terminal: plain text, at most 100 columns, no library."""
+"""A result folder on a terminal: plain text, at most 100 columns, no library."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from trialbench.report.folder import Folder, read_folder
 from trialbench.report.measured import calibration_text, comparison_table, segments_table, telemetry_table
 from trialbench.report.proofs import Number, Proof, proofs_of
 from trialbench.report.summary import summarise_folder
-from trialbench.report.text import WIDTH, columns, section, wrap
 from trialbench.report.windows import clock, still_down_text
-from trialbench.terminal import screen
+from trialbench.show.terminal import screen
+from trialbench.show.text import WIDTH, columns, section, wrap
 
 
 def folder_table(path: Path) -> str:
@@ -64,7 +64,7 @@ def _head(summary: dict[str, Any], folder: Folder) -> str:
 
 
 def _host(summary: dict[str, Any]) -> str:
-    """Who brought the host back and when, what it cost, what is kept, and what to do next."""
+    """Who restored the host and when, the downtime, which files are kept, and the next steps."""
     facts = summary["restore"]
     lines = [_restored(facts)]
     down = [f"{name} {took:.1f} s" for name, took in summary["down_s"].items()]
@@ -77,7 +77,7 @@ def _host(summary: dict[str, Any]) -> str:
     for retry in facts["retries"]:
         reason = _short(retry["reason"]).removeprefix(f"{retry['tenant']}: ")
         lines.append(f"{retry['tenant']} was started again (attempt {retry['attempt']} failed: {reason})")
-    # The newest failure of a restore that is still open stands in the head.
+    # The head shows the newest failure of an open restore.
     settled = facts["failures"] if facts["restored"] else facts["failures"][:-1]
     lines += [f"a restore before was not complete: {_short(reason)}" for reason in settled]
     kept = [f"{count} {name}" for name, count in facts["kept"].items()]
@@ -90,12 +90,12 @@ def _host(summary: dict[str, Any]) -> str:
 
 
 def _short(reason: str | None) -> str:
-    """The first line of a reason: behind it stand the last lines of a log."""
+    """The first line of a reason; the last lines of a log may follow it."""
     return (reason or "without a reason").split("\n", 1)[0].removesuffix("; last log lines:")
 
 
 def _listed(what: str, items: list[str]) -> str:
-    """Items in as few lines as possible, none of them broken."""
+    """Items on as few lines as possible, without breaking an item."""
     lines = [f"{what}: {items[0]}"]
     for item in items[1:]:
         if len(lines[-1]) + len(item) + 4 < WIDTH - 4:
@@ -115,7 +115,7 @@ def _restored(facts: dict[str, Any]) -> str:
         return f"NOT known to be restored{begun}{attempts}"
     when = f" at {clock(facts['at'])}" if facts["at"] else ""
     after = f", {facts['after_s']:.1f} s after {facts['after']}" if facts["after"] else ""
-    return f"restored by {facts['by'] or 'somebody'}{when}{after}{attempts}"
+    return f"restored by {facts['by'] or 'unknown'}{when}{after}{attempts}"
 
 
 def _phases(summary: dict[str, Any]) -> str:
@@ -165,24 +165,21 @@ def _windows(summary: dict[str, Any]) -> str:
 
 
 def _checks(folder: Folder) -> str:
-    """The checks that closed the run; without them the newest that the host made by itself."""
-    lines = []
-    found: dict[str, Any] | None = folder.verification
+    """The checks that closed the run or, without them, the host's own newest checks."""
+    found = folder.checks()
     if found is None:
-        made = [event for event in folder.events("checks") if isinstance(event.get("checks"), list)]
-        if not made:
-            return "not made"
-        found = made[-1]
-        lines.append(f"by the host, {clock(str(found.get('wall')))}")
-    for check in found["checks"]:
-        lines.append(wrap(f"{'ok    ' if check['ok'] else 'FAILED'} {check['id']} {check['title']}"))
-        if not check["ok"]:
-            lines.append(wrap(f"       expected {check['expected']}, found {check['found']}"))
+        return "not made"
+    checks, wall = found
+    lines = [] if wall is None else [f"by the host, {clock(wall)}"]
+    for check in checks:
+        lines.append(wrap(f"{'ok    ' if check.ok else 'FAILED'} {check.id} {check.title}"))
+        if not check.ok:
+            lines.append(wrap(f"       expected {check.expected}, found {check.found}"))
     return "\n".join(lines)
 
 
 def _proof(proof: Proof) -> str:
-    """A proof as `trialbench probe` prints it: every number, and what was expected of it."""
+    """A proof as `trialbench probe` prints it: every number with its expectation."""
     head = wrap(f"{proof.title}, {proof.engine}: {'passed' if proof.ok else 'FAILED'}, {clock(proof.made)}")
     return "\n".join([head, *(f"  {row}" for row in columns([_number(one) for one in proof.numbers]).split("\n"))])
 
@@ -192,7 +189,7 @@ def _number(number: Number) -> tuple[str, ...]:
 
 
 def _evidence(answers: list[Answer]) -> str:
-    """One verdict, three questions: what each has to show."""
+    """The evidence for each of the three questions."""
     lines = []
     for answer in answers:
         name, asked = QUESTIONS[answer.question]

@@ -1,4 +1,4 @@
-"""What makes the numbers of a run unfit for a decision: each taint by name, with what was seen and where."""
+"""Taints: named reasons why a run's numbers cannot support a decision, each with what was seen and where."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from trialbench.measure.summary import interruptions
 from trialbench.report.comparison import A1, A2, CANDIDATE
 from trialbench.report.folder import Folder
-from trialbench.terminal import line
+from trialbench.show.terminal import line
 
-# Pairs that were to be asked the same, the left one being the baseline.
+# Pairs whose requests must be identical; the left one is the baseline.
 _ALIKE = ((A1, CANDIDATE), (A2, CANDIDATE), (A1, A2), ("describe-baseline", "describe-candidate"))
-# So much of a name that a server gave itself is shown.
+# Maximum length of a server's model name in messages.
 _WORDS = 60
 
 Segments = dict[str, dict[str, Any]]
@@ -31,15 +31,15 @@ def taints(folder: Folder, segments: Segments) -> list[str]:
             found.append(f"{name}: {segment}: {seen}")
     found += [*_models(segments), *_restarts(folder, segments)]
     found += [f"{name}: {text}" for name, text in differing(segments)]
-    if len({event["boot_id"] for event in folder.journal if event.get("boot_id")}) > 1:
+    if len({event.boot_id for event in folder.journal if event.boot_id}) > 1:
         found.append("rebooted: the host was rebooted during the run")
-    # Its bands and sample counts would be taken for the defaults.
+    # Without it, the defaults would stand in for its bands and sample counts.
     found += [f"plan_unreadable: {problem}" for problem in folder.unread if problem.startswith("plan.json")]
     return found
 
 
 def _models(segments: Segments) -> Iterable[str]:
-    """A server that gave itself another name in another segment, A1 and A2 above all."""
+    """Servers that reported different model names in different segments, such as A1 and A2."""
     for side in ("baseline", "candidate"):
         first: tuple[str, str] | None = None
         for name, segment in segments.items():
@@ -53,10 +53,10 @@ def _models(segments: Segments) -> Iterable[str]:
 
 
 def differing(segments: Segments) -> Iterable[tuple[str, str]]:
-    """(taint, what was seen) where baseline and candidate were not asked the same, as far as their clients told."""
+    """(taint, what was seen) where the requests to baseline and candidate differ, according to the clients."""
     for left, right in _ALIKE:
         asked = [(segments.get(name) or {}).get("request") or {} for name in (left, right)]
-        # A client that did not end in order left no hashes.
+        # A client that ended abnormally left no hashes.
         if not all(one.get("body_sha256") for one in asked):
             continue
         parts = [part for part in ("prompt", "image") if len({one[f"{part}_sha256"] for one in asked}) > 1]
@@ -68,8 +68,8 @@ def differing(segments: Segments) -> Iterable[tuple[str, str]]:
 
 
 def _restarts(folder: Folder, segments: Segments) -> Iterable[str]:
-    """A server that was not one process from the first request of a session to its last reply."""
-    started = {f"{event.get('pid')} {event.get('start_ticks')}" for event in folder.events("candidate_started")}
+    """Servers that were not a single process from a session's first request to its last reply."""
+    started = {event.process for event in folder.events("candidate_started")}
     if len(started) > 1:
         yield f"server_restarted: the candidate was started {len(started)} times"
     for names in _sessions(segments):
@@ -78,7 +78,7 @@ def _restarts(folder: Folder, segments: Segments) -> Iterable[str]:
         if seen and not seen[0] & seen[-1]:
             pids = ", then ".join("/".join(map(str, sorted(one))) for one in (seen[0], seen[-1]))
             yield f"server_restarted: {', '.join(names)}: its process was PID {pids}"
-        # What one segment shows by itself is said there.
+        # Restarts within one segment are reported with that segment.
         elif not any(taint.startswith("server_") for name in names for taint in segments[name]["taints"]):
             for taint in interruptions(samples):
                 name, _, text = taint.partition(": ")
@@ -86,7 +86,7 @@ def _restarts(folder: Folder, segments: Segments) -> Iterable[str]:
 
 
 def _sessions(segments: Segments) -> list[list[str]]:
-    """Segments that one process of the server answered, in their order; before A2 the live model is a new one."""
+    """Segments that one server process should have answered, in order; the live model restarts before A2."""
     candidate = [name for name in segments if "candidate" in name]
     before = [name for name in segments if name in (A1, "describe-baseline")]
     rest = [[name] for name in segments if name not in (*candidate, *before)]
@@ -113,10 +113,9 @@ def _processes(folder: Folder, names: list[str], samples: list[dict[str, Any]]) 
 
 
 def _mark(folder: Folder, name: str) -> str | None:
-    """What the command line of the server holds that answered the segment `name`; None where the plan does not say."""
+    """Text that identifies the server of segment `name` by its command line; None if the plan does not name any."""
     if "candidate" in name:
-        port = folder.plan.get("candidate", {}).get("port")
+        port = folder.plan.candidate_port
         return f"--port {port} " if port else None
-    tenant = folder.plan.get("baseline", {}).get("tenant")
-    entries = [entry for entry in folder.plan.get("tenants", []) if tenant and entry.get("name") == tenant]
-    return str(entries[0]["vram_process"]) if entries and entries[0].get("vram_process") else None
+    tenant = folder.plan.tenant(folder.plan.baseline_tenant)
+    return (tenant.vram_process or None) if tenant else None

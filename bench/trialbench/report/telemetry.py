@@ -1,8 +1,8 @@
 """What card and host did while samples were taken: the series of `vram.jsonl`, joined to samples by time.
 
 Both use CLOCK_MONOTONIC of the same host, so a sample that began at `t_start_s` and took `latency_ms` meets the
-readings between those two moments. That clock starts anew at a boot, and nothing is measured after one: what was read
-later is left out. A reading may lack any of its values, and seconds may lack readings; what then can't be told is None.
+readings between those two moments. That clock restarts at a reboot, and nothing is measured after one, so later
+readings are dropped. Readings may lack values, and readings may be missing; what cannot be computed is None.
 
 Energy is the card's own, idle draw and other processes included. It comes from the driver's counter where there is one
 (the difference between end and start of a reply, the counter interpolated between readings), else from the power
@@ -20,19 +20,19 @@ from typing import Any
 
 from trialbench.report.folder import Folder
 
-# Why a card is slower than its settings allow. An idle card and one that somebody gave a limit are not throttled, nor
-# is one at its power limit: that is where a busy card belongs.
+# Reasons that make a card slower than its settings allow. An idle card, a clock limit set by a user and the power limit
+# do not count: a busy card is expected to run at its power limit.
 SLOWING = frozenset({"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"})
 RANGES = ("sm_mhz", "mem_mhz", "power_w", "temp_c", "util_percent", "mem_util_percent", "cpu_percent")
-# A reading stands for a moment that is at most so far from it: three ticks of the sampler, and a little.
+# A reading is valid for moments at most this far away: slightly more than three sampler ticks.
 NEAR_S = 0.35
-# Between two readings further apart than this, or than so much of the reply, energy is not interpolated.
+# Energy is not interpolated between readings further apart than this, or than this share of the reply.
 ENERGY_GAP_S, ENERGY_GAP_SHARE = 0.5, 0.25
-# A host is disturbed when its CPUs are this much busier than usual in the segment, and beyond its usual spread.
+# A host is disturbed when its CPUs are this much busier than the segment's usual load and spread.
 CPU_POINTS, CPU_SPREAD, CPU_READINGS = 25.0, 3.0, 5
-# What a process of somebody else may take or leave without having done anything.
+# Changes of another process's memory up to this size are ignored.
 STEADY_MIB = 64
-# Two samplers may overlap for a moment when one takes over from the other; a clock that starts anew falls further.
+# Two samplers may overlap briefly during handover; a clock reset by a reboot jumps back further.
 _BACKWARDS_S = 1.0
 
 Line = Mapping[str, Any]
@@ -75,7 +75,7 @@ class Series:
 
 
 def series(lines: Iterable[Line]) -> Series:
-    """The part of `vram.jsonl` that samples can be joined to: up to where the clock starts anew."""
+    """The part of `vram.jsonl` that can be joined to samples: everything before the clock restarts."""
     kept: list[Line] = []
     dropped = 0
     for line in lines:
@@ -174,7 +174,7 @@ def _summary(
         }
         if energies
         else None,
-        # Nobody was seen to be throttled where nobody looked: that is not 0.
+        # Unknown is not 0: without readings, throttling cannot be counted.
         "throttled": sum("throttled" in row["flags"] for row in rows.values()) if told else None,
         "disturbed": sum("disturbed" in row["flags"] for row in rows.values()) if around else None,
     }
@@ -261,18 +261,17 @@ class _Curve:
         return round(total, 3)
 
 
-# --- who else was there ----------------------------------------------------------------------------------------------
+# --- other processes --------------------------------------------------------------------------------------------------
 
 
 def _own(folder: Folder, name: str, around: Sequence[Line]) -> frozenset[int]:
-    """The processes of the server under test; empty where they can't be told from others."""
+    """The processes of the server under test; empty if they cannot be identified."""
     held = {holder["pid"]: str(holder.get("command", "")) for line in around for holder in _holders(line)}
     if "baseline" not in name:
-        pids = {event.get("pid") for event in folder.events("candidate_started")}
+        pids = {event.pid for event in folder.events("candidate_started")}
         return frozenset(pid for pid in held if pid in pids)
-    tenant = (folder.plan.get("baseline") or {}).get("tenant")
-    entry: dict[str, Any] = next((one for one in folder.plan.get("tenants") or () if one.get("name") == tenant), {})
-    pattern = entry.get("vram_process")
+    tenant = folder.plan.tenant(folder.plan.baseline_tenant)
+    pattern = tenant.vram_process if tenant else ""
     return frozenset(pid for pid, command in held.items() if pattern and pattern in command)
 
 
@@ -281,7 +280,7 @@ def _holders(line: Line) -> list[dict[str, Any]]:
 
 
 class _Foreign:
-    """Everybody on the card but the server under test, as they were when the segment began."""
+    """All processes on the card except the server under test, as of the start of the segment."""
 
     def __init__(self, own: frozenset[int], around: Sequence[Line]) -> None:
         self._own = own
@@ -291,14 +290,14 @@ class _Foreign:
         return {holder["pid"]: holder.get("mib") for holder in _holders(line) if holder["pid"] not in self._own}
 
     def changed(self, near: Sequence[Line]) -> bool:
-        """Whether somebody came, went, or changed his share meanwhile, or is there who was not at the beginning."""
+        """Whether another process appeared, exited, or changed its memory since the segment began."""
         looks = [self._sizes(line) for line in near]
         if any(look.keys() - self._first.keys() for look in looks):
             return True
         for earlier, later in pairwise(looks):
             if earlier.keys() != later.keys():
                 return True
-            # Where nobody can say which one is the server under test, growth may be its own.
+            # If the server under test cannot be identified, growth may be its own.
             sizes = [(earlier[pid], later[pid]) for pid in earlier] if self._own else []
             if any(abs(a - b) > STEADY_MIB for a, b in sizes if a is not None and b is not None):
                 return True
@@ -318,7 +317,7 @@ def _busy(usual: list[float]) -> Callable[[list[float]], bool]:
     return lambda values: bool(values) and statistics.fmean(values) > limit
 
 
-# --- what is missing -------------------------------------------------------------------------------------------------
+# --- missing values ---------------------------------------------------------------------------------------------------
 
 _KEYS = (*RANGES, "throttle", "energy_j", "load1")
 
@@ -328,7 +327,7 @@ def _why(folder: Folder, readings: Series, segments: Mapping[str, dict[str, Any]
         return {"readings": "vram.jsonl is missing or holds no reading"}
     said: dict[str, str] = {}
     for line in readings.lines:
-        # The newest word counts.
+        # The latest reason wins.
         said |= {str(key): str(why) for key, why in (line.get("missing") or {}).items()}
     found: dict[str, str] = {}
     for key in _KEYS:

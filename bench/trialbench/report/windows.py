@@ -1,8 +1,8 @@
-"""From the journal: how long each tenant was down, what that cost people, and how much of it was ours to save.
+"""Downtime from the journal: per tenant, per impact on users, and the trial's own overhead.
 
-A *window* is the time in which people lose something (mute, blind): from the stop of the first to the health of the
-last tenant that takes it away. Its *overhead* is what remains of it without the drain's minimum, the starts of
-candidate and tenants, and the measuring itself (first request to last reply of each samples file). All times are
+A *window* is the time during which users lose something (mute, blind): from the stop of the first tenant with that
+impact until the last one is healthy. Its *overhead* is what remains after subtracting the drain minimum, the starts of
+candidate and tenants, and measuring (first request to last reply of each samples file). All times are
 seconds on CLOCK_MONOTONIC of the host, which journal and samples share.
 """
 
@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trialbench.report.folder import Folder
-
-_DRAIN_MIN_S = 5.0
 
 Interval = tuple[float, float]
 
@@ -33,13 +31,13 @@ class Window:
 
 
 def down_intervals(folder: Folder) -> dict[str, Interval]:
-    """Tenant to (stop began, healthy again); tenants that never came back are left out."""
+    """Tenant to (stop began, healthy again), without tenants that never recovered."""
     found: dict[str, Interval] = {}
-    back = {event["tenant"]: event["t_s"] for event in folder.events("tenant_healthy")}
+    back = {event.tenant: event.t_s for event in folder.events("tenant_healthy")}
     for event in folder.events("tenant_stopping"):
-        name = event["tenant"]
-        if name in back and name not in found and back[name] > event["t_s"]:
-            found[name] = (event["t_s"], back[name])
+        name = event.tenant
+        if name in back and name not in found and back[name] > event.t_s:
+            found[name] = (event.t_s, back[name])
     return found
 
 
@@ -58,25 +56,25 @@ def windows(folder: Folder) -> dict[str, dict[str, Any]]:
 
 
 def still_down(folder: Folder) -> list[dict[str, Any]]:
-    """What people still lose, as far as the journal of a run that is not closed tells; empty for a closed one.
+    """What users still lose according to the journal of an open run; empty for a closed run.
 
     Returns:
         `{"impact", "since", "tenants"}` by impact: `since` is the wall clock of the first stop of the window that is
-        still open, `tenants` those that are not healthy again. By the journal's order, which a reboot leaves alone.
+        still open, `tenants` those that are not healthy again. Journal order counts, which a reboot does not change.
     """
     if folder.events("closed"):
         return []
     since: dict[str, str] = {}
     down: dict[str, list[str]] = {}
     for event in folder.journal:
-        name, tenant = event.get("event"), event.get("tenant")
-        if name not in ("tenant_stopping", "tenant_healthy") or tenant is None:
+        name, tenant = event.event, event.tenant
+        if name not in ("tenant_stopping", "tenant_healthy") or not tenant:
             continue
         impact = impact_of(folder, tenant)
         tenants = down.setdefault(impact, [])
         if name == "tenant_stopping":
             if not tenants:
-                since[impact] = str(event.get("wall"))
+                since[impact] = event.wall
             if tenant not in tenants:
                 tenants.append(tenant)
         elif tenant in tenants:
@@ -92,28 +90,26 @@ def still_down_text(entry: dict[str, Any]) -> str:
 
 
 def clock(wall: str) -> str:
-    """Time of day of an ISO 8601 time in UTC, to the second; what is none stays as it is."""
+    """Time of day of an ISO 8601 time in UTC, to the second; any other text is returned unchanged."""
     return f"{wall[11:19]}Z" if len(wall) >= 20 and wall.endswith("Z") else wall
 
 
 def impact_of(folder: Folder, tenant: str) -> str:
-    """What people lose without `tenant`, by plan or journal; a tenant without impact stands for itself."""
-    for entry in folder.plan.get("tenants", []):
-        if entry.get("name") == tenant and entry.get("impact"):
-            return str(entry["impact"])
+    """What users lose without `tenant`, by plan or journal; without an impact, the tenant's own name."""
+    planned = folder.plan.tenant(tenant)
+    if planned and planned.impact:
+        return planned.impact
     for event in folder.events("tenant_stopping"):
-        if event["tenant"] == tenant and event.get("impact"):
-            return str(event["impact"])
+        if event.tenant == tenant and event.impact:
+            return event.impact
     return tenant
 
 
 def _window(folder: Folder, tenants: list[str], span: Interval) -> Window:
-    starts = [
-        _clip((event["t_s"] - event["duration_s"], event["t_s"]), span) for event in folder.events("tenant_healthy")
-    ]
-    candidate = [
-        _clip((event["t_s"] - event["duration_s"], event["t_s"]), span) for event in folder.events("candidate_healthy")
-    ]
+    starts, candidate = (
+        [_clip((event.t_s - (event.duration_s or 0.0), event.t_s), span) for event in folder.events(name)]
+        for name in ("tenant_healthy", "candidate_healthy")
+    )
     total = span[1] - span[0]
     parts = {
         "drain_min_s": _drain_minimum(folder, span),
@@ -136,23 +132,23 @@ def _clip(interval: Interval, span: Interval) -> float:
 
 
 def _drain_minimum(folder: Folder, span: Interval) -> float:
-    """The minimum that restore waits by decision, if it drained within the window; other drains have none."""
-    minimum = float(folder.plan.get("limits", {}).get("drain_min_s", _DRAIN_MIN_S))
-    restores = [event["t_s"] for event in folder.events("restore_started")]
+    """The minimum drain time of a restore within the window; other drains have no minimum."""
+    minimum = folder.plan.drain_min_s
+    restores = [event.t_s for event in folder.events("restore_started")]
     drains = [
-        event["t_s"]
+        event.t_s
         for event in folder.journal
-        # Where the card can't be read a drain only waits, and says so when it begins.
-        if event.get("event") in ("drain_started", "drain_timeout")
+        # If the card cannot be read, the drain only waits and says so.
+        if event.event in ("drain_started", "drain_timeout")
         and restores
-        and event["t_s"] >= restores[0]
-        and span[0] <= event["t_s"] <= span[1]
+        and event.t_s >= restores[0]
+        and span[0] <= event.t_s <= span[1]
     ]
     return min(minimum, span[1] - drains[0]) if drains else 0.0
 
 
 def _measuring(folder: Folder, span: Interval) -> float:
-    """First request to last reply of each samples file, within the window; what overlaps counts once."""
+    """First request to last reply of each samples file within the window; overlaps count once."""
     spans = []
     for samples in [*folder.samples.values(), *folder.warmups.values()]:
         if samples:

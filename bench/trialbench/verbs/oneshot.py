@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trialbench.errors import UsageError
-from trialbench.terminal import ended, line, say, screen
+from trialbench.show.terminal import ended, line, say, screen
 from trialbench.verbs.select import add_options, find_config, make_engine
 
 if TYPE_CHECKING:

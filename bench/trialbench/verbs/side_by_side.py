@@ -21,7 +21,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _engines(options: argparse.Namespace) -> int:
-    from trialbench.terminal import say
+    from trialbench.show.terminal import say
 
     say(_table(options.summaries))
     return 0
@@ -35,7 +35,7 @@ def _table(paths: Sequence[Path]) -> str:
     """
     from trialbench import schemas
     from trialbench.files import read_json
-    from trialbench.report.text import columns
+    from trialbench.show.text import columns
 
     rows: list[Sequence[str]] = [("engine", "workload", "cache", "ok/sent", "p50 ms [95 %]", "ttft ms", "tok/s")]
     for path in paths:
@@ -48,7 +48,7 @@ def _table(paths: Sequence[Path]) -> str:
 
 
 def _row(summary: dict[str, Any], segment: dict[str, Any]) -> Sequence[str]:
-    from trialbench.report.text import number, quantile_text
+    from trialbench.show.text import number, quantile_text
 
     cache = segment["cache"]
     asked = "on" if cache["asked"] else "off"

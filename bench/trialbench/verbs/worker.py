@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from trialbench import __version__
 from trialbench.options import positive
-from trialbench.terminal import ended, say
+from trialbench.show.terminal import ended, say
 from trialbench.verbs import oneshot
 from trialbench.verbs.select import add_options, choose, find_config
 

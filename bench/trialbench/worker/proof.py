@@ -10,15 +10,13 @@ import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from xml.etree import ElementTree
 
 from trialbench import __version__
 from trialbench.errors import UsageError
-from trialbench.terminal import line
+from trialbench.show.junit import Case, Suite, write
+from trialbench.show.terminal import line
 
 _RELATIONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq}
-# XML 1.0 can't represent these.
-_NO_XML = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 65534, 65535, *range(55296, 57344)), "?")
 
 
 @dataclass(frozen=True)
@@ -149,41 +147,28 @@ def _row(check: Check) -> tuple[str, str, str, str, str]:
 
 
 def junit(proofs: list[Proof]) -> str:
-    """The proofs as JUnit XML: one suite per proof, one case per judged number, the engine as properties."""
-    root = ElementTree.Element("testsuites", name="trialbench probe")
-    for proof in proofs:
-        judged = [check for check in proof.checks if check.expected is not None or check.skipped]
-        suite = ElementTree.SubElement(
-            root,
-            "testsuite",
-            name=f"probe.{proof.name}",
-            tests=str(len(judged)),
-            failures=str(sum(not check.ok for check in judged)),
-            errors="0",
-            skipped=str(sum(check.skipped for check in judged)),
-            # The format has no time zone; this is UTC.
-            timestamp=proof.began[:19],
-        )
-        properties = ElementTree.SubElement(suite, "properties")
-        for name in ("source", "model", "bits", "version"):
-            if proof.engine.get(name) is not None:
-                value = str(proof.engine[name]).translate(_NO_XML)
-                ElementTree.SubElement(properties, "property", name=name, value=value)
-        for check in judged:
-            case = ElementTree.SubElement(
-                suite, "testcase", classname=f"probe.{proof.name}.{proof.engine.get('source')}", name=check.name
-            )
-            found = "no number" if check.told is None else f"{check.told:g} {check.unit}".rstrip()
-            said = f"expected {check.expected} {check.unit}".rstrip() + f", found {found}"
-            said = (f"{said}; {check.detail}" if check.detail else said).translate(_NO_XML)
-            if check.skipped:
-                ElementTree.SubElement(case, "skipped", message=check.detail.translate(_NO_XML))
-            elif not check.ok:
-                ElementTree.SubElement(case, "failure", message=said, type="expectation")
-            else:
-                ElementTree.SubElement(case, "system-out").text = said
-    ElementTree.indent(root)
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+    """The proofs as JUnit XML: a suite each, a case per number that was judged, the engine as properties."""
+    return write("trialbench probe", [_suite(proof) for proof in proofs])
+
+
+def _suite(proof: Proof) -> Suite:
+    names = ("source", "model", "bits", "version")
+    return Suite(
+        f"probe.{proof.name}",
+        [_case(check) for check in proof.checks if check.expected is not None or check.skipped],
+        classname=f"probe.{proof.name}.{proof.engine.get('source')}",
+        began=proof.began,
+        properties={name: str(proof.engine[name]) for name in names if proof.engine.get(name) is not None},
+    )
+
+
+def _case(check: Check) -> Case:
+    if check.skipped:
+        return Case(check.name, "skipped", check.detail)
+    found = "no number" if check.told is None else f"{check.told:g} {check.unit}".rstrip()
+    said = f"expected {check.expected} {check.unit}".rstrip() + f", found {found}"
+    said = f"{said}; {check.detail}" if check.detail else said
+    return Case(check.name, out=said) if check.ok else Case(check.name, "failure", said, kind="expectation")
 
 
 def expectations(defaults: Mapping[str, Expectation], settings: list[str]) -> dict[str, Expectation]:

@@ -90,7 +90,7 @@ def test_a_run_that_is_still_open_says_who_is_still_down(tmp_path: Path) -> None
     failed = ("restore_failed", {"reason": "llamacpp does not start"})
     row = run_row(make(tmp_path / "run-a", "a", [*STOPPED, *FAILED, *BACK[:1], failed]))
     assert row.outcome == "open"
-    assert row.restored_by == "nobody yet"
+    assert row.restored_by == "not yet"
     assert row.windows == {"mute": "still", "blind": "still"}
     assert row.remarks[-1] == "restore: llamacpp does not start"
 

@@ -108,10 +108,10 @@ def test_a_band_beyond_5_percent_is_noisy_whichever_run_was_slower(second: float
 @pytest.mark.parametrize(
     ("a1", "a2", "why"),
     [
-        (100, 0, "A2 was not measured: how far the baseline is from itself is not known"),
-        (100, 9, "A2 has 9 values, 10 are needed: how far the baseline is from itself is not known"),
-        (0, 100, "A1 was not measured: how far the baseline is from itself is not known"),
-        (5, 100, "A1 has 5 values, 10 are needed: how far the baseline is from itself is not known"),
+        (100, 0, "A2 was not measured: the baseline's own variation is unknown"),
+        (100, 9, "A2 has 9 values, 10 are needed: the baseline's own variation is unknown"),
+        (0, 100, "A1 was not measured: the baseline's own variation is unknown"),
+        (5, 100, "A1 has 5 values, 10 are needed: the baseline's own variation is unknown"),
     ],
 )
 def test_without_both_runs_of_the_baseline_nothing_is_different(a1: int, a2: int, why: str) -> None:

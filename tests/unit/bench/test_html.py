@@ -20,13 +20,15 @@ from markupsafe import Markup
 from trialbench import stats
 from trialbench.cli import main
 from trialbench.report.folder import Folder, read_folder
-from trialbench.report.html import charts, described, figures, hostcharts, provenance, render, svg
+from trialbench.report.html import charts, described, hostcharts, provenance
 from trialbench.report.html.clock import Clock
 from trialbench.report.html.comparison import write_comparison
 from trialbench.report.html.page import Page, page
 from trialbench.report.html.report import report_html, write_report
+from trialbench.report.journal import Event
 from trialbench.report.summary import summarise_folder
 from trialbench.report.telemetry import joined
+from trialbench.show import figures, html, svg
 
 FOLDERS = Path(__file__).resolve().parents[2] / "fixtures" / "results" / "folders.py"
 KINDS = ("finished", "rich", "rehearsal", "rolled_back", "still_open", "partial", "untouched", "rebooted", "hostile")
@@ -261,7 +263,7 @@ def test_a_run_in_which_nothing_is_remarkable(folders: ModuleType, tmp_path: Pat
     summary["segments"]["nav-candidate"]["outliers"] = []
     found = charts.timeline(charts.series(folder.samples, {"nav-candidate": summary["segments"]["nav-candidate"]}, {}))
     assert found is not None
-    assert found.caption == "Nothing remarkable."
+    assert found.caption == "No flagged samples."
     assert found.table is None
 
 
@@ -442,7 +444,7 @@ def test_a_reboot_goes_on_where_the_wall_clock_says(folders: ModuleType, tmp_pat
 
 
 def test_a_reboot_without_a_usable_wall_clock_goes_on_where_the_first_boot_ended() -> None:
-    events = [{"boot_id": boot, "t_s": t_s, "wall": "?"} for boot, t_s in (("a", 100.0), ("a", 110.0), ("b", 3.0))]
+    events = [Event("gate", t_s, boot, "?") for boot, t_s in (("a", 100.0), ("a", 110.0), ("b", 3.0))]
     clock = Clock(Folder(Path(), journal=events))
     assert [clock.event(event) for event in events] == [0.0, 10.0, 10.0]
     assert Clock(Folder(Path())).series([{"t_s": 4.0}]) == [4.0]
@@ -552,7 +554,7 @@ def test_where_the_numbers_come_from(folders: ModuleType, tmp_path: Path) -> Non
 
 @given(st.text(st.characters(codec=None, exclude_categories=())))
 def test_no_text_acts_in_a_page(text: str) -> None:
-    shown = str(render.prose(text))
+    shown = str(html.prose(text))
     assert not re.search(r"<(?!/?code>)", shown)
     assert all(one == "\n" or one.isprintable() for one in shown)
     shown.encode()
@@ -573,13 +575,13 @@ def test_the_hostile_run_is_one_that_is_read_and_shown(folders: ModuleType, tmp_
 
 
 def test_texts_without_end_are_cut_and_markup_is_left() -> None:
-    assert len(render.shown("x" * 10_000_000)) < 5000
-    assert len(render.shown("\x00" * 10_000_000)) < 20_000
-    assert len(render.brief("x" * 1000)) == 200
-    assert render.brief(Markup("<b>")) == "<b>"
-    assert render.shown(Markup("<b>")) == "<b>"
-    assert render.prose("a `b` c") == "a <code>b</code> c"
-    assert render.prose("a `b c") == "a `b c"
+    assert len(html.shown("x" * 10_000_000)) < 5000
+    assert len(html.shown("\x00" * 10_000_000)) < 20_000
+    assert len(html.brief("x" * 1000)) == 200
+    assert html.brief(Markup("<b>")) == "<b>"
+    assert html.shown(Markup("<b>")) == "<b>"
+    assert html.prose("a `b` c") == "a <code>b</code> c"
+    assert html.prose("a `b c") == "a `b c"
 
 
 def test_a_page_that_grows_too_large_is_made_again_with_less(
@@ -587,7 +589,7 @@ def test_a_page_that_grows_too_large_is_made_again_with_less(
 ) -> None:
     run = folders.hostile(tmp_path / "run")
     whole = len(report_html(run))
-    monkeypatch.setattr(render, "MAX_BYTES", whole // 2)
+    monkeypatch.setattr(html, "MAX_BYTES", whole // 2)
     assert len(report_html(run)) < whole
 
 

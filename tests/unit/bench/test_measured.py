@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from trialbench.measure.summary import SegmentFacts, slowed, summarise
 from trialbench.report.measured import calibration_text, comparison_table, segments_table, telemetry_table
-from trialbench.report.text import columns, section, span, sparkline
-from trialbench.terminal import say
+from trialbench.show.terminal import say
+from trialbench.show.text import columns, section, span, sparkline
 
 
 def lines(latencies: list[float | None], **changes: Any) -> list[dict[str, Any]]:

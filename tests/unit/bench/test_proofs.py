@@ -224,7 +224,7 @@ def test_the_trial_is_judged_by_its_own_rules(folders: ModuleType, tmp_path: Pat
     assert "memory of the candidate 6.15 GB, healthy 5.5-7.5 GB" in found["trial"].lines
     assert any(line.startswith("latency 1.90 times") and line.endswith("NOISY") for line in found["trial"].lines)
     assert found["ground_truth"].finding == "failed"
-    assert "as somebody said" in found["ground_truth"].lines[0]
+    assert "as set by" in found["ground_truth"].lines[0]
     decide_folder(run, describe="worse")
     assert answers(run)["trial"].finding == "failed"
     decide_folder(run, ground_truth="missing")

@@ -18,8 +18,8 @@ from trialbench.report.decide import decide_folder
 from trialbench.report.folder import read_folder
 from trialbench.report.summary import summarise_folder, write_summary
 from trialbench.report.table import folder_table
-from trialbench.report.text import number
 from trialbench.report.windows import still_down, still_down_text
+from trialbench.show.text import number
 
 BOOT = "b00t"
 PLAN = {
@@ -294,7 +294,7 @@ def test_a_run_that_is_still_open_says_what_is_still_down(make: Make, capsys: py
             [*HALF, FAILED, ENDED, *TROUBLE],
             "measure: the runner was ended from outside (its time was up) (the run is still open)",
         ),
-        ([*HALF, (53.0, "program", "closed", {})], "it ended before its measuring was through"),
+        ([*HALF, (53.0, "program", "closed", {})], "it ended before measuring was complete"),
         ([JOURNAL[0]], "it ended before anything was stopped"),
     ],
     ids=["nothing known", "restore failed", "newest phase", "closed", "untouched"],

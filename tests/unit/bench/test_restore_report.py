@@ -185,7 +185,7 @@ def test_a_completed_run(tmp_path: Path) -> None:
     (folder / "logs" / "panda-llamacpp-e4b.log").write_text("x", encoding="utf-8")
     found = restore(folder)
     assert (found["restored"], found["by"], found["why"]) == (True, "host", "completed")
-    assert (found["at"], found["after"], found["after_s"]) == ("2026-01-02T22:00:32.200Z", "measure was through", 12.2)
+    assert (found["at"], found["after"], found["after_s"]) == ("2026-01-02T22:00:32.200Z", "measure ended", 12.2)
     assert (found["attempts"], found["failures"], found["retries"]) == (1, [], [])
     assert found["kept"] == kept
     assert found["files"] == ["journal.jsonl", "logs/chatterbox.log", "logs/panda-llamacpp-e4b.log"]
@@ -193,7 +193,7 @@ def test_a_completed_run(tmp_path: Path) -> None:
     assert "trialbench verdict DIR --describe better" in found["next"][-1]
     shown = host(folder)
     for words in (
-        "Host restored by host at 22:00:32Z, 12.2 s after measure was through down:",
+        "Host restored by host at 22:00:32Z, 12.2 s after measure ended down:",
         "down: chatterbox 22.0 s, llamacpp 18.0 s",
         "stopping took: chatterbox 0.5 s, llamacpp 0.1 s",
         "starting took: llamacpp 2.0 s",
@@ -221,7 +221,7 @@ def test_a_run_that_failed_and_was_restored(tmp_path: Path, by: str) -> None:
     assert (found["restored"], found["by"], found["why"]) == (True, by, "measure: the candidate died")
     assert (found["after"], found["after_s"], found["kept"]) == ("measure failed", 14.2, {"nav-candidate": 57})
     assert found["next"] == [
-        "mend: try a smaller quantisation",
+        "fix: try a smaller quantisation",
         "then again: ansible-playbook benchmark-e4b.yml -i INVENTORY",
     ]
     assert f"restored by {by} at 22:00:32Z, 14.2 s after measure failed" in host(folder)
@@ -230,9 +230,9 @@ def test_a_run_that_failed_and_was_restored(tmp_path: Path, by: str) -> None:
 def test_a_run_that_ended_without_a_word(tmp_path: Path) -> None:
     folder = make(tmp_path, lines_of([*OPENED, *STOPPED, *CANDIDATE, *back("hand")]))
     found = restore(folder)
-    assert found["why"] == "it ended before it was through, and the journal does not say why"
+    assert found["why"] == "it ended early, and the journal does not say why"
     assert "journalctl -u mt-run" in found["next"][0]
-    assert (found["after"], found["after_s"]) == ("candidate was through", 17.2)
+    assert (found["after"], found["after_s"]) == ("candidate ended", 17.2)
 
 
 def test_a_host_that_is_not_back_names_what_is_missing_and_the_commands(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_host_that_is_not_back_names_what_is_missing_and_the_commands(tmp_path
     assert found["next"] == [
         "chatterbox does not start; by hand: sudo -u panda sh -c 'cd /srv/voice && ./start.sh'",
         "check 5, the voice is healthy: expected model_loaded = true, found no answer",
-        f"the host goes on trying; when mended, at once by: {AT_ONCE}",
+        f"the host keeps retrying; once fixed, restore at once with: {AT_ONCE}",
     ]
     shown = host(folder)
     assert "NOT known to be restored; last asked for by host" in shown
@@ -266,7 +266,7 @@ def test_a_restore_that_failed_for_another_reason(tmp_path: Path) -> None:
         "llamacpp is down, and was not started yet",
     ]
     folder = make(tmp_path, lines_of([*OPENED, *broken]))
-    assert restore(folder)["next"][0] == "mend: docker: no answer"
+    assert restore(folder)["next"][0] == "fix: docker: no answer"
 
 
 def test_several_attempts(tmp_path: Path) -> None:
@@ -304,8 +304,8 @@ def test_a_reboot_is_bridged_by_the_wall_clock(tmp_path: Path) -> None:
     ("events", "plan", "why", "first"),
     [
         ([*OPENED, *STOPPED], {}, "it has not ended", "look at it on the host: sudo model-trial status"),
-        ([*OPENED, *STOPPED], {"attended": False}, "it has not ended", "it runs unattended; when it is through:"),
-        ([*OPENED, *STOPPED, *back()[:4]], {}, "it ended before", "look at it on the host: sudo model-trial status"),
+        ([*OPENED, *STOPPED], {"attended": False}, "it has not ended", "it runs unattended; after it ends:"),
+        ([*OPENED, *STOPPED, *back()[:4]], {}, "it ended early", "look at it on the host: sudo model-trial status"),
         ([*OPENED, *STOPPED, *DIED], {}, "measure: the candidate died", "look at it on the host:"),
     ],
     ids=["attended", "unattended", "being restored", "failed just now"],
@@ -343,7 +343,7 @@ def test_a_rehearsal_has_times_and_no_verdict(tmp_path: Path, capsys: pytest.Cap
     assert main(["show", str(folder)]) == 0
     shown = capsys.readouterr().out
     assert "run-1: rehearsal on panda, rehearsed" in shown
-    assert "restored by playbook at 22:00:24Z, 12.2 s after window was through" in shown
+    assert "restored by playbook at 22:00:24Z, 12.2 s after window ended" in shown
     for words in ("mute 14.0 s", "blind 10.0 s", "starting took: llamacpp 2.0 s", "drained to 4.50 GB"):
         assert words in shown
     for words in ("Verdict", "not decided", "Samples", "None"):

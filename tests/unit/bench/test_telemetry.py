@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trialbench import schemas
 from trialbench.report.folder import Folder
+from trialbench.report.journal import Event
+from trialbench.report.plan import read_plan
 from trialbench.report.telemetry import SLOWING, held_back, joined, series, telemetry
 
 OWN = {"pid": 7, "mib": 4900, "command": "/usr/bin/llama-server --port 11435"}
@@ -69,7 +71,7 @@ def folder(tmp_path: Path) -> Callable[..., Folder]:
         if samples is None:
             samples = [sample(at + 1, 101.0 + 0.5 * at) for at in range(4)]
         lines = list(ticks(100.0, 104.0) if vram is None else vram)
-        return Folder(tmp_path, **{"plan": PLAN, "vram": lines, "samples": {name: samples}, **more})
+        return Folder(tmp_path, **{"plan": read_plan(PLAN), "vram": lines, "samples": {name: samples}, **more})
 
     return make
 
@@ -340,9 +342,9 @@ def test_the_server_under_test_may_grow_and_even_start_anew(folder: Make) -> Non
 def test_the_candidate_is_known_by_its_process(folder: Make) -> None:
     lines = ticks(100.0, 104.0)
     processes(lines, 101.65, {**OWN, "mib": 6000}, VOICE)
-    started = [{"event": "candidate_started", "pid": 8}]
+    started = [Event("candidate_started", 100.0, "b", pid=8)]
     assert flagged(folder(lines, name="nav-candidate", journal=started)) == [2], "the live model grew beside it"
-    started = [{"event": "candidate_started", "pid": 7}]
+    started = [Event("candidate_started", 100.0, "b", pid=7)]
     assert flagged(folder(lines, name="nav-candidate", journal=started)) == []
     assert flagged(folder(lines, name="nav-candidate")) == [], "who can't be told from the candidate is not accused"
 
@@ -352,7 +354,7 @@ def test_without_a_plan_growth_accuses_nobody_and_a_guest_is_still_one(folder: M
     lines = ticks(100.0, 104.0)
     processes(lines, 101.65, {**OWN, "mib": 6000}, VOICE)
     processes(lines, 102.65, {**OWN, "mib": 6000}, VOICE, GUEST)
-    assert flagged(folder(lines, plan=plan)) == [4]
+    assert flagged(folder(lines, plan=read_plan(plan))) == [4]
 
 
 # Gaps, nulls, reboots
@@ -436,7 +438,7 @@ def test_two_samplers_may_overlap_for_a_moment() -> None:
 def test_warm_ups_and_other_segments_are_kept_apart(tmp_path: Path) -> None:
     lines = [*ticks(100.0, 102.0, power_w=50.0), *ticks(103.0, 105.0, power_w=200.0)]
     samples = {"nav-baseline-a1": [sample(1, 101.0)], "nav-candidate": [sample(1, 104.0)]}
-    segments = telemetry(Folder(tmp_path, plan=PLAN, vram=lines, samples=samples))["segments"]
+    segments = telemetry(Folder(tmp_path, plan=read_plan(PLAN), vram=lines, samples=samples))["segments"]
     assert segments["nav-baseline-a1"]["power_w"]["p50"] == 50
     assert segments["nav-candidate"]["power_w"]["p50"] == 200
 

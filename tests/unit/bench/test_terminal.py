@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from trialbench.errors import ServerError
-from trialbench.terminal import ended
+from trialbench.show.terminal import ended
 
 
 def test_a_command_ends_with_words_and_a_code(

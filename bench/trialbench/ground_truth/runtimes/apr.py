@@ -4,7 +4,7 @@ What it prints is untrusted and not always what its help says: colour codes, pro
 after valid JSON, an exit of 0 for a failure. So the payload and the exit code are kept apart, the last JSON value that
 has the agreed keys counts, and what is missing stays missing.
 
-There is no server: each question starts the program anew (10 ms, and the file is mapped, not read).
+There is no server: each question starts the program (10 ms; the file is mapped, not read).
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ class Apr:
         return self._make(words, source, target, (ending, step, quant))
 
     def _make(self, words: Sequence[str], source: Artefact, target: Path, about: tuple[str, str, str]) -> Conversion:
-        from trialbench.ground_truth.weights import sha256
+        from trialbench.ground_truth.model.weights import sha256
 
         ending, step, quant = about
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -236,7 +236,7 @@ class Apr:
 
     def _start(self, argv: Sequence[str], timeout_s: float) -> Call:
         if self._home is None:
-            # `apr qa` judges by how fast an earlier run was; none of ours is to depend on another.
+            # `apr qa` compares with the speed of an earlier run; our runs must not depend on each other.
             self._home = Path(tempfile.mkdtemp(prefix="trialbench-apr-home-"))
         places = {"HOME": str(self._home), "XDG_CACHE_HOME": str(self._home / ".cache")}
         return tools.call(argv, timeout_s, {**os.environ, **places, "NO_COLOR": "1"})
@@ -326,7 +326,7 @@ def _contradiction(payload: Mapping[str, Any], tokens: Any, text: Any, count: An
 
 
 def _sayable(word: str) -> bool:
-    """Whether a command line can hold it; a prompt of somebody's oracle need not be text."""
+    """Whether a command line can hold it: a prompt from a third-party oracle may contain any bytes."""
     try:
         return b"\0" not in os.fsencode(word)
     except UnicodeEncodeError:

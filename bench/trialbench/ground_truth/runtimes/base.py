@@ -147,7 +147,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is to be continued. `ids` are the oracle's; a runtime without `PROMPT_IDS` gets `text`.
+    """The text to continue. `ids` are the oracle's; a runtime without `PROMPT_IDS` gets `text`.
 
     Attributes:
         name: of the prompt, as in the oracle's file name.

@@ -20,7 +20,7 @@ def answer(capability: Capability, path: Path, other: Path | None = None, **more
     Raises:
         UsageError: the file cannot be read, or the question needs a second file or a tensor's name.
     """
-    from trialbench.ground_truth.weights import understood
+    from trialbench.ground_truth.model.weights import understood
 
     with understood(path):
         return _answer(capability, path, other, **more)
@@ -41,7 +41,7 @@ def _answer(capability: Capability, path: Path, other: Path | None, **more: Any)
 
 
 def _inspect(path: Path) -> dict[str, Any]:
-    from trialbench.ground_truth.weights import Gguf
+    from trialbench.ground_truth.model.weights import Gguf
 
     file = Gguf(path)
     kind = file.architecture
@@ -60,7 +60,7 @@ def _inspect(path: Path) -> dict[str, Any]:
 def _validate(path: Path) -> dict[str, Any]:
     import numpy as np
 
-    from trialbench.ground_truth.weights import Gguf
+    from trialbench.ground_truth.model.weights import Gguf
 
     file = Gguf(path)
     checks = []
@@ -79,7 +79,7 @@ def _validate(path: Path) -> dict[str, Any]:
 
 
 def _tensors(path: Path) -> dict[str, Any]:
-    from trialbench.ground_truth.weights import Gguf
+    from trialbench.ground_truth.model.weights import Gguf
 
     file = Gguf(path)
     rows = [{"name": one.name, "shape": list(one.shape), "dtype": one.type} for one in file.tensors()]
@@ -87,7 +87,7 @@ def _tensors(path: Path) -> dict[str, Any]:
 
 
 def _hex(path: Path, name: str) -> list[dict[str, Any]]:
-    from trialbench.ground_truth.weights import Gguf
+    from trialbench.ground_truth.model.weights import Gguf
 
     file = Gguf(path)
     entry = next((one for one in file.tensors() if one.name == name), None)
@@ -112,8 +112,8 @@ def _hex(path: Path, name: str) -> list[dict[str, Any]]:
 
 
 def _diff(path: Path, other: Path) -> dict[str, Any]:
-    from trialbench.ground_truth.tensors import compare
-    from trialbench.ground_truth.weights import Gguf
+    from trialbench.ground_truth.model.tensors import compare
+    from trialbench.ground_truth.model.weights import Gguf
 
     found = compare(other, path)
     differences = [
@@ -135,7 +135,7 @@ def _diff(path: Path, other: Path) -> dict[str, Any]:
 
 
 def _rosetta(path: Path, other: Path) -> dict[str, Any]:
-    from trialbench.ground_truth.tensors import compare
+    from trialbench.ground_truth.model.tensors import compare
 
     found = compare(other, path)
     wrong = [one.name for one in found.errors if one.hint]

@@ -168,8 +168,8 @@ class LlamaCpp:
             return Conversion(None, Call(), Trouble(TroubleKind.NOT_BUILT, why))
         if capability is Capability.QUANTIZE:
             return self._quantize(source, target, quant)
-        from trialbench.ground_truth import convert
-        from trialbench.ground_truth.weights import sha256
+        from trialbench.ground_truth.model import convert
+        from trialbench.ground_truth.model.weights import sha256
 
         started = time.monotonic()
         call = Call(("trialbench", "convert", str(source.path), str(target)))
@@ -185,7 +185,7 @@ class LlamaCpp:
         return Conversion(artefact, Call(call.argv, 0, seconds=time.monotonic() - started))
 
     def _quantize(self, source: Artefact, target: Path, quant: str) -> Conversion:
-        from trialbench.ground_truth.weights import sha256
+        from trialbench.ground_truth.model.weights import sha256
 
         partial = target.with_name(f".{target.name}.part")
         kind = quant.upper() if quant in _FLOATS else quant
@@ -306,7 +306,7 @@ class ServerSession:
         for _ in range(3):
             self._start()
             self.trouble = self._wait()
-            # Between our choice of a port and its use somebody else may have taken it.
+            # Another process may take the port between choosing and using it.
             if self.trouble is None or "bind" not in self.trouble.text:
                 break
             self._end()
@@ -467,7 +467,7 @@ class ServerSession:
 
 
 def read_completion(answer: Answer, top: int) -> Generation:
-    """What `/completion` said, checked field by field: it is a stranger's text."""
+    """The untrusted reply of `/completion`, checked field by field."""
     payload, call = answer.payload, answer.call
     assert isinstance(payload, dict)
 

@@ -1,4 +1,4 @@
-"""A run written into the user's own three Markdown documents; all else in them stays byte for byte.
+"""Writes a run into the user's three Markdown documents; everything else in them stays byte for byte.
 
 | document | what is written | when |
 |---|---|---|
@@ -6,9 +6,9 @@
 | registry | the model's row under Active Models, the steady-state peak, a line of the Change Log | completed trials |
 | memory | a line about the run, in a marked block | trials that held the host and are over |
 
-A trial that was rolled back has no numbers that hold, so only the memory tells of it. Everything is decided before
-anything is written: where one document has no place for what belongs into it, none of the three is touched. Writing a
-run a second time changes nothing, and an older run never replaces what a newer one has written.
+A trial that was rolled back has no valid numbers, so only the memory mentions it. All edits are planned before anything
+is written: if one document lacks its place, none of the three is changed. Writing a run a second time changes nothing,
+and an older run never replaces what a newer one has written.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from trialbench.report.documents.memory import memory_edits
 from trialbench.report.documents.registry import registry_edits
 from trialbench.report.documents.research import research_edits, shown_run
 from trialbench.report.documents.run import Run, read_run
-from trialbench.terminal import screen
+from trialbench.show.terminal import screen
 
 RESEARCH = "docs/RESEARCH-GEMMA4-E4B-QUANTIZATIONS.md"
 REGISTRY = "docs/RESOURCE-REGISTRY.md"
 MEMORY = "MEMORY.md"
-# More than anybody writes by hand; a parser of Markdown is not to be fed with anything.
+# Larger than any hand-written document; bounds the Markdown parser's input.
 _MAX_MIB = 16
 
 Make = Callable[[Page, Run], list[Edit]]
@@ -53,7 +53,7 @@ class Document:
         return self.before != self.after
 
     def line(self, *, check: bool) -> str:
-        """What becomes of it, in a line for people."""
+        """One line that says what happens to the document."""
         if self.left_alone:
             return f"{self.name}: left alone, {self.left_alone}"
         if not self.changed:
@@ -72,14 +72,14 @@ def write_documents(folder: Path, root: Path, *, check: bool = False, research: 
 
     Raises:
         UsageError: no such run, not decided yet, or a rehearsal; no such root; a document that is not there, or
-            (`Refused`) that has no place for what belongs into it. Nothing was written then.
+            (`Refused`) that lacks its place. Nothing was written then.
         OSError: a document can't be written; those that were replaced before it are as they were.
     """
     run = read_run(folder)
     root = root.expanduser()
     if not root.is_dir():
         raise UsageError(f"{root}: expected the folder that holds {MEMORY} and docs/, found no folder")
-    # Hosts of one play may be through at the same time and write into the same documents.
+    # Several hosts of one play may finish at the same time and write to the same documents.
     with locked(root):
         documents = _documents(run, root, research)
         if not check:
@@ -88,10 +88,10 @@ def write_documents(folder: Path, root: Path, *, check: bool = False, research: 
 
 
 def diff(documents: list[Document]) -> str:
-    """A unified diff of what changes, fit for a terminal; empty where nothing does."""
+    """A unified diff of the changes, safe for a terminal; empty if there are none."""
     lines: list[str] = []
     for one in documents:
-        # At "\n" alone: other line ends stand in the diff as what they are.
+        # Split at "\n" only, so that other line ends show up in the diff.
         before, after = (text.split("\n") for text in (one.before, one.after))
         before, after = (
             [f"{line}\n" for line in text[:-1]] + ([text[-1]] if text[-1] else []) for text in (before, after)
@@ -104,7 +104,7 @@ def diff(documents: list[Document]) -> str:
 
 
 def told(documents: list[Document], shown: str, *, check: bool) -> dict[str, Any]:
-    """The same for a program (`trialbench schema documents`)."""
+    """The result for programs (`trialbench schema documents`)."""
     return {
         "changed": any(one.changed for one in documents),
         "documents": [{"name": one.name, "changed": one.changed, "left_alone": one.left_alone} for one in documents],
@@ -114,7 +114,7 @@ def told(documents: list[Document], shown: str, *, check: bool) -> dict[str, Any
 
 
 def _documents(run: Run, root: Path, research: str) -> list[Document]:
-    """All three, with what is to become of them."""
+    """The three documents with their planned changes."""
     reasons = {"untouched": "the trial ended before it held the host", "open": "the trial is not known to be over"}
     over = reasons.get(run.outcome)
     numbers = over or (None if run.outcome == "completed" else "the trial was rolled back: its numbers don't count")
@@ -144,7 +144,7 @@ def _page(root: Path, name: str) -> Page:
         ) from error
     if len(raw) > _MAX_MIB << 20:
         raise UsageError(f"{name}: expected at most {_MAX_MIB} MiB, found more. None of the documents was touched")
-    # What is no UTF-8 comes back as the same bytes.
+    # Invalid UTF-8 round-trips as the same bytes.
     return Page(name, raw.decode("utf-8", "surrogateescape"))
 
 
@@ -153,7 +153,7 @@ def _raw(text: str) -> bytes:
 
 
 def _settled(page: Page, run: Run, make: Make) -> str:
-    """The text after the edits, proved to be one that a second run leaves alone."""
+    """The text after the edits, verified to be unchanged by a second run."""
     after = page.edited(make(page, run))
     again = Page(page.name, after)
     if again.edited(make(again, run)) != after:

@@ -1,7 +1,7 @@
-"""A Markdown document as its lines and what a reader of Markdown sees in them, for edits that leave all else alone.
+"""A Markdown document as lines and parsed structure, for edits that leave everything else unchanged.
 
-A real parser says what is a heading, a table or a list: what only looks like one inside a code fence, an indented
-block or an HTML comment is none. The text itself is never rendered anew. An edit replaces a span of characters, and
+A real parser identifies headings, tables and lists, so look-alikes inside a code fence, an indented block or an HTML
+comment are ignored. The text is never re-rendered. An edit replaces a span of characters, and
 everything outside of it stays byte for byte, line ends, mark of order and odd widths included.
 """
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from trialbench.errors import UsageError
-from trialbench.terminal import line as one_line
+from trialbench.show.terminal import line as one_line
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
@@ -29,14 +29,14 @@ _PIPE = re.compile(r"(?<!\\)\|")
 _CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _LITERAL = {"fence", "code_block", "html_block"}
-# What Markdown, or a renderer known for extensions (mathematics, bare links), would not show as it stands.
+# Characters that Markdown or common extensions (mathematics, bare links) would not render literally.
 _ACTIVE = re.compile(r"[\\`*\[\]<>|#~&${]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
 _ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 
 
 class Refused(UsageError):
-    """A document in which something has no place, or more than one; names the document and what was expected."""
+    """A document that lacks an expected place, or has several; names the document and the place."""
 
 
 class Edit(NamedTuple):
@@ -94,7 +94,7 @@ class Page:
     def __init__(self, name: str, text: str) -> None:
         self.name = name
         self.text = text
-        # The mark of order belongs to no line: the first heading would be none with it.
+        # The byte order mark belongs to no line; with it, the first heading would not parse.
         self._offset = 1 if text.startswith("\ufeff") else 0
         self.lines: list[str] = _LINE.findall(text, self._offset)
         self.starts: list[int] = []
@@ -106,13 +106,13 @@ class Page:
 
     @cached_property
     def eol(self) -> str:
-        """The line end that is used most; a document without any gets a plain one."""
+        """The most frequent line end, or a newline if there is none."""
         ends = Counter(found[0] for found in re.finditer(r"\r\n|\r|\n", self.text))
         return ends.most_common(1)[0][0] if ends else "\n"
 
     @cached_property
     def tokens(self) -> list[Token]:
-        """What the parser made of it."""
+        """The parser's tokens."""
         try:
             from markdown_it import MarkdownIt
         except ImportError as error:
@@ -123,14 +123,14 @@ class Page:
         return MarkdownIt("commonmark").enable("table").parse("".join(self.lines))
 
     def blocks(self, *kinds: str) -> Iterator[Span]:
-        """Lines of the blocks of these kinds that stand in nothing else (no list, no quotation)."""
+        """Lines of top-level blocks of these kinds (not inside a list or quotation)."""
         for token in self.tokens:
             if token.level == 0 and token.type in kinds and token.map:
                 yield Span(*token.map)
 
     @cached_property
     def literal(self) -> set[int]:
-        """Lines of code and of HTML, wherever they are nested: nothing in them is Markdown."""
+        """Lines of code and HTML at any depth, which contain no Markdown."""
         found: set[int] = set()
         for token in self.tokens:
             if token.type in _LITERAL and token.map:
@@ -252,7 +252,7 @@ def masked(text: str) -> str:
 
 
 def escape(text: str, limit: int = 200) -> str:
-    """A stranger's text as Markdown that shows it and does nothing: one line, no markup, fit for a table cell."""
+    """Untrusted text as inert Markdown: one line, no markup, safe in a table cell."""
     shown = one_line(" ".join(text.split()), limit)
     return _ACTIVE.sub(_backslash, shown) or "?"
 

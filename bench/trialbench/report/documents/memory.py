@@ -1,4 +1,4 @@
-"""The memory: a line about every trial, newest first, in a marked block at the end of the document."""
+"""The memory document: one line per trial, newest first, in a marked block at the end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from trialbench.report.comparison import A1, CANDIDATE
 from trialbench.report.documents.markdown import Edit, Page, escape, word
 from trialbench.report.documents.run import Run
-from trialbench.report.text import number
+from trialbench.show.text import number
 
 _BEGIN = "<!-- model-trial runs: begin; `trialbench documents` keeps a line for each -->"
 _END = "<!-- model-trial runs: end -->"
@@ -15,7 +15,7 @@ _ENTRY = re.compile(r"\* (\d{4}-\d\d-\d\d \d\d:\d\d) UTC, run (\S+):")
 
 
 def memory_edits(page: Page, run: Run) -> list[Edit]:
-    """The run's line: rewritten, or put in its place by time; the block is made at the end where there is none yet.
+    """The run's line, rewritten or inserted by time; the block is created at the end if it is missing.
 
     Raises:
         Refused: a mark without its other.

@@ -13,13 +13,13 @@ from trialbench.report.documents.run import Run
 _MIB_PER_GB = 1024
 _MODELS = re.compile(r"\bactive models\b", re.IGNORECASE)
 _LOG = re.compile(r"\bchange[\s-]?log\b", re.IGNORECASE)
-# A row below the models that sums them up.
+# A row of totals below the models.
 _SUM = re.compile(r"steady[-\s]state|^total\b", re.IGNORECASE)
 _PEAK = re.compile(
     r"steady[-\s]state\s+peak\b(?P<between>.*?)(?P<number>\d+(?:\.\d+)?)(?P<gap>\s*)(?P<unit>GB|GiB|MB|MiB)\b",
     re.IGNORECASE,
 )
-# What may stand before a statement that begins its line.
+# Allowed prefixes of a statement at the start of a line.
 _MARKUP = re.compile(r"[\s>*_#|+\-]*")
 _FIGURE = re.compile(r"[~≈<≤]?\s*(\d+(?:\.\d+)?)\s*(GB|GiB|MB|MiB)?", re.IGNORECASE)
 _UNIT = re.compile(r"\b(GB|GiB|MB|MiB)\b", re.IGNORECASE)
@@ -34,7 +34,7 @@ _VERDICT = re.compile(r"(?<=: )(ADOPT|REJECT|INCONCLUSIVE|PENDING REVIEW)\b")
 
 @dataclass(frozen=True)
 class _Models:
-    """The table Active Models: its rows of models, and which column is which."""
+    """The table Active Models: its model rows and columns."""
 
     header: Row
     rows: list[Row]
@@ -45,7 +45,7 @@ class _Models:
 
 
 def registry_edits(page: Page, run: Run) -> list[Edit]:
-    """Row, peak and log line; a trialled model's status is its verdict, so its row never counts towards the peak.
+    """Row, peak and log line; the status of a tried model is its verdict, so its row never counts towards the peak.
 
     Raises:
         Refused: one of the three places is missing, or there are two of it.
@@ -115,7 +115,7 @@ def _row(page: Page, models: _Models, own: list[Row], run: Run) -> Edit:
 
 
 def _widths(models: _Models) -> list[int]:
-    """How wide each column is set, padding included; 0 where its rows don't agree."""
+    """The width of each column including padding; 0 if its rows differ."""
     rows = [models.header, *models.rows]
     found = [{len(row.raw(at)) for row in rows if at < len(row.cells)} for at in range(len(models.header.cells))]
     return [widths.pop() if len(widths) == 1 and len(rows) > 1 else 0 for widths in found]
@@ -145,7 +145,7 @@ def _filled(row: Row, values: dict[int, str], widths: list[int]) -> str:
 
 
 def _new_row(models: _Models, values: dict[int, str]) -> str:
-    """A row in the manner of the last one: with or without outer pipes, as wide as the columns where those agree."""
+    """A row in the style of the last one: with or without outer pipes, padded to the columns' widths."""
     like = models.rows[-1] if models.rows else models.header
     cells = [f" {values[at]} " if at in values else " " for at in range(len(models.header.cells))]
     cells = [cell.ljust(width) for cell, width in zip(cells, _widths(models), strict=True)]
@@ -157,7 +157,7 @@ def _new_row(models: _Models, values: dict[int, str]) -> str:
 
 
 def _figure(models: _Models, gb: Decimal) -> str:
-    """A footprint as the column writes figures: with a unit where most rows have one."""
+    """A footprint in the column's format: with a unit if most rows have one."""
     cells = [found for row in models.rows if (found := _FIGURE.fullmatch(row.plain(models.vram)))]
     units = [found[2] for found in cells if found[2]]
     unit = units[0] if len(units) * 2 > len(cells) else ""
@@ -186,17 +186,17 @@ def _gb(page: Page, models: _Models, row: Row) -> Decimal:
 
 
 def _peak(page: Page, peak_gb: Decimal, log: Span) -> list[Edit]:
-    """The number in the one line that states the peak, with its digits, and in its unit."""
+    """The edit of the line that states the peak, keeping its digits and unit."""
     stated: list[tuple[int, re.Match[str], bool]] = []
     for at in range(len(page.lines)):
-        # The log tells of former peaks, and code of nothing.
+        # Skip the log, which mentions former peaks, and code.
         if at in page.literal or log.start <= at < log.end:
             continue
         text = masked(page.content(at))
         found = _PEAK.search(text)
         if found:
             stated.append((at, found, bool(_MARKUP.fullmatch(text[: found.start()]))))
-    # Where several lines speak of it, the one that begins with it states it.
+    # If several lines mention the peak, the one that starts with it counts.
     stated = [one for one in stated if one[2]] or stated
     if len(stated) != 1:
         lines = f" (lines {', '.join(str(at + 1) for at, _, _ in stated)})" if stated else ""
@@ -206,7 +206,7 @@ def _peak(page: Page, peak_gb: Decimal, log: Span) -> list[Edit]:
         raise page.refused("one number as steady-state peak", f"a range in line {at + 1}")
     peak = peak_gb * _MIB_PER_GB if found["unit"].upper().startswith("M") else peak_gb
     digits = len(found["number"].partition(".")[2])
-    # Rounded away digits of a sum would make the statement differ from its table.
+    # Keep enough digits for the statement to equal the table's sum.
     digits = max(digits, min(3, len(f"{peak:.3f}".rstrip("0").partition(".")[2])))
     if Decimal(found["number"]) == round(peak, digits):
         return []
@@ -218,7 +218,7 @@ def _peak(page: Page, peak_gb: Decimal, log: Span) -> list[Edit]:
 
 
 def _logged(page: Page, run: Run, log: Span, was: str) -> list[Edit]:
-    """The run's line, added once; when the run is written again, its verdict alone may change."""
+    """The run's line, added once; writing the run again may only change its verdict."""
     id_ = escape(word(run.id))
     named = re.compile(rf"(?<![\w.%-]){re.escape(id_)}(?![\w%-]|\.\w)")
     for at in range(log.start, log.end):
@@ -243,7 +243,7 @@ def _logged(page: Page, run: Run, log: Span, was: str) -> list[Edit]:
 
 
 def _first_line(page: Page, run: Run, said: str, log: Span) -> Edit:
-    """The beginning of a log that is empty as yet."""
+    """The first line of an empty log."""
     end = page.trimmed(log).end
     heading = next(block for block in page.blocks("heading_open", "paragraph_open") if block.start == log.start)
     if end > heading.end:
@@ -277,7 +277,7 @@ def _table_line(page: Page, run: Run, said: str, block: Span) -> Edit:
     ]
     if len(header.cells) < 2 or not dates:
         raise page.refused("a column with dates and one for the change under Change Log", "a table without them")
-    # What the change was stands in the column that is called so, else in the one that has most to say.
+    # The change goes into the column named for it, else into the column with the longest texts.
     said_in = [0 if at == dates[0] else 1 + sum(len(row.plain(at)) for row in rows) for at in range(len(header.cells))]
     named = [at for at in range(len(header.cells)) if _CHANGE.match(header.plain(at)) and at != dates[0]]
     cells = [""] * len(header.cells)

@@ -1,4 +1,4 @@
-"""The research document: a marked block of numbers for each model, in place of the sentence that there are none."""
+"""The research document: a marked block of numbers per model, replacing the sentence that no benchmarks exist."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from trialbench.report.comparison import A1, A2, CANDIDATE
 from trialbench.report.documents.markdown import Edit, Page, Span, escape, masked, word
 from trialbench.report.documents.run import Run
-from trialbench.report.text import number, quantile_text
+from trialbench.show.text import number, quantile_text
 
 _MIB_PER_GB = 1024
 _SENTENCE = re.compile(r"no\s+benchmarks\s+exist\s+yet", re.IGNORECASE)
-# A sentence ends with a mark, what closes around it, and a gap before what may begin another one.
+# The end of a sentence: punctuation, closing marks, and a gap before a possible next sentence.
 _STOP = re.compile(r"""[.!?][*_"'”’)\]]*(?=\s+[^\sa-z]|\s*\Z)""")
 _BEGIN = re.compile(r"<!-- model-trial numbers of (\S+): begin, run (\S+) of (\d{4}-\d\d-\d\d \d\d:\d\d) UTC\b.*-->")
 _END = re.compile(r"<!-- model-trial numbers of (\S+): end -->")
@@ -82,7 +82,7 @@ def _sentence(page: Page) -> tuple[Span, int, int] | None:
 
 
 def _replaced(page: Page, place: tuple[Span, int, int], block: str) -> Edit:
-    """The block where the sentence stood; what its paragraph says besides becomes paragraphs before and after."""
+    """The block in place of the sentence; the rest of its paragraph becomes paragraphs before and after."""
     lines, first, last = place
     before = page.text[page.starts[lines.start] : first].strip()
     after = page.text[last : page.starts[lines.end]].strip()
@@ -91,7 +91,7 @@ def _replaced(page: Page, place: tuple[Span, int, int], block: str) -> Edit:
 
 
 def _elsewhere(page: Page) -> str:
-    """Where the sentence stands that can't be replaced, for the one who moves it."""
+    """Where the sentence is, if it is in a place that cannot be replaced."""
     lines = [
         at + 1 for at in range(len(page.lines)) if at not in page.literal and _SENTENCE.search(masked(page.lines[at]))
     ]
@@ -148,7 +148,7 @@ def _table(run: Run) -> list[str]:
     if cached:
         rows.append(alone("p50 ms, prompt cache on", quantile("p50")(cached)))
     shown = [f"| {' | '.join(cells)} |" for cells in rows]
-    # A tilde of ours means "about"; two of them would strike through what is between.
+    # Our tildes mean "about"; two unescaped tildes would strike text through.
     shown[1:] = [line.replace("~", r"\~") for line in shown[1:]]
     return [shown[0], f"|{'---|' * (len(columns) + 1)}", *shown[1:]]
 

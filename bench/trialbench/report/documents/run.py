@@ -1,4 +1,4 @@
-"""What the documents tell of a run, gathered once."""
+"""The facts of a run that the documents use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trialbench.report.summary import summarise_folder
 
 @dataclass(frozen=True)
 class Run:
-    """A trial. Its texts come from strangers and are still raw; `begun` is `2026-01-02 03:04` in UTC."""
+    """A trial. Its texts are untrusted and unescaped; `begun` is `2026-01-02 03:04` in UTC."""
 
     id: str
     label: str
@@ -43,7 +43,7 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """What is to be written about the run in the result folder `path`.
+    """The facts to document about the run in the result folder `path`.
 
     Raises:
         UsageError: no run, a rehearsal, or no verdict.
@@ -51,12 +51,11 @@ def read_run(path: Path) -> Run:
     folder = read_folder(path)
     if folder.rehearsal:
         raise UsageError(f"{path}: is a rehearsal: no candidate was tried, so no document tells of it")
-    if not folder.plan:
+    if not folder.plan.document:
         raise UsageError(f"{path}: expected a plan.json that names the candidate, found none that can be used")
     if folder.verdict is None:
         raise UsageError(f"{path}: expected a verdict.json, found none that can be used (do: trialbench verdict DIR)")
     summary = summarise_folder(folder)
-    port = folder.plan.get("candidate", {}).get("port")
     return Run(
         id=folder.run,
         label=str(summary["model_label"] or "unnamed candidate"),
@@ -64,7 +63,7 @@ def read_run(path: Path) -> Run:
         begun=_begun(folder),
         verdict=str(folder.verdict["verdict"]).replace("_", " "),
         reasons=[str(reason) for reason in folder.verdict["reasons"]],
-        port=port if type(port) is int else None,
+        port=folder.plan.candidate_port,
         summary=summary,
     )
 
@@ -73,7 +72,7 @@ def _begun(folder: Folder) -> str:
     """The wall clock of the first event that has one."""
     for event in folder.journal:
         try:
-            wall = datetime.fromisoformat(str(event["wall"]))
+            wall = datetime.fromisoformat(event.wall)
         except ValueError:
             continue
         return wall.astimezone(UTC).strftime("%Y-%m-%d %H:%M")

@@ -1,6 +1,6 @@
-"""A run in the formats of other tools: JUnit for CI, CSV for tables, OpenMetrics for monitoring.
+"""A run in other tools' formats: JUnit for CI, CSV for tables, OpenMetrics for monitoring.
 
-They lie in the run's own folder under `exports/` and are made from it anew each time; nothing is read back from them.
+They are written to `exports/` in the run's folder and regenerated each time; nothing is read back from them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""OpenMetrics: the figures of a run for node exporter's textfile collector, in base units (seconds, bytes).
+"""A run as OpenMetrics for node exporter's textfile collector, in base units (seconds, bytes).
 
-That collector reads Prometheus' own text format and refuses timestamps. So there are gauges only, which both formats
-write alike, and `# UNIT` and `# EOF`, which the older one takes for comments.
+The collector reads Prometheus' own text format and rejects timestamps. So all metrics are gauges, which both formats
+write the same way; the older format treats `# UNIT` and `# EOF` as comments.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from trialbench.report.folder import Folder
 from trialbench.report.proofs import proofs_of
-from trialbench.terminal import screen
+from trialbench.show.terminal import screen
 
 _PREFIX = "model_trial"
 _MIB, _MIB_PER_GB = 1 << 20, 1024
@@ -48,7 +48,7 @@ class Family:
 
 
 def openmetrics(folder: Folder, summary: dict[str, Any]) -> str:
-    """The text. Which run it was stands in `model_trial_info` alone, so that the other series go on in the next run."""
+    """The metrics. Only `model_trial_info` names the run, so that the other series continue in the next run."""
     common = {"host": str(summary["host"] or ""), "model": str(summary["model_label"] or "")}
     families = [
         *_about(folder, summary),
@@ -67,7 +67,7 @@ def _about(folder: Folder, summary: dict[str, Any]) -> list[Family]:
     baseline = summary["baseline_label"] or ""
     info.add(1, run=summary["run"], baseline=baseline, outcome=summary["outcome"], version=summary["trialbench"])
     began = Family("start_timestamp", "When the run began, as Unix time.", "seconds")
-    began.add(_unix(folder.journal[0]["wall"]) if folder.journal else None)
+    began.add(_unix(folder.journal[0].wall) if folder.journal else None)
     completed = Family("completed", "Whether the run came to its end as planned.")
     completed.add(summary["outcome"] in ("completed", "rehearsed"))
     restored = Family("host_restored", "Whether the host is back; absent for a run that never held it.")
@@ -88,7 +88,7 @@ def _segments(summary: dict[str, Any]) -> list[Family]:
     server = Family("server_time", "Median of the server's own time.", "seconds")
     rate = Family("effective_rate", "1 / median latency.", "hertz")
     tokens = Family("tokens_per_second", "Median of completion tokens over latency.")
-    samples = Family("samples", "Requests by what became of them.")
+    samples = Family("samples", "Requests by outcome.")
     adherence = Family("adherence", "Share of replies that keep the contract.", "ratio")
     proved = Family("adherence_bound", "One-sided 95 % bounds of that share.", "ratio")
     thinking = Family("thinking_replies", "Replies that were thinking.")
@@ -122,9 +122,7 @@ def _segments(summary: dict[str, Any]) -> list[Family]:
 def _comparisons(summary: dict[str, Any]) -> list[Family]:
     ratio = Family("baseline", "Median of the candidate over the baseline's, by metric.", "ratio")
     ends = Family("baseline_interval", "Ends of its 95 % interval.", "ratio")
-    differs = Family(
-        "baseline_different", "Whether that is a difference: outside of what the baseline differs from itself."
-    )
+    differs = Family("baseline_different", "Whether the ratio lies outside the baseline's own variation.")
     for found in summary["comparisons"]:
         ratio.add(found["ratio"], metric=found["metric"])
         ends.add(found["low"], metric=found["metric"], end="low")
@@ -196,10 +194,10 @@ def _unix(wall: object) -> float | None:
 
 
 def _value(value: float) -> str:
-    """A number that both formats read, in full: a Unix time has many digits."""
+    """A number that both formats read, with all its digits."""
     return str(int(value)) if value == int(value) else repr(value)
 
 
 def _label(text: str) -> str:
-    """A stranger's text as the value of a label."""
+    """Untrusted text as a label value."""
     return re.sub(r'[\\"]', r"\\\g<0>", screen(text)).replace("\n", r"\n")

@@ -1,4 +1,4 @@
-"""CSV: all samples of a run in one table, a row each, that a spreadsheet or `pandas.read_csv` loads as it is."""
+"""A run as CSV: one row per sample, ready for a spreadsheet or `pandas.read_csv`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from trialbench import schemas
 from trialbench.report.folder import Folder
 from trialbench.report.telemetry import joined
-from trialbench.terminal import screen
+from trialbench.show.terminal import screen
 
-# What a spreadsheet would take for a formula: replies are a model's words, and it may write what it likes.
+# Prefixes that make a spreadsheet treat a text as a formula; replies are untrusted.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -21,7 +21,7 @@ def columns() -> list[str]:
 
 
 def samples_csv(folder: Folder, summary: dict[str, Any]) -> str:
-    """The table, warm-ups included; a segment's rows stand in the order of their requests."""
+    """The table including warm-ups; rows of a segment are in request order."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns(), lineterminator="\n")
     writer.writeheader()
@@ -31,7 +31,7 @@ def samples_csv(folder: Folder, summary: dict[str, Any]) -> str:
 
 
 def rows(folder: Folder, summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows as objects (`trialbench schema row`): what is not known is None."""
+    """The rows as objects (`trialbench schema row`); unknown values are None."""
     beside = joined(folder)
     found = []
     for warmup, segments in ((True, folder.warmups), (False, folder.samples)):

@@ -1,1 +1,1 @@
-"""`report.html` and the page of `compare`: one file each, that needs nothing beside it and asks nobody."""
+"""`report.html` and the page of `compare`: self-contained files that fetch nothing."""

@@ -1,4 +1,4 @@
-"""The charts of samples: the ratios beside their band, the distributions, and one mark per sample."""
+"""Charts of samples: ratios with their band, distributions, and one mark per sample."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from trialbench import stats
-from trialbench.report.html.figures import (
+from trialbench.show.figures import (
     LEFT,
     RIGHT,
     Figure,
@@ -26,11 +26,11 @@ from trialbench.report.html.figures import (
     x_axis,
     y_axis,
 )
-from trialbench.report.html.svg import Point, Scale, join, mark, value_scale
-from trialbench.report.text import number, quantile_text
-from trialbench.terminal import line as fitting
+from trialbench.show.svg import Point, Scale, join, mark, value_scale
+from trialbench.show.terminal import line as fitting
+from trialbench.show.text import number, quantile_text
 
-# Measured alike, before and after the candidate: letter, name for people, mark, class of its colour.
+# The compared segments: letter, display name, mark, CSS class.
 COMPARED = {
     "nav-baseline-a1": ("A1", "baseline before", "dot", "a1"),
     "nav-candidate": ("B", "candidate", "triangle", "b"),
@@ -71,7 +71,7 @@ def series(
     segments: dict[str, Any],
     joined: dict[str, dict[int, dict[str, Any]]],
 ) -> list[Series]:
-    """What is compared, as far as it was measured, in the order of measuring.
+    """The compared segments that were measured, in order.
 
     Args:
         samples: by segment.
@@ -123,7 +123,7 @@ def ratios(rows: Sequence[tuple[str, dict[str, Any]]], *, name: str = "ratios", 
     def draw(width: float) -> tuple[Markup, float]:
         scale = Scale(math.exp(-reach), math.exp(reach), LEFT / 2, width - RIGHT, logarithmic=True)
         bottom = 10 + step * len(known)
-        parts = [x_axis(scale, bottom, "candidate / baseline (1 = alike)", top=6, count=7 if width > 500 else 5)]
+        parts = [x_axis(scale, bottom, "candidate / baseline (1 = equal)", top=6, count=7 if width > 500 else 5)]
         parts.append(line(scale(1.0), 2, scale(1.0), bottom, "one"))
         for at, (label, row) in enumerate(known):
             top = 10 + step * at
@@ -153,8 +153,8 @@ def ratios(rows: Sequence[tuple[str, dict[str, Any]]], *, name: str = "ratios", 
         narrow,
         keys=[
             Key(swatch("fill b", "dot"), "ratio of medians, 95 % interval"),
-            Key(swatch("fill different", "diamond"), "different: outside 1 and outside the band"),
-            Key(swatch("band"), "what the baseline differs from itself (A2 / A1)"),
+            Key(swatch("fill different", "diamond"), "different: excludes 1 and lies outside the band"),
+            Key(swatch("band"), "the baseline's own variation (A2 / A1)"),
         ],
     )
 
@@ -255,7 +255,7 @@ def distribution(found: list[Series]) -> Figure | None:
             parts.append(mark(one.shape, x(median), y(50), 4.6, note=note, class_=f"fill {one.css}"))
         return join(parts), height + 40
 
-    title = "How the latencies are distributed"
+    title = "Latency distribution"
     medians = ", ".join(f"{one.letter} {number(stats.quantile(values, 0.5).value)} ms" for one, values in shown)
     description = f"Empirical distribution of latency. Medians: {medians}."
     wide, narrow = drawings("ecdf", title, description, draw)
@@ -304,7 +304,7 @@ def _series_key(one: Series) -> Key:
 
 
 def timeline(found: list[Series]) -> Figure | None:
-    """Every sample in the order measured, and below it lanes for what is remarkable about it."""
+    """Every sample in the order measured, with lanes for flags below."""
     heard = [sample["latency_ms"] for one in found for sample in one.samples if sample["latency_ms"]]
     if not heard:
         return None
@@ -337,9 +337,7 @@ def timeline(found: list[Series]) -> Figure | None:
         return join(parts), bottom + 24
 
     title = "Every sample, in order"
-    told = [
-        f"{one.letter} {one.name}: {len(one.samples)} samples, {len(one.flags)} of them remarkable" for one in found
-    ]
+    told = [f"{one.letter} {one.name}: {len(one.samples)} samples, {len(one.flags)} of them flagged" for one in found]
     description = "; ".join(told)
     wide, narrow = drawings("timeline", title, description, draw)
     keys = [_series_key(one) for one in found]
@@ -348,11 +346,11 @@ def timeline(found: list[Series]) -> Figure | None:
         Key(swatch("outlier", "ring"), "outlier: kept, and counted"),
         Key(swatch("interval"), "median with its 95 % interval"),
     ]
-    notes = ["Lanes below the samples show what is remarkable, a tick each."] if lanes else ["Nothing remarkable."]
+    notes = ["Lanes below the samples mark flags, one tick per sample."] if lanes else ["No flagged samples."]
     if hidden:
         notes.append(f"{len(hidden)} rarer flags have no lane; the table has them.")
     if any(len(one.samples) > _POINTS for one in found):
-        notes.append("Of long segments only some samples are drawn, and all that are remarkable.")
+        notes.append("Long segments are thinned out; all flagged samples are drawn.")
     return Figure(
         "timeline", title, description, wide, narrow, keys=keys, caption=" ".join(notes), table=_flag_table(found)
     )
@@ -384,9 +382,11 @@ def _panel(one: Series, y: Scale, left: float, right: float, height: float, lane
         parts.append(mark(shape, x(at), place, size, note=", ".join([told, *flags]), class_=kind))
         if "outlier" in flags:
             parts.append(mark("ring", x(at), place, 3.2, class_="outlier"))
-        for lane in {_lane(flag) for flag in flags} & set(lanes):
-            lane_y = height + 34 + lanes.index(lane) * 26 + 13
-            parts.append(line(x(at), lane_y - 7, x(at), lane_y + 3, "tick"))
+        own = {_lane(flag) for flag in flags}
+        for row, lane in enumerate(lanes):
+            if lane in own:
+                lane_y = height + 34 + row * 26 + 13
+                parts.append(line(x(at), lane_y - 7, x(at), lane_y + 3, "tick"))
     return join(parts)
 
 
@@ -399,5 +399,5 @@ def _flag_table(found: list[Series]) -> Table | None:
     if not rows:
         return None
     shown = rows[:200]
-    caption = "Samples that are remarkable" + (f" (the first 200 of {len(rows)})" if len(rows) > len(shown) else "")
+    caption = "Flagged samples" + (f" (the first 200 of {len(rows)})" if len(rows) > len(shown) else "")
     return Table(caption, ["sample", "latency ms", "why"], shown, numbers=(1,))

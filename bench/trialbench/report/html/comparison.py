@@ -1,4 +1,4 @@
-"""The page of the verb `compare`: runs side by side, as on the terminal, with charts and links to their reports."""
+"""The page of `trialbench compare`: runs side by side, with charts and links to their reports."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from trialbench.measure.sample import wall_clock
 from trialbench.report.compare import Row, impacts, run_rows
 from trialbench.report.comparison import A1, CANDIDATE
 from trialbench.report.html import charts
-from trialbench.report.html.figures import Figure
 from trialbench.report.html.page import VERDICTS
-from trialbench.report.html.render import render
+from trialbench.show.figures import Figure
+from trialbench.show.html import render
 
-# More rows than anybody reads; a chart of them has a row of 46 pixels each.
+_TEMPLATE = Path(__file__).parent / "templates" / "compare.html.j2"
+
+# Limits of the page; a chart has 46 pixels per row.
 _MOST_ROWS, _MOST_DRAWN = 300, 40
 _KINDS = {word: (kind, sign) for word, kind, sign in VERDICTS.values()}
 
@@ -43,7 +45,7 @@ def write_comparison(paths: Sequence[Path], out: Path, without: Sequence[tuple[s
     entries = [Entry(row, _report(row, out), *_KINDS.get(row.verdict, ("wait", ""))) for row in rows]
     measured = [row for row in rows if row.p50][:_MOST_DRAWN]
     document = render(
-        "compare.html.j2",
+        _TEMPLATE,
         entries=entries,
         lost=impacts(rows),
         figures=[figure for figure in (_ratios(measured), _medians(measured)) if figure],
@@ -70,7 +72,7 @@ def _medians(rows: Sequence[Row]) -> Figure | None:
 
 
 def _report(row: Row, out: Path) -> str:
-    """Where the run's own report is, as seen from the page; empty if there is none."""
+    """Path of the run's own report relative to the page; empty if there is none."""
     report = None if row.path is None else row.path / "report.html"
     if report is None or not report.is_file():
         return ""

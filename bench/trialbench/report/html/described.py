@@ -1,4 +1,4 @@
-"""The describe replies of both models, side by side under the camera image, for a person to judge."""
+"""The describe replies of both models, side by side with the camera image, for a person to judge."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from trialbench.report.folder import Folder
 
-# A report is to stay below 2 MB, and base64 adds a third.
+# Keeps a report below 2 MB: base64 adds a third.
 MAX_IMAGE_BYTES = 700_000
 _MOST_REPLIES = 12
 _IMAGES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png", b"RIFF": "image/webp"}
@@ -22,7 +22,7 @@ _IMAGES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png", b"R
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply to describe, and how often of `total` times it was given; `trouble` where there was none."""
+    """A describe reply and how often it was given out of `total`; `trouble` if there was none."""
 
     text: str
     count: int
@@ -59,7 +59,7 @@ def command_path(path: Path) -> str:
 
 
 def describe(folder: Folder) -> Describe | None:
-    """The replies of a run, each different one once; None where describe was not measured."""
+    """The distinct replies of a run; None if describe was not measured."""
     sides = [folder.samples.get(name, []) for name in ("describe-baseline", "describe-candidate")]
     if not any(sides):
         return None
@@ -75,7 +75,7 @@ def describe(folder: Folder) -> Describe | None:
 
 
 def _replies(samples: Sequence[dict[str, Any]]) -> list[Reply]:
-    """Each different reply once, with how often it was given."""
+    """The distinct replies, with their counts."""
     found: dict[tuple[str, str], int] = {}
     for sample in samples:
         trouble = (
@@ -89,16 +89,16 @@ def _replies(samples: Sequence[dict[str, Any]]) -> list[Reply]:
 
 
 def _question(folder: Folder) -> str:
-    """What describe asks: the text of its workload, the packaged one unless the run brought its own."""
+    """The question of the describe workload: the run's own workload, else the packaged one."""
     import yaml
 
     import trialbench.workloads
 
-    own = (folder.plan.get("workload_texts") or {}).get("describe")
+    own = folder.plan.describe_text
     try:
         text = (
             own
-            if isinstance(own, str)
+            if own is not None
             else (Path(trialbench.workloads.__file__).parent / "describe.yml").read_text(encoding="utf-8")
         )
         messages = yaml.safe_load(text)["messages"]
@@ -114,7 +114,7 @@ def _question(folder: Folder) -> str:
 
 
 def picture(path: Path) -> Picture:
-    """The image in `path`, if it is one and small enough to be carried along."""
+    """The image in `path`, if it is a supported image and small enough to embed."""
     try:
         size = path.stat().st_size
         if size > MAX_IMAGE_BYTES:
@@ -129,5 +129,5 @@ def picture(path: Path) -> Picture:
     sha256 = hashlib.sha256(raw).hexdigest()
     if kind is None:
         return Picture(why="inputs/camera.jpg is no JPEG, PNG or WebP", sha256=sha256)
-    # Markup: it is not to be cut like a text, and base64 has nothing to escape.
+    # Markup: text would be truncated, and base64 needs no escaping.
     return Picture(uri=Markup(f"data:{kind};base64,{base64.b64encode(raw).decode()}"), sha256=sha256)

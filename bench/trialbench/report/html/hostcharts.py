@@ -1,4 +1,4 @@
-"""The charts of the host: memory of the card with the phases behind it, its clocks, and who was down when."""
+"""Charts of the host: GPU memory over the phases, telemetry, and downtime of tenants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from markupsafe import Markup
 
 from trialbench.report.folder import Folder
 from trialbench.report.html.clock import Clock
-from trialbench.report.html.figures import (
+from trialbench.report.journal import Event
+from trialbench.report.telemetry import held_back
+from trialbench.report.windows import impact_of
+from trialbench.show.figures import (
     LEFT,
     RIGHT,
     Figure,
@@ -26,31 +29,29 @@ from trialbench.report.html.figures import (
     x_axis,
     y_axis,
 )
-from trialbench.report.html.svg import Point, Scale, element, join, mark, value_scale
-from trialbench.report.telemetry import held_back
-from trialbench.report.text import number
-from trialbench.report.windows import impact_of
+from trialbench.show.svg import Point, Scale, element, join, mark, value_scale
+from trialbench.show.text import number
 
 MIB_PER_GB = 1024
 _PHASES = ("snapshot", "window", "candidate", "measure", "restore")
-# In which phases the candidate is loaded.
+# Phases in which the candidate is loaded.
 _LOADED = ("candidate", "measure")
 _COLUMNS = 500
 _MOST_TENANTS, _MOST_GATES = 24, 12
 # Key of a VRAM line, what it is called, its unit.
 TELEMETRY = {
-    "sm_mhz": ("clock of the cores", "MHz"),
-    "mem_mhz": ("clock of the memory", "MHz"),
+    "sm_mhz": ("core clock", "MHz"),
+    "mem_mhz": ("memory clock", "MHz"),
     "power_w": ("power", "W"),
     "temp_c": ("temperature", "°C"),
-    "util_percent": ("utilisation", "%"),
+    "util_percent": ("utilization", "%"),
     "load1": ("load of the host", ""),
 }
 
 
 @dataclass(frozen=True)
 class Span:
-    """A phase on the run's own clock, in seconds. `number` counts from 1 and tells its colour."""
+    """A phase on the run's own clock, in seconds. `number` counts from 1 and selects its color."""
 
     name: str
     number: int
@@ -61,7 +62,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Down:
-    """A tenant that was stopped: seconds on the run's own clock; what never happened is None."""
+    """A stopped tenant: times in seconds on the run's own clock, None if the event never happened."""
 
     tenant: str
     impact: str
@@ -72,19 +73,19 @@ class Down:
 
 
 def phase_spans(folder: Folder, clock: Clock) -> list[Span]:
-    """The phases of a run, the restore among them, as the journal tells them; an open one lasts to its end."""
+    """The phases of a run including the restore, from the journal; an open phase lasts until the journal's end."""
     begun: dict[str, float] = {}
     found: list[Span] = []
     now = 0.0
     for event in folder.journal:
-        now, name = clock.event(event), event["event"]
+        now, name = clock.event(event), event.event
         if name == "phase_started":
-            begun[event["phase"]] = now
+            begun[event.phase] = now
         elif name == "restore_started":
             # Later attempts belong to the same restore.
             begun.setdefault("restore", now)
         elif name in ("phase_done", "phase_failed", "restored"):
-            phase = "restore" if name == "restored" else event["phase"]
+            phase = "restore" if name == "restored" else event.phase
             found.append(_span(phase, begun.pop(phase, now), now, name != "phase_failed"))
     found += [_span(phase, start, now, False) for phase, start in begun.items()]
     return sorted(found, key=lambda span: span.start)
@@ -104,7 +105,7 @@ def _bands(spans: Sequence[Span], x: Scale, top: float, bottom: float, *, number
     if numbered:
         last = 0.0
         for span in spans:
-            # Two phases may be nearer to each other than their numbers are wide.
+            # Keep the numbers of short phases apart.
             last = max((x(span.start) + x(span.end)) / 2, last + 17)
             parts.append(lettered(str(span.number), min(last, x.end - 6), top - 12, f"p{span.number}"))
     return join(parts)
@@ -151,13 +152,13 @@ def memory(folder: Folder, summary: dict[str, Any], clock: Clock) -> Figure | No
         parts += _healthy(spans, base, limits, x, y)
         parts.append(element("path", d=_step_path(readings, x, y), class_="area"))
         for letter, at, gate in gates:
-            if base is not None and gate["footprint_gb"] is not None:
-                kind = "gate" if gate["ok"] is not False else "gate failed"
+            if base is not None and gate.footprint_gb is not None:
+                kind = "gate" if gate.ok is not False else "gate failed"
                 parts.append(
                     mark(
                         "diamond",
                         x(at),
-                        y(base + gate["footprint_gb"]),
+                        y(base + gate.footprint_gb),
                         4.5,
                         note=_gate_text(letter, gate),
                         class_=kind,
@@ -203,29 +204,25 @@ def _known(line: dict[str, Any], name: str) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _gates(folder: Folder, clock: Clock) -> list[tuple[str, float, dict[str, Any]]]:
+def _gates(folder: Folder, clock: Clock) -> list[tuple[str, float, Event]]:
     return [
         (
             chr(ord("a") + at),
             clock.event(event),
-            {name: event.get(name) for name in ("name", "ok", "footprint_gb", "band")},
+            event,
         )
         for at, event in enumerate(folder.events("gate")[:_MOST_GATES])
     ]
 
 
-def _gate_text(letter: str, gate: dict[str, Any]) -> str:
-    size = "not measured" if gate["footprint_gb"] is None else f"{gate['footprint_gb']:.2f} GB"
-    return f"gate {gate['name'] or letter}: {size}" + (f", {gate['band']}" if gate["band"] else "")
+def _gate_text(letter: str, gate: Event) -> str:
+    size = "not measured" if gate.footprint_gb is None else f"{gate.footprint_gb:.2f} GB"
+    return f"gate {gate.name or letter}: {size}" + (f", {gate.band}" if gate.band else "")
 
 
 def _limits(folder: Folder) -> tuple[float, float, float] | None:
-    bands = folder.plan.get("bands")
-    if not isinstance(bands, dict) or not all(
-        _known(bands, name) for name in ("low_below_gb", "healthy_to_gb", "abort_above_gb")
-    ):
-        return None
-    return float(bands["low_below_gb"]), float(bands["healthy_to_gb"]), float(bands["abort_above_gb"])
+    low, high, abort = folder.plan.low_below_gb, folder.plan.healthy_to_gb, folder.plan.abort_above_gb
+    return None if low is None or high is None or abort is None else (low, high, abort)
 
 
 def _healthy(
@@ -250,7 +247,7 @@ def _time_scale(times: Sequence[float], spans: Sequence[Span], width: float) -> 
 
 
 def _step_path(points: Sequence[Point], x: Scale, y: Scale) -> str:
-    """The attribute `d`: a step per reading; where they outnumber the pixels, the least and the most of each column."""
+    """The attribute `d`: one step per reading; above one reading per pixel, the extremes of each column."""
     columns: dict[int, list[Point]] = {}
     for at, value in points:
         columns.setdefault(int((x(at) - x.start) / (x.end - x.start) * _COLUMNS), []).append((at, value))
@@ -270,7 +267,7 @@ def _gb(mib: float | None) -> str:
 
 
 def telemetry(folder: Folder, clock: Clock) -> Figure | None:
-    """Clocks, power, temperature, utilisation and load, a strip each; None where nothing of it was recorded."""
+    """Clocks, power, temperature, utilization and load, one strip each; None if nothing was recorded."""
     times = clock.series(folder.vram)
     strips = []
     for name, (label, unit) in TELEMETRY.items():
@@ -331,17 +328,17 @@ def _middle(values: Sequence[float]) -> float:
 
 
 def downs(folder: Folder, clock: Clock) -> list[Down]:
-    """Every tenant that was stopped, in that order; a later stop within the run belongs to the same downtime."""
+    """Stopped tenants in order of their stop; a later stop within the run extends the same downtime."""
     found: dict[str, dict[str, float]] = {}
     for event in folder.journal:
-        name, tenant = event["event"], event.get("tenant")
-        if tenant is None:
+        name, tenant = event.event, event.tenant
+        if not tenant:
             continue
         if name == "tenant_stopping":
             found.setdefault(tenant, {}).setdefault("stopping", clock.event(event))
         elif tenant in found and name in ("tenant_stopped", "tenant_starting", "tenant_healthy"):
             known = found[tenant]
-            # The first stop, the last start that led to health.
+            # The first stop and the last start.
             if name != "tenant_stopped" or "stopped" not in known:
                 known[name.removeprefix("tenant_")] = clock.event(event)
     return [
@@ -358,7 +355,7 @@ def downs(folder: Folder, clock: Clock) -> list[Down]:
 
 
 def downtime(folder: Folder, clock: Clock) -> Figure | None:
-    """Who was down when, a row each, and above them what people lost; None when nobody was stopped."""
+    """When each tenant was down, one row each, below what users lost; None when nothing was stopped."""
     found = downs(folder, clock)[:_MOST_TENANTS]
     if not found:
         return None
@@ -367,11 +364,8 @@ def downtime(folder: Folder, clock: Clock) -> Figure | None:
     lost: dict[str, list[Down]] = {}
     for down in found:
         lost.setdefault(down.impact, []).append(down)
-    kept = [
-        str(tenant.get("name"))
-        for tenant in folder.plan.get("tenants", [])
-        if tenant.get("name") and tenant.get("name") not in {down.tenant for down in found}
-    ][:_MOST_TENANTS]
+    stopped = {"", *(down.tenant for down in found)}
+    kept = [tenant.name for tenant in folder.plan.tenants if tenant.name not in stopped][:_MOST_TENANTS]
     step, top = 44.0, 28.0
 
     def draw(width: float) -> tuple[Markup, float]:
@@ -403,7 +397,7 @@ def downtime(folder: Folder, clock: Clock) -> Figure | None:
             at += step
         return join(parts), bottom + 40
 
-    title = "Who was down, and what people lost"
+    title = "Downtime of tenants, and what people lost"
     description = "; ".join(f"{impact} for {_lasted(_window(downs_of))}" for impact, downs_of in lost.items())
     wide, narrow = drawings("downtime", title, description, draw)
     keys = [
@@ -411,7 +405,7 @@ def downtime(folder: Folder, clock: Clock) -> Figure | None:
         Key(swatch("stopping"), "stopping"),
         Key(swatch("down"), "down"),
         Key(swatch("starting"), "starting"),
-        *([Key(swatch("up", "line"), "up all the time, as far as the trial is concerned")] if kept else []),
+        *([Key(swatch("up", "line"), "never stopped by the trial")] if kept else []),
         *_phase_keys(spans),
     ]
     table = Table(
@@ -448,7 +442,7 @@ def _took(start: float | None, end: float | None) -> str:
 
 
 def _bar(down: Down, x: Scale, y: float, end: float) -> list[Markup]:
-    """Stopping, down and starting, one behind the other."""
+    """A bar with the parts stopping, down and starting."""
     healthy = end if down.healthy is None else down.healthy
     stopped = down.stopping if down.stopped is None else min(down.stopped, healthy)
     starting = healthy if down.starting is None else min(max(down.starting, stopped), healthy)

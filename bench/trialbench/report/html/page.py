@@ -1,7 +1,8 @@
-"""What stands in a report: everything the templates show, taken from a result folder."""
+"""The content of a report: everything its template shows, taken from a result folder."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,15 +14,16 @@ from trialbench.report.folder import Folder
 from trialbench.report.html import charts, hostcharts, proofcharts
 from trialbench.report.html.clock import Clock
 from trialbench.report.html.described import Describe, Picture, command_path, describe, picture
-from trialbench.report.html.figures import Figure, Table
 from trialbench.report.html.provenance import Group, provenance
+from trialbench.report.journal import Check
 from trialbench.report.measured import cells, remarks
 from trialbench.report.proofs import proofs_of
-from trialbench.report.text import number
 from trialbench.report.windows import clock, still_down_text
+from trialbench.show.figures import Figure, Table
+from trialbench.show.text import number
 
 _MOST_ROWS = 60
-# Word for people, class of its colour, a sign that says it without colour.
+# Display word, CSS class, and a sign that conveys it without color.
 VERDICTS = {
     "ADOPT": ("ADOPT", "good", "\N{CHECK MARK}"),
     "REJECT": ("REJECT", "bad", "\N{MULTIPLICATION SIGN}"),
@@ -35,17 +37,17 @@ FINDINGS: dict[Finding, tuple[str, str, str]] = {
     "none": ("none", "wait", "\N{EN DASH}"),
 }
 OUTCOMES = {
-    "completed": "measured to the end, and the host is back",
-    "rehearsed": "a rehearsal: tenants stopped and came back, nothing was measured",
-    "rolled_back": "it failed, and the host is back",
-    "open": "the host is not known to be back",
+    "completed": "measured completely, and the host is restored",
+    "rehearsed": "a rehearsal: tenants were stopped and restored, nothing was measured",
+    "rolled_back": "it failed, and the host is restored",
+    "open": "the host is not known to be restored",
     "untouched": "it ended before anything on the host was touched",
 }
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A badge beside the verdict: a name such as TAINTED, and what it stands for."""
+    """A badge next to the verdict: a name such as TAINTED, and its meaning."""
 
     name: str
     kind: str
@@ -111,7 +113,7 @@ class Page:
     restored: list[str]
     picture: Picture
     describe: Describe | None
-    checks: list[dict[str, Any]]
+    checks: Sequence[Check]
     checks_by: str
     attested: Table | None
     proofs: list[proofcharts.Shown]
@@ -127,7 +129,7 @@ def page(folder: Folder, summary: dict[str, Any], joined: dict[str, dict[int, di
 
     Args:
         folder: as read.
-        summary: of that folder, counted anew.
+        summary: of that folder, recomputed.
         joined: what telemetry adds to samples, by segment and seq; empty where there is none.
     """
     times = Clock(folder)
@@ -143,7 +145,7 @@ def page(folder: Folder, summary: dict[str, Any], joined: dict[str, dict[int, di
         run=summary["run"],
         title=f"{tried} on {summary['host'] or 'an unknown host'}",
         tried=tried,
-        began=str(folder.journal[0]["wall"]) if folder.journal else "",
+        began=folder.journal[0].wall if folder.journal else "",
         host=str(summary["host"] or "an unknown host"),
         word=word,
         kind=kind,
@@ -191,7 +193,7 @@ def page(folder: Folder, summary: dict[str, Any], joined: dict[str, dict[int, di
 
 
 def _word(folder: Folder, summary: dict[str, Any]) -> tuple[str, str, str]:
-    """The one word on top: the verdict, or what stands in its place."""
+    """The word at the top: the verdict, or its substitute."""
     if summary["outcome"] == "open":
         return "HOST NOT BACK", "bad", "!"
     if folder.rehearsal:
@@ -218,12 +220,12 @@ def _reasons(folder: Folder, summary: dict[str, Any]) -> list[str]:
         return [*found, *decided, *folder.verdict["reasons"]][:_MOST_ROWS]
     found.append(summary["restore"]["why"] if summary["failure"] else OUTCOMES.get(summary["outcome"], ""))
     if not folder.rehearsal:
-        found.append(f"nobody has decided yet: trialbench verdict {command_path(folder.path)}")
+        found.append(f"no verdict yet: trialbench verdict {command_path(folder.path)}")
     return [reason for reason in found if reason][:_MOST_ROWS]
 
 
 def _answers(folder: Folder, summary: dict[str, Any]) -> list[Answer]:
-    """Trial, ground truth and engines side by side, also where one of them has nothing to show."""
+    """Trial, ground truth and engines side by side, even if one of them has no evidence."""
     there = {
         "trial": "numbers" if summary["segments"] else "",
         "ground_truth": "attested" if folder.attestation else "",
@@ -236,7 +238,7 @@ def _answers(folder: Folder, summary: dict[str, Any]) -> list[Answer]:
 
 
 def marks(summary: dict[str, Any]) -> list[Mark]:
-    """What a reader must know before any number, by name."""
+    """Named caveats that apply to all numbers."""
     found = []
     if summary["taints"]:
         found.append(Mark("TAINTED", "bad", summary["taints"][:_MOST_ROWS]))
@@ -245,7 +247,7 @@ def marks(summary: dict[str, Any]) -> list[Mark]:
     noisy = [row for row in comparisons(summary) if row.get("noisy")]
     if noisy:
         names = ", ".join(f"{charts.METRICS.get(row['metric'], row['metric'])} {_percent(row)}" for row in noisy)
-        text = f"the baseline differs from itself by more than 5 % ({names})"
+        text = f"the baseline varies by more than 5 % ({names})"
         found.append(Mark("NOISY", "warn", [f"{text}: repeat the run before acting on a difference"]))
     if summary["a2_skipped"]:
         found.append(Mark("NO A2", "warn", [f"the live model was not measured again: {summary['a2_skipped']}"]))
@@ -286,11 +288,11 @@ def _facts(folder: Folder, summary: dict[str, Any]) -> list[Fact]:
                     note=f"95 % interval {adherence['low'] * 100:.1f}-{adherence['high'] * 100:.1f} %",
                 )
             )
-    peak, bands = summary["vram"]["peak_footprint_gb"], folder.plan.get("bands") or {}
+    peak, plan = summary["vram"]["peak_footprint_gb"], folder.plan
     if peak is not None:
         healthy = (
-            f"healthy {bands['low_below_gb']:g}-{bands['healthy_to_gb']:g}"
-            if "low_below_gb" in bands and "healthy_to_gb" in bands
+            f"healthy {plan.low_below_gb:g}-{plan.healthy_to_gb:g}"
+            if plan.low_below_gb is not None and plan.healthy_to_gb is not None
             else ""
         )
         found.append(Fact("memory of the candidate", f"{peak:.2f}", "GB", healthy))
@@ -383,13 +385,13 @@ def _remarks(summary: dict[str, Any]) -> list[str]:
 
 
 def client_notes(folder: Folder) -> list[str]:
-    """What the clients themselves remarked at their end, each sentence once."""
+    """The clients' closing remarks, without repeats."""
     found: list[str] = []
     for file in sorted((folder.path / "samples").glob("summary-*.json"))[:_MOST_ROWS]:
         try:
             notes = read_json(file).get("notes")
         except (UsageError, AttributeError):
-            # Named among what could not be read.
+            # Already reported as unreadable.
             continue
         found += [str(note) for note in notes] if isinstance(notes, list) else []
     return list(dict.fromkeys(found))[:_MOST_ROWS]
@@ -399,7 +401,7 @@ _TELEMETRY_COLUMNS = ("sm_mhz", "power_w", "temp_c", "util_percent")
 
 
 def _telemetry(summary: dict[str, Any]) -> Table | None:
-    """The figures by segment: least, median, most."""
+    """Telemetry by segment: minimum, median, maximum."""
     segments = (summary.get("telemetry") or {}).get("segments") or {}
     rows = []
     for name, found in list(segments.items())[:_MOST_ROWS]:
@@ -419,11 +421,11 @@ def _telemetry(summary: dict[str, Any]) -> Table | None:
         return None
     head = [
         "segment",
-        "cores MHz",
+        "core MHz",
         "power W",
         "\N{DEGREE SIGN}C",
-        "busy %",
-        "J a reply",
+        "utilization %",
+        "J per reply",
         "load",
         "throttled",
         "disturbed",
@@ -465,7 +467,7 @@ def _windows(summary: dict[str, Any]) -> Table | None:
         "measuring s",
         "overhead s",
     ]
-    return Table("Of what the windows were made", head, rows, numbers=range(2, 8)) if rows else None
+    return Table("Parts of each window", head, rows, numbers=range(2, 8)) if rows else None
 
 
 def _restored(summary: dict[str, Any]) -> list[str]:
@@ -476,7 +478,7 @@ def _restored(summary: dict[str, Any]) -> list[str]:
     if facts["restored"]:
         after = f", {facts['after_s']:.1f} s after {facts['after']}" if facts["after"] else ""
         found.append(
-            f"Restored by {facts['by'] or 'somebody'}{' at ' + clock(facts['at']) if facts['at'] else ''}{after}."
+            f"Restored by {facts['by'] or 'unknown'}{' at ' + clock(facts['at']) if facts['at'] else ''}{after}."
         )
     else:
         found.append("Not known to be restored.")
@@ -488,18 +490,17 @@ def _restored(summary: dict[str, Any]) -> list[str]:
     return found
 
 
-def _checks(folder: Folder) -> tuple[list[dict[str, Any]], str]:
-    """The checks that closed the run and who made them; none if they were not made."""
-    if folder.verification is not None:
-        return folder.verification["checks"][:_MOST_ROWS], "from outside, after the host had closed the run"
-    made = [event for event in folder.events("checks") if isinstance(event.get("checks"), list)]
-    if not made:
-        return [], ""
-    return made[-1]["checks"][:_MOST_ROWS], f"by the host itself, {clock(str(made[-1].get('wall')))}"
+def _checks(folder: Folder) -> tuple[Sequence[Check], str]:
+    """The checks that closed the run, and who made them."""
+    checks, wall = folder.checks() or ((), "")
+    if wall == "":
+        return (), ""
+    by = "from outside, after the host had closed the run" if wall is None else f"by the host itself, {clock(wall)}"
+    return checks[:_MOST_ROWS], by
 
 
 def _attested(folder: Folder) -> Table | None:
-    """What ground truth says of each file of the candidate."""
+    """The ground-truth finding for each candidate file."""
     if folder.attestation is None:
         return None
     rows = [

@@ -1,4 +1,4 @@
-"""The proofs of engines in a report: each number as a bar against its bound, and all of them as a table."""
+"""Engine proofs in a report: numbers as bars against their limits, and all of them as a table."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from trialbench.report.html.figures import LEFT, RIGHT, Figure, Key, Table, drawings, line, rectangle, swatch, text
-from trialbench.report.html.svg import Scale, join, mark, tick_text, value_scale
 from trialbench.report.proofs import Number, Proof
+from trialbench.show.figures import LEFT, RIGHT, Figure, Key, Table, drawings, line, rectangle, swatch, text
+from trialbench.show.svg import Scale, join, mark, tick_text, value_scale
 
 _STEP, _TRACK, _BAR = 46.0, 16.0, 7.0
-# More proofs than anybody reads on one page: three each of four engines.
+# Enough for four engines with three proofs each.
 _MOST_DRAWN = 12
 _KEYS = [
     Key(swatch("fill kept"), "as expected"),
     Key(swatch("fill missed"), "not as expected"),
-    Key(swatch("healthy"), "where it is expected"),
-    Key(swatch("one", "line"), "the bound"),
+    Key(swatch("healthy"), "expected range"),
+    Key(swatch("one", "line"), "limit"),
     Key(swatch("outlier", "dot"), "a single repetition"),
 ]
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What was proved of one engine; `figure` is None where none of its numbers has a bound to be drawn."""
+    """The proofs of one engine; `figure` is None if no number has a limit to draw."""
 
     engine: str
     ok: bool
@@ -45,7 +45,7 @@ def shown(proofs: Sequence[Proof]) -> tuple[list[Shown], int]:
 
 
 def _is_drawn(number: Number) -> bool:
-    """What is counted against a whole number is told; a bar would show no more."""
+    """Whether a bar adds anything: a count that equals its limit needs none."""
     return number.relation != "=" or not number.ok
 
 
@@ -62,17 +62,17 @@ def _table(proof: Proof) -> Table:
 
 
 def _figure(name: str, numbers: Sequence[Number]) -> Figure | None:
-    """A row for each number, on a scale of its own: they have nothing in common but that each has a bound."""
+    """One row per number, each on its own scale, since the numbers share no unit."""
     if not numbers:
         return None
 
     def draw(width: float) -> tuple[Markup, float]:
         return join(_row(number, 6 + _STEP * at, width) for at, number in enumerate(numbers)), 6 + _STEP * len(numbers)
 
-    title = "Found, and expected"
+    title = "Found and expected"
     told = "; ".join(f"{one.name} {one.found}, expected {one.expected}: {one.word}" for one in numbers)
     wide, narrow = drawings(name, title, told, draw)
-    caption = "Each line has a scale of its own, from 0."
+    caption = "Each row has its own scale, starting at 0."
     return Figure(name, title, told, wide, narrow, keys=_KEYS, caption=caption)
 
 
@@ -101,7 +101,7 @@ def _row(number: Number, top: float, width: float) -> Markup:
 
 
 def _expected(number: Number, scale: Scale) -> tuple[float, float]:
-    """From where to where the number was to be, in pixels; for `=` just the place itself."""
+    """The expected range in pixels; for `=`, the limit itself."""
     at = scale(number.limit or 0.0)
     if number.relation in ("<", "<="):
         return scale.start, at

@@ -1,4 +1,4 @@
-"""Where the numbers of a run come from: model, files, hashes, versions, flags, host; enough to get them again."""
+"""Provenance of a run: model, files, hashes, versions, flags and host, enough to repeat it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Group:
 
 
 def provenance(folder: Folder, summary: dict[str, Any], picture: Picture) -> list[Group]:
-    """Where the numbers come from, enough to get them again."""
-    plan, snapshot = folder.plan, _snapshot(folder.path)
+    """The provenance of the numbers, enough to repeat the run."""
+    plan, snapshot = folder.plan.document, _snapshot(folder.path)
     candidate, baseline = _mapping(plan.get("candidate")), _mapping(plan.get("baseline"))
     groups = [
         Group(
@@ -67,14 +67,14 @@ def provenance(folder: Folder, summary: dict[str, Any], picture: Picture) -> lis
                 ("driver", _text(_mapping(snapshot.get("gpu")).get("driver"))),
                 *[(_text(name), _text(value)) for name, value in list(_mapping(snapshot.get("system")).items())[:12]],
                 ("memory of the card", _mib(summary["vram"]["total_mib"])),
-                ("opened by", next((_text(event.get("controller")) for event in folder.events("opened")), "")),
+                ("opened by", next((event.controller for event in folder.events("opened")), "")),
             ],
         ),
         Group(
             "Run",
             [
                 ("run", summary["run"]),
-                ("began", str(folder.journal[0]["wall"]) if folder.journal else ""),
+                ("began", folder.journal[0].wall if folder.journal else ""),
                 ("trialbench", summary["trialbench"]),
                 (
                     "to repeat",
@@ -89,7 +89,7 @@ def provenance(folder: Folder, summary: dict[str, Any], picture: Picture) -> lis
 
 
 def _proved(folder: Folder) -> list[Group]:
-    """A group for each engine of which something was proved, as its newest proof describes it."""
+    """One group for each engine with proofs, as described by its newest proof."""
     newest = {one.engine: one for one in sorted(proofs_of(folder.proofs), key=lambda one: one.made)}
     return [
         Group(f"Proved: {engine}", [("made", one.made), ("file", f"proofs/{one.file}"), *one.about.items()])
@@ -107,7 +107,7 @@ def _asked(folder: Folder, summary: dict[str, Any], picture: Picture) -> list[tu
         pass
     made = folder.events("prompt")
     if made:
-        rows.append(("made by production's function", f"sha256 {_text(made[-1].get('function_sha256'))}"))
+        rows.append(("made by production's function", f"sha256 {made[-1].function_sha256}"))
     if picture.sha256:
         rows.append(("camera image", f"sha256 {picture.sha256}"))
     for name, segment in list(summary["segments"].items())[:_MOST_ROWS]:
@@ -145,7 +145,7 @@ def _models(summary: dict[str, Any], side: str) -> str:
 
 
 def _live_command(baseline: dict[str, Any], snapshot: dict[str, Any]) -> str:
-    """The command line of the live model's process, as the card's list of holders had it before the run."""
+    """The command line of the live model's process, from the list of GPU processes before the run."""
     tenant = _mapping(_mapping(snapshot.get("tenants")).get(_text(baseline.get("tenant"))))
     pids = [*_listing(tenant.get("vram_pids")), tenant.get("pid")]
     holders = [_mapping(holder) for holder in _listing(snapshot.get("holders"))]

@@ -7,9 +7,11 @@ from pathlib import Path
 from trialbench.files import write_atomic
 from trialbench.report.folder import read_folder
 from trialbench.report.html.page import page
-from trialbench.report.html.render import render
 from trialbench.report.summary import summarise_folder
 from trialbench.report.telemetry import joined
+from trialbench.show.html import render
+
+_TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 
 
 def write_report(path: Path, out: Path | None = None) -> Path:
@@ -27,4 +29,4 @@ def write_report(path: Path, out: Path | None = None) -> Path:
 def report_html(path: Path) -> str:
     """The report of the result folder `path` as one HTML document."""
     folder = read_folder(path)
-    return render("report.html.j2", page=page(folder, summarise_folder(folder), joined(folder)))
+    return render(_TEMPLATE, page=page(folder, summarise_folder(folder), joined(folder)))

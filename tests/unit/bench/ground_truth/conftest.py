@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trialbench.ground_truth import yaml_files
-from trialbench.ground_truth.convert import to_gguf
-from trialbench.ground_truth.layouts import rules, shape_of
-from trialbench.ground_truth.weights import write_safetensors
+from trialbench.ground_truth.model import yaml_files
+from trialbench.ground_truth.model.convert import to_gguf
+from trialbench.ground_truth.model.layouts import rules, shape_of
+from trialbench.ground_truth.model.weights import write_safetensors
 
 FIXTURES = Path(__file__).resolve().parents[3] / "fixtures" / "ground_truth"
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}

@@ -17,21 +17,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from profiles import examples, some
 from trialbench.cli import main
-from trialbench.ground_truth import controls_apr
-from trialbench.ground_truth.controls import run_controls, uncovered
-from trialbench.ground_truth.ladder import Step, climb
-from trialbench.ground_truth.observe import Evidence, own_perplexity
-from trialbench.ground_truth.oracle_files import Oracle, oracle_path, write_oracle
-from trialbench.ground_truth.outputs import controls_table
-from trialbench.ground_truth.results import Result, Row, Status
-from trialbench.ground_truth.roster import PromptText, Roster, load_roster
+from trialbench.ground_truth.attribution.ladder import Step, climb
+from trialbench.ground_truth.controls import apr as controls_apr
+from trialbench.ground_truth.controls.run import run_controls, uncovered
+from trialbench.ground_truth.evidence.observe import Evidence, own_perplexity
+from trialbench.ground_truth.evidence.oracle_files import Oracle, oracle_path, write_oracle
+from trialbench.ground_truth.evidence.workspace import Workspace
+from trialbench.ground_truth.model.roster import PromptText, Roster, load_roster
+from trialbench.ground_truth.model.weights import sha256
+from trialbench.ground_truth.output.table import controls_table
 from trialbench.ground_truth.runtimes.apr import Apr
 from trialbench.ground_truth.runtimes.base import Answer, Artefact, Call, Capability, Prompt, Trouble, TroubleKind
 from trialbench.ground_truth.runtimes.json_words import find_json, plain
 from trialbench.ground_truth.runtimes.tools import RuntimeMissing
-from trialbench.ground_truth.suites import declared, judge, suite
-from trialbench.ground_truth.weights import sha256
-from trialbench.ground_truth.workspace import Workspace
+from trialbench.ground_truth.suites.results import Result, Row, Status
+from trialbench.ground_truth.suites.table import declared, judge, suite
 
 GROUND = Path(__file__).resolve().parents[3] / "fixtures" / "ground_truth"
 STAND_IN = GROUND / "apr" / "apr"
@@ -506,7 +506,7 @@ def test_the_controls_are_rejected(bench: Bench) -> None:
     assert blamed == {"truncated file": Step.FILE, "other first tokens": Step.RUNTIME}
     assert uncovered(caught, bench.apr, space, model) == []
     told = controls_table(caught, [])
-    assert "-      no speed (it generates nothing in all eternity): by nobody" in told
+    assert "-      no speed (it generates nothing in all eternity): by no suite" in told
     assert "bench could not: it does not pass the intact file either: FAIL: thread 'main' panicked" in told
     assert "12 of 18 controls rejected, 5 could not be tried" in told
 

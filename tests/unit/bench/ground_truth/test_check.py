@@ -15,21 +15,28 @@ from typing import Any
 import pytest
 from published import accept
 from trialbench.cli import main
-from trialbench.ground_truth import check, controls, outputs
-from trialbench.ground_truth.controls_base import Bench, changed
-from trialbench.ground_truth.convert import Changes, to_gguf
-from trialbench.ground_truth.ladder import Step
-from trialbench.ground_truth.neighbours import Neighbours, other_numbers
-from trialbench.ground_truth.observe import Evidence
-from trialbench.ground_truth.oracle_files import Oracle, oracle_path, write_oracle
-from trialbench.ground_truth.page import page
-from trialbench.ground_truth.results import Result, Row, Status
-from trialbench.ground_truth.roster import load_roster
+from trialbench.ground_truth import check
+from trialbench.ground_truth.attribution.ladder import Step
+from trialbench.ground_truth.attribution.neighbours import Neighbours, other_numbers
+from trialbench.ground_truth.controls import llama_cpp
+from trialbench.ground_truth.controls import run as controls
+from trialbench.ground_truth.controls.base import Bench, changed
+from trialbench.ground_truth.controls.run import run_controls
+from trialbench.ground_truth.evidence.observe import Evidence
+from trialbench.ground_truth.evidence.oracle_files import Oracle, oracle_path, write_oracle
+from trialbench.ground_truth.evidence.workspace import Workspace
+from trialbench.ground_truth.model.convert import Changes, to_gguf
+from trialbench.ground_truth.model.roster import load_roster
+from trialbench.ground_truth.output import table as outputs
+from trialbench.ground_truth.output.junit import junit
+from trialbench.ground_truth.output.page import page
+from trialbench.ground_truth.output.ticket import fingerprint
+from trialbench.ground_truth.output.ticket import ticket as ticket_of
 from trialbench.ground_truth.runtimes.base import Candidate, Capability, Prompt
 from trialbench.ground_truth.runtimes.llama_cpp import LlamaCpp
 from trialbench.ground_truth.runtimes.tools import LocalTools
-from trialbench.ground_truth.suites import judge
-from trialbench.ground_truth.workspace import Workspace
+from trialbench.ground_truth.suites.results import Result, Row, Status
+from trialbench.ground_truth.suites.table import judge
 
 EVIL = "</script>\x1b[31m<b>*[x](http://y)* @all"
 
@@ -91,10 +98,10 @@ def few(tolerant: Path, options: list[str]) -> list[str]:
 
 
 def test_from_folder_to_verdict(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    junit, html = tmp_path / "j.xml", tmp_path / "p.html"
+    xml, html = tmp_path / "j.xml", tmp_path / "p.html"
     assert main(["claims", "--roster", options[1], "--lock"]) == 0
     # No second oracle and no oracle of the tokenizer: not all could be decided, and the exit code says so.
-    code = main(["ci", *options, "--junit", str(junit), "--html", str(html)])
+    code = main(["ci", *options, "--junit", str(xml), "--html", str(html)])
     out = capsys.readouterr().out
     assert code == 3, out
     assert re.search(r"^token +12 +0 +0 +0$", out, re.MULTILINE)
@@ -108,7 +115,7 @@ def test_from_folder_to_verdict(options: list[str], tmp_path: Path, capsys: pyte
     assert verdict["loads"] == 6
     assert all(file["sha256"] and file["tokens_per_s"] == 123.5 for file in verdict["files"])
     assert len(list((tmp_path / "w" / "history").iterdir())) == 1
-    root = ET.parse(junit).getroot()
+    root = ET.parse(xml).getroot()
     assert {suite.get("name") for suite in root} >= {"token", "claims"}
     assert "KL divergence by position" in html.read_text()
 
@@ -272,8 +279,8 @@ def bench(tolerant: Path, tmp_path: Path, stand_ins: Path) -> tuple[Workspace, L
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *names: str, **change: Any) -> None:
-    chosen = tuple(replace(one, **change) for one in controls.CONTROLS if one.name in names)
-    monkeypatch.setattr(controls, "CONTROLS", chosen)
+    chosen = tuple(replace(one, **change) for one in llama_cpp.CONTROLS if one.name in names)
+    monkeypatch.setattr(llama_cpp, "CONTROLS", chosen)
 
 
 def test_a_control_is_caught_only_by_a_fail_beside_a_pass(
@@ -282,7 +289,7 @@ def test_a_control_is_caught_only_by_a_fail_beside_a_pass(
     workspace, runtime = bench
     model = workspace.roster.models[0]
     only(monkeypatch, "other first token")
-    (one,) = controls.run_controls(workspace, runtime, model)
+    (one,) = run_controls(workspace, runtime, model)
     assert set(one.by) == {"canary", "token"}
     # It contradicts its own distributions.
     assert one.rightly
@@ -312,18 +319,18 @@ def test_wrong_files_are_caught_by_what_reads_them(
     model = workspace.roster.models[0]
     told: list[str] = []
     only(monkeypatch, "truncated file", aimed=("weights", "inspect", "validate", "tensors", "hex"))
-    (cut,) = controls.run_controls(workspace, runtime, model, tell=told.append)
+    (cut,) = run_controls(workspace, runtime, model, tell=told.append)
     assert cut.good, cut.missed
     assert told == ["control truncated file: caught by weights, inspect, validate, tensors, hex"]
     only(monkeypatch)
-    heads = replace(CONTROL["wrong head count"], spoil=controls._converted(heads=1))
+    heads = replace(CONTROL["wrong head count"], spoil=llama_cpp._converted(heads=1))
     for name, one, aimed in (
         ("constant tensor", CONTROL["constant tensor"], "weights"),
         ("wrong head count", heads, "inspect"),
         ("corrupted tensor", CONTROL["corrupted tensor"], "weights"),
     ):
-        monkeypatch.setattr(controls, "CONTROLS", (replace(one, aimed=(aimed,)),))
-        (caught,) = controls.run_controls(workspace, runtime, model)
+        monkeypatch.setattr(llama_cpp, "CONTROLS", (replace(one, aimed=(aimed,)),))
+        (caught,) = run_controls(workspace, runtime, model)
         assert caught.by == (aimed,), (name, caught)
         # The ladder names the step that was made to be wrong, and the table says so.
         assert (caught.rightly, caught.good) == (True, True), caught.blamed
@@ -387,7 +394,7 @@ def test_other_numbers_of_a_configuration_are_the_imports(bench: tuple[Workspace
 
 
 def test_each_control_has_its_guilty_step() -> None:
-    assert {one.name: one.guilty for one in controls.CONTROLS} == {
+    assert {one.name: one.guilty for one in llama_cpp.CONTROLS} == {
         "rows not permuted": Step.IMPORT, "corrupted tensor": Step.IMPORT, "NaN in a block": Step.FILE,
         "constant tensor": Step.IMPORT, "shifted BOS": Step.PROMPT, "swapped tokens": Step.PROMPT,
         "wrong RoPE base": Step.IMPORT, "truncated file": Step.FILE, "wrong chat template": Step.PROMPT,
@@ -398,7 +405,7 @@ def test_each_control_has_its_guilty_step() -> None:
     }  # fmt: skip
 
 
-CONTROL = {one.name: one for one in controls.CONTROLS}
+CONTROL = {one.name: one for one in llama_cpp.CONTROLS}
 
 
 def test_a_control_that_cannot_be_made_proves_nothing(
@@ -406,9 +413,9 @@ def test_a_control_that_cannot_be_made_proves_nothing(
 ) -> None:
     workspace, runtime = bench
     monkeypatch.setattr(
-        controls, "CONTROLS", (CONTROL["swapped tokens"], CONTROL["lossy export"], CONTROL["same file twice"])
+        llama_cpp, "CONTROLS", (CONTROL["swapped tokens"], CONTROL["lossy export"], CONTROL["same file twice"])
     )
-    swapped, lossy, same = controls.run_controls(workspace, runtime, workspace.roster.models[0])
+    swapped, lossy, same = run_controls(workspace, runtime, workspace.roster.models[0])
     assert "could not be made" in swapped.trouble
     assert not swapped.good
     # The stand-in says the same whatever the file holds: the round trip sees nothing, and that is reported.
@@ -416,7 +423,7 @@ def test_a_control_that_cannot_be_made_proves_nothing(
     assert list(lossy.missed) == ["roundtrip"]
     assert same.missed == {"diff": "no row is declared"}
     assert "could not be made" in outputs.controls_table([swapped], [])
-    monkeypatch.setattr(controls, "CONTROLS", (CONTROL["wrong RoPE base"],))
+    monkeypatch.setattr(llama_cpp, "CONTROLS", (CONTROL["wrong RoPE base"],))
 
     def refuses(*_: Any) -> Any:
         from trialbench.ground_truth.runtimes.base import Call, Conversion
@@ -424,7 +431,7 @@ def test_a_control_that_cannot_be_made_proves_nothing(
         return Conversion(None, Call())
 
     monkeypatch.setattr(runtime, "convert", refuses)
-    (one,) = controls.run_controls(workspace, runtime, workspace.roster.models[0])
+    (one,) = run_controls(workspace, runtime, workspace.roster.models[0])
     assert "it could not be quantised" in one.trouble
 
 
@@ -432,25 +439,25 @@ def test_damage_is_what_it_says() -> None:
     import numpy as np
 
     value = np.arange(256 * 4, dtype=np.float32).reshape(256, 4)
-    moved = controls._not_permuted("blk.0.attn_q.weight", value)
+    moved = llama_cpp._not_permuted("blk.0.attn_q.weight", value)
     assert not np.array_equal(moved, value)
-    assert np.array_equal(controls._not_permuted("blk.0.attn_v.weight", value), value)
-    assert np.array_equal(controls._noisy("blk.1.ffn_down.weight", value), value)
-    assert controls._swapped(["a", "\u0120the", "\u0120of"]) == ["a", "\u0120of", "\u0120the"]
+    assert np.array_equal(llama_cpp._not_permuted("blk.0.attn_v.weight", value), value)
+    assert np.array_equal(llama_cpp._noisy("blk.1.ffn_down.weight", value), value)
+    assert llama_cpp._swapped(["a", "\u0120the", "\u0120of"]) == ["a", "\u0120of", "\u0120the"]
 
 
 def test_a_scale_that_is_not_a_number_is_in_the_files_bytes(bench: tuple[Workspace, LlamaCpp], tmp_path: Path) -> None:
     workspace, runtime = bench
     model = workspace.roster.models[0]
     intact = workspace.artefact(model, "llama.cpp", "f16")
-    bad = controls._not_finite(Bench(workspace, runtime, model, intact, tmp_path)).artefact
+    bad = llama_cpp._not_finite(Bench(workspace, runtime, model, intact, tmp_path)).artefact
     assert runtime.probe(Capability.VALIDATE, bad).payload["passed"] is False
     other = workspace.roster.models[0]
-    assert controls._same_file(Bench(workspace, runtime, other, intact, tmp_path)).artefact.quant == "Q4_0"
+    assert llama_cpp._same_file(Bench(workspace, runtime, other, intact, tmp_path)).artefact.quant == "Q4_0"
 
 
 def test_each_suite_is_the_aim_of_a_control() -> None:
-    aimed = {name for one in controls.CONTROLS for name in one.aimed}
+    aimed = {name for one in llama_cpp.CONTROLS for name in one.aimed}
     assert aimed >= {
         "canary", "token", "drift", "roundtrip", "ppl", "forced", "second", "tokenizer", "template", "weights",
         "inspect", "validate", "tensors", "hex", "diff", "rosetta-diff",
@@ -491,12 +498,12 @@ def test_the_controls_of_the_command_line(
     # The one that the controls are tried on.
     llama = [*options, "--model", "m-llama"]
     main(["convert", *llama])
-    monkeypatch.setattr(controls, "CONTROLS", (replace(CONTROL["other first token"], aimed=("token",)),))
+    monkeypatch.setattr(llama_cpp, "CONTROLS", (replace(CONTROL["other first token"], aimed=("token",)),))
     monkeypatch.setattr(controls, "uncovered", lambda *_: [])
     assert main(["check", *llama, "--suite", "token", "--controls"]) == 0
     assert "1 of 1 controls rejected" in capsys.readouterr().out
     # There is no second oracle: whether it would be caught could not be tried, and that is no success.
-    monkeypatch.setattr(controls, "CONTROLS", (replace(CONTROL["other first token"], aimed=("token", "second")),))
+    monkeypatch.setattr(llama_cpp, "CONTROLS", (replace(CONTROL["other first token"], aimed=("token", "second")),))
     assert main(["check", *llama, "--suite", "token", "--controls"]) == 3
     assert "second could not: it does not pass the intact file either" in capsys.readouterr().out
     monkeypatch.setattr(controls, "uncovered", lambda *_: ["x"])
@@ -534,7 +541,7 @@ def test_what_a_runtime_said_is_never_obeyed() -> None:
     assert "and 5 more" in text
     assert "1 of them prove nothing" in text
     assert "debug" in text.split("proves nothing")[0]
-    ticket = outputs.ticket(data)
+    ticket = ticket_of(data)
     assert "\x1b" not in ticket
     # What is not in an indented block is escaped.
     prose = "\n".join(one for one in ticket.splitlines() if not one.startswith("    "))
@@ -543,7 +550,7 @@ def test_what_a_runtime_said_is_never_obeyed() -> None:
     assert not re.search(r"(?<!\\)<b", prose)
     assert "and 35 more" in ticket
     assert "* claim c (NOT LOCKED): FAIL: " in ticket
-    xml = ET.fromstring(outputs.junit(data))
+    xml = ET.fromstring(junit(data))
     numbers = {suite.get("name"): suite.attrib for suite in xml}
     assert numbers["token"] | {"tests": "45", "failures": "45", "errors": "0", "skipped": "0"} == numbers["token"]
     # What proves nothing is no success, whatever it says.
@@ -561,7 +568,7 @@ def test_what_a_runtime_said_is_never_obeyed() -> None:
     "said", ["http://y", "HTTPS://y/z", "www.y", "&commat;all", "&#35;1", "~~x~~", "$$x$$", "a@y.z"]
 )
 def test_a_ticket_has_no_links_and_no_entities(said: str) -> None:
-    ticket = outputs.ticket(verdict(replace(failing(1), says=said, cause=said)))
+    ticket = ticket_of(verdict(replace(failing(1), says=said, cause=said)))
     prose = "\n".join(one for one in ticket.splitlines() if not one.startswith("    "))
     # What a tracker acts on by itself: an address, an entity that stands for a mark, a mail, other marks.
     assert not re.search(r"://|www\.|(?<!\\)[&~$]|@\w", prose, re.IGNORECASE)
@@ -569,14 +576,14 @@ def test_a_ticket_has_no_links_and_no_entities(said: str) -> None:
 
 def test_no_name_ends_its_code_span() -> None:
     row = Row("token", "m` <b> @all `", "f16", prompt="p` @all")
-    prose = outputs.ticket(verdict(replace(failing(1), row=row)))
+    prose = ticket_of(verdict(replace(failing(1), row=row)))
     assert "`token m' <b> @all ' f16`" in prose
     assert "(`token m' <b> @all ' f16 p' @all`)" in prose
 
 
 def test_a_broken_claim_is_not_nothing() -> None:
     claim = {"name": "c", "statement": "s", "standing": "locked", "status": "FAIL", "says": "3, claimed at most 0"}
-    ticket = outputs.ticket(verdict(claims=[claim]))
+    ticket = ticket_of(verdict(claims=[claim]))
     assert ": 0 defects, 0 checks failed, 1 claim broken\n" in ticket
     assert "No check failed; the broken claims stand above. 1 checks could not be decided." in ticket
 
@@ -585,18 +592,18 @@ def test_a_claims_standing_is_in_every_output() -> None:
     amended = "locked 2026-11-21, AMENDED once (2026-11-22)"
     claim = {"name": "c", "statement": "s", "standing": amended, "status": "PASS", "says": "found 0"}
     data = verdict(claims=[claim])
-    root = ET.fromstring(outputs.junit(data))
+    root = ET.fromstring(junit(data))
     told = {one.get("name"): one.get("value") for one in root.iter("property")}
     assert told == {"standing": amended, "statement": "s"}
     assert amended in outputs.table(data)
-    assert f"claim c ({amended}): PASS" in outputs.ticket(data)
+    assert f"claim c ({amended}): PASS" in ticket_of(data)
     assert amended in page(data)
 
 
 def test_characters_that_xml_cannot_hold_are_spelt_out() -> None:
     ugly = "".join(chr(number) for number in range(32)) + "\x7f\ufffe\ud800\u202e\U000e0001]]>&<"
     row = replace(failing(1), says=ugly, row=Row("token", ugly, "f16", prompt=ugly))
-    root = ET.fromstring(outputs.junit(verdict(row)).encode())
+    root = ET.fromstring(junit(verdict(row)).encode())
     (message,) = (one.get("message") for one in root.iter("failure"))
     assert message is not None
     assert message.endswith("\\x7f\\ufffe\\ud800\\u202e\\U000e0001]]>&<")
@@ -678,7 +685,7 @@ def test_the_guilty_step_is_shown_everywhere() -> None:
     ladder = {"model": "m", "quant": "f16", "rungs": rungs, "guilty": "quantisation", "sure": False}
     data = verdict(failing(1), ladders=[ladder])
     assert "m f16: quantisation (or, not compared: import): " in outputs.table(data)
-    assert "* guilty step of m f16: quantisation (or, not compared: import): " in outputs.ticket(data)
+    assert "* guilty step of m f16: quantisation (or, not compared: import): " in ticket_of(data)
     html = page(data)
     assert "Guilty step" in html
     assert "broken" in html
@@ -688,13 +695,13 @@ def test_the_guilty_step_is_shown_everywhere() -> None:
 def test_the_same_defect_is_one_section() -> None:
     rows = [failing(number) for number in range(3)]
     other = [replace(one, row=replace(one.row, model=f"m{number}"), cause="another") for number, one in enumerate(rows)]
-    ticket = outputs.ticket(verdict(*rows, *other))
+    ticket = ticket_of(verdict(*rows, *other))
     assert "2 defects, 6 checks failed" in ticket
     assert "Met by `token m f16` (p0, p1, p2)." in ticket
     assert ticket.count("Fingerprint: `gt-") == 2
-    assert outputs.fingerprint("apr", "c") != outputs.fingerprint("llama.cpp", "c")
+    assert fingerprint("apr", "c") != fingerprint("llama.cpp", "c")
     # The same in the next version and on another machine.
-    assert f"`{outputs.fingerprint('r', 'another')}`" in ticket
+    assert f"`{fingerprint('r', 'another')}`" in ticket
 
 
 def test_the_processor_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

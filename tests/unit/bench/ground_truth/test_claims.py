@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 from trialbench.errors import UsageError
-from trialbench.ground_truth import claims as module
-from trialbench.ground_truth.claims import Claim, judge_claims, lock, read_claims, read_lock
-from trialbench.ground_truth.measures import Fidelity
-from trialbench.ground_truth.observe import Seen
-from trialbench.ground_truth.oracle_files import Oracle
-from trialbench.ground_truth.results import Status
-from trialbench.ground_truth.roster import load_roster
+from trialbench.ground_truth.evidence.measures import Fidelity
+from trialbench.ground_truth.evidence.observe import Seen
+from trialbench.ground_truth.evidence.oracle_files import Oracle
+from trialbench.ground_truth.model.roster import load_roster
 from trialbench.ground_truth.runtimes.base import Artefact, Generation, Perplexity, Trouble, TroubleKind
+from trialbench.ground_truth.suites import claims as module
+from trialbench.ground_truth.suites.claims import Claim, judge_claims, lock, read_claims, read_lock
+from trialbench.ground_truth.suites.results import Status
 
 TINY = Path(__file__).resolve().parents[3] / "fixtures" / "ground_truth" / "claims"
 CLAIM = """---
@@ -279,8 +279,8 @@ def test_one_counter_example_is_enough(found: Found) -> None:
 
 
 def test_the_worst_tensor(found: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trialbench.ground_truth import tensors
-    from trialbench.ground_truth.convert import to_gguf
+    from trialbench.ground_truth.model import tensors
+    from trialbench.ground_truth.model.convert import to_gguf
 
     def artefact(model: Any, quant: str) -> Artefact:
         path = tmp_path / f"{model.slug}.gguf"

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from trialbench.errors import UsageError
-from trialbench.ground_truth import convert
-from trialbench.ground_truth.convert import canonical, pre_tokenizer, to_gguf, to_hf
-from trialbench.ground_truth.layouts import interleave, separate, shape_of
+from trialbench.ground_truth.model import convert
+from trialbench.ground_truth.model.convert import canonical, pre_tokenizer, to_gguf, to_hf
+from trialbench.ground_truth.model.layouts import interleave, separate, shape_of
+from trialbench.ground_truth.model.weights import Gguf, Safetensors
 from trialbench.ground_truth.runtimes.base import Capability
 from trialbench.ground_truth.runtimes.gguf_file import answer
-from trialbench.ground_truth.weights import Gguf, Safetensors
 
 Folder = Callable[..., Path]
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trialbench.ground_truth import outputs
-from trialbench.ground_truth.convert import Changes, to_gguf
-from trialbench.ground_truth.ladder import Ladder, Step, climb, ladders
-from trialbench.ground_truth.neighbours import Neighbours
-from trialbench.ground_truth.observe import Evidence, Seen
-from trialbench.ground_truth.oracle_files import Oracle
-from trialbench.ground_truth.results import Result, Row, Status
-from trialbench.ground_truth.roster import Roster, Tolerance, load_roster
+from trialbench.ground_truth.attribution.ladder import Ladder, Step, climb, ladders
+from trialbench.ground_truth.attribution.neighbours import Neighbours
+from trialbench.ground_truth.evidence.observe import Evidence, Seen
+from trialbench.ground_truth.evidence.oracle_files import Oracle
+from trialbench.ground_truth.evidence.workspace import Workspace
+from trialbench.ground_truth.model.convert import Changes, to_gguf
+from trialbench.ground_truth.model.roster import Roster, Tolerance, load_roster
+from trialbench.ground_truth.output import table as outputs
 from trialbench.ground_truth.runtimes.base import (
     Artefact,
     Call,
@@ -28,7 +28,7 @@ from trialbench.ground_truth.runtimes.base import (
     Trouble,
     TroubleKind,
 )
-from trialbench.ground_truth.workspace import Workspace
+from trialbench.ground_truth.suites.results import Result, Row, Status
 
 TOKENS = (5, 6, 7, 8)
 GOOD = Generation(TOKENS, "x", prompt_tokens=3)
@@ -229,7 +229,9 @@ def test_an_export_is_not_to_blame_for_a_file_that_says_nothing(found: Found) ->
 
 def test_only_files_with_a_symptom_get_a_ladder(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row("token", "Q8_0", FAIL), row("lint", "f16", FAIL), row("token", "f32", PASS)]
-    monkeypatch.setattr("trialbench.ground_truth.ladder.judge", lambda asked, _evidence: Result(asked, OPEN, "asked"))
+    monkeypatch.setattr(
+        "trialbench.ground_truth.attribution.ladder.judge", lambda asked, _evidence: Result(asked, OPEN, "asked")
+    )
     made = ladders(rows, found, found.roster.models)  # type: ignore[arg-type]
     assert [(one.model, one.quant) for one in made] == [("m-llama", "Q8_0")]
 

@@ -97,7 +97,7 @@ def test_the_oracle_image_has_the_package_and_pinned_wheels(
     names = {one.partition("==")[0] for one in wanted}
     assert names >= {"torch", "transformers", "tokenizers", "gguf", "numpy", "httpx"}
     assert all("==" in one for one in wanted)
-    assert "trialbench/ground_truth/oracle.py" in programs.context
+    assert "trialbench/ground_truth/evidence/oracle.py" in programs.context
     assert not any("__pycache__" in name for name in programs.context)
     pip = next(one for one in programs.ran if "download" in one)
     assert "--only-binary" in pip

@@ -7,8 +7,8 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trialbench.ground_truth.measures import Cause, classify, compare_tokens, fidelity, kl, noise_floor
-from trialbench.ground_truth.oracle_files import Oracle
+from trialbench.ground_truth.evidence.measures import Cause, classify, compare_tokens, fidelity, kl, noise_floor
+from trialbench.ground_truth.evidence.oracle_files import Oracle
 from trialbench.ground_truth.runtimes.base import Candidate, Position
 
 

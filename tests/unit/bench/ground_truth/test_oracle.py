@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from trialbench.errors import UsageError
-from trialbench.ground_truth import oracle as maker
-from trialbench.ground_truth.oracle import NoDevice, make_oracles, make_second_oracles
-from trialbench.ground_truth.oracle_files import oracle_path, read_oracle, read_tokenizer, tokenizer_path
-from trialbench.ground_truth.roster import Roster, load_roster
+from trialbench.ground_truth.evidence import oracle as maker
+from trialbench.ground_truth.evidence.oracle import NoDevice, make_oracles, make_second_oracles
+from trialbench.ground_truth.evidence.oracle_files import oracle_path, read_oracle, read_tokenizer, tokenizer_path
+from trialbench.ground_truth.model.roster import Roster, load_roster
 
 VOCABULARY, EOS = 12, 9
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from published import accept
 from trialbench.errors import UsageError
-from trialbench.ground_truth.oracle_files import (
+from trialbench.ground_truth.evidence.oracle_files import (
     Oracle,
     TokenizerOracle,
     oracle_path,
@@ -114,8 +114,8 @@ def test_a_tokenizers_oracle(tmp_path: Path) -> None:
 
 
 def test_the_shipped_oracles_belong_to_the_shipped_models() -> None:
-    from trialbench.ground_truth.roster import load_roster
-    from trialbench.ground_truth.weights import folder_hashes
+    from trialbench.ground_truth.model.roster import load_roster
+    from trialbench.ground_truth.model.weights import folder_hashes
 
     roster = load_roster(str(FIXTURES / "roster.yml"))
     for model in roster.models:

@@ -9,14 +9,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from trialbench.ground_truth import controls
-from trialbench.ground_truth.case import Case
-from trialbench.ground_truth.oracle_files import Oracle, oracle_path, read_oracle, write_oracle
-from trialbench.ground_truth.results import Row, Status
-from trialbench.ground_truth.roster import Roster, Tolerance, load_roster
+from trialbench.ground_truth.controls import llama_cpp
+from trialbench.ground_truth.controls.run import run_controls
+from trialbench.ground_truth.evidence.oracle_files import Oracle, oracle_path, read_oracle, write_oracle
+from trialbench.ground_truth.evidence.workspace import Workspace
+from trialbench.ground_truth.model.roster import Roster, Tolerance, load_roster
 from trialbench.ground_truth.runtimes.base import Candidate, Trouble, TroubleKind
-from trialbench.ground_truth.suite_precision import judge, rows
-from trialbench.ground_truth.workspace import Workspace
+from trialbench.ground_truth.suites.case import Case
+from trialbench.ground_truth.suites.precision import judge, rows
+from trialbench.ground_truth.suites.results import Row, Status
 
 FULL = 0.9
 
@@ -123,17 +124,17 @@ def test_its_control_is_caught_where_there_are_precisions(
     assert case
     put(roster, "bf16")
     put(roster, "fp16")
-    only = tuple(one for one in controls.CONTROLS if one.oracle is not None)
-    monkeypatch.setattr(controls, "CONTROLS", only)
+    only = tuple(one for one in llama_cpp.CONTROLS if one.oracle is not None)
+    monkeypatch.setattr(llama_cpp, "CONTROLS", only)
     runtime: Any = SimpleNamespace(
         identity=SimpleNamespace(name="llama.cpp", detail={}, environment={}), declined=lambda *_: None
     )
-    [caught] = controls.run_controls(Workspace(tmp_path / "w", roster), runtime, roster.models[0])
+    [caught] = run_controls(Workspace(tmp_path / "w", roster), runtime, roster.models[0])
     assert (caught.good, caught.by, caught.trouble) == (True, ("precision",), "")
     plain = replace(roster, precisions=())
-    assert controls.run_controls(Workspace(tmp_path / "w", plain), runtime, plain.models[0]) == []
+    assert run_controls(Workspace(tmp_path / "w", plain), runtime, plain.models[0]) == []
     # Without the oracles it cannot be made, and is not taken for caught.
     oracle_path(roster.oracle, roster.models[0].slug, "one", precision="bf16").unlink()
-    [lost] = controls.run_controls(Workspace(tmp_path / "w", roster), runtime, roster.models[0])
+    [lost] = run_controls(Workspace(tmp_path / "w", roster), runtime, roster.models[0])
     assert not lost.good
     assert "could not be made" in lost.trouble

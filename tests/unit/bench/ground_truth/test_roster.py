@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from trialbench.errors import UsageError
-from trialbench.ground_truth.roster import load_prompts, load_roster, load_tolerances
-from trialbench.ground_truth.yaml_files import PACKAGED, load
+from trialbench.ground_truth.model.roster import load_prompts, load_roster, load_tolerances
+from trialbench.ground_truth.model.yaml_files import PACKAGED, load
 
 TINY = Path(__file__).resolve().parents[3] / "fixtures" / "ground_truth" / "roster.yml"
 

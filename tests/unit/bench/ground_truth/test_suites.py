@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from trialbench.errors import UsageError
-from trialbench.ground_truth.observe import Evidence
-from trialbench.ground_truth.oracle_files import (
+from trialbench.ground_truth.evidence.observe import Evidence
+from trialbench.ground_truth.evidence.oracle_files import (
     Oracle,
     TokenizerOracle,
     oracle_path,
@@ -22,8 +22,9 @@ from trialbench.ground_truth.oracle_files import (
     write_oracle,
     write_tokenizer,
 )
-from trialbench.ground_truth.results import Row, Status, count, exit_code
-from trialbench.ground_truth.roster import Chat, PromptText, Roster, Tolerance, load_roster
+from trialbench.ground_truth.evidence.workspace import Workspace
+from trialbench.ground_truth.model.roster import Chat, PromptText, Roster, Tolerance, load_roster
+from trialbench.ground_truth.model.weights import folder_hashes, sha256
 from trialbench.ground_truth.runtimes.base import (
     Answer,
     Artefact,
@@ -40,9 +41,8 @@ from trialbench.ground_truth.runtimes.base import (
     Trouble,
     TroubleKind,
 )
-from trialbench.ground_truth.suites import SUITES, declared, judge, suite
-from trialbench.ground_truth.weights import folder_hashes, sha256
-from trialbench.ground_truth.workspace import Workspace
+from trialbench.ground_truth.suites.results import Row, Status, count, exit_code
+from trialbench.ground_truth.suites.table import SUITES, declared, judge, suite
 
 TINY = Path(__file__).resolve().parents[3] / "fixtures" / "ground_truth" / "roster.yml"
 ORIGINAL = {
@@ -498,7 +498,7 @@ def test_perplexity(on: Table) -> None:
 
 
 def test_weights(on: Table, tmp_path: Path) -> None:
-    from trialbench.ground_truth.convert import Changes, to_gguf
+    from trialbench.ground_truth.model.convert import Changes, to_gguf
 
     model = on.roster.models[0]
     path = on.workspace.path(model, "llama.cpp", "f16")

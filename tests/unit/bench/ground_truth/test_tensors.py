@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from trialbench.errors import UsageError
-from trialbench.ground_truth import convert, tensors
-from trialbench.ground_truth.convert import to_gguf
+from trialbench.ground_truth.model import convert, tensors
+from trialbench.ground_truth.model.convert import to_gguf
+from trialbench.ground_truth.model.tensors import compare, file_signature
 from trialbench.ground_truth.runtimes.base import Capability
 from trialbench.ground_truth.runtimes.gguf_file import answer
-from trialbench.ground_truth.tensors import compare, file_signature
 
 Folder = Callable[..., Path]
 

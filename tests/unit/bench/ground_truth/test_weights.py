@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from profiles import examples
 from trialbench.errors import UsageError
-from trialbench.ground_truth import weights
-from trialbench.ground_truth.convert import to_gguf
-from trialbench.ground_truth.weights import Gguf, Safetensors, folder_hashes, sha256, write_safetensors
+from trialbench.ground_truth.model import weights
+from trialbench.ground_truth.model.convert import to_gguf
+from trialbench.ground_truth.model.weights import Gguf, Safetensors, folder_hashes, sha256, write_safetensors
 
 
 def raw_file(path: Path, header: Any, body: bytes) -> Path:

@@ -14,12 +14,12 @@ import pytest
 from trialbench import hub
 from trialbench.cli import main
 from trialbench.errors import UsageError
-from trialbench.ground_truth.roster import Model, load_roster
+from trialbench.ground_truth.evidence.workspace import Workspace
+from trialbench.ground_truth.model.roster import Model, load_roster
+from trialbench.ground_truth.model.weights import sha256
 from trialbench.ground_truth.runtimes.base import Capability
 from trialbench.ground_truth.runtimes.llama_cpp import LlamaCpp
 from trialbench.ground_truth.runtimes.tools import LocalTools
-from trialbench.ground_truth.weights import sha256
-from trialbench.ground_truth.workspace import Workspace
 from trialbench.hub.fetch import WrongHashError
 
 
@@ -305,8 +305,8 @@ def test_the_oracle_verb(
         seen.setdefault("second", []).append((file.name, quant))
         return [tmp_path] * 2
 
-    monkeypatch.setattr("trialbench.ground_truth.oracle.make_oracles", made)
-    monkeypatch.setattr("trialbench.ground_truth.oracle.make_second_oracles", second)
+    monkeypatch.setattr("trialbench.ground_truth.evidence.oracle.make_oracles", made)
+    monkeypatch.setattr("trialbench.ground_truth.evidence.oracle.make_second_oracles", second)
     assert main([*options, "--device", "cuda", "--precision", "bf16", "--kernels"]) == 0
     assert (seen["device"], seen["precision"], seen["kernels"]) == ("cuda", "bf16", True)
     assert "1 oracle files" in capsys.readouterr().out

@@ -361,9 +361,9 @@ def test_the_words_of_a_proof() -> None:
     assert counts == ["3", "1", "0", "1"]
     assert len(suite.get("timestamp", "")) == 19
     told = {one.get("name"): one.get("value") for one in suite.iter("property")}
-    assert told == {"source": "gemma_local", "model": "?[2J"}
+    assert told == {"source": "gemma_local", "model": "\\x1b[2J"}
     (failure,) = suite.iter("failure")
-    assert failure.get("message") == "expected < 2 s, found no number; why ? not"
+    assert failure.get("message") == "expected < 2 s, found no number; why \\x00 not"
     assert [one.text for one in suite.iter("system-out")] == ["expected < 2 s, found 1 s"]
     proof.checks.pop(2)
     assert proof.ok

@@ -1,0 +1,1 @@
+"""Attribution of a failure to the step that caused it."""

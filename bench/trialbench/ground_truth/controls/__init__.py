@@ -1,0 +1,1 @@
+"""Negative controls: wrong files and runtimes that the suites must reject."""

@@ -1,0 +1,1 @@
+"""A model as it was published: roster, weights, layouts, and their conversion."""

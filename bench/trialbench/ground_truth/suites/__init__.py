@@ -1,0 +1,1 @@
+"""The suites: which rows are declared, and how each is judged."""

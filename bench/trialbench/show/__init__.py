@@ -1,0 +1,1 @@
+"""Text, charts, HTML, JUnit and terminal output for all rooms; nothing here knows about runs."""

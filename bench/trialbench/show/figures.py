@@ -1,0 +1,155 @@
+"""The parts of a chart: a wide drawing, a narrow one for phones, a legend, and the data as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup
+
+from trialbench.show.svg import Point, Scale, coordinate, element, join, mark, path, tick_text
+from trialbench.show.terminal import line as fitting
+
+WIDE, NARROW = 760, 350
+LEFT, RIGHT = 46.0, 12.0
+_LABEL, _TITLE, _DESCRIPTION = 90, 120, 1000
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text; the first cell of each row is its header.
+
+    `numbers`: columns that are aligned as numbers; `prose`: columns of sentences, which need room.
+    """
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: Sequence[int] = ()
+    prose: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of a legend: a little drawing, and what it means."""
+
+    drawing: Markup
+    text: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart. `description` is for those who can't see it, `caption` stands below it, `table` holds its data."""
+
+    id: str
+    title: str
+    description: str
+    wide: Markup
+    narrow: Markup
+    keys: list[Key] = field(default_factory=list)
+    caption: str = ""
+    table: Table | None = None
+
+
+# Draws into a given width and says how high it became.
+Draw = Callable[[float], tuple[Markup, float]]
+
+
+def drawings(name: str, title: str, description: str, draw: Draw) -> tuple[Markup, Markup]:
+    """The wide and the narrow drawing of one chart."""
+    found = []
+    for width, variant in ((WIDE, "wide"), (NARROW, "narrow")):
+        inside, height = draw(float(width))
+        head = f"{name}-{variant}"
+        found.append(
+            element(
+                "svg",
+                element("title", fitting(title, _TITLE), id=f"{head}-title"),
+                element("desc", fitting(description, _DESCRIPTION), id=f"{head}-desc"),
+                inside,
+                viewBox=f"0 0 {width} {coordinate(height)}",
+                class_=f"chart {variant}",
+                role="img",
+                aria_labelledby=f"{head}-title {head}-desc",
+            )
+        )
+    return found[0], found[1]
+
+
+def text(x: float, y: float, what: str, *, anchor: str = "start", kind: str = "t") -> Markup:
+    """A label whose baseline is at y."""
+    return element("text", fitting(what, _LABEL), x=x, y=y, text_anchor=anchor, class_=kind)
+
+
+def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+    """A straight line."""
+    return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=kind)
+
+
+def rectangle(x: float, y: float, width: float, height: float, kind: str, *children: Markup) -> Markup:
+    """A rectangle; one of no width is still a hair wide."""
+    return element("rect", *children, x=x, y=y, width=max(width, 0.5), height=max(height, 0.5), class_=kind)
+
+
+def polyline(points: Sequence[Point], kind: str) -> Markup:
+    """A line through points."""
+    return element("path", d=path(points), class_=kind)
+
+
+def x_axis(scale: Scale, y: float, title: str, *, top: float | None = None, count: int = 7) -> Markup:
+    """Ticks, their labels and the axis' title below `y`; with `top` a grid up to there."""
+    parts = []
+    for at in scale.ticks(count):
+        x = scale(at)
+        parts.append(line(x, y if top is None else top, x, y + 4, "grid"))
+        parts.append(text(x, y + 17, tick_text(at), anchor="middle"))
+    parts.append(line(scale.start, y, scale.end, y, "axis"))
+    parts.append(text((scale.start + scale.end) / 2, y + 34, title, anchor="middle", kind="t name"))
+    return join(parts)
+
+
+def y_axis(scale: Scale, left: float, right: float, title: str, *, count: int = 5, suffix: str = "") -> Markup:
+    """A grid with labels left of it; the title stands above the topmost label."""
+    parts = []
+    for at in scale.ticks(count):
+        y = scale(at)
+        parts.append(line(left, y, right, y, "grid"))
+        parts.append(text(left - 6, y + 4, f"{tick_text(at)}{suffix}", anchor="end"))
+    parts.append(text(2, min(scale.start, scale.end) - 10, title, kind="t name"))
+    return join(parts)
+
+
+def swatch(kind: str, shape: str = "box") -> Markup:
+    """The little drawing of a legend's entry: a `box`, a `line`, or a mark by name."""
+    if shape == "box":
+        inside = rectangle(1, 3, 20, 10, kind)
+    elif shape == "line":
+        inside = line(0, 8, 22, 8, kind)
+    else:
+        inside = mark(shape, 11, 8, 4, class_=kind)
+    return element("svg", inside, viewBox="0 0 22 16", class_="key", aria_hidden="true", focusable="false")
+
+
+def lettered(letter: str, x: float, y: float, kind: str) -> Markup:
+    """A small disc with a letter or number."""
+    return join(
+        [
+            element("circle", cx=x, cy=y, r=8.0, class_=f"disc {kind}"),
+            text(x, y + 4, letter, anchor="middle", kind="t on"),
+        ]
+    )
+
+
+def disc_key(letter: str, kind: str) -> Markup:
+    """`lettered` for a legend."""
+    return element(
+        "svg", lettered(letter, 11, 9, kind), viewBox="0 0 22 18", class_="key", aria_hidden="true", focusable="false"
+    )
+
+
+def thin(count: int, limit: int, keep: Sequence[int] = ()) -> list[int]:
+    """At most about `limit` of `count` positions, evenly spread, and all of `keep`."""
+    if count <= limit:
+        return list(range(count))
+    every = -(-count // limit)
+    return sorted({*range(0, count, every), count - 1, *[at for at in keep if 0 <= at < count][:limit]})

@@ -1,0 +1,88 @@
+"""Templates to one HTML file. Text from a model, server or log is escaped, shortened and made visible."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from trialbench.show.terminal import line, screen
+
+_HERE = Path(__file__).parent / "templates"
+# Maximum length of a text, in characters; a page that grows too large uses the smaller limits.
+_LIMITS = (4000, 500, 100)
+_BRIEF, _SENTENCE = 200, 1000
+# Documented maximum: 2 MB.
+MAX_BYTES = 1_900_000
+
+
+def render(template: Path, **values: Any) -> str:
+    """The document that `template` makes of `values`, with style and script inside, below 2 MB.
+
+    A template extends `base.html.j2` and imports `macros.html.j2`, which lie in this room.
+    """
+    page = ""
+    for limit in _LIMITS:
+        page = _render(template, limit, values)
+        if len(page.encode()) <= MAX_BYTES:
+            break
+    return page
+
+
+def _render(template: Path, limit: int, values: dict[str, Any]) -> str:
+    def put(value: Any) -> Any:
+        return shown(value, limit) if isinstance(value, str) else value
+
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, _HERE]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=put,
+    )
+    environment.filters["prose"] = lambda text: prose(text, min(limit, _SENTENCE))
+    environment.filters["brief"] = brief
+    style, script = (_HERE / "style.css").read_text(encoding="utf-8"), (_HERE / "script.js").read_text(encoding="utf-8")
+    # Only this style and script are allowed, and nothing is fetched; the browser enforces both.
+    policy = (
+        f"default-src 'none'; style-src '{_fingerprint(style)}'; script-src '{_fingerprint(script)}';"
+        " img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    page = environment.get_template(template.name)
+    return page.render(style=Markup(style), script=Markup(script), policy=Markup(policy), **values)
+
+
+def shown(text: str, limit: int = _LIMITS[0]) -> str:
+    """`text` for a page: truncated, with invisible characters escaped.
+
+    Markup, which only this package creates, is left unchanged.
+    """
+    if isinstance(text, Markup):
+        return text
+    kept = screen(text[:limit])
+    # Escapes make the text longer.
+    return kept if len(text) <= limit and len(kept) <= 4 * limit else f"{kept[: 4 * limit]} ... (cut)"
+
+
+def brief(text: str) -> str:
+    """`text` on one short line, for names, labels and cells."""
+    return text if isinstance(text, Markup) else line(text, _BRIEF)
+
+
+def prose(text: str, limit: int = _LIMITS[0]) -> Markup:
+    """`text` escaped, with the parts between backticks marked up as code."""
+    parts = shown(text, limit).split("`")
+    if len(parts) % 2 == 0:
+        return escape("`".join(parts))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if at % 2 else escape(part) for at, part in enumerate(parts)
+    )
+
+
+def _fingerprint(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -1,0 +1,58 @@
+"""Terminal output. Untrusted text (models, servers, logs) is displayed and never interpreted by the terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+from trialbench.errors import TrialbenchError, UsageError
+
+# Sparkline bars as digits, for terminals whose encoding has no bars.
+_BARS = str.maketrans("▁▂▃▄▅▆▇█", "12345678")
+
+
+def screen(text: str) -> str:
+    """`text` with control characters, direction marks and lone surrogates escaped; line ends are kept."""
+    return "".join(one if one == "\n" or one.isprintable() else _escaped(one) for one in text.expandtabs())
+
+
+def line(text: str, limit: int) -> str:
+    """`text` on one line, its line ends escaped too, cut to `limit` characters."""
+    shown = "".join(one if one.isprintable() else _escaped(one) for one in text[:limit])
+    return shown if len(text) <= limit and len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print `text` to standard output or `stream`; characters that its encoding lacks are escaped."""
+    out, shown = stream or sys.stdout, screen(text)
+    encoding = getattr(out, "encoding", None) or "utf-8"
+    try:
+        shown.encode(encoding)
+    except UnicodeEncodeError:
+        shown = shown.translate(_BARS).encode(encoding, "backslashreplace").decode(encoding)
+    print(shown, file=out, flush=stream is not None)
+
+
+def ended(name: str, act: Callable[[], int]) -> int:
+    """The exit code of the command called `name`. Expected errors become a plain message on standard error."""
+    try:
+        code = act()
+        # Flush here, where a closed pipe can still be handled, not at interpreter exit.
+        sys.stdout.flush()
+        return code
+    except TrialbenchError as error:
+        say(f"{name}: {error}", sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # `trialbench show DIR | head` closed the pipe: keep the interpreter from flushing to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        say(f"{name}: {error.filename or 'input/output'}: {error.strerror or error}", sys.stderr)
+        return UsageError.exit_code
+
+
+def _escaped(one: str) -> str:
+    return one.encode("unicode_escape").decode("ascii")
