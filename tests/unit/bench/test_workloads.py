@@ -122,7 +122,7 @@ def test_wrong_json_and_wrong_bytes(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not JSON"):
         load_workload(write(tmp_path, "{", "mine.json"))
     (tmp_path / "latin.yml").write_bytes(b"name: \xe9\n")
-    with pytest.raises(UsageError, match="no UTF-8"):
+    with pytest.raises(UsageError, match="not UTF-8"):
         load_workload(str(tmp_path / "latin.yml"))
 
 
