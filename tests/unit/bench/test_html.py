@@ -331,7 +331,7 @@ def test_long_segments_are_thinned_and_keep_what_is_remarkable() -> None:
     )
     drawn = charts.timeline(found)
     assert drawn is not None
-    assert "only some samples are drawn" in drawn.caption
+    assert "Long segments are thinned out" in drawn.caption
     assert "B 1234: - ms, failed: timeout" in str(drawn.wide)
     assert "throttled" in str(drawn.wide)
     assert str(drawn.wide).count("<title>B ") < 500
