@@ -371,7 +371,7 @@ def test_both_formats_read_the_same(run: Path) -> None:
     assert verdicts == {"ADOPT": 0, "REJECT": 0, "INCONCLUSIVE": 0, "PENDING_REVIEW": 1}
     assert metrics["model_trial_host_restored"][common] == 1
     [began] = metrics["model_trial_start_timestamp_seconds"].values()
-    wall = read_folder(run).journal[0]["wall"]
+    wall = read_folder(run).journal[0].wall
     assert datetime.fromtimestamp(began, UTC) == datetime.fromisoformat(wall)
     assert sum(metrics["model_trial_check_passed"].values()) == 8
 

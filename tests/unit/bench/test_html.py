@@ -197,7 +197,7 @@ def test_an_open_run_says_who_is_down(folders: ModuleType, tmp_path: Path) -> No
     assert any("the newest restore failed" in reason for reason in found.reasons)
     assert [fact.value for fact in found.facts if fact.name == "mute"] == ["still"]
     assert "Not known to be restored." in found.restored
-    assert found.checks == []
+    assert found.checks == ()
     assert "The checks were not made." in Read(report_html(run)).text
     assert found.downtime is not None
     assert "still down" in str(found.downtime.wide)
@@ -331,7 +331,7 @@ def test_long_segments_are_thinned_and_keep_what_is_remarkable() -> None:
     )
     drawn = charts.timeline(found)
     assert drawn is not None
-    assert "only some samples are drawn" in drawn.caption
+    assert "Long segments are thinned out" in drawn.caption
     assert "B 1234: - ms, failed: timeout" in str(drawn.wide)
     assert "throttled" in str(drawn.wide)
     assert str(drawn.wide).count("<title>B ") < 500

@@ -304,7 +304,7 @@ def test_a_control_is_caught_only_by_a_fail_beside_a_pass(
     text = outputs.controls_table([one], uncovered)
     assert "caught other first token" in text
     assert "second could not: it does not pass the intact file either: INCONCLUSIVE" in text
-    assert "weights: no control was caught by it" in text
+    assert "weights: it caught no control" in text
     assert "1 of 1 controls rejected" in text
     missed = outputs.controls_table([replace(one, by=(), missed={"token": "PASS"})], [])
     assert "MISSED other first token" in missed
