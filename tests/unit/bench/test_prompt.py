@@ -48,7 +48,7 @@ def test_prompt_is_what_production_returns(source: Path) -> None:
         ("helpless()", "'MISSING' is missing from the extracted source"),
         ("absent()", "'absent' is missing"),
         ("build_vlm_prompt", "expected one call"),
-        ("build_vlm_prompt(", "no Python expression"),
+        ("build_vlm_prompt(", "not a Python expression"),
         ("build_vlm_prompt()", "TypeError"),
         ("number()", "expected number\\(\\) to return a text, found int 5"),
         ('build_vlm_prompt("x", times=0)', "to return a text"),
@@ -63,5 +63,5 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         evaluate_prompt(tmp_path / "none.py", "f()")
     (tmp_path / "broken.py").write_text("def f(:\n", encoding="utf-8")
-    with pytest.raises(UsageError, match="no Python source"):
+    with pytest.raises(UsageError, match="not a Python source"):
         evaluate_prompt(tmp_path / "broken.py", "f()")

@@ -111,7 +111,7 @@ def test_digest_is_computed_where_the_header_is_missing(registry: Registry) -> N
         ({}, "llama/none:cuda", "no such image"),
         ({"status": 500}, "llama/server:cuda", "expected status 200 of the registry, found 500"),
         ({"digest_header": "md5:abc"}, "llama/server:cuda", "expected a digest"),
-        ({"token": "abc", "challenge": "Basic realm=x"}, "llama/server:cuda", "log-in that is not supported"),
+        ({"token": "abc", "challenge": "Basic realm=x"}, "llama/server:cuda", "requires an unsupported login"),
         ({"token": "abc", "token_field": "other"}, "llama/server:cuda", "gives no anonymous access"),
     ],
 )
