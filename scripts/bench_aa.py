@@ -8,7 +8,7 @@ Each run is what a trial does: a server starts and is measured (A1), another tak
 again (A2); a hundred nav samples each, taken by `trialbench session`, judged by the trial's own comparison. Both
 servers hold the same model, so "different" is a false alarm. Then the same again with a relay between client and
 server that answers a tenth later while B is measured: there "different" is the right word. The relay's samples are
-thrown away with the relay.
+discarded, as is the relay.
 
 A run whose A1-A2 band exceeds 5 % is shown as NOISY and repeated, ten times at most in all.
 

@@ -226,7 +226,7 @@ def one_round(url: str, mode: str, requests: int, wire: Wire) -> dict[str, Times
 
 # --- the program as it is: start and memory --------------------------------------------------------------------------
 
-# The real command line, and what its process took at most when it is through.
+# The real command line, and the peak of what its process took.
 _RUN = """
 import sys
 from trialbench.cli import main
@@ -313,7 +313,7 @@ def peers(url: str, requests: int, tokenizer: str, book: str) -> dict[str, list[
 
 
 def peer_round(name: str, command: list[str], wire: Wire) -> dict[str, Any]:
-    """One run of somebody else's client, as seen on the wire; what it says itself is not taken over."""
+    """One run of another project's client, as seen on the wire; what it says itself is not taken over."""
     wire.exchanges()
     with tempfile.TemporaryDirectory(prefix=f"bench-{name}-") as folder:
         try:

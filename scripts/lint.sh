@@ -22,6 +22,7 @@ check "mypy plugins/module_utils" mypy --python-version 3.10 plugins/module_util
 check "import borders" env PYTHONPATH=bench:. lint-imports --no-cache --no-logo
 check "yamllint" yamllint --strict .
 check "ansible-lint" ansible-lint --offline
+check "banned turns of phrase" python scripts/language.py
 check "changelog fragments" antsibull-changelog lint
 
 if [ "${#failed[@]}" -gt 0 ]; then

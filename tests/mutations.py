@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import promises  # noqa: E402  # scripts/ is no package
 
 AT_ONCE = 2
-# The unbroken step takes half a minute on two slow cores; a mutant that makes a test wait for ever is no caught one.
+# The unbroken step takes half a minute on two slow cores; a mutant that makes a test hang does not count as caught.
 LIMIT_S = 240.0
 
 
@@ -60,7 +60,7 @@ class Mutation:
 CORE, MEASURE = "plugins/module_utils", "bench/trialbench/measure"
 UNITS = "roles/acquire/templates"
 CONTRACTS = "nothing is touched while a contract is broken"
-WINDOW_ENDS = "the window ends, whoever dies"
+WINDOW_ENDS = "the window ends, whatever process dies"
 COMES_BACK = "the host comes back, however the window ended"
 IN_TIME = "it is *back* when the cap is reached"
 CONTROLLER = "a controller that is gone is noticed"
@@ -163,7 +163,7 @@ MUTATIONS: tuple[Mutation, ...] = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutant: the row's test that caught it, or why it counts as a survivor."""
+    """How a mutant ended: the row's test that caught it, or why it counts as a survivor."""
 
     mutation: Mutation
     caught_by: str

@@ -40,7 +40,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 @dataclass(frozen=True)
 class Replacement:
-    """A file that somebody else owns, what is expected in it, and what is to stand there instead."""
+    """A file that another program owns, what is expected in it, and what replaces it."""
 
     path: Path
     before: bytes
@@ -62,7 +62,7 @@ def replace_all(replacements: Sequence[Replacement]) -> None:
         for one, target, _ in staged:
             if target.read_bytes() != one.before:
                 raise UsageError(
-                    f"{one.path}: was changed by somebody else while it was read. Nothing was written; again"
+                    f"{one.path}: was changed by another program while it was read. Nothing was written; again"
                 )
         done: list[tuple[Path, Path]] = []
         try:

@@ -4,8 +4,8 @@
     build.py tools     edgelab/llama-tools: llama-server, llama-quantize and llama-perplexity on the CPU base
     build.py oracle    edgelab/oracle: trialbench with torch and transformers, in Debian's own Python
 
-The oracle's wheels are downloaded here with pip as it is configured: whoever wants the CPU build of torch (a tenth of
-the size) points pip at an index or a folder that has it. Where that is there for another Python than Debian trixie's,
+The oracle's wheels are downloaded here with pip as it is configured: for the CPU build of torch (a tenth of
+the size) point pip at an index or a folder that has it. Where that is there for another Python than Debian trixie's,
 ``--base IMAGE --python 3.11`` builds on a Debian that has this one. Prints the image's name, alone, on standard output.
 """
 

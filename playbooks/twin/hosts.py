@@ -19,7 +19,7 @@ SSH_ARGS = (
 
 
 def reach(name: str) -> dict[str, object]:
-    """Return the connection variables of a twin; of one that is not up, an error for whoever wants to connect."""
+    """Return the connection variables of a twin; an error for one that is not up."""
     path = pathlib.Path(__file__).resolve().parents[2] / "build" / "twin" / f"{name}.json"
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))

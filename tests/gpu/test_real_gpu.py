@@ -28,7 +28,7 @@ from trialbench import schemas
 
 HOLDER = Path(__file__).resolve().parent / "holder.py"
 HELD_MIB, LEAST_MIB = 3072, 256
-# Between two readings somebody else may take or leave a little.
+# Between two readings another process may take or free a little.
 NEAR_MIB = 16
 # What a context takes besides the memory that was asked for.
 CONTEXT_MIB = 1024

@@ -34,7 +34,7 @@ def bench_image() -> str:
 
 @pytest.fixture(autouse=True)
 def nobodys_gemma(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever has named the real binary for the live suite is not asked here."""
+    """A real binary that is named for the live suite is not used here."""
     for name in ("BINARY", "WEIGHTS", "TOKENIZER", "FORMAT"):
         monkeypatch.delenv(f"GEMMA_CPP_{name}", raising=False)
 

@@ -90,12 +90,12 @@ class Twin:
         """Wait for a condition."""
         deadline = time.monotonic() + limit_s
         while not condition():
-            assert time.monotonic() < deadline, "waited in vain"
+            assert time.monotonic() < deadline, f"the condition did not hold within {limit_s:.0f} s"
             time.sleep(0.02)
 
     def start_play(self, playbook: str, *args: str) -> subprocess.Popen[str]:
         """Start a playbook of the checkout against this twin."""
-        # Without blanks, so that a value is one word for whoever reads the command.
+        # Without blanks, so that a value is one word of the command.
         results = f"verdict_results_dir={self.results}"
         return subprocess.Popen(
             [shutil.which("ansible-playbook") or "ansible-playbook", playbook, "-i", "twin", "-e", results, *args],

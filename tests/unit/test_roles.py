@@ -50,7 +50,7 @@ def test_a_systemd_that_would_not_start_the_restore_is_refused_first(version: st
 
 
 def test_a_restore_waits_for_no_unit_but_the_runners() -> None:
-    """An engine that hangs while it starts has a start job without end; whoever comes after it would never run."""
+    """An engine that hangs while it starts has a start job without end; a unit ordered after it would never run."""
     unit = (ROLES / "acquire" / "templates" / "mt-restore.service.j2").read_text()
     assert [line for line in unit.splitlines() if line.startswith(("After=", "Requires=", "Wants=", "BindsTo="))] == [
         "After=mt-run.service"

@@ -169,7 +169,7 @@ dockerd_restarted = docker_engine("systemctl restart --no-block docker")
 
 
 def dockerd_that_will_hang(drill: Drill) -> None:
-    """Before: the next start of the engine takes long; while it is being started it lets whoever asks it wait."""
+    """Before: the next start of the engine takes long; while it is being started, every question to it waits."""
     unit = rf"[Service]\nExecStartPre=/bin/sleep {DOCKER_HANGS_S:.0f}\n"
     drill.sh(f"mkdir -p $(dirname {DOCKER_DROP_IN}) && printf '{unit}' >{DOCKER_DROP_IN} && systemctl daemon-reload")
 
@@ -214,7 +214,7 @@ def disk_that_can_be_filled(drill: Drill) -> None:
 def host_disk_full(drill: Drill) -> None:
     """Not a byte more fits into the trial's folder."""
     drill.strike()
-    # Whoever writes between the look and the remount needs more than was seen: then once more.
+    # A program that writes between the look and the remount needs more than was seen: then once more.
     shrink = f"mount -o remount,size=$(df --output=used {STATE} | tail -1 | tr -d ' ')k {STATE}"
     drill.sh(" || ".join([shrink] * 5))
 

@@ -118,7 +118,7 @@ def wait_until(ready: Callable[[], Any], what: str, limit_s: float = PATIENCE_S,
         if found:
             return found
         if time.monotonic() > deadline:
-            raise Broken(f"waited {limit_s:.0f} s in vain for {what}")
+            raise Broken(f"{what} did not come within {limit_s:.0f} s")
         time.sleep(pause_s)
 
 
@@ -245,7 +245,7 @@ class Play:
                 os.kill(pid, number)
 
     def close(self) -> None:
-        """Let go of the output; whoever still held the pipe open has been ended."""
+        """Let go of the output; every process that held the pipe open has been ended."""
         with contextlib.suppress(Broken):
             self.wait(5)
         self._reader.join(5)
@@ -322,7 +322,7 @@ class Follower:
                 if found:
                     return found
                 if time.monotonic() > deadline:
-                    raise Broken(f"waited {limit_s:.0f} s in vain for {what}; journal so far: {self.told()}")
+                    raise Broken(f"{what} did not come within {limit_s:.0f} s; journal so far: {self.told()}")
                 if not alive():
                     raise Broken(f"the play ended before {what}; journal so far: {self.told()}")
                 self._news.wait(0.1)

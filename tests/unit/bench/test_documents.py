@@ -865,7 +865,7 @@ def test_an_owner_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_somebody_elses_change_is_not_overwritten(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).write_bytes(b"now")
-    with pytest.raises(UsageError, match="was changed by somebody else"):
+    with pytest.raises(UsageError, match="was changed by another program"):
         files.replace_all(
             [files.Replacement(tmp_path / "a", b"now", b"x"), files.Replacement(tmp_path / "b", b"then", b"x")]
         )

@@ -139,7 +139,7 @@ def run_in_thread(session: Session) -> int:
 def wait_for(condition: Callable[[], bool]) -> None:
     until = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < until, "waited in vain"
+        assert time.monotonic() < until, "the server never got that far"
         time.sleep(0.005)
 
 

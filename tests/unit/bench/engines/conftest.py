@@ -20,7 +20,7 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 
 @pytest.fixture(autouse=True)
 def nobodys_gemma(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever has named the real binary for the live suite is not asked by the others."""
+    """A real binary that is named for the live suite is not used by the others."""
     for name in ("BINARY", "WEIGHTS", "TOKENIZER", "FORMAT"):
         monkeypatch.delenv(f"GEMMA_CPP_{name}", raising=False)
 

@@ -417,7 +417,7 @@ def test_everything_dies_with_the_supervisor_s_own_process(tmp_path: Path) -> No
             if name.startswith("spent"):
                 supervisor.spawn(Command(["/bin/true"], {{}}, scratch=scratch), Deadlines()).close()
         one = supervisor.spawn(Command(["/bin/sh", "-c", {script!r}], {{}}, scratch=scratch), Deadlines())
-        Path({str(tmp_path)!r}, "spent scratch").mkdir()  # by now somebody else's
+        Path({str(tmp_path)!r}, "spent scratch").mkdir()  # another process has it by now
         print(next(one.chunks())[0], flush=True)
         sys.stdin.read()
         """

@@ -355,7 +355,7 @@ def test_the_reference_logits_are_of_this_file_and_this_text(bench: tuple[Worksp
 
     assert is_made()
     assert not is_made()
-    # Whoever was ended while it was made left a part of it, and nothing that says of what.
+    # A process that was ended while it made it left a part, and nothing that says of what.
     target.with_suffix(".json").unlink()
     assert is_made()
     assert workspace.roster.prompts.perplexity_text is not None

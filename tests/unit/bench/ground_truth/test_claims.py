@@ -85,7 +85,7 @@ def test_an_edited_chain_is_refused(folder: Path) -> None:
 
 
 def forge(folder: Path, **changes: Any) -> None:
-    """An entry more, with a hash that is right: whoever can write the file can compute it."""
+    """An entry more, with a hash that is right: anyone who can write the file can compute it."""
     last = read_lock(folder)[-1]
     entry = {**{key: value for key, value in last.items() if key != "hash"}, "previous": last["hash"], **changes}
     entry["hash"] = module._hash(entry)
@@ -363,7 +363,7 @@ def test_a_memory_that_is_none_is_named(folder: Path, text: str) -> None:
 
 
 def test_the_shipped_chain_is_the_one_that_is_known() -> None:
-    """Whoever locks the shipped claims anew changes this line as well, and the document that names it."""
+    """A new lock of the shipped claims changes this line as well, and the document that names it."""
     head = read_lock(TINY)[-1]["hash"]
     assert head == "0cdb7c7807a34d21b598fe693282980df9d2f6b340ce8306c6d9dcdb78e89d91"
     assert head[:12] in (TINY.parents[3] / "docs" / "ground-truth.md").read_text(encoding="utf-8")

@@ -138,7 +138,7 @@ def test_clean_spares_what_the_roster_brings(workspace: Workspace, runtime: Llam
     base = workspace.root / model.slug
     given = base / "llama.cpp" / "downloads" / "model.gguf"
     given.parent.mkdir()
-    given.write_bytes(b"GGUF of somebody else's")
+    given.write_bytes(b"GGUF of another program")
     shutil.copytree(workspace.folder(model), base / "source")
     model = replace(model, folder=base / "source", files={"Q8_0": given})
     workspace.roster = replace(workspace.roster, models=(model,))
@@ -366,7 +366,7 @@ def test_a_file_of_somebody_elses_is_judged_as_it_is(
     assert (made.fresh, made.trouble) == (False, None)
     artefact = workspace.artefact(model, "llama.cpp", "Q8_0")
     assert (artefact.path, artefact.sha256, artefact.parents) == (given, sha256(given), ("given",))
-    # What is somebody else's is neither made nor removed.
+    # Files of others are neither made nor removed.
     workspace.clean([model])
     assert given.read_bytes() == b"GGUF and more"
     assert workspace.artefact(model, "llama.cpp", "Q8_0").sha256 == ""

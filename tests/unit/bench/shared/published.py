@@ -1,4 +1,4 @@
-"""The published schemas as somebody else's validator understands them, each compiled once.
+"""The published schemas as an independent validator reads them, each compiled once.
 
 ``jsonschema.validate`` checks the schema itself before each document, which costs fifty times what the document does.
 That the schemas are valid ones is a test of its own (``test_schemas.py``).

@@ -163,7 +163,7 @@ def test_a_reader_of_stdout_that_is_gone_ends_the_request(conf: Path) -> None:
         assert worker.wait(60) == 0
         assert worker.stderr is not None
         ends = [json.loads(line) for line in worker.stderr]
-    # Whoever notices first: the slot, which can't hand over a token, or the reader of the lines.
+    # Either notices first: the slot, which can't hand over a token, or the reader of the lines.
     (end,) = [one["end"] for one in ends if one["event"] == "end"]
     assert end in ("caller_gone", "cancelled")
 
@@ -248,7 +248,7 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> Non
     listener = UnixListener(path)
     with pytest.raises(UsageError, match="another worker listens there"):
         UnixListener(path)
-    # Somebody else's file in its place is not ours to remove.
+    # Another program's file in its place is not ours to remove.
     path.unlink()
     path.touch()
     listener.close()

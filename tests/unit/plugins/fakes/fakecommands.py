@@ -15,7 +15,7 @@ import sys
 import time
 
 TYPE_CHECKING = False
-# Each call of a fake is a process of its own, and imports are most of it: whoever needs more imports it where it is.
+# Each call of a fake is a process of its own, and imports are most of it: what needs more imports it locally.
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any

@@ -481,7 +481,7 @@ def test_a_run_waits_where_its_leave_ends(world: World, furthest: str, events: l
 
 
 def goes_on() -> None:
-    """What must not happen: a run that nobody ends waits in a fake world for ever."""
+    """What must not happen: a run that nobody ends never ends in a fake world."""
     raise AssertionError("the run goes on")
 
 

@@ -6,7 +6,7 @@ restarted, it is slow, it answers nonsense), the sentence is skipped, the caller
 conversation goes on: mute, not crashed.
 
 The frames are those of a voice pipeline: TTSStartedFrame, any number of TTSAudioRawFrame, TTSStoppedFrame. The last
-one always comes, so that whoever waits for the end of a sentence never waits for ever.
+one always comes, so that a caller who waits for the end of a sentence always gets it.
 
 This copy lives in the digital twin; the server behind it is a stand-in that speaks with espeak-ng.
 """

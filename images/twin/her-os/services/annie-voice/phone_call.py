@@ -3,8 +3,8 @@
     phone_call.py auto
 
 In the digital twin there is no telephone line, but the voice is real: one sentence every second goes through
-Chatterbox, so that whoever takes Chatterbox away can be told for how long the line was mute. The beginning and the end
-of each silence are written to ``/var/log/phone/mute.jsonl`` with wall-clock time and CLOCK_MONOTONIC seconds.
+Chatterbox, so that an operator who stops Chatterbox learns how long the line was mute. The beginning and the end of
+each silence are written to ``/var/log/phone/mute.jsonl`` with wall-clock time and CLOCK_MONOTONIC seconds.
 
 API on 127.0.0.1:8770
     GET  /health   {"status": "ok"}
