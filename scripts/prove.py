@@ -29,7 +29,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ WORD_EVERY_S = 60.0
 TAIL_LINES = 60
 # Between asking a step to end and ending it.
 PATIENCE_S = 15.0
+# In the environment of every step: which run it belongs to, so that the next run knows what a kill left.
+MARK = "MT_RUN_OF"
 # How far a step without a twin gives way to those on twins.
 NICE = 10
 TWIN_LABEL = "edgelab.model_trial.twin"
@@ -167,7 +169,7 @@ class Running:
     """A started step: a session of its own, so that it can be ended whole, and its log."""
 
     def __init__(self, step: Step, words: Sequence[str], variables: dict[str, str], log: Path) -> None:
-        self.step, self.log = step, log
+        self.step, self.log, self.mark = step, log, variables.get(MARK, "")
         self.began_s = time.monotonic()
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
@@ -193,8 +195,7 @@ class Running:
             code = self.process.returncode
         if code is None:
             return None
-        # What a step left running in its session would disturb the next one.
-        end_session(self.process.pid, signal.SIGKILL)
+        self.end_left()
         if self.hung:
             return Result("failed", self.seconds, f"hung: ended after {self.step.limit_s:.0f} s")
         return Result("ok", self.seconds) if code == 0 else Result("failed", self.seconds, f"exit code {code}")
@@ -206,6 +207,13 @@ class Running:
             self.process.wait(PATIENCE_S)
         end_session(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        self.end_left()
+
+    def end_left(self) -> None:
+        """End what the step left running, in its session or another: it would disturb the next one."""
+        end_session(self.process.pid, signal.SIGKILL)
+        if self.mark:
+            end_marked(self.mark)
 
     def tail(self) -> str:
         """Return the last lines of its log."""
@@ -238,37 +246,23 @@ def end_session(session: int, number: int) -> None:
                 os.kill(int(entry.name), number)
 
 
-class Started:
-    """``build/<tier>/running.json``: sessions that were started, so that the next run ends what a kill left."""
+def end_marked(mark: str) -> int:
+    """End every process whose environment says that it belongs to this run or step; returns how many there were.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def note(self, running: Iterable[Running]) -> None:
-        """Write down what runs now."""
-        found = {}
-        for one in running:
-            facts = session_of(one.process.pid)
-            if facts is not None:
-                found[str(one.process.pid)] = facts[1]
-        write_json(self.path, found)
-
-    def end_leftovers(self) -> list[int]:
-        """End the sessions of a predecessor that was killed; a number that means another process now is left alone."""
-        try:
-            known = json.loads(self.path.read_text(encoding="utf-8"))
-            pairs = [(int(pid), int(start)) for pid, start in known.items()]
-        except (OSError, ValueError, AttributeError, TypeError):
-            return []
-        ended = []
-        for pid, start in pairs:
-            facts = session_of(pid)
-            # The leader may be gone and its children not: then no other process can have its number as a session.
-            if facts is None or facts == (pid, start):
-                end_session(pid, signal.SIGKILL)
-                ended.append(pid)
-        self.path.unlink(missing_ok=True)
-        return ended
+    Args:
+        mark: ``build/<tier>/<step>`` as an absolute path, or the folder with a slash at its end for all of its steps.
+    """
+    ended = 0
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            words = (entry / "environ").read_bytes().split(b"\0")
+            of = next((word for word in words if word.startswith(f"{MARK}=".encode())), b"").decode(errors="replace")
+            if of == f"{MARK}={mark}" or (mark.endswith("/") and of.startswith(f"{MARK}={mark}")):
+                os.kill(int(entry.name), signal.SIGKILL)
+                ended += 1
+    return ended
 
 
 # ---- the run ----
@@ -327,7 +321,6 @@ class Run:
         self.began_s = time.monotonic()
         self.began = now()
         self.interrupted = False
-        self.started = Started(self.folder / "running.json")
         # Two checkouts on one machine do not share twins.
         place = hashlib.sha256(str(ROOT).encode()).hexdigest()[:4]
         self.names = {one: f"mt-{tier}-{place}-{one}" for one in ("a", "b")}
@@ -408,8 +401,10 @@ class Run:
 
     def go(self) -> int:
         """Run the steps; returns the exit code."""
-        for pid in self.started.end_leftovers():
-            self.screen.line(f"ended what an interrupted run had left (session {pid})")
+        # The lock sees to it that no other run is under way here.
+        left = end_marked(f"{self.folder}/")
+        if left:
+            self.screen.line(f"ended {left} processes that a killed run had left")
         if self.tier == PROVE and not self.tree.clean:
             self.screen.line("the tree is dirty (git status): what passes now is not recorded")
         self.decide()
@@ -418,35 +413,37 @@ class Run:
             self.screen.line(
                 f"{done} steps passed before with the same files (build/prove.json); ALL=1 runs them again"
             )
-        spoken_s = time.monotonic()
-        try:
-            with interruptible():
-                while self.running or self.pending():
-                    self.leave_out()
-                    while (found := self.next_step()) is not None:
-                        self.begin(*found)
-                    self.collect()
-                    if not self.running and self.pending() and self.next_step() is None:
-                        self.leave_out()
-                        if self.pending() and self.next_step() is None:
-                            raise RuntimeError(f"the table is circular: {[step.name for step in self.pending()]}")
-                    if time.monotonic() - spoken_s > (1 if self.screen.terminal else WORD_EVERY_S):
-                        spoken_s = time.monotonic()
-                        self.say_where()
-                    time.sleep(0.1)
-        except KeyboardInterrupt:
-            self.interrupted = True
-            self.screen.line("interrupted: ending what runs")
-        finally:
-            for one in self.running:
-                one.end()
-                self.results[one.step.name] = Result("left out", one.seconds, "interrupted")
-            self.running.clear()
-            for step in self.pending():
-                self.results[step.name] = Result("left out", 0.0, "interrupted")
-            self.started.note([])
-            self.remove_twins()
+        with interruptible() as asked:
+            try:
+                self.run_all(asked)
+            finally:
+                for one in self.running:
+                    one.end()
+                    self.results[one.step.name] = Result("left out", one.seconds, "interrupted")
+                self.running.clear()
+                for step in self.pending():
+                    self.results[step.name] = Result("left out", 0.0, "interrupted")
+                self.remove_twins()
         return self.report()
+
+    def run_all(self, asked: Sequence[int]) -> None:
+        """Begin what can begin and take in what has ended, until nothing is left or somebody ``asked`` to stop."""
+        spoken_s = time.monotonic()
+        while self.running or self.pending():
+            if asked:
+                self.interrupted = True
+                self.screen.line("interrupted: ending what runs")
+                return
+            self.leave_out()
+            while (found := self.next_step()) is not None:
+                self.begin(*found)
+            if not self.running and self.pending():
+                raise RuntimeError(f"the table is circular: {[step.name for step in self.pending()]}")
+            time.sleep(0.1)
+            self.collect()
+            if time.monotonic() - spoken_s > (1 if self.screen.terminal else WORD_EVERY_S):
+                spoken_s = time.monotonic()
+                self.say_where()
 
     def begin(self, step: Step, twin: str) -> None:
         """Start a step."""
@@ -454,7 +451,6 @@ class Run:
         if twin:
             self.twins[step.name] = twin
         self.running.append(Running(step, words, self.variables(step, twin), self.folder / f"{step.name}.log"))
-        self.started.note(self.running)
 
     def fill(self, word: str, twin: str) -> str:
         """Put names into a word of a command."""
@@ -465,7 +461,10 @@ class Run:
     def variables(self, step: Step, twin: str) -> dict[str, str]:
         """Return the environment of a step."""
         found = {**os.environ, "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"}
-        found |= {"MT_TIER": self.tier, "MT_PROFILE": "long" if self.tier == PROVE else "short", "MT_TWINS_KEPT": "1"}
+        if not step.is_ground:
+            # A Docker engine that a step of the ground starts outlives the run.
+            found[MARK] = f"{self.folder}/{step.name}"
+        found |= {"MT_PROFILE": "long" if self.tier == PROVE else "short", "MT_TWINS_KEPT": "1"}
         if twin:
             found |= {"MT_TWIN": self.names[twin], "MT_TWIN_TESTS": self.names[twin]}
         return found | {key: self.fill(value, twin) for key, value in step.variables.items()}
@@ -478,7 +477,6 @@ class Run:
                 self.running.remove(one)
                 self.twins.pop(one.step.name, None)
                 self.finish(one.step, result)
-                self.started.note(self.running)
                 if result.result == "failed":
                     where = one.log.relative_to(ROOT)
                     self.screen.line(f"---- {one.step.name}: {result.why}; the end of {where}:\n{one.tail()}\n----")
@@ -609,15 +607,16 @@ def chosen(tier: str, names: Sequence[str]) -> list[Step]:
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end a run as Ctrl-C does, so that nothing is left behind."""
+def interruptible() -> Iterator[list[int]]:
+    """Collect SIGINT, SIGTERM and SIGHUP instead of being interrupted anywhere, so that no started step is lost."""
+    asked: list[int] = []
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+    def note(number: int, _frame: object) -> None:
+        asked.append(number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        yield
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
