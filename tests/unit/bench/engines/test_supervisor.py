@@ -56,7 +56,8 @@ def test_what_a_process_prints_and_how_it_ends(run: Run) -> None:
 def test_a_character_cut_anywhere_arrives_whole(run: Run) -> None:
     pieces = " ".join(f"printf '\\{one:03o}'; sleep 0.01;" for one in "ñ漢🙂".encode())
     one = run(pieces)
-    assert [text for text, _ in one.chunks()] == ["ñ", "漢", "🙂"]
+    # A busy machine may hand over several characters at once; none comes in parts.
+    assert "".join(text for text, _ in one.chunks()) == "ñ漢🙂"
 
 
 def test_a_cut_character_at_the_end_becomes_a_replacement(run: Run) -> None:
@@ -81,12 +82,14 @@ def test_the_total_counts_while_tokens_flow(run: Run) -> None:
     assert ended(run("while :; do printf a; sleep 0.02; done", total_s=0.3, between_s=5))[1].why == "total"
 
 
-def test_a_slow_reader_is_not_the_process_s_fault(run: Run) -> None:
-    one = run("printf a; sleep 0.05; printf b", between_s=0.2)
+def test_a_slow_reader_is_not_the_process_s_fault(run: Run, tmp_path: Path) -> None:
+    read = tmp_path / "read"
+    one = run(f"printf a; until [ -e {read} ]; do sleep 0.01; done; printf b", between_s=1.0)
     chunks = one.chunks()
     assert next(chunks)[0] == "a"
+    read.touch()
     assert awaited(lambda: not alive(one.pid))
-    time.sleep(0.3)
+    time.sleep(1.1)
     assert [text for text, _ in chunks] == ["b"]
     assert one.ending is not None
     assert one.ending.why == "exited"
