@@ -427,7 +427,7 @@ def test_a_reader_who_stops_reading_lets_go_of_the_slot(
         gone.set()
 
     scripted.acts |= {CHAT: act, "/slots": []}
-    generation = llama.start(Trial(prompt="x", deadlines=Deadlines(total_s=1.0)))
+    generation = llama.start(Trial(prompt="x", deadlines=Deadlines(total_s=2.0)))
     events = generation.events()
     next(events)
     next(events)
