@@ -50,7 +50,7 @@ pin: python ## resolve and write the pins: revision, hashes, image digest (CANDI
 
 ##@ Test
 .PHONY: test prove unit lint coverage browser sanity storm live twin-tests drills rollback ground-truth molecule gpu
-test: ## what a person waits for: twelve minutes, set-up included; times at the end and in build/test.json
+test: ## the proof a person waits for, set-up included; times at the end and in build/test.json
 	@"$$(scripts/setup.sh --which)" scripts/prove.py test $(STEPS)
 
 prove: ## everything, going on where it was interrupted; build/prove.json (STEPS="drills-1 storm"; ALL=1: all anew)
