@@ -374,14 +374,14 @@ class Run:
         There are as many places as cores. Steps without a twin work; steps on a twin mostly wait. So while both kinds
         are left, one place is kept for a twin.
         """
-        if len(self.running) >= max(2, self.cores) or any(one.step.alone for one in self.running):
+        if len(self.running) >= max(2, self.cores):
             return None
         pending = self.pending()
         twins_left = any(step.twin for step in pending)
         workers = sum(not one.step.twin for one in self.running)
         room = max(1, self.cores - 1) if twins_left or workers != len(self.running) else max(2, self.cores)
         for step in sorted(pending, key=lambda one: not one.is_ground):
-            if not self.ready(step) or (step.alone and self.running):
+            if not self.ready(step):
                 continue
             if not step.twin:
                 if workers < room or step.is_ground:

@@ -136,7 +136,6 @@ class Step:
         twin: "a" or "b" for that twin, "any" for whichever is free, "" for none.
         needs: keys of NEEDS.
         variables: environment variables of the command.
-        alone: nothing else runs beside it, because it measures time.
         expected_s: seconds on two cores where setup and first trial take 135 s; for the order and the estimate.
         limit_s: seconds after which it hangs and is ended.
     """
@@ -151,7 +150,6 @@ class Step:
     twin: str = ""
     needs: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
-    alone: bool = False
     expected_s: float = 30
     limit_s: float = 1200
 
