@@ -461,6 +461,8 @@ class Run:
     def variables(self, step: Step, twin: str) -> dict[str, str]:
         """Return the environment of a step."""
         found = {**os.environ, "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"}
+        # Not the mark of a run around this one: ending what the step left would end that run too.
+        found.pop(MARK, None)
         if not step.is_ground:
             # A Docker engine that a step of the ground starts outlives the run.
             found[MARK] = f"{self.folder}/{step.name}"

@@ -240,6 +240,19 @@ def test_ended_half_way_and_started_again_it_goes_on(checkout: Checkout, number:
     assert text.splitlines()[-1] == "3 passed, 0 failed"
 
 
+def test_a_run_within_a_step_of_another_run_leaves_that_one_alone(checkout: Checkout) -> None:
+    """The unit step is such a step: these tests start runs of their own in it."""
+    checkout.table(step("ground", files=()), step("first", after=("ground",)))
+    outer = {"MT_RUN_OF": f"{checkout.root}-outer/build/test/unit"}
+    with subprocess.Popen(["sleep", "600"], env={**os.environ, **outer}) as bystander:
+        try:
+            code, text = checkout.run("test", **outer)
+            assert code == 0, text
+            assert bystander.poll() is None
+        finally:
+            bystander.kill()
+
+
 def test_two_steps_never_share_a_twin(checkout: Checkout) -> None:
     words = "mkdir build/$MT_TWIN || exit 9; sleep 0.3; rmdir build/$MT_TWIN; echo $MT_TWIN >>build/twins"
     many = [step(f"t{number}", words, twin="any") for number in range(4)]
