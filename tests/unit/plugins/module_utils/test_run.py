@@ -39,6 +39,23 @@ def test_a_command_that_does_not_end_is_killed(line: str) -> None:
     assert time.monotonic() - began < 30
 
 
+def test_an_interrupt_ends_the_command_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C, and the deadline that a hook puts around its commands."""
+    pid = tmp_path / "pid"
+
+    def interrupted(*_: object) -> tuple[str, str]:
+        until = time.monotonic() + 30
+        while not (pid.exists() and pid.read_text().strip()):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sh("echo $$ >pid; exec sleep 60", cwd=str(tmp_path))
+    assert not Path(f"/proc/{pid.read_text().strip()}").exists()
+
+
 def test_no_time_left_is_a_time_out_at_once() -> None:
     with pytest.raises(TimeoutError):
         sh("exec sleep 60", 0.0)
