@@ -31,9 +31,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench_server import CAMERA, NAV_PROMPT, ROOT, BenchError, Server, end_in_order, say, split_cpus
+
+if TYPE_CHECKING:
+    from trialbench.measure.sample import Sample
+    from trialbench.report.comparison import Comparison
 
 SLOWER = 0.10
 MAX_FALSE, MIN_TRUE, MAX_REPEATS, LIMIT_S = 1, 19, 10, 900.0
@@ -101,7 +105,7 @@ def address(server: Server, slower: float | None) -> Iterator[str]:
         relay.close()
 
 
-def session(name: str, slower: float | None) -> list[dict[str, Any]]:
+def session(name: str, slower: float | None) -> list[Sample]:
     """The samples of one session against a server that was just started."""
     with Server("candidate") as server, ExitStack() as stack:
         url = stack.enter_context(address(server, slower))
@@ -128,7 +132,9 @@ def session(name: str, slower: float | None) -> list[dict[str, Any]]:
             check=False,
         )
         lines = (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines() if done.returncode in (0, 3) else []
-    samples = [json.loads(line) for line in lines]
+    from trialbench.measure.sample import Sample
+
+    samples = [Sample(**json.loads(line)) for line in lines]
     if len(samples) < SAMPLES:
         raise BenchError(
             f"{name}: {len(samples)} of {SAMPLES} samples, exit code {done.returncode}: {done.stdout[-300:]}"
@@ -136,7 +142,7 @@ def session(name: str, slower: float | None) -> list[dict[str, Any]]:
     return samples
 
 
-def run(slower: float | None) -> dict[str, Any]:
+def run(slower: float | None) -> Comparison:
     """One A1-B-A2; returns the comparison of latencies. With `slower` the relay stands before all three alike."""
     from trialbench.report.comparison import compare
 
@@ -144,39 +150,39 @@ def run(slower: float | None) -> dict[str, Any]:
     a1 = session("nav-baseline-a1", plain)
     b = session("nav-candidate", slower)
     a2 = session("nav-baseline-a2", plain)
-    return next(found for found in compare(b, a1, a2) if found["metric"] == "latency_ms")
+    return next(found for found in compare(b, a1, a2) if found.metric == "latency_ms")
 
 
-def series(
-    title: str, runs: int, slower: float | None, repeats: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def series(title: str, runs: int, slower: float | None, repeats: int) -> tuple[list[Comparison], list[Comparison]]:
     """(runs that count, NOISY ones that were repeated instead); at most `repeats` are repeated."""
-    counted: list[dict[str, Any]] = []
-    noisy: list[dict[str, Any]] = []
+    counted: list[Comparison] = []
+    noisy: list[Comparison] = []
     while len(counted) < runs:
         found = run(slower)
-        again = bool(found["noisy"]) and len(noisy) < repeats
+        again = bool(found.noisy) and len(noisy) < repeats
         (noisy if again else counted).append(found)
-        word = "NOISY, repeated" if again else "NOISY" if found["noisy"] else found["finding"].replace("_", " ")
+        word = "NOISY, repeated" if again else "NOISY" if found.noisy else found.finding.replace("_", " ")
         say(
-            f"{title} {len(counted):>2}/{runs}: B/A {found['ratio']:.3f} [{found['low']:.3f}, {found['high']:.3f}], "
-            f"band {found['band']['percent']:.1f} %: {word}"
+            f"{title} {len(counted):>2}/{runs}: B/A {found.ratio:.3f} [{found.low:.3f}, {found.high:.3f}], "
+            f"band {found.band.percent if found.band else 0.0:.1f} %: {word}"
         )
     return counted, noisy
 
 
 def measure(runs: int) -> dict[str, Any]:
     """The document."""
+    from trialbench.measure.summary import plain
+
     ours, _ = split_cpus()
     os.sched_setaffinity(0, ours)
     began_s = time.monotonic()
     same, noisy_same = series("same model", runs, None, MAX_REPEATS)
     slowed, noisy_slowed = series(f"{SLOWER:.0%} slower", runs, SLOWER, MAX_REPEATS - len(noisy_same))
     duration_s = round(time.monotonic() - began_s, 1)
-    false = sum(one["finding"] == "different" for one in same)
-    true = sum(one["finding"] == "different" and one["ratio"] > 1 for one in slowed)
+    false = sum(one.finding == "different" for one in same)
+    true = sum(one.finding == "different" and (one.ratio or 0.0) > 1 for one in slowed)
     repeats = len(noisy_same) + len(noisy_slowed)
-    left = sum(bool(one["noisy"]) for one in [*same, *slowed])
+    left = sum(bool(one.noisy) for one in [*same, *slowed])
     # Fewer runs than twenty are a smoke test: the limits go with them.
     allowed = [round(limit * runs / 20) for limit in (MAX_FALSE, MIN_TRUE)]
     return {
@@ -185,9 +191,9 @@ def measure(runs: int) -> dict[str, Any]:
         "duration_s": duration_s,
         "runs": runs,
         "slower": SLOWER,
-        "same": same,
-        "slowed": slowed,
-        "noisy": [*noisy_same, *noisy_slowed],
+        "same": plain(same),
+        "slowed": plain(slowed),
+        "noisy": plain([*noisy_same, *noisy_slowed]),
         "targets": [
             {"what": "same model: called different", "found": false, "limit": allowed[0], "ok": false <= allowed[0]},
             {

@@ -136,7 +136,7 @@ def _run(options: argparse.Namespace) -> int:
         write_json(options.summary, summary)
     from trialbench.report.measured import segments_table
 
-    say("\n".join([segments_table(summary, runner.samples()), *runner.closing()]))
+    say("\n".join([segments_table(runner.summaries(), runner.samples()), *runner.closing()]))
     return runner.exit_code()
 
 
@@ -262,11 +262,11 @@ def _add_proofs(parser: argparse.ArgumentParser) -> None:
 
 def _take_proofs(options: argparse.Namespace) -> None:
     if options.proofs is not None:
-        from trialbench.report.folder import read_folder
         from trialbench.report.proofs import take_proofs
+        from trialbench.report.run import read_run
 
         # Checked before anything is written: a folder that is not a run gets no proofs.
-        read_folder(options.dir)
+        read_run(options.dir)
         take_proofs(options.dir, options.proofs)
 
 
@@ -278,10 +278,10 @@ def _summarize(options: argparse.Namespace) -> int:
 
 
 def _still_down(folder: Path) -> list[str]:
-    from trialbench.report.folder import read_folder
+    from trialbench.report.run import read_run
     from trialbench.report.windows import still_down, still_down_text
 
-    return [still_down_text(entry) for entry in still_down(read_folder(folder))]
+    return [still_down_text(entry) for entry in still_down(read_run(folder))]
 
 
 def _verdict(options: argparse.Namespace) -> int:

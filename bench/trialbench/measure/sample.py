@@ -27,9 +27,19 @@ _THINK = re.compile(r"</?(?:think|thinking|thought|reasoning)>|<\|channel\|?>\s*
 _EMPTY_THINK = re.compile(r"\A\s*<think>\s*</think>\s*", re.IGNORECASE)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sample:
-    """One line of a samples file; `trialbench schema sample` documents each field."""
+    """One request, a line of a samples file; `trialbench schema sample` documents each field.
+
+    Attributes:
+        seq: from 1 within its file.
+        t_start_s: CLOCK_MONOTONIC seconds of the machine that measured.
+        latency_ms: first byte written to last byte read, at the socket; None without a whole reply.
+        ttft_ms: to the first token; None unless the reply was streamed.
+        server_ms: the server's own time.
+        prompt_n, cache_n, completion_tokens: tokens.
+        strategy: 1 to 3; None where no word was found, and for free text.
+    """
 
     seq: int
     t_start_s: float
@@ -49,6 +59,16 @@ class Sample:
     flags: list[str] = field(default_factory=list)
     error_detail: str | None = None
     model: str | None = None
+
+    @property
+    def t_end_s(self) -> float:
+        """When the last byte was read; the start for a sample without a whole reply."""
+        return self.t_start_s + (self.latency_ms or 0.0) / 1000
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Completion tokens over the whole latency; None where either is unknown or 0."""
+        return self.completion_tokens / self.latency_ms * 1000 if self.completion_tokens and self.latency_ms else None
 
     def as_dict(self) -> dict[str, Any]:
         """The sample as a JSON object."""

@@ -13,7 +13,7 @@ from trialbench.measure.client import CONNECTION_ERRORS, REFUSED_FIELD, Reply
 from trialbench.measure.neighbours import FOREIGN, RESTARTED, Neighbours
 from trialbench.measure.request import fingerprint
 from trialbench.measure.sample import Sample, judge, wall_clock, why
-from trialbench.measure.summary import SegmentFacts, slowed, summarise
+from trialbench.measure.summary import Request, SegmentFacts, SegmentSummary, Watched, latencies_ms, slowed, summarise
 from trialbench.show.terminal import line
 from trialbench.workloads import Workload
 
@@ -93,12 +93,12 @@ class _State:
     total: int = 0
     stopped: str | None = None
     models: list[str] = field(default_factory=list)
-    neighbours: dict[str, Any] | None = None
+    neighbours: Watched | None = None
 
     @property
     def slowed(self) -> float | None:
         """The factor by which the server slowed down during the segment, if it did."""
-        return slowed([sample.latency_ms for sample in self.samples if sample.ok and sample.latency_ms is not None])
+        return slowed(latencies_ms(self.samples))
 
     @property
     def thinking(self) -> int:
@@ -184,30 +184,29 @@ class Runner:
             # Only connection errors, although fewer than BROKEN_AFTER: the server is unreachable.
             self.stopped = "server"
 
-    def summaries(self) -> dict[str, dict[str, Any]]:
+    def summaries(self) -> dict[str, SegmentSummary]:
         """The numbers of each segment that was begun."""
-        found = {}
-        for segment in self._segments:
-            state = self._states.get(segment.id)
-            if state is not None:
-                numbers = summarise(
-                    [sample.as_dict() for sample in state.samples],
-                    [sample.as_dict() for sample in state.warmups],
-                    SegmentFacts(
-                        workload=segment.workload.name,
-                        requested=state.total,
-                        contract=segment.workload.contract is not None,
-                        cache_prompt=segment.cache_prompt,
-                        stopped=state.stopped,
-                    ),
-                )
-                request = {**fingerprint(self._bodies[segment.id]), "models": state.models}
-                found[segment.id] = {**numbers, "request": request, "neighbours": state.neighbours}
-        return found
+        return {
+            segment.id: summarise(
+                state.samples,
+                state.warmups,
+                SegmentFacts(
+                    workload=segment.workload.name,
+                    requested=state.total,
+                    contract=segment.workload.contract is not None,
+                    cache_prompt=segment.cache_prompt,
+                    stopped=state.stopped,
+                    request=Request(**fingerprint(self._bodies[segment.id]), models=state.models),
+                    neighbours=state.neighbours,
+                ),
+            )
+            for segment in self._segments
+            if (state := self._states.get(segment.id)) is not None
+        }
 
-    def samples(self) -> dict[str, list[dict[str, Any]]]:
-        """The measured samples of each segment that was begun, as in its file."""
-        return {name: [sample.as_dict() for sample in state.samples] for name, state in self._states.items()}
+    def samples(self) -> dict[str, list[Sample]]:
+        """The measured samples of each segment that was begun."""
+        return {name: state.samples for name, state in self._states.items()}
 
     def exit_code(self) -> int:
         """0 all samples are good, 3 some failed or the session was ended early, 4 the server is broken or unreachable.
@@ -287,7 +286,7 @@ class Runner:
                 self._progress.start(segment.id, state.total)
                 self._take(segment, state, state.samples, state.total, lines, until_s, extending=True)
         if self._neighbours is not None:
-            state.neighbours = self._neighbours.facts()
+            state.neighbours = Watched(**self._neighbours.facts())
 
     def _take(
         self,

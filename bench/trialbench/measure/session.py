@@ -19,6 +19,7 @@ from trialbench.measure.client import ChatClient
 from trialbench.measure.neighbours import Neighbours
 from trialbench.measure.sample import wall_clock
 from trialbench.measure.segments import Gate, Progress, Runner, Segment
+from trialbench.measure.summary import plain
 from trialbench.workloads import load_workload
 from trialbench.workloads.prompt import load_parser
 
@@ -132,7 +133,7 @@ def document(runner: Runner, *, url: str, model_label: str | None) -> dict[str, 
         "stopped": runner.stopped,
         "exit_code": runner.exit_code(),
         "notes": runner.notes(),
-        "segments": runner.summaries(),
+        "segments": plain(runner.summaries()),
     }
 
 

@@ -1,15 +1,16 @@
-"""From samples to the numbers of one segment. Works on sample objects as read from a file, so that the client in
-the container and the report on the controller count the same way."""
+"""From samples to the numbers of one segment. The client in the container and the report on the controller count the
+same way."""
 
 from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from trialbench import stats
+from trialbench.measure.sample import Sample
 from trialbench.show.terminal import line
 
 # The user's decision: this share of the samples keeps the contract.
@@ -31,12 +32,33 @@ _CUT_SHORT = {
 
 
 @dataclass(frozen=True)
+class Request:
+    """What every sample of a segment asked, as SHA-256 in hex, and the distinct models that answered, in order.
+
+    `image_sha256` is None without an image; all three are None where the client left no record.
+    """
+
+    body_sha256: str | None
+    prompt_sha256: str | None
+    image_sha256: str | None
+    models: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Whether others used the server meanwhile: how many samples overlapped, or why it was not watched."""
+
+    watched: bool
+    overlapped: int | None
+    why: str | None
+
+
+@dataclass(frozen=True)
 class SegmentFacts:
     """Facts about a segment that its samples do not contain.
 
-    `request`: hashes of what every sample sent (`body_sha256`, `prompt_sha256`, `image_sha256`). `neighbours`: whether
-    others used the server meanwhile. Both as in `trialbench schema summary`, None where the client did not say.
-    `ended`: False when the client left no end of its own, as one that was killed.
+    `request` and `neighbours` are None where the client did not say. `ended`: False when the client left no end of its
+    own, as one that was killed.
     """
 
     workload: str
@@ -44,87 +66,197 @@ class SegmentFacts:
     contract: bool
     cache_prompt: bool
     stopped: str | None = None
-    request: dict[str, Any] | None = None
-    neighbours: dict[str, Any] | None = None
+    request: Request | None = None
+    neighbours: Watched | None = None
     ended: bool = True
 
 
-def summarise(
-    samples: Sequence[dict[str, Any]], warmups: Sequence[dict[str, Any]], facts: SegmentFacts
-) -> dict[str, Any]:
-    """The segment's part of `summary.json` (`trialbench schema summary`). Times in milliseconds unless named otherwise.
+@dataclass(frozen=True)
+class Warmup:
+    """The samples before the first one that counts."""
+
+    sent: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds at the socket, of the ok samples; None without any. `first` is that of the first one sent."""
+
+    first: float | None
+    min: float | None
+    p50: stats.Quantile
+    p95: stats.Quantile
+    p99: stats.Quantile
+    max: float | None
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Replies a second: 1 / median latency, and ok samples over the time from first request to last reply."""
+
+    from_p50: float | None
+    from_wall: float | None
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Whether the server's prompt cache was used as asked; None where the server does not report it.
+
+    `hits` counts samples, `max_cache_n` is the most prompt tokens of one that came from the cache.
+    """
+
+    asked: bool
+    hits: int | None
+    max_cache_n: int | None
+    as_asked: bool | None
+
+
+@dataclass(frozen=True)
+class Adherence(stats.Share):
+    """The share of samples by strategy 1 or 2; `strategies` counts samples by `1`, `2`, `3`, `none`."""
+
+    strategies: Mapping[str, int]
+    threshold: stats.Threshold
+
+
+@dataclass(frozen=True)
+class SegmentSummary:
+    """The numbers of one segment; `trialbench schema summary` documents each. The order is that of `summary.json`.
+
+    Attributes:
+        sent: requests: ok, failed and cut off.
+        errors, flags: samples by name.
+        ttft_ms, server_ms: medians.
+        tokens_per_s: median of completion tokens over latency, prefill included.
+        first_request_s, last_reply_s: CLOCK_MONOTONIC of the machine that measured; `wall_s` lies between them.
+        outliers: `seq` of samples.
+        adherence: None for a workload without a contract.
+    """
+
+    workload: str
+    requested: int
+    stopped: str | None
+    sent: int
+    ok: int
+    failed: int
+    timed_out: int
+    cut_off: int
+    errors: Mapping[str, int]
+    flags: Mapping[str, int]
+    thinking: int
+    warmup: Warmup
+    latency_ms: Latency
+    ttft_ms: stats.Quantile
+    server_ms: stats.Quantile
+    tokens_per_s: float | None
+    effective_hz: Rate
+    first_request_s: float | None
+    last_reply_s: float | None
+    wall_s: float | None
+    outliers: Sequence[int]
+    drift: stats.Drift | None
+    cache: Cache
+    cached_tokens: int | None
+    adherence: Adherence | None
+    partial: Sequence[str]
+    taints: Sequence[str]
+    request: Request | None
+    neighbours: Watched | None
+
+
+def plain(value: object) -> Any:
+    """`value` as JSON has it: dataclasses become objects, their fields in order; quantiles also have a `text`."""
+    if is_dataclass(value) and not isinstance(value, type):
+        found = {one.name: plain(getattr(value, one.name)) for one in fields(value)}
+        return found | {"text": value.text()} if isinstance(value, stats.Quantile) else found
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def summarise(samples: Sequence[Sample], warmups: Sequence[Sample], facts: SegmentFacts) -> SegmentSummary:
+    """The segment's part of `summary.json`.
 
     Latency counts valid samples only. Adherence counts every sample but those we ended ourselves (`cut_off`): a reply
     that failed is a reply production could not use.
     """
-    good = [sample for sample in samples if sample["ok"]]
-    cut_off = [sample for sample in samples if sample["error_class"] == "cut_off"]
-    failed = [sample for sample in samples if not sample["ok"] and sample["error_class"] != "cut_off"]
-    latencies = [sample["latency_ms"] for sample in good]
-    spread = _spread(samples)
+    good = [sample for sample in samples if sample.ok]
+    cut_off = sum(sample.error_class == "cut_off" for sample in samples)
+    failed = [sample for sample in samples if not sample.ok and sample.error_class != "cut_off"]
+    latencies = latencies_ms(samples)
+    # First request to last reply.
+    first_s = min((sample.t_start_s for sample in samples), default=None)
+    last_s = max((sample.t_end_s for sample in samples), default=None)
+    wall_s = None if first_s is None or last_s is None else round(last_s - first_s, 6)
     p50 = stats.quantile(latencies, 0.5)
-    drift = stats.drift(latencies)
-    return {
-        "workload": facts.workload,
-        "requested": facts.requested,
-        "stopped": facts.stopped,
-        "sent": len(samples),
-        "ok": len(good),
-        "failed": len(failed),
-        "timed_out": sum(sample["error_class"] == "timeout" for sample in failed),
-        "cut_off": len(cut_off),
-        "errors": dict(sorted(Counter(sample["error_class"] for sample in failed).items())),
-        "flags": dict(sorted(Counter(flag for sample in samples for flag in sample["flags"]).items())),
-        "thinking": sum("thinking" in sample["flags"] for sample in [*samples, *warmups]),
-        "warmup": {"sent": len(warmups), "failed": sum(not sample["ok"] for sample in warmups)},
-        "latency_ms": {
-            "first": latencies[0] if latencies else None,
-            "min": min(latencies, default=None),
-            "p50": _quantile(p50),
-            "p95": _quantile(stats.quantile(latencies, 0.95)),
-            "p99": _quantile(stats.quantile(latencies, 0.99)),
-            "max": max(latencies, default=None),
-        },
-        "ttft_ms": _quantile(stats.quantile(_present(good, "ttft_ms"), 0.5)),
-        "server_ms": _quantile(stats.quantile(_present(good, "server_ms"), 0.5)),
-        "tokens_per_s": _tokens_per_s(good),
-        "effective_hz": {
-            "from_p50": round(1000 / p50.value, 3) if p50.value else None,
-            "from_wall": round(len(good) / spread["wall_s"], 3) if spread["wall_s"] else None,
-        },
-        **spread,
-        "outliers": [good[at]["seq"] for at in stats.outliers(latencies)],
-        "drift": asdict(drift) if drift else None,
-        "cache": _cache(samples, facts.cache_prompt),
-        "cached_tokens": _cached_tokens(samples),
-        "adherence": _adherence(samples, len(cut_off)) if facts.contract else None,
-        "partial": partial(samples, facts),
-        "taints": taints(samples, warmups, cache_prompt=facts.cache_prompt),
-        "request": _request(_models([*warmups, *samples]), facts.request),
-        "neighbours": facts.neighbours,
-    }
+    return SegmentSummary(
+        workload=facts.workload,
+        requested=facts.requested,
+        stopped=facts.stopped,
+        sent=len(samples),
+        ok=len(good),
+        failed=len(failed),
+        timed_out=sum(sample.error_class == "timeout" for sample in failed),
+        cut_off=cut_off,
+        errors=_counted(str(sample.error_class) for sample in failed),
+        flags=_counted(flag for sample in samples for flag in sample.flags),
+        thinking=sum("thinking" in sample.flags for sample in [*samples, *warmups]),
+        warmup=Warmup(len(warmups), sum(not sample.ok for sample in warmups)),
+        latency_ms=Latency(
+            first=latencies[0] if latencies else None,
+            min=min(latencies, default=None),
+            p50=p50,
+            p95=stats.quantile(latencies, 0.95),
+            p99=stats.quantile(latencies, 0.99),
+            max=max(latencies, default=None),
+        ),
+        ttft_ms=stats.quantile(_known(sample.ttft_ms for sample in good), 0.5),
+        server_ms=stats.quantile(_known(sample.server_ms for sample in good), 0.5),
+        tokens_per_s=_tokens_per_s(good),
+        effective_hz=Rate(
+            round(1000 / p50.value, 3) if p50.value else None, round(len(good) / wall_s, 3) if wall_s else None
+        ),
+        first_request_s=first_s,
+        last_reply_s=None if last_s is None else round(last_s, 6),
+        wall_s=wall_s,
+        outliers=[good[at].seq for at in stats.outliers(latencies)],
+        drift=stats.drift(latencies),
+        cache=_cache(samples, facts.cache_prompt),
+        cached_tokens=_cached_tokens(samples),
+        adherence=_adherence(samples, cut_off) if facts.contract else None,
+        partial=partial(samples, facts),
+        taints=taints(samples, warmups, cache_prompt=facts.cache_prompt),
+        request=_request(_models([*warmups, *samples]), facts.request),
+        neighbours=facts.neighbours,
+    )
 
 
-def partial(samples: Sequence[dict[str, Any]], facts: SegmentFacts) -> list[str]:
+def latencies_ms(samples: Iterable[Sample]) -> list[float]:
+    """The latencies of the ok samples, in their order."""
+    return _known(sample.latency_ms for sample in samples if sample.ok)
+
+
+def partial(samples: Sequence[Sample], facts: SegmentFacts) -> list[str]:
     """Why the segment is incomplete, by name; empty for a complete one.
 
     `cut short`: samples are missing. `lost` and `stalled`: samples without a reply. `slowed`: no one number describes
     the replies before and after.
     """
     found = []
-    done = sum(sample["error_class"] != "cut_off" for sample in samples)
+    done = sum(sample.error_class != "cut_off" for sample in samples)
     if not facts.ended:
         found.append(f"cut short after {done} samples: the client did not end in order")
     elif done < facts.requested or facts.stopped not in (None, "smoke", "thinking"):
         why = _CUT_SHORT.get(facts.stopped or "")
         found.append(f"cut short at {done} of {facts.requested} samples" + (f": {why}" if why else ""))
-    lost = sum(sample["error_class"] in LOST for sample in samples)
+    lost = sum(sample.error_class in LOST for sample in samples)
     if lost:
         found.append(f"lost: {lost} samples found no server, or one that hung up")
-    stalled = sum(sample["error_class"] == "timeout" for sample in samples)
+    stalled = sum(sample.error_class == "timeout" for sample in samples)
     if stalled:
         found.append(f"stalled: {stalled} samples had no whole reply in time")
-    times = slowed([sample["latency_ms"] for sample in samples if sample["ok"]])
+    times = slowed(latencies_ms(samples))
     if times is not None:
         found.append(f"slowed: its later replies took {times:.1f} times as long as its first ones")
     return found
@@ -146,7 +278,7 @@ def slowed(latencies: Sequence[float]) -> float | None:
     return round(times, 2) if times >= SLOWED else None
 
 
-def taints(samples: Sequence[dict[str, Any]], warmups: Sequence[dict[str, Any]], *, cache_prompt: bool) -> list[str]:
+def taints(samples: Sequence[Sample], warmups: Sequence[Sample], *, cache_prompt: bool) -> list[str]:
     """What makes a segment unfit for a decision, each as `name: observation`; empty for a clean one.
 
     Names: `cache`, `thinking`, `finish_reason`, `model_changed`, `server_restarted`, `server_hung_up`. A cache that was
@@ -154,13 +286,13 @@ def taints(samples: Sequence[dict[str, Any]], warmups: Sequence[dict[str, Any]],
     """
     answered = [*warmups, *samples]
     found = []
-    hits = _cache(samples, cache_prompt)["hits"]
+    hits = _cache(samples, cache_prompt).hits
     if hits and not cache_prompt:
         found.append(f"cache: {hits} replies came from the prompt cache, which was to be off")
-    thinking = sum("thinking" in sample["flags"] for sample in answered)
+    thinking = sum("thinking" in sample.flags for sample in answered)
     if thinking:
         found.append(f"thinking: thinking seen in {thinking} replies")
-    odd = [str(sample["finish_reason"]) for sample in answered if "finish_reason" in sample["flags"]]
+    odd = [str(sample.finish_reason) for sample in answered if "finish_reason" in sample.flags]
     if odd:
         reasons = line(", ".join(dict.fromkeys(odd)), _WORDS)
         found.append(f"finish_reason: {len(odd)} replies ended with {reasons}, expected stop or length")
@@ -170,86 +302,71 @@ def taints(samples: Sequence[dict[str, Any]], warmups: Sequence[dict[str, Any]],
     return [*found, *interruptions(answered)]
 
 
-def interruptions(samples: Sequence[dict[str, Any]]) -> list[str]:
+def interruptions(samples: Sequence[Sample]) -> list[str]:
     """The taints `server_restarted` and `server_hung_up` of samples in the order they were taken."""
-    again = sum("restarted" in sample["flags"] for sample in samples)
+    again = sum("restarted" in sample.flags for sample in samples)
     if again:
         return [f"server_restarted: the server was started anew {again} times"]
-    last = max((at for at, sample in enumerate(samples) if sample["ok"]), default=0)
-    lost = Counter(sample["error_class"] for sample in samples[:last] if sample["error_class"] in LOST)
+    last = max((at for at, sample in enumerate(samples) if sample.ok), default=0)
+    lost = Counter(sample.error_class for sample in samples[:last] if sample.error_class in LOST)
     if lost["connect"]:
         return [f"server_restarted: {lost.total()} requests found no server, then one answered again"]
     return [f"server_hung_up: on {lost.total()} requests, then it answered again"] if lost else []
 
 
-def _models(samples: Sequence[dict[str, Any]]) -> list[str]:
+def _models(samples: Sequence[Sample]) -> list[str]:
     """All model names that the server reported, in order."""
-    return list(dict.fromkeys(str(sample["model"]) for sample in samples if sample.get("model") is not None))
+    return list(dict.fromkeys(str(sample.model) for sample in samples if sample.model is not None))
 
 
-def _present(samples: Sequence[dict[str, Any]], name: str) -> list[float]:
-    return [sample[name] for sample in samples if sample[name] is not None]
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
-def _quantile(found: stats.Quantile) -> dict[str, Any]:
-    return {**asdict(found), "text": found.text()}
+def _counted(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
 
 
-def _spread(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """First request to last reply, on the monotonic clock of the machine that measured."""
-    if not samples:
-        return {"first_request_s": None, "last_reply_s": None, "wall_s": None}
-    first = min(sample["t_start_s"] for sample in samples)
-    last = max(sample["t_start_s"] + (sample["latency_ms"] or 0.0) / 1000 for sample in samples)
-    return {"first_request_s": first, "last_reply_s": round(last, 6), "wall_s": round(last - first, 6)}
-
-
-def _tokens_per_s(samples: Sequence[dict[str, Any]]) -> float | None:
+def _tokens_per_s(samples: Sequence[Sample]) -> float | None:
     """Median of completion tokens over total latency: what a caller gets, including prefill."""
-    rates = [
-        sample["completion_tokens"] / sample["latency_ms"] * 1000
-        for sample in samples
-        if sample["completion_tokens"] and sample["latency_ms"]
-    ]
+    rates = _known(sample.tokens_per_s for sample in samples)
     return round(statistics.median(rates), 2) if rates else None
 
 
-def _cache(samples: Sequence[dict[str, Any]], asked: bool) -> dict[str, Any]:
-    """Whether the server's prompt cache was used as asked; None where the server does not report it."""
-    counts = [int(count) for count in _present(samples, "cache_n")]
+def _cache(samples: Sequence[Sample], asked: bool) -> Cache:
+    counts = [sample.cache_n for sample in samples if sample.cache_n is not None]
     hits = sum(count > 0 for count in counts)
-    return {
-        "asked": asked,
-        "hits": hits if counts else None,
-        "max_cache_n": max(counts, default=None),
-        "as_asked": (hits > 0 if asked else hits == 0) if counts else None,
-    }
+    return Cache(
+        asked=asked,
+        hits=hits if counts else None,
+        max_cache_n=max(counts, default=None),
+        as_asked=(hits > 0 if asked else hits == 0) if counts else None,
+    )
 
 
-def _cached_tokens(samples: Sequence[dict[str, Any]]) -> int | None:
-    counts = _present(samples, "cache_n")
-    return int(sum(counts)) if counts else None
+def _cached_tokens(samples: Sequence[Sample]) -> int | None:
+    counts = [sample.cache_n for sample in samples if sample.cache_n is not None]
+    return sum(counts) if counts else None
 
 
-def _request(models: list[str], written: dict[str, Any] | None) -> dict[str, Any] | None:
+def _request(models: list[str], written: Request | None) -> Request | None:
     """What was asked, and which model answered. The client's own record applies if the samples do not name models."""
-    if written is None and not models:
-        return None
-    names = ("body_sha256", "prompt_sha256", "image_sha256")
-    return {name: (written or {}).get(name) for name in names} | {"models": models or (written or {}).get("models", [])}
+    if written is None:
+        return Request(None, None, None, models) if models else None
+    return replace(written, models=models) if models else written
 
 
-def _adherence(samples: Sequence[dict[str, Any]], cut_off: int) -> dict[str, Any]:
-    strategies = Counter(sample["strategy"] for sample in samples)
-    counted = stats.share(strategies[1] + strategies[2], len(samples) - cut_off)
-    limit = stats.threshold(counted.k, counted.n, ADHERENCE_LIMIT)
-    return {
-        **{name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(counted).items()},
-        "strategies": {
-            "1": strategies[1],
-            "2": strategies[2],
-            "3": strategies[3],
-            "none": strategies[None] - cut_off,
-        },
-        "threshold": asdict(limit),
-    }
+def _adherence(samples: Sequence[Sample], cut_off: int) -> Adherence:
+    by = Counter(sample.strategy for sample in samples)
+    counted = stats.share(by[1] + by[2], len(samples) - cut_off)
+    return Adherence(
+        k=counted.k,
+        n=counted.n,
+        share=None if counted.share is None else round(counted.share, 6),
+        low=round(counted.low, 6),
+        high=round(counted.high, 6),
+        one_sided_low=round(counted.one_sided_low, 6),
+        one_sided_high=round(counted.one_sided_high, 6),
+        strategies={"1": by[1], "2": by[2], "3": by[3], "none": by[None] - cut_off},
+        threshold=stats.threshold(counted.k, counted.n, ADHERENCE_LIMIT),
+    )

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from trialbench.errors import TrialbenchError
-from trialbench.files import read_json
-from trialbench.report.comparison import A1, CANDIDATE
-from trialbench.report.folder import Folder, read_folder
-from trialbench.report.summary import summarise_folder
+from trialbench.measure.summary import SegmentSummary
+from trialbench.report.comparison import A1, CANDIDATE, Comparison, Finding
+from trialbench.report.run import Run, read_run
+from trialbench.report.summary import Summary, summarise_run
 from trialbench.show.terminal import line
 from trialbench.show.text import WIDTH, columns, number
+from trialbench.stats import Quantile
 
 _LABEL, _HOST, _REMARK = 26, 40, 2000
-FINDINGS = {"different": "different", "no_difference": "none shown", "not_comparable": "not known"}
+FINDINGS: dict[Finding, str] = {"different": "different", "no_difference": "none shown", "not_comparable": "not known"}
 
 
 @dataclass
 class Row:
     """One run: texts of the columns; `windows` has the seconds by impact, `remarks` what must be known beside them.
 
-    `p50` are the medians of candidate and baseline as quantiles of a summary, `latency` its comparison of latencies;
-    both for charts, and empty where nothing was measured. `path` is None for a host that has no results.
+    `p50` are the medians of candidate and baseline by segment, in ms, `latency` is the comparison of latencies; both
+    for charts, and empty where nothing was measured. `path` is None for a host that has no results.
     """
 
     host: str
@@ -42,21 +42,21 @@ class Row:
     path: Path | None = None
     windows: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
-    p50: dict[str, dict[str, Any]] = field(default_factory=dict)
-    latency: dict[str, Any] = field(default_factory=dict)
+    p50: dict[str, Quantile] = field(default_factory=dict)
+    latency: Comparison | None = None
 
     @property
     def ratio(self) -> str:
         """Candidate over baseline with its 95 % interval, such as `1.90 [1.71, 2.15]`."""
         found = self.latency
-        if found.get("ratio") is None:
+        if found is None or found.ratio is None:
             return "-"
-        return f"{found['ratio']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+        return f"{found.ratio:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
     @property
     def finding(self) -> str:
         """Whether that is a difference: `different`, `none shown`, `not known`."""
-        return FINDINGS.get(str(self.latency.get("finding")), "-")
+        return FINDINGS[self.latency.finding] if self.latency else "-"
 
 
 def run_rows(paths: Sequence[Path], without: Sequence[tuple[str, str]] = ()) -> list[Row]:
@@ -123,69 +123,67 @@ def compare_table(paths: Sequence[Path], without: Sequence[tuple[str, str]] = ()
 def run_row(path: Path) -> Row:
     """The row of one result folder."""
     try:
-        folder = read_folder(path)
-        summary = summarise_folder(folder)
-        verdict = read_json(path / "verdict.json") if (path / "verdict.json").exists() else {}
+        run = read_run(path)
+        summary = summarise_run(run)
     except TrialbenchError as error:
         return Row(path.name, outcome="no results", remarks=[str(error)])
-    segments = summary["segments"]
+    segments, failure = summary.segments, summary.failure
     row = Row(
-        host=folder.plan.host or path.name,
-        outcome=_outcome(folder, summary),
-        verdict=str(verdict.get("verdict", "-")).replace("_", " "),
+        host=run.plan.host or path.name,
+        outcome=_outcome(run, summary),
+        verdict=run.verdict.verdict.replace("_", " ") if run.verdict else "-",
         candidate=_p50(segments, CANDIDATE),
         baseline=_p50(segments, A1),
-        model=str(summary["model_label"] or "-"),
-        date=folder.journal[0].wall[:16].replace("T", " ") if folder.journal else "-",
+        model=summary.model_label or "-",
+        date=run.began[:16].replace("T", " ") if run.journal else "-",
         adherence=_adherence(segments),
         memory=_memory(summary),
         path=path,
-        windows={impact: number(window["total_s"]) for impact, window in summary["windows"].items()},
-        p50={name: segments[name]["latency_ms"]["p50"] for name in (CANDIDATE, A1) if name in segments},
-        latency=next((one for one in summary["comparisons"] if one["metric"] == "latency_ms"), {}),
+        windows={impact: number(window.total_s) for impact, window in summary.windows.items()},
+        p50={name: segments[name].latency_ms.p50 for name in (CANDIDATE, A1) if name in segments},
+        latency=next((one for one in summary.comparisons if one.metric == "latency_ms"), None),
         remarks=_marks(summary),
     )
-    row.windows |= {entry["impact"]: "still" for entry in summary["still_down"]}
-    restored = folder.events("restored")
+    row.windows |= {entry.impact: "still" for entry in summary.still_down}
+    restored = run.events("restored")
     if restored:
         row.restored_by = restored[-1].restored_by or "-"
-    elif summary["outcome"] == "open":
+    elif summary.outcome == "open":
         row.restored_by = "not yet"
-    failure = summary["failure"]
     if failure:
-        row.remarks.append(f"{failure['phase']}: {failure['reason'] or 'failed without a reason'}")
-    if summary["restore_failure"]:
-        row.remarks.append(f"restore: {summary['restore_failure']}")
+        row.remarks.append(str(failure))
+    if summary.restore_failure:
+        row.remarks.append(f"restore: {summary.restore_failure}")
     return row
 
 
-def _outcome(folder: Folder, summary: dict[str, Any]) -> str:
+def _outcome(run: Run, summary: Summary) -> str:
     # A rehearsal measures nothing: restored without a failure is its best outcome.
-    if folder.rehearsal and folder.events("closed") and not summary["failure"]:
+    if run.rehearsal and run.events("closed") and not summary.failure:
         return "rehearsed"
-    return str(summary["outcome"]).replace("_", " ")
+    return summary.outcome.replace("_", " ")
 
 
-def _p50(segments: dict[str, Any], name: str) -> str:
-    return number(segments[name]["latency_ms"]["p50"]["value"]) if name in segments else "-"
+def _p50(segments: Mapping[str, SegmentSummary], name: str) -> str:
+    return number(segments[name].latency_ms.p50.value) if name in segments else "-"
 
 
-def _adherence(segments: dict[str, Any]) -> str:
-    found = segments.get(CANDIDATE, {}).get("adherence")
-    return f"{found['k']}/{found['n']}" if found else "-"
+def _adherence(segments: Mapping[str, SegmentSummary]) -> str:
+    found = segments[CANDIDATE].adherence if CANDIDATE in segments else None
+    return f"{found.k}/{found.n}" if found else "-"
 
 
-def _memory(summary: dict[str, Any]) -> str:
-    peak = summary["vram"]["peak_footprint_gb"]
+def _memory(summary: Summary) -> str:
+    peak = summary.vram.peak_footprint_gb
     return "-" if peak is None else f"{peak:.2f}"
 
 
-def _marks(summary: dict[str, Any]) -> list[str]:
+def _marks(summary: Summary) -> list[str]:
     """Caveats of a run's numbers."""
-    noisy = [one["metric"] for one in summary["comparisons"] if one["noisy"]]
+    noisy = [one.metric for one in summary.comparisons if one.noisy]
     return [
-        *(f"TAINTED {text}" for text in summary["taints"]),
-        *(f"PARTIAL {text}" for text in summary["partial"]),
+        *(f"TAINTED {text}" for text in summary.taints),
+        *(f"PARTIAL {text}" for text in summary.partial),
         *([f"NOISY: A1 and A2 differ by more than 5 % in {', '.join(noisy)}"] if noisy else []),
     ]
 

@@ -8,10 +8,12 @@ is the band within which a difference means nothing.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from trialbench import stats
+from trialbench.measure.sample import Sample
 
 CANDIDATE, A1, A2 = "nav-candidate", "nav-baseline-a1", "nav-baseline-a2"
 # A wider band is reported as NOISY: such a run cannot show a difference of 10 %.
@@ -19,32 +21,77 @@ NOISY_PERCENT = 5.0
 # Minimum width of the band: two baselines may agree by chance, and one pair says little about a machine's drift between
 # runs. One model differed from itself by 3 % when its pair of baselines differed by 0.8 %.
 _NARROWEST = 1.03
-METRICS = ("latency_ms", "server_ms", "ttft_ms", "tokens_per_s")
-_NAMES = {
+Metric = Literal["latency_ms", "server_ms", "ttft_ms", "tokens_per_s"]
+METRICS: tuple[Metric, ...] = ("latency_ms", "server_ms", "ttft_ms", "tokens_per_s")
+_NAMES: dict[Metric, str] = {
     "latency_ms": "latency",
     "server_ms": "server time",
     "ttft_ms": "time to first token",
     "tokens_per_s": "tokens a second",
 }
-_UNITS = {"tokens_per_s": "tok/s"}
+_UNITS: dict[Metric, str] = {"tokens_per_s": "tok/s"}
 
 Finding = Literal["different", "no_difference", "not_comparable"]
-Samples = Sequence[Mapping[str, Any]]
 
 
-def comparisons(samples: Mapping[str, Samples], differs: str | None = None) -> list[dict[str, Any]]:
-    """The part `comparisons` of a trial's summary, from its samples by segment.
+@dataclass(frozen=True)
+class Band:
+    """How far the baseline is from itself: the ratio A2 / A1, and its 95 % interval made symmetric about 1.
+
+    `percent` is (high - 1) x 100.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    percent: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Candidate against baseline in one metric, as `summary.json` has it.
+
+    Attributes:
+        unit: of the medians: `ms` or `tok/s`.
+        candidate, baseline, a1, a2: medians; the baseline is A1 and A2 together. None: not measured.
+        ratio: candidate / baseline, with its 95 % interval from `low` to `high`; None with too few values.
+        n_candidate, n_baseline: values.
+        noisy: the band exceeds `NOISY_PERCENT`; None without a band.
+        text: all of it in a line.
+    """
+
+    metric: Metric
+    unit: str
+    candidate: float
+    baseline: float
+    a1: float | None
+    a2: float | None
+    ratio: float | None
+    low: float | None
+    high: float | None
+    n_candidate: int
+    n_baseline: int
+    band: Band | None
+    noisy: bool | None
+    finding: Finding
+    why: str
+    text: str
+
+
+def comparisons(samples: Callable[[str], Sequence[Sample]], differs: str | None = None) -> list[Comparison]:
+    """The part `comparisons` of a trial's summary.
 
     Args:
+        samples: gives those of a segment.
         differs: how their requests differ, if they do; then no difference is reported.
     """
-    if not samples.get(CANDIDATE):
-        return []
-    return compare(samples[CANDIDATE], samples.get(A1, []), samples.get(A2, []), differs)
+    return compare(samples(CANDIDATE), samples(A1), samples(A2), differs)
 
 
-def compare(candidate: Samples, a1: Samples, a2: Samples, differs: str | None = None) -> list[dict[str, Any]]:
-    """An object for each metric that both sides have (`trialbench schema summary`, `$defs.comparison`).
+def compare(
+    candidate: Sequence[Sample], a1: Sequence[Sample], a2: Sequence[Sample], differs: str | None = None
+) -> list[Comparison]:
+    """One for each metric that both sides have.
 
     Only valid samples count. `different` means that the ratio's interval excludes 1 and lies entirely outside the
     band. Without A2 there is no band, and no difference is reported.
@@ -57,52 +104,41 @@ def compare(candidate: Samples, a1: Samples, a2: Samples, differs: str | None = 
     return found
 
 
-def values(samples: Samples, metric: str) -> list[float]:
+def values(samples: Sequence[Sample], metric: Metric) -> list[float]:
     """Values of `metric` of the valid `samples`, in the metric's unit."""
-    good = [sample for sample in samples if sample["ok"]]
-    if metric != "tokens_per_s":
-        return [float(sample[metric]) for sample in good if sample[metric] is not None]
-    return [
-        sample["completion_tokens"] / sample["latency_ms"] * 1000
-        for sample in good
-        if sample["completion_tokens"] and sample["latency_ms"]
-    ]
+    found = (getattr(sample, metric) for sample in samples if sample.ok)
+    return [float(value) for value in found if value is not None]
 
 
 def _compared(
-    metric: str, candidate: list[float], a1: list[float], a2: list[float], *, differs: str | None
-) -> dict[str, Any]:
+    metric: Metric, candidate: list[float], a1: list[float], a2: list[float], *, differs: str | None
+) -> Comparison:
     pooled = [*a1, *a2]
     ratio = stats.median_ratio(candidate, pooled)
     same = stats.median_ratio(a2, a1) if ratio is not None else None
     edge = max(stats.band_edge(same), _NARROWEST) if same is not None else None
     finding, why = _finding(ratio, edge, differs, len(candidate), len(a1), len(a2))
-    noisy = None if edge is None else (edge - 1) * 100 > NOISY_PERCENT
-    document = {
-        "metric": metric,
-        "unit": _UNITS.get(metric, "ms"),
-        "candidate": round(statistics.median(candidate), 3),
-        "baseline": round(statistics.median(pooled), 3),
-        "a1": round(statistics.median(a1), 3) if a1 else None,
-        "a2": round(statistics.median(a2), 3) if a2 else None,
-        "ratio": round(ratio.ratio, 4) if ratio else None,
-        "low": round(ratio.low, 4) if ratio else None,
-        "high": round(ratio.high, 4) if ratio else None,
-        "n_candidate": len(candidate),
-        "n_baseline": len(pooled),
-        "band": {
-            "ratio": round(same.ratio, 4),
-            "low": round(1 / edge, 4),
-            "high": round(edge, 4),
-            "percent": round((edge - 1) * 100, 2),
-        }
-        if same is not None and edge is not None
-        else None,
-        "noisy": noisy,
-        "finding": finding,
-        "why": why,
-    }
-    return {**document, "text": _text(document)}
+    found = Comparison(
+        metric=metric,
+        unit=_UNITS.get(metric, "ms"),
+        candidate=round(statistics.median(candidate), 3),
+        baseline=round(statistics.median(pooled), 3),
+        a1=round(statistics.median(a1), 3) if a1 else None,
+        a2=round(statistics.median(a2), 3) if a2 else None,
+        ratio=round(ratio.ratio, 4) if ratio else None,
+        low=round(ratio.low, 4) if ratio else None,
+        high=round(ratio.high, 4) if ratio else None,
+        n_candidate=len(candidate),
+        n_baseline=len(pooled),
+        band=None
+        if same is None or edge is None
+        else Band(round(same.ratio, 4), round(1 / edge, 4), round(edge, 4), round((edge - 1) * 100, 2)),
+        noisy=None if edge is None else (edge - 1) * 100 > NOISY_PERCENT,
+        finding=finding,
+        why=why,
+        text="",
+    )
+    return replace(found, text=_text(found))
 
 
 def _finding(
@@ -127,17 +163,17 @@ def _finding(
     return "no_difference", "the interval includes 1"
 
 
-def _text(found: Mapping[str, Any]) -> str:
+def _text(found: Comparison) -> str:
     """One line, such as `latency: 1.83 x [1.79, 1.86] the baseline's (13.8 against 7.5 ms): different (...)`."""
-    name, unit = _NAMES[found["metric"]], found["unit"]
-    medians = f"{found['candidate']:.4g} against {found['baseline']:.4g} {unit}"
-    if found["ratio"] is None:
-        return f"{name}: {medians}: not comparable: {found['why']}"
-    ratio = f"{name}: {found['ratio']:.2f} x [{found['low']:.2f}, {found['high']:.2f}] the baseline's ({medians})"
-    if found["finding"] == "not_comparable":
-        return f"{ratio}: not comparable: {found['why']}"
-    verdict = "different" if found["finding"] == "different" else "no difference shown"
-    band = f"A1-A2 band {found['band']['percent']:.1f} %"
-    if found["noisy"]:
+    name = _NAMES[found.metric]
+    medians = f"{found.candidate:.4g} against {found.baseline:.4g} {found.unit}"
+    if found.ratio is None:
+        return f"{name}: {medians}: not comparable: {found.why}"
+    ratio = f"{name}: {found.ratio:.2f} x [{found.low:.2f}, {found.high:.2f}] the baseline's ({medians})"
+    if found.band is None or found.finding == "not_comparable":
+        return f"{ratio}: not comparable: {found.why}"
+    verdict = "different" if found.finding == "different" else "no difference shown"
+    band = f"A1-A2 band {found.band.percent:.1f} %"
+    if found.noisy:
         band += f", NOISY: beyond {NOISY_PERCENT:g} %"
     return f"{ratio}: {verdict} ({band})"

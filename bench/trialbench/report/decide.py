@@ -11,9 +11,9 @@ from trialbench.errors import UsageError
 from trialbench.files import write_json
 from trialbench.report import comparison
 from trialbench.report.evidence import Answer, attested, evidence
-from trialbench.report.folder import Folder, read_folder
 from trialbench.report.plan import Plan
-from trialbench.report.summary import summarise_folder, write_summary
+from trialbench.report.run import Run, read_run
+from trialbench.report.summary import Summary, summarise_run, write_summary
 from trialbench.verdict import AdherenceRule, Facts, Gate, GroundTruth, Judgement, Rules, decide
 
 CANDIDATE = comparison.CANDIDATE
@@ -34,23 +34,26 @@ def decide_folder(
     Raises:
         UsageError: no result folder, or that of a rehearsal.
     """
-    folder = read_folder(path)
-    if folder.rehearsal:
+    run = read_run(path)
+    if run.rehearsal:
         raise UsageError(
             f"{path}: is a rehearsal: no candidate was tried, so there is nothing to decide."
             " `trialbench show` tells how the host came back"
         )
-    summary = summarise_folder(folder)
-    facts, rules = _settled(folder, summary, describe, adherence_rule, ground_truth)
+    summary = summarise_run(run)
+    facts, rules = _settled(run, summary, describe, adherence_rule, ground_truth)
     decision = decide(facts, rules)
     document = {
         "format": 1,
-        "run": summary["run"],
+        "run": summary.run,
         "verdict": decision.verdict,
         "reasons": decision.reasons,
         # Through JSON, so that the returned value equals the file: lists, not tuples.
         "facts": json.loads(json.dumps({**asdict(facts), **asdict(rules)})),
-        "evidence": {answer.question: answer.as_dict() for answer in evidence(folder, summary, facts, rules)},
+        "evidence": {
+            answer.question: {"finding": answer.finding, "lines": answer.lines}
+            for answer in evidence(run, summary, facts, rules)
+        },
     }
     write_json(path / "verdict.json", document)
     # The next steps depend on the verdict.
@@ -58,35 +61,35 @@ def decide_folder(
     return document
 
 
-def evidence_of(folder: Folder, summary: dict[str, Any]) -> list[Answer]:
+def evidence_of(run: Run, summary: Summary) -> list[Answer]:
     """The current evidence of trial, ground truth and engines, whether or not there is a verdict."""
-    return evidence(folder, summary, *_settled(folder, summary, None, None, None))
+    return evidence(run, summary, *_settled(run, summary, None, None, None))
 
 
 def _settled(
-    folder: Folder,
-    summary: dict[str, Any],
+    run: Run,
+    summary: Summary,
     describe: Judgement | None,
     adherence_rule: AdherenceRule | None,
     ground_truth: GroundTruth | None,
 ) -> tuple[Facts, Rules]:
     """The inputs of the decision: arguments first, then the earlier verdict, then the run's files."""
-    before = folder.verdict["facts"] if folder.verdict else {}
-    rules = rules_of(folder.plan, adherence_rule or before.get("adherence_rule"))
+    before = run.verdict
+    rules = rules_of(run.plan, adherence_rule or (before.adherence_rule if before else None))
     facts = facts_of(
         summary,
         rules,
-        describe=describe or before.get("describe"),
-        ground_truth=ground_truth or _ground_truth(folder, before.get("ground_truth")),
+        describe=describe or (before.describe if before else None),
+        ground_truth=ground_truth or _ground_truth(run, before.ground_truth if before else None),
     )
     return facts, rules
 
 
-def _ground_truth(folder: Folder, before: GroundTruth | None) -> GroundTruth:
+def _ground_truth(run: Run, before: GroundTruth | None) -> GroundTruth:
     """The earlier decision; a missing attestation may have been added to the run since."""
     if before in ("passed", "failed"):
         return before
-    return attested(folder.attestation, required=before == "missing")
+    return attested(run.attestation, required=before == "missing")
 
 
 def rules_of(plan: Plan, adherence_rule: AdherenceRule | None) -> Rules:
@@ -99,45 +102,41 @@ def rules_of(plan: Plan, adherence_rule: AdherenceRule | None) -> Rules:
     )
 
 
-def _rolled_back(summary: dict[str, Any]) -> str | None:
+def _rolled_back(summary: Summary) -> str | None:
     """Why the trial was not completed, from the best that is known; None if it was."""
-    if summary["outcome"] == "completed":
+    if summary.outcome == "completed":
         return None
-    failure, still_open = summary["failure"], summary["outcome"] == "open"
+    failure, still_open = summary.failure, summary.outcome == "open"
     if failure:
-        reason = f"{failure['phase']}: {failure['reason'] or 'failed without a reason'}"
-    elif summary["restore_failure"]:
-        reason = f"restore: {summary['restore_failure']}"
+        reason = str(failure)
+    elif summary.restore_failure:
+        reason = f"restore: {summary.restore_failure}"
     elif still_open:
         return "the run is still open"
-    elif summary["outcome"] == "untouched":
+    elif summary.outcome == "untouched":
         return "it ended before anything was stopped on the host"
     else:
         return "it ended before measuring was complete, and the host was restored"
     return f"{reason} (the run is still open)" if still_open else reason
 
 
-def facts_of(summary: dict[str, Any], rules: Rules, *, describe: Judgement | None, ground_truth: GroundTruth) -> Facts:
+def facts_of(summary: Summary, rules: Rules, *, describe: Judgement | None, ground_truth: GroundTruth) -> Facts:
     """The facts that a trial's summary holds."""
-    segments, vram = summary["segments"], summary["vram"]
-    adherence = segments.get(CANDIDATE, {}).get("adherence") or {"k": 0, "n": 0}
-    gates = [
-        Gate(gate["name"], gate["footprint_gb"], gate["band"])
-        for gate in vram["gates"]
-        if gate["footprint_gb"] is not None
-    ]
-    peak = vram["peak_footprint_gb"]
+    candidate, vram = summary.segments.get(CANDIDATE), summary.vram
+    adherence = candidate.adherence if candidate else None
+    gates = [Gate(str(gate.name), gate.footprint_gb, gate.band) for gate in vram.gates if gate.footprint_gb is not None]
+    peak = vram.peak_footprint_gb
     # An abort between two gates leaves no gate behind, the series shows it.
     if peak is not None and peak > rules.high_gb and all(gate.footprint_gb < peak for gate in gates):
         gates.append(Gate("its peak", peak))
     return Facts(
-        nav_n=adherence["n"],
-        adherent=adherence["k"],
+        nav_n=adherence.n if adherence else 0,
+        adherent=adherence.k if adherence else 0,
         gates=tuple(gates),
-        taints=tuple(summary["taints"]),
-        thinking=sum(segment["thinking"] for name, segment in segments.items() if "candidate" in name),
+        taints=tuple(summary.taints),
+        thinking=sum(segment.thinking for name, segment in summary.segments.items() if "candidate" in name),
         rolled_back=_rolled_back(summary),
         ground_truth=ground_truth,
         describe=describe,
-        partial=tuple(summary.get("partial", ())),
+        partial=tuple(summary.partial),
     )

@@ -5,11 +5,13 @@ Still the same model (ground truth)? Does it survive (the proofs of engines)? Go
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
-from trialbench.report.folder import Folder
-from trialbench.report.proofs import NAMES, Proof, proofs_of
+from trialbench.report.proofs import NAMES, Proof
+from trialbench.report.run import Attestation, Run
+from trialbench.report.summary import Summary
 from trialbench.verdict import Facts, GroundTruth, Rules, Verdict, decide
 
 Question = Literal["trial", "ground_truth", "engines"]
@@ -41,27 +43,23 @@ class Answer:
     finding: Finding
     lines: list[str]
 
-    def as_dict(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {"finding": self.finding, "lines": self.lines}
 
-
-def evidence(folder: Folder, summary: dict[str, Any], facts: Facts, rules: Rules) -> list[Answer]:
+def evidence(run: Run, summary: Summary, facts: Facts, rules: Rules) -> list[Answer]:
     """The answers, in the order of `QUESTIONS`.
 
     Args:
-        folder: as read.
-        summary: of that folder.
+        run: as read.
+        summary: of that run.
         facts, rules: the inputs of the verdict.
     """
     return [
-        _trial(folder, summary, facts, rules),
-        _ground_truth(folder.attestation, facts.ground_truth),
-        _engines(proofs_of(folder.proofs)),
+        _trial(run, summary, facts, rules),
+        _ground_truth(run.attestation, facts.ground_truth),
+        _engines(run.proofs),
     ]
 
 
-def attested(attestation: dict[str, Any] | None, *, required: bool = False) -> GroundTruth:
+def attested(attestation: Attestation | None, *, required: bool = False) -> GroundTruth:
     """What an attestation means for the verdict: a failed file always counts, other findings only if required.
 
     Args:
@@ -71,38 +69,36 @@ def attested(attestation: dict[str, Any] | None, *, required: bool = False) -> G
     finding = "none" if attestation is None else _finding(attestation)
     if finding == "failed":
         return "failed"
-    if not required and not (attestation is not None and attestation["required"]):
+    if not required and not (attestation is not None and attestation.required):
         return "not_required"
     return "passed" if finding == "passed" else "missing"
 
 
-def _trial(folder: Folder, summary: dict[str, Any], facts: Facts, rules: Rules) -> Answer:
-    if folder.rehearsal:
+def _trial(run: Run, summary: Summary, facts: Facts, rules: Rules) -> Answer:
+    if run.rehearsal:
         return Answer("trial", "none", ["none: a rehearsal measures nothing"])
-    if summary["outcome"] == "untouched" and not facts.nav_n:
+    if summary.outcome == "untouched" and not facts.nav_n:
         return Answer("trial", "none", ["none: it ended before anything was measured"])
     # Decided by the same rules, without the ground-truth requirement.
     decision = decide(replace(facts, ground_truth="not_required"), rules)
     finding = _FINDINGS[decision.verdict]
     lines = list(decision.reasons)
-    peak = summary["vram"]["peak_footprint_gb"]
+    peak = summary.vram.peak_footprint_gb
     if peak is not None:
         lines.append(f"memory of the candidate {peak:.2f} GB, healthy {rules.low_gb:g}-{rules.high_gb:g} GB")
-    for row in summary.get("comparisons") or []:
-        if row["metric"] == "latency_ms" and row["ratio"]:
-            noisy = ", NOISY" if row["noisy"] else ""
+    for row in summary.comparisons:
+        if row.metric == "latency_ms" and row.ratio:
+            noisy = ", NOISY" if row.noisy else ""
             lines.append(
-                f"latency {row['ratio']:.2f} times the baseline's"
-                f" [{row['low']:.2f}, {row['high']:.2f}]: {row['finding'].replace('_', ' ')}{noisy}"
+                f"latency {row.ratio:.2f} times the baseline's"
+                f" [{row.low:.2f}, {row.high:.2f}]: {row.finding.replace('_', ' ')}{noisy}"
             )
     return Answer("trial", finding, lines[:_MOST_LINES])
 
 
-def _ground_truth(attestation: dict[str, Any] | None, said: GroundTruth) -> Answer:
-    if attestation is not None and attestation["files"]:
-        return Answer(
-            "ground_truth", _finding(attestation), [file["says"] for file in attestation["files"]][:_MOST_LINES]
-        )
+def _ground_truth(attestation: Attestation | None, said: GroundTruth) -> Answer:
+    if attestation is not None and attestation.files:
+        return Answer("ground_truth", _finding(attestation), [file.says for file in attestation.files][:_MOST_LINES])
     if said in ("passed", "failed"):
         told = f"{said}, as set by `trialbench verdict --ground-truth {said}`; its rows are not in this run"
         return Answer("ground_truth", said, [told])
@@ -110,8 +106,8 @@ def _ground_truth(attestation: dict[str, Any] | None, said: GroundTruth) -> Answ
     return Answer("ground_truth", "none", [f"none: {required} is no verdict of `trialbench check` for these files"])
 
 
-def _finding(attestation: dict[str, Any]) -> Finding:
-    found = {file["status"] for file in attestation["files"]}
+def _finding(attestation: Attestation) -> Finding:
+    found = {file.status for file in attestation.files}
     if "failed" in found:
         return "failed"
     if "open" in found:
@@ -122,7 +118,7 @@ def _finding(attestation: dict[str, Any]) -> Finding:
     return "open" if "passed" in found else "none"
 
 
-def _engines(proofs: list[Proof]) -> Answer:
+def _engines(proofs: Sequence[Proof]) -> Answer:
     if not proofs:
         return Answer("engines", "none", ["none: no proofs lie with this run (`trialbench probe` makes them)"])
     lines = [proof.line for proof in proofs]

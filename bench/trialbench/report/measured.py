@@ -5,121 +5,124 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trialbench.show.text import columns, number, quantile_text, span, sparkline, wrap
+from trialbench.measure.sample import Sample
+from trialbench.measure.summary import SegmentSummary
+from trialbench.report.comparison import Comparison, Metric
+from trialbench.report.telemetry import Range, Telemetry
+from trialbench.show.text import columns, number, quantile_text, sparkline, wrap
+from trialbench.stats import Threshold
 
 _SPARK_WIDTH = 56
 # With fewer samples, a sparkline adds nothing to the numbers.
 _SPARK_MIN = 8
 
-Samples = Mapping[str, Sequence[Mapping[str, Any]]]
+Segments = Mapping[str, SegmentSummary]
+Samples = Mapping[str, Sequence[Sample]]
 
 
-def segments_table(summary: dict[str, Any], samples: Samples | None = None) -> str:
+def segments_table(segments: Segments, samples: Samples | None = None, *, alone: bool = True) -> str:
     """Two rows of numbers per segment, remarks, and a sparkline of its latencies.
 
     Args:
         samples: by segment; without them no sparklines are drawn.
+        alone: name taints and what is partial; the head of a whole trial lists them.
     """
-    segments: dict[str, dict[str, Any]] = summary["segments"]
-    parts = [_first_table(segments), _second_table(segments), *_notes(summary)]
+    parts = [_first_table(segments), _second_table(segments), *_notes(segments, alone=alone)]
     lines = _sparklines(segments, samples or {})
     if lines:
         parts += ["", "latency, every sample in its order (ms, log scale, x failed)", lines]
     return "\n".join(parts)
 
 
-def _first_table(segments: dict[str, dict[str, Any]]) -> str:
+def _first_table(segments: Segments) -> str:
     return _table(segments, ("segment", "ok/sent", "p50 ms [95 %]", "p95 ms [95 %]", "tok/s", "Hz", "adherent"))
 
 
-def _second_table(segments: dict[str, dict[str, Any]]) -> str:
+def _second_table(segments: Segments) -> str:
     heads = ("segment", "warm-up", "first", "p99 ms", "server", "ttft", "Hz wall", "Wilson %", ">= 95 %")
     return _table(segments, heads)
 
 
-def _table(segments: dict[str, dict[str, Any]], heads: Sequence[str]) -> str:
+def _table(segments: Segments, heads: Sequence[str]) -> str:
     found = [cells(name, segment) for name, segment in segments.items()]
     return columns([heads, *([one[head] for head in heads] for one in found)])
 
 
-def cells(name: str, segment: dict[str, Any]) -> dict[str, str]:
+def cells(name: str, segment: SegmentSummary) -> dict[str, str]:
     """The cells of a segment's row, on a terminal or a page, by column head."""
-    latency, adherence = segment["latency_ms"], segment["adherence"]
-    tail = quantile_text(latency["p99"])
-    if latency["p99"]["kind"] == "interval":
-        tail = f"{number(latency['p99']['value'])}, max {number(latency['max'])}"
+    latency, adherence = segment.latency_ms, segment.adherence
+    tail = quantile_text(latency.p99)
+    if latency.p99.kind == "interval":
+        tail = f"{number(latency.p99.value)}, max {number(latency.max)}"
     return {
         "segment": name,
-        "ok/sent": f"{segment['ok']}/{segment['sent']}",
-        "p50 ms [95 %]": quantile_text(latency["p50"]),
-        "p95 ms [95 %]": quantile_text(latency["p95"]),
+        "ok/sent": f"{segment.ok}/{segment.sent}",
+        "p50 ms [95 %]": quantile_text(latency.p50),
+        "p95 ms [95 %]": quantile_text(latency.p95),
         "p99 ms": tail,
-        "max ms": number(latency["max"]),
-        "first": number(latency["first"]),
-        "server": number(segment["server_ms"]["value"]),
-        "ttft": number(segment["ttft_ms"]["value"]),
-        "tok/s": number(segment["tokens_per_s"]),
-        "Hz": number(segment["effective_hz"]["from_p50"]),
-        "Hz wall": number(segment["effective_hz"]["from_wall"]),
-        "warm-up": str(segment["warmup"]["sent"]),
-        "adherent": f"{adherence['k']}/{adherence['n']}" if adherence else "-",
-        "Wilson %": f"{adherence['low'] * 100:.0f}-{adherence['high'] * 100:.0f}" if adherence else "-",
-        ">= 95 %": _threshold(adherence["threshold"]) if adherence else "-",
+        "max ms": number(latency.max),
+        "first": number(latency.first),
+        "server": number(segment.server_ms.value),
+        "ttft": number(segment.ttft_ms.value),
+        "tok/s": number(segment.tokens_per_s),
+        "Hz": number(segment.effective_hz.from_p50),
+        "Hz wall": number(segment.effective_hz.from_wall),
+        "warm-up": str(segment.warmup.sent),
+        "adherent": f"{adherence.k}/{adherence.n}" if adherence else "-",
+        "Wilson %": f"{adherence.low * 100:.0f}-{adherence.high * 100:.0f}" if adherence else "-",
+        ">= 95 %": _threshold(adherence.threshold) if adherence else "-",
     }
 
 
-def _threshold(found: dict[str, Any]) -> str:
-    if found["finding"] != "INCONCLUSIVE":
-        return str(found["finding"])
-    return f"? n={found['needed_n']}" if found["needed_n"] else "?"
+def _threshold(found: Threshold) -> str:
+    if found.finding != "INCONCLUSIVE":
+        return found.finding
+    return f"? n={found.needed_n}" if found.needed_n else "?"
 
 
-def _notes(summary: dict[str, Any]) -> list[str]:
-    # The head of a whole trial lists taints and partial segments.
-    alone = "taints" not in summary
+def _notes(segments: Segments, *, alone: bool) -> list[str]:
     notes = []
-    for name, segment in summary["segments"].items():
+    for name, segment in segments.items():
         if alone:
-            notes += [wrap(f"TAINTED {name}: {text}") for text in segment.get("taints", [])]
-            notes += [wrap(f"PARTIAL {name}: {text}") for text in segment.get("partial", [])]
+            notes += [wrap(f"TAINTED {name}: {text}") for text in segment.taints]
+            notes += [wrap(f"PARTIAL {name}: {text}") for text in segment.partial]
         found = remarks(segment)
         if found:
             notes.append(wrap(f"{name}: {', '.join(found)}"))
     return notes
 
 
-def _sparklines(segments: dict[str, dict[str, Any]], samples: Samples) -> str:
+def _sparklines(segments: Segments, samples: Samples) -> str:
     rows = []
     for name, segment in segments.items():
         measured = samples.get(name, [])
         if len(measured) >= _SPARK_MIN:
-            line = sparkline([one["latency_ms"] if one["ok"] else None for one in measured], _SPARK_WIDTH)
-            rows.append((name, number(segment["latency_ms"]["min"]), line, number(segment["latency_ms"]["max"])))
+            line = sparkline([one.latency_ms if one.ok else None for one in measured], _SPARK_WIDTH)
+            rows.append((name, number(segment.latency_ms.min), line, number(segment.latency_ms.max)))
     return columns(rows) if rows else ""
 
 
-def remarks(segment: dict[str, Any]) -> list[str]:
+def remarks(segment: SegmentSummary) -> list[str]:
     """Remarks on a segment's numbers."""
-    found = [f"{count} {name}" for name, count in segment["errors"].items()]
-    if segment["stopped"]:
-        found.append(f"stopped: {segment['stopped']}")
-    if segment["cut_off"]:
-        found.append(f"{segment['cut_off']} cut off by the time limit or a signal")
-    if segment["cache"]["as_asked"] is False:
-        found.append(f"cache asked {segment['cache']['asked']}, hits {segment['cache']['hits']}")
-    elif segment["cache"]["asked"] and segment["cache"]["max_cache_n"]:
-        found.append(f"{segment['cache']['max_cache_n']} prompt tokens from the cache")
-    if segment["drift"] and segment["drift"]["drifted"]:
-        found.append(f"drift: p50 {segment['drift']['first']:.1f} then {segment['drift']['second']:.1f} ms")
-    if segment["outliers"]:
-        found.append(f"{len(segment['outliers'])} outliers (kept)")
-    overlapped = (segment.get("neighbours") or {}).get("overlapped")
-    if overlapped:
-        found.append(f"{overlapped} samples overlapped requests of others (flagged, kept)")
+    found = [f"{count} {name}" for name, count in segment.errors.items()]
+    if segment.stopped:
+        found.append(f"stopped: {segment.stopped}")
+    if segment.cut_off:
+        found.append(f"{segment.cut_off} cut off by the time limit or a signal")
+    if segment.cache.as_asked is False:
+        found.append(f"cache asked {segment.cache.asked}, hits {segment.cache.hits}")
+    elif segment.cache.asked and segment.cache.max_cache_n:
+        found.append(f"{segment.cache.max_cache_n} prompt tokens from the cache")
+    if segment.drift and segment.drift.drifted:
+        found.append(f"drift: p50 {segment.drift.first:.1f} then {segment.drift.second:.1f} ms")
+    if segment.outliers:
+        found.append(f"{len(segment.outliers)} outliers (kept)")
+    if segment.neighbours and segment.neighbours.overlapped:
+        found.append(f"{segment.neighbours.overlapped} samples overlapped requests of others (flagged, kept)")
     return found
 
 
-_METRICS = {
+_METRICS: dict[Metric, str] = {
     "latency_ms": "latency ms",
     "server_ms": "server ms",
     "ttft_ms": "first token ms",
@@ -127,33 +130,33 @@ _METRICS = {
 }
 
 
-def comparison_table(found: Sequence[dict[str, Any]]) -> str:
+def comparison_table(found: Sequence[Comparison]) -> str:
     """Candidate, A1 and A2 by metric, with the ratio; empty without a comparison."""
     if not found:
         return ""
-    rows = [("median of", "candidate", "A1", "A2", "ratio [95 %]", "A1-A2 band", "finding")]
+    rows: list[tuple[str, ...]] = [("median of", "candidate", "A1", "A2", "ratio [95 %]", "A1-A2 band", "finding")]
     notes: list[str] = []
     for one in found:
-        finding = one["finding"].replace("_", " ")
-        if one["noisy"]:
+        finding = one.finding.replace("_", " ")
+        if one.noisy:
             finding += ", NOISY"
         rows.append(
             (
-                _METRICS[one["metric"]],
-                *(number(one[side]) for side in ("candidate", "a1", "a2")),
-                f"{one['ratio']:.2f} [{one['low']:.2f}, {one['high']:.2f}]" if one["ratio"] else "-",
-                f"{one['band']['percent']:.1f} %" if one["band"] else "-",
+                _METRICS[one.metric],
+                *(number(value) for value in (one.candidate, one.a1, one.a2)),
+                f"{one.ratio:.2f} [{one.low:.2f}, {one.high:.2f}]" if one.ratio else "-",
+                f"{one.band.percent:.1f} %" if one.band else "-",
                 finding,
             )
         )
-        if one["finding"] == "not_comparable" and one["why"] not in notes:
-            notes.append(one["why"])
-    if any(one["noisy"] for one in found):
+        if one.finding == "not_comparable" and one.why not in notes:
+            notes.append(one.why)
+    if any(one.noisy for one in found):
         notes.append("NOISY: the baseline varies by more than 5 %; measure again on a quieter host")
     return "\n".join([columns(rows), *(wrap(note) for note in notes)])
 
 
-def calibration_text(found: dict[str, Any] | None) -> str:
+def calibration_text(found: Mapping[str, Any] | None) -> str:
     """The client's overhead over a raw socket, in one line; empty if not measured."""
     parts = []
     for name, mode in ((found or {}).get("modes") or {}).items():
@@ -164,31 +167,34 @@ def calibration_text(found: dict[str, Any] | None) -> str:
     return wrap(f"client against a raw socket: {', '.join(parts)}") if parts else ""
 
 
-_RANGES = ("sm_mhz", "power_w", "temp_c", "util_percent")
-
-
-def telemetry_table(found: dict[str, Any] | None) -> str:
+def telemetry_table(found: Telemetry) -> str:
     """Ranges of clocks, power, temperature and load by segment, and why some are missing."""
-    if found is None:
-        return ""
-    rows = [("segment", "clock MHz", "power W", "temp C", "util %", "J/reply", "load", "flagged")]
+    rows: list[tuple[str, ...]] = [
+        ("segment", "clock MHz", "power W", "temp C", "util %", "J/reply", "load", "flagged")
+    ]
     notes = []
-    for name, one in found["segments"].items():
-        energy = one.get("energy_per_reply_j")
-        flagged = [f"{one[flag]} {flag}" for flag in ("throttled", "disturbed") if one.get(flag)]
+    for name, one in found.segments.items():
+        energy = one.energy_per_reply_j
+        flags = {"throttled": one.throttled, "disturbed": one.disturbed}
+        flagged = [f"{count} {flag}" for flag, count in flags.items() if count]
         cells = (
-            *(span(one.get(key)) for key in _RANGES),
-            number(energy["p50"]) if energy else "-",
-            number(one.get("load1_max")),
+            *(_span(values) for values in (one.sm_mhz, one.power_w, one.temp_c, one.util_percent)),
+            number(energy.p50) if energy else "-",
+            number(one.load1_max),
             ", ".join(flagged) or "-",
         )
         # A row without values adds nothing to the reasons below.
         if set(cells) != {"-"}:
             rows.append((name, *cells))
-        if one.get("throttle"):
-            notes.append(f"{name}: the card was held back by {', '.join(one['throttle'])}")
+        if one.throttle:
+            notes.append(f"{name}: the card was held back by {', '.join(one.throttle)}")
     reasons: dict[str, list[str]] = {}
-    for key, why in found["why"].items():
+    for key, why in found.why.items():
         reasons.setdefault(why, []).append(key)
     notes += [f"{', '.join(keys)}: {why}" for why, keys in reasons.items()]
     return "\n".join([*([columns(rows)] if len(rows) > 1 else []), *(wrap(note) for note in notes)])
+
+
+def _span(values: Range | None) -> str:
+    """The range of a series, such as `210-2850`; `-` where it was not read."""
+    return "-" if values is None else f"{number(values.min)}-{number(values.max)}"

@@ -121,11 +121,10 @@ class Proof:
         return f"{self.title} {word}: {'; '.join(told)} ({self.engine}, {self.made[:10]})"
 
 
-def proofs_of(documents: Mapping[str, Mapping[str, Any]]) -> list[Proof]:
-    """Documents of schema `proof` by file, for people: by engine, then in the order of `NAMES`."""
-    found = [_proof(file, document) for file, document in documents.items()]
+def in_order(proofs: Sequence[Proof]) -> list[Proof]:
+    """Proofs in the order they are shown: by engine, then in the order of `NAMES`."""
     order = list(NAMES)
-    return sorted(found, key=lambda one: (one.source, one.engine, order.index(one.name), one.made))
+    return sorted(proofs, key=lambda one: (one.source, one.engine, order.index(one.name), one.made))
 
 
 def contradiction(document: Mapping[str, Any]) -> str:
@@ -170,7 +169,8 @@ def figure(value: float) -> str:
     return f"{value:.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _proof(file: str, document: Mapping[str, Any]) -> Proof:
+def read_proof(file: str, document: Mapping[str, Any]) -> Proof:
+    """The proof in `document`, valid by schema `proof`, of the file called `file`."""
     engine = document["engine"]
     bits = f", {document['bits']} bits" if document["bits"] is not None else ""
     about = {"trialbench": str(document["trialbench"])}

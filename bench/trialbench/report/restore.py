@@ -6,11 +6,14 @@ All of it comes from the journal, which the host writes on its own, so it also h
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Literal
 
-from trialbench.report.folder import Folder
 from trialbench.report.journal import Event
+from trialbench.report.run import Run
+from trialbench.report.windows import StillDown
 
 # The end of the host program's message about a tenant that does not start.
 _BY_HAND = re.compile(r"^to start it by hand: (.+)$", re.MULTILINE)
@@ -18,19 +21,90 @@ _PLAY = "ansible-playbook {} -i INVENTORY"
 _RESTORE = f"{_PLAY.format('restore.yml')}, or on the host: sudo model-trial restore"
 
 
-def outcome(folder: Folder) -> str:
+Outcome = Literal["completed", "rehearsed", "rolled_back", "open", "untouched"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The phase that failed, and what its program said of it."""
+
+    phase: str
+    reason: str | None
+    expected: str | None
+    found: str | bool | None
+    todo: str | None
+
+    @classmethod
+    def of(cls, event: Event) -> Failure:
+        """The failure that an event `phase_failed` tells of."""
+        return cls(event.phase, event.reason, event.expected, event.found, event.todo)
+
+    def __str__(self) -> str:
+        """Phase and reason."""
+        return f"{self.phase}: {self.reason or 'failed without a reason'}"
+
+    @property
+    def details(self) -> dict[str, str]:
+        """What it says of `expected`, `found` and `todo`."""
+        told = {"expected": self.expected, "found": self.found, "todo": self.todo}
+        return {name: str(value) for name, value in told.items() if value}
+
+
+@dataclass(frozen=True)
+class Retry:
+    """A start of a tenant that failed and was tried again after `wait_s` seconds."""
+
+    tenant: str
+    attempt: int | None
+    wait_s: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Restore:
+    """How the host came back, or why it has not, as `summary.json` has it.
+
+    Attributes:
+        restored: None for a run that never held the host.
+        by: who asked for it: playbook, host, boot or hand.
+        at: wall clock, ISO 8601 in UTC.
+        why: what ended the run.
+        after: what `after_s` counts from, in words; it is the time from the end of the window to the restored host.
+        attempts: how often a restore was begun.
+        failures: why attempts were not complete, oldest first.
+        times: seconds of stops, starts and drains (`stop_s`, `start_s`, `drain_s`) by name.
+        kept: samples by segment.
+        next: what a person does next, a step each.
+    """
+
+    restored: bool | None
+    by: str | None
+    at: str | None
+    why: str
+    after: str | None
+    after_s: float | None
+    attempts: int
+    failures: Sequence[str]
+    retries: Sequence[Retry]
+    times: Mapping[str, Mapping[str, float]] | None
+    kept: Mapping[str, int]
+    files: Sequence[str]
+    next: Sequence[str]
+
+
+def outcome(run: Run) -> Outcome:
     """How a run ended: `completed`, `rehearsed`, `rolled_back`, `open`, `untouched`.
 
     `rolled_back` was restored after a failure, `open` is not known to be restored, `untouched` never held the host.
     """
-    if not folder.events("tenant_stopping") and not folder.events("opened"):
+    if not run.events("tenant_stopping") and not run.events("opened"):
         return "untouched"
-    if not folder.events("closed"):
+    if not run.events("closed"):
         return "open"
-    done = {event.phase for event in folder.events("phase_done")}
-    if folder.events("phase_failed") or ("window" if folder.rehearsal else "measure") not in done:
+    done = {event.phase for event in run.events("phase_done")}
+    if run.events("phase_failed") or ("window" if run.rehearsal else "measure") not in done:
         return "rolled_back"
-    return "rehearsed" if folder.rehearsal else "completed"
+    return "rehearsed" if run.rehearsal else "completed"
 
 
 def seconds_between(earlier: Event, later: Event) -> float | None:
@@ -44,14 +118,14 @@ def seconds_between(earlier: Event, later: Event) -> float | None:
         return None
 
 
-def down_seconds(folder: Folder) -> dict[str, float]:
+def down_seconds(run: Run) -> dict[str, float]:
     """Downtime of each restored tenant: the host's own figure, else from its stop to its last healthy event."""
-    for event in reversed(folder.events("restored")):
+    for event in reversed(run.events("restored")):
         if event.down:
             return dict(event.down)
     found: dict[str, float] = {}
-    healthy = {event.tenant: event for event in folder.events("tenant_healthy")}
-    for event in folder.events("tenant_stopping"):
+    healthy = {event.tenant: event for event in run.events("tenant_healthy")}
+    for event in run.events("tenant_stopping"):
         name = event.tenant
         took = seconds_between(event, healthy[name]) if name in healthy else None
         if name not in found and took is not None and took > 0:
@@ -59,54 +133,53 @@ def down_seconds(folder: Folder) -> dict[str, float]:
     return found
 
 
-def restore_facts(folder: Folder, failure: dict[str, Any] | None, still_down: list[dict[str, Any]]) -> dict[str, Any]:
-    """The part `restore` of a summary (`trialbench schema summary`)."""
-    how = outcome(folder)
-    restored = folder.events("restored")
-    started = folder.events("restore_started")
+def restore_facts(run: Run, failure: Failure | None, still_down: Sequence[StillDown]) -> Restore:
+    """The part `restore` of a summary."""
+    how = outcome(run)
+    restored = run.events("restored")
+    started = run.events("restore_started")
     asked = [*started, *restored][-1:]
-    end = _end(folder)
+    end = _end(run)
     after_s = seconds_between(end[0], restored[-1]) if end and restored else None
-    return {
-        "restored": None if how == "untouched" else how != "open",
-        "by": asked[0].restored_by if asked else None,
-        "at": restored[-1].wall if restored else None,
-        "why": _why(folder, how, failure),
-        "after": end[1] if end and after_s is not None else None,
-        "after_s": after_s,
-        "attempts": len(started),
-        "failures": [str(event.reason or "without a reason") for event in folder.events("restore_failed")],
-        "retries": [
-            {name: getattr(event, name) for name in ("tenant", "attempt", "wait_s", "reason")}
-            for event in folder.events("tenant_retry")
+    return Restore(
+        restored=None if how == "untouched" else how != "open",
+        by=asked[0].restored_by if asked else None,
+        at=restored[-1].wall if restored else None,
+        why=_why(run, how, failure),
+        after=end[1] if end and after_s is not None else None,
+        after_s=after_s,
+        attempts=len(started),
+        failures=[str(event.reason or "without a reason") for event in run.events("restore_failed")],
+        retries=[
+            Retry(event.tenant, event.attempt, event.wait_s, event.reason) for event in run.events("tenant_retry")
         ],
-        "times": restored[-1].times if restored else None,
-        "kept": {name: len(samples) for name, samples in folder.samples.items() if samples},
-        "files": [
-            *(["journal.jsonl"] if folder.journal else []),
-            *(["vram.jsonl"] if folder.vram else []),
-            *(f"logs/{name}" for name in folder.logs),
+        times=restored[-1].times if restored else None,
+        kept={name: len(one.samples) for name, one in run.segments.items() if one.samples},
+        files=[
+            *(["journal.jsonl"] if run.journal else []),
+            *(["vram.jsonl"] if run.readings else []),
+            *(f"logs/{name}" for name in run.logs),
         ],
-        "next": _next(folder, how, failure, still_down),
-    }
+        next=_next(run, how, failure, still_down),
+    )
 
 
-def _why(folder: Folder, how: str, failure: dict[str, Any] | None) -> str:
+def _why(run: Run, how: str, failure: Failure | None) -> str:
     """Why the run ended."""
     if how in ("completed", "rehearsed"):
         return how
     if failure:
-        return f"{failure['phase']}: {failure['reason'] or 'failed without a reason'}"
+        return str(failure)
     if how == "untouched":
         return "it ended before anything was stopped"
-    if how == "open" and not folder.events("restore_started"):
+    if how == "open" and not run.events("restore_started"):
         return "it has not ended, as far as the journal was fetched"
     return "it ended early, and the journal does not say why"
 
 
-def _end(folder: Folder) -> tuple[Event, str] | None:
+def _end(run: Run) -> tuple[Event, str] | None:
     """The event that ended the window, and its description."""
-    for event in reversed(folder.journal):
+    for event in reversed(run.journal):
         if event.event == "phase_failed":
             return event, f"{event.phase} failed"
         if event.event == "phase_done" and event.phase != "snapshot":
@@ -114,37 +187,36 @@ def _end(folder: Folder) -> tuple[Event, str] | None:
     return None
 
 
-def _next(folder: Folder, how: str, failure: dict[str, Any] | None, still_down: list[dict[str, Any]]) -> list[str]:
+def _next(run: Run, how: str, failure: Failure | None, still_down: Sequence[StillDown]) -> list[str]:
     if how == "open":
-        return _while_open(folder, still_down)
+        return _while_open(run, still_down)
     if how == "rehearsed":
         return [f"the trial itself: {_PLAY.format('benchmark-e4b.yml')}"]
     if how == "completed":
-        replies = folder.samples.get("describe-candidate")
-        judged = folder.verdict is not None and folder.verdict["facts"]["describe"] is not None
-        if not replies or judged:
+        judged = run.verdict is not None and run.verdict.describe is not None
+        if not run.samples("describe-candidate") or judged:
             return []
         return [
             "read samples/describe-candidate.jsonl beside samples/describe-baseline.jsonl",
             "then say which is better: trialbench verdict DIR --describe better (or same, or worse)",
         ]
-    steps = [f"fix: {failure['todo']}"] if failure and failure["todo"] else []
+    steps = [f"fix: {failure.todo}"] if failure and failure.todo else []
     if not steps:
         steps = ["see what ended it: journal.jsonl and logs/ of this folder; on the host: journalctl -u mt-run"]
-    play = "rehearse.yml" if folder.rehearsal else "benchmark-e4b.yml"
+    play = "rehearse.yml" if run.rehearsal else "benchmark-e4b.yml"
     return [*steps, f"then again: {_PLAY.format(play)}"]
 
 
-def _while_open(folder: Folder, still_down: list[dict[str, Any]]) -> list[str]:
+def _while_open(run: Run, still_down: Sequence[StillDown]) -> list[str]:
     """The steps that restore a host that is not known to be restored."""
-    if not folder.events("restore_failed"):
+    if not run.events("restore_failed"):
         look = "look at it on the host: sudo model-trial status"
-        if folder.plan.attended is False:
+        if run.plan.attended is False:
             return [f"it runs unattended; after it ends: {_PLAY.format('harvest.yml')}", look]
         return [look, f"bring it back now: {_RESTORE}", f"fetch its end: {_PLAY.format('harvest.yml')}"]
     # Only the newest attempt counts: earlier failures may have been fixed since.
-    begun = max((at for at, event in enumerate(folder.journal) if event.event == "restore_started"), default=0)
-    attempt = folder.journal[begun:]
+    begun = max((at for at, event in enumerate(run.journal) if event.event == "restore_started"), default=0)
+    attempt = run.journal[begun:]
     steps = []
     for event in attempt:
         if event.event == "tenant_failed" and event.tenant:
@@ -152,11 +224,11 @@ def _while_open(folder: Folder, still_down: list[dict[str, Any]]) -> list[str]:
             steps.append(f"{event.tenant} does not start" + (f"; by hand: {command[1]}" if command else ""))
     named = {event.tenant for event in attempt if event.event == "tenant_failed"}
     for entry in still_down:
-        steps += [f"{name} is down, and was not started yet" for name in entry["tenants"] if name not in named]
+        steps += [f"{name} is down, and was not started yet" for name in entry.tenants if name not in named]
     made = [event.checks for event in attempt if event.event == "checks" and event.checks]
     for check in made[-1] if made else []:
         if not check.ok:
             steps.append(f"check {check.id}, {check.title}: expected {check.expected}, found {check.found}")
     if not steps:
-        steps = [f"fix: {folder.events('restore_failed')[-1].reason or 'see journalctl -u mt-restore'}"]
+        steps = [f"fix: {run.events('restore_failed')[-1].reason or 'see journalctl -u mt-restore'}"]
     return [*steps, f"the host keeps retrying; once fixed, restore at once with: {_RESTORE}"]

@@ -2,87 +2,153 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trialbench import __version__
 from trialbench.files import write_json
 from trialbench.measure.sample import wall_clock
-from trialbench.report.comparison import comparisons
-from trialbench.report.folder import Folder, read_folder
-from trialbench.report.restore import down_seconds, outcome, restore_facts
+from trialbench.measure.summary import SegmentSummary, plain
+from trialbench.report.comparison import Comparison, comparisons
+from trialbench.report.restore import Failure, Outcome, Restore, down_seconds, outcome, restore_facts
+from trialbench.report.run import Run, read_run
 from trialbench.report.taints import differing, taints
-from trialbench.report.telemetry import telemetry
-from trialbench.report.windows import still_down, windows
+from trialbench.report.telemetry import Telemetry, telemetry
+from trialbench.report.windows import StillDown, Window, still_down, windows
 
 MIB_PER_GB = 1024
 # Phases of the VRAM series in which the candidate is loaded.
 _LOADED = ("candidate", "measure")
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A phase that ended; `duration_s` is None if a reboot interrupted it."""
+
+    phase: str
+    ok: bool
+    duration_s: float | None
+
+
+@dataclass(frozen=True)
+class GateFound:
+    """VRAM of the candidate above the drained level at a gate, in GB of 1024 MiB, and its band."""
+
+    name: str | None
+    ok: bool | None
+    footprint_gb: float | None
+    band: str | None
+
+
+@dataclass(frozen=True)
+class Vram:
+    """VRAM of the card in MiB, and the candidate's footprint above the drained level in GB of 1024 MiB."""
+
+    drained_mib: float | None
+    peak_mib: float | None
+    peak_footprint_gb: float | None
+    last_mib: float | None
+    total_mib: float | None
+    readings: int
+    gates: Sequence[GateFound]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The numbers of a trial; `trialbench schema summary` documents each. The order is that of `summary.json`.
+
+    Attributes:
+        created: ISO 8601 in UTC.
+        failure: of the newest phase that failed.
+        taints, partial: each as `name: what was seen`.
+        segments: their numbers by name, in the order measured.
+        calibration: the document `samples/calibration.json`.
+        down_s: seconds by tenant.
+        windows: by impact.
+    """
+
+    format: int
+    trialbench: str
+    created: str
+    run: str
+    host: str | None
+    model_label: str | None
+    baseline_label: str | None
+    outcome: Outcome
+    failure: Failure | None
+    restore_failure: str | None
+    a2_skipped: str | None
+    taints: Sequence[str]
+    partial: Sequence[str]
+    comparisons: Sequence[Comparison]
+    segments: Mapping[str, SegmentSummary]
+    phases: Sequence[Phase]
+    vram: Vram
+    telemetry: Telemetry
+    calibration: Mapping[str, Any] | None
+    down_s: Mapping[str, float]
+    windows: Mapping[str, Window]
+    still_down: Sequence[StillDown]
+    restore: Restore
+
+
 def write_summary(path: Path) -> Path:
     """Summarise the result folder `path` into its summary.json; returns that path."""
     target = path / "summary.json"
-    write_json(target, summarise_folder(read_folder(path)))
+    write_json(target, plain(summarise_run(read_run(path))))
     return target
 
 
-def summarise_folder(folder: Folder) -> dict[str, Any]:
-    """The summary of a trial (`trialbench schema summary`)."""
-    segments = folder.segments()
-    failures = folder.events("phase_failed")
+def summarise_run(run: Run) -> Summary:
+    """The summary of a trial."""
+    segments = run.in_order()
+    failures = run.events("phase_failed")
     # The newest one: earlier failures were followed by another attempt.
-    failure = (
-        {name: getattr(failures[-1], name) for name in ("phase", "reason", "expected", "found", "todo")}
-        if failures
-        else None
+    failure = Failure.of(failures[-1]) if failures else None
+    lost = still_down(run)
+    return Summary(
+        format=1,
+        trialbench=__version__,
+        created=wall_clock(),
+        run=run.id,
+        host=run.plan.host,
+        model_label=run.plan.candidate_label,
+        baseline_label=run.plan.baseline_label,
+        outcome=outcome(run),
+        failure=failure,
+        restore_failure=_restore_failure(run),
+        a2_skipped=next((event.reason for event in reversed(run.events("a2_skipped"))), None),
+        taints=taints(run, segments),
+        partial=[f"{one.name}: {why}" for one in segments for why in one.summary.partial],
+        # Where requests differ, no difference of the numbers is reported.
+        comparisons=comparisons(run.samples, "; ".join(text for _name, text in differing(segments)) or None),
+        segments={one.name: one.summary for one in segments},
+        phases=_phases(run),
+        vram=_vram(run),
+        telemetry=telemetry(run),
+        calibration=run.calibration,
+        down_s=down_seconds(run),
+        windows=windows(run),
+        still_down=lost,
+        restore=restore_facts(run, failure, lost),
     )
-    lost = still_down(folder)
-    return {
-        "format": 1,
-        "trialbench": __version__,
-        "created": wall_clock(),
-        "run": folder.run,
-        "host": folder.plan.host,
-        "model_label": folder.plan.candidate_label,
-        "baseline_label": folder.plan.baseline_label,
-        "outcome": outcome(folder),
-        "failure": failure,
-        "restore_failure": _restore_failure(folder),
-        "a2_skipped": next((event.reason for event in reversed(folder.events("a2_skipped"))), None),
-        "taints": taints(folder, segments),
-        "partial": [f"{name}: {why}" for name, segment in segments.items() for why in segment["partial"]],
-        "comparisons": comparisons(folder.samples, _differs(segments)),
-        "segments": segments,
-        "phases": _phases(folder),
-        "vram": _vram(folder),
-        "telemetry": telemetry(folder),
-        "calibration": folder.calibration,
-        "down_s": down_seconds(folder),
-        "windows": windows(folder),
-        "still_down": lost,
-        "restore": restore_facts(folder, failure, lost),
-    }
 
 
-def _differs(segments: dict[str, dict[str, Any]]) -> str | None:
-    """How the requests to baseline and candidate differ; None if the clients report no difference."""
-    return "; ".join(text for name, text in differing(segments)) or None
-
-
-def _restore_failure(folder: Folder) -> str | None:
+def _restore_failure(run: Run) -> str | None:
     """Why the newest restore did not succeed; None once the run is closed."""
-    failed = folder.events("restore_failed")
-    if not failed or folder.events("closed"):
+    failed = run.events("restore_failed")
+    if not failed or run.events("closed"):
         return None
     return str(failed[-1].reason or "without a reason")
 
 
-def _phases(folder: Folder) -> list[dict[str, Any]]:
+def _phases(run: Run) -> list[Phase]:
     """Phases in the order they ended, with durations; the restore's duration comes from its last event."""
-    started = {event.phase: event for event in folder.events("phase_started")}
+    started = {event.phase: event for event in run.events("phase_started")}
     found = []
-    for event in folder.journal:
+    for event in run.journal:
         name = event.event
         if name in ("phase_done", "phase_failed"):
             phase = event.phase
@@ -91,28 +157,23 @@ def _phases(folder: Folder) -> list[dict[str, Any]]:
             same = event.boot_id == begun.boot_id
             duration = round(event.t_s - begun.t_s, 3) if same else None
             took = duration if event.duration_s is None else event.duration_s
-            found.append({"phase": phase, "ok": name == "phase_done", "duration_s": took})
+            found.append(Phase(phase, name == "phase_done", took))
         elif name == "restored":
-            found.append({"phase": "restore", "ok": True, "duration_s": event.duration_s})
+            found.append(Phase("restore", True, event.duration_s))
     return found
 
 
-def _vram(folder: Folder) -> dict[str, Any]:
-    """VRAM in MiB, and the candidate's footprint above the drained level in GB of 1024 MiB."""
-    drained = [event.used_mib for event in folder.events("drained")]
+def _vram(run: Run) -> Vram:
+    drained = next((event.used_mib for event in run.events("drained")), None)
     # Lines lack a reading while the driver does not respond.
-    readings = [reading for reading in folder.vram if reading.get("used_mib") is not None]
-    loaded = [reading["used_mib"] for reading in readings if reading.get("phase") in _LOADED]
-    peak = max(loaded, default=None)
-    return {
-        "drained_mib": drained[0] if drained else None,
-        "peak_mib": peak,
-        "peak_footprint_gb": round((peak - drained[0]) / MIB_PER_GB, 3) if drained and peak is not None else None,
-        "last_mib": readings[-1]["used_mib"] if readings else None,
-        "total_mib": readings[-1].get("total_mib") if readings else None,
-        "readings": len(readings),
-        "gates": [
-            {name: getattr(event, name) for name in ("name", "ok", "footprint_gb", "band")}
-            for event in folder.events("gate")
-        ],
-    }
+    readings = [reading for reading in run.readings if reading.used_mib is not None]
+    peak = max((one.used_mib for one in readings if one.used_mib is not None and one.phase in _LOADED), default=None)
+    return Vram(
+        drained_mib=drained,
+        peak_mib=peak,
+        peak_footprint_gb=None if drained is None or peak is None else round((peak - drained) / MIB_PER_GB, 3),
+        last_mib=readings[-1].used_mib if readings else None,
+        total_mib=readings[-1].total_mib if readings else None,
+        readings=len(readings),
+        gates=[GateFound(event.name, event.ok, event.footprint_gb, event.band) for event in run.events("gate")],
+    )

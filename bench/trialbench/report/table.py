@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from trialbench.report.decide import evidence_of
 from trialbench.report.evidence import QUESTIONS, Answer
-from trialbench.report.folder import Folder, read_folder
 from trialbench.report.measured import calibration_text, comparison_table, segments_table, telemetry_table
-from trialbench.report.proofs import Number, Proof, proofs_of
-from trialbench.report.summary import summarise_folder
+from trialbench.report.proofs import Number, Proof
+from trialbench.report.restore import Restore
+from trialbench.report.run import Decided, Run, read_run
+from trialbench.report.summary import Summary, Vram, summarise_run
 from trialbench.report.windows import clock, still_down_text
 from trialbench.show.terminal import screen
 from trialbench.show.text import WIDTH, columns, section, wrap
@@ -22,70 +22,71 @@ def folder_table(path: Path) -> str:
     Raises:
         UsageError: no result folder.
     """
-    folder = read_folder(path)
-    summary = summarise_folder(folder)
-    parts = [_head(summary, folder), section("Host", _host(summary)), section("Phases", _phases(summary))]
-    if summary["segments"]:
-        numbers = [segments_table(summary, folder.samples), calibration_text(summary["calibration"])]
+    run = read_run(path)
+    summary = summarise_run(run)
+    parts = [_head(summary, run), section("Host", _host(summary)), section("Phases", _phases(summary))]
+    if summary.segments:
+        samples = {name: one.samples for name, one in run.segments.items()}
+        numbers = [segments_table(summary.segments, samples, alone=False), calibration_text(summary.calibration)]
         parts.append(section("Samples", "\n".join(text for text in numbers if text)))
-        parts.append(section("Candidate against baseline", comparison_table(summary["comparisons"])))
-        parts.append(section("Card and host", telemetry_table(summary["telemetry"])))
-    parts += [section("VRAM", _vram(summary["vram"])), section("Windows", _windows(summary))]
-    parts.append(section("Checks", _checks(folder)))
-    parts.append(section("Proofs", "\n".join(_proof(proof) for proof in proofs_of(folder.proofs))))
-    if folder.bad_lines:
-        parts.append(wrap(f"{folder.bad_lines} lines of its files could not be read (cut short?)"))
-    parts += [wrap(f"could not be used: {problem}") for problem in folder.unread]
-    if not folder.rehearsal:
-        parts.append(section("Verdict", _verdict(folder.verdict)))
-    parts.append(section("Evidence", _evidence(evidence_of(folder, summary))))
+        parts.append(section("Candidate against baseline", comparison_table(summary.comparisons)))
+        parts.append(section("Card and host", telemetry_table(summary.telemetry)))
+    parts += [section("VRAM", _vram(summary.vram)), section("Windows", _windows(summary))]
+    parts.append(section("Checks", _checks(run)))
+    parts.append(section("Proofs", "\n".join(_proof(proof) for proof in run.proofs)))
+    if run.bad_lines:
+        parts.append(wrap(f"{run.bad_lines} lines of its files could not be read (cut short?)"))
+    parts += [wrap(f"could not be used: {problem}") for problem in run.unread]
+    if not run.rehearsal:
+        parts.append(section("Verdict", _verdict(run.verdict)))
+    parts.append(section("Evidence", _evidence(evidence_of(run, summary))))
     return screen("\n\n".join(part for part in parts if part))
 
 
-def _head(summary: dict[str, Any], folder: Folder) -> str:
-    if folder.rehearsal:
-        tried = f"rehearsal on {summary['host']}"
-    elif summary["model_label"]:
-        tried = f"{summary['model_label']} on {summary['host']}"
+def _head(summary: Summary, run: Run) -> str:
+    if run.rehearsal:
+        tried = f"rehearsal on {summary.host}"
+    elif summary.model_label:
+        tried = f"{summary.model_label} on {summary.host}"
     else:
         tried = "no plan found"
-    lines = [screen(f"{summary['run']}: {tried}, {summary['outcome'].replace('_', ' ')}")]
-    failure = summary["failure"]
+    lines = [screen(f"{summary.run}: {tried}, {summary.outcome.replace('_', ' ')}")]
+    failure = summary.failure
     if failure:
-        lines.append(wrap(f"  {failure['phase']} failed: {failure['reason']}"))
-        lines += [wrap(f"    {name}: {failure[name]}") for name in ("expected", "found", "todo") if failure[name]]
-    if summary["restore_failure"]:
-        lines.append(wrap(f"  restore failed: {summary['restore_failure']}"))
-    if summary["a2_skipped"]:
-        lines.append(wrap(f"  the live model was not measured again (A2 skipped): {summary['a2_skipped']}"))
-    lines += [wrap(f"  TAINTED {text}") for text in summary["taints"]]
-    lines += [wrap(f"  PARTIAL {text}") for text in summary["partial"]]
+        lines.append(wrap(f"  {failure.phase} failed: {failure.reason}"))
+        lines += [wrap(f"    {name}: {text}") for name, text in failure.details.items()]
+    if summary.restore_failure:
+        lines.append(wrap(f"  restore failed: {summary.restore_failure}"))
+    if summary.a2_skipped:
+        lines.append(wrap(f"  the live model was not measured again (A2 skipped): {summary.a2_skipped}"))
+    lines += [wrap(f"  TAINTED {text}") for text in summary.taints]
+    lines += [wrap(f"  PARTIAL {text}") for text in summary.partial]
     return "\n".join(lines)
 
 
-def _host(summary: dict[str, Any]) -> str:
+def _host(summary: Summary) -> str:
     """Who restored the host and when, the downtime, which files are kept, and the next steps."""
-    facts = summary["restore"]
+    facts = summary.restore
     lines = [_restored(facts)]
-    down = [f"{name} {took:.1f} s" for name, took in summary["down_s"].items()]
+    down = [f"{name} {took:.1f} s" for name, took in summary.down_s.items()]
     if down:
         lines.append(f"down: {', '.join(down)}")
     for kind, what in (("stop_s", "stopping took"), ("start_s", "starting took"), ("drain_s", "draining took")):
-        took = (facts["times"] or {}).get(kind)
+        took = (facts.times or {}).get(kind)
         if took:
             lines.append(f"{what}: {', '.join(f'{name} {value:.1f} s' for name, value in took.items())}")
-    for retry in facts["retries"]:
-        reason = _short(retry["reason"]).removeprefix(f"{retry['tenant']}: ")
-        lines.append(f"{retry['tenant']} was started again (attempt {retry['attempt']} failed: {reason})")
+    for retry in facts.retries:
+        reason = _short(retry.reason).removeprefix(f"{retry.tenant}: ")
+        lines.append(f"{retry.tenant} was started again (attempt {retry.attempt} failed: {reason})")
     # The head shows the newest failure of an open restore.
-    settled = facts["failures"] if facts["restored"] else facts["failures"][:-1]
+    settled = facts.failures if facts.restored else facts.failures[:-1]
     lines += [f"a restore before was not complete: {_short(reason)}" for reason in settled]
-    kept = [f"{count} {name}" for name, count in facts["kept"].items()]
-    logs = sum(name.startswith("logs/") for name in facts["files"])
-    kept += [name for name in facts["files"] if not name.startswith("logs/")] + ([f"{logs} logs"] if logs else [])
+    kept = [f"{count} {name}" for name, count in facts.kept.items()]
+    logs = sum(name.startswith("logs/") for name in facts.files)
+    kept += [name for name in facts.files if not name.startswith("logs/")] + ([f"{logs} logs"] if logs else [])
     if kept:
         lines.append(_listed("kept", kept))
-    lines += [f"next: {step}" for step in facts["next"]]
+    lines += [f"next: {step}" for step in facts.next]
     return "\n".join(wrap(line) for line in lines)
 
 
@@ -106,27 +107,22 @@ def _listed(what: str, items: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _restored(facts: dict[str, Any]) -> str:
-    if facts["restored"] is None:
+def _restored(facts: Restore) -> str:
+    if facts.restored is None:
         return "nothing was stopped on it"
-    attempts = f" ({facts['attempts']} attempts)" if facts["attempts"] > 1 else ""
-    if not facts["restored"]:
-        begun = f"; last asked for by {facts['by']}" if facts["by"] else ""
+    attempts = f" ({facts.attempts} attempts)" if facts.attempts > 1 else ""
+    if not facts.restored:
+        begun = f"; last asked for by {facts.by}" if facts.by else ""
         return f"NOT known to be restored{begun}{attempts}"
-    when = f" at {clock(facts['at'])}" if facts["at"] else ""
-    after = f", {facts['after_s']:.1f} s after {facts['after']}" if facts["after"] else ""
-    return f"restored by {facts['by'] or 'unknown'}{when}{after}{attempts}"
+    when = f" at {clock(facts.at)}" if facts.at else ""
+    after = f", {facts.after_s:.1f} s after {facts.after}" if facts.after else ""
+    return f"restored by {facts.by or 'unknown'}{when}{after}{attempts}"
 
 
-def _phases(summary: dict[str, Any]) -> str:
+def _phases(summary: Summary) -> str:
     return (
-        columns(
-            [
-                (phase["phase"], seconds(phase["duration_s"]), "" if phase["ok"] else "failed")
-                for phase in summary["phases"]
-            ]
-        )
-        if summary["phases"]
+        columns([(phase.phase, seconds(phase.duration_s), "" if phase.ok else "failed") for phase in summary.phases])
+        if summary.phases
         else ""
     )
 
@@ -136,13 +132,11 @@ def seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:7.1f} s"
 
 
-def _vram(vram: dict[str, Any]) -> str:
+def _vram(vram: Vram) -> str:
     lines = []
-    if vram["drained_mib"] is not None:
-        lines.append(
-            f"drained to {_gb(vram['drained_mib'])}, peak {_gb(vram['peak_mib'])}, now {_gb(vram['last_mib'])}"
-        )
-    rows = [(f"gate {gate['name']}", _gb(gate["footprint_gb"], 1), str(gate["band"] or "")) for gate in vram["gates"]]
+    if vram.drained_mib is not None:
+        lines.append(f"drained to {_gb(vram.drained_mib)}, peak {_gb(vram.peak_mib)}, now {_gb(vram.last_mib)}")
+    rows = [(f"gate {gate.name}", _gb(gate.footprint_gb, 1), gate.band or "") for gate in vram.gates]
     return "\n".join([*lines, *([columns(rows)] if rows else [])])
 
 
@@ -150,23 +144,23 @@ def _gb(value: float | None, per_gb: int = 1024) -> str:
     return "-" if value is None else f"{value / per_gb:.2f} GB"
 
 
-def _windows(summary: dict[str, Any]) -> str:
-    lines = [wrap(still_down_text(entry)) for entry in summary["still_down"]]
-    for impact, window in summary["windows"].items():
-        lines.append(f"{impact} {window['total_s']:.1f} s ({', '.join(window['tenants'])} down)")
+def _windows(summary: Summary) -> str:
+    lines = [wrap(still_down_text(entry)) for entry in summary.still_down]
+    for impact, window in summary.windows.items():
+        lines.append(f"{impact} {window.total_s:.1f} s ({', '.join(window.tenants)} down)")
         lines.append(
             wrap(
-                f"  overhead {window['overhead_s']:.1f} s = {window['total_s']:.1f}"
-                f" - drain minimum {window['drain_min_s']:.1f} - tenants' starts {window['tenant_starts_s']:.1f}"
-                f" - candidate's start {window['candidate_start_s']:.1f} - measuring {window['measuring_s']:.1f}"
+                f"  overhead {window.overhead_s:.1f} s = {window.total_s:.1f}"
+                f" - drain minimum {window.drain_min_s:.1f} - tenants' starts {window.tenant_starts_s:.1f}"
+                f" - candidate's start {window.candidate_start_s:.1f} - measuring {window.measuring_s:.1f}"
             )
         )
     return "\n".join(lines)
 
 
-def _checks(folder: Folder) -> str:
+def _checks(run: Run) -> str:
     """The checks that closed the run or, without them, the host's own newest checks."""
-    found = folder.checks()
+    found = run.checks()
     if found is None:
         return "not made"
     checks, wall = found
@@ -198,7 +192,7 @@ def _evidence(answers: list[Answer]) -> str:
     return "\n".join(lines)
 
 
-def _verdict(verdict: dict[str, Any] | None) -> str:
+def _verdict(verdict: Decided | None) -> str:
     if verdict is None:
         return "not decided: `trialbench verdict DIR`"
-    return "\n".join([verdict["verdict"].replace("_", " "), *(wrap(f"- {reason}") for reason in verdict["reasons"])])
+    return "\n".join([verdict.verdict.replace("_", " "), *(wrap(f"- {reason}") for reason in verdict.reasons)])

@@ -16,9 +16,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
-from trialbench.report.folder import Folder
+from trialbench.measure.sample import Sample
+from trialbench.report.run import Reading, Run, Segment
 
 # Reasons that make a card slower than its settings allow. An idle card, a clock limit set by a user and the power limit
 # do not count: a busy card is expected to run at its power limit.
@@ -35,164 +35,225 @@ STEADY_MIB = 64
 # Two samplers may overlap briefly during handover; a clock reset by a reboot jumps back further.
 _BACKWARDS_S = 1.0
 
-Line = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class Series:
     """The readings before any reboot, in order of time; `dropped` is how many came after one."""
 
     times: list[float]
-    lines: list[Line]
+    readings: list[Reading]
     dropped: int = 0
 
-    def between(self, start_s: float, end_s: float) -> Sequence[Line]:
+    def between(self, start_s: float, end_s: float) -> Sequence[Reading]:
         """The readings from `start_s` to `end_s`, both included."""
-        return self.lines[bisect_left(self.times, start_s) : bisect_right(self.times, end_s)]
+        return self.readings[bisect_left(self.times, start_s) : bisect_right(self.times, end_s)]
 
-    def around(self, start_s: float, end_s: float) -> Sequence[Line]:
+    def around(self, start_s: float, end_s: float) -> Sequence[Reading]:
         """The same, with the last reading before and the first one after, where they are near."""
         first, last = bisect_left(self.times, start_s), bisect_right(self.times, end_s)
         if first > 0 and start_s - self.times[first - 1] <= NEAR_S:
             first -= 1
         if last < len(self.times) and self.times[last] - end_s <= NEAR_S:
             last += 1
-        return self.lines[first:last]
+        return self.readings[first:last]
 
-    def during(self, start_s: float, end_s: float, key: str = "used_mib") -> Sequence[Line]:
+    def during(self, start_s: float, end_s: float, key: str = "used_mib") -> Sequence[Reading]:
         """The readings from `start_s` to `end_s` that have `key`; without any, the nearest one that has, if near."""
-        inside = [line for line in self.between(start_s, end_s) if line.get(key) is not None]
+        inside = [one for one in self.between(start_s, end_s) if one.value(key) is not None]
         if inside:
             return inside
         middle = (start_s + end_s) / 2
         near = self.between(middle - NEAR_S, middle + NEAR_S)
-        known = [line for line in near if line.get(key) is not None]
-        return [min(known, key=lambda line: abs(line["t_s"] - middle))] if known else []
+        known = [one for one in near if one.value(key) is not None]
+        return [min(known, key=lambda one: abs(one.t_s - middle))] if known else []
 
     def values(self, start_s: float, end_s: float, key: str) -> list[float]:
         """What those readings say of `key`."""
-        return [float(line[key]) for line in self.during(start_s, end_s, key)]
+        return _values(self.during(start_s, end_s, key), key)
 
 
-def series(lines: Iterable[Line]) -> Series:
+def series(readings: Iterable[Reading]) -> Series:
     """The part of `vram.jsonl` that can be joined to samples: everything before the clock restarts."""
-    kept: list[Line] = []
+    kept: list[Reading] = []
     dropped = 0
-    for line in lines:
-        if dropped or (kept and line["t_s"] < kept[-1]["t_s"] - _BACKWARDS_S):
+    for one in readings:
+        if dropped or (kept and one.t_s < kept[-1].t_s - _BACKWARDS_S):
             dropped += 1
         else:
-            kept.append(line)
-    kept.sort(key=lambda line: line["t_s"])
-    return Series([line["t_s"] for line in kept], kept, dropped)
+            kept.append(one)
+    kept.sort(key=lambda one: one.t_s)
+    return Series([one.t_s for one in kept], kept, dropped)
 
 
-def held_back(line: Line) -> list[str]:
+def _values(readings: Iterable[Reading], key: str) -> list[float]:
+    """What is known of `key`."""
+    return [float(value) for one in readings if (value := one.value(key)) is not None]
+
+
+def held_back(reading: Reading) -> list[str]:
     """Why the card was slowed at that moment, by name; empty when it was not, or when nothing is known."""
-    return [name for name in _names(line) or () if name in SLOWING]
-
-
-def joined(folder: Folder) -> dict[str, dict[int, dict[str, Any]]]:
-    """What the series adds to each sample, by segment and `seq`.
-
-    Returns:
-        `{"flags", "energy_j", "power_w", "sm_mhz", "temp_c", "load1"}`: flags are `throttled` (the card was slowed)
-        and `disturbed` (the host's CPUs were busier than usual, or another process came, went or grew on the card);
-        energy in J or None; power in W and clock in MHz are means, temperature in degrees Celsius and load the most.
-    """
-    readings = series(folder.vram)
-    return {name: _segment(folder, readings, name).samples for name in folder.samples}
-
-
-def telemetry(folder: Folder) -> dict[str, Any]:
-    """Statistics of each segment for `summary.json`, and by key why something is missing."""
-    readings = series(folder.vram)
-    found = {name: _segment(folder, readings, name) for name in folder.samples}
-    segments = {name: one.summary for name, one in found.items()}
-    return {"segments": segments, "why": _why(folder, readings, segments)}
+    return [name for name in reading.throttle or () if name in SLOWING]
 
 
 @dataclass(frozen=True)
-class _Joined:
-    summary: dict[str, Any]
-    samples: dict[int, dict[str, Any]]
+class Joined:
+    """What the series adds to one sample.
+
+    Attributes:
+        flags: `throttled` (the card was slowed) and `disturbed` (the host's CPUs were busier than usual, or another
+            process came, went or grew on the card).
+        energy_j: of the card, over the reply.
+        power_w, sm_mhz: means.
+        temp_c, load1: the most; degrees Celsius.
+    """
+
+    flags: Sequence[str] = ()
+    energy_j: float | None = None
+    power_w: float | None = None
+    sm_mhz: float | None = None
+    temp_c: float | None = None
+    load1: float | None = None
 
 
-def _segment(folder: Folder, readings: Series, name: str) -> _Joined:
-    samples = folder.samples[name]
-    if not samples:
-        return _Joined(_summary(readings, (0.0, -1.0), {}, None), {})
-    spans = [_span(sample) for sample in samples]
-    start_s, end_s = min(start for start, _end in spans), max(end for _start, end in spans)
-    around = readings.around(start_s, end_s)
+@dataclass(frozen=True)
+class Range:
+    """The least, the median and the most of a series."""
+
+    min: float
+    p50: float
+    max: float
+
+
+@dataclass(frozen=True)
+class Energy:
+    """The card's energy over a reply, in J; `n` replies, from the driver's `counter` or integrated from `power`."""
+
+    p50: float
+    mean: float
+    n: int
+    source: str | None
+
+
+@dataclass(frozen=True)
+class SegmentTelemetry:
+    """Card and host during one segment; None: not known.
+
+    Attributes:
+        throttle: what held the card back, an idle card aside.
+        throttled, disturbed: samples with that flag.
+    """
+
+    readings: int
+    sm_mhz: Range | None
+    mem_mhz: Range | None
+    power_w: Range | None
+    temp_c: Range | None
+    util_percent: Range | None
+    mem_util_percent: Range | None
+    cpu_percent: Range | None
+    load1_max: float | None
+    throttle: Sequence[str]
+    energy_per_reply_j: Energy | None
+    throttled: int | None
+    disturbed: int | None
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """Statistics by segment, and by key why something is missing."""
+
+    segments: Mapping[str, SegmentTelemetry]
+    why: Mapping[str, str]
+
+
+Rows = Mapping[int, Joined]
+
+
+def joined(run: Run) -> dict[str, Rows]:
+    """What the series adds to each sample, by segment and `seq`."""
+    readings = series(run.readings)
+    return {name: _joined(run, readings, one)[0] for name, one in run.segments.items()}
+
+
+def telemetry(run: Run) -> Telemetry:
+    """Card and host in a run."""
+    readings = series(run.readings)
+    segments = {name: _summary(readings, one, *_joined(run, readings, one)) for name, one in run.segments.items()}
+    return Telemetry(segments, _why(run, readings, segments))
+
+
+def _joined(run: Run, readings: Series, segment: Segment) -> tuple[Rows, str | None]:
+    """What is added to the samples of a segment, and where their energy is from."""
+    span = _span(segment.samples)
+    if span is None:
+        return {}, None
+    around = readings.around(*span)
     energy, source = _energy_of(readings)
-    foreign = _Foreign(_own(folder, name, around), around)
-    busy = _busy(readings.values(start_s, end_s, "cpu_percent"))
-    rows: dict[int, dict[str, Any]] = {}
-    for sample, (first_s, last_s) in zip(samples, spans, strict=True):
+    foreign = _Foreign(_own(run, segment, around), around)
+    busy = _busy(readings.values(*span, "cpu_percent"))
+    rows = {}
+    for sample in segment.samples:
+        first_s, last_s = sample.t_start_s, sample.t_end_s
         near = readings.around(first_s, last_s)
         told = {key: readings.values(first_s, last_s, key) for key in ("power_w", "sm_mhz", "temp_c", "load1")}
-        flags = ["throttled"] if any(held_back(line) for line in near) else []
+        flags = ["throttled"] if any(held_back(one) for one in near) else []
         if foreign.changed(near) or busy(readings.values(first_s, last_s, "cpu_percent")):
             flags.append("disturbed")
-        rows[sample["seq"]] = {
-            "flags": flags,
+        rows[sample.seq] = Joined(
+            flags=flags,
             # A failed sample has no end that one could measure to.
-            "energy_j": None if sample["latency_ms"] is None else energy(first_s, last_s),
-            "power_w": _rounded(statistics.fmean, told["power_w"]),
-            "sm_mhz": _rounded(statistics.fmean, told["sm_mhz"]),
-            "temp_c": _rounded(max, told["temp_c"]),
-            "load1": _rounded(max, told["load1"]),
-        }
-    return _Joined(_summary(readings, (start_s, end_s), rows, source), rows)
+            energy_j=None if sample.latency_ms is None else energy(first_s, last_s),
+            power_w=_rounded(statistics.fmean, told["power_w"]),
+            sm_mhz=_rounded(statistics.fmean, told["sm_mhz"]),
+            temp_c=_rounded(max, told["temp_c"]),
+            load1=_rounded(max, told["load1"]),
+        )
+    return rows, source
 
 
-def _span(sample: Mapping[str, Any]) -> tuple[float, float]:
-    start_s = float(sample["t_start_s"])
-    return start_s, start_s + (sample["latency_ms"] or 0.0) / 1000
+def _span(samples: Sequence[Sample]) -> tuple[float, float] | None:
+    """From the first request to the last reply, in seconds; None without samples."""
+    if not samples:
+        return None
+    return min(sample.t_start_s for sample in samples), max(sample.t_end_s for sample in samples)
 
 
-def _summary(
-    readings: Series, span: tuple[float, float], rows: Mapping[int, dict[str, Any]], source: str | None
-) -> dict[str, Any]:
-    # A span that ends before it begins is that of no sample at all.
-    measured = span[0] <= span[1]
-    around = readings.around(*span) if measured else []
-    energies = [row["energy_j"] for row in rows.values() if row["energy_j"] is not None]
-    reasons = {name for line in around for name in _names(line) or ()} - {"gpu_idle"}
-    told = any(_names(line) is not None for line in around)
-    return {
-        "readings": len(readings.during(*span)) if measured else 0,
-        **{key: _range(readings.values(*span, key) if measured else []) for key in RANGES},
-        "load1_max": _rounded(max, readings.values(*span, "load1") if measured else []),
-        "throttle": sorted(reasons),
-        "energy_per_reply_j": {
-            "p50": round(statistics.median(energies), 3),
-            "mean": round(statistics.fmean(energies), 3),
-            "n": len(energies),
-            "source": source,
-        }
+def _summary(readings: Series, segment: Segment, rows: Rows, source: str | None) -> SegmentTelemetry:
+    span = _span(segment.samples)
+    around = readings.around(*span) if span else []
+    energies = [row.energy_j for row in rows.values() if row.energy_j is not None]
+    known = [one.throttle for one in around if one.throttle is not None]
+
+    def flagged(name: str) -> int:
+        return sum(name in row.flags for row in rows.values())
+
+    def values(key: str) -> list[float]:
+        return readings.values(*span, key) if span else []
+
+    return SegmentTelemetry(
+        readings=len(readings.during(*span)) if span else 0,
+        **{key: _range(values(key)) for key in RANGES},
+        load1_max=_rounded(max, values("load1")),
+        throttle=sorted({name for names in known for name in names} - {"gpu_idle"}),
+        energy_per_reply_j=Energy(
+            round(statistics.median(energies), 3), round(statistics.fmean(energies), 3), len(energies), source
+        )
         if energies
         else None,
         # Unknown is not 0: without readings, throttling cannot be counted.
-        "throttled": sum("throttled" in row["flags"] for row in rows.values()) if told else None,
-        "disturbed": sum("disturbed" in row["flags"] for row in rows.values()) if around else None,
-    }
-
-
-def _names(line: Line) -> list[str] | None:
-    found: list[str] | None = line.get("throttle")
-    return found
+        throttled=flagged("throttled") if known else None,
+        disturbed=flagged("disturbed") if around else None,
+    )
 
 
 def _rounded(pick: Callable[[list[float]], float], values: list[float]) -> float | None:
     return round(pick(values), 2) if values else None
 
 
-def _range(values: list[float]) -> dict[str, float] | None:
+def _range(values: list[float]) -> Range | None:
     if not values:
         return None
-    return {"min": round(min(values), 2), "p50": round(statistics.median(values), 2), "max": round(max(values), 2)}
+    return Range(round(min(values), 2), round(statistics.median(values), 2), round(max(values), 2))
 
 
 # --- energy ----------------------------------------------------------------------------------------------------------
@@ -201,7 +262,7 @@ def _range(values: list[float]) -> dict[str, float] | None:
 def _energy_of(readings: Series) -> tuple[Callable[[float, float], float | None], str | None]:
     """What gives the energy in J between two moments, and where it has it from: the same for a whole run."""
     for key, source in (("energy_j", "counter"), ("power_w", "power")):
-        curve = _Curve(readings.lines, key)
+        curve = _Curve(readings.readings, key)
         if curve:
             return (curve.rise if source == "counter" else curve.area), source
     return lambda _start_s, _end_s: None, None
@@ -210,8 +271,8 @@ def _energy_of(readings: Series) -> tuple[Callable[[float, float], float | None]
 class _Curve:
     """One value of the series over time, straight between readings; gaps are holes."""
 
-    def __init__(self, lines: Iterable[Line], key: str) -> None:
-        known = [(line["t_s"], float(line[key])) for line in lines if line.get(key) is not None]
+    def __init__(self, readings: Iterable[Reading], key: str) -> None:
+        known = [(one.t_s, float(value)) for one in readings if (value := one.value(key)) is not None]
         self._times: list[float] = [t for t, _v in known]
         self._values: list[float] = [v for _t, v in known]
 
@@ -264,34 +325,31 @@ class _Curve:
 # --- other processes --------------------------------------------------------------------------------------------------
 
 
-def _own(folder: Folder, name: str, around: Sequence[Line]) -> frozenset[int]:
+def _own(run: Run, segment: Segment, around: Sequence[Reading]) -> frozenset[int]:
     """The processes of the server under test; empty if they cannot be identified."""
-    held = {holder["pid"]: str(holder.get("command", "")) for line in around for holder in _holders(line)}
-    if "baseline" not in name:
-        pids = {event.pid for event in folder.events("candidate_started")}
+    held = {holder.pid: holder.command for one in around for holder in one.holders if holder.pid is not None}
+    if not segment.baseline:
+        pids = {event.pid for event in run.events("candidate_started")}
         return frozenset(pid for pid in held if pid in pids)
-    tenant = folder.plan.tenant(folder.plan.baseline_tenant)
+    tenant = run.plan.tenant(run.plan.baseline_tenant)
     pattern = tenant.vram_process if tenant else ""
     return frozenset(pid for pid, command in held.items() if pattern and pattern in command)
-
-
-def _holders(line: Line) -> list[dict[str, Any]]:
-    return [holder for holder in line.get("processes") or () if isinstance(holder.get("pid"), int)]
 
 
 class _Foreign:
     """All processes on the card except the server under test, as of the start of the segment."""
 
-    def __init__(self, own: frozenset[int], around: Sequence[Line]) -> None:
+    def __init__(self, own: frozenset[int], around: Sequence[Reading]) -> None:
         self._own = own
         self._first = self._sizes(around[0]) if around else {}
 
-    def _sizes(self, line: Line) -> dict[int, float | None]:
-        return {holder["pid"]: holder.get("mib") for holder in _holders(line) if holder["pid"] not in self._own}
+    def _sizes(self, reading: Reading) -> dict[int, float | None]:
+        held = {one.pid: one.mib for one in reading.holders if one.pid is not None}
+        return {pid: mib for pid, mib in held.items() if pid not in self._own}
 
-    def changed(self, near: Sequence[Line]) -> bool:
+    def changed(self, near: Sequence[Reading]) -> bool:
         """Whether another process appeared, exited, or changed its memory since the segment began."""
-        looks = [self._sizes(line) for line in near]
+        looks = [self._sizes(one) for one in near]
         if any(look.keys() - self._first.keys() for look in looks):
             return True
         for earlier, later in pairwise(looks):
@@ -322,25 +380,25 @@ def _busy(usual: list[float]) -> Callable[[list[float]], bool]:
 _KEYS = (*RANGES, "throttle", "energy_j", "load1")
 
 
-def _why(folder: Folder, readings: Series, segments: Mapping[str, dict[str, Any]]) -> dict[str, str]:
-    if not readings.lines:
+def _why(run: Run, readings: Series, segments: Mapping[str, SegmentTelemetry]) -> dict[str, str]:
+    if not readings.readings:
         return {"readings": "vram.jsonl is missing or holds no reading"}
     said: dict[str, str] = {}
-    for line in readings.lines:
+    for one in readings.readings:
         # The latest reason wins.
-        said |= {str(key): str(why) for key, why in (line.get("missing") or {}).items()}
+        said |= one.missing
     found: dict[str, str] = {}
     for key in _KEYS:
-        if not any(line.get(key) is not None for line in readings.lines):
-            recorded = any(key in line for line in readings.lines)
+        if all(getattr(one, key) is None for one in readings.readings):
+            recorded = any(key in one.recorded for one in readings.readings)
             default = "the driver does not tell" if recorded else "not recorded by the host program of this run"
             found[key] = said.get(key, default)
-    blind = [name for name, one in segments.items() if folder.samples[name] and not one["readings"]]
+    blind = [name for name, one in segments.items() if run.samples(name) and not one.readings]
     if blind:
         found["readings"] = f"none while these segments were measured: {', '.join(sorted(blind))}"
     if readings.dropped:
         found["clock"] = f"the host was restarted; {readings.dropped} later readings are not joined to samples"
-    sources = {one["energy_per_reply_j"]["source"] for one in segments.values() if one["energy_per_reply_j"]}
+    sources = {one.energy_per_reply_j.source for one in segments.values() if one.energy_per_reply_j}
     if "power" in sources and "energy_j" in found:
         found["energy_j"] += "; energy per reply is the power integrated over each reply instead"
     return found

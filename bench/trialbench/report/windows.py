@@ -9,10 +9,9 @@ seconds on CLOCK_MONOTONIC of the host, which journal and samples share.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from trialbench.report.folder import Folder
+from trialbench.report.run import Run
 
 Interval = tuple[float, float]
 
@@ -30,47 +29,59 @@ class Window:
     overhead_s: float
 
 
-def down_intervals(folder: Folder) -> dict[str, Interval]:
+@dataclass(frozen=True)
+class StillDown:
+    """What users still lose.
+
+    Attributes:
+        since: wall clock of the first stop of the window that is still open.
+        tenants: those that are not healthy again.
+    """
+
+    impact: str
+    since: str
+    tenants: list[str]
+
+
+def down_intervals(run: Run) -> dict[str, Interval]:
     """Tenant to (stop began, healthy again), without tenants that never recovered."""
     found: dict[str, Interval] = {}
-    back = {event.tenant: event.t_s for event in folder.events("tenant_healthy")}
-    for event in folder.events("tenant_stopping"):
+    back = {event.tenant: event.t_s for event in run.events("tenant_healthy")}
+    for event in run.events("tenant_stopping"):
         name = event.tenant
         if name in back and name not in found and back[name] > event.t_s:
             found[name] = (event.t_s, back[name])
     return found
 
 
-def windows(folder: Folder) -> dict[str, dict[str, Any]]:
-    """Window by impact (`mute`, `blind`, ...), as plain objects."""
-    down = down_intervals(folder)
-    lasting = {entry["impact"] for entry in still_down(folder)}
+def windows(run: Run) -> dict[str, Window]:
+    """Window by impact (`mute`, `blind`, ...)."""
+    down = down_intervals(run)
+    lasting = {entry.impact for entry in still_down(run)}
     impacts: dict[str, list[str]] = {}
     for name in down:
-        impacts.setdefault(impact_of(folder, name), []).append(name)
+        impacts.setdefault(impact_of(run, name), []).append(name)
     return {
-        impact: asdict(_window(folder, names, _union_span(down[name] for name in names)))
+        impact: _window(run, names, _union_span(down[name] for name in names))
         for impact, names in impacts.items()
         if impact not in lasting
     }
 
 
-def still_down(folder: Folder) -> list[dict[str, Any]]:
+def still_down(run: Run) -> list[StillDown]:
     """What users still lose according to the journal of an open run; empty for a closed run.
 
-    Returns:
-        `{"impact", "since", "tenants"}` by impact: `since` is the wall clock of the first stop of the window that is
-        still open, `tenants` those that are not healthy again. Journal order counts, which a reboot does not change.
+    Journal order counts, which a reboot does not change.
     """
-    if folder.events("closed"):
+    if run.events("closed"):
         return []
     since: dict[str, str] = {}
     down: dict[str, list[str]] = {}
-    for event in folder.journal:
+    for event in run.journal:
         name, tenant = event.event, event.tenant
         if name not in ("tenant_stopping", "tenant_healthy") or not tenant:
             continue
-        impact = impact_of(folder, tenant)
+        impact = impact_of(run, tenant)
         tenants = down.setdefault(impact, [])
         if name == "tenant_stopping":
             if not tenants:
@@ -79,14 +90,12 @@ def still_down(folder: Folder) -> list[dict[str, Any]]:
                 tenants.append(tenant)
         elif tenant in tenants:
             tenants.remove(tenant)
-    return [
-        {"impact": impact, "since": since[impact], "tenants": tenants} for impact, tenants in down.items() if tenants
-    ]
+    return [StillDown(impact, since[impact], tenants) for impact, tenants in down.items() if tenants]
 
 
-def still_down_text(entry: dict[str, Any]) -> str:
+def still_down_text(entry: StillDown) -> str:
     """One line for people, such as `mute since 22:41:07Z (chatterbox still down)`."""
-    return f"{entry['impact']} since {clock(entry['since'])} ({', '.join(entry['tenants'])} still down)"
+    return f"{entry.impact} since {clock(entry.since)} ({', '.join(entry.tenants)} still down)"
 
 
 def clock(wall: str) -> str:
@@ -94,28 +103,28 @@ def clock(wall: str) -> str:
     return f"{wall[11:19]}Z" if len(wall) >= 20 and wall.endswith("Z") else wall
 
 
-def impact_of(folder: Folder, tenant: str) -> str:
+def impact_of(run: Run, tenant: str) -> str:
     """What users lose without `tenant`, by plan or journal; without an impact, the tenant's own name."""
-    planned = folder.plan.tenant(tenant)
+    planned = run.plan.tenant(tenant)
     if planned and planned.impact:
         return planned.impact
-    for event in folder.events("tenant_stopping"):
+    for event in run.events("tenant_stopping"):
         if event.tenant == tenant and event.impact:
             return event.impact
     return tenant
 
 
-def _window(folder: Folder, tenants: list[str], span: Interval) -> Window:
+def _window(run: Run, tenants: list[str], span: Interval) -> Window:
     starts, candidate = (
-        [_clip((event.t_s - (event.duration_s or 0.0), event.t_s), span) for event in folder.events(name)]
+        [_clip((event.t_s - (event.duration_s or 0.0), event.t_s), span) for event in run.events(name)]
         for name in ("tenant_healthy", "candidate_healthy")
     )
     total = span[1] - span[0]
     parts = {
-        "drain_min_s": _drain_minimum(folder, span),
+        "drain_min_s": _drain_minimum(run, span),
         "tenant_starts_s": sum(starts),
         "candidate_start_s": sum(candidate),
-        "measuring_s": _measuring(folder, span),
+        "measuring_s": _measuring(run, span),
     }
     rounded = {name: round(value, 3) for name, value in parts.items()}
     return Window(tenants=tenants, total_s=round(total, 3), overhead_s=round(total - sum(parts.values()), 3), **rounded)
@@ -131,13 +140,13 @@ def _clip(interval: Interval, span: Interval) -> float:
     return max(0.0, min(interval[1], span[1]) - max(interval[0], span[0]))
 
 
-def _drain_minimum(folder: Folder, span: Interval) -> float:
+def _drain_minimum(run: Run, span: Interval) -> float:
     """The minimum drain time of a restore within the window; other drains have no minimum."""
-    minimum = folder.plan.drain_min_s
-    restores = [event.t_s for event in folder.events("restore_started")]
+    minimum = run.plan.drain_min_s
+    restores = [event.t_s for event in run.events("restore_started")]
     drains = [
         event.t_s
-        for event in folder.journal
+        for event in run.journal
         # If the card cannot be read, the drain only waits and says so.
         if event.event in ("drain_started", "drain_timeout")
         and restores
@@ -147,13 +156,13 @@ def _drain_minimum(folder: Folder, span: Interval) -> float:
     return min(minimum, span[1] - drains[0]) if drains else 0.0
 
 
-def _measuring(folder: Folder, span: Interval) -> float:
+def _measuring(run: Run, span: Interval) -> float:
     """First request to last reply of each samples file within the window; overlaps count once."""
     spans = []
-    for samples in [*folder.samples.values(), *folder.warmups.values()]:
+    lists = [lines for one in run.segments.values() for lines in (one.samples, one.warmups)]
+    for samples in [*lists, *run.warmed_up.values()]:
         if samples:
-            first = min(sample["t_start_s"] for sample in samples)
-            last = max(sample["t_start_s"] + (sample["latency_ms"] or 0.0) / 1000 for sample in samples)
+            first, last = min(sample.t_start_s for sample in samples), max(sample.t_end_s for sample in samples)
             spans.append((max(first, span[0]), min(last, span[1])))
     total, reached = 0.0, span[0]
     for first, last in sorted(spans):

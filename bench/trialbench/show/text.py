@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 from trialbench.show.terminal import screen
+from trialbench.stats import Quantile
 
 WIDTH = 100
 _BARS = "▁▂▃▄▅▆▇█"
@@ -24,14 +24,14 @@ def number(value: float | None) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
-def quantile_text(quantile: dict[str, Any]) -> str:
+def quantile_text(quantile: Quantile) -> str:
     """A quantile in at most 18 characters for values below 100 000."""
-    value, low, high = quantile["value"], quantile["low"], quantile["high"]
-    if quantile["kind"] == "interval":
+    value, low, high = quantile.value, quantile.low, quantile.high
+    if quantile.kind == "interval":
         return f"{number(value)} [{number(low)}, {number(high)}]"
-    if quantile["kind"] == "at_least":
+    if quantile.kind == "at_least":
         return f">= {number(low)}"
-    return f"~max {number(value)}" if quantile["kind"] == "max" else number(value)
+    return f"~max {number(value)}" if quantile.kind == "max" else number(value)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
@@ -79,8 +79,3 @@ def sparkline(values: Sequence[float | None], width: int) -> str:
             top = math.log(max(low, *(value for value in group if value is not None)) / low) / scale
             bars.append(_BARS[min(len(_BARS) - 1, int(top * len(_BARS)))])
     return "".join(bars)
-
-
-def span(values: dict[str, Any] | None) -> str:
-    """The range of a series, such as `210-2850`; `-` where it was not read."""
-    return "-" if values is None else f"{number(values['min'])}-{number(values['max'])}"

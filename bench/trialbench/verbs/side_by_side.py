@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trialbench.errors import UsageError
+from trialbench.stats import Quantile
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -57,7 +58,11 @@ def _row(summary: dict[str, Any], segment: dict[str, Any]) -> Sequence[str]:
         segment["workload"],
         asked if cache.get("as_asked") is not False else f"{asked} (not kept)",
         f"{segment['ok']}/{segment['sent']}",
-        quantile_text(segment["latency_ms"]["p50"]),
-        quantile_text(segment["ttft_ms"]),
+        quantile_text(_quantile(segment["latency_ms"]["p50"])),
+        quantile_text(_quantile(segment["ttft_ms"])),
         number(segment["tokens_per_s"]),
     )
+
+
+def _quantile(document: dict[str, Any]) -> Quantile:
+    return Quantile(**{name: value for name, value in document.items() if name != "text"})

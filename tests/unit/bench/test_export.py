@@ -27,8 +27,8 @@ from trialbench.files import read_json, read_json_lines
 from trialbench.report.export import FORMATS, write_exports
 from trialbench.report.export.openmetrics import Family
 from trialbench.report.export.table import columns, rows
-from trialbench.report.folder import read_folder
-from trialbench.report.summary import summarise_folder
+from trialbench.report.run import read_run
+from trialbench.report.summary import summarise_run
 
 # A whole trial of the digital twin, as it was harvested; of its logs one is kept.
 REAL = Path(__file__).resolve().parents[2] / "fixtures" / "runs" / "completed"
@@ -283,22 +283,22 @@ def test_samples_load_into_pandas_in_one_line(run: Path) -> None:
     assert frame["latency_ms"].dtype == float
     measured = frame[~frame.warmup]
     medians = measured.groupby("segment")["latency_ms"].median().round(6).to_dict()
-    segments = summarise_folder(read_folder(run))["segments"]
-    assert medians == {name: round(one["latency_ms"]["p50"]["value"], 6) for name, one in segments.items()}
-    assert measured.groupby("segment").size().to_dict() == {name: one["sent"] for name, one in segments.items()}
+    segments = summarise_run(read_run(run)).segments
+    assert medians == {name: round(one.latency_ms.p50.value or 0.0, 6) for name, one in segments.items()}
+    assert measured.groupby("segment").size().to_dict() == {name: one.sent for name, one in segments.items()}
     assert set(frame[frame.segment.str.contains("baseline")]["label"]) == {"gemma-4-E2B-it"}
     assert set(frame[frame.segment == "nav-candidate"]["label"]) == {"gemma-4-E4B-it-Q4_K_M"}
     # What the series of the card says of a reply stands beside it; of a warm-up it says nothing.
-    assert frame[frame.segment == "nav-candidate"]["power_w"].notna().sum() == segments["nav-candidate"]["sent"]
+    assert frame[frame.segment == "nav-candidate"]["power_w"].notna().sum() == segments["nav-candidate"].sent
     assert not frame[frame.warmup]["power_w"].notna().any()
     # One file of raw samples does, too.
     lines = pandas.read_json(run / "samples" / "nav-candidate.jsonl", lines=True)
-    assert len(lines) == segments["nav-candidate"]["sent"]
+    assert len(lines) == segments["nav-candidate"].sent
 
 
 def test_rows_stand_in_the_order_of_the_requests(run: Path) -> None:
-    folder = read_folder(run)
-    found = rows(folder, summarise_folder(folder))
+    folder = read_run(run)
+    found = rows(folder, summarise_run(folder))
     assert [row["t_start_s"] for row in found] == sorted(row["t_start_s"] for row in found)
     assert found[0]["warmup"] is True
 
@@ -358,20 +358,20 @@ def parsed(path: Path) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
 def test_both_formats_read_the_same(run: Path) -> None:
     metrics = parsed(run)
     common = (("host", "twin"), ("model", "gemma-4-E4B-it-Q4_K_M"))
-    summary = summarise_folder(read_folder(run))
-    p50 = summary["segments"]["nav-candidate"]["latency_ms"]["p50"]["value"]
+    summary = summarise_run(read_run(run))
+    p50 = summary.segments["nav-candidate"].latency_ms.p50.value
     assert metrics["model_trial_latency_seconds"][
         *common, ("quantile", "0.5"), ("segment", "nav-candidate")
-    ] == pytest.approx(p50 / 1000)
+    ] == pytest.approx((p50 or 0.0) / 1000)
     assert not any(("quantile", "0.99") in labels for labels in metrics["model_trial_latency_seconds"])
     assert metrics["model_trial_vram_footprint_bytes"][(("gate", "peak"), *common)] == pytest.approx(
-        summary["vram"]["peak_footprint_gb"] * 2**30, abs=1
+        (summary.vram.peak_footprint_gb or 0.0) * 2**30, abs=1
     )
     verdicts = {dict(labels)["verdict"]: value for labels, value in metrics["model_trial_verdict"].items()}
     assert verdicts == {"ADOPT": 0, "REJECT": 0, "INCONCLUSIVE": 0, "PENDING_REVIEW": 1}
     assert metrics["model_trial_host_restored"][common] == 1
     [began] = metrics["model_trial_start_timestamp_seconds"].values()
-    wall = read_folder(run).journal[0].wall
+    wall = read_run(run).journal[0].wall
     assert datetime.fromtimestamp(began, UTC) == datetime.fromisoformat(wall)
     assert sum(metrics["model_trial_check_passed"].values()) == 8
 

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -17,17 +18,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
-from trialbench import stats
+from sample_lines import made
 from trialbench.cli import main
-from trialbench.report.folder import Folder, read_folder
+from trialbench.measure.summary import Request
+from trialbench.report.comparison import Band, Comparison
 from trialbench.report.html import charts, described, hostcharts, provenance
 from trialbench.report.html.clock import Clock
 from trialbench.report.html.comparison import write_comparison
 from trialbench.report.html.page import Page, page
 from trialbench.report.html.report import report_html, write_report
 from trialbench.report.journal import Event
-from trialbench.report.summary import summarise_folder
-from trialbench.report.telemetry import joined
+from trialbench.report.run import Reading, Run, make_segment, read_run
+from trialbench.report.summary import summarise_run
+from trialbench.report.telemetry import Joined, joined
 from trialbench.show import figures, html, svg
 
 FOLDERS = Path(__file__).resolve().parents[2] / "fixtures" / "results" / "folders.py"
@@ -81,8 +84,8 @@ class Read(HTMLParser):
 
 
 def built(path: Path) -> Page:
-    folder = read_folder(path)
-    return page(folder, summarise_folder(folder), joined(folder))
+    folder = read_run(path)
+    return page(folder, summarise_run(folder), joined(folder))
 
 
 def change(path: Path, **values: Any) -> None:
@@ -244,24 +247,21 @@ def test_what_the_clients_remarked_is_shown_once(folders: ModuleType, tmp_path: 
 
 
 def test_numbers_that_are_missing_are_dashes(folders: ModuleType, tmp_path: Path) -> None:
-    folder = read_folder(folders.finished(tmp_path / "run"))
-    summary = summarise_folder(folder)
-    summary["comparisons"][0] |= {"candidate": None, "a2": None, "ratio": None, "band": None}
-    found = page(folder, summary, {})
+    folder = read_run(folders.finished(tmp_path / "run"))
+    summary = summarise_run(folder)
+    one = replace(summary.comparisons[0], a2=None, ratio=None, band=None)
+    found = page(folder, replace(summary, comparisons=[one]), {})
     assert found.comparison is not None
-    assert found.comparison.rows[0][1:6] == ["-", "10.3 ms", "10.8 / -", "-", "unknown"]
-    summary["comparisons"] = []
-    assert page(folder, summary, {}).comparison_notes == ["Not compared."]
-    for old in ("comparisons", "calibration", "telemetry", "partial"):
-        del summary[old]
-    assert page(folder, summary, {}).comparison is None
+    assert found.comparison.rows[0][2:6] == ["10.3 ms", "10.8 / -", "-", "unknown"]
+    bare = page(folder, replace(summary, comparisons=[]), {})
+    assert (bare.comparison, bare.comparison_notes) == (None, ["Not compared."])
 
 
 def test_a_run_in_which_nothing_is_remarkable(folders: ModuleType, tmp_path: Path) -> None:
-    folder = read_folder(folders.finished(tmp_path / "run"))
-    summary = summarise_folder(folder)
-    summary["segments"]["nav-candidate"]["outliers"] = []
-    found = charts.timeline(charts.series(folder.samples, {"nav-candidate": summary["segments"]["nav-candidate"]}, {}))
+    folder = read_run(folders.finished(tmp_path / "run"))
+    segment = folder.segments["nav-candidate"]
+    segment = replace(segment, summary=replace(segment.summary, outliers=[]))
+    found = charts.timeline(charts.series({"nav-candidate": segment}, {}))
     assert found is not None
     assert found.caption == "No flagged samples."
     assert found.table is None
@@ -295,17 +295,22 @@ def test_the_comparison_stands_in_table_and_chart(folders: ModuleType, tmp_path:
     assert found.ratios.wide != found.ratios.narrow
 
 
+def compared(ratio: float | None, low: float | None = None, high: float | None = None, **more: Any) -> Comparison:
+    rest: dict[str, Any] = {"band": None, "noisy": None, "finding": "not_comparable", "why": "", "text": ""} | more
+    return Comparison("latency_ms", "ms", 2.0, 1.0, 1.0, 1.0, ratio, low, high, 100, 200, **rest)
+
+
 def test_ratios_of_all_shapes() -> None:
-    assert charts.ratios([("x", {"ratio": None})], title="t") is None
+    assert charts.ratios([("x", compared(None))], title="t") is None
     rows = [
-        ("plain", {"ratio": 1.1, "low": 1.05, "high": 1.2, "band": {"low": 0.9, "high": 1.1}, "finding": "different"}),
-        ("bare", {"ratio": 0.5, "low": None, "high": None, "band": None}),
-        ("huge", {"ratio": 1e9, "low": 1e8, "high": 1e10, "finding": "no_difference"}),
+        ("plain", compared(1.1, 1.05, 1.2, band=Band(1.0, 0.9, 1.1, 10.0), finding="different")),
+        ("bare", compared(0.5)),
+        ("huge", compared(1e9, 1e8, 1e10, finding="no_difference")),
     ]
     found = charts.ratios(rows, title="t")
     assert found is not None
-    assert "bare 0.500, no finding" in found.description
-    assert charts.ratio_text({}) == "-"
+    assert "bare 0.500, not comparable" in found.description
+    assert charts.ratio_text(None, None, None) == "-"
 
 
 def test_the_distribution_ends_at_all_samples(folders: ModuleType, tmp_path: Path) -> None:
@@ -318,16 +323,10 @@ def test_the_distribution_ends_at_all_samples(folders: ModuleType, tmp_path: Pat
 
 
 def test_long_segments_are_thinned_and_keep_what_is_remarkable() -> None:
-    line = {"ok": True, "latency_ms": 5.0, "flags": [], "error_class": None, "seq": 1}
-    lines = [line | {"seq": at, "latency_ms": 5.0 + at % 7} for at in range(3000)]
-    lines[1234] = line | {"seq": 1234, "ok": False, "error_class": "timeout", "latency_ms": None}
-    quantile = stats.quantile([one["latency_ms"] for one in lines if one["ok"]], 0.5)
-    numbers = {
-        "outliers": [],
-        "latency_ms": {"p50": {"value": quantile.value, "low": quantile.low, "high": quantile.high}},
-    }
+    samples = [made(at, 1.0 * at, 5.0 + at % 7) for at in range(1, 3001)]
+    samples[1233] = made(1234, 1234.0, None, ok=False, error_class="timeout")
     found = charts.series(
-        {"nav-candidate": lines}, {"nav-candidate": numbers}, {"nav-candidate": {7: {"flags": ["throttled"]}}}
+        {"nav-candidate": make_segment("nav-candidate", samples)}, {"nav-candidate": {7: Joined(flags=["throttled"])}}
     )
     drawn = charts.timeline(found)
     assert drawn is not None
@@ -341,11 +340,8 @@ def test_long_segments_are_thinned_and_keep_what_is_remarkable() -> None:
 
 
 def test_more_kinds_of_flags_than_lanes_are_counted() -> None:
-    lines = [
-        {"ok": True, "latency_ms": 5.0, "flags": [f"flag {at}"], "error_class": None, "seq": at} for at in range(210)
-    ]
-    numbers = {"outliers": [], "latency_ms": {"p50": {"value": None, "low": None, "high": None}}}
-    drawn = charts.timeline(charts.series({"nav-candidate": lines}, {"nav-candidate": numbers}, {}))
+    samples = [replace(made(at, 1.0 * at, 5.0), flags=[f"flag {at}"]) for at in range(1, 211)]
+    drawn = charts.timeline(charts.series({"nav-candidate": make_segment("nav-candidate", samples)}, {}))
     assert drawn is not None
     assert "202 rarer flags have no lane" in drawn.caption
     assert drawn.table is not None
@@ -353,9 +349,8 @@ def test_more_kinds_of_flags_than_lanes_are_counted() -> None:
 
 
 def test_segments_in_which_every_sample_failed_have_no_charts() -> None:
-    lines = [{"ok": False, "latency_ms": None, "flags": [], "error_class": "connect", "seq": 1}]
-    numbers = {"outliers": [], "latency_ms": {"p50": {"value": None, "low": None, "high": None}}}
-    found = charts.series({"nav-candidate": lines}, {"nav-candidate": numbers}, {})
+    lost = make_segment("nav-candidate", [made(1, 1.0, None, ok=False, error_class="connect")])
+    found = charts.series({"nav-candidate": lost}, {})
     assert charts.timeline(found) is None
     assert charts.distribution(found) is None
 
@@ -364,12 +359,12 @@ def test_segments_in_which_every_sample_failed_have_no_charts() -> None:
 
 
 def test_phases_gates_and_memory(folders: ModuleType, tmp_path: Path) -> None:
-    folder = read_folder(folders.finished(tmp_path / "run"))
+    folder = read_run(folders.finished(tmp_path / "run"))
     spans = hostcharts.phase_spans(folder, Clock(folder))
     assert [span.name for span in spans] == ["snapshot", "window", "candidate", "measure", "restore"]
     assert [span.number for span in spans] == [1, 2, 3, 4, 5]
     assert round(spans[-1].end - spans[-1].start, 1) == 10.1
-    found = hostcharts.memory(folder, summarise_folder(folder), Clock(folder))
+    found = hostcharts.memory(folder, summarise_run(folder), Clock(folder))
     assert found is not None
     told = [key.text for key in found.keys]
     assert "snapshot 3.8 s" in told
@@ -380,7 +375,7 @@ def test_phases_gates_and_memory(folders: ModuleType, tmp_path: Path) -> None:
 
 
 def test_a_phase_that_did_not_end_lasts_to_the_end_of_the_journal(folders: ModuleType, tmp_path: Path) -> None:
-    folder = read_folder(folders.still_open(tmp_path / "run"))
+    folder = read_run(folders.still_open(tmp_path / "run"))
     restore = hostcharts.phase_spans(folder, Clock(folder))[-1]
     assert (restore.name, restore.ok) == ("restore", False)
     assert restore.end == Clock(folder).event(folder.journal[-1])
@@ -391,8 +386,8 @@ def test_memory_without_bands_gates_or_a_drained_level(folders: ModuleType, tmp_
     change(run / "plan.json", bands={})
     kept = [line for line in (run / "journal.jsonl").read_text().splitlines() if '"drained"' not in line]
     (run / "journal.jsonl").write_text("\n".join(kept) + "\n")
-    folder = read_folder(run)
-    found = hostcharts.memory(folder, summarise_folder(folder), Clock(folder))
+    folder = read_run(run)
+    found = hostcharts.memory(folder, summarise_run(folder), Clock(folder))
     assert found is not None
     assert not [key for key in found.keys if "healthy band" in key.text]
 
@@ -423,7 +418,7 @@ def test_telemetry_is_drawn_where_it_was_recorded(folders: ModuleType, tmp_path:
 
 
 def test_downtime_by_tenant_and_impact(folders: ModuleType, tmp_path: Path) -> None:
-    folder = read_folder(folders.finished(tmp_path / "run"))
+    folder = read_run(folders.finished(tmp_path / "run"))
     clock = Clock(folder)
     found = hostcharts.downs(folder, clock)
     assert [(down.tenant, down.impact) for down in found] == [("chatterbox", "mute"), ("panda-llamacpp", "blind")]
@@ -436,18 +431,18 @@ def test_downtime_by_tenant_and_impact(folders: ModuleType, tmp_path: Path) -> N
 
 
 def test_a_reboot_goes_on_where_the_wall_clock_says(folders: ModuleType, tmp_path: Path) -> None:
-    before = read_folder(folders.finished(tmp_path / "before"))
-    after = read_folder(folders.rebooted(tmp_path / "after"))
+    before = read_run(folders.finished(tmp_path / "before"))
+    after = read_run(folders.rebooted(tmp_path / "after"))
     then, now = Clock(before), Clock(after)
     assert now.event(after.journal[-1]) == pytest.approx(then.event(before.journal[-1]), abs=0.01)
-    assert now.series(after.vram) == pytest.approx(then.series(before.vram), abs=0.01)
+    assert now.series(after.readings) == pytest.approx(then.series(before.readings), abs=0.01)
 
 
 def test_a_reboot_without_a_usable_wall_clock_goes_on_where_the_first_boot_ended() -> None:
     events = [Event("gate", t_s, boot, "?") for boot, t_s in (("a", 100.0), ("a", 110.0), ("b", 3.0))]
-    clock = Clock(Folder(Path(), journal=events))
+    clock = Clock(Run(Path(), journal=events))
     assert [clock.event(event) for event in events] == [0.0, 10.0, 10.0]
-    assert Clock(Folder(Path())).series([{"t_s": 4.0}]) == [4.0]
+    assert Clock(Run(Path())).series([Reading(4.0)]) == [4.0]
 
 
 # --- describe --------------------------------------------------------------------------------------------------------
@@ -458,13 +453,13 @@ def test_replies_are_counted_and_the_command_names_the_folder(
 ) -> None:
     run = folders.rich(tmp_path / "a run")
     monkeypatch.chdir(tmp_path)
-    found = described.describe(read_folder(run))
+    found = described.describe(read_run(run))
     assert found is not None
     assert [reply.count for reply in found.baseline] == [3, 2]
     assert found.question == "Describe what you see."
     assert found.command == "trialbench verdict 'a run' --describe better"
     assert found.judged is None
-    assert described.describe(read_folder(folders.untouched(tmp_path / "none"))) is None
+    assert described.describe(read_run(folders.untouched(tmp_path / "none"))) is None
     link = tmp_path / "latest"
     link.symlink_to(run)
     monkeypatch.chdir(tmp_path / "none")
@@ -480,7 +475,7 @@ def test_a_judgement_and_the_users_own_question_are_shown(folders: ModuleType, t
     assert "What is there?" in text
     for broken in ("messages: 3", "[", "messages: [{role: user}]", "messages: [3]"):
         change(run / "plan.json", workload_texts={"describe": broken})
-        found = described.describe(read_folder(run))
+        found = described.describe(read_run(run))
         assert found is not None
         assert found.question == ""
 
@@ -493,7 +488,7 @@ def test_replies_that_failed_say_why_and_too_many_are_counted(folders: ModuleTyp
     path.write_text(
         "".join(json.dumps(one) + "\n" for one in [failed, *({**line, "content": str(at)} for at in range(20))])
     )
-    found = described.describe(read_folder(run))
+    found = described.describe(read_run(run))
     assert found is not None
     assert found.candidate[0].trouble == "empty: no reply that counts"
     assert found.hidden == 9
@@ -521,18 +516,18 @@ def test_a_picture_that_is_none_or_too_large_is_not_carried(folders: ModuleType,
 
 def test_where_the_numbers_come_from(folders: ModuleType, tmp_path: Path) -> None:
     run = folders.rich(tmp_path / "run")
-    summary = summarise_folder(read_folder(run))
-    summary["calibration"] = {
-        "format": 1,
-        "modes": {
-            "plain": {"n": 40, "ours_p50_ms": 1.1, "raw_p50_ms": 1.0, "ratio": 1.1, "ratio_low": 1.0, "ratio_high": 1.2}
-        },
-    }
-    request = {"body_sha256": "b" * 64, "prompt_sha256": None, "image_sha256": None, "models": ["tiny.gguf"]}
-    summary["segments"]["nav-candidate"]["request"] = request
+    summary = summarise_run(read_run(run))
+    mode = {"n": 40, "ours_p50_ms": 1.1, "raw_p50_ms": 1.0, "ratio": 1.1, "ratio_low": 1.0, "ratio_high": 1.2}
+    asked = Request("b" * 64, None, None, ["tiny.gguf"])
+    candidate = replace(summary.segments["nav-candidate"], request=asked)
+    summary = replace(
+        summary,
+        calibration={"format": 1, "modes": {"plain": mode}},
+        segments={**summary.segments, "nav-candidate": candidate},
+    )
     groups = {
         group.name: dict(group.rows)
-        for group in provenance.provenance(read_folder(run), summary, described.picture(run / "inputs" / "camera.jpg"))
+        for group in provenance.provenance(read_run(run), summary, described.picture(run / "inputs" / "camera.jpg"))
     }
     assert groups["Candidate"]["flags of llama-server"] == "-ngl 99 -c 4096 -np 1 -fit off -t 1"
     assert groups["Candidate"]["file candidate-f16.gguf"].startswith("sha256 473fb5")
@@ -566,7 +561,7 @@ def test_no_text_acts_in_a_page(text: str) -> None:
 def test_the_hostile_run_is_one_that_is_read_and_shown(folders: ModuleType, tmp_path: Path) -> None:
     """Or it would show nothing: what does not fit its schema is left out."""
     run = folders.hostile(tmp_path / "run")
-    folder = read_folder(run)
+    folder = read_run(run)
     assert (folder.unread, folder.bad_lines) == ([], 0)
     read = Read(report_html(run))
     for tag in ("h1", "blockquote", "dd", "dt", "li", "td", "b", "text", "desc", "span"):
@@ -644,9 +639,9 @@ def test_the_command_writes_beside_the_run_or_elsewhere(
     assert "expected a result folder" in capsys.readouterr().err
     assert main(["report", str(run), "--out", str(tmp_path / "no" / "where.html")]) == 2
     # A page is no part of a run: it may be written again, and changes nothing that is read.
-    before = summarise_folder(read_folder(run)) | {"created": ""}
+    before = replace(summarise_run(read_run(run)), created="")
     write_report(run)
-    assert summarise_folder(read_folder(run)) | {"created": ""} == before
+    assert replace(summarise_run(read_run(run)), created="") == before
 
 
 def test_compare_writes_the_same_as_a_page(

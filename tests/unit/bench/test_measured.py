@@ -4,43 +4,38 @@ from __future__ import annotations
 
 import io
 import random
+from dataclasses import fields
 from typing import Any
 
 import pytest
-from trialbench.measure.summary import SegmentFacts, slowed, summarise
+from sample_lines import made
+from trialbench.measure.sample import Sample
+from trialbench.measure.summary import SegmentFacts, SegmentSummary, Watched, slowed, summarise
+from trialbench.report.comparison import Band, Comparison
 from trialbench.report.measured import calibration_text, comparison_table, segments_table, telemetry_table
+from trialbench.report.telemetry import Energy, Range, SegmentTelemetry, Telemetry
 from trialbench.show.terminal import say
-from trialbench.show.text import columns, section, span, sparkline
+from trialbench.show.text import columns, section, sparkline
 
 
-def lines(latencies: list[float | None], **changes: Any) -> list[dict[str, Any]]:
+def lines(latencies: list[float | None], **changes: Any) -> list[Sample]:
     """Samples in their order; None is one that failed."""
     found = []
-    for at, latency in enumerate(latencies):
-        line = {
-            "seq": at + 1,
-            "t_start_s": float(at),
-            "ok": latency is not None,
-            "error_class": None if latency is not None else "http_500",
-            "latency_ms": latency,
-            "ttft_ms": None,
-            "server_ms": latency and latency - 1,
-            "cache_n": 0,
-            "completion_tokens": 3,
-            "finish_reason": "stop",
-            "strategy": 1 if latency is not None else None,
-            "flags": [],
-        }
-        found.append(line | changes)
+    for at, latency in enumerate(latencies, 1):
+        line = {"server_ms": latency and latency - 1}
+        line |= {} if latency is not None else {"ok": False, "error_class": "http_500", "strategy": None}
+        found.append(made(at, float(at), latency, **(line | changes)))
     return found
 
 
-def summary(name: str = "nav", **segments: list[dict[str, Any]]) -> dict[str, Any]:
+def numbers(samples: list[Sample], requested: int, *, contract: bool = True, **facts: Any) -> SegmentSummary:
+    return summarise(samples, [], SegmentFacts("nav", requested, contract, False, **facts))
+
+
+def summary(**segments: list[Sample]) -> dict[str, SegmentSummary]:
     return {
-        "segments": {
-            key: summarise(samples, lines([50.0] * 3), SegmentFacts(name, len(samples), True, False))
-            for key, samples in segments.items()
-        }
+        key: summarise(samples, lines([50.0] * 3), SegmentFacts("nav", len(samples), True, False))
+        for key, samples in segments.items()
     }
 
 
@@ -70,7 +65,7 @@ def test_the_set_to_print() -> None:
     for words in (
         "99/100",  # ok of sent
         "3 ",  # warm-ups
-        f"{samples[0]['latency_ms']:.1f}",  # first measured
+        f"{samples[0].latency_ms:.1f}",  # first measured
         "~max 90.0",  # p99 is out of reach
         "1 http_500",
         "1 outliers (kept)",
@@ -104,27 +99,23 @@ def test_few_samples_have_no_line() -> None:
 
 
 def test_free_text_has_no_share() -> None:
-    numbers = summarise(lines([10.0]), [], SegmentFacts("describe", 1, False, False))
-    assert segments_table({"segments": {"describe": numbers}}).splitlines()[1].split()[-1] == "-"
+    free = numbers(lines([10.0]), 1, contract=False)
+    assert segments_table({"describe": free}).splitlines()[1].split()[-1] == "-"
 
 
 def test_a_run_alone_names_its_taints_and_what_is_partial() -> None:
     samples = lines([10.0] * 10, cache_n=5)
-    numbers = summarise(samples, [], SegmentFacts("nav", 20, True, False, stopped="server"))
-    shown = segments_table({"segments": {"nav": numbers}})
+    found = {"nav": numbers(samples, 20, stopped="server")}
+    shown = segments_table(found)
     assert "TAINTED nav: cache: 10 replies came from the prompt cache" in shown
     assert "PARTIAL nav: cut short at 10 of 20 samples: the server died" in shown
     # A whole trial names them at its head.
-    assert "TAINTED" not in segments_table({"segments": {"nav": numbers}, "taints": []})
+    assert "TAINTED" not in segments_table(found, alone=False)
 
 
 def test_overlapped_samples_are_told() -> None:
-    numbers = summarise(
-        lines([10.0]),
-        [],
-        SegmentFacts("nav", 1, True, False, neighbours={"watched": True, "overlapped": 4, "why": None}),
-    )
-    assert "4 samples overlapped requests of others" in segments_table({"segments": {"nav": numbers}})
+    found = numbers(lines([10.0]), 1, neighbours=Watched(watched=True, overlapped=4, why=None))
+    assert "4 samples overlapped requests of others" in segments_table({"nav": found})
 
 
 @pytest.mark.parametrize(
@@ -146,24 +137,24 @@ def test_slowed(latencies: list[float], times: float | None) -> None:
 
 
 def test_telemetry() -> None:
-    ranges = {"min": 210.0, "p50": 2000.0, "max": 2850.4}
-    found = {
-        "segments": {
-            "nav-candidate": {
-                "readings": 30,
-                "sm_mhz": ranges,
-                "power_w": {"min": 20.0, "p50": 90.0, "max": 99.5},
-                "temp_c": None,
-                "energy_per_reply_j": {"p50": 1.25, "n": 90},
-                "load1_max": 1.5,
-                "throttle": ["sw_thermal"],
-                "throttled": 3,
-                "disturbed": 0,
-            },
-            "nav-baseline-a1": {"readings": 0},
-        },
-        "why": {"temp_c": "the driver does not tell", "fan": "the driver does not tell"},
+    nothing = dict.fromkeys([one.name for one in fields(SegmentTelemetry)]) | {"readings": 0, "throttle": []}
+    known = {
+        "readings": 30,
+        "sm_mhz": Range(210.0, 2000.0, 2850.4),
+        "power_w": Range(20.0, 90.0, 99.5),
+        "energy_per_reply_j": Energy(1.25, 1.25, 90, "counter"),
+        "load1_max": 1.5,
+        "throttle": ["sw_thermal"],
+        "throttled": 3,
+        "disturbed": 0,
     }
+    found = Telemetry(
+        {
+            "nav-candidate": SegmentTelemetry(**nothing | known),
+            "nav-baseline-a1": SegmentTelemetry(**nothing),
+        },
+        {"temp_c": "the driver does not tell", "fan": "the driver does not tell"},
+    )
     shown = telemetry_table(found)
     for words in (
         "210-2850",
@@ -176,9 +167,7 @@ def test_telemetry() -> None:
         assert words in shown
     assert "disturbed" not in shown
     assert "nav-baseline-a1" not in shown
-    assert telemetry_table(None) == ""
-    assert telemetry_table({"segments": {}, "why": {"all": "no series"}}) == "all: no series"
-    assert span(None) == "-"
+    assert telemetry_table(Telemetry({}, {"all": "no series"})) == "all: no series"
 
 
 def test_calibration_in_a_line() -> None:
@@ -192,20 +181,11 @@ def test_calibration_in_a_line() -> None:
 
 def test_widest_numbers_fit() -> None:
     found = [
-        {
-            "metric": "latency_ms",
-            "candidate": 99999.0,
-            "a1": 99999.0,
-            "a2": None,
-            "ratio": 10.123,
-            "low": 10.1,
-            "high": 10.2,
-            "band": {"percent": 123.4},
-            "noisy": True,
-            "finding": "no_difference",
-            "why": "",
-        }
-    ]
+        Comparison(
+            "latency_ms", "ms", 99999.0, 99999.0, 99999.0, None, 10.123, 10.1, 10.2, 100, 100,
+            Band(2.2, 0.5, 2.234, 123.4), True, "no_difference", "", "",
+        )
+    ]  # fmt: skip
     samples = lines([99999.0] * 100)
     shown = segments_table(summary(**{"nav-candidate-cached": samples}), {"nav-candidate-cached": samples})
     assert max(map(len, [*shown.splitlines(), *comparison_table(found).splitlines()])) <= 98

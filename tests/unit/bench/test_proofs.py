@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from trialbench import schemas
 from trialbench.cli import main
 from trialbench.errors import UsageError
-from trialbench.report import proofs
+from trialbench.report import run as reading
 from trialbench.report.decide import decide_folder, evidence_of
 from trialbench.report.evidence import Answer, attested
 from trialbench.report.export import write_exports
-from trialbench.report.folder import Folder, read_folder
 from trialbench.report.html.proofcharts import shown
 from trialbench.report.html.report import report_html
-from trialbench.report.proofs import contradiction, figure, proofs_of, take_proofs
-from trialbench.report.summary import summarise_folder
+from trialbench.report.proofs import contradiction, figure, in_order, read_proof, take_proofs
+from trialbench.report.run import Attestation, read_run
+from trialbench.report.summary import summarise_run
 from trialbench.report.table import folder_table
 from trialbench.worker.proof import Check, Expectation, Proof
 
@@ -54,23 +54,23 @@ SLOW = Check("tokens_per_s", 3.25, "/s", Expectation(">", 10))
 
 
 def answers(path: Path) -> dict[str, Answer]:
-    folder = read_folder(path)
-    return {one.question: one for one in evidence_of(folder, summarise_folder(folder))}
+    folder = read_run(path)
+    return {one.question: one for one in evidence_of(folder, summarise_run(folder))}
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_proof_is_told_by_its_numbers() -> None:
-    (one,) = proofs_of({"a.json": document(FAST, Check("told", 7.0, "ms"))})
+    one = read_proof("a.json", document(FAST, Check("told", 7.0, "ms")))
     assert (
         one.line
         == "Cold start passed: cold_start_s 0.5 s; 1 of 1 numbers as expected (gemma_local m, 8 bits, 2026-11-21)"
     )
-    (one,) = proofs_of({"a.json": document(FAST, SLOW)})
+    one = read_proof("a.json", document(FAST, SLOW))
     assert one.line == "Cold start FAILED: tokens_per_s 3.25 /s, expected > 10 (gemma_local m, 8 bits, 2026-11-21)"
     assert [number.word for number in one.numbers] == ["ok", "FAILED"]
-    (one,) = proofs_of({"a.json": document(Check("x", None, "s", Expectation("<", 2), "off", skipped=True), FAST)})
+    one = read_proof("a.json", document(Check("x", None, "s", Expectation("<", 2), "off", skipped=True), FAST))
     assert [(number.found, number.word, number.holds) for number in one.numbers] == [
         ("-", "skipped", True),
         ("0.5 s", "ok", True),
@@ -78,14 +78,13 @@ def test_a_proof_is_told_by_its_numbers() -> None:
 
 
 def test_proofs_stand_by_engine_and_in_their_order() -> None:
-    found = proofs_of(
-        {
-            "a.json": document(FAST, name="cancel"),
-            "b.json": document(FAST, name="cold-start", source="llama_server", model=None, bits=None),
-            "c.json": document(FAST, name="timeout-retry"),
-            "d.json": document(FAST, name="cold-start"),
-        }
-    )
+    documents = [
+        document(FAST, name="cancel"),
+        document(FAST, name="cold-start", source="llama_server", model=None, bits=None),
+        document(FAST, name="timeout-retry"),
+        document(FAST, name="cold-start"),
+    ]
+    found = in_order([read_proof("a.json", one) for one in documents])
     assert [(one.name, one.engine) for one in found] == [
         ("cold-start", "gemma_local m, 8 bits"),
         ("timeout-retry", "gemma_local m, 8 bits"),
@@ -112,8 +111,8 @@ def test_a_proof_whose_numbers_say_otherwise_is_none(
     wrong = document(FAST, SLOW) | changes
     assert contradiction(wrong) == says
     (run / "proofs" / "x.json").write_text(json.dumps(wrong))
-    folder = read_folder(run)
-    assert folder.proofs == {}
+    folder = read_run(run)
+    assert folder.proofs == []
     assert folder.unread == [f"proofs/x.json: {says}"]
     assert answers(run)["engines"].finding == "none"
 
@@ -137,10 +136,10 @@ def test_files_that_are_no_proofs_are_named(
     (run / "proofs" / "c.json").write_text(json.dumps(document(FAST)) + " " * 5000)
     (run / "proofs" / "d.json").write_text(json.dumps(document(FAST)))
     (run / "proofs" / "e.json").write_text(json.dumps(document(FAST)))
-    monkeypatch.setattr(proofs, "MAX_BYTES", 5000)
-    monkeypatch.setattr(proofs, "MAX_FILES", 4)
-    folder = read_folder(run)
-    assert list(folder.proofs) == ["d.json"]
+    monkeypatch.setattr(reading, "MAX_BYTES", 5000)
+    monkeypatch.setattr(reading, "MAX_FILES", 4)
+    folder = read_run(run)
+    assert [proof.file for proof in folder.proofs] == ["d.json"]
     assert ["proofs/a.json" in folder.unread[0], "is no JSON" in folder.unread[1]] == [True, True]
     assert folder.unread[2:] == ["proofs/c.json: is larger than any proof (5000 bytes)", "proofs: 1 more files than 4"]
     assert "proofs/a.json" in report_html(run)
@@ -175,7 +174,7 @@ def test_proofs_are_taken_into_the_run(folders: ModuleType, tmp_path: Path, caps
     (source / "cancel.json").write_text(json.dumps(document(FAST, name="cancel")))
     assert main(["report", str(run), "--proofs", str(source)]) == 0
     assert answers(run)["engines"].finding == "failed"
-    assert len(read_folder(run).proofs) == 2
+    assert len(read_run(run).proofs) == 2
     capsys.readouterr()
 
 
@@ -217,7 +216,7 @@ def test_the_trial_is_judged_by_its_own_rules(folders: ModuleType, tmp_path: Pat
     run = folders.finished(tmp_path / "run")
     assert answers(run)["trial"].finding == "open"
     decide_folder(run, describe="better", ground_truth="failed")
-    assert read_folder(run).verdict["verdict"] == "REJECT"  # type: ignore[index] # it was just written
+    assert read_run(run).verdict.verdict == "REJECT"  # type: ignore[union-attr] # it was just written
     found = answers(run)
     assert found["trial"].finding == "passed"
     assert found["trial"].lines[0] == "adherent, within VRAM, and judged better than the baseline"
@@ -280,8 +279,8 @@ def test_what_was_missing_may_be_there_by_now(folders: ModuleType, tmp_path: Pat
 def test_an_attestation_of_no_files_says_nothing(folders: ModuleType, tmp_path: Path) -> None:
     empty = {"format": 1, "made": "now", "required": True, "files": []}
     assert schemas.validate(empty, "attestation") == []
-    assert attested(empty) == "missing"
-    assert attested(empty | {"required": False}) == "not_required"
+    assert attested(Attestation(True, ())) == "missing"
+    assert attested(Attestation(False, ())) == "not_required"
     assert attested(None) == "not_required"
     run = folders.finished(tmp_path / "run")
     (run / "attestation.json").write_text(json.dumps(empty))
@@ -354,7 +353,7 @@ def test_bars_are_drawn_where_there_is_a_bound(make_drawn: Callable[..., str]) -
 @pytest.fixture
 def make_drawn() -> Callable[..., str]:
     def drawn(*checks: Check) -> str:
-        (one,), hidden = shown(proofs_of({"a.json": document(*checks)}))
+        (one,), hidden = shown([read_proof("a.json", document(*checks))])
         assert hidden == 0
         assert one.figure is not None
         for drawing in (one.figure.wide, one.figure.narrow):
@@ -365,11 +364,11 @@ def make_drawn() -> Callable[..., str]:
 
 
 def test_what_has_no_bound_is_a_table_alone_and_too_many_are_counted() -> None:
-    (one,), _ = shown(proofs_of({"a.json": document(Check("failed", 0.0, "of 3", Expectation("=", 0)))}))
+    (one,), _ = shown([read_proof("a.json", document(Check("failed", 0.0, "of 3", Expectation("=", 0))))])
     assert one.figure is None
     assert one.tables[0].rows == [["failed", "0 of 3", "= 0", "ok", "-"]]
-    many = {f"{at:02}.json": document(FAST, model=f"m{at:02}") for at in range(20)}
-    engines, hidden = shown(proofs_of(many))
+    many = [read_proof(f"{at:02}.json", document(FAST, model=f"m{at:02}")) for at in range(20)]
+    engines, hidden = shown(many)
     assert (len(engines), hidden) == (12, 8)
 
 
@@ -377,6 +376,5 @@ def test_what_an_engine_says_of_itself_is_provenance(folders: ModuleType, tmp_pa
     document = report_html(folders.rich(tmp_path / "run"))
     assert "Proved: gemma_local stand-in, 8 bits" in document
     assert "SHA-256 of weights" in document
-    folder = Folder(tmp_path)
-    folder.proofs = {"a.json": {**json.loads((folders.PROOFS / "cancel.json").read_text()), "engine": {"hashes": 1}}}
-    assert proofs_of(folder.proofs)[0].about.keys() == {"trialbench"}
+    proof = json.loads((folders.PROOFS / "cancel.json").read_text()) | {"engine": {"hashes": 1}}
+    assert read_proof("a.json", proof).about.keys() == {"trialbench"}

@@ -14,11 +14,12 @@ from sample_lines import sample
 from trialbench import schemas
 from trialbench.cli import main
 from trialbench.errors import UsageError
+from trialbench.measure.summary import plain
 from trialbench.report.decide import decide_folder
-from trialbench.report.folder import read_folder
-from trialbench.report.summary import summarise_folder, write_summary
+from trialbench.report.run import read_run
+from trialbench.report.summary import Phase, summarise_run, write_summary
 from trialbench.report.table import folder_table
-from trialbench.report.windows import still_down, still_down_text
+from trialbench.report.windows import StillDown, still_down, still_down_text
 from trialbench.show.text import number
 
 BOOT = "b00t"
@@ -147,20 +148,20 @@ def test_summary_of_a_whole_trial(make: Make) -> None:
 
 
 def test_windows_are_taken_apart(make: Make) -> None:
-    windows = summarise_folder(read_folder(make()))["windows"]
+    windows = summarise_run(read_run(make())).windows
     # measuring: A1 12.0-14.0, warm-up 21.5-22.0, candidate 22.0-26.97 (the last of 100 starts at 26.95).
     measuring = 2.0 + 0.5 + (26.95 + 0.02099 - 22.0)
     mute = windows["mute"]
-    assert mute["tenants"] == ["chatterbox"]
-    assert (mute["total_s"], mute["drain_min_s"], mute["candidate_start_s"]) == (40.0, 5.0, 3.0)
+    assert mute.tenants == ["chatterbox"]
+    assert (mute.total_s, mute.drain_min_s, mute.candidate_start_s) == (40.0, 5.0, 3.0)
     # Both tenants start one after another while it is down.
-    assert mute["tenant_starts_s"] == 6.0
-    assert mute["measuring_s"] == pytest.approx(measuring, abs=0.002)
-    assert mute["overhead_s"] == pytest.approx(40 - 5 - 3 - 6 - measuring, abs=0.002)
+    assert mute.tenant_starts_s == 6.0
+    assert mute.measuring_s == pytest.approx(measuring, abs=0.002)
+    assert mute.overhead_s == pytest.approx(40 - 5 - 3 - 6 - measuring, abs=0.002)
     blind = windows["blind"]
-    assert (blind["total_s"], blind["tenant_starts_s"]) == (27.0, 2.0)
+    assert (blind.total_s, blind.tenant_starts_s) == (27.0, 2.0)
     # A1 was over before llamacpp went down.
-    assert blind["measuring_s"] == pytest.approx(measuring - 2.0, abs=0.002)
+    assert blind.measuring_s == pytest.approx(measuring - 2.0, abs=0.002)
 
 
 def test_several_tenants_with_one_impact_make_one_window(make: Make) -> None:
@@ -168,36 +169,34 @@ def test_several_tenants_with_one_impact_make_one_window(make: Make) -> None:
         (14.0, "runner", "tenant_stopping", {"tenant": "nav", "impact": "blind"}),
         (44.0, "restorer", "tenant_healthy", {"tenant": "nav", "duration_s": 1.0}),
     ]
-    blind = summarise_folder(read_folder(make(sorted([*JOURNAL, *extra], key=lambda event: event[0]))))["windows"][
-        "blind"
-    ]
-    assert (sorted(blind["tenants"]), blind["total_s"]) == (["llamacpp", "nav"], 30.0)
+    blind = summarise_run(read_run(make(sorted([*JOURNAL, *extra], key=lambda event: event[0])))).windows["blind"]
+    assert (sorted(blind.tenants), blind.total_s) == (["llamacpp", "nav"], 30.0)
 
 
 def test_impact_comes_from_the_journal_or_the_tenant_itself_without_a_plan(make: Make) -> None:
     folder = make()
     (folder / "plan.json").unlink()
-    assert set(summarise_folder(read_folder(folder))["windows"]) == {"mute", "blind"}
+    assert set(summarise_run(read_run(folder)).windows) == {"mute", "blind"}
     events = [(t, by, event, {k: v for k, v in f.items() if k != "impact"}) for t, by, event, f in JOURNAL]
     write_lines(folder / "journal.jsonl", journal(events))
-    summary = summarise_folder(read_folder(folder))
-    assert set(summary["windows"]) == {"chatterbox", "llamacpp"}
-    assert (summary["run"], summary["model_label"]) == ("run-1", None)
+    summary = summarise_run(read_run(folder))
+    assert set(summary.windows) == {"chatterbox", "llamacpp"}
+    assert (summary.run, summary.model_label) == ("run-1", None)
 
 
 def test_overlapping_measurements_count_once(make: Make) -> None:
     folder = make(candidate=[sample(1, 12.5, 1000.0)])
-    assert summarise_folder(read_folder(folder))["windows"]["mute"]["measuring_s"] == 2.5
+    assert summarise_run(read_run(folder)).windows["mute"].measuring_s == 2.5
 
 
 def test_tenant_that_was_never_stopped_or_never_came_back_has_no_window(make: Make) -> None:
-    summary = summarise_folder(read_folder(make(JOURNAL[:12])))
-    assert (summary["windows"], summary["down_s"], summary["outcome"]) == ({}, {}, "open")
+    summary = summarise_run(read_run(make(JOURNAL[:12])))
+    assert (summary.windows, summary.down_s, summary.outcome) == ({}, {}, "open")
 
 
 def test_restore_without_drain_has_no_minimum(make: Make) -> None:
     events = [event for event in JOURNAL if not (event[1] == "restorer" and event[2].startswith("drain"))]
-    assert summarise_folder(read_folder(make(events)))["windows"]["mute"]["drain_min_s"] == 0.0
+    assert summarise_run(read_run(make(events))).windows["mute"].drain_min_s == 0.0
 
 
 FAILED = (
@@ -221,12 +220,13 @@ def rolled_back() -> list[tuple[float, str, str, dict[str, Any]]]:
 
 def test_a_rolled_back_trial_says_why(make: Make) -> None:
     folder = make(rolled_back(), candidate=[sample(1, 22.0)])
-    summary = summarise_folder(read_folder(folder))
-    assert schemas.validate(summary, "summary") == []
-    assert summary["outcome"] == "rolled_back"
-    assert summary["failure"]["found"] == "8.4 GB"
+    summary = summarise_run(read_run(folder))
+    assert schemas.validate(plain(summary), "summary") == []
+    assert summary.outcome == "rolled_back"
+    assert summary.failure is not None
+    assert summary.failure.found == "8.4 GB"
     # Failed phases have no duration of their own: from their start.
-    assert {"phase": "measure", "ok": False, "duration_s": 3.0} in summary["phases"]
+    assert Phase("measure", False, 3.0) in summary.phases
     shown = folder_table(folder)
     assert "measure failed: VRAM over its limit" in shown
     assert "expected: at most 8 GB" in shown
@@ -237,7 +237,7 @@ def test_a_rolled_back_trial_says_why(make: Make) -> None:
 
 def test_an_untouched_host(make: Make) -> None:
     events = [(8.0, "program", "phase_failed", {"phase": "snapshot", "reason": "not quiet"})]
-    assert summarise_folder(read_folder(make(events)))["outcome"] == "untouched"
+    assert summarise_run(read_run(make(events))).outcome == "untouched"
 
 
 ENDED: Event = (
@@ -261,11 +261,11 @@ TROUBLE: list[Event] = [
 def test_a_run_that_is_still_open_says_what_is_still_down(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make([*HALF, *TROUBLE])
     (folder / "verification.json").unlink()
-    summary = summarise_folder(read_folder(folder))
-    assert schemas.validate(summary, "summary") == []
-    assert summary["outcome"] == "open"
-    assert summary["still_down"] == [{"impact": "mute", "since": "2026-01-02T03:04:05Z", "tenants": ["chatterbox"]}]
-    assert list(summary["windows"]) == ["blind"]
+    summary = summarise_run(read_run(folder))
+    assert schemas.validate(plain(summary), "summary") == []
+    assert summary.outcome == "open"
+    assert summary.still_down == [StillDown("mute", "2026-01-02T03:04:05Z", ["chatterbox"])]
+    assert list(summary.windows) == ["blind"]
     shown = folder_table(folder)
     for words in (
         "mute since 03:04:05Z (chatterbox still down)",
@@ -310,10 +310,10 @@ def test_an_impact_is_down_from_the_first_stop_until_all_are_back(make: Make) ->
     lines[5]["wall"] = "2026-01-02T22:41:07.123Z"  # llamacpp's stop, the first of the two
     folder = make()
     write_lines(folder / "journal.jsonl", [*lines, lines[6]])
-    found = {entry["impact"]: entry for entry in still_down(read_folder(folder))}
+    found = {entry.impact: entry for entry in still_down(read_run(folder))}
     assert still_down_text(found["blind"]) == "blind since 22:41:07Z (nav still down)"
-    assert summarise_folder(read_folder(folder))["windows"] == {}
-    assert still_down_text({"impact": "mute", "since": "?", "tenants": ["x"]}) == "mute since ? (x still down)"
+    assert summarise_run(read_run(folder)).windows == {}
+    assert still_down_text(StillDown("mute", "?", ["x"])) == "mute since ? (x still down)"
 
 
 def test_what_the_restorer_may_write_besides(make: Make) -> None:
@@ -326,12 +326,12 @@ def test_what_the_restorer_may_write_besides(make: Make) -> None:
         (42.5, "restorer", "a2_skipped", {"reason": "not through after 20 s"}),
     ]
     folder = make([*before, ENDED, *sorted([*after, *extra], key=lambda event: event[0])])
-    summary = summarise_folder(read_folder(folder))
-    assert schemas.validate(summary, "summary") == []
-    assert summary["outcome"] == "rolled_back"
-    assert {"phase": "measure", "ok": False, "duration_s": 9.5} in summary["phases"]
-    assert (summary["a2_skipped"], summary["still_down"]) == ("not through after 20 s", [])
-    assert summary["windows"]["mute"]["drain_min_s"] == 5.0
+    summary = summarise_run(read_run(folder))
+    assert schemas.validate(plain(summary), "summary") == []
+    assert summary.outcome == "rolled_back"
+    assert Phase("measure", False, 9.5) in summary.phases
+    assert (summary.a2_skipped, summary.still_down) == ("not through after 20 s", [])
+    assert summary.windows["mute"].drain_min_s == 5.0
     shown = folder_table(folder)
     assert "measure failed: the runner was ended from outside (its time was up)" in shown
     assert "(A2 skipped): not through after 20 s" in shown
@@ -340,7 +340,7 @@ def test_what_the_restorer_may_write_besides(make: Make) -> None:
 def test_a_phase_that_a_reboot_ended_has_no_duration(make: Make) -> None:
     folder = make()
     write_lines(folder / "journal.jsonl", [*journal(HALF[:14]), *journal([(2.0, *ENDED[1:])], boot_id="0ther")])
-    assert summarise_folder(read_folder(folder))["phases"][-1] == {"phase": "measure", "ok": False, "duration_s": None}
+    assert summarise_run(read_run(folder)).phases[-1] == Phase("measure", False, None)
     assert ["measure", "-", "failed"] in [line.split() for line in folder_table(folder).splitlines()]
 
 
@@ -349,8 +349,8 @@ def test_vram_lines_without_a_reading_are_passed_over(make: Make) -> None:
     with (folder / "vram.jsonl").open("a", encoding="utf-8") as stream:
         for line in ({"t_s": 27.0, "used_mib": None, "phase": "measure"}, {"t_s": 52.0, "phase": "blind"}):
             stream.write(json.dumps(line) + "\n")
-    vram = summarise_folder(read_folder(folder))["vram"]
-    assert (vram["readings"], vram["last_mib"], vram["peak_footprint_gb"]) == (4, 13600, 6.25)
+    vram = summarise_run(read_run(folder)).vram
+    assert (vram.readings, vram.last_mib, vram.peak_footprint_gb) == (4, 13600, 6.25)
 
 
 def test_verdict_waits_for_a_person_and_remembers_the_judgement(make: Make) -> None:
@@ -400,11 +400,11 @@ def test_taints(make: Make) -> None:
     assert "nav-candidate: 100 replies came from the prompt cache" in decision["reasons"][0]
     shutil.copy(folder / "samples" / "nav-candidate.jsonl", folder / "samples" / "nav-candidate-cached.jsonl")
     (folder / "samples" / "nav-candidate.jsonl").unlink()
-    summary = summarise_folder(read_folder(folder))
-    assert summary["taints"] == []
-    assert summary["segments"]["nav-candidate-cached"]["cache"]["as_asked"] is True
+    summary = summarise_run(read_run(folder))
+    assert summary.taints == []
+    assert summary.segments["nav-candidate-cached"].cache.as_asked is True
     write_lines(folder / "journal.jsonl", [*journal(JOURNAL[:5]), *journal(JOURNAL[5:], boot_id="0ther")])
-    assert summarise_folder(read_folder(folder))["taints"] == ["rebooted: the host was rebooted during the run"]
+    assert summarise_run(read_run(folder)).taints == ["rebooted: the host was rebooted during the run"]
 
 
 def test_thinking_in_the_smoke_test_counts(make: Make) -> None:
@@ -416,7 +416,7 @@ def test_thinking_in_the_smoke_test_counts(make: Make) -> None:
 
 def test_what_a_session_asked_for_is_taken_from_its_summary(make: Make) -> None:
     folder = make(candidate=[sample(1, 22.0)])
-    found = summarise_folder(read_folder(folder))["segments"]["nav-candidate"]
+    found = plain(summarise_run(read_run(folder)).segments["nav-candidate"])
     asked = found | {"requested": 100, "stopped": "server", "cache": found["cache"] | {"asked": True}}
     (folder / "samples" / "summary-nav-candidate.json").write_text(
         json.dumps(
@@ -424,8 +424,8 @@ def test_what_a_session_asked_for_is_taken_from_its_summary(make: Make) -> None:
         ),
         encoding="utf-8",
     )
-    segment = summarise_folder(read_folder(folder))["segments"]["nav-candidate"]
-    assert (segment["requested"], segment["stopped"], segment["cache"]["asked"]) == (100, "server", True)
+    segment = summarise_run(read_run(folder)).segments["nav-candidate"]
+    assert (segment.requested, segment.stopped, segment.cache.asked) == (100, "server", True)
 
 
 def test_a_folder_cut_short_is_shown_as_far_as_it_goes(make: Make) -> None:
@@ -446,10 +446,10 @@ def test_a_folder_cut_short_is_shown_as_far_as_it_goes(make: Make) -> None:
 
 def test_folders_that_are_none(tmp_path: Path, make: Make) -> None:
     with pytest.raises(UsageError, match="found nothing there"):
-        read_folder(tmp_path / "none")
+        read_run(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="found neither"):
-        read_folder(tmp_path / "empty")
+        read_run(tmp_path / "empty")
 
 
 def test_documents_that_can_not_be_used_are_named_and_the_rest_is_shown(make: Make) -> None:

@@ -13,9 +13,10 @@ from published import accept
 from trialbench import schemas
 from trialbench.cli import main
 from trialbench.errors import UsageError
+from trialbench.measure.summary import plain
 from trialbench.report.decide import decide_folder
-from trialbench.report.folder import read_folder
-from trialbench.report.summary import summarise_folder
+from trialbench.report.run import read_run
+from trialbench.report.summary import summarise_run
 from trialbench.report.table import folder_table
 
 AT_ONCE = "ansible-playbook restore.yml -i INVENTORY, or on the host: sudo model-trial restore"
@@ -161,7 +162,7 @@ def make(path: Path, lines: list[dict[str, Any]], samples: dict[str, int] | None
 
 
 def restore(folder: Path) -> dict[str, Any]:
-    summary = summarise_folder(read_folder(folder))
+    summary = plain(summarise_run(read_run(folder)))
     accept(summary, "summary")
     assert schemas.validate(summary, "summary") == []
     found = summary["restore"]
@@ -287,16 +288,16 @@ def test_a_reboot_is_bridged_by_the_wall_clock(tmp_path: Path) -> None:
     folder = make(tmp_path, lines_of(events, boots))
     found = restore(folder)
     assert (found["by"], found["after_s"]) == ("boot", 36.2)
-    summary = summarise_folder(read_folder(folder))
+    summary = plain(summarise_run(read_run(folder)))
     assert summary["down_s"] == {"chatterbox": 41.0, "llamacpp": 37.0}
     # Without the host's own count, from the events.
     lines = [{name: v for name, v in line.items() if name != "down"} for line in lines_of(events, boots)]
-    assert summarise_folder(read_folder(make(tmp_path, lines)))["down_s"] == {"chatterbox": 41.0, "llamacpp": 37.0}
+    assert plain(summarise_run(read_run(make(tmp_path, lines))))["down_s"] == {"chatterbox": 41.0, "llamacpp": 37.0}
     # A clock that can't be read gives no time, and no error.
     for line in lines:
         line["wall"] = "?"
     folder = make(tmp_path, lines)
-    assert (restore(folder)["after_s"], summarise_folder(read_folder(folder))["down_s"]) == (None, {})
+    assert (restore(folder)["after_s"], plain(summarise_run(read_run(folder)))["down_s"]) == (None, {})
     assert "restored by boot at ? down" not in host(folder)
 
 

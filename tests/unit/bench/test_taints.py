@@ -11,10 +11,11 @@ import pytest
 import sample_lines
 from trialbench import schemas, stats
 from trialbench.cli import main
-from trialbench.measure.summary import SegmentFacts, partial, summarise, taints
+from trialbench.measure.sample import Sample
+from trialbench.measure.summary import SegmentFacts, partial, plain, summarise, taints
 from trialbench.report.decide import decide_folder
-from trialbench.report.folder import read_folder
-from trialbench.report.summary import summarise_folder
+from trialbench.report.run import read_run
+from trialbench.report.summary import summarise_run
 from trialbench.report.table import folder_table
 
 PLAN = {
@@ -38,6 +39,11 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 def sample(seq: int, start_s: float, **changes: Any) -> dict[str, Any]:
     """A line that names the model, as those of newer clients do."""
     return sample_lines.sample(seq, start_s, **{"model": "gemma", **changes})
+
+
+def taken(seq: int, start_s: float, **changes: Any) -> Sample:
+    """The same, as it is read."""
+    return Sample(**sample(seq, start_s, **changes))
 
 
 def lost(seq: int, start_s: float, error_class: str = "connect") -> dict[str, Any]:
@@ -80,7 +86,8 @@ class Run:
             self._lines(f"samples/{name}.jsonl", samples)
             if name in self.requests:
                 facts = SegmentFacts(name.split("-")[0], 20, True, name.endswith("cached"), self.stopped.get(name))
-                numbers = summarise(samples, [], facts) | {"request": self.requests[name] | {"models": []}}
+                numbers = plain(summarise([Sample(**one) for one in samples], [], facts))
+                numbers |= {"request": self.requests[name] | {"models": []}}
                 document = {"format": 1, "trialbench": "0", "created": "x", "model_label": None}
                 document["segments"] = {name: numbers}
                 assert schemas.validate(document, "summary") == []
@@ -91,7 +98,7 @@ class Run:
         (self.path / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
     def summary(self) -> dict[str, Any]:
-        summary = summarise_folder(read_folder(self.write()))
+        summary: dict[str, Any] = plain(summarise_run(read_run(self.write())))
         assert schemas.validate(summary, "summary") == []
         return summary
 
@@ -306,23 +313,23 @@ def test_a_reboot(run: Run) -> None:
     ],
 )
 def test_what_is_cut_short(stopped: str | None, requested: int, ended: bool, found: list[str]) -> None:
-    samples = [sample(seq, seq / 10) for seq in range(1, 21)]
+    samples = [taken(seq, seq / 10) for seq in range(1, 21)]
     assert partial(samples, SegmentFacts("nav", requested, True, False, stopped, ended=ended)) == found
 
 
 def test_a_server_that_stalls_or_slows_is_partial_by_name() -> None:
     facts = SegmentFacts("nav", 40, True, False)
-    stalled = [sample(seq, float(seq)) for seq in range(1, 40)]
-    stalled.append(sample(40, 40.0, ok=False, error_class="timeout", latency_ms=None, strategy=None))
+    stalled = [taken(seq, float(seq)) for seq in range(1, 40)]
+    stalled.append(taken(40, 40.0, ok=False, error_class="timeout", latency_ms=None, strategy=None))
     assert partial(stalled, facts) == ["stalled: 1 samples had no whole reply in time"]
-    slow = [sample(seq, float(seq), latency_ms=20.0 if seq <= 20 else 90.0) for seq in range(1, 41)]
+    slow = [taken(seq, float(seq), latency_ms=20.0 if seq <= 20 else 90.0) for seq in range(1, 41)]
     assert partial(slow, facts) == ["slowed: its later replies took 4.5 times as long as its first ones"]
 
 
 def test_a_sample_that_we_cut_off_is_not_counted_as_taken() -> None:
-    cut = sample(2, 2.0, ok=False, error_class="cut_off", latency_ms=None, strategy=None)
+    cut = taken(2, 2.0, ok=False, error_class="cut_off", latency_ms=None, strategy=None)
     facts = SegmentFacts("nav", 100, True, False, "time_limit")
-    assert partial([sample(1, 1.0), cut], facts) == ["cut short at 1 of 100 samples: its time was up"]
+    assert partial([taken(1, 1.0), cut], facts) == ["cut short at 1 of 100 samples: its time was up"]
 
 
 def test_a_partial_run_is_partial_by_name_in_every_output(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

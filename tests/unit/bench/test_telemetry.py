@@ -10,11 +10,25 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sample_lines import made
 from trialbench import schemas
-from trialbench.report.folder import Folder
+from trialbench.measure.sample import Sample
+from trialbench.measure.summary import plain
 from trialbench.report.journal import Event
 from trialbench.report.plan import read_plan
-from trialbench.report.telemetry import SLOWING, held_back, joined, series, telemetry
+from trialbench.report.run import Reading, Run, make_segment, read_reading
+from trialbench.report.telemetry import (
+    SLOWING,
+    Energy,
+    Joined,
+    Range,
+    Rows,
+    SegmentTelemetry,
+    held_back,
+    joined,
+    series,
+    telemetry,
+)
 
 OWN = {"pid": 7, "mib": 4900, "command": "/usr/bin/llama-server --port 11435"}
 VOICE = {"pid": 8, "mib": 4300, "command": "python3 server.py"}
@@ -54,40 +68,52 @@ def ticks(start_s: float, end_s: float, **changes: Any) -> list[dict[str, Any]]:
     return [reading(start_s + at / 10, **changes) for at in range(round((end_s - start_s) * 10) + 1)]
 
 
-def sample(seq: int, start_s: float, latency_ms: float | None = 400.0) -> dict[str, Any]:
-    return {"seq": seq, "t_start_s": start_s, "latency_ms": latency_ms, "ok": latency_ms is not None}
+def sample(seq: int, start_s: float, latency_ms: float | None = 400.0) -> Sample:
+    failed = {} if latency_ms is not None else {"ok": False, "error_class": "timeout"}
+    return made(seq, start_s, latency_ms, **failed)
+
+
+def built(vram: Iterable[dict[str, Any]], samples: dict[str, list[Sample]], **more: Any) -> Run:
+    """A run of these lines and samples by segment."""
+    readings = [read_reading(line) for line in vram]
+    segments = {name: make_segment(name, lines) for name, lines in samples.items()}
+    return Run(Path(), **{"plan": read_plan(PLAN), "readings": readings, "segments": segments, **more})
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Callable[..., Folder]:
+def folder() -> Callable[..., Run]:
     """A run with one segment of four replies of 0.4 s from second 101 on, readings from 100 to 104."""
 
     def make(
         vram: Iterable[dict[str, Any]] | None = None,
-        samples: list[dict[str, Any]] | None = None,
+        samples: list[Sample] | None = None,
         name: str = "nav-baseline-a1",
         **more: Any,
-    ) -> Folder:
+    ) -> Run:
         if samples is None:
             samples = [sample(at + 1, 101.0 + 0.5 * at) for at in range(4)]
-        lines = list(ticks(100.0, 104.0) if vram is None else vram)
-        return Folder(tmp_path, **{"plan": read_plan(PLAN), "vram": lines, "samples": {name: samples}, **more})
+        return built(ticks(100.0, 104.0) if vram is None else vram, {name: samples}, **more)
 
     return make
 
 
-Make = Callable[..., Folder]
+Make = Callable[..., Run]
 
 
-def rows(found: Folder) -> dict[int, dict[str, Any]]:
+def rows(found: Run) -> Rows:
     (only,) = joined(found).values()
     return only
 
 
-def segment(found: Folder) -> dict[str, Any]:
-    (only,) = telemetry(found)["segments"].values()
-    assert isinstance(only, dict)
+def segment(found: Run) -> SegmentTelemetry:
+    (only,) = telemetry(found).segments.values()
     return only
+
+
+def energy(found: Run) -> Energy:
+    told = segment(found).energy_per_reply_j
+    assert told is not None
+    return told
 
 
 # The plain case
@@ -99,11 +125,9 @@ def test_a_sample_gets_what_was_read_while_it_ran(folder: Make) -> None:
         if 101.5 <= line["t_s"] <= 101.9:
             line.update(power_w=200.0, sm_mhz=2600, temp_c=60 + round((line["t_s"] - 101.5) * 10), load1=2.5)
     found = rows(folder(lines))
-    assert found[1] == {
-        "flags": [], "energy_j": 40.0, "power_w": 100.0, "sm_mhz": 2400.0, "temp_c": 50.0, "load1": 0.5,
-    }  # fmt: skip
-    assert (found[2]["power_w"], found[2]["sm_mhz"], found[2]["temp_c"], found[2]["load1"]) == (200, 2600, 64, 2.5)
-    assert found[3]["power_w"] == 100
+    assert found[1] == Joined([], energy_j=40.0, power_w=100.0, sm_mhz=2400.0, temp_c=50.0, load1=0.5)
+    assert (found[2].power_w, found[2].sm_mhz, found[2].temp_c, found[2].load1) == (200, 2600, 64, 2.5)
+    assert found[3].power_w == 100
 
 
 def test_a_segment_has_least_median_and_most(folder: Make) -> None:
@@ -112,44 +136,44 @@ def test_a_segment_has_least_median_and_most(folder: Make) -> None:
         # Outside of the segment, which lasts from 101.0 to 102.9, it must not count.
         line.update(temp_c=40 + at, load1=0.5 + at / 100)
     found = segment(folder(lines))
-    assert found["readings"] == 20
-    assert found["temp_c"] == {"min": 50, "p50": 59.5, "max": 69}
-    assert found["power_w"] == {"min": 100, "p50": 100, "max": 100}
-    assert found["load1_max"] == 0.79
-    assert found["energy_per_reply_j"] == {"p50": 40.0, "mean": 40.0, "n": 4, "source": "counter"}
-    assert (found["throttle"], found["throttled"], found["disturbed"]) == ([], 0, 0)
-    assert telemetry(folder(lines))["why"] == {}
+    assert found.readings == 20
+    assert found.temp_c == Range(50, 59.5, 69)
+    assert found.power_w == Range(100, 100, 100)
+    assert found.load1_max == 0.79
+    assert found.energy_per_reply_j == Energy(40.0, 40.0, 4, "counter")
+    assert (found.throttle, found.throttled, found.disturbed) == ([], 0, 0)
+    assert telemetry(folder(lines)).why == {}
 
 
 def test_the_summary_has_room_for_it(folder: Make) -> None:
     schema = json.loads((Path(schemas.__file__).parent / "summary.schema.json").read_text(encoding="utf-8"))
-    told = telemetry(folder())
+    told = plain(telemetry(folder()))
     assert set(told) == set(schema["properties"]["telemetry"]["required"])
-    assert set(schema["$defs"]["telemetry"]["properties"]) <= set(segment(folder()))
+    assert set(schema["$defs"]["telemetry"]["properties"]) <= set(plain(segment(folder())))
 
 
 def test_a_sample_shorter_than_a_tick_gets_the_nearest_reading(folder: Make) -> None:
     lines = ticks(100.0, 104.0)
     lines[10]["power_w"] = 300.0
     found = rows(folder(lines, [sample(1, 101.01, 12.0), sample(2, 101.07, 12.0)]))
-    assert (found[1]["power_w"], found[2]["power_w"]) == (300, 100)
-    assert found[1]["energy_j"] == pytest.approx(1.2)
+    assert (found[1].power_w, found[2].power_w) == (300, 100)
+    assert found[1].energy_j == pytest.approx(1.2)
 
 
 def test_a_value_that_is_missing_in_one_reading_comes_from_the_next(folder: Make) -> None:
     lines = ticks(100.0, 104.0)
     lines[10].update(power_w=None, energy_j=None)
     found = folder(lines, [sample(1, 101.01, 12.0)])
-    assert rows(found)[1]["power_w"] == 100
-    assert rows(found)[1]["energy_j"] == pytest.approx(1.2)
-    assert segment(found)["power_w"]["p50"] == 100
-    assert segment(found)["energy_per_reply_j"]["source"] == "counter"
+    assert rows(found)[1].power_w == 100
+    assert rows(found)[1].energy_j == pytest.approx(1.2)
+    assert segment(found).power_w == Range(100, 100, 100)
+    assert energy(found).source == "counter"
 
 
 def test_a_failed_sample_has_no_energy_and_still_its_surroundings(folder: Make) -> None:
     found = rows(folder(samples=[sample(1, 101.0, None), sample(2, 102.0)]))
-    assert (found[1]["energy_j"], found[1]["power_w"]) == (None, 100)
-    assert segment(folder(samples=[sample(1, 101.0, None), sample(2, 102.0)]))["energy_per_reply_j"]["n"] == 1
+    assert (found[1].energy_j, found[1].power_w) == (None, 100)
+    assert energy(folder(samples=[sample(1, 101.0, None), sample(2, 102.0)])).n == 1
 
 
 # Energy
@@ -159,7 +183,7 @@ def test_energy_is_the_counters_difference_between_end_and_start(folder: Make) -
     # The counter says something else than power, and the counter counts.
     lines = [reading(line["t_s"], energy_j=1000 + 50 * line["t_s"]) for line in ticks(100.0, 104.0)]
     found = rows(folder(lines, [sample(1, 101.05, 400.0)]))
-    assert found[1]["energy_j"] == pytest.approx(20.0)
+    assert found[1].energy_j == pytest.approx(20.0)
 
 
 def test_without_a_counter_power_is_integrated(folder: Make) -> None:
@@ -168,9 +192,9 @@ def test_without_a_counter_power_is_integrated(folder: Make) -> None:
     ]
     found = folder(lines, [sample(1, 101.05, 900.0)])
     # The mean power between 101.05 and 101.95 is 150 W.
-    assert rows(found)[1]["energy_j"] == pytest.approx(135.0)
-    assert segment(found)["energy_per_reply_j"]["source"] == "power"
-    assert "integrated" in telemetry(found)["why"]["energy_j"]
+    assert rows(found)[1].energy_j == pytest.approx(135.0)
+    assert energy(found).source == "power"
+    assert "integrated" in telemetry(found).why["energy_j"]
 
 
 def test_a_counter_that_fell_is_no_energy(folder: Make) -> None:
@@ -179,14 +203,14 @@ def test_a_counter_that_fell_is_no_energy(folder: Make) -> None:
         for line in ticks(100.0, 104.0)
     ]
     found = rows(folder(lines))
-    assert found[1]["energy_j"] is None
-    assert found[2]["energy_j"] == pytest.approx(40.0)
+    assert found[1].energy_j is None
+    assert found[2].energy_j == pytest.approx(40.0)
 
 
 def test_a_counter_that_fell_and_rose_beyond_is_no_energy_either(folder: Make) -> None:
     values = {101.1: 20_000.0, 101.2: 5.0}
     lines = [reading(line["t_s"], energy_j=values.get(line["t_s"], line["energy_j"])) for line in ticks(100, 104)]
-    assert rows(folder(lines))[1]["energy_j"] is None
+    assert rows(folder(lines))[1].energy_j is None
 
 
 @pytest.mark.parametrize("key", ["energy_j", "power_w"])
@@ -196,24 +220,24 @@ def test_energy_is_not_guessed_across_a_gap(folder: Make, key: str) -> None:
         if 100.8 < line["t_s"] < 101.45:
             line[key] = None
     found = rows(folder(lines))
-    assert found[1]["energy_j"] is None
-    assert found[2]["energy_j"] == pytest.approx(40.0)
+    assert found[1].energy_j is None
+    assert found[2].energy_j == pytest.approx(40.0)
 
 
 def test_a_hole_within_a_reply_matters_to_power_and_not_to_the_counter(folder: Make) -> None:
     long = [sample(1, 101.0, 1500.0)]
     lines = [line for line in ticks(100.0, 104.0) if not 101.3 < line["t_s"] < 102.1]
-    assert rows(folder(lines, long))[1]["energy_j"] == pytest.approx(150.0)
+    assert rows(folder(lines, long))[1].energy_j == pytest.approx(150.0)
     for line in lines:
         line["energy_j"] = None
-    assert rows(folder(lines, long))[1]["energy_j"] is None
+    assert rows(folder(lines, long))[1].energy_j is None
 
 
 def test_a_long_reply_may_have_sparse_readings(folder: Make) -> None:
     """nvidia-smi is asked once a second: enough for a reply of five."""
     lines = [reading(100.0 + at, energy_j=None) for at in range(12)]
-    assert rows(folder(lines, [sample(1, 102.5, 5000.0)]))[1]["energy_j"] == pytest.approx(500.0)
-    assert rows(folder(lines, [sample(1, 102.5, 400.0)]))[1]["energy_j"] is None
+    assert rows(folder(lines, [sample(1, 102.5, 5000.0)]))[1].energy_j == pytest.approx(500.0)
+    assert rows(folder(lines, [sample(1, 102.5, 400.0)]))[1].energy_j is None
 
 
 @given(
@@ -229,11 +253,12 @@ def test_power_and_counter_agree(watts: list[float], start_s: float, latency_ms:
             energy += (watts[at - 1] + watt) / 2 * 0.1
         lines.append({"t_s": 100 + at / 10, "used_mib": 9600, "power_w": watt, "energy_j": energy})
     samples = {"nav-candidate": [sample(1, start_s, latency_ms)]}
-    here = Path()
-    counted = joined(Folder(here, vram=lines, samples=samples))["nav-candidate"][1]["energy_j"]
+    counted = joined(built(lines, samples))["nav-candidate"][1].energy_j
     bare = [{**line, "energy_j": None} for line in lines]
-    integrated = joined(Folder(here, vram=bare, samples=samples))["nav-candidate"][1]["energy_j"]
+    integrated = joined(built(bare, samples))["nav-candidate"][1].energy_j
     # Within a tick the counter is taken for straight: at each end that is wrong by at most this.
+    assert counted is not None
+    assert integrated is not None
     assert abs(counted - integrated) <= 2 * 0.1 * 380 / 8 + 0.01
 
 
@@ -245,30 +270,30 @@ def test_a_sample_of_a_slowed_card_is_throttled(folder: Make, name: str) -> None
     lines = ticks(100.0, 104.0)
     lines[17]["throttle"] = ["sw_power_cap", name]
     found = folder(lines)
-    assert {seq: row["flags"] for seq, row in rows(found).items()} == {1: [], 2: ["throttled"], 3: [], 4: []}
-    assert (segment(found)["throttled"], segment(found)["throttle"]) == (1, sorted(["sw_power_cap", name]))
+    assert {seq: row.flags for seq, row in rows(found).items()} == {1: [], 2: ["throttled"], 3: [], 4: []}
+    assert (segment(found).throttled, segment(found).throttle) == (1, sorted(["sw_power_cap", name]))
 
 
 @pytest.mark.parametrize("name", ["gpu_idle", "applications_clocks_setting", "sw_power_cap", "sync_boost", "0x800"])
 def test_other_reasons_slow_nobody(folder: Make, name: str) -> None:
     found = folder(ticks(100.0, 104.0, throttle=[name]))
-    assert all(row["flags"] == [] for row in rows(found).values())
-    assert segment(found)["throttle"] == ([] if name == "gpu_idle" else [name])
-    assert segment(found)["throttled"] == 0
+    assert all(row.flags == [] for row in rows(found).values())
+    assert segment(found).throttle == ([] if name == "gpu_idle" else [name])
+    assert segment(found).throttled == 0
 
 
 def test_what_happened_right_before_or_after_a_short_sample_counts(folder: Make) -> None:
     lines = ticks(100.0, 104.0)
     lines[10]["throttle"] = lines[30]["throttle"] = ["hw_slowdown"]
     found = rows(folder(lines, [sample(1, 101.02, 30.0), sample(2, 102.95, 30.0), sample(3, 102.0, 30.0)]))
-    assert [found[seq]["flags"] for seq in (1, 2, 3)] == [["throttled"], ["throttled"], []]
+    assert [found[seq].flags for seq in (1, 2, 3)] == [["throttled"], ["throttled"], []]
 
 
 def test_who_does_not_look_sees_no_throttling_and_says_so(folder: Make) -> None:
     found = folder(ticks(100.0, 104.0, throttle=None))
-    assert segment(found)["throttled"] is None
-    assert telemetry(found)["why"] == {"throttle": "the driver does not tell"}
-    assert held_back({"throttle": None}) == held_back({}) == []
+    assert segment(found).throttled is None
+    assert telemetry(found).why == {"throttle": "the driver does not tell"}
+    assert held_back(Reading(1.0)) == []
 
 
 # Disturbance
@@ -280,21 +305,21 @@ def test_a_host_that_is_suddenly_busy_disturbs(folder: Make) -> None:
         if 101.5 <= line["t_s"] <= 101.9:
             line["cpu_percent"] = 90.0
     found = folder(lines)
-    assert {seq: row["flags"] for seq, row in rows(found).items()} == {1: [], 2: ["disturbed"], 3: [], 4: []}
-    assert segment(found)["disturbed"] == 1
-    assert segment(found)["cpu_percent"] == {"min": 20, "p50": 20, "max": 90}
+    assert {seq: row.flags for seq, row in rows(found).items()} == {1: [], 2: ["disturbed"], 3: [], 4: []}
+    assert segment(found).disturbed == 1
+    assert segment(found).cpu_percent == Range(20, 20, 90)
 
 
 def test_a_host_that_is_always_busy_or_uneven_is_no_disturbance(folder: Make) -> None:
-    assert segment(folder(ticks(100.0, 104.0, cpu_percent=95.0)))["disturbed"] == 0
+    assert segment(folder(ticks(100.0, 104.0, cpu_percent=95.0))).disturbed == 0
     uneven = [reading(line["t_s"], cpu_percent=(10.0, 60.0)[at % 2]) for at, line in enumerate(ticks(100, 104))]
-    assert segment(folder(uneven))["disturbed"] == 0
+    assert segment(folder(uneven)).disturbed == 0
 
 
 def test_a_few_readings_have_no_usual(folder: Make) -> None:
     lines = ticks(100.0, 104.0)
     lines[12]["cpu_percent"] = 99.0
-    assert segment(folder(lines, [sample(1, 101.0, 300.0)]))["disturbed"] == 0
+    assert segment(folder(lines, [sample(1, 101.0, 300.0)])).disturbed == 0
 
 
 GUEST = {"pid": 99, "mib": 900, "command": "python3 train.py"}
@@ -306,8 +331,8 @@ def processes(lines: list[dict[str, Any]], start_s: float, *holders: dict[str, A
             line["processes"] = list(holders)
 
 
-def flagged(found: Folder) -> list[int]:
-    return [seq for seq, row in rows(found).items() if row["flags"] == ["disturbed"]]
+def flagged(found: Run) -> list[int]:
+    return [seq for seq, row in rows(found).items() if row.flags == ["disturbed"]]
 
 
 def test_a_guest_on_the_card_disturbs_as_long_as_he_is_there(folder: Make) -> None:
@@ -363,53 +388,47 @@ def test_without_a_plan_growth_accuses_nobody_and_a_guest_is_still_one(folder: M
 def test_a_gap_leaves_its_samples_without_values(folder: Make) -> None:
     lines = [line for line in ticks(100.0, 104.0) if not 101.05 < line["t_s"] < 102.45]
     found = rows(folder(lines))
-    assert found[2] == {
-        "flags": [], "energy_j": None, "power_w": None, "sm_mhz": None, "temp_c": None, "load1": None,
-    }  # fmt: skip
-    assert found[4]["power_w"] == 100
+    assert found[2] == Joined([])
+    assert found[4].power_w == 100
 
 
 def test_a_segment_nobody_watched_says_so(folder: Make) -> None:
     found = folder(ticks(200.0, 201.0))
     one = segment(found)
-    assert one == {
-        **dict.fromkeys(one),
-        "readings": 0,
-        "throttle": [],
-    }
-    assert telemetry(found)["why"] == {"readings": "none while these segments were measured: nav-baseline-a1"}
+    assert plain(one) == {**dict.fromkeys(plain(one)), "readings": 0, "throttle": []}
+    assert telemetry(found).why == {"readings": "none while these segments were measured: nav-baseline-a1"}
 
 
 def test_no_series_at_all(folder: Make) -> None:
     found = folder([])
-    assert telemetry(found)["why"] == {"readings": "vram.jsonl is missing or holds no reading"}
-    assert rows(found)[1]["flags"] == []
+    assert telemetry(found).why == {"readings": "vram.jsonl is missing or holds no reading"}
+    assert rows(found)[1].flags == []
 
 
 def test_a_segment_without_samples(folder: Make) -> None:
     found = folder(samples=[])
     assert rows(found) == {}
-    assert segment(found)["readings"] == 0
-    assert telemetry(found)["why"] == {}
+    assert segment(found).readings == 0
+    assert telemetry(found).why == {}
 
 
 def test_what_an_older_host_program_did_not_record_is_named(folder: Make) -> None:
     old = [{"t_s": line["t_s"], "used_mib": 9600, "processes": [OWN]} for line in ticks(100.0, 104.0)]
     found = folder(old)
-    why = telemetry(found)["why"]
+    why = telemetry(found).why
     assert why["power_w"] == "not recorded by the host program of this run"
     assert set(why) == {
         *("sm_mhz", "mem_mhz", "power_w", "temp_c", "util_percent", "mem_util_percent"),
         *("throttle", "energy_j", "load1", "cpu_percent"),
     }
-    assert segment(found)["readings"] == 20
+    assert segment(found).readings == 20
 
 
 def test_the_drivers_own_words_say_why(folder: Make) -> None:
     lines = ticks(100.0, 104.0, energy_j=None, temp_c=None)
     lines[0]["missing"] = {"energy_j": "nvmlDeviceGetTotalEnergyConsumption: Not Supported", "power_w": "late"}
     lines[5]["missing"] = {"energy_j": "nvmlDeviceGetTotalEnergyConsumption: Unknown Error"}
-    why = telemetry(folder(lines))["why"]
+    why = telemetry(folder(lines)).why
     assert set(why) == {"energy_j", "temp_c"}, "what came later is not missing"
     assert why["energy_j"].startswith("nvmlDeviceGetTotalEnergyConsumption: Unknown Error; energy per reply is")
     assert why["temp_c"] == "the driver does not tell"
@@ -420,27 +439,27 @@ def test_a_clock_that_starts_anew_ends_what_can_be_joined(folder: Make) -> None:
     after = ticks(5.0, 140.0, power_w=999.0, energy_j=1.0, throttle=["hw_slowdown"])
     found = folder([*ticks(100.0, 102.0), *after])
     one = segment(found)
-    assert rows(found)[1]["power_w"] == 100
-    assert rows(found)[4]["power_w"] is None
-    assert one["readings"] == 11
-    assert one["throttled"] == 0
-    assert telemetry(found)["why"] == {
+    assert rows(found)[1].power_w == 100
+    assert rows(found)[4].power_w is None
+    assert one.readings == 11
+    assert one.throttled == 0
+    assert telemetry(found).why == {
         "clock": f"the host was restarted; {len(after)} later readings are not joined to samples"
     }
 
 
 def test_two_samplers_may_overlap_for_a_moment() -> None:
-    found = series([{"t_s": 10.0}, {"t_s": 10.2}, {"t_s": 10.15}, {"t_s": 10.3}])
+    found = series([Reading(10.0), Reading(10.2), Reading(10.15), Reading(10.3)])
     assert found.times == [10.0, 10.15, 10.2, 10.3]
     assert found.dropped == 0
 
 
-def test_warm_ups_and_other_segments_are_kept_apart(tmp_path: Path) -> None:
+def test_warm_ups_and_other_segments_are_kept_apart() -> None:
     lines = [*ticks(100.0, 102.0, power_w=50.0), *ticks(103.0, 105.0, power_w=200.0)]
     samples = {"nav-baseline-a1": [sample(1, 101.0)], "nav-candidate": [sample(1, 104.0)]}
-    segments = telemetry(Folder(tmp_path, plan=read_plan(PLAN), vram=lines, samples=samples))["segments"]
-    assert segments["nav-baseline-a1"]["power_w"]["p50"] == 50
-    assert segments["nav-candidate"]["power_w"]["p50"] == 200
+    segments = telemetry(built(lines, samples)).segments
+    assert segments["nav-baseline-a1"].power_w == Range(50, 50, 50)
+    assert segments["nav-candidate"].power_w == Range(200, 200, 200)
 
 
 @given(
@@ -461,10 +480,9 @@ def test_warm_ups_and_other_segments_are_kept_apart(tmp_path: Path) -> None:
 )
 def test_whatever_was_recorded_can_be_joined(lines: list[dict[str, Any]], wanted: list[tuple[float, Any]]) -> None:
     samples = [sample(at, start_s, latency_ms) for at, (start_s, latency_ms) in enumerate(wanted, 1)]
-    found = Folder(Path(), vram=lines, samples={"nav-candidate": samples})
-    told = telemetry(found)
-    assert set(joined(found)["nav-candidate"]) == {one["seq"] for one in samples}
+    found = built(lines, {"nav-candidate": samples})
+    assert set(joined(found)["nav-candidate"]) == {one.seq for one in samples}
     for row in joined(found)["nav-candidate"].values():
-        assert set(row["flags"]) <= {"throttled", "disturbed"}
-        assert row["energy_j"] is None or row["energy_j"] >= 0
-    assert set(told) == {"segments", "why"}
+        assert set(row.flags) <= {"throttled", "disturbed"}
+        assert row.energy_j is None or row.energy_j >= 0
+    assert set(telemetry(found).segments) == {"nav-candidate"}

@@ -25,7 +25,7 @@ from trialbench.report.documents.markdown import Edit, Page
 from trialbench.report.documents.memory import memory_edits
 from trialbench.report.documents.registry import registry_edits
 from trialbench.report.documents.research import research_edits, shown_run
-from trialbench.report.documents.run import Run, read_run
+from trialbench.report.documents.trial import Trial, read_trial
 from trialbench.show.terminal import screen
 
 RESEARCH = "docs/RESEARCH-GEMMA4-E4B-QUANTIZATIONS.md"
@@ -34,7 +34,7 @@ MEMORY = "MEMORY.md"
 # Larger than any hand-written document; bounds the Markdown parser's input.
 _MAX_MIB = 16
 
-Make = Callable[[Page, Run], list[Edit]]
+Make = Callable[[Page, Trial], list[Edit]]
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,13 @@ def write_documents(folder: Path, root: Path, *, check: bool = False, research: 
             (`Refused`) that lacks its place. Nothing was written then.
         OSError: a document can't be written; those that were replaced before it are as they were.
     """
-    run = read_run(folder)
+    trial = read_trial(folder)
     root = root.expanduser()
     if not root.is_dir():
         raise UsageError(f"{root}: expected the folder that holds {MEMORY} and docs/, found no folder")
     # Several hosts of one play may finish at the same time and write to the same documents.
     with locked(root):
-        documents = _documents(run, root, research)
+        documents = _documents(trial, root, research)
         if not check:
             replace_all([Replacement(one.path, _raw(one.before), _raw(one.after)) for one in documents if one.changed])
     return documents
@@ -113,13 +113,13 @@ def told(documents: list[Document], shown: str, *, check: bool) -> dict[str, Any
     }
 
 
-def _documents(run: Run, root: Path, research: str) -> list[Document]:
+def _documents(trial: Trial, root: Path, research: str) -> list[Document]:
     """The three documents with their planned changes."""
     reasons = {"untouched": "the trial ended before it held the host", "open": "the trial is not known to be over"}
-    over = reasons.get(run.outcome)
-    numbers = over or (None if run.outcome == "completed" else "the trial was rolled back: its numbers don't count")
+    over = reasons.get(trial.outcome)
+    numbers = over or (None if trial.outcome == "completed" else "the trial was rolled back: its numbers don't count")
     pages = {name: _page(root, name) for name in (research, REGISTRY, MEMORY)}
-    newer = shown_run(pages[research], run)
+    newer = shown_run(pages[research], trial)
     if newer and not numbers:
         numbers = f"the documents show the newer run {newer} of this model"
     plans: dict[str, tuple[Make, str | None]] = {
@@ -130,7 +130,7 @@ def _documents(run: Run, root: Path, research: str) -> list[Document]:
     found = []
     for name, (make, left_alone) in plans.items():
         page = pages[name]
-        after = page.text if left_alone else _settled(page, run, make)
+        after = page.text if left_alone else _settled(page, trial, make)
         found.append(Document(name, root / name, page.text, after, left_alone))
     return found
 
@@ -152,11 +152,11 @@ def _raw(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _settled(page: Page, run: Run, make: Make) -> str:
+def _settled(page: Page, trial: Trial, make: Make) -> str:
     """The text after the edits, verified to be unchanged by a second run."""
-    after = page.edited(make(page, run))
+    after = page.edited(make(page, trial))
     again = Page(page.name, after)
-    if again.edited(make(again, run)) != after:
+    if again.edited(make(again, trial)) != after:
         raise page.refused(
             "a place where what is written is found again by the next run",
             "one that swallows it (a code fence or a comment that is not closed?)",

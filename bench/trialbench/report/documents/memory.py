@@ -6,7 +6,7 @@ import re
 
 from trialbench.report.comparison import A1, CANDIDATE
 from trialbench.report.documents.markdown import Edit, Page, escape, word
-from trialbench.report.documents.run import Run
+from trialbench.report.documents.trial import Trial
 from trialbench.show.text import number
 
 _BEGIN = "<!-- model-trial runs: begin; `trialbench documents` keeps a line for each -->"
@@ -14,7 +14,7 @@ _END = "<!-- model-trial runs: end -->"
 _ENTRY = re.compile(r"\* (\d{4}-\d\d-\d\d \d\d:\d\d) UTC, run (\S+):")
 
 
-def memory_edits(page: Page, run: Run) -> list[Edit]:
+def memory_edits(page: Page, trial: Trial) -> list[Edit]:
     """The run's line, rewritten or inserted by time; the block is created at the end if it is missing.
 
     Raises:
@@ -27,49 +27,49 @@ def memory_edits(page: Page, run: Run) -> list[Edit]:
         if len(begins) != 1 or len(ends) != 1 or ends[0] < begins[0]:
             lines = ", ".join(str(at + 1) for at in sorted([*begins, *ends]))
             raise page.refused("one begin and one end mark around the runs", f"marks in lines {lines}")
-        return [_entered(page, run, begins[0], ends[0])]
+        return [_entered(page, trial, begins[0], ends[0])]
     last = len(page.lines) - 1
-    block = ["## Model trials", "", _BEGIN, "", _line(run), "", _END]
+    block = ["## Model trials", "", _BEGIN, "", _line(trial), "", _END]
     if not page.text.strip("\ufeff"):
         return [page.insert_after(last, block)]
     return [page.insert_after(last, ["", *block] if page.lines[last].strip() else block)]
 
 
-def _entered(page: Page, run: Run, begin: int, end: int) -> Edit:
+def _entered(page: Page, trial: Trial, begin: int, end: int) -> Edit:
     entries = [(at, found) for at in range(begin + 1, end) if (found := _ENTRY.match(page.content(at)))]
-    own = [at for at, found in entries if found[2] == escape(word(run.id))]
+    own = [at for at, found in entries if found[2] == escape(word(trial.id))]
     if own:
-        return page.replace_line(own[0], _line(run))
-    older = [at for at, found in entries if (found[1], found[2]) < (run.begun, escape(word(run.id)))]
+        return page.replace_line(own[0], _line(trial))
+    older = [at for at, found in entries if (found[1], found[2]) < (trial.begun, escape(word(trial.id)))]
     if older:
-        return page.insert_after(older[0] - 1, [_line(run)])
+        return page.insert_after(older[0] - 1, [_line(trial)])
     if entries:
-        return page.insert_after(entries[-1][0], [_line(run)])
-    return page.insert_after(begin, ["", _line(run)])
+        return page.insert_after(entries[-1][0], [_line(trial)])
+    return page.insert_after(begin, ["", _line(trial)])
 
 
-def _line(run: Run) -> str:
+def _line(trial: Trial) -> str:
     """One run in one line."""
-    head = f"* {run.begun} UTC, run {escape(word(run.id))}: {escape(run.label)} on {escape(run.host)}"
-    reasons = "; ".join(escape(reason) for reason in run.reasons)
-    facts = _numbers(run) if run.outcome == "completed" else []
-    windows = run.summary["windows"]
-    facts += [f"{escape(impact)} for {number(window['total_s'])} s" for impact, window in windows.items()]
-    outcome = "" if run.outcome == "completed" else f" {run.outcome.replace('_', ' ')},"
-    return f"{head}:{outcome} **{run.verdict}** ({reasons}){'; ' if facts else ''}{', '.join(facts)}."
+    head = f"* {trial.begun} UTC, run {escape(word(trial.id))}: {escape(trial.label)} on {escape(trial.host)}"
+    reasons = "; ".join(escape(reason) for reason in trial.reasons)
+    facts = _numbers(trial) if trial.outcome == "completed" else []
+    windows = trial.summary.windows
+    facts += [f"{escape(impact)} for {number(window.total_s)} s" for impact, window in windows.items()]
+    outcome = "" if trial.outcome == "completed" else f" {trial.outcome.replace('_', ' ')},"
+    return f"{head}:{outcome} **{trial.verdict}** ({reasons}){'; ' if facts else ''}{', '.join(facts)}."
 
 
-def _numbers(run: Run) -> list[str]:
-    segments = run.summary["segments"]
+def _numbers(trial: Trial) -> list[str]:
+    segments = trial.summary.segments
     found = []
     candidate, baseline = segments.get(CANDIDATE), segments.get(A1)
     if candidate:
-        live = f" (live model {number(baseline['latency_ms']['p50']['value'])})" if baseline else ""
-        found.append(f"p50 {number(candidate['latency_ms']['p50']['value'])} ms{live}")
-        found.append(f"{number(candidate['effective_hz']['from_p50'])} Hz")
-        found.append(f"{number(candidate['tokens_per_s'])} tok/s")
-    if candidate and candidate["adherence"]:
-        found.append(f"{candidate['adherence']['k']}/{candidate['adherence']['n']} adherent")
-    if run.footprint_gb is not None:
-        found.append(f"{run.footprint_gb:.2f} GB above the drained level")
+        live = f" (live model {number(baseline.latency_ms.p50.value)})" if baseline else ""
+        found.append(f"p50 {number(candidate.latency_ms.p50.value)} ms{live}")
+        found.append(f"{number(candidate.effective_hz.from_p50)} Hz")
+        found.append(f"{number(candidate.tokens_per_s)} tok/s")
+    if candidate and candidate.adherence:
+        found.append(f"{candidate.adherence.k}/{candidate.adherence.n} adherent")
+    if trial.footprint_gb is not None:
+        found.append(f"{trial.footprint_gb:.2f} GB above the drained level")
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from trialbench.report.documents.markdown import Edit, Page, Row, Span, escape, masked, plain, word
-from trialbench.report.documents.run import Run
+from trialbench.report.documents.trial import Trial
 
 _MIB_PER_GB = 1024
 _MODELS = re.compile(r"\bactive models\b", re.IGNORECASE)
@@ -44,22 +44,22 @@ class _Models:
     port: int | None
 
 
-def registry_edits(page: Page, run: Run) -> list[Edit]:
+def registry_edits(page: Page, trial: Trial) -> list[Edit]:
     """Row, peak and log line; the status of a tried model is its verdict, so its row never counts towards the peak.
 
     Raises:
         Refused: one of the three places is missing, or there are two of it.
     """
     models = _models(page)
-    own = [row for row in models.rows if _is(row.plain(models.model), run.label)]
+    own = [row for row in models.rows if _is(row.plain(models.model), trial.label)]
     if len(own) > 1:
         lines = ", ".join(str(row.line + 1) for row in own)
-        raise page.refused(f"one row of {run.label} under Active Models", f"{len(own)} (lines {lines})")
+        raise page.refused(f"one row of {trial.label} under Active Models", f"{len(own)} (lines {lines})")
     log = page.section(_LOG, '"Change Log"')
     active = [row for row in models.rows if row not in own and _active(row.plain(models.status))]
     peak = sum((_gb(page, models, row) for row in active), Decimal(0))
-    was = own[0].plain(models.status) if own else run.verdict
-    return [_row(page, models, own, run), *_peak(page, peak, log), *_logged(page, run, log, was)]
+    was = own[0].plain(models.status) if own else trial.verdict
+    return [_row(page, models, own, trial), *_peak(page, peak, log), *_logged(page, trial, log, was)]
 
 
 # The row.
@@ -102,16 +102,16 @@ def _active(status: str) -> bool:
     return re.sub(r"\A[\W_]+|[\W_]+\Z", "", status).casefold() == "active"
 
 
-def _row(page: Page, models: _Models, own: list[Row], run: Run) -> Edit:
-    values = {models.status: run.verdict}
-    if run.footprint_gb is not None:
-        values[models.vram] = _figure(models, Decimal(str(run.footprint_gb)))
-    if models.port is not None and run.port is not None:
-        values[models.port] = str(run.port)
+def _row(page: Page, models: _Models, own: list[Row], trial: Trial) -> Edit:
+    values = {models.status: trial.verdict}
+    if trial.footprint_gb is not None:
+        values[models.vram] = _figure(models, Decimal(str(trial.footprint_gb)))
+    if models.port is not None and trial.port is not None:
+        values[models.port] = str(trial.port)
     if own:
         return page.replace_line(own[0].line, _filled(own[0], values, _widths(models)))
     last = models.rows[-1].line if models.rows else models.header.line + 1
-    return page.insert_after(last, [_new_row(models, {models.model: escape(run.label), **values})])
+    return page.insert_after(last, [_new_row(models, {models.model: escape(trial.label), **values})])
 
 
 def _widths(models: _Models) -> list[int]:
@@ -217,41 +217,41 @@ def _peak(page: Page, peak_gb: Decimal, log: Span) -> list[Edit]:
 # The log.
 
 
-def _logged(page: Page, run: Run, log: Span, was: str) -> list[Edit]:
+def _logged(page: Page, trial: Trial, log: Span, was: str) -> list[Edit]:
     """The run's line, added once; writing the run again may only change its verdict."""
-    id_ = escape(word(run.id))
+    id_ = escape(word(trial.id))
     named = re.compile(rf"(?<![\w.%-]){re.escape(id_)}(?![\w%-]|\.\w)")
     for at in range(log.start, log.end):
         text = page.content(at)
         found = named.search(text) if at not in page.literal else None
         if found:
             verdicts = list(_VERDICT.finditer(text, 0, found.start()))
-            if not verdicts or verdicts[-1][0] == run.verdict:
+            if not verdicts or verdicts[-1][0] == trial.verdict:
                 return []
             start = page.starts[at]
-            return [Edit(start + verdicts[-1].start(), start + verdicts[-1].end(), run.verdict)]
-    uses = "" if run.footprint_gb is None else f", {run.footprint_gb:.1f} GB"
-    before = f" (was {escape(was)})" if was != run.verdict else ""
-    said = f"{escape(run.label)} tried on {escape(run.host)}: {run.verdict}{before}{uses}, run {id_}."
+            return [Edit(start + verdicts[-1].start(), start + verdicts[-1].end(), trial.verdict)]
+    uses = "" if trial.footprint_gb is None else f", {trial.footprint_gb:.1f} GB"
+    before = f" (was {escape(was)})" if was != trial.verdict else ""
+    said = f"{escape(trial.label)} tried on {escape(trial.host)}: {trial.verdict}{before}{uses}, run {id_}."
     inside = [block for block in page.blocks("table_open", "bullet_list_open") if log.start < block.start < log.end]
     if not inside:
-        return [_first_line(page, run, said, log)]
+        return [_first_line(page, trial, said, log)]
     block = page.trimmed(inside[0])
     if _ITEM.match(page.content(block.start)):
-        return [_list_line(page, run, said, block)]
-    return [_table_line(page, run, said, block)]
+        return [_list_line(page, trial, said, block)]
+    return [_table_line(page, trial, said, block)]
 
 
-def _first_line(page: Page, run: Run, said: str, log: Span) -> Edit:
+def _first_line(page: Page, trial: Trial, said: str, log: Span) -> Edit:
     """The first line of an empty log."""
     end = page.trimmed(log).end
     heading = next(block for block in page.blocks("heading_open", "paragraph_open") if block.start == log.start)
     if end > heading.end:
         raise page.refused("a list or a table of dated lines under Change Log", f"something else in line {end}")
-    return page.insert_after(end - 1, ["", f"* {run.date}: {said}"])
+    return page.insert_after(end - 1, ["", f"* {trial.date}: {said}"])
 
 
-def _list_line(page: Page, run: Run, said: str, block: Span) -> Edit:
+def _list_line(page: Page, trial: Trial, said: str, block: Span) -> Edit:
     items = [
         Span(*token.map) for token in page.tokens if token.type == "list_item_open" and token.level == 1 and token.map
     ]
@@ -260,7 +260,7 @@ def _list_line(page: Page, run: Run, said: str, block: Span) -> Edit:
     like = dated[0][1] if dated else _ITEM.match(page.content(items[0].start))
     assert like is not None, "the list begins with an item"
     lead = like["lead"]
-    head = f"{like['open']}{run.date}{like['shut']}{like['gap'] or ': '}" if dated else f"{run.date}: "
+    head = f"{like['open']}{trial.date}{like['shut']}{like['gap'] or ': '}" if dated else f"{trial.date}: "
     line = f"{lead}{head}{said}"
     loose = len(items) > 1 and not page.lines[items[1].start - 1].strip()
     if len(dated) > 1 and dated[0][1]["date"] < dated[-1][1]["date"]:
@@ -268,7 +268,7 @@ def _list_line(page: Page, run: Run, said: str, block: Span) -> Edit:
     return page.insert_after(items[0].start - 1, [line, ""] if loose else [line])
 
 
-def _table_line(page: Page, run: Run, said: str, block: Span) -> Edit:
+def _table_line(page: Page, trial: Trial, said: str, block: Span) -> Edit:
     header, *rows = page.table(block)
     dates = [
         at
@@ -281,7 +281,7 @@ def _table_line(page: Page, run: Run, said: str, block: Span) -> Edit:
     said_in = [0 if at == dates[0] else 1 + sum(len(row.plain(at)) for row in rows) for at in range(len(header.cells))]
     named = [at for at in range(len(header.cells)) if _CHANGE.match(header.plain(at)) and at != dates[0]]
     cells = [""] * len(header.cells)
-    cells[dates[0]] = run.date
+    cells[dates[0]] = trial.date
     cells[named[0] if named else said_in.index(max(said_in))] = said
     line = f"| {' | '.join(cells)} |"
     days = [row.plain(dates[0]) for row in rows]

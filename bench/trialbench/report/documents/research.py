@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
 
+from trialbench.measure.summary import SegmentSummary
 from trialbench.report.comparison import A1, A2, CANDIDATE
 from trialbench.report.documents.markdown import Edit, Page, Span, escape, masked, word
-from trialbench.report.documents.run import Run
+from trialbench.report.documents.trial import Trial
 from trialbench.show.text import number, quantile_text
 
 _MIB_PER_GB = 1024
@@ -19,16 +19,16 @@ _BEGIN = re.compile(r"<!-- model-trial numbers of (\S+): begin, run (\S+) of (\d
 _END = re.compile(r"<!-- model-trial numbers of (\S+): end -->")
 
 
-def research_edits(page: Page, run: Run) -> list[Edit]:
+def research_edits(page: Page, trial: Trial) -> list[Edit]:
     """The model's block: rewritten where it stands, else in place of the sentence, else below another model's block.
 
     Raises:
         Refused: none of these places, or two.
     """
     comments = list(page.comments())
-    begins = [at for at, text in comments if _names(_BEGIN, text, run.label)]
-    ends = [at for at, text in comments if _names(_END, text, run.label)]
-    block = page.eol.join(_block(run))
+    begins = [at for at, text in comments if _names(_BEGIN, text, trial.label)]
+    ends = [at for at, text in comments if _names(_END, text, trial.label)]
+    block = page.eol.join(_block(trial))
     if begins or ends:
         if len(begins) != 1 or len(ends) != 1 or ends[0] < begins[0]:
             lines = ", ".join(str(at + 1) for at in sorted([*begins, *ends]))
@@ -48,11 +48,11 @@ def research_edits(page: Page, run: Run) -> list[Edit]:
     )
 
 
-def shown_run(page: Page, run: Run) -> str | None:
-    """The run whose numbers the document shows for this model, if it began after `run`."""
+def shown_run(page: Page, trial: Trial) -> str | None:
+    """The run whose numbers the document shows for this model, if it began after `trial`."""
     for _, text in page.comments():
         found = _BEGIN.fullmatch(text)
-        if found and found[1] == word(run.label) and found[3] > run.begun:
+        if found and found[1] == word(trial.label) and found[3] > trial.begun:
             return found[2]
     return None
 
@@ -98,51 +98,51 @@ def _elsewhere(page: Page) -> str:
     return f"it only in a list, table, heading or quotation (line {lines[0]})" if lines else "neither"
 
 
-def _block(run: Run) -> list[str]:
+def _block(trial: Trial) -> list[str]:
     """The lines of the block, marks included."""
-    reasons = "; ".join(escape(reason) for reason in run.reasons)
-    of = f"numbers of {word(run.label)}: begin, run {word(run.id)} of {run.begun} UTC"
+    reasons = "; ".join(escape(reason) for reason in trial.reasons)
+    of = f"numbers of {word(trial.label)}: begin, run {word(trial.id)} of {trial.begun} UTC"
     lines = [
         f"<!-- model-trial {of}; `trialbench documents` rewrites it -->",
         "",
-        f"Tried on {escape(run.host)} on {run.date}: **{run.verdict}** ({reasons}).",
+        f"Tried on {escape(trial.host)} on {trial.date}: **{trial.verdict}** ({reasons}).",
         "",
-        *_table(run),
+        *_table(trial),
     ]
-    compared = [str(one["text"]) for one in run.summary.get("comparisons") or [] if one.get("text")]
+    compared = [one.text for one in trial.summary.comparisons]
     if compared:
         lines += ["", *(f"* {escape(text)}" for text in compared)]
-    return [*lines, "", f"<!-- model-trial numbers of {word(run.label)}: end -->"]
+    return [*lines, "", f"<!-- model-trial numbers of {word(trial.label)}: end -->"]
 
 
-def _table(run: Run) -> list[str]:
+def _table(trial: Trial) -> list[str]:
     """The numbers: a column for the candidate, and one each for the live model before and after it."""
-    segments, vram = run.summary["segments"], run.summary["vram"]
-    live = str(run.summary["baseline_label"] or "live model")
-    columns = [(run.label, segments.get(CANDIDATE))]
+    segments, vram = trial.summary.segments, trial.summary.vram
+    live = str(trial.summary.baseline_label or "live model")
+    columns = [(trial.label, segments.get(CANDIDATE))]
     for name, title in ((A1, f"{live} before"), (A2, f"{live} after")):
         if name in segments:
             columns.append((title, segments[name]))
 
-    def row(title: str, text: Callable[[dict[str, Any]], str]) -> list[str]:
+    def row(title: str, text: Callable[[SegmentSummary], str]) -> list[str]:
         return [title, *(text(segment) if segment else "-" for _, segment in columns)]
 
     def alone(title: str, text: str) -> list[str]:
         return [title, text, *("-" for _ in columns[1:])]
 
-    def quantile(name: str) -> Callable[[dict[str, Any]], str]:
-        return lambda segment: quantile_text(segment["latency_ms"][name])
+    def quantile(name: str) -> Callable[[SegmentSummary], str]:
+        return lambda segment: quantile_text(getattr(segment.latency_ms, name))
 
-    drained = vram["drained_mib"]
+    drained = vram.drained_mib
     above = "" if drained is None else f" above the drained {drained / _MIB_PER_GB:.2f}"
     rows = [
         ["nav", *(escape(title) for title, _ in columns)],
         *(row(f"{name} ms, 95 % interval", quantile(name)) for name in ("p50", "p95", "p99")),
-        row("tok/s", lambda segment: number(segment["tokens_per_s"])),
-        row("effective Hz, 1 / p50", lambda segment: number(segment["effective_hz"]["from_p50"])),
-        alone(f"VRAM GB{above}", "-" if run.footprint_gb is None else f"{run.footprint_gb:.2f}"),
+        row("tok/s", lambda segment: number(segment.tokens_per_s)),
+        row("effective Hz, 1 / p50", lambda segment: number(segment.effective_hz.from_p50)),
+        alone(f"VRAM GB{above}", "-" if trial.footprint_gb is None else f"{trial.footprint_gb:.2f}"),
         row("adherence", _adherence),
-        row("valid replies", lambda segment: f"{segment['ok']}/{segment['sent']}"),
+        row("valid replies", lambda segment: f"{segment.ok}/{segment.sent}"),
     ]
     cached = segments.get(f"{CANDIDATE}-cached")
     if cached:
@@ -153,6 +153,6 @@ def _table(run: Run) -> list[str]:
     return [shown[0], f"|{'---|' * (len(columns) + 1)}", *shown[1:]]
 
 
-def _adherence(segment: dict[str, Any]) -> str:
-    found = segment["adherence"]
-    return f"{found['k']}/{found['n']}, {found['k'] / found['n'] * 100:.0f} %" if found and found["n"] else "-"
+def _adherence(segment: SegmentSummary) -> str:
+    found = segment.adherence
+    return f"{found.k}/{found.n}, {found.k / found.n * 100:.0f} %" if found and found.n else "-"

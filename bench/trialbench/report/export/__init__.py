@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trialbench.files import write_atomic
 from trialbench.report.export.junit import junit
 from trialbench.report.export.openmetrics import openmetrics
 from trialbench.report.export.table import samples_csv
-from trialbench.report.folder import Folder, read_folder
-from trialbench.report.summary import summarise_folder
+from trialbench.report.run import Run, read_run
+from trialbench.report.summary import Summary, summarise_run
 
-Writer = Callable[[Folder, dict[str, Any]], str]
+Writer = Callable[[Run, Summary], str]
 
 
 @dataclass(frozen=True)
@@ -42,13 +41,13 @@ def write_exports(path: Path, formats: Sequence[str] = ()) -> list[Path]:
         UsageError: no result folder.
         OSError: the folder is not writable.
     """
-    folder = read_folder(path)
-    summary = summarise_folder(folder)
+    run = read_run(path)
+    summary = summarise_run(run)
     target = path / "exports"
     target.mkdir(exist_ok=True)
     written = []
     for name in formats or FORMATS:
         export = FORMATS[name]
-        write_atomic(target / export.file, export.write(folder, summary))
+        write_atomic(target / export.file, export.write(run, summary))
         written.append(target / export.file)
     return written

@@ -7,62 +7,60 @@ INCONCLUSIVE fail. A trial that was rolled back fails too, even though the host 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from trialbench.report.comparison import CANDIDATE
-from trialbench.report.folder import Folder
-from trialbench.report.proofs import proofs_of
+from trialbench.report.run import Decided, Run
+from trialbench.report.summary import Summary
 from trialbench.show.junit import Case, Suite, write
 from trialbench.verdict import Facts, Rules, adherence_finding, adherence_text
 
 
-def junit(folder: Folder, summary: dict[str, Any]) -> str:
+def junit(run: Run, summary: Summary) -> str:
     """The XML document."""
     rooms = {
-        "trial": _trial(folder, summary),
+        "trial": _trial(run, summary),
         "phases": _phases(summary),
-        "gates": _gates(folder, summary),
-        "candidate": _candidate(folder, summary),
-        "checks": _checks(folder),
-        "ground_truth": _attested(folder),
-        "proofs": _proofs(folder),
+        "gates": _gates(run, summary),
+        "candidate": _candidate(run, summary),
+        "checks": _checks(run),
+        "ground_truth": _attested(run),
+        "proofs": _proofs(run),
     }
-    wall = next((event.wall for event in folder.journal), "")
+    wall = run.began
     began = wall if wall[:19].count(":") == 2 else ""
     names = ("run", "host", "model_label", "baseline_label", "outcome", "trialbench")
-    properties = {name: str(summary[name]) for name in names if summary[name] is not None}
+    properties = {name: str(value) for name in names if (value := getattr(summary, name)) is not None}
     suites = [
-        Suite(name, cases, f"trial.{name}", str(summary["host"] or ""), began, properties)
+        Suite(name, cases, f"trial.{name}", summary.host or "", began, properties)
         for name, cases in rooms.items()
         if cases
     ]
-    return write(f"trial {summary['run']}", suites, timed=True)
+    return write(f"trial {summary.run}", suites, timed=True)
 
 
-def _trial(folder: Folder, summary: dict[str, Any]) -> list[Case]:
+def _trial(run: Run, summary: Summary) -> list[Case]:
     """Whether the trial completed, whether the host is restored, and the verdict."""
-    restore, failure = summary["restore"], summary["failure"]
+    restore, failure = summary.restore, summary.failure
     ended = Case("ended as planned")
-    if summary["outcome"] not in ("completed", "rehearsed"):
-        facts = (
-            [f"{name}: {failure[name]}" for name in ("expected", "found", "todo") if failure[name]] if failure else []
-        )
-        ended = _failed(ended.name, f"{summary['outcome']}: {restore['why']}", facts, kind=summary["outcome"])
-    back = Case("host is back", time_s=restore["after_s"])
-    if restore["restored"] is None:
+    if summary.outcome not in ("completed", "rehearsed"):
+        facts = [f"{name}: {text}" for name, text in failure.details.items()] if failure else []
+        ended = _failed(ended.name, f"{summary.outcome}: {restore.why}", facts, kind=summary.outcome)
+    back = Case("host is back", time_s=restore.after_s)
+    if restore.restored is None:
         back = Case(back.name, "skipped", "the run never held the host")
-    elif not restore["restored"]:
-        back = _failed(back.name, summary["restore_failure"] or "not known to be restored", restore["next"])
+    elif not restore.restored:
+        back = _failed(back.name, summary.restore_failure or "not known to be restored", restore.next)
     cases = [ended, back]
-    if not folder.rehearsal:
-        cases.append(_verdict(folder.verdict))
+    if not run.rehearsal:
+        cases.append(_verdict(run.verdict))
     return cases
 
 
-def _verdict(verdict: dict[str, Any] | None) -> Case:
+def _verdict(verdict: Decided | None) -> Case:
     if verdict is None:
         return Case("verdict", "skipped", "not decided: trialbench verdict DIR")
-    word, reasons = str(verdict["verdict"]), [str(reason) for reason in verdict["reasons"]]
+    word, reasons = verdict.verdict, verdict.reasons
     message = f"{word}: {reasons[0]}" if reasons else word
     if word == "ADOPT":
         return Case("verdict")
@@ -71,56 +69,55 @@ def _verdict(verdict: dict[str, Any] | None) -> Case:
     return _failed("verdict", message, reasons[1:], kind=word)
 
 
-def _phases(summary: dict[str, Any]) -> list[Case]:
+def _phases(summary: Summary) -> list[Case]:
     return [
-        Case(phase["phase"], time_s=phase["duration_s"])
-        if phase["ok"]
-        else _failed(phase["phase"], "the phase failed", [], time_s=phase["duration_s"])
-        for phase in summary["phases"]
+        Case(phase.phase, time_s=phase.duration_s)
+        if phase.ok
+        else _failed(phase.phase, "the phase failed", [], time_s=phase.duration_s)
+        for phase in summary.phases
     ]
 
 
-def _gates(folder: Folder, summary: dict[str, Any]) -> list[Case]:
+def _gates(run: Run, summary: Summary) -> list[Case]:
     """VRAM at each gate: in its healthy band or not."""
     cases = []
-    for gate in summary["vram"]["gates"]:
-        name, found = f"VRAM at {gate['name']}", gate["footprint_gb"]
+    for gate in summary.vram.gates:
+        name, found = f"VRAM at {gate.name}", gate.footprint_gb
         if found is None:
             cases.append(Case(name, "skipped", "not measured"))
-        elif gate["band"] == "healthy":
+        elif gate.band == "healthy":
             cases.append(Case(name))
         else:
-            expected = f"{folder.plan.low_gb:g} to {folder.plan.high_gb:g} GB"
-            cases.append(_failed(name, f"expected {expected}, found {found:g} GB ({gate['band']})", []))
+            expected = f"{run.plan.low_gb:g} to {run.plan.high_gb:g} GB"
+            cases.append(_failed(name, f"expected {expected}, found {found:g} GB ({gate.band})", []))
     return cases
 
 
-def _candidate(folder: Folder, summary: dict[str, Any]) -> list[Case]:
+def _candidate(run: Run, summary: Summary) -> list[Case]:
     """The cases that the candidate's replies decide."""
-    segment = summary["segments"].get(CANDIDATE)
+    segment = summary.segments.get(CANDIDATE)
     if segment is None:
         return []
-    facts = folder.verdict["facts"] if folder.verdict else {}
-    adherence, cases = segment["adherence"], []
-    if adherence and adherence["n"]:
-        counted = Facts(nav_n=adherence["n"], adherent=adherence["k"], gates=())
-        percent = facts.get("adherence_percent", Rules.adherence_percent)
-        rules = Rules(adherence_percent=percent, adherence_rule=facts.get("adherence_rule", Rules.adherence_rule))
+    adherence, cases = segment.adherence, []
+    if adherence and adherence.n:
+        counted = Facts(nav_n=adherence.n, adherent=adherence.k, gates=())
+        said = run.verdict or Rules()
+        rules = Rules(adherence_percent=said.adherence_percent, adherence_rule=said.adherence_rule)
         finding, text = adherence_finding(counted, rules), adherence_text(counted, rules)
         passed = Case("adherence")
         cases.append(passed if finding == "PASS" else _failed(passed.name, text, [], kind=finding))
-    thinking = sum(one["thinking"] for name, one in summary["segments"].items() if "candidate" in name)
+    thinking = sum(one.thinking for name, one in summary.segments.items() if "candidate" in name)
     quiet = Case("no reply was thinking")
     cases.append(_failed(quiet.name, f"{thinking} replies were thinking", []) if thinking else quiet)
     clean = Case("numbers are untainted")
-    taints = summary["taints"]
+    taints = summary.taints
     cases.append(_failed(clean.name, f"tainted: {taints[0]}", taints[1:]) if taints else clean)
     return cases
 
 
-def _checks(folder: Folder) -> list[Case]:
+def _checks(run: Run) -> list[Case]:
     """The checks that closed the run or, without them, the host's own newest checks."""
-    checks, _wall = folder.checks() or ((), None)
+    checks, _wall = run.checks() or ((), None)
     return [
         Case(f"{check.id} {check.title}")
         if check.ok
@@ -129,22 +126,22 @@ def _checks(folder: Folder) -> list[Case]:
     ]
 
 
-def _attested(folder: Folder) -> list[Case]:
+def _attested(run: Run) -> list[Case]:
     """One case per candidate file: whether it is the same model; unjudged files are skipped."""
     cases = []
-    for file in folder.attestation["files"] if folder.attestation else []:
-        name = f"same model {file['sha256'][:12]}"
-        if file["status"] == "failed":
-            cases.append(_failed(name, file["says"], []))
+    for file in run.attestation.files if run.attestation else []:
+        name = f"same model {file.sha256[:12]}"
+        if file.status == "failed":
+            cases.append(_failed(name, file.says, []))
         else:
-            cases.append(Case(name) if file["status"] == "passed" else Case(name, "skipped", file["says"]))
+            cases.append(Case(name) if file.status == "passed" else Case(name, "skipped", file.says))
     return cases
 
 
-def _proofs(folder: Folder) -> list[Case]:
+def _proofs(run: Run) -> list[Case]:
     """A case for each number of a proof that was judged."""
     cases = []
-    for proof in proofs_of(folder.proofs):
+    for proof in run.proofs:
         for number in proof.numbers:
             name = f"{proof.name} {proof.engine}: {number.name}"
             message = f"expected {number.expected} {number.unit}".rstrip() + f", found {number.found}"
@@ -156,5 +153,5 @@ def _proofs(folder: Folder) -> list[Case]:
     return cases
 
 
-def _failed(name: str, message: str, text: list[str], *, kind: str = "failed", time_s: float | None = None) -> Case:
+def _failed(name: str, message: str, text: Sequence[str], *, kind: str = "failed", time_s: float | None = None) -> Case:
     return Case(name, "failure", message, "\n".join([message, *text]).strip(), kind, time_s)

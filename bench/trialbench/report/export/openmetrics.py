@@ -9,15 +9,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
-from trialbench.report.folder import Folder
-from trialbench.report.proofs import proofs_of
+from trialbench.report.run import Run
+from trialbench.report.summary import Summary
 from trialbench.show.terminal import screen
 
 _PREFIX = "model_trial"
 _MIB, _MIB_PER_GB = 1 << 20, 1024
-_QUANTILES = {"p50": "0.5", "p95": "0.95", "p99": "0.99"}
 _VERDICTS = ("ADOPT", "REJECT", "INCONCLUSIVE", "PENDING_REVIEW")
 
 
@@ -47,41 +45,41 @@ class Family:
         return "\n".join(lines)
 
 
-def openmetrics(folder: Folder, summary: dict[str, Any]) -> str:
+def openmetrics(run: Run, summary: Summary) -> str:
     """The metrics. Only `model_trial_info` names the run, so that the other series continue in the next run."""
-    common = {"host": str(summary["host"] or ""), "model": str(summary["model_label"] or "")}
+    common = {"host": summary.host or "", "model": summary.model_label or ""}
     families = [
-        *_about(folder, summary),
+        *_about(run, summary),
         *_segments(summary),
         *_comparisons(summary),
         *_vram(summary),
         *_times(summary),
-        *_checks(folder),
-        *_proofs(folder),
+        *_checks(run),
+        *_proofs(run),
     ]
     return "".join(f"{family.text(common)}\n" for family in families if family.samples) + "# EOF\n"
 
 
-def _about(folder: Folder, summary: dict[str, Any]) -> list[Family]:
+def _about(run: Run, summary: Summary) -> list[Family]:
     info = Family("info", "The run that the other series are of; always 1.")
-    baseline = summary["baseline_label"] or ""
-    info.add(1, run=summary["run"], baseline=baseline, outcome=summary["outcome"], version=summary["trialbench"])
+    baseline = summary.baseline_label or ""
+    info.add(1, run=summary.run, baseline=baseline, outcome=summary.outcome, version=summary.trialbench)
     began = Family("start_timestamp", "When the run began, as Unix time.", "seconds")
-    began.add(_unix(folder.journal[0].wall) if folder.journal else None)
+    began.add(_unix(run.began))
     completed = Family("completed", "Whether the run came to its end as planned.")
-    completed.add(summary["outcome"] in ("completed", "rehearsed"))
+    completed.add(summary.outcome in ("completed", "rehearsed"))
     restored = Family("host_restored", "Whether the host is back; absent for a run that never held it.")
-    restored.add(summary["restore"]["restored"])
+    restored.add(summary.restore.restored)
     tainted = Family("taints", "What makes the numbers unfit for a decision.")
-    tainted.add(len(summary["taints"]))
+    tainted.add(len(summary.taints))
     verdict = Family("verdict", "1 for the verdict that was reached, 0 for the others.")
-    if folder.verdict:
+    if run.verdict:
         for word in _VERDICTS:
-            verdict.add(folder.verdict["verdict"] == word, verdict=word)
+            verdict.add(run.verdict.verdict == word, verdict=word)
     return [info, began, completed, restored, tainted, verdict]
 
 
-def _segments(summary: dict[str, Any]) -> list[Family]:
+def _segments(summary: Summary) -> list[Family]:
     latency = Family("latency", "Latency at the socket; quantiles that the samples can't bound are absent.", "seconds")
     interval = Family("latency_interval", "Ends of the exact 95 % interval of a quantile.", "seconds")
     first = Family("first_token", "Median time to the first token, where replies were streamed.", "seconds")
@@ -93,86 +91,86 @@ def _segments(summary: dict[str, Any]) -> list[Family]:
     proved = Family("adherence_bound", "One-sided 95 % bounds of that share.", "ratio")
     thinking = Family("thinking_replies", "Replies that were thinking.")
     energy = Family("energy_per_reply", "Median of the card's energy over a reply.", "joules")
-    for name, segment in summary["segments"].items():
-        for quantile, of in _QUANTILES.items():
-            found = segment["latency_ms"][quantile]
+    for name, segment in summary.segments.items():
+        for found in (segment.latency_ms.p50, segment.latency_ms.p95, segment.latency_ms.p99):
+            of = f"{found.q:g}"
             # Where there is only the largest value, that is what it is, and no 99th percentile.
-            if found["kind"] != "max":
-                latency.add(_seconds(found["value"]), segment=name, quantile=of)
-            interval.add(_seconds(found["low"]), segment=name, quantile=of, end="low")
-            interval.add(_seconds(found["high"]), segment=name, quantile=of, end="high")
-        latency.add(_seconds(segment["latency_ms"]["max"]), segment=name, quantile="1")
-        first.add(_seconds(segment["ttft_ms"]["value"]), segment=name)
-        server.add(_seconds(segment["server_ms"]["value"]), segment=name)
-        rate.add(segment["effective_hz"]["from_p50"], segment=name)
-        tokens.add(segment["tokens_per_s"], segment=name)
-        for state in ("ok", "failed", "cut_off"):
-            samples.add(segment[state], segment=name, state=state)
-        counted = segment["adherence"]
-        if counted and counted["n"]:
-            adherence.add(counted["k"] / counted["n"], segment=name)
-            proved.add(counted["one_sided_low"], segment=name, end="low")
-            proved.add(counted["one_sided_high"], segment=name, end="high")
-        thinking.add(segment["thinking"], segment=name)
-        measured = ((summary["telemetry"] or {}).get("segments", {}).get(name) or {}).get("energy_per_reply_j")
-        energy.add((measured or {}).get("p50"), segment=name)
+            if found.kind != "max":
+                latency.add(_seconds(found.value), segment=name, quantile=of)
+            interval.add(_seconds(found.low), segment=name, quantile=of, end="low")
+            interval.add(_seconds(found.high), segment=name, quantile=of, end="high")
+        latency.add(_seconds(segment.latency_ms.max), segment=name, quantile="1")
+        first.add(_seconds(segment.ttft_ms.value), segment=name)
+        server.add(_seconds(segment.server_ms.value), segment=name)
+        rate.add(segment.effective_hz.from_p50, segment=name)
+        tokens.add(segment.tokens_per_s, segment=name)
+        for state, count in (("ok", segment.ok), ("failed", segment.failed), ("cut_off", segment.cut_off)):
+            samples.add(count, segment=name, state=state)
+        counted = segment.adherence
+        if counted and counted.n:
+            adherence.add(counted.k / counted.n, segment=name)
+            proved.add(counted.one_sided_low, segment=name, end="low")
+            proved.add(counted.one_sided_high, segment=name, end="high")
+        thinking.add(segment.thinking, segment=name)
+        measured = summary.telemetry.segments[name].energy_per_reply_j
+        energy.add(measured.p50 if measured else None, segment=name)
     return [latency, interval, first, server, rate, tokens, samples, adherence, proved, thinking, energy]
 
 
-def _comparisons(summary: dict[str, Any]) -> list[Family]:
+def _comparisons(summary: Summary) -> list[Family]:
     ratio = Family("baseline", "Median of the candidate over the baseline's, by metric.", "ratio")
     ends = Family("baseline_interval", "Ends of its 95 % interval.", "ratio")
     differs = Family("baseline_different", "Whether the ratio lies outside the baseline's own variation.")
-    for found in summary["comparisons"]:
-        ratio.add(found["ratio"], metric=found["metric"])
-        ends.add(found["low"], metric=found["metric"], end="low")
-        ends.add(found["high"], metric=found["metric"], end="high")
-        if found["finding"] != "not_comparable":
-            differs.add(found["finding"] == "different", metric=found["metric"])
+    for found in summary.comparisons:
+        ratio.add(found.ratio, metric=found.metric)
+        ends.add(found.low, metric=found.metric, end="low")
+        ends.add(found.high, metric=found.metric, end="high")
+        if found.finding != "not_comparable":
+            differs.add(found.finding == "different", metric=found.metric)
     return [ratio, ends, differs]
 
 
-def _vram(summary: dict[str, Any]) -> list[Family]:
-    vram = summary["vram"]
+def _vram(summary: Summary) -> list[Family]:
+    vram = summary.vram
     used = Family("vram_used", "VRAM of the whole card: drained, at its peak, at the end.", "bytes")
-    for state in ("drained", "peak", "last"):
-        used.add(_bytes(vram[f"{state}_mib"]), state=state)
+    for state, mib in (("drained", vram.drained_mib), ("peak", vram.peak_mib), ("last", vram.last_mib)):
+        used.add(_bytes(mib), state=state)
     total = Family("vram_total", "VRAM that the card has.", "bytes")
-    total.add(_bytes(vram["total_mib"]))
+    total.add(_bytes(vram.total_mib))
     footprint = Family(
         "vram_footprint", "VRAM of the candidate above the drained level, at each gate and at its peak.", "bytes"
     )
-    gates = {str(gate["name"]): gate["footprint_gb"] for gate in vram["gates"]}
-    for name, value in {**gates, "peak": vram["peak_footprint_gb"]}.items():
-        footprint.add(None if value is None else _bytes(value * _MIB_PER_GB), gate=name)
+    gates = {str(gate.name): gate.footprint_gb for gate in vram.gates}
+    for name, size in {**gates, "peak": vram.peak_footprint_gb}.items():
+        footprint.add(None if size is None else _bytes(size * _MIB_PER_GB), gate=name)
     return [used, total, footprint]
 
 
-def _times(summary: dict[str, Any]) -> list[Family]:
+def _times(summary: Summary) -> list[Family]:
     down = Family("tenant_down", "How long each tenant was down.", "seconds")
-    for tenant, value in summary["down_s"].items():
+    for tenant, value in summary.down_s.items():
         down.add(value, tenant=tenant)
     window = Family("window", "How long people lost something.", "seconds")
     overhead = Family("window_overhead", "What of it was neither drain, nor starts, nor measuring.", "seconds")
-    for impact, found in summary["windows"].items():
-        window.add(found["total_s"], impact=impact)
-        overhead.add(found["overhead_s"], impact=impact)
+    for impact, found in summary.windows.items():
+        window.add(found.total_s, impact=impact)
+        overhead.add(found.overhead_s, impact=impact)
     phase = Family("phase_duration", "How long each phase took, the newest of each.", "seconds")
-    for name, value in {one["phase"]: one["duration_s"] for one in summary["phases"]}.items():
-        phase.add(value, phase=name)
+    for name, took in {one.phase: one.duration_s for one in summary.phases}.items():
+        phase.add(took, phase=name)
     return [down, window, overhead, phase]
 
 
-def _checks(folder: Folder) -> list[Family]:
+def _checks(run: Run) -> list[Family]:
     passed = Family("check_passed", "The checks that close a run.")
-    for check in folder.verification["checks"] if folder.verification else []:
-        passed.add(check["ok"], id=check["id"], title=check["title"])
+    for check in run.verification or ():
+        passed.add(check.ok, id=check.id, title=check.title)
     return [passed]
 
 
-def _proofs(folder: Folder) -> list[Family]:
+def _proofs(run: Run) -> list[Family]:
     passed = Family("proof_passed", "The proofs of engines that lie with the run, the newest of each.")
-    newest = {(one.name, one.engine): one.ok for one in proofs_of(folder.proofs)}
+    newest = {(one.name, one.engine): one.ok for one in run.proofs}
     for (name, engine), ok in newest.items():
         passed.add(ok, proof=name, engine=engine)
     return [passed]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trialbench import schemas
-from trialbench.report.folder import Folder
-from trialbench.report.telemetry import joined
+from trialbench.measure.sample import Sample
+from trialbench.report.run import Run
+from trialbench.report.summary import Summary
+from trialbench.report.telemetry import Joined, joined
 from trialbench.show.terminal import screen
 
 # Prefixes that make a spreadsheet treat a text as a formula; replies are untrusted.
@@ -20,34 +23,39 @@ def columns() -> list[str]:
     return list(schemas.load("row")["properties"])
 
 
-def samples_csv(folder: Folder, summary: dict[str, Any]) -> str:
+def samples_csv(run: Run, summary: Summary) -> str:
     """The table including warm-ups; rows of a segment are in request order."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns(), lineterminator="\n")
     writer.writeheader()
-    for row in rows(folder, summary):
+    for row in rows(run, summary):
         writer.writerow({name: _cell(value) for name, value in row.items()})
     return text.getvalue()
 
 
-def rows(folder: Folder, summary: dict[str, Any]) -> list[dict[str, Any]]:
+def rows(run: Run, summary: Summary) -> list[dict[str, Any]]:
     """The rows as objects (`trialbench schema row`); unknown values are None."""
-    beside = joined(folder)
+    beside = joined(run)
     found = []
-    for warmup, segments in ((True, folder.warmups), (False, folder.samples)):
-        for segment, samples in segments.items():
-            label = summary["baseline_label"] if "baseline" in segment else summary["model_label"]
-            for sample in samples:
-                more = {} if warmup else beside.get(segment, {}).get(sample["seq"], {})
-                row = {"run": summary["run"], "host": summary["host"], "label": label, "segment": segment}
-                row |= {"warmup": warmup, **sample, **{name: more.get(name) for name in _TELEMETRY}}
-                flags = [*sample["flags"], *(flag for flag in more.get("flags", []) if flag not in sample["flags"])]
-                row |= {"flags": " ".join(flags), "parsed": _words(sample["parsed"])}
-                found.append({name: row.get(name) for name in columns()})
-    order = {
-        name: at for at, name in enumerate(dict.fromkeys([*summary["segments"], *folder.samples, *folder.warmups]))
-    }
+    for segment, warmup, samples in _sets(run):
+        label = summary.baseline_label if "baseline" in segment else summary.model_label
+        for sample in samples:
+            more = Joined() if warmup else beside[segment].get(sample.seq, Joined())
+            row = {"run": summary.run, "host": summary.host, "label": label, "segment": segment, "warmup": warmup}
+            row |= vars(sample) | {name: getattr(more, name) for name in _TELEMETRY}
+            row |= {"flags": " ".join(dict.fromkeys([*sample.flags, *more.flags])), "parsed": _words(sample.parsed)}
+            found.append({name: row.get(name) for name in columns()})
+    order = {name: at for at, name in enumerate([*summary.segments, *run.warmed_up])}
     return sorted(found, key=lambda row: (order[row["segment"]], not row["warmup"], row["seq"]))
+
+
+def _sets(run: Run) -> Iterator[tuple[str, bool, Sequence[Sample]]]:
+    """Segment, whether these are its warm-ups, and the samples."""
+    for name, samples in run.warmed_up.items():
+        yield name, True, samples
+    for name, segment in run.segments.items():
+        yield name, True, segment.warmups
+        yield name, False, segment.samples
 
 
 _TELEMETRY = ("energy_j", "power_w", "sm_mhz", "temp_c", "load1")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeGuard
 
 from markupsafe import Markup
 
-from trialbench import stats
+from trialbench.measure.sample import Sample
+from trialbench.measure.summary import SegmentSummary, latencies_ms
+from trialbench.report.comparison import Comparison, Finding, Metric
+from trialbench.report.run import Segment
+from trialbench.report.telemetry import Rows
 from trialbench.show.figures import (
     LEFT,
     RIGHT,
@@ -29,6 +33,7 @@ from trialbench.show.figures import (
 from trialbench.show.svg import Point, Scale, join, mark, value_scale
 from trialbench.show.terminal import line as fitting
 from trialbench.show.text import number, quantile_text
+from trialbench.stats import Quantile, quantile
 
 # The compared segments: letter, display name, mark, CSS class.
 COMPARED = {
@@ -38,13 +43,17 @@ COMPARED = {
 }
 _POINTS, _STEPS = 400, 300
 _LANES = 8
-METRICS = {
+METRICS: dict[Metric, str] = {
     "latency_ms": "latency",
     "server_ms": "server's own time",
     "ttft_ms": "time to first token",
     "tokens_per_s": "tokens per second",
 }
-FINDINGS = {"different": "different", "no_difference": "no difference", "not_comparable": "not comparable"}
+FINDINGS: dict[Finding, str] = {
+    "different": "different",
+    "no_difference": "no difference",
+    "not_comparable": "not comparable",
+}
 
 
 @dataclass(frozen=True)
@@ -56,47 +65,39 @@ class Series:
     name: str
     shape: str
     css: str
-    samples: list[dict[str, Any]]
-    numbers: dict[str, Any]
+    samples: Sequence[Sample]
+    numbers: SegmentSummary
     flags: dict[int, list[str]]
 
     @property
     def latencies(self) -> list[float]:
         """Of the good samples, ascending."""
-        return sorted(sample["latency_ms"] for sample in self.samples if sample["ok"])
+        return sorted(latencies_ms(self.samples))
 
 
-def series(
-    samples: dict[str, list[dict[str, Any]]],
-    segments: dict[str, Any],
-    joined: dict[str, dict[int, dict[str, Any]]],
-) -> list[Series]:
+def series(segments: Mapping[str, Segment], joined: Mapping[str, Rows]) -> list[Series]:
     """The compared segments that were measured, in order.
 
     Args:
-        samples: by segment.
-        segments: their numbers, as in the summary.
         joined: what telemetry adds to a sample, by segment and seq.
     """
     found = []
-    for segment, (letter, name, shape, css) in COMPARED.items():
-        lines = samples.get(segment)
-        if lines and segment in segments:
-            flags = _flags(lines, segments[segment], joined.get(segment, {}))
-            found.append(Series(segment, letter, name, shape, css, lines, segments[segment], flags))
+    for name, (letter, shown, shape, css) in COMPARED.items():
+        one = segments.get(name)
+        if one and one.samples:
+            flags = _flags(one, joined.get(name, {}))
+            found.append(Series(name, letter, shown, shape, css, one.samples, one.summary, flags))
     return found
 
 
-def _flags(
-    lines: list[dict[str, Any]], numbers: dict[str, Any], joined: dict[int, dict[str, Any]]
-) -> dict[int, list[str]]:
-    outliers = set(numbers["outliers"])
+def _flags(segment: Segment, joined: Rows) -> dict[int, list[str]]:
+    outliers = set(segment.summary.outliers)
     found = {}
-    for at, sample in enumerate(lines):
-        flags = [f"failed: {sample['error_class'] or 'no reason'}"] if not sample["ok"] else []
-        flags += ["outlier"] if sample["ok"] and sample["seq"] in outliers else []
-        flags += [str(flag) for flag in sample["flags"]]
-        flags += [str(flag) for flag in joined.get(sample["seq"], {}).get("flags", [])]
+    for at, sample in enumerate(segment.samples):
+        flags = [f"failed: {sample.error_class or 'no reason'}"] if not sample.ok else []
+        flags += ["outlier"] if sample.ok and sample.seq in outliers else []
+        flags += sample.flags
+        flags += joined[sample.seq].flags if sample.seq in joined else []
         if flags:
             found[at] = list(dict.fromkeys(flags))
     return found
@@ -105,18 +106,18 @@ def _flags(
 # --- ratios ----------------------------------------------------------------------------------------------------------
 
 
-def ratios(rows: Sequence[tuple[str, dict[str, Any]]], *, name: str = "ratios", title: str) -> Figure | None:
+def ratios(rows: Sequence[tuple[str, Comparison]], *, name: str = "ratios", title: str) -> Figure | None:
     """Ratios with interval and band, a row each; None where there is none to draw.
 
     Args:
-        rows: label and comparison (an entry of the summary's `comparisons`).
+        rows: label and comparison.
         name: the figure's id.
         title: the figure's title.
     """
-    known = [(label, row) for label, row in rows if _positive(row.get("ratio"))]
+    known = [(label, row, row.ratio) for label, row in rows if _positive(row.ratio)]
     if not known:
         return None
-    reach = max(max(abs(math.log(value)) for value in _reached(row)) for _label, row in known)
+    reach = max(max(abs(math.log(value)) for value in _reached(row)) for _label, row, _ratio in known)
     reach = min(max(reach * 1.12, math.log(1.12)), math.log(1000))
     step = 46.0
 
@@ -125,25 +126,28 @@ def ratios(rows: Sequence[tuple[str, dict[str, Any]]], *, name: str = "ratios", 
         bottom = 10 + step * len(known)
         parts = [x_axis(scale, bottom, "candidate / baseline (1 = equal)", top=6, count=7 if width > 500 else 5)]
         parts.append(line(scale(1.0), 2, scale(1.0), bottom, "one"))
-        for at, (label, row) in enumerate(known):
+        for at, (label, row, ratio) in enumerate(known):
             top = 10 + step * at
-            band = row.get("band") or {}
-            if _positive(band.get("low")) and _positive(band.get("high")):
-                left, right = scale(band["low"]), scale(band["high"])
+            if row.band and _positive(row.band.low) and _positive(row.band.high):
+                left, right = scale(row.band.low), scale(row.band.high)
                 parts.append(rectangle(left, top + 17, right - left, 20, "band"))
             shown = fitting(label, 60 if width > 500 else 25)
-            parts.append(text(scale.start, top + 11, f"{shown}: {ratio_text(row)}", kind="t strong"))
+            parts.append(
+                text(scale.start, top + 11, f"{shown}: {ratio_text(row.ratio, row.low, row.high)}", kind="t strong")
+            )
             middle = top + 27
-            kind = "different" if row.get("finding") == "different" else "b"
-            if _positive(row.get("low")) and _positive(row.get("high")):
-                low, high = scale(row["low"]), scale(row["high"])
+            kind = "different" if row.finding == "different" else "b"
+            if _positive(row.low) and _positive(row.high):
+                low, high = scale(row.low), scale(row.high)
                 parts += [line(low, middle, high, middle, f"whisker {kind}")]
                 parts += [line(x, middle - 5, x, middle + 5, f"whisker {kind}") for x in (low, high)]
             shape = "diamond" if kind == "different" else "dot"
-            parts.append(mark(shape, scale(row["ratio"]), middle, 5, class_=f"fill {kind}"))
+            parts.append(mark(shape, scale(ratio), middle, 5, class_=f"fill {kind}"))
         return join(parts), bottom + 40
 
-    told = [f"{label} {ratio_text(row)}, {FINDINGS.get(str(row.get('finding')), 'no finding')}" for label, row in known]
+    told = [
+        f"{label} {ratio_text(row.ratio, row.low, row.high)}, {FINDINGS[row.finding]}" for label, row, _ratio in known
+    ]
     wide, narrow = drawings(name, title, "; ".join(told[:12]), draw)
     return Figure(
         name,
@@ -159,33 +163,31 @@ def ratios(rows: Sequence[tuple[str, dict[str, Any]]], *, name: str = "ratios", 
     )
 
 
-def ratio_text(row: dict[str, Any]) -> str:
+def ratio_text(ratio: float | None, low: float | None, high: float | None) -> str:
     """`1.97 [1.80, 2.11]`."""
-    if not _positive(row.get("ratio")):
+    if not _positive(ratio):
         return "-"
-    low, high = row.get("low"), row.get("high")
     interval = f" [{low:.3f}, {high:.3f}]" if _positive(low) and _positive(high) else ""
-    return f"{row['ratio']:.3f}{interval}"
+    return f"{ratio:.3f}{interval}"
 
 
-def _reached(row: dict[str, Any]) -> list[float]:
-    band = row.get("band") or {}
-    found = [row.get("ratio"), row.get("low"), row.get("high"), band.get("low"), band.get("high")]
-    return [float(value) for value in found if value is not None and _positive(value)]
+def _reached(row: Comparison) -> list[float]:
+    band = (row.band.low, row.band.high) if row.band else ()
+    return [value for value in (row.ratio, row.low, row.high, *band) if _positive(value)]
 
 
-def _positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+def _positive(value: float | None) -> TypeGuard[float]:
+    return value is not None and 0 < value < math.inf
 
 
-def medians(rows: Sequence[tuple[str, dict[str, Any] | None, dict[str, Any] | None]]) -> Figure | None:
+def medians(rows: Sequence[tuple[str, Quantile | None, Quantile | None]]) -> Figure | None:
     """Medians of candidate and baseline with their intervals, a row each; None where there are none.
 
     Args:
-        rows: label, and p50 of candidate and baseline as quantiles of a summary.
+        rows: label, and p50 of candidate and baseline, in ms.
     """
-    known = [(label, [one if one and _positive(one["value"]) else None for one in pair]) for label, *pair in rows]
-    values = [one[name] for _label, pair in known for one in pair if one for name in ("value", "low", "high")]
+    known = [(label, [one if one and _positive(one.value) else None for one in pair]) for label, *pair in rows]
+    values = [value for _label, pair in known for one in pair if one for value in (one.value, one.low, one.high)]
     reached = [float(value) for value in values if value is not None]
     if not reached:
         return None
@@ -203,11 +205,10 @@ def medians(rows: Sequence[tuple[str, dict[str, Any] | None, dict[str, Any] | No
             for one, (kind, shape, down) in zip(pair, sides, strict=True):
                 if one is None:
                     continue
-                if one["low"] is not None and one["high"] is not None:
-                    parts.append(line(x(one["low"]), top + down, x(one["high"]), top + down, f"whisker {kind}"))
-                parts.append(
-                    mark(shape, x(one["value"]), top + down, 4, note=quantile_text(one), class_=f"fill {kind}")
-                )
+                value, low, high = one.value or 0.0, one.low, one.high
+                if low is not None and high is not None:
+                    parts.append(line(x(low), top + down, x(high), top + down, f"whisker {kind}"))
+                parts.append(mark(shape, x(value), top + down, 4, note=quantile_text(one), class_=f"fill {kind}"))
         return join(parts), bottom + 40
 
     title = "Median latency"
@@ -250,13 +251,13 @@ def distribution(found: list[Series]) -> Figure | None:
         for one, values in shown:
             parts.append(polyline(_steps(values, x, y), f"curve {one.css}"))
         for one, values in shown:
-            median = stats.quantile(values, 0.5).value or 0.0
+            median = quantile(values, 0.5).value or 0.0
             note = f"{one.letter} {one.name}: p50 {number(median)} ms"
             parts.append(mark(one.shape, x(median), y(50), 4.6, note=note, class_=f"fill {one.css}"))
         return join(parts), height + 40
 
     title = "Latency distribution"
-    medians = ", ".join(f"{one.letter} {number(stats.quantile(values, 0.5).value)} ms" for one, values in shown)
+    medians = ", ".join(f"{one.letter} {number(quantile(values, 0.5).value)} ms" for one, values in shown)
     description = f"Empirical distribution of latency. Medians: {medians}."
     wide, narrow = drawings("ecdf", title, description, draw)
     rows = [
@@ -305,7 +306,7 @@ def _series_key(one: Series) -> Key:
 
 def timeline(found: list[Series]) -> Figure | None:
     """Every sample in the order measured, with lanes for flags below."""
-    heard = [sample["latency_ms"] for one in found for sample in one.samples if sample["latency_ms"]]
+    heard = [sample.latency_ms for one in found for sample in one.samples if sample.latency_ms]
     if not heard:
         return None
     lanes = list(dict.fromkeys(_lane(flag) for one in found for flags in one.flags.values() for flag in flags))
@@ -367,18 +368,18 @@ def _panel(one: Series, y: Scale, left: float, right: float, height: float, lane
         line(left, height, right, height, "axis"),
         text((left + right) / 2, 14, one.letter, anchor="middle", kind="t strong"),
     ]
-    p50 = one.numbers["latency_ms"]["p50"]
-    if p50["value"] is not None:
-        if p50["low"] is not None and p50["high"] is not None:
-            parts.append(rectangle(left, y(p50["high"]), right - left, y(p50["low"]) - y(p50["high"]), "interval"))
-        parts.append(line(left, y(p50["value"]), right, y(p50["value"]), f"median {one.css}"))
+    p50 = one.numbers.latency_ms.p50
+    if p50.value is not None:
+        if p50.low is not None and p50.high is not None:
+            parts.append(rectangle(left, y(p50.high), right - left, y(p50.low) - y(p50.high), "interval"))
+        parts.append(line(left, y(p50.value), right, y(p50.value), f"median {one.css}"))
     top = min(y.start, y.end)
     for at in thin(n, _POINTS, list(one.flags)):
         sample, flags = one.samples[at], one.flags.get(at, [])
-        latency = sample["latency_ms"]
+        latency = sample.latency_ms
         place = y(latency) if latency else top
-        told = f"{one.letter} {sample['seq']}: {number(latency)} ms"
-        shape, size, kind = (one.shape, 2.6, f"fill {one.css} soft") if sample["ok"] else ("cross", 3.4, "fill failed")
+        told = f"{one.letter} {sample.seq}: {number(latency)} ms"
+        shape, size, kind = (one.shape, 2.6, f"fill {one.css} soft") if sample.ok else ("cross", 3.4, "fill failed")
         parts.append(mark(shape, x(at), place, size, note=", ".join([told, *flags]), class_=kind))
         if "outlier" in flags:
             parts.append(mark("ring", x(at), place, 3.2, class_="outlier"))
@@ -395,7 +396,7 @@ def _flag_table(found: list[Series]) -> Table | None:
     for one in found:
         for at, flags in one.flags.items():
             sample = one.samples[at]
-            rows.append([f"{one.letter} {sample['seq']}", number(sample["latency_ms"]), ", ".join(flags)])
+            rows.append([f"{one.letter} {sample.seq}", number(sample.latency_ms), ", ".join(flags)])
     if not rows:
         return None
     shown = rows[:200]

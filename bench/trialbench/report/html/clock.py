@@ -6,21 +6,21 @@ clock, so each boot gets an offset; readings without a boot belong to the first 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
 
-from trialbench.report.folder import Folder
 from trialbench.report.journal import Event
+from trialbench.report.run import Reading, Run
 
 
 class Clock:
     """Seconds since the journal's first event, or, without a journal, since the first reading or sample."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, run: Run) -> None:
         self._offsets: dict[str, float] = {}
         self._boots: list[str] = []
         first_wall, latest = None, 0.0
-        for event in folder.journal:
+        for event in run.journal:
             boot, t_s = event.boot_id, float(event.t_s)
             if boot not in self._offsets:
                 wall = _seconds(event.wall)
@@ -35,8 +35,8 @@ class Clock:
                 self._boots.append(boot)
             latest = t_s + self._offsets[boot]
         if not self._boots:
-            times = [float(line["t_s"]) for line in folder.vram]
-            times += [float(sample["t_start_s"]) for samples in folder.samples.values() for sample in samples]
+            times = [reading.t_s for reading in run.readings]
+            times += [sample.t_start_s for one in run.segments.values() for sample in one.samples]
             self._offsets[""] = -min(times, default=0.0)
             self._boots.append("")
 
@@ -44,12 +44,12 @@ class Clock:
         """Time of a journal line."""
         return event.t_s + self._offsets[event.boot_id]
 
-    def series(self, lines: list[dict[str, Any]]) -> list[float]:
-        """Times of the lines of a series without boot IDs, in the order they were written."""
+    def series(self, readings: Iterable[Reading]) -> list[float]:
+        """Times of a series without boot IDs, in the order they were written."""
         found: list[float] = []
         at, before = 0, float("-inf")
-        for line in lines:
-            t_s = float(line["t_s"])
+        for reading in readings:
+            t_s = float(reading.t_s)
             # A clock that goes back this far was restarted by a reboot.
             if t_s < before - 1.0 and at + 1 < len(self._boots):
                 at += 1

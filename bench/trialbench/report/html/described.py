@@ -8,11 +8,11 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
-from trialbench.report.folder import Folder
+from trialbench.measure.sample import Sample
+from trialbench.report.run import Run
 
 # Keeps a report below 2 MB: base64 adds a third.
 MAX_IMAGE_BYTES = 700_000
@@ -58,43 +58,41 @@ def command_path(path: Path) -> str:
     return shlex.quote(str(real.relative_to(here) if real.is_relative_to(here) else real))
 
 
-def describe(folder: Folder) -> Describe | None:
+def describe(run: Run) -> Describe | None:
     """The distinct replies of a run; None if describe was not measured."""
-    sides = [folder.samples.get(name, []) for name in ("describe-baseline", "describe-candidate")]
+    sides = [run.samples(name) for name in ("describe-baseline", "describe-candidate")]
     if not any(sides):
         return None
     replies = [_replies(side) for side in sides]
     return Describe(
-        question=_question(folder),
+        question=_question(run),
         baseline=replies[0][:_MOST_REPLIES],
         candidate=replies[1][:_MOST_REPLIES],
-        judged=folder.verdict["facts"]["describe"] if folder.verdict else None,
-        command=f"trialbench verdict {command_path(folder.path)} --describe better",
+        judged=run.verdict.describe if run.verdict else None,
+        command=f"trialbench verdict {command_path(run.path)} --describe better",
         hidden=sum(max(0, len(side) - _MOST_REPLIES) for side in replies),
     )
 
 
-def _replies(samples: Sequence[dict[str, Any]]) -> list[Reply]:
+def _replies(samples: Sequence[Sample]) -> list[Reply]:
     """The distinct replies, with their counts."""
     found: dict[tuple[str, str], int] = {}
     for sample in samples:
         trouble = (
-            ""
-            if sample["ok"]
-            else f"{sample['error_class'] or 'failed'}: {sample['error_detail'] or 'no reply that counts'}"
+            "" if sample.ok else f"{sample.error_class or 'failed'}: {sample.error_detail or 'no reply that counts'}"
         )
-        key = (str(sample["content"] or ""), trouble)
+        key = (sample.content or "", trouble)
         found[key] = found.get(key, 0) + 1
     return [Reply(text, count, len(samples), trouble) for (text, trouble), count in found.items()]
 
 
-def _question(folder: Folder) -> str:
+def _question(run: Run) -> str:
     """The question of the describe workload: the run's own workload, else the packaged one."""
     import yaml
 
     import trialbench.workloads
 
-    own = folder.plan.describe_text
+    own = run.plan.describe_text
     try:
         text = (
             own

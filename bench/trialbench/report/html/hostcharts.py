@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
-from trialbench.report.folder import Folder
 from trialbench.report.html.clock import Clock
 from trialbench.report.journal import Event
+from trialbench.report.run import Reading, Run
+from trialbench.report.summary import Summary
 from trialbench.report.telemetry import held_back
 from trialbench.report.windows import impact_of
 from trialbench.show.figures import (
@@ -72,12 +72,12 @@ class Down:
     healthy: float | None
 
 
-def phase_spans(folder: Folder, clock: Clock) -> list[Span]:
+def phase_spans(run: Run, clock: Clock) -> list[Span]:
     """The phases of a run including the restore, from the journal; an open phase lasts until the journal's end."""
     begun: dict[str, float] = {}
     found: list[Span] = []
     now = 0.0
-    for event in folder.journal:
+    for event in run.journal:
         now, name = clock.event(event), event.event
         if name == "phase_started":
             begun[event.phase] = now
@@ -124,20 +124,15 @@ def _phase_keys(spans: Sequence[Span]) -> list[Key]:
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 
-def memory(folder: Folder, summary: dict[str, Any], clock: Clock) -> Figure | None:
+def memory(run: Run, summary: Summary, clock: Clock) -> Figure | None:
     """VRAM over the run, the phases behind it, the healthy band and the gates; None without readings."""
-    times = clock.series(folder.vram)
-    readings = [
-        (at, line["used_mib"] / MIB_PER_GB)
-        for at, line in zip(times, folder.vram, strict=True)
-        if _known(line, "used_mib")
-    ]
+    readings = [(at, used / MIB_PER_GB) for at, used in _known(run.readings, clock, "used_mib")]
     if not readings:
         return None
-    spans, gates = phase_spans(folder, clock), _gates(folder, clock)
-    drained, total = summary["vram"]["drained_mib"], summary["vram"]["total_mib"]
+    spans, gates = phase_spans(run, clock), _gates(run, clock)
+    drained, total = summary.vram.drained_mib, summary.vram.total_mib
     base = None if drained is None else drained / MIB_PER_GB
-    limits = _limits(folder)
+    limits = _limits(run)
     tops = [used for _at, used in readings] + ([total / MIB_PER_GB] if total else [])
 
     def draw(width: float) -> tuple[Markup, float]:
@@ -167,11 +162,11 @@ def memory(folder: Folder, summary: dict[str, Any], clock: Clock) -> Figure | No
         return join(parts), height + 40
 
     title = "Memory in use, GB"
-    vram = summary["vram"]
+    vram = summary.vram
     described = [
         f"drained to {_gb(drained)}",
-        f"peak with the candidate {_gb(vram['peak_mib'])}",
-        f"at the end {_gb(vram['last_mib'])}",
+        f"peak with the candidate {_gb(vram.peak_mib)}",
+        f"at the end {_gb(vram.last_mib)}",
     ]
     description = f"VRAM in use over time: {', '.join(described)}."
     wide, narrow = drawings("memory", title, description, draw)
@@ -199,19 +194,20 @@ def memory(folder: Folder, summary: dict[str, Any], clock: Clock) -> Figure | No
     return Figure("memory", title, description, wide, narrow, keys=keys, caption="1 GB is 1024 MiB.", table=table)
 
 
-def _known(line: dict[str, Any], name: str) -> bool:
-    value = line.get(name)
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _known(readings: Sequence[Reading], clock: Clock, key: str) -> list[tuple[float, float]]:
+    """Time on the run's own clock, in seconds, and value of `key` of the readings that have it."""
+    times = clock.series(readings)
+    return [(at, value) for at, one in zip(times, readings, strict=True) if (value := one.value(key)) is not None]
 
 
-def _gates(folder: Folder, clock: Clock) -> list[tuple[str, float, Event]]:
+def _gates(run: Run, clock: Clock) -> list[tuple[str, float, Event]]:
     return [
         (
             chr(ord("a") + at),
             clock.event(event),
             event,
         )
-        for at, event in enumerate(folder.events("gate")[:_MOST_GATES])
+        for at, event in enumerate(run.events("gate")[:_MOST_GATES])
     ]
 
 
@@ -220,8 +216,8 @@ def _gate_text(letter: str, gate: Event) -> str:
     return f"gate {gate.name or letter}: {size}" + (f", {gate.band}" if gate.band else "")
 
 
-def _limits(folder: Folder) -> tuple[float, float, float] | None:
-    low, high, abort = folder.plan.low_below_gb, folder.plan.healthy_to_gb, folder.plan.abort_above_gb
+def _limits(run: Run) -> tuple[float, float, float] | None:
+    low, high, abort = run.plan.low_below_gb, run.plan.healthy_to_gb, run.plan.abort_above_gb
     return None if low is None or high is None or abort is None else (low, high, abort)
 
 
@@ -266,18 +262,18 @@ def _gb(mib: float | None) -> str:
 # --- telemetry -------------------------------------------------------------------------------------------------------
 
 
-def telemetry(folder: Folder, clock: Clock) -> Figure | None:
+def telemetry(run: Run, clock: Clock) -> Figure | None:
     """Clocks, power, temperature, utilization and load, one strip each; None if nothing was recorded."""
-    times = clock.series(folder.vram)
+    times = clock.series(run.readings)
     strips = []
     for name, (label, unit) in TELEMETRY.items():
-        points = [(at, float(line[name])) for at, line in zip(times, folder.vram, strict=True) if _known(line, name)]
+        points = _known(run.readings, clock, name)
         if points:
             strips.append((label, unit, points))
     if not strips:
         return None
-    spans = phase_spans(folder, clock)
-    throttled = [(at, slowing) for at, line in zip(times, folder.vram, strict=True) if (slowing := held_back(line))]
+    spans = phase_spans(run, clock)
+    throttled = [(at, slowing) for at, one in zip(times, run.readings, strict=True) if (slowing := held_back(one))]
     step = 92.0
 
     def draw(width: float) -> tuple[Markup, float]:
@@ -327,10 +323,10 @@ def _middle(values: Sequence[float]) -> float:
 # --- downtime --------------------------------------------------------------------------------------------------------
 
 
-def downs(folder: Folder, clock: Clock) -> list[Down]:
+def downs(run: Run, clock: Clock) -> list[Down]:
     """Stopped tenants in order of their stop; a later stop within the run extends the same downtime."""
     found: dict[str, dict[str, float]] = {}
-    for event in folder.journal:
+    for event in run.journal:
         name, tenant = event.event, event.tenant
         if not tenant:
             continue
@@ -344,7 +340,7 @@ def downs(folder: Folder, clock: Clock) -> list[Down]:
     return [
         Down(
             tenant,
-            impact_of(folder, tenant),
+            impact_of(run, tenant),
             times["stopping"],
             times.get("stopped"),
             times.get("starting"),
@@ -354,18 +350,18 @@ def downs(folder: Folder, clock: Clock) -> list[Down]:
     ]
 
 
-def downtime(folder: Folder, clock: Clock) -> Figure | None:
+def downtime(run: Run, clock: Clock) -> Figure | None:
     """When each tenant was down, one row each, below what users lost; None when nothing was stopped."""
-    found = downs(folder, clock)[:_MOST_TENANTS]
+    found = downs(run, clock)[:_MOST_TENANTS]
     if not found:
         return None
-    end = clock.event(folder.journal[-1])
-    spans = phase_spans(folder, clock)
+    end = clock.event(run.journal[-1])
+    spans = phase_spans(run, clock)
     lost: dict[str, list[Down]] = {}
     for down in found:
         lost.setdefault(down.impact, []).append(down)
     stopped = {"", *(down.tenant for down in found)}
-    kept = [tenant.name for tenant in folder.plan.tenants if tenant.name not in stopped][:_MOST_TENANTS]
+    kept = [tenant.name for tenant in run.plan.tenants if tenant.name not in stopped][:_MOST_TENANTS]
     step, top = 44.0, 28.0
 
     def draw(width: float) -> tuple[Markup, float]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from trialbench.errors import UsageError
-from trialbench.files import read_json
-from trialbench.report.folder import Folder
 from trialbench.report.html import charts
 from trialbench.report.html.described import Picture
-from trialbench.report.proofs import proofs_of
+from trialbench.report.run import Run
+from trialbench.report.summary import Summary
 
 _MOST_ROWS = 60
 
@@ -25,9 +23,9 @@ class Group:
     rows: list[tuple[str, str]]
 
 
-def provenance(folder: Folder, summary: dict[str, Any], picture: Picture) -> list[Group]:
+def provenance(run: Run, summary: Summary, picture: Picture) -> list[Group]:
     """The provenance of the numbers, enough to repeat the run."""
-    plan, snapshot = folder.plan.document, _snapshot(folder.path)
+    plan, snapshot = run.plan.document, run.snapshot
     candidate, baseline = _mapping(plan.get("candidate")), _mapping(plan.get("baseline"))
     groups = [
         Group(
@@ -57,7 +55,7 @@ def provenance(folder: Folder, summary: dict[str, Any], picture: Picture) -> lis
                 ("says it is", _models(summary, "baseline")),
             ],
         ),
-        Group("Asked", _asked(folder, summary, picture)),
+        Group("Asked", _asked(run, summary, picture)),
         Group("Calibration", _calibration(summary)),
         Group(
             "Host",
@@ -66,97 +64,89 @@ def provenance(folder: Folder, summary: dict[str, Any], picture: Picture) -> lis
                 ("card", _text(_mapping(snapshot.get("gpu")).get("name"))),
                 ("driver", _text(_mapping(snapshot.get("gpu")).get("driver"))),
                 *[(_text(name), _text(value)) for name, value in list(_mapping(snapshot.get("system")).items())[:12]],
-                ("memory of the card", _mib(summary["vram"]["total_mib"])),
-                ("opened by", next((event.controller for event in folder.events("opened")), "")),
+                ("memory of the card", _mib(summary.vram.total_mib)),
+                ("opened by", next((event.controller for event in run.events("opened")), "")),
             ],
         ),
         Group(
             "Run",
             [
-                ("run", summary["run"]),
-                ("began", folder.journal[0].wall if folder.journal else ""),
-                ("trialbench", summary["trialbench"]),
+                ("run", summary.run),
+                ("began", run.began),
+                ("trialbench", summary.trialbench),
                 (
                     "to repeat",
-                    f"ansible-playbook {'rehearse.yml' if folder.rehearsal else 'benchmark-e4b.yml'} -i INVENTORY",
+                    f"ansible-playbook {'rehearse.yml' if run.rehearsal else 'benchmark-e4b.yml'} -i INVENTORY",
                 ),
             ],
         ),
-        *_proved(folder),
+        *_proved(run),
     ]
     shown = [Group(group.name, [(name, value) for name, value in group.rows if value][:_MOST_ROWS]) for group in groups]
     return [group for group in shown if group.rows]
 
 
-def _proved(folder: Folder) -> list[Group]:
+def _proved(run: Run) -> list[Group]:
     """One group for each engine with proofs, as described by its newest proof."""
-    newest = {one.engine: one for one in sorted(proofs_of(folder.proofs), key=lambda one: one.made)}
+    newest = {one.engine: one for one in sorted(run.proofs, key=lambda one: one.made)}
     return [
         Group(f"Proved: {engine}", [("made", one.made), ("file", f"proofs/{one.file}"), *one.about.items()])
         for engine, one in list(newest.items())[:12]
     ]
 
 
-def _asked(folder: Folder, summary: dict[str, Any], picture: Picture) -> list[tuple[str, str]]:
+def _asked(run: Run, summary: Summary, picture: Picture) -> list[tuple[str, str]]:
     rows = []
     try:
         rows.append(
-            ("prompt", f"sha256 {hashlib.sha256((folder.path / 'inputs' / 'prompt.txt').read_bytes()).hexdigest()}")
+            ("prompt", f"sha256 {hashlib.sha256((run.path / 'inputs' / 'prompt.txt').read_bytes()).hexdigest()}")
         )
     except OSError:
         pass
-    made = folder.events("prompt")
+    made = run.events("prompt")
     if made:
         rows.append(("made by production's function", f"sha256 {made[-1].function_sha256}"))
     if picture.sha256:
         rows.append(("camera image", f"sha256 {picture.sha256}"))
-    for name, segment in list(summary["segments"].items())[:_MOST_ROWS]:
-        request = segment.get("request")
-        if request and request.get("body_sha256"):
-            rows.append((f"request of {name}", f"sha256 {request['body_sha256']}"))
+    for name, segment in list(summary.segments.items())[:_MOST_ROWS]:
+        if segment.request and segment.request.body_sha256:
+            rows.append((f"request of {name}", f"sha256 {segment.request.body_sha256}"))
     return rows
 
 
-def _calibration(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    modes = _mapping((summary.get("calibration") or {}).get("modes"))
+def _calibration(summary: Summary) -> list[tuple[str, str]]:
+    modes = _mapping((summary.calibration or {}).get("modes"))
     rows = []
     for mode, found in list(modes.items())[:4]:
         if isinstance(found, dict) and isinstance(found.get("ratio"), (int, float)):
             ours, raw = _ms(found, "ours_p50_ms"), _ms(found, "raw_p50_ms")
-            ratio = charts.ratio_text({**found, "low": found.get("ratio_low"), "high": found.get("ratio_high")})
+            ratio = charts.ratio_text(found["ratio"], found["ratio_low"], found["ratio_high"])
             count = _text(found.get("n"))
             rows.append((f"client, {mode}", f"p50 {ours} against {raw} of a raw socket, ratio {ratio} (n={count})"))
     return rows
 
 
-def _ms(found: dict[str, Any], name: str) -> str:
+def _ms(found: Mapping[str, Any], name: str) -> str:
     value = found.get(name)
     return f"{value:.2f} ms" if isinstance(value, (int, float)) else "-"
 
 
-def _models(summary: dict[str, Any], side: str) -> str:
+def _models(summary: Summary, side: str) -> str:
     names = [
-        str(model)
-        for name, segment in summary["segments"].items()
-        if side in name
-        for model in (segment.get("request") or {}).get("models") or []
+        model
+        for name, segment in summary.segments.items()
+        if side in name and segment.request
+        for model in segment.request.models
     ]
     return ", ".join(dict.fromkeys(names))
 
 
-def _live_command(baseline: dict[str, Any], snapshot: dict[str, Any]) -> str:
+def _live_command(baseline: Mapping[str, Any], snapshot: Mapping[str, Any]) -> str:
     """The command line of the live model's process, from the list of GPU processes before the run."""
     tenant = _mapping(_mapping(snapshot.get("tenants")).get(_text(baseline.get("tenant"))))
     pids = [*_listing(tenant.get("vram_pids")), tenant.get("pid")]
     holders = [_mapping(holder) for holder in _listing(snapshot.get("holders"))]
     return next((_text(holder.get("command")) for holder in holders if holder.get("pid") in pids), "")
-
-
-def _snapshot(path: Path) -> dict[str, Any]:
-    try:
-        return _mapping(read_json(path / "snapshot.json"))
-    except UsageError:
-        return {}
 
 
 def _mapping(value: Any) -> dict[str, Any]:

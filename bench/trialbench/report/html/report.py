@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from trialbench.files import write_atomic
-from trialbench.report.folder import read_folder
 from trialbench.report.html.page import page
-from trialbench.report.summary import summarise_folder
+from trialbench.report.run import read_run
+from trialbench.report.summary import summarise_run
 from trialbench.report.telemetry import joined
 from trialbench.show.html import render
 
@@ -28,5 +28,5 @@ def write_report(path: Path, out: Path | None = None) -> Path:
 
 def report_html(path: Path) -> str:
     """The report of the result folder `path` as one HTML document."""
-    folder = read_folder(path)
-    return render(_TEMPLATE, page=page(folder, summarise_folder(folder), joined(folder)))
+    run = read_run(path)
+    return render(_TEMPLATE, page=page(run, summarise_run(run), joined(run)))

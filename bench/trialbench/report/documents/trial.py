@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from trialbench.errors import UsageError
-from trialbench.report.folder import Folder, read_folder
-from trialbench.report.summary import summarise_folder
+from trialbench.report.run import Run, read_run
+from trialbench.report.summary import Summary, summarise_run
 
 
 @dataclass(frozen=True)
-class Run:
-    """A trial. Its texts are untrusted and unescaped; `begun` is `2026-01-02 03:04` in UTC."""
+class Trial:
+    """A trial, for the documents. Its texts are untrusted and unescaped; `begun` is `2026-01-02 03:04` in UTC."""
 
     id: str
     label: str
     host: str
     begun: str
     verdict: str
-    reasons: list[str]
+    reasons: Sequence[str]
     port: int | None
-    summary: dict[str, Any]
+    summary: Summary
 
     @property
     def date(self) -> str:
@@ -33,47 +33,46 @@ class Run:
     @property
     def outcome(self) -> str:
         """How it ended (`trialbench schema summary`)."""
-        return str(self.summary["outcome"])
+        return self.summary.outcome
 
     @property
     def footprint_gb(self) -> float | None:
         """The candidate's peak above the drained level."""
-        found: float | None = self.summary["vram"]["peak_footprint_gb"]
-        return found
+        return self.summary.vram.peak_footprint_gb
 
 
-def read_run(path: Path) -> Run:
+def read_trial(path: Path) -> Trial:
     """The facts to document about the run in the result folder `path`.
 
     Raises:
         UsageError: no run, a rehearsal, or no verdict.
     """
-    folder = read_folder(path)
-    if folder.rehearsal:
+    run = read_run(path)
+    if run.rehearsal:
         raise UsageError(f"{path}: is a rehearsal: no candidate was tried, so no document tells of it")
-    if not folder.plan.document:
+    if not run.plan.document:
         raise UsageError(f"{path}: expected a plan.json that names the candidate, found none that can be used")
-    if folder.verdict is None:
+    if run.verdict is None:
         raise UsageError(f"{path}: expected a verdict.json, found none that can be used (do: trialbench verdict DIR)")
-    summary = summarise_folder(folder)
-    return Run(
-        id=folder.run,
-        label=str(summary["model_label"] or "unnamed candidate"),
-        host=str(summary["host"] or "unnamed host"),
-        begun=_begun(folder),
-        verdict=str(folder.verdict["verdict"]).replace("_", " "),
-        reasons=[str(reason) for reason in folder.verdict["reasons"]],
-        port=folder.plan.candidate_port,
+    summary = summarise_run(run)
+    return Trial(
+        id=run.id,
+        label=summary.model_label or "unnamed candidate",
+        host=summary.host or "unnamed host",
+        begun=_begun(run),
+        verdict=run.verdict.verdict.replace("_", " "),
+        reasons=run.verdict.reasons,
+        port=run.plan.candidate_port,
         summary=summary,
     )
 
 
-def _begun(folder: Folder) -> str:
+def _begun(run: Run) -> str:
     """The wall clock of the first event that has one."""
-    for event in folder.journal:
+    for event in run.journal:
         try:
             wall = datetime.fromisoformat(event.wall)
         except ValueError:
             continue
         return wall.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
-    raise UsageError(f"{folder.path}: expected a journal that says when the run began, found none")
+    raise UsageError(f"{run.path}: expected a journal that says when the run began, found none")
