@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,7 +99,7 @@ def read_event(line: Mapping[str, Any]) -> Event | None:
     )
 
 
-def read_checks(checks: list[dict[str, Any]]) -> tuple[Check, ...]:
+def read_checks(checks: Sequence[Mapping[str, Any]]) -> tuple[Check, ...]:
     """Checks that fit the schema."""
     return tuple(Check(**{name: one[name] for name in Check.__dataclass_fields__}) for one in checks)
 

@@ -9,8 +9,8 @@ from trialbench.measure.sample import Sample
 from trialbench.measure.summary import SegmentSummary
 from trialbench.report.comparison import Comparison, Metric
 from trialbench.report.telemetry import Range, Telemetry
-from trialbench.show.text import columns, number, quantile_text, sparkline, wrap
-from trialbench.stats import Threshold
+from trialbench.show.text import columns, number, sparkline, wrap
+from trialbench.stats import Quantile, Threshold
 
 _SPARK_WIDTH = 56
 # With fewer samples, a sparkline adds nothing to the numbers.
@@ -72,6 +72,16 @@ def cells(name: str, segment: SegmentSummary) -> dict[str, str]:
         "Wilson %": f"{adherence.low * 100:.0f}-{adherence.high * 100:.0f}" if adherence else "-",
         ">= 95 %": _threshold(adherence.threshold) if adherence else "-",
     }
+
+
+def quantile_text(quantile: Quantile) -> str:
+    """A quantile in at most 18 characters for values below 100 000."""
+    value, low, high = quantile.value, quantile.low, quantile.high
+    if quantile.kind == "interval":
+        return f"{number(value)} [{number(low)}, {number(high)}]"
+    if quantile.kind == "at_least":
+        return f">= {number(low)}"
+    return f"~max {number(value)}" if quantile.kind == "max" else number(value)
 
 
 def _threshold(found: Threshold) -> str:

@@ -7,7 +7,6 @@ import textwrap
 from collections.abc import Sequence
 
 from trialbench.show.terminal import screen
-from trialbench.stats import Quantile
 
 WIDTH = 100
 _BARS = "▁▂▃▄▅▆▇█"
@@ -22,16 +21,6 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
-
-
-def quantile_text(quantile: Quantile) -> str:
-    """A quantile in at most 18 characters for values below 100 000."""
-    value, low, high = quantile.value, quantile.low, quantile.high
-    if quantile.kind == "interval":
-        return f"{number(value)} [{number(low)}, {number(high)}]"
-    if quantile.kind == "at_least":
-        return f">= {number(low)}"
-    return f"~max {number(value)}" if quantile.kind == "max" else number(value)
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

@@ -49,7 +49,8 @@ def _table(paths: Sequence[Path]) -> str:
 
 
 def _row(summary: dict[str, Any], segment: dict[str, Any]) -> Sequence[str]:
-    from trialbench.show.text import number, quantile_text
+    from trialbench.report.measured import quantile_text
+    from trialbench.show.text import number
 
     cache = segment["cache"]
     asked = "on" if cache["asked"] else "off"

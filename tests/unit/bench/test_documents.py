@@ -9,6 +9,7 @@ import shutil
 import stat
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,48 +23,67 @@ from published import accept
 from trialbench import files, schemas
 from trialbench.cli import main
 from trialbench.errors import UsageError
+from trialbench.measure.summary import Latency, Rate, SegmentFacts, SegmentSummary, summarise
 from trialbench.report import documents
+from trialbench.report.comparison import Comparison
 from trialbench.report.documents import MEMORY, REGISTRY, RESEARCH, write_documents
 from trialbench.report.documents.markdown import Edit, Page, Refused, Span, escape, masked, word
 from trialbench.report.documents.memory import memory_edits
 from trialbench.report.documents.registry import registry_edits
 from trialbench.report.documents.research import research_edits, shown_run
-from trialbench.report.documents.run import Run
+from trialbench.report.documents.trial import Trial
+from trialbench.report.run import Run
+from trialbench.report.summary import Summary, summarise_run
+from trialbench.report.windows import Window
+from trialbench.stats import Quantile
 
 SAMPLES = Path(__file__).resolve().parents[3] / "images" / "twin" / "her-os"
 LABEL = "gemma-4-E4B-it-Q4_K_M"
-Edits = Callable[[Page, Run], list[Edit]]
+Edits = Callable[[Page, Trial], list[Edit]]
 
 
-def quantile(value: float | None, kind: str = "interval") -> dict[str, Any]:
-    return {"value": value, "low": 13.3, "high": 14.1, "kind": kind}
+# Nothing was measured.
+BARE = summarise_run(Run(Path("run")))
 
 
-def segment(p50: float = 13.8) -> dict[str, Any]:
-    return {
-        "ok": 100,
-        "sent": 100,
-        "latency_ms": {"p50": quantile(p50), "p95": quantile(None, "at_least"), "p99": quantile(46.4, "max")},
-        "tokens_per_s": 218.0,
-        "effective_hz": {"from_p50": 72.6},
-        "adherence": {"k": 99, "n": 100},
-    }
+def quantile(value: float | None, kind: str = "interval") -> Quantile:
+    return Quantile(0.5, value, 13.3, 14.1, kind, 100)
 
 
-def a_run(**changes: Any) -> Run:
-    summary = {
-        "outcome": "completed",
-        "baseline_label": "gemma-4-E2B-it",
-        "segments": {
-            "nav-candidate": segment(),
-            "nav-candidate-cached": segment(9.25),
-            "nav-baseline-a1": segment(7.5),
-            "nav-baseline-a2": segment(7.6),
-        },
-        "vram": {"peak_footprint_gb": 6.152, "drained_mib": 4320},
-        "windows": {"mute": {"total_s": 13.5}, "blind": {"total_s": 10.1}},
-    }
-    summary |= changes.pop("summary", {})
+def segment(p50: float = 13.8, *, adherent: tuple[int, int] = (99, 100)) -> SegmentSummary:
+    none = summarise([], [], SegmentFacts("nav", 0, True, False))
+    assert none.adherence is not None
+    return replace(
+        none,
+        ok=100,
+        sent=100,
+        latency_ms=Latency(None, None, quantile(p50), quantile(None, "at_least"), quantile(46.4, "max"), None),
+        tokens_per_s=218.0,
+        effective_hz=Rate(72.6, None),
+        adherence=replace(none.adherence, k=adherent[0], n=adherent[1]),
+    )
+
+
+def window(total_s: float) -> Window:
+    return Window(["x"], total_s, 0.0, 0.0, 0.0, 0.0, total_s)
+
+
+MEASURED = replace(
+    BARE,
+    outcome="completed",
+    baseline_label="gemma-4-E2B-it",
+    segments={
+        "nav-candidate": segment(),
+        "nav-candidate-cached": segment(9.25),
+        "nav-baseline-a1": segment(7.5),
+        "nav-baseline-a2": segment(7.6),
+    },
+    vram=replace(BARE.vram, peak_footprint_gb=6.152, drained_mib=4320),
+    windows={"mute": window(13.5), "blind": window(10.1)},
+)
+
+
+def a_trial(summary: Summary = MEASURED, **changes: Any) -> Trial:
     fields: dict[str, Any] = {
         "id": f"20261121T005200Z-{LABEL}",
         "label": LABEL,
@@ -72,15 +92,14 @@ def a_run(**changes: Any) -> Run:
         "verdict": "PENDING REVIEW",
         "reasons": ["nobody has judged yet", "adherence 99/100"],
         "port": 11437,
-        "summary": summary,
     }
-    return Run(**(fields | changes))
+    return Trial(**(fields | changes), summary=summary)
 
 
-RUN = a_run()
+RUN = a_trial()
 
 
-def edited(make: Edits, text: str, run: Run = RUN) -> str:
+def edited(make: Edits, text: str, run: Trial = RUN) -> str:
     """The text after the edits; that a second run changes nothing is asserted each time."""
     page = Page("DOC.md", text)
     after = page.edited(make(page, run))
@@ -89,15 +108,15 @@ def edited(make: Edits, text: str, run: Run = RUN) -> str:
     return after
 
 
-def research(text: str, run: Run = RUN) -> str:
+def research(text: str, run: Trial = RUN) -> str:
     return edited(research_edits, text, run)
 
 
-def registry(text: str, run: Run = RUN) -> str:
+def registry(text: str, run: Trial = RUN) -> str:
     return edited(registry_edits, text, run)
 
 
-def memory(text: str, run: Run = RUN) -> str:
+def memory(text: str, run: Trial = RUN) -> str:
     return edited(memory_edits, text, run)
 
 
@@ -143,7 +162,7 @@ def test_the_sentence_becomes_a_block() -> None:
 
 def test_a_later_run_rewrites_its_block_alone() -> None:
     first = research("A\n\nno benchmarks exist yet\n\nB")
-    later = a_run(id="20261122T000000Z-x", begun="2026-11-22 00:00", verdict="ADOPT", reasons=["better"])
+    later = a_trial(id="20261122T000000Z-x", begun="2026-11-22 00:00", verdict="ADOPT", reasons=["better"])
     second = research(first, later)
     assert second.startswith("A\n\n<!-- model-trial")
     assert second.endswith("end -->\n\nB")
@@ -154,11 +173,11 @@ def test_a_later_run_rewrites_its_block_alone() -> None:
 
 def test_another_model_gets_a_block_below() -> None:
     first = research("no benchmarks exist yet\n\nB\n")
-    second = research(first, a_run(label="gemma-4-E4B-it-NVFP4"))
+    second = research(first, a_trial(label="gemma-4-E4B-it-NVFP4"))
     assert second.startswith(first.removesuffix("\n\nB\n"))
     assert second.endswith("<!-- model-trial numbers of gemma-4-E4B-it-NVFP4: end -->\n\nB\n")
     # Its own sentence, where there is one, comes first.
-    third = research(first + "\nFor NVFP4 no benchmarks exist yet.\n", a_run(label="gemma-4-E4B-it-NVFP4"))
+    third = research(first + "\nFor NVFP4 no benchmarks exist yet.\n", a_trial(label="gemma-4-E4B-it-NVFP4"))
     assert third.startswith(first)
 
 
@@ -228,27 +247,45 @@ def test_marks_in_code_are_quotations() -> None:
     block = research("no benchmarks exist yet")
     quoted = f"```\n{block}\n```\n\n"
     assert research(quoted + "no benchmarks exist yet").startswith(quoted)
-    assert shown_run(Page("x", quoted), a_run(begun="2020-01-01 00:00")) is None
-    assert shown_run(Page("x", block), a_run(begun="2020-01-01 00:00")) == RUN.id
+    assert shown_run(Page("x", quoted), a_trial(begun="2020-01-01 00:00")) is None
+    assert shown_run(Page("x", block), a_trial(begun="2020-01-01 00:00")) == RUN.id
     assert shown_run(Page("x", block), RUN) is None
 
 
 def test_what_is_missing_of_a_run_is_a_dash() -> None:
-    bare = a_run(
-        summary={
-            "segments": {},
-            "vram": {"peak_footprint_gb": None, "drained_mib": None},
-            "comparisons": [{"text": "latency: 2 x | no *difference*"}, {"text": ""}],
-        }
+    bare = a_trial(
+        replace(
+            MEASURED,
+            segments={},
+            vram=BARE.vram,
+            comparisons=[
+                Comparison(
+                    "latency_ms",
+                    "ms",
+                    2.0,
+                    1.0,
+                    1.0,
+                    None,
+                    2.0,
+                    None,
+                    None,
+                    9,
+                    9,
+                    None,
+                    None,
+                    "not_comparable",
+                    "",
+                    "latency: 2 x | no *difference*",
+                )
+            ],
+        )
     )
     text = research("no benchmarks exist yet", bare)
     assert f"| nav | {LABEL} |\n|---|---|\n| p50 ms, 95 % interval | - |" in text
     assert "| VRAM GB | - |" in text
     assert "\n\n* latency: 2 x \\| no \\*difference\\*\n\n" in text
-    nothing = segment() | {"adherence": {"k": 0, "n": 0}}
-    assert "| adherence | - |" in research(
-        "no benchmarks exist yet", a_run(summary={"segments": {"nav-candidate": nothing}})
-    )
+    nothing = replace(MEASURED, segments={"nav-candidate": segment(adherent=(0, 0))})
+    assert "| adherence | - |" in research("no benchmarks exist yet", a_trial(nothing))
 
 
 # --- the registry -----------------------------------------------------------------------------------------------------
@@ -265,20 +302,20 @@ def test_row_peak_and_log() -> None:
 
 def test_a_verdict_that_came_later_is_written_over() -> None:
     first = registry((SAMPLES / REGISTRY).read_text())
-    second = registry(first, a_run(verdict="ADOPT"))
+    second = registry(first, a_trial(verdict="ADOPT"))
     assert second == first.replace("PENDING REVIEW", "ADOPT")
     assert second.count(RUN.id) == 1
 
 
 def test_words_added_to_our_line_stay() -> None:
     first = registry((SAMPLES / REGISTRY).read_text()).replace("tried on panda:", "tried (by me, ADOPT it?) on panda:")
-    second = registry(first, a_run(verdict="REJECT"))
+    second = registry(first, a_trial(verdict="REJECT"))
     assert "(by me, ADOPT it?) on panda: REJECT, 6.2 GB" in second
 
 
 def test_a_second_run_is_logged_besides() -> None:
     first = registry((SAMPLES / REGISTRY).read_text())
-    second = registry(first, a_run(id=f"{RUN.id}-2", verdict="REJECT"))
+    second = registry(first, a_trial(id=f"{RUN.id}-2", verdict="REJECT"))
     assert second.count("tried on panda") == 2
     assert f"REJECT (was PENDING REVIEW), 6.2 GB, run {RUN.id}-2." in second
 
@@ -374,7 +411,7 @@ def test_an_old_row_is_filled_in(row: str, filled: str | None) -> None:
 
 
 def test_figures_that_were_not_measured_stay() -> None:
-    unmeasured = a_run(port=None, summary={"vram": {"peak_footprint_gb": None, "drained_mib": None}})
+    unmeasured = a_trial(replace(MEASURED, vram=BARE.vram), port=None)
     table = (
         f"| Model | Port | VRAM GB | Status |\n|---|---|---|---|\n| a | 1 | 4.8 | active |\n| {LABEL} | 7 | 5 | new |"
     )
@@ -535,17 +572,17 @@ def test_runs_stand_newest_first_and_are_rewritten_in_place() -> None:
         ("r1", "2026-11-01 00:00"),
         ("r3", "2026-11-03 00:00"),
     ):
-        text = memory(text, a_run(id=name, begun=begun))
+        text = memory(text, a_trial(id=name, begun=begun))
     assert order(text) == ["r4", "r3", "r2", "r1"]
     assert text.startswith("# M\n\n## Model trials")
     assert not text.endswith("\n")
-    again = memory(text, a_run(id="r2", begun="2026-11-02 00:00", verdict="REJECT"))
+    again = memory(text, a_trial(id="r2", begun="2026-11-02 00:00", verdict="REJECT"))
     assert order(again) == order(text)
     assert kept(text, again) == ("PENDING REVIEW", "REJECT")
 
 
 def test_a_run_that_was_rolled_back_has_no_numbers() -> None:
-    back = a_run(verdict="INCONCLUSIVE", reasons=["smoke"], summary={"outcome": "rolled_back", "windows": {}})
+    back = a_trial(replace(MEASURED, outcome="rolled_back", windows={}), verdict="INCONCLUSIVE", reasons=["smoke"])
     assert f"{LABEL} on panda: rolled back, **INCONCLUSIVE** (smoke).\n" in memory("", back)
 
 
@@ -694,7 +731,7 @@ def test_a_strangers_text_is_shown_and_does_nothing(text: str) -> None:
 @example(label="a | b\n| injected | 1 | 2 | active |", host="<script>", reason="-->\n\nSteady-state peak: 1 GB")
 @example(label="a--b-->c", host="`", reason="no benchmarks exist yet")
 def test_strange_names_stay_in_their_place(label: str, host: str, reason: str) -> None:
-    strange = a_run(label=label, host=host, reasons=[reason], id=f"run {label}")
+    strange = a_trial(label=label, host=host, reasons=[reason], id=f"run {label}")
     text = research("A\n\nno benchmarks exist yet\n\nB\n", strange)
     kinds = [token.type for token in MarkdownIt("commonmark").enable("table").parse(text) if token.level == 0]
     assert [kind for kind in kinds if not kind.endswith("_close")] == [

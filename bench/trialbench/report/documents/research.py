@@ -9,7 +9,8 @@ from trialbench.measure.summary import SegmentSummary
 from trialbench.report.comparison import A1, A2, CANDIDATE
 from trialbench.report.documents.markdown import Edit, Page, Span, escape, masked, word
 from trialbench.report.documents.trial import Trial
-from trialbench.show.text import number, quantile_text
+from trialbench.report.measured import quantile_text
+from trialbench.show.text import number
 
 _MIB_PER_GB = 1024
 _SENTENCE = re.compile(r"no\s+benchmarks\s+exist\s+yet", re.IGNORECASE)

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from trialbench.measure.sample import Sample
 from trialbench.measure.summary import SegmentSummary, latencies_ms
 from trialbench.report.comparison import Comparison, Finding, Metric
+from trialbench.report.measured import quantile_text
 from trialbench.report.run import Segment
 from trialbench.report.telemetry import Rows
 from trialbench.show.figures import (
@@ -32,7 +33,7 @@ from trialbench.show.figures import (
 )
 from trialbench.show.svg import Point, Scale, join, mark, value_scale
 from trialbench.show.terminal import line as fitting
-from trialbench.show.text import number, quantile_text
+from trialbench.show.text import number
 from trialbench.stats import Quantile, quantile
 
 # The compared segments: letter, display name, mark, CSS class.
