@@ -13,6 +13,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from sample_lines import compared
+from trialbench.report.comparison import Band, Comparison
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 
@@ -155,9 +157,9 @@ def test_the_relay_passes_bytes_and_answers_later(script: Any, server: Any, acts
         relay.close()
 
 
-def comparison(finding: str, *, ratio: float = 1.0, noisy: bool = False) -> dict[str, Any]:
-    band = {"ratio": 1.0, "low": 0.98, "high": 1.02, "percent": 9.0 if noisy else 2.0}
-    return {"ratio": ratio, "low": ratio, "high": ratio, "band": band, "noisy": noisy, "finding": finding}
+def comparison(finding: str, *, ratio: float = 1.0, noisy: bool = False) -> Comparison:
+    band = Band(1.0, 0.98, 1.02, 9.0 if noisy else 2.0)
+    return compared(ratio, ratio, ratio, band=band, noisy=noisy, finding=finding)
 
 
 def told(script: Any, monkeypatch: pytest.MonkeyPatch, same: list[Any], slowed: list[Any]) -> dict[str, Any]:

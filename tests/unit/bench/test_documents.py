@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from profiles import examples
 from published import accept
+from sample_lines import compared
 from trialbench import files, schemas
 from trialbench.cli import main
 from trialbench.errors import UsageError
 from trialbench.measure.summary import Latency, Rate, SegmentFacts, SegmentSummary, summarise
 from trialbench.report import documents
-from trialbench.report.comparison import Comparison
 from trialbench.report.documents import MEMORY, REGISTRY, RESEARCH, write_documents
 from trialbench.report.documents.markdown import Edit, Page, Refused, Span, escape, masked, word
 from trialbench.report.documents.memory import memory_edits
@@ -258,26 +258,7 @@ def test_what_is_missing_of_a_run_is_a_dash() -> None:
             MEASURED,
             segments={},
             vram=BARE.vram,
-            comparisons=[
-                Comparison(
-                    "latency_ms",
-                    "ms",
-                    2.0,
-                    1.0,
-                    1.0,
-                    None,
-                    2.0,
-                    None,
-                    None,
-                    9,
-                    9,
-                    None,
-                    None,
-                    "not_comparable",
-                    "",
-                    "latency: 2 x | no *difference*",
-                )
-            ],
+            comparisons=[compared(2.0, text="latency: 2 x | no *difference*")],
         )
     )
     text = research("no benchmarks exist yet", bare)

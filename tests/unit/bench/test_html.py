@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
-from sample_lines import made
+from sample_lines import compared, made
 from trialbench.cli import main
 from trialbench.measure.summary import Request
-from trialbench.report.comparison import Band, Comparison
+from trialbench.report.comparison import Band
 from trialbench.report.html import charts, described, hostcharts, provenance
 from trialbench.report.html.clock import Clock
 from trialbench.report.html.comparison import write_comparison
@@ -293,11 +293,6 @@ def test_the_comparison_stands_in_table_and_chart(folders: ModuleType, tmp_path:
     assert found.ratios is not None
     assert "latency 1.9" in found.ratios.description
     assert found.ratios.wide != found.ratios.narrow
-
-
-def compared(ratio: float | None, low: float | None = None, high: float | None = None, **more: Any) -> Comparison:
-    rest: dict[str, Any] = {"band": None, "noisy": None, "finding": "not_comparable", "why": "", "text": ""} | more
-    return Comparison("latency_ms", "ms", 2.0, 1.0, 1.0, 1.0, ratio, low, high, 100, 200, **rest)
 
 
 def test_ratios_of_all_shapes() -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import random
 from functools import cache, partial
-from typing import Any
 
 import numpy as np
 import pytest
 from profiles import LONG
+from sample_lines import made
 from scipy import stats as oracle
 from trialbench import stats
+from trialbench.measure.sample import Sample
 from trialbench.report.comparison import compare
 
 NOMINAL = 0.95
@@ -98,11 +99,10 @@ def test_drift_is_called_wrongly_in_one_of_a_hundred_at_most() -> None:
     assert alarms / runs <= 0.01
 
 
-def samples(latencies: list[float]) -> list[dict[str, Any]]:
-    return [
-        {"ok": True, "latency_ms": latency, "server_ms": None, "ttft_ms": None, "completion_tokens": None}
-        for latency in latencies
-    ]
+def samples(latencies: list[float]) -> list[Sample]:
+    """All that is known of them is the latency."""
+    known = {"server_ms": None, "completion_tokens": None}
+    return [made(at, float(at), latency, **known) for at, latency in enumerate(latencies, 1)]
 
 
 def called_different(drifts: list[tuple[float, float, float]], slowdown: float = 1.0) -> float:
@@ -111,7 +111,7 @@ def called_different(drifts: list[tuple[float, float, float]], slowdown: float =
     for before, meanwhile, after in drifts:
         a1, b, a2 = (spiky(rng, 100, factor) for factor in (before, meanwhile * slowdown, after))
         (found,) = compare(samples(b), samples(a1), samples(a2))
-        called += found["finding"] == "different"
+        called += found.finding == "different"
     return called / len(drifts)
 
 
