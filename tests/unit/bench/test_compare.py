@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from trialbench.cli import main
 from trialbench.report.compare import compare_table, run_row
+from trialbench.report.decide import decide_folder
 
 TENANTS = [{"name": "llamacpp", "impact": "blind"}, {"name": "chatterbox", "impact": "mute"}]
 STOPPED = [
@@ -51,7 +52,7 @@ def good(path: Path, host: str) -> Path:
     folder = make(path, host, [*STOPPED, *MEASURED, *BACK])
     (folder / "samples" / "nav-candidate.jsonl").write_text(samples(14.0))
     (folder / "samples" / "nav-baseline-a1.jsonl").write_text(samples(7.5))
-    (folder / "verdict.json").write_text(json.dumps({"verdict": "PENDING_REVIEW"}))
+    (folder / "verdict.json").write_text(json.dumps(decide_folder(folder) | {"verdict": "PENDING_REVIEW"}))
     return folder
 
 
@@ -109,3 +110,11 @@ def test_nothing_to_compare_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -
     assert "expected result folders" in capsys.readouterr().err
     assert main(["compare", "--without", "nonsense"]) == 2
     assert "--without: expected HOST=WHY" in capsys.readouterr().err
+
+
+def test_a_verdict_that_can_not_be_used_is_none(tmp_path: Path) -> None:
+    """As in `show` and `report`: a file that does not fit its schema says nothing."""
+    run = good(tmp_path / "run-a", "a")
+    assert run_row(run).verdict == "PENDING REVIEW"
+    (run / "verdict.json").write_text(json.dumps({"verdict": "ADOPT"}))
+    assert run_row(run).verdict == "-"
