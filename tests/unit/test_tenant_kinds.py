@@ -28,6 +28,7 @@ def test_every_kind_has_its_row() -> None:
 
 def test_the_example_of_the_documentation_is_the_one_that_is_tested() -> None:
     page = (ROOT / "docs/adding-a-tenant-kind.md").read_text()
-    shown = "\n".join(line[1:] for line in re.findall(r"^\+(?!\+\+).*$", page.split("```")[1], re.MULTILINE))
+    of_tenants = page.split("+++ b/plugins/module_utils/tenants.py\n")[1].split("\ndiff --git ")[0]
+    shown = "\n".join(line[1:] for line in re.findall(r"^\+.*$", of_tenants, re.MULTILINE)).strip()
     tested = (ROOT / "tests/unit/plugins/module_utils/test_tenant_kinds.py").read_text()
     assert f"\n{shown}\n\n\n" in tested
