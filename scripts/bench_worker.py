@@ -29,10 +29,10 @@ from trialbench.engines.contract import (  # noqa: E402 - the checkout's own, wh
     Event,
     Label,
     Probe,
+    Request,
     Result,
     Started,
     Token,
-    Trial,
     Usage,
 )
 from trialbench.engines.failures import Failure  # noqa: E402
@@ -58,7 +58,7 @@ class Instant:
         """Always."""
         return None
 
-    def start(self, trial: Trial) -> Instant:  # noqa: ARG002 - the contract has it
+    def start(self, request: Request) -> Instant:  # noqa: ARG002 - the contract has it
         """Its own generation: there is nothing to keep."""
         return self
 

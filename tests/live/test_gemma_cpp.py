@@ -31,8 +31,8 @@ from trialbench.engines.contract import (
     Failed,
     Generation,
     Refused,
+    Request,
     Token,
-    Trial,
 )
 from trialbench.engines.gemma_cpp import GemmaCpp, GemmaOptions, GemmaText, _environment
 from trialbench.engines.process import ProcessGeneration, classify
@@ -65,7 +65,7 @@ def gemma(tmp_path: Path) -> Iterator[GemmaCpp]:
     yield engine
     engine.close()
     # Whatever the test did: no process, no prompt is left. Orphans would be our children: we are their subreaper.
-    needle = f"{proc.MARK}=".encode()
+    needle = f"{proc.BRAND}=".encode()
     ours = [one.pid for one in proc.table() if one.parent == os.getpid()]
     assert [pid for pid in ours if needle in proc._environment(pid)] == []
     assert not list(tmp_path.glob("trialbench-gemma-*"))
@@ -120,8 +120,8 @@ def test_probe(gemma: GemmaCpp) -> None:
 
 
 def test_a_greedy_reply_and_its_repetition(gemma: GemmaCpp) -> None:
-    trial = Trial(prompt="Name three colours.", max_tokens=24, temperature=0, deadlines=PATIENCE)
-    generation = gemma.start(trial)
+    request = Request(prompt="Name three colours.", max_tokens=24, temperature=0, deadlines=PATIENCE)
+    generation = gemma.start(request)
     text = answered(generation)
     result = generation.result()
     assert result.failure is not None or result.finish_reason in ("stop", "length")
@@ -134,17 +134,17 @@ def test_a_greedy_reply_and_its_repetition(gemma: GemmaCpp) -> None:
     assert result.peak_mib is None or result.peak_mib > 1
     assert result.peak_mib is not None or gemma.options.weights.stat().st_size < 256 << 20
     print(result.as_dict())
-    assert answered(gemma.start(trial)) == text
+    assert answered(gemma.start(request)) == text
 
 
 def test_the_reply_is_what_the_binary_prints_without_a_frame(gemma: GemmaCpp, tmp_path: Path) -> None:
     """With verbosity 0 it prints the reply and a blank line; with 1, dots and a blank line before it."""
     prompt = tmp_path / "asked"
     prompt.write_text("Name three colours.", encoding="utf-8")
-    trial = Trial(prompt=prompt.read_text(encoding="utf-8"), max_tokens=24, temperature=0, deadlines=PATIENCE)
-    text = answered(gemma.start(trial))
+    request = Request(prompt=prompt.read_text(encoding="utf-8"), max_tokens=24, temperature=0, deadlines=PATIENCE)
+    text = answered(gemma.start(request))
     for verbosity, frame in ((0, rb"(.*)\n\n"), (1, rb"\.+\n\n(?:(.*)\n\n)?")):
-        argv = gemma._arguments(trial, prompt)
+        argv = gemma._arguments(request, prompt)
         argv[argv.index("--verbosity") + 1] = str(verbosity)
         ran = subprocess.run(argv, env=_environment(), capture_output=True, check=True, timeout=PATIENCE.total_s)
         found = re.fullmatch(frame, ran.stdout, re.DOTALL)
@@ -154,15 +154,15 @@ def test_the_reply_is_what_the_binary_prints_without_a_frame(gemma: GemmaCpp, tm
 
 
 def test_sampling_repeats_when_it_is_deterministic(gemma: GemmaCpp) -> None:
-    trial = Trial(
+    request = Request(
         prompt="Invent a name.", max_tokens=16, top_k=40, temperature=1.0, deterministic=True, deadlines=PATIENCE
     )
-    assert answered(gemma.start(trial)) == answered(gemma.start(trial))
+    assert answered(gemma.start(request)) == answered(gemma.start(request))
 
 
 @pytest.mark.parametrize("limit", [1, 8])
 def test_the_limit_of_tokens_is_kept_and_told(gemma: GemmaCpp, limit: int) -> None:
-    generation = gemma.start(Trial(prompt=STORY, max_tokens=limit, deadlines=PATIENCE))
+    generation = gemma.start(Request(prompt=STORY, max_tokens=limit, deadlines=PATIENCE))
     answered(generation)
     result = generation.result()
     assert result.usage.completion_tokens is not None
@@ -174,7 +174,7 @@ def test_the_limit_of_tokens_is_kept_and_told(gemma: GemmaCpp, limit: int) -> No
 
 @pytest.mark.parametrize("prompt", ["--weights", "--help", "-", "%q", "a\nb\n\nc", "ñ 漢字 🙂"])
 def test_prompts_that_would_confuse_a_command_line(gemma: GemmaCpp, prompt: str) -> None:
-    generation = gemma.start(Trial(prompt=prompt, max_tokens=8, deadlines=PATIENCE))
+    generation = gemma.start(Request(prompt=prompt, max_tokens=8, deadlines=PATIENCE))
     # What it answers is its own business, as long as it was asked.
     answered(generation)
     assert generation.result().usage.prompt_tokens
@@ -185,7 +185,7 @@ def test_cancel_twenty_times(gemma: GemmaCpp) -> None:
     for number in range(20):
         # Before its first token, and after one to four; a quick model may be through by then.
         after = number % 5
-        generation = gemma.start(Trial(prompt=STORY, max_tokens=2000, deadlines=PATIENCE))
+        generation = gemma.start(Request(prompt=STORY, max_tokens=2000, deadlines=PATIENCE))
         tokens = 0
         for event in generation.events():
             tokens += isinstance(event, Token)
@@ -203,11 +203,11 @@ def test_cancel_twenty_times(gemma: GemmaCpp) -> None:
     print(f"{len(quiet)} cancelled; time to quiet ms: median {median_ms:.0f}, most {max(quiet):.0f}")
     # SIGTERM is enough for it: nobody had to wait for the grace of 2 s and SIGKILL.
     assert median_ms < 2000
-    answered(gemma.start(Trial(prompt="Hello", max_tokens=4, deadlines=PATIENCE)))
+    answered(gemma.start(Request(prompt="Hello", max_tokens=4, deadlines=PATIENCE)))
 
 
 def test_the_deadline_of_the_first_token(gemma: GemmaCpp) -> None:
-    generation = gemma.start(Trial(prompt=STORY, deadlines=Deadlines(first_s=0.5, total_s=300.0)))
+    generation = gemma.start(Request(prompt=STORY, deadlines=Deadlines(first_s=0.5, total_s=300.0)))
     stop(generation)
     assert failure_of(generation) == "timeout"
     result = generation.result()
@@ -217,7 +217,7 @@ def test_the_deadline_of_the_first_token(gemma: GemmaCpp) -> None:
 
 
 def test_the_total_deadline(gemma: GemmaCpp) -> None:
-    generation = gemma.start(Trial(prompt=STORY, max_tokens=4000, deadlines=Deadlines(total_s=1.0)))
+    generation = gemma.start(Request(prompt=STORY, max_tokens=4000, deadlines=Deadlines(total_s=1.0)))
     stop(generation)
     assert failure_of(generation) == "timeout"
     result = generation.result()
@@ -228,12 +228,12 @@ def test_the_total_deadline(gemma: GemmaCpp) -> None:
 
 def test_a_prompt_that_does_not_fit(gemma: GemmaCpp) -> None:
     gemma.options = replace(gemma.options, seq_len=64)
-    assert failure_of(gemma.start(Trial(prompt="word " * 500, deadlines=PATIENCE))) == "prompt_too_long"
+    assert failure_of(gemma.start(Request(prompt="word " * 500, deadlines=PATIENCE))) == "prompt_too_long"
 
 
 def test_a_full_context_ends_the_reply(gemma: GemmaCpp) -> None:
     gemma.options = replace(gemma.options, seq_len=128)
-    generation = gemma.start(Trial(prompt="Count to one thousand.", max_tokens=1000, deadlines=PATIENCE))
+    generation = gemma.start(Request(prompt="Count to one thousand.", max_tokens=1000, deadlines=PATIENCE))
     answered(generation)
     result = generation.result()
     assert result.usage.prompt_tokens is not None
@@ -276,9 +276,13 @@ def test_weights_that_are_none(gemma: GemmaCpp, tmp_path: Path) -> None:
     bad = tmp_path / "bad.sbs"
     bad.write_bytes(b"no weights at all" * 1000)
     gemma.options = replace(gemma.options, weights=bad)
-    assert failure_of(gemma.start(Trial(prompt="x", deadlines=PATIENCE))) in ("bad_weights", "unknown_abort", "crashed")
+    assert failure_of(gemma.start(Request(prompt="x", deadlines=PATIENCE))) in (
+        "bad_weights",
+        "unknown_abort",
+        "crashed",
+    )
     gemma.options = replace(gemma.options, weights=tmp_path / "none.sbs")
-    assert failure_of(gemma.start(Trial(prompt="x", deadlines=PATIENCE))) == "bad_weights"
+    assert failure_of(gemma.start(Request(prompt="x", deadlines=PATIENCE))) == "bad_weights"
 
 
 def test_damaged_weights_are_found_by_their_hash_alone(gemma: GemmaCpp, tmp_path: Path) -> None:
@@ -287,25 +291,25 @@ def test_damaged_weights_are_found_by_their_hash_alone(gemma: GemmaCpp, tmp_path
     copy = tmp_path / "copy.sbs"
     shutil.copyfile(gemma.options.weights, copy)
     gemma.options = replace(gemma.options, weights=copy, weights_sha256=good)
-    answered(gemma.start(Trial(prompt="x", max_tokens=4, deadlines=PATIENCE)))
+    answered(gemma.start(Request(prompt="x", max_tokens=4, deadlines=PATIENCE)))
     with copy.open("r+b") as stream:
         stream.seek(copy.stat().st_size // 2)
         byte = stream.read(1)
         stream.seek(-1, os.SEEK_CUR)
         stream.write(bytes([byte[0] ^ 0xFF]))
-    assert failure_of(gemma.start(Trial(prompt="x", max_tokens=4, deadlines=PATIENCE))) == "bad_weights"
+    assert failure_of(gemma.start(Request(prompt="x", max_tokens=4, deadlines=PATIENCE))) == "bad_weights"
 
 
 def test_a_constraint_is_refused_by_name(gemma: GemmaCpp) -> None:
     with pytest.raises(Refused, match="does not support constrained decoding by grammar"):
-        gemma.start(Trial(prompt="x", constraint=Constraint(grammar="root ::= [0-9]")))
+        gemma.start(Request(prompt="x", constraint=Constraint(grammar="root ::= [0-9]")))
 
 
 def test_a_crowd_leaves_no_descriptor_behind(gemma: GemmaCpp) -> None:
-    answered(gemma.start(Trial(prompt="first", max_tokens=2, deadlines=PATIENCE)))
+    answered(gemma.start(Request(prompt="first", max_tokens=2, deadlines=PATIENCE)))
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
-        answered(gemma.start(Trial(prompt="again", max_tokens=2, deadlines=PATIENCE)))
+        answered(gemma.start(Request(prompt="again", max_tokens=2, deadlines=PATIENCE)))
     assert len(os.listdir("/proc/self/fd")) == before
     assert gemma.supervisor.running == 0
 
@@ -316,7 +320,7 @@ def test_the_worker_and_the_command(gemma: GemmaCpp, tmp_path: Path, capfd: pyte
     engine = ["--engine", "gemma-cpp", "--binary", str(options.binary), "--weights", str(options.weights)]
     if options.tokenizer is not None:
         engine += ["--tokenizer", str(options.tokenizer)]
-    text = answered(gemma.start(Trial(prompt="Name a fruit.", max_tokens=8, temperature=0, deadlines=PATIENCE)))
+    text = answered(gemma.start(Request(prompt="Name a fruit.", max_tokens=8, temperature=0, deadlines=PATIENCE)))
     asked = ["--max-tokens", "8", "--temperature", "0", "--timeout", "300", "Name a fruit."]
     assert main(["oneshot", *engine, *asked]) in (0, 3)
     assert capfd.readouterr().out == text

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trialbench.engines import proc
-from trialbench.engines.contract import Deadlines, Done, Engine, Failed, Result, Token, Trial
+from trialbench.engines.contract import Deadlines, Done, Engine, Failed, Request, Result, Token
 from trialbench.engines.gemma_cpp import GemmaCpp, GemmaOptions
 from trialbench.engines.openai import EndpointOptions, LlamaServer
 from trialbench.engines.supervisor import Bounds, Supervisor
@@ -44,7 +44,7 @@ class Shot:
 
     kind: str
     engine: Engine
-    trial: Trial
+    request: Request
     after_s: float
     after_token: bool = False
 
@@ -61,7 +61,7 @@ class Hit:
 
 def fire(shot: Shot) -> Hit:
     began_s = time.monotonic()
-    generation = shot.engine.start(shot.trial)
+    generation = shot.engine.start(shot.request)
     timer = threading.Timer(shot.after_s, generation.cancel)
     if not shot.after_token:
         timer.start()
@@ -83,8 +83,8 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def left() -> list[proc.Process]:
-    """Every process of ours that bears a generation's mark or is dead. Orphans are ours too: we are their subreaper."""
-    needle = f"{proc.MARK}=".encode()
+    """Every process of ours that has a generation's brand or is dead. Orphans are ours too: we are their subreaper."""
+    needle = f"{proc.BRAND}=".encode()
     ours = [one for one in proc.table() if one.parent == os.getpid()]
     return [one for one in ours if one.dead or needle in proc._environment(one.pid)]
 
@@ -114,7 +114,7 @@ def test_five_hundred_cancels(tmp_path: Path, llama_url: str) -> None:
         "ignores": lambda: _shot("ignores", gemma, {"ignore_term": True}, draw),
         "quiet": lambda: _shot("quiet", gemma, draw.choice(({}, {"split": True}, {"stall_after": 5})), draw),
         "children": lambda: _shot("children", gemma, {"child": draw.choice(("group", "session"))}, draw),
-        "server": lambda: Shot("server", llama, _server_trial(), draw.uniform(0, 0.3)),
+        "server": lambda: Shot("server", llama, _server_request(), draw.uniform(0, 0.3)),
     }
     kinds = ["ignores"] * IGNORING + ["server"] * SERVER + ["children"] * 50
     kinds += ["quiet"] * (TOTAL - len(kinds))
@@ -122,7 +122,7 @@ def test_five_hundred_cancels(tmp_path: Path, llama_url: str) -> None:
     shots = [behave[kind]() for kind in kinds]
     # Once each, so that what is opened on first use does not count as a leak.
     for engine in ask.values():
-        assert engine.start(Trial(prompt="first", max_tokens=5)).result().clean
+        assert engine.start(Request(prompt="first", max_tokens=5)).result().clean
     before = len(os.listdir("/proc/self/fd"))
     threads = threading.active_count()
     began_s = time.monotonic()
@@ -148,7 +148,7 @@ def test_five_hundred_cancels(tmp_path: Path, llama_url: str) -> None:
     assert llama.busy_slots() == 0
     assert [path.name for path in tmp_path.iterdir()] == ["weights.sbs"]
     for engine in ask.values():
-        answer = engine.start(Trial(prompt="and next", max_tokens=5)).result()
+        answer = engine.start(Request(prompt="and next", max_tokens=5)).result()
         assert answer.failure is None, f"seed {SEED}: the next request does not answer"
     assert len(os.listdir("/proc/self/fd")) == before, f"seed {SEED}: descriptors leak"
     # The timers of the last generation have been told to end, and may just be doing so.
@@ -166,11 +166,11 @@ def test_five_hundred_cancels(tmp_path: Path, llama_url: str) -> None:
 def _shot(kind: str, engine: Engine, does: dict[str, Any], draw: random.Random) -> Shot:
     # From before its interpreter runs until well into the reply; who is to ignore SIGTERM needs the time to begin so.
     prompt = f"#stand-in {json.dumps({**LONG, **does})}\ntell me"
-    trial = Trial(prompt=prompt, max_tokens=4000)
-    return Shot(kind, engine, trial, draw.uniform(0, 0.4), after_token="ignore_term" in does)
+    request = Request(prompt=prompt, max_tokens=4000)
+    return Shot(kind, engine, request, draw.uniform(0, 0.4), after_token="ignore_term" in does)
 
 
-def _server_trial() -> Trial:
-    return Trial(
+def _server_request() -> Request:
+    return Request(
         prompt="Describe what you see.", max_tokens=4000, deadlines=Deadlines(total_s=60), extra={"ignore_eos": True}
     )

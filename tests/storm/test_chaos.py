@@ -23,7 +23,7 @@ import pytest
 from trialbench import schemas
 from trialbench.config.settings import Limits
 from trialbench.engines import failures, proc
-from trialbench.engines.contract import Capability, Deadlines, Engine, Generation, Probe, Trial
+from trialbench.engines.contract import Capability, Deadlines, Engine, Generation, Probe, Request
 from trialbench.engines.gemma_cpp import GemmaCpp, GemmaOptions
 from trialbench.engines.openai import EndpointOptions, OpenAICompatible
 from trialbench.engines.supervisor import Bounds, Supervisor
@@ -184,9 +184,9 @@ class Mixed:
     def healthy(self) -> failures.Failure | None:
         return None
 
-    def start(self, trial: Trial) -> Generation:
-        assert trial.prompt is not None
-        return (self._remote if trial.prompt.startswith('{"http"') else self._gemma).start(trial)
+    def start(self, request: Request) -> Generation:
+        assert request.prompt is not None
+        return (self._remote if request.prompt.startswith('{"http"') else self._gemma).start(request)
 
     def close(self) -> None:
         self._gemma.close()
@@ -235,7 +235,7 @@ def make_worker(folder: Path, url: str, clock: Any, **options: Any) -> tuple[Wor
         clock=clock,
         rng=random.Random(SEED),
     )
-    defaults = Defaults(Trial(max_tokens=512, top_k=1, deadlines=Deadlines(FIRST_S, BETWEEN_S, 20)))
+    defaults = Defaults(Request(max_tokens=512, top_k=1, deadlines=Deadlines(FIRST_S, BETWEEN_S, 20)))
     return Worker(dispatcher, limits=Limits(CLIENTS, 1000, 1000, SLOTS), defaults=defaults, **options), engine
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from trialbench.cli import main
-from trialbench.engines.contract import Constraint, Deadlines, Done, Failed, Trial
+from trialbench.engines.contract import Constraint, Deadlines, Done, Failed, Request
 from trialbench.engines.openai import EndpointOptions, LlamaServer
 
 MODEL = Path(__file__).resolve().parents[1] / "fixtures" / "models" / "baseline-f16.gguf"
@@ -28,15 +28,15 @@ def test_it_says_what_it_is(llama: LlamaServer) -> None:
 
 
 def test_the_cache_is_used_as_asked(llama: LlamaServer) -> None:
-    trials = [Trial(prompt=ASK, max_tokens=8, temperature=0, cache_prompt=cache) for cache in (True, True, False)]
-    cached = [llama.start(trial).result().usage.cached_tokens for trial in trials]
+    requests = [Request(prompt=ASK, max_tokens=8, temperature=0, cache_prompt=cache) for cache in (True, True, False)]
+    cached = [llama.start(request).result().usage.cached_tokens for request in requests]
     assert cached[1]
     assert cached[2] == 0
 
 
 def test_constraints_are_kept(llama: LlamaServer) -> None:
     def said(constraint: Constraint) -> str:
-        result = llama.start(Trial(prompt=ASK, max_tokens=500, temperature=0, constraint=constraint)).result()
+        result = llama.start(Request(prompt=ASK, max_tokens=500, temperature=0, constraint=constraint)).result()
         assert result.failure is None, result.failure
         return result.text
 
@@ -50,13 +50,13 @@ def test_constraints_are_kept(llama: LlamaServer) -> None:
     assert json.loads(said(Constraint(json_schema=schema)))["side"] in ("left", "right")
     allowed = llama.encode("large")
     result = llama.start(
-        Trial(prompt=ASK, max_tokens=6, temperature=0, constraint=Constraint(allowed_tokens=allowed))
+        Request(prompt=ASK, max_tokens=6, temperature=0, constraint=Constraint(allowed_tokens=allowed))
     ).result()
     assert set(llama.encode(result.text)) <= set(allowed)
 
 
 def test_a_grammar_that_is_none(llama: LlamaServer) -> None:
-    last = list(llama.start(Trial(prompt=ASK, constraint=Constraint(grammar="root ::= ("))).events())[-1]
+    last = list(llama.start(Request(prompt=ASK, constraint=Constraint(grammar="root ::= ("))).events())[-1]
     assert isinstance(last, Failed)
     assert last.failure.failure_class.name == "bad_arguments"
 
@@ -64,7 +64,7 @@ def test_a_grammar_that_is_none(llama: LlamaServer) -> None:
 def test_ids_in_ids_out(llama: LlamaServer) -> None:
     ids = llama.encode("I see a large", special=True)
     assert llama.decode(ids).strip() == "I see a large"
-    generation = llama.start(Trial(prompt_ids=ids, max_tokens=4, temperature=0, top_k=1))
+    generation = llama.start(Request(prompt_ids=ids, max_tokens=4, temperature=0, top_k=1))
     events = list(generation.events())
     assert isinstance(events[-1], Done)
     told = [event.id for event in events if hasattr(event, "id")]
@@ -73,14 +73,14 @@ def test_ids_in_ids_out(llama: LlamaServer) -> None:
 
 
 def test_a_prompt_that_does_not_fit(llama: LlamaServer) -> None:
-    failure = llama.start(Trial(prompt="long " * 20_000, max_tokens=4)).result().failure
+    failure = llama.start(Request(prompt="long " * 20_000, max_tokens=4)).result().failure
     assert failure is not None
     assert failure.failure_class.name == "prompt_too_long"
 
 
 def test_a_deadline_frees_the_slot(llama: LlamaServer) -> None:
-    trial = Trial(prompt=ASK, max_tokens=4000, deadlines=Deadlines(total_s=0.3), extra={"ignore_eos": True})
-    result = llama.start(trial).result()
+    request = Request(prompt=ASK, max_tokens=4000, deadlines=Deadlines(total_s=0.3), extra={"ignore_eos": True})
+    result = llama.start(request).result()
     assert result.failure is not None
     assert result.failure.failure_class.name == "timeout"
     assert result.clean

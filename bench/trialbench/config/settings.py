@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from trialbench.engines.contract import Deadlines, Trial
+from trialbench.engines.contract import Deadlines, Request
 from trialbench.engines.endpoint import EndpointOptions
 from trialbench.engines.gemma_cpp import GemmaOptions
 
@@ -90,10 +90,10 @@ class Settings:
     worker: WorkerSettings = WorkerSettings()
 
     @property
-    def defaults(self) -> Trial:
+    def defaults(self) -> Request:
         """The defaults of a request."""
         gemma = self.gemma
-        return Trial(
+        return Request(
             max_tokens=gemma.max_tokens,
             temperature=gemma.temperature,
             top_k=gemma.top_k,

@@ -1,7 +1,7 @@
 """The engine contract: one interface for everything that turns a prompt into a stream of tokens.
 
         engine.probe()               whether it is usable, its version and hashes
-    generation = engine.start(trial)
+    generation = engine.start(request)
     for event in generation.events():    Started, Token..., then exactly one Done or Failed
         ...
     generation.cancel()          from any thread, at any moment; ends in Done("cancelled")
@@ -81,7 +81,7 @@ class Constraint:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Request:
     """One request. A value of None leaves the choice to the engine.
 
     Exactly one of `prompt` (a text), `messages` (OpenAI's form; engines without `messages` get their text joined) and
@@ -291,11 +291,11 @@ class Engine(Protocol):
         """A quick check, a second at most: None, or why it can't be used now."""
         ...
 
-    def start(self, trial: Trial) -> Generation:
+    def start(self, request: Request) -> Generation:
         """Begin.
 
         Raises:
-            Refused: the engine can't do what the trial asks; nothing was begun.
+            Refused: the engine can't do what the request asks; nothing was begun.
         """
         ...
 
@@ -316,26 +316,26 @@ class Tokenizing(Protocol):
         ...
 
 
-def require(engine: Engine, trial: Trial) -> None:
-    """Refuse a trial that is contradictory or asks for what `engine` can't do.
+def require(engine: Engine, request: Request) -> None:
+    """Refuse a request that is contradictory or asks for what `engine` can't do.
 
     Raises:
         Refused: names what.
     """
-    given = [name for name in ("prompt", "messages", "prompt_ids") if getattr(trial, name) is not None]
+    given = [name for name in ("prompt", "messages", "prompt_ids") if getattr(request, name) is not None]
     if len(given) != 1:
         found = ", ".join(given) or "none"
         raise Refused(Failure(BAD_ARGUMENTS, f"expected exactly one of prompt, messages, prompt_ids, found {found}"))
-    if trial.prompt_ids is not None:
+    if request.prompt_ids is not None:
         _need(engine, "token_ids", "prompts as token ids")
-    if trial.constraint is not None:
-        need = trial.constraint.needs
+    if request.constraint is not None:
+        need = request.constraint.needs
         _need(engine, need, f"constrained decoding by {need}")
-    if trial.seed is not None:
+    if request.seed is not None:
         _need(engine, "seed", "a seed")
-    if trial.cache_prompt:
+    if request.cache_prompt:
         _need(engine, "cache", "a prompt cache")
-    _check_numbers(trial)
+    _check_numbers(request)
 
 
 def _need(engine: Engine, capability: Capability, what: str) -> None:
@@ -360,15 +360,15 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 }
 
 
-def _check_numbers(trial: Trial) -> None:
+def _check_numbers(request: Request) -> None:
     for name, (low, high) in _RANGES.items():
-        value = getattr(trial, name)
+        value = getattr(request, name)
         kind = int if isinstance(low, int) else int | float
         if value is not None and (isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high):
             what = "a whole number from " if kind is int else ""
             raise Refused(Failure(BAD_ARGUMENTS, f"{name}: expected {what}{low:g} to {high:.10g}, found {value!r:.40}"))
     for name in ("first_s", "between_s", "total_s"):
-        value = getattr(trial.deadlines, name)
+        value = getattr(request.deadlines, name)
         if value is not None and not 0 < value < _FOREVER_S:
             what = f"expected seconds above 0 and below {_FOREVER_S:g}"
             raise Refused(Failure(BAD_ARGUMENTS, f"deadlines.{name}: {what}, found {value}"))

@@ -24,7 +24,7 @@ from trialbench.engines.contract import (
     Label,
     Probe,
     Refused,
-    Trial,
+    Request,
     Usage,
     require,
 )
@@ -181,17 +181,17 @@ class GemmaCpp:
         """Whether the files still exist and are not already known to be wrong."""
         return self._files(hash_them=False) or self._accept(ask=False)
 
-    def start(self, trial: Trial) -> Generation:
+    def start(self, request: Request) -> Generation:
         """Begin; before the first use, and after a file changed, hashes the weights and checks the binary's `--help`.
 
         Raises:
             Refused: constrained decoding, token ids, a seed, an image, or no prompt.
         """
-        require(self, trial)
-        text = prompt_text(trial)
-        if trial.extra:
-            raise Refused(Failure(UNSUPPORTED, f"gemma_local takes no further fields, found {sorted(trial.extra)}"))
-        if trial.top_k == 0 and trial.temperature != 0:
+        require(self, request)
+        text = prompt_text(request)
+        if request.extra:
+            raise Refused(Failure(UNSUPPORTED, f"gemma_local takes no further fields, found {sorted(request.extra)}"))
+        if request.top_k == 0 and request.temperature != 0:
             raise Refused(Failure(BAD_ARGUMENTS, "top_k: gemma_local takes 1 or more, found 0"))
         if "\0" in text:
             raise Refused(Failure(BAD_ARGUMENTS, "prompt: expected a text without NUL characters"))
@@ -210,17 +210,17 @@ class GemmaCpp:
             # No space, or no temporary folder: the part of the prompt that was written is removed.
             self.supervisor.sweep_up(scratch)
             return BrokenGeneration(self.label, Failure(SERVER_ERROR, f"the prompt's file: {error.strerror}"))
-        command = Command(self._arguments(trial, prompt), _environment(), scratch=scratch)
+        command = Command(self._arguments(request, prompt), _environment(), scratch=scratch)
         try:
-            running = self.supervisor.spawn(command, trial.deadlines, GemmaText())
+            running = self.supervisor.spawn(command, request.deadlines, GemmaText())
         except SpawnError as error:
             return BrokenGeneration(self.label, Failure(MISSING_BINARY, str(error)))
-        limit = self._limit(trial)
-        ignored = [name for name in ("top_p", "repeat_penalty") if getattr(trial, name) is not None]
+        limit = self._limit(request)
+        ignored = [name for name in ("top_p", "repeat_penalty") if getattr(request, name) is not None]
         return ProcessGeneration(
             self.label,
             running,
-            trial.deadlines,
+            request.deadlines,
             lambda errors, chunks: _told(errors, chunks, limit, self.options.seq_len),
             {"ignored": ignored} if ignored else {},
         )
@@ -230,22 +230,22 @@ class GemmaCpp:
         if self.owns_supervisor:
             self.supervisor.close()
 
-    def _limit(self, trial: Trial) -> int:
-        return trial.max_tokens if trial.max_tokens is not None else self.options.max_tokens
+    def _limit(self, request: Request) -> int:
+        return request.max_tokens if request.max_tokens is not None else self.options.max_tokens
 
-    def _arguments(self, trial: Trial, prompt: Path) -> list[str]:
+    def _arguments(self, request: Request, prompt: Path) -> list[str]:
         options = self.options
-        temperature = trial.temperature if trial.temperature is not None else options.temperature
-        top_k = trial.top_k if trial.top_k is not None else options.top_k
+        temperature = request.temperature if request.temperature is not None else options.temperature
+        top_k = request.top_k if request.top_k is not None else options.top_k
         if temperature == 0:
             # The binary would divide by it; greedy choice is top_k 1.
             temperature, top_k = None, 1
-        deterministic = trial.deterministic if trial.deterministic is not None else options.deterministic
+        deterministic = request.deterministic if request.deterministic is not None else options.deterministic
         given: list[tuple[str, object]] = [
             ("--weights", options.weights),
             ("--tokenizer", options.tokenizer),
             ("--prompt_file", prompt),
-            ("--max_generated_tokens", self._limit(trial)),
+            ("--max_generated_tokens", self._limit(request)),
             ("--seq_len", options.seq_len),
             ("--temperature", temperature),
             ("--top_k", top_k),

@@ -1,7 +1,7 @@
 """Ends all generations when this process dies, even by SIGKILL: a small shell holds the other end of a pipe.
 
-The shell keeps a list of process groups and of the marks of `proc.py`. A mark is listed before its process starts, so
-every running generation is on the list, and the mark also finds processes that left their group. A second list has the
+The shell keeps a list of process groups and of the brands of `proc.py`. A brand is listed before its process starts, so
+every running generation is on the list, and the brand also finds processes that left their group. A second list has the
 temporary folders, which contain the prompts.
 """
 
@@ -13,7 +13,7 @@ import threading
 import weakref
 from pathlib import Path
 
-from trialbench.engines.proc import MARK
+from trialbench.engines.proc import BRAND
 
 # End of file: this process died, or it finished and the list is empty.
 _SCRIPT = rf"""
@@ -35,10 +35,10 @@ while read -r sign one; do
       ;;
   esac
 done
-marks=
+brands=
 for one in $live; do
   case $one in
-    m*) marks="$marks|${{one#m}}" ;;
+    b*) brands="$brands|${{one#b}}" ;;
     *) kill -KILL "-$one" 2>/dev/null ;;
   esac
 done
@@ -48,14 +48,14 @@ end() {{
   for one in $folders; do rm -rf -- "$one"; done
   exit 0
 }}
-[ "$marks" ] || end
-marks="(${{marks#|}})"
+[ "$brands" ] || end
+brands="(${{brands#|}})"
 tries=0
 while [ $tries -lt 50 ]; do
   left=
   for one in $(
-    grep -lszE "^{MARK}=$marks\$" /proc/[0-9]*/environ
-    grep -lsE "^Max file locks +$marks " /proc/[0-9]*/limits
+    grep -lszE "^{BRAND}=$brands\$" /proc/[0-9]*/environ
+    grep -lsE "^Max file locks +$brands " /proc/[0-9]*/limits
   ); do
     one=${{one#/proc/}} one=${{one%%/*}}
     # The dead wait for a parent of theirs and are none of our business.
@@ -63,7 +63,7 @@ while [ $tries -lt 50 ]; do
     kill -KILL "$one" 2>/dev/null
     left=$one
   done
-  # Once more: who was only about to be executed shows no mark yet.
+  # Once more: who was only about to be executed shows no brand yet.
   [ "$left" ] || [ $tries -eq 0 ] || end
   tries=$((tries + 1))
   sleep 0.1
@@ -94,9 +94,9 @@ class Lifeline:
         self.pid = shell.pid
         self._close = weakref.finalize(self, _end, self._writing, shell)
 
-    def expect(self, mark: str) -> None:
-        """From now on, processes with `mark` die with us; call it before the first one starts."""
-        self._write(f"+ m{mark}\n")
+    def expect(self, brand: str) -> None:
+        """From now on, processes with `brand` die with us; call it before the first one starts."""
+        self._write(f"+ b{brand}\n")
 
     def keep(self, folder: Path) -> None:
         """From now on, `folder` is removed when we die."""
@@ -112,9 +112,9 @@ class Lifeline:
         """From now on, `group` dies with us."""
         self._write(f"+ {group}\n")
 
-    def remove(self, mark: str, group: int | None = None) -> None:
+    def remove(self, brand: str, group: int | None = None) -> None:
         """They are gone; call it before the group's leader is reaped, while its pid can't be reused."""
-        self._write(f"- m{mark}\n" if group is None else f"- {group}\n- m{mark}\n")
+        self._write(f"- b{brand}\n" if group is None else f"- {group}\n- b{brand}\n")
 
     def close(self) -> None:
         """Finish; everything still on the list is killed."""

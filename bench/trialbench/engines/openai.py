@@ -22,7 +22,7 @@ from trialbench.engines.contract import (
     Label,
     Probe,
     Refused,
-    Trial,
+    Request,
     require,
 )
 from trialbench.engines.endpoint import EndpointOptions, is_loopback
@@ -87,27 +87,27 @@ class OpenAICompatible:
             return error.failure
         return None
 
-    def start(self, trial: Trial) -> Generation:
+    def start(self, request: Request) -> Generation:
         """Begin; the request is sent when the first event is requested.
 
         Raises:
             Refused: a grammar, allowed tokens, token ids, or a value out of range.
         """
-        require(self, trial)
-        body = self._chat_body(trial)
-        if trial.constraint is not None:
+        require(self, request)
+        body = self._chat_body(request)
+        if request.constraint is not None:
             body["response_format"] = {
                 "type": "json_schema",
-                "json_schema": {"name": "reply", "strict": True, "schema": trial.constraint.json_schema},
+                "json_schema": {"name": "reply", "strict": True, "schema": request.constraint.json_schema},
             }
         # As with gemma.cpp: existing clients always send these, so they are ignored, and the result lists them.
-        ignored = [name for name in ("top_k", "repeat_penalty", "deterministic") if getattr(trial, name)]
+        ignored = [name for name in ("top_k", "repeat_penalty", "deterministic") if getattr(request, name)]
         return HttpGeneration(
             self._server,
             self.label,
             "/v1/chat/completions",
-            {**body, **trial.extra},
-            trial.deadlines,
+            {**body, **request.extra},
+            request.deadlines,
             _read_chat,
             facts={"ignored": ignored} if ignored else {},
         )
@@ -115,15 +115,15 @@ class OpenAICompatible:
     def close(self) -> None:
         """Nothing is kept open."""
 
-    def _chat_body(self, trial: Trial) -> dict[str, Any]:
-        messages = trial.messages
+    def _chat_body(self, request: Request) -> dict[str, Any]:
+        messages = request.messages
         if messages is None:
-            messages = [{"role": "user", "content": trial.prompt}]
+            messages = [{"role": "user", "content": request.prompt}]
         body: dict[str, Any] = {"messages": list(messages), "stream": True}
         body["stream_options"] = {"include_usage": True}
         if self.options.model is not None:
             body["model"] = self.options.model
-        body |= {name: getattr(trial, name) for name in _PRESETS if getattr(trial, name) is not None}
+        body |= {name: getattr(request, name) for name in _PRESETS if getattr(request, name) is not None}
         return body
 
 
@@ -187,39 +187,39 @@ class LlamaServer(OpenAICompatible):
             return error.failure
         return None
 
-    def start(self, trial: Trial) -> Generation:
+    def start(self, request: Request) -> Generation:
         """Begin. A text or messages go through the model's chat template; token ids are sent unchanged.
 
         Raises:
             Refused: a value out of range, or an invalid allowed token.
         """
-        require(self, trial)
+        require(self, request)
         if not self._identified:
             try:
                 self._identify()
             except CallError:
                 pass  # the request itself will report the problem
-        if trial.prompt_ids is not None:
+        if request.prompt_ids is not None:
             path, read = "/completion", read_completion_event
-            body: dict[str, Any] = {"prompt": list(trial.prompt_ids), "stream": True, "return_tokens": True}
-            body |= {name: getattr(trial, name) for name in ("temperature", "top_p", "seed") if _has(trial, name)}
-            if trial.max_tokens is not None:
-                body["n_predict"] = trial.max_tokens
+            body: dict[str, Any] = {"prompt": list(request.prompt_ids), "stream": True, "return_tokens": True}
+            body |= {name: getattr(request, name) for name in ("temperature", "top_p", "seed") if _has(request, name)}
+            if request.max_tokens is not None:
+                body["n_predict"] = request.max_tokens
         else:
             path, read = "/v1/chat/completions", _read_chat
-            body = self._chat_body(trial)
+            body = self._chat_body(request)
             body["chat_template_kwargs"] = {"enable_thinking": False}
-        body["cache_prompt"] = trial.cache_prompt
-        body |= {name: getattr(trial, name) for name in ("top_k", "repeat_penalty") if _has(trial, name)}
-        if trial.deterministic and trial.seed is None:
+        body["cache_prompt"] = request.cache_prompt
+        body |= {name: getattr(request, name) for name in ("top_k", "repeat_penalty") if _has(request, name)}
+        if request.deterministic and request.seed is None:
             body["seed"] = 0
-        body |= self._constrained(trial)
+        body |= self._constrained(request)
         return HttpGeneration(
             self._server,
             self.label,
             path,
-            {**body, **trial.extra},
-            trial.deadlines,
+            {**body, **request.extra},
+            request.deadlines,
             read,
             quiet=self._await_slot,
             track=self._track,
@@ -274,8 +274,8 @@ class LlamaServer(OpenAICompatible):
         self._identified = True
         return props
 
-    def _constrained(self, trial: Trial) -> dict[str, Any]:
-        constraint = trial.constraint
+    def _constrained(self, request: Request) -> dict[str, Any]:
+        constraint = request.constraint
         if constraint is None:
             return {}
         if constraint.grammar is not None:
@@ -342,8 +342,8 @@ def _list(document: object, name: str) -> list[Any]:
     return found if isinstance(found, list) else []
 
 
-def _has(trial: Trial, name: str) -> bool:
-    return getattr(trial, name) is not None
+def _has(request: Request, name: str) -> bool:
+    return getattr(request, name) is not None
 
 
 def _checked(url: str, allowed_hosts: frozenset[str]) -> str:

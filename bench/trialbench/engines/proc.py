@@ -2,8 +2,8 @@
 
 A process group alone is not enough: a child that calls setsid leaves it, and once its parent is gone nothing shows its
 origin. So a process belongs to the leader if it is in its group or session, descends from it, or carries the leader's
-mark: in its environment, or in an unused resource limit, which survives exec and an empty environment. With a delegated
-cgroup, `cgroup.py` is more reliable still.
+brand: in its environment, or in an unused resource limit, which survives exec and an empty environment. With a
+delegated cgroup, `cgroup.py` is more reliable still.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from collections.abc import Container
 from dataclasses import dataclass
 
-MARK = "TRIALBENCH_GENERATION"
+BRAND = "TRIALBENCH_GENERATION"
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_S = 0.002
 # RLIMIT_LOCKS: Linux has not enforced it since 2.4, and every child inherits it.
@@ -64,12 +64,12 @@ def table() -> list[Process]:
     return [process for process in found if process is not None]
 
 
-def brand(pid: int, mark: str) -> None:
-    """Set `mark` where exec does not remove it, and disable core files, which would hold gigabytes and the prompt.
+def put_brand(pid: int, brand: str) -> None:
+    """Put `brand` where exec does not remove it, and disable core files, which would hold gigabytes and the prompt.
 
-    If limits can't be set (because of a system call filter), children carry the mark only in their environment.
+    If limits can't be set (because of a system call filter), children carry the brand only in their environment.
     """
-    number = int(mark)
+    number = int(brand)
     for limit, values in ((_UNUSED_LIMIT, (number, number)), (resource.RLIMIT_CORE, (0, 0))):
         try:
             resource.prlimit(pid, limit, values)
@@ -77,7 +77,7 @@ def brand(pid: int, mark: str) -> None:
             continue
 
 
-def members(leader: Process, mark: str, known: Container[tuple[int, int]] = ()) -> list[Process]:
+def members(leader: Process, brand: str, known: Container[tuple[int, int]] = ()) -> list[Process]:
     """All processes started by `leader` that still exist, without `leader` itself.
 
     Args:
@@ -87,8 +87,8 @@ def members(leader: Process, mark: str, known: Container[tuple[int, int]] = ()) 
     later = [one for one in table() if one.start >= leader.start and one.pid != leader.pid]
     own = {leader.pid}
     found: dict[int, Process] = {}
-    needle = f"{MARK}={mark}\0".encode()
-    branded = re.compile(rb"^Max file locks +%b " % mark.encode(), re.MULTILINE)
+    needle = f"{BRAND}={brand}\0".encode()
+    branded = re.compile(rb"^Max file locks +%b " % brand.encode(), re.MULTILINE)
     rest = []
     for one in later:
         if (
@@ -159,7 +159,7 @@ def ask_group(group: int) -> None:
     signal_group(group, signal.SIGCONT)
 
 
-def sweep(leader: Process, mark: str) -> tuple[int, bool]:
+def sweep(leader: Process, brand: str) -> tuple[int, bool]:
     """End with SIGKILL everything that `leader` left behind.
 
     Call it while the leader is a zombie or alive: until it is reaped, its pid can't be reused.
@@ -172,7 +172,7 @@ def sweep(leader: Process, mark: str) -> tuple[int, bool]:
     # A process that was found once stays on the list: after the kill it has no environment, but still must be reaped.
     family: set[tuple[int, int]] = set()
     while True:
-        left = members(leader, mark, family)
+        left = members(leader, brand, family)
         family.update(one.identity for one in left)
         for one in left:
             if one.dead:

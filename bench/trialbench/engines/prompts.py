@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trialbench.engines.contract import Refused, Trial
+from trialbench.engines.contract import Refused, Request
 from trialbench.engines.failures import BAD_ARGUMENTS, UNSUPPORTED, Failure
 
 
-def prompt_text(trial: Trial) -> str:
+def prompt_text(request: Request) -> str:
     """`prompt`, or the texts of `messages`: what the system says, a blank line, what the user says.
 
     Raises:
         Refused: there is no text, there is an image or another part that is not text, or there is an earlier answer of
             the model, which this engine can't mark as such.
     """
-    if trial.prompt is not None:
-        text = trial.prompt
+    if request.prompt is not None:
+        text = request.prompt
     else:
-        text = "\n\n".join(_message_text(message, index) for index, message in enumerate(trial.messages or ()))
+        text = "\n\n".join(_message_text(message, index) for index, message in enumerate(request.messages or ()))
     if not text.strip():
         raise Refused(Failure(BAD_ARGUMENTS, "prompt: expected a text, found none"))
     return text

@@ -38,9 +38,9 @@ _MEMORY_EVERY_S = 0.05
 _LINGER_S = 2.0
 _FOREVER = float("inf")
 # A shell that waits for a line from us, enters the cgroup named in it (an empty line: none) and becomes the program.
-# The mark is set and the lifeline is informed before that, so no child can escape. If we die first, no line arrives and
-# the program never starts.
-_GATE = 'read -r cgroup && { [ -z "$cgroup" ] || echo $$ >"$cgroup"; } && exec "$0" "$@" </dev/null'
+# The brand is set and the lifeline is informed before that, so no child can escape. If we die first, no line arrives
+# and the program never starts.
+_STARTER = 'read -r cgroup && { [ -z "$cgroup" ] || echo $$ >"$cgroup"; } && exec "$0" "$@" </dev/null'
 # Formats that the kernel executes itself. A shell would run anything else as a shell script.
 _EXECUTABLE = (b"\x7fELF", b"#!")
 
@@ -186,12 +186,12 @@ class Supervisor:
         if self._lifeline is not None:
             self._lifeline.close()
 
-    def expect(self, mark: str, scratch: Path | None) -> None:
-        """A process with `mark` is about to start; for `Supervised` only."""
+    def expect(self, brand: str, scratch: Path | None) -> None:
+        """A process with `brand` is about to start; for `Supervised` only."""
         if self._lifeline is not None:
             if scratch is not None:
                 self._lifeline.keep(scratch)
-            self._lifeline.expect(mark)
+            self._lifeline.expect(brand)
 
     def sweep_up(self, scratch: Path | None) -> bool:
         """Remove a generation's folder; whether it is gone."""
@@ -203,10 +203,10 @@ class Supervisor:
             self._lifeline.drop(scratch)
         return gone
 
-    def renounce(self, mark: str) -> None:
+    def renounce(self, brand: str) -> None:
         """It did not start; for `Supervised` only."""
         if self._lifeline is not None:
-            self._lifeline.remove(mark)
+            self._lifeline.remove(brand)
 
     def register(self, group: int) -> None:
         """A process group runs; for `Supervised` only."""
@@ -216,7 +216,7 @@ class Supervisor:
     def forget(self, one: Supervised, group: int) -> None:
         """It has ended and is not reaped yet; for `Supervised` only."""
         if self._lifeline is not None:
-            self._lifeline.remove(one.mark, group)
+            self._lifeline.remove(one.brand, group)
         with self._lock:
             self._running.discard(one)
 
@@ -246,24 +246,24 @@ class Supervised:
         self.memory: MemoryWatch | None = None
         self.ending: Ending | None = None
         # A number, because a resource limit carries it as well: 62 unique bits.
-        self.mark = str(uuid.uuid4().int >> 66)
+        self.brand = str(uuid.uuid4().int >> 66)
         _check_executable(command.argv[0])
         self._cgroup = self._make_cgroup()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        supervisor.expect(self.mark, command.scratch)
+        supervisor.expect(self.brand, command.scratch)
         try:
             self._process = subprocess.Popen(
-                ["/bin/sh", "-c", _GATE, *command.argv],
+                ["/bin/sh", "-c", _STARTER, *command.argv],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
                 cwd=command.cwd,
-                env={proc.MARK: self.mark, **command.env},
+                env={proc.BRAND: self.brand, **command.env},
                 bufsize=0,
             )
         except BaseException:
-            supervisor.renounce(self.mark)
+            supervisor.renounce(self.brand)
             os.close(self._wake)
             if self._cgroup is not None:
                 self._cgroup.remove()
@@ -281,7 +281,7 @@ class Supervised:
         leader = proc.look(self.pid)
         assert leader is not None, "an unreaped child still exists"
         self._leader = leader
-        proc.brand(self.pid, self.mark)
+        proc.put_brand(self.pid, self.brand)
         self._pidfd = os.pidfd_open(self.pid)
         self.memory = MemoryWatch(self.pid)
         assert self._process.stdout is not None
@@ -293,16 +293,16 @@ class Supervised:
         # Ends the generation even if the reader no longer reads.
         self._later(self._deadlines.total_s + self._bounds.grace_s, self._give_up)
         self.started_s = time.monotonic()
-        self._open_gate()
+        self._release()
 
-    def _open_gate(self) -> None:
-        gate = self._process.stdin
-        assert gate is not None
+    def _release(self) -> None:
+        starter = self._process.stdin
+        assert starter is not None
         try:
-            gate.write(f"{'' if self._cgroup is None else self._cgroup.procs}\n".encode())
+            starter.write(f"{'' if self._cgroup is None else self._cgroup.procs}\n".encode())
         except BrokenPipeError:
             pass  # it was ended from outside, which the reader notices
-        gate.close()
+        starter.close()
 
     def _undo(self) -> None:
         """End what was started and could not be watched."""
@@ -370,7 +370,7 @@ class Supervised:
         if home is None:
             return None
         try:
-            return home.make(self.mark, memory_max_mib=self._bounds.memory_mib)
+            return home.make(self.brand, memory_max_mib=self._bounds.memory_mib)
         except OSError:
             return None
 
@@ -535,12 +535,12 @@ class Supervised:
     def _sweep(self) -> tuple[float | None, bool, int, bool]:
         """Peak memory and an out-of-memory kill, as far as a cgroup tells; how much was left; whether it is gone."""
         if self._cgroup is None:
-            return None, False, *proc.sweep(self._leader, self.mark)
+            return None, False, *proc.sweep(self._leader, self.brand)
         left = [pid for pid in self._cgroup.pids() if pid != self.pid]
         if left and not self._cgroup.kill():
             for pid in left:
                 proc.signal_process(pid, signal.SIGKILL)
-        others, clean = proc.sweep(self._leader, self.mark)
+        others, clean = proc.sweep(self._leader, self.brand)
         peak_mib, oom_killed = self._cgroup.peak_mib(), self._cgroup.oom_kills() > 0
         return peak_mib, oom_killed, max(len(left), others), self._cgroup.remove() and clean
 

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any
 
-from trialbench.engines.contract import Deadlines, Engine, Generation, Label, Refused, Result, Trial
+from trialbench.engines.contract import Deadlines, Engine, Generation, Label, Refused, Request, Result
 from trialbench.engines.failures import (
     BAD_REPLY,
     CONNECTION,
@@ -66,7 +66,7 @@ class EngineClient:
         own_s = min(until_s, self._interrupted_s)
         left_s = max(min(timeout_s, own_s - now_s), 0.001)
         request = asked["request"]
-        trial = Trial(
+        request = Request(
             messages=asked["messages"],
             max_tokens=asked["max_tokens"],
             temperature=asked["temperature"],
@@ -76,7 +76,7 @@ class EngineClient:
             extra=request,
         )
         try:
-            generation = self._engine.start(trial)
+            generation = self._engine.start(request)
         except Refused as error:
             return Reply(now_s, error_class=f"http_{error.failure.failure_class.code}", error_detail=str(error))
         with self._lock:

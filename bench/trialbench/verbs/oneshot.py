@@ -16,7 +16,7 @@ from trialbench.show.terminal import ended, line, say, screen
 from trialbench.verbs.select import add_options, find_config, make_engine
 
 if TYPE_CHECKING:
-    from trialbench.engines.contract import Constraint, Deadlines, Generation, Trial
+    from trialbench.engines.contract import Constraint, Deadlines, Generation, Request
 
 EXIT_OK, EXIT_REFUSED, EXIT_DOUBTFUL, EXIT_FAILED = 0, 2, 3, 4
 _EXIT_CODES = "exit codes: 0 a reply, 2 refused or wrong usage, 3 a doubtful reply, 4 no reply, 128+N ended by signal N"
@@ -63,13 +63,13 @@ def _oneshot(options: argparse.Namespace) -> int:
         # Checked before the reply, which would otherwise be shown and then lost.
         raise UsageError(f"--result: expected a file in an existing folder, found {kept}")
     find_config(options)
-    trial = _trial(options)
+    request = _request(options)
     engine = make_engine(options)
     # Control characters are escaped for a terminal; a file or pipe gets the reply unchanged.
     shown = screen if sys.stdout.isatty() else str
     caught = _Signals()
     try:
-        generation = engine.start(trial)
+        generation = engine.start(request)
         caught.end(generation)
         for event in generation.events():
             if isinstance(event, Token):
@@ -128,10 +128,10 @@ class _Signals:
             self._generation.cancel()
 
 
-def _trial(options: argparse.Namespace) -> Trial:
-    from trialbench.engines.contract import Trial
+def _request(options: argparse.Namespace) -> Request:
+    from trialbench.engines.contract import Request
 
-    return Trial(
+    return Request(
         prompt=_prompt(options),
         max_tokens=options.max_tokens,
         temperature=options.temperature,

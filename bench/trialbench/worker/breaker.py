@@ -1,4 +1,4 @@
-"""A circuit breaker: an engine that fails repeatedly gets no requests for a while, then a single trial request."""
+"""A circuit breaker: an engine that fails repeatedly gets no requests for a while, then a single test request."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def is_engines_fault(failure: Failure) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A request was admitted. `trial`: its outcome decides whether a half-open breaker closes."""
+    """A request was admitted. `decides`: its outcome decides whether a half-open breaker closes."""
 
-    trial: bool
+    decides: bool
 
 
 class Breaker:
@@ -34,7 +34,7 @@ class Breaker:
     Args:
         clock: the source of time.
         failures: how many consecutive failures open it.
-        open_s: how long it stays open before one trial request.
+        open_s: how long it stays open before one test request.
     """
 
     def __init__(self, clock: Clock, *, failures: int = 3, open_s: float = 30.0) -> None:
@@ -63,10 +63,10 @@ class Breaker:
         with self._lock:
             state = self._state()
             if state == "closed":
-                return Pass(trial=False)
+                return Pass(decides=False)
             if state == "half_open" and not self._trying:
                 self._trying = True
-                return Pass(trial=True)
+                return Pass(decides=True)
             last = self._last.failure_class.name if self._last else "none"
             count = f"{self._failures} failures in a row, last {last}"
             if state == "half_open":
@@ -88,15 +88,15 @@ class Breaker:
         with self._lock:
             self._failures += 1
             self._last = failure
-            if admitted.trial:
+            if admitted.decides:
                 self._trying = False
             # A request that was admitted before the breaker opened does not extend the pause when it fails.
-            if admitted.trial or (self._opened_s is None and self._failures >= self._limit):
+            if admitted.decides or (self._opened_s is None and self._failures >= self._limit):
                 self._opened_s = self._clock.now_s()
 
     def withdrew(self, admitted: Pass) -> None:
         """The request ended without information about the engine (canceled, refused)."""
-        if admitted.trial:
+        if admitted.decides:
             with self._lock:
                 self._trying = False
 

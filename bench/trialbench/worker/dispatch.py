@@ -20,9 +20,9 @@ from trialbench.engines.contract import (
     Generation,
     Label,
     Refused,
+    Request,
     Result,
     Token,
-    Trial,
     Usage,
 )
 from trialbench.engines.failures import SERVER_ERROR, TIMEOUT, UNAVAILABLE, Failure
@@ -50,7 +50,7 @@ class Job:
         deliver: takes each token and its label; raises `CallerGoneError` when the caller is gone.
     """
 
-    trial: Trial
+    request: Request
     arrived_s: float
     deliver: Callable[[Token, Label], None]
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -283,7 +283,7 @@ class Dispatcher:
 
     def _in_haste(self, job: Job, failure: Failure) -> bool:
         """Whether a timeout is due to the caller, who set a shorter deadline than configured."""
-        usual, own = self.policy.patience, job.trial.deadlines
+        usual, own = self.policy.patience, job.request.deadlines
         if usual is None or failure.failure_class is not TIMEOUT:
             return False
         pairs = ((own.first_s, usual.first_s), (own.between_s, usual.between_s), (own.total_s, usual.total_s))
@@ -310,10 +310,10 @@ class Dispatcher:
 
     def _generate(self, backend: Backend, job: Job, state: _State) -> Outcome:
         label = backend.engine.label
-        trial = replace(job.trial, deadlines=self._deadlines(backend, job, state))
+        request = replace(job.request, deadlines=self._deadlines(backend, job, state))
         state.attempts += 1
         try:
-            generation = backend.engine.start(trial)
+            generation = backend.engine.start(request)
         except Refused as refused:
             return Outcome(label, failure=refused.failure, fallback=not backend.local)
         job.attach(generation)
@@ -344,7 +344,7 @@ class Dispatcher:
         )
 
     def _deadlines(self, backend: Backend, job: Job, state: _State) -> Deadlines:
-        wanted = job.trial.deadlines
+        wanted = job.request.deadlines
         if backend.limit_s is not None:
             wanted = replace(wanted, total_s=min(wanted.total_s, backend.limit_s))
         if not backend.local or state.fallback_at_s == float("inf"):

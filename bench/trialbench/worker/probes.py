@@ -22,7 +22,7 @@ from typing import Any
 from trialbench.config.engine import EngineChoice
 from trialbench.config.settings import DispatcherSettings, Limits
 from trialbench.engines import proc
-from trialbench.engines.contract import Deadlines, Done, Engine, Failed, Result, Token, Trial
+from trialbench.engines.contract import Deadlines, Done, Engine, Failed, Request, Result, Token
 from trialbench.errors import ServerError, UsageError
 from trialbench.worker.build import dispatcher
 from trialbench.worker.channel import SocketChannel
@@ -58,7 +58,7 @@ _EXPECTED: Mapping[str, Mapping[str, Expectation]] = {
 }
 _DEFAULT_N = {"cold-start": 3, "timeout-retry": 3, "cancel": 20}
 # Greedy, so that a reply can be compared with the one before it.
-_GREEDY = Trial(temperature=0.0, top_k=1)
+_GREEDY = Request(temperature=0.0, top_k=1)
 
 
 def run(
@@ -93,7 +93,7 @@ def run(
     argv = None if launch is None else _command_line(launch)
     if argv and url is None:
         raise UsageError("--launch: expected --url as well, where the started server answers")
-    trial = replace(_GREEDY, prompt=prompt, deadlines=choice.settings.deadlines)
+    request = replace(_GREEDY, prompt=prompt, deadlines=choice.settings.deadlines)
     engine = choice.make(None)
     try:
         if argv is None:
@@ -101,13 +101,13 @@ def run(
             if unusable is not None:
                 return unusable
         if name == "cold-start":
-            return _cold_start(engine, replace(trial, max_tokens=max_tokens or 32), count, argv, limits)
+            return _cold_start(engine, replace(request, max_tokens=max_tokens or 32), count, argv, limits)
         with ExitStack() as stack:
             if argv:
                 stack.enter_context(_launched(engine, argv))
             if name == "cancel":
-                return _cancel(engine, replace(trial, max_tokens=max_tokens or 1024), count, limits)
-            return _timeout_retry(choice, engine, url, replace(trial, max_tokens=max_tokens or 32), count, limits)
+                return _cancel(engine, replace(request, max_tokens=max_tokens or 1024), count, limits)
+            return _timeout_retry(choice, engine, url, replace(request, max_tokens=max_tokens or 32), count, limits)
     finally:
         engine.close()
 
@@ -146,7 +146,7 @@ def _launched(engine: Engine, argv: Sequence[str]) -> Launched:
 
 
 def _cold_start(
-    engine: Engine, trial: Trial, n: int, argv: Sequence[str] | None, limits: Mapping[str, Expectation]
+    engine: Engine, request: Request, n: int, argv: Sequence[str] | None, limits: Mapping[str, Expectation]
 ) -> Proof:
     proof: Proof | None = None
     runs: list[dict[str, Any]] = []
@@ -154,11 +154,11 @@ def _cold_start(
         if argv is None:
             probe = engine.probe()
             proof = proof or Proof("cold-start", probe.as_dict())
-            runs.append(_one_start(engine, trial, None))
+            runs.append(_one_start(engine, request, None))
             continue
         with _launched(engine, argv) as launched:
             proof = proof or Proof("cold-start", engine.probe().as_dict())
-            runs.append(_one_start(engine, trial, launched))
+            runs.append(_one_start(engine, request, launched))
     assert proof is not None
     proof.runs = runs
     # A server that was started before has its model in memory, so its start is not cold.
@@ -191,9 +191,9 @@ def _cold_start(
     return proof
 
 
-def _one_start(engine: Engine, trial: Trial, launched: Launched | None) -> dict[str, Any]:
+def _one_start(engine: Engine, request: Request, launched: Launched | None) -> dict[str, Any]:
     times: list[float] = []
-    result = _generate(engine, trial, times)
+    result = _generate(engine, request, times)
     if launched is not None:
         launched.memory.look()
     # An engine process starts with the request; a launched server started before its first request.
@@ -222,8 +222,8 @@ def _rate(tokens: int, times: Sequence[float], total_ms: float) -> float | None:
     return round(tokens / total_ms * 1000, 3) if total_ms > 0 else None
 
 
-def _generate(engine: Engine, trial: Trial, times: list[float]) -> Result:
-    generation = engine.start(trial)
+def _generate(engine: Engine, request: Request, times: list[float]) -> Result:
+    generation = engine.start(request)
     times.extend(event.t_s for event in generation.events() if isinstance(event, Token))
     return generation.result()
 
@@ -231,17 +231,17 @@ def _generate(engine: Engine, trial: Trial, times: list[float]) -> Result:
 # --- cancel ----------------------------------------------------------------------------------------------------------
 
 
-def _cancel(engine: Engine, trial: Trial, n: int, limits: Mapping[str, Expectation]) -> Proof:
+def _cancel(engine: Engine, request: Request, n: int, limits: Mapping[str, Expectation]) -> Proof:
     proof = Proof("cancel", engine.probe().as_dict())
     before = _children()
     dice = random.Random(0)
     for _ in range(n):
-        one = _one_cancel(engine, trial, dice.randrange(0, 12))
+        one = _one_cancel(engine, request, dice.randrange(0, 12))
         proof.runs.append(one)
         if one["hang"]:
             # Stop here, so that more failures of the same kind do not hide it.
             break
-        following = _generate(engine, replace(trial, max_tokens=8), [])
+        following = _generate(engine, replace(request, max_tokens=8), [])
         one["next"] = "ok" if following.failure is None else following.failure.failure_class.name
     runs = proof.runs
     ended = [one for one in runs if one["finish_reason"] == "cancelled"]
@@ -277,7 +277,7 @@ def _cancel(engine: Engine, trial: Trial, n: int, limits: Mapping[str, Expectati
     return proof
 
 
-def _one_cancel(engine: Engine, trial: Trial, after_tokens: int) -> dict[str, Any]:
+def _one_cancel(engine: Engine, request: Request, after_tokens: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "after_tokens": after_tokens,
         "hang": True,
@@ -295,7 +295,7 @@ def _one_cancel(engine: Engine, trial: Trial, after_tokens: int) -> dict[str, An
             raised.append(error)
 
     def cancelled() -> None:
-        generation = engine.start(trial)
+        generation = engine.start(request)
         seen, cancelled_s = 0, None
         for event in generation.events():
             seen += isinstance(event, Token)
@@ -312,7 +312,7 @@ def _one_cancel(engine: Engine, trial: Trial, after_tokens: int) -> dict[str, An
 
     thread = threading.Thread(target=work, name="cancel", daemon=True)
     thread.start()
-    thread.join(trial.deadlines.total_s + _HANG_S)
+    thread.join(request.deadlines.total_s + _HANG_S)
     if raised:
         # Usually a refusal; it ended at once and did not hang.
         raise raised[0]
@@ -372,10 +372,10 @@ class _Caller:
 
 
 def _timeout_retry(
-    choice: EngineChoice, engine: Engine, url: str | None, trial: Trial, n: int, limits: Mapping[str, Expectation]
+    choice: EngineChoice, engine: Engine, url: str | None, request: Request, n: int, limits: Mapping[str, Expectation]
 ) -> Proof:
     proof = Proof("timeout-retry", engine.probe().as_dict())
-    plain = _generate(engine, trial, [])
+    plain = _generate(engine, request, [])
     if plain.failure is not None:
         detail = f"without any stall: {plain.failure.failure_class.name}: {plain.failure.detail}"
         proof.checks = [Check("recovery_s", None, "s", limits["recovery_s"], detail)]
@@ -391,19 +391,19 @@ def _timeout_retry(
             injector = stack.enter_context(Relay(url))
             stalling = choice.make(injector.url)
             stack.callback(stalling.close)
-        trial = replace(trial, deadlines=Deadlines(first_s=deadline_s, total_s=trial.deadlines.total_s))
+        request = replace(request, deadlines=Deadlines(first_s=deadline_s, total_s=request.deadlines.total_s))
         settings = replace(choice.settings.dispatcher, fallback=(), mode="force_local")
-        with _worker(stalling, settings, trial) as (worker, retried):
-            proof.runs = [_one_stall(worker, retried, injector, trial.prompt or "", deadline_s) for _ in range(n)]
+        with _worker(stalling, settings, request) as (worker, retried):
+            proof.runs = [_one_stall(worker, retried, injector, request.prompt or "", deadline_s) for _ in range(n)]
         checks = _recovery(proof.runs, plain.text, n, limits)
-        proof.checks = [*checks, _fallback(choice, stalling, injector, trial, deadline_s, limits)]
+        proof.checks = [*checks, _fallback(choice, stalling, injector, request, deadline_s, limits)]
     return proof
 
 
 class _worker:  # noqa: N801 - used as a function: `with _worker(...) as (worker, retried)`
     """A worker for the duration of a proof."""
 
-    def __init__(self, engine: Engine, settings: DispatcherSettings, trial: Trial) -> None:
+    def __init__(self, engine: Engine, settings: DispatcherSettings, request: Request) -> None:
         self.retried: list[str] = []
 
         def log(event: str, fields: dict[str, Any]) -> None:
@@ -413,7 +413,7 @@ class _worker:  # noqa: N801 - used as a function: `with _worker(...) as (worker
         self._worker = Worker(
             dispatcher(settings, engine, log=log),
             limits=Limits(),
-            defaults=Defaults(replace(trial, prompt=None)),
+            defaults=Defaults(replace(request, prompt=None)),
         )
 
     def __enter__(self) -> tuple[Worker, list[str]]:
@@ -501,7 +501,7 @@ def _fallback(
     choice: EngineChoice,
     engine: Engine,
     injector: Relay | StoppingEngine,
-    trial: Trial,
+    request: Request,
     deadline_s: float,
     limits: Mapping[str, Expectation],
 ) -> Check:
@@ -509,11 +509,11 @@ def _fallback(
     if not settings.fallback:
         return Check("fallback_s", None, "s", limits["fallback_s"], "no fallback is configured: off", skipped=True)
     settings = replace(settings, mode="smart", fallback_timeout_s=deadline_s)
-    with _worker(engine, settings, trial) as (worker, _):
+    with _worker(engine, settings, request) as (worker, _):
         caller = _Caller(worker)
         injector.stalls = 1000
         asked_s = time.monotonic()
-        caller.send({"type": "generate", "id": "elsewhere", "prompt": trial.prompt})
+        caller.send({"type": "generate", "id": "elsewhere", "prompt": request.prompt})
         _, first_s, ends = caller.reply()
         injector.stalls = 0
         caller.close()

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from trialbench.engines.contract import Constraint, Label, Token, Trial
+from trialbench.engines.contract import Constraint, Label, Request, Token
 from trialbench.engines.failures import Failure
 from trialbench.worker.dispatch import Outcome
 
@@ -40,9 +40,9 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class CreateSession:
-    """`create_session`; `trial` holds the session's parameters, without a prompt."""
+    """`create_session`; `wanted` holds the session's parameters, without a prompt."""
 
-    trial: Trial
+    wanted: Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Generate:
 
     dialect: str
     key: tuple[str, Id]
-    trial: Trial
+    wanted: Request
     stream: bool
     action: str = ""
     given: frozenset[str] = frozenset()
@@ -82,7 +82,7 @@ class Close:
     """`close`: abort running requests, answer, end the connection."""
 
 
-Request: TypeAlias = Status | CreateSession | CloseSession | Generate | Abort | Close
+Line: TypeAlias = Status | CreateSession | CloseSession | Generate | Abort | Close
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +108,11 @@ class ProtocolError(Exception):
 class Defaults:
     """The configured defaults of a request."""
 
-    trial: Trial = field(default_factory=Trial)
+    request: Request = field(default_factory=Request)
     max_total_s: float = 3600.0
 
 
-def parse(line: bytes, defaults: Defaults) -> Request:
+def parse(line: bytes, defaults: Defaults) -> Line:
     """The request in `line`.
 
     Raises:
@@ -133,7 +133,7 @@ def parse(line: bytes, defaults: Defaults) -> Request:
         case "status":
             return Status(message["id"] if _is_id(message.get("id")) else None)
         case "create_session":
-            return CreateSession(_trial(_params(message, identity), defaults, identity)[0])
+            return CreateSession(_wanted(_params(message, identity), defaults, identity)[0])
         case "close_session":
             return CloseSession(_session_id(message))
         case "generate":
@@ -233,9 +233,9 @@ def _params(message: Mapping[str, Any], identity: Identity) -> Mapping[str, Any]
 def _generate(message: Mapping[str, Any], identity: Identity, defaults: Defaults) -> Generate:
     key = _key(message)
     prompt = _prompt(message, "prompt", identity)
-    trial, given = _trial({**_params(message, identity), **message}, defaults, identity)
+    wanted, given = _wanted({**_params(message, identity), **message}, defaults, identity)
     stream = _flag(message, "stream", True, identity)
-    return Generate(key[0], key, replace(trial, prompt=prompt), stream, given=given)
+    return Generate(key[0], key, replace(wanted, prompt=prompt), stream, given=given)
 
 
 def _action(message: Mapping[str, Any], identity: Identity, defaults: Defaults) -> Generate:
@@ -253,11 +253,11 @@ def _action(message: Mapping[str, Any], identity: Identity, defaults: Defaults) 
     metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict):
         raise ProtocolError("invalid_request", f'expected "metadata": an object, found {_kind(metadata)}', identity)
-    trial, given = _trial(metadata, defaults, identity)
+    wanted, given = _wanted(metadata, defaults, identity)
     prompt = _prompt(message, "input", identity)
     # Existing clients print every line other than `done` separately, so tokens are sent only on request.
     stream = _flag(metadata, "stream", False, identity)
-    return Generate("action", ("action", action_id), replace(trial, prompt=prompt), stream, action, given)
+    return Generate("action", ("action", action_id), replace(wanted, prompt=prompt), stream, action, given)
 
 
 def _prompt(message: Mapping[str, Any], key: str, identity: Identity) -> str:
@@ -283,8 +283,8 @@ _NUMBERS = ("temperature", "top_p", "repeat_penalty")
 _TIMES = {"timeout_s": "total_s", "first_token_timeout_s": "first_s", "token_timeout_s": "between_s"}
 
 
-def _trial(fields: Mapping[str, Any], defaults: Defaults, identity: Identity) -> tuple[Trial, frozenset[str]]:
-    """The trial that `fields` describe, without its prompt, and the names they set."""
+def _wanted(fields: Mapping[str, Any], defaults: Defaults, identity: Identity) -> tuple[Request, frozenset[str]]:
+    """The request that `fields` describe, without its prompt, and the names they set."""
     values: dict[str, Any] = {}
     for key in (*_WHOLE, *_NUMBERS):
         value = fields.get(key)
@@ -308,8 +308,8 @@ def _trial(fields: Mapping[str, Any], defaults: Defaults, identity: Identity) ->
             limit = f"seconds above 0, at most {defaults.max_total_s:g}"
             raise ProtocolError("invalid_request", f'expected "{key}": {limit}', identity)
         times[name] = float(value)
-    trial = replace(defaults.trial, deadlines=replace(defaults.trial.deadlines, **times), **values)
-    return trial, frozenset((*values, *times))
+    wanted = replace(defaults.request, deadlines=replace(defaults.request.deadlines, **times), **values)
+    return wanted, frozenset((*values, *times))
 
 
 def _constraint(value: object, identity: Identity) -> Constraint:
@@ -328,11 +328,11 @@ def _constraint(value: object, identity: Identity) -> Constraint:
     raise ProtocolError("invalid_request", expected, identity)
 
 
-def behind(trial: Trial, given: frozenset[str], session: Trial) -> Trial:
-    """`trial` with a session's parameters where its own line names none."""
-    times = {name: getattr(trial.deadlines, name) for name in given.intersection(_TIMES.values())}
-    values = {name: getattr(trial, name) for name in given.difference(times)}
-    return replace(session, prompt=trial.prompt, deadlines=replace(session.deadlines, **times), **values)
+def behind(wanted: Request, given: frozenset[str], session: Request) -> Request:
+    """`wanted` with a session's parameters where its own line names none."""
+    times = {name: getattr(wanted.deadlines, name) for name in given.intersection(_TIMES.values())}
+    values = {name: getattr(wanted, name) for name in given.difference(times)}
+    return replace(session, prompt=wanted.prompt, deadlines=replace(session.deadlines, **times), **values)
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
@@ -401,7 +401,7 @@ def _action_end(request: Generate, outcome: Outcome, text: str, body: dict[str, 
         failure = outcome.failure.as_dict()
         metadata |= {"error": failure.pop("class"), **failure}
         source, text = "error", ""
-    prompt = request.trial.prompt or ""
+    prompt = request.wanted.prompt or ""
     return encode(_action_reply("done", request.key[1], text, source, model, metadata, prompt))
 
 

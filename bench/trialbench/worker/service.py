@@ -16,7 +16,7 @@ from typing import Any
 
 from trialbench import __version__
 from trialbench.config.settings import Limits
-from trialbench.engines.contract import Label, Probe, Token, Trial
+from trialbench.engines.contract import Label, Probe, Request, Token
 from trialbench.engines.failures import BUSY, UNAVAILABLE, Failure
 from trialbench.engines.memory import LeakWatch
 from trialbench.worker import protocol
@@ -36,7 +36,7 @@ _STOP_POLL_S = 0.1
 class _Client:
     name: str
     channel: Channel
-    sessions: dict[str, Trial] = field(default_factory=dict)
+    sessions: dict[str, Request] = field(default_factory=dict)
     running: dict[tuple[str, protocol.Id], _Entry] = field(default_factory=dict)
     gone: bool = False
 
@@ -143,7 +143,7 @@ class Worker:
             self._answer(client, protocol.error_line(ProtocolError("internal_error", "see the worker's log")))
         return not client.gone
 
-    def _handle(self, client: _Client, request: protocol.Request) -> None:
+    def _handle(self, client: _Client, request: protocol.Line) -> None:
         match request:
             case protocol.Status():
                 self._answer(client, protocol.encode(self._status(request)))
@@ -199,16 +199,16 @@ class Worker:
             if len(client.sessions) >= _MAX_SESSIONS:
                 raise ProtocolError("too_many_sessions", f"a client has at most {_MAX_SESSIONS}; close one")
             session_id = f"sess_{next(self._session_numbers)}"
-            client.sessions[session_id] = request.trial
+            client.sessions[session_id] = request.wanted
         self._answer(client, protocol.encode({"ok": True, "session_id": session_id}))
 
-    def _session(self, client: _Client, session_id: protocol.Id) -> Trial:
+    def _session(self, client: _Client, session_id: protocol.Id) -> Request:
         """Finds sessions only among the client's own: other clients' sessions are unknown to it."""
-        trial = client.sessions.get(str(session_id))
-        if trial is None:
+        wanted = client.sessions.get(str(session_id))
+        if wanted is None:
             identity = protocol.Identity("session", session_id)
             raise ProtocolError("unknown_session", "no such session of this connection; create_session first", identity)
-        return trial
+        return wanted
 
     def _close_session(self, client: _Client, request: protocol.CloseSession) -> None:
         self._session(client, request.session_id)
@@ -248,11 +248,11 @@ class Worker:
             self._cancel(client, key)
 
     def _generate(self, client: _Client, request: Generate) -> None:
-        trial = request.trial
+        wanted = request.wanted
         dialect, key = request.key
         if dialect == "session":
-            trial = protocol.behind(trial, request.given, self._session(client, key))
-        entry = self._entry(client, request, trial)
+            wanted = protocol.behind(wanted, request.given, self._session(client, key))
+        entry = self._entry(client, request, wanted)
         failure: Failure | None = None
         with self._lock:
             if request.key in client.running:
@@ -276,7 +276,7 @@ class Worker:
     def _idle(self) -> bool:
         return len(self._running) + len(self._queue) < self._limits.slots
 
-    def _entry(self, client: _Client, request: Generate, trial: Trial) -> _Entry:
+    def _entry(self, client: _Client, request: Generate, wanted: Request) -> _Entry:
         def deliver(token: Token, label: Label) -> None:
             if client.gone:
                 raise CallerGoneError
@@ -289,7 +289,7 @@ class Worker:
                 raise CallerGoneError
 
         name = f"{client.name}/{next(self._numbers)}"
-        entry = _Entry(client, request, Job(trial, self._clock.now_s(), deliver), name)
+        entry = _Entry(client, request, Job(wanted, self._clock.now_s(), deliver), name)
         return entry
 
     def _slot(self, late: bool) -> None:

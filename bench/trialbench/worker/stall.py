@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from trialbench.engines.contract import Engine, Generation, Probe, Trial
+from trialbench.engines.contract import Engine, Generation, Probe, Request
 from trialbench.engines.failures import Failure
 
 _CHUNK = 1 << 16
@@ -51,9 +51,9 @@ class StoppingEngine:
         """The inner engine's."""
         return self._inner.healthy()
 
-    def start(self, trial: Trial) -> Generation:
+    def start(self, request: Request) -> Generation:
         """Like the inner engine, but stopped while there are `stalls` left."""
-        generation = self._inner.start(trial)
+        generation = self._inner.start(request)
         pid = getattr(generation, "pid", None)
         with self._lock:
             stall = self.stalls > 0 and pid is not None

@@ -14,8 +14,8 @@ from trialbench.engines.contract import (
     Label,
     Probe,
     Refused,
+    Request,
     Result,
-    Trial,
     Usage,
     require,
 )
@@ -35,39 +35,39 @@ def engine(*capabilities: Capability) -> Engine:
 
 
 @pytest.mark.parametrize(
-    ("trial", "words"),
+    ("request", "words"),
     [
-        (Trial(), "expected exactly one of prompt, messages, prompt_ids, found none"),
-        (Trial(prompt="a", messages=[]), "found prompt, messages"),
-        (Trial(prompt_ids=[1]), "does not support prompts as token ids; besides text it supports: none"),
-        (Trial(prompt="a", constraint=Constraint(grammar="x")), "constrained decoding by grammar"),
-        (Trial(prompt="a", constraint=Constraint(json_schema={})), "constrained decoding by json_schema"),
-        (Trial(prompt="a", constraint=Constraint(allowed_tokens=[1])), "constrained decoding by allowed_tokens"),
-        (Trial(prompt="a", constraint=Constraint()), "exactly one kind, found none"),
-        (Trial(prompt="a", constraint=Constraint(grammar="x", json_schema={})), "found grammar, json_schema"),
-        (Trial(prompt="a", seed=1), "does not support a seed"),
-        (Trial(prompt="a", max_tokens=0), "max_tokens: expected a whole number from 1 to"),
-        (Trial(prompt="a", temperature=float("nan")), "temperature: expected 0 to 100, found nan"),
+        (Request(), "expected exactly one of prompt, messages, prompt_ids, found none"),
+        (Request(prompt="a", messages=[]), "found prompt, messages"),
+        (Request(prompt_ids=[1]), "does not support prompts as token ids; besides text it supports: none"),
+        (Request(prompt="a", constraint=Constraint(grammar="x")), "constrained decoding by grammar"),
+        (Request(prompt="a", constraint=Constraint(json_schema={})), "constrained decoding by json_schema"),
+        (Request(prompt="a", constraint=Constraint(allowed_tokens=[1])), "constrained decoding by allowed_tokens"),
+        (Request(prompt="a", constraint=Constraint()), "exactly one kind, found none"),
+        (Request(prompt="a", constraint=Constraint(grammar="x", json_schema={})), "found grammar, json_schema"),
+        (Request(prompt="a", seed=1), "does not support a seed"),
+        (Request(prompt="a", max_tokens=0), "max_tokens: expected a whole number from 1 to"),
+        (Request(prompt="a", temperature=float("nan")), "temperature: expected 0 to 100, found nan"),
         (
-            Trial(prompt="a", deadlines=Deadlines(total_s=0)),
+            Request(prompt="a", deadlines=Deadlines(total_s=0)),
             "deadlines.total_s: expected seconds above 0 and below 1e+09, found 0",
         ),
         # More than a socket's time-out can hold.
-        (Trial(prompt="a", deadlines=Deadlines(total_s=1e10)), "deadlines.total_s: expected"),
-        (Trial(prompt="a", deadlines=Deadlines(first_s=-1)), "deadlines.first_s"),
+        (Request(prompt="a", deadlines=Deadlines(total_s=1e10)), "deadlines.total_s: expected"),
+        (Request(prompt="a", deadlines=Deadlines(first_s=-1)), "deadlines.first_s"),
     ],
 )
-def test_what_is_refused(trial: Trial, words: str) -> None:
+def test_what_is_refused(request: Request, words: str) -> None:
     with pytest.raises(Refused, match=r"bad_arguments|unsupported") as caught:
-        require(engine(), trial)
+        require(engine(), request)
     assert words in caught.value.failure.detail
     assert caught.value.exit_code == 2
 
 
 def test_what_is_not() -> None:
     able = engine("grammar", "json_schema", "allowed_tokens", "token_ids", "seed")
-    require(able, Trial(prompt_ids=[1], seed=3, constraint=Constraint(grammar="x")))
-    require(engine(), Trial(messages=[{"role": "user", "content": "a"}], temperature=0, max_tokens=1))
+    require(able, Request(prompt_ids=[1], seed=3, constraint=Constraint(grammar="x")))
+    require(engine(), Request(messages=[{"role": "user", "content": "a"}], temperature=0, max_tokens=1))
 
 
 def test_the_table_of_failures_is_whole() -> None:
@@ -104,8 +104,8 @@ def test_results_and_probes_are_json_and_say_whose_they_are() -> None:
 
 def test_messages_become_a_text() -> None:
     parts = [{"type": "text", "text": "b"}, {"type": "text", "text": "c"}]
-    trial = Trial(messages=[{"role": "system", "content": "a"}, {"role": "user", "content": parts}])
-    assert prompt_text(trial) == "a\n\nb\nc"
+    request = Request(messages=[{"role": "system", "content": "a"}, {"role": "user", "content": parts}])
+    assert prompt_text(request) == "a\n\nb\nc"
 
 
 @pytest.mark.parametrize(
@@ -120,5 +120,5 @@ def test_messages_become_a_text() -> None:
 )
 def test_messages_that_are_no_text(messages: list[dict[str, Any]], words: str) -> None:
     with pytest.raises(Refused) as caught:
-        prompt_text(Trial(messages=messages))
+        prompt_text(Request(messages=messages))
     assert words in caught.value.failure.detail

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trialbench.engines.contract import Constraint, Deadlines, Done, Failed, Refused, Started, Token, Trial
+from trialbench.engines.contract import Constraint, Deadlines, Done, Failed, Refused, Request, Started, Token
 from trialbench.engines.gemma_cpp import GemmaCpp, GemmaOptions, GemmaText, _told
 from trialbench.engines.hashing import Hashes
 from trialbench.engines.memory import LeakWatch
@@ -25,7 +25,7 @@ Does = Callable[..., str]
 
 
 def test_a_reply_event_by_event(gemma: GemmaCpp) -> None:
-    generation = gemma.start(Trial(prompt="tell me more", max_tokens=5))
+    generation = gemma.start(Request(prompt="tell me more", max_tokens=5))
     events = list(generation.events())
     assert isinstance(events[0], Started)
     assert all(isinstance(event, Token) and event.text for event in events[1:-1])
@@ -43,19 +43,19 @@ def test_a_reply_event_by_event(gemma: GemmaCpp) -> None:
 
 
 def test_end_and_limit_are_told_apart_by_the_count(gemma: GemmaCpp, does: Does) -> None:
-    assert gemma.start(Trial(prompt=does(text="short"))).result().finish_reason == "stop"
+    assert gemma.start(Request(prompt=does(text="short"))).result().finish_reason == "stop"
     # Its end is a token too: where that is the last one allowed, nobody can tell.
     long = does(tokens=6)
-    counts = {limit: gemma.start(Trial(prompt=long, max_tokens=limit)).result() for limit in (5, 8)}
+    counts = {limit: gemma.start(Request(prompt=long, max_tokens=limit)).result() for limit in (5, 8)}
     assert [(one.finish_reason, one.usage.completion_tokens) for one in counts.values()] == [("length", 5), ("stop", 7)]
 
 
 def test_a_full_context_is_told_from_an_end(gemma: GemmaCpp, does: Does) -> None:
     gemma.options = replace(gemma.options, seq_len=10)
     # With its beginning the prompt has seven tokens, of which six are reported: three are left.
-    result = gemma.start(Trial(prompt=does("a b c d e f", text="long enough"))).result()
+    result = gemma.start(Request(prompt=does("a b c d e f", text="long enough"))).result()
     assert (result.finish_reason, result.usage.prompt_tokens, result.usage.completion_tokens) == ("length", 6, 3)
-    assert gemma.start(Trial(prompt=does("a b c d e f", text="ok"))).result().finish_reason == "stop"
+    assert gemma.start(Request(prompt=does("a b c d e f", text="ok"))).result().finish_reason == "stop"
     # The model's own cap counts, not what was asked for.
     errors = (
         "Warn at gemma.cc:480: prefill 7 + max_gen_steps 512 > seq_len 9, truncating.\n"
@@ -67,11 +67,11 @@ def test_a_full_context_is_told_from_an_end(gemma: GemmaCpp, does: Does) -> None
 
 def test_what_it_writes_is_read_to_the_letter(gemma: GemmaCpp, does: Does) -> None:
     text = "...and\n\n1. añ\n漢字 🙂\n\n.\n"
-    assert gemma.start(Trial(prompt=does(text=text, split=True))).result().text == text
+    assert gemma.start(Request(prompt=does(text=text, split=True))).result().text == text
 
 
 def test_greedy_repeats(gemma: GemmaCpp) -> None:
-    first, second = (gemma.start(Trial(prompt="again", temperature=0)).result() for _ in range(2))
+    first, second = (gemma.start(Request(prompt="again", temperature=0)).result() for _ in range(2))
     assert first.text == second.text
 
 
@@ -105,7 +105,7 @@ def test_greedy_repeats(gemma: GemmaCpp) -> None:
 def test_each_way_to_fail_has_its_class(
     gemma: GemmaCpp, does: Does, what: dict[str, Any], name: str, words: str
 ) -> None:
-    generation = gemma.start(Trial(prompt=does(**what)))
+    generation = gemma.start(Request(prompt=does(**what)))
     last = list(generation.events())[-1]
     assert isinstance(last, Failed)
     assert last.failure.failure_class.name == name
@@ -124,7 +124,7 @@ def test_each_way_to_fail_has_its_class(
     ],
 )
 def test_deadlines(gemma: GemmaCpp, does: Does, what: dict[str, Any], deadlines: Deadlines, words: str) -> None:
-    result = gemma.start(Trial(prompt=does(**what), deadlines=deadlines)).result()
+    result = gemma.start(Request(prompt=does(**what), deadlines=deadlines)).result()
     assert result.failure is not None
     assert result.failure.failure_class.name == "timeout"
     assert result.failure.detail == words
@@ -133,14 +133,14 @@ def test_deadlines(gemma: GemmaCpp, does: Does, what: dict[str, Any], deadlines:
 
 def test_a_process_that_stays_after_its_reply(gemma: GemmaCpp, does: Does, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trialbench.engines.supervisor._LINGER_S", 0.05)
-    result = gemma.start(Trial(prompt=does(close=True))).result()
+    result = gemma.start(Request(prompt=does(close=True))).result()
     assert result.failure is not None
     assert result.failure.failure_class.name == "unknown_abort"
 
 
 def test_output_without_end(gemma: GemmaCpp, does: Does, supervisor: Supervisor) -> None:
     supervisor.bounds = Bounds(output_bytes=50_000)
-    result = gemma.start(Trial(prompt=does(flood=True))).result()
+    result = gemma.start(Request(prompt=does(flood=True))).result()
     assert result.failure is not None
     assert result.failure.failure_class.name == "output_limit"
 
@@ -149,7 +149,7 @@ def test_output_without_end(gemma: GemmaCpp, does: Does, supervisor: Supervisor)
 def test_cancel_mid_stream(gemma: GemmaCpp, does: Does, what: dict[str, Any]) -> None:
     if "ignore_term" in what:
         gemma.supervisor.bounds = Bounds(grace_s=0.2)
-    generation = gemma.start(Trial(prompt=does(rate_hz=50, tokens=1000, **what)))
+    generation = gemma.start(Request(prompt=does(rate_hz=50, tokens=1000, **what)))
     last = None
     for event in generation.events():
         last = event
@@ -162,18 +162,18 @@ def test_cancel_mid_stream(gemma: GemmaCpp, does: Does, what: dict[str, Any]) ->
     assert result.clean
     assert result.quiet_ms is not None
     assert result.facts["escalated"] == ("ignore_term" in what)
-    assert gemma.start(Trial(prompt="next")).result().failure is None
+    assert gemma.start(Request(prompt="next")).result().failure is None
 
 
 def test_leaving_early_is_a_cancel(gemma: GemmaCpp, does: Does) -> None:
-    generation = gemma.start(Trial(prompt=does(rate_hz=50, tokens=1000)))
+    generation = gemma.start(Request(prompt=does(rate_hz=50, tokens=1000)))
     events = generation.events()
     for event in events:
         if isinstance(event, Token):
             break
     events.close()  # type: ignore[attr-defined] # a generator, here and in practice
     assert generation.result().finish_reason == "cancelled"
-    never = gemma.start(Trial(prompt=does(rate_hz=50, tokens=1000)))
+    never = gemma.start(Request(prompt=does(rate_hz=50, tokens=1000)))
     never.events().close()  # type: ignore[attr-defined] # before its first event
     assert never.result().finish_reason == "cancelled"
 
@@ -183,7 +183,7 @@ def test_the_prompt_travels_in_a_private_file_and_leaves_nothing(
 ) -> None:
     scratch = gemma.options.scratch
     assert scratch is not None
-    generation = gemma.start(Trial(prompt=does("--weights", rate_hz=20)))
+    generation = gemma.start(Request(prompt=does("--weights", rate_hz=20)))
     (folder,) = scratch.iterdir()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / "prompt").stat().st_mode) == 0o600
@@ -199,7 +199,7 @@ def test_a_disk_without_room_for_the_prompt(gemma: GemmaCpp, tmp_path: Path, mon
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fdopen", full)
-        generation = gemma.start(Trial(prompt="secret"))
+        generation = gemma.start(Request(prompt="secret"))
     failure = generation.result().failure
     assert failure is not None
     assert (failure.failure_class.name, failure.detail) == (
@@ -208,7 +208,7 @@ def test_a_disk_without_room_for_the_prompt(gemma: GemmaCpp, tmp_path: Path, mon
     )
     assert list((tmp_path / "scratch").iterdir()) == []
     gemma.options = replace(gemma.options, scratch=tmp_path / "none")
-    failure = gemma.start(Trial(prompt="secret")).result().failure
+    failure = gemma.start(Request(prompt="secret")).result().failure
     assert failure is not None
     assert failure.detail == "the prompt's file: No such file or directory"
 
@@ -224,8 +224,8 @@ def test_the_engine_gets_nothing_of_our_environment(
         binary, weights, tokenizer=weights, top_k=40, temperature=0.5, num_threads=3, pin="on", map="off"
     )
     engine = GemmaCpp(options, supervisor)
-    trial = Trial(prompt="--pin", deterministic=True, top_p=0.5, repeat_penalty=1.1, max_tokens=7)
-    result = engine.start(trial).result()
+    request = Request(prompt="--pin", deterministic=True, top_p=0.5, repeat_penalty=1.1, max_tokens=7)
+    result = engine.start(request).result()
     assert "secret" not in result.text
     assert "--top_k 40" in result.text
     assert "--temperature 0.5" in result.text
@@ -235,11 +235,11 @@ def test_the_engine_gets_nothing_of_our_environment(
     assert "--max_generated_tokens 7" in result.text
     assert result.finish_reason == "unknown"
     assert result.facts["ignored"] == ["top_p", "repeat_penalty"]
-    for greedy in (Trial(prompt="x", temperature=0), Trial(prompt="x", temperature=0, top_k=0)):
+    for greedy in (Request(prompt="x", temperature=0), Request(prompt="x", temperature=0, top_k=0)):
         assert "--top_k 1 --det" in engine.start(greedy).result().text
     # Dividing by a temperature of 0 is nobody's wish, whether it stands in the request or in the configuration.
     engine.options = replace(options, temperature=0.0)
-    text = engine.start(Trial(prompt="x", top_k=40)).result().text
+    text = engine.start(Request(prompt="x", top_k=40)).result().text
     assert "--top_k 1 --det" in text
     assert "--temperature" not in text
 
@@ -247,7 +247,7 @@ def test_the_engine_gets_nothing_of_our_environment(
 def test_a_leak_over_many_requests_is_seen(gemma: GemmaCpp, does: Does, tmp_path: Path) -> None:
     watch = LeakWatch()
     for _ in range(6):
-        result = gemma.start(Trial(prompt=does(grow_mib=8, rate_hz=200, state=str(tmp_path / "runs")))).result()
+        result = gemma.start(Request(prompt=does(grow_mib=8, rate_hz=200, state=str(tmp_path / "runs")))).result()
         assert result.peak_mib is not None
         watch.add(result.peak_mib)
     growth = watch.growth()
@@ -257,24 +257,24 @@ def test_a_leak_over_many_requests_is_seen(gemma: GemmaCpp, does: Does, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("trial", "words"),
+    ("request", "words"),
     [
-        (Trial(prompt="a", constraint=Constraint(grammar="g")), "does not support constrained decoding by grammar"),
-        (Trial(prompt="a", seed=1), "a seed"),
+        (Request(prompt="a", constraint=Constraint(grammar="g")), "does not support constrained decoding by grammar"),
+        (Request(prompt="a", seed=1), "a seed"),
         # A workload may say anything.
-        (Trial(prompt="a", top_k="many"), "top_k: expected a whole number from 0 to 1048576, found 'many'"),  # type: ignore[arg-type]
-        (Trial(prompt="a", max_tokens=2.5), "max_tokens: expected a whole number"),  # type: ignore[arg-type]
-        (Trial(prompt="a", temperature="warm"), "temperature: expected 0 to 100, found 'warm'"),  # type: ignore[arg-type]
-        (Trial(prompt="a", cache_prompt=True), "does not support a prompt cache"),
-        (Trial(prompt=" \n"), "expected a text"),
-        (Trial(prompt="a", top_k=0), "top_k: gemma_local takes 1 or more"),
-        (Trial(prompt="a\0b"), "NUL"),
-        (Trial(prompt="a", extra={"min_p": 1}), "min_p"),
+        (Request(prompt="a", top_k="many"), "top_k: expected a whole number from 0 to 1048576, found 'many'"),  # type: ignore[arg-type]
+        (Request(prompt="a", max_tokens=2.5), "max_tokens: expected a whole number"),  # type: ignore[arg-type]
+        (Request(prompt="a", temperature="warm"), "temperature: expected 0 to 100, found 'warm'"),  # type: ignore[arg-type]
+        (Request(prompt="a", cache_prompt=True), "does not support a prompt cache"),
+        (Request(prompt=" \n"), "expected a text"),
+        (Request(prompt="a", top_k=0), "top_k: gemma_local takes 1 or more"),
+        (Request(prompt="a\0b"), "NUL"),
+        (Request(prompt="a", extra={"min_p": 1}), "min_p"),
     ],
 )
-def test_what_it_refuses_by_name(gemma: GemmaCpp, trial: Trial, words: str) -> None:
+def test_what_it_refuses_by_name(gemma: GemmaCpp, request: Request, words: str) -> None:
     with pytest.raises(Refused, match=r"bad_arguments|unsupported") as caught:
-        gemma.start(trial)
+        gemma.start(request)
     assert words in caught.value.failure.detail
     assert gemma.supervisor.running == 0
 
@@ -312,7 +312,7 @@ def test_another_program_of_the_same_name(supervisor: Supervisor, weights: Path,
     assert probe.failure is not None
     assert "does not name --weights" in probe.failure.detail
     assert engine.healthy() == probe.failure, "known, without being asked again"
-    generation = GemmaCpp(GemmaOptions(binary, weights), supervisor).start(Trial(prompt="a"))
+    generation = GemmaCpp(GemmaOptions(binary, weights), supervisor).start(Request(prompt="a"))
     assert generation.result().failure == probe.failure, "what it says is no reply"
     binary.write_text("#!/bin/sh\nkill -SEGV $$\n")
     probe = GemmaCpp(GemmaOptions(binary, weights), supervisor).probe()
@@ -322,7 +322,7 @@ def test_another_program_of_the_same_name(supervisor: Supervisor, weights: Path,
     probe = GemmaCpp(GemmaOptions(binary, weights), supervisor).probe()
     assert probe.failure is not None
     assert "Exec format error" in probe.failure.detail
-    result = GemmaCpp(GemmaOptions(binary, weights), supervisor).start(Trial(prompt="a")).result()
+    result = GemmaCpp(GemmaOptions(binary, weights), supervisor).start(Request(prompt="a")).result()
     assert result.failure is not None
     assert result.failure.failure_class.name == "missing_binary"
 
@@ -330,10 +330,10 @@ def test_another_program_of_the_same_name(supervisor: Supervisor, weights: Path,
 def test_files_are_checked_before_anything_runs(gemma: GemmaCpp, weights: Path, tmp_path: Path) -> None:
     good, name = gemma.options, hashlib.sha256(weights.read_bytes()).hexdigest()
     gemma.options = replace(good, weights_sha256=name.upper())
-    assert gemma.start(Trial(prompt="a")).result().failure is None
+    assert gemma.start(Request(prompt="a")).result().failure is None
     # One bit of the weights is another: the binary itself would exit 0 with another text.
     weights.write_text('{"corrupt":1}')
-    generation = gemma.start(Trial(prompt="a"))
+    generation = gemma.start(Request(prompt="a"))
     generation.cancel()
     (event,) = generation.events()
     assert isinstance(event, Failed)
@@ -365,10 +365,10 @@ def test_the_binary_is_asked_for_its_help_once_for_each_version(gemma: GemmaCpp,
     binary.chmod(0o755)
     gemma.options = replace(gemma.options, binary=binary)
     for _ in range(2):
-        assert gemma.start(Trial(prompt="a")).result().failure is None
+        assert gemma.start(Request(prompt="a")).result().failure is None
     assert asked.read_text() == "once\n"
     binary.write_text(script.replace("--weights", "--other"))
-    failure = gemma.start(Trial(prompt="a")).result().failure
+    failure = gemma.start(Request(prompt="a")).result().failure
     assert failure is not None
     assert "does not name --weights" in failure.detail
     binary.unlink()
@@ -408,7 +408,7 @@ def test_a_file_that_goes_away_while_it_is_read(gemma: GemmaCpp, monkeypatch: py
 
 def test_an_engine_of_its_own_supervisor(weights: Path, stand_in: Path) -> None:
     engine = GemmaCpp(GemmaOptions(stand_in, weights))
-    assert engine.start(Trial(prompt="a", max_tokens=2)).result().finish_reason == "length"
+    assert engine.start(Request(prompt="a", max_tokens=2)).result().finish_reason == "length"
     engine.close()
 
 

@@ -20,9 +20,9 @@ from trialbench.engines.contract import (
     Event,
     Failed,
     Refused,
+    Request,
     Started,
     Token,
-    Trial,
 )
 from trialbench.engines.gguf import file_type_bits, header, named_bits
 from trialbench.engines.llama.generation import CallError, Server
@@ -161,13 +161,13 @@ def llama(scripted: Scripted) -> LlamaServer:
     return LlamaServer(EndpointOptions(scripted.url + "/v1", model="e4b", api_key="k"))
 
 
-def last(engine: Engine, trial: Trial) -> Event:
-    return list(engine.start(trial).events())[-1]
+def last(engine: Engine, request: Request) -> Event:
+    return list(engine.start(request).events())[-1]
 
 
 def test_a_streamed_reply(scripted: Scripted, llama: LlamaServer) -> None:
     scripted.acts[CHAT] = says(*GOOD)
-    generation = llama.start(Trial(prompt="where to?", max_tokens=4, temperature=0, top_k=1, extra={"min_p": 0.1}))
+    generation = llama.start(Request(prompt="where to?", max_tokens=4, temperature=0, top_k=1, extra={"min_p": 0.1}))
     events = list(generation.events())
     assert isinstance(events[0], Started)
     assert [event.text for event in events if isinstance(event, Token)] == ["left", " l\u2028\x85arge"]
@@ -195,7 +195,7 @@ def test_token_ids_go_to_llama_server_as_they_are(scripted: Scripted, llama: Lla
         {"content": "", "tokens": [], "stop": True, "stop_type": "limit", "tokens_evaluated": 3, "tokens_predicted": 3},
         done=False,
     )
-    generation = llama.start(Trial(prompt_ids=[1, 2, 3], max_tokens=3, seed=4, deterministic=True))
+    generation = llama.start(Request(prompt_ids=[1, 2, 3], max_tokens=3, seed=4, deterministic=True))
     assert [event.id for event in generation.events() if isinstance(event, Token)] == [5, None]
     result = generation.result()
     assert result.finish_reason == "length"
@@ -212,9 +212,9 @@ def test_older_and_newer_ways_to_say_why_it_stopped(
     scripted: Scripted, llama: LlamaServer, event: dict[str, Any], finish: str
 ) -> None:
     scripted.acts[COMPLETION] = says("", {"content": "a", "stop": True, **event})
-    assert llama.start(Trial(prompt_ids=[1], deterministic=True)).result().failure is not None  # an empty event
+    assert llama.start(Request(prompt_ids=[1], deterministic=True)).result().failure is not None  # an empty event
     scripted.acts[COMPLETION] = says({"content": "a", "stop": True, **event})
-    assert llama.start(Trial(prompt_ids=[1], deterministic=True)).result().finish_reason == finish
+    assert llama.start(Request(prompt_ids=[1], deterministic=True)).result().finish_reason == finish
     assert scripted.asked[-1][1]["seed"] == 0
 
 
@@ -261,7 +261,7 @@ def test_each_way_to_fail_has_its_class(
     scripted: Scripted, llama: LlamaServer, act: Any, name: str, words: str
 ) -> None:
     scripted.acts[CHAT] = act
-    event = last(llama, Trial(prompt="x"))
+    event = last(llama, Request(prompt="x"))
     assert isinstance(event, Failed)
     assert event.failure.failure_class.name == name
     assert words in event.failure.detail
@@ -272,22 +272,22 @@ def test_error_lines_of_older_servers(scripted: Scripted, llama: LlamaServer) ->
         handler.begin()
         handler.wfile.write(b': a comment\nid: 7\nerror: {"code":500,"message":"x"}\n\n')
 
-    for path, trial in ((CHAT, Trial(prompt="x")), (COMPLETION, Trial(prompt_ids=[1]))):
+    for path, request in ((CHAT, Request(prompt="x")), (COMPLETION, Request(prompt_ids=[1]))):
         scripted.acts[path] = act
-        event = last(llama, trial)
+        event = last(llama, request)
         assert isinstance(event, Failed)
         assert event.failure.failure_class.name == "server_error"
 
 
 def test_no_error_said_with_each_piece_is_none(scripted: Scripted, llama: LlamaServer) -> None:
     scripted.acts[CHAT] = says(delta("left", error=None), delta(finish="stop", error=None))
-    result = llama.start(Trial(prompt="Where to?")).result()
+    result = llama.start(Request(prompt="Where to?")).result()
     assert (result.text, result.finish_reason, result.failure) == ("left", "stop", None)
 
 
 def test_nobody_there(dead_url: str) -> None:
     engine = LlamaServer(EndpointOptions(dead_url))
-    event = last(engine, Trial(prompt="x"))
+    event = last(engine, Request(prompt="x"))
     assert isinstance(event, Failed)
     assert event.failure.failure_class.name == "connection"
     failure = engine.healthy()
@@ -308,7 +308,7 @@ def test_nobody_there(dead_url: str) -> None:
 )
 def test_deadlines(scripted: Scripted, llama: LlamaServer, act: Any, deadlines: Deadlines, words: str) -> None:
     scripted.acts |= {CHAT: act, "/slots": [{"id": 0, "is_processing": False}]}
-    generation = llama.start(Trial(prompt="x", deadlines=deadlines))
+    generation = llama.start(Request(prompt="x", deadlines=deadlines))
     result = generation.result()
     assert result.failure is not None
     assert result.failure.failure_class.name == "timeout"
@@ -320,7 +320,7 @@ def test_deadlines(scripted: Scripted, llama: LlamaServer, act: Any, deadlines: 
 def test_more_than_any_reply(scripted: Scripted, llama: LlamaServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trialbench.engines.llama.generation.MAX_REPLY_BYTES", 100)
     scripted.acts[CHAT] = says(*[delta("abc")] * 20)
-    event = last(llama, Trial(prompt="x"))
+    event = last(llama, Request(prompt="x"))
     assert isinstance(event, Failed)
     assert event.failure.failure_class.name == "output_limit"
 
@@ -332,7 +332,7 @@ def test_cancel_disconnects_and_waits_for_the_slot(scripted: Scripted, llama: Ll
         handler.reply(json.dumps([{"is_processing": busy.pop(0) if len(busy) > 1 else busy[0]}]).encode())
 
     scripted.acts |= {CHAT: stalls_after(delta("a"), delta("b")), "/slots": slots}
-    generation = llama.start(Trial(prompt="x"))
+    generation = llama.start(Request(prompt="x"))
     seen = []
     for event in generation.events():
         seen.append(event)
@@ -349,7 +349,7 @@ def test_cancel_disconnects_and_waits_for_the_slot(scripted: Scripted, llama: Ll
 
 
 def test_cancel_before_anything_was_sent(scripted: Scripted, llama: LlamaServer) -> None:
-    generation = llama.start(Trial(prompt="x"))
+    generation = llama.start(Request(prompt="x"))
     generation.cancel()
     assert [type(event) for event in generation.events()] == [Started, Done]
     assert [path for path, _ in scripted.asked] == ["/props"]
@@ -364,7 +364,7 @@ def test_cancel_during_the_prefill(scripted: Scripted, llama: LlamaServer) -> No
         handler.server.released.wait(20)
 
     scripted.acts |= {CHAT: act, "/slots": 501}
-    generation = llama.start(Trial(prompt="x"))
+    generation = llama.start(Request(prompt="x"))
     canceller = threading.Thread(target=lambda: (arrived.wait(10), generation.cancel()))
     canceller.start()
     result = generation.result()
@@ -375,13 +375,13 @@ def test_cancel_during_the_prefill(scripted: Scripted, llama: LlamaServer) -> No
 
 def test_leaving_early_is_a_cancel(scripted: Scripted, llama: LlamaServer) -> None:
     scripted.acts |= {CHAT: stalls_after(delta("a")), "/slots": {"not": "a list"}}
-    generation = llama.start(Trial(prompt="x"))
+    generation = llama.start(Request(prompt="x"))
     events = generation.events()
     next(events)
     next(events)
     events.close()  # type: ignore[attr-defined] # a generator, here and in practice
     assert generation.result().finish_reason == "cancelled"
-    never = llama.start(Trial(prompt="x"))
+    never = llama.start(Request(prompt="x"))
     never.events().close()  # type: ignore[attr-defined] # before its first event
     assert never.result().finish_reason == "cancelled"
 
@@ -391,10 +391,10 @@ def test_a_slot_that_stays_busy_is_told(
 ) -> None:
     monkeypatch.setattr("trialbench.engines.openai._SLOT_LIMIT_S", 0.05)
     scripted.acts |= {CHAT: stalls_after(delta("a")), "/slots": [{"is_processing": True}]}
-    result = llama.start(Trial(prompt="x", deadlines=Deadlines(total_s=0.2))).result()
+    result = llama.start(Request(prompt="x", deadlines=Deadlines(total_s=0.2))).result()
     assert (result.clean, result.facts["slot"]) == (False, "1 busy, 0 of them ours")
     scripted.acts["/slots"] = 500
-    result = llama.start(Trial(prompt="x", deadlines=Deadlines(total_s=0.2))).result()
+    result = llama.start(Request(prompt="x", deadlines=Deadlines(total_s=0.2))).result()
     assert (result.clean, result.facts["slot"]) == (False, "unknown: server_error")
 
 
@@ -409,7 +409,7 @@ def test_slots_that_are_told_late(scripted: Scripted, llama: LlamaServer, monkey
         handler.reply(b"[]")
 
     scripted.acts |= {CHAT: stalls_after(delta("a")), "/slots": slots}
-    result = llama.start(Trial(prompt="x", deadlines=Deadlines(total_s=0.2))).result()
+    result = llama.start(Request(prompt="x", deadlines=Deadlines(total_s=0.2))).result()
     assert late.is_set()
     assert (result.clean, result.facts["slot"]) == (True, "free")
 
@@ -427,7 +427,7 @@ def test_a_reader_who_stops_reading_lets_go_of_the_slot(
         gone.set()
 
     scripted.acts |= {CHAT: act, "/slots": []}
-    generation = llama.start(Trial(prompt="x", deadlines=Deadlines(total_s=2.0)))
+    generation = llama.start(Request(prompt="x", deadlines=Deadlines(total_s=2.0)))
     events = generation.events()
     next(events)
     next(events)
@@ -443,18 +443,18 @@ def test_constraints_of_llama_server(scripted: Scripted, llama: LlamaServer) -> 
         handler.reply(json.dumps({"tokens": [2] if asked.get("parse_special") else [11, 12]}).encode())
 
     scripted.acts["/tokenize"] = tokenize
-    llama.start(Trial(prompt="x", constraint=Constraint(grammar="root ::= x"))).result()
+    llama.start(Request(prompt="x", constraint=Constraint(grammar="root ::= x"))).result()
     assert scripted.asked[-1][1]["grammar"] == "root ::= x"
-    llama.start(Trial(prompt="x", constraint=Constraint(json_schema={"type": "object"}))).result()
+    llama.start(Request(prompt="x", constraint=Constraint(json_schema={"type": "object"}))).result()
     assert scripted.asked[-1][1]["json_schema"] == {"type": "object"}
-    llama.start(Trial(prompt="x", constraint=Constraint(allowed_tokens=[7, "left"]))).result()
+    llama.start(Request(prompt="x", constraint=Constraint(allowed_tokens=[7, "left"]))).result()
     assert scripted.asked[-1][1]["logit_bias"] == [[2, 1000.0], [7, 1000.0], [11, 1000.0], [12, 1000.0]]
     scripted.acts["/props"] = {}
     with pytest.raises(Refused, match="at least one token"):
-        llama.start(Trial(prompt="x", constraint=Constraint(allowed_tokens=[])))
+        llama.start(Request(prompt="x", constraint=Constraint(allowed_tokens=[])))
     scripted.acts["/props"] = 500
     with pytest.raises(Refused, match="can't be looked up"):
-        llama.start(Trial(prompt="x", constraint=Constraint(allowed_tokens=[1])))
+        llama.start(Request(prompt="x", constraint=Constraint(allowed_tokens=[1])))
 
 
 def test_text_and_ids(scripted: Scripted, llama: LlamaServer) -> None:
@@ -578,19 +578,19 @@ def test_an_openai_endpoint(scripted: Scripted) -> None:
     assert probe.facts["models"] == ["m"]
     assert not probe.constrained_decoding
     assert engine.healthy() is None
-    result = engine.start(Trial(messages=[{"role": "user", "content": "x"}], seed=1)).result()
+    result = engine.start(Request(messages=[{"role": "user", "content": "x"}], seed=1)).result()
     assert result.label.as_dict() == {"source": "openai_compatible", "model": "m", "bits": 16}
     body = scripted.asked[-1][1]
     assert (body["model"], body["seed"]) == ("m", 1)
     assert "cache_prompt" not in body
     assert "ignored" not in result.facts
-    odd = Trial(prompt="x", top_k=1, top_p=0.5, repeat_penalty=1.1, deterministic=False)
+    odd = Request(prompt="x", top_k=1, top_p=0.5, repeat_penalty=1.1, deterministic=False)
     assert engine.start(odd).result().facts["ignored"] == ["top_k", "repeat_penalty"]
     assert scripted.asked[-1][1]["top_p"] == 0.5
     with pytest.raises(Refused, match="constrained decoding by json_schema"):
-        engine.start(Trial(prompt="x", constraint=Constraint(json_schema={})))
+        engine.start(Request(prompt="x", constraint=Constraint(json_schema={})))
     able = OpenAICompatible(EndpointOptions(scripted.url, json_schema=True))
-    able.start(Trial(prompt="x", constraint=Constraint(json_schema={"type": "object"}))).result()
+    able.start(Request(prompt="x", constraint=Constraint(json_schema={"type": "object"}))).result()
     assert scripted.asked[-1][1]["response_format"]["json_schema"]["schema"] == {"type": "object"}
     scripted.acts["/v1/models"] = 401
     failure = engine.healthy()
@@ -638,7 +638,7 @@ def test_numbers_that_are_none(scripted: Scripted, llama: LlamaServer) -> None:
             "timings": {"prompt_ms": "8", "predicted_ms": 1e300},
         },
     )
-    result = llama.start(Trial(prompt="x")).result()
+    result = llama.start(Request(prompt="x")).result()
     assert result.failure is not None
     assert result.failure.failure_class.name == "replacement_characters"
     assert result.usage.as_dict() == {
@@ -655,6 +655,6 @@ def test_a_server_that_resets(llama: LlamaServer, scripted: Scripted) -> None:
         handler.connection.close()
 
     scripted.acts[CHAT] = act
-    event = last(llama, Trial(prompt="x"))
+    event = last(llama, Request(prompt="x"))
     assert isinstance(event, Failed)
     assert event.failure.failure_class.name == "connection"

@@ -234,9 +234,9 @@ def test_oneshot_is_cancelled_by_a_signal(
 def test_a_signal_before_the_engine_has_begun(options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     start = GemmaCpp.start
 
-    def signalled(self: GemmaCpp, trial: Any) -> Any:
+    def signalled(self: GemmaCpp, request: Any) -> Any:
         signal.raise_signal(signal.SIGTERM)
-        return start(self, trial)
+        return start(self, request)
 
     monkeypatch.setattr(GemmaCpp, "start", signalled)
     assert main(["oneshot", *options, "x"]) == 143

@@ -166,4 +166,4 @@ def test_without_limits_the_environment_has_to_do(monkeypatch: pytest.MonkeyPatc
         raise error
 
     monkeypatch.setattr("resource.prlimit", refuses)
-    proc.brand(os.getpid(), "1")
+    proc.put_brand(os.getpid(), "1")

@@ -174,16 +174,16 @@ def test_a_child_that_took_off_everything_is_found(run: Run, tmp_path: Path) -> 
     assert ending.clean
 
 
-def test_no_child_is_quicker_than_the_mark(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a machine under load our own turn may come late; a dead child shows its mark in its limits alone."""
-    pids, brand = tmp_path / "pid", proc.brand
+def test_no_child_is_quicker_than_the_brand(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine under load our own turn may come late; a dead child shows its brand in its limits alone."""
+    pids, put_brand = tmp_path / "pid", proc.put_brand
 
-    def late(pid: int, mark: str) -> None:
+    def late(pid: int, brand: str) -> None:
         time.sleep(0.2)
         assert not pids.exists()
-        brand(pid, mark)
+        put_brand(pid, brand)
 
-    monkeypatch.setattr(proc, "brand", late)
+    monkeypatch.setattr(proc, "put_brand", late)
     # The first child ends at once and stays a zombie, since its parent does not wait for it; the second is adopted.
     one = run(f"setsid sh -c 'sleep 60 & echo $$ $! > {pids}' & exec sleep 60")
     assert awaited(lambda: pids.exists() and len(pids.read_text().split()) == 2)
@@ -196,7 +196,7 @@ def test_no_child_is_quicker_than_the_mark(run: Run, tmp_path: Path, monkeypatch
 def test_whoever_was_killed_is_reaped_without_limits_too(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proc, "brand", lambda *_: None)
+    monkeypatch.setattr(proc, "put_brand", lambda *_: None)
     pid = tmp_path / "pid"
     one = run(f"setsid sh -c 'setsid sleep 60 & echo $! > {pid}; wait' & exec sleep 60")
     assert awaited(lambda: pid.exists() and pid.read_text().endswith("\n"))
@@ -206,8 +206,8 @@ def test_whoever_was_killed_is_reaped_without_limits_too(
 
 
 def test_without_our_word_there_is_no_program(tmp_path: Path) -> None:
-    """We died between starting the shell and putting the mark on it."""
-    script = ["/bin/sh", "-c", supervisor_room._GATE, "/bin/touch", str(tmp_path / "file")]
+    """We died between starting the shell and putting the brand on it."""
+    script = ["/bin/sh", "-c", supervisor_room._STARTER, "/bin/touch", str(tmp_path / "file")]
     assert subprocess.run(script, input=b"").returncode != 0
     assert not (tmp_path / "file").exists()
     assert subprocess.run(script, input=b"\n").returncode == 0
@@ -401,7 +401,7 @@ def test_everything_dies_with_the_supervisor_s_own_process(tmp_path: Path) -> No
         leave='echo $$ > {tmp_path}/new && mv {tmp_path}/new "$0" && exec sleep 60'
         env -i setsid /bin/sh -c "$leave" {tmp_path}/bare &
         while ! [ -e {tmp_path}/bare ]; do sleep 0.01; done
-        setsid /bin/sh -c "$leave" {tmp_path}/marked &
+        setsid /bin/sh -c "$leave" {tmp_path}/branded &
         echo $$
         sleep 60 & wait
         """
@@ -431,8 +431,8 @@ def test_everything_dies_with_the_supervisor_s_own_process(tmp_path: Path) -> No
     assert parent.stdout is not None
     assert parent.stdin is not None
     pid = int(parent.stdout.readline())
-    assert awaited(lambda: all((tmp_path / name).is_file() for name in ("bare", "marked")))
-    left = [int((tmp_path / name).read_text()) for name in ("bare", "marked")]
+    assert awaited(lambda: all((tmp_path / name).is_file() for name in ("bare", "branded")))
+    left = [int((tmp_path / name).read_text()) for name in ("bare", "branded")]
     assert all(alive(one) for one in (pid, *left))
     parent.kill()
     parent.wait()

@@ -20,10 +20,10 @@ from trialbench.engines.contract import (
     Label,
     Probe,
     Refused,
+    Request,
     Result,
     Started,
     Token,
-    Trial,
     Usage,
     require,
 )
@@ -71,8 +71,8 @@ class ManualClock:
 
 
 class ScriptedGeneration:
-    def __init__(self, engine: ScriptedEngine, trial: Trial, act: Act) -> None:
-        self.engine, self.trial, self.act = engine, trial, act
+    def __init__(self, engine: ScriptedEngine, request: Request, act: Act) -> None:
+        self.engine, self.request, self.act = engine, request, act
         self.cancelled = threading.Event()
         self.text = ""
         self.chunks = 0
@@ -97,7 +97,7 @@ class ScriptedGeneration:
                     self.chunks += 1
                     yield Token(step, clock.now_s())
                 elif isinstance(step, int | float):
-                    first_s = self.trial.deadlines.first_s or self.trial.deadlines.total_s
+                    first_s = self.request.deadlines.first_s or self.request.deadlines.total_s
                     if not self.text and clock.now_s() - began + step > first_s:
                         clock.move(max(0.0, began + first_s - clock.now_s()))
                         yield self._fail(failures.TIMEOUT)
@@ -141,7 +141,7 @@ class ScriptedEngine:
         self.capabilities: frozenset[Any] = frozenset({"seed"})
         self.health: list[failures.Failure | None] = [None]
         self.health_asked = 0
-        self.trials: list[Trial] = []
+        self.requests: list[Request] = []
         self.generations: list[ScriptedGeneration] = []
         self.clock: Any = ManualClock()
         self.ended = 0
@@ -155,14 +155,14 @@ class ScriptedEngine:
         self.health_asked += 1
         return self.health.pop(0) if len(self.health) > 1 else self.health[0]
 
-    def start(self, trial: Trial) -> ScriptedGeneration:
-        require(self, trial)
+    def start(self, request: Request) -> ScriptedGeneration:
+        require(self, request)
         with self._lock:
             act = self.acts.pop(0) if len(self.acts) > 1 else self.acts[0]
-            self.trials.append(trial)
+            self.requests.append(request)
         if act == ["refuse"]:
             raise Refused(failures.Failure(failures.BAD_ARGUMENTS, "scripted"))
-        generation = ScriptedGeneration(self, trial, act)
+        generation = ScriptedGeneration(self, request, act)
         self.generations.append(generation)
         return generation
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trialbench.engines import failures
-from trialbench.engines.contract import Constraint, Deadlines, Trial
+from trialbench.engines.contract import Constraint, Deadlines, Request
 from trialbench.engines.failures import Failure
 from trialbench.worker.breaker import Breaker, Pass
 from trialbench.worker.dispatch import CallerGoneError, Job
@@ -23,8 +23,8 @@ OTHERS = [row for row in failures.FAILURES if not row.recoverable]
 def a_job(bench: Any, **fields: Any) -> tuple[Job, list[str]]:
     taken: list[str] = []
     deliver = fields.pop("deliver", lambda token, label: taken.append(f"{label.source}:{token.text}"))
-    trial = Trial(prompt="p", deadlines=fields.pop("deadlines", Deadlines()), **fields)
-    return Job(trial, bench.clock.now_s(), deliver), taken
+    request = Request(prompt="p", deadlines=fields.pop("deadlines", Deadlines()), **fields)
+    return Job(request, bench.clock.now_s(), deliver), taken
 
 
 def failure_of(row: failures.FailureClass) -> Failure:
@@ -65,7 +65,7 @@ def test_never_again_after_a_token(bench: Any) -> None:
     job, taken = a_job(bench)
     outcome = bench.dispatcher(engine, bench.Engine(["elsewhere"])).serve(job)
     assert (outcome.failure and outcome.failure.failure_class, taken) == (failures.TIMEOUT, ["gemma_local:half"])
-    assert len(engine.trials) == 1
+    assert len(engine.requests) == 1
 
 
 def test_retries_end(bench: Any) -> None:
@@ -93,7 +93,7 @@ def test_a_cancel_before_the_start_asks_nobody(bench: Any) -> None:
     job, _ = a_job(bench)
     job.cancel()
     outcome = bench.dispatcher(engine).serve(job)
-    assert (outcome.finish_reason, engine.trials, outcome.attempts) == ("cancelled", [], 0)
+    assert (outcome.finish_reason, engine.requests, outcome.attempts) == ("cancelled", [], 0)
 
 
 def test_a_cancel_within_the_generation_reaches_the_engine(bench: Any) -> None:
@@ -109,8 +109,8 @@ def test_a_cancel_between_start_and_attach_reaches_the_engine_too(bench: Any) ->
     job, taken = a_job(bench)
     start = engine.start
 
-    def start_then_cancel(trial: Trial) -> Any:
-        generation = start(trial)
+    def start_then_cancel(request: Request) -> Any:
+        generation = start(request)
         job.cancel()
         return generation
 
@@ -143,11 +143,11 @@ def test_an_engine_that_raises_gives_an_error_and_not_a_crash(bench: Any) -> Non
 def test_events_without_an_end_are_an_error(bench: Any) -> None:
     engine = bench.Engine()
 
-    class Endless(type(engine.start(Trial(prompt="x")))):  # type: ignore[misc]
+    class Endless(type(engine.start(Request(prompt="x")))):  # type: ignore[misc]
         def events(self) -> Any:
             return iter(())
 
-    engine.start = lambda trial: Endless(engine, trial, ["x"])
+    engine.start = lambda request: Endless(engine, request, ["x"])
     outcome = bench.dispatcher(engine).serve(a_job(bench)[0])
     assert outcome.failure
     assert outcome.failure.detail == "the engine's events ended without an end"
@@ -159,7 +159,7 @@ def test_what_an_engine_can_t_do_is_refused_by_name_and_asked_nowhere_else(bench
     assert outcome.failure
     assert outcome.failure.failure_class is failures.UNSUPPORTED
     assert "constrained decoding by grammar" in outcome.failure.detail
-    assert other.trials == []
+    assert other.requests == []
 
 
 # --- reconnection ----------------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def test_the_breaker_opens_lets_one_try_and_closes(bench: Any) -> None:
     assert outcome.failure
     assert outcome.failure.failure_class is failures.UNAVAILABLE
     assert outcome.failure.detail == "circuit breaker open for another 30.0 s (3 failures in a row, last crashed)"
-    assert (outcome.attempts, len(engine.trials)) == (0, 3)
+    assert (outcome.attempts, len(engine.requests)) == (0, 3)
     bench.clock.move(31)
     assert dispatcher.serve(a_job(bench)[0]).finish_reason == "stop"
     assert dispatcher.router.local.breaker.as_dict() == {"state": "closed", "failures": 0, "last": None}
@@ -229,12 +229,12 @@ def test_a_failed_try_opens_it_again(bench: Any) -> None:
     assert breaker.state == "open"
     bench.clock.move(10)
     assert breaker.state == "half_open"
-    trial = breaker.admit()
-    assert trial == Pass(trial=True)
+    admitted = breaker.admit()
+    assert admitted == Pass(decides=True)
     assert "one request is trying it" in str(breaker.admit())
-    breaker.failed(Pass(trial=False), failure_of(failures.KILLED))
+    breaker.failed(Pass(decides=False), failure_of(failures.KILLED))
     assert breaker.state == "half_open", "one that was admitted long ago decides nothing"
-    breaker.failed(Pass(trial=True), failure_of(failures.KILLED))
+    breaker.failed(Pass(decides=True), failure_of(failures.KILLED))
     assert breaker.state == "open"
     bench.clock.move(10)
     withdrawn = breaker.admit()
@@ -289,7 +289,7 @@ def test_without_a_fallback_nothing_goes_elsewhere_and_the_clock_does_not_shorte
     job, taken = a_job(bench)
     outcome = bench.dispatcher(engine).serve(job)
     assert (outcome.finish_reason, outcome.fallback, taken) == ("stop", False, ["gemma_local:late but here"])
-    assert engine.trials[0].deadlines == Deadlines()
+    assert engine.requests[0].deadlines == Deadlines()
 
 
 def test_no_token_in_time_and_the_fallback_answers_labelled(bench: Any) -> None:
@@ -299,7 +299,7 @@ def test_no_token_in_time_and_the_fallback_answers_labelled(bench: Any) -> None:
     assert taken == ["openai_compatible:fast"]
     assert outcome.label == other.label
     assert (outcome.fallback, outcome.attempts) == (True, 2)
-    assert local.trials[0].deadlines.first_s == 30
+    assert local.requests[0].deadlines.first_s == 30
     assert bench.clock.now_s() == 1030
     assert outcome.route == (
         "local: the local engine is well",
@@ -318,8 +318,8 @@ def test_a_fallback_s_own_timeout_bounds_its_reply_and_no_other(bench: Any) -> N
     dispatcher.router.fallbacks[0].limit_s = 7
     dispatcher.serve(a_job(bench)[0])
     dispatcher.serve(a_job(bench, deadlines=Deadlines(total_s=5))[0])
-    assert [trial.deadlines.total_s for trial in local.trials] == [60, 5]
-    assert [trial.deadlines.total_s for trial in other.trials] == [7, 5], "the shorter of the two"
+    assert [request.deadlines.total_s for request in local.requests] == [60, 5]
+    assert [request.deadlines.total_s for request in other.requests] == [7, 5], "the shorter of the two"
 
 
 def test_what_comes_of_a_fallback_without_a_generation_is_labelled_too(bench: Any) -> None:
@@ -347,14 +347,14 @@ def test_retries_leave_room_for_the_fallback(bench: Any) -> None:
     outcome = bench.dispatcher(local, other).serve(a_job(bench)[0])
     assert outcome.fallback
     assert bench.clock.now_s() == pytest.approx(1030)
-    assert [0 < trial.deadlines.first_s <= 30 for trial in local.trials] == [True, True]
+    assert [0 < request.deadlines.first_s <= 30 for request in local.requests] == [True, True]
 
 
 def test_an_engine_that_is_not_well_is_not_asked_where_somebody_else_is(bench: Any) -> None:
     local, other = bench.Engine(), bench.Engine(["x"], source="openai_compatible")
     local.health = [failure_of(failures.MISSING_BINARY)]
     outcome = bench.dispatcher(local, other).serve(a_job(bench)[0])
-    assert (outcome.fallback, local.trials) == (True, [])
+    assert (outcome.fallback, local.requests) == (True, [])
     assert outcome.route == ("fallback0: the local engine is not well: missing_binary",)
 
 
@@ -395,7 +395,7 @@ def test_when_nobody_is_left_the_last_failure_is_the_end(bench: Any) -> None:
 def test_what_is_indeterminate_or_the_caller_s_fault_is_not_hidden_by_a_fallback(bench: Any, row: Any) -> None:
     other = bench.Engine()
     outcome = bench.dispatcher(bench.Engine([row]), other).serve(a_job(bench)[0])
-    assert (outcome.failure and outcome.failure.failure_class, other.trials) == (row, [])
+    assert (outcome.failure and outcome.failure.failure_class, other.requests) == (row, [])
 
 
 def test_force_local_never_falls_back(bench: Any) -> None:
@@ -403,13 +403,13 @@ def test_force_local_never_falls_back(bench: Any) -> None:
     outcome = bench.dispatcher(bench.Engine([failures.CRASHED]), other, mode="force_local").serve(a_job(bench)[0])
     assert outcome.failure
     assert outcome.failure.failure_class is failures.CRASHED
-    assert other.trials == []
+    assert other.requests == []
 
 
 def test_force_fallback_never_asks_the_local_engine(bench: Any) -> None:
     local, other = bench.Engine(), bench.Engine(source="openai_compatible")
     outcome = bench.dispatcher(local, other, mode="force_fallback").serve(a_job(bench)[0])
-    assert (outcome.route, local.trials) == (("fallback0: mode is force_fallback",), [])
+    assert (outcome.route, local.requests) == (("fallback0: mode is force_fallback",), [])
 
 
 def test_a_local_engine_that_is_switched_off(bench: Any) -> None:
@@ -429,7 +429,7 @@ def test_an_open_breaker_sends_requests_elsewhere(bench: Any) -> None:
     dispatcher.serve(a_job(bench)[0])
     outcome = dispatcher.serve(a_job(bench)[0])
     assert outcome.route[0].startswith("fallback0: circuit breaker open")
-    assert len(local.trials) == 1
+    assert len(local.requests) == 1
 
 
 def test_one_that_waited_too_long_goes_elsewhere_at_once(bench: Any) -> None:
@@ -437,7 +437,7 @@ def test_one_that_waited_too_long_goes_elsewhere_at_once(bench: Any) -> None:
     job, _ = a_job(bench)
     bench.clock.move(31)
     outcome = bench.dispatcher(local, other).serve(job)
-    assert (outcome.fallback, local.trials) == (True, [])
+    assert (outcome.fallback, local.requests) == (True, [])
 
 
 def test_one_that_waited_too_long_gets_the_local_engine_when_nobody_else_can(bench: Any) -> None:
@@ -447,7 +447,7 @@ def test_one_that_waited_too_long_gets_the_local_engine_when_nobody_else_can(ben
     bench.clock.move(31)
     outcome = bench.dispatcher(local, other).serve(job)
     assert (outcome.finish_reason, taken) == ("stop", ["gemma_local:x"])
-    assert local.trials[0].deadlines == Deadlines()
+    assert local.requests[0].deadlines == Deadlines()
 
 
 def test_a_fallback_with_an_open_breaker_is_passed_over(bench: Any) -> None:
@@ -462,7 +462,7 @@ def test_a_fallback_with_an_open_breaker_is_passed_over(bench: Any) -> None:
 
 def test_the_log_holds_neither_prompt_nor_reply(bench: Any) -> None:
     dispatcher = bench.dispatcher(bench.Engine([failures.KILLED], ["a secret reply"]))
-    job = Job(Trial(prompt="a secret prompt"), bench.clock.now_s(), lambda token, label: None)
+    job = Job(Request(prompt="a secret prompt"), bench.clock.now_s(), lambda token, label: None)
     dispatcher.serve(job, name="r1")
     assert "secret" not in str(bench.logged)
     event, fields = bench.logged[-1]

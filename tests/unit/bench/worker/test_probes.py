@@ -198,10 +198,10 @@ def test_a_generation_that_hangs_is_counted_and_ends_the_proof(
     released = threading.Event()
     start = GemmaCpp.start
 
-    def hanging(self: Any, trial: Any) -> Any:
-        if trial.max_tokens != 8:
+    def hanging(self: Any, request: Any) -> Any:
+        if request.max_tokens != 8:
             released.wait(30)
-        return start(self, trial)
+        return start(self, request)
 
     monkeypatch.setattr(GemmaCpp, "start", hanging)
     monkeypatch.setattr(probes, "_HANG_S", -59.9)
@@ -318,7 +318,7 @@ def test_a_server_that_never_gets_well_is_ended() -> None:
 
 
 def test_a_stopping_engine_is_the_inner_one_otherwise(weights: Path) -> None:
-    from trialbench.engines.contract import Deadlines, Trial
+    from trialbench.engines.contract import Deadlines, Request
     from trialbench.engines.gemma_cpp import GemmaCpp, GemmaOptions
 
     inner = GemmaCpp(GemmaOptions(STAND_IN, weights))
@@ -326,7 +326,7 @@ def test_a_stopping_engine_is_the_inner_one_otherwise(weights: Path) -> None:
     assert (engine.label, engine.capabilities, engine.healthy()) == (inner.label, inner.capabilities, None)
     assert engine.probe(hashes=False).usable
     engine.stalls = 1
-    generation = engine.start(Trial(prompt="x", deadlines=Deadlines(first_s=0.3, total_s=20)))
+    generation = engine.start(Request(prompt="x", deadlines=Deadlines(first_s=0.3, total_s=20)))
     assert (engine.stalls, engine.stalled) == (0, 1)
     failure = generation.result().failure
     assert failure is not None

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from profiles import examples
 from trialbench import schemas
 from trialbench.engines import failures
-from trialbench.engines.contract import Constraint, Deadlines, Label, Token, Trial, Usage
+from trialbench.engines.contract import Constraint, Deadlines, Label, Request, Token, Usage
 from trialbench.engines.failures import Failure
 from trialbench.worker import protocol
 from trialbench.worker.dispatch import Outcome
 from trialbench.worker.protocol import Abort, Close, CloseSession, CreateSession, Generate, ProtocolError, Status
 
-DEFAULTS = protocol.Defaults(Trial(max_tokens=512, temperature=1.0, deadlines=Deadlines(20, 20, 60)))
+DEFAULTS = protocol.Defaults(Request(max_tokens=512, temperature=1.0, deadlines=Deadlines(20, 20, 60)))
 LABEL = Label("gemma_local", "gemma2-2b-it", 8)
 
 
-def parse(message: Any) -> protocol.Request:
+def parse(message: Any) -> protocol.Line:
     line = message if isinstance(message, bytes) else json.dumps(message).encode()
     return protocol.parse(line, DEFAULTS)
 
@@ -44,16 +44,16 @@ def test_the_verbs() -> None:
     assert parse({"action": "close_session", "session_id": "sess_1"}) == CloseSession("sess_1")
     created = parse({"type": "create_session", "params": {"temperature": 0.7, "max_tokens": 9, "repeat_penalty": 1.1}})
     assert isinstance(created, CreateSession)
-    assert (created.trial.temperature, created.trial.max_tokens, created.trial.repeat_penalty) == (0.7, 9, 1.1)
-    assert parse({"type": "create_session", "params": None}) == CreateSession(DEFAULTS.trial)
+    assert (created.wanted.temperature, created.wanted.max_tokens, created.wanted.repeat_penalty) == (0.7, 9, 1.1)
+    assert parse({"type": "create_session", "params": None}) == CreateSession(DEFAULTS.request)
 
 
 def test_generate_in_each_dialect() -> None:
     plain = parse({"type": "generate", "id": "a", "prompt": "hi", "max_tokens": 5, "timeout_s": 3})
     assert isinstance(plain, Generate)
     assert (plain.dialect, plain.key, plain.stream) == ("plain", ("plain", "a"), True)
-    assert (plain.trial.prompt, plain.trial.max_tokens, plain.trial.temperature) == ("hi", 5, 1.0)
-    assert plain.trial.deadlines == Deadlines(20, 20, 3)
+    assert (plain.wanted.prompt, plain.wanted.max_tokens, plain.wanted.temperature) == ("hi", 5, 1.0)
+    assert plain.wanted.deadlines == Deadlines(20, 20, 3)
 
     session = parse({"type": "generate", "session_id": "sess_1", "prompt": "hi", "stream": False})
     assert isinstance(session, Generate)
@@ -61,20 +61,20 @@ def test_generate_in_each_dialect() -> None:
 
     action = parse({"action": "ask", "action_id": "u", "input": "hi", "result": None})
     assert isinstance(action, Generate)
-    assert (action.key, action.stream, action.action, action.trial.prompt) == (("action", "u"), False, "ask", "hi")
+    assert (action.key, action.stream, action.action, action.wanted.prompt) == (("action", "u"), False, "ask", "hi")
     assert parse({"action": "plan", "action_id": 1, "input": "x", "metadata": {"stream": True}}).stream  # type: ignore[union-attr]
 
 
 def test_a_session_s_parameters_stand_behind_the_line_s() -> None:
-    session = Trial(max_tokens=99, temperature=0.1, deadlines=Deadlines(1, 2, 3))
+    session = Request(max_tokens=99, temperature=0.1, deadlines=Deadlines(1, 2, 3))
     request = parse({"type": "generate", "session_id": "s", "prompt": "x", "temperature": 0.9})
     assert isinstance(request, Generate)
-    merged = protocol.behind(request.trial, request.given, session)
+    merged = protocol.behind(request.wanted, request.given, session)
     assert (merged.prompt, merged.max_tokens, merged.temperature) == ("x", 99, 0.9)
     assert merged.deadlines == Deadlines(1, 2, 3)
     timed = parse({"type": "generate", "session_id": "s", "prompt": "x", "token_timeout_s": 5})
     assert isinstance(timed, Generate)
-    assert protocol.behind(timed.trial, timed.given, session).deadlines == Deadlines(1, 5, 3)
+    assert protocol.behind(timed.wanted, timed.given, session).deadlines == Deadlines(1, 5, 3)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_session_s_parameters_stand_behind_the_line_s() -> None:
 def test_constraints(accept: Any, constraint: Constraint) -> None:
     request = parse({"type": "generate", "id": 1, "prompt": "x", "accept": accept})
     assert isinstance(request, Generate)
-    assert request.trial.constraint == constraint
+    assert request.wanted.constraint == constraint
 
 
 G = {"type": "generate", "id": 1, "prompt": "x"}
@@ -269,4 +269,4 @@ def test_any_line_is_a_request_or_an_answered_error(line: bytes) -> None:
         return
     assert schemas.validate(json.loads(line), "worker-request") == []
     if isinstance(request, Generate):
-        assert request.trial.prompt
+        assert request.wanted.prompt

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from profiles import examples
 from trialbench import schemas
 from trialbench.engines import failures
-from trialbench.engines.contract import Trial
+from trialbench.engines.contract import Request
 from trialbench.worker.protocol import VERBS
 
 
@@ -46,7 +46,7 @@ def test_the_session_dialect(bench: Any, serve: Any) -> None:
     assert session == {"ok": True, "session_id": "sess_1"}
     caller.send({"type": "generate", "session_id": "sess_1", "prompt": "x", "stream": True})
     assert [one["type"] for one in caller.until("done")] == ["token", "token", "stop", "done"]
-    assert (engine.trials[0].temperature, engine.trials[0].max_tokens) == (0.3, 7)
+    assert (engine.requests[0].temperature, engine.requests[0].max_tokens) == (0.3, 7)
     assert caller.ask({"type": "abort", "session_id": "sess_1"}) == {
         "type": "aborted",
         "ok": True,
@@ -136,7 +136,7 @@ def test_what_waits_is_aborted_at_once(bench: Any, serve: Any, wait_for: Any) ->
     caller.send(generate(2), {"type": "abort", "id": 2})
     messages = [caller.read(), caller.read()]
     assert [(one["type"], one["id"]) for one in messages] == [("done", 2), ("aborted", 2)]
-    assert len(engine.trials) == 1
+    assert len(engine.requests) == 1
 
 
 def test_the_queue_has_an_end_and_says_so(bench: Any, serve: Any, wait_for: Any) -> None:
@@ -196,9 +196,9 @@ def test_several_clients_get_their_own(bench: Any, serve: Any) -> None:
     engine.start = (lambda start: start)(engine.start)
     start = engine.start
 
-    def echo(trial: Trial) -> Any:
-        generation = start(trial)
-        generation.act = [f"{trial.prompt}-{n}" for n in range(20)]
+    def echo(request: Request) -> Any:
+        generation = start(request)
+        generation.act = [f"{request.prompt}-{n}" for n in range(20)]
         return generation
 
     engine.start = echo
@@ -239,7 +239,7 @@ def test_a_client_that_is_gone_ends_its_requests(bench: Any, serve: Any, wait_fo
     other = connect()
     other.send(generate(1))
     assert other.until("done")[0]["text"] == "next"
-    assert len(engine.trials) == 2, "what waited for the client that is gone was not begun"
+    assert len(engine.requests) == 2, "what waited for the client that is gone was not begun"
 
 
 def test_a_client_may_end_its_half_and_still_read(bench: Any, serve: Any) -> None:
@@ -337,7 +337,7 @@ def test_one_that_waits_too_long_is_answered_by_the_fallback_meanwhile(bench: An
     messages = caller.until("done")
     assert (messages[0]["text"], messages[-1]["id"], messages[-1]["fallback"]) == ("elsewhere", 2, True)
     assert messages[-1]["source"] == "openai_compatible"
-    assert len(local.trials) == 1
+    assert len(local.requests) == 1
 
 
 def test_status_tells_health_breaker_and_growth(bench: Any, serve: Any) -> None:
@@ -414,9 +414,9 @@ def fuzzed(bench: Any, serve: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     engine = bench.Engine()
     start = engine.start
 
-    def echo(trial: Trial) -> Any:
-        generation = start(trial)
-        generation.act = [f"echo {trial.prompt}"]
+    def echo(request: Request) -> Any:
+        generation = start(request)
+        generation.act = [f"echo {request.prompt}"]
         return generation
 
     monkeypatch.setattr(engine, "start", echo)
