@@ -256,7 +256,7 @@ def _add_proofs(parser: argparse.ArgumentParser) -> None:
         "--proofs",
         type=Path,
         metavar="FOLDER",
-        help="first add these proofs (JSON of `trialbench probe`) to the run, as evidence next to the trial",
+        help="first add these proofs (JSON of `trialbench proof`) to the run, as evidence next to the trial",
     )
 
 

@@ -105,7 +105,7 @@ def test_a_hash_that_is_another_stops_the_play_before_anything_changes(installed
 
 def test_a_proof_has_a_tag_of_its_own_and_changes_nothing(installed):
     host = installed[0]
-    checked = proved(host, "--tags", "probe", "--check")
+    checked = proved(host, "--tags", "proof", "--check")
     assert checked.code == 0, checked.text
     assert not proofs(host).exists()
     played = proved(host, "--tags", "cancel", "-e", ROOMY)

@@ -1,4 +1,4 @@
-"""Engine proofs stored with a run (`trialbench probe`): copied in, judged again by their own numbers, and reported."""
+"""Engine proofs stored with a run (`trialbench proof`): copied in, judged again by their own numbers, and reported."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def take_proofs(run: Path, source: Path) -> list[Path]:
     files = [file for file in sorted(source.glob("*.json")) if file.is_file() and file.stat().st_size <= MAX_BYTES]
     if not files:
         raise UsageError(
-            f"{source}: expected a folder with proofs (NAME.json of `trialbench probe NAME --json`), found none"
+            f"{source}: expected a folder with proofs (NAME.json of `trialbench proof NAME --json`), found none"
         )
     target = run / "proofs"
     target.mkdir(exist_ok=True)

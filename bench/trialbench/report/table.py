@@ -173,7 +173,7 @@ def _checks(run: Run) -> str:
 
 
 def _proof(proof: Proof) -> str:
-    """A proof as `trialbench probe` prints it: every number with its expectation."""
+    """A proof as `trialbench proof` prints it: every number with its expectation."""
     head = wrap(f"{proof.title}, {proof.engine}: {'passed' if proof.ok else 'FAILED'}, {clock(proof.made)}")
     return "\n".join([head, *(f"  {row}" for row in columns([_number(one) for one in proof.numbers]).split("\n"))])
 

@@ -1,4 +1,4 @@
-"""The verbs `worker`, `config` and `probe`, and the program `trialbench-worker` that offers them on a host.
+"""The verbs `worker`, `config` and `proof`, and the program `trialbench-worker` that offers them on a host.
 
 The program is what the zipapp of `trialbench.worker.pack` runs; it holds nothing of the measuring side.
 """
@@ -26,7 +26,7 @@ def add(verbs: _Verbs) -> None:
     """Add the verbs to the command line of `trialbench`."""
     _add_worker(verbs)
     _add_config(verbs)
-    _add_probe(verbs)
+    _add_proof(verbs)
 
 
 def _add_worker(verbs: _Verbs) -> None:
@@ -154,9 +154,9 @@ def _config_check(options: argparse.Namespace) -> int:
     return 0
 
 
-def _add_probe(verbs: _Verbs) -> None:
-    probe = verbs.add_parser("probe", help="prove that an engine starts, recovers and stops correctly")
-    proofs = probe.add_subparsers(title="proofs", required=True, metavar="PROOF")
+def _add_proof(verbs: _Verbs) -> None:
+    verb = verbs.add_parser("proof", help="prove that an engine starts, recovers and stops correctly")
+    proofs = verb.add_subparsers(title="proofs", required=True, metavar="PROOF")
     about = {
         "cold-start": "load and a short streamed reply: latency, tokens per second, memory",
         "timeout-retry": "a deliberate stall: time to recovery, nothing lost or duplicated, fallback",
@@ -185,13 +185,13 @@ def _add_probe(verbs: _Verbs) -> None:
             help="for servers: start one for the proof with this command line, and end it afterwards",
         )
         add_options(proof, required=False)
-        proof.set_defaults(verb=_probe, proof=name)
+        proof.set_defaults(verb=_proof, proof=name)
 
 
-def _probe(options: argparse.Namespace) -> int:
+def _proof(options: argparse.Namespace) -> int:
     from trialbench.errors import UsageError
     from trialbench.files import write_atomic, write_json
-    from trialbench.worker import probes
+    from trialbench.worker import proofs
     from trialbench.worker.proof import junit
 
     for option, path in (("--json", options.json), ("--junit", options.junit)):
@@ -201,7 +201,7 @@ def _probe(options: argparse.Namespace) -> int:
     choice = choose(options)
     for warning in choice.warnings:
         say(f"trialbench: warning: {warning}", sys.stderr)
-    proof = probes.run(
+    proof = proofs.run(
         options.proof,
         choice,
         url=options.url,

@@ -177,38 +177,38 @@ class Dispatcher:
             return Outcome(None, finish_reason="cancelled")
         if self.router.local is not None and self.router.fallbacks:
             state.fallback_at_s = job.arrived_s + self.policy.fallback_timeout_s
-        choice = self._first(state)
-        if isinstance(choice, Failure):
-            state.route.append(choice.detail)
-            return Outcome(None, failure=choice)
-        outcome = self._ask(choice, job, state)
+        chosen = self._first(state)
+        if isinstance(chosen, Failure):
+            state.route.append(chosen.detail)
+            return Outcome(None, failure=chosen)
+        outcome = self._ask(chosen, job, state)
         while True:
-            reason = self._why_elsewhere(choice, outcome, job, state)
+            reason = self._why_elsewhere(chosen, outcome, job, state)
             if reason is None:
                 return outcome
-            following = self._next(choice, reason)
+            following = self._next(chosen, reason)
             if isinstance(following, Failure):
                 state.route.append(following.detail)
                 return outcome
-            choice = following
-            outcome = self._ask(choice, job, state)
+            chosen = following
+            outcome = self._ask(chosen, job, state)
 
     def _first(self, state: _State) -> Route | Failure:
         if not self._fallback_is_due(state):
             return self.router.first()
-        choice = self.router.fallback(self._late())
-        if isinstance(choice, Failure):
+        chosen = self.router.fallback(self._late())
+        if isinstance(chosen, Failure):
             # Late, but no other engine can answer: the local engine gets the time it needs.
-            state.route.append(choice.detail)
+            state.route.append(chosen.detail)
             state.fallback_at_s = float("inf")
             return self.router.first()
-        return choice
+        return chosen
 
-    def _next(self, choice: Route, reason: str) -> Route | Failure:
+    def _next(self, chosen: Route, reason: str) -> Route | Failure:
         """The fallback after the one that was asked last."""
         rest = self.router.fallbacks
-        if not choice.backend.local:
-            rest = rest[rest.index(choice.backend) + 1 :]
+        if not chosen.backend.local:
+            rest = rest[rest.index(chosen.backend) + 1 :]
         if not rest:
             return Failure(UNAVAILABLE, f"{reason}; no other engine is left to ask")
         return Router(None, rest, "smart").fallback(reason)
@@ -219,7 +219,7 @@ class Dispatcher:
     def _fallback_is_due(self, state: _State) -> bool:
         return self.clock.now_s() >= state.fallback_at_s - _LEAST_S
 
-    def _why_elsewhere(self, choice: Route, outcome: Outcome, job: Job, state: _State) -> str | None:
+    def _why_elsewhere(self, chosen: Route, outcome: Outcome, job: Job, state: _State) -> str | None:
         """Why the request goes to a fallback after `outcome`, or None when `outcome` is its end."""
         failure = outcome.failure
         if failure is None or state.delivered or job.cancelled.is_set() or not self.router.fallbacks:
@@ -227,17 +227,17 @@ class Dispatcher:
         # A wrong request is wrong for every engine; an indeterminate result is not hidden by asking another one.
         if not is_engines_fault(failure) or failure.failure_class.kind == "indeterminate":
             return None
-        if choice.backend.local and self._fallback_is_due(state):
+        if chosen.backend.local and self._fallback_is_due(state):
             return self._late()
-        return f"{choice.backend.name} failed: {failure.failure_class.name}"
+        return f"{chosen.backend.name} failed: {failure.failure_class.name}"
 
-    def _ask(self, choice: Route, job: Job, state: _State) -> Outcome:
+    def _ask(self, chosen: Route, job: Job, state: _State) -> Outcome:
         """Attempts at one backend, until a result or until another attempt is pointless."""
-        backend = choice.backend
-        self._decided(choice, state)
+        backend = chosen.backend
+        self._decided(chosen, state)
         attempt = 0
         while True:
-            outcome = self._attempt(choice, job, state)
+            outcome = self._attempt(chosen, job, state)
             failure = outcome.failure
             if failure is None or not self.policy.retry.may_retry(failure, attempt=attempt, delivered=state.delivered):
                 return outcome
@@ -254,32 +254,32 @@ class Dispatcher:
             if isinstance(admitted, str):
                 state.route.append(f"no further attempt: {admitted}")
                 return outcome
-            choice = replace(choice, admitted=admitted)
+            chosen = replace(chosen, admitted=admitted)
 
-    def _attempt(self, choice: Route, job: Job, state: _State) -> Outcome:
+    def _attempt(self, chosen: Route, job: Job, state: _State) -> Outcome:
         """One generation; reports its outcome to the breaker."""
-        backend, breaker = choice.backend, choice.backend.breaker
+        backend, breaker = chosen.backend, chosen.backend.breaker
         told = False
         try:
             outcome = self._back_again(backend, job, state) or self._generate(backend, job, state)
             told = True
             if outcome.failure is not None:
                 if self._in_haste(job, outcome.failure):
-                    breaker.withdrew(choice.admitted)
+                    breaker.withdrew(chosen.admitted)
                 else:
-                    breaker.failed(choice.admitted, outcome.failure)
+                    breaker.failed(chosen.admitted, outcome.failure)
                 backend.forget()
                 row = outcome.failure.failure_class
                 if row.restart or row.name in ("connection", "unavailable"):
                     backend.reconnect = True
             elif outcome.finish_reason == "cancelled":
-                breaker.withdrew(choice.admitted)
+                breaker.withdrew(chosen.admitted)
             else:
                 breaker.succeeded()
             return outcome
         finally:
             if not told:
-                breaker.withdrew(choice.admitted)
+                breaker.withdrew(chosen.admitted)
 
     def _in_haste(self, job: Job, failure: Failure) -> bool:
         """Whether a timeout is due to the caller, who set a shorter deadline than configured."""
@@ -353,6 +353,6 @@ class Dispatcher:
         first_s = min(left_s, wanted.total_s if wanted.first_s is None else wanted.first_s)
         return replace(wanted, first_s=max(_LEAST_S, first_s))
 
-    def _decided(self, choice: Route, state: _State) -> None:
-        state.route.append(f"{choice.backend.name}: {choice.reason}")
-        self._log("route", {"backend": choice.backend.name, "reason": choice.reason})
+    def _decided(self, chosen: Route, state: _State) -> None:
+        state.route.append(f"{chosen.backend.name}: {chosen.reason}")
+        self._log("route", {"backend": chosen.backend.name, "reason": chosen.reason})

@@ -148,15 +148,15 @@ def _row(check: Check) -> tuple[str, str, str, str, str]:
 
 def junit(proofs: list[Proof]) -> str:
     """The proofs as JUnit XML: a suite each, a case per number that was judged, the engine as properties."""
-    return write("trialbench probe", [_suite(proof) for proof in proofs])
+    return write("trialbench proof", [_suite(proof) for proof in proofs])
 
 
 def _suite(proof: Proof) -> Suite:
     names = ("source", "model", "bits", "version")
     return Suite(
-        f"probe.{proof.name}",
+        f"proof.{proof.name}",
         [_case(check) for check in proof.checks if check.expected is not None or check.skipped],
-        classname=f"probe.{proof.name}.{proof.engine.get('source')}",
+        classname=f"proof.{proof.name}.{proof.engine.get('source')}",
         began=proof.began,
         properties={name: str(proof.engine[name]) for name in names if proof.engine.get(name) is not None},
     )

@@ -93,8 +93,8 @@ class Router:
         failure = self.local.health()
         if failure is not None:
             return self.fallback(f"the local engine is not well: {failure.failure_class.name}")
-        choice = self._admit(self.local, "the local engine is well")
-        return choice if isinstance(choice, Route) else self.fallback(choice.detail)
+        chosen = self._admit(self.local, "the local engine is well")
+        return chosen if isinstance(chosen, Route) else self.fallback(chosen.detail)
 
     def fallback(self, reason: str) -> Route | Failure:
         """The first fallback that is usable now."""
@@ -104,10 +104,10 @@ class Router:
             if failure is not None:
                 reasons.append(f"{backend.name} is not well: {failure.failure_class.name}")
                 continue
-            choice = self._admit(backend, "; ".join(reasons))
-            if isinstance(choice, Route):
-                return choice
-            reasons.append(f"{backend.name}: {choice.detail}")
+            chosen = self._admit(backend, "; ".join(reasons))
+            if isinstance(chosen, Route):
+                return chosen
+            reasons.append(f"{backend.name}: {chosen.detail}")
         if not self.fallbacks:
             reasons.append("no fallback is configured")
         return Failure(UNAVAILABLE, "; ".join(reasons))

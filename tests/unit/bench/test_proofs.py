@@ -42,7 +42,7 @@ def folders() -> ModuleType:
 
 
 def document(*checks: Check, name: str = "cold-start", **changes: Any) -> dict[str, Any]:
-    """A proof as `trialbench probe` writes it."""
+    """A proof as `trialbench proof` writes it."""
     engine = {"source": "gemma_local", "model": "m", "bits": 8}
     found = Proof(name, engine, list(checks), began="2026-11-21T06:00:00+00:00").as_dict() | changes
     assert schemas.validate(found, "proof") == []
@@ -122,7 +122,7 @@ def test_a_proof_whose_numbers_say_otherwise_is_none(
     st.sampled_from(["<", "<=", ">", ">=", "="]),
     st.floats(-1e6, 1e6).map(lambda limit: round(limit, 3)),
 )
-def test_what_a_probe_writes_never_contradicts_itself(value: float, relation: str, limit: float) -> None:
+def test_what_a_proof_writes_never_contradicts_itself(value: float, relation: str, limit: float) -> None:
     assert contradiction(document(Check("x", value, "s", Expectation(relation, limit)))) == ""
 
 
@@ -205,7 +205,7 @@ def test_without_anything_it_says_none(folders: ModuleType, tmp_path: Path) -> N
     assert found["ground_truth"].lines == [
         "none: not required, and there is no verdict of `trialbench check` for these files"
     ]
-    assert found["engines"].lines == ["none: no proofs lie with this run (`trialbench probe` makes them)"]
+    assert found["engines"].lines == ["none: no proofs lie with this run (`trialbench proof` makes them)"]
     text = folder_table(run)
     assert "Evidence" in text
     assert "Proofs\n" not in text

@@ -23,7 +23,7 @@ HAS_SOCKETS = {
     "measure/raw.py": "the yardstick: shares nothing with the wire that it measures",
     "verbs/worker.py": "asks a worker for its status on its Unix socket",
     "worker/channel.py": "ND-JSON over a Unix socket",
-    "worker/probes.py": "a client of the worker under proof",
+    "worker/proofs.py": "a client of the worker under proof",
     "worker/server.py": "listens on a Unix socket",
     "worker/stall.py": "a relay that passes bytes on, or holds them",
 }

@@ -35,7 +35,7 @@ def engine(*capabilities: Capability) -> Engine:
 
 
 @pytest.mark.parametrize(
-    ("request", "words"),
+    ("asked", "words"),
     [
         (Request(), "expected exactly one of prompt, messages, prompt_ids, found none"),
         (Request(prompt="a", messages=[]), "found prompt, messages"),
@@ -57,9 +57,9 @@ def engine(*capabilities: Capability) -> Engine:
         (Request(prompt="a", deadlines=Deadlines(first_s=-1)), "deadlines.first_s"),
     ],
 )
-def test_what_is_refused(request: Request, words: str) -> None:
+def test_what_is_refused(asked: Request, words: str) -> None:
     with pytest.raises(Refused, match=r"bad_arguments|unsupported") as caught:
-        require(engine(), request)
+        require(engine(), asked)
     assert words in caught.value.failure.detail
     assert caught.value.exit_code == 2
 
@@ -104,8 +104,8 @@ def test_results_and_probes_are_json_and_say_whose_they_are() -> None:
 
 def test_messages_become_a_text() -> None:
     parts = [{"type": "text", "text": "b"}, {"type": "text", "text": "c"}]
-    request = Request(messages=[{"role": "system", "content": "a"}, {"role": "user", "content": parts}])
-    assert prompt_text(request) == "a\n\nb\nc"
+    asked = Request(messages=[{"role": "system", "content": "a"}, {"role": "user", "content": parts}])
+    assert prompt_text(asked) == "a\n\nb\nc"
 
 
 @pytest.mark.parametrize(

@@ -224,8 +224,8 @@ def test_the_engine_gets_nothing_of_our_environment(
         binary, weights, tokenizer=weights, top_k=40, temperature=0.5, num_threads=3, pin="on", map="off"
     )
     engine = GemmaCpp(options, supervisor)
-    request = Request(prompt="--pin", deterministic=True, top_p=0.5, repeat_penalty=1.1, max_tokens=7)
-    result = engine.start(request).result()
+    asked = Request(prompt="--pin", deterministic=True, top_p=0.5, repeat_penalty=1.1, max_tokens=7)
+    result = engine.start(asked).result()
     assert "secret" not in result.text
     assert "--top_k 40" in result.text
     assert "--temperature 0.5" in result.text
@@ -237,7 +237,7 @@ def test_the_engine_gets_nothing_of_our_environment(
     assert result.facts["ignored"] == ["top_p", "repeat_penalty"]
     for greedy in (Request(prompt="x", temperature=0), Request(prompt="x", temperature=0, top_k=0)):
         assert "--top_k 1 --det" in engine.start(greedy).result().text
-    # Dividing by a temperature of 0 is nobody's wish, whether it stands in the request or in the configuration.
+    # Dividing by a temperature of 0 is nobody's wish, whether it stands in the asked or in the configuration.
     engine.options = replace(options, temperature=0.0)
     text = engine.start(Request(prompt="x", top_k=40)).result().text
     assert "--top_k 1 --det" in text
@@ -257,7 +257,7 @@ def test_a_leak_over_many_requests_is_seen(gemma: GemmaCpp, does: Does, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("request", "words"),
+    ("asked", "words"),
     [
         (Request(prompt="a", constraint=Constraint(grammar="g")), "does not support constrained decoding by grammar"),
         (Request(prompt="a", seed=1), "a seed"),
@@ -272,9 +272,9 @@ def test_a_leak_over_many_requests_is_seen(gemma: GemmaCpp, does: Does, tmp_path
         (Request(prompt="a", extra={"min_p": 1}), "min_p"),
     ],
 )
-def test_what_it_refuses_by_name(gemma: GemmaCpp, request: Request, words: str) -> None:
+def test_what_it_refuses_by_name(gemma: GemmaCpp, asked: Request, words: str) -> None:
     with pytest.raises(Refused, match=r"bad_arguments|unsupported") as caught:
-        gemma.start(request)
+        gemma.start(asked)
     assert words in caught.value.failure.detail
     assert gemma.supervisor.running == 0
 

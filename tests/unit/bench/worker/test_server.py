@@ -436,7 +436,7 @@ def test_the_packed_program_runs_without_anything_installed(conf: Path, tmp_path
     shot = [*command, "oneshot", "--engine", "gemma-cpp", "--config", str(conf), "--timeout", "20", "hello"]
     done = subprocess.run(shot, capture_output=True, timeout=30, check=True)
     assert done.stdout.startswith(b"w0 w1")
-    refused = [*command, "probe", "cancel", "--engine", "llama-server", "--url", "http://127.0.0.1:9", "-n", "1"]
+    refused = [*command, "proof", "cancel", "--engine", "llama-server", "--url", "http://127.0.0.1:9", "-n", "1"]
     done = subprocess.run(refused, capture_output=True, timeout=60, check=False)
     assert done.returncode == 4, "httpx works from within: the connection was refused, nothing was proved"
     assert b"refused" in done.stderr

@@ -341,7 +341,7 @@ class _Caller:
             worker.serve(channel)
             channel.release()
 
-        threading.Thread(target=serve, name="probe-client", daemon=True).start()
+        threading.Thread(target=serve, name="proof-client", daemon=True).start()
 
     def send(self, message: Mapping[str, Any]) -> None:
         self._socket.sendall(json.dumps(message).encode() + b"\n")

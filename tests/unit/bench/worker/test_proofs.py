@@ -90,12 +90,12 @@ def served(script: Path) -> Iterator[str]:
     thread.join()
 
 
-def probe(tmp_path: Path, name: str, *arguments: object) -> tuple[int, dict[str, Any]]:
+def prove(tmp_path: Path, name: str, *arguments: object) -> tuple[int, dict[str, Any]]:
     """Exit code and document of one proof; what is written is checked on the way."""
     out = tmp_path / "proof.json"
     out.unlink(missing_ok=True)
     files = ["--json", str(out), "--junit", str(tmp_path / "proof.xml")]
-    code = main(["probe", name, *map(str, arguments), *files])
+    code = main(["proof", name, *map(str, arguments), *files])
     document = json.loads(out.read_text(encoding="utf-8"))
     assert schemas.validate(document, "proof") == []
     suite = ElementTree.parse(tmp_path / "proof.xml").getroot()[0]
@@ -113,7 +113,7 @@ def gemma(weights: Path) -> list[object]:
 
 def test_cold_start(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     slack = ["--expect", "cold_start_s=60", "--expect", "tokens_per_s=1"]
-    code, document = probe(tmp_path, "cold-start", *gemma(weights), "-n", 2, *slack)
+    code, document = prove(tmp_path, "cold-start", *gemma(weights), "-n", 2, *slack)
     assert code == 0, document
     assert (document["source"], document["model"], document["bits"]) == ("gemma_local", "stand-in", 8)
     found = numbers(document)
@@ -127,7 +127,7 @@ def test_cold_start(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture
 
 def test_cold_start_says_what_is_too_slow(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights.write_text('{"load_s": 0.2, "rate_hz": 300}', encoding="utf-8")
-    code, document = probe(tmp_path, "cold-start", *gemma(weights), "-n", 1, "--expect", "cold_start_s=0.1")
+    code, document = prove(tmp_path, "cold-start", *gemma(weights), "-n", 1, "--expect", "cold_start_s=0.1")
     assert code == 1
     assert [check["name"] for check in document["checks"] if not check["ok"]] == ["cold_start_s"]
     assert "FAILED" in capsys.readouterr().out
@@ -136,7 +136,7 @@ def test_cold_start_says_what_is_too_slow(tmp_path: Path, weights: Path, capsys:
 def test_an_engine_that_fails_has_proved_nothing(tmp_path: Path, weights: Path) -> None:
     weights.write_text('{"abort": "alloc"}', encoding="utf-8")
     for name in ("cold-start", "cancel", "timeout-retry"):
-        code, document = probe(tmp_path, name, *gemma(weights), "-n", 1)
+        code, document = prove(tmp_path, name, *gemma(weights), "-n", 1)
         assert code == 1, name
         assert "allocation_failed" in json.dumps(document["checks"]), name
 
@@ -144,7 +144,7 @@ def test_an_engine_that_fails_has_proved_nothing(tmp_path: Path, weights: Path) 
 def test_an_engine_that_can_not_be_used_is_a_failed_proof_that_says_so(tmp_path: Path, weights: Path) -> None:
     missing = ["--binary", tmp_path / "nowhere", "--weights", weights, "--model", "m"]
     for name in ("cold-start", "cancel", "timeout-retry"):
-        code, document = probe(tmp_path, name, *missing, "-n", 1)
+        code, document = prove(tmp_path, name, *missing, "-n", 1)
         (check,) = document["checks"]
         assert (code, check["name"], check["value"], check["expected"]) == (1, "usable", 0, "= 1")
         assert check["detail"].startswith("missing_binary: ")
@@ -156,7 +156,7 @@ def test_a_server_that_does_not_answer_proves_nothing(
 ) -> None:
     for name in ("cold-start", "cancel", "timeout-retry"):
         out = tmp_path / f"{name}.json"
-        assert main(["probe", name, "--engine", "llama-server", "--url", dead_url, "-n", "1", "--json", str(out)]) == 4
+        assert main(["proof", name, "--engine", "llama-server", "--url", dead_url, "-n", "1", "--json", str(out)]) == 4
         assert "nothing was proved: connection: " in capsys.readouterr().err
         assert not out.exists()
 
@@ -165,12 +165,12 @@ def test_numbers_that_would_have_nowhere_to_go_are_not_measured(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for option in ("--json", "--junit"):
-        assert main(["probe", "cold-start", *map(str, gemma(weights)), option, str(tmp_path / "no" / "x")]) == 2
+        assert main(["proof", "cold-start", *map(str, gemma(weights)), option, str(tmp_path / "no" / "x")]) == 2
         assert f"{option}: expected a file in an existing folder" in capsys.readouterr().err
 
 
 def test_tokens_a_second() -> None:
-    from trialbench.worker.probes import _rate
+    from trialbench.worker.proofs import _rate
 
     assert _rate(11, [1.0, 1.5, 3.0], 5000.0) == 5.0
     assert _rate(1, [1.0], 100.0) is None, "one token has no rate"
@@ -181,7 +181,7 @@ def test_tokens_a_second() -> None:
 
 
 def test_cancel(tmp_path: Path, weights: Path) -> None:
-    code, document = probe(tmp_path, "cancel", *gemma(weights), "-n", 3, "--expect", "quiet_max_ms=30000")
+    code, document = prove(tmp_path, "cancel", *gemma(weights), "-n", 3, "--expect", "quiet_max_ms=30000")
     assert code == 0, document
     found = numbers(document)
     assert (found["hangs"], found["unclean"], found["left_processes"], found["next_failed"]) == (0, 0, 0, 0)
@@ -193,7 +193,7 @@ def test_a_generation_that_hangs_is_counted_and_ends_the_proof(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trialbench.engines.gemma_cpp import GemmaCpp
-    from trialbench.worker import probes
+    from trialbench.worker import proofs
 
     released = threading.Event()
     start = GemmaCpp.start
@@ -204,8 +204,8 @@ def test_a_generation_that_hangs_is_counted_and_ends_the_proof(
         return start(self, request)
 
     monkeypatch.setattr(GemmaCpp, "start", hanging)
-    monkeypatch.setattr(probes, "_HANG_S", -59.9)
-    code, document = probe(tmp_path, "cancel", *gemma(weights), "-n", 5)
+    monkeypatch.setattr(proofs, "_HANG_S", -59.9)
+    code, document = prove(tmp_path, "cancel", *gemma(weights), "-n", 5)
     released.set()
     assert code == 1
     assert numbers(document)["hangs"] == 1
@@ -213,7 +213,7 @@ def test_a_generation_that_hangs_is_counted_and_ends_the_proof(
 
 
 def test_timeout_and_retry(tmp_path: Path, weights: Path) -> None:
-    code, document = probe(tmp_path, "timeout-retry", *gemma(weights), "-n", 1, "--expect-any", "recovery_s=60")
+    code, document = prove(tmp_path, "timeout-retry", *gemma(weights), "-n", 1, "--expect-any", "recovery_s=60")
     assert code == 0, document
     (run,) = document["runs"]
     assert (run["stalled"], run["attempts"], run["end"], run["behind"], run["after"]) == (1, 2, "done", "done", "done")
@@ -230,7 +230,7 @@ def test_timeout_and_retry_over_http_with_a_fallback(tmp_path: Path, served: str
         encoding="utf-8",
     )
     engine = ["--engine", "llama-server", "--url", served, "--config", conf]
-    code, document = probe(
+    code, document = prove(
         tmp_path, "timeout-retry", *engine, "-n", 1, "--expect-any", "recovery_s=60", "--expect", "fallback_s=60"
     )
     assert code == 0, document
@@ -245,7 +245,7 @@ def test_a_fallback_that_does_not_answer(tmp_path: Path, weights: Path, dead_url
     conf.write_text(f"[dispatcher]\nfallback_order = other\n[other]\nendpoint = {dead_url}\n", encoding="utf-8")
     weights.write_text('{"tokens": 5}', encoding="utf-8")
     slack = ["--expect", "recovery_s=60"]
-    code, document = probe(tmp_path, "timeout-retry", *gemma(weights), "--config", conf, "-n", 1, *slack)
+    code, document = prove(tmp_path, "timeout-retry", *gemma(weights), "--config", conf, "-n", 1, *slack)
     assert code == 1
     assert "expected a labeled answer of the fallback" in document["checks"][-1]["detail"]
 
@@ -256,18 +256,18 @@ def test_a_server_is_launched_for_the_cold_start(
     launch = f"{sys.executable} {script} {dead_url.rpartition(':')[2]}"
     engine = ["--engine", "llama-server", "--url", dead_url, "--launch", launch]
     slack = ["--expect", "cold_start_s=60", "--expect", "tokens_per_s=1"]
-    code, document = probe(tmp_path, "cold-start", *engine, "-n", 2, *slack)
+    code, document = prove(tmp_path, "cold-start", *engine, "-n", 2, *slack)
     assert code == 0, document
     assert all(run["load_s"] < run["cold_start_s"] for run in document["runs"])
     assert numbers(document)["peak_mib"] > 1
-    code, document = probe(tmp_path, "cancel", *engine, "-n", 2, "--expect", "quiet_max_ms=30000")
+    code, document = prove(tmp_path, "cancel", *engine, "-n", 2, "--expect", "quiet_max_ms=30000")
     assert numbers(document)["hangs"] == 0
     assert code == 0, document
 
 
 def test_a_server_that_runs_already_is_not_cold(tmp_path: Path, served: str) -> None:
     engine = ["--engine", "llama-server", "--url", served]
-    code, document = probe(tmp_path, "cold-start", *engine, "-n", 1, "--expect", "tokens_per_s=1")
+    code, document = prove(tmp_path, "cold-start", *engine, "-n", 1, "--expect", "tokens_per_s=1")
     assert code == 0, document
     cold = document["checks"][0]
     assert (cold["skipped"], cold["value"]) == (True, None)
@@ -276,7 +276,7 @@ def test_a_server_that_runs_already_is_not_cold(tmp_path: Path, served: str) -> 
 
 def test_wrong_use(tmp_path: Path, served: str, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def fails(*arguments: object) -> str:
-        assert main(["probe", "cold-start", *map(str, arguments)]) in (2, 4)
+        assert main(["proof", "cold-start", *map(str, arguments)]) in (2, 4)
         return capsys.readouterr().err
 
     assert "--launch: expected --url as well" in fails(*gemma(weights), "--launch", "x")
@@ -290,11 +290,11 @@ def test_wrong_use(tmp_path: Path, served: str, weights: Path, capsys: pytest.Ca
     assert "expected one of cold_start_s, tokens_per_s, failed" in fails(*gemma(weights), "--expect", "x=1")
     assert "found 'nonsense'" in fails(*gemma(weights), "--expect-any", "nonsense=1")
     for proof in ("cold-start", "cancel", "timeout-retry"):
-        assert main(["probe", proof, *map(str, gemma(weights)), "--prompt", " "]) == 2
+        assert main(["proof", proof, *map(str, gemma(weights)), "--prompt", " "]) == 2
         assert "prompt: expected a text, found none" in capsys.readouterr().err
     for number in ("0", "many"):
         with pytest.raises(SystemExit):
-            main(["probe", "cancel", "-n", number])
+            main(["proof", "cancel", "-n", number])
         assert f"argument -n: expected a whole number, at least 1, found {number}" in capsys.readouterr().err
     conf = tmp_path / "f.conf"
     conf.write_text("[unread]\n", encoding="utf-8")
