@@ -42,11 +42,11 @@ TAIL_LINES = 60
 # Between asking a step to end and ending it.
 PATIENCE_S = 15.0
 # In the environment of every step: which run it belongs to, so that the next run knows what a kill left.
-MARK = "MT_RUN_OF"
+TAG = "MT_RUN_OF"
 # How far a step without a twin gives way to those on twins.
 NICE = 10
 TWIN_LABEL = "edgelab.model_trial.twin"
-MARKS = {"ok": "ok", "recorded": "ok, recorded", "failed": "FAILED", "skipped": "skipped", "left out": "LEFT OUT"}
+WORDS = {"ok": "ok", "recorded": "ok, recorded", "failed": "FAILED", "skipped": "skipped", "left out": "LEFT OUT"}
 
 
 class Usage(Exception):
@@ -169,7 +169,7 @@ class Running:
     """A started step: a session of its own, so that it can be ended whole, and its log."""
 
     def __init__(self, step: Step, words: Sequence[str], variables: dict[str, str], log: Path) -> None:
-        self.step, self.log, self.mark = step, log, variables.get(MARK, "")
+        self.step, self.log, self.tag = step, log, variables.get(TAG, "")
         self.began_s = time.monotonic()
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
@@ -212,8 +212,8 @@ class Running:
     def end_left(self) -> None:
         """End what the step left running, in its session or another: it would disturb the next one."""
         end_session(self.process.pid, signal.SIGKILL)
-        if self.mark:
-            end_marked(self.mark)
+        if self.tag:
+            end_tagged(self.tag)
 
     def tail(self) -> str:
         """Return the last lines of its log."""
@@ -246,11 +246,11 @@ def end_session(session: int, number: int) -> None:
                 os.kill(int(entry.name), number)
 
 
-def end_marked(mark: str) -> int:
+def end_tagged(tag: str) -> int:
     """End every process whose environment says that it belongs to this run or step; returns how many there were.
 
     Args:
-        mark: ``build/<tier>/<step>`` as an absolute path, or the folder with a slash at its end for all of its steps.
+        tag: ``build/<tier>/<step>`` as an absolute path, or the folder with a slash at its end for all of its steps.
     """
     ended = 0
     for entry in Path("/proc").iterdir():
@@ -258,8 +258,8 @@ def end_marked(mark: str) -> int:
             continue
         with contextlib.suppress(OSError):
             words = (entry / "environ").read_bytes().split(b"\0")
-            of = next((word for word in words if word.startswith(f"{MARK}=".encode())), b"").decode(errors="replace")
-            if of == f"{MARK}={mark}" or (mark.endswith("/") and of.startswith(f"{MARK}={mark}")):
+            of = next((word for word in words if word.startswith(f"{TAG}=".encode())), b"").decode(errors="replace")
+            if of == f"{TAG}={tag}" or (tag.endswith("/") and of.startswith(f"{TAG}={tag}")):
                 os.kill(int(entry.name), signal.SIGKILL)
                 ended += 1
     return ended
@@ -402,7 +402,7 @@ class Run:
     def go(self) -> int:
         """Run the steps; returns the exit code."""
         # The lock sees to it that no other run is under way here.
-        left = end_marked(f"{self.folder}/")
+        left = end_tagged(f"{self.folder}/")
         if left:
             self.screen.line(f"ended {left} processes that a killed run had left")
         if self.tier == PROVE and not self.tree.clean:
@@ -461,11 +461,11 @@ class Run:
     def variables(self, step: Step, twin: str) -> dict[str, str]:
         """Return the environment of a step."""
         found = {**os.environ, "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"}
-        # Not the mark of a run around this one: ending what the step left would end that run too.
-        found.pop(MARK, None)
+        # Not the tag of a run around this one: what ends a step's leftovers would end that run.
+        found.pop(TAG, None)
         if not step.is_ground:
             # A Docker engine that a step of the ground starts outlives the run.
-            found[MARK] = f"{self.folder}/{step.name}"
+            found[TAG] = f"{self.folder}/{step.name}"
         found |= {"MT_PROFILE": "long" if self.tier == PROVE else "short", "MT_TWINS_KEPT": "1"}
         if twin:
             found |= {"MT_TWIN": self.names[twin], "MT_TWIN_TESTS": self.names[twin]}
@@ -488,7 +488,7 @@ class Run:
         self.results[step.name] = result
         ended = sum(one.name in self.results for one in self.steps)
         self.screen.line(
-            f"[{ended:2}/{len(self.steps)}] {MARKS[result.result]:8} {step.name:18} {result.seconds:5.0f} s  "
+            f"[{ended:2}/{len(self.steps)}] {WORDS[result.result]:8} {step.name:18} {result.seconds:5.0f} s  "
             f"{result.why or step.does}"
         )
         if self.tier == PROVE and result.result in ("ok", "failed"):
@@ -541,7 +541,7 @@ class Run:
         self.screen.line()
         for step, result in shown:
             why = "" if result.result in ("ok", "recorded") else f"  {result.why}"
-            self.screen.line(f"  {MARKS[result.result]:13} {step.name:18} {result.seconds:6.0f} s{why}")
+            self.screen.line(f"  {WORDS[result.result]:13} {step.name:18} {result.seconds:6.0f} s{why}")
         if apart:
             self.screen.line("\n  skipped here, because this machine lacks what they need:")
             for step, result in apart:

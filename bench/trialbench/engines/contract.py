@@ -1,11 +1,11 @@
 """The engine contract: one interface for everything that turns a prompt into a stream of tokens.
 
-        engine.probe()               whether it is usable, its version and hashes
+    engine.probe()                       whether it is usable, its version and hashes
     generation = engine.start(request)
     for event in generation.events():    Started, Token..., then exactly one Done or Failed
         ...
-    generation.cancel()          from any thread, at any moment; ends in Done("cancelled")
-        generation.result()          text, usage, times, memory, and the engine and model they come from
+    generation.cancel()                  from any thread, at any moment; ends in Done("cancelled")
+    generation.result()                  text, usage, times, memory, and the engine and model they come from
 
 An engine raises nothing once `start` has returned: a failure is the last event. `start` itself raises `Refused` if the
 request asks for something that the engine can't do; nothing has begun then. Times are CLOCK_MONOTONIC seconds.

@@ -237,7 +237,7 @@ def test_the_engine_gets_nothing_of_our_environment(
     assert result.facts["ignored"] == ["top_p", "repeat_penalty"]
     for greedy in (Request(prompt="x", temperature=0), Request(prompt="x", temperature=0, top_k=0)):
         assert "--top_k 1 --det" in engine.start(greedy).result().text
-    # Dividing by a temperature of 0 is nobody's wish, whether it stands in the asked or in the configuration.
+    # Dividing by a temperature of 0 is nobody's wish, whether it stands in the request or in the configuration.
     engine.options = replace(options, temperature=0.0)
     text = engine.start(Request(prompt="x", top_k=40)).result().text
     assert "--top_k 1 --det" in text
