@@ -27,8 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return ended("trialbench", lambda: options.verb(options))
 
 
+_ABOUT = "Measures a language model where it would run, and says what the numbers allow."
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="trialbench", description="Tests a language model where it would run.")
+    parser = argparse.ArgumentParser(prog="trialbench", description=_ABOUT)
     parser.add_argument("--version", action="version", version=f"trialbench {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     _add_run(verbs)
@@ -42,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     for room, verb_module in _NOT_IN_THE_IMAGE.items():
         if importlib.util.find_spec(f"trialbench.{room}") is not None:
             importlib.import_module(f"trialbench.{verb_module}").add(verbs)
+    for listed in verbs._choices_actions:
+        # Who asks a verb for help reads first what the list of verbs says about it.
+        verbs.choices[listed.dest].description = listed.help
     return parser
 
 

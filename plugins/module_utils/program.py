@@ -444,8 +444,21 @@ def unpack(program: Path, folder: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
+_OPTIONS = {
+    "--by": "who asks, for the journal",
+    "--controller": "who opens it, for the status",
+    "--epoch": "the epoch that open answered",
+    "--phase": f"one of {', '.join(PHASES)}",
+    "--run": "name of the run",
+    "--since": "only events after this number",
+    "--wait": "seconds to wait for an event",
+}
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="model-trial", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="model-trial", description="Holds a trial on this host, and gives the host back."
+    )
     parser.add_argument("--root", type=Path, default=None, help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
@@ -454,13 +467,19 @@ def _parser() -> argparse.ArgumentParser:
         kinds: dict[str, Callable[[str], object]] = {"--epoch": int, "--since": int, "--wait": number_of_seconds}
         for option in options:
             found.add_argument(
-                option, type=kinds.get(option, str), required=option in ("--run", "--epoch", "--phase"), default=None
+                option,
+                type=kinds.get(option, str),
+                required=option in ("--run", "--epoch", "--phase"),
+                default=None,
+                help=_OPTIONS[option],
             )
         return found
 
-    verb("status", "who holds this host, and how the last run ended").add_argument("--json", action="store_true")
+    verb("status", "who holds this host, and how the last run ended").add_argument(
+        "--json", action="store_true", help="for programs: one line of JSON"
+    )
     asked = verb("restore", "bring the host back now", "--by")
-    asked.add_argument("--no-wait", action="store_true", help="return at once; look at status later")
+    asked.add_argument("--no-wait", action="store_true", help="return at once; status tells how it went")
     verb("abort", "end the running trial; the host restores itself", "--by")
     verb("open", "prepare and open a trial (controller)", "--run", "--controller")
     verb("advance", "let a trial enter a phase (controller)", "--run", "--epoch", "--phase")

@@ -59,9 +59,9 @@ _EXIT_CODES = (
 
 def _add_check(verbs: Verbs) -> None:
     for name, text in (
-        ("check", "is the converted or quantised model still the same model?"),
+        ("check", "say whether a converted or quantised model is still the same model"),
         ("ci", "pull, convert and check"),
-        ("recheck", "after an upgrade of the runtime: clean, convert, check, and what changed"),
+        ("recheck", "after an upgrade of the runtime: clean, convert, check, and say what changed"),
     ):
         check = verbs.add_parser(name, help=text, epilog=_EXIT_CODES)
         add_roster(check)
@@ -72,37 +72,45 @@ def _add_check(verbs: Verbs) -> None:
         check.add_argument("--junit", type=Path, metavar="FILE.xml", help="the verdict for CI")
         check.add_argument("--html", type=Path, metavar="FILE.html", help="the verdict as a page, with plots")
         check.set_defaults(verb={"check": _check, "ci": _ci, "recheck": _recheck}[name])
-    ticket = verbs.add_parser("ticket", help="Markdown for an issue tracker, from a verdict")
+    ticket = verbs.add_parser("ticket", help="write Markdown for an issue tracker, from a verdict")
     ticket.add_argument("file", type=Path, metavar="VERDICT.json")
     ticket.set_defaults(verb=_ticket)
-    attest = verbs.add_parser("attest", help="the verdict about a file, by its hash")
+    attest = verbs.add_parser("attest", help="say what verdicts hold about a file, by its hash")
     attest.add_argument("--sha256", action="append", required=True, metavar="HEX", help="of the file; repeatable")
     attest.add_argument("--verdict", action="append", default=[], type=Path, metavar="FILE.json", help="repeatable")
     attest.add_argument("--optional", action="store_true", help="only say it: no verdict, or a bad one, is no failure")
     attest.add_argument("--json", type=Path, metavar="FILE", help="write what was found (schema attestation)")
     attest.set_defaults(verb=_attest)
     claims = verbs.add_parser("claims", help="show the pre-registered claims, or lock them")
-    claims.add_argument("--roster", default="original", metavar="NAME|FILE")
+    claims.add_argument("--roster", default="original", metavar="NAME|FILE", help="default: original")
     claims.add_argument("--lock", action="store_true", help="lock what is new; a changed claim becomes an amendment")
     claims.set_defaults(verb=_claims)
 
 
 def add_roster(parser: argparse.ArgumentParser) -> None:
     """The options that say which models are meant."""
-    parser.add_argument("--roster", default="original", metavar="NAME|FILE", help="default: original")
+    parser.add_argument(
+        "--roster", default="original", metavar="NAME|FILE", help="models, prompts and bounds (default: original)"
+    )
     parser.add_argument(
         "--model", action="append", default=[], metavar="SLUG", help="only this model of the roster; repeatable"
     )
     parser.add_argument(
-        "--work", type=Path, default=Path("ground-truth"), metavar="DIR", help="for models and results: ground-truth"
+        "--work",
+        type=Path,
+        default=Path("ground-truth"),
+        metavar="DIR",
+        help="folder of models and results (default: ground-truth)",
     )
     parser.add_argument("--oracle", type=Path, metavar="DIR", help="folder of the oracle files (default: the roster's)")
 
 
 def add_runtime(parser: argparse.ArgumentParser) -> None:
     """The options that say which runtime is meant, and where it is."""
-    parser.add_argument("--runtime", choices=RUNTIMES, default="llama.cpp")
-    parser.add_argument("--threads", type=positive, default=1, help="of the runtime: changes times, not results")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="llama.cpp", help="default: llama.cpp")
+    parser.add_argument(
+        "--threads", type=positive, default=1, help="threads of the runtime (default: 1); changes times, not results"
+    )
 
 
 def selected(options: argparse.Namespace) -> tuple[Roster, list[Model], Workspace]:

@@ -25,7 +25,9 @@ _MAX_PROMPT = 16 << 20
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb `oneshot`; nothing heavy is imported before it runs."""
-    oneshot = verbs.add_parser("oneshot", help="one prompt, its reply streamed to standard output", epilog=_EXIT_CODES)
+    oneshot = verbs.add_parser(
+        "oneshot", help="send one prompt and stream its reply to standard output", epilog=_EXIT_CODES
+    )
     _add_arguments(oneshot)
 
 

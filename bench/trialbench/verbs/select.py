@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser, *, required: bool = True, url: 
         required: whether `--engine` must be given.
         url: whether to add `--url` and `--model`; False if the verb has its own.
     """
-    parser.add_argument("--engine", choices=NAMES, required=required, help="what generates")
+    parser.add_argument("--engine", choices=NAMES, required=required, help="the engine that generates")
     group = parser.add_argument_group("engine")
     if url:
         group.add_argument("--url", help="llama-server, openai: such as http://127.0.0.1:11435")
@@ -50,8 +50,8 @@ def add_options(parser: argparse.ArgumentParser, *, required: bool = True, url: 
     group.add_argument(
         "--tokenizer", type=Path, metavar="FILE", help=f"gemma-cpp: for files from before 2025 (default: ${_TOKENIZER})"
     )
-    group.add_argument("--binary-sha256", metavar="HEX")
-    group.add_argument("--weights-sha256", metavar="HEX")
+    group.add_argument("--binary-sha256", metavar="HEX", help="gemma-cpp: refuse another binary")
+    group.add_argument("--weights-sha256", metavar="HEX", help="gemma-cpp: refuse other weights")
     group.add_argument("--weight-format", metavar="NAME", help="gemma-cpp: f32, bf16, sfp, i8 or nuq; gives the bits")
     group.add_argument("--num-threads", type=int, metavar="N", help="gemma-cpp (default: the binary decides)")
     group.add_argument("--seq-len", type=int, metavar="N", help="gemma-cpp: the context (default: 8192)")
