@@ -227,7 +227,13 @@ def _add_report(verbs: _Verbs) -> None:
     summarize.set_defaults(verb=_summarize)
     verdict = verbs.add_parser("verdict", help="decide and write verdict.json, without measuring again")
     verdict.add_argument("dir", type=Path, metavar="DIR")
-    verdict.add_argument("--describe", choices=["better", "same", "worse"], help="a person's judgment of describe")
+    verdict.add_argument(
+        "--judge",
+        action="append",
+        default=[],
+        metavar="NAME=better|same|worse",
+        help="a person's judgment of a workload that is shown, against the baseline; repeatable",
+    )
     verdict.add_argument("--require", choices=["adopt"], help="exit 1 unless the verdict is ADOPT")
     verdict.add_argument("--adherence-rule", choices=["share", "proved"], help="default: the plan's, else share")
     verdict.add_argument(
@@ -296,7 +302,7 @@ def _verdict(options: argparse.Namespace) -> int:
     _take_proofs(options)
     decision = decide_folder(
         options.dir,
-        describe=options.describe,
+        judged=_settings(options.judge, option="--judge", like="NAME=better|same|worse"),
         adherence_rule=options.adherence_rule,
         ground_truth=options.ground_truth,
     )

@@ -1,14 +1,16 @@
 """The verdict: one pure function of the facts of a run; the first rule that matches wins.
 
 tainted, or thinking seen -> INCONCLUSIVE · VRAM outside its healthy band at any gate -> REJECT · rolled back, no VRAM
-gate, or too few nav samples -> INCONCLUSIVE · adherence too low -> REJECT · required ground truth failed -> REJECT,
-missing -> INCONCLUSIVE · describe not judged -> PENDING_REVIEW · judged not better -> REJECT · else ADOPT.
+gate, or too few samples -> INCONCLUSIVE · adherence too low -> REJECT · required ground truth failed -> REJECT, missing
+-> INCONCLUSIVE · a workload that is shown judged worse -> REJECT, one not judged -> PENDING_REVIEW, none judged better
+-> REJECT · else ADOPT.
 
 Latency is reported elsewhere and is no part of this: it is never a gate.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -34,20 +36,21 @@ class Gate:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the verdict depends on. `nav_n` counts all measured nav samples of the candidate, failed ones too.
+    """What the verdict depends on. `n` counts all measured samples of the workload that decides, failed ones too.
 
+    `judged` has every workload that is shown, by name, with a person's judgement; None where there is none yet.
     `rolled_back`: why the trial was not completed, None if it was. `partial`: segments that lack samples they should
     have; told beside the verdict, which follows from the samples that are there.
     """
 
-    nav_n: int
+    n: int
     adherent: int
     gates: tuple[Gate, ...]
     taints: tuple[str, ...] = ()
     thinking: int = 0
     rolled_back: str | None = None
     ground_truth: GroundTruth = "not_required"
-    describe: Judgement | None = None
+    judged: Mapping[str, Judgement | None] = field(default_factory=dict)
     partial: tuple[str, ...] = ()
 
 
@@ -57,7 +60,7 @@ class Rules:
 
     low_gb: float = 5.5
     high_gb: float = 7.5
-    nav_required: int = 100
+    n_required: int = 100
     adherence_percent: int = 95
     adherence_rule: AdherenceRule = "share"
 
@@ -73,7 +76,7 @@ class Decision:
 def decide(facts: Facts, rules: Rules) -> Decision:
     """The verdict on `facts`."""
     verdict, reason = _first_match(facts, rules)
-    beside = [adherence_text(facts, rules)] if facts.nav_n else []
+    beside = [adherence_text(facts, rules)] if facts.n else []
     if facts.rolled_back and facts.rolled_back not in reason:
         beside.append(f"the trial was not completed: {facts.rolled_back}")
     beside += [f"partial: {text}" for text in facts.partial]
@@ -82,12 +85,12 @@ def decide(facts: Facts, rules: Rules) -> Decision:
 
 def adherence_text(facts: Facts, rules: Rules) -> str:
     """Adherence as a share, with what it proves, and how many samples a proof would take."""
-    share = stats.share(facts.adherent, facts.nav_n)
-    limit = stats.threshold(facts.adherent, facts.nav_n, rules.adherence_percent / 100)
+    share = stats.share(facts.adherent, facts.n)
+    limit = stats.threshold(facts.adherent, facts.n, rules.adherence_percent / 100)
     proof = {"PASS": "proved", "FAIL": "refuted", "INCONCLUSIVE": "not proved"}[limit.finding]
     needed = f"; {limit.needed_n} samples at this share would decide" if limit.needed_n else ""
     return (
-        f"adherence {facts.adherent}/{facts.nav_n}"
+        f"adherence {facts.adherent}/{facts.n}"
         f" (at least {rules.adherence_percent} %: {proof}, one-sided 95 % bounds"
         f" {share.one_sided_low * 100:.1f}-{share.one_sided_high * 100:.1f} %{needed})"
     )
@@ -106,8 +109,8 @@ def _first_match(facts: Facts, rules: Rules) -> tuple[Verdict, str]:
         return "INCONCLUSIVE", f"the trial was not completed: {facts.rolled_back}"
     if not facts.gates:
         return "INCONCLUSIVE", "VRAM was not measured at any gate"
-    if facts.nav_n < rules.nav_required:
-        return "INCONCLUSIVE", f"expected {rules.nav_required} nav samples, found {facts.nav_n}"
+    if facts.n < rules.n_required:
+        return "INCONCLUSIVE", f"expected {rules.n_required} samples, found {facts.n}"
     adherence = adherence_finding(facts, rules)
     if adherence != "PASS":
         verdict: Verdict = "REJECT" if adherence == "FAIL" else "INCONCLUSIVE"
@@ -116,10 +119,24 @@ def _first_match(facts: Facts, rules: Rules) -> tuple[Verdict, str]:
         return "REJECT", "ground truth failed: it is not the same model"
     if facts.ground_truth == "missing":
         return "INCONCLUSIVE", "ground truth is required, and there is none for this file"
-    if facts.describe is None:
-        return "PENDING_REVIEW", "nobody has judged the describe replies yet: `trialbench verdict DIR --describe ...`"
-    if facts.describe != "better":
-        return "REJECT", f"describe judged {facts.describe}: not materially better than the baseline"
+    return _judged(facts.judged)
+
+
+def _judged(judged: Mapping[str, Judgement | None]) -> tuple[Verdict, str]:
+    """What people said of the replies that are shown; where nothing is shown, nobody is asked."""
+    if not judged:
+        return "ADOPT", "adherent and within VRAM; no replies are shown for a person to judge"
+    words = set(judged.values())
+    said = ", ".join(f"{name} judged {word}" for name, word in judged.items() if word)
+    if "worse" not in words and None in words:
+        names = [name for name, word in judged.items() if word is None]
+        options = " ".join(f"--judge {name}=..." for name in names)
+        return (
+            "PENDING_REVIEW",
+            f"nobody has judged the {' and '.join(names)} replies yet: `trialbench verdict DIR {options}`",
+        )
+    if "worse" in words or "better" not in words:
+        return "REJECT", f"{said}: not materially better than the baseline"
     return "ADOPT", "adherent, within VRAM, and judged better than the baseline"
 
 
@@ -133,5 +150,5 @@ def adherence_finding(facts: Facts, rules: Rules) -> stats.Finding:
     """Whether the rule of adherence is met, failed, or (by the rule `proved`) left open."""
     if rules.adherence_rule == "share":
         # In whole numbers: 95 of 100 is 95 %, whatever 0.95 is in binary.
-        return "PASS" if facts.adherent * 100 >= rules.adherence_percent * facts.nav_n else "FAIL"
-    return stats.threshold(facts.adherent, facts.nav_n, rules.adherence_percent / 100).finding
+        return "PASS" if facts.adherent * 100 >= rules.adherence_percent * facts.n else "FAIL"
+    return stats.threshold(facts.adherent, facts.n, rules.adherence_percent / 100).finding

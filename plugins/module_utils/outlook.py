@@ -53,11 +53,11 @@ def measured(entries: Sequence[dict[str, Any]]) -> Measured | None:
 
 def _spans(plan: Plan, found: Measured) -> dict[str, tuple[float, float]]:
     """When every stopped tenant goes and is back, in seconds after the first stop."""
-    work, limits = plan.workloads, plan.limits
-    replies = work.nav_extended + work.describe_n + work.warmup
-    a1_s = replies * work.expected_reply_s + CONTAINER_S
-    b_s = (replies + work.nav_cached + 2) * work.expected_reply_s + CONTAINER_S
-    a2_s = min(limits.a2_s, replies * work.expected_reply_s) + CONTAINER_S
+    work, limits = plan.decider, plan.limits
+    replies_s = sum((one.warmup + one.n) * one.expected_reply_s for one in plan.workloads)
+    a1_s = replies_s + CONTAINER_S
+    b_s = replies_s + (work.cached_n + 2) * work.expected_reply_s + CONTAINER_S
+    a2_s = min(limits.a2_s, replies_s) + CONTAINER_S
     candidate_s = plan.candidate.expected_start_s + b_s
     if plan.rehearsal:
         a1_s = a2_s = candidate_s = 0.0

@@ -120,6 +120,7 @@ class Limits:
     lease_s: float = 60.0
     a2_s: float = 15.0
     measure_s: float = 600.0
+    request_timeout_s: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -210,17 +211,34 @@ class Contracts:
 
 
 @dataclass(frozen=True)
-class Workloads:
-    """Sample counts; ``nav_first`` is the gate's base, ``nav_extended`` the statistical refinement."""
+class Workload:
+    """What both models are asked, and how often.
 
-    tenants_n: int = 20
-    nav_first: int = 20
-    nav_extended: int = 100
-    nav_cached: int = 20
-    describe_n: int = 5
-    warmup: int = 3
-    request_timeout_s: float = 30.0
+    ``role`` is ``decides`` (its adherence makes the verdict, its latency is compared; one workload of a plan) or
+    ``shown`` (the replies of both models lie side by side, for a person to judge). ``text`` is the YAML of the user's
+    own file; None: the packaged workload of that name.
+
+    ``n`` counts the samples of the baseline, and of the candidate. The workload that decides has counts of its own
+    besides: ``first_n`` samples before the gate, ``cached_n`` with the prompt cache, ``tenants_n`` of the live model
+    while every tenant is up; they are 0 for the others.
+    """
+
+    name: str
+    role: str
+    text: str | None = None
+    n: int = 0
+    warmup: int = 0
+    first_n: int = 0
+    cached_n: int = 0
+    tenants_n: int = 0
     expected_reply_s: float = 0.05
+
+
+# Counts by role, where the inventory names none.
+COUNTS = {
+    "decides": {"n": 100, "warmup": 3, "first_n": 20, "cached_n": 20, "tenants_n": 20},
+    "shown": {"n": 5},
+}
 
 
 @dataclass(frozen=True)
@@ -271,18 +289,16 @@ class Plan:
     baseline: Baseline
     candidate: Candidate
     contracts: Contracts
+    workloads: list[Workload]
     stop_order: list[str]
     restore_order: list[str]
     # What the bench image was built on, and what it must be built on: a name, and the digest that the pins give it.
     image_base: str = ""
     base_image: str = ""
     base_digest: str = ""
-    # The user's own workloads, as text by name (nav, describe); without one the packaged workload is used.
-    workload_texts: dict[str, str] = field(default_factory=dict)
     adherence_rule: str = "share"
     bands: Bands = field(default_factory=Bands)
     limits: Limits = field(default_factory=Limits)
-    workloads: Workloads = field(default_factory=Workloads)
     attended: bool = True
     # Stop, drain, restore, check, without a candidate and without measuring.
     rehearsal: bool = False
@@ -292,6 +308,16 @@ class Plan:
     def tenant(self, name: str) -> Tenant:
         """The tenant called ``name``."""
         return next(t for t in self.tenants if t.name == name)
+
+    @property
+    def decider(self) -> Workload:
+        """The workload that decides."""
+        return next(w for w in self.workloads if w.role == "decides")
+
+    @property
+    def shown(self) -> list[Workload]:
+        """The workloads whose replies are shown side by side, in the plan's order."""
+        return [w for w in self.workloads if w.role == "shown"]
 
     @property
     def restore_bound_s(self) -> float:

@@ -11,18 +11,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import types
 import typing
 from pathlib import Path
 from typing import Any
 
-from .plan import NAME, Plan, Tenant
+from .plan import COUNTS, NAME, Plan, Tenant, Workload
 from .tenants import KINDS
 
 ADHERENCE_RULES = ("share", "proved")
-WORKLOADS = ("nav", "describe")
 GPU_ACCESS = ("cdi", "gpus", "none")
 ATTESTED = ("passed", "failed", "open", "missing")
+# As in a workload's file. It names segments and files, and so must leave room for what is put behind it.
+WORKLOAD_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}\Z")
+# The sides of a trial in its segments' names: NAME-baseline, NAME-candidate; smoke-candidate is the smoke test.
+SIDES = ("baseline", "candidate")
+SMOKE = "smoke"
 # Polls come every third of a lease; below this a busy controller's polls would come too late.
 LEASE_MIN_S = 5.0
 MAX_PORT = 65535
@@ -30,17 +35,13 @@ MAX_PORT = 65535
 # window, such a mistake would cost down time. No other figure may be negative.
 MORE_THAN_NOTHING = (
     "cap_s",
-    "describe_n",
     "drain_limit_s",
     "measure_s",
-    "nav_cached",
-    "nav_extended",
-    "nav_first",
+    "n",
     "pids",
     "request_timeout_s",
     "start_timeout_s",
     "stop_timeout_s",
-    "tenants_n",
     "timeout_s",
 )
 # Decisions of the trial, not of an inventory: the server listens on loopback because its endpoint has no
@@ -115,6 +116,36 @@ def _check_tenant(tenant: Tenant, where: str, moved: bool) -> None:
         _fail(f"{where}.health", "a way to see that the tenant is back (health or process)", None)
 
 
+def _check_workload(work: Workload, where: str) -> None:
+    if not WORKLOAD_NAME.match(work.name):
+        _fail(f"{where}.name", "a-z, 0-9, - and _, 40 at most (it names segments and files)", work.name)
+    if work.name == SMOKE or any(side in work.name for side in SIDES):
+        said = f"a name other than {SMOKE}, without {' and '.join(SIDES)}: the segments' own names have these"
+        _fail(f"{where}.name", said, work.name)
+    if work.role not in COUNTS:
+        _fail(f"{where}.role", f"one of {', '.join(COUNTS)}", work.role)
+    decides = work.role == "decides"
+    for name in ("first_n", "cached_n", "tenants_n"):
+        count = getattr(work, name)
+        if decides and count < 1:
+            _fail(f"{where}.{name}", "more than 0", count)
+        if not decides and count:
+            _fail(f"{where}.{name}", "nothing: only the workload that decides has this count; leave it out", count)
+    if decides and work.n < work.first_n:
+        _fail(f"{where}.n", f"at least first_n ({work.first_n})", work.n)
+
+
+def _check_workloads(works: list[Workload]) -> None:
+    for i, work in enumerate(works):
+        _check_workload(work, f"workloads[{i}]")
+    names = [work.name for work in works]
+    if len(set(names)) != len(names):
+        _fail("workloads", "every name once, because its samples are kept under it; rename one", names)
+    deciding = [work.name for work in works if work.role == "decides"]
+    if len(deciding) != 1:
+        _fail("workloads", "exactly one with the role decides; give every other one the role shown", deciding)
+
+
 def _check_figures(item: Any, where: str) -> None:
     if dataclasses.is_dataclass(item):
         for part in dataclasses.fields(item):
@@ -153,9 +184,7 @@ def _check(plan: Plan) -> None:
         _fail("baseline.tenant", f"one of {', '.join(names)}", plan.baseline.tenant)
     if plan.adherence_rule not in ADHERENCE_RULES:
         _fail("adherence_rule", f"one of {', '.join(ADHERENCE_RULES)}", plan.adherence_rule)
-    for name in plan.workload_texts:
-        if name not in WORKLOADS:
-            _fail("workload_texts", f"texts for {', '.join(WORKLOADS)}", name)
+    _check_workloads(plan.workloads)
     candidate = plan.candidate
     for name in (candidate.label, candidate.container):
         if not NAME.match(name):
@@ -196,11 +225,9 @@ def _check(plan: Plan) -> None:
     _check_figures(plan, "")
     if not plan.candidate.port:
         _fail("candidate.port", "the port it listens on", plan.candidate.port)
-    limits, work = plan.limits, plan.workloads
+    limits = plan.limits
     if limits.drain_min_s > limits.drain_limit_s:
         _fail("limits.drain_limit_s", f"at least drain_min_s ({limits.drain_min_s:g})", limits.drain_limit_s)
-    if work.nav_extended < work.nav_first:
-        _fail("workloads.nav_extended", f"at least nav_first ({work.nav_first})", work.nav_extended)
 
 
 def _fold_pins(data: Any) -> Any:
@@ -222,15 +249,26 @@ def _fold_pins(data: Any) -> Any:
     return {**data, "candidate": candidate}
 
 
+def _fill_counts(data: Any) -> Any:
+    # A workload's counts follow from its role. Anything but a list of mappings is left to the parser.
+    if not isinstance(data, dict) or not isinstance(data.get("workloads"), list):
+        return data
+    filled = [
+        {**COUNTS.get(str(one.get("role")), {}), **one} if isinstance(one, dict) else one for one in data["workloads"]
+    ]
+    return {**data, "workloads": filled}
+
+
 def parse(data: Any) -> Plan:
     """Turn decoded JSON into a checked plan.
 
-    ``pins`` (``{revision, files: [{name, sha256}]}``), where given, are folded into the candidate.
+    ``pins`` (``{revision, files: [{name, sha256}]}``), where given, are folded into the candidate; counts that a
+    workload does not name are those of its role.
 
     Raises:
         PlanError: names the first field that is missing, unknown, of the wrong type or contradictory.
     """
-    plan: Plan = _build(Plan, _fold_pins(data), "")
+    plan: Plan = _build(Plan, _fill_counts(_fold_pins(data)), "")
     _check(plan)
     return plan
 

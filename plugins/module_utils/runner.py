@@ -96,8 +96,9 @@ def _write_inputs(plan: Plan, run_dir: Path) -> dict[str, str]:
         write_atomic(run_dir / "inputs" / "parser_source.py", text, 0o644)
     shutil.copyfile(_of_login(plan.contracts.camera), run_dir / "inputs" / "camera.jpg")
     (run_dir / "inputs" / "camera.jpg").chmod(0o644)
-    for name, text in plan.workload_texts.items():
-        write_atomic(run_dir / "inputs" / f"{name}.yml", text, 0o644)
+    for work in plan.workloads:
+        if work.text is not None:
+            write_atomic(run_dir / "inputs" / f"{work.name}.yml", work.text, 0o644)
     for name, session in sessions.build(plan).items():
         write_atomic(run_dir / "inputs" / f"session-{name}.json", json.dumps(session, indent=1), 0o644)
     return {"prompt": prompt, "function_sha256": found.sha256}
@@ -152,7 +153,7 @@ def _prepare_measuring(plan: Plan, run_dir: Path, journal: Journal) -> None:
     if code not in (0, 3):
         raise PhaseFailed(
             "the live model could not be sampled",
-            expected=f"{plan.baseline.url} answers the nav workload",
+            expected=f"{plan.baseline.url} answers the workload {plan.decider.name}",
             found=f"client exit code {code}: {containers.tail(name)}",
             todo=f"look at the tenant {plan.baseline.tenant}; nothing was touched",
         )
@@ -493,7 +494,7 @@ class Runner:
         return band
 
     def measure(self) -> None:
-        """Phase 5: nav x20, gate, extension to 100, describe."""
+        """Phase 5: first samples, gate, extension, then with the prompt cache, then what is shown."""
         at_gate, limit_s = self.run_dir / "samples" / "at-extend", self.plan.limits.measure_s
         with self.client("candidate") as client:
             self.sign("measure", extend=True)

@@ -16,7 +16,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from .plan import Plan
+from .plan import Plan, Workload
 
 # Folders inside a client container.
 INPUTS, OUT, CONTROL = "/in", "/out", "/control"
@@ -48,7 +48,7 @@ def _session(
         "prompt_file": f"{INPUTS}/prompt.txt",
         "image": f"{INPUTS}/camera.jpg",
         "parser": own,
-        "timeout_s": plan.workloads.request_timeout_s,
+        "timeout_s": plan.limits.request_timeout_s,
         "idle_wait_s": IDLE_WAIT_S,
         # A little less than the runner waits: a session that ends by itself leaves its numbers.
         "time_limit_s": 0.9 * plan.limits.measure_s,
@@ -56,9 +56,21 @@ def _session(
     }
 
 
-def workload(plan: Plan, name: str) -> str:
+def workload(work: Workload) -> str:
     """What a session names as its workload: the packaged one, or the user's own file among the inputs."""
-    return f"{INPUTS}/{name}.yml" if name in plan.workload_texts else name
+    return work.name if work.text is None else f"{INPUTS}/{work.name}.yml"
+
+
+def _shown(plan: Plan, side: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"{work.name}-{side}",
+            "workload": workload(work),
+            **({"warmup": work.warmup} if work.warmup else {}),
+            "n": work.n,
+        }
+        for work in plan.shown
+    ]
 
 
 def summary_name(plan: Plan, session: str) -> str:
@@ -68,15 +80,15 @@ def summary_name(plan: Plan, session: str) -> str:
 
 def build(plan: Plan) -> dict[str, dict[str, Any]]:
     """The four sessions of a trial by name: ``tenants``, ``a1``, ``candidate``, ``a2``."""
-    work, base = plan.workloads, plan.baseline
-    nav_file, describe_file = workload(plan, "nav"), workload(plan, "describe")
-    nav = {"workload": nav_file, "warmup": work.warmup}
+    work, base = plan.decider, plan.baseline
+    asked = {"workload": workload(work)}
+    warmed = {**asked, "warmup": work.warmup}
     candidate_url = f"http://127.0.0.1:{plan.candidate.port}"
-    smoke = {"workload": nav_file, "n": 1, "smoke": True, "gate_file": "measure", "extend_to": 1}
+    smoke = {**asked, "n": 1, "smoke": True, "gate_file": "measure", "extend_to": 1}
     first = {
-        **nav,
-        "n": work.nav_first,
-        "extend_to": work.nav_extended,
+        **warmed,
+        "n": work.first_n,
+        "extend_to": work.n,
         "gate_file": "extend",
         "stop_on_thinking": True,
     }
@@ -87,7 +99,7 @@ def build(plan: Plan) -> dict[str, dict[str, Any]]:
                 base.url,
                 base.label,
                 None,
-                [{"id": "nav-baseline-tenants", **nav, "n": work.tenants_n, "rate_hz": BESIDE_HZ}],
+                [{"id": f"{work.name}-baseline-tenants", **warmed, "n": work.tenants_n, "rate_hz": BESIDE_HZ}],
             ),
             "calibrate": {"n": work.tenants_n, **CALIBRATE},
         },
@@ -96,10 +108,7 @@ def build(plan: Plan) -> dict[str, dict[str, Any]]:
             base.url,
             base.label,
             "start-a1",
-            [
-                {"id": "nav-baseline-a1", **nav, "n": work.nav_extended},
-                {"id": "describe-baseline", "workload": describe_file, "n": work.describe_n},
-            ],
+            [{"id": f"{work.name}-baseline-a1", **warmed, "n": work.n}, *_shown(plan, "baseline")],
         ),
         "candidate": _session(
             plan,
@@ -108,15 +117,15 @@ def build(plan: Plan) -> dict[str, dict[str, Any]]:
             "start-candidate",
             [
                 {"id": "smoke-candidate", **smoke},
-                {"id": "nav-candidate", **first},
+                {"id": f"{work.name}-candidate", **first},
                 {
-                    "id": "nav-candidate-cached",
-                    "workload": nav_file,
+                    "id": f"{work.name}-candidate-cached",
+                    **asked,
                     "warmup": 1,
-                    "n": work.nav_cached,
+                    "n": work.cached_n,
                     "cache_prompt": True,
                 },
-                {"id": "describe-candidate", "workload": describe_file, "n": work.describe_n},
+                *_shown(plan, "candidate"),
             ],
         ),
         "a2": _session(
@@ -124,7 +133,7 @@ def build(plan: Plan) -> dict[str, dict[str, Any]]:
             base.url,
             base.label,
             "start-a2",
-            [{"id": "nav-baseline-a2", **nav, "n": work.nav_extended, "time_limit_s": plan.limits.a2_s}],
+            [{"id": f"{work.name}-baseline-a2", **warmed, "n": work.n, "time_limit_s": plan.limits.a2_s}],
         ),
     }
 

@@ -168,7 +168,7 @@ def test_the_command_can_be_copied_and_decides(reports: dict[str, Path], opened:
     found.page.wait_for_function("document.querySelector('button.copy').textContent === 'Copied'")
     copied = found.page.evaluate("navigator.clipboard.readText()")
     assert copied.startswith("trialbench verdict ")
-    assert copied.endswith(" --describe better")
+    assert copied.endswith(" --judge describe=better")
     assert main(copied.split()[1:]) == 0
     verdict = json.loads((reports["finished"].parent / "verdict.json").read_text())
     assert verdict["facts"]["describe"] == "better"

@@ -20,7 +20,15 @@ ROOT = Path(__file__).resolve().parents[2]
 CALL = "curl -sf -X POST -H 'Content-Type: application/json' -d '{\"active\": %s}' http://127.0.0.1:8770/call"
 # Memory that lingers longer than the window's drain may take, and shorter than two drains; with room on either side.
 LINGER_S, DRAIN_LIMIT_S = 20, 13
-LIMITS = {"cap_s": 600, "drain_min_s": 1, "drain_limit_s": DRAIN_LIMIT_S, "a2_s": 5, "measure_s": 120, "lease_s": 60}
+LIMITS = {
+    "cap_s": 600,
+    "drain_min_s": 1,
+    "drain_limit_s": DRAIN_LIMIT_S,
+    "a2_s": 5,
+    "measure_s": 120,
+    "lease_s": 60,
+    "request_timeout_s": 10,
+}
 
 
 @dataclass

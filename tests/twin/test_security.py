@@ -258,7 +258,7 @@ def variables(tmp_path, **changes):
         "trial_baseline": {**values["trial_baseline"], "url": "http://127.0.0.1:11999"},
         "trial_stop_order": ["chatterbox", "evil", "panda-llamacpp"],
         "trial_restore_order": ["panda-llamacpp", "evil", "chatterbox"],
-        "trial_workloads": {"nav_extended": 300},
+        "trial_workloads": [{"name": "nav", "role": "decides", "n": 300}, {"name": "describe", "role": "shown"}],
         "acquire_hub_env_file": "/root/hub.env",
         **changes,
     }

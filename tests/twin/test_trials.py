@@ -54,7 +54,7 @@ def assert_eight_checks(host):
 
 
 # The promised five seconds of drain are held against the golden trial; here they would only be waited for.
-QUICK = variables(trial_limits={"cap_s": 600, "drain_min_s": 1, "a2_s": 15, "measure_s": 120})
+QUICK = variables(trial_limits={"cap_s": 600, "drain_min_s": 1, "a2_s": 15, "measure_s": 120, "request_timeout_s": 10})
 
 
 def test_another_candidate_is_another_variables_file(host):
@@ -81,7 +81,7 @@ def test_a_poor_candidate_conforms_and_a_person_turns_it_away(host):
     assert {s["content"] for s in samples} != {s["content"] for s in host.samples("nav-baseline-a1")}
     found = host.document("verdict.json")
     assert (found["verdict"], found["facts"]["adherent"]) == ("PENDING_REVIEW", 100), found
-    judged = [sys.executable, "-m", "trialbench", "verdict", str(host.latest()), "--describe", "same"]
+    judged = [sys.executable, "-m", "trialbench", "verdict", str(host.latest()), "--judge", "describe=same"]
     subprocess.run(judged, check=True)
     found = host.document("verdict.json")
     assert (found["verdict"], found["reasons"][0]) == (

@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +33,53 @@ def holds(task: dict[str, Any], **variables: Any) -> bool:
     jinja.filters["regex_findall"] = lambda text, pattern: re.findall(pattern, text)
     jinja.tests["match"] = lambda text, pattern: bool(re.match(pattern, text))
     return bool(jinja.compile_expression(task["ansible.builtin.assert"]["that"])(**variables))
+
+
+def variable(role: str, name: str, folder: Path, **given: Any) -> Any:
+    """What a variable of a role's vars is, as Ansible itself templates it, lookups too."""
+    (folder / "given.json").write_text(json.dumps(given))
+    files = (ROLES / role / "vars" / "main.yml", folder / "given.json")
+    done = subprocess.run(
+        [
+            *(Path(sys.executable).parent / "ansible", "localhost", "-i", "localhost,", "-m", "ansible.builtin.debug"),
+            *("-a", f"msg={{{{ {name} | to_json }}}}"),
+            *(word for file in files for word in ("-e", f"@{file}")),
+        ],
+        cwd=folder,
+        env={**os.environ, "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(json.loads(done.stdout.partition("=>")[2])["msg"])
+
+
+def test_a_workloads_own_file_travels_as_text_and_its_fields_as_they_are(tmp_path: Path) -> None:
+    """The host has no file of the controller's; a template in the text is the workload's, not Ansible's."""
+    text = "name: phone-intent\nmessages: [{role: user, content: '{{ prompt }}'}]\n"
+    (tmp_path / "phone-intent.yml").write_text(text)
+    listed = [
+        {"name": "phone-intent", "role": "decides", "file": str(tmp_path / "phone-intent.yml"), "n": 30},
+        {"name": "describe", "role": "shown", "file": ""},
+        {"name": "obstacle", "role": "shown"},
+    ]
+    assert variable("trial", "_trial_workloads", tmp_path, trial_workloads=listed) == [
+        {"name": "phone-intent", "role": "decides", "n": 30, "text": text},
+        {"name": "describe", "role": "shown"},
+        {"name": "obstacle", "role": "shown"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("describe=better, obstacle=same", ["describe=better", "obstacle=same"]),
+        (["describe=worse"], ["describe=worse"]),
+    ],
+)
+def test_judgements_come_from_a_command_line_or_a_list(tmp_path: Path, given: Any, words: list[str]) -> None:
+    assert variable("verdict", "_verdict_judge", tmp_path, verdict_judge=given) == words
 
 
 @pytest.mark.parametrize(

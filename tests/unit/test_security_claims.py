@@ -144,13 +144,16 @@ PLAN: dict[str, Any] = {
     "baseline": {"tenant": "llm", "url": "http://127.0.0.1:1", "label": "old"},
     "candidate": {"label": "new", "container": "new", "files": [{"name": "m.gguf", "role": "model"}]},
     "contracts": {"prompt": {"file": "/p.py", "function": "f", "call": "f()"}, "camera": "/c.jpg"},
+    "workloads": [{"name": "nav", "role": "decides"}],
     "stop_order": ["llm"],
     "restore_order": ["llm"],
 }
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", ".hidden", "a\x1b[2J"])
-@pytest.mark.parametrize("place", ["run", "host", "candidate.label", "candidate.container", "candidate.files.0.name"])
+@pytest.mark.parametrize(
+    "place", ["run", "host", "candidate.label", "candidate.container", "candidate.files.0.name", "workloads.0.name"]
+)
 def test_no_name_of_a_plan_climbs(place: str, name: str) -> None:
     assert planfile.parse(PLAN).run == "run-1"
     changed = copy.deepcopy(PLAN)
@@ -164,4 +167,6 @@ def test_no_name_of_a_plan_climbs(place: str, name: str) -> None:
 
 
 def test_every_segment_of_a_trial_has_a_plain_name() -> None:
-    assert all(plans.NAME.match(name) for name in [*sessions.SESSIONS, *planfile.WORKLOADS])
+    built = sessions.build(planfile.parse(PLAN))
+    ids = [segment["id"] for session in built.values() for segment in session["segments"]]
+    assert all(plans.NAME.match(name) for name in [*sessions.SESSIONS, *ids])

@@ -297,7 +297,7 @@ def test_decision_8_extension_by_vram_and_thinking_alone(
         measuring.measure()
         answer = json.loads((measuring.run_dir / "control" / "extend").read_text(encoding="utf-8"))
         assert answer["extend"] is extended
-    assert (plan.workloads.nav_first, plan.workloads.nav_extended) == (20, 100)
+    assert (plan.decider.first_n, plan.decider.n) == (20, 100)
 
 
 def test_decision_9_productions_own_prompt_and_its_twenty_tokens(plan: plans.Plan, tmp_path: Path) -> None:

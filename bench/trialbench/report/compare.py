@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from trialbench.errors import TrialbenchError
 from trialbench.measure.summary import SegmentSummary
-from trialbench.report.comparison import A1, CANDIDATE, Comparison, Finding
+from trialbench.report.comparison import Comparison, Finding
 from trialbench.report.run import Run, read_run
 from trialbench.report.summary import Summary, summarise_run
 from trialbench.show.terminal import line
@@ -25,7 +25,7 @@ FINDINGS: dict[Finding, str] = {"different": "different", "no_difference": "none
 class Row:
     """One run: texts of the columns; `windows` has the seconds by impact, `remarks` what must be known beside them.
 
-    `p50` are the medians of candidate and baseline by segment, in ms, `latency` is the comparison of latencies; both
+    `p50` are the medians of candidate and baseline, in ms, `latency` is the comparison of latencies; both
     for charts, and empty where nothing was measured. `path` is None for a host that has no results.
     """
 
@@ -42,7 +42,7 @@ class Row:
     path: Path | None = None
     windows: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
-    p50: dict[str, Quantile] = field(default_factory=dict)
+    p50: tuple[Quantile | None, Quantile | None] = (None, None)
     latency: Comparison | None = None
 
     @property
@@ -127,20 +127,21 @@ def run_row(path: Path) -> Row:
         summary = summarise_run(run)
     except TrialbenchError as error:
         return Row(path.name, outcome="no results", remarks=[str(error)])
-    segments, failure = summary.segments, summary.failure
+    failure, work = summary.failure, run.plan.decider
+    candidate, baseline = summary.segments.get(work.candidate), summary.segments.get(work.a1)
     row = Row(
         host=run.plan.host or path.name,
         outcome=_outcome(run, summary),
         verdict=run.verdict.verdict.replace("_", " ") if run.verdict else "-",
-        candidate=_p50(segments, CANDIDATE),
-        baseline=_p50(segments, A1),
+        candidate=_p50(candidate),
+        baseline=_p50(baseline),
         model=summary.model_label or "-",
         date=run.began[:16].replace("T", " ") if run.journal else "-",
-        adherence=_adherence(segments),
+        adherence=_adherence(candidate),
         memory=_memory(summary),
         path=path,
         windows={impact: number(window.total_s) for impact, window in summary.windows.items()},
-        p50={name: segments[name].latency_ms.p50 for name in (CANDIDATE, A1) if name in segments},
+        p50=(candidate.latency_ms.p50 if candidate else None, baseline.latency_ms.p50 if baseline else None),
         latency=next((one for one in summary.comparisons if one.metric == "latency_ms"), None),
         remarks=_marks(summary),
     )
@@ -164,12 +165,12 @@ def _outcome(run: Run, summary: Summary) -> str:
     return summary.outcome.replace("_", " ")
 
 
-def _p50(segments: Mapping[str, SegmentSummary], name: str) -> str:
-    return number(segments[name].latency_ms.p50.value) if name in segments else "-"
+def _p50(segment: SegmentSummary | None) -> str:
+    return number(segment.latency_ms.p50.value) if segment else "-"
 
 
-def _adherence(segments: Mapping[str, SegmentSummary]) -> str:
-    found = segments[CANDIDATE].adherence if CANDIDATE in segments else None
+def _adherence(segment: SegmentSummary | None) -> str:
+    found = segment.adherence if segment else None
     return f"{found.k}/{found.n}" if found else "-"
 
 

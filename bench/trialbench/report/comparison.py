@@ -14,8 +14,8 @@ from typing import Literal
 
 from trialbench import stats
 from trialbench.measure.sample import Sample
+from trialbench.report.plan import Workload
 
-CANDIDATE, A1, A2 = "nav-candidate", "nav-baseline-a1", "nav-baseline-a2"
 # A wider band is reported as NOISY: such a run cannot show a difference of 10 %.
 NOISY_PERCENT = 5.0
 # Minimum width of the band: two baselines may agree by chance, and one pair says little about a machine's drift between
@@ -78,14 +78,17 @@ class Comparison:
     text: str
 
 
-def comparisons(samples: Callable[[str], Sequence[Sample]], differs: str | None = None) -> list[Comparison]:
+def comparisons(
+    samples: Callable[[str], Sequence[Sample]], work: Workload, differs: str | None = None
+) -> list[Comparison]:
     """The part `comparisons` of a trial's summary.
 
     Args:
         samples: gives those of a segment.
+        work: the workload that decides.
         differs: how their requests differ, if they do; then no difference is reported.
     """
-    return compare(samples(CANDIDATE), samples(A1), samples(A2), differs)
+    return compare(samples(work.candidate), samples(work.a1), samples(work.a2), differs)
 
 
 def compare(

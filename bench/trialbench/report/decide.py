@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from trialbench.errors import UsageError
 from trialbench.files import write_json
-from trialbench.report import comparison
 from trialbench.report.evidence import Answer, attested, evidence
 from trialbench.report.plan import Plan
-from trialbench.report.run import Run, read_run
+from trialbench.report.run import DESCRIBE, Run, read_run
 from trialbench.report.summary import Summary, summarise_run, write_summary
 from trialbench.verdict import AdherenceRule, Facts, Gate, GroundTruth, Judgement, Rules, decide
 
-CANDIDATE = comparison.CANDIDATE
+JUDGEMENTS: tuple[Judgement, ...] = get_args(Judgement)
 
 
 def decide_folder(
     path: Path,
     *,
-    describe: Judgement | None = None,
+    judged: Mapping[str, str] | None = None,
     adherence_rule: AdherenceRule | None = None,
     ground_truth: GroundTruth | None = None,
 ) -> dict[str, Any]:
     """Decide on the run in `path`, write its verdict.json and return it. Nothing is measured again.
 
-    Omitted arguments keep their earlier value: a recorded judgment of the describe replies holds until it is replaced.
+    Omitted arguments keep their earlier value: a recorded judgment of a workload's replies holds until it is replaced.
     The summary is recomputed from the samples, so the verdict never rests on a stale one.
 
+    Args:
+        path: the result folder.
+        judged: `better`, `same` or `worse` than the baseline, by the name of a workload that is shown.
+        adherence_rule: whether the share of adherent replies decides, or what it proves.
+        ground_truth: requires ground truth from now on, with this result.
+
     Raises:
-        UsageError: no result folder, or that of a rehearsal.
+        UsageError: no result folder, or that of a rehearsal; a judgement of something that the run does not show.
     """
     run = read_run(path)
     if run.rehearsal:
@@ -41,15 +47,14 @@ def decide_folder(
             " `trialbench show` tells how the host came back"
         )
     summary = summarise_run(run)
-    facts, rules = _settled(run, summary, describe, adherence_rule, ground_truth)
+    facts, rules = _settled(run, summary, judged or {}, adherence_rule, ground_truth)
     decision = decide(facts, rules)
     document = {
         "format": 1,
         "run": summary.run,
         "verdict": decision.verdict,
         "reasons": decision.reasons,
-        # Through JSON, so that the returned value equals the file: lists, not tuples.
-        "facts": json.loads(json.dumps({**asdict(facts), **asdict(rules)})),
+        "facts": _filed(facts, rules),
         "evidence": {
             answer.question: {"finding": answer.finding, "lines": answer.lines}
             for answer in evidence(run, summary, facts, rules)
@@ -63,13 +68,13 @@ def decide_folder(
 
 def evidence_of(run: Run, summary: Summary) -> list[Answer]:
     """The current evidence of trial, ground truth and engines, whether or not there is a verdict."""
-    return evidence(run, summary, *_settled(run, summary, None, None, None))
+    return evidence(run, summary, *_settled(run, summary, {}, None, None))
 
 
 def _settled(
     run: Run,
     summary: Summary,
-    describe: Judgement | None,
+    judged: Mapping[str, str],
     adherence_rule: AdherenceRule | None,
     ground_truth: GroundTruth | None,
 ) -> tuple[Facts, Rules]:
@@ -77,12 +82,43 @@ def _settled(
     before = run.verdict
     rules = rules_of(run.plan, adherence_rule or (before.adherence_rule if before else None))
     facts = facts_of(
+        run.plan,
         summary,
         rules,
-        describe=describe or (before.describe if before else None),
+        judged=_judged(run, judged),
         ground_truth=ground_truth or _ground_truth(run, before.ground_truth if before else None),
     )
     return facts, rules
+
+
+def _judged(run: Run, given: Mapping[str, str]) -> dict[str, Judgement | None]:
+    """The judgement of every workload that is shown: the given one, else the earlier one."""
+    earlier = run.judged
+    for name, word in given.items():
+        if name not in earlier:
+            shown = ", ".join(earlier) or "it shows none"
+            raise UsageError(f"--judge {name}={word}: expected a workload that this run shows ({shown}), found {name}")
+        if word not in JUDGEMENTS:
+            raise UsageError(f"--judge {name}={word}: expected {', '.join(JUDGEMENTS)}, found {word!r}")
+    return {**earlier, **cast("Mapping[str, Judgement]", given)}
+
+
+def _filed(facts: Facts, rules: Rules) -> dict[str, Any]:
+    """The part `facts` of a verdict.json. Its names are older than the list of workloads, and readers rely on them."""
+    names = {"n": "nav_n", "n_required": "nav_required"}
+    found: dict[str, Any] = {}
+    for name, value in {**asdict(facts), **asdict(rules)}.items():
+        if name != "judged":
+            found[names.get(name, name)] = value
+            continue
+        others = dict(facts.judged)
+        if DESCRIBE in others:
+            found[DESCRIBE] = others.pop(DESCRIBE)
+        if others:
+            found["judgements"] = others
+    # Through JSON, so that the returned value equals the file: lists, not tuples.
+    document: dict[str, Any] = json.loads(json.dumps(found))
+    return document
 
 
 def _ground_truth(run: Run, before: GroundTruth | None) -> GroundTruth:
@@ -97,7 +133,7 @@ def rules_of(plan: Plan, adherence_rule: AdherenceRule | None) -> Rules:
     return Rules(
         low_gb=plan.low_gb,
         high_gb=plan.high_gb,
-        nav_required=Rules.nav_required if plan.nav_extended is None else plan.nav_extended,
+        n_required=Rules.n_required if plan.decider.n is None else plan.decider.n,
         adherence_rule=adherence_rule or plan.adherence_rule or Rules.adherence_rule,
     )
 
@@ -120,9 +156,11 @@ def _rolled_back(summary: Summary) -> str | None:
     return f"{reason} (the run is still open)" if still_open else reason
 
 
-def facts_of(summary: Summary, rules: Rules, *, describe: Judgement | None, ground_truth: GroundTruth) -> Facts:
+def facts_of(
+    plan: Plan, summary: Summary, rules: Rules, *, judged: Mapping[str, Judgement | None], ground_truth: GroundTruth
+) -> Facts:
     """The facts that a trial's summary holds."""
-    candidate, vram = summary.segments.get(CANDIDATE), summary.vram
+    candidate, vram = summary.segments.get(plan.decider.candidate), summary.vram
     adherence = candidate.adherence if candidate else None
     gates = [Gate(str(gate.name), gate.footprint_gb, gate.band) for gate in vram.gates if gate.footprint_gb is not None]
     peak = vram.peak_footprint_gb
@@ -130,13 +168,13 @@ def facts_of(summary: Summary, rules: Rules, *, describe: Judgement | None, grou
     if peak is not None and peak > rules.high_gb and all(gate.footprint_gb < peak for gate in gates):
         gates.append(Gate("its peak", peak))
     return Facts(
-        nav_n=adherence.n if adherence else 0,
+        n=adherence.n if adherence else 0,
         adherent=adherence.k if adherence else 0,
         gates=tuple(gates),
         taints=tuple(summary.taints),
         thinking=sum(segment.thinking for name, segment in summary.segments.items() if "candidate" in name),
         rolled_back=_rolled_back(summary),
         ground_truth=ground_truth,
-        describe=describe,
+        judged=judged,
         partial=tuple(summary.partial),
     )

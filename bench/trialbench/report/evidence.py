@@ -77,7 +77,7 @@ def attested(attestation: Attestation | None, *, required: bool = False) -> Grou
 def _trial(run: Run, summary: Summary, facts: Facts, rules: Rules) -> Answer:
     if run.rehearsal:
         return Answer("trial", "none", ["none: a rehearsal measures nothing"])
-    if summary.outcome == "untouched" and not facts.nav_n:
+    if summary.outcome == "untouched" and not facts.n:
         return Answer("trial", "none", ["none: it ended before anything was measured"])
     # Decided by the same rules, without the ground-truth requirement.
     decision = decide(replace(facts, ground_truth="not_required"), rules)

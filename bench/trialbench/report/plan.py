@@ -19,6 +19,43 @@ class Tenant:
 
 
 @dataclass(frozen=True)
+class Workload:
+    """A workload of the plan: `text` is the run's own YAML, None for the packaged one of that name.
+
+    `n` is how many samples were planned, None for plans that do not say.
+    """
+
+    name: str
+    text: str | None = None
+    n: int | None = None
+
+    @property
+    def candidate(self) -> str:
+        """The candidate's segment."""
+        return f"{self.name}-candidate"
+
+    @property
+    def cached(self) -> str:
+        """The candidate's segment with the prompt cache; of the workload that decides."""
+        return f"{self.candidate}-cached"
+
+    @property
+    def a1(self) -> str:
+        """The baseline before the candidate; of the workload that decides."""
+        return f"{self.name}-baseline-a1"
+
+    @property
+    def a2(self) -> str:
+        """The baseline after the candidate; of the workload that decides."""
+        return f"{self.name}-baseline-a2"
+
+    @property
+    def baseline(self) -> str:
+        """The baseline's segment; of a workload that is shown."""
+        return f"{self.name}-baseline"
+
+
+@dataclass(frozen=True)
 class Plan:
     """What was planned.
 
@@ -26,7 +63,8 @@ class Plan:
         document: the whole plan, for pages that print it; empty without a readable plan.
         attended: None for plans that do not say.
         abort_above_gb: None for plans without this band.
-        describe_text: the run's own describe workload, None if it used the packaged one.
+        decider: the workload that decides. Runs without a list of workloads are earlier ones: nav decided.
+        shown: the workloads whose replies are shown side by side; in earlier runs it was describe.
     """
 
     document: Mapping[str, Any] = field(default_factory=dict)
@@ -41,11 +79,11 @@ class Plan:
     low_below_gb: float | None = None
     healthy_to_gb: float | None = None
     abort_above_gb: float | None = None
-    nav_extended: int | None = None
     adherence_rule: AdherenceRule | None = None
     drain_min_s: float = 5.0
     tenants: tuple[Tenant, ...] = ()
-    describe_text: str | None = None
+    decider: Workload = Workload("nav")
+    shown: tuple[Workload, ...] = (Workload("describe"),)
 
     @property
     def low_gb(self) -> float:
@@ -57,6 +95,11 @@ class Plan:
         """Upper end of the healthy band."""
         return Rules.high_gb if self.healthy_to_gb is None else self.healthy_to_gb
 
+    def asked(self, segment: str) -> str | None:
+        """The workload of a segment by the segment's name; None where it is none of the plan's."""
+        names = [work.name for work in (self.decider, *self.shown) if segment.startswith(f"{work.name}-")]
+        return max(names, key=len, default=None)
+
     def tenant(self, name: str) -> Tenant | None:
         """The tenant called `name`."""
         return next((one for one in self.tenants if one.name == name), None) if name else None
@@ -66,7 +109,8 @@ def read_plan(document: Mapping[str, Any]) -> Plan:
     """The plan in a document that fits the schema `plan`."""
     candidate, baseline = _part(document, "candidate"), _part(document, "baseline")
     bands, limits = _part(document, "bands"), _part(document, "limits")
-    port, describe = candidate.get("port"), _part(document, "workload_texts").get("describe")
+    port = candidate.get("port")
+    decider, shown = _workloads(document)
     return Plan(
         document=document,
         run=document.get("run") or "",
@@ -80,14 +124,29 @@ def read_plan(document: Mapping[str, Any]) -> Plan:
         low_below_gb=_number(bands.get("low_below_gb")),
         healthy_to_gb=_number(bands.get("healthy_to_gb")),
         abort_above_gb=_number(bands.get("abort_above_gb")),
-        nav_extended=_part(document, "workloads").get("nav_extended"),
         adherence_rule=document.get("adherence_rule"),
         drain_min_s=float(limits.get("drain_min_s", Plan.drain_min_s)),
         tenants=tuple(
             Tenant(*(_text(tenant.get(name)) for name in ("name", "impact", "vram_process")))
             for tenant in document.get("tenants") or ()
         ),
-        describe_text=describe if isinstance(describe, str) else None,
+        decider=decider,
+        shown=shown,
+    )
+
+
+def _workloads(document: Mapping[str, Any]) -> tuple[Workload, tuple[Workload, ...]]:
+    """The workload that decides, and those that are shown."""
+    listed = document.get("workloads")
+    if isinstance(listed, list):
+        found = [(one["role"], Workload(one["name"], one.get("text"), one.get("n"))) for one in listed]
+        deciding = [work for role, work in found if role == "decides"]
+        return (deciding or [Plan.decider])[0], tuple(work for role, work in found if role == "shown")
+    # An earlier run: nav and describe, their counts and texts under names of their own.
+    counts, texts = _part(document, "workloads"), _part(document, "workload_texts")
+    return (
+        Workload("nav", texts.get("nav"), counts.get("nav_extended")),
+        (Workload("describe", texts.get("describe"), counts.get("describe_n")),),
     )
 
 

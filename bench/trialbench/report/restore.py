@@ -193,18 +193,24 @@ def _next(run: Run, how: str, failure: Failure | None, still_down: Sequence[Stil
     if how == "rehearsed":
         return [f"the trial itself: {_PLAY.format('benchmark-e4b.yml')}"]
     if how == "completed":
-        judged = run.verdict is not None and run.verdict.describe is not None
-        if not run.samples("describe-candidate") or judged:
-            return []
-        return [
-            "read samples/describe-candidate.jsonl beside samples/describe-baseline.jsonl",
-            "then say which is better: trialbench verdict DIR --describe better (or same, or worse)",
-        ]
+        return _to_judge(run)
     steps = [f"fix: {failure.todo}"] if failure and failure.todo else []
     if not steps:
         steps = ["see what ended it: journal.jsonl and logs/ of this folder; on the host: journalctl -u mt-run"]
     play = "rehearse.yml" if run.rehearsal else "benchmark-e4b.yml"
     return [*steps, f"then again: {_PLAY.format(play)}"]
+
+
+def _to_judge(run: Run) -> list[str]:
+    """What a person has to read and judge before the run can be decided."""
+    waiting = [work for work in run.plan.shown if run.judged[work.name] is None and run.samples(work.candidate)]
+    if not waiting:
+        return []
+    options = " ".join(f"--judge {work.name}=better" for work in waiting)
+    return [
+        *(f"read samples/{work.candidate}.jsonl beside samples/{work.baseline}.jsonl" for work in waiting),
+        f"then say which is better: trialbench verdict DIR {options} (or same, or worse)",
+    ]
 
 
 def _while_open(run: Run, still_down: Sequence[StillDown]) -> list[str]:

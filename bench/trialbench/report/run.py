@@ -20,6 +20,10 @@ from trialbench.report.plan import Plan, read_plan
 from trialbench.report.proofs import MAX_BYTES, MAX_FILES, Proof, contradiction, in_order, read_proof
 from trialbench.verdict import AdherenceRule, GroundTruth, Judgement, Verdict
 
+_NO_PLAN = Plan()
+# What every run showed before plans had a list of workloads; its judgement has a place of its own in verdict.json.
+DESCRIBE = "describe"
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -95,11 +99,14 @@ class Reading:
 
 @dataclass(frozen=True)
 class Decided:
-    """The verdict of a run as `verdict.json` has it, with those of its inputs that hold until they are replaced."""
+    """The verdict of a run as `verdict.json` has it, with those of its inputs that hold until they are replaced.
+
+    `judged` has a person's judgements by workload.
+    """
 
     verdict: Verdict
     reasons: Sequence[str]
-    describe: Judgement | None
+    judged: Mapping[str, Judgement]
     ground_truth: GroundTruth
     adherence_rule: AdherenceRule
     adherence_percent: int
@@ -175,6 +182,12 @@ class Run:
         return self.plan.rehearsal
 
     @property
+    def judged(self) -> dict[str, Judgement | None]:
+        """The judgement of every workload that is shown; None where there is none yet."""
+        said = self.verdict.judged if self.verdict else {}
+        return {work.name: said.get(work.name) for work in self.plan.shown}
+
+    @property
     def began(self) -> str:
         """The wall clock of the first event, ISO 8601 in UTC; empty without a journal."""
         return self.journal[0].wall if self.journal else ""
@@ -236,7 +249,7 @@ def read_run(path: Path) -> Run:
         journal=journal,
         readings=readings,
         segments={
-            name: make_segment(name, lines, warmups.get(name, ()), _facts(asked.get(name)))
+            name: make_segment(name, lines, warmups.get(name, ()), _facts(asked.get(name)), plan)
             for name, lines in samples.items()
             if not name.endswith(_WARMUP)
         },
@@ -341,16 +354,22 @@ def read_reading(line: Mapping[str, Any]) -> Reading | None:
 
 
 def make_segment(
-    name: str, samples: Sequence[Sample], warmups: Sequence[Sample] = (), facts: SegmentFacts | None = None
+    name: str,
+    samples: Sequence[Sample],
+    warmups: Sequence[Sample] = (),
+    facts: SegmentFacts | None = None,
+    plan: Plan = _NO_PLAN,
 ) -> Segment:
     """The segment, with its numbers.
 
     Args:
         facts: what was requested; None, if that was never written: then from the segment's name.
+        plan: whose workloads the name is made of.
     """
     if facts is None:
-        contract = name.startswith(("nav", "smoke")) or any(sample.strategy for sample in samples)
-        facts = SegmentFacts(name.split("-")[0], len(samples), contract, name.endswith("-cached"), ended=False)
+        work = plan.asked(name) or name.split("-")[0]
+        contract = work in (plan.decider.name, "smoke") or any(sample.strategy for sample in samples)
+        facts = SegmentFacts(work, len(samples), contract, name.endswith("-cached"), ended=False)
     return Segment(name, tuple(samples), tuple(warmups), summarise(samples, warmups, facts))
 
 
@@ -371,7 +390,10 @@ def _facts(asked: Mapping[str, Any] | None) -> SegmentFacts | None:
 
 
 def _decided(document: Mapping[str, Any]) -> Decided:
-    return Decided(**_fields(Decided, {**document["facts"], **document}))
+    facts = document["facts"]
+    said = {DESCRIBE: facts.get(DESCRIBE), **facts.get("judgements", {})}
+    judged = {name: word for name, word in said.items() if word is not None}
+    return Decided(**_fields(Decided, {**facts, **document, "judged": judged}))
 
 
 def _attestation(document: Mapping[str, Any]) -> Attestation:

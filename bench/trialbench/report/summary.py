@@ -123,7 +123,9 @@ def summarise_run(run: Run) -> Summary:
         taints=taints(run, segments),
         partial=[f"{one.name}: {why}" for one in segments for why in one.summary.partial],
         # Where requests differ, no difference of the numbers is reported.
-        comparisons=comparisons(run.samples, "; ".join(text for _name, text in differing(segments)) or None),
+        comparisons=comparisons(
+            run.samples, run.plan.decider, "; ".join(text for _name, text in differing(run.plan, segments)) or None
+        ),
         segments={one.name: one.summary for one in segments},
         phases=_phases(run),
         vram=_vram(run),

@@ -6,12 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from trialbench.measure.sample import Sample
 from trialbench.measure.summary import interruptions
-from trialbench.report.comparison import A1, A2, CANDIDATE
+from trialbench.report.plan import Plan
 from trialbench.report.run import Run, Segment
 from trialbench.show.terminal import line
 
-# Pairs whose requests must be identical; the left one is the baseline.
-_ALIKE = ((A1, CANDIDATE), (A2, CANDIDATE), (A1, A2), ("describe-baseline", "describe-candidate"))
 # Maximum length of a server's model name in messages.
 _WORDS = 60
 
@@ -30,7 +28,7 @@ def taints(run: Run, segments: Segments) -> list[str]:
             name, _, seen = taint.partition(": ")
             found.append(f"{name}: {segment.name}: {seen}")
     found += [*_models(segments), *_restarts(run, segments)]
-    found += [f"{name}: {text}" for name, text in differing(segments)]
+    found += [f"{name}: {text}" for name, text in differing(run.plan, segments)]
     if len({event.boot_id for event in run.journal if event.boot_id}) > 1:
         found.append("rebooted: the host was rebooted during the run")
     # Without it, the defaults would stand in for its bands and sample counts.
@@ -53,10 +51,17 @@ def _models(segments: Segments) -> Iterable[str]:
             first = segment.name, models[-1]
 
 
-def differing(segments: Segments) -> Iterable[tuple[str, str]]:
+def _alike(plan: Plan) -> list[tuple[str, str]]:
+    """Pairs of segments whose requests must be identical; the left one is the baseline."""
+    work = plan.decider
+    pairs = [(work.a1, work.candidate), (work.a2, work.candidate), (work.a1, work.a2)]
+    return [*pairs, *((shown.baseline, shown.candidate) for shown in plan.shown)]
+
+
+def differing(plan: Plan, segments: Segments) -> Iterable[tuple[str, str]]:
     """(taint, what was seen) where the requests to baseline and candidate differ, according to the clients."""
     requests = {segment.name: segment.summary.request for segment in segments}
-    for left, right in _ALIKE:
+    for left, right in _alike(plan):
         one, other = requests.get(left), requests.get(right)
         # A client that ended abnormally left no hashes.
         if one is None or other is None or not (one.body_sha256 and other.body_sha256):
@@ -78,7 +83,7 @@ def _restarts(run: Run, segments: Segments) -> Iterable[str]:
     started = {event.process for event in run.events("candidate_started")}
     if len(started) > 1:
         yield f"server_restarted: the candidate was started {len(started)} times"
-    for session in _sessions(segments):
+    for session in _sessions(run.plan, segments):
         names = ", ".join(segment.name for segment in session)
         samples = [sample for segment in session for sample in [*segment.warmups, *segment.samples]]
         seen = _processes(run, session[0], samples)
@@ -92,10 +97,11 @@ def _restarts(run: Run, segments: Segments) -> Iterable[str]:
                 yield f"{name}: {names}: {text}"
 
 
-def _sessions(segments: Segments) -> list[list[Segment]]:
+def _sessions(plan: Plan, segments: Segments) -> list[list[Segment]]:
     """Segments that one server process should have answered, in order; the live model restarts before A2."""
     candidate = [segment for segment in segments if segment.candidate]
-    before = [segment for segment in segments if segment.name in (A1, "describe-baseline")]
+    first = (plan.decider.a1, *(work.baseline for work in plan.shown))
+    before = [segment for segment in segments if segment.name in first]
     rest = [[segment] for segment in segments if segment not in (*candidate, *before)]
     return [session for session in (before, candidate, *rest) if session]
 

@@ -30,26 +30,26 @@ LIMITS = {
     "lease_s": 10,
     "a2_s": 2,
     "measure_s": 60,
-}
-WORKLOADS = {
-    "tenants_n": 3,
-    "nav_first": 20,
-    "nav_extended": 60,
-    "nav_cached": 5,
-    "describe_n": 1,
-    "warmup": 1,
     "request_timeout_s": 3,
-    "expected_reply_s": 0.03,
 }
-SHORT: Mapping[str, Any] = {"trial_limits": LIMITS, "trial_workloads": WORKLOADS}
+
+
+def asked(**counts: int) -> dict[str, Any]:
+    """The workloads of a drill, as a variable of the play; ``counts`` are of the one that decides."""
+    few = {"n": 60, "first_n": 20, "cached_n": 5, "tenants_n": 3, "warmup": 1, **counts}
+    nav = {"name": "nav", "role": "decides", "expected_reply_s": 0.03, **few}
+    return {"trial_workloads": [nav, {"name": "describe", "role": "shown", "expected_reply_s": 0.03, "n": 1}]}
+
+
+SHORT: Mapping[str, Any] = {"trial_limits": LIMITS, **asked()}
 # Phases made long by data, so that a fault surely finds them under way: replies come every 5 to 20 ms, cached ones from
 # 2 ms on.
-LONG_SNAPSHOT = {"trial_workloads": {"tenants_n": 40}}
-LONG_WINDOW = {"trial_workloads": {"nav_extended": 400}}
-LONG_MEASURE = {"trial_workloads": {"nav_cached": 4000}}
+LONG_SNAPSHOT = asked(tenants_n=40)
+LONG_WINDOW = asked(n=400)
+LONG_MEASURE = asked(cached_n=4000)
 # Longer than any lease: the run can't end by itself before.
-ENDLESS_WINDOW = {"trial_workloads": {"nav_extended": 4000}}
-ENDLESS_MEASURE = {"trial_workloads": {"nav_cached": 12000}}
+ENDLESS_WINDOW = asked(n=4000)
+ENDLESS_MEASURE = asked(cached_n=12000)
 LONG_RESTORE = {"trial_limits": {"drain_min_s": 2}}
 # Where the network comes back before the lease has lapsed, however busy the machine is: the lease of a real host.
 LONG_LEASE = {"trial_limits": {"lease_s": 60}}
@@ -257,7 +257,7 @@ CASES: tuple[Case, ...] = (
          play=ENDLESS_WINDOW, **BY_LEASE),
     Case("lease-off", "controller kill -9, lease off", "measure", MEASURE, KILL, ends="gone",
          says=("completed", "PENDING REVIEW|INCONCLUSIVE", "restored .*by host"),
-         play={"trial_workloads": {"nav_cached": 1500}, "trial_lease": "off"},
+         play={**asked(cached_n=1500), "trial_lease": "off"},
          extra_s=40, why="the run goes on to its end unattended"),
     Case("stale-controller", "stale controller coming back", "window", A1, faults.controller_sleeps_beyond_the_lease,
          says=(LAPSED, "restored by host at .*exit code 3"), play=ENDLESS_WINDOW, lease=True),
@@ -266,7 +266,7 @@ CASES: tuple[Case, ...] = (
          says=("cannot be reached; it is tried again", LAPSED), play=ENDLESS_MEASURE, lease=True),
     Case("sshd-gone-briefly", "sshd stopped", "measure", MEASURE,
          faults.sshd_gone_until("segment_done", session="candidate"), says=("cannot be reached; it is tried again",),
-         ends="completed", play={"trial_workloads": {"nav_cached": 300}} | LONG_LEASE),
+         ends="completed", play=asked(cached_n=300) | LONG_LEASE),
     Case("sshd-gone", "sshd stopped", "restore", RESTORE, faults.sshd_gone_until("closed"),
          says=("cannot be reached; it is tried again",), ends="completed", play=LONG_RESTORE),
     Case("packets-dropped", "packets dropped", "window", A1, faults.packets_dropped_until("closed"),
@@ -311,7 +311,7 @@ CASES: tuple[Case, ...] = (
          by="playbook|hand", play=LONG_MEASURE, extra_s=2, why="the runner's time to end"),
     Case("two-trials", "two trials at once", "window", A1, faults.second_trial, ends="completed",
          says=("the second trial ended with 2", "run .* holds this host since 20"),
-         play={"trial_workloads": {"nav_extended": 500}}),
+         play=asked(n=500)),
     Case("late-start", "late docker start after the restore", "restore", event("containers_removed"),
          faults.late_start, says=("No such container",), ends="completed"),
     Case("cap-reached", "cap reached while measuring", "measure", at_once, faults.nothing,
@@ -324,7 +324,7 @@ CASES: tuple[Case, ...] = (
          says=("the candidate died|takes too much VRAM",), before=lambda d: d.gpu(model_mib={"candidate": 14000})),
     Case("hangs", "candidate hangs", "measure", MEASURE, faults.candidate_hangs,
          says=("measuring stopped early", "broken or unreachable"),
-         play={"trial_workloads": {"nav_cached": 4000, "request_timeout_s": 1}},
+         play={**asked(cached_n=4000), "trial_limits": {"request_timeout_s": 1}},
          extra_s=7, why="five requests in a row time out, a second each"),
     # It may be gone before anybody has seen its process.
     Case("exits-at-start", "candidate exits at start", "candidate", event("candidate_starting"), faults.nothing,
@@ -342,7 +342,7 @@ CASES: tuple[Case, ...] = (
          faulty_server=True, play=faulty_server("thinks", 12)),
     Case("dies-at-sample-57", "candidate dies at sample 57", "measure", sampled("nav-candidate", 57),
          faults.candidate_dies, says=("the candidate died|measuring stopped early",),
-         play={"trial_workloads": {"nav_extended": 400}}),
+         play=LONG_WINDOW),
     Case("model-truncated", "model file truncated", "snapshot", task("Make the folder of the run"),
          faults.model_truncated, says=("the candidate died",), extra_s=20, why="it is noticed in phase 4"),
     Case("port-stolen", "port 11437 stolen", "snapshot", OPENED, faults.port_stolen_for_a_while,

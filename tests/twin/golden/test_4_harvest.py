@@ -17,7 +17,8 @@ LABEL = "gemma-4-E4B-it-Q4_K_M"
 
 def judge_better(folder):
     """A person's judgement, by hand; a judgement that is there already stays."""
-    subprocess.run([sys.executable, "-m", "trialbench", "verdict", str(folder), "--describe", "better"], check=True)
+    judged = ("verdict", str(folder), "--judge", "describe=better")
+    subprocess.run([sys.executable, "-m", "trialbench", *judged], check=True)
 
 
 def harvest(golden, *args):
@@ -46,7 +47,7 @@ def test_a_document_without_a_place_stops_the_writing_and_nothing_else(golden, t
     (broken / REGISTRY).write_text("# Nothing here\n", encoding="utf-8")
     (golden.folder / "report.html").unlink()
     named = ("-e", f"verdict_run={golden.folder.name}")
-    played = harvest(golden, *named, "-e", "verdict_describe=better", "-e", f"docs_root={broken}")
+    played = harvest(golden, *named, "-e", "verdict_judge=describe=better", "-e", f"docs_root={broken}")
     assert played.code != 0
     assert f'{REGISTRY}: expected one heading "Active Models", found none' in played.text
     assert texts(broken) == {**before, REGISTRY: "# Nothing here\n"}

@@ -13,6 +13,7 @@ from trialbench.measure.sample import Sample
 from trialbench.measure.summary import plain
 from trialbench.report.comparison import METRICS, Comparison, compare, comparisons, values
 from trialbench.report.measured import comparison_table
+from trialbench.report.plan import Workload
 
 Samples = list[Sample]
 
@@ -158,6 +159,6 @@ def test_tokens_a_second_need_tokens_and_time() -> None:
 
 def test_segments_are_found_by_name() -> None:
     sides = {"nav-candidate": samples(12), "nav-baseline-a1": samples(10, seed=2), "nav-baseline-a2": samples(10)}
-    assert one(comparisons(lambda name: sides[name])).finding == "different"
-    assert comparisons(lambda name: [] if name == "nav-candidate" else sides[name]) == []
+    assert one(comparisons(sides.__getitem__, Workload("nav"))).finding == "different"
+    assert comparisons(lambda name: [] if name == "nav-candidate" else sides[name], Workload("nav")) == []
     assert comparison_table([]) == ""

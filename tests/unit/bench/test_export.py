@@ -164,7 +164,7 @@ def test_a_pending_verdict_is_skipped(run: Path) -> None:
     ("judged", "failed"), [("better", []), ("same", ["trial: verdict"]), ("worse", ["trial: verdict"])]
 )
 def test_a_verdict_passes_only_as_adopt(run: Path, judged: str, failed: list[str], capsys: Any) -> None:
-    assert main(["verdict", str(run), "--describe", judged]) == 0
+    assert main(["verdict", str(run), "--judge", f"describe={judged}"]) == 0
     found = failures(run)
     assert list(found) == failed
     assert all(
@@ -435,4 +435,4 @@ def test_no_folder_no_export(tmp_path: Path) -> None:
 def test_who_insists_is_told_what_was_found(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verdict", str(run), "--require", "adopt"]) == 1
     assert "expected the verdict ADOPT, found PENDING_REVIEW: nobody has judged" in capsys.readouterr().err
-    assert main(["verdict", str(run), "--require", "adopt", "--describe", "better"]) == 0
+    assert main(["verdict", str(run), "--require", "adopt", "--judge", "describe=better"]) == 0

@@ -28,6 +28,7 @@ from trialbench.report.html.comparison import write_comparison
 from trialbench.report.html.page import Page, page
 from trialbench.report.html.report import report_html, write_report
 from trialbench.report.journal import Event
+from trialbench.report.plan import Workload
 from trialbench.report.run import Reading, Run, make_segment, read_run
 from trialbench.report.summary import summarise_run
 from trialbench.report.telemetry import Joined, joined
@@ -35,6 +36,7 @@ from trialbench.show import figures, html, svg
 
 FOLDERS = Path(__file__).resolve().parents[2] / "fixtures" / "results" / "folders.py"
 KINDS = ("finished", "rich", "rehearsal", "rolled_back", "still_open", "partial", "untouched", "rebooted", "hostile")
+NAV = Workload("nav")
 VOID = {"meta", "link", "img", "br", "input", "hr", "path", "line", "rect", "circle"}
 
 
@@ -261,7 +263,7 @@ def test_a_run_in_which_nothing_is_remarkable(folders: ModuleType, tmp_path: Pat
     folder = read_run(folders.finished(tmp_path / "run"))
     segment = folder.segments["nav-candidate"]
     segment = replace(segment, summary=replace(segment.summary, outliers=[]))
-    found = charts.timeline(charts.series({"nav-candidate": segment}, {}))
+    found = charts.timeline(charts.series(NAV, {"nav-candidate": segment}, {}))
     assert found is not None
     assert found.caption == "No flagged samples."
     assert found.table is None
@@ -321,7 +323,9 @@ def test_long_segments_are_thinned_and_keep_what_is_remarkable() -> None:
     samples = [made(at, 1.0 * at, 5.0 + at % 7) for at in range(1, 3001)]
     samples[1233] = made(1234, 1234.0, None, ok=False, error_class="timeout")
     found = charts.series(
-        {"nav-candidate": make_segment("nav-candidate", samples)}, {"nav-candidate": {7: Joined(flags=["throttled"])}}
+        NAV,
+        {"nav-candidate": make_segment("nav-candidate", samples)},
+        {"nav-candidate": {7: Joined(flags=["throttled"])}},
     )
     drawn = charts.timeline(found)
     assert drawn is not None
@@ -336,7 +340,7 @@ def test_long_segments_are_thinned_and_keep_what_is_remarkable() -> None:
 
 def test_more_kinds_of_flags_than_lanes_are_counted() -> None:
     samples = [replace(made(at, 1.0 * at, 5.0), flags=[f"flag {at}"]) for at in range(1, 211)]
-    drawn = charts.timeline(charts.series({"nav-candidate": make_segment("nav-candidate", samples)}, {}))
+    drawn = charts.timeline(charts.series(NAV, {"nav-candidate": make_segment("nav-candidate", samples)}, {}))
     assert drawn is not None
     assert "202 rarer flags have no lane" in drawn.caption
     assert drawn.table is not None
@@ -345,7 +349,7 @@ def test_more_kinds_of_flags_than_lanes_are_counted() -> None:
 
 def test_segments_in_which_every_sample_failed_have_no_charts() -> None:
     lost = make_segment("nav-candidate", [made(1, 1.0, None, ok=False, error_class="connect")])
-    found = charts.series({"nav-candidate": lost}, {})
+    found = charts.series(NAV, {"nav-candidate": lost}, {})
     assert charts.timeline(found) is None
     assert charts.distribution(found) is None
 
@@ -448,13 +452,12 @@ def test_replies_are_counted_and_the_command_names_the_folder(
 ) -> None:
     run = folders.rich(tmp_path / "a run")
     monkeypatch.chdir(tmp_path)
-    found = described.describe(read_run(run))
-    assert found is not None
+    [found] = described.shown(read_run(run))
     assert [reply.count for reply in found.baseline] == [3, 2]
     assert found.question == "Describe what you see."
-    assert found.command == "trialbench verdict 'a run' --describe better"
+    assert found.command == "trialbench verdict 'a run' --judge describe=better"
     assert found.judged is None
-    assert described.describe(read_run(folders.untouched(tmp_path / "none"))) is None
+    assert described.shown(read_run(folders.untouched(tmp_path / "none"))) == []
     link = tmp_path / "latest"
     link.symlink_to(run)
     monkeypatch.chdir(tmp_path / "none")
@@ -463,15 +466,14 @@ def test_replies_are_counted_and_the_command_names_the_folder(
 
 def test_a_judgement_and_the_users_own_question_are_shown(folders: ModuleType, tmp_path: Path) -> None:
     run = folders.finished(tmp_path / "run")
-    assert main(["verdict", str(run), "--describe", "worse"]) == 0
+    assert main(["verdict", str(run), "--judge", "describe=worse"]) == 0
     change(run / "plan.json", workload_texts={"describe": "messages: [{role: user, content: 'What is there?'}]"})
     text = Read(report_html(run)).text
     assert "A person judged the candidate worse" in text
     assert "What is there?" in text
     for broken in ("messages: 3", "[", "messages: [{role: user}]", "messages: [3]"):
         change(run / "plan.json", workload_texts={"describe": broken})
-        found = described.describe(read_run(run))
-        assert found is not None
+        [found] = described.shown(read_run(run))
         assert found.question == ""
 
 
@@ -483,8 +485,7 @@ def test_replies_that_failed_say_why_and_too_many_are_counted(folders: ModuleTyp
     path.write_text(
         "".join(json.dumps(one) + "\n" for one in [failed, *({**line, "content": str(at)} for at in range(20))])
     )
-    found = described.describe(read_run(run))
-    assert found is not None
+    [found] = described.shown(read_run(run))
     assert found.candidate[0].trouble == "empty: no reply that counts"
     assert found.hidden == 9
     text = Read(report_html(run)).text

@@ -215,7 +215,7 @@ def test_without_anything_it_says_none(folders: ModuleType, tmp_path: Path) -> N
 def test_the_trial_is_judged_by_its_own_rules(folders: ModuleType, tmp_path: Path) -> None:
     run = folders.finished(tmp_path / "run")
     assert answers(run)["trial"].finding == "open"
-    decide_folder(run, describe="better", ground_truth="failed")
+    decide_folder(run, judged={"describe": "better"}, ground_truth="failed")
     assert read_run(run).verdict.verdict == "REJECT"  # type: ignore[union-attr] # it was just written
     found = answers(run)
     assert found["trial"].finding == "passed"
@@ -224,7 +224,7 @@ def test_the_trial_is_judged_by_its_own_rules(folders: ModuleType, tmp_path: Pat
     assert any(line.startswith("latency 1.90 times") and line.endswith("NOISY") for line in found["trial"].lines)
     assert found["ground_truth"].finding == "failed"
     assert "as set by" in found["ground_truth"].lines[0]
-    decide_folder(run, describe="worse")
+    decide_folder(run, judged={"describe": "worse"})
     assert answers(run)["trial"].finding == "failed"
     decide_folder(run, ground_truth="missing")
     found = answers(run)
@@ -254,7 +254,7 @@ def test_ground_truth_counts_as_it_was_attested(
     status: str, required: bool, finding: str, counts: str, verdict: str, folders: ModuleType, tmp_path: Path
 ) -> None:
     run = folders.attested(folders.finished(tmp_path / "run"), status, required=required)
-    decision = decide_folder(run, describe="better")
+    decision = decide_folder(run, judged={"describe": "better"})
     assert (decision["facts"]["ground_truth"], decision["verdict"]) == (counts, verdict)
     assert decision["evidence"]["ground_truth"] == {
         "finding": finding,

@@ -359,17 +359,17 @@ def test_verdict_waits_for_a_person_and_remembers_the_judgement(make: Make) -> N
     assert schemas.validate(first, "verdict") == []
     accept(json.loads((folder / "verdict.json").read_text(encoding="utf-8")), "verdict")
     assert first["verdict"] == "PENDING_REVIEW"
-    assert decide_folder(folder, describe="better")["verdict"] == "ADOPT"
+    assert decide_folder(folder, judged={"describe": "better"})["verdict"] == "ADOPT"
     again = decide_folder(folder)
     assert (again["verdict"], again["facts"]["describe"]) == ("ADOPT", "better")
-    assert decide_folder(folder, describe="same")["verdict"] == "REJECT"
+    assert decide_folder(folder, judged={"describe": "same"})["verdict"] == "REJECT"
 
 
 def test_rules_come_from_the_plan_and_stay_as_decided(make: Make) -> None:
     folder = make(candidate=[sample(at, 22.0 + at, strategy=1 if at <= 38 else 3) for at in range(1, 41)])
     plan = PLAN | {"workloads": {"nav_extended": 40}, "bands": {"low_below_gb": 5.0, "healthy_to_gb": 6.5}}
     (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-    assert decide_folder(folder, describe="better")["verdict"] == "ADOPT"
+    assert decide_folder(folder, judged={"describe": "better"})["verdict"] == "ADOPT"
     proved = decide_folder(folder, adherence_rule="proved")
     assert (proved["verdict"], proved["facts"]["adherence_rule"]) == ("INCONCLUSIVE", "proved")
     assert decide_folder(folder)["facts"]["adherence_rule"] == "proved"
@@ -381,7 +381,7 @@ def test_peak_between_gates_counts_as_a_gate(make: Make) -> None:
     folder = make()
     with (folder / "vram.jsonl").open("a", encoding="utf-8") as stream:
         stream.write(json.dumps({"t_s": 27.0, "used_mib": 4608 + 7800, "total_mib": 16303, "phase": "measure"}) + "\n")
-    decision = decide_folder(folder, describe="better")
+    decision = decide_folder(folder, judged={"describe": "better"})
     assert (decision["verdict"], "at its peak" in decision["reasons"][0]) == ("REJECT", True)
 
 
@@ -395,7 +395,7 @@ def test_gate_that_was_not_measured_is_left_out(make: Make) -> None:
 def test_taints(make: Make) -> None:
     cached = [sample(at, 22.0 + at, cache_n=98, flags=["cached", "cache_not_as_asked"]) for at in range(1, 101)]
     folder = make(candidate=cached)
-    decision = decide_folder(folder, describe="better")
+    decision = decide_folder(folder, judged={"describe": "better"})
     assert decision["verdict"] == "INCONCLUSIVE"
     assert "nav-candidate: 100 replies came from the prompt cache" in decision["reasons"][0]
     shutil.copy(folder / "samples" / "nav-candidate.jsonl", folder / "samples" / "nav-candidate-cached.jsonl")
@@ -479,7 +479,7 @@ def test_table_for_people(make: Make, capsys: pytest.CaptureFixture[str]) -> Non
     (folder / "verification.json").write_text(json.dumps(verification), encoding="utf-8")
     assert main(["summarize", str(folder)]) == 0
     assert main(["verdict", str(folder), "--require", "adopt"]) == 1
-    assert main(["verdict", str(folder), "--describe", "better", "--require", "adopt"]) == 0
+    assert main(["verdict", str(folder), "--judge", "describe=better", "--require", "adopt"]) == 0
     capsys.readouterr()
     assert main(["show", str(folder)]) == 0
     shown = capsys.readouterr().out

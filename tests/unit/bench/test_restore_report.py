@@ -191,7 +191,7 @@ def test_a_completed_run(tmp_path: Path) -> None:
     assert found["kept"] == kept
     assert found["files"] == ["journal.jsonl", "logs/chatterbox.log", "logs/panda-llamacpp-e4b.log"]
     assert found["times"] == TIMES
-    assert "trialbench verdict DIR --describe better" in found["next"][-1]
+    assert "trialbench verdict DIR --judge describe=better" in found["next"][-1]
     shown = host(folder)
     for words in (
         "Host restored by host at 22:00:32Z, 12.2 s after measure ended down:",
@@ -205,7 +205,7 @@ def test_a_completed_run(tmp_path: Path) -> None:
     ):
         assert words in shown
     # Once it is judged there is nothing left to do, and summary.json on the disk says so, too.
-    assert main(["verdict", str(folder), "--describe", "same"]) == 0
+    assert main(["verdict", str(folder), "--judge", "describe=same"]) == 0
     assert json.loads((folder / "summary.json").read_text(encoding="utf-8"))["restore"]["next"] == []
     assert "next:" not in host(folder)
 

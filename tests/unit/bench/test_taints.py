@@ -155,7 +155,7 @@ def test_one_reply_taints_by_name_in_every_output(
     assert [found for found in summary["taints"] if found.startswith(taint)]
     name, _, rest = taint.partition(": ")
     assert summary["segments"]["nav-candidate"]["taints"][0].startswith(f"{name}: {rest.partition(': ')[2]}")
-    decision = decide_folder(run.path, describe="better")
+    decision = decide_folder(run.path, judged={"describe": "better"})
     assert decision["verdict"] == "INCONCLUSIVE"
     assert decision["reasons"][0].startswith("tainted: ")
     assert taint in decision["reasons"][0]
@@ -358,13 +358,13 @@ def test_ground_truth_and_judgement_by_the_command_line(run: Run, capsys: pytest
 
     assert verdict() == "PENDING_REVIEW"
     measured = (run.path / "samples" / "nav-candidate.jsonl").stat().st_mtime_ns
-    assert verdict("--describe", "better") == "ADOPT"
+    assert verdict("--judge", "describe=better") == "ADOPT"
     assert verdict("--ground-truth", "missing") == "INCONCLUSIVE"
     # What was said once holds until something else is said.
-    assert verdict("--ground-truth", "failed") == verdict("--describe", "better") == "REJECT"
+    assert verdict("--ground-truth", "failed") == verdict("--judge", "describe=better") == "REJECT"
     assert verdict("--ground-truth", "passed") == "ADOPT"
-    assert verdict("--describe", "same") == verdict("--describe", "worse") == "REJECT"
-    assert verdict("--describe", "better", "--ground-truth", "not_required") == "ADOPT"
+    assert verdict("--judge", "describe=same") == verdict("--judge", "describe=worse") == "REJECT"
+    assert verdict("--judge", "describe=better", "--ground-truth", "not_required") == "ADOPT"
     # Deciding again measures nothing again.
     assert (run.path / "samples" / "nav-candidate.jsonl").stat().st_mtime_ns == measured
 

@@ -17,7 +17,7 @@ GATES = (Gate("start", 6.1), Gate("end", 6.2))
 
 
 def facts(**changes: Any) -> Facts:
-    whole: dict[str, Any] = {"nav_n": 100, "adherent": 100, "gates": GATES, "describe": "better"}
+    whole: dict[str, Any] = {"n": 100, "adherent": 100, "gates": GATES, "judged": {"describe": "better"}}
     return Facts(**(whole | changes))
 
 
@@ -37,11 +37,11 @@ def at(*footprints: float) -> tuple[Gate, ...]:
         ({"gates": at(8.0)}, "REJECT"),
         ({"gates": at(8.01)}, "REJECT"),
         # above 8.0 the host aborts and restores: what decided stands first
-        ({"gates": at(8.01), "nav_n": 0, "adherent": 0, "rolled_back": "candidate: VRAM"}, "REJECT"),
+        ({"gates": at(8.01), "n": 0, "adherent": 0, "rolled_back": "candidate: VRAM"}, "REJECT"),
         # VRAM leaves the band after 20: no extension
-        ({"gates": at(6.1, 7.51), "nav_n": 20, "adherent": 20}, "REJECT"),
-        ({"gates": at(6.1, 5.49), "nav_n": 20, "adherent": 20}, "REJECT"),
-        ({"gates": at(6.1, 8.0), "nav_n": 20, "adherent": 20}, "REJECT"),
+        ({"gates": at(6.1, 7.51), "n": 20, "adherent": 20}, "REJECT"),
+        ({"gates": at(6.1, 5.49), "n": 20, "adherent": 20}, "REJECT"),
+        ({"gates": at(6.1, 8.0), "n": 20, "adherent": 20}, "REJECT"),
         ({"gates": at(6.0, 7.51)}, "REJECT"),
         ({"gates": at(7.51, 6.0)}, "REJECT"),
         ({"gates": ()}, "INCONCLUSIVE"),
@@ -49,22 +49,22 @@ def at(*footprints: float) -> tuple[Gate, ...]:
         ({"gates": (Gate("end", 7.5, "warning"),)}, "REJECT"),
         ({"gates": (Gate("end", 7.5, "healthy"),)}, "ADOPT"),
         # number of samples
-        ({"nav_n": 99, "adherent": 99}, "INCONCLUSIVE"),
-        ({"nav_n": 20, "adherent": 20}, "INCONCLUSIVE"),
-        ({"nav_n": 0, "adherent": 0}, "INCONCLUSIVE"),
+        ({"n": 99, "adherent": 99}, "INCONCLUSIVE"),
+        ({"n": 20, "adherent": 20}, "INCONCLUSIVE"),
+        ({"n": 0, "adherent": 0}, "INCONCLUSIVE"),
         # adherence as a share
         ({"adherent": 94}, "REJECT"),
         ({"adherent": 95}, "ADOPT"),
         ({"adherent": 99}, "ADOPT"),
         ({"adherent": 100}, "ADOPT"),
         ({"adherent": 0}, "REJECT"),
-        ({"nav_n": 200, "adherent": 190}, "ADOPT"),
-        ({"nav_n": 200, "adherent": 189}, "REJECT"),
+        ({"n": 200, "adherent": 190}, "ADOPT"),
+        ({"n": 200, "adherent": 189}, "REJECT"),
         # thinking and taints
         ({"thinking": 1}, "INCONCLUSIVE"),
         # one thinking sample within the first 20 prevents the extension, on the smoke test it rolls back
-        ({"thinking": 1, "nav_n": 20, "adherent": 19}, "INCONCLUSIVE"),
-        ({"thinking": 1, "nav_n": 0, "adherent": 0, "rolled_back": "candidate: smoke"}, "INCONCLUSIVE"),
+        ({"thinking": 1, "n": 20, "adherent": 19}, "INCONCLUSIVE"),
+        ({"thinking": 1, "n": 0, "adherent": 0, "rolled_back": "candidate: smoke"}, "INCONCLUSIVE"),
         ({"thinking": 1, "adherent": 94}, "INCONCLUSIVE"),
         ({"taints": ("rebooted",)}, "INCONCLUSIVE"),
         ({"taints": ("rebooted",), "adherent": 94}, "INCONCLUSIVE"),
@@ -72,24 +72,24 @@ def at(*footprints: float) -> tuple[Gate, ...]:
         ({"ground_truth": "passed"}, "ADOPT"),
         ({"ground_truth": "failed"}, "REJECT"),
         ({"ground_truth": "missing"}, "INCONCLUSIVE"),
-        ({"ground_truth": "failed", "describe": "better"}, "REJECT"),
-        ({"ground_truth": "passed", "describe": None}, "PENDING_REVIEW"),
-        ({"ground_truth": "missing", "describe": None}, "INCONCLUSIVE"),
+        ({"ground_truth": "failed", "judged": {"describe": "better"}}, "REJECT"),
+        ({"ground_truth": "passed", "judged": {"describe": None}}, "PENDING_REVIEW"),
+        ({"ground_truth": "missing", "judged": {"describe": None}}, "INCONCLUSIVE"),
         # judgement
-        ({"describe": None}, "PENDING_REVIEW"),
-        ({"describe": "better"}, "ADOPT"),
-        ({"describe": "same"}, "REJECT"),
-        ({"describe": "worse"}, "REJECT"),
+        ({"judged": {"describe": None}}, "PENDING_REVIEW"),
+        ({"judged": {"describe": "better"}}, "ADOPT"),
+        ({"judged": {"describe": "same"}}, "REJECT"),
+        ({"judged": {"describe": "worse"}}, "REJECT"),
         ({"rolled_back": "measure: the candidate died"}, "INCONCLUSIVE"),
         # first match wins
         ({"thinking": 1, "gates": at(9.0)}, "INCONCLUSIVE"),
         ({"taints": ("x",), "gates": at(9.0)}, "INCONCLUSIVE"),
-        ({"gates": at(8.2), "nav_n": 20, "adherent": 20, "rolled_back": "candidate: VRAM"}, "REJECT"),
-        ({"nav_n": 20, "adherent": 0}, "INCONCLUSIVE"),
+        ({"gates": at(8.2), "n": 20, "adherent": 20, "rolled_back": "candidate: VRAM"}, "REJECT"),
+        ({"n": 20, "adherent": 0}, "INCONCLUSIVE"),
         ({"adherent": 90, "ground_truth": "missing"}, "REJECT"),
-        ({"adherent": 90, "describe": None}, "REJECT"),
-        ({"ground_truth": "failed", "describe": None}, "REJECT"),
-        ({"ground_truth": "missing", "describe": "worse"}, "INCONCLUSIVE"),
+        ({"adherent": 90, "judged": {"describe": None}}, "REJECT"),
+        ({"ground_truth": "failed", "judged": {"describe": None}}, "REJECT"),
+        ({"ground_truth": "missing", "judged": {"describe": "worse"}}, "INCONCLUSIVE"),
     ],
 )
 def test_verdict(changes: dict[str, Any], verdict: str) -> None:
@@ -110,7 +110,7 @@ def test_verdict(changes: dict[str, Any], verdict: str) -> None:
     ],
 )
 def test_proved_adherence_as_the_gate(n: int, adherent: int, verdict: str) -> None:
-    decision = decide(facts(nav_n=n, adherent=adherent), Rules(adherence_rule="proved"))
+    decision = decide(facts(n=n, adherent=adherent), Rules(adherence_rule="proved"))
     assert decision.verdict == verdict
 
 
@@ -124,7 +124,7 @@ def test_reasons_name_what_decided_and_never_twice() -> None:
     decision = decide(facts(gates=at(8.2), rolled_back="candidate: VRAM"), Rules())
     assert "8.2 GB at gate 0" in decision.reasons[0]
     assert decision.reasons[-1] == "the trial was not completed: candidate: VRAM"
-    for changes in ({"adherent": 90}, {"rolled_back": "why"}, {"nav_n": 0, "adherent": 0}):
+    for changes in ({"adherent": 90}, {"rolled_back": "why"}, {"n": 0, "adherent": 0}):
         reasons = decide(facts(**changes), Rules()).reasons
         assert len(reasons) == len(set(reasons))
 
@@ -151,9 +151,36 @@ def test_the_verdict_depends_on_nothing_but_its_facts() -> None:
 
 
 def test_bands_and_counts_are_the_users() -> None:
-    rules = Rules(low_gb=9.0, high_gb=11.0, nav_required=20)
-    assert decide(facts(gates=at(10.0), nav_n=20, adherent=20), rules).verdict == "ADOPT"
-    assert decide(facts(gates=at(6.0), nav_n=20, adherent=20), rules).verdict == "REJECT"
+    rules = Rules(low_gb=9.0, high_gb=11.0, n_required=20)
+    assert decide(facts(gates=at(10.0), n=20, adherent=20), rules).verdict == "ADOPT"
+    assert decide(facts(gates=at(6.0), n=20, adherent=20), rules).verdict == "REJECT"
+
+
+@pytest.mark.parametrize(
+    ("judged", "verdict", "reason"),
+    [
+        ({}, "ADOPT", "adherent and within VRAM; no replies are shown for a person to judge"),
+        ({"a": "better"}, "ADOPT", "adherent, within VRAM, and judged better than the baseline"),
+        ({"a": "same"}, "REJECT", "a judged same: not materially better than the baseline"),
+        ({"a": "worse"}, "REJECT", "a judged worse: not materially better than the baseline"),
+        ({"a": None}, "PENDING_REVIEW", "nobody has judged the a replies yet: `trialbench verdict DIR --judge a=...`"),
+        # Several: better in one is enough, unless another became worse.
+        ({"a": "better", "b": "same"}, "ADOPT", "adherent, within VRAM, and judged better than the baseline"),
+        ({"a": "same", "b": "same"}, "REJECT", "a judged same, b judged same: not materially better than the baseline"),
+        ({"a": "better", "b": "worse"}, "REJECT", "a judged better, b judged worse: not materially better than the"),
+        ({"a": None, "b": "worse"}, "REJECT", "b judged worse: not materially better than the baseline"),
+        ({"a": "better", "b": None}, "PENDING_REVIEW", "nobody has judged the b replies yet: `trialbench verdict DIR"),
+        (
+            {"a": None, "b": None},
+            "PENDING_REVIEW",
+            "nobody has judged the a and b replies yet: `trialbench verdict DIR --judge a=... --judge b=...`",
+        ),
+    ],
+)
+def test_people_judge_every_workload_that_is_shown(judged: dict[str, Any], verdict: str, reason: str) -> None:
+    decision = decide(facts(judged=judged), Rules())
+    assert decision.verdict == verdict
+    assert decision.reasons[0].startswith(reason)
 
 
 def test_latency_is_no_part_of_the_verdict() -> None:

@@ -213,6 +213,7 @@ def plan_data() -> dict[str, Any]:
                 {"name": "mmproj-F16.gguf", "role": "mmproj", "sha256": digest},
             ],
         },
+        "workloads": [{"name": "nav", "role": "decides"}, {"name": "describe", "role": "shown"}],
         "contracts": {
             "prompt": {
                 "file": "/home/panda/her-os/services/panda_nav/server.py",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from trialbench.report.comparison import A1, CANDIDATE
 from trialbench.report.documents.markdown import Edit, Page, escape, word
 from trialbench.report.documents.trial import Trial
 from trialbench.show.text import number
@@ -62,7 +61,7 @@ def _line(trial: Trial) -> str:
 def _numbers(trial: Trial) -> list[str]:
     segments = trial.summary.segments
     found = []
-    candidate, baseline = segments.get(CANDIDATE), segments.get(A1)
+    candidate, baseline = segments.get(trial.work.candidate), segments.get(trial.work.a1)
     if candidate:
         live = f" (live model {number(baseline.latency_ms.p50.value)})" if baseline else ""
         found.append(f"p50 {number(candidate.latency_ms.p50.value)} ms{live}")

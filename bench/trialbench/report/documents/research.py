@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 
 from trialbench.measure.summary import SegmentSummary
-from trialbench.report.comparison import A1, A2, CANDIDATE
 from trialbench.report.documents.markdown import Edit, Page, Span, escape, masked, word
 from trialbench.report.documents.trial import Trial
 from trialbench.report.measured import quantile_text
@@ -118,10 +117,10 @@ def _block(trial: Trial) -> list[str]:
 
 def _table(trial: Trial) -> list[str]:
     """The numbers: a column for the candidate, and one each for the live model before and after it."""
-    segments, vram = trial.summary.segments, trial.summary.vram
+    segments, vram, work = trial.summary.segments, trial.summary.vram, trial.work
     live = str(trial.summary.baseline_label or "live model")
-    columns = [(trial.label, segments.get(CANDIDATE))]
-    for name, title in ((A1, f"{live} before"), (A2, f"{live} after")):
+    columns = [(trial.label, segments.get(work.candidate))]
+    for name, title in ((work.a1, f"{live} before"), (work.a2, f"{live} after")):
         if name in segments:
             columns.append((title, segments[name]))
 
@@ -137,7 +136,7 @@ def _table(trial: Trial) -> list[str]:
     drained = vram.drained_mib
     above = "" if drained is None else f" above the drained {drained / _MIB_PER_GB:.2f}"
     rows = [
-        ["nav", *(escape(title) for title, _ in columns)],
+        [escape(work.name), *(escape(title) for title, _ in columns)],
         *(row(f"{name} ms, 95 % interval", quantile(name)) for name in ("p50", "p95", "p99")),
         row("tok/s", lambda segment: number(segment.tokens_per_s)),
         row("effective Hz, 1 / p50", lambda segment: number(segment.effective_hz.from_p50)),
@@ -145,7 +144,7 @@ def _table(trial: Trial) -> list[str]:
         row("adherence", _adherence),
         row("valid replies", lambda segment: f"{segment.ok}/{segment.sent}"),
     ]
-    cached = segments.get(f"{CANDIDATE}-cached")
+    cached = segments.get(work.cached)
     if cached:
         rows.append(alone("p50 ms, prompt cache on", quantile("p50")(cached)))
     shown = [f"| {' | '.join(cells)} |" for cells in rows]

@@ -8,13 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from trialbench.errors import UsageError
+from trialbench.report.plan import Workload
 from trialbench.report.run import Run, read_run
 from trialbench.report.summary import Summary, summarise_run
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial, for the documents. Its texts are untrusted and unescaped; `begun` is `2026-01-02 03:04` in UTC."""
+    """A trial, for the documents.
+
+    Its texts are untrusted and unescaped; `begun` is `2026-01-02 03:04` in UTC, `work` the workload that decides.
+    """
 
     id: str
     label: str
@@ -23,6 +27,7 @@ class Trial:
     verdict: str
     reasons: Sequence[str]
     port: int | None
+    work: Workload
     summary: Summary
 
     @property
@@ -63,6 +68,7 @@ def read_trial(path: Path) -> Trial:
         verdict=run.verdict.verdict.replace("_", " "),
         reasons=run.verdict.reasons,
         port=run.plan.candidate_port,
+        work=run.plan.decider,
         summary=summary,
     )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trialbench.report.comparison import CANDIDATE
 from trialbench.report.run import Decided, Run
 from trialbench.report.summary import Summary
 from trialbench.show.junit import Case, Suite, write
@@ -95,12 +94,12 @@ def _gates(run: Run, summary: Summary) -> list[Case]:
 
 def _candidate(run: Run, summary: Summary) -> list[Case]:
     """The cases that the candidate's replies decide."""
-    segment = summary.segments.get(CANDIDATE)
+    segment = summary.segments.get(run.plan.decider.candidate)
     if segment is None:
         return []
     adherence, cases = segment.adherence, []
     if adherence and adherence.n:
-        counted = Facts(nav_n=adherence.n, adherent=adherence.k, gates=())
+        counted = Facts(n=adherence.n, adherent=adherence.k, gates=())
         said = run.verdict or Rules()
         rules = Rules(adherence_percent=said.adherence_percent, adherence_rule=said.adherence_rule)
         finding, text = adherence_finding(counted, rules), adherence_text(counted, rules)

@@ -13,6 +13,7 @@ from trialbench.measure.sample import Sample
 from trialbench.measure.summary import SegmentSummary, latencies_ms
 from trialbench.report.comparison import Comparison, Finding, Metric
 from trialbench.report.measured import quantile_text
+from trialbench.report.plan import Workload
 from trialbench.report.run import Segment
 from trialbench.report.telemetry import Rows
 from trialbench.show.figures import (
@@ -36,12 +37,6 @@ from trialbench.show.terminal import line as fitting
 from trialbench.show.text import number
 from trialbench.stats import Quantile, quantile
 
-# The compared segments: letter, display name, mark, CSS class.
-COMPARED = {
-    "nav-baseline-a1": ("A1", "baseline before", "dot", "a1"),
-    "nav-candidate": ("B", "candidate", "triangle", "b"),
-    "nav-baseline-a2": ("A2", "baseline after", "square", "a2"),
-}
 _POINTS, _STEPS = 400, 300
 _LANES = 8
 METRICS: dict[Metric, str] = {
@@ -59,7 +54,7 @@ FINDINGS: dict[Finding, str] = {
 
 @dataclass(frozen=True)
 class Series:
-    """One segment in a chart; `flags` by the sample's position, `names` as `COMPARED` has them."""
+    """One segment in a chart; `flags` by the sample's position, its names as `compared` has them."""
 
     segment: str
     letter: str
@@ -76,14 +71,25 @@ class Series:
         return sorted(latencies_ms(self.samples))
 
 
-def series(segments: Mapping[str, Segment], joined: Mapping[str, Rows]) -> list[Series]:
+def compared(work: Workload) -> dict[str, tuple[str, str, str, str]]:
+    """The compared segments of the workload that decides: letter, display name, mark, CSS class."""
+    return {
+        work.a1: ("A1", "baseline before", "dot", "a1"),
+        work.candidate: ("B", "candidate", "triangle", "b"),
+        work.a2: ("A2", "baseline after", "square", "a2"),
+    }
+
+
+def series(work: Workload, segments: Mapping[str, Segment], joined: Mapping[str, Rows]) -> list[Series]:
     """The compared segments that were measured, in order.
 
     Args:
+        work: the workload that decides.
+        segments: by name.
         joined: what telemetry adds to a sample, by segment and seq.
     """
     found = []
-    for name, (letter, shown, shape, css) in COMPARED.items():
+    for name, (letter, shown, shape, css) in compared(work).items():
         one = segments.get(name)
         if one and one.samples:
             flags = _flags(one, joined.get(name, {}))

@@ -12,7 +12,6 @@ from trialbench import __version__
 from trialbench.files import write_atomic
 from trialbench.measure.sample import wall_clock
 from trialbench.report.compare import Row, impacts, run_rows
-from trialbench.report.comparison import A1, CANDIDATE
 from trialbench.report.html import charts
 from trialbench.report.html.page import VERDICTS
 from trialbench.show.figures import Figure
@@ -68,7 +67,7 @@ def _ratios(rows: Sequence[Row]) -> Figure | None:
 
 
 def _medians(rows: Sequence[Row]) -> Figure | None:
-    return charts.medians([(_label(row), row.p50.get(CANDIDATE), row.p50.get(A1)) for row in rows])
+    return charts.medians([(_label(row), *row.p50) for row in rows])
 
 
 def _report(row: Row, out: Path) -> str:

@@ -1,4 +1,4 @@
-"""The describe replies of both models, side by side with the camera image, for a person to judge."""
+"""The replies of both models to what is shown, side by side with the camera image, for a person to judge."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from trialbench.measure.sample import Sample
+from trialbench.report.plan import Workload
 from trialbench.report.run import Run
 
 # Keeps a report below 2 MB: base64 adds a third.
@@ -22,7 +23,7 @@ _IMAGES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png", b"R
 
 @dataclass(frozen=True)
 class Reply:
-    """A describe reply and how often it was given out of `total`; `trouble` if there was none."""
+    """A reply and how often it was given out of `total`; `trouble` if there was none."""
 
     text: str
     count: int
@@ -31,9 +32,14 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Describe:
-    """The replies side by side; `command` records a person's judgement."""
+class Shown:
+    """The replies to one workload side by side; `command` records a person's judgement.
 
+    `id` is the section's, `title` the workload's name for people.
+    """
+
+    id: str
+    title: str
     question: str
     baseline: list[Reply]
     candidate: list[Reply]
@@ -58,18 +64,25 @@ def command_path(path: Path) -> str:
     return shlex.quote(str(real.relative_to(here) if real.is_relative_to(here) else real))
 
 
-def describe(run: Run) -> Describe | None:
-    """The distinct replies of a run; None if describe was not measured."""
-    sides = [run.samples(name) for name in ("describe-baseline", "describe-candidate")]
+def shown(run: Run) -> list[Shown]:
+    """The distinct replies to every workload that is shown and was measured."""
+    found = (_shown(run, work) for work in run.plan.shown)
+    return [one for one in found if one is not None]
+
+
+def _shown(run: Run, work: Workload) -> Shown | None:
+    sides = [run.samples(name) for name in (work.baseline, work.candidate)]
     if not any(sides):
         return None
     replies = [_replies(side) for side in sides]
-    return Describe(
-        question=_question(run),
+    return Shown(
+        id=f"shown-{work.name}",
+        title=work.name.capitalize(),
+        question=_question(work),
         baseline=replies[0][:_MOST_REPLIES],
         candidate=replies[1][:_MOST_REPLIES],
-        judged=run.verdict.describe if run.verdict else None,
-        command=f"trialbench verdict {command_path(run.path)} --describe better",
+        judged=run.judged[work.name],
+        command=f"trialbench verdict {command_path(run.path)} --judge {work.name}=better",
         hidden=sum(max(0, len(side) - _MOST_REPLIES) for side in replies),
     )
 
@@ -86,19 +99,15 @@ def _replies(samples: Sequence[Sample]) -> list[Reply]:
     return [Reply(text, count, len(samples), trouble) for (text, trouble), count in found.items()]
 
 
-def _question(run: Run) -> str:
-    """The question of the describe workload: the run's own workload, else the packaged one."""
+def _question(work: Workload) -> str:
+    """What a workload asks: by the run's own text, else by the packaged one; empty where neither can be read."""
     import yaml
 
     import trialbench.workloads
 
-    own = run.plan.describe_text
+    packaged = Path(trialbench.workloads.__file__).parent / f"{work.name}.yml"
     try:
-        text = (
-            own
-            if own is not None
-            else (Path(trialbench.workloads.__file__).parent / "describe.yml").read_text(encoding="utf-8")
-        )
+        text = packaged.read_text(encoding="utf-8") if work.text is None else work.text
         messages = yaml.safe_load(text)["messages"]
         parts = [
             part
@@ -107,7 +116,7 @@ def _question(run: Run) -> str:
         ]
         texts = [part if isinstance(part, str) else part.get("text") for part in parts]
         return " ".join(str(one) for one in texts if one)
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError):
         return ""
 
 

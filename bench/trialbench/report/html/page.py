@@ -10,7 +10,7 @@ from trialbench.report.decide import evidence_of
 from trialbench.report.evidence import QUESTIONS, Finding
 from trialbench.report.html import charts, hostcharts, proofcharts
 from trialbench.report.html.clock import Clock
-from trialbench.report.html.described import Describe, Picture, command_path, describe, picture
+from trialbench.report.html.described import Picture, Shown, command_path, picture, shown
 from trialbench.report.html.provenance import Group, provenance
 from trialbench.report.journal import Check
 from trialbench.report.measured import cells, remarks
@@ -112,7 +112,7 @@ class Page:
     windows: Table | None
     restored: list[str]
     picture: Picture
-    describe: Describe | None
+    shown: list[Shown]
     checks: Sequence[Check]
     checks_by: str
     attested: Table | None
@@ -133,7 +133,7 @@ def page(run: Run, summary: Summary, joined: Mapping[str, Rows]) -> Page:
         joined: what telemetry adds to samples, by segment and seq; empty where there is none.
     """
     times = Clock(run)
-    found = charts.series(run.segments, joined)
+    found = charts.series(run.plan.decider, run.segments, joined)
     word, kind, sign = _word(run, summary)
     reasons = _reasons(run, summary)
     checks, checks_by = _checks(run)
@@ -176,7 +176,7 @@ def page(run: Run, summary: Summary, joined: Mapping[str, Rows]) -> Page:
         windows=_windows(summary),
         restored=_restored(summary),
         picture=camera,
-        describe=describe(run),
+        shown=shown(run),
         checks=checks,
         checks_by=checks_by,
         attested=_attested(run),
@@ -270,7 +270,8 @@ def _failure(summary: Summary) -> dict[str, str]:
 def _facts(run: Run, summary: Summary) -> list[Fact]:
     segments = summary.segments
     found = []
-    candidate, baseline = segments.get("nav-candidate"), segments.get("nav-baseline-a1")
+    work = run.plan.decider
+    candidate, baseline = segments.get(work.candidate), segments.get(work.a1)
     if candidate:
         beside = f"baseline {number(baseline.latency_ms.p50.value)} ms" if baseline else ""
         ratio = next((row for row in summary.comparisons if row.metric == "latency_ms" and row.ratio), None)
@@ -336,7 +337,9 @@ def _comparison_notes(run: Run, summary: Summary) -> list[str]:
     if run.rehearsal:
         return ["A rehearsal measures nothing."]
     missing = [
-        f"{letter} ({segment})" for segment, (letter, *_names) in charts.COMPARED.items() if not run.samples(segment)
+        f"{letter} ({segment})"
+        for segment, (letter, *_names) in charts.compared(run.plan.decider).items()
+        if not run.samples(segment)
     ]
     if missing:
         return [f"Not compared: no samples of {', '.join(missing)}."]

@@ -20,13 +20,10 @@ def data(plan_data: dict[str, Any]) -> dict[str, Any]:
     for tenant in plan_data["tenants"]:
         tenant["expected_start_s"] = 10
     plan_data["candidate"]["expected_start_s"] = 20
-    plan_data["workloads"] = {
-        "nav_extended": 100,
-        "nav_cached": 18,
-        "describe_n": 5,
-        "warmup": 5,
-        "expected_reply_s": 0.1,
-    }
+    plan_data["workloads"] = [
+        {"name": "nav", "role": "decides", "n": 100, "cached_n": 18, "warmup": 5, "expected_reply_s": 0.1},
+        {"name": "describe", "role": "shown", "n": 5, "expected_reply_s": 0.1},
+    ]
     plan_data["limits"] = {"drain_min_s": 5, "a2_s": 15, "cap_s": 1500}
     return plan_data
 
@@ -38,6 +35,12 @@ def test_down_times_follow_the_order_of_things(data: dict[str, Any]) -> None:
     assert found["llamacpp"] == 1 + away + 10
     # Mute from before A1 until after A2 (11 s and its container).
     assert found["chatterbox"] == 1 + (11 + 1) + found["llamacpp"] + (11 + 1) + 10
+
+
+def test_what_is_shown_takes_its_time_too(data: dict[str, Any]) -> None:
+    usual = outlook.down_s(planfile.parse(data))["llamacpp"]
+    data["workloads"].append({"name": "obstacle", "role": "shown", "n": 4, "warmup": 1, "expected_reply_s": 2})
+    assert outlook.down_s(planfile.parse(data))["llamacpp"] == usual + 10
 
 
 def test_the_second_baseline_is_bounded(data: dict[str, Any]) -> None:

@@ -132,9 +132,47 @@ BROKEN = [
     ("limits", {"a2_s": -1000}, "limits.a2_s: expected 0 or more"),
     ("limits", {"drain_limit_s": 0, "drain_min_s": 0}, "limits.drain_limit_s: expected more than 0"),
     ("limits", {"drain_limit_s": 3}, "limits.drain_limit_s: expected at least drain_min_s (5), found 3.0"),
-    ("workloads", {"nav_cached": 0}, "workloads.nav_cached: expected more than 0"),
-    ("workloads", {"warmup": -1}, "workloads.warmup: expected 0 or more"),
-    ("workloads", {"nav_extended": 10}, "workloads.nav_extended: expected at least nav_first (20), found 10"),
+    ("limits", {"request_timeout_s": 0}, "limits.request_timeout_s: expected more than 0"),
+    ("workloads", {"nav_extended": 10}, "workloads: expected a list"),
+    (
+        "workloads",
+        [],
+        "workloads: expected exactly one with the role decides; give every other one the role shown, found []",
+    ),
+    ("workloads.0", "nav", "workloads[0]: expected a mapping with the fields of Workload, found 'nav'"),
+    (
+        "workloads.0.role",
+        "shown",
+        "workloads: expected exactly one with the role decides; give every other one the role",
+    ),
+    (
+        "workloads.1.role",
+        "decides",
+        "workloads: expected exactly one with the role decides; give every other one the role",
+    ),
+    ("workloads.1.role", "judges", "workloads[1].role: expected one of decides, shown, found 'judges'"),
+    ("workloads.1.role", None, "workloads[1].role: expected a text, found None"),
+    (
+        "workloads.1.name",
+        "nav",
+        "workloads: expected every name once, because its samples are kept under it; rename one",
+    ),
+    ("workloads.1.name", "Describe", "workloads[1].name: expected a-z, 0-9, - and _, 40 at most"),
+    ("workloads.1.name", "../x", "workloads[1].name: expected a-z, 0-9, - and _, 40 at most"),
+    ("workloads.1.name", "x" * 41, "workloads[1].name: expected a-z, 0-9, - and _, 40 at most"),
+    (
+        "workloads.1.name",
+        "smoke",
+        "workloads[1].name: expected a name other than smoke, without baseline and candidate",
+    ),
+    ("workloads.0.name", "on-candidate", "workloads[0].name: expected a name other than smoke, without baseline and"),
+    ("workloads.0.text", 7, "workloads[0].text: expected a text, found 7"),
+    ("workloads.0.nav_first", 7, "workloads[0].nav_first: expected one of cached_n"),
+    ("workloads.0.cached_n", 0, "workloads[0].cached_n: expected more than 0"),
+    ("workloads.0.warmup", -1, "workloads[0].warmup: expected 0 or more"),
+    ("workloads.0.n", 10, "workloads[0].n: expected at least first_n (20), found 10"),
+    ("workloads.1.n", 0, "workloads[1].n: expected more than 0, found 0"),
+    ("workloads.1.first_n", 5, "workloads[1].first_n: expected nothing: only the workload that decides has this count"),
     ("host", "../panda", "host: expected letters, digits, dot, dash, underscore (it may name a folder)"),
     ("host", "", "host: expected letters"),
     ("host", "pan da", "host: expected letters"),
@@ -157,6 +195,34 @@ def test_what_is_wrong_is_named_with_its_place(plan_data: Data, path: str, value
     with pytest.raises(planfile.PlanError) as caught:
         planfile.parse(change(plan_data, path, value))
     assert message in str(caught.value)
+
+
+def test_a_workloads_counts_follow_from_its_role(plan_data: Data) -> None:
+    plan_data["workloads"] = [
+        {"name": "describe", "role": "shown"},
+        {"name": "phone-intent", "role": "decides", "first_n": 10, "text": "name: phone-intent"},
+        {"name": "obstacle", "role": "shown", "n": 7, "warmup": 1},
+    ]
+    plan = planfile.parse(plan_data)
+    assert plan.decider == plans.Workload(
+        "phone-intent", "decides", "name: phone-intent", n=100, warmup=3, first_n=10, cached_n=20, tenants_n=20
+    )
+    assert plan.shown == [
+        plans.Workload("describe", "shown", n=5),
+        plans.Workload("obstacle", "shown", n=7, warmup=1),
+    ]
+    assert planfile.parse(json.loads(planfile.to_json(plan))) == plan
+
+
+def test_a_trial_can_go_without_anything_to_show(plan_data: Data) -> None:
+    plan_data["workloads"] = [{"name": "nav", "role": "decides"}]
+    assert planfile.parse(plan_data).shown == []
+
+
+def test_a_plan_without_workloads_says_so(plan_data: Data) -> None:
+    del plan_data["workloads"]
+    with pytest.raises(planfile.PlanError, match="workloads: expected a value"):
+        planfile.parse(plan_data)
 
 
 def test_a_hook_is_argv_and_a_user(plan_data: Data) -> None:

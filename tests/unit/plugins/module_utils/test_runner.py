@@ -95,7 +95,7 @@ def test_all_containers_are_created_and_only_the_live_sample_is_started(world: W
 def test_the_live_model_is_sampled_with_everybody_up(world: World) -> None:
     prepare(world)
     lines = (world.run_dir / "samples" / "nav-baseline-tenants.jsonl").read_text().splitlines()
-    assert len(lines) == world.plan.workloads.tenants_n
+    assert len(lines) == world.plan.decider.tenants_n
 
 
 def test_what_earlier_runs_left_is_removed_first(world: World) -> None:
@@ -119,7 +119,7 @@ def test_the_inputs_lie_ready(world: World) -> None:
 
 
 def test_the_users_own_workload_lies_with_the_inputs(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
-    plan_data["workload_texts"] = {"nav": "messages: []\n"}
+    plan_data["workloads"][0]["text"] = "messages: []\n"
     world = world_of(plan_data)
     prepare(world)
     assert (world.run_dir / "inputs" / "nav.yml").read_text() == "messages: []\n"

@@ -18,6 +18,8 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import planfil
 
 Session = dict[str, Any]
 
+FIXTURES = Path(__file__).resolve().parents[3] / "fixtures"
+
 # What a segment's id, its gate and its bounds say; everything else is how it is measured.
 ABOUT = ("id", "gate_file", "extend_to", "stop_on_thinking", "n", "time_limit_s", "rate_hz")
 
@@ -50,6 +52,55 @@ def test_files_of_a_run_have_the_agreed_names(built: dict[str, Session]) -> None
         "candidate": ["smoke-candidate", "nav-candidate", "nav-candidate-cached", "describe-candidate"],
         "a2": ["nav-baseline-a2"],
     }
+
+
+def test_the_usual_sessions_are_these_to_the_letter(built: dict[str, Session]) -> None:
+    """What two runs were asked must not differ, or their numbers can not be compared."""
+    usual = (FIXTURES / "sessions" / "default.json").read_text(encoding="utf-8")
+    assert json.dumps(built, indent=1) + "\n" == usual
+
+
+THREE = [
+    {"name": "phone-intent", "role": "decides", "text": "name: phone-intent", "n": 30, "first_n": 10},
+    {"name": "describe", "role": "shown"},
+    {"name": "obstacle", "role": "shown", "text": "name: obstacle", "n": 8, "warmup": 2},
+]
+INTENT, OBSTACLE = "/in/phone-intent.yml", "/in/obstacle.yml"
+# id, workload, warmup, n
+SEGMENTS = {
+    "tenants": [("phone-intent-baseline-tenants", INTENT, 3, 20)],
+    "a1": [
+        ("phone-intent-baseline-a1", INTENT, 3, 30),
+        ("describe-baseline", "describe", None, 5),
+        ("obstacle-baseline", OBSTACLE, 2, 8),
+    ],
+    "candidate": [
+        ("smoke-candidate", INTENT, None, 1),
+        ("phone-intent-candidate", INTENT, 3, 10),
+        ("phone-intent-candidate-cached", INTENT, 1, 20),
+        ("describe-candidate", "describe", None, 5),
+        ("obstacle-candidate", OBSTACLE, 2, 8),
+    ],
+    "a2": [("phone-intent-baseline-a2", INTENT, 3, 30)],
+}
+
+
+def test_a_trial_asks_the_workloads_of_its_plan(plan_data: dict[str, Any], built: dict[str, Session]) -> None:
+    own = sessions.build(planfile.parse({**plan_data, "workloads": THREE}))
+    about = ("id", "workload", "warmup", "n")
+    assert {
+        name: [tuple(one.get(key) for key in about) for one in session["segments"]] for name, session in own.items()
+    } == SEGMENTS
+    # Everything else is as in any trial.
+    assert [{**session, "segments": []} for session in own.values()] == [
+        {**session, "segments": []} for session in built.values()
+    ]
+    assert segments(own["candidate"])["phone-intent-candidate"]["extend_to"] == 30
+
+
+def test_a_trial_without_anything_to_show_has_the_deciding_segments_alone(plan_data: dict[str, Any]) -> None:
+    own = sessions.build(planfile.parse({**plan_data, "workloads": THREE[:1]}))
+    assert [len(session["segments"]) for session in own.values()] == [1, 1, 3, 1]
 
 
 def test_baseline_and_candidate_are_measured_alike(built: dict[str, Session]) -> None:
@@ -127,15 +178,11 @@ def test_a_client_waits_longer_than_a_model_loads(plan_data: dict[str, Any]) -> 
 
 
 def test_counts_come_from_the_plan(plan_data: dict[str, Any]) -> None:
-    plan_data["workloads"] = {
-        "tenants_n": 7,
-        "nav_first": 8,
-        "nav_extended": 9,
-        "nav_cached": 3,
-        "describe_n": 2,
-        "warmup": 1,
-        "request_timeout_s": 12,
-    }
+    plan_data["workloads"] = [
+        {"name": "nav", "role": "decides", "tenants_n": 7, "first_n": 8, "n": 9, "cached_n": 3, "warmup": 1},
+        {"name": "describe", "role": "shown", "n": 2},
+    ]
+    plan_data["limits"] = {"request_timeout_s": 12}
     built = sessions.build(planfile.parse(plan_data))
     candidate = segments(built["candidate"])
     assert [candidate[i]["n"] for i in candidate] == [1, 8, 3, 2]
@@ -150,7 +197,7 @@ def test_workloads_are_the_packaged_ones_or_the_users_own(plan_data: dict[str, A
         return {segment["workload"] for session in sessions_.values() for segment in session["segments"]}
 
     assert named(built) == {"nav", "describe"}
-    plan_data["workload_texts"] = {"nav": "messages: []"}
+    plan_data["workloads"][0]["text"] = "messages: []"
     assert named(sessions.build(planfile.parse(plan_data))) == {"/in/nav.yml", "describe"}
 
 
