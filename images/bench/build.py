@@ -5,8 +5,9 @@ The parts are the Containerfile, the requirements, the sources of trialbench and
 label of the image and its tag. Wheels are downloaded here, on the controller, for the Pythons of the supported bases:
 the build itself needs a network for the distribution's python3 alone.
 
-Writes build/bench-image.json: {id, tag, base, base_id, added_mb, trialbench_version}; `added_mb` is the size on top of
-the base in megabytes (1e6 bytes). Prints progress on standard error and the image's ID, alone, on standard output.
+Writes build/bench-image.json: {id, tag, base, base_id, added_mb, trialbench_version, workloads}; `added_mb` is the size
+on top of the base in megabytes (1e6 bytes), `workloads` are the names of those packaged in it. Prints progress on
+standard error and the image's ID, alone, on standard output.
 """
 
 from __future__ import annotations
@@ -209,6 +210,7 @@ def ensure(client: docker.DockerClient, base: str, *, force: bool = False) -> di
         "base_id": base_image.id,
         "added_mb": added_mb,
         "trialbench_version": trialbench_version(),
+        "workloads": sorted(path.stem for path in (SOURCES / "workloads").glob("*.yml")),
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from docker.errors import APIError, DockerException, ImageNotFound
+from trialbench.workloads import packaged
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = ROOT / "images" / "bench"
@@ -88,6 +89,7 @@ def test_image_is_built_once(engine: Engine) -> None:
         "base_id": "sha256:base",
         "added_mb": 50.0,
         "trialbench_version": "0.1.0",
+        "workloads": packaged(),
     }
     assert first["tag"].startswith("edgelab/bench:")
     build.ensure(engine, "base:1", force=True)
