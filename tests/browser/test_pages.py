@@ -92,7 +92,7 @@ def test_the_verdict_and_its_reasons_stand_first(reports: dict[str, Path], opene
     assert "PENDING REVIEW" in first.query_selector("h2").inner_text()
     assert first.bounding_box()["y"] < 300
     order = page.eval_on_selector_all("main > section", "all => all.map(one => one.id)")
-    host = ["vram", "card", "down", "described", "checks"]
+    host = ["vram", "card", "down", "shown-describe", "checks"]
     assert order == ["verdict", "numbers", "samples", *host, "attested", "proofs", "provenance"]
 
 
