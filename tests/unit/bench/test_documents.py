@@ -32,6 +32,7 @@ from trialbench.report.documents.memory import memory_edits
 from trialbench.report.documents.registry import registry_edits
 from trialbench.report.documents.research import research_edits, shown_run
 from trialbench.report.documents.trial import Trial
+from trialbench.report.plan import Workload
 from trialbench.report.run import Run
 from trialbench.report.summary import Summary, summarise_run
 from trialbench.report.windows import Window
@@ -92,6 +93,7 @@ def a_trial(summary: Summary = MEASURED, **changes: Any) -> Trial:
         "verdict": "PENDING REVIEW",
         "reasons": ["nobody has judged yet", "adherence 99/100"],
         "port": 11437,
+        "work": Workload("nav"),
     }
     return Trial(**(fields | changes), summary=summary)
 
