@@ -1,8 +1,17 @@
-"""Types of command-line options that several verbs share."""
+"""What the options of several verbs share: types, checks, and the options themselves."""
 
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from trialbench.errors import UsageError
+
+# A string, because the generic form of this class exists only for type checkers.
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def positive(text: str) -> int:
@@ -18,3 +27,32 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number, at least 1, found {text}")
     return number
+
+
+def writable(option: str, path: Path | None) -> None:
+    """Refuse an unusable output path before the work whose result would be lost; no path is fine.
+
+    Raises:
+        UsageError: its folder is not there or not ours to write to, or it is a folder itself.
+    """
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        what = "is a folder" if path.is_dir() else f"there is no writable folder {folder}"
+        raise UsageError(f"{option} {path}: expected a file that can be written, but {what}")
+
+
+def pairs(given: Sequence[str], option: str, like: str) -> dict[str, str]:
+    """`given`, each of the form `like` (such as KEY=VALUE), as a mapping; the last of a name counts.
+
+    Raises:
+        UsageError: one of them is no such pair.
+    """
+    found = {}
+    for one in given:
+        key, separator, value = one.partition("=")
+        if not separator or not key:
+            raise UsageError(f"{option}: expected {like}, found {one!r}")
+        found[key] = value
+    return found

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from trialbench.errors import UsageError
-from trialbench.options import positive
+from trialbench.options import Verbs, positive, writable
 from trialbench.show.terminal import say
 
 if TYPE_CHECKING:
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from trialbench.ground_truth.model.roster import Model, Roster
     from trialbench.ground_truth.runtimes.base import Runtime
     from trialbench.ground_truth.runtimes.llama_cpp import LlamaCpp
-
-# A string: the generic form of this class exists for type checkers only.
-Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 RUNTIMES = ("llama.cpp", "apr")
 
@@ -229,7 +226,7 @@ def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Wo
     from trialbench.ground_truth.output.table import Progress, table
 
     for option in ("json", "junit", "html"):
-        _writable(f"--{option}", getattr(options, option))
+        writable(f"--{option}", getattr(options, option))
     if options.controls:
         _controlled(models)
     runtime = make_runtime(options, workspace)
@@ -264,19 +261,6 @@ def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Wo
             # A failure outweighs an undecided row.
             code = 1 if 1 in (code, caught) else max(code, caught)
     return code
-
-
-def _writable(option: str, path: Path | None) -> None:
-    """Refuse an unusable output path before the work, not after it.
-
-    Raises:
-        UsageError: its folder is not there or not ours to write to, or it is a folder itself.
-    """
-    if path is None:
-        return
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        what = "is a folder" if path.is_dir() else f"there is no writable folder {path.parent}"
-        raise UsageError(f"{option} {path}: expected a file that can be written, but {what}")
 
 
 def _controlled(models: Sequence[Model]) -> Model:
@@ -336,7 +320,7 @@ def _attest(options: argparse.Namespace) -> int:
     from trialbench.files import write_json
     from trialbench.ground_truth.attest import NotAttested, attestation
 
-    _writable("--json", options.json)
+    writable("--json", options.json)
     found = attestation(options.sha256, options.verdict, required=not options.optional)
     if options.json is not None:
         write_json(options.json, found)

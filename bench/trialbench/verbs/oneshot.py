@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trialbench.errors import UsageError
+from trialbench.options import Verbs, writable
 from trialbench.show.terminal import ended, line, say, screen
 from trialbench.verbs.select import add_options, find_config, make_engine
 
@@ -23,7 +24,7 @@ _EXIT_CODES = "exit codes: 0 a reply, 2 refused or wrong usage, 3 a doubtful rep
 _MAX_PROMPT = 16 << 20
 
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(verbs: Verbs) -> None:
     """Add the verb `oneshot`; nothing heavy is imported before it runs."""
     oneshot = verbs.add_parser(
         "oneshot", help="send one prompt and stream its reply to standard output", epilog=_EXIT_CODES
@@ -60,10 +61,7 @@ def _oneshot(options: argparse.Namespace) -> int:
     from trialbench.engines.contract import Token
     from trialbench.files import write_json
 
-    kept: Path | None = options.result
-    if kept is not None and (kept.is_dir() or not kept.absolute().parent.is_dir()):
-        # Checked before the reply, which would otherwise be shown and then lost.
-        raise UsageError(f"--result: expected a file in an existing folder, found {kept}")
+    writable("--result", options.result)
     find_config(options)
     request = _request(options)
     engine = make_engine(options)
@@ -82,8 +80,8 @@ def _oneshot(options: argparse.Namespace) -> int:
         engine.close()
     if result.text and not result.text.endswith("\n") and sys.stdout.isatty():
         _write("\n")
-    if kept is not None:
-        write_json(kept, result.as_dict())
+    if options.result is not None:
+        write_json(options.result, result.as_dict())
     if caught.number is not None:
         say(f"trialbench: cancelled by signal {caught.number}", sys.stderr)
         return 128 + caught.number

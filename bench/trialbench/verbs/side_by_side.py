@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from trialbench.errors import UsageError
+from trialbench.options import Verbs
 from trialbench.stats import Quantile
 
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(verbs: Verbs) -> None:
     """Add the verb `engines`."""
     engines = verbs.add_parser("engines", help="put runs of several engines into one table")
     engines.add_argument("summaries", type=Path, nargs="+", metavar="SUMMARY.json", help="of `trialbench run`")

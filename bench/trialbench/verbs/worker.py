@@ -10,26 +10,24 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 from trialbench import __version__
-from trialbench.options import positive
+from trialbench.options import Verbs, positive, writable
 from trialbench.show.terminal import ended, say
 from trialbench.verbs import oneshot
 from trialbench.verbs.select import add_options, choose, find_config
 
-_Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _PROOF_CODES = "exit codes: 0 as expected, 1 not as expected, 2 wrong usage, 4 a server can't be started or reached"
 
 
-def add(verbs: _Verbs) -> None:
+def add(verbs: Verbs) -> None:
     """Add the verbs to the command line of `trialbench`."""
     _add_worker(verbs)
     _add_config(verbs)
     _add_proof(verbs)
 
 
-def _add_worker(verbs: _Verbs) -> None:
+def _add_worker(verbs: Verbs) -> None:
     worker = verbs.add_parser("worker", help="serve one engine over ND-JSON, on stdin/stdout or a Unix socket")
     worker.add_argument(
         "--socket",
@@ -125,7 +123,7 @@ def _status(options: argparse.Namespace) -> int:
     return 0 if any(backend["healthy"] for backend in backends) else 1
 
 
-def _add_config(verbs: _Verbs) -> None:
+def _add_config(verbs: Verbs) -> None:
     config = verbs.add_parser("config", help="check a fazai.conf")
     actions = config.add_subparsers(title="actions", required=True, metavar="ACTION")
     check = actions.add_parser(
@@ -156,7 +154,7 @@ def _config_check(options: argparse.Namespace) -> int:
     return 0
 
 
-def _add_proof(verbs: _Verbs) -> None:
+def _add_proof(verbs: Verbs) -> None:
     verb = verbs.add_parser("proof", help="prove that an engine starts, recovers and stops correctly")
     proofs = verb.add_subparsers(title="proofs", required=True, metavar="PROOF")
     about = {
@@ -191,15 +189,12 @@ def _add_proof(verbs: _Verbs) -> None:
 
 
 def _proof(options: argparse.Namespace) -> int:
-    from trialbench.errors import UsageError
     from trialbench.files import write_atomic, write_json
     from trialbench.worker import proofs
     from trialbench.worker.proof import junit
 
-    for option, path in (("--json", options.json), ("--junit", options.junit)):
-        # Checked before minutes of measuring whose numbers would be lost.
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise UsageError(f"{option}: expected a file in an existing folder, found {path}")
+    for option in ("json", "junit"):
+        writable(f"--{option}", getattr(options, option))
     choice = choose(options)
     for warning in choice.warnings:
         say(f"trialbench: warning: {warning}", sys.stderr)

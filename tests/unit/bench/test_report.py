@@ -389,7 +389,9 @@ def test_gate_that_was_not_measured_is_left_out(make: Make) -> None:
     events = [
         (t, by, event, fields | ({"footprint_gb": None} if event == "gate" else {})) for t, by, event, fields in JOURNAL
     ]
-    assert decide_folder(make(events), judged={"describe": "better"})["reasons"][0] == "VRAM was not measured at any gate"
+    assert (
+        decide_folder(make(events), judged={"describe": "better"})["reasons"][0] == "VRAM was not measured at any gate"
+    )
 
 
 def test_taints(make: Make) -> None:

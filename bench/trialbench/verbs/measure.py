@@ -1,0 +1,134 @@
+"""The verbs that measure a server: `run`, `session`, and `prompt`, which says what is asked."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from trialbench.engines.credentials import environment_key
+from trialbench.options import Verbs, pairs, positive
+from trialbench.show.terminal import say
+from trialbench.verbs.select import add_options, measuring_client
+
+_EXIT_CODES = "exit codes: 0 all samples good, 2 wrong usage, 3 some samples failed, 4 server broken or unreachable"
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verbs `run`, `session` and `prompt`."""
+    _add_run(verbs)
+    session = verbs.add_parser("session", help="measure several segments, as the trial does", epilog=_EXIT_CODES)
+    session.add_argument("file", type=Path, metavar="FILE.json", help="see `trialbench schema session`")
+    session.set_defaults(verb=_session)
+    prompt = verbs.add_parser("prompt", help="print the prompt that production's own source builds")
+    prompt.add_argument("--source", required=True, type=Path, metavar="FILE.py", help="the extracted source")
+    prompt.add_argument("--call", required=True, help="one call, such as 'build_prompt(goal=\"x\")'")
+    prompt.set_defaults(verb=_prompt)
+
+
+def _add_run(verbs: Verbs) -> None:
+    run = verbs.add_parser("run", help="measure one workload on any OpenAI-compatible server", epilog=_EXIT_CODES)
+    run.add_argument("--url", help="the server, such as http://127.0.0.1:11435")
+    run.add_argument("--workload", required=True, metavar="FILE|NAME", help="a YAML file, or nav, describe")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a variable, or with a dot a field of the file"
+    )
+    run.add_argument("--image", type=Path, metavar="FILE", help="the image of the workload")
+    run.add_argument("--prompt-file", type=Path, metavar="FILE", help="the variable prompt, verbatim from this file")
+    run.add_argument("-n", type=positive, help="how many samples (default: the workload's)")
+    run.add_argument("--warmup", type=int, help="how many requests to send first and discard")
+    run.add_argument("--out", type=Path, metavar="FILE.jsonl", help="write each sample here when it arrives")
+    run.add_argument("--summary", type=Path, metavar="FILE.json", help="write the numbers here")
+    run.add_argument("--cache-prompt", action="store_true", help="let the server reuse its prompt cache")
+    run.add_argument("--stream", action="store_true", help="ask for a stream: gives the time to first token")
+    run.add_argument("--model", help="model name to send, for servers that need it")
+    run.add_argument(
+        "--omit", action="append", default=[], metavar="FIELD", help="leave out a field the server refuses"
+    )
+    run.add_argument("--timeout-s", type=float, metavar="S", help="limit of one request")
+    run.add_argument(
+        "--time-limit-s",
+        type=float,
+        default=1800.0,
+        metavar="S",
+        help="limit of the whole run; a run that reaches it is partial, exit code 3 (default: %(default)g)",
+    )
+    run.add_argument(
+        "--idle-wait-s",
+        type=float,
+        metavar="S",
+        help="llama-server with other clients: send only while its slots are idle, wait at most S seconds in total",
+    )
+    run.add_argument("--label", help="name of the model in the summary")
+    add_options(run, required=False, url=False)
+    run.set_defaults(verb=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from trialbench.files import write_json
+    from trialbench.measure.client import ChatClient
+    from trialbench.measure.progress import make_progress
+    from trialbench.measure.segments import Runner, Segment
+    from trialbench.measure.session import document, make_watch, run_signalled
+    from trialbench.workloads import load_workload
+
+    workload = load_workload(
+        options.workload,
+        settings=pairs(options.set, "--set", "KEY=VALUE"),
+        image=options.image,
+        prompt_file=options.prompt_file,
+    )
+    if options.timeout_s is not None:
+        workload = replace(workload, limits=replace(workload.limits, timeout_s=options.timeout_s))
+    segment = Segment(
+        id=workload.name,
+        workload=workload,
+        n=options.n or workload.n,
+        path=options.out,
+        warmup=workload.warmup if options.warmup is None else options.warmup,
+        cache_prompt=options.cache_prompt,
+    )
+    api_key = environment_key()
+    client = measuring_client(options) or ChatClient(
+        options.url,
+        stream=options.stream,
+        model=options.model,
+        omit=frozenset(options.omit),
+        api_key=api_key,
+    )
+    progress = make_progress()
+    watch = make_watch(options.url, options.idle_wait_s, lambda: runner.signalled, api_key=api_key)
+    runner = Runner(client, [segment], progress, neighbours=watch, limit_s=options.time_limit_s)
+    try:
+        run_signalled(runner)
+    finally:
+        progress.close()
+        client.close()
+        if watch is not None:
+            watch.close()
+    summary = document(runner, url=options.url, model_label=options.label)
+    if options.summary is not None:
+        write_json(options.summary, summary)
+    from trialbench.report.measured import segments_table
+
+    say("\n".join([segments_table(runner.summaries(), runner.samples()), *runner.closing()]))
+    return runner.exit_code()
+
+
+def _session(options: argparse.Namespace) -> int:
+    from trialbench.measure.progress import PlainProgress
+    from trialbench.measure.session import run_session
+
+    # Standard output, where `docker logs` shows it in order.
+    return run_session(options.file, PlainProgress(sys.stdout), api_key=environment_key())
+
+
+def _prompt(options: argparse.Namespace) -> int:
+    from trialbench.workloads.prompt import evaluate_prompt
+
+    # Without a line end, so that the prompt arrives verbatim.
+    sys.stdout.write(evaluate_prompt(options.source, options.call))
+    sys.stdout.flush()
+    return 0
