@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -47,12 +47,7 @@ Open = Callable[..., Opened]
 @pytest.fixture(scope="session")
 def folders() -> ModuleType:
     """tests/fixtures/results/folders.py."""
-    spec = importlib.util.spec_from_file_location("folders", ROOT / "tests/fixtures/results/folders.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("folders")
 
 
 @pytest.fixture(scope="session")

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from by_path import load
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def load(path: str) -> ModuleType:
-    """A script of the checkout as a module."""
-    name = f"{Path(path).stem}_script"
-    spec = importlib.util.spec_from_file_location(name, ROOT / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # A dataclass looks its own module up.
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-table = load("scripts/promises.py")
+table = load(ROOT / "scripts/promises.py")
 ROWS = table.rows()
 TESTS = list(dict.fromkeys(test for row in ROWS for test in row.tests))
 
@@ -129,7 +115,7 @@ def test_readme_and_security_lead_to_the_page_and_keep_no_list_of_their_own() ->
 
 
 def test_mutations_attack_every_promise_and_fit_the_product() -> None:
-    mutations = load("tests/mutations.py")
+    mutations = load(ROOT / "tests/mutations.py")
     assert {row.key for row in ROWS if row.kind == "promise"} <= {found.attacks for found in mutations.MUTATIONS}
     assert len({found.name for found in mutations.MUTATIONS}) == len(mutations.MUTATIONS)
     for found in mutations.MUTATIONS:
@@ -158,7 +144,7 @@ def test_mutations_attack_every_promise_and_fit_the_product() -> None:
 def test_a_mutant_is_caught_by_a_failed_test_of_its_own_row_alone(
     code: int | None, output: str, caught: str, words: str
 ) -> None:
-    mutations = load("tests/mutations.py")
+    mutations = load(ROOT / "tests/mutations.py")
     row = table.Row("promise", "it", "it", ("tests/a.py::test_it",))
     found, trouble = mutations.judge(code, output, row)
     assert found == caught

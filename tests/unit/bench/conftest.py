@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+from trialbench import stats
 from trialbench.workloads import Workload, load_workload
 
 # Tests are imported by path and so can't import each other: what they share lies in a folder of its own.
@@ -152,6 +156,19 @@ def dribbles(server: Scripted, connection: socket.socket) -> bool:
     return False
 
 
+@pytest.fixture(autouse=True)
+def nobodys_gemma(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real binary that is named for the live suite is not used by the others."""
+    for name in ("BINARY", "WEIGHTS", "TOKENIZER", "FORMAT"):
+        monkeypatch.delenv(f"GEMMA_CPP_{name}", raising=False)
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """400 place the ends of an interval well enough to count by, in a fifth of the time."""
+    monkeypatch.setattr(stats, "median_ratio", partial(stats.median_ratio, resamples=400))
+
+
 @pytest.fixture
 def server() -> Iterator[Scripted]:
     scripted = Scripted()
@@ -164,6 +181,12 @@ def dead_url() -> str:
     """An address where nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture(scope="session")
+def folders() -> ModuleType:
+    """tests/fixtures/results/folders.py."""
+    return importlib.import_module("folders")
 
 
 @pytest.fixture

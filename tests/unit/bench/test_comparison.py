@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-from functools import partial
 from typing import Any
 
 import pytest
 from sample_lines import made
-from trialbench import schemas, stats
+from trialbench import schemas
 from trialbench.measure.sample import Sample
 from trialbench.measure.summary import plain
 from trialbench.report.comparison import METRICS, Comparison, compare, comparisons, values
@@ -18,10 +17,7 @@ from trialbench.report.plan import Workload
 Samples = list[Sample]
 
 
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is said does not hang on the interval's last digit; tests/unit/bench/test_stats_promises.py counts."""
-    monkeypatch.setattr(stats, "median_ratio", partial(stats.median_ratio, resamples=400))
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 def samples(centre: float, n: int = 100, *, seed: int = 1, spread: float = 0.02, **changes: Any) -> Samples:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import re
@@ -34,20 +33,9 @@ from trialbench.report.summary import summarise_run
 from trialbench.report.telemetry import Joined, joined
 from trialbench.show import figures, html, svg
 
-FOLDERS = Path(__file__).resolve().parents[2] / "fixtures" / "results" / "folders.py"
 KINDS = ("finished", "rich", "rehearsal", "rolled_back", "still_open", "partial", "untouched", "rebooted", "hostile")
 NAV = Workload("nav")
 VOID = {"meta", "link", "img", "br", "input", "hr", "path", "line", "rect", "circle"}
-
-
-@pytest.fixture(scope="module")
-def folders() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("folders", FOLDERS)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Read(HTMLParser):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from by_path import load
 from trialbench import hub as hub_room
 from trialbench.cli import main
 from trialbench.errors import ServerError, UsageError
@@ -27,17 +27,7 @@ TOKEN = "hf_S3cretS3cretS3cret"
 FIXTURE = Path(__file__).resolve().parents[2] / "fixtures" / "hub" / "hub.py"
 
 
-def load_stand_in() -> Any:
-    spec = importlib.util.spec_from_file_location("hub_stand_in", FIXTURE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-STAND_IN = load_stand_in()
+STAND_IN = load(FIXTURE)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -14,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from by_path import load
 from docker.errors import APIError, DockerException, ImageNotFound
 from trialbench.workloads import packaged
 
@@ -21,17 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 HERE = ROOT / "images" / "bench"
 
 
-def load() -> Any:
-    spec = importlib.util.spec_from_file_location("bench_image_build", HERE / "build.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-build = load()
+build = load(HERE / "build.py")
 
 
 class Engine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -27,18 +26,6 @@ from trialbench.report.run import Attestation, read_run
 from trialbench.report.summary import summarise_run
 from trialbench.report.table import folder_table
 from trialbench.worker.proof import Check, Expectation, Proof
-
-FOLDERS = Path(__file__).resolve().parents[2] / "fixtures" / "results" / "folders.py"
-
-
-@pytest.fixture(scope="module")
-def folders() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("folders", FOLDERS)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def document(*checks: Check, name: str = "cold-start", **changes: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 import pytest
@@ -116,12 +116,6 @@ def called_different(drifts: list[tuple[float, float, float]], slowdown: float =
 
 
 TRIALS = 200 if LONG else 40
-
-
-@pytest.fixture
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """400 place the ends of an interval well enough to count by, in a fifth of the time."""
-    monkeypatch.setattr(stats, "median_ratio", partial(stats.median_ratio, resamples=400))
 
 
 @pytest.mark.usefixtures("few_resamples")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sample_lines
-from trialbench import schemas, stats
+from trialbench import schemas
 from trialbench.cli import main
 from trialbench.measure.sample import Sample
 from trialbench.measure.summary import SegmentFacts, partial, plain, summarise, taints
@@ -30,10 +29,7 @@ ORDER = (*ORDER, "describe-candidate", "nav-baseline-a2")
 HASHES = {"body_sha256": "b" * 64, "prompt_sha256": "p" * 64, "image_sha256": "i" * 64}
 
 
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is said does not hang on the interval's last digit; tests/unit/bench/test_stats_promises.py counts."""
-    monkeypatch.setattr(stats, "median_ratio", functools.partial(stats.median_ratio, resamples=400))
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 def sample(seq: int, start_s: float, **changes: Any) -> dict[str, Any]:

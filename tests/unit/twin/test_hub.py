@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from by_path import load
 
 ROOT = Path(__file__).resolve().parents[3]
 CONTENT = bytes(range(256)) * 1024
@@ -21,13 +20,7 @@ CONTENT = bytes(range(256)) * 1024
 
 @pytest.fixture(scope="session")
 def hub_module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("local_hub", ROOT / "tests/fixtures/hub/hub.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["local_hub"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load(ROOT / "tests/fixtures/hub/hub.py")
 
 
 @pytest.fixture

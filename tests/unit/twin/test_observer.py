@@ -496,6 +496,13 @@ def daemon(observer: ModuleType, tmp_path: Path) -> Any:
     return watch(observer, observer.Settings(programs={"phone_call.py auto": 3900}), tmp_path)
 
 
+def look_until_held(daemon: Any, now: float) -> None:
+    """Let it look at one moment, ``now``, until the new process shows: its interpreter has to start first."""
+    while not daemon.card.holders and time.monotonic() < now + 30:
+        daemon.look(now)
+        time.sleep(0.01)
+
+
 def test_kill_dash_nine_lowers_the_ledger_without_any_other_call(
     observer: ModuleType, tmp_path: Path, daemon: Any
 ) -> None:
@@ -504,10 +511,7 @@ def test_kill_dash_nine_lowers_the_ledger_without_any_other_call(
     child = subprocess.Popen([sys.executable, "phone_call.py", "auto"], cwd=tmp_path)
     try:
         now = time.monotonic()
-        deadline = now + 30
-        while not daemon.card.holders and time.monotonic() < deadline:
-            daemon.look(now)
-            time.sleep(0.01)
+        look_until_held(daemon, now)
         daemon.look(now + 1)
         daemon.write(now + 1)
         assert f"process {child.pid} 3900" in (tmp_path / "ledger").read_text()
@@ -529,10 +533,7 @@ def test_a_load_on_a_full_card_is_killed_and_logged(observer: ModuleType, tmp_pa
     (tmp_path / "phone_call.py").write_text("import time\ntime.sleep(60)\n")
     child = subprocess.Popen([sys.executable, "phone_call.py", "auto"], cwd=tmp_path)
     now = time.monotonic()
-    deadline = now + 30
-    while not daemon.card.holders and time.monotonic() < deadline:
-        daemon.look(now)
-        time.sleep(0.01)
+    look_until_held(daemon, now)
     daemon.look(now + 0.59)
     assert child.wait(timeout=30) == -signal.SIGKILL
     assert "out_of_memory" in (tmp_path / "events.jsonl").read_text()
@@ -546,10 +547,7 @@ def test_a_loading_server_stands_still_until_its_memory_is_there(observer: Modul
     child = subprocess.Popen(["bash", "-c", server, model])
     try:
         now = time.monotonic()
-        deadline = now + 30
-        while not daemon.card.holders and time.monotonic() < deadline:
-            daemon.look(now)
-            time.sleep(0.01)
+        look_until_held(daemon, now)
         assert wait_for(lambda: daemon.processes.stopped(child.pid))
         daemon.look(now + 0.7)
         assert wait_for(lambda: not daemon.processes.stopped(child.pid))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import importlib.util
 import io
 import json
 import sys
@@ -18,20 +17,11 @@ from typing import Any
 
 import httpx
 import pytest
+from by_path import load
 
 ROOT = Path(__file__).resolve().parents[3]
 SERVICES = ROOT / "images" / "twin" / "her-os" / "services"
 ROOTFS = ROOT / "images" / "twin" / "rootfs"
-
-
-def load(name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 class Routes:
@@ -53,23 +43,23 @@ def nav(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     pydantic.BaseModel = object  # type: ignore[attr-defined]  # as above
     monkeypatch.setitem(sys.modules, "fastapi", fastapi)
     monkeypatch.setitem(sys.modules, "pydantic", pydantic)
-    return load("twin_panda_nav", SERVICES / "panda_nav" / "server.py")
+    return load(SERVICES / "panda_nav" / "server.py")
 
 
 @pytest.fixture
 def tts() -> ModuleType:
-    return load("chatterbox_tts", SERVICES / "annie-voice" / "chatterbox_tts.py")
+    return load(SERVICES / "annie-voice" / "chatterbox_tts.py", "chatterbox_tts")
 
 
 @pytest.fixture
 def phone(tts: ModuleType) -> ModuleType:
-    return load("twin_phone_call", SERVICES / "annie-voice" / "phone_call.py")
+    return load(SERVICES / "annie-voice" / "phone_call.py")
 
 
 @pytest.fixture
 def chatterbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     monkeypatch.setenv("TWIN_FAULTS", str(tmp_path))
-    return load("twin_chatterbox", SERVICES / "chatterbox" / "server.py")
+    return load(SERVICES / "chatterbox" / "server.py")
 
 
 # ---- panda-nav ----

@@ -18,13 +18,6 @@ STAND_IN = Path(__file__).resolve().parents[3] / "fixtures" / "engines" / "gemma
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 
 
-@pytest.fixture(autouse=True)
-def nobodys_gemma(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real binary that is named for the live suite is not used by the others."""
-    for name in ("BINARY", "WEIGHTS", "TOKENIZER", "FORMAT"):
-        monkeypatch.delenv(f"GEMMA_CPP_{name}", raising=False)
-
-
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     path = tmp_path / "weights.sbs"

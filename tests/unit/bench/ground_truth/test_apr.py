@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import stat
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from by_path import load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from profiles import examples, some
@@ -39,16 +39,7 @@ PASS, FAIL, OPEN = Status.PASS, Status.FAIL, Status.INCONCLUSIVE
 SUM, HELLO = "What is 2+2? Answer:", "Hello, my name is"
 
 
-def _replayer() -> Any:
-    spec = importlib.util.spec_from_file_location("apr_replay", GROUND / "apr" / "replay.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-REPLAY = _replayer()
+REPLAY = load(GROUND / "apr" / "replay.py")
 
 
 def replayed(argv: Sequence[str], timeout_s: float) -> Call:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,23 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from by_path import load
 
 ROOT = Path(__file__).resolve().parents[4]
 FIXTURES = ROOT / "tests" / "fixtures" / "ground_truth"
 
 
-def load(path: str, name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, ROOT / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-build = load("images/oracle/build.py", "oracle_image_build")
-truth = load("scripts/ground_truth.py", "ground_truth_script")
+build = load(ROOT / "images/oracle/build.py")
+truth = load(ROOT / "scripts/ground_truth.py")
 
 
 class Programs:
@@ -233,7 +223,7 @@ def test_fresh_models_are_judged_by_the_locked_claims(runs: Runs, tmp_path: Path
 
 
 def test_a_fresh_oracle_is_held_against_the_shipped_one(tmp_path: Path) -> None:
-    differences = load("scripts/ground_truth.py", "ground_truth_again").differences
+    differences = load(ROOT / "scripts/ground_truth.py", "ground_truth_again").differences
     shipped, fresh = FIXTURES / "oracle" / "tiny-gpt2", tmp_path / "tiny-gpt2"
     fresh.mkdir()
     assert len(differences(tmp_path, FIXTURES / "oracle")) == 12

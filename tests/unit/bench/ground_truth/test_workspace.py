@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from by_path import load
 from trialbench import hub
 from trialbench.cli import main
 from trialbench.errors import UsageError
@@ -205,7 +204,8 @@ def test_pull_takes_what_a_repository_has(
     for name in (*there, "README.md", "pytorch_model.bin", "onnx/model.onnx"):
         (root / name).write_bytes(f"{name}\n".encode() * 100)
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    with _hub_stand_in().HubServer(tmp_path / "hub") as server:
+    hub = load(Path(__file__).resolve().parents[3] / "fixtures" / "hub" / "hub.py")
+    with hub.HubServer(tmp_path / "hub") as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         told: list[str] = []
         workspace.pull([public], told.append)
@@ -230,17 +230,6 @@ def test_pull_takes_what_a_repository_has(
         fresh = Workspace(tmp_path / "another", workspace.roster)
         with pytest.raises(UsageError, match=r"expected tokenizer\.json .* found README\.md, config\.json"):
             fresh.pull([public], told.append)
-
-
-def _hub_stand_in() -> Any:
-    path = Path(__file__).resolve().parents[3] / "fixtures" / "hub" / "hub.py"
-    spec = importlib.util.spec_from_file_location("hub_stand_in", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_verbs(

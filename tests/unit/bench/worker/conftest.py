@@ -40,13 +40,6 @@ from trialbench.worker.service import Worker
 Act = Sequence[Any]
 
 
-@pytest.fixture(autouse=True)
-def nobodys_gemma(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real binary that is named for the live suite is not used by the others."""
-    for name in ("BINARY", "WEIGHTS", "TOKENIZER", "FORMAT"):
-        monkeypatch.delenv(f"GEMMA_CPP_{name}", raising=False)
-
-
 class ManualClock:
     """Moves when somebody waits or a test moves it."""
 

@@ -413,10 +413,6 @@ class World:
         found = self.docker.get(container)
         return bool(found and found["status"] == "running")
 
-    def client_dies(self, name: str, code: int) -> None:
-        """End a client by itself."""
-        self.docker.end(f"mt-client-{name}", code)
-
     def candidate_dies(self, code: int = 1, *, oom: bool = False) -> None:
         """End the candidate's server by itself."""
         self.docker.end(self.plan.candidate.container, code, "out of luck\n", oom=oom)
