@@ -9,6 +9,7 @@ Anything unknown is refused, with its place (``tenants[2].health.url``), what wa
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -85,10 +86,15 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     _fail(where, names.get(kind, str(kind)), value)
 
 
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
 def _build(cls: Any, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         _fail(where, f"a mapping with the fields of {cls.__name__}", data)
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     unknown = sorted(set(data) - set(hints))
     if unknown:
         _fail(f"{where}.{unknown[0]}".lstrip("."), f"one of {', '.join(sorted(hints))}", unknown[0])
