@@ -11,35 +11,28 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+from ground_truth import ROSTER, WORK, tools_image
 from trialbench.ground_truth.cli import llama_cpp
 from trialbench.ground_truth.evidence.observe import Evidence
 from trialbench.ground_truth.evidence.oracle_files import oracle_path, read_oracle, write_oracle
 from trialbench.ground_truth.evidence.workspace import Workspace
 from trialbench.ground_truth.model.roster import PromptText, load_roster
 
-ROOT = Path(__file__).resolve().parent.parent
 COUNTS = (4, 8, 16, 32, 64)
-
-
-def tools_image() -> str:
-    """The image with llama.cpp's tools, built if it is not there."""
-    command = [sys.executable, str(ROOT / "images" / "oracle" / "build.py"), "tools"]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
 
 
 def main() -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(description="Time of a check against the number of prompts.")
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "ground-truth")
+    parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--repeat", type=int, default=3, help="runs of each; the fastest counts")
     options = parser.parse_args()
-    roster = load_roster(str(ROOT / "tests" / "fixtures" / "ground_truth" / "roster.yml"))
+    roster = load_roster(str(ROSTER))
     model = roster.models[0]
     work = options.work.resolve()
     copies = work / "bench" / "oracle"
