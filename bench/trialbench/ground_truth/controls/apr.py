@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from trialbench.ground_truth.attribution.ladder import Step
-from trialbench.ground_truth.controls.base import Bench, Control, Lying, LyingSession, Spoilt, changed
+from trialbench.ground_truth.controls.base import Bench, Control, Lying, LyingSession, damaged, misspeaking
 from trialbench.ground_truth.runtimes.apr import Apr
 from trialbench.ground_truth.runtimes.base import (
     Answer,
@@ -19,7 +19,6 @@ from trialbench.ground_truth.runtimes.base import (
     Call,
     Capability,
     Generation,
-    Prompt,
     Runtime,
     Session,
     Trouble,
@@ -29,20 +28,10 @@ from trialbench.ground_truth.runtimes.base import (
 JUDGED = "int8"
 
 
-def _cut(bench: Bench) -> Spoilt:
-    target = bench.folder / f"cut-{bench.intact.path.name}"
-    raw = bench.intact.path.read_bytes()
-    target.write_bytes(raw[: len(raw) // 4])
-    return Spoilt(replace(bench.intact, path=target, sha256=""))
-
-
-def _overwritten(bench: Bench) -> Spoilt:
-    target = bench.folder / f"bad-{bench.intact.path.name}"
-    raw = bytearray(bench.intact.path.read_bytes())
-    start, size = len(raw) // 4, max(1, len(raw) // 2)
-    raw[start : start + size] = b"\x7f" * len(raw[start : start + size])
-    target.write_bytes(bytes(raw))
-    return Spoilt(replace(bench.intact, path=target, sha256=""))
+def _overwritten(_bench: Bench, raw: bytes) -> bytes:
+    start = len(raw) // 4
+    end = min(len(raw), start + max(1, len(raw) // 2))
+    return raw[:start] + b"\x7f" * (end - start) + raw[end:]
 
 
 Change = Callable[[Answer], Answer]
@@ -102,57 +91,15 @@ class _Answering(Lying):
 
     def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
         session = self.inner.open(artefact, kv_type=kv_type)
-        return session if self._everything is None else _Mute(session, self._everything)
-
-
-class _Mute:
-    """A session whose continuations suffer the same change as the answers."""
-
-    def __init__(self, inner: Session, change: Change) -> None:
-        self._inner, self._change = inner, change
-
-    def __enter__(self) -> _Mute:
-        self._inner.__enter__()
-        return self
-
-    def __exit__(self, *what: Any) -> None:
-        self._inner.__exit__(*what)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def generate(self, prompt: Prompt, *, max_new_tokens: int, top: int = 0) -> Generation:
-        got = self._inner.generate(prompt, max_new_tokens=max_new_tokens, top=top)
-        answer = self._change(Answer({}, got.call, got.trouble))
-        return Generation(None, None, call=got.call, trouble=answer.trouble)
-
-
-class _Starts(Lying):
-    """Every continuation starts with six other tokens: more than any bound allows."""
-
-    def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
-        session = self.inner.open(artefact, kv_type=kv_type)
-        return LyingSession(session, lambda got: changed(got, lambda size: range(min(6, size))))
-
-
-class _Stumbles(Lying):
-    """The judged file's last two tokens are wrong."""
-
-    def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
-        session = self.inner.open(artefact, kv_type=kv_type)
-        if artefact.quant != JUDGED:
+        change = self._everything
+        if change is None:
             return session
-        return LyingSession(session, lambda got: changed(got, lambda size: range(size - 2, size)))
 
+        def mute(got: Generation) -> Generation:
+            answer = change(Answer({}, got.call, got.trouble))
+            return Generation(None, None, call=got.call, trouble=answer.trouble)
 
-class _Forgets(Lying):
-    """A file that was imported from a GGUF says something else in the end."""
-
-    def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
-        session = self.inner.open(artefact, kv_type=kv_type)
-        if "gguf exported" not in artefact.parents:
-            return session
-        return LyingSession(session, lambda got: changed(got, lambda size: range(size - 1, size)))
+        return LyingSession(session, mute)
 
 
 def _rewired(change: Callable[[Call], Call]) -> Callable[[Runtime], Runtime]:
@@ -175,11 +122,12 @@ def _lie(changes: Mapping[Capability, Change], everything: Change | None = None)
 _ASKED = ("inspect", "validate", "tensors", "lint", "selftest", "tree", "oracle-id", "hex")
 CONTROLS: tuple[Control, ...] = (
     Control(
-        "truncated file", "a quarter of it is there", ("validate", "tensors", "selftest"), _cut,
+        "truncated file", "a quarter of it is there", ("validate", "tensors", "selftest"),
+        damaged(lambda _bench, raw: raw[: len(raw) // 4]),
         guilty=Step.FILE, damaged=True,
     ),
     Control(
-        "overwritten half", "half of its bytes are the same", ("token",), _overwritten,
+        "overwritten half", "half of its bytes are the same", ("token",), damaged(_overwritten),
         guilty=Step.FILE, damaged=True,
     ),
     Control(
@@ -217,11 +165,19 @@ CONTROLS: tuple[Control, ...] = (
         lie=_lie({Capability.EVAL: _says(perplexity=1e6)}),
     ),
     Control(
-        "other first tokens", "the program starts every continuation wrongly", ("canary", "token"), lie=_Starts,
-        guilty=Step.RUNTIME,
+        "other first tokens", "the program starts every continuation wrongly", ("canary", "token"),
+        lie=misspeaking(lambda size: range(min(6, size))), guilty=Step.RUNTIME,
     ),
-    Control("stumbling program", "the finer file loses two tokens at the end", ("drift",), lie=_Stumbles),
-    Control("lossy way back", "what was exported comes back as another model", ("roundtrip",), lie=_Forgets),
+    Control(
+        "stumbling program", "the finer file loses two tokens at the end", ("drift",),
+        lie=misspeaking(lambda size: range(size - 2, size), only=lambda artefact: artefact.quant == JUDGED),
+    ),
+    Control(
+        "lossy way back", "what was exported comes back as another model", ("roundtrip",),
+        lie=misspeaking(
+            lambda size: range(size - 1, size), only=lambda artefact: "gguf exported" in artefact.parents
+        ),
+    ),
     Control(
         "yes, and a failing exit code", "valid JSON that passes, exit code 5", _ASKED,
         lie=_lie({}, _failing),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,8 @@ from trialbench.ground_truth.attribution.ladder import Step
 from trialbench.ground_truth.evidence.workspace import Workspace
 from trialbench.ground_truth.model.roster import Model
 from trialbench.ground_truth.runtimes.base import (
-    Answer,
     Artefact,
-    Capability,
-    Conversion,
     Generation,
-    Perplexity,
     Prompt,
     Runtime,
     Score,
@@ -79,25 +75,8 @@ class Lying:
         self.inner = inner
         self.identity, self.formats = inner.identity, inner.formats
 
-    def declined(self, capability: Capability, artefact: Artefact | None = None) -> str | None:
-        """Passed on."""
-        return self.inner.declined(capability, artefact)
-
-    def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
-        """Passed on."""
-        return self.inner.open(artefact, kv_type=kv_type)
-
-    def probe(self, capability: Capability, artefact: Artefact, other: Artefact | None = None, **more: Any) -> Answer:
-        """Passed on."""
-        return self.inner.probe(capability, artefact, other, **more)
-
-    def perplexity(self, artefact: Artefact, text: Path, *, context: int, reference: Path | None = None) -> Perplexity:
-        """Passed on."""
-        return self.inner.perplexity(artefact, text, context=context, reference=reference)
-
-    def convert(self, capability: Capability, source: Artefact, target: Path, quant: str) -> Conversion:
-        """Passed on."""
-        return self.inner.convert(capability, source, target, quant)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
 
     def close(self) -> None:
         """The inner one is not ours to close."""
@@ -116,10 +95,8 @@ class LyingSession:
     def __exit__(self, *what: Any) -> None:
         self._inner.__exit__(*what)
 
-    @property
-    def trouble(self) -> Any:
-        """Passed on."""
-        return self._inner.trouble
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
     def generate(self, prompt: Prompt, *, max_new_tokens: int, top: int = 0) -> Generation:
         """Changed."""
@@ -130,13 +107,16 @@ class LyingSession:
         found = self._inner.score(prompt, forced, top=top)
         return replace(found, generation=self._change(found.generation))
 
-    def tokenize(self, text: str, *, add_special: bool) -> Answer:
-        """Passed on."""
-        return self._inner.tokenize(text, add_special=add_special)
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> Answer:
-        """Passed on."""
-        return self._inner.render(messages)
+def damaged(change: Callable[[Bench, bytes], bytes]) -> Callable[[Bench], Spoilt]:
+    """A copy of the intact file with other bytes, whose hash nobody wrote down."""
+
+    def spoil(bench: Bench) -> Spoilt:
+        target = bench.folder / f"bad-{bench.intact.path.name}"
+        target.write_bytes(change(bench, bench.intact.path.read_bytes()))
+        return Spoilt(replace(bench.intact, path=target, sha256=""))
+
+    return spoil
 
 
 def changed(got: Generation, where: Callable[[int], range]) -> Generation:
@@ -147,3 +127,16 @@ def changed(got: Generation, where: Callable[[int], range]) -> Generation:
     for number in where(len(tokens)):
         tokens[number] = tokens[number] + 1 if tokens[number] else 2
     return replace(got, tokens=tuple(tokens))
+
+
+def misspeaking(
+    where: Callable[[int], range], *, only: Callable[[Artefact], bool] = lambda _artefact: True
+) -> Callable[[Runtime], Runtime]:
+    """A runtime whose continuations of the files that `only` is true of are `changed`."""
+
+    class Misspeaking(Lying):
+        def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
+            session = self.inner.open(artefact, kv_type=kv_type)
+            return LyingSession(session, lambda got: changed(got, where)) if only(artefact) else session
+
+    return Misspeaking

@@ -9,9 +9,9 @@ from typing import Any
 
 from trialbench.errors import TrialbenchError
 from trialbench.ground_truth.attribution.ladder import Step
-from trialbench.ground_truth.controls.base import Bench, Control, Lying, LyingSession, Spoilt, changed
+from trialbench.ground_truth.controls.base import Bench, Control, Lying, Spoilt, damaged, misspeaking
 from trialbench.ground_truth.evidence.oracle_files import oracle_path, read_oracle, write_oracle
-from trialbench.ground_truth.runtimes.base import Artefact, Capability, Conversion, Session
+from trialbench.ground_truth.runtimes.base import Artefact, Capability, Conversion
 
 JUDGED, _OTHER = "Q8_0", "Q4_0"
 
@@ -65,23 +65,12 @@ def _swapped(texts: list[str]) -> list[str]:
     return texts
 
 
-def _truncated(bench: Bench) -> Spoilt:
-    target = bench.folder / "cut.gguf"
-    raw = bench.intact.path.read_bytes()
-    target.write_bytes(raw[: len(raw) * 3 // 4])
-    return Spoilt(replace(bench.intact, path=target, sha256=""))
-
-
-def _not_finite(bench: Bench) -> Spoilt:
+def _not_finite(bench: Bench, raw: bytes) -> bytes:
     """A scale of one block set to NaN, in the file's own bytes."""
     from trialbench.ground_truth.model.weights import Gguf
 
-    target = bench.folder / "nan.gguf"
-    raw = bytearray(bench.intact.path.read_bytes())
     place = Gguf(bench.intact.path).offset("blk.0.ffn_up.weight")
-    raw[place : place + 2] = b"\x00\x7e"
-    target.write_bytes(bytes(raw))
-    return Spoilt(replace(bench.intact, path=target, sha256=""))
+    return raw[:place] + b"\x00\x7e" + raw[place + 2 :]
 
 
 def _same_file(bench: Bench) -> Spoilt:
@@ -89,24 +78,6 @@ def _same_file(bench: Bench) -> Spoilt:
 
 
 # --- Wrong runtimes --------------------------------------------------------------------------------------------------
-
-
-class _Stumbles(Lying):
-    """The judged file's last two tokens are wrong: within its bound, and beyond what its coarser neighbour has."""
-
-    def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
-        session = self.inner.open(artefact, kv_type=kv_type)
-        if artefact.quant != JUDGED:
-            return session
-        return LyingSession(session, lambda got: changed(got, lambda size: range(size - 2, size)))
-
-
-class _Starts(Lying):
-    """Every continuation starts with another token."""
-
-    def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
-        session = self.inner.open(artefact, kv_type=kv_type)
-        return LyingSession(session, lambda got: changed(got, lambda _size: range(1)))
 
 
 class _Forgets(Lying):
@@ -153,7 +124,7 @@ CONTROLS: tuple[Control, ...] = (
         _converted(tensor=_noisy), guilty=Step.IMPORT,
     ),
     Control(
-        "NaN in a block", "one scale is not a number", ("validate", "weights"), _not_finite,
+        "NaN in a block", "one scale is not a number", ("validate", "weights"), damaged(_not_finite),
         guilty=Step.FILE, damaged=True,
     ),
     Control(
@@ -174,7 +145,8 @@ CONTROLS: tuple[Control, ...] = (
     ),
     Control(
         "truncated file", "the last quarter is missing",
-        ("canary", "token", "forced", "ppl", "weights", "inspect", "validate", "tensors", "hex"), _truncated,
+        ("canary", "token", "forced", "ppl", "weights", "inspect", "validate", "tensors", "hex"),
+        damaged(lambda _bench, raw: raw[: len(raw) * 3 // 4]),
         guilty=Step.FILE, damaged=True,
     ),
     Control(
@@ -193,12 +165,14 @@ CONTROLS: tuple[Control, ...] = (
         "same file twice", "one precision passed off as another", ("diff",), _same_file, guilty=Step.QUANTISATION,
     ),
     Control(
-        "stumbling runtime", "the finer file loses two tokens at the end", ("drift",), lie=_Stumbles,
+        "stumbling runtime", "the finer file loses two tokens at the end", ("drift",),
+        # Within its bound, and beyond what its coarser neighbour has.
+        lie=misspeaking(lambda size: range(size - 2, size), only=lambda artefact: artefact.quant == JUDGED),
         guilty=Step.RUNTIME,
     ),
     Control(
         "other first token", "the runtime starts every continuation wrongly", ("canary", "token", "second"),
-        lie=_Starts, guilty=Step.RUNTIME,
+        lie=misspeaking(lambda _size: range(1)), guilty=Step.RUNTIME,
     ),
     Control(
         "lossy export", "what is exported is not what was loaded", ("roundtrip",), lie=_Forgets, guilty=Step.EXPORT,

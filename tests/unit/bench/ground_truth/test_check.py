@@ -20,7 +20,7 @@ from trialbench.ground_truth.attribution.ladder import Step
 from trialbench.ground_truth.attribution.neighbours import Neighbours, other_numbers
 from trialbench.ground_truth.controls import llama_cpp
 from trialbench.ground_truth.controls import run as controls
-from trialbench.ground_truth.controls.base import Bench, changed
+from trialbench.ground_truth.controls.base import Bench, changed, damaged
 from trialbench.ground_truth.controls.run import run_controls
 from trialbench.ground_truth.evidence.observe import Evidence
 from trialbench.ground_truth.evidence.oracle_files import Oracle, oracle_path, write_oracle
@@ -450,7 +450,7 @@ def test_a_scale_that_is_not_a_number_is_in_the_files_bytes(bench: tuple[Workspa
     workspace, runtime = bench
     model = workspace.roster.models[0]
     intact = workspace.artefact(model, "llama.cpp", "f16")
-    bad = llama_cpp._not_finite(Bench(workspace, runtime, model, intact, tmp_path)).artefact
+    bad = damaged(llama_cpp._not_finite)(Bench(workspace, runtime, model, intact, tmp_path)).artefact
     assert runtime.probe(Capability.VALIDATE, bad).payload["passed"] is False
     other = workspace.roster.models[0]
     assert llama_cpp._same_file(Bench(workspace, runtime, other, intact, tmp_path)).artefact.quant == "Q4_0"
