@@ -115,18 +115,55 @@ def _stage(target: Path, content: bytes) -> Path:
 def write_json(path: Path, value: Any) -> None:
     """`write_atomic` of `value` as indented JSON. NaN and infinity are refused: they are no JSON."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    if not _encodable(text):
+    if not encodable(text):
         # Half a surrogate pair, which JSON can escape and UTF-8 can't hold.
         text = json.dumps(value, indent=2, allow_nan=False)
     write_atomic(path, text + "\n")
 
 
-def _encodable(text: str) -> bool:
+def encodable(text: str) -> bool:
+    """Whether UTF-8 can hold `text`: half a surrogate pair it cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
     return True
+
+
+def read_text(path: Path, what: str, *, max_bytes: int | None = None) -> str:
+    """The text of `path`, which errors call `what`; each line end becomes a line feed.
+
+    Raises:
+        UsageError: not readable, longer than `max_bytes`, or not UTF-8; says where.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: the {what} cannot be read: {error.strerror}") from error
+    if max_bytes is not None and len(raw) > max_bytes:
+        raise UsageError(f"{path}: the {what} has {len(raw)} bytes, expected at most {max_bytes}")
+    try:
+        return raw.decode().replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: the {what} is not UTF-8 text: byte {error.start}") from error
+
+
+def yaml_line(text: str, where: tuple[str | int, ...]) -> int:
+    """The line of the deepest place of `where` that the YAML document `text` has; only errors need it."""
+    import yaml
+
+    node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    line: int = node.start_mark.line
+    for part in where:
+        match: list[tuple[Any, Any]] = []
+        if isinstance(node, yaml.MappingNode):
+            match = [(key, value) for key, value in node.value if key.value == str(part)]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            match = [(node.value[part], node.value[part])]
+        if not match:
+            break
+        line, node = match[0][0].start_mark.line, match[0][1]
+    return line + 1
 
 
 def read_json(path: Path) -> Any:

@@ -218,8 +218,6 @@ class Ratio:
     ratio: float
     low: float
     high: float
-    n_top: int
-    n_bottom: int
 
     @property
     def excludes_one(self) -> bool:
@@ -251,7 +249,7 @@ def _median_ratio(top: tuple[float, ...], bottom: tuple[float, ...], resamples: 
     )
     side = (1 - CONFIDENCE) / 2
     low, high = ratios[math.floor(side * resamples)], ratios[math.ceil((1 - side) * resamples) - 1]
-    return Ratio(statistics.median(top) / statistics.median(bottom), low, high, len(top), len(bottom))
+    return Ratio(statistics.median(top) / statistics.median(bottom), low, high)
 
 
 def _medians(ordered: Sequence[float], rng: random.Random, resamples: int) -> list[float]:

@@ -259,15 +259,12 @@ class Generation(Protocol):
 
         Leaving the loop early and closing the iterator cancels.
         """
-        ...
 
     def cancel(self) -> None:
         """End it soon; returns at once, may be called again, and after the end does nothing."""
-        ...
 
     def result(self) -> Result:
         """The outcome; consumes the remaining events, so it waits for the end."""
-        ...
 
 
 class Engine(Protocol):
@@ -276,20 +273,16 @@ class Engine(Protocol):
     @property
     def label(self) -> Label:
         """The origin of its results."""
-        ...
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         """Features besides text in, text out."""
-        ...
 
     def probe(self, *, hashes: bool = True) -> Probe:
         """Check whether it is usable; never raises for what it finds. `hashes` False: skip checks that take seconds."""
-        ...
 
     def healthy(self) -> Failure | None:
         """A quick check, a second at most: None, or why it can't be used now."""
-        ...
 
     def start(self, request: Request) -> Generation:
         """Begin.
@@ -297,23 +290,9 @@ class Engine(Protocol):
         Raises:
             Refused: the engine can't do what the request asks; nothing was begun.
         """
-        ...
 
     def close(self) -> None:
         """Let go of connections."""
-        ...
-
-
-class Tokenizing(Protocol):
-    """Engines that translate between text and token ids (capability `tokenize`)."""
-
-    def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """The ids of `text`; `special` adds what the model wants at the beginning."""
-        ...
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`."""
-        ...
 
 
 def require(engine: Engine, request: Request) -> None:

@@ -52,11 +52,9 @@ class TextFilter(Protocol):
 
     def feed(self, text: str) -> str:
         """The part of the reply in `text`; may hold back some of it."""
-        ...
 
     def finish(self) -> str:
         """At the end: what was held back and belongs to the reply."""
-        ...
 
 
 class Verbatim:

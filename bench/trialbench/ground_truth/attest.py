@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from trialbench import schemas
 from trialbench.errors import TrialbenchError, UsageError
-from trialbench.files import read_json
 from trialbench.hub import SHA256
 
 Status = Literal["passed", "failed", "open", "missing"]
@@ -58,10 +57,7 @@ def attest(sha256: str, verdicts: Sequence[Path]) -> Attested:
         raise UsageError(f"--sha256: expected 64 hexadecimal digits, found {sha256!r}")
     found: list[Attested] = []
     for path in verdicts:
-        data = read_json(path)
-        problems = schemas.validate(data, "ground-truth")
-        if problems:
-            raise UsageError(f"{path}: is no verdict of `trialbench check`: {problems[0]}")
+        data = schemas.read(path, "ground-truth", "verdict of `trialbench check`")
         found += [_about(file, data) for file in data["files"] if file["sha256"] == wanted]
     if found:
         # Of two that are as new, or of one file under two names, the worse one.

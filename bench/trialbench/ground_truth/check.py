@@ -13,7 +13,7 @@ from typing import Any
 
 from trialbench import __version__, schemas
 from trialbench.errors import UsageError
-from trialbench.files import MAX_NUMBER, read_json, write_json
+from trialbench.files import MAX_NUMBER, write_json
 from trialbench.ground_truth.attribution.ladder import Ladder, ladders
 from trialbench.ground_truth.evidence.observe import Evidence
 from trialbench.ground_truth.evidence.workspace import Workspace
@@ -113,7 +113,7 @@ def document(checked: Checked, models: Sequence[Model]) -> dict[str, Any]:
             "probative": counts.probative,
             **{status.value: counts.of(status) for status in Status},
         },
-        "files": [_file(evidence, model, quant) for model in models for quant in _quants(evidence, model)],
+        "files": [_file(evidence, model, quant) for model in models for quant in model.wanted(runtime.identity.name)],
         "claims": [_clean(one.as_dict()) for one in checked.claims],
         "ladders": [one.as_dict() for one in checked.ladders],
         "results": [as_dict(one) for one in checked.results],
@@ -122,10 +122,6 @@ def document(checked: Checked, models: Sequence[Model]) -> dict[str, Any]:
 
 def _flat(runtime: Runtime) -> dict[str, str]:
     return {key.replace(" ", "_"): value for key, value in runtime.identity.detail.items()}
-
-
-def _quants(evidence: Evidence, model: Model) -> tuple[str, ...]:
-    return evidence.workspace.quants(model, evidence.runtime.identity.name)
 
 
 def _file(evidence: Evidence, model: Model, quant: str) -> dict[str, Any]:
@@ -157,18 +153,13 @@ def _processor() -> str:
 
 def as_dict(result: Result) -> dict[str, Any]:
     """A result as published. Numbers that are no JSON become null: an answer may hold anything."""
-    data: dict[str, Any] = {
+    names = ("says", "expected", "got", "cause", "proves_nothing", "reproduce")
+    return {
         **asdict(result.row),
         "status": result.status.value,
-        "says": result.says,
-        "expected": result.expected,
-        "got": result.got,
-        "cause": result.cause,
-        "proves_nothing": result.proves_nothing,
-        "reproduce": result.reproduce,
+        **{name: getattr(result, name) for name in names},
         "evidence": _clean(result.evidence),
     }
-    return data
 
 
 def _clean(value: Any) -> Any:
@@ -226,7 +217,6 @@ def changes(before: dict[str, Any] | None, after: dict[str, Any], *, part: bool 
 def read_verdict(path: Path) -> dict[str, Any] | None:
     """The verdict in `path`; None when there is none, or one that cannot be compared with."""
     try:
-        data: dict[str, Any] = read_json(path)
+        return schemas.read(path, "ground-truth", "verdict")
     except UsageError:
         return None
-    return None if schemas.validate(data, "ground-truth") else data

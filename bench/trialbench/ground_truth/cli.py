@@ -168,7 +168,7 @@ def _oracle(options: argparse.Namespace) -> int:
         return 0
     count = 0
     for model in models:
-        for quant in workspace.quants(model, "llama.cpp"):
+        for quant in model.wanted("llama.cpp"):
             file = workspace.artefact(model, "llama.cpp", quant)
             if not file.path.exists():
                 raise UsageError(f"{file.path}: expected the converted file, found none: `trialbench convert` first")
@@ -305,14 +305,9 @@ def _recheck(options: argparse.Namespace) -> int:
 
 def _ticket(options: argparse.Namespace) -> int:
     from trialbench import schemas
-    from trialbench.files import read_json
     from trialbench.ground_truth.output.ticket import ticket
 
-    verdict = read_json(options.file)
-    problems = schemas.validate(verdict, "ground-truth")
-    if problems:
-        raise UsageError(f"{options.file}: is no verdict of `trialbench check`: {problems[0]}")
-    say(ticket(verdict))
+    say(ticket(schemas.read(options.file, "ground-truth", "verdict of `trialbench check`")))
     return 0
 
 

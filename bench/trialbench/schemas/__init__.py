@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trialbench.errors import UsageError
+from trialbench.files import read_json
 
 _FOLDER = Path(__file__).parent
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -97,6 +98,19 @@ def load(name: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise UsageError(f"no schema named {name!r}; there are: {', '.join(names())}") from None
     return schema
+
+
+def read(path: Path, name: str, what: str) -> dict[str, Any]:
+    """The JSON document in `path`, which is `what` and fits the schema `name`.
+
+    Raises:
+        UsageError: it cannot be read, is no JSON, or does not fit; names the first problem.
+    """
+    data: dict[str, Any] = read_json(path)
+    problems = validate(data, name)
+    if problems:
+        raise UsageError(f"{path}: is no {what}: {problems[0]}")
+    return data
 
 
 def schema_of(path: str) -> str | None:

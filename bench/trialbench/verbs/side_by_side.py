@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trialbench.errors import UsageError
 from trialbench.options import Verbs
 from trialbench.stats import Quantile
 
@@ -36,15 +35,11 @@ def _table(paths: Sequence[Path]) -> str:
         UsageError: one of them can't be read, or is no summary.
     """
     from trialbench import schemas
-    from trialbench.files import read_json
     from trialbench.show.text import columns
 
     rows: list[Sequence[str]] = [("engine", "workload", "cache", "ok/sent", "p50 ms [95 %]", "ttft ms", "tok/s")]
     for path in paths:
-        summary = read_json(path)
-        problems = schemas.validate(summary, "summary")
-        if problems:
-            raise UsageError(f"{path}: expected a summary of `trialbench run`, found: {problems[0]}")
+        summary = schemas.read(path, "summary", "summary of `trialbench run`")
         rows += [_row(summary, segment) for segment in summary["segments"].values()]
     return columns(rows)
 

@@ -13,7 +13,7 @@ from trialbench.config.engine import http_engine
 from trialbench.config.settings import OWN_ENGINE, DispatcherSettings
 from trialbench.engines.contract import Deadlines, Engine
 from trialbench.worker.breaker import Breaker
-from trialbench.worker.clock import Clock, SystemClock
+from trialbench.worker.clock import SystemClock
 from trialbench.worker.dispatch import Dispatcher, Policy
 from trialbench.worker.retry import RetryPolicy
 from trialbench.worker.routing import Backend, Router
@@ -26,14 +26,13 @@ def dispatcher(
     local: Engine | None,
     *,
     log: Log,
-    clock: Clock | None = None,
     patience: Deadlines | None = None,
 ) -> Dispatcher:
     """The dispatcher that `[dispatcher]` describes, around `local`, which is None if it is switched off.
 
     `patience`: the default deadlines of a request.
     """
-    clock = clock or SystemClock()
+    clock = SystemClock()
 
     def backend(name: str, engine: Engine, *, own: bool, limit_s: float | None = None) -> Backend:
         breaker = Breaker(clock, failures=settings.breaker_failures, open_s=settings.breaker_open_s)

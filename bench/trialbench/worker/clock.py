@@ -12,11 +12,9 @@ class Clock(Protocol):
 
     def now_s(self) -> float:
         """Seconds since some fixed moment; never goes back."""
-        ...
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
         """Wait until `event` is set or `seconds` have passed; whether it is set."""
-        ...
 
 
 class SystemClock:

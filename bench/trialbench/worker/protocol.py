@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 from trialbench.engines.contract import Constraint, Label, Request, Token
 from trialbench.engines.failures import Failure
+from trialbench.files import encodable
 from trialbench.worker.dispatch import Outcome
 
 Id: TypeAlias = str | int
@@ -173,16 +174,8 @@ def _kind(value: object) -> str:
 
 def _is_id(value: object) -> bool:
     if isinstance(value, str):
-        return 0 < len(value) <= _MAX_ID and _encodable(value)
+        return 0 < len(value) <= _MAX_ID and encodable(value)
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 53
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _identity(message: Mapping[str, Any]) -> Identity:
@@ -266,7 +259,7 @@ def _prompt(message: Mapping[str, Any], key: str, identity: Identity) -> str:
         raise ProtocolError("missing_prompt", f'expected "{key}": the text to answer', identity)
     if not isinstance(prompt, str):
         raise ProtocolError("invalid_request", f'expected "{key}": a text, found {_kind(prompt)}', identity)
-    if not _encodable(prompt) or "\0" in prompt:
+    if not encodable(prompt) or "\0" in prompt:
         raise ProtocolError("invalid_request", f'"{key}" holds a NUL or half of a surrogate pair', identity)
     return prompt
 

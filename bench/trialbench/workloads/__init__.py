@@ -15,6 +15,7 @@ from typing import Any
 
 from trialbench import schemas
 from trialbench.errors import UsageError
+from trialbench.files import read_text, yaml_line
 from trialbench.workloads.parsers import Contract, OwnParser
 
 _PACKAGED = Path(__file__).parent
@@ -78,7 +79,7 @@ def load_workload(
         UsageError: with the file, the line where it is known, what was expected and what was found.
     """
     path = _find(name, base)
-    text = _read_text(path, "workload")
+    text = read_text(path, "workload")
     document, line_of = _parse(text, path)
     declared = set(document["variables"]) if isinstance(document.get("variables"), dict) else set()
     for key, value in (settings or {}).items():
@@ -124,15 +125,6 @@ def _beside(workload: Path, name: str) -> Path:
     return workload.parent / Path(name).expanduser()
 
 
-def _read_text(path: Path, what: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path}: the {what} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: the {what} is not UTF-8 text: byte {error.start}") from error
-
-
 def _parse(text: str, path: Path) -> tuple[dict[str, Any], Any]:
     """The document, and a function from a schema path to ` line N` text (empty where lines are not known)."""
     if path.suffix == ".json":
@@ -149,32 +141,13 @@ def _parse(text: str, path: Path) -> tuple[dict[str, Any], Any]:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UsageError(f"{path}{line}: is not YAML: {error.problem}") from error
-    return _mapping(document, path), lambda where: _line(text, where)
+    return _mapping(document, path), lambda where: f":{yaml_line(text, where)}"
 
 
 def _mapping(document: Any, path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UsageError(f"{path}: expected a mapping with name, messages and limits, found {type(document).__name__}")
     return document
-
-
-def _line(text: str, where: tuple[str | int, ...]) -> str:
-    """`:N` for the deepest place of `where` that exists. Composed anew: only errors need lines."""
-    import yaml
-
-    node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
-    line = node.start_mark.line
-    for part in where:
-        if isinstance(node, yaml.MappingNode):
-            match = [(key, value) for key, value in node.value if key.value == str(part)]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            match = [(node.value[part], node.value[part])]
-        else:
-            match = []
-        if not match:
-            break
-        line, node = match[0][0].start_mark.line, match[0][1]
-    return f":{line + 1}"
 
 
 def _set(document: dict[str, Any], key: str, text: str) -> None:
@@ -249,13 +222,13 @@ def _used(messages: list[dict[str, Any]], path: Path) -> set[str]:
 def _variables(document: dict[str, Any], path: Path, prompt_file: Path | None) -> dict[str, Any]:
     variables: dict[str, Any] = dict(document.get("variables", {}))
     if prompt_file is not None:
-        variables["prompt"] = _read_text(prompt_file, "prompt")
+        variables["prompt"] = read_text(prompt_file, "prompt")
     for name, value in variables.items():
         if value is None:
             hint = "--prompt-file FILE or " if name == "prompt" else ""
             raise UsageError(f"{path}: the variable {name!r} has no value: give it with {hint}--set {name}=VALUE")
         if isinstance(value, dict):
-            variables[name] = _read_text(_beside(path, value["file"]), f"text of the variable {name!r}")
+            variables[name] = read_text(_beside(path, value["file"]), f"text of the variable {name!r}")
     return variables
 
 

@@ -86,7 +86,7 @@ def ladders(results: Sequence[Result], evidence: Evidence, models: Sequence[Mode
     found = []
     for model in models:
         neighbours = Neighbours(evidence, model)
-        for quant in evidence.workspace.quants(model, evidence.runtime.identity.name):
+        for quant in model.wanted(evidence.runtime.identity.name):
             mine = [one for one in results if one.row.model == model.slug and quant in (one.row.quant, one.row.other)]
             if any(one.status is Status.FAIL and one.row.suite in _SYMPTOMS for one in mine):
                 found.append(climb(results, evidence, model, quant, neighbours=neighbours))
@@ -172,7 +172,7 @@ class _Climber:
 
     def _base(self) -> str | None:
         """The most exact file that the roster wants."""
-        there = self._evidence.workspace.quants(self._model, self._evidence.runtime.identity.name)
+        there = self._model.wanted(self._evidence.runtime.identity.name)
         return next((quant for quant in _FLOATS if quant in there), None)
 
     def _seen(self, quant: str) -> Seen | None:

@@ -103,13 +103,11 @@ class Fidelity:
     """Teacher forcing along one oracle.
 
     Attributes:
-        agreement: share of positions at which the runtime would choose the oracle's token.
         kl: at each position, in nats.
         shifts: at each position, how far the lead of the oracle's token over its runner-up moved (log-probability).
         disagreements: positions at which it would choose another token.
     """
 
-    agreement: float
     kl: tuple[float, ...]
     shifts: tuple[float, ...]
     disagreements: tuple[int, ...]
@@ -141,7 +139,6 @@ def fidelity(oracle: Oracle, positions: Sequence[Position]) -> Fidelity:
         if position.chosen != token
     )
     return Fidelity(
-        agreement=1.0 - len(wrong) / len(positions),
         kl=tuple(kl(row, position.top) for row, position in zip(oracle.top, positions, strict=True)),
         shifts=tuple(_shift(row, position.top) for row, position in zip(oracle.top, positions, strict=True)),
         disagreements=wrong,
@@ -171,15 +168,11 @@ class Divergence:
     """A position at which the runtime left the oracle.
 
     Attributes:
-        position: from 0.
         margin: the oracle's lead of its token over its runner-up there (log-probability).
         float_noise: how far leads move in a float file of the same model and runtime.
         file_noise: how far they move in this file, at its other positions.
     """
 
-    position: int
-    expected: int
-    got: int
     margin: float
     float_noise: float
     file_noise: float
@@ -226,9 +219,6 @@ def classify(
     else:
         cause = Cause.DEFECT
     return Divergence(
-        position=number,
-        expected=oracle.tokens[number],
-        got=positions[number].chosen,
         margin=margin,
         float_noise=float_noise,
         file_noise=file_noise,

@@ -251,7 +251,7 @@ class Evidence:
 
     def float_shifts(self, model: Model) -> list[float]:
         """How far leads move in the most exact file there is: what float arithmetic alone does."""
-        names = self.workspace.quants(model, self.runtime.identity.name)
+        names = model.wanted(self.runtime.identity.name)
         base = next((quant for quant in ("f16", "f32") if quant in names), None)
         if base is None:
             return []

@@ -21,7 +21,7 @@ from typing import Any
 
 from trialbench import schemas
 from trialbench.errors import UsageError
-from trialbench.files import read_json, write_atomic
+from trialbench.files import write_atomic
 from trialbench.ground_truth.runtimes.base import Candidate, Prompt
 
 SCHEMA_VERSION = 1
@@ -61,7 +61,6 @@ class Oracle:
     do_sample: bool = False
     gpu: Mapping[str, Any] = field(default_factory=dict)
 
-    schema_version: int | None = None
     revision: str | None = None
     prompt_ids: tuple[int, ...] | None = None
     eos_ids: tuple[int, ...] = ()
@@ -106,6 +105,11 @@ class TokenizerOracle:
     files: Mapping[str, str]
 
 
+# Keys of the file that are the attributes' names, in the order of the original tool's file.
+_TEXTS = (
+    *("model", "model_slug", "prompt", "prompt_file", "runtime", "format", "transformers_version", "torch_version"),
+    *("device", "precision"),
+)
 _GPU_KEYS = ("cuda_version", "gpu_name", "kernels_version", "kernels_enabled")
 
 
@@ -143,22 +147,12 @@ def read_oracle(path: Path) -> Oracle:
             f"{path}: top_logprobs: expected {len(tokens)} positions, one for each token, found {len(top)}"
         )
     return Oracle(
-        model=data["model"],
-        model_slug=data["model_slug"],
-        prompt=data["prompt"],
-        prompt_file=data["prompt_file"],
-        runtime=data.get("runtime", "transformers"),
-        format=data.get("format", "float32"),
-        transformers_version=data.get("transformers_version", "unknown"),
-        torch_version=data.get("torch_version", "unknown"),
-        device=data.get("device", "cpu"),
-        precision=data.get("precision", "fp32"),
+        **{key: data.get(key, "unknown") for key in _TEXTS if key in data or key.endswith("_version")},
         tokens=tokens,
         text=data["text"],
         max_new_tokens=int(data.get("max_new_tokens", len(tokens))),
         do_sample=data.get("do_sample", False),
         gpu={key: data[key] for key in _GPU_KEYS if key in data},
-        schema_version=data.get("schema_version"),
         revision=data.get("model_revision"),
         prompt_ids=_ids(data.get("prompt_ids")),
         eos_ids=_ids(data.get("eos_ids")) or (),
@@ -175,16 +169,7 @@ def _ids(value: Any) -> tuple[int, ...] | None:
 def write_oracle(path: Path, oracle: Oracle) -> None:
     """Write one oracle file, atomically; the original tool's keys first and in its order."""
     data: dict[str, Any] = {
-        "model": oracle.model,
-        "model_slug": oracle.model_slug,
-        "prompt": oracle.prompt,
-        "prompt_file": oracle.prompt_file,
-        "runtime": oracle.runtime,
-        "format": oracle.format,
-        "transformers_version": oracle.transformers_version,
-        "torch_version": oracle.torch_version,
-        "device": oracle.device,
-        "precision": oracle.precision,
+        **{key: getattr(oracle, key) for key in _TEXTS},
         "tokens": list(oracle.tokens),
         "text": oracle.text,
         "token_count": len(oracle.tokens),
@@ -246,12 +231,7 @@ def write_tokenizer(path: Path, oracle: TokenizerOracle) -> None:
 def _checked(path: Path, schema: str, maker: str) -> dict[str, Any]:
     if not path.exists():
         raise UsageError(f"{path}: expected an oracle file, found none: make it with `{maker}`")
-    data = read_json(path)
-    problems = schemas.validate(data, schema)
-    if problems:
-        raise UsageError(f"{path}: is no oracle (see `trialbench schema {schema}`): {problems[0]}")
-    assert isinstance(data, dict)
-    return data
+    return schemas.read(path, schema, f"oracle (see `trialbench schema {schema}`)")
 
 
 def _write(path: Path, data: Mapping[str, Any]) -> None:

@@ -107,10 +107,6 @@ class Workspace:
         parents = tuple(str(one) for one in made["parents"])
         return Artefact(path, model.slug, _ending(runtime), quant, made["sha256"], parents)
 
-    def quants(self, model: Model, runtime: str) -> tuple[str, ...]:
-        """What the roster wants of a runtime for a model; nothing when it does not name the runtime."""
-        return tuple(model.quants.get(runtime, ()))
-
     def pull(self, models: Sequence[Model], tell: Tell) -> None:
         """Fetch what the roster does not bring. The first time a branch is resolved to a commit and the hashes are
         written down; from then on they are the pins.
@@ -154,7 +150,7 @@ class Workspace:
         """Make every file that the roster wants of `runtime`; what is there already from the same input is left."""
         made = []
         for model in models:
-            quants = self.quants(model, runtime.identity.name)
+            quants = model.wanted(runtime.identity.name)
             if not quants:
                 tell(f"{model.slug}: the roster names no files for {runtime.identity.name}")
             for quant in quants:

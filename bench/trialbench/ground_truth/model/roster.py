@@ -45,6 +45,10 @@ class Model:
     quants: Mapping[str, tuple[str, ...]]
     files: Mapping[str, Path] = field(default_factory=dict)
 
+    def wanted(self, runtime: str) -> tuple[str, ...]:
+        """The quants that the roster wants of `runtime`; none when it does not name it."""
+        return self.quants.get(runtime, ())
+
 
 @dataclass(frozen=True)
 class PromptText:
@@ -226,7 +230,7 @@ def _check_quants(model: Model, document: Document, number: int) -> None:
     for runtime, names in model.quants.items():
         _refuse_repeats(names, document, "models", number, "quants", runtime)
     for quant in model.files:
-        if quant not in model.quants.get("llama.cpp", ()):
+        if quant not in model.wanted("llama.cpp"):
             at = document.at("models", number, "files", quant)
             raise UsageError(f"{at}: expected one of the quants that llama.cpp is asked for, found {quant!r}")
 

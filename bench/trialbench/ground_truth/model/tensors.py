@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trialbench.errors import UsageError
 from trialbench.ground_truth.model import layouts
-from trialbench.ground_truth.model.convert import canonical, read_shape
+from trialbench.ground_truth.model.convert import canonical
 from trialbench.ground_truth.model.weights import Gguf, understood
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ class TensorError:
         type: storage type in the judged file (`F16`, `Q4_K`, ...).
         max_abs: largest absolute difference.
         relative: root of the mean squared difference over that of the reference; 0 means equal.
-        cosine: of the two as vectors; 1 means the same direction.
         not_finite: how many values of the judged file are NaN or infinite.
         hint: what the difference looks like (`rows not permuted`, `transposed`, ...), empty when nothing fits.
     """
@@ -47,7 +45,6 @@ class TensorError:
     type: str
     max_abs: float
     relative: float
-    cosine: float
     not_finite: int = 0
     hint: str = ""
 
@@ -142,13 +139,11 @@ def _error(name: str, kind: str, found: Floats, expected: Floats, heads: dict[st
     clean = np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0).astype(np.float64)
     wide = expected.astype(np.float64)
     relative = _relative(clean, wide)
-    norms = float(np.linalg.norm(clean) * np.linalg.norm(wide))
     return TensorError(
         name=name,
         type=kind,
         max_abs=float(np.max(np.abs(clean - wide), initial=0.0)),
         relative=relative,
-        cosine=float(np.sum(clean * wide) / norms) if norms else float(relative == 0.0),
         not_finite=not_finite,
         hint=_hint(name, clean, wide, heads, not_finite) if relative > _SUSPICIOUS or not_finite else "",
     )
@@ -186,21 +181,3 @@ def _hint(
     if 0 < int(wrong.sum()) < len(wrong):
         return f"{int(wrong.sum())} of {len(wrong)} rows differ: damaged or in another order"
     return ""
-
-
-def file_signature(path: Path) -> str:
-    """The architecture and size of an artefact in a line, for people: `llama, 2 layers, 256 wide, 512 tokens`.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
-    if path.is_dir():
-        shape = read_shape(path)
-        return f"{shape.architecture}, {shape.layers} layers, {shape.hidden} wide, {shape.vocabulary} tokens"
-    file = Gguf(path)
-    kind = file.architecture
-    if not kind:
-        raise UsageError(f"{path}: general.architecture: expected a name, found none")
-    tokens = len(file.key("tokenizer.ggml.tokens", ()))
-    layers, wide = file.key(f"{kind}.block_count"), file.key(f"{kind}.embedding_length")
-    return f"{kind}, {layers} layers, {wide} wide, {tokens} tokens"

@@ -8,7 +8,7 @@ from typing import Any
 
 from trialbench import schemas
 from trialbench.errors import UsageError
-from trialbench.files import MAX_NUMBER
+from trialbench.files import MAX_NUMBER, read_text, yaml_line
 
 PACKAGED = Path(__file__).parent.parent / "data"
 # Data files have a few hundred lines; nested aliases could expand to billions of nodes.
@@ -30,7 +30,7 @@ class Document:
 
     def at(self, *where: str | int) -> str:
         """`FILE:LINE` of the deepest place of `where` that exists, for messages."""
-        return f"{self.path}:{_line(self._text, where)}"
+        return f"{self.path}:{yaml_line(self._text, where)}"
 
     def beside(self, name: str) -> Path:
         """A path named in the document, relative to it; absolute, as programs elsewhere are given it.
@@ -51,24 +51,16 @@ def load(path: Path, schema: str, what: str) -> Document:
     Raises:
         UsageError: not readable, no YAML, or it does not fit; every problem with its line.
     """
-    try:
-        raw = path.read_bytes()
-        if len(raw) > _MAX_BYTES:
-            raise UsageError(f"{path}: the {what} has {len(raw)} bytes, expected at most {_MAX_BYTES}")
-        text = raw.decode()
-    except OSError as error:
-        raise UsageError(f"{path}: the {what} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: the {what} is no UTF-8 text: byte {error.start}") from error
+    text = read_text(path, what, max_bytes=_MAX_BYTES)
     data = _parse(text, path)
     if not isinstance(data, dict):
         raise UsageError(f"{path}:1: expected a mapping ({what}), found {type(data).__name__}")
     problems = schemas.validate(data, schema)
-    lines = [f"{path}:{_line(text, problem.path)}: {problem}" for problem in problems]
+    lines = [f"{path}:{yaml_line(text, problem.path)}: {problem}" for problem in problems]
     if not problems:
         # YAML allows inf and nan; such a bound would hold for everything or nothing, and JSON cannot represent it.
         lines = [
-            f"{path}:{_line(text, where)}: {where[-1]}: expected a finite number below 1e15, found {value}"
+            f"{path}:{yaml_line(text, where)}: {where[-1]}: expected a finite number below 1e15, found {value}"
             for where, value in _not_finite(data)
         ]
     if lines:
@@ -150,21 +142,3 @@ def _unique(node: Any, path: Path, left: Iterator[int]) -> None:
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
             _unique(value, path, left)
-
-
-def _line(text: str, where: tuple[str | int, ...]) -> int:
-    """Line of the deepest existing place of `where`. Composed again, since only errors need lines."""
-    import yaml
-
-    node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
-    line: int = node.start_mark.line
-    for part in where:
-        match: list[tuple[Any, Any]] = []
-        if isinstance(node, yaml.MappingNode):
-            match = [(key, value) for key, value in node.value if key.value == str(part)]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            match = [(node.value[part], node.value[part])]
-        if not match:
-            break
-        line, node = match[0][0].start_mark.line, match[0][1]
-    return line + 1

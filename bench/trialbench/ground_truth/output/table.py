@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from trialbench.ground_truth.suites.results import Result
+from trialbench.ground_truth.suites.results import Result, Row
 from trialbench.show.terminal import line, say
 
 if TYPE_CHECKING:
@@ -17,8 +17,7 @@ _MARKS = {"PASS": "pass", "FAIL": "FAIL", "INCONCLUSIVE": "?", "NOT APPLICABLE":
 
 def label(row: dict[str, Any]) -> str:
     """`token tiny-llama Q8_0 code` of a published result."""
-    pair = f"{row['quant']}/{row['other']}" if row["other"] else row["quant"]
-    return " ".join(part for part in (row["suite"], row["model"], pair, row["prompt"]) if part)
+    return Row(row["suite"], row["model"], row["quant"], row["other"], row["prompt"]).label
 
 
 def table(verdict: dict[str, Any]) -> str:

@@ -272,23 +272,18 @@ class Session(Protocol):
     @property
     def trouble(self) -> Trouble | None:
         """Why the model could not be loaded; every question then answers with the same trouble."""
-        ...
 
     def generate(self, prompt: Prompt, *, max_new_tokens: int, top: int = 0) -> Generation:
         """Continue `prompt` greedily. `top` > 0 asks for that many candidates at each position."""
-        ...
 
     def score(self, prompt: Prompt, forced: Sequence[int], *, top: int) -> Score:
         """The distributions along `forced` (needs `Capability.SCORE`)."""
-        ...
 
     def tokenize(self, text: str, *, add_special: bool) -> Answer:
         """Payload: the list of token ids (needs `Capability.TOKENIZE`)."""
-        ...
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> Answer:
         """Payload: the prompt text that the file's chat template makes (needs `Capability.TEMPLATE`)."""
-        ...
 
 
 class Runtime(Protocol):
@@ -297,33 +292,25 @@ class Runtime(Protocol):
     @property
     def identity(self) -> Identity:
         """Name and version. Asking may start the program once."""
-        ...
 
     @property
     def formats(self) -> frozenset[str]:
         """The formats of `Artefact.format` it reads."""
-        ...
 
     def declined(self, capability: Capability, artefact: Artefact | None = None) -> str | None:
         """Why this is not applicable here, as declared beforehand for this runtime, version and format; None: ask."""
-        ...
 
     def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
         """Load a file. Never raises for a bad file: the session carries the trouble."""
-        ...
 
     def probe(self, capability: Capability, artefact: Artefact, other: Artefact | None = None, **more: Any) -> Answer:
         """Ask about one file, or two (`other`)."""
-        ...
 
     def perplexity(self, artefact: Artefact, text: Path, *, context: int, reference: Path | None = None) -> Perplexity:
         """Perplexity over `text`; with `reference` (llama-perplexity's logits file) also the KL divergence."""
-        ...
 
     def convert(self, capability: Capability, source: Artefact, target: Path, quant: str) -> Conversion:
         """Make `target` from `source`: `IMPORT_HF`, `IMPORT_GGUF`, `QUANTIZE` or `EXPORT`."""
-        ...
 
     def close(self) -> None:
         """Let go of what outlives a session (a container that holds the tools)."""
-        ...

@@ -294,10 +294,8 @@ class ServerSession:
         self._port = 0
         self._argv: tuple[str, ...] = ()
         self.trouble: Trouble | None = None
-        self.load_s = 0.0
 
     def __enter__(self) -> Self:
-        started = time.monotonic()
         if not self._artefact.path.exists():
             self.trouble = Trouble(
                 TroubleKind.ABSENT, f"no such file, make it with `trialbench convert`: {self._artefact.path}"
@@ -312,7 +310,6 @@ class ServerSession:
             self._end()
         if self.trouble is not None:
             self._end()
-        self.load_s = time.monotonic() - started
         return self
 
     def __exit__(

@@ -68,28 +68,22 @@ class Tools(Protocol):
     @property
     def place(self) -> str:
         """For people and records: a folder, `PATH`, or an image."""
-        ...
 
     @property
     def environment(self) -> dict[str, str]:
         """The variable that makes the command line take the programs from here."""
-        ...
 
     def has(self, program: str) -> bool:
         """Whether the program is there."""
-        ...
 
     def run(self, program: str, *arguments: str, timeout_s: float) -> Call:
         """Run to the end. A timeout gives exit code None."""
-        ...
 
     def start(self, program: str, *arguments: str) -> Process:
         """Start and return at once."""
-        ...
 
     def close(self) -> None:
         """Nothing of ours is left running."""
-        ...
 
 
 def clipped(raw: bytes) -> str:
@@ -103,26 +97,17 @@ def clipped(raw: bytes) -> str:
 def call(argv: Sequence[str], timeout_s: float, environment: dict[str, str] | None = None) -> Call:
     """Run a command to its end, with no input."""
     started = time.monotonic()
+    code: int | None = None
     try:
         done = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
-            env=environment,
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False, env=environment
         )
+        code, out, err = done.returncode, done.stdout, done.stderr
     except subprocess.TimeoutExpired as expired:
-        return Call(
-            tuple(argv),
-            None,
-            clipped(expired.stdout or b""),
-            clipped(expired.stderr or b""),
-            time.monotonic() - started,
-        )
+        out, err = expired.stdout or b"", expired.stderr or b""
     except OSError as error:
-        return Call(tuple(argv), 127, "", f"{argv[0]}: {error.strerror}", time.monotonic() - started)
-    return Call(tuple(argv), done.returncode, clipped(done.stdout), clipped(done.stderr), time.monotonic() - started)
+        code, out, err = 127, b"", f"{argv[0]}: {error.strerror}".encode(errors="replace")
+    return Call(tuple(argv), code, clipped(out), clipped(err), time.monotonic() - started)
 
 
 class LocalTools:

@@ -44,7 +44,6 @@ class Claim:
             `perplexity-ratio` (over the text), `tensor-error` (worst tensor).
         direction, bound: `at most` or `at least` this.
         models, quants: what it is about; no models means all of the roster.
-        falsified_by: what would show it to be wrong.
         amendments: how often it was changed after it had been locked; None when it is not locked as it is.
         locked: when it was last locked, as it is or otherwise; empty when never.
         sha256: of its file.
@@ -59,7 +58,6 @@ class Claim:
     bound: float
     models: tuple[str, ...]
     quants: tuple[str, ...]
-    falsified_by: str
     amendments: int | None
     locked: str
     sha256: str = ""
@@ -94,15 +92,9 @@ class Judged:
 
     def as_dict(self) -> dict[str, Any]:
         """As published."""
+        names = ("name", "statement", "metric", "direction", "bound", "standing", "amendments", "entry")
         return {
-            "name": self.claim.name,
-            "statement": self.claim.statement,
-            "metric": self.claim.metric,
-            "direction": self.claim.direction,
-            "bound": self.claim.bound,
-            "standing": self.claim.standing,
-            "amendments": self.claim.amendments,
-            "entry": self.claim.entry,
+            **{name: getattr(self.claim, name) for name in names},
             "status": self.status.value,
             "found": self.found,
             "says": self.says,
@@ -208,7 +200,6 @@ def _read(path: Path, entries: Sequence[dict[str, Any]]) -> Claim:
         bound=float(data["at_most" if "at_most" in data else "at_least"]),
         models=tuple(data.get("models", ())),
         quants=tuple(data["quants"]),
-        falsified_by=data["falsified_by"],
         # Counted here instead of trusting the entries, since their author can label them freely.
         amendments=len(mine) - 1 if current else None,
         locked=str(mine[-1]["when"]) if mine else "",
@@ -300,7 +291,7 @@ def _judge(claim: Claim, evidence: Evidence, models: Sequence[Model]) -> Judged:
         if claim.models and model.slug not in claim.models:
             continue
         for quant in claim.quants:
-            if quant not in evidence.workspace.quants(model, evidence.runtime.identity.name):
+            if quant not in model.wanted(evidence.runtime.identity.name):
                 continue
             value = _measure(claim.metric, evidence, model, quant)
             if isinstance(value, str):
@@ -314,7 +305,7 @@ def _judge(claim: Claim, evidence: Evidence, models: Sequence[Model]) -> Judged:
         return Judged(claim, Status.INCONCLUSIVE, None, undecided)
     if worst is None:
         runtime = evidence.runtime.identity.name
-        wanted = {quant for model in evidence.roster.models for quant in model.quants.get(runtime, ())}
+        wanted = {quant for model in evidence.roster.models for quant in model.wanted(runtime)}
         if not wanted & set(claim.quants):
             says = f"it is about {', '.join(claim.quants)}, and the roster wants none of them of {runtime}"
             return Judged(claim, Status.NOT_APPLICABLE, None, says)

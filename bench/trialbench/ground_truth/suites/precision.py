@@ -29,7 +29,7 @@ def rows(roster: Roster, runtime: str) -> Iterator[Row]:
     """Each pair of the roster's precisions on each prompt, and the order once for each model."""
     there = {_FULL, *roster.precisions}
     for model in roster.models:
-        if not model.quants.get(runtime):
+        if not model.wanted(runtime):
             continue
         for coarse, fine in _PAIRS:
             if coarse in there and fine in there:

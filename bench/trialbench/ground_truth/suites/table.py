@@ -20,7 +20,7 @@ from typing import Any
 
 from trialbench.errors import UsageError
 from trialbench.ground_truth.evidence.observe import Evidence, prompts_of
-from trialbench.ground_truth.model.roster import Model, Roster, load_roster
+from trialbench.ground_truth.model.roster import Roster, load_roster
 from trialbench.ground_truth.model.yaml_files import PACKAGED
 from trialbench.ground_truth.runtimes.base import Artefact, Capability, Runtime
 from trialbench.ground_truth.suites import answers, files, precision, tokens
@@ -78,15 +78,10 @@ class Suite:
         return next((why for why in found if why is not None), None)
 
 
-def quants(model: Model, runtime: str) -> tuple[str, ...]:
-    """The files the roster wants of a runtime."""
-    return tuple(model.quants.get(runtime, ()))
-
-
 def _each_file(name: str, only: Sequence[str] | None = None) -> Callable[[Roster, str], Iterator[Row]]:
     def rows(roster: Roster, runtime: str) -> Iterator[Row]:
         for model in roster.models:
-            for quant in quants(model, runtime):
+            for quant in model.wanted(runtime):
                 if only is None or quant in only:
                     yield Row(name, model.slug, quant)
 
@@ -105,7 +100,7 @@ def _each_prompt(name: str, only: Sequence[str] | None = None) -> Callable[[Rost
 def _each_pair(name: str, *, by_prompt: bool = False) -> Callable[[Roster, str], Iterator[Row]]:
     def rows(roster: Roster, runtime: str) -> Iterator[Row]:
         for model in roster.models:
-            there = quants(model, runtime)
+            there = model.wanted(runtime)
             for fine, coarse in _PAIRS:
                 if fine in there and coarse in there:
                     for prompt in prompts_of(roster) if by_prompt else ("",):
@@ -117,7 +112,7 @@ def _each_pair(name: str, *, by_prompt: bool = False) -> Callable[[Roster, str],
 def _each_model(name: str) -> Callable[[Roster, str], Iterator[Row]]:
     def rows(roster: Roster, runtime: str) -> Iterator[Row]:
         for model in roster.models:
-            there = quants(model, runtime)
+            there = model.wanted(runtime)
             if there:
                 # The most exact file: what is judged does not depend on the precision of the weights.
                 yield Row(name, model.slug, next((one for one in (*_FLOATS, "int8") if one in there), there[0]))
@@ -133,7 +128,7 @@ def _ppl_rows(roster: Roster, runtime: str) -> Iterator[Row]:
 def _diff_rows(name: str) -> Callable[[Roster, str], Iterator[Row]]:
     def rows(roster: Roster, runtime: str) -> Iterator[Row]:
         for model in roster.models:
-            there = quants(model, runtime)
+            there = model.wanted(runtime)
             if len(there) > 1:
                 pair = next((pair for pair in _PAIRS if set(pair) <= set(there)), (there[0], there[1]))
                 if name == "rosetta-diff" and "f32" in there:
@@ -146,7 +141,7 @@ def _diff_rows(name: str) -> Callable[[Roster, str], Iterator[Row]]:
 
 def _one(name: str) -> Callable[[Roster, str], Iterator[Row]]:
     def rows(roster: Roster, runtime: str) -> Iterator[Row]:
-        if any(quants(model, runtime) for model in roster.models):
+        if any(model.wanted(runtime) for model in roster.models):
             yield Row(name, roster.models[0].slug)
 
     return rows
@@ -156,6 +151,18 @@ def _chat_rows(roster: Roster, runtime: str) -> Iterator[Row]:
     for row in _each_model("template")(roster, runtime):
         for chat in roster.prompts.chats:
             yield replace(row, prompt=chat.name)
+
+
+def _question(
+    capability: Capability,
+    title: str,
+    read: Callable[[Case, Any], Result],
+    rows: Callable[[str], Callable[[Roster, str], Iterator[Row]]] = _each_file,
+    **more: Any,
+) -> Suite:
+    """A suite of one question, which bears the question's name."""
+    name = capability.value
+    return Suite(name, title, (capability,), rows(name), probing(capability, read), **more)
 
 
 _GENERATE = (Capability.GENERATE,)
@@ -186,65 +193,39 @@ SUITES: tuple[Suite, ...] = (
     Suite("tokenizer", "the same token ids", (Capability.TOKENIZE,), _each_model("tokenizer"), tokens.tokenizer),
     Suite("template", "the same chat prompt", (Capability.TEMPLATE,), _chat_rows, tokens.template),
     Suite("weights", "every tensor is within the bound", (), _each_file("weights"), files.weights),
-    Suite(
-        "inspect", "the file says what it is", (Capability.INSPECT,), _each_file("inspect"),
-        probing(Capability.INSPECT, answers.inspect), integrity=False,
-    ),
-    Suite(
-        "validate", "it finds itself valid", (Capability.VALIDATE,), _each_file("validate"),
-        probing(Capability.VALIDATE, answers.validate),
+    _question(Capability.INSPECT, "the file says what it is", answers.inspect, integrity=False),
+    _question(
+        Capability.VALIDATE, "it finds itself valid", answers.validate,
         blind={"apr": "`apr validate` looks at the header and at the file's length, and finds damaged values valid"},
     ),
-    Suite(
-        "tensors", "its tensors are listed", (Capability.TENSORS,), _each_file("tensors"),
-        probing(Capability.TENSORS, answers.tensors),
+    _question(
+        Capability.TENSORS, "its tensors are listed", answers.tensors,
         blind={"apr": "`apr tensors` lists names and shapes, not values"},
     ),
-    Suite(
-        "lint", "no errors of form", (Capability.LINT,), _each_file("lint"),
-        probing(Capability.LINT, answers.lint), integrity=False,
-    ),
-    Suite(
-        "selftest", "its stages run", (Capability.SELFTEST,), _each_file("selftest"),
-        probing(Capability.SELFTEST, answers.selftest),
+    _question(Capability.LINT, "no errors of form", answers.lint, integrity=False),
+    _question(
+        Capability.SELFTEST, "its stages run", answers.selftest,
         blind={"apr": "`apr check` sees damage only where it makes values that are no numbers"},
     ),
-    Suite(
-        "tree", "as many layers as the model has", (Capability.TREE,), _each_file("tree"),
-        probing(Capability.TREE, answers.tree), integrity=False,
-    ),
-    Suite(
-        "oracle-id", "its family is recognised", (Capability.ORACLE_ID,), _each_file("oracle-id"),
-        probing(Capability.ORACLE_ID, answers.oracle_id), integrity=False,
-    ),
+    _question(Capability.TREE, "as many layers as the model has", answers.tree, integrity=False),
+    _question(Capability.ORACLE_ID, "its family is recognised", answers.oracle_id, integrity=False),
     Suite(
         "hex", "a matrix is not constant", (Capability.HEX,), _each_file("hex"), answers.hex_stats,
         integrity=False,
     ),
-    Suite(
-        "debug", "health is OK", (Capability.DEBUG,), _each_file("debug"),
-        probing(Capability.DEBUG, answers.debug),
+    _question(
+        Capability.DEBUG, "health is OK", answers.debug,
         integrity=False, constant={"apr": "`apr debug` says OK of truncated and damaged files too"},
     ),
-    Suite(
-        "bench", "it generates", (Capability.BENCH,), _each_file("bench"),
-        probing(Capability.BENCH, answers.bench), integrity=False,
+    _question(Capability.BENCH, "it generates", answers.bench, integrity=False),
+    _question(Capability.QA, "its gates pass", answers.qa),
+    _question(Capability.DIFF, "two precisions are told apart", answers.diff, _diff_rows, integrity=False),
+    _question(
+        Capability.ROSETTA_DIFF, "the layout is the same", answers.rosetta, _diff_rows, integrity=False
     ),
-    Suite("qa", "its gates pass", (Capability.QA,), _each_file("qa"), probing(Capability.QA, answers.qa)),
-    Suite(
-        "diff", "two precisions are told apart", (Capability.DIFF,), _diff_rows("diff"),
-        probing(Capability.DIFF, answers.diff), integrity=False,
-    ),
-    Suite(
-        "rosetta-diff", "the layout is the same", (Capability.ROSETTA_DIFF,), _diff_rows("rosetta-diff"),
-        probing(Capability.ROSETTA_DIFF, answers.rosetta), integrity=False,
-    ),
-    Suite(
-        "parity-gpu", "the GPU computes the same", (Capability.PARITY_GPU,), _each_model("parity-gpu"),
-        probing(Capability.PARITY_GPU, answers.parity),
-    ),
-    Suite(
-        "list", "its cache is listed", (Capability.LIST,), _one("list"), probing(Capability.LIST, answers.listed),
+    _question(Capability.PARITY_GPU, "the GPU computes the same", answers.parity, _each_model),
+    _question(
+        Capability.LIST, "its cache is listed", answers.listed, _one,
         integrity=False, constant={"apr": "`apr list` lists its own cache, in which no file that is judged lies"},
     ),
     # Oracles against oracles: it says nothing about a runtime's file.

@@ -178,7 +178,7 @@ class Found:
         self.load_trouble: Trouble | None = None
         self.generation = Generation((1, 2), "t", prompt_tokens=1)
         self.the_oracle: Any = ORACLE
-        self.the_fidelity: Fidelity | None = Fidelity(0.5, (0.1, 0.3), (0.0, 0.0), (1,))
+        self.the_fidelity: Fidelity | None = Fidelity((0.1, 0.3), (0.0, 0.0), (1,))
         self.over: dict[str, Perplexity] = {}
 
     def seen(self, model: Any, quant: str) -> Seen:
@@ -204,7 +204,7 @@ def found(roster_file: Path) -> Found:
 
 
 def claim(metric: str, bound: float = 0.0, direction: str = "at most", **more: Any) -> Claim:
-    base = Claim("c", "s", metric, direction, bound, (), ("f16", "Q8_0"), "f", 0, "2026-11-21")
+    base = Claim("c", "s", metric, direction, bound, (), ("f16", "Q8_0"), 0, "2026-11-21")
     return replace(base, **more)
 
 

@@ -146,7 +146,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_files_that_are_no_data(tmp_path: Path) -> None:
     path = tmp_path / "r.yml"
     for raw, said in [
-        (b"\xff", "is no UTF-8 text: byte 0"),
+        (b"\xff", "is not UTF-8 text: byte 0"),
         (b"- 1", ":1: expected a mapping (roster), found list"),
         (b"", ":1: expected a mapping (roster), found NoneType"),
         (b"a: 2026-13-45", "is no YAML"),
