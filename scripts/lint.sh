@@ -23,6 +23,7 @@ check "import borders" env PYTHONPATH=bench:. lint-imports --no-cache --no-logo
 check "yamllint" yamllint --strict .
 check "ansible-lint" ansible-lint --offline
 check "banned turns of phrase" python scripts/language.py
+check "spelling" bash -o pipefail -c 'git ls-files -z | xargs -0 codespell -D - -D .config/us-spelling.txt'
 check "changelog fragments" antsibull-changelog lint
 
 if [ "${#failed[@]}" -gt 0 ]; then

@@ -222,7 +222,7 @@ STEPS: tuple[Step, ...] = (
     # ---- without a twin ----
     Step("promises", "the unit tests that docs/promises.md names", ("scripts/unit.sh", "promises"),
          files=("everything",), expected_s=25),
-    Step("lint", "ruff, mypy, ansible-lint, yamllint, import borders, changelog", ("scripts/lint.sh",),
+    Step("lint", "ruff, mypy, ansible-lint, yamllint, import borders, spelling, changelog", ("scripts/lint.sh",),
          files=("everything",), expected_s=45),
     Step("unit", "the other unit tests", ("scripts/unit.sh", "rest"), ONLY_TEST, ("tests/unit",), expected_s=110),
     Step("coverage", "all unit tests, the long profile; each file at 95 % of its lines",

@@ -165,10 +165,10 @@ def _wilson(k: int, n: int, z: float) -> tuple[float, float]:
         return 0.0, 1.0
     p = k / n
     z2 = z * z
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    center = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
     # Exact at the ends, where rounding would leave 1e-17 or 0.9999999.
-    return (0.0 if k == 0 else max(0.0, centre - half)), (1.0 if k == n else min(1.0, centre + half))
+    return (0.0 if k == 0 else max(0.0, center - half)), (1.0 if k == n else min(1.0, center + half))
 
 
 def outliers(values: Sequence[float]) -> list[int]:
@@ -237,7 +237,7 @@ def median_ratio(top: Sequence[float], bottom: Sequence[float], *, resamples: in
     return _median_ratio(tuple(top), tuple(bottom), resamples)
 
 
-# Who decides on a run summarises it more than once.
+# Who decides on a run summarizes it more than once.
 @lru_cache(maxsize=64)
 def _median_ratio(top: tuple[float, ...], bottom: tuple[float, ...], resamples: int) -> Ratio:
     rng = random.Random(_SEED)

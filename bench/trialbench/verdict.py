@@ -18,7 +18,7 @@ from trialbench import stats
 
 Verdict = Literal["ADOPT", "REJECT", "INCONCLUSIVE", "PENDING_REVIEW"]
 GroundTruth = Literal["not_required", "passed", "failed", "missing"]
-Judgement = Literal["better", "same", "worse"]
+Judgment = Literal["better", "same", "worse"]
 AdherenceRule = Literal["share", "proved"]
 
 
@@ -38,7 +38,7 @@ class Gate:
 class Facts:
     """What the verdict depends on. `n` counts all measured samples of the workload that decides, failed ones too.
 
-    `judged` has every workload that is shown, by name, with a person's judgement; None where there is none yet.
+    `judged` has every workload that is shown, by name, with a person's judgment; None where there is none yet.
     `rolled_back`: why the trial was not completed, None if it was. `partial`: segments that lack samples they should
     have; told beside the verdict, which follows from the samples that are there.
     """
@@ -50,7 +50,7 @@ class Facts:
     thinking: int = 0
     rolled_back: str | None = None
     ground_truth: GroundTruth = "not_required"
-    judged: Mapping[str, Judgement | None] = field(default_factory=dict)
+    judged: Mapping[str, Judgment | None] = field(default_factory=dict)
     partial: tuple[str, ...] = ()
 
 
@@ -122,7 +122,7 @@ def _first_match(facts: Facts, rules: Rules) -> tuple[Verdict, str]:
     return _judged(facts.judged)
 
 
-def _judged(judged: Mapping[str, Judgement | None]) -> tuple[Verdict, str]:
+def _judged(judged: Mapping[str, Judgment | None]) -> tuple[Verdict, str]:
     """What people said of the replies that are shown; where nothing is shown, nobody is asked."""
     if not judged:
         return "ADOPT", "adherent and within VRAM; no replies are shown for a person to judge"

@@ -31,7 +31,7 @@ RELEASE = "trixie"
 TOOLS_RELEASE = "forky"
 TOOLS = "llama.cpp-tools"
 KEYRING = pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-# Documentation and translations are no use in an image; the copyright files are kept, as licences ask.
+# Documentation and translations are no use in an image; the copyright files are kept, as licenses ask.
 DPKG_OPTIONS = (
     "path-exclude=/usr/share/doc/*",
     "path-include=/usr/share/doc/*/copyright",

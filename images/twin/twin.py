@@ -204,10 +204,10 @@ def stage(context: pathlib.Path, models: pathlib.Path) -> None:
     settings.write_text(json.dumps(gpu_settings(models, nvfp4), indent=2, sort_keys=True) + "\n")
     for name in ("Containerfile", "setup.sh"):
         shutil.copy(HERE / name, context)
-    normalise_modes(context)
+    normalize_modes(context)
 
 
-def normalise_modes(folder: pathlib.Path) -> None:
+def normalize_modes(folder: pathlib.Path) -> None:
     """Give everything the rights it has in a fresh clone: a strict umask must not end up in the image."""
     for path in (folder, *folder.rglob("*")):
         executable = path.is_dir() or path.stat().st_mode & 0o100

@@ -108,7 +108,7 @@ def _merge(found: Iterable[tuple[int, int | None, str]]) -> tuple[Holder, ...]:
 
 
 class _Nvml:
-    """NVML through pynvml, initialised once and kept open."""
+    """NVML through pynvml, initialized once and kept open."""
 
     def __init__(self, nvml: Any, index: int) -> None:
         self._nvml = nvml

@@ -25,7 +25,7 @@ _REASON_CHARS = 200
 
 
 def call(plan: Plan, journal: Journal, event: str, reason: str = "") -> None:
-    """Start the hook, if the inventory has one; a hook that can't be started is journalled and costs nothing else.
+    """Start the hook, if the inventory has one; a hook that can't be started is journaled and costs nothing else.
 
     Args:
         plan: the run's plan.

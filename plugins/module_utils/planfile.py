@@ -46,7 +46,7 @@ MORE_THAN_NOTHING = (
     "timeout_s",
 )
 # Decisions of the trial, not of an inventory: the server listens on loopback because its endpoint has no
-# authentication, and renders its chat template so that the thinking switch is honoured.
+# authentication, and renders its chat template so that the thinking switch is honored.
 RESERVED_SERVER_ARGS = ("--host", "--port", "--jinja", "--no-jinja", "-m", "--model", "--mmproj", "-mm")
 
 

@@ -263,7 +263,7 @@ class Runner:
                 "the candidate takes too much VRAM",
                 f"at most {plan.bands.abort_above_gb} GB above the drained level",
                 f"{footprint / MIB_PER_GB:.2f} GB{beside}",
-                "try a smaller quantisation or a shorter context",
+                "try a smaller quantization or a shorter context",
             )
         if not probes.alive(server):
             facts: dict[str, Any] = {}
@@ -323,7 +323,7 @@ class Runner:
         """The window, from the first stop to the last sample; a rehearsal ends with the drain.
 
         Raises:
-            PhaseFailed: what went wrong; it is journalled, too.
+            PhaseFailed: what went wrong; it is journaled, too.
         """
         try:
             with self.phase("window"):
@@ -361,7 +361,7 @@ class Runner:
     # The phases.
 
     def stop(self, tenant: Tenant) -> None:
-        """Stop one tenant, journalled; it counts as down from the first entry on."""
+        """Stop one tenant, journaled; it counts as down from the first entry on."""
         self.check()
         self.journal.write("tenant_stopping", tenant=tenant.name, impact=tenant.impact)
         duration = tenants.stop(tenant, self.run_dir / "logs" / f"{tenant.name}.log")

@@ -106,7 +106,7 @@ class FromNvml:
     """Telemetry through pynvml.
 
     Args:
-        nvml: the module, already initialised.
+        nvml: the module, already initialized.
         handle: the card.
     """
 

@@ -36,7 +36,7 @@ def verdict(evil: str) -> dict[str, Any]:
         results.append(Result(row, status, evil, expected=evil, got=evil, cause=evil, reproduce=evil))
     rungs = [
         {"step": step, "good": good, "says": evil}
-        for step, good in (("prompt or tokenizer", True), ("import", None), ("quantisation", False))
+        for step, good in (("prompt or tokenizer", True), ("import", None), ("quantization", False))
     ]
     standing = {"standing": evil, "amended": True, "amendments": 1, "status": "FAIL", "found": 1.0, "says": evil}
     bound = {"metric": "kl_mean", "direction": "at most", "bound": 0.1}
@@ -53,7 +53,7 @@ def verdict(evil: str) -> dict[str, Any]:
         "counts": {"declared": 12, "probative": 12, "PASS": 9, "FAIL": 1, "INCONCLUSIVE": 1, "NOT APPLICABLE": 1},
         "files": files,
         "claims": [{"name": evil, "statement": evil, **standing, **bound}],
-        "ladders": [{"model": "m", "quant": "Q4_0", "rungs": rungs, "guilty": "quantisation", "sure": False}],
+        "ladders": [{"model": "m", "quant": "Q4_0", "rungs": rungs, "guilty": "quantization", "sure": False}],
         "results": [as_dict(one) for one in results],
     }
 

@@ -22,7 +22,7 @@ from trialbench.ground_truth.evidence.observe import Evidence
 from trialbench.ground_truth.evidence.workspace import Workspace
 from trialbench.ground_truth.model.roster import load_roster
 from trialbench.ground_truth.runtimes.apr import KNOWN_VERSION, Apr
-from trialbench.ground_truth.runtimes.base import Artefact, Capability
+from trialbench.ground_truth.runtimes.base import Artifact, Capability
 from trialbench.ground_truth.suites.results import Row, Status
 from trialbench.ground_truth.suites.table import declared, judge, suite
 
@@ -170,14 +170,14 @@ def test_the_same_question_gets_the_same_tokens(work: Path, apr: Apr) -> None:
     assert {name: one.tokens for name, one in first.items()} == {name: one.tokens for name, one in second.items()}
 
 
-def cut(intact: Artefact, target: Path) -> Artefact:
+def cut(intact: Artifact, target: Path) -> Artifact:
     """The first quarter."""
     raw = intact.path.read_bytes()
     target.write_bytes(raw[: len(raw) // 4])
     return replace(intact, path=target, sha256="")
 
 
-def overwritten(intact: Artefact, target: Path) -> Artefact:
+def overwritten(intact: Artifact, target: Path) -> Artifact:
     """A tenth of the file, in its middle, all ones."""
     raw = bytearray(intact.path.read_bytes())
     start, size = len(raw) // 2, len(raw) // 10
@@ -192,7 +192,7 @@ def test_no_suite_that_vouches_for_a_file_passes_a_damaged_one(
 ) -> None:
     roster = load_roster(str(ROSTER))
     space, model = Workspace(work, roster), roster.model("tiny-llama")
-    bad = damage(space.artefact(model, "apr", "int8"), tmp_path / "tiny-llama-int8.apr")
+    bad = damage(space.artifact(model, "apr", "int8"), tmp_path / "tiny-llama-int8.apr")
     evidence = Evidence(space, apr, replaced={("tiny-llama", "int8"): bad})
     rows = [row for row in declared(roster, "apr", (), ["tiny-llama"]) if "int8" in (row.quant, row.other)]
     passed = [
@@ -209,7 +209,7 @@ def test_no_suite_that_vouches_for_a_file_passes_a_damaged_one(
 
 def test_a_file_that_is_not_there_is_named(work: Path, apr: Apr, tmp_path: Path) -> None:
     roster = load_roster(str(ROSTER))
-    lost = Artefact(tmp_path / "lost.apr", "tiny-llama", "apr", "int8")
+    lost = Artifact(tmp_path / "lost.apr", "tiny-llama", "apr", "int8")
     evidence = Evidence(Workspace(work, roster), apr, replaced={("tiny-llama", "int8"): lost})
     for name in ("token", "inspect", "ppl", "roundtrip"):
         found = judge(Row(name, "tiny-llama", "int8", "", "greeting" if name == "token" else ""), evidence)
@@ -219,7 +219,7 @@ def test_a_file_that_is_not_there_is_named(work: Path, apr: Apr, tmp_path: Path)
 def test_a_file_that_was_changed_passes_nothing(work: Path, apr: Apr, tmp_path: Path) -> None:
     roster = load_roster(str(ROSTER))
     space, model = Workspace(work, roster), roster.model("tiny-llama")
-    intact = space.artefact(model, "apr", "int8")
+    intact = space.artifact(model, "apr", "int8")
     bad = replace(overwritten(intact, tmp_path / "tiny-llama-int8.apr"), sha256=intact.sha256)
     evidence = Evidence(space, apr, replaced={("tiny-llama", "int8"): bad})
     for name in ("inspect", "validate", "tensors", "lint", "tree", "oracle-id", "hex"):
@@ -234,7 +234,7 @@ def test_the_ladders_have_their_rungs(verdict: dict[str, Any]) -> None:
     assert verdict["ladders"]
     for ladder in verdict["ladders"]:
         steps = [rung["step"] for rung in ladder["rungs"]]
-        assert steps[:5] == ["file", "prompt or tokenizer", "import", "quantisation", "runtime"], steps
+        assert steps[:5] == ["file", "prompt or tokenizer", "import", "quantization", "runtime"], steps
         assert ladder["rungs"][0]["good"] is True
 
 
@@ -255,12 +255,12 @@ def test_the_controls_are_tried(work: Path, capsys: pytest.CaptureFixture[str]) 
 def test_gguf_and_back(work: Path, apr: Apr, tmp_path: Path) -> None:
     roster = load_roster(str(ROSTER))
     space = Workspace(work, roster)
-    intact = space.artefact(roster.model("tiny-llama"), "apr", "int8")
+    intact = space.artifact(roster.model("tiny-llama"), "apr", "int8")
     made = apr.convert(Capability.EXPORT, intact, tmp_path / "out", "int8")
-    assert made.artefact is not None, made.trouble
-    back = apr.convert(Capability.IMPORT_GGUF, made.artefact, tmp_path / "back.apr", "int8")
-    assert back.artefact is not None, back.trouble
-    assert back.artefact.parents == ("hf", "apr int8", "gguf exported", "apr int8")
-    names = apr.probe(Capability.TENSORS, back.artefact).payload
+    assert made.artifact is not None, made.trouble
+    back = apr.convert(Capability.IMPORT_GGUF, made.artifact, tmp_path / "back.apr", "int8")
+    assert back.artifact is not None, back.trouble
+    assert back.artifact.parents == ("hf", "apr int8", "gguf exported", "apr int8")
+    names = apr.probe(Capability.TENSORS, back.artifact).payload
     assert names is not None
     assert names["tensor_count"] > 0

@@ -120,7 +120,7 @@ def test_probe(gemma: GemmaCpp) -> None:
 
 
 def test_a_greedy_reply_and_its_repetition(gemma: GemmaCpp) -> None:
-    request = Request(prompt="Name three colours.", max_tokens=24, temperature=0, deadlines=PATIENCE)
+    request = Request(prompt="Name three colors.", max_tokens=24, temperature=0, deadlines=PATIENCE)
     generation = gemma.start(request)
     text = answered(generation)
     result = generation.result()
@@ -128,7 +128,7 @@ def test_a_greedy_reply_and_its_repetition(gemma: GemmaCpp) -> None:
     assert result.usage.prompt_tokens
     assert result.usage.completion_tokens
     assert result.usage.completion_tokens <= 24
-    # A token may reach us together with its neighbour, never in parts.
+    # A token may reach us together with its neighbor, never in parts.
     assert result.usage.chunks <= result.usage.completion_tokens + 1
     # None: gone before anybody could look. With weights larger than we are the kernel says it afterwards.
     assert result.peak_mib is None or result.peak_mib > 1
@@ -140,7 +140,7 @@ def test_a_greedy_reply_and_its_repetition(gemma: GemmaCpp) -> None:
 def test_the_reply_is_what_the_binary_prints_without_a_frame(gemma: GemmaCpp, tmp_path: Path) -> None:
     """With verbosity 0 it prints the reply and a blank line; with 1, dots and a blank line before it."""
     prompt = tmp_path / "asked"
-    prompt.write_text("Name three colours.", encoding="utf-8")
+    prompt.write_text("Name three colors.", encoding="utf-8")
     request = Request(prompt=prompt.read_text(encoding="utf-8"), max_tokens=24, temperature=0, deadlines=PATIENCE)
     text = answered(gemma.start(request))
     for verbosity, frame in ((0, rb"(.*)\n\n"), (1, rb"\.+\n\n(?:(.*)\n\n)?")):
@@ -200,7 +200,7 @@ def test_cancel_twenty_times(gemma: GemmaCpp) -> None:
             assert result.quiet_ms is not None
             quiet.append(result.quiet_ms)
     median_ms = sorted(quiet)[len(quiet) // 2]
-    print(f"{len(quiet)} cancelled; time to quiet ms: median {median_ms:.0f}, most {max(quiet):.0f}")
+    print(f"{len(quiet)} canceled; time to quiet ms: median {median_ms:.0f}, most {max(quiet):.0f}")
     # SIGTERM is enough for it: nobody had to wait for the grace of 2 s and SIGKILL.
     assert median_ms < 2000
     answered(gemma.start(Request(prompt="Hello", max_tokens=4, deadlines=PATIENCE)))

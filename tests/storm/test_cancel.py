@@ -1,4 +1,4 @@
-"""The cancel storm: generations cancelled at random moments. Nothing hangs, nothing stays, and the next one answers.
+"""The cancel storm: generations canceled at random moments. Nothing hangs, nothing stays, and the next one answers.
 
 Processes are the stand-in's, some of which ignore SIGTERM or leave children that do; the server is a real llama-server.
 `MT_STORM_SEED` repeats a run; the figures go to build/storm.json. `MT_SLACK=3` is for a machine that is not idle.

@@ -365,7 +365,7 @@ def _wrong(client: Client, tasks: dict[str, tuple[str, Fault, bool]]) -> Iterato
         end, text = ends[0], client.texts.get(key, "")
         if key in client.aborted and _name(end) == "cancelled":
             if fault.ends == "done" and not TEXT.startswith(text):
-                yield f"{key} ({fault.name}) was cancelled, its text is no beginning: {text!r}"
+                yield f"{key} ({fault.name}) was canceled, its text is no beginning: {text!r}"
             continue
         found = "done" if end["type"] == "done" else end["error"]["class"]
         if found != fault.ends:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
     "adding-a-tenant-kind": "plugins/module_utils/tenants.py",
     "adding-a-check": "plugins/module_utils/checks.py",
-    "adding-a-workload": "playbooks/panda/obstacle.yml",
+    "adding-a-workload": "playbooks/workloads/obstacle.yml",
     "adding-an-engine": "bench/trialbench/engines/openai.py",
     "adding-a-suite": "bench/trialbench/ground_truth/suites/table.py",
 }

@@ -78,7 +78,7 @@ def test_a_workloads_own_file_travels_as_text_and_its_fields_as_they_are(tmp_pat
         (["describe=worse"], ["describe=worse"]),
     ],
 )
-def test_judgements_come_from_a_command_line_or_a_list(tmp_path: Path, given: Any, words: list[str]) -> None:
+def test_judgments_come_from_a_command_line_or_a_list(tmp_path: Path, given: Any, words: list[str]) -> None:
     assert variable("verdict", "_verdict_judge", tmp_path, verdict_judge=given) == words
 
 

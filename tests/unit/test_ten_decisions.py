@@ -1,4 +1,4 @@
-"""The ten decisions that must not be reverted, each held by one test against the real artefacts.
+"""The ten decisions that must not be reverted, each held by one test against the real artifacts.
 
 Somebody who changes one of them on purpose changes this file too, and says why in the same commit.
 """

@@ -236,7 +236,7 @@ class Supervised:
         self._reaped = False
         self._overdue = False
         self._killed = False
-        self._cancelled_s: float | None = None
+        self._canceled_s: float | None = None
         self._errors = bytearray()
         self._size = 0
         self._timers: list[threading.Timer] = []
@@ -322,9 +322,9 @@ class Supervised:
     def cancel(self) -> None:
         """End it soon; may be called from any thread, more than once."""
         with self._lock:
-            if self._reaped or self._cancelled_s is not None:
+            if self._reaped or self._canceled_s is not None:
                 return
-            self._cancelled_s = time.monotonic()
+            self._canceled_s = time.monotonic()
             proc.ask_group(self.pid)
             os.eventfd_write(self._wake, 1)
             # Enforces the grace period even if the output is not read.
@@ -403,7 +403,7 @@ class Supervised:
                 if memory.look() > (self._bounds.memory_mib or _FOREVER):
                     return "memory_limit"
             ready = [fd for fd, _ in poll.poll(max(0, math.ceil((min(limit_s, look_s) - now_s) * 1000)))]
-            if self._cancelled_s is not None:
+            if self._canceled_s is not None:
                 return "cancelled"
             # What has come counts, however late it is taken; the total counts in any case.
             now_s = time.monotonic()
@@ -462,8 +462,8 @@ class Supervised:
     def _finish(self, why: Why) -> Ending:
         """End it in any state, and verify that nothing is left."""
         began_s = None if why == "exited" else time.monotonic()
-        if why == "cancelled" and self._cancelled_s is not None:
-            began_s = self._cancelled_s
+        if why == "cancelled" and self._canceled_s is not None:
+            began_s = self._canceled_s
         if began_s is not None:
             with self._lock:
                 if why == "memory_limit":

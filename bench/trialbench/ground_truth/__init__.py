@@ -1,4 +1,4 @@
-"""Ground truth: is the converted or quantised model still the same model?
+"""Ground truth: is the converted or quantized model still the same model?
 
 Nothing in here needs torch or transformers but `oracle`, and numpy and gguf only where tensors are read
 (`edgelab-trialbench[ground-truth]`). Data (roster, prompts, tolerances, claims) lies in `data/`.

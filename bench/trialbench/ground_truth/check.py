@@ -125,19 +125,19 @@ def _flat(runtime: Runtime) -> dict[str, str]:
 
 
 def _file(evidence: Evidence, model: Model, quant: str) -> dict[str, Any]:
-    artefact = evidence.artefact(model, quant)
-    there = artefact.path.exists()
+    artifact = evidence.artifact(model, quant)
+    there = artifact.path.exists()
     seen = evidence.seen(model, quant) if there and evidence.loads else None
     speeds = [one.tokens_per_s for one in seen.generations.values() if one.tokens_per_s] if seen else []
     return {
         "model": model.slug,
         "quant": quant,
-        "format": artefact.format,
-        "path": str(artefact.path),
+        "format": artifact.format,
+        "path": str(artifact.path),
         # The current hash, not the recorded one: a verdict is about the current bytes.
         "sha256": evidence.digest(model, quant) or None,
-        "bytes": artefact.path.stat().st_size if there else None,
-        "parents": list(artefact.parents),
+        "bytes": artifact.path.stat().st_size if there else None,
+        "parents": list(artifact.parents),
         "tokens_per_s": round(sum(speeds) / len(speeds), 2) if speeds else None,
     }
 

@@ -56,7 +56,7 @@ _EXIT_CODES = (
 
 def _add_check(verbs: Verbs) -> None:
     for name, text in (
-        ("check", "say whether a converted or quantised model is still the same model"),
+        ("check", "say whether a converted or quantized model is still the same model"),
         ("ci", "pull, convert and check"),
         ("recheck", "after an upgrade of the runtime: clean, convert, check, and say what changed"),
     ):
@@ -169,7 +169,7 @@ def _oracle(options: argparse.Namespace) -> int:
     count = 0
     for model in models:
         for quant in model.wanted("llama.cpp"):
-            file = workspace.artefact(model, "llama.cpp", quant)
+            file = workspace.artifact(model, "llama.cpp", quant)
             if not file.path.exists():
                 raise UsageError(f"{file.path}: expected the converted file, found none: `trialbench convert` first")
             count += len(make_second_oracles(roster, model, file.path, quant, workspace.folder(model), tell=tell))
@@ -193,7 +193,7 @@ def convert_all(options: argparse.Namespace, models: Sequence[Model], workspace:
     runtime = make_runtime(options, workspace)
     with closing(runtime):
         made = workspace.convert(runtime, models, tell)
-    missing = [one.label for one in made if one.artefact is None]
+    missing = [one.label for one in made if one.artifact is None]
     say(f"{len(made) - len(missing)} of {len(made)} files are there, {sum(one.fresh for one in made)} of them new")
     return 3 if missing or not made else 0
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from trialbench import __version__, stats
 from trialbench.measure.client import ChatClient
-from trialbench.measure.neighbours import FOREIGN, Neighbours
+from trialbench.measure.neighbors import FOREIGN, Neighbors
 from trialbench.measure.raw import RawClient, RawError
 from trialbench.measure.sample import judge, wall_clock, why
 from trialbench.workloads import Workload
@@ -86,7 +86,7 @@ def calibrate(
     *,
     model: str | None = None,
     api_key: str | None = None,
-    neighbours: Neighbours | None = None,
+    neighbors: Neighbors | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Measure; returns the document `calibration.json`. Failures are counted in it and not raised."""
@@ -98,10 +98,10 @@ def calibrate(
         client = ChatClient(url, stream=stream, model=model, api_key=api_key)
         body = client.encode(workload, cache_prompt=False)
         raw = RawClient(url, body, stream=stream, api_key=api_key)
-        if neighbours is not None:
-            neighbours.begin()
+        if neighbors is not None:
+            neighbors.begin()
         try:
-            pairs = _Pairs(client, raw, body, workload, asked, neighbours, stopped, until_s)
+            pairs = _Pairs(client, raw, body, workload, asked, neighbors, stopped, until_s)
             ended = pairs.run(mode)
         finally:
             client.close()
@@ -129,7 +129,7 @@ class _Pairs:
     body: bytes
     workload: Workload
     asked: Calibration
-    neighbours: Neighbours | None
+    neighbors: Neighbors | None
     stopped: Callable[[], bool]
     until_s: float
     next_s: float = 0.0
@@ -160,8 +160,8 @@ class _Pairs:
                 found[name] = step()
             except RawError as error:
                 mode.why = mode.why or f"{name}: {error}"
-            if self.neighbours is not None:
-                flags += self.neighbours.settle(None, answered=name in found)
+            if self.neighbors is not None:
+                flags += self.neighbors.settle(None, answered=name in found)
         if len(found) < len(steps):
             mode.failed += 1
         elif FOREIGN in flags:
@@ -175,7 +175,7 @@ class _Pairs:
         time.sleep(max(0.0, min(self.next_s, self.until_s) - time.monotonic()))
         if self.asked.rate_hz is not None:
             self.next_s = time.monotonic() + 1 / self.asked.rate_hz
-        idle = self.neighbours is None or self.neighbours.idle(self.until_s)
+        idle = self.neighbors is None or self.neighbors.idle(self.until_s)
         if self.stopped():
             raise _Stop("signal")
         if time.monotonic() >= self.until_s:

@@ -90,7 +90,7 @@ def wall_clock() -> str:
 def judge(
     reply: Reply, seq: int, workload: Workload, *, cache_prompt: bool, wall: str, others: Sequence[str] = ()
 ) -> Sample:
-    """The sample for `reply`; `others`: flags of other clients' requests (`neighbours`)."""
+    """The sample for `reply`; `others`: flags of other clients' requests (`neighbors`)."""
     flags: list[str] = []
     error_class, content = reply.error_class, reply.content or ""
     parsed = Parsed(None, None)

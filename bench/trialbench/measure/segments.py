@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from trialbench.measure.client import CONNECTION_ERRORS, REFUSED_FIELD, Reply
-from trialbench.measure.neighbours import FOREIGN, RESTARTED, Neighbours
+from trialbench.measure.neighbors import FOREIGN, RESTARTED, Neighbors
 from trialbench.measure.request import fingerprint
 from trialbench.measure.sample import Sample, judge, wall_clock, why
-from trialbench.measure.summary import Request, SegmentFacts, SegmentSummary, Watched, latencies_ms, slowed, summarise
+from trialbench.measure.summary import Request, SegmentFacts, SegmentSummary, Watched, latencies_ms, slowed, summarize
 from trialbench.show.terminal import line
 from trialbench.workloads import Workload
 
@@ -93,7 +93,7 @@ class _State:
     total: int = 0
     stopped: str | None = None
     models: list[str] = field(default_factory=list)
-    neighbours: Watched | None = None
+    neighbors: Watched | None = None
 
     @property
     def slowed(self) -> float | None:
@@ -111,7 +111,7 @@ class Runner:
     Args:
         segments: their request bodies are encoded here, before anything is measured.
         control_dir, out_dir, wait_s: where gates are asked and answered, and for how long an answer is waited.
-        neighbours: watches for other clients of the server; None: not watched.
+        neighbors: watches for other clients of the server; None: not watched.
         limit_s: bound of the whole run, from its first request on. Unlike a segment's own `time_limit_s`, which may be
             meant to be reached, this one ends the run early: a server that answers each request just in time is
             as good as a hanging one.
@@ -126,10 +126,10 @@ class Runner:
         out_dir: Path | None = None,
         control_dir: Path | None = None,
         wait_s: float = 120.0,
-        neighbours: Neighbours | None = None,
+        neighbors: Neighbors | None = None,
         limit_s: float | None = None,
     ) -> None:
-        self._neighbours = neighbours
+        self._neighbors = neighbors
         self._limit_s = limit_s
         self._until_s = float("inf")
         self._client = client
@@ -146,12 +146,12 @@ class Runner:
         self._answered = False
         self._hinted = False
         self._first_error: str | None = None
-        self._signalled = False
+        self._signaled = False
         self.stopped: str | None = None
 
     def stop(self) -> None:
         """From a signal handler: finish the request in flight within a limit, then end."""
-        self._signalled = True
+        self._signaled = True
         self._client.interrupt(TERM_GRACE_S)
 
     def wait_for_start(self, name: str) -> None:
@@ -161,12 +161,12 @@ class Runner:
         (self._out_dir / f"ready-{name}").write_text("ready\n", encoding="utf-8")
         if not self._wait((self._control_dir / name).exists):
             self._progress.note(f"the start file {name} did not appear within {self._wait_s:g} s")
-            self.stopped = "signal" if self._signalled else "gate"
+            self.stopped = "signal" if self._signaled else "gate"
 
     @property
-    def signalled(self) -> bool:
+    def signaled(self) -> bool:
         """Whether a signal came."""
-        return self._signalled
+        return self._signaled
 
     def run(self) -> None:
         """Run the segments; afterwards `stopped`, `summaries()` and `exit_code()` describe the outcome."""
@@ -187,7 +187,7 @@ class Runner:
     def summaries(self) -> dict[str, SegmentSummary]:
         """The numbers of each segment that was begun."""
         return {
-            segment.id: summarise(
+            segment.id: summarize(
                 state.samples,
                 state.warmups,
                 SegmentFacts(
@@ -197,7 +197,7 @@ class Runner:
                     cache_prompt=segment.cache_prompt,
                     stopped=state.stopped,
                     request=Request(**fingerprint(self._bodies[segment.id]), models=state.models),
-                    neighbours=state.neighbours,
+                    neighbors=state.neighbors,
                 ),
             )
             for segment in self._segments
@@ -239,7 +239,7 @@ class Runner:
 
     def notes(self) -> list[str]:
         """What a reader of the numbers must know, one sentence each."""
-        watch, lines = self._neighbours, []
+        watch, lines = self._neighbors, []
         if watch is not None:
             if watch.cache_replaced:
                 held = f" ({watch.cache_tokens} tokens)" if watch.cache_tokens else ""
@@ -265,7 +265,7 @@ class Runner:
         """Poll `condition` until it holds (True), or until the wait times out or a signal arrives (False)."""
         until = time.monotonic() + self._wait_s
         while not condition():
-            if self._signalled or time.monotonic() >= until:
+            if self._signaled or time.monotonic() >= until:
                 return False
             time.sleep(_POLL_S)
         return True
@@ -274,8 +274,8 @@ class Runner:
         until_s = self._until_s
         if segment.time_limit_s is not None:
             until_s = min(until_s, time.monotonic() + segment.time_limit_s)
-        if self._neighbours is not None:
-            self._neighbours.begin()
+        if self._neighbors is not None:
+            self._neighbors.begin()
         self._progress.start(segment.id, segment.n)
         with _Lines(_warmup_path(segment.path) if segment.warmup else None) as lines:
             self._take(segment, state, state.warmups, segment.warmup, lines, until_s, warmup=True)
@@ -285,8 +285,8 @@ class Runner:
                 state.total = segment.gate.extend_to
                 self._progress.start(segment.id, state.total)
                 self._take(segment, state, state.samples, state.total, lines, until_s, extending=True)
-        if self._neighbours is not None:
-            state.neighbours = Watched(**self._neighbours.facts())
+        if self._neighbors is not None:
+            state.neighbors = Watched(**self._neighbors.facts())
 
     def _take(
         self,
@@ -304,16 +304,16 @@ class Runner:
         limits = segment.workload.limits
         next_s = 0.0
         while len(samples) < total and state.stopped is None:
-            if self._signalled or time.monotonic() >= until_s:
-                state.stopped = "signal" if self._signalled else "time_limit"
+            if self._signaled or time.monotonic() >= until_s:
+                state.stopped = "signal" if self._signaled else "time_limit"
                 return
             if segment.rate_hz is not None:
                 time.sleep(max(0.0, next_s - time.monotonic()))
                 next_s = time.monotonic() + 1 / segment.rate_hz
-            watch = self._neighbours
+            watch = self._neighbors
             if watch is not None and not watch.idle(until_s):
                 # Another client keeps the server busy: give up.
-                state.stopped = "signal" if self._signalled else "time_limit" if time.monotonic() >= until_s else "busy"
+                state.stopped = "signal" if self._signaled else "time_limit" if time.monotonic() >= until_s else "busy"
                 return
             wall = wall_clock()
             reply = self._client.send(
@@ -348,7 +348,7 @@ class Runner:
         if self._lost_in_a_row >= BROKEN_AFTER:
             return "server"
         if sample.error_class == "cut_off":
-            return "signal" if self._signalled else "time_limit"
+            return "signal" if self._signaled else "time_limit"
         if segment.smoke and not warmup:
             adherent = segment.workload.contract is None or sample.strategy in (1, 2)
             if not (sample.ok and adherent):
@@ -382,7 +382,7 @@ class Runner:
 
         if not self._wait(answered):
             self._progress.note(f"no answer at the gate {gate.name} within {self._wait_s:g} s")
-            state.stopped = "signal" if self._signalled else "gate"
+            state.stopped = "signal" if self._signaled else "gate"
             return False
         if segment.stop_on_thinking and state.thinking:
             self._progress.note(f"{segment.id}: {state.thinking} thinking samples: no extension")

@@ -16,7 +16,7 @@ from trialbench import __version__, schemas
 from trialbench.errors import UsageError
 from trialbench.files import read_json, write_json
 from trialbench.measure.client import ChatClient
-from trialbench.measure.neighbours import Neighbours
+from trialbench.measure.neighbors import Neighbors
 from trialbench.measure.sample import wall_clock
 from trialbench.measure.segments import Gate, Progress, Runner, Segment
 from trialbench.measure.summary import plain
@@ -53,7 +53,7 @@ def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -
     client = ChatClient(
         session["url"], model=session.get("model"), stream=session.get("stream", False), api_key=api_key
     )
-    watch = make_watch(session["url"], session.get("idle_wait_s"), lambda: runner.signalled, api_key=api_key)
+    watch = make_watch(session["url"], session.get("idle_wait_s"), lambda: runner.signaled, api_key=api_key)
     runner = Runner(
         client,
         segments,
@@ -61,7 +61,7 @@ def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -
         out_dir=out_dir,
         control_dir=Path(session["control_dir"]) if session.get("control_dir") else None,
         wait_s=session.get("wait_s", 120.0),
-        neighbours=watch,
+        neighbors=watch,
         limit_s=session.get("time_limit_s"),
     )
 
@@ -77,13 +77,13 @@ def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -
             calibration.Calibration(**session["calibrate"]),
             model=session.get("model"),
             api_key=api_key,
-            neighbours=watch,
-            stopped=lambda: runner.signalled,
+            neighbors=watch,
+            stopped=lambda: runner.signaled,
         )
         write_json(out_dir / "calibration.json", found)
         progress.note(calibration.line(found))
 
-    run_signalled(runner, session.get("start_file"), after)
+    run_signaled(runner, session.get("start_file"), after)
     client.close()
     if watch is not None:
         watch.close()
@@ -94,18 +94,16 @@ def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -
     return runner.exit_code()
 
 
-def make_watch(
-    url: str, wait_s: float | None, stopped: Callable[[], bool], *, api_key: str | None
-) -> Neighbours | None:
+def make_watch(url: str, wait_s: float | None, stopped: Callable[[], bool], *, api_key: str | None) -> Neighbors | None:
     """The watch for the server's other clients; None if it was not requested."""
     if wait_s is None:
         return None
     from trialbench.engines.llama.slots import Slots
 
-    return Neighbours(Slots(url, api_key=api_key), wait_s=wait_s, stopped=stopped)
+    return Neighbors(Slots(url, api_key=api_key), wait_s=wait_s, stopped=stopped)
 
 
-def run_signalled(runner: Runner, start_file: str | None = None, after: Callable[[], None] = lambda: None) -> None:
+def run_signaled(runner: Runner, start_file: str | None = None, after: Callable[[], None] = lambda: None) -> None:
     """Run, then call `after`; SIGTERM and SIGINT end both in order. Restores the old handlers."""
 
     def stop(_number: int, _frame: object) -> None:

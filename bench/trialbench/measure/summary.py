@@ -67,7 +67,7 @@ class SegmentFacts:
     cache_prompt: bool
     stopped: str | None = None
     request: Request | None = None
-    neighbours: Watched | None = None
+    neighbors: Watched | None = None
     ended: bool = True
 
 
@@ -162,7 +162,7 @@ class SegmentSummary:
     partial: Sequence[str]
     taints: Sequence[str]
     request: Request | None
-    neighbours: Watched | None
+    neighbours: Watched | None  # a key of finished results
 
 
 def plain(value: object) -> Any:
@@ -175,7 +175,7 @@ def plain(value: object) -> Any:
     return [plain(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
-def summarise(samples: Sequence[Sample], warmups: Sequence[Sample], facts: SegmentFacts) -> SegmentSummary:
+def summarize(samples: Sequence[Sample], warmups: Sequence[Sample], facts: SegmentFacts) -> SegmentSummary:
     """The segment's part of `summary.json`.
 
     Latency counts valid samples only. Adherence counts every sample but those we ended ourselves (`cut_off`): a reply
@@ -228,7 +228,7 @@ def summarise(samples: Sequence[Sample], warmups: Sequence[Sample], facts: Segme
         partial=partial(samples, facts),
         taints=taints(samples, warmups, cache_prompt=facts.cache_prompt),
         request=_request(_models([*warmups, *samples]), facts.request),
-        neighbours=facts.neighbours,
+        neighbours=facts.neighbors,  # a key of finished results
     )
 
 

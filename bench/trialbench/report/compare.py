@@ -12,7 +12,7 @@ from trialbench.errors import TrialbenchError
 from trialbench.measure.summary import SegmentSummary
 from trialbench.report.comparison import Comparison, Finding
 from trialbench.report.run import Run, read_run
-from trialbench.report.summary import Summary, summarise_run
+from trialbench.report.summary import Summary, summarize_run
 from trialbench.show.terminal import line
 from trialbench.show.text import WIDTH, columns, number
 from trialbench.stats import Quantile
@@ -124,7 +124,7 @@ def run_row(path: Path) -> Row:
     """The row of one result folder."""
     try:
         run = read_run(path)
-        summary = summarise_run(run)
+        summary = summarize_run(run)
     except TrialbenchError as error:
         return Row(path.name, outcome="no results", remarks=[str(error)])
     failure, work = summary.failure, run.plan.decider

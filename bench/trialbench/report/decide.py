@@ -13,10 +13,10 @@ from trialbench.files import write_json
 from trialbench.report.evidence import Answer, attested, evidence
 from trialbench.report.plan import Plan
 from trialbench.report.run import DESCRIBE, Run, read_run
-from trialbench.report.summary import Summary, summarise_run, write_summary
-from trialbench.verdict import AdherenceRule, Facts, Gate, GroundTruth, Judgement, Rules, decide
+from trialbench.report.summary import Summary, summarize_run, write_summary
+from trialbench.verdict import AdherenceRule, Facts, Gate, GroundTruth, Judgment, Rules, decide
 
-JUDGEMENTS: tuple[Judgement, ...] = get_args(Judgement)
+JUDGMENTS: tuple[Judgment, ...] = get_args(Judgment)
 
 
 def decide_folder(
@@ -38,7 +38,7 @@ def decide_folder(
         ground_truth: requires ground truth from now on, with this result.
 
     Raises:
-        UsageError: no result folder, or that of a rehearsal; a judgement of something that the run does not show.
+        UsageError: no result folder, or that of a rehearsal; a judgment of something that the run does not show.
     """
     run = read_run(path)
     if run.rehearsal:
@@ -46,7 +46,7 @@ def decide_folder(
             f"{path}: is a rehearsal: no candidate was tried, so there is nothing to decide."
             " `trialbench show` tells how the host came back"
         )
-    summary = summarise_run(run)
+    summary = summarize_run(run)
     facts, rules = _settled(run, summary, judged or {}, adherence_rule, ground_truth)
     decision = decide(facts, rules)
     document = {
@@ -91,16 +91,16 @@ def _settled(
     return facts, rules
 
 
-def _judged(run: Run, given: Mapping[str, str]) -> dict[str, Judgement | None]:
-    """The judgement of every workload that is shown: the given one, else the earlier one."""
+def _judged(run: Run, given: Mapping[str, str]) -> dict[str, Judgment | None]:
+    """The judgment of every workload that is shown: the given one, else the earlier one."""
     earlier = run.judged
     for name, word in given.items():
         if name not in earlier:
             shown = ", ".join(earlier) or "it shows none"
             raise UsageError(f"--judge {name}={word}: expected a workload that this run shows ({shown}), found {name}")
-        if word not in JUDGEMENTS:
-            raise UsageError(f"--judge {name}={word}: expected {', '.join(JUDGEMENTS)}, found {word!r}")
-    return {**earlier, **cast("Mapping[str, Judgement]", given)}
+        if word not in JUDGMENTS:
+            raise UsageError(f"--judge {name}={word}: expected {', '.join(JUDGMENTS)}, found {word!r}")
+    return {**earlier, **cast("Mapping[str, Judgment]", given)}
 
 
 def _filed(facts: Facts, rules: Rules) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _filed(facts: Facts, rules: Rules) -> dict[str, Any]:
         if DESCRIBE in others:
             found[DESCRIBE] = others.pop(DESCRIBE)
         if others:
-            found["judgements"] = others
+            found["judgments"] = others
     # Through JSON, so that the returned value equals the file: lists, not tuples.
     document: dict[str, Any] = json.loads(json.dumps(found))
     return document
@@ -157,7 +157,7 @@ def _rolled_back(summary: Summary) -> str | None:
 
 
 def facts_of(
-    plan: Plan, summary: Summary, rules: Rules, *, judged: Mapping[str, Judgement | None], ground_truth: GroundTruth
+    plan: Plan, summary: Summary, rules: Rules, *, judged: Mapping[str, Judgment | None], ground_truth: GroundTruth
 ) -> Facts:
     """The facts that a trial's summary holds."""
     candidate, vram = summary.segments.get(plan.decider.candidate), summary.vram

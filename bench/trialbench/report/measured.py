@@ -127,8 +127,9 @@ def remarks(segment: SegmentSummary) -> list[str]:
         found.append(f"drift: p50 {segment.drift.first:.1f} then {segment.drift.second:.1f} ms")
     if segment.outliers:
         found.append(f"{len(segment.outliers)} outliers (kept)")
-    if segment.neighbours and segment.neighbours.overlapped:
-        found.append(f"{segment.neighbours.overlapped} samples overlapped requests of others (flagged, kept)")
+    watched = segment.neighbours  # a key of finished results
+    if watched and watched.overlapped:
+        found.append(f"{watched.overlapped} samples overlapped requests of others (flagged, kept)")
     return found
 
 

@@ -14,14 +14,14 @@ from trialbench import schemas
 from trialbench.errors import UsageError
 from trialbench.files import read_json, read_json_lines
 from trialbench.measure.sample import Sample
-from trialbench.measure.summary import Request, SegmentFacts, SegmentSummary, Watched, summarise
+from trialbench.measure.summary import Request, SegmentFacts, SegmentSummary, Watched, summarize
 from trialbench.report.journal import Check, Event, read_checks, read_event
 from trialbench.report.plan import Plan, read_plan
 from trialbench.report.proofs import MAX_BYTES, MAX_FILES, Proof, contradiction, in_order, read_proof
-from trialbench.verdict import AdherenceRule, GroundTruth, Judgement, Verdict
+from trialbench.verdict import AdherenceRule, GroundTruth, Judgment, Verdict
 
 _NO_PLAN = Plan()
-# What every run showed before plans had a list of workloads; its judgement has a place of its own in verdict.json.
+# What every run showed before plans had a list of workloads; its judgment has a place of its own in verdict.json.
 DESCRIBE = "describe"
 
 
@@ -101,12 +101,12 @@ class Reading:
 class Decided:
     """The verdict of a run as `verdict.json` has it, with those of its inputs that hold until they are replaced.
 
-    `judged` has a person's judgements by workload.
+    `judged` has a person's judgments by workload.
     """
 
     verdict: Verdict
     reasons: Sequence[str]
-    judged: Mapping[str, Judgement]
+    judged: Mapping[str, Judgment]
     ground_truth: GroundTruth
     adherence_rule: AdherenceRule
     adherence_percent: int
@@ -182,8 +182,8 @@ class Run:
         return self.plan.rehearsal
 
     @property
-    def judged(self) -> dict[str, Judgement | None]:
-        """The judgement of every workload that is shown; None where there is none yet."""
+    def judged(self) -> dict[str, Judgment | None]:
+        """The judgment of every workload that is shown; None where there is none yet."""
         said = self.verdict.judged if self.verdict else {}
         return {work.name: said.get(work.name) for work in self.plan.shown}
 
@@ -370,7 +370,7 @@ def make_segment(
         work = plan.asked(name) or name.split("-")[0]
         contract = work in (plan.decider.name, "smoke") or any(sample.strategy for sample in samples)
         facts = SegmentFacts(work, len(samples), contract, name.endswith("-cached"), ended=False)
-    return Segment(name, tuple(samples), tuple(warmups), summarise(samples, warmups, facts))
+    return Segment(name, tuple(samples), tuple(warmups), summarize(samples, warmups, facts))
 
 
 def _facts(asked: Mapping[str, Any] | None) -> SegmentFacts | None:
@@ -385,13 +385,13 @@ def _facts(asked: Mapping[str, Any] | None) -> SegmentFacts | None:
         cache_prompt=asked["cache"]["asked"],
         stopped=asked["stopped"],
         request=request and Request(**_fields(Request, request)),
-        neighbours=watched and Watched(**_fields(Watched, watched)),
+        neighbors=watched and Watched(**_fields(Watched, watched)),
     )
 
 
 def _decided(document: Mapping[str, Any]) -> Decided:
     facts = document["facts"]
-    said = {DESCRIBE: facts.get(DESCRIBE), **facts.get("judgements", {})}
+    said = {DESCRIBE: facts.get(DESCRIBE), **facts.get("judgments", {})}
     judged = {name: word for name, word in said.items() if word is not None}
     return Decided(**_fields(Decided, {**facts, **document, "judged": judged}))
 

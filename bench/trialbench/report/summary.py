@@ -95,13 +95,13 @@ class Summary:
 
 
 def write_summary(path: Path) -> Path:
-    """Summarise the result folder `path` into its summary.json; returns that path."""
+    """Summarize the result folder `path` into its summary.json; returns that path."""
     target = path / "summary.json"
-    write_json(target, plain(summarise_run(read_run(path))))
+    write_json(target, plain(summarize_run(read_run(path))))
     return target
 
 
-def summarise_run(run: Run) -> Summary:
+def summarize_run(run: Run) -> Summary:
     """The summary of a trial."""
     segments = run.in_order()
     failures = run.events("phase_failed")

@@ -10,7 +10,7 @@ from trialbench.report.measured import calibration_text, comparison_table, segme
 from trialbench.report.proofs import Number, Proof
 from trialbench.report.restore import Restore
 from trialbench.report.run import Decided, Run, read_run
-from trialbench.report.summary import Summary, Vram, summarise_run
+from trialbench.report.summary import Summary, Vram, summarize_run
 from trialbench.report.windows import clock, still_down_text
 from trialbench.show.terminal import screen
 from trialbench.show.text import WIDTH, columns, section, wrap
@@ -23,7 +23,7 @@ def folder_table(path: Path) -> str:
         UsageError: no result folder.
     """
     run = read_run(path)
-    summary = summarise_run(run)
+    summary = summarize_run(run)
     parts = [_head(summary, run), section("Host", _host(summary)), section("Phases", _phases(summary))]
     if summary.segments:
         samples = {name: one.samples for name, one in run.segments.items()}

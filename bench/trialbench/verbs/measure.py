@@ -71,7 +71,7 @@ def _run(options: argparse.Namespace) -> int:
     from trialbench.measure.client import ChatClient
     from trialbench.measure.progress import make_progress
     from trialbench.measure.segments import Runner, Segment
-    from trialbench.measure.session import document, make_watch, run_signalled
+    from trialbench.measure.session import document, make_watch, run_signaled
     from trialbench.workloads import load_workload
 
     workload = load_workload(
@@ -99,10 +99,10 @@ def _run(options: argparse.Namespace) -> int:
         api_key=api_key,
     )
     progress = make_progress()
-    watch = make_watch(options.url, options.idle_wait_s, lambda: runner.signalled, api_key=api_key)
-    runner = Runner(client, [segment], progress, neighbours=watch, limit_s=options.time_limit_s)
+    watch = make_watch(options.url, options.idle_wait_s, lambda: runner.signaled, api_key=api_key)
+    runner = Runner(client, [segment], progress, neighbors=watch, limit_s=options.time_limit_s)
     try:
-        run_signalled(runner)
+        run_signaled(runner)
     finally:
         progress.close()
         client.close()

@@ -83,7 +83,7 @@ def _oneshot(options: argparse.Namespace) -> int:
     if options.result is not None:
         write_json(options.result, result.as_dict())
     if caught.number is not None:
-        say(f"trialbench: cancelled by signal {caught.number}", sys.stderr)
+        say(f"trialbench: canceled by signal {caught.number}", sys.stderr)
         return 128 + caught.number
     if result.failure is None:
         return EXIT_OK

@@ -53,13 +53,13 @@ class Job:
     request: Request
     arrived_s: float
     deliver: Callable[[Token, Label], None]
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    canceled: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _generation: Generation | None = None
 
     def cancel(self) -> None:
         """End it soon in any state: in the queue, in a pause, during a generation."""
-        self.cancelled.set()
+        self.canceled.set()
         with self._lock:
             generation = self._generation
         if generation is not None:
@@ -70,7 +70,7 @@ class Job:
         with self._lock:
             self._generation = generation
         # A cancel between the start and this line saw no generation.
-        if generation is not None and self.cancelled.is_set():
+        if generation is not None and self.canceled.is_set():
             generation.cancel()
 
 
@@ -173,7 +173,7 @@ class Dispatcher:
         return outcome
 
     def _serve(self, job: Job, state: _State) -> Outcome:
-        if job.cancelled.is_set():
+        if job.canceled.is_set():
             return Outcome(None, finish_reason="cancelled")
         if self.router.local is not None and self.router.fallbacks:
             state.fallback_at_s = job.arrived_s + self.policy.fallback_timeout_s
@@ -222,7 +222,7 @@ class Dispatcher:
     def _why_elsewhere(self, chosen: Route, outcome: Outcome, job: Job, state: _State) -> str | None:
         """Why the request goes to a fallback after `outcome`, or None when `outcome` is its end."""
         failure = outcome.failure
-        if failure is None or state.delivered or job.cancelled.is_set() or not self.router.fallbacks:
+        if failure is None or state.delivered or job.canceled.is_set() or not self.router.fallbacks:
             return None
         # A wrong request is wrong for every engine; an indeterminate result is not hidden by asking another one.
         if not is_engines_fault(failure) or failure.failure_class.kind == "indeterminate":
@@ -248,7 +248,7 @@ class Dispatcher:
             attempt += 1
             self._log("retry", {"after": failure.failure_class.name, "retry": attempt, "pause_s": round(pause_s, 3)})
             state.route.append(f"{backend.name}: {failure.failure_class.name}, again after {pause_s:.2f} s")
-            if self.clock.wait(job.cancelled, pause_s):
+            if self.clock.wait(job.canceled, pause_s):
                 return Outcome(backend.engine.label, finish_reason="cancelled", fallback=not backend.local)
             admitted = backend.breaker.admit()
             if isinstance(admitted, str):
@@ -305,7 +305,7 @@ class Dispatcher:
                 detail = f"not back within {self.policy.reconnect_wait_s:g} s: {failure.detail}"
                 away = Failure(failure.failure_class, detail)
                 return Outcome(backend.engine.label, failure=away, fallback=not backend.local)
-            if self.clock.wait(job.cancelled, min(_RECONNECT_POLL_S, left_s)):
+            if self.clock.wait(job.canceled, min(_RECONNECT_POLL_S, left_s)):
                 return Outcome(backend.engine.label, finish_reason="cancelled", fallback=not backend.local)
 
     def _generate(self, backend: Backend, job: Job, state: _State) -> Outcome:

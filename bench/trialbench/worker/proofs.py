@@ -290,19 +290,19 @@ def _one_cancel(engine: Engine, request: Request, after_tokens: int) -> dict[str
 
     def work() -> None:
         try:
-            cancelled()
+            canceled()
         except Exception as error:
             raised.append(error)
 
-    def cancelled() -> None:
+    def canceled() -> None:
         generation = engine.start(request)
-        seen, cancelled_s = 0, None
+        seen, canceled_s = 0, None
         for event in generation.events():
             seen += isinstance(event, Token)
-            if seen >= after_tokens and cancelled_s is None and not isinstance(event, Done | Failed):
-                cancelled_s = time.monotonic()
+            if seen >= after_tokens and canceled_s is None and not isinstance(event, Done | Failed):
+                canceled_s = time.monotonic()
                 generation.cancel()
-        quiet_ms = None if cancelled_s is None else (time.monotonic() - cancelled_s) * 1000
+        quiet_ms = None if canceled_s is None else (time.monotonic() - canceled_s) * 1000
         result = generation.result()
         found["finish_reason"] = result.finish_reason
         found["quiet_ms"] = None if quiet_ms is None else round(quiet_ms, 1)

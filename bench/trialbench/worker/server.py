@@ -141,7 +141,7 @@ class Server:
 
         A second signal ends the grace period. Call it in the main thread.
         """
-        before = {number: signal.signal(number, self._signalled) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, self._signaled) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             if self._stdio is not None:
                 self._start_stdio(self._stdio)
@@ -175,7 +175,7 @@ class Server:
             except BlockingIOError:
                 pass
 
-    def _signalled(self, _number: int, _frame: FrameType | None) -> None:
+    def _signaled(self, _number: int, _frame: FrameType | None) -> None:
         self._signals += 1
         self.wake()
 

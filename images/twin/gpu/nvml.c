@@ -51,7 +51,7 @@ typedef struct {
 
 /* The one device; its address is its handle. */
 static int the_device;
-static int initialised;
+static int initialized;
 
 static const char *ledger_path(void)
 {
@@ -108,7 +108,7 @@ static int read_ledger(ledger *card)
 /* Read the ledger for a call, with the faults that are switched on: an error code, or a call that does not return. */
 static int card_for_call(ledger *card)
 {
-    if (!initialised)
+    if (!initialized)
         return UNINITIALIZED;
     for (;;) {
         int code = read_ledger(card);
@@ -150,7 +150,7 @@ API int nvmlInitWithFlags(unsigned int flags)
         return code;
     if (strcmp(card.fault, "init_error") == 0)
         return card.fault_code;
-    initialised++;
+    initialized++;
     return SUCCESS;
 }
 
@@ -159,9 +159,9 @@ API int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 
 API int nvmlShutdown(void)
 {
-    if (!initialised)
+    if (!initialized)
         return UNINITIALIZED;
-    initialised--;
+    initialized--;
     return SUCCESS;
 }
 

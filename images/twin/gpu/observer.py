@@ -41,7 +41,7 @@ REASONS = {
 TELEMETRY = ("clocks", "power", "energy", "temperature", "utilization", "reasons")
 IDLE_MHZ, BUSY_MHZ, THROTTLED_SHARE = 1200, 2452, 0.6
 IDLE_MW, PER_HOLDER_MW, PER_PERCENT_MW = 18_000, 2_500, 2_200
-# The card warms towards this temperature and so many degrees for each W, by two thirds of the way in so many seconds.
+# The card warms toward this temperature and so many degrees for each W, by two thirds of the way in so many seconds.
 COOL_C, PER_W_C, WARMING_S = 34.0, 0.15, 20.0
 LOADING_PERCENT = 45.0
 # CPU time is counted in ticks of 10 ms: over a shorter time a share would be noise.

@@ -32,7 +32,7 @@ def test_the_candidate_answers_a_hundred_times_without_the_cache(golden):
     assert {s["content"] for s in samples} == {"left large"}
 
 
-def test_the_play_shows_the_numbers_and_leaves_the_judgement_to_a_person(golden):
+def test_the_play_shows_the_numbers_and_leaves_the_judgment_to_a_person(golden):
     assert golden.document("verdict.json")["verdict"] == "PENDING_REVIEW"
     for text in ("mute", "blind", "PENDING REVIEW", "overhead"):
         assert text in golden.text

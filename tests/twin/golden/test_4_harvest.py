@@ -16,7 +16,7 @@ LABEL = "gemma-4-E4B-it-Q4_K_M"
 
 
 def judge_better(folder):
-    """A person's judgement, by hand; a judgement that is there already stays."""
+    """A person's judgment, by hand; a judgment that is there already stays."""
     judged = ("verdict", str(folder), "--judge", "describe=better")
     subprocess.run([sys.executable, "-m", "trialbench", *judged], check=True)
 
@@ -56,7 +56,7 @@ def test_a_document_without_a_place_stops_the_writing_and_nothing_else(golden, t
     assert texts(golden.docs) == before, "documents that nobody named are not touched"
 
 
-def test_a_judgement_reaches_the_documents_when_it_is_written_and_not_when_it_is_shown(golden):
+def test_a_judgment_reaches_the_documents_when_it_is_written_and_not_when_it_is_shown(golden):
     judge_better(golden.folder)
     docs, before = golden.docs, texts(golden.docs)
     shown = harvest(golden, "--check", "--diff", "-e", f"docs_root={docs}")

@@ -21,7 +21,7 @@ SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Imports a script by name, as it would import its neighbours."""
+    """Imports a script by name, as it would import its neighbors."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     names = ("bench_client", "bench_server", "bench_aa")
     before = set(sys.modules)

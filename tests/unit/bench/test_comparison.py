@@ -20,12 +20,12 @@ Samples = list[Sample]
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
-def samples(centre: float, n: int = 100, *, seed: int = 1, spread: float = 0.02, **changes: Any) -> Samples:
-    """Latencies around `centre` ms; the server takes 2 ms less, a reply has 4 tokens."""
+def samples(center: float, n: int = 100, *, seed: int = 1, spread: float = 0.02, **changes: Any) -> Samples:
+    """Latencies around `center` ms; the server takes 2 ms less, a reply has 4 tokens."""
     rng = random.Random(seed)
     found = []
     for at in range(1, n + 1):
-        latency = centre * rng.lognormvariate(0, spread)
+        latency = center * rng.lognormvariate(0, spread)
         line = {"latency_ms": latency, "server_ms": latency - 2, "completion_tokens": 4} | changes
         found.append(made(at, float(at), **line))
     return found

@@ -24,7 +24,7 @@ from sample_lines import compared
 from trialbench import files, schemas
 from trialbench.cli import main
 from trialbench.errors import UsageError
-from trialbench.measure.summary import Latency, Rate, SegmentFacts, SegmentSummary, summarise
+from trialbench.measure.summary import Latency, Rate, SegmentFacts, SegmentSummary, summarize
 from trialbench.report import documents
 from trialbench.report.documents import MEMORY, REGISTRY, RESEARCH, write_documents
 from trialbench.report.documents.markdown import Edit, Page, Refused, Span, escape, masked, word
@@ -34,7 +34,7 @@ from trialbench.report.documents.research import research_edits, shown_run
 from trialbench.report.documents.trial import Trial
 from trialbench.report.plan import Workload
 from trialbench.report.run import Run
-from trialbench.report.summary import Summary, summarise_run
+from trialbench.report.summary import Summary, summarize_run
 from trialbench.report.windows import Window
 from trialbench.stats import Quantile
 
@@ -44,7 +44,7 @@ Edits = Callable[[Page, Trial], list[Edit]]
 
 
 # Nothing was measured.
-BARE = summarise_run(Run(Path("run")))
+BARE = summarize_run(Run(Path("run")))
 
 
 def quantile(value: float | None, kind: str = "interval") -> Quantile:
@@ -52,7 +52,7 @@ def quantile(value: float | None, kind: str = "interval") -> Quantile:
 
 
 def segment(p50: float = 13.8, *, adherent: tuple[int, int] = (99, 100)) -> SegmentSummary:
-    none = summarise([], [], SegmentFacts("nav", 0, True, False))
+    none = summarize([], [], SegmentFacts("nav", 0, True, False))
     assert none.adherence is not None
     return replace(
         none,
@@ -332,7 +332,7 @@ def doc(
 @pytest.mark.parametrize(
     ("table", "row"),
     [
-        # As wide as its neighbours, with their pipes.
+        # As wide as its neighbors, with their pipes.
         (
             "| Model      | Port  | VRAM GB | Status   |\n|:--|--:|--|--|\n| a          | 1     | 4.8     | active   |",
             f"| {LABEL} | 11437 | 6.2     | PENDING REVIEW |",
@@ -353,7 +353,7 @@ def doc(
         ("  | Model | VRAM GB | Status |\n  |-|-|-|\n  | a | 4.8 | active |", f"  | {LABEL} | 6.2 | PENDING REVIEW |"),
     ],
 )
-def test_a_new_row_is_like_its_neighbours(table: str, row: str) -> None:
+def test_a_new_row_is_like_its_neighbors(table: str, row: str) -> None:
     before = doc(table)
     assert (
         registry(before).splitlines()

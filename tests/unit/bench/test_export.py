@@ -28,7 +28,7 @@ from trialbench.report.export import FORMATS, write_exports
 from trialbench.report.export.openmetrics import Family
 from trialbench.report.export.table import columns, rows
 from trialbench.report.run import read_run
-from trialbench.report.summary import summarise_run
+from trialbench.report.summary import summarize_run
 
 # A whole trial of the digital twin, as it was harvested; of its logs one is kept.
 REAL = Path(__file__).resolve().parents[2] / "fixtures" / "runs" / "completed"
@@ -283,7 +283,7 @@ def test_samples_load_into_pandas_in_one_line(run: Path) -> None:
     assert frame["latency_ms"].dtype == float
     measured = frame[~frame.warmup]
     medians = measured.groupby("segment")["latency_ms"].median().round(6).to_dict()
-    segments = summarise_run(read_run(run)).segments
+    segments = summarize_run(read_run(run)).segments
     assert medians == {name: round(one.latency_ms.p50.value or 0.0, 6) for name, one in segments.items()}
     assert measured.groupby("segment").size().to_dict() == {name: one.sent for name, one in segments.items()}
     assert set(frame[frame.segment.str.contains("baseline")]["label"]) == {"gemma-4-E2B-it"}
@@ -298,7 +298,7 @@ def test_samples_load_into_pandas_in_one_line(run: Path) -> None:
 
 def test_rows_stand_in_the_order_of_the_requests(run: Path) -> None:
     folder = read_run(run)
-    found = rows(folder, summarise_run(folder))
+    found = rows(folder, summarize_run(folder))
     assert [row["t_start_s"] for row in found] == sorted(row["t_start_s"] for row in found)
     assert found[0]["warmup"] is True
 
@@ -358,7 +358,7 @@ def parsed(path: Path) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
 def test_both_formats_read_the_same(run: Path) -> None:
     metrics = parsed(run)
     common = (("host", "twin"), ("model", "gemma-4-E4B-it-Q4_K_M"))
-    summary = summarise_run(read_run(run))
+    summary = summarize_run(read_run(run))
     p50 = summary.segments["nav-candidate"].latency_ms.p50.value
     assert metrics["model_trial_latency_seconds"][
         *common, ("quantile", "0.5"), ("segment", "nav-candidate")

@@ -41,7 +41,7 @@ MOST_BYTES, MOST_OF_ONE = 5_000, 30_000
 
 
 def completed(to: Path) -> Path:
-    """A whole run of a newer client, with its calibration and the neighbours' watch."""
+    """A whole run of a newer client, with its calibration and the neighbors' watch."""
     shutil.copytree(RUNS / "completed", to)
     return to
 

@@ -29,7 +29,7 @@ from trialbench.report.html.report import report_html, write_report
 from trialbench.report.journal import Event
 from trialbench.report.plan import Workload
 from trialbench.report.run import Reading, Run, make_segment, read_run
-from trialbench.report.summary import summarise_run
+from trialbench.report.summary import summarize_run
 from trialbench.report.telemetry import Joined, joined
 from trialbench.show import figures, html, svg
 
@@ -75,7 +75,7 @@ class Read(HTMLParser):
 
 def built(path: Path) -> Page:
     folder = read_run(path)
-    return page(folder, summarise_run(folder), joined(folder))
+    return page(folder, summarize_run(folder), joined(folder))
 
 
 def change(path: Path, **values: Any) -> None:
@@ -139,7 +139,7 @@ def test_the_word_on_top_says_how_it_stands(kind: str, folders: ModuleType, tmp_
 @pytest.mark.parametrize(
     ("verdict", "kind"), [("ADOPT", "good"), ("REJECT", "bad"), ("INCONCLUSIVE", "warn"), ("PENDING_REVIEW", "wait")]
 )
-def test_each_verdict_has_a_word_a_colour_and_a_sign(
+def test_each_verdict_has_a_word_a_color_and_a_sign(
     verdict: str, kind: str, folders: ModuleType, tmp_path: Path
 ) -> None:
     run = folders.finished(tmp_path / "run")
@@ -238,7 +238,7 @@ def test_what_the_clients_remarked_is_shown_once(folders: ModuleType, tmp_path: 
 
 def test_numbers_that_are_missing_are_dashes(folders: ModuleType, tmp_path: Path) -> None:
     folder = read_run(folders.finished(tmp_path / "run"))
-    summary = summarise_run(folder)
+    summary = summarize_run(folder)
     one = replace(summary.comparisons[0], a2=None, ratio=None, band=None)
     found = page(folder, replace(summary, comparisons=[one]), {})
     assert found.comparison is not None
@@ -351,7 +351,7 @@ def test_phases_gates_and_memory(folders: ModuleType, tmp_path: Path) -> None:
     assert [span.name for span in spans] == ["snapshot", "window", "candidate", "measure", "restore"]
     assert [span.number for span in spans] == [1, 2, 3, 4, 5]
     assert round(spans[-1].end - spans[-1].start, 1) == 10.1
-    found = hostcharts.memory(folder, summarise_run(folder), Clock(folder))
+    found = hostcharts.memory(folder, summarize_run(folder), Clock(folder))
     assert found is not None
     told = [key.text for key in found.keys]
     assert "snapshot 3.8 s" in told
@@ -374,7 +374,7 @@ def test_memory_without_bands_gates_or_a_drained_level(folders: ModuleType, tmp_
     kept = [line for line in (run / "journal.jsonl").read_text().splitlines() if '"drained"' not in line]
     (run / "journal.jsonl").write_text("\n".join(kept) + "\n")
     folder = read_run(run)
-    found = hostcharts.memory(folder, summarise_run(folder), Clock(folder))
+    found = hostcharts.memory(folder, summarize_run(folder), Clock(folder))
     assert found is not None
     assert not [key for key in found.keys if "healthy band" in key.text]
 
@@ -452,7 +452,7 @@ def test_replies_are_counted_and_the_command_names_the_folder(
     assert described.command_path(link) == f"'{run}'"
 
 
-def test_a_judgement_and_the_users_own_question_are_shown(folders: ModuleType, tmp_path: Path) -> None:
+def test_a_judgment_and_the_users_own_question_are_shown(folders: ModuleType, tmp_path: Path) -> None:
     run = folders.finished(tmp_path / "run")
     assert main(["verdict", str(run), "--judge", "describe=worse"]) == 0
     change(run / "plan.json", workload_texts={"describe": "messages: [{role: user, content: 'What is there?'}]"})
@@ -500,7 +500,7 @@ def test_a_picture_that_is_none_or_too_large_is_not_carried(folders: ModuleType,
 
 def test_where_the_numbers_come_from(folders: ModuleType, tmp_path: Path) -> None:
     run = folders.rich(tmp_path / "run")
-    summary = summarise_run(read_run(run))
+    summary = summarize_run(read_run(run))
     mode = {"n": 40, "ours_p50_ms": 1.1, "raw_p50_ms": 1.0, "ratio": 1.1, "ratio_low": 1.0, "ratio_high": 1.2}
     asked = Request("b" * 64, None, None, ["tiny.gguf"])
     candidate = replace(summary.segments["nav-candidate"], request=asked)
@@ -623,9 +623,9 @@ def test_the_command_writes_beside_the_run_or_elsewhere(
     assert "expected a result folder" in capsys.readouterr().err
     assert main(["report", str(run), "--out", str(tmp_path / "no" / "where.html")]) == 2
     # A page is no part of a run: it may be written again, and changes nothing that is read.
-    before = replace(summarise_run(read_run(run)), created="")
+    before = replace(summarize_run(read_run(run)), created="")
     write_report(run)
-    assert replace(summarise_run(read_run(run)), created="") == before
+    assert replace(summarize_run(read_run(run)), created="") == before
 
 
 def test_compare_writes_the_same_as_a_page(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sample_lines import made
 from trialbench.measure.sample import Sample
-from trialbench.measure.summary import SegmentFacts, SegmentSummary, Watched, slowed, summarise
+from trialbench.measure.summary import SegmentFacts, SegmentSummary, Watched, slowed, summarize
 from trialbench.report.comparison import Band, Comparison
 from trialbench.report.measured import calibration_text, comparison_table, segments_table, telemetry_table
 from trialbench.report.telemetry import Energy, Range, SegmentTelemetry, Telemetry
@@ -29,12 +29,12 @@ def lines(latencies: list[float | None], **changes: Any) -> list[Sample]:
 
 
 def numbers(samples: list[Sample], requested: int, *, contract: bool = True, **facts: Any) -> SegmentSummary:
-    return summarise(samples, [], SegmentFacts("nav", requested, contract, False, **facts))
+    return summarize(samples, [], SegmentFacts("nav", requested, contract, False, **facts))
 
 
 def summary(**segments: list[Sample]) -> dict[str, SegmentSummary]:
     return {
-        key: summarise(samples, lines([50.0] * 3), SegmentFacts("nav", len(samples), True, False))
+        key: summarize(samples, lines([50.0] * 3), SegmentFacts("nav", len(samples), True, False))
         for key, samples in segments.items()
     }
 
@@ -114,7 +114,7 @@ def test_a_run_alone_names_its_taints_and_what_is_partial() -> None:
 
 
 def test_overlapped_samples_are_told() -> None:
-    found = numbers(lines([10.0]), 1, neighbours=Watched(watched=True, overlapped=4, why=None))
+    found = numbers(lines([10.0]), 1, neighbors=Watched(watched=True, overlapped=4, why=None))
     assert "4 samples overlapped requests of others" in segments_table({"nav": found})
 
 

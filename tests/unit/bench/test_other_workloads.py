@@ -83,7 +83,7 @@ def test_numbers_do_not_depend_on_names(run: Path, tmp_path: Path) -> None:
 def test_what_decides_decides_and_everything_shown_is_to_be_judged(run: Path) -> None:
     found = decide_folder(run)
     assert (found["verdict"], found["facts"]["nav_n"], found["facts"]["adherent"]) == ("PENDING_REVIEW", 100, 100)
-    assert (found["facts"]["describe"], found["facts"]["judgements"]) == (None, {"obstacle": None})
+    assert (found["facts"]["describe"], found["facts"]["judgments"]) == (None, {"obstacle": None})
     assert found["reasons"][0] == (
         "nobody has judged the describe and obstacle replies yet:"
         " `trialbench verdict DIR --judge describe=... --judge obstacle=...`"
@@ -95,13 +95,13 @@ def test_what_decides_decides_and_everything_shown_is_to_be_judged(run: Path) ->
     ]
 
 
-def test_judgements_hold_until_they_are_replaced(run: Path) -> None:
+def test_judgments_hold_until_they_are_replaced(run: Path) -> None:
     assert decide_folder(run, judged={"obstacle": "better"})["verdict"] == "PENDING_REVIEW"
     assert summary_of(run)["restore"]["next"][0].startswith("read samples/describe-candidate.jsonl")
     assert main(["verdict", str(run), "--judge", "describe=same"]) == 0
     found = read_json(run / "verdict.json")
     assert (found["verdict"], found["facts"]["describe"]) == ("ADOPT", "same")
-    assert found["facts"]["judgements"] == {"obstacle": "better"}
+    assert found["facts"]["judgments"] == {"obstacle": "better"}
     assert summary_of(run)["restore"]["next"] == []
     assert decide_folder(run, judged={"obstacle": "worse"})["verdict"] == "REJECT"
 
@@ -114,7 +114,7 @@ def test_judgements_hold_until_they_are_replaced(run: Path) -> None:
         ("obstacle", "--judge: expected NAME=better|same|worse, found 'obstacle'"),
     ],
 )
-def test_a_judgement_that_says_nothing_is_refused(
+def test_a_judgment_that_says_nothing_is_refused(
     run: Path, judged: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["verdict", str(run), "--judge", judged]) == 2
@@ -129,7 +129,7 @@ def test_with_nothing_to_show_nobody_is_asked(run: Path) -> None:
         "ADOPT",
         "adherent and within VRAM; no replies are shown for a person to judge",
     )
-    assert not {"describe", "judgements"} & set(found["facts"])
+    assert not {"describe", "judgments"} & set(found["facts"])
     with pytest.raises(UsageError, match="it shows none"):
         decide_folder(run, judged={"describe": "better"})
     assert "side by side</h2>" not in write_report(run).read_text(encoding="utf-8")

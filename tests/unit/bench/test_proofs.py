@@ -23,7 +23,7 @@ from trialbench.report.html.proofcharts import shown
 from trialbench.report.html.report import report_html
 from trialbench.report.proofs import contradiction, figure, in_order, read_proof, take_proofs
 from trialbench.report.run import Attestation, read_run
-from trialbench.report.summary import summarise_run
+from trialbench.report.summary import summarize_run
 from trialbench.report.table import folder_table
 from trialbench.worker.proof import Check, Expectation, Proof
 
@@ -42,7 +42,7 @@ SLOW = Check("tokens_per_s", 3.25, "/s", Expectation(">", 10))
 
 def answers(path: Path) -> dict[str, Answer]:
     folder = read_run(path)
-    return {one.question: one for one in evidence_of(folder, summarise_run(folder))}
+    return {one.question: one for one in evidence_of(folder, summarize_run(folder))}
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

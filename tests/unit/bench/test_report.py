@@ -17,7 +17,7 @@ from trialbench.errors import UsageError
 from trialbench.measure.summary import plain
 from trialbench.report.decide import decide_folder
 from trialbench.report.run import read_run
-from trialbench.report.summary import Phase, summarise_run, write_summary
+from trialbench.report.summary import Phase, summarize_run, write_summary
 from trialbench.report.table import folder_table
 from trialbench.report.windows import StillDown, still_down, still_down_text
 from trialbench.show.text import number
@@ -148,7 +148,7 @@ def test_summary_of_a_whole_trial(make: Make) -> None:
 
 
 def test_windows_are_taken_apart(make: Make) -> None:
-    windows = summarise_run(read_run(make())).windows
+    windows = summarize_run(read_run(make())).windows
     # measuring: A1 12.0-14.0, warm-up 21.5-22.0, candidate 22.0-26.97 (the last of 100 starts at 26.95).
     measuring = 2.0 + 0.5 + (26.95 + 0.02099 - 22.0)
     mute = windows["mute"]
@@ -169,34 +169,34 @@ def test_several_tenants_with_one_impact_make_one_window(make: Make) -> None:
         (14.0, "runner", "tenant_stopping", {"tenant": "nav", "impact": "blind"}),
         (44.0, "restorer", "tenant_healthy", {"tenant": "nav", "duration_s": 1.0}),
     ]
-    blind = summarise_run(read_run(make(sorted([*JOURNAL, *extra], key=lambda event: event[0])))).windows["blind"]
+    blind = summarize_run(read_run(make(sorted([*JOURNAL, *extra], key=lambda event: event[0])))).windows["blind"]
     assert (sorted(blind.tenants), blind.total_s) == (["llamacpp", "nav"], 30.0)
 
 
 def test_impact_comes_from_the_journal_or_the_tenant_itself_without_a_plan(make: Make) -> None:
     folder = make()
     (folder / "plan.json").unlink()
-    assert set(summarise_run(read_run(folder)).windows) == {"mute", "blind"}
+    assert set(summarize_run(read_run(folder)).windows) == {"mute", "blind"}
     events = [(t, by, event, {k: v for k, v in f.items() if k != "impact"}) for t, by, event, f in JOURNAL]
     write_lines(folder / "journal.jsonl", journal(events))
-    summary = summarise_run(read_run(folder))
+    summary = summarize_run(read_run(folder))
     assert set(summary.windows) == {"chatterbox", "llamacpp"}
     assert (summary.run, summary.model_label) == ("run-1", None)
 
 
 def test_overlapping_measurements_count_once(make: Make) -> None:
     folder = make(candidate=[sample(1, 12.5, 1000.0)])
-    assert summarise_run(read_run(folder)).windows["mute"].measuring_s == 2.5
+    assert summarize_run(read_run(folder)).windows["mute"].measuring_s == 2.5
 
 
 def test_tenant_that_was_never_stopped_or_never_came_back_has_no_window(make: Make) -> None:
-    summary = summarise_run(read_run(make(JOURNAL[:12])))
+    summary = summarize_run(read_run(make(JOURNAL[:12])))
     assert (summary.windows, summary.down_s, summary.outcome) == ({}, {}, "open")
 
 
 def test_restore_without_drain_has_no_minimum(make: Make) -> None:
     events = [event for event in JOURNAL if not (event[1] == "restorer" and event[2].startswith("drain"))]
-    assert summarise_run(read_run(make(events))).windows["mute"].drain_min_s == 0.0
+    assert summarize_run(read_run(make(events))).windows["mute"].drain_min_s == 0.0
 
 
 FAILED = (
@@ -220,7 +220,7 @@ def rolled_back() -> list[tuple[float, str, str, dict[str, Any]]]:
 
 def test_a_rolled_back_trial_says_why(make: Make) -> None:
     folder = make(rolled_back(), candidate=[sample(1, 22.0)])
-    summary = summarise_run(read_run(folder))
+    summary = summarize_run(read_run(folder))
     assert schemas.validate(plain(summary), "summary") == []
     assert summary.outcome == "rolled_back"
     assert summary.failure is not None
@@ -237,7 +237,7 @@ def test_a_rolled_back_trial_says_why(make: Make) -> None:
 
 def test_an_untouched_host(make: Make) -> None:
     events = [(8.0, "program", "phase_failed", {"phase": "snapshot", "reason": "not quiet"})]
-    assert summarise_run(read_run(make(events))).outcome == "untouched"
+    assert summarize_run(read_run(make(events))).outcome == "untouched"
 
 
 ENDED: Event = (
@@ -261,7 +261,7 @@ TROUBLE: list[Event] = [
 def test_a_run_that_is_still_open_says_what_is_still_down(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make([*HALF, *TROUBLE])
     (folder / "verification.json").unlink()
-    summary = summarise_run(read_run(folder))
+    summary = summarize_run(read_run(folder))
     assert schemas.validate(plain(summary), "summary") == []
     assert summary.outcome == "open"
     assert summary.still_down == [StillDown("mute", "2026-01-02T03:04:05Z", ["chatterbox"])]
@@ -312,7 +312,7 @@ def test_an_impact_is_down_from_the_first_stop_until_all_are_back(make: Make) ->
     write_lines(folder / "journal.jsonl", [*lines, lines[6]])
     found = {entry.impact: entry for entry in still_down(read_run(folder))}
     assert still_down_text(found["blind"]) == "blind since 22:41:07Z (nav still down)"
-    assert summarise_run(read_run(folder)).windows == {}
+    assert summarize_run(read_run(folder)).windows == {}
     assert still_down_text(StillDown("mute", "?", ["x"])) == "mute since ? (x still down)"
 
 
@@ -326,7 +326,7 @@ def test_what_the_restorer_may_write_besides(make: Make) -> None:
         (42.5, "restorer", "a2_skipped", {"reason": "not through after 20 s"}),
     ]
     folder = make([*before, ENDED, *sorted([*after, *extra], key=lambda event: event[0])])
-    summary = summarise_run(read_run(folder))
+    summary = summarize_run(read_run(folder))
     assert schemas.validate(plain(summary), "summary") == []
     assert summary.outcome == "rolled_back"
     assert Phase("measure", False, 9.5) in summary.phases
@@ -340,7 +340,7 @@ def test_what_the_restorer_may_write_besides(make: Make) -> None:
 def test_a_phase_that_a_reboot_ended_has_no_duration(make: Make) -> None:
     folder = make()
     write_lines(folder / "journal.jsonl", [*journal(HALF[:14]), *journal([(2.0, *ENDED[1:])], boot_id="0ther")])
-    assert summarise_run(read_run(folder)).phases[-1] == Phase("measure", False, None)
+    assert summarize_run(read_run(folder)).phases[-1] == Phase("measure", False, None)
     assert ["measure", "-", "failed"] in [line.split() for line in folder_table(folder).splitlines()]
 
 
@@ -349,11 +349,11 @@ def test_vram_lines_without_a_reading_are_passed_over(make: Make) -> None:
     with (folder / "vram.jsonl").open("a", encoding="utf-8") as stream:
         for line in ({"t_s": 27.0, "used_mib": None, "phase": "measure"}, {"t_s": 52.0, "phase": "blind"}):
             stream.write(json.dumps(line) + "\n")
-    vram = summarise_run(read_run(folder)).vram
+    vram = summarize_run(read_run(folder)).vram
     assert (vram.readings, vram.last_mib, vram.peak_footprint_gb) == (4, 13600, 6.25)
 
 
-def test_verdict_waits_for_a_person_and_remembers_the_judgement(make: Make) -> None:
+def test_verdict_waits_for_a_person_and_remembers_the_judgment(make: Make) -> None:
     folder = make()
     first = decide_folder(folder)
     assert schemas.validate(first, "verdict") == []
@@ -402,11 +402,11 @@ def test_taints(make: Make) -> None:
     assert "nav-candidate: 100 replies came from the prompt cache" in decision["reasons"][0]
     shutil.copy(folder / "samples" / "nav-candidate.jsonl", folder / "samples" / "nav-candidate-cached.jsonl")
     (folder / "samples" / "nav-candidate.jsonl").unlink()
-    summary = summarise_run(read_run(folder))
+    summary = summarize_run(read_run(folder))
     assert summary.taints == []
     assert summary.segments["nav-candidate-cached"].cache.as_asked is True
     write_lines(folder / "journal.jsonl", [*journal(JOURNAL[:5]), *journal(JOURNAL[5:], boot_id="0ther")])
-    assert summarise_run(read_run(folder)).taints == ["rebooted: the host was rebooted during the run"]
+    assert summarize_run(read_run(folder)).taints == ["rebooted: the host was rebooted during the run"]
 
 
 def test_thinking_in_the_smoke_test_counts(make: Make) -> None:
@@ -418,7 +418,7 @@ def test_thinking_in_the_smoke_test_counts(make: Make) -> None:
 
 def test_what_a_session_asked_for_is_taken_from_its_summary(make: Make) -> None:
     folder = make(candidate=[sample(1, 22.0)])
-    found = plain(summarise_run(read_run(folder)).segments["nav-candidate"])
+    found = plain(summarize_run(read_run(folder)).segments["nav-candidate"])
     asked = found | {"requested": 100, "stopped": "server", "cache": found["cache"] | {"asked": True}}
     (folder / "samples" / "summary-nav-candidate.json").write_text(
         json.dumps(
@@ -426,7 +426,7 @@ def test_what_a_session_asked_for_is_taken_from_its_summary(make: Make) -> None:
         ),
         encoding="utf-8",
     )
-    segment = summarise_run(read_run(folder)).segments["nav-candidate"]
+    segment = summarize_run(read_run(folder)).segments["nav-candidate"]
     assert (segment.requested, segment.stopped, segment.cache.asked) == (100, "server", True)
 
 

@@ -16,7 +16,7 @@ from trialbench.errors import UsageError
 from trialbench.measure.summary import plain
 from trialbench.report.decide import decide_folder
 from trialbench.report.run import read_run
-from trialbench.report.summary import summarise_run
+from trialbench.report.summary import summarize_run
 from trialbench.report.table import folder_table
 
 AT_ONCE = "ansible-playbook restore.yml -i INVENTORY, or on the host: sudo model-trial restore"
@@ -79,7 +79,7 @@ DIED: list[Event] = [
             "reason": "the candidate died",
             "expected": "a running server",
             "found": "it ran out of memory",
-            "todo": "try a smaller quantisation",
+            "todo": "try a smaller quantization",
         },
     )
 ]
@@ -162,7 +162,7 @@ def make(path: Path, lines: list[dict[str, Any]], samples: dict[str, int] | None
 
 
 def restore(folder: Path) -> dict[str, Any]:
-    summary = plain(summarise_run(read_run(folder)))
+    summary = plain(summarize_run(read_run(folder)))
     accept(summary, "summary")
     assert schemas.validate(summary, "summary") == []
     found = summary["restore"]
@@ -210,7 +210,7 @@ def test_a_completed_run(tmp_path: Path) -> None:
     assert "next:" not in host(folder)
 
 
-def test_a_completed_run_without_describe_replies_needs_no_judgement(tmp_path: Path) -> None:
+def test_a_completed_run_without_describe_replies_needs_no_judgment(tmp_path: Path) -> None:
     folder = make(tmp_path, lines_of([*OPENED, *STOPPED, *CANDIDATE, *MEASURED, *back()]), {"nav-candidate": 100})
     assert restore(folder)["next"] == []
 
@@ -222,7 +222,7 @@ def test_a_run_that_failed_and_was_restored(tmp_path: Path, by: str) -> None:
     assert (found["restored"], found["by"], found["why"]) == (True, by, "measure: the candidate died")
     assert (found["after"], found["after_s"], found["kept"]) == ("measure failed", 14.2, {"nav-candidate": 57})
     assert found["next"] == [
-        "fix: try a smaller quantisation",
+        "fix: try a smaller quantization",
         "then again: ansible-playbook benchmark-e4b.yml -i INVENTORY",
     ]
     assert f"restored by {by} at 22:00:32Z, 14.2 s after measure failed" in host(folder)
@@ -288,16 +288,16 @@ def test_a_reboot_is_bridged_by_the_wall_clock(tmp_path: Path) -> None:
     folder = make(tmp_path, lines_of(events, boots))
     found = restore(folder)
     assert (found["by"], found["after_s"]) == ("boot", 36.2)
-    summary = plain(summarise_run(read_run(folder)))
+    summary = plain(summarize_run(read_run(folder)))
     assert summary["down_s"] == {"chatterbox": 41.0, "llamacpp": 37.0}
     # Without the host's own count, from the events.
     lines = [{name: v for name, v in line.items() if name != "down"} for line in lines_of(events, boots)]
-    assert plain(summarise_run(read_run(make(tmp_path, lines))))["down_s"] == {"chatterbox": 41.0, "llamacpp": 37.0}
+    assert plain(summarize_run(read_run(make(tmp_path, lines))))["down_s"] == {"chatterbox": 41.0, "llamacpp": 37.0}
     # A clock that can't be read gives no time, and no error.
     for line in lines:
         line["wall"] = "?"
     folder = make(tmp_path, lines)
-    assert (restore(folder)["after_s"], plain(summarise_run(read_run(folder)))["down_s"]) == (None, {})
+    assert (restore(folder)["after_s"], plain(summarize_run(read_run(folder)))["down_s"]) == (None, {})
     assert "restored by boot at ? down" not in host(folder)
 
 

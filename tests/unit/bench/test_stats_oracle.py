@@ -97,9 +97,9 @@ def test_needed_n_is_where_the_bound_meets_the_limit() -> None:
             # Wilson's bound in its closed form, for the share as it is: k need not be whole there.
             side = "greater" if share > 0.95 else "less"
             z = oracle.norm.ppf(0.95)
-            centre = (share + z * z / (2 * size)) / (1 + z * z / size)
+            center = (share + z * z / (2 * size)) / (1 + z * z / size)
             half = z / (1 + z * z / size) * np.sqrt(share * (1 - share) / size + z * z / (4 * size * size))
-            return bool(centre - half >= 0.95 if side == "greater" else centre + half <= 0.95)
+            return bool(center - half >= 0.95 if side == "greater" else center + half <= 0.95)
 
         assert decided(found.needed_n)
         assert not decided(found.needed_n - 1)

@@ -11,10 +11,10 @@ import sample_lines
 from trialbench import schemas
 from trialbench.cli import main
 from trialbench.measure.sample import Sample
-from trialbench.measure.summary import SegmentFacts, partial, plain, summarise, taints
+from trialbench.measure.summary import SegmentFacts, partial, plain, summarize, taints
 from trialbench.report.decide import decide_folder
 from trialbench.report.run import read_run
-from trialbench.report.summary import summarise_run
+from trialbench.report.summary import summarize_run
 from trialbench.report.table import folder_table
 
 PLAN = {
@@ -82,7 +82,7 @@ class Run:
             self._lines(f"samples/{name}.jsonl", samples)
             if name in self.requests:
                 facts = SegmentFacts(name.split("-")[0], 20, True, name.endswith("cached"), self.stopped.get(name))
-                numbers = plain(summarise([Sample(**one) for one in samples], [], facts))
+                numbers = plain(summarize([Sample(**one) for one in samples], [], facts))
                 numbers |= {"request": self.requests[name] | {"models": []}}
                 document = {"format": 1, "trialbench": "0", "created": "x", "model_label": None}
                 document["segments"] = {name: numbers}
@@ -94,7 +94,7 @@ class Run:
         (self.path / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
     def summary(self) -> dict[str, Any]:
-        summary: dict[str, Any] = plain(summarise_run(read_run(self.write())))
+        summary: dict[str, Any] = plain(summarize_run(read_run(self.write())))
         assert schemas.validate(summary, "summary") == []
         return summary
 
@@ -342,7 +342,7 @@ def test_a_partial_run_is_partial_by_name_in_every_output(run: Run, capsys: pyte
     assert f"partial: {why}" in capsys.readouterr().out
 
 
-def test_ground_truth_and_judgement_by_the_command_line(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ground_truth_and_judgment_by_the_command_line(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run.plan |= {"workloads": {"nav_extended": 20}}
     run.events.insert(2, ("gate", {"name": "end", "ok": True, "band": "healthy", "footprint_gb": 6.0}))
     run.boots.append("b00t")

@@ -75,7 +75,7 @@ def at(*footprints: float) -> tuple[Gate, ...]:
         ({"ground_truth": "failed", "judged": {"describe": "better"}}, "REJECT"),
         ({"ground_truth": "passed", "judged": {"describe": None}}, "PENDING_REVIEW"),
         ({"ground_truth": "missing", "judged": {"describe": None}}, "INCONCLUSIVE"),
-        # judgement
+        # judgment
         ({"judged": {"describe": None}}, "PENDING_REVIEW"),
         ({"judged": {"describe": "better"}}, "ADOPT"),
         ({"judged": {"describe": "same"}}, "REJECT"),

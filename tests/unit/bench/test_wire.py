@@ -18,7 +18,7 @@ SPEAKS_HTTP = {
 }
 # Module -> why it opens or touches a socket.
 HAS_SOCKETS = {
-    "engines/llama/generation.py": "shuts down the connection of a reply that is cancelled",
+    "engines/llama/generation.py": "shuts down the connection of a reply that is canceled",
     "ground_truth/runtimes/llama_cpp.py": "finds a free port for the server that it starts",
     "measure/raw.py": "the yardstick: shares nothing with the wire that it measures",
     "verbs/worker.py": "asks a worker for its status on its Unix socket",

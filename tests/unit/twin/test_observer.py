@@ -356,7 +356,7 @@ def test_a_llama_server_holds_what_its_model_takes(processes: Any, proc: Proc) -
     assert (command, mib, source) == ("/usr/bin/llama-server", 4900, "base.gguf")
 
 
-def test_the_model_is_recognised_by_content_in_the_process_own_root(processes: Any, proc: Proc) -> None:
+def test_the_model_is_recognized_by_content_in_the_process_own_root(processes: Any, proc: Proc) -> None:
     argv = ["llama-server", "-m", "/m/model.gguf"]
     proc.add(50, argv, files={"/m/model.gguf": BASELINE})
     proc.add(51, argv, files={"/m/model.gguf": CANDIDATE})
@@ -476,7 +476,7 @@ def watch(observer: ModuleType, settings: Any, folder: Path) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def no_stranger_is_signalled(observer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_stranger_is_signaled(observer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     def kill(pid: int, number: int) -> None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         assert int(fields[1]) == os.getpid(), f"signal {number} to {pid}, which is not a child of this test"

@@ -160,7 +160,7 @@ class HttpGeneration:
         self._connection = server.connection()
         self._wire = self._connection.wire
         self._socket: socket.socket | None = None
-        self._cancelled_s: float | None = None
+        self._canceled_s: float | None = None
         self._texts: list[str] = []
         self._chunks = 0
         self._thinking = 0
@@ -181,9 +181,9 @@ class HttpGeneration:
     def cancel(self) -> None:
         """Disconnect soon: at once if the reply has begun, else within 0.2 s."""
         with self._lock:
-            if self._result is not None or self._cancelled_s is not None:
+            if self._result is not None or self._canceled_s is not None:
                 return
-            self._cancelled_s = time.monotonic()
+            self._canceled_s = time.monotonic()
         self._cut()
 
     def result(self) -> Result:
@@ -214,7 +214,7 @@ class HttpGeneration:
         try:
             yield Started(self._begin())
             overdue.start()
-            if self._cancelled_s is None:
+            if self._canceled_s is None:
                 self._sent = True
                 self._track(1)
                 failure = yield from self._stream()
@@ -280,7 +280,7 @@ class HttpGeneration:
             return by_status(response.status_code, text)
         complete = False
         for name, value in events(chunks(response, MAX_REPLY_BYTES)):
-            if self._cancelled_s is not None:
+            if self._canceled_s is not None:
                 return None  # events from the same read are not yielded any more
             try:
                 message = self._read(name, value)
@@ -321,20 +321,20 @@ class HttpGeneration:
 
     def _settle(self, failure: Failure | None) -> Done | Failed:
         with self._lock:
-            cancelled_s = self._cancelled_s
+            canceled_s = self._canceled_s
         facts = dict(self._facts)
         clean, quiet_ms = True, None
         # A complete reply ended with its last byte.
         ended_s = (self._wire.last_read_s if failure is None else None) or time.monotonic()
-        if cancelled_s is not None:
+        if canceled_s is not None:
             failure, self._finish = None, "cancelled"
             ended_s = time.monotonic()
-        if cancelled_s is not None or (failure is not None and failure.failure_class in (TIMEOUT, OUTPUT_LIMIT)):
+        if canceled_s is not None or (failure is not None and failure.failure_class in (TIMEOUT, OUTPUT_LIMIT)):
             if self._quiet is not None and self._sent:
                 clean, noted = self._quiet_now()
                 facts |= noted
             ended_s_now = time.monotonic()
-            quiet_ms = round((ended_s_now - (cancelled_s if cancelled_s is not None else ended_s)) * 1000, 3)
+            quiet_ms = round((ended_s_now - (canceled_s if canceled_s is not None else ended_s)) * 1000, 3)
             ended_s = ended_s_now
         if self._thinking:
             facts["thinking_characters"] = self._thinking

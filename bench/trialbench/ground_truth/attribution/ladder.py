@@ -1,7 +1,7 @@
-"""Names the guilty step: the file itself, the prompt, the import, the quantisation, the runtime, the export.
+"""Names the guilty step: the file itself, the prompt, the import, the quantization, the runtime, the export.
 
-A file is one end of a chain. Each rung compares two neighbours of it, so that what both have in common drops out: the
-file and the hash it had when it was made, the float file and the Hugging Face files, the quantised file and the float
+A file is one end of a chain. Each rung compares two neighbors of it, so that what both have in common drops out: the
+file and the hash it had when it was made, the float file and the Hugging Face files, the quantized file and the float
 file, the runtime and transformers on the same file. The lowest rung that is broken is the guilty one; what is above it
 inherits the fault. Files are compared tensor by tensor where they can be read, else by what they continue; the files of
 a runtime whose format is its own are exported for that, and imported a second time from a GGUF.
@@ -15,11 +15,11 @@ from enum import StrEnum
 from typing import Any
 
 from trialbench.errors import UsageError
-from trialbench.ground_truth.attribution.neighbours import Neighbours, other_numbers
+from trialbench.ground_truth.attribution.neighbors import Neighbors, other_numbers
 from trialbench.ground_truth.evidence.measures import Cause, TokenComparison, allowed, compare_tokens
 from trialbench.ground_truth.evidence.observe import Evidence, Seen, prompts_of
 from trialbench.ground_truth.model.roster import Model
-from trialbench.ground_truth.runtimes.base import Artefact, Capability, Trouble, TroubleKind
+from trialbench.ground_truth.runtimes.base import Artifact, Capability, Trouble, TroubleKind
 from trialbench.ground_truth.suites.results import Result, Row, Status
 from trialbench.ground_truth.suites.table import declared, judge
 
@@ -39,7 +39,7 @@ class Step(StrEnum):
     FILE = "file"  # it is not what was made: cut, overwritten
     PROMPT = "prompt or tokenizer"
     IMPORT = "import"
-    QUANTISATION = "quantisation"
+    QUANTIZATION = "quantization"
     RUNTIME = "runtime"
     EXPORT = "export"
     CACHE = "cache precision"  # last: all suites ask with the exact one, so it explains what nothing else does
@@ -47,7 +47,7 @@ class Step(StrEnum):
 
 @dataclass(frozen=True)
 class Rung:
-    """One comparison of two neighbours.
+    """One comparison of two neighbors.
 
     Attributes:
         good: None when it could not be made.
@@ -85,11 +85,11 @@ def ladders(results: Sequence[Result], evidence: Evidence, models: Sequence[Mode
     """A ladder for each file with a failure that any step could have caused."""
     found = []
     for model in models:
-        neighbours = Neighbours(evidence, model)
+        neighbors = Neighbors(evidence, model)
         for quant in model.wanted(evidence.runtime.identity.name):
             mine = [one for one in results if one.row.model == model.slug and quant in (one.row.quant, one.row.other)]
             if any(one.status is Status.FAIL and one.row.suite in _SYMPTOMS for one in mine):
-                found.append(climb(results, evidence, model, quant, neighbours=neighbours))
+                found.append(climb(results, evidence, model, quant, neighbors=neighbors))
     return found
 
 
@@ -99,21 +99,21 @@ def climb(
     model: Model,
     quant: str,
     *,
-    neighbours: Neighbours | None = None,
+    neighbors: Neighbors | None = None,
     ask: Ask | None = None,
     whole: bool = True,
 ) -> Ladder:
-    """Compare the neighbours of one file. What the rows have found is used; the rest is asked, loading as little as
+    """Compare the neighbors of one file. What the rows have found is used; the rest is asked, loading as little as
     can be.
 
     Args:
         ask: judges a row that `results` lack; the default asks the evidence.
         whole: also the rungs above the guilty one, for the reader.
     """
-    step = _Climber(results, evidence, model, quant, neighbours or Neighbours(evidence, model),
+    step = _Climber(results, evidence, model, quant, neighbors or Neighbors(evidence, model),
                     ask or (lambda row: judge(row, evidence)))  # fmt: skip
     rungs: list[Rung] = []
-    for compare in (step.file, step.prompt, step.imported, step.quantised, step.run, step.exported, step.cached):
+    for compare in (step.file, step.prompt, step.imported, step.quantized, step.run, step.exported, step.cached):
         rung = compare()
         if rung is not None:
             rungs.append(rung)
@@ -134,11 +134,11 @@ class _Climber:
         evidence: Evidence,
         model: Model,
         quant: str,
-        neighbours: Neighbours,
+        neighbors: Neighbors,
         ask: Ask,
     ) -> None:
         self._results, self._evidence, self._model, self._quant = list(results), evidence, model, quant
-        self._neighbours, self._ask = neighbours, ask
+        self._neighbors, self._ask = neighbors, ask
         # The finding if the float file has the model's numbers but a different continuation.
         self._float_astray = ""
 
@@ -161,14 +161,14 @@ class _Climber:
             self._results += found
         return found
 
-    def _artefact(self, quant: str | None = None) -> Artefact:
-        return self._evidence.artefact(self._model, self._quant if quant is None else quant)
+    def _artifact(self, quant: str | None = None) -> Artifact:
+        return self._evidence.artifact(self._model, self._quant if quant is None else quant)
 
     def _can(self, capability: Capability) -> bool:
-        return self._evidence.runtime.declined(capability, self._artefact()) is None
+        return self._evidence.runtime.declined(capability, self._artifact()) is None
 
     def _readable(self) -> bool:
-        return self._artefact().format == "gguf"
+        return self._artifact().format == "gguf"
 
     def _base(self) -> str | None:
         """The most exact file that the roster wants."""
@@ -217,13 +217,13 @@ class _Climber:
 
     def file(self) -> Rung:
         """The file as it lies there, and as it was made."""
-        artefact = self._artefact()
-        if not artefact.path.exists():
-            return Rung(Step.FILE, None, f"{artefact.path}: no such file")
+        artifact = self._artifact()
+        if not artifact.path.exists():
+            return Rung(Step.FILE, None, f"{artifact.path}: no such file")
         altered = self._evidence.altered(self._model, self._quant)
         if altered is not None:
             return Rung(Step.FILE, False, altered)
-        if artefact.sha256:
+        if artifact.sha256:
             return Rung(Step.FILE, True, "it has the hash it had when it was made")
         if self._readable():
             return self._read()
@@ -295,10 +295,10 @@ class _Climber:
     def _imported_gguf(self) -> Rung:
         """Tensor by tensor, and number by number of the configuration."""
         step, base = Step.IMPORT, self._quant if self._quant in _FLOATS else self._base()
-        # The judged file tells of the import too: no quantisation moves rows, loses tensors or writes other numbers.
+        # The judged file tells of the import too: no quantization moves rows, loses tensors or writes other numbers.
         for quant in dict.fromkeys(quant for quant in (base, self._quant) if quant is not None):
             try:
-                wrong = other_numbers(self._artefact(quant).path, self._evidence.workspace.folder(self._model))
+                wrong = other_numbers(self._artifact(quant).path, self._evidence.workspace.folder(self._model))
             except UsageError:
                 wrong = []
             if wrong:
@@ -320,23 +320,23 @@ class _Climber:
         """By what the float import continues; where that is not the oracle's, by its tensors, and by the same model
         imported from a GGUF.
         """
-        step, first = Step.IMPORT, self._neighbours.imported()
+        step, first = Step.IMPORT, self._neighbors.imported()
         if isinstance(first, str):
             return Rung(step, None, f"no float file to compare: {first}")
-        seen = self._neighbours.said(first)
+        seen = self._neighbors.said(first)
         rung = self._by_tokens(step, "f32", None if seen.trouble else seen)
         if rung.good:
             return rung
         folder = self._evidence.workspace.folder(self._model)
-        same, says = self._neighbours.apart(self._neighbours.exported(first), folder, 1e-6)
+        same, says = self._neighbors.apart(self._neighbors.exported(first), folder, 1e-6)
         if same:
             says = f"tensor by tensor as in the Hugging Face files, once exported: {says}"
             self._float_astray = f"{rung.says}; {says}" if rung.good is False else ""
             return Rung(step, True, says)
         if same is False:
             return Rung(step, False, f"{rung.says}; {says}")
-        second = self._neighbours.imported_from_gguf()
-        other = None if isinstance(second, str) else self._neighbours.said(second)
+        second = self._neighbors.imported_from_gguf()
+        other = None if isinstance(second, str) else self._neighbors.said(second)
         if rung.good is False and self._worst(other) == 0:
             return Rung(step, False, f"{rung.says}; imported from a GGUF it says what the oracle says")
         if rung.good is False:
@@ -347,9 +347,9 @@ class _Climber:
             self._float_astray = rung.says
         return Rung(step, None, rung.says)
 
-    def quantised(self) -> Rung | None:
-        """The quantised file and the float file: transformers on both, else the tensors, else what both continue."""
-        step = Step.QUANTISATION
+    def quantized(self) -> Rung | None:
+        """The quantized file and the float file: transformers on both, else the tensors, else what both continue."""
+        step = Step.QUANTIZATION
         if self._quant in _FLOATS:
             return None
         known = [one for one in map(self._second_drift, prompts_of(self._evidence.roster)) if one is not None]
@@ -357,10 +357,10 @@ class _Climber:
             worst, bound = max(known), self._bound()
             says = f"transformers on this file differs from the float32 oracle in up to {worst} tokens of a prompt"
             return Rung(step, worst <= bound, f"{says}, {bound:g} may")
-        return self._quantised_gguf() if self._readable() else self._quantised_own()
+        return self._quantized_gguf() if self._readable() else self._quantized_own()
 
-    def _quantised_gguf(self) -> Rung:
-        step, weights = Step.QUANTISATION, self._asked("weights")
+    def _quantized_gguf(self) -> Rung:
+        step, weights = Step.QUANTIZATION, self._asked("weights")
         if not _any(weights, Status.FAIL, Status.PASS):
             return Rung(step, None, "no second oracle, and the file's tensors cannot be read")
         causes = {one.evidence.get("cause") for one in self._rows("token") if one.status is Status.FAIL} - {None}
@@ -371,21 +371,21 @@ class _Climber:
             )
         return Rung(step, not _any(weights, Status.FAIL), weights[0].says)
 
-    def _quantised_own(self) -> Rung:
+    def _quantized_own(self) -> Rung:
         """The same numbers as floats, by way of an export: what they say too is in the numbers, not in the runtime."""
-        step, bound, mine = Step.QUANTISATION, self._bound(), self._worst(self._seen(self._quant))
-        floats = self._neighbours.imported()
+        step, bound, mine = Step.QUANTIZATION, self._bound(), self._worst(self._seen(self._quant))
+        floats = self._neighbors.imported()
         if isinstance(floats, str):
             return Rung(step, None, f"no float file to compare: {floats}")
         if self._float_astray:
             return Rung(step, None, "the float file does not say what the oracle says either")
-        reference = self._neighbours.exported(floats)
+        reference = self._neighbors.exported(floats)
         within = self._bound("tensor")
-        same, says = self._neighbours.apart(self._neighbours.exported(self._artefact()), reference, within)
+        same, says = self._neighbors.apart(self._neighbors.exported(self._artifact()), reference, within)
         if same is False and within:
             return Rung(step, False, f"against the float import, both exported: {says}")
-        back = self._neighbours.back(self._artefact())
-        seen = None if isinstance(back, str) else self._neighbours.said(back)
+        back = self._neighbors.back(self._artifact())
+        seen = None if isinstance(back, str) else self._neighbors.said(back)
         theirs = self._worst(seen)
         if mine is None or theirs is None:
             return Rung(step, same, says)
@@ -399,7 +399,7 @@ class _Climber:
         second = self._evidence.oracle(self._model, prompt, quant=self._quant)
         if isinstance(first, Trouble) or isinstance(second, Trouble):
             return None
-        made_of = self._artefact().sha256
+        made_of = self._artifact().sha256
         if made_of and second.files and made_of not in second.files.values():
             # It speaks of another file than this one.
             return None
@@ -437,7 +437,7 @@ class _Climber:
 
     def _whole(self) -> bool:
         """Whether the file is known to be what was made."""
-        return bool(self._artefact().sha256) and self._evidence.altered(self._model, self._quant) is None
+        return bool(self._artifact().sha256) and self._evidence.altered(self._model, self._quant) is None
 
     def _words(self, seen: Seen | None) -> str:
         if seen is None:

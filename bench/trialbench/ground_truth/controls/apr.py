@@ -15,7 +15,7 @@ from trialbench.ground_truth.controls.base import Bench, Control, Lying, LyingSe
 from trialbench.ground_truth.runtimes.apr import Apr
 from trialbench.ground_truth.runtimes.base import (
     Answer,
-    Artefact,
+    Artifact,
     Call,
     Capability,
     Generation,
@@ -84,13 +84,13 @@ class _Answering(Lying):
         super().__init__(inner)
         self._changes, self._everything = changes, everything
 
-    def probe(self, capability: Capability, artefact: Artefact, other: Artefact | None = None, **more: Any) -> Answer:
-        answer = self.inner.probe(capability, artefact, other, **more)
+    def probe(self, capability: Capability, artifact: Artifact, other: Artifact | None = None, **more: Any) -> Answer:
+        answer = self.inner.probe(capability, artifact, other, **more)
         change = self._everything or self._changes.get(capability)
         return answer if change is None else change(answer)
 
-    def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
-        session = self.inner.open(artefact, kv_type=kv_type)
+    def open(self, artifact: Artifact, *, kv_type: str = "f32") -> Session:
+        session = self.inner.open(artifact, kv_type=kv_type)
         change = self._everything
         if change is None:
             return session
@@ -170,12 +170,12 @@ CONTROLS: tuple[Control, ...] = (
     ),
     Control(
         "stumbling program", "the finer file loses two tokens at the end", ("drift",),
-        lie=misspeaking(lambda size: range(size - 2, size), only=lambda artefact: artefact.quant == JUDGED),
+        lie=misspeaking(lambda size: range(size - 2, size), only=lambda artifact: artifact.quant == JUDGED),
     ),
     Control(
         "lossy way back", "what was exported comes back as another model", ("roundtrip",),
         lie=misspeaking(
-            lambda size: range(size - 1, size), only=lambda artefact: "gguf exported" in artefact.parents
+            lambda size: range(size - 1, size), only=lambda artifact: "gguf exported" in artifact.parents
         ),
     ),
     Control(
@@ -183,7 +183,7 @@ CONTROLS: tuple[Control, ...] = (
         lie=_lie({}, _failing),
     ),
     Control(
-        "prints ANSI", "colours and a title, and no JSON between them", (*_ASKED, "token", "canary"),
+        "prints ANSI", "colors and a title, and no JSON between them", (*_ASKED, "token", "canary"),
         lie=_rewired(lambda call: replace(call, exit_code=0, stdout=_GREEN)), open_is_enough=True,
     ),
     Control(

@@ -11,7 +11,7 @@ from trialbench.ground_truth.attribution.ladder import Step
 from trialbench.ground_truth.evidence.workspace import Workspace
 from trialbench.ground_truth.model.roster import Model
 from trialbench.ground_truth.runtimes.base import (
-    Artefact,
+    Artifact,
     Generation,
     Prompt,
     Runtime,
@@ -27,16 +27,16 @@ class Bench:
     workspace: Workspace
     runtime: Runtime
     model: Model
-    intact: Artefact
+    intact: Artifact
     folder: Path
 
 
 @dataclass(frozen=True)
 class Spoilt:
-    """A wrong file; `floats` is the float file it was quantised from, if that is wrong too."""
+    """A wrong file; `floats` is the float file it was quantized from, if that is wrong too."""
 
-    artefact: Artefact
-    floats: Artefact | None = None
+    artifact: Artifact
+    floats: Artifact | None = None
 
 
 @dataclass(frozen=True)
@@ -130,13 +130,13 @@ def changed(got: Generation, where: Callable[[int], range]) -> Generation:
 
 
 def misspeaking(
-    where: Callable[[int], range], *, only: Callable[[Artefact], bool] = lambda _artefact: True
+    where: Callable[[int], range], *, only: Callable[[Artifact], bool] = lambda _artifact: True
 ) -> Callable[[Runtime], Runtime]:
     """A runtime whose continuations of the files that `only` is true of are `changed`."""
 
     class Misspeaking(Lying):
-        def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
-            session = self.inner.open(artefact, kv_type=kv_type)
-            return LyingSession(session, lambda got: changed(got, where)) if only(artefact) else session
+        def open(self, artifact: Artifact, *, kv_type: str = "f32") -> Session:
+            session = self.inner.open(artifact, kv_type=kv_type)
+            return LyingSession(session, lambda got: changed(got, where)) if only(artifact) else session
 
     return Misspeaking

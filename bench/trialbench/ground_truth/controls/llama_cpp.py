@@ -11,7 +11,7 @@ from trialbench.errors import TrialbenchError
 from trialbench.ground_truth.attribution.ladder import Step
 from trialbench.ground_truth.controls.base import Bench, Control, Lying, Spoilt, damaged, misspeaking
 from trialbench.ground_truth.evidence.oracle_files import oracle_path, read_oracle, write_oracle
-from trialbench.ground_truth.runtimes.base import Artefact, Capability, Conversion
+from trialbench.ground_truth.runtimes.base import Artifact, Capability, Conversion
 
 JUDGED, _OTHER = "Q8_0", "Q4_0"
 
@@ -30,11 +30,11 @@ def _converted(**changes: Any) -> Callable[[Bench], Spoilt]:
         base = bench.folder / "bad-f32.gguf"
         source = bench.workspace.folder(bench.model)
         to_gguf(source, base, "f32", name=slug, changes=Changes(**changes))
-        bad = Artefact(base, slug, "gguf", "f32", sha256(base), ("hf", "gguf f32"))
+        bad = Artifact(base, slug, "gguf", "f32", sha256(base), ("hf", "gguf f32"))
         done = bench.runtime.convert(Capability.QUANTIZE, bad, bench.folder / f"bad-{quant}.gguf", quant)
-        if done.artefact is None:
-            raise TrialbenchError(done.trouble.text if done.trouble else "it could not be quantised")
-        return Spoilt(done.artefact, bad)
+        if done.artifact is None:
+            raise TrialbenchError(done.trouble.text if done.trouble else "it could not be quantized")
+        return Spoilt(done.artifact, bad)
 
     return spoil
 
@@ -74,7 +74,7 @@ def _not_finite(bench: Bench, raw: bytes) -> bytes:
 
 
 def _same_file(bench: Bench) -> Spoilt:
-    return Spoilt(bench.workspace.artefact(bench.model, bench.runtime.identity.name, _OTHER))
+    return Spoilt(bench.workspace.artifact(bench.model, bench.runtime.identity.name, _OTHER))
 
 
 # --- Wrong runtimes --------------------------------------------------------------------------------------------------
@@ -83,17 +83,17 @@ def _same_file(bench: Bench) -> Spoilt:
 class _Forgets(Lying):
     """What it exports has lost the first block's feed-forward."""
 
-    def convert(self, capability: Capability, source: Artefact, target: Path, quant: str) -> Conversion:
+    def convert(self, capability: Capability, source: Artifact, target: Path, quant: str) -> Conversion:
         done = self.inner.convert(capability, source, target, quant)
-        if capability is Capability.EXPORT and done.artefact is not None:
+        if capability is Capability.EXPORT and done.artifact is not None:
             from trialbench.ground_truth.model.weights import Safetensors, write_safetensors
 
-            files = Safetensors(done.artefact.path)
+            files = Safetensors(done.artifact.path)
             tensors = {name: files.read(name) for name in files.names()}
             for name in tensors:
                 if "down_proj" in name or "mlp.c_proj.weight" in name:
                     tensors[name] = tensors[name] * -3
-            write_safetensors(done.artefact.path / "model.safetensors", tensors)
+            write_safetensors(done.artifact.path / "model.safetensors", tensors)
         return done
 
 
@@ -162,12 +162,12 @@ CONTROLS: tuple[Control, ...] = (
         "oracle of another text", "half precision tells its tokens backwards", ("precision",), oracle=_other_halves,
     ),
     Control(
-        "same file twice", "one precision passed off as another", ("diff",), _same_file, guilty=Step.QUANTISATION,
+        "same file twice", "one precision passed off as another", ("diff",), _same_file, guilty=Step.QUANTIZATION,
     ),
     Control(
         "stumbling runtime", "the finer file loses two tokens at the end", ("drift",),
-        # Within its bound, and beyond what its coarser neighbour has.
-        lie=misspeaking(lambda size: range(size - 2, size), only=lambda artefact: artefact.quant == JUDGED),
+        # Within its bound, and beyond what its coarser neighbor has.
+        lie=misspeaking(lambda size: range(size - 2, size), only=lambda artifact: artifact.quant == JUDGED),
         guilty=Step.RUNTIME,
     ),
     Control(

@@ -17,7 +17,7 @@ from trialbench.ground_truth.controls.base import Bench, Control
 from trialbench.ground_truth.evidence.observe import Evidence
 from trialbench.ground_truth.evidence.workspace import Workspace
 from trialbench.ground_truth.model.roster import Model
-from trialbench.ground_truth.runtimes.base import Artefact, Runtime
+from trialbench.ground_truth.runtimes.base import Artifact, Runtime
 from trialbench.ground_truth.suites.results import Result, Row, Status
 from trialbench.ground_truth.suites.table import declared, judge, suite
 
@@ -91,16 +91,16 @@ def _try(
     folder: Path,
     judged: str,
 ) -> Caught:
-    replaced: dict[tuple[str, str], Artefact] = {}
-    as_made: dict[tuple[str, str], Artefact] = {}
+    replaced: dict[tuple[str, str], Artifact] = {}
+    as_made: dict[tuple[str, str], Artifact] = {}
     bad: Runtime = runtime
-    original = workspace.artefact(model, runtime.identity.name, judged)
+    original = workspace.artifact(model, runtime.identity.name, judged)
     try:
         if control.spoil is not None:
             spoilt = control.spoil(Bench(workspace, runtime, model, original, folder))
-            replaced[model.slug, judged] = spoilt.artefact
+            replaced[model.slug, judged] = spoilt.artifact
             if control.damaged:
-                as_made[model.slug, judged] = replace(spoilt.artefact, sha256=original.sha256)
+                as_made[model.slug, judged] = replace(spoilt.artifact, sha256=original.sha256)
             if spoilt.floats is not None:
                 as_made[model.slug, spoilt.floats.quant] = spoilt.floats
         if control.lie is not None:
@@ -187,5 +187,5 @@ def uncovered(caught: Sequence[Caught], runtime: Runtime, workspace: Workspace, 
 
 
 def _applies(row: Row, evidence: Evidence) -> bool:
-    artefact = evidence.artefact(evidence.roster.model(row.model), row.quant) if row.quant else None
-    return suite(row.suite).declined(evidence.runtime, artefact) is None
+    artifact = evidence.artifact(evidence.roster.model(row.model), row.quant) if row.quant else None
+    return suite(row.suite).declined(evidence.runtime, artifact) is None

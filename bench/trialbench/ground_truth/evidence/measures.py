@@ -159,7 +159,7 @@ class Cause(StrEnum):
     """What a first divergence is."""
 
     NEAR_TIE = "near tie"  # the oracle itself hardly preferred its token: float arithmetic alone may turn it
-    DRIFT = "drift"  # within the noise this file shows everywhere: quantisation
+    DRIFT = "drift"  # within the noise this file shows everywhere: quantization
     DEFECT = "defect"  # neither explains it
 
 

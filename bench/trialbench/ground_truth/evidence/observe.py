@@ -24,7 +24,7 @@ from trialbench.ground_truth.model.roster import Model, Roster
 from trialbench.ground_truth.model.weights import folder_hashes, hf_json, sha256
 from trialbench.ground_truth.runtimes.base import (
     Answer,
-    Artefact,
+    Artifact,
     Call,
     Capability,
     Generation,
@@ -75,7 +75,7 @@ class Evidence:
         workspace: Workspace,
         runtime: Runtime,
         *,
-        replaced: Mapping[tuple[str, str], Artefact] | None = None,
+        replaced: Mapping[tuple[str, str], Artifact] | None = None,
         tell: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self.workspace, self.runtime = workspace, runtime
@@ -92,14 +92,14 @@ class Evidence:
         # The last question about a file, kept for raw output.
         self.last_call: Call | None = None
 
-    def artefact(self, model: Model, quant: str) -> Artefact:
+    def artifact(self, model: Model, quant: str) -> Artifact:
         """The file of a quant, or the one that stands in for it."""
         found = self._replaced.get((model.slug, quant))
-        return found or self.workspace.artefact(model, self.runtime.identity.name, quant)
+        return found or self.workspace.artifact(model, self.runtime.identity.name, quant)
 
     def digest(self, model: Model, quant: str) -> str:
         """SHA-256 of a quant's file as it lies there; empty when there is none."""
-        return self._digest_of(self.artefact(model, quant).path)
+        return self._digest_of(self.artifact(model, quant).path)
 
     def _digest_of(self, path: Path) -> str:
         if path not in self._digests:
@@ -108,16 +108,16 @@ class Evidence:
 
     def altered(self, model: Model, quant: str) -> str | None:
         """What speaks against a quant's file being the one that was made, by the hash that was written down then."""
-        artefact = self.artefact(model, quant)
-        found = self.digest(model, quant) if artefact.sha256 else ""
-        if not found or found == artefact.sha256:
+        artifact = self.artifact(model, quant)
+        found = self.digest(model, quant) if artifact.sha256 else ""
+        if not found or found == artifact.sha256:
             return None
         return (
-            f"{artefact.path.name} was changed after it was made: its SHA-256 is {found[:16]}..., and was "
-            f"{artefact.sha256[:16]}..."
+            f"{artifact.path.name} was changed after it was made: its SHA-256 is {found[:16]}..., and was "
+            f"{artifact.sha256[:16]}..."
         )
 
-    def with_files(self, more: Mapping[tuple[str, str], Artefact]) -> Evidence:
+    def with_files(self, more: Mapping[tuple[str, str], Artifact]) -> Evidence:
         """The same evidence with other files in the place of some: what was found about those is left behind."""
         found = Evidence(self.workspace, self.runtime, replaced={**self._replaced, **more}, tell=self._tell)
         found._seen = {key: value for key, value in self._seen.items() if key[:2] not in more}
@@ -192,15 +192,15 @@ class Evidence:
         if key not in self._seen:
             started = time.monotonic()
             self.loads += 1
-            found = self._look(model, self.artefact(model, quant), kv_type)
+            found = self._look(model, self.artifact(model, quant), kv_type)
             seconds = time.monotonic() - started
             self._seen[key] = Seen(**{**vars(found), "seconds": seconds})
             self._tell(f"{model.slug} {quant}: {'not loaded' if found.trouble else 'asked'} in {seconds:.1f} s")
         return self._seen[key]
 
-    def _look(self, model: Model, artefact: Artefact, kv_type: str) -> Seen:
-        can = self._can(artefact)
-        with self.runtime.open(artefact, kv_type=kv_type) as session:
+    def _look(self, model: Model, artifact: Artifact, kv_type: str) -> Seen:
+        can = self._can(artifact)
+        with self.runtime.open(artifact, kv_type=kv_type) as session:
             if session.trouble is not None:
                 return Seen(session.trouble)
             generations: dict[str, Generation] = {}
@@ -233,8 +233,8 @@ class Evidence:
                             chats[chat.name] = session.render(chat.messages)
             return Seen(None, generations, scores, tokens, special, chats)
 
-    def _can(self, artefact: Artefact) -> Callable[[Capability], bool]:
-        return lambda capability: self.runtime.declined(capability, artefact) is None
+    def _can(self, artifact: Artifact) -> Callable[[Capability], bool]:
+        return lambda capability: self.runtime.declined(capability, artifact) is None
 
     def fidelity(self, model: Model, quant: str, prompt: str) -> Fidelity | None:
         """Teacher forcing along one oracle, where both sides have what it needs."""
@@ -265,14 +265,14 @@ class Evidence:
         key = (model.slug, quant)
         if key not in self._perplexities:
             text = self.roster.prompts.perplexity_text
-            if self.runtime.declined(Capability.PERPLEXITY, self.artefact(model, quant)) is not None:
+            if self.runtime.declined(Capability.PERPLEXITY, self.artifact(model, quant)) is not None:
                 self._perplexities[key] = own_perplexity(self.probe(Capability.EVAL, model, quant))
             elif text is None:
                 why = Trouble(TroubleKind.ABSENT, f"{self.roster.path}: the prompts name no perplexity_text")
                 self._perplexities[key] = Perplexity(None, trouble=why)
             else:
                 self._perplexities[key] = self.runtime.perplexity(
-                    self.artefact(model, quant),
+                    self.artifact(model, quant),
                     text,
                     context=self.roster.perplexity_context,
                     reference=self._reference(model, text),
@@ -285,7 +285,7 @@ class Evidence:
         nobody lived to write down what they are of.
         """
         make = getattr(self.runtime, "reference_logits", None)
-        base = self.workspace.artefact(model, self.runtime.identity.name, "f32")
+        base = self.workspace.artifact(model, self.runtime.identity.name, "f32")
         if make is None or not base.path.exists():
             return None
         target, context = self.workspace.reference(model, self.runtime.identity.name), self.roster.perplexity_context
@@ -311,8 +311,8 @@ class Evidence:
         """A question about a file, or two."""
         key = (capability, model.slug, quant, other, tuple(sorted(more.items())))
         if key not in self._probes:
-            second = self.artefact(model, other) if other else None
-            self._probes[key] = self.runtime.probe(capability, self.artefact(model, quant), second, **more)
+            second = self.artifact(model, other) if other else None
+            self._probes[key] = self.runtime.probe(capability, self.artifact(model, quant), second, **more)
         self.last_call = self._probes[key].call
         return self._probes[key]
 

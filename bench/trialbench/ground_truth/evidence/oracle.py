@@ -98,7 +98,7 @@ def make_oracles(
 def make_second_oracles(
     roster: Roster, model: Model, gguf: Path, quant: str, folder: Path, *, tell: Callable[[str], None]
 ) -> list[Path]:
-    """Write the oracles of transformers loading a quantised GGUF: what the file itself says, by other arithmetic.
+    """Write the oracles of transformers loading a quantized GGUF: what the file itself says, by other arithmetic.
 
     Args:
         folder: the model's Hugging Face folder, for the tokenizer.
@@ -226,7 +226,7 @@ class _Maker:
         ids = encoded["input_ids"].to(self._device)
         if ids.shape[1] == 0:
             raise UsageError(f"the prompt {prompt.name!r} has no tokens: there is nothing to continue")
-        # A configuration of our own: the folder's may sample, penalise or stop at other tokens.
+        # A configuration of our own: the folder's may sample, penalize or stop at other tokens.
         eos = self._eos()
         clean = self._transformers.GenerationConfig(
             max_new_tokens=max_new_tokens,

@@ -5,7 +5,7 @@ Layout, that of the original tool, so that its files are read and ours can be re
     oracle/<slug>/<prompt>.json                     float32 on the CPU
     oracle-gpu/<slug>/<precision>/<prompt>.json     bf16 and fp16 (and whatever was made on a GPU)
 and ours:
-    oracle-gguf/<slug>/<quant>/<prompt>.json        transformers loading a quantised GGUF (the second oracle)
+    oracle-gguf/<slug>/<quant>/<prompt>.json        transformers loading a quantized GGUF (the second oracle)
     oracle-tokenizer/<slug>.json                    token ids of the torture set, prompts of the chat template
 
 `oracle` is the folder that a roster names; the others lie beside it.

@@ -21,7 +21,7 @@ from trialbench.errors import UsageError
 from trialbench.files import read_json, write_json
 from trialbench.ground_truth.model.roster import Model, Roster
 from trialbench.ground_truth.model.weights import folder_hashes, sha256
-from trialbench.ground_truth.runtimes.base import Artefact, Call, Capability, Conversion, Runtime, Trouble, TroubleKind
+from trialbench.ground_truth.runtimes.base import Artifact, Call, Capability, Conversion, Runtime, Trouble, TroubleKind
 
 Tell = Callable[[str], None]
 
@@ -39,9 +39,9 @@ _ENDINGS = {"apr": "apr"}
 
 @dataclass(frozen=True)
 class Made:
-    """One artefact after `convert`: there already, made, or not made and why."""
+    """One artifact after `convert`: there already, made, or not made and why."""
 
-    artefact: Artefact | None
+    artifact: Artifact | None
     label: str
     fresh: bool
     call: Call
@@ -74,9 +74,9 @@ class Workspace:
             return None
         return str(_written_down(path, **_PULL_RECORD)["revision"])
 
-    def source(self, model: Model) -> Artefact:
-        """The Hugging Face folder as an artefact."""
-        return Artefact(self.folder(model), model.slug, "hf", "hf", parents=("hf",))
+    def source(self, model: Model) -> Artifact:
+        """The Hugging Face folder as an artifact."""
+        return Artifact(self.folder(model), model.slug, "hf", "hf", parents=("hf",))
 
     def path(self, model: Model, runtime: str, quant: str) -> Path:
         """Where the file of one quant lies, made or not; one that the roster brings lies where that says."""
@@ -93,7 +93,7 @@ class Workspace:
         """Logits of the float32 file over the roster's text, for the KL divergence of the others."""
         return self.root / model.slug / runtime / "reference.kld"
 
-    def artefact(self, model: Model, runtime: str, quant: str) -> Artefact:
+    def artifact(self, model: Model, runtime: str, quant: str) -> Artifact:
         """The file of one quant, as it lies there; its path need not exist.
 
         Raises:
@@ -102,10 +102,10 @@ class Workspace:
         path = self.path(model, runtime, quant)
         record = self.record(model, runtime, quant)
         if not path.exists() or not record.exists():
-            return Artefact(path, model.slug, _ending(runtime), quant)
+            return Artifact(path, model.slug, _ending(runtime), quant)
         made = _written_down(record, sha256=str, parents=list)
         parents = tuple(str(one) for one in made["parents"])
-        return Artefact(path, model.slug, _ending(runtime), quant, made["sha256"], parents)
+        return Artifact(path, model.slug, _ending(runtime), quant, made["sha256"], parents)
 
     def pull(self, models: Sequence[Model], tell: Tell) -> None:
         """Fetch what the roster does not bring. The first time a branch is resolved to a commit and the hashes are
@@ -166,7 +166,7 @@ class Workspace:
         name = runtime.identity.name
         target = self.path(model, name, quant)
         record = self.record(model, name, quant)
-        label = Artefact(target, model.slug, _ending(name), quant).label
+        label = Artifact(target, model.slug, _ending(name), quant).label
         if target == model.files.get(quant):
             return self._given(model, name, quant, label)
         folder = self.folder(model)
@@ -180,15 +180,15 @@ class Workspace:
             "quant": quant,
         }
         if _is_made(target, record, wanted):
-            return Made(self.artefact(model, name, quant), label, False, Call())
+            return Made(self.artifact(model, name, quant), label, False, Call())
         target.parent.mkdir(parents=True, exist_ok=True)
         record.unlink(missing_ok=True)
         done = self._run(runtime, model, quant, target)
-        if done.artefact is None:
+        if done.artifact is None:
             return Made(None, label, False, done.call, done.trouble)
-        digest = done.artefact.sha256 or sha256(target)
-        write_json(record, {**wanted, "sha256": digest, "parents": list(done.artefact.parents)})
-        return Made(self.artefact(model, name, quant), label, True, done.call)
+        digest = done.artifact.sha256 or sha256(target)
+        write_json(record, {**wanted, "sha256": digest, "parents": list(done.artifact.parents)})
+        return Made(self.artifact(model, name, quant), label, True, done.call)
 
     def _given(self, model: Model, runtime: str, quant: str, label: str) -> Made:
         """A third-party file: it is never made, and its current hash is recorded."""
@@ -198,19 +198,19 @@ class Workspace:
             return Made(None, label, False, Call(), Trouble(TroubleKind.ABSENT, why))
         record.parent.mkdir(parents=True, exist_ok=True)
         write_json(record, {"quant": quant, "given": str(path), "sha256": sha256(path), "parents": ["given"]})
-        return Made(self.artefact(model, runtime, quant), label, False, Call())
+        return Made(self.artifact(model, runtime, quant), label, False, Call())
 
     def _run(self, runtime: Runtime, model: Model, quant: str, target: Path) -> Conversion:
         if quant in _FLOATS or runtime.declined(Capability.QUANTIZE) is not None:
             return runtime.convert(Capability.IMPORT_HF, self.source(model), target, quant)
-        # Quantised from float32, so that no other rounding comes before.
+        # Quantized from float32, so that no other rounding comes before.
         name = runtime.identity.name
-        base = self.artefact(model, name, "f32")
+        base = self.artifact(model, name, "f32")
         if not base.path.exists():
             first = self._convert(runtime, model, "f32")
-            if first.artefact is None:
+            if first.artifact is None:
                 return Conversion(None, first.call, first.trouble)
-            base = first.artefact
+            base = first.artifact
         return runtime.convert(Capability.QUANTIZE, base, target, quant)
 
     def clean(self, models: Sequence[Model], *, pulled: bool = False) -> list[Path]:

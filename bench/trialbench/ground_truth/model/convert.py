@@ -241,7 +241,7 @@ def _text(token: Any) -> str:
 
 
 def to_hf(source: Path, folder: Path) -> None:
-    """Write a Hugging Face folder (float32) from a GGUF, quantised or not: the way back.
+    """Write a Hugging Face folder (float32) from a GGUF, quantized or not: the way back.
 
     Raises:
         UsageError: an architecture that is not converted here, or a tensor is missing.

@@ -1,7 +1,7 @@
 """How a Hugging Face model and a GGUF name and order the same numbers, in both directions.
 
 Three architectures: `llama` (rows of the query and key matrices reordered: one library rotates the halves of a head
-against each other, the other neighbours), `qwen2` (same names, no reordering, biases on q, k, v) and `gpt2` (one
+against each other, the other neighbors), `qwen2` (same names, no reordering, biases on q, k, v) and `gpt2` (one
 matrix for q, k and v, stored transposed).
 """
 
@@ -23,7 +23,7 @@ ARCHITECTURES = ("llama", "qwen2", "gpt2")
 
 
 def interleave(weight: Floats, heads: int) -> Floats:
-    """Rows of a query or key matrix from halves (Hugging Face) to neighbours (GGUF). Shape (heads * width, ...)."""
+    """Rows of a query or key matrix from halves (Hugging Face) to neighbors (GGUF). Shape (heads * width, ...)."""
     rows = weight.shape[0]
     halves = weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)

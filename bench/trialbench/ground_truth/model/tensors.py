@@ -1,7 +1,7 @@
-"""The differences between the tensors of two artefacts, one by one, and known patterns among them.
+"""The differences between the tensors of two artifacts, one by one, and known patterns among them.
 
 Two files of the same model are brought to the same names and the same order of rows first; what is left is
-quantisation, or a defect. Typical defects have a signature that is tested for and named.
+quantization, or a defect. Typical defects have a signature that is tested for and named.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-# A relative error of 1 is what two unrelated tensors of the same size have; no quantisation in use comes near.
+# A relative error of 1 is what two unrelated tensors of the same size have; no quantization in use comes near.
 _SUSPICIOUS = 0.5
-# Hints of the right numbers in other places: no quantisation does that, only a conversion.
+# Hints of the right numbers in other places: no quantization does that, only a conversion.
 LAYOUTS = ("rows not permuted", "rows permuted that should not be", "transposed")
 _EXPLAINED = 0.25
 
 
 @dataclass(frozen=True)
 class TensorError:
-    """One tensor of two artefacts.
+    """One tensor of two artifacts.
 
     Attributes:
         name: the GGUF name.
@@ -51,7 +51,7 @@ class TensorError:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All tensors of two artefacts.
+    """All tensors of two artifacts.
 
     Attributes:
         errors: of the tensors both have, in the reference's order.

@@ -1,7 +1,7 @@
 """Tensors in files: `model.safetensors` of a Hugging Face folder and GGUF, read as float32 one at a time.
 
 The safetensors format is eight bytes of length, a JSON header and raw numbers, so it is read here without its
-library; GGUF through the package `gguf`, whose numpy de-quantisers share no code with the C++ ones they check.
+library; GGUF through the package `gguf`, whose numpy de-quantizers share no code with the C++ ones they check.
 """
 
 from __future__ import annotations
@@ -281,7 +281,7 @@ class Gguf:
         return int(self._tensors[name].data_offset)
 
     def read(self, name: str) -> Floats:
-        """A tensor as float32, de-quantised where it is quantised, rows first."""
+        """A tensor as float32, de-quantized where it is quantized, rows first."""
         import numpy as np
         from gguf.quants import dequantize
 

@@ -14,7 +14,7 @@ from trialbench.show.html import render
 
 _TEMPLATE = Path(__file__).parent / "templates" / "ground-truth.html.j2"
 
-# Class of the colour, and a sign that says it without colour.
+# Class of the color, and a sign that says it without color.
 TONES = {
     "PASS": ("good", "\N{CHECK MARK}"),
     "FAIL": ("bad", "\N{MULTIPLICATION SIGN}"),

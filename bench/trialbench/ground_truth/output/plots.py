@@ -11,7 +11,7 @@ from markupsafe import Markup
 from trialbench.show.figures import LEFT, RIGHT, Figure, Key, Table, drawings, line, text, x_axis, y_axis
 from trialbench.show.svg import Scale, element, join, mark, path, value_scale
 
-# Told by shape and dashes as well as by colour.
+# Told by shape and dashes as well as by color.
 _STYLES = (
     ("var(--p5)", "dot", None),
     ("var(--b)", "triangle", "7 3"),
@@ -36,7 +36,7 @@ class _Point:
 
 
 def style(quants: Sequence[str], quant: str) -> tuple[str, str, str | None]:
-    """Colour, mark and dashes of a quant, the same in all charts."""
+    """Color, mark and dashes of a quant, the same in all charts."""
     return _STYLES[quants.index(quant) % len(_STYLES)]
 
 
@@ -55,19 +55,19 @@ def _rows(verdict: dict[str, Any], suite: str, model: str, quant: str) -> list[d
 def _keys(quants: Sequence[str]) -> list[Key]:
     found = []
     for quant in quants:
-        colour, shape, dashes = style(quants, quant)
+        color, shape, dashes = style(quants, quant)
         inside = join([
-            element("path", d=path([(0, 8), (22, 8)]), stroke=colour, stroke_width=2, stroke_dasharray=dashes),
-            _mark(shape, 11, 8, colour),
+            element("path", d=path([(0, 8), (22, 8)]), stroke=color, stroke_width=2, stroke_dasharray=dashes),
+            _mark(shape, 11, 8, color),
         ])  # fmt: skip
         key = element("svg", inside, viewBox="0 0 22 16", class_="key", aria_hidden="true", focusable="false")
         found.append(Key(key, quant))
     return found
 
 
-def _mark(shape: str, x: float, y: float, colour: str, note: str | None = None) -> Markup:
+def _mark(shape: str, x: float, y: float, color: str, note: str | None = None) -> Markup:
     hollow = shape in ("cross", "ring")
-    fill, stroke = ("none", colour) if hollow else (colour, None)
+    fill, stroke = ("none", color) if hollow else (color, None)
     return mark(shape, x, y, note=note, fill=fill, stroke=stroke, stroke_width=2.0 if hollow else None)
 
 
@@ -115,9 +115,9 @@ def _scatter(name: str, title: str, unit: str, what: str, points: Sequence[_Poin
         up = value_scale([one.distance for one in points], _HEIGHT, 34.0)
         parts = [y_axis(up, LEFT + 8, width - RIGHT, what), x_axis(across, _HEIGHT, unit)]
         for one in points:
-            colour, shape, _ = style(quants, one.quant)
+            color, shape, _ = style(quants, one.quant)
             note = f"{one.name}: {one.distance:.3g}, {one.cost:.4g} {unit}"
-            parts.append(_mark(shape, across(one.cost), up(one.distance), colour, note))
+            parts.append(_mark(shape, across(one.cost), up(one.distance), color, note))
         return join(parts), _HEIGHT + 42
 
     told = f"{len(points)} files; lower is closer to the oracle."
@@ -154,13 +154,13 @@ def divergence(verdict: dict[str, Any]) -> Figure | None:
             y = 20 + step * number
             parts.append(text(left - 8, y + 4, f"{file['model']} {file['quant']}", anchor="end"))
             parts.append(line(left, y, width - RIGHT - 8, y, "grid"))
-            colour, _, _ = style(quants, file["quant"])
+            color, _, _ = style(quants, file["quant"])
             for row in rows:
                 first = row["evidence"]["first_divergence"]
                 at = longest if first is None else first
                 says = "the same to the end" if first is None else f"from position {first} on, {row['says']}"
                 shape = "ring" if first is None else "dot"
-                parts.append(_mark(shape, across(at), y, colour, f"{row['prompt']}: {says}"))
+                parts.append(_mark(shape, across(at), y, color, f"{row['prompt']}: {says}"))
         return join(parts), bottom + 42
 
     told = f"{len(lanes)} files; a ring at the end stands for a continuation that is the oracle's."
@@ -210,12 +210,12 @@ def _curves(
         up = Scale(_LEAST_KL, _MOST_KL, _HEIGHT, 34.0, logarithmic=True)
         parts = [y_axis(up, LEFT + 8, width - RIGHT, "KL divergence, nats"), x_axis(across, _HEIGHT, "position")]
         for quant, values, wrong in curves:
-            colour, _, dashes = style(quants, quant)
+            color, _, dashes = style(quants, quant)
             points = [(across(at), up(value)) for at, value in enumerate(values)]
             parts.append(
-                element("path", d=path(points), fill="none", stroke=colour, stroke_width=1.6, stroke_dasharray=dashes)
+                element("path", d=path(points), fill="none", stroke=color, stroke_width=1.6, stroke_dasharray=dashes)
             )
-            parts += [_mark("ring", *points[at], colour, f"{quant}, position {at}: another token") for at in wrong]
+            parts += [_mark("ring", *points[at], color, f"{quant}, position {at}: another token") for at in wrong]
         return join(parts), _HEIGHT + 42
 
     title = f"{model}: KL divergence by position"

@@ -1,6 +1,6 @@
 """apr (crate `apr-cli`): a command for each question, answered in JSON on standard output.
 
-What it prints is untrusted and not always what its help says: colour codes, progress before the JSON, a non-zero exit
+What it prints is untrusted and not always what its help says: color codes, progress before the JSON, a non-zero exit
 after valid JSON, an exit of 0 for a failure. So the payload and the exit code are kept apart, the last JSON value that
 has the agreed keys counts, and what is missing stays missing.
 
@@ -22,7 +22,7 @@ from typing import Any, Self
 from trialbench.ground_truth.runtimes import tools
 from trialbench.ground_truth.runtimes.base import (
     Answer,
-    Artefact,
+    Artifact,
     Call,
     Capability,
     Conversion,
@@ -37,7 +37,7 @@ from trialbench.ground_truth.runtimes.base import (
 from trialbench.ground_truth.runtimes.json_words import find_json, is_whole, plain, speed, token_ids
 from trialbench.ground_truth.runtimes.tools import RuntimeMissing
 
-# The version whose behaviour `_DECLINED` states; another one is asked all the same, and its results name it.
+# The version whose behavior `_DECLINED` states; another one is asked all the same, and its results name it.
 KNOWN_VERSION = "0.72.3"
 _NO_FORCING = "apr cannot be made to continue a given text: no teacher forcing"
 _DECLINED = {
@@ -48,7 +48,7 @@ _DECLINED = {
     Capability.KL: _NO_FORCING,
     Capability.KV_TYPE: "apr has no choice of the cache's precision",
     Capability.PERPLEXITY: "apr evaluates a text of its own only",
-    Capability.QUANTIZE: "apr quantises while it imports",
+    Capability.QUANTIZE: "apr quantizes while it imports",
 }
 # Question -> words of the command line, and the keys an answer must have.
 _COMMANDS: Mapping[Capability, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -135,19 +135,19 @@ class Apr:
         version = match[1] + (f" ({match[2]})" if match[2] else "")
         return Identity("apr", version, detail, {"APR_BINARY": self._binary})
 
-    def declined(self, capability: Capability, artefact: Artefact | None = None) -> str | None:
+    def declined(self, capability: Capability, artifact: Artifact | None = None) -> str | None:
         """See the contract."""
-        if artefact is not None and artefact.format not in self.formats:
-            return f"apr does not read {artefact.format}"
+        if artifact is not None and artifact.format not in self.formats:
+            return f"apr does not read {artifact.format}"
         return _DECLINED.get(capability)
 
-    def open(self, artefact: Artefact, *, kv_type: str = "f32") -> AprSession:  # noqa: ARG002 (the contract's)
+    def open(self, artifact: Artifact, *, kv_type: str = "f32") -> AprSession:  # noqa: ARG002 (the contract's)
         """Nothing is held in memory between the questions; `kv_type` is apr's own."""
-        return AprSession(artefact, self.ask)
+        return AprSession(artifact, self.ask)
 
     def ask(self, words: Sequence[str], keys: Sequence[str], timeout_s: float) -> Answer:
         """One command with `--json`: the payload that has `keys`, and what speaks against it."""
-        # The same run every time: no colour, no network, and no memory of earlier runs (`_start`).
+        # The same run every time: no color, no network, and no memory of earlier runs (`_start`).
         if not all(map(_sayable, words)):
             why = "no argument can hold a NUL, or half a character"
             return Answer(None, Call(tuple(words)), Trouble(TroubleKind.NOT_BUILT, why))
@@ -167,30 +167,30 @@ class Apr:
                 trouble = Trouble(TroubleKind.UNREADABLE, f"expected JSON with {', '.join(keys)}, found {shown!r}")
         return Answer(payload, call, trouble)
 
-    def probe(self, capability: Capability, artefact: Artefact, other: Artefact | None = None, **more: Any) -> Answer:
+    def probe(self, capability: Capability, artifact: Artifact, other: Artifact | None = None, **more: Any) -> Answer:
         """Ask about a file, or two. PARITY_GPU asks about a GGUF, which is exported first where need be."""
         if capability not in _COMMANDS:
             return Answer(None, Call(), Trouble(TroubleKind.NOT_BUILT, self.declined(capability) or "no such command"))
         words, keys = _COMMANDS[capability]
-        for one in (artefact, *(() if other is None else (other,))):
+        for one in (artifact, *(() if other is None else (other,))):
             if capability is not Capability.LIST and not one.path.exists():
                 return Answer(None, Call(), _absent(one.path))
-        if capability is Capability.PARITY_GPU and artefact.format != "gguf":
+        if capability is Capability.PARITY_GPU and artifact.format != "gguf":
             with tempfile.TemporaryDirectory(prefix="trialbench-apr-") as folder:
-                made = self.convert(Capability.EXPORT, artefact, Path(folder) / "parity.gguf", artefact.quant)
-                if made.artefact is None:
+                made = self.convert(Capability.EXPORT, artifact, Path(folder) / "parity.gguf", artifact.quant)
+                if made.artifact is None:
                     why = made.trouble.text if made.trouble else "nothing was exported"
                     text = f"parity asks for a GGUF, and there is none: {why}"
                     return Answer(None, made.call, Trouble(TroubleKind.ABSENT, text))
-                return self.probe(capability, made.artefact)
-        put = {"{}": artefact.path, "{other}": other.path if other else "", "{tensor}": more.get("tensor", "")}
+                return self.probe(capability, made.artifact)
+        put = {"{}": artifact.path, "{other}": other.path if other else "", "{tensor}": more.get("tensor", "")}
         return self.ask([str(put.get(word, word)) for word in words], keys, _ASK_S)
 
     def perplexity(self, *_file_and_text: Any, **_settings: Any) -> Perplexity:
         """Declined: apr has a text of its own, see `Capability.EVAL`."""
         return Perplexity(None, trouble=Trouble(TroubleKind.NOT_BUILT, _DECLINED[Capability.PERPLEXITY]))
 
-    def convert(self, capability: Capability, source: Artefact, target: Path, quant: str) -> Conversion:
+    def convert(self, capability: Capability, source: Artifact, target: Path, quant: str) -> Conversion:
         """`apr import` of a folder or a GGUF, `apr export` to a GGUF."""
         if capability is Capability.EXPORT:
             target, ending, step = target.with_suffix(".gguf"), "gguf", "gguf exported"
@@ -212,7 +212,7 @@ class Apr:
             )
         return self._make(words, source, target, (ending, step, quant))
 
-    def _make(self, words: Sequence[str], source: Artefact, target: Path, about: tuple[str, str, str]) -> Conversion:
+    def _make(self, words: Sequence[str], source: Artifact, target: Path, about: tuple[str, str, str]) -> Conversion:
         from trialbench.ground_truth.model.weights import sha256
 
         ending, step, quant = about
@@ -231,7 +231,7 @@ class Apr:
             if trouble is not None and trouble.kind is not TroubleKind.UNREADABLE:
                 return Conversion(None, answer.call, trouble)
             partial.replace(target)
-        made = Artefact(target, source.model, ending, quant, sha256(target), (*(source.parents or ("hf",)), step))
+        made = Artifact(target, source.model, ending, quant, sha256(target), (*(source.parents or ("hf",)), step))
         return Conversion(made, answer.call)
 
     def _start(self, argv: Sequence[str], timeout_s: float) -> Call:
@@ -251,8 +251,8 @@ class Apr:
 class AprSession:
     """Questions about one file. A context manager for the contract's sake: nothing is started."""
 
-    def __init__(self, artefact: Artefact, ask: Callable[[Sequence[str], Sequence[str], float], Answer]) -> None:
-        self._artefact, self._ask = artefact, ask
+    def __init__(self, artifact: Artifact, ask: Callable[[Sequence[str], Sequence[str], float], Answer]) -> None:
+        self._artifact, self._ask = artifact, ask
 
     def __enter__(self) -> Self:
         return self
@@ -265,7 +265,7 @@ class AprSession:
     @property
     def trouble(self) -> Trouble | None:
         """A file that is not there; whether it can be read shows with the first prompt."""
-        return None if self._artefact.path.exists() else _absent(self._artefact.path)
+        return None if self._artifact.path.exists() else _absent(self._artifact.path)
 
     def generate(self, prompt: Prompt, *, max_new_tokens: int, top: int = 0) -> Generation:  # noqa: ARG002 (never given)
         """Continue the prompt's text greedily, on the CPU."""
@@ -274,7 +274,7 @@ class AprSession:
             return Generation(None, None, trouble=trouble)
         # Attached, since a text that begins with a dash would be taken for an option.
         text = ["-p", prompt.text] if not prompt.text.startswith("-") else [f"-p{prompt.text}"]
-        words = ["run", str(_weights(self._artefact.path)), *text, "-n", str(max_new_tokens)]
+        words = ["run", str(_weights(self._artifact.path)), *text, "-n", str(max_new_tokens)]
         return _generation(self._ask([*words, "--temperature", "0", "--top-k", "1", "--no-gpu"], _RUN_KEYS, _RUN_S))
 
     def score(self, *_prompt_and_forced: Any, **_settings: Any) -> Score:

@@ -8,7 +8,7 @@ Three kinds of question:
 
 * about a file, answered by a document (`Runtime.probe`): inspect, validate, tensors, lint, ...
 * about a loaded model (`Runtime.open` -> `Session`): generate, tokenize, score. A file is loaded once for all of them.
-* to make a file (`Runtime.convert`): import, quantise, export.
+* to make a file (`Runtime.convert`): import, quantize, export.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Artefact:
+class Artifact:
     """A model file (or a Hugging Face folder) that a runtime is asked about.
 
     Attributes:
@@ -236,9 +236,9 @@ class Perplexity:
 
 @dataclass(frozen=True)
 class Conversion:
-    """A file that a runtime was asked to make; `artefact` is None when it did not."""
+    """A file that a runtime was asked to make; `artifact` is None when it did not."""
 
-    artefact: Artefact | None
+    artifact: Artifact | None
     call: Call
     trouble: Trouble | None = None
 
@@ -295,21 +295,21 @@ class Runtime(Protocol):
 
     @property
     def formats(self) -> frozenset[str]:
-        """The formats of `Artefact.format` it reads."""
+        """The formats of `Artifact.format` it reads."""
 
-    def declined(self, capability: Capability, artefact: Artefact | None = None) -> str | None:
+    def declined(self, capability: Capability, artifact: Artifact | None = None) -> str | None:
         """Why this is not applicable here, as declared beforehand for this runtime, version and format; None: ask."""
 
-    def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
+    def open(self, artifact: Artifact, *, kv_type: str = "f32") -> Session:
         """Load a file. Never raises for a bad file: the session carries the trouble."""
 
-    def probe(self, capability: Capability, artefact: Artefact, other: Artefact | None = None, **more: Any) -> Answer:
+    def probe(self, capability: Capability, artifact: Artifact, other: Artifact | None = None, **more: Any) -> Answer:
         """Ask about one file, or two (`other`)."""
 
-    def perplexity(self, artefact: Artefact, text: Path, *, context: int, reference: Path | None = None) -> Perplexity:
+    def perplexity(self, artifact: Artifact, text: Path, *, context: int, reference: Path | None = None) -> Perplexity:
         """Perplexity over `text`; with `reference` (llama-perplexity's logits file) also the KL divergence."""
 
-    def convert(self, capability: Capability, source: Artefact, target: Path, quant: str) -> Conversion:
+    def convert(self, capability: Capability, source: Artifact, target: Path, quant: str) -> Conversion:
         """Make `target` from `source`: `IMPORT_HF`, `IMPORT_GGUF`, `QUANTIZE` or `EXPORT`."""
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-# Colours and titles: CSI and OSC sequences, and single-character escapes.
+# Colors and titles: CSI and OSC sequences, and single-character escapes.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
 _STARTS = re.compile(r"[{\[]")
 # What follows a bracket in a document, and hardly in a line of progress such as `[1/2]` or `{50%}`.

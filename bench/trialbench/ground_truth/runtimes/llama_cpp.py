@@ -21,7 +21,7 @@ from trialbench.engines.llama.wire import WireError, fetch
 from trialbench.errors import TrialbenchError
 from trialbench.ground_truth.runtimes.base import (
     Answer,
-    Artefact,
+    Artifact,
     Call,
     Candidate,
     Capability,
@@ -103,66 +103,66 @@ class LlamaCpp:
             self._tools.environment,
         )
 
-    def declined(self, capability: Capability, artefact: Artefact | None = None) -> str | None:
+    def declined(self, capability: Capability, artifact: Artifact | None = None) -> str | None:
         """See the contract."""
-        if artefact is not None and artefact.format not in self.formats and capability is not Capability.IMPORT_HF:
-            return f"llama.cpp does not read {artefact.format}"
+        if artifact is not None and artifact.format not in self.formats and capability is not Capability.IMPORT_HF:
+            return f"llama.cpp does not read {artifact.format}"
         return _DECLINED.get(capability)
 
-    def open(self, artefact: Artefact, *, kv_type: str = "f32") -> ServerSession:
+    def open(self, artifact: Artifact, *, kv_type: str = "f32") -> ServerSession:
         """Start a server; `kv_type` is that of the key/value cache (`f32`, `f16`, `q8_0`)."""
-        return ServerSession(self._tools, artefact, threads=self._threads, context=self._context, kv_type=kv_type)
+        return ServerSession(self._tools, artifact, threads=self._threads, context=self._context, kv_type=kv_type)
 
-    def probe(self, capability: Capability, artefact: Artefact, other: Artefact | None = None, **more: Any) -> Answer:
+    def probe(self, capability: Capability, artifact: Artifact, other: Artifact | None = None, **more: Any) -> Answer:
         """Ask about a file. The answers have the keys that `apr` gives, so that one suite reads both."""
         from trialbench.ground_truth.runtimes import gguf_file
 
-        why = self.declined(capability, artefact)
+        why = self.declined(capability, artifact)
         if why is not None:
             return Answer(None, Call(), Trouble(TroubleKind.NOT_BUILT, why))
         started = time.monotonic()
         try:
-            payload = gguf_file.answer(capability, artefact.path, None if other is None else other.path, **more)
+            payload = gguf_file.answer(capability, artifact.path, None if other is None else other.path, **more)
             trouble = None
         except TrialbenchError as error:
             payload = None
-            kind = TroubleKind.REFUSED if artefact.path.exists() else TroubleKind.ABSENT
+            kind = TroubleKind.REFUSED if artifact.path.exists() else TroubleKind.ABSENT
             trouble = Trouble(kind, str(error))
-        argv = ("gguf", capability.value, str(artefact.path), *(() if other is None else (str(other.path),)))
+        argv = ("gguf", capability.value, str(artifact.path), *(() if other is None else (str(other.path),)))
         return Answer(payload, Call(argv, seconds=time.monotonic() - started), trouble)
 
-    def perplexity(self, artefact: Artefact, text: Path, *, context: int, reference: Path | None = None) -> Perplexity:
+    def perplexity(self, artifact: Artifact, text: Path, *, context: int, reference: Path | None = None) -> Perplexity:
         """Run llama-perplexity. Its exit code is 0 even when it failed: only its words count."""
         more = () if reference is None else ("--kl-divergence-base", str(reference), "--kl-divergence")
-        return parse_perplexity(self._perplexity(artefact, text, context, more), kl=reference is not None)
+        return parse_perplexity(self._perplexity(artifact, text, context, more), kl=reference is not None)
 
-    def reference_logits(self, artefact: Artefact, text: Path, target: Path, *, context: int) -> Trouble | None:
+    def reference_logits(self, artifact: Artifact, text: Path, target: Path, *, context: int) -> Trouble | None:
         """Write llama-perplexity's logits file for `perplexity(..., reference=target)`; None when it worked."""
         target.unlink(missing_ok=True)
-        call = self._perplexity(artefact, text, context, ("--kl-divergence-base", str(target)))
+        call = self._perplexity(artifact, text, context, ("--kl-divergence-base", str(target)))
         trouble = parse_perplexity(call, kl=False).trouble
         if trouble is None and not target.exists():
             trouble = Trouble(TroubleKind.REFUSED, f"llama-perplexity wrote no {target.name}")
         return trouble
 
-    def _perplexity(self, artefact: Artefact, text: Path, context: int, more: Sequence[str]) -> Call:
+    def _perplexity(self, artifact: Artifact, text: Path, context: int, more: Sequence[str]) -> Call:
         for _ in range(_ATTEMPTS):
-            call = self._run_perplexity(artefact, text, context, more)
+            call = self._run_perplexity(artifact, text, context, more)
             if not _is_cut(call):
                 break
         return call
 
-    def _run_perplexity(self, artefact: Artefact, text: Path, context: int, more: Sequence[str]) -> Call:
+    def _run_perplexity(self, artifact: Artifact, text: Path, context: int, more: Sequence[str]) -> Call:
         return self._tools.run(
             "llama-perplexity",
-            *("--model", str(artefact.path), "--file", str(text), "--ctx-size", str(context)),
+            *("--model", str(artifact.path), "--file", str(text), "--ctx-size", str(context)),
             *("--batch-size", "512", "--threads", str(self._threads), "-fit", "off", "--flash-attn", "off"),
             *more,
             timeout_s=_TOOL_S,
         )
 
-    def convert(self, capability: Capability, source: Artefact, target: Path, quant: str) -> Conversion:
-        """Hugging Face folder -> GGUF (our converter), float GGUF -> quantised (llama-quantize), GGUF -> folder."""
+    def convert(self, capability: Capability, source: Artifact, target: Path, quant: str) -> Conversion:
+        """Hugging Face folder -> GGUF (our converter), float GGUF -> quantized (llama-quantize), GGUF -> folder."""
         why = self.declined(capability, source)
         if why is not None:
             return Conversion(None, Call(), Trouble(TroubleKind.NOT_BUILT, why))
@@ -176,15 +176,15 @@ class LlamaCpp:
         try:
             if capability is Capability.IMPORT_HF:
                 convert.to_gguf(source.path, target, quant, name=source.model)
-                artefact = Artefact(target, source.model, "gguf", quant, sha256(target), _step(source, f"gguf {quant}"))
+                artifact = Artifact(target, source.model, "gguf", quant, sha256(target), _step(source, f"gguf {quant}"))
             else:
                 convert.to_hf(source.path, target)
-                artefact = Artefact(target, source.model, "hf", "f32", "", _step(source, "hf"))
+                artifact = Artifact(target, source.model, "hf", "f32", "", _step(source, "hf"))
         except TrialbenchError as error:
             return Conversion(None, call, Trouble(TroubleKind.REFUSED, str(error)))
-        return Conversion(artefact, Call(call.argv, 0, seconds=time.monotonic() - started))
+        return Conversion(artifact, Call(call.argv, 0, seconds=time.monotonic() - started))
 
-    def _quantize(self, source: Artefact, target: Path, quant: str) -> Conversion:
+    def _quantize(self, source: Artifact, target: Path, quant: str) -> Conversion:
         from trialbench.ground_truth.model.weights import sha256
 
         partial = target.with_name(f".{target.name}.part")
@@ -196,15 +196,15 @@ class LlamaCpp:
             partial.unlink(missing_ok=True)
             return Conversion(None, call, Trouble(_kind(call), _last_words(call) or "llama-quantize wrote nothing"))
         partial.replace(target)
-        artefact = Artefact(target, source.model, "gguf", quant, sha256(target), _step(source, f"gguf {quant}"))
-        return Conversion(artefact, call)
+        artifact = Artifact(target, source.model, "gguf", quant, sha256(target), _step(source, f"gguf {quant}"))
+        return Conversion(artifact, call)
 
     def close(self) -> None:
         """Let the tools go."""
         self._tools.close()
 
 
-def _step(source: Artefact, name: str) -> tuple[str, ...]:
+def _step(source: Artifact, name: str) -> tuple[str, ...]:
     return (*(source.parents or ("hf",)), name)
 
 
@@ -287,8 +287,8 @@ def _finite(value: float | None) -> float | None:
 class ServerSession:
     """A model held by a llama-server of its own on the loopback. Entering starts it, leaving ends it."""
 
-    def __init__(self, tools: Tools, artefact: Artefact, *, threads: int, context: int, kv_type: str) -> None:
-        self._tools, self._artefact = tools, artefact
+    def __init__(self, tools: Tools, artifact: Artifact, *, threads: int, context: int, kv_type: str) -> None:
+        self._tools, self._artifact = tools, artifact
         self._settings = (threads, context, kv_type)
         self._process: Process | None = None
         self._port = 0
@@ -296,9 +296,9 @@ class ServerSession:
         self.trouble: Trouble | None = None
 
     def __enter__(self) -> Self:
-        if not self._artefact.path.exists():
+        if not self._artifact.path.exists():
             self.trouble = Trouble(
-                TroubleKind.ABSENT, f"no such file, make it with `trialbench convert`: {self._artefact.path}"
+                TroubleKind.ABSENT, f"no such file, make it with `trialbench convert`: {self._artifact.path}"
             )
             return self
         for _ in range(3):
@@ -326,10 +326,10 @@ class ServerSession:
         threads, context, kv_type = self._settings
         with socket.create_server((_HOST, 0)) as listener:
             self._port = listener.getsockname()[1]
-        # A quantised value cache exists with flash attention only.
+        # A quantized value cache exists with flash attention only.
         flash = "off" if kv_type in _FLOATS else "on"
         self._argv = (
-            *("--model", str(self._artefact.path), "--host", _HOST, "--port", str(self._port)),
+            *("--model", str(self._artifact.path), "--host", _HOST, "--port", str(self._port)),
             *("--ctx-size", str(context), "--parallel", "1", "--threads", str(threads)),
             *("--batch-size", "512", "--ubatch-size", "512", "--n-gpu-layers", "0", "-fit", "off"),
             *("--flash-attn", flash, "--cache-type-k", kv_type, "--cache-type-v", kv_type),

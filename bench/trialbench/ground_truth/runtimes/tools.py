@@ -249,7 +249,7 @@ class ContainerTools:
         )
 
     def start(self, program: str, *arguments: str) -> Process:
-        """Start; its process id inside is learnt, since ending `docker exec` does not end what it started."""
+        """Start; its process id inside is learned, since ending `docker exec` does not end what it started."""
         argv = self._argv("sh", ("-c", 'echo "$$"; exec "$0" "$@"', program, *arguments))
         log = tempfile.NamedTemporaryFile(prefix="trialbench-", suffix=".log", delete=False)  # noqa: SIM115 (kept open)
         popen = subprocess.Popen(

@@ -231,7 +231,7 @@ def listed(case: Case, payload: Any) -> Result:
 def hex_stats(case: Case) -> Result:
     """The first query matrix is not constant."""
     name = "blk.0.attn_qkv.weight" if case.model.architecture == "gpt2" else "blk.0.attn_q.weight"
-    if case.evidence.artefact(case.model, case.row.quant).format != "gguf":
+    if case.evidence.artifact(case.model, case.row.quant).format != "gguf":
         # .apr files have one naming for all families, gpt2's fused matrix included.
         name = "layers.0.self_attn.q_proj.weight"
 

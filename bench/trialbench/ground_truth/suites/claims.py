@@ -346,7 +346,7 @@ def _measure(metric: str, evidence: Evidence, model: Model, quant: str) -> float
         from trialbench.ground_truth.model.tensors import compare
 
         try:
-            found_there = compare(evidence.artefact(model, quant).path, evidence.workspace.folder(model))
+            found_there = compare(evidence.artifact(model, quant).path, evidence.workspace.folder(model))
         except UsageError as error:
             return str(error)
         lost, worst = [*found_there.missing, *found_there.reshaped], found_there.worst

@@ -18,23 +18,23 @@ def roundtrip(case: Case) -> Result:
     before = evidence.seen(case.model, quant)
     if before.trouble is not None:
         return case.troubled(before.trouble)
-    source = evidence.artefact(case.model, quant)
+    source = evidence.artifact(case.model, quant)
     # Always in the work folder: nothing is written next to third-party files.
     record = evidence.workspace.record(case.model, evidence.runtime.identity.name, quant)
     folder = record.with_name(f"{record.stem}-roundtrip")
     folder.mkdir(parents=True, exist_ok=True)
     exported = evidence.runtime.convert(Capability.EXPORT, source, folder / "exported", quant)
-    if exported.artefact is None:
+    if exported.artifact is None:
         return case.troubled(exported.trouble or Trouble(TroubleKind.REFUSED, "nothing was exported"), what="export")
-    kind = Capability.IMPORT_HF if exported.artefact.format == "hf" else Capability.IMPORT_GGUF
-    back = evidence.runtime.convert(kind, exported.artefact, folder / f"imported{source.path.suffix}", quant)
-    if back.artefact is None:
+    kind = Capability.IMPORT_HF if exported.artifact.format == "hf" else Capability.IMPORT_GGUF
+    back = evidence.runtime.convert(kind, exported.artifact, folder / f"imported{source.path.suffix}", quant)
+    if back.artifact is None:
         return case.troubled(back.trouble or Trouble(TroubleKind.REFUSED, "nothing was imported"), what="import")
     tensors = {
-        "exported": distance(source.path, exported.artefact.path),
-        "imported": distance(back.artefact.path, exported.artefact.path),
+        "exported": distance(source.path, exported.artifact.path),
+        "imported": distance(back.artifact.path, exported.artifact.path),
     }
-    again = Evidence(evidence.workspace, evidence.runtime, replaced={(case.model.slug, quant): back.artefact})
+    again = Evidence(evidence.workspace, evidence.runtime, replaced={(case.model.slug, quant): back.artifact})
     after = again.seen(case.model, quant)
     if after.trouble is not None:
         return case.troubled(after.trouble, what="the file that came back")
@@ -90,16 +90,16 @@ def weights(case: Case) -> Result:
     """Each tensor of the file against the Hugging Face files."""
     from trialbench.ground_truth.model.tensors import LAYOUTS, compare
 
-    artefact = case.evidence.artefact(case.model, case.row.quant)
-    if not artefact.path.exists():
+    artifact = case.evidence.artifact(case.model, case.row.quant)
+    if not artifact.path.exists():
         return case.troubled(
-            Trouble(TroubleKind.ABSENT, f"no such file, make it with `trialbench convert`: {artefact.path}")
+            Trouble(TroubleKind.ABSENT, f"no such file, make it with `trialbench convert`: {artifact.path}")
         )
     folder = case.evidence.workspace.folder(case.model)
     if not (folder / "config.json").exists():
         return case.troubled(Trouble(TroubleKind.ABSENT, f"{folder}: no such folder: `trialbench pull`"))
     try:
-        found = compare(artefact.path, folder)
+        found = compare(artifact.path, folder)
     except UsageError as error:
         return case.answer(Status.FAIL, str(error), cause=f"unreadable: {case.row.model} {case.row.quant}")
     bound = case.roster.tolerance(f"tensor-{case.row.quant}")

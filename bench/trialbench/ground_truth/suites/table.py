@@ -1,7 +1,7 @@
 """The suites: which rows each declares for a roster and a runtime, and how a row is judged.
 
 A suite knows capabilities, not runtimes. Rows are declared before anything is asked, so their number is computed and
-cannot depend on what was found. The rules all judgements share:
+cannot depend on what was found. The rules all judgments share:
 
 * A runtime that crashed, or refuses a file it should read, failed. A missing model, oracle, runtime or GPU, a timeout,
   an unreadable or incomplete answer is inconclusive. Neither is ever a pass.
@@ -22,13 +22,13 @@ from trialbench.errors import UsageError
 from trialbench.ground_truth.evidence.observe import Evidence, prompts_of
 from trialbench.ground_truth.model.roster import Roster, load_roster
 from trialbench.ground_truth.model.yaml_files import PACKAGED
-from trialbench.ground_truth.runtimes.base import Artefact, Capability, Runtime
+from trialbench.ground_truth.runtimes.base import Artifact, Capability, Runtime
 from trialbench.ground_truth.suites import answers, files, precision, tokens
 from trialbench.ground_truth.suites.answers import probing
 from trialbench.ground_truth.suites.case import Case
 from trialbench.ground_truth.suites.results import Result, Row, Status
 
-# The pairs of neighbouring precisions, finer first: drift and gap compare them.
+# The pairs of neighboring precisions, finer first: drift and gap compare them.
 _PAIRS = (("int8", "int4"), ("Q8_0", "Q4_0"))
 # Files whose text must match the oracle's, character by character.
 _EXACT = ("int8", "f32", "f16", "Q8_0")
@@ -69,10 +69,10 @@ class Suite:
         """Whether a pass, with this runtime, says that the file is whole."""
         return self.integrity and runtime not in self.blind
 
-    def declined(self, runtime: Runtime, artefact: Artefact | None) -> str | None:
+    def declined(self, runtime: Runtime, artifact: Artifact | None) -> str | None:
         """Why it is not applicable, as the runtime declared beforehand; None: it is asked."""
-        found = [runtime.declined(capability, artefact) for capability in self.needs]
-        choice = [runtime.declined(capability, artefact) for capability in self.either]
+        found = [runtime.declined(capability, artifact) for capability in self.needs]
+        choice = [runtime.declined(capability, artifact) for capability in self.either]
         if choice and None not in choice:
             found += choice
         return next((why for why in found if why is not None), None)
@@ -208,7 +208,7 @@ SUITES: tuple[Suite, ...] = (
         blind={"apr": "`apr check` sees damage only where it makes values that are no numbers"},
     ),
     _question(Capability.TREE, "as many layers as the model has", answers.tree, integrity=False),
-    _question(Capability.ORACLE_ID, "its family is recognised", answers.oracle_id, integrity=False),
+    _question(Capability.ORACLE_ID, "its family is recognized", answers.oracle_id, integrity=False),
     Suite(
         "hex", "a matrix is not constant", (Capability.HEX,), _each_file("hex"), answers.hex_stats,
         integrity=False,
@@ -266,9 +266,9 @@ def judge(row: Row, evidence: Evidence) -> Result:
     chosen, model = suite(row.suite), evidence.roster.model(row.model)
     runtime: Runtime = evidence.runtime
     case = Case(row, model, evidence)
-    artefact = evidence.artefact(model, row.quant) if row.quant else None
+    artifact = evidence.artifact(model, row.quant) if row.quant else None
     constant = runtime.identity.name in chosen.constant
-    why = chosen.declined(runtime, artefact)
+    why = chosen.declined(runtime, artifact)
     if why is not None:
         return Result(row, Status.NOT_APPLICABLE, why, proves_nothing=constant)
     evidence.last_call = None

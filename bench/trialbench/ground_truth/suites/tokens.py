@@ -189,7 +189,7 @@ def forced(case: Case) -> Result:
 
 
 def second(case: Case) -> Result:
-    """The runtime against transformers on the same quantised file: quantisation is on both sides and drops out."""
+    """The runtime against transformers on the same quantized file: quantization is on both sides and drops out."""
     found = _comparable(case, case.row.quant)
     if isinstance(found, Result):
         return found
@@ -197,9 +197,9 @@ def second(case: Case) -> Result:
     oracle = case.evidence.oracle(case.model, case.row.prompt, quant=case.row.quant)
     if isinstance(oracle, Trouble):
         return case.troubled(oracle, what="second oracle")
-    artefact = case.evidence.artefact(case.model, case.row.quant)
+    artifact = case.evidence.artifact(case.model, case.row.quant)
     # For a file without a record, the current bytes count.
-    made = artefact.sha256 or case.evidence.digest(case.model, case.row.quant)
+    made = artifact.sha256 or case.evidence.digest(case.model, case.row.quant)
     if made and made not in oracle.files.values():
         says = "the second oracle was made of another file: `trialbench oracle --second`"
         return case.answer(Status.INCONCLUSIVE, says, cause="second oracle of another file")
@@ -207,7 +207,7 @@ def second(case: Case) -> Result:
     bound = case.roster.tolerance("second")
     evidence = {"mismatches": tokens.mismatches, "first_divergence": tokens.first}
     margins = oracle.margins()
-    # The runtime multiplies quantised activations, transformers float ones: near ties fall either way.
+    # The runtime multiplies quantized activations, transformers float ones: near ties fall either way.
     if tokens.first is not None and margins is not None and margins[tokens.first] <= bound.value:
         says = f"parts at position {tokens.first} from transformers on the same file, at a near tie"
         return case.answer(Status.PASS, says, evidence={**evidence, "margin": margins[tokens.first]})

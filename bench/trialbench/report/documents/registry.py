@@ -45,7 +45,7 @@ class _Models:
 
 
 def registry_edits(page: Page, trial: Trial) -> list[Edit]:
-    """Row, peak and log line; the status of a tried model is its verdict, so its row never counts towards the peak.
+    """Row, peak and log line; the status of a tried model is its verdict, so its row never counts toward the peak.
 
     Raises:
         Refused: one of the three places is missing, or there are two of it.

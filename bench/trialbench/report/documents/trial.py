@@ -10,7 +10,7 @@ from pathlib import Path
 from trialbench.errors import UsageError
 from trialbench.report.plan import Workload
 from trialbench.report.run import Run, read_run
-from trialbench.report.summary import Summary, summarise_run
+from trialbench.report.summary import Summary, summarize_run
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def read_trial(path: Path) -> Trial:
         raise UsageError(f"{path}: expected a plan.json that names the candidate, found none that can be used")
     if run.verdict is None:
         raise UsageError(f"{path}: expected a verdict.json, found none that can be used (do: trialbench verdict DIR)")
-    summary = summarise_run(run)
+    summary = summarize_run(run)
     return Trial(
         id=run.id,
         label=summary.model_label or "unnamed candidate",

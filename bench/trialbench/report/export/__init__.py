@@ -14,7 +14,7 @@ from trialbench.report.export.junit import junit
 from trialbench.report.export.openmetrics import openmetrics
 from trialbench.report.export.table import samples_csv
 from trialbench.report.run import Run, read_run
-from trialbench.report.summary import Summary, summarise_run
+from trialbench.report.summary import Summary, summarize_run
 
 Writer = Callable[[Run, Summary], str]
 
@@ -42,7 +42,7 @@ def write_exports(path: Path, formats: Sequence[str] = ()) -> list[Path]:
         OSError: the folder is not writable.
     """
     run = read_run(path)
-    summary = summarise_run(run)
+    summary = summarize_run(run)
     target = path / "exports"
     target.mkdir(exist_ok=True)
     written = []

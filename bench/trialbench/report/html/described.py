@@ -33,7 +33,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Shown:
-    """The replies to one workload side by side; `command` records a person's judgement.
+    """The replies to one workload side by side; `command` records a person's judgment.
 
     `id` is the section's, `title` the workload's name for people.
     """

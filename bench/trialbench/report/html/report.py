@@ -7,7 +7,7 @@ from pathlib import Path
 from trialbench.files import write_atomic
 from trialbench.report.html.page import page
 from trialbench.report.run import read_run
-from trialbench.report.summary import summarise_run
+from trialbench.report.summary import summarize_run
 from trialbench.report.telemetry import joined
 from trialbench.show.html import render
 
@@ -29,4 +29,4 @@ def write_report(path: Path, out: Path | None = None) -> Path:
 def report_html(path: Path) -> str:
     """The report of the result folder `path` as one HTML document."""
     run = read_run(path)
-    return render(_TEMPLATE, page=page(run, summarise_run(run), joined(run)))
+    return render(_TEMPLATE, page=page(run, summarize_run(run), joined(run)))

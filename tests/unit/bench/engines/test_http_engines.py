@@ -365,10 +365,10 @@ def test_cancel_during_the_prefill(scripted: Scripted, llama: LlamaServer) -> No
 
     scripted.acts |= {CHAT: act, "/slots": 501}
     generation = llama.start(Request(prompt="x"))
-    canceller = threading.Thread(target=lambda: (arrived.wait(10), generation.cancel()))
-    canceller.start()
+    canceler = threading.Thread(target=lambda: (arrived.wait(10), generation.cancel()))
+    canceler.start()
     result = generation.result()
-    canceller.join()
+    canceler.join()
     assert result.finish_reason == "cancelled"
     assert (result.clean, result.facts["slot"]) == (False, "not shown by the server")
 

@@ -219,7 +219,7 @@ def test_oneshot_with_files_that_are_no_constraint(tmp_path: Path, capfd: pytest
     assert "allowed_tokens can't be looked up" in capfd.readouterr().err
 
 
-def test_oneshot_is_cancelled_by_a_signal(
+def test_oneshot_is_canceled_by_a_signal(
     options: list[str], does: Does, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(_text: str) -> None:
@@ -228,17 +228,17 @@ def test_oneshot_is_cancelled_by_a_signal(
 
     monkeypatch.setattr("trialbench.verbs.oneshot._write", write)
     assert main(["oneshot", *options, does(rate_hz=20, tokens=2000)]) == 130
-    assert "cancelled by signal 2" in capfd.readouterr().err
+    assert "canceled by signal 2" in capfd.readouterr().err
 
 
 def test_a_signal_before_the_engine_has_begun(options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     start = GemmaCpp.start
 
-    def signalled(self: GemmaCpp, request: Any) -> Any:
+    def signaled(self: GemmaCpp, request: Any) -> Any:
         signal.raise_signal(signal.SIGTERM)
         return start(self, request)
 
-    monkeypatch.setattr(GemmaCpp, "start", signalled)
+    monkeypatch.setattr(GemmaCpp, "start", signaled)
     assert main(["oneshot", *options, "x"]) == 143
 
 

@@ -27,7 +27,7 @@ from trialbench.ground_truth.model.roster import PromptText, Roster, load_roster
 from trialbench.ground_truth.model.weights import sha256
 from trialbench.ground_truth.output.table import controls_table
 from trialbench.ground_truth.runtimes.apr import Apr
-from trialbench.ground_truth.runtimes.base import Answer, Artefact, Call, Capability, Prompt, Trouble, TroubleKind
+from trialbench.ground_truth.runtimes.base import Answer, Artifact, Call, Capability, Prompt, Trouble, TroubleKind
 from trialbench.ground_truth.runtimes.json_words import find_json, plain
 from trialbench.ground_truth.runtimes.tools import RuntimeMissing
 from trialbench.ground_truth.suites.results import Result, Row, Status
@@ -60,11 +60,11 @@ class Bench:
         self.apr = Apr("apr", run=replayed)
         self.written: dict[str, Any] = {}
 
-    def file(self, name: str, quant: str, slug: str) -> Artefact:
+    def file(self, name: str, quant: str, slug: str) -> Artifact:
         """The recorded file `name`."""
         path = self.work / Path(name).name
         path.write_text(f"recorded: {name}\n")
-        return Artefact(path, slug, path.suffix[1:], quant, parents=("hf", f"apr {quant}"))
+        return Artifact(path, slug, path.suffix[1:], quant, parents=("hf", f"apr {quant}"))
 
     def rostered(self, line: str, oracle: str, count: int, **change: Any) -> Roster:
         """A roster of one prompt, and its oracle: what the recorded run `oracle` said, as far as `count` tokens."""
@@ -156,9 +156,9 @@ def recorded_status(bench: Bench, name: str, question: str) -> tuple[Status, str
     if question == "version":
         return PASS, apr.identity.version, False
     if question == "make":
-        source = Artefact(GROUND / "models" / "tiny-llama", "tiny-llama", "hf", "hf")
+        source = Artifact(GROUND / "models" / "tiny-llama", "tiny-llama", "hf", "hf")
         made = apr.convert(Capability.IMPORT_HF, source, bench.work / "made.apr", "int8")
-        assert (made.artefact is None) is not (bench.work / "made.apr").exists()
+        assert (made.artifact is None) is not (bench.work / "made.apr").exists()
         return *status_of(made.trouble), False
     if question == "ask":
         return *status_of(apr.ask(words[1:], ("architecture",), 1.0).trouble), False
@@ -301,9 +301,9 @@ def test_round_trips(bench: Bench) -> None:
 def test_the_ladder_of_a_recorded_file(bench: Bench) -> None:
     def guilty(file: str, quant: str, was: str | None = None) -> tuple[Step | None, str]:
         slug = "tiny-gpt2" if "gpt2" in file else "tiny-llama"
-        artefact = bench.file(file, quant, slug)
-        artefact = replace(artefact, sha256=sha256(artefact.path) if was is None else was)
-        evidence = Evidence(Workspace(bench.work / "w", roster), bench.apr, replaced={(slug, quant): artefact})
+        artifact = bench.file(file, quant, slug)
+        artifact = replace(artifact, sha256=sha256(artifact.path) if was is None else was)
+        evidence = Evidence(Workspace(bench.work / "w", roster), bench.apr, replaced={(slug, quant): artifact})
         model = roster.model(slug)
         rows = [judge(Row("token", slug, quant, prompt="one"), evidence)]
         assert rows[0].status is FAIL
@@ -313,7 +313,7 @@ def test_the_ladder_of_a_recorded_file(bench: Bench) -> None:
     roster = bench.rostered(SUM, "run-f32", 32)
     # The float import says what the oracle says; as floats again, the four-bit numbers say the same as before.
     step, says = guilty("m-int4.apr", "int4")
-    assert (step, "differ from the oracle's, 27 once its numbers are floats again" in says) == (Step.QUANTISATION, True)
+    assert (step, "differ from the oracle's, 27 once its numbers are floats again" in says) == (Step.QUANTIZATION, True)
     roster = bench.rostered(SUM, "run-f32", 4)
     assert guilty("trunc.apr", "int8", "0" * 64)[0] is Step.FILE
     assert guilty("trunc.apr", "int8", "")[0] is Step.FILE
@@ -349,7 +349,7 @@ def lying(change: Callable[[Call], Call]) -> Apr:
     return Apr("apr", run=run)
 
 
-def test_colours_and_progress_before_the_json_do_not_matter(bench: Bench) -> None:
+def test_colors_and_progress_before_the_json_do_not_matter(bench: Bench) -> None:
     noise = "\x1b[2K\x1b]0;title\x07\x1b[1;36mLoading {50%}\x1b[0m [1/2]\n"
     loud = lying(lambda call: replace(call, stdout=noise + call.stdout.replace("{", "\x1b[0m{")))
     for name in ("inspect", "validate", "selftest", "hex", "token"):
@@ -476,8 +476,8 @@ def test_the_controls_are_rejected(bench: Bench) -> None:
     for quant in ("int8", "int4"):
         target = space.path(model, "apr", quant)
         made = bench.apr.convert(Capability.IMPORT_HF, space.source(model), target, quant)
-        assert made.artefact is not None
-        record = {"sha256": made.artefact.sha256, "parents": ["hf"]}
+        assert made.artifact is not None
+        record = {"sha256": made.artifact.sha256, "parents": ["hf"]}
         target.with_suffix(".json").write_text(json.dumps(record))
     caught = run_controls(space, bench.apr, model)
     # What the real one says after damage to other bytes than the recorded ones is not known.
@@ -506,10 +506,10 @@ def test_lies_that_no_recorded_answer_could_be_spoilt_by(bench: Bench) -> None:
     lies = {one.name: one.lie for one in controls_apr.CONTROLS}
     file, floats = bench.file("m-int8.apr", "int8", "tiny-llama"), bench.file("m-f32.apr", "f32", "tiny-llama")
 
-    def told(name: str, capability: Capability, artefact: Artefact = floats) -> Any:
+    def told(name: str, capability: Capability, artifact: Artifact = floats) -> Any:
         lie = lies[name]
         assert lie is not None
-        return lie(bench.apr).probe(capability, artefact).payload
+        return lie(bench.apr).probe(capability, artifact).payload
 
     assert told("no speed", Capability.BENCH)["tokens_per_second"] == 0.0
     assert told("surprised by everything", Capability.EVAL)["perplexity"] == 1e6
@@ -518,8 +518,8 @@ def test_lies_that_no_recorded_answer_could_be_spoilt_by(bench: Bench) -> None:
     assert told("a failed gate", Capability.QA, file) is None
     stumbling = lies["stumbling program"]
     assert stumbling is not None
-    for artefact, wrong in ((file, 2), (floats, 0)):
-        with bench.apr.open(artefact) as right, stumbling(bench.apr).open(artefact) as session:
+    for artifact, wrong in ((file, 2), (floats, 0)):
+        with bench.apr.open(artifact) as right, stumbling(bench.apr).open(artifact) as session:
             words = Prompt("one", SUM)
             mine, theirs = (one.generate(words, max_new_tokens=32).tokens for one in (session, right))
         assert mine is not None
@@ -680,7 +680,7 @@ def test_a_process_with_a_home_of_its_own(tmp_path: Path) -> None:
     )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     apr = Apr(str(program))
-    file = Artefact(tmp_path / "none.apr", "m", "apr", "int8")
+    file = Artifact(tmp_path / "none.apr", "m", "apr", "int8")
     first, second = (apr.probe(Capability.LIST, file).payload or {} for _ in range(2))
     assert first["home"] == second["home"] != os.environ.get("HOME")
     assert first["c"] == "1"
@@ -691,27 +691,27 @@ def test_a_process_with_a_home_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_file_is_made_whole_or_not_at_all(bench: Bench, tmp_path: Path) -> None:
-    source = Artefact(GROUND / "models" / "tiny-llama", "tiny-llama", "hf", "hf", parents=("hf",))
+    source = Artifact(GROUND / "models" / "tiny-llama", "tiny-llama", "hf", "hf", parents=("hf",))
     made = bench.apr.convert(Capability.IMPORT_HF, source, tmp_path / "out" / "m.apr", "int8")
-    assert made.artefact is not None
-    assert made.artefact.path.read_text().startswith("recorded: m-int8.apr\n")
-    assert (made.artefact.parents, made.artefact.format) == (("hf", "apr int8"), "apr")
+    assert made.artifact is not None
+    assert made.artifact.path.read_text().startswith("recorded: m-int8.apr\n")
+    assert (made.artifact.parents, made.artifact.format) == (("hf", "apr int8"), "apr")
     assert [one.name for one in (tmp_path / "out").iterdir()] == ["m.apr"]
-    out = bench.apr.convert(Capability.EXPORT, made.artefact, tmp_path / "out" / "exported", "int8")
-    assert out.artefact is not None
-    assert (out.artefact.path.name, out.artefact.format) == ("exported.gguf", "gguf")
-    back = bench.apr.convert(Capability.IMPORT_GGUF, out.artefact, tmp_path / "out" / "back.apr", "int8")
-    assert back.artefact is not None
-    assert back.artefact.parents == ("hf", "apr int8", "gguf exported", "apr int8")
+    out = bench.apr.convert(Capability.EXPORT, made.artifact, tmp_path / "out" / "exported", "int8")
+    assert out.artifact is not None
+    assert (out.artifact.path.name, out.artifact.format) == ("exported.gguf", "gguf")
+    back = bench.apr.convert(Capability.IMPORT_GGUF, out.artifact, tmp_path / "out" / "back.apr", "int8")
+    assert back.artifact is not None
+    assert back.artifact.parents == ("hf", "apr int8", "gguf exported", "apr int8")
 
 
 def test_what_cannot_be_made_says_why(bench: Bench, tmp_path: Path) -> None:
-    source = Artefact(GROUND / "models" / "tiny-llama", "tiny-llama", "hf", "hf")
+    source = Artifact(GROUND / "models" / "tiny-llama", "tiny-llama", "hf", "hf")
     target = tmp_path / "m.apr"
 
-    def kind(apr: Apr, capability: Capability, what: Artefact = source, quant: str = "int8") -> TroubleKind:
+    def kind(apr: Apr, capability: Capability, what: Artifact = source, quant: str = "int8") -> TroubleKind:
         made = apr.convert(capability, what, target, quant)
-        assert made.artefact is None
+        assert made.artifact is None
         assert made.trouble is not None
         assert not target.exists()
         return made.trouble.kind
@@ -719,7 +719,7 @@ def test_what_cannot_be_made_says_why(bench: Bench, tmp_path: Path) -> None:
     assert kind(bench.apr, Capability.IMPORT_HF, quant="Q2_K") is TroubleKind.NOT_BUILT
     assert kind(bench.apr, Capability.QUANTIZE) is TroubleKind.NOT_BUILT
     assert kind(bench.apr, Capability.IMPORT_HF, replace(source, path=tmp_path)) is TroubleKind.ABSENT
-    gone = Artefact(tmp_path / "x.gguf", "m", "gguf", "f16")
+    gone = Artifact(tmp_path / "x.gguf", "m", "gguf", "f16")
     assert kind(bench.apr, Capability.IMPORT_GGUF, gone) is TroubleKind.ABSENT
     silent = Apr("apr", run=lambda argv, timeout_s: Call((), 0, '{"status": "ok"}'))
     assert kind(silent, Capability.IMPORT_HF) is TroubleKind.REFUSED

@@ -17,7 +17,7 @@ from published import accept
 from trialbench.cli import main
 from trialbench.ground_truth import check
 from trialbench.ground_truth.attribution.ladder import Step
-from trialbench.ground_truth.attribution.neighbours import Neighbours, other_numbers
+from trialbench.ground_truth.attribution.neighbors import Neighbors, other_numbers
 from trialbench.ground_truth.controls import llama_cpp
 from trialbench.ground_truth.controls import run as controls
 from trialbench.ground_truth.controls.base import Bench, changed, damaged
@@ -380,7 +380,7 @@ def test_nothing_is_written_beside_somebody_elses_file(bench: tuple[Workspace, L
     result = judge(Row("roundtrip", model.slug, "f32"), evidence)
     assert result.status is Status.PASS, result.says
     assert judge(Row("tensors", model.slug, "f16"), evidence).status is Status.PASS
-    Neighbours(evidence, model).imported()
+    Neighbors(evidence, model).imported()
     assert list(given.parent.iterdir()) == [given]
 
 
@@ -398,7 +398,7 @@ def test_each_control_has_its_guilty_step() -> None:
         "rows not permuted": Step.IMPORT, "corrupted tensor": Step.IMPORT, "NaN in a block": Step.FILE,
         "constant tensor": Step.IMPORT, "shifted BOS": Step.PROMPT, "swapped tokens": Step.PROMPT,
         "wrong RoPE base": Step.IMPORT, "truncated file": Step.FILE, "wrong chat template": Step.PROMPT,
-        "wrong head count": Step.IMPORT, "same file twice": Step.QUANTISATION, "stumbling runtime": Step.RUNTIME,
+        "wrong head count": Step.IMPORT, "same file twice": Step.QUANTIZATION, "stumbling runtime": Step.RUNTIME,
         "other first token": Step.RUNTIME, "lossy export": Step.EXPORT,
         # No file and no runtime is wrong there.
         "oracle of another text": None,
@@ -432,7 +432,7 @@ def test_a_control_that_cannot_be_made_proves_nothing(
 
     monkeypatch.setattr(runtime, "convert", refuses)
     (one,) = run_controls(workspace, runtime, workspace.roster.models[0])
-    assert "it could not be quantised" in one.trouble
+    assert "it could not be quantized" in one.trouble
 
 
 def test_damage_is_what_it_says() -> None:
@@ -449,11 +449,11 @@ def test_damage_is_what_it_says() -> None:
 def test_a_scale_that_is_not_a_number_is_in_the_files_bytes(bench: tuple[Workspace, LlamaCpp], tmp_path: Path) -> None:
     workspace, runtime = bench
     model = workspace.roster.models[0]
-    intact = workspace.artefact(model, "llama.cpp", "f16")
-    bad = damaged(llama_cpp._not_finite)(Bench(workspace, runtime, model, intact, tmp_path)).artefact
+    intact = workspace.artifact(model, "llama.cpp", "f16")
+    bad = damaged(llama_cpp._not_finite)(Bench(workspace, runtime, model, intact, tmp_path)).artifact
     assert runtime.probe(Capability.VALIDATE, bad).payload["passed"] is False
     other = workspace.roster.models[0]
-    assert llama_cpp._same_file(Bench(workspace, runtime, other, intact, tmp_path)).artefact.quant == "Q4_0"
+    assert llama_cpp._same_file(Bench(workspace, runtime, other, intact, tmp_path)).artifact.quant == "Q4_0"
 
 
 def test_each_suite_is_the_aim_of_a_control() -> None:
@@ -478,10 +478,10 @@ def test_lies_are_told_about_one_thing(bench: tuple[Workspace, LlamaCpp]) -> Non
     lie = CONTROL["stumbling runtime"].lie
     assert lie is not None
     liar = lie(runtime)
-    artefact = workspace.artefact(model, "llama.cpp", "Q8_0")
-    assert liar.perplexity(artefact, Path("text"), context=8).value == 3.6037
-    assert liar.probe(Capability.TENSORS, artefact).payload["tensor_count"] == 20
-    with liar.open(artefact) as session:
+    artifact = workspace.artifact(model, "llama.cpp", "Q8_0")
+    assert liar.perplexity(artifact, Path("text"), context=8).value == 3.6037
+    assert liar.probe(Capability.TENSORS, artifact).payload["tensor_count"] == 20
+    with liar.open(artifact) as session:
         assert session.trouble is None
         generated = session.generate(Prompt("p", "abc", (1, 2, 3)), max_new_tokens=4)
         assert generated.tokens is not None
@@ -680,12 +680,12 @@ def test_the_guilty_step_is_shown_everywhere() -> None:
     rungs = [
         {"step": "prompt or tokenizer", "good": True, "says": "fine"},
         {"step": "import", "good": None, "says": "unknown"},
-        {"step": "quantisation", "good": False, "says": EVIL},
+        {"step": "quantization", "good": False, "says": EVIL},
     ]
-    ladder = {"model": "m", "quant": "f16", "rungs": rungs, "guilty": "quantisation", "sure": False}
+    ladder = {"model": "m", "quant": "f16", "rungs": rungs, "guilty": "quantization", "sure": False}
     data = verdict(failing(1), ladders=[ladder])
-    assert "m f16: quantisation (or, not compared: import): " in outputs.table(data)
-    assert "* guilty step of m f16: quantisation (or, not compared: import): " in ticket_of(data)
+    assert "m f16: quantization (or, not compared: import): " in outputs.table(data)
+    assert "* guilty step of m f16: quantization (or, not compared: import): " in ticket_of(data)
     html = page(data)
     assert "Guilty step" in html
     assert "broken" in html

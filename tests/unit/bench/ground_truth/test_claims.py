@@ -15,7 +15,7 @@ from trialbench.ground_truth.evidence.measures import Fidelity
 from trialbench.ground_truth.evidence.observe import Seen
 from trialbench.ground_truth.evidence.oracle_files import Oracle
 from trialbench.ground_truth.model.roster import load_roster
-from trialbench.ground_truth.runtimes.base import Artefact, Generation, Perplexity, Trouble, TroubleKind
+from trialbench.ground_truth.runtimes.base import Artifact, Generation, Perplexity, Trouble, TroubleKind
 from trialbench.ground_truth.suites import claims as module
 from trialbench.ground_truth.suites.claims import Claim, judge_claims, lock, read_claims, read_lock
 from trialbench.ground_truth.suites.results import Status
@@ -194,8 +194,8 @@ class Found:
     def perplexity(self, model: Any, quant: str) -> Perplexity:
         return self.over.get(quant, Perplexity(2.0, 0.1, 100, kl_mean=0.2))
 
-    def artefact(self, model: Any, quant: str) -> Artefact:
-        return Artefact(Path("nowhere.gguf"), model.slug, "gguf", quant)
+    def artifact(self, model: Any, quant: str) -> Artifact:
+        return Artifact(Path("nowhere.gguf"), model.slug, "gguf", quant)
 
 
 @pytest.fixture
@@ -282,12 +282,12 @@ def test_the_worst_tensor(found: Found, tmp_path: Path, monkeypatch: pytest.Monk
     from trialbench.ground_truth.model import tensors
     from trialbench.ground_truth.model.convert import to_gguf
 
-    def artefact(model: Any, quant: str) -> Artefact:
+    def artifact(model: Any, quant: str) -> Artifact:
         path = tmp_path / f"{model.slug}.gguf"
         to_gguf(model.folder, path, "f16")
-        return Artefact(path, model.slug, "gguf", quant)
+        return Artifact(path, model.slug, "gguf", quant)
 
-    found.artefact = artefact  # type: ignore[method-assign]
+    found.artifact = artifact  # type: ignore[method-assign]
     assert judged(found, claim("tensor-error", 0.0005, quants=("f16",))).status is Status.PASS
     whole = tensors.compare
 

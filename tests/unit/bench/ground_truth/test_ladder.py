@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from trialbench.ground_truth.attribution.ladder import Ladder, Step, climb, ladders
-from trialbench.ground_truth.attribution.neighbours import Neighbours
+from trialbench.ground_truth.attribution.neighbors import Neighbors
 from trialbench.ground_truth.evidence.observe import Evidence, Seen
 from trialbench.ground_truth.evidence.oracle_files import Oracle
 from trialbench.ground_truth.evidence.workspace import Workspace
@@ -16,7 +16,7 @@ from trialbench.ground_truth.model.convert import Changes, to_gguf
 from trialbench.ground_truth.model.roster import Roster, Tolerance, load_roster
 from trialbench.ground_truth.output import table as outputs
 from trialbench.ground_truth.runtimes.base import (
-    Artefact,
+    Artifact,
     Call,
     Capability,
     Conversion,
@@ -47,13 +47,13 @@ class Runtime:
         self.refused: dict[Capability, str] = {}
         self.made: Conversion | None = None
 
-    def declined(self, capability: Capability, artefact: Artefact | None = None) -> str | None:
+    def declined(self, capability: Capability, artifact: Artifact | None = None) -> str | None:
         return self.refused.get(capability)
 
-    def convert(self, capability: Capability, source: Artefact, target: Path, quant: str) -> Conversion:
-        return self.made or Conversion(Artefact(target, source.model, "apr", quant), Call())
+    def convert(self, capability: Capability, source: Artifact, target: Path, quant: str) -> Conversion:
+        return self.made or Conversion(Artifact(target, source.model, "apr", quant), Call())
 
-    def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Runtime:
+    def open(self, artifact: Artifact, *, kv_type: str = "f32") -> Runtime:
         return self
 
     trouble = None
@@ -99,8 +99,8 @@ class Found:
             "m", "m", prompt, f"{prompt}.txt", "5", "2", tokens, self.text, 4, prompt_ids=(1, 2, 3), files={"m": "ab"}
         )
 
-    def artefact(self, model: Any, quant: str) -> Artefact:
-        return Artefact(self.workspace.root / f"x.{self.ending}", model.slug, self.ending, quant, self.digest)
+    def artifact(self, model: Any, quant: str) -> Artifact:
+        return Artifact(self.workspace.root / f"x.{self.ending}", model.slug, self.ending, quant, self.digest)
 
     def altered(self, model: Any, quant: str) -> str | None:
         return self.changed
@@ -156,7 +156,7 @@ def test_each_step_can_be_guilty(found: Found) -> None:
     assert (one.guilty, outputs.guilty(one.as_dict())) == (Step.IMPORT, "import: f32: rows not permuted")
     found.second = WRONG
     one = ladder(found, *fine)
-    assert (one.guilty, one.sure) == (Step.QUANTISATION, True)
+    assert (one.guilty, one.sure) == (Step.QUANTIZATION, True)
     assert "up to 2 tokens of a prompt, 0 may" in outputs.guilty(one.as_dict())
     found.second = GOOD
     assert ladder(found, fine[0], row("second", "Q8_0", FAIL)).guilty is Step.RUNTIME
@@ -178,7 +178,7 @@ def test_what_could_not_be_compared_is_said(found: Found) -> None:
     found.lost = {"f16"}
     one = ladder(found, row("second", "Q8_0", FAIL), quant="Q8_0")
     assert (one.guilty, one.sure) == (Step.RUNTIME, False)
-    assert outputs.guilty(one.as_dict()) == "runtime (or, not compared: quantisation): says"
+    assert outputs.guilty(one.as_dict()) == "runtime (or, not compared: quantization): says"
     # Without a second oracle, or with one of another file, the tensors tell.
     found.second, found.digest = WRONG, "cd"
     assert ladder(found, row("weights", "Q8_0", PASS), row("second", "Q8_0", FAIL)).guilty is Step.RUNTIME
@@ -189,15 +189,15 @@ def test_what_could_not_be_compared_is_said(found: Found) -> None:
     assert "the runtime's arithmetic for Q8_0" in outputs.guilty(one.as_dict())
     # Each divergence is within the noise that this file shows everywhere.
     noisy = replace(row("token", "Q8_0", FAIL), evidence={"cause": "drift"})
-    assert ladder(found, row("weights", "f32", PASS), row("weights", "Q8_0", PASS), noisy).guilty is Step.QUANTISATION
+    assert ladder(found, row("weights", "f32", PASS), row("weights", "Q8_0", PASS), noisy).guilty is Step.QUANTIZATION
     del found.said["Q8_0"]
     found.second, found.digest = None, ""
     far = replace(row("weights", "Q8_0", FAIL), evidence={"tensors": []})
-    assert ladder(found, far).guilty is Step.QUANTISATION
+    assert ladder(found, far).guilty is Step.QUANTIZATION
     found.lost = {"Q8_0", "f32", "f16"}
     one = ladder(found)
     assert one.guilty is None
-    missing = "file, prompt or tokenizer, import, quantisation, runtime, cache precision"
+    missing = "file, prompt or tokenizer, import, quantization, runtime, cache precision"
     assert outputs.guilty(one.as_dict()) == f"no step is shown to be guilty; not compared: {missing}"
     found.lost, found.oracles = set(), False
     assert [rung.good for rung in ladder(found).rungs[1:3]] == [None, None]
@@ -210,7 +210,7 @@ def test_a_float_file_is_the_models_own_weights(found: Found) -> None:
     found.said["f32"] = WRONG
     one = ladder(found, row("weights", "f32", PASS), row("second", "f32", OPEN), quant="f32")
     assert one.guilty is Step.RUNTIME
-    assert Step.QUANTISATION not in [rung.step for rung in one.rungs]
+    assert Step.QUANTIZATION not in [rung.step for rung in one.rungs]
     # Tokens decide where the tensors cannot be read; a wrapped prompt or a refusal decides nothing.
     assert ladder(found, quant="f32").guilty is Step.IMPORT
     found.said["f32"] = replace(GOOD, trouble=LOST)
@@ -260,7 +260,7 @@ def test_what_only_a_conversion_does_is_the_imports(found: Found) -> None:
         assert ladder(found, fine, bad).guilty is Step.IMPORT
     found.second = None
     bad = replace(row("weights", "Q8_0", FAIL), evidence={"tensors": []})
-    assert ladder(found, fine, bad).guilty is Step.QUANTISATION
+    assert ladder(found, fine, bad).guilty is Step.QUANTIZATION
 
 
 def test_a_runtime_that_contradicts_itself_or_crashes_is_guilty(found: Found) -> None:
@@ -294,10 +294,10 @@ def test_what_is_lost_on_the_way_back_in_is_the_imports(found: Found) -> None:
 
 
 class Beside:
-    """Neighbours that say what the test wants."""
+    """Neighbors that say what the test wants."""
 
     def __init__(self, **change: Any) -> None:
-        self.first = self.second = self.again = Artefact(Path("n.apr"), "m-llama", "apr", "f32")
+        self.first = self.second = self.again = Artifact(Path("n.apr"), "m-llama", "apr", "f32")
         self.says: dict[str, Seen] = {}
         self.near: list[bool | None] = []
         self.__dict__.update(change)
@@ -308,14 +308,14 @@ class Beside:
     def imported_from_gguf(self) -> Any:
         return self.second
 
-    def exported(self, artefact: Artefact) -> Artefact:
-        return artefact
+    def exported(self, artifact: Artifact) -> Artifact:
+        return artifact
 
-    def back(self, artefact: Artefact) -> Any:
+    def back(self, artifact: Artifact) -> Any:
         return self.again
 
-    def said(self, artefact: Artefact) -> Seen:
-        return self.says[artefact.quant]
+    def said(self, artifact: Artifact) -> Seen:
+        return self.says[artifact.quant]
 
     def apart(self, *_: Any) -> tuple[bool | None, str]:
         return self.near.pop(0), "tensors compared"
@@ -334,15 +334,15 @@ def own(found: Found) -> Found:
     return found
 
 
-def other(name: str) -> Artefact:
-    return Artefact(Path(f"{name}.apr"), "m-llama", "apr", name)
+def other(name: str) -> Artifact:
+    return Artifact(Path(f"{name}.apr"), "m-llama", "apr", name)
 
 
 def test_the_import_is_judged_by_what_it_says_and_by_its_tensors(own: Found) -> None:
     good, bad = seen(own, GOOD), seen(own, WRONG)
 
     def rung(beside: Beside) -> Any:
-        return next(one for one in ladder(own, quant="int4", neighbours=beside, whole=False).rungs
+        return next(one for one in ladder(own, quant="int4", neighbors=beside, whole=False).rungs
                     if one.step is Step.IMPORT)  # fmt: skip
 
     assert rung(Beside(first="not imported")).says == "no float file to compare: not imported"
@@ -351,16 +351,16 @@ def test_the_import_is_judged_by_what_it_says_and_by_its_tensors(own: Found) -> 
     # The tensors are the model's: whatever it says, the import is not to blame.
     assert rung(Beside(says={"f32": bad}, near=[True, None], again="no")).good is True
     # Then it is the runtime.
-    assert ladder(own, quant="int4", neighbours=Beside(says={"f32": bad}, near=[True])).guilty is Step.RUNTIME
+    assert ladder(own, quant="int4", neighbors=Beside(says={"f32": bad}, near=[True])).guilty is Step.RUNTIME
     # They cannot be read: the same model imported from a GGUF tells.
     two = {"f32": bad, "gguf": good}
     assert rung(Beside(says=two, second=other("gguf"), near=[None])).good is False
     same = Beside(says={"f32": bad, "gguf": bad}, second=other("gguf"), near=[None])
-    assert ladder(own, quant="int4", neighbours=same).guilty is Step.RUNTIME
+    assert ladder(own, quant="int4", neighbors=same).guilty is Step.RUNTIME
     assert "the same" in rung(Beside(says={"f32": bad, "gguf": bad}, second=other("gguf"), near=[None])).says
     alone = Beside(says={"f32": bad}, second="none", near=[None])
-    assert outputs.guilty(ladder(own, quant="int4", neighbours=alone).as_dict()).startswith(
-        "runtime (or, not compared: import, quantisation): f32: up to 2 tokens"
+    assert outputs.guilty(ladder(own, quant="int4", neighbors=alone).as_dict()).startswith(
+        "runtime (or, not compared: import, quantization): f32: up to 2 tokens"
     )
     assert rung(Beside(says={"f32": bad}, second="none", near=[False])).good is False
     lost = {"f32": bad, "gguf": Seen(LOST)}
@@ -370,28 +370,28 @@ def test_the_import_is_judged_by_what_it_says_and_by_its_tensors(own: Found) -> 
     assert rung(Beside(says=mute, second=other("gguf"), near=[None, None])).good is None
 
 
-def test_quantised_numbers_are_told_from_quantised_arithmetic(own: Found) -> None:
+def test_quantized_numbers_are_told_from_quantized_arithmetic(own: Found) -> None:
     own.said["int4"] = WRONG
     says = {"f32": seen(own, GOOD), "back": seen(own, WRONG)}
     # The same numbers as floats say the same: it is in the numbers.
-    assert ladder(own, quant="int4", neighbours=Beside(says=says, again=other("back"), near=[True])).guilty is (
-        Step.QUANTISATION
+    assert ladder(own, quant="int4", neighbors=Beside(says=says, again=other("back"), near=[True])).guilty is (
+        Step.QUANTIZATION
     )
     says["back"] = seen(own, GOOD)
     beside = Beside(says=says, again=other("back"), near=[True])
-    assert ladder(own, quant="int4", neighbours=beside).guilty is Step.RUNTIME
-    assert ladder(own, quant="int4", neighbours=Beside(says=says, near=[False])).guilty is Step.QUANTISATION
-    assert ladder(own, quant="int4", neighbours=Beside(first="none")).guilty is Step.RUNTIME
+    assert ladder(own, quant="int4", neighbors=beside).guilty is Step.RUNTIME
+    assert ladder(own, quant="int4", neighbors=Beside(says=says, near=[False])).guilty is Step.QUANTIZATION
+    assert ladder(own, quant="int4", neighbors=Beside(first="none")).guilty is Step.RUNTIME
     own.said["int4"] = GOOD
-    one = ladder(own, quant="int4", neighbours=Beside(says=says, again=other("back"), near=[True]))
+    one = ladder(own, quant="int4", neighbors=Beside(says=says, again=other("back"), near=[True]))
     assert (one.guilty, one.sure) == (None, True)
     own.lost = {"int4"}
-    one = ladder(own, quant="int4", neighbours=Beside(says=says, again="none", near=[None]))
+    one = ladder(own, quant="int4", neighbors=Beside(says=says, again="none", near=[None]))
     assert one.guilty is Step.RUNTIME
     assert "it does not run the file: not there" in outputs.guilty(one.as_dict())
 
 
-# --- Neighbours -------------------------------------------------------------------------------------------------------
+# --- Neighbors -------------------------------------------------------------------------------------------------------
 
 
 class Maker(Runtime):
@@ -403,7 +403,7 @@ class Maker(Runtime):
         super().__init__()
         self.asked: list[tuple[Capability, str]] = []
 
-    def convert(self, capability: Capability, source: Artefact, target: Path, quant: str) -> Conversion:
+    def convert(self, capability: Capability, source: Artifact, target: Path, quant: str) -> Conversion:
         self.asked.append((capability, source.path.name))
         if self.made is not None:
             return self.made
@@ -411,20 +411,20 @@ class Maker(Runtime):
         if source.path.is_file():
             target.write_bytes(source.path.read_bytes())
         ending = "gguf" if capability is Capability.EXPORT else "apr"
-        return Conversion(Artefact(target, source.model, ending, quant), Call())
+        return Conversion(Artifact(target, source.model, ending, quant), Call())
 
 
-def test_neighbours_are_made_once_and_say_why_they_are_not(found: Found, tmp_path: Path) -> None:
+def test_neighbors_are_made_once_and_say_why_they_are_not(found: Found, tmp_path: Path) -> None:
     model, maker = found.roster.models[0], Maker()
     evidence = Evidence(found.workspace, maker)  # type: ignore[arg-type]
-    beside = Neighbours(evidence, model)
+    beside = Neighbors(evidence, model)
     first = beside.imported()
     assert not isinstance(first, str)
     assert beside.imported() is first
     again = beside.imported_from_gguf()
     assert not isinstance(again, str)
     # What was copied is the GGUF that we made: the same tensors as the Hugging Face files'.
-    ours = Artefact(again.path.with_name("ours.gguf"), "m", "gguf", "f32")
+    ours = Artifact(again.path.with_name("ours.gguf"), "m", "gguf", "f32")
     assert beside.exported(ours) is ours
     same, says = beside.apart(ours, found.workspace.folder(model), 0.0)
     assert (same, "tensors, the worst" in says) == (True, True)
@@ -437,7 +437,7 @@ def test_neighbours_are_made_once_and_say_why_they_are_not(found: Found, tmp_pat
     ]  # fmt: skip
     assert beside.said(first) is beside.said(first)
     # Not to be read, not made, not offered.
-    junk = Artefact(tmp_path / "junk.gguf", "m", "gguf", "f32")
+    junk = Artifact(tmp_path / "junk.gguf", "m", "gguf", "f32")
     junk.path.write_text("junk")
     assert beside.apart(junk, ours, 0.0)[0] is None
     assert beside.apart("no export", ours, 0.0) == (None, "no export")
@@ -447,19 +447,19 @@ def test_neighbours_are_made_once_and_say_why_they_are_not(found: Found, tmp_pat
     assert beside.exported(other_one) == "not there"
     assert beside.back(other_one) == "not there"
     maker.refused[Capability.IMPORT_HF] = "no such command"
-    assert Neighbours(evidence, model).imported() == "no such command"
+    assert Neighbors(evidence, model).imported() == "no such command"
     (found.workspace.folder(model) / "config.json").unlink()
-    assert "config.json" in str(Neighbours(evidence, model).imported_from_gguf())
+    assert "config.json" in str(Neighbors(evidence, model).imported_from_gguf())
 
 
 def test_other_tensors_are_seen_for_what_they_are(found: Found, tmp_path: Path) -> None:
     model = found.roster.models[0]
     folder = found.workspace.folder(model)
-    beside = Neighbours(Evidence(found.workspace, Maker()), model)  # type: ignore[arg-type]
+    beside = Neighbors(Evidence(found.workspace, Maker()), model)  # type: ignore[arg-type]
 
     def apart(**changes: Any) -> tuple[bool | None, str]:
         to_gguf(folder, tmp_path / "m.gguf", "f32", changes=Changes(**changes))
-        return beside.apart(Artefact(tmp_path / "m.gguf", "m", "gguf", "f32"), folder, 0.1)
+        return beside.apart(Artifact(tmp_path / "m.gguf", "m", "gguf", "f32"), folder, 0.1)
 
     assert apart(tensor=lambda name, value: value * 3 if name == "output_norm.weight" else value)[0] is False
     turned = apart(tensor=lambda name, value: value.T if name == "blk.0.ffn_up.weight" else value)

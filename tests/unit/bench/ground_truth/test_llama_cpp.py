@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trialbench.ground_truth.runtimes import llama_cpp
-from trialbench.ground_truth.runtimes.base import Answer, Artefact, Call, Capability, Prompt, TroubleKind
+from trialbench.ground_truth.runtimes.base import Answer, Artifact, Call, Capability, Prompt, TroubleKind
 from trialbench.ground_truth.runtimes.llama_cpp import LlamaCpp, parse_perplexity, read_completion
 from trialbench.ground_truth.runtimes.tools import LocalTools, RuntimeMissing
 
@@ -24,13 +24,13 @@ def runtime(stand_ins: Path) -> Iterator[LlamaCpp]:
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Callable[..., Artefact]:
+def model(tmp_path: Path) -> Callable[..., Artifact]:
     """A model file that tells the stand-in how to behave."""
 
-    def make(**knobs: Any) -> Artefact:
+    def make(**knobs: Any) -> Artifact:
         path = tmp_path / "m.gguf"
         path.write_text(json.dumps(knobs))
-        return Artefact(path, "m", "gguf", "f16")
+        return Artifact(path, "m", "gguf", "f16")
 
     return make
 
@@ -54,7 +54,7 @@ def test_identity(runtime: LlamaCpp, tmp_path: Path) -> None:
         LlamaCpp(LocalTools(tmp_path)).identity  # noqa: B018
 
 
-def test_generation(runtime: LlamaCpp, model: Callable[..., Artefact]) -> None:
+def test_generation(runtime: LlamaCpp, model: Callable[..., Artifact]) -> None:
     with runtime.open(model()) as session:
         assert session.trouble is None
         got = session.generate(PROMPT, max_new_tokens=5, top=3)
@@ -74,13 +74,13 @@ def test_generation(runtime: LlamaCpp, model: Callable[..., Artefact]) -> None:
         assert by_text.positions is None
 
 
-def test_the_end_of_sequence(runtime: LlamaCpp, model: Callable[..., Artefact]) -> None:
+def test_the_end_of_sequence(runtime: LlamaCpp, model: Callable[..., Artifact]) -> None:
     with runtime.open(model(wrong={"21": 49})) as session:
         got = session.generate(PROMPT, max_new_tokens=5)
         assert (got.tokens, got.finish_reason) == ((24, 21, 49), "stop")
 
 
-def test_a_faithful_file_is_scored_by_one_request(runtime: LlamaCpp, model: Callable[..., Artefact]) -> None:
+def test_a_faithful_file_is_scored_by_one_request(runtime: LlamaCpp, model: Callable[..., Artifact]) -> None:
     with runtime.open(model()) as session:
         asked = count_requests(session)
         score = session.score(PROMPT, CHAIN, top=5)
@@ -90,7 +90,7 @@ def test_a_faithful_file_is_scored_by_one_request(runtime: LlamaCpp, model: Call
         assert score.generation.tokens == CHAIN
 
 
-def test_each_disagreement_costs_one_more_request(runtime: LlamaCpp, model: Callable[..., Artefact]) -> None:
+def test_each_disagreement_costs_one_more_request(runtime: LlamaCpp, model: Callable[..., Artifact]) -> None:
     forced = (24, 21, 7, 2, 17)
     with runtime.open(model()) as session:
         asked = count_requests(session)
@@ -120,13 +120,13 @@ def count_requests(session: Any) -> list[str]:
     return asked
 
 
-def test_scoring_needs_prompt_ids_and_an_answer(runtime: LlamaCpp, model: Callable[..., Artefact]) -> None:
+def test_scoring_needs_prompt_ids_and_an_answer(runtime: LlamaCpp, model: Callable[..., Artifact]) -> None:
     with runtime.open(model()) as session:
         score = session.score(Prompt("one", "abc"), CHAIN, top=5)
         assert score.positions is None
         assert score.trouble is not None
         assert score.trouble.kind is TroubleKind.ABSENT
-    with runtime.open(model(behaviour="http 500")) as session:
+    with runtime.open(model(behavior="http 500")) as session:
         score = session.score(PROMPT, CHAIN, top=5)
         assert score.trouble is not None
         assert score.trouble.kind is TroubleKind.REFUSED
@@ -139,7 +139,7 @@ def test_scoring_needs_prompt_ids_and_an_answer(runtime: LlamaCpp, model: Callab
         assert score.trouble.kind is TroubleKind.MISSING_FIELD
 
 
-def test_tokenizer_and_template(runtime: LlamaCpp, model: Callable[..., Artefact]) -> None:
+def test_tokenizer_and_template(runtime: LlamaCpp, model: Callable[..., Artifact]) -> None:
     with runtime.open(model(bos=True)) as session:
         assert session.tokenize("ab", add_special=False).payload == [48, 0]
         assert session.tokenize("ab", add_special=True).payload == [48, 48, 0]
@@ -150,22 +150,22 @@ def test_tokenizer_and_template(runtime: LlamaCpp, model: Callable[..., Artefact
             assert answer.payload is None
             assert answer.trouble is not None
             assert answer.trouble.kind is TroubleKind.UNREADABLE
-    with runtime.open(model(behaviour="http 500")) as session:
+    with runtime.open(model(behavior="http 500")) as session:
         assert session.tokenize("a", add_special=False).payload is None
         assert session.render([]).payload is None
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "kind", "said"),
+    ("behavior", "kind", "said"),
     [
         ("refuses", TroubleKind.REFUSED, "ended with 1 while loading: error loading model: tensor 'x'"),
         ("killed", TroubleKind.PANIC, "ended with -9 while loading"),
     ],
 )
 def test_a_file_that_cannot_be_loaded(
-    runtime: LlamaCpp, model: Callable[..., Artefact], behaviour: str, kind: TroubleKind, said: str
+    runtime: LlamaCpp, model: Callable[..., Artifact], behavior: str, kind: TroubleKind, said: str
 ) -> None:
-    with runtime.open(model(behaviour=behaviour)) as session:
+    with runtime.open(model(behavior=behavior)) as session:
         assert session.trouble is not None
         assert session.trouble.kind is kind
         assert said in session.trouble.text
@@ -175,14 +175,14 @@ def test_a_file_that_cannot_be_loaded(
 
 
 def test_a_file_that_is_not_there(runtime: LlamaCpp, tmp_path: Path) -> None:
-    with runtime.open(Artefact(tmp_path / "none.gguf", "m", "gguf", "f16")) as session:
+    with runtime.open(Artifact(tmp_path / "none.gguf", "m", "gguf", "f16")) as session:
         assert session.trouble is not None
         assert session.trouble.kind is TroubleKind.ABSENT
         assert "trialbench convert" in session.trouble.text
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "kind", "said"),
+    ("behavior", "kind", "said"),
     [
         ("dies", TroubleKind.PANIC, "the connection broke"),
         ("no json", TroubleKind.UNREADABLE, "no JSON"),
@@ -194,13 +194,13 @@ def test_a_file_that_is_not_there(runtime: LlamaCpp, tmp_path: Path) -> None:
 def test_a_server_that_answers_badly(
     monkeypatch: pytest.MonkeyPatch,
     runtime: LlamaCpp,
-    model: Callable[..., Artefact],
-    behaviour: str,
+    model: Callable[..., Artifact],
+    behavior: str,
     kind: TroubleKind,
     said: str,
 ) -> None:
     monkeypatch.setattr(llama_cpp, "_REQUEST_S", 0.5)
-    with runtime.open(model(behaviour=behaviour)) as session:
+    with runtime.open(model(behavior=behavior)) as session:
         got = session.generate(PROMPT, max_new_tokens=5)
         assert got.tokens is None
         assert got.trouble is not None
@@ -209,7 +209,7 @@ def test_a_server_that_answers_badly(
 
 
 def test_a_server_that_never_gets_ready(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: Callable[..., Artefact]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: Callable[..., Artifact]
 ) -> None:
     (tmp_path / "llama-server").write_text("#!/bin/sh\nexec sleep 60\n")
     (tmp_path / "llama-server").chmod(0o755)
@@ -219,7 +219,7 @@ def test_a_server_that_never_gets_ready(
         assert session.trouble.kind is TroubleKind.TIMEOUT
 
 
-def test_a_port_that_was_taken_is_tried_again(tmp_path: Path, model: Callable[..., Artefact]) -> None:
+def test_a_port_that_was_taken_is_tried_again(tmp_path: Path, model: Callable[..., Artifact]) -> None:
     (tmp_path / "llama-server").write_text(f"#!/bin/sh\necho x >> {tmp_path}/tries\necho 'failed to bind'\nexit 1\n")
     (tmp_path / "llama-server").chmod(0o755)
     with LlamaCpp(LocalTools(tmp_path)).open(model()) as session:
@@ -227,7 +227,7 @@ def test_a_port_that_was_taken_is_tried_again(tmp_path: Path, model: Callable[..
     assert (tmp_path / "tries").read_text().count("x") == 3
 
 
-def test_a_quantised_cache_needs_flash_attention(runtime: LlamaCpp, model: Callable[..., Artefact]) -> None:
+def test_a_quantized_cache_needs_flash_attention(runtime: LlamaCpp, model: Callable[..., Artifact]) -> None:
     for kv_type, flash in (("f32", "off"), ("f16", "off"), ("q8_0", "on")):
         with runtime.open(model(), kv_type=kv_type) as session:
             argv = session.generate(PROMPT, max_new_tokens=1).call.argv
@@ -297,7 +297,7 @@ def test_whatever_a_server_says_is_read_or_trouble(payload: dict[str, Any], top:
     assert (got.trouble is not None) == (got.tokens is None)
 
 
-def test_perplexity(runtime: LlamaCpp, model: Callable[..., Artefact], tmp_path: Path) -> None:
+def test_perplexity(runtime: LlamaCpp, model: Callable[..., Artifact], tmp_path: Path) -> None:
     text = tmp_path / "text"
     plain = runtime.perplexity(model(), text, context=256)
     assert (plain.value, plain.uncertainty, plain.tokens) == (3.6037, 0.28167, 14 * 127)
@@ -313,7 +313,7 @@ def test_perplexity(runtime: LlamaCpp, model: Callable[..., Artefact], tmp_path:
 
 
 def test_perplexity_fails_with_exit_code_zero(runtime: LlamaCpp, tmp_path: Path) -> None:
-    gone = Artefact(tmp_path / "none.gguf", "m", "gguf", "f16")
+    gone = Artifact(tmp_path / "none.gguf", "m", "gguf", "f16")
     got = runtime.perplexity(gone, tmp_path / "text", context=256)
     assert got.value is None
     assert got.trouble is not None
@@ -321,7 +321,7 @@ def test_perplexity_fails_with_exit_code_zero(runtime: LlamaCpp, tmp_path: Path)
     assert "failed to open" in got.trouble.text
     trouble = runtime.reference_logits(gone, tmp_path / "text", tmp_path / "ref", context=256)
     assert trouble is not None
-    silent = Artefact(tmp_path / "silent.gguf", "m", "gguf", "f16")
+    silent = Artifact(tmp_path / "silent.gguf", "m", "gguf", "f16")
     silent.path.write_text("{}")
     trouble = runtime.reference_logits(silent, tmp_path / "text", tmp_path / "ref", context=256)
     assert trouble is not None
@@ -356,41 +356,41 @@ def test_any_output_of_llama_perplexity_is_read_or_trouble(text: str) -> None:
 
 
 def test_conversions(runtime: LlamaCpp, tmp_path: Path, folder_of: Callable[..., Path]) -> None:
-    source = Artefact(folder_of(tmp_path / "hf"), "m", "hf", "hf", parents=("hf",))
-    made = runtime.convert(Capability.IMPORT_HF, source, tmp_path / "m.gguf", "f32").artefact
+    source = Artifact(folder_of(tmp_path / "hf"), "m", "hf", "hf", parents=("hf",))
+    made = runtime.convert(Capability.IMPORT_HF, source, tmp_path / "m.gguf", "f32").artifact
     assert made is not None
     assert (made.label, made.parents, len(made.sha256)) == ("m f32 (gguf)", ("hf", "gguf f32"), 64)
-    quantised = runtime.convert(Capability.QUANTIZE, made, tmp_path / "q.gguf", "Q8_0").artefact
-    assert quantised is not None
-    assert quantised.parents == ("hf", "gguf f32", "gguf Q8_0")
-    folder = runtime.convert(Capability.EXPORT, quantised, tmp_path / "back", "f32").artefact
+    quantized = runtime.convert(Capability.QUANTIZE, made, tmp_path / "q.gguf", "Q8_0").artifact
+    assert quantized is not None
+    assert quantized.parents == ("hf", "gguf f32", "gguf Q8_0")
+    folder = runtime.convert(Capability.EXPORT, quantized, tmp_path / "back", "f32").artifact
     assert folder is not None
     assert (folder.format, folder.parents[-1]) == ("hf", "hf")
     for quant in ("Q9_9", "Q0_0"):
         refused = runtime.convert(Capability.QUANTIZE, made, tmp_path / "r.gguf", quant)
-        assert refused.artefact is None
+        assert refused.artifact is None
         assert refused.trouble is not None
         assert not list(tmp_path.glob("*r.gguf*"))
     assert runtime.convert(Capability.IMPORT_GGUF, made, tmp_path / "x", "f32").trouble is not None
-    gone = Artefact(tmp_path / "none", "m", "hf", "hf")
+    gone = Artifact(tmp_path / "none", "m", "hf", "hf")
     nothing = runtime.convert(Capability.IMPORT_HF, gone, tmp_path / "x.gguf", "f32")
     assert nothing.trouble is not None
     assert nothing.trouble.kind is TroubleKind.REFUSED
     inspected = runtime.probe(Capability.INSPECT, made)
     assert inspected.payload["architecture"] == "llama"
-    assert runtime.probe(Capability.DIFF, made, quantised).payload["identical"] is True
+    assert runtime.probe(Capability.DIFF, made, quantized).payload["identical"] is True
 
 
-def test_what_llama_cpp_declines(runtime: LlamaCpp, tmp_path: Path, model: Callable[..., Artefact]) -> None:
+def test_what_llama_cpp_declines(runtime: LlamaCpp, tmp_path: Path, model: Callable[..., Artifact]) -> None:
     assert runtime.declined(Capability.GENERATE) is None
     assert runtime.declined(Capability.LINT) == "llama.cpp has no such command"
-    assert "does not read apr" in str(runtime.declined(Capability.GENERATE, Artefact(tmp_path, "m", "apr", "int8")))
+    assert "does not read apr" in str(runtime.declined(Capability.GENERATE, Artifact(tmp_path, "m", "apr", "int8")))
     lint = runtime.probe(Capability.LINT, model())
     assert lint.trouble is not None
     assert lint.trouble.kind is TroubleKind.NOT_BUILT
     broken = runtime.probe(Capability.INSPECT, model())
     assert broken.trouble is not None
     assert broken.trouble.kind is TroubleKind.REFUSED
-    gone = runtime.probe(Capability.INSPECT, Artefact(tmp_path / "none.gguf", "m", "gguf", "f16"))
+    gone = runtime.probe(Capability.INSPECT, Artifact(tmp_path / "none.gguf", "m", "gguf", "f16"))
     assert gone.trouble is not None
     assert gone.trouble.kind is TroubleKind.ABSENT

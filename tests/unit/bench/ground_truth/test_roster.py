@@ -75,7 +75,7 @@ def test_a_roster_that_is_not_there() -> None:
         ("name: small", "name: small\nname: other", 3, "the key 'name' is already there in line 2"),
         ("models:", "models: [", 0, "is no YAML"),
         ("name: small", "name: &a [*a]", 0, "is no YAML: maximum recursion depth"),
-        ("layers: 2", "layers: 2\n    colour: red", 12, "models[0].colour: expected one of the keys slug, name"),
+        ("layers: 2", "layers: 2\n    color: red", 12, "models[0].color: expected one of the keys slug, name"),
         ("layers: 2", "\tlayers: 2", 11, "is no YAML: found character '\\t' that cannot start any token"),
         ("layers: 2", "layers: 2026-99-99", 11, "is no YAML: '2026-99-99': month must be in 1..12"),
         ("layers: 2", "layers: !!timestamp x", 11, "is no YAML: 'x': "),

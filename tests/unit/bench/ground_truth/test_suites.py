@@ -27,7 +27,7 @@ from trialbench.ground_truth.model.roster import Chat, PromptText, Roster, Toler
 from trialbench.ground_truth.model.weights import folder_hashes, sha256
 from trialbench.ground_truth.runtimes.base import (
     Answer,
-    Artefact,
+    Artifact,
     Call,
     Candidate,
     Capability,
@@ -88,22 +88,22 @@ GOOD = Generation(TOKENS, " text", prompt_tokens=3, positions=(Position(1, SURE)
 
 
 class Session:
-    def __init__(self, runtime: Fake, artefact: Artefact) -> None:
-        self.runtime, self.artefact = runtime, artefact
+    def __init__(self, runtime: Fake, artifact: Artifact) -> None:
+        self.runtime, self.artifact = runtime, artifact
         self.trouble: Trouble | None = runtime.load_trouble
 
     def __enter__(self) -> Session:
-        self.runtime.opened.append(self.artefact.quant)
+        self.runtime.opened.append(self.artifact.quant)
         return self
 
     def __exit__(self, *_: Any) -> None:
         pass
 
     def generate(self, prompt: Prompt, *, max_new_tokens: int, top: int = 0) -> Generation:
-        return self.runtime.said(self.artefact)
+        return self.runtime.said(self.artifact)
 
     def score(self, prompt: Prompt, forced: Any, *, top: int) -> Score:
-        got = self.runtime.said(self.artefact)
+        got = self.runtime.said(self.artifact)
         trouble = got.trouble or self.runtime.score_trouble
         return Score(None if trouble else got.positions, got, trouble=trouble)
 
@@ -132,23 +132,23 @@ class Fake:
         self.refused: dict[Capability, str] = {}
         self.conversions: dict[Capability, Conversion] = {}
 
-    def said(self, artefact: Artefact) -> Generation:
-        return self.by_quant.get(artefact.quant, self.generation)
+    def said(self, artifact: Artifact) -> Generation:
+        return self.by_quant.get(artifact.quant, self.generation)
 
-    def declined(self, capability: Capability, artefact: Artefact | None = None) -> str | None:
+    def declined(self, capability: Capability, artifact: Artifact | None = None) -> str | None:
         return self.refused.get(capability)
 
-    def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
-        return Session(self, artefact)
+    def open(self, artifact: Artifact, *, kv_type: str = "f32") -> Session:
+        return Session(self, artifact)
 
-    def probe(self, capability: Capability, artefact: Artefact, other: Any = None, **more: Any) -> Answer:
+    def probe(self, capability: Capability, artifact: Artifact, other: Any = None, **more: Any) -> Answer:
         return self.answer
 
-    def perplexity(self, artefact: Artefact, text: Path, *, context: int, reference: Any = None) -> Perplexity:
-        return self.over.get(artefact.quant, self.perplexities)
+    def perplexity(self, artifact: Artifact, text: Path, *, context: int, reference: Any = None) -> Perplexity:
+        return self.over.get(artifact.quant, self.perplexities)
 
-    def convert(self, capability: Capability, source: Artefact, target: Path, quant: str) -> Conversion:
-        made = Artefact(target, source.model, "hf" if capability is Capability.EXPORT else "gguf", quant)
+    def convert(self, capability: Capability, source: Artifact, target: Path, quant: str) -> Conversion:
+        made = Artifact(target, source.model, "hf" if capability is Capability.EXPORT else "gguf", quant)
         return self.conversions.get(capability, Conversion(made, Call()))
 
     def close(self) -> None:
@@ -173,7 +173,7 @@ class Table:
         self.roster = replace(roster, tolerances=bounds, models=models)
         self.workspace = Workspace(work, self.roster)
         self.runtime = Fake()
-        self.replaced: dict[tuple[str, str], Artefact] = {}
+        self.replaced: dict[tuple[str, str], Artifact] = {}
         for model in models:
             for prompt in roster.prompts.prompts:
                 self.oracle(model.slug, prompt.name)
@@ -380,13 +380,13 @@ def test_distributions(on: Table) -> None:
 
 
 def test_the_second_oracle(on: Table) -> None:
-    artefact = on.workspace.path(on.roster.models[0], "llama.cpp", "f16")
+    artifact = on.workspace.path(on.roster.models[0], "llama.cpp", "f16")
     assert on.status("second") is Status.INCONCLUSIVE
     on.oracle("m-llama", "one", quant="f16", files={"m.gguf": "a" * 64})
     assert on.status("second") is Status.PASS
-    on.replaced["m-llama", "f16"] = Artefact(artefact, "m-llama", "gguf", "f16", "b" * 64)
+    on.replaced["m-llama", "f16"] = Artifact(artifact, "m-llama", "gguf", "f16", "b" * 64)
     assert on.status("second") is Status.INCONCLUSIVE
-    on.replaced["m-llama", "f16"] = Artefact(artefact, "m-llama", "gguf", "f16", "a" * 64)
+    on.replaced["m-llama", "f16"] = Artifact(artifact, "m-llama", "gguf", "f16", "a" * 64)
     on.runtime.generation = replace(GOOD, tokens=(1, 1, 5, 5, 5, 5, 5, 5))
     found = on.judge("second")
     assert (found.status, found.evidence["first_divergence"]) == (Status.FAIL, 2)
@@ -451,8 +451,8 @@ def test_templates(on: Table) -> None:
 
 def test_round_trips(on: Table) -> None:
     class Forgetful(Fake):
-        def said(self, artefact: Artefact) -> Generation:
-            return GOOD if "imported" not in artefact.path.name else self.generation
+        def said(self, artifact: Artifact) -> Generation:
+            return GOOD if "imported" not in artifact.path.name else self.generation
 
     on.runtime = Forgetful()
     for bad, expected in (
@@ -470,9 +470,9 @@ def test_round_trips(on: Table) -> None:
     assert on.status("roundtrip") is Status.INCONCLUSIVE
 
     class Unloadable(Fake):
-        def open(self, artefact: Artefact, *, kv_type: str = "f32") -> Session:
-            session = Session(self, artefact)
-            if "imported" in artefact.path.name:
+        def open(self, artifact: Artifact, *, kv_type: str = "f32") -> Session:
+            session = Session(self, artifact)
+            if "imported" in artifact.path.name:
                 session.trouble = Trouble(TroubleKind.REFUSED, "not this one")
             return session
 
@@ -667,14 +667,14 @@ def test_hex_asks_for_the_tensor_by_the_formats_own_name(on: Table) -> None:
     asked: list[str] = []
 
     class Noting(Fake):
-        def probe(self, capability: Capability, artefact: Artefact, other: Any = None, **more: Any) -> Answer:
+        def probe(self, capability: Capability, artifact: Artifact, other: Any = None, **more: Any) -> Answer:
             asked.append(more["tensor"])
             return Answer([{"name": "x", "stats": {"std": 1}}], Call())
 
     on.runtime = Noting()
     for model in (0, 1):
         on.judge("hex", model=model)
-    on.replaced = {(slug, "f16"): Artefact(Path("x.apr"), slug, "apr", "f16") for slug in ("m-llama", "m-gpt2")}
+    on.replaced = {(slug, "f16"): Artifact(Path("x.apr"), slug, "apr", "f16") for slug in ("m-llama", "m-gpt2")}
     for model in (0, 1):
         on.judge("hex", model=model)
     assert asked == [
@@ -690,7 +690,7 @@ def test_nothing_passes_that_is_said_of_a_file_that_was_changed(on: Table, tmp_p
     path = tmp_path / "file.gguf"
     path.write_text("whole")
     slug = on.roster.models[0].slug
-    made = Artefact(path, slug, "gguf", "f16", sha256(path))
+    made = Artifact(path, slug, "gguf", "f16", sha256(path))
     on.replaced = {(slug, "f16"): made}
     assert on.status("token") is on.status("canary") is Status.PASS
     path.write_text("damaged")

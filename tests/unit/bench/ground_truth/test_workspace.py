@@ -39,14 +39,14 @@ def test_files_are_made_once(workspace: Workspace, runtime: LlamaCpp) -> None:
     assert [one.label for one in first] == [
         f"{slug} {quant} (gguf)" for slug in ("m-llama", "m-gpt2") for quant in ("f32", "f16", "Q8_0")
     ]
-    assert all(one.fresh and one.artefact is not None for one in first)
+    assert all(one.fresh and one.artifact is not None for one in first)
     assert len(told) == 6
     again = workspace.convert(runtime, models, told.append)
     assert not any(one.fresh for one in again)
     assert len(told) == 6
-    artefact = workspace.artefact(models[0], "llama.cpp", "Q8_0")
-    assert artefact.parents == ("hf", "gguf f32", "gguf Q8_0")
-    assert artefact.sha256 == sha256(artefact.path)
+    artifact = workspace.artifact(models[0], "llama.cpp", "Q8_0")
+    assert artifact.parents == ("hf", "gguf f32", "gguf Q8_0")
+    assert artifact.sha256 == sha256(artifact.path)
 
 
 def test_files_are_made_again_when_something_changed(workspace: Workspace, runtime: LlamaCpp) -> None:
@@ -56,9 +56,9 @@ def test_files_are_made_again_when_something_changed(workspace: Workspace, runti
 
     def fresh() -> list[str]:
         return [
-            one.artefact.quant
+            one.artifact.quant
             for one in workspace.convert(runtime, [model], lambda _text: None)
-            if one.fresh and one.artefact is not None
+            if one.fresh and one.artifact is not None
         ]
 
     path.write_bytes(path.read_bytes()[:-1])
@@ -84,10 +84,10 @@ def test_what_cannot_be_made_is_named(workspace: Workspace, runtime: LlamaCpp) -
     model = workspace.roster.models[0]
     odd = replace(model, quants={"llama.cpp": ("Q9_9",)})
     (made,) = workspace.convert(runtime, [odd], told.append)
-    assert made.artefact is None
+    assert made.artifact is None
     assert told == ["m-llama Q9_9 (gguf): not made: main: invalid ftype 'Q9_9'"]
     gone = replace(model, folder=workspace.root / "none")
-    assert all(one.artefact is None for one in workspace.convert(runtime, [gone], told.append))
+    assert all(one.artifact is None for one in workspace.convert(runtime, [gone], told.append))
     assert "trialbench pull" in told[-1]
     told.clear()
     assert workspace.convert(runtime, [replace(model, quants={})], told.append) == []
@@ -96,14 +96,14 @@ def test_what_cannot_be_made_is_named(workspace: Workspace, runtime: LlamaCpp) -
     (model.folder / "tokenizer.json").unlink()
     workspace.clean([model])
     made_now = workspace.convert(runtime, [model], told.append)
-    assert [one.artefact for one in made_now] == [None, None, None]
+    assert [one.artifact for one in made_now] == [None, None, None]
 
 
-def test_a_runtime_that_quantises_while_importing(workspace: Workspace, runtime: LlamaCpp) -> None:
+def test_a_runtime_that_quantizes_while_importing(workspace: Workspace, runtime: LlamaCpp) -> None:
     asked: list[Any] = []
 
     class Importer(LlamaCpp):
-        def declined(self, capability: Capability, artefact: Any = None) -> str | None:
+        def declined(self, capability: Capability, artifact: Any = None) -> str | None:
             return "does it while importing" if capability is Capability.QUANTIZE else None
 
         def convert(self, capability: Capability, source: Any, target: Path, quant: str) -> Any:
@@ -114,7 +114,7 @@ def test_a_runtime_that_quantises_while_importing(workspace: Workspace, runtime:
     (made,) = workspace.convert(
         importer, [replace(workspace.roster.models[0], quants={"llama.cpp": ("int8",)})], lambda _text: None
     )
-    assert made.artefact is not None
+    assert made.artifact is not None
     assert asked == [(Capability.IMPORT_HF, "hf", "int8")]
 
 
@@ -316,14 +316,14 @@ def test_a_record_that_cannot_be_read(workspace: Workspace) -> None:
     path = workspace.path(model, "llama.cpp", "f16")
     path.parent.mkdir(parents=True)
     path.write_bytes(b"x")
-    assert workspace.artefact(model, "llama.cpp", "f16").sha256 == ""
+    assert workspace.artifact(model, "llama.cpp", "f16").sha256 == ""
     path.with_suffix(".json").write_text("{")
     with pytest.raises(UsageError, match="is no JSON"):
-        workspace.artefact(model, "llama.cpp", "f16")
+        workspace.artifact(model, "llama.cpp", "f16")
     for text in ("{}", "[]", '{"sha256": 1, "parents": []}', '{"sha256": "a", "parents": null}'):
         path.with_suffix(".json").write_text(text)
         with pytest.raises(UsageError, match=r"m-llama-f16\.json: expected a record with sha256, parents, found"):
-            workspace.artefact(model, "llama.cpp", "f16")
+            workspace.artifact(model, "llama.cpp", "f16")
 
 
 def test_a_record_of_a_pull_that_cannot_be_read(workspace: Workspace, public: Model) -> None:
@@ -346,19 +346,19 @@ def test_a_file_of_somebody_elses_is_judged_as_it_is(
     given = roster_file.parent / "given" / "model.gguf"
     assert model.files == {"Q8_0": given}
     missing = workspace.convert(runtime, [model], lambda _text: None)[-1]
-    assert missing.artefact is None
+    assert missing.artifact is None
     assert missing.trouble is not None
     assert "expected the file that the roster brings for Q8_0, found none" in missing.trouble.text
     given.parent.mkdir()
     given.write_bytes(b"GGUF and more")
     made = workspace.convert(runtime, [model], lambda _text: None)[-1]
     assert (made.fresh, made.trouble) == (False, None)
-    artefact = workspace.artefact(model, "llama.cpp", "Q8_0")
-    assert (artefact.path, artefact.sha256, artefact.parents) == (given, sha256(given), ("given",))
+    artifact = workspace.artifact(model, "llama.cpp", "Q8_0")
+    assert (artifact.path, artifact.sha256, artifact.parents) == (given, sha256(given), ("given",))
     # Files of others are neither made nor removed.
     workspace.clean([model])
     assert given.read_bytes() == b"GGUF and more"
-    assert workspace.artefact(model, "llama.cpp", "Q8_0").sha256 == ""
+    assert workspace.artifact(model, "llama.cpp", "Q8_0").sha256 == ""
     # A container sees it as well.
     from trialbench.ground_truth import cli
 

@@ -66,7 +66,7 @@ class ManualClock:
 class ScriptedGeneration:
     def __init__(self, engine: ScriptedEngine, request: Request, act: Act) -> None:
         self.engine, self.request, self.act = engine, request, act
-        self.cancelled = threading.Event()
+        self.canceled = threading.Event()
         self.text = ""
         self.chunks = 0
         self.end: Done | Failed | None = None
@@ -81,10 +81,10 @@ class ScriptedGeneration:
         yield Started(began)
         try:
             for step in self.act:
-                if self.cancelled.is_set():
+                if self.canceled.is_set():
                     break
                 if isinstance(step, str) and step == "hang":
-                    self.cancelled.wait(20)
+                    self.canceled.wait(20)
                 elif isinstance(step, str):
                     self.text += step
                     self.chunks += 1
@@ -103,7 +103,7 @@ class ScriptedGeneration:
                     raise step
                 else:
                     step(self)
-            reason = "cancelled" if self.cancelled.is_set() else "stop"
+            reason = "cancelled" if self.canceled.is_set() else "stop"
             self.end = Done(reason, Usage(chunks=self.chunks), clock.now_s())
             yield self.end
         finally:
@@ -114,7 +114,7 @@ class ScriptedGeneration:
         return self.end
 
     def cancel(self) -> None:
-        self.cancelled.set()
+        self.canceled.set()
 
     def result(self) -> Result:
         for _ in self._events:

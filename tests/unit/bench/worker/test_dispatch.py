@@ -128,7 +128,7 @@ def test_a_caller_who_is_gone_ends_the_generation(bench: Any) -> None:
     dispatcher = bench.dispatcher(engine)
     outcome = dispatcher.serve(a_job(bench, deliver=deliver)[0])
     assert (outcome.finish_reason, outcome.failure) == (None, None)
-    assert engine.generations[0].cancelled.is_set()
+    assert engine.generations[0].canceled.is_set()
     assert engine.ended == 1
     assert bench.logged[-1][1]["end"] == "caller_gone"
 
@@ -292,7 +292,7 @@ def test_without_a_fallback_nothing_goes_elsewhere_and_the_clock_does_not_shorte
     assert engine.requests[0].deadlines == Deadlines()
 
 
-def test_no_token_in_time_and_the_fallback_answers_labelled(bench: Any) -> None:
+def test_no_token_in_time_and_the_fallback_answers_labeled(bench: Any) -> None:
     local, other = bench.Engine([40.0, "late"]), bench.Engine(["fast"], source="openai_compatible", model="big")
     job, taken = a_job(bench)
     outcome = bench.dispatcher(local, other).serve(job)
@@ -322,7 +322,7 @@ def test_a_fallback_s_own_timeout_bounds_its_reply_and_no_other(bench: Any) -> N
     assert [request.deadlines.total_s for request in other.requests] == [7, 5], "the shorter of the two"
 
 
-def test_what_comes_of_a_fallback_without_a_generation_is_labelled_too(bench: Any) -> None:
+def test_what_comes_of_a_fallback_without_a_generation_is_labeled_too(bench: Any) -> None:
     other = bench.Engine([failures.CONNECTION], source="openai_compatible")
     dispatcher = bench.dispatcher(None, other, reconnect_wait_s=30)
     other.health = [None, failure_of(failures.CONNECTION)]

@@ -227,8 +227,8 @@ def test_ends_of_the_action_dialect() -> None:
     assert read(protocol.end_lines(request, elsewhere, "x"))[0]["source"] == "fallback"
     (error,) = read(protocol.end_lines(request, FAILED, "half"))
     assert (error["source"], error["result"], error["metadata"]["error"]) == ("error", "", "timeout")
-    cancelled = Outcome(None, finish_reason="cancelled")
-    assert read(protocol.end_lines(request, cancelled, ""))[0]["metadata"]["finish_reason"] == "cancelled"
+    canceled = Outcome(None, finish_reason="cancelled")
+    assert read(protocol.end_lines(request, canceled, ""))[0]["metadata"]["finish_reason"] == "cancelled"
 
 
 def test_a_line_is_a_line_for_everybody() -> None:

@@ -87,7 +87,7 @@ def test_a_socket_for_its_owner_alone_until_sigterm(conf: Path, tmp_path: Path) 
             assert set(status["model_info"]["hashes"]) == {"binary", "weights"}
             done = ask(client, {"type": "generate", "id": 1, "prompt": "x", "stream": False})
             assert (done["type"], done["text"]) == ("done", "w0 w1 w2 w3 w4 w5"[: len(done["text"])])
-            # Somebody in the middle of a long reply when the signal comes: cancelled, told, gone.
+            # Somebody in the middle of a long reply when the signal comes: canceled, told, gone.
             prompt = '#stand-in {"tokens": 100000, "rate_hz": 50}\nx'
             client.sendall(json.dumps({"type": "generate", "id": 2, "prompt": prompt}).encode() + b"\n")
             with client.makefile("rb") as stream:

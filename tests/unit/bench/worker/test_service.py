@@ -123,7 +123,7 @@ def test_nobody_aborts_another_s_request(bench: Any, serve: Any) -> None:
     assert other.ask({"type": "abort", "session_id": session})["error"] == "unknown_session"
     assert other.ask({"type": "close_session", "session_id": session})["error"] == "unknown_session"
     assert other.ask({"type": "abort", "id": "x"})["found"] is False
-    assert not engine.generations[0].cancelled.is_set()
+    assert not engine.generations[0].canceled.is_set()
     victim.send({"type": "abort", "session_id": session})
     assert {victim.read()["type"] for _ in range(3)} == {"aborted", "stop", "done"}
 
@@ -235,7 +235,7 @@ def test_a_client_that_is_gone_ends_its_requests(bench: Any, serve: Any, wait_fo
     assert caller.read()["type"] == "token"
     caller.close()
     wait_for(lambda: engine.ended == 1)
-    assert engine.generations[0].cancelled.is_set()
+    assert engine.generations[0].canceled.is_set()
     other = connect()
     other.send(generate(1))
     assert other.until("done")[0]["text"] == "next"
@@ -259,7 +259,7 @@ def test_a_reader_that_sleeps_is_waited_for_and_then_left(bench: Any, serve: Any
     wait_for(lambda: bool(engine.generations) and engine.generations[0].chunks > 10)
     other.send(generate(1))
     assert other.until("done")[0]["text"] == "ok"
-    wait_for(engine.generations[0].cancelled.is_set)
+    wait_for(engine.generations[0].canceled.is_set)
     assert engine.generations[0].chunks < 2000
     wait_for(lambda: other.ask({"type": "status"})["ends"].get("caller_gone") == 1)
 

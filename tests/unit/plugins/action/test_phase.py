@@ -86,8 +86,8 @@ def host(stage: Any) -> Host:
 
 
 def test_an_option_nobody_knows(stage: Any, plan_data: dict[str, Any]) -> None:
-    with pytest.raises(AnsibleActionFail, match="unknown option colour: expected one of name, plan, epoch"):
-        stage.play(phase, name="window", plan=plan_data, colour="red")
+    with pytest.raises(AnsibleActionFail, match="unknown option color: expected one of name, plan, epoch"):
+        stage.play(phase, name="window", plan=plan_data, color="red")
 
 
 @pytest.mark.parametrize("name", [None, "verify", ""])

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """As much of docker's command line as a trial uses, with its state in a folder: one JSON file per container.
 
-It is strict: an option it does not know is refused, as docker does, so a misspelt fence is noticed.
+It is strict: an option it does not know is refused, as docker does, so a misspelled fence is noticed.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ class Client:
         with self.host(f"{self.session['out_dir']}/{name}").open("a") as file:
             file.write(text + "\n")
 
-    def _summarise(self, name: str, code: int, stopped: str | None) -> int:
+    def _summarize(self, name: str, code: int, stopped: str | None) -> int:
         if self.name not in self.world.without_summary:
             self._out(name, json.dumps({"exit_code": code, "stopped": stopped}))
         return code
@@ -221,7 +221,7 @@ class Client:
         world.log.append(("measured", self.name))
         if self.name in world.client_codes:
             yield
-            return self._summarise(summary, world.client_codes[self.name], None)
+            return self._summarize(summary, world.client_codes[self.name], None)
         for segment in session["segments"]:
             count, asked = int(segment["n"]), False
             smoke = segment.get("smoke", False)
@@ -229,14 +229,14 @@ class Client:
             early = world.client_ends_in.get(self.name)
             if early and early[0] == segment["id"]:
                 yield
-                return self._summarise(summary, early[1], "thinking")
+                return self._summarize(summary, early[1], "thinking")
             while done < count:
                 good = {"ok": True, "strategy": 1, "latency_ms": world.latency_ms}
                 reply = dict(world.smoke_reply) if smoke else good
                 self._out(f"{segment['id']}.jsonl", json.dumps({"seq": done + 1, **reply}))
                 done += 1
                 if smoke and not reply["ok"]:
-                    return self._summarise(summary, 3, "smoke")
+                    return self._summarize(summary, 3, "smoke")
                 if done == count and segment.get("gate_file") and not asked:
                     asked = True
                     gate = self._control(segment["gate_file"])
@@ -247,7 +247,7 @@ class Client:
                         count = max(count, int(segment["extend_to"]))
                     world.log.append(("gate", segment["gate_file"], count))
             yield
-        return self._summarise(summary, 0, None)
+        return self._summarize(summary, 0, None)
 
 
 class FakePopen:

@@ -189,7 +189,7 @@ def test_compute_and_graphics_are_merged_by_pid(nvml: FakeNvml) -> None:
     assert list(held) == [10, 20, 30, 40]
 
 
-def test_nvml_is_initialised_once_and_kept_open(nvml: FakeNvml) -> None:
+def test_nvml_is_initialized_once_and_kept_open(nvml: FakeNvml) -> None:
     card = gpu.Card()
     for _unused in range(3):
         card.read()
@@ -632,7 +632,7 @@ def test_without_a_target_the_level_must_stand_still() -> None:
 
 
 def test_a_slow_slide_is_not_standing_still() -> None:
-    # 30 MiB a step: neighbours are close, but half a second is not.
+    # 30 MiB a step: neighbors are close, but half a second is not.
     steps: list[Any] = [(9000 - 30 * i, []) for i in range(100)]
     assert Script(steps).drain(None, limit_s=30).duration_s > 9.0
 

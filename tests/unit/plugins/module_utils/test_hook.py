@@ -161,7 +161,7 @@ def test_systemd_expands_nothing_in_its_words(
 # Its trouble.
 
 
-def test_a_hook_that_can_not_be_started_is_journalled(
+def test_a_hook_that_can_not_be_started_is_journaled(
     commands: Commands, trial: plan.Plan, written: journal.Journal
 ) -> None:
     commands.answer(STARTER, rc=1, err="Failed to start transient service unit: no such user\n")

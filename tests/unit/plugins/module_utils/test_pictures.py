@@ -36,7 +36,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(width: int = 4, height: int = 2, data: bytes | None = None) -> bytes:
-    """A grey PNG."""
+    """A gray PNG."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     pixels = zlib.compress(b"\0" * (width + 1) * height) if data is None else data
     half = len(pixels) // 2

@@ -87,7 +87,7 @@ BROKEN = [
     ("attended", "yes", "attended: expected true or false"),
     ("tenants", {}, "tenants: expected a list"),
     ("tenants.0", "llamacpp", "tenants[0]: expected a mapping with the fields of Tenant"),
-    ("tenants.0.colour", "red", "tenants[0].colour: expected one of "),
+    ("tenants.0.color", "red", "tenants[0].color: expected one of "),
     ("tenants.0.name", "../x", "tenants[0].name: expected letters"),
     ("tenants.0.name", "nav", "tenants: expected every name once"),
     ("tenants.0.kind", "cron", "tenants[0].kind: expected one of systemd"),

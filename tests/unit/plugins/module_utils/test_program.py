@@ -703,7 +703,7 @@ def test_an_incomplete_restore_says_what_and_is_one(world: World, shell: Shell) 
     assert shell("restore-now") == 0
 
 
-def test_trouble_nobody_thought_of_is_journalled_and_retried(
+def test_trouble_nobody_thought_of_is_journaled_and_retried(
     world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shell.open()

@@ -50,12 +50,12 @@ def prepare(world: World) -> None:
 
 
 def fails(world: World, furthest: str = "measure") -> dict[str, Any]:
-    """Run the window, which must fail; returns the facts of the failure, as journalled."""
+    """Run the window, which must fail; returns the facts of the failure, as journaled."""
     trial = world.runner(furthest)
     with pytest.raises(PhaseFailed) as caught:
         trial.run()
     failed = [e for e in world.events() if e["event"] == "phase_failed"]
-    assert len(failed) == 1, "every failure is journalled, once"
+    assert len(failed) == 1, "every failure is journaled, once"
     assert failed[0]["reason"] == caught.value.facts["reason"]
     restores_nothing(world)
     return failed[0]
@@ -160,13 +160,13 @@ def test_a_session_that_was_told_to_stop_is_not_through(world: World) -> None:
     """docker's own stop sends its containers SIGTERM: the client then writes what it has, and that it was stopped."""
     from fakeworld import Client
 
-    summarise = Client._summarise
+    summarize = Client._summarize
 
     def stopped(client: Any, name: str, code: int, why: str | None) -> int:
-        return summarise(client, name, 3, "signal" if client.name == "candidate" else why)
+        return summarize(client, name, 3, "signal" if client.name == "candidate" else why)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Client, "_summarise", stopped)
+        patch.setattr(Client, "_summarize", stopped)
         with pytest.raises(PhaseFailed, match="measuring stopped early"):
             world.runner().run()
 
@@ -185,7 +185,7 @@ def test_clients_may_read_inputs_and_write_samples_only(world: World) -> None:
         assert (world.run_dir / name).stat().st_mode & 0o077 == 0, name
 
 
-def test_preparing_is_journalled_with_prompt_and_hash(world: World) -> None:
+def test_preparing_is_journaled_with_prompt_and_hash(world: World) -> None:
     prepare(world)
     assert world.named() == ["phase_started snapshot", "prompt", "segment_done", "phase_done snapshot"]
     prompt = world.events()[1]

@@ -36,7 +36,7 @@ class Overlaps:
     waited_s: float = 0.0
 
 
-class Neighbours:
+class Neighbors:
     """Watches one server.
 
     Args:

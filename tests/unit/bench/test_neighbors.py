@@ -14,8 +14,8 @@ import pytest
 from published import accept
 from trialbench import schemas
 from trialbench.engines.llama.slots import Look, Slots, SlotsError
-from trialbench.measure import neighbours
-from trialbench.measure.neighbours import FOREIGN, RESTARTED, Neighbours
+from trialbench.measure import neighbors
+from trialbench.measure.neighbors import FOREIGN, RESTARTED, Neighbors
 from trialbench.measure.progress import PlainProgress
 from trialbench.measure.session import run_session
 
@@ -54,7 +54,7 @@ class Llama:
                 row |= {"id_task": last, "n_prompt_tokens": 99}
         return self.body if self.body is not None else json.dumps(rows).encode()
 
-    # What Slots is for Neighbours.
+    # What Slots is for Neighbors.
 
     def look(self, limit_s: float) -> Look:
         if self.status != 200:
@@ -72,14 +72,14 @@ def llama() -> Llama:
     return Llama()
 
 
-def watch(llama: Llama, wait_s: float = 0.2, stopped: Callable[[], bool] = lambda: False) -> Neighbours:
-    found = Neighbours(llama, wait_s=wait_s, stopped=stopped)  # type: ignore[arg-type]  # a stand-in
+def watch(llama: Llama, wait_s: float = 0.2, stopped: Callable[[], bool] = lambda: False) -> Neighbors:
+    found = Neighbors(llama, wait_s=wait_s, stopped=stopped)  # type: ignore[arg-type]  # a stand-in
     found.begin()
     return found
 
 
 def ask(
-    watched: Neighbours,
+    watched: Neighbors,
     llama: Llama,
     *,
     tokens: int | None = TOKENS,
@@ -236,7 +236,7 @@ def test_nothing_sent_is_nothing_watched(llama: Llama) -> None:
 
 
 def test_a_fresh_look_is_enough(llama: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "_FRESH_S", 60.0)
+    monkeypatch.setattr(neighbors, "_FRESH_S", 60.0)
     watched = watch(llama)
     for _ in range(5):
         ask(watched, llama)

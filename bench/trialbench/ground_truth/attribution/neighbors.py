@@ -1,6 +1,6 @@
-"""Artefacts that the ladder compares with the judged file: the same model made another way, or one step earlier.
+"""Artifacts that the ladder compares with the judged file: the same model made another way, or one step earlier.
 
-Nothing here says which step is guilty; it makes the neighbours and says how far apart two of them are.
+Nothing here says which step is guilty; it makes the neighbors and says how far apart two of them are.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ from pathlib import Path
 from trialbench.errors import TrialbenchError
 from trialbench.ground_truth.evidence.observe import Evidence, Seen
 from trialbench.ground_truth.model.roster import Model
-from trialbench.ground_truth.runtimes.base import Artefact, Capability
+from trialbench.ground_truth.runtimes.base import Artifact, Capability
 from trialbench.ground_truth.suites.files import distance
 
 # Configuration values that determine what a model computes; others do not affect a continuation.
 _SHAPE = ("architecture", "layers", "heads", "kv_heads", "hidden", "inner", "vocabulary", "norm_epsilon", "rope_theta")
 
 
-class Neighbours:
-    """The neighbours of a model's files. Each is made once, in its own folder; a string says why there is none."""
+class Neighbors:
+    """The neighbors of a model's files. Each is made once, in its own folder; a string says why there is none."""
 
     def __init__(self, evidence: Evidence, model: Model) -> None:
         self._evidence, self._model = evidence, model
         runtime = evidence.runtime.identity.name
         self._folder = evidence.workspace.record(model, runtime, "f32").parent / "ladder"
-        self._made: dict[tuple[str, Path], Artefact | str] = {}
+        self._made: dict[tuple[str, Path], Artifact | str] = {}
         self._said: dict[Path, Seen] = {}
 
-    def imported(self) -> Artefact | str:
+    def imported(self) -> Artifact | str:
         """The float file, imported from the Hugging Face files."""
         source = self._evidence.workspace.source(self._model)
         return self._make(Capability.IMPORT_HF, source, "from-hf", "f32")
 
-    def imported_from_gguf(self) -> Artefact | str:
+    def imported_from_gguf(self) -> Artifact | str:
         """The float file, imported from a GGUF that we made: another way through the runtime's importer."""
         from trialbench.ground_truth.model.convert import to_gguf
 
@@ -42,23 +42,23 @@ class Neighbours:
             to_gguf(self._evidence.workspace.folder(self._model), gguf, "f32", name=self._model.slug)
         except (TrialbenchError, OSError) as error:
             return str(error)
-        ours = Artefact(gguf, self._model.slug, "gguf", "f32", parents=("hf", "gguf f32"))
+        ours = Artifact(gguf, self._model.slug, "gguf", "f32", parents=("hf", "gguf f32"))
         return self._make(Capability.IMPORT_GGUF, ours, "from-gguf", "f32")
 
-    def exported(self, artefact: Artefact) -> Artefact | str:
+    def exported(self, artifact: Artifact) -> Artifact | str:
         """A file of the runtime's own format as a GGUF, which can be read; a GGUF is one already."""
-        if artefact.format == "gguf":
-            return artefact
-        return self._make(Capability.EXPORT, artefact, f"{artefact.path.stem}-exported", artefact.quant)
+        if artifact.format == "gguf":
+            return artifact
+        return self._make(Capability.EXPORT, artifact, f"{artifact.path.stem}-exported", artifact.quant)
 
-    def back(self, artefact: Artefact) -> Artefact | str:
+    def back(self, artifact: Artifact) -> Artifact | str:
         """A file after export and import: the same numbers, as floats."""
-        out = self.exported(artefact)
+        out = self.exported(artifact)
         if isinstance(out, str):
             return out
-        return self._make(Capability.IMPORT_GGUF, out, f"{artefact.path.stem}-back", artefact.quant)
+        return self._make(Capability.IMPORT_GGUF, out, f"{artifact.path.stem}-back", artifact.quant)
 
-    def _make(self, capability: Capability, source: Artefact, name: str, quant: str) -> Artefact | str:
+    def _make(self, capability: Capability, source: Artifact, name: str, quant: str) -> Artifact | str:
         key = (capability.value, source.path)
         if key not in self._made:
             evidence = self._evidence
@@ -67,20 +67,20 @@ class Neighbours:
             if why is None:
                 done = evidence.runtime.convert(capability, source, self._folder / f"{name}{ending}", quant)
                 why = done.trouble.text if done.trouble else "nothing was made"
-                self._made[key] = why if done.artefact is None else done.artefact
+                self._made[key] = why if done.artifact is None else done.artifact
             else:
                 self._made[key] = why
         return self._made[key]
 
-    def said(self, artefact: Artefact) -> Seen:
-        """What a neighbour continues, asked once."""
-        if artefact.path not in self._said:
-            key = (self._model.slug, artefact.quant)
-            again = Evidence(self._evidence.workspace, self._evidence.runtime, replaced={key: artefact})
-            self._said[artefact.path] = again.seen(self._model, artefact.quant)
-        return self._said[artefact.path]
+    def said(self, artifact: Artifact) -> Seen:
+        """What a neighbor continues, asked once."""
+        if artifact.path not in self._said:
+            key = (self._model.slug, artifact.quant)
+            again = Evidence(self._evidence.workspace, self._evidence.runtime, replaced={key: artifact})
+            self._said[artifact.path] = again.seen(self._model, artifact.quant)
+        return self._said[artifact.path]
 
-    def apart(self, judged: Artefact | str, reference: Artefact | Path | str, bound: float) -> tuple[bool | None, str]:
+    def apart(self, judged: Artifact | str, reference: Artifact | Path | str, bound: float) -> tuple[bool | None, str]:
         """Whether two readable files have the same tensors within a relative error; None where they do not compare."""
         if isinstance(judged, str) or isinstance(reference, str):
             return None, str(judged if isinstance(judged, str) else reference)
