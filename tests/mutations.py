@@ -69,6 +69,9 @@ REBOOT = "a reboot in the window starts the restore"
 ANYWHERE = "a restore may be cut off anywhere"
 NEEDS_NOTHING = "a restore needs no disk, no GPU and no dockerd"
 IN_ORDER = "what was stopped is started again, in order"
+OUTLIVES = "what was begun is brought to its end"
+STAYS_UP = "who is back stays back"
+ONCE = "a run is run once"
 TWO_TRIALS = "two trials never meet"
 OTHER_HOSTS = "one host never endangers another"
 ROOT_ALONE = "nobody but root reads or steers a trial"
@@ -105,13 +108,26 @@ MUTATIONS: tuple[Mutation, ...] = (
              "    enabled: true\n", "    enabled: false\n"),
     # ---- the restore ----
     Mutation("restore order swapped", IN_ORDER, f"{CORE}/restorer.py",
-             "for name in self.plan.restore_order):", "for name in reversed(self.plan.restore_order)):"),
+             "for name in self.plan.restore_order)\n", "for name in reversed(self.plan.restore_order))\n"),
     Mutation("a start that fails is not tried again", IN_ORDER, f"{CORE}/restorer.py",
              "RETRY_S = (0.5, 1.0)", "RETRY_S = ()"),
     Mutation("drain minimum 0", "decision 7", f"{CORE}/restorer.py",
              "min_s = max(0.0, limits.drain_min_s - (time.monotonic() - since))", "min_s = 0.0"),
     Mutation("a restore does not look who is up", ANYWHERE, f"{CORE}/restorer.py",
              "                healthy = tenants.look(tenant).healthy\n", "                healthy = False\n"),
+    Mutation("a stop that was begun is forgotten", OUTLIVES, f"{CORE}/restorer.py",
+             "            self.end_stops()\n", ""),
+    Mutation("what was begun counts as healthy", OUTLIVES, f"{CORE}/tenants.py",
+             "    if begun:\n        return Condition(True, False,",
+             "    if begun and not process:\n        return Condition(True, False,"),
+    Mutation("what loads is started again", OUTLIVES, f"{CORE}/restorer.py",
+             'next((scope for scope in tenants.of(tenant).loading() if scope not in known), "")', 'known[:0] or ""'),
+    Mutation("nobody looks whether a tenant stays up", STAYS_UP, f"{CORE}/restorer.py",
+             "            self.settle(bool(absent))\n", ""),
+    Mutation("a restarted tenant has stayed up", STAYS_UP, f"{CORE}/tenants.py",
+             "    if restarts != first.restarts:\n", "    if restarts < 0:\n"),
+    Mutation("a run is run again", ONCE, f"{CORE}/program.py",
+             'if any(e["by"] == "runner" for e in read(state.journal_path(mark.run))):', "if not mark.run:"),
     Mutation("without a snapshot nobody is started", ANYWHERE, f"{CORE}/restorer.py",
              '.get(tenant.name, {"running": True})', '.get(tenant.name, {"running": False})'),
     Mutation("no space is set aside for the journal", NEEDS_NOTHING, f"{CORE}/runner.py",

@@ -37,6 +37,8 @@ ARGUMENTS = ("name", "plan", "epoch", "advance", "by", "controller")
 SHOWN = {
     "tenant_stopping": "stopping {tenant}",
     "tenant_stopped": "{tenant} stopped in {duration_s:.1f} s",
+    "tenant_in_flight": "{tenant} is neither up nor down: {found}; its end is waited for",
+    "tenant_not_stopped": "{tenant} could not be stopped: {reason}",
     "tenant_starting": "starting {tenant}",
     "tenant_healthy": "{tenant} healthy after {duration_s:.1f} s",
     "tenant_retry": "{tenant} did not start, tried again in {wait_s:.1f} s: {reason}",
@@ -52,6 +54,8 @@ SHOWN = {
     "phase_failed": "phase {phase} FAILED: {reason}; expected {expected}; found {found}; {todo}",
     "restore_started": "restore started by {restored_by}",
     "containers_removed": "{count} containers removed",
+    "settled": "everybody stayed up for {duration_s:.1f} s",
+    "not_settled": "{tenant} did NOT stay up: {reason}",
     "checks": "checks passed: {ok}",
     "restored": "host restored in {duration_s:.1f} s; down: {impacts}",
     "restore_failed": "restore NOT complete: {reason}",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 import shutil
@@ -254,6 +255,38 @@ def _tenant_state(tenant: Tenant, host: Host) -> probes.Answer:
     return probes.Answer(True, ", ".join(notes) or "nothing to ask")
 
 
+def _stop_limit_s(tenant: Tenant, host: Host) -> float | None:
+    try:
+        return tenants.of(tenant).stop_limit_s(host)
+    except ValueError:
+        return None
+
+
+def bounded(plan: Plan, host: Host) -> tuple[Plan, list[str]]:
+    """How long each tenant's stop may go on by itself, as its manager on the host says.
+
+    Returns:
+        The plan with those limits, and why the trial has no bound with them; empty where it has.
+    """
+    moved, trouble = [], []
+    for tenant in plan.tenants:
+        limit_s = _stop_limit_s(tenant, host) if tenant.name in plan.stop_order else 0.0
+        if limit_s is None:
+            trouble.append(f"systemd does not tell how long the stop of {tenant.name} may take")
+        elif math.isinf(limit_s):
+            trouble.append(f"the stop of {tenant.name} may take for ever (TimeoutStopSec=infinity in its unit)")
+        # Without a limit the trial is not opened.
+        bound_s = tenant.stop_limit_s if limit_s is None or math.isinf(limit_s) else max(limit_s, tenant.stop_limit_s)
+        moved.append(dataclasses.replace(tenant, stop_limit_s=bound_s))
+    found = dataclasses.replace(plan, tenants=moved)
+    if found.run_max_s <= 0:
+        trouble.append(
+            f"limits.cap_s of {plan.limits.cap_s:g} s leaves no time for the window: "
+            f"a restore may take {found.restore_bound_s:.0f} s, with the longest stop of a unit that is to be stopped"
+        )
+    return found, trouble
+
+
 def _healthy(plan: Plan, host: Host) -> _Finding:
     def job(tenant: Tenant) -> Callable[[], probes.Answer]:
         return lambda: _tenant_state(tenant, host)
@@ -263,6 +296,7 @@ def _healthy(plan: Plan, host: Host) -> _Finding:
     # Find a tenant that could not be started again now, not when it is already down.
     ways = {t.name: tenants.of(t).way_back(host) for t in plan.tenants if t.start or t.name in plan.stop_order}
     lost = [f"{name} could not be brought back: {why}" for name, why in ways.items() if why]
+    lost += bounded(plan, host)[1]
     return _Finding(all(a.ok for a in answers) and not lost, "; ".join([*texts, *lost]))
 
 
@@ -537,7 +571,9 @@ TERMS = (
     _Term(
         6,
         "every tenant is healthy",
-        lambda plan: "healthy, and able to start again: " + ", ".join(t.name for t in plan.tenants),
+        lambda plan: (
+            "healthy, able to stop in bounded time and to start again: " + ", ".join(t.name for t in plan.tenants)
+        ),
         "what is broken before the trial could not be told from what the trial broke",
         lambda _: "repair the named tenant first",
         _healthy,

@@ -67,6 +67,11 @@ def seconds(earlier: dict[str, Any], later: dict[str, Any]) -> float:
     return max(0.0, (walls[1] - walls[0]).total_seconds())
 
 
+def _epoch(found: Any) -> int:
+    epoch = found.get("epoch") if isinstance(found, dict) else None
+    return epoch if isinstance(epoch, int) else 0
+
+
 def _sync_folder(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -221,9 +226,22 @@ class State:
         return self.root / "runs" / run
 
     def newest_run(self) -> str:
-        """The run that was opened last, by its snapshot; empty on a host that never opened one."""
-        found = sorted(self.root.glob("runs/*/snapshot.json"), key=lambda p: p.stat().st_mtime)
-        return found[-1].parent.name if found else ""
+        """The run that was opened last, by the epoch of its snapshot; empty on a host that never opened one."""
+        paths = self.root.glob("runs/*/snapshot.json")
+        found = [(_epoch(read_json(path)), path.stat().st_mtime, path.parent.name) for path in paths]
+        return max(found)[-1] if found else ""
+
+    def last_run(self) -> str:
+        """The run that acted last, by the epochs of its journal, whatever the clock did; empty where there is none.
+
+        A run that was not opened has the epoch in which the one before it ended, and began in it.
+        """
+        found = []
+        for path in self.root.glob("runs/*/journal.jsonl"):
+            epochs = [_epoch(entry) for entry in read(path)]
+            if epochs:
+                found.append((max(epochs), epochs[0], path.stat().st_mtime, path.parent.name))
+        return max(found)[-1] if found else ""
 
     def journal_path(self, run: str) -> Path:
         """The journal of a run."""

@@ -17,6 +17,8 @@ MIB_PER_GB = 1024
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 # A2 ends within its limit; its client's own start and end may take this much more.
 A2_GRACE_S = 5.0
+# A stop that has reached its limit is ended by signal; this much for that, and for seeing it.
+STOP_GRACE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Tenant:
     ``process`` is a sequence of argv words that identifies the tenant's process; ``watch_process`` asks for a
     check of its own that this process lives (and is the same one as before, where the trial did not stop it);
     ``vram_process`` is a word in the command line of the process that holds its VRAM; ``impact`` what people
-    lose while it is down (blind, mute).
+    lose while it is down (blind, mute). ``stop_limit_s`` is how long a stop may go on by itself after whoever asked
+    for it has gone: the host looks it up for units when a trial opens, and 0 is the ``stop_timeout_s``.
     """
 
     name: str
@@ -80,6 +83,17 @@ class Tenant:
     start_timeout_s: float = 120.0
     expected_start_s: float = 10.0
     stop_timeout_s: float = 20.0
+    stop_limit_s: float = 0.0
+
+    @property
+    def stop_wait_s(self) -> float:
+        """How long a restore waits for the end of a stop that was begun before it."""
+        return max(self.stop_limit_s, self.stop_timeout_s)
+
+    @property
+    def stop_bound_s(self) -> float:
+        """Upper bound of bringing such a stop to its end: waiting for it, and stopping once more where that is ours."""
+        return max(self.stop_limit_s, 2 * self.stop_timeout_s) + STOP_GRACE_S
 
 
 @dataclass(frozen=True)
@@ -300,6 +314,8 @@ class Plan:
     bands: Bands = field(default_factory=Bands)
     limits: Limits = field(default_factory=Limits)
     attended: bool = True
+    # After the last start, before the host counts as restored: nobody may die, restart or fall ill in it.
+    settle_s: float = 10.0
     # Stop, drain, restore, check, without a candidate and without measuring.
     rehearsal: bool = False
     hook: Hook | None = None
@@ -321,9 +337,14 @@ class Plan:
 
     @property
     def restore_bound_s(self) -> float:
-        """Upper bound of a restore: the drain's limit, the start limits of what was stopped, A2."""
-        starts = sum(self.tenant(name).start_timeout_s for name in self.restore_order)
-        return self.limits.drain_limit_s + starts + self.limits.a2_s + A2_GRACE_S
+        """Upper bound of a restore: the longest stop, the drain's limit, the start limits, A2, the settle period.
+
+        The runner stops one tenant after another, so only one stop can be under way when it ends.
+        """
+        tenants = [self.tenant(name) for name in self.restore_order]
+        stop = max((tenant.stop_bound_s for tenant in tenants), default=0.0)
+        starts = sum(tenant.start_timeout_s for tenant in tenants)
+        return stop + self.limits.drain_limit_s + starts + self.limits.a2_s + A2_GRACE_S + self.settle_s
 
     @property
     def run_max_s(self) -> float:

@@ -12,6 +12,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import time
 import urllib.error
 import urllib.request
@@ -216,20 +217,53 @@ def processes(pattern: str, proc: Path = Path("/proc")) -> list[ProcessId]:
     return sorted(found, key=lambda p: p.pid)
 
 
-def inhabited(unit: str, proc: Path = Path("/proc")) -> bool:
-    """Whether a process lives in the control group of a unit, as of this moment.
+def uid(pid: int, proc: Path = Path("/proc")) -> int | None:
+    """The user a process belongs to, or None when it is gone."""
+    try:
+        return (proc / str(pid)).stat().st_uid
+    except OSError:
+        return None
 
-    systemd reports it a few milliseconds after the last process has gone.
+
+def units(pid: int, proc: Path = Path("/proc")) -> list[str]:
+    """The system units whose control groups a process lives in, from the outside in.
+
+    Empty for one that a user's own manager runs: there every user gives his units what names he likes.
     """
+    found: list[str] = []
+    with contextlib.suppress(OSError):
+        for line in (proc / str(pid) / "cgroup").read_text().splitlines():
+            parts = line.split(":", 2)[-1].split("/")
+            if not any(part.startswith("user@") for part in parts):
+                found += [part for part in parts if part]
+    return found
+
+
+def members(pattern: str, proc: Path = Path("/proc")) -> dict[str, list[int]]:
+    """Living processes in the system's units whose whole name matches a regular expression, by unit, as of now.
+
+    systemd reports an end a few milliseconds after the last process has gone. A ``systemd-run`` of root that is still
+    asking for its unit counts as well: what it was told to run will run.
+    """
+    found: dict[str, list[int]] = {}
     for entry in proc.iterdir():
-        with contextlib.suppress(OSError):
-            if (
-                entry.name.isdigit()
-                and f"/{unit}" in (entry / "cgroup").read_text()
-                and identify(int(entry.name), proc)
-            ):
-                return True
-    return False
+        if not entry.name.isdigit():
+            continue
+        pid = int(entry.name)
+        names = [name for name in units(pid, proc) if re.fullmatch(pattern, name)]
+        if not names:
+            argv = _argv(pid, proc)
+            if os.path.basename(argv[0] if argv else "") == "systemd-run" and uid(pid, proc) == 0:
+                wanted = [word.removeprefix("--unit=") for word in argv if word.startswith("--unit=")]
+                names = [name for name in wanted if re.fullmatch(pattern, name)]
+        if names and identify(pid, proc):
+            found.setdefault(names[-1], []).append(pid)
+    return found
+
+
+def inhabited(unit: str, proc: Path = Path("/proc")) -> bool:
+    """Whether a process lives in the control group of a unit of the system, as of this moment."""
+    return bool(members(re.escape(unit), proc))
 
 
 def _listening_inodes(proc: Path) -> dict[str, int]:

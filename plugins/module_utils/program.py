@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import containers, gpu, hook, plan, planfile, restorer, run, runner, sessions, tenants
+from . import containers, contracts, gpu, hook, plan, planfile, restorer, run, runner, sessions, tenants
 from .journal import PHASES, Held, Journal, Mark, State, awake_s, read, seconds, stamp
 from .probes import printable
 
@@ -101,6 +101,11 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
             )
         journal = Journal(state.journal_path(run), run, state.epoch(), "program", required=True)
         try:
+            trial, unbounded = contracts.bounded(trial, contracts.Host())
+            if unbounded:
+                raise runner.PhaseFailed(
+                    "a restore would have no bound", "stops that end in time", "; ".join(unbounded), "see contract 6"
+                )
             runner.prepare(trial, state, journal)
             epoch = runner.open_trial(trial, state, gpu.Card(trial.gpu.index), controller)
         except BaseException as err:
@@ -266,6 +271,11 @@ def run_window(state: State) -> int:
         _complain("no trial is open")
         return 1
     trial = _load(state, mark.run)
+    if any(e["by"] == "runner" for e in read(state.journal_path(mark.run))):
+        # Somebody has started the unit again. Tenants are down and samples are there: a second window would measure
+        # a host without them, into the files of the first. Its end restores the host.
+        _complain(f"run {mark.run} has been run, and is run once; the host is restored, then open another")
+        return 1
     try:
         runner.Runner(trial, state, mark.epoch, gpu.Card(trial.gpu.index)).run()
     except runner.PhaseFailed as err:
@@ -309,10 +319,9 @@ def status(state: State) -> dict[str, Any]:
         ``failure`` (what ended the run), ``restore_failure``, ``next_try_s``, ``units``.
     """
     mark = state.mark()
-    runs = sorted(state.root.glob("runs/*/journal.jsonl"), key=lambda p: p.stat().st_mtime)
-    # The run that holds the host is the last one, even if the clock jumped.
-    held = [state.journal_path(mark.run)] if mark and mark.run else []
-    last = read([*runs, *held][-1]) if runs or held else []
+    # The run that holds the host is the last one.
+    name = mark.run if mark and mark.run else state.last_run()
+    last = read(state.journal_path(name)) if name else []
     restored = [e for e in last if e["event"] == "restored"]
     # Where the restore under way (or the next one) begins; earlier failures are history.
     attempts = [e for e in last if e["event"] in ("restore_started", "restore_failed", "restored")]
@@ -324,7 +333,7 @@ def status(state: State) -> dict[str, Any]:
     down: dict[str, Any] = {}
     for entry in last:
         if entry["event"] == "tenant_stopping":
-            down[entry["tenant"]] = entry["wall"]
+            down.setdefault(entry["tenant"], entry["wall"])
         elif entry["event"] == "tenant_healthy":
             down.pop(entry["tenant"], None)
     return {

@@ -5,8 +5,10 @@
 
 It runs as the unit ``mt-restore``: after the runner's end, by hand, by playbook or at boot. It does not replay
 the plan: it compares the snapshot with the live host and does what is missing, in this order: make every holder of the
-old epoch stale, remove the run's containers, drain, start the tenants that ran before, check. So it may be killed at
-any point and started again.
+old epoch stale, remove the run's containers, bring stops that were begun to their end, drain, start the tenants that
+ran before, see that they stay up, check. So it may be killed at any point and started again.
+
+What was begun and has not ended is neither up nor down: it outlives whoever asked for it.
 """
 
 from __future__ import annotations
@@ -27,6 +29,11 @@ from .probes import ProcessId
 POLL_S = 0.05
 # Without a reading for this long the drain cannot be observed; it then ends at its minimum.
 BLIND_S = 1.0
+# Often enough that nobody dies and is back between two looks.
+SETTLE_POLL_S = 0.25
+# What the journal says of a tenant's moves: the last of them tells whether something was begun.
+MOVES = ("tenant_stopping", "tenant_stopped", "tenant_not_stopped", "tenant_starting", "tenant_started",
+         "tenant_healthy")  # fmt: skip
 # What a driver usually needs to answer; it gets no more before the candidate is removed.
 SEE_S = 0.05
 # A failed start is retried after these pauses; after that the next restore tries again.
@@ -128,12 +135,14 @@ class Restorer:
             self.remove_containers(*([containers.RUN_LABEL] if measure else containers.LABELS))
             measure = measure and not self.docker_silent
             gone = time.monotonic()
+            self.end_stops()
             absent = self.missing()
             if absent:
                 self.drain(gone)
             for tenant in absent:
                 self.start(tenant, measure=measure and tenant.name == self.plan.baseline.tenant)
             self.remove_containers(containers.A2_LABEL)
+            self.settle(bool(absent))
             return self.prove(began)
         finally:
             if self.sampler:
@@ -170,12 +179,103 @@ class Restorer:
         found: dict[str, Any] = (self.snapshot or {}).get("tenants", {}).get(tenant.name, {"running": True})
         return found
 
+    @property
+    def ours(self) -> list[Tenant]:
+        """Tenants that must be up in the end, in the order in which they come back: those that ran before."""
+        found = (self.plan.tenant(name) for name in self.plan.restore_order)
+        return [tenant for tenant in found if self.before(tenant)["running"]]
+
+    def log(self, tenant: Tenant) -> Path:
+        """Where a tenant's commands print to."""
+        return self.run_dir / "logs" / f"{tenant.name}.log"
+
+    def end_stops(self) -> None:
+        """Bring every stop that was begun to its end, and only then look who is there.
+
+        It may have been cut off, by a limit, a signal or this very restore; it goes on all the same, and its tenant
+        would answer until it dies.
+        """
+        for tenant in self.ours:
+            self.try_to_end_stop(tenant)
+
+    def try_to_end_stop(self, tenant: Tenant) -> None:
+        """`end_stop`; what goes wrong is noted, and keeps no other tenant down."""
+        try:
+            self.end_stop(tenant)
+        except TROUBLE as err:
+            self.note(str(err))
+            self.journal.write("tenant_not_stopped", tenant=tenant.name, reason=str(err), begun=True)
+
+    def end_stop(self, tenant: Tenant) -> None:
+        """Wait for a tenant's stop that is under way; one that can't be seen is done once more.
+
+        Raises:
+            TenantError: it does not end.
+        """
+        manager = tenants.of(tenant).knows_its_stops
+        begun, asked = tenants.stop_under_way(tenant), not manager and self.asked_to_stop(tenant)
+        if not begun and not (asked and tenants.find_process(tenant)):
+            return
+        found = begun.found if begun else "it was asked to stop, and not seen to end"
+        self.journal.write("tenant_in_flight", tenant=tenant.name, found=found)
+        began, begun = time.monotonic(), tenants.await_stop(tenant)
+        if manager and begun:
+            raise tenants.TenantError(
+                f"{tenant.name}: its stop does not end: {begun.found} after {time.monotonic() - began:.0f} s"
+            )
+        if begun or (asked and tenants.find_process(tenant)):
+            self.end(tenant)
+        elif tenants.find_process(tenant) is None:
+            took = round(time.monotonic() - began, 3)
+            self.journal.write("tenant_stopped", tenant=tenant.name, duration_s=took)
+
+    def asked_to_stop(self, tenant: Tenant) -> bool:
+        """Whether the last the journal knows of a tenant is that its stop was begun; no process outlives a boot."""
+        moves = [e for e in self.past if e.get("tenant") == tenant.name and e["event"] in MOVES and not e.get("begun")]
+        return bool(moves) and moves[-1]["event"] == "tenant_stopping" and moves[-1]["boot_id"] == boot_id()
+
+    def end(self, tenant: Tenant) -> None:
+        """Stop a tenant that has to be started anew."""
+        self.journal.write("tenant_stopping", tenant=tenant.name, impact=tenant.impact)
+        took = tenants.end(tenant, self.log(tenant))
+        self.journal.write("tenant_stopped", tenant=tenant.name, duration_s=round(took, 3))
+
+    def loading(self, tenant: Tenant) -> str:
+        """The scope of a start command that was begun in this trial and in which something lives; empty if none."""
+        known = self.before(tenant).get("scopes", [])
+        return next((scope for scope in tenants.of(tenant).loading() if scope not in known), "")
+
+    def settle(self, started: bool) -> None:
+        """See that everybody who was moved stays up: the same processes, healthy all the time, for ``settle_s``.
+
+        A tenant that dies some seconds after its start, or whose health comes and goes, is not back. The next try
+        starts it again.
+        """
+        known = self.snapshot or {}
+        moved = any(e["event"] in MOVES for e in self.past) or known.get("boot_id", boot_id()) != boot_id()
+        # With a failure this attempt can't end well, and the next one waits again.
+        if not self.plan.settle_s or self.failures or not (started or moved):
+            return
+        began = time.monotonic()
+        first = {tenant.name: tenants.standing(tenant) for tenant in self.ours}
+        while True:
+            for tenant in self.ours:
+                trouble = tenants.unsettled(tenant, first[tenant.name])
+                if trouble:
+                    after_s = time.monotonic() - began
+                    self.note(f"{tenant.name} did not stay up: {trouble}, {after_s:.1f} s after the last start")
+                    self.journal.write("not_settled", tenant=tenant.name, reason=trouble, duration_s=round(after_s, 3))
+                    return
+            left_s = self.plan.settle_s - (time.monotonic() - began)
+            if left_s <= 0:
+                break
+            time.sleep(min(SETTLE_POLL_S, left_s))
+        self.journal.write("settled", duration_s=round(time.monotonic() - began, 3))
+
     def missing(self) -> list[Tenant]:
         """Tenants that ran when the trial opened and are not healthy now, in the order in which they must come back."""
         absent = []
-        for tenant in (self.plan.tenant(name) for name in self.plan.restore_order):
-            if not self.before(tenant)["running"]:
-                continue
+        for tenant in self.ours:
             try:
                 healthy = tenants.look(tenant).healthy
             except TROUBLE:
@@ -282,11 +382,10 @@ class Restorer:
         """Start one missing tenant and wait until it is healthy; A2 where it has its place."""
         if measure:
             containers.start_in_background(containers.client_name("a2"))
-        log = self.run_dir / "logs" / f"{tenant.name}.log"
         self.journal.write("tenant_starting", tenant=tenant.name)
         began = time.monotonic()
         try:
-            self.bring_up(tenant, log)
+            self.bring_up(tenant)
         except TROUBLE as err:
             self.note(str(err))
             self.journal.write("tenant_failed", tenant=tenant.name, reason=str(err))
@@ -295,20 +394,21 @@ class Restorer:
         if measure and not self.measure_again():
             self.remove_containers(containers.A2_LABEL)
 
-    def bring_up(self, tenant: Tenant, log: Path) -> None:
+    def bring_up(self, tenant: Tenant) -> None:
         """Start a tenant that does not run. Wait for one that runs, and restart it if it does not become healthy."""
-        if tenants.look(tenant).running:
+        scope = self.loading(tenant)
+        if scope or tenants.look(tenant).running:
             try:
-                tenants.wait_healthy(tenant, log)
+                tenants.wait_healthy(tenant, self.log(tenant), scope)
                 return
             except tenants.TenantError:
-                if self._running(tenant):
-                    tenants.stop(tenant, log)
+                if self._running(tenant) or self.loading(tenant):
+                    self.end(tenant)
         deadline = time.monotonic() + tenant.start_timeout_s
         # A tenant that once died in its scope lives there, however fast it dies the next time.
         sure = any(e.get("ended") for e in self.past if e.get("tenant") == tenant.name)
         for attempt, pause_s in enumerate((*RETRY_S, 0.0), 1):
-            trouble = self._try_start(tenant, log, deadline, sure=sure)
+            trouble = self._try_start(tenant, deadline, sure=sure)
             if trouble is None:
                 return
             ended = isinstance(trouble, tenants.Ended)
@@ -322,10 +422,14 @@ class Restorer:
             self.journal.write("tenant_retry", tenant=tenant.name, reason=why, **facts)
             time.sleep(pause_s)
 
-    def _try_start(self, tenant: Tenant, log: Path, deadline: float, *, sure: bool) -> Exception | None:
+    def _try_start(self, tenant: Tenant, deadline: float, *, sure: bool) -> Exception | None:
+        log = self.log(tenant)
         try:
             # A start that looked failed may have succeeded: never start a second one beside it.
-            scope = "" if self._running(tenant) else tenants.start(tenant, log, deadline - time.monotonic())
+            scope = self.loading(tenant)
+            if not scope and not self._running(tenant):
+                scope = tenants.start(tenant, log, deadline - time.monotonic())
+                self.journal.write("tenant_started", tenant=tenant.name)
             tenants.wait_healthy(tenant, log, scope, deadline - time.monotonic(), sure=sure)
         except TROUBLE as err:
             return err
@@ -387,9 +491,11 @@ class Restorer:
             raise RestoreFailed("; ".join([*self.failures, *broken, todo]))
         entries = read(self.state.journal_path(self.plan.run))
         facts = {**downtimes(self.plan, entries), "times": times(entries)}
+        standing = {tenant.name: tenants.standing(tenant) for tenant in self.ours}
         duration = round(time.monotonic() - began, 3)
         self.journal.write("restored", restored_by=self.by, duration_s=duration, **facts)
         proof = {"run": self.plan.run, "ok": True, "checks": rows, "restored_by": self.by, "wall": wall()}
+        proof |= {"boot_id": boot_id(), "tenants": {name: found.facts() for name, found in standing.items()}}
         _try_write(self.run_dir / "verification.json", json.dumps(proof, indent=1) + "\n")
         self.journal.write("closed")
         self.state.close()

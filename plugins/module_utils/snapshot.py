@@ -19,8 +19,8 @@ def take(plan: Plan, card: gpu.Card) -> dict[str, Any]:
     """The host as it is: every tenant's condition and process, VRAM in total and by process.
 
     Returns:
-        ``{"tenants": {name: {running, healthy, pid, start_ticks, vram_mib, found}}, "used_mib", "holders", "gpu":
-        {name, driver}, "system": {kernel}}``; ``vram_mib`` is None where the driver does not tell.
+        ``{"tenants": {name: {running, healthy, pid, start_ticks, vram_mib, vram_pids, scopes, found}}, "used_mib",
+        "holders", "gpu": {name, driver}, "system": {kernel}}``; ``vram_mib`` is None where the driver does not tell.
     """
     vram = card.read()
     found: dict[str, Any] = {}
@@ -36,6 +36,8 @@ def take(plan: Plan, card: gpu.Card) -> dict[str, Any]:
             # Nothing seen of a tenant that should hold memory means that the driver does not tell, not that it is 0.
             "vram_mib": sum(known) if len(known) == len(held) and (held or not tenant.vram_process) else None,
             "vram_pids": [h.pid for h in held],
+            # What an earlier trial has started: nothing of it is loading.
+            "scopes": tenants.of(tenant).loading(),
             "found": condition.found,
         }
     holders = [{"pid": h.pid, "mib": h.mib, "command": h.command} for h in vram.holders]

@@ -11,8 +11,10 @@ of their own, so that they outlive their caller.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pwd
+import re
 import secrets
 import shlex
 import signal
@@ -31,6 +33,10 @@ from .probes import ProcessId
 from .run import Ran
 
 POLL_S = 0.05
+# How long a killed process may take to be gone.
+KILL_S = 5.0
+# What a unit's timeouts are when systemd gives them no end.
+FOREVER_S = math.inf
 _LOG_LINES = 20
 # A question to systemd or docker may take this long.
 _QUESTION_S = 10.0
@@ -44,6 +50,10 @@ class TenantError(RuntimeError):
 
 class Ended(TenantError):
     """What was started ended before it was healthy. Waiting longer is pointless."""
+
+
+class NotBegun(TenantError):
+    """Its stop command could not be run at all: nothing was begun with the tenant."""
 
 
 class Host(Protocol):
@@ -66,6 +76,17 @@ class Condition:
     found: str
 
 
+@dataclass(frozen=True)
+class Begun:
+    """Something that was begun with a tenant and has not ended: ``what`` is ``stop`` or ``start``; words for people.
+
+    It goes on by itself, whoever asked for it: a tenant of which this is true is neither up nor down.
+    """
+
+    what: str
+    found: str
+
+
 KINDS: dict[str, type[Kind]] = {}
 
 
@@ -84,6 +105,9 @@ class Kind:
     tells_its_state: ClassVar[bool] = False
     # Whether its start command is the service itself, which never hands its work to another process.
     start_is_service: ClassVar[bool] = False
+    # Whether its manager knows of every stop that was begun, and brings it to an end. Elsewhere the journal alone tells
+    # that one was: a signal that was sent can't be seen.
+    knows_its_stops: ClassVar[bool] = False
 
     def __init__(self, tenant: Tenant) -> None:
         self.tenant = tenant
@@ -115,6 +139,34 @@ class Kind:
     def start(self, log: Path, limit_s: float) -> str:
         """Start it; returns the scope of its command, empty where its manager runs it."""
         raise NotImplementedError
+
+    def begun(self) -> Begun | None:
+        """What was begun with it and has not ended, as far as this can be seen on the host.
+
+        This looks for commands of its inventory that still run.
+        """
+        for what in ("stop", "start"):
+            for scope, pids in probes.members(_scope(what, self.tenant.name)).items():
+                # What a start command leaves in the background is the tenant; of a stop nothing may be left.
+                running = [pid for pid in pids if what == "stop" or probes.command(pid).endswith(scope)]
+                if running:
+                    return Begun(what, f"its {what} command still runs (PID {running[0]}, {scope})")
+        return None
+
+    def loading(self) -> list[str]:
+        """Scopes of its start commands in which something lives: it may be loading there, not yet to be found."""
+        return []
+
+    def kill(self) -> None:
+        """End by signal what its own stop has left; nothing where its manager does that."""
+
+    def restarts(self) -> int:
+        """How often its manager has started it again by itself; 0 where it has none that counts."""
+        return 0
+
+    def stop_limit_s(self, _host: Host) -> float:
+        """How long its manager lets a stop take, in seconds; 0 where only its ``stop_timeout_s`` bounds it."""
+        return 0.0
 
     def ended(self, scope: str) -> str:
         """Why a started tenant will never be healthy; empty while it may be."""
@@ -174,10 +226,40 @@ class Kind:
 
 
 def unit_facts(unit: str) -> dict[str, str]:
-    """What systemd says of a unit: ActiveState, MainPID, Result and friends."""
-    names = "ActiveState,SubState,MainPID,Result,NRestarts,UnitFileState,ActiveEnterTimestampMonotonic"
+    """What systemd says of a unit: ActiveState, MainPID, Result and friends; Job is absent where none is queued."""
+    names = "ActiveState,SubState,MainPID,Result,NRestarts,UnitFileState,ActiveEnterTimestampMonotonic,Job"
     reply = run.command(["systemctl", "show", "--property", names, unit], _QUESTION_S)
     return dict(line.split("=", 1) for line in reply.out.splitlines() if "=" in line)
+
+
+_SPANS_S = {
+    "us": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "min": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+    "w": 7 * 86400.0,
+    "month": 30.44 * 86400.0,
+    "y": 365.25 * 86400.0,
+}
+
+
+def span_s(text: str) -> float:
+    """A span of time as systemd writes it (``1min 30s``), in seconds; `FOREVER_S` for ``infinity``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if text.strip() == "infinity":
+        return FOREVER_S
+    found = re.findall(r"([0-9.]+)([a-z]+)", text)
+    if not found and text.strip() != "0":
+        raise ValueError(f"expected a span of time, found {text!r}")
+    try:
+        return sum(float(number) * _SPANS_S[unit] for number, unit in found)
+    except KeyError as err:
+        raise ValueError(f"expected a span of time, found {text!r}") from err
 
 
 class Systemd(Kind):
@@ -186,9 +268,29 @@ class Systemd(Kind):
     name = "systemd"
     needs = ("unit",)
     tells_its_state = True
+    knows_its_stops = True
 
     def find(self) -> ProcessId | None:
         return probes.identify(int(unit_facts(self.tenant.unit).get("MainPID") or 0))
+
+    def begun(self) -> Begun | None:
+        # A job outlives the systemctl that asked for it, and a unit is healthy for as long as its ExecStop= runs.
+        facts = unit_facts(self.tenant.unit)
+        state, job = facts.get("ActiveState", ""), facts.get("Job", "").strip("0 ")
+        queued = f" with a job in the queue ({job})" if job else ""
+        if state == "deactivating" or (state in ("active", "reloading") and job):
+            return Begun("stop", f"its unit is {state}{queued}")
+        return Begun("start", f"its unit is {state}{queued}") if state == "activating" or job else None
+
+    def restarts(self) -> int:
+        found = unit_facts(self.tenant.unit).get("NRestarts", "")
+        return int(found) if found.isdigit() else 0
+
+    def stop_limit_s(self, host: Host) -> float:
+        ran = host.run(("systemctl", "show", "--property=TimeoutStopUSec,ExecStop", self.tenant.unit))
+        facts = dict(line.split("=", 1) for line in ran.out.splitlines() if "=" in line)
+        # Its own stop command may take so long, and what then has to be signaled as long again.
+        return span_s(facts.get("TimeoutStopUSec", "")) * (2 if facts.get("ExecStop") else 1)
 
     def stop(self, log: Path) -> None:
         self.command(["systemctl", "stop", self.tenant.unit], self.tenant.stop_timeout_s, log)
@@ -234,8 +336,18 @@ class _Commands(Kind):
             return None
         return probes.identify(next((item.pid for item in probes.listeners() if item.port == self.tenant.port), 0))
 
+    def loading(self) -> list[str]:
+        return sorted(probes.members(_scope("start", self.tenant.name)))
+
+    def kill(self) -> None:
+        for what in ("stop", "start"):
+            for scope in probes.members(_scope(what, self.tenant.name)):
+                _end_scope(scope)
+        process = self.find()
+        _signal([*probes.processes(self.tenant.process), *([process] if process else [])], signal.SIGKILL)
+
     def start(self, log: Path, limit_s: float) -> str:
-        return _as_user(self, self.tenant.start, log, limit_s)
+        return _as_user(self, "start", self.tenant.start, log, limit_s)
 
     def ended(self, scope: str) -> str:
         # Without a scope that held its processes nothing is known.
@@ -264,7 +376,7 @@ class Script(_Commands):
         yield from super().lacks(tenant, moved)
 
     def stop(self, log: Path) -> None:
-        _as_user(self, self.tenant.stop, log, self.tenant.stop_timeout_s)
+        _as_user(self, "stop", self.tenant.stop, log, self.tenant.stop_timeout_s)
 
 
 class Container(Kind):
@@ -280,9 +392,22 @@ class Container(Kind):
     def find(self) -> ProcessId | None:
         return probes.identify(self._pid())
 
+    @property
+    def _stop(self) -> list[str]:
+        return ["docker", "stop", "--time", str(int(self.tenant.stop_timeout_s)), self.tenant.container]
+
+    def begun(self) -> Begun | None:
+        # docker does not tell that it waits for a container's end; the client that asked for it may live on.
+        asking = [p.pid for p in probes.processes(shlex.join(self._stop)) if probes.uid(p.pid) == 0]
+        return Begun("stop", f"PID {asking[0]} stops it") if asking else None
+
+    def restarts(self) -> int:
+        argv = ["docker", "inspect", "--format", "{{.RestartCount}}", self.tenant.container]
+        found = run.command(argv, _QUESTION_S).out.strip()
+        return int(found) if found.isdigit() else 0
+
     def stop(self, log: Path) -> None:
-        limit_s = self.tenant.stop_timeout_s
-        self.command(["docker", "stop", "--time", str(int(limit_s)), self.tenant.container], limit_s + 10, log)
+        self.command(self._stop, self.tenant.stop_timeout_s + 10, log)
 
     def start(self, log: Path, limit_s: float) -> str:
         self.command(["docker", "start", self.tenant.container], limit_s, log)
@@ -315,7 +440,7 @@ class Process(_Commands):
 
     def stop(self, log: Path) -> None:
         if self.tenant.stop:
-            _as_user(self, self.tenant.stop, log, self.tenant.stop_timeout_s)
+            _as_user(self, "stop", self.tenant.stop, log, self.tenant.stop_timeout_s)
             return
         deadline = time.monotonic() + self.tenant.stop_timeout_s
         targets = probes.processes(self.tenant.process)
@@ -327,7 +452,7 @@ class Process(_Commands):
             time.sleep(POLL_S)
 
     def start(self, log: Path, limit_s: float) -> str:
-        return _as_user(self, f"{self.tenant.start} &", log, limit_s)
+        return _as_user(self, "start", f"{self.tenant.start} &", log, limit_s)
 
 
 def _signal(targets: Iterable[ProcessId], number: int) -> None:
@@ -338,9 +463,18 @@ def _signal(targets: Iterable[ProcessId], number: int) -> None:
                 os.kill(process.pid, number)
 
 
+def _scope(what: str, tenant: str) -> str:
+    """Names of the scopes in which a tenant's ``start`` or ``stop`` commands run, as a regular expression."""
+    return rf"trial-{what}\.{re.escape(tenant)}\.[0-9a-f]{{8}}\.scope"
+
+
 def _end_scope(scope: str) -> None:
     with contextlib.suppress(OSError):
         run.command(["systemctl", "kill", "--signal=KILL", scope], _QUESTION_S)
+    # What was killed is gone a moment later, and must not be taken for a tenant that loads.
+    deadline = time.monotonic() + KILL_S
+    while probes.inhabited(scope) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
 
 
 @contextlib.contextmanager
@@ -356,18 +490,19 @@ def _log_file(log: Path, command: str) -> Iterator[IO[bytes] | int]:
         yield out
 
 
-def _as_user(kind: Kind, command: str, log: Path, limit_s: float) -> str:
-    # A scope of its own: what the command leaves in the background must not die with the unit that ran it.
+def _as_user(kind: Kind, what: str, command: str, log: Path, limit_s: float) -> str:
+    # A scope of its own: what the command leaves in the background must not die with the unit that ran it. Its name
+    # tells whoever comes after us what was begun with whom.
     # Output goes to a file, because a daemon that holds a pipe open would block the caller.
     tenant = kind.tenant
-    scope = f"{tenant.name}-{secrets.token_hex(4)}.scope"
+    scope = f"trial-{what}.{tenant.name}.{secrets.token_hex(4)}.scope"
     argv = ["systemd-run", "--scope", "--quiet", "--collect", f"--unit={scope}", f"--uid={tenant.user}"]
     try:
         with _log_file(log, command) as out:
             # The service inherits this environment, so its locale is left alone.
-            done = run.command(
-                [*argv, "/bin/sh", "-c", command], limit_s, cwd=tenant.directory or "/", into=out, c_locale=False
-            )
+            # The shell stays until the command has ended, and bears the name of its scope: see `Kind.begun`.
+            script = [*argv, "/bin/sh", "-c", f"{command}\nexit $?", scope]
+            done = run.command(script, limit_s, cwd=tenant.directory or "/", into=out, c_locale=False)
     except TimeoutError:
         _end_scope(scope)
         raise
@@ -389,10 +524,12 @@ def find_process(tenant: Tenant) -> ProcessId | None:
 
 
 def look(tenant: Tenant) -> Condition:
-    """How the tenant is now. Looks only."""
-    process = find_process(tenant)
+    """How the tenant is now. Looks only. What was begun and has not ended leaves nobody healthy."""
+    process, begun = find_process(tenant), of(tenant).begun()
     if process is None:
-        return Condition(False, False, None, "not running")
+        return Condition(False, False, None, begun.found if begun else "not running")
+    if begun:
+        return Condition(True, False, process, f"PID {process.pid}, {begun.found}")
     if tenant.health is None:
         return Condition(True, True, process, f"PID {process.pid}")
     answer = probes.ask(tenant.health)
@@ -406,7 +543,8 @@ def stop(tenant: Tenant, log: Path) -> float:
         Seconds it took.
 
     Raises:
-        TenantError: it still runs after its ``stop_timeout_s``.
+        NotBegun: its stop command could not be run at all.
+        TenantError: it still runs after its ``stop_timeout_s``, or its stop failed: what was begun goes on.
     """
     began = time.monotonic()
     process = find_process(tenant)
@@ -415,10 +553,58 @@ def stop(tenant: Tenant, log: Path) -> float:
     except TimeoutError as err:
         raise TenantError(f"{tenant.name}: still stopping after {tenant.stop_timeout_s:.0f} s") from err
     except OSError as err:
-        raise TenantError(f"{tenant.name}: its stop command cannot be run: {err}") from err
+        raise NotBegun(f"{tenant.name}: its stop command cannot be run: {err}") from err
     while process and probes.alive(process):
         if time.monotonic() - began > tenant.stop_timeout_s + 1:
             raise TenantError(f"{tenant.name}: PID {process.pid} still runs after {tenant.stop_timeout_s:.0f} s")
+        time.sleep(POLL_S)
+    return time.monotonic() - began
+
+
+def stop_under_way(tenant: Tenant) -> Begun | None:
+    """A stop that was begun and has not ended, as far as this can be seen on the host."""
+    begun = of(tenant).begun()
+    return begun if begun and begun.what == "stop" else None
+
+
+def await_stop(tenant: Tenant) -> Begun | None:
+    """Wait for the end of a stop that is under way, at most the tenant's ``stop_wait_s``; returns what goes on then."""
+    deadline = time.monotonic() + tenant.stop_wait_s
+    begun = stop_under_way(tenant)
+    while begun and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+        begun = stop_under_way(tenant)
+    return begun
+
+
+def end(tenant: Tenant, log: Path) -> float:
+    """Stop a tenant that was asked to stop before and may be on its way: as `stop`, and by signal where that fails.
+
+    Afterwards nothing that was begun can end what is started then.
+
+    Returns:
+        Seconds it took.
+
+    Raises:
+        NotBegun: its stop command could not be run at all; no signal was sent.
+        TenantError: it is still there.
+    """
+    began, kind = time.monotonic(), of(tenant)
+    process, trouble = kind.find(), None
+    try:
+        stop(tenant, log)
+    except NotBegun:
+        raise
+    except TenantError as err:
+        trouble = err
+    # What hangs while it loads is not to be found, and its own stop may not find it either.
+    if trouble or kind.begun() or (process is None and kind.loading()):
+        kind.kill()
+    left_s = tenant.stop_wait_s - (time.monotonic() - began) if kind.knows_its_stops else 0.0
+    deadline = time.monotonic() + max(KILL_S, left_s)
+    while find_process(tenant) or kind.begun():
+        if time.monotonic() > deadline:
+            raise trouble or TenantError(f"{tenant.name}: it can't be ended; {kind.last_words(log)}")
         time.sleep(POLL_S)
     return time.monotonic() - began
 
@@ -495,6 +681,43 @@ def wait_healthy(
             if why:
                 raise Ended(f"{tenant.name}: ended before it was healthy: {why}; {kind.last_words(log)}")
         time.sleep(POLL_S)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Which process a tenant is, and how often its manager has started it again by itself."""
+
+    process: ProcessId | None
+    restarts: int
+
+    def facts(self) -> dict[str, int]:
+        """It as JSON: ``{"pid", "start_ticks", "restarts"}``."""
+        found = self.process or ProcessId(0, 0)
+        return {"pid": found.pid, "start_ticks": found.start_ticks, "restarts": self.restarts}
+
+
+def standing(tenant: Tenant) -> Standing:
+    """What `unsettled` compares with; without a process where it can't be told."""
+    # What went wrong is the next look's to tell.
+    with contextlib.suppress(Exception):
+        return Standing(find_process(tenant), of(tenant).restarts())
+    return Standing(None, 0)
+
+
+def unsettled(tenant: Tenant, first: Standing) -> str:
+    """Why a tenant is not what it was at the first look, or is not healthy; empty while it is. Never raises."""
+    if first.process is None:
+        return "not running"
+    if not probes.alive(first.process):
+        return f"PID {first.process.pid} has ended"
+    try:
+        condition, restarts = look(tenant), of(tenant).restarts()
+    except Exception as err:
+        # A manager that can't be asked has not said that it is well.
+        return f"it can't be looked at: {err}"
+    if restarts != first.restarts:
+        return f"its manager has started it again ({restarts} times, {first.restarts} before)"
+    return "" if condition.healthy else condition.found
 
 
 def revived(tenants: Iterable[Tenant], newcomers: Sequence[Holder] = ()) -> str:

@@ -71,10 +71,24 @@ def candidate(**changes: Any) -> dict[str, Any]:
     return {"trial_candidate": {**inventory("trial_candidate"), **changes}}
 
 
+def tenants(**changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The inventory's tenants with some fields of some of them changed; two underscores stand for a dash in a name."""
+    wanted = {name.replace("__", "-"): fields for name, fields in changes.items()}
+    return {"trial_tenants": [{**one, **wanted.get(one["name"], {})} for one in inventory("trial_tenants")]}
+
+
 def short_starts(**limits: Any) -> dict[str, Any]:
-    """Tenants with little time to start, so that a cap of less than a minute has room for a restore."""
-    tenants = [{**tenant, "start_timeout_s": 6} for tenant in inventory("trial_tenants")]
+    """Tenants with little time to start and stop, so that a cap of a minute has room for a restore."""
+    tenants = [{**one, "start_timeout_s": 6, "stop_timeout_s": 4} for one in inventory("trial_tenants")]
     return {"trial_tenants": tenants, "trial_limits": limits}
+
+
+# A stop that the runner does not wait for, though the tenant's own manager does.
+SHORT_STOP = tenants(panda__llamacpp={"stop_timeout_s": 3})
+# A start that does not look whether one runs already, as most are.
+CARELESS_START = tenants(
+    chatterbox={"start": "setsid nohup python3 $(pwd)/server.py >>chatterbox.log 2>&1 </dev/null &"}
+)
 
 
 # ---- when ----
@@ -115,6 +129,9 @@ CANDIDATE_STARTS = event("candidate_started")
 MEASURE = event("extension")
 RESTORE = event("restore_started")
 BASELINE_STARTS = event("tenant_starting", tenant="panda-llamacpp")
+MODEL_STOPS = event("tenant_stopping", tenant="panda-llamacpp")
+VOICE_STOPS = event("tenant_stopping", tenant="chatterbox")
+VOICE_STARTS = event("tenant_starting", tenant="chatterbox")
 VERIFY = task("TASK [edgelab.model_trial.verify : The checks, from outside]")
 
 
@@ -199,6 +216,7 @@ class Case:
         mended: lets the fault pass before the samples are fetched anew.
         killed: tenants that the fault itself ends, so that they may have new processes.
         reboots: the fault restarts the host, so that every process is new.
+        later_s: so many seconds after the fault the host is looked at again: nothing under way may undo the restore.
         stuck: key of CAN_NOT_BE_RESTORED.
         faulty_server: the trial gets the image whose server can misbehave.
         acquire: the trial plays phase 1, too, as with another image; elsewhere the twin was given everything once.
@@ -220,6 +238,7 @@ class Case:
     mended: Fault | None = None
     killed: tuple[str, ...] = ()
     reboots: bool = False
+    later_s: float = 0.0
     stuck: str = ""
     faulty_server: bool = False
     acquire: bool = False
@@ -306,6 +325,38 @@ CASES: tuple[Case, ...] = (
          faults.restore_killed, ends="completed", by="host|playbook", play=LONG_RESTORE),
     Case("restore-killed-starting", "restore killed half way", "restore", BASELINE_STARTS, faults.restore_killed,
          ends="completed", by="host|playbook"),
+    Case("runner-started-again", "runner started again by hand", "measure", MEASURE, faults.runner_started_again,
+         says=("runner was ended from outside",), play=LONG_MEASURE),
+    # ---- what was begun outlives who asked for it ----
+    Case("model-stops-late", "stop longer than its timeout", "window", MODEL_STOPS, faults.nothing,
+         says=("still stopping after 3 s", "panda-llamacpp is neither up nor down: its unit is deactivating"),
+         before=faults.model_that_stops_slowly, play=SHORT_STOP, later_s=20, extra_s=8, why="the stop itself"),
+    Case("voice-stops-late", "stop longer than its timeout", "window", VOICE_STOPS, faults.nothing,
+         says=("still stopping after 2 s", "chatterbox is neither up nor down: it was asked to stop"),
+         before=faults.voice_that_stops_slowly, play=tenants(chatterbox={"stop_timeout_s": 2}), later_s=20,
+         extra_s=8, why="the stop itself, which is done once more"),
+    Case("runner-killed-in-a-stop", "runner killed", "window", MODEL_STOPS, faults.runner_killed,
+         says=(r"runner was ended from outside \(signal\)", "panda-llamacpp is neither up nor down"),
+         before=faults.model_that_stops_slowly, later_s=20, extra_s=8, why="the stop itself"),
+    Case("runner-killed-in-a-script", "runner killed", "window", VOICE_STOPS, faults.runner_killed,
+         says=(r"runner was ended from outside \(signal\)",
+               "chatterbox is neither up nor down: its stop command still runs"),
+         before=faults.voice_that_stops_slowly, later_s=20, extra_s=8, why="the stop itself"),
+    Case("restored-in-a-stop", "restore called meanwhile", "window", MODEL_STOPS, faults.restored_by_hand_meanwhile,
+         says=("panda-llamacpp is neither up nor down", "restored by hand|restore started by hand"), by="hand",
+         before=faults.model_that_stops_slowly, later_s=20, extra_s=10, why="the stop itself, and the runner's end"),
+    Case("restore-killed-loading", "restore killed half way", "restore", RESTORE,
+         faults.restore_killed_while_the_voice_loads, says=("the voice was started 1 times",), ends="completed",
+         by="host|playbook", before=faults.voice_that_listens_late, play=CARELESS_START, later_s=20,
+         extra_s=8, why="the restore goes on after half a second, and drains again"),
+    Case("voice-dies-after-7-s", "tenant that does not stay up", "restore", RESTORE,
+         faults.until_it_did_not_settle("chatterbox-dies-after", "7"), ends="completed", by="host|playbook",
+         says=("chatterbox did NOT stay up",), play={"trial_settle_s": 10}, later_s=30,
+         extra_s=13, why="it dies after 7 s, its speech is asked for in vain, and the next try comes a second later"),
+    Case("voice-flaps", "tenant that does not stay up", "restore", RESTORE,
+         faults.until_it_did_not_settle("chatterbox-flaps"), ends="completed", by="host|playbook",
+         says=("chatterbox did NOT stay up",), play={"trial_settle_s": 4}, later_s=20,
+         extra_s=8, why="the next try comes a second later, and finds it up"),
     Case("two-restores", "two restores at once", "measure", MEASURE, faults.two_restores_at_once,
          says=("restored by (playbook|hand)|restore started by (playbook|hand)", "restore.yml ended with 0"),
          by="playbook|hand", play=LONG_MEASURE, extra_s=2, why="the runner's time to end"),
@@ -315,8 +366,8 @@ CASES: tuple[Case, ...] = (
     Case("late-start", "late docker start after the restore", "restore", event("containers_removed"),
          faults.late_start, says=("No such container",), ends="completed"),
     Case("cap-reached", "cap reached while measuring", "measure", at_once, faults.nothing,
-         says=("its time was up",), play=short_starts(cap_s=35) | ENDLESS_MEASURE,
-         extra_s=35, why="nothing happens until the cap"),
+         says=("its time was up",), play=short_starts(cap_s=56) | ENDLESS_MEASURE,
+         extra_s=56, why="nothing happens until the cap"),
     # ---- the candidate ----
     Case("out-of-memory", "candidate OOM-killed", "candidate", CANDIDATE_STARTS, faults.nothing,
          says=("the candidate died", "ran out of memory"), play=candidate(memory="16m")),

@@ -40,6 +40,7 @@ BENCH_IMAGE = ROOT / "build" / "bench-image.json"
 CLEAN = f"""
 rm -f /run/twin/faults/* /run/twin-gpu/faults.json /run/twin/clock
 rm -f /run/systemd/system/mt-run.service.d/drill-clock.conf /run/systemd/system/docker.service.d/drill.conf
+rm -f /run/systemd/system/panda-llamacpp.service.d/drill.conf
 [ -e /root/sudoers-panda ] && mv /root/sudoers-panda /etc/sudoers.d/panda
 systemctl stop stranger 2>/dev/null
 while mountpoint -q {STATE}; do umount {STATE} || umount --lazy {STATE}; done

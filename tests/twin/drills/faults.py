@@ -27,6 +27,9 @@ TINY_DISK_BYTES = 8 * 1024 * 1024
 UNHEARD_S = 10.0
 DOCKER_DROP_IN = "/run/systemd/system/docker.service.d/drill.conf"
 DOCKER_HANGS_S = 40.0
+# The live model's own stop command takes so long, within the 10 s that its unit allows; the model answers meanwhile.
+MODEL_STOPS_S = 8.0
+MODEL_DROP_IN = "/run/systemd/system/panda-llamacpp.service.d/drill.conf"
 CLOCK_DROP_IN = "/run/systemd/system/mt-run.service.d/drill-clock.conf"
 
 
@@ -184,6 +187,56 @@ def restore_killed(drill: Drill) -> None:
     """kill -9 of the main process of mt-restore."""
     drill.strike()
     drill.sh("kill -9 $(systemctl show -p MainPID --value mt-restore)")
+
+
+def model_that_stops_slowly(drill: Drill) -> None:
+    """Before: the live model's unit has a stop command of its own, which takes its time."""
+    unit = rf"[Service]\nExecStop=/bin/sleep {MODEL_STOPS_S:.0f}\n"
+    drill.sh(f"mkdir -p $(dirname {MODEL_DROP_IN}) && printf '{unit}' >{MODEL_DROP_IN} && systemctl daemon-reload")
+
+
+def voice_that_stops_slowly(drill: Drill) -> None:
+    """Before: the voice serves on for a while after its signal."""
+    drill.fault("chatterbox-slow-stop", "6")
+
+
+def voice_that_listens_late(drill: Drill) -> None:
+    """Before: a voice that is started listens, and can be found by its port, only after a while."""
+    drill.fault("chatterbox-late-listen", "5")
+
+
+def restored_by_hand_meanwhile(drill: Drill) -> None:
+    """Somebody asks for the restore, and does not wait for its end."""
+    drill.strike()
+    drill.sh("/usr/local/sbin/model-trial restore --by hand --no-wait")
+
+
+def restore_killed_while_the_voice_loads(drill: Drill) -> None:
+    """kill -9 of mt-restore when its start command has returned; the voice itself is still far from listening."""
+    drill.strike()
+    drill.event("tenant_started", tenant="chatterbox")
+    drill.sh("kill -9 $(systemctl show -p MainPID --value mt-restore)")
+    drill.event("closed")
+    log = f"{STATE}/runs/{drill.run}/logs/chatterbox.log"
+    drill.notes.append(f"the voice was started {drill.sh(f'grep -c ^---.*server.py {log} || true')} times")
+
+
+def runner_started_again(drill: Drill) -> None:
+    """Somebody restarts the runner's unit."""
+    drill.strike()
+    drill.sh("systemctl restart --no-block mt-run")
+
+
+def until_it_did_not_settle(name: str, value: str = "") -> Fault:
+    """A tenant's fault, until the restore has said that somebody did not stay up."""
+
+    def fault(drill: Drill) -> None:
+        drill.strike()
+        drill.fault(name, value)
+        drill.event("not_settled")
+        drill.mend()
+
+    return fault
 
 
 def two_restores_at_once(drill: Drill) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -115,6 +116,7 @@ class Trial:
         self.assert_told()
         self.assert_host_is_back(before, after)
         self.assert_in_time()
+        self.assert_stays_back(after)
 
     def settled(self) -> dict[str, Any]:
         """The host once everything has ended that was about to end; what still lies about then is left over."""
@@ -233,6 +235,16 @@ class Trial:
         done = [e["t_s"] for e in self.drill.entries("segment_done", session="a2") if e["t_s"] > self.drill.struck_s]
         began = [e["t_s"] for e in self.drill.entries("tenant_healthy", tenant="panda-llamacpp")]
         return done[-1] - max(self.drill.struck_s, began[0]) if done else 0.0
+
+    def assert_stays_back(self, after: dict[str, Any]) -> None:
+        """What was under way when the fault struck has undone nothing."""
+        if not self.case.later_s:
+            return
+        due_s = self.drill.struck_s + self.case.later_s
+        wait_until(lambda: time.monotonic() > due_s, "a later look", self.case.later_s + 1)
+        later = self.drill.check()
+        assert not later["checks"], f"restored, and then: {later['checks']}"
+        assert later["tenants"] == after["tenants"], "a tenant has a new process after the restore"
 
     def keep_evidence(self) -> None:
         """What a person needs who looks into a failed case."""

@@ -153,6 +153,7 @@ def plan_data() -> dict[str, Any]:
     digest = "0123456789abcdef" * 4
     return {
         "run": "e4b-20260501-120000",
+        "settle_s": 1,
         "host": "panda",
         "image": f"sha256:{digest}",
         "gpu": {"steady_gb": [13.0, 13.8], "total_gb_min": 15.5},

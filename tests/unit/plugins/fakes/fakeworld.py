@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import signal
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +41,7 @@ from fakedocker import FakeDocker
 
 # Process numbers no kernel gives out: whatever looks at the real /proc finds nobody there.
 FIRST_PID = 5_000_000
+COMMAND_PID = FIRST_PID - 1_000
 
 
 class Clock:
@@ -47,21 +50,21 @@ class Clock:
     def __init__(self) -> None:
         self.now = 10_000.0
         self.ticks: list[Callable[[], None]] = []
-        self._due: list[tuple[float, Callable[[], None]]] = []
+        self.due: list[tuple[float, Callable[[], None]]] = []
 
     def sleep(self, seconds: float) -> None:
         """Let time pass, and everything happen that is due by then."""
         self.now += seconds
-        for due, act in sorted(self._due, key=lambda item: item[0]):
+        for due, act in sorted(self.due, key=lambda item: item[0]):
             if due <= self.now:
-                self._due.remove((due, act))
+                self.due.remove((due, act))
                 act()
         for tick in list(self.ticks):
             tick()
 
     def after(self, seconds: float, act: Callable[[], None]) -> None:
         """Do something that many seconds from now."""
-        self._due.append((self.now + seconds, act))
+        self.due.append((self.now + seconds, act))
 
     def module(self) -> SimpleNamespace:
         """Stands in for the module ``time``."""
@@ -78,7 +81,12 @@ class Clock:
 
 @dataclass
 class Service:
-    """A tenant as it is in the world; ``mib`` is the VRAM it holds while it is up."""
+    """A tenant as it is in the world; ``mib`` is the VRAM it holds while it is up.
+
+    A stop takes ``stop_s``: until then the tenant is as healthy as before, and then it ends, whoever asked for it and
+    whatever became of him. How a script's stop command ends it says ``stop_how``: ``waits`` signals at once and stays
+    until the end, ``returns`` signals and returns, ``late`` signals at its own end, and never if it is killed before.
+    """
 
     tenant: plan.Tenant
     mib: int = 0
@@ -86,6 +94,19 @@ class Service:
     pid: int = 0
     healthy_at: float = 0.0
     broken: str = ""
+    stop_s: float = 0.0
+    stop_how: str = "waits"
+    dies_at: float = 0.0
+    # A started tenant that is found by its port is found when it listens; its start command stays for ``command_s``.
+    listens_s: float = 0.0
+    listens_at: float = 0.0
+    command_s: float = 0.0
+    restarts: int = 0
+    # Whether it would not hear a signal that can be ignored.
+    deaf: bool = False
+    ill: bool = False
+    # Commands that run: what, their scope, when they end.
+    commands: list[tuple[str, str, float]] = field(default_factory=list)
     # The scope of the command that started it; empty where another party did.
     scope: str = ""
     starts: list[float] = field(default_factory=list)
@@ -319,8 +340,13 @@ class World:
         self.units: dict[str, str] = dict.fromkeys(program.UNITS, "inactive")
         self.systemctl_rc: dict[str, int] = {}
         self.runner_result = "success"
+        # What systemd says of every unit's stop.
+        self.stop_limits = "TimeoutStopUSec=1min 30s\n"
         # How often systemd has started mt-restore again by itself, as it tells.
         self.restarts = 0
+        # Tenants of which a second copy was started beside the first.
+        self.doubled: list[str] = []
+        self._ready: Callable[[], bool] = lambda: True
         self.pids = FIRST_PID
         self.dead: set[int] = set()
         self.services = {t.name: Service(t) for t in self.plan.tenants}
@@ -371,6 +397,12 @@ class World:
             self.state.renew()
 
     def _tick(self) -> None:
+        for name, service in self.services.items():
+            for what, _scope, until in list(service.commands):
+                if until <= self.clock.now:
+                    self.command_ends(name, what)
+            if service.dies_at and service.dies_at <= self.clock.now:
+                self.stop(name, by="a stop that was begun")
         self.controller()
         for client in list(self.clients.values()):
             client.tick()
@@ -385,7 +417,24 @@ class World:
     def up(self, name: str) -> bool:
         """Whether a tenant runs and does its work."""
         service = self.services[name]
-        return bool(service.pid) and self.clock.now >= service.healthy_at
+        return bool(service.pid) and self.clock.now >= service.healthy_at and not service.ill
+
+    def ask_to_stop(self, name: str) -> None:
+        """Begin a stop: the tenant ends ``stop_s`` later. Asked again, it is not postponed."""
+        service = self.services[name]
+        if service.pid and not service.deaf:
+            due = self.clock.now + service.stop_s
+            service.dies_at = min(service.dies_at or due, due)
+            if service.dies_at <= self.clock.now:
+                self.stop(name, by="a stop that was begun")
+
+    def command_ends(self, name: str, what: str, *, killed: bool = False) -> None:
+        """A command of a tenant's ends, by itself or by signal."""
+        service = self.services[name]
+        service.commands = [command for command in service.commands if command[0] != what]
+        if what == "stop" and service.stop_how == "late" and not killed and service.pid:
+            service.dies_at = self.clock.now
+            self.stop(name, by="a stop that was begun")
 
     def start(self, name: str, by: str = "us") -> None:
         """Start a tenant, as its own start command does: a script does not ask whether one runs already."""
@@ -393,10 +442,13 @@ class World:
         if by == "us":
             self.log.append(("start", name))
             service.starts.append(self.clock.now)
-        if service.pid and service.tenant.kind == "systemd":
+        if service.pid and service.tenant.kind in ("systemd", "container"):
             return
-        service.pid = self.new_pid()
-        service.healthy_at = self.clock.now + service.load_s
+        if service.pid:
+            self.doubled.append(name)
+        service.pid, service.dies_at, service.ill = self.new_pid(), 0.0, False
+        service.healthy_at = self.clock.now + max(service.load_s, service.listens_s)
+        service.listens_at = self.clock.now + service.listens_s
 
     def stop(self, name: str, by: str = "us") -> None:
         """Stop a tenant; its memory lingers."""
@@ -406,7 +458,7 @@ class World:
             service.stops.append(self.clock.now)
         if service.pid:
             self.lingering.append((service.mib, self.clock.now + self.linger_s))
-        service.pid = 0
+        service.pid, service.dies_at = 0, 0.0
 
     def runs(self, container: str) -> bool:
         """Whether a container runs."""
@@ -446,8 +498,20 @@ class World:
         lives = lives or any(c["pid"] == pid for c in self.docker.all())
         return probes.ProcessId(pid, pid * 10) if pid and lives else None
 
+    def members(self, pattern: str, _proc: Path | None = None) -> dict[str, list[int]]:
+        """Who lives in scopes: tenants in those of their start commands, and the commands that still run."""
+        found: dict[str, list[int]] = {}
+        for number, service in enumerate(self.services.values()):
+            if service.pid and service.scope:
+                found.setdefault(service.scope, []).append(service.pid)
+            for _what, scope, _until in service.commands:
+                found.setdefault(scope, []).append(COMMAND_PID + number)
+        return {scope: pids for scope, pids in found.items() if re.fullmatch(pattern, scope)}
+
     def command_line(self, pid: int, _proc: Path | None = None) -> str:
-        """Command line of a tenant's process."""
+        """Command line of a tenant's process, or of a command."""
+        if COMMAND_PID <= pid < FIRST_PID:
+            return f"/bin/sh -c command {list(self.services.values())[pid - COMMAND_PID].commands[0][1]}"
         service = self._service(pid)
         return f"{service.tenant.vram_process or service.tenant.process} --its-options" if service else ""
 
@@ -458,7 +522,11 @@ class World:
 
     def listeners(self, _proc: Path | None = None) -> list[probes.Listener]:
         """Ports of the tenants that run, and of intruders."""
-        found = [probes.Listener(s.tenant.port, s.pid, s.tenant.name) for s in self.services.values() if s.pid]
+        found = [
+            probes.Listener(s.tenant.port, s.pid, s.tenant.name)
+            for s in self.services.values()
+            if s.pid and self.clock.now >= s.listens_at
+        ]
         return [*found, *self.intruders]
 
     def ask(self, question: plan.Http) -> probes.Answer:
@@ -483,6 +551,12 @@ class World:
             os_kill(pid, number)
             return
         self.log.append(("kill", pid))
+        service = self._service(pid)
+        if service:
+            if number == signal.SIGKILL:
+                self.stop(service.tenant.name, by="a signal")
+            else:
+                self.ask_to_stop(service.tenant.name)
         if pid == self.candidate_pid:
             self.lingering.append((self.candidate_mib, self.clock.now + self.linger_s))
             self.candidate_dies(137)
@@ -498,6 +572,11 @@ class World:
         """Run a command on this host; returns exit code, output, errors."""
         self._step()
         if argv[0] == "docker":
+            service = next(
+                (s for s in self.services.values() if s.tenant.container and s.tenant.container in argv), None
+            )
+            if service:
+                return self._boxed(service, argv[1:])
             if argv[1] in ("rm", "kill", "create"):
                 self.log.append(("docker", *argv[1:]))
             return self.docker.main(argv[1:])
@@ -509,30 +588,65 @@ class World:
             return 0, "words of the unit\n", ""
         raise AssertionError(f"a trial runs no {argv}")
 
+    def _boxed(self, service: Service, args: list[str]) -> tuple[int, str, str]:
+        """docker and a tenant that is a container; its stop kills in the end, in the engine, whoever asked."""
+        name = service.tenant.name
+        if args[0] == "inspect":
+            return 0, f"{service.restarts if 'RestartCount' in args[2] else service.pid}\n", ""
+        if args[0] in ("start", "stop") and service.broken:
+            return 1, "", f"Error response from daemon: {service.broken}\n"
+        if args[0] == "start":
+            self.start(name)
+        elif args[0] == "stop":
+            self.log.append(("stop", name))
+            self.ask_to_stop(name)
+            if service.pid:
+                due = self.clock.now + float(args[2])
+                service.dies_at = min(service.dies_at or due, due)
+            self._ready = lambda: not service.pid
+        return 0, "", ""
+
     def _systemctl(self, args: list[str]) -> tuple[int, str, str]:
         if args[0] == "show":
+            if "--property=TimeoutStopUSec,ExecStop" in args:
+                return 0, self.stop_limits, ""
             if "--value" in args:
                 return 0, "\n\n".join(self.units[u] for u in program.UNITS) + "\n", ""
             if args[-1] in program.UNITS:
                 state, restarts = self.units[args[-1]], self.restarts
                 return 0, f"ActiveState={state}\nMainPID=0\nResult={self.runner_result}\nNRestarts={restarts}\n", ""
             service = self._by(lambda t: t.unit == args[-1])
-            return 0, f"ActiveState={'active' if service.pid else 'failed'}\nMainPID={service.pid}\n", ""
+            state = "deactivating" if service.dies_at else "active" if service.pid else "failed"
+            return 0, f"ActiveState={state}\nMainPID={service.pid}\nNRestarts={service.restarts}\n", ""
         if args[-1].endswith(".scope"):
-            for service in self.services.values():
+            for name, service in self.services.items():
+                for what in [what for what, scope, _until in service.commands if scope == args[-1]]:
+                    self.command_ends(name, what, killed=True)
                 if service.scope == args[-1] and service.pid:
-                    self.stop(service.tenant.name, by="its scope")
-            return 0, "", ""
-        if args[-1].endswith(".scope"):
-            # What a failed command left behind is ended.
+                    self.stop(name, by="its scope")
             return 0, "", ""
         self.log.append(("systemctl", *args))
         if args[0] in ("start", "stop") and args[-1] not in program.UNITS:
             service = self._by(lambda t: t.unit == args[-1])
             if service.broken:
                 return 1, "", f"Job for {args[-1]} failed: {service.broken}\n"
-            (self.start if args[0] == "start" else self.stop)(service.tenant.name)
+            self._unit(service, args[0])
         return self.systemctl_rc.get(" ".join(args), 0), "", ""
+
+    def _unit(self, service: Service, verb: str) -> None:
+        """A job of systemd: it goes on whatever becomes of the systemctl that waits for it."""
+        name = service.tenant.name
+        if verb == "stop":
+            self.log.append(("stop", name))
+            service.stops.append(self.clock.now)
+            self.ask_to_stop(name)
+            self._ready = lambda: not service.dies_at
+        elif service.dies_at:
+            # It waits in the queue until the stop has ended.
+            self.clock.after(service.dies_at - self.clock.now + 0.01, lambda: self.start(name))
+            self._ready = lambda: bool(service.pid) and not service.dies_at
+        else:
+            self.start(name)
 
     def _by(self, fits: Callable[[plan.Tenant], bool]) -> Service:
         return next(s for s in self.services.values() if fits(s.tenant))
@@ -542,18 +656,36 @@ class World:
             told = [word.removeprefix("--setenv=MODEL_TRIAL_") for word in argv if word.startswith("--setenv=")]
             self.log.append(("hook", *told))
             return self.hook_rc, "", "no such user\n" if self.hook_rc else ""
-        line = argv[-1].removesuffix(" &")
+        script, scope = argv[-2:]
+        line = script.removesuffix("\nexit $?").removesuffix(" &")
         service = self._by(lambda t: bool(line) and line in (t.start, t.stop) and cwd == (t.directory or "/"))
         assert f"--uid={service.tenant.user}" in argv
         assert "--scope" in argv
         if service.broken:
             return 1, service.broken, ""
+        assert f"--unit={scope}" in argv
+        name = service.tenant.name
         if line == service.tenant.start:
-            service.scope = next(word.removeprefix("--unit=") for word in argv if word.startswith("--unit="))
-            self.start(service.tenant.name)
-        else:
-            self.stop(service.tenant.name)
+            self.start(name)
+            service.scope = scope
+            self._commanded(service, "start", scope, service.command_s)
+            return 0, "", ""
+        self.log.append(("stop", name))
+        service.stops.append(self.clock.now)
+        if service.stop_how != "late":
+            self.ask_to_stop(name)
+        waits_s = 0.0 if service.stop_how == "returns" or service.deaf else service.stop_s
+        if service.pid and not waits_s and service.stop_how == "late":
+            self.command_ends(name, "stop")
+        self._commanded(service, "stop", scope, waits_s)
         return 0, "", ""
+
+    def _commanded(self, service: Service, what: str, scope: str, for_s: float) -> None:
+        """A command of a tenant runs for a while; its caller waits for it, and may be killed meanwhile."""
+        until = self.clock.now + for_s
+        if for_s:
+            service.commands.append((what, scope, until))
+            self._ready = lambda: (what, scope, until) not in service.commands
 
     # In place of the module run.
 
@@ -565,7 +697,13 @@ class World:
                 if self.clock.now > deadline:
                     raise TimeoutError(f"{argv} timed out")
                 self.clock.sleep(0.05)
+        self._ready = lambda: True
         rc, out, err = self.command(argv, cwd)
+        ready, deadline = self._ready, self.clock.now + limit_s
+        while not ready():
+            if self.clock.now > deadline:
+                raise TimeoutError(f"{argv} timed out")
+            self.clock.sleep(0.05)
         if into is None:
             return run.Ran(rc, out, err)
         if hasattr(into, "write"):
@@ -623,7 +761,8 @@ class World:
         for name in ("identify", "processes", "listeners", "ask"):
             patch.setattr(probes, name, getattr(self, name))
         patch.setattr(probes, "command", self.command_line)
-        patch.setattr(probes, "inhabited", lambda unit: any(s.scope == unit and s.pid for s in self.services.values()))
+        patch.setattr(probes, "members", self.members)
+        patch.setattr(probes, "inhabited", lambda unit: bool(self.members(re.escape(unit))))
         patch.setattr(probes, "alive", lambda process: self.identify(process.pid) == process)
         patch.setattr(speech, "listen", self.listen)
         patch.setattr(gpu, "Sampler", self._sampler)

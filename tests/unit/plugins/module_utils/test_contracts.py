@@ -48,6 +48,9 @@ class World:
             "docker inspect": contracts.Ran(0, "/other always\n/third \n", ""),
             "systemctl is-active panda-llamacpp": contracts.Ran(0, "active\n", ""),
             "systemctl show --property=LoadState --value panda-llamacpp": contracts.Ran(0, "loaded\n", ""),
+            "systemctl show --property=TimeoutStopUSec,ExecStop panda-llamacpp": contracts.Ran(
+                0, "TimeoutStopUSec=1min 30s\n", ""
+            ),
         }
         self.total_mib, self.used_mib, self.holders = 16_303, 13_700, 9
         self.gpu_error = ""
@@ -357,6 +360,32 @@ def test_a_unit_that_runs_and_would_not_start_again(world: World, state: str) ->
     world.answers["systemctl show --property=LoadState --value panda-llamacpp"] = contracts.Ran(0, f"{state}\n", "")
     assert f"llamacpp could not be brought back: its unit is {state}" in world.only(6).found
     # Who is not stopped need not start.
+    world.data.update(stop_order=["chatterbox"], restore_order=["chatterbox"])
+    assert world.broken() == {}
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("TimeoutStopUSec=1min 30s\n", ""),
+        # A stop command of its own may take as long, and what then has to be signaled again.
+        ("TimeoutStopUSec=10min\n", ""),
+        (
+            "TimeoutStopUSec=10min\nExecStop={ path=/bin/sleep }\n",
+            "limits.cap_s of 1500 s leaves no time for the window",
+        ),
+        ("TimeoutStopUSec=infinity\n", "the stop of llamacpp may take for ever (TimeoutStopSec=infinity in its unit)"),
+        ("", "systemd does not tell how long the stop of llamacpp may take"),
+    ],
+)
+def test_a_unit_must_stop_in_bounded_time(world: World, out: str, words: str) -> None:
+    """What was begun is waited for, and the host must be back when the cap is reached."""
+    world.answers["systemctl show --property=TimeoutStopUSec,ExecStop panda-llamacpp"] = contracts.Ran(0, out, "")
+    if not words:
+        assert world.broken() == {}
+        return
+    assert words in world.only(6).found
+    # Who is not stopped may take its time.
     world.data.update(stop_order=["chatterbox"], restore_order=["chatterbox"])
     assert world.broken() == {}
 

@@ -398,11 +398,17 @@ def test_a_mark_that_can_not_be_read_still_marks(state: State, text: str) -> Non
     assert (mark.run, mark.epoch) == ("run-1", 0)
 
 
-def test_the_newest_run_is_the_one_opened_last(state: State) -> None:
-    for age, name in ((300, "run-2"), (100, "run-3"), (200, "run-1")):
+def test_the_newest_run_is_the_one_opened_last_whatever_the_clock_did(state: State) -> None:
+    """A torn snapshot tells no epoch: then its time is all there is."""
+    for age, name, text in (
+        (300, "run-2", "{}"),
+        (200, "run-3", '{"epoch": 7}'),
+        (100, "run-1", '{"epoch": 5}'),
+        (50, "run-0", '{"ep'),
+    ):
         folder = state.run_dir(name)
         folder.mkdir(exist_ok=True)
-        (folder / "snapshot.json").write_text("{}")
+        (folder / "snapshot.json").write_text(text)
         os.utime(folder / "snapshot.json", (1_000_000 - age, 1_000_000 - age))
     state.run_dir("run-9").mkdir()
     assert state.newest_run() == "run-3"

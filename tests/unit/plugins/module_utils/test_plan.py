@@ -56,12 +56,17 @@ def test_a_tenant_without_impact_costs_nobody_anything(plan_data: Data) -> None:
     assert planfile.parse(plan_data).impacts == {"blind": ["llamacpp"]}
 
 
-def test_the_restore_bound_is_drain_and_starts_and_a2_with_its_grace(plan_data: Data) -> None:
+def test_the_restore_bound_is_the_longest_stop_drain_starts_a2_and_the_settle_period(plan_data: Data) -> None:
     plan_data["limits"] = {"drain_limit_s": 30, "a2_s": 15, "cap_s": 1500}
     plan_data["tenants"][0]["start_timeout_s"] = 60
     plan_data["tenants"][2]["start_timeout_s"] = 90
+    plan_data["settle_s"] = 12
     plan = planfile.parse(plan_data)
-    assert plan.restore_bound_s == 30 + 60 + 90 + 15 + plans.A2_GRACE_S
+    assert plan.restore_bound_s == 2 * 20 + plans.STOP_GRACE_S + 30 + 60 + 90 + 15 + plans.A2_GRACE_S + 12
+    # A unit may take longer to stop than it is asked to; only one stop is under way at a time.
+    plan_data["tenants"][0]["stop_limit_s"] = 90
+    longer = planfile.parse(plan_data)
+    assert longer.restore_bound_s == plan.restore_bound_s - 2 * 20 + 90
     assert plan.run_max_s == 1500 - plan.restore_bound_s
 
 

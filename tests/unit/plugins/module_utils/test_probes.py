@@ -387,3 +387,27 @@ def test_who_lives_in_a_unit_is_told_by_the_kernel(tmp_path: Path) -> None:
     assert probes.inhabited("voice-0123.scope", tmp_path)
     assert not probes.inhabited("mt-dead-0123.scope", tmp_path)
     assert not probes.inhabited("mt-other-0123.scope", tmp_path)
+
+
+def test_units_are_the_systems_and_no_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In his own manager everybody may call a unit what he likes; and a user may call a program systemd-run."""
+    pattern, name = r"trial-stop\.voice\.[0-9a-f]{8}\.scope", "trial-stop.voice.0123abcd.scope"
+    for pid, argv, group in (
+        (11, ["/bin/sh"], f"0::/system.slice/{name}/below\n"),
+        (12, ["/bin/sh"], f"0::/user.slice/user-1000.slice/user@1000.service/system.slice/{name}\n"),
+        (13, ["/bin/sh"], f"0::/system.slice/x{name}\n"),
+        # Still asking for its scope.
+        (14, ["/usr/bin/systemd-run", "--scope", f"--unit={name}", "/bin/sh"], "0::/system.slice/mt-run.service\n"),
+        (15, ["systemd-run", f"--unit={name}"], "0::/user.slice/user-1000.slice/session-1.scope\n"),
+    ):
+        fake_process(tmp_path, pid, argv)
+        (tmp_path / str(pid) / "cgroup").write_text(group)
+    monkeypatch.setattr(probes, "uid", lambda pid, _proc: 1000 if pid == 15 else 0)
+    assert {unit: sorted(pids) for unit, pids in probes.members(pattern, tmp_path).items()} == {name: [11, 14]}
+    assert probes.units(11, tmp_path) == ["system.slice", name, "below"]
+    assert probes.units(12, tmp_path) == probes.units(99, tmp_path) == []
+
+
+def test_whose_a_process_is() -> None:
+    assert probes.uid(os.getpid()) == os.getuid()
+    assert probes.uid(2**22 + 7) is None

@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu, journal, program, restorer, run, runner
+from ansible_collections.edgelab.model_trial.plugins.module_utils import (
+    gpu,
+    journal,
+    planfile,
+    program,
+    restorer,
+    run,
+    runner,
+)
 from ansible_collections.edgelab.model_trial.plugins.module_utils.containers import A2_LABEL, RUN_LABEL
 from profiles import some
 
@@ -174,8 +182,11 @@ def test_who_opens_by_hand_is_known_by_sudo(world: World, shell: Shell, monkeypa
 def test_the_cap_is_armed_before_the_runner_starts(world: World, shell: Shell) -> None:
     shell.open()
     text = program.DROP_IN.read_text()
-    assert text == f"[Service]\nRuntimeMaxSec={world.plan.run_max_s:.0f}\n"
-    assert world.plan.run_max_s < world.plan.limits.cap_s
+    # With what systemd lets the stop of a unit take; the restorer counts on the same figure.
+    plan = planfile.load(world.run_dir / "plan.json")
+    assert plan.tenant("llamacpp").stop_limit_s == 90
+    assert text == f"[Service]\nRuntimeMaxSec={plan.run_max_s:.0f}\n"
+    assert plan.run_max_s < world.plan.run_max_s < world.plan.limits.cap_s
     asked = systemctl(world)
     assert asked[:2] == ["daemon-reload", "reset-failed mt-run.service mt-restore.service"]
     assert asked[2].split()[0] == "start"
@@ -1382,15 +1393,44 @@ def test_the_status_tells_where_the_next_attempt_begins(world: World, shell: She
     assert attempt_seq() == begun - 1
 
 
-def test_the_last_run_is_the_one_written_last(world: World, shell: Shell) -> None:
+@pytest.mark.parametrize("limits", ["TimeoutStopUSec=infinity\n", "TimeoutStopUSec=40min\n", "no such unit\n"])
+def test_a_stop_without_a_bound_is_not_begun(world: World, shell: Shell, limits: str) -> None:
+    world.stop_limits = limits
+    assert shell("open", f"--run={world.plan.run}") == 1
+    assert "a restore would have no bound" in shell.err
+    assert "llamacpp" in shell.err or "limits.cap_s of 1500 s leaves no time" in shell.err
+    assert world.state.mark() is None
+
+
+def test_a_run_is_run_once(world: World, shell: Shell) -> None:
+    """Somebody restarts the unit: a second window would write over the samples of the first, with tenants down."""
+    shell.open()
+    world.state.advance("measure")
+    assert shell("run") == 0
+    kept = {path: path.read_bytes() for path in (world.run_dir / "samples").iterdir()}
+    world.log.clear()
+    before = world.events()
+    assert shell("run") == 1
+    assert f"run {world.plan.run} has been run, and is run once" in shell.err
+    assert world.done("stop", "start", "container") == []
+    assert world.events() == before
+    assert {path: path.read_bytes() for path in (world.run_dir / "samples").iterdir()} == kept
+    assert shell("restore-now") == 0
+    assert all(world.up(name) for name in world.services)
+
+
+@pytest.mark.parametrize("epoch", [1, 2], ids=["opened and restored before", "never opened"])
+def test_the_last_run_is_that_of_the_last_epoch_whatever_the_clock_did(world: World, shell: Shell, epoch: int) -> None:
     shell.open()
     shell("restore-now")
-    older = world.state.run_dir("older-run")
-    older.mkdir()
-    journal.Journal(older / "journal.jsonl", "older-run", 0, "program", required=True).write("opened")
-    os.utime(older / "journal.jsonl", (1, 1))
+    other = world.state.run_dir("other-run")
+    other.mkdir()
+    # One that could not be opened began in the epoch in which this one ended: it is the later one.
+    journal.Journal(other / "journal.jsonl", "other-run", epoch, "program", required=True).write("phase_failed")
+    for path, age in ((other, 9_999_999_999 if epoch == 1 else 1), (world.run_dir, 5_000_000)):
+        os.utime(path / "journal.jsonl", (age, age))
     assert shell("status", "--json") == 0
-    assert shell.json["last_run"] == world.plan.run
+    assert shell.json["last_run"] == (world.plan.run if epoch == 1 else "other-run")
 
 
 def test_the_last_run_is_the_one_that_holds_the_host(world: World, shell: Shell) -> None:

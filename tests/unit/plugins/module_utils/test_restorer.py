@@ -9,6 +9,7 @@ import contextlib
 import copy
 import errno
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,10 +48,13 @@ STRICT = [
     "drain_started",
     "drained_again",
     "tenant_starting llamacpp",
+    "tenant_started llamacpp",
     "tenant_healthy llamacpp",
     "segment_done",
     "tenant_starting chatterbox",
+    "tenant_started chatterbox",
     "tenant_healthy chatterbox",
+    "settled",
     "checks",
     "restored",
     "closed",
@@ -702,7 +706,7 @@ def test_a_start_that_failed_beside_a_living_process_starts_no_second_one(
 
     def impatient(argv: list[str], cwd: str = "") -> tuple[int, str, str]:
         rc, out, err = command(argv, cwd)
-        return (1 if argv[-1] == "./start.sh" and len(world.services["chatterbox"].starts) == 1 else rc), out, err
+        return (1 if "./start.sh" in argv[-2] and len(world.services["chatterbox"].starts) == 1 else rc), out, err
 
     monkeypatch.setattr(world, "command", impatient)
     restore(world)
@@ -1186,6 +1190,12 @@ def whole_journal(world: World) -> list[dict[str, Any]]:
     return world.events()
 
 
+def asked_to_stop(past: list[dict[str, Any]]) -> set[str]:
+    """Who was asked to stop and not seen to end, where no manager knows of it."""
+    moves = {e["tenant"]: e["event"] for e in past if e["event"] in restorer.MOVES}
+    return {name for name, event in moves.items() if event == "tenant_stopping" and name != "llamacpp"}
+
+
 def situation(
     world: World, past: list[dict[str, Any]], live: dict[str, str], server: str, a2: str, snapshot: dict[str, Any]
 ) -> None:
@@ -1240,12 +1250,15 @@ def test_from_any_point_of_a_trial_the_end_is_the_same(
             assert world.state.epoch() == epoch + 1
 
             # No step is doubled, none is missing.
-            down = [name for name in world.plan.restore_order if live[name] == "down"]
+            asked = {name for name in asked_to_stop(past[:cut]) if live[name] != "down"}
+            down = [name for name in world.plan.restore_order if live[name] == "down" or name in asked]
             assert starts(world) == down
-            assert world.done("stop") == []
+            assert world.done("stop") == [("stop", name) for name in sorted(asked)]
             fresh = world.named()[before:]
             found = [f"tenant_healthy {e['tenant']}" for e in world.events()[before:] if e.get("found") is True]
-            pending = [n for n in world.plan.restore_order if live[n] != "up"]
+            pending = [n for n in world.plan.restore_order if live[n] != "up" or n in asked]
+            moved = any(e["event"] in restorer.MOVES for e in past[:cut])
+            assert fresh.count("settled") == (bool(pending) or moved)
             for name in ("restore_started", "containers_removed", "checks", "restored", "closed"):
                 assert fresh.count(name) == 1, (name, fresh)
             assert fresh.count("drained_again") == bool(pending)
@@ -1340,8 +1353,9 @@ def test_from_any_byte_of_a_troubled_trial_the_unit_comes_to_the_same_end(
             # Nobody is started twice, nobody is forgotten, nobody is stopped.
             fresh = world.events()[len(before) :]
             names = [e["event"] for e in fresh]
-            assert starts(world) == [n for n in world.plan.restore_order if live[n] == "down"]
-            assert world.done("stop") == []
+            asked = {name for name in asked_to_stop(before) if live[name] != "down"}
+            assert starts(world) == [n for n in world.plan.restore_order if live[n] == "down" or n in asked]
+            assert world.done("stop") == [("stop", name) for name in sorted(asked)]
             for name in ("restore_started", "containers_removed", "checks", "restored", "closed"):
                 assert names.count(name) == 1, (name, names)
             assert [entry[1] for entry in world.done("hook")] == ["EVENT=closed"]
@@ -1398,6 +1412,356 @@ def test_killed_at_any_step_and_started_again_the_end_is_the_same(
     # Again at once, while what was started may still be loading, and again after systemd's pause.
     for at, step in enumerate(some(range(1, count + 1), 16)):
         assert attempt(step, 6.0 if at % 2 else 0.1) >= step
+
+
+# What was begun outlives whoever asked for it.
+
+
+def kind_of(plan_data: dict[str, Any], how: str) -> dict[str, Any]:
+    """The plan with a voice of another kind."""
+    voice = plan_data["tenants"][2]
+    if how == "script by argv":
+        voice["process"] = "chatterbox/server.py"
+    elif how == "process":
+        voice |= {"kind": "process", "process": "chatterbox/server.py", "stop": "", "start": "exec server.py"}
+    elif how == "container":
+        voice |= {"kind": "container", "container": "voice", "start": "", "stop": ""}
+    return plan_data
+
+
+VOICES = ["script by port", "script by argv", "process", "container"]
+
+
+def kill_in(world: World, seconds: float) -> None:
+    """kill -9 of the host's program that many seconds from now."""
+    from fakeworld import Killed
+
+    def kill() -> None:
+        raise Killed
+
+    world.clock.after(seconds, kill)
+
+
+def stays_whole(world: World) -> None:
+    """The host is whole, nobody was started twice, and a night later it still is: nothing was under way."""
+    is_whole(world)
+    assert world.doubled == []
+    for _unused in range(20):
+        world.clock.sleep(30)
+        assert all(world.up(name) for name in world.services)
+
+
+@pytest.mark.parametrize("name", ["llamacpp", "chatterbox"])
+@pytest.mark.parametrize("how", VOICES)
+@pytest.mark.parametrize("cut", ["its own limit", "a kill", "a restore meanwhile"])
+def test_a_stop_that_was_cut_off_is_brought_to_its_end(
+    world_of: WorldOf, plan_data: dict[str, Any], name: str, how: str, cut: str
+) -> None:
+    """It goes on by itself, and its tenant is as healthy as ever until it dies."""
+    from fakeworld import Killed
+
+    world = world_of(kind_of(plan_data, how))
+    world.open()
+    world.services[name].stop_s = 35.0
+    # docker, and we where there is no stop command, kill at the end of the grace.
+    limited = cut == "its own limit" and not (how in ("container", "process") and name == "chatterbox")
+    if cut == "a kill":
+        world.at(f"tenant_stopping {name}", lambda: kill_in(world, 2))
+    elif cut == "a restore meanwhile":
+        world.at(f"tenant_stopping {name}", lambda: world.clock.after(2, world.state.raise_epoch))
+    if cut == "a kill" or limited:
+        with pytest.raises(Killed if cut == "a kill" else PhaseFailed):
+            world.runner().run()
+    else:
+        with contextlib.suppress(PhaseFailed):
+            world.runner().run()
+    while program.restore_now(world.state):
+        assert world.named().count("restore_failed") < 5
+    assert f"tenant_in_flight {name}" in world.named() or not limited
+    stays_whole(world)
+
+
+def test_a_stop_script_that_still_runs_is_waited_for(world: World) -> None:
+    """It would end the voice with its last line."""
+    from fakeworld import Killed
+
+    world.open()
+    voice = world.services["chatterbox"]
+    voice.stop_s, voice.stop_how = 15.0, "late"
+    world.at("tenant_stopping chatterbox", lambda: kill_in(world, 2))
+    with pytest.raises(Killed):
+        world.runner().run()
+    assert world.up("chatterbox")
+    restore(world)
+    assert "its stop command still runs" in event(world, "tenant_in_flight")["found"]
+    assert starts(world) == ["chatterbox"]
+    # It was waited for, and not done again.
+    assert len(voice.stops) == 1
+    stays_whole(world)
+
+
+def test_who_does_not_hear_is_ended_by_signal(world: World) -> None:
+    world.open()
+    world.services["chatterbox"].deaf = True
+    with pytest.raises(PhaseFailed, match="still runs after 20 s"):
+        world.runner().run()
+    began = world.clock.now
+    restore(world)
+    assert world.clock.now - began < world.plan.restore_bound_s
+    assert starts(world) == ["chatterbox"]
+    stays_whole(world)
+
+
+def test_a_unit_whose_stop_does_not_end_keeps_the_mark(world: World) -> None:
+    world.open()
+    world.services["llamacpp"].stop_s = 70
+    with pytest.raises(PhaseFailed, match="still stopping"):
+        world.runner().run()
+    text = incomplete(world)
+    assert "llamacpp: its stop does not end: its unit is deactivating" in text
+    assert world.up("chatterbox")
+    while program.restore_now(world.state):
+        assert world.named().count("restore_failed") < 5
+    stays_whole(world)
+
+
+def test_a_stop_that_could_not_be_run_began_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The voice's folder is gone: it could not be started again either."""
+    pid = world.services["chatterbox"].pid
+    command = run.command
+
+    def refuse(argv: list[str], limit_s: float, **options: Any) -> run.Ran:
+        if argv[0] == "systemd-run" and "./stop.sh" in argv[-2]:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/home/panda/chatterbox")
+        return command(argv, limit_s, **options)
+
+    monkeypatch.setattr(run, "command", refuse)
+    world.open()
+    with pytest.raises(PhaseFailed, match="cannot be run"):
+        world.runner().run()
+    assert event(world, "tenant_not_stopped")["begun"] is False
+    restore(world)
+    assert world.services["chatterbox"].pid == pid
+    stays_whole(world)
+
+
+@pytest.mark.parametrize("how", ["script by port", "script by argv", "process"])
+@pytest.mark.parametrize("after_s", [0.2, 3.0, 8.0])
+def test_a_restore_that_was_killed_while_a_tenant_loads_starts_no_second_one(
+    world_of: WorldOf, plan_data: dict[str, Any], how: str, after_s: float
+) -> None:
+    """For as long as it loads it does not listen, and is not to be found by its port."""
+    from fakeworld import Killed
+
+    world = measured(world_of(kind_of(plan_data, how)))
+    voice = world.services["chatterbox"]
+    voice.listens_s, voice.load_s = 20.0, 25.0
+    world.at("tenant_starting chatterbox", lambda: kill_in(world, after_s))
+    with pytest.raises(Killed):
+        restore(world)
+    restore(world)
+    assert len(voice.starts) == 1
+    stays_whole(world)
+
+
+def test_a_start_command_that_still_runs_has_not_brought_anybody_up(world: World) -> None:
+    """It may yet find the tenant wanting, and end it."""
+    from fakeworld import Killed
+
+    measured(world)
+    voice = world.services["chatterbox"]
+    voice.command_s = 20.0
+    world.at("tenant_starting chatterbox", lambda: kill_in(world, 5))
+    with pytest.raises(Killed):
+        restore(world)
+    assert world.up("chatterbox")
+    began = world.clock.now
+    restore(world)
+    assert event(world, "tenant_healthy")["t_s"] - began > 10
+    assert len(voice.starts) == 1
+    stays_whole(world)
+
+
+def test_what_an_earlier_trial_started_is_not_loading(world: World) -> None:
+    """A helper that lives on in the scope of an earlier start is no voice."""
+    voice = world.services["chatterbox"]
+    voice.scope = "trial-start.chatterbox.0123abcd.scope"
+    world.open()
+    world.at("tenant_stopped llamacpp", lambda: world.state.ask("abort", "ann"))
+    with pytest.raises(PhaseFailed):
+        world.runner().run()
+    members = world.members
+    left = {voice.scope: [9_999_999]}
+
+    def beside(pattern: str, proc: Path | None = None) -> dict[str, list[int]]:
+        return {scope: pids for scope, pids in {**left, **members(pattern, proc)}.items() if "start" in pattern}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probes, "members", beside)
+        began = world.clock.now
+        restore(world)
+    assert world.clock.now - began < 20
+    assert starts(world) == ["llamacpp", "chatterbox"]
+
+
+def test_whatever_is_under_way_and_for_however_long_the_end_is_the_same(
+    plan_data: dict[str, Any], quick_path: Path, free_port: int
+) -> None:
+    """Stops and starts of any length, cut off by limits and kills, of the runner and of restore after restore."""
+    from fakeworld import Killed, make_world
+
+    count = [0]
+
+    def check(
+        how: str, ends: str, stops: dict[str, float], deaf: bool, cut: str, cut_s: float, kills: list[float],
+        loads_s: float, command_s: float,
+    ) -> None:  # fmt: skip
+        count[0] += 1
+        data = kind_of(copy.deepcopy(plan_data), how)
+        with make_world(quick_path / f"flight-{count[0]}", data, free_port).live() as world:
+            world.open()
+            for name, stop_s in stops.items():
+                world.services[name].stop_s = stop_s
+            voice = world.services["chatterbox"]
+            voice.stop_how, voice.deaf = ends, deaf and how != "container"
+            voice.listens_s, voice.command_s = loads_s, min(command_s, 30.0)
+            voice.load_s = loads_s + 1
+            if cut:
+                world.at(cut, lambda: kill_in(world, cut_s))
+            with contextlib.suppress(PhaseFailed, Killed):
+                world.runner().run()
+            world.clock.due.clear()
+            for kill_s in kills:
+                if world.state.mark() is None:
+                    break
+                kill_in(world, kill_s)
+                with contextlib.suppress(Killed):
+                    program.restore_now(world.state)
+                world.clock.due.clear()
+                world.clock.sleep(0.5)
+            if world.state.mark():
+                while program.restore_now(world.state):
+                    assert world.named().count("restore_failed") < 12, event(world, "restore_failed")["reason"]
+            stays_whole(world)
+
+    lengths = st.one_of(st.just(0.0), st.floats(0.1, 5.0), st.floats(15.0, 60.0))
+    moments = [
+        f"{what} {name}" for what in ("tenant_stopping", "tenant_stopped") for name in ("chatterbox", "llamacpp")
+    ]
+    everything = given(
+        how=st.sampled_from(VOICES),
+        ends=st.sampled_from(["waits", "returns", "late"]),
+        stops=st.fixed_dictionaries({"llamacpp": lengths, "chatterbox": lengths}),
+        deaf=st.booleans(),
+        cut=st.sampled_from(["", *moments, "candidate_started", "phase_done measure"]),
+        cut_s=st.floats(0.0, 25.0),
+        kills=st.lists(st.floats(0.0, 60.0), max_size=3),
+        loads_s=st.sampled_from([0.0, 3.0, 25.0]),
+        command_s=st.sampled_from([0.0, 2.0, 30.0]),
+    )
+    rules = settings(max_examples=examples(60), derandomize=True, database=None, report_multiple_bugs=False)
+    rules(everything(check))()
+
+
+# Restored is settled.
+
+
+def settling(world_of: WorldOf, plan_data: dict[str, Any], settle_s: float = 10.0) -> World:
+    """The host after a whole window, with the settle period of a real host."""
+    return measured(world_of({**plan_data, "settle_s": settle_s}))
+
+
+def test_the_mark_goes_when_everybody_has_stayed_up(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
+    world = settling(world_of, plan_data)
+    restore(world)
+    last = [e["t_s"] for e in world.events() if e["event"] == "tenant_healthy"][-1]
+    assert event(world, "settled")["duration_s"] == pytest.approx(10, abs=0.1)
+    assert event(world, "restored")["t_s"] - last >= 10
+    document = json.loads((world.run_dir / "verification.json").read_text())
+    assert document["boot_id"] == journal.boot_id()
+    for name in world.plan.restore_order:
+        pid = world.services[name].pid
+        assert document["tenants"][name] == {"pid": pid, "start_ticks": pid * 10, "restarts": 0}
+    is_whole(world)
+
+
+Trouble = Callable[["World"], None]
+
+
+def dies(world: World) -> None:
+    """The voice dies by itself."""
+    world.stop("chatterbox", by="itself")
+
+
+def dies_and_is_revived(world: World) -> None:
+    """A supervisor has started it again before anybody looks."""
+    world.start("chatterbox", by="a supervisor")
+
+
+def counts_a_restart(world: World) -> None:
+    """Its manager says that it has started it again."""
+    world.services["llamacpp"].restarts += 1
+
+
+def flaps(world: World) -> None:
+    """Its health comes and goes."""
+    world.services["chatterbox"].ill = True
+    world.clock.after(1.0, lambda: setattr(world.services["chatterbox"], "ill", False))
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words", "started"),
+    [
+        (dies, r"chatterbox did not stay up: PID \d+ has ended, 7\.\d s after the last start", ["chatterbox"]),
+        (dies_and_is_revived, r"chatterbox did not stay up: PID \d+ has ended", []),
+        (counts_a_restart, r"llamacpp did not stay up: its manager has started it again \(1 times, 0 before\)", []),
+        (flaps, "chatterbox did not stay up: .*no answer", []),
+    ],
+)
+def test_who_does_not_stay_up_is_not_back(
+    world_of: WorldOf, plan_data: dict[str, Any], trouble: Trouble, words: str, started: list[str]
+) -> None:
+    world = settling(world_of, plan_data)
+    world.at("tenant_healthy chatterbox", lambda: world.clock.after(7, lambda: trouble(world)))
+    text = incomplete(world)
+    assert re.search(words, text), text
+    assert event(world, "not_settled")["reason"] in text
+    before = len(starts(world))
+    world.clock.sleep(2)
+    restore(world)
+    assert starts(world)[before:] == started
+    is_whole(world)
+
+
+def test_whose_health_never_holds_never_is_back(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
+    world = settling(world_of, plan_data)
+    voice = world.services["chatterbox"]
+    world.clock.ticks.append(lambda: setattr(voice, "ill", int(world.clock.now) % 4 == 0))
+    for _attempt in range(4):
+        incomplete(world)
+    world.clock.ticks.pop()
+    voice.ill = False
+    restore(world)
+    is_whole(world)
+
+
+@pytest.mark.parametrize("settle_s", [0, 10])
+def test_where_nobody_was_moved_nothing_has_to_settle(
+    world_of: WorldOf, plan_data: dict[str, Any], settle_s: int
+) -> None:
+    world = world_of({**plan_data, "settle_s": settle_s})
+    world.open()
+    restore(world)
+    assert "settled" not in world.named()
+    is_whole(world)
+
+
+def test_after_a_boot_everybody_has_to_settle(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
+    world = world_of(plan_data)
+    world.open()
+    world.reboot()
+    restore(world, "boot")
+    assert "settled" in world.named()
 
 
 def test_a_gpu_reading_that_fails_once_is_no_reason_to_hurry(world: World) -> None:

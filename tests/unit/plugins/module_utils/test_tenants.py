@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -214,7 +216,9 @@ def test_a_script_tenant_stops_as_its_own_user_in_a_scope_of_its_own(
     (call,) = commands.calls("systemd-run")
     assert "--scope" in call
     assert "--uid=robot" in call
-    assert call[-3:] == ["/bin/sh", "-c", "./stop.sh"]
+    scope = next(word.removeprefix("--unit=") for word in call if word.startswith("--unit="))
+    # Its shell lives as long as the command, and can be told from what the command leaves in its scope.
+    assert call[-4:] == ["/bin/sh", "-c", "./stop.sh\nexit $?", scope]
     assert lines(log) == [f"stop in {script.directory}"]
 
 
@@ -363,8 +367,7 @@ def test_a_script_is_known_by_its_scope(commands: Commands, log: Path, script: T
     scope = tenants.start(script, log)
     (unit,) = [w.removeprefix("--unit=") for w in commands.calls("systemd-run")[0] if w.startswith("--unit=")]
     assert scope == unit
-    assert unit.startswith("voice-")
-    assert unit.endswith(".scope")
+    assert re.fullmatch(r"trial-start\.voice\.[0-9a-f]{8}\.scope", unit)
     assert commands.calls("systemctl") == []
 
 
@@ -414,7 +417,7 @@ def test_two_starts_are_two_scopes(commands: Commands, log: Path, script: Tenant
     for _unused in range(2):
         tenants.start(script, log)
     calls = commands.calls("systemd-run")
-    assert len({word for argv in calls for word in argv if word.startswith("--unit=voice-")}) == 2
+    assert len({word for argv in calls for word in argv if word.startswith("--unit=trial-start.voice.")}) == 2
 
 
 def test_units_and_containers_have_no_scope(commands: Commands, log: Path) -> None:
@@ -648,6 +651,107 @@ def test_a_caller_may_wait_less_than_the_tenants_limit(server: Any, log: Path, c
     # A late look still counts: who is healthy by then is healthy.
     server.json("/health", {"loaded": True})
     assert tenants.wait_healthy(tenant, log, limit_s=limit_s) == 0
+
+
+# Begun and not ended.
+
+
+@pytest.mark.parametrize(
+    ("facts", "begun"),
+    [
+        ("ActiveState=active\n", None),
+        ("ActiveState=failed\n", None),
+        ("ActiveState=active\nJob=\n", None),
+        ("ActiveState=deactivating\nJob=77\n", ("stop", "its unit is deactivating with a job in the queue (77)")),
+        ("ActiveState=deactivating\n", ("stop", "its unit is deactivating")),
+        # A stop that waits for its turn.
+        ("ActiveState=active\nJob=78\n", ("stop", "its unit is active with a job in the queue (78)")),
+        ("ActiveState=activating\nJob=79\n", ("start", "its unit is activating with a job in the queue (79)")),
+        ("ActiveState=inactive\nJob=80\n", ("start", "its unit is inactive with a job in the queue (80)")),
+    ],
+)
+def test_a_units_jobs_outlive_who_asked_for_them(commands: Commands, facts: str, begun: tuple[str, str] | None) -> None:
+    commands.answer("systemctl show", out=f"{facts}MainPID={os.getpid()}\n")
+    found = tenants.of(UNIT).begun()
+    assert (found and (found.what, found.found)) == begun
+    condition = tenants.look(UNIT)
+    assert condition.healthy == (begun is None)
+    assert condition.running
+    if begun:
+        assert begun[1] in condition.found
+    assert (tenants.stop_under_way(UNIT) is not None) == (begun is not None and begun[0] == "stop")
+
+
+@pytest.mark.parametrize(
+    ("members", "argv", "begun", "loading"),
+    [
+        ({}, "", None, []),
+        # A stop command, or what it left: the tenant may be ended by it at any moment.
+        ({"trial-stop.voice.0123abcd.scope": [7]}, "sleep 10", "stop", []),
+        # A start command that runs, and one that has left the voice behind.
+        (
+            {"trial-start.voice.0123abcd.scope": [7, 8]},
+            "/bin/sh -c ./start.sh exit $? trial-start.voice.0123abcd.scope",
+            "start",
+            ["trial-start.voice.0123abcd.scope"],
+        ),
+        ({"trial-start.voice.0123abcd.scope": [7]}, "server.py", None, ["trial-start.voice.0123abcd.scope"]),
+        # Another tenant's.
+        ({"trial-stop.voice.2.0123abcd.scope": [7], "trial-stop.other.0123abcd.scope": [8]}, "x", None, []),
+    ],
+)
+def test_a_command_that_still_runs_is_seen_by_its_scope(
+    monkeypatch: pytest.MonkeyPatch,
+    script: Tenant,
+    members: dict[str, list[int]],
+    argv: str,
+    begun: str | None,
+    loading: list[str],
+) -> None:
+    def matching(pattern: str) -> dict[str, list[int]]:
+        return {scope: pids for scope, pids in members.items() if re.fullmatch(pattern, scope)}
+
+    monkeypatch.setattr(probes, "members", matching)
+    monkeypatch.setattr(probes, "command", lambda _pid: argv)
+    found = tenants.of(script).begun()
+    assert (found and found.what) == begun
+    assert tenants.of(script).loading() == loading
+
+
+@pytest.mark.parametrize(("uid", "begun"), [(0, True), (1000, False)])
+def test_a_client_that_stops_a_container_is_seen(
+    commands: Commands, spawn: Callable[..., subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch, uid: int,
+    begun: bool,
+) -> None:  # fmt: skip
+    """It outlives a restore that was killed; a user's own program of that name stops nothing."""
+    child = spawn(sys.executable, "-c", "import time; time.sleep(60)", "docker", "stop", "--time", "20", "box")
+    monkeypatch.setattr(probes, "uid", lambda _pid: uid)
+    found = tenants.of(BOX).begun()
+    assert (found == tenants.Begun("stop", f"PID {child.pid} stops it")) == begun
+
+
+def test_the_shell_of_a_command_stays_to_its_end(
+    commands: Commands, log: Path, script: Tenant, eventually: Callable[[Callable[[], Any]], None]
+) -> None:
+    """Some shells give their process to the last command, whose argv says nothing."""
+    Path(script.directory, "start.sh").write_text("#!/bin/sh\nps -o args= -p $PPID\nexit 7\n")
+    with pytest.raises(TenantError, match="ended with 7"):
+        tenants.start(script, log)
+    assert re.search(r"trial-start\.voice\.[0-9a-f]{8}\.scope$", log.read_text().strip())
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1min 30s", 90), ("10s", 10), ("500ms", 0.5), ("2h 1us", 7200.000001), ("0", 0), ("infinity", math.inf)],
+)
+def test_spans_of_time_are_systemds(text: str, seconds: float) -> None:
+    assert tenants.span_s(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "3 fortnights", "3fortnights"])
+def test_what_is_no_span_of_time(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a span of time"):
+        tenants.span_s(text)
 
 
 # Watchdogs.

@@ -27,6 +27,10 @@ FAULT_FOLDER = pathlib.Path(os.environ.get("TWIN_FAULTS", "/run/twin/faults"))
 FAULTS = {
     "chatterbox-refuse-start": "ends at once with status 1",
     "chatterbox-slow-load": "loading takes as many seconds as the file says (default 30)",
+    "chatterbox-late-listen": "listens only after as many seconds as the file says (default 5)",
+    "chatterbox-slow-stop": "serves on for as many seconds as the file says after SIGTERM (default 5)",
+    "chatterbox-dies-after": "dies as many seconds after it has loaded as the file says (default 5)",
+    "chatterbox-flaps": "model_loaded is true in one second and false in the next",
     "chatterbox-never-loaded": "model_loaded stays false",
     "chatterbox-empty": "synthesis answers 200 with nothing",
     "chatterbox-silence": "synthesis answers a well-formed WAV of silence",
@@ -78,6 +82,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._send(404, b'{"error": "no such page"}', "application/json")
             return
         loaded = self.loaded.is_set() and not fault("never-loaded")
+        loaded = loaded and not (fault("flaps") and int(time.monotonic()) % 2)
         self._send(200, json.dumps({"status": "ok", "model_loaded": loaded}).encode(), "application/json")
 
     def do_POST(self) -> None:
@@ -118,15 +123,27 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def load() -> None:
     time.sleep(fault_number("slow-load", 30.0) if fault("slow-load") else LOAD_S)
     Handler.loaded.set()
+    if fault("dies-after"):
+        time.sleep(fault_number("dies-after", 5.0))
+        os._exit(1)
+
+
+def stop(server: http.server.ThreadingHTTPServer) -> None:
+    """Shut down, at the pace of a program that has much to put away."""
+    if fault("slow-stop"):
+        time.sleep(fault_number("slow-stop", 5.0))
+    server.shutdown()
 
 
 def main() -> int:
     if fault("refuse-start"):
         print("Chatterbox: refusing to start", file=sys.stderr)
         return 1
+    if fault("late-listen"):
+        time.sleep(fault_number("late-listen", 5.0))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Handler)
     server.daemon_threads = True
-    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=stop, args=(server,)).start())
     threading.Thread(target=load, daemon=True).start()
     server.serve_forever(poll_interval=0.05)
     return 0
