@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import gpu, probes, speech
+from . import gpu, probes, speech, tenants
 from .plan import MIB_PER_GB, Plan, Tenant
 
 SETTLE_S = 3.0
@@ -157,6 +157,15 @@ def _process(tenant: Tenant, before: Mapping[str, Any] | None) -> tuple[bool, st
     return False, f"{pids}, but before it was PID {before['pid']}: it was restarted"
 
 
+def _of_its_own(tenant: Tenant, ok: bool, found: str) -> tuple[bool, str]:
+    """An answer counts when the tenant itself has given it, and not who else listens on its port."""
+    try:
+        stranger = tenants.foreign(tenant) if ok else ""
+    except OSError as err:
+        return False, f"{found}, but it can't be told who answered: {err}"
+    return (False, f"{found}, but {stranger}") if stranger else (ok, found)
+
+
 def _one(
     check: Check, plan: Plan, snapshot: Mapping[str, Any], card: gpu.Card | str | None, settle_s: float
 ) -> tuple[bool, str]:
@@ -167,10 +176,10 @@ def _one(
     tenant = plan.tenant(check.tenant)
     if check.kind == "health" and tenant.health:
         answer = probes.ask(tenant.health)
-        return answer.ok, answer.found
+        return _of_its_own(tenant, answer.ok, answer.found)
     if check.kind == "speech" and tenant.speech:
         spoken = speech.listen(tenant.speech)
-        return spoken.ok, spoken.found
+        return _of_its_own(tenant, spoken.ok, spoken.found)
     # A stopped tenant is expected to have a new process.
     return _process(tenant, None if tenant.name in plan.stop_order else snapshot.get(tenant.name))
 
@@ -194,6 +203,27 @@ def run(
         ok, found = _one(check, plan, snapshot or {}, card, settle_s)
         results.append(CheckResult(check.id, check.title, check.expected, found, ok))
     return results
+
+
+def since(plan: Plan, proof: Mapping[str, Any]) -> list[str]:
+    """What has changed since the restore was proved, in words: tenants that are another process now.
+
+    Args:
+        plan: what lives on the host.
+        proof: ``verification.json`` of this boot, or nothing.
+    """
+    found = []
+    for tenant in plan.tenants:
+        then = (proof.get("tenants") or {}).get(tenant.name)
+        now = tenants.standing(tenant).facts()
+        if then and now != then:
+            what = (
+                "it does not run"
+                if not now["pid"]
+                else f"it is PID {now['pid']} now, started again by itself or others"
+            )
+            found.append(f"{_name(tenant)}: it was PID {then['pid']} when the restore was proved, and {what}")
+    return found
 
 
 def message(failed: Sequence[CheckResult]) -> str:

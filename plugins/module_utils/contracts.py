@@ -221,8 +221,10 @@ def _free_port(plan: Plan, host: Host) -> _Finding:
 
 def _held_ports(plan: Plan, host: Host) -> _Finding:
     holders = [t for t in plan.tenants if t.port and t.process]
-    held = _listeners(host, {t.port for t in holders})
-    broken, texts = [], []
+    held = _listeners(host, {port for t in plan.tenants for port in tenants.ports(t)})
+    found = [(t.name, tenants.strangers(t, held, host)) for t in plan.tenants]
+    texts = [f"{who}, which is not the tenant {name}'s" for name, who in found if who]
+    broken = [name for name, who in found if who]
     for tenant in holders:
         wanted = {p.pid for p in probes.processes(tenant.process, host.proc)}
         mine = [item for item in held if item.port == tenant.port]
@@ -553,7 +555,7 @@ TERMS = (
         "ports are held by their tenants",
         lambda plan: "; ".join(f"{t.port} by {t.process}" for t in plan.tenants if t.port and t.process) or "nothing",
         "a stranger on a tenant's port makes every later check meaningless",
-        lambda _: "start the tenant, or correct port and process in the inventory",
+        lambda _: "start the tenant, or correct port, process, user and listener in the inventory",
         _held_ports,
     ),
     _Term(

@@ -29,8 +29,8 @@ from .probes import ProcessId
 POLL_S = 0.05
 # Without a reading for this long the drain cannot be observed; it then ends at its minimum.
 BLIND_S = 1.0
-# Often enough that nobody dies and is back between two looks.
-SETTLE_POLL_S = 0.25
+# A tenant that dies and is back between two looks has another process.
+SETTLE_POLL_S = 0.5
 # What the journal says of a tenant's moves: the last of them tells whether something was begun.
 MOVES = ("tenant_stopping", "tenant_stopped", "tenant_not_stopped", "tenant_starting", "tenant_started",
          "tenant_healthy")  # fmt: skip

@@ -11,6 +11,7 @@ of their own, so that they outlive their caller.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import pwd
@@ -19,6 +20,7 @@ import secrets
 import shlex
 import signal
 import time
+import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -29,7 +31,7 @@ from . import probes, run
 from .gpu import Holder
 from .journal import private
 from .plan import Tenant
-from .probes import ProcessId
+from .probes import Listener, ProcessId
 from .run import Ran
 
 POLL_S = 0.05
@@ -38,6 +40,9 @@ KILL_S = 5.0
 # What a unit's timeouts are when systemd gives them no end.
 FOREVER_S = math.inf
 _LOG_LINES = 20
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# What listens on a published port for a container, as root.
+_DOCKER_LISTENS = ("docker-proxy", "dockerd")
 # A question to systemd or docker may take this long.
 _QUESTION_S = 10.0
 # Asking systemd or docker whether a started tenant has ended costs more than a poll may.
@@ -59,11 +64,30 @@ class NotBegun(TenantError):
 class Host(Protocol):
     """Where a contract looks: commands as the login user, and as root. A command that fails is a value."""
 
+    @property
+    def proc(self) -> Path:
+        """Where the processes are."""
+
     def run(self, argv: Sequence[str], /) -> Ran:
         """Run a command as the login user."""
 
     def root(self, *argv: str) -> Ran:
         """Run a command as root."""
+
+
+class _Here:
+    """The host that this program acts on, as root."""
+
+    proc = Path("/proc")
+
+    def run(self, argv: Sequence[str], /) -> Ran:
+        return run.command(argv, _QUESTION_S)
+
+    def root(self, *argv: str) -> Ran:
+        return run.command(argv, _QUESTION_S)
+
+
+HERE = _Here()
 
 
 @dataclass(frozen=True)
@@ -139,6 +163,11 @@ class Kind:
     def start(self, log: Path, limit_s: float) -> str:
         """Start it; returns the scope of its command, empty where its manager runs it."""
         raise NotImplementedError
+
+    def claims(self, item: Listener, host: Host) -> bool:
+        """Whether a listener on one of its ports is its own; by default its process and what descends from it."""
+        process = self.find()
+        return process is not None and process.pid in probes.ancestors(item.pid, host.proc)
 
     def begun(self) -> Begun | None:
         """What was begun with it and has not ended, as far as this can be seen on the host.
@@ -273,10 +302,19 @@ class Systemd(Kind):
     def find(self) -> ProcessId | None:
         return probes.identify(int(unit_facts(self.tenant.unit).get("MainPID") or 0))
 
+    def claims(self, item: Listener, host: Host) -> bool:
+        ran = host.run(("systemctl", "show", "--property=Id,TriggeredBy", self.tenant.unit))
+        facts = dict(line.split("=", 1) for line in ran.out.splitlines() if "=" in line)
+        if item.pid == 1:
+            # systemd itself listens for a socket unit, and goes on while its service has the socket, too.
+            return ".socket" in facts.get("TriggeredBy", "")
+        return facts.get("Id", "") in probes.units(item.pid, host.proc)
+
     def begun(self) -> Begun | None:
         # A job outlives the systemctl that asked for it, and a unit is healthy for as long as its ExecStop= runs.
         facts = unit_facts(self.tenant.unit)
-        state, job = facts.get("ActiveState", ""), facts.get("Job", "").strip("0 ")
+        state, job = facts.get("ActiveState", ""), facts.get("Job", "").strip()
+        job = "" if job == "0" else job
         queued = f" with a job in the queue ({job})" if job else ""
         if state == "deactivating" or (state in ("active", "reloading") and job):
             return Begun("stop", f"its unit is {state}{queued}")
@@ -334,7 +372,20 @@ class _Commands(Kind):
             return found[0] if found else None
         if not self.tenant.port:
             return None
-        return probes.identify(next((item.pid for item in probes.listeners() if item.port == self.tenant.port), 0))
+        held = (item for item in probes.listeners() if item.port == self.tenant.port and item.pid)
+        return probes.identify(next((item.pid for item in held if owns(self.tenant, item, HERE)), 0))
+
+    def claims(self, item: Listener, host: Host) -> bool:
+        tenant, units = self.tenant, probes.units(item.pid, host.proc)
+        if any(re.fullmatch(_scope("start", tenant.name), unit) for unit in units):
+            return True
+        # Every user may give his process what name he likes; nobody may run as another.
+        if tenant.user and probes.uid(item.pid, host.proc) != _uid(tenant.user):
+            return False
+        if not tenant.process:
+            return True
+        own = {process.pid for process in probes.processes(tenant.process, host.proc)}
+        return bool(own & probes.ancestors(item.pid, host.proc))
 
     def loading(self) -> list[str]:
         return sorted(probes.members(_scope("start", self.tenant.name)))
@@ -391,6 +442,22 @@ class Container(Kind):
 
     def find(self) -> ProcessId | None:
         return probes.identify(self._pid())
+
+    def claims(self, item: Listener, host: Host) -> bool:
+        form = '{"id": {{json .Id}}, "pid": {{json .State.Pid}}, "ports": {{json .NetworkSettings.Ports}}}'
+        try:
+            facts = json.loads(host.root("docker", "inspect", "--format", form, self.tenant.container).out)
+        except ValueError:
+            return False
+        if facts["pid"] and facts["pid"] in probes.ancestors(item.pid, host.proc):
+            return True
+        if any(facts["id"] in unit for unit in probes.units(item.pid, host.proc)):
+            return True
+        # docker's own list says which ports lead into it; a proxy of docker's listens there, or nobody (NAT).
+        published = {bound["HostPort"] for bounds in (facts["ports"] or {}).values() for bound in bounds or []}
+        program = os.path.basename(item.command.split(" ", 1)[0])
+        proxy = program in _DOCKER_LISTENS and probes.uid(item.pid, host.proc) == 0
+        return proxy and str(item.port) in published
 
     @property
     def _stop(self) -> list[str]:
@@ -523,9 +590,71 @@ def find_process(tenant: Tenant) -> ProcessId | None:
     return of(tenant).find()
 
 
+def _uid(user: str) -> int | None:
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return None
+
+
+def owns(tenant: Tenant, item: Listener, host: Host) -> bool:
+    """Whether a listener is the tenant's: its own, or the one that the inventory names (``listener``).
+
+    The latter is a program of root or of the tenant's user: everybody may give his own program that name.
+    """
+    if tenant.listener and tenant.listener in item.command:
+        trusted = {0, _uid(tenant.user)} if tenant.user else {0}
+        if probes.uid(item.pid, host.proc) in trusted:
+            return True
+    return of(tenant).claims(item, host)
+
+
+def ports(tenant: Tenant) -> set[int]:
+    """Where the tenant listens and is asked on this host."""
+    asked = [question.url for question in (tenant.health, tenant.speech) if question]
+    found = {tenant.port}
+    for url in asked:
+        # What can't be read as an address is not asked either.
+        with contextlib.suppress(ValueError):
+            parts = urllib.parse.urlsplit(url)
+            if parts.hostname in _LOOPBACK:
+                found.add(parts.port or (443 if parts.scheme == "https" else 80))
+    return found - {0}
+
+
+def strangers(tenant: Tenant, listeners: Iterable[Listener], host: Host) -> str:
+    """Who listens on the tenant's ports and is not the tenant: PID, user, program; empty if nobody does.
+
+    Health and speech are whoever answers there. A listener whose process can't be seen, or has gone, is left out.
+    """
+    wanted = ports(tenant)
+    held = [item for item in listeners if item.port in wanted and probes.uid(item.pid, host.proc) is not None]
+    foreign = [item for item in held if not owns(tenant, item, host)]
+    return ", ".join(_held(item, host) for item in foreign)
+
+
+def _held(item: Listener, host: Host) -> str:
+    uid = probes.uid(item.pid, host.proc)
+    user = str(uid)
+    with contextlib.suppress(KeyError, TypeError):
+        user = pwd.getpwuid(uid).pw_name  # type: ignore[arg-type]  # None where it is gone: a TypeError
+    return f"port {item.port} is held by PID {item.pid} (user {user}, {item.command or 'gone'})"
+
+
+def foreign(tenant: Tenant) -> str:
+    """`strangers` on this host, as of now."""
+    return strangers(tenant, probes.listeners(), HERE)
+
+
 def look(tenant: Tenant) -> Condition:
-    """How the tenant is now. Looks only. What was begun and has not ended leaves nobody healthy."""
+    """How the tenant is now. Looks only.
+
+    What was begun and has not ended leaves nobody healthy, nor does an answer that a stranger may have given.
+    """
     process, begun = find_process(tenant), of(tenant).begun()
+    stranger = foreign(tenant)
+    if stranger:
+        return Condition(process is not None, False, process, stranger)
     if process is None:
         return Condition(False, False, None, begun.found if begun else "not running")
     if begun:
@@ -671,6 +800,8 @@ def wait_healthy(
             found = answer.found
         now = time.monotonic()
         if now - began > limit_s:
+            # A stranger on its port may be why it can't listen there.
+            found = foreign(tenant) or found
             raise TenantError(
                 f"{tenant.name}: not healthy after {tenant.start_timeout_s:.0f} s (found: {found}); "
                 f"{kind.last_words(log)}"
@@ -679,6 +810,7 @@ def wait_healthy(
             asked = now
             why = kind.ended(scope if known else "")
             if why:
+                why = "; ".join(filter(None, (why, foreign(tenant))))
                 raise Ended(f"{tenant.name}: ended before it was healthy: {why}; {kind.last_words(log)}")
         time.sleep(POLL_S)
 

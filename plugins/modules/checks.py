@@ -35,6 +35,12 @@ options:
         of its run.
       - Ignored when it is missing, when it is older than the last reboot, and when O(snapshot) is given.
     type: path
+  proof_file:
+    description:
+      - What a restore leaves on the host when its checks have passed, C(verification.json) in the folder of its run.
+      - With it, tenants that are another process now than then are named, as a warning and as RV(changed_since).
+      - Ignored when it is missing, and when it is older than the last reboot.
+    type: path
   settle_s:
     description:
       - How many seconds VRAM may take to reach its band.
@@ -87,6 +93,12 @@ checks:
       description: Whether it passed.
       type: bool
       sample: true
+changed_since:
+  description: Tenants that have another process than when the restore was proved, in words.
+  returned: when the plan is valid
+  type: list
+  elements: str
+  sample: []
 failed_checks:
   description: Numbers of the checks that did not pass.
   returned: when the plan is valid
@@ -110,6 +122,7 @@ def main() -> None:
             "plan": {"type": "dict", "required": True},
             "snapshot": {"type": "dict", "default": {}},
             "snapshot_file": {"type": "path"},
+            "proof_file": {"type": "path"},
             "settle_s": {"type": "float", "default": 3.0},
         },
         supports_check_mode=True,
@@ -122,9 +135,17 @@ def main() -> None:
     if not snapshot and module.params["snapshot_file"]:
         known = read_json(Path(module.params["snapshot_file"])) or {}
         snapshot = known.get("tenants", {}) if known.get("boot_id", boot_id()) == boot_id() else {}
+    proof = read_json(Path(module.params["proof_file"])) if module.params["proof_file"] else None
+    changed = checks.since(plan, proof) if isinstance(proof, dict) and proof.get("boot_id") == boot_id() else []
+    for text in changed:
+        module.warn(text)
     found = checks.run(plan, snapshot=snapshot, settle_s=module.params["settle_s"])
     failed = [c for c in found if not c.ok]
-    result = {"checks": [dataclasses.asdict(c) for c in found], "failed_checks": [c.id for c in failed]}
+    result = {
+        "checks": [dataclasses.asdict(c) for c in found],
+        "failed_checks": [c.id for c in failed],
+        "changed_since": changed,
+    }
     if failed:
         module.fail_json(msg=checks.message(failed), **result)
     module.exit_json(changed=False, **result)

@@ -179,6 +179,12 @@ CAN_NOT_BE_RESTORED: Mapping[str, CanNotBeRestored] = {
     "a stranger holds the candidate's port": CanNotBeRestored(
         "foreign processes are never ended", ("11437", "python3"), faults.port_given_back
     ),
+    "a stranger holds a tenant's port": CanNotBeRestored(
+        "foreign processes are never ended, and the tenant can't listen beside it",
+        (r"port 8772 is held by PID \d+ \(user nobody, .*python3", r"sudo -u panda .*\./start\.sh"),
+        faults.port_given_back,
+        tenants_up=False,
+    ),
     "memory of the dead": CanNotBeRestored(
         "the driver keeps memory of ended processes; the tenants don't fit beside it",
         ("check 1 VRAM",),
@@ -401,6 +407,8 @@ CASES: tuple[Case, ...] = (
     Case("port-stolen-for-good", "port 11437 stolen", "window", A1, faults.port_stolen,
          says=("port 11437 was taken meanwhile", "python3"), stuck="a stranger holds the candidate's port",
          extra_s=10, why="it is noticed in phase 4"),
+    Case("voices-port-stolen", "stranger on a tenant's port", "window", A1, faults.voices_port_stolen,
+         says=(r"port 8772 is held by PID \d+ \(user nobody",), stuck="a stranger holds a tenant's port"),
     # ---- the GPU ----
     Case("vram-stuck", "VRAM does not drain", "window", A1, faults.gpu_passing("phase_failed", stuck=True),
          says=("VRAM did not drain", "llama-server|held by"), extra_s=15, why="the drain's limit, after A1"),

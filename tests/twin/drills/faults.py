@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import threading
@@ -378,6 +379,22 @@ def port_stolen_for_a_while(drill: Drill) -> None:
     port_stolen(drill)
     drill.event("phase_failed")
     port_given_back(drill)
+
+
+def voices_port_stolen(drill: Drill) -> None:
+    """Another user's program listens on the voice's port, and says that it is well."""
+    drill.strike()
+    page = (
+        "import http.server as h\n"
+        "class H(h.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200)\n"
+        "        self.end_headers()\n"
+        "        self.wfile.write(bytes([123]) + b'\"model_loaded\": true' + bytes([125]))\n"
+        "    do_POST = do_GET\n"
+        "h.HTTPServer(('127.0.0.1', 8772), H).serve_forever()\n"
+    )
+    drill.sh(f"systemd-run --quiet --collect --unit=stranger --uid=nobody python3 -c {shlex.quote(page)}")
 
 
 def late_start(drill: Drill) -> None:

@@ -508,6 +508,15 @@ class World:
                 found.setdefault(scope, []).append(COMMAND_PID + number)
         return {scope: pids for scope, pids in found.items() if re.fullmatch(pattern, scope)}
 
+    def units_of(self, pid: int, _proc: Path | None = None) -> list[str]:
+        """In which units a process lives."""
+        service = self._service(pid)
+        return [service.tenant.unit or service.tenant.container or service.scope or "user.slice"] if service else []
+
+    def uid(self, pid: int, _proc: Path | None = None) -> int:
+        """Whose a process is: tenants are all one user's, and everybody else is another's."""
+        return 1000 if self._service(pid) else 666
+
     def command_line(self, pid: int, _proc: Path | None = None) -> str:
         """Command line of a tenant's process, or of a command."""
         if COMMAND_PID <= pid < FIRST_PID:
@@ -591,6 +600,8 @@ class World:
     def _boxed(self, service: Service, args: list[str]) -> tuple[int, str, str]:
         """docker and a tenant that is a container; its stop kills in the end, in the engine, whoever asked."""
         name = service.tenant.name
+        if args[0] == "inspect" and ".Id" in args[2]:
+            return 0, json.dumps({"id": service.tenant.container, "pid": service.pid, "ports": {}}), ""
         if args[0] == "inspect":
             return 0, f"{service.restarts if 'RestartCount' in args[2] else service.pid}\n", ""
         if args[0] in ("start", "stop") and service.broken:
@@ -616,6 +627,8 @@ class World:
                 state, restarts = self.units[args[-1]], self.restarts
                 return 0, f"ActiveState={state}\nMainPID=0\nResult={self.runner_result}\nNRestarts={restarts}\n", ""
             service = self._by(lambda t: t.unit == args[-1])
+            if "--property=Id,TriggeredBy" in args:
+                return 0, f"Id={service.tenant.unit}\nTriggeredBy=\n", ""
             state = "deactivating" if service.dies_at else "active" if service.pid else "failed"
             return 0, f"ActiveState={state}\nMainPID={service.pid}\nNRestarts={service.restarts}\n", ""
         if args[-1].endswith(".scope"):
@@ -762,6 +775,9 @@ class World:
             patch.setattr(probes, name, getattr(self, name))
         patch.setattr(probes, "command", self.command_line)
         patch.setattr(probes, "members", self.members)
+        patch.setattr(probes, "units", self.units_of)
+        patch.setattr(probes, "uid", self.uid)
+        patch.setattr(tenants, "_uid", lambda user: 1000 if user else None)
         patch.setattr(probes, "inhabited", lambda unit: bool(self.members(re.escape(unit))))
         patch.setattr(probes, "alive", lambda process: self.identify(process.pid) == process)
         patch.setattr(speech, "listen", self.listen)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import checks, gpu, planfile, probes
+from ansible_collections.edgelab.model_trial.plugins.module_utils import checks, gpu, planfile, probes, tenants
 
 HOLDERS = ("/usr/bin/llama-server", "python3 chatterbox/server.py", "python3 phone_call.py auto")
 
@@ -52,8 +52,23 @@ def phone(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.fixture
+def stranger(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Who else listens on a tenant's port, by tenant: nobody, until a test says so."""
+    found: dict[str, str] = {}
+    monkeypatch.setattr(tenants, "foreign", lambda tenant: found.get(tenant.name, ""))
+    return found
+
+
+@pytest.fixture
 def host(
-    plan_data: dict[str, Any], server: Any, reply: Any, tone: Any, free_port: int, phone: Any, tmp_path: Path
+    stranger: dict[str, str],
+    plan_data: dict[str, Any],
+    server: Any,
+    reply: Any,
+    tone: Any,
+    free_port: int,
+    phone: Any,
+    tmp_path: Path,
 ) -> dict[str, Any]:
     """A plan for a host on which everything is as it should be."""
     for tenant in plan_data["tenants"]:
@@ -228,6 +243,51 @@ def test_a_voice_that_is_silent_fails_though_it_says_it_is_healthy(
     results = run(host)
     assert [i for i, c in results.items() if not c.ok] == [7]
     assert "silence" in results[7].found
+
+
+def test_an_answer_counts_when_the_tenant_has_given_it(host: dict[str, Any], stranger: dict[str, str]) -> None:
+    """Whoever holds the port says that he is well, and speaks."""
+    stranger["chatterbox"] = "port 8772 is held by PID 77 (user mallory, nc -l 8772)"
+    found = run(host)
+    failed = {i: c for i, c in found.items() if not c.ok}
+    assert [c.title for c in failed.values()] == ["Chatterbox TTS is healthy", 'Chatterbox TTS speaks "test one two"']
+    assert all(c.found.endswith(f"but {stranger['chatterbox']}") for c in failed.values())
+
+
+def test_who_can_not_be_looked_for_has_not_been_ruled_out(
+    host: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(_tenant: Any) -> str:
+        raise TimeoutError("systemctl show timed out")
+
+    monkeypatch.setattr(tenants, "foreign", hang)
+    found = run(host)
+    assert "it can't be told who answered: systemctl show timed out" in found[2].found
+    assert not found[2].ok
+
+
+def test_what_has_changed_since_the_proof_is_named(host: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = {"llamacpp": (7, 70, 0), "chatterbox": (8, 80, 0), "phone": (0, 0, 0)}
+
+    def standing(tenant: Any) -> tenants.Standing:
+        pid, ticks, restarts = now.get(tenant.name, (9, 90, 0))
+        return tenants.Standing(probes.ProcessId(pid, ticks) if pid else None, restarts)
+
+    monkeypatch.setattr(tenants, "standing", standing)
+    plan = planfile.parse(host)
+    proof = {
+        "tenants": {
+            "llamacpp": {"pid": 7, "start_ticks": 70, "restarts": 0},
+            "chatterbox": {"pid": 6, "start_ticks": 60, "restarts": 0},
+            "phone": {"pid": 5, "start_ticks": 50, "restarts": 0},
+        }
+    }
+    voice, phone = checks.since(plan, proof)
+    assert voice.startswith(
+        "Chatterbox TTS: it was PID 6 when the restore was proved, and it is PID 8 now, started again"
+    )
+    assert phone == "phone daemon: it was PID 5 when the restore was proved, and it does not run"
+    assert checks.since(plan, {}) == []
 
 
 def test_a_left_over_candidate_fails(host: dict[str, Any]) -> None:

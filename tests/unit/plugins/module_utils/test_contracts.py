@@ -52,12 +52,16 @@ class World:
                 0, "TimeoutStopUSec=1min 30s\n", ""
             ),
         }
+        self.answers["systemctl show --property=Id,TriggeredBy panda-llamacpp"] = contracts.Ran(
+            0, "Id=panda-llamacpp.service\nTriggeredBy=\n", ""
+        )
         self.total_mib, self.used_mib, self.holders = 16_303, 13_700, 9
         self.gpu_error = ""
         (self.proc / "net").mkdir(parents=True)
         (self.proc / "meminfo").write_text("MemTotal: 32000000 kB\nMemAvailable: 16000000 kB\n")
         self.listening: dict[int, int] = {}
         self.process(10, ["/usr/bin/llama-server", "--port", "11435"])
+        (self.proc / "10" / "cgroup").write_text("0::/system.slice/panda-llamacpp.service\n")
         self.process(20, ["python3", "/usr/bin/uvicorn", "server:app"])
         self.process(30, ["python3", "phone_call.py", "auto"])
         for name, pid in PORTS.items():

@@ -1663,6 +1663,32 @@ def test_whatever_is_under_way_and_for_however_long_the_end_is_the_same(
     rules(everything(check))()
 
 
+def test_a_stranger_on_a_tenants_port_is_named_and_nobody_is_taken_for_it(world: World) -> None:
+    """Another user's program says that it is the voice, and well."""
+    measured(world)
+    intruder = probes.Listener(8772, 6_000_000, "nc -l 8772")
+    world.intruders.append(intruder)
+    world.services["chatterbox"].broken = "address already in use"
+    text = incomplete(world)
+    assert "port 8772 is held by PID 6000000 (user " in text
+    assert "nc -l 8772" in text
+    assert world.done("kill") == []
+    world.intruders.clear()
+    world.services["chatterbox"].broken = ""
+    restore(world)
+    stays_whole(world)
+
+
+def test_a_stranger_beside_a_tenant_keeps_the_mark(world: World) -> None:
+    """Which of them answers nobody can tell."""
+    measured(world)
+    world.intruders.append(probes.Listener(11435, 6_000_000, "nc -l 11435"))
+    assert "port 11435 is held by PID 6000000" in incomplete(world)
+    world.intruders.clear()
+    restore(world)
+    is_whole(world)
+
+
 # Restored is settled.
 
 

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import dataclasses
+import getpass
+import json
 import math
 import os
 import re
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_collections.edgelab.model_trial.plugins.module_utils import probes, run, tenants
-from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Http, Tenant
+from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Http, Speech, Tenant
 from ansible_collections.edgelab.model_trial.plugins.module_utils.tenants import TenantError
 
 if TYPE_CHECKING:
@@ -513,7 +515,7 @@ def test_a_page_that_another_process_answers_is_not_enough(
     server.json("/health", {"loaded": True})
     commands.answer("systemctl show", out="MainPID=0\n")
     tenant = with_health(UNIT, f"{server.url}/health", start_timeout_s=0.2)
-    with pytest.raises(TenantError, match="not running"):
+    with pytest.raises(TenantError, match=rf"port {server.port} is held by PID {os.getpid()} \(user "):
         tenants.wait_healthy(tenant, log)
 
 
@@ -558,7 +560,8 @@ def test_a_script_has_ended_with_the_last_process_of_its_scope(scope: Any, scrip
 
 
 def test_a_script_whose_process_lives_elsewhere_has_not_ended(scope: Any, script: Tenant, server: Any) -> None:
-    assert tenants.of(dataclasses.replace(script, port=server.port)).ended(SCOPE) == ""
+    own = dataclasses.replace(script, port=server.port, user=getpass.getuser())
+    assert tenants.of(own).ended(SCOPE) == ""
 
 
 def test_without_a_scope_nothing_is_known_of_a_script(commands: Commands, script: Tenant) -> None:
@@ -653,6 +656,114 @@ def test_a_caller_may_wait_less_than_the_tenants_limit(server: Any, log: Path, c
     assert tenants.wait_healthy(tenant, log, limit_s=limit_s) == 0
 
 
+# Whose a listener is.
+
+
+class Elsewhere:
+    """A host that is made up: who asks systemd and docker is answered, and processes are as the test says."""
+
+    proc = Path("/proc")
+
+    def __init__(self, out: str = "") -> None:
+        self.out = out
+
+    def run(self, _argv: Any) -> run.Ran:
+        return run.Ran(0, self.out, "")
+
+    def root(self, *_argv: str) -> run.Ran:
+        return run.Ran(0, self.out, "")
+
+
+VOICE = Tenant("voice", "script", user="robot", port=8772)
+BOXED = json.dumps({"id": "abc123", "pid": 40, "ports": {"9200/tcp": [{"HostIp": "", "HostPort": "8772"}]}})
+HOSTED = json.dumps({"id": "abc123", "pid": 40, "ports": {}})
+
+
+@pytest.mark.parametrize(
+    ("tenant", "out", "pid", "uid", "units", "argv", "owned"),
+    [
+        # A unit: its control group, whoever runs there; or systemd for its socket.
+        (UNIT, "Id=model.service\n", 7, 0, ["system.slice", "model.service", "sub"], "x", True),
+        (UNIT, "Id=model.service\n", 7, 0, ["system.slice", "model2.service"], "x", False),
+        (UNIT, "Id=model.service\n", 7, 666, [], "model.service", False),
+        (UNIT, "Id=model.service\nTriggeredBy=model.socket\n", 1, 0, ["init.scope"], "/sbin/init", True),
+        (UNIT, "Id=model.service\nTriggeredBy=model.timer\n", 1, 0, ["init.scope"], "/sbin/init", False),
+        (UNIT, "", 7, 0, ["system.slice"], "x", False),
+        # A container: its control group, its process and what descends from it, docker's proxy for a published port.
+        (BOX, HOSTED, 7, 0, ["system.slice", "docker-abc123.scope"], "x", True),
+        (BOX, HOSTED, 40, 0, [], "x", True),
+        (BOX, HOSTED, 7, 0, ["system.slice", "docker-def456.scope"], "x", False),
+        (BOX, BOXED, 7, 0, ["docker.service"], "/usr/bin/docker-proxy -proto tcp -host-port 8772", True),
+        (BOX, BOXED, 7, 666, [], "docker-proxy -proto tcp", False),
+        (BOX, HOSTED, 7, 0, ["docker.service"], "/usr/bin/docker-proxy -proto tcp", False),
+        (BOX, "no such container", 7, 0, [], "docker-proxy", False),
+        # A script: the scope it was started in, or its user; with words of its argv also those.
+        (VOICE, "", 7, 0, ["system.slice", "trial-start.voice.0123abcd.scope"], "x", True),
+        (VOICE, "", 7, 1000, ["user.slice"], "x", True),
+        (VOICE, "", 7, 666, ["user.slice"], "server.py", False),
+        (VOICE, "", 7, 0, ["user.slice"], "server.py", False),
+        (VOICE, "", 7, 666, ["trial-start.other.0123abcd.scope"], "x", False),
+        (dataclasses.replace(VOICE, process="server.py"), "", 50, 1000, [], "python3 server.py", True),
+        (dataclasses.replace(VOICE, process="server.py"), "", 7, 1000, [], "another", False),
+        (dataclasses.replace(VOICE, process="server.py"), "", 50, 666, [], "python3 server.py", False),
+        # The owner that the inventory names, if he is root or the tenant's user.
+        (dataclasses.replace(UNIT, listener="haproxy"), "", 7, 0, ["haproxy.service"], "/usr/sbin/haproxy -f x", True),
+        (dataclasses.replace(UNIT, listener="haproxy"), "", 7, 666, ["user.slice"], "haproxy", False),
+        (dataclasses.replace(VOICE, listener="haproxy"), "", 7, 0, ["haproxy.service"], "haproxy", True),
+        (dataclasses.replace(VOICE, listener="haproxy"), "", 7, 0, ["x.service"], "nginx", False),
+    ],
+)
+def test_a_listener_is_its_own_or_a_stranger(
+    monkeypatch: pytest.MonkeyPatch,
+    tenant: Tenant,
+    out: str,
+    pid: int,
+    uid: int,
+    units: list[str],
+    argv: str,
+    owned: bool,
+) -> None:
+    monkeypatch.setattr(probes, "uid", lambda _pid, _proc: uid)
+    monkeypatch.setattr(probes, "units", lambda _pid, _proc: units)
+    monkeypatch.setattr(probes, "ancestors", lambda who, _proc: {who, 1})
+    monkeypatch.setattr(probes, "processes", lambda _pattern, _proc: [probes.ProcessId(50, 500)])
+    monkeypatch.setattr(tenants, "_uid", lambda _user: 1000)
+    tenant = dataclasses.replace(tenant, port=8772)
+    item = probes.Listener(8772, pid, argv)
+    found = tenants.strangers(tenant, [item, probes.Listener(99, 8, "sshd")], Elsewhere(out))
+    assert (found == "") == owned
+    if not owned:
+        assert found.startswith(f"port 8772 is held by PID {pid} (user ")
+        assert found.endswith(f", {argv})")
+
+
+@pytest.mark.parametrize(
+    ("tenant", "ports"),
+    [
+        (VOICE, {8772}),
+        (with_health(Tenant("x", "script"), "http://localhost/health"), {80}),
+        (with_health(Tenant("x", "script"), "https://127.0.0.1/health"), {443}),
+        (with_health(Tenant("x", "script", port=1), "http://[::1]:8080/health"), {1, 8080}),
+        # Another machine's, or a container's own address: nothing on this host listens there.
+        (with_health(Tenant("x", "script"), "http://172.17.0.2:8080/health"), set()),
+        (with_health(Tenant("x", "script"), "http://127.0.0.1:none/health"), set()),
+        (Tenant("x", "script", speech=Speech("http://127.0.0.1:8773/synthesize")), {8773}),
+    ],
+)
+def test_a_tenants_ports_are_where_it_listens_and_is_asked(tenant: Tenant, ports: set[int]) -> None:
+    assert tenants.ports(tenant) == ports
+
+
+def test_a_stranger_on_its_port_is_no_tenant(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers as the tenant would, and is neither found, nor healthy, nor ended in its place."""
+    monkeypatch.setattr(tenants, "_uid", lambda _user: os.getuid() + 1)
+    server.json("/health", {"loaded": True})
+    tenant = with_health(Tenant("x", "script", user="robot", port=server.port), f"{server.url}/health")
+    condition = tenants.look(tenant)
+    assert (condition.running, condition.healthy, condition.process) == (False, False, None)
+    assert f"port {server.port} is held by PID {os.getpid()} (user " in condition.found
+
+
 # Begun and not ended.
 
 
@@ -662,6 +773,7 @@ def test_a_caller_may_wait_less_than_the_tenants_limit(server: Any, log: Path, c
         ("ActiveState=active\n", None),
         ("ActiveState=failed\n", None),
         ("ActiveState=active\nJob=\n", None),
+        ("ActiveState=active\nJob=0\n", None),
         ("ActiveState=deactivating\nJob=77\n", ("stop", "its unit is deactivating with a job in the queue (77)")),
         ("ActiveState=deactivating\n", ("stop", "its unit is deactivating")),
         # A stop that waits for its turn.

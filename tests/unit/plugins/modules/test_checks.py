@@ -69,6 +69,23 @@ def test_a_snapshot_can_come_from_a_file(
     assert [snapshot for snapshot, _unused in asked] == [SNAPSHOT, {}, {"nav": {}}]
 
 
+@pytest.mark.parametrize("boot", ["this one", "an earlier one", "torn"])
+def test_what_has_changed_since_the_restore_is_a_warning(
+    invoke: Any, plan_data: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, boot: str
+) -> None:
+    running(monkeypatch, GOOD)
+    monkeypatch.setattr(checks, "boot_id", lambda: "this one")
+    monkeypatch.setattr(core, "since", lambda _plan, proof: [f"changed since {proof['boot_id']}"])
+    path = tmp_path / "verification.json"
+    path.write_text("{" if boot == "torn" else json.dumps({"boot_id": boot, "tenants": {}}))
+    result = invoke(checks.main, {"plan": plan_data, "proof_file": str(path)})
+    assert not result["failed"]
+    wanted = ["changed since this one"] if boot == "this one" else []
+    assert result["changed_since"] == wanted
+    # Ansible keeps the warnings of earlier calls.
+    assert set(wanted) <= {str(warning) for warning in result.get("warnings", [])}
+
+
 def test_a_plan_that_is_none_is_refused(invoke: Any, plan_data: dict[str, Any]) -> None:
     del plan_data["baseline"]
     result = invoke(checks.main, {"plan": plan_data})
