@@ -126,7 +126,7 @@ MUTATIONS: tuple[Mutation, ...] = (
              "            self.settle(bool(absent))\n", ""),
     Mutation("a restarted tenant has stayed up", STAYS_UP, f"{CORE}/tenants.py",
              "    if restarts != first.restarts:\n", "    if restarts < 0:\n"),
-    Mutation("whoever answers is the tenant", "claim 28", f"{CORE}/tenants.py",
+    Mutation("any program that answers is the tenant", "claim 28", f"{CORE}/tenants.py",
              "    foreign = [item for item in held if not owns(tenant, item, host)]\n", "    foreign = held[:0]\n"),
     Mutation("a run is run again", ONCE, f"{CORE}/program.py",
              'if any(e["by"] == "runner" for e in read(state.journal_path(mark.run))):', "if not mark.run:"),

@@ -276,7 +276,7 @@ def bounded(plan: Plan, host: Host) -> tuple[Plan, list[str]]:
         if limit_s is None:
             trouble.append(f"systemd does not tell how long the stop of {tenant.name} may take")
         elif math.isinf(limit_s):
-            trouble.append(f"the stop of {tenant.name} may take for ever (TimeoutStopSec=infinity in its unit)")
+            trouble.append(f"the stop of {tenant.name} has no limit (TimeoutStopSec=infinity in its unit)")
         # Without a limit the trial is not opened.
         bound_s = tenant.stop_limit_s if limit_s is None or math.isinf(limit_s) else max(limit_s, tenant.stop_limit_s)
         moved.append(dataclasses.replace(tenant, stop_limit_s=bound_s))

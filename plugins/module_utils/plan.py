@@ -60,8 +60,8 @@ class Tenant:
     check of its own that this process lives (and is the same one as before, where the trial did not stop it);
     ``vram_process`` is a word in the command line of the process that holds its VRAM; ``listener`` one in that of
     the program that listens on its ports, where that is none of its own; ``impact`` what people lose while it is down
-    (blind, mute). ``stop_limit_s`` is how long a stop may go on by itself after whoever asked
-    for it has gone: the host looks it up for units when a trial opens, and 0 is the ``stop_timeout_s``.
+    (blind, mute). ``stop_limit_s`` is how long a stop may go on by itself when the program that asked for it has gone:
+    the host looks it up for units when a trial opens, and 0 is the ``stop_timeout_s``.
     """
 
     name: str

@@ -8,7 +8,7 @@ the plan: it compares the snapshot with the live host and does what is missing, 
 old epoch stale, remove the run's containers, bring stops that were begun to their end, drain, start the tenants that
 ran before, see that they stay up, check. So it may be killed at any point and started again.
 
-What was begun and has not ended is neither up nor down: it outlives whoever asked for it.
+What was begun and has not ended is neither up nor down: it outlives the program that asked for it.
 """
 
 from __future__ import annotations

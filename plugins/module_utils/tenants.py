@@ -104,7 +104,7 @@ class Condition:
 class Begun:
     """Something that was begun with a tenant and has not ended: ``what`` is ``stop`` or ``start``; words for people.
 
-    It goes on by itself, whoever asked for it: a tenant of which this is true is neither up nor down.
+    It goes on by itself when the program that asked for it has gone. Its tenant is neither up nor down.
     """
 
     what: str
@@ -174,12 +174,14 @@ class Kind:
 
         This looks for commands of its inventory that still run.
         """
-        for what in ("stop", "start"):
-            for scope, pids in probes.members(_scope(what, self.tenant.name)).items():
-                # What a start command leaves in the background is the tenant; of a stop nothing may be left.
-                running = [pid for pid in pids if what == "stop" or probes.command(pid).endswith(scope)]
-                if running:
-                    return Begun(what, f"its {what} command still runs (PID {running[0]}, {scope})")
+        found = probes.members(_scope("(?:start|stop)", self.tenant.name))
+        # A stop that goes on counts more than a start beside it.
+        for scope in sorted(found, reverse=True):
+            what = "stop" if re.fullmatch(_scope("stop", self.tenant.name), scope) else "start"
+            # What a start command leaves in the background is the tenant; of a stop nothing may be left.
+            running = [pid for pid in found[scope] if what == "stop" or probes.command(pid).endswith(scope)]
+            if running:
+                return Begun(what, f"its {what} command still runs (PID {running[0]}, {scope})")
         return None
 
     def loading(self) -> list[str]:
@@ -391,9 +393,8 @@ class _Commands(Kind):
         return sorted(probes.members(_scope("start", self.tenant.name)))
 
     def kill(self) -> None:
-        for what in ("stop", "start"):
-            for scope in probes.members(_scope(what, self.tenant.name)):
-                _end_scope(scope)
+        for scope in probes.members(_scope("(?:start|stop)", self.tenant.name)):
+            _end_scope(scope)
         process = self.find()
         _signal([*probes.processes(self.tenant.process), *([process] if process else [])], signal.SIGKILL)
 
@@ -438,6 +439,9 @@ class Container(Kind):
 
     def _pid(self) -> int:
         reply = run.command(["docker", "inspect", "--format", "{{.State.Pid}}", self.tenant.container], _QUESTION_S)
+        if reply.rc != 0 and reply.err and "No such" not in reply.err:
+            # An engine that does not answer has not said that the container is gone.
+            raise TenantError(f"{self.tenant.name}: {probes.printable(reply.err.strip())}")
         return int(reply.out.strip() or 0) if reply.rc == 0 else 0
 
     def find(self) -> ProcessId | None:
@@ -559,7 +563,7 @@ def _log_file(log: Path, command: str) -> Iterator[IO[bytes] | int]:
 
 def _as_user(kind: Kind, what: str, command: str, log: Path, limit_s: float) -> str:
     # A scope of its own: what the command leaves in the background must not die with the unit that ran it. Its name
-    # tells whoever comes after us what was begun with whom.
+    # tells the next restore what was begun with which tenant.
     # Output goes to a file, because a daemon that holds a pipe open would block the caller.
     tenant = kind.tenant
     scope = f"trial-{what}.{tenant.name}.{secrets.token_hex(4)}.scope"
@@ -625,7 +629,7 @@ def ports(tenant: Tenant) -> set[int]:
 def strangers(tenant: Tenant, listeners: Iterable[Listener], host: Host) -> str:
     """Who listens on the tenant's ports and is not the tenant: PID, user, program; empty if nobody does.
 
-    Health and speech are whoever answers there. A listener whose process can't be seen, or has gone, is left out.
+    Any program that listens there can answer in its place. One that can't be seen, or has gone, is left out.
     """
     wanted = ports(tenant)
     held = [item for item in listeners if item.port in wanted and probes.uid(item.pid, host.proc) is not None]
@@ -860,7 +864,10 @@ def revived(tenants: Iterable[Tenant], newcomers: Sequence[Holder] = ()) -> str:
             long before it listens.
     """
     for tenant in tenants:
-        process = find_process(tenant)
+        process = None
+        # A manager that does not answer revives nobody.
+        with contextlib.suppress(TenantError):
+            process = find_process(tenant)
         if process:
             return f"{tenant.name} runs again (PID {process.pid}, {probes.command(process.pid)})"
         for holder in newcomers:

@@ -13,7 +13,7 @@ version_added: 0.1.0
 short_description: Stop or start services of a host in order
 description:
   - Stops or starts the listed tenants strictly one after another. A started tenant must be healthy before the next one
-    is touched; a stopped one must be gone.
+    is touched; a stopped one must be gone. A stop that is under way is waited for before a start.
   - A tenant is a systemd unit, a pair of start and stop scripts, a container, or a process.
 options:
   tenants:
@@ -80,6 +80,8 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Te
 
 def deal_with(tenant: Tenant, state: str, log_dir: Path, check_mode: bool) -> dict[str, Any]:
     """Bring one tenant into ``state``; returns what was found and done."""
+    if state == "started" and not check_mode and tenants.await_stop(tenant):
+        raise tenants.TenantError(f"{tenant.name}: a stop is under way and does not end")
     condition = tenants.look(tenant)
     before = "started" if condition.running else "stopped"
     there = condition.healthy if state == "started" else not condition.running

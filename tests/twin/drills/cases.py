@@ -358,7 +358,7 @@ CASES: tuple[Case, ...] = (
     Case("voice-dies-after-7-s", "tenant that does not stay up", "restore", RESTORE,
          faults.until_it_did_not_settle("chatterbox-dies-after", "7"), ends="completed", by="host|playbook",
          says=("chatterbox did NOT stay up",), play={"trial_settle_s": 10}, later_s=30,
-         extra_s=13, why="it dies after 7 s, its speech is asked for in vain, and the next try comes a second later"),
+         extra_s=13, why="it dies after 7 s, its speech is asked for, and the next try comes a second later"),
     Case("voice-flaps", "tenant that does not stay up", "restore", RESTORE,
          faults.until_it_did_not_settle("chatterbox-flaps"), ends="completed", by="host|playbook",
          says=("chatterbox did NOT stay up",), play={"trial_settle_s": 4}, later_s=20,

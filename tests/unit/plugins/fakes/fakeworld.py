@@ -83,8 +83,8 @@ class Clock:
 class Service:
     """A tenant as it is in the world; ``mib`` is the VRAM it holds while it is up.
 
-    A stop takes ``stop_s``: until then the tenant is as healthy as before, and then it ends, whoever asked for it and
-    whatever became of him. How a script's stop command ends it says ``stop_how``: ``waits`` signals at once and stays
+    A stop takes ``stop_s``: until then the tenant is as healthy as before, and then it ends, whatever became of the
+    program that asked for it. ``stop_how`` says how a script's stop command ends it: ``waits`` signals at once, stays
     until the end, ``returns`` signals and returns, ``late`` signals at its own end, and never if it is killed before.
     """
 
@@ -598,7 +598,7 @@ class World:
         raise AssertionError(f"a trial runs no {argv}")
 
     def _boxed(self, service: Service, args: list[str]) -> tuple[int, str, str]:
-        """docker and a tenant that is a container; its stop kills in the end, in the engine, whoever asked."""
+        """docker and a tenant that is a container; the engine itself kills it at the end of a stop's grace."""
         name = service.tenant.name
         if args[0] == "inspect" and ".Id" in args[2]:
             return 0, json.dumps({"id": service.tenant.container, "pid": service.pid, "ports": {}}), ""

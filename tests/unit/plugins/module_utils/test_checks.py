@@ -246,7 +246,7 @@ def test_a_voice_that_is_silent_fails_though_it_says_it_is_healthy(
 
 
 def test_an_answer_counts_when_the_tenant_has_given_it(host: dict[str, Any], stranger: dict[str, str]) -> None:
-    """Whoever holds the port says that he is well, and speaks."""
+    """A stranger on the port says that he is well, and speaks."""
     stranger["chatterbox"] = "port 8772 is held by PID 77 (user mallory, nc -l 8772)"
     found = run(host)
     failed = {i: c for i, c in found.items() if not c.ok}

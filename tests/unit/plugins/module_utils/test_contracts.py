@@ -378,7 +378,7 @@ def test_a_unit_that_runs_and_would_not_start_again(world: World, state: str) ->
             "TimeoutStopUSec=10min\nExecStop={ path=/bin/sleep }\n",
             "limits.cap_s of 1500 s leaves no time for the window",
         ),
-        ("TimeoutStopUSec=infinity\n", "the stop of llamacpp may take for ever (TimeoutStopSec=infinity in its unit)"),
+        ("TimeoutStopUSec=infinity\n", "the stop of llamacpp has no limit (TimeoutStopSec=infinity in its unit)"),
         ("", "systemd does not tell how long the stop of llamacpp may take"),
     ],
 )

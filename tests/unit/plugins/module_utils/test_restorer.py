@@ -1414,7 +1414,7 @@ def test_killed_at_any_step_and_started_again_the_end_is_the_same(
         assert attempt(step, 6.0 if at % 2 else 0.1) >= step
 
 
-# What was begun outlives whoever asked for it.
+# What was begun outlives the program that asked for it.
 
 
 def kind_of(plan_data: dict[str, Any], how: str) -> dict[str, Any]:

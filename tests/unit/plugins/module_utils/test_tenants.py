@@ -115,10 +115,18 @@ def test_a_container_is_found_by_its_process(commands: Commands) -> None:
     assert tenants.find_process(BOX) == probes.identify(os.getpid())
 
 
-@pytest.mark.parametrize(("rc", "out"), [(1, ""), (0, "0\n"), (0, "")])
-def test_a_container_that_is_not_there_does_not_run(commands: Commands, rc: int, out: str) -> None:
-    commands.answer("docker inspect", rc=rc, out=out)
+@pytest.mark.parametrize(("rc", "out", "err"), [(1, "", "Error: No such object: box\n"), (0, "0\n", ""), (0, "", "")])
+def test_a_container_that_is_not_there_does_not_run(commands: Commands, rc: int, out: str, err: str) -> None:
+    commands.answer("docker inspect", rc=rc, out=out, err=err)
     assert tenants.find_process(BOX) is None
+
+
+def test_an_engine_that_does_not_answer_has_not_said_that_a_container_is_gone(commands: Commands) -> None:
+    """A stop may be under way there; and nobody is called revived for it."""
+    commands.answer("docker inspect", rc=1, err="Cannot connect to the Docker daemon. Is it running?\n")
+    with pytest.raises(TenantError, match="box: Cannot connect to the Docker daemon"):
+        tenants.look(BOX)
+    assert tenants.revived([BOX]) == ""
 
 
 def test_a_process_is_found_by_its_argv(spawn: Callable[..., subprocess.Popen[bytes]]) -> None:
@@ -682,7 +690,7 @@ HOSTED = json.dumps({"id": "abc123", "pid": 40, "ports": {}})
 @pytest.mark.parametrize(
     ("tenant", "out", "pid", "uid", "units", "argv", "owned"),
     [
-        # A unit: its control group, whoever runs there; or systemd for its socket.
+        # A unit: its control group, under any user; or systemd for its socket.
         (UNIT, "Id=model.service\n", 7, 0, ["system.slice", "model.service", "sub"], "x", True),
         (UNIT, "Id=model.service\n", 7, 0, ["system.slice", "model2.service"], "x", False),
         (UNIT, "Id=model.service\n", 7, 666, [], "model.service", False),

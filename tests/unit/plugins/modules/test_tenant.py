@@ -37,12 +37,16 @@ class Host:
         self.healthy = {"model": True, "voice": True}
         self.did: list[tuple[str, str, Path]] = []
         self.trouble: dict[str, Exception] = {}
-        for name in ("look", "start", "stop", "wait_healthy"):
+        self.stopping: set[str] = set()
+        for name in ("look", "start", "stop", "wait_healthy", "await_stop"):
             patch.setattr(tenants, name, getattr(self, name))
 
     def look(self, tenant: plan.Tenant) -> tenants.Condition:
         up = self.up[tenant.name]
         return tenants.Condition(up, up and self.healthy[tenant.name], None, "PID 7" if up else "not running")
+
+    def await_stop(self, tenant: plan.Tenant) -> tenants.Begun | None:
+        return tenants.Begun("stop", "its unit is deactivating") if tenant.name in self.stopping else None
 
     def _act(self, verb: str, tenant: plan.Tenant, log: Path) -> None:
         if tenant.name in self.trouble:
@@ -185,3 +189,12 @@ def test_a_wrong_field_is_named_with_its_place(host: Host, play: Any) -> None:
 def test_a_state_nobody_knows(host: Host, play: Any) -> None:
     answer = play("restarted")
     assert "value of state must be one of: started, stopped" in answer["msg"]
+
+
+def test_a_stop_that_goes_on_is_no_tenant_that_runs(host: Host, play: Any) -> None:
+    """It is healthy until it ends, and it did not end in time."""
+    host.stopping = {"model"}
+    result = play("started")
+    assert result["failed"]
+    assert "model: a stop is under way and does not end" in result["msg"]
+    assert host.order == []
