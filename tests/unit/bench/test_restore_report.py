@@ -179,6 +179,29 @@ def host(folder: Path) -> str:
     return " ".join(section.split())
 
 
+def test_stops_that_were_under_way_and_tenants_that_did_not_settle_are_read(tmp_path: Path) -> None:
+    """What the host says of them has no table of its own; down times last to the last start."""
+    begun: list[Event] = [
+        (21.0, "restore_started", {"restored_by": "host"}),
+        (21.2, "containers_removed", {"count": 4}),
+        (21.3, "tenant_in_flight", {"tenant": "chatterbox", "found": "its unit is deactivating"}),
+        (25.0, "tenant_not_stopped", {"tenant": "llamacpp", "reason": "its stop does not end", "begun": True}),
+        (25.3, "tenant_stopping", {"tenant": "chatterbox", "impact": "mute"}),
+        (26.0, "tenant_stopped", {"tenant": "chatterbox", "duration_s": 0.7}),
+        (26.1, "tenant_starting", {"tenant": "chatterbox"}),
+        (26.2, "tenant_started", {"tenant": "chatterbox"}),
+        (29.0, "tenant_healthy", {"tenant": "chatterbox", "duration_s": 3.0}),
+        (36.0, "not_settled", {"tenant": "chatterbox", "reason": "PID 7 has ended", "duration_s": 7.0}),
+        (36.1, "checks", {"ok": False, "checks": CHECKS}),
+        (36.2, "restore_failed", {"restored_by": "host", "reason": "chatterbox did not stay up", "next_try_s": 1.0}),
+    ]
+    again = back(at=40.0)
+    again.insert(-3, (51.05, "settled", {"duration_s": 10.0}))
+    found = restore(make(tmp_path, lines_of([*OPENED, *STOPPED, *DIED, *begun, *again])))
+    assert (found["restored"], found["attempts"], found["failures"]) == (True, 2, ["chatterbox did not stay up"])
+    assert found["times"] == TIMES
+
+
 def test_a_completed_run(tmp_path: Path) -> None:
     kept = {"nav-candidate": 100, "nav-baseline-a1": 100, "describe-candidate": 5, "smoke-candidate": 1}
     folder = make(tmp_path, lines_of([*OPENED, *STOPPED, *CANDIDATE, *MEASURED, *back()]), kept)
