@@ -232,6 +232,8 @@ def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         restorer.tenants, "wait_healthy", lambda tenant, *_how, **_sure: done.append(f"{tenant.name} healthy")
     )
     monkeypatch.setattr(restorer.Restorer, "measure_again", lambda _self: done.append("A2") is None)
+    monkeypatch.setattr(restorer.Restorer, "end_stops", lambda _self: done.append("end what was begun"))
+    monkeypatch.setattr(restorer.Restorer, "settle", lambda _self, _started: done.append("everybody stays up"))
     monkeypatch.setattr(restorer.checks, "run", lambda *_args, **_options: done.append("checks") or well)
     return done
 
@@ -259,12 +261,14 @@ def test_decision_7_the_order_of_restoration(plan: plans.Plan, state: journal.St
     restorer.Restorer(plan, state, opening(), "a test").restore()  # type: ignore[arg-type]  # needs no driver
     assert order == [
         "remove containers",
+        "end what was begun",
         "drain for 5 s or more",
         "start panda-llamacpp",
         "panda-llamacpp healthy",
         "A2",
         "start chatterbox",
         "chatterbox healthy",
+        "everybody stays up",
         "checks",
     ]
     assert plan.limits.drain_min_s == 5

@@ -184,7 +184,7 @@ def test_a_trial_is_computed_again_from_what_was_measured(data: dict[str, Any]) 
 
 def test_what_leaves_too_little_room_is_hinted_at(data: dict[str, Any]) -> None:
     data["tenants"][0]["start_timeout_s"] = 20
-    data["limits"] = {"drain_min_s": 5, "drain_limit_s": 30, "a2_s": 15, "cap_s": 300}
+    data["limits"] = {"drain_min_s": 5, "drain_limit_s": 30, "a2_s": 15, "cap_s": 360}
     trial = planfile.parse(data)
     name = trial.tenants[0].name
     found = outlook.Measured(start_s={name: 11.0}, drain_s={"restore": 16.0})
