@@ -131,7 +131,6 @@ RESTORE = event("restore_started")
 BASELINE_STARTS = event("tenant_starting", tenant="panda-llamacpp")
 MODEL_STOPS = event("tenant_stopping", tenant="panda-llamacpp")
 VOICE_STOPS = event("tenant_stopping", tenant="chatterbox")
-VOICE_STARTS = event("tenant_starting", tenant="chatterbox")
 VERIFY = task("TASK [edgelab.model_trial.verify : The checks, from outside]")
 
 
@@ -341,15 +340,18 @@ CASES: tuple[Case, ...] = (
          says=("still stopping after 2 s", "chatterbox is neither up nor down: it was asked to stop"),
          before=faults.voice_that_stops_slowly, play=tenants(chatterbox={"stop_timeout_s": 2}), later_s=20,
          extra_s=8, why="the stop itself, which is done once more"),
-    Case("runner-killed-in-a-stop", "runner killed", "window", MODEL_STOPS, faults.runner_killed,
+    Case("runner-killed-in-a-stop", "runner killed", "window", MODEL_STOPS,
+         faults.once_the_model_stops(faults.runner_killed),
          says=(r"runner was ended from outside \(signal\)", "panda-llamacpp is neither up nor down"),
          before=faults.model_that_stops_slowly, later_s=20, extra_s=8, why="the stop itself"),
-    Case("runner-killed-in-a-script", "runner killed", "window", VOICE_STOPS, faults.runner_killed,
+    Case("runner-killed-in-a-script", "runner killed", "window", VOICE_STOPS,
+         faults.once_the_voice_stops(faults.runner_killed),
          says=(r"runner was ended from outside \(signal\)",
                "chatterbox is neither up nor down: its stop command still runs"),
          before=faults.voice_that_stops_slowly, later_s=20, extra_s=8, why="the stop itself"),
-    Case("restored-in-a-stop", "restore called meanwhile", "window", MODEL_STOPS, faults.restored_by_hand_meanwhile,
-         says=("panda-llamacpp is neither up nor down", "restored by hand|restore started by hand"), by="hand",
+    Case("restored-in-a-stop", "restore called meanwhile", "window", MODEL_STOPS,
+         faults.once_the_model_stops(faults.restored_by_hand_meanwhile),
+         says=("panda-llamacpp is neither up nor down", "restored by hand|restore started by hand"), by="hand|playbook",
          before=faults.model_that_stops_slowly, later_s=20, extra_s=10, why="the stop itself, and the runner's end"),
     Case("restore-killed-loading", "restore killed half way", "restore", RESTORE,
          faults.restore_killed_while_the_voice_loads, says=("the voice was started 1 times",), ends="completed",

@@ -196,6 +196,27 @@ def model_that_stops_slowly(drill: Drill) -> None:
     drill.sh(f"mkdir -p $(dirname {MODEL_DROP_IN}) && printf '{unit}' >{MODEL_DROP_IN} && systemctl daemon-reload")
 
 
+def once_the_model_stops(fault: Fault) -> Fault:
+    """A fault that strikes when systemd has begun to stop the live model, not only the runner's word for it."""
+
+    def begun(drill: Drill) -> None:
+        asked = "systemctl show -p ActiveState --value panda-llamacpp"
+        wait_until(lambda: drill.sh(asked) == "deactivating", "the stop of the live model")
+        fault(drill)
+
+    return begun
+
+
+def once_the_voice_stops(fault: Fault) -> Fault:
+    """A fault that strikes when the voice's stop script runs."""
+
+    def begun(drill: Drill) -> None:
+        wait_until(lambda: drill.sh("pgrep -f [s]top.sh || true"), "the stop script of the voice")
+        fault(drill)
+
+    return begun
+
+
 def voice_that_stops_slowly(drill: Drill) -> None:
     """Before: the voice serves on for a while after its signal."""
     drill.fault("chatterbox-slow-stop", "6")
