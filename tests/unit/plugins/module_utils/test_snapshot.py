@@ -23,6 +23,7 @@ def test_a_snapshot_tells_who_runs_and_what_it_holds(world: World) -> None:
         "start_ticks": service.pid * 10,
         "vram_mib": 3_600,
         "vram_pids": [service.pid],
+        "scopes": [],
         "found": f"PID {service.pid}, HTTP 200",
     }
     assert found["tenants"]["nav"]["vram_mib"] == 0
