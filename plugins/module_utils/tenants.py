@@ -731,7 +731,8 @@ def end(tenant: Tenant, log: Path) -> float:
     except TenantError as err:
         trouble = err
     # What hangs while it loads is not to be found, and its own stop may not find it either.
-    if trouble or kind.begun() or (process is None and kind.loading()):
+    killing = bool(trouble or kind.begun() or (process is None and kind.loading()))
+    if killing:
         kind.kill()
     left_s = tenant.stop_wait_s - (time.monotonic() - began) if kind.knows_its_stops else 0.0
     deadline = time.monotonic() + max(KILL_S, left_s)
@@ -739,6 +740,9 @@ def end(tenant: Tenant, log: Path) -> float:
         if time.monotonic() > deadline:
             raise trouble or TenantError(f"{tenant.name}: it can't be ended; {kind.last_words(log)}")
         time.sleep(POLL_S)
+        # What is found then may be a worker that the one before has left.
+        if killing:
+            kind.kill()
     return time.monotonic() - began
 
 

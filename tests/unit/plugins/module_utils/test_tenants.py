@@ -775,6 +775,30 @@ def test_a_stranger_on_its_port_is_no_tenant(server: Any, monkeypatch: pytest.Mo
 # Begun and not ended.
 
 
+def test_workers_that_are_left_are_ended_too(
+    spawn: Callable[..., subprocess.Popen[bytes]], log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They hold the port of the one that was found first; and who hears no signal gets the last one."""
+    first, second = (spawn(sys.executable, "-c", IGNORES_TERM, "86.041") for _unused in range(2))
+    for child in (first, second):
+        assert child.stdout
+        assert child.stdout.readline() == b"ready\n"
+    tenant = Tenant("x", "script", user="robot", port=1, directory="/", stop="true")
+    children = [probes.ProcessId(0, 0)] + [probes.identify(child.pid) for child in (first, second)]
+
+    def find(_kind: Any) -> probes.ProcessId | None:
+        return next((child for child in children if child and probes.alive(child)), None)
+
+    def refuse(*_args: Any) -> float:
+        raise TenantError("it does not hear")
+
+    monkeypatch.setattr(tenants.KINDS["script"], "find", find)
+    monkeypatch.setattr(tenants, "stop", refuse)
+    monkeypatch.setattr(probes, "members", lambda _pattern: {})
+    tenants.end(tenant, log)
+    assert (first.wait(10), second.wait(10)) == (-9, -9)
+
+
 @pytest.mark.parametrize(
     ("facts", "begun"),
     [
