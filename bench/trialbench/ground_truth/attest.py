@@ -57,7 +57,7 @@ def attest(sha256: str, verdicts: Sequence[Path]) -> Attested:
         raise UsageError(f"--sha256: expected 64 hexadecimal digits, found {sha256!r}")
     found: list[Attested] = []
     for path in verdicts:
-        data = schemas.read(path, "ground-truth", "verdict of `trialbench check`")
+        data = schemas.read(path, "ground-truth", "a verdict of `trialbench check`")
         found += [_about(file, data) for file in data["files"] if file["sha256"] == wanted]
     if found:
         # Of two that are as new, or of one file under two names, the worse one.

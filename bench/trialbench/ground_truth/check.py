@@ -217,6 +217,6 @@ def changes(before: dict[str, Any] | None, after: dict[str, Any], *, part: bool 
 def read_verdict(path: Path) -> dict[str, Any] | None:
     """The verdict in `path`; None when there is none, or one that cannot be compared with."""
     try:
-        return schemas.read(path, "ground-truth", "verdict")
+        return schemas.read(path, "ground-truth", "a verdict of `trialbench check`")
     except UsageError:
         return None

@@ -307,7 +307,7 @@ def _ticket(options: argparse.Namespace) -> int:
     from trialbench import schemas
     from trialbench.ground_truth.output.ticket import ticket
 
-    say(ticket(schemas.read(options.file, "ground-truth", "verdict of `trialbench check`")))
+    say(ticket(schemas.read(options.file, "ground-truth", "a verdict of `trialbench check`")))
     return 0
 
 

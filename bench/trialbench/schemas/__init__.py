@@ -109,7 +109,7 @@ def read(path: Path, name: str, what: str) -> dict[str, Any]:
     data: dict[str, Any] = read_json(path)
     problems = validate(data, name)
     if problems:
-        raise UsageError(f"{path}: is no {what}: {problems[0]}")
+        raise UsageError(f"{path}: expected {what}; {problems[0]}")
     return data
 
 

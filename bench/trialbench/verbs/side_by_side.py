@@ -39,7 +39,7 @@ def _table(paths: Sequence[Path]) -> str:
 
     rows: list[Sequence[str]] = [("engine", "workload", "cache", "ok/sent", "p50 ms [95 %]", "ttft ms", "tok/s")]
     for path in paths:
-        summary = schemas.read(path, "summary", "summary of `trialbench run`")
+        summary = schemas.read(path, "summary", "a summary of `trialbench run`")
         rows += [_row(summary, segment) for segment in summary["segments"].values()]
     return columns(rows)
 

@@ -231,7 +231,7 @@ def write_tokenizer(path: Path, oracle: TokenizerOracle) -> None:
 def _checked(path: Path, schema: str, maker: str) -> dict[str, Any]:
     if not path.exists():
         raise UsageError(f"{path}: expected an oracle file, found none: make it with `{maker}`")
-    return schemas.read(path, schema, f"oracle (see `trialbench schema {schema}`)")
+    return schemas.read(path, schema, f"an oracle (see `trialbench schema {schema}`)")
 
 
 def _write(path: Path, data: Mapping[str, Any]) -> None:

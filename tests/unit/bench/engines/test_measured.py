@@ -111,7 +111,7 @@ def test_run_and_one_table(options: list[str], tmp_path: Path, capsys: pytest.Ca
     assert lines[1] == lines[2]
     (tmp_path / "x.json").write_text("{}")
     assert main(["engines", str(tmp_path / "x.json")]) == 2
-    assert "expected a summary" in capsys.readouterr().err
+    assert "expected a summary of `trialbench run`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_a_tokenizers_oracle(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="ids_special: expected the same names as in texts, found none"):
         read_tokenizer(tmp_path / "t" / "m.json")
     (tmp_path / "t" / "m.json").write_text("[]")
-    with pytest.raises(UsageError, match="is no oracle"):
+    with pytest.raises(UsageError, match="expected an oracle"):
         read_tokenizer(tmp_path / "t" / "m.json")
 
 
