@@ -18,7 +18,8 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import planfil
 
 Session = dict[str, Any]
 
-FIXTURES = Path(__file__).resolve().parents[3] / "fixtures"
+# Beside the tests, because these ship with the collection.
+USUAL = Path(__file__).resolve().parents[1] / "fakes" / "default_sessions.json"
 
 # What a segment's id, its gate and its bounds say; everything else is how it is measured.
 ABOUT = ("id", "gate_file", "extend_to", "stop_on_thinking", "n", "time_limit_s", "rate_hz")
@@ -56,7 +57,7 @@ def test_files_of_a_run_have_the_agreed_names(built: dict[str, Session]) -> None
 
 def test_the_usual_sessions_are_these_to_the_letter(built: dict[str, Session]) -> None:
     """What two runs were asked must not differ, or their numbers can not be compared."""
-    usual = (FIXTURES / "sessions" / "default.json").read_text(encoding="utf-8")
+    usual = USUAL.read_text(encoding="utf-8")
     assert json.dumps(built, indent=1) + "\n" == usual
 
 
