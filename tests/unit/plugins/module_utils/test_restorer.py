@@ -1547,12 +1547,13 @@ def test_a_stop_that_could_not_be_run_began_nothing(world: World, monkeypatch: p
 def test_a_restore_that_was_killed_while_a_tenant_loads_starts_no_second_one(
     world_of: WorldOf, plan_data: dict[str, Any], how: str, after_s: float
 ) -> None:
-    """For as long as it loads it does not listen, and is not to be found by its port."""
+    """For as long as it loads it does not listen, and is not to be found by its port: longer than the drain lasts."""
     from fakeworld import Killed
 
     world = measured(world_of(kind_of(plan_data, how)))
     voice = world.services["chatterbox"]
-    voice.listens_s, voice.load_s = 20.0, 25.0
+    voice.listens_s = world.plan.limits.drain_limit_s + 15.0
+    voice.load_s = voice.listens_s + 5.0
     world.at("tenant_starting chatterbox", lambda: kill_in(world, after_s))
     with pytest.raises(Killed):
         restore(world)
