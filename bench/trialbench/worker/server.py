@@ -160,8 +160,9 @@ class Server:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            os.close(self._wake_r)
             with self._wake_lock:
+                # Both under the lock: a wake between the two would write into a broken pipe.
+                os.close(self._wake_r)
                 os.close(self._wake_w)
                 self._wake_w = -1
 

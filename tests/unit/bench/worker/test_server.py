@@ -324,6 +324,33 @@ def test_accept_goes_on_when_descriptors_run_out(bench: Any, tmp_path: Path, mon
     assert told == ["ready", "accept_failed", "stopping", "stopped"]
 
 
+def test_a_wake_while_the_server_ends_does_nothing(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread wakes it at the moment when one end of its pipe is closed and the other is not."""
+    worker = bench.worker(bench.dispatcher(bench.Engine(["ok"])))
+    server = Server(worker, listener=UnixListener(tmp_path / "w.sock"))
+    close, reading, found, threads = os.close, server._wake_r, [], []
+
+    def wake() -> None:
+        try:
+            server.wake()
+        except OSError as error:
+            found.append(error)
+
+    def close_and_wake(descriptor: int) -> None:
+        close(descriptor)
+        if descriptor == reading and not threads:
+            threads.append(threading.Thread(target=wake))
+            threads[0].start()
+            # Without the lock it would have written by then.
+            threads[0].join(0.3)
+
+    monkeypatch.setattr(os, "close", close_and_wake)
+    server.wake()
+    server.run(0)
+    threads[0].join(30)
+    assert found == []
+
+
 def test_accept_goes_on_when_threads_run_out(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = bench.worker(bench.dispatcher(bench.Engine(["ok"])))
     told: list[str] = []
