@@ -141,7 +141,7 @@ def hangs_up(_server: Scripted, _connection: socket.socket) -> bool:
 
 def stalls(server: Scripted, _connection: socket.socket) -> bool:
     """Says nothing until the test is over."""
-    server.released.wait(20)
+    server.released.wait(60)
     return False
 
 

@@ -172,7 +172,7 @@ def test_interrupt_ends_the_request_in_flight(server: Any, nav: Workload, acts: 
     body = client.encode(nav, cache_prompt=False)
 
     def interrupt() -> None:
-        waiting.wait(10)
+        waiting.wait(60)
         client.interrupt(0.1)
 
     threading.Thread(target=interrupt).start()

@@ -927,7 +927,7 @@ def test_two_writers_take_turns(tmp_path: Path) -> None:
     held, seen = threading.Event(), []
 
     def second() -> None:
-        held.wait(10)
+        held.wait(60)
         with files.locked(tmp_path):
             seen.append("second")
 

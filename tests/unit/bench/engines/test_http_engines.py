@@ -138,7 +138,7 @@ def stalls_after(*events: Any) -> Act:
         handler.begin()
         for event in events:
             handler.event(event)
-        handler.server.released.wait(20)
+        handler.server.released.wait(60)
 
     return act
 
@@ -303,7 +303,7 @@ def test_nobody_there(dead_url: str) -> None:
         (stalls_after(), Deadlines(first_s=0.2), "no first token within 0.2 s"),
         (stalls_after(delta("a")), Deadlines(between_s=0.2), "no further token within 0.2 s"),
         (stalls_after(delta("a")), Deadlines(total_s=0.3), "not complete within 0.3 s"),
-        (lambda handler: handler.server.released.wait(20), Deadlines(first_s=0.2), "no first token"),
+        (lambda handler: handler.server.released.wait(60), Deadlines(first_s=0.2), "no first token"),
     ],
 )
 def test_deadlines(scripted: Scripted, llama: LlamaServer, act: Any, deadlines: Deadlines, words: str) -> None:
@@ -361,11 +361,11 @@ def test_cancel_during_the_prefill(scripted: Scripted, llama: LlamaServer) -> No
 
     def act(handler: Handler) -> None:
         arrived.set()
-        handler.server.released.wait(20)
+        handler.server.released.wait(60)
 
     scripted.acts |= {CHAT: act, "/slots": 501}
     generation = llama.start(Request(prompt="x"))
-    canceler = threading.Thread(target=lambda: (arrived.wait(10), generation.cancel()))
+    canceler = threading.Thread(target=lambda: (arrived.wait(60), generation.cancel()))
     canceler.start()
     result = generation.result()
     canceler.join()
@@ -405,7 +405,7 @@ def test_slots_that_are_told_late(scripted: Scripted, llama: LlamaServer, monkey
     def slots(handler: Handler) -> None:
         if not late.is_set():
             late.set()
-            handler.server.released.wait(20)
+            handler.server.released.wait(60)
         handler.reply(b"[]")
 
     scripted.acts |= {CHAT: stalls_after(delta("a")), "/slots": slots}
@@ -431,7 +431,7 @@ def test_a_reader_who_stops_reading_lets_go_of_the_slot(
     events = generation.events()
     next(events)
     next(events)
-    assert gone.wait(10)
+    assert gone.wait(60)
     assert isinstance(list(events)[-1], Failed)
 
 
@@ -467,7 +467,7 @@ def test_text_and_ids(scripted: Scripted, llama: LlamaServer) -> None:
     scripted.acts["/tokenize"] = lambda handler: handler.reply(b"{")
     with pytest.raises(CallError, match="expected JSON"):
         llama.encode("ab")
-    scripted.acts["/tokenize"] = lambda handler: handler.server.released.wait(20)
+    scripted.acts["/tokenize"] = lambda handler: handler.server.released.wait(60)
     with pytest.raises(CallError, match=r"no answer within 0\.1 s"):
         Server(scripted.url).call("POST", "/tokenize", {}, timeout_s=0.1)
 

@@ -224,7 +224,7 @@ def test_who_can_not_die_yet_is_reaped_later(run: Run, monkeypatch: pytest.Monke
     _, ending = ended(one)
     assert not ending.clean
     os.kill(one.pid, signal.SIGKILL)
-    assert one._process.wait(10) == -signal.SIGKILL
+    assert one._process.wait(60) == -signal.SIGKILL
     assert proc.look(one.pid) is None, "said to have been reaped, it would stay a zombie"
 
 

@@ -84,7 +84,7 @@ class ScriptedGeneration:
                 if self.canceled.is_set():
                     break
                 if isinstance(step, str) and step == "hang":
-                    self.canceled.wait(20)
+                    self.canceled.wait(60)
                 elif isinstance(step, str):
                     self.text += step
                     self.chunks += 1

@@ -267,7 +267,7 @@ def test_two_that_start_over_one_stale_socket(tmp_path: Path) -> None:
         def start_one(
             path: Path = path, begin: threading.Barrier = begin, made: Any = made, refused: Any = refused
         ) -> None:
-            begin.wait(10)
+            begin.wait(60)
             try:
                 made.append(UnixListener(path))
             except UsageError as error:

@@ -293,7 +293,7 @@ def test_a_line_as_long_as_allowed(bench: Any, serve: Any) -> None:
 
 def test_stop_lets_what_runs_end_and_refuses_the_rest(bench: Any, serve: Any, wait_for: Any) -> None:
     release = threading.Event()
-    engine = bench.Engine(["a", lambda generation: release.wait(10), "b"])
+    engine = bench.Engine(["a", lambda generation: release.wait(60), "b"])
     connect = serve(bench.dispatcher(engine))
     caller = connect()
     caller.send(generate(1), generate(2))

@@ -485,13 +485,13 @@ def test_a_reading_begun_in_the_old_segment_is_not_the_new_ones_peak(
 
     def pause() -> None:
         entered.set()
-        leave.wait(5)
+        leave.wait(60)
 
     card = gpu.Card()
     nvml.trouble["nvmlDeviceGetMemoryInfo"] = pause
     nvml.used_mib = 15_000
     with gpu.Sampler(card, path, 60, "old") as sampler:
-        assert entered.wait(5)
+        assert entered.wait(60)
         sampler.segment("new")
         nvml.trouble.clear()
         leave.set()

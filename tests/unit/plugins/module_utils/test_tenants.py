@@ -245,7 +245,7 @@ def test_a_stop_script_that_fails_is_quoted(commands: Commands, log: Path, scrip
 def test_a_process_is_asked_to_end(spawn: Callable[..., subprocess.Popen[bytes]], log: Path) -> None:
     child, bystander = spawn("sleep", "86.021"), spawn("sleep", "86.022")
     tenants.stop(Tenant("p", "process", process="sleep 86.021"), log)
-    assert child.wait(10) == -15
+    assert child.wait(60) == -15
     assert bystander.poll() is None
 
 
@@ -258,7 +258,7 @@ def test_a_process_that_will_not_hear_is_ended(
     assert child.stdout.readline() == b"ready\n"
     clock.ticks.append(lambda: time.sleep(0.001))
     tenants.stop(Tenant("p", "process", process="86.031", stop_timeout_s=5), log)
-    assert child.wait(10) == -9
+    assert child.wait(60) == -9
 
 
 def test_stopping_what_does_not_run_is_no_failure(commands: Commands, log: Path) -> None:
@@ -796,7 +796,7 @@ def test_workers_that_are_left_are_ended_too(
     monkeypatch.setattr(tenants, "stop", refuse)
     monkeypatch.setattr(probes, "members", lambda _pattern: {})
     tenants.end(tenant, log)
-    assert (first.wait(10), second.wait(10)) == (-9, -9)
+    assert (first.wait(60), second.wait(10)) == (-9, -9)
 
 
 @pytest.mark.parametrize(
