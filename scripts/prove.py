@@ -166,7 +166,7 @@ class Result:
 
 
 class Running:
-    """A started step: a session of its own, so that it can be ended whole, and its log."""
+    """A started step: a Unix session of its own, so that it can be ended whole, and its log."""
 
     def __init__(self, step: Step, words: Sequence[str], variables: dict[str, str], log: Path) -> None:
         self.step, self.log, self.tag = step, log, variables.get(TAG, "")
@@ -210,7 +210,7 @@ class Running:
         self.end_left()
 
     def end_left(self) -> None:
-        """End what the step left running, in its session or another: it would disturb the next one."""
+        """End what the step left running, in its Unix session or another: it would disturb the next one."""
         end_session(self.process.pid, signal.SIGKILL)
         if self.tag:
             end_tagged(self.tag)
@@ -222,7 +222,7 @@ class Running:
 
 
 def give_way(pid: int) -> None:
-    """Let a step that computes yield to steps on twins, which measure time: by its nice value and its session's."""
+    """Let a step that computes yield to steps on twins, which measure time: nice, and its Unix session's."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, NICE)
     with contextlib.suppress(OSError):
@@ -239,7 +239,7 @@ def session_of(pid: int) -> tuple[int, int] | None:
 
 
 def end_session(session: int, number: int) -> None:
-    """Send a signal to every process of a session that this program started."""
+    """Send a signal to every process of a Unix session that this program started."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (found := session_of(int(entry.name))) is not None and found[0] == session:
             with contextlib.suppress(OSError):

@@ -137,8 +137,8 @@ start_engine() {
     as_root systemctl start docker || die "systemctl start docker failed: see journalctl -u docker"
   else
     have dockerd || die "no Docker engine answers and dockerd is not installed. On Debian: apt-get install docker.io"
-    # A session of its own: the engine outlives this script and the terminal, as under an init system.
-    say "no init system here: starting dockerd in its own session (log: build/dockerd.log)"
+    # A Unix session of its own: the engine outlives this script and the terminal, as under an init system.
+    say "no init system here: starting dockerd in its own Unix session (log: build/dockerd.log)"
     as_root true || die "starting dockerd needs root"
     as_root setsid --fork dockerd >build/dockerd.log 2>&1 </dev/null
   fi

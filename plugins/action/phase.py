@@ -189,7 +189,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         every event belongs to one task.
         """
         shown, progress = False, ""
-        # Tasks run in a worker process in its own session. It would outlive a killed ansible-playbook and keep renewing
+        # Tasks run in a worker process in its own Unix session. It would outlive a killed ansible-playbook and renew
         # the lease. Compare with the parent at the time of the fork: it may be gone already.
         controller = multiprocessing.parent_process()
         while True:

@@ -35,7 +35,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         command = [sys.executable, "-m", "trialbench", *args, *self._options(writes)]
         if self._task.check_mode and not writes:
             return {**result, "changed": False, "skipped_in_check_mode": True, "cmd": command}
-        done = self._run(command)
+        done = self._run(command, self._task.args.get("stdin"))
         result.update(changed=False, rc=done.returncode, cmd=command, stdout=done.stdout, stderr=done.stderr)
         if done.returncode != 0:
             self._show(done.stdout.splitlines())
@@ -65,8 +65,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         return {"changed": False, "cmd": command, "attestation": found}
 
     @staticmethod
-    def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    def _run(command: list[str], given: str | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, capture_output=True, text=True, input=given or "", check=False)
 
     def _options(self, writes: bool) -> list[str]:
         """What Ansible's own modes mean to a command that writes."""

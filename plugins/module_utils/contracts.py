@@ -134,12 +134,12 @@ def _together(jobs: Sequence[Callable[[], T]], limit_s: float) -> list[T | Excep
     return list(results)
 
 
-def _ask(question: Http) -> probes.Answer:
+def _ask(question: Http) -> probes.ProbeResult:
     return probes.ask(dataclasses.replace(question, timeout_s=min(question.timeout_s, QUESTION_S)))
 
 
-def _answer(result: probes.Answer | Exception) -> probes.Answer:
-    return probes.Answer(False, str(result)) if isinstance(result, Exception) else result
+def _answer(result: probes.ProbeResult | Exception) -> probes.ProbeResult:
+    return probes.ProbeResult(False, str(result)) if isinstance(result, Exception) else result
 
 
 # 1: sudo
@@ -238,7 +238,7 @@ def _held_ports(plan: Plan, host: Host) -> _Finding:
 # 6: health
 
 
-def _tenant_state(tenant: Tenant, host: Host) -> probes.Answer:
+def _tenant_state(tenant: Tenant, host: Host) -> probes.ProbeResult:
     """Whether a tenant is healthy: its manager says that it runs, its process lives, its health page says so."""
     managed = tenants.of(tenant).state(host)
     if not managed.ok:
@@ -247,14 +247,14 @@ def _tenant_state(tenant: Tenant, host: Host) -> probes.Answer:
     if tenant.process:
         pids = [str(p.pid) for p in probes.processes(tenant.process, host.proc)]
         if not pids:
-            return probes.Answer(False, f"no process {tenant.process!r}")
+            return probes.ProbeResult(False, f"no process {tenant.process!r}")
         notes.append(f"PID {', '.join(pids)}")
     if tenant.health:
         answer = _ask(tenant.health)
         if not answer.ok:
-            return probes.Answer(False, f"{tenant.health.url}: {answer.found}")
+            return probes.ProbeResult(False, f"{tenant.health.url}: {answer.found}")
         notes.append(answer.found)
-    return probes.Answer(True, ", ".join(notes) or "nothing to ask")
+    return probes.ProbeResult(True, ", ".join(notes) or "nothing to ask")
 
 
 def _stop_limit_s(tenant: Tenant, host: Host) -> float | None:
@@ -290,7 +290,7 @@ def bounded(plan: Plan, host: Host) -> tuple[Plan, list[str]]:
 
 
 def _healthy(plan: Plan, host: Host) -> _Finding:
-    def job(tenant: Tenant) -> Callable[[], probes.Answer]:
+    def job(tenant: Tenant) -> Callable[[], probes.ProbeResult]:
         return lambda: _tenant_state(tenant, host)
 
     answers = [_answer(result) for result in _together([job(t) for t in plan.tenants], QUESTION_S + 0.2)]
@@ -453,7 +453,7 @@ def _pins(plan: Plan, _host: Host) -> _Finding:
 def _quiet(plan: Plan, _host: Host) -> _Finding:
     wanted = plan.contracts
 
-    def job(question: Http) -> Callable[[], probes.Answer]:
+    def job(question: Http) -> Callable[[], probes.ProbeResult]:
         return lambda: _ask(question)
 
     answers = [_answer(r) for r in _together([job(q.http) for q in wanted.quiet], QUESTION_S + 0.2)]

@@ -29,7 +29,7 @@ _LISTEN = "0A"
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProbeResult:
     """What a probe found: ``ok``, and ``found`` in words for people."""
 
     ok: bool
@@ -128,23 +128,23 @@ def fetch(
         raise OSError(f"{type(err).__name__}: {err}") from err
 
 
-def ask(question: Http) -> Answer:
+def ask(question: Http) -> ProbeResult:
     """Ask over HTTP and judge the answer; never raises."""
     try:
         status, raw = fetch(question.url, question.timeout_s)
     except OSError as err:
-        return Answer(False, printable(f"no answer: {getattr(err, 'reason', err)}"))
+        return ProbeResult(False, printable(f"no answer: {getattr(err, 'reason', err)}"))
     if status != question.status:
-        return Answer(False, f"HTTP {status}", status)
+        return ProbeResult(False, f"HTTP {status}", status)
     if not question.json:
-        return Answer(True, f"HTTP {status}", status)
+        return ProbeResult(True, f"HTTP {status}", status)
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError):
-        return Answer(False, f"HTTP {status}, but the body is no JSON", status)
+        return ProbeResult(False, f"HTTP {status}, but the body is no JSON", status)
     seen = {path: dig(body, path) for path in question.json}
     text = ", ".join(f"{k} = {json.dumps(v)[:80]}" for k, v in seen.items())
-    return Answer(seen == question.json, text, status)
+    return ProbeResult(seen == question.json, text, status)
 
 
 def _argv(pid: int, proc: Path) -> list[str]:

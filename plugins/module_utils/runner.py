@@ -469,10 +469,10 @@ class Runner:
         self.sign("start-candidate")
         samples = self.run_dir / "samples"
         smoke = samples / "smoke-candidate.jsonl"
-        at_gate, summary = samples / "at-measure", samples / "summary-smoke-candidate.json"
-        self.wait(lambda: at_gate.exists() or summary.exists(), SMOKE_LIMIT_S, "the smoke test")
+        at_hold, summary = samples / "at-measure", samples / "summary-smoke-candidate.json"
+        self.wait(lambda: at_hold.exists() or summary.exists(), SMOKE_LIMIT_S, "the smoke test")
         reply = (sessions.replies(smoke) or [{}])[-1]
-        ok = at_gate.exists()
+        ok = at_hold.exists()
         self.journal.write("smoke", ok=ok, strategy=reply.get("strategy"), content=str(reply.get("content"))[:200])
         if not ok:
             # A server that died under its first request did not answer badly: wait a moment for its end to show.
@@ -499,16 +499,16 @@ class Runner:
         return band
 
     def measure(self) -> None:
-        """Phase 5: first samples, gate, extension, then with the prompt cache, then what is shown."""
-        at_gate, limit_s = self.run_dir / "samples" / "at-extend", self.plan.limits.measure_s
+        """Phase 5: first samples, VRAM gate, extension, then with the prompt cache, then what is shown."""
+        at_hold, limit_s = self.run_dir / "samples" / "at-extend", self.plan.limits.measure_s
         with self.client("candidate") as client:
             self.sign("measure", extend=True)
-            # A client that ends before the gate never reaches it.
-            self.wait(lambda: at_gate.exists() or client.exit_code() is not None, limit_s, "the first samples")
-            if at_gate.exists():
+            # A client that ends before the hold point never reaches it.
+            self.wait(lambda: at_hold.exists() or client.exit_code() is not None, limit_s, "the first samples")
+            if at_hold.exists():
                 band = self.gate("extend", self.sampler.peak_mib)
-                thinking = (sessions.summary(at_gate) or {}).get("thinking", 0)
-                # The extension refines the statistics; it is no quality gate, so latency never decides it.
+                thinking = (sessions.summary(at_hold) or {}).get("thinking", 0)
+                # The extension refines the statistics; latency never decides it.
                 extend = band == "healthy" and not thinking
                 reason = "VRAM healthy, no thinking seen" if extend else f"VRAM {band}, {thinking} thinking replies"
                 self.journal.write("extension", extend=extend, reason=reason)

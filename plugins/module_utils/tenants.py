@@ -211,9 +211,9 @@ class Kind:
         """The command an operator types to start it by hand."""
         raise NotImplementedError
 
-    def state(self, _host: Host) -> probes.Answer:
+    def state(self, _host: Host) -> probes.ProbeResult:
         """What its manager says of it, for the contract that every tenant is healthy; nothing where it has none."""
-        return probes.Answer(True, "")
+        return probes.ProbeResult(True, "")
 
     def way_back(self, _host: Host) -> str:
         """Why it could not be started again, as far as that can be seen without doing it; empty where it could.
@@ -353,11 +353,11 @@ class Systemd(Kind):
     def start_command(self) -> str:
         return f"sudo systemctl start {self.tenant.unit}"
 
-    def state(self, host: Host) -> probes.Answer:
+    def state(self, host: Host) -> probes.ProbeResult:
         ran = host.run(("systemctl", "is-active", self.tenant.unit))
         if ran.out.strip() != "active":
-            return probes.Answer(False, f"unit {self.tenant.unit} is {ran.out.strip() or ran.first_line()}")
-        return probes.Answer(True, "unit active")
+            return probes.ProbeResult(False, f"unit {self.tenant.unit} is {ran.out.strip() or ran.first_line()}")
+        return probes.ProbeResult(True, "unit active")
 
     def way_back(self, host: Host) -> str:
         # A running unit may be masked, deleted or broken meanwhile, and then does not start again.
@@ -494,11 +494,13 @@ class Container(Kind):
     def start_command(self) -> str:
         return f"sudo docker start {self.tenant.container}"
 
-    def state(self, host: Host) -> probes.Answer:
+    def state(self, host: Host) -> probes.ProbeResult:
         ran = host.root("docker", "inspect", "--format", "{{.State.Status}}", self.tenant.container)
         if ran.out.strip() != "running":
-            return probes.Answer(False, f"container {self.tenant.container} is {ran.out.strip() or ran.first_line()}")
-        return probes.Answer(True, "container running")
+            return probes.ProbeResult(
+                False, f"container {self.tenant.container} is {ran.out.strip() or ran.first_line()}"
+            )
+        return probes.ProbeResult(True, "container running")
 
 
 class Process(_Commands):

@@ -13,6 +13,7 @@ version_added: 0.1.0
 short_description: Run a command of trialbench on the controller
 description:
   - Runs C(trialbench) in the controller's Python and shows what it prints.
+  - C(workloads) checks what a trial would ask, and fails the task if it could not be asked.
   - C(attest) looks up what ground truth says of files. A negative verdict does not fail the task.
   - C(documents) is the only command that writes into your own files. In check mode it reports what it would change, and
     in diff mode it shows the change.
@@ -22,6 +23,9 @@ options:
     type: list
     elements: str
     required: true
+  stdin:
+    description: What it reads from its standard input, for C(workloads -) a plan as JSON.
+    type: str
 extends_documentation_fragment:
   - edgelab.model_trial.attributes
 attributes:

@@ -71,6 +71,14 @@ def test_a_workloads_own_file_travels_as_text_and_its_fields_as_they_are(tmp_pat
     ]
 
 
+def test_a_workloads_file_that_is_missing_is_an_empty_text(tmp_path: Path) -> None:
+    """Phase 0 refuses an empty one; without a text it would be the packaged workload of the same name."""
+    listed = [{"name": "nav", "role": "decides", "file": str(tmp_path / "none.yml")}]
+    assert variable("trial", "_trial_workloads", tmp_path, trial_workloads=listed) == [
+        {"name": "nav", "role": "decides", "text": ""}
+    ]
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

@@ -382,6 +382,8 @@ def test_decision_10_phase_0_comes_before_anything_is_touched() -> None:
         "ansible.builtin.ping",
         "edgelab.model_trial.outlook",
         "edgelab.model_trial.contracts",
+        # On the controller alone; which of its commands, see below.
+        "edgelab.model_trial.trialbench",
     }
     words = {
         "name",
@@ -400,6 +402,10 @@ def test_decision_10_phase_0_comes_before_anything_is_touched() -> None:
     for name in ("trial", "preflight"):
         for task in yaml.safe_load((ROOT / "roles" / name / "tasks" / "main.yml").read_text(encoding="utf-8")):
             assert set(task) - words <= harmless, task
+            assert task.get("edgelab.model_trial.trialbench", {"argv": ["workloads", "-"]})["argv"] == [
+                "workloads",
+                "-",
+            ]
     # And a broken contract ends the play: nothing swallows it.
     preflight = (ROOT / "roles" / "preflight" / "tasks" / "main.yml").read_text(encoding="utf-8")
     assert not [word for word in ("ignore_errors", "failed_when", "rescue") if word in preflight]

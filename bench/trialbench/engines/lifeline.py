@@ -79,7 +79,7 @@ class Lifeline:
         reading, self._writing = os.pipe()
         self._lock = threading.Lock()
         try:
-            # A session of its own: Ctrl-C and a closing terminal reach us, not it.
+            # A Unix session of its own: Ctrl-C and a closing terminal reach us, not it.
             shell = subprocess.Popen(
                 ["/bin/sh", "-c", _SCRIPT],
                 stdin=reading,

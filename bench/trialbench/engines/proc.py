@@ -1,9 +1,9 @@
 """The processes of a generation: everything below one leader, found in /proc, ended and reaped.
 
 A process group alone is not enough: a child that calls setsid leaves it, and once its parent is gone nothing shows its
-origin. So a process belongs to the leader if it is in its group or session, descends from it, or carries the leader's
-brand: in its environment, or in an unused resource limit, which survives exec and an empty environment. With a
-delegated cgroup, `cgroup.py` is more reliable still.
+origin. So a process belongs to the leader if it is in its process group or Unix session, descends from it, or carries
+the leader's brand: in its environment, or in an unused resource limit, which survives exec and an empty environment.
+With a delegated cgroup, `cgroup.py` is more reliable still.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
-class Gate:
+class HoldPoint:
     """Asked after the first `n` samples of a segment: may it continue to `extend_to`? If that is n, it only waits."""
 
     name: str
@@ -80,7 +80,7 @@ class Segment:
     warmup: int = 0
     cache_prompt: bool = False
     smoke: bool = False
-    gate: Gate | None = None
+    hold: HoldPoint | None = None
     stop_on_thinking: bool = False
     time_limit_s: float | None = None
     rate_hz: float | None = None
@@ -110,7 +110,7 @@ class Runner:
 
     Args:
         segments: their request bodies are encoded here, before anything is measured.
-        control_dir, out_dir, wait_s: where gates are asked and answered, and for how long an answer is waited.
+        control_dir, out_dir, wait_s: where a hold point asks and is answered, and the longest wait for an answer.
         neighbors: watches for other clients of the server; None: not watched.
         limit_s: bound of the whole run, from its first request on. Unlike a segment's own `time_limit_s`, which may be
             meant to be reached, this one ends the run early: a server that answers each request just in time is
@@ -281,8 +281,8 @@ class Runner:
             self._take(segment, state, state.warmups, segment.warmup, lines, until_s, warmup=True)
         with _Lines(segment.path) as lines:
             self._take(segment, state, state.samples, segment.n, lines, until_s)
-            if state.stopped is None and segment.gate is not None and self._may_extend(segment, state, segment.gate):
-                state.total = segment.gate.extend_to
+            if state.stopped is None and segment.hold is not None and self._may_extend(segment, state, segment.hold):
+                state.total = segment.hold.extend_to
                 self._progress.start(segment.id, state.total)
                 self._take(segment, state, state.samples, state.total, lines, until_s, extending=True)
         if self._neighbors is not None:
@@ -357,8 +357,8 @@ class Runner:
             return "thinking"
         return None
 
-    def _may_extend(self, segment: Segment, state: _State, gate: Gate) -> bool:
-        """Ask at the gate. A thinking sample prevents the extension, whatever the answer."""
+    def _may_extend(self, segment: Segment, state: _State, hold: HoldPoint) -> bool:
+        """Ask at the hold point. A thinking sample prevents the extension, whatever the answer."""
         assert self._out_dir is not None
         assert self._control_dir is not None
         samples = state.samples
@@ -366,11 +366,11 @@ class Runner:
         question = {"segment": segment.id, "sent": len(samples), "ok": ok, "failed": len(samples) - ok}
         question["thinking"] = state.thinking
         # Written to a temporary name and renamed: the other side polls, and must not read a partial file.
-        ready = self._out_dir / f"at-{gate.name}"
+        ready = self._out_dir / f"at-{hold.name}"
         beside = ready.with_name(f".{ready.name}.part")
         beside.write_text(json.dumps(question) + "\n", encoding="utf-8")
         beside.replace(ready)
-        reply = self._control_dir / gate.name
+        reply = self._control_dir / hold.name
         answer: dict[str, Any] = {}
 
         def answered() -> bool:
@@ -381,14 +381,16 @@ class Runner:
             return True
 
         if not self._wait(answered):
-            self._progress.note(f"no answer at the gate {gate.name} within {self._wait_s:g} s")
+            self._progress.note(f"no answer at the hold point {hold.name} within {self._wait_s:g} s")
             state.stopped = "signal" if self._signaled else "gate"
             return False
         if segment.stop_on_thinking and state.thinking:
             self._progress.note(f"{segment.id}: {state.thinking} thinking samples: no extension")
             state.stopped = "thinking"
             return False
-        self._progress.note(f"gate {gate.name}: extend={answer.get('extend')} {answer.get('reason', '')}".rstrip())
+        self._progress.note(
+            f"hold point {hold.name}: extend={answer.get('extend')} {answer.get('reason', '')}".rstrip()
+        )
         return answer.get("extend") is True
 
     def _tell(self, segment: Segment, sample: Sample, *, warmup: bool) -> None:

@@ -18,7 +18,7 @@ from trialbench.files import read_json, write_json
 from trialbench.measure.client import ChatClient
 from trialbench.measure.neighbors import Neighbors
 from trialbench.measure.sample import wall_clock
-from trialbench.measure.segments import Gate, Progress, Runner, Segment
+from trialbench.measure.segments import HoldPoint, Progress, Runner, Segment
 from trialbench.measure.summary import plain
 from trialbench.workloads import load_workload
 from trialbench.workloads.prompt import load_parser
@@ -138,14 +138,14 @@ def document(runner: Runner, *, url: str, model_label: str | None) -> dict[str, 
 def _segment(entry: dict[str, Any], session: dict[str, Any], path: Path) -> Segment:
     """One segment; relative names in the session are relative to its file."""
     base = path.parent
-    gate = None
+    hold = None
     if entry.get("gate_file"):
         extend_to = entry.get("extend_to", entry["n"])
         if extend_to < entry["n"]:
             raise UsageError(
                 f"{path}: segment {entry['id']}: expected extend_to of at least n ({entry['n']}), found {extend_to}"
             )
-        gate = Gate(entry["gate_file"], extend_to)
+        hold = HoldPoint(entry["gate_file"], extend_to)
     workload = load_workload(
         entry["workload"],
         settings=entry.get("set"),
@@ -166,7 +166,7 @@ def _segment(entry: dict[str, Any], session: dict[str, Any], path: Path) -> Segm
         warmup=entry.get("warmup", 0),
         cache_prompt=entry.get("cache_prompt", False),
         smoke=entry.get("smoke", False),
-        gate=gate,
+        hold=hold,
         stop_on_thinking=entry.get("stop_on_thinking", False),
         time_limit_s=entry.get("time_limit_s"),
         rate_hz=entry.get("rate_hz"),

@@ -25,7 +25,7 @@ _CUT_SHORT = {
     "signal": "ended by a signal",
     "time_limit": "its time was up",
     "busy": "others kept the server at work",
-    "gate": "no answer at the gate",
+    "gate": "no answer at the hold point",
     "thinking": "a reply was thinking",
     "smoke": "the smoke test failed",
 }

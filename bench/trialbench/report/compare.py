@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from trialbench.errors import TrialbenchError
 from trialbench.measure.summary import SegmentSummary
 from trialbench.report.comparison import Comparison, Finding
+from trialbench.report.plan import Workload
 from trialbench.report.run import Run, read_run
 from trialbench.report.summary import Summary, summarize_run
 from trialbench.show.terminal import line
@@ -26,7 +28,8 @@ class Row:
     """One run: texts of the columns; `windows` has the seconds by impact, `remarks` what must be known beside them.
 
     `p50` are the medians of candidate and baseline, in ms, `latency` is the comparison of latencies; both
-    for charts, and empty where nothing was measured. `path` is None for a host that has no results.
+    for charts, and empty where nothing was measured. `path` is None for a host that has no results. `decider` names
+    the workload that decides, a file of the user's own with its hash; empty where nothing was to be measured.
     """
 
     host: str
@@ -39,6 +42,7 @@ class Row:
     date: str = "-"
     adherence: str = "-"
     memory: str = "-"
+    decider: str = ""
     path: Path | None = None
     windows: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
@@ -83,6 +87,18 @@ def impacts(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(impact for row in rows for impact in row.windows))
 
 
+def differences(rows: Sequence[Row]) -> list[str]:
+    """What keeps rows from being compared, a sentence each."""
+    hosts: dict[str, list[str]] = {}
+    for row in rows:
+        if row.decider:
+            hosts.setdefault(row.decider, []).append(row.host[:_HOST])
+    if len(hosts) < 2:
+        return []
+    said = "; ".join(f"{name} in {line(', '.join(those), _REMARK)}" for name, those in hosts.items())
+    return [f"Different workloads decide: {said}. Milliseconds, adherence and verdicts of these runs do not compare."]
+
+
 def compare_table(paths: Sequence[Path], without: Sequence[tuple[str, str]] = ()) -> str:
     """Several runs for people, in the order given; arguments as for `run_rows`."""
     rows = run_rows(paths, without)
@@ -117,7 +133,8 @@ def compare_table(paths: Sequence[Path], without: Sequence[tuple[str, str]] = ()
                 ]
             )
         )
-    return "\n".join([*parts, *(_remark(row.host, text) for row in rows for text in row.remarks)])
+    remarks = [f"{row.host[:_HOST]}: {text[:_REMARK]}" for row in rows for text in row.remarks]
+    return "\n".join([*parts, *map(_wrapped, [*differences(rows), *remarks])])
 
 
 def run_row(path: Path) -> Row:
@@ -139,11 +156,12 @@ def run_row(path: Path) -> Row:
         date=run.began[:16].replace("T", " ") if run.journal else "-",
         adherence=_adherence(candidate),
         memory=_memory(summary),
+        decider=_decider(work) if run.plan.document and not run.rehearsal else "",
         path=path,
         windows={impact: number(window.total_s) for impact, window in summary.windows.items()},
         p50=(candidate.latency_ms.p50 if candidate else None, baseline.latency_ms.p50 if baseline else None),
         latency=next((one for one in summary.comparisons if one.metric == "latency_ms"), None),
-        remarks=_marks(summary),
+        remarks=_caveats(summary),
     )
     row.windows |= {entry.impact: "still" for entry in summary.still_down}
     restored = run.events("restored")
@@ -165,6 +183,12 @@ def _outcome(run: Run, summary: Summary) -> str:
     return summary.outcome.replace("_", " ")
 
 
+def _decider(work: Workload) -> str:
+    if work.text is None:
+        return work.name
+    return f"{work.name} (its own file, SHA-256 {hashlib.sha256(work.text.encode()).hexdigest()[:12]})"
+
+
 def _p50(segment: SegmentSummary | None) -> str:
     return number(segment.latency_ms.p50.value) if segment else "-"
 
@@ -179,7 +203,7 @@ def _memory(summary: Summary) -> str:
     return "-" if peak is None else f"{peak:.2f}"
 
 
-def _marks(summary: Summary) -> list[str]:
+def _caveats(summary: Summary) -> list[str]:
     """Caveats of a run's numbers."""
     noisy = [one.metric for one in summary.comparisons if one.noisy]
     return [
@@ -189,7 +213,7 @@ def _marks(summary: Summary) -> list[str]:
     ]
 
 
-def _remark(host: str, text: str) -> str:
+def _wrapped(text: str) -> str:
     # A reason may quote a model, so control characters are removed.
-    plain = "".join(letter if letter.isprintable() else " " for letter in f"{host[:_HOST]}: {text[:_REMARK]}")
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)
     return "\n".join(textwrap.wrap(plain, WIDTH, subsequent_indent="    "))

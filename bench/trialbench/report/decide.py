@@ -10,7 +10,7 @@ from typing import Any, cast, get_args
 
 from trialbench.errors import UsageError
 from trialbench.files import write_json
-from trialbench.report.evidence import Answer, attested, evidence
+from trialbench.report.evidence import Evidence, attested, evidence
 from trialbench.report.plan import Plan
 from trialbench.report.run import DESCRIBE, Run, read_run
 from trialbench.report.summary import Summary, summarize_run, write_summary
@@ -66,7 +66,7 @@ def decide_folder(
     return document
 
 
-def evidence_of(run: Run, summary: Summary) -> list[Answer]:
+def evidence_of(run: Run, summary: Summary) -> list[Evidence]:
     """The current evidence of trial, ground truth and engines, whether or not there is a verdict."""
     return evidence(run, summary, *_settled(run, summary, {}, None, None))
 

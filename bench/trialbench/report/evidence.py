@@ -31,7 +31,7 @@ _MOST_LINES = 60
 
 
 @dataclass(frozen=True)
-class Answer:
+class Evidence:
     """The evidence for one question.
 
     Attributes:
@@ -44,8 +44,8 @@ class Answer:
     lines: list[str]
 
 
-def evidence(run: Run, summary: Summary, facts: Facts, rules: Rules) -> list[Answer]:
-    """The answers, in the order of `QUESTIONS`.
+def evidence(run: Run, summary: Summary, facts: Facts, rules: Rules) -> list[Evidence]:
+    """The evidence, in the order of `QUESTIONS`.
 
     Args:
         run: as read.
@@ -74,11 +74,11 @@ def attested(attestation: Attestation | None, *, required: bool = False) -> Grou
     return "passed" if finding == "passed" else "missing"
 
 
-def _trial(run: Run, summary: Summary, facts: Facts, rules: Rules) -> Answer:
+def _trial(run: Run, summary: Summary, facts: Facts, rules: Rules) -> Evidence:
     if run.rehearsal:
-        return Answer("trial", "none", ["none: a rehearsal measures nothing"])
+        return Evidence("trial", "none", ["none: a rehearsal measures nothing"])
     if summary.outcome == "untouched" and not facts.n:
-        return Answer("trial", "none", ["none: it ended before anything was measured"])
+        return Evidence("trial", "none", ["none: it ended before anything was measured"])
     # Decided by the same rules, without the ground-truth requirement.
     decision = decide(replace(facts, ground_truth="not_required"), rules)
     finding = _FINDINGS[decision.verdict]
@@ -93,17 +93,17 @@ def _trial(run: Run, summary: Summary, facts: Facts, rules: Rules) -> Answer:
                 f"latency {row.ratio:.2f} times the baseline's"
                 f" [{row.low:.2f}, {row.high:.2f}]: {row.finding.replace('_', ' ')}{noisy}"
             )
-    return Answer("trial", finding, lines[:_MOST_LINES])
+    return Evidence("trial", finding, lines[:_MOST_LINES])
 
 
-def _ground_truth(attestation: Attestation | None, said: GroundTruth) -> Answer:
+def _ground_truth(attestation: Attestation | None, said: GroundTruth) -> Evidence:
     if attestation is not None and attestation.files:
-        return Answer("ground_truth", _finding(attestation), [file.says for file in attestation.files][:_MOST_LINES])
+        return Evidence("ground_truth", _finding(attestation), [file.says for file in attestation.files][:_MOST_LINES])
     if said in ("passed", "failed"):
         told = f"{said}, as set by `trialbench verdict --ground-truth {said}`; its rows are not in this run"
-        return Answer("ground_truth", said, [told])
+        return Evidence("ground_truth", said, [told])
     required = "it is required, and there" if said == "missing" else "not required, and there"
-    return Answer("ground_truth", "none", [f"none: {required} is no verdict of `trialbench check` for these files"])
+    return Evidence("ground_truth", "none", [f"none: {required} is no verdict of `trialbench check` for these files"])
 
 
 def _finding(attestation: Attestation) -> Finding:
@@ -118,9 +118,9 @@ def _finding(attestation: Attestation) -> Finding:
     return "open" if "passed" in found else "none"
 
 
-def _engines(proofs: Sequence[Proof]) -> Answer:
+def _engines(proofs: Sequence[Proof]) -> Evidence:
     if not proofs:
-        return Answer("engines", "none", ["none: no proofs lie with this run (`trialbench proof` makes them)"])
+        return Evidence("engines", "none", ["none: no proofs lie with this run (`trialbench proof` makes them)"])
     lines = [proof.line for proof in proofs]
     engines = list(dict.fromkeys(proof.engine for proof in proofs))
     for engine in engines:
@@ -130,4 +130,4 @@ def _engines(proofs: Sequence[Proof]) -> Answer:
             lines.append(f"Not tried: {', '.join(missing)} ({engine})")
     complete = len(lines) == len(proofs)
     failed = any(not proof.ok for proof in proofs)
-    return Answer("engines", "failed" if failed else "passed" if complete else "open", lines[:_MOST_LINES])
+    return Evidence("engines", "failed" if failed else "passed" if complete else "open", lines[:_MOST_LINES])

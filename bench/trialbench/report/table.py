@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trialbench.report.decide import evidence_of
-from trialbench.report.evidence import QUESTIONS, Answer
+from trialbench.report.evidence import QUESTIONS, Evidence
 from trialbench.report.measured import calibration_text, comparison_table, segments_table, telemetry_table
 from trialbench.report.proofs import Number, Proof
 from trialbench.report.restore import Restore
@@ -182,7 +182,7 @@ def _number(number: Number) -> tuple[str, ...]:
     return number.name[:24], number.found[:20], number.expected[:16], number.word
 
 
-def _evidence(answers: list[Answer]) -> str:
+def _evidence(answers: list[Evidence]) -> str:
     """The evidence for each of the three questions."""
     lines = []
     for answer in answers:

@@ -111,16 +111,20 @@ def _processes(run: Run, first: Segment, samples: Sequence[Sample]) -> list[set[
     if not samples:
         return []
     begin, end = min(sample.t_start_s for sample in samples), max(sample.t_end_s for sample in samples)
-    mark = _mark(run, first)
+    needle = _needle(run, first)
     found = (
-        {holder.pid for holder in reading.holders if holder.pid is not None and mark and mark in f"{holder.command} "}
+        {
+            holder.pid
+            for holder in reading.holders
+            if holder.pid is not None and needle and needle in f"{holder.command} "
+        }
         for reading in run.readings
         if begin <= reading.t_s <= end
     )
     return [pids for pids in found if pids]
 
 
-def _mark(run: Run, segment: Segment) -> str | None:
+def _needle(run: Run, segment: Segment) -> str | None:
     """Text that identifies the server of `segment` by its command line; None if the plan does not name any."""
     if segment.candidate:
         port = run.plan.candidate_port

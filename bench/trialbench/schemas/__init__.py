@@ -60,7 +60,7 @@ FILES = {
     "vram.jsonl": "vram",
     "samples/calibration.json": "calibration",
     "samples/summary-*.json": "summary",
-    "samples/at-*": "gate",
+    "samples/at-*": "hold",
     "samples/*.jsonl": "sample",
     "inputs/session-*.json": "session",
     "control/*": "sign",

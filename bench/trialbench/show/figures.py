@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from trialbench.show.svg import Point, Scale, coordinate, element, join, mark, path, tick_text
+from trialbench.show.svg import Point, Scale, coordinate, element, join, path, symbol, tick_text
 from trialbench.show.terminal import line as fitting
 
 WIDE, NARROW = 760, 350
@@ -120,13 +120,13 @@ def y_axis(scale: Scale, left: float, right: float, title: str, *, count: int = 
 
 
 def swatch(kind: str, shape: str = "box") -> Markup:
-    """The little drawing of a legend's entry: a `box`, a `line`, or a mark by name."""
+    """The little drawing of a legend's entry: a `box`, a `line`, or a symbol by name."""
     if shape == "box":
         inside = rectangle(1, 3, 20, 10, kind)
     elif shape == "line":
         inside = line(0, 8, 22, 8, kind)
     else:
-        inside = mark(shape, 11, 8, 4, class_=kind)
+        inside = symbol(shape, 11, 8, 4, class_=kind)
     return element("svg", inside, viewBox="0 0 22 16", class_="key", aria_hidden="true", focusable="false")
 
 

@@ -117,10 +117,10 @@ def tick_text(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 10000 else f"{value:.0f}"
 
 
-def mark(
+def symbol(
     kind: str, x: float, y: float, size: float = 3.4, *, note: str | None = None, **attributes: Attribute
 ) -> Markup:
-    """A mark whose shape carries the same meaning as its color: dot, square, triangle, diamond, cross, ring.
+    """A symbol whose shape carries the same meaning as its color: dot, square, triangle, diamond, cross, ring.
 
     `note` is shown when a pointer rests on it.
     """

@@ -1,4 +1,4 @@
-"""The verbs that measure a server: `run`, `session`, and `prompt`, which says what is asked."""
+"""The verbs that measure a server: `run`, `session`; `prompt` and `workloads` tell and check what is asked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EXIT_CODES = "exit codes: 0 all samples good, 2 wrong usage, 3 some samples fai
 
 
 def add(verbs: Verbs) -> None:
-    """Add the verbs `run`, `session` and `prompt`."""
+    """Add the verbs `run`, `session`, `prompt` and `workloads`."""
     _add_run(verbs)
     session = verbs.add_parser("session", help="measure several segments, as the trial does", epilog=_EXIT_CODES)
     session.add_argument("file", type=Path, metavar="FILE.json", help="see `trialbench schema session`")
@@ -24,6 +24,9 @@ def add(verbs: Verbs) -> None:
     prompt.add_argument("--source", required=True, type=Path, metavar="FILE.py", help="the extracted source")
     prompt.add_argument("--call", required=True, help="one call, such as 'build_prompt(goal=\"x\")'")
     prompt.set_defaults(verb=_prompt)
+    workloads = verbs.add_parser("workloads", help="check the workloads of a trial's plan, before anything is stopped")
+    workloads.add_argument("plan", metavar="PLAN.json", help="a plan; - reads standard input")
+    workloads.set_defaults(verb=_workloads)
 
 
 def _add_run(verbs: Verbs) -> None:
@@ -131,4 +134,22 @@ def _prompt(options: argparse.Namespace) -> int:
     # Without a line end, so that the prompt arrives verbatim.
     sys.stdout.write(evaluate_prompt(options.source, options.call))
     sys.stdout.flush()
+    return 0
+
+
+def _workloads(options: argparse.Namespace) -> int:
+    from trialbench.errors import UsageError
+    from trialbench.files import read_json
+    from trialbench.workloads.planned import problems
+
+    plan = read_json(Path("/dev/stdin" if options.plan == "-" else options.plan))
+    listed = plan.get("workloads") if isinstance(plan, dict) else None
+    if not isinstance(listed, list):
+        raise UsageError("expected a plan with a list of workloads, found none")
+    found = "\n  ".join(problems(listed))
+    if found:
+        raise UsageError(
+            f"expected workloads that a trial can send and whose replies it can read, found:\n  {found}\n"
+            "Correct these files of trial_workloads and start again; no tenant was touched."
+        )
     return 0

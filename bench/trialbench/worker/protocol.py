@@ -41,7 +41,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class CreateSession:
-    """`create_session`; `wanted` holds the session's parameters, without a prompt."""
+    """`create_session`; `wanted` holds the worker session's parameters, without a prompt."""
 
     wanted: Request
 

@@ -1,4 +1,4 @@
-"""The worker: clients, sessions, queue and slots. It owns no sockets: it gets channels.
+"""The worker: clients, their worker sessions, queue and slots. It owns no sockets: it gets channels.
 
 Every request ends in exactly one `done` or `error`, on the channel it came from. If the bounded queue is full, a
 request fails with `busy` at once. The worker never executes the output of a model.

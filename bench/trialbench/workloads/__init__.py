@@ -80,7 +80,7 @@ def load_workload(
     """
     path = _find(name, base)
     text = read_text(path, "workload")
-    document, line_of = _parse(text, path)
+    document, line_of = parse_document(text, path)
     declared = set(document["variables"]) if isinstance(document.get("variables"), dict) else set()
     for key, value in (settings or {}).items():
         _set(document, key, value)
@@ -125,8 +125,12 @@ def _beside(workload: Path, name: str) -> Path:
     return workload.parent / Path(name).expanduser()
 
 
-def _parse(text: str, path: Path) -> tuple[dict[str, Any], Any]:
-    """The document, and a function from a schema path to ` line N` text (empty where lines are not known)."""
+def parse_document(text: str, path: Path) -> tuple[dict[str, Any], Any]:
+    """The document, and a function from a schema path to `:LINE` (empty where lines are not known).
+
+    Raises:
+        UsageError: neither YAML nor JSON, or no mapping.
+    """
     if path.suffix == ".json":
         # The trial writes JSON, which needs no YAML parser: that saves 30 ms of the window.
         try:
@@ -141,6 +145,9 @@ def _parse(text: str, path: Path) -> tuple[dict[str, Any], Any]:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UsageError(f"{path}{line}: is not YAML: {error.problem}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # Bytes that YAML forbids, a date such as 2026-02-31, brackets without end.
+        raise UsageError(f"{path}: is not YAML: {str(error).splitlines()[0]}") from error
     return _mapping(document, path), lambda where: f":{yaml_line(text, where)}"
 
 

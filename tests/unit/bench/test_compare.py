@@ -10,6 +10,7 @@ import pytest
 from trialbench.cli import main
 from trialbench.report.compare import compare_table, run_row
 from trialbench.report.decide import decide_folder
+from trialbench.report.html.comparison import write_comparison
 
 TENANTS = [{"name": "llamacpp", "impact": "blind"}, {"name": "chatterbox", "impact": "mute"}]
 STOPPED = [
@@ -103,6 +104,36 @@ def test_a_rehearsal_has_windows_and_no_numbers(tmp_path: Path) -> None:
     assert row.restored_by == "host"
     failed = run_row(make(tmp_path / "run-b", "b", [*STOPPED, *FAILED, *BACK], rehearsal=True))
     assert failed.outcome == "rolled back"
+
+
+NAV, MINE, CHANGED = (
+    {"workloads": [{"name": "nav", "role": "decides", **more}]} for more in ({}, {"text": "a"}, {"text": "b"})
+)
+OTHER = {"workloads": [{"name": "phone-intent", "role": "decides"}]}
+SAID = "Different workloads decide:"
+
+
+@pytest.mark.parametrize(
+    ("plans", "said"),
+    [
+        ([NAV, NAV], None),
+        ([NAV, OTHER], "nav in a; phone-intent in b."),
+        ([NAV, OTHER, NAV], "nav in a, c; phone-intent in b."),
+        ([{}, NAV], None),
+        ([MINE, MINE], None),
+        ([NAV, MINE], "nav in a; nav (its own file, SHA-256 ca978112ca1b) in b."),
+        ([CHANGED, MINE], "SHA-256 3e23e8160039) in a; nav (its own file, SHA-256 ca978112ca1b) in b."),
+        ([NAV, {**OTHER, "rehearsal": True}], None),
+    ],
+)
+def test_runs_with_other_deciders_are_not_compared_silently(tmp_path: Path, plans: list[Any], said: str | None) -> None:
+    """Text and page say so once; the earlier runs have no list, and nav decides."""
+    runs = [make(tmp_path / f"run-{host}", host, BACK, **plan) for host, plan in zip("abc", plans, strict=False)]
+    text = " ".join(compare_table(runs).split())
+    page = write_comparison(runs, tmp_path / "compare.html").read_text(encoding="utf-8")
+    for shown in (text, page):
+        assert shown.count(SAID) == (said is not None)
+        assert said is None or said in shown
 
 
 def test_nothing_to_compare_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

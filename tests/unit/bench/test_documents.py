@@ -234,7 +234,7 @@ def test_look_alikes_are_left_alone(text: str) -> None:
         ("| a |\n|---|\n| no benchmarks exist yet |\n", r"\(line 3\)"),
         ("no benchmarks exist yet\n===\n", r"\(line 1\)"),
         ("no benchmarks exist yet\n\nNo benchmarks exist yet\n", r"expected one sentence .* found 2 \(lines 1, 3\)"),
-        (f"<!-- model-trial numbers of {LABEL}: end -->\n", "expected one begin and one end mark .* in lines 1"),
+        (f"<!-- model-trial numbers of {LABEL}: end -->\n", "expected one begin and one end marker .* in lines 1"),
         ("", "found neither"),
     ],
 )
@@ -576,7 +576,7 @@ def test_an_emptied_block_is_filled_again() -> None:
 
 
 def test_a_broken_block_is_refused() -> None:
-    with pytest.raises(Refused, match=r"one begin and one end mark around the runs, found marks in lines 3"):
+    with pytest.raises(Refused, match=r"one begin and one end marker around the runs, found markers in lines 3"):
         memory("# M\n\n<!-- model-trial runs: end -->\n")
 
 

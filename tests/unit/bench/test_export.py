@@ -102,7 +102,7 @@ def test_every_file_of_a_real_run_has_a_schema_and_fits(run: Path) -> None:
             accept(value, name)
         checked[name] = checked.get(name, 0) + len(values)
     assert set(checked) >= {
-        *("plan", "snapshot", "summary", "verdict", "verification", "journal", "vram", "gate", "sample", "session"),
+        *("plan", "snapshot", "summary", "verdict", "verification", "journal", "vram", "hold", "sample", "session"),
         *("sign", "row", "calibration"),
     }
     assert checked["sample"] >= 300

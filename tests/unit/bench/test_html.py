@@ -205,7 +205,7 @@ def test_marks_are_named_before_the_numbers(folders: ModuleType, tmp_path: Path)
     journal = (run / "journal.jsonl").read_text()
     event = json.loads(journal.splitlines()[-1]) | {"event": "a2_skipped", "reason": "it was late"}
     (run / "journal.jsonl").write_text(journal + json.dumps(event) + "\n")
-    found = {mark.name: mark.lines for mark in built(run).marks}
+    found = {badge.name: badge.lines for badge in built(run).badges}
     assert list(found) == ["TAINTED", "PARTIAL", "NOISY", "NO A2"]
     assert "prompt cache" in found["TAINTED"][0]
     assert any(line.startswith("nav-candidate: ") for line in found["PARTIAL"])
@@ -598,9 +598,9 @@ def test_a_scale_holds_its_values(values: list[float], zero: bool) -> None:
 
 @pytest.mark.parametrize("kind", ["dot", "ring", "square", "triangle", "diamond", "cross"])
 def test_marks_differ_by_shape(kind: str) -> None:
-    shapes = {one: str(svg.mark(one, 5, 5)) for one in ("dot", "ring", "square", "triangle", "diamond", "cross")}
+    shapes = {one: str(svg.symbol(one, 5, 5)) for one in ("dot", "ring", "square", "triangle", "diamond", "cross")}
     assert list(shapes.values()).count(shapes[kind]) == 1
-    assert "<title>a &amp; b</title>" in svg.mark(kind, 5, 5, note="a & b")
+    assert "<title>a &amp; b</title>" in svg.symbol(kind, 5, 5, note="a & b")
 
 
 def test_numbers_beyond_thousands_stay_short() -> None:

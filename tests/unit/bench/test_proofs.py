@@ -17,7 +17,7 @@ from trialbench.cli import main
 from trialbench.errors import UsageError
 from trialbench.report import run as reading
 from trialbench.report.decide import decide_folder, evidence_of
-from trialbench.report.evidence import Answer, attested
+from trialbench.report.evidence import Evidence, attested
 from trialbench.report.export import write_exports
 from trialbench.report.html.proofcharts import shown
 from trialbench.report.html.report import report_html
@@ -40,7 +40,7 @@ FAST = Check("cold_start_s", 0.5, "s", Expectation("<", 2), "from the start")
 SLOW = Check("tokens_per_s", 3.25, "/s", Expectation(">", 10))
 
 
-def answers(path: Path) -> dict[str, Answer]:
+def answers(path: Path) -> dict[str, Evidence]:
     folder = read_run(path)
     return {one.question: one for one in evidence_of(folder, summarize_run(folder))}
 

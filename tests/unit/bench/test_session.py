@@ -179,7 +179,7 @@ def test_gate_answer_that_is_still_being_written(session: Session) -> None:
     assert len(session.lines("nav-candidate")) == 5
 
 
-def test_gate_that_nobody_answers(session: Session) -> None:
+def test_hold_point_that_nobody_answers(session: Session) -> None:
     assert session.run({**NAV, "gate_file": "extend", "extend_to": 9}, {**NAV, "id": "after"}, wait_s=0.1) == 3
     summary = session.summary("nav-candidate")
     assert (summary["stopped"], list(summary["segments"])) == ("gate", ["nav-candidate"])

@@ -302,7 +302,7 @@ def test_a_reboot(run: Run) -> None:
         ("server", 100, True, ["cut short at 20 of 100 samples: the server died or can not be reached"]),
         ("time_limit", 100, True, ["cut short at 20 of 100 samples: its time was up"]),
         ("signal", 100, True, ["cut short at 20 of 100 samples: ended by a signal"]),
-        ("gate", 20, True, ["cut short at 20 of 20 samples: no answer at the gate"]),
+        ("gate", 20, True, ["cut short at 20 of 20 samples: no answer at the hold point"]),
         ("busy", 100, True, ["cut short at 20 of 100 samples: others kept the server at work"]),
         (None, 100, True, ["cut short at 20 of 100 samples"]),
         (None, 20, False, ["cut short after 20 samples: the client did not end in order"]),

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from trialbench.cli import main
 from trialbench.errors import UsageError
 from trialbench.workloads import load_workload, packaged
 
@@ -178,3 +179,52 @@ def test_settings_may_name_what_templates_use_or_the_file_declares(tmp_path: Pat
     broken = MINIMAL.replace("variables:\n  greeting: Hello", "variables: none")
     with pytest.raises(UsageError, match="does not fit its schema"):
         load_workload(write(tmp_path, broken), settings={"greeting": "x"})
+
+
+OWN = MINIMAL + "contract: {words: [[left, right]]}\n"
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"name": "nav", "role": "decides"}, None),
+        ({"name": "of-another-image", "role": "shown"}, None),
+        ({"text": OWN}, None),
+        ({"text": OWN.replace("Hello", "null").replace("greeting", "prompt")}, None),
+        ({"text": OWN.replace("name: mine", "name: mine\nimage: none.png")}, None),
+        ({"text": MINIMAL, "role": "shown"}, None),
+        ({"text": MINIMAL}, "mine.yml: expected a contract, because this workload decides, found none"),
+        ({"name": "describe"}, "describe.yml: expected a contract"),
+        ({"text": ""}, "mine.yml: expected a workload, found nothing: its file is missing, unreadable or empty"),
+        ({"text": "name: [\n"}, "mine.yml:2: is not YAML"),
+        ({"text": "name: \0"}, "mine.yml: is not YAML: unacceptable character"),
+        ({"text": "name: 2026-02-31"}, "mine.yml: is not YAML: day"),
+        ({"text": "- a\n"}, "mine.yml: expected a mapping"),
+        ({"text": OWN.replace("max_tokens", "tokens")}, "mine.yml:7: limits: expected a key 'max_tokens'"),
+        ({"text": OWN.replace("{{ greeting }}", "{{ absent }}")}, "cannot be rendered"),
+        ({"text": OWN.replace("Hello", "null")}, "mine.yml:6: variables.greeting: expected its value in this file"),
+        ({"text": OWN.replace("Hello", "{file: /etc/hostname}")}, "prompt and image alone, found a file"),
+        ({"text": OWN + "request: {since: 2026-02-03}\n"}, "mine.yml: expected values that JSON can hold"),
+        ({"text": OWN + "request: &a {more: *a}\n"}, "mine.yml: expected values that JSON can hold"),
+    ],
+)
+def test_a_plans_workloads_are_checked_as_their_containers_will_read_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], entry: dict[str, str], said: str | None
+) -> None:
+    """All that is broken is said at once, without the folder in which it was tried."""
+    both = [{"name": "mine", "role": "decides", **entry}, {"name": "second", "role": "shown", "text": "{}"}]
+    (tmp_path / "plan.json").write_text(json.dumps({"workloads": both}))
+    assert main(["workloads", str(tmp_path / "plan.json")]) == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "second.yml" in shown
+    assert "no tenant was touched" in shown
+    assert "trialbench-" not in shown.replace("trialbench schema", "")
+    assert (said in shown) if said else (shown.count(".yml") == shown.count("second.yml"))
+    (tmp_path / "plan.json").write_text(json.dumps({"workloads": both[:1]}))
+    assert main(["workloads", str(tmp_path / "plan.json")]) == (2 if said else 0)
+
+
+def test_a_plan_without_a_list_of_workloads_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "plan.json").write_text("[]")
+    assert main(["workloads", str(tmp_path / "plan.json")]) == 2
+    assert "expected a plan with a list of workloads" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from trialbench.ground_truth.attribution.ladder import Step
-from trialbench.ground_truth.controls.base import Bench, Control, Lying, LyingSession, damaged, misspeaking
+from trialbench.ground_truth.controls.base import Bench, Control, Lying, LyingModel, damaged, misspeaking
 from trialbench.ground_truth.runtimes.apr import Apr
 from trialbench.ground_truth.runtimes.base import (
     Answer,
@@ -19,8 +19,8 @@ from trialbench.ground_truth.runtimes.base import (
     Call,
     Capability,
     Generation,
+    LoadedModel,
     Runtime,
-    Session,
     Trouble,
     TroubleKind,
 )
@@ -89,17 +89,17 @@ class _Answering(Lying):
         change = self._everything or self._changes.get(capability)
         return answer if change is None else change(answer)
 
-    def open(self, artifact: Artifact, *, kv_type: str = "f32") -> Session:
-        session = self.inner.open(artifact, kv_type=kv_type)
+    def open(self, artifact: Artifact, *, kv_type: str = "f32") -> LoadedModel:
+        loaded = self.inner.open(artifact, kv_type=kv_type)
         change = self._everything
         if change is None:
-            return session
+            return loaded
 
         def mute(got: Generation) -> Generation:
             answer = change(Answer({}, got.call, got.trouble))
             return Generation(None, None, call=got.call, trouble=answer.trouble)
 
-        return LyingSession(session, mute)
+        return LyingModel(loaded, mute)
 
 
 def _rewired(change: Callable[[Call], Call]) -> Callable[[Runtime], Runtime]:

@@ -13,10 +13,10 @@ from trialbench.ground_truth.model.roster import Model
 from trialbench.ground_truth.runtimes.base import (
     Artifact,
     Generation,
+    LoadedModel,
     Prompt,
     Runtime,
     Score,
-    Session,
 )
 
 
@@ -82,13 +82,13 @@ class Lying:
         """The inner one is not ours to close."""
 
 
-class LyingSession:
-    """A session whose free continuations are changed."""
+class LyingModel:
+    """A loaded model whose free continuations are changed."""
 
-    def __init__(self, inner: Session, change: Callable[[Generation], Generation]) -> None:
+    def __init__(self, inner: LoadedModel, change: Callable[[Generation], Generation]) -> None:
         self._inner, self._change = inner, change
 
-    def __enter__(self) -> LyingSession:
+    def __enter__(self) -> LyingModel:
         self._inner.__enter__()
         return self
 
@@ -135,8 +135,8 @@ def misspeaking(
     """A runtime whose continuations of the files that `only` is true of are `changed`."""
 
     class Misspeaking(Lying):
-        def open(self, artifact: Artifact, *, kv_type: str = "f32") -> Session:
-            session = self.inner.open(artifact, kv_type=kv_type)
-            return LyingSession(session, lambda got: changed(got, where)) if only(artifact) else session
+        def open(self, artifact: Artifact, *, kv_type: str = "f32") -> LoadedModel:
+            loaded = self.inner.open(artifact, kv_type=kv_type)
+            return LyingModel(loaded, lambda got: changed(got, where)) if only(artifact) else loaded
 
     return Misspeaking

@@ -200,24 +200,24 @@ class Evidence:
 
     def _look(self, model: Model, artifact: Artifact, kv_type: str) -> Seen:
         can = self._can(artifact)
-        with self.runtime.open(artifact, kv_type=kv_type) as session:
-            if session.trouble is not None:
-                return Seen(session.trouble)
+        with self.runtime.open(artifact, kv_type=kv_type) as loaded:
+            if loaded.trouble is not None:
+                return Seen(loaded.trouble)
             generations: dict[str, Generation] = {}
             scores: dict[str, Score] = {}
             for prompt in self.roster.prompts.prompts:
                 oracle = self.oracle(model, prompt.name)
                 if isinstance(oracle, Trouble):
-                    generations[prompt.name] = session.generate(
+                    generations[prompt.name] = loaded.generate(
                         Prompt(prompt.name, prompt.text), max_new_tokens=self.roster.max_new_tokens
                     )
                 elif can(Capability.SCORE) and oracle.top is not None and oracle.prompt_ids is not None:
                     # The free continuation comes with the score. It may end earlier than asked for where the oracle
                     # is shorter than the limit: as many tokens as the oracle has are compared.
-                    scores[prompt.name] = session.score(oracle.as_prompt, oracle.tokens, top=_TOP)
+                    scores[prompt.name] = loaded.score(oracle.as_prompt, oracle.tokens, top=_TOP)
                     generations[prompt.name] = scores[prompt.name].generation
                 else:
-                    generations[prompt.name] = session.generate(oracle.as_prompt, max_new_tokens=oracle.max_new_tokens)
+                    generations[prompt.name] = loaded.generate(oracle.as_prompt, max_new_tokens=oracle.max_new_tokens)
             tokens: dict[str, Answer] = {}
             special: dict[str, Answer] = {}
             chats: dict[str, Answer] = {}
@@ -225,12 +225,12 @@ class Evidence:
             if not isinstance(golden, Trouble):
                 if can(Capability.TOKENIZE):
                     for name, text in golden.texts.items():
-                        tokens[name] = session.tokenize(text, add_special=False)
-                        special[name] = session.tokenize(text, add_special=True)
+                        tokens[name] = loaded.tokenize(text, add_special=False)
+                        special[name] = loaded.tokenize(text, add_special=True)
                 if can(Capability.TEMPLATE):
                     for chat in self.roster.prompts.chats:
                         if chat.name in golden.chats:
-                            chats[chat.name] = session.render(chat.messages)
+                            chats[chat.name] = loaded.render(chat.messages)
             return Seen(None, generations, scores, tokens, special, chats)
 
     def _can(self, artifact: Artifact) -> Callable[[Capability], bool]:

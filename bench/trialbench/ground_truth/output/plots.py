@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from trialbench.show.figures import LEFT, RIGHT, Figure, Key, Table, drawings, line, text, x_axis, y_axis
-from trialbench.show.svg import Scale, element, join, mark, path, value_scale
+from trialbench.show.svg import Scale, element, join, path, symbol, value_scale
 
 # Told by shape and dashes as well as by color.
 _STYLES = (
@@ -36,7 +36,7 @@ class _Point:
 
 
 def style(quants: Sequence[str], quant: str) -> tuple[str, str, str | None]:
-    """Color, mark and dashes of a quant, the same in all charts."""
+    """Color, symbol and dashes of a quant, the same in all charts."""
     return _STYLES[quants.index(quant) % len(_STYLES)]
 
 
@@ -68,14 +68,14 @@ def _keys(quants: Sequence[str]) -> list[Key]:
 def _mark(shape: str, x: float, y: float, color: str, note: str | None = None) -> Markup:
     hollow = shape in ("cross", "ring")
     fill, stroke = ("none", color) if hollow else (color, None)
-    return mark(shape, x, y, note=note, fill=fill, stroke=stroke, stroke_width=2.0 if hollow else None)
+    return symbol(shape, x, y, note=note, fill=fill, stroke=stroke, stroke_width=2.0 if hollow else None)
 
 
 # --- Fidelity against cost --------------------------------------------------------------------------------------------
 
 
 def fidelity(verdict: dict[str, Any]) -> list[Figure]:
-    """Distance from the oracle against size, and against speed: all files, a mark each."""
+    """Distance from the oracle against size, and against speed: all files, a symbol each."""
     measured, what = _distances(verdict)
     figures = []
     costs: tuple[tuple[str, str, str, Callable[[dict[str, Any]], float]], ...] = (

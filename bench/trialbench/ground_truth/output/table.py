@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from trialbench.ground_truth.controls.run import Caught
 
 _WIDTH = 110
-_MARKS = {"PASS": "pass", "FAIL": "FAIL", "INCONCLUSIVE": "?", "NOT APPLICABLE": "n/a"}
+_WORDS = {"PASS": "pass", "FAIL": "FAIL", "INCONCLUSIVE": "?", "NOT APPLICABLE": "n/a"}
 
 
 def label(row: dict[str, Any]) -> str:
@@ -32,7 +32,7 @@ def table(verdict: dict[str, Any]) -> str:
     ]
     for suite in dict.fromkeys(row["suite"] for row in rows):
         mine = [row for row in rows if row["suite"] == suite]
-        numbers = "".join(f"{sum(row['status'] == status for row in mine):>6}" for status in _MARKS)
+        numbers = "".join(f"{sum(row['status'] == status for row in mine):>6}" for status in _WORDS)
         note = "  proves nothing" if all(row["proves_nothing"] for row in mine) else ""
         lines.append(f"{suite:<14}{numbers}{note}")
     for status, title in (("FAIL", "Failed"), ("INCONCLUSIVE", "Could not be decided")):
@@ -55,8 +55,8 @@ def table(verdict: dict[str, Any]) -> str:
     if verdict["claims"]:
         lines += ["", "Claims:"]
         for claim in verdict["claims"]:
-            mark = _MARKS[claim["status"]]
-            lines.append(f"  {mark:<5}{claim['name']} ({claim['standing']}): {line(claim['says'], _WIDTH)}")
+            word = _WORDS[claim["status"]]
+            lines.append(f"  {word:<5}{claim['name']} ({claim['standing']}): {line(claim['says'], _WIDTH)}")
     lines += ["", _sum(verdict["verdict"], counts)]
     return "\n".join(lines)
 
@@ -66,13 +66,13 @@ class Progress:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._live = stream, stream.isatty()
-        self._numbers = dict.fromkeys(_MARKS, 0)
+        self._numbers = dict.fromkeys(_WORDS, 0)
 
     def __call__(self, done: int, total: int, result: Result) -> None:
         """One row more."""
         self._numbers[result.status.value] += 1
         if self._live:
-            counts = ", ".join(f"{number} {_MARKS[status]}" for status, number in self._numbers.items() if number)
+            counts = ", ".join(f"{number} {_WORDS[status]}" for status, number in self._numbers.items() if number)
             self._write(line(f"{done}/{total} {result.row.label}: {result.status} ({counts})", 79))
 
     def tell(self, text: str) -> None:
@@ -103,7 +103,7 @@ def guilty(ladder: dict[str, Any]) -> str:
 def _sum(verdict: str, counts: dict[str, int]) -> str:
     silent = counts["declared"] - counts["probative"]
     nothing = f", {silent} of them prove nothing" if silent else ""
-    parts = ", ".join(f"{counts[status]} {status}" for status in _MARKS)
+    parts = ", ".join(f"{counts[status]} {status}" for status in _WORDS)
     return f"{verdict}: {counts['declared']} checks declared{nothing}: {parts}"
 
 
@@ -111,9 +111,9 @@ def controls_table(caught: Sequence[Caught], uncovered: Sequence[str]) -> str:
     """Which suite caught which control."""
     lines = ["Negative controls:"]
     for one in caught:
-        mark = "caught" if one.good else "MISSED" if one.tried else "-"
+        word = "caught" if one.good else "MISSED" if one.tried else "-"
         by = f"by {', '.join(one.by)}" if one.by else "by no suite"
-        lines.append(f"  {mark:<7}{one.control.name} ({one.control.wrong}): {by}")
+        lines.append(f"  {word:<7}{one.control.name} ({one.control.wrong}): {by}")
         lines += [f"         {name} did not: {line(says, _WIDTH)}" for name, says in one.missed.items()]
         lines += [
             f"         {name} could not: it does not pass the intact file either: {line(says, _WIDTH)}"

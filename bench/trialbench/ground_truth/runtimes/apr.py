@@ -141,9 +141,9 @@ class Apr:
             return f"apr does not read {artifact.format}"
         return _DECLINED.get(capability)
 
-    def open(self, artifact: Artifact, *, kv_type: str = "f32") -> AprSession:  # noqa: ARG002 (the contract's)
+    def open(self, artifact: Artifact, *, kv_type: str = "f32") -> AprModel:  # noqa: ARG002 (the contract's)
         """Nothing is held in memory between the questions; `kv_type` is apr's own."""
-        return AprSession(artifact, self.ask)
+        return AprModel(artifact, self.ask)
 
     def ask(self, words: Sequence[str], keys: Sequence[str], timeout_s: float) -> Answer:
         """One command with `--json`: the payload that has `keys`, and what speaks against it."""
@@ -248,7 +248,7 @@ class Apr:
             self._home = None
 
 
-class AprSession:
+class AprModel:
     """Questions about one file. A context manager for the contract's sake: nothing is started."""
 
     def __init__(self, artifact: Artifact, ask: Callable[[Sequence[str], Sequence[str], float], Answer]) -> None:

@@ -7,7 +7,7 @@ the suite's to judge. An adapter never judges: it returns what it got, and `Trou
 Three kinds of question:
 
 * about a file, answered by a document (`Runtime.probe`): inspect, validate, tensors, lint, ...
-* about a loaded model (`Runtime.open` -> `Session`): generate, tokenize, score. A file is loaded once for all of them.
+* about a loaded model (`Runtime.open` -> `LoadedModel`): generate, tokenize, score. A file is loaded once for them all.
 * to make a file (`Runtime.convert`): import, quantize, export.
 """
 
@@ -260,7 +260,7 @@ class Identity:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-class Session(Protocol):
+class LoadedModel(Protocol):
     """A loaded model. A context manager; closing it ends the process that holds the model, if there is one."""
 
     def __enter__(self) -> Self: ...
@@ -300,8 +300,8 @@ class Runtime(Protocol):
     def declined(self, capability: Capability, artifact: Artifact | None = None) -> str | None:
         """Why this is not applicable here, as declared beforehand for this runtime, version and format; None: ask."""
 
-    def open(self, artifact: Artifact, *, kv_type: str = "f32") -> Session:
-        """Load a file. Never raises for a bad file: the session carries the trouble."""
+    def open(self, artifact: Artifact, *, kv_type: str = "f32") -> LoadedModel:
+        """Load a file. Never raises for a bad file: the loaded model carries the trouble."""
 
     def probe(self, capability: Capability, artifact: Artifact, other: Artifact | None = None, **more: Any) -> Answer:
         """Ask about one file, or two (`other`)."""
@@ -313,4 +313,4 @@ class Runtime(Protocol):
         """Make `target` from `source`: `IMPORT_HF`, `IMPORT_GGUF`, `QUANTIZE` or `EXPORT`."""
 
     def close(self) -> None:
-        """Let go of what outlives a session (a container that holds the tools)."""
+        """Let go of what outlives a loaded model (a container that holds the tools)."""

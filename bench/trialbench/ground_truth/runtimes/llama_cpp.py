@@ -109,9 +109,9 @@ class LlamaCpp:
             return f"llama.cpp does not read {artifact.format}"
         return _DECLINED.get(capability)
 
-    def open(self, artifact: Artifact, *, kv_type: str = "f32") -> ServerSession:
+    def open(self, artifact: Artifact, *, kv_type: str = "f32") -> ServedModel:
         """Start a server; `kv_type` is that of the key/value cache (`f32`, `f16`, `q8_0`)."""
-        return ServerSession(self._tools, artifact, threads=self._threads, context=self._context, kv_type=kv_type)
+        return ServedModel(self._tools, artifact, threads=self._threads, context=self._context, kv_type=kv_type)
 
     def probe(self, capability: Capability, artifact: Artifact, other: Artifact | None = None, **more: Any) -> Answer:
         """Ask about a file. The answers have the keys that `apr` gives, so that one suite reads both."""
@@ -284,7 +284,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-class ServerSession:
+class ServedModel:
     """A model held by a llama-server of its own on the loopback. Entering starts it, leaving ends it."""
 
     def __init__(self, tools: Tools, artifact: Artifact, *, threads: int, context: int, kv_type: str) -> None:

@@ -141,7 +141,7 @@ class LocalTools:
         return call(self._argv(program, arguments), timeout_s)
 
     def start(self, program: str, *arguments: str) -> Process:
-        """Start in a session of its own, so that a Ctrl-C here is ours to handle."""
+        """Start in a Unix session of its own, so that a Ctrl-C here is ours to handle."""
         log = tempfile.NamedTemporaryFile(prefix="trialbench-", suffix=".log", delete=False)  # noqa: SIM115 (kept open)
         argv = self._argv(program, arguments)
         try:

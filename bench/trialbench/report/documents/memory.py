@@ -17,7 +17,7 @@ def memory_edits(page: Page, trial: Trial) -> list[Edit]:
     """The run's line, rewritten or inserted by time; the block is created at the end if it is missing.
 
     Raises:
-        Refused: a mark without its other.
+        Refused: a marker without its other.
     """
     comments = list(page.comments())
     begins = [at for at, text in comments if text == _BEGIN]
@@ -25,7 +25,7 @@ def memory_edits(page: Page, trial: Trial) -> list[Edit]:
     if begins or ends:
         if len(begins) != 1 or len(ends) != 1 or ends[0] < begins[0]:
             lines = ", ".join(str(at + 1) for at in sorted([*begins, *ends]))
-            raise page.refused("one begin and one end mark around the runs", f"marks in lines {lines}")
+            raise page.refused("one begin and one end marker around the runs", f"markers in lines {lines}")
         return [_entered(page, trial, begins[0], ends[0])]
     last = len(page.lines) - 1
     block = ["## Model trials", "", _BEGIN, "", _line(trial), "", _END]

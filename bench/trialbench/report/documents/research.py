@@ -32,7 +32,9 @@ def research_edits(page: Page, trial: Trial) -> list[Edit]:
     if begins or ends:
         if len(begins) != 1 or len(ends) != 1 or ends[0] < begins[0]:
             lines = ", ".join(str(at + 1) for at in sorted([*begins, *ends]))
-            raise page.refused("one begin and one end mark around the numbers of this model", f"marks in lines {lines}")
+            raise page.refused(
+                "one begin and one end marker around the numbers of this model", f"markers in lines {lines}"
+            )
         first, last = page.content(begins[0]), page.content(ends[0])
         start = page.starts[begins[0]] + len(first) - len(first.lstrip())
         return [Edit(start, page.starts[ends[0]] + len(last.rstrip()), block)]
@@ -57,8 +59,8 @@ def shown_run(page: Page, trial: Trial) -> str | None:
     return None
 
 
-def _names(mark: re.Pattern[str], text: str, label: str) -> bool:
-    found = mark.fullmatch(text)
+def _names(marker: re.Pattern[str], text: str, label: str) -> bool:
+    found = marker.fullmatch(text)
     return found is not None and found[1] == word(label)
 
 
@@ -99,7 +101,7 @@ def _elsewhere(page: Page) -> str:
 
 
 def _block(trial: Trial) -> list[str]:
-    """The lines of the block, marks included."""
+    """The lines of the block, markers included."""
     reasons = "; ".join(escape(reason) for reason in trial.reasons)
     of = f"numbers of {word(trial.label)}: begin, run {word(trial.id)} of {trial.begun} UTC"
     lines = [

@@ -1,4 +1,4 @@
-"""Charts of samples: ratios with their band, distributions, and one mark per sample."""
+"""Charts of samples: ratios with their band, distributions, and one symbol per sample."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from trialbench.show.figures import (
     x_axis,
     y_axis,
 )
-from trialbench.show.svg import Point, Scale, join, mark, value_scale
+from trialbench.show.svg import Point, Scale, join, symbol, value_scale
 from trialbench.show.terminal import line as fitting
 from trialbench.show.text import number
 from trialbench.stats import Quantile, quantile
@@ -72,7 +72,7 @@ class Series:
 
 
 def compared(work: Workload) -> dict[str, tuple[str, str, str, str]]:
-    """The compared segments of the workload that decides: letter, display name, mark, CSS class."""
+    """The compared segments of the workload that decides: letter, display name, symbol, CSS class."""
     return {
         work.a1: ("A1", "baseline before", "dot", "a1"),
         work.candidate: ("B", "candidate", "triangle", "b"),
@@ -149,7 +149,7 @@ def ratios(rows: Sequence[tuple[str, Comparison]], *, name: str = "ratios", titl
                 parts += [line(low, middle, high, middle, f"whisker {kind}")]
                 parts += [line(x, middle - 5, x, middle + 5, f"whisker {kind}") for x in (low, high)]
             shape = "diamond" if kind == "different" else "dot"
-            parts.append(mark(shape, scale(ratio), middle, 5, class_=f"fill {kind}"))
+            parts.append(symbol(shape, scale(ratio), middle, 5, class_=f"fill {kind}"))
         return join(parts), bottom + 40
 
     told = [
@@ -215,7 +215,7 @@ def medians(rows: Sequence[tuple[str, Quantile | None, Quantile | None]]) -> Fig
                 value, low, high = one.value or 0.0, one.low, one.high
                 if low is not None and high is not None:
                     parts.append(line(x(low), top + down, x(high), top + down, f"whisker {kind}"))
-                parts.append(mark(shape, x(value), top + down, 4, note=quantile_text(one), class_=f"fill {kind}"))
+                parts.append(symbol(shape, x(value), top + down, 4, note=quantile_text(one), class_=f"fill {kind}"))
         return join(parts), bottom + 40
 
     title = "Median latency"
@@ -260,7 +260,7 @@ def distribution(found: list[Series]) -> Figure | None:
         for one, values in shown:
             median = quantile(values, 0.5).value or 0.0
             note = f"{one.letter} {one.name}: p50 {number(median)} ms"
-            parts.append(mark(one.shape, x(median), y(50), 4.6, note=note, class_=f"fill {one.css}"))
+            parts.append(symbol(one.shape, x(median), y(50), 4.6, note=note, class_=f"fill {one.css}"))
         return join(parts), height + 40
 
     title = "Latency distribution"
@@ -284,7 +284,7 @@ def distribution(found: list[Series]) -> Figure | None:
         wide,
         narrow,
         keys=[_series_key(one) for one, _values in shown],
-        caption="Marks show the medians. A curve further left is faster, a steeper one steadier.",
+        caption="Symbols show the medians. A curve further left is faster, a steeper one steadier.",
         table=Table("Quantiles of latency as measured, nearest rank", head, rows, numbers=range(1, len(head))),
     )
 
@@ -308,7 +308,7 @@ def _series_key(one: Series) -> Key:
     return Key(swatch(f"fill {one.css}", one.shape), f"{one.letter} {one.name} (n={len(one.samples)})")
 
 
-# --- one mark per sample ---------------------------------------------------------------------------------------------
+# --- one symbol per sample -------------------------------------------------------------------------------------------
 
 
 def timeline(found: list[Series]) -> Figure | None:
@@ -387,9 +387,9 @@ def _panel(one: Series, y: Scale, left: float, right: float, height: float, lane
         place = y(latency) if latency else top
         told = f"{one.letter} {sample.seq}: {number(latency)} ms"
         shape, size, kind = (one.shape, 2.6, f"fill {one.css} soft") if sample.ok else ("cross", 3.4, "fill failed")
-        parts.append(mark(shape, x(at), place, size, note=", ".join([told, *flags]), class_=kind))
+        parts.append(symbol(shape, x(at), place, size, note=", ".join([told, *flags]), class_=kind))
         if "outlier" in flags:
-            parts.append(mark("ring", x(at), place, 3.2, class_="outlier"))
+            parts.append(symbol("ring", x(at), place, 3.2, class_="outlier"))
         own = {_lane(flag) for flag in flags}
         for row, lane in enumerate(lanes):
             if lane in own:

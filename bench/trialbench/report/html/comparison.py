@@ -11,7 +11,7 @@ from urllib.parse import quote
 from trialbench import __version__
 from trialbench.files import write_atomic
 from trialbench.measure.sample import wall_clock
-from trialbench.report.compare import Row, impacts, run_rows
+from trialbench.report.compare import Row, differences, impacts, run_rows
 from trialbench.report.html import charts
 from trialbench.report.html.page import VERDICTS
 from trialbench.show.figures import Figure
@@ -47,6 +47,7 @@ def write_comparison(paths: Sequence[Path], out: Path, without: Sequence[tuple[s
         _TEMPLATE,
         entries=entries,
         lost=impacts(rows),
+        differences=differences(rows),
         figures=[figure for figure in (_ratios(measured), _medians(measured)) if figure],
         hidden=max(0, len(paths) - _MOST_ROWS),
         version=__version__,

@@ -29,7 +29,7 @@ from trialbench.show.figures import (
     x_axis,
     y_axis,
 )
-from trialbench.show.svg import Point, Scale, element, join, mark, value_scale
+from trialbench.show.svg import Point, Scale, element, join, symbol, value_scale
 from trialbench.show.text import number
 
 MIB_PER_GB = 1024
@@ -150,7 +150,7 @@ def memory(run: Run, summary: Summary, clock: Clock) -> Figure | None:
             if base is not None and gate.footprint_gb is not None:
                 kind = "gate" if gate.ok is not False else "gate failed"
                 parts.append(
-                    mark(
+                    symbol(
                         "diamond",
                         x(at),
                         y(base + gate.footprint_gb),

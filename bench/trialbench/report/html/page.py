@@ -46,8 +46,8 @@ OUTCOMES: dict[Outcome, str] = {
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A badge next to the verdict: a name such as TAINTED, and its meaning."""
+class Badge:
+    """Stands next to the verdict: a name such as TAINTED, and its meaning."""
 
     name: str
     kind: str
@@ -55,7 +55,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Answer:
+class EvidencePanel:
     """One of the three questions behind the verdict; `href` is where the report has more of it."""
 
     name: str
@@ -92,10 +92,10 @@ class Page:
     outcome: str
     outcome_text: str
     reasons: list[str]
-    marks: list[Mark]
+    badges: list[Badge]
     failure: dict[str, str]
     steps: list[str]
-    answers: list[Answer]
+    evidence: list[EvidencePanel]
     facts: list[Fact]
     ratios: Figure | None
     comparison: Table | None
@@ -153,10 +153,10 @@ def page(run: Run, summary: Summary, joined: Mapping[str, Rows]) -> Page:
         outcome=summary.outcome.replace("_", " "),
         outcome_text=told if (told := OUTCOMES[summary.outcome]) not in reasons else "",
         reasons=reasons,
-        marks=marks(summary),
+        badges=badges(summary),
         failure=_failure(summary),
         steps=list(summary.restore.next)[:_MOST_ROWS],
-        answers=_answers(run, summary),
+        evidence=_evidence(run, summary),
         facts=_facts(run, summary),
         ratios=charts.ratios(
             [(charts.METRICS[row.metric], row) for row in summary.comparisons],
@@ -224,7 +224,7 @@ def _reasons(run: Run, summary: Summary) -> list[str]:
     return [reason for reason in found if reason][:_MOST_ROWS]
 
 
-def _answers(run: Run, summary: Summary) -> list[Answer]:
+def _evidence(run: Run, summary: Summary) -> list[EvidencePanel]:
     """Trial, ground truth and engines side by side, even if one of them has no evidence."""
     there = {
         "trial": "numbers" if summary.segments else "",
@@ -232,25 +232,25 @@ def _answers(run: Run, summary: Summary) -> list[Answer]:
         "engines": "proofs" if run.proofs else "",
     }
     return [
-        Answer(*QUESTIONS[one.question], *FINDINGS[one.finding], one.lines[:_MOST_ROWS], there[one.question])
+        EvidencePanel(*QUESTIONS[one.question], *FINDINGS[one.finding], one.lines[:_MOST_ROWS], there[one.question])
         for one in evidence_of(run, summary)
     ]
 
 
-def marks(summary: Summary) -> list[Mark]:
+def badges(summary: Summary) -> list[Badge]:
     """Named caveats that apply to all numbers."""
     found = []
     if summary.taints:
-        found.append(Mark("TAINTED", "bad", summary.taints[:_MOST_ROWS]))
+        found.append(Badge("TAINTED", "bad", summary.taints[:_MOST_ROWS]))
     if summary.partial:
-        found.append(Mark("PARTIAL", "warn", summary.partial[:_MOST_ROWS]))
+        found.append(Badge("PARTIAL", "warn", summary.partial[:_MOST_ROWS]))
     noisy = [row for row in summary.comparisons if row.noisy]
     if noisy:
         names = ", ".join(f"{charts.METRICS[row.metric]} {_percent(row)}" for row in noisy)
         text = f"the baseline varies by more than 5 % ({names})"
-        found.append(Mark("NOISY", "warn", [f"{text}: repeat the run before acting on a difference"]))
+        found.append(Badge("NOISY", "warn", [f"{text}: repeat the run before acting on a difference"]))
     if summary.a2_skipped:
-        found.append(Mark("NO A2", "warn", [f"the live model was not measured again: {summary.a2_skipped}"]))
+        found.append(Badge("NO A2", "warn", [f"the live model was not measured again: {summary.a2_skipped}"]))
     return found
 
 

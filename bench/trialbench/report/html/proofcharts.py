@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from trialbench.report.proofs import Number, Proof
 from trialbench.show.figures import LEFT, RIGHT, Figure, Key, Table, drawings, line, rectangle, swatch, text
-from trialbench.show.svg import Scale, join, mark, tick_text, value_scale
+from trialbench.show.svg import Scale, join, symbol, tick_text, value_scale
 
 _STEP, _TRACK, _BAR = 46.0, 16.0, 7.0
 # Enough for four engines with three proofs each.
@@ -92,11 +92,11 @@ def _row(number: Number, top: float, width: float) -> Markup:
         x, zero = scale(number.value), scale(0.0)
         bar = rectangle(min(x, zero), track + (_TRACK - _BAR) / 2, abs(x - zero), _BAR, f"fill {kind}")
         parts.append(bar)
-    parts += [mark("dot", scale(one), track + _TRACK / 2, 2.4, class_="outlier") for one in number.singles]
+    parts += [symbol("dot", scale(one), track + _TRACK / 2, 2.4, class_="outlier") for one in number.singles]
     parts.append(line(scale(limit), track - 2, scale(limit), track + _TRACK + 2, "one"))
     if not number.ok:
         at = left + 8 if number.value is None else scale(number.value)
-        parts.append(mark("cross", at, track + _TRACK / 2, 4.5, class_="fill failed"))
+        parts.append(symbol("cross", at, track + _TRACK / 2, 4.5, class_="fill failed"))
     return join(parts)
 
 

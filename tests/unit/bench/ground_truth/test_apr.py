@@ -519,9 +519,9 @@ def test_lies_that_no_recorded_answer_could_be_spoilt_by(bench: Bench) -> None:
     stumbling = lies["stumbling program"]
     assert stumbling is not None
     for artifact, wrong in ((file, 2), (floats, 0)):
-        with bench.apr.open(artifact) as right, stumbling(bench.apr).open(artifact) as session:
+        with bench.apr.open(artifact) as right, stumbling(bench.apr).open(artifact) as loaded:
             words = Prompt("one", SUM)
-            mine, theirs = (one.generate(words, max_new_tokens=32).tokens for one in (session, right))
+            mine, theirs = (one.generate(words, max_new_tokens=32).tokens for one in (loaded, right))
         assert mine is not None
         assert theirs is not None
         assert sum(one != other for one, other in zip(mine, theirs, strict=True)) == wrong
@@ -744,8 +744,8 @@ def test_what_cannot_be_made_says_why(bench: Bench, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["a\0b", "a\ud800"])
 def test_a_prompt_that_no_command_line_holds(bench: Bench, text: str) -> None:
-    with bench.apr.open(bench.file("m-int8.apr", "int8", "tiny-llama")) as session:
-        got = session.generate(Prompt("odd", text), max_new_tokens=4)
+    with bench.apr.open(bench.file("m-int8.apr", "int8", "tiny-llama")) as loaded:
+        got = loaded.generate(Prompt("odd", text), max_new_tokens=4)
     assert got.trouble == Trouble(TroubleKind.NOT_BUILT, "no argument can hold a NUL, or half a character")
 
 
@@ -755,16 +755,16 @@ def test_what_apr_cannot_do_is_declared(bench: Bench, tmp_path: Path) -> None:
         assert apr.declined(capability, file)
     assert apr.declined(Capability.GENERATE, replace(file, format="onnx")) == "apr does not read onnx"
     assert apr.declined(Capability.GENERATE, file) is None
-    with apr.open(file) as session:
+    with apr.open(file) as loaded:
         prompt = Prompt("one", SUM)
-        for answer in (session.tokenize("x", add_special=True), session.render([])):
+        for answer in (loaded.tokenize("x", add_special=True), loaded.render([])):
             assert answer.trouble is not None
             assert answer.trouble.kind is TroubleKind.NOT_BUILT
-        assert session.score(prompt, [1], top=3).trouble is not None
-        odd = session.generate(Prompt("one", "a\0b"), max_new_tokens=4)
+        assert loaded.score(prompt, [1], top=3).trouble is not None
+        odd = loaded.generate(Prompt("one", "a\0b"), max_new_tokens=4)
         assert odd.trouble is not None
         assert odd.trouble.kind is TroubleKind.NOT_BUILT
-        assert session.generate(Prompt("one", "-x"), max_new_tokens=4).call.argv[3] == "-p-x"
+        assert loaded.generate(Prompt("one", "-x"), max_new_tokens=4).call.argv[3] == "-p-x"
     assert apr.perplexity(file, tmp_path, context=5).trouble is not None
     assert apr.probe(Capability.KL, file).trouble is not None
     lost = replace(file, path=tmp_path / "lost.apr")

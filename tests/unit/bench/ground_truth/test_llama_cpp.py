@@ -55,9 +55,9 @@ def test_identity(runtime: LlamaCpp, tmp_path: Path) -> None:
 
 
 def test_generation(runtime: LlamaCpp, model: Callable[..., Artifact]) -> None:
-    with runtime.open(model()) as session:
-        assert session.trouble is None
-        got = session.generate(PROMPT, max_new_tokens=5, top=3)
+    with runtime.open(model()) as loaded:
+        assert loaded.trouble is None
+        got = loaded.generate(PROMPT, max_new_tokens=5, top=3)
         assert got.tokens == CHAIN
         assert got.text == "t24 t21 t0 t3 t24"
         assert (got.prompt_tokens, got.finish_reason, got.tokens_per_s, got.trouble) == (3, "length", 123.5, None)
@@ -68,22 +68,22 @@ def test_generation(runtime: LlamaCpp, model: Callable[..., Artifact]) -> None:
         sent = dict(got.call.request)
         assert sent["prompt"] == [1, 2, 3]
         assert (sent["cache_prompt"], sent["temperature"], sent["repeat_penalty"]) == (False, 0, 1.0)
-        by_text = session.generate(Prompt("one", "abc"), max_new_tokens=2)
+        by_text = loaded.generate(Prompt("one", "abc"), max_new_tokens=2)
         assert by_text.call.request is not None
         assert by_text.call.request["prompt"] == "abc"
         assert by_text.positions is None
 
 
 def test_the_end_of_sequence(runtime: LlamaCpp, model: Callable[..., Artifact]) -> None:
-    with runtime.open(model(wrong={"21": 49})) as session:
-        got = session.generate(PROMPT, max_new_tokens=5)
+    with runtime.open(model(wrong={"21": 49})) as loaded:
+        got = loaded.generate(PROMPT, max_new_tokens=5)
         assert (got.tokens, got.finish_reason) == ((24, 21, 49), "stop")
 
 
 def test_a_faithful_file_is_scored_by_one_request(runtime: LlamaCpp, model: Callable[..., Artifact]) -> None:
-    with runtime.open(model()) as session:
-        asked = count_requests(session)
-        score = session.score(PROMPT, CHAIN, top=5)
+    with runtime.open(model()) as loaded:
+        asked = count_requests(loaded)
+        score = loaded.score(PROMPT, CHAIN, top=5)
         assert len(asked) == 1
         assert score.positions is not None
         assert [position.chosen for position in score.positions] == list(CHAIN)
@@ -92,42 +92,42 @@ def test_a_faithful_file_is_scored_by_one_request(runtime: LlamaCpp, model: Call
 
 def test_each_disagreement_costs_one_more_request(runtime: LlamaCpp, model: Callable[..., Artifact]) -> None:
     forced = (24, 21, 7, 2, 17)
-    with runtime.open(model()) as session:
-        asked = count_requests(session)
-        score = session.score(PROMPT, forced, top=5)
+    with runtime.open(model()) as loaded:
+        asked = count_requests(loaded)
+        score = loaded.score(PROMPT, forced, top=5)
         assert len(asked) == 2
         assert score.positions is not None
         # Each position is what follows the forced token before it, whatever the model would have said.
         assert [position.chosen for position in score.positions] == [24, 21, 0, 2, 17]
         assert score.generation.tokens == CHAIN
-    with runtime.open(model(wrong={"24": 49})) as session:
+    with runtime.open(model(wrong={"24": 49})) as loaded:
         # It wants to stop early, and is led on.
-        score = session.score(PROMPT, CHAIN, top=5)
+        score = loaded.score(PROMPT, CHAIN, top=5)
         assert score.positions is not None
         assert [position.chosen for position in score.positions] == [24, 49, 0, 3, 24]
 
 
-def count_requests(session: Any) -> list[str]:
+def count_requests(loaded: Any) -> list[str]:
     asked: list[str] = []
-    original = session._ask
+    original = loaded._ask
 
     def counting(path: str, body: Any) -> Answer:
         asked.append(path)
         answer: Answer = original(path, body)
         return answer
 
-    session._ask = counting
+    loaded._ask = counting
     return asked
 
 
 def test_scoring_needs_prompt_ids_and_an_answer(runtime: LlamaCpp, model: Callable[..., Artifact]) -> None:
-    with runtime.open(model()) as session:
-        score = session.score(Prompt("one", "abc"), CHAIN, top=5)
+    with runtime.open(model()) as loaded:
+        score = loaded.score(Prompt("one", "abc"), CHAIN, top=5)
         assert score.positions is None
         assert score.trouble is not None
         assert score.trouble.kind is TroubleKind.ABSENT
-    with runtime.open(model(behavior="http 500")) as session:
-        score = session.score(PROMPT, CHAIN, top=5)
+    with runtime.open(model(behavior="http 500")) as loaded:
+        score = loaded.score(PROMPT, CHAIN, top=5)
         assert score.trouble is not None
         assert score.trouble.kind is TroubleKind.REFUSED
         assert "HTTP 500" in score.trouble.text
@@ -140,19 +140,19 @@ def test_scoring_needs_prompt_ids_and_an_answer(runtime: LlamaCpp, model: Callab
 
 
 def test_tokenizer_and_template(runtime: LlamaCpp, model: Callable[..., Artifact]) -> None:
-    with runtime.open(model(bos=True)) as session:
-        assert session.tokenize("ab", add_special=False).payload == [48, 0]
-        assert session.tokenize("ab", add_special=True).payload == [48, 48, 0]
-        assert session.render([{"role": "user", "content": "hi"}]).payload == "<user>hi"
+    with runtime.open(model(bos=True)) as loaded:
+        assert loaded.tokenize("ab", add_special=False).payload == [48, 0]
+        assert loaded.tokenize("ab", add_special=True).payload == [48, 48, 0]
+        assert loaded.render([{"role": "user", "content": "hi"}]).payload == "<user>hi"
     odd = {"/tokenize": {"tokens": ["a"]}, "/apply-template": {"prompt": 5}}
-    with runtime.open(model(replies=odd)) as session:
-        for answer in (session.tokenize("a", add_special=False), session.render([])):
+    with runtime.open(model(replies=odd)) as loaded:
+        for answer in (loaded.tokenize("a", add_special=False), loaded.render([])):
             assert answer.payload is None
             assert answer.trouble is not None
             assert answer.trouble.kind is TroubleKind.UNREADABLE
-    with runtime.open(model(behavior="http 500")) as session:
-        assert session.tokenize("a", add_special=False).payload is None
-        assert session.render([]).payload is None
+    with runtime.open(model(behavior="http 500")) as loaded:
+        assert loaded.tokenize("a", add_special=False).payload is None
+        assert loaded.render([]).payload is None
 
 
 @pytest.mark.parametrize(
@@ -165,20 +165,20 @@ def test_tokenizer_and_template(runtime: LlamaCpp, model: Callable[..., Artifact
 def test_a_file_that_cannot_be_loaded(
     runtime: LlamaCpp, model: Callable[..., Artifact], behavior: str, kind: TroubleKind, said: str
 ) -> None:
-    with runtime.open(model(behavior=behavior)) as session:
-        assert session.trouble is not None
-        assert session.trouble.kind is kind
-        assert said in session.trouble.text
+    with runtime.open(model(behavior=behavior)) as loaded:
+        assert loaded.trouble is not None
+        assert loaded.trouble.kind is kind
+        assert said in loaded.trouble.text
         # Every question then has the same answer.
-        assert session.generate(PROMPT, max_new_tokens=5).trouble == session.trouble
-        assert session.tokenize("a", add_special=False).trouble == session.trouble
+        assert loaded.generate(PROMPT, max_new_tokens=5).trouble == loaded.trouble
+        assert loaded.tokenize("a", add_special=False).trouble == loaded.trouble
 
 
 def test_a_file_that_is_not_there(runtime: LlamaCpp, tmp_path: Path) -> None:
-    with runtime.open(Artifact(tmp_path / "none.gguf", "m", "gguf", "f16")) as session:
-        assert session.trouble is not None
-        assert session.trouble.kind is TroubleKind.ABSENT
-        assert "trialbench convert" in session.trouble.text
+    with runtime.open(Artifact(tmp_path / "none.gguf", "m", "gguf", "f16")) as loaded:
+        assert loaded.trouble is not None
+        assert loaded.trouble.kind is TroubleKind.ABSENT
+        assert "trialbench convert" in loaded.trouble.text
 
 
 @pytest.mark.parametrize(
@@ -200,8 +200,8 @@ def test_a_server_that_answers_badly(
     said: str,
 ) -> None:
     monkeypatch.setattr(llama_cpp, "_REQUEST_S", 0.5)
-    with runtime.open(model(behavior=behavior)) as session:
-        got = session.generate(PROMPT, max_new_tokens=5)
+    with runtime.open(model(behavior=behavior)) as loaded:
+        got = loaded.generate(PROMPT, max_new_tokens=5)
         assert got.tokens is None
         assert got.trouble is not None
         assert got.trouble.kind is kind
@@ -214,23 +214,23 @@ def test_a_server_that_never_gets_ready(
     (tmp_path / "llama-server").write_text("#!/bin/sh\nexec sleep 60\n")
     (tmp_path / "llama-server").chmod(0o755)
     monkeypatch.setattr(llama_cpp, "_LOAD_S", 0.2)
-    with LlamaCpp(LocalTools(tmp_path)).open(model()) as session:
-        assert session.trouble is not None
-        assert session.trouble.kind is TroubleKind.TIMEOUT
+    with LlamaCpp(LocalTools(tmp_path)).open(model()) as loaded:
+        assert loaded.trouble is not None
+        assert loaded.trouble.kind is TroubleKind.TIMEOUT
 
 
 def test_a_port_that_was_taken_is_tried_again(tmp_path: Path, model: Callable[..., Artifact]) -> None:
     (tmp_path / "llama-server").write_text(f"#!/bin/sh\necho x >> {tmp_path}/tries\necho 'failed to bind'\nexit 1\n")
     (tmp_path / "llama-server").chmod(0o755)
-    with LlamaCpp(LocalTools(tmp_path)).open(model()) as session:
-        assert session.trouble is not None
+    with LlamaCpp(LocalTools(tmp_path)).open(model()) as loaded:
+        assert loaded.trouble is not None
     assert (tmp_path / "tries").read_text().count("x") == 3
 
 
 def test_a_quantized_cache_needs_flash_attention(runtime: LlamaCpp, model: Callable[..., Artifact]) -> None:
     for kv_type, flash in (("f32", "off"), ("f16", "off"), ("q8_0", "on")):
-        with runtime.open(model(), kv_type=kv_type) as session:
-            argv = session.generate(PROMPT, max_new_tokens=1).call.argv
+        with runtime.open(model(), kv_type=kv_type) as loaded:
+            argv = loaded.generate(PROMPT, max_new_tokens=1).call.argv
             assert argv[argv.index("--flash-attn") + 1] == flash
             assert argv[argv.index("--cache-type-v") + 1] == kv_type
 

@@ -87,12 +87,12 @@ TOKENS = (1,) * 8
 GOOD = Generation(TOKENS, " text", prompt_tokens=3, positions=(Position(1, SURE),) * 8, call=Call(), tokens_per_s=5.0)
 
 
-class Session:
+class LoadedModel:
     def __init__(self, runtime: Fake, artifact: Artifact) -> None:
         self.runtime, self.artifact = runtime, artifact
         self.trouble: Trouble | None = runtime.load_trouble
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> LoadedModel:
         self.runtime.opened.append(self.artifact.quant)
         return self
 
@@ -138,8 +138,8 @@ class Fake:
     def declined(self, capability: Capability, artifact: Artifact | None = None) -> str | None:
         return self.refused.get(capability)
 
-    def open(self, artifact: Artifact, *, kv_type: str = "f32") -> Session:
-        return Session(self, artifact)
+    def open(self, artifact: Artifact, *, kv_type: str = "f32") -> LoadedModel:
+        return LoadedModel(self, artifact)
 
     def probe(self, capability: Capability, artifact: Artifact, other: Any = None, **more: Any) -> Answer:
         return self.answer
@@ -470,11 +470,11 @@ def test_round_trips(on: Table) -> None:
     assert on.status("roundtrip") is Status.INCONCLUSIVE
 
     class Unloadable(Fake):
-        def open(self, artifact: Artifact, *, kv_type: str = "f32") -> Session:
-            session = Session(self, artifact)
+        def open(self, artifact: Artifact, *, kv_type: str = "f32") -> LoadedModel:
+            loaded = LoadedModel(self, artifact)
             if "imported" in artifact.path.name:
-                session.trouble = Trouble(TroubleKind.REFUSED, "not this one")
-            return session
+                loaded.trouble = Trouble(TroubleKind.REFUSED, "not this one")
+            return loaded
 
     on.runtime = Unloadable()
     assert on.judge("roundtrip").says == "the file that came back: not this one"

@@ -20,10 +20,11 @@ from ansible_collections.edgelab.model_trial.plugins.action import trialbench
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """What trialbench answers, and what it was asked."""
-    found = SimpleNamespace(rc=0, out="", err="", asked=[])
+    found = SimpleNamespace(rc=0, out="", err="", asked=[], given=[])
 
-    def run(command: list[str], **_options: Any) -> subprocess.CompletedProcess[str]:
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         found.asked.append(command)
+        found.given.append(options["input"])
         return subprocess.CompletedProcess(command, found.rc, found.out, found.err)
 
     monkeypatch.setattr(trialbench.subprocess, "run", run)
@@ -36,6 +37,12 @@ def test_its_lines_are_shown(stage: Any, bench: SimpleNamespace) -> None:
     assert bench.asked == [[sys.executable, "-m", "trialbench", "verdict", "results/run-1", "3"]]
     assert stage.shown == ["verdict ADOPT", "p50 18 ms"]
     assert (result["rc"], result["changed"], result["stdout"]) == (0, False, bench.out)
+
+
+def test_what_it_reads_is_given(stage: Any, bench: SimpleNamespace) -> None:
+    stage.play(trialbench, argv=["workloads", "-"], stdin="{}")
+    stage.play(trialbench, argv=["show", "x"])
+    assert bench.given == ["{}", ""]
 
 
 def test_a_command_is_needed(stage: Any, bench: SimpleNamespace) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-Answer = tuple[int, str, str]
+Completed = tuple[int, str, str]
 Container = dict[str, Any]
 
 CREATE_FLAGS = ("--read-only",)
@@ -119,7 +119,7 @@ class FakeDocker:
 
     # The command line.
 
-    def main(self, argv: list[str]) -> Answer:
+    def main(self, argv: list[str]) -> Completed:
         """Run one docker command; returns exit code, standard output, standard error."""
         self._calls.append(argv)
         if self.shared:
@@ -131,12 +131,12 @@ class FakeDocker:
         refusal = self.folder / f"refuse-{verb}"
         if refusal.exists():
             return 1, "", refusal.read_text()
-        act: Callable[[list[str]], Answer] | None = getattr(self, f"_{verb}", None)
+        act: Callable[[list[str]], Completed] | None = getattr(self, f"_{verb}", None)
         if act is None:
             return 125, "", f"docker: '{verb}' is not a docker command.\n"
         return act(argv[1:])
 
-    def _create(self, args: list[str]) -> Answer:
+    def _create(self, args: list[str]) -> Completed:
         options: dict[str, list[str]] = {}
         while args and args[0].startswith("-"):
             key, sep, value = args.pop(0).partition("=")
@@ -153,7 +153,7 @@ class FakeDocker:
         found = self.add(name, label, run, options=options, image=args[0], command=args[1:])
         return 0, found["id"] + "\n", ""
 
-    def _start(self, args: list[str]) -> Answer:
+    def _start(self, args: list[str]) -> Completed:
         name = args[-1]
         found = self.get(name)
         if found is None:
@@ -166,7 +166,7 @@ class FakeDocker:
             self.put(found)
         return 0, name + "\n", ""
 
-    def _attached(self, found: Container) -> Answer:
+    def _attached(self, found: Container) -> Completed:
         # The one attached start of a trial: production's prompt function runs over the mounted source.
         source = Path(found["options"]["--volume"][0].split(":")[0])
         if "raise" in source.read_text():
@@ -175,14 +175,14 @@ class FakeDocker:
         self.end(found["name"], 0)
         return 0, f"prompt of {found['command'][-1]}\n", ""
 
-    def _stop(self, args: list[str]) -> Answer:
+    def _stop(self, args: list[str]) -> Completed:
         found = self.get(args[-1])
         if found is None:
             return 1, "", f"Error: No such container: {args[-1]}\n"
         self._finish(found, 0)
         return 0, args[-1] + "\n", ""
 
-    def _kill(self, args: list[str]) -> Answer:
+    def _kill(self, args: list[str]) -> Completed:
         for name in args:
             found = self.get(name)
             if found is None or found["status"] != "running":
@@ -196,7 +196,7 @@ class FakeDocker:
             found.update(status="exited", pid=0, code=code)
             self.put(found)
 
-    def _rm(self, args: list[str]) -> Answer:
+    def _rm(self, args: list[str]) -> Completed:
         names = [a for a in args if not a.startswith("-")]
         for name in names:
             found = self.get(name)
@@ -209,13 +209,13 @@ class FakeDocker:
             (self.folder / "containers" / f"{found['id']}.json").unlink(missing_ok=True)
         return 0, "\n".join(names) + "\n", ""
 
-    def _wait(self, args: list[str]) -> Answer:
+    def _wait(self, args: list[str]) -> Completed:
         found = self.get(args[0])
         if found is None:
             return 1, "", f"Error: No such container: {args[0]}\n"
         return 0, f"{found['code']}\n", ""
 
-    def _ps(self, args: list[str]) -> Answer:
+    def _ps(self, args: list[str]) -> Completed:
         template = args[args.index("--format") + 1]
         labels = re.findall(r'\{\{json \(\.Label "([^"]+)"\)\}\}', template)
         known = ",".join(["{{json .ID}}", *(f'{{{{json (.Label "{label}")}}}}' for label in labels)])
@@ -226,7 +226,7 @@ class FakeDocker:
         rows = [[c["id"][:end], *(c["labels"].get(label, "") for label in labels)] for c in listed]
         return 0, "".join(json.dumps(row) + "\n" for row in rows), ""
 
-    def _inspect(self, args: list[str]) -> Answer:
+    def _inspect(self, args: list[str]) -> Completed:
         template, out = args[args.index("--format") + 1], ""
         for name in args[args.index("--format") + 2 :]:
             found = self.get(name)
@@ -256,7 +256,7 @@ class FakeDocker:
         assert "{{" not in template, f"the fake docker does not know {template}"
         return template
 
-    def _logs(self, args: list[str]) -> Answer:
+    def _logs(self, args: list[str]) -> Completed:
         found = self.get(args[-1])
         if found is None:
             return 1, "", f"Error: No such container: {args[-1]}\n"

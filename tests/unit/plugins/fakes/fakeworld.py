@@ -260,13 +260,13 @@ class Client:
                     return self._summarize(summary, 3, "smoke")
                 if done == count and segment.get("gate_file") and not asked:
                     asked = True
-                    gate = self._control(segment["gate_file"])
+                    sign = self._control(segment["gate_file"])
                     self._out(f"at-{segment['gate_file']}", json.dumps({"ok": done, "thinking": world.thinking}))
-                    while not gate.exists():
+                    while not sign.exists():
                         yield
-                    if json.loads(gate.read_text()).get("extend"):
+                    if json.loads(sign.read_text()).get("extend"):
                         count = max(count, int(segment["extend_to"]))
-                    world.log.append(("gate", segment["gate_file"], count))
+                    world.log.append(("hold", segment["gate_file"], count))
             yield
         return self._summarize(summary, 0, None)
 
@@ -538,13 +538,13 @@ class World:
         ]
         return [*found, *self.intruders]
 
-    def ask(self, question: plan.Http) -> probes.Answer:
+    def ask(self, question: plan.Http) -> probes.ProbeResult:
         """HTTP questions: health of tenants and candidate, and whether the host is quiet."""
-        yes, no = probes.Answer(True, "HTTP 200", 200), probes.Answer(False, "no answer: connection refused")
+        yes, no = probes.ProbeResult(True, "HTTP 200", 200), probes.ProbeResult(False, "no answer: connection refused")
         for name, service in self.services.items():
             if service.tenant.health and service.tenant.health.url == question.url and not question.json.get("in_call"):
                 if "in_call" in question.json:
-                    return yes if self.quiet else probes.Answer(False, "in_call = true", 200)
+                    return yes if self.quiet else probes.ProbeResult(False, "in_call = true", 200)
                 return yes if self.up(name) else no
         if question.url.startswith(f"http://127.0.0.1:{self.plan.candidate.port}/"):
             return yes if self.candidate_pid and self.clock.now >= self.candidate_healthy_at else no

@@ -68,16 +68,16 @@ def fake_net(proc: Path, listening: dict[int, int]) -> None:
 
 def test_a_plain_health_page_counts_by_its_status(server: Any, reply: Any) -> None:
     server.routes["/health"] = reply(b"fine")
-    assert probes.ask(Http(f"{server.url}/health")) == probes.Answer(True, "HTTP 200", 200)
-    assert probes.ask(Http(f"{server.url}/health", status=204)) == probes.Answer(False, "HTTP 200", 200)
+    assert probes.ask(Http(f"{server.url}/health")) == probes.ProbeResult(True, "HTTP 200", 200)
+    assert probes.ask(Http(f"{server.url}/health", status=204)) == probes.ProbeResult(False, "HTTP 200", 200)
 
 
 def test_a_condition_is_judged_and_quoted(server: Any) -> None:
     server.json("/health", {"model_loaded": False, "slots": [{"state": 0}]})
     loaded = probes.ask(Http(f"{server.url}/health", json={"model_loaded": True}))
-    assert loaded == probes.Answer(False, "model_loaded = false", 200)
+    assert loaded == probes.ProbeResult(False, "model_loaded = false", 200)
     both = probes.ask(Http(f"{server.url}/health", json={"model_loaded": False, "slots.0.state": 0}))
-    assert both == probes.Answer(True, "model_loaded = false, slots.0.state = 0", 200)
+    assert both == probes.ProbeResult(True, "model_loaded = false, slots.0.state = 0", 200)
 
 
 def test_a_text_is_no_truth_value(server: Any) -> None:
@@ -89,12 +89,12 @@ def test_a_text_is_no_truth_value(server: Any) -> None:
 def test_a_body_that_is_no_json_is_a_no(server: Any, reply: Any, body: bytes) -> None:
     server.routes["/health"] = reply(body)
     answer = probes.ask(Http(f"{server.url}/health", json={"ok": True}))
-    assert answer == probes.Answer(False, "HTTP 200, but the body is no JSON", 200)
+    assert answer == probes.ProbeResult(False, "HTTP 200, but the body is no JSON", 200)
 
 
 def test_an_error_page_is_an_answer(server: Any, reply: Any) -> None:
     server.routes["/health"] = reply(b'{"status": "loading model"}', 503)
-    assert probes.ask(Http(f"{server.url}/health")) == probes.Answer(False, "HTTP 503", 503)
+    assert probes.ask(Http(f"{server.url}/health")) == probes.ProbeResult(False, "HTTP 503", 503)
     loading = Http(f"{server.url}/health", status=503, json={"status": "loading model"})
     assert probes.ask(loading).ok
 
@@ -105,7 +105,7 @@ def test_a_redirect_is_an_answer_not_an_order(server: Any, serve: Callable[[], A
     other = serve()
     other.json("/health", {"ok": True})
     server.routes["/health"] = reply(b"", status, headers=(("Location", f"{other.url}/health"),))
-    assert probes.ask(Http(f"{server.url}/health")) == probes.Answer(False, f"HTTP {status}", status)
+    assert probes.ask(Http(f"{server.url}/health")) == probes.ProbeResult(False, f"HTTP {status}", status)
     assert probes.fetch(f"{server.url}/health", 3, {"text": "x"})[0] == status
     assert other.asked == []
 

@@ -382,8 +382,8 @@ def test_a_whole_window_in_order(world: World) -> None:
         ("container", "panda-llamacpp-e4b"),
         ("container", "mt-client-candidate"),
         ("measured", "candidate"),
-        ("gate", "measure", 1),
-        ("gate", "extend", 100),
+        ("hold", "measure", 1),
+        ("hold", "extend", 100),
     ]
     restores_nothing(world)
 
@@ -723,7 +723,7 @@ def test_a_baseline_with_bad_replies_is_still_a_baseline(world: World) -> None:
     [("a1", "describe-baseline"), ("candidate", "nav-candidate"), ("candidate", "describe-candidate")],
 )
 def test_a_client_that_vanishes_without_a_word_ends_the_run(world: World, session: str, segment: str) -> None:
-    """Killed for its memory, say: there is no summary, docker alone tells; on the way to the gate as well."""
+    """Killed for its memory, say: there is no summary, docker alone tells; on the way to the hold point as well."""
     world.without_summary.add(session)
     world.client_ends_in[session] = (segment, 137)
     fails(world)
@@ -909,7 +909,7 @@ def test_latency_never_decides_on_the_extension(world: World, latency_ms: float)
     world.latency_ms = latency_ms
     world.runner().run()
     assert extension(world)["extend"] is True
-    assert ("gate", "extend", 100) in world.log
+    assert ("hold", "extend", 100) in world.log
 
 
 def test_vram_outside_its_band_stops_at_twenty(world: World) -> None:
@@ -917,7 +917,7 @@ def test_vram_outside_its_band_stops_at_twenty(world: World) -> None:
     world.runner().run()
     assert extension(world)["extend"] is False
     assert "warning" in extension(world)["reason"]
-    assert ("gate", "extend", 20) in world.log
+    assert ("hold", "extend", 20) in world.log
     assert (world.run_dir / "samples" / "describe-candidate.jsonl").exists()
 
 
@@ -1050,7 +1050,7 @@ def test_a_rehearsal_that_does_not_drain_fails_as_a_trial_does(rehearsal: World)
 
 
 def at_extend(world: World, act: Callable[[Path], None]) -> None:
-    """Put something else where a client says that it is at the gate."""
+    """Put something else where a client says that it is at the hold point."""
     path = world.run_dir / "samples" / "at-extend"
 
     def swap() -> None:

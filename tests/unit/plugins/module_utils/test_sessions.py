@@ -21,7 +21,7 @@ Session = dict[str, Any]
 # Beside the tests, because these ship with the collection.
 USUAL = Path(__file__).resolve().parents[1] / "fakes" / "default_sessions.json"
 
-# What a segment's id, its gate and its bounds say; everything else is how it is measured.
+# What a segment's id, its hold point and its bounds say; everything else is how it is measured.
 ABOUT = ("id", "gate_file", "extend_to", "stop_on_thinking", "n", "time_limit_s", "rate_hz")
 
 
@@ -132,7 +132,7 @@ def test_the_smoke_test_comes_first_and_waits_for_leave(built: dict[str, Session
     assert (first["n"], first["extend_to"], first["gate_file"]) == (1, 1, "measure")
 
 
-def test_twenty_then_a_gate_then_a_hundred(built: dict[str, Session]) -> None:
+def test_twenty_then_a_hold_point_then_a_hundred(built: dict[str, Session]) -> None:
     nav = segments(built["candidate"])["nav-candidate"]
     assert (nav["n"], nav["extend_to"], nav["gate_file"]) == (20, 100, "extend")
     assert nav["stop_on_thinking"] is True

@@ -53,9 +53,9 @@ class Supervisor(Kind):
     def start_command(self) -> str:
         return f"sudo supervisorctl start {self.tenant.unit}"
 
-    def state(self, host: Host) -> probes.Answer:
+    def state(self, host: Host) -> probes.ProbeResult:
         out = host.root("supervisorctl", "status", self.tenant.unit).out
-        return probes.Answer("RUNNING" in out, f"supervisord: {out.strip()}")
+        return probes.ProbeResult("RUNNING" in out, f"supervisord: {out.strip()}")
 
 
 # Its definition has registered it; the other tests know the kinds of the collection only.
