@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return ended("trialbench", lambda: options.verb(options))
 
 
-_ABOUT = "Measures a language model where it would run, and says what the numbers allow."
+_ABOUT = "Measures a language model where it would run, and gives a verdict."
 
 
 def _parser() -> argparse.ArgumentParser:

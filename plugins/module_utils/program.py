@@ -455,8 +455,8 @@ def unpack(program: Path, folder: Path) -> None:
 
 _OPTIONS = {
     "--by": "who asks, for the journal",
-    "--controller": "who opens it, for the status",
-    "--epoch": "the epoch that open answered",
+    "--controller": "who opens the trial, for the status",
+    "--epoch": "the epoch that open returned",
     "--phase": f"one of {', '.join(PHASES)}",
     "--run": "name of the run",
     "--since": "only events after this number",
@@ -466,7 +466,7 @@ _OPTIONS = {
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="model-trial", description="Holds a trial on this host, and gives the host back."
+        prog="model-trial", description="Runs a trial on this host, and gives the host back."
     )
     parser.add_argument("--root", type=Path, default=None, help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -484,16 +484,16 @@ def _parser() -> argparse.ArgumentParser:
             )
         return found
 
-    verb("status", "who holds this host, and how the last run ended").add_argument(
+    verb("status", "show who holds this host, and how the last run ended").add_argument(
         "--json", action="store_true", help="for programs: one line of JSON"
     )
     asked = verb("restore", "bring the host back now", "--by")
-    asked.add_argument("--no-wait", action="store_true", help="return at once; status tells how it went")
+    asked.add_argument("--no-wait", action="store_true", help="return at once; status shows the result")
     verb("abort", "end the running trial; the host restores itself", "--by")
     verb("open", "prepare and open a trial (controller)", "--run", "--controller")
     verb("advance", "let a trial enter a phase (controller)", "--run", "--epoch", "--phase")
-    verb("poll", "renew the lease and tell what happened (controller)", "--run", "--epoch", "--since", "--wait")
-    verb("run", "the window of the open trial (mt-run)")
+    verb("poll", "renew the lease and report new events (controller)", "--run", "--epoch", "--since", "--wait")
+    verb("run", "run the window of the open trial (mt-run)")
     verb("restore-now", "restore the open trial (mt-restore)")
     verb("recover", "after a reboot: ask for a restore (mt-recover)")
     verb("unpack", "compile the program for this host's Python (controller)").add_argument("folder", type=Path)
