@@ -339,7 +339,7 @@ def main() -> int:
     print(f"{'mutation':<44}  {'attacks':<47}  {'s':>5}  caught by")
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="mutations-") as temporary:
-        # One copy for all of them: somebody may go on working in the checkout.
+        # One copy for all of them: a person may keep working in the checkout.
         whole = Path(temporary)
         copy(ROOT, files(), whole)
         with ThreadPoolExecutor(AT_ONCE) as pool:

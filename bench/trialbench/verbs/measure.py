@@ -34,7 +34,9 @@ def _add_run(verbs: Verbs) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a variable, or with a dot a field of the file"
     )
     run.add_argument("--image", type=Path, metavar="FILE", help="the image of the workload")
-    run.add_argument("--prompt-file", type=Path, metavar="FILE", help="set the variable prompt to this file's exact text")
+    run.add_argument(
+        "--prompt-file", type=Path, metavar="FILE", help="set the variable prompt to this file's exact text"
+    )
     run.add_argument("-n", type=positive, help="how many samples (default: the workload's)")
     run.add_argument("--warmup", type=int, help="how many requests to send first and discard")
     run.add_argument("--out", type=Path, metavar="FILE.jsonl", help="write each sample here when it arrives")

@@ -116,7 +116,7 @@ def _order(case: Case) -> Result:
         f"{fine} {means[fine]:.2g}, {coarse} {means[coarse]:.2g} nats",
         expected=f"{fine} <= {coarse}",
         got=f"{means[fine]:.6g}, {means[coarse]:.6g}",
-        cause="the order of precisions is turned round",
+        cause="the order of precisions is reversed",
         evidence={"kl_mean": means, "positions": positions},
     )
 
