@@ -89,7 +89,7 @@ def _another_prompt(mine: Oracle, theirs: Oracle) -> bool:
 
 
 def _order(case: Case) -> Result:
-    """Mean KL divergence from float32 at the positions at which all three stand on the same text."""
+    """Mean KL divergence from float32 at the positions at which all three follow the same text."""
     sums = dict.fromkeys(_ORDER, 0.0)
     positions = 0
     for prompt in prompts_of(case.roster):
