@@ -19,7 +19,7 @@ help: ## this list
 
 ##@ Run
 .PHONY: setup python twin-up twin-down image trial twin-docs rehearse pin
-setup: ## install what is missing: Debian packages, .venv, a Docker engine that answers
+setup: ## install what is missing: Debian packages, .venv, a running Docker engine
 	@scripts/setup.sh
 
 python:
@@ -37,7 +37,7 @@ image: setup ## build the bench image: llama-server and trialbench (HOST=panda: 
 trial: setup twin-up image ## the whole trial on the twin, over SSH (ARGS="-e ..." goes to ansible-playbook)
 	@cd playbooks && ansible-playbook benchmark-e4b.yml -i twin $(ARGS)
 
-# A copy, because a trial writes into it; ask for it again to begin anew.
+# A copy, because a trial writes into it; run this again for a fresh one.
 twin-docs: ## the twin's sample documents in build/her-os: make trial ARGS="-e docs_root=../build/her-os"
 	@rm -rf build/her-os && mkdir -p build/her-os/docs
 	@cd images/twin/her-os && cp MEMORY.md ../../../build/her-os/ && cp docs/*.md ../../../build/her-os/docs/
@@ -50,19 +50,19 @@ pin: python ## resolve and write the pins: revision, hashes, image digest (CANDI
 
 ##@ Test
 .PHONY: test prove unit lint coverage browser sanity storm live twin-tests drills rollback ground-truth molecule gpu
-test: ## the proof a person waits for, set-up included; times at the end and in build/test.json
+test: ## the short proof, setup included, in minutes; times at the end and in build/test.json
 	@"$$(scripts/setup.sh --which)" scripts/prove.py test $(STEPS)
 
-prove: ## everything, going on where it was interrupted; build/prove.json (STEPS="drills-1 storm"; ALL=1: all anew)
+prove: ## everything; resumes where it was interrupted; build/prove.json (STEPS="drills-1 storm"; ALL=1: from scratch)
 	@"$$(scripts/setup.sh --which)" scripts/prove.py prove $(STEPS)
 
 unit: python ## the unit tests, property tests in their short profile; no Docker
 	@scripts/unit.sh all $(ARGS)
 
-lint: python ## ruff, mypy, ansible-lint, yamllint, the borders between the rooms, the changelog
+lint: python ## ruff, mypy, ansible-lint, yamllint, import borders, wording, spelling, the changelog
 	@scripts/lint.sh
 
-coverage: python ## the unit tests in their long profile, measured: every file at 95 % of its lines or more
+coverage: python ## the unit tests in their long profile: at least 95 % line coverage of every file
 	@MT_PROFILE=long scripts/unit.sh coverage $(ARGS)
 
 browser: ## report.html in a real headless browser: light, dark, on a phone; screenshots in build/screens/
@@ -74,10 +74,10 @@ sanity: python ## ansible-test on the built and installed collection: sanity and
 storm: setup image ## 500 cancels at random moments and 1000 requests with faults, under 5 minutes; build/storm.json
 	@pytest tests/storm -q -s $(ARGS)
 
-live: python ## the real gemma.cpp, named by GEMMA_CPP_BINARY and GEMMA_CPP_WEIGHTS; skipped where there is none
+live: python ## tests on the real gemma.cpp (GEMMA_CPP_BINARY, GEMMA_CPP_WEIGHTS); skipped where there is none
 	@pytest tests/live -m live -v -s $(ARGS)
 
-twin-tests: setup image ## what needs a twin: the golden trial, broken contracts, faults (ARGS="tests/twin/golden")
+twin-tests: setup image ## tests on a twin: the golden trial, broken contracts, faults (ARGS="tests/twin/golden")
 	@pytest $(if $(filter tests/%,$(ARGS)),,tests/twin --ignore=tests/twin/drills) -v -m twin $(ARGS)
 
 # Each worker strikes a twin of its own.
@@ -90,13 +90,13 @@ drills: setup image ## every fault in every phase: the host comes back (DRILL_WO
 rollback: twin-up ## the eight checks as an independent suite, against the twin (JUnit in build/)
 	@scripts/rollback.sh $(ARGS)
 
-ground-truth: setup ## is a converted model still the same? The tiny models for real (ARGS=--shipped: without torch)
+ground-truth: setup ## is a converted model still the same? Checks the tiny models (ARGS=--shipped: without torch)
 	@python scripts/ground_truth.py $(ARGS)
 
-molecule: setup image ## the trial, a rollback and single roles, on a twin of their own (ARGS="-s rollback")
+molecule: setup image ## the trial, a rollback and single roles, on their own twin (ARGS="-s rollback")
 	@scripts/molecule.sh $(ARGS)
 
-gpu: python ## what needs a real NVIDIA GPU; where there is none, each test says so (figures: build/gpu.xml)
+gpu: python ## tests on a real NVIDIA GPU; without one, each test is skipped and says so (figures: build/gpu.xml)
 	@pytest tests/gpu -m gpu -v -o junit_family=xunit1 --junitxml=build/gpu.xml $(ARGS)
 
 ##@ Measure
@@ -105,27 +105,27 @@ bench: setup image ## trialbench against a raw socket, httpx and others on one l
 	@python scripts/bench_client.py $(ARGS)
 	@$(MAKE) bench-engines ARGS=
 
-bench-aa: setup image ## the same model twice, and a tenth slower: how often "different" is said; build/bench-aa.json
+bench-aa: setup image ## a model against itself, and a tenth slower: how often it is "different"; build/bench-aa.json
 	@python scripts/bench_aa.py $(ARGS)
 
-bench-engines: python ## what supervisor and worker add: to reading a pipe, to a round trip; build/bench-*.json
+bench-engines: python ## what supervisor and worker add to reading a pipe and to a round trip; build/bench-*.json
 	@python scripts/bench_engines.py $(ARGS)
 	@python scripts/bench_worker.py
 
 ##@ Keep
 .PHONY: format changelog constraints build clean
-format: python ## let ruff write the code as it wants it
+format: python ## let ruff format the code
 	@ruff format . && ruff check --fix .
 
 changelog: python ## write CHANGELOG.md from changelogs/fragments, for the version in galaxy.yml
 	@antsibull-changelog release --update-existing --reload-plugins
 
-constraints: python ## resolve the packages below those pinned in pyproject.toml anew
+constraints: python ## resolve again the packages that those in pyproject.toml need
 	@python scripts/constraints.py
 
 build: python ## the collection's tarball, in build/dist
 	@mkdir -p build/dist && ansible-galaxy collection build --force --output-path build/dist
 
-clean: ## remove what was built here (a running twin, .venv and the results stay)
+clean: ## remove what was built here (keeps a running twin, .venv and the results)
 	@if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name twin ! -name dockerd.log -exec rm -rf {} +; fi
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .ansible .cache tests/output

@@ -1,4 +1,4 @@
-"""Does the comparison cry wolf, and does it hear a wolf? The same model twice, on a real llama-server.
+"""How often does the comparison report a false difference, or miss a real one? One model against itself.
 
 Usage (`make bench-aa` does it)::
 
@@ -88,7 +88,7 @@ class Relay:
             client.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Accept nobody any more; open connections end with their clients."""
+        """Accept no further clients; open connections end with their clients."""
         self._listener.close()
 
 

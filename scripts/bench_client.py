@@ -1,4 +1,4 @@
-"""How near to the wire does trialbench measure, and what does it cost? One real llama-server, clients in turns.
+"""How close to the wire does trialbench measure, and at what cost? One real llama-server, clients in turns.
 
 Usage (`make bench` does it)::
 
@@ -130,7 +130,7 @@ def work(name: str, url: str, stream: bool) -> int:
         try:
             print(json.dumps(once()), flush=True)
         except Exception as error:
-            # Whatever it is: the other side must hear of it instead of waiting.
+            # Report any error: the other side must not wait.
             print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)
             return 1
     return 0
@@ -224,7 +224,7 @@ def one_round(url: str, mode: str, requests: int, wire: Wire) -> dict[str, Times
     return times
 
 
-# --- the program as it is: start and memory --------------------------------------------------------------------------
+# --- the whole program: start and memory --------------------------------------------------------------------------
 
 # The real command line, and the peak of what its process took.
 _RUN = """
@@ -259,7 +259,7 @@ def program(url: str, mode: str, requests: int) -> tuple[float, float]:
     return first["t_start_s"] - began_s, peak_kib * 1024 / 1e6
 
 
-# --- others' clients -------------------------------------------------------------------------------------------------
+# --- other projects' clients ---------------------------------------------------------------------------------------
 
 
 def _tokenizer() -> dict[str, Any]:
@@ -275,7 +275,7 @@ def _tokenizer() -> dict[str, Any]:
 
 @contextmanager
 def at_hand(folder: Path) -> Iterator[dict[str, str]]:
-    """What others' clients would download, from the loopback instead: {tokenizer, book}."""
+    """What other projects' clients would download, from the loopback instead: {tokenizer, book}."""
     (folder / "tokenizer.json").write_text(json.dumps(_tokenizer()), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}', encoding="utf-8")
     shutil.copyfile(ROOT / "LICENSE", folder / "book.txt")
@@ -313,14 +313,14 @@ def peers(url: str, requests: int, tokenizer: str, book: str) -> dict[str, list[
 
 
 def peer_round(name: str, command: list[str], wire: Wire) -> dict[str, Any]:
-    """One run of another project's client, as seen on the wire; what it says itself is not taken over."""
+    """One run of another project's client, as seen on the wire; its own figures are not used."""
     wire.exchanges()
     with tempfile.TemporaryDirectory(prefix=f"bench-{name}-") as folder:
         try:
             done = subprocess.run(
                 command,
                 cwd=folder,
-                # They leave caches and reports at home; and none of them has any business elsewhere.
+                # They write caches and reports to the home folder, and need no other place.
                 env={**os.environ, "HOME": folder, "HF_HUB_OFFLINE": "1"},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -330,7 +330,7 @@ def peer_round(name: str, command: list[str], wire: Wire) -> dict[str, Any]:
             )
             why = None if done.returncode == 0 else f"exit code {done.returncode}: {done.stderr.strip()[-200:]}"
         except subprocess.TimeoutExpired:
-            why = f"still at work after {PEER_LIMIT_S:g} s"
+            why = f"still running after {PEER_LIMIT_S:g} s"
     seen = wire.exchanges()
     gaps = [one.total_ms - one.server_ms for one in seen if one.server_ms is not None]
     return {

@@ -178,7 +178,7 @@ class Wire:
             self._socket.close()
 
     def packets(self) -> Iterator[Packet]:
-        """Everything with payload, between the server and anybody, since the last call; in order."""
+        """All packets with payload between the server and its clients since the last call, in order."""
         while self._socket is not None:
             try:
                 data, ancillary, _, address = self._socket.recvmsg(1 << 17, 128)

@@ -1,8 +1,8 @@
-"""Run the table of steps: `make test` is the tier a person waits for, `make prove` is everything.
+"""Run the table of steps: `make test` is the short tier, `make prove` is everything.
 
     scripts/prove.py test            the tier `test`; leaves build/test.json
-    scripts/prove.py prove           the tier `prove`; records each step in build/prove.json and goes on from there
-    scripts/prove.py prove NAME ...  these steps, and what they stand on
+    scripts/prove.py prove           the tier `prove`; records each step in build/prove.json and resumes from it
+    scripts/prove.py prove NAME ...  these steps, and the steps they need
     scripts/prove.py list            the steps, what they show, and on how many files they depend
 
 Environment: ``ALL=1`` runs what is recorded as well. The log of each step is ``build/<tier>/<step>.log``.
@@ -36,21 +36,21 @@ from typing import Any
 import steps as table
 from steps import PROVE, ROOT, TEST, Step
 
-# A line that says what runs, where nobody looks at a terminal.
+# How often to print what runs, when the output is no terminal.
 WORD_EVERY_S = 60.0
 TAIL_LINES = 60
-# Between asking a step to end and ending it.
+# Between asking a step to end and killing it.
 PATIENCE_S = 15.0
-# In the environment of every step: which run it belongs to, so that the next run knows what a kill left.
+# In the environment of every step: which run it belongs to, so that the next run can end what a killed run left.
 TAG = "MT_RUN_OF"
-# How far a step without a twin gives way to those on twins.
+# The nice value of steps without a twin, so that they yield to those on twins.
 NICE = 10
 TWIN_LABEL = "edgelab.model_trial.twin"
 WORDS = {"ok": "ok", "recorded": "ok, recorded", "failed": "FAILED", "skipped": "skipped", "left out": "LEFT OUT"}
 
 
 class Usage(Exception):
-    """What was asked for cannot be done; the text says why."""
+    """The request cannot be fulfilled; the text says why."""
 
 
 # ---- the tree, and what a step's result depends on ----
@@ -63,7 +63,7 @@ class Tree:
         self.root = root
         self.commit = self._git("rev-parse", "HEAD").strip()
         self.clean = bool(self.commit) and self._git("status", "--porcelain") == ""
-        # "mode hash stage<tab>path": mode and hash say all that a step can see of a committed file.
+        # "mode hash stage<tab>path": mode and hash are all that a step can see of a committed file.
         lines = [line.partition("\t") for line in self._git("ls-files", "-s", "-z").split("\0") if line]
         self.files = {path: facts for facts, _, path in lines}
 
@@ -105,7 +105,7 @@ def write_json(path: Path, data: object) -> None:
 
 
 def now() -> str:
-    """Return the time of day in UTC, as it stands in the records."""
+    """Return the time in UTC, as the records hold it."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
@@ -123,7 +123,7 @@ class Record:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
             raise Usage(
                 f"{path}: expected the record of an earlier `make prove`, found something else ({err!r}). "
-                "Remove the file to prove everything anew."
+                "Remove the file to prove everything again."
             ) from err
 
     def holds(self, step: Step, key: str) -> bool:
@@ -201,7 +201,7 @@ class Running:
         return Result("ok", self.seconds) if code == 0 else Result("failed", self.seconds, f"exit code {code}")
 
     def end(self) -> None:
-        """Ask it to end, then end it."""
+        """Ask it to end, then kill it."""
         end_session(self.process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(PATIENCE_S)
@@ -328,7 +328,7 @@ class Run:
     # What to run.
 
     def decide(self) -> None:
-        """Settle what needs no run: recorded steps, steps that this machine cannot run, what only they stand on."""
+        """Settle what needs no run: recorded steps, steps that this machine cannot run, steps that only those need."""
         for step in self.steps:
             if self.tier == PROVE and not self.everything and self.record.holds(step, self.tree.key(step)):
                 self.results[step.name] = Result("recorded", self.record.seconds(step.name) or 0.0)
@@ -337,7 +337,7 @@ class Run:
                 lack = table.NEEDS[need]()
                 if lack is not None:
                     self.results[step.name] = Result("skipped", 0.0, lack)
-        # What others stand on runs only where one of them does.
+        # A step that only prepares runs if a step that needs it does.
         wanted: set[str] = set()
         for step in reversed(self.steps):
             if step.name not in self.results and (not step.is_ground or step.name in wanted):
@@ -345,7 +345,7 @@ class Run:
         self.steps = [step for step in self.steps if step.name in self.results or step.name in wanted]
 
     def ready(self, step: Step) -> bool:
-        """Whether all that a step stands on has passed."""
+        """Whether every step that this one needs has passed."""
         return all(self.passed(name) for name in step.after)
 
     def passed(self, name: str) -> bool:
@@ -353,14 +353,14 @@ class Run:
         return name in self.results and self.results[name].result in ("ok", "recorded")
 
     def leave_out(self) -> None:
-        """Leave out what stands on a step that did not pass."""
+        """Leave out the steps that need one that did not pass."""
         changed = True
         while changed:
             changed = False
             for step in self.pending():
                 bad = [n for n in step.after if n in self.results and not self.passed(n)]
                 if bad:
-                    self.finish(step, Result("left out", 0.0, f"stands on {bad[0]}, which did not pass"))
+                    self.finish(step, Result("left out", 0.0, f"needs {bad[0]}, which did not pass"))
                     changed = True
 
     def pending(self) -> list[Step]:
@@ -401,12 +401,12 @@ class Run:
 
     def go(self) -> int:
         """Run the steps; returns the exit code."""
-        # The lock sees to it that no other run is under way here.
+        # The lock guarantees that no other run is active here.
         left = end_tagged(f"{self.folder}/")
         if left:
             self.screen.line(f"ended {left} processes that a killed run had left")
         if self.tier == PROVE and not self.tree.clean:
-            self.screen.line("the tree is dirty (git status): what passes now is not recorded")
+            self.screen.line("the tree is dirty (git status): passing steps are not recorded")
         self.decide()
         done = sum(result.result == "recorded" for result in self.results.values())
         if done:
@@ -531,7 +531,7 @@ class Run:
                     down = [sys.executable, str(ROOT / "images/twin/twin.py"), "down", "--name", name]
                     subprocess.run(down, capture_output=True, check=False, timeout=120)
 
-    # What is said at the end.
+    # The report at the end.
 
     def report(self) -> int:
         """Print the table, write build/test.json; returns the exit code."""
@@ -561,15 +561,15 @@ class Run:
         return 0 if ok else 1
 
     def place(self) -> str:
-        """Say of which files all this is true."""
+        """Say for which files the result holds."""
         fresh = Tree()
         if fresh.commit != self.tree.commit or fresh.clean != self.tree.clean:
-            return "the tree changed meanwhile: this is proved of no commit"
+            return "the tree changed meanwhile: this proves nothing about any commit"
         state = "clean" if self.tree.clean else "with uncommitted changes"
         return f"commit {self.tree.commit[:12] or 'unknown'}, {state}"
 
     def document(self, total_s: float, ok: bool) -> dict[str, Any]:
-        """Return what stands in build/test.json."""
+        """Return the content of build/test.json."""
         return {
             "commit": self.tree.commit,
             "clean": self.tree.clean and not self.place().startswith("the tree changed"),
@@ -587,7 +587,7 @@ class Run:
 
 
 def chosen(tier: str, names: Sequence[str]) -> list[Step]:
-    """Return the steps of a tier; with names only these and what they stand on."""
+    """Return the steps of a tier; with names, only those and the steps they need."""
     steps = [step for step in table.STEPS if tier in step.tiers]
     if not names:
         return steps
@@ -650,7 +650,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(description="Run the steps of `make test` or `make prove`.")
     parser.add_argument("tier", choices=(TEST, PROVE, "list"))
-    parser.add_argument("names", nargs="*", help="only these steps, and what they stand on")
+    parser.add_argument("names", nargs="*", help="only these steps, and the steps they need")
     options = parser.parse_args(arguments)
     if options.tier == "list":
         return show_list()

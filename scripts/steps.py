@@ -1,13 +1,13 @@
 """The table of steps behind `make test` and `make prove`: what runs, after what, on which files it depends.
 
-This file is data and a few questions about it; ``scripts/prove.py`` runs it. A new test belongs to a step here, or no
-tier runs it.
+This file is data and a few questions about it; ``scripts/prove.py`` runs it. Add every new test to a step here;
+otherwise no tier runs it.
 
-* A step of the tier ``test`` is part of `make test`: a person waits for it. A step of the tier ``prove`` is part of
-  `make prove`, which runs everything and takes what it has proved before from ``build/prove.json``.
-* ``files`` names what a step depends on, as patterns or as groups of patterns (GROUPS). A change runs again the steps
-  whose files it touches, so a pattern that is missing here is a fault: too much is slow, too little is wrong.
-* A step that has ``needs`` is skipped, by name, where this machine lacks one of them (NEEDS says what is missing).
+* A step of the tier ``test`` is part of `make test`, so a person waits for it. A step of the tier ``prove`` is part of
+  `make prove`, which runs everything that ``build/prove.json`` does not record as proved.
+* ``files`` names what a step depends on, as patterns or as groups of patterns (GROUPS). After a change, the steps whose
+  files it touches run again: a pattern too many makes that slow, a missing one makes it wrong.
+* A step that has ``needs`` is skipped where this machine lacks one of them; NEEDS says what is missing.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ ONLY_TEST, ONLY_PROVE = frozenset({TEST}), frozenset({PROVE})
 
 # ---- which files a step depends on ----
 
-# A pattern that ends in a slash is everything below that folder; else * matches within one name, ** across folders.
+# A pattern that ends in a slash means everything below that folder; else * matches within one name, ** across folders.
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "everything": ("**",),
     "environment": ("pyproject.toml", "constraints.txt", "scripts/setup.sh"),
     "collection": ("plugins/", "roles/", "playbooks/", "collection/", "meta/", "galaxy.yml", "ansible.cfg"),
     "trialbench": ("bench/",),
-    # The unit tests of plugins/, which travel with the collection.
+    # The unit tests of plugins/, which ship with the collection.
     "shipped tests": ("tests/unit/plugins/", "tests/unit/conftest.py", "tests/unit/shared/"),
     "image": ("images/bench/", "images/base/"),
     "twin": ("images/twin/", "images/base/", "tests/fixtures/models/", "tests/fixtures/hub/"),
-    # What a whole trial on a twin runs through.
+    # What a whole trial on a twin uses.
     "trial": (
         "environment",
         "collection",
@@ -134,10 +134,10 @@ class Step:
         files: what its result depends on, as patterns or names of GROUPS; none: it is never taken from the record.
         after: names of the steps that must have passed before.
         twin: "a" or "b" for that twin, "any" for whichever is free, "" for none.
-        needs: keys of NEEDS.
+        needs: keys of NEEDS; the step is skipped where one is missing.
         variables: environment variables of the command.
         expected_s: seconds on two cores where setup and first trial take 135 s; for the order and the estimate.
-        limit_s: seconds after which it hangs and is ended.
+        limit_s: seconds after which it counts as hanging and is ended.
     """
 
     name: str
@@ -160,7 +160,7 @@ class Step:
 
     @property
     def is_ground(self) -> bool:
-        """Whether it only prepares what others stand on: it shows nothing by itself and is never recorded."""
+        """Whether it only prepares what others need: it shows nothing by itself and is never recorded."""
         return not self.files and not self.tests
 
     @property
@@ -171,7 +171,7 @@ class Step:
 
 
 PYTEST = ("pytest", "-q", "--tb=short")
-# One process for each twin; each line names the test it is at.
+# One process per twin; each line names the current test.
 ON_TWIN = ("pytest", "-v", "--tb=short", "-m", "twin")
 DRILL = ("pytest", "-q", "--tb=short", "-o", "console_output_style=classic")
 DRILLS = "tests/twin/drills/test_drills.py"
@@ -208,8 +208,8 @@ def molecule(name: str, does: str, expected_s: float, tiers: frozenset[str] = ON
 
 
 STEPS: tuple[Step, ...] = (
-    # ---- what the others stand on: never taken from the record, and quick when it is there ----
-    Step("packages", "Debian packages, a Docker engine that answers", ("scripts/setup.sh", "--system"), after=(),
+    # ---- what the others need: never taken from the record, and quick when it is there ----
+    Step("packages", "Debian packages, a running Docker engine", ("scripts/setup.sh", "--system"), after=(),
          expected_s=10),
     Step("python", "the Python environment in .venv", ("scripts/setup.sh", "--python"), after=("packages",),
          expected_s=40),
@@ -225,7 +225,7 @@ STEPS: tuple[Step, ...] = (
     Step("lint", "ruff, mypy, ansible-lint, yamllint, import borders, spelling, changelog", ("scripts/lint.sh",),
          files=("everything",), expected_s=45),
     Step("unit", "the other unit tests", ("scripts/unit.sh", "rest"), ONLY_TEST, ("tests/unit",), expected_s=110),
-    Step("coverage", "all unit tests, the long profile; each file at 95 % of its lines",
+    Step("coverage", "all unit tests, the long profile; 95 % line coverage of each file",
          ("scripts/unit.sh", "coverage"), ONLY_PROVE, ("tests/unit",),
          ("environment", "collection", "trialbench", "images/", "docs/", "scripts/", "tests/conftest.py",
           "tests/fixtures/", "README.md", "SECURITY.md", "bench/README.md"), expected_s=200, limit_s=2400),
@@ -240,17 +240,17 @@ STEPS: tuple[Step, ...] = (
     Step("browser", "report and comparison in a headless browser", ("scripts/browser.sh",), tests=("tests/browser",),
          files=("trialbench", "tests/fixtures/results/", "tests/fixtures/ground_truth/", "environment",
                 "scripts/browser.sh"), expected_s=70),
-    Step("python-3.10", "the oldest Python that a host may have imports all that runs there",
+    Step("python-3.10", "the oldest Python that a host may have imports everything that runs there",
          ("scripts/oldest_python.sh",), ONLY_PROVE, files=("plugins/module_utils/", "scripts/oldest_python.sh"),
          needs=("python 3.10",), expected_s=2),
-    Step("ground-truth", "the tiny models with llama.cpp, by the oracles that ship",
+    Step("ground-truth", "the tiny models with llama.cpp, against the shipped oracles",
          ("python", "scripts/ground_truth.py", "--shipped"), ONLY_PROVE,
          files=("trialbench", "image", "tests/fixtures/ground_truth/", "environment", "scripts/ground_truth.py"),
          after=("python", "image"), expected_s=50),
     Step("ground-truth-torch", "the same with fresh oracles", ("python", "scripts/ground_truth.py"), ONLY_PROVE,
          files=("trialbench", "image", "tests/fixtures/ground_truth/", "environment", "scripts/ground_truth.py"),
          after=("python", "image", "ground-truth"), needs=("torch",), expected_s=200, limit_s=3600),
-    Step("mutations", "mechanisms broken on purpose: `make test` notices", ("python", "tests/mutations.py"), ONLY_PROVE,
+    Step("mutations", "`make test` notices each broken mechanism", ("python", "tests/mutations.py"), ONLY_PROVE,
          ("tests/mutations.py",),
          ("environment", "collection", "trialbench", "images/", "tests/unit/", "tests/fixtures/", "tests/conftest.py",
           "tests/promises.yml", "README.md", "SECURITY.md", "scripts/promises.py", "scripts/unit.sh"),
@@ -271,15 +271,15 @@ STEPS: tuple[Step, ...] = (
     Step("gpu-suite", "tests/gpu itself, on the twin's driver", ON_TWIN, ONLY_PROVE, ("tests/twin/test_gpu_suite.py",),
          ("plugins/", "images/twin/", "tests/gpu/", "tests/fixtures/cuda/", "environment"), expected_s=40),
     # ---- on twin "a" in `make test`: the golden trial ----
-    Step("golden", "one whole trial, asserted by every suite that needs a finished run", ON_TWIN,
+    Step("golden", "one whole trial, used by every suite that needs a finished run", ON_TWIN,
          tests=("tests/twin/golden",), files=("trial", "tests/fixtures/results/"), after=READY, twin="a",
          expected_s=80),
-    Step("rollback", "the eight checks by other means", ("scripts/rollback.sh",), tests=("tests/rollback",),
+    Step("rollback", "the eight checks with other tools", ("scripts/rollback.sh",), tests=("tests/rollback",),
          files=("images/twin/", "images/base/", "tests/fixtures/models/", "playbooks/twin/", "environment",
                 "scripts/rollback.sh"), after=READY, twin="a", expected_s=17),
-    molecule("roles", "single roles in a playbook of one's own", 45, BOTH, "a"),
+    molecule("roles", "single roles in a user's own playbook", 45, BOTH, "a"),
     # ---- on twin "b" in `make test`: what goes wrong ----
-    Step("gate", "two broken contracts, an open mark, a candidate that is turned away", ON_TWIN, ONLY_TEST,
+    Step("gate", "two broken contracts, an open mark, a rejected candidate", ON_TWIN, ONLY_TEST,
          (f"{BROKEN_CONTRACT}[two at once]", f"{BROKEN_CONTRACT}[open mark]",
           "tests/twin/test_trials.py::test_a_candidate_that_fails_its_gate_is_rolled_back[thinks in secret]"),
          after=READY, twin="b", expected_s=45),
@@ -293,26 +293,26 @@ STEPS: tuple[Step, ...] = (
              ("trial", "tests/fixtures/faulty_server/"), READY, "any", expected_s=190, limit_s=3600)
         for part in range(1, DRILL_PARTS + 1)
     ),
-    twin_file("security", "the claims of SECURITY.md, while everything lies and attacks", 110),
+    twin_file("security", "the claims of SECURITY.md, under attack from everything", 110),
     twin_file("trials", "candidates that fail, a bigger one, a poor one", 150),
     twin_file("contracts", "broken contracts stop a trial before anything is touched; check mode", 100),
     twin_file("rehearse", "stop, drain, restore, verify without a candidate", 100),
     twin_file("fleet", "two hosts in one play", 120, "tests/twin/fleet/"),
-    twin_file("twin_honest", "the twin shows what lives in it", 80),
+    twin_file("twin_honest", "the twin reports what runs in it", 80),
     twin_file("consumer", "the installed collection in a project that knows nothing of the checkout", 60,
               "docs/", "tests/fixtures/consumer/", "shipped tests", "README.md",
               "LICENSE", "CHANGELOG.md", "changelogs/"),
     twin_file("gemma", "the worker's play: check mode, tags, bounds", 90, "molecule/gemma/prepare.yml",
               "tests/fixtures/engines/", "tests/fixtures/results/proofs/"),
     twin_file("required_verdict", "a trial that requires a ground-truth verdict", 40),
-    molecule("default", "the trial, then restore and verify change nothing", 80),
+    molecule("default", "the trial; then restore and verify change nothing", 80),
     molecule("rollback", "break, verify, restore, verify", 60),
-    molecule("gemma", "the worker as a hardened service, its three proofs, and gone again", 90),
+    molecule("gemma", "the worker as a hardened service, its three proofs, its removal", 90),
 )  # fmt: skip
 
 
 def find(name: str) -> Step:
-    """Return the step of that name; raises KeyError, with the names that there are."""
+    """Return the step of that name; raises KeyError with the known names."""
     for step in STEPS:
         if step.name == name:
             return step

@@ -62,21 +62,21 @@ UNITS = "roles/acquire/templates"
 CONTRACTS = "nothing is touched while a contract is broken"
 WINDOW_ENDS = "the window ends, whatever process dies"
 COMES_BACK = "the host comes back, however the window ended"
-IN_TIME = "it is *back* when the cap is reached"
-CONTROLLER = "a controller that is gone is noticed"
+IN_TIME = "the host is *back* when the cap is reached"
+CONTROLLER = "the host notices a lost controller"
 NETWORK = "a play survives a cut network"
 REBOOT = "a reboot in the window starts the restore"
-ANYWHERE = "a restore may be cut off anywhere"
+ANYWHERE = "a restore may be interrupted anywhere"
 NEEDS_NOTHING = "a restore needs no disk, no GPU and no dockerd"
 IN_ORDER = "what was stopped is started again, in order"
-OUTLIVES = "what was begun is brought to its end"
+OUTLIVES = "a stop or start that was begun is completed"
 STAYS_UP = "a restored tenant stays up"
-ONCE = "a run is run once"
-TWO_TRIALS = "two trials never meet"
+ONCE = "a run runs once"
+TWO_TRIALS = "two trials never overlap"
 OTHER_HOSTS = "one host never endangers another"
-ROOT_ALONE = "nobody but root reads or steers a trial"
-SAME_QUESTION = "the next model is asked what production asks"
-EMPTY_REPLY = "a fast empty reply is no fast reply"
+ROOT_ALONE = "only root reads or controls a trial"
+SAME_QUESTION = "the candidate is asked what production asks"
+EMPTY_REPLY = "an empty reply never counts as a fast one"
 
 MUTATIONS: tuple[Mutation, ...] = (
     # ---- contracts ----
@@ -339,7 +339,7 @@ def main() -> int:
     print(f"{'mutation':<44}  {'attacks':<47}  {'s':>5}  caught by")
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="mutations-") as temporary:
-        # One copy for all of them: somebody may go on working in the checkout.
+        # One copy for all of them: a person may keep working in the checkout.
         whole = Path(temporary)
         copy(ROOT, files(), whole)
         with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -1,4 +1,4 @@
-"""trialbench: measures a language model where it would run, and says what the numbers allow."""
+"""trialbench: measures a language model where it would run, and gives a verdict."""
 
 from __future__ import annotations
 

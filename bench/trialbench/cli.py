@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return ended("trialbench", lambda: options.verb(options))
 
 
-_ABOUT = "Measures a language model where it would run, and says what the numbers allow."
+_ABOUT = "Measures a language model where it would run, and gives a verdict."
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,6 +34,6 @@ def _parser() -> argparse.ArgumentParser:
         if importlib.util.find_spec(f"trialbench.{room}") is not None:
             importlib.import_module(f"trialbench.{verb_module}").add(verbs)
     for listed in verbs._choices_actions:
-        # Who asks a verb for help reads first what the list of verbs says about it.
+        # `VERB --help` begins with the verb's line in the list of verbs.
         verbs.choices[listed.dest].description = listed.help
     return parser

@@ -62,7 +62,7 @@ def replace_all(replacements: Sequence[Replacement]) -> None:
         for one, target, _ in staged:
             if target.read_bytes() != one.before:
                 raise UsageError(
-                    f"{one.path}: was changed by another program while it was read. Nothing was written; again"
+                    f"{one.path}: was changed by another program while it was read. Nothing was written; try again"
                 )
         done: list[tuple[Path, Path]] = []
         try:
@@ -177,7 +177,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: is no JSON: {error}") from error
+        raise UsageError(f"{path}: is not JSON: {error}") from error
 
 
 def _decoded(raw: bytes) -> Any:
@@ -186,7 +186,7 @@ def _decoded(raw: bytes) -> Any:
 
 
 def _refused(text: str) -> float:
-    raise ValueError(f"{text[:20]} is no number that can be counted with")
+    raise ValueError(f"{text[:20]} is not a finite number")
 
 
 def _finite(text: str) -> float:

@@ -36,9 +36,9 @@ SOURCES = ROOT / "bench" / "trialbench"
 LABEL = "edgelab.model_trial.bench"
 REPOSITORY = "edgelab/bench"
 MAX_ADDED_MB = 100
-# The worker serves an engine on a host, and travels as a program of its own; ground truth is asked outside of a window.
+# The worker serves an engine on a host, and travels as a program of its own; ground truth runs outside of a window.
 NOT_SHIPPED = ("worker", "ground_truth")
-# Debian trixie has Python 3.13, Ubuntu 24.04 (upstream's server image) 3.12: the wheels of both lie in the context.
+# Debian trixie has Python 3.13, Ubuntu 24.04 (upstream's server image) 3.12: the context has the wheels for both.
 PYTHON_VERSIONS = ("3.12", "3.13")
 PIP = "pip==26.3"
 PLATFORMS = {"amd64": "manylinux2014_x86_64", "arm64": "manylinux2014_aarch64"}
@@ -84,7 +84,7 @@ def default_base() -> str:
     built = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     lines = built.stdout.split()
     if built.returncode != 0 or not lines:
-        raise BuildError("the CPU base image could not be built; the reason stands above")
+        raise BuildError("the CPU base image could not be built; the reason is above")
     return lines[-1]
 
 
@@ -98,7 +98,7 @@ def download_wheels(folder: Path, architecture: str) -> None:
         command += ["--only-binary", ":all:", "--implementation", "cp", "--python-version", version]
         command += ["--platform", PLATFORMS[architecture], "--dest", str(folder)]
         if subprocess.run([*command, "-r", str(HERE / "requirements.txt"), PIP], check=False).returncode != 0:
-            raise BuildError(f"the wheels for Python {version} could not be downloaded; pip's reason stands above")
+            raise BuildError(f"the wheels for Python {version} could not be downloaded; pip's reason is above")
 
 
 def make_context(folder: Path) -> io.BytesIO:

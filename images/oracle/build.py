@@ -46,7 +46,7 @@ def base_image() -> str:
     built = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     lines = built.stdout.split()
     if built.returncode != 0 or not lines:
-        raise BuildError("the CPU base image could not be built; the reason stands above")
+        raise BuildError("the CPU base image could not be built; the reason is above")
     return lines[-1]
 
 
@@ -103,7 +103,7 @@ def make_context(kind: str, folder: Path, python: str = PYTHON_VERSION) -> None:
     command += [word for platform in PLATFORMS for word in ("--platform", platform)]
     command += ["--dest", str(folder / "wheels"), "-r", str(folder / "requirements.txt"), PIP]
     if subprocess.run(command, check=False).returncode != 0:
-        raise BuildError("the wheels could not be downloaded; pip's reason stands above")
+        raise BuildError("the wheels could not be downloaded; pip's reason is above")
 
 
 def build(kind: str, name: str, base: str, python: str = PYTHON_VERSION) -> None:

@@ -194,7 +194,7 @@ def stage(context: pathlib.Path, models: pathlib.Path) -> None:
         folder.mkdir(parents=True)
         shutil.copy(models / f"{model}-f16.gguf", folder / model_name)
         shutil.copy(models / f"mmproj-{model}-f16.gguf", folder / projector_name)
-        # Something that include patterns must leave behind.
+        # A file that include patterns must skip.
         (folder / "README.md").write_text(f"# {repository}\nA tiny model for tests.\n")
     nvfp4 = root / "srv/hub/twin/tiny-nvfp4-GGUF/tiny-nvfp4.gguf"
     with nvfp4.open("ab") as stream:
@@ -291,7 +291,7 @@ def start(name: str, image: str) -> None:
             return
         problem = done.stderr.strip()
         docker("rm", "--force", "--volumes", name, check=False)
-        # Somebody took the port between our look and Docker's.
+        # Another program took the port between our check and Docker's.
         if "port is already allocated" not in problem and "address already in use" not in problem:
             break
     raise TwinError(f"starting {name} failed: {problem}")

@@ -49,7 +49,7 @@ def unpack(archive: Path, dest: Path, max_bytes: int = MAX_BYTES) -> tuple[list[
         for member in tar:
             name = member.name.removeprefix("./")
             parts = name.split("/")
-            # The host's half-written files begin with a dot; they are no results.
+            # The host's half-written files begin with a dot; they are not results.
             if member.isdir() or (member.isreg() and parts[-1].startswith(".") and parts[-1].strip(".")):
                 continue
             if not _plain(member, dest, parts):
@@ -78,7 +78,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
     except OSError as err:
         part.unlink(missing_ok=True)
         raise AnsibleActionFail(
-            f"{path} could not be written: {err}. The run is kept on the host; make room and bring it with harvest.yml"
+            f"{path} could not be written: {err}. The run is kept on the host; make room and fetch it with harvest.yml"
         ) from err
 
 
@@ -98,7 +98,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         if self._task.check_mode:
             return {**result, "changed": True, "skipped_in_check_mode": True}
         remote = self._connection._shell.join_path(self._make_tmp_path(), "run.tar.gz")
-        # Readable for the login user, who fetches it; its folder is closed to everybody else.
+        # Readable for the login user, who fetches it; no other user can open its folder.
         # tar says 1 when a file grew while it was read: a run that is still open may be harvested too.
         folder = shlex.quote(f"{RUNS}/{run}")
         pack = f"tar -C {folder} -czf {remote} .; code=$?; chmod 0644 {remote}; test $code -le 1"

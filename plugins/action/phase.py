@@ -21,27 +21,27 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils.probes import 
 
 PROGRAM = "/usr/local/sbin/model-trial"
 MARK = "/var/lib/model-trial/open"
-# A word, not an exit code: one of sudo or of SSH would be taken for "no program, so no trial".
+# A word, not an exit code: an exit code of sudo or SSH could be taken for "no program, so no trial".
 STANDING = f"test -x {PROGRAM} && echo installed || {{ test -e {MARK} && echo held || echo free; }}"
 # The host answers as soon as something happened; this is only how long it may stay silent. Asking renews the lease, so
 # it is asked three times within one.
 WAIT_S, POLLS_PER_LEASE = 5.0, 3.0
 # How long a host may be away before the play gives up on it: the lease, within which it restores itself.
 AWAY_S, AWAY_PAUSE_S = 60.0, 2.0
-# A restore says something at each step, and no step takes as long: without a word it has none to say it with.
+# A restore journals each step, and no step takes this long: without an event it cannot write its journal.
 MUTE_S = 1800.0
-# The program's exit code for a caller who does not hold the host any more.
+# The program's exit code for a caller that no longer holds the host.
 STALE = 3
 ARGUMENTS = ("name", "plan", "epoch", "advance", "by", "controller")
-# Events worth a line, and what of them to show; everything else is in the journal.
+# Events to show, and how; everything else is in the journal.
 SHOWN = {
     "tenant_stopping": "stopping {tenant}",
     "tenant_stopped": "{tenant} stopped in {duration_s:.1f} s",
-    "tenant_in_flight": "{tenant} is neither up nor down: {found}; its end is waited for",
+    "tenant_in_flight": "{tenant} is neither up nor down: {found}; waiting for it to end",
     "tenant_not_stopped": "{tenant} could not be stopped: {reason}",
     "tenant_starting": "starting {tenant}",
     "tenant_healthy": "{tenant} healthy after {duration_s:.1f} s",
-    "tenant_retry": "{tenant} did not start, tried again in {wait_s:.1f} s: {reason}",
+    "tenant_retry": "{tenant} did not start, retrying in {wait_s:.1f} s: {reason}",
     "tenant_failed": "{tenant} FAILED",
     "segment_done": "session {session} done (exit code {exit_code})",
     "drained": "VRAM drained to {used_mib} MiB in {duration_s:.1f} s",
@@ -54,7 +54,7 @@ SHOWN = {
     "phase_failed": "phase {phase} FAILED: {reason}; expected {expected}; found {found}; {todo}",
     "restore_started": "restore started by {restored_by}",
     "containers_removed": "{count} containers removed",
-    "settled": "everybody stayed up for {duration_s:.1f} s",
+    "settled": "every tenant stayed up for {duration_s:.1f} s",
     "not_settled": "{tenant} did NOT stay up: {reason}",
     "checks": "checks passed: {ok}",
     "restored": "host restored in {duration_s:.1f} s; down: {impacts}",
@@ -63,7 +63,7 @@ SHOWN = {
 
 
 def answer_of(verb: str, done: dict[str, Any]) -> dict[str, Any]:
-    """The object that a verb has answered, on its last line."""
+    """The object that a verb printed on its last line."""
     try:
         found = json.loads(done["stdout"].strip().splitlines()[-1])
     except (ValueError, IndexError):
@@ -71,7 +71,7 @@ def answer_of(verb: str, done: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise AnsibleActionFail(
             f"model-trial {verb}: expected an object of JSON, found {words_of(done)}. Is {PROGRAM} what the role "
-            "acquire installs, and does the login print nothing behind it?"
+            "acquire installs, and does the login print nothing else?"
         )
     return found
 
@@ -148,9 +148,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             if not again or time.monotonic() > deadline:
                 raise AnsibleActionFail(
                     f"the host cannot be reached: {done}. A run that is open restores itself; "
-                    "what it measured comes with harvest.yml"
+                    "harvest.yml fetches what it measured"
                 ) from done
-            self.show("the host cannot be reached; it is tried again")
+            self.show("the host cannot be reached; retrying")
             time.sleep(AWAY_PAUSE_S)
             with contextlib.suppress(AnsibleConnectionFailure):
                 self._connection.reset()
@@ -174,7 +174,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         return answer_of(verb, done)
 
     def tell(self, event: dict[str, Any]) -> None:
-        """Show an event, if it is one that people wait for."""
+        """Show an event, if it is one of those to show."""
         text = SHOWN.get(event["event"])
         if text:
             try:
@@ -194,9 +194,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         controller = multiprocessing.parent_process()
         while True:
             if controller and os.getppid() != controller.pid:
-                raise AnsibleActionFail(
-                    "ansible-playbook is gone: the lease is left to lapse, the host restores itself"
-                )
+                raise AnsibleActionFail("ansible-playbook is gone: the lease will lapse, and the host restores itself")
             found = self.verb("poll", run=run, epoch=epoch, since=since, wait=self.wait_s)
             for event in found["events"]:
                 since = event["seq"]
@@ -243,13 +241,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             return {"changed": False, "run": None, "restored_by": None}
         if standing != ["installed"]:
             raise AnsibleActionFail(
-                f"expected {PROGRAM}, which alone brings this host back, found none, and the open mark of a trial "
+                f"expected {PROGRAM}, which alone restores this host; found the open mark of a trial without it "
                 f"({MARK}). Install it again (benchmark-e4b.yml --tags acquire), then run restore.yml"
             )
         status = self.status()
         held = status["open"]
         if not held:
-            last = f"run {status['last_run']} was the last one" if status["last_run"] else "none was opened here yet"
+            last = (
+                f"run {status['last_run']} was the last one" if status["last_run"] else "no trial was opened here yet"
+            )
             who = f", restored by {status['restored_by']}" if status["restored_by"] else ""
             self.show(f"nothing to restore: no trial holds this host; {last}{who}")
             return {"changed": False, "run": status["last_run"], "restored_by": status["restored_by"]}
@@ -277,14 +277,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 }
             # The host keeps trying; the playbook reports after the second failure.
             if len(failures) >= 2:
-                words = f"the host could NOT be restored yet; it goes on trying. {failures[-1]}"
+                words = f"the host could NOT be restored yet; it keeps trying. {failures[-1]}"
                 raise AnsibleActionFail(printable(words))
             if found["events"]:
                 heard_s = time.monotonic()
             elif time.monotonic() - heard_s > MUTE_S:
                 raise AnsibleActionFail(
-                    f"expected a word of the restore, found none for {MUTE_S / 60:.0f} minutes, and its mark: "
-                    "the journal cannot be written. See there: df /var/lib/model-trial; journalctl -u mt-restore"
+                    f"expected news of the restore, found an open mark and no event for {MUTE_S / 60:.0f} minutes: "
+                    "perhaps the disk is full. On the host: df /var/lib/model-trial; journalctl -u mt-restore"
                 )
         raise AssertionError("polls never ends")
 

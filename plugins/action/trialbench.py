@@ -52,7 +52,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         return result
 
     def _attest(self, args: list[str]) -> dict[str, Any]:
-        """What ground truth says of files. It runs in check mode, too; a negative verdict is not a failure."""
+        """The ground truth of files. It runs in check mode, too; a negative verdict is not a failure."""
         with tempfile.TemporaryDirectory(prefix="trialbench-") as folder:
             path = Path(folder) / "attestation.json"
             command = [sys.executable, "-m", "trialbench", *args, "--json", str(path)]
@@ -69,7 +69,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         return subprocess.run(command, capture_output=True, text=True, input=given or "", check=False)
 
     def _options(self, writes: bool) -> list[str]:
-        """What Ansible's own modes mean to a command that writes."""
+        """How Ansible's check and diff mode apply to a command that writes."""
         if not writes:
             return []
         checked = ["--check"] if self._task.check_mode else []

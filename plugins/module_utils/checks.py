@@ -86,7 +86,7 @@ def derive(plan: Plan) -> list[Check]:
 
 
 def judge_vram(plan: Plan, vram: gpu.Vram) -> tuple[bool, str]:
-    """Whether a reading is in the steady band with every expected process among the holders; and it in words."""
+    """Whether a reading is in the steady band with every expected process among the holders; and the words."""
     used_gb = vram.used_mib / MIB_PER_GB
     wanted = {t.name: t.vram_process for t in plan.tenants if t.vram_process}
     missing = [name for name, word in wanted.items() if not any(word in h.command for h in vram.holders)]
@@ -95,7 +95,7 @@ def judge_vram(plan: Plan, vram: gpu.Vram) -> tuple[bool, str]:
     if missing:
         text += f"; no memory is held by {', '.join(missing)}"
     if others:
-        text += f"; not of this inventory: {gpu.describe(others)}"
+        text += f"; not in this inventory: {gpu.describe(others)}"
     low, high = plan.gpu.steady_gb
     return low <= used_gb <= high and not missing, text
 
@@ -158,11 +158,11 @@ def _process(tenant: Tenant, before: Mapping[str, Any] | None) -> tuple[bool, st
 
 
 def _of_its_own(tenant: Tenant, ok: bool, found: str) -> tuple[bool, str]:
-    """An answer counts when the tenant itself has given it, and not who else listens on its port."""
+    """An answer counts only if the tenant itself gave it, not another program on its port."""
     try:
         stranger = tenants.foreign(tenant) if ok else ""
     except OSError as err:
-        return False, f"{found}, but it can't be told who answered: {err}"
+        return False, f"{found}, but it is unknown which process answered: {err}"
     return (False, f"{found}, but {stranger}") if stranger else (ok, found)
 
 

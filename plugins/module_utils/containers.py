@@ -118,7 +118,7 @@ def create_server(plan: Plan) -> None:
 
 
 def client_name(session: str) -> str:
-    """Name of the container that works through a session."""
+    """Name of the container that runs a session."""
     return f"mt-client-{session}"
 
 
@@ -247,7 +247,7 @@ def start_in_background(name: str) -> None:
 
 
 class Client:
-    """A measuring container at work.
+    """A running measuring container.
 
     It is finished when its summary exists: waiting for docker to report the end of the process would cost 250 ms of
     down time. ``docker wait`` catches a client that ends without a summary.

@@ -284,7 +284,7 @@ def bounded(plan: Plan, host: Host) -> tuple[Plan, list[str]]:
     if found.run_max_s <= 0:
         trouble.append(
             f"limits.cap_s of {plan.limits.cap_s:g} s leaves no time for the window: "
-            f"a restore may take {found.restore_bound_s:.0f} s, with the longest stop of a unit that is to be stopped"
+            f"a restore may take {found.restore_bound_s:.0f} s, with the longest stop of a unit in the stop order"
         )
     return found, trouble
 
@@ -406,7 +406,7 @@ def _alone(_plan: Plan, host: Host) -> _Finding:
         state = host.run(("systemctl", "is-active", unit)).out.strip()
         if state in ("active", "activating", "deactivating", "reloading"):
             return _Finding(False, f"no open mark, but {unit}.service is {state}")
-    return _Finding(True, "no open mark, no trial at work")
+    return _Finding(True, "no open mark, no running trial")
 
 
 # 10: the camera image
@@ -437,7 +437,7 @@ def _pins(plan: Plan, _host: Host) -> _Finding:
         bad.append(f"digest of {plan.base_image} is {plan.base_digest or 'unset'}")
     elif plan.base_image and not plan.image_base.endswith(f"@{plan.base_digest}"):
         bad.append(
-            f"the image is built on {plan.image_base or 'nothing known'} (`make image HOST={plan.host}` mends it)"
+            f"the image is built on {plan.image_base or 'nothing known'} (`make image HOST={plan.host}` fixes it)"
         )
     if candidate.repo and not _REVISION.match(candidate.revision):
         bad.append(f"revision of {candidate.repo} is {candidate.revision or 'unset'}")
@@ -554,7 +554,7 @@ TERMS = (
         4,
         "ports are held by their tenants",
         lambda plan: "; ".join(f"{t.port} by {t.process}" for t in plan.tenants if t.port and t.process) or "nothing",
-        "a stranger on a tenant's port makes every later check meaningless",
+        "another program on a tenant's port makes every later check meaningless",
         lambda _: "start the tenant, or correct port, process, user and listener in the inventory",
         _held_ports,
     ),
@@ -576,7 +576,7 @@ TERMS = (
         lambda plan: (
             "healthy, able to stop in bounded time and to start again: " + ", ".join(t.name for t in plan.tenants)
         ),
-        "what is broken before the trial could not be told from what the trial broke",
+        "a defect from before the trial could not be told from one that the trial caused",
         lambda _: "repair the named tenant first",
         _healthy,
     ),
@@ -605,7 +605,7 @@ TERMS = (
     _Term(
         9,
         "no other trial holds this host",
-        lambda _: "no open mark, no trial at work",
+        lambda _: "no open mark, no running trial",
         "two trials would stop and restore each other's tenants",
         lambda _: "ask the host (sudo model-trial status); to end it and put everything back, run restore.yml",
         _alone,
@@ -642,7 +642,7 @@ TERMS = (
         _expected_ground_truth,
         "a conversion may have changed the model; the tenants would be stopped to measure the wrong one",
         lambda _: (
-            "make one with `trialbench check` and name its file in ground_truth_verdicts, or do without: "
+            "make a verdict with `trialbench check` and name its file in ground_truth_verdicts, or do without: "
             "-e ground_truth_required=false"
         ),
         _ground_truth,

@@ -260,7 +260,7 @@ class Card:
         return self._bounded(self._source.read, timeout_s)
 
     def vitals(self) -> telemetry.Background:
-        """Clocks, power and the like, read in a thread of their own: a driver that hangs there holds up no `read`."""
+        """Clocks, power and so on, read in a thread of their own, so that a hanging driver delays no `read`."""
         source = self._source.telemetry
         return telemetry.Background(source.read, source.every_s)
 
@@ -488,7 +488,7 @@ def drain(
 def undrained(drained: Drained, tolerance_mib: int) -> str:
     """A failed drain in words: what was expected, what is left, and who holds it."""
     if drained.target_mib is None:
-        wanted = "a level that stands still, and nothing held by the given processes"
+        wanted = "a constant level, and nothing held by the given processes"
     else:
         wanted = f"at most {drained.target_mib} + {tolerance_mib} MiB, and nothing held by the given processes"
     found = f"{drained.used_mib} MiB, held by {describe(drained.holders)}"

@@ -99,7 +99,7 @@ def write_atomic(path: Path, text: str, mode: int = 0o600) -> None:
 
 
 def private(path: str, flags: int) -> int:
-    """Opener of files that are root's alone, for ``open(..., opener=private)``."""
+    """Opener of files that only root can read, for ``open(..., opener=private)``."""
     return os.open(path, flags, 0o600)
 
 
@@ -219,7 +219,7 @@ class State:
         """Folder of one run: plan, snapshot, journal, samples, logs.
 
         Raises:
-            ValueError: no name of a run; a caller's word must not lead anywhere else.
+            ValueError: not the name of a run; a caller's text must not lead to another folder.
         """
         if run and not NAME.match(run):
             raise ValueError(f"expected the name of a run (letters, digits, dot, dash, underscore), found {run!r}")
@@ -330,7 +330,7 @@ class State:
         """Renew the lease. Not fsynced: no lease is valid after a power cut anyway.
 
         Raises:
-            OSError: the disk is full; the lease is left to lapse.
+            OSError: the disk is full; the lease will lapse.
         """
         path = self.root / "lease"
         fresh = path.with_name(f".lease.{os.getpid()}")

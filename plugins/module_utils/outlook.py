@@ -113,7 +113,7 @@ def lines(plan: Plan) -> list[str]:
         tenant = plan.tenant(name)
         found.append(f"{step}. stop {name} ({tenant.title}), expected down {down[name]:.0f} s{beside[name]}")
     found.append(f"then restore in the order: {', '.join(plan.restore_order)}")
-    settle = f", the last {plan.settle_s:g} s of it to see that everybody stays up" if plan.settle_s else ""
+    settle = f", the last {plan.settle_s:g} s of it to see that every tenant stays up" if plan.settle_s else ""
     found.append(f"a restore takes at most {plan.restore_bound_s:.0f} s{settle}")
     for impact, expected in impacts_s(plan).items():
         found.append(f"expected {impact} time {expected:.0f} s, at most {plan.limits.cap_s:.0f} s")

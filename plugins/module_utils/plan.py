@@ -94,7 +94,7 @@ class Tenant:
 
     @property
     def stop_bound_s(self) -> float:
-        """Upper bound of bringing such a stop to its end: waiting for it, and stopping once more where that is ours."""
+        """Upper bound of completing such a stop: waiting for it, and stopping again where the restore has to."""
         return max(self.stop_limit_s, 2 * self.stop_timeout_s) + STOP_GRACE_S
 
 

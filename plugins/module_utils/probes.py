@@ -141,7 +141,7 @@ def ask(question: Http) -> ProbeResult:
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError):
-        return ProbeResult(False, f"HTTP {status}, but the body is no JSON", status)
+        return ProbeResult(False, f"HTTP {status}, but the body is not JSON", status)
     seen = {path: dig(body, path) for path in question.json}
     text = ", ".join(f"{k} = {json.dumps(v)[:80]}" for k, v in seen.items())
     return ProbeResult(seen == question.json, text, status)

@@ -56,7 +56,7 @@ def _read(path: Path) -> tuple[str, ast.Module]:
         raise ProductionError(f"{path}: cannot be read: {err.strerror or err}") from err
     except (SyntaxError, ValueError, RecursionError, MemoryError) as err:
         raise ProductionError(
-            f"{path}: is no Python of version {sys.version_info[0]}.{sys.version_info[1]}: {err}"
+            f"{path}: is not valid Python of version {sys.version_info[0]}.{sys.version_info[1]}: {err}"
         ) from err
 
 
@@ -85,8 +85,8 @@ def _function(path: Path, tree: ast.Module, name: str) -> ast.FunctionDef:
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == name:
             raise ProductionError(
-                f"{path}: {name} (line {node.lineno}) stands inside a class or another function;"
-                " only a function of the module itself can be taken alone"
+                f"{path}: {name} (line {node.lineno}) is inside a class or another function;"
+                " only a function of the module itself can be extracted alone"
             )
     raise ProductionError(f"{path}: no function {name}")
 
@@ -191,7 +191,7 @@ class _Extraction:
 
     def _fail(self, name: str, chain: list[str], why: str) -> None:
         by = " <- ".join(reversed(chain))
-        raise ProductionError(f"{self._path}: {name}, needed by {by}, cannot be taken along: {why}")
+        raise ProductionError(f"{self._path}: {name}, needed by {by}, cannot be extracted with it: {why}")
 
     def _name(self, name: str, chain: list[str]) -> None:
         if name in self._done:
@@ -298,7 +298,7 @@ def find_clause(path: Path, clause: Clause) -> ClauseFound:
     except ProductionError as err:
         return ClauseFound(False, str(err).removeprefix(f"{path}: "))
     except SyntaxError:
-        return ClauseFound(False, f"the plan's clause yields {clause.yields!r}, which is no expression")
+        return ClauseFound(False, f"the plan's clause yields {clause.yields!r}, which is not an expression")
     handlers = [n for n in ast.walk(tree) if isinstance(n, ast.ExceptHandler)]
     spans = {id(n): (n.lineno, n.end_lineno or n.lineno) for n in handlers}
     first, last = clause.lines[0], clause.lines[-1]

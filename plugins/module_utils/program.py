@@ -31,9 +31,9 @@ from .probes import printable
 UNITS = ("mt-run.service", "mt-restore.service")
 DROP_IN = Path("/run/systemd/system/mt-run.service.d/cap.conf")
 POLL_S = 0.05
-# What systemd may take to answer, or to start what does not wait for its own end.
+# How long systemd may take to answer, or to start a unit whose end it does not wait for.
 SYSTEMD_S = 60.0
-# What a person who asked for a restore waits for at most; the restore itself goes on.
+# How long `model-trial restore` waits; the restore itself goes on.
 RESTORE_WAIT_S = 3600.0
 # An incomplete restore is retried after 1, 2, 4 ... seconds, and finally every minute.
 RETRY_MAX_S = 60.0
@@ -180,7 +180,7 @@ def poll(state: State, run: str, epoch: int, since: int, wait_s: float) -> dict[
     alive. Stale callers may look, too, and renew nothing: they learn who restored the host.
     """
     deadline = time.monotonic() + wait_s
-    # A lease that cannot be written lapses; the caller may look all the same.
+    # A lease that cannot be written lapses; the caller may still look.
     with contextlib.suppress(Held, OSError):
         state.guard(run, epoch)
         state.renew()
@@ -205,7 +205,7 @@ def _attempts(entries: list[dict[str, Any]]) -> tuple[int, str]:
         if entry["event"] == "restored":
             break
         failed += entry["event"] == "restore_failed"
-    # Killed on its way, or between its last entry and the removal of the mark.
+    # Killed meanwhile, or between its last entry and the removal of the mark.
     cut_off = bool(ends) and ends[-1]["event"] != "restore_failed"
     return failed, ends[-1]["restored_by"] if cut_off else ""
 
@@ -274,7 +274,7 @@ def run_window(state: State) -> int:
     if any(e["by"] == "runner" for e in read(state.journal_path(mark.run))):
         # Somebody has started the unit again. Tenants are down and samples are there: a second window would measure
         # a host without them, into the files of the first. Its end restores the host.
-        _complain(f"run {mark.run} has been run, and is run once; the host is restored, then open another")
+        _complain(f"run {mark.run} has run already, and a run runs once; the host is restored, then open another")
         return 1
     try:
         runner.Runner(trial, state, mark.epoch, gpu.Card(trial.gpu.index)).run()
@@ -304,12 +304,12 @@ def abort(state: State, run: str, by: str) -> int:
     if heard:
         _say(f"run {run} will end and the host restore itself; see: model-trial status")
         return 0
-    _say(f"run {run} has no runner that would end; the host restores itself now, see: model-trial status")
+    _say(f"run {run} has no runner left; the host restores itself now, see: model-trial status")
     return restore(state, by, wait=False)
 
 
 def status(state: State) -> dict[str, Any]:
-    """Who holds the host and what it is at, or how the last run ended.
+    """Who holds the host and in which phase, or how the last run ended.
 
     Returns:
         ``open`` (None, or ``{run, since, controller, phase, window_s, remaining_s, lease_age_s, lease_s}``; times in
@@ -365,7 +365,7 @@ def _held(state: State, mark: Mark) -> dict[str, Any]:
 
 
 def _screen(facts: dict[str, Any]) -> str:
-    """The status for people: what is, why, and what can be done about it."""
+    """The status for people: the state, its reason, and what they can do."""
     held, rows = facts["open"], []
     failure, missing = facts["failure"], facts["restore_failure"]
     if held:
@@ -373,7 +373,7 @@ def _screen(facts: dict[str, Any]) -> str:
         if "phase" in held:
             since = f", {held['window_s']:.0f} s since the first stop" if held["window_s"] else ""
             left = held["remaining_s"]
-            back = f"back in at most {left:.0f} s" if left > 0 else f"to be back {-left:.0f} s ago"
+            back = f"back in at most {left:.0f} s" if left > 0 else f"was due back {-left:.0f} s ago"
             rows.append(("phase", f"{held['phase']}{since}, {back}"))
             if held["lease_s"] is None:
                 rows.append(("lease", "none: the run finishes unattended"))
@@ -408,7 +408,7 @@ def number_of_seconds(text: str) -> float:
     """A span of time; argparse uses this function's name in its error message.
 
     Raises:
-        ValueError: it is not one. A wait until "nan" would never end.
+        ValueError: it is not a number of seconds. A wait until "nan" would never end.
     """
     if not 0 <= float(text) < float("inf"):
         raise ValueError(text)
@@ -416,13 +416,13 @@ def number_of_seconds(text: str) -> float:
 
 
 def unpack(program: Path, folder: Path) -> None:
-    """Lay the modules of a zipapp into a folder, compiled for this Python; other versions beside it are removed.
+    """Put the modules of a zipapp into a folder, compiled for this Python; remove other versions beside it.
 
     The folder appears complete or not at all: a program that finds it takes every module from it.
 
     Raises:
         OSError: they cannot be written.
-        ValueError: the file is no zipapp.
+        ValueError: the file is not a zipapp.
     """
     # Imported here: only this verb needs them, and every start would pay for them.
     import compileall
@@ -435,7 +435,7 @@ def unpack(program: Path, folder: Path) -> None:
             packed.extractall(fresh)
         # With their final path, for tracebacks.
         compileall.compile_dir(fresh, ddir=str(folder), quiet=2)
-        # A power cut must not leave the final name with empty files in it: the host could not be restored.
+        # A power cut must not leave the final folder with empty files: the host could not be restored.
         os.sync()
         try:
             fresh.rename(folder)
@@ -455,8 +455,8 @@ def unpack(program: Path, folder: Path) -> None:
 
 _OPTIONS = {
     "--by": "who asks, for the journal",
-    "--controller": "who opens it, for the status",
-    "--epoch": "the epoch that open answered",
+    "--controller": "who opens the trial, for the status",
+    "--epoch": "the epoch that open returned",
     "--phase": f"one of {', '.join(PHASES)}",
     "--run": "name of the run",
     "--since": "only events after this number",
@@ -466,7 +466,7 @@ _OPTIONS = {
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="model-trial", description="Holds a trial on this host, and gives the host back."
+        prog="model-trial", description="Runs a trial on this host, and gives the host back."
     )
     parser.add_argument("--root", type=Path, default=None, help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -484,16 +484,16 @@ def _parser() -> argparse.ArgumentParser:
             )
         return found
 
-    verb("status", "who holds this host, and how the last run ended").add_argument(
+    verb("status", "show who holds this host, and how the last run ended").add_argument(
         "--json", action="store_true", help="for programs: one line of JSON"
     )
     asked = verb("restore", "bring the host back now", "--by")
-    asked.add_argument("--no-wait", action="store_true", help="return at once; status tells how it went")
+    asked.add_argument("--no-wait", action="store_true", help="return at once; status shows the result")
     verb("abort", "end the running trial; the host restores itself", "--by")
     verb("open", "prepare and open a trial (controller)", "--run", "--controller")
     verb("advance", "let a trial enter a phase (controller)", "--run", "--epoch", "--phase")
-    verb("poll", "renew the lease and tell what happened (controller)", "--run", "--epoch", "--since", "--wait")
-    verb("run", "the window of the open trial (mt-run)")
+    verb("poll", "renew the lease and report new events (controller)", "--run", "--epoch", "--since", "--wait")
+    verb("run", "run the window of the open trial (mt-run)")
     verb("restore-now", "restore the open trial (mt-restore)")
     verb("recover", "after a reboot: ask for a restore (mt-recover)")
     verb("unpack", "compile the program for this host's Python (controller)").add_argument("folder", type=Path)
@@ -552,10 +552,10 @@ def main(argv: list[str] | None = None) -> int:
             os.scandir(state.root).close()
         return _act(args, state)
     except PermissionError as err:
-        _complain(f"{args.verb}: {err}; this is root's alone, do: sudo model-trial {args.verb}")
+        _complain(f"{args.verb}: {err}; only root may do this: sudo model-trial {args.verb}")
         return 1
     except KeyboardInterrupt:
-        _complain(f"{args.verb}: interrupted; what the host has begun it ends by itself, see: model-trial status")
+        _complain(f"{args.verb}: interrupted; the host completes what it has begun, see: model-trial status")
         return 130
     except Held as err:
         _complain(err)

@@ -29,16 +29,16 @@ from .probes import ProcessId
 POLL_S = 0.05
 # Without a reading for this long the drain cannot be observed; it then ends at its minimum.
 BLIND_S = 1.0
-# A tenant that dies and is back between two looks has another process.
+# A tenant that dies and returns between two looks has another process.
 SETTLE_POLL_S = 0.5
-# What the journal says of a tenant's moves: the last of them tells whether something was begun.
+# The journal's events about a tenant's moves: the last one says whether a stop or start was begun.
 MOVES = ("tenant_stopping", "tenant_stopped", "tenant_not_stopped", "tenant_starting", "tenant_started",
          "tenant_healthy")  # fmt: skip
 # What a driver usually needs to answer; it gets no more before the candidate is removed.
 SEE_S = 0.05
 # A failed start is retried after these pauses; after that the next restore tries again.
 RETRY_S = (0.5, 1.0)
-# No failure with one tenant, a bug of ours included, may keep the next one down.
+# No failure with one tenant, not even a bug of ours, may keep the next one down.
 TROUBLE = (Exception,)
 # Requests that no person made: systemd at the runner's end, and systemd at boot.
 UNATTENDED = ("host", "boot")
@@ -72,7 +72,7 @@ def downtimes(plan: Plan, entries: list[dict[str, Any]]) -> dict[str, dict[str, 
 
 
 def times(entries: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """What the host needed, in seconds: ``{"stop_s": {tenant}, "start_s": {tenant}, "drain_s": {window, restore}}``."""
+    """How long the host took (s): ``{"stop_s": {tenant}, "start_s": {tenant}, "drain_s": {window, restore}}``."""
     found: dict[str, dict[str, float]] = {"stop_s": {}, "start_s": {}, "drain_s": {}}
     for entry in entries:
         if entry["event"] == "tenant_stopped":
@@ -104,7 +104,7 @@ class Restorer:
         self.failures: list[str] = []
         self.docker_silent = False
         # First: holders of the old epoch can no longer act.
-        # On a full disk the new epoch cannot be written; the tenants come back all the same.
+        # On a full disk the new epoch cannot be written; the tenants come back anyway.
         with contextlib.suppress(OSError):
             state.raise_epoch()
         self.journal = Journal(state.journal_path(plan.run), plan.run, state.epoch(), "restorer", required=False)
@@ -126,7 +126,7 @@ class Restorer:
         began = time.monotonic()
         self.explain()
         self.journal.write("restore_started", restored_by=self.by)
-        # This request is being served from here on; a later one asks for another restore.
+        # From here on this request is being served; a later request asks for another restore.
         if self.state.asked("asked") == self.by:
             self.state.take("asked")
         try:
@@ -159,7 +159,7 @@ class Restorer:
             result = tenants.unit_facts("mt-run.service").get("Result", "unknown")
             if ends[-1]["boot_id"] != boot_id():
                 result = "the host was restarted"
-            why = {"timeout": "its time was up", "success": "stopped for this restore"}.get(result, result)
+            why = {"timeout": "its time limit was reached", "success": "stopped for this restore"}.get(result, result)
             self.journal.write(
                 "phase_failed",
                 phase=ends[-1]["phase"],
@@ -170,7 +170,7 @@ class Restorer:
             )
 
     def note(self, failure: str) -> None:
-        """Remember a failure for the end; the next steps are done all the same."""
+        """Remember a failure for the end; the next steps go on anyway."""
         if failure not in self.failures:
             self.failures.append(failure)
 
@@ -190,9 +190,9 @@ class Restorer:
         return self.run_dir / "logs" / f"{tenant.name}.log"
 
     def end_stops(self) -> None:
-        """Bring every stop that was begun to its end, and only then look who is there.
+        """Complete every stop that was begun, and only then look which tenants are up.
 
-        It may have been cut off, by a limit, a signal or this very restore; it goes on all the same, and its tenant
+        Its caller may be gone, by a limit, a signal or this very restore; the stop goes on anyway, and its tenant
         would answer until it dies.
         """
         for tenant in self.ours:
@@ -207,7 +207,7 @@ class Restorer:
             self.journal.write("tenant_not_stopped", tenant=tenant.name, reason=str(err), begun=True)
 
     def end_stop(self, tenant: Tenant) -> None:
-        """Wait for a tenant's stop that is under way; one that can't be seen is done once more.
+        """Wait for a tenant's stop that is under way; if it can't be seen, stop the tenant again.
 
         Raises:
             TenantError: it does not end.
@@ -230,12 +230,12 @@ class Restorer:
             self.journal.write("tenant_stopped", tenant=tenant.name, duration_s=took)
 
     def asked_to_stop(self, tenant: Tenant) -> bool:
-        """Whether the last the journal knows of a tenant is that its stop was begun; no process outlives a boot."""
+        """Whether the journal's last event about a tenant is a begun stop; no process outlives a boot."""
         moves = [e for e in self.past if e.get("tenant") == tenant.name and e["event"] in MOVES and not e.get("begun")]
         return bool(moves) and moves[-1]["event"] == "tenant_stopping" and moves[-1]["boot_id"] == boot_id()
 
     def end(self, tenant: Tenant) -> None:
-        """Stop a tenant that has to be started anew."""
+        """Stop a tenant that has to be started again."""
         self.journal.write("tenant_stopping", tenant=tenant.name, impact=tenant.impact)
         took = tenants.end(tenant, self.log(tenant))
         self.journal.write("tenant_stopped", tenant=tenant.name, duration_s=round(took, 3))
@@ -246,14 +246,14 @@ class Restorer:
         return next((scope for scope in tenants.of(tenant).loading() if scope not in known), "")
 
     def settle(self, started: bool) -> None:
-        """See that everybody who was moved stays up: the same processes, healthy all the time, for ``settle_s``.
+        """Wait and check that every moved tenant stays up: the same processes, healthy all the time, for ``settle_s``.
 
         A tenant that dies some seconds after its start, or whose health comes and goes, is not back. The next try
         starts it again.
         """
         known = self.snapshot or {}
         moved = any(e["event"] in MOVES for e in self.past) or known.get("boot_id", boot_id()) != boot_id()
-        # With a failure this attempt can't end well, and the next one waits again.
+        # After a failure this attempt can't succeed, and the next one waits again.
         if not self.plan.settle_s or self.failures or not (started or moved):
             return
         began = time.monotonic()
@@ -379,7 +379,7 @@ class Restorer:
         return None if target is None or None in held else int(target + sum(held))
 
     def start(self, tenant: Tenant, *, measure: bool) -> None:
-        """Start one missing tenant and wait until it is healthy; A2 where it has its place."""
+        """Start one missing tenant and wait until it is healthy; A2 after the baseline's tenant."""
         if measure:
             containers.start_in_background(containers.client_name("a2"))
         self.journal.write("tenant_starting", tenant=tenant.name)
@@ -416,7 +416,7 @@ class Restorer:
             # All attempts together stay within the tenant's limit: the restore bound counts on it.
             if not pause_s or time.monotonic() + pause_s >= deadline:
                 raise trouble
-            # Its last words are reported with the last attempt.
+            # Its last log lines are reported with the last attempt.
             why = str(trouble).split("; last log lines:", 1)[0]
             facts = {"attempt": attempt, "wait_s": pause_s, "ended": ended}
             self.journal.write("tenant_retry", tenant=tenant.name, reason=why, **facts)
@@ -436,7 +436,7 @@ class Restorer:
         return None
 
     def may_measure(self) -> bool:
-        """Whether A2 has its place: only after a completed measure phase of this boot, and only while there is time."""
+        """Whether A2 may run: only after a completed measure phase of this boot, and only while there is time."""
         done = [e for e in self.past if e["event"] == "phase_done" and e["phase"] == "measure"]
         stopped = [e for e in self.past if e["event"] == "tenant_stopping"]
         early = any(e["event"] == "restore_started" for e in self.past)
@@ -446,7 +446,7 @@ class Restorer:
         return not late
 
     def measure_again(self) -> bool:
-        """A2: the live model once more, bounded; a failure here only costs the comparison.
+        """A2: measure the live model again, bounded; a failure here only costs the comparison.
 
         Returns:
             Whether the client has finished.
@@ -466,7 +466,7 @@ class Restorer:
         finally:
             client.close()
         if code is None:
-            self.journal.write("a2_skipped", reason=f"not through after {self.plan.limits.a2_s + A2_GRACE_S:.0f} s")
+            self.journal.write("a2_skipped", reason=f"not finished after {self.plan.limits.a2_s + A2_GRACE_S:.0f} s")
             return False
         self.journal.write("segment_done", session="a2", exit_code=code)
         return True
@@ -487,7 +487,7 @@ class Restorer:
         rows = [{"id": c.id, "title": c.title, "expected": c.expected, "found": c.found, "ok": c.ok} for c in results]
         self.journal.write("checks", ok=not broken, checks=rows)
         if broken or self.failures:
-            todo = f"it is tried again; when mended, at once by: sudo model-trial restore (run {self.plan.run})"
+            todo = f"the host tries again by itself; to try at once: sudo model-trial restore (run {self.plan.run})"
             raise RestoreFailed("; ".join([*self.failures, *broken, todo]))
         entries = read(self.state.journal_path(self.plan.run))
         facts = {**downtimes(self.plan, entries), "times": times(entries)}

@@ -147,7 +147,7 @@ def _prepare_measuring(plan: Plan, run_dir: Path, journal: Journal) -> None:
             code = int(containers.docker("wait", name, timeout_s=plan.limits.measure_s).strip())
     except (containers.DockerError, production.ProductionError, OSError) as err:
         raise PhaseFailed(
-            f"the trial could not be prepared: {err}", todo="nothing was touched; mend it and try again"
+            f"the trial could not be prepared: {err}", todo="nothing was touched; fix it and try again"
         ) from err
     journal.write("segment_done", session="tenants", exit_code=code)
     if code not in (0, 3):
@@ -224,9 +224,9 @@ class Runner:
         if plan.attended and state.lease_age_s() > plan.limits.lease_s:
             raise PhaseFailed(
                 "the lease lapsed",
-                f"a sign of the controller every {plan.limits.lease_s:.0f} s",
+                f"a poll of the controller every {plan.limits.lease_s:.0f} s",
                 f"none for {state.lease_age_s():.0f} s",
-                "the host restores itself; harvest.yml brings what was measured",
+                "the host restores itself; harvest.yml fetches what was measured",
             )
         if self.server is not None:
             self._check_candidate(self.server)
@@ -248,7 +248,7 @@ class Runner:
         plan, last = self.plan, self.sampler.last
         if last and time.monotonic() - last.t_s > BLIND_S:
             raise PhaseFailed(
-                "VRAM cannot be seen any more",
+                "VRAM can no longer be read",
                 f"a reading every {self.sampler.interval_s} s",
                 f"none for {time.monotonic() - last.t_s:.0f} s: {self.sampler.error}",
                 "look at the driver: nvidia-smi, journalctl -k",
@@ -258,7 +258,7 @@ class Runner:
             # A revived tenant takes memory too, and then it is the one to report.
             newcomers = self._newcomers(server)
             self._check_revived(newcomers)
-            beside = f", with what came beside it: {gpu.describe(newcomers)}" if newcomers else ""
+            beside = f", including other processes: {gpu.describe(newcomers)}" if newcomers else ""
             raise PhaseFailed(
                 "the candidate takes too much VRAM",
                 f"at most {plan.bands.abort_above_gb} GB above the drained level",
@@ -273,7 +273,7 @@ class Runner:
             why = (
                 "ran out of memory" if facts.get("OOMKilled") else f"ended with code {facts.get('ExitCode', 'unknown')}"
             )
-            raise PhaseFailed("the candidate died", "a running server", f"it {why}; last words: {words}")
+            raise PhaseFailed("the candidate died", "a running server", f"it {why}; last log lines: {words}")
 
     def _newcomers(self, server: ProcessId) -> list[gpu.Holder]:
         """Processes other than the candidate that hold VRAM now and did not when the trial was opened.
@@ -367,7 +367,7 @@ class Runner:
         try:
             duration = tenants.stop(tenant, self.run_dir / "logs" / f"{tenant.name}.log")
         except tenants.NotBegun as err:
-            # Elsewhere what was begun goes on, and the restore brings it to its end.
+            # Otherwise the stop goes on, and the restore completes it.
             self.journal.write("tenant_not_stopped", tenant=tenant.name, reason=str(err), begun=False)
             raise
         self.down.append(tenant)
@@ -457,7 +457,7 @@ class Runner:
         self.server = containers.start(candidate.container)
         if self.server is None:
             words = containers.tail(candidate.container)
-            raise PhaseFailed("the candidate ended at once", "a running server", f"last words: {words}")
+            raise PhaseFailed("the candidate ended at once", "a running server", f"last log lines: {words}")
         self.journal.write("candidate_started", pid=self.server.pid, start_ticks=self.server.start_ticks)
         containers.start_in_background(containers.client_name("candidate"))
         health = Http(url=f"http://127.0.0.1:{candidate.port}/health", timeout_s=1.0)
@@ -475,7 +475,7 @@ class Runner:
         ok = at_hold.exists()
         self.journal.write("smoke", ok=ok, strategy=reply.get("strategy"), content=str(reply.get("content"))[:200])
         if not ok:
-            # A server that died under its first request did not answer badly: wait a moment for its end to show.
+            # A server that died during its first request is not a bad reply: wait a moment for its end to show.
             deadline = time.monotonic() + DEATH_S
             while reply.get("error_class") in ("connect", "dropped") and time.monotonic() < deadline:
                 self.pause()
@@ -489,7 +489,7 @@ class Runner:
 
     def gate(self, name: str, peak_mib: int) -> str:
         """Journal the VRAM footprint at a gate; returns its band. The fence handles a footprint over the limit."""
-        # A gate needs a reading of its own, never one from before the driver stopped answering.
+        # A gate needs a fresh reading, never one from before the driver stopped answering.
         footprint = max(peak_mib, self.card.read(BLIND_S).used_mib) - self.drained_mib
         band = self.plan.bands.name(footprint)
         self.journal.write(
@@ -508,7 +508,7 @@ class Runner:
             if at_hold.exists():
                 band = self.gate("extend", self.sampler.peak_mib)
                 thinking = (sessions.summary(at_hold) or {}).get("thinking", 0)
-                # The extension refines the statistics; latency never decides it.
+                # The extension refines the statistics; it is not a quality gate, so latency never decides it.
                 extend = band == "healthy" and not thinking
                 reason = "VRAM healthy, no thinking seen" if extend else f"VRAM {band}, {thinking} thinking replies"
                 self.journal.write("extension", extend=extend, reason=reason)

@@ -33,10 +33,10 @@ def take(plan: Plan, card: gpu.Card) -> dict[str, Any]:
             "healthy": condition.healthy,
             "pid": condition.process.pid if condition.process else 0,
             "start_ticks": condition.process.start_ticks if condition.process else 0,
-            # Nothing seen of a tenant that should hold memory means that the driver does not tell, not that it is 0.
+            # If no process of a tenant that should hold memory is seen, the driver does not tell; the figure is not 0.
             "vram_mib": sum(known) if len(known) == len(held) and (held or not tenant.vram_process) else None,
             "vram_pids": [h.pid for h in held],
-            # What an earlier trial has started: nothing of it is loading.
+            # An earlier trial started these; none of them is loading.
             "scopes": tenants.of(tenant).loading(),
             "found": condition.found,
         }

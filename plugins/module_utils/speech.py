@@ -135,7 +135,7 @@ def parse(raw: bytes) -> Wav:
         raise WavError("the WAV holds no audio")
     samples, scale = _samples(chunks[b"data"][: frames * frame], encoding, bits)
     if encoding == _FLOAT and not all(map(math.isfinite, samples)):
-        raise WavError("a sample of the WAV is no finite number")
+        raise WavError("a sample of the WAV is not a finite number")
     mean = math.fsum(samples) / len(samples)
     some = samples[:: len(samples) // _RMS_SAMPLES + 1]
     peak = max(max(samples) - mean, mean - min(samples)) / scale
@@ -147,7 +147,7 @@ def _looks_like(raw: bytes) -> str:
     start = raw[:200].lstrip().lower()
     text = raw[:80].decode("utf-8", "replace").strip()
     if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        return f"a page of HTML instead of audio: {text!r}"
+        return f"an HTML page instead of audio: {text!r}"
     if start.startswith((b"{", b"[")):
         return f"JSON instead of audio: {text!r}"
     if start.startswith((b"id3", b"oggs", b"flac")) or raw[:2] in (b"\xff\xfb", b"\xff\xf3"):
@@ -169,7 +169,7 @@ def judge(status: int, raw: bytes, min_bytes: int) -> Spoken:
     try:
         wav = parse(raw)
     except WavError as err:
-        return Spoken(False, f"{size} bytes that are no valid WAV: {err}", bytes=size)
+        return Spoken(False, f"{size} bytes that are not a valid WAV: {err}", bytes=size)
     text = f"WAV, {wav.duration_s:.2f} s, {wav.rate_hz} Hz, {wav.channels} channel(s), {size} bytes"
     if size <= min_bytes:
         return Spoken(

@@ -50,7 +50,7 @@ _ENDED_EVERY_S = 0.5
 
 
 class TenantError(RuntimeError):
-    """A tenant did not stop or start; the message has its last words and the command for the operator."""
+    """A tenant did not stop or start; the message has its last log lines and the command for the operator."""
 
 
 class Ended(TenantError):
@@ -102,7 +102,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Begun:
-    """Something that was begun with a tenant and has not ended: ``what`` is ``stop`` or ``start``; words for people.
+    """A stop or start (``what``) of a tenant that was begun and has not ended; words for people.
 
     It goes on by itself when the program that asked for it has gone. Its tenant is neither up nor down.
     """
@@ -115,7 +115,7 @@ KINDS: dict[str, type[Kind]] = {}
 
 
 class Kind:
-    """What one kind of tenant can do. A subclass with a ``name`` is registered under it.
+    """Operations of one kind of tenant. A subclass with a ``name`` is registered under it.
 
     Methods that act raise `TenantError`, ``TimeoutError`` or another ``OSError``; `stop` and `start` below turn the
     latter two into a `TenantError`.
@@ -170,29 +170,29 @@ class Kind:
         return process is not None and process.pid in probes.ancestors(item.pid, host.proc)
 
     def begun(self) -> Begun | None:
-        """What was begun with it and has not ended, as far as this can be seen on the host.
+        """Its stop or start that was begun and has not ended, as far as the host shows it.
 
         This looks for commands of its inventory that still run.
         """
         found = probes.members(_scope("(?:start|stop)", self.tenant.name))
-        # A stop that goes on counts more than a start beside it.
+        # A stop that is under way counts more than a start at the same time.
         for scope in sorted(found, reverse=True):
             what = "stop" if re.fullmatch(_scope("stop", self.tenant.name), scope) else "start"
-            # What a start command leaves in the background is the tenant; of a stop nothing may be left.
+            # A start command leaves the tenant in the background; a stop command must leave nothing.
             running = [pid for pid in found[scope] if what == "stop" or probes.command(pid).endswith(scope)]
             if running:
                 return Begun(what, f"its {what} command still runs (PID {running[0]}, {scope})")
         return None
 
     def loading(self) -> list[str]:
-        """Scopes of its start commands in which something lives: it may be loading there, not yet to be found."""
+        """Scopes of its start commands that have live processes: it may be loading there and not be found yet."""
         return []
 
     def kill(self) -> None:
         """End by signal what its own stop has left; nothing where its manager does that."""
 
     def restarts(self) -> int:
-        """How often its manager has started it again by itself; 0 where it has none that counts."""
+        """How often its manager has restarted it by itself; 0 where it has none that counts."""
         return 0
 
     def stop_limit_s(self, _host: Host) -> float:
@@ -240,7 +240,7 @@ class Kind:
     def last_words(self, log: Path) -> str:
         """Its last log lines, and the command that starts it by hand."""
         text = ""
-        # They are asked for when something has failed: trouble here must not hide that failure.
+        # Called when something has failed: an error here must not hide that failure.
         with contextlib.suppress(OSError):
             text = self.words(log)
         lines = "\n".join(text.splitlines()[-_LOG_LINES:]) or "(nothing)"
@@ -381,7 +381,7 @@ class _Commands(Kind):
         tenant, units = self.tenant, probes.units(item.pid, host.proc)
         if any(re.fullmatch(_scope("start", tenant.name), unit) for unit in units):
             return True
-        # Every user may give his process what name he likes; nobody may run as another.
+        # A user may give a process any name, but cannot run it as another user.
         if tenant.user and probes.uid(item.pid, host.proc) != _uid(tenant.user):
             return False
         if not tenant.process:
@@ -402,7 +402,7 @@ class _Commands(Kind):
         return _as_user(self, "start", self.tenant.start, log, limit_s)
 
     def ended(self, scope: str) -> str:
-        # Without a scope that held its processes nothing is known.
+        # Without a scope for its processes nothing is known.
         if scope and not probes.inhabited(scope) and self.find() is None:
             return "what its start command left in the background has ended"
         return ""
@@ -440,7 +440,7 @@ class Container(Kind):
     def _pid(self) -> int:
         reply = run.command(["docker", "inspect", "--format", "{{.State.Pid}}", self.tenant.container], _QUESTION_S)
         if reply.rc != 0 and reply.err and "No such" not in reply.err:
-            # An engine that does not answer has not said that the container is gone.
+            # If docker does not answer, the container may still be there.
             raise TenantError(f"{self.tenant.name}: {probes.printable(reply.err.strip())}")
         return int(reply.out.strip() or 0) if reply.rc == 0 else 0
 
@@ -468,7 +468,7 @@ class Container(Kind):
         return ["docker", "stop", "--time", str(int(self.tenant.stop_timeout_s)), self.tenant.container]
 
     def begun(self) -> Begun | None:
-        # docker does not tell that it waits for a container's end; the client that asked for it may live on.
+        # docker does not show that it waits for a container's end; the client that asked may still run.
         asking = [p.pid for p in probes.processes(shlex.join(self._stop)) if probes.uid(p.pid) == 0]
         return Begun("stop", f"PID {asking[0]} stops it") if asking else None
 
@@ -580,7 +580,7 @@ def _as_user(kind: Kind, what: str, command: str, log: Path, limit_s: float) -> 
         _end_scope(scope)
         raise
     if done.rc != 0:
-        # A failed command leaves nothing half done: what it started would run twice after the next attempt.
+        # End what a failed command started: it would run twice after the next attempt.
         _end_scope(scope)
         raise TenantError(f"{tenant.name}: {command!r} ended with {done.rc}; {kind.last_words(log)}")
     return scope
@@ -606,7 +606,7 @@ def _uid(user: str) -> int | None:
 def owns(tenant: Tenant, item: Listener, host: Host) -> bool:
     """Whether a listener is the tenant's: its own, or the one that the inventory names (``listener``).
 
-    The latter is a program of root or of the tenant's user: everybody may give his own program that name.
+    The latter is a program of root or of the tenant's user: any user may give a program that name.
     """
     if tenant.listener and tenant.listener in item.command:
         trusted = {0, _uid(tenant.user)} if tenant.user else {0}
@@ -616,11 +616,11 @@ def owns(tenant: Tenant, item: Listener, host: Host) -> bool:
 
 
 def ports(tenant: Tenant) -> set[int]:
-    """Where the tenant listens and is asked on this host."""
+    """The addresses on this host where the tenant listens or is asked."""
     asked = [question.url for question in (tenant.health, tenant.speech) if question]
     found = {tenant.port}
     for url in asked:
-        # What can't be read as an address is not asked either.
+        # A text that can't be read as an address is never asked.
         with contextlib.suppress(ValueError):
             parts = urllib.parse.urlsplit(url)
             if parts.hostname in _LOOPBACK:
@@ -655,7 +655,7 @@ def foreign(tenant: Tenant) -> str:
 def look(tenant: Tenant) -> Condition:
     """How the tenant is now. Looks only.
 
-    What was begun and has not ended leaves nobody healthy, nor does an answer that a stranger may have given.
+    A tenant is not healthy while its stop or start is under way, nor by an answer of another program on its port.
     """
     process, begun = find_process(tenant), of(tenant).begun()
     stranger = foreign(tenant)
@@ -732,7 +732,7 @@ def end(tenant: Tenant, log: Path) -> float:
         raise
     except TenantError as err:
         trouble = err
-    # What hangs while it loads is not to be found, and its own stop may not find it either.
+    # A tenant that hangs while it loads can't be found, and its own stop may not find it either.
     killing = bool(trouble or kind.begun() or (process is None and kind.loading()))
     if killing:
         kind.kill()
@@ -742,7 +742,7 @@ def end(tenant: Tenant, log: Path) -> float:
         if time.monotonic() > deadline:
             raise trouble or TenantError(f"{tenant.name}: it can't be ended; {kind.last_words(log)}")
         time.sleep(POLL_S)
-        # What is found then may be a worker that the one before has left.
+        # The process found then may be a worker that its predecessor left.
         if killing:
             kind.kill()
     return time.monotonic() - began
@@ -810,7 +810,7 @@ def wait_healthy(
             found = answer.found
         now = time.monotonic()
         if now - began > limit_s:
-            # A stranger on its port may be why it can't listen there.
+            # Another program on its port may be why it can't listen there.
             found = foreign(tenant) or found
             raise TenantError(
                 f"{tenant.name}: not healthy after {tenant.start_timeout_s:.0f} s (found: {found}); "
@@ -827,7 +827,7 @@ def wait_healthy(
 
 @dataclass(frozen=True)
 class Standing:
-    """Which process a tenant is, and how often its manager has started it again by itself."""
+    """Which process a tenant is, and how often its manager has restarted it by itself."""
 
     process: ProcessId | None
     restarts: int
@@ -840,7 +840,7 @@ class Standing:
 
 def standing(tenant: Tenant) -> Standing:
     """What `unsettled` compares with; without a process where it can't be told."""
-    # What went wrong is the next look's to tell.
+    # The next look reports what went wrong.
     with contextlib.suppress(Exception):
         return Standing(find_process(tenant), of(tenant).restarts())
     return Standing(None, 0)
@@ -855,10 +855,10 @@ def unsettled(tenant: Tenant, first: Standing) -> str:
     try:
         condition, restarts = look(tenant), of(tenant).restarts()
     except Exception as err:
-        # A manager that can't be asked has not said that it is well.
+        # If its manager does not answer, the tenant may not be well.
         return f"it can't be looked at: {err}"
     if restarts != first.restarts:
-        return f"its manager has started it again ({restarts} times, {first.restarts} before)"
+        return f"its manager has restarted it ({restarts} times, {first.restarts} before)"
     return "" if condition.healthy else condition.found
 
 

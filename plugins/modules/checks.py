@@ -38,7 +38,7 @@ options:
   proof_file:
     description:
       - What a restore leaves on the host when its checks have passed, C(verification.json) in the folder of its run.
-      - With it, tenants that are another process now than then are named, as a warning and as RV(changed_since).
+      - With it, tenants whose process has changed since then are reported, as a warning and as RV(changed_since).
       - Ignored when it is missing, and when it is older than the last reboot.
     type: path
   settle_s:
@@ -78,11 +78,11 @@ checks:
       type: int
       sample: 7
     title:
-      description: What it is about.
+      description: What it checks.
       type: str
       sample: Chatterbox TTS speaks "test one two"
     expected:
-      description: What must be.
+      description: What is expected.
       type: str
       sample: a valid WAV of more than 5120 bytes that is not silent
     found:
@@ -94,7 +94,7 @@ checks:
       type: bool
       sample: true
 changed_since:
-  description: Tenants that have another process than when the restore was proved, in words.
+  description: Tenants whose process has changed since the restore was proved, in words.
   returned: when the plan is valid
   type: list
   elements: str

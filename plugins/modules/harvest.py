@@ -41,12 +41,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 files:
-  description: What came, relative to O(dest).
+  description: The transferred files, relative to O(dest).
   returned: always
   type: list
   elements: str
 left_out:
-  description: Names that were not unpacked, because they are no plain files with plain names.
+  description: Names that were not unpacked, because they are not plain files with plain names.
   returned: always
   type: list
   elements: str

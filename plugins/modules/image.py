@@ -23,7 +23,7 @@ options:
     description: Tag to ship it under.
     type: str
   docker:
-    description: How docker is called on the host.
+    description: The docker command on the host.
     type: str
     default: docker
 extends_documentation_fragment:

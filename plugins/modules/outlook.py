@@ -68,7 +68,7 @@ trial_down_s:
   returned: with O(journal) of a restored rehearsal
   type: dict
 trial_impacts_s:
-  description: Expected time without what people lose in a trial, in seconds.
+  description: Expected duration of each impact in a trial, in seconds.
   returned: with O(journal) of a restored rehearsal
   type: dict
 hints:

@@ -37,7 +37,7 @@ options:
     type: str
     default: playbook
   controller:
-    description: Who opens the trial, told to anybody who finds the host held.
+    description: Who opens the trial, shown to callers that find the host held.
     type: str
 extends_documentation_fragment:
   - edgelab.model_trial.attributes

@@ -44,7 +44,7 @@ sha256:
   type: str
 compiled:
   description:
-    - The folder on the host where the program looks for its modules compiled, and C(model-trial unpack) lays them.
+    - The folder on the host where the program looks for its compiled modules; C(model-trial unpack) creates it.
     - Every program has a folder of its own.
   returned: always
   type: str

@@ -13,7 +13,7 @@ version_added: "0.1.0"
 description:
   - Sends a JSON body to a text-to-speech service and parses what comes back. It must be a WAV that is
     complete, larger than a limit, and not silent. A positive health page does not prove speech.
-  - Fails and says what came instead, for example a page of HTML, an empty body, a truncated WAV
+  - Fails and says what came instead, for example an HTML page, an empty body, a truncated WAV
     or silence.
 options:
   url:

@@ -14,7 +14,7 @@ short_description: Run a command of trialbench on the controller
 description:
   - Runs C(trialbench) in the controller's Python and shows what it prints.
   - C(workloads) checks what a trial would ask, and fails the task if it could not be asked.
-  - C(attest) looks up what ground truth says of files. A negative verdict does not fail the task.
+  - C(attest) looks up the ground truth of files. A negative verdict does not fail the task.
   - C(documents) is the only command that writes into your own files. In check mode it reports what it would change, and
     in diff mode it shows the change.
 options:
@@ -51,18 +51,18 @@ EXAMPLES = r"""
 RETURN = r"""
 rc:
   description: Its exit code.
-  returned: always, but after C(attest)
+  returned: always, except after C(attest)
   type: int
 stdout:
   description: What it printed.
   returned: always
   type: str
 attestation:
-  description: What was found (schema C(attestation)), for each of the C(files) its C(status) and what it C(says).
+  description: What was found (schema C(attestation)); each of the C(files) has a C(status) and a text in C(says).
   returned: after C(attest)
   type: dict
 documents:
-  description: Of C(documents), each document with its C(name), C(changed), and in C(left_alone) why it was left alone.
+  description: The documents, each with its C(name), C(changed), and in C(left_alone) the reason if it was left alone.
   returned: after C(documents)
   type: list
   elements: dict

@@ -140,7 +140,7 @@ def test_a_server_that_is_always_just_in_time(tmp_path: Path) -> None:
         code, samples, nav, said = measure(url, tmp_path, "--time-limit-s", "4")
     assert (code, nav["stopped"]) == (3, "time_limit"), said
     assert 0 < len(samples) < 40
-    assert "what is there is partial" in said
+    assert "its results are partial" in said
 
 
 @pytest.mark.parametrize(("mode", "error"), [("500", "http_500"), ("garbage", "bad_json"), ("thinks", "thinking")])

@@ -29,7 +29,7 @@ def test_the_diff_of_a_page_still_applies(page: str, changed: str) -> None:
     shown = diff_of(page)
     assert f"+++ b/{changed}\n" in shown
     done = subprocess.run(["git", "apply", "--check", "-"], cwd=ROOT, input=shown, capture_output=True, text=True)
-    assert done.returncode == 0, f"make the change of docs/{page}.md anew, test it, show it:\n{done.stderr}"
+    assert done.returncode == 0, f"make the change of docs/{page}.md again, test it, show it:\n{done.stderr}"
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,4 +1,4 @@
-"""Mechanisms that promises stand on and that no fake world has: the units of systemd, and how a play takes its hosts.
+"""Mechanisms that promises need and that no fake has: the units of systemd, and how a play takes its hosts.
 
 tests/promises.yml names them; tests/mutations.py removes the mechanisms and demands that these tests fail.
 """

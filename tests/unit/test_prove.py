@@ -120,7 +120,7 @@ def test_a_failure_is_shown_and_what_stands_on_it_is_left_out(checkout: Checkout
     assert sorted(checkout.did()) == ["bad", "beside"]
     assert "the reason" in text
     assert "exit code 3" in text
-    assert "stands on bad" in text
+    assert "needs bad" in text
     results = {one["name"]: one["result"] for one in checkout.document("test.json")["steps"]}
     assert results == {"bad": "failed", "above": "left out", "beside": "ok"}
     assert text.splitlines()[-1] == "1 passed, 2 failed"
@@ -313,7 +313,7 @@ def test_names_are_unique_and_what_a_step_stands_on_comes_before_it() -> None:
     for number, one in enumerate(table.STEPS):
         assert set(one.after) <= set(names[:number]), one.name
         for other in one.after:
-            assert one.tiers <= table.find(other).tiers, f"{one.name} stands on {other}"
+            assert one.tiers <= table.find(other).tiers, f"{one.name} needs {other}"
         assert set(one.needs) <= set(table.NEEDS)
         assert one.twin in ("", "a", "b", "any")
 

@@ -148,7 +148,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The reply failed. The engine is quiet all the same."""
+    """The reply failed; the engine is quiet anyway."""
 
     failure: Failure
     t_s: float

@@ -63,7 +63,7 @@ while [ $tries -lt 50 ]; do
     kill -KILL "$one" 2>/dev/null
     left=$one
   done
-  # Once more: who was only about to be executed shows no brand yet.
+  # Once more: a process that was just about to exec shows no brand yet.
   [ "$left" ] || [ $tries -eq 0 ] || end
   tries=$((tries + 1))
   sleep 0.1

@@ -30,9 +30,9 @@ def add(verbs: Verbs) -> None:
     add_roster(oracle)
     oracle.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     oracle.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="fp32")
-    oracle.add_argument("--kernels", action="store_true", help="with the custom kernels of the hub (GPU)")
+    oracle.add_argument("--kernels", action="store_true", help="use the hub's custom kernels (GPU)")
     oracle.add_argument(
-        "--second", action="store_true", help="of the converted files instead: transformers loading each GGUF"
+        "--second", action="store_true", help="from the converted files instead: transformers loads each GGUF"
     )
     oracle.set_defaults(verb=_oracle)
     pull = verbs.add_parser("pull", help="fetch the roster's models at a pinned commit")
@@ -45,7 +45,7 @@ def add(verbs: Verbs) -> None:
     _add_check(verbs)
     clean = verbs.add_parser("clean", help="remove what convert made")
     add_roster(clean)
-    clean.add_argument("--pulled", action="store_true", help="and what pull fetched")
+    clean.add_argument("--pulled", action="store_true", help="also remove what pull fetched")
     clean.set_defaults(verb=_clean)
 
 
@@ -72,10 +72,10 @@ def _add_check(verbs: Verbs) -> None:
     ticket = verbs.add_parser("ticket", help="write Markdown for an issue tracker, from a verdict")
     ticket.add_argument("file", type=Path, metavar="VERDICT.json")
     ticket.set_defaults(verb=_ticket)
-    attest = verbs.add_parser("attest", help="say what verdicts hold about a file, by its hash")
+    attest = verbs.add_parser("attest", help="look up what verdicts say about a file, by its hash")
     attest.add_argument("--sha256", action="append", required=True, metavar="HEX", help="of the file; repeatable")
     attest.add_argument("--verdict", action="append", default=[], type=Path, metavar="FILE.json", help="repeatable")
-    attest.add_argument("--optional", action="store_true", help="only say it: no verdict, or a bad one, is no failure")
+    attest.add_argument("--optional", action="store_true", help="only report: a missing or bad verdict is no failure")
     attest.add_argument("--json", type=Path, metavar="FILE", help="write what was found (schema attestation)")
     attest.set_defaults(verb=_attest)
     claims = verbs.add_parser("claims", help="show the pre-registered claims, or lock them")

@@ -62,7 +62,7 @@ def fetch(
         raise UsageError(f"{dest}: is not a folder: make it first, writable for this user")
     right = {name for name in sha256 if _is_right(dest / name, sha256[name], tell)}
     if sha256 and right == set(sha256):
-        tell(f"{repo}: all {len(right)} files are there and right")
+        tell(f"{repo}: all {len(right)} files are present with the right hashes")
         return [dest / name for name in sorted(right)]
 
     _, files = hub.list_files(repo, revision, include)
@@ -93,7 +93,7 @@ def _is_right(path: Path, expected: str, tell: Tell) -> bool:
         return False
     if hub.sha256_of(path) == expected:
         return True
-    tell(f"{path.name}: is there with another hash: it is replaced once the right one is fetched")
+    tell(f"{path.name}: has another hash: it is replaced once the right file is fetched")
     return False
 
 
@@ -149,7 +149,7 @@ def _download(repo: str, revision: str, staging: Path, missing: Sequence[RemoteF
         except ServerError as error:
             if attempt == _ATTEMPTS:
                 raise
-            tell(f"{error}; going on ({attempt + 1} of {_ATTEMPTS})")
+            tell(f"{error}; continuing ({attempt + 1} of {_ATTEMPTS})")
 
 
 @contextmanager

@@ -211,7 +211,7 @@ def _read_document(body: bytes, reply: Reply) -> None:
         reply.error_class, reply.error_detail = "bad_json", f"{error}: {body[:80]!r}"
     except PARSE_ERRORS as error:
         reply.error_class = "bad_reply"
-        reply.error_detail = f"no chat completion: {type(error).__name__} {error}: {body[:80]!r}"
+        reply.error_detail = f"not a chat completion: {type(error).__name__} {error}: {body[:80]!r}"
     _add(reply, message)
     reply.content, reply.reasoning = text(message.content), text(message.reasoning)
 

@@ -211,7 +211,7 @@ class Runner:
     def exit_code(self) -> int:
         """0 all samples are good, 3 some failed or the session was ended early, 4 the server is broken or unreachable.
 
-        3 as well for a server that slowed down or was started anew on the way: no one number describes it. A segment's
+        3 as well for a server that slowed down or was restarted meanwhile: no single number describes it. A segment's
         time limit is no failure by itself; a segment that it left without any good sample is.
         """
         if self.stopped == "server":
@@ -245,16 +245,16 @@ class Runner:
                 held = f" ({watch.cache_tokens} tokens)" if watch.cache_tokens else ""
                 lines.append(
                     f"the prompt cache of the server's slots{held} was replaced by this session's prompts: the next "
-                    "request of the server's own callers computes its prompt anew, once"
+                    "request of another client computes its prompt again, once"
                 )
             if watch.why is not None:
                 lines.append(f"other clients of the server were not watched for: {watch.why}")
         for name, state in self._states.items():
             overlapped = sum(FOREIGN in sample.flags for sample in state.samples)
             if overlapped:
-                lines.append(f"{name}: requests of others overlapped {overlapped} of {len(state.samples)} samples")
+                lines.append(f"{name}: other clients' requests overlapped {overlapped} of {len(state.samples)} samples")
             if _restarts(state):
-                lines.append(f"{name}: the server was started anew {_restarts(state)} times while it was measured")
+                lines.append(f"{name}: the server was restarted {_restarts(state)} times while it was measured")
             if state.slowed:
                 lines.append(f"{name}: the server slowed down: its later replies took {state.slowed} times the usual")
             if len(state.models) > 1:
@@ -412,7 +412,7 @@ class Runner:
 # Why a run ended early, where the keyword alone does not explain it.
 _ENDED = {
     "busy": "busy: other clients kept the server busy; it was not measured in competition with them",
-    "time_limit": "time_limit: the whole run took longer than it may; what is there is partial",
+    "time_limit": "time_limit: the run exceeded its time limit; its results are partial",
 }
 
 

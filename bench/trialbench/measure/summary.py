@@ -21,10 +21,10 @@ LOST = ("connect", "dropped")
 # How much of a server's text is kept in a taint.
 _WORDS = 120
 _CUT_SHORT = {
-    "server": "the server died or can not be reached",
+    "server": "the server died or cannot be reached",
     "signal": "ended by a signal",
-    "time_limit": "its time was up",
-    "busy": "others kept the server at work",
+    "time_limit": "its time limit was reached",
+    "busy": "other clients kept the server busy",
     "gate": "no answer at the hold point",
     "thinking": "a reply was thinking",
     "smoke": "the smoke test failed",
@@ -246,7 +246,7 @@ def partial(samples: Sequence[Sample], facts: SegmentFacts) -> list[str]:
     found = []
     done = sum(sample.error_class != "cut_off" for sample in samples)
     if not facts.ended:
-        found.append(f"cut short after {done} samples: the client did not end in order")
+        found.append(f"cut short after {done} samples: the client did not end properly")
     elif done < facts.requested or facts.stopped not in (None, "smoke", "thinking"):
         why = _CUT_SHORT.get(facts.stopped or "")
         found.append(f"cut short at {done} of {facts.requested} samples" + (f": {why}" if why else ""))
@@ -288,10 +288,10 @@ def taints(samples: Sequence[Sample], warmups: Sequence[Sample], *, cache_prompt
     found = []
     hits = _cache(samples, cache_prompt).hits
     if hits and not cache_prompt:
-        found.append(f"cache: {hits} replies came from the prompt cache, which was to be off")
+        found.append(f"cache: {hits} replies came from the prompt cache, which was turned off")
     thinking = sum("thinking" in sample.flags for sample in answered)
     if thinking:
-        found.append(f"thinking: thinking seen in {thinking} replies")
+        found.append(f"thinking: thinking in {thinking} replies")
     odd = [str(sample.finish_reason) for sample in answered if "finish_reason" in sample.flags]
     if odd:
         reasons = line(", ".join(dict.fromkeys(odd)), _WORDS)
@@ -306,7 +306,7 @@ def interruptions(samples: Sequence[Sample]) -> list[str]:
     """The taints `server_restarted` and `server_hung_up` of samples in the order they were taken."""
     again = sum("restarted" in sample.flags for sample in samples)
     if again:
-        return [f"server_restarted: the server was started anew {again} times"]
+        return [f"server_restarted: the server was restarted {again} times"]
     last = max((at for at, sample in enumerate(samples) if sample.ok), default=0)
     lost = Counter(sample.error_class for sample in samples[:last] if sample.error_class in LOST)
     if lost["connect"]:

@@ -120,7 +120,7 @@ def _finding(attestation: Attestation) -> Finding:
 
 def _engines(proofs: Sequence[Proof]) -> Evidence:
     if not proofs:
-        return Evidence("engines", "none", ["none: no proofs lie with this run (`trialbench proof` makes them)"])
+        return Evidence("engines", "none", ["none: this run has no proofs (`trialbench proof` makes them)"])
     lines = [proof.line for proof in proofs]
     engines = list(dict.fromkeys(proof.engine for proof in proofs))
     for engine in engines:

@@ -129,7 +129,7 @@ def remarks(segment: SegmentSummary) -> list[str]:
         found.append(f"{len(segment.outliers)} outliers (kept)")
     watched = segment.neighbours  # a key of finished results
     if watched and watched.overlapped:
-        found.append(f"{watched.overlapped} samples overlapped requests of others (flagged, kept)")
+        found.append(f"{watched.overlapped} samples overlapped other clients' requests (flagged, kept)")
     return found
 
 

@@ -77,7 +77,7 @@ def _host(summary: Summary) -> str:
             lines.append(f"{what}: {', '.join(f'{name} {value:.1f} s' for name, value in took.items())}")
     for retry in facts.retries:
         reason = _short(retry.reason).removeprefix(f"{retry.tenant}: ")
-        lines.append(f"{retry.tenant} was started again (attempt {retry.attempt} failed: {reason})")
+        lines.append(f"{retry.tenant} was restarted (attempt {retry.attempt} failed: {reason})")
     # The head shows the newest failure of an open restore.
     settled = facts.failures if facts.restored else facts.failures[:-1]
     lines += [f"a restore before was not complete: {_short(reason)}" for reason in settled]

@@ -109,7 +109,7 @@ def x_axis(scale: Scale, y: float, title: str, *, top: float | None = None, coun
 
 
 def y_axis(scale: Scale, left: float, right: float, title: str, *, count: int = 5, suffix: str = "") -> Markup:
-    """A grid with labels left of it; the title stands above the topmost label."""
+    """A grid with labels left of it; the title is above the topmost label."""
     parts = []
     for at in scale.ticks(count):
         y = scale(at)

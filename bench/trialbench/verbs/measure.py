@@ -37,13 +37,15 @@ def _add_run(verbs: Verbs) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a variable, or with a dot a field of the file"
     )
     run.add_argument("--image", type=Path, metavar="FILE", help="the image of the workload")
-    run.add_argument("--prompt-file", type=Path, metavar="FILE", help="the variable prompt, verbatim from this file")
+    run.add_argument(
+        "--prompt-file", type=Path, metavar="FILE", help="set the variable prompt to this file's exact text"
+    )
     run.add_argument("-n", type=positive, help="how many samples (default: the workload's)")
     run.add_argument("--warmup", type=int, help="how many requests to send first and discard")
     run.add_argument("--out", type=Path, metavar="FILE.jsonl", help="write each sample here when it arrives")
     run.add_argument("--summary", type=Path, metavar="FILE.json", help="write the numbers here")
     run.add_argument("--cache-prompt", action="store_true", help="let the server reuse its prompt cache")
-    run.add_argument("--stream", action="store_true", help="ask for a stream: gives the time to first token")
+    run.add_argument("--stream", action="store_true", help="request a stream, which gives the time to first token")
     run.add_argument("--model", help="model name to send, for servers that need it")
     run.add_argument(
         "--omit", action="append", default=[], metavar="FIELD", help="leave out a field the server refuses"

@@ -126,9 +126,7 @@ def _status(options: argparse.Namespace) -> int:
 def _add_config(verbs: Verbs) -> None:
     config = verbs.add_parser("config", help="check a fazai.conf")
     actions = config.add_subparsers(title="actions", required=True, metavar="ACTION")
-    check = actions.add_parser(
-        "check", help="list what is wrong in the file, and what nothing reads, with line numbers"
-    )
+    check = actions.add_parser("check", help="list errors and unused entries of the file, with line numbers")
     check.add_argument("file", type=Path, metavar="FILE")
     check.add_argument("--strict", action="store_true", help="treat warnings as errors")
     check.set_defaults(verb=_config_check)

@@ -92,8 +92,8 @@ class Router:
         # If a fallback could answer, an unhealthy engine is not asked at all.
         failure = self.local.health()
         if failure is not None:
-            return self.fallback(f"the local engine is not well: {failure.failure_class.name}")
-        chosen = self._admit(self.local, "the local engine is well")
+            return self.fallback(f"the local engine is unhealthy: {failure.failure_class.name}")
+        chosen = self._admit(self.local, "the local engine is healthy")
         return chosen if isinstance(chosen, Route) else self.fallback(chosen.detail)
 
     def fallback(self, reason: str) -> Route | Failure:
@@ -102,7 +102,7 @@ class Router:
         for backend in self.fallbacks:
             failure = backend.health()
             if failure is not None:
-                reasons.append(f"{backend.name} is not well: {failure.failure_class.name}")
+                reasons.append(f"{backend.name} is unhealthy: {failure.failure_class.name}")
                 continue
             chosen = self._admit(backend, "; ".join(reasons))
             if isinstance(chosen, Route):

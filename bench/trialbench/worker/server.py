@@ -101,7 +101,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 def _why_not(path: Path, error: OSError) -> str:
     if error.errno == errno.ENOENT:
         return f"{path}: the folder {path.parent} is not there; make it, or let the unit have RuntimeDirectory="
-    return f"{path}: no socket can be made there: {error.strerror or error}"
+    return f"{path}: cannot create a socket there: {error.strerror or error}"
 
 
 class Server:

@@ -264,7 +264,7 @@ class Worker:
             elif len(client.running) >= self._limits.per_client:
                 failure = Failure(BUSY, f"this client has {len(client.running)} requests already; wait for one to end")
             elif len(self._queue) >= self._limits.queue and not self._idle():
-                failure = Failure(BUSY, f"{len(self._queue)} requests are waiting already; come again later")
+                failure = Failure(BUSY, f"{len(self._queue)} requests are waiting already; try again later")
             else:
                 client.running[request.key] = entry
                 self._queue.append(entry)

@@ -51,7 +51,7 @@ LONG_MEASURE = asked(cached_n=4000)
 ENDLESS_WINDOW = asked(n=4000)
 ENDLESS_MEASURE = asked(cached_n=12000)
 LONG_RESTORE = {"trial_limits": {"drain_min_s": 2}}
-# Where the network comes back before the lease has lapsed, however busy the machine is: the lease of a real host.
+# For a network that returns before the lease lapses, however busy the machine is: the lease of a real host.
 LONG_LEASE = {"trial_limits": {"lease_s": 60}}
 # Seconds by which a slow card stretches the candidate's start; the faults switch it off where it would go on.
 SLOW_CARD_S = 3.0
@@ -83,9 +83,9 @@ def short_starts(**limits: Any) -> dict[str, Any]:
     return {"trial_tenants": tenants, "trial_limits": limits}
 
 
-# A stop that the runner does not wait for, though the tenant's own manager does.
+# The runner does not wait for this stop to end; the tenant's own manager does.
 SHORT_STOP = tenants(panda__llamacpp={"stop_timeout_s": 3})
-# A start that does not look whether one runs already, as most are.
+# A start command that does not check whether the tenant already runs, as most do.
 CARELESS_START = tenants(
     chatterbox={"start": "setsid nohup python3 $(pwd)/server.py >>chatterbox.log 2>&1 </dev/null &"}
 )
@@ -139,10 +139,10 @@ VERIFY = task("TASK [edgelab.model_trial.verify : The checks, from outside]")
 
 @dataclass(frozen=True)
 class CanNotBeRestored:
-    """A fault with which no host can be brought back: what is said, and how it ends once the fault has passed.
+    """A fault that no restore survives: what the restore reports, and how it ends once the fault has passed.
 
     ``says``: patterns of the journal's `restore_failed`. ``mend`` lets the fault pass. ``by``: who then brings the host
-    back, "restore.yml" or the host's own "next try". ``tenants_up``: the tenants are back in time all the same.
+    back, "restore.yml" or the host's own "next try". ``tenants_up``: the tenants are back in time anyway.
     """
 
     why: str
@@ -157,7 +157,7 @@ class CanNotBeRestored:
         return "playbook" if self.by == "restore.yml" else "host|playbook"
 
 
-# The named list. Nothing else may keep a host from coming back; docs/drills.md says it in words.
+# The named list. Nothing else may keep a host from coming back; docs/drills.md explains each.
 CAN_NOT_BE_RESTORED: Mapping[str, CanNotBeRestored] = {
     "the live model does not start": CanNotBeRestored(
         "its unit refuses every start",
@@ -193,10 +193,10 @@ CAN_NOT_BE_RESTORED: Mapping[str, CanNotBeRestored] = {
         "foreign processes are never ended", ("check 1 VRAM", r"train\.py"), by="restore.yml"
     ),
     "the GPU's driver errs": CanNotBeRestored(
-        "nobody can see whether VRAM is as it was; the tenants are up all the same", ("check 1 VRAM",)
+        "nobody can see whether VRAM is as it was; the tenants are up anyway", ("check 1 VRAM",)
     ),
     "the GPU's driver hangs": CanNotBeRestored(
-        "nobody can see whether VRAM is as it was; the tenants are up all the same", ("check 1 VRAM",)
+        "nobody can see whether VRAM is as it was; the tenants are up anyway", ("check 1 VRAM",)
     ),
 }
 
@@ -218,7 +218,7 @@ class Case:
         play: variables of the play, merged over SHORT.
         lease: the host learns of the fault by its lease alone.
         extra_s, why: seconds that the fault itself costs beyond the common bound, and the reason.
-        mended: lets the fault pass before the samples are fetched anew.
+        mended: lets the fault pass before the samples are fetched again.
         killed: tenants that the fault itself ends, so that they may have new processes.
         reboots: the fault restarts the host, so that every process is new.
         later_s: so many seconds after the fault the host is looked at again: nothing under way may undo the restore.
@@ -287,12 +287,12 @@ CASES: tuple[Case, ...] = (
          says=(LAPSED, "restored by host at .*exit code 3"), play=ENDLESS_WINDOW, lease=True),
     # ---- the network ----
     Case("sshd-gone", "sshd stopped", "measure", MEASURE, faults.sshd_gone_until("closed"),
-         says=("cannot be reached; it is tried again", LAPSED), play=ENDLESS_MEASURE, lease=True),
+         says=("cannot be reached; retrying", LAPSED), play=ENDLESS_MEASURE, lease=True),
     Case("sshd-gone-briefly", "sshd stopped", "measure", MEASURE,
-         faults.sshd_gone_until("segment_done", session="candidate"), says=("cannot be reached; it is tried again",),
+         faults.sshd_gone_until("segment_done", session="candidate"), says=("cannot be reached; retrying",),
          ends="completed", play=asked(cached_n=300) | LONG_LEASE),
     Case("sshd-gone", "sshd stopped", "restore", RESTORE, faults.sshd_gone_until("closed"),
-         says=("cannot be reached; it is tried again",), ends="completed", play=LONG_RESTORE),
+         says=("cannot be reached; retrying",), ends="completed", play=LONG_RESTORE),
     Case("packets-dropped", "packets dropped", "window", A1, faults.packets_dropped_until("closed"),
          says=(LAPSED,), play=ENDLESS_WINDOW, lease=True),
     Case("packets-dropped-briefly", "packets dropped", "candidate", CANDIDATE_STARTS,
@@ -332,14 +332,14 @@ CASES: tuple[Case, ...] = (
          ends="completed", by="host|playbook"),
     Case("runner-started-again", "runner started again by hand", "measure", MEASURE, faults.runner_started_again,
          says=("runner was ended from outside",), play=LONG_MEASURE),
-    # ---- what was begun outlives who asked for it ----
+    # ---- stops and starts that outlive their caller ----
     Case("model-stops-late", "stop longer than its timeout", "window", MODEL_STOPS, faults.nothing,
          says=("still stopping after 3 s", "panda-llamacpp is neither up nor down: its unit is deactivating"),
          before=faults.model_that_stops_slowly, play=SHORT_STOP, later_s=20, extra_s=8, why="the stop itself"),
     Case("voice-stops-late", "stop longer than its timeout", "window", VOICE_STOPS, faults.nothing,
          says=("still stopping after 2 s", "chatterbox is neither up nor down: it was asked to stop"),
          before=faults.voice_that_stops_slowly, play=tenants(chatterbox={"stop_timeout_s": 2}), later_s=20,
-         extra_s=8, why="the stop itself, which is done once more"),
+         extra_s=8, why="the stop itself, which is repeated"),
     Case("runner-killed-in-a-stop", "runner killed", "window", MODEL_STOPS,
          faults.once_the_model_stops(faults.runner_killed),
          says=(r"runner was ended from outside \(signal\)", "panda-llamacpp is neither up nor down"),
@@ -374,7 +374,7 @@ CASES: tuple[Case, ...] = (
     Case("late-start", "late docker start after the restore", "restore", event("containers_removed"),
          faults.late_start, says=("No such container",), ends="completed"),
     Case("cap-reached", "cap reached while measuring", "measure", at_once, faults.nothing,
-         says=("its time was up",), play=short_starts(cap_s=56) | ENDLESS_MEASURE,
+         says=("its time limit was reached",), play=short_starts(cap_s=56) | ENDLESS_MEASURE,
          extra_s=56, why="nothing happens until the cap"),
     # ---- the candidate ----
     Case("out-of-memory", "candidate OOM-killed", "candidate", CANDIDATE_STARTS, faults.nothing,
@@ -385,7 +385,7 @@ CASES: tuple[Case, ...] = (
          says=("measuring stopped early", "broken or unreachable"),
          play={**asked(cached_n=4000), "trial_limits": {"request_timeout_s": 1}},
          extra_s=7, why="five requests in a row time out, a second each"),
-    # It may be gone before anybody has seen its process.
+    # It may be gone before anyone has seen its process.
     Case("exits-at-start", "candidate exits at start", "candidate", event("candidate_starting"), faults.nothing,
          says=("the candidate (died|ended)", "no-such-flag"), play=candidate(server_args=["--no-such-flag"])),
     Case("answers-500", "candidate answers 500", "measure", sampled("nav-candidate", 20), faults.nothing,
@@ -423,23 +423,23 @@ CASES: tuple[Case, ...] = (
     Case("vram-grabbed-for-good", "VRAM grabbed by a stranger", "restore", RESTORE,
          gpu(foreign=[{"command": "python3 train.py", "mib": 900}]),
          says=(r"train\.py",), stuck="a stranger holds VRAM", extra_s=8, why="the drain's limit"),
-    Case("nvml-errs", "NVML errors", "measure", MEASURE, gpu(nvml="error"), says=("VRAM cannot be seen any more",),
+    Case("nvml-errs", "NVML errors", "measure", MEASURE, gpu(nvml="error"), says=("VRAM can no longer be read",),
          play=LONG_MEASURE, stuck="the GPU's driver errs",
          extra_s=2, why="the fence waits so long for a reading"),
-    Case("nvml-hangs", "NVML hangs", "measure", MEASURE, gpu(nvml="hang"), says=("VRAM cannot be seen any more",),
+    Case("nvml-hangs", "NVML hangs", "measure", MEASURE, gpu(nvml="hang"), says=("VRAM can no longer be read",),
          play=LONG_MEASURE, stuck="the GPU's driver hangs",
          extra_s=3, why="the fence waits two seconds for a reading, and the end of the one under way"),
     Case("nvml-hangs", "NVML hangs", "restore", RESTORE, gpu(nvml="hang"), stuck="the GPU's driver hangs"),
     # ---- the tenants ----
     Case("e2b-fails-once", "E2B fails to start once", "restore", RESTORE,
          faults.tenant_fault_once("panda-llamacpp-refuse-start", "panda-llamacpp"), ends="completed",
-         says=("panda-llamacpp did not start, tried again",)),
+         says=("panda-llamacpp did not start, retrying",)),
     Case("e2b-never-starts", "E2B fails to start always", "restore", RESTORE,
          faults.tenant_fault("panda-llamacpp-refuse-start"), says=("panda-llamacpp FAILED",),
          stuck="the live model does not start"),
     Case("voice-fails-once", "Chatterbox fails to start once", "restore", RESTORE,
          faults.tenant_fault_once("chatterbox-refuse-start", "chatterbox"), ends="completed",
-         says=("chatterbox did not start, tried again",)),
+         says=("chatterbox did not start, retrying",)),
     Case("voice-never-starts", "Chatterbox fails to start always", "restore", RESTORE,
          faults.tenant_fault("chatterbox-refuse-start"), says=("chatterbox FAILED",), stuck="the voice does not start"),
     Case("voice-empty", "Chatterbox returns an empty WAV", "restore", RESTORE, faults.tenant_fault("chatterbox-empty"),

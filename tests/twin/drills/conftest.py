@@ -36,7 +36,7 @@ FAULTY = ROOT / "tests" / "fixtures" / "faulty_server"
 # On the twin: the hash of what phase 1 brought to it.
 ACQUIRED = "/root/acquired"
 BENCH_IMAGE = ROOT / "build" / "bench-image.json"
-# Puts right whatever a drill has broken, in the order in which it may have to be.
+# Repairs whatever a drill may have broken, in the necessary order.
 CLEAN = f"""
 rm -f /run/twin/faults/* /run/twin-gpu/faults.json /run/twin/clock
 rm -f /run/systemd/system/mt-run.service.d/drill-clock.conf /run/systemd/system/docker.service.d/drill.conf
@@ -87,7 +87,7 @@ def twin(lend_twin: Callable[[str, Path], Any], tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="session")
 def provided(twin: Any) -> Iterator[Any]:
-    """The twin with everything on it that a trial brings to its host; it is well again when the drills are over."""
+    """The twin with everything that a trial brings to its host; it is repaired when the drills are over."""
     make_well(twin)
     acquire(twin)
     yield twin
@@ -95,7 +95,7 @@ def provided(twin: Any) -> Iterator[Any]:
 
 
 def acquired_key() -> str:
-    """A hash of what phase 1 brings to a host: the acting side and the image."""
+    """A hash of what phase 1 brings to a host: the collection and the image."""
     total = hashlib.sha256(BENCH_IMAGE.read_bytes())
     for folder in ("plugins", "roles", "playbooks"):
         for path in sorted((ROOT / folder).rglob("*")):

@@ -22,7 +22,7 @@ CANDIDATE = "panda-llamacpp-e4b"
 MODEL = f"{STATE}/models/gemma-4-E4B-it-Q4_K_M/candidate-f16.gguf"
 # The whole file, until the drill is over.
 KEPT_MODEL = "/root/drill-model.gguf"
-# Room for the results of one run, and little more.
+# Space for little more than the results of one run.
 TINY_DISK_BYTES = 8 * 1024 * 1024
 # Ansible ends within a second of the first Ctrl-C that it hears.
 UNHEARD_S = 10.0
@@ -71,7 +71,7 @@ def ctrl_c(drill: Drill) -> None:
 
 
 def controller_sleeps_beyond_the_lease(drill: Drill) -> None:
-    """Everything of the play stands still until the host has restored itself; then it goes on, and tries to advance."""
+    """All processes of the play are frozen until the host has restored itself; then they go on and try to advance."""
     drill.strike()
     assert drill.play is not None
     drill.play.signal_all(signal.SIGSTOP)
@@ -93,7 +93,7 @@ def results_on_a_tiny_disk(drill: Drill) -> None:
 
 
 def disk_full_at_harvest(drill: Drill) -> None:
-    """The controller's disk takes nothing more."""
+    """The controller's disk is full."""
     drill.strike()
     (drill.results / "filler").write_bytes(bytes(os.statvfs(drill.results).f_bavail * 4096))
 
@@ -168,7 +168,7 @@ def docker_engine(command: str) -> Fault:
 
 
 dockerd_killed = docker_engine("kill -9 $(systemctl show -p MainPID --value docker)")
-# Its stop waits for containers; the drill goes on meanwhile, as an operator's other windows would.
+# Its stop waits for containers; the drill goes on meanwhile, as an operator would in another window.
 dockerd_restarted = docker_engine("systemctl restart --no-block docker")
 
 
@@ -197,7 +197,7 @@ def model_that_stops_slowly(drill: Drill) -> None:
 
 
 def once_the_model_stops(fault: Fault) -> Fault:
-    """A fault that strikes when systemd has begun to stop the live model, not only the runner's word for it."""
+    """A fault that strikes when systemd has begun to stop the live model, not just when the runner reports it."""
 
     def begun(drill: Drill) -> None:
         asked = "systemctl show -p ActiveState --value panda-llamacpp"
@@ -228,7 +228,7 @@ def voice_that_listens_late(drill: Drill) -> None:
 
 
 def restored_by_hand_meanwhile(drill: Drill) -> None:
-    """Somebody asks for the restore, and does not wait for its end."""
+    """A person asks for the restore and does not wait for its end."""
     drill.strike()
     drill.sh("/usr/local/sbin/model-trial restore --by hand --no-wait")
 
@@ -244,13 +244,13 @@ def restore_killed_while_the_voice_loads(drill: Drill) -> None:
 
 
 def runner_started_again(drill: Drill) -> None:
-    """Somebody restarts the runner's unit."""
+    """A person restarts the runner's unit."""
     drill.strike()
     drill.sh("systemctl restart --no-block mt-run")
 
 
 def until_it_did_not_settle(name: str, value: str = "") -> Fault:
-    """A tenant's fault, until the restore has said that somebody did not stay up."""
+    """A tenant's fault, until the restore has reported that a tenant did not stay up."""
 
     def fault(drill: Drill) -> None:
         drill.strike()
@@ -262,7 +262,7 @@ def until_it_did_not_settle(name: str, value: str = "") -> Fault:
 
 
 def two_restores_at_once(drill: Drill) -> None:
-    """An operator's restore.yml and somebody's `model-trial restore` on the host, in the same moment."""
+    """An operator's restore.yml and another person's `model-trial restore` on the host, at the same moment."""
     drill.strike()
     hand = threading.Thread(target=lambda: drill.notes.append(drill.sh("/usr/local/sbin/model-trial restore 2>&1")))
     hand.start()
@@ -274,7 +274,7 @@ def two_restores_at_once(drill: Drill) -> None:
 
 
 def second_trial(drill: Drill) -> None:
-    """Somebody starts another trial while this one runs."""
+    """A person starts another trial while this one runs."""
     drill.strike()
     other = drill.start("benchmark-e4b.yml", trial_run=f"{drill.run}-second", **drill.variables)
     drill.notes.append(f"the second trial ended with {other.wait()}")
@@ -287,9 +287,9 @@ def disk_that_can_be_filled(drill: Drill) -> None:
 
 
 def host_disk_full(drill: Drill) -> None:
-    """Not a byte more fits into the trial's folder."""
+    """The trial's folder is full."""
     drill.strike()
-    # A program that writes between the look and the remount needs more than was seen: then once more.
+    # A program may write between the check and the remount and need more space: try again.
     shrink = f"mount -o remount,size=$(df --output=used {STATE} | tail -1 | tr -d ' ')k {STATE}"
     drill.sh(" || ".join([shrink] * 5))
 
@@ -371,7 +371,7 @@ def candidate_dies(drill: Drill) -> None:
 
 
 def candidate_hangs(drill: Drill) -> None:
-    """The server stands still, with its connections open."""
+    """The server is frozen, with its connections open."""
     drill.strike()
     drill.sh(f"docker kill --signal STOP {CANDIDATE}")
 
@@ -384,7 +384,7 @@ def model_truncated(drill: Drill) -> None:
 
 
 def port_stolen(drill: Drill) -> None:
-    """A stranger listens on the candidate's port."""
+    """Another program listens on the candidate's port."""
     drill.strike()
     listen = "import socket, time; s = socket.create_server(('127.0.0.1', 11437)); time.sleep(600)"
     drill.sh(f'systemd-run --quiet --collect --unit=stranger python3 -c "{listen}"')
@@ -396,14 +396,14 @@ def port_given_back(drill: Drill) -> None:
 
 
 def port_stolen_for_a_while(drill: Drill) -> None:
-    """A stranger listens on the candidate's port, and goes when the trial has failed of it."""
+    """Another program listens on the candidate's port, and ends when the trial has failed because of it."""
     port_stolen(drill)
     drill.event("phase_failed")
     port_given_back(drill)
 
 
 def voices_port_stolen(drill: Drill) -> None:
-    """Another user's program listens on the voice's port, and says that it is well."""
+    """Another user's program listens on the voice's port, and reports that it is healthy."""
     drill.strike()
     page = (
         "import http.server as h\n"
@@ -419,7 +419,7 @@ def voices_port_stolen(drill: Drill) -> None:
 
 
 def late_start(drill: Drill) -> None:
-    """Somebody's `docker start` of the candidate arrives when the restore has begun."""
+    """A `docker start` of the candidate arrives when the restore has begun."""
     drill.strike()
     drill.notes.append(drill.sh(f"docker start {CANDIDATE} 2>&1 || true"))
 
@@ -438,7 +438,7 @@ def tenant_fault(name: str, value: str = "") -> Fault:
 
 
 def tenant_fault_once(name: str, tenant: str) -> Fault:
-    """A tenant's start fails once; by the time of the next attempt nothing is wrong any more."""
+    """A tenant's start fails once and succeeds at the next attempt."""
 
     def fault(drill: Drill) -> None:
         drill.strike()
@@ -456,14 +456,14 @@ def phone_dies(drill: Drill) -> None:
 
 
 def phone_started_by_hand(drill: Drill) -> None:
-    """What the message asks the operator to do."""
+    """Do what the message asks the operator to do."""
     drill.sh("systemctl reset-failed phone-daemon; systemctl start phone-daemon")
     asked = "curl -sf http://127.0.0.1:8770/health >/dev/null && echo up || true"
     wait_until(lambda: drill.sh(asked) == "up", "the phone daemon")
 
 
 def cron_revives_chatterbox(drill: Drill) -> None:
-    """A watchdog of the user's own finds the voice down and starts it."""
+    """The user's own watchdog finds the voice down and starts it."""
     drill.strike()
     folder = "/home/panda/workplace/her/her-os/services/chatterbox"
     as_cron = "systemd-run --quiet --collect --unit=cron-stand-in --uid=panda"

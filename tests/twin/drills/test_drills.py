@@ -16,7 +16,7 @@ from world import STATE, Broken, Drill, merged, says, wait_until
 
 pytestmark = pytest.mark.drill
 
-# Beyond the drain's minimum and the tenants' own starts: programs and words, at the pace of PACE_S. A machine that is
+# Beyond the drain's minimum and the tenants' own starts: programs, requests, at the pace of PACE_S. A machine that is
 # slower during the restore, or busy with the case beside, is given as many times more as it is measured to be slower.
 OVERHEAD_S = 3.0
 # `make test` wants the order of magnitude only, so that it may run on a machine that is not idle.
@@ -67,7 +67,7 @@ class Trial:
     def __init__(self, case: Case, drill: Drill) -> None:
         self.case, self.drill = case, drill
         self.found: dict[str, Any] = {}
-        # What the case's own time is held to; null where it is not (none was down, or a person has to act first).
+        # The bound of the case's time; null without one (no tenant was down, or a person has to act first).
         self.at_most_s: float | None = None
 
     @property
@@ -119,7 +119,7 @@ class Trial:
         self.assert_stays_back(after)
 
     def settled(self) -> dict[str, Any]:
-        """The host once everything has ended that was about to end; what still lies about then is left over."""
+        """The host once everything that was ending has ended; whatever is still there is left over."""
         found: dict[str, Any] = {}
 
         def clean() -> bool:
@@ -136,7 +136,7 @@ class Trial:
         assert expected, f"expected a play that is {self.case.ends}, found exit code {code}"
 
     def assert_stuck(self, stuck: CanNotBeRestored) -> None:
-        """Loud, precise, held; and over as soon as the fault is."""
+        """The failure is reported precisely, the mark is kept, and both end with the fault."""
         drill = self.drill
         failed = drill.event("restore_failed")
         for pattern in stuck.says:
@@ -154,7 +154,7 @@ class Trial:
         drill.event("closed", NEXT_TRY_S)
 
     def in_pause(self) -> bool:
-        """Whether the host has just begun to wait for its next try, long enough for somebody to be faster."""
+        """Whether the host has just begun to wait for its next attempt, so that a person can be faster."""
         last = self.drill.follower.entries[-1]
         return last["event"] == "restore_failed" and float(last["next_try_s"]) >= PAUSE_S
 
@@ -180,7 +180,7 @@ class Trial:
         return listed + json.dumps(self.drill.check()["tenants"])
 
     def assert_told(self) -> None:
-        """The fault is named, in words that the case expects, where a person looks."""
+        """The output that a person reads names the fault as the case expects."""
         drill = self.drill
         played = drill.plays[-1].text if self.case.ends == "gone" else drill.plays[0].text
         told = "\n".join([played, *drill.notes])
@@ -188,7 +188,7 @@ class Trial:
             assert says(told, pattern), f"expected {pattern!r} in the output"
 
     def assert_host_is_back(self, before: dict[str, Any], after: dict[str, Any]) -> None:
-        """The eight checks, nothing left over, and who was not touched is the same process."""
+        """The eight checks pass, nothing is left over, and untouched tenants are the same processes."""
         case, drill = self.case, self.drill
         assert not after["checks"], after["checks"]
         assert not after["left"], after["left"]
@@ -203,7 +203,7 @@ class Trial:
         assert not workers, f"still running on the controller: {workers}"
 
     def assert_in_time(self) -> None:
-        """Mute and blind within the cap; fault to healthy within what physics and the lease allow."""
+        """Mute and blind windows stay within the cap; fault to healthy stays within the bound."""
         case, drill = self.case, self.drill
         limits = drill.variables["trial_limits"]
         for event in drill.entries("restored"):
@@ -237,7 +237,7 @@ class Trial:
         return done[-1] - max(self.drill.struck_s, began[0]) if done else 0.0
 
     def assert_stays_back(self, after: dict[str, Any]) -> None:
-        """What was under way when the fault struck has undone nothing."""
+        """A stop or start that was under way when the fault struck has not undone the restore."""
         if not self.case.later_s:
             return
         due_s = self.drill.struck_s + self.case.later_s
@@ -247,7 +247,7 @@ class Trial:
         assert later["tenants"] == after["tenants"], "a tenant has a new process after the restore"
 
     def keep_evidence(self) -> None:
-        """What a person needs who looks into a failed case."""
+        """What a person needs to analyze a failed case."""
         for number, play in enumerate(self.drill.plays):
             (self.drill.folder / f"play-{number}.log").write_text(play.text, encoding="utf-8")
         lines = [json.dumps(entry) for entry in self.drill.follower.entries]

@@ -32,11 +32,11 @@ PLAY_LIMIT_S = 480.0
 GIVE_WAY = ("nice", "-n", "5")
 # `nohup make drills` would leave a play that no SIGHUP ends.
 AS_IN_A_TERMINAL = ("env", "--default-signal=HUP,INT,TERM")
-# What a restore consists of beside waiting, a program's start and a word each with docker and systemd, took 0.11 to
+# What a restore does besides waiting, a program's start and one request each to docker and systemd, took 0.11 to
 # 0.17 s in a twin alone on two cores of a shared virtual machine: the pace that counts as 1. A second worker makes the
 # machine busy, and so counts as slowness too; DRILL_WORKERS=1 comes closest to the bare 3 s.
 PACE_S, SLOWEST = 0.15, 3.0
-# Words that began so long before the restore or ended so long after it tell of the same machine.
+# Measurements this long before or after the restore describe the same machine.
 NEAR_S = 2.0
 # Marks the processes of a drill on the controller, so that it finds its own and no others.
 MARKER = "MT_DRILL"
@@ -301,7 +301,7 @@ class Follower:
                     try:
                         found = json.loads(line)
                     except ValueError:
-                        # The host was cut off in the middle of it; it is told again when the host is back.
+                        # The host was cut off in the middle of it; it is read again when the host is back.
                         continue
                     with self._news:
                         if "entry" in found:
@@ -353,7 +353,7 @@ class Drill:
         self.counted: dict[str, int] = {}
         # What a fault found out and the case's words are looked for in, beside the output of the plays.
         self.notes: list[str] = []
-        # What a fault has to take back on the controller, whatever becomes of the drill.
+        # What a fault must undo on the controller, however the drill ends.
         self.at_end: list[Callable[[], object]] = []
 
     # On the host.

@@ -110,7 +110,7 @@ def test_run_stops_at_its_time_limit(server: Any, acts: Any, image: Path, capsys
     assert code == 3
     shown = capsys.readouterr().out
     assert "stopped: time_limit, 1 cut off" in shown
-    assert "what is there is partial" in shown
+    assert "its results are partial" in shown
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_a_band_beyond_5_percent_is_noisy_whichever_run_was_slower(second: float
 def test_without_both_runs_of_the_baseline_nothing_is_different(a1: int, a2: int, why: str) -> None:
     found = one(compare(samples(30), samples(10, a1, seed=2), samples(10, a2, seed=3)))
     assert (found.finding, found.why, found.band, found.noisy) == ("not_comparable", why, None, None)
-    # The ratio is told all the same.
+    # The ratio is reported anyway.
     assert found.ratio == pytest.approx(3, abs=0.1)
     assert found.text.endswith(f"not comparable: {why}")
     assert why in comparison_table([found]).replace("\n    ", " ")

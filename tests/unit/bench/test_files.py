@@ -23,7 +23,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
 def test_unreadable_json_says_where(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{", encoding="utf-8")
-    with pytest.raises(UsageError, match=r"x\.json: is no JSON"):
+    with pytest.raises(UsageError, match=r"x\.json: is not JSON"):
         read_json(tmp_path / "x.json")
     with pytest.raises(UsageError, match="cannot be read"):
         read_json(tmp_path / "none.json")

@@ -2,7 +2,7 @@
 
 `tests/fixtures/results/golden/` holds what each run of `folders.ALL` and the recorded `runs/completed` gives. Sentences
 are masked there, so that words may be improved; a large output is kept as its hash. After a change that is meant to
-change numbers, write the files anew and review their diff:
+change numbers, write the files again and review their diff:
 
     GOLDEN=write pytest tests/unit/bench/test_golden.py
 """

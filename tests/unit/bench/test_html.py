@@ -474,7 +474,7 @@ def test_replies_that_failed_say_why_and_too_many_are_counted(folders: ModuleTyp
         "".join(json.dumps(one) + "\n" for one in [failed, *({**line, "content": str(at)} for at in range(20))])
     )
     [found] = described.shown(read_run(run))
-    assert found.candidate[0].trouble == "empty: no reply that counts"
+    assert found.candidate[0].trouble == "empty: no valid reply"
     assert found.hidden == 9
     text = Read(report_html(run)).text
     assert "9 more different replies" in text

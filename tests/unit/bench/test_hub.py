@@ -84,7 +84,7 @@ def test_what_is_there_and_right_asks_nothing_of_the_network(hub: Any, dest: Pat
     fetch(REPO, **arguments, tell=told.append)
     assert len(hub.requests) == asked
     assert (dest / "mmproj-F16.gguf").stat().st_mtime_ns == before
-    assert told == [f"{REPO}: all 2 files are there and right"]
+    assert told == [f"{REPO}: all 2 files are present with the right hashes"]
 
 
 def test_a_wrong_file_is_replaced_and_a_right_one_left_alone(hub: Any, dest: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_wrong_file_is_replaced_and_a_right_one_left_alone(hub: Any, dest: Pat
     told: list[str] = []
     fetch(REPO, revision=hub.commit(REPO), include=INCLUDE, dest=dest, sha256=pins(hub), tell=told.append)
     assert digest(dest / "model-Q4_K_M.gguf") == pins(hub)["model-Q4_K_M.gguf"]
-    assert "model-Q4_K_M.gguf: is there with another hash: it is replaced once the right one is fetched" in told
+    assert "model-Q4_K_M.gguf: has another hash: it is replaced once the right file is fetched" in told
     assert not [request for request in hub.requests if "mmproj" in request.path]
 
 
@@ -149,8 +149,8 @@ def test_a_download_ended_by_force_is_taken_up_again(hub: Any, dest: Path, monke
     told: list[str] = []
     fetch(REPO, revision=hub.commit(REPO), include=INCLUDE, dest=dest, sha256=pins(hub), tell=told.append)
     assert [line for line in told if "going on" in line] == [
-        f"{REPO}: the hub cannot be read: gone; going on (2 of 3)",
-        f"{REPO}: the download ended early; going on (3 of 3)",
+        f"{REPO}: the hub cannot be read: gone; continuing (2 of 3)",
+        f"{REPO}: the download ended early; continuing (3 of 3)",
     ]
 
 

@@ -115,7 +115,7 @@ def test_a_run_alone_names_its_taints_and_what_is_partial() -> None:
 
 def test_overlapped_samples_are_told() -> None:
     found = numbers(lines([10.0]), 1, neighbors=Watched(watched=True, overlapped=4, why=None))
-    assert "4 samples overlapped requests of others" in segments_table({"nav": found})
+    assert "4 samples overlapped other clients' requests" in segments_table({"nav": found})
 
 
 @pytest.mark.parametrize(

@@ -347,10 +347,10 @@ def test_a_look_over_http(web: Web, llama: Llama) -> None:
         (501, b"{}", "GET /slots answers 501", True),
         (404, b"", "GET /slots answers 404", True),
         (503, b"", "GET /slots answers 503", False),
-        (200, b"oops", "no list of slots", True),
-        (200, b'{"a": 1}', "no list of slots", True),
-        (200, b"[[]]", "no list of slots", True),
-        (200, b"[" * 100_000, "no list of slots", True),
+        (200, b"oops", "not a list of slots", True),
+        (200, b'{"a": 1}', "not a list of slots", True),
+        (200, b"[[]]", "not a list of slots", True),
+        (200, b"[" * 100_000, "not a list of slots", True),
         (200, b" " * (2 << 20), "longer than 1 MiB", True),
     ],
 )
@@ -444,7 +444,7 @@ def test_a_session_beside_a_caller(tmp_path: Path, web: Web, llama: Llama, image
     assert code == 0
     assert [sample["seq"] for sample in samples if "foreign" in sample["flags"]] == [3]
     assert summary["segments"]["nav"]["neighbours"]["overlapped"] == 1
-    assert "nav: requests of others overlapped 1 of 6 samples" in summary["notes"]
+    assert "nav: other clients' requests overlapped 1 of 6 samples" in summary["notes"]
     assert "the prompt cache of the server's slots (99 tokens) was replaced" in summary["notes"][0]
 
 
@@ -482,7 +482,7 @@ def test_a_restart_in_mid_run_is_flagged_and_no_clean_end(tmp_path: Path, web: W
     code, samples, summary = measured(tmp_path, web.url, image, {})
     assert code == 3
     assert [sample["seq"] for sample in samples if "restarted" in sample["flags"]] == [4]
-    assert "nav: the server was started anew 1 times while it was measured" in summary["notes"]
+    assert "nav: the server was restarted 1 times while it was measured" in summary["notes"]
 
 
 def test_another_model_in_mid_run_is_named(tmp_path: Path, web: Web, image: Path) -> None:

@@ -21,7 +21,7 @@ Document = dict[str, Any]
 
 
 def summary_of(run: Path) -> Document:
-    """The summary of a run, written anew."""
+    """The summary of a run, written again."""
     found: Document = read_json(write_summary(run))
     return found
 

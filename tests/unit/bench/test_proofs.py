@@ -127,7 +127,7 @@ def test_files_that_are_no_proofs_are_named(
     monkeypatch.setattr(reading, "MAX_FILES", 4)
     folder = read_run(run)
     assert [proof.file for proof in folder.proofs] == ["d.json"]
-    assert ["proofs/a.json" in folder.unread[0], "is no JSON" in folder.unread[1]] == [True, True]
+    assert ["proofs/a.json" in folder.unread[0], "is not JSON" in folder.unread[1]] == [True, True]
     assert folder.unread[2:] == ["proofs/c.json: is larger than any proof (5000 bytes)", "proofs: 1 more files than 4"]
     assert "proofs/a.json" in report_html(run)
 
@@ -192,7 +192,7 @@ def test_without_anything_it_says_none(folders: ModuleType, tmp_path: Path) -> N
     assert found["ground_truth"].lines == [
         "none: not required, and there is no verdict of `trialbench check` for these files"
     ]
-    assert found["engines"].lines == ["none: no proofs lie with this run (`trialbench proof` makes them)"]
+    assert found["engines"].lines == ["none: this run has no proofs (`trialbench proof` makes them)"]
     text = folder_table(run)
     assert "Evidence" in text
     assert "Proofs\n" not in text

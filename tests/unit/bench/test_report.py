@@ -244,7 +244,11 @@ ENDED: Event = (
     30.5,
     "restorer",
     "phase_failed",
-    {"phase": "measure", "reason": "the runner was ended from outside (its time was up)", "todo": "journalctl"},
+    {
+        "phase": "measure",
+        "reason": "the runner was ended from outside (its time limit was reached)",
+        "todo": "journalctl",
+    },
 )
 # llamacpp is healthy again at 42, chatterbox was stopped at 10 and never came back.
 HALF = [event for event in JOURNAL[:22] if event[3].get("phase") != "measure" or event[2] == "phase_started"]
@@ -292,7 +296,7 @@ def test_a_run_that_is_still_open_says_what_is_still_down(make: Make, capsys: py
         ),
         (
             [*HALF, FAILED, ENDED, *TROUBLE],
-            "measure: the runner was ended from outside (its time was up) (the run is still open)",
+            "measure: the runner was ended from outside (its time limit was reached) (the run is still open)",
         ),
         ([*HALF, (53.0, "program", "closed", {})], "it ended before measuring was complete"),
         ([JOURNAL[0]], "it ended before anything was stopped"),
@@ -323,18 +327,18 @@ def test_what_the_restorer_may_write_besides(make: Make) -> None:
     extra: list[Event] = [
         (31.2, "restorer", "candidate_killed", {"pid": 7}),
         (31.5, "restorer", "drain_timeout", {"holders": "the GPU can not be read", "duration_s": 5.0}),
-        (42.5, "restorer", "a2_skipped", {"reason": "not through after 20 s"}),
+        (42.5, "restorer", "a2_skipped", {"reason": "not finished after 20 s"}),
     ]
     folder = make([*before, ENDED, *sorted([*after, *extra], key=lambda event: event[0])])
     summary = summarize_run(read_run(folder))
     assert schemas.validate(plain(summary), "summary") == []
     assert summary.outcome == "rolled_back"
     assert Phase("measure", False, 9.5) in summary.phases
-    assert (summary.a2_skipped, summary.still_down) == ("not through after 20 s", [])
+    assert (summary.a2_skipped, summary.still_down) == ("not finished after 20 s", [])
     assert summary.windows["mute"].drain_min_s == 5.0
     shown = folder_table(folder)
-    assert "measure failed: the runner was ended from outside (its time was up)" in shown
-    assert "(A2 skipped): not through after 20 s" in shown
+    assert "measure failed: the runner was ended from outside (its time limit was reached)" in shown
+    assert "(A2 skipped): not finished after 20 s" in shown
 
 
 def test_a_phase_that_a_reboot_ended_has_no_duration(make: Make) -> None:
@@ -413,7 +417,7 @@ def test_thinking_in_the_smoke_test_counts(make: Make) -> None:
     folder = make()
     thought = sample(1, 21.1, ok=False, error_class="thinking", flags=["thinking"], strategy=None, parsed=None)
     write_lines(folder / "samples" / "smoke-candidate.jsonl", [thought])
-    assert "thinking seen in 1 replies" in decide_folder(folder)["reasons"][0]
+    assert "thinking in 1 replies" in decide_folder(folder)["reasons"][0]
 
 
 def test_what_a_session_asked_for_is_taken_from_its_summary(make: Make) -> None:
@@ -462,16 +466,16 @@ def test_documents_that_can_not_be_used_are_named_and_the_rest_is_shown(make: Ma
     (folder / "samples" / "summary-nav-candidate.json").write_text("[" * 200_000, encoding="utf-8")
     shown = folder_table(folder)
     for words in (
-        "could not be used: plan.json: is no JSON",
+        "could not be used: plan.json: is not JSON",
         "could not be used: verification.json: the document: expected object, found []",
         "could not be used: verdict.json: ",
-        "could not be used: samples/summary-nav-candidate.json: is no JSON",
+        "could not be used: samples/summary-nav-candidate.json: is not JSON",
         "run-1: no plan found, completed",
         "not decided",
     ):
         assert words in shown
     # Without the plan its own limits are not known: nothing may be decided by the defaults.
-    assert decide_folder(folder)["reasons"][0].startswith("tainted: plan_unreadable: plan.json: is no JSON")
+    assert decide_folder(folder)["reasons"][0].startswith("tainted: plan_unreadable: plan.json: is not JSON")
 
 
 def test_table_for_people(make: Make, capsys: pytest.CaptureFixture[str]) -> None:

@@ -273,7 +273,7 @@ def test_a_host_that_is_not_back_names_what_is_missing_and_the_commands(tmp_path
     ]
     shown = host(folder)
     assert "NOT known to be restored; last asked for by host" in shown
-    assert "chatterbox was started again (attempt 1 failed: ended with 1)" in shown
+    assert "chatterbox was restarted (attempt 1 failed: ended with 1)" in shown
     # The log's lines stay lines of their own in the head.
     assert "\n    CUDA error" not in shown
     assert "CUDA error: out of memory\n" in folder_table(folder)

@@ -126,7 +126,7 @@ def change(run: Run, segment: str, at: int, **changes: Any) -> None:
         ({"cache_n": 98, "flags": ["cached"]}, "cache: nav-candidate: 1 replies came from the prompt cache, which"),
         (
             {"ok": False, "error_class": "thinking", "flags": ["thinking"], "strategy": None},
-            "thinking: nav-candidate: thinking seen in 1 replies",
+            "thinking: nav-candidate: thinking in 1 replies",
         ),
         (
             {
@@ -139,7 +139,7 @@ def change(run: Run, segment: str, at: int, **changes: Any) -> None:
             "finish_reason: nav-candidate: 1 replies ended with tool_calls, expected stop or length",
         ),
         ({"model": "another"}, "model_changed: nav-candidate: the server named itself gemma, then another"),
-        ({"flags": ["restarted"]}, "server_restarted: nav-candidate: the server was started anew 1 times"),
+        ({"flags": ["restarted"]}, "server_restarted: nav-candidate: the server was restarted 1 times"),
     ],
     ids=["cache", "thinking", "finish_reason", "model", "restarted"],
 )
@@ -166,7 +166,7 @@ def test_a_warm_up_that_thinks_taints_too(run: Run) -> None:
     run.write()
     thought = sample(1, 40.01, ok=False, error_class="thinking", flags=["thinking"], strategy=None)
     (run.path / "samples" / "nav-candidate-warmup.jsonl").write_text(json.dumps(thought) + "\n", encoding="utf-8")
-    assert run.taints() == ["thinking: nav-candidate: thinking seen in 1 replies"]
+    assert run.taints() == ["thinking: nav-candidate: thinking in 1 replies"]
 
 
 def test_the_cache_where_it_was_asked_for_is_no_taint(run: Run) -> None:
@@ -229,7 +229,7 @@ def test_what_a_client_did_not_tell_is_no_difference(run: Run) -> None:
     summary = run.summary()
     assert summary["taints"] == []
     assert summary["segments"]["nav-baseline-a2"]["request"]["prompt_sha256"] is None
-    assert summary["partial"] == ["nav-baseline-a2: cut short after 20 samples: the client did not end in order"]
+    assert summary["partial"] == ["nav-baseline-a2: cut short after 20 samples: the client did not end properly"]
 
 
 def test_a_server_that_was_away_and_came_back(run: Run) -> None:
@@ -299,13 +299,13 @@ def test_a_reboot(run: Run) -> None:
         ("smoke", 20, True, []),
         ("thinking", 20, True, []),
         ("thinking", 100, True, ["cut short at 20 of 100 samples: a reply was thinking"]),
-        ("server", 100, True, ["cut short at 20 of 100 samples: the server died or can not be reached"]),
-        ("time_limit", 100, True, ["cut short at 20 of 100 samples: its time was up"]),
+        ("server", 100, True, ["cut short at 20 of 100 samples: the server died or cannot be reached"]),
+        ("time_limit", 100, True, ["cut short at 20 of 100 samples: its time limit was reached"]),
         ("signal", 100, True, ["cut short at 20 of 100 samples: ended by a signal"]),
         ("gate", 20, True, ["cut short at 20 of 20 samples: no answer at the hold point"]),
-        ("busy", 100, True, ["cut short at 20 of 100 samples: others kept the server at work"]),
+        ("busy", 100, True, ["cut short at 20 of 100 samples: other clients kept the server busy"]),
         (None, 100, True, ["cut short at 20 of 100 samples"]),
-        (None, 20, False, ["cut short after 20 samples: the client did not end in order"]),
+        (None, 20, False, ["cut short after 20 samples: the client did not end properly"]),
     ],
 )
 def test_what_is_cut_short(stopped: str | None, requested: int, ended: bool, found: list[str]) -> None:
@@ -325,12 +325,12 @@ def test_a_server_that_stalls_or_slows_is_partial_by_name() -> None:
 def test_a_sample_that_we_cut_off_is_not_counted_as_taken() -> None:
     cut = taken(2, 2.0, ok=False, error_class="cut_off", latency_ms=None, strategy=None)
     facts = SegmentFacts("nav", 100, True, False, "time_limit")
-    assert partial([taken(1, 1.0), cut], facts) == ["cut short at 1 of 100 samples: its time was up"]
+    assert partial([taken(1, 1.0), cut], facts) == ["cut short at 1 of 100 samples: its time limit was reached"]
 
 
 def test_a_partial_run_is_partial_by_name_in_every_output(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run.stopped["nav-candidate"] = "server"
-    why = "nav-candidate: cut short at 20 of 20 samples: the server died or can not be reached"
+    why = "nav-candidate: cut short at 20 of 20 samples: the server died or cannot be reached"
     assert run.summary()["partial"] == [why]
     decision = decide_folder(run.path)
     assert schemas.validate(decision, "verdict") == []

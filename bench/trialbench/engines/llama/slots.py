@@ -108,7 +108,7 @@ def _read(body: bytes) -> Look:
         states: list[dict[str, Any]] = [dict(slot) for slot in slots]
         busy = sum(slot["is_processing"] is True for slot in states)
     except (ValueError, TypeError, LookupError, RecursionError) as error:
-        why = f"GET /slots is no list of slots: {type(error).__name__} {error}"[:200]
+        why = f"GET /slots is not a list of slots: {type(error).__name__} {error}"[:200]
         raise SlotsError(why, off=True, hidden=is_json, status=200) from None
     tasks, tokens = {}, 0
     for place, slot in enumerate(states):

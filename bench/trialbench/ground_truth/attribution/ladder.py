@@ -239,7 +239,7 @@ class _Climber:
         for one in weights:
             spoilt = one.evidence.get("not_finite") or []
             if spoilt:
-                return Rung(Step.FILE, False, f"values of {', '.join(spoilt[:3])} are no numbers")
+                return Rung(Step.FILE, False, f"values of {', '.join(spoilt[:3])} are not numbers")
             if one.status is Status.FAIL and "tensors" not in one.evidence:
                 return Rung(Step.FILE, False, one.says)
         read = _any(weights, Status.PASS, Status.FAIL)

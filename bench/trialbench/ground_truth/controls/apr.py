@@ -152,7 +152,7 @@ CONTROLS: tuple[Control, ...] = (
         lie=_lie({Capability.ROSETTA_DIFF: _says(layout_mismatches=1)}),
     ),
     Control(
-        "no speed", "it generates nothing in all eternity", ("bench",),
+        "no speed", "it never generates a token", ("bench",),
         lie=_lie({Capability.BENCH: _says(tokens_per_second=0.0)}),
     ),
     Control("a failed gate", "one of its gates fails", ("qa",), lie=_lie({Capability.QA: _gate_failed})),

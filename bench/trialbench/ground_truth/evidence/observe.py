@@ -144,7 +144,7 @@ class Evidence:
         if not other:
             return self._completed(model, found)
         folder = self.workspace.folder(model)
-        why = f"{path}: was made from another {other} than lies in {folder}: make it anew with `trialbench oracle`"
+        why = f"{path}: was made from another {other} than lies in {folder}: make it again with `trialbench oracle`"
         return Trouble(TroubleKind.ABSENT, why)
 
     def _completed(self, model: Model, oracle: Oracle) -> Oracle:

@@ -275,7 +275,7 @@ class _Maker:
             if not all(map(math.isfinite, best.values.tolist())):
                 # Half precision has an end that some models reach.
                 what = f"{self._model.slug}: in {self._precision} on {self._device}"
-                raise UsageError(f"{what} its log-probabilities are no numbers: there is nothing to compare with")
+                raise UsageError(f"{what} its log-probabilities are not numbers: there is nothing to compare with")
             yield tuple(
                 Candidate(number, value)
                 for number, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)

@@ -264,7 +264,7 @@ def _written_down(path: Path, **keys: type) -> dict[str, Any]:
     if isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in keys.items()):
         return found
     raise UsageError(
-        f"{path}: expected a record with {', '.join(keys)}, found {found!r:.60}: remove it, and make it anew"
+        f"{path}: expected a record with {', '.join(keys)}, found {found!r:.60}: remove it, and make it again"
     )
 
 

@@ -195,7 +195,7 @@ def _add_tokenizer(writer: GGUFWriter, folder: Path, shape: Shape, changes: Chan
             kinds[int(added["id"])] = _CONTROL if added.get("special") else _USER_DEFINED
         merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"{where}: is no tokenizer of the library `tokenizers`: {error}") from error
+        raise UsageError(f"{where}: is not a tokenizer of the library `tokenizers`: {error}") from error
     if texts and max(texts) >= shape.vocabulary:
         raise UsageError(f"{where}: a token id of {max(texts)}, expected less than vocab_size, {shape.vocabulary}")
     size = range(shape.vocabulary)

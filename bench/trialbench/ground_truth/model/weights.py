@@ -85,7 +85,7 @@ def hf_json(path: Path) -> Any:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: is no JSON: {error}") from error
+        raise UsageError(f"{path}: is not JSON: {error}") from error
 
 
 # Everything in a folder that decides what the model says; not its README and not other formats of the same weights.
@@ -128,12 +128,12 @@ class Safetensors:
             with path.open("rb") as stream:
                 length = int.from_bytes(stream.read(8), "little")
                 if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
-                    raise UsageError(f"{path}: is no safetensors file: a header of {length} bytes in {size}")
+                    raise UsageError(f"{path}: is not a safetensors file: a header of {length} bytes in {size}")
                 header = json.loads(stream.read(length))
         except OSError as error:
             raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"{path}: is no safetensors file: {error}") from error
+            raise UsageError(f"{path}: is not a safetensors file: {error}") from error
         for name, entry in header.items():
             if name == "__metadata__":
                 continue
@@ -303,7 +303,7 @@ _DAMAGE = (ValueError, KeyError, IndexError, OverflowError, MemoryError, OSError
 
 
 def _incomplete(path: Path, error: BaseException) -> UsageError:
-    return UsageError(f"{path}: is no complete GGUF file: {str(error)[:200] or type(error).__name__}")
+    return UsageError(f"{path}: is not a complete GGUF file: {str(error)[:200] or type(error).__name__}")
 
 
 def _reader(path: Path) -> GGUFReader:

@@ -79,9 +79,9 @@ def _parse(text: str, path: Path) -> Any:
         return yaml.load(text, Loader=_loader())  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UsageError(f"{path}{line}: is no YAML: {error.problem}") from error
+        raise UsageError(f"{path}{line}: is not YAML: {error.problem}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UsageError(f"{path}: is no YAML: {str(error) or 'nested too deeply'}") from error
+        raise UsageError(f"{path}: is not YAML: {str(error) or 'nested too deeply'}") from error
 
 
 def _loader() -> Any:
@@ -129,7 +129,7 @@ def _unique(node: Any, path: Path, left: Iterator[int]) -> None:
     import yaml
 
     if next(left, None) is None:
-        raise UsageError(f"{path}: is no YAML: its aliases unfold to more than {_MAX_NODES} values")
+        raise UsageError(f"{path}: is not YAML: its aliases unfold to more than {_MAX_NODES} values")
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:

@@ -28,7 +28,7 @@ _GROUPS = (
     ("PASS", "Passed"),
     ("NOT APPLICABLE", "Not applicable"),
 )
-# More than anybody reads, and a page stays a page.
+# More rows than people read, and the page stays small.
 _MOST_ROWS, _MOST_REASONS, _MOST_COMMANDS = 300, 8, 5
 
 

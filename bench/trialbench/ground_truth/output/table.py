@@ -96,7 +96,7 @@ def guilty(ladder: dict[str, Any]) -> str:
     at = next((number for number, rung in enumerate(rungs) if rung["good"] is False), len(rungs))
     missing = ", ".join(rung["step"] for rung in rungs[:at] if rung["good"] is None)
     if at == len(rungs):
-        return "no step is shown to be guilty" + (f"; not compared: {missing}" if missing else "")
+        return "no step is shown to be at fault" + (f"; not compared: {missing}" if missing else "")
     return f"{rungs[at]['step']}{f' (or, not compared: {missing})' if missing else ''}: {rungs[at]['says']}"
 
 
@@ -125,7 +125,7 @@ def controls_table(caught: Sequence[Caught], uncovered: Sequence[str]) -> str:
         if one.trouble:
             lines.append(f"         {line(one.trouble, _WIDTH)}")
     for name in uncovered:
-        lines.append(f"  {name}: it caught no control, so it has never been seen to fail")
+        lines.append(f"  {name}: it caught no control, so nothing shows that it can fail")
     good = sum(one.good for one in caught)
     untried = sum(not one.tried for one in caught)
     lines.append(f"{good} of {len(caught)} controls rejected" + (f", {untried} could not be tried" if untried else ""))

@@ -37,7 +37,7 @@ def ticket(verdict: dict[str, Any]) -> str:
     if not failed:
         # What is open, or was claimed and is not so, is no reason to say that all is well.
         waiting = verdict["counts"]["INCONCLUSIVE"]
-        nothing = "No check failed; the broken claims stand above." if broken else "Nothing failed."
+        nothing = "No check failed; the broken claims are listed above." if broken else "Nothing failed."
         lines += ["", nothing + (f" {waiting} checks could not be decided." if waiting else "")]
         return "\n".join(lines) + "\n"
     files = {(one["model"], one["quant"]): one for one in verdict["files"]}

@@ -37,7 +37,7 @@ from trialbench.ground_truth.runtimes.base import (
 from trialbench.ground_truth.runtimes.json_words import find_json, is_whole, plain, speed, token_ids
 from trialbench.ground_truth.runtimes.tools import RuntimeMissing
 
-# The version whose behavior `_DECLINED` states; another one is asked all the same, and its results name it.
+# The version whose behavior `_DECLINED` states; other versions are asked, too, and their results name the version.
 KNOWN_VERSION = "0.72.3"
 _NO_FORCING = "apr cannot be made to continue a given text: no teacher forcing"
 _DECLINED = {

@@ -61,7 +61,7 @@ def find_json(text: str, keys: Sequence[str]) -> tuple[Any | None, str]:
 
 
 def _refuse(word: str) -> Any:
-    raise ValueError(f"{word} is no JSON")
+    raise ValueError(f"{word} is not JSON")
 
 
 def sound(value: Any, depth: int = _DEPTH) -> Any:

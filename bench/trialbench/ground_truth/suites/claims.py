@@ -309,7 +309,7 @@ def _judge(claim: Claim, evidence: Evidence, models: Sequence[Model]) -> Judged:
         if not wanted & set(claim.quants):
             says = f"it is about {', '.join(claim.quants)}, and the roster wants none of them of {runtime}"
             return Judged(claim, Status.NOT_APPLICABLE, None, says)
-        return Judged(claim, Status.INCONCLUSIVE, None, "nothing that was checked is meant by it")
+        return Judged(claim, Status.INCONCLUSIVE, None, "it applies to nothing that was checked")
     # One counter-example is enough, even if other values could not be measured.
     says = f"{worst:.4g} ({where}), claimed {claim.direction} {claim.bound:g}{undecided and f'; {undecided}'}"
     if claim.amendments is None:
@@ -352,7 +352,7 @@ def _measure(metric: str, evidence: Evidence, model: Model, quant: str) -> float
         lost, worst = [*found_there.missing, *found_there.reshaped], found_there.worst
         if lost or worst is None:
             return f"not all tensors compare: {', '.join(lost[:3]) or 'there are none'}"
-        return f"values of {worst.name} are no numbers" if worst.not_finite else worst.relative
+        return f"values of {worst.name} are not numbers" if worst.not_finite else worst.relative
     over = evidence.perplexity(model, quant)
     if over.trouble is not None:
         return over.trouble.text

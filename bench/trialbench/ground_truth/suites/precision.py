@@ -89,7 +89,7 @@ def _another_prompt(mine: Oracle, theirs: Oracle) -> bool:
 
 
 def _order(case: Case) -> Result:
-    """Mean KL divergence from float32 at the positions at which all three stand on the same text."""
+    """Mean KL divergence from float32 at the positions at which all three follow the same text."""
     sums = dict.fromkeys(_ORDER, 0.0)
     positions = 0
     for prompt in prompts_of(case.roster):
@@ -116,7 +116,7 @@ def _order(case: Case) -> Result:
         f"{fine} {means[fine]:.2g}, {coarse} {means[coarse]:.2g} nats",
         expected=f"{fine} <= {coarse}",
         got=f"{means[fine]:.6g}, {means[coarse]:.6g}",
-        cause="the order of precisions is turned round",
+        cause="the order of precisions is reversed",
         evidence={"kl_mean": means, "positions": positions},
     )
 

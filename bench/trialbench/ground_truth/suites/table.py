@@ -205,7 +205,7 @@ SUITES: tuple[Suite, ...] = (
     _question(Capability.LINT, "no errors of form", answers.lint, integrity=False),
     _question(
         Capability.SELFTEST, "its stages run", answers.selftest,
-        blind={"apr": "`apr check` sees damage only where it makes values that are no numbers"},
+        blind={"apr": "`apr check` sees damage only where it makes values that are not numbers"},
     ),
     _question(Capability.TREE, "as many layers as the model has", answers.tree, integrity=False),
     _question(Capability.ORACLE_ID, "its family is recognized", answers.oracle_id, integrity=False),

@@ -157,7 +157,7 @@ class Page:
             Refused: there is none, or more than one.
         """
         found = [heading for heading in self.headings if title.search(heading.text)]
-        # "Registry of active models" may well stand above "Active Models".
+        # A heading "Registry of active models" can precede "Active Models".
         found = [heading for heading in found if title.fullmatch(heading.text)] or found
         if len(found) != 1:
             where = f" (lines {', '.join(str(one.line + 1) for one in found)})" if found else ""

@@ -54,7 +54,7 @@ def read_trial(path: Path) -> Trial:
     """
     run = read_run(path)
     if run.rehearsal:
-        raise UsageError(f"{path}: is a rehearsal: no candidate was tried, so no document tells of it")
+        raise UsageError(f"{path}: is a rehearsal: no candidate was tried, so there is nothing to document")
     if not run.plan.document:
         raise UsageError(f"{path}: expected a plan.json that names the candidate, found none that can be used")
     if run.verdict is None:

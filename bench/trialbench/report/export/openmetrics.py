@@ -61,12 +61,12 @@ def openmetrics(run: Run, summary: Summary) -> str:
 
 
 def _about(run: Run, summary: Summary) -> list[Family]:
-    info = Family("info", "The run that the other series are of; always 1.")
+    info = Family("info", "The run that the other series belong to; always 1.")
     baseline = summary.baseline_label or ""
     info.add(1, run=summary.run, baseline=baseline, outcome=summary.outcome, version=summary.trialbench)
     began = Family("start_timestamp", "When the run began, as Unix time.", "seconds")
     began.add(_unix(run.began))
-    completed = Family("completed", "Whether the run came to its end as planned.")
+    completed = Family("completed", "Whether the run ended as planned.")
     completed.add(summary.outcome in ("completed", "rehearsed"))
     restored = Family("host_restored", "Whether the host is back; absent for a run that never held it.")
     restored.add(summary.restore.restored)
@@ -135,7 +135,7 @@ def _vram(summary: Summary) -> list[Family]:
     used = Family("vram_used", "VRAM of the whole card: drained, at its peak, at the end.", "bytes")
     for state, mib in (("drained", vram.drained_mib), ("peak", vram.peak_mib), ("last", vram.last_mib)):
         used.add(_bytes(mib), state=state)
-    total = Family("vram_total", "VRAM that the card has.", "bytes")
+    total = Family("vram_total", "Total VRAM of the card.", "bytes")
     total.add(_bytes(vram.total_mib))
     footprint = Family(
         "vram_footprint", "VRAM of the candidate above the drained level, at each gate and at its peak.", "bytes"
@@ -150,8 +150,8 @@ def _times(summary: Summary) -> list[Family]:
     down = Family("tenant_down", "How long each tenant was down.", "seconds")
     for tenant, value in summary.down_s.items():
         down.add(value, tenant=tenant)
-    window = Family("window", "How long people lost something.", "seconds")
-    overhead = Family("window_overhead", "What of it was neither drain, nor starts, nor measuring.", "seconds")
+    window = Family("window", "How long people lost a service.", "seconds")
+    overhead = Family("window_overhead", "The part of it that was neither drain, nor starts, nor measuring.", "seconds")
     for impact, found in summary.windows.items():
         window.add(found.total_s, impact=impact)
         overhead.add(found.overhead_s, impact=impact)
@@ -162,14 +162,14 @@ def _times(summary: Summary) -> list[Family]:
 
 
 def _checks(run: Run) -> list[Family]:
-    passed = Family("check_passed", "The checks that close a run.")
+    passed = Family("check_passed", "The checks at the end of a run.")
     for check in run.verification or ():
         passed.add(check.ok, id=check.id, title=check.title)
     return [passed]
 
 
 def _proofs(run: Run) -> list[Family]:
-    passed = Family("proof_passed", "The proofs of engines that lie with the run, the newest of each.")
+    passed = Family("proof_passed", "The proofs of engines in the run, the newest of each.")
     newest = {(one.name, one.engine): one.ok for one in run.proofs}
     for (name, engine), ok in newest.items():
         passed.add(ok, proof=name, engine=engine)

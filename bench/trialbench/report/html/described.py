@@ -91,9 +91,7 @@ def _replies(samples: Sequence[Sample]) -> list[Reply]:
     """The distinct replies, with their counts."""
     found: dict[tuple[str, str], int] = {}
     for sample in samples:
-        trouble = (
-            "" if sample.ok else f"{sample.error_class or 'failed'}: {sample.error_detail or 'no reply that counts'}"
-        )
+        trouble = "" if sample.ok else f"{sample.error_class or 'failed'}: {sample.error_detail or 'no valid reply'}"
         key = (sample.content or "", trouble)
         found[key] = found.get(key, 0) + 1
     return [Reply(text, count, len(samples), trouble) for (text, trouble), count in found.items()]
@@ -126,7 +124,7 @@ def picture(path: Path) -> Picture:
         size = path.stat().st_size
         if size > MAX_IMAGE_BYTES:
             return Picture(
-                why=f"inputs/camera.jpg is too large to be carried along ({size} bytes, at most {MAX_IMAGE_BYTES});"
+                why=f"inputs/camera.jpg is too large to embed ({size} bytes, at most {MAX_IMAGE_BYTES});"
                 " it lies in the run's folder"
             )
         raw = path.read_bytes()
@@ -135,6 +133,6 @@ def picture(path: Path) -> Picture:
     kind = next((kind for start, kind in _IMAGES.items() if raw.startswith(start)), None)
     sha256 = hashlib.sha256(raw).hexdigest()
     if kind is None:
-        return Picture(why="inputs/camera.jpg is no JPEG, PNG or WebP", sha256=sha256)
+        return Picture(why="inputs/camera.jpg is not a JPEG, PNG or WebP", sha256=sha256)
     # Markup: text would be truncated, and base64 needs no escaping.
     return Picture(uri=Markup(f"data:{kind};base64,{base64.b64encode(raw).decode()}"), sha256=sha256)

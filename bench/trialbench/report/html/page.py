@@ -450,9 +450,7 @@ def _restored(summary: Summary) -> list[str]:
         found.append(f"Restored by {facts.by or 'unknown'}{' at ' + clock(facts.at) if facts.at else ''}{after}.")
     else:
         found.append("Not known to be restored.")
-    found += [
-        f"{retry.tenant} was started again: attempt {retry.attempt} failed." for retry in facts.retries[:_MOST_ROWS]
-    ]
+    found += [f"{retry.tenant} was restarted: attempt {retry.attempt} failed." for retry in facts.retries[:_MOST_ROWS]]
     found += [f"A restore was not complete: {reason}" for reason in facts.failures[:_MOST_ROWS]]
     return found
 

@@ -132,7 +132,7 @@ def no_text_is_parsed_twice() -> Iterator[None]:
 
     def remembered(text: str, path: Path) -> Any:
         if text not in known:
-            # An error names the path, and is raised anew each time.
+            # An error names the path, and is raised again each time.
             known[text] = parse(text, path)
         return copy.deepcopy(known[text])
 

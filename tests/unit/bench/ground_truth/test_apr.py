@@ -497,7 +497,7 @@ def test_the_controls_are_rejected(bench: Bench) -> None:
     assert blamed == {"truncated file": Step.FILE, "other first tokens": Step.RUNTIME}
     assert uncovered(caught, bench.apr, space, model) == []
     told = controls_table(caught, [])
-    assert "-      no speed (it generates nothing in all eternity): by no suite" in told
+    assert "-      no speed (it never generates a token): by no suite" in told
     assert "bench could not: it does not pass the intact file either: FAIL: thread 'main' panicked" in told
     assert "12 of 18 controls rejected, 5 could not be tried" in told
 

@@ -246,7 +246,7 @@ def test_what_cannot_be_measured_is_inconclusive(found: Found) -> None:
         assert (lost.status, lost.says) == (Status.INCONCLUSIVE, "the roster has no model other")
     elsewhere = claim("token-mismatches", models=("m-gpt2",))
     (left,) = judge_claims([elsewhere], found, found.roster.models[:1])  # type: ignore[arg-type]  # a stand-in
-    assert (left.status, left.says) == (Status.INCONCLUSIVE, "nothing that was checked is meant by it")
+    assert (left.status, left.says) == (Status.INCONCLUSIVE, "it applies to nothing that was checked")
     for change in (
         {"load_trouble": trouble},
         {"the_oracle": trouble},

@@ -130,7 +130,7 @@ def test_refusals(tmp_path: Path, folder_of: Folder) -> None:
         ({"pre_tokenizer": {"type": "Metaspace"}}, "expected that of gpt-2, smollm or qwen2"),
         ({"pre_tokenizer": None}, "expected that of gpt-2"),
         ({"model": {"type": "Unigram"}}, "expected a byte-level BPE tokenizer, found Unigram"),
-        ({"model": 5}, "is no tokenizer of the library"),
+        ({"model": 5}, "is not a tokenizer of the library"),
         ({"model": {"type": "BPE", "vocab": {"a": 12}, "merges": []}}, "a token id of 12, expected less than"),
     ],
 )

@@ -131,7 +131,7 @@ def test_nothing_is_guilty_of_a_good_file(found: Found) -> None:
     one = ladder(found, row("weights", "f32", PASS), row("second", "Q8_0", PASS), row("roundtrip", "Q8_0", PASS))
     assert (one.guilty, one.sure) == (None, True)
     assert [rung.step for rung in one.rungs] == list(Step)
-    assert outputs.guilty(one.as_dict()) == "no step is shown to be guilty"
+    assert outputs.guilty(one.as_dict()) == "no step is shown to be at fault"
 
 
 def test_each_step_can_be_guilty(found: Found) -> None:
@@ -198,7 +198,7 @@ def test_what_could_not_be_compared_is_said(found: Found) -> None:
     one = ladder(found)
     assert one.guilty is None
     missing = "file, prompt or tokenizer, import, quantization, runtime, cache precision"
-    assert outputs.guilty(one.as_dict()) == f"no step is shown to be guilty; not compared: {missing}"
+    assert outputs.guilty(one.as_dict()) == f"no step is shown to be at fault; not compared: {missing}"
     found.lost, found.oracles = set(), False
     assert [rung.good for rung in ladder(found).rungs[1:3]] == [None, None]
     found.oracles = True
@@ -237,11 +237,11 @@ def test_only_files_with_a_symptom_get_a_ladder(found: Found, monkeypatch: pytes
 
 
 def test_a_file_of_which_no_hash_is_known(found: Found) -> None:
-    broken = replace(row("weights", "Q8_0", FAIL, "is no complete GGUF file"), evidence={})
+    broken = replace(row("weights", "Q8_0", FAIL, "is not a complete GGUF file"), evidence={})
     assert ladder(found, broken).guilty is Step.FILE
     spoilt = replace(broken, evidence={"tensors": [], "not_finite": ["blk.0.ffn_up.weight"]})
     one = ladder(found, spoilt)
-    assert (one.guilty, "blk.0.ffn_up.weight are no numbers" in one.rungs[0].says) == (Step.FILE, True)
+    assert (one.guilty, "blk.0.ffn_up.weight are not numbers" in one.rungs[0].says) == (Step.FILE, True)
     assert ladder(found, replace(spoilt, evidence={"tensors": []})).rungs[0].good is True
     # A format of the runtime's own: what it says of the file itself.
     found.ending = "apr"

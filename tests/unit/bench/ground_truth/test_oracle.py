@@ -283,7 +283,7 @@ def test_numbers_that_are_none_make_no_oracle(world: World, roster: Roster, monk
         return Tensor(log_softmax(tensor, dim).values * np.nan)
 
     monkeypatch.setattr(world.torch, "log_softmax", nothing)
-    with pytest.raises(UsageError, match="m-llama: in fp16 on cpu its log-probabilities are no numbers"):
+    with pytest.raises(UsageError, match="m-llama: in fp16 on cpu its log-probabilities are not numbers"):
         make(roster, precision="fp16")
     assert not roster.oracle.with_name("oracle-gpu").exists()
 

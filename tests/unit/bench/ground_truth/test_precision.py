@@ -104,7 +104,7 @@ def test_oracles_of_different_things_are_not_compared(case: Any, roster: Roster,
 )
 def test_the_true_order(case: Any, roster: Roster, fine: float, coarse: float, status: Status) -> None:
     put(roster, "fp16", share=fine)
-    # From the second token on it stands on another text: what comes after is no matter of precision.
+    # From the second token on it continues another text: the rest says nothing about precision.
     put(roster, "bf16", (1, 9, 3), share=coarse)
     found = judge(case("fp16", "bf16", ""))
     assert (found.status, found.evidence["positions"]) == (status, 2 * 2)

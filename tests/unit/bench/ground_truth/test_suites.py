@@ -698,7 +698,7 @@ def test_nothing_passes_that_is_said_of_a_file_that_was_changed(on: Table, tmp_p
         found = on.judge(name)
         assert (found.status, "file.gguf was changed after it was made" in found.says) == (Status.FAIL, True)
         assert found.cause == f"changed since it was made: {slug} f16"
-        # Converting anew would mend it.
+        # Converting again would fix it.
         assert "trialbench check" in found.reproduce
     # As the second of two files, too; what failed or could not be decided stays what it was.
     assert on.status("drift", quant="Q8_0", other="f16") is Status.FAIL

@@ -63,8 +63,8 @@ def test_every_type_is_read_as_float32(tmp_path: Path) -> None:
         ({"a": entry("I8", [4], 0, 4)}, b"\0" * 4, "is I8, expected one of F64, F32, F16, BF16"),
         ({"a": {"dtype": "F32"}}, b"", "no proper entry"),
         ({"a": 5}, b"", "no proper entry"),
-        (b"{not json", b"", "is no safetensors file"),
-        (b"[" * 100_000, b"", "is no safetensors file"),
+        (b"{not json", b"", "is not a safetensors file"),
+        (b"[" * 100_000, b"", "is not a safetensors file"),
     ],
 )
 def test_a_file_that_contradicts_itself_is_refused(tmp_path: Path, header: Any, body: bytes, said: str) -> None:
@@ -115,7 +115,7 @@ def test_hashes(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         weights.hf_json(tmp_path / "nothing.json")
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(UsageError, match="is no JSON"):
+    with pytest.raises(UsageError, match="is not JSON"):
         weights.hf_json(tmp_path / "bad.json")
 
 

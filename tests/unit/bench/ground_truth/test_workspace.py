@@ -318,7 +318,7 @@ def test_a_record_that_cannot_be_read(workspace: Workspace) -> None:
     path.write_bytes(b"x")
     assert workspace.artifact(model, "llama.cpp", "f16").sha256 == ""
     path.with_suffix(".json").write_text("{")
-    with pytest.raises(UsageError, match="is no JSON"):
+    with pytest.raises(UsageError, match="is not JSON"):
         workspace.artifact(model, "llama.cpp", "f16")
     for text in ("{}", "[]", '{"sha256": 1, "parents": []}', '{"sha256": "a", "parents": null}'):
         path.with_suffix(".json").write_text(text)

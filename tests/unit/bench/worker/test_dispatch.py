@@ -302,11 +302,11 @@ def test_no_token_in_time_and_the_fallback_answers_labeled(bench: Any) -> None:
     assert local.requests[0].deadlines.first_s == 30
     assert bench.clock.now_s() == 1030
     assert outcome.route == (
-        "local: the local engine is well",
+        "local: the local engine is healthy",
         "fallback0: no token within 30 s after the request came in",
     )
     assert [fields["reason"] for event, fields in bench.logged if event == "route"] == [
-        "the local engine is well",
+        "the local engine is healthy",
         "no token within 30 s after the request came in",
     ]
 
@@ -355,7 +355,7 @@ def test_an_engine_that_is_not_well_is_not_asked_where_somebody_else_is(bench: A
     local.health = [failure_of(failures.MISSING_BINARY)]
     outcome = bench.dispatcher(local, other).serve(a_job(bench)[0])
     assert (outcome.fallback, local.requests) == (True, [])
-    assert outcome.route == ("fallback0: the local engine is not well: missing_binary",)
+    assert outcome.route == ("fallback0: the local engine is unhealthy: missing_binary",)
 
 
 def test_health_is_asked_once_in_a_while(bench: Any) -> None:
@@ -378,7 +378,7 @@ def test_fallbacks_are_asked_in_order_past_those_that_can_t(bench: Any) -> None:
     assert outcome.label
     assert outcome.label.model == "c"
     assert outcome.route[1:] == (
-        "fallback1: local failed: missing_binary; fallback0 is not well: connection",
+        "fallback1: local failed: missing_binary; fallback0 is unhealthy: connection",
         "fallback2: fallback1 failed: not_allowed",
     )
 

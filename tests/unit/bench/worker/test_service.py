@@ -152,7 +152,7 @@ def test_the_queue_has_an_end_and_says_so(bench: Any, serve: Any, wait_for: Any)
     second.send(generate(1))
     wait_for(lambda: second.ask({"type": "status"})["waiting"] == 2)
     full = third.ask(generate(1))
-    assert full["error"]["detail"] == "2 requests are waiting already; come again later"
+    assert full["error"]["detail"] == "2 requests are waiting already; try again later"
     assert third.ask({"action": "ask", "action_id": "q", "input": "x"})["metadata"]["error"] == "busy"
 
 

@@ -99,7 +99,7 @@ def test_a_disk_without_room_leaves_no_half_file(stage: Any, tmp_path: Path, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(harvest.shutil, "copyfileobj", full)
-    with pytest.raises(AnsibleActionFail, match=r"No space left.*kept on the host; make room and bring it with"):
+    with pytest.raises(AnsibleActionFail, match=r"No space left.*kept on the host; make room and fetch it with"):
         stage.play(harvest, run="run-1", dest=str(tmp_path / "run-1"))
     assert list((tmp_path / "run-1").iterdir()) == []
 

@@ -268,7 +268,7 @@ def test_a_play_that_died_before_the_first_poll_renews_no_lease(
     """Killed while the phase was being asked for: by then the worker has another parent already."""
     monkeypatch.setattr(phase.os, "getppid", lambda: 1)
     monkeypatch.setattr(phase.multiprocessing, "parent_process", lambda: SimpleNamespace(pid=100))
-    with pytest.raises(AnsibleActionFail, match="the lease is left to lapse"):
+    with pytest.raises(AnsibleActionFail, match="the lease will lapse"):
         stage.play(phase, name="window", plan=plan_data, epoch=3)
     assert host.verbs() == ["advance"]
 
@@ -313,7 +313,7 @@ def test_a_poller_whose_play_is_gone_renews_no_lease(
     monkeypatch.setattr(phase.os, "getppid", lambda: parents.pop(0))
     monkeypatch.setattr(phase.multiprocessing, "parent_process", lambda: SimpleNamespace(pid=100))
     host.say()
-    with pytest.raises(AnsibleActionFail, match="the lease is left to lapse"):
+    with pytest.raises(AnsibleActionFail, match="the lease will lapse"):
         stage.play(phase, name="window", plan=plan_data, epoch=3)
     assert host.verbs() == ["advance", "poll"]
 
@@ -372,7 +372,7 @@ def test_nothing_held_nothing_restored(stage: Any, host: Host) -> None:
     [
         ({"last_run": RUN, "restored_by": "boot"}, f"run {RUN} was the last one, restored by boot"),
         ({"last_run": RUN, "restored_by": None}, f"run {RUN} was the last one"),
-        ({"last_run": None, "restored_by": None}, "none was opened here yet"),
+        ({"last_run": None, "restored_by": None}, "no trial was opened here yet"),
     ],
 )
 def test_that_there_is_nothing_to_restore_is_said(
@@ -385,7 +385,7 @@ def test_that_there_is_nothing_to_restore_is_said(
 
 def test_a_held_host_without_its_program_is_no_free_one(stage: Any, host: Host) -> None:
     host.standing = "held"
-    with pytest.raises(AnsibleActionFail, match=r"found none, and the open mark of a trial .*--tags acquire"):
+    with pytest.raises(AnsibleActionFail, match=r"found the open mark of a trial without it .*--tags acquire"):
         stage.play(phase, name="restore")
 
 
@@ -431,7 +431,7 @@ def test_a_restore_that_fails_twice_is_told_loudly(stage: Any, host: Host) -> No
             event(seq, "restore_started", by="restorer", restored_by="ann"),
             event(seq + 1, "restore_failed", by="restorer", reason=f"no voice {seq}", restored_by="ann"),
         )
-    with pytest.raises(AnsibleActionFail, match=r"could NOT be restored yet; it goes on trying. no voice 28"):
+    with pytest.raises(AnsibleActionFail, match=r"could NOT be restored yet; it keeps trying. no voice 28"):
         stage.play(phase, name="restore")
 
 
@@ -451,7 +451,7 @@ def test_a_restore_without_a_word_is_not_watched_indefinitely(
         return host(argv)
 
     stage.answer = answer
-    with pytest.raises(AnsibleActionFail, match=r"found none for 30 minutes.*journalctl -u mt-restore"):
+    with pytest.raises(AnsibleActionFail, match=r"no event for 30 minutes.*journalctl -u mt-restore"):
         stage.play(phase, name="restore")
 
 

@@ -833,7 +833,7 @@ class World:
         return [" ".join([e["event"], *(str(e[k]) for k in ("phase", "tenant") if k in e)]) for e in self.events()]
 
     def reboot(self) -> None:
-        """Everything starts anew, with a clock near zero; the marks stay."""
+        """Everything starts again, with a clock near zero; the marks stay."""
         (self.folder / "boot_id").write_text("boot-2\n")
         self.clock.now = 100.0
         self.lingering.clear()

@@ -174,7 +174,7 @@ def test_a_stranger_is_named_but_only_the_band_decides(host: dict[str, Any]) -> 
     commands = (*HOLDERS, "/usr/bin/Xorg")
     result = run(host, FakeCard(13_700, commands=commands))[1]
     assert result.ok
-    assert result.found.endswith("; not of this inventory: PID 4 /usr/bin/Xorg 100 MiB")
+    assert result.found.endswith("; not in this inventory: PID 4 /usr/bin/Xorg 100 MiB")
     assert not run(host, FakeCard(15_000, commands=commands))[1].ok
 
 
@@ -262,7 +262,7 @@ def test_who_can_not_be_looked_for_has_not_been_ruled_out(
 
     monkeypatch.setattr(tenants, "foreign", hang)
     found = run(host)
-    assert "it can't be told who answered: systemctl show timed out" in found[2].found
+    assert "it is unknown which process answered: systemctl show timed out" in found[2].found
     assert not found[2].ok
 
 

@@ -400,7 +400,7 @@ def test_logs_are_kept_one_file_each(docker: Any, tmp_path: Path) -> None:
     assert kept == {"server.log": "from docker's file\ntwice\n", "client.log": "by docker logs\n"}
 
 
-# A measuring container at work.
+# A running measuring container.
 
 
 @pytest.fixture

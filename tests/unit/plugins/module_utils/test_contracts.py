@@ -801,7 +801,7 @@ def test_a_rehearsal_is_spared_what_concerns_a_candidate_alone(world: World) -> 
     found = world.evaluate()
     assert [i for i, c in found.items() if not c.ok] == []
     assert [i for i, c in found.items() if c.spared] == [5, 7, 8, 10, 11]
-    # What a trial would find is said all the same, with what to do about it.
+    # What a trial would find is reported anyway, with what to do about it.
     assert "image is unset" in found[11].found
     assert "make pin" in found[11].todo
     world.data["rehearsal"] = False

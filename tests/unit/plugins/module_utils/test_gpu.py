@@ -734,7 +734,7 @@ def test_a_driver_that_hangs_delays_a_blind_drain_by_no_more_than_a_second(nvml:
 
 def test_an_undrained_level_without_a_target_in_words() -> None:
     text = gpu.undrained(gpu.Drained(False, 500, None, 30.0), 300)
-    assert "in 30.0 s: expected a level that stands still" in text
+    assert "in 30.0 s: expected a constant level" in text
     assert "found 500 MiB, held by nobody" in text
 
 

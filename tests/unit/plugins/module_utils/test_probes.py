@@ -89,7 +89,7 @@ def test_a_text_is_no_truth_value(server: Any) -> None:
 def test_a_body_that_is_no_json_is_a_no(server: Any, reply: Any, body: bytes) -> None:
     server.routes["/health"] = reply(body)
     answer = probes.ask(Http(f"{server.url}/health", json={"ok": True}))
-    assert answer == probes.ProbeResult(False, "HTTP 200, but the body is no JSON", 200)
+    assert answer == probes.ProbeResult(False, "HTTP 200, but the body is not JSON", 200)
 
 
 def test_an_error_page_is_an_answer(server: Any, reply: Any) -> None:

@@ -119,13 +119,13 @@ def test_the_last_definition_counts_as_it_does_for_python(write: Write) -> None:
         ("x = 1\n", "no function build"),
         (
             "class A:\n    def build(self):\n        return self.x\n",
-            r"build \(line 2\) stands inside a class",
+            r"build \(line 2\) is inside a class",
         ),
-        ("def f():\n    def build():\n        pass\n", r"build \(line 2\) stands inside a class or another"),
+        ("def f():\n    def build():\n        pass\n", r"build \(line 2\) is inside a class or another"),
         ("async def build():\n    pass\n", r"build \(line 1\) is async"),
-        ("def build(:\n", "is no Python of version"),
-        ("x = '\0'\n", "is no Python of version"),
-        ("# -*- coding: klingon -*-\n", "is no Python of version"),
+        ("def build(:\n", "is not valid Python of version"),
+        ("x = '\0'\n", "is not valid Python of version"),
+        ("# -*- coding: klingon -*-\n", "is not valid Python of version"),
     ],
 )
 def test_a_function_that_cannot_be_found_is_named(write: Write, text: str, message: str) -> None:
@@ -391,4 +391,4 @@ def test_a_clause_that_is_gone_is_gone(write: Write) -> None:
 def test_a_file_or_a_clause_that_is_no_python_is_a_no(write: Write, tmp_path: Path) -> None:
     assert "cannot be read" in production.find_clause(tmp_path / "absent.py", CLAUSE).found
     wrong = Clause("tts.py", [7, 9], [], "TTSStoppedFrame(")
-    assert "which is no expression" in production.find_clause(write(TTS), wrong).found
+    assert "which is not an expression" in production.find_clause(write(TTS), wrong).found

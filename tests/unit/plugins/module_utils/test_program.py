@@ -135,7 +135,7 @@ def test_who_is_not_root_is_told_and_not_that_nobody_holds_the_host(
         assert shell(verb) == 1
     assert shell.out == ""
     assert f"Permission denied: '{world.state.root}'" in shell.err
-    assert shell.err.endswith(f"do: sudo model-trial {verb}\n")
+    assert shell.err.endswith(f"do this: sudo model-trial {verb}\n")
     assert world.log == []
 
 
@@ -615,7 +615,7 @@ def test_abort_leaves_word_for_the_runner(world: World, shell: Shell) -> None:
 def test_abort_that_no_runner_hears_is_a_restore(
     world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch, runner_state: str
 ) -> None:
-    """It never started, it has ended, or the disk takes no word: the host must come back all the same."""
+    """It never started, it has ended, or the disk takes no word: the host must come back anyway."""
     shell.open()
     world.log.clear()
     world.units["mt-run.service"] = runner_state
@@ -623,7 +623,7 @@ def test_abort_that_no_runner_hears_is_a_restore(
         if runner_state == "active":
             patch.setattr(journal, "write_atomic", full)
         assert shell("abort", "--by=ann") == 0
-    assert "has no runner that would end; the host restores itself now" in shell.out
+    assert "has no runner left; the host restores itself now" in shell.out
     assert systemctl(world) == ["start --no-block mt-restore.service"]
     assert shell("restore-now") == 0
     assert world.state.mark() is None
@@ -815,7 +815,7 @@ def test_a_complete_restore_forgets_the_failures_before_it(world: World, shell: 
         attempt(world, shell)
     world.services["chatterbox"].broken = ""
     attempt(world, shell, 0)
-    # A mark that stayed (a power cut between the last entry and its removal) is restored once more, at once.
+    # A mark that stayed (a power cut between the last entry and its removal) is restored again, at once.
     world.state.open(journal.Mark(world.plan.run, 1, journal.boot_id(), "then", "ann"))
     assert attempt(world, shell, 0) == pytest.approx(0, abs=0.1)
 
@@ -1239,7 +1239,7 @@ def test_the_status_of_a_host_that_was_restarted_shows_no_lease(world: World, sh
 
 
 def test_the_status_counts_the_window_across_a_restart_and_beyond_the_cap(world: World, shell: Shell) -> None:
-    """The steady clock begins anew at a boot; and a restore that fails does not end with the cap."""
+    """The steady clock starts from zero at a boot; and a restore that fails does not end with the cap."""
     shell.open()
     world.runner().run()
     world.reboot()
@@ -1252,7 +1252,7 @@ def test_the_status_counts_the_window_across_a_restart_and_beyond_the_cap(world:
     path.write_text(path.read_text().replace(stopped["wall"], "2026-01-01T00:00:00.000Z"))
     assert shell("status") == 0
     line = next(line for line in shell.out.splitlines() if line.startswith("phase "))
-    assert re.fullmatch(r"phase     measure, \d+ s since the first stop, to be back \d+ s ago", line)
+    assert re.fullmatch(r"phase     measure, \d+ s since the first stop, was due back \d+ s ago", line)
 
 
 def test_the_status_of_a_lease_that_was_never_written(world: World, shell: Shell) -> None:
@@ -1411,7 +1411,7 @@ def test_a_run_is_run_once(world: World, shell: Shell) -> None:
     world.log.clear()
     before = world.events()
     assert shell("run") == 1
-    assert f"run {world.plan.run} has been run, and is run once" in shell.err
+    assert f"run {world.plan.run} has run already, and a run runs once" in shell.err
     assert world.done("stop", "start", "container") == []
     assert world.events() == before
     assert {path: path.read_bytes() for path in (world.run_dir / "samples").iterdir()} == kept

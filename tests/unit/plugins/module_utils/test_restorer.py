@@ -822,7 +822,7 @@ def test_a2_measures_the_live_model_again(world: World) -> None:
 
 
 def no_a2(world: World) -> None:
-    """A2 was not run, and the host is whole all the same."""
+    """A2 was not run, and the host is restored anyway."""
     assert ("measured", "a2") not in world.log
     assert ("container", "mt-client-a2") not in world.log
     is_whole(world)
@@ -1046,7 +1046,7 @@ def killed(world: World, event: str = "candidate_started") -> World:
 
 
 @pytest.mark.parametrize(
-    ("result", "words"), [("timeout", "its time was up"), ("signal", "signal"), ("oom-kill", "oom-kill")]
+    ("result", "words"), [("timeout", "its time limit was reached"), ("signal", "signal"), ("oom-kill", "oom-kill")]
 )
 def test_a_runner_that_was_killed_is_explained_by_systemd(world: World, result: str, words: str) -> None:
     killed(world)
@@ -1738,7 +1738,7 @@ def flaps(world: World) -> None:
     [
         (dies, r"chatterbox did not stay up: PID \d+ has ended, 7\.\d s after the last start", ["chatterbox"]),
         (dies_and_is_revived, r"chatterbox did not stay up: PID \d+ has ended", []),
-        (counts_a_restart, r"llamacpp did not stay up: its manager has started it again \(1 times, 0 before\)", []),
+        (counts_a_restart, r"llamacpp did not stay up: its manager has restarted it \(1 times, 0 before\)", []),
         (flaps, "chatterbox did not stay up: .*no answer", []),
     ],
 )

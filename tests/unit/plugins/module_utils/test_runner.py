@@ -600,7 +600,7 @@ def test_a_driver_that_falls_silent_ends_the_run(world: World) -> None:
     world.never_ready.add("candidate")
     world.clock.after(12, lambda: setattr(world.card, "error", "the driver hangs"))
     failed = fails(world)
-    assert failed["reason"] == "VRAM cannot be seen any more"
+    assert failed["reason"] == "VRAM can no longer be read"
     assert "the driver hangs" in failed["found"]
 
 
@@ -662,7 +662,7 @@ def test_a_stranger_that_takes_vram_is_named_beside_the_candidate(world: World) 
     world.at("phase_done candidate", lambda: setattr(world.card, "read", crowded))
     failed = fails(world, "candidate")
     assert failed["reason"] == "the candidate takes too much VRAM"
-    assert failed["found"].endswith("GB, with what came beside it: PID 4711 python3 train.py 2500 MiB")
+    assert failed["found"].endswith("GB, including other processes: PID 4711 python3 train.py 2500 MiB")
 
 
 def test_an_untouched_tenant_that_restarts_is_not_our_business(world: World) -> None:

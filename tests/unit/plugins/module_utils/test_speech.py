@@ -235,14 +235,14 @@ OTHER = [
     (
         200,
         b"<!DOCTYPE html><title>Hi</title>",
-        "a page of HTML instead of audio: '<!DOCTYPE html><title>Hi</title>'",
+        "an HTML page instead of audio: '<!DOCTYPE html><title>Hi</title>'",
     ),
-    (200, b"\n <html>", "a page of HTML instead of audio"),
+    (200, b"\n <html>", "an HTML page instead of audio"),
     (200, b'{"error": "no model"}', 'JSON instead of audio: \'{"error": "no model"}\''),
     (200, b"ID3\x04rest", "audio, but not a WAV"),
     (200, b"\xff\xfbrest", "audio, but not a WAV"),
     (200, b"OggS", "audio, but not a WAV"),
-    (200, b"hello", "5 bytes that are no valid WAV: no RIFF/WAVE header but b'hello'"),
+    (200, b"hello", "5 bytes that are not a valid WAV: no RIFF/WAVE header but b'hello'"),
     (
         200,
         wav(packed(16))[:-1000],

@@ -27,7 +27,7 @@ def test_what_came_instead_is_said(invoke: Any, server: Any, reply: Any) -> None
     result = invoke(speech_check.main, {"url": f"{server.url}/say"})
     assert result["failed"]
     assert "expected a valid WAV of more than 5120 bytes" in result["msg"]
-    assert "found a page of HTML instead of audio" in result["msg"]
+    assert "found an HTML page instead of audio" in result["msg"]
     assert server.asked[0][2] == b'{"text": "test one two"}'
 
 
