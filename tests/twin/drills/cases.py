@@ -205,8 +205,11 @@ CAN_NOT_BE_RESTORED: Mapping[str, CanNotBeRestored] = {
     ),
     "a stopped container was pruned": CanNotBeRestored(
         "docker has lost it; its definition is kept, and a person makes it anew",
-        (r"No such container: drill-box", r"made of is kept in /var/lib/model-trial/definitions/drill-box",
-         r"sudo docker start drill-box"),
+        (
+            r"No such container: drill-box",
+            r"made of is kept in /var/lib/model-trial/definitions/drill-box",
+            r"sudo docker start drill-box",
+        ),
         faults.box_made_anew,
         tenants_up=False,
     ),

@@ -442,7 +442,9 @@ def test_what_else_is_gone_is_named(tmp_path: Path) -> None:
     gone: Event = (60.9, "gone", {"gone": [text], "found": text})
     earlier: Event = (35.9, "gone", {"gone": ["container db does not run any more"], "found": "db"})
     again = [*back("hand", 50.0)[:-3], gone, *back("hand", 50.0)[-3:]]
-    folder = make(tmp_path, lines_of([*OPENED, *STOPPED, *CANDIDATE, *DIED, *NOT_BACK[:-1], earlier, NOT_BACK[-1], *again]))
+    folder = make(
+        tmp_path, lines_of([*OPENED, *STOPPED, *CANDIDATE, *DIED, *NOT_BACK[:-1], earlier, NOT_BACK[-1], *again])
+    )
     assert restore(folder)["gone"] == [text]
     assert f"no longer there, and not because of the trial: {text}" in host(folder)
 

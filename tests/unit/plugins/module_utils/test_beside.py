@@ -198,7 +198,9 @@ def test_a_second_port_of_a_tenant_keeps_the_mark_until_a_person_has_seen_it(wor
     world.intruders = []
     for _attempt in range(2):
         assert program.restore_now(world.state) == 1
-    assert "nobody listens on port 9090 any more, where llama-server did" in events(world, "restore_failed")[-1]["reason"]
+    assert (
+        "nobody listens on port 9090 any more, where llama-server did" in events(world, "restore_failed")[-1]["reason"]
+    )
     restore(world, "hand")
     assert world.state.mark() is None
     assert "port 9090" in events(world, "gone")[-1]["found"]

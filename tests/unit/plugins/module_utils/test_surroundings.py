@@ -142,7 +142,9 @@ def test_a_docker_that_does_not_answer_has_lost_nobody(world: World) -> None:
     assert surroundings.gone(taken(world) | {"containers": None}, [], docker=True) == surroundings.Gone()
 
 
-@pytest.mark.parametrize(("port", "inside", "held"), [(9090, "", True), (40_000, "", False), (9090, "session-3.scope", False)])
+@pytest.mark.parametrize(
+    ("port", "inside", "held"), [(9090, "", True), (40_000, "", False), (9090, "session-3.scope", False)]
+)
 def test_ports_that_mean_nothing_are_not_held(
     world: World, monkeypatch: pytest.MonkeyPatch, port: int, inside: str, held: bool
 ) -> None:
