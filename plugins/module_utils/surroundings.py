@@ -111,7 +111,7 @@ def judge(plan: Plan, ask: Runs) -> Beside:
                 found.broken.append(f"{words} and would stay down")
                 found.todo.extend(lines)
             continue
-        lost = units.lacks(unit, os.path.exists)
+        lost = units.lacks(unit, tenants.there)
         if lost:
             found.broken.append(f"{words} and could not be started again: {', '.join(lost)}")
         else:

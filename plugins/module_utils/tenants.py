@@ -411,7 +411,7 @@ class Systemd(Kind):
         found = {}
         for tenant in members:
             unit = known.get(units.full(tenant.unit))
-            found[tenant.name] = WayBack(units.lacks(unit, _there), units.warnings(unit))
+            found[tenant.name] = WayBack(units.lacks(unit, there), units.warnings(unit))
         return found
 
     def definition(self) -> dict[str, bytes]:
@@ -612,7 +612,7 @@ class Process(_Commands):
         return _as_user(self, "start", f"{self.tenant.start} &", log, limit_s)
 
 
-def _there(path: str) -> bool:
+def there(path: str) -> bool:
     """Whether a file exists; what the login user may not see is taken to be there."""
     try:
         os.stat(path)
@@ -669,11 +669,11 @@ def _compose_trouble(command: str, folder: Path) -> str:
         return ""
     named = [words[i + 1] for i, word in enumerate(words[:-1]) if word in ("-f", "--file")]
     named += [word.removeprefix("--file=") for word in words if word.startswith("--file=")]
-    gone = [str(folder / name) for name in named if not _there(str(folder / name))]
+    gone = [str(folder / name) for name in named if not there(str(folder / name))]
     if gone:
         return f"its compose file is gone: {', '.join(gone)}"
     # Without a name it is looked for in the folder and above it.
-    if named or any(_there(str(place / name)) for place in (folder, *folder.parents) for name in _COMPOSE_FILES):
+    if named or any(there(str(place / name)) for place in (folder, *folder.parents) for name in _COMPOSE_FILES):
         return ""
     return f"there is no compose file in {folder}"
 
