@@ -71,6 +71,8 @@ NEEDS_NOTHING = "a restore needs no disk, no GPU and no dockerd"
 IN_ORDER = "what was stopped is started again, in order"
 OUTLIVES = "a stop or start that was begun is completed"
 STAYS_UP = "a restored tenant stays up"
+BESIDE = "who goes down with a tenant comes back"
+NO_WAY_BACK = "what a stop would destroy is not stopped"
 ONCE = "a run runs once"
 TWO_TRIALS = "two trials never overlap"
 OTHER_HOSTS = "one host never endangers another"
@@ -128,6 +130,22 @@ MUTATIONS: tuple[Mutation, ...] = (
              "    if restarts != first.restarts:\n", "    if restarts < 0:\n"),
     Mutation("any program that answers is the tenant", "claim 28", f"{CORE}/tenants.py",
              "    foreign = [item for item in held if not owns(tenant, item, host)]\n", "    foreign = held[:0]\n"),
+    Mutation("who goes down with a tenant is no contract's", BESIDE, f"{CORE}/contracts.py",
+             "    lost += beside.broken\n", ""),
+    Mutation("a stop leads to the next unit only", BESIDE, f"{CORE}/units.py",
+             "        level = ahead\n", "        level = set()\n"),
+    Mutation("who went down with a tenant stays down", BESIDE, f"{CORE}/restorer.py",
+             "            followed = self.start_dependents()\n", "            followed = False\n"),
+    Mutation("what is gone is not looked for", BESIDE, f"{CORE}/restorer.py",
+             "            self.compare()\n", ""),
+    Mutation("a transient unit is stopped", NO_WAY_BACK, f"{CORE}/units.py",
+             'elif facts.get("Transient") == "yes":', 'elif facts.get("Transient") == "never":'),
+    Mutation("a container that its stop removes is stopped", NO_WAY_BACK, f"{CORE}/tenants.py",
+             'if box["auto_remove"]:', 'if not box:'),
+    Mutation("no definition is kept", NO_WAY_BACK, f"{CORE}/runner.py",
+             '        definitions.keep(plan, state, found["surroundings"]["dependents"])\n', "        pass\n"),
+    Mutation("definitions outlive the mark", "claim 29", f"{CORE}/journal.py",
+             "        shutil.rmtree(self.definitions, ignore_errors=True)\n", ""),
     Mutation("a run is run again", ONCE, f"{CORE}/program.py",
              'if any(e["by"] == "runner" for e in read(state.journal_path(mark.run))):', "if not mark.run:"),
     Mutation("without a snapshot nobody is started", ANYWHERE, f"{CORE}/restorer.py",

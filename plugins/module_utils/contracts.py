@@ -24,8 +24,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import checks, gpu, pictures, probes, production, run, tenants
-from .plan import MIB_PER_GB, Http, Plan, Tenant
+from . import checks, gpu, pictures, probes, production, run, surroundings, tenants
+from .plan import DEPENDENTS_S, MIB_PER_GB, Http, Plan, Tenant
 from .run import Ran
 
 T = TypeVar("T")
@@ -264,8 +264,16 @@ def _stop_limit_s(tenant: Tenant, host: Host) -> float | None:
         return None
 
 
+def _dependents_s(plan: Plan, host: Host, trouble: list[str]) -> float:
+    try:
+        return DEPENDENTS_S if surroundings.unlisted(plan, host.run) else 0.0
+    except OSError as err:
+        trouble.append(f"systemd does not tell who goes down with a tenant: {err}")
+        return 0.0
+
+
 def bounded(plan: Plan, host: Host) -> tuple[Plan, list[str]]:
-    """How long each tenant's stop may go on by itself, as its manager on the host says.
+    """How long each tenant's stop may go on by itself, as its manager on the host says, and whether more comes back.
 
     Returns:
         The plan with those limits, and why the trial has no bound with them; empty where it has.
@@ -280,7 +288,7 @@ def bounded(plan: Plan, host: Host) -> tuple[Plan, list[str]]:
         # Without a limit the trial is not opened.
         bound_s = tenant.stop_limit_s if limit_s is None or math.isinf(limit_s) else max(limit_s, tenant.stop_limit_s)
         moved.append(dataclasses.replace(tenant, stop_limit_s=bound_s))
-    found = dataclasses.replace(plan, tenants=moved)
+    found = dataclasses.replace(plan, tenants=moved, dependents_s=_dependents_s(plan, host, trouble))
     if found.run_max_s <= 0:
         trouble.append(
             f"limits.cap_s of {plan.limits.cap_s:g} s leaves no time for the window: "
@@ -293,13 +301,31 @@ def _healthy(plan: Plan, host: Host) -> _Finding:
     def job(tenant: Tenant) -> Callable[[], probes.ProbeResult]:
         return lambda: _tenant_state(tenant, host)
 
-    answers = [_answer(result) for result in _together([job(t) for t in plan.tenants], QUESTION_S + 0.2)]
+    jobs: list[Callable[[], Any]] = [job(t) for t in plan.tenants]
+    *results, way = _together([*jobs, lambda: _way_back(plan, host)], QUESTION_S + 0.2)
+    if isinstance(way, NoSudo):
+        raise way
+    if isinstance(way, Exception):
+        way = _Finding(False, f"it can't be told who could be started again: {way}")
+    answers = [_answer(result) for result in results]
     texts = [f"{t.name}: {a.found}" for t, a in zip(plan.tenants, answers, strict=True)]
-    # Find a tenant that could not be started again now, not when it is already down.
-    ways = {t.name: tenants.of(t).way_back(host) for t in plan.tenants if t.start or t.name in plan.stop_order}
-    lost = [f"{name} could not be brought back: {why}" for name, why in ways.items() if why]
+    well = all(answer.ok for answer in answers)
+    todo = way.todo if well or not way.todo else f"repair the named tenant; {way.todo}"
+    return _Finding(well and way.ok, "; ".join(filter(None, [*texts, way.found])), todo)
+
+
+def _way_back(plan: Plan, host: Host) -> _Finding:
+    """Whether all that a trial stops, and all that goes down with it, could be started again.
+
+    Find a tenant that could not be started now, not when it is already down.
+    """
+    ways = tenants.ways_back([t for t in plan.tenants if t.start or t.name in plan.stop_order], host)
+    lost = [f"{name} could not be brought back: {why}" for name, way in ways.items() for why in way.lost]
+    warned = [f"warning: {name}: {words}" for name, way in ways.items() for words in way.warned]
     lost += bounded(plan, host)[1]
-    return _Finding(all(a.ok for a in answers) and not lost, "; ".join([*texts, *lost]))
+    beside = surroundings.judge(plan, host.run)
+    lost += beside.broken
+    return _Finding(not lost, "; ".join([*lost, *beside.told, *warned]), "\n    ".join(beside.todo))
 
 
 # 7: room
@@ -574,7 +600,8 @@ TERMS = (
         6,
         "every tenant is healthy",
         lambda plan: (
-            "healthy, able to stop in bounded time and to start again: " + ", ".join(t.name for t in plan.tenants)
+            "healthy, able to stop in bounded time and to start again, with all that goes down with them: "
+            + ", ".join(t.name for t in plan.tenants)
         ),
         "a defect from before the trial could not be told from one that the trial caused",
         lambda _: "repair the named tenant first",

@@ -17,6 +17,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -243,6 +244,12 @@ class State:
                 found.append((max(epochs), epochs[0], path.stat().st_mtime, path.parent.name))
         return max(found)[-1] if found else ""
 
+    @property
+    def definitions(self) -> Path:
+        """Where the open trial keeps what its tenants are made of, secrets included: outside the folder of its run,
+        which is harvested."""
+        return self.root / "definitions"
+
     def journal_path(self, run: str) -> Path:
         """The journal of a run."""
         return self.run_dir(run) / "journal.jsonl"
@@ -303,6 +310,8 @@ class State:
     def close(self) -> None:
         """Remove the mark, durable on return: the host is free again."""
         self._forget_words()
+        # Secrets of tenants go before the mark does: nobody would come back for them.
+        shutil.rmtree(self.definitions, ignore_errors=True)
         (self.root / "open").unlink(missing_ok=True)
         _sync_folder(self.root)
 

@@ -19,6 +19,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 A2_GRACE_S = 5.0
 # A stop that has reached its limit is ended by signal; this much for that, and for seeing it.
 STOP_GRACE_S = 10.0
+# All starts of units that went down with a tenant, together: sockets, timers and targets need no time.
+DEPENDENTS_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -318,6 +320,9 @@ class Plan:
     attended: bool = True
     # After the last start, before the host counts as restored: nobody may die, restart or fall ill in it.
     settle_s: float = 10.0
+    # How long the restore may take to start units that went down with a tenant and are none: the host looks up whether
+    # there are any when a trial opens.
+    dependents_s: float = 0.0
     # Stop, drain, restore, check, without a candidate and without measuring.
     rehearsal: bool = False
     hook: Hook | None = None
@@ -339,13 +344,14 @@ class Plan:
 
     @property
     def restore_bound_s(self) -> float:
-        """Upper bound of a restore: the longest stop, the drain's limit, the start limits, A2, the settle period.
+        """Upper bound of a restore: the longest stop, the drain's limit, all starts, A2, the settle period.
 
         The runner stops one tenant after another, so only one stop can be under way when it ends.
         """
         tenants = [self.tenant(name) for name in self.restore_order]
         stop = max((tenant.stop_bound_s for tenant in tenants), default=0.0)
         starts = sum(tenant.start_timeout_s for tenant in tenants)
+        starts += self.dependents_s
         return stop + self.limits.drain_limit_s + starts + self.limits.a2_s + A2_GRACE_S + self.settle_s
 
     @property

@@ -316,7 +316,8 @@ def status(state: State) -> dict[str, Any]:
         seconds, ``lease_s`` None without a lease), ``epoch``, ``last_run``, ``last_event``, ``attempt_seq`` (journal
         entries after it belong to the restore under way, or to the next), ``restored_by``, ``restored_at``, ``down``
         (tenants that are down, by the journal, with the wall clock of their stop; or how long each was, in seconds),
-        ``failure`` (what ended the run), ``restore_failure``, ``next_try_s``, ``units``.
+        ``failure`` (what ended the run), ``restore_failure``, ``next_try_s``, ``gone`` (what else ran before, and did
+        not at the end of the last restore), ``units``.
     """
     mark = state.mark()
     # The run that holds the host is the last one.
@@ -329,6 +330,8 @@ def status(state: State) -> dict[str, Any]:
     attempt_seq = attempts[-1]["seq"] - 1 if under_way else last[-1]["seq"] if last else 0
     failures = [e for e in last if e["event"] == "phase_failed"]
     ends = [e for e in attempts if e["event"] != "restore_started"]
+    began = max((e["seq"] for e in attempts if e["event"] == "restore_started"), default=0)
+    lost = [e["gone"] for e in last if e["event"] == "gone" and e["seq"] > began]
     missing = ends[-1] if ends and ends[-1]["event"] == "restore_failed" else None
     down: dict[str, Any] = {}
     for entry in last:
@@ -348,6 +351,7 @@ def status(state: State) -> dict[str, Any]:
         "failure": failures[-1] if failures else None,
         "restore_failure": missing["reason"] if missing else None,
         "next_try_s": missing.get("next_try_s") if missing else None,
+        "gone": lost[-1] if lost else [],
         "units": unit_states(),
     }
 
@@ -394,6 +398,7 @@ def _screen(facts: dict[str, Any]) -> str:
         again = facts["next_try_s"]
         rows.append(("NOT BACK", missing))
         rows.append(("next try", f"by itself, {again:.0f} s after that" if again else "by itself"))
+    rows += [("gone", text) for text in facts["gone"]]
     rows.append(
         ("units", ", ".join(f"{name.removesuffix('.service')} {state}" for name, state in facts["units"].items()))
     )

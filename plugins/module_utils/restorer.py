@@ -6,7 +6,8 @@
 It runs as the unit ``mt-restore``: after the runner's end, by hand, by playbook or at boot. It does not replay
 the plan: it compares the snapshot with the live host and does what is missing, in this order: make every holder of the
 old epoch stale, remove the run's containers, bring stops that were begun to their end, drain, start the tenants that
-ran before, see that they stay up, check. So it may be killed at any point and started again.
+ran before and what went down with them, see that they stay up, compare what else ran before, check. So it may be killed
+at any point and started again.
 
 What was begun and has not ended is neither up nor down: it outlives the program that asked for it.
 """
@@ -21,9 +22,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import checks, containers, gpu, hook, probes, snapshot, tenants
+from . import checks, containers, definitions, gpu, hook, probes, snapshot, surroundings, tenants, units
 from .journal import Journal, State, boot_id, read, read_json, seconds, wall, write_atomic
-from .plan import A2_GRACE_S, Plan, Tenant
+from .plan import A2_GRACE_S, DEPENDENTS_S, Plan, Tenant
 from .probes import ProcessId
 
 POLL_S = 0.05
@@ -103,6 +104,8 @@ class Restorer:
         self.past = read(state.journal_path(plan.run))
         self.failures: list[str] = []
         self.docker_silent = False
+        # Tenants that this attempt could not bring up.
+        self.unstarted: list[str] = []
         # First: holders of the old epoch can no longer act.
         # On a full disk the new epoch cannot be written; the tenants come back anyway.
         with contextlib.suppress(OSError):
@@ -142,7 +145,9 @@ class Restorer:
             for tenant in absent:
                 self.start(tenant, measure=measure and tenant.name == self.plan.baseline.tenant)
             self.remove_containers(containers.A2_LABEL)
-            self.settle(bool(absent))
+            followed = self.start_dependents()
+            self.settle(bool(absent) or followed)
+            self.compare()
             return self.prove(began)
         finally:
             if self.sampler:
@@ -272,6 +277,76 @@ class Restorer:
             time.sleep(min(SETTLE_POLL_S, left_s))
         self.journal.write("settled", duration_s=round(time.monotonic() - began, 3))
 
+    # What ran beside the tenants.
+
+    @property
+    def surroundings(self) -> dict[str, Any]:
+        """What else ran when the trial opened; empty where the snapshot does not say."""
+        found: dict[str, Any] = (self.snapshot or {}).get("surroundings") or {}
+        return found
+
+    def stopped(self) -> list[str]:
+        """Tenants that were asked to stop in this trial; all that were to be, where the journal is lost."""
+        entries = read(self.state.journal_path(self.plan.run))
+        if not entries:
+            return self.plan.stop_order
+        return sorted({e["tenant"] for e in entries if e["event"] == "tenant_stopping"})
+
+    def start_dependents(self) -> bool:
+        """Start what systemd stopped together with a tenant and is no tenant of ours; returns whether there was any."""
+        before, ours = self.surroundings, [units.full(tenant.unit) for tenant in self.ours if tenant.unit]
+        try:
+            down = surroundings.fallen(before, self.stopped(), ours)
+        except TROUBLE as err:
+            self.note(f"it can't be told who went down with the tenants: {err}")
+            return False
+        deadline = time.monotonic() + DEPENDENTS_S
+        for unit in down:
+            self.start_dependent(unit, deadline)
+        return bool(down)
+
+    def start_dependent(self, unit: units.Unit, deadline: float) -> None:
+        """Start one of them; a failure is noted, and keeps the mark."""
+        roots = self.surroundings["dependents"][unit.id]
+        waits = sorted(set(roots) & set(self.unstarted))
+        if waits:
+            # Its start would start them once more, past their limits.
+            self.note(f"{unit.id} is down, and waits for {' and '.join(waits)}")
+            return
+        self.journal.write("dependent_starting", unit=unit.id, found=f"{unit.state}, stopped with {', '.join(roots)}")
+        began = time.monotonic()
+        try:
+            surroundings.start(unit, max(POLL_S, deadline - began))
+        except TROUBLE as err:
+            reason = "; ".join(filter(None, (f"{unit.id}: {err}", definitions.words(self.state, unit.id))))
+            self.note(reason)
+            self.journal.write("dependent_failed", unit=unit.id, reason=reason)
+            return
+        self.journal.write("dependent_started", unit=unit.id, duration_s=round(time.monotonic() - began, 3))
+
+    def compare(self) -> None:
+        """The difference of before and after: what went because of our stops keeps the mark, the rest is named."""
+        before = self.surroundings
+        if not before:
+            return
+        try:
+            # With a failure this attempt can't end well, and a docker in trouble is not asked again.
+            found = surroundings.gone(before, self.stopped(), docker=not self.failures)
+        except TROUBLE as err:
+            self.note(f"it can't be told what else ran before and is gone: {err}")
+            return
+        # A program may choose other ports; a person who asks again has seen which.
+        for text in [*found.ours, *([] if self.repaired else found.deaf)]:
+            self.note(text)
+        others = [*found.others, *(found.deaf if self.repaired else [])]
+        if others:
+            self.journal.write("gone", gone=others, found="; ".join(others))
+
+    @property
+    def repaired(self) -> bool:
+        """Whether a person asks again after a failed restore: what was broken has been seen to."""
+        return self.by not in UNATTENDED and any(e["event"] == "restore_failed" for e in self.past)
+
     def missing(self) -> list[Tenant]:
         """Tenants that ran when the trial opened and are not healthy now, in the order in which they must come back."""
         absent = []
@@ -387,8 +462,10 @@ class Restorer:
         try:
             self.bring_up(tenant)
         except TROUBLE as err:
-            self.note(str(err))
-            self.journal.write("tenant_failed", tenant=tenant.name, reason=str(err))
+            self.unstarted.append(tenant.name)
+            reason = "\n".join(filter(None, (str(err), definitions.words(self.state, tenant.name))))
+            self.note(reason)
+            self.journal.write("tenant_failed", tenant=tenant.name, reason=reason)
             return
         self.journal.write("tenant_healthy", tenant=tenant.name, duration_s=round(time.monotonic() - began, 3))
         if measure and not self.measure_again():
@@ -479,8 +556,7 @@ class Restorer:
         known = self.snapshot or {}
         # No process survives a reboot, so none can be the same one. And a person who asks again after a failed restore
         # has repaired what was broken: a process started by hand cannot be the one from before.
-        repaired = self.by not in UNATTENDED and any(e["event"] == "restore_failed" for e in self.past)
-        same = known.get("boot_id") == boot_id() and not repaired
+        same = known.get("boot_id") == boot_id() and not self.repaired
         eyes = self.card or self.opening.error or None
         results = checks.run(self.plan, snapshot=known.get("tenants") if same else None, card=eyes)
         broken = [f"check {c.id} {c.title}: expected {c.expected}, found {c.found}" for c in results if not c.ok]

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import containers, contracts, gpu, hook, probes, production, sessions, snapshot, tenants
+from . import containers, contracts, definitions, gpu, hook, probes, production, sessions, snapshot, tenants
 from .journal import (
     PHASES,
     RESERVED_BYTES,
@@ -179,6 +179,13 @@ def open_trial(plan: Plan, state: State, card: gpu.Card, controller: str) -> int
         raise PhaseFailed(
             "no room for the journal", f"{RESERVED_BYTES} bytes", str(err), "nothing was touched"
         ) from err
+    try:
+        definitions.keep(plan, state, found["surroundings"]["dependents"])
+    except (tenants.TenantError, OSError) as err:
+        raise PhaseFailed(
+            "what the tenants are made of can't be kept", "copies of units and containers", str(err),
+            "nothing was touched",
+        ) from err  # fmt: skip
     epoch = state.raise_epoch()
     facts = {"run": plan.run, "epoch": epoch, "boot_id": boot_id(), "wall": wall(), **found}
     write_atomic(state.run_dir(plan.run) / "snapshot.json", json.dumps(facts, indent=1) + "\n")

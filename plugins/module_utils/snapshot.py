@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from . import gpu, tenants
+from . import gpu, surroundings, tenants
 from .plan import Plan
 
 
@@ -20,7 +20,11 @@ def take(plan: Plan, card: gpu.Card) -> dict[str, Any]:
 
     Returns:
         ``{"tenants": {name: {running, healthy, pid, start_ticks, vram_mib, vram_pids, scopes, found}}, "used_mib",
-        "holders", "gpu": {name, driver}, "system": {kernel}}``; ``vram_mib`` is None where the driver does not tell.
+        "holders", "gpu": {name, driver}, "system": {kernel}, "surroundings"}``; ``vram_mib`` is None where the driver
+        does not tell, and ``surroundings`` is what `surroundings.take` found.
+
+    Raises:
+        OSError: systemd did not answer.
     """
     vram = card.read()
     found: dict[str, Any] = {}
@@ -48,6 +52,7 @@ def take(plan: Plan, card: gpu.Card) -> dict[str, Any]:
         "holders": holders,
         "gpu": {"name": card.name, "driver": card.driver},
         "system": {"kernel": os.uname().release},
+        "surroundings": surroundings.take(plan, found),
     }
 
 

@@ -19,15 +19,16 @@ import re
 import secrets
 import shlex
 import signal
+import stat
 import time
 import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, ClassVar, Protocol
+from typing import IO, Any, ClassVar, Protocol
 
-from . import probes, run
+from . import probes, run, units
 from .gpu import Holder
 from .journal import private
 from .plan import Tenant
@@ -47,6 +48,18 @@ _DOCKER_LISTENS = ("docker-proxy", "dockerd")
 _QUESTION_S = 10.0
 # Asking systemd or docker whether a started tenant has ended costs more than a poll may.
 _ENDED_EVERY_S = 0.5
+# What a start of a container needs, as a template of docker: an object a line.
+_BOXED = (
+    '{"name": {{json .Name}}, "id": {{json .Id}}, "auto_remove": {{json .HostConfig.AutoRemove}}, '
+    '"image": {{json .Image}}, "labels": {{json .Config.Labels}}, "shares": [{{json .HostConfig.NetworkMode}}, '
+    "{{json .HostConfig.PidMode}}, {{json .HostConfig.IpcMode}}]}"
+)
+# A shell's loop that prints which of its arguments are not there.
+_ABSENT = 'for path; do test -e "$path" || echo "$path"; done'
+_COMPOSE_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
+# More of a file is no definition.
+_FILE_BYTES = 1 << 20
+_COMPOSE_LABEL = "com.docker.compose.project.config_files"
 
 
 class TenantError(RuntimeError):
@@ -109,6 +122,17 @@ class Begun:
 
     what: str
     found: str
+
+
+@dataclass(frozen=True)
+class WayBack:
+    """Whether a tenant could be started again once it is stopped, as far as that can be seen without doing it.
+
+    ``lost`` says why it could not; ``warned`` is what a person should know all the same.
+    """
+
+    lost: list[str] = field(default_factory=list)
+    warned: list[str] = field(default_factory=list)
 
 
 KINDS: dict[str, type[Kind]] = {}
@@ -235,7 +259,28 @@ class Kind:
                 word = command.split()[0]
                 if "/" in word and not os.access(folder / word, os.X_OK):
                     return f"{folder / word} is not there or not executable"
+            return _compose_trouble(tenant.start, folder)
         return ""
+
+    @classmethod
+    def ways_back(cls, members: Sequence[Tenant], host: Host) -> dict[str, WayBack]:
+        """`way_back` of several tenants of this kind; a manager that knows many answers for all at once.
+
+        Raises:
+            OSError: their manager did not answer.
+        """
+        found = {tenant.name: of(tenant).way_back(host) for tenant in members}
+        return {name: WayBack([why] if why else []) for name, why in found.items()}
+
+    def definition(self) -> dict[str, bytes]:
+        """What a person needs to make it anew where its manager has lost it: contents of files, by name.
+
+        Secrets are among them. What is on the host's disk as the tenant's own program is left there.
+
+        Raises:
+            OSError: its manager did not answer.
+        """
+        return {}
 
     def last_words(self, log: Path) -> str:
         """Its last log lines, and the command that starts it by hand."""
@@ -359,10 +404,19 @@ class Systemd(Kind):
             return probes.ProbeResult(False, f"unit {self.tenant.unit} is {ran.out.strip() or ran.first_line()}")
         return probes.ProbeResult(True, "unit active")
 
-    def way_back(self, host: Host) -> str:
+    @classmethod
+    def ways_back(cls, members: Sequence[Tenant], host: Host) -> dict[str, WayBack]:
         # A running unit may be masked, deleted or broken meanwhile, and then does not start again.
-        ran = host.run(("systemctl", "show", "--property=LoadState", "--value", self.tenant.unit))
-        return "" if ran.out.strip() == "loaded" else f"its unit is {ran.out.strip() or ran.first_line()}"
+        known = units.show(host.run, (tenant.unit for tenant in members))
+        found = {}
+        for tenant in members:
+            unit = known.get(units.full(tenant.unit))
+            found[tenant.name] = WayBack(units.lacks(unit, there), units.warnings(unit))
+        return found
+
+    def definition(self) -> dict[str, bytes]:
+        unit = units.show(HERE.run, [self.tenant.unit]).get(units.full(self.tenant.unit))
+        return contents(units.files(unit)) if unit else {}
 
 
 class _Commands(Kind):
@@ -502,6 +556,38 @@ class Container(Kind):
             )
         return probes.ProbeResult(True, "container running")
 
+    @classmethod
+    def ways_back(cls, members: Sequence[Tenant], host: Host) -> dict[str, WayBack]:
+        # All that run are asked about, too: one may live in another's network.
+        running = host.root("docker", "ps", "--quiet", "--no-trunc").out.split()
+        names = [tenant.container for tenant in members]
+        ran = host.root("docker", "inspect", "--type", "container", "--format", _BOXED, *names, *running)
+        everybody = {str(box["id"]): box for box in _objects(ran.out)}
+        own = {t.name: box for t in members for box in everybody.values() if _is_called(box, t.container)}
+        boxes = list(own.values())
+        images = sorted({str(box["image"]) for box in boxes})
+        asked = host.root("docker", "image", "inspect", "--format", "{{.Id}}", *images).out if images else ""
+        paths = sorted({path for box in boxes for path in _compose_files(box)})
+        absent = host.root("sh", "-c", _ABSENT, "sh", *paths).out.splitlines() if paths else []
+        found = {}
+        for tenant in members:
+            box = own.get(tenant.name)
+            if box is None:
+                found[tenant.name] = WayBack([ran.first_line()])
+                continue
+            lodgers = [b for b in everybody.values() if b not in boxes and f"container:{box['id']}" in b["shares"]]
+            lost = [f"the container {_name_of(b)} lives in its namespaces and would lose them" for b in lodgers]
+            found[tenant.name] = WayBack([*_box_lacks(box, asked.split(), absent), *lost])
+        return found
+
+    def definition(self) -> dict[str, bytes]:
+        reply = run.command(["docker", "inspect", "--type", "container", self.tenant.container], _QUESTION_S)
+        if reply.rc != 0:
+            raise TenantError(f"{self.tenant.name}: {probes.printable(reply.err.strip())}")
+        labels = [(box.get("Config") or {}).get("Labels") for box in json.loads(reply.out)]
+        paths = [path for one in labels for path in _compose_files({"labels": one})]
+        return {"container.json": reply.out.encode(), **contents(paths)}
+
 
 class Process(_Commands):
     """A process that is found by its argv, ended by signal and started by its command."""
@@ -526,6 +612,85 @@ class Process(_Commands):
 
     def start(self, log: Path, limit_s: float) -> str:
         return _as_user(self, "start", f"{self.tenant.start} &", log, limit_s)
+
+
+def there(path: str) -> bool:
+    """Whether a file exists; what the login user may not see is taken to be there."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _objects(text: str) -> list[dict[str, Any]]:
+    """The lines of a docker template that are objects."""
+    found = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return [one for one in found if isinstance(one, dict)]
+
+
+def _name_of(box: dict[str, Any]) -> str:
+    return str(box["name"]).lstrip("/")
+
+
+def _is_called(box: dict[str, Any], name: str) -> bool:
+    """Whether docker finds a container by this word: its name, or how its ID begins."""
+    return name in (_name_of(box), box["name"]) or str(box["id"]).startswith(name)
+
+
+def _compose_files(box: dict[str, Any]) -> list[str]:
+    """The files of the compose project that a container belongs to."""
+    labels = box.get("labels") or {}
+    return [path for path in str(labels.get(_COMPOSE_LABEL) or "").split(",") if path.startswith("/")]
+
+
+def _box_lacks(box: dict[str, Any], images: Sequence[str], absent: Sequence[str]) -> list[str]:
+    """Why a container could not be stopped and started again."""
+    found = []
+    if box["auto_remove"]:
+        found.append("docker removes it when it stops (--rm); create it without")
+    if box["image"] not in images:
+        found.append(f"its image {box['image']} is not there any more")
+    found += [f"its compose file is gone: {path}" for path in _compose_files(box) if path in absent]
+    return found
+
+
+def _compose_trouble(command: str, folder: Path) -> str:
+    """Why docker compose would not find the file of a start command; empty where it would, or none is asked for."""
+    words = command.split()
+    if words[:2] == ["docker", "compose"]:
+        words = words[2:]
+    elif words and os.path.basename(words[0]) == "docker-compose":
+        words = words[1:]
+    else:
+        return ""
+    named = [words[i + 1] for i, word in enumerate(words[:-1]) if word in ("-f", "--file")]
+    named += [word.removeprefix("--file=") for word in words if word.startswith("--file=")]
+    gone = [str(folder / name) for name in named if not there(str(folder / name))]
+    if gone:
+        return f"its compose file is gone: {', '.join(gone)}"
+    # Without a name it is looked for in the folder and above it.
+    if named or any(there(str(place / name)) for place in (folder, *folder.parents) for name in _COMPOSE_FILES):
+        return ""
+    return f"there is no compose file in {folder}"
+
+
+def contents(paths: Iterable[str]) -> dict[str, bytes]:
+    """Plain files as they are, by path without the leading slash; what is none, or is gone, is left out."""
+    found = {}
+    for path in paths:
+        with contextlib.suppress(OSError):
+            # A named pipe must not be waited for.
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            with os.fdopen(fd, "rb") as file:
+                if stat.S_ISREG(os.fstat(fd).st_mode):
+                    found[path.lstrip("/")] = file.read(_FILE_BYTES)
+    return found
 
 
 def _signal(targets: Iterable[ProcessId], number: int) -> None:
@@ -584,6 +749,20 @@ def _as_user(kind: Kind, what: str, command: str, log: Path, limit_s: float) -> 
         _end_scope(scope)
         raise TenantError(f"{tenant.name}: {command!r} ended with {done.rc}; {kind.last_words(log)}")
     return scope
+
+
+def ways_back(members: Iterable[Tenant], host: Host) -> dict[str, WayBack]:
+    """Whether tenants could be started again once they are stopped, by name; each kind's manager is asked once.
+
+    Raises:
+        OSError: a manager did not answer.
+    """
+    found: dict[str, WayBack] = {}
+    listed = list(members)
+    for name, kind in KINDS.items():
+        mine = [tenant for tenant in listed if tenant.kind == name]
+        found.update(kind.ways_back(mine, host) if mine else {})
+    return found
 
 
 def of(tenant: Tenant) -> Kind:

@@ -48,6 +48,7 @@ class Event:
         down: of a restore, how long each tenant was down, in seconds.
         times: of a restore, seconds of stops, starts and drains by name.
         checks: None where none were made.
+        gone: what ran beside the tenants before the trial, and did not at its end, a text each.
         process: PID and start time of a candidate, as text; `pid` is None unless it is a number.
     """
 
@@ -75,6 +76,7 @@ class Event:
     attempt: int | None = None
     wait_s: float | None = None
     checks: tuple[Check, ...] | None = None
+    gone: tuple[str, ...] = ()
     pid: int | None = None
     process: str = ""
     controller: str = ""
@@ -92,6 +94,7 @@ def read_event(line: Mapping[str, Any]) -> Event | None:
         phase=line.get("phase") or "",
         tenant=line.get("tenant") or "",
         checks=None if checks is None else read_checks(checks),
+        gone=tuple(line.get("gone") or ()),
         pid=pid if isinstance(pid, int) else None,
         process=f"{pid} {line.get('start_ticks')}",
         controller=_text(line.get("controller")),

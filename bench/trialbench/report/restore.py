@@ -72,6 +72,7 @@ class Restore:
         after: what `after_s` counts from, in words; it is the time from the end of the window to the restored host.
         attempts: how often a restore was begun.
         failures: why attempts were not complete, oldest first.
+        gone: what ran beside the tenants before the trial and did not at the end, for a reason that is none of its own.
         times: seconds of stops, starts and drains (`stop_s`, `start_s`, `drain_s`) by name.
         kept: samples by segment.
         next: what a person does next, a step each.
@@ -85,6 +86,7 @@ class Restore:
     after_s: float | None
     attempts: int
     failures: Sequence[str]
+    gone: Sequence[str]
     retries: Sequence[Retry]
     times: Mapping[str, Mapping[str, float]] | None
     kept: Mapping[str, int]
@@ -150,6 +152,7 @@ def restore_facts(run: Run, failure: Failure | None, still_down: Sequence[StillD
         after_s=after_s,
         attempts=len(started),
         failures=[str(event.reason or "without a reason") for event in run.events("restore_failed")],
+        gone=_gone(run),
         retries=[
             Retry(event.tenant, event.attempt, event.wait_s, event.reason) for event in run.events("tenant_retry")
         ],
@@ -162,6 +165,13 @@ def restore_facts(run: Run, failure: Failure | None, still_down: Sequence[StillD
         ],
         next=_next(run, how, failure, still_down),
     )
+
+
+def _gone(run: Run) -> Sequence[str]:
+    """What the newest attempt missed beside the tenants."""
+    begun = max((at for at, event in enumerate(run.journal) if event.event == "restore_started"), default=0)
+    found = [event.gone for event in run.journal[begun:] if event.event == "gone"]
+    return list(found[-1]) if found else []
 
 
 def _why(run: Run, how: str, failure: Failure | None) -> str:

@@ -78,6 +78,7 @@ def _host(summary: Summary) -> str:
     for retry in facts.retries:
         reason = _short(retry.reason).removeprefix(f"{retry.tenant}: ")
         lines.append(f"{retry.tenant} was restarted (attempt {retry.attempt} failed: {reason})")
+    lines += [f"no longer there, and not because of the trial: {text}" for text in facts.gone]
     # The head shows the newest failure of an open restore.
     settled = facts.failures if facts.restored else facts.failures[:-1]
     lines += [f"a restore before was not complete: {_short(reason)}" for reason in settled]

@@ -90,6 +90,17 @@ CARELESS_START = tenants(
     chatterbox={"start": "setsid nohup python3 $(pwd)/server.py >>chatterbox.log 2>&1 </dev/null &"}
 )
 
+# A container as a tenant that is stopped first and comes back last.
+BOXED = {
+    "trial_tenants": [
+        *inventory("trial_tenants"),
+        {"name": faults.BOX, "kind": "container", "container": faults.BOX, "process": f"sleep {faults.BOX_SLEEPS_S}",
+         "start_timeout_s": 10, "stop_timeout_s": 2},
+    ],
+    "trial_stop_order": [faults.BOX, *inventory("trial_stop_order")],
+    "trial_restore_order": [*inventory("trial_restore_order"), faults.BOX],
+}  # fmt: skip
+
 
 # ---- when ----
 
@@ -191,6 +202,16 @@ CAN_NOT_BE_RESTORED: Mapping[str, CanNotBeRestored] = {
     ),
     "a stranger holds VRAM": CanNotBeRestored(
         "foreign processes are never ended", ("check 1 VRAM", r"train\.py"), by="restore.yml"
+    ),
+    "a stopped container was pruned": CanNotBeRestored(
+        "docker has lost it; its definition is kept, and a person makes it anew",
+        (
+            r"No such container: drill-box",
+            r"made of is kept in /var/lib/model-trial/definitions/drill-box",
+            r"sudo docker start drill-box",
+        ),
+        faults.box_made_anew,
+        tenants_up=False,
     ),
     "the GPU's driver errs": CanNotBeRestored(
         "nobody can see whether VRAM is as it was; the tenants are up anyway", ("check 1 VRAM",)
@@ -454,6 +475,19 @@ CASES: tuple[Case, ...] = (
          killed=("phone",), stuck="an untouched tenant died", extra_s=10, why="the trial goes on; the checks find it"),
     Case("cron-revives", "tenant revived by cron", "measure", MEASURE, faults.cron_revives_chatterbox,
          says=("started again by another party", "chatterbox"), play=LONG_MEASURE),
+    # ---- what runs beside the tenants, and what a stop would destroy ----
+    Case("eyes-unlisted", "unit that needs a tenant", "preflight", at_once, faults.nothing, by="-",
+         says=(r"drill-eyes\.service goes down with panda-llamacpp \(RequiredBy",
+               "trial_stop_order: add drill-eyes before panda-llamacpp"), before=faults.eyes_that_need_the_model),
+    Case("eyes-come-back", "unit that needs a tenant", "snapshot", task("Make the folder of the run"),
+         faults.eyes_since_phase_0, ends="completed",
+         says=(r"drill-eyes\.service started again", "the eyes are active")),
+    Case("rm-container", "container that its stop removes", "preflight", at_once, faults.nothing, by="-",
+         says=("drill-box could not be brought back: docker removes it when it stops",),
+         before=faults.boxed_tenant("--rm"), play=BOXED),
+    Case("box-pruned", "container pruned in the window", "window",
+         event("tenant_stopped", tenant=faults.BOX), faults.box_pruned, before=faults.boxed_tenant(), play=BOXED,
+         says=("drill-box FAILED", "kept with mode 600"), stuck="a stopped container was pruned"),
     # ---- disks, rights, clocks ----
     Case("disk-full", "disk full on the host", "window", A1, faults.host_disk_full,
          says=("No space left",), before=faults.disk_that_can_be_filled, play=LONG_WINDOW,

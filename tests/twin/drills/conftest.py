@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from cases import CASES, Case  # noqa: E402
-from faults import KEPT_MODEL, MODEL  # noqa: E402
+from faults import BOX, BOX_IMAGE, EYES, KEPT_MODEL, MODEL  # noqa: E402
 from world import STATE, Drill  # noqa: E402
 
 ROOT = HERE.parents[2]
@@ -41,6 +41,8 @@ CLEAN = f"""
 rm -f /run/twin/faults/* /run/twin-gpu/faults.json /run/twin/clock
 rm -f /run/systemd/system/mt-run.service.d/drill-clock.conf /run/systemd/system/docker.service.d/drill.conf
 rm -f /run/systemd/system/panda-llamacpp.service.d/drill.conf
+systemctl stop {EYES} 2>/dev/null; rm -f /run/systemd/system/{EYES}
+docker rm --force {BOX} 2>/dev/null; docker image rm {BOX_IMAGE} 2>/dev/null
 [ -e /root/sudoers-panda ] && mv /root/sudoers-panda /etc/sudoers.d/panda
 systemctl stop stranger 2>/dev/null
 while mountpoint -q {STATE}; do umount {STATE} || umount --lazy {STATE}; done

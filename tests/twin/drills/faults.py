@@ -7,6 +7,7 @@ function of its own, named in the case as ``before``.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -31,6 +32,10 @@ DOCKER_HANGS_S = 40.0
 # The live model's own stop command takes so long, within the 10 s that its unit allows; the model answers meanwhile.
 MODEL_STOPS_S = 8.0
 MODEL_DROP_IN = "/run/systemd/system/panda-llamacpp.service.d/drill.conf"
+# A unit that systemd stops together with the live model, and a container that is a tenant, with an image of its own.
+EYES = "drill-eyes.service"
+BOX, BOX_IMAGE = "drill-box", "drill-box:1"
+BOX_SLEEPS_S = 987_654
 CLOCK_DROP_IN = "/run/systemd/system/mt-run.service.d/drill-clock.conf"
 
 
@@ -468,6 +473,57 @@ def cron_revives_chatterbox(drill: Drill) -> None:
     folder = "/home/panda/workplace/her/her-os/services/chatterbox"
     as_cron = "systemd-run --quiet --collect --unit=cron-stand-in --uid=panda"
     drill.sh(f"{as_cron} --property=KillMode=process --property=Type=oneshot {folder}/start.sh")
+
+
+# ---- what runs beside the tenants ----
+
+
+def eyes_that_need_the_model(drill: Drill) -> None:
+    """Before: a unit that is no tenant needs the live model; systemd reads its new file when it is first named."""
+    unit = (
+        r"[Unit]\nRequires=panda-llamacpp.service\nAfter=panda-llamacpp.service\n"
+        r"[Service]\nExecStart=/bin/sleep infinity\n"
+    )
+    drill.sh(f"printf '{unit}' >/run/systemd/system/{EYES} && systemctl start {EYES}")
+
+
+def eyes_since_phase_0(drill: Drill) -> None:
+    """A unit that needs the live model is started after the contracts were asked, and before the trial is opened."""
+    drill.strike()
+    eyes_that_need_the_model(drill)
+    drill.event("closed")
+    drill.notes.append(f"the eyes are {drill.sh(f'systemctl is-active {EYES} || true')}")
+
+
+def boxed_tenant(*options: str) -> Fault:
+    """Before: a container with an image of its own runs."""
+
+    def before(drill: Drill) -> None:
+        run = f"docker run --detach {' '.join(options)} --name {BOX} --entrypoint sleep {BOX_IMAGE} {BOX_SLEEPS_S}"
+        # The one image that the twin has; a commit makes another of it.
+        base = "$(docker image ls --quiet | head -n 1)"
+        made = f"docker create --name {BOX}-base {base} && docker commit {BOX}-base {BOX_IMAGE} && docker rm {BOX}-base"
+        drill.sh(f"{made} && {run}")
+
+    return before
+
+
+def box_pruned(drill: Drill) -> None:
+    """Somebody prunes while the container is stopped: it goes, and so does its image."""
+    drill.strike()
+    drill.sh(f"docker rm {BOX} && docker image rm {BOX_IMAGE}")
+
+
+def box_made_anew(drill: Drill) -> None:
+    """What a person does who has read what the host has kept."""
+    kept = f"{STATE}/definitions/{BOX}/container.json"
+    facts = json.loads(drill.sh(f"cat {kept}"))[0]
+    drill.notes.append(f"kept with mode {drill.sh(f'stat -c %a {kept}')}")
+    words = " ".join([*facts["Config"]["Entrypoint"], *facts["Config"]["Cmd"]])
+    entrypoint, _, arguments = words.partition(" ")
+    name = facts["Name"].lstrip("/")
+    base = "$(docker image ls --quiet | head -n 1)"
+    drill.sh(f"docker create --name {name} --entrypoint {entrypoint} {base} {arguments}")
 
 
 def mend(drill: Drill) -> None:

@@ -30,6 +30,8 @@ HEALTH = {
 }
 UNITS = {"panda-llamacpp": "panda-llamacpp", "panda-nav": "panda-nav", "phone": "phone-daemon"}
 OURS = ("/usr/local/sbin/model-trial", "trialbench", "mt-client", "mt-hook")
+# A drill's own tenant.
+BOX = "drill-box"
 VOICE_MIN_BYTES = 5 * 1024
 # A spoken sentence is far louder; digital silence and hum are far softer (of 32767).
 VOICE_MIN_RMS = 200
@@ -159,7 +161,7 @@ def left_over(running: dict[int, list[str]]) -> dict[str, object]:
     }
     own = {os.getpid(), os.getppid()}
     return {
-        "containers": output("docker", "ps", "-aq").split(),
+        "containers": [name for name in output("docker", "ps", "-a", "--format", "{{.Names}}").split() if name != BOX],
         "processes": [" ".join(w) for p, w in running.items() if p not in own and any(o in " ".join(w) for o in OURS)],
         "files": [name for name in names if name not in ("epoch", "lock", "models", "runs")],
         "units": [f"{name} {state}" for name, state in states.items() if state != "inactive"],

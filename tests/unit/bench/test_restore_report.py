@@ -436,6 +436,19 @@ def test_nonsense_in_any_field_keeps_nothing_else_from_being_shown(tmp_path: Pat
         (folder / "verdict.json").unlink()
 
 
+def test_what_else_is_gone_is_named(tmp_path: Path) -> None:
+    """Of the newest attempt: what was back by then is not gone."""
+    text = "unit web.service was active (running), and is failed (failed)"
+    gone: Event = (60.9, "gone", {"gone": [text], "found": text})
+    earlier: Event = (35.9, "gone", {"gone": ["container db does not run any more"], "found": "db"})
+    again = [*back("hand", 50.0)[:-3], gone, *back("hand", 50.0)[-3:]]
+    folder = make(
+        tmp_path, lines_of([*OPENED, *STOPPED, *CANDIDATE, *DIED, *NOT_BACK[:-1], earlier, NOT_BACK[-1], *again])
+    )
+    assert restore(folder)["gone"] == [text]
+    assert f"no longer there, and not because of the trial: {text}" in host(folder)
+
+
 def test_what_a_journal_quotes_does_not_drive_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evil = "\x1b]0;owned\x07\x1b[2J\u202e{0.__class__}%n<script>"
     lines = lines_of(WHOLE)
@@ -445,6 +458,7 @@ def test_what_a_journal_quotes_does_not_drive_the_terminal(tmp_path: Path, capsy
                 line[name] = evil
     checks = [{"id": 1, "title": evil, "expected": evil, "found": evil, "ok": False}]
     lines.append({**lines[-1], "seq": 99, "event": "checks", "checks": checks})
+    lines.append({**lines[-1], "seq": 100, "event": "gone", "gone": [evil]})
     folder = make(tmp_path, lines, {evil.replace("/", ""): 2}, host=evil, candidate={"label": evil})
     (folder / "logs" / evil).write_text("x", encoding="utf-8")
     for verb in ("summarize", "verdict", "show"):

@@ -452,6 +452,7 @@ def _restored(summary: Summary) -> list[str]:
         found.append("Not known to be restored.")
     found += [f"{retry.tenant} was restarted: attempt {retry.attempt} failed." for retry in facts.retries[:_MOST_ROWS]]
     found += [f"A restore was not complete: {reason}" for reason in facts.failures[:_MOST_ROWS]]
+    found += [f"No longer there, and not because of the trial: {text}" for text in facts.gone[:_MOST_ROWS]]
     return found
 
 

@@ -218,12 +218,17 @@ class FakeDocker:
     def _ps(self, args: list[str]) -> Completed:
         template = args[args.index("--format") + 1]
         labels = re.findall(r'\{\{json \(\.Label "([^"]+)"\)\}\}', template)
-        known = ",".join(["{{json .ID}}", *(f'{{{{json (.Label "{label}")}}}}' for label in labels)])
+        fields = ["{{json .ID}}", *(["{{json .Names}}"] if ".Names" in template else [])]
+        known = ",".join([*fields, *(f'{{{{json (.Label "{label}")}}}}' for label in labels)])
         if template != f"[{known}]":
             return 1, "", f"template parsing error: {template}\n"
         listed = [c for c in self.all() if "--all" in args or c["status"] == "running"]
         end = None if "--no-trunc" in args else 12
-        rows = [[c["id"][:end], *(c["labels"].get(label, "") for label in labels)] for c in listed]
+        names = [[c["name"]] if len(fields) > 1 else [] for c in listed]
+        rows = [
+            [c["id"][:end], *name, *(c["labels"].get(label, "") for label in labels)]
+            for c, name in zip(listed, names, strict=True)
+        ]
         return 0, "".join(json.dumps(row) + "\n" for row in rows), ""
 
     def _inspect(self, args: list[str]) -> Completed:

@@ -36,6 +36,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     runner,
     speech,
     tenants,
+    units,
 )
 from fakedocker import FakeDocker
 
@@ -111,6 +112,19 @@ class Service:
     scope: str = ""
     starts: list[float] = field(default_factory=list)
     stops: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Beside:
+    """A unit that is no tenant. systemd stops it with the units in ``needs``, whatever ``how`` calls that."""
+
+    needs: tuple[str, ...] = ()
+    how: str = "RequiredBy"
+    active: bool = True
+    broken: str = ""
+    # More of what systemd says of it.
+    facts: dict[str, str] = field(default_factory=dict)
+    starts: int = 0
 
 
 class FakeCard(gpu.Card):
@@ -342,6 +356,9 @@ class World:
         self.runner_result = "success"
         # What systemd says of every unit's stop.
         self.stop_limits = "TimeoutStopUSec=1min 30s\n"
+        # Units that are no tenants, by name; and whether systemd answers about many at once.
+        self.beside: dict[str, Beside] = {}
+        self.shows = True
         # How often systemd has started mt-restore again by itself, as it tells.
         self.restarts = 0
         # Tenants of which a second copy was started beside the first.
@@ -602,6 +619,8 @@ class World:
         name = service.tenant.name
         if args[0] == "inspect" and ".Id" in args[2]:
             return 0, json.dumps({"id": service.tenant.container, "pid": service.pid, "ports": {}}), ""
+        if args[0] == "inspect" and "--format" not in args:
+            return 0, json.dumps([{"Name": f"/{service.tenant.container}", "Config": {"Env": ["TOKEN=hidden"]}}]), ""
         if args[0] == "inspect":
             return 0, f"{service.restarts if 'RestartCount' in args[2] else service.pid}\n", ""
         if args[0] in ("start", "stop") and service.broken:
@@ -618,6 +637,8 @@ class World:
         return 0, "", ""
 
     def _systemctl(self, args: list[str]) -> tuple[int, str, str]:
+        if args[0] == "show" and args[1].startswith("--property=Id,Names,"):
+            return (0, self._shown(args[2:]), "") if self.shows else (1, "", "Failed to connect to bus\n")
         if args[0] == "show":
             if "--property=TimeoutStopUSec,ExecStop" in args:
                 return 0, self.stop_limits, ""
@@ -639,6 +660,8 @@ class World:
                     self.stop(name, by="its scope")
             return 0, "", ""
         self.log.append(("systemctl", *args))
+        if args[-1] in self.beside:
+            return self._start_beside(args[-1]) if args[0] == "start" else (0, "", "")
         if args[0] in ("start", "stop") and args[-1] not in program.UNITS:
             service = self._by(lambda t: t.unit == args[-1])
             if service.broken:
@@ -646,12 +669,57 @@ class World:
             self._unit(service, args[0])
         return self.systemctl_rc.get(" ".join(args), 0), "", ""
 
+    def _facts(self) -> dict[str, dict[str, str]]:
+        """What systemd says of every unit, by name."""
+        found: dict[str, dict[str, Any]] = {"basic.target": {"state": ("active", "active")}}
+        for service in self.services.values():
+            if service.tenant.kind == "systemd":
+                file = self.folder / service.tenant.unit
+                file.write_text("[Service]\nEnvironment=TOKEN=hidden\n")
+                state = ("active", "running") if service.pid else ("inactive", "dead")
+                found[f"{service.tenant.unit}.service"] = {"state": state, "FragmentPath": str(file)}
+        for name, unit in self.beside.items():
+            found[name] = {"state": ("active", "running") if unit.active else ("inactive", "dead"), **unit.facts}
+        for name, facts in found.items():
+            state = facts.pop("state")
+            facts.update({"Id": name, "Names": name, "LoadState": "loaded", "CanStart": "yes", **facts})
+            facts.update(ActiveState=facts.get("ActiveState", state[0]), SubState=facts.get("SubState", state[1]))
+            for how in units.DRAGS:
+                facts[how] = " ".join(n for n, u in self.beside.items() if u.how == how and name in u.needs)
+        return found
+
+    def _shown(self, wanted: list[str]) -> str:
+        facts = self._facts()
+        names = list(facts) if "--all" in wanted else [name for name in wanted if name != "--"]
+        unknown = {"LoadState": "not-found", "ActiveState": "inactive", "SubState": "dead"}
+        blocks = [facts.get(name) or {"Id": name, "Names": name, **unknown} for name in names]
+        return "\n\n".join("\n".join(f"{k}={v}" for k, v in block.items()) for block in blocks) + "\n"
+
+    def drag(self, name: str) -> None:
+        """Stop what systemd stops together with a unit."""
+        for other, unit in self.beside.items():
+            if name in unit.needs and unit.active:
+                unit.active = False
+                self.drag(other)
+
+    def _start_beside(self, name: str) -> tuple[int, str, str]:
+        unit = self.beside[name]
+        if unit.broken:
+            return 1, "", f"Job for {name} failed: {unit.broken}\n"
+        unit.active, unit.starts = True, unit.starts + 1
+        for tenant, service in self.services.items():
+            # What it needs is started with it.
+            if f"{service.tenant.unit}.service" in unit.needs and not service.pid:
+                self.start(tenant, by="systemd")
+        return 0, "", ""
+
     def _unit(self, service: Service, verb: str) -> None:
         """A job of systemd: it goes on whatever becomes of the systemctl that waits for it."""
         name = service.tenant.name
         if verb == "stop":
             self.log.append(("stop", name))
             service.stops.append(self.clock.now)
+            self.drag(f"{service.tenant.unit}.service")
             self.ask_to_stop(name)
             self._ready = lambda: not service.dies_at
         elif service.dies_at:

@@ -47,7 +47,6 @@ class World:
             "docker ps": contracts.Ran(0, "aa\nbb\n", ""),
             "docker inspect": contracts.Ran(0, "/other always\n/third \n", ""),
             "systemctl is-active panda-llamacpp": contracts.Ran(0, "active\n", ""),
-            "systemctl show --property=LoadState --value panda-llamacpp": contracts.Ran(0, "loaded\n", ""),
             "systemctl show --property=TimeoutStopUSec,ExecStop panda-llamacpp": contracts.Ran(
                 0, "TimeoutStopUSec=1min 30s\n", ""
             ),
@@ -55,6 +54,9 @@ class World:
         self.answers["systemctl show --property=Id,TriggeredBy panda-llamacpp"] = contracts.Ran(
             0, "Id=panda-llamacpp.service\nTriggeredBy=\n", ""
         )
+        self.unit: dict[str, str] = {}
+        # Units that are no tenants, as systemd shows them.
+        self.beside: dict[str, dict[str, str]] = {}
         self.total_mib, self.used_mib, self.holders = 16_303, 13_700, 9
         self.gpu_error = ""
         (self.proc / "net").mkdir(parents=True)
@@ -124,10 +126,21 @@ class World:
                 for port in self.listening.values()
             ]
             return contracts.Ran(0, "\n".join(rows) + "\n*\n" if self.ss_sees else "", "")
+        if words[:2] == ("systemctl", "show") and words[2].startswith("--property=Id,Names,"):
+            return self.shown(words[3:])
         for start, answer in self.answers.items():
             if " ".join(words).startswith(start):
                 return answer
         return contracts.Ran(3, "inactive\n", "")
+
+    def shown(self, wanted: Sequence[str]) -> contracts.Ran:
+        """What systemd says of units; ``unit`` is what is special with the live model's."""
+        plain = {"LoadState": "loaded", "ActiveState": "active", "SubState": "running", "CanStart": "yes"}
+        facts = {"panda-llamacpp.service": self.unit, **self.beside}
+        if self.unit.get("silent"):
+            return contracts.Ran(1, "", "Failed to connect to bus: Host is down\n")
+        blocks = [{"Id": name, "Names": name, **plain, **facts.get(name, {})} for name in wanted if name != "--"]
+        return contracts.Ran(0, "\n\n".join("\n".join(f"{k}={v}" for k, v in b.items()) for b in blocks), "")
 
     def card(self, index: int) -> Any:
         """A GPU, made up."""
@@ -359,13 +372,190 @@ def test_an_unhealthy_tenant_is_named(world: World) -> None:
     assert "llamacpp: unit active, PID 10" in found
 
 
-@pytest.mark.parametrize("state", ["masked", "not-found", "bad-setting"])
-def test_a_unit_that_runs_and_would_not_start_again(world: World, state: str) -> None:
-    world.answers["systemctl show --property=LoadState --value panda-llamacpp"] = contracts.Ran(0, f"{state}\n", "")
-    assert f"llamacpp could not be brought back: its unit is {state}" in world.only(6).found
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"LoadState": "masked", "CanStart": "no"}, "its unit is masked"),
+        ({"LoadState": "not-found"}, "its unit is not-found"),
+        ({"LoadState": "bad-setting"}, "its unit is bad-setting"),
+        ({"Transient": "yes"}, "its unit is transient: systemd forgets it when it stops"),
+        ({"FragmentPath": "/no/such/x.service"}, "the file of its unit is gone: /no/such/x.service"),
+        ({"RefuseManualStart": "yes", "CanStart": "no"}, "refuses to be started by hand (RefuseManualStart=yes)"),
+        ({"RefuseManualStop": "yes"}, "its unit refuses to be stopped by hand (RefuseManualStop=yes)"),
+        ({"CanStart": "no"}, "its unit can't be started (CanStart=no)"),
+        ({"CanStop": "no"}, "its unit can't be stopped (CanStop=no)"),
+    ],
+)
+def test_a_unit_that_runs_and_would_not_start_again(world: World, facts: dict[str, str], words: str) -> None:
+    """A running unit hides what a start of it needs; its stop would show it, and too late."""
+    world.unit = facts
+    found = world.only(6).found
+    assert "llamacpp could not be brought back: " in found
+    assert words in found
     # Who is not stopped need not start.
     world.data.update(stop_order=["chatterbox"], restore_order=["chatterbox"])
     assert world.broken() == {}
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"NeedDaemonReload": "yes"}, "the files of its unit have changed since systemd read them"),
+        ({"TriggeredBy": "panda.socket panda.path"}, "panda.path may start it while it is stopped"),
+        ({"UpheldBy": "keeper.service"}, "keeper.service may start it while it is stopped"),
+    ],
+)
+def test_what_a_person_should_know_breaks_nothing(world: World, facts: dict[str, str], words: str) -> None:
+    world.unit = facts
+    assert world.broken() == {}
+    found = world.evaluate()[6].found
+    assert "warning: llamacpp: " in found
+    assert words in found
+
+
+# Units beside the tenants: name, how it is, what the live model's unit says of it.
+NEEDS = {"RequiredBy": "eyes.service"}
+LISTED = {"name": "eyes", "kind": "systemd", "unit": "eyes.service"}
+
+
+@pytest.mark.parametrize("how", ["RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo"])
+def test_who_goes_down_with_a_tenant_is_a_tenant_or_breaks_the_contract(world: World, how: str) -> None:
+    world.answers["systemctl is-active eyes.service"] = contracts.Ran(0, "active\n", "")
+    limits = "systemctl show --property=TimeoutStopUSec,ExecStop eyes.service"
+    world.answers[limits] = contracts.Ran(0, "TimeoutStopUSec=10s\n", "")
+    world.unit = {how: "eyes.service"}
+    broken = world.only(6)
+    assert f"eyes.service goes down with llamacpp ({how} of panda-llamacpp.service) and would stay down" in broken.found
+    assert broken.todo.split("\n    ") == [
+        "trial_tenants: add {name: eyes, kind: systemd, unit: eyes.service}",
+        "trial_stop_order: add eyes before llamacpp",
+        "trial_restore_order: add eyes after llamacpp",
+    ]
+    world.data["tenants"].append(LISTED)
+    assert world.only(6).todo.split("\n    ") == [
+        "trial_stop_order: add eyes before llamacpp",
+        "trial_restore_order: add eyes after llamacpp",
+    ]
+    orders = {"stop_order": ["chatterbox", "eyes", "llamacpp"], "restore_order": ["llamacpp", "eyes", "chatterbox"]}
+    world.data.update(orders)
+    assert world.broken() == {}
+    # In the wrong order systemd would move it, unseen.
+    world.data.update(stop_order=["llamacpp", "eyes", "chatterbox"], restore_order=["eyes", "chatterbox", "llamacpp"])
+    assert world.only(6).todo.split("\n    ") == [
+        "trial_stop_order: put eyes before llamacpp",
+        "trial_restore_order: put eyes after llamacpp",
+    ]
+
+
+def test_who_needs_one_that_goes_down_goes_down_too(world: World) -> None:
+    """Also through a unit that is not active, and round in a circle."""
+    world.unit = NEEDS
+    world.beside = {
+        "eyes.service": {"ActiveState": "inactive", "SubState": "dead", "BoundBy": "car.service"},
+        "car.service": {"ConsistsOf": "panda-llamacpp.service eyes.service"},
+    }
+    found = world.only(6).found
+    assert "car.service goes down with llamacpp (BoundBy of eyes.service) and would stay down" in found
+    assert "eyes.service goes" not in found
+    assert "panda-llamacpp.service goes" not in found
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("eyes.socket", {"SubState": "listening"}),
+        ("eyes.timer", {"SubState": "waiting"}),
+        ("eyes.target", {}),
+        ("eyes.service", {"Type": "oneshot", "SubState": "exited"}),
+    ],
+)
+def test_what_runs_nothing_is_told_and_comes_back(world: World, name: str, facts: dict[str, str]) -> None:
+    world.unit, world.beside = {"RequiredBy": name}, {name: facts}
+    assert world.broken() == {}
+    assert f"{name} goes down with llamacpp (RequiredBy of panda-llamacpp.service) and is started again" in (
+        world.evaluate()[6].found
+    )
+    plan = contracts.bounded(planfile.parse(world.data), world.host)[0]
+    assert plan.dependents_s == 10
+    world.beside = {name: {**facts, "LoadState": "masked"}}
+    assert "could not be started again: its unit is masked" in world.only(6).found
+
+
+def test_units_are_asked_about_all_at_once(world: World) -> None:
+    """Each question to systemd costs phase 0 time; there may be many tenants."""
+    world.tenant("phone").update(kind="systemd", unit="phone")
+    world.tenant("nav").update(kind="systemd", unit="nav")
+    world.data["stop_order"] = world.data["restore_order"] = ["chatterbox", "llamacpp", "nav", "phone"]
+    world.evaluate()
+    asked = [words for words in world.commands if words[1] == "show" and words[2].startswith("--property=Id,Names,")]
+    assert len(asked) <= 3
+    assert all(words[-3:] == ("nav.service", "panda-llamacpp.service", "phone.service") for words in asked)
+
+
+def test_a_systemd_that_says_nothing_breaks_the_contract(world: World) -> None:
+    world.unit = {"silent": "yes"}
+    found = world.only(6).found
+    assert "it can't be told who could be started again: systemctl show: Failed to connect to bus" in found
+    assert "chatterbox: " in found
+
+
+BOX = {"name": "/nav-box", "id": "ab12", "auto_remove": False, "image": "sha256:77", "labels": {}, "shares": ["host"]}
+LODGER = {**BOX, "name": "/lodger", "id": "cd34", "shares": ["container:ab12", "", "private"]}
+
+
+@pytest.mark.parametrize(
+    ("boxes", "image", "words"),
+    [
+        ([BOX], "sha256:77", ""),
+        ([{**BOX, "auto_remove": True}], "sha256:77", "docker removes it when it stops (--rm)"),
+        ([BOX], "", "its image sha256:77 is not there any more"),
+        (
+            [{**BOX, "labels": {"com.docker.compose.project.config_files": "/no/such/compose.yaml"}}],
+            "sha256:77",
+            "its compose file is gone: /no/such/compose.yaml",
+        ),
+        ([{**BOX, "labels": {"com.docker.compose.project.config_files": "/etc/passwd"}}], "sha256:77", ""),
+        ([BOX, LODGER], "sha256:77", "the container lodger lives in its namespaces and would lose them"),
+        ([{**BOX, "name": "/other", "id": "ff"}], "sha256:77", "no such container"),
+    ],
+)
+def test_a_container_that_its_stop_would_destroy(
+    world: World, boxes: list[dict[str, Any]], image: str, words: str
+) -> None:
+    world.tenant("nav").update(kind="container", container="nav-box", process="", port=0)
+    world.data["stop_order"] = world.data["restore_order"] = ["chatterbox", "llamacpp", "nav"]
+    said = "\n".join(json.dumps(box) for box in boxes)
+    world.answers = {
+        "docker inspect --format {{.State.Status}} nav-box": contracts.Ran(0, "running\n", ""),
+        "docker inspect --type container": contracts.Ran(0, said, "" if not words else "no such container\n"),
+        "docker image inspect": contracts.Ran(0 if image else 1, f"{image}\n", ""),
+    } | world.answers
+    if not words:
+        assert world.broken() == {}
+        return
+    assert f"nav could not be brought back: {words}" in world.only(6).found
+
+
+@pytest.mark.parametrize(
+    ("start", "file", "words"),
+    [
+        ("docker compose up -d", "compose.yaml", ""),
+        ("docker compose up -d", "docker-compose.yml", ""),
+        ("docker compose -f own.yml up -d", "own.yml", ""),
+        ("docker-compose --file=own.yml up -d", "own.yml", ""),
+        ("docker compose up -d", "", "there is no compose file in"),
+        ("docker compose -f own.yml up -d", "compose.yaml", "its compose file is gone: "),
+        ("docker-compose --file=own.yml up -d", "compose.yaml", "its compose file is gone: "),
+    ],
+)
+def test_a_compose_project_needs_its_file(world: World, start: str, file: str, words: str) -> None:
+    world.tenant("chatterbox")["start"] = start
+    if file:
+        (world.folder / file).write_text("services: {}\n")
+    if not words:
+        assert world.broken() == {}
+        return
+    assert f"chatterbox could not be brought back: {words}" in world.only(6).found
 
 
 @pytest.mark.parametrize(

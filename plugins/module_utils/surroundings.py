@@ -1,0 +1,306 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What of the host ran before a trial, beside its tenants: units, containers, listeners, and who depends on a tenant.
+
+systemd stops a unit together with one that it needs. So phase 0 asks who would go down with a stopped tenant, the
+snapshot holds everything that runs, and the restore ends with the difference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import containers, probes, run, tenants, units
+from .plan import Plan, Tenant
+from .units import Runs, Unit
+
+# A question to systemd or docker; at the end of a restore the tenants are up while it is asked.
+_QUESTION_S = 10.0
+# What runs on and on: mounts come and go with containers and sessions, targets run nothing.
+_LASTING = ("service", "socket", "timer", "path")
+# Not of the host's own: the trial's units, and what lives and ends with a login.
+_PASSING = re.compile(r"(mt-.*|user@.*|user-runtime-dir@.*|session-.*)\Z")
+# Connections that a socket unit has handed to a service of their own (Accept=yes).
+_CONNECTION = re.compile(r".+@\d+-.+\.service\Z")
+_SESSION = re.compile(r"session-.*\.scope\Z")
+_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_NAME = re.compile(r"[^A-Za-z0-9._-]")
+
+
+def _ask(argv: Any) -> run.Ran:
+    return run.command(argv, _QUESTION_S)
+
+
+# ---- who goes down with a tenant ----
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What phase 0 says of those that depend on a stopped tenant.
+
+    ``broken``: they would stay down, or their place in the orders is wrong. ``told``: they go down, and the restore
+    starts them. ``todo``: the lines of the inventory that mend the first.
+    """
+
+    broken: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    todo: list[str] = field(default_factory=list)
+
+
+def _roots(plan: Plan) -> dict[str, str]:
+    """The units that a trial stops, by tenant."""
+    moved = (plan.tenant(name) for name in plan.stop_order)
+    return {tenant.name: tenant.unit for tenant in moved if tenant.kind == "systemd" and tenant.unit}
+
+
+def dependents(plan: Plan, ask: Runs) -> list[tuple[Unit, dict[str, str]]]:
+    """Active units that systemd stops together with a stopped tenant, each with ``{tenant: how}``.
+
+    Raises:
+        OSError: systemd did not answer.
+    """
+    found, known = units.dragged(_roots(plan), lambda names: units.show(ask, names))
+    return [(known[name], found[name]) for name in sorted(found) if name in known and known[name].active]
+
+
+def _tenant_of(plan: Plan, unit: Unit) -> Tenant | None:
+    names = {unit.id, *unit.words("Names")}
+    return next((t for t in plan.tenants if t.kind == "systemd" and units.full(t.unit) in names), None)
+
+
+def _lines(plan: Plan, unit: Unit, roots: Iterable[str]) -> list[str]:
+    """The lines of the inventory that are missing, so that a unit is stopped before and started after its roots."""
+    tenant = _tenant_of(plan, unit)
+    name = tenant.name if tenant else _NAME.sub("-", unit.id.removesuffix(".service"))
+    found = [] if tenant else [f"trial_tenants: add {{name: {name}, kind: systemd, unit: {unit.id}}}"]
+    for order, listed, word in (
+        ("trial_stop_order", plan.stop_order, "before"),
+        ("trial_restore_order", plan.restore_order, "after"),
+    ):
+        present = [root for root in roots if root in listed]
+        at = listed.index(name) if name in listed else -1
+        good = at >= 0 and all((at < listed.index(root)) == (word == "before") for root in present)
+        if not good:
+            found.append(f"{order}: {'put' if at >= 0 else 'add'} {name} {word} {' and '.join(present)}")
+    return found
+
+
+def judge(plan: Plan, ask: Runs) -> Beside:
+    """Whether all that go down with a stopped tenant come back.
+
+    A unit with a process must be a tenant itself, in both orders: it holds people's work, and it may take its time. A
+    socket, a timer, a target and the like are started by the restore.
+
+    Raises:
+        OSError: systemd did not answer.
+    """
+    found = Beside()
+    for unit, roots in dependents(plan, ask):
+        words = f"{unit.id} goes down with {' and '.join(sorted(roots))} ({', '.join(sorted(set(roots.values())))})"
+        if unit.has_process:
+            lines = _lines(plan, unit, roots)
+            if lines:
+                found.broken.append(f"{words} and would stay down")
+                found.todo.extend(lines)
+            continue
+        lost = units.lacks(unit, tenants.there)
+        if lost:
+            found.broken.append(f"{words} and could not be started again: {', '.join(lost)}")
+        else:
+            found.told.append(f"{words} and is started again")
+    return found
+
+
+def unlisted(plan: Plan, ask: Runs) -> list[Unit]:
+    """Those that go down with a tenant and are started by the restore itself, being no tenants that it starts.
+
+    Raises:
+        OSError: systemd did not answer.
+    """
+    ours = [plan.tenant(name) for name in plan.restore_order]
+    return [unit for unit, _roots in dependents(plan, ask) if _tenant_of(plan, unit) not in ours]
+
+
+# ---- what ran before ----
+
+
+def take(plan: Plan, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What of the host runs now.
+
+    Args:
+        plan: what lives on the host.
+        found: the tenants of the snapshot, with their ``pid``.
+
+    Returns:
+        ``{"units": {name: state}, "dependents": {unit: {tenant: how}}, "containers": {name: id} or None, "listeners":
+        [{"port", "program", "unit", "tenant"}]}``. Units that end by themselves are left out (one-shots, scopes,
+        sessions, what a timer or a bus name starts), and so are ports that the kernel gave out.
+
+    Raises:
+        OSError: systemd did not answer.
+    """
+    known = units.everything(_ask)
+
+    def look(names: Iterable[str]) -> Mapping[str, Unit]:
+        unknown = [name for name in names if name not in known]
+        return {**known, **units.show(_ask, unknown)}
+
+    down, seen = units.dragged(_roots(plan), look)
+    down = {name: roots for name, roots in down.items() if name in seen and seen[name].active}
+    lasting = {unit.id: unit.state for unit in known.values() if _lasts(unit)}
+    return {
+        "units": {**lasting, **{name: seen[name].state for name in down}},
+        "dependents": down,
+        "containers": _containers(),
+        "listeners": _listeners(plan, found),
+    }
+
+
+def _lasts(unit: Unit) -> bool:
+    """Whether an active unit is one that stays until somebody stops it."""
+    if not unit.active or unit.kind not in _LASTING or _PASSING.match(unit.id) or _CONNECTION.match(unit.id):
+        return False
+    if unit.kind != "service":
+        return True
+    if unit.facts.get("Type") == "oneshot" or any(name.endswith(".timer") for name in unit.words("TriggeredBy")):
+        return False
+    # What the bus starts when it is asked for ends when nobody asks any more.
+    return not (unit.facts.get("BusName") and unit.facts.get("UnitFileState") == "static")
+
+
+def _containers() -> dict[str, str] | None:
+    """Running containers that are no trial's, or None where docker does not tell."""
+    labels = "".join(f",{{{{json (.Label {json.dumps(label)})}}}}" for label in containers.LABELS)
+    form = f"[{{{{json .ID}}}},{{{{json .Names}}}}{labels}]"
+    try:
+        out = containers.docker("ps", "--no-trunc", "--format", form, timeout_s=_QUESTION_S)
+        rows = [json.loads(line) for line in out.splitlines()]
+    except (containers.DockerError, ValueError):
+        return None
+    return {row[1]: row[0] for row in rows if not any(row[2:])}
+
+
+def _fleeting_ports() -> range:
+    """Ports that the kernel gives to whoever does not care which one it is."""
+    with contextlib.suppress(OSError, ValueError):
+        low, high = _PORT_RANGE.read_text(encoding="ascii").split()
+        return range(int(low), int(high) + 1)
+    return range(32768, 61000)
+
+
+def _listeners(plan: Plan, found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Who listens where, a row for each port; the program's name alone: its arguments may hold a secret."""
+    pids = {name: facts["pid"] for name, facts in found.items() if facts.get("pid")}
+    by_unit = {units.full(tenant.unit): tenant.name for tenant in plan.tenants if tenant.kind == "systemd"}
+    fleeting, rows = _fleeting_ports(), {}
+    for item in probes.listeners():
+        inside = probes.units(item.pid) if item.pid else []
+        if item.port in fleeting or item.port in rows or any(_SESSION.match(name) for name in inside):
+            continue
+        above = probes.ancestors(item.pid) if item.pid else set()
+        tenant = next((name for name, pid in pids.items() if pid in above), "")
+        rows[item.port] = {
+            "port": item.port,
+            "program": os.path.basename(item.command.split(" ", 1)[0]),
+            "unit": inside[-1] if inside else "",
+            "tenant": tenant or by_unit.get(inside[-1] if inside else "", ""),
+        }
+    return [rows[port] for port in sorted(rows)]
+
+
+# ---- the difference ----
+
+
+@dataclass(frozen=True)
+class Gone:
+    """What ran before a trial and does not now, in words with its name.
+
+    ``ours`` are units that went down with a stopped tenant, ``deaf`` ports where such a one, or the tenant, listened;
+    ``others`` are gone for a reason that is none of the trial's.
+    """
+
+    ours: list[str] = field(default_factory=list)
+    deaf: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+
+
+def _fell_with(before: Mapping[str, Any], unit: str, stopped: Iterable[str]) -> list[str]:
+    """The stopped tenants with which a unit goes down."""
+    return sorted(set(before.get("dependents", {}).get(unit, {})) & set(stopped))
+
+
+def fallen(before: Mapping[str, Any], stopped: Iterable[str], but: Iterable[str] = ()) -> list[Unit]:
+    """Units that went down with a stopped tenant and are not back.
+
+    Args:
+        before: what `take` found.
+        stopped: tenants that the trial has stopped.
+        but: names of units that are started as tenants.
+
+    Raises:
+        OSError: systemd did not answer.
+    """
+    mine = [name for name in before.get("dependents", {}) if _fell_with(before, name, stopped) and name not in but]
+    known = units.show(_ask, mine)
+    return [known.get(name) or Unit({"Id": name}) for name in mine if name not in known or not known[name].active]
+
+
+def start(unit: Unit, limit_s: float) -> None:
+    """Start a unit that went down with a tenant.
+
+    Raises:
+        TenantError: systemd refused.
+        OSError: it did not answer in time; what was begun goes on.
+    """
+    # One that failed too often refuses until its counter is reset.
+    run.command(["systemctl", "reset-failed", "--", unit.id], limit_s)
+    argv = units.start_command(unit)
+    done = run.command(argv, limit_s)
+    if done.rc:
+        raise tenants.TenantError(f"{' '.join(argv)} ended with {done.rc}: {probes.printable(done.err.strip())}")
+
+
+def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool) -> Gone:
+    """Everything that ran before and does not now.
+
+    Args:
+        before: what `take` found.
+        stopped: tenants that the trial has stopped.
+        docker: whether docker may be asked.
+
+    Raises:
+        OSError: systemd did not answer.
+    """
+    found, stopped = Gone(), set(stopped)
+    known = units.show(_ask, before.get("units") or {})
+    for name, state in (before.get("units") or {}).items():
+        unit = known.get(name)
+        if unit and unit.active:
+            continue
+        words = f"unit {name} was {state}, and is {unit.state if unit else 'not known to systemd'}"
+        roots = _fell_with(before, name, stopped)
+        if roots:
+            found.ours.append(f"{words}: it went down with {' and '.join(roots)}")
+        else:
+            found.others.append(words)
+    running = _containers() if docker and before.get("containers") else None
+    if running is not None:
+        absent = [name for name in before["containers"] if name not in running]
+        found.others.extend(f"container {name} does not run any more" for name in absent)
+    listening = {item.port for item in probes.listeners()}
+    for row in before.get("listeners") or []:
+        if row["port"] in listening:
+            continue
+        words = f"nobody listens on port {row['port']} any more, where {row['program'] or 'a program'} did"
+        words += f" (unit {row['unit']})" if row["unit"] else ""
+        mine = row["tenant"] in stopped or bool(_fell_with(before, row["unit"], stopped))
+        (found.deaf if mine else found.others).append(words)
+    return found

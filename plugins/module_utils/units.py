@@ -1,0 +1,207 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Units of systemd, many in one answer: who goes down with a unit, and whether it could be started again.
+
+Everything is read with ``systemctl show``; nothing here starts, stops or changes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .run import Ran
+
+# The relations through which systemd stops a unit together with another. `Wants=` and `WantedBy=` are none of them.
+DRAGS = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo")
+# What starts a unit again while it is stopped: a connection, a time, a file, or another unit that holds it up.
+REVIVES = ("TriggeredBy", "UpheldBy")
+# Types of systemd older than a property leave it out of their answer, without an error.
+PROPERTIES = (
+    "Id", "Names", "LoadState", "ActiveState", "SubState", "Job", "Type", "BusName", "UnitFileState", "Transient",
+    "CanStart", "CanStop", "RefuseManualStart", "RefuseManualStop", "NeedDaemonReload",
+    "FragmentPath", "SourcePath", "DropInPaths", "EnvironmentFiles", *DRAGS, *REVIVES,
+)  # fmt: skip
+# Where a stop leads from unit to unit. Devices, slices and scopes are not stopped with a service.
+PATTERNS = ("*.service", "*.socket", "*.timer", "*.path", "*.target", "*.mount", "*.automount")
+SUFFIXES = (".service", ".socket", ".timer", ".path", ".target", ".mount", ".automount", ".swap", ".slice", ".scope",
+            ".device")  # fmt: skip
+
+Runs = Callable[[Sequence[str]], Ran]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What systemd says of one unit, property by property; several values of one property are lines."""
+
+    facts: Mapping[str, str]
+
+    @property
+    def id(self) -> str:
+        """Its name, with its suffix."""
+        return self.facts.get("Id", "")
+
+    @property
+    def kind(self) -> str:
+        """Its suffix: ``service``, ``socket``, ``target`` ..."""
+        return self.id.rsplit(".", 1)[-1]
+
+    @property
+    def state(self) -> str:
+        """How it is, in systemd's two words: ``active (running)``."""
+        return f"{self.facts.get('ActiveState', 'unknown')} ({self.facts.get('SubState', 'unknown')})"
+
+    @property
+    def active(self) -> bool:
+        """Whether it is there, or about to be: a unit in the queue of a boot is not gone."""
+        coming = self.facts.get("Job", "").strip() not in ("", "0")
+        return coming or self.facts.get("ActiveState") in ("active", "reloading", "activating", "refreshing")
+
+    @property
+    def has_process(self) -> bool:
+        """Whether it is a service with something running in it."""
+        return self.kind == "service" and self.active and self.facts.get("SubState") not in ("exited", "dead")
+
+    def words(self, name: str) -> list[str]:
+        """A property that is a list."""
+        return self.facts.get(name, "").split()
+
+
+def full(name: str) -> str:
+    """A unit's name with its suffix; systemctl takes one without for a service."""
+    return name if name.endswith(SUFFIXES) else f"{name}.service"
+
+
+def parse(text: str) -> dict[str, Unit]:
+    """The answer of ``systemctl show``: its units by name, under each of their names."""
+    found: dict[str, Unit] = {}
+    for block in text.split("\n\n"):
+        facts: dict[str, str] = {}
+        for line in block.splitlines():
+            name, equals, value = line.partition("=")
+            if equals:
+                facts[name] = f"{facts[name]}\n{value}" if name in facts else value
+        unit = Unit(facts)
+        for name in {unit.id, *unit.words("Names")} - {""}:
+            found[name] = unit
+    return found
+
+
+def show(run: Runs, names: Iterable[str]) -> dict[str, Unit]:
+    """Some units in one question; those that systemd knows nothing of have the state ``not-found``.
+
+    Raises:
+        OSError: systemctl did not answer.
+    """
+    wanted = sorted({full(name) for name in names})
+    # The root folder's mount is called "-.mount".
+    return _ask(run, ["--", *wanted]) if wanted else {}
+
+
+def everything(run: Runs) -> dict[str, Unit]:
+    """All units that systemd has loaded, except devices, slices and scopes, in one question.
+
+    Raises:
+        OSError: systemctl did not answer.
+    """
+    return _ask(run, ["--all", *PATTERNS])
+
+
+def _ask(run: Runs, words: Sequence[str]) -> dict[str, Unit]:
+    ran = run(["systemctl", "show", f"--property={','.join(PROPERTIES)}", *words])
+    found = parse(ran.out)
+    if not found:
+        raise OSError(f"systemctl show: {ran.first_line()}")
+    return found
+
+
+def dragged(
+    roots: Mapping[str, str], look: Callable[[Iterable[str]], Mapping[str, Unit]]
+) -> tuple[dict[str, dict[str, str]], dict[str, Unit]]:
+    """Who is stopped together with some units: those that need them, those that need these, and so on.
+
+    A stop passes through units that are not active, too.
+
+    Args:
+        roots: units by what the caller calls them.
+        look: units by name; asked once for each step away from the roots, usually once.
+
+    Returns:
+        ``{unit: {root: how}}`` without the roots' own units, ``how`` in words; and all units that were looked at.
+    """
+    found: dict[str, dict[str, str]] = {}
+    known: dict[str, Unit] = {}
+    level = {(root, full(name)) for root, name in roots.items()}
+    seen = set(level)
+    while level:
+        known.update(look(sorted({name for _root, name in level} - set(known))))
+        ahead: set[tuple[str, str]] = set()
+        for root, name in sorted(level):
+            unit = known.get(name)
+            # Under another of its names it is the same unit.
+            seen |= {(root, other) for other in unit.words("Names")} if unit else set()
+        for root, name in sorted(level):
+            unit = known.get(name)
+            for how in DRAGS if unit else ():
+                for other in unit.words(how) if unit else ():
+                    if (root, other) not in seen:
+                        seen.add((root, other))
+                        ahead.add((root, other))
+                        found.setdefault(other, {})[root] = f"{how} of {name}"
+        level = ahead
+    return found, known
+
+
+def start_command(unit: Unit) -> list[str]:
+    """The command that brings back a unit which was stopped together with another.
+
+    A target is only marked as reached: a start of its own would start all that it wants, also what a person has
+    stopped.
+    """
+    mode = ["--job-mode=ignore-dependencies"] if unit.kind == "target" else []
+    return ["systemctl", "start", *mode, "--", unit.id]
+
+
+def lacks(unit: Unit | None, there: Callable[[str], bool]) -> list[str]:
+    """Why a unit could not be stopped and started again, as far as systemd knows it; empty where it could.
+
+    Args:
+        unit: None for one that systemd has not answered about.
+        there: whether a file exists.
+    """
+    if unit is None:
+        return ["systemd says nothing of its unit"]
+    facts, found = unit.facts, []
+    load, path = facts.get("LoadState", "unknown"), facts.get("FragmentPath", "")
+    if load != "loaded":
+        found.append(f"its unit is {load}")
+    elif facts.get("Transient") == "yes":
+        found.append("its unit is transient: systemd forgets it when it stops (write a unit file)")
+    elif path and not there(path):
+        found.append(f"the file of its unit is gone: {path}")
+    for verb, can in (("Start", "started"), ("Stop", "stopped")):
+        if facts.get(f"RefuseManual{verb}") == "yes":
+            found.append(f"its unit refuses to be {can} by hand (RefuseManual{verb}=yes)")
+        elif facts.get(f"Can{verb}") == "no" and not found:
+            found.append(f"systemd says that its unit can't be {can} (Can{verb}=no)")
+    return found
+
+
+def warnings(unit: Unit | None) -> list[str]:
+    """What a person should know before a unit is stopped, though it can be started again."""
+    if unit is None:
+        return []
+    found = []
+    if unit.facts.get("NeedDaemonReload") == "yes":
+        # Its cure, a daemon-reload, may take the GPU from running containers.
+        found.append("the files of its unit have changed since systemd read them, and it starts as they were then")
+    revivers = [other for name in REVIVES for other in unit.words(name)]
+    return found + [f"{name} may start it while it is stopped, and then the run ends: stop that" for name in revivers]
+
+
+def files(unit: Unit) -> list[str]:
+    """Paths of all files that a unit is made of: its own, its drop-ins, what it was generated from, its environment."""
+    environment = [line.rsplit(" (", 1)[0].lstrip("-") for line in unit.facts.get("EnvironmentFiles", "").splitlines()]
+    own = [unit.facts.get("FragmentPath", ""), unit.facts.get("SourcePath", "")]
+    return list(dict.fromkeys(path for path in [*own, *unit.words("DropInPaths"), *environment] if path))
