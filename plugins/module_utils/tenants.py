@@ -488,11 +488,9 @@ class _Commands(Kind):
 
     def coming(self) -> str:
         unit = _BOOT_UNIT.search(self.tenant.boot)
-        if unit:
-            facts = unit_facts(unit.group())
-            state, job = facts.get("ActiveState", ""), facts.get("Job", "").strip()
-            if state == "activating" or (state == "inactive" and job not in ("", "0")):
-                return f"{unit.group()}, which starts it, is {state}"
+        # One that only waits for its turn may wait for ever, behind an engine that hangs.
+        if unit and unit_facts(unit.group()).get("ActiveState") == "activating":
+            return f"{unit.group()}, which starts it, is activating"
         found = self.awaited()
         return f"PID {found[0].pid} does not listen yet ({probes.command(found[0].pid)})" if found else ""
 
@@ -969,7 +967,7 @@ def wait_healthy(
         now = time.monotonic()
         if now - began > limit_s:
             # A stranger on its port may be why it can't listen there.
-            found = foreign(tenant) or found
+            found = foreign(tenant) or "; ".join(filter(None, (found, awaited)))
             raise TenantError(
                 f"{tenant.name}: not healthy after {tenant.start_timeout_s:.0f} s (found: {found}); "
                 f"{kind.last_words(log)}"

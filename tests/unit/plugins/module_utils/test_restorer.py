@@ -1587,12 +1587,15 @@ def test_who_comes_back_as_another_keeps_the_mark(world: World, monkeypatch: pyt
     monkeypatch.setattr(identity, "own_groups", lambda _uid: None)
     monkeypatch.setattr(identity, "read", lambda pid: robot if pid == first else dataclasses.replace(robot, groups=[0]))
     measured(world)
-    text = incomplete(world)
+    assert program.restore_now(world.state) == 1
+    assert world.state.mark() is not None
+    text = event(world, "restore_failed")["reason"]
     assert "Chatterbox TTS is healthy" in text
     assert "but it is not who it was: groups [1000, 0], were [1000, 27]" in text
     assert world.up("chatterbox")
     # A person who asks again has seen it.
-    restore(world, "ann")
+    world.state.ask("asked", "ann")
+    assert program.restore_now(world.state) == 0
     is_whole(world)
 
 

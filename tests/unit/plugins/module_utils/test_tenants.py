@@ -1057,9 +1057,10 @@ def test_what_looks_like_it_and_was_not_there_is_on_its_way(
     ("boot", "facts", "coming"),
     [
         ("voice-boot.service", "ActiveState=activating\nJob=7\n", "voice-boot.service, which starts it, is activating"),
-        ("by voice@1.service then", "ActiveState=inactive\nJob=7\n", "voice@1.service, which starts it, is inactive"),
+        ("by voice@1.service then", "ActiveState=activating\n", "voice@1.service, which starts it, is activating"),
+        # It may wait for ever, and nobody with it.
+        ("voice-boot.service", "ActiveState=inactive\nJob=7\n", ""),
         ("voice-boot.service", "ActiveState=inactive\n", ""),
-        ("voice-boot.service", "ActiveState=inactive\nJob=0\n", ""),
         ("voice-boot.service", "ActiveState=active\nJob=7\n", ""),
         ("voice-boot.service", "ActiveState=failed\n", ""),
         ("its unit is enabled", "ActiveState=activating\n", ""),
