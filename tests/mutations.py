@@ -70,6 +70,7 @@ ANYWHERE = "a restore may be interrupted anywhere"
 NEEDS_NOTHING = "a restore needs no disk, no GPU and no dockerd"
 IN_ORDER = "what was stopped is started again, in order"
 OUTLIVES = "a stop or start that was begun is completed"
+WHO_IT_WAS = "a restored tenant is who it was"
 STAYS_UP = "a restored tenant stays up"
 BESIDE = "who goes down with a tenant comes back"
 NO_WAY_BACK = "what a stop would destroy is not stopped"
@@ -124,6 +125,14 @@ MUTATIONS: tuple[Mutation, ...] = (
              "    if begun and not process:\n        return Condition(True, False,"),
     Mutation("what loads is started again", OUTLIVES, f"{CORE}/restorer.py",
              'next((scope for scope in tenants.of(tenant).loading() if scope not in known), "")', 'known[:0] or ""'),
+    Mutation("a start knows nothing of before", WHO_IT_WAS, f"{CORE}/identity.py",
+             "    known, own = before(tenant).identity, read(", "    known, own = None, read("),
+    Mutation("who came back is not compared", WHO_IT_WAS, f"{CORE}/checks.py",
+             "        changes = tenants.changed(tenant, before or {})\n", '        changes = ""\n'),
+    Mutation("a command keeps root's groups", "claim 29", f"{CORE}/identity.py",
+             ', "--init-groups"]\n', ', "--keep-groups"]\n'),
+    Mutation("whatever has its argv is ended", "claim 18", f"{CORE}/tenants.py",
+             "        if known or mine:\n            return mine\n", "        if found:\n            return found\n"),
     Mutation("nobody looks whether a tenant stays up", STAYS_UP, f"{CORE}/restorer.py",
              "            self.settle(bool(absent))\n", ""),
     Mutation("a restarted tenant has stayed up", STAYS_UP, f"{CORE}/tenants.py",

@@ -4,7 +4,8 @@
 """Is the host as it was? The checks that close a trial, derived from the plan.
 
 Their order: VRAM; the health of every tenant that has a health page, in the order of the inventory; after those that
-share the baseline's impact the candidate's port, which must refuse connections; speech; watched processes.
+share the baseline's impact the candidate's port, which must refuse connections; speech; watched processes. Whether a
+tenant that was started again is who it was is part of what it is asked; one that is asked nothing has a check for it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ _CONNECT_S = 2.0
 
 @dataclass(frozen=True)
 class Check:
-    """A check before it is run; ``kind`` is ``vram``, ``health``, ``refused``, ``speech`` or ``process``."""
+    """A check before it is run.
+
+    ``kind`` is ``vram``, ``health``, ``refused``, ``speech``, ``process`` or ``identity``.
+    """
 
     id: int
     kind: str
@@ -82,6 +86,12 @@ def derive(plan: Plan) -> list[Check]:
         if tenant.watch_process:
             title = f"{_name(tenant)} is alive"
             checks.append(("process", title, f"a process with argv {tenant.process}", tenant.name))
+    for tenant in plan.tenants:
+        # Elsewhere it is part of what is asked of the tenant anyway.
+        asked = tenant.health or tenant.speech or tenant.watch_process
+        if tenant.name in plan.stop_order and tenants.KINDS[tenant.kind].has_own_commands and not asked:
+            expected = "user, groups, slice, limits, priority and environment as before"
+            checks.append(("identity", f"{_name(tenant)} is who it was", expected, tenant.name))
     return [Check(i, kind, title, expected, name) for i, (kind, title, expected, name) in enumerate(checks, 1)]
 
 
@@ -146,7 +156,7 @@ def _refused(port: int) -> tuple[bool, str]:
 
 
 def _process(tenant: Tenant, before: Mapping[str, Any] | None) -> tuple[bool, str]:
-    found = probes.processes(tenant.process)
+    found = tenants.of(tenant).matches()
     if not found:
         return False, f"no process with argv {tenant.process}"
     pids = ", ".join(f"PID {p.pid}" for p in found)
@@ -166,6 +176,15 @@ def _of_its_own(tenant: Tenant, ok: bool, found: str) -> tuple[bool, str]:
     return (False, f"{found}, but {stranger}") if stranger else (ok, found)
 
 
+def _who_it_was(tenant: Tenant, before: Mapping[str, Any] | None, found: str) -> tuple[bool, str]:
+    """A tenant that was started again is to be who it was; what it was asked besides has been answered well."""
+    try:
+        changes = tenants.changed(tenant, before or {})
+    except (OSError, tenants.TenantError) as err:
+        return False, f"{found}, but it can't be told who it is: {err}"
+    return (False, f"{found}, but it is not who it was: {changes}") if changes else (True, found)
+
+
 def _one(
     check: Check, plan: Plan, snapshot: Mapping[str, Any], card: gpu.Card | str | None, settle_s: float
 ) -> tuple[bool, str]:
@@ -174,6 +193,14 @@ def _one(
     if check.kind == "refused":
         return _refused(plan.candidate.port)
     tenant = plan.tenant(check.tenant)
+    before = snapshot.get(tenant.name)
+    ok, found = _asked(check, plan, tenant, before)
+    return _who_it_was(tenant, before, found) if ok else (ok, found)
+
+
+def _asked(check: Check, plan: Plan, tenant: Tenant, before: Mapping[str, Any] | None) -> tuple[bool, str]:
+    if check.kind == "identity":
+        return True, "running"
     if check.kind == "health" and tenant.health:
         answer = probes.ask(tenant.health)
         return _of_its_own(tenant, answer.ok, answer.found)
@@ -181,7 +208,7 @@ def _one(
         spoken = speech.listen(tenant.speech)
         return _of_its_own(tenant, spoken.ok, spoken.found)
     # A stopped tenant is expected to have a new process.
-    return _process(tenant, None if tenant.name in plan.stop_order else snapshot.get(tenant.name))
+    return _process(tenant, None if tenant.name in plan.stop_order else before)
 
 
 def run(
@@ -194,7 +221,8 @@ def run(
 
     Args:
         plan: what lives on the host, and what was tried.
-        snapshot: tenant -> ``{"pid", "start_ticks"}`` from before: a restarted process is not the same one.
+        snapshot: tenant -> ``{"pid", "start_ticks", "identity", "scopes"}`` from before: a restarted process is not the
+            same one, and one that was started again is to be who it was.
         card: the GPU, opened for the time of the checks where it is None; or the reason why it is known not to answer.
         settle_s: how long VRAM may take to reach its band.
     """

@@ -226,7 +226,7 @@ def _held_ports(plan: Plan, host: Host) -> _Finding:
     texts = [f"{who}, which is not the tenant {name}'s" for name, who in found if who]
     broken = [name for name, who in found if who]
     for tenant in holders:
-        wanted = {p.pid for p in probes.processes(tenant.process, host.proc)}
+        wanted = {p.pid for p in tenants.of(tenant).matches(host.proc)}
         mine = [item for item in held if item.port == tenant.port]
         if not any(item.pid in wanted for item in mine):
             broken.append(tenant.name)
@@ -245,7 +245,7 @@ def _tenant_state(tenant: Tenant, host: Host) -> probes.ProbeResult:
         return managed
     notes = [managed.found] if managed.found else []
     if tenant.process:
-        pids = [str(p.pid) for p in probes.processes(tenant.process, host.proc)]
+        pids = [str(p.pid) for p in tenants.of(tenant).matches(host.proc)]
         if not pids:
             return probes.ProbeResult(False, f"no process {tenant.process!r}")
         notes.append(f"PID {', '.join(pids)}")
@@ -323,6 +323,12 @@ def _way_back(plan: Plan, host: Host) -> _Finding:
     lost = [f"{name} could not be brought back: {why}" for name, way in ways.items() for why in way.lost]
     warned = [f"warning: {name}: {words}" for name, way in ways.items() for words in way.warned]
     lost += bounded(plan, host)[1]
+    for tenant in plan.tenants:
+        twins = tenants.of(tenant).twins(host)
+        if twins and tenant.name in plan.stop_order:
+            lost.append(f"{tenant.name} could not be stopped alone: {twins}")
+        elif twins:
+            warned.append(f"warning: {tenant.name} can't be told from others: {twins}")
     beside = surroundings.judge(plan, host.run)
     lost += beside.broken
     return _Finding(not lost, "; ".join([*lost, *beside.told, *warned]), "\n    ".join(beside.todo))

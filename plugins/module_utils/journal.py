@@ -310,10 +310,21 @@ class State:
     def close(self) -> None:
         """Remove the mark, durable on return: the host is free again."""
         self._forget_words()
+        (self.root / "environments").unlink(missing_ok=True)
         # Secrets of tenants go before the mark does: nobody would come back for them.
         shutil.rmtree(self.definitions, ignore_errors=True)
         (self.root / "open").unlink(missing_ok=True)
         _sync_folder(self.root)
+
+    def keep_environments(self, run: str, values: dict[str, dict[str, str]]) -> None:
+        """Keep the environments of tenants, root's alone and not harvested, for as long as the mark is there."""
+        write_atomic(self.root / "environments", json.dumps({"run": run, "tenants": values}) + "\n")
+
+    def environments(self, run: str) -> dict[str, dict[str, str]]:
+        """What tenants had in their environments when a run was opened; empty where it is not known."""
+        found = read_json(self.root / "environments")
+        known = found.get("tenants") if isinstance(found, dict) and found.get("run") == run else None
+        return known if isinstance(known, dict) else {}
 
     def _forget_words(self) -> None:
         for name in ("lease", "furthest", "abort", "asked"):

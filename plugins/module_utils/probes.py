@@ -217,6 +217,12 @@ def processes(pattern: str, proc: Path = Path("/proc")) -> list[ProcessId]:
     return sorted(found, key=lambda p: p.pid)
 
 
+def heads(found: list[ProcessId], proc: Path = Path("/proc")) -> list[ProcessId]:
+    """Those among some processes that descend from none of the others."""
+    pids = {process.pid for process in found}
+    return [process for process in found if not (pids - {process.pid}) & ancestors(process.pid, proc)]
+
+
 def uid(pid: int, proc: Path = Path("/proc")) -> int | None:
     """The user a process belongs to, or None when it is gone."""
     try:

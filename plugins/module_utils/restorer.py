@@ -96,11 +96,12 @@ class Restorer:
     """
 
     def __init__(self, plan: Plan, state: State, opening: gpu.Opening, by: str) -> None:
-        self.plan, self.state, self.opening, self.by = plan, state, opening, by
+        self.state, self.opening, self.by = state, opening, by
         self.card: gpu.Card | None = None
         self.sampler: gpu.Sampler | None = None
         self.run_dir = state.run_dir(plan.run)
         self.snapshot = read_json(self.run_dir / "snapshot.json")
+        self.plan = snapshot.recall(plan, self.snapshot, state)
         self.past = read(state.journal_path(plan.run))
         self.failures: list[str] = []
         self.docker_silent = False

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Run a program: in the C locale, within a time limit, with bounded output and nothing on its standard input.
+"""Run a program: in the C locale, within a time limit, with bounded output, and on its standard input what it is given.
 
 This is the only module of the package that starts processes. An exit status other than 0 is a value. A program that
 cannot be started, or does not end in time, is an ``OSError``.
@@ -9,12 +9,13 @@ cannot be started, or does not end in time, is an ``OSError``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import shlex
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -65,13 +66,25 @@ def _read(child: subprocess.Popen[bytes], deadline: float) -> tuple[str, str]:
     return out, err
 
 
+@contextlib.contextmanager
+def _input(feed: bytes) -> Iterator[IO[bytes] | int]:
+    if not feed:
+        yield NOWHERE
+        return
+    # In memory: it reaches no disk, and a program that reads none of it blocks nobody.
+    with open(os.memfd_create("input"), "w+b", buffering=0) as file:
+        file.write(feed)
+        file.seek(0)
+        yield file
+
+
 def command(
     argv: Sequence[str],
     limit_s: float,
     *,
     cwd: str | None = None,
     into: IO[bytes] | int | None = None,
-    c_locale: bool = True,
+    feed: bytes = b"",
 ) -> Ran:
     """Run a command to its end.
 
@@ -80,7 +93,7 @@ def command(
         limit_s: seconds after which it is killed.
         cwd: its working directory.
         into: a file (or `NOWHERE`) for both output streams; the texts of the result are empty then.
-        c_locale: False leaves the locale as it is, for a command whose environment a tenant inherits.
+        feed: what it can read from its standard input.
 
     Raises:
         TimeoutError: it did not end within ``limit_s``.
@@ -88,8 +101,11 @@ def command(
     """
     deadline = time.monotonic() + limit_s
     stream = subprocess.PIPE if into is None else into
-    env = {**os.environ, "LC_ALL": "C"} if c_locale else None
-    with subprocess.Popen(argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream) as child:
+    env = {**os.environ, "LC_ALL": "C"}
+    with (
+        _input(feed) as given,
+        subprocess.Popen(argv, cwd=cwd, env=env, stdin=given, stdout=stream, stderr=stream) as child,
+    ):
         try:
             out, err = _read(child, deadline) if into is None else ("", "")
             rc = child.wait(max(0.0, deadline - time.monotonic()))

@@ -189,6 +189,7 @@ def open_trial(plan: Plan, state: State, card: gpu.Card, controller: str) -> int
     epoch = state.raise_epoch()
     facts = {"run": plan.run, "epoch": epoch, "boot_id": boot_id(), "wall": wall(), **found}
     write_atomic(state.run_dir(plan.run) / "snapshot.json", json.dumps(facts, indent=1) + "\n")
+    state.keep_environments(plan.run, snapshot.environments(plan, found))
     state.open(Mark(plan.run, epoch, boot_id(), wall(), controller))
     state.renew()
     journal = Journal(state.journal_path(plan.run), plan.run, epoch, "program", required=True)
@@ -201,10 +202,11 @@ class Runner:
     """Runs window, candidate and measure of an opened trial."""
 
     def __init__(self, plan: Plan, state: State, epoch: int, card: gpu.Card) -> None:
-        self.plan, self.state, self.epoch, self.card = plan, state, epoch, card
+        self.state, self.epoch, self.card = state, epoch, card
         self.run_dir = state.run_dir(plan.run)
         self.journal = Journal(state.journal_path(plan.run), plan.run, epoch, "runner", required=True)
         self.snapshot = read_json(self.run_dir / "snapshot.json") or {}
+        self.plan = snapshot.recall(plan, self.snapshot, state)
         self.sampler = gpu.Sampler(card, self.run_dir / "vram.jsonl", phase="snapshot")
         self.drained_mib = 0
         self.down: list[Tenant] = []

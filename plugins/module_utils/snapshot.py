@@ -8,11 +8,15 @@ Taken once, when a trial opens. Runner and restorer both read it; neither import
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any
 
-from . import gpu, surroundings, tenants
-from .plan import Plan
+from . import gpu, identity, surroundings, tenants
+from .journal import State, boot_id
+from .plan import Plan, Tenant
+from .probes import ProcessId
 
 
 def take(plan: Plan, card: gpu.Card) -> dict[str, Any]:
@@ -22,6 +26,7 @@ def take(plan: Plan, card: gpu.Card) -> dict[str, Any]:
         ``{"tenants": {name: {running, healthy, pid, start_ticks, vram_mib, vram_pids, scopes, found}}, "used_mib",
         "holders", "gpu": {name, driver}, "system": {kernel}, "surroundings"}``; ``vram_mib`` is None where the driver
         does not tell, and ``surroundings`` is what `surroundings.take` found.
+        Tenants with commands of their own have ``identity``, ``kin``, ``family``, ``others`` and ``output`` besides.
 
     Raises:
         OSError: systemd did not answer.
@@ -43,6 +48,7 @@ def take(plan: Plan, card: gpu.Card) -> dict[str, Any]:
             # An earlier trial started these; none of them is loading.
             "scopes": tenants.of(tenant).loading(),
             "found": condition.found,
+            **tenants.of(tenant).facts(condition.process),
         }
     holders = [{"pid": h.pid, "mib": h.mib, "command": h.command} for h in vram.holders]
     return {
@@ -54,6 +60,51 @@ def take(plan: Plan, card: gpu.Card) -> dict[str, Any]:
         "system": {"kernel": os.uname().release},
         "surroundings": surroundings.take(plan, found),
     }
+
+
+def environments(plan: Plan, found: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """In which environments tenants with commands of their own were started, with values: for root's eyes alone."""
+    known = {}
+    for tenant in plan.tenants:
+        facts = found["tenants"][tenant.name]
+        values = identity.environment(facts["pid"]) if facts.get("identity") else None
+        if values is not None:
+            known[tenant.name] = values
+    return known
+
+
+def recall(plan: Plan, found: Mapping[str, Any] | None, state: State) -> Plan:
+    """The plan with what is known of its tenants from before the trial.
+
+    Args:
+        plan: the trial's.
+        found: its snapshot; without one nothing is known.
+        state: where the environments lie.
+    """
+    known = (found or {}).get("tenants", {})
+    here = (found or {}).get("boot_id") == boot_id()
+    values = state.environments(plan.run)
+    return dataclasses.replace(
+        plan, tenants=[_recalled(tenant, known.get(tenant.name, {}), values, here) for tenant in plan.tenants]
+    )
+
+
+def _recalled(tenant: Tenant, facts: Mapping[str, Any], values: Mapping[str, Any], here: bool) -> Tenant:
+    def processes(name: str) -> tuple[ProcessId, ...]:
+        # No process outlives a boot.
+        return tuple(ProcessId(pid, ticks) for pid, ticks in facts.get(name, []))
+
+    look = facts.get("kin")
+    before = identity.Before(
+        process=ProcessId(facts["pid"], facts["start_ticks"]) if here and facts.get("pid") else None,
+        family=processes("family") if here else (),
+        identity=identity.recall(facts.get("identity")),
+        kin=(look[0], look[1], tuple(look[2])) if look else None,
+        others=processes("others"),
+        output=facts.get("output", ""),
+        environment=values.get(tenant.name),
+    )
+    return identity.Known(**{**vars(tenant), "before": before})
 
 
 def drain_target(plan: Plan, snapshot: dict[str, Any]) -> int | None:

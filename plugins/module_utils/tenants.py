@@ -5,7 +5,7 @@
 
 One class per kind, registered by its definition: everything that is true of one kind only is in its class. The
 functions below the classes are the same for every kind. Commands of tenants run as the tenant's own user, in a scope
-of their own, so that they outlive their caller.
+of their own, so that they outlive their caller, and with the identity that the tenant had before the trial.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import signal
 import stat
 import time
 import urllib.parse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any, ClassVar, Protocol
 
-from . import probes, run, units
+from . import identity, probes, run, units
 from .gpu import Holder
 from .journal import private
 from .plan import Tenant
@@ -41,6 +41,16 @@ KILL_S = 5.0
 # What a unit's timeouts are when systemd gives them no end.
 FOREVER_S = math.inf
 _LOG_LINES = 20
+# Where systemd's journal takes what programs print.
+JOURNAL = Path("/run/systemd/journal/stdout")
+# A shell begins so: it takes its environment from its standard input, where nobody else can read it.
+BEGIN = 'eval "$(cat)"\nexec </dev/null\n'
+# The service that starts a tenant at boot, in the words of the inventory.
+_BOOT_UNIT = re.compile(r"(?<!\S)[\w@:.\\-]+\.service(?![\w.-])")
+# logind removes what a user has left in shared memory when his last session ends, but not of users below.
+_FIRST_LOGIN_UID = 1000
+_LOGIND = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
+_TAIL_BYTES = 8192
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What listens on a published port for a container, as root.
 _DOCKER_LISTENS = ("docker-proxy", "dockerd")
@@ -156,9 +166,12 @@ class Kind:
     # Whether its manager knows of every stop that was begun, and brings it to an end. Elsewhere the journal alone tells
     # that one was: a signal that was sent can't be seen.
     knows_its_stops: ClassVar[bool] = False
+    # Whether a restore starts it by a command of the inventory, and so answers for who it is afterwards.
+    has_own_commands: ClassVar[bool] = False
 
     def __init__(self, tenant: Tenant) -> None:
         self.tenant = tenant
+        self.before = identity.before(tenant)
 
     def __init_subclass__(cls) -> None:
         if "name" in vars(cls):
@@ -179,6 +192,10 @@ class Kind:
     def find(self) -> ProcessId | None:
         """Its process, or None where it does not run."""
         raise NotImplementedError
+
+    def matches(self, proc: Path = Path("/proc")) -> list[ProcessId]:
+        """Processes with its argv that may be its; empty where the inventory names none."""
+        return probes.processes(self.tenant.process, proc)
 
     def stop(self, log: Path) -> None:
         """Ask it to end; its process may still be there on return."""
@@ -211,6 +228,18 @@ class Kind:
     def loading(self) -> list[str]:
         """Scopes of its start commands that have live processes: it may be loading there and not be found yet."""
         return []
+
+    def coming(self) -> str:
+        """Why it is on its way, started by others, though it is not to be found yet, in words; empty if it is not."""
+        return ""
+
+    def facts(self, _process: ProcessId | None) -> dict[str, Any]:
+        """What else a snapshot keeps of it, as JSON; by default nothing."""
+        return {}
+
+    def twins(self, _host: Host) -> str:
+        """Who can't be told from it, in words; empty where nobody is."""
+        return ""
 
     def kill(self) -> None:
         """End by signal what its own stop has left; nothing where its manager does that."""
@@ -422,10 +451,20 @@ class Systemd(Kind):
 class _Commands(Kind):
     """A tenant that the inventory's own commands start and stop."""
 
+    has_own_commands = True
+
+    def matches(self, proc: Path = Path("/proc")) -> list[ProcessId]:
+        # Every user may give his own process what name he likes.
+        found = super().matches(proc)
+        user = _uid(self.tenant.user) if self.tenant.user else None
+        return [process for process in found if user is None or probes.uid(process.pid, proc) == user]
+
     def find(self) -> ProcessId | None:
         if self.tenant.process:
-            found = probes.processes(self.tenant.process)
-            return found[0] if found else None
+            found = self.matches()
+            # The one from before, while it lives: another may have come beside it.
+            known = self.before.process
+            return known if known in found else next(iter(found), None)
         if not self.tenant.port:
             return None
         held = (item for item in probes.listeners() if item.port == self.tenant.port and item.pid)
@@ -443,14 +482,97 @@ class _Commands(Kind):
         own = {process.pid for process in probes.processes(tenant.process, host.proc)}
         return bool(own & probes.ancestors(item.pid, host.proc))
 
+    def own(self) -> list[ProcessId]:
+        """What has its argv and may be ended for it.
+
+        That is the process from before the trial with what descends from it, and what its start commands have left.
+        Where no such process is known, the one family there is.
+
+        Raises:
+            TenantError: there are several, and none is known to be it.
+        """
+        found, known = self.matches(), self.before.process
+        roots = {pid for pids in probes.members(_scope("start", self.tenant.name)).values() for pid in pids}
+        if known and probes.alive(known):
+            roots.add(known.pid)
+        mine = [one for one in found if one in self.before.family or roots & probes.ancestors(one.pid)]
+        if known or mine:
+            return mine
+        heads = probes.heads(found)
+        if len(heads) > 1:
+            raise TenantError(f"{self.tenant.name}: {self._several(heads)}; none of them is ended")
+        return found
+
+    def _several(self, heads: Iterable[ProcessId]) -> str:
+        pids = ", ".join(str(one.pid) for one in heads)
+        return f"PIDs {pids} all have the argv {self.tenant.process!r}, and none descends from another"
+
+    def twins(self, host: Host) -> str:
+        heads = probes.heads(self.matches(host.proc), host.proc)
+        return self._several(heads) if len(heads) > 1 else ""
+
+    def facts(self, process: ProcessId | None) -> dict[str, Any]:
+        if process is None:
+            return {}
+        pid, who = process.pid, identity.read(process.pid)
+        look, user = identity.kin(pid), probes.uid(pid)
+        found = identity.alike(look, user) if look and user is not None else []
+        # Workers of one program look like one another.
+        mine = {pid} | (probes.ancestors(pid) & {one.pid for one in found})
+        return {
+            "identity": who.facts() if who else None,
+            "kin": look,
+            "family": [[one.pid, one.start_ticks] for one in self.matches() if pid in probes.ancestors(one.pid)],
+            "others": [[one.pid, one.start_ticks] for one in found if not mine & probes.ancestors(one.pid)],
+            "output": identity.output(pid),
+        }
+
+    def awaited(self) -> list[ProcessId]:
+        """Processes that look as its own did before the trial and were not there: it may be loading in one of them.
+
+        Only where its port tells that it runs: what has its argv is found at once.
+        """
+        user = _uid(self.tenant.user)
+        look, others = self.before.kin, self.before.others
+        # After a boot nobody can tell it from others that look the same.
+        if self.tenant.process or look is None or user is None or (others and not self.before.process):
+            return []
+        return [process for process in identity.alike(look, user) if process not in others]
+
+    def coming(self) -> str:
+        unit = _BOOT_UNIT.search(self.tenant.boot)
+        # One that only waits for its turn may wait for ever, behind an engine that hangs.
+        if unit and unit_facts(unit.group()).get("ActiveState") == "activating":
+            return f"{unit.group()}, which starts it, is activating"
+        found = self.awaited()
+        return f"PID {found[0].pid} does not listen yet ({probes.command(found[0].pid)})" if found else ""
+
     def loading(self) -> list[str]:
         return sorted(probes.members(_scope("start", self.tenant.name)))
 
     def kill(self) -> None:
         for scope in probes.members(_scope("(?:start|stop)", self.tenant.name)):
             _end_scope(scope)
-        process = self.find()
-        _signal([*probes.processes(self.tenant.process), *([process] if process else [])], signal.SIGKILL)
+        # Who holds its port is its user's; who only has its argv, or looks like it, need not be it.
+        found = [] if self.tenant.process else [self.find(), self.before.process]
+        _signal([*self.own(), *filter(None, found)], signal.SIGKILL)
+
+    def way_back(self, host: Host) -> str:
+        return super().way_back(host) or (self._forgets(host) if self.tenant.start else "")
+
+    def _forgets(self, host: Host) -> str:
+        user = self.tenant.user
+        if (_uid(user) or 0) < _FIRST_LOGIN_UID:
+            return ""
+        # A user who lingers never loses his last session.
+        if host.run(("loginctl", "show-user", user, "--property=Linger", "--value")).out.strip() == "yes":
+            return ""
+        if host.run(("busctl", "get-property", *_LOGIND, "RemoveIPC")).out.strip() != "b true":
+            return ""
+        return (
+            f"its shared memory and semaphores are removed when the last session of {user} ends, this trial's own "
+            f"included (RemoveIPC=yes of logind, and {user} does not linger): `sudo loginctl enable-linger {user}`"
+        )
 
     def start(self, log: Path, limit_s: float) -> str:
         return _as_user(self, "start", self.tenant.start, log, limit_s)
@@ -602,7 +724,7 @@ class Process(_Commands):
             _as_user(self, "stop", self.tenant.stop, log, self.tenant.stop_timeout_s)
             return
         deadline = time.monotonic() + self.tenant.stop_timeout_s
-        targets = probes.processes(self.tenant.process)
+        targets = self.own()
         _signal(targets, signal.SIGTERM)
         while any(probes.alive(process) for process in targets):
             if time.monotonic() > deadline:
@@ -611,7 +733,38 @@ class Process(_Commands):
             time.sleep(POLL_S)
 
     def start(self, log: Path, limit_s: float) -> str:
-        return _as_user(self, "start", f"{self.tenant.start} &", log, limit_s)
+        # It is the service itself and prints for as long as it runs: where it printed before, else into the journal.
+        path = shlex.quote(self.before.output)
+        first = f"[ -f {path} ] && [ -w {path} ] && exec >>{path} 2>&1\n" if self.before.output else ""
+        return _as_user(self, "start", f"{self.tenant.start} &", log, limit_s, first, self._printer)
+
+    @property
+    def _printer(self) -> list[str]:
+        # Without a journal there is only the folder of the run.
+        return ["systemd-cat", f"--identifier=trial-{self.tenant.name}"] if JOURNAL.exists() else []
+
+    def words(self, log: Path) -> str:
+        text = ""
+        with contextlib.suppress(OSError):
+            text = super().words(log)
+        if self._printer:
+            argv = ["journalctl", f"--identifier=trial-{self.tenant.name}", "-n", str(_LOG_LINES)]
+            text += run.command([*argv, "--no-pager", "-o", "cat"], _QUESTION_S).out
+        return text + _tail(self.before.output, _uid(self.tenant.user))
+
+
+def _tail(path: str, user: int | None) -> str:
+    """The end of a file, if it is a plain one of that user: root reads nothing for him that he could not read."""
+
+    def unfollowed(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+    with contextlib.suppress(OSError), open(path, "rb", opener=unfollowed) as file:
+        found = os.fstat(file.fileno())
+        if stat.S_ISREG(found.st_mode) and found.st_uid == user:
+            file.seek(max(0, found.st_size - _TAIL_BYTES))
+            return file.read(_TAIL_BYTES).decode("utf-8", "replace")
+    return ""
 
 
 def there(path: str) -> bool:
@@ -728,19 +881,21 @@ def _log_file(log: Path, command: str) -> Iterator[IO[bytes] | int]:
         yield out
 
 
-def _as_user(kind: Kind, what: str, command: str, log: Path, limit_s: float) -> str:
+def _as_user(
+    kind: Kind, what: str, command: str, log: Path, limit_s: float, first: str = "", printer: Sequence[str] = ()
+) -> str:
     # A scope of its own: what the command leaves in the background must not die with the unit that ran it. Its name
     # tells the next restore what was begun with which tenant.
     # Output goes to a file, because a daemon that holds a pipe open would block the caller.
     tenant = kind.tenant
     scope = f"trial-{what}.{tenant.name}.{secrets.token_hex(4)}.scope"
-    argv = ["systemd-run", "--scope", "--quiet", "--collect", f"--unit={scope}", f"--uid={tenant.user}"]
     try:
         with _log_file(log, command) as out:
-            # The service inherits this environment, so its locale is left alone.
             # The shell stays until the command has ended, and bears the name of its scope: see `Kind.begun`.
-            script = [*argv, "/bin/sh", "-c", f"{command}\nexit $?", scope]
-            done = run.command(script, limit_s, cwd=tenant.directory or "/", into=out, c_locale=False)
+            argv = [*identity.as_user(tenant, scope), *printer]
+            argv += ["/bin/sh", "-c", f"{BEGIN}{first}{command}\nexit $?", scope]
+            feed = identity.environment_script(tenant)
+            done = run.command(argv, limit_s, cwd=tenant.directory or "/", into=out, feed=feed)
     except TimeoutError:
         _end_scope(scope)
         raise
@@ -841,7 +996,8 @@ def look(tenant: Tenant) -> Condition:
     if stranger:
         return Condition(process is not None, False, process, stranger)
     if process is None:
-        return Condition(False, False, None, begun.found if begun else "not running")
+        coming = of(tenant).coming()
+        return Condition(bool(coming), False, None, begun.found if begun else coming or "not running")
     if begun:
         return Condition(True, False, process, f"PID {process.pid}, {begun.found}")
     if tenant.health is None:
@@ -912,7 +1068,7 @@ def end(tenant: Tenant, log: Path) -> float:
     except TenantError as err:
         trouble = err
     # A tenant that hangs while it loads can't be found, and its own stop may not find it either.
-    killing = bool(trouble or kind.begun() or (process is None and kind.loading()))
+    killing = bool(trouble or kind.begun() or kind.coming() or (process is None and kind.loading()))
     if killing:
         kind.kill()
     left_s = tenant.stop_wait_s - (time.monotonic() - began) if kind.knows_its_stops else 0.0
@@ -977,6 +1133,7 @@ def wait_healthy(
     kind = of(tenant)
     began = asked = time.monotonic()
     known = sure or kind.start_is_service or (bool(scope) and probes.inhabited(scope))
+    awaited = "" if scope else kind.coming()
     while True:
         # The port first: asking systemd or walking all processes at every look would cost more than the wait.
         answer = probes.ask(tenant.health) if tenant.health else None
@@ -990,7 +1147,7 @@ def wait_healthy(
         now = time.monotonic()
         if now - began > limit_s:
             # Another program on its port may be why it can't listen there.
-            found = foreign(tenant) or found
+            found = foreign(tenant) or "; ".join(filter(None, (found, awaited)))
             raise TenantError(
                 f"{tenant.name}: not healthy after {tenant.start_timeout_s:.0f} s (found: {found}); "
                 f"{kind.last_words(log)}"
@@ -998,6 +1155,8 @@ def wait_healthy(
         if now - asked > _ENDED_EVERY_S:
             asked = now
             why = kind.ended(scope if known else "")
+            if awaited and kind.find() is None and not kind.coming():
+                why = f"it was on its way ({awaited}), and is not any more"
             if why:
                 why = "; ".join(filter(None, (why, foreign(tenant))))
                 raise Ended(f"{tenant.name}: ended before it was healthy: {why}; {kind.last_words(log)}")
@@ -1039,6 +1198,24 @@ def unsettled(tenant: Tenant, first: Standing) -> str:
     if restarts != first.restarts:
         return f"its manager has restarted it ({restarts} times, {first.restarts} before)"
     return "" if condition.healthy else condition.found
+
+
+def changed(tenant: Tenant, then: Mapping[str, Any]) -> str:
+    """How a tenant that a restore has started is not who it was, in words; empty where it is, or was started by others.
+
+    Args:
+        tenant: as it is now.
+        then: what the snapshot says of it.
+    """
+    known = identity.recall(then.get("identity"))
+    process = find_process(tenant) if known else None
+    if known is None or process is None:
+        return ""
+    scopes = set(probes.units(process.pid)) - set(then.get("scopes", []))
+    if not any(re.fullmatch(_scope("start", tenant.name), scope) for scope in scopes):
+        return ""
+    now = identity.read(process.pid)
+    return "; ".join(identity.differences(known, now)) if now else ""
 
 
 def revived(tenants: Iterable[Tenant], newcomers: Sequence[Holder] = ()) -> str:

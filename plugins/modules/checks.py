@@ -27,6 +27,8 @@ options:
       - Processes from before the trial, by the name of their tenant, each with C(pid) and
         C(start_ticks).
       - With it, a watched process outside the stop order must still be the same one.
+      - With C(identity) and C(scopes), as a trial writes them, a script or process tenant that a restore has
+        started must have the user, groups, slice, limits, priority and names of the environment that it had.
     type: dict
     default: {}
   snapshot_file:

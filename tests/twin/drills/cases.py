@@ -89,6 +89,14 @@ SHORT_STOP = tenants(panda__llamacpp={"stop_timeout_s": 3})
 CARELESS_START = tenants(
     chatterbox={"start": "setsid nohup python3 $(pwd)/server.py >>chatterbox.log 2>&1 </dev/null &"}
 )
+# The start command looks whether it may read what root's group may.
+CURIOUS_START = tenants(
+    chatterbox={"start": f"(cat {faults.ROOTS_FILE} || echo it reads nothing of roots) >probe.txt 2>&1; ./start.sh"}
+)
+# Found by its argv, ended by signal; the words are any program's.
+VOICE_AS_PROCESS = tenants(
+    chatterbox={"kind": "process", "process": "server.py", "start": "exec python3 $(pwd)/server.py", "stop": ""}
+)
 
 # A container as a tenant that is stopped first and comes back last.
 BOXED = {
@@ -386,6 +394,12 @@ CASES: tuple[Case, ...] = (
          faults.until_it_did_not_settle("chatterbox-flaps"), ends="completed", by="host|playbook",
          says=("chatterbox did NOT stay up",), play={"trial_settle_s": 4}, later_s=20,
          extra_s=8, why="the next try comes a second later, and finds it up"),
+    Case("voice-is-who-it-was", "identity of a restored tenant", "restore", RESTORE, faults.the_voice_is_who_it_was,
+         says=("the voice is another in: nothing", "it reads nothing of roots"), ends="completed",
+         before=faults.voice_that_is_somebody, play=CURIOUS_START),
+    Case("same-argv-lives-on", "another user's program with a tenant's argv", "window", OPENED,
+         faults.the_other_program_lives_on, says=("the other program lives on",), ends="completed",
+         before=faults.program_of_the_same_argv, play=VOICE_AS_PROCESS),
     Case("two-restores", "two restores at once", "measure", MEASURE, faults.two_restores_at_once,
          says=("restored by (playbook|hand)|restore started by (playbook|hand)", "restore.yml ended with 0"),
          by="playbook|hand", play=LONG_MEASURE, extra_s=2, why="the runner's time to end"),

@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from cases import CASES, Case  # noqa: E402
-from faults import BOX, BOX_IMAGE, EYES, KEPT_MODEL, MODEL  # noqa: E402
+from faults import BOX, BOX_IMAGE, EYES, KEPT_MODEL, MODEL, ROOTS_FILE, VOICE_DROP_IN, VOICE_FOLDER  # noqa: E402
 from world import STATE, Drill  # noqa: E402
 
 ROOT = HERE.parents[2]
@@ -47,8 +47,14 @@ docker rm --force {BOX} 2>/dev/null; docker image rm {BOX_IMAGE} 2>/dev/null
 systemctl stop stranger 2>/dev/null
 while mountpoint -q {STATE}; do umount {STATE} || umount --lazy {STATE}; done
 [ -e {KEPT_MODEL} ] && mv {KEPT_MODEL} {MODEL}
+rm -f {VOICE_DROP_IN} {VOICE_FOLDER}/probe.txt
 systemctl daemon-reload
 systemctl start ssh.service docker.service
+if [ -e {ROOTS_FILE} ]; then
+    rm {ROOTS_FILE}
+    runuser -u panda -- {VOICE_FOLDER}/stop.sh
+    systemctl restart chatterbox-boot
+fi
 rm -rf {STATE}/runs/*
 [ ! -e {STATE}/open ]
 """

@@ -32,6 +32,11 @@ DOCKER_HANGS_S = 40.0
 # The live model's own stop command takes so long, within the 10 s that its unit allows; the model answers meanwhile.
 MODEL_STOPS_S = 8.0
 MODEL_DROP_IN = "/run/systemd/system/panda-llamacpp.service.d/drill.conf"
+# The voice is not as every other program: limits and priority that no restore has by itself.
+VOICE_DROP_IN = "/run/systemd/system/chatterbox-boot.service.d/drill.conf"
+VOICE_FOLDER = "/home/panda/workplace/her/her-os/services/chatterbox"
+# A file that root's group reads, as /etc/sudoers is.
+ROOTS_FILE = "/run/drill-roots-own"
 # A unit that systemd stops together with the live model, and a container that is a tenant, with an image of its own.
 EYES = "drill-eyes.service"
 BOX, BOX_IMAGE = "drill-box", "drill-box:1"
@@ -230,6 +235,62 @@ def voice_that_stops_slowly(drill: Drill) -> None:
 def voice_that_listens_late(drill: Drill) -> None:
     """Before: a voice that is started listens, and can be found by its port, only after a while."""
     drill.fault("chatterbox-late-listen", "5")
+
+
+# Runs in the twin: who the voice is, by other means than the collection's own.
+WHO = r"""
+import json, pathlib, re, subprocess
+server = "/home/panda/workplace/her/her-os/services/chatterbox/server.py"
+[pid, *_more] = subprocess.check_output(["pgrep", "--oldest", "-f", f"^python3 {server}"], text=True).split()
+folder = pathlib.Path("/proc") / pid
+status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+names = [item.split("=", 1)[0] for item in (folder / "environ").read_text().split(chr(0)) if item]
+passing = re.compile("SSH_|XDG_SESSION_|INVOCATION_|JOURNAL_|SYSTEMD_EXEC_|MEMORY_PRESSURE_|PWD|OLDPWD|SHLVL|_$")
+print(json.dumps({
+    "user": status["Uid"].split(), "group": status["Gid"].split(), "groups": sorted(status["Groups"].split()),
+    "limits": (folder / "limits").read_text().splitlines(),
+    "nice": (folder / "stat").read_text().rsplit(")", 1)[1].split()[16],
+    "score": (folder / "oom_score_adj").read_text(),
+    "names": sorted(name for name in names if not passing.match(name)),
+}))
+"""
+
+
+def voice_that_is_somebody(drill: Drill) -> None:
+    """Before: the voice has limits and a priority of its own; and there is a file that root's group may read."""
+    unit = r"[Service]\nLimitNOFILE=2048:4096\nOOMScoreAdjust=150\nNice=1\nEnvironment=VOICE_OF=panda\n"
+    drill.sh(f"mkdir -p $(dirname {VOICE_DROP_IN}) && printf '{unit}' >{VOICE_DROP_IN} && systemctl daemon-reload")
+    drill.sh(f"install -m 0440 -o root -g root /dev/null {ROOTS_FILE} && echo roots own >{ROOTS_FILE}")
+    drill.sh(f"runuser -u panda -- {VOICE_FOLDER}/stop.sh; systemctl restart chatterbox-boot")
+    asked = "curl -sf http://127.0.0.1:8772/health | grep -q true && echo up || true"
+    wait_until(lambda: drill.sh(asked) == "up", "the voice with its limits")
+    drill.identity = drill.python(WHO)
+
+
+def the_voice_is_who_it_was(drill: Drill) -> None:
+    """Nothing strikes: who the voice is afterwards, and what its start command could read."""
+    drill.strike()
+    drill.event("closed")
+    after = drill.python(WHO)
+    changed = sorted(key for key in after if after[key] != drill.identity[key])
+    drill.notes.append(f"the voice is another in: {changed or 'nothing'}")
+    drill.notes.append(drill.sh(f"cat {VOICE_FOLDER}/probe.txt; rm -f {VOICE_FOLDER}/probe.txt"))
+
+
+def program_of_the_same_argv(drill: Drill) -> None:
+    """Before: another user's program has the words by which the voice is found."""
+    command = "python3 -c 'import time; time.sleep(900)' server.py"
+    drill.sh(f"systemd-run --quiet --collect --unit=stranger --uid=nobody {command}")
+
+
+def the_other_program_lives_on(drill: Drill) -> None:
+    """Nothing strikes: whether the other user's program is the same afterwards."""
+    asked = "systemctl show -p MainPID,NRestarts,ActiveState stranger"
+    before = drill.sh(asked)
+    drill.strike()
+    drill.event("closed")
+    same = drill.sh(asked) == before and "ActiveState=active" in before
+    drill.notes.append(f"the other program {'lives on' if same else 'was ended'}")
 
 
 def restored_by_hand_meanwhile(drill: Drill) -> None:

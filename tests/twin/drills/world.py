@@ -353,6 +353,8 @@ class Drill:
         self.counted: dict[str, int] = {}
         # What a fault found out and the case's words are looked for in, beside the output of the plays.
         self.notes: list[str] = []
+        # Who a tenant was before the trial, where a fault compares.
+        self.identity: dict[str, Any] = {}
         # What a fault must undo on the controller, however the drill ends.
         self.at_end: list[Callable[[], object]] = []
 

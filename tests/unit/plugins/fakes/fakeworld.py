@@ -26,6 +26,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     containers,
     gpu,
     hook,
+    identity,
     journal,
     plan,
     planfile,
@@ -534,6 +535,16 @@ class World:
         """Whose a process is: tenants are all one user's, and everybody else is another's."""
         return 1000 if self._service(pid) else 666
 
+    def kin(self, pid: int, _proc: Path | None = None) -> identity.Kin | None:
+        """How a process looks: each tenant's has a program and a folder of its own."""
+        service = self._service(pid)
+        return (f"/usr/bin/{service.tenant.name}", f"/srv/{service.tenant.name}", ("serve",)) if service else None
+
+    def alike(self, look: identity.Kin, user: int, _proc: Path | None = None) -> list[probes.ProcessId]:
+        """Tenants' processes that look so."""
+        pids = [s.pid for s in self.services.values() if s.pid and self.kin(s.pid) == look and self.uid(s.pid) == user]
+        return [probes.ProcessId(pid, pid * 10) for pid in pids]
+
     def command_line(self, pid: int, _proc: Path | None = None) -> str:
         """Command line of a tenant's process, or of a command."""
         if COMMAND_PID <= pid < FIRST_PID:
@@ -543,7 +554,7 @@ class World:
 
     def processes(self, pattern: str, _proc: Path | None = None) -> list[probes.ProcessId]:
         """Processes of tenants with that pattern."""
-        found = [s for s in self.services.values() if s.pid and s.tenant.process == pattern]
+        found = [s for s in self.services.values() if pattern and s.pid and s.tenant.process == pattern]
         return [probes.ProcessId(s.pid, s.pid * 10) for s in found]
 
     def listeners(self, _proc: Path | None = None) -> list[probes.Listener]:
@@ -738,9 +749,9 @@ class World:
             self.log.append(("hook", *told))
             return self.hook_rc, "", "no such user\n" if self.hook_rc else ""
         script, scope = argv[-2:]
-        line = script.removesuffix("\nexit $?").removesuffix(" &")
+        line = script.removeprefix(tenants.BEGIN).removesuffix("\nexit $?").removesuffix(" &")
         service = self._by(lambda t: bool(line) and line in (t.start, t.stop) and cwd == (t.directory or "/"))
-        assert f"--uid={service.tenant.user}" in argv
+        assert f"--reuid={service.tenant.user}" in argv
         assert "--scope" in argv
         if service.broken:
             return 1, service.broken, ""
@@ -845,6 +856,8 @@ class World:
         patch.setattr(probes, "members", self.members)
         patch.setattr(probes, "units", self.units_of)
         patch.setattr(probes, "uid", self.uid)
+        patch.setattr(identity, "kin", self.kin)
+        patch.setattr(identity, "alike", self.alike)
         patch.setattr(tenants, "_uid", lambda user: 1000 if user else None)
         patch.setattr(probes, "inhabited", lambda unit: bool(self.members(re.escape(unit))))
         patch.setattr(probes, "alive", lambda process: self.identify(process.pid) == process)

@@ -145,6 +145,16 @@ def test_speech_that_is_no_text_is_still_titled(plan_data: dict[str, Any]) -> No
     assert checks.derive(planfile.parse(plan_data))[6].title == 'Chatterbox TTS speaks {"ssml": "x"}'
 
 
+def test_who_is_asked_nothing_is_asked_who_he_is(plan_data: dict[str, Any]) -> None:
+    """A script's tenant that was stopped; of units and containers their managers know."""
+    for tenant in plan_data["tenants"]:
+        tenant.update(health=None, speech=None, watch_process=False)
+    plan_data["tenants"][2]["process"] = "chatterbox/server.py"
+    derived = checks.derive(planfile.parse(plan_data))
+    assert [(c.kind, c.tenant) for c in derived] == [("vram", ""), ("refused", ""), ("identity", "chatterbox")]
+    assert derived[2].title == "Chatterbox TTS is who it was"
+
+
 # Running them
 
 
@@ -264,6 +274,34 @@ def test_who_can_not_be_looked_for_has_not_been_ruled_out(
     found = run(host)
     assert "it is unknown which process answered: systemctl show timed out" in found[2].found
     assert not found[2].ok
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_who_was_started_again_is_to_be_who_it_was(
+    host: dict[str, Any], monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    snapshot = {"chatterbox": {"pid": 7, "start_ticks": 70, "identity": {"nice": 0}}}
+
+    def changed(tenant: Any, then: Any) -> str:
+        return "nice 5, was 0" if then == snapshot.get(tenant.name) else ""
+
+    monkeypatch.setattr(tenants, "changed", changed)
+    if not asked:
+        host["tenants"][2].update(health=None, speech=None, process="chatterbox/server.py")
+    failed = {i: c for i, c in run(host, snapshot=snapshot).items() if not c.ok}
+    assert list(failed) == ([5, 7] if asked else [7])
+    assert all(c.found.endswith("but it is not who it was: nice 5, was 0") for c in failed.values())
+    assert all(c.ok for c in run(host).values())
+
+
+def test_who_can_not_be_looked_at_has_not_been_shown_to_be_it(
+    host: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(_tenant: Any, _then: Any) -> str:
+        raise TimeoutError("systemctl show timed out")
+
+    monkeypatch.setattr(tenants, "changed", hang)
+    assert "it can't be told who it is: systemctl show timed out" in run(host)[5].found
 
 
 def test_what_has_changed_since_the_proof_is_named(host: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

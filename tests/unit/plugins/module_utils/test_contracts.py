@@ -205,7 +205,7 @@ def test_everything_broken_is_listed_at_once(world: World, free_port: int) -> No
 
 def test_nothing_is_touched(world: World) -> None:
     world.evaluate()
-    looking = {"true", "ss", "docker", "sh", "systemctl"}
+    looking = {"true", "ss", "docker", "sh", "systemctl", "loginctl", "busctl"}
     assert {command[2] if command[0] == "sudo" else command[0] for command in world.commands} <= looking
     verbs = {command[3] for command in world.commands if command[2:3] == ("docker",)}
     assert verbs == {"info", "ps", "inspect"}
@@ -640,6 +640,25 @@ def test_a_tenant_with_nothing_to_ask(world: World) -> None:
     assert "phone: unit active" in world.evaluate()[6].found
     world.tenant("phone").update(kind="script", user="u", directory="/", start="a", stop="b")
     assert "phone: nothing to ask" in world.evaluate()[6].found
+
+
+@pytest.mark.parametrize(("parent", "apart"), [(1, False), (20, True)])
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_tenant_that_is_stopped_must_be_told_from_others(world: World, moved: bool, parent: int, apart: bool) -> None:
+    """A worker of its own has the same argv; and so may a stranger's program."""
+    nav = world.tenant("nav")
+    nav.update(user=getpass.getuser(), start="./start.sh", directory=str(world.folder))
+    if moved:
+        world.data["stop_order"].append("nav")
+        world.data["restore_order"].append("nav")
+    world.process(21, ["uvicorn", "elsewhere:app"])
+    (world.proc / "21" / "stat").write_text(f"21 (x) S {parent} " + "0 " * 17 + "2100 0\n")
+    found = world.evaluate()[6]
+    assert found.ok is (apart or not moved)
+    words = "PIDs 20, 21 all have the argv 'uvicorn', and none descends from another"
+    assert (f"nav could not be stopped alone: {words}" in found.found) is (moved and not apart)
+    # Who stays as he is need not be told apart; it is said all the same.
+    assert (f"warning: nav can't be told from others: {words}" in found.found) is (not moved and not apart)
 
 
 # 7

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import errno
 import json
 import re
@@ -18,6 +19,7 @@ import pytest
 from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     containers,
     gpu,
+    identity,
     journal,
     plan,
     planfile,
@@ -1560,6 +1562,41 @@ def test_a_restore_that_was_killed_while_a_tenant_loads_starts_no_second_one(
     restore(world)
     assert len(voice.starts) == 1
     stays_whole(world)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_tenant_that_its_boot_unit_has_started_is_not_started_twice(world: World, dies: bool) -> None:
+    """It loads, and its port does not tell yet that it runs; one that ends is seen to end, and started then."""
+    measured(world)
+    world.reboot()
+    voice = world.services["chatterbox"]
+    voice.listens_s, voice.load_s = 40.0, 45.0
+    world.start("chatterbox", by="its boot unit")
+    began = world.clock.now
+    if dies:
+        world.clock.after(20, lambda: world.stop("chatterbox", by="itself"))
+    restore(world, "boot")
+    assert starts(world) == ["llamacpp", "chatterbox"][: 1 + dies]
+    assert world.clock.now - began < 90
+    stays_whole(world)
+
+
+def test_who_comes_back_as_another_keeps_the_mark(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    robot = identity.Identity(1000, 1000, [27], "system.slice", 0, 0, {}, {}, None)
+    first = world.services["chatterbox"].pid
+    monkeypatch.setattr(identity, "own_groups", lambda _uid: None)
+    monkeypatch.setattr(identity, "read", lambda pid: robot if pid == first else dataclasses.replace(robot, groups=[0]))
+    measured(world)
+    assert program.restore_now(world.state) == 1
+    assert world.state.mark() is not None
+    text = event(world, "restore_failed")["reason"]
+    assert "Chatterbox TTS is healthy" in text
+    assert "but it is not who it was: groups [1000, 0], were [1000, 27]" in text
+    assert world.up("chatterbox")
+    # A person who asks again has seen it.
+    world.state.ask("asked", "ann")
+    assert program.restore_now(world.state) == 0
+    is_whole(world)
 
 
 def test_a_start_command_that_still_runs_has_not_brought_anybody_up(world: World) -> None:

@@ -20,7 +20,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import probes, run, tenants
+from ansible_collections.edgelab.model_trial.plugins.module_utils import identity, probes, run, tenants
+from ansible_collections.edgelab.model_trial.plugins.module_utils.identity import Before, Known
 from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Http, Speech, Tenant
 from ansible_collections.edgelab.model_trial.plugins.module_utils.tenants import TenantError
 
@@ -225,10 +226,10 @@ def test_a_script_tenant_stops_as_its_own_user_in_a_scope_of_its_own(
     tenants.stop(script, log)
     (call,) = commands.calls("systemd-run")
     assert "--scope" in call
-    assert "--uid=robot" in call
+    assert "--reuid=robot" in call
     scope = next(word.removeprefix("--unit=") for word in call if word.startswith("--unit="))
     # Its shell lives as long as the command, and can be told from what the command leaves in its scope.
-    assert call[-4:] == ["/bin/sh", "-c", "./stop.sh\nexit $?", scope]
+    assert call[-4:] == ["/bin/sh", "-c", f"{tenants.BEGIN}./stop.sh\nexit $?", scope]
     assert lines(log) == [f"stop in {script.directory}"]
 
 
@@ -295,7 +296,7 @@ def test_a_script_tenant_starts_in_its_folder(commands: Commands, log: Path, scr
     log.write_text("earlier\n")
     tenants.start(script, log)
     assert lines(log) == ["earlier", f"start in {script.directory}"]
-    assert "--uid=robot" in commands.calls("systemd-run")[0]
+    assert "--reuid=robot" in commands.calls("systemd-run")[0]
 
 
 def test_what_a_start_script_leaves_running_holds_nobody_up(
@@ -359,7 +360,7 @@ def test_words_that_can_not_be_had_hide_no_failure(
 
 def test_a_process_that_ends_before_its_signal_is_no_failure(monkeypatch: pytest.MonkeyPatch, log: Path) -> None:
     looks = iter([True, False])
-    monkeypatch.setattr(probes, "processes", lambda _pattern: [probes.ProcessId(2**22 + 7, 1)])
+    monkeypatch.setattr(probes, "processes", lambda *_pattern: [probes.ProcessId(2**22 + 7, 1)])
     monkeypatch.setattr(probes, "alive", lambda _process: next(looks, False))
     tenants.stop(Tenant("p", "process", process="gone"), log)
 
@@ -896,6 +897,299 @@ def test_spans_of_time_are_systemds(text: str, seconds: float) -> None:
 def test_what_is_no_span_of_time(text: str) -> None:
     with pytest.raises(ValueError, match="expected a span of time"):
         tenants.span_s(text)
+
+
+# Whose a process is.
+
+
+def known(tenant: Tenant, **before: Any) -> Known:
+    """The tenant, with what is known of it from before the trial."""
+    return Known(**{**vars(tenant), "before": Before(**before)})
+
+
+ROBOTS = Tenant("p", "process", process="serve", user="robot", start="serve")
+
+
+@pytest.fixture
+def crowd(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[int, int]]:
+    """Makes processes that have the argv: number to parent, those of another user, and who lives in a start scope.
+
+    Who gets a signal is in the result, with its number.
+    """
+
+    def make(parents: dict[int, int], foreign: tuple[int, ...] = (), scoped: tuple[int, ...] = ()) -> dict[int, int]:
+        def ancestors(pid: int, *_proc: Path) -> set[int]:
+            return {pid} | (ancestors(parents[pid]) if pid in parents else set())
+
+        hit: dict[int, int] = {}
+        scope = {"trial-start.p.0123abcd.scope": list(scoped)} if scoped else {}
+        alive = list(parents)
+        monkeypatch.setattr(probes, "processes", lambda *_words: [probes.ProcessId(pid, pid * 10) for pid in alive])
+        monkeypatch.setattr(probes, "ancestors", ancestors)
+        monkeypatch.setattr(probes, "uid", lambda pid, *_proc: 666 if pid in foreign else 1000)
+        monkeypatch.setattr(probes, "members", lambda _pattern: scope)
+        monkeypatch.setattr(probes, "alive", lambda process: process.pid in alive and process.pid not in hit)
+        monkeypatch.setattr(tenants, "_uid", lambda _user: 1000)
+        monkeypatch.setattr(tenants, "_end_scope", lambda _scope: None)
+        monkeypatch.setattr(os, "kill", lambda pid, number: hit.update({pid: number}))
+        return hit
+
+    return make
+
+
+FAMILY = {10: 1, 11: 10, 20: 1, 21: 20}
+
+
+@pytest.mark.parametrize(
+    ("parents", "foreign", "scoped", "before", "found", "ended"),
+    [
+        # Another user's with the same argv is neither found nor ended.
+        (FAMILY, (10, 11), (), {}, 20, [20, 21]),
+        (FAMILY, (20, 21), (), {"process": probes.ProcessId(10, 100)}, 10, [10, 11]),
+        # His own second copy, too, has been there by itself.
+        (FAMILY, (), (), {"process": probes.ProcessId(20, 200)}, 20, [20, 21]),
+        # A worker of it that has lost its parent.
+        (
+            {11: 1, 20: 1}, (), (),
+            {"process": probes.ProcessId(10, 100), "family": (probes.ProcessId(11, 110),)}, 11, [11],
+        ),
+        # What a restore has started lives in the scope of its start command.
+        (FAMILY, (), (20,), {"process": probes.ProcessId(9, 90)}, 10, [20, 21]),
+        # A later process with the number of the one from before.
+        ({10: 1}, (), (), {"process": probes.ProcessId(9, 90)}, 10, []),
+        # Without anything known there is one family, or nobody is touched.
+        ({10: 1, 11: 10}, (), (), {}, 10, [10, 11]),
+        (FAMILY, (), (), {}, 10, None),
+        (FAMILY, (), (10,), {}, 10, [10, 11]),
+        ({}, (), (), {}, 0, []),
+    ],
+)  # fmt: skip
+def test_only_its_own_processes_are_ended(
+    crowd: Callable[..., dict[int, int]],
+    log: Path,
+    parents: dict[int, int],
+    foreign: tuple[int, ...],
+    scoped: tuple[int, ...],
+    before: dict[str, Any],
+    found: int,
+    ended: list[int] | None,
+) -> None:
+    hit = crowd(parents, foreign, scoped)
+    kind = tenants.of(known(ROBOTS, **before))
+    process = kind.find()
+    assert (process.pid if process else 0) == found
+    for end, number in ((lambda: kind.stop(log), 15), (kind.kill, 9)):
+        hit.clear()
+        if ended is None:
+            with pytest.raises(
+                TenantError, match="p: PIDs 10, 20 all have the argv 'serve', and none descends"
+            ) as caught:
+                end()
+            assert "none of them is ended" in str(caught.value)
+        else:
+            end()
+        assert hit == dict.fromkeys(ended or [], number)
+
+
+def test_a_script_that_is_found_by_argv_is_ended_by_its_own_processes_alone(
+    crowd: Callable[..., dict[int, int]], script: Tenant
+) -> None:
+    hit = crowd(FAMILY)
+    tenants.of(known(dataclasses.replace(script, process="serve"), process=probes.ProcessId(10, 100))).kill()
+    assert hit == {10: 9, 11: 9}
+
+
+def test_the_same_argv_of_another_user_lives_on(
+    spawn: Callable[..., subprocess.Popen[bytes]], log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other = spawn("sleep", "86.111"), spawn("sleep", "86.111")
+    monkeypatch.setattr(tenants, "_uid", lambda _user: 1000)
+    monkeypatch.setattr(probes, "uid", lambda pid, *_proc: 666 if pid == other.pid else 1000)
+    tenants.stop(Tenant("p", "process", process="sleep 86.111", user="robot"), log)
+    assert own.wait(10) == -15
+    assert other.poll() is None
+
+
+# On its way.
+
+
+LOOK = ("/usr/bin/python3", "/srv/voice", ("python3", "server.py"))
+OTHER, FRESH = probes.ProcessId(30, 300), probes.ProcessId(31, 310)
+
+
+@pytest.mark.parametrize(
+    ("changes", "before", "alike", "coming"),
+    [
+        ({}, {}, [FRESH], ""),
+        ({}, {"kin": LOOK}, [], ""),
+        ({}, {"kin": LOOK}, [FRESH], "PID 31 does not listen yet (its words)"),
+        # Who looked the same before the trial is another program; after a boot nobody can tell.
+        ({}, {"kin": LOOK, "others": (OTHER,), "process": probes.ProcessId(9, 90)}, [OTHER], ""),
+        ({}, {"kin": LOOK, "others": (OTHER,), "process": probes.ProcessId(9, 90)}, [OTHER, FRESH], "PID 31"),
+        ({}, {"kin": LOOK, "others": (OTHER,)}, [FRESH], ""),
+        # With an argv to go by it is found while it loads.
+        ({"process": "server.py"}, {"kin": LOOK}, [FRESH], ""),
+    ],
+)
+def test_what_looks_like_it_and_was_not_there_is_on_its_way(
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    before: dict[str, Any],
+    alike: list[probes.ProcessId],
+    coming: str,
+) -> None:
+    monkeypatch.setattr(tenants, "_uid", lambda _user: 1000)
+    monkeypatch.setattr(identity, "alike", lambda look, user: alike if (look, user) == (LOOK, 1000) else [])
+    monkeypatch.setattr(probes, "command", lambda _pid: "its words")
+    monkeypatch.setattr(probes, "listeners", list)
+    monkeypatch.setattr(probes, "processes", lambda *_words: [])
+    monkeypatch.setattr(probes, "members", lambda _pattern: {})
+    tenant = known(dataclasses.replace(VOICE, **changes), **before)
+    found = tenants.of(tenant).coming()
+    assert found.startswith(coming)
+    assert bool(found) == bool(coming)
+    condition = tenants.look(tenant)
+    assert (condition.running, condition.healthy, condition.process) == (bool(coming), False, None)
+    assert condition.found == (found or "not running")
+
+
+@pytest.mark.parametrize(
+    ("boot", "facts", "coming"),
+    [
+        ("voice-boot.service", "ActiveState=activating\nJob=7\n", "voice-boot.service, which starts it, is activating"),
+        ("by voice@1.service then", "ActiveState=activating\n", "voice@1.service, which starts it, is activating"),
+        # It may wait for ever, and nobody with it.
+        ("voice-boot.service", "ActiveState=inactive\nJob=7\n", ""),
+        ("voice-boot.service", "ActiveState=inactive\n", ""),
+        ("voice-boot.service", "ActiveState=active\nJob=7\n", ""),
+        ("voice-boot.service", "ActiveState=failed\n", ""),
+        ("its unit is enabled", "ActiveState=activating\n", ""),
+        ("", "ActiveState=activating\n", ""),
+    ],
+)
+def test_a_boot_unit_that_is_being_started_starts_its_tenant(
+    commands: Commands, boot: str, facts: str, coming: str
+) -> None:
+    commands.answer("systemctl show", out=facts)
+    assert tenants.of(dataclasses.replace(VOICE, boot=boot)).coming() == coming
+
+
+def test_who_is_not_on_his_way_any_more_is_not_waited_for(
+    clock: Any, log: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    words = ["PID 31 does not listen yet"]
+    monkeypatch.setattr(tenants.KINDS["script"], "coming", lambda _kind: words[0])
+    clock.after(3, lambda: words.insert(0, ""))
+    began = clock.now
+    tenant = with_health(VOICE, f"http://127.0.0.1:{free_port}/", port=free_port)
+    with pytest.raises(tenants.Ended, match="it was on its way \\(PID 31 does not listen yet\\), and is not any more"):
+        tenants.wait_healthy(tenant, log)
+    assert 3 <= clock.now - began < 5
+
+
+# Who it is.
+
+
+def test_a_start_asks_for_what_was_before(commands: Commands, log: Path, script: Tenant) -> None:
+    who = identity.Identity(os.getuid(), 0, [], "robots.slice", 3, 0, {}, {"MemoryMax": "4096"}, ["PATH"])
+    Path(script.directory, "start.sh").write_text('#!/bin/sh\necho "$VOICE, $HOME."\n')
+    values = {"PATH": os.environ["PATH"], "VOICE": "robot"}
+    tenant = known(dataclasses.replace(script, user=getpass.getuser()), identity=who, environment=values)
+    tenants.start(tenant, log)
+    (call,) = commands.calls("systemd-run")
+    assert {"--slice=robots.slice", "--property=MemoryMax=4096", "--nice=3", "--init-groups"} <= set(call)
+    assert call[call.index("env") : call.index("/bin/sh")] == ["env", "-i"]
+    assert not any("robot," in word for word in call)
+    # The fake leaves out what makes the environment empty; what is read into it comes last.
+    assert lines(log)[0].startswith("robot, ")
+
+
+@pytest.mark.parametrize(
+    ("scopes", "units", "known_scopes", "words"),
+    [
+        (True, ["system.slice", "trial-start.voice.0123abcd.scope"], [], "nice 5, was 0"),
+        # Others have started it, in their own way; or it was there before.
+        (True, ["system.slice", "cron.service"], [], ""),
+        (True, ["system.slice", "trial-start.voice.0123abcd.scope"], ["trial-start.voice.0123abcd.scope"], ""),
+        (True, ["trial-start.other.0123abcd.scope"], [], ""),
+        (False, ["trial-start.voice.0123abcd.scope"], [], ""),
+    ],
+)
+def test_who_was_started_for_the_trial_is_to_be_who_it_was(
+    monkeypatch: pytest.MonkeyPatch, scopes: bool, units: list[str], known_scopes: list[str], words: str
+) -> None:
+    then = identity.Identity(1000, 1000, [], "system.slice", 0, 0, {}, {}, None)
+    process = probes.ProcessId(7, 70) if scopes else None
+    monkeypatch.setattr(tenants.KINDS["script"], "find", lambda _kind: process)
+    monkeypatch.setattr(probes, "units", lambda _pid: units)
+    monkeypatch.setattr(identity, "read", lambda _pid: dataclasses.replace(then, nice=5))
+    assert tenants.changed(VOICE, {"identity": then.facts(), "scopes": known_scopes}) == words
+    assert tenants.changed(VOICE, {"pid": 7}) == ""
+
+
+# Where a process prints to.
+
+
+def test_a_process_prints_where_it_did_before(commands: Commands, log: Path, tmp_path: Path) -> None:
+    """And not for as long as it lives into the folder of a run."""
+    kept = tmp_path / "its own.log"
+    kept.write_text("earlier\n")
+    tenant = Tenant("p", "process", process="true", start="echo it lives", user=getpass.getuser())
+    tenants.start(known(tenant, output=str(kept)), log)
+    deadline = time.monotonic() + 30
+    while kept.read_text() != "earlier\nit lives\n" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert kept.read_text() == "earlier\nit lives\n"
+    assert lines(log) == []
+    assert "\nit lives\n" in tenants.of(known(tenant, output=str(kept))).last_words(log)
+    # Another's file is not read for him, nor is a link followed.
+    (tmp_path / "link").symlink_to(kept)
+    assert "\nit lives\n" not in tenants.of(known(tenant, output=str(tmp_path / "link"))).last_words(log)
+
+
+def test_elsewhere_it_prints_into_the_journal(commands: Commands, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands.answer("journalctl", out="words of it\n")
+    monkeypatch.setattr(tenants, "JOURNAL", log.parent)
+    tenant = Tenant("p", "process", process="true", start="true", user=getpass.getuser())
+    tenants.start(tenant, log)
+    (call,) = commands.calls("systemd-run")
+    assert call[call.index("/bin/sh") - 2 : call.index("/bin/sh")] == ["systemd-cat", "--identifier=trial-p"]
+    assert "words of it" in tenants.of(tenant).last_words(log)
+    assert commands.calls("journalctl") == [["--identifier=trial-p", "-n", "20", "--no-pager", "-o", "cat"]]
+
+
+# Memory that is shared.
+
+
+@pytest.mark.parametrize(
+    ("uid", "linger", "removes", "lost"),
+    [
+        (1000, "no", "b true", True),
+        # loginctl knows nobody who has neither a session nor lingers.
+        (1000, "", "b true", True),
+        (1000, "yes", "b true", False),
+        (1000, "no", "b false", False),
+        # No logind, nobody who removes.
+        (1000, "no", "", False),
+        # Users of the system keep theirs.
+        (998, "no", "b true", False),
+        (None, "no", "b true", False),
+    ],
+)
+def test_a_login_user_loses_shared_memory_with_his_last_session(
+    monkeypatch: pytest.MonkeyPatch, script: Tenant, uid: int | None, linger: str, removes: str, lost: bool
+) -> None:
+    class Logind(Elsewhere):
+        def run(self, argv: Any) -> run.Ran:
+            return run.Ran(0, {"loginctl": linger, "busctl": removes}[argv[0]] + "\n", "")
+
+    monkeypatch.setattr(tenants, "_uid", lambda _user: uid)
+    found = tenants.of(dataclasses.replace(script, user=getpass.getuser())).way_back(Logind())
+    assert bool(found) == lost
+    if lost:
+        assert found.endswith(f"`sudo loginctl enable-linger {getpass.getuser()}`")
+    # Units and containers have owners that never log out.
+    assert not tenants.of(Tenant("nav", "process", process="x")).way_back(Logind())
 
 
 # Watchdogs.

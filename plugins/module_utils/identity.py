@@ -1,0 +1,387 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who a process is: its user, groups, slice, limits, priority and environment, out of ``/proc`` and its control group.
+
+What a trial stops and starts again must be who it was before. The snapshot keeps the identity of every tenant that
+commands of the inventory start; a restore starts it with that, and the checks compare.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import probes
+from .plan import Tenant
+from .probes import ProcessId
+
+CGROUPS = Path("/sys/fs/cgroup")
+# Where logind keeps a user's sockets, for as long as he has a session or lingers.
+RUNTIME = Path("/run/user")
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LOCALE = re.compile(r"LANG|LANGUAGE|LC_[A-Z]+|TZ")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# What belongs to a session, to one invocation, or to the shell that reads the environment, and not to the tenant.
+_PASSING = re.compile(
+    r"SSH_.*|XDG_SESSION_.*|XDG_SEAT.*|XDG_VTNR|SUDO_.*|INVOCATION_ID|JOURNAL_STREAM|SYSTEMD_EXEC_PID|MANAGERPID"
+    r"|MAINPID|NOTIFY_SOCKET|WATCHDOG_.*|LISTEN_.*|MEMORY_PRESSURE_.*|PWD|OLDPWD|SHLVL|_|UID|EUID|PPID|BASHOPTS"
+    r"|SHELLOPTS"
+)
+# The kernel's words for limits of resources, and those of prlimit.
+_LIMITS = {
+    "Max cpu time": "cpu",
+    "Max file size": "fsize",
+    "Max data size": "data",
+    "Max stack size": "stack",
+    "Max core file size": "core",
+    "Max resident set": "rss",
+    "Max processes": "nproc",
+    "Max open files": "nofile",
+    "Max locked memory": "memlock",
+    "Max address space": "as",
+    "Max pending signals": "sigpending",
+    "Max msgqueue size": "msgqueue",
+    "Max nice priority": "nice",
+    "Max realtime priority": "rtprio",
+    "Max realtime timeout": "rttime",
+}
+# Files of a control group with a number or "max", and what systemd calls it.
+_AMOUNTS = {
+    "memory.max": "MemoryMax",
+    "memory.high": "MemoryHigh",
+    "memory.swap.max": "MemorySwapMax",
+    "pids.max": "TasksMax",
+}
+_WEIGHTS = {"cpu.weight": "CPUWeight", "io.weight": "IOWeight"}
+# Values that need not be asked for, because a scope has them anyway. A limit of tasks is systemd's own default.
+_USUAL = ("infinity", "100")
+
+# How a process looks: its program, its folder, its words.
+Kin = tuple[str, str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a process is.
+
+    ``groups`` are the supplementary ones, sorted. ``limits`` are ``soft:hard`` by prlimit's names, ``cgroup`` the
+    limits of its control group by systemd's names, as far as they can be read. ``environment`` has names alone, without
+    those of session and invocation; it is None where they can't be told, because the process has written over them.
+    """
+
+    uid: int
+    gid: int
+    groups: list[int]
+    slice: str
+    nice: int
+    oom_score_adj: int
+    limits: dict[str, str]
+    cgroup: dict[str, str]
+    environment: list[str] | None
+
+    def facts(self) -> dict[str, Any]:
+        """It as JSON, for the snapshot."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Before:
+    """What is known of a tenant from before the trial.
+
+    ``process`` and ``family`` (itself, and what descended from it) are of this boot, empty after another one. ``kin``
+    says how its process looked: program, folder, words of its argv; ``others`` looked the same and were none of it.
+    ``output`` is the file that it printed to. ``environment`` has values, and must be shown nowhere.
+    """
+
+    process: ProcessId | None = None
+    family: tuple[ProcessId, ...] = ()
+    identity: Identity | None = None
+    kin: Kin | None = None
+    others: tuple[ProcessId, ...] = ()
+    output: str = ""
+    environment: Mapping[str, str] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Known(Tenant):
+    """A tenant of which it is known how it was before the trial."""
+
+    before: Before = Before()
+
+
+def before(tenant: Tenant) -> Before:
+    """What is known of the tenant from before the trial; nothing where nobody has looked."""
+    return tenant.before if isinstance(tenant, Known) else Before()
+
+
+def _status(pid: int, proc: Path) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for line in (proc / str(pid) / "status").read_text(errors="replace").splitlines():
+        name, _colon, rest = line.partition(":")
+        if name in ("Uid", "Gid", "Groups"):
+            found[name] = [int(word) for word in rest.split()]
+    return found
+
+
+def _nice(pid: int, proc: Path) -> int:
+    return int((proc / str(pid) / "stat").read_text(errors="replace").rsplit(")", 1)[1].split()[16])
+
+
+def _limits(pid: int, proc: Path) -> dict[str, str]:
+    found = {}
+    for line in (proc / str(pid) / "limits").read_text().splitlines():
+        name = next((word for word in _LIMITS if line.startswith(word)), "")
+        if name:
+            soft, hard = line[len(name) :].split()[:2]
+            found[_LIMITS[name]] = f"{soft}:{hard}"
+    return found
+
+
+def _cgroup_path(pid: int, proc: Path) -> str:
+    # systemd's own hierarchy, where the controllers still have theirs; else the one there is.
+    paths = {}
+    for line in (proc / str(pid) / "cgroup").read_text().splitlines():
+        _number, controllers, path = line.split(":", 2)
+        paths[controllers] = path
+    return paths.get("name=systemd") or paths.get("") or ""
+
+
+def _slice(path: str) -> str:
+    """The innermost slice of the system's own manager; what a user's manager slices further is within it."""
+    found = ""
+    for part in path.strip("/").split("/"):
+        if not part.endswith(".slice"):
+            break
+        found = part
+    return found
+
+
+def _amount(found: str, more: str) -> str:
+    """The tighter one of two limits, each a number or ``infinity``."""
+    known = [int(one) for one in (found, more) if one.isdigit()]
+    return str(min(known)) if known else "infinity"
+
+
+def _cgroup_limits(path: str, cgroups: Path) -> dict[str, str]:
+    """Limits of a control group, and of those around it up to its slice: a restored tenant lives right in the slice."""
+    found: dict[str, str] = {}
+    parts = path.strip("/").split("/")
+    depth = next((i for i, part in enumerate(parts) if not part.endswith(".slice")), len(parts))
+    folders = [cgroups.joinpath(*parts[: i + 1]) for i in range(depth, len(parts))]
+    for folder in folders:
+        for name, key in _AMOUNTS.items():
+            with contextlib.suppress(OSError):
+                word = (folder / name).read_text().strip().replace("max", "infinity")
+                found[key] = _amount(found.get(key, "infinity"), word)
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = (folder / "cpu.max").read_text().split()
+            known = found.setdefault("CPUQuota", "infinity")
+            if quota != "max":
+                percent = 100 * int(quota) / int(period)
+                found["CPUQuota"] = f"{min(percent, float(known.removesuffix('%'))):g}%"
+    for name, key in _WEIGHTS.items() if folders else ():
+        with contextlib.suppress(OSError, IndexError):
+            found[key] = (folders[-1] / name).read_text().split()[-1]
+    return found
+
+
+def _contained(pid: int, proc: Path) -> bool:
+    """Whether a process lives in a container, with a numbering of processes of its own."""
+    try:
+        return os.readlink(proc / str(pid) / "ns" / "pid") != os.readlink(proc / "self" / "ns" / "pid")
+    except OSError:
+        return False
+
+
+def read(pid: int, proc: Path = Path("/proc"), cgroups: Path = CGROUPS) -> Identity | None:
+    """The identity of a process; None where it is gone, or lives in a container: that one's is the engine's to give."""
+    try:
+        if _contained(pid, proc):
+            return None
+        ids, path = _status(pid, proc), _cgroup_path(pid, proc)
+        known = environment(pid, proc)
+        return Identity(
+            uid=ids["Uid"][1],
+            gid=ids["Gid"][1],
+            groups=sorted(set(ids["Groups"]) - {ids["Gid"][1]}),
+            slice=_slice(path),
+            nice=_nice(pid, proc),
+            oom_score_adj=int((proc / str(pid) / "oom_score_adj").read_text()),
+            limits=_limits(pid, proc),
+            cgroup=_cgroup_limits(path, cgroups),
+            environment=None if known is None else sorted(known),
+        )
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+
+
+def environment(pid: int, proc: Path = Path("/proc")) -> dict[str, str] | None:
+    """The environment that a process was started with, without what belongs to its session or invocation.
+
+    None where it can't be told: another user's, or written over by the process, as programs do that show their state
+    as their name. A search path is kept without repeats: a script that puts its own folder in front does so again.
+    """
+    try:
+        raw = (proc / str(pid) / "environ").read_bytes()
+    except OSError:
+        return None
+    found = {}
+    for item in raw.rstrip(b"\0").split(b"\0"):
+        name, sign, value = os.fsdecode(item).partition("=")
+        if name.startswith("BASH_FUNC_"):
+            continue
+        if not sign or not _NAME.fullmatch(name):
+            return None
+        if name.endswith("PATH"):
+            value = ":".join(dict.fromkeys(value.split(":")))
+        if not _PASSING.fullmatch(name):
+            found[name] = value
+    return found if "PATH" in found else None
+
+
+def login_environment(user: str) -> dict[str, str]:
+    """What a command of a user needs when it is not known what it had before; without a user of that name, little.
+
+    The user's own manager, sockets and bus are named where they exist: while he has a session, or lingers.
+    """
+    found = {"PATH": _PATH} | {name: value for name, value in os.environ.items() if _LOCALE.fullmatch(name)}
+    with contextlib.suppress(KeyError):
+        who = pwd.getpwnam(user)
+        found |= {"HOME": who.pw_dir, "SHELL": who.pw_shell or "/bin/sh", "USER": user, "LOGNAME": user}
+        runtime = RUNTIME / str(who.pw_uid)
+        if runtime.is_dir() and runtime.stat().st_uid == who.pw_uid:
+            found["XDG_RUNTIME_DIR"] = str(runtime)
+            if (runtime / "bus").exists():
+                found["DBUS_SESSION_BUS_ADDRESS"] = f"unix:path={runtime}/bus"
+    return found
+
+
+def kin(pid: int, proc: Path = Path("/proc")) -> Kin | None:
+    """How a process looks; None where it is gone or may not be seen."""
+    folder = proc / str(pid)
+    try:
+        words = (folder / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        return os.readlink(folder / "exe"), os.readlink(folder / "cwd"), tuple(os.fsdecode(word) for word in words)
+    except OSError:
+        return None
+
+
+def alike(look: Kin, user: int, proc: Path = Path("/proc")) -> list[ProcessId]:
+    """Processes of a user (by number) that look so."""
+    found = []
+    for entry in proc.iterdir():
+        pid = int(entry.name) if entry.name.isdigit() else 0
+        if pid and probes.uid(pid, proc) == user and kin(pid, proc) == look:
+            process = probes.identify(pid, proc)
+            found += [process] if process else []
+    return sorted(found, key=lambda process: process.pid)
+
+
+def output(pid: int, proc: Path = Path("/proc")) -> str:
+    """The file of its own user that a process prints to; empty where it prints elsewhere."""
+    link = proc / str(pid) / "fd" / "1"
+    try:
+        path = os.readlink(link)
+        there = os.stat(path, follow_symlinks=False)
+        same = os.path.samestat(there, os.stat(link)) and there.st_uid == probes.uid(pid, proc)
+    except OSError:
+        return ""
+    return path if same and path.startswith("/") and os.path.isfile(path) else ""
+
+
+def as_user(tenant: Tenant, scope: str) -> list[str]:
+    """The words in front of a command that make it run as the tenant's user, in a scope of its own.
+
+    As before means: in the same slice, with the limits of its control group, its limits of resources, priority and OOM
+    score. The user's groups are the user's own, of now; his environment is not on the command line, which everybody may
+    read: see `environment_script`. No program of root's runs with it.
+    """
+    known, own = before(tenant).identity, read(os.getpid())
+    argv = ["systemd-run", "--scope", "--quiet", "--collect", f"--unit={scope}"]
+    nice, oom_score_adj = (known.nice, known.oom_score_adj) if known else (0, 0)
+    if known:
+        argv += [f"--slice={known.slice}"] if known.slice else []
+        asked = {key: one for key, one in known.cgroup.items() if one not in _USUAL or key == "TasksMax"}
+        argv += [f"--property={key}={one}" for key, one in sorted(asked.items())]
+    if own is None or own.nice != nice:
+        argv.append(f"--nice={nice}")
+    limits = dict(known.limits) if known else {}
+    others = {name: one for name, one in limits.items() if own is None or own.limits.get(name) != one}
+    if others:
+        argv += ["prlimit", *(f"--{name}={one}" for name, one in sorted(others.items()))]
+    if own is None or own.oom_score_adj != oom_score_adj:
+        argv += ["choom", "-n", str(oom_score_adj), "--"]
+    try:
+        group = str(pwd.getpwnam(tenant.user).pw_gid)
+    except KeyError:
+        group = tenant.user
+    argv += ["setpriv", f"--reuid={tenant.user}", f"--regid={group}", "--init-groups"]
+    # An empty environment: what the caller has is root's.
+    return [*argv, "env", "-i"]
+
+
+def environment_script(tenant: Tenant) -> bytes:
+    """Shell commands that give a command of the tenant's its environment: what it had before, or its user's."""
+    known = before(tenant)
+    # What another user's process had is not this one's.
+    mine = known.environment if known.identity and known.identity.uid == _uid(tenant.user) else None
+    found = login_environment(tenant.user) if mine is None else mine
+    return b"".join(os.fsencode(f"export {name}={shlex.quote(value)}\n") for name, value in sorted(found.items()))
+
+
+def _uid(user: str) -> int | None:
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return None
+
+
+def own_groups(uid: int) -> tuple[int, list[int]] | None:
+    """A user's own group and supplementary groups, by the host's lists; None where there is no such user."""
+    try:
+        who = pwd.getpwuid(uid)
+    except KeyError:
+        return None
+    return who.pw_gid, sorted(set(os.getgrouplist(who.pw_name, who.pw_gid)) - {who.pw_gid})
+
+
+def differences(then: Identity, now: Identity) -> list[str]:
+    """How a process is not who it was, in words; empty where it is.
+
+    Groups that are the user's own are right, whatever the process before had: it may have been started before he was
+    given another one.
+    """
+    found = [
+        f"{name} {getattr(now, key)}, was {getattr(then, key)}"
+        for key, name in (("uid", "user"), ("nice", "nice"), ("oom_score_adj", "OOM score"), ("slice", "slice"))
+        if getattr(now, key) != getattr(then, key) and getattr(then, key) != ""
+    ]
+    groups = (now.gid, now.groups)
+    if groups not in ((then.gid, then.groups), own_groups(now.uid)):
+        found.append(f"groups {[now.gid, *now.groups]}, were {[then.gid, *then.groups]}")
+    old, new = {**then.limits, **then.cgroup}, {**now.limits, **now.cgroup}
+    # What can't be read on one side can't be compared.
+    others = sorted(key for key in old.keys() & new.keys() if new[key] != old[key])
+    found += [f"limit {key} {new[key]}, was {old[key]}" for key in others]
+    if then.environment is not None and now.environment is not None:
+        lost = sorted(set(then.environment) - set(now.environment))
+        more = sorted(set(now.environment) - set(then.environment))
+        found += [f"without {', '.join(lost)} in its environment"] if lost else []
+        found += [f"with {', '.join(more)} in its environment, which it had not"] if more else []
+    return found
+
+
+def recall(facts: Any) -> Identity | None:
+    """An identity out of a snapshot; None where it has none, or one that another version has written."""
+    try:
+        return Identity(**facts)
+    except TypeError:
+        return None
