@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from . import containers, contracts, gpu, hook, plan, planfile, restorer, run, runner, sessions, tenants
-from .journal import PHASES, Held, Journal, Mark, State, awake_s, read, seconds, stamp
-from .probes import printable
+from .journal import PHASES, Held, Journal, Mark, State, awake_s, read, read_json, seconds, stamp
+from .probes import dig, printable
 
 UNITS = ("mt-run.service", "mt-restore.service")
 DROP_IN = Path("/run/systemd/system/mt-run.service.d/cap.conf")
@@ -64,6 +64,17 @@ def _systemctl(*args: str, limit_s: float = SYSTEMD_S) -> int:
 
 def _load(state: State, run: str) -> plan.Plan:
     return planfile.load(state.run_dir(run) / "plan.json")
+
+
+def _cap_s(state: State, run: str) -> float:
+    """The cap of a run, also of a finished one whose plan has a format that this program does not know."""
+    try:
+        return _load(state, run).limits.cap_s
+    except planfile.PlanError:
+        found = dig(read_json(state.run_dir(run) / "plan.json"), "limits.cap_s")
+        if isinstance(found, (int, float)):
+            return float(found)
+        raise
 
 
 def unit_states() -> dict[str, str]:
@@ -159,7 +170,7 @@ def look(state: State, run: str, since: int) -> dict[str, Any]:
     entries = read(state.journal_path(run))
     mark = state.mark()
     stopped = [e for e in entries if e["event"] == "tenant_stopping"]
-    trial = _load(state, run)
+    cap_s = _cap_s(state, run)
     elapsed = seconds(stopped[0], stamp()) if stopped else 0.0
     phases = [e["phase"] for e in entries if e["event"] == "phase_started"]
     return {
@@ -169,7 +180,7 @@ def look(state: State, run: str, since: int) -> dict[str, Any]:
         "events": [e for e in entries if e["seq"] > since],
         "samples": samples(run_dir),
         "window_s": round(elapsed, 1),
-        "remaining_s": round(trial.limits.cap_s - elapsed, 1),
+        "remaining_s": round(cap_s - elapsed, 1),
     }
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
+from ansible_collections.edgelab.model_trial.plugins.module_utils import plan
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
@@ -69,6 +70,12 @@ def test_a_workloads_own_file_travels_as_text_and_its_fields_as_they_are(tmp_pat
         {"name": "describe", "role": "shown"},
         {"name": "obstacle", "role": "shown"},
     ]
+
+
+def test_the_plan_of_a_play_has_the_programs_own_format() -> None:
+    assert (
+        yaml.safe_load((ROLES / "trial" / "vars" / "main.yml").read_text())["_trial_plan"]["format"] == plan.PLAN_FORMAT
+    )
 
 
 @pytest.mark.parametrize(

@@ -485,6 +485,17 @@ def test_poll_of_an_unknown_run(shell: Shell) -> None:
     assert "nobody/plan.json" in shell.err
 
 
+def test_poll_of_a_finished_run_reads_a_plan_of_any_format(world: World, shell: Shell) -> None:
+    """Its play may be another version's than the program that is there by now."""
+    epoch = shell.open()
+    world.state.ask("asked", "ann")
+    assert shell("restore-now") == 0
+    path = world.run_dir / "plan.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99, "a_field_of_the_future": 1}))
+    assert shell.ours("poll", epoch) == 0
+    assert (shell.json["open"], shell.json["remaining_s"]) == (False, world.plan.limits.cap_s)
+
+
 def test_poll_counts_the_window_from_the_first_stop(world: World, shell: Shell) -> None:
     epoch = shell.open()
     assert shell.ours("poll", epoch) == 0
