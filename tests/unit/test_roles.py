@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
-from ansible_collections.edgelab.model_trial.plugins.module_utils import plan
+from ansible_collections.edgelab.model_trial.plugins.module_utils import plan, units
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
@@ -101,7 +101,7 @@ def test_judgments_come_from_a_command_line_or_a_list(tmp_path: Path, given: Any
 )
 def test_a_systemd_that_would_not_start_the_restore_is_refused_first(version: str, fit: bool) -> None:
     """OnSuccess= came with 249, and an older systemd passes over what it does not know."""
-    assert "OnSuccess=mt-restore.service" in (ROLES / "acquire" / "templates" / "mt-run.service.j2").read_text()
+    assert "--property=OnSuccess=mt-restore.service" in units.runner_command(Path("x"), 1.0)
     ask, expect = tasks("acquire")[:2]
     assert ask["ansible.builtin.command"]["argv"] == ["systemctl", "--version"]
     assert holds(expect, **{ask["register"]: SimpleNamespace(stdout=version)}) is fit

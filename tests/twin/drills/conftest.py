@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from cases import CASES, Case  # noqa: E402
-from faults import KEPT_MODEL, MODEL  # noqa: E402
+from faults import KEPT_MODEL, KEPT_PROGRAM, MODEL, PROGRAM  # noqa: E402
 from world import STATE, Drill  # noqa: E402
 
 ROOT = HERE.parents[2]
@@ -45,6 +45,7 @@ rm -f /run/systemd/system/panda-llamacpp.service.d/drill.conf
 systemctl stop stranger 2>/dev/null
 while mountpoint -q {STATE}; do umount {STATE} || umount --lazy {STATE}; done
 [ -e {KEPT_MODEL} ] && mv {KEPT_MODEL} {MODEL}
+[ -e {KEPT_PROGRAM} ] && mv {KEPT_PROGRAM} {PROGRAM}
 systemctl daemon-reload
 systemctl start ssh.service docker.service
 rm -rf {STATE}/runs/*
