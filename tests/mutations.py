@@ -76,6 +76,8 @@ BESIDE = "who goes down with a tenant comes back"
 NO_WAY_BACK = "what a stop would destroy is not stopped"
 ONCE = "a run runs once"
 TWO_TRIALS = "two trials never overlap"
+KEEPS = "an open run keeps its own program"
+NO_RELOAD = "systemd is never made to read its units anew"
 OTHER_HOSTS = "one host never endangers another"
 ROOT_ALONE = "only root reads or controls a trial"
 SAME_QUESTION = "the candidate is asked what production asks"
@@ -88,16 +90,16 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("a broken contract is no failure", CONTRACTS, "plugins/modules/contracts.py",
              "    if broken:\n", "    if broken and not found:\n"),
     # ---- the window ----
-    Mutation("the runner has no time limit", WINDOW_ENDS, f"{CORE}/program.py",
-             r'f"[Service]\nRuntimeMaxSec={trial.run_max_s:.0f}\n"', r'"[Service]\n"'),
-    Mutation("a runner that does not end is waited for", WINDOW_ENDS, f"{UNITS}/mt-run.service.j2",
-             "TimeoutStopSec=2\n", "TimeoutStopSec=infinity\n"),
+    Mutation("the runner has no time limit", WINDOW_ENDS, f"{CORE}/services.py",
+             '"RuntimeMaxSec": f"{max_s:.0f}"', '"RuntimeMaxSec": "infinity"'),
+    Mutation("a runner that does not end is waited for", WINDOW_ENDS, f"{CORE}/services.py",
+             '"TimeoutStopSec": "2"', '"TimeoutStopSec": "infinity"'),
     Mutation("the runner may live until the cap", IN_TIME, f"{CORE}/plan.py",
              "return self.limits.cap_s - self.restore_bound_s", "return self.limits.cap_s"),
-    Mutation("OnFailure=mt-restore removed", COMES_BACK, f"{UNITS}/mt-run.service.j2",
-             "OnFailure=mt-restore.service\n", ""),
-    Mutation("OnSuccess=mt-restore removed", COMES_BACK, f"{UNITS}/mt-run.service.j2",
-             "OnSuccess=mt-restore.service\n", ""),
+    Mutation("OnFailure=mt-restore removed", COMES_BACK, f"{CORE}/services.py",
+             '        "OnFailure": RESTORER,\n', ""),
+    Mutation("OnSuccess=mt-restore removed", COMES_BACK, f"{CORE}/services.py",
+             '        "OnSuccess": RESTORER,\n', ""),
     Mutation("a failed restore is not tried again", COMES_BACK, f"{UNITS}/mt-restore.service.j2",
              "Restart=on-failure\n", ""),
     # ---- the controller and the network ----
@@ -107,8 +109,8 @@ MUTATIONS: tuple[Mutation, ...] = (
              "if controller and os.getppid() != controller.pid:", "if not controller:"),
     Mutation("a cut network ends the play at once", NETWORK, "plugins/action/phase.py",
              "if not again or time.monotonic() > deadline:", "if deadline:"),
-    Mutation("nothing recovers at boot", REBOOT, "roles/acquire/tasks/main.yml",
-             "    enabled: true\n", "    enabled: false\n"),
+    Mutation("nothing recovers at boot", REBOOT, f"{CORE}/install.py",
+             '["systemctl", "enable", "--no-reload", RECOVERER]', '["systemctl", "status", RECOVERER]'),
     # ---- the restore ----
     Mutation("restore order swapped", IN_ORDER, f"{CORE}/restorer.py",
              "for name in self.plan.restore_order)\n", "for name in reversed(self.plan.restore_order))\n"),
@@ -168,6 +170,16 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("without docker the candidate lives on", NEEDS_NOTHING, f"{CORE}/restorer.py",
              "            self.kill_candidate()\n", ""),
     # ---- others ----
+    Mutation("phase 1 replaces the program of an open trial", KEEPS, f"{CORE}/install.py",
+             "                raise _held(mark)\n            changed", "                pass\n            changed"),
+    Mutation("a newer program restores an older run", KEEPS, f"{CORE}/program.py",
+             "        if args.verb in KEPT_VERBS:\n", "        if not args.verb:\n"),
+    Mutation("a damaged copy restores", KEEPS, f"{CORE}/kept.py",
+             "if found == wanted else", "if found else"),
+    Mutation("enabling a unit reloads systemd", NO_RELOAD, f"{CORE}/install.py",
+             '"enable", "--no-reload", ', '"enable", '),
+    Mutation("a unit that is in use is replaced", NO_RELOAD, f"{CORE}/install.py",
+             "        _await_forgotten(source.name)\n", "        pass\n"),
     Mutation("an open mark is not looked at", TWO_TRIALS, f"{CORE}/program.py",
              "        mark = state.mark()\n        if mark:\n            raise Held(",
              "        mark = state.mark()\n        if mark and not mark:\n            raise Held("),
@@ -185,9 +197,8 @@ MUTATIONS: tuple[Mutation, ...] = (
              "        folder.chmod(0o700)\n", "        folder.chmod(0o755)\n"),
     Mutation("candidate started with --host 0.0.0.0", "claim 1", f"{CORE}/containers.py",
              '["--host", "127.0.0.1", "--port"', '["--host", "0.0.0.0", "--port"'),
-    Mutation("everybody writes the program that root runs", "claim 4", "roles/acquire/tasks/main.yml",
-             '    dest: /usr/local/sbin/model-trial\n    owner: root\n    group: root\n    mode: "0755"\n',
-             '    dest: /usr/local/sbin/model-trial\n    owner: root\n    group: root\n    mode: "0777"\n'),
+    Mutation("everybody writes the program that root runs", "claim 4", f"{CORE}/install.py",
+             "PROGRAM_MODE, UNIT_MODE = 0o755", "PROGRAM_MODE, UNIT_MODE = 0o777"),
     Mutation("harvest follows links", "claim 16", "plugins/action/harvest.py",
              "return member.isreg() and named and not any(path.is_symlink() for path in paths)", "return named"),
     # ---- what is measured ----

@@ -19,6 +19,8 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import NA
 from ansible_collections.edgelab.model_trial.plugins.module_utils.probes import printable
 
 RUNS = "/var/lib/model-trial/runs"
+# What a run keeps in its folder for its restore.
+PROGRAM = "model-trial"
 # A long run has some fifty files and some megabytes.
 MAX_FILES, MAX_BYTES = 2000, 2 << 30
 MAX_DEPTH = 4
@@ -101,7 +103,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         # Readable for the login user, who fetches it; no other user can open its folder.
         # tar says 1 when a file grew while it was read: a run that is still open may be harvested too.
         folder = shlex.quote(f"{RUNS}/{run}")
-        pack = f"tar -C {folder} -czf {remote} .; code=$?; chmod 0644 {remote}; test $code -le 1"
+        # The program that the run keeps for its restore is no result.
+        pack = f"tar -C {folder} --exclude=./{PROGRAM} -czf {remote} .; code=$?; chmod 0644 {remote}; test $code -le 1"
         with tempfile.TemporaryDirectory() as local:
             archive = Path(local) / "run.tar.gz"
             try:

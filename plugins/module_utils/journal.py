@@ -29,6 +29,8 @@ from .plan import NAME
 from .probes import identify
 
 ROOT = Path("/var/lib/model-trial")
+# Under the root: the hash and the path of the program that the open run keeps beside its plan.
+KEPT = "kept"
 PHASES = ("snapshot", "window", "candidate", "measure")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # A run's journal takes 10 to 20 KiB, and each restore that was not complete some 6 KiB more: if the disk stays
@@ -83,12 +85,17 @@ def _sync_folder(folder: Path) -> None:
 
 def write_atomic(path: Path, text: str, mode: int = 0o600) -> None:
     """Replace a file so that readers and power cuts see the old text or the new one, never a part."""
+    write_bytes(path, text.encode("utf-8"), mode)
+
+
+def write_bytes(path: Path, raw: bytes, mode: int) -> None:
+    """`write_atomic` of bytes."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
+        with os.fdopen(fd, "wb") as file:
             os.fchmod(file.fileno(), mode)
-            file.write(text)
+            file.write(raw)
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)
@@ -267,7 +274,8 @@ class State:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as err:
                 file.seek(0)
-                raise Held(f"another trial is being prepared on this host right now: {file.read()}") from err
+                words = f"another trial is being prepared on this host right now: {file.read()}"
+                raise Held(f"{words}; nothing was touched, try again when that has ended") from err
             file.truncate(0)
             file.write(f"{who} since {wall()}")
             file.flush()
@@ -314,6 +322,8 @@ class State:
         # Secrets of tenants go before the mark does: nobody would come back for them.
         shutil.rmtree(self.definitions, ignore_errors=True)
         (self.root / "open").unlink(missing_ok=True)
+        # Last: while there is a mark, the host must know what to restore it by.
+        (self.root / KEPT).unlink(missing_ok=True)
         _sync_folder(self.root)
 
     def keep_environments(self, run: str, values: dict[str, dict[str, str]]) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 
 MIB_PER_GB = 1024
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+# Raised when a plan gets a field, loses one, or one means something else: an older program would not understand it.
+PLAN_FORMAT = 1
 # A2 ends within its limit; its client's own start and end may take this much more.
 A2_GRACE_S = 5.0
 # A stop that has reached its limit is ended by signal; this much for that, and for seeing it.
@@ -327,6 +329,8 @@ class Plan:
     rehearsal: bool = False
     hook: Hook | None = None
     ground_truth: GroundTruth | None = None
+    # A plan without a number was written before there was one, in the first format.
+    format: int = PLAN_FORMAT
 
     def tenant(self, name: str) -> Tenant:
         """The tenant called ``name``."""

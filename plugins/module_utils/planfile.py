@@ -18,7 +18,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from .plan import COUNTS, NAME, Plan, Tenant, Workload
+from .plan import COUNTS, NAME, PLAN_FORMAT, Plan, Tenant, Workload
 from .tenants import KINDS
 
 ADHERENCE_RULES = ("share", "proved")
@@ -266,6 +266,17 @@ def _fill_counts(data: Any) -> Any:
     return {**data, "workloads": filled}
 
 
+def _check_format(data: Any) -> None:
+    # Before anything else: of another format every field may be an unknown one, and none of them says why.
+    found = data.get("format", PLAN_FORMAT) if isinstance(data, dict) else PLAN_FORMAT
+    if isinstance(found, bool) or found != PLAN_FORMAT:
+        raise PlanError(
+            f"format: expected {PLAN_FORMAT}, found {found!r}: another version of the collection wrote this plan. "
+            "An open run is restored by the program beside its plan; for a new one play phase 1 with the version that "
+            "plays the trial (benchmark-e4b.yml --tags acquire)"
+        )
+
+
 def parse(data: Any) -> Plan:
     """Turn decoded JSON into a checked plan.
 
@@ -273,8 +284,10 @@ def parse(data: Any) -> Plan:
     workload does not name are those of its role.
 
     Raises:
-        PlanError: names the first field that is missing, unknown, of the wrong type or contradictory.
+        PlanError: the plan's format is another one; or names the first field that is missing, unknown, of the wrong
+            type or contradictory.
     """
+    _check_format(data)
     plan: Plan = _build(Plan, _fill_counts(_fold_pins(data)), "")
     _check(plan)
     return plan

@@ -24,15 +24,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import containers, contracts, gpu, hook, plan, planfile, restorer, run, runner, sessions, tenants
-from .journal import PHASES, Held, Journal, Mark, State, awake_s, read, seconds, stamp
-from .probes import printable
+from . import (
+    containers,
+    contracts,
+    gpu,
+    hook,
+    install,
+    kept,
+    plan,
+    planfile,
+    restorer,
+    run,
+    runner,
+    services,
+    sessions,
+    tenants,
+)
+from .journal import PHASES, Held, Journal, Mark, State, awake_s, read, read_json, seconds, stamp
+from .probes import dig, printable
 
-UNITS = ("mt-run.service", "mt-restore.service")
-DROP_IN = Path("/run/systemd/system/mt-run.service.d/cap.conf")
 POLL_S = 0.05
-# How long systemd may take to answer, or to start a unit whose end it does not wait for.
-SYSTEMD_S = 60.0
+# What is asked about an open run is answered by the program that the run keeps.
+KEPT_VERBS = ("status", "restore", "abort", "advance", "poll", "run", "restore-now", "recover")
 # How long `model-trial restore` waits; the restore itself goes on.
 RESTORE_WAIT_S = 3600.0
 # An incomplete restore is retried after 1, 2, 4 ... seconds, and finally every minute.
@@ -50,7 +63,7 @@ def _complain(text: object) -> None:
     sys.stderr.write(f"{printable(str(text))}\n")
 
 
-def _systemctl(*args: str, limit_s: float = SYSTEMD_S) -> int:
+def _systemctl(*args: str, limit_s: float = services.SYSTEMD_S) -> int:
     """Exit status of systemctl, whose errors are passed on; 124 where it did not end in time."""
     try:
         done = run.command(["systemctl", *args], limit_s)
@@ -66,10 +79,23 @@ def _load(state: State, run: str) -> plan.Plan:
     return planfile.load(state.run_dir(run) / "plan.json")
 
 
+def _cap_s(state: State, run: str) -> float:
+    """The cap of a run, also of a finished one whose plan has a format that this program does not know."""
+    try:
+        return _load(state, run).limits.cap_s
+    except planfile.PlanError:
+        found = dig(read_json(state.run_dir(run) / "plan.json"), "limits.cap_s")
+        if isinstance(found, (int, float)):
+            return float(found)
+        raise
+
+
 def unit_states() -> dict[str, str]:
     """ActiveState of the runner's and the restorer's unit."""
-    reply = run.command(["systemctl", "show", "--property", "ActiveState", "--value", *UNITS], SYSTEMD_S)
-    return dict(zip(UNITS, reply.out.split(), strict=False))
+    reply = run.command(
+        ["systemctl", "show", "--property", "ActiveState", "--value", *services.UNITS], services.SYSTEMD_S
+    )
+    return dict(zip(services.UNITS, reply.out.split(), strict=False))
 
 
 def samples(run_dir: Path) -> list[dict[str, Any]]:
@@ -107,6 +133,7 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
                     "a restore would have no bound", "stops that end in time", "; ".join(unbounded), "see contract 6"
                 )
             runner.prepare(trial, state, journal)
+            copy = _keep(state, run)
             epoch = runner.open_trial(trial, state, gpu.Card(trial.gpu.index), controller)
         except BaseException as err:
             facts = err.facts if isinstance(err, runner.PhaseFailed) else {"reason": str(err)}
@@ -117,7 +144,7 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
                 journal.write("phase_failed", phase="snapshot", **{"expected": "", "found": "", "todo": "", **facts})
             raise
     try:
-        start_runner(trial, state)
+        start_runner(trial, state, epoch, copy)
     except OSError as err:
         restore(state, "host", wait=True)
         raise runner.PhaseFailed(
@@ -137,20 +164,27 @@ def _deaf_to_hangups() -> Iterator[None]:
         signal.signal(signal.SIGHUP, before)
 
 
-def start_runner(trial: plan.Plan, state: State) -> None:
-    """Arm the cap and start ``mt-run``, which waits until it is advanced.
+def _keep(state: State, run: str) -> Path:
+    try:
+        return kept.keep(state, run)
+    except OSError as err:
+        raise runner.PhaseFailed(
+            "no copy of the program could be kept for the restore", "a file beside the plan", str(err),
+            "nothing was touched",
+        ) from err  # fmt: skip
+
+
+def start_runner(trial: plan.Plan, state: State, epoch: int, copy: Path) -> None:
+    """Start ``mt-run`` with its cap, by the copy of the program that the run keeps; it waits until it is advanced.
 
     Raises:
         OSError: it does not run.
     """
     if not trial.attended:
         state.advance(PHASES[-1])
-    DROP_IN.parent.mkdir(parents=True, exist_ok=True)
-    DROP_IN.write_text(f"[Service]\nRuntimeMaxSec={trial.run_max_s:.0f}\n", encoding="utf-8")
-    _systemctl("daemon-reload")
-    _systemctl("reset-failed", *UNITS)
-    if _systemctl("start", UNITS[0]) != 0:
-        raise OSError("systemctl start failed; see: journalctl -u mt-run")
+    # What failed in an earlier run would keep its unit, and with it the name.
+    _systemctl("reset-failed", *services.UNITS)
+    services.start_runner(state, epoch, copy, trial.run_max_s)
 
 
 def look(state: State, run: str, since: int) -> dict[str, Any]:
@@ -159,7 +193,7 @@ def look(state: State, run: str, since: int) -> dict[str, Any]:
     entries = read(state.journal_path(run))
     mark = state.mark()
     stopped = [e for e in entries if e["event"] == "tenant_stopping"]
-    trial = _load(state, run)
+    cap_s = _cap_s(state, run)
     elapsed = seconds(stopped[0], stamp()) if stopped else 0.0
     phases = [e["phase"] for e in entries if e["event"] == "phase_started"]
     return {
@@ -169,7 +203,7 @@ def look(state: State, run: str, since: int) -> dict[str, Any]:
         "events": [e for e in entries if e["seq"] > since],
         "samples": samples(run_dir),
         "window_s": round(elapsed, 1),
-        "remaining_s": round(trial.limits.cap_s - elapsed, 1),
+        "remaining_s": round(cap_s - elapsed, 1),
     }
 
 
@@ -234,7 +268,7 @@ def restore_now(state: State) -> int:
     failed, cut_off_by = _attempts(read(state.journal_path(name)))
     # systemd counts, too, in case the journal cannot be written; an interrupted restore continues at once.
     with contextlib.suppress(Exception):
-        failed = max(failed, int(tenants.unit_facts(UNITS[1])["NRestarts"]))
+        failed = max(failed, int(tenants.unit_facts(services.RESTORER)["NRestarts"]))
     deadline = time.monotonic() + (0.0 if cut_off_by else pause_s(failed))
     while time.monotonic() < deadline and not state.asked("asked"):
         time.sleep(POLL_S)
@@ -257,7 +291,7 @@ def restore_now(state: State) -> int:
             hook.call(trial, journal, hook.RESTORE_FAILED, reason)
         return 1
     # The failed runner has been dealt with; it must not leave the host degraded in systemd's eyes.
-    _systemctl("reset-failed", UNITS[0])
+    _systemctl("reset-failed", services.RUNNER)
     for check in results:
         _say(f"check {check.id} ok: {check.title}: {check.found}")
     _say(f"run {name} restored and closed by {by}")
@@ -291,8 +325,8 @@ def restore(state: State, by: str, *, wait: bool) -> int:
         with contextlib.suppress(OSError):
             state.ask("asked", by)
     if wait:
-        return 1 if _systemctl("start", UNITS[1], limit_s=RESTORE_WAIT_S) else 0
-    return 1 if _systemctl("start", "--no-block", UNITS[1]) else 0
+        return 1 if _systemctl("start", services.RESTORER, limit_s=RESTORE_WAIT_S) else 0
+    return 1 if _systemctl("start", "--no-block", services.RESTORER) else 0
 
 
 def abort(state: State, run: str, by: str) -> int:
@@ -300,12 +334,26 @@ def abort(state: State, run: str, by: str) -> int:
     heard = False
     with contextlib.suppress(OSError):
         state.ask("abort", by)
-        heard = unit_states().get(UNITS[0]) == "active"
+        heard = unit_states().get(services.RUNNER) == "active"
     if heard:
         _say(f"run {run} will end and the host restore itself; see: model-trial status")
         return 0
     _say(f"run {run} has no runner left; the host restores itself now, see: model-trial status")
     return restore(state, by, wait=False)
+
+
+def hold(state: State, by: str, words: list[str]) -> int:
+    """Run a command while nobody prepares a trial and none holds the host; returns its exit status."""
+    argv = words[1:] if words[:1] == ["--"] else words
+    if not argv:
+        _complain("hold: expected a command, found none")
+        return 2
+    done = install.hold(state, by, argv)
+    if done.err.strip():
+        _complain(done.err.rstrip())
+    if done.out.strip():
+        _say(done.out.rstrip())
+    return done.rc
 
 
 def status(state: State) -> dict[str, Any]:
@@ -501,6 +549,9 @@ def _parser() -> argparse.ArgumentParser:
     verb("run", "run the window of the open trial (mt-run)")
     verb("restore-now", "restore the open trial (mt-restore)")
     verb("recover", "after a reboot: ask for a restore (mt-recover)")
+    verb("install", "install program and units, unless a trial holds this host (controller)", "--by")
+    held = verb("hold", "run a command while nobody prepares a trial and none holds this host (controller)", "--by")
+    held.add_argument("command", nargs=argparse.REMAINDER)
     verb("unpack", "compile the program for this host's Python (controller)").add_argument("folder", type=Path)
     return parser
 
@@ -542,9 +593,25 @@ def _act(args: argparse.Namespace, state: State) -> int:
         return restore_now(state)
     elif verb == "recover":
         return restore(state, "boot", wait=False)
+    elif verb == "install":
+        with _deaf_to_hangups():
+            _say(json.dumps({"changed": install.install(state, args.by or "somebody")}))
+    elif verb == "hold":
+        return hold(state, args.by or "somebody", args.command)
     elif verb == "unpack":
         unpack(Path(sys.argv[0]), args.folder)
     return 0
+
+
+def _say_not_kept(state: State, verb: str, why: str) -> None:
+    """Tell in the host's journal and in the run's that an open run can't be restored by its own copy; once each."""
+    mark = state.mark()
+    if not why or mark is None or verb not in ("run", "restore-now", "recover"):
+        return
+    _complain(f"{verb}: the program that run {mark.run} keeps can't be used, the installed one goes on: {why}")
+    path = state.journal_path(mark.run)
+    if verb == "restore-now" and not any(e["event"] == "copy_not_used" for e in read(path)):
+        Journal(path, mark.run, state.epoch(), "restorer", required=False).write("copy_not_used", reason=why)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -555,6 +622,8 @@ def main(argv: list[str] | None = None) -> int:
         # An unreadable folder would look like that of a free host.
         with contextlib.suppress(FileNotFoundError):
             os.scandir(state.root).close()
+        if args.verb in KEPT_VERBS:
+            _say_not_kept(state, args.verb, kept.go_on(state, sys.argv[1:] if argv is None else argv))
         return _act(args, state)
     except PermissionError as err:
         _complain(f"{args.verb}: {err}; only root may do this: sudo model-trial {args.verb}")

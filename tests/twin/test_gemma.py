@@ -18,7 +18,8 @@ pytestmark = pytest.mark.twin
 PLAY = "gemma-worker.yml"
 PROGRAM = "/usr/local/bin/trialbench-worker"
 CONFIG = "/etc/fazai/fazai.conf"
-MADE = [CONFIG, "/etc/systemd/system/gemma-worker.service", "/usr/local/bin/gemma_oneshot", PROGRAM]
+MADE = [CONFIG, "/etc/systemd/system/gemma-worker-boot.service", "/etc/systemd/system/gemma-worker.service",
+        "/usr/local/bin/gemma_oneshot", PROGRAM]  # fmt: skip
 
 
 def changed(played):

@@ -174,8 +174,8 @@ for path in json.load(sys.stdin):
             pass
 print(json.dumps(found))
 '''
-programs = ["/usr/local/sbin/model-trial", "/run/systemd/system/mt-run.service.d/cap.conf"]
-programs += ["/etc/systemd/system/mt-%s.service" % name for name in ("run", "restore", "recover")]
+programs = ["/usr/local/sbin/model-trial", "/run/systemd/transient/mt-run.service"]
+programs += ["/etc/systemd/system/mt-%s.service" % name for name in ("restore", "recover")]
 readable = "/etc/hostname"
 programs += [str(path) for path in pathlib.Path("/var/cache/model-trial").glob("*/**/*")]
 programs += [str(parent) for path in programs for parent in pathlib.Path(path).parents]

@@ -5,6 +5,9 @@ tests/promises.yml names them; tests/mutations.py removes the mechanisms and dem
 
 from __future__ import annotations
 
+import hashlib
+import shlex
+import subprocess
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from ansible_collections.edgelab.model_trial.plugins.module_utils import journal
+from ansible_collections.edgelab.model_trial.plugins.module_utils import install, journal, run, services
 
 ROOT = Path(__file__).resolve().parents[2]
 ACQUIRE = ROOT / "roles" / "acquire"
@@ -35,29 +38,45 @@ def unit(name: str) -> dict[str, list[str]]:
     return found
 
 
+def runner() -> dict[str, list[str]]:
+    """The settings of ``mt-run``, which has no file: it is made for one run, with what differs from run to run."""
+    argv = services.runner_command(Path("/runs/one/model-trial"), 1234.4)
+    options, command = argv[1 : argv.index("--")], argv[argv.index("--") + 1 :]
+    found = defaultdict(list, {"command": command})
+    for option in options:
+        name, _, value = option.removeprefix("--property=").partition("=")
+        found[name].append(value)
+    return found
+
+
 def tasks(role: str, name: str = "main") -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = yaml.safe_load((ROOT / "roles" / role / "tasks" / f"{name}.yml").read_text())
     return found
 
 
 def test_however_the_window_ends_systemd_starts_the_restore() -> None:
-    run = unit("mt-run")
-    assert (run["Unit.OnSuccess"], run["Unit.OnFailure"]) == (RESTORE, RESTORE)
+    window = runner()
+    assert (window["OnSuccess"], window["OnFailure"]) == (RESTORE, RESTORE)
     restore = unit("mt-restore")
-    assert restore["Service.ExecStart"] == [f"{PROGRAM} restore-now"]
+    [command] = restore["Service.ExecStart"]
+    assert command.endswith(f'exec {PROGRAM} "$$@"\' model-trial restore-now')
     # It begins when the window has ended, not beside it.
     assert restore["Unit.Conflicts"] == restore["Unit.After"] == ["mt-run.service"]
 
 
 def test_the_window_is_a_unit_of_the_host_and_not_started_again() -> None:
-    run = unit("mt-run")
-    assert run["Service.ExecStart"] == [f"{PROGRAM} run"]
-    assert run["Unit.ConditionPathExists"] == [OPEN_MARK]
+    window = runner()
+    assert window["--unit"] == ["mt-run.service"]
+    # By the program that the run keeps, whatever is installed meanwhile.
+    assert window["command"][1:] == ["/runs/one/model-trial", "run"]
     # It ends with its main process, within seconds of being told to, and only a controller begins another one.
-    assert run["Service.Type"] == ["exec"]
-    assert 0 < float(run["Service.TimeoutStopSec"][0]) <= 5
-    assert run["Service.KillMode"] == ["mixed"]
-    assert not {"Service.Restart", "Service.RemainAfterExit", "Install.WantedBy"} & set(run)
+    assert window["--service-type"] == ["exec"]
+    assert window["RuntimeMaxSec"] == ["1234"]
+    assert 0 < float(window["TimeoutStopSec"][0]) <= 5
+    assert window["KillMode"] == ["mixed"]
+    assert not {"Restart", "RemainAfterExit", "--remain-after-exit", "--scope", "--collect"} & set(window)
+    # A file of that name would be in its way.
+    assert not (ACQUIRE / "templates" / "mt-run.service.j2").exists()
 
 
 def test_the_restore_is_tried_until_it_succeeds() -> None:
@@ -69,29 +88,90 @@ def test_the_restore_is_tried_until_it_succeeds() -> None:
     assert restore["Service.KillMode"] == ["process"]
 
 
-def test_a_boot_with_an_open_mark_asks_for_a_restore() -> None:
+def test_a_boot_with_an_open_mark_asks_for_a_restore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recover = unit("mt-recover")
-    assert recover["Service.ExecStart"] == [f"{PROGRAM} recover"]
+    [command] = recover["Service.ExecStart"]
+    assert command.endswith(f'exec {PROGRAM} "$$@"\' model-trial recover')
     assert recover["Unit.ConditionPathExists"] == [OPEN_MARK]
     assert recover["Install.WantedBy"] == ["multi-user.target"]
-    installed, enabled = (
-        next(task for task in tasks("acquire") if word in task)
-        for word in ("ansible.builtin.template", "ansible.builtin.systemd_service")
-    )
-    assert "mt-recover.service" in installed["loop"]
-    unit_of = enabled["ansible.builtin.systemd_service"]
-    assert (unit_of["name"], unit_of["enabled"]) == ("mt-recover.service", True)
-    assert enabled["when"] == "not ansible_check_mode"
+    [bring] = (task for task in tasks("acquire") if "block" in task)
+    [brought] = (task["loop"] for task in bring["block"] if "ansible.builtin.template" in task)
+    assert brought == ["mt-restore.service", "mt-recover.service"]
+    assert bring["when"] == "not ansible_check_mode"
+    # The program that was brought installs what lies beside it, and enables the one that a boot starts.
+    asked: list[list[str]] = []
+
+    def answer(argv: list[str], _limit_s: float) -> run.Ran:
+        asked.append(argv)
+        return run.Ran(0, "", "")
+
+    monkeypatch.setattr(install, "UNIT_DIR", tmp_path)
+    monkeypatch.setattr(run, "command", answer)
+    assert install._enable()
+    assert asked == [["systemctl", "enable", "--no-reload", "mt-recover.service"]]
+
+
+def launched(folder: Path, verb: str) -> tuple[str, str]:
+    """What the unit of a verb starts with the state in ``folder``: its words, and what it complained of."""
+    [line] = unit({"restore-now": "mt-restore", "recover": "mt-recover"}[verb])["Service.ExecStart"]
+    here = line.replace("$$", "$").replace(str(journal.ROOT), str(folder)).replace(PROGRAM, str(folder / "installed"))
+    done = subprocess.run(shlex.split(here), capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout.strip(), done.stderr
+
+
+@pytest.mark.parametrize("verb", ["restore-now", "recover"])
+@pytest.mark.parametrize(
+    ("trouble", "who", "complains"),
+    [
+        ("", "kept", False),
+        ("no program is installed", "kept", False),
+        ("the copy was changed", "installed", True),
+        ("the copy is gone", "installed", True),
+        ("the file kept is torn", "installed", True),
+        ("no run is open", "installed", False),
+    ],
+)
+def test_a_unit_goes_by_the_program_that_the_open_run_keeps_if_that_is_whole(
+    tmp_path: Path, verb: str, trouble: str, who: str, complains: bool
+) -> None:
+    """The unit itself looks, so that whatever was installed meanwhile has no say."""
+    (tmp_path / "installed").write_text('#!/bin/sh\necho "installed $*"\n')
+    (tmp_path / "installed").chmod(0o755)
+    copy = tmp_path / "runs" / "one" / "model-trial"
+    copy.parent.mkdir(parents=True)
+    copy.write_text("import sys\nprint('kept', *sys.argv[1:])\n")
+    digest = hashlib.sha256(copy.read_bytes()).hexdigest()
+    (tmp_path / journal.KEPT).write_text(f"{digest}  runs/one/model-trial\n")
+    match trouble:
+        case "no program is installed":
+            (tmp_path / "installed").unlink()
+        case "the copy was changed":
+            copy.write_text("raise SystemExit('not that one')\n")
+        case "the copy is gone":
+            copy.unlink()
+        case "the file kept is torn":
+            (tmp_path / journal.KEPT).write_text(digest[:20])
+        case "no run is open":
+            (tmp_path / journal.KEPT).unlink()
+    said, complaint = launched(tmp_path, verb)
+    assert said == f"{who} {verb}"
+    assert ("missing or damaged; the installed one goes on" in complaint) is complains
 
 
 def test_what_is_installed_is_roots_and_nobody_else_writes_it() -> None:
-    words = ("ansible.builtin.copy", "ansible.builtin.template")
-    written = [task[word] for task in tasks("acquire") for word in words if word in task]
-    assert {entry["dest"] for entry in written} == {PROGRAM, "/etc/systemd/system/{{ item }}"}
+    words = ("ansible.builtin.copy", "ansible.builtin.template", "ansible.builtin.file")
+    [bring] = (task for task in tasks("acquire") if "block" in task)
+    written = [task[word] for task in bring["block"] for word in words if word in task]
+    # Until it is installed it lies in a folder of the state, where nobody else can change it.
+    assert {entry.get("dest", entry.get("path")).split("/")[0] for entry in written} == {"{{ _acquire_incoming }}"}
+    incoming = yaml_of("roles/acquire/vars/main.yml")["_acquire_incoming"]
+    assert incoming.startswith(f"{journal.ROOT}/{install.INCOMING}/")
     for entry in written:
         assert (entry["owner"], entry["group"]) == ("root", "root"), entry
-        # What root runs is written by root alone.
         assert int(entry["mode"], 8) & 0o022 == 0, entry
+    # What root runs is written by root alone.
+    assert str(install.PROGRAM) == PROGRAM
+    assert (install.PROGRAM_MODE, install.UNIT_MODE) == (0o755, 0o644)
 
 
 PLAYS = ["benchmark-e4b.yml", "rehearse.yml"]

@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
+from ansible_collections.edgelab.model_trial.plugins.module_utils import plan, services
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
@@ -71,6 +72,12 @@ def test_a_workloads_own_file_travels_as_text_and_its_fields_as_they_are(tmp_pat
     ]
 
 
+def test_the_plan_of_a_play_has_the_programs_own_format() -> None:
+    assert (
+        yaml.safe_load((ROLES / "trial" / "vars" / "main.yml").read_text())["_trial_plan"]["format"] == plan.PLAN_FORMAT
+    )
+
+
 def test_a_workloads_file_that_is_missing_is_an_empty_text(tmp_path: Path) -> None:
     """Phase 0 refuses an empty one; without a text it would be the packaged workload of the same name."""
     listed = [{"name": "nav", "role": "decides", "file": str(tmp_path / "none.yml")}]
@@ -102,7 +109,7 @@ def test_judgments_come_from_a_command_line_or_a_list(tmp_path: Path, given: Any
 )
 def test_a_systemd_that_would_not_start_the_restore_is_refused_first(version: str, fit: bool) -> None:
     """OnSuccess= came with 249, and an older systemd passes over what it does not know."""
-    assert "OnSuccess=mt-restore.service" in (ROLES / "acquire" / "templates" / "mt-run.service.j2").read_text()
+    assert "--property=OnSuccess=mt-restore.service" in services.runner_command(Path("x"), 1.0)
     ask, expect = tasks("acquire")[:2]
     assert ask["ansible.builtin.command"]["argv"] == ["systemctl", "--version"]
     assert holds(expect, **{ask["register"]: SimpleNamespace(stdout=version)}) is fit

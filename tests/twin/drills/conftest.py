@@ -27,7 +27,18 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from cases import CASES, Case  # noqa: E402
-from faults import BOX, BOX_IMAGE, EYES, KEPT_MODEL, MODEL, ROOTS_FILE, VOICE_DROP_IN, VOICE_FOLDER  # noqa: E402
+from faults import (
+    BOX,
+    BOX_IMAGE,
+    EYES,
+    KEPT_MODEL,
+    KEPT_PROGRAM,
+    MODEL,
+    PROGRAM,
+    ROOTS_FILE,
+    VOICE_DROP_IN,
+    VOICE_FOLDER,
+)
 from world import STATE, Drill  # noqa: E402
 
 ROOT = HERE.parents[2]
@@ -47,6 +58,7 @@ docker rm --force {BOX} 2>/dev/null; docker image rm {BOX_IMAGE} 2>/dev/null
 systemctl stop stranger 2>/dev/null
 while mountpoint -q {STATE}; do umount {STATE} || umount --lazy {STATE}; done
 [ -e {KEPT_MODEL} ] && mv {KEPT_MODEL} {MODEL}
+[ -e {KEPT_PROGRAM} ] && mv {KEPT_PROGRAM} {PROGRAM}
 rm -f {VOICE_DROP_IN} {VOICE_FOLDER}/probe.txt
 systemctl daemon-reload
 systemctl start ssh.service docker.service

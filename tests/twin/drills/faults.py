@@ -23,6 +23,29 @@ CANDIDATE = "panda-llamacpp-e4b"
 MODEL = f"{STATE}/models/gemma-4-E4B-it-Q4_K_M/candidate-f16.gguf"
 # The whole file, until the drill is over.
 KEPT_MODEL = "/root/drill-model.gguf"
+PROGRAM = "/usr/local/sbin/model-trial"
+# The program that phase 1 has installed, until the drill is over.
+KEPT_PROGRAM = "/root/drill-program"
+# The same program of another version: it does not understand plans of today's format.
+OTHER_VERSION = f"""
+import pathlib, shutil, zipfile
+path = pathlib.Path("{PROGRAM}")
+shutil.copy2(path, "{KEPT_PROGRAM}")
+with zipfile.ZipFile(path) as old:
+    files = {{name: old.read(name) for name in old.namelist()}}
+text = files["module_utils/plan.py"]
+files["module_utils/plan.py"] = text.replace(b"PLAN_FORMAT = 1\\n", b"PLAN_FORMAT = 99\\n")
+assert files["module_utils/plan.py"] != text
+files["__main__.py"] = files["__main__.py"].replace(b"/var/cache/model-trial", b"/nowhere")
+fresh = path.with_name(".other")
+fresh.write_bytes(b"#!/usr/bin/env python3\\n")
+with zipfile.ZipFile(fresh, "a") as new:
+    for name, raw in files.items():
+        new.writestr(name, raw)
+fresh.chmod(0o755)
+fresh.replace(path)
+print("{{}}")
+"""
 # Space for little more than the results of one run.
 TINY_DISK_BYTES = 8 * 1024 * 1024
 # Ansible ends within a second of the first Ctrl-C that it hears.
@@ -345,6 +368,36 @@ def second_trial(drill: Drill) -> None:
     other = drill.start("benchmark-e4b.yml", trial_run=f"{drill.run}-second", **drill.variables)
     drill.notes.append(f"the second trial ended with {other.wait()}")
     drill.notes.append(other.text)
+
+
+def second_controller(drill: Drill) -> None:
+    """Another controller plays phase 1 alone, without the contracts, while this trial is open."""
+    drill.strike()
+    other = drill.start("benchmark-e4b.yml", "--tags", "acquire", trial_run=f"{drill.run}-second", **drill.variables)
+    drill.notes.append(f"the second controller ended with {other.wait()}")
+    drill.notes.append(other.text)
+
+
+def program_of_another_version(then: Fault) -> Fault:
+    """Somebody installs another version of the program, past all refusals; then something else strikes."""
+
+    def fault(drill: Drill) -> None:
+        drill.python(OTHER_VERSION)
+        then(drill)
+
+    return fault
+
+
+def program_removed(drill: Drill) -> None:
+    """Somebody removes the program, and the runner is killed."""
+    drill.sh(f"mv {PROGRAM} {KEPT_PROGRAM}")
+    runner_killed(drill)
+
+
+def copy_damaged(drill: Drill) -> None:
+    """The program that the run keeps is overwritten, and the runner is killed."""
+    drill.sh(f"echo damaged >{STATE}/runs/{drill.run}/model-trial")
+    runner_killed(drill)
 
 
 def disk_that_can_be_filled(drill: Drill) -> None:

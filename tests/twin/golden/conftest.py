@@ -27,6 +27,7 @@ class Golden:
         phone: the phone daemon's process before the trial.
         docs: the documents that the trial wrote into.
         before: their texts before it.
+        began_s: the host's clock before the trial.
     """
 
     host: Any
@@ -36,6 +37,7 @@ class Golden:
     phone: str
     docs: Path
     before: dict[str, str]
+    began_s: str
 
     def document(self, name: str) -> Any:
         """A JSON document of the run."""
@@ -60,8 +62,9 @@ def golden(host: Any, tmp_path_factory: pytest.TempPathFactory) -> Golden:
     docs = copy_documents(tmp_path_factory.mktemp("her-os"))
     before, phone = texts(docs), host.phone_pid()
     put_proofs(host.results / "proofs" / "twin")
+    began_s = host.run("date +%s")
     verdict = ground_truth(tmp_path_factory.mktemp("ground-truth"), "PASS", "PASS")
     attached = {"docs_root": str(docs), "ground_truth_required": True, "ground_truth_verdicts": [str(verdict)]}
     played = host.play("benchmark-e4b.yml", "-e", json.dumps(attached))
     assert played.code == 0, played.text
-    return Golden(host, played.text, played.tasks(), host.latest(), phone, docs, before)
+    return Golden(host, played.text, played.tasks(), host.latest(), phone, docs, before, began_s)

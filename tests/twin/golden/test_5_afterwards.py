@@ -36,6 +36,13 @@ def test_an_uninstall_leaves_nothing_and_finds_nothing_the_second_time(golden):
     host.assert_back(golden.phone)
 
 
+def test_systemd_was_never_made_to_read_its_units_anew(golden):
+    """From phase 1 to the uninstall: a reload takes the GPU from containers that are running."""
+    said = golden.host.run(f"journalctl --quiet --output=cat --since=@{golden.began_s} _PID=1")
+    assert "mt-run.service" in said
+    assert [line for line in said.splitlines() if "Reload" in line or "reload" in line] == []
+
+
 def test_a_host_without_a_run_has_nothing_to_harvest(golden):
     host = golden.host
     host.run("test ! -e /usr/local/sbin/model-trial")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleActionFail
 from ansible_collections.edgelab.model_trial.plugins.action import harvest
+from ansible_collections.edgelab.model_trial.plugins.module_utils import kept
 
 
 def packs(stage: Any, *members: tuple[str, str], links: Sequence[tuple[str, bytes, str]] = ()) -> None:
@@ -45,6 +46,19 @@ def test_a_run_is_unpacked_below_dest(stage: Any, tmp_path: Path) -> None:
     assert command[:3] == ["tar", "-C", "/var/lib/model-trial/runs/run-1"]
     assert stage.removed == [str(stage.remote)]
     assert stage.shown == [f"  harvested 2 files of run-1 to {dest}"]
+
+
+def test_the_program_that_a_run_keeps_is_no_result(stage: Any, tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def tar(argv: list[str]) -> dict[str, Any]:
+        asked.append(argv)
+        tarfile.open(argv[argv.index("-czf") + 1], "w:gz").close()
+        return {"rc": 0, "stdout": "", "stderr": ""}
+
+    stage.answer = tar
+    stage.play(harvest, run="run-1", dest=str(tmp_path / "dest"))
+    assert f"--exclude=./{kept.NAME}" in asked[0]
 
 
 def test_nothing_is_unpacked_outside_and_no_link_at_all(stage: Any, tmp_path: Path) -> None:

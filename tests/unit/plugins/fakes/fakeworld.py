@@ -14,6 +14,7 @@ import json
 import os
 import re
 import signal
+import zipfile
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     hook,
     identity,
     journal,
+    kept,
     plan,
     planfile,
     probes,
@@ -35,6 +37,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     restorer,
     run,
     runner,
+    services,
     speech,
     tenants,
     units,
@@ -336,6 +339,10 @@ class InlineThread:
         self.start = target
 
 
+class GoesOn(BaseException):
+    """The program has replaced itself by another one, with these arguments."""
+
+
 class Killed(BaseException):
     """The program was killed at this point: nothing of it runs any more."""
 
@@ -352,8 +359,14 @@ class World:
         self.state = journal.State(folder / "state")
         self.run_dir = self.state.run_dir(self.plan.run)
         self.log: list[tuple[Any, ...]] = []
-        self.units: dict[str, str] = dict.fromkeys(program.UNITS, "inactive")
+        self.units: dict[str, str] = dict.fromkeys(services.UNITS, "inactive")
         self.systemctl_rc: dict[str, int] = {}
+        # What systemd-run says of mt-run, one after another; then it starts it.
+        self.runner_refused: list[str] = []
+        # The installed program.
+        self.program = folder / "model-trial"
+        with zipfile.ZipFile(self.program, "w") as archive:
+            archive.writestr("__main__.py", "installed = True")
         self.runner_result = "success"
         # What systemd says of every unit's stop.
         self.stop_limits = "TimeoutStopUSec=1min 30s\n"
@@ -654,8 +667,8 @@ class World:
             if "--property=TimeoutStopUSec,ExecStop" in args:
                 return 0, self.stop_limits, ""
             if "--value" in args:
-                return 0, "\n\n".join(self.units[u] for u in program.UNITS) + "\n", ""
-            if args[-1] in program.UNITS:
+                return 0, "\n\n".join(self.units[u] for u in services.UNITS) + "\n", ""
+            if args[-1] in services.UNITS:
                 state, restarts = self.units[args[-1]], self.restarts
                 return 0, f"ActiveState={state}\nMainPID=0\nResult={self.runner_result}\nNRestarts={restarts}\n", ""
             service = self._by(lambda t: t.unit == args[-1])
@@ -673,7 +686,7 @@ class World:
         self.log.append(("systemctl", *args))
         if args[-1] in self.beside:
             return self._start_beside(args[-1]) if args[0] == "start" else (0, "", "")
-        if args[0] in ("start", "stop") and args[-1] not in program.UNITS:
+        if args[0] in ("start", "stop") and args[-1] not in services.UNITS:
             service = self._by(lambda t: t.unit == args[-1])
             if service.broken:
                 return 1, "", f"Job for {args[-1]} failed: {service.broken}\n"
@@ -743,7 +756,16 @@ class World:
     def _by(self, fits: Callable[[plan.Tenant], bool]) -> Service:
         return next(s for s in self.services.values() if fits(s.tenant))
 
+    def goes_on(self, interpreter: str, argv: list[str]) -> None:
+        """The program goes on as another one; what that one does is not of this world."""
+        raise GoesOn(interpreter, argv)
+
     def _as_user(self, argv: list[str], cwd: str) -> tuple[int, str, str]:
+        if f"--unit={services.RUNNER}" in argv:
+            self.log.append(("systemd-run", *argv[1:]))
+            if self.runner_refused:
+                return 1, "", f"{self.runner_refused.pop(0)}\n"
+            return 0, "", ""
         if "--no-block" in argv:
             told = [word.removeprefix("--setenv=MODEL_TRIAL_") for word in argv if word.startswith("--setenv=")]
             self.log.append(("hook", *told))
@@ -832,7 +854,7 @@ class World:
         clock = self.clock.module()
         patch.setattr(run, "command", self._run)
         patch.setattr(run, "background", self._popen)
-        for module in (checks, containers, hook, journal, program, restorer, runner, tenants):
+        for module in (checks, containers, hook, journal, program, restorer, runner, tenants, units):
             if hasattr(module, "time"):
                 patch.setattr(module, "time", clock)
             if hasattr(module, "threading"):
@@ -848,7 +870,8 @@ class World:
 
         patch.setattr(journal.Journal, "_append", tell)
         patch.setattr(journal, "_BOOT_ID", boot)
-        patch.setattr(program, "DROP_IN", self.folder / "mt-run.service.d" / "cap.conf")
+        patch.setattr(kept, "own", lambda: self.program)
+        patch.setattr(os, "execv", self.goes_on)
         patch.setattr(containers, "identify", self.identify)
         for name in ("identify", "processes", "listeners", "ask"):
             patch.setattr(probes, name, getattr(self, name))

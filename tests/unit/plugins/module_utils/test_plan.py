@@ -331,3 +331,24 @@ def test_a_loaded_plan_says_which_file_is_wrong(tmp_path: Path, plan_data: Data)
     (tmp_path / "plan.json").write_text(json.dumps({**plan_data, "run": "a b"}))
     with pytest.raises(planfile.PlanError, match=r"plan\.json: run: expected"):
         planfile.load(tmp_path / "plan.json")
+
+
+def test_a_plan_says_its_format_and_one_without_a_number_is_read(plan_data: Data, tmp_path: Path) -> None:
+    """Plans of finished runs were written before there was a number; a program of another version must be told."""
+    assert "format" not in plan_data
+    plan = planfile.parse(plan_data)
+    assert json.loads(planfile.to_json(plan))["format"] == plans.PLAN_FORMAT == plan.format
+    assert planfile.parse({**plan_data, "format": plans.PLAN_FORMAT}) == plan
+
+
+@pytest.mark.parametrize("number", [plans.PLAN_FORMAT + 1, 0, "1", None, True, [1]], ids=repr)
+def test_a_plan_of_another_format_is_refused_by_its_number_and_not_by_its_fields(
+    plan_data: Data, tmp_path: Path, number: Any
+) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({**plan_data, "format": number, "a_field_of_the_future": 1}))
+    with pytest.raises(planfile.PlanError, match=rf"plan\.json: format: expected {plans.PLAN_FORMAT}, found") as caught:
+        planfile.load(path)
+    assert "a_field_of_the_future" not in str(caught.value)
+    assert "restored by the program beside its plan" in str(caught.value)
+    assert "--tags acquire" in str(caught.value)

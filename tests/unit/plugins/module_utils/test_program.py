@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import hashlib
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     runner,
 )
 from ansible_collections.edgelab.model_trial.plugins.module_utils.containers import A2_LABEL, RUN_LABEL
+from fakeworld import GoesOn
 from profiles import some
 
 if TYPE_CHECKING:
@@ -181,17 +183,32 @@ def test_who_opens_by_hand_is_known_by_sudo(world: World, shell: Shell, monkeypa
 
 def test_the_cap_is_armed_before_the_runner_starts(world: World, shell: Shell) -> None:
     shell.open()
-    text = program.DROP_IN.read_text()
     # With what systemd lets the stop of a unit take; the restorer counts on the same figure.
     plan = planfile.load(world.run_dir / "plan.json")
     assert plan.tenant("llamacpp").stop_limit_s == 90
-    assert text == f"[Service]\nRuntimeMaxSec={plan.run_max_s:.0f}\n"
     assert plan.run_max_s < world.plan.run_max_s < world.plan.limits.cap_s
-    asked = systemctl(world)
-    assert asked[:2] == ["daemon-reload", "reset-failed mt-run.service mt-restore.service"]
-    assert asked[2].split()[0] == "start"
-    assert asked[2].split()[-1] == "mt-run.service"
-    assert len(asked) == 3
+    # What is left of an earlier run goes first; then one command makes the unit with its cap, and no file does.
+    assert systemctl(world) == ["reset-failed mt-run.service mt-restore.service"]
+    [started] = world.done("systemd-run")
+    assert f"--property=RuntimeMaxSec={plan.run_max_s:.0f}" in started
+    assert started[-2:] == (str(world.run_dir / "model-trial"), "run")
+    names = [entry[0] for entry in world.log if entry[0] in ("systemctl", "systemd-run") and entry[1] != "show"]
+    assert names[-2:] == ["systemctl", "systemd-run"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Failed to start transient service unit: Unit mt-run.service was already loaded or has a fragment file.",
+        "Failed to start transient service unit: Transaction for mt-run.service/start is destructive",
+    ],
+)
+def test_what_systemd_has_not_forgotten_yet_is_waited_for(world: World, shell: Shell, words: str) -> None:
+    """The unit of the run before, or a restore that has removed its mark and is about to end."""
+    world.runner_refused = [words] * 3
+    shell.open()
+    assert len(world.done("systemd-run")) == 4
+    assert world.state.mark()
 
 
 def test_an_attended_run_waits_for_its_controller(world: World, shell: Shell) -> None:
@@ -241,7 +258,7 @@ def test_a_terminal_that_goes_away_leaves_no_half_of_an_opening(world: World, sh
     finally:
         signal.signal(signal.SIGHUP, before)
     assert world.state.mark()
-    assert systemctl(world)[-1].endswith("mt-run.service")
+    assert world.done("systemd-run")
 
 
 def test_a_run_without_a_plan(shell: Shell) -> None:
@@ -343,11 +360,148 @@ def test_a_rehearsal_from_open_to_its_end(
 
 
 def test_a_runner_that_does_not_start_gives_the_host_back(world: World, shell: Shell) -> None:
-    for words in ("start mt-run.service", "start --no-block mt-run.service"):
-        world.systemctl_rc[words] = 5
+    world.runner_refused = ["Failed to start transient service unit: no bus"] * 1000
     assert shell("open", f"--run={world.plan.run}") == 1
-    assert "journalctl -u mt-run" in shell.err
+    assert "no bus; see: journalctl -u mt-run" in shell.err
     assert systemctl(world)[-1] == "start mt-restore.service"
+
+
+def test_a_runner_that_ended_at_once_is_not_started_a_second_time(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end has begun the restore, which raises the epoch; a runner after that would find no trial."""
+    command = world._run
+
+    def ends(argv: list[str], *args: Any, **options: Any) -> run.Ran:
+        done = command(argv, *args, **options)
+        if argv[0] == "systemd-run":
+            world.state.raise_epoch()
+        return done
+
+    world.runner_refused = ["Job for mt-run.service failed"] * 1000
+    monkeypatch.setattr(run, "command", ends)
+    assert shell("open", f"--run={world.plan.run}") == 1
+    assert len(world.done("systemd-run")) == 1
+
+
+# The program that an open run keeps.
+
+
+def replace_program(world: World) -> None:
+    """Another version is installed."""
+    world.program.unlink()
+    with zipfile.ZipFile(world.program, "w") as archive:
+        archive.writestr("__main__.py", "newer = True")
+
+
+def test_an_open_run_keeps_its_program_until_its_end(world: World, shell: Shell) -> None:
+    shell.open()
+    copy = world.run_dir / "model-trial"
+    assert copy.read_bytes() == world.program.read_bytes()
+    digest = hashlib.sha256(copy.read_bytes()).hexdigest()
+    assert (world.state.root / "kept").read_text() == f"{digest}  runs/{world.plan.run}/model-trial\n"
+    assert (copy.stat().st_mode & 0o777, (world.state.root / "kept").stat().st_mode & 0o777) == (0o600, 0o600)
+    world.runner().run()
+    assert shell("restore-now") == 0
+    assert not (world.state.root / "kept").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["status"], True),
+        (["status", "--json"], True),
+        (["restore", "--by=ann", "--no-wait"], True),
+        (["abort"], True),
+        (["advance", "--run=r", "--epoch=1", "--phase=window"], True),
+        (["poll", "--run=r", "--epoch=1"], True),
+        (["run"], True),
+        (["restore-now"], True),
+        (["recover"], True),
+        (["open", "--run=r"], False),
+        (["unpack", "/nowhere"], False),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_another_program_goes_on_as_the_one_that_the_open_run_keeps(
+    world: World, shell: Shell, words: list[str], kept: bool
+) -> None:
+    shell.open()
+    replace_program(world)
+    whole = ["--root", str(world.state.root), *words]
+    if not kept:
+        assert shell(*words) != 0
+        return
+    with pytest.raises(GoesOn) as caught:
+        shell(*words)
+    assert caught.value.args == (sys.executable, [sys.executable, str(world.run_dir / "model-trial"), *whole])
+
+
+@pytest.mark.parametrize("trouble", ["the same", "not open", "closed"])
+def test_without_an_open_run_or_with_its_own_program_it_acts_itself(world: World, shell: Shell, trouble: str) -> None:
+    if trouble != "not open":
+        shell.open()
+    if trouble == "closed":
+        assert shell("restore-now") == 0
+    if trouble != "the same":
+        replace_program(world)
+    assert shell("status") == 0
+    assert shell("restore-now") == 0
+
+
+def test_a_program_that_was_removed_meanwhile_goes_on_as_the_kept_one(world: World, shell: Shell) -> None:
+    shell.open()
+    world.program.unlink()
+    with pytest.raises(GoesOn):
+        shell("status")
+
+
+@pytest.mark.parametrize("trouble", ["changed", "gone", "torn", "of another run", "refused"])
+def test_a_damaged_copy_is_told_and_the_installed_program_restores(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    shell.open()
+    world.runner().run()
+    copy, names = world.run_dir / "model-trial", world.state.root / "kept"
+    if trouble == "changed":
+        copy.write_bytes(copy.read_bytes() + b"x")
+    elif trouble == "gone":
+        copy.unlink()
+    elif trouble == "torn":
+        names.write_text("abc")
+    elif trouble == "of another run":
+        names.write_text(names.read_text().replace(world.plan.run, "another"))
+    else:
+        replace_program(world)
+
+        def refuse(*_args: Any) -> None:
+            raise OSError(errno.ENOEXEC, "Exec format error")
+
+        monkeypatch.setattr(os, "execv", refuse)
+    assert shell("restore-now") == 0
+    assert "the installed one goes on" in shell.err
+    [told] = [e for e in world.events() if e["event"] == "copy_not_used"]
+    assert told["by"] == "restorer"
+    assert told["reason"] in shell.err
+    assert world.state.mark() is None
+
+
+def test_a_damaged_copy_is_journaled_once(world: World, shell: Shell) -> None:
+    shell.open()
+    world.runner().run()
+    (world.run_dir / "model-trial").unlink()
+    world.services["llamacpp"].broken = "no"
+    assert [shell("restore-now"), shell("restore-now")] == [1, 1]
+    assert world.named().count("copy_not_used") == 1
+
+
+def test_without_a_copy_nothing_is_opened(world: World, shell: Shell) -> None:
+    """As from a checkout: there is no file that could be kept."""
+    world.program.write_text("no zipapp")
+    assert shell("open", f"--run={world.plan.run}") == 1
+    assert "no copy of the program could be kept" in shell.err
+    assert (world.state.mark(), world.docker.all(), world.done("systemd-run")) == (None, [], [])
+    assert not (world.state.root / "kept").exists()
 
 
 # advance
@@ -483,6 +637,17 @@ def test_poll_of_an_unknown_run(shell: Shell) -> None:
     assert shell("poll", "--run=nobody", "--epoch=1") == 1
     assert "poll: " in shell.err
     assert "nobody/plan.json" in shell.err
+
+
+def test_poll_of_a_finished_run_reads_a_plan_of_any_format(world: World, shell: Shell) -> None:
+    """Its play may be another version's than the program that is there by now."""
+    epoch = shell.open()
+    world.state.ask("asked", "ann")
+    assert shell("restore-now") == 0
+    path = world.run_dir / "plan.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99, "a_field_of_the_future": 1}))
+    assert shell.ours("poll", epoch) == 0
+    assert (shell.json["open"], shell.json["remaining_s"]) == (False, world.plan.limits.cap_s)
 
 
 def test_poll_counts_the_window_from_the_first_stop(world: World, shell: Shell) -> None:
