@@ -245,6 +245,34 @@ def units(pid: int, proc: Path = Path("/proc")) -> list[str]:
     return found
 
 
+def _of_the_system(pid: int, proc: Path) -> list[str]:
+    """The outermost units of a process, one for each of its control group hierarchies.
+
+    In a container with a systemd of its own, whoever is root there names units as he likes: those lie within the
+    container's control group, and are none of this system's.
+    """
+    tops = {line.split(":", 1)[0]: line.split(":", 2)[-1] for line in _lines(proc / "1" / "cgroup")}
+    found = []
+    for line in _lines(proc / str(pid) / "cgroup"):
+        # Where this system is a container itself, and sees the groups around it, its own begin at those of PID 1.
+        top = tops.get(line.split(":", 1)[0], "").removesuffix("/init.scope")
+        parts = line.split(":", 2)[-1].removeprefix(f"{top}/" if top.strip("/") else "/").split("/")
+        found += [part for part in parts if part and not part.endswith(".slice")][:1]
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _is_nested(pid: int, proc: Path) -> bool:
+    """Whether a process lives in a PID namespace within this one, as those of containers do."""
+    return any(line.startswith("NSpid:") and len(line.split()) > 2 for line in _lines(proc / str(pid) / "status"))
+
+
 def members(pattern: str, proc: Path = Path("/proc")) -> dict[str, list[int]]:
     """Living processes in the system's units whose whole name matches a regular expression, by unit, as of now.
 
@@ -256,10 +284,12 @@ def members(pattern: str, proc: Path = Path("/proc")) -> dict[str, list[int]]:
         if not entry.name.isdigit():
             continue
         pid = int(entry.name)
-        names = [name for name in units(pid, proc) if re.fullmatch(pattern, name)]
+        own = set(_of_the_system(pid, proc))
+        names = [name for name in units(pid, proc) if name in own and re.fullmatch(pattern, name)]
         if not names:
             argv = _argv(pid, proc)
-            if os.path.basename(argv[0] if argv else "") == "systemd-run" and uid(pid, proc) == 0:
+            asks = os.path.basename(argv[0] if argv else "") == "systemd-run"
+            if asks and uid(pid, proc) == 0 and not _is_nested(pid, proc):
                 wanted = [word.removeprefix("--unit=") for word in argv if word.startswith("--unit=")]
                 names = [name for name in wanted if re.fullmatch(pattern, name)]
         if names and identify(pid, proc):

@@ -375,6 +375,7 @@ def test_who_lives_in_a_unit_is_told_by_the_kernel(tmp_path: Path) -> None:
     """Version 1 of control groups has a line for each hierarchy; a zombie lives nowhere."""
     ticks = " ".join(["0"] * 18)
     for pid, state, group in (
+        (1, "S", "1:name=systemd:/docker/ab/init.scope\n0::/\n"),
         (11, "S", "1:name=systemd:/docker/ab/system.slice/voice-0123.scope\n0::/\n"),
         (12, "Z", "0::/system.slice/mt-dead-0123.scope\n"),
         (13, "S", "0::/system.slice/ssh.service\n"),
@@ -399,13 +400,22 @@ def test_units_are_the_systems_and_no_users(tmp_path: Path, monkeypatch: pytest.
         # Still asking for its scope.
         (14, ["/usr/bin/systemd-run", "--scope", f"--unit={name}", "/bin/sh"], "0::/system.slice/mt-run.service\n"),
         (15, ["systemd-run", f"--unit={name}"], "0::/user.slice/user-1000.slice/session-1.scope\n"),
+        # Root of a container with a systemd of its own does as he likes there, and so does his systemd-run.
+        (16, ["/bin/sh"], f"0::/system.slice/docker-abc.scope/system.slice/{name}\n"),
+        (17, ["/bin/sh"], f"1:name=systemd:/docker/abc/system.slice/{name}\n0::/\n"),
+        (18, ["systemd-run", f"--unit={name}"], "0::/system.slice/docker-abc.scope/init.scope\n"),
     ):
         fake_process(tmp_path, pid, argv)
+        (tmp_path / str(pid) / "status").write_text(f"NSpid:\t{pid}\t7\n" if pid == 18 else f"NSpid:\t{pid}\n")
         (tmp_path / str(pid) / "cgroup").write_text(group)
     monkeypatch.setattr(probes, "uid", lambda pid, _proc: 1000 if pid == 15 else 0)
     assert {unit: sorted(pids) for unit, pids in probes.members(pattern, tmp_path).items()} == {name: [11, 14]}
     assert probes.units(11, tmp_path) == ["system.slice", name, "below"]
     assert probes.units(12, tmp_path) == probes.units(99, tmp_path) == []
+    # In that container its units are the system's.
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "cgroup").write_text("1:name=systemd:/docker/abc/init.scope\n0::/\n")
+    assert 17 in probes.members(pattern, tmp_path)[name]
 
 
 def test_whose_a_process_is() -> None:
