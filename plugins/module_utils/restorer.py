@@ -287,9 +287,9 @@ class Restorer:
         return found
 
     def stopped(self) -> list[str]:
-        """Tenants that were asked to stop in this trial; all that were to be, where the journal is lost."""
+        """Tenants that were asked to stop in this trial; all that were to be, where the journal has lost its beginning."""
         entries = read(self.state.journal_path(self.plan.run))
-        if not entries:
+        if not any(e["event"] == "opened" for e in entries):
             return self.plan.stop_order
         return sorted({e["tenant"] for e in entries if e["event"] == "tenant_stopping"})
 
@@ -308,7 +308,7 @@ class Restorer:
 
     def start_dependent(self, unit: units.Unit, deadline: float) -> None:
         """Start one of them; a failure is noted, and keeps the mark."""
-        roots = self.surroundings["dependents"][unit.id]
+        roots = self.surroundings["dependents"].get(unit.id, {})
         waits = sorted(set(roots) & set(self.unstarted))
         if waits:
             # Its start would start them once more, past their limits.

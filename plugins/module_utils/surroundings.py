@@ -189,7 +189,7 @@ def _containers() -> dict[str, str] | None:
 
 
 def _fleeting_ports() -> range:
-    """Ports that the kernel gives to whoever does not care which one it is."""
+    """Ports that the kernel gives to a program that asks for any."""
     with contextlib.suppress(OSError, ValueError):
         low, high = _PORT_RANGE.read_text(encoding="ascii").split()
         return range(int(low), int(high) + 1)

@@ -83,7 +83,7 @@ def test_all_units_are_one_question(world: World, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("name", ["eyes.target", "eyes.mount", "once.service"])
-def test_whoever_goes_down_with_a_tenant_is_held(world: World, name: str) -> None:
+def test_a_unit_that_goes_down_with_a_tenant_is_held(world: World, name: str) -> None:
     """Also what lasts no longer than its need."""
     world.beside[name] = beside(Type="oneshot")
     assert name not in taken(world)["units"]
@@ -148,7 +148,7 @@ def test_a_docker_that_does_not_answer_has_lost_nobody(world: World) -> None:
 def test_ports_that_mean_nothing_are_not_held(
     world: World, monkeypatch: pytest.MonkeyPatch, port: int, inside: str, held: bool
 ) -> None:
-    """The kernel gives some to whoever asks for any; others end with a login."""
+    """The kernel gives some to a program that asks for any; others end with a login."""
     world.intruders = [probes.Listener(port, 77, "python3")]
     monkeypatch.setattr(surroundings, "_fleeting_ports", lambda: range(32_768, 61_000))
     monkeypatch.setattr(probes, "units", lambda _pid: [inside] if inside else [])
