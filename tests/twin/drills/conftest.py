@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from cases import CASES, Case  # noqa: E402
-from faults import (
+from faults import (  # noqa: E402
     BOX,
     BOX_IMAGE,
     EYES,
