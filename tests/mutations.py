@@ -102,8 +102,8 @@ MUTATIONS: tuple[Mutation, ...] = (
              "if plan.attended and state.lease_age_s() > plan.limits.lease_s:", "if not plan:"),
     Mutation("a worker without its play renews the lease", CONTROLLER, "plugins/action/phase.py",
              "if controller and os.getppid() != controller.pid:", "if not controller:"),
-    Mutation("a cut network ends the play at once", NETWORK, "plugins/action/phase.py",
-             "if not again or time.monotonic() > deadline:", "if deadline:"),
+    Mutation("a cut network ends the play at once", NETWORK, "plugins/plugin_utils/away.py",
+             "if time.monotonic() >= deadline:", "if deadline:"),
     Mutation("nothing recovers at boot", REBOOT, "roles/acquire/tasks/main.yml",
              "    enabled: true\n", "    enabled: false\n"),
     # ---- the restore ----

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
 import os
@@ -14,10 +13,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
+from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.edgelab.model_trial.plugins.module_utils.planfile import PlanError, parse
 from ansible_collections.edgelab.model_trial.plugins.module_utils.probes import printable
+from ansible_collections.edgelab.model_trial.plugins.plugin_utils.away import AWAY_S, patiently
 
 PROGRAM = "/usr/local/sbin/model-trial"
 MARK = "/var/lib/model-trial/open"
@@ -26,8 +26,8 @@ STANDING = f"test -x {PROGRAM} && echo installed || {{ test -e {MARK} && echo he
 # The host answers as soon as something happened; this is only how long it may stay silent. Asking renews the lease, so
 # it is asked three times within one.
 WAIT_S, POLLS_PER_LEASE = 5.0, 3.0
-# How long a host may be away before the play gives up on it: the lease, within which it restores itself.
-AWAY_S, AWAY_PAUSE_S = 60.0, 2.0
+# What to do about a host that stays away.
+AWAY_TODO = "A run that is open restores itself; what it measured comes with harvest.yml"
 # A restore says something at each step, and no step takes as long: without a word it has none to say it with.
 MUTE_S = 1800.0
 # The program's exit code for a caller who does not hold the host any more.
@@ -129,7 +129,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         try:
             return self.watch(run, epoch, name)
         except AnsibleActionFail as err:
-            raise (err if err.result.get("event") else refusal) from err
+            if err.result.get("event"):
+                raise
+            # It came while the refusal was handled: each would be told as the cause of the other, ten times.
+            raise refusal from None
 
     def show(self, text: str) -> None:
         """One line for the person who watches."""
@@ -142,27 +145,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         A host that can't be reached restores itself. Giving up is a failure like others, not "unreachable": that would
         keep the play from the proof and the harvest when the host is back.
         """
-        deadline = time.monotonic() + AWAY_S
-        done = self._try(command)
-        while isinstance(done, AnsibleConnectionFailure):
-            if not again or time.monotonic() > deadline:
-                raise AnsibleActionFail(
-                    f"the host cannot be reached: {done}. A run that is open restores itself; "
-                    "what it measured comes with harvest.yml"
-                ) from done
-            self.show("the host cannot be reached; it is tried again")
-            time.sleep(AWAY_PAUSE_S)
-            with contextlib.suppress(AnsibleConnectionFailure):
-                self._connection.reset()
-            done = self._try(command)
-        return done
 
-    def _try(self, command: str) -> dict[str, Any] | AnsibleConnectionFailure:
-        try:
+        def ask() -> dict[str, Any]:
             done: dict[str, Any] = self._low_level_execute_command(command, sudoable=True)
-        except AnsibleConnectionFailure as err:
-            return err
-        return done
+            return done
+
+        return patiently(ask, self._connection, self.show, AWAY_TODO, limit_s=AWAY_S if again else 0.0)
 
     def verb(self, verb: str, **options: Any) -> dict[str, Any]:
         """Run a verb of the host program and return its answer."""

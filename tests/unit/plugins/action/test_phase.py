@@ -285,6 +285,27 @@ def test_a_phase_that_was_done_while_the_network_was_cut_is_done(
     assert stage.play(phase, name="measure", plan=plan_data, epoch=3)["duration_s"] == 4.0
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_a_failure_is_told_once(stage: Any, host: Host, plan_data: dict[str, Any], told: bool) -> None:
+    """Ansible tells each cause of a failure; one that is its own cause it tells until it gives up."""
+    host.refuse["advance"] = {"rc": 3, "stdout": "", "stderr": "run r, epoch 3 is over: restored by host at noon\n"}
+    if told:
+        host.say(event(5, "phase_failed", phase="window", reason="no voice", expected="", found="", todo=""))
+    else:
+        host.say(is_open=False)
+    with pytest.raises(AnsibleActionFail) as caught:
+        stage.play(phase, name="window", plan=plan_data, epoch=3)
+    chain: list[BaseException] = []
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert not any(error is one for one in chain), "a failure is its own cause"
+        chain.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    texts = [str(one) for one in chain]
+    assert len(texts) == len(set(texts))
+    assert ("no voice" if told else "restored by host at noon") in texts[0]
+
+
 @pytest.mark.parametrize("stdout", ["", "welcome to panda", "[]", '{"torn": '])
 def test_an_answer_that_is_none_is_shown(stage: Any, host: Host, plan_data: dict[str, Any], stdout: str) -> None:
     host.refuse["advance"] = {"rc": 0, "stdout": stdout, "stderr": ""}
