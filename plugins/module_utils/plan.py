@@ -320,6 +320,8 @@ class Plan:
     settle_s: float = 10.0
     # Stop, drain, restore, check, without a candidate and without measuring.
     rehearsal: bool = False
+    # Whether a trial of what was never rehearsed on the host, or has changed since, is refused.
+    require_rehearsal: bool = False
     hook: Hook | None = None
     ground_truth: GroundTruth | None = None
 

@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import errno
 import json
 import os
 import re
 import signal
+import stat
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     journal,
     planfile,
     program,
+    rehearsal,
     restorer,
     run,
     runner,
@@ -339,7 +342,69 @@ def test_a_rehearsal_from_open_to_its_end(
     assert (shell.json["phase"], shell.json["samples"]) == ("window", [])
     assert shell("restore-now") == 0
     assert all(world.up(name) for name in world.services)
-    assert world.events()[-2]["times"]["start_s"].keys() == {"llamacpp", "chatterbox"}
+    assert world.events()[-3]["times"]["start_s"].keys() == {"llamacpp", "chatterbox"}
+    assert world.events()[-1]["event"] == "rehearsed"
+    assert world.events()[-1]["ok"] is True
+    # The next trial on this host finds it.
+    trial = dataclasses.replace(world.plan, rehearsal=False)
+    seen = rehearsal.judge(trial, Shown(), world.state.root, rehearsal.of_program(Path(sys.argv[0])))
+    assert seen == (True, f"rehearsed at {recorded(world)['wall']} (run {world.plan.run})")
+
+
+class Shown:
+    """The host of the made-up world as a contract sees it."""
+
+    proc = Path("/proc")
+
+    def run(self, argv: Sequence[str]) -> run.Ran:
+        return self.root(*argv)
+
+    def root(self, *argv: str) -> run.Ran:
+        if argv[-1].endswith("rehearsed.json"):
+            return run.Ran(0, Path(argv[-1]).read_text(), "")
+        return tenants.HERE.root(*argv)
+
+
+def recorded(world: World) -> dict[str, Any]:
+    """The newest record of a rehearsal."""
+    found: dict[str, Any] = json.loads((world.state.root / "rehearsed.json").read_text())["rehearsals"][0]
+    return found
+
+
+@pytest.mark.parametrize("trouble", ["aborted", "voice", "disk", "a trial"])
+def test_what_did_not_go_well_at_once_is_no_record(
+    world_of: WorldOf,
+    plan_data: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: str,
+) -> None:
+    world = world_of({**plan_data, "rehearsal": trouble != "a trial"})
+    shell = Shell(world, capsys)
+    epoch = shell.open()
+    shell.ours("advance", epoch, "--phase=measure")
+    if trouble == "aborted":
+        shell("abort", "--by=ann")
+    assert shell("run") == (1 if trouble == "aborted" else 0)
+    if trouble == "voice":
+        world.services["chatterbox"].broken = "no voice"
+        assert shell("restore-now") == 1
+        world.services["chatterbox"].broken = ""
+    if trouble == "disk":
+
+        def full(*_args: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(rehearsal, "write_atomic", full)
+    # The host is back all the same.
+    assert shell("restore-now") == 0
+    assert world.state.mark() is None
+    assert not (world.state.root / "rehearsed.json").exists()
+    told = [e for e in world.events() if e["event"] == "rehearsed"]
+    assert [e["ok"] for e in told] == ([] if trouble == "a trial" else [False])
+    if told:
+        assert "this rehearsal is not recorded as passed" in shell.out
+        assert {"aborted": "aborted by ann", "voice": "chatterbox", "disk": "No space"}[trouble] in told[0]["reason"]
 
 
 def test_a_runner_that_does_not_start_gives_the_host_back(world: World, shell: Shell) -> None:
