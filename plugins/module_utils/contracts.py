@@ -73,7 +73,8 @@ def run_command(argv: Sequence[str]) -> Ran:
 class Host:
     """Where the contracts look; tests look elsewhere.
 
-    ``as_root`` says that privileged facts need no sudo, ``card`` opens the GPU.
+    ``as_root`` says that privileged facts need no sudo, ``card`` opens the GPU. ``program`` is the SHA-256 of the
+    program that the trial brings to the host; empty is the one that is installed there.
     """
 
     proc: Path = Path("/proc")
@@ -373,7 +374,20 @@ def _docker(plan: Plan, host: Host) -> _Finding:
     if blind:
         # A restore needs docker to remove containers; only a candidate needs the GPU in them.
         return _Finding(False, f"{found}; {blind}", trial_only=True)
+    astray = _docker_of_units(host)
+    if astray:
+        todo = 'link it into one of these folders: sudo ln -s "$(command -v docker)" /usr/local/bin/docker'
+        return _Finding(False, f"{found}; {astray}", todo)
     return _Finding(True, f"{found}; GPU access by {plan.candidate.gpu_access}")
+
+
+def _docker_of_units(host: Host) -> str:
+    """Why runner and restorer would not find docker, which a login does; empty when they would, or it can't be told."""
+    told = host.run(("systemctl", "show-environment")).out.splitlines()
+    path = next((line.removeprefix("PATH=") for line in told if line.startswith("PATH=")), "")
+    if not path or host.root("sh", "-c", 'PATH="$1"; export PATH; command -v docker', "sh", path).rc == 0:
+        return ""
+    return f"docker is in none of the folders in which systemd looks for the trial's units ({path})"
 
 
 def _restart_policies(host: Host) -> str:

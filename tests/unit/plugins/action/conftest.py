@@ -38,6 +38,7 @@ class Stage:
         self.made: list[str] = []
         self.removed: list[str] = []
         self.fetch: Callable[[str, str], Any] = shutil.copyfile
+        self.put: Callable[[str, str], Any] = shutil.copyfile
         self.module: Callable[..., dict[str, Any]] = lambda **_options: {}
         self.answer: Callable[[list[str]], Reply] = lambda _argv: said()
 
@@ -47,6 +48,7 @@ class Stage:
         connection = SimpleNamespace(
             _shell=self.shell,
             fetch_file=self.fetch,
+            put_file=self.put,
             reset=lambda: self.shown.append("reset"),
         )
         found = module.ActionModule(task, connection, None, None, None)

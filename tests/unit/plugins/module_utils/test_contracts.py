@@ -487,6 +487,27 @@ def test_docker_in_words(world: World) -> None:
     assert found == ("docker 26.1.5, live-restore off, restart policies: other=always, third; GPU access by cdi")
 
 
+@pytest.mark.parametrize(
+    ("path", "rc", "ok"),
+    [("/usr/bin:/bin", 0, True), ("/nowhere:/not/there", 127, False), ("", 127, True)],
+)
+def test_docker_is_where_the_trials_units_look(world: World, path: str, rc: int, ok: bool) -> None:
+    """A login finds it elsewhere, as in /snap/bin; a restore would not."""
+    (world.folder / "bin").mkdir()
+    docker = world.folder / "bin" / "docker"
+    docker.write_text("#!/bin/sh\n")
+    docker.chmod(0o755)
+    if path and ok:
+        path = f"{path}:{docker.parent}"
+    world.answers["systemctl show-environment"] = contracts.Ran(0, f"LANG=C\nPATH={path}\n" if path else "", "")
+    if ok:
+        assert world.broken() == {}
+        return
+    broken = world.only(8)
+    assert f"in none of the folders in which systemd looks for the trial's units ({path})" in broken.found
+    assert "sudo ln -s" in broken.todo
+
+
 def test_docker_without_containers(world: World) -> None:
     world.answers["docker ps"] = contracts.Ran(0, "", "")
     world.answers["docker info"] = contracts.Ran(0, json.dumps({**INFO, "LiveRestoreEnabled": True}), "")
