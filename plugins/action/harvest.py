@@ -33,7 +33,7 @@ PACK_S = 300
 # What the host says of each file that it leaves out.
 TOO_BIG = "too big for a harvest:"
 # A process of the host may make a file that looks as large as it likes and takes no room: only what may be brought is
-# read, and nothing is read for ever. tar says 1 when a file grew while it was read: a run that is still open may be
+# read, and nothing is read without end. tar says 1 when a file grew while it was read: a run that is still open may be
 # harvested too. The archive is readable for the login user, who fetches it; its folder is closed to everybody else.
 PACK = """umask 077
 cd {folder} || exit 2

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -32,6 +33,8 @@ AWAY_TODO = "A run that is open restores itself; what it measured comes with har
 MUTE_S = 1800.0
 # The program's exit code for a caller who does not hold the host any more.
 STALE = 3
+# Its exit codes when it has said why, and left nothing behind.
+REFUSALS = (1, 2, STALE)
 ARGUMENTS = ("name", "plan", "epoch", "advance", "by", "controller")
 # Events worth a line, and what of them to show; everything else is in the journal.
 SHOWN = {
@@ -59,6 +62,7 @@ SHOWN = {
     "checks": "checks passed: {ok}",
     "restored": "host restored in {duration_s:.1f} s; down: {impacts}",
     "restore_failed": "restore NOT complete: {reason}",
+    "restore_waits": "restore waits: {reason}",
 }
 
 
@@ -111,7 +115,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         self.wait_s = min(WAIT_S, plan.limits.lease_s / POLLS_PER_LEASE)
         if name == "snapshot":
             controller = str(self._task.args.get("controller") or "somebody by playbook")
-            facts = self.verb("open", run=plan.run, controller=controller)
+            facts = self.open(plan.run, controller)
             self.show(f"run {plan.run} open, epoch {facts['epoch']}")
             return {**result, "changed": True, "ansible_facts": {"trial_epoch": facts["epoch"]}, **facts}
         epoch = int(self._task.args.get("epoch") or 0)
@@ -123,6 +127,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 raise
             return {**result, **self.explain(plan.run, epoch, name, err)}
         return {**result, **self.watch(plan.run, epoch, name)}
+
+    def open(self, run: str, controller: str) -> dict[str, Any]:
+        """Open the trial; where the program was killed over it, the host is asked to take back what was begun."""
+        try:
+            return self.verb("open", run=run, controller=controller)
+        except AnsibleActionFail as err:
+            code = err.result.get("rc", REFUSALS[0])
+            if code not in REFUSALS:
+                self.show(f"the opening was cut off (exit code {code}); the host takes back what it has begun")
+                with contextlib.suppress(AnsibleActionFail):
+                    self.command(shlex.join([PROGRAM, "restore", "--by=playbook", "--no-wait"]))
+            raise
 
     def explain(self, run: str, epoch: int, name: str, refusal: AnsibleActionFail) -> dict[str, Any]:
         """The phase's result, where it was done meanwhile; else fail with what ended the run, or with the refusal."""

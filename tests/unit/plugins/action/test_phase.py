@@ -140,6 +140,18 @@ def test_a_host_that_is_held_is_told_in_its_own_words(stage: Any, host: Host, pl
     assert caught.value.result["rc"] == 3
 
 
+@pytest.mark.parametrize("code", [1, 2, 3, 130, 137, 143])
+def test_an_opening_that_was_killed_is_taken_back(stage: Any, host: Host, plan_data: dict[str, Any], code: int) -> None:
+    """It may have left containers, or a mark without a runner."""
+    host.refuse["open"] = {"rc": code, "stdout": "", "stderr": "Killed\n"}
+    with pytest.raises(AnsibleActionFail, match="model-trial open: Killed"):
+        stage.play(phase, name="snapshot", plan=plan_data)
+    assert host.verbs() == (["open"] if code < 4 else ["open", "restore"])
+    if code > 3:
+        assert host.asked[1][1] == {"by": "playbook", "no-wait": ""}
+        assert f"the opening was cut off (exit code {code})" in stage.shown[0]
+
+
 def test_a_phase_is_advanced_and_watched_until_it_is_done(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
     host.say(event(5, "phase_started", phase="window"), event(6, "tenant_stopping", tenant="chatterbox"))
     host.say(samples=[{"name": "nav-baseline-a1", "n": 7, "ok": 7, "p50_ms": 20.5}])

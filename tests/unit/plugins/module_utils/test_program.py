@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_collections.edgelab.model_trial.plugins.module_utils import (
+    containers,
     gpu,
     journal,
     planfile,
@@ -29,6 +30,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     restorer,
     run,
     runner,
+    tenants,
 )
 from ansible_collections.edgelab.model_trial.plugins.module_utils.containers import A2_LABEL, RUN_LABEL
 from profiles import some
@@ -197,6 +199,94 @@ def test_the_cap_is_armed_before_the_runner_starts(world: World, shell: Shell) -
     assert len(asked) == 3
 
 
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    """Root's umask keeps nothing from anybody."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def open_to_others(folder: Path) -> dict[str, str]:
+    """What in a folder others than its owner may write, with its mode."""
+    found = {str(path.relative_to(folder)): path.lstat().st_mode for path in folder.rglob("*")}
+    # What is in the folder of the samples is its container's.
+    ours = {name: mode for name, mode in found.items() if "/samples/" not in name and not stat.S_ISLNK(mode)}
+    return {name: oct(mode) for name, mode in ours.items() if mode & 0o022}
+
+
+def test_whatever_umask_root_has_nobody_else_writes_what_a_trial_leaves(
+    world: World, shell: Shell, no_umask: None
+) -> None:
+    epoch = shell.open()
+    shell.ours("poll", epoch)
+    shell.ours("advance", epoch, "--phase=window")
+    assert shell("abort", "--by=ann") == 0
+    assert shell("run") == 1
+    assert shell("restore-now") == 0
+    assert open_to_others(world.state.root) == {}
+    assert stat.S_IMODE(world.state.root.stat().st_mode) == 0o700
+    # systemd reads it, and a user who can write it says what root runs.
+    assert stat.S_IMODE(program.DROP_IN.stat().st_mode) == 0o644
+    assert stat.S_IMODE(program.DROP_IN.parent.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize("how", ["a command", "a thread", "within a tenant's start"])
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_host_without_room_for_a_process_has_not_failed_to_restore(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch, how: str, times: int
+) -> None:
+    """It is said, and tried again at once when there is room: no pause that grows, no call of the hook."""
+    shell.open()
+    left, rooms = [how] * times, [False, False, True] * times
+    real = restorer.Restorer.restore
+
+    def restore(self: restorer.Restorer) -> Any:
+        if not left:
+            return real(self)
+        left.pop()
+        if how == "a thread":
+            raise RuntimeError("can't start new thread")
+        error = OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        assert run.no_room(error)
+        if how == "a command":
+            raise run.NoRoom(errno.EAGAIN, "docker: this host starts no further process")
+        raise restorer.RestoreFailed("chatterbox: its start command cannot be run")
+
+    monkeypatch.setattr(restorer.Restorer, "restore", restore)
+    monkeypatch.setattr(run, "room", lambda: rooms.pop(0))
+    began = world.clock.now
+    assert shell("restore-now") == 0
+    assert world.clock.now - began < 30
+    names = [e["event"] for e in world.events()]
+    assert names.count("restore_waits") == times
+    assert "restore_failed" not in names
+    assert rooms == []
+    assert "this host starts no further process; it is tried again as soon as it does" in shell.err
+    assert world.state.mark() is None
+
+
+def test_what_fails_with_all_processes_is_a_failed_restore(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell.open()
+    assert run.no_room(OSError(errno.EAGAIN, "earlier"))
+
+    def restore(_self: restorer.Restorer) -> Any:
+        raise restorer.RestoreFailed("no voice")
+
+    monkeypatch.setattr(restorer.Restorer, "restore", restore)
+    assert shell("restore-now") == 1
+    assert [e["event"] for e in world.events()][-1] == "restore_failed"
+
+
+def test_a_drop_in_folder_that_others_could_write_is_closed(world: World, shell: Shell) -> None:
+    program.DROP_IN.parent.mkdir(mode=0o777)
+    program.DROP_IN.parent.chmod(0o777)
+    shell.open()
+    assert stat.S_IMODE(program.DROP_IN.parent.stat().st_mode) == 0o755
+
+
 def test_an_attended_run_waits_for_its_controller(world: World, shell: Shell) -> None:
     shell.open()
     assert world.state.furthest() == "snapshot"
@@ -245,6 +335,49 @@ def test_a_terminal_that_goes_away_leaves_no_half_of_an_opening(world: World, sh
         signal.signal(signal.SIGHUP, before)
     assert world.state.mark()
     assert systemctl(world)[-1].endswith("mt-run.service")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", ["phase_started snapshot", "prompt", "opened"])
+def test_an_opening_that_is_asked_to_end_takes_back_what_it_has_done(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch, moment: str, number: signal.Signals
+) -> None:
+    """Its containers would stay, and its mark would be without a runner."""
+    before = signal.getsignal(number)
+
+    real = containers.remove
+
+    def disturbed(*args: Any, **options: Any) -> int:
+        os.kill(os.getpid(), number)
+        return real(*args, **options)
+
+    def ask() -> None:
+        # And once more, while it takes back.
+        monkeypatch.setattr(containers, "remove", disturbed)
+        os.kill(os.getpid(), number)
+
+    world.at(moment, ask)
+    assert shell("open", f"--run={world.plan.run}") == 130
+    assert (world.state.mark(), world.docker.all()) == (None, [])
+    assert world.done("stop", "start") == []
+    assert world.events()[-1]["reason"] == "interrupted"
+    assert signal.getsignal(number) == before
+
+
+def test_what_an_opening_that_was_killed_has_left_is_removed(world: World, shell: Shell) -> None:
+    """SIGKILL leaves its containers, and no mark."""
+    world.docker.add("panda-llamacpp-e4b", RUN_LABEL, world.plan.run)
+    world.docker.add("mt-client-tenants", RUN_LABEL, world.plan.run, status="running")
+    world.docker.add("somebody", "other", "x")
+    with world.state.lock("run next (from bob)"):
+        # They may be those of the next one, which is being prepared.
+        assert shell("restore-now") == 0
+        assert len(world.docker.all()) == 3
+    assert shell("restore-now") == 0
+    assert "2 containers that an opening has left were removed" in shell.out
+    assert [found["name"] for found in world.docker.all()] == ["somebody"]
+    assert shell("restore-now") == 0
+    assert shell.out == "nothing to restore: no trial holds this host\n"
 
 
 def test_a_run_without_a_plan(shell: Shell) -> None:
@@ -1599,6 +1732,15 @@ def test_a_folder_that_can_not_be_laid_there_is_told(
     with pytest.raises(OSError, match="Read-only"):
         program.unpack(zipapp, folder)
     assert list(folder.parent.iterdir()) == []
+
+
+def test_whatever_umask_root_has_nobody_else_writes_the_modules(zipapp: Path, tmp_path: Path, no_umask: None) -> None:
+    """They run as root."""
+    folder = tmp_path / "cache" / "0123"
+    program.unpack(zipapp, folder)
+    assert open_to_others(tmp_path / "cache") == {}
+    assert list(folder.rglob("*.pyc"))
+    assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
 
 
 def test_the_modules_are_there_when_unpacking_is_done(
