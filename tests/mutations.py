@@ -72,6 +72,9 @@ IN_ORDER = "what was stopped is started again, in order"
 OUTLIVES = "what was begun is brought to its end"
 STAYS_UP = "a restored tenant stays up"
 ONCE = "a run is run once"
+REHEARSED = "a host that was not rehearsed is named, or refused"
+CLEAN_WAY = "a way to the host that would spoil the results is found first"
+NOTHING_DONE = "a play that would do nothing is no success"
 TWO_TRIALS = "two trials never meet"
 OTHER_HOSTS = "one host never endangers another"
 ROOT_ALONE = "nobody but root reads or steers a trial"
@@ -84,6 +87,14 @@ MUTATIONS: tuple[Mutation, ...] = (
              "  register: preflight_contracts\n", "  register: preflight_contracts\n  ignore_errors: true\n"),
     Mutation("a broken contract is no failure", CONTRACTS, "plugins/modules/contracts.py",
              "    if broken:\n", "    if broken and not found:\n"),
+    Mutation("what changed since the rehearsal is not seen", REHEARSED, f"{CORE}/rehearsal.py",
+             "    if changed:\n", "    if changed and not now:\n"),
+    Mutation("a rehearsal is never insisted on", REHEARSED, f"{CORE}/contracts.py",
+             "required=lambda plan: plan.require_rehearsal,", "required=lambda _: False,"),
+    Mutation("a file that comes back as another is taken", CLEAN_WAY, "plugins/action/channel.py",
+             "if not found and raw != BYTES:", "if not found and not raw:"),
+    Mutation("a playbook does not look at its tags", NOTHING_DONE, "playbooks/benchmark-e4b.yml",
+             "require_tags_known: [preflight, acquire]", "require_tags_known: [preflight, acquire, measure]"),
     # ---- the window ----
     Mutation("the runner has no time limit", WINDOW_ENDS, f"{CORE}/program.py",
              r'f"[Service]\nRuntimeMaxSec={trial.run_max_s:.0f}\n"', r'"[Service]\n"'),
