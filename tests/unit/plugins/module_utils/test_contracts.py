@@ -491,7 +491,7 @@ def test_docker_in_words(world: World) -> None:
     ("path", "rc", "ok"),
     [("/usr/bin:/bin", 0, True), ("/nowhere:/not/there", 127, False), ("", 127, True)],
 )
-def test_docker_is_where_the_trials_units_look(world: World, path: str, rc: int, ok: bool) -> None:
+def test_docker_is_where_the_trials_units_look(world: World, patient: None, path: str, rc: int, ok: bool) -> None:
     """A login finds it elsewhere, as in /snap/bin; a restore would not."""
     (world.folder / "bin").mkdir()
     docker = world.folder / "bin" / "docker"
@@ -855,6 +855,13 @@ def test_a_card_that_is_too_small_is_nothing_to_be_spared(world: World) -> None:
 # 14: a rehearsal
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take its time: these tests start real programs, and are about what they say."""
+    monkeypatch.setattr(contracts, "QUESTION_S", 100.0)
+    monkeypatch.setattr(contracts, "TOGETHER_S", 200.0)
+
+
 def rehearse(world: World) -> None:
     """The host has come back from exactly this."""
     world.answers["systemctl cat"] = contracts.Ran(0, "[Service]\nExecStart=/usr/bin/llama-server\n", "")
@@ -864,7 +871,9 @@ def rehearse(world: World) -> None:
 
 @pytest.mark.parametrize("require", [False, True])
 @pytest.mark.parametrize("known", ["never", "stale", "fresh", "silent"])
-def test_a_host_that_never_came_back_is_a_warning_or_refused(world: World, require: bool, known: str) -> None:
+def test_a_host_that_never_came_back_is_a_warning_or_refused(
+    world: World, patient: None, require: bool, known: str
+) -> None:
     world.program = "ab" * 32
     world.data["require_rehearsal"] = require
     if known != "never":
