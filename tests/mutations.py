@@ -75,6 +75,9 @@ STAYS_UP = "a restored tenant stays up"
 BESIDE = "who goes down with a tenant comes back"
 NO_WAY_BACK = "what a stop would destroy is not stopped"
 ONCE = "a run runs once"
+REHEARSED = "a host that was not rehearsed is named, or refused"
+CLEAN_WAY = "a way to the host that would spoil the results is found first"
+NOTHING_DONE = "a play that would do nothing is no success"
 TWO_TRIALS = "two trials never overlap"
 KEEPS = "an open run keeps its own program"
 NO_RELOAD = "systemd is never made to read its units anew"
@@ -89,6 +92,14 @@ MUTATIONS: tuple[Mutation, ...] = (
              "  register: preflight_contracts\n", "  register: preflight_contracts\n  ignore_errors: true\n"),
     Mutation("a broken contract is no failure", CONTRACTS, "plugins/modules/contracts.py",
              "    if broken:\n", "    if broken and not found:\n"),
+    Mutation("what changed since the rehearsal is not seen", REHEARSED, f"{CORE}/rehearsal.py",
+             "    if changed:\n", "    if changed and not now:\n"),
+    Mutation("a rehearsal is never insisted on", REHEARSED, f"{CORE}/contracts.py",
+             "required=lambda plan: plan.require_rehearsal,", "required=lambda _: False,"),
+    Mutation("a file that comes back as another is taken", CLEAN_WAY, "plugins/action/channel.py",
+             "if not found and raw != BYTES:", "if not found and not raw:"),
+    Mutation("a playbook does not look at its tags", NOTHING_DONE, "playbooks/benchmark-e4b.yml",
+             "require_tags_known: [preflight, acquire]", "require_tags_known: [preflight, acquire, measure]"),
     # ---- the window ----
     Mutation("the runner has no time limit", WINDOW_ENDS, f"{CORE}/services.py",
              '"RuntimeMaxSec": f"{max_s:.0f}"', '"RuntimeMaxSec": "infinity"'),
@@ -107,8 +118,8 @@ MUTATIONS: tuple[Mutation, ...] = (
              "if plan.attended and state.lease_age_s() > plan.limits.lease_s:", "if not plan:"),
     Mutation("a worker without its play renews the lease", CONTROLLER, "plugins/action/phase.py",
              "if controller and os.getppid() != controller.pid:", "if not controller:"),
-    Mutation("a cut network ends the play at once", NETWORK, "plugins/action/phase.py",
-             "if not again or time.monotonic() > deadline:", "if deadline:"),
+    Mutation("a cut network ends the play at once", NETWORK, "plugins/plugin_utils/away.py",
+             "if time.monotonic() >= deadline:", "if deadline:"),
     Mutation("nothing recovers at boot", REBOOT, f"{CORE}/install.py",
              '["systemctl", "enable", "--no-reload", RECOVERER]', '["systemctl", "status", RECOVERER]'),
     # ---- the restore ----

@@ -1,29 +1,56 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Brings the folder of a run from the host to the controller in one transfer."""
+"""Brings the folder of a run from the host to the controller in one transfer, through a cut network if need be."""
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import re
 import shlex
 import shutil
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import NAME
-from ansible_collections.edgelab.model_trial.plugins.module_utils.probes import printable
+from ansible_collections.edgelab.model_trial.plugins.module_utils.probes import one_line, printable
+from ansible_collections.edgelab.model_trial.plugins.plugin_utils.away import patiently
 
 RUNS = "/var/lib/model-trial/runs"
-# What a run keeps in its folder for its restore.
+# What a run keeps in its folder for its restore; it is not a result.
 PROGRAM = "model-trial"
 # A long run has some fifty files and some megabytes.
 MAX_FILES, MAX_BYTES = 2000, 2 << 30
 MAX_DEPTH = 4
+# No file of a run comes near this. A larger one, sparse or not, is named and left on the host, and the rest is brought.
+MAX_FILE_BYTES = 512 << 20
+# The host packs at most so long.
+PACK_S = 300
+# What the host says of each file that it leaves out.
+TOO_BIG = "too big for a harvest:"
+# A process of the host may make a file that looks as large as it likes and takes no room: only what may be brought is
+# read, and nothing is read without end. tar says 1 when a file grew while it was read: a run that is still open may be
+# harvested too. The archive is readable for the login user, who fetches it; its folder is closed to everybody else.
+PACK = """umask 077
+cd {folder} || exit 2
+find . ! -path ./{program} -type f -size +{max_file}c -printf '{too_big} %s bytes, %P\\0' | tr -d '\\n' | tr '\\0' '\\n'
+bytes=$(find . ! -path ./{program} -type f ! -size +{max_file}c -printf '%s\\n' |
+    awk '{{ all += $1 }} END {{ printf "%.0f", all }}')
+if test "$bytes" -gt {max_bytes}
+then echo "the run has $bytes bytes, at most {max_bytes} are brought; see what fills its folder"; exit 3
+fi
+find . ! -path ./{program} ! -type d ! '(' -type f -size +{max_file}c ')' -print0 |
+timeout {limit} tar --null --no-recursion --sparse -czf {remote} -T -
+code=$?
+test $code -ne 124 || echo "it took more than {limit} s"
+chmod 0644 {remote}
+test $code -le 1"""
 PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
 
 
@@ -44,10 +71,20 @@ def unpack(archive: Path, dest: Path, max_bytes: int = MAX_BYTES) -> tuple[list[
         The files written, and the names that were left out, fit for a terminal; both sorted.
 
     Raises:
-        AnsibleActionFail: more files or bytes than a run can have, or no room for them.
+        AnsibleActionFail: more files or bytes than a run can have, no room for them, or no archive.
     """
+    try:
+        return _unpack(archive, dest, max_bytes)
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as err:
+        raise AnsibleActionFail(
+            f"expected the host's archive of the run, found something else ({err}): what the login prints may be in it "
+            "(phase 0 looks for that: --tags preflight). The run is kept on the host; bring it with harvest.yml"
+        ) from None
+
+
+def _unpack(archive: Path, dest: Path, max_bytes: int) -> tuple[list[str], list[str]]:
     written, left_out, size = [], [], 0
-    with tarfile.open(archive) as tar:
+    with tarfile.open(archive, "r:gz") as tar:
         for member in tar:
             name = member.name.removeprefix("./")
             parts = name.split("/")
@@ -55,7 +92,7 @@ def unpack(archive: Path, dest: Path, max_bytes: int = MAX_BYTES) -> tuple[list[
             if member.isdir() or (member.isreg() and parts[-1].startswith(".") and parts[-1].strip(".")):
                 continue
             if not _plain(member, dest, parts):
-                left_out.append(printable(name))
+                left_out.append(one_line(name))
                 continue
             size += member.size
             if size > max_bytes or len(written) >= MAX_FILES:
@@ -87,7 +124,9 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
     """Copies; removes nothing on the host."""
 
-    TRANSFERS_FILES = True
+    # The folder on the host is made with the archive: Ansible's own, made before all else, would be one more question
+    # that a cut network ends.
+    TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Unpack the run below ``dest``."""
@@ -99,24 +138,53 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             raise AnsibleActionFail("dest: expected a folder on the controller, found nothing")
         if self._task.check_mode:
             return {**result, "changed": True, "skipped_in_check_mode": True}
-        remote = self._connection._shell.join_path(self._make_tmp_path(), "run.tar.gz")
-        # Readable for the login user, who fetches it; no other user can open its folder.
-        # tar says 1 when a file grew while it was read: a run that is still open may be harvested too.
-        folder = shlex.quote(f"{RUNS}/{run}")
-        # The program that the run keeps for its restore is no result.
-        pack = f"tar -C {folder} --exclude=./{PROGRAM} -czf {remote} .; code=$?; chmod 0644 {remote}; test $code -le 1"
+        host = str((task_vars or {}).get("inventory_hostname", "host"))
+        todo = f"The run is kept there; bring it when the host answers again: harvest.yml -e verdict_run={run}"
         with tempfile.TemporaryDirectory() as local:
             archive = Path(local) / "run.tar.gz"
             try:
-                done = self._low_level_execute_command(pack, sudoable=True)
-                if done["rc"] != 0:
-                    words = str(done.get("stdout") or done.get("stderr") or "").strip()
-                    raise AnsibleActionFail(f"run {run} could not be packed on the host: {words}")
-                self._connection.fetch_file(remote, str(archive))
+                left = patiently(
+                    lambda: self._bring(run, archive),
+                    self._connection,
+                    lambda text: self._display.display(f"  {host} | {text}"),
+                    todo,
+                )
             finally:
-                self._remove_tmp_path(self._connection._shell.tmpdir)
+                # Where the host stays away its temporary folder stays, too: it is the login user's, and closed.
+                with contextlib.suppress(AnsibleConnectionFailure):
+                    self._remove_tmp_path(self._connection._shell.tmpdir)
             files, left_out = unpack(archive, dest)
+        for name in left:
+            self._display.warning(f"harvest of {run}: {name} was left on the host")
         for name in left_out:
             self._display.warning(f"harvest of {run}: {name} was left out: no plain file with a plain name")
         self._display.display(f"  harvested {len(files)} files of {run} to {dest}")
-        return {**result, "changed": True, "files": files, "left_out": left_out, "dest": str(dest)}
+        return {**result, "changed": True, "files": files, "left_out": sorted(left + left_out), "dest": str(dest)}
+
+    def _bring(self, run: str, archive: Path) -> list[str]:
+        """Pack the run on the host and fetch it; returns what the host left out, in words.
+
+        Raises:
+            AnsibleConnectionFailure: the host cannot be reached.
+            AnsibleActionFail: it could not be packed.
+        """
+        # One folder, however often it is tried: an earlier one would stay on the host.
+        folder = self._connection._shell.tmpdir or self._make_tmp_path()
+        remote = self._connection._shell.join_path(folder, "run.tar.gz")
+        pack = PACK.format(
+            program=PROGRAM,
+            folder=shlex.quote(f"{RUNS}/{run}"),
+            remote=shlex.quote(remote),
+            max_file=MAX_FILE_BYTES,
+            max_bytes=MAX_BYTES,
+            limit=PACK_S,
+            too_big=TOO_BIG,
+        )
+        done = self._low_level_execute_command(pack, sudoable=True)
+        words = str(done.get("stdout") or done.get("stderr") or "").strip()
+        if done["rc"] != 0:
+            said = printable(words) or f"exit code {done['rc']}"
+            raise AnsibleActionFail(f"run {run} could not be packed on the host: {said}")
+        self._connection.fetch_file(remote, str(archive))
+        found = (line.strip() for line in words.splitlines() if line.startswith(TOO_BIG))
+        return [one_line(line.removeprefix(TOO_BIG).strip()) for line in found]

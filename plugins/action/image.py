@@ -34,7 +34,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             archive = Path(folder) / "image.tar"
             self.save(image, tag, archive)
             self._display.display(f"  shipping the image {tag or image} ({archive.stat().st_size >> 20} MiB)")
-            remote = self._connection._shell.join_path(self._make_tmp_path(), "image.tar")
+            # Ansible has made one folder for this task already; a second one would stay on the host.
+            folder_there = self._connection._shell.tmpdir or self._make_tmp_path()
+            remote = self._connection._shell.join_path(folder_there, "image.tar")
             self._transfer_file(str(archive), remote)
         loaded = self.execute([*docker, "load", "--quiet", "--input", remote])
         self._remove_tmp_path(self._connection._shell.tmpdir)

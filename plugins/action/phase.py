@@ -14,10 +14,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
+from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.edgelab.model_trial.plugins.module_utils.planfile import PlanError, parse
 from ansible_collections.edgelab.model_trial.plugins.module_utils.probes import printable
+from ansible_collections.edgelab.model_trial.plugins.plugin_utils.away import AWAY_S, patiently
 
 PROGRAM = "/usr/local/sbin/model-trial"
 MARK = "/var/lib/model-trial/open"
@@ -26,12 +27,14 @@ STANDING = f"test -x {PROGRAM} && echo installed || {{ test -e {MARK} && echo he
 # The host answers as soon as something happened; this is only how long it may stay silent. Asking renews the lease, so
 # it is asked three times within one.
 WAIT_S, POLLS_PER_LEASE = 5.0, 3.0
-# How long a host may be away before the play gives up on it: the lease, within which it restores itself.
-AWAY_S, AWAY_PAUSE_S = 60.0, 2.0
+# What to do about a host that stays away.
+AWAY_TODO = "A run that is open restores itself; harvest.yml fetches what it measured"
 # A restore journals each step, and no step takes this long: without an event it cannot write its journal.
 MUTE_S = 1800.0
 # The program's exit code for a caller that no longer holds the host.
 STALE = 3
+# Its exit codes when it has said why, and left nothing behind.
+REFUSALS = (1, 2, STALE)
 ARGUMENTS = ("name", "plan", "epoch", "advance", "by", "controller")
 # Events to show, and how; everything else is in the journal.
 SHOWN = {
@@ -63,6 +66,7 @@ SHOWN = {
     "checks": "checks passed: {ok}",
     "restored": "host restored in {duration_s:.1f} s; down: {impacts}",
     "restore_failed": "restore NOT complete: {reason}",
+    "restore_waits": "restore waits: {reason}",
 }
 
 
@@ -115,7 +119,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         self.wait_s = min(WAIT_S, plan.limits.lease_s / POLLS_PER_LEASE)
         if name == "snapshot":
             controller = str(self._task.args.get("controller") or "somebody by playbook")
-            facts = self.verb("open", run=plan.run, controller=controller)
+            facts = self.open(plan.run, controller)
             self.show(f"run {plan.run} open, epoch {facts['epoch']}")
             return {**result, "changed": True, "ansible_facts": {"trial_epoch": facts["epoch"]}, **facts}
         epoch = int(self._task.args.get("epoch") or 0)
@@ -128,12 +132,27 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             return {**result, **self.explain(plan.run, epoch, name, err)}
         return {**result, **self.watch(plan.run, epoch, name)}
 
+    def open(self, run: str, controller: str) -> dict[str, Any]:
+        """Open the trial; where the program was killed over it, the host is asked to take back what was begun."""
+        try:
+            return self.verb("open", run=run, controller=controller)
+        except AnsibleActionFail as err:
+            code = err.result.get("rc", REFUSALS[0])
+            if code not in REFUSALS:
+                self.show(f"the opening was cut off (exit code {code}); the host takes back what it has begun")
+                with contextlib.suppress(AnsibleActionFail):
+                    self.command(shlex.join([PROGRAM, "restore", "--by=playbook", "--no-wait"]))
+            raise
+
     def explain(self, run: str, epoch: int, name: str, refusal: AnsibleActionFail) -> dict[str, Any]:
         """The phase's result, where it was done meanwhile; else fail with what ended the run, or with the refusal."""
         try:
             return self.watch(run, epoch, name)
         except AnsibleActionFail as err:
-            raise (err if err.result.get("event") else refusal) from err
+            if err.result.get("event"):
+                raise
+            # It came while the refusal was handled: each would be told as the cause of the other, ten times.
+            raise refusal from None
 
     def show(self, text: str) -> None:
         """One line for the person who watches."""
@@ -146,27 +165,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         A host that can't be reached restores itself. Giving up is a failure like others, not "unreachable": that would
         keep the play from the proof and the harvest when the host is back.
         """
-        deadline = time.monotonic() + AWAY_S
-        done = self._try(command)
-        while isinstance(done, AnsibleConnectionFailure):
-            if not again or time.monotonic() > deadline:
-                raise AnsibleActionFail(
-                    f"the host cannot be reached: {done}. A run that is open restores itself; "
-                    "harvest.yml fetches what it measured"
-                ) from done
-            self.show("the host cannot be reached; retrying")
-            time.sleep(AWAY_PAUSE_S)
-            with contextlib.suppress(AnsibleConnectionFailure):
-                self._connection.reset()
-            done = self._try(command)
-        return done
 
-    def _try(self, command: str) -> dict[str, Any] | AnsibleConnectionFailure:
-        try:
+        def ask() -> dict[str, Any]:
             done: dict[str, Any] = self._low_level_execute_command(command, sudoable=True)
-        except AnsibleConnectionFailure as err:
-            return err
-        return done
+            return done
+
+        return patiently(ask, self._connection, self.show, AWAY_TODO, limit_s=AWAY_S if again else 0.0)
 
     def verb(self, verb: str, **options: Any) -> dict[str, Any]:
         """Run a verb of the host program and return its answer."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from . import run, sessions
-from .journal import private
+from .journal import private, write_atomic
 from .plan import Plan
 from .probes import ProcessId, identify, printable
 
@@ -145,10 +145,14 @@ def create_client(plan: Plan, session: str, run_dir: Path) -> None:
 def extract_prompt(plan: Plan, source: Path) -> str:
     """Run production's prompt function once, in a container without network, and return the prompt.
 
+    The call is laid beside ``source``: it holds the goal in words, and every user may read a command line.
+
     Raises:
         DockerError: the function could not be run; the message has its error.
+        OSError: the call can't be written.
     """
-    name = "mt-prompt"
+    name, call = "mt-prompt", source.with_name("prompt_call.txt")
+    write_atomic(call, plan.contracts.prompt.call, 0o644)
     argv = [a for a in _fenced(name, RUN_LABEL, plan.run) if a != "--network=host"]
     docker(
         *argv,
@@ -156,13 +160,14 @@ def extract_prompt(plan: Plan, source: Path) -> str:
         f"--memory={CLIENT_MEMORY}",
         f"--pids-limit={CLIENT_PIDS}",
         f"--volume={source}:{sessions.INPUTS}/source.py:ro",
+        f"--volume={call}:{sessions.INPUTS}/call.txt:ro",
         "--entrypoint=trialbench",
         plan.image,
         "prompt",
         "--source",
         f"{sessions.INPUTS}/source.py",
-        "--call",
-        plan.contracts.prompt.call,
+        "--call-file",
+        f"{sessions.INPUTS}/call.txt",
     )
     try:
         return docker("start", "--attach", name)
@@ -294,7 +299,7 @@ def save_logs(names: list[str], folder: Path) -> None:
 
     docker's own log files are read where they exist, all with one call: tenants are down meanwhile.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for line in docker("inspect", "--format", "{{json .LogPath}} {{json .Name}}", *names).splitlines():
         path, name = (json.loads(word) for word in line.split(" ", 1))
         log = folder / f"{name.lstrip('/')}.log"

@@ -24,7 +24,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import checks, gpu, pictures, probes, production, run, surroundings, tenants
+from . import checks, gpu, pictures, probes, production, rehearsal, run, surroundings, tenants
 from .plan import DEPENDENTS_S, MIB_PER_GB, Http, Plan, Tenant
 from .run import Ran
 
@@ -45,7 +45,7 @@ class Contract:
     """One contract, evaluated; ``ok`` is the answer, the rest is for people.
 
     ``spared`` says that it holds only because this is a rehearsal: a trial would find it broken, and ``todo`` says what
-    to do about it.
+    to do about it. ``warning`` says that it holds only because the inventory does not insist on it.
     """
 
     id: int
@@ -56,6 +56,7 @@ class Contract:
     why: str
     todo: str
     spared: bool = False
+    warning: bool = False
 
 
 def run_command(argv: Sequence[str]) -> Ran:
@@ -72,7 +73,8 @@ def run_command(argv: Sequence[str]) -> Ran:
 class Host:
     """Where the contracts look; tests look elsewhere.
 
-    ``as_root`` says that privileged facts need no sudo, ``card`` opens the GPU.
+    ``as_root`` says that privileged facts need no sudo, ``card`` opens the GPU. ``program`` is the SHA-256 of the
+    program that the trial brings to the host; empty is the one that is installed there.
     """
 
     proc: Path = Path("/proc")
@@ -82,6 +84,7 @@ class Host:
     as_root: bool = field(default_factory=lambda: os.geteuid() == 0)
     run: Callable[[Sequence[str]], Ran] = run_command
     card: Callable[[int], gpu.Card] = gpu.Card
+    program: str = ""
 
     def root(self, *argv: str) -> Ran:
         """Run a command as root.
@@ -403,7 +406,20 @@ def _docker(plan: Plan, host: Host) -> _Finding:
     if blind:
         # A restore needs docker to remove containers; only a candidate needs the GPU in them.
         return _Finding(False, f"{found}; {blind}", trial_only=True)
+    astray = _docker_of_units(host)
+    if astray:
+        todo = 'link it into one of these folders: sudo ln -s "$(command -v docker)" /usr/local/bin/docker'
+        return _Finding(False, f"{found}; {astray}", todo)
     return _Finding(True, f"{found}; GPU access by {plan.candidate.gpu_access}")
+
+
+def _docker_of_units(host: Host) -> str:
+    """Why runner and restorer would not find docker, which a login does; empty when they would, or it can't be told."""
+    told = host.run(("systemctl", "show-environment")).out.splitlines()
+    path = next((line.removeprefix("PATH=") for line in told if line.startswith("PATH=")), "")
+    if not path or host.root("sh", "-c", 'PATH="$1"; export PATH; command -v docker', "sh", path).rc == 0:
+        return ""
+    return f"docker is in none of the folders in which systemd looks for the trial's units ({path})"
 
 
 def _restart_policies(host: Host) -> str:
@@ -520,6 +536,15 @@ def _ground_truth(plan: Plan, _host: Host) -> _Finding:
     return _Finding(False, found, todo, trial_only=True)
 
 
+# 14: a rehearsal
+
+
+def _rehearsed(plan: Plan, host: Host) -> _Finding:
+    if plan.rehearsal:
+        return _Finding(True, "this is a rehearsal")
+    return _Finding(*rehearsal.judge(plan, host, host.state_dir, host.program))
+
+
 @dataclass(frozen=True)
 class _Term:
     """A contract before it is evaluated."""
@@ -532,6 +557,8 @@ class _Term:
     look: Callable[[Plan, Host], _Finding]
     # Whether it concerns only the candidate and its measurement; a rehearsal does without it.
     trial_only: bool = False
+    # Whether the inventory insists on it; otherwise what is broken is a warning.
+    required: Callable[[Plan], bool] = lambda _: True
 
 
 def _expected_clauses(plan: Plan) -> str:
@@ -681,6 +708,16 @@ TERMS = (
         _ground_truth,
         trial_only=True,
     ),
+    _Term(
+        14,
+        "this host has come back before",
+        lambda _: "a passed rehearsal here, of the same tenants, order, units, containers, scripts and program",
+        "nobody has seen yet whether this host comes back; a rehearsal shows it without a candidate",
+        lambda _: "rehearse first: ansible-playbook rehearse.yml (make rehearse); it takes as long as stop and start",
+        _rehearsed,
+        trial_only=True,
+        required=lambda plan: plan.require_rehearsal,
+    ),
 )
 
 
@@ -694,7 +731,9 @@ def _contract(term: _Term, plan: Plan, result: _Finding | Exception) -> Contract
     why = (_why_clauses(plan) if term.id == 2 else "") or term.why
     todo = "" if result.ok else result.todo or term.todo(plan)
     spared = plan.rehearsal and not result.ok and (term.trial_only or result.trial_only)
-    return Contract(term.id, term.name, term.expected(plan), result.found, result.ok or spared, why, todo, spared)
+    warning = not result.ok and not spared and not term.required(plan)
+    ok = result.ok or spared or warning
+    return Contract(term.id, term.name, term.expected(plan), result.found, ok, why, todo, spared, warning)
 
 
 def _evaluate(terms: Sequence[_Term], plan: Plan, host: Host) -> list[Contract]:

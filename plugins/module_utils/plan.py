@@ -327,6 +327,8 @@ class Plan:
     dependents_s: float = 0.0
     # Stop, drain, restore, check, without a candidate and without measuring.
     rehearsal: bool = False
+    # Whether a trial of what was never rehearsed on the host, or has changed since, is refused.
+    require_rehearsal: bool = False
     hook: Hook | None = None
     ground_truth: GroundTruth | None = None
     # A plan without a number was written before there was one, in the first format.

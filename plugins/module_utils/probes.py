@@ -59,6 +59,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+def one_line(text: str) -> str:
+    """`printable` text of one line: a name with a line end in it must not look like two of them."""
+    return printable(text.replace("\n", "\N{REPLACEMENT CHARACTER}").replace("\t", "\N{REPLACEMENT CHARACTER}"))
+
+
 def expected(question: Http) -> str:
     """The wanted answer in words, for messages."""
     conditions = ", ".join(f"{k} = {json.dumps(v)}" for k, v in question.json.items())

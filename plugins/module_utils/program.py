@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from . import (
+    checks,
     containers,
     contracts,
     gpu,
@@ -33,6 +34,7 @@ from . import (
     kept,
     plan,
     planfile,
+    rehearsal,
     restorer,
     run,
     runner,
@@ -50,6 +52,8 @@ KEPT_VERBS = ("status", "restore", "abort", "advance", "poll", "run", "restore-n
 RESTORE_WAIT_S = 3600.0
 # An incomplete restore is retried after 1, 2, 4 ... seconds, and finally every minute.
 RETRY_MAX_S = 60.0
+# A host without room for a process is asked so often whether it has.
+ROOM_PAUSE_S = 1.0
 # More doublings than this reach the maximum anyway, and after a night of attempts they would overflow a float.
 RETRY_DOUBLINGS = 6
 
@@ -136,7 +140,7 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
             copy = _keep(state, run)
             epoch = runner.open_trial(trial, state, gpu.Card(trial.gpu.index), controller)
         except BaseException as err:
-            facts = err.facts if isinstance(err, runner.PhaseFailed) else {"reason": str(err)}
+            facts = err.facts if isinstance(err, runner.PhaseFailed) else {"reason": str(err) or "interrupted"}
             state.close()
             with contextlib.suppress(containers.DockerError):
                 containers.remove(run=run)
@@ -145,8 +149,10 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
             raise
     try:
         start_runner(trial, state, epoch, copy)
-    except OSError as err:
+    except (OSError, KeyboardInterrupt) as err:
         restore(state, "host", wait=True)
+        if isinstance(err, KeyboardInterrupt):
+            raise
         raise runner.PhaseFailed(
             "the runner did not start", "mt-run.service active", str(err), "no tenant was touched"
         ) from err
@@ -155,13 +161,42 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _deaf_to_hangups() -> Iterator[None]:
-    # Ansible's commands run on a terminal that vanishes with the connection. An interrupted opening would leave
-    # containers behind, or a mark without a runner; a complete one ends when its lease lapses.
+    # Ansible's commands run on a terminal that vanishes with the connection.
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@contextlib.contextmanager
+def _whole_opening() -> Iterator[None]:
+    # An interrupted opening would leave containers behind, or a mark without a runner; a complete one ends when its
+    # lease lapses. One that is asked to end takes back what it has done, once and undisturbed.
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def end(_number: int, _frame: object) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in before:
+        signal.signal(number, end)
+    try:
+        with _deaf_to_hangups():
+            yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def tidy(state: State) -> int:
+    """Remove what an opening that was killed has left on a host that nobody holds; returns how many containers."""
+    # Held: a trial is being prepared right now, and what is there is its own. Without docker there is none.
+    with contextlib.suppress(Held, OSError, containers.DockerError), state.lock("removing what an opening has left"):
+        if state.mark() is None:
+            return containers.remove()
+    return 0
 
 
 def _keep(state: State, run: str) -> Path:
@@ -254,6 +289,27 @@ def _reason(err: Exception) -> str:
     return str(err) if known else f"{type(err).__name__}: {err}"
 
 
+def _with_room(trial: plan.Plan, state: State, journal: Journal, by: str) -> list[checks.CheckResult]:
+    """Restore; an attempt that the host gave no processes for is no failed one, and is made again when it does.
+
+    Raises:
+        Exception: as `Restorer.restore`, of an attempt that had all processes.
+    """
+    while True:
+        refused = run.refused()
+        try:
+            return restorer.Restorer(trial, state, gpu.Opening(trial.gpu.index), by).restore()
+        except Exception as err:
+            if not run.no_room(err) and run.refused() == refused:
+                raise
+            reason = f"this host starts no further process; the restore continues as soon as it does: {_reason(err)}"
+        journal.write("restore_waits", restored_by=by, reason=reason)
+        _complain(f"restore of {trial.run}: {reason}")
+        time.sleep(ROOM_PAUSE_S)
+        while not run.room():
+            time.sleep(ROOM_PAUSE_S)
+
+
 def restore_now(state: State) -> int:
     """The body of ``mt-restore``: restore the open run, if there is one.
 
@@ -262,7 +318,9 @@ def restore_now(state: State) -> int:
     """
     mark = state.mark()
     if mark is None:
-        _say("nothing to restore: no trial holds this host")
+        left = tidy(state)
+        removed = f"; {left} containers that an opening has left were removed" if left else ""
+        _say(f"nothing to restore: no trial holds this host{removed}")
         return 0
     name = mark.run
     failed, cut_off_by = _attempts(read(state.journal_path(name)))
@@ -277,7 +335,7 @@ def restore_now(state: State) -> int:
     trial: plan.Plan | None = None
     try:
         trial = _load(state, name)
-        results = restorer.Restorer(trial, state, gpu.Opening(trial.gpu.index), by).restore()
+        results = _with_room(trial, state, journal, by)
     except Exception as err:
         # Any failure, a bug of ours included, is reported, counted and retried.
         failed += 1
@@ -294,8 +352,24 @@ def restore_now(state: State) -> int:
     _systemctl("reset-failed", services.RUNNER)
     for check in results:
         _say(f"check {check.id} ok: {check.title}: {check.found}")
+    if trial.rehearsal:
+        _remember(state, trial, journal)
     _say(f"run {name} restored and closed by {by}")
     return 0
+
+
+def _remember(state: State, trial: plan.Plan, journal: Journal) -> None:
+    """Leave the record of a passed rehearsal; without one, the next trial is warned."""
+    why = rehearsal.passed(read(state.journal_path(trial.run)))
+    if not why:
+        try:
+            rehearsal.keep(trial, state, tenants.HERE, rehearsal.of_program(Path(sys.argv[0])))
+        except Exception as err:
+            # The host is back: nothing that goes wrong here is a failed restore.
+            why = str(err)
+    journal.write("rehearsed", ok=not why, reason=why)
+    if why:
+        _say(f"this rehearsal is not recorded as passed: {why}")
 
 
 def run_window(state: State) -> int:
@@ -468,6 +542,12 @@ def number_of_seconds(text: str) -> float:
     return float(text)
 
 
+def _close(folder: Path) -> None:
+    """Make a folder and all in it root's alone to write."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
 def unpack(program: Path, folder: Path) -> None:
     """Put the modules of a zipapp into a folder, compiled for this Python; remove other versions beside it.
 
@@ -484,10 +564,13 @@ def unpack(program: Path, folder: Path) -> None:
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
     folder.parent.mkdir(mode=0o700, exist_ok=True)
     try:
+        # Whatever umask root has: who can write here acts as root.
+        fresh.mkdir(mode=0o700, exist_ok=True)
         with zipfile.ZipFile(program) as packed:
             packed.extractall(fresh)
         # With their final path, for tracebacks.
         compileall.compile_dir(fresh, ddir=str(folder), quiet=2)
+        _close(fresh)
         # A power cut must not leave the final folder with empty files: the host could not be restored.
         os.sync()
         try:
@@ -574,7 +657,7 @@ def _act(args: argparse.Namespace, state: State) -> int:
             return 0
         return abort(state, mark.run, args.by or "hand")
     elif verb == "open":
-        with _deaf_to_hangups():
+        with _whole_opening():
             opened = open_trial(state, args.run, args.controller or os.environ.get("SUDO_USER", "unknown"))
         _say(json.dumps(opened))
     elif verb == "advance":

@@ -10,19 +10,84 @@ cannot be started, or does not end in time, is an ``OSError``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import selectors
 import shlex
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 # Bytes kept of each output stream. The rest is read and dropped, so that the program does not block on a full pipe.
 MAX_BYTES = 4 << 20
 NOWHERE = subprocess.DEVNULL
+# A host whose processes or memory are used up starts none. Others end theirs; a command waits this long for that,
+# within its own limit.
+ROOM_S, ROOM_POLL_S = 5.0, 0.1
+_NO_ROOM = (errno.EAGAIN, errno.ENOMEM)
 _CHUNK_BYTES = 1 << 16
+
+
+class NoRoom(OSError):
+    """This host starts no further process: nobody has failed at anything."""
+
+
+class _Refused:
+    """How often this program was refused a process or a thread."""
+
+    count = 0
+
+
+def refused() -> int:
+    """How often this host has refused this program a process or a thread: what failed meanwhile says nothing else."""
+    return _Refused.count
+
+
+def no_room(err: BaseException) -> bool:
+    """Whether an error is the host's refusal to start a process or a thread; it is counted."""
+    thread = isinstance(err, RuntimeError) and "start new thread" in str(err)
+    if thread or (isinstance(err, OSError) and not isinstance(err, NoRoom) and err.errno in _NO_ROOM):
+        _Refused.count += 1
+        return True
+    return isinstance(err, NoRoom)
+
+
+def room() -> bool:
+    """Whether this host starts a process and a thread now."""
+    try:
+        subprocess.run(["true"], stdin=subprocess.DEVNULL, check=False)
+        thread = threading.Thread(target=int, daemon=True)
+        thread.start()
+        thread.join()
+    except (OSError, RuntimeError):
+        return False
+    return True
+
+
+def _popen(argv: Sequence[str], deadline: float, **options: Any) -> subprocess.Popen[Any]:
+    """Start a process, as soon as the host has room for one.
+
+    Raises:
+        NoRoom: it has none for `ROOM_S`.
+        OSError: it could not be started.
+    """
+    until = min(deadline, time.monotonic() + ROOM_S)
+    while True:
+        try:
+            return subprocess.Popen(argv, **options)
+        except OSError as err:
+            if not no_room(err):
+                raise
+            if time.monotonic() >= until:
+                raise NoRoom(
+                    err.errno,
+                    f"{argv[0]}: this host starts no further process ({os.strerror(err.errno or 0)}); "
+                    "see who has so many: systemd-cgtop, ps -eLf",
+                ) from None
+        time.sleep(ROOM_POLL_S)
 
 
 @dataclass(frozen=True)
@@ -97,6 +162,7 @@ def command(
 
     Raises:
         TimeoutError: it did not end within ``limit_s``.
+        NoRoom: the host starts no further process.
         OSError: it could not be started.
     """
     deadline = time.monotonic() + limit_s
@@ -104,7 +170,7 @@ def command(
     env = {**os.environ, "LC_ALL": "C"}
     with (
         _input(feed) as given,
-        subprocess.Popen(argv, cwd=cwd, env=env, stdin=given, stdout=stream, stderr=stream) as child,
+        _popen(argv, deadline, cwd=cwd, env=env, stdin=given, stdout=stream, stderr=stream) as child,
     ):
         try:
             out, err = _read(child, deadline) if into is None else ("", "")
@@ -120,8 +186,9 @@ def command(
 
 def background(argv: Sequence[str]) -> subprocess.Popen[str]:
     """Start a command and return at once; its standard output can be read from the result, its errors are dropped."""
-    return subprocess.Popen(
+    return _popen(
         argv,
+        time.monotonic() + ROOM_S,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

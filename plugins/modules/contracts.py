@@ -11,7 +11,7 @@ module: contracts
 short_description: Evaluate what must hold on a host before a trial touches it
 version_added: "0.1.0"
 description:
-  - Evaluates the thirteen contracts of phase 0 concurrently, in at most about three seconds, and lists
+  - Evaluates the fourteen contracts of phase 0 concurrently, in at most about three seconds, and lists
     B(all) that are broken, each with what was expected, what was found, why it matters and what to do.
   - Runs as the login user. Facts that only root may see are read through C(sudo -n). If that fails, the
     first contract is broken, and those that depend on it say so.
@@ -23,6 +23,13 @@ options:
         fields.
     type: dict
     required: true
+  program:
+    description:
+      - SHA-256 of the program that the trial brings to the host, as M(edgelab.model_trial.program) tells it. A host
+        that was rehearsed with another one is warned of.
+      - Without it, this is the program that is installed on the host.
+    type: str
+    default: ""
 extends_documentation_fragment:
   - edgelab.model_trial.attributes
   - edgelab.model_trial.attributes.looks
@@ -82,6 +89,10 @@ contracts:
       description: Whether it holds only because this is a rehearsal; a trial would find it broken, see C(todo).
       type: bool
       sample: false
+    warning:
+      description: Whether it holds only because the inventory does not insist on it. It is shown as a warning.
+      type: bool
+      sample: false
 broken:
   description: Numbers of the broken contracts.
   returned: when the plan is valid
@@ -99,16 +110,19 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import contrac
 def main() -> None:
     """Evaluate, and fail with all that is broken."""
     module = AnsibleModule(
-        argument_spec={"plan": {"type": "dict", "required": True}},
+        argument_spec={"plan": {"type": "dict", "required": True}, "program": {"type": "str", "default": ""}},
         supports_check_mode=True,
     )
     try:
         plan = planfile.parse(module.params["plan"])
     except planfile.PlanError as err:
         module.fail_json(msg=f"The plan is not usable. {err}")
-    found = contracts.evaluate(plan)
+    found = contracts.evaluate(plan, contracts.Host(program=module.params["program"]))
     broken = [c for c in found if not c.ok]
     result = {"contracts": [dataclasses.asdict(c) for c in found], "broken": [c.id for c in broken]}
+    for contract in found:
+        if contract.warning:
+            module.warn(f"Contract {contract.id}, {contract.name}: {contract.found}. What to do: {contract.todo}.")
     if broken:
         module.fail_json(msg=contracts.message(broken), **result)
     module.exit_json(changed=False, **result)

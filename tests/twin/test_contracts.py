@@ -89,6 +89,12 @@ CASES = {
         "mv /root/car-view.jpg /home/panda/; mv /root/sudoers /etc/sudoers.d/panda",
         ("Contract 1", "sudo", "Contract 10"),
     ),
+    # It would get into commands and files, and into the archive of the results.
+    "a login that greets": Broken(
+        "cp -p /home/panda/.bashrc /root/bashrc; sed -i '1i echo Welcome to panda' /home/panda/.bashrc",
+        "cp -p /root/bashrc /home/panda/.bashrc",
+        ("The way to the host, what a command says", "Welcome to panda", "only in a terminal"),
+    ),
     "open mark": Broken(
         f"mkdir -p /var/lib/model-trial && printf '%s' '{MARK}' > /var/lib/model-trial/open",
         "rm /var/lib/model-trial/open",

@@ -98,6 +98,27 @@ def test_times_are_those_of_the_journal_and_a_trial_is_computed_from_them(rehear
     assert "expected down 8 s (in a trial" in played.text
 
 
+def test_it_leaves_a_record_on_the_host_that_a_trial_is_held_to(host, rehearsed):
+    """Root's alone; and what is changed on the host afterwards is named."""
+    assert host.run("stat -c '%U %a' /var/lib/model-trial/rehearsed.json").split() == ["root", "600"]
+    insist = ("--tags", "preflight", "-e", json.dumps({"trial_require_rehearsal": True}))
+    played = host.play("benchmark-e4b.yml", *insist)
+    assert played.code == 0, played.text
+    script = "/home/panda/workplace/her/her-os/services/chatterbox/start.sh"
+    host.run(f"cp -p {script} /root/start.sh; echo '# another line' >> {script}")
+    try:
+        refused = host.play("benchmark-e4b.yml", *insist)
+        warned = host.play("benchmark-e4b.yml", "--tags", "preflight")
+    finally:
+        host.run(f"cp -p /root/start.sh {script}")
+    assert refused.code != 0
+    assert warned.code == 0, warned.text
+    for text in (refused.text, warned.text):
+        words = " ".join(text.split())
+        assert "Contract 14" in words
+        assert f"changed since: script {script}" in words
+
+
 def told(host):
     """What the hook was told, without the run's name."""
     return [line.split() for line in host.run(f"cat {TOLD}").splitlines()]

@@ -6,6 +6,7 @@ huggingface-hub is configured before its (late) import: no telemetry, no progres
 from __future__ import annotations
 
 import fnmatch
+import functools
 import hashlib
 import os
 import re
@@ -25,6 +26,8 @@ COMMIT = re.compile(r"\A[0-9a-f]{40}\Z")
 SHA256 = re.compile(r"\A[0-9a-f]{64}\Z")
 _REPO = re.compile(r"\A[\w.-]+/[\w.-]+\Z")
 _CHUNK_BYTES = 1 << 20
+# What a file system takes as a name; more than any model has.
+_NAME_BYTES, _FILE_BYTES = 255, 1 << 42
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,20 @@ def api() -> HfApi:
         os.environ.setdefault(name, "1")
     from huggingface_hub import HfApi
 
+    _bound_answers()
     # False, not None: with None the library would use a token stored by another program.
     return HfApi(endpoint=endpoint(), token=token() or False)
+
+
+@functools.cache
+def _bound_answers() -> None:
+    """Let the library's clients read no more than an answer can need."""
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    from trialbench.hub.bounds import client_factory
+
+    set_client_factory(client_factory(default_client_factory))
 
 
 def endpoint() -> str | None:
@@ -106,16 +121,41 @@ def list_files(repo: str, revision: str, include: Sequence[str]) -> tuple[str, l
     """
     with plain_errors(repo, revision):
         info = api().model_info(repo, revision=revision, files_metadata=True)
-    everything = [
-        RemoteFile(entry.rfilename, entry.size or 0, entry.lfs.sha256 if entry.lfs else None)
-        for entry in info.siblings or []
-    ]
+        everything = [
+            RemoteFile(entry.rfilename, entry.size or 0, entry.lfs.sha256 if entry.lfs else None)
+            for entry in info.siblings or []
+        ]
+    if not isinstance(info.sha, str) or not COMMIT.match(info.sha):
+        raise ServerError(f"{repo}: expected the commit that {revision} is, found {info.sha!a:.60}")
+    everything = [file for file in everything if isinstance(file.name, str)]
     for pattern in include:
         if not any(fnmatch.fnmatch(file.name, pattern) for file in everything):
-            there = ", ".join(sorted(file.name for file in everything)[:20]) or "nothing"
+            there = ", ".join(sorted(_shown(file.name) for file in everything)[:20]) or "nothing"
             raise UsageError(f"{repo}: expected a file like {pattern!r} at {revision}, found: {there}")
     chosen = [file for file in everything if any(fnmatch.fnmatch(file.name, pattern) for pattern in include)]
-    return info.sha or "", sorted(chosen, key=lambda file: file.name)
+    _check_listing(repo, chosen)
+    return info.sha, sorted(chosen, key=lambda file: file.name)
+
+
+def _shown(name: str) -> str:
+    """A name that the hub has made up, on one line."""
+    return name if name.isprintable() and len(name) <= _NAME_BYTES else f"{name!a:.80}"
+
+
+def _check_listing(repo: str, files: Sequence[RemoteFile]) -> None:
+    """Raise ServerError where the hub lists what can't be fetched: names become paths, pins, and words for people."""
+    names = [file.name for file in files]
+    for file in files:
+        parts = file.name.split("/")
+        plain = file.name.isprintable() and not parts[0].startswith(".part-")
+        if not plain or any(part in ("", ".", "..") or len(part.encode()) > _NAME_BYTES for part in parts):
+            raise ServerError(f"{repo}: expected plain names of files, found {file.name!a:.80}")
+        if names.count(file.name) > 1:
+            raise ServerError(f"{repo}: expected each file once, found {file.name} {names.count(file.name)} times")
+        if not isinstance(file.size, int) or not 0 <= file.size <= _FILE_BYTES:
+            raise ServerError(f"{repo}: {file.name}: expected a size of a file, found {file.size!r:.40}")
+        if file.sha256 is not None and not (isinstance(file.sha256, str) and SHA256.match(file.sha256)):
+            raise ServerError(f"{repo}: {file.name}: expected 64 hexadecimal digits, found {file.sha256!a:.80}")
 
 
 def check_repo(repo: str) -> None:

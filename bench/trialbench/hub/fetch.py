@@ -17,6 +17,7 @@ from pathlib import Path
 from trialbench import hub
 from trialbench.errors import ServerError, TrialbenchError, UsageError
 from trialbench.hub import RemoteFile, Tell
+from trialbench.hub.bounds import TooMuchError, of_files
 
 # Attempts at the whole download, on top of the library's own retries per file; each resumes the last one.
 _ATTEMPTS = 3
@@ -130,7 +131,11 @@ def _download(repo: str, revision: str, staging: Path, missing: Sequence[RemoteF
 
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            with hub.plain_errors(repo, revision), _told(staging, sum(file.size for file in missing), tell):
+            with (
+                hub.plain_errors(repo, revision),
+                of_files(missing),
+                _told(staging, sum(file.size for file in missing), tell),
+            ):
                 snapshot_download(
                     repo,
                     revision=revision,
@@ -146,6 +151,10 @@ def _download(repo: str, revision: str, staging: Path, missing: Sequence[RemoteF
             if all((staging / file.name).is_file() for file in missing):
                 return
             raise ServerError(f"{repo}: the download ended early")
+        except TooMuchError:
+            # What has come is no beginning of a file.
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
         except ServerError as error:
             if attempt == _ATTEMPTS:
                 raise

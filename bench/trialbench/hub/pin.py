@@ -12,6 +12,7 @@ from trialbench import hub
 from trialbench.errors import UsageError
 from trialbench.files import write_atomic
 from trialbench.hub import RemoteFile, Tell
+from trialbench.hub.bounds import of_files
 from trialbench.hub.registry import image_digest
 
 
@@ -68,7 +69,7 @@ def _hash_small_file(repo: str, commit: str, file: RemoteFile) -> str:
     hub.api()
     from huggingface_hub import hf_hub_download
 
-    with tempfile.TemporaryDirectory() as folder, hub.plain_errors(repo, commit):
+    with tempfile.TemporaryDirectory() as folder, hub.plain_errors(repo, commit), of_files([file]):
         path = hf_hub_download(
             repo,
             file.name,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import httpx
 
 from trialbench.errors import ServerError, UsageError
+from trialbench.hub.bounds import bound
 
 _TIMEOUT_S = 30.0
 # Indexes first: an image for several platforms has one digest for all of them.
@@ -67,7 +68,9 @@ def image_digest(text: str) -> str:
         ServerError: the registry cannot be reached, refuses, or has no such image.
     """
     reference = parse_reference(text)
-    with httpx.Client(timeout=_TIMEOUT_S, follow_redirects=True, headers={"Accept": _ACCEPT}) as client:
+    hooks = {"response": [bound]}
+    headers = {"Accept": _ACCEPT}
+    with httpx.Client(timeout=_TIMEOUT_S, follow_redirects=True, headers=headers, event_hooks=hooks) as client:
         try:
             return _ask(client, reference, text)
         except httpx.HTTPError as error:
@@ -99,8 +102,11 @@ def _token(client: httpx.Client, challenge: str, text: str) -> str:
     if not challenge.lower().startswith("bearer ") or not realm:
         raise ServerError(f"{text}: the registry requires an unsupported login: {challenge!r}")
     reply = client.get(realm, params=fields)
-    answer = reply.json() if reply.status_code == 200 else {}
-    found = answer.get("token") or answer.get("access_token")
+    try:
+        answer = reply.json() if reply.status_code == 200 else {}
+    except (ValueError, RecursionError):
+        answer = {}
+    found = (answer.get("token") or answer.get("access_token")) if isinstance(answer, dict) else None
     if not found:
         raise ServerError(f"{text}: the registry gives no anonymous access (status {reply.status_code})")
     return str(found)

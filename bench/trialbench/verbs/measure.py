@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from trialbench.engines.credentials import environment_key
+from trialbench.files import read_text
 from trialbench.options import Verbs, pairs, positive
 from trialbench.show.terminal import say
 from trialbench.verbs.select import add_options, measuring_client
@@ -22,7 +23,9 @@ def add(verbs: Verbs) -> None:
     session.set_defaults(verb=_session)
     prompt = verbs.add_parser("prompt", help="print the prompt that production's own source builds")
     prompt.add_argument("--source", required=True, type=Path, metavar="FILE.py", help="the extracted source")
-    prompt.add_argument("--call", required=True, help="one call, such as 'build_prompt(goal=\"x\")'")
+    call = prompt.add_mutually_exclusive_group(required=True)
+    call.add_argument("--call", help="one call, such as 'build_prompt(goal=\"x\")'; every user may read a command line")
+    call.add_argument("--call-file", type=Path, metavar="FILE", help="the call, from this file")
     prompt.set_defaults(verb=_prompt)
     workloads = verbs.add_parser("workloads", help="check the workloads of a trial's plan, before anything is stopped")
     workloads.add_argument("plan", metavar="PLAN.json", help="a plan; - reads standard input")
@@ -133,8 +136,9 @@ def _session(options: argparse.Namespace) -> int:
 def _prompt(options: argparse.Namespace) -> int:
     from trialbench.workloads.prompt import evaluate_prompt
 
+    call = options.call if options.call_file is None else read_text(options.call_file, "call").strip()
     # Without a line end, so that the prompt arrives verbatim.
-    sys.stdout.write(evaluate_prompt(options.source, options.call))
+    sys.stdout.write(evaluate_prompt(options.source, call))
     sys.stdout.flush()
     return 0
 

@@ -13,6 +13,7 @@ import shlex
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -165,6 +166,19 @@ def packets_dropped_until(event: str, **facts: Any) -> Fault:
         drill.strike()
         drill.sh("ip link set eth0 down")
         drill.event(event, **facts)
+        drill.sh(f"ip link set eth0 up && ip route add default via {gateway} dev eth0")
+
+    return fault
+
+
+def packets_dropped_for(seconds: float) -> Fault:
+    """The network interface down for so long: the journal is closed by then and tells nothing more."""
+
+    def fault(drill: Drill) -> None:
+        gateway = drill.sh("ip -o route show default").split()[2]
+        drill.strike()
+        drill.sh("ip link set eth0 down")
+        time.sleep(seconds)
         drill.sh(f"ip link set eth0 up && ip route add default via {gateway} dev eth0")
 
     return fault

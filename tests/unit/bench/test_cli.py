@@ -126,6 +126,7 @@ def test_run_stops_at_its_time_limit(server: Any, acts: Any, image: Path, capsys
         ["schema", "none"],
         ["show", "/none"],
         ["prompt", "--source", "/none.py", "--call", "f()"],
+        ["prompt", "--source", "/none.py", "--call-file", "/none.txt"],
         ["fetch", "--repo", "x", "--revision", "main", "--include", "*", "--dest", "/none"],
         ["pin", "--repo", "x", "--include", "*", "--out", "/none/x.yml"],
     ],
@@ -164,6 +165,9 @@ def test_prompt_is_printed_verbatim(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "p.py").write_text("def f(goal):\n    return f'Go to {goal}.'\n", encoding="utf-8")
     assert run("prompt", "--source", tmp_path / "p.py", "--call", 'f(goal="x")') == 0
     assert capsys.readouterr().out == "Go to x."
+    (tmp_path / "call.txt").write_text('f(goal="the red ball")\n', encoding="utf-8")
+    assert run("prompt", "--source", tmp_path / "p.py", "--call-file", tmp_path / "call.txt") == 0
+    assert capsys.readouterr().out == "Go to the red ball."
 
 
 def test_schema(capsys: pytest.CaptureFixture[str]) -> None:

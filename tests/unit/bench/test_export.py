@@ -310,6 +310,16 @@ def test_rows_stand_in_the_order_of_the_requests(run: Path) -> None:
         ("+x", "'+x"),
         ("-x", "'-x"),
         ("@x", "'@x"),
+        # Signs of other widths and heights, as spreadsheets of East Asia read them.
+        *((f"{sign}x", f"'{sign}x") for sign in "＝＋－＠﹦﹢﹣﹫⁼⁺⁻₌₊₋−"),
+        # What stands before them and is not seen.
+        (" =x", "' =x"),
+        ("\u3000＝x", "\\u3000＝x"),
+        ("\n=x", "'\n=x"),
+        ("\ufe0f=x", "'\ufe0f=x"),
+        ("\n", "'\n"),
+        ("5 - 3", "5 - 3"),
+        ("“=”", "“=”"),
         ('a, "b"\nc', 'a, "b"\nc'),
         ("\x1b[31m\x00\ud800", "\\x1b[31m\\x00\\ud800"),
         ("", ""),

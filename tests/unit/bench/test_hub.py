@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import re
@@ -13,12 +14,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from by_path import load
 from trialbench import hub as hub_room
 from trialbench.cli import main
 from trialbench.errors import ServerError, UsageError
+from trialbench.hub import bounds
 from trialbench.hub.fetch import WrongHashError, fetch
 from trialbench.hub.pin import pin
 
@@ -236,6 +239,135 @@ def test_a_hub_that_is_not_there(dest: Path, monkeypatch: pytest.MonkeyPatch, de
 def test_a_disk_that_fails_is_not_blamed_on_the_hub() -> None:
     with pytest.raises(OSError, match="No space left"), hub_room.plain_errors(REPO, "main"):
         raise OSError(28, "No space left on device")
+
+
+def listing(monkeypatch: pytest.MonkeyPatch, *files: Any, sha: Any = "a" * 40) -> None:
+    """Let the hub list these files, each a name or (name, size, SHA-256)."""
+    rows = [one if isinstance(one, tuple) else (one, 5, None) for one in files]
+    siblings = [
+        SimpleNamespace(rfilename=name, size=size, lfs=SimpleNamespace(sha256=sha256) if sha256 is not None else None)
+        for name, size, sha256 in rows
+    ]
+    api = SimpleNamespace(model_info=lambda *_args, **_more: SimpleNamespace(sha=sha, siblings=siblings))
+    monkeypatch.setattr(hub_room, "api", lambda: api)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../model.gguf",
+        "/etc/model.gguf",
+        "a/../../model.gguf",
+        "a//model.gguf",
+        "./model.gguf",
+        "model.gguf\nmodel.gguf: right, SHA-256",
+        "\x1b[2Jmodel.gguf",
+        "\u202emodel.gguf",
+        "\x00model.gguf",
+        ".part-aaaaaaaaaaaa/model.gguf",
+        f"{'m' * 300}.gguf",
+    ],
+)
+def test_a_name_that_is_no_plain_one_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """It becomes a path, a pin, and words for people."""
+    listing(monkeypatch, "model.gguf", name)
+    with pytest.raises(ServerError, match="expected plain names of files, found") as caught:
+        hub_room.list_files(REPO, "main", ["*"])
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 200
+    # What nobody asked for may be called what it likes, and is told on one line.
+    assert [file.name for file in hub_room.list_files(REPO, "main", ["model.gguf"])[1]] == ["model.gguf"]
+    with pytest.raises(UsageError) as missed:
+        hub_room.list_files(REPO, "main", ["none"])
+    assert str(missed.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        (("m.gguf", -1, None), "expected a size"),
+        (("m.gguf", 1 << 60, None), "expected a size"),
+        (("m.gguf", "5", None), "expected a size"),
+        (("m.gguf", 5, "../x"), "expected 64 hexadecimal digits"),
+        (("m.gguf", 5, "A" * 64), "expected 64 hexadecimal digits"),
+        (("m.gguf", 5, 7), "expected 64 hexadecimal digits"),
+    ],
+)
+def test_a_listing_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, file: Any, words: str) -> None:
+    listing(monkeypatch, file)
+    with pytest.raises(ServerError, match=words):
+        hub_room.list_files(REPO, "main", ["*"])
+
+
+def test_a_file_that_is_listed_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    listing(monkeypatch, "m.gguf", "m.gguf")
+    with pytest.raises(ServerError, match=r"expected each file once, found m\.gguf 2 times"):
+        hub_room.list_files(REPO, "main", ["*"])
+
+
+@pytest.mark.parametrize("sha", [None, "", "main", "a" * 41, 7, "a\n"])
+def test_a_commit_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, sha: Any) -> None:
+    listing(monkeypatch, "m.gguf", sha=sha)
+    with pytest.raises(ServerError, match="expected the commit that main is"):
+        hub_room.list_files(REPO, "main", ["*"])
+
+
+def test_a_hub_s_answer_has_an_end(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "ANSWER_BYTES", 100)
+    with pytest.raises(bounds.TooMuchError, match="expected at most 100 bytes, found more"):
+        hub_room.list_files(REPO, "main", ["*"])
+
+
+def test_a_file_is_no_larger_than_the_hub_has_said(hub: Any, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would fill the disk before any hash could tell; what has come is removed, and not fetched again and again."""
+    monkeypatch.setattr(bounds, "_SLACK_BYTES", 0)
+    real = hub_room.list_files
+
+    def short(*args: Any) -> Any:
+        commit, files = real(*args)
+        return commit, [dataclasses.replace(file, size=1000) for file in files]
+
+    monkeypatch.setattr(hub_room, "list_files", short)
+    told: list[str] = []
+    with pytest.raises(bounds.TooMuchError, match="expected at most 1000 bytes"):
+        fetch(REPO, revision=hub.commit(REPO), include=["*Q4*"], dest=dest, sha256={}, tell=told.append)
+    assert names(dest) == []
+    assert not [line for line in told if "going on" in line]
+
+
+class Endless(httpx.SyncByteStream):
+    """A body that never ends."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            yield bytes(1 << 16)
+
+
+@pytest.mark.parametrize(
+    ("headers", "limit"), [({}, bounds.ANSWER_BYTES), ({"content-encoding": "gzip"}, bounds.PACKED_BYTES)]
+)
+@pytest.mark.parametrize("path", ["/api/models/a/b", "/v2/x/manifests/y"])
+def test_a_body_without_end_is_cut(path: str, headers: dict[str, str], limit: int) -> None:
+    """A packed one sooner: it may be a thousand times as large in memory."""
+    transport = httpx.MockTransport(lambda _request: httpx.Response(200, headers=headers, stream=Endless()))
+    with (
+        bounds.client_factory(lambda: httpx.Client(transport=transport))() as client,
+        client.stream("GET", f"http://hub{path}") as reply,
+        pytest.raises(bounds.TooMuchError, match=rf"hub: expected at most {limit} bytes"),
+    ):
+        for _chunk in reply.iter_raw():
+            pass
+
+
+def test_a_body_that_drips_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 100_000, 7))
+    monkeypatch.setattr(bounds.time, "monotonic", lambda: float(next(clock)))
+    transport = httpx.MockTransport(lambda _request: httpx.Response(200, stream=Endless()))
+    with (
+        bounds.client_factory(lambda: httpx.Client(transport=transport))() as client,
+        pytest.raises(bounds.TooMuchError, match="expected an answer within 120 s"),
+    ):
+        client.get("http://hub/api/x")
 
 
 def test_names_with_odd_characters(hub: Any, dest: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,8 +15,10 @@ from trialbench.report.summary import Summary
 from trialbench.report.telemetry import Joined, joined
 from trialbench.show.terminal import screen
 
-# Prefixes that make a spreadsheet treat a text as a formula; replies are untrusted.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# First characters that make a spreadsheet treat a text as a formula, whatever their width and height; replies are
+# untrusted. Spaces before them may be taken away when the table is read.
+_FORMULA = ("=", "+", "-", "@", "\N{MINUS SIGN}")
+_CONTROL = ("\t", "\r", "\n")
 
 
 def columns() -> list[str]:
@@ -71,4 +74,10 @@ def _cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     shown = screen(value)
-    return f"'{shown}" if shown.startswith(_FORMULA) else shown
+    return f"'{shown}" if shown.startswith(_CONTROL) or _first(shown).startswith(_FORMULA) else shown
+
+
+def _first(text: str) -> str:
+    """The first character that is seen, in the plain form of all its widths; what has no width is passed over."""
+    seen = (one for one in text if not one.isspace() and unicodedata.category(one) not in ("Cf", "Mn"))
+    return unicodedata.normalize("NFKC", next(seen, ""))

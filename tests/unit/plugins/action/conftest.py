@@ -33,19 +33,30 @@ class Stage:
         self.shown: list[str] = []
         self.commands: list[list[str]] = []
         self.remote = folder / "remote-tmp"
+        # As Ansible does it: the connection knows the folder made last, and no other one is removed.
+        self.shell = SimpleNamespace(tmpdir=None, join_path=lambda *parts: "/".join(parts))
+        self.made: list[str] = []
         self.removed: list[str] = []
+        self.fetch: Callable[[str, str], Any] = shutil.copyfile
+        self.put: Callable[[str, str], Any] = shutil.copyfile
+        self.module: Callable[..., dict[str, Any]] = lambda **_options: {}
         self.answer: Callable[[list[str]], Reply] = lambda _argv: said()
 
     def action(self, module: ModuleType, *, check_mode: bool = False, **args: Any) -> Any:
         """The action of a module with these arguments."""
         task = SimpleNamespace(args=args, check_mode=check_mode, async_val=0, action=module.__name__)
-        shell = SimpleNamespace(tmpdir=str(self.remote), join_path=lambda *parts: "/".join(parts))
-        connection = SimpleNamespace(_shell=shell, fetch_file=shutil.copyfile, reset=lambda: self.shown.append("reset"))
+        connection = SimpleNamespace(
+            _shell=self.shell,
+            fetch_file=self.fetch,
+            put_file=self.put,
+            reset=lambda: self.shown.append("reset"),
+        )
         found = module.ActionModule(task, connection, None, None, None)
+        found._execute_module = self.module
         found._display = SimpleNamespace(display=self.shown.append, warning=self.shown.append)
         found._low_level_execute_command = self._execute
         found._make_tmp_path = self._make_tmp_path
-        found._remove_tmp_path = self.removed.append
+        found._remove_tmp_path = self._remove_tmp_path
         found._transfer_file = shutil.copyfile
         return found
 
@@ -55,8 +66,16 @@ class Stage:
         return dict(action.run(None, {"inventory_hostname": "panda"}))
 
     def _make_tmp_path(self) -> str:
-        self.remote.mkdir(exist_ok=True)
-        return str(self.remote)
+        folder = self.remote if not self.made else self.remote.with_name(f"{self.remote.name}-{len(self.made)}")
+        folder.mkdir()
+        self.made.append(str(folder))
+        self.shell.tmpdir = str(folder)
+        return str(folder)
+
+    def _remove_tmp_path(self, path: str | None) -> None:
+        if path:
+            self.removed.append(path)
+            self.shell.tmpdir = None
 
     def _execute(self, command: str, sudoable: bool = False) -> Reply:
         assert sudoable, "what runs on a tried host runs as root"

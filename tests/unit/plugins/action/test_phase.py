@@ -140,6 +140,18 @@ def test_a_host_that_is_held_is_told_in_its_own_words(stage: Any, host: Host, pl
     assert caught.value.result["rc"] == 3
 
 
+@pytest.mark.parametrize("code", [1, 2, 3, 130, 137, 143])
+def test_an_opening_that_was_killed_is_taken_back(stage: Any, host: Host, plan_data: dict[str, Any], code: int) -> None:
+    """It may have left containers, or a mark without a runner."""
+    host.refuse["open"] = {"rc": code, "stdout": "", "stderr": "Killed\n"}
+    with pytest.raises(AnsibleActionFail, match="model-trial open: Killed"):
+        stage.play(phase, name="snapshot", plan=plan_data)
+    assert host.verbs() == (["open"] if code < 4 else ["open", "restore"])
+    if code > 3:
+        assert host.asked[1][1] == {"by": "playbook", "no-wait": ""}
+        assert f"the opening was cut off (exit code {code})" in stage.shown[0]
+
+
 def test_a_phase_is_advanced_and_watched_until_it_is_done(stage: Any, host: Host, plan_data: dict[str, Any]) -> None:
     host.say(event(5, "phase_started", phase="window"), event(6, "tenant_stopping", tenant="chatterbox"))
     host.say(samples=[{"name": "nav-baseline-a1", "n": 7, "ok": 7, "p50_ms": 20.5}])
@@ -283,6 +295,27 @@ def test_a_phase_that_was_done_while_the_network_was_cut_is_done(
         is_open=False,
     )
     assert stage.play(phase, name="measure", plan=plan_data, epoch=3)["duration_s"] == 4.0
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_failure_is_told_once(stage: Any, host: Host, plan_data: dict[str, Any], told: bool) -> None:
+    """Ansible tells each cause of a failure; one that is its own cause it tells until it gives up."""
+    host.refuse["advance"] = {"rc": 3, "stdout": "", "stderr": "run r, epoch 3 is over: restored by host at noon\n"}
+    if told:
+        host.say(event(5, "phase_failed", phase="window", reason="no voice", expected="", found="", todo=""))
+    else:
+        host.say(is_open=False)
+    with pytest.raises(AnsibleActionFail) as caught:
+        stage.play(phase, name="window", plan=plan_data, epoch=3)
+    chain: list[BaseException] = []
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert not any(error is one for one in chain), "a failure is its own cause"
+        chain.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    texts = [str(one) for one in chain]
+    assert len(texts) == len(set(texts))
+    assert ("no voice" if told else "restored by host at noon") in texts[0]
 
 
 @pytest.mark.parametrize("stdout", ["", "welcome to panda", "[]", '{"torn": '])

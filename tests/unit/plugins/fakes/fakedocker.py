@@ -173,7 +173,8 @@ class FakeDocker:
             self.end(found["name"], 1)
             return 1, "", "ValueError: no prompt today\n"
         self.end(found["name"], 0)
-        return 0, f"prompt of {found['command'][-1]}\n", ""
+        call = Path(found["options"]["--volume"][1].split(":")[0])
+        return 0, f"prompt of {call.read_text()}\n", ""
 
     def _stop(self, args: list[str]) -> Completed:
         found = self.get(args[-1])

@@ -197,6 +197,8 @@ def test_the_prompt_is_made_without_network(docker: Any, trial: plan.Plan, tmp_p
     assert "--cap-drop=ALL" in create
     assert "--user=10001:10001" in create
     assert f"--volume={source}:/in/source.py:ro" in create
+    # Every user may read a command line, and the call holds the goal in words.
+    assert not any(trial.contracts.prompt.call in word for call in docker.calls() for word in call)
     assert start == ["start", "--attach", "mt-prompt"]
     assert remove == ["rm", "--force", "mt-prompt"]
     assert docker.all() == []

@@ -1,10 +1,11 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The thirteen contracts, on a host whose HTTP is real and whose rest is made up: one at a time is broken."""
+"""The fourteen contracts, on a host whose HTTP is real and whose rest is made up: one at a time is broken."""
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import json
 import os
@@ -18,7 +19,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import contracts, gpu, planfile, probes
+from ansible_collections.edgelab.model_trial.plugins.module_utils import contracts, gpu, planfile, probes, rehearsal
+from ansible_collections.edgelab.model_trial.plugins.module_utils.journal import State
 
 JPEG = bytes.fromhex("ffd8ffe000074a46494600ffc0000b0801e0028001011100ffda000801010000003f001234ffd9")
 PROMPT = "import requests\n" * 3 + "def build_vlm_prompt(goal):\n    return f'seek {goal}'\n"
@@ -59,6 +61,7 @@ class World:
         self.beside: dict[str, dict[str, str]] = {}
         self.total_mib, self.used_mib, self.holders = 16_303, 13_700, 9
         self.gpu_error = ""
+        self.program = ""
         (self.proc / "net").mkdir(parents=True)
         (self.proc / "meminfo").write_text("MemTotal: 32000000 kB\nMemAvailable: 16000000 kB\n")
         self.listening: dict[int, int] = {}
@@ -161,14 +164,15 @@ class World:
             as_root=self.as_root,
             run=self.run,
             card=self.card,
+            program=self.program,
         )
 
     def evaluate(self) -> dict[int, contracts.Contract]:
         found = contracts.evaluate(planfile.parse(self.data), self.host)
-        assert [c.id for c in found] == list(range(1, 14))
+        assert [c.id for c in found] == list(range(1, 15))
         for contract in found:
             assert all((contract.name, contract.expected, contract.found, contract.why)), contract
-            assert bool(contract.todo) is (contract.spared or not contract.ok), contract
+            assert bool(contract.todo) is (contract.spared or contract.warning or not contract.ok), contract
         return {c.id: c for c in found}
 
     def broken(self) -> dict[int, contracts.Contract]:
@@ -692,6 +696,27 @@ def test_docker_in_words(world: World) -> None:
     assert found == ("docker 26.1.5, live-restore off, restart policies: other=always, third; GPU access by cdi")
 
 
+@pytest.mark.parametrize(
+    ("path", "rc", "ok"),
+    [("/usr/bin:/bin", 0, True), ("/nowhere:/not/there", 127, False), ("", 127, True)],
+)
+def test_docker_is_where_the_trials_units_look(world: World, patient: None, path: str, rc: int, ok: bool) -> None:
+    """A login finds it elsewhere, as in /snap/bin; a restore would not."""
+    (world.folder / "bin").mkdir()
+    docker = world.folder / "bin" / "docker"
+    docker.write_text("#!/bin/sh\n")
+    docker.chmod(0o755)
+    if path and ok:
+        path = f"{path}:{docker.parent}"
+    world.answers["systemctl show-environment"] = contracts.Ran(0, f"LANG=C\nPATH={path}\n" if path else "", "")
+    if ok:
+        assert world.broken() == {}
+        return
+    broken = world.only(8)
+    assert f"in none of the folders in which systemd looks for the trial's units ({path})" in broken.found
+    assert "sudo ln -s" in broken.todo
+
+
 def test_docker_without_containers(world: World) -> None:
     world.answers["docker ps"] = contracts.Ran(0, "", "")
     world.answers["docker info"] = contracts.Ran(0, json.dumps({**INFO, "LiveRestoreEnabled": True}), "")
@@ -1034,6 +1059,61 @@ def test_a_card_that_is_too_small_is_nothing_to_be_spared(world: World) -> None:
     world.total_mib = 14_000
     world.data["contracts"]["disk_gb_min"] = 1e9
     assert world.only(7).spared is False
+
+
+# 14: a rehearsal
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take its time: these tests start real programs, and are about what they say."""
+    monkeypatch.setattr(contracts, "QUESTION_S", 100.0)
+    monkeypatch.setattr(contracts, "TOGETHER_S", 200.0)
+
+
+def rehearse(world: World) -> None:
+    """The host has come back from exactly this."""
+    world.answers["systemctl cat"] = contracts.Ran(0, "[Service]\nExecStart=/usr/bin/llama-server\n", "")
+    plan = planfile.parse(world.data)
+    rehearsal.keep(plan, State(world.state), dataclasses.replace(world.host, as_root=True), "ab" * 32)
+
+
+@pytest.mark.parametrize("require", [False, True])
+@pytest.mark.parametrize("known", ["never", "stale", "fresh", "silent"])
+def test_a_host_that_never_came_back_is_a_warning_or_refused(
+    world: World, patient: None, require: bool, known: str
+) -> None:
+    world.program = "ab" * 32
+    world.data["require_rehearsal"] = require
+    if known != "never":
+        rehearse(world)
+    if known == "stale":
+        (world.folder / "start.sh").write_text("#!/bin/sh\nexec ./another.sh\n")
+    if known == "silent":
+        world.answers["systemctl cat"] = contracts.Ran(126, "", "systemctl did not end within 2.5 s")
+    found = world.evaluate()[14]
+    assert (found.ok, found.warning) == (known == "fresh" or not require, known != "fresh" and not require)
+    words = {
+        "never": "no rehearsal of this host has passed",
+        "stale": f"changed since: script {world.folder}/start.sh",
+        "fresh": "rehearsed at 2",
+        "silent": "it can't be told",
+    }
+    assert words[known] in found.found
+    assert ("rehearse.yml" in found.todo) is (known != "fresh")
+
+
+def test_a_rehearsal_needs_none(world: World) -> None:
+    world.data.update(rehearsal=True, require_rehearsal=True)
+    found = world.evaluate()[14]
+    assert (found.ok, found.warning, found.spared) == (True, False, False)
+
+
+@pytest.mark.parametrize("require", [False, True])
+def test_without_sudo_a_record_can_not_be_read(world: World, require: bool) -> None:
+    world.data["require_rehearsal"] = require
+    world.sudo_error = "sudo: a password is required"
+    assert (14 in world.broken()) is require
 
 
 # 13: ground truth

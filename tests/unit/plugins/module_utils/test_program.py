@@ -6,27 +6,32 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import errno
 import hashlib
 import json
 import os
 import re
 import signal
+import stat
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_collections.edgelab.model_trial.plugins.module_utils import (
+    containers,
     gpu,
     journal,
     planfile,
     program,
+    rehearsal,
     restorer,
     run,
     runner,
+    tenants,
 )
 from ansible_collections.edgelab.model_trial.plugins.module_utils.containers import A2_LABEL, RUN_LABEL
 from fakeworld import GoesOn
@@ -211,6 +216,94 @@ def test_what_systemd_has_not_forgotten_yet_is_waited_for(world: World, shell: S
     assert world.state.mark()
 
 
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    """Root's umask keeps nothing from anybody."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def open_to_others(folder: Path) -> dict[str, str]:
+    """What in a folder others than its owner may write, with its mode."""
+    found = {str(path.relative_to(folder)): path.lstat().st_mode for path in folder.rglob("*")}
+    # What is in the folder of the samples is its container's.
+    ours = {name: mode for name, mode in found.items() if "/samples/" not in name and not stat.S_ISLNK(mode)}
+    return {name: oct(mode) for name, mode in ours.items() if mode & 0o022}
+
+
+def test_whatever_umask_root_has_nobody_else_writes_what_a_trial_leaves(
+    world: World, shell: Shell, no_umask: None
+) -> None:
+    epoch = shell.open()
+    shell.ours("poll", epoch)
+    shell.ours("advance", epoch, "--phase=window")
+    assert shell("abort", "--by=ann") == 0
+    assert shell("run") == 1
+    assert shell("restore-now") == 0
+    assert open_to_others(world.state.root) == {}
+    assert stat.S_IMODE(world.state.root.stat().st_mode) == 0o700
+    # systemd reads it, and a user who can write it says what root runs.
+    assert stat.S_IMODE(program.DROP_IN.stat().st_mode) == 0o644
+    assert stat.S_IMODE(program.DROP_IN.parent.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize("how", ["a command", "a thread", "within a tenant's start"])
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_host_without_room_for_a_process_has_not_failed_to_restore(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch, how: str, times: int
+) -> None:
+    """It is said, and tried again at once when there is room: no pause that grows, no call of the hook."""
+    shell.open()
+    left, rooms = [how] * times, [False, False, True] * times
+    real = restorer.Restorer.restore
+
+    def restore(self: restorer.Restorer) -> Any:
+        if not left:
+            return real(self)
+        left.pop()
+        if how == "a thread":
+            raise RuntimeError("can't start new thread")
+        error = OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        assert run.no_room(error)
+        if how == "a command":
+            raise run.NoRoom(errno.EAGAIN, "docker: this host starts no further process")
+        raise restorer.RestoreFailed("chatterbox: its start command cannot be run")
+
+    monkeypatch.setattr(restorer.Restorer, "restore", restore)
+    monkeypatch.setattr(run, "room", lambda: rooms.pop(0))
+    began = world.clock.now
+    assert shell("restore-now") == 0
+    assert world.clock.now - began < 30
+    names = [e["event"] for e in world.events()]
+    assert names.count("restore_waits") == times
+    assert "restore_failed" not in names
+    assert rooms == []
+    assert "this host starts no further process; the restore continues as soon as it does" in shell.err
+    assert world.state.mark() is None
+
+
+def test_what_fails_with_all_processes_is_a_failed_restore(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell.open()
+    assert run.no_room(OSError(errno.EAGAIN, "earlier"))
+
+    def restore(_self: restorer.Restorer) -> Any:
+        raise restorer.RestoreFailed("no voice")
+
+    monkeypatch.setattr(restorer.Restorer, "restore", restore)
+    assert shell("restore-now") == 1
+    assert [e["event"] for e in world.events()][-1] == "restore_failed"
+
+
+def test_a_drop_in_folder_that_others_could_write_is_closed(world: World, shell: Shell) -> None:
+    program.DROP_IN.parent.mkdir(mode=0o777)
+    program.DROP_IN.parent.chmod(0o777)
+    shell.open()
+    assert stat.S_IMODE(program.DROP_IN.parent.stat().st_mode) == 0o755
+
+
 def test_an_attended_run_waits_for_its_controller(world: World, shell: Shell) -> None:
     shell.open()
     assert world.state.furthest() == "snapshot"
@@ -259,6 +352,49 @@ def test_a_terminal_that_goes_away_leaves_no_half_of_an_opening(world: World, sh
         signal.signal(signal.SIGHUP, before)
     assert world.state.mark()
     assert world.done("systemd-run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", ["phase_started snapshot", "prompt", "opened"])
+def test_an_opening_that_is_asked_to_end_takes_back_what_it_has_done(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch, moment: str, number: signal.Signals
+) -> None:
+    """Its containers would stay, and its mark would be without a runner."""
+    before = signal.getsignal(number)
+
+    real = containers.remove
+
+    def disturbed(*args: Any, **options: Any) -> int:
+        os.kill(os.getpid(), number)
+        return real(*args, **options)
+
+    def ask() -> None:
+        # And once more, while it takes back.
+        monkeypatch.setattr(containers, "remove", disturbed)
+        os.kill(os.getpid(), number)
+
+    world.at(moment, ask)
+    assert shell("open", f"--run={world.plan.run}") == 130
+    assert (world.state.mark(), world.docker.all()) == (None, [])
+    assert world.done("stop", "start") == []
+    assert world.events()[-1]["reason"] == "interrupted"
+    assert signal.getsignal(number) == before
+
+
+def test_what_an_opening_that_was_killed_has_left_is_removed(world: World, shell: Shell) -> None:
+    """SIGKILL leaves its containers, and no mark."""
+    world.docker.add("panda-llamacpp-e4b", RUN_LABEL, world.plan.run)
+    world.docker.add("mt-client-tenants", RUN_LABEL, world.plan.run, status="running")
+    world.docker.add("somebody", "other", "x")
+    with world.state.lock("run next (from bob)"):
+        # They may be those of the next one, which is being prepared.
+        assert shell("restore-now") == 0
+        assert len(world.docker.all()) == 3
+    assert shell("restore-now") == 0
+    assert "2 containers that an opening has left were removed" in shell.out
+    assert [found["name"] for found in world.docker.all()] == ["somebody"]
+    assert shell("restore-now") == 0
+    assert shell.out == "nothing to restore: no trial holds this host\n"
 
 
 def test_a_run_without_a_plan(shell: Shell) -> None:
@@ -356,7 +492,69 @@ def test_a_rehearsal_from_open_to_its_end(
     assert (shell.json["phase"], shell.json["samples"]) == ("window", [])
     assert shell("restore-now") == 0
     assert all(world.up(name) for name in world.services)
-    assert world.events()[-2]["times"]["start_s"].keys() == {"llamacpp", "chatterbox"}
+    assert world.events()[-3]["times"]["start_s"].keys() == {"llamacpp", "chatterbox"}
+    assert world.events()[-1]["event"] == "rehearsed"
+    assert world.events()[-1]["ok"] is True
+    # The next trial on this host finds it.
+    trial = dataclasses.replace(world.plan, rehearsal=False)
+    seen = rehearsal.judge(trial, Shown(), world.state.root, rehearsal.of_program(Path(sys.argv[0])))
+    assert seen == (True, f"rehearsed at {recorded(world)['wall']} (run {world.plan.run})")
+
+
+class Shown:
+    """The host of the made-up world as a contract sees it."""
+
+    proc = Path("/proc")
+
+    def run(self, argv: Sequence[str]) -> run.Ran:
+        return self.root(*argv)
+
+    def root(self, *argv: str) -> run.Ran:
+        if argv[-1].endswith("rehearsed.json"):
+            return run.Ran(0, Path(argv[-1]).read_text(), "")
+        return tenants.HERE.root(*argv)
+
+
+def recorded(world: World) -> dict[str, Any]:
+    """The newest record of a rehearsal."""
+    found: dict[str, Any] = json.loads((world.state.root / "rehearsed.json").read_text())["rehearsals"][0]
+    return found
+
+
+@pytest.mark.parametrize("trouble", ["aborted", "voice", "disk", "a trial"])
+def test_what_did_not_go_well_at_once_is_no_record(
+    world_of: WorldOf,
+    plan_data: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: str,
+) -> None:
+    world = world_of({**plan_data, "rehearsal": trouble != "a trial"})
+    shell = Shell(world, capsys)
+    epoch = shell.open()
+    shell.ours("advance", epoch, "--phase=measure")
+    if trouble == "aborted":
+        shell("abort", "--by=ann")
+    assert shell("run") == (1 if trouble == "aborted" else 0)
+    if trouble == "voice":
+        world.services["chatterbox"].broken = "no voice"
+        assert shell("restore-now") == 1
+        world.services["chatterbox"].broken = ""
+    if trouble == "disk":
+
+        def full(*_args: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(rehearsal, "write_atomic", full)
+    # The host is back all the same.
+    assert shell("restore-now") == 0
+    assert world.state.mark() is None
+    assert not (world.state.root / "rehearsed.json").exists()
+    told = [e for e in world.events() if e["event"] == "rehearsed"]
+    assert [e["ok"] for e in told] == ([] if trouble == "a trial" else [False])
+    if told:
+        assert "this rehearsal is not recorded as passed" in shell.out
+        assert {"aborted": "aborted by ann", "voice": "chatterbox", "disk": "No space"}[trouble] in told[0]["reason"]
 
 
 def test_a_runner_that_does_not_start_gives_the_host_back(world: World, shell: Shell) -> None:
@@ -1699,6 +1897,15 @@ def test_a_folder_that_can_not_be_laid_there_is_told(
     with pytest.raises(OSError, match="Read-only"):
         program.unpack(zipapp, folder)
     assert list(folder.parent.iterdir()) == []
+
+
+def test_whatever_umask_root_has_nobody_else_writes_the_modules(zipapp: Path, tmp_path: Path, no_umask: None) -> None:
+    """They run as root."""
+    folder = tmp_path / "cache" / "0123"
+    program.unpack(zipapp, folder)
+    assert open_to_others(tmp_path / "cache") == {}
+    assert list(folder.rglob("*.pyc"))
+    assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
 
 
 def test_the_modules_are_there_when_unpacking_is_done(

@@ -5,8 +5,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.edgelab.model_trial.plugins.module_utils import run
@@ -91,3 +96,83 @@ def test_a_service_left_behind_does_not_hold_up_a_command_that_prints_elsewhere(
     with open(tmp_path / "log", "wb") as file:
         sh("sleep 40 & echo up", into=file)
     assert time.monotonic() - began < 30
+
+
+# A host that starts no further process.
+
+
+@pytest.fixture
+def crowded(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The next starts of a process are refused with these errors; time passes with each pause."""
+    left: list[int] = []
+    clock = [0.0]
+    start = subprocess.Popen
+
+    def popen(*args: Any, **options: Any) -> Any:
+        if left:
+            number = left.pop(0)
+            raise OSError(number, os.strerror(number))
+        return start(*args, **options)
+
+    def sleep(seconds: float) -> None:
+        clock[0] += seconds
+
+    monkeypatch.setattr(run.subprocess, "Popen", popen)
+    monkeypatch.setattr(run.time, "sleep", sleep)
+    monkeypatch.setattr(run.time, "monotonic", lambda: clock[0])
+    return left
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM])
+@pytest.mark.parametrize("times", [1, 40])
+def test_a_command_waits_until_the_host_has_room_for_it(crowded: list[int], number: int, times: int) -> None:
+    crowded[:] = [number] * times
+    before = run.refused()
+    assert run.command(["echo", "here"], 60.0).out == "here\n"
+    assert run.refused() == before + times
+
+
+def test_a_host_without_room_is_named_and_not_the_command(crowded: list[int]) -> None:
+    crowded[:] = [errno.EAGAIN] * 1000
+    with pytest.raises(run.NoRoom, match=r"echo: this host starts no further process .*unavailable.*systemd-cgtop"):
+        run.command(["echo", "here"], 60.0)
+    # 5 s in steps of 0.1 s, and no more.
+    assert 940 <= len(crowded) <= 960
+    crowded[:] = [errno.EAGAIN] * 1000
+    with pytest.raises(run.NoRoom):
+        run.command(["echo", "here"], 1.0)
+    assert 980 <= len(crowded) <= 995
+    crowded[:] = [errno.EAGAIN] * 3
+    child = run.background(["echo", "here"])
+    assert child.communicate()[0] == "here\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.E2BIG])
+def test_no_other_error_is_waited_for(crowded: list[int], number: int) -> None:
+    crowded[:] = [number]
+    before = run.refused()
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))) as caught:
+        run.command(["echo", "here"], 60.0)
+    assert not isinstance(caught.value, run.NoRoom)
+    assert run.refused() == before
+
+
+@pytest.mark.parametrize(
+    ("err", "is_it"),
+    [
+        (RuntimeError("can't start new thread"), True),
+        (RuntimeError("voice: can't start new thread; it is tried again"), True),
+        (OSError(errno.EAGAIN, "x"), True),
+        (run.NoRoom(errno.EAGAIN, "x"), True),
+        (RuntimeError("no voice"), False),
+        (OSError(errno.ENOSPC, "x"), False),
+        (TimeoutError("x"), False),
+    ],
+)
+def test_what_says_that_there_is_no_room(err: Exception, is_it: bool) -> None:
+    assert run.no_room(err) is is_it
+
+
+def test_whether_there_is_room_is_tried(crowded: list[int]) -> None:
+    crowded[:] = [errno.EAGAIN]
+    assert [run.room(), run.room()] == [False, True]

@@ -17,12 +17,17 @@ GOOD = core.Contract(1, "sudo without a password", "it works", "it works", True,
 BAD = core.Contract(3, "the port is free", "nobody", "PID 7", False, "it is ours", "end it")
 
 
+hosts: list[core.Host] = []
+
+
 def evaluating(monkeypatch: pytest.MonkeyPatch, *found: core.Contract) -> list[Plan]:
     """Lets the core find ``found``; gives the plans it was asked about."""
     asked: list[Plan] = []
+    hosts.clear()
 
-    def evaluate(plan: Plan) -> list[core.Contract]:
+    def evaluate(plan: Plan, host: core.Host) -> list[core.Contract]:
         asked.append(plan)
+        hosts.append(host)
         return list(found)
 
     monkeypatch.setattr(core, "evaluate", evaluate)
@@ -53,6 +58,20 @@ def test_all_that_is_broken_is_in_the_message(
     assert len(result["contracts"]) == 3
     assert result["msg"] == core.message([BAD, other])
     assert result["msg"].count("\n\n") == 1
+
+
+def test_what_is_not_insisted_on_is_a_warning(
+    invoke: Any, plan_data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warned = dataclasses.replace(BAD, id=14, name="rehearsed", ok=True, warning=True, found="never", todo="rehearse")
+    evaluating(monkeypatch, GOOD, warned)
+    said: list[str] = []
+    # On a controller Ansible shows it at once, and on a host it travels with the result.
+    monkeypatch.setattr(contracts.AnsibleModule, "warn", lambda _self, warning, **_more: said.append(warning))
+    result = invoke(contracts.main, {"plan": plan_data, "program": "ab" * 32})
+    assert not result["failed"]
+    assert hosts[0].program == "ab" * 32
+    assert said == ["Contract 14, rehearsed: never. What to do: rehearse."]
 
 
 def test_a_plan_that_is_none_is_refused(invoke: Any, plan_data: dict[str, Any]) -> None:

@@ -1,0 +1,43 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Documentation of the action plugin ``channel``, which does the work on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: channel
+version_added: 0.1.0
+short_description: Look whether the way to a host is clean in both directions
+description:
+  - Sends commands, input and a file to the host and compares what comes back, byte for byte. A login that prints a
+    greeting, or reads what is not its own, fails here, and not when the results of a trial are fetched.
+  - Looks at the clocks of controller and host, and at the controller's folder for temporary files.
+  - Lists B(all) that is wrong, each with what was expected, what was found, why it matters and what to do. Leaves
+    nothing on either side.
+options: {}
+extends_documentation_fragment:
+  - edgelab.model_trial.attributes
+attributes:
+  check_mode:
+    support: full
+    description: It looks in check mode as well.
+seealso:
+  - module: edgelab.model_trial.contracts
+"""
+
+EXAMPLES = r"""
+- name: Stop here if what this login prints gets into commands and files
+  edgelab.model_trial.channel:
+"""
+
+RETURN = r"""
+broken:
+  description: What is wrong, by name. Returned on failure too.
+  returned: always
+  type: list
+  elements: str
+  sample: [files]
+"""
