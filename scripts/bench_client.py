@@ -1,14 +1,13 @@
-"""How close to the wire does trialbench measure, and at what cost? One real llama-server, clients in turns.
+"""How near to the wire does trialbench measure, and what does it cost? One real llama-server, clients in turns.
 
 Usage (`make bench` does it)::
 
     python scripts/bench_client.py [--rounds 5] [--requests 40] [--out build/benchmarks.json]
 
 Compared are trialbench's client, a raw socket (trialbench/measure/raw.py) and plain httpx, timed around its call as
-everybody does it; and whichever of guidellm, aiperf and llama-benchy are installed. The first three are processes of
-their own that send one request when told to, one after the other in changing order: whatever the machine does
-meanwhile meets all of them. What passed on the loopback is listened to from outside, so that no client is taken at
-its word.
+everybody does it. They are processes of their own that send one request when told to, one after the other in changing
+order: whatever the machine does meanwhile meets all of them. What passed on the loopback is listened to from outside,
+so that no client is taken at its word.
 
 Exit code 0 when every target holds, 1 when one is missed, 2 when it could not be measured.
 """
@@ -16,17 +15,13 @@ Exit code 0 when every target holds, 1 when one is missed, 2 when it could not b
 from __future__ import annotations
 
 import argparse
-import functools
-import http.server
 import json
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -40,7 +35,6 @@ from bench_server import CAMERA, NAV_PROMPT, ROOT, BenchError, Server, Wire, end
 CLIENTS = ("trialbench", "raw", "httpx")
 MODES = ("plain", "stream")
 TIMEOUT_S = 30.0
-PEER_LIMIT_S = 180.0
 # The targets: ratios to the raw socket of the same round, medians over the rounds; milliseconds, seconds, megabytes.
 PLAIN_RATIO, STREAM_RATIO, GAP_MS, FIRST_S, RSS_MB = 1.05, 1.10, 0.4, 0.3, 45.0
 
@@ -130,7 +124,7 @@ def work(name: str, url: str, stream: bool) -> int:
         try:
             print(json.dumps(once()), flush=True)
         except Exception as error:
-            # Report any error: the other side must not wait.
+            # Whatever it is: the other side must hear of it instead of waiting.
             print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)
             return 1
     return 0
@@ -224,7 +218,7 @@ def one_round(url: str, mode: str, requests: int, wire: Wire) -> dict[str, Times
     return times
 
 
-# --- the whole program: start and memory --------------------------------------------------------------------------
+# --- the program as it is: start and memory --------------------------------------------------------------------------
 
 # The real command line, and the peak of what its process took.
 _RUN = """
@@ -259,93 +253,7 @@ def program(url: str, mode: str, requests: int) -> tuple[float, float]:
     return first["t_start_s"] - began_s, peak_kib * 1024 / 1e6
 
 
-# --- other projects' clients ---------------------------------------------------------------------------------------
-
-
-def _tokenizer() -> dict[str, Any]:
-    """A tokenizer file that knows bytes and nothing else: these clients want one, and none may be downloaded."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    # GPT-2's alphabet: bytes that can't be shown stand 256 places higher, in order.
-    hidden = [byte for byte in range(256) if byte not in printable]
-    letters = [chr(byte) for byte in printable] + [chr(256 + place) for place in range(len(hidden))]
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    model = {"type": "BPE", "vocab": {letter: place for place, letter in enumerate(letters)}, "merges": []}
-    return {"version": "1.0", "added_tokens": [], "pre_tokenizer": level, "decoder": level, "model": model}
-
-
-@contextmanager
-def at_hand(folder: Path) -> Iterator[dict[str, str]]:
-    """What other projects' clients would download, from the loopback instead: {tokenizer, book}."""
-    (folder / "tokenizer.json").write_text(json.dumps(_tokenizer()), encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}', encoding="utf-8")
-    shutil.copyfile(ROOT / "LICENSE", folder / "book.txt")
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield {"tokenizer": str(folder), "book": f"http://127.0.0.1:{server.server_address[1]}/book.txt"}
-        server.shutdown()
-
-
-def peers(url: str, requests: int, tokenizer: str, book: str) -> dict[str, list[str]]:
-    """Command lines of the other benchmark clients that are installed: streamed text requests, one after another."""
-    known = {
-        "guidellm": [
-            *("benchmark", "--target", url, "--rate-type", "synchronous", "--max-requests", str(requests)),
-            *("--processor", tokenizer, "--data", "prompt_tokens=200,output_tokens=20", "--disable-progress"),
-        ],
-        "aiperf": [
-            *("profile", "--url", url, "--model", "any", "--endpoint-type", "chat", "--streaming"),
-            *("--tokenizer", tokenizer, "--concurrency", "1", "--request-count", str(requests)),
-            *("--osl", "20", "--isl", "200", "--ui", "none"),
-        ],
-        "llama-benchy": [
-            *("--base-url", f"{url}/v1", "--model", "any", "--tokenizer", tokenizer, "--book-url", book),
-            *("--pp", "200", "--tg", "20", "--runs", str(requests), "--no-cache", "--skip-coherence"),
-        ],
-    }
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    found = {name: shutil.which(name, path=path) for name in known}
-    return {name: [found_at, *known[name]] for name, found_at in found.items() if found_at}
-
-
-def peer_round(name: str, command: list[str], wire: Wire) -> dict[str, Any]:
-    """One run of another project's client, as seen on the wire; its own figures are not used."""
-    wire.exchanges()
-    with tempfile.TemporaryDirectory(prefix=f"bench-{name}-") as folder:
-        try:
-            done = subprocess.run(
-                command,
-                cwd=folder,
-                # They write caches and reports to the home folder, and need no other place.
-                env={**os.environ, "HOME": folder, "HF_HUB_OFFLINE": "1"},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=PEER_LIMIT_S,
-                check=False,
-            )
-            why = None if done.returncode == 0 else f"exit code {done.returncode}: {done.stderr.strip()[-200:]}"
-        except subprocess.TimeoutExpired:
-            why = f"still running after {PEER_LIMIT_S:g} s"
-    seen = wire.exchanges()
-    gaps = [one.total_ms - one.server_ms for one in seen if one.server_ms is not None]
-    return {
-        "requests": len(seen),
-        "wire_p50_ms": _median([one.total_ms for one in seen]),
-        "gap_p50_ms": _median(gaps),
-        "why": why if why or seen else "no chat request of it was seen on the wire",
-    }
-
-
 # --- numbers ---------------------------------------------------------------------------------------------------------
-
-
-def _median(values: list[float]) -> float | None:
-    return round(statistics.median(values), 4) if values else None
 
 
 def _over(values: list[float]) -> dict[str, Any]:
@@ -432,17 +340,6 @@ def table(document: dict[str, Any]) -> str:
             )
     if document["wire"] is not None:
         lines += ["", document["wire"]]
-    lines += ["", "others' clients (own prompts; p50 over the rounds, as seen on the wire)"]
-    for name, entry in document["peers"].items():
-        if "rounds" not in entry:
-            lines.append(f"  {name:<14} {entry['why']}")
-            continue
-        walls = [one["wire_p50_ms"] for one in entry["rounds"] if one["wire_p50_ms"] is not None]
-        gaps = [one["gap_p50_ms"] for one in entry["rounds"] if one["gap_p50_ms"] is not None]
-        why = next((one["why"] for one in entry["rounds"] if one["why"]), None)
-        shown = f"wire {_cell(_over(walls), 2)} ms" if walls else "nothing seen"
-        shown += f", gap {_cell(_over(gaps), 2)} ms" if gaps else ""
-        lines.append(f"  {name:<14} {shown}{f'; {why}' if why else ''}")
     lines += ["", "targets"]
     for row in document["targets"]:
         word = "ok    " if row["ok"] else "MISSED"
@@ -458,15 +355,12 @@ def measure(rounds: int, requests: int) -> dict[str, Any]:
     taken: dict[str, list[dict[str, Times]]] = {mode: [] for mode in MODES}
     first_s: list[float] = []
     rss_mb: list[float] = []
-    others: dict[str, Any] = {}
     began_s = time.monotonic()
     ours, _ = split_cpus()
     os.sched_setaffinity(0, ours)
     with Server() as server, ExitStack() as stack:
         wire = Wire(server.port)
         stack.callback(wire.close)
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-peers-")))
-        commands = peers(server.url, requests, **stack.enter_context(at_hand(folder)))
         for number in range(1, rounds + 1):
             for mode in MODES:
                 taken[mode].append(one_round(server.url, mode, requests, wire))
@@ -478,13 +372,6 @@ def measure(rounds: int, requests: int) -> dict[str, Any]:
                 say(
                     f"round {number}/{rounds} {mode}: p50 ms {shown}; first request {start_s:.2f} s, {memory_mb:.0f} MB"
                 )
-            for name, command in commands.items():
-                others.setdefault(name, {"command": command, "rounds": []})["rounds"].append(
-                    peer_round(name, command, wire)
-                )
-                say(f"round {number}/{rounds} {name}: {others[name]['rounds'][-1]}")
-    for name in ("guidellm", "aiperf", "llama-benchy"):
-        others.setdefault(name, {"why": "not installed"})
     modes = {mode: compare(found) for mode, found in taken.items()}
     return {
         "format": 1,
@@ -502,7 +389,6 @@ def measure(rounds: int, requests: int) -> dict[str, Any]:
         "modes": modes,
         "first_request_s": _over(first_s),
         "rss_mb": _over(rss_mb),
-        "peers": others,
         "targets": targets(modes, first_s, rss_mb),
     }
 

@@ -98,7 +98,7 @@ def test_the_verdict_and_its_reasons_stand_first(reports: dict[str, Path], opene
 
 def test_the_three_answers_stand_below_the_verdict_and_lead_to_more(reports: dict[str, Path], opened: Any) -> None:
     desk = opened(reports["rich"]).page
-    answers = desk.query_selector_all("#verdict .panels > li")
+    answers = desk.query_selector_all("#verdict .answers > li")
     assert [one.query_selector("h4").inner_text() for one in answers] == [
         "Good and fast enough here?",
         "Still the same model?",
@@ -113,11 +113,11 @@ def test_the_three_answers_stand_below_the_verdict_and_lead_to_more(reports: dic
         assert desk.evaluate("location.hash") == f"#{target}"
         assert desk.locator(f"#{target}").is_visible()
     phone = opened(reports["rich"], "phone").page
-    boxes = [one.bounding_box() for one in phone.query_selector_all("#verdict .panels > li")]
+    boxes = [one.bounding_box() for one in phone.query_selector_all("#verdict .answers > li")]
     assert boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"]
     # Where one has nothing to show, that is said.
     bare = opened(reports["finished"]).page
-    assert bare.locator("#verdict .panels .tag", has_text="none").count() == 2
+    assert bare.locator("#verdict .answers .tag", has_text="none").count() == 2
     assert bare.locator("#proofs, #attested").count() == 0
 
 
@@ -240,7 +240,7 @@ def test_on_paper_it_is_dark_on_white_and_whole(reports: dict[str, Path], opened
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
     assert not page.locator("nav.toc").is_visible()
     assert page.locator("svg.wide").first.is_visible()
-    assert page.locator("#verdict .panels").is_visible()
+    assert page.locator("#verdict .answers").is_visible()
     assert page.locator("#proofs table").first.is_visible()
     assert len(page.pdf()) > 20_000
 

@@ -6,6 +6,7 @@ Processes are the stand-in's, some of which ignore SIGTERM or leave children tha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -20,6 +21,7 @@ from typing import Any
 from trialbench.engines import proc
 from trialbench.engines.contract import Deadlines, Done, Engine, Failed, Request, Result, Token
 from trialbench.engines.gemma_cpp import GemmaCpp, GemmaOptions
+from trialbench.engines.llama.slots import Slots
 from trialbench.engines.openai import EndpointOptions, LlamaServer
 from trialbench.engines.supervisor import Bounds, Supervisor
 from trialbench.files import write_json
@@ -145,7 +147,8 @@ def test_five_hundred_cancels(tmp_path: Path, llama_url: str) -> None:
     assert not dirty, f"seed {SEED}: not proved quiet: {dirty}"
     assert left() == [], f"seed {SEED}: orphans"
     assert supervisor.running == 0
-    assert llama.busy_slots() == 0
+    with contextlib.closing(Slots(llama_url)) as slots:
+        assert slots.look(1.0).busy == 0
     assert [path.name for path in tmp_path.iterdir()] == ["weights.sbs"]
     for engine in ask.values():
         answer = engine.start(Request(prompt="and next", max_tokens=5)).result()

@@ -35,6 +35,7 @@ from trialbench.worker.retry import RetryPolicy
 from trialbench.worker.routing import Backend, Router
 from trialbench.worker.service import Worker
 
+FAILURES = {failure.name: failure for failure in failures.FAILURES}
 STAND_IN = Path(__file__).resolve().parents[1] / "fixtures" / "engines" / "gemma"
 REQUESTS = int(os.environ.get("MT_CHAOS_REQUESTS", "1000"))
 SEED = int(os.environ.get("MT_CHAOS_SEED", str(random.SystemRandom().randrange(1 << 31))))
@@ -68,7 +69,7 @@ class Fault:
     def attempts(self) -> int:
         if self.ends == "done":
             return (self.times or 0) + 1
-        row = failures.BY_NAME[self.ends]
+        row = FAILURES[self.ends]
         return RETRIES + 1 if row.recoverable and not self.delivers else 1
 
 
@@ -377,7 +378,7 @@ def _wrong(client: Client, tasks: dict[str, tuple[str, Fault, bool]]) -> Iterato
             yield f"{key} ({fault.name}): expected the whole text once, found {text!r}"
         if fault.ends != "done" and bool(text) != fault.delivers:
             yield f"{key} ({fault.name}): tokens came: {bool(text)}, expected {fault.delivers}"
-        if end["type"] == "error" and end["error"]["code"] != failures.BY_NAME[fault.ends].code:
+        if end["type"] == "error" and end["error"]["code"] != FAILURES[fault.ends].code:
             yield f"{key} ({fault.name}): code {end['error']['code']}"
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
 from trialbench.cli import main
 from trialbench.engines.contract import Constraint, Deadlines, Done, Failed, Request
+from trialbench.engines.llama.slots import Slots
 from trialbench.engines.openai import EndpointOptions, LlamaServer
 
 MODEL = Path(__file__).resolve().parents[1] / "fixtures" / "models" / "baseline-f16.gguf"
@@ -78,13 +80,14 @@ def test_a_prompt_that_does_not_fit(llama: LlamaServer) -> None:
     assert failure.failure_class.name == "prompt_too_long"
 
 
-def test_a_deadline_frees_the_slot(llama: LlamaServer) -> None:
+def test_a_deadline_frees_the_slot(llama: LlamaServer, llama_url: str) -> None:
     request = Request(prompt=ASK, max_tokens=4000, deadlines=Deadlines(total_s=0.3), extra={"ignore_eos": True})
     result = llama.start(request).result()
     assert result.failure is not None
     assert result.failure.failure_class.name == "timeout"
     assert result.clean
-    assert llama.busy_slots() == 0
+    with contextlib.closing(Slots(llama_url)) as slots:
+        assert slots.look(1.0).busy == 0
 
 
 def test_cache_on_cache_off_and_a_process_in_one_table(

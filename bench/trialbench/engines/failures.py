@@ -200,7 +200,6 @@ FAILURES: tuple[FailureClass, ...] = (
     BAD_REPLY,
     OUTPUT_LIMIT,
 )
-BY_NAME = {failure.name: failure for failure in FAILURES}
 
 
 @dataclass(frozen=True, slots=True)

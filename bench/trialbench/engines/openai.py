@@ -243,20 +243,6 @@ class LlamaServer(OpenAICompatible):
         found = self._server.call("POST", "/detokenize", {"tokens": list(ids)})
         return (text(found.get("content")) if isinstance(found, Mapping) else None) or ""
 
-    def busy_slots(self) -> int | None:
-        """The number of busy slots; None if the server does not show them.
-
-        Raises:
-            SlotsError: it does not answer.
-        """
-        with contextlib.closing(self._slots()) as slots:
-            try:
-                return slots.look(_HEALTH_S).busy
-            except SlotsError as error:
-                if error.hidden:
-                    return None
-                raise
-
     def _slots(self) -> Slots:
         return Slots(self._server.url, api_key=self._server.api_key)
 

@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,29 +42,6 @@ _KEYWORDS |= {
     "maxItems",
 }
 _KEYWORDS |= {"minLength", "pattern", "minimum", "maximum", "exclusiveMinimum"}
-
-
-# The files of a run, and which schema holds for the whole of a `.json`, for each line of a `.jsonl`, for each row of a
-# `.csv`. The first pattern that fits counts.
-FILES = {
-    "plan.json": "plan",
-    "snapshot.json": "snapshot",
-    "summary.json": "summary",
-    "verdict.json": "verdict",
-    "verification.json": "verification",
-    "rehearsal.json": "rehearsal",
-    "attestation.json": "attestation",
-    "proofs/*.json": "proof",
-    "journal.jsonl": "journal",
-    "vram.jsonl": "vram",
-    "samples/calibration.json": "calibration",
-    "samples/summary-*.json": "summary",
-    "samples/at-*": "hold",
-    "samples/*.jsonl": "sample",
-    "inputs/session-*.json": "session",
-    "control/*": "sign",
-    "exports/samples.csv": "row",
-}
 
 
 @dataclass(frozen=True)
@@ -111,11 +87,6 @@ def read(path: Path, name: str, what: str) -> dict[str, Any]:
     if problems:
         raise UsageError(f"{path}: expected {what}; {problems[0]}")
     return data
-
-
-def schema_of(path: str) -> str | None:
-    """Which schema holds for the file at `path`, relative to a run's folder; None where it holds no JSON or rows."""
-    return next((name for pattern, name in FILES.items() if fnmatchcase(path, pattern)), None)
 
 
 def validate(value: Any, name: str) -> list[Problem]:

@@ -143,7 +143,6 @@ def at_once(drill: Drill) -> None:
 
 OPENED = event("opened")
 A1 = event("tenant_stopped", tenant="chatterbox")
-DRAIN = event("drain_started", by="runner")
 CANDIDATE_STARTS = event("candidate_started")
 MEASURE = event("extension")
 RESTORE = event("restore_started")

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,16 +33,9 @@ from trialbench.report.html.report import write_report
 from trialbench.report.summary import write_summary
 from trialbench.report.table import folder_table
 
-RUNS = Path(folders.__file__).parents[1] / "runs"
 GOLDEN = Path(folders.__file__).parent / "golden"
 # Larger outputs are no help in a review; one run is kept in more detail, the others differ from it in a few places.
 MOST_BYTES, MOST_OF_ONE = 5_000, 30_000
-
-
-def completed(to: Path) -> Path:
-    """A whole run of a newer client, with its calibration and the neighbors' watch."""
-    shutil.copytree(RUNS / "completed", to)
-    return to
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +44,7 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stats, "median_ratio", functools.partial(stats.median_ratio, resamples=200))
 
 
-MAKERS = {**folders.ALL, "completed": completed}
+MAKERS = {**folders.ALL, "completed": folders.completed}
 
 
 def written(run: Path) -> Iterator[tuple[str, Any]]:

@@ -65,10 +65,6 @@ class Suite:
     constant: Mapping[str, str] = field(default_factory=dict)
     either: tuple[Capability, ...] = ()
 
-    def vouches(self, runtime: str) -> bool:
-        """Whether a pass, with this runtime, says that the file is whole."""
-        return self.integrity and runtime not in self.blind
-
     def declined(self, runtime: Runtime, artifact: Artifact | None) -> str | None:
         """Why it is not applicable, as the runtime declared beforehand; None: it is asked."""
         found = [runtime.declined(capability, artifact) for capability in self.needs]
