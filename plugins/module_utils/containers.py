@@ -237,7 +237,7 @@ def start(name: str) -> ProcessId | None:
 
 
 class Starting:
-    """A container that docker is starting: whoever waits for it has time for something else."""
+    """A container that docker is starting; its caller has time for other things meanwhile."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Who listens on the ports of a window, at every look at its fence.
 
-Whoever listens where a model is asked can answer in its place, and gets prompt and picture. A client in its container
+Who listens where a model is asked can answer in its place, and gets prompt and picture. A client in its container
 can't see who that is. So the ports are judged here: thoroughly when a socket is new (who holds it, and is he the
 port's owner?), and cheaply from then on (is it there, and does one of the known processes still hold it?).
 """
@@ -95,8 +95,8 @@ class Ports:
     def ask(self, ports: Collection[int]) -> None:
         """Something is asked on these ports from now on, and on no others.
 
-        From then on a port whose sockets were all replaced between two looks counts as changed, whoever holds it now:
-        it was free in between.
+        From then on a port whose sockets were all replaced between two looks counts as changed, even if its owner
+        holds it again: it was free in between.
         """
         for number, port in self._ports.items():
             port.asked = number in ports

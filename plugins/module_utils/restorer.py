@@ -487,6 +487,9 @@ class Restorer:
             return False
         self.journal.write("stranger", **change.facts())
         if begun:
+            # Until its container is gone it would send on. A full disk costs no more than that.
+            with contextlib.suppress(OSError):
+                write_atomic(self.run_dir / "control" / sessions.HALT, "{}", 0o644)
             segments = [segment["id"] for segment in sessions.build(self.plan)["a2"]["segments"]]
             facts = {"session": "a2", "segments": segments, "since_s": round(change.good_s, 4)}
             self.journal.write("samples_void", **facts, reason=change.found)

@@ -258,7 +258,7 @@ class Runner:
         """Check that nobody else listens on a port of this window; ``sure``: however short ago that was seen.
 
         Raises:
-            PhaseFailed: somebody else does, or may have done so since the last good look.
+            PhaseFailed: another party does, or may have done so since the last good look.
         """
         self._judge(self.ports.look(sure=sure))
 
@@ -272,7 +272,7 @@ class Runner:
             f"another party listens on the port of {change.owner}",
             f"port {change.port} belongs to {change.owner} alone",
             change.found,
-            "find out who that is: whoever listens there gets prompt and picture, and can answer in its place",
+            "find out who that is: who listens there gets prompt and picture, and can answer in its place",
         )
 
     def begin(self, session: str, ports: Collection[int]) -> None:
@@ -284,6 +284,8 @@ class Runner:
     def _void(self, since_s: float, why: str) -> None:
         """Journal that the samples taken since then do not count, where a session is being measured."""
         if self.measuring:
+            # First of all: until its container is gone it would send on.
+            self.sign(sessions.HALT)
             segments = [segment["id"] for segment in sessions.build(self.plan)[self.measuring]["segments"]]
             facts = {"session": self.measuring, "segments": segments, "since_s": round(since_s, 4)}
             self.journal.write("samples_void", **facts, reason=why)
@@ -527,6 +529,8 @@ class Runner:
             self.pause()
         self.server = starting.process()
         if self.server is None:
+            # It ends at once where it can't bind its port.
+            self.check_free(candidate.port)
             words = containers.tail(candidate.container)
             raise PhaseFailed("the candidate ended at once", "a running server", f"last words: {words}")
         self.journal.write("candidate_started", pid=self.server.pid, start_ticks=self.server.start_ticks)

@@ -43,6 +43,8 @@ rm -f /run/systemd/system/mt-run.service.d/drill-clock.conf /run/systemd/system/
 rm -f /run/systemd/system/panda-llamacpp.service.d/drill.conf
 [ -e /root/sudoers-panda ] && mv /root/sudoers-panda /etc/sudoers.d/panda
 systemctl stop stranger 2>/dev/null
+kill -CONT $(systemctl show -p MainPID --value docker)
+docker rm --force drill-stranger 2>/dev/null
 while mountpoint -q {STATE}; do umount {STATE} || umount --lazy {STATE}; done
 [ -e {KEPT_MODEL} ] && mv {KEPT_MODEL} {MODEL}
 systemctl daemon-reload

@@ -984,6 +984,7 @@ def test_a_stranger_where_a2_asks_ends_it_and_voids_its_last_samples(world: Worl
     void = event(world, "samples_void")
     assert (void["session"], void["segments"]) == ("a2", ["nav-baseline-a2"])
     assert 0 < world.came - void["since_s"] <= 0.11
+    assert (world.run_dir / "control" / "halt").exists(), "its client sends nothing more"
     assert "another party listens on the port of the tenant llamacpp" in event(world, "a2_skipped")["reason"]
     assert not [e for e in world.events() if e["event"] == "segment_done" and e["session"] == "a2"]
     # Its client is ended before anybody else is started.

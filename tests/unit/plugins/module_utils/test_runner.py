@@ -1077,6 +1077,7 @@ def test_a_stranger_where_a_session_asks_ends_it_and_voids_its_last_samples(
     assert (void["session"], void["segments"][0]) == (session, first)
     assert void["segments"] == [one["id"] for one in sessions.build(world.plan)[session]["segments"]]
     assert void["reason"] == failed["found"]
+    assert (world.run_dir / "control" / "halt").exists(), "the client sends nothing more"
     # Since the look before the stranger came, one poll earlier, and no earlier.
     assert 0 < seen[0] - void["since_s"] <= 2 * runner.POLL_S
     # Seen at the next look.
