@@ -465,7 +465,7 @@ class Restorer:
             return False
         try:
             while client.exit_code() is None and time.monotonic() < deadline:
-                if self.changed(watched, begun=True):
+                if self.changed(watched, begun=True, sure=False):
                     return False
                 time.sleep(POLL_S)
             # The last sample counts only if its port was still in the right hands.
@@ -480,9 +480,9 @@ class Restorer:
         self.journal.write("segment_done", session="a2", exit_code=code)
         return True
 
-    def changed(self, watched: owners.Ports, *, begun: bool) -> bool:
+    def changed(self, watched: owners.Ports, *, begun: bool, sure: bool = True) -> bool:
         """Whether another party listens where A2 asks; what was measured since the last good look does not count."""
-        change = watched.look(sure=True)
+        change = watched.look(sure=sure)
         if change is None:
             return False
         self.journal.write("stranger", **change.facts())
@@ -491,7 +491,7 @@ class Restorer:
             with contextlib.suppress(OSError):
                 write_atomic(self.run_dir / "control" / sessions.HALT, "{}", 0o644)
             segments = [segment["id"] for segment in sessions.build(self.plan)["a2"]["segments"]]
-            facts = {"session": "a2", "segments": segments, "since_s": round(change.good_s, 4)}
+            facts = {"session": "a2", "segments": segments, "since_s": round(change.good_s, 6)}
             self.journal.write("samples_void", **facts, reason=change.found)
         self.journal.write("a2_skipped", reason=f"another party listens on the port of {change.owner}: {change.found}")
         return True

@@ -132,8 +132,21 @@ def _watched(opening: gpu.Opening, run_dir: Path) -> Iterator[None]:
         yield
 
 
+def _no_stranger(watched: owners.Ports) -> None:
+    change = watched.look(sure=True)
+    if change:
+        raise PhaseFailed(
+            f"another party listens on the port of {change.owner}",
+            f"port {change.port} belongs to {change.owner} alone",
+            change.found,
+            "find out who that is; nothing was touched",
+        )
+
+
 def _prepare_measuring(plan: Plan, run_dir: Path, journal: Journal) -> None:
     opening = gpu.Opening(plan.gpu.index)
+    watched = owners.Ports()
+    watched.ask(tenants.watch(watched, plan.tenant(plan.baseline.tenant), plan.baseline.url))
     try:
         containers.remove()
         facts = _write_inputs(plan, run_dir)
@@ -142,6 +155,7 @@ def _prepare_measuring(plan: Plan, run_dir: Path, journal: Journal) -> None:
             containers.create_client(plan, session, run_dir)
         journal.write("prompt", **facts)
         name = containers.client_name("tenants")
+        _no_stranger(watched)
         with _watched(opening, run_dir):
             containers.docker("start", name)
             code = int(containers.docker("wait", name, timeout_s=plan.limits.measure_s).strip())
@@ -150,6 +164,7 @@ def _prepare_measuring(plan: Plan, run_dir: Path, journal: Journal) -> None:
             f"the trial could not be prepared: {err}", todo="nothing was touched; mend it and try again"
         ) from err
     journal.write("segment_done", session="tenants", exit_code=code)
+    _no_stranger(watched)
     if code not in (0, 3):
         raise PhaseFailed(
             "the live model could not be sampled",
@@ -287,7 +302,7 @@ class Runner:
             # First of all: until its container is gone it would send on.
             self.sign(sessions.HALT)
             segments = [segment["id"] for segment in sessions.build(self.plan)[self.measuring]["segments"]]
-            facts = {"session": self.measuring, "segments": segments, "since_s": round(since_s, 4)}
+            facts = {"session": self.measuring, "segments": segments, "since_s": round(since_s, 6)}
             self.journal.write("samples_void", **facts, reason=why)
 
     def _check_vram(self) -> None:

@@ -1128,6 +1128,20 @@ def test_a_stranger_beside_a_tenant_is_named_before_anything_is_stopped(world: W
     assert world.done("stop", "measured") == []
 
 
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_stranger_beside_the_live_model_is_named_in_phase_2(world: World, when: str) -> None:
+    """Its sample, with everybody up, is not worth having."""
+    if when == "before":
+        intrude(world, 11435)()
+    else:
+        once(world, lambda: ("measured", "tenants") in world.log, intrude(world, 11435))
+    with pytest.raises(PhaseFailed, match="another party listens on the port of the tenant llamacpp") as caught:
+        prepare(world)
+    assert caught.value.facts["found"] == "port 11435 is held by PID 4711 (user 666, python3 fake.py)"
+    assert caught.value.facts["todo"].endswith("nothing was touched")
+    assert (("container", "mt-client-tenants") in world.log) is (when == "meanwhile")
+
+
 def test_what_listened_before_a_stop_may_go_on_after_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy in front of it, or its socket unit."""
     world.open()
