@@ -14,7 +14,7 @@ import errno
 import json
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,13 +167,19 @@ def _process(tenant: Tenant, before: Mapping[str, Any] | None) -> tuple[bool, st
     return False, f"{pids}, but before it was PID {before['pid']}: it was restarted"
 
 
-def _of_its_own(tenant: Tenant, ok: bool, found: str) -> tuple[bool, str]:
-    """An answer counts only if the tenant itself gave it, not another program on its port."""
+def _of_its_own(tenant: Tenant, ask: Callable[[], probes.ProbeResult | speech.Spoken]) -> tuple[bool, str]:
+    """An answer counts only if the tenant itself gave it: no other program listened on its port, before and after."""
+    before = _stranger(tenant)
+    answer = ask()
+    stranger = (before or _stranger(tenant)) if answer.ok else ""
+    return (False, f"{answer.found}, but {stranger}") if stranger else (answer.ok, answer.found)
+
+
+def _stranger(tenant: Tenant) -> str:
     try:
-        stranger = tenants.foreign(tenant) if ok else ""
+        return tenants.foreign(tenant)
     except OSError as err:
-        return False, f"{found}, but it is unknown which process answered: {err}"
-    return (False, f"{found}, but {stranger}") if stranger else (ok, found)
+        return f"it is unknown which process answered: {err}"
 
 
 def _who_it_was(tenant: Tenant, before: Mapping[str, Any] | None, found: str) -> tuple[bool, str]:
@@ -202,11 +208,11 @@ def _asked(check: Check, plan: Plan, tenant: Tenant, before: Mapping[str, Any] |
     if check.kind == "identity":
         return True, "running"
     if check.kind == "health" and tenant.health:
-        answer = probes.ask(tenant.health)
-        return _of_its_own(tenant, answer.ok, answer.found)
+        health = tenant.health
+        return _of_its_own(tenant, lambda: probes.ask(health))
     if check.kind == "speech" and tenant.speech:
-        spoken = speech.listen(tenant.speech)
-        return _of_its_own(tenant, spoken.ok, spoken.found)
+        question = tenant.speech
+        return _of_its_own(tenant, lambda: speech.listen(question))
     # A stopped tenant is expected to have a new process.
     return _process(tenant, None if tenant.name in plan.stop_order else before)
 

@@ -241,6 +241,34 @@ def start(name: str) -> ProcessId | None:
     return identify(int(state(name).get("Pid") or 0))
 
 
+class Starting:
+    """A container that docker is starting; its caller has time for other things meanwhile."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.done = False
+        self._process: ProcessId | None = None
+        self._error: Exception | None = None
+        threading.Thread(target=self._work, name=f"start-{name}", daemon=True).start()
+
+    def _work(self) -> None:
+        try:
+            self._process = start(self.name)
+        except Exception as err:
+            self._error = err
+        self.done = True
+
+    def process(self) -> ProcessId | None:
+        """Its main process once it is ``done``, or None when that ended at once.
+
+        Raises:
+            DockerError: docker refused (no such container: the host has been restored meanwhile).
+        """
+        if self._error:
+            raise self._error
+        return self._process
+
+
 def start_in_background(name: str) -> None:
     """Start a created container without waiting for docker; what the container does shows whether it started."""
 

@@ -182,6 +182,11 @@ def identify(pid: int, proc: Path = Path("/proc")) -> ProcessId | None:
     return ProcessId(pid, int(fields[19]))
 
 
+def state(pid: int, proc: Path = Path("/proc")) -> str:
+    """The kernel's letter for what a process does (R, S, D, T, ...); empty when it is gone."""
+    return next(iter(_stat(pid, proc)), "")
+
+
 def alive(process: ProcessId, proc: Path = Path("/proc")) -> bool:
     """Whether this very process (not a later one with the same number) still runs."""
     return identify(process.pid, proc) == process

@@ -22,7 +22,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import checks, containers, definitions, gpu, hook, probes, snapshot, surroundings, tenants, units
+from . import (
+    checks,
+    containers,
+    definitions,
+    gpu,
+    hook,
+    owners,
+    probes,
+    sessions,
+    snapshot,
+    surroundings,
+    tenants,
+    units,
+)
 from .journal import Journal, State, boot_id, read, read_json, seconds, wall, write_atomic
 from .plan import A2_GRACE_S, DEPENDENTS_S, Plan, Tenant
 from .probes import ProcessId
@@ -531,6 +544,10 @@ class Restorer:
         """
         # The session ends within its time limit; the rest is the client's own start.
         deadline = time.monotonic() + self.plan.limits.a2_s + A2_GRACE_S
+        baseline, watched = self.plan.baseline, owners.Ports()
+        watched.ask(tenants.watch(watched, self.plan.tenant(baseline.tenant), baseline.url))
+        if self.changed(watched, begun=False):
+            return False
         try:
             write_atomic(self.run_dir / "control" / "start-a2", "{}", 0o644)
             client = containers.Client(self.plan, "a2", self.run_dir)
@@ -539,7 +556,12 @@ class Restorer:
             return False
         try:
             while client.exit_code() is None and time.monotonic() < deadline:
+                if self.changed(watched, begun=True, sure=False):
+                    return False
                 time.sleep(POLL_S)
+            # The last sample counts only if its port was still in the right hands.
+            if self.changed(watched, begun=True):
+                return False
             code = client.exit_code()
         finally:
             client.close()
@@ -547,6 +569,22 @@ class Restorer:
             self.journal.write("a2_skipped", reason=f"not finished after {self.plan.limits.a2_s + A2_GRACE_S:.0f} s")
             return False
         self.journal.write("segment_done", session="a2", exit_code=code)
+        return True
+
+    def changed(self, watched: owners.Ports, *, begun: bool, sure: bool = True) -> bool:
+        """Whether another party listens where A2 asks; what was measured since the last good look does not count."""
+        change = watched.look(sure=sure)
+        if change is None:
+            return False
+        self.journal.write("stranger", **change.facts())
+        if begun:
+            # Until its container is gone it would send on. A full disk costs no more than that.
+            with contextlib.suppress(OSError):
+                write_atomic(self.run_dir / "control" / sessions.HALT, "{}", 0o644)
+            segments = [segment["id"] for segment in sessions.build(self.plan)["a2"]["segments"]]
+            facts = {"session": "a2", "segments": segments, "since_s": round(change.good_s, 6)}
+            self.journal.write("samples_void", **facts, reason=change.found)
+        self.journal.write("a2_skipped", reason=f"another party listens on the port of {change.owner}: {change.found}")
         return True
 
     def prove(self, began: float) -> list[checks.CheckResult]:

@@ -16,11 +16,24 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import containers, contracts, definitions, gpu, hook, probes, production, sessions, snapshot, tenants
+from . import (
+    containers,
+    contracts,
+    definitions,
+    gpu,
+    hook,
+    owners,
+    probes,
+    production,
+    sessions,
+    snapshot,
+    standstill,
+    tenants,
+)
 from .journal import (
     PHASES,
     RESERVED_BYTES,
@@ -132,8 +145,21 @@ def _watched(opening: gpu.Opening, run_dir: Path) -> Iterator[None]:
         yield
 
 
+def _no_stranger(watched: owners.Ports) -> None:
+    change = watched.look(sure=True)
+    if change:
+        raise PhaseFailed(
+            f"another party listens on the port of {change.owner}",
+            f"port {change.port} belongs to {change.owner} alone",
+            change.found,
+            "find out who that is; nothing was touched",
+        )
+
+
 def _prepare_measuring(plan: Plan, run_dir: Path, journal: Journal) -> None:
     opening = gpu.Opening(plan.gpu.index)
+    watched = owners.Ports()
+    watched.ask(tenants.watch(watched, plan.tenant(plan.baseline.tenant), plan.baseline.url))
     try:
         containers.remove()
         facts = _write_inputs(plan, run_dir)
@@ -142,6 +168,7 @@ def _prepare_measuring(plan: Plan, run_dir: Path, journal: Journal) -> None:
             containers.create_client(plan, session, run_dir)
         journal.write("prompt", **facts)
         name = containers.client_name("tenants")
+        _no_stranger(watched)
         with _watched(opening, run_dir):
             containers.docker("start", name)
             code = int(containers.docker("wait", name, timeout_s=plan.limits.measure_s).strip())
@@ -150,6 +177,7 @@ def _prepare_measuring(plan: Plan, run_dir: Path, journal: Journal) -> None:
             f"the trial could not be prepared: {err}", todo="nothing was touched; fix it and try again"
         ) from err
     journal.write("segment_done", session="tenants", exit_code=code)
+    _no_stranger(watched)
     if code not in (0, 3):
         raise PhaseFailed(
             "the live model could not be sampled",
@@ -211,6 +239,12 @@ class Runner:
         self.drained_mib = 0
         self.down: list[Tenant] = []
         self.server: ProcessId | None = None
+        self.standstill: standstill.Standstill | None = None
+        # From the moment on at which the candidate may hold memory.
+        self.trying = False
+        self.ports = owners.Ports()
+        # The session whose samples are being taken.
+        self.measuring = ""
         self._looked = 0.0
 
     # The fence: checked while waiting for anything.
@@ -219,8 +253,8 @@ class Runner:
         """Check the fence.
 
         Raises:
-            PhaseFailed: lease lapsed, abort asked for, epoch stale, VRAM over the limit, candidate dead, or a
-                stopped tenant runs again.
+            PhaseFailed: lease lapsed, abort asked for, epoch stale, a stranger on a watched port, VRAM over the limit,
+                candidate dead or at a standstill, or a stopped tenant runs again.
         """
         state, plan = self.state, self.plan
         if state.epoch() != self.epoch:
@@ -237,6 +271,10 @@ class Runner:
                 f"none for {state.lease_age_s():.0f} s",
                 "the host restores itself; harvest.yml fetches what was measured",
             )
+        # A stranger on its port may be why the candidate has ended.
+        self.check_ports()
+        if self.trying:
+            self._check_vram()
         if self.server is not None:
             self._check_candidate(self.server)
         if time.monotonic() - self._looked > REVIVED_EVERY_S:
@@ -253,7 +291,43 @@ class Runner:
                 "find its watchdog (cron, Restart=, a supervisor) and pause it for the trial",
             )
 
-    def _check_candidate(self, server: ProcessId) -> None:
+    def check_ports(self, *, sure: bool = False) -> None:
+        """Check that nobody else listens on a port of this window; ``sure``: however short ago that was seen.
+
+        Raises:
+            PhaseFailed: another party does, or may have done so since the last good look.
+        """
+        self._judge(self.ports.look(sure=sure))
+
+    def _judge(self, change: owners.Change | None) -> None:
+        if change is None:
+            return
+        self.journal.write("stranger", **change.facts())
+        if change.asked:
+            self._void(change.good_s, change.found)
+        raise PhaseFailed(
+            f"another party listens on the port of {change.owner}",
+            f"port {change.port} belongs to {change.owner} alone",
+            change.found,
+            "find out who that is: who listens there gets prompt and picture, and can answer in its place",
+        )
+
+    def begin(self, session: str, ports: Collection[int]) -> None:
+        """Look once more at who will be asked, right before a session gets its start sign."""
+        self.ports.ask(ports)
+        self.check_ports(sure=True)
+        self.measuring = session
+
+    def _void(self, since_s: float, why: str) -> None:
+        """Journal that the samples taken since then do not count, where a session is being measured."""
+        if self.measuring:
+            # First of all: until its container is gone it would send on.
+            self.sign(sessions.HALT)
+            segments = [segment["id"] for segment in sessions.build(self.plan)[self.measuring]["segments"]]
+            facts = {"session": self.measuring, "segments": segments, "since_s": round(since_s, 6)}
+            self.journal.write("samples_void", **facts, reason=why)
+
+    def _check_vram(self) -> None:
         plan, last = self.plan, self.sampler.last
         if last and time.monotonic() - last.t_s > BLIND_S:
             raise PhaseFailed(
@@ -265,7 +339,7 @@ class Runner:
         footprint = self.sampler.peak_mib - self.drained_mib
         if plan.bands.name(footprint) == "abort":
             # A revived tenant takes memory too, and then it is the one to report.
-            newcomers = self._newcomers(server)
+            newcomers = self._newcomers()
             self._check_revived(newcomers)
             beside = f", including other processes: {gpu.describe(newcomers)}" if newcomers else ""
             raise PhaseFailed(
@@ -274,6 +348,9 @@ class Runner:
                 f"{footprint / MIB_PER_GB:.2f} GB{beside}",
                 "try a smaller quantization or a shorter context",
             )
+
+    def _check_candidate(self, server: ProcessId) -> None:
+        plan = self.plan
         if not probes.alive(server):
             facts: dict[str, Any] = {}
             with contextlib.suppress(containers.DockerError):
@@ -283,8 +360,17 @@ class Runner:
                 "ran out of memory" if facts.get("OOMKilled") else f"ended with code {facts.get('ExitCode', 'unknown')}"
             )
             raise PhaseFailed("the candidate died", "a running server", f"it {why}; last log lines: {words}")
+        still = self.standstill.look() if self.standstill else ""
+        if self.standstill and still:
+            self._void(self.standstill.good_s, still)
+            raise PhaseFailed(
+                "the candidate stands still",
+                "a server that runs",
+                still,
+                "find out who did that (docker pause, kill -STOP), or look at the driver: journalctl -k",
+            )
 
-    def _newcomers(self, server: ProcessId) -> list[gpu.Holder]:
+    def _newcomers(self) -> list[gpu.Holder]:
         """Processes other than the candidate that hold VRAM now and did not when the trial was opened.
 
         Without a snapshot there is nothing to compare with, and the list is empty.
@@ -292,8 +378,8 @@ class Runner:
         last, before = self.sampler.last, self.snapshot.get("holders")
         if last is None or before is None:
             return []
-        known = {holder["pid"] for holder in before}
-        return [h for h in last.holders if h.pid not in known and server.pid not in probes.ancestors(h.pid)]
+        known, server = {holder["pid"] for holder in before}, self.server.pid if self.server else 0
+        return [h for h in last.holders if h.pid not in known and server not in probes.ancestors(h.pid)]
 
     def pause(self) -> None:
         """One poll: check the fence, then sleep 50 ms."""
@@ -363,6 +449,10 @@ class Runner:
     def wait_client(self, session: str, client: containers.Client) -> int:
         """Wait under the fence until a client has ended; returns its exit code."""
         self.wait(lambda: client.exit_code() is not None, self.plan.limits.measure_s, f"the session {session}")
+        # The last sample counts only if its port was still in the right hands.
+        self.check_ports(sure=True)
+        self.measuring = ""
+        self.ports.ask(())
         code = client.exit_code()
         self.journal.write("segment_done", session=session, exit_code=code)
         return 4 if code is None else code
@@ -385,11 +475,21 @@ class Runner:
     def window(self) -> None:
         """Phase 3: check that the host is still quiet, stop the tenants in order, A1 before its own stop, drain."""
         plan = self.plan
+        asked = owners.Ports()
+        for tenant in plan.tenants:
+            if tenants.ports(tenant) & tenants.ports_of([condition.http.url for condition in plan.contracts.quiet]):
+                tenants.watch(asked, tenant)
+        self._judge(asked.look(sure=True))
         loud = [c for c in contracts.quiet(plan) if not c.ok]
+        self._judge(asked.look(sure=True))
         if loud:
             raise PhaseFailed(
                 "the host is not quiet", loud[0].expected, loud[0].found, "nothing was stopped; try when it is idle"
             )
+        # While everybody is up: what listens on a tenant's ports now may do so after its stop, and nobody else.
+        for name in plan.stop_order:
+            tenants.watch(self.ports, plan.tenant(name))
+        self.check_ports(sure=True)
         measured = plan.rehearsal
         if not measured:
             # The client loads before the first stop, so that its start costs no down time.
@@ -428,7 +528,10 @@ class Runner:
 
     def baseline(self) -> None:
         """A1: the live model, measured as the candidate will be."""
+        plan = self.plan
+        ports = tenants.watch(self.ports, plan.tenant(plan.baseline.tenant), plan.baseline.url)
         with self.client("a1") as client:
+            self.begin("a1", ports)
             self.sign("start-a1")
             code = self.wait_client("a1", client)
         if code not in (0, 3):
@@ -453,28 +556,37 @@ class Runner:
         """Phase 4: start the candidate, health, VRAM gate, smoke test."""
         plan = self.plan
         candidate = plan.candidate
-        taken = [item for item in probes.listeners() if item.port == candidate.port]
-        if taken:
-            raise PhaseFailed(
-                f"port {candidate.port} was taken meanwhile",
-                "nothing listens there",
-                f"PID {taken[0].pid} {taken[0].command}",
-                "find out who uses the candidate's port",
-            )
+        self.check_free(candidate.port)
         began = time.monotonic()
         self.journal.write("candidate_starting", container=candidate.container)
-        self.server = containers.start(candidate.container)
+        self.trying = True
+        starting = containers.Starting(candidate.container)
+        # A docker that is slow to start it, or hangs, keeps nobody from ending the run.
+        while not starting.done:
+            self.pause()
+        self.server = starting.process()
         if self.server is None:
+            # It ends at once where it can't bind its port.
+            self.check_free(candidate.port)
             words = containers.tail(candidate.container)
             raise PhaseFailed("the candidate ended at once", "a running server", f"last log lines: {words}")
         self.journal.write("candidate_started", pid=self.server.pid, start_ticks=self.server.start_ticks)
+        self.standstill = standstill.Standstill(self.server)
+        self.ports.watch({candidate.port}, "the candidate", self._is_candidate)
+        self.check_ports(sure=True)
         containers.start_in_background(containers.client_name("candidate"))
         health = Http(url=f"http://127.0.0.1:{candidate.port}/health", timeout_s=1.0)
-        self.wait(lambda: probes.ask(health).ok, candidate.start_timeout_s, "the candidate's start")
+        # Only its own answer counts: who listens there was seen a moment before, and is seen again a moment later.
+        self.wait(
+            lambda: self.ports.held(candidate.port) and probes.ask(health).ok,
+            candidate.start_timeout_s,
+            "the candidate's start",
+        )
         peak = self.settle()
         self.journal.write("candidate_healthy", duration_s=round(time.monotonic() - began, 3))
         self.gate("start", peak)
         self.wait(lambda: self.ready("candidate"), 30, "the start of the client")
+        self.begin("candidate", {candidate.port})
         self.sign("start-candidate")
         samples = self.run_dir / "samples"
         smoke = samples / "smoke-candidate.jsonl"
@@ -495,6 +607,27 @@ class Runner:
                 f"flags {reply.get('flags')}, content {str(reply.get('content'))[:200]!r}",
                 "look at the model, its chat template and the contract of the workload",
             )
+
+    def check_free(self, port: int) -> None:
+        """Check that nobody listens where the candidate is to listen.
+
+        Raises:
+            PhaseFailed: somebody does; it names them.
+        """
+        beside = owners.Ports()
+        beside.watch({port}, "the candidate", lambda _item: False)
+        change = beside.look(sure=True)
+        if change:
+            self.journal.write("stranger", **change.facts())
+            raise PhaseFailed(
+                f"port {port} was taken meanwhile",
+                "nothing listens there",
+                change.found,
+                "find out who uses the candidate's port",
+            )
+
+    def _is_candidate(self, item: probes.Listener) -> bool:
+        return self.server is not None and self.server.pid in probes.ancestors(item.pid)
 
     def gate(self, name: str, peak_mib: int) -> str:
         """Journal the VRAM footprint at a gate; returns its band. The fence handles a footprint over the limit."""

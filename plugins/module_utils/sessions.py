@@ -21,6 +21,8 @@ from .plan import Plan, Workload
 # Folders inside a client container.
 INPUTS, OUT, CONTROL = "/in", "/out", "/control"
 SESSIONS = ("tenants", "a1", "candidate", "a2")
+# The sign after which a session sends nothing more.
+HALT = "halt"
 # The live model has callers of its own: no request is sent while its slots are busy. Maximum wait for idle slots, per
 # segment; in the window the segment's own limit applies as well.
 IDLE_WAIT_S = 10.0

@@ -31,6 +31,7 @@ from typing import IO, Any, ClassVar, Protocol
 from . import identity, probes, run, units
 from .gpu import Holder
 from .journal import private
+from .owners import Ports
 from .plan import Tenant
 from .probes import Listener, ProcessId
 from .run import Ran
@@ -950,16 +951,30 @@ def owns(tenant: Tenant, item: Listener, host: Host) -> bool:
 
 
 def ports(tenant: Tenant) -> set[int]:
-    """The addresses on this host where the tenant listens or is asked."""
-    asked = [question.url for question in (tenant.health, tenant.speech) if question]
-    found = {tenant.port}
-    for url in asked:
-        # A text that can't be read as an address is never asked.
-        with contextlib.suppress(ValueError):
-            parts = urllib.parse.urlsplit(url)
-            if parts.hostname in _LOOPBACK:
-                found.add(parts.port or (443 if parts.scheme == "https" else 80))
-    return found - {0}
+    """Where the tenant listens and is asked on this host."""
+    return ports_of([question.url for question in (tenant.health, tenant.speech) if question]) | {tenant.port} - {0}
+
+
+def ports_of(urls: Iterable[str]) -> set[int]:
+    """The ports of this host that addresses lead to."""
+    return {_port(url) for url in urls} - {0}
+
+
+def _port(url: str) -> int:
+    """The port of this host that an address leads to; 0 where it leads elsewhere."""
+    # What can't be read as an address is not asked either.
+    with contextlib.suppress(ValueError):
+        parts = urllib.parse.urlsplit(url)
+        if parts.hostname in _LOOPBACK:
+            return parts.port or (443 if parts.scheme == "https" else 80)
+    return 0
+
+
+def watch(watched: Ports, tenant: Tenant, *urls: str) -> set[int]:
+    """Have a tenant's ports watched, and those of further addresses at which it is asked; returns their numbers."""
+    found = ports(tenant) | ports_of(urls)
+    watched.watch(found, f"the tenant {tenant.name}", lambda item: owns(tenant, item, HERE))
+    return found
 
 
 def strangers(tenant: Tenant, listeners: Iterable[Listener], host: Host) -> str:

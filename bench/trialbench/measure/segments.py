@@ -22,6 +22,8 @@ BROKEN_AFTER = 5
 # After SIGTERM the request in flight has this long to finish.
 TERM_GRACE_S = 2.0
 _POLL_S = 0.02
+# With this file in its control folder a session sends nothing more: another party may be the one that answers.
+HALT = "halt"
 
 EXIT_OK, EXIT_FAILED, EXIT_SERVER = 0, 3, 4
 
@@ -307,6 +309,9 @@ class Runner:
             if self._signaled or time.monotonic() >= until_s:
                 state.stopped = "signal" if self._signaled else "time_limit"
                 return
+            if self._control_dir is not None and (self._control_dir / HALT).exists():
+                state.stopped = HALT
+                return
             if segment.rate_hz is not None:
                 time.sleep(max(0.0, next_s - time.monotonic()))
                 next_s = time.monotonic() + 1 / segment.rate_hz
@@ -412,6 +417,7 @@ class Runner:
 # Why a run ended early, where the keyword alone does not explain it.
 _ENDED = {
     "busy": "busy: other clients kept the server busy; it was not measured in competition with them",
+    HALT: "halt: another party may be the one that answers; nothing more was sent",
     "time_limit": "time_limit: the run exceeded its time limit; its results are partial",
 }
 

@@ -19,11 +19,12 @@ _NEEDED = {
     "tenant_retry": ("tenant", "attempt"),
     "candidate_healthy": ("duration_s",),
     "drained": ("used_mib",),
+    "samples_void": ("segments", "since_s"),
 }
 # Fields of the schema whose names and types are the event's own.
 _PLAIN = (
     "t_s", "boot_id", "wall", "run", "event", "name", "ok", "impact", "duration_s", "used_mib", "footprint_gb", "band",
-    "reason", "expected", "found", "todo", "restored_by", "down", "times", "attempt", "wait_s",
+    "reason", "expected", "found", "todo", "restored_by", "down", "times", "attempt", "wait_s", "since_s",
 )  # fmt: skip
 
 
@@ -48,6 +49,7 @@ class Event:
         down: of a restore, how long each tenant was down, in seconds.
         times: of a restore, seconds of stops, starts and drains by name.
         checks: None where none were made.
+        segments: whose samples are void if they ended after `since_s`, CLOCK_MONOTONIC seconds of the host.
         gone: what ran beside the tenants before the trial, and did not at its end, a text each.
         process: PID and start time of a candidate, as text; `pid` is None unless it is a number.
     """
@@ -75,6 +77,8 @@ class Event:
     times: Mapping[str, Mapping[str, float]] | None = None
     attempt: int | None = None
     wait_s: float | None = None
+    segments: tuple[str, ...] = ()
+    since_s: float | None = None
     checks: tuple[Check, ...] | None = None
     gone: tuple[str, ...] = ()
     pid: int | None = None
@@ -93,6 +97,7 @@ def read_event(line: Mapping[str, Any]) -> Event | None:
         **{name: line[name] for name in _PLAIN if name in line},
         phase=line.get("phase") or "",
         tenant=line.get("tenant") or "",
+        segments=tuple(line.get("segments") or ()),
         checks=None if checks is None else read_checks(checks),
         gone=tuple(line.get("gone") or ()),
         pid=pid if isinstance(pid, int) else None,

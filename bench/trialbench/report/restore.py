@@ -157,7 +157,7 @@ def restore_facts(run: Run, failure: Failure | None, still_down: Sequence[StillD
             Retry(event.tenant, event.attempt, event.wait_s, event.reason) for event in run.events("tenant_retry")
         ],
         times=restored[-1].times if restored else None,
-        kept={name: len(one.samples) for name, one in run.segments.items() if one.samples},
+        kept={name: len(one.samples) + len(one.void) for name, one in run.segments.items() if one.samples or one.void},
         files=[
             *(["journal.jsonl"] if run.journal else []),
             *(["vram.jsonl"] if run.readings else []),

@@ -30,14 +30,19 @@ class Segment:
     """One segment of a session: a workload sent to one server, request after request.
 
     Attributes:
-        samples, warmups: in the order they were sent.
+        samples, warmups: in the order they were sent; those that are void are left out.
         summary: their numbers, recomputed.
+        void, void_warmups: samples that do not count, because another party may have answered.
+        void_why: what was seen.
     """
 
     name: str
     samples: tuple[Sample, ...]
     warmups: tuple[Sample, ...]
     summary: SegmentSummary
+    void: tuple[Sample, ...] = ()
+    void_warmups: tuple[Sample, ...] = ()
+    void_why: str = ""
 
     @property
     def baseline(self) -> bool:
@@ -212,7 +217,11 @@ class Run:
 
     def in_order(self) -> list[Segment]:
         """The segments in the order they were measured."""
-        return sorted(self.segments.values(), key=lambda one: one.samples[0].t_start_s if one.samples else 0.0)
+
+        def began_s(one: Segment) -> float:
+            return next((sample.t_start_s for sample in (*one.samples, *one.void)), 0.0)
+
+        return sorted(self.segments.values(), key=began_s)
 
 
 def read_run(path: Path) -> Run:
@@ -241,6 +250,7 @@ def read_run(path: Path) -> Run:
     ]
     if not journal and not any(not name.endswith(_WARMUP) for name in samples):
         raise UsageError(f"{path}: expected journal.jsonl or samples/*.jsonl of a run, found neither")
+    doubts = _doubts(journal)
     asked = {name: facts for one in sessions for name, facts in one.get("segments", {}).items()}
     warmups = {name.removesuffix(_WARMUP): lines for name, lines in samples.items() if name.endswith(_WARMUP)}
     return Run(
@@ -249,7 +259,7 @@ def read_run(path: Path) -> Run:
         journal=journal,
         readings=readings,
         segments={
-            name: make_segment(name, lines, warmups.get(name, ()), _facts(asked.get(name)), plan)
+            name: make_segment(name, lines, warmups.get(name, ()), _facts(asked.get(name)), plan, doubts.get(name))
             for name, lines in samples.items()
             if not name.endswith(_WARMUP)
         },
@@ -265,6 +275,31 @@ def read_run(path: Path) -> Run:
         bad_lines=folder.bad_lines,
         unread=folder.unread,
     )
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Samples that ended after `since_s` do not count; CLOCK_MONOTONIC seconds of the host."""
+
+    since_s: float
+    why: str
+
+    def split(self, samples: Sequence[Sample]) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+        """Those that count, and those that do not."""
+        good = tuple(sample for sample in samples if sample.t_end_s <= self.since_s)
+        return good, tuple(sample for sample in samples if sample.t_end_s > self.since_s)
+
+
+def _doubts(journal: Sequence[Event]) -> dict[str, Doubt]:
+    """The earliest doubt of each segment."""
+    found: dict[str, Doubt] = {}
+    for event in journal:
+        if event.event != "samples_void" or event.since_s is None:
+            continue
+        for name in event.segments:
+            if name not in found or event.since_s < found[name].since_s:
+                found[name] = Doubt(event.since_s, str(event.reason or "without a reason"))
+    return found
 
 
 _WARMUP = "-warmup"
@@ -359,18 +394,23 @@ def make_segment(
     warmups: Sequence[Sample] = (),
     facts: SegmentFacts | None = None,
     plan: Plan = _NO_PLAN,
+    doubt: Doubt | None = None,
 ) -> Segment:
     """The segment, with its numbers.
 
     Args:
         facts: what was requested; None, if that was never written: then from the segment's name.
         plan: whose workloads the name is made of.
+        doubt: from when on samples do not count; None: all do.
     """
+    samples, void = doubt.split(samples) if doubt else (samples, ())
+    warmups, void_warmups = doubt.split(warmups) if doubt else (warmups, ())
     if facts is None:
         work = plan.asked(name) or name.split("-")[0]
         contract = work in (plan.decider.name, "smoke") or any(sample.strategy for sample in samples)
         facts = SegmentFacts(work, len(samples), contract, name.endswith("-cached"), ended=False)
-    return Segment(name, tuple(samples), tuple(warmups), summarize(samples, warmups, facts))
+    numbers = summarize(samples, warmups, facts)
+    return Segment(name, tuple(samples), tuple(warmups), numbers, void, void_warmups, doubt.why if doubt else "")
 
 
 def _facts(asked: Mapping[str, Any] | None) -> SegmentFacts | None:

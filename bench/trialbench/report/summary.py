@@ -13,7 +13,7 @@ from trialbench.measure.sample import wall_clock
 from trialbench.measure.summary import SegmentSummary, plain
 from trialbench.report.comparison import Comparison, comparisons
 from trialbench.report.restore import Failure, Outcome, Restore, down_seconds, outcome, restore_facts
-from trialbench.report.run import Run, read_run
+from trialbench.report.run import Run, Segment, read_run
 from trialbench.report.taints import differing, taints
 from trialbench.report.telemetry import Telemetry, telemetry
 from trialbench.report.windows import StillDown, Window, still_down, windows
@@ -56,6 +56,15 @@ class Vram:
 
 
 @dataclass(frozen=True)
+class Void:
+    """How many samples and warm-ups of a segment do not count, and why."""
+
+    samples: int
+    warmups: int
+    why: str
+
+
+@dataclass(frozen=True)
 class Summary:
     """The numbers of a trial; `trialbench schema summary` documents each. The order is that of `summary.json`.
 
@@ -64,6 +73,7 @@ class Summary:
         failure: of the newest phase that failed.
         taints, partial: each as `name: what was seen`.
         segments: their numbers by name, in the order measured.
+        void: by segment, where samples do not count; `summary.json` has it only where there are any.
         calibration: the document `samples/calibration.json`.
         down_s: seconds by tenant.
         windows: by impact.
@@ -92,12 +102,16 @@ class Summary:
     windows: Mapping[str, Window]
     still_down: Sequence[StillDown]
     restore: Restore
+    void: Mapping[str, Void]
 
 
 def write_summary(path: Path) -> Path:
     """Summarize the result folder `path` into its summary.json; returns that path."""
     target = path / "summary.json"
-    write_json(target, plain(summarize_run(read_run(path))))
+    document = plain(summarize_run(read_run(path)))
+    if not document["void"]:
+        del document["void"]
+    write_json(target, document)
     return target
 
 
@@ -121,7 +135,7 @@ def summarize_run(run: Run) -> Summary:
         restore_failure=_restore_failure(run),
         a2_skipped=next((event.reason for event in reversed(run.events("a2_skipped"))), None),
         taints=taints(run, segments),
-        partial=[f"{one.name}: {why}" for one in segments for why in one.summary.partial],
+        partial=[f"{one.name}: {why}" for one in segments for why in [*_void(one), *one.summary.partial]],
         # Where requests differ, no difference of the numbers is reported.
         comparisons=comparisons(
             run.samples, run.plan.decider, "; ".join(text for _name, text in differing(run.plan, segments)) or None
@@ -135,7 +149,20 @@ def summarize_run(run: Run) -> Summary:
         windows=windows(run),
         still_down=lost,
         restore=restore_facts(run, failure, lost),
+        void={
+            one.name: Void(len(one.void), len(one.void_warmups), one.void_why)
+            for one in segments
+            if one.void or one.void_warmups
+        },
     )
+
+
+def _void(segment: Segment) -> list[str]:
+    """The sentence about samples that do not count; none where all do."""
+    if not segment.void and not segment.void_warmups:
+        return []
+    warmups = f" and {len(segment.void_warmups)} warm-ups" if segment.void_warmups else ""
+    return [f"void: {len(segment.void)} samples{warmups} do not count: {segment.void_why}"]
 
 
 def _restore_failure(run: Run) -> str | None:

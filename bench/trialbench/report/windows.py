@@ -159,7 +159,11 @@ def _drain_minimum(run: Run, span: Interval) -> float:
 def _measuring(run: Run, span: Interval) -> float:
     """First request to last reply of each samples file within the window; overlaps count once."""
     spans = []
-    lists = [lines for one in run.segments.values() for lines in (one.samples, one.warmups)]
+    lists = [
+        lines
+        for one in run.segments.values()
+        for lines in ((*one.samples, *one.void), (*one.warmups, *one.void_warmups))
+    ]
     for samples in [*lists, *run.warmed_up.values()]:
         if samples:
             first, last = min(sample.t_start_s for sample in samples), max(sample.t_end_s for sample in samples)

@@ -143,6 +143,7 @@ def at_once(drill: Drill) -> None:
 
 OPENED = event("opened")
 A1 = event("tenant_stopped", tenant="chatterbox")
+DRAIN = event("drain_started", by="runner")
 CANDIDATE_STARTS = event("candidate_started")
 MEASURE = event("extension")
 RESTORE = event("restore_started")
@@ -432,10 +433,22 @@ CASES: tuple[Case, ...] = (
          says=("the candidate died", "ran out of memory"), play=candidate(memory="16m")),
     Case("out-of-vram", "candidate OOM-killed", "candidate", CANDIDATE_STARTS, faults.nothing,
          says=("the candidate died|takes too much VRAM",), before=lambda d: d.gpu(model_mib={"candidate": 14000})),
-    Case("hangs", "candidate hangs", "measure", MEASURE, faults.candidate_hangs,
-         says=("measuring stopped early", "broken or unreachable"),
-         play={**asked(cached_n=4000), "trial_limits": {"request_timeout_s": 1}},
+    Case("hangs", "candidate hangs", "measure", sampled("nav-candidate", 20), faults.nothing,
+         says=("measuring stopped early", "broken or unreachable"), faulty_server=True,
+         play={**faulty_server("stalls", 25), "trial_limits": {"request_timeout_s": 1}},
          extra_s=7, why="five requests in a row time out, a second each"),
+    Case("stopped", "candidate stands still", "measure", MEASURE, faults.candidate_stopped,
+         says=("the candidate stands still", r"is stopped by a signal \(SIGSTOP\)"), play=LONG_MEASURE),
+    Case("stopped", "candidate stands still", "candidate", CANDIDATE_STARTS, faults.candidate_stopped,
+         says=("the candidate stands still", r"is stopped by a signal \(SIGSTOP\)"),
+         before=faults.slow_card(SLOW_CARD_S)),
+    Case("paused", "candidate stands still", "measure", MEASURE, faults.candidate_paused,
+         says=("the candidate stands still", r"is frozen with its control group|has waited in the kernel"),
+         play=LONG_MEASURE, extra_s=12,
+         why="where its control group can't be looked at, a wait in the kernel counts after ten seconds"),
+    Case("docker-stands-still", "docker start that hangs", "window", DRAIN, faults.docker_stands_still_and_abort,
+         says=("aborted by hand",), by="host|hand|playbook",
+         extra_s=10, why="the rest of the drain, and an engine that answers again a moment after the run's end"),
     # It may be gone before anyone has seen its process.
     Case("exits-at-start", "candidate exits at start", "candidate", event("candidate_starting"), faults.nothing,
          says=("the candidate (died|ended)", "no-such-flag"), play=candidate(server_args=["--no-such-flag"])),
@@ -462,6 +475,17 @@ CASES: tuple[Case, ...] = (
          extra_s=10, why="it is noticed in phase 4"),
     Case("voices-port-stolen", "stranger on a tenant's port", "window", A1, faults.voices_port_stolen,
          says=(r"port 8772 is held by PID \d+ \(user nobody",), stuck="a stranger holds a tenant's port"),
+    Case("port-taken-at-the-start", "stranger where the candidate is asked", "candidate", event("candidate_starting"),
+         faults.stranger_gone_once_it_failed, before=faults.stranger_in_wait,
+         says=("another party listens on the port of the candidate|port 11437 was taken meanwhile",
+               r"port 11437 is held by PID \d+ \(user nobody")),
+    Case("stranger-beside", "stranger where the candidate is asked", "measure", MEASURE,
+         faults.stranger_beside_the_candidate, play=LONG_MEASURE,
+         says=("another party listens on the port of the candidate",
+               r"port 11437 is held by PID \d+ \(user nobody")),
+    Case("strangers-container", "stranger on a tenant's port", "window", A1, faults.strangers_container,
+         says=("another party listens on the port of the tenant chatterbox", r"port 8772 is held by PID \d+"),
+         play=LONG_WINDOW, extra_s=4, why="the stranger goes a moment after the run's end"),
     # ---- the GPU ----
     Case("vram-stuck", "VRAM does not drain", "window", A1, faults.gpu_passing("phase_failed", stuck=True),
          says=("VRAM did not drain", "llama-server|held by"), extra_s=15, why="the drain's limit, after A1"),
@@ -471,6 +495,9 @@ CASES: tuple[Case, ...] = (
     Case("vram-grabbed", "VRAM grabbed by a stranger", "window", A1,
          faults.gpu_passing("phase_failed", foreign=[{"command": "python3 train.py", "mib": 2500}]),
          says=("VRAM did not drain", r"train\.py"), extra_s=15, why="the drain's limit, after A1"),
+    Case("vram-grabbed", "VRAM grabbed by a stranger", "candidate", event("candidate_starting"),
+         faults.gpu_passing("phase_failed", foreign=[{"command": "python3 train.py", "mib": 3000}]),
+         says=("the candidate takes too much VRAM", r"train\.py"), before=faults.slow_card(SLOW_CARD_S)),
     Case("vram-grabbed-for-good", "VRAM grabbed by a stranger", "restore", RESTORE,
          gpu(foreign=[{"command": "python3 train.py", "mib": 900}]),
          says=(r"train\.py",), stuck="a stranger holds VRAM", extra_s=8, why="the drain's limit"),

@@ -56,6 +56,8 @@ systemctl stop {EYES} 2>/dev/null; rm -f /run/systemd/system/{EYES}
 docker rm --force {BOX} 2>/dev/null; docker image rm {BOX_IMAGE} 2>/dev/null
 [ -e /root/sudoers-panda ] && mv /root/sudoers-panda /etc/sudoers.d/panda
 systemctl stop stranger 2>/dev/null
+kill -CONT $(systemctl show -p MainPID --value docker)
+docker rm --force drill-stranger 2>/dev/null
 while mountpoint -q {STATE}; do umount {STATE} || umount --lazy {STATE}; done
 [ -e {KEPT_MODEL} ] && mv {KEPT_MODEL} {MODEL}
 [ -e {KEPT_PROGRAM} ] && mv {KEPT_PROGRAM} {PROGRAM}

@@ -21,6 +21,8 @@ from world import PATIENCE_S, STATE, Broken, Drill, wait_until
 
 Fault = Callable[[Drill], None]
 CANDIDATE = "panda-llamacpp-e4b"
+# A container that is none of the trial's.
+STRANGERS = "drill-stranger"
 MODEL = f"{STATE}/models/gemma-4-E4B-it-Q4_K_M/candidate-f16.gguf"
 # The whole file, until the drill is over.
 KEPT_MODEL = "/root/drill-model.gguf"
@@ -223,6 +225,18 @@ def dockerd_that_will_hang(drill: Drill) -> None:
     """Before: the next start of the engine takes long; while it is being started, every question to it waits."""
     unit = rf"[Service]\nExecStartPre=/bin/sleep {DOCKER_HANGS_S:.0f}\n"
     drill.sh(f"mkdir -p $(dirname {DOCKER_DROP_IN}) && printf '{unit}' >{DOCKER_DROP_IN} && systemctl daemon-reload")
+
+
+def docker_stands_still_and_abort(drill: Drill) -> None:
+    """The engine does not answer when the candidate is to be started, and somebody ends the run meanwhile."""
+    drill.strike()
+    drill.sh("kill -STOP $(systemctl show -p MainPID --value docker)")
+    try:
+        drill.event("candidate_starting")
+        drill.sh("/usr/local/sbin/model-trial abort --by hand")
+        drill.event("phase_failed")
+    finally:
+        drill.sh("kill -CONT $(systemctl show -p MainPID --value docker)")
 
 
 def runner_killed(drill: Drill) -> None:
@@ -503,10 +517,16 @@ def candidate_dies(drill: Drill) -> None:
     drill.sh(f"docker kill {CANDIDATE}")
 
 
-def candidate_hangs(drill: Drill) -> None:
-    """The server is frozen, with its connections open."""
+def candidate_stopped(drill: Drill) -> None:
+    """Somebody's SIGSTOP: the server stands still, with its connections open."""
     drill.strike()
     drill.sh(f"docker kill --signal STOP {CANDIDATE}")
+
+
+def candidate_paused(drill: Drill) -> None:
+    """Somebody's `docker pause`: the same by the freezer of its control group."""
+    drill.strike()
+    drill.sh(f"docker pause {CANDIDATE}")
 
 
 def model_truncated(drill: Drill) -> None:
@@ -535,20 +555,75 @@ def port_stolen_for_a_while(drill: Drill) -> None:
     port_given_back(drill)
 
 
-def voices_port_stolen(drill: Drill) -> None:
-    """Another user's program listens on the voice's port, and reports that it is healthy."""
-    drill.strike()
-    page = (
+def _page(address: str, port: int) -> str:
+    """A program that answers whatever is asked there, and reports that it is healthy."""
+    return (
         "import http.server as h\n"
         "class H(h.BaseHTTPRequestHandler):\n"
         "    def do_GET(self):\n"
         "        self.send_response(200)\n"
         "        self.end_headers()\n"
-        "        self.wfile.write(bytes([123]) + b'\"model_loaded\": true' + bytes([125]))\n"
+        '        said = b\'"model_loaded": true, "status": "ok"\'\n'
+        "        self.wfile.write(bytes([123]) + said + bytes([125]))\n"
         "    do_POST = do_GET\n"
-        "h.HTTPServer(('127.0.0.1', 8772), H).serve_forever()\n"
+        f"h.HTTPServer(('{address}', {port}), H).serve_forever()\n"
     )
-    drill.sh(f"systemd-run --quiet --collect --unit=stranger --uid=nobody python3 -c {shlex.quote(page)}")
+
+
+def voices_port_stolen(drill: Drill) -> None:
+    """Another user's program listens on the voice's port, and reports that it is healthy."""
+    drill.strike()
+    page = shlex.quote(_page("127.0.0.1", 8772))
+    drill.sh(f"systemd-run --quiet --collect --unit=stranger --uid=nobody python3 -c {page}")
+
+
+def stranger_in_wait(drill: Drill) -> None:
+    """Before: another user's program waits for the moment at which the candidate is started, and binds its port first.
+
+    It reads the journal to hit that moment, which only root may; it is nobody's when it listens.
+    """
+    journal = f"{STATE}/runs/{drill.run}/journal.jsonl"
+    wait = (
+        "import os, time\n"
+        "def begun():\n"
+        "    try:\n"
+        f"        return 'candidate_starting' in open('{journal}').read()\n"
+        "    except OSError:\n"
+        "        return False\n"
+        "while not begun():\n"
+        "    time.sleep(0.001)\n"
+        "os.setgid(65534)\n"
+        "os.setuid(65534)\n"
+    )
+    page = shlex.quote(wait + _page("127.0.0.1", 11437))
+    drill.sh(f"systemd-run --quiet --collect --unit=stranger python3 -c {page}")
+
+
+def stranger_gone_once_it_failed(drill: Drill) -> None:
+    """The stranger goes when the trial has failed of it."""
+    drill.strike()
+    drill.event("phase_failed")
+    port_given_back(drill)
+
+
+def stranger_beside_the_candidate(drill: Drill) -> None:
+    """Another user's program listens on another address of the candidate's port, until the trial has failed of it."""
+    drill.strike()
+    page = shlex.quote(_page("127.0.0.2", 11437))
+    drill.sh(f"systemd-run --quiet --collect --unit=stranger --uid=nobody python3 -c {page}")
+    drill.event("phase_failed")
+    port_given_back(drill)
+
+
+def strangers_container(drill: Drill) -> None:
+    """Somebody's `docker start` of a container that listens on the voice's port, until the trial has failed of it."""
+    image = drill.sh(f"docker inspect --format '{{{{.Image}}}}' {CANDIDATE}")
+    page = shlex.quote(_page("127.0.0.1", 8772))
+    drill.sh(f"docker create --name {STRANGERS} --network=host --entrypoint=python3 {image} -c {page}")
+    drill.strike()
+    drill.sh(f"docker start {STRANGERS}")
+    drill.event("phase_failed")
+    drill.sh(f"docker rm --force {STRANGERS}")
 
 
 def late_start(drill: Drill) -> None:

@@ -306,6 +306,23 @@ def test_time_limit_without_any_reply_is_not_a_success(session: Session, server:
     assert session.summary("first")["stopped"] is None
 
 
+def test_a_session_that_is_told_to_halt_sends_nothing_more(session: Session, server: Any, acts: Any) -> None:
+    """Another party listens there: it gets no further prompt, whichever segment would come next."""
+
+    def halts(_server: Any, connection: Any) -> bool:
+        (session.control / "halt").write_text("{}", encoding="utf-8")
+        connection.sendall(acts.chat())
+        return True
+
+    server.script = [acts.chat(), halts, acts.chat()]
+    assert session.run({**NAV, "n": 50}, {**NAV, "id": "after"}) == 3
+    summary = session.summary("nav-candidate")
+    nav = summary["segments"]["nav-candidate"]
+    assert (summary["stopped"], nav["stopped"], nav["sent"]) == ("halt", "halt", 2)
+    assert nav["partial"] == ["cut short at 2 of 50 samples: another party may be the one that answers"]
+    assert "after" not in summary["segments"]
+
+
 def test_rate_is_kept(session: Session) -> None:
     assert session.run({**NAV, "n": 3, "rate_hz": 5}) == 0
     starts = [line["t_start_s"] for line in session.lines("nav-candidate")]

@@ -6,6 +6,7 @@ import csv
 import io
 import unicodedata
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from trialbench import schemas
@@ -59,6 +60,13 @@ def _sets(run: Run) -> Iterator[tuple[str, bool, Sequence[Sample]]]:
     for name, segment in run.segments.items():
         yield name, True, segment.warmups
         yield name, False, segment.samples
+        yield name, True, [_void(sample) for sample in segment.void_warmups]
+        yield name, False, [_void(sample) for sample in segment.void]
+
+
+def _void(sample: Sample) -> Sample:
+    """The sample with the flag that it does not count."""
+    return replace(sample, flags=[*sample.flags, "void"])
 
 
 _TELEMETRY = ("energy_j", "power_w", "sm_mhz", "temp_c", "load1")

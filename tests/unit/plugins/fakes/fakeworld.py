@@ -15,7 +15,7 @@ import os
 import re
 import signal
 import zipfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +30,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     identity,
     journal,
     kept,
+    owners,
     plan,
     planfile,
     probes,
@@ -38,7 +39,9 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     run,
     runner,
     services,
+    sockets,
     speech,
+    standstill,
     tenants,
     units,
 )
@@ -79,6 +82,7 @@ class Clock:
             time=lambda: 1_700_000_000 + self.now,
             perf_counter=lambda: self.now,
             clock_gettime=lambda _clock: self.now + 500,
+            thread_time=lambda: 0.0,
             CLOCK_BOOTTIME=7,
             CLOCK_MONOTONIC=1,
         )
@@ -396,6 +400,9 @@ class World:
         self.candidate_load_s = 5.0
         self.candidate_healthy_at = 0.0
         self.candidate_dies_at_once = False
+        self.candidate_listens = True
+        self.candidate_state = "S"
+        self.candidate_frozen = False
         self.hook_rc = 0
         self.quiet = True
         self.speaks = True
@@ -563,7 +570,9 @@ class World:
         if COMMAND_PID <= pid < FIRST_PID:
             return f"/bin/sh -c command {list(self.services.values())[pid - COMMAND_PID].commands[0][1]}"
         service = self._service(pid)
-        return f"{service.tenant.vram_process or service.tenant.process} --its-options" if service else ""
+        if service:
+            return f"{service.tenant.vram_process or service.tenant.process} --its-options"
+        return next((item.command for item in self.intruders if item.pid == pid), "")
 
     def processes(self, pattern: str, _proc: Path | None = None) -> list[probes.ProcessId]:
         """Processes of tenants with that pattern."""
@@ -577,7 +586,21 @@ class World:
             for s in self.services.values()
             if s.pid and self.clock.now >= s.listens_at
         ]
+        if self.candidate_pid and self.candidate_listens:
+            found.append(probes.Listener(self.plan.candidate.port, self.candidate_pid, "llama-server"))
         return [*found, *self.intruders]
+
+    def listening(self, ports: Collection[int], _proc: Path | None = None) -> list[sockets.Socket]:
+        """The sockets of the listeners: one for each, named after its process."""
+        return [sockets.Socket(i.port, i.pid, self.uid(i.pid)) for i in self.listeners() if i.port in ports]
+
+    def holders(self, inodes: Collection[int], _proc: Path | None = None) -> list[sockets.Holder]:
+        """Who holds those sockets."""
+        return [sockets.Holder(pid, pid, "3") for pid in inodes if pid in {item.pid for item in self.listeners()}]
+
+    def process_state(self, pid: int, _proc: Path | None = None) -> str:
+        """The kernel's letter for the candidate, which may be stopped."""
+        return self.candidate_state if self.identify(pid) else ""
 
     def ask(self, question: plan.Http) -> probes.ProbeResult:
         """HTTP questions: health of tenants and candidate, and whether the host is quiet."""
@@ -859,7 +882,19 @@ class World:
         clock = self.clock.module()
         patch.setattr(run, "command", self._run)
         patch.setattr(run, "background", self._popen)
-        for module in (checks, containers, hook, journal, program, restorer, runner, tenants, units):
+        for module in (
+            checks,
+            containers,
+            hook,
+            journal,
+            owners,
+            program,
+            restorer,
+            runner,
+            services,
+            standstill,
+            tenants,
+        ):
             if hasattr(module, "time"):
                 patch.setattr(module, "time", clock)
             if hasattr(module, "threading"):
@@ -881,6 +916,11 @@ class World:
         for name in ("identify", "processes", "listeners", "ask"):
             patch.setattr(probes, name, getattr(self, name))
         patch.setattr(probes, "command", self.command_line)
+        patch.setattr(probes, "state", self.process_state)
+        patch.setattr(sockets, "listening", self.listening)
+        patch.setattr(sockets, "holders", self.holders)
+        patch.setattr(sockets, "holds", lambda holder, _proc=None: bool(self.holders([holder.inode])))
+        patch.setattr(standstill, "frozen", lambda _pid, _proc=None, _groups=None: self.candidate_frozen)
         patch.setattr(probes, "members", self.members)
         patch.setattr(probes, "units", self.units_of)
         patch.setattr(probes, "uid", self.uid)

@@ -264,6 +264,21 @@ def test_an_answer_counts_when_the_tenant_has_given_it(host: dict[str, Any], str
     assert all(c.found.endswith(f"but {stranger['chatterbox']}") for c in failed.values())
 
 
+def test_a_stranger_who_leaves_while_he_answers_has_answered(
+    host: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To speak takes seconds: he is looked for before, too."""
+    looks: dict[str, int] = {}
+
+    def first_only(tenant: Any) -> str:
+        looks[tenant.name] = looks.get(tenant.name, 0) + 1
+        return "mallory" if tenant.name == "chatterbox" and looks[tenant.name] % 2 else ""
+
+    monkeypatch.setattr(tenants, "foreign", first_only)
+    failed = [c.title for c in run(host).values() if not c.ok]
+    assert failed == ["Chatterbox TTS is healthy", 'Chatterbox TTS speaks "test one two"']
+
+
 def test_who_can_not_be_looked_for_has_not_been_ruled_out(
     host: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -350,6 +350,20 @@ def test_a_start_in_the_background_holds_nobody_up(docker: Any, commands: Any, e
     eventually(lambda: ["start", "nobody"] in docker.calls())
 
 
+def test_who_waits_for_a_start_has_time_for_something_else(docker: Any, commands: Any, eventually: Eventually) -> None:
+    docker.add("server", RUN_LABEL, "run-1")
+    (commands.state / "pid-server").write_text(str(os.getpid()))
+    commands.answer("docker start slow", rc=1, err="no such image", sleep_s=0.5)
+    slow = containers.Starting("slow")
+    assert not slow.done
+    starting = containers.Starting("server")
+    eventually(lambda: starting.done)
+    assert starting.process() == probes.identify(os.getpid())
+    eventually(lambda: slow.done)
+    with pytest.raises(DockerError, match="no such image"):
+        slow.process()
+
+
 def test_last_words_of_a_container(docker: Any) -> None:
     docker.add("server", RUN_LABEL, "run-1", logs="".join(f"line {i}\n" for i in range(20)))
     assert containers.tail("server", 2) == "line 18\nline 19"

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from ansible_collections.edgelab.model_trial.plugins.module_utils import probes
 from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Http
+from fakeproc import fake_net, fake_process
 
 SLEEP = "import time; time.sleep(60)"
 
@@ -38,29 +39,6 @@ def spawn() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     for process in started:
         process.kill()
         process.wait()
-
-
-def fake_process(proc: Path, pid: int, argv: list[str], parent: int = 1, **facts: Any) -> Path:
-    """A process in a made-up /proc."""
-    folder = proc / str(pid)
-    (folder / "fd").mkdir(parents=True)
-    (folder / "cmdline").write_bytes(b"\0".join(word.encode() for word in argv) + b"\0")
-    fields = [facts.get("state", "S"), str(parent), *["0"] * 17, str(facts.get("start", 100 + pid)), "0"]
-    name = facts.get("name", b"a (b) c")
-    (folder / "stat").write_bytes(b"%d (%s) %s\n" % (pid, name, " ".join(fields).encode()))
-    for i, inode in enumerate(facts.get("inodes", ())):
-        (folder / "fd" / str(i)).symlink_to(f"socket:[{inode}]")
-    return folder
-
-
-def fake_net(proc: Path, listening: dict[int, int]) -> None:
-    """The TCP table of a made-up /proc, inode -> port; 22 is connected, not listening."""
-    (proc / "net").mkdir(exist_ok=True)
-    lines = ["  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode"]
-    for inode, port in listening.items():
-        lines.append(f"   0: 0100007F:{port:04X} 00000000:0000 0A 0:0 00:0 0 0 0 {inode} 1 0")
-    lines.append("   1: 0100007F:0016 0100007F:D431 01 0:0 00:0 0 0 0 999 1 0")
-    (proc / "net" / "tcp").write_text("\n".join(lines) + "\n")
 
 
 # HTTP

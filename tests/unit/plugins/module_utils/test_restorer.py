@@ -956,6 +956,65 @@ def test_an_a2_that_can_not_be_run_costs_the_comparison_only(
     is_whole(world)
 
 
+def a2_beside(world: World, ready: Callable[[], bool]) -> None:
+    """A restore with A2; a stranger listens where A2 asks as soon as ``ready``, and goes when it was said."""
+    world.intruders.clear()
+
+    def come() -> None:
+        if ready() and not world.intruders and "stranger" not in world.named():
+            world.intruders.append(probes.Listener(11435, 6_000_000, "nc -l 11435"))
+            world.came = world.clock.now
+
+    world.clock.ticks.insert(0, come)
+    world.at("a2_skipped", world.intruders.clear)
+    restore(world)
+
+
+def test_a_stranger_where_a2_asks_ends_it_and_voids_its_last_samples(world: World) -> None:
+    measured(world)
+    world.log.clear()
+    a2_beside(world, lambda: ("measured", "a2") in world.log)
+    found = event(world, "stranger")
+    told = {key: found[key] for key in ("port", "owner", "pid", "user", "command")}
+    assert told == {
+        "port": 11435,
+        "owner": "the tenant llamacpp",
+        "pid": 6_000_000,
+        "user": "666",
+        "command": "nc -l 11435",
+    }
+    void = event(world, "samples_void")
+    assert (void["session"], void["segments"]) == ("a2", ["nav-baseline-a2"])
+    assert 0 < world.came - void["since_s"] <= 0.11
+    assert (world.run_dir / "control" / "halt").exists(), "its client sends nothing more"
+    assert "another party listens on the port of the tenant llamacpp" in event(world, "a2_skipped")["reason"]
+    assert not [e for e in world.events() if e["event"] == "segment_done" and e["session"] == "a2"]
+    # Its client is ended before anybody else is started.
+    kinds = [entry[0] for entry in world.log if entry[0] in ("docker", "start")]
+    assert kinds == ["docker", "start", "docker", "start"]
+    is_whole(world)
+
+
+def test_a_stranger_right_before_a2_gets_no_picture(world: World) -> None:
+    """He is there when the baseline has just been found healthy."""
+    measured(world)
+    skipped: list[str] = []
+
+    def tell(event: str, facts: dict[str, Any]) -> None:
+        if event == "tenant_healthy" and facts["tenant"] == "llamacpp":
+            world.intruders.append(probes.Listener(11435, 6_000_000, "nc"))
+        if event == "a2_skipped":
+            skipped.append(facts["reason"])
+            world.intruders.clear()
+
+    world.on_entry = tell
+    restore(world)
+    assert len(skipped) == 1
+    assert not (world.run_dir / "control" / "start-a2").exists()
+    assert "samples_void" not in world.named()
+    is_whole(world)
+
+
 # What is told afterwards.
 
 

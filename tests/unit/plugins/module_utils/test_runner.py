@@ -25,6 +25,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     planfile,
     probes,
     runner,
+    sessions,
     tenants,
 )
 from ansible_collections.edgelab.model_trial.plugins.module_utils.containers import A2_LABEL, RUN_LABEL
@@ -782,7 +783,7 @@ def test_a_port_that_was_taken_meanwhile_is_named(world: World) -> None:
     world.intruders.append(probes.Listener(port, 4711, "nc -l"))
     failed = fails(world)
     assert failed["reason"] == f"port {port} was taken meanwhile"
-    assert failed["found"] == "PID 4711 nc -l"
+    assert failed["found"] == f"port {port} is held by PID 4711 (user 666, nc -l)"
     assert ("container", "panda-llamacpp-e4b") not in world.log
 
 
@@ -986,6 +987,233 @@ def test_what_goes_wrong_is_told_in_four_parts() -> None:
         "found": "",
         "todo": "",
     }
+
+
+# Who listens where a model is asked, and a candidate that stands still.
+
+STRANGER = 4711
+
+
+def once(world: World, ready: Callable[[], bool], act: Callable[[], object]) -> None:
+    """Do something as soon as it is time for it, once."""
+    waiting = [act]
+
+    def look() -> None:
+        if waiting and ready():
+            waiting.pop()()
+
+    world.clock.ticks.insert(0, look)
+
+
+def intrude(world: World, port: int) -> Callable[[], None]:
+    """A stranger who begins to listen on a port."""
+    return lambda: world.intruders.append(probes.Listener(port, STRANGER, "python3 fake.py"))
+
+
+def named_stranger(world: World, port: int, owner: str) -> None:
+    """The journal says who listens there: PID, user, command."""
+    (found,) = [e for e in world.events() if e["event"] == "stranger"]
+    told = {key: found[key] for key in ("port", "owner", "pid", "user", "command")}
+    assert told == {"port": port, "owner": owner, "pid": STRANGER, "user": "666", "command": "python3 fake.py"}
+
+
+def voided(world: World) -> list[dict[str, Any]]:
+    """What the journal says of samples that do not count."""
+    return [e for e in world.events() if e["event"] == "samples_void"]
+
+
+def test_who_takes_the_candidates_port_between_look_and_bind_is_not_the_candidate(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He answers at once, while the candidate is still loading: his word is no health."""
+    port = world.plan.candidate.port
+    world.open()
+    world.candidate_listens = False
+    monkeypatch.setattr(probes, "ask", lambda _question: probes.Answer(True, "HTTP 200", 200))
+    world.at("candidate_starting", intrude(world, port))
+    failed = fails(world)
+    assert failed["reason"] == "another party listens on the port of the candidate"
+    assert failed["expected"] == f"port {port} belongs to the candidate alone"
+    assert failed["found"] == f"port {port} is held by PID 4711 (user 666, python3 fake.py)"
+    named_stranger(world, port, "the candidate")
+    assert "candidate_healthy" not in world.named()
+    assert voided(world) == []
+    assert not (world.run_dir / "control" / "start-candidate").exists()
+
+
+def test_health_counts_once_the_candidate_itself_listens(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.open()
+    world.candidate_listens = False
+    monkeypatch.setattr(probes, "ask", lambda _question: probes.Answer(True, "HTTP 200", 200))
+    world.clock.after(40, lambda: setattr(world, "candidate_listens", True))
+    world.runner().run()
+    (healthy,) = [e for e in world.events() if e["event"] == "candidate_healthy"]
+    assert healthy["duration_s"] > 20
+
+
+@pytest.mark.parametrize(
+    ("session", "port", "owner", "first"),
+    [
+        ("a1", 11435, "the tenant llamacpp", "nav-baseline-a1"),
+        ("candidate", 0, "the candidate", "smoke-candidate"),
+    ],
+)
+def test_a_stranger_where_a_session_asks_ends_it_and_voids_its_last_samples(
+    world: World, session: str, port: int, owner: str, first: str
+) -> None:
+    world.open()
+    port = port or world.plan.candidate.port
+    seen: list[float] = []
+
+    def take() -> None:
+        seen.append(world.clock.now)
+        intrude(world, port)()
+
+    once(world, lambda: ("measured", session) in world.log, take)
+    failed = fails(world)
+    assert failed["reason"] == f"another party listens on the port of {owner}"
+    named_stranger(world, port, owner)
+    (void,) = voided(world)
+    assert (void["session"], void["segments"][0]) == (session, first)
+    assert void["segments"] == [one["id"] for one in sessions.build(world.plan)[session]["segments"]]
+    assert void["reason"] == failed["found"]
+    assert (world.run_dir / "control" / "halt").exists(), "the client sends nothing more"
+    # Since the look before the stranger came, one poll earlier, and no earlier.
+    assert 0 < seen[0] - void["since_s"] <= 2 * runner.POLL_S
+    # Seen at the next look.
+    assert failed["t_s"] - seen[0] <= 2 * runner.POLL_S
+    assert world.up("llamacpp") is (session == "a1")
+
+
+def test_the_last_sample_counts_only_if_its_port_was_in_the_right_hands(world: World) -> None:
+    world.open()
+    done = world.run_dir / "samples" / f"summary-{sessions.build(world.plan)['a1']['segments'][0]['id']}.json"
+    world.clock.ticks.append(lambda: intrude(world, 11435)() if done.exists() and not world.intruders else None)
+    assert fails(world)["reason"] == "another party listens on the port of the tenant llamacpp"
+    assert [void["session"] for void in voided(world)] == ["a1"]
+    assert "segment_done" not in world.named()[world.named().index("opened") :]
+
+
+def test_a_server_that_was_closed_and_opened_again_ends_its_session(world: World) -> None:
+    """It is the tenant's again; but the port was free, and nobody knows who answered meanwhile."""
+    world.open()
+    once(
+        world,
+        lambda: ("measured", "a1") in world.log,
+        lambda: setattr(world.services["llamacpp"], "pid", world.new_pid()),
+    )
+    failed = fails(world)
+    assert failed["reason"] == "another party listens on the port of the tenant llamacpp"
+    assert failed["found"].startswith("it was closed and opened again meanwhile: port 11435")
+    assert [void["session"] for void in voided(world)] == ["a1"]
+
+
+@pytest.mark.parametrize("event", ["drain_started", "candidate_starting", "candidate_started", "extension"])
+def test_a_stranger_on_a_stopped_tenants_port_ends_the_run_by_name(world: World, event: str) -> None:
+    """Its callers would talk to him, and it could not come back: `docker start` of something else, say."""
+    world.open()
+    world.at(event, intrude(world, 8772))
+    failed = fails(world)
+    assert failed["reason"] == "another party listens on the port of the tenant chatterbox"
+    named_stranger(world, 8772, "the tenant chatterbox")
+    # Nothing was asked there.
+    assert voided(world) == []
+
+
+@pytest.mark.parametrize("port", [8772, 11435, 8770], ids=["stopped", "measured", "asked whether it is quiet"])
+def test_a_stranger_beside_a_tenant_is_named_before_anything_is_stopped(world: World, port: int) -> None:
+    world.open()
+    intrude(world, port)()
+    assert "another party listens" in fails(world)["reason"]
+    assert world.done("stop", "measured") == []
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_stranger_beside_the_live_model_is_named_in_phase_2(world: World, when: str) -> None:
+    """Its sample, with everybody up, is not worth having."""
+    if when == "before":
+        intrude(world, 11435)()
+    else:
+        once(world, lambda: ("measured", "tenants") in world.log, intrude(world, 11435))
+    with pytest.raises(PhaseFailed, match="another party listens on the port of the tenant llamacpp") as caught:
+        prepare(world)
+    assert caught.value.facts["found"] == "port 11435 is held by PID 4711 (user 666, python3 fake.py)"
+    assert caught.value.facts["todo"].endswith("nothing was touched")
+    assert (("container", "mt-client-tenants") in world.log) is (when == "meanwhile")
+
+
+def test_what_listened_before_a_stop_may_go_on_after_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy in front of it, or its socket unit."""
+    world.open()
+    intrude(world, 8772)()
+    monkeypatch.setattr(tenants, "owns", lambda tenant, item, _host: item.pid == STRANGER or item.pid >= 5_000_000)
+    world.runner().run()
+    assert world.named()[-1] == "phase_done measure"
+
+
+def slow_docker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docker start does not return."""
+    monkeypatch.setattr(runner.containers, "Starting", lambda _name: SimpleNamespace(done=False))
+
+
+@pytest.mark.parametrize("trouble", ["abort", "lease", "epoch", "port", "vram", "revived"])
+def test_a_docker_that_hangs_while_it_starts_the_candidate_is_inside_the_fence(
+    world: World, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    world.open()
+    slow_docker(monkeypatch)
+    world.clock.after(300, goes_on)
+    began: list[float] = []
+    acts: dict[str, Callable[[], object]] = {
+        "abort": lambda: world.state.ask("abort", "ann"),
+        "lease": lambda: setattr(world, "controller", lambda: None),
+        "epoch": world.state.raise_epoch,
+        "port": intrude(world, 8772),
+        "vram": lambda: setattr(world, "desktop_mib", 9_500),
+        "revived": lambda: world.start("chatterbox", by="cron"),
+    }
+
+    def act() -> None:
+        began.append(world.clock.now)
+        acts[trouble]()
+
+    world.at("candidate_starting", lambda: world.clock.after(3, act))
+    failed = fails(world)
+    # A lease lapses after a minute, and units are asked once a second; all else is seen at the next look.
+    allowed_s = {"lease": 62.0, "revived": 1.2}.get(trouble, 2.5 * runner.POLL_S)
+    assert failed["t_s"] - began[0] <= allowed_s
+    assert failed["phase"] == "candidate"
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"candidate_state": "T"}, "is stopped by a signal (SIGSTOP)"),
+        ({"candidate_frozen": True}, "is frozen with its control group (docker pause)"),
+    ],
+    ids=["SIGSTOP", "docker pause"],
+)
+@pytest.mark.parametrize("event", ["candidate_started", "smoke", "extension"])
+def test_a_candidate_that_stands_still_is_named(world: World, how: dict[str, Any], words: str, event: str) -> None:
+    world.open()
+    world.never_ready.update({"candidate"} if event == "candidate_started" else ())
+    world.candidate_load_s = 30 if event == "candidate_started" else 5
+    stopped: list[float] = []
+
+    def stop() -> None:
+        stopped.append(world.clock.now)
+        for name, value in how.items():
+            setattr(world, name, value)
+        # It answers nobody.
+        world.clients.clear()
+
+    world.at(event, stop)
+    failed = fails(world)
+    assert failed["reason"] == "the candidate stands still"
+    assert words in failed["found"]
+    assert failed["t_s"] - stopped[0] < 0.6
+    sessions_void = [(void["session"], stopped[0] - void["since_s"] <= 2 * runner.POLL_S) for void in voided(world)]
+    assert sessions_void == ([] if event == "candidate_started" else [("candidate", True)])
 
 
 # A rehearsal: everything but the candidate and the measuring.
