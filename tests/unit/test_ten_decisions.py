@@ -175,7 +175,7 @@ def test_decision_5_over_the_limit_the_trial_ends(
     plan: plans.Plan, make_runner: Callable[[plans.Plan], tuple[runner.Runner, Card]], state: journal.State
 ) -> None:
     watching, card = make_runner(plan)
-    watching.server = probes.identify(os.getpid())
+    watching.server, watching.trying = probes.identify(os.getpid()), True
     watching.drained_mib = 4000
     state.renew()
     for footprint_gb, ends in ((7.9, False), (8.1, True)):
@@ -346,11 +346,12 @@ def test_decision_9_the_smoke_test_wants_strategy_1_or_2(
 
 
 def test_decision_10_phase_0_comes_before_anything_is_touched() -> None:
-    before, play = yaml.safe_load((PLAYBOOKS / "benchmark-e4b.yml").read_text(encoding="utf-8"))
-    # What comes before the trial looks at the inventory, on the controller alone.
-    [asked] = yaml.safe_load((PLAYBOOKS / before["ansible.builtin.import_playbook"]).read_text(encoding="utf-8"))
-    assert asked["hosts"] == "localhost"
-    assert [set(task) & {"ansible.builtin.assert"} for task in asked["tasks"]] == [{"ansible.builtin.assert"}]
+    tags, before, play = yaml.safe_load((PLAYBOOKS / "benchmark-e4b.yml").read_text(encoding="utf-8"))
+    # What comes before the trial looks at the tags and the inventory, on the controller alone.
+    for first in (tags, before):
+        [asked] = yaml.safe_load((PLAYBOOKS / first["ansible.builtin.import_playbook"]).read_text(encoding="utf-8"))
+        assert asked["hosts"] == "localhost"
+        assert [set(task) & {"ansible.builtin.assert"} for task in asked["tasks"]] == [{"ansible.builtin.assert"}]
     assert play["gather_facts"] is False
     assert not {"pre_tasks", "roles", "handlers", "ignore_errors", "force_handlers"} & set(play)
 
@@ -381,6 +382,7 @@ def test_decision_10_phase_0_comes_before_anything_is_touched() -> None:
         "ansible.builtin.meta",
         "ansible.builtin.ping",
         "edgelab.model_trial.outlook",
+        "edgelab.model_trial.channel",
         "edgelab.model_trial.contracts",
         # On the controller alone; which of its commands, see below.
         "edgelab.model_trial.trialbench",

@@ -243,9 +243,6 @@ def test_whatever_umask_root_has_nobody_else_writes_what_a_trial_leaves(
     assert shell("restore-now") == 0
     assert open_to_others(world.state.root) == {}
     assert stat.S_IMODE(world.state.root.stat().st_mode) == 0o700
-    # systemd reads it, and a user who can write it says what root runs.
-    assert stat.S_IMODE(program.DROP_IN.stat().st_mode) == 0o644
-    assert stat.S_IMODE(program.DROP_IN.parent.stat().st_mode) == 0o755
 
 
 @pytest.mark.parametrize("how", ["a command", "a thread", "within a tenant's start"])
@@ -295,13 +292,6 @@ def test_what_fails_with_all_processes_is_a_failed_restore(
     monkeypatch.setattr(restorer.Restorer, "restore", restore)
     assert shell("restore-now") == 1
     assert [e["event"] for e in world.events()][-1] == "restore_failed"
-
-
-def test_a_drop_in_folder_that_others_could_write_is_closed(world: World, shell: Shell) -> None:
-    program.DROP_IN.parent.mkdir(mode=0o777)
-    program.DROP_IN.parent.chmod(0o777)
-    shell.open()
-    assert stat.S_IMODE(program.DROP_IN.parent.stat().st_mode) == 0o755
 
 
 def test_an_attended_run_waits_for_its_controller(world: World, shell: Shell) -> None:

@@ -1029,7 +1029,7 @@ def test_who_takes_the_candidates_port_between_look_and_bind_is_not_the_candidat
     port = world.plan.candidate.port
     world.open()
     world.candidate_listens = False
-    monkeypatch.setattr(probes, "ask", lambda _question: probes.Answer(True, "HTTP 200", 200))
+    monkeypatch.setattr(probes, "ask", lambda _question: probes.ProbeResult(True, "HTTP 200", 200))
     world.at("candidate_starting", intrude(world, port))
     failed = fails(world)
     assert failed["reason"] == "another party listens on the port of the candidate"
@@ -1044,7 +1044,7 @@ def test_who_takes_the_candidates_port_between_look_and_bind_is_not_the_candidat
 def test_health_counts_once_the_candidate_itself_listens(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.open()
     world.candidate_listens = False
-    monkeypatch.setattr(probes, "ask", lambda _question: probes.Answer(True, "HTTP 200", 200))
+    monkeypatch.setattr(probes, "ask", lambda _question: probes.ProbeResult(True, "HTTP 200", 200))
     world.clock.after(40, lambda: setattr(world, "candidate_listens", True))
     world.runner().run()
     (healthy,) = [e for e in world.events() if e["event"] == "candidate_healthy"]

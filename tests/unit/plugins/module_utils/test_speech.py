@@ -129,8 +129,8 @@ BROKEN = [
     (wav(LARGE, rate=0), "contradictory format: 1 channels, 0 Hz"),
     (wav(LARGE, block=4), "contradictory format"),
     (wav(LARGE, byte_rate=1), "contradictory format"),
-    (wav(struct.pack("<2f", 0.5, math.nan), 32, encoding=3), "no finite number"),
-    (wav(struct.pack("<2f", math.inf, -math.inf), 32, encoding=3), "no finite number"),
+    (wav(struct.pack("<2f", 0.5, math.nan), 32, encoding=3), "not a finite number"),
+    (wav(struct.pack("<2f", math.inf, -math.inf), 32, encoding=3), "not a finite number"),
 ]
 
 
@@ -246,7 +246,7 @@ OTHER = [
     (
         200,
         wav(packed(16))[:-1000],
-        "no valid WAV: truncated: chunk 'data' promises 44100 bytes, 43100 arrived",
+        "not a valid WAV: truncated: chunk 'data' promises 44100 bytes, 43100 arrived",
     ),
     (200, wav(b"\0" * 44_100), "silence (peak 0.0000, RMS 0.0000 of full scale)"),
     (200, wav(packed(16)[:2000]), "too small, more than 5120 bytes are expected"),
