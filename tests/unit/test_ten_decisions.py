@@ -384,6 +384,8 @@ def test_decision_10_phase_0_comes_before_anything_is_touched() -> None:
         "edgelab.model_trial.outlook",
         "edgelab.model_trial.channel",
         "edgelab.model_trial.contracts",
+        # Builds the program on the controller; nothing is copied.
+        "edgelab.model_trial.program",
         # On the controller alone; which of its commands, see below.
         "edgelab.model_trial.trialbench",
     }
