@@ -286,7 +286,7 @@ class Restorer:
         return found
 
     def stopped(self) -> list[str]:
-        """Tenants that were asked to stop in this trial; all that were to be, where the journal has lost its beginning."""
+        """Tenants that were asked to stop in this trial; all that were to be, where the journal lacks its beginning."""
         entries = read(self.state.journal_path(self.plan.run))
         if not any(e["event"] == "opened" for e in entries):
             return self.plan.stop_order
