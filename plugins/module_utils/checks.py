@@ -4,7 +4,8 @@
 """Is the host as it was? The checks that close a trial, derived from the plan.
 
 Their order: VRAM; the health of every tenant that has a health page, in the order of the inventory; after those that
-share the baseline's impact the candidate's port, which must refuse connections; speech; watched processes.
+share the baseline's impact the candidate's port, which must refuse connections; speech; containers that hold VRAM,
+which must still be able to open the card; watched processes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _CONNECT_S = 2.0
 
 @dataclass(frozen=True)
 class Check:
-    """A check before it is run; ``kind`` is ``vram``, ``health``, ``refused``, ``speech`` or ``process``."""
+    """A check to be run; ``kind`` is ``vram``, ``health``, ``refused``, ``speech``, ``gpu`` or ``process``."""
 
     id: int
     kind: str
@@ -78,6 +79,10 @@ def derive(plan: Plan) -> list[Check]:
             words = json.dumps(text if isinstance(text, str) else tenant.speech.body)
             wav = f"a valid WAV of more than {tenant.speech.min_bytes} bytes that is not silent"
             checks.append(("speech", f"{_name(tenant)} speaks {words}", wav, tenant.name))
+    for tenant in plan.tenants:
+        if tenant.kind == "container" and tenant.vram_process:
+            title = f"{_name(tenant)} still sees the GPU from its container"
+            checks.append(("gpu", title, f"container {tenant.container} can open the card", tenant.name))
     for tenant in plan.tenants:
         if tenant.watch_process:
             title = f"{_name(tenant)} is alive"
@@ -157,6 +162,15 @@ def _process(tenant: Tenant, before: Mapping[str, Any] | None) -> tuple[bool, st
     return False, f"{pids}, but before it was PID {before['pid']}: it was restarted"
 
 
+def _sees_gpu(tenant: Tenant) -> tuple[bool, str]:
+    """A container that has lost the card answers its health page as before."""
+    try:
+        seen = tenants.of(tenant).sees_gpu(tenants.HERE)
+    except OSError as err:
+        return False, str(err)
+    return seen.ok, seen.found
+
+
 def _of_its_own(tenant: Tenant, ok: bool, found: str) -> tuple[bool, str]:
     """An answer counts when the tenant itself has given it, and not who else listens on its port."""
     try:
@@ -174,6 +188,8 @@ def _one(
     if check.kind == "refused":
         return _refused(plan.candidate.port)
     tenant = plan.tenant(check.tenant)
+    if check.kind == "gpu":
+        return _sees_gpu(tenant)
     if check.kind == "health" and tenant.health:
         answer = probes.ask(tenant.health)
         return _of_its_own(tenant, answer.ok, answer.found)

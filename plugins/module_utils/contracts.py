@@ -24,7 +24,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import checks, gpu, pictures, probes, production, run, tenants
+from . import checks, gpu, pictures, probes, production, reload, run, tenants
 from .plan import MIB_PER_GB, Http, Plan, Tenant
 from .run import Ran
 
@@ -45,7 +45,7 @@ class Contract:
     """One contract, evaluated; ``ok`` is the answer, the rest is for people.
 
     ``spared`` says that it holds only because this is a rehearsal: a trial would find it broken, and ``todo`` says what
-    to do about it.
+    to do about it. ``warning`` is what a person should know of the host though the contract holds.
     """
 
     id: int
@@ -56,6 +56,7 @@ class Contract:
     why: str
     todo: str
     spared: bool = False
+    warning: str = ""
 
 
 def run_command(argv: Sequence[str]) -> Ran:
@@ -78,6 +79,7 @@ class Host:
     proc: Path = Path("/proc")
     state_dir: Path = Path("/var/lib/model-trial")
     storage: Path = Path("/var/lib")
+    dev: Path = Path("/dev")
     cdi_dirs: tuple[Path, ...] = (Path("/etc/cdi"), Path("/var/run/cdi"))
     as_root: bool = field(default_factory=lambda: os.geteuid() == 0)
     run: Callable[[Sequence[str]], Ran] = run_command
@@ -109,6 +111,7 @@ class _Finding:
     found: str
     todo: str = ""
     trial_only: bool = False
+    warning: str = ""
 
 
 def _together(jobs: Sequence[Callable[[], T]], limit_s: float) -> list[T | Exception]:
@@ -241,6 +244,10 @@ def _held_ports(plan: Plan, host: Host) -> _Finding:
 def _tenant_state(tenant: Tenant, host: Host) -> probes.Answer:
     """Whether a tenant is healthy: its manager says that it runs, its process lives, its health page says so."""
     managed = tenants.of(tenant).state(host)
+    if managed.ok:
+        # A container that can't open the card any more answers its health page as before.
+        seen = tenants.of(tenant).sees_gpu(host)
+        managed = managed if seen.ok else seen
     if not managed.ok:
         return managed
     notes = [managed.found] if managed.found else []
@@ -366,16 +373,25 @@ def _docker(plan: Plan, host: Host) -> _Finding:
         errors = "; ".join(info.get("ServerErrors") or []) or ran.first_line()
         return _Finding(False, f"docker does not answer: {errors}", "start docker; see: systemctl status docker")
     live_restore = "on" if info.get("LiveRestoreEnabled") else "off"
-    found = f"docker {info['ServerVersion']}, live-restore {live_restore}, {_restart_policies(host)}"
+    names = host.root("docker", "ps", "--quiet").out.split()
+    found = f"docker {info['ServerVersion']}, live-restore {live_restore}, {_restart_policies(names, host)}"
+    warning = _open_to_reload(info, names, host)
     blind = _gpu_for_docker(plan.candidate.gpu_access, info, host.cdi_dirs)
     if blind:
         # A restore needs docker to remove containers; only a candidate needs the GPU in them.
-        return _Finding(False, f"{found}; {blind}", trial_only=True)
-    return _Finding(True, f"{found}; GPU access by {plan.candidate.gpu_access}")
+        return _Finding(False, f"{found}; {blind}", trial_only=True, warning=warning)
+    return _Finding(True, f"{found}; GPU access by {plan.candidate.gpu_access}", warning=warning)
 
 
-def _restart_policies(host: Host) -> str:
-    names = host.root("docker", "ps", "--quiet").out.split()
+def _open_to_reload(info: dict[str, Any], names: Sequence[str], host: Host) -> str:
+    """Which containers somebody else's reload of systemd would take the GPU from; a trial itself never reloads."""
+    if not names or info.get("CgroupDriver") != "systemd":
+        return ""
+    inspected = host.root("docker", "inspect", "--format", reload.INSPECT, *names).out
+    return reload.warning(info, reload.gpu_containers(inspected), host.dev)
+
+
+def _restart_policies(names: Sequence[str], host: Host) -> str:
     if not names:
         return "no running containers"
     form = "{{.Name}} {{.HostConfig.RestartPolicy.Name}}"
@@ -661,7 +677,8 @@ def _contract(term: _Term, plan: Plan, result: _Finding | Exception) -> Contract
     why = (_why_clauses(plan) if term.id == 2 else "") or term.why
     todo = "" if result.ok else result.todo or term.todo(plan)
     spared = plan.rehearsal and not result.ok and (term.trial_only or result.trial_only)
-    return Contract(term.id, term.name, term.expected(plan), result.found, result.ok or spared, why, todo, spared)
+    ok = result.ok or spared
+    return Contract(term.id, term.name, term.expected(plan), result.found, ok, why, todo, spared, result.warning)
 
 
 def _evaluate(terms: Sequence[_Term], plan: Plan, host: Host) -> list[Contract]:

@@ -82,6 +82,10 @@ contracts:
       description: Whether it holds only because this is a rehearsal; a trial would find it broken, see C(todo).
       type: bool
       sample: false
+    warning:
+      description: What a person should know of the host though the contract holds; it is shown as a warning, too.
+      type: str
+      sample: ""
 broken:
   description: Numbers of the broken contracts.
   returned: when the plan is valid
@@ -108,6 +112,9 @@ def main() -> None:
         module.fail_json(msg=f"The plan is not usable. {err}")
     found = contracts.evaluate(plan)
     broken = [c for c in found if not c.ok]
+    for one in found:
+        if one.warning:
+            module.warn(f"Contract {one.id}, {one.name}: {one.warning}")
     result = {"contracts": [dataclasses.asdict(c) for c in found], "broken": [c.id for c in broken]}
     if broken:
         module.fail_json(msg=contracts.message(broken), **result)

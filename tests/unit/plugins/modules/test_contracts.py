@@ -55,6 +55,18 @@ def test_all_that_is_broken_is_in_the_message(
     assert result["msg"].count("\n\n") == 1
 
 
+def test_what_a_person_should_know_is_a_warning_and_breaks_nothing(
+    invoke: Any, plan_data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(contracts.AnsibleModule, "warn", lambda _self, text: told.append(text))
+    evaluating(monkeypatch, GOOD, dataclasses.replace(GOOD, id=8, name="docker works", warning="open to a reload"))
+    result = invoke(contracts.main, {"plan": plan_data})
+    assert not result["failed"]
+    assert result["contracts"][1]["warning"] == "open to a reload"
+    assert told == ["Contract 8, docker works: open to a reload"]
+
+
 def test_a_plan_that_is_none_is_refused(invoke: Any, plan_data: dict[str, Any]) -> None:
     plan_data["tenants"][0]["kind"] = "cron"
     result = invoke(contracts.main, {"plan": plan_data})
