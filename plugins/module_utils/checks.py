@@ -4,8 +4,9 @@
 """Is the host as it was? The checks that close a trial, derived from the plan.
 
 Their order: VRAM; the health of every tenant that has a health page, in the order of the inventory; after those that
-share the baseline's impact the candidate's port, which must refuse connections; speech; watched processes. Whether a
-tenant that was started again is who it was is part of what it is asked; one that is asked nothing has a check for it.
+share the baseline's impact the candidate's port, which must refuse connections; speech; containers that hold VRAM,
+which must still be able to open the card; watched processes. Whether a tenant that was started again is who it was is part
+of what it is asked; one that is asked nothing has a check for it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _CONNECT_S = 2.0
 class Check:
     """A check before it is run.
 
-    ``kind`` is ``vram``, ``health``, ``refused``, ``speech``, ``process`` or ``identity``.
+    ``kind`` is ``vram``, ``health``, ``refused``, ``speech``, ``gpu``, ``process`` or ``identity``.
     """
 
     id: int
@@ -82,6 +83,10 @@ def derive(plan: Plan) -> list[Check]:
             words = json.dumps(text if isinstance(text, str) else tenant.speech.body)
             wav = f"a valid WAV of more than {tenant.speech.min_bytes} bytes that is not silent"
             checks.append(("speech", f"{_name(tenant)} speaks {words}", wav, tenant.name))
+    for tenant in plan.tenants:
+        if tenant.kind == "container" and tenant.vram_process:
+            title = f"{_name(tenant)} still sees the GPU from its container"
+            checks.append(("gpu", title, f"container {tenant.container} can open the card", tenant.name))
     for tenant in plan.tenants:
         if tenant.watch_process:
             title = f"{_name(tenant)} is alive"
@@ -167,6 +172,15 @@ def _process(tenant: Tenant, before: Mapping[str, Any] | None) -> tuple[bool, st
     return False, f"{pids}, but before it was PID {before['pid']}: it was restarted"
 
 
+def _sees_gpu(tenant: Tenant) -> tuple[bool, str]:
+    """A container that has lost the card answers its health page as before."""
+    try:
+        seen = tenants.of(tenant).sees_gpu(tenants.HERE)
+    except OSError as err:
+        return False, str(err)
+    return seen.ok, seen.found
+
+
 def _of_its_own(tenant: Tenant, ask: Callable[[], probes.ProbeResult | speech.Spoken]) -> tuple[bool, str]:
     """An answer counts only if the tenant itself gave it: no other program listened on its port, before and after."""
     before = _stranger(tenant)
@@ -199,6 +213,8 @@ def _one(
     if check.kind == "refused":
         return _refused(plan.candidate.port)
     tenant = plan.tenant(check.tenant)
+    if check.kind == "gpu":
+        return _sees_gpu(tenant)
     before = snapshot.get(tenant.name)
     ok, found = _asked(check, plan, tenant, before)
     return _who_it_was(tenant, before, found) if ok else (ok, found)

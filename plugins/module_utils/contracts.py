@@ -24,7 +24,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import checks, gpu, pictures, probes, production, rehearsal, run, surroundings, tenants
+from . import checks, gpu, pictures, probes, production, rehearsal, reload, run, surroundings, tenants
 from .plan import DEPENDENTS_S, MIB_PER_GB, Http, Plan, Tenant
 from .run import Ran
 
@@ -45,7 +45,7 @@ class Contract:
     """One contract, evaluated; ``ok`` is the answer, the rest is for people.
 
     ``spared`` says that it holds only because this is a rehearsal: a trial would find it broken, and ``todo`` says what
-    to do about it. ``warning`` says that it holds only because the inventory does not insist on it.
+    to do about it. ``warning`` is what a person should know of the host though the contract holds.
     """
 
     id: int
@@ -56,7 +56,7 @@ class Contract:
     why: str
     todo: str
     spared: bool = False
-    warning: bool = False
+    warning: str = ""
 
 
 def run_command(argv: Sequence[str]) -> Ran:
@@ -80,6 +80,7 @@ class Host:
     proc: Path = Path("/proc")
     state_dir: Path = Path("/var/lib/model-trial")
     storage: Path = Path("/var/lib")
+    dev: Path = Path("/dev")
     cdi_dirs: tuple[Path, ...] = (Path("/etc/cdi"), Path("/var/run/cdi"))
     as_root: bool = field(default_factory=lambda: os.geteuid() == 0)
     run: Callable[[Sequence[str]], Ran] = run_command
@@ -112,6 +113,7 @@ class _Finding:
     found: str
     todo: str = ""
     trial_only: bool = False
+    warning: str = ""
 
 
 def _together(jobs: Sequence[Callable[[], T]], limit_s: float) -> list[T | Exception]:
@@ -244,6 +246,10 @@ def _held_ports(plan: Plan, host: Host) -> _Finding:
 def _tenant_state(tenant: Tenant, host: Host) -> probes.ProbeResult:
     """Whether a tenant is healthy: its manager says that it runs, its process lives, its health page says so."""
     managed = tenants.of(tenant).state(host)
+    if managed.ok:
+        # A container that can't open the card any more answers its health page as before.
+        seen = tenants.of(tenant).sees_gpu(host)
+        managed = managed if seen.ok else seen
     if not managed.ok:
         return managed
     notes = [managed.found] if managed.found else []
@@ -401,16 +407,26 @@ def _docker(plan: Plan, host: Host) -> _Finding:
         errors = "; ".join(info.get("ServerErrors") or []) or ran.first_line()
         return _Finding(False, f"docker does not answer: {errors}", "start docker; see: systemctl status docker")
     live_restore = "on" if info.get("LiveRestoreEnabled") else "off"
-    found = f"docker {info['ServerVersion']}, live-restore {live_restore}, {_restart_policies(host)}"
+    names = host.root("docker", "ps", "--quiet").out.split()
+    found = f"docker {info['ServerVersion']}, live-restore {live_restore}, {_restart_policies(names, host)}"
+    warning = _open_to_reload(info, names, host)
     blind = _gpu_for_docker(plan.candidate.gpu_access, info, host.cdi_dirs)
     if blind:
         # A restore needs docker to remove containers; only a candidate needs the GPU in them.
-        return _Finding(False, f"{found}; {blind}", trial_only=True)
+        return _Finding(False, f"{found}; {blind}", trial_only=True, warning=warning)
     astray = _docker_of_units(host)
     if astray:
         todo = 'link it into one of these folders: sudo ln -s "$(command -v docker)" /usr/local/bin/docker'
-        return _Finding(False, f"{found}; {astray}", todo)
-    return _Finding(True, f"{found}; GPU access by {plan.candidate.gpu_access}")
+        return _Finding(False, f"{found}; {astray}", todo, warning=warning)
+    return _Finding(True, f"{found}; GPU access by {plan.candidate.gpu_access}", warning=warning)
+
+
+def _open_to_reload(info: dict[str, Any], names: Sequence[str], host: Host) -> str:
+    """Which containers somebody else's reload of systemd would take the GPU from; a trial itself never reloads."""
+    if not names or info.get("CgroupDriver") != "systemd":
+        return ""
+    inspected = host.root("docker", "inspect", "--format", reload.INSPECT, *names).out
+    return reload.warning(info, reload.gpu_containers(inspected), host.dev)
 
 
 def _docker_of_units(host: Host) -> str:
@@ -422,8 +438,7 @@ def _docker_of_units(host: Host) -> str:
     return f"docker is in none of the folders in which systemd looks for the trial's units ({path})"
 
 
-def _restart_policies(host: Host) -> str:
-    names = host.root("docker", "ps", "--quiet").out.split()
+def _restart_policies(names: Sequence[str], host: Host) -> str:
     if not names:
         return "no running containers"
     form = "{{.Name}} {{.HostConfig.RestartPolicy.Name}}"
@@ -731,8 +746,10 @@ def _contract(term: _Term, plan: Plan, result: _Finding | Exception) -> Contract
     why = (_why_clauses(plan) if term.id == 2 else "") or term.why
     todo = "" if result.ok else result.todo or term.todo(plan)
     spared = plan.rehearsal and not result.ok and (term.trial_only or result.trial_only)
-    warning = not result.ok and not spared and not term.required(plan)
-    ok = result.ok or spared or warning
+    # What the inventory does not insist on holds with a warning.
+    lenient = not result.ok and not spared and not term.required(plan)
+    warning = f"{result.found}. What to do: {todo}." if lenient else result.warning
+    ok = result.ok or spared or lenient
     return Contract(term.id, term.name, term.expected(plan), result.found, ok, why, todo, spared, warning)
 
 

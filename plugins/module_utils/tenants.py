@@ -55,6 +55,10 @@ _TAIL_BYTES = 8192
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What listens on a published port for a container, as root.
 _DOCKER_LISTENS = ("docker-proxy", "dockerd")
+# Opens the device that every use of an NVIDIA card begins with. Its exit status is one of the next line where the
+# container has no such device.
+_OPEN_CARD = "test -e /dev/nvidiactl || exit 126; exec 3</dev/nvidiactl"
+_NOT_THERE = (126, 127)
 # A question to systemd or docker may take this long.
 _QUESTION_S = 10.0
 # Asking systemd or docker whether a started tenant has ended costs more than a poll may.
@@ -267,6 +271,10 @@ class Kind:
 
     def state(self, _host: Host) -> probes.ProbeResult:
         """What its manager says of it, for the contract that every tenant is healthy; nothing where it has none."""
+        return probes.ProbeResult(True, "")
+
+    def sees_gpu(self, _host: Host) -> probes.ProbeResult:
+        """Whether it can still open the card, where that is not a matter of course: in a container."""
         return probes.ProbeResult(True, "")
 
     def way_back(self, _host: Host) -> str:
@@ -670,6 +678,23 @@ class Container(Kind):
 
     def start_command(self) -> str:
         return f"sudo docker start {self.tenant.container}"
+
+    def sees_gpu(self, host: Host) -> probes.ProbeResult:
+        if not self.tenant.vram_process:
+            return probes.ProbeResult(True, "")
+        unsure = []
+        # To open the device is what fails for a container that has lost it. An image may lack either program.
+        for words in (("sh", "-c", _OPEN_CARD), ("nvidia-smi", "-L")):
+            ran = host.root("docker", "exec", self.tenant.container, *words)
+            if ran.rc == 0:
+                return probes.ProbeResult(True, "the container opens the card")
+            if ran.rc not in _NOT_THERE:
+                lost = f"container {self.tenant.container} can't open the card: {ran.first_line()}"
+                return probes.ProbeResult(False, probes.printable(lost))
+            unsure.append(words[0])
+        return probes.ProbeResult(
+            True, f"it can't be told: the container has no card's device, or no {' and no '.join(unsure)}"
+        )
 
     def state(self, host: Host) -> probes.ProbeResult:
         ran = host.root("docker", "inspect", "--format", "{{.State.Status}}", self.tenant.container)

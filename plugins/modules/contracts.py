@@ -90,9 +90,9 @@ contracts:
       type: bool
       sample: false
     warning:
-      description: Whether it holds only because the inventory does not insist on it. It is shown as a warning.
-      type: bool
-      sample: false
+      description: What a person should know of the host though the contract holds; it is shown as a warning, too.
+      type: str
+      sample: ""
 broken:
   description: Numbers of the broken contracts.
   returned: when the plan is valid
@@ -119,10 +119,10 @@ def main() -> None:
         module.fail_json(msg=f"The plan is not usable. {err}")
     found = contracts.evaluate(plan, contracts.Host(program=module.params["program"]))
     broken = [c for c in found if not c.ok]
+    for one in found:
+        if one.warning:
+            module.warn(f"Contract {one.id}, {one.name}: {one.warning}")
     result = {"contracts": [dataclasses.asdict(c) for c in found], "broken": [c.id for c in broken]}
-    for contract in found:
-        if contract.warning:
-            module.warn(f"Contract {contract.id}, {contract.name}: {contract.found}. What to do: {contract.todo}.")
     if broken:
         module.fail_json(msg=contracts.message(broken), **result)
     module.exit_json(changed=False, **result)

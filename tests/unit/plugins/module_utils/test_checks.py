@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.edgelab.model_trial.plugins.module_utils import checks, gpu, planfile, probes, tenants
+from ansible_collections.edgelab.model_trial.plugins.module_utils.run import Ran
 
 HOLDERS = ("/usr/bin/llama-server", "python3 chatterbox/server.py", "python3 phone_call.py auto")
 
@@ -365,6 +366,41 @@ def test_a_port_that_neither_refuses_nor_accepts_fails(host: dict[str, Any], mon
             client.close()
     assert not result.ok
     assert "neither refused nor accepted" in result.found
+
+
+# The card, from within a container
+
+
+@pytest.mark.parametrize(
+    ("answer", "ok", "words"),
+    [
+        (Ran(0, "", ""), True, "opens the card"),
+        (Ran(2, "", "sh: 1: cannot open /dev/nvidiactl: Operation not permitted"), False, "can't open the card"),
+        (Ran(126, "", ""), True, "can't be told"),
+        (TimeoutError("docker exec timed out after 10 s"), False, "timed out"),
+    ],
+    ids=["sees", "deaf", "can't be told", "no answer"],
+)
+def test_a_container_that_holds_vram_must_still_see_the_card(
+    host: dict[str, Any], monkeypatch: pytest.MonkeyPatch, answer: Any, ok: bool, words: str
+) -> None:
+    """Somebody made systemd read its units anew meanwhile: its health page answers as before."""
+
+    def asked(argv: Any, _limit_s: float, **_options: Any) -> Ran:
+        assert list(argv[:3]) == ["docker", "exec", "nav-box"]
+        if isinstance(answer, Exception):
+            raise answer
+        found: Ran = answer
+        return found
+
+    host["tenants"][1].update(kind="container", container="nav-box", vram_process="uvicorn")
+    monkeypatch.setattr(tenants.run, "command", asked)
+    plan = planfile.parse(host)
+    [check] = [c for c in checks.derive(plan) if c.kind == "gpu"]
+    assert (check.tenant, check.title) == ("nav", "panda-nav still sees the GPU from its container")
+    found = run(host, FakeCard(13_700, commands=("uvicorn", *HOLDERS)))[check.id]
+    assert found.ok is ok
+    assert words in found.found
 
 
 # The watched process

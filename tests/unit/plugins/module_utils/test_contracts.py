@@ -172,7 +172,7 @@ class World:
         assert [c.id for c in found] == list(range(1, 15))
         for contract in found:
             assert all((contract.name, contract.expected, contract.found, contract.why)), contract
-            assert bool(contract.todo) is (contract.spared or contract.warning or not contract.ok), contract
+            assert bool(contract.todo) is (contract.spared or bool(contract.warning) or not contract.ok), contract
         return {c.id: c for c in found}
 
     def broken(self) -> dict[int, contracts.Contract]:
@@ -633,6 +633,45 @@ def test_containers_are_asked_of_docker(world: World) -> None:
     assert "nav: container nav-box is No such object: nav-box" in world.broken()[6].found
 
 
+OPENS = "docker exec nav-box sh -c test -e /dev/nvidiactl"
+DEAF = "sh: 1: cannot open /dev/nvidiactl: Operation not permitted\n"
+
+
+@pytest.mark.parametrize(
+    ("opened", "smi", "broken"),
+    [
+        (contracts.Ran(0, "", ""), None, ""),
+        (contracts.Ran(2, "", DEAF), None, "container nav-box can't open the card: sh: 1: cannot open"),
+        (contracts.Ran(126, "", ""), contracts.Ran(0, "GPU 0\n", ""), ""),
+        (contracts.Ran(127, "", "no sh"), contracts.Ran(255, "Failed to initialize NVML: Unknown Error\n", ""),
+         "container nav-box can't open the card: Failed to initialize NVML: Unknown Error"),
+        # An image without either can't be asked.
+        (contracts.Ran(127, "", "no sh"), contracts.Ran(127, "", "no nvidia-smi"), ""),
+    ],
+    ids=["sees", "deaf", "sees by nvidia-smi", "deaf by nvidia-smi", "can't be told"],
+)  # fmt: skip
+def test_a_container_that_has_lost_the_gpu_is_not_healthy(
+    world: World, opened: contracts.Ran, smi: contracts.Ran | None, broken: str
+) -> None:
+    """Its health page answers as before."""
+    world.tenant("nav").update(kind="container", container="nav-box", process="", health=None, vram_process="uvicorn")
+    world.answers = {
+        "docker inspect --format {{.State.Status}} nav-box": contracts.Ran(0, "running\n", ""),
+        OPENS: opened,
+    } | world.answers
+    if smi:
+        world.answers["docker exec nav-box nvidia-smi -L"] = smi
+    found = world.evaluate()[6]
+    assert found.ok is not bool(broken)
+    assert broken in found.found
+
+
+def test_a_container_that_uses_no_gpu_is_not_asked_about_it(world: World) -> None:
+    world.tenant("nav").update(kind="container", container="nav-box", process="", health=None)
+    world.evaluate()
+    assert not [words for words in world.commands if "exec" in words]
+
+
 def test_a_container_cannot_be_asked_without_sudo(world: World) -> None:
     world.sudo_error = "sudo: no\n"
     world.tenant("nav").update(kind="container", container="nav-box", process="")
@@ -699,6 +738,26 @@ def test_a_host_that_does_not_tell_its_memory(world: World) -> None:
 def test_docker_in_words(world: World) -> None:
     found = world.evaluate()[8].found
     assert found == ("docker 26.1.5, live-restore off, restart policies: other=always, third; GPU access by cdi")
+
+
+@pytest.mark.parametrize("driver", ["systemd", "cgroupfs"])
+def test_containers_that_are_open_to_somebody_elses_reload_are_a_warning(
+    world: World, monkeypatch: pytest.MonkeyPatch, driver: str
+) -> None:
+    world.answers["docker info"] = contracts.Ran(0, json.dumps({**INFO, "CgroupDriver": driver}), "")
+    rows = [
+        ["/voice", None, "nvidia", None, ["NVIDIA_VISIBLE_DEVICES=all"]],
+        ["/web", None, "runc", None, []],
+    ]
+    said = "\n".join(map(json.dumps, rows))
+    world.answers = {f"docker inspect --format {contracts.reload.INSPECT}": contracts.Ran(0, said, "")} | world.answers
+    monkeypatch.setattr(contracts.reload, "unlinked", lambda _dev: ["nvidiactl"])
+    found = world.evaluate()[8]
+    assert found.ok
+    assert ("lose the GPU if systemd read its units anew" in found.warning) is (driver == "systemd")
+    if driver == "systemd":
+        assert ": voice (docker's cgroup driver is systemd" in found.warning
+    assert {c.warning for c in world.evaluate().values() if c.id != 8} == {""}
 
 
 @pytest.mark.parametrize(
@@ -1097,7 +1156,7 @@ def test_a_host_that_never_came_back_is_a_warning_or_refused(
     if known == "silent":
         world.answers["systemctl cat"] = contracts.Ran(126, "", "systemctl did not end within 2.5 s")
     found = world.evaluate()[14]
-    assert (found.ok, found.warning) == (known == "fresh" or not require, known != "fresh" and not require)
+    assert (found.ok, bool(found.warning)) == (known == "fresh" or not require, known != "fresh" and not require)
     words = {
         "never": "no rehearsal of this host has passed",
         "stale": f"changed since: script {world.folder}/start.sh",
@@ -1111,7 +1170,7 @@ def test_a_host_that_never_came_back_is_a_warning_or_refused(
 def test_a_rehearsal_needs_none(world: World) -> None:
     world.data.update(rehearsal=True, require_rehearsal=True)
     found = world.evaluate()[14]
-    assert (found.ok, found.warning, found.spared) == (True, False, False)
+    assert (found.ok, found.warning, found.spared) == (True, "", False)
 
 
 @pytest.mark.parametrize("require", [False, True])

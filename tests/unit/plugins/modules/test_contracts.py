@@ -60,10 +60,22 @@ def test_all_that_is_broken_is_in_the_message(
     assert result["msg"].count("\n\n") == 1
 
 
+def test_what_a_person_should_know_is_a_warning_and_breaks_nothing(
+    invoke: Any, plan_data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(contracts.AnsibleModule, "warn", lambda _self, text: told.append(text))
+    evaluating(monkeypatch, GOOD, dataclasses.replace(GOOD, id=8, name="docker works", warning="open to a reload"))
+    result = invoke(contracts.main, {"plan": plan_data})
+    assert not result["failed"]
+    assert result["contracts"][1]["warning"] == "open to a reload"
+    assert told == ["Contract 8, docker works: open to a reload"]
+
+
 def test_what_is_not_insisted_on_is_a_warning(
     invoke: Any, plan_data: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    warned = dataclasses.replace(BAD, id=14, name="rehearsed", ok=True, warning=True, found="never", todo="rehearse")
+    warned = dataclasses.replace(BAD, id=14, name="rehearsed", ok=True, warning="never. What to do: rehearse.")
     evaluating(monkeypatch, GOOD, warned)
     said: list[str] = []
     # On a controller Ansible shows it at once, and on a host it travels with the result.
