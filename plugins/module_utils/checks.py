@@ -5,8 +5,8 @@
 
 Their order: VRAM; the health of every tenant that has a health page, in the order of the inventory; after those that
 share the baseline's impact the candidate's port, which must refuse connections; speech; containers that hold VRAM,
-which must still be able to open the card; watched processes. Whether a tenant that was started again is who it was is part
-of what it is asked; one that is asked nothing has a check for it.
+which must still be able to open the card; watched processes. Whether a tenant that was started again is who it was is
+part of what it is asked; one that is asked nothing has a check for it.
 """
 
 from __future__ import annotations
