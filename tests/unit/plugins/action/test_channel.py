@@ -153,7 +153,7 @@ def test_everything_is_told_at_once(stage: Any, login: Login, monkeypatch: pytes
 
 @pytest.mark.parametrize(
     ("apart_s", "words"),
-    [(-86400, "the host's clock is 864"), (7200, "s behind"), (-7200, "s ahead"), (3000, ""), (-3000, "")],
+    [(-86400, "s ahead"), (7200, "s behind"), (-7200, "s ahead"), (3000, ""), (-3000, "")],
 )
 def test_clocks_that_differ_are_named(
     stage: Any, login: Login, monkeypatch: pytest.MonkeyPatch, apart_s: int, words: str
