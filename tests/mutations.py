@@ -125,7 +125,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("what loads is started again", OUTLIVES, f"{CORE}/restorer.py",
              'next((scope for scope in tenants.of(tenant).loading() if scope not in known), "")', 'known[:0] or ""'),
     Mutation("nobody looks whether a tenant stays up", STAYS_UP, f"{CORE}/restorer.py",
-             "            self.settle(bool(absent))\n", ""),
+             "            self.settle(bool(absent) or followed)\n", ""),
     Mutation("a restarted tenant has stayed up", STAYS_UP, f"{CORE}/tenants.py",
              "    if restarts != first.restarts:\n", "    if restarts < 0:\n"),
     Mutation("any program that answers is the tenant", "claim 28", f"{CORE}/tenants.py",
