@@ -363,7 +363,7 @@ def _remember(state: State, trial: plan.Plan, journal: Journal) -> None:
     why = rehearsal.passed(read(state.journal_path(trial.run)))
     if not why:
         try:
-            rehearsal.keep(trial, state, tenants.HERE, rehearsal.of_program(Path(sys.argv[0])))
+            rehearsal.keep(trial, state, tenants.HERE, rehearsal.of_program(kept.own()))
         except Exception as err:
             # The host is back: nothing that goes wrong here is a failed restore.
             why = str(err)

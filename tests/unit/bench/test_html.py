@@ -490,7 +490,7 @@ def test_a_picture_that_is_none_or_too_large_is_not_carried(folders: ModuleType,
     camera.write_bytes(b"\xff\xd8\xff" + bytes(described.MAX_IMAGE_BYTES))
     assert "too large" in described.picture(camera).why
     camera.write_bytes(b"<svg onload=alert(1)>")
-    assert "no JPEG" in described.picture(camera).why
+    assert "not a JPEG" in described.picture(camera).why
     camera.unlink()
     assert "holds no camera image" in Read(report_html(run)).text
 

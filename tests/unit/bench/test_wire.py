@@ -13,6 +13,7 @@ HTTP = ("httpx", "httpcore", "h11", "http", "urllib.request", "urllib3", "reques
 # Module -> why it may import an HTTP library.
 SPEAKS_HTTP = {
     "engines/llama/wire.py": "the one wire to every llama-server",
+    "hub/bounds.py": "reads answers of a hub or a registry in bounded bytes and time",
     "hub/__init__.py": "the errors of huggingface-hub, which are httpx's",
     "hub/registry.py": "asks a container registry for a digest",
 }

@@ -487,7 +487,7 @@ def test_a_rehearsal_from_open_to_its_end(
     assert world.events()[-1]["ok"] is True
     # The next trial on this host finds it.
     trial = dataclasses.replace(world.plan, rehearsal=False)
-    seen = rehearsal.judge(trial, Shown(), world.state.root, rehearsal.of_program(Path(sys.argv[0])))
+    seen = rehearsal.judge(trial, Shown(), world.state.root, rehearsal.of_program(kept.own()))
     assert seen == (True, f"rehearsed at {recorded(world)['wall']} (run {world.plan.run})")
 
 

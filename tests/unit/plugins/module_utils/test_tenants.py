@@ -879,7 +879,7 @@ def test_the_shell_of_a_command_stays_to_its_end(
     commands: Commands, log: Path, script: Tenant, eventually: Callable[[Callable[[], Any]], None]
 ) -> None:
     """Some shells give their process to the last command, whose argv says nothing."""
-    Path(script.directory, "start.sh").write_text("#!/bin/sh\nps -o args= -p $PPID\nexit 7\n")
+    Path(script.directory, "start.sh").write_text("#!/bin/sh\nps -ww -o args= -p $PPID\nexit 7\n")
     with pytest.raises(TenantError, match="ended with 7"):
         tenants.start(script, log)
     assert re.search(r"trial-start\.voice\.[0-9a-f]{8}\.scope$", log.read_text().strip())
