@@ -25,6 +25,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     containers,
     gpu,
     journal,
+    kept,
     planfile,
     program,
     rehearsal,
