@@ -226,6 +226,15 @@ def open_trial(plan: Plan, state: State, card: gpu.Card, controller: str) -> int
     return epoch
 
 
+def _still(why: str) -> PhaseFailed:
+    return PhaseFailed(
+        "the candidate stands still",
+        "a server that runs",
+        why,
+        "find out who did that (docker pause, kill -STOP), or look at the driver: journalctl -k",
+    )
+
+
 class Runner:
     """Runs window, candidate and measure of an opened trial."""
 
@@ -363,12 +372,7 @@ class Runner:
         still = self.standstill.look() if self.standstill else ""
         if self.standstill and still:
             self._void(self.standstill.good_s, still)
-            raise PhaseFailed(
-                "the candidate stands still",
-                "a server that runs",
-                still,
-                "find out who did that (docker pause, kill -STOP), or look at the driver: journalctl -k",
-            )
+            raise _still(still)
 
     def _newcomers(self) -> list[gpu.Holder]:
         """Processes other than the candidate that hold VRAM now and did not when the trial was opened.
@@ -571,18 +575,26 @@ class Runner:
             words = containers.tail(candidate.container)
             raise PhaseFailed("the candidate ended at once", "a running server", f"last log lines: {words}")
         self.journal.write("candidate_started", pid=self.server.pid, start_ticks=self.server.start_ticks)
-        self.standstill = standstill.Standstill(self.server)
+        loading = standstill.Standstill(self.server)
         self.ports.watch({candidate.port}, "the candidate", self._is_candidate)
         self.check_ports(sure=True)
         containers.start_in_background(containers.client_name("candidate"))
         health = Http(url=f"http://127.0.0.1:{candidate.port}/health", timeout_s=1.0)
         # Only its own answer counts: who listens there was seen a moment before, and is seen again a moment later.
-        self.wait(
-            lambda: self.ports.held(candidate.port) and probes.ask(health).ok,
-            candidate.start_timeout_s,
-            "the candidate's start",
-        )
+        try:
+            self.wait(
+                lambda: self.ports.held(candidate.port) and probes.ask(health).ok,
+                candidate.start_timeout_s,
+                "the candidate's start",
+            )
+        except PhaseFailed:
+            # While it loads, only the limit of its start says that it stands still for too long.
+            loading.look()
+            if probes.alive(self.server) and loading.why:
+                raise _still(loading.why) from None
+            raise
         peak = self.settle()
+        self.standstill = standstill.Standstill(self.server)
         self.journal.write("candidate_healthy", duration_s=round(time.monotonic() - began, 3))
         self.gate("start", peak)
         self.wait(lambda: self.ready("candidate"), 30, "the start of the client")

@@ -67,7 +67,8 @@ class Standstill:
 
     def __init__(self, process: ProcessId, proc: Path = PROC, groups: Path = GROUPS) -> None:
         self._process, self._proc, self._groups = process, proc, groups
-        self._why, self._since_s = "", 0.0
+        # What the last look saw, however short it has been so.
+        self.why, self._since_s = "", 0.0
         # Threads that wait in the kernel: how often they were switched, and since when that is so.
         self._stuck: dict[str, tuple[str, float]] = {}
         self._looked_s = 0.0
@@ -81,11 +82,11 @@ class Standstill:
         now_s = time.monotonic()
         why = self._held()
         if why:
-            if not self._why:
+            if not self.why:
                 self._since_s = now_s
-            self._why = why
+            self.why = why
             return why if now_s - self._since_s >= STILL_S else ""
-        self._why = ""
+        self.why = ""
         if now_s - self._looked_s >= _THREADS_EVERY_S:
             self._looked_s = now_s
             stuck = self._waits(now_s)

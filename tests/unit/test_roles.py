@@ -86,6 +86,16 @@ def test_a_workloads_file_that_is_missing_is_an_empty_text(tmp_path: Path) -> No
     ]
 
 
+def test_a_role_reads_what_the_client_says() -> None:
+    """Whether a task has changed something is read from a sentence, which must stand in the client's source."""
+    source = "\n".join(path.read_text() for path in (ROLES.parent / "bench").rglob("*.py"))
+    words = re.findall(r"changed_when: \"'(.+?)' not in", "\n".join(path.read_text() for path in ROLES.rglob("*.yml")))
+    assert len(words) >= 3
+    for said in words:
+        parts = re.split(r"\b0\b", said)
+        assert re.search(r"\{[^}]+\}".join(map(re.escape, parts)), source), said
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

@@ -1211,7 +1211,9 @@ def test_a_candidate_that_stands_still_is_named(world: World, how: dict[str, Any
     failed = fails(world)
     assert failed["reason"] == "the candidate stands still"
     assert words in failed["found"]
-    assert failed["t_s"] - stopped[0] < 0.6
+    # A card may hold a server still while it loads; then the limit of its start says that it is too long.
+    limit_s = world.plan.candidate.start_timeout_s + 1 if event == "candidate_started" else 0.6
+    assert failed["t_s"] - stopped[0] < limit_s
     sessions_void = [(void["session"], stopped[0] - void["since_s"] <= 2 * runner.POLL_S) for void in voided(world)]
     assert sessions_void == ([] if event == "candidate_started" else [("candidate", True)])
 
