@@ -52,6 +52,7 @@ SHOWN = {
     "smoke": "smoke test ok: {ok}, strategy {strategy}, reply {content!r}",
     "extension": "extension: {extend} ({reason})",
     "phase_failed": "phase {phase} FAILED: {reason}; expected {expected}; found {found}; {todo}",
+    "nobody_at_work": "NOBODY was at work on the trial ({reason}); the host restores itself",
     "restore_started": "restore started by {restored_by}",
     "containers_removed": "{count} containers removed",
     "settled": "everybody stayed up for {duration_s:.1f} s",

@@ -200,7 +200,7 @@ class Answers:
 
 
 def serve(index: int, lanes: list[int], lifeline: int = 0) -> None:
-    """The process of its own: answers on its lanes until whoever started it has gone, however that ended."""
+    """The process of its own: answers on its lanes until its starter has gone, however that ended."""
     answers = Answers(index)
     for fd in lanes:
         # Each in a thread: telemetry that hangs holds up no look at the memory.
@@ -256,7 +256,7 @@ class _Lane:
         return said
 
     def close(self) -> None:
-        # Whoever waits for an answer is woken.
+        # Wakes the one that waits for an answer.
         with contextlib.suppress(OSError):
             self._near.shutdown(socket.SHUT_RDWR)
         self._near.close()

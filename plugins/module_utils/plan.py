@@ -17,6 +17,10 @@ MIB_PER_GB = 1024
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 # A2 ends within its limit; its client's own start and end may take this much more.
 A2_GRACE_S = 5.0
+# What a whole restore gives docker for its answers: the list, what containers printed, their removal.
+DOCKER_S = 35.0
+# What the checks may take beside the tenants' own answers: VRAM that settles, a card that does not answer, a port.
+CHECKS_S = 10.0
 # A stop that has reached its limit is ended by signal; this much for that, and for seeing it.
 STOP_GRACE_S = 10.0
 
@@ -339,14 +343,22 @@ class Plan:
 
     @property
     def restore_bound_s(self) -> float:
-        """Upper bound of a restore: the longest stop, the drain's limit, the start limits, A2, the settle period.
+        """Upper bound of a restore: docker, the longest stop, the drain's limit, the start limits, A2, the settle
+        period, the checks.
 
         The runner stops one tenant after another, so only one stop can be under way when it ends.
         """
         tenants = [self.tenant(name) for name in self.restore_order]
         stop = max((tenant.stop_bound_s for tenant in tenants), default=0.0)
         starts = sum(tenant.start_timeout_s for tenant in tenants)
-        return stop + self.limits.drain_limit_s + starts + self.limits.a2_s + A2_GRACE_S + self.settle_s
+        moves = stop + self.limits.drain_limit_s + starts + self.limits.a2_s + A2_GRACE_S
+        return DOCKER_S + moves + self.settle_s + self.checks_bound_s
+
+    @property
+    def checks_bound_s(self) -> float:
+        """Upper bound of the checks: every tenant is asked once, within its own time limit."""
+        asked = [one.timeout_s for t in self.tenants for one in (t.health, t.speech) if one]
+        return CHECKS_S + sum(asked)
 
     @property
     def run_max_s(self) -> float:

@@ -4,9 +4,9 @@
 """The program ``model-trial`` on a tried host: verbs for the controller, for people, and for its units.
 
 The controller opens a trial, lets it advance, polls; people ask for status, restore or abort; the units ``mt-run``,
-``mt-restore`` and ``mt-recover`` run the verbs ``run``, ``restore-now`` and ``recover``. Answers to the controller are
-one JSON object on one line. Exit codes: 0 done, 1 failed (the message says why and what to do), 2 wrong usage, 3 the
-host is held by another trial, or the caller's epoch is stale.
+``mt-restore``, ``mt-recover`` and ``mt-watch`` run the verbs ``run``, ``restore-now``, ``recover`` and ``watch``.
+Answers to the controller are one JSON object on one line. Exit codes: 0 done, 1 failed (the message says why and what
+to do), 2 wrong usage, 3 the host is held by another trial, or the caller's epoch is stale.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import containers, contracts, gpu, hook, plan, planfile, restorer, run, runner, sessions, tenants
+from . import containers, contracts, gpu, hook, plan, planfile, restorer, run, runner, sessions, tenants, watch
 from .journal import PHASES, Held, Journal, Mark, State, awake_s, read, seconds, stamp
 from .probes import printable
 
@@ -107,10 +107,14 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
                     "a restore would have no bound", "stops that end in time", "; ".join(unbounded), "see contract 6"
                 )
             runner.prepare(trial, state, journal)
+            # Before the mark, so that there is none that nobody looks after.
+            if _systemctl("start", watch.TIMER) != 0:
+                raise OSError(f"{watch.TIMER} does not start; install the program again (phase 1)")
             epoch = runner.open_trial(trial, state, gpu.Card(trial.gpu.index), controller)
         except BaseException as err:
             facts = err.facts if isinstance(err, runner.PhaseFailed) else {"reason": str(err)}
             state.close()
+            stop_watching()
             with contextlib.suppress(containers.DockerError):
                 containers.remove(run=run)
             with contextlib.suppress(OSError):
@@ -124,6 +128,11 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
             "the runner did not start", "mt-run.service active", str(err), "no tenant was touched"
         ) from err
     return {"run": run, "epoch": epoch}
+
+
+def stop_watching() -> None:
+    """End ``mt-watch``, without waiting: no trial holds the host."""
+    _systemctl("stop", "--no-block", watch.TIMER)
 
 
 @contextlib.contextmanager
@@ -256,6 +265,7 @@ def restore_now(state: State) -> int:
         if trial and failed & (failed - 1) == 0:
             hook.call(trial, journal, hook.RESTORE_FAILED, reason)
         return 1
+    stop_watching()
     # The failed runner has been dealt with; it must not leave the host degraded in systemd's eyes.
     _systemctl("reset-failed", UNITS[0])
     for check in results:
@@ -295,12 +305,35 @@ def restore(state: State, by: str, *, wait: bool) -> int:
     return 1 if _systemctl("start", "--no-block", UNITS[1]) else 0
 
 
+def watch_over(state: State) -> int:
+    """The body of ``mt-watch``: restore when a trial holds the host and nobody is at work on it."""
+    mark = state.mark()
+    if mark is None:
+        # While one is being opened the mark is about to come.
+        with contextlib.suppress(Held), state.lock("mt-watch"):
+            if state.mark() is None:
+                stop_watching()
+        return 0
+    why = watch.lasting_trouble()
+    if not why or state.mark() is None:
+        return 0
+    _say(f"run {mark.run} holds this host and nobody is at work on it: {why}")
+    if not state.asked("asked"):
+        with contextlib.suppress(OSError):
+            state.ask("asked", "watch")
+    # Ends what stands still, and the runner with it (Conflicts=), whatever their processes still wait for.
+    code = _systemctl("restart", "--no-block", UNITS[1])
+    journal = Journal(state.journal_path(mark.run), mark.run, state.epoch(), "program", required=False)
+    journal.write("nobody_at_work", reason=why)
+    return 1 if code else 0
+
+
 def abort(state: State, run: str, by: str) -> int:
     """Let the run end at its next check of the fence; without a runner the host is restored at once."""
     heard = False
     with contextlib.suppress(OSError):
         state.ask("abort", by)
-        heard = unit_states().get(UNITS[0]) == "active"
+        heard = unit_states().get(UNITS[0]) == "active" and not watch.trouble()
     if heard:
         _say(f"run {run} will end and the host restore itself; see: model-trial status")
         return 0
@@ -316,7 +349,8 @@ def status(state: State) -> dict[str, Any]:
         seconds, ``lease_s`` None without a lease), ``epoch``, ``last_run``, ``last_event``, ``attempt_seq`` (journal
         entries after it belong to the restore under way, or to the next), ``restored_by``, ``restored_at``, ``down``
         (tenants that are down, by the journal, with the wall clock of their stop; or how long each was, in seconds),
-        ``failure`` (what ended the run), ``restore_failure``, ``next_try_s``, ``units``.
+        ``failure`` (what ended the run), ``restore_failure``, ``next_try_s``, ``units``, ``nobody_at_work`` (why
+        neither runner nor restorer moves an open trial on; empty while one does, or none is open), ``watched``.
     """
     mark = state.mark()
     # The run that holds the host is the last one.
@@ -349,6 +383,8 @@ def status(state: State) -> dict[str, Any]:
         "restore_failure": missing["reason"] if missing else None,
         "next_try_s": missing.get("next_try_s") if missing else None,
         "units": unit_states(),
+        "nobody_at_work": watch.trouble() if mark else "",
+        "watched": watch.looks() if mark else False,
     }
 
 
@@ -397,6 +433,10 @@ def _screen(facts: dict[str, Any]) -> str:
     rows.append(
         ("units", ", ".join(f"{name.removesuffix('.service')} {state}" for name, state in facts["units"].items()))
     )
+    if facts["nobody_at_work"]:
+        rows.append(("STANDS", f"nobody is at work on it: {facts['nobody_at_work']}"))
+        soon = "mt-watch restores within a minute" if facts["watched"] else "mt-watch does not look; restore it by hand"
+        rows.append(("", soon))
     if held:
         rows.append(("you can", "sudo model-trial abort     end the run; the host restores itself"))
         rows.append(("", "sudo model-trial restore   bring the host back now"))
@@ -496,6 +536,7 @@ def _parser() -> argparse.ArgumentParser:
     verb("run", "the window of the open trial (mt-run)")
     verb("restore-now", "restore the open trial (mt-restore)")
     verb("recover", "after a reboot: ask for a restore (mt-recover)")
+    verb("watch", "restore where nobody is at work on the open trial (mt-watch)")
     verb("unpack", "compile the program for this host's Python (controller)").add_argument("folder", type=Path)
     return parser
 
@@ -532,11 +573,16 @@ def _act(args: argparse.Namespace, state: State) -> int:
     elif verb == "poll":
         _say(json.dumps(poll(state, args.run, args.epoch, args.since or 0, args.wait or 0.0)))
     elif verb == "run":
+        watch.begin()
         return run_window(state)
     elif verb == "restore-now":
+        watch.begin()
         return restore_now(state)
     elif verb == "recover":
+        _systemctl("start", "--no-block", watch.TIMER)
         return restore(state, "boot", wait=False)
+    elif verb == "watch":
+        return watch_over(state)
     elif verb == "unpack":
         unpack(Path(sys.argv[0]), args.folder)
     return 0

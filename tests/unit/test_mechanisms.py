@@ -13,7 +13,7 @@ import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from ansible_collections.edgelab.model_trial.plugins.module_utils import journal
+from ansible_collections.edgelab.model_trial.plugins.module_utils import journal, watch
 
 ROOT = Path(__file__).resolve().parents[2]
 ACQUIRE = ROOT / "roles" / "acquire"
@@ -22,11 +22,11 @@ OPEN_MARK = str(journal.ROOT / "open")
 RESTORE = ["mt-restore.service"]
 
 
-def unit(name: str) -> dict[str, list[str]]:
+def unit(name: str, suffix: str = "service") -> dict[str, list[str]]:
     """The settings of a unit that the role acquire installs, each with its values; sections are part of the name."""
     found: dict[str, list[str]] = defaultdict(list)
     section = ""
-    for line in (ACQUIRE / "templates" / f"{name}.service.j2").read_text(encoding="utf-8").splitlines():
+    for line in (ACQUIRE / "templates" / f"{name}.{suffix}.j2").read_text(encoding="utf-8").splitlines():
         if line.startswith("["):
             section = line.strip("[]")
         elif "=" in line and not line.startswith("#"):
@@ -82,6 +82,32 @@ def test_a_boot_with_an_open_mark_asks_for_a_restore() -> None:
     unit_of = enabled["ansible.builtin.systemd_service"]
     assert (unit_of["name"], unit_of["enabled"]) == ("mt-recover.service", True)
     assert enabled["when"] == "not ansible_check_mode"
+
+
+@pytest.mark.parametrize("name", ["mt-run", "mt-restore"])
+def test_who_stands_still_is_ended_by_systemd(name: str) -> None:
+    found = unit(name)
+    # Several signs of life fit in; no core of a big process is written while tenants are down.
+    assert watch.BEAT_S * 3 <= float(found["Service.WatchdogSec"][0]) <= 30
+    assert found["Service.NotifyAccess"] == ["main"]
+    assert found["Service.WatchdogSignal"] == ["SIGKILL"]
+    # One that hangs in the kernel is given up within seconds.
+    assert float(found["Service.TimeoutStopSec"][0]) <= 5
+
+
+def test_somebody_looks_every_30_s_whether_anybody_is_at_work() -> None:
+    timer, service = unit("mt-watch", "timer"), unit("mt-watch")
+    assert timer["Timer.OnActiveSec"] == timer["Timer.OnUnitActiveSec"] == ["30"]
+    assert float(timer["Timer.AccuracySec"][0]) <= 1
+    assert service["Service.ExecStart"] == [f"{PROGRAM} watch"]
+    # A look that hangs ends, or there would be no next one.
+    assert float(service["Service.TimeoutStartSec"][0]) <= 60
+    # They live as long as a mark does: started with it, never enabled.
+    assert not {"Install.WantedBy"} & (set(timer) | set(service))
+    installed = next(task for task in tasks("acquire") if "ansible.builtin.template" in task)
+    assert {"mt-watch.service", "mt-watch.timer"} <= set(installed["loop"])
+    removed = next(task for task in tasks("acquire", "uninstall") if task["name"] == "Remove program, units and runs")
+    assert {f"/etc/systemd/system/{name}" for name in installed["loop"]} <= set(removed["loop"])
 
 
 def test_what_is_installed_is_roots_and_nobody_else_writes_it() -> None:

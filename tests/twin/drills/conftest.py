@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from cases import CASES, Case  # noqa: E402
-from faults import KEPT_MODEL, MODEL  # noqa: E402
+from faults import AT_THE_DOOR, DOORS, KEPT_MODEL, MODEL, STUCK_MOUNT, STUCK_UNIT  # noqa: E402
 from world import STATE, Drill  # noqa: E402
 
 ROOT = HERE.parents[2]
@@ -42,7 +42,9 @@ rm -f /run/twin/faults/* /run/twin-gpu/faults.json /run/twin/clock
 rm -f /run/systemd/system/mt-run.service.d/drill-clock.conf /run/systemd/system/docker.service.d/drill.conf
 rm -f /run/systemd/system/panda-llamacpp.service.d/drill.conf
 [ -e /root/sudoers-panda ] && mv /root/sudoers-panda /etc/sudoers.d/panda
-systemctl stop stranger 2>/dev/null
+systemctl stop stranger {STUCK_UNIT} 2>/dev/null
+umount --lazy {STUCK_MOUNT} 2>/dev/null
+rm -f {" ".join(DOORS)} {AT_THE_DOOR}
 while mountpoint -q {STATE}; do umount {STATE} || umount --lazy {STATE}; done
 [ -e {KEPT_MODEL} ] && mv {KEPT_MODEL} {MODEL}
 systemctl daemon-reload

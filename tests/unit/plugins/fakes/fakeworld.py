@@ -36,6 +36,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     runner,
     speech,
     tenants,
+    watch,
 )
 from fakedocker import FakeDocker
 
@@ -99,6 +100,8 @@ class Service:
     dies_at: float = 0.0
     # A started tenant that is found by its port is found when it listens; its start command stays for ``command_s``.
     listens_s: float = 0.0
+    # When it was started; those that were there before have been for long.
+    born: float = -1e6
     listens_at: float = 0.0
     command_s: float = 0.0
     restarts: int = 0
@@ -339,11 +342,15 @@ class World:
         self.log: list[tuple[Any, ...]] = []
         self.units: dict[str, str] = dict.fromkeys(program.UNITS, "inactive")
         self.systemctl_rc: dict[str, int] = {}
+        # What the watch is told of units, where it differs from a runner at work.
+        self.watched: dict[str, dict[str, Any]] = {}
         self.runner_result = "success"
         # What systemd says of every unit's stop.
         self.stop_limits = "TimeoutStopUSec=1min 30s\n"
         # How often systemd has started mt-restore again by itself, as it tells.
         self.restarts = 0
+        # How often everything but the kernel was started anew.
+        self.soft_reboots = 0
         # Tenants of which a second copy was started beside the first.
         self.doubled: list[str] = []
         self._ready: Callable[[], bool] = lambda: True
@@ -447,6 +454,7 @@ class World:
         if service.pid:
             self.doubled.append(name)
         service.pid, service.dies_at, service.ill = self.new_pid(), 0.0, False
+        service.born = self.clock.now
         service.healthy_at = self.clock.now + max(service.load_s, service.listens_s)
         service.listens_at = self.clock.now + service.listens_s
 
@@ -497,6 +505,11 @@ class World:
         lives = pid in (self.candidate_pid, *(s.pid for s in self.services.values()))
         lives = lives or any(c["pid"] == pid for c in self.docker.all())
         return probes.ProcessId(pid, pid * 10) if pid and lives else None
+
+    def age_s(self, pid: int, _proc: Path | None = None) -> float:
+        """For how long a tenant's process has lived."""
+        service = self._service(pid)
+        return self.clock.now - service.born if service else 0.0
 
     def members(self, pattern: str, _proc: Path | None = None) -> dict[str, list[int]]:
         """Who lives in scopes: tenants in those of their start commands, and the commands that still run."""
@@ -619,6 +632,8 @@ class World:
 
     def _systemctl(self, args: list[str]) -> tuple[int, str, str]:
         if args[0] == "show":
+            if watch._FACTS in args:
+                return 0, "\n".join(self._watched(unit) for unit in args[3:]), ""
             if "--property=TimeoutStopUSec,ExecStop" in args:
                 return 0, self.stop_limits, ""
             if "--value" in args:
@@ -639,12 +654,20 @@ class World:
                     self.stop(name, by="its scope")
             return 0, "", ""
         self.log.append(("systemctl", *args))
-        if args[0] in ("start", "stop") and args[-1] not in program.UNITS:
+        if args[0] in ("start", "stop") and args[-1] not in (*program.UNITS, watch.TIMER):
             service = self._by(lambda t: t.unit == args[-1])
             if service.broken:
                 return 1, "", f"Job for {args[-1]} failed: {service.broken}\n"
             self._unit(service, args[0])
         return self.systemctl_rc.get(" ".join(args), 0), "", ""
+
+    def _watched(self, unit: str) -> str:
+        """What systemd tells the watch of a unit: by default a runner at work, a timer that runs, no restorer."""
+        state = "inactive" if unit == "mt-restore.service" else "active"
+        now_us = int(self.clock.now * 1e6)
+        facts = {"Id": unit, "ActiveState": state, "SubState": "running", "MainPID": 0, "Job": "",
+                 "WatchdogTimestampMonotonic": now_us, "ExecMainStartTimestampMonotonic": now_us}  # fmt: skip
+        return "".join(f"{name}={value}\n" for name, value in {**facts, **self.watched.get(unit, {})}.items())
 
     def _unit(self, service: Service, verb: str) -> None:
         """A job of systemd: it goes on whatever becomes of the systemctl that waits for it."""
@@ -753,7 +776,7 @@ class World:
         clock = self.clock.module()
         patch.setattr(run, "command", self._run)
         patch.setattr(run, "background", self._popen)
-        for module in (checks, containers, hook, journal, program, restorer, runner, tenants):
+        for module in (checks, containers, hook, journal, program, restorer, runner, tenants, watch):
             if hasattr(module, "time"):
                 patch.setattr(module, "time", clock)
             if hasattr(module, "threading"):
@@ -769,12 +792,14 @@ class World:
 
         patch.setattr(journal.Journal, "_append", tell)
         patch.setattr(journal, "_BOOT_ID", boot)
+        patch.setattr(journal, "soft_reboots", lambda: self.soft_reboots)
         patch.setattr(program, "DROP_IN", self.folder / "mt-run.service.d" / "cap.conf")
         patch.setattr(containers, "identify", self.identify)
         for name in ("identify", "processes", "listeners", "ask"):
             patch.setattr(probes, name, getattr(self, name))
         patch.setattr(probes, "command", self.command_line)
         patch.setattr(probes, "members", self.members)
+        patch.setattr(probes, "age_s", self.age_s)
         patch.setattr(probes, "units", self.units_of)
         patch.setattr(probes, "uid", self.uid)
         patch.setattr(tenants, "_uid", lambda user: 1000 if user else None)

@@ -42,7 +42,7 @@ def nvmlDeviceGetMemoryInfo(handle):
     if (HERE / "crash").exists():
         os._exit(3)
     try:
-        # Whoever opens this sleeps in the kernel, while there is a file system that does not answer.
+        # Who opens this sleeps in the kernel, while there is a file system that does not answer.
         open(HERE / "mount" / "driver").close()
     except OSError:
         pass
