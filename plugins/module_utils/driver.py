@@ -329,7 +329,7 @@ class Driver:
         self._memory, self._vitals = lanes = [_Lane(here) for here, _there in pairs]
         self._started_s = time.monotonic()
         # Also when nobody closes it, and at the end of the program.
-        self._end = weakref.finalize(self, _let_go, child, lanes)
+        self._end, self._anew = weakref.finalize(self, _let_go, child, lanes), False
         return self._memory.ask("open", timeout_s)
 
     def _ask(self, lane: str, word: str, timeout_s: float) -> dict[str, Any]:
@@ -338,19 +338,30 @@ class Driver:
         try:
             return asked.ask(word, timeout_s)
         except _Gone:
-            with self._lock:
-                # Another caller may have been faster.
-                if getattr(self, lane) is asked:
-                    if self._closed or time.monotonic() - self._started_s < AGAIN_S:
-                        raise self._ended() from None
-                    self._end()
-                    with contextlib.suppress(_Gone):
-                        self._start(timeout_s)
+            self._start_anew(lane, asked, timeout_s)
         try:
             again: _Lane = getattr(self, lane)
             return again.ask(word, max(0.0, deadline - time.monotonic()))
         except _Gone:
             raise self._ended() from None
+
+    def _start_anew(self, lane: str, asked: _Lane, timeout_s: float) -> None:
+        if not self._lock.acquire(timeout=timeout_s):
+            raise GpuError(HANGS)
+        try:
+            # Another caller may have been faster.
+            if getattr(self, lane) is not asked:
+                return
+            # At the end of the program it was let go, too, and is not started again.
+            over = self._closed or not (self._end.alive or self._anew)
+            if over or time.monotonic() - self._started_s < AGAIN_S:
+                raise self._ended() from None
+            self._anew = True
+            self._end()
+            with contextlib.suppress(_Gone):
+                self._start(timeout_s)
+        finally:
+            self._lock.release()
 
     def read(self, timeout_s: float) -> dict[str, Any]:
         """Memory and who holds it: ``{"t_s", "used_mib", "total_mib", "holders": [[pid, mib, command]]}``.
