@@ -69,6 +69,13 @@ def test_a_boot_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert journal.boot_id() == journal.boot_id()
     assert len(names) == 3
     assert all(name.startswith("b00t") for name in names)
+    known = journal.boot_id()
+    for count in (1, 2):
+        # A soft reboot keeps both.
+        monkeypatch.setattr(journal, "soft_reboots", lambda count=count: count)
+        names.add(journal.boot_id())
+    assert len(names) == 5
+    assert journal.boot_id() == f"{known}.2"
 
 
 @pytest.mark.parametrize(
@@ -425,7 +432,7 @@ def test_closing_takes_all_words_away(state: State) -> None:
     state.close()
 
 
-@pytest.mark.parametrize("after", range(6))
+@pytest.mark.parametrize("after", range(8))
 def test_a_power_cut_while_closing_leaves_nothing_to_the_next_trial(
     state: State, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
@@ -444,12 +451,12 @@ def test_a_power_cut_while_closing_leaves_nothing_to_the_next_trial(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", cut)
-        if after < 5:
+        if after < 7:
             with pytest.raises(PowerCut):
                 state.close()
         else:
             state.close()
-    assert (state.mark() is None) == (after == 5)
+    assert (state.mark() is None) == (after >= 6)
     state.open(Mark("run-2", 4, "boot", "later", "bob"))
     assert state.furthest() == "snapshot"
     assert state.asked("abort") == ""
