@@ -384,12 +384,14 @@ def test_the_drain_does_not_wait_for_memory_of_one_that_loads(world: World, tell
     assert voice.pid
     world.on_entry = lambda _event, _facts: None
     began = world.clock.now
-    restore(world)
+    # Without a word of the driver nobody can say that VRAM is as it was; the tenants are up all the same.
+    with contextlib.nullcontext() if tells else pytest.raises(RestoreFailed, match="no memory is held by"):
+        restore(world)
     drains = [e for e in world.events() if e["event"] in ("drained_again", "drain_timeout")]
     assert drains[-1]["t_s"] >= began
     assert drains[-1]["duration_s"] < world.plan.limits.drain_min_s + 2
     assert len(voice.starts) == 1
-    is_whole(world)
+    assert all(world.up(name) for name in world.services)
 
 
 def test_a_soft_reboot_is_another_boot(world: World) -> None:
