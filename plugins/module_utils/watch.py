@@ -11,6 +11,7 @@ opening that was killed before it started the runner, or a program that stands s
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import threading
@@ -83,7 +84,11 @@ class Pulse:
 
 
 def begin() -> None:
-    """Give signs of life from here on, where systemd listens. To be called by the main thread."""
+    """Give signs of life from here on, where systemd listens. To be called by the main thread.
+
+    Raises:
+        NoRoom: the host starts no further thread. systemd starts a restorer again that fails by this.
+    """
     address = os.environ.pop("NOTIFY_SOCKET", "")
     # What a unit is told is not for the programs that it starts: tenants among them inherit this environment.
     for name in ("WATCHDOG_USEC", "WATCHDOG_PID"):
@@ -94,7 +99,12 @@ def begin() -> None:
     pulse = Pulse(lambda: _notify(address, "WATCHDOG=1"), lambda: _wakes(status))
     # The first one at once: until then systemd knows no sign at all.
     pulse.beat()
-    threading.Thread(target=pulse.go_on, name="pulse", daemon=True).start()
+    try:
+        threading.Thread(target=pulse.go_on, name="pulse", daemon=True).start()
+    except RuntimeError as err:
+        if not run.no_room(err):
+            raise
+        raise run.NoRoom(errno.EAGAIN, "this host starts no further thread, which would give signs of life") from err
 
 
 # The look.

@@ -62,6 +62,17 @@ def test_the_first_sign_comes_at_once(systemd: socket.socket, no_thread: list[An
     assert len(no_thread) == 1
 
 
+def test_a_host_without_room_for_a_thread_is_named(systemd: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd starts the restorer again; one that went on without signs of life would be killed at its work."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(run.NoRoom, match="no further thread"):
+        watch.begin()
+
+
 def test_an_abstract_address_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_thread: list[Any]) -> None:
     name = f"watch-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
