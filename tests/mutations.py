@@ -60,6 +60,7 @@ class Mutation:
 CORE, MEASURE = "plugins/module_utils", "bench/trialbench/measure"
 UNITS = "roles/acquire/templates"
 CONTRACTS = "nothing is touched while a contract is broken"
+READABLE = "a workload that could not be sent or read is found before a tenant stops"
 WINDOW_ENDS = "the window ends, whatever process dies"
 COMES_BACK = "the host comes back, however the window ended"
 IN_TIME = "the host is *back* when the cap is reached"
@@ -94,6 +95,8 @@ MUTATIONS: tuple[Mutation, ...] = (
              "  register: preflight_contracts\n", "  register: preflight_contracts\n  ignore_errors: true\n"),
     Mutation("a broken contract is no failure", CONTRACTS, "plugins/modules/contracts.py",
              "    if broken:\n", "    if broken and not found:\n"),
+    Mutation("what is wrong with workloads is not told", READABLE, "bench/trialbench/verbs/measure.py",
+             "join(problems(listed))", "join(problems([]))"),
     Mutation("what changed since the rehearsal is not seen", REHEARSED, f"{CORE}/rehearsal.py",
              "    if changed:\n", "    if changed and not now:\n"),
     Mutation("a rehearsal is never insisted on", REHEARSED, f"{CORE}/contracts.py",
@@ -161,12 +164,12 @@ MUTATIONS: tuple[Mutation, ...] = (
              "    known, own = before(tenant).identity, read(", "    known, own = None, read("),
     Mutation("who came back is not compared", WHO_IT_WAS, f"{CORE}/checks.py",
              "        changes = tenants.changed(tenant, before or {})\n", '        changes = ""\n'),
-    Mutation("a command keeps root's groups", "claim 29", f"{CORE}/identity.py",
+    Mutation("a command keeps root's groups", "claim 30", f"{CORE}/identity.py",
              ', "--init-groups"]\n', ', "--keep-groups"]\n'),
     Mutation("whatever has its argv is ended", "claim 18", f"{CORE}/tenants.py",
              "        if known or mine:\n            return mine\n", "        if found:\n            return found\n"),
     Mutation("nobody looks whether a tenant stays up", STAYS_UP, f"{CORE}/restorer.py",
-             "            self.settle(bool(absent))\n", ""),
+             "            self.settle(bool(absent) or followed)\n", ""),
     Mutation("a restarted tenant has stayed up", STAYS_UP, f"{CORE}/tenants.py",
              "    if restarts != first.restarts:\n", "    if restarts < 0:\n"),
     Mutation("any program that answers is the tenant", "claim 28", f"{CORE}/tenants.py",

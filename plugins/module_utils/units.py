@@ -194,7 +194,7 @@ def warnings(unit: Unit | None) -> list[str]:
         return []
     found = []
     if unit.facts.get("NeedDaemonReload") == "yes":
-        # Its cure, a daemon-reload, may take the GPU from running containers.
+        # Its cure, that systemd reads them again, may take the GPU from running containers.
         found.append("the files of its unit have changed since systemd read them, and it starts as they were then")
     revivers = [other for name in REVIVES for other in unit.words(name)]
     return found + [f"{name} may start it while it is stopped, and then the run ends: stop that" for name in revivers]
