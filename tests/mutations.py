@@ -60,13 +60,15 @@ class Mutation:
 CORE, MEASURE = "plugins/module_utils", "bench/trialbench/measure"
 UNITS = "roles/acquire/templates"
 CONTRACTS = "nothing is touched while a contract is broken"
-WORKLOADS = "a workload that could not be sent or read is found before a tenant stops"
+READABLE = "a workload that could not be sent or read is found before a tenant stops"
 WINDOW_ENDS = "the window ends, whatever process dies"
 COMES_BACK = "the host comes back, however the window ended"
 IN_TIME = "the host is *back* when the cap is reached"
 CONTROLLER = "the host notices a lost controller"
 NETWORK = "a play survives a cut network"
 REBOOT = "a reboot in the window starts the restore"
+AT_WORK = "a trial that nobody is at work on comes to its end"
+IN_KERNEL = "a driver that hangs in the kernel holds up nobody"
 ANYWHERE = "a restore may be interrupted anywhere"
 NEEDS_NOTHING = "a restore needs no disk, no GPU and no dockerd"
 IN_ORDER = "what was stopped is started again, in order"
@@ -93,7 +95,9 @@ MUTATIONS: tuple[Mutation, ...] = (
              "  register: preflight_contracts\n", "  register: preflight_contracts\n  ignore_errors: true\n"),
     Mutation("a broken contract is no failure", CONTRACTS, "plugins/modules/contracts.py",
              "    if broken:\n", "    if broken and not found:\n"),
-    Mutation("a workload that can't be sent is no failure", WORKLOADS, "bench/trialbench/workloads/planned.py",
+    Mutation("what is wrong with workloads is not told", READABLE, "bench/trialbench/verbs/measure.py",
+             "join(problems(listed))", "join(problems([]))"),
+    Mutation("a workload that can't be sent is no failure", READABLE, "bench/trialbench/workloads/planned.py",
              "            found.append(str(error))\n", ""),
     Mutation("what changed since the rehearsal is not seen", REHEARSED, f"{CORE}/rehearsal.py",
              "    if changed:\n", "    if changed and not now:\n"),
@@ -125,6 +129,23 @@ MUTATIONS: tuple[Mutation, ...] = (
              "if time.monotonic() >= deadline:", "if deadline:"),
     Mutation("nothing recovers at boot", REBOOT, f"{CORE}/install.py",
              '["systemctl", "enable", "--no-reload", RECOVERER]', '["systemctl", "status", RECOVERER]'),
+    # ---- who watches ----
+    Mutation("a runner that stands still is not ended", AT_WORK, f"{CORE}/services.py",
+             '        "WatchdogSec": "30",\n', ""),
+    Mutation("nobody looks a second time", AT_WORK, f"{UNITS}/mt-watch.timer.j2", "OnUnitActiveSec=30\n", ""),
+    Mutation("the watch is not started", AT_WORK, f"{CORE}/program.py",
+             'if _systemctl("start", watch.TIMER) != 0:', "if not trial:"),
+    Mutation("the watch looks and does nothing", AT_WORK, f"{CORE}/program.py",
+             '_systemctl("restart", "--no-block", services.RESTORER)', "0"),
+    Mutation("a program that stands still is at work", AT_WORK, f"{CORE}/watch.py",
+             "if last_s and silent_s > STALE_S:", "if not last_s:"),
+    Mutation("a main thread that hangs gives signs of life", AT_WORK, f"{CORE}/watch.py",
+             "if now_s - self._since_s < STILL_S:", "if self._tell:"),
+    Mutation("who asks opens the driver as well", IN_KERNEL, f"{CORE}/driver.py",
+             "        said: dict[str, Any] = json.loads(line)\n",
+             "        said: dict[str, Any] = _source(0).read() and json.loads(line)\n"),
+    Mutation("a container that can't be killed is asked for again", IN_KERNEL, f"{CORE}/containers.py",
+             "        if slow:\n", "        if not left:\n"),
     # ---- the restore ----
     Mutation("restore order swapped", IN_ORDER, f"{CORE}/restorer.py",
              "for name in self.plan.restore_order)\n", "for name in reversed(self.plan.restore_order))\n"),
@@ -145,7 +166,7 @@ MUTATIONS: tuple[Mutation, ...] = (
              "    known, own = before(tenant).identity, read(", "    known, own = None, read("),
     Mutation("who came back is not compared", WHO_IT_WAS, f"{CORE}/checks.py",
              "        changes = tenants.changed(tenant, before or {})\n", '        changes = ""\n'),
-    Mutation("a command keeps root's groups", "claim 29", f"{CORE}/identity.py",
+    Mutation("a command keeps root's groups", "claim 30", f"{CORE}/identity.py",
              ', "--init-groups"]\n', ', "--keep-groups"]\n'),
     Mutation("whatever has its argv is ended", "claim 18", f"{CORE}/tenants.py",
              "        if known or mine:\n            return mine\n", "        if found:\n            return found\n"),

@@ -55,6 +55,7 @@ SHOWN = {
     "smoke": "smoke test ok: {ok}, strategy {strategy}, reply {content!r}",
     "extension": "extension: {extend} ({reason})",
     "phase_failed": "phase {phase} FAILED: {reason}; expected {expected}; found {found}; {todo}",
+    "nobody_at_work": "NOBODY was at work on the trial ({reason}); the host restores itself",
     "restore_started": "restore started by {restored_by}",
     "copy_not_used": "the program that the run keeps can't be used, the installed one goes on: {reason}",
     "containers_removed": "{count} containers removed",

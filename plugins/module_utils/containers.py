@@ -19,7 +19,7 @@ from typing import Any
 
 from . import run, sessions
 from .journal import private, write_atomic
-from .plan import Plan
+from .plan import DOCKER_S, Plan
 from .probes import ProcessId, identify, printable
 
 RUN_LABEL = "edgelab.model_trial.run"
@@ -33,6 +33,12 @@ _TIMEOUT_S = 60.0
 # A healthy engine lists its containers at once. One that is still starting blocks its callers, and a restore that asks
 # this question keeps tenants down while it waits.
 _LIST_S = 10.0
+# docker gives up on a container that can't be killed after ten seconds, and says so.
+_REMOVE_S = 15.0
+# What containers printed is worth no more down time than this.
+_LOGS_S = 10.0
+# A removal that failed after so long will fail as slowly the next time; a fast one was only in somebody's way.
+_SLOW_S = 3.0
 # A question that only adds detail to an error message must not delay what follows.
 WORDS_S = 1.0
 # How much of a container's output is kept: tenants are down while it is read.
@@ -44,7 +50,7 @@ class DockerError(RuntimeError):
 
 
 class DockerSilent(DockerError):
-    """docker did not answer in time; asking again would cost the same time again."""
+    """docker did not answer in time, or failed as slowly; asking again would cost the same time again."""
 
 
 def docker(*args: str, timeout_s: float = _TIMEOUT_S) -> str:
@@ -175,7 +181,7 @@ def extract_prompt(plan: Plan, source: Path) -> str:
         docker("rm", "--force", name)
 
 
-def ids(labels: Sequence[str] = LABELS, run: str = "") -> list[str]:
+def ids(labels: Sequence[str] = LABELS, run: str = "", limit_s: float = _LIST_S) -> list[str]:
     """IDs of all containers with one of these labels (of one run, or of any).
 
     docker's filter has no "or", and a second question would cost down time: all containers are listed with their
@@ -186,7 +192,7 @@ def ids(labels: Sequence[str] = LABELS, run: str = "") -> list[str]:
     """
     values = ",".join(f'{{{{json (.Label "{label}")}}}}' for label in labels)
     template = f"[{{{{json .ID}}}},{values}]"
-    listed = docker("ps", "--all", "--no-trunc", "--format", template, timeout_s=_LIST_S).splitlines()
+    listed = docker("ps", "--all", "--no-trunc", "--format", template, timeout_s=limit_s).splitlines()
     try:
         rows = [json.loads(line) for line in listed]
     except ValueError as err:
@@ -194,28 +200,44 @@ def ids(labels: Sequence[str] = LABELS, run: str = "") -> list[str]:
     return [row[0] for row in rows if (run in row[1:] if run else any(row[1:]))]
 
 
-def remove(labels: Sequence[str] = LABELS, run: str = "", *, before: Callable[[list[str]], None] | None = None) -> int:
+def remove(
+    labels: Sequence[str] = LABELS,
+    run: str = "",
+    *,
+    before: Callable[[list[str]], None] | None = None,
+    limit_s: float = DOCKER_S,
+) -> int:
     """Remove all containers with one of these labels until none is left; returns how many.
 
-    ``before`` is called with the IDs of those that are about to be removed.
+    ``before`` is called with the IDs of those that are about to be removed; all of it takes at most ``limit_s``.
 
     Raises:
-        DockerSilent: docker did not answer in time.
+        DockerSilent: docker did not answer in time, or failed slowly: a container that can't be killed.
         DockerError: docker refused, or new ones kept appearing.
     """
     gone: set[str] = set()
+    deadline, slow = time.monotonic() + limit_s, ""
+
+    def at_most(wanted_s: float) -> float:
+        return max(0.0, min(wanted_s, deadline - time.monotonic()))
+
     for _attempt in range(10):
-        left = ids(labels, run)
+        left = ids(labels, run, at_most(_LIST_S))
         if not left:
             return len(gone)
+        if slow:
+            raise DockerSilent(f"{slow}, and is not tried again now")
         if before and not gone.issuperset(left):
             before([container for container in left if container not in gone])
         gone.update(left)
+        asked = time.monotonic()
         try:
-            docker("rm", "--force", "--volumes", *left)
+            docker("rm", "--force", "--volumes", *left, timeout_s=at_most(_REMOVE_S))
         except DockerSilent:
             raise
-        except DockerError:
+        except DockerError as err:
+            took_s = time.monotonic() - asked
+            slow = f"{err} (after {took_s:.0f} s)" if took_s > _SLOW_S else ""
             # The same container may already be being removed; the next listing tells.
             time.sleep(0.1)
     raise DockerError(f"containers of {run or 'a trial'} are still there: {', '.join(ids(labels, run))}")
@@ -325,10 +347,13 @@ def _end_of(path: Path) -> str:
 def save_logs(names: list[str], folder: Path) -> None:
     """Write what these containers printed to ``folder``, one file each; unreadable output is skipped.
 
-    docker's own log files are read where they exist, all with one call: tenants are down meanwhile.
+    docker's own log files are read where they exist, all with one call: tenants are down meanwhile, at most for
+    `_LOGS_S` seconds.
     """
+    deadline = time.monotonic() + _LOGS_S
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for line in docker("inspect", "--format", "{{json .LogPath}} {{json .Name}}", *names).splitlines():
+    found = docker("inspect", "--format", "{{json .LogPath}} {{json .Name}}", *names, timeout_s=_LOGS_S)
+    for line in found.splitlines():
         path, name = (json.loads(word) for word in line.split(" ", 1))
         log = folder / f"{name.lstrip('/')}.log"
         if path and Path(path).exists():
@@ -339,7 +364,7 @@ def save_logs(names: list[str], folder: Path) -> None:
         else:
             with open(log, "wb", opener=private) as raw:
                 command = ["docker", "logs", "--tail", str(_LOG_LINES), name.lstrip("/")]
-                run.command(command, _TIMEOUT_S, into=raw)
+                run.command(command, max(0.0, deadline - time.monotonic()), into=raw)
 
 
 def tail(name: str, lines: int = 8) -> str:

@@ -5,14 +5,11 @@
 
 Figures are whole MiB as nvidia-smi shows them (NVML's second memory structure; where a driver knows only the first
 one, its own reserve counts as used), read on the host: inside a container process lists are empty or show numbers that
-mean nothing there. NVML may fail or hang; both end in a `GpuError` within a bounded time.
+mean nothing there. The driver may fail or hang; both end in a `GpuError` within a bounded time (see `driver`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import importlib
 import json
 import os
 import threading
@@ -20,15 +17,13 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from . import probes, run, telemetry
+from . import driver, telemetry
 
-T = TypeVar("T")
+GpuError = driver.GpuError
 
-BYTES_PER_MIB = 1 << 20
-# Without persistence mode the first call loads the driver's state, which takes seconds.
-OPEN_TIMEOUT_S = 15.0
+OPEN_TIMEOUT_S = driver.OPEN_TIMEOUT_S
 READ_TIMEOUT_S = 3.0
 # Without a target a level counts as drained when it has stayed within this much for this long.
 STABLE_MIB = 64
@@ -39,10 +34,6 @@ _STOP_GRACE_S = 0.1
 # Which share of its interval a sampler waits for the telemetry that goes with a reading.
 _TELEMETRY_SHARE = 0.3
 _COMMAND_CHARS = 60
-
-
-class GpuError(Exception):
-    """The GPU cannot be read; the message says which call failed and why."""
 
 
 @dataclass(frozen=True)
@@ -91,125 +82,6 @@ def describe(holders: Iterable[Holder]) -> str:
     return ", ".join(parts) or "nobody"
 
 
-def _text(value: Any) -> str:
-    # Older releases of pynvml answer with bytes.
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _merge(found: Iterable[tuple[int, int | None, str]]) -> tuple[Holder, ...]:
-    # A process that both computes and draws is listed twice with the same figure: take the larger one, never the sum.
-    merged: dict[int, Holder] = {}
-    for pid, mib, name in found:
-        known = merged.get(pid)
-        sizes = [m for m in (mib, known.mib if known else None) if m is not None]
-        command = known.command if known else probes.command(pid) or name
-        merged[pid] = Holder(pid, max(sizes, default=None), command)
-    return tuple(merged[pid] for pid in sorted(merged))
-
-
-class _Nvml:
-    """NVML through pynvml, initialized once and kept open."""
-
-    def __init__(self, nvml: Any, index: int) -> None:
-        self._nvml = nvml
-        self._call("nvmlInit")
-        self._handle = self._call("nvmlDeviceGetHandleByIndex", index)
-        self.name = _text(self._call("nvmlDeviceGetName", self._handle))
-        self.driver = _text(self._call("nvmlSystemGetDriverVersion"))
-        self.telemetry = telemetry.FromNvml(nvml, self._handle)
-
-    def _call(self, name: str, *args: Any) -> Any:
-        try:
-            return getattr(self._nvml, name)(*args)
-        except self._nvml.NVMLError as err:
-            raise GpuError(f"NVML's {name} failed: {err}") from err
-
-    def _processes(self, kind: str) -> Any:
-        try:
-            return getattr(self._nvml, f"nvmlDeviceGet{kind}RunningProcesses")(self._handle)
-        except self._nvml.NVMLError_NotSupported:
-            # Some cards cannot draw and some drivers cannot tell; the rest is still worth knowing.
-            return []
-        except self._nvml.NVMLError as err:
-            raise GpuError(f"NVML's list of processes failed: {err}") from err
-
-    def _memory(self) -> Any:
-        # The second structure is what nvidia-smi shows; the first one counts the driver's own reserve as used.
-        version = getattr(self._nvml, "nvmlMemory_v2", None)
-        if version is not None:
-            with contextlib.suppress(self._nvml.NVMLError):
-                return self._nvml.nvmlDeviceGetMemoryInfo(self._handle, version=version)
-        return self._call("nvmlDeviceGetMemoryInfo", self._handle)
-
-    def read(self) -> Vram:
-        memory = self._memory()
-        listed = []
-        for kind in ("Compute", "Graphics"):
-            for process in self._processes(kind):
-                used = process.usedGpuMemory
-                listed.append((int(process.pid), None if used is None else used // BYTES_PER_MIB, ""))
-        used_mib, total_mib = memory.used // BYTES_PER_MIB, memory.total // BYTES_PER_MIB
-        return Vram(time.monotonic(), used_mib, total_mib, _merge(listed))
-
-    def close(self) -> None:
-        with contextlib.suppress(GpuError):
-            self._call("nvmlShutdown")
-
-
-class _Smi:
-    """nvidia-smi's CSV, for hosts without pynvml; it lists what computes, not what only draws."""
-
-    def __init__(self, index: int) -> None:
-        self._index = index
-        self.name, self.driver, *_unused = self._card()
-        self.telemetry = telemetry.FromSmi(lambda fields: self._query("gpu", fields))
-
-    def _query(self, what: str, fields: str) -> list[list[str]]:
-        call = [
-            "nvidia-smi",
-            f"--id={self._index}",
-            f"--query-{what}={fields}",
-            "--format=csv,noheader,nounits",
-        ]
-        try:
-            done = run.command(call, OPEN_TIMEOUT_S)
-        except FileNotFoundError:
-            raise GpuError("neither pynvml nor nvidia-smi is there: is the NVIDIA driver installed?") from None
-        except OSError as err:
-            raise GpuError(f"nvidia-smi did not answer: {err}") from err
-        if done.rc != 0:
-            raise GpuError(f"nvidia-smi ended with {done.rc}: {(done.err or done.out).strip()}")
-        return [[cell.strip() for cell in row] for row in csv.reader(done.out.splitlines()) if row]
-
-    def _card(self) -> tuple[str, str, int, int]:
-        rows = self._query("gpu", "name,driver_version,memory.used,memory.total")
-        try:
-            name, driver, used, total = rows[0]
-            return name, driver, int(used), int(total)
-        except (IndexError, ValueError) as err:
-            raise GpuError(f"nvidia-smi's answer is not name, driver, used and total: {rows!r}") from err
-
-    def read(self) -> Vram:
-        *_unused, used_mib, total_mib = self._card()
-        listed = [
-            (int(row[0]), int(row[1]) if row[1].isdigit() else None, row[2])
-            for row in self._query("compute-apps", "pid,used_memory,process_name")
-            if len(row) == 3 and row[0].isdigit()
-        ]
-        return Vram(time.monotonic(), used_mib, total_mib, _merge(listed))
-
-    def close(self) -> None:
-        return
-
-
-def _source(index: int) -> _Nvml | _Smi:
-    try:
-        nvml = importlib.import_module("pynvml")
-    except ImportError:
-        return _Smi(index)
-    return _Nvml(nvml, index)
-
-
 class Card:
     """One NVIDIA card, kept open so that ten readings a second cost nothing.
 
@@ -219,37 +91,8 @@ class Card:
 
     def __init__(self, index: int = 0) -> None:
         self.index = index
-        self._stuck: threading.Thread | None = None
-        self._source = self._bounded(lambda: _source(index), OPEN_TIMEOUT_S)
-        self.name = self._source.name
-        self.driver = self._source.driver
-
-    def _bounded(self, work: Callable[[], T], timeout_s: float) -> T:
-        """Do ``work`` in a thread of its own: a hanging driver must not block the caller."""
-        if self._stuck and self._stuck.is_alive():
-            # One stuck call is enough: more would pile up threads without an answer.
-            self._stuck.join(timeout_s)
-            if self._stuck.is_alive():
-                raise GpuError("the GPU's driver still hangs in an earlier call")
-        values: list[T] = []
-        errors: list[Exception] = []
-
-        def target() -> None:
-            try:
-                values.append(work())
-            except Exception as err:
-                # Re-raised in the caller's thread.
-                errors.append(err)
-
-        thread = threading.Thread(target=target, name="gpu-call", daemon=True)
-        thread.start()
-        thread.join(timeout_s)
-        if values:
-            return values[0]
-        if errors:
-            raise (errors[0] if isinstance(errors[0], GpuError) else GpuError(f"the GPU's answer: {errors[0]!r}"))
-        self._stuck = thread
-        raise GpuError(f"the GPU's driver did not answer within {timeout_s:g} s")
+        self._asked = driver.Driver(index, OPEN_TIMEOUT_S)
+        self.name, self.driver = self._asked.name, self._asked.version
 
     def read(self, timeout_s: float = READ_TIMEOUT_S) -> Vram:
         """Used and total memory with the processes that hold it.
@@ -257,17 +100,17 @@ class Card:
         Raises:
             GpuError: the driver erred, or did not answer within ``timeout_s``.
         """
-        return self._bounded(self._source.read, timeout_s)
+        found = self._asked.read(timeout_s)
+        holders = tuple(Holder(*one) for one in found["holders"])
+        return Vram(found["t_s"], found["used_mib"], found["total_mib"], holders)
 
     def vitals(self) -> telemetry.Background:
         """Clocks, power and so on, read in a thread of their own, so that a hanging driver delays no `read`."""
-        source = self._source.telemetry
-        return telemetry.Background(source.read, source.every_s)
+        return telemetry.Background(self._asked.vitals, self._asked.every_s)
 
     def close(self) -> None:
-        """Release the driver; errors no longer matter."""
-        with contextlib.suppress(GpuError):
-            self._bounded(self._source.close, READ_TIMEOUT_S)
+        """Let the driver go, without waiting for one that hangs."""
+        self._asked.close()
 
 
 class Opening:

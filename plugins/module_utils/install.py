@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import kept, run, services
+from . import kept, run, services, watch
 from .journal import Held, Mark, State, write_bytes
 
 PROGRAM = Path("/usr/local/sbin/model-trial")
@@ -88,7 +88,9 @@ def _await_forgotten(unit: str) -> None:
     Raises:
         OSError: it does not.
     """
-    run.command(["systemctl", "reset-failed", *services.UNITS], services.SYSTEMD_S)
+    # No trial holds the host: nobody needs the watch, which names its units itself.
+    run.command(["systemctl", "stop", watch.TIMER, watch.LOOK], services.SYSTEMD_S)
+    run.command(["systemctl", "reset-failed", *services.UNITS, watch.LOOK], services.SYSTEMD_S)
     deadline = time.monotonic() + FORGET_S
     found = _loaded(unit)
     while found:
@@ -161,7 +163,7 @@ def install(state: State, who: str) -> list[str]:
                     raise Held(f"{PROGRAM} was missing or damaged and is there again. But {_held(mark)}")
                 raise _held(mark)
             changed = _remove_earlier()
-            changed += [path.name for path in sorted(folder.glob("*.service")) if _install_unit(path)]
+            changed += [path.name for path in sorted(folder.glob("mt-*")) if _install_unit(path)]
             # The units first: a program that finds itself installed has them.
             if _differs(PROGRAM, raw):
                 write_bytes(PROGRAM, raw, PROGRAM_MODE)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from .plan import NAME
-from .probes import identify
+from .probes import identify, soft_reboots
 
 ROOT = Path("/var/lib/model-trial")
 # Under the root: the hash and the path of the program that the open run keeps beside its plan.
@@ -51,9 +51,13 @@ def awake_s() -> float:
 
 
 def boot_id() -> str:
-    """A name for this boot: the kernel's, and the start of process 1, which changes where only a container reboots."""
-    init = identify(1)
-    return f"{_BOOT_ID.read_text().strip()}.{init.start_ticks if init else 0}"
+    """A name for this boot: the kernel's, and the start of process 1, which changes where only a container reboots.
+
+    After a soft reboot, which ends every process but keeps both, its number is part of the name.
+    """
+    init, soft = identify(1), soft_reboots()
+    name = f"{_BOOT_ID.read_text().strip()}.{init.start_ticks if init else 0}"
+    return f"{name}.{soft}" if soft else name
 
 
 def stamp() -> dict[str, Any]:

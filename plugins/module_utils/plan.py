@@ -19,6 +19,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 PLAN_FORMAT = 1
 # A2 ends within its limit; its client's own start and end may take this much more.
 A2_GRACE_S = 5.0
+# What a whole restore gives docker for its answers: the list, what containers printed, their removal.
+DOCKER_S = 35.0
+# What the checks may take beside the tenants' own answers: VRAM that settles, a card that does not answer, a port.
+CHECKS_S = 10.0
 # A stop that has reached its limit is ended by signal; this much for that, and for seeing it.
 STOP_GRACE_S = 10.0
 # All starts of units that went down with a tenant, together: sockets, timers and targets need no time.
@@ -350,7 +354,7 @@ class Plan:
 
     @property
     def restore_bound_s(self) -> float:
-        """Upper bound of a restore: the longest stop, the drain's limit, all starts, A2, the settle period.
+        """Upper bound of a restore: docker, longest stop, the drain's limit, all starts, A2, settle period, checks.
 
         The runner stops one tenant after another, so only one stop can be under way when it ends.
         """
@@ -358,7 +362,14 @@ class Plan:
         stop = max((tenant.stop_bound_s for tenant in tenants), default=0.0)
         starts = sum(tenant.start_timeout_s for tenant in tenants)
         starts += self.dependents_s
-        return stop + self.limits.drain_limit_s + starts + self.limits.a2_s + A2_GRACE_S + self.settle_s
+        moves = stop + self.limits.drain_limit_s + starts + self.limits.a2_s + A2_GRACE_S
+        return DOCKER_S + moves + self.settle_s + self.checks_bound_s
+
+    @property
+    def checks_bound_s(self) -> float:
+        """Upper bound of the checks: every tenant is asked once, within its own time limit."""
+        asked = [one.timeout_s for t in self.tenants for one in (t.health, t.speech) if one]
+        return CHECKS_S + sum(asked)
 
     @property
     def run_max_s(self) -> float:

@@ -3,12 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Looking at a host without touching it: HTTP answers, listening ports, processes.
 
-Sources are ``/proc`` and plain HTTP; nothing here starts, stops or writes anything.
+Sources are ``/proc``, plain HTTP and what systemd says of itself; nothing here starts, stops or writes anything.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -20,12 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import run
 from .plan import Http
 
 # A tenant's answer is untrusted: read no more of it than a health page can need.
 MAX_BODY_BYTES = 1 << 20
 _PART_BYTES = 1 << 16
 _LISTEN = "0A"
+# A question to systemd may take this long.
+_QUESTION_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,32 @@ def identify(pid: int, proc: Path = Path("/proc")) -> ProcessId | None:
     if len(fields) < 20 or fields[0] == "Z":
         return None
     return ProcessId(pid, int(fields[19]))
+
+
+@functools.cache
+def soft_reboots() -> int:
+    """How often everything above the kernel was started anew since the kernel was; 0 where systemd does not say.
+
+    No process outlives that, so it is asked once.
+    """
+    try:
+        found = run.command(["systemctl", "show", "--property", "SoftRebootsCount", "--value"], _QUESTION_S).out.strip()
+    except OSError:
+        return 0
+    return int(found) if found.isdigit() else 0
+
+
+def age_s(pid: int, proc: Path = Path("/proc")) -> float:
+    """For how many seconds a process has lived, suspend included; 0 when it is gone."""
+    fields = _stat(pid, proc)
+    if len(fields) < 20:
+        return 0.0
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+
+
+def stopped(pid: int, proc: Path = Path("/proc")) -> bool:
+    """Whether a process was stopped by a signal and waits to be told to go on."""
+    return _stat(pid, proc)[:1] == ["T"]
 
 
 def state(pid: int, proc: Path = Path("/proc")) -> str:

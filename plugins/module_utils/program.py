@@ -4,9 +4,9 @@
 """The program ``model-trial`` on a tried host: verbs for the controller, for people, and for its units.
 
 The controller opens a trial, lets it advance, polls; people ask for status, restore or abort; the units ``mt-run``,
-``mt-restore`` and ``mt-recover`` run the verbs ``run``, ``restore-now`` and ``recover``. Answers to the controller are
-one JSON object on one line. Exit codes: 0 done, 1 failed (the message says why and what to do), 2 wrong usage, 3 the
-host is held by another trial, or the caller's epoch is stale.
+``mt-restore``, ``mt-recover`` and ``mt-watch`` run the verbs ``run``, ``restore-now``, ``recover`` and ``watch``.
+Answers to the controller are one JSON object on one line. Exit codes: 0 done, 1 failed (the message says why and what
+to do), 2 wrong usage, 3 the host is held by another trial, or the caller's epoch is stale.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ from . import (
     services,
     sessions,
     tenants,
+    watch,
 )
 from .journal import PHASES, Held, Journal, Mark, State, awake_s, read, read_json, seconds, stamp
 from .probes import dig, printable
 
 POLL_S = 0.05
 # What is asked about an open run is answered by the program that the run keeps.
-KEPT_VERBS = ("status", "restore", "abort", "advance", "poll", "run", "restore-now", "recover")
+KEPT_VERBS = ("status", "restore", "abort", "advance", "poll", "run", "restore-now", "recover", "watch")
 # How long `model-trial restore` waits; the restore itself goes on.
 RESTORE_WAIT_S = 3600.0
 # An incomplete restore is retried after 1, 2, 4 ... seconds, and finally every minute.
@@ -137,11 +138,15 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
                     "a restore would have no bound", "stops that end in time", "; ".join(unbounded), "see contract 6"
                 )
             runner.prepare(trial, state, journal)
+            # Before the mark, so that there is none that nobody looks after.
+            if _systemctl("start", watch.TIMER) != 0:
+                raise OSError(f"{watch.TIMER} does not start; install the program again (phase 1)")
             copy = _keep(state, run)
             epoch = runner.open_trial(trial, state, gpu.Card(trial.gpu.index), controller)
         except BaseException as err:
             facts = err.facts if isinstance(err, runner.PhaseFailed) else {"reason": str(err) or "interrupted"}
             state.close()
+            stop_watching()
             with contextlib.suppress(containers.DockerError):
                 containers.remove(run=run)
             with contextlib.suppress(OSError):
@@ -157,6 +162,11 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
             "the runner did not start", "mt-run.service active", str(err), "no tenant was touched"
         ) from err
     return {"run": run, "epoch": epoch}
+
+
+def stop_watching() -> None:
+    """End ``mt-watch``, without waiting: no trial holds the host."""
+    _systemctl("stop", "--no-block", watch.TIMER)
 
 
 @contextlib.contextmanager
@@ -348,6 +358,7 @@ def restore_now(state: State) -> int:
         if trial and failed & (failed - 1) == 0:
             hook.call(trial, journal, hook.RESTORE_FAILED, reason)
         return 1
+    stop_watching()
     # The failed runner has been dealt with; it must not leave the host degraded in systemd's eyes.
     _systemctl("reset-failed", services.RUNNER)
     for check in results:
@@ -403,12 +414,35 @@ def restore(state: State, by: str, *, wait: bool) -> int:
     return 1 if _systemctl("start", "--no-block", services.RESTORER) else 0
 
 
+def watch_over(state: State) -> int:
+    """The body of ``mt-watch``: restore when a trial holds the host and nobody is at work on it."""
+    mark = state.mark()
+    if mark is None:
+        # While one is being opened the mark is about to come.
+        with contextlib.suppress(Held), state.lock("mt-watch"):
+            if state.mark() is None:
+                stop_watching()
+        return 0
+    why = watch.lasting_trouble()
+    if not why or state.mark() is None:
+        return 0
+    _say(f"run {mark.run} holds this host and nobody is at work on it: {why}")
+    if not state.asked("asked"):
+        with contextlib.suppress(OSError):
+            state.ask("asked", "watch")
+    # Ends what stands still, and the runner with it (Conflicts=), whatever their processes still wait for.
+    code = _systemctl("restart", "--no-block", services.RESTORER)
+    journal = Journal(state.journal_path(mark.run), mark.run, state.epoch(), "program", required=False)
+    journal.write("nobody_at_work", reason=why)
+    return 1 if code else 0
+
+
 def abort(state: State, run: str, by: str) -> int:
     """Let the run end at its next check of the fence; without a runner the host is restored at once."""
     heard = False
     with contextlib.suppress(OSError):
         state.ask("abort", by)
-        heard = unit_states().get(services.RUNNER) == "active"
+        heard = unit_states().get(services.RUNNER) == "active" and not watch.trouble()
     if heard:
         _say(f"run {run} will end and the host restore itself; see: model-trial status")
         return 0
@@ -439,7 +473,8 @@ def status(state: State) -> dict[str, Any]:
         entries after it belong to the restore under way, or to the next), ``restored_by``, ``restored_at``, ``down``
         (tenants that are down, by the journal, with the wall clock of their stop; or how long each was, in seconds),
         ``failure`` (what ended the run), ``restore_failure``, ``next_try_s``, ``gone`` (what else ran before, and did
-        not at the end of the last restore), ``units``.
+        not at the end of the last restore), ``units``, ``nobody_at_work`` (why neither runner nor restorer moves an
+        open trial on; empty while one does, or none is open), ``watched``.
     """
     mark = state.mark()
     # The run that holds the host is the last one.
@@ -475,6 +510,8 @@ def status(state: State) -> dict[str, Any]:
         "next_try_s": missing.get("next_try_s") if missing else None,
         "gone": lost[-1] if lost else [],
         "units": unit_states(),
+        "nobody_at_work": watch.trouble() if mark else "",
+        "watched": watch.looks() if mark else False,
     }
 
 
@@ -524,6 +561,10 @@ def _screen(facts: dict[str, Any]) -> str:
     rows.append(
         ("units", ", ".join(f"{name.removesuffix('.service')} {state}" for name, state in facts["units"].items()))
     )
+    if facts["nobody_at_work"]:
+        rows.append(("STANDS", f"nobody is at work on it: {facts['nobody_at_work']}"))
+        soon = "mt-watch restores within a minute" if facts["watched"] else "mt-watch does not look; restore it by hand"
+        rows.append(("", soon))
     if held:
         rows.append(("you can", "sudo model-trial abort     end the run; the host restores itself"))
         rows.append(("", "sudo model-trial restore   bring the host back now"))
@@ -632,6 +673,7 @@ def _parser() -> argparse.ArgumentParser:
     verb("run", "run the window of the open trial (mt-run)")
     verb("restore-now", "restore the open trial (mt-restore)")
     verb("recover", "after a reboot: ask for a restore (mt-recover)")
+    verb("watch", "restore where nobody is at work on the open trial (mt-watch)")
     verb("install", "install program and units, unless a trial holds this host (controller)", "--by")
     held = verb("hold", "run a command while nobody prepares a trial and none holds this host (controller)", "--by")
     held.add_argument("command", nargs=argparse.REMAINDER)
@@ -671,11 +713,16 @@ def _act(args: argparse.Namespace, state: State) -> int:
     elif verb == "poll":
         _say(json.dumps(poll(state, args.run, args.epoch, args.since or 0, args.wait or 0.0)))
     elif verb == "run":
+        watch.begin()
         return run_window(state)
     elif verb == "restore-now":
+        watch.begin()
         return restore_now(state)
     elif verb == "recover":
+        _systemctl("start", "--no-block", watch.TIMER)
         return restore(state, "boot", wait=False)
+    elif verb == "watch":
+        return watch_over(state)
     elif verb == "install":
         with _deaf_to_hangups():
             _say(json.dumps({"changed": install.install(state, args.by or "somebody")}))

@@ -37,7 +37,7 @@ from . import (
     units,
 )
 from .journal import Journal, State, boot_id, read, read_json, seconds, wall, write_atomic
-from .plan import A2_GRACE_S, DEPENDENTS_S, Plan, Tenant
+from .plan import A2_GRACE_S, DEPENDENTS_S, DOCKER_S, Plan, Tenant
 from .probes import ProcessId
 
 POLL_S = 0.05
@@ -52,10 +52,12 @@ MOVES = ("tenant_stopping", "tenant_stopped", "tenant_not_stopped", "tenant_star
 SEE_S = 0.05
 # A failed start is retried after these pauses; after that the next restore tries again.
 RETRY_S = (0.5, 1.0)
+# A tenant that has had its time to load, and is found ill, gets so long to think better of it.
+PATIENCE_S = 3.0
 # No failure with one tenant, not even a bug of ours, may keep the next one down.
 TROUBLE = (Exception,)
-# Requests that no person made: systemd at the runner's end, and systemd at boot.
-UNATTENDED = ("host", "boot")
+# Requests that no person made: systemd at the runner's end, systemd at boot, and the watch.
+UNATTENDED = ("host", "boot", "watch")
 
 
 class RestoreFailed(RuntimeError):
@@ -118,6 +120,8 @@ class Restorer:
         self.past = read(state.journal_path(plan.run))
         self.failures: list[str] = []
         self.docker_silent = False
+        # Of what the bound of a restore has for docker.
+        self.docker_left_s = DOCKER_S
         # Tenants that this attempt could not bring up.
         self.unstarted: list[str] = []
         # First: holders of the old epoch can no longer act.
@@ -383,6 +387,15 @@ class Restorer:
         except TROUBLE:
             return False
 
+    def _present(self, tenant: Tenant) -> bool:
+        """Whether a tenant runs, or loads and can't be found yet: the VRAM that it holds is its own."""
+        if self._running(tenant):
+            return True
+        try:
+            return bool(self.loading(tenant))
+        except TROUBLE:
+            return False
+
     def _down_in_journal(self, tenant: Tenant) -> bool:
         last = [e["event"] for e in self.past if e.get("tenant") == tenant.name]
         return bool(last) and last[-1] != "tenant_healthy"
@@ -390,16 +403,19 @@ class Restorer:
     def remove_containers(self, *labels: str) -> None:
         """End the run's containers, keep what they printed, remove them until none is left."""
         if self.docker_silent:
-            # Each question costs a minute of down time. The failure is noted, so the next attempt asks again.
+            # Each question costs down time. The failure is noted, so the next attempt asks again.
             return
+        began = time.monotonic()
         try:
-            count = containers.remove(labels, self.plan.run, before=self.keep_logs)
+            count = containers.remove(labels, self.plan.run, before=self.keep_logs, limit_s=self.docker_left_s)
         except containers.DockerError as err:
             self.docker_silent = isinstance(err, containers.DockerSilent)
             self.note(f"the run's containers could not be removed: {err}")
             self.journal.write("containers_not_removed", reason=str(err))
             self.kill_candidate()
             return
+        finally:
+            self.docker_left_s = max(0.0, self.docker_left_s - (time.monotonic() - began))
         if containers.RUN_LABEL in labels:
             self.journal.write("containers_removed", count=count)
 
@@ -435,13 +451,16 @@ class Restorer:
             time.sleep(min_s)
             return
         target = self.drain_target()
+        # Where nobody can tell who holds what, a level that stands still says that the candidate's is free. It does not
+        # stand still while one of ours loads.
+        loads = target is None and any(self._present(t) and not self._running(t) for t in self.ours)
         self.journal.write("drain_started", target_mib=target)
         drained = gpu.drain(
             card,
             target_mib=target,
             tolerance_mib=limits.drain_tolerance_mib,
             min_s=min_s,
-            limit_s=limits.drain_limit_s,
+            limit_s=min_s if loads else limits.drain_limit_s,
             blind_s=BLIND_S,
         )
         facts: dict[str, Any] = {
@@ -458,12 +477,12 @@ class Restorer:
 
     def drain_target(self) -> int | None:
         """Used MiB once the candidate is gone, or None where it can't be told: the level of the window, or what the
-        snapshot lets expect, plus the stopped tenants that are up again (or still)."""
+        snapshot lets expect, plus the stopped tenants that are up again (or still), or load."""
         levels = [e["used_mib"] for e in self.past if e["event"] == "drained"]
         if not self.snapshot:
             return None
         target = levels[-1] if levels else snapshot.drain_target(self.plan, self.snapshot)
-        present = [n for n in self.plan.stop_order if self._running(self.plan.tenant(n))]
+        present = [n for n in self.plan.stop_order if self._present(self.plan.tenant(n))]
         held = [self.snapshot["tenants"][n]["vram_mib"] for n in present]
         return None if target is None or None in held else int(target + sum(held))
 
@@ -486,16 +505,23 @@ class Restorer:
             self.remove_containers(containers.A2_LABEL)
 
     def bring_up(self, tenant: Tenant) -> None:
-        """Start a tenant that does not run. Wait for one that runs, and restart it if it does not become healthy."""
+        """Start a tenant that does not run. Wait for one that runs, and restart it if it does not become healthy.
+
+        Both together take one start limit, which is what the bound of a restore has for it: one that runs may load for
+        as long as it could if this restore had started it, and where that uses up the time, the next try restarts it.
+        """
+        deadline = time.monotonic() + tenant.start_timeout_s
         scope = self.loading(tenant)
         if scope or tenants.look(tenant).running:
+            left_s = max(PATIENCE_S, tenant.start_timeout_s - tenants.age_s(tenant, scope))
             try:
-                tenants.wait_healthy(tenant, self.log(tenant), scope)
+                tenants.wait_healthy(tenant, self.log(tenant), scope, min(left_s, tenant.start_timeout_s))
                 return
             except tenants.TenantError:
+                if time.monotonic() >= deadline:
+                    raise
                 if self._running(tenant) or self.loading(tenant):
                     self.end(tenant)
-        deadline = time.monotonic() + tenant.start_timeout_s
         # A tenant that once died in its scope lives there, however fast it dies the next time.
         sure = any(e.get("ended") for e in self.past if e.get("tenant") == tenant.name)
         for attempt, pause_s in enumerate((*RETRY_S, 0.0), 1):

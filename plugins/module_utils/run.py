@@ -29,6 +29,12 @@ NOWHERE = subprocess.DEVNULL
 ROOM_S, ROOM_POLL_S = 5.0, 0.1
 _NO_ROOM = (errno.EAGAIN, errno.ENOMEM)
 _CHUNK_BYTES = 1 << 16
+# Who waits for a command wakes now and then: standing still is how a hanging program is known (see `watch`).
+_WAKE_S = 1.0
+# A killed program is gone at once, unless it hangs in the kernel: then it goes when the kernel lets it.
+_KILLED_S = 1.0
+_abandoned: list[subprocess.Popen[Any]] = []
+_abandoning = threading.Lock()
 
 
 class NoRoom(OSError):
@@ -122,7 +128,7 @@ def _read(child: subprocess.Popen[bytes], deadline: float) -> tuple[str, str]:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise TimeoutError
-            for key, _events in still_open.select(left_s):
+            for key, _events in still_open.select(min(left_s, _WAKE_S)):
                 chunk = os.read(key.fd, _CHUNK_BYTES)
                 if not chunk:
                     still_open.unregister(key.fd)
@@ -168,20 +174,61 @@ def command(
     deadline = time.monotonic() + limit_s
     stream = subprocess.PIPE if into is None else into
     env = {**os.environ, "LC_ALL": "C"}
-    with (
-        _input(feed) as given,
-        _popen(argv, deadline, cwd=cwd, env=env, stdin=given, stdout=stream, stderr=stream) as child,
-    ):
-        try:
-            out, err = _read(child, deadline) if into is None else ("", "")
-            rc = child.wait(max(0.0, deadline - time.monotonic()))
-        except (TimeoutError, subprocess.TimeoutExpired):
-            child.kill()
-            raise TimeoutError(f"{shlex.join(argv)} timed out after {limit_s:g} s") from None
-        except BaseException:
-            child.kill()
-            raise
+    with _input(feed) as given:
+        child = _popen(argv, deadline, cwd=cwd, env=env, stdin=given, stdout=stream, stderr=stream)
+    try:
+        out, err = _read(child, deadline) if into is None else ("", "")
+        rc = child.wait(max(0.0, deadline - time.monotonic()))
+    except (TimeoutError, subprocess.TimeoutExpired):
+        abandon(child, _KILLED_S)
+        raise TimeoutError(f"{shlex.join(argv)} timed out after {limit_s:g} s") from None
+    except BaseException:
+        abandon(child, _KILLED_S)
+        raise
+    _close(child)
     return Ran(rc, out, err)
+
+
+def _close(child: subprocess.Popen[Any]) -> None:
+    for stream in (child.stdin, child.stdout, child.stderr):
+        if stream:
+            stream.close()
+
+
+def abandon(child: subprocess.Popen[Any], wait_s: float = 0.0) -> None:
+    """Kill a program and wait for its end, at most ``wait_s`` seconds: one that hangs in the kernel stays longer."""
+    child.kill()
+    _close(child)
+    with _abandoning:
+        _abandoned.append(child)
+    try:
+        child.wait(wait_s)
+    except subprocess.TimeoutExpired:
+        pass
+    with _abandoning:
+        # What has ended meanwhile leaves no zombie.
+        _abandoned[:] = [one for one in _abandoned if one.poll() is None]
+
+
+def helper(argv: Sequence[str], lanes: Sequence[int]) -> subprocess.Popen[bytes]:
+    """Start a program that works for this one until it is abandoned, or until this one has ended.
+
+    It inherits ``lanes``, is out of reach of the terminal's signals, and reads the end of this program from its
+    standard input.
+
+    Raises:
+        NoRoom: the host starts no further process.
+        OSError: it could not be started.
+    """
+    return _popen(
+        argv,
+        time.monotonic() + ROOM_S,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=lanes,
+        start_new_session=True,
+    )
 
 
 def background(argv: Sequence[str]) -> subprocess.Popen[str]:

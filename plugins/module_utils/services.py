@@ -39,6 +39,10 @@ def runner_command(program: Path, max_s: float) -> list[str]:
         "OnFailure": RESTORER,
         "RuntimeMaxSec": f"{max_s:.0f}",
         "TimeoutStopSec": "2",
+        # A runner that stands still gives no sign of life; it is ended, and the host comes back.
+        "NotifyAccess": "main",
+        "WatchdogSec": "30",
+        "WatchdogSignal": "SIGKILL",
         # Only questions to docker can be left of a runner. The restore waits for their end, so they are killed at once.
         "KillMode": "mixed",
     }

@@ -1071,6 +1071,15 @@ def stop(tenant: Tenant, log: Path) -> float:
     return time.monotonic() - began
 
 
+def age_s(tenant: Tenant, scope: str = "") -> float:
+    """How long ago a tenant was started, in seconds: its process, or the oldest one that loads in ``scope``."""
+    process = find_process(tenant)
+    pids = [process.pid] if process else []
+    if scope:
+        pids += probes.members(re.escape(scope)).get(scope, [])
+    return max((probes.age_s(pid) for pid in pids), default=0.0)
+
+
 def stop_under_way(tenant: Tenant) -> Begun | None:
     """A stop that was begun and has not ended, as far as this can be seen on the host."""
     begun = of(tenant).begun()

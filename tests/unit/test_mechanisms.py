@@ -16,7 +16,7 @@ import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from ansible_collections.edgelab.model_trial.plugins.module_utils import install, journal, run, services
+from ansible_collections.edgelab.model_trial.plugins.module_utils import install, journal, run, services, watch
 
 ROOT = Path(__file__).resolve().parents[2]
 ACQUIRE = ROOT / "roles" / "acquire"
@@ -25,11 +25,11 @@ OPEN_MARK = str(journal.ROOT / "open")
 RESTORE = ["mt-restore.service"]
 
 
-def unit(name: str) -> dict[str, list[str]]:
+def unit(name: str, suffix: str = "service") -> dict[str, list[str]]:
     """The settings of a unit that the role acquire installs, each with its values; sections are part of the name."""
     found: dict[str, list[str]] = defaultdict(list)
     section = ""
-    for line in (ACQUIRE / "templates" / f"{name}.service.j2").read_text(encoding="utf-8").splitlines():
+    for line in (ACQUIRE / "templates" / f"{name}.{suffix}.j2").read_text(encoding="utf-8").splitlines():
         if line.startswith("["):
             section = line.strip("[]")
         elif "=" in line and not line.startswith("#"):
@@ -96,7 +96,7 @@ def test_a_boot_with_an_open_mark_asks_for_a_restore(tmp_path: Path, monkeypatch
     assert recover["Install.WantedBy"] == ["multi-user.target"]
     [bring] = (task for task in tasks("acquire") if "block" in task)
     [brought] = (task["loop"] for task in bring["block"] if "ansible.builtin.template" in task)
-    assert brought == ["mt-restore.service", "mt-recover.service"]
+    assert "mt-recover.service" in brought
     assert bring["when"] == "not ansible_check_mode"
     # The program that was brought installs what lies beside it, and enables the one that a boot starts.
     asked: list[list[str]] = []
@@ -113,13 +113,15 @@ def test_a_boot_with_an_open_mark_asks_for_a_restore(tmp_path: Path, monkeypatch
 
 def launched(folder: Path, verb: str) -> tuple[str, str]:
     """What the unit of a verb starts with the state in ``folder``: its words, and what it complained of."""
-    [line] = unit({"restore-now": "mt-restore", "recover": "mt-recover"}[verb])["Service.ExecStart"]
+    [line] = unit({"restore-now": "mt-restore", "recover": "mt-recover", "watch": "mt-watch"}[verb])[
+        "Service.ExecStart"
+    ]
     here = line.replace("$$", "$").replace(str(journal.ROOT), str(folder)).replace(PROGRAM, str(folder / "installed"))
     done = subprocess.run(shlex.split(here), capture_output=True, text=True, timeout=60, check=False)
     return done.stdout.strip(), done.stderr
 
 
-@pytest.mark.parametrize("verb", ["restore-now", "recover"])
+@pytest.mark.parametrize("verb", ["restore-now", "recover", "watch"])
 @pytest.mark.parametrize(
     ("trouble", "who", "complains"),
     [
@@ -156,6 +158,34 @@ def test_a_unit_goes_by_the_program_that_the_open_run_keeps_if_that_is_whole(
     said, complaint = launched(tmp_path, verb)
     assert said == f"{who} {verb}"
     assert ("missing or damaged; the installed one goes on" in complaint) is complains
+
+
+@pytest.mark.parametrize("name", ["mt-run", "mt-restore"])
+def test_who_stands_still_is_ended_by_systemd(name: str) -> None:
+    found = runner() if name == "mt-run" else {k.removeprefix("Service."): v for k, v in unit(name).items()}
+    # Several signs of life fit in; no core of a big process is written while tenants are down.
+    assert watch.BEAT_S * 3 <= float(found["WatchdogSec"][0]) <= 30
+    assert found["NotifyAccess"] == ["main"]
+    assert found["WatchdogSignal"] == ["SIGKILL"]
+    # One that hangs in the kernel is given up within seconds.
+    assert float(found["TimeoutStopSec"][0]) <= 5
+
+
+def test_somebody_looks_every_30_s_whether_anybody_is_at_work() -> None:
+    timer, service = unit("mt-watch", "timer"), unit("mt-watch")
+    assert timer["Timer.OnActiveSec"] == timer["Timer.OnUnitActiveSec"] == ["30"]
+    assert float(timer["Timer.AccuracySec"][0]) <= 1
+    [command] = service["Service.ExecStart"]
+    assert command.endswith(f'exec {PROGRAM} "$$@"\' model-trial watch')
+    # A look that hangs ends, or there would be no next one.
+    assert float(service["Service.TimeoutStartSec"][0]) <= 60
+    # They live as long as a mark does: started with it, never enabled.
+    assert not {"Install.WantedBy"} & (set(timer) | set(service))
+    [bring] = (task for task in tasks("acquire") if "block" in task)
+    [brought] = (task["loop"] for task in bring["block"] if "ansible.builtin.template" in task)
+    assert {"mt-watch.service", "mt-watch.timer"} <= set(brought)
+    removed = next(task for task in tasks("acquire", "uninstall") if task["name"] == "Remove program, units and runs")
+    assert {f"/etc/systemd/system/{name}" for name in brought} <= set(removed["loop"])
 
 
 def test_what_is_installed_is_roots_and_nobody_else_writes_it() -> None:

@@ -227,6 +227,11 @@ CAN_NOT_BE_RESTORED: Mapping[str, CanNotBeRestored] = {
     "the GPU's driver hangs": CanNotBeRestored(
         "nobody can see whether VRAM is as it was; the tenants are up anyway", ("check 1 VRAM",)
     ),
+    "the GPU's driver sleeps in the kernel": CanNotBeRestored(
+        "nobody can see whether VRAM is as it was; the tenants are up anyway",
+        ("check 1 VRAM",),
+        faults.driver_wakes,
+    ),
 }
 
 
@@ -365,6 +370,19 @@ CASES: tuple[Case, ...] = (
          ends="completed", by="host|playbook"),
     Case("runner-started-again", "runner started again by hand", "measure", MEASURE, faults.runner_started_again,
          says=("runner was ended from outside",), play=LONG_MEASURE),
+    # ---- nobody is at work, and systemd does not see it ----
+    Case("restore-stopped", "restore stopped by hand", "restore", BASELINE_STARTS, faults.restore_stopped,
+         says=("NOBODY was at work on the trial",), ends="completed", by="watch|playbook",
+         extra_s=36, why="mt-watch looks every 30 s, and once more 3 s later"),
+    Case("restore-stands-still", "restore stopped by a signal", "restore", BASELINE_STARTS, faults.restore_stands_still,
+         ends="completed", by="host|watch|playbook",
+         extra_s=36, why="no sign of life for 30 s, or mt-watch; then the restore begins anew"),
+    Case("runner-stands-still", "runner stopped by a signal", "measure", MEASURE, faults.runner_stands_still,
+         says=(r"runner was ended from outside \((watchdog|stopped for this restore)\)",), play=ENDLESS_MEASURE,
+         by="host|watch|playbook", extra_s=36, why="no sign of life for 30 s, or mt-watch"),
+    Case("opening-killed", "opening killed before its runner", "snapshot", OPENED,
+         faults.opening_killed_before_its_runner, says=("restored .*by watch",), ends="gone", by="watch",
+         before=faults.opening_that_waits_for_its_runner),
     # ---- stops and starts that outlive their caller ----
     Case("model-stops-late", "stop longer than its timeout", "window", MODEL_STOPS, faults.nothing,
          says=("still stopping after 3 s", "panda-llamacpp is neither up nor down: its unit is deactivating"),
@@ -426,7 +444,7 @@ CASES: tuple[Case, ...] = (
     Case("late-start", "late docker start after the restore", "restore", event("containers_removed"),
          faults.late_start, says=("No such container",), ends="completed"),
     Case("cap-reached", "cap reached while measuring", "measure", at_once, faults.nothing,
-         says=("its time limit was reached",), play=short_starts(cap_s=56) | ENDLESS_MEASURE,
+         says=("its time limit was reached",), play=short_starts(cap_s=143) | ENDLESS_MEASURE,
          extra_s=56, why="nothing happens until the cap"),
     # ---- the candidate ----
     Case("out-of-memory", "candidate OOM-killed", "candidate", CANDIDATE_STARTS, faults.nothing,
@@ -504,6 +522,12 @@ CASES: tuple[Case, ...] = (
     Case("nvml-hangs", "NVML hangs", "measure", MEASURE, gpu(nvml="hang"), says=("VRAM can no longer be read",),
          play=LONG_MEASURE, stuck="the GPU's driver hangs",
          extra_s=3, why="the fence waits two seconds for a reading, and the end of the one under way"),
+    Case("nvml-sleeps", "NVML hangs in the kernel", "measure", MEASURE, gpu(nvml="hang", nvml_code=1),
+         says=("VRAM can no longer be read",), before=faults.driver_that_can_sleep, play=LONG_MEASURE,
+         stuck="the GPU's driver sleeps in the kernel",
+         extra_s=8, why="as where it hangs, and systemd waits four seconds for a process that it can't kill"),
+    Case("nvml-sleeps", "NVML hangs in the kernel", "restore", RESTORE, gpu(nvml="hang", nvml_code=1),
+         before=faults.driver_that_can_sleep, stuck="the GPU's driver sleeps in the kernel"),
     Case("nvml-hangs", "NVML hangs", "restore", RESTORE, gpu(nvml="hang"), stuck="the GPU's driver hangs"),
     # ---- the tenants ----
     Case("e2b-fails-once", "E2B fails to start once", "restore", RESTORE,

@@ -28,14 +28,18 @@ sys.path.insert(0, str(HERE))
 
 from cases import CASES, Case  # noqa: E402
 from faults import (  # noqa: E402
+    AT_THE_DOOR,
     BOX,
     BOX_IMAGE,
+    DOOR,
     EYES,
     KEPT_MODEL,
     KEPT_PROGRAM,
     MODEL,
     PROGRAM,
     ROOTS_FILE,
+    STUCK_MOUNT,
+    STUCK_UNIT,
     VOICE_DROP_IN,
     VOICE_FOLDER,
 )
@@ -55,7 +59,9 @@ rm -f /run/systemd/system/panda-llamacpp.service.d/drill.conf
 systemctl stop {EYES} 2>/dev/null; rm -f /run/systemd/system/{EYES}
 docker rm --force {BOX} 2>/dev/null; docker image rm {BOX_IMAGE} 2>/dev/null
 [ -e /root/sudoers-panda ] && mv /root/sudoers-panda /etc/sudoers.d/panda
-systemctl stop stranger 2>/dev/null
+umount --lazy {STUCK_MOUNT} 2>/dev/null
+rm -f {DOOR} {AT_THE_DOOR}
+systemctl stop stranger {STUCK_UNIT} 2>/dev/null
 kill -CONT $(systemctl show -p MainPID --value docker)
 docker rm --force drill-stranger 2>/dev/null
 while mountpoint -q {STATE}; do umount {STATE} || umount --lazy {STATE}; done

@@ -15,8 +15,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 from world import PATIENCE_S, STATE, Broken, Drill, wait_until
 
 Fault = Callable[[Drill], None]
@@ -58,6 +60,11 @@ DOCKER_HANGS_S = 40.0
 # The live model's own stop command takes so long, within the 10 s that its unit allows; the model answers meanwhile.
 MODEL_STOPS_S = 8.0
 MODEL_DROP_IN = "/run/systemd/system/panda-llamacpp.service.d/drill.conf"
+# Stands before the real one, and lets an opening wait right before it starts the runner.
+DOOR = "/usr/local/sbin/systemd-run"
+AT_THE_DOOR = "/run/twin/at-the-door"
+STUCK_PROGRAM = Path(__file__).resolve().parents[2] / "fixtures" / "stuck" / "stuck.py"
+STUCK_UNIT, STUCK_MOUNT = "stuck-driver", "/run/twin-gpu/stuck"
 # The voice is not as every other program: limits and priority that no restore has by itself.
 VOICE_DROP_IN = "/run/systemd/system/chatterbox-boot.service.d/drill.conf"
 VOICE_FOLDER = "/home/panda/workplace/her/her-os/services/chatterbox"
@@ -249,6 +256,64 @@ def restore_killed(drill: Drill) -> None:
     """kill -9 of the main process of mt-restore."""
     drill.strike()
     drill.sh("kill -9 $(systemctl show -p MainPID --value mt-restore)")
+
+
+def unit_gets(unit: str, number: str) -> Fault:
+    """A signal to the main process of a unit."""
+
+    def fault(drill: Drill) -> None:
+        drill.strike()
+        drill.sh(f"kill -{number} $(systemctl show -p MainPID --value {unit})")
+
+    return fault
+
+
+runner_stands_still = unit_gets("mt-run", "STOP")
+restore_stands_still = unit_gets("mt-restore", "STOP")
+
+
+def restore_stopped(drill: Drill) -> None:
+    """Somebody stops the restore, and goes home."""
+    drill.strike()
+    drill.sh("systemctl stop mt-restore")
+
+
+def opening_that_waits_for_its_runner(drill: Drill) -> None:
+    """Before: the opening stands still right before it starts the runner, once."""
+    waits = f"[ -e {STATE}/open ] && [ ! -e {AT_THE_DOOR} ]"
+    hold = f"{waits} && echo $$ >{AT_THE_DOOR} && sleep 600"
+    case = f'case "$*" in *--unit=mt-run*) {hold} ;; esac'
+    lines = f'#!/bin/sh\n{case}\nexec /usr/bin/systemd-run "$@"\n'
+    drill.sh(f"printf %s {shlex.quote(lines)} >{DOOR} && chmod 755 {DOOR}")
+
+
+def opening_killed_before_its_runner(drill: Drill) -> None:
+    """kill -9 of the controller and of the opening that it has begun: a mark, and nobody who would go on."""
+    assert drill.play is not None
+    wait_until(lambda: drill.sh(f"cat {AT_THE_DOOR} 2>/dev/null || true"), "an opening right before its runner")
+    drill.strike()
+    drill.play.signal(signal.SIGKILL)
+    drill.sh(f"pkill -9 -f '[m]odel-trial open'; rm -f {DOOR}; kill -9 $(cat {AT_THE_DOOR})")
+
+
+def driver_that_can_sleep(drill: Drill) -> None:
+    """Before: a file system that never answers, for a driver that sleeps in the kernel."""
+    there = (
+        "test -e /dev/fuse || mknod /dev/fuse c 10 229; python3 -c \"open('/dev/fuse', 'rb')\" && echo there || true"
+    )
+    if drill.sh(there) != "there":
+        pytest.skip("needs /dev/fuse: a call that sleeps in the kernel can't be made here")
+    program = shlex.quote(STUCK_PROGRAM.read_text(encoding="utf-8"))
+    drill.sh(f"mkdir -p {STUCK_MOUNT} && printf %s {program} >/run/twin/stuck.py")
+    serve = f"sleep infinity | python3 /run/twin/stuck.py {STUCK_MOUNT}"
+    drill.sh(f"systemd-run --quiet --collect --unit={STUCK_UNIT} sh -c {shlex.quote(serve)}")
+    wait_until(lambda: drill.sh(f"grep -c {STUCK_MOUNT} /proc/mounts || true") == "1", "the file system")
+
+
+def driver_wakes(drill: Drill) -> None:
+    """The file system goes, and everybody who sleeps on it wakes with an error."""
+    drill.mend()
+    drill.sh(f"systemctl stop {STUCK_UNIT}; umount --lazy {STUCK_MOUNT} 2>/dev/null; true")
 
 
 def model_that_stops_slowly(drill: Drill) -> None:

@@ -171,7 +171,7 @@ def left_over(running: dict[int, list[str]]) -> dict[str, object]:
     }
 
 
-KNOWN_UNITS = ("mt-run.service", "mt-restore.service", "mt-recover.service")
+KNOWN_UNITS = ("mt-run.service", "mt-restore.service", "mt-recover.service", "mt-watch.service")
 
 
 def samples(run: str) -> dict[str, int]:

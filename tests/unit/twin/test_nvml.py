@@ -102,6 +102,7 @@ class Driver:
 
 @pytest.fixture
 def driver(gpu_programs: Path, tmp_path: Path) -> Driver:
+    (tmp_path / "pynvml.py").write_text('raise ImportError("hidden")\n')
     return Driver(gpu_programs, tmp_path)
 
 
@@ -144,9 +145,10 @@ def test_the_memory_of_a_process_can_be_unavailable(driver: Driver) -> None:
 VITALS = """
 import json, sys
 sys.path.insert(0, sys.argv[2])
-from module_utils import gpu
 if sys.argv[1] == "smi":
-    sys.modules["pynvml"] = None
+    # Found before the real one, in the process that asks, too.
+    sys.path.insert(0, sys.argv[3])
+from module_utils import gpu
 background = gpu.Card().vitals()
 reading = background.take(15)
 print(json.dumps([reading.values, reading.missing]))
@@ -157,7 +159,9 @@ print(json.dumps([reading.values, reading.missing]))
 def test_telemetry_is_what_the_ledger_says(driver: Driver, source: str) -> None:
     driver.write()
     driver.use_our_smi()
-    values, missing = json.loads(driver.run(sys.executable, "-c", VITALS, source, str(PLUGINS)).stdout)
+    values, missing = json.loads(
+        driver.run(sys.executable, "-c", VITALS, source, str(PLUGINS), str(driver.ledger.parent)).stdout
+    )
     energy_j = 123456.789 if source == "nvml" else None
     assert values == {
         "sm_mhz": 2452,
@@ -176,7 +180,9 @@ def test_telemetry_is_what_the_ledger_says(driver: Driver, source: str) -> None:
 def test_what_the_driver_does_not_support_is_null_and_the_rest_is_there(driver: Driver, source: str) -> None:
     driver.write(unsupported="clocks,power,energy,temperature,reasons")
     driver.use_our_smi()
-    values, missing = json.loads(driver.run(sys.executable, "-c", VITALS, source, str(PLUGINS)).stdout)
+    values, missing = json.loads(
+        driver.run(sys.executable, "-c", VITALS, source, str(PLUGINS), str(driver.ledger.parent)).stdout
+    )
     assert {key: value for key, value in values.items() if value is not None} == {
         "util_percent": 3,
         "mem_util_percent": 1,

@@ -44,6 +44,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     standstill,
     tenants,
     units,
+    watch,
 )
 from fakedocker import FakeDocker
 
@@ -108,6 +109,8 @@ class Service:
     dies_at: float = 0.0
     # A started tenant that is found by its port is found when it listens; its start command stays for ``command_s``.
     listens_s: float = 0.0
+    # When it was started; those that were there before have been for long.
+    born: float = -1e6
     listens_at: float = 0.0
     command_s: float = 0.0
     restarts: int = 0
@@ -365,6 +368,8 @@ class World:
         self.log: list[tuple[Any, ...]] = []
         self.units: dict[str, str] = dict.fromkeys(services.UNITS, "inactive")
         self.systemctl_rc: dict[str, int] = {}
+        # What the watch is told of units, where it differs from a runner at work.
+        self.watched: dict[str, dict[str, Any]] = {}
         # What systemd-run says of mt-run, one after another; then it starts it.
         self.runner_refused: list[str] = []
         # The installed program.
@@ -379,6 +384,8 @@ class World:
         self.shows = True
         # How often systemd has started mt-restore again by itself, as it tells.
         self.restarts = 0
+        # How often everything but the kernel was started anew.
+        self.soft_reboots = 0
         # Tenants of which a second copy was started beside the first.
         self.doubled: list[str] = []
         self._ready: Callable[[], bool] = lambda: True
@@ -485,6 +492,7 @@ class World:
         if service.pid:
             self.doubled.append(name)
         service.pid, service.dies_at, service.ill = self.new_pid(), 0.0, False
+        service.born = self.clock.now
         service.healthy_at = self.clock.now + max(service.load_s, service.listens_s)
         service.listens_at = self.clock.now + service.listens_s
 
@@ -535,6 +543,11 @@ class World:
         lives = pid in (self.candidate_pid, *(s.pid for s in self.services.values()))
         lives = lives or any(c["pid"] == pid for c in self.docker.all())
         return probes.ProcessId(pid, pid * 10) if pid and lives else None
+
+    def age_s(self, pid: int, _proc: Path | None = None) -> float:
+        """For how long a tenant's process has lived."""
+        service = self._service(pid)
+        return self.clock.now - service.born if service else 0.0
 
     def members(self, pattern: str, _proc: Path | None = None) -> dict[str, list[int]]:
         """Who lives in scopes: tenants in those of their start commands, and the commands that still run."""
@@ -692,6 +705,8 @@ class World:
         if args[0] == "show" and args[1].startswith("--property=Id,Names,"):
             return (0, self._shown(args[2:]), "") if self.shows else (1, "", "Failed to connect to bus\n")
         if args[0] == "show":
+            if watch._FACTS in args:
+                return 0, "\n".join(self._watched(unit) for unit in args[3:]), ""
             if "--property=TimeoutStopUSec,ExecStop" in args:
                 return 0, self.stop_limits, ""
             if "--value" in args:
@@ -714,12 +729,20 @@ class World:
         self.log.append(("systemctl", *args))
         if args[-1] in self.beside:
             return self._start_beside(args[-1]) if args[0] == "start" else (0, "", "")
-        if args[0] in ("start", "stop") and args[-1] not in services.UNITS:
+        if args[0] in ("start", "stop") and args[-1] not in (*services.UNITS, watch.TIMER):
             service = self._by(lambda t: t.unit == args[-1])
             if service.broken:
                 return 1, "", f"Job for {args[-1]} failed: {service.broken}\n"
             self._unit(service, args[0])
         return self.systemctl_rc.get(" ".join(args), 0), "", ""
+
+    def _watched(self, unit: str) -> str:
+        """What systemd tells the watch of a unit: by default a runner at work, a timer that runs, no restorer."""
+        state = "inactive" if unit == "mt-restore.service" else "active"
+        now_us = int(self.clock.now * 1e6)
+        facts = {"Id": unit, "ActiveState": state, "SubState": "running", "MainPID": 0, "Job": "",
+                 "WatchdogTimestampMonotonic": now_us, "ExecMainStartTimestampMonotonic": now_us}  # fmt: skip
+        return "".join(f"{name}={value}\n" for name, value in {**facts, **self.watched.get(unit, {})}.items())
 
     def _facts(self) -> dict[str, dict[str, str]]:
         """What systemd says of every unit, by name."""
@@ -894,6 +917,7 @@ class World:
             services,
             standstill,
             tenants,
+            watch,
         ):
             if hasattr(module, "time"):
                 patch.setattr(module, "time", clock)
@@ -910,6 +934,7 @@ class World:
 
         patch.setattr(journal.Journal, "_append", tell)
         patch.setattr(journal, "_BOOT_ID", boot)
+        patch.setattr(journal, "soft_reboots", lambda: self.soft_reboots)
         patch.setattr(kept, "own", lambda: self.program)
         patch.setattr(os, "execv", self.goes_on)
         patch.setattr(containers, "identify", self.identify)
@@ -922,6 +947,7 @@ class World:
         patch.setattr(sockets, "holds", lambda holder, _proc=None: bool(self.holders([holder.inode])))
         patch.setattr(standstill, "frozen", lambda _pid, _proc=None, _groups=None: self.candidate_frozen)
         patch.setattr(probes, "members", self.members)
+        patch.setattr(probes, "age_s", self.age_s)
         patch.setattr(probes, "units", self.units_of)
         patch.setattr(probes, "uid", self.uid)
         patch.setattr(identity, "kin", self.kin)
@@ -993,7 +1019,10 @@ class World:
         self.candidate_pid = 0
         for service in self.services.values():
             if service.pid:
-                service.pid = self.new_pid()
+                service.pid, service.born = self.new_pid(), self.clock.now
+                # By the clock of this boot, which began anew.
+                service.healthy_at = min(service.healthy_at, self.clock.now)
+                service.listens_at = min(service.listens_at, self.clock.now)
 
 
 os_kill = os.kill

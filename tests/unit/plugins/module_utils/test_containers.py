@@ -313,6 +313,50 @@ def test_another_removal_under_way_is_waited_for(monkeypatch: pytest.MonkeyPatch
     assert no_sleep.now > 10_000
 
 
+class Undead(Stubborn):
+    """One container can't be killed: docker waits for it, and then says so. Others are removed."""
+
+    def __init__(self, clock: Any, takes_s: float, until: int = 1_000) -> None:
+        super().__init__(["undead other", *["undead"] * until, ""])
+        self.clock, self.takes_s, self.limits_s = clock, takes_s, []
+
+    def __call__(self, *args: str, **options: Any) -> str:
+        if args[0] == "rm":
+            self.limits_s.append(options["timeout_s"])
+            self.clock.sleep(self.takes_s)
+            self.removals += 1
+            raise DockerError("docker rm: could not kill: tried to kill container, but did not receive an exit event")
+        return super().__call__(*args, **options)
+
+
+def test_a_container_that_can_not_be_killed_is_asked_for_once(monkeypatch: pytest.MonkeyPatch, no_sleep: Any) -> None:
+    undead = Undead(no_sleep, 10.0)
+    monkeypatch.setattr(containers, "docker", undead)
+    began = no_sleep.now
+    with pytest.raises(
+        containers.DockerSilent, match=r"did not receive an exit event \(after 10 s\), and is not tried"
+    ):
+        containers.remove(run="run-1")
+    assert undead.removals == 1
+    assert no_sleep.now - began < 11
+
+
+def test_a_slow_removal_that_did_its_work_is_none_of_that(monkeypatch: pytest.MonkeyPatch, no_sleep: Any) -> None:
+    """Another removal was under way: docker waited for it, and it is gone."""
+    monkeypatch.setattr(containers, "docker", Undead(no_sleep, 10.0, until=0))
+    assert containers.remove(run="run-1") == 2
+
+
+def test_a_removal_has_a_bound_whatever_docker_does(monkeypatch: pytest.MonkeyPatch, no_sleep: Any) -> None:
+    undead = Undead(no_sleep, 2.0)
+    monkeypatch.setattr(containers, "docker", undead)
+    with pytest.raises(DockerError):
+        containers.remove(run="run-1", limit_s=5.0)
+    assert undead.limits_s[0] == pytest.approx(5.0)
+    assert all(0.0 <= left_s <= 5.0 for left_s in undead.limits_s)
+    assert undead.limits_s[2] < 1.0
+
+
 def test_containers_that_do_not_go_are_named(monkeypatch: pytest.MonkeyPatch, no_sleep: Any) -> None:
     monkeypatch.setattr(containers, "docker", Stubborn(["busy"]))
     with pytest.raises(DockerError, match="containers of run-1 are still there: busy"):

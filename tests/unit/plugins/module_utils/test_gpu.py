@@ -1,12 +1,16 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The GPU's memory, with an NVML made here (it errs and hangs on demand) and a made-up nvidia-smi."""
+"""The GPU's memory, with an NVML made here (it errs and hangs on demand) and a made-up nvidia-smi.
+
+The process that asks the driver is a thread of this one here; test_driver.py has the real one.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import sys
 import threading
@@ -17,7 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu, telemetry
+from ansible_collections.edgelab.model_trial.plugins.module_utils import driver, gpu, run, telemetry
 
 MIB = 1 << 20
 
@@ -52,9 +56,6 @@ class FakeNvml:
 
     def nvmlInit(self) -> None:
         self._called("nvmlInit")
-
-    def nvmlShutdown(self) -> None:
-        self._called("nvmlShutdown")
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
         self._called("nvmlDeviceGetHandleByIndex")
@@ -98,7 +99,23 @@ class FakeNvml:
 
 
 @pytest.fixture
-def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+def inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that asks the driver is a thread of this one, and so sees what is made here."""
+
+    def helper(argv: list[str], lanes: list[int]) -> SimpleNamespace:
+        answers = driver.Answers(json.loads(argv[-1])["index"])
+        for fd in lanes:
+            lane = socket.socket(fileno=os.dup(fd))
+            threading.Thread(target=answers.lane, args=(lane,), daemon=True).start()
+        return SimpleNamespace(
+            kill=lambda: None, wait=lambda _limit_s: 0, poll=lambda: 0, stdin=None, stdout=None, stderr=None
+        )
+
+    monkeypatch.setattr(run, "helper", helper)
+
+
+@pytest.fixture
+def nvml(inside: None, monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
     fake = FakeNvml()
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     return fake
@@ -195,7 +212,9 @@ def test_nvml_is_initialized_once_and_kept_open(nvml: FakeNvml) -> None:
         card.read()
     assert nvml.calls.count("nvmlInit") == 1
     card.close()
-    assert nvml.calls[-1] == "nvmlShutdown"
+    with pytest.raises(gpu.GpuError, match="has ended"):
+        card.read()
+    assert nvml.calls.count("nvmlInit") == 1, "a card that was closed stays closed"
 
 
 def test_a_card_that_cannot_list_processes_still_tells_its_level(nvml: FakeNvml) -> None:
@@ -235,36 +254,23 @@ def test_nonsense_from_the_driver_is_a_gpu_error(nvml: FakeNvml) -> None:
         card.read()
 
 
-def test_closing_does_not_mind_errors(nvml: FakeNvml) -> None:
-    card = gpu.Card()
-    nvml.fail("nvmlShutdown", nvml.NVMLError("Uninitialized"))
-    card.close()
-
-
 def test_a_driver_that_hangs_at_the_start_is_given_up(hang: Callable[[str], threading.Event]) -> None:
     hang("nvmlInit")
     with pytest.raises(gpu.GpuError, match=r"did not answer within 0\.05 s"):
         gpu.Card()
 
 
-def callers() -> set[threading.Thread]:
-    """The threads in which calls of the driver are under way."""
-    return {thread for thread in threading.enumerate() if thread.name == "gpu-call"}
-
-
-def test_a_hanging_driver_costs_one_thread_and_may_come_back(
+def test_a_hanging_driver_costs_one_call_and_may_come_back(
     nvml: FakeNvml, hang: Callable[[str], threading.Event]
 ) -> None:
     card = gpu.Card()
     gate = hang("nvmlDeviceGetMemoryInfo")
-    threads = callers()
     with pytest.raises(gpu.GpuError, match="did not answer"):
         card.read()
     for _unused in range(3):
         with pytest.raises(gpu.GpuError, match="still hangs"):
             card.read()
-    # Compared by themselves: those of earlier tests may end meanwhile.
-    assert len(callers() - threads) == 1
+    assert nvml.calls.count("nvmlDeviceGetMemoryInfo") == 1
     gate.set()
     nvml.trouble.clear()
     assert card.read().used_mib == 13_722
@@ -283,7 +289,7 @@ exit {code}
 
 
 @pytest.fixture
-def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def smi(tmp_path: Path, inside: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Puts a made-up nvidia-smi on the path, and hides pynvml."""
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -307,7 +313,7 @@ def test_without_pynvml_nvidia_smi_is_read(smi: Callable[..., None]) -> None:
     assert vram.holders[1].command == "/usr/bin/gone"
 
 
-def test_without_anything_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_anything_it_says_so(monkeypatch: pytest.MonkeyPatch, inside: None, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(gpu.GpuError, match="neither pynvml nor nvidia-smi is there"):

@@ -15,7 +15,12 @@ from typing import Any
 import pytest
 from ansible_collections.edgelab.model_trial.plugins.module_utils import install, journal, kept, program, run, services
 
-UNITS = {"mt-restore.service": "the restorer\n", "mt-recover.service": "the recoverer\n"}
+UNITS = {
+    "mt-restore.service": "the restorer\n",
+    "mt-recover.service": "the recoverer\n",
+    "mt-watch.service": "the look\n",
+    "mt-watch.timer": "when to look\n",
+}
 
 
 class Host:
@@ -106,7 +111,11 @@ def test_systemd_never_reads_its_units_anew(host: Host) -> None:
     host.verb("install")
     enabling = [words for words in host.commands if words.split()[1] == "enable"]
     assert enabling == ["systemctl enable --no-reload mt-recover.service"]
-    assert {words.split()[1] for words in host.commands} <= {"enable", "reset-failed", "list-units"}
+    assert {words.split()[1] for words in host.commands} <= {"enable", "reset-failed", "list-units", "stop"}
+    # The watch alone is stopped, which would keep its own units in systemd's memory.
+    assert {words for words in host.commands if words.split()[1] == "stop"} == {
+        "systemctl stop mt-watch.timer mt-watch.service"
+    }
 
 
 def test_what_is_there_already_is_left_alone(host: Host, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,6 +69,13 @@ def test_a_boot_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert journal.boot_id() == journal.boot_id()
     assert len(names) == 3
     assert all(name.startswith("b00t") for name in names)
+    known = journal.boot_id()
+    for count in (1, 2):
+        # A soft reboot keeps both.
+        monkeypatch.setattr(journal, "soft_reboots", lambda count=count: count)
+        names.add(journal.boot_id())
+    assert len(names) == 5
+    assert journal.boot_id() == f"{known}.2"
 
 
 @pytest.mark.parametrize(

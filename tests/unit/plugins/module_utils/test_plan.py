@@ -62,7 +62,10 @@ def test_the_restore_bound_is_the_longest_stop_drain_starts_a2_and_the_settle_pe
     plan_data["tenants"][2]["start_timeout_s"] = 90
     plan_data["settle_s"] = 12
     plan = planfile.parse(plan_data)
-    assert plan.restore_bound_s == 2 * 20 + plans.STOP_GRACE_S + 30 + 60 + 90 + 15 + plans.A2_GRACE_S + 12
+    moves = 2 * 20 + plans.STOP_GRACE_S + 30 + 60 + 90 + 15 + plans.A2_GRACE_S + 12
+    answers = sum(q.timeout_s for t in plan.tenants for q in (t.health, t.speech) if q)
+    assert answers > 0
+    assert plan.restore_bound_s == moves + plans.DOCKER_S + plans.CHECKS_S + answers
     # A unit may take longer to stop than it is asked to; only one stop is under way at a time.
     plan_data["tenants"][0]["stop_limit_s"] = 90
     longer = planfile.parse(plan_data)

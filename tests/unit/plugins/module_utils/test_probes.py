@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import probes
+from ansible_collections.edgelab.model_trial.plugins.module_utils import probes, run
 from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Http
 from fakeproc import fake_net, fake_process
 
@@ -399,3 +399,42 @@ def test_units_are_the_systems_and_no_users(tmp_path: Path, monkeypatch: pytest.
 def test_whose_a_process_is() -> None:
     assert probes.uid(os.getpid()) == os.getuid()
     assert probes.uid(2**22 + 7) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "count"),
+    [(run.Ran(0, "3\n", ""), 3), (run.Ran(0, "0\n", ""), 0), (run.Ran(0, "\n", ""), 0), (run.Ran(1, "", "no"), 0)],
+    ids=["three", "none", "an older systemd", "no systemd"],
+)
+def test_soft_reboots_are_systemds_to_tell(monkeypatch: pytest.MonkeyPatch, said: run.Ran, count: int) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(run, "command", lambda argv, _limit_s: asked.append(argv) or said)
+    probes.soft_reboots.cache_clear()
+    try:
+        assert [probes.soft_reboots() for _unused in range(3)] == [count] * 3
+    finally:
+        probes.soft_reboots.cache_clear()
+    # No process outlives one: it is asked once.
+    assert asked == [["systemctl", "show", "--property", "SoftRebootsCount", "--value"]]
+
+
+def test_a_host_without_systemd_had_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_args: object) -> run.Ran:
+        raise FileNotFoundError("systemctl")
+
+    monkeypatch.setattr(run, "command", absent)
+    probes.soft_reboots.cache_clear()
+    try:
+        assert probes.soft_reboots() == 0
+    finally:
+        probes.soft_reboots.cache_clear()
+
+
+def test_the_age_of_a_process_is_the_kernels() -> None:
+    began = time.monotonic()
+    with subprocess.Popen(["sleep", "600"]) as child:
+        time.sleep(0.3)
+        assert 0.0 < probes.age_s(child.pid) <= time.monotonic() - began + 0.5
+        child.kill()
+    assert probes.age_s(child.pid) == 0.0
+    assert probes.age_s(1) > 1.0

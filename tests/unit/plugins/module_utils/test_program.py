@@ -33,6 +33,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     run,
     runner,
     tenants,
+    watch,
 )
 from ansible_collections.edgelab.model_trial.plugins.module_utils.containers import A2_LABEL, RUN_LABEL
 from fakeworld import GoesOn
@@ -80,8 +81,9 @@ def shell(world: World, capsys: pytest.CaptureFixture[str]) -> Shell:
 
 
 def systemctl(world: World) -> list[str]:
-    """What was asked of systemd, tenants and looks excepted."""
-    asked = [entry[1:] for entry in world.done("systemctl") if not entry[-1].startswith("panda")]
+    """What was asked of systemd, tenants, the watch and looks excepted."""
+    others = ("panda", watch.TIMER)
+    asked = [entry[1:] for entry in world.done("systemctl") if not entry[-1].startswith(others)]
     return [" ".join(words) for words in asked if words[0] != "show"]
 
 
@@ -116,7 +118,19 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         program.main(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for verb in ("status", "restore", "abort", "open", "advance", "poll", "run", "restore-now", "recover", "unpack"):
+    for verb in (
+        "status",
+        "restore",
+        "abort",
+        "open",
+        "advance",
+        "poll",
+        "run",
+        "restore-now",
+        "recover",
+        "watch",
+        "unpack",
+    ):
         assert verb in text
     assert "--root" not in text
 
@@ -293,6 +307,180 @@ def test_what_fails_with_all_processes_is_a_failed_restore(
     monkeypatch.setattr(restorer.Restorer, "restore", restore)
     assert shell("restore-now") == 1
     assert [e["event"] for e in world.events()][-1] == "restore_failed"
+
+
+NOBODY = {
+    "mt-run.service": {"ActiveState": "inactive"},
+    "mt-restore.service": {"ActiveState": "inactive"},
+}
+
+
+def test_somebody_looks_from_before_the_mark_until_it_has_gone(world: World, shell: Shell) -> None:
+    """An opening that is killed right after the mark has a watch over it already."""
+    seen: list[tuple[str, list[str]]] = []
+    world.on_entry = lambda event, _facts: seen.append((event, watching(world)))
+    shell.open()
+    assert dict(seen)["opened"] == ["start"]
+    world.runner().run()
+    assert watching(world) == ["start"]
+    assert shell("restore-now") == 0
+    assert world.state.mark() is None
+    assert watching(world) == ["start", "stop"]
+    assert ("systemctl", "stop", "--no-block", watch.TIMER) in world.log
+
+
+def test_a_trial_that_nobody_would_watch_is_not_opened(world: World, shell: Shell) -> None:
+    world.systemctl_rc[f"start {watch.TIMER}"] = 5
+    assert shell("open", f"--run={world.plan.run}") == 1
+    assert "mt-watch.timer does not start; install the program again" in shell.err
+    assert world.state.mark() is None
+    assert world.docker.all() == []
+
+
+def test_an_opening_that_failed_leaves_nobody_looking(world: World, shell: Shell) -> None:
+    world.services["nav"].pid = 0
+    assert shell("open", f"--run={world.plan.run}") == 1
+    assert watching(world) == ["start", "stop"]
+
+
+def test_an_open_mark_at_boot_is_watched(world: World, shell: Shell) -> None:
+    shell.open()
+    world.log.clear()
+    assert shell("recover") == 0
+    assert watching(world) == ["start"]
+
+
+STANDS: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
+    "opening killed after the mark": (NOBODY, "mt-run is inactive; mt-restore is inactive"),
+    "restore stopped by hand": ({**NOBODY, "mt-run.service": {"ActiveState": "failed"}}, "mt-run is failed"),
+    "runner that gives no sign": (
+        {
+            "mt-run.service": {
+                "MainPID": 4_000_000,
+                "WatchdogTimestampMonotonic": 1,
+                "ExecMainStartTimestampMonotonic": 1,
+            }
+        },
+        "mt-run stands still: PID 4000000 has given no sign of life for",
+    ),
+    "restorer that gives no sign": (
+        {
+            "mt-run.service": {"ActiveState": "failed"},
+            "mt-restore.service": {
+                "ActiveState": "activating",
+                "Job": 7,
+                "MainPID": 4_000_000,
+                "WatchdogTimestampMonotonic": 1,
+                "ExecMainStartTimestampMonotonic": 1,
+            },
+        },
+        "mt-restore stands still: PID 4000000",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STANDS)
+def test_where_nobody_is_at_work_the_watch_restores(world: World, shell: Shell, name: str) -> None:
+    units, words = STANDS[name]
+    shell.open()
+    world.watched = dict(units)
+    world.log.clear()
+    assert shell("status") == 0
+    assert "STANDS    nobody is at work on it: mt-run" in shell.out
+    assert words in shell.out
+    assert "mt-watch restores within a minute" in shell.out
+    assert shell("watch") == 0
+    assert words in shell.out
+    # It ends what stands still, too; a mere start would be merged with the job of the one that hangs.
+    assert systemctl(world) == ["restart --no-block mt-restore.service"]
+    assert words in world.events()[-1]["reason"]
+    assert world.named()[-1] == "nobody_at_work"
+    world.watched = {}
+    assert shell("restore-now") == 0
+    assert world.state.mark() is None
+    assert world.events()[-2]["restored_by"] == "watch"
+
+
+@pytest.mark.parametrize("at_work", ["runner", "restorer"])
+def test_where_somebody_is_at_work_the_watch_does_nothing(world: World, shell: Shell, at_work: str) -> None:
+    shell.open()
+    if at_work == "restorer":
+        world.watched = {
+            "mt-run.service": {"ActiveState": "inactive"},
+            "mt-restore.service": {"ActiveState": "activating"},
+        }
+    world.log.clear()
+    before = world.events()
+    assert shell("watch") == 0
+    assert world.done("systemctl") == []
+    assert world.events() == before
+    assert world.state.asked("asked") == ""
+    assert shell("status") == 0
+    assert "STANDS" not in shell.out
+
+
+def test_a_restore_that_was_asked_for_keeps_its_name(world: World, shell: Shell) -> None:
+    shell.open()
+    world.state.ask("asked", "ann")
+    world.watched = dict(NOBODY)
+    assert shell("watch") == 0
+    assert world.state.asked("asked") == "ann"
+
+
+def test_a_moment_between_two_units_is_nobodys_fault(world: World, shell: Shell) -> None:
+    """Between the mark and the runner, and between the runner's end and the restore."""
+    shell.open()
+    world.watched = dict(NOBODY)
+    world.clock.after(watch.AGAIN_S / 2, world.watched.clear)
+    world.log.clear()
+    assert shell("watch") == 0
+    assert world.done("systemctl") == []
+
+
+def test_without_a_trial_the_watch_ends_itself(world: World, shell: Shell) -> None:
+    assert shell("watch") == 0
+    assert watching(world) == ["stop"]
+    assert systemctl(world) == []
+
+
+def test_while_a_trial_is_opened_the_watch_stays(world: World, shell: Shell) -> None:
+    with world.state.lock("run other (from bob)"):
+        assert shell("watch") == 0
+    assert watching(world) == []
+
+
+def test_the_status_says_when_nobody_looks(world: World, shell: Shell) -> None:
+    shell.open()
+    world.watched = {**NOBODY, watch.TIMER: {"ActiveState": "inactive"}}
+    assert shell("status") == 0
+    assert "mt-watch does not look; restore it by hand" in shell.out
+    assert shell("status", "--json") == 0
+    assert shell.json["nobody_at_work"] == "mt-run is inactive; mt-restore is inactive"
+    assert shell.json["watched"] is False
+
+
+def test_a_runner_that_stands_still_hears_no_abort(world: World, shell: Shell) -> None:
+    shell.open()
+    world.units["mt-run.service"] = "active"
+    world.watched, _words = STANDS["runner that gives no sign"]
+    world.log.clear()
+    assert shell("abort", "--by=ann") == 0
+    assert systemctl(world) == ["start --no-block mt-restore.service"]
+
+
+@pytest.mark.parametrize("verb", ["run", "restore-now"])
+def test_runner_and_restorer_give_signs_of_life(
+    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(watch, "begin", lambda: begun.append(verb))
+    shell(verb)
+    assert begun == [verb]
+
+
+def watching(world: World) -> list[str]:
+    """What was asked of the timer that looks whether somebody is at work."""
+    return [entry[1] for entry in world.done("systemctl") if entry[-1] == watch.TIMER]
 
 
 def test_an_attended_run_waits_for_its_controller(world: World, shell: Shell) -> None:

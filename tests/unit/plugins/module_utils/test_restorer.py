@@ -30,7 +30,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     sessions,
     tenants,
 )
-from ansible_collections.edgelab.model_trial.plugins.module_utils.containers import A2_LABEL, RUN_LABEL
+from ansible_collections.edgelab.model_trial.plugins.module_utils.containers import A2_LABEL, RUN_LABEL, DockerError
 from ansible_collections.edgelab.model_trial.plugins.module_utils.journal import Mark
 from ansible_collections.edgelab.model_trial.plugins.module_utils.restorer import RestoreFailed, Restorer
 from ansible_collections.edgelab.model_trial.plugins.module_utils.runner import PhaseFailed
@@ -318,6 +318,104 @@ def test_a_second_restore_has_nothing_to_do(world: World) -> None:
 # A loading tenant.
 
 
+def moves(world: World, what: str, name: str) -> list[float]:
+    """When a tenant moved."""
+    return [e["t_s"] for e in world.events() if e["event"] == what and e.get("tenant") == name]
+
+
+@pytest.mark.parametrize("age_s", [10_000.0, 0.0], ids=["long there", "on its way"])
+def test_one_that_runs_and_is_ill_gets_one_start_limit(
+    world_of: WorldOf, plan_data: dict[str, Any], age_s: float
+) -> None:
+    """Not a second one for its start: the bound of a restore has one for it."""
+    plan_data["tenants"][0]["start_timeout_s"] = 30
+    world = measured(world_of(plan_data))
+    model = world.services["llamacpp"]
+    world.start("llamacpp", by="somebody")
+    model.ill, model.born = True, world.clock.now - age_s
+    born = model.born
+    restore(world)
+    [began], [healthy] = moves(world, "tenant_starting", "llamacpp"), moves(world, "tenant_healthy", "llamacpp")
+    assert healthy - began < 30
+    [started] = model.starts
+    if age_s:
+        assert started - began < restorer.PATIENCE_S + 2
+    else:
+        # It was waited for as long as its own limit lasts.
+        assert 30 <= started - born < 32
+    is_whole(world)
+
+
+def test_one_that_takes_its_whole_limit_to_fail_is_started_anew_by_the_next_try(
+    world_of: WorldOf, plan_data: dict[str, Any]
+) -> None:
+    plan_data["tenants"][0]["start_timeout_s"] = 30
+    world = measured(world_of(plan_data))
+    model = world.services["llamacpp"]
+
+    def somebody_starts_it() -> None:
+        world.start("llamacpp", by="somebody")
+        model.ill = True
+
+    world.at("tenant_starting llamacpp", somebody_starts_it)
+    began = world.clock.now
+    assert "llamacpp: not healthy after 30 s" in incomplete(world)
+    assert model.starts == []
+    assert world.clock.now - began < 30 + 30
+    restore(world)
+    assert len(model.starts) == 1
+    assert model.starts[0] - moves(world, "tenant_starting", "llamacpp")[-1] < restorer.PATIENCE_S + 2
+    is_whole(world)
+
+
+@pytest.mark.parametrize("tells", [True, False], ids=["the driver tells", "the driver does not tell"])
+def test_the_drain_does_not_wait_for_memory_of_one_that_loads(world: World, tells: bool) -> None:
+    """A restore was killed while the voice loaded: it holds its VRAM, and can't be found by its port yet."""
+    from fakeworld import Killed
+
+    world.tells = tells
+    measured(world)
+    voice = world.services["chatterbox"]
+    voice.listens_s = 60.0
+    voice.load_s = 65.0
+    world.at("tenant_started chatterbox", lambda: kill_in(world, 2))
+    with pytest.raises(Killed):
+        restore(world)
+    assert voice.pid
+    world.on_entry = lambda _event, _facts: None
+    began = world.clock.now
+    # Without a word of the driver nobody can say that VRAM is as it was; the tenants are up all the same.
+    with contextlib.nullcontext() if tells else pytest.raises(RestoreFailed, match="no memory is held by"):
+        restore(world)
+    drains = [e for e in world.events() if e["event"] in ("drained_again", "drain_timeout")]
+    assert drains[-1]["t_s"] >= began
+    assert drains[-1]["duration_s"] < world.plan.limits.drain_min_s + 2
+    assert len(voice.starts) == 1
+    assert all(world.up(name) for name in world.services)
+
+
+def test_a_soft_reboot_is_another_boot(world: World) -> None:
+    """It ends every process and keeps the kernel, its name and process 1."""
+    measured(world)
+    for name in ("nav", "phone"):
+        # They come back by themselves, as other processes.
+        world.stop(name, by="the reboot")
+        world.start(name, by="their manager")
+    world.soft_reboots += 1
+    world.clock.sleep(5)
+    restore(world, "boot")
+    assert starts(world) == ["llamacpp", "chatterbox"]
+    is_whole(world)
+
+
+def test_without_a_reboot_another_process_is_none_of_that(world: World) -> None:
+    measured(world)
+    world.stop("phone", by="somebody")
+    world.start("phone", by="somebody")
+    world.clock.sleep(5)
+    assert "it was restarted" in incomplete(world, "boot")
+
+
 @pytest.mark.parametrize("name", ["llamacpp", "chatterbox"])
 def test_a_tenant_that_is_loading_is_waited_for_not_started_again(world: World, name: str) -> None:
     measured(world)
@@ -442,7 +540,9 @@ def test_without_docker_the_candidates_process_is_ended_and_the_tenants_come_bac
 
 
 @pytest.mark.parametrize(
-    ("words", "longest_s"), [(("ps", "inspect", "rm"), 10), (("rm",), 60)], ids=["all of it", "rm"]
+    ("words", "longest_s"),
+    [(("ps", "inspect", "rm"), 10), (("inspect", "rm"), 10), (("rm",), 15)],
+    ids=["all of it", "logs", "rm"],
 )
 @pytest.mark.parametrize("window", [ended, measured], ids=["cut short", "measured"])
 def test_a_docker_that_hangs_is_asked_once(
@@ -475,6 +575,51 @@ def test_a_docker_that_hangs_is_asked_once(
     restore(world)
     assert starts(world) == ["llamacpp", "chatterbox"]
     is_whole(world)
+
+
+@pytest.mark.parametrize("window", [ended, measured], ids=["cut short", "measured"])
+def test_a_container_that_can_not_be_killed_keeps_tenants_waiting_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, window: Callable[[World], object]
+) -> None:
+    """docker gives up on it after ten seconds, and the tenants come back beside it; the next try asks again."""
+    window(world)
+    answer, asked = containers.docker, []
+
+    def unkillable(*args: str, timeout_s: float = 60.0) -> str:
+        if args[0] != "rm":
+            return answer(*args, timeout_s=timeout_s)
+        asked.append(world.clock.now)
+        world.clock.sleep(10)
+        raise DockerError("docker rm: could not kill: tried to kill container, but did not receive an exit event")
+
+    began = world.clock.now
+    with monkeypatch.context() as patch:
+        patch.setattr(containers, "docker", unkillable)
+        text = incomplete(world)
+    assert len(asked) == 1
+    assert "could not be removed: docker rm: could not kill" in text
+    assert starts(world) == ["llamacpp", "chatterbox"]
+    assert event(world, "tenant_healthy")["t_s"] - began < 10 + 15
+    restore(world)
+    assert starts(world) == ["llamacpp", "chatterbox"]
+    is_whole(world)
+
+
+def test_docker_has_one_bound_in_a_restore(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first removal has used up is not there for the second."""
+    measured(world)
+    given: list[float] = []
+
+    def slow(_labels: Any, _run: str, *, before: Any, limit_s: float) -> int:
+        given.append(limit_s)
+        world.clock.sleep(min(20.0, limit_s))
+        return 0
+
+    monkeypatch.setattr(containers, "remove", slow)
+    with contextlib.suppress(RestoreFailed):
+        restore(world)
+    assert given[:2] == [plan.DOCKER_S, pytest.approx(plan.DOCKER_S - 20.0)]
+    assert sum(min(20.0, one) for one in given) <= plan.DOCKER_S
 
 
 def test_without_docker_only_our_own_process_is_ended(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

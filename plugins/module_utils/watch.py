@@ -1,0 +1,179 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who watches the watchers: the sign of life that runner and restorer give, and the look that misses it.
+
+systemd sees that a unit has ended, and so starts the restore. It does not see a restore that somebody has stopped, an
+opening that was killed before it started the runner, or a program that stands still. While a trial holds the host,
+``mt-watch.timer`` therefore looks every 30 s, and restores when neither runner nor restorer is at work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from . import probes, run, services
+
+TIMER, LOOK = "mt-watch.timer", "mt-watch.service"
+# A sign of life; systemd expects one within the units' WatchdogSec=.
+BEAT_S = 5.0
+# A program that waits wakes now and then. A main thread that did not, for so long, hangs in one call.
+STILL_S = 60.0
+# Later than systemd's own watchdog: this is for where that does not act.
+STALE_S = 45.0
+# Between two units at work, and between the mark and the runner, there is a moment in which nobody is.
+AGAIN_S = 3.0
+_QUESTION_S = 10.0
+_FACTS = "Id,ActiveState,SubState,MainPID,Job,WatchdogTimestampMonotonic,ExecMainStartTimestampMonotonic"
+_US_PER_S = 1e6
+
+
+# The sign of life.
+
+
+def _wakes(status: Path) -> str:
+    """How often a thread was put to sleep or preempted, as the kernel counts it."""
+    with contextlib.suppress(OSError):
+        return "\n".join(line for line in status.read_text().splitlines() if "ctxt_switches" in line)
+    return ""
+
+
+def _notify(address: str, text: str) -> None:
+    """sd_notify: one datagram to systemd; nobody to hear it is no failure."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+        line.sendto(text.encode(), address.replace("@", "\0", 1) if address.startswith("@") else address)
+
+
+class Pulse:
+    """Tells systemd that this program lives and moves on.
+
+    It lives: a thread says so, which a stopped process has not. It moves on: its main thread wakes now and then.
+
+    Args:
+        tell: says it.
+        wakes: what differs when the main thread has woken meanwhile.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, tell: Callable[[], None], wakes: Callable[[], str], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._tell, self._wakes, self._clock = tell, wakes, clock
+        self._known, self._since_s = "", clock()
+
+    def beat(self) -> None:
+        """One sign of life, unless the main thread stands still."""
+        found, now_s = self._wakes(), self._clock()
+        if found != self._known:
+            self._known, self._since_s = found, now_s
+        if now_s - self._since_s < STILL_S:
+            self._tell()
+
+    def go_on(self) -> None:
+        """Beat until the program ends."""
+        while True:
+            self.beat()
+            time.sleep(BEAT_S)
+
+
+def begin() -> None:
+    """Give signs of life from here on, where systemd listens. To be called by the main thread.
+
+    Raises:
+        NoRoom: the host starts no further thread. systemd starts a restorer again that fails by this.
+    """
+    address = os.environ.pop("NOTIFY_SOCKET", "")
+    # What a unit is told is not for the programs that it starts: tenants among them inherit this environment.
+    for name in ("WATCHDOG_USEC", "WATCHDOG_PID"):
+        os.environ.pop(name, None)
+    if not address:
+        return
+    status = Path(f"/proc/self/task/{threading.get_native_id()}/status")
+    pulse = Pulse(lambda: _notify(address, "WATCHDOG=1"), lambda: _wakes(status))
+    # The first one at once: until then systemd knows no sign at all.
+    pulse.beat()
+    try:
+        threading.Thread(target=pulse.go_on, name="pulse", daemon=True).start()
+    except RuntimeError as err:
+        if not run.no_room(err):
+            raise
+        raise run.NoRoom(errno.EAGAIN, "this host starts no further thread, which would give signs of life") from err
+
+
+# The look.
+
+
+def _units(*names: str) -> dict[str, dict[str, str]]:
+    reply = run.command(["systemctl", "show", "--property", _FACTS, *names], _QUESTION_S)
+    found = {}
+    for block in reply.out.split("\n\n"):
+        facts = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        if "Id" in facts:
+            found[facts["Id"]] = facts
+    return found
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdigit() else 0
+
+
+def idle(facts: dict[str, str], now_s: float) -> str:
+    """Why a unit does no work, in words; empty while it does, or while systemd is about to start or end it.
+
+    Args:
+        facts: what ``systemctl show`` says of it.
+        now_s: CLOCK_MONOTONIC.
+    """
+    name, state = facts.get("Id", "").removesuffix(".service"), facts.get("ActiveState", "unknown")
+    if state not in ("active", "activating"):
+        queued = facts.get("Job", "").strip() not in ("", "0")
+        return "" if queued or state in ("deactivating", "reloading") else f"{name} is {state}"
+    pid = _number(facts.get("MainPID", ""))
+    if not pid:
+        # Not begun yet, or about to be started again.
+        return ""
+    if probes.stopped(pid):
+        return f"{name} stands still: PID {pid} was stopped by a signal"
+    signs = ("WatchdogTimestampMonotonic", "ExecMainStartTimestampMonotonic")
+    last_s = max(_number(facts.get(sign, "")) for sign in signs) / _US_PER_S
+    silent_s = now_s - last_s
+    if last_s and silent_s > STALE_S:
+        return f"{name} stands still: PID {pid} has given no sign of life for {silent_s:.0f} s"
+    return ""
+
+
+def trouble() -> str:
+    """Why nobody is at work on an open trial, in words; empty while runner or restorer is."""
+    try:
+        found = _units(*services.UNITS)
+    except OSError:
+        # A systemd that does not answer can't be told to restore either.
+        return ""
+    if not found:
+        return ""
+    now_s = time.monotonic()
+    whys = [idle(found.get(name, {"Id": name}), now_s) for name in services.UNITS]
+    return "" if any(not why for why in whys) else "; ".join(whys)
+
+
+def lasting_trouble() -> str:
+    """`trouble` that is there at a second look, some seconds later, too."""
+    if not trouble():
+        return ""
+    time.sleep(AGAIN_S)
+    return trouble()
+
+
+def looks() -> bool:
+    """Whether the timer is at work."""
+    try:
+        return _units(TIMER).get(TIMER, {}).get("ActiveState") == "active"
+    except OSError:
+        return False
