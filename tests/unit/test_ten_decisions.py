@@ -346,7 +346,6 @@ def test_decision_9_the_smoke_test_wants_strategy_1_or_2(
 
 
 def test_decision_10_phase_0_comes_before_anything_is_touched() -> None:
-    for one in before:
     tags, before, play = yaml.safe_load((PLAYBOOKS / "benchmark-e4b.yml").read_text(encoding="utf-8"))
     # What comes before the trial looks at the tags and the inventory, on the controller alone.
     for first in (tags, before):
@@ -383,13 +382,10 @@ def test_decision_10_phase_0_comes_before_anything_is_touched() -> None:
         "ansible.builtin.meta",
         "ansible.builtin.ping",
         "edgelab.model_trial.outlook",
-        "edgelab.model_trial.channel",
         "edgelab.model_trial.contracts",
         # Sends bytes there and back, and keeps nothing.
         "edgelab.model_trial.channel",
         # Built on the controller; only its hash is used here.
-        "edgelab.model_trial.program",
-        # Builds the program on the controller; nothing is copied.
         "edgelab.model_trial.program",
         # On the controller alone; which of its commands, see below.
         "edgelab.model_trial.trialbench",
