@@ -422,7 +422,7 @@ def _docker(plan: Plan, host: Host) -> _Finding:
 
 
 def _open_to_reload(info: dict[str, Any], names: Sequence[str], host: Host) -> str:
-    """Which containers somebody else's reload of systemd would take the GPU from; a trial itself never reloads."""
+    """Which containers another program's reload of systemd would take the GPU from; a trial itself never reloads."""
     if not names or info.get("CgroupDriver") != "systemd":
         return ""
     inspected = host.root("docker", "inspect", "--format", reload.INSPECT, *names).out

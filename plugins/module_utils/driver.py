@@ -31,7 +31,7 @@ BYTES_PER_MIB = 1 << 20
 OPEN_TIMEOUT_S = 15.0
 # Nobody waits for telemetry; its own thread gives up after this.
 VITALS_TIMEOUT_S = 15.0
-# A process that ended (killed, or crashed in the driver's library) is started anew, but not more often than this.
+# A process that ended (killed, or crashed in the driver's library) is started again, but not more often than this.
 AGAIN_S = 1.0
 HANGS = "the GPU's driver still hangs in an earlier call"
 _CHUNK_BYTES = 1 << 16

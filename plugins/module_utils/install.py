@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Phase 1 on the host: program and units are installed by one at a time, and only while no trial holds the host.
 
-Nothing here makes systemd read its units anew: that takes the GPU from containers that are running. systemd reads a
+Nothing here reloads systemd: that takes the GPU from containers that are running. systemd reads a
 file when its unit is first named, and forgets a unit by itself that is inactive and that nobody refers to. So a unit's
 file is replaced only then.
 """
@@ -49,7 +49,7 @@ def alone(state: State, who: str) -> Iterator[None]:
     """Nobody else prepares, opens or installs anything meanwhile.
 
     Raises:
-        Held: somebody else is at it, or a trial holds the host; the message says who, and how to go on.
+        Held: another installation is in progress, or a trial holds the host; the message says who, and how to go on.
     """
     with state.lock(who):
         mark = state.mark()

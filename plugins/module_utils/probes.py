@@ -188,7 +188,7 @@ def identify(pid: int, proc: Path = Path("/proc")) -> ProcessId | None:
 
 @functools.cache
 def soft_reboots() -> int:
-    """How often everything above the kernel was started anew since the kernel was; 0 where systemd does not say.
+    """How often everything above the kernel was started again since the kernel was; 0 where systemd does not say.
 
     No process outlives that, so it is asked once.
     """
@@ -288,7 +288,7 @@ def units(pid: int, proc: Path = Path("/proc")) -> list[str]:
 def _of_the_system(pid: int, proc: Path) -> list[str]:
     """The outermost units of a process, one for each of its control group hierarchies.
 
-    In a container with a systemd of its own, whoever is root there names units as he likes: those lie within the
+    In a container with a systemd of its own, root of that container gives units any name: those lie within the
     container's control group, and are none of this system's.
     """
     tops = {line.split(":", 1)[0]: line.split(":", 2)[-1] for line in _lines(proc / "1" / "cgroup")}

@@ -202,7 +202,7 @@ def _whole_opening() -> Iterator[None]:
 
 def tidy(state: State) -> int:
     """Remove what an opening that was killed has left on a host that nobody holds; returns how many containers."""
-    # Held: a trial is being prepared right now, and what is there is its own. Without docker there is none.
+    # Held: a trial is being prepared right now, and the containers are its own. Without docker there is none.
     with contextlib.suppress(Held, OSError, containers.DockerError), state.lock("removing what an opening has left"):
         if state.mark() is None:
             return containers.remove()

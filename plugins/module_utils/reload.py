@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which running containers would lose the GPU if somebody made systemd read its units anew.
+"""Which running containers would lose the GPU if somebody reloaded systemd.
 
-Where Docker lets systemd keep the control groups, systemd writes the list of devices that a container may open anew at
+Where Docker lets systemd keep the control groups, systemd writes the list of devices that a container may open again at
 a reload. It finds a device by its link in ``/dev/char``; what has none there is left out, and the container that uses
 it goes deaf: its health page answers all the same. A trial never reloads; others do, as upgrades of packages.
 """
@@ -72,7 +72,7 @@ def unlinked(dev: Path) -> list[str]:
 
 
 def warning(info: dict[str, Any], containers: Iterable[str], dev: Path) -> str:
-    """What somebody else's reload would do on this host, in words; empty where it would do nothing.
+    """What another program's reload would do on this host, in words; empty where it would do nothing.
 
     Args:
         info: what ``docker info`` says.
@@ -86,7 +86,7 @@ def warning(info: dict[str, Any], containers: Iterable[str], dev: Path) -> str:
     if not missing:
         return ""
     return (
-        f"containers that would lose the GPU if systemd read its units anew, as upgrades of packages make it: {names} "
+        f"containers that would lose the GPU at a reload of systemd, as upgrades of packages make it: {names} "
         f"(docker's cgroup driver is systemd, and {dev / 'char'} has no link to {', '.join(missing)}). "
         f"A trial does not do that; make the links: {_CURE}"
     )

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The host's units, and how the runner's is made: for one run, without a file, so that systemd never reads units anew.
+"""The host's units, and how the runner's is made: for one run, without a file, so that systemd is never reloaded.
 
 A reload of systemd takes the GPU from containers that are running (Docker's systemd cgroup driver). So what differs
 from run to run, the cap, is a property of a transient unit, and the files of the other units do not change.

@@ -311,7 +311,7 @@ class Kind:
         return {name: WayBack([why] if why else []) for name, why in found.items()}
 
     def definition(self) -> dict[str, bytes]:
-        """What a person needs to make it anew where its manager has lost it: contents of files, by name.
+        """What a person needs to make it again where its manager has lost it: contents of files, by name.
 
         Secrets are among them. What is on the host's disk as the tenant's own program is left there.
 
@@ -550,7 +550,7 @@ class _Commands(Kind):
 
     def coming(self) -> str:
         unit = _BOOT_UNIT.search(self.tenant.boot)
-        # One that only waits for its turn may wait for ever, behind an engine that hangs.
+        # One that only waits for its turn may wait forever, behind an engine that hangs.
         if unit and unit_facts(unit.group()).get("ActiveState") == "activating":
             return f"{unit.group()}, which starts it, is activating"
         found = self.awaited()

@@ -67,7 +67,9 @@ def played(known: list[str], *options: str) -> subprocess.CompletedProcess[str]:
     [
         (["preflight", "acquire"], ["--tags", "typo"], "typo"),
         (["preflight", "acquire"], ["--tags", "preflight,measure"], "measure"),
-        (["preflight", "acquire"], ["--skip-tags", "aquire"], "aquire"),
+        (["preflight", "acquire"], ["--skip-tags", "measure"], "measure"),
+        # Molecule skips these in every play.
+        ([], ["--skip-tags", "molecule-notest,notest"], ""),
         (["preflight", "acquire"], ["--skip-tags", "all"], "all"),
         ([], ["--tags", "always"], "always"),
         (["preflight", "acquire"], ["--tags", "acquire", "--skip-tags", "preflight"], ""),

@@ -1,4 +1,4 @@
-"""systemd is never made to read its units anew: that takes the GPU from containers that are running.
+"""A trial never reloads systemd: that takes the GPU from containers that are running.
 
 A reload hides in more than its own word: Ansible's module that enables a unit asks for one, and so does plain
 ``systemctl enable``.
@@ -19,7 +19,7 @@ FORBIDDEN = {
     "the same in a mapping": re.compile(r"systemd(?:_service)?:\s*\{[^}]*\b(?:enabled|masked)\b"),
     # systemctl enable, disable, mask, preset, link, edit, revert: as a command line and as a list of words.
     "a command of systemctl": re.compile(
-        r"systemctl[\"', ]+(?!--no-reload)(?:enable|reenable|disable|mask|unmask|preset|preset-all|link|revert|edit|"
+        r"systemctl[\"', ]+(?!--no-reload)(?:(?:re)?enable|disable|mask|unmask|preset|preset-all|link|revert|edit|"
         r"add-wants|add-requires|set-default)\b(?![\"', ]+--no-reload)"
     ),
 }

@@ -212,7 +212,7 @@ CAN_NOT_BE_RESTORED: Mapping[str, CanNotBeRestored] = {
         "foreign processes are never ended", ("check 1 VRAM", r"train\.py"), by="restore.yml"
     ),
     "a stopped container was pruned": CanNotBeRestored(
-        "docker has lost it; its definition is kept, and a person makes it anew",
+        "docker has lost it; its definition is kept, and a person makes it again",
         (
             r"No such container: drill-box",
             r"made of is kept in /var/lib/model-trial/definitions/drill-box",
@@ -376,7 +376,7 @@ CASES: tuple[Case, ...] = (
          extra_s=36, why="mt-watch looks every 30 s, and once more 3 s later"),
     Case("restore-stands-still", "restore stopped by a signal", "restore", BASELINE_STARTS, faults.restore_stands_still,
          ends="completed", by="host|watch|playbook",
-         extra_s=36, why="no sign of life for 30 s, or mt-watch; then the restore begins anew"),
+         extra_s=36, why="no sign of life for 30 s, or mt-watch; then the restore begins again"),
     Case("runner-stands-still", "runner stopped by a signal", "measure", MEASURE, faults.runner_stands_still,
          says=(r"runner was ended from outside \((watchdog|stopped for this restore)\)",), play=ENDLESS_MEASURE,
          by="host|watch|playbook", extra_s=36, why="no sign of life for 30 s, or mt-watch"),

@@ -39,9 +39,9 @@ def test_the_play_shows_the_numbers_and_leaves_the_judgment_to_a_person(golden):
     assert f"The report: {golden.folder}/report.html" in golden.text
 
 
-def test_the_program_its_compiled_modules_and_two_units_are_on_the_host(golden):
+def test_the_program_its_compiled_modules_and_units_are_on_the_host(golden):
     host = golden.host
-    assert host.run("ls /usr/local/sbin/model-trial /etc/systemd/system/mt-*.service | wc -l") == "3"
+    assert host.run("ls /usr/local/sbin/model-trial /etc/systemd/system/mt-*.service | wc -l") == "4"
     assert "matches /var/cache/model-trial/" in host.run("python3 -v /usr/local/sbin/model-trial --help 2>&1")
 
 

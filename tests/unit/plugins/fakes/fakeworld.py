@@ -384,7 +384,7 @@ class World:
         self.shows = True
         # How often systemd has started mt-restore again by itself, as it tells.
         self.restarts = 0
-        # How often everything but the kernel was started anew.
+        # How often everything but the kernel was started again.
         self.soft_reboots = 0
         # Tenants of which a second copy was started beside the first.
         self.doubled: list[str] = []
@@ -1020,7 +1020,7 @@ class World:
         for service in self.services.values():
             if service.pid:
                 service.pid, service.born = self.new_pid(), self.clock.now
-                # By the clock of this boot, which began anew.
+                # By the clock of this boot, which started again.
                 service.healthy_at = min(service.healthy_at, self.clock.now)
                 service.listens_at = min(service.listens_at, self.clock.now)
 

@@ -384,7 +384,7 @@ def test_a_port_that_neither_refuses_nor_accepts_fails(host: dict[str, Any], mon
 def test_a_container_that_holds_vram_must_still_see_the_card(
     host: dict[str, Any], monkeypatch: pytest.MonkeyPatch, answer: Any, ok: bool, words: str
 ) -> None:
-    """Somebody made systemd read its units anew meanwhile: its health page answers as before."""
+    """Somebody reloaded systemd meanwhile: its health page answers as before."""
 
     def asked(argv: Any, _limit_s: float, **_options: Any) -> Ran:
         assert list(argv[:3]) == ["docker", "exec", "nav-box"]

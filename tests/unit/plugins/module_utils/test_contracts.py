@@ -754,7 +754,7 @@ def test_containers_that_are_open_to_somebody_elses_reload_are_a_warning(
     monkeypatch.setattr(contracts.reload, "unlinked", lambda _dev: ["nvidiactl"])
     found = world.evaluate()[8]
     assert found.ok
-    assert ("lose the GPU if systemd read its units anew" in found.warning) is (driver == "systemd")
+    assert ("lose the GPU at a reload of systemd" in found.warning) is (driver == "systemd")
     if driver == "systemd":
         assert ": voice (docker's cgroup driver is systemd" in found.warning
     assert {c.warning for c in world.evaluate().values() if c.id not in (8, 14)} == {""}

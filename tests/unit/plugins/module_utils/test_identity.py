@@ -166,7 +166,7 @@ def test_limits_of_its_control_group_go_by_systemds_names(proc: Proc) -> None:
     (proc.cgroups / group / "io.weight").write_text("default 100\n")
     found = proc.read()
     assert found
-    # A slice has its limits whoever lives in it.
+    # A slice has its limits, whichever processes live in it.
     assert found.cgroup == {
         "MemoryMax": "4294967296",
         "MemoryHigh": "infinity",
@@ -312,7 +312,7 @@ def test_without_a_snapshot_priority_and_score_are_the_usual(monkeypatch: pytest
 
 
 def shell(tenant: Known, line: str, argv: list[str]) -> list[str]:
-    """What a command says that is run so, with systemd's own part left out: real programs, as whoever tests."""
+    """What a command says that is run so, with systemd's own part left out: real programs, as the tester."""
     script = f"{tenants.BEGIN}{line}\nexit $?"
     argv = [*argv, "env", "-i", "/bin/sh", "-c", script, "s.scope"]
     done = run.command(argv, 30, feed=identity.environment_script(tenant))
@@ -361,7 +361,7 @@ def test_a_user_has_his_own_home_and_runtime_folder(monkeypatch: pytest.MonkeyPa
     assert set(identity.login_environment("no such user")) <= {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LANGUAGE"}
 
 
-@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="only root becomes somebody else")
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="only root becomes another user")
 def test_a_command_of_nobody_reads_nothing_of_roots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The groups of the caller are root's; a file of that group stays closed."""
     secret = tmp_path / "sudoers"

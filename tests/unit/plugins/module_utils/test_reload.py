@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which containers somebody else's reload of systemd would take the GPU from."""
+"""Which containers another program's reload of systemd would take the GPU from."""
 
 from __future__ import annotations
 

@@ -1058,7 +1058,7 @@ def test_what_looks_like_it_and_was_not_there_is_on_its_way(
     [
         ("voice-boot.service", "ActiveState=activating\nJob=7\n", "voice-boot.service, which starts it, is activating"),
         ("by voice@1.service then", "ActiveState=activating\n", "voice@1.service, which starts it, is activating"),
-        # It may wait for ever, and nobody with it.
+        # It may wait forever, and nobody with it.
         ("voice-boot.service", "ActiveState=inactive\nJob=7\n", ""),
         ("voice-boot.service", "ActiveState=inactive\n", ""),
         ("voice-boot.service", "ActiveState=active\nJob=7\n", ""),
