@@ -247,7 +247,7 @@ def test_the_engine_gets_nothing_of_our_environment(
 def test_a_leak_over_many_requests_is_seen(gemma: GemmaCpp, does: Does, tmp_path: Path) -> None:
     watch = LeakWatch()
     for _ in range(6):
-        result = gemma.start(Request(prompt=does(grow_mib=8, rate_hz=200, state=str(tmp_path / "runs")))).result()
+        result = gemma.start(Request(prompt=does(grow_mib=8, rate_hz=50, state=str(tmp_path / "runs")))).result()
         assert result.peak_mib is not None
         watch.add(result.peak_mib)
     growth = watch.growth()
