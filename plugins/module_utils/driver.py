@@ -250,7 +250,7 @@ class _Lane:
             if not part:
                 raise _Gone
             self._read += part
-        line, _, self._read = self._read.partition(b"\n")
+        line, _end, self._read = self._read.partition(b"\n")
         self._owed -= 1
         said: dict[str, Any] = json.loads(line)
         return said

@@ -209,7 +209,7 @@ def there(stage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "journal.jsonl").write_text("{}\n")
 
     def real(command: str, sudoable: bool = False) -> dict[str, Any]:
-        done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True)
+        done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
         return {"rc": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
 
     monkeypatch.setattr(stage, "_execute", real)

@@ -237,7 +237,7 @@ def test_definitions_are_kept_for_root_alone_and_go_with_the_mark(world: World) 
 
 
 def test_a_trial_that_does_not_open_leaves_no_definitions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world.state, "open", lambda _mark: (_ for _ in ()).throw(OSError("no room")))
+    monkeypatch.setattr(world.state, "open", lambda _mark: (_none for _none in ()).throw(OSError("no room")))
     with pytest.raises(OSError, match="no room"):
         program.open_trial(world.state, world.plan.run, "ann")
     assert not world.state.definitions.exists()

@@ -94,7 +94,7 @@ def graph(**edges: str) -> dict[str, Unit]:
     for name, text in edges.items():
         facts = {"Id": f"{name}.service", "Names": f"{name}.service", "ActiveState": "active"}
         for edge in text.split():
-            how, _, others = edge.partition(":")
+            how, _colon, others = edge.partition(":")
             facts[how] = " ".join(f"{other}.service" for other in others.split(","))
         found[f"{name}.service"] = Unit(facts)
     return found
