@@ -208,7 +208,7 @@ class Trial:
         limits = drill.variables["trial_limits"]
         for event in drill.entries("restored"):
             assert all(s <= limits["cap_s"] for s in event["impacts"].values()), event["impacts"]
-        goes_on = case.ends == "completed" and case.phase in ("window", "candidate", "measure")
+        goes_on = case.ends == "completed" and case.phase in ("snapshot", "window", "candidate", "measure")
         if goes_on or (case.stuck and not CAN_NOT_BE_RESTORED[case.stuck].tenants_up):
             return
         starts = sum(e["duration_s"] for e in self.healthy)
