@@ -254,7 +254,7 @@ STEPS: tuple[Step, ...] = (
          ("tests/mutations.py",),
          ("environment", "collection", "trialbench", "images/", "tests/unit/", "tests/fixtures/", "tests/conftest.py",
           "tests/promises.yml", "README.md", "SECURITY.md", "scripts/promises.py", "scripts/unit.sh"),
-         expected_s=120, limit_s=1200),
+         expected_s=130, limit_s=1200),
     Step("live-gemma", "the engines' suite on the real gemma.cpp", (*PYTEST, "-m", "live"), ONLY_PROVE,
          ("tests/live/test_gemma_cpp.py",), ("trialbench", "environment"), needs=("gemma.cpp",), limit_s=3600),
     Step("live-apr", "ground truth on the real apr", (*PYTEST, "-m", "live"), ONLY_PROVE, ("tests/live/test_apr.py",),
@@ -290,7 +290,7 @@ STEPS: tuple[Step, ...] = (
     *(
         Step(f"drills-{part}", f"fault drills, part {part} of {DRILL_PARTS}",
              (*DRILL, f"--part={part}/{DRILL_PARTS}"), ONLY_PROVE, ("tests/twin/drills",),
-             ("trial", "tests/fixtures/faulty_server/"), READY, "any", expected_s=190, limit_s=3600)
+             ("trial", "tests/fixtures/faulty_server/"), READY, "any", expected_s=250, limit_s=3600)
         for part in range(1, DRILL_PARTS + 1)
     ),
     twin_file("security", "the claims of SECURITY.md, under attack from everything", 110),

@@ -131,8 +131,7 @@ class Server:
         self._log = log
         self._wake_r, self._wake_w = os.pipe()
         os.set_blocking(self._wake_w, False)
-        # Reentrant: a signal handler may interrupt its own thread here.
-        self._wake_lock = threading.RLock()
+        self._wake_lock = threading.Lock()
         self._signals = 0
         self._threads: set[threading.Thread] = set()
 
@@ -142,6 +141,9 @@ class Server:
         A second signal ends the grace period. Call it in the main thread.
         """
         before = {number: signal.signal(number, self._signaled) for number in (signal.SIGTERM, signal.SIGINT)}
+        # A signal that another thread takes, or that comes just before `poll`, does not interrupt `poll`: Python's own
+        # handler would run when the next client connects. So the signal itself writes into the pipe.
+        wakeup = signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
         try:
             if self._stdio is not None:
                 self._start_stdio(self._stdio)
@@ -158,6 +160,7 @@ class Server:
                 thread.join(timeout=1)
             self._log("stopped", {})
         finally:
+            signal.set_wakeup_fd(wakeup)
             for number, handler in before.items():
                 signal.signal(number, handler)
             with self._wake_lock:
@@ -178,7 +181,6 @@ class Server:
 
     def _signaled(self, _number: int, _frame: FrameType | None) -> None:
         self._signals += 1
-        self.wake()
 
     def _start_stdio(self, stdio: tuple[int, int]) -> None:
         channel = Channel(*stdio, max_line_bytes=self._max_line_bytes, send_timeout_s=self._send_timeout_s)

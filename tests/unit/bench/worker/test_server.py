@@ -171,13 +171,40 @@ def test_a_reader_of_stdout_that_is_gone_ends_the_request(conf: Path) -> None:
 def test_systemd_is_told(conf: Path, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(20)
+        manager.settimeout(60)
         environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
         with start("worker", "--config", conf, "--socket", env=environment) as worker:
             assert manager.recv(100) == b"READY=1"
             worker.terminate()
             assert manager.recv(100) == b"STOPPING=1"
             assert worker.wait(60) == 0
+
+
+def test_a_signal_that_another_thread_takes_ends_the_worker() -> None:
+    needed_help = threading.Event()
+    ended = threading.Event()
+    asked = threading.Event()
+    server = Server(_NothingToServe(), log=lambda event, _fields: asked.set() if event == "ready" else None)  # type: ignore[arg-type]
+
+    def ask() -> None:
+        asked.wait(60)
+        time.sleep(0.1)  # `poll` waits by then, and this thread, not the one that waits, gets the signal
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        if not ended.wait(5):
+            needed_help.set()
+            server.wake()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    server.run(grace_s=0)
+    ended.set()
+    thread.join()
+    assert not needed_help.is_set()
+
+
+class _NothingToServe:
+    def stop(self, grace_s: float, hurry: object) -> None:
+        pass
 
 
 def test_notify_needs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
