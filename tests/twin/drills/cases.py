@@ -476,7 +476,7 @@ CASES: tuple[Case, ...] = (
     Case("thinks-at-once", "candidate thinks", "candidate", CANDIDATE_STARTS, faults.nothing,
          says=("the smoke test failed", "thinking"), faulty_server=True, play=faulty_server("thinks", 1)),
     Case("thinks-later", "candidate thinks", "measure", sampled("nav-candidate", 5), faults.nothing,
-         says=("INCONCLUSIVE", "thinking seen"), ends="completed",
+         says=("INCONCLUSIVE", r"thinking in \d+ replies"), ends="completed",
          faulty_server=True, play=faulty_server("thinks", 12)),
     Case("dies-at-sample-57", "candidate dies at sample 57", "measure", sampled("nav-candidate", 57),
          faults.candidate_dies, says=("the candidate died|measuring stopped early",),
