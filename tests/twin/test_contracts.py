@@ -91,8 +91,8 @@ CASES = {
     ),
     # It would get into commands and files, and into the archive of the results.
     "a login that greets": Broken(
-        "cp -p /home/panda/.bashrc /root/bashrc; sed -i '1i echo Welcome to panda' /home/panda/.bashrc",
-        "cp -p /root/bashrc /home/panda/.bashrc",
+        "echo echo Welcome to panda >/home/panda/.bashrc; chmod 0644 /home/panda/.bashrc",
+        "rm /home/panda/.bashrc",
         ("The way to the host, what a command says", "Welcome to panda", "only in a terminal"),
     ),
     "open mark": Broken(

@@ -49,4 +49,4 @@ def test_a_file_that_is_no_verdict_is_named(host, tmp_path):
     path.write_text("{}", encoding="utf-8")
     played = host.play("benchmark-e4b.yml", *given(path))
     assert played.code != 0
-    assert "is no verdict of `trialbench check`" in played.text
+    assert "v.json: expected a verdict of `trialbench check`" in played.text

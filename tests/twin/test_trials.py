@@ -6,6 +6,7 @@ What a good trial leaves is in tests/twin/golden; faults that strike a trial are
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -54,7 +55,7 @@ def assert_eight_checks(host):
 
 
 # The promised five seconds of drain are held against the golden trial; here they would only be waited for.
-QUICK = variables(trial_limits={"cap_s": 600, "drain_min_s": 1, "a2_s": 15, "measure_s": 120, "request_timeout_s": 10})
+QUICK = variables(trial_limits={"cap_s": 900, "drain_min_s": 1, "a2_s": 15, "measure_s": 120, "request_timeout_s": 10})
 
 
 def test_another_candidate_is_another_variables_file(host):
@@ -105,7 +106,8 @@ TURNED_AWAY = {
         variables(trial_vram_bands={"low_below_gb": 1, "healthy_to_gb": 5, "abort_above_gb": 6}),
         "VRAM",
     ),
-    "never gets healthy": (candidate(start_timeout_s=0.05), "took too long"),
+    # The twin stops a server that loads, so it may also be seen to stand still.
+    "never gets healthy": (candidate(start_timeout_s=0.05), "took too long|the candidate stands still"),
 }
 
 
@@ -117,7 +119,7 @@ def test_a_candidate_that_fails_its_gate_is_rolled_back(host, name, tmp_path):
     before = texts(docs)
     played = host.play("benchmark-e4b.yml", *QUICK, *args, "-e", f"docs_root={docs}")
     assert played.code != 0
-    assert reason in played.text, played.text
+    assert re.search(reason, played.text), played.text
     host.assert_back(phone)
     assert_eight_checks(host)
     assert len(host.samples("nav-baseline-a1")) == 100
