@@ -128,7 +128,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("a cut network ends the play at once", NETWORK, "plugins/plugin_utils/away.py",
              "if time.monotonic() >= deadline:", "if deadline:"),
     Mutation("nothing recovers at boot", REBOOT, f"{CORE}/install.py",
-             '["systemctl", "enable", "--no-reload", RECOVERER]', '["systemctl", "status", RECOVERER]'),
+             '["systemctl", "enable", "--no-reload", "--root=/", RECOVERER]', '["systemctl", "status", RECOVERER]'),
     # ---- who watches ----
     Mutation("a runner that stands still is not ended", AT_WORK, f"{CORE}/services.py",
              '        "WatchdogSec": "30",\n', ""),

@@ -117,7 +117,9 @@ def _install_unit(source: Path) -> bool:
 def _enable() -> bool:
     if (UNIT_DIR / "multi-user.target.wants" / RECOVERER).is_symlink():
         return False
-    done = run.command(["systemctl", "enable", "--no-reload", RECOVERER], services.SYSTEMD_S)
+    # Asked over its bus, systemd would take every unit of the host for one that needs a reload; a root makes systemctl
+    # set the link itself.
+    done = run.command(["systemctl", "enable", "--no-reload", "--root=/", RECOVERER], services.SYSTEMD_S)
     if done.rc:
         raise OSError(f"{RECOVERER} could not be enabled: {done.first_line()}")
     return True

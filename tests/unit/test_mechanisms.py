@@ -108,7 +108,7 @@ def test_a_boot_with_an_open_mark_asks_for_a_restore(tmp_path: Path, monkeypatch
     monkeypatch.setattr(install, "UNIT_DIR", tmp_path)
     monkeypatch.setattr(run, "command", answer)
     assert install._enable()
-    assert asked == [["systemctl", "enable", "--no-reload", "mt-recover.service"]]
+    assert asked == [["systemctl", "enable", "--no-reload", "--root=/", "mt-recover.service"]]
 
 
 def launched(folder: Path, verb: str) -> tuple[str, str]:

@@ -110,7 +110,7 @@ def test_systemd_never_reads_its_units_anew(host: Host) -> None:
     host.bring("2", {name: text + "changed\n" for name, text in UNITS.items()})
     host.verb("install")
     enabling = [words for words in host.commands if words.split()[1] == "enable"]
-    assert enabling == ["systemctl enable --no-reload mt-recover.service"]
+    assert enabling == ["systemctl enable --no-reload --root=/ mt-recover.service"]
     assert {words.split()[1] for words in host.commands} <= {"enable", "reset-failed", "list-units", "stop"}
     # The watch alone is stopped, which would keep its own units in systemd's memory.
     assert {words for words in host.commands if words.split()[1] == "stop"} == {
