@@ -255,7 +255,7 @@ def variables(tmp_path, **changes):
     contents = {
         "trial_tenants": tenants,
         "trial_contracts": contracts,
-        "trial_baseline": {**values["trial_baseline"], "url": "http://127.0.0.1:11999"},
+        "trial_baseline": {**values["trial_baseline"], "tenant": "evil", "url": "http://127.0.0.1:11998"},
         "trial_stop_order": ["chatterbox", "evil", "panda-llamacpp"],
         "trial_restore_order": ["panda-llamacpp", "evil", "chatterbox"],
         "trial_workloads": [{"name": "nav", "role": "decides", "n": 300}, {"name": "describe", "role": "shown"}],
