@@ -211,7 +211,7 @@ print(json.dumps({{
     "login": as_user(panda.pw_uid, panda.pw_gid),
     "container": as_user({CONTAINER_UID}, {CONTAINER_UID}),
     "modes": {{path: [oct(os.lstat(path).st_mode), os.lstat(path).st_uid, os.lstat(path).st_gid]
-               for path in paths + programs}},
+               for path in paths + programs if os.path.lexists(path)}},
     "containers": json.loads(inspected or "[]"),
     "state": open(root / "open").read() if (root / "open").exists() else "",
 }}))
