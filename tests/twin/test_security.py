@@ -410,6 +410,10 @@ def test_program_units_and_configuration_are_roots(attacked):
             assert int(mode, 8) & 0o022 == 0, path
     programs = [path for path in attacked["modes"] if "mt-" in path or path.endswith("model-trial")]
     assert len(programs) >= 5
+    # Paths that are not there have no mode; in the window all of these are.
+    units = ["/run/systemd/transient/mt-run.service"]
+    units += [f"/etc/systemd/system/mt-{name}.service" for name in ("restore", "recover")]
+    assert {"/usr/local/sbin/model-trial", *units} <= set(programs)
     assert [path for path in attacked["modes"] if path.endswith(".pyc")], "the compiled program was not looked at"
     for who in ("nobody", "login", "container"):
         assert [line for line in attacked[who] if line.startswith(("write", "create"))] == []
