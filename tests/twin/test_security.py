@@ -94,16 +94,27 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 
+# The live model is evil and starts at once, so it is measured before and after. Another tenant, sulky, says the same
+# words and starts at the fourth try.
 START = f"""#!/bin/sh
 cat {FOLDER}/evil.txt
-fails=$(cat {FOLDER}/fails)
-if [ "$fails" -gt 0 ]; then echo $((fails - 1)) >{FOLDER}/fails; echo "no, not yet"; exit 1; fi
 setsid nohup python3 {FOLDER}/server.py 11998 >/dev/null 2>&1 </dev/null &
 echo $! >{FOLDER}/pid
 """
 STOP = f"""#!/bin/sh
 cat {FOLDER}/evil.txt
 kill "$(cat {FOLDER}/pid)"
+"""
+SULKY_START = f"""#!/bin/sh
+cat {FOLDER}/evil.txt
+fails=$(cat {FOLDER}/fails)
+if [ "$fails" -gt 0 ]; then echo $((fails - 1)) >{FOLDER}/fails; echo "no, not yet"; exit 1; fi
+setsid nohup python3 {FOLDER}/server.py 11997 >/dev/null 2>&1 </dev/null &
+echo $! >{FOLDER}/sulky-pid
+"""
+SULKY_STOP = f"""#!/bin/sh
+cat {FOLDER}/evil.txt
+kill "$(cat {FOLDER}/sulky-pid)"
 echo 3 >{FOLDER}/fails
 """
 # Production's source with what only an import would do, and a prompt that is made only where there is no network.
@@ -230,23 +241,24 @@ def strangers(host):
 
 
 def variables(tmp_path, **changes):
-    """The twin's own inventory with an evil tenant, an evil baseline, and production's source with side effects."""
+    """The twin's inventory with two evil tenants (one is the baseline), and production's source with side effects."""
     values = yaml.safe_load((TWIN_VARIABLES / "host.yml").read_text(encoding="utf-8"))
     tenants, contracts = values["trial_tenants"], values["trial_contracts"]
-    tenants.append(
-        {
-            "name": "evil",
-            "kind": "script",
-            "user": "panda",
-            "directory": FOLDER,
-            "start": "./start.sh",
-            "stop": "./stop.sh",
-            "port": 11998,
-            "health": {"url": "http://127.0.0.1:11998/health", "json": {"status": "ok"}},
-            "boot": "nobody starts it",
-            "start_timeout_s": 30,
-        }
-    )
+    for name, port, prefix in (("evil", 11998, ""), ("sulky", 11997, "sulky-")):
+        tenants.append(
+            {
+                "name": name,
+                "kind": "script",
+                "user": "panda",
+                "directory": FOLDER,
+                "start": f"./{prefix}start.sh",
+                "stop": f"./{prefix}stop.sh",
+                "port": port,
+                "health": {"url": f"http://127.0.0.1:{port}/health", "json": {"status": "ok"}},
+                "boot": "nobody starts it",
+                "start_timeout_s": 30,
+            }
+        )
     contracts["prompt"] = {
         "file": f"{FOLDER}/server.py.production",
         "function": "build_prompt_without_network",
@@ -256,8 +268,8 @@ def variables(tmp_path, **changes):
         "trial_tenants": tenants,
         "trial_contracts": contracts,
         "trial_baseline": {**values["trial_baseline"], "tenant": "evil", "url": "http://127.0.0.1:11998"},
-        "trial_stop_order": ["chatterbox", "evil", "panda-llamacpp"],
-        "trial_restore_order": ["panda-llamacpp", "evil", "chatterbox"],
+        "trial_stop_order": ["chatterbox", "sulky", "evil", "panda-llamacpp"],
+        "trial_restore_order": ["panda-llamacpp", "evil", "sulky", "chatterbox"],
         "trial_workloads": [{"name": "nav", "role": "decides", "n": 300}, {"name": "describe", "role": "shown"}],
         "acquire_hub_env_file": "/root/hub.env",
         **changes,
@@ -274,7 +286,9 @@ def evil(host):
         set_up(host)
         yield
     finally:
-        host.run(f"kill $(cat {FOLDER}/pid); systemctl stop mt-evil-model mt-evil-watch", check=False)
+        host.run(
+            f"kill $(cat {FOLDER}/pid {FOLDER}/sulky-pid); systemctl stop mt-evil-model mt-evil-watch", check=False
+        )
         host.run("rm -rf /run/systemd/system/hub.service.d; systemctl daemon-reload; systemctl restart hub")
         host.run(f"rm -rf {FOLDER} /root/hub.env /run/hub-token /root/strangers.py; find /tmp -name '{SIGN}*' -delete")
 
@@ -289,6 +303,8 @@ def set_up(host):
     put(host, f"{FOLDER}/server.py", SERVER)
     put(host, f"{FOLDER}/start.sh", START)
     put(host, f"{FOLDER}/stop.sh", STOP)
+    put(host, f"{FOLDER}/sulky-start.sh", SULKY_START)
+    put(host, f"{FOLDER}/sulky-stop.sh", SULKY_STOP)
     put(host, f"{FOLDER}/fails", "0\n")
     put(host, f"{FOLDER}/watch.py", WATCH)
     put(host, f"{FOLDER}/addition", SOURCE)
@@ -304,9 +320,9 @@ def set_up(host):
     host.run("systemctl daemon-reload; systemctl restart hub")
     host.run("systemctl reset-failed mt-evil-model 2>/dev/null; systemctl stop mt-evil-model 2>/dev/null; true")
     host.run(f"systemd-run --quiet --unit=mt-evil-model --uid=panda python3 {FOLDER}/server.py 11999")
-    host.run(f"su panda -c 'cd {FOLDER} && ./start.sh'")
+    host.run(f"su panda -c 'cd {FOLDER} && ./start.sh && ./sulky-start.sh'")
     listening = "curl -s -o /dev/null http://127.0.0.1:{}/health && echo yes"
-    for port in (8800, 11998, 11999):
+    for port in (8800, 11997, 11998, 11999):
         host.wait(lambda port=port: host.run(listening.format(port), check=False) == "yes")
 
 
@@ -499,7 +515,7 @@ def test_nothing_that_was_answered_was_executed_or_became_a_path(host, attacked)
 
 def test_no_word_of_a_stranger_drives_a_terminal(host, attacked):
     # Three starts of the tenant failed, and with them the first restore: the live lines quoted its log.
-    assert [entry["tenant"] for entry in journal(attacked, "tenant_failed")] == ["evil"]
+    assert [entry["tenant"] for entry in journal(attacked, "tenant_failed")] == ["sulky"]
     failed = journal(attacked, "restore_failed")
     assert len(failed) == 1
     assert "no, not yet" in failed[0]["reason"]
@@ -511,7 +527,7 @@ def test_no_word_of_a_stranger_drives_a_terminal(host, attacked):
     shown = subprocess.run(
         ["trialbench", "show", str(attacked["folder"])], capture_output=True, text=True, check=True
     ).stdout
-    assert "evil was started again" in shown
+    assert "sulky was restarted (attempt 1 failed: " in " ".join(shown.split())
     assert unprintable(shown) == set()
 
 

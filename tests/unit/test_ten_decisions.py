@@ -16,10 +16,6 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.inventory.manager import InventoryManager
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar
-from ansible.vars.manager import VariableManager
 from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     checks,
     containers,
@@ -34,36 +30,12 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
 from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     plan as plans,
 )
+from inventories import PLAYBOOKS, ROOT, plan_of
 from trialbench.measure.client import ChatClient, Reply
 from trialbench.measure.sample import judge, wall_clock
 from trialbench.measure.segments import Runner as BenchRunner
 from trialbench.measure.segments import Segment
 from trialbench.workloads import load_workload
-
-ROOT = Path(__file__).resolve().parents[2]
-PLAYBOOKS = ROOT / "playbooks"
-IMAGE = "sha256:" + "0" * 64
-
-
-def inventory(name: str) -> dict[str, Any]:
-    """Return the variables of the one host of an inventory, with the defaults of the role `trial` below them."""
-    loader = DataLoader()
-    hosts = InventoryManager(loader=loader, sources=[str(PLAYBOOKS / name)])
-    [host] = hosts.get_hosts("trial_hosts")
-    known = VariableManager(loader=loader, inventory=hosts).get_vars(host=host)
-    role = ROOT / "roles" / "trial"
-    for file in ("defaults/main.yml", "vars/main.yml"):
-        known = {**loader.load_from_file(str(role / file), trusted_as_template=True), **known}
-    # The login comes from the running twin's description, which need not exist here.
-    return {**known, "trial_run": "decisions", "inventory_hostname": name, "ansible_user": "panda"}
-
-
-def plan_of(name: str) -> plans.Plan:
-    """Return the plan of an inventory, put together as the role `trial` does it."""
-    known = inventory(name)
-    known["_trial_image_json"] = json.dumps({"id": IMAGE})
-    data = Templar(loader=DataLoader(), variables=known).template(known["_trial_plan"])
-    return planfile.parse(json.loads(json.dumps(data)))
 
 
 @pytest.fixture(scope="module", params=["panda", "twin"])
