@@ -73,6 +73,10 @@ class PhaseFailed(RuntimeError):
         self.facts = {"reason": reason, "expected": expected, "found": found, "todo": todo}
 
 
+class TookTooLong(PhaseFailed):
+    """What was waited for did not come within its limit."""
+
+
 def _folders(state: State, plan: Plan) -> Path:
     run_dir = state.run_dir(plan.run)
     (run_dir / "vram.jsonl").unlink(missing_ok=True)
@@ -395,7 +399,7 @@ class Runner:
         deadline = time.monotonic() + limit_s
         while not ready():
             if time.monotonic() > deadline:
-                raise PhaseFailed(f"{what} took too long", f"at most {limit_s:.0f} s", "still not there")
+                raise TookTooLong(f"{what} took too long", f"at most {limit_s:.0f} s", "still not there")
             self.pause()
 
     @contextlib.contextmanager
@@ -587,7 +591,7 @@ class Runner:
                 candidate.start_timeout_s,
                 "the candidate's start",
             )
-        except PhaseFailed:
+        except TookTooLong:
             # While it loads, only the limit of its start says that it stands still for too long.
             loading.look()
             if probes.alive(self.server) and loading.why:

@@ -1218,6 +1218,37 @@ def test_a_candidate_that_stands_still_is_named(world: World, how: dict[str, Any
     assert sessions_void == ([] if event == "candidate_started" else [("candidate", True)])
 
 
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        ("abort", "aborted by ann"),
+        ("lease", "the lease lapsed"),
+        ("epoch", "this run is stale"),
+        ("vram", "the candidate takes too much VRAM"),
+        ("revived", "a stopped tenant was started again"),
+    ],
+)
+def test_what_ends_a_load_keeps_its_name_while_the_card_holds_the_server_still(
+    world: World, trouble: str, reason: str
+) -> None:
+    world.open()
+    world.candidate_load_s = 5_000
+    acts: dict[str, Callable[[], object]] = {
+        "abort": lambda: world.state.ask("abort", "ann"),
+        "lease": lambda: setattr(world, "controller", lambda: None),
+        "epoch": world.state.raise_epoch,
+        "vram": lambda: setattr(world, "desktop_mib", 9_500),
+        "revived": lambda: world.start("chatterbox", by="cron"),
+    }
+
+    def act() -> None:
+        world.candidate_state = "T"
+        acts[trouble]()
+
+    world.at("candidate_started", act)
+    assert reason in fails(world)["reason"]
+
+
 # A rehearsal: everything but the candidate and the measuring.
 
 
