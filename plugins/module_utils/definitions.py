@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the stopped tenants are made of, kept on the host while a trial is open: files of units, containers as docker
-knows them.
+"""The definitions of the stopped tenants, kept on the host while a trial is open: unit files, and docker's descriptions
+of containers.
 
-A stopped container can be pruned, and a unit's file deleted. Nothing here puts one back: a person can. Secrets are
-among it, so only root reads it, no harvest brings it, and it goes with the open mark.
+A stopped container can be pruned, and a unit file can be deleted. Nothing here puts one back, but a person can. The
+definitions may hold secrets, so only root can read them, no harvest fetches them, and they go with the open mark.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .plan import Plan
 
 
 def keep(plan: Plan, state: State, dependents: Iterable[str]) -> None:
-    """Write down what a trial may need to have put back; what an earlier trial has kept is removed first.
+    """Save the definitions that a person may need to put a tenant back; those of an earlier trial are removed first.
 
     Args:
         plan: what lives on the host.
@@ -29,7 +29,7 @@ def keep(plan: Plan, state: State, dependents: Iterable[str]) -> None:
         dependents: units that go down with a stopped tenant.
 
     Raises:
-        OSError: a manager did not answer, or there is no room.
+        OSError: a manager did not answer, or the disk is full.
         TenantError: docker does not know a tenant's container.
     """
     shutil.rmtree(state.definitions, ignore_errors=True)
@@ -43,16 +43,16 @@ def keep(plan: Plan, state: State, dependents: Iterable[str]) -> None:
 
 
 def words(state: State, name: str) -> str:
-    """Where a tenant's definition lies, as a line for a message; empty where none is kept."""
+    """Where a tenant's definition is kept, as a line for a message; empty where none is."""
     folder = state.definitions / name
-    return f"what it is made of is kept in {folder}, for root alone" if folder.is_dir() else ""
+    return f"its definition is kept in {folder} (only root can read it)" if folder.is_dir() else ""
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
         place = folder
-        # One by one: parents that are made on the way would not get this mode.
+        # One by one: mkdir would create missing parents without this mode.
         for part in ["", *parts[:-1]]:
             place = place / part
             place.mkdir(mode=0o700, exist_ok=True)

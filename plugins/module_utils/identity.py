@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who a process is: its user, groups, slice, limits, priority and environment, out of ``/proc`` and its control group.
+"""The identity of a process: user, groups, slice, limits, priority and environment, from ``/proc`` and its cgroup.
 
-What a trial stops and starts again must be who it was before. The snapshot keeps the identity of every tenant that
-commands of the inventory start; a restore starts it with that, and the checks compare.
+A tenant that a trial stops must come back with the same identity. The snapshot records the identity of every tenant
+that a command of the inventory starts; a restore starts the tenant with it, and the checks compare the two.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from .plan import Tenant
 from .probes import ProcessId
 
 CGROUPS = Path("/sys/fs/cgroup")
-# Where logind keeps a user's sockets, for as long as he has a session or lingers.
+# logind keeps a user's sockets here while the user has a session or lingers.
 RUNTIME = Path("/run/user")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LOCALE = re.compile(r"LANG|LANGUAGE|LC_[A-Z]+|TZ")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# What belongs to a session, to one invocation, or to the shell that reads the environment, and not to the tenant.
+# Variables of a session, of an invocation, or of the shell that reads the environment: they are not the tenant's.
 _PASSING = re.compile(
     r"SSH_.*|XDG_SESSION_.*|XDG_SEAT.*|XDG_VTNR|SUDO_.*|INVOCATION_ID|JOURNAL_STREAM|SYSTEMD_EXEC_PID|MANAGERPID"
     r"|MAINPID|NOTIFY_SOCKET|WATCHDOG_.*|LISTEN_.*|MEMORY_PRESSURE_.*|PWD|OLDPWD|SHLVL|_|UID|EUID|PPID|BASHOPTS"
     r"|SHELLOPTS"
 )
-# The kernel's words for limits of resources, and those of prlimit.
+# Resource limits: the kernel's name for each, and prlimit's.
 _LIMITS = {
     "Max cpu time": "cpu",
     "Max file size": "fsize",
@@ -53,7 +53,7 @@ _LIMITS = {
     "Max realtime priority": "rtprio",
     "Max realtime timeout": "rttime",
 }
-# Files of a control group with a number or "max", and what systemd calls it.
+# Control group files that hold a number or "max", and the systemd property for each.
 _AMOUNTS = {
     "memory.max": "MemoryMax",
     "memory.high": "MemoryHigh",
@@ -61,20 +61,21 @@ _AMOUNTS = {
     "pids.max": "TasksMax",
 }
 _WEIGHTS = {"cpu.weight": "CPUWeight", "io.weight": "IOWeight"}
-# Values that need not be asked for, because a scope has them anyway. A limit of tasks is systemd's own default.
+# Defaults of a scope, which need not be set. TasksMax is always set: its default is a limit of systemd's own.
 _USUAL = ("infinity", "100")
 
-# How a process looks: its program, its folder, its words.
+# What a process looks like: its program, its working directory, its argv.
 Kin = tuple[str, str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a process is.
+    """The identity of a process.
 
-    ``groups`` are the supplementary ones, sorted. ``limits`` are ``soft:hard`` by prlimit's names, ``cgroup`` the
-    limits of its control group by systemd's names, as far as they can be read. ``environment`` has names alone, without
-    those of session and invocation; it is None where they can't be told, because the process has written over them.
+    ``groups`` are the supplementary groups, sorted. ``limits`` maps prlimit's names to ``soft:hard``. ``cgroup`` maps
+    systemd's property names to the limits of the control group, as far as they can be read. ``environment`` has the
+    names of variables only, without those of the session and the invocation; it is None where the process has
+    overwritten them.
     """
 
     uid: int
@@ -88,17 +89,18 @@ class Identity:
     environment: list[str] | None
 
     def facts(self) -> dict[str, Any]:
-        """It as JSON, for the snapshot."""
+        """Return the identity as JSON data, for the snapshot."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Before:
-    """What is known of a tenant from before the trial.
+    """What is known about a tenant from before the trial.
 
-    ``process`` and ``family`` (itself, and what descended from it) are of this boot, empty after another one. ``kin``
-    says how its process looked: program, folder, words of its argv; ``others`` looked the same and were none of it.
-    ``output`` is the file that it printed to. ``environment`` has values, and must be shown nowhere.
+    ``process`` and ``family`` (the process and its descendants) belong to this boot; they are empty after a reboot.
+    ``kin`` says what its process looked like: program, working directory, argv; ``others`` are processes that looked
+    the same and did not belong to the tenant. ``output`` is the file that it printed to. ``environment`` includes
+    values, so it must never be shown.
     """
 
     process: ProcessId | None = None
@@ -112,13 +114,13 @@ class Before:
 
 @dataclass(frozen=True)
 class Known(Tenant):
-    """A tenant of which it is known how it was before the trial."""
+    """A tenant, with what is known about it from before the trial."""
 
     before: Before = Before()
 
 
 def before(tenant: Tenant) -> Before:
-    """What is known of the tenant from before the trial; nothing where nobody has looked."""
+    """Return what is known about the tenant from before the trial; an empty record where there is no snapshot."""
     return tenant.before if isinstance(tenant, Known) else Before()
 
 
@@ -146,7 +148,7 @@ def _limits(pid: int, proc: Path) -> dict[str, str]:
 
 
 def _cgroup_path(pid: int, proc: Path) -> str:
-    # systemd's own hierarchy, where the controllers still have theirs; else the one there is.
+    # Under cgroup v1, systemd's own hierarchy; under v2, the only one.
     paths = {}
     for line in (proc / str(pid) / "cgroup").read_text().splitlines():
         _number, controllers, path = line.split(":", 2)
@@ -155,7 +157,7 @@ def _cgroup_path(pid: int, proc: Path) -> str:
 
 
 def _slice(path: str) -> str:
-    """The innermost slice of the system's own manager; what a user's manager slices further is within it."""
+    """Return the innermost slice of the system manager; slices of a user's manager lie further down."""
     found = ""
     for part in path.strip("/").split("/"):
         if not part.endswith(".slice"):
@@ -165,13 +167,16 @@ def _slice(path: str) -> str:
 
 
 def _amount(found: str, more: str) -> str:
-    """The tighter one of two limits, each a number or ``infinity``."""
+    """Return the tighter of two limits, each a number or ``infinity``."""
     known = [int(one) for one in (found, more) if one.isdigit()]
     return str(min(known)) if known else "infinity"
 
 
 def _cgroup_limits(path: str, cgroups: Path) -> dict[str, str]:
-    """Limits of a control group, and of those around it up to its slice: a restored tenant lives right in the slice."""
+    """Return the limits of a control group and its parents below the slice.
+
+    A restored tenant sits directly in the slice, so its scope must have the limits of all of them.
+    """
     found: dict[str, str] = {}
     parts = path.strip("/").split("/")
     depth = next((i for i, part in enumerate(parts) if not part.endswith(".slice")), len(parts))
@@ -194,7 +199,7 @@ def _cgroup_limits(path: str, cgroups: Path) -> dict[str, str]:
 
 
 def _contained(pid: int, proc: Path) -> bool:
-    """Whether a process lives in a container, with a numbering of processes of its own."""
+    """Whether a process lives in a container, with a PID namespace of its own."""
     try:
         return os.readlink(proc / str(pid) / "ns" / "pid") != os.readlink(proc / "self" / "ns" / "pid")
     except OSError:
@@ -202,7 +207,7 @@ def _contained(pid: int, proc: Path) -> bool:
 
 
 def read(pid: int, proc: Path = Path("/proc"), cgroups: Path = CGROUPS) -> Identity | None:
-    """The identity of a process; None where it is gone, or lives in a container: that one's is the engine's to give."""
+    """Return the identity of a process; None where it is gone, or in a container (the container engine sets it)."""
     try:
         if _contained(pid, proc):
             return None
@@ -226,8 +231,9 @@ def read(pid: int, proc: Path = Path("/proc"), cgroups: Path = CGROUPS) -> Ident
 def environment(pid: int, proc: Path = Path("/proc")) -> dict[str, str] | None:
     """The environment that a process was started with, without what belongs to its session or invocation.
 
-    None where it can't be told: another user's, or written over by the process, as programs do that show their state
-    as their name. A search path is kept without repeats: a script that puts its own folder in front does so again.
+    None where it cannot be read: the process is another user's, or has overwritten it, as programs do that show their
+    state in the process title. Search paths are kept without duplicates: a script that prepends its own folder
+    prepends it again at the next start.
     """
     try:
         raw = (proc / str(pid) / "environ").read_bytes()
@@ -248,9 +254,10 @@ def environment(pid: int, proc: Path = Path("/proc")) -> dict[str, str] | None:
 
 
 def login_environment(user: str) -> dict[str, str]:
-    """What a command of a user needs when it is not known what it had before; without a user of that name, little.
+    """Return the environment for a user's command whose earlier environment is unknown.
 
-    The user's own manager, sockets and bus are named where they exist: while he has a session, or lingers.
+    It names the user's runtime directory and bus where they exist: while the user has a session or lingers. For an
+    unknown user it has only the search path and the locale.
     """
     found = {"PATH": _PATH} | {name: value for name, value in os.environ.items() if _LOCALE.fullmatch(name)}
     with contextlib.suppress(KeyError):
@@ -265,7 +272,7 @@ def login_environment(user: str) -> dict[str, str]:
 
 
 def kin(pid: int, proc: Path = Path("/proc")) -> Kin | None:
-    """How a process looks; None where it is gone or may not be seen."""
+    """Return what a process looks like; None where it is gone or cannot be read."""
     folder = proc / str(pid)
     try:
         words = (folder / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
@@ -275,7 +282,7 @@ def kin(pid: int, proc: Path = Path("/proc")) -> Kin | None:
 
 
 def alike(look: Kin, user: int, proc: Path = Path("/proc")) -> list[ProcessId]:
-    """Processes of a user (by number) that look so."""
+    """Return the processes of a user (a UID) that look like this."""
     found = []
     for entry in proc.iterdir():
         pid = int(entry.name) if entry.name.isdigit() else 0
@@ -286,7 +293,7 @@ def alike(look: Kin, user: int, proc: Path = Path("/proc")) -> list[ProcessId]:
 
 
 def output(pid: int, proc: Path = Path("/proc")) -> str:
-    """The file of its own user that a process prints to; empty where it prints elsewhere."""
+    """Return the file that a process prints to, if its own user owns it; empty where it prints elsewhere."""
     link = proc / str(pid) / "fd" / "1"
     try:
         path = os.readlink(link)
@@ -298,11 +305,11 @@ def output(pid: int, proc: Path = Path("/proc")) -> str:
 
 
 def as_user(tenant: Tenant, scope: str) -> list[str]:
-    """The words in front of a command that make it run as the tenant's user, in a scope of its own.
+    """Return the argv prefix that runs a command as the tenant's user, in a scope of its own, as before the trial.
 
-    As before means: in the same slice, with the limits of its control group, its limits of resources, priority and OOM
-    score. The user's groups are the user's own, of now; his environment is not on the command line, which everybody may
-    read: see `environment_script`. No program of root's runs with it.
+    The command gets the same slice, control group limits, resource limits, priority and OOM score. Its groups are
+    those that the user has now. The environment is not on the command line, which every user can read: see
+    `environment_script`. No program runs as root with that environment.
     """
     known, own = before(tenant).identity, read(os.getpid())
     argv = ["systemd-run", "--scope", "--quiet", "--collect", f"--unit={scope}"]
@@ -324,14 +331,14 @@ def as_user(tenant: Tenant, scope: str) -> list[str]:
     except KeyError:
         group = tenant.user
     argv += ["setpriv", f"--reuid={tenant.user}", f"--regid={group}", "--init-groups"]
-    # An empty environment: what the caller has is root's.
+    # Start with an empty environment: the caller's is root's.
     return [*argv, "env", "-i"]
 
 
 def environment_script(tenant: Tenant) -> bytes:
-    """Shell commands that give a command of the tenant's its environment: what it had before, or its user's."""
+    """Return shell commands that export a tenant's environment: the one from before, or its user's at login."""
     known = before(tenant)
-    # What another user's process had is not this one's.
+    # The environment of another user's process does not apply.
     mine = known.environment if known.identity and known.identity.uid == _uid(tenant.user) else None
     found = login_environment(tenant.user) if mine is None else mine
     return b"".join(os.fsencode(f"export {name}={shlex.quote(value)}\n") for name, value in sorted(found.items()))
@@ -345,7 +352,7 @@ def _uid(user: str) -> int | None:
 
 
 def own_groups(uid: int) -> tuple[int, list[int]] | None:
-    """A user's own group and supplementary groups, by the host's lists; None where there is no such user."""
+    """Return a user's primary group and supplementary groups as the host lists them; None for an unknown user."""
     try:
         who = pwd.getpwuid(uid)
     except KeyError:
@@ -354,10 +361,10 @@ def own_groups(uid: int) -> tuple[int, list[int]] | None:
 
 
 def differences(then: Identity, now: Identity) -> list[str]:
-    """How a process is not who it was, in words; empty where it is.
+    """Return in words how the identity of a process differs from before; empty where it does not.
 
-    Groups that are the user's own are right, whatever the process before had: it may have been started before he was
-    given another one.
+    The groups that the user has now are accepted even if the earlier process had others: it may have started before
+    the user was added to a group.
     """
     found = [
         f"{name} {getattr(now, key)}, was {getattr(then, key)}"
@@ -368,19 +375,19 @@ def differences(then: Identity, now: Identity) -> list[str]:
     if groups not in ((then.gid, then.groups), own_groups(now.uid)):
         found.append(f"groups {[now.gid, *now.groups]}, were {[then.gid, *then.groups]}")
     old, new = {**then.limits, **then.cgroup}, {**now.limits, **now.cgroup}
-    # What can't be read on one side can't be compared.
+    # Only limits that could be read on both sides are compared.
     others = sorted(key for key in old.keys() & new.keys() if new[key] != old[key])
     found += [f"limit {key} {new[key]}, was {old[key]}" for key in others]
     if then.environment is not None and now.environment is not None:
         lost = sorted(set(then.environment) - set(now.environment))
         more = sorted(set(now.environment) - set(then.environment))
         found += [f"without {', '.join(lost)} in its environment"] if lost else []
-        found += [f"with {', '.join(more)} in its environment, which it had not"] if more else []
+        found += [f"with {', '.join(more)} in its environment, which it did not have before"] if more else []
     return found
 
 
 def recall(facts: Any) -> Identity | None:
-    """An identity out of a snapshot; None where it has none, or one that another version has written."""
+    """Return the identity from a snapshot; None where the snapshot has none, or another version wrote it."""
     try:
         return Identity(**facts)
     except TypeError:

@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a trial would do to the host, before it does it: what stops, in which order, and for how long.
+"""What a trial would do to the host: what stops, in which order, and for how long.
 
-The times are expectations put together from the plan's own figures (the tenants' and the candidate's usual start, the
-usual reply, the drain's minimum); the cap is the promise. A rehearsal replaces the figures of the tenants and of the
-drain by measured ones, and the expectation is computed again.
+The times are estimates from the plan's own figures (the usual start of the tenants and the candidate, the usual reply,
+the minimum drain); only the cap is a promise. A rehearsal replaces the figures of the tenants and the drain with
+measured ones, and the estimates are computed again.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 
 from .plan import Plan
 
-# Usual cost of stopping a tenant and of starting a container, each; small beside what the plan gives.
+# Usual time to stop a tenant, and to start a container; small compared with the plan's figures.
 STOP_S, CONTAINER_S = 1.0, 1.0
-# A start that differs from the inventory's figure by more than this gets a hint: the outlook would mislead.
+# A start that differs from the inventory's figure by more than this gets a hint: the estimate would mislead.
 FAR_OFF_S, FAR_OFF_SHARE = 2.0, 0.5
 # A start or drain that takes a larger share of its limit than this leaves too little margin.
 NARROW_SHARE = 0.5
@@ -28,7 +28,7 @@ NARROW_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Measured:
-    """What a rehearsal measured, in seconds; what it did not measure is absent.
+    """Times that a rehearsal measured, in seconds; what it did not measure is absent.
 
     ``down_s`` is the whole down time of a tenant in the rehearsal, from the stop request until it is healthy again.
     """
@@ -40,7 +40,7 @@ class Measured:
 
 
 def measured(entries: Sequence[dict[str, Any]]) -> Measured | None:
-    """What the journal of a restored rehearsal holds, or None while its host is not restored."""
+    """Read the measured times from a rehearsal's journal; None while its host is not restored."""
     restored = [e for e in entries if e.get("event") == "restored"]
     if not restored:
         return None
@@ -52,7 +52,7 @@ def measured(entries: Sequence[dict[str, Any]]) -> Measured | None:
 
 
 def _spans(plan: Plan, found: Measured) -> dict[str, tuple[float, float]]:
-    """When every stopped tenant goes and is back, in seconds after the first stop."""
+    """When each stopped tenant goes down and is back up, in seconds after the first stop."""
     work, limits = plan.decider, plan.limits
     replies_s = sum((one.warmup + one.n) * one.expected_reply_s for one in plan.workloads)
     a1_s = replies_s + CONTAINER_S
@@ -86,13 +86,13 @@ def _spans(plan: Plan, found: Measured) -> dict[str, tuple[float, float]]:
 
 
 def down_s(plan: Plan, found: Measured | None = None) -> dict[str, float]:
-    """Expected down time of every tenant that stops, in seconds; measured figures take the place of the plan's."""
+    """Expected down time of every tenant that stops, in seconds; measured figures replace the plan's."""
     spans = _spans(plan, found or Measured())
     return {name: round(spans[name][1] - spans[name][0], 1) for name in plan.stop_order}
 
 
 def impacts_s(plan: Plan, found: Measured | None = None) -> dict[str, float]:
-    """Expected time without what people lose: from the first stop of one of its tenants until the last is back."""
+    """Expected time of each impact on people, in seconds: from its first stop until its last tenant is back."""
     spans = _spans(plan, found or Measured())
     return {
         impact: round(max(spans[n][1] for n in names) - min(spans[n][0] for n in names), 1)
@@ -101,7 +101,7 @@ def impacts_s(plan: Plan, found: Measured | None = None) -> dict[str, float]:
 
 
 def lines(plan: Plan) -> list[str]:
-    """The outlook as lines for people; that of a rehearsal says what a trial would take beside it."""
+    """The outlook as lines of text; a rehearsal's outlook also has the times of a trial."""
     down = down_s(plan)
     what = f"try {plan.candidate.label} on port {plan.candidate.port}"
     if plan.rehearsal:
@@ -113,7 +113,7 @@ def lines(plan: Plan) -> list[str]:
         tenant = plan.tenant(name)
         found.append(f"{step}. stop {name} ({tenant.title}), expected down {down[name]:.0f} s{beside[name]}")
     found.append(f"then restore in the order: {', '.join(plan.restore_order)}")
-    settle = f", the last {plan.settle_s:g} s of it to see that every tenant stays up" if plan.settle_s else ""
+    settle = f", including {plan.settle_s:g} s to check that every tenant stays up" if plan.settle_s else ""
     found.append(f"a restore takes at most {plan.restore_bound_s:.0f} s{settle}")
     for impact, expected in impacts_s(plan).items():
         found.append(f"expected {impact} time {expected:.0f} s, at most {plan.limits.cap_s:.0f} s")
@@ -127,7 +127,7 @@ def _trial(plan: Plan) -> Plan:
 
 
 def report(plan: Plan, found: Measured) -> list[str]:
-    """What a rehearsal measured and what follows for a trial, as lines for people."""
+    """What a rehearsal measured, and what follows for a trial, as lines of text."""
     trial = _trial(plan)
     expected, impacts = down_s(trial, found), impacts_s(trial, found)
     rows: list[tuple[str, ...]] = [("tenant", "stop s", "start s", "down s, here", "down s, expected in a trial")]
@@ -172,7 +172,7 @@ def hints(plan: Plan, found: Measured) -> list[str]:
     longest = max(impacts_s(_trial(plan), found).values(), default=0.0)
     if longest > plan.run_max_s:
         said.append(
-            f"hint: a trial would take about {longest:.0f} s, and its window is ended after {plan.run_max_s:.0f} s; "
+            f"hint: a trial would take about {longest:.0f} s, but its window ends after {plan.run_max_s:.0f} s; "
             "raise limits.cap_s or measure less (trial_workloads)"
         )
     return said

@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who listens on the ports of a window, at every look at its fence.
+"""Watch who listens on the ports of a window, at every check of its fence.
 
-Who listens where a model is asked can answer in its place, and gets prompt and picture. A client in its container
-can't see who that is. So the ports are judged here: thoroughly when a socket is new (who holds it, and is he the
-port's owner?), and cheaply from then on (is it there, and does one of the known processes still hold it?).
+A foreign program that listens on a model's port can answer in its place, and it receives prompt and picture. A client
+in its container cannot see who listens. So the ports are checked here: thoroughly when a socket is new (which process
+holds it, and is that the port's owner?), and cheaply afterwards (is it still there, and does a known process hold it?).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from . import probes, sockets
 from .probes import Listener
 from .sockets import Holder, Socket
 
-# Looks take at most this share of a core: where a look is expensive, the next one is left out.
+# Looks use at most this share of a core: after an expensive look, the next ones are skipped.
 SHARE = 0.05
 
 
 @dataclass(frozen=True)
 class Change:
-    """Another party listens on a port, or may have done so since the last good look.
+    """A foreign process listens on a port, or may have done so since the last good look.
 
-    ``pid`` is 0 and ``command`` empty where it can't be seen; ``good_s`` is the CLOCK_MONOTONIC of the last good look;
-    ``asked`` whether something was measured on the port meanwhile; ``found`` is all of it in words.
+    ``pid`` is 0 and ``command`` empty where it cannot be seen; ``good_s`` is the CLOCK_MONOTONIC of the last good look;
+    ``asked`` says whether something was measured on the port meanwhile; ``found`` describes the change in words.
     """
 
     port: int
@@ -44,7 +44,7 @@ class Change:
     found: str
 
     def facts(self) -> dict[str, Any]:
-        """It as the journal has it."""
+        """Return the fields of the journal's entry."""
         return {
             "port": self.port,
             "owner": self.owner,
@@ -58,11 +58,11 @@ class Change:
 @dataclass
 class _Port:
     owner: str
-    # Several may share a port: a program of another tenant's, in front of both.
+    # Several tenants may share a port: another tenant's program may listen in front of them.
     judges: list[Callable[[Listener], bool]]
     good_s: float
     asked: bool = False
-    # Sockets of its owner, and who held them; nobody for one of the kernel's own.
+    # The owner's sockets, with the processes that held them; none for a kernel socket.
     known: dict[int, list[Holder]] = field(default_factory=dict)
     held: bool = False
 
@@ -74,7 +74,7 @@ def _user(uid: int | None) -> str:
 
 
 class Ports:
-    """The ports that are watched, each with the one who may listen there."""
+    """The watched ports, each with the owner that may listen there."""
 
     def __init__(self, proc: Path = sockets.PROC) -> None:
         self._proc = proc
@@ -82,34 +82,34 @@ class Ports:
         self._next_s = 0.0
 
     def watch(self, ports: Collection[int], owner: str, owns: Callable[[Listener], bool]) -> None:
-        """Watch ports from the next look on; what is known of one that is watched already is kept.
+        """Watch ports from the next look on; a port that is already watched keeps its state.
 
         Args:
             ports: their numbers.
-            owner: whose they are, in words.
-            owns: judges a listener there.
+            owner: their owner, in words.
+            owns: says whether a listener is the owner's.
         """
         for port in ports:
             self._ports.setdefault(port, _Port(owner, [], time.monotonic())).judges.append(owns)
 
     def ask(self, ports: Collection[int]) -> None:
-        """Something is asked on these ports from now on, and on no others.
+        """Set the ports on which something is asked from now on; all others are not asked.
 
-        From then on a port whose sockets were all replaced between two looks counts as changed, even if its owner
-        holds it again: it was free in between.
+        While a port is asked, it counts as changed when all of its sockets were replaced between two looks, even if
+        its owner holds it again: it was free in between.
         """
         for number, port in self._ports.items():
             port.asked = number in ports
 
     def held(self, port: int) -> bool:
-        """Whether its owner listened on a port at the last look."""
+        """Whether the owner listened on a port at the last look."""
         return self._ports[port].held
 
     def look(self, *, sure: bool = False) -> Change | None:
-        """What has changed hands since the last look.
+        """Return the first port found that has changed hands since the last look; None where none has.
 
         Args:
-            sure: look in any case, however short ago the last look was.
+            sure: look even if the last look was very recent.
         """
         if not self._ports or (not sure and time.monotonic() < self._next_s):
             return None
@@ -124,7 +124,7 @@ class Ports:
 
     def _look_at(self, number: int, port: _Port, here: list[Socket], now_s: float) -> Change | None:
         fresh = [item for item in here if not self._still(port, item)]
-        # What is judged here was seen at `now_s`: a tie to an earlier look is what makes it continuous.
+        # Sockets judged now were first seen at `now_s`; only an older socket shows that nothing changed in between.
         before = set(port.known)
         if fresh:
             change = self._judge(number, port, fresh)
@@ -133,7 +133,7 @@ class Ports:
         present = {item.inode for item in here} & set(port.known)
         port.held = bool(present)
         if port.asked and before and not before & {item.inode for item in here}:
-            # Nobody there answers nothing; the next one to come has taken a port that was free.
+            # While nothing listens, nothing answers; the next listener has taken a port that was free.
             return self._reopened(number, port, present) if present else None
         port.known = {inode: who for inode, who in port.known.items() if inode in present}
         port.good_s = now_s
@@ -146,8 +146,8 @@ class Ports:
         return not who or any(sockets.holds(holder, self._proc) for holder in who)
 
     def _judge(self, number: int, port: _Port, fresh: list[Socket]) -> Change | None:
-        """Remember sockets of the owner's; the first that is another's is the change."""
-        # A process may end, or hand its socket on, while it is looked for: then it is looked for once more.
+        """Remember the owner's sockets; the first socket of another process is the change."""
+        # A process may end or pass its socket on during the search; then search once more.
         for last in (False, True):
             held = sockets.holders([item.inode for item in fresh], self._proc)
             unseen = []
@@ -161,7 +161,7 @@ class Ports:
                         uid = probes.uid(holder.pid, self._proc)
                         change = self._change(number, port, listener, item.uid if uid is None else uid)
                         return replace(change, found=change.found + trouble)
-                # A socket of the kernel's own is in nobody's hands, and root's.
+                # A kernel socket has no holder and belongs to root.
                 if who or item.uid == 0:
                     port.known[item.inode] = who
                 else:
@@ -176,18 +176,18 @@ class Ports:
 
     @staticmethod
     def _foreign(port: _Port, listener: Listener) -> str | None:
-        """None for a listener of the owner's; otherwise what could not be asked, if anything."""
+        """Return None for the owner's listener; otherwise why that could not be determined, or an empty string."""
         try:
             return None if any(owns(listener) for owns in port.judges) else ""
         except Exception as err:
-            # A manager that can't be asked has not said that it is its own.
-            return f", and it can't be told whose that is: {err}"
+            # A manager that does not answer has not confirmed that the listener is its own.
+            return f", and its owner cannot be determined: {err}"
 
     def _reopened(self, number: int, port: _Port, present: set[int]) -> Change:
         pid = next((who[0].pid for inode, who in port.known.items() if inode in present and who), 0)
         listener = Listener(number, pid, probes.command(pid, self._proc) if pid else "")
         change = self._change(number, port, listener, probes.uid(pid, self._proc) if pid else None)
-        return replace(change, found=f"it was closed and opened again meanwhile: {change.found}")
+        return replace(change, found=f"it was closed and reopened in between: {change.found}")
 
     @staticmethod
     def _change(number: int, port: _Port, listener: Listener, uid: int | None) -> Change:

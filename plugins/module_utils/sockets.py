@@ -1,12 +1,12 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which sockets listen on a few ports, and who holds them, cheaply enough to be asked many times a second.
+"""Find which sockets listen on a few ports and which processes hold them, cheaply enough for many times a second.
 
-The kernel is asked for listening sockets alone. The tables in ``/proc/net`` have every connection as well, and on a
-machine with much memory one reading costs 5 to 40 ms of a core: they are read only where the kernel can't be asked.
-To find who holds a socket costs a walk over the descriptors of all processes, some 30 ms for a hundred of them; to see
-that a known process still holds it costs microseconds.
+The kernel is asked for listening sockets only. The tables in ``/proc/net`` list every connection as well, and on a
+machine with much memory one reading takes 5 to 40 ms of a core: they are read only where the kernel cannot be asked.
+Finding the holder of a socket takes a walk over the descriptors of all processes, some 30 ms for a hundred of them;
+checking that a known process still holds it takes microseconds.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _ANSWER_S = 1.0
 _SOCK_DIAG, _BY_FAMILY, _REQUEST_DUMP, _ERROR, _DONE = 4, 20, 0x301, 2, 3
 _LISTEN = 10
 _HEADER = struct.Struct("=IHHII")
-# Family, protocol, states; then the port, and 46 bytes of addresses that stand for any.
+# Family, protocol, states; then the port, and 46 zero bytes that stand for any address.
 _QUESTION = struct.Struct("=BBxxI2s46x")
-# Of the answer: state, port; user and inode behind the addresses and the queues.
+# Offsets in the answer: the port; the user and the inode, which follow the addresses and the queues.
 _PORT_AT, _USER_AT = 4, 64
 
 
 @dataclass(frozen=True)
 class Socket:
-    """A listening TCP socket: ``inode`` names it for as long as it lives; ``uid`` is whose process made it."""
+    """A listening TCP socket: ``inode`` identifies it while it exists; ``uid`` is the user whose process opened it."""
 
     port: int
     inode: int
@@ -43,7 +43,7 @@ class Socket:
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that holds a socket, and as which of its descriptors."""
+    """A process that holds a socket, and the descriptor with which it does."""
 
     inode: int
     pid: int
@@ -51,9 +51,9 @@ class Holder:
 
 
 def listening(ports: Collection[int], proc: Path = PROC) -> list[Socket]:
-    """The sockets that listen on any of these ports, whatever their address."""
+    """The sockets that listen on any of these ports, on any address."""
     if proc == PROC:
-        # A kernel may be built without this question, or a fence around the program forbid it.
+        # A kernel may be built without this interface, or a sandbox may forbid it.
         with contextlib.suppress(OSError):
             return sorted({item for port in ports for item in _asked(port)}, key=lambda item: (item.port, item.inode))
     return [item for item in _table(proc) if item.port in ports]
@@ -68,7 +68,7 @@ def _asked(port: int) -> list[Socket]:
             header = _HEADER.pack(_HEADER.size + len(question), _BY_FAMILY, _REQUEST_DUMP, family, 0)
             kernel.send(header + question)
             found += _answer(kernel)
-    # A kernel that does not heed the port tells of all of them.
+    # A kernel that ignores the port in the question returns all listening sockets.
     return [item for item in found if item.port == port]
 
 
@@ -105,14 +105,14 @@ def _table(proc: Path) -> list[Socket]:
 
 
 def holders(inodes: Collection[int], proc: Path = PROC) -> list[Holder]:
-    """Who holds these sockets, as far as the caller may see: a walk over the descriptors of all processes."""
+    """Find who holds these sockets, as far as the caller may see; this walks the descriptors of all processes."""
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
     found = []
     for entry in os.scandir(proc):
         if not entry.name.isdigit():
             continue
         folder = f"{entry.path}/fd"
-        # Processes and descriptors come and go meanwhile.
+        # Processes and descriptors come and go during the walk.
         with contextlib.suppress(OSError):
             for fd in os.listdir(folder):
                 with contextlib.suppress(OSError):
@@ -123,7 +123,7 @@ def holders(inodes: Collection[int], proc: Path = PROC) -> list[Holder]:
 
 
 def holds(item: Holder, proc: Path = PROC) -> bool:
-    """Whether the process still holds that very socket."""
+    """Whether the process still holds exactly this socket."""
     try:
         return os.readlink(proc / str(item.pid) / "fd" / item.fd) == f"socket:[{item.inode}]"
     except OSError:

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Does a process stand still? It may be alive, hold its port and its memory, and run no more.
+"""Detect a process that stands still: it is alive and holds its port and its memory, but it does not run.
 
-Three ways lead there: a signal (SIGSTOP, a debugger), the freezer of its control group (``docker pause``), and a wait
-in the kernel that no signal ends (state D).
+There are three causes: a signal (SIGSTOP, a debugger), the freezer of its control group (``docker pause``), and an
+uninterruptible wait in the kernel (state D).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .probes import ProcessId
 
 PROC = Path("/proc")
 GROUPS = Path("/sys/fs/cgroup")
-# docker and systemd freeze a control group for a moment while they change it, and a debugger looks in.
+# docker and systemd freeze a control group for a moment while they change it; a debugger stops a process to look in.
 STILL_S = 0.3
-# A driver or a slow disk may keep a thread for seconds; nothing that is waited for in a window takes longer.
+# A driver or a slow disk may block a thread for seconds, but no healthy wait in a window takes longer than this.
 STUCK_S = 10.0
-# Looking at every thread costs more than a poll may.
+# A look at every thread is too expensive for each poll.
 _THREADS_EVERY_S = 0.5
-# Where a frozen process waits in the kernel, by version 2 of control groups; by version 1 it is in state D.
+# Kernel functions in which a frozen process waits under cgroup v2; under v1 it is in state D.
 _TRAPS = ("do_freezer_trap", "get_signal")
 
 
@@ -39,11 +39,11 @@ def _text(path: str | Path) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _freezers(groups: Path, text: str) -> tuple[str, ...]:
-    """Files that say whether the control groups of a process are frozen; ``text`` is what its ``cgroup`` says."""
+    """Files that say whether the control groups of a process are frozen; ``text`` is the content of its ``cgroup``."""
     found = []
     for line in text.splitlines():
         controllers, _sep, path = line.split(":", 1)[-1].partition(":")
-        # A path may lead out of what is mounted here.
+        # The path may lead out of the mounted hierarchy.
         if ".." in path.split("/"):
             continue
         if not controllers:
@@ -58,7 +58,7 @@ def frozen(pid: int, proc: Path = PROC, groups: Path = GROUPS) -> bool:
     said = "\n".join(_text(file) for file in _freezers(groups, _text(f"{proc}/{pid}/cgroup"))).strip()
     if said:
         return any(word in said for word in ("frozen 1", "FROZEN", "FREEZING"))
-    # Its group lies outside of what is mounted here: the kernel tells what it waits for.
+    # Its group lies outside the mounted hierarchy: see in which kernel function it waits.
     return _text(f"{proc}/{pid}/wchan") in _TRAPS
 
 
@@ -67,17 +67,17 @@ class Standstill:
 
     def __init__(self, process: ProcessId, proc: Path = PROC, groups: Path = GROUPS) -> None:
         self._process, self._proc, self._groups = process, proc, groups
-        # What the last look saw, however short it has been so.
+        # What the last look saw, even if it has lasted only a moment.
         self.why, self._since_s = "", 0.0
-        # Threads that wait in the kernel: how often they were switched, and since when that is so.
+        # Threads that wait in the kernel: their count of context switches, and since when it has not changed.
         self._stuck: dict[str, tuple[str, float]] = {}
         self._looked_s = 0.0
         self.good_s = time.monotonic()
 
     def look(self) -> str:
-        """Why the process stands still; empty while it runs, or has ended.
+        """Return why the process stands still; empty while it runs, or when it has ended.
 
-        ``good_s`` is then the CLOCK_MONOTONIC of the last look at which it ran.
+        Afterwards, ``good_s`` is the CLOCK_MONOTONIC of the last look at which it ran.
         """
         now_s = time.monotonic()
         why = self._held()
@@ -106,7 +106,7 @@ class Standstill:
         return ""
 
     def _waits(self, now_s: float) -> str:
-        """The thread that has waited in the kernel too long, and where it waits."""
+        """Name the thread that has waited in the kernel too long, and where it waits; empty where none has."""
         folder = self._proc / str(self._process.pid) / "task"
         found: dict[str, tuple[str, float]] = {}
         try:
@@ -116,7 +116,7 @@ class Standstill:
         for thread in threads:
             if probes.state(int(thread), folder) != "D":
                 continue
-            # A thread that reads a slow disk is switched with every block; one that hangs never is.
+            # A thread that reads a slow disk is switched at every block; a hung thread never is.
             lines = _text(folder / thread / "status").splitlines()
             switched = next((line for line in lines if line.startswith("voluntary_ctxt_switches")), "")
             before = self._stuck.get(thread)

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What of the host ran before a trial, beside its tenants: units, containers, listeners, and who depends on a tenant.
+"""What ran on the host before a trial beside its tenants: units, containers, listeners, and what depends on a tenant.
 
-systemd stops a unit together with one that it needs. So phase 0 asks who would go down with a stopped tenant, the
-snapshot holds everything that runs, and the restore ends with the difference.
+When systemd stops a unit, it also stops the units that require it. So phase 0 asks which units would go down with a
+stopped tenant, the snapshot records everything that runs, and the restore ends with a comparison.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from . import containers, probes, run, tenants, units
 from .plan import Plan, Tenant
 from .units import Runs, Unit
 
-# A question to systemd or docker; at the end of a restore the tenants are up while it is asked.
+# Time limit of one question to systemd or docker. At the end of a restore the tenants are already up.
 _QUESTION_S = 10.0
-# What runs on and on: mounts come and go with containers and sessions, targets run nothing.
+# Unit types that keep running. Mounts come and go with containers and sessions; targets run nothing.
 _LASTING = ("service", "socket", "timer", "path")
-# Not of the host's own: the trial's units, and what lives and ends with a login.
+# Units that are not the host's own: the trial's, and those that start and end with a login.
 _PASSING = re.compile(r"(mt-.*|user@.*|user-runtime-dir@.*|session-.*)\Z")
-# Connections that a socket unit has handed to a service of their own (Accept=yes).
+# Services that a socket unit starts for one connection each (Accept=yes).
 _CONNECTION = re.compile(r".+@\d+-.+\.service\Z")
 _SESSION = re.compile(r"session-.*\.scope\Z")
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -39,15 +39,15 @@ def _ask(argv: Any) -> run.Ran:
     return run.command(argv, _QUESTION_S)
 
 
-# ---- who goes down with a tenant ----
+# ---- what goes down with a tenant ----
 
 
 @dataclass(frozen=True)
 class Beside:
-    """What phase 0 says of those that depend on a stopped tenant.
+    """What phase 0 says about units that depend on a stopped tenant.
 
-    ``broken``: they would stay down, or their place in the orders is wrong. ``told``: they go down, and the restore
-    starts them. ``todo``: the lines of the inventory that mend the first.
+    ``broken``: units that would stay down, or whose place in the orders is wrong. ``told``: units that go down and
+    that the restore starts again. ``todo``: the inventory lines that fix the broken ones.
     """
 
     broken: list[str] = field(default_factory=list)
@@ -77,7 +77,7 @@ def _tenant_of(plan: Plan, unit: Unit) -> Tenant | None:
 
 
 def _lines(plan: Plan, unit: Unit, roots: Iterable[str]) -> list[str]:
-    """The lines of the inventory that are missing, so that a unit is stopped before and started after its roots."""
+    """The missing inventory lines, with which a unit is stopped before its roots and started after them."""
     tenant = _tenant_of(plan, unit)
     name = tenant.name if tenant else _NAME.sub("-", unit.id.removesuffix(".service"))
     found = [] if tenant else [f"trial_tenants: add {{name: {name}, kind: systemd, unit: {unit.id}}}"]
@@ -94,10 +94,10 @@ def _lines(plan: Plan, unit: Unit, roots: Iterable[str]) -> list[str]:
 
 
 def judge(plan: Plan, ask: Runs) -> Beside:
-    """Whether all that go down with a stopped tenant come back.
+    """Check that every unit that goes down with a stopped tenant comes back.
 
-    A unit with a process must be a tenant itself, in both orders: it holds people's work, and it may take its time. A
-    socket, a timer, a target and the like are started by the restore.
+    A unit with a process must itself be a tenant in both orders: it may hold people's work, and its start may take a
+    while. The restore starts sockets, timers, targets and the like on its own.
 
     Raises:
         OSError: systemd did not answer.
@@ -120,7 +120,7 @@ def judge(plan: Plan, ask: Runs) -> Beside:
 
 
 def unlisted(plan: Plan, ask: Runs) -> list[Unit]:
-    """Those that go down with a tenant and are started by the restore itself, being no tenants that it starts.
+    """Units that go down with a tenant and that the restore starts on its own: they are no tenants in its order.
 
     Raises:
         OSError: systemd did not answer.
@@ -133,7 +133,7 @@ def unlisted(plan: Plan, ask: Runs) -> list[Unit]:
 
 
 def take(plan: Plan, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What of the host runs now.
+    """Record what runs on the host now.
 
     Args:
         plan: what lives on the host.
@@ -142,7 +142,7 @@ def take(plan: Plan, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         ``{"units": {name: state}, "dependents": {unit: {tenant: how}}, "containers": {name: id} or None, "listeners":
         [{"port", "program", "unit", "tenant"}]}``. Units that end by themselves are left out (one-shots, scopes,
-        sessions, what a timer or a bus name starts), and so are ports that the kernel gave out.
+        sessions, units that a timer or a bus name starts), and so are ephemeral ports.
 
     Raises:
         OSError: systemd did not answer.
@@ -172,12 +172,12 @@ def _lasts(unit: Unit) -> bool:
         return True
     if unit.facts.get("Type") == "oneshot" or any(name.endswith(".timer") for name in unit.words("TriggeredBy")):
         return False
-    # What the bus starts when it is asked for ends when nobody asks any more.
+    # A bus-activated service ends when it is idle.
     return not (unit.facts.get("BusName") and unit.facts.get("UnitFileState") == "static")
 
 
 def _containers() -> dict[str, str] | None:
-    """Running containers that are no trial's, or None where docker does not tell."""
+    """Running containers that belong to no trial; None where docker does not answer."""
     labels = "".join(f",{{{{json (.Label {json.dumps(label)})}}}}" for label in containers.LABELS)
     form = f"[{{{{json .ID}}}},{{{{json .Names}}}}{labels}]"
     try:
@@ -189,7 +189,7 @@ def _containers() -> dict[str, str] | None:
 
 
 def _fleeting_ports() -> range:
-    """Ports that the kernel gives to a program that asks for any."""
+    """The kernel's ephemeral ports."""
     with contextlib.suppress(OSError, ValueError):
         low, high = _PORT_RANGE.read_text(encoding="ascii").split()
         return range(int(low), int(high) + 1)
@@ -197,7 +197,7 @@ def _fleeting_ports() -> range:
 
 
 def _listeners(plan: Plan, found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Who listens where, a row for each port; the program's name alone: its arguments may hold a secret."""
+    """Listeners, one row a port. A row has the program's name without its arguments, which may hold a secret."""
     pids = {name: facts["pid"] for name, facts in found.items() if facts.get("pid")}
     by_unit = {units.full(tenant.unit): tenant.name for tenant in plan.tenants if tenant.kind == "systemd"}
     fleeting, rows = _fleeting_ports(), {}
@@ -221,10 +221,10 @@ def _listeners(plan: Plan, found: Mapping[str, Mapping[str, Any]]) -> list[dict[
 
 @dataclass(frozen=True)
 class Gone:
-    """What ran before a trial and does not now, in words with its name.
+    """What ran before a trial and does not run now, in words, by name.
 
-    ``ours`` are units that went down with a stopped tenant, ``deaf`` ports where such a one, or the tenant, listened;
-    ``others`` are gone for a reason that is none of the trial's.
+    ``ours`` are units that went down with a stopped tenant. ``deaf`` are ports where a stopped tenant, or such a unit,
+    listened. ``others`` are gone for a reason unrelated to the trial.
     """
 
     ours: list[str] = field(default_factory=list)
@@ -233,7 +233,7 @@ class Gone:
 
 
 def _fell_with(before: Mapping[str, Any], unit: str, stopped: Iterable[str]) -> list[str]:
-    """The stopped tenants with which a unit goes down."""
+    """The stopped tenants with which a unit went down."""
     return sorted(set(before.get("dependents", {}).get(unit, {})) & set(stopped))
 
 
@@ -243,7 +243,7 @@ def fallen(before: Mapping[str, Any], stopped: Iterable[str], but: Iterable[str]
     Args:
         before: what `take` found.
         stopped: tenants that the trial has stopped.
-        but: names of units that are started as tenants.
+        but: names of units to leave out, because they are started as tenants.
 
     Raises:
         OSError: systemd did not answer.
@@ -258,9 +258,9 @@ def start(unit: Unit, limit_s: float) -> None:
 
     Raises:
         TenantError: systemd refused.
-        OSError: it did not answer in time; what was begun goes on.
+        OSError: systemd did not answer in time; the start continues.
     """
-    # One that failed too often refuses until its counter is reset.
+    # A unit that has failed too often refuses to start until its counter is reset.
     run.command(["systemctl", "reset-failed", "--", unit.id], limit_s)
     argv = units.start_command(unit)
     done = run.command(argv, limit_s)
@@ -269,7 +269,7 @@ def start(unit: Unit, limit_s: float) -> None:
 
 
 def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool) -> Gone:
-    """Everything that ran before and does not now.
+    """Everything that ran before and does not run now.
 
     Args:
         before: what `take` found.
@@ -285,7 +285,7 @@ def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool) -> 
         unit = known.get(name)
         if unit and unit.active:
             continue
-        words = f"unit {name} was {state}, and is {unit.state if unit else 'not known to systemd'}"
+        words = f"unit {name} was {state} and is now {unit.state if unit else 'not known to systemd'}"
         roots = _fell_with(before, name, stopped)
         if roots:
             found.ours.append(f"{words}: it went down with {' and '.join(roots)}")
@@ -294,12 +294,12 @@ def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool) -> 
     running = _containers() if docker and before.get("containers") else None
     if running is not None:
         absent = [name for name in before["containers"] if name not in running]
-        found.others.extend(f"container {name} does not run any more" for name in absent)
+        found.others.extend(f"container {name} is no longer running" for name in absent)
     listening = {item.port for item in probes.listeners()}
     for row in before.get("listeners") or []:
         if row["port"] in listening:
             continue
-        words = f"nobody listens on port {row['port']} any more, where {row['program'] or 'a program'} did"
+        words = f"nothing listens on port {row['port']} any more; {row['program'] or 'a program'} did"
         words += f" (unit {row['unit']})" if row["unit"] else ""
         mine = row["tenant"] in stopped or bool(_fell_with(before, row["unit"], stopped))
         (found.deaf if mine else found.others).append(words)

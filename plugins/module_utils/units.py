@@ -1,9 +1,9 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Units of systemd, many in one answer: who goes down with a unit, and whether it could be started again.
+"""Read systemd units, many in one query: what goes down with a unit, and whether it could be started again.
 
-Everything is read with ``systemctl show``; nothing here starts, stops or changes anything.
+Everything is read with ``systemctl show``; this module starts, stops and changes nothing.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from dataclasses import dataclass
 
 from .run import Ran
 
-# The relations through which systemd stops a unit together with another. `Wants=` and `WantedBy=` are none of them.
+# Relations through which the stop of a unit stops another one. `Wants=` and `WantedBy=` do not.
 DRAGS = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo")
-# What starts a unit again while it is stopped: a connection, a time, a file, or another unit that holds it up.
+# Relations through which a stopped unit starts again: a connection, a time, a file, or another unit that upholds it.
 REVIVES = ("TriggeredBy", "UpheldBy")
-# Types of systemd older than a property leave it out of their answer, without an error.
+# A systemd that is older than a property leaves it out of the answer, without an error.
 PROPERTIES = (
     "Id", "Names", "LoadState", "ActiveState", "SubState", "Job", "Type", "BusName", "UnitFileState", "Transient",
     "CanStart", "CanStop", "RefuseManualStart", "RefuseManualStop", "NeedDaemonReload",
     "FragmentPath", "SourcePath", "DropInPaths", "EnvironmentFiles", *DRAGS, *REVIVES,
 )  # fmt: skip
-# Where a stop leads from unit to unit. Devices, slices and scopes are not stopped with a service.
+# Types of units that a stop can pass through. Devices, slices and scopes are not stopped with a service.
 PATTERNS = ("*.service", "*.socket", "*.timer", "*.path", "*.target", "*.mount", "*.automount")
 SUFFIXES = (".service", ".socket", ".timer", ".path", ".target", ".mount", ".automount", ".swap", ".slice", ".scope",
             ".device")  # fmt: skip
@@ -33,13 +33,13 @@ Runs = Callable[[Sequence[str]], Ran]
 
 @dataclass(frozen=True)
 class Unit:
-    """What systemd says of one unit, property by property; several values of one property are lines."""
+    """What systemd says about one unit, by property; a property with several values has one a line."""
 
     facts: Mapping[str, str]
 
     @property
     def id(self) -> str:
-        """Its name, with its suffix."""
+        """Its name, with the suffix."""
         return self.facts.get("Id", "")
 
     @property
@@ -49,32 +49,32 @@ class Unit:
 
     @property
     def state(self) -> str:
-        """How it is, in systemd's two words: ``active (running)``."""
+        """Its state in systemd's two words: ``active (running)``."""
         return f"{self.facts.get('ActiveState', 'unknown')} ({self.facts.get('SubState', 'unknown')})"
 
     @property
     def active(self) -> bool:
-        """Whether it is there, or about to be: a unit in the queue of a boot is not gone."""
+        """Whether it is up or coming up: a unit that a boot has queued is not gone."""
         coming = self.facts.get("Job", "").strip() not in ("", "0")
         return coming or self.facts.get("ActiveState") in ("active", "reloading", "activating", "refreshing")
 
     @property
     def has_process(self) -> bool:
-        """Whether it is a service with something running in it."""
+        """Whether it is a service with a running process."""
         return self.kind == "service" and self.active and self.facts.get("SubState") not in ("exited", "dead")
 
     def words(self, name: str) -> list[str]:
-        """A property that is a list."""
+        """The values of a property that is a list."""
         return self.facts.get(name, "").split()
 
 
 def full(name: str) -> str:
-    """A unit's name with its suffix; systemctl takes one without for a service."""
+    """A unit's name with its suffix; like systemctl, take a name without one for a service."""
     return name if name.endswith(SUFFIXES) else f"{name}.service"
 
 
 def parse(text: str) -> dict[str, Unit]:
-    """The answer of ``systemctl show``: its units by name, under each of their names."""
+    """Parse the answer of ``systemctl show``: a dictionary with each unit under each of its names."""
     found: dict[str, Unit] = {}
     for block in text.split("\n\n"):
         facts: dict[str, str] = {}
@@ -89,18 +89,18 @@ def parse(text: str) -> dict[str, Unit]:
 
 
 def show(run: Runs, names: Iterable[str]) -> dict[str, Unit]:
-    """Some units in one question; those that systemd knows nothing of have the state ``not-found``.
+    """Ask for some units in one query; for a unit that it does not know, systemd answers ``not-found``.
 
     Raises:
         OSError: systemctl did not answer.
     """
     wanted = sorted({full(name) for name in names})
-    # The root folder's mount is called "-.mount".
+    # "--": the mount unit of the root directory is called "-.mount".
     return _ask(run, ["--", *wanted]) if wanted else {}
 
 
 def everything(run: Runs) -> dict[str, Unit]:
-    """All units that systemd has loaded, except devices, slices and scopes, in one question.
+    """Ask for all units that systemd has loaded, except devices, slices and scopes, in one query.
 
     Raises:
         OSError: systemctl did not answer.
@@ -119,13 +119,13 @@ def _ask(run: Runs, words: Sequence[str]) -> dict[str, Unit]:
 def dragged(
     roots: Mapping[str, str], look: Callable[[Iterable[str]], Mapping[str, Unit]]
 ) -> tuple[dict[str, dict[str, str]], dict[str, Unit]]:
-    """Who is stopped together with some units: those that need them, those that need these, and so on.
+    """Find what is stopped together with some units: the units that require them, the units that require those, ...
 
-    A stop passes through units that are not active, too.
+    A stop also passes through units that are not active.
 
     Args:
-        roots: units by what the caller calls them.
-        look: units by name; asked once for each step away from the roots, usually once.
+        roots: units, by the caller's name for each.
+        look: returns units by name; called once for each step away from the roots, usually once in all.
 
     Returns:
         ``{unit: {root: how}}`` without the roots' own units, ``how`` in words; and all units that were looked at.
@@ -139,7 +139,7 @@ def dragged(
         ahead: set[tuple[str, str]] = set()
         for root, name in sorted(level):
             unit = known.get(name)
-            # Under another of its names it is the same unit.
+            # Its other names are the same unit.
             seen |= {(root, other) for other in unit.words("Names")} if unit else set()
         for root, name in sorted(level):
             unit = known.get(name)
@@ -156,22 +156,22 @@ def dragged(
 def start_command(unit: Unit) -> list[str]:
     """The command that brings back a unit which was stopped together with another.
 
-    A target is only marked as reached: a start of its own would start all that it wants, also what a person has
-    stopped.
+    A target is only marked as reached: an ordinary start would also start everything that it wants, including units
+    that a person has stopped.
     """
     mode = ["--job-mode=ignore-dependencies"] if unit.kind == "target" else []
     return ["systemctl", "start", *mode, "--", unit.id]
 
 
 def lacks(unit: Unit | None, there: Callable[[str], bool]) -> list[str]:
-    """Why a unit could not be stopped and started again, as far as systemd knows it; empty where it could.
+    """Why a unit could not be stopped and started again, as far as systemd knows; empty where it could.
 
     Args:
-        unit: None for one that systemd has not answered about.
+        unit: None where systemd gave no answer about it.
         there: whether a file exists.
     """
     if unit is None:
-        return ["systemd says nothing of its unit"]
+        return ["systemd gave no information about its unit"]
     facts, found = unit.facts, []
     load, path = facts.get("LoadState", "unknown"), facts.get("FragmentPath", "")
     if load != "loaded":
@@ -179,29 +179,30 @@ def lacks(unit: Unit | None, there: Callable[[str], bool]) -> list[str]:
     elif facts.get("Transient") == "yes":
         found.append("its unit is transient: systemd forgets it when it stops (write a unit file)")
     elif path and not there(path):
-        found.append(f"the file of its unit is gone: {path}")
+        found.append(f"its unit file is gone: {path}")
     for verb, can in (("Start", "started"), ("Stop", "stopped")):
         if facts.get(f"RefuseManual{verb}") == "yes":
-            found.append(f"its unit refuses to be {can} by hand (RefuseManual{verb}=yes)")
+            found.append(f"its unit refuses to be {can} manually (RefuseManual{verb}=yes)")
         elif facts.get(f"Can{verb}") == "no" and not found:
             found.append(f"systemd says that its unit can't be {can} (Can{verb}=no)")
     return found
 
 
 def warnings(unit: Unit | None) -> list[str]:
-    """What a person should know before a unit is stopped, though it can be started again."""
+    """What a person should know before a unit is stopped, although it can be started again."""
     if unit is None:
         return []
     found = []
     if unit.facts.get("NeedDaemonReload") == "yes":
-        # Its cure, a reload of systemd, may take the GPU from running containers.
-        found.append("the files of its unit have changed since systemd read them, and it starts as they were then")
+        # The remedy, a reload of systemd, may take the GPU from running containers.
+        found.append("its unit files have changed since systemd read them; it will start with the old version")
     revivers = [other for name in REVIVES for other in unit.words(name)]
-    return found + [f"{name} may start it while it is stopped, and then the run ends: stop that" for name in revivers]
+    ends = "may start it while it is stopped, which would end the run"
+    return found + [f"{name} {ends}: stop {name}" for name in revivers]
 
 
 def files(unit: Unit) -> list[str]:
-    """Paths of all files that a unit is made of: its own, its drop-ins, what it was generated from, its environment."""
+    """Paths of all files that define a unit: its unit file, drop-ins, generator source and environment files."""
     environment = [line.rsplit(" (", 1)[0].lstrip("-") for line in unit.facts.get("EnvironmentFiles", "").splitlines()]
     own = [unit.facts.get("FragmentPath", ""), unit.facts.get("SourcePath", "")]
     return list(dict.fromkeys(path for path in [*own, *unit.words("DropInPaths"), *environment] if path))

@@ -438,9 +438,9 @@ def test_nonsense_in_any_field_keeps_nothing_else_from_being_shown(tmp_path: Pat
 
 def test_what_else_is_gone_is_named(tmp_path: Path) -> None:
     """Of the newest attempt: what was back by then is not gone."""
-    text = "unit web.service was active (running), and is failed (failed)"
+    text = "unit web.service was active (running) and is now failed (failed)"
     gone: Event = (60.9, "gone", {"gone": [text], "found": text})
-    earlier: Event = (35.9, "gone", {"gone": ["container db does not run any more"], "found": "db"})
+    earlier: Event = (35.9, "gone", {"gone": ["container db is no longer running"], "found": "db"})
     again = [*back("hand", 50.0)[:-3], gone, *back("hand", 50.0)[-3:]]
     folder = make(
         tmp_path, lines_of([*OPENED, *STOPPED, *CANDIDATE, *DIED, *NOT_BACK[:-1], earlier, NOT_BACK[-1], *again])

@@ -88,7 +88,7 @@ def test_what_does_not_come_back_keeps_the_mark(world: World) -> None:
     unit.broken = "no such camera"
     text = incomplete(world)
     assert "eyes.service: systemctl start -- eyes.service ended with 1: Job for eyes.service failed: no such" in text
-    assert "unit eyes.service was active (running), and is inactive (dead): it went down with llamacpp" in text
+    assert "unit eyes.service was active (running) and is now inactive (dead): it went down with llamacpp" in text
     assert events(world, "dependent_failed")[0]["unit"] == "eyes.service"
     unit.broken = ""
     restore(world)
@@ -134,7 +134,7 @@ def test_who_died_by_himself_is_named_and_not_started(world: World) -> None:
     restore(world)
     assert unit.starts == 0
     assert world.state.mark() is None
-    assert events(world, "gone")[0]["gone"] == ["unit eyes.service was active (running), and is inactive (dead)"]
+    assert events(world, "gone")[0]["gone"] == ["unit eyes.service was active (running) and is now inactive (dead)"]
 
 
 def test_a_lost_journal_means_that_everybody_was_stopped(world: World) -> None:
@@ -177,7 +177,7 @@ def test_what_is_gone_otherwise_is_named_and_keeps_no_mark(world: World, capsys:
     web.active = False
     world.docker.end("db", 0)
     assert program.restore_now(world.state) == 0
-    said = ["unit web.service was active (running), and is inactive (dead)", "container db does not run any more"]
+    said = ["unit web.service was active (running) and is now inactive (dead)", "container db is no longer running"]
     assert events(world, "gone")[0]["gone"] == said
     assert web.starts == 0
     assert world.state.mark() is None
@@ -196,9 +196,7 @@ def test_a_second_port_of_a_tenant_keeps_the_mark_until_a_person_has_seen_it(wor
     world.intruders = []
     for _attempt in range(2):
         assert program.restore_now(world.state) == 1
-    assert (
-        "nobody listens on port 9090 any more, where llama-server did" in events(world, "restore_failed")[-1]["reason"]
-    )
+    assert "nothing listens on port 9090 any more; llama-server did" in events(world, "restore_failed")[-1]["reason"]
     restore(world, "hand")
     assert world.state.mark() is None
     assert "port 9090" in events(world, "gone")[-1]["found"]
@@ -261,7 +259,7 @@ def test_a_pruned_container_leaves_its_definition_and_keeps_the_mark(world_of: A
     world.services["llamacpp"].broken = "No such container: llama-box"
     text = incomplete(world)
     kept = world.state.definitions / "llamacpp"
-    assert f"what it is made of is kept in {kept}, for root alone" in text
+    assert f"its definition is kept in {kept} (only root can read it)" in text
     assert json.loads((kept / "container.json").read_text())[0]["Config"]["Env"] == ["TOKEN=hidden"]
     (reason,) = (e["reason"] for e in events(world, "tenant_failed"))
     # The command stands on a line of its own: programs read it from there.

@@ -383,9 +383,9 @@ def test_an_unhealthy_tenant_is_named(world: World) -> None:
         ({"LoadState": "not-found"}, "its unit is not-found"),
         ({"LoadState": "bad-setting"}, "its unit is bad-setting"),
         ({"Transient": "yes"}, "its unit is transient: systemd forgets it when it stops"),
-        ({"FragmentPath": "/no/such/x.service"}, "the file of its unit is gone: /no/such/x.service"),
-        ({"RefuseManualStart": "yes", "CanStart": "no"}, "refuses to be started by hand (RefuseManualStart=yes)"),
-        ({"RefuseManualStop": "yes"}, "its unit refuses to be stopped by hand (RefuseManualStop=yes)"),
+        ({"FragmentPath": "/no/such/x.service"}, "its unit file is gone: /no/such/x.service"),
+        ({"RefuseManualStart": "yes", "CanStart": "no"}, "refuses to be started manually (RefuseManualStart=yes)"),
+        ({"RefuseManualStop": "yes"}, "its unit refuses to be stopped manually (RefuseManualStop=yes)"),
         ({"CanStart": "no"}, "its unit can't be started (CanStart=no)"),
         ({"CanStop": "no"}, "its unit can't be stopped (CanStop=no)"),
     ],
@@ -404,7 +404,7 @@ def test_a_unit_that_runs_and_would_not_start_again(world: World, facts: dict[st
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
-        ({"NeedDaemonReload": "yes"}, "the files of its unit have changed since systemd read them"),
+        ({"NeedDaemonReload": "yes"}, "its unit files have changed since systemd read them; it will start"),
         ({"TriggeredBy": "panda.socket panda.path"}, "panda.path may start it while it is stopped"),
         ({"UpheldBy": "keeper.service"}, "keeper.service may start it while it is stopped"),
     ],

@@ -398,7 +398,7 @@ def test_a_command_of_nobody_reads_nothing_of_roots(monkeypatch: pytest.MonkeyPa
         ({"limits": {"nofile": "256:256"}}, ["limit nofile 256:256, was 1024:524288"]),
         ({"cgroup": {"MemoryMax": "4096", "IOWeight": "7"}}, ["limit MemoryMax 4096, was infinity"]),
         ({"environment": ["PATH"]}, ["without HOME in its environment"]),
-        ({"environment": ["HOME", "PATH", "X"]}, ["with X in its environment, which it had not"]),
+        ({"environment": ["HOME", "PATH", "X"]}, ["with X in its environment, which it did not have before"]),
         ({"environment": None}, []),
     ],
 )

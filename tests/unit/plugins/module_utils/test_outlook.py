@@ -85,7 +85,7 @@ def test_the_lines_name_what_stops_what_comes_back_and_what_stays(data: dict[str
     assert found[2] == f"2. stop llamacpp (Gemma 4 E2B), expected down {down['llamacpp']:.0f} s"
     assert found[3] == "then restore in the order: llamacpp, chatterbox"
     # Docker, the longest stop and its grace, drain, two starts, A2 and its grace, the settle period, the checks.
-    assert found[4] == ("a restore takes at most 428 s, the last 1 s of it to see that every tenant stays up")
+    assert found[4] == "a restore takes at most 428 s, including 1 s to check that every tenant stays up"
     assert f"expected mute time {down['chatterbox']:.0f} s, at most 1500 s" in found
     assert f"expected blind time {down['llamacpp']:.0f} s, at most 1500 s" in found
     assert found[-1] == "untouched: nav, phone"
@@ -191,6 +191,6 @@ def test_what_leaves_too_little_room_is_hinted_at(data: dict[str, Any]) -> None:
     text = "\n".join(outlook.hints(trial, found))
     assert f"{name} took 11.0 s of the 20 s it may take to start; raise its start_timeout_s" in text
     assert "VRAM took 16.0 s to drain in the restore; raise limits.drain_limit_s (30)" in text
-    assert "its window is ended after" not in text
+    assert "its window ends after" not in text
     slow = outlook.Measured(stop_s={"chatterbox": 400.0})
-    assert "its window is ended after" in "\n".join(outlook.hints(trial, slow))
+    assert "its window ends after" in "\n".join(outlook.hints(trial, slow))

@@ -142,8 +142,8 @@ def its_manager_does_not_answer(host: Host) -> None:
         (stranger_with_the_servers_name, f"port {PORT} is held by PID {STRANGER} (user nobody, llama-server)"),
         (socket_in_nobodys_hands, f"port {PORT} is held by a process that can't be seen (user nobody)"),
         (handed_to_a_stranger, f"port {PORT} is held by PID {STRANGER} (user nobody, python3 fake.py)"),
-        (closed_and_opened_again, f"closed and opened again meanwhile: port {PORT} is held by PID {SERVER} (user root"),
-        (its_manager_does_not_answer, "it can't be told whose that is: docker inspect timed out"),
+        (closed_and_opened_again, f"closed and reopened in between: port {PORT} is held by PID {SERVER} (user root"),
+        (its_manager_does_not_answer, "its owner cannot be determined: docker inspect timed out"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )

@@ -1104,7 +1104,7 @@ def test_a_server_that_was_closed_and_opened_again_ends_its_session(world: World
     )
     failed = fails(world)
     assert failed["reason"] == "another party listens on the port of the tenant llamacpp"
-    assert failed["found"].startswith("it was closed and opened again meanwhile: port 11435")
+    assert failed["found"].startswith("it was closed and reopened in between: port 11435")
     assert [void["session"] for void in voided(world)] == ["a1"]
 
 

@@ -117,15 +117,15 @@ def test_the_difference_says_whose_it_is(world: World) -> None:
     world.intruders = []
     found = surroundings.gone(before, ["llamacpp"], docker=True)
     assert found.ours == [
-        "unit eyes.service was active (running), and is inactive (dead): it went down with llamacpp",
-        "unit car.service was active (running), and is inactive (dead): it went down with llamacpp",
+        "unit eyes.service was active (running) and is now inactive (dead): it went down with llamacpp",
+        "unit car.service was active (running) and is now inactive (dead): it went down with llamacpp",
     ]
-    assert [words[:37] for words in found.deaf] == ["nobody listens on port 9090 any more,"]
-    assert "where llama-server did (unit panda-llamacpp)" in found.deaf[0]
+    assert [words[:38] for words in found.deaf] == ["nothing listens on port 9090 any more;"]
+    assert "; llama-server did (unit panda-llamacpp)" in found.deaf[0]
     assert found.others == [
-        "unit web.service was active (running), and is inactive (dead)",
-        "container db does not run any more",
-        "nobody listens on port 5432 any more, where postgres: did",
+        "unit web.service was active (running) and is now inactive (dead)",
+        "container db is no longer running",
+        "nothing listens on port 5432 any more; postgres: did",
     ]
     # Without a stop of ours nothing of it is ours.
     other = surroundings.gone(before, [], docker=False)
