@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The contracts of phase 0: what must hold on a host before a trial may touch anything.
 
-All are evaluated, concurrently and within a bounded time. None raises and nothing is changed. They run as
-the login user; what only root may see is asked through ``sudo -n``. Each answer says what was expected, what
-was found, why it matters and what to do.
+All contracts are evaluated concurrently, in bounded time. None of them raises, and none changes anything. They run
+as the login user and read through ``sudo -n`` what only root may see. Each answer says what was expected, what was
+found, why it matters and what to do.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .run import Ran
 
 T = TypeVar("T")
 
-# A dead tenant must not make phase 0 slow: no single question may take longer, nor all of them together.
+# Limits for one question and for all of them together, so that a dead tenant does not make phase 0 slow.
 QUESTION_S = 2.5
 TOGETHER_S = 2.9
 MAX_IMAGE_BYTES = 64 << 20
@@ -42,10 +42,10 @@ _SHOW_MARK = 'test ! -e "$1" || { stat -c %Y "$1" && cat "$1"; }'
 
 @dataclass(frozen=True)
 class Contract:
-    """One contract, evaluated; ``ok`` is the answer, the rest is for people.
+    """One evaluated contract; ``ok`` is the result, the rest is for people.
 
-    ``spared`` says that it holds only because this is a rehearsal: a trial would find it broken, and ``todo`` says what
-    to do about it. ``warning`` is what a person should know of the host though the contract holds.
+    ``spared`` means that it holds only because this is a rehearsal: a trial would find it broken, and ``todo`` says
+    what to do about it. ``warning`` is what a person should know about the host although the contract holds.
     """
 
     id: int
@@ -60,7 +60,7 @@ class Contract:
 
 
 def run_command(argv: Sequence[str]) -> Ran:
-    """Run a read-only command; a slow or missing one is a failed one (126, 127), never an exception."""
+    """Run a read-only command; a slow or missing command counts as failed (126, 127) and never raises."""
     try:
         return run.command(argv, QUESTION_S)
     except TimeoutError:
@@ -71,10 +71,10 @@ def run_command(argv: Sequence[str]) -> Ran:
 
 @dataclass(frozen=True)
 class Host:
-    """Where the contracts look; tests look elsewhere.
+    """Where the contracts look; tests use other places.
 
-    ``as_root`` says that privileged facts need no sudo, ``card`` opens the GPU. ``program`` is the SHA-256 of the
-    program that the trial brings to the host; empty is the one that is installed there.
+    ``as_root`` means that privileged facts need no sudo; ``card`` opens the GPU. ``program`` is the SHA-256 of the
+    program that the trial brings to the host; empty means the one that is installed there.
     """
 
     proc: Path = Path("/proc")
@@ -107,7 +107,7 @@ class NoSudo(Exception):
 
 @dataclass(frozen=True)
 class _Finding:
-    """What was found; ``trial_only`` says that the defect matters to a candidate only."""
+    """What was found; ``trial_only`` means that the defect affects only the candidate."""
 
     ok: bool
     found: str
@@ -117,9 +117,9 @@ class _Finding:
 
 
 def _together(jobs: Sequence[Callable[[], T]], limit_s: float) -> list[T | Exception]:
-    """Do all jobs at once; the result of each, its exception, or a TimeoutError for what takes too long.
+    """Run all jobs at once; return the result of each, its exception, or a TimeoutError if it takes too long.
 
-    Their threads are daemons: one that hangs does not delay the exit.
+    The threads are daemons, so a hung one does not delay the exit.
     """
     results: list[T | Exception] = [TimeoutError(f"no answer within {limit_s:g} s") for _unused in jobs]
 
@@ -191,7 +191,7 @@ def _port_of(local: str) -> int:
 
 
 def _listeners(host: Host, ports: set[int]) -> list[probes.Listener]:
-    """Listeners on ``ports``; those that the login user may not see are looked up as root.
+    """Find the listeners on ``ports``; root looks up those that the login user may not see.
 
     Raises:
         NoSudo: a holder is a process of another user, and sudo refused.
@@ -228,7 +228,7 @@ def _held_ports(plan: Plan, host: Host) -> _Finding:
     holders = [t for t in plan.tenants if t.port and t.process]
     held = _listeners(host, {port for t in plan.tenants for port in tenants.ports(t)})
     found = [(t.name, tenants.strangers(t, held, host)) for t in plan.tenants]
-    texts = [f"{who}, which is not the tenant {name}'s" for name, who in found if who]
+    texts = [f"{who}, which does not belong to the tenant {name}" for name, who in found if who]
     broken = [name for name, who in found if who]
     for tenant in holders:
         wanted = {p.pid for p in tenants.of(tenant).matches(host.proc)}
@@ -244,10 +244,10 @@ def _held_ports(plan: Plan, host: Host) -> _Finding:
 
 
 def _tenant_state(tenant: Tenant, host: Host) -> probes.ProbeResult:
-    """Whether a tenant is healthy: its manager says that it runs, its process lives, its health page says so."""
+    """Whether a tenant is healthy: its manager says that it runs, its process exists, its health page answers well."""
     managed = tenants.of(tenant).state(host)
     if managed.ok:
-        # A container that can't open the card any more answers its health page as before.
+        # A container that has lost access to the card still answers its health page.
         seen = tenants.of(tenant).sees_gpu(host)
         managed = managed if seen.ok else seen
     if not managed.ok:
@@ -277,31 +277,31 @@ def _dependents_s(plan: Plan, host: Host, trouble: list[str]) -> float:
     try:
         return DEPENDENTS_S if surroundings.unlisted(plan, host.run) else 0.0
     except OSError as err:
-        trouble.append(f"systemd does not tell who goes down with a tenant: {err}")
+        trouble.append(f"systemd does not say which units go down with a tenant: {err}")
         return 0.0
 
 
 def bounded(plan: Plan, host: Host) -> tuple[Plan, list[str]]:
-    """How long each tenant's stop may go on by itself, as its manager on the host says, and whether more comes back.
+    """Ask how long each tenant's stop may take, as its manager says, and whether units outside the plan come back.
 
     Returns:
-        The plan with those limits, and why the trial has no bound with them; empty where it has.
+        The plan with these limits, and why they leave the trial without a bound; empty where they do not.
     """
     moved, trouble = [], []
     for tenant in plan.tenants:
         limit_s = _stop_limit_s(tenant, host) if tenant.name in plan.stop_order else 0.0
         if limit_s is None:
-            trouble.append(f"systemd does not tell how long the stop of {tenant.name} may take")
+            trouble.append(f"systemd does not say how long {tenant.name} may take to stop")
         elif math.isinf(limit_s):
             trouble.append(f"the stop of {tenant.name} has no limit (TimeoutStopSec=infinity in its unit)")
-        # Without a limit the trial is not opened.
+        # Phase 0 refuses a trial without a limit.
         bound_s = tenant.stop_limit_s if limit_s is None or math.isinf(limit_s) else max(limit_s, tenant.stop_limit_s)
         moved.append(dataclasses.replace(tenant, stop_limit_s=bound_s))
     found = dataclasses.replace(plan, tenants=moved, dependents_s=_dependents_s(plan, host, trouble))
     if found.run_max_s <= 0:
         trouble.append(
             f"limits.cap_s of {plan.limits.cap_s:g} s leaves no time for the window: "
-            f"a restore may take {found.restore_bound_s:.0f} s, with the longest stop of a unit in the stop order"
+            f"a restore may take {found.restore_bound_s:.0f} s, including the longest stop in the stop order"
         )
     return found, trouble
 
@@ -315,7 +315,7 @@ def _healthy(plan: Plan, host: Host) -> _Finding:
     if isinstance(way, NoSudo):
         raise way
     if isinstance(way, Exception):
-        way = _Finding(False, f"it can't be told who could be started again: {way}")
+        way = _Finding(False, f"it is unknown which tenants could be started again: {way}")
     answers = [_answer(result) for result in results]
     texts = [f"{t.name}: {a.found}" for t, a in zip(plan.tenants, answers, strict=True)]
     well = all(answer.ok for answer in answers)
@@ -324,9 +324,9 @@ def _healthy(plan: Plan, host: Host) -> _Finding:
 
 
 def _way_back(plan: Plan, host: Host) -> _Finding:
-    """Whether all that a trial stops, and all that goes down with it, could be started again.
+    """Check that everything that a trial stops, and everything that goes down with it, could be started again.
 
-    Find a tenant that could not be started now, not when it is already down.
+    A tenant that could not be started must be found now, not when it is already down.
     """
     ways = tenants.ways_back([t for t in plan.tenants if t.start or t.name in plan.stop_order], host)
     lost = [f"{name} could not be brought back: {why}" for name, way in ways.items() for why in way.lost]
@@ -337,7 +337,7 @@ def _way_back(plan: Plan, host: Host) -> _Finding:
         if twins and tenant.name in plan.stop_order:
             lost.append(f"{tenant.name} could not be stopped alone: {twins}")
         elif twins:
-            warned.append(f"warning: {tenant.name} can't be told from others: {twins}")
+            warned.append(f"warning: {tenant.name} cannot be told apart from others: {twins}")
     beside = surroundings.judge(plan, host.run)
     lost += beside.broken
     return _Finding(not lost, "; ".join([*lost, *beside.told, *warned]), "\n    ".join(beside.todo))
@@ -379,7 +379,7 @@ def _room(plan: Plan, host: Host) -> _Finding:
 
 
 def _gpu_for_docker(access: str, info: dict[str, Any], cdi_dirs: Sequence[Path]) -> str:
-    """Why containers would not see the GPU, empty when they do."""
+    """Why containers would not see the GPU; empty when they would."""
     if access == "gpus":
         return "" if "nvidia" in (info.get("Runtimes") or {}) else "docker has no runtime called nvidia"
     if access == "none":
@@ -422,7 +422,7 @@ def _docker(plan: Plan, host: Host) -> _Finding:
 
 
 def _open_to_reload(info: dict[str, Any], names: Sequence[str], host: Host) -> str:
-    """Which containers another program's reload of systemd would take the GPU from; a trial itself never reloads."""
+    """Name the containers that lose the GPU if another program reloads systemd; a trial itself never reloads it."""
     if not names or info.get("CgroupDriver") != "systemd":
         return ""
     inspected = host.root("docker", "inspect", "--format", reload.INSPECT, *names).out
@@ -430,12 +430,12 @@ def _open_to_reload(info: dict[str, Any], names: Sequence[str], host: Host) -> s
 
 
 def _docker_of_units(host: Host) -> str:
-    """Why runner and restorer would not find docker, which a login does; empty when they would, or it can't be told."""
+    """Why runner and restorer would not find docker although a login does; empty when they would, or when unknown."""
     told = host.run(("systemctl", "show-environment")).out.splitlines()
     path = next((line.removeprefix("PATH=") for line in told if line.startswith("PATH=")), "")
     if not path or host.root("sh", "-c", 'PATH="$1"; export PATH; command -v docker', "sh", path).rc == 0:
         return ""
-    return f"docker is in none of the folders in which systemd looks for the trial's units ({path})"
+    return f"docker is in none of the folders on the PATH of the trial's units ({path})"
 
 
 def _restart_policies(names: Sequence[str], host: Host) -> str:
@@ -464,7 +464,7 @@ def _alone(_plan: Plan, host: Host) -> _Finding:
             run, since = facts["run"], facts.get("since") or since
         except (ValueError, KeyError, TypeError, AttributeError):
             run = "(the mark cannot be read)"
-        return _Finding(False, f"run {run} holds this host since {since} (open mark {mark})")
+        return _Finding(False, f"run {run} has held this host since {since} (open mark {mark})")
     for unit in ("mt-run", "mt-restore"):
         state = host.run(("systemctl", "is-active", unit)).out.strip()
         if state in ("active", "activating", "deactivating", "reloading"):
@@ -500,7 +500,7 @@ def _pins(plan: Plan, _host: Host) -> _Finding:
         bad.append(f"digest of {plan.base_image} is {plan.base_digest or 'unset'}")
     elif plan.base_image and not plan.image_base.endswith(f"@{plan.base_digest}"):
         bad.append(
-            f"the image is built on {plan.image_base or 'nothing known'} (`make image HOST={plan.host}` fixes it)"
+            f"the image is built on {plan.image_base or 'an unknown base'} (`make image HOST={plan.host}` fixes it)"
         )
     if candidate.repo and not _REVISION.match(candidate.revision):
         bad.append(f"revision of {candidate.repo} is {candidate.revision or 'unset'}")
@@ -524,7 +524,7 @@ def _quiet(plan: Plan, _host: Host) -> _Finding:
     if wanted.operator_confirms_idle:
         return _Finding(True, "; ".join(["the operator says that the host is idle", *texts]))
     if not answers:
-        return _Finding(False, "the inventory has no quiet probe, and the operator said nothing")
+        return _Finding(False, "the inventory has no quiet probe, and operator_confirms_idle is not set")
     return _Finding(all(a.ok for a in answers), "; ".join(texts))
 
 
@@ -532,10 +532,10 @@ def _quiet(plan: Plan, _host: Host) -> _Finding:
 
 
 def _ground_truth(plan: Plan, _host: Host) -> _Finding:
-    """What the controller found out about exactly the pinned model file."""
+    """What the controller knows about exactly the pinned model file."""
     truth = plan.ground_truth
     if truth is None:
-        return _Finding(True, "not asked for")
+        return _Finding(True, "not requested")
     known = {file.sha256: file for file in truth.files}
     texts, good, failed = [], True, False
     for file in (file for file in plan.candidate.files if file.role == "model"):
@@ -547,7 +547,7 @@ def _ground_truth(plan: Plan, _host: Host) -> _Finding:
     good, found = good and bool(texts), "; ".join(texts) or "the candidate has no model file"
     if good or not truth.required:
         return _Finding(True, found if good else f"{found} (not required)")
-    todo = "try another file; `trialbench ticket` tells from the verdict what failed" if failed else ""
+    todo = "try another file; `trialbench ticket` shows what failed" if failed else ""
     return _Finding(False, found, todo, trial_only=True)
 
 
@@ -570,9 +570,9 @@ class _Term:
     why: str
     todo: Callable[[Plan], str]
     look: Callable[[Plan, Host], _Finding]
-    # Whether it concerns only the candidate and its measurement; a rehearsal does without it.
+    # Whether it concerns only the candidate and its measurement; a rehearsal goes on without it.
     trial_only: bool = False
-    # Whether the inventory insists on it; otherwise what is broken is a warning.
+    # Whether the inventory requires it; otherwise a broken contract is a warning.
     required: Callable[[Plan], bool] = lambda _: True
 
 
@@ -698,7 +698,7 @@ TERMS = (
         11,
         "everything is pinned",
         lambda _: "the image by sha256, the candidate's revision by 40 hex digits, every file by sha256",
-        "what is not pinned is not what was reviewed, and no result could be repeated",
+        "an unpinned part may differ from what was reviewed, and nobody could repeat the result",
         lambda _: "run `make pin` and commit what it writes",
         _pins,
         trial_only=True,
@@ -707,7 +707,7 @@ TERMS = (
         12,
         "the host is quiet",
         _expected_quiet,
-        "people would lose their call, or the car its eyes, while they use them",
+        "people would lose a service while they use it",
         lambda _: "wait until the host is idle, or say so yourself: -e operator_confirms_idle=true",
         _quiet,
     ),
@@ -717,7 +717,7 @@ TERMS = (
         _expected_ground_truth,
         "a conversion may have changed the model; the tenants would be stopped to measure the wrong one",
         lambda _: (
-            "make a verdict with `trialbench check` and name its file in ground_truth_verdicts, or do without: "
+            "produce a verdict with `trialbench check` and name its file in ground_truth_verdicts, or go without one: "
             "-e ground_truth_required=false"
         ),
         _ground_truth,
@@ -746,7 +746,7 @@ def _contract(term: _Term, plan: Plan, result: _Finding | Exception) -> Contract
     why = (_why_clauses(plan) if term.id == 2 else "") or term.why
     todo = "" if result.ok else result.todo or term.todo(plan)
     spared = plan.rehearsal and not result.ok and (term.trial_only or result.trial_only)
-    # What the inventory does not insist on holds with a warning.
+    # A contract that the inventory does not require holds with a warning.
     lenient = not result.ok and not spared and not term.required(plan)
     warning = f"{result.found}. What to do: {todo}." if lenient else result.warning
     ok = result.ok or spared or lenient
@@ -762,12 +762,12 @@ def _evaluate(terms: Sequence[_Term], plan: Plan, host: Host) -> list[Contract]:
 
 
 def evaluate(plan: Plan, host: Host | None = None) -> list[Contract]:
-    """All contracts, ordered by id; takes at most about three seconds, changes nothing, never raises."""
+    """Evaluate all contracts, ordered by id; this takes at most about three seconds, and never raises."""
     return _evaluate(TERMS, plan, host or Host())
 
 
 def quiet(plan: Plan, host: Host | None = None) -> list[Contract]:
-    """The contracts that can break from one moment to the next, asked again right before the first stop."""
+    """Evaluate the contracts that can break at any moment again, right before the first stop."""
     return _evaluate([term for term in TERMS if term.look is _quiet], plan, host or Host())
 
 

@@ -426,7 +426,7 @@ CASES: tuple[Case, ...] = (
          says=("restored by (playbook|hand)|restore started by (playbook|hand)", "restore.yml ended with 0"),
          by="playbook|hand", play=LONG_MEASURE, extra_s=2, why="the runner's time to end"),
     Case("two-trials", "two trials at once", "window", A1, faults.second_trial, ends="completed",
-         says=("the second trial ended with 2", "run .* holds this host since 20"),
+         says=("the second trial ended with 2", "run .* has held this host since 20"),
          play=asked(n=500)),
     Case("second-controller", "another controller's phase 1", "window", A1, faults.second_controller, ends="completed",
          says=("the second controller ended with 2", "this host is held by run .* since 20", "bring the host back"),

@@ -499,7 +499,7 @@ def test_units_are_asked_about_all_at_once(world: World) -> None:
 def test_a_systemd_that_says_nothing_breaks_the_contract(world: World) -> None:
     world.unit = {"silent": "yes"}
     found = world.only(6).found
-    assert "it can't be told who could be started again: systemctl show: Failed to connect to bus" in found
+    assert "it is unknown which tenants could be started again: systemctl show: Failed to connect to bus" in found
     assert "chatterbox: " in found
 
 
@@ -573,7 +573,7 @@ def test_a_compose_project_needs_its_file(world: World, start: str, file: str, w
             "limits.cap_s of 1500 s leaves no time for the window",
         ),
         ("TimeoutStopUSec=infinity\n", "the stop of llamacpp has no limit (TimeoutStopSec=infinity in its unit)"),
-        ("", "systemd does not tell how long the stop of llamacpp may take"),
+        ("", "systemd does not say how long llamacpp may take to stop"),
     ],
 )
 def test_a_unit_must_stop_in_bounded_time(world: World, out: str, words: str) -> None:
@@ -706,7 +706,7 @@ def test_a_tenant_that_is_stopped_must_be_told_from_others(
     words = "PIDs 20, 21 all have the argv 'uvicorn', and none descends from another"
     assert (f"nav could not be stopped alone: {words}" in found.found) is (moved and not apart)
     # Who stays as he is need not be told apart; it is said all the same.
-    assert (f"warning: nav can't be told from others: {words}" in found.found) is (not moved and not apart)
+    assert (f"warning: nav cannot be told apart from others: {words}" in found.found) is (not moved and not apart)
 
 
 # 7
@@ -777,7 +777,7 @@ def test_docker_is_where_the_trials_units_look(world: World, patient: None, path
         assert world.broken() == {}
         return
     broken = world.only(8)
-    assert f"in none of the folders in which systemd looks for the trial's units ({path})" in broken.found
+    assert f"in none of the folders on the PATH of the trial's units ({path})" in broken.found
     assert "sudo ln -s" in broken.todo
 
 
@@ -850,7 +850,7 @@ def test_an_open_mark_names_run_and_time(world: World) -> None:
     mark = {"run": "e4b-1", "epoch": 3, "boot_id": "x", "since": "2026-05-01T10:00:00Z", "controller": "me"}
     (world.state / "open").write_text(json.dumps(mark))
     contract = world.only(9)
-    assert contract.found.startswith("run e4b-1 holds this host since 2026-05-01T10:00:00Z")
+    assert contract.found.startswith("run e4b-1 has held this host since 2026-05-01T10:00:00Z")
     assert "model-trial status" in contract.todo
     assert "restore.yml" in contract.todo
 
@@ -859,7 +859,7 @@ def test_an_open_mark_names_run_and_time(world: World) -> None:
 def test_a_torn_mark_is_a_mark(world: World, text: str) -> None:
     (world.state / "open").write_text(text)
     found = world.only(9).found
-    assert "run (the mark cannot be read) holds this host since 20" in found
+    assert "run (the mark cannot be read) has held this host since 20" in found
     assert "Z (open mark" in found
 
 
@@ -979,7 +979,7 @@ def test_the_operators_word_counts_and_the_probes_stay_visible(world: World) -> 
 def test_nobody_says_that_the_host_is_idle(world: World) -> None:
     world.data["contracts"]["quiet"] = []
     contract = world.only(12)
-    assert contract.found == "the inventory has no quiet probe, and the operator said nothing"
+    assert contract.found == "the inventory has no quiet probe, and operator_confirms_idle is not set"
     world.data["contracts"]["operator_confirms_idle"] = True
     assert world.broken() == {}
 
@@ -1191,7 +1191,7 @@ def truth(world: World, status: str, **more: Any) -> None:
 
 
 def test_nobody_asked_for_ground_truth(world: World) -> None:
-    assert world.evaluate()[13].found == "not asked for"
+    assert world.evaluate()[13].found == "not requested"
 
 
 def test_a_good_verdict_about_the_pinned_file(world: World) -> None:
