@@ -61,7 +61,7 @@ SHOWN = {
     "containers_removed": "{count} containers removed",
     "dependent_started": "{unit} started again in {duration_s:.1f} s: it went down with a tenant",
     "dependent_failed": "{unit} went down with a tenant and did NOT start: {reason}",
-    "gone": "no longer there, for a reason that is none of the trial's: {found}",
+    "gone": "no longer there, for a reason unrelated to the trial: {found}",
     "settled": "every tenant stayed up for {duration_s:.1f} s",
     "not_settled": "{tenant} did NOT stay up: {reason}",
     "checks": "checks passed: {ok}",

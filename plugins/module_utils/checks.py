@@ -5,8 +5,8 @@
 
 Their order: VRAM; the health of every tenant that has a health page, in the order of the inventory; after those that
 share the baseline's impact the candidate's port, which must refuse connections; speech; containers that hold VRAM,
-which must still be able to open the card; watched processes. Whether a tenant that was started again is who it was is
-part of what it is asked; one that is asked nothing has a check for it.
+which must still be able to open the card; watched processes. The tests of a restarted tenant also compare its identity;
+a tenant without any other check gets one for its identity.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CONNECT_S = 2.0
 
 @dataclass(frozen=True)
 class Check:
-    """A check before it is run.
+    """A check before it runs.
 
     ``kind`` is ``vram``, ``health``, ``refused``, ``speech``, ``gpu``, ``process`` or ``identity``.
     """
@@ -43,7 +43,7 @@ class Check:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """A check that was run; the texts are for people."""
+    """A finished check; the texts are for people."""
 
     id: int
     title: str
@@ -92,16 +92,16 @@ def derive(plan: Plan) -> list[Check]:
             title = f"{_name(tenant)} is alive"
             checks.append(("process", title, f"a process with argv {tenant.process}", tenant.name))
     for tenant in plan.tenants:
-        # Elsewhere it is part of what is asked of the tenant anyway.
+        # For all other tenants, an earlier check compares it.
         asked = tenant.health or tenant.speech or tenant.watch_process
         if tenant.name in plan.stop_order and tenants.KINDS[tenant.kind].has_own_commands and not asked:
             expected = "user, groups, slice, limits, priority and environment as before"
-            checks.append(("identity", f"{_name(tenant)} is who it was", expected, tenant.name))
+            checks.append(("identity", f"{_name(tenant)} has the same identity as before", expected, tenant.name))
     return [Check(i, kind, title, expected, name) for i, (kind, title, expected, name) in enumerate(checks, 1)]
 
 
 def judge_vram(plan: Plan, vram: gpu.Vram) -> tuple[bool, str]:
-    """Whether a reading is in the steady band with every expected process among the holders; and the words."""
+    """Whether a reading is in the steady band and every expected process is a holder; and the same in words."""
     used_gb = vram.used_mib / MIB_PER_GB
     wanted = {t.name: t.vram_process for t in plan.tenants if t.vram_process}
     missing = [name for name, word in wanted.items() if not any(word in h.command for h in vram.holders)]
@@ -173,7 +173,7 @@ def _process(tenant: Tenant, before: Mapping[str, Any] | None) -> tuple[bool, st
 
 
 def _sees_gpu(tenant: Tenant) -> tuple[bool, str]:
-    """A container that has lost the card answers its health page as before."""
+    """Check that a container can still open the card: without it, its health page answers as before."""
     try:
         seen = tenants.of(tenant).sees_gpu(tenants.HERE)
     except OSError as err:
@@ -197,12 +197,12 @@ def _stranger(tenant: Tenant) -> str:
 
 
 def _who_it_was(tenant: Tenant, before: Mapping[str, Any] | None, found: str) -> tuple[bool, str]:
-    """A tenant that was started again is to be who it was; what it was asked besides has been answered well."""
+    """Compare the identity of a restarted tenant that has passed its other test."""
     try:
         changes = tenants.changed(tenant, before or {})
     except (OSError, tenants.TenantError) as err:
-        return False, f"{found}, but it can't be told who it is: {err}"
-    return (False, f"{found}, but it is not who it was: {changes}") if changes else (True, found)
+        return False, f"{found}, but its identity is unknown: {err}"
+    return (False, f"{found}, but its identity has changed: {changes}") if changes else (True, found)
 
 
 def _one(
@@ -243,8 +243,8 @@ def run(
 
     Args:
         plan: what lives on the host, and what was tried.
-        snapshot: tenant -> ``{"pid", "start_ticks", "identity", "scopes"}`` from before: a restarted process is not the
-            same one, and one that was started again is to be who it was.
+        snapshot: tenant -> ``{"pid", "start_ticks", "identity", "scopes"}`` from before: a process that was not stopped
+            must be the same one, and a tenant that was started again must have the same identity.
         card: the GPU, opened for the time of the checks where it is None; or the reason why it is known not to answer.
         settle_s: how long VRAM may take to reach its band.
     """
@@ -256,7 +256,7 @@ def run(
 
 
 def since(plan: Plan, proof: Mapping[str, Any]) -> list[str]:
-    """What has changed since the restore was proved, in words: tenants that are another process now.
+    """What has changed since the restore was proved, in words: tenants that run as another process now.
 
     Args:
         plan: what lives on the host.
@@ -270,7 +270,7 @@ def since(plan: Plan, proof: Mapping[str, Any]) -> list[str]:
             what = (
                 "it does not run"
                 if not now["pid"]
-                else f"it is PID {now['pid']} now, started again by itself or others"
+                else f"it is PID {now['pid']} now, restarted by something other than the trial"
             )
             found.append(f"{_name(tenant)}: it was PID {then['pid']} when the restore was proved, and {what}")
     return found

@@ -33,11 +33,11 @@ _TIMEOUT_S = 60.0
 # A healthy engine lists its containers at once. One that is still starting blocks its callers, and a restore that asks
 # this question keeps tenants down while it waits.
 _LIST_S = 10.0
-# docker gives up on a container that can't be killed after ten seconds, and says so.
+# After ten seconds, docker gives up on a container that can't be killed, and says so.
 _REMOVE_S = 15.0
-# What containers printed is worth no more down time than this.
+# Container output is not worth more down time than this.
 _LOGS_S = 10.0
-# A removal that failed after so long will fail as slowly the next time; a fast one was only in somebody's way.
+# A removal that took this long to fail will fail as slowly the next time; a quick failure may be a passing conflict.
 _SLOW_S = 3.0
 # A question that only adds detail to an error message must not delay what follows.
 WORDS_S = 1.0
@@ -50,7 +50,7 @@ class DockerError(RuntimeError):
 
 
 class DockerSilent(DockerError):
-    """docker did not answer in time, or failed as slowly; asking again would cost the same time again."""
+    """docker did not answer in time, or failed as slowly; asking again would take the same time again."""
 
 
 def docker(*args: str, timeout_s: float = _TIMEOUT_S) -> str:
@@ -151,7 +151,7 @@ def create_client(plan: Plan, session: str, run_dir: Path) -> None:
 def extract_prompt(plan: Plan, source: Path) -> str:
     """Run production's prompt function once, in a container without network, and return the prompt.
 
-    The call is laid beside ``source``: it holds the goal in words, and every user may read a command line.
+    The call is written to a file beside ``source``: it holds the goal in words, and every user can read a command line.
 
     Raises:
         DockerError: the function could not be run; the message has its error.
@@ -209,7 +209,7 @@ def remove(
 ) -> int:
     """Remove all containers with one of these labels until none is left; returns how many.
 
-    ``before`` is called with the IDs of those that are about to be removed; all of it takes at most ``limit_s``.
+    ``before`` is called with the IDs of the containers about to be removed; all of it takes at most ``limit_s``.
 
     Raises:
         DockerSilent: docker did not answer in time, or failed slowly: a container that can't be killed.
@@ -238,13 +238,13 @@ def remove(
         except DockerError as err:
             took_s = time.monotonic() - asked
             slow = f"{err} (after {took_s:.0f} s)" if took_s > _SLOW_S else ""
-            # The same container may already be being removed; the next listing tells.
+            # Another process may already be removing this container; the next listing shows it.
             time.sleep(0.1)
     raise DockerError(f"containers of {run or 'a trial'} are still there: {', '.join(ids(labels, run))}")
 
 
 def state(name: str, timeout_s: float = _TIMEOUT_S) -> dict[str, Any]:
-    """A container's state as docker tells it: Status, Running, Pid, ExitCode, OOMKilled.
+    """A container's state as docker reports it: Status, Running, Pid, ExitCode, OOMKilled.
 
     Raises:
         DockerError: there is no such container, or no answer in time.
@@ -264,7 +264,7 @@ def start(name: str) -> ProcessId | None:
 
 
 class Starting:
-    """A container that docker is starting; its caller has time for other things meanwhile."""
+    """A container that docker is starting, while the caller does other things."""
 
     def __init__(self, name: str) -> None:
         self.name = name

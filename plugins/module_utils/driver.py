@@ -1,11 +1,12 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The GPU's driver, asked in a process of its own.
+"""The GPU's driver, queried in a separate process.
 
-A call of NVML may hang inside the kernel, where no signal ends it. The process of that thread then can't be reaped: of
-a runner systemd would never learn that it has ended, and nobody would bring the host back. So another process asks. It
-is started once and answers over sockets, which keeps a look cheap; one that hangs is let go and never waited for.
+An NVML call may hang inside the kernel, where no signal ends it, and then its process can't be reaped. If the runner
+hung like that, systemd would never see its end, and nothing would restore the host. So a separate process queries the
+driver. It is started once and answers over sockets, which keeps a reading cheap. If it hangs, it is abandoned and never
+waited for.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from typing import Any
 from . import probes, run, telemetry
 
 BYTES_PER_MIB = 1 << 20
-# Without persistence mode the first call loads the driver's state, which takes seconds.
+# Without persistence mode, the first call loads the driver's state, which takes seconds.
 OPEN_TIMEOUT_S = 15.0
-# Nobody waits for telemetry; its own thread gives up after this.
+# Nothing waits for telemetry; its own thread gives up after this.
 VITALS_TIMEOUT_S = 15.0
 # A process that ended (killed, or crashed in the driver's library) is started again, but not more often than this.
 AGAIN_S = 1.0
 HANGS = "the GPU's driver still hangs in an earlier call"
 _CHUNK_BYTES = 1 << 16
-# Finds this very module in the new process, whatever put it into this one: a folder, a zipapp, Ansible's zip.
+# Finds this module in the new process, whether a folder, a zipapp or Ansible's zip brought it into this one.
 _BOOT = (
     "import importlib, json, sys; told = json.loads(sys.argv[1]); sys.path[:] = told['path']; "
     "sys.pycache_prefix = told['cache']; importlib.import_module(told['module']).serve(told['index'], told['lanes'])"
@@ -47,10 +48,10 @@ class GpuError(Exception):
 
 
 class _Gone(Exception):
-    """The process that asks the driver has ended."""
+    """The process that queries the driver has ended."""
 
 
-# In the process of its own: the card, through NVML or nvidia-smi.
+# In the separate process: the card, through NVML or nvidia-smi.
 
 
 def _text(value: Any) -> str:
@@ -60,7 +61,7 @@ def _text(value: Any) -> str:
 
 def _reading(used_mib: int, total_mib: int, listed: Iterable[tuple[int, int | None, str]]) -> dict[str, Any]:
     # A process that both computes and draws is listed twice with the same figure: take the larger one, never the sum.
-    # Its command line is read here: that may hang as well, for a process that hangs in the kernel.
+    # Its command line is read here, because reading it may hang as well if that process hangs in the kernel.
     merged: dict[int, tuple[int | None, str]] = {}
     for pid, mib, name in listed:
         known = merged.get(pid)
@@ -166,7 +167,7 @@ def _source(index: int) -> _Nvml | _Smi:
 
 
 class Answers:
-    """The side of the process of its own: a card, asked over lanes.
+    """The separate process: it answers questions about one card, over lanes.
 
     Args:
         index: the card's number.
@@ -200,21 +201,21 @@ class Answers:
 
 
 def serve(index: int, lanes: list[int], lifeline: int = 0) -> None:
-    """The process of its own: answers on its lanes until its starter has gone, however that ended."""
+    """Serve the lanes of the separate process until the process that started it is gone, however that ended."""
     answers = Answers(index)
     for fd in lanes:
-        # Each in a thread: telemetry that hangs holds up no look at the memory.
+        # Each lane in a thread, so that hanging telemetry does not delay a reading of the memory.
         threading.Thread(target=answers.lane, args=(socket.socket(fileno=fd),), daemon=True).start()
     while os.read(lifeline, _CHUNK_BYTES):
         pass
     os._exit(0)
 
 
-# On the side of who asks.
+# In the process that asks.
 
 
 class _Lane:
-    """One connection to the process of its own: a question at a time, its answer within a time limit."""
+    """One connection to the separate process: one question at a time, with a time limit for the answer."""
 
     def __init__(self, near: socket.socket) -> None:
         self._near, self._owed, self._read = near, 0, b""
@@ -226,7 +227,7 @@ class _Lane:
             raise GpuError(HANGS)
         try:
             while self._owed:
-                # Of a call that was given up: one is enough, more would only queue up behind it.
+                # An abandoned call is still running: another one would only queue up behind it.
                 self._answer(deadline, HANGS)
             with _reachable():
                 self._near.sendall(f"{word}\n".encode())
@@ -277,7 +278,7 @@ def _let_go(child: Any, lanes: list[_Lane]) -> None:
 
 
 def boot(index: int, lanes: list[int]) -> list[str]:
-    """The command of the process of its own, which begins as fast as Python does: no site, no environment."""
+    """The command of the separate process, with the fastest start that Python has: no site, no environment."""
     depth = len(__name__.split("."))
     root = str(Path(__file__).parents[depth - 1])
     told = {
@@ -291,7 +292,7 @@ def boot(index: int, lanes: list[int]) -> list[str]:
 
 
 class Driver:
-    """The driver of one card, asked through a process of its own.
+    """The driver of one card, queried through a separate process.
 
     Args:
         index: the card's number.
@@ -328,7 +329,7 @@ class Driver:
                 one.close()
         self._memory, self._vitals = lanes = [_Lane(here) for here, _there in pairs]
         self._started_s = time.monotonic()
-        # Also when nobody closes it, and at the end of the program.
+        # Also if nobody closes it, and when the program ends.
         self._end, self._anew = weakref.finalize(self, _let_go, child, lanes), False
         return self._memory.ask("open", timeout_s)
 
@@ -352,7 +353,7 @@ class Driver:
             # Another caller may have been faster.
             if getattr(self, lane) is not asked:
                 return
-            # At the end of the program it was let go, too, and is not started again.
+            # When the program ends, the process is abandoned as well, and is not started again.
             over = self._closed or not (self._end.alive or self._anew)
             if over or time.monotonic() - self._started_s < AGAIN_S:
                 raise self._ended() from None
@@ -364,7 +365,7 @@ class Driver:
             self._lock.release()
 
     def read(self, timeout_s: float) -> dict[str, Any]:
-        """Memory and who holds it: ``{"t_s", "used_mib", "total_mib", "holders": [[pid, mib, command]]}``.
+        """The card's memory and who holds it: ``{"t_s", "used_mib", "total_mib", "holders": [[pid, mib, command]]}``.
 
         Raises:
             GpuError: the driver erred, or did not answer in time.
@@ -381,7 +382,7 @@ class Driver:
         return telemetry.Reading(found["values"], found["missing"])
 
     def close(self) -> None:
-        """Let the process go; one that hangs in the kernel is not waited for."""
+        """Abandon the process, without waiting for one that hangs in the kernel."""
         self._closed = True
         end = getattr(self, "_end", None)
         if end:

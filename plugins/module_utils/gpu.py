@@ -31,14 +31,14 @@ STABLE_S = 0.5
 POLL_S = 0.075
 # How long the end of a sampler waits for the reading under way.
 _STOP_GRACE_S = 0.1
-# Which share of its interval a sampler waits for the telemetry that goes with a reading.
+# The share of its interval for which a sampler waits for the telemetry that goes with a reading.
 _TELEMETRY_SHARE = 0.3
 _COMMAND_CHARS = 60
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that holds memory of the GPU; ``mib`` is None where the driver does not tell."""
+    """A process that holds memory of the GPU; ``mib`` is None where the driver does not report it."""
 
     pid: int
     mib: int | None
@@ -109,7 +109,7 @@ class Card:
         return telemetry.Background(self._asked.vitals, self._asked.every_s)
 
     def close(self) -> None:
-        """Let the driver go, without waiting for one that hangs."""
+        """Close the driver, without waiting for one that hangs."""
         self._asked.close()
 
 
@@ -145,7 +145,7 @@ class Opening:
 
 
 class Sampler:
-    """Reads the card all the time in the background, and writes ``vram.jsonl``.
+    """Reads the card continuously in the background, and writes ``vram.jsonl``.
 
     A line: ``{"t_s", "used_mib", "total_mib", "processes": [{"pid", "mib", "command"}], "phase"}``, and the keys of
     `telemetry.CARD_KEYS` and `telemetry.HOST_KEYS`, null where unknown; ``missing`` says why, by key, in the first
@@ -201,7 +201,7 @@ class Sampler:
             self._phase, self._peak_mib = name, -1
 
     def stop(self) -> None:
-        """End the thread without waiting for a reading that hangs: the caller has tenants to start."""
+        """End the thread without waiting for a hanging reading: the caller has tenants to start."""
         self._stopping.set()
         self._telemetry.stop()
         self._thread.join(self.interval_s + _STOP_GRACE_S)

@@ -4,7 +4,7 @@
 """Run the user's own command when a trial opens or closes and when a restore failed.
 
 It runs as its own user in a unit of its own. It is never waited for and its result is ignored: a notification must not
-hold up a restore. Its information comes in its environment.
+delay a restore. It gets its information through its environment.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .probes import printable
 
 OPENED, CLOSED, RESTORE_FAILED = "opened", "closed", "restore_failed"
 LIMIT_S = 60
-# How long one that ignores SIGTERM may live on; systemd's default is a minute and a half.
+# How long a hook that ignores SIGTERM may live on; systemd's default is a minute and a half.
 END_S = 2
 _START_S = 10.0
 _REASON_CHARS = 200
 
 
 def call(plan: Plan, journal: Journal, event: str, reason: str = "") -> None:
-    """Start the hook, if the inventory has one; a hook that can't be started is journaled and costs nothing else.
+    """Start the hook, if the inventory has one. A failed start is noted in the journal and has no other effect.
 
     Args:
         plan: the run's plan.

@@ -153,7 +153,7 @@ def test_who_is_asked_nothing_is_asked_who_he_is(plan_data: dict[str, Any]) -> N
     plan_data["tenants"][2]["process"] = "chatterbox/server.py"
     derived = checks.derive(planfile.parse(plan_data))
     assert [(c.kind, c.tenant) for c in derived] == [("vram", ""), ("refused", ""), ("identity", "chatterbox")]
-    assert derived[2].title == "Chatterbox TTS is who it was"
+    assert derived[2].title == "Chatterbox TTS has the same identity as before"
 
 
 # Running them
@@ -306,7 +306,7 @@ def test_who_was_started_again_is_to_be_who_it_was(
         host["tenants"][2].update(health=None, speech=None, process="chatterbox/server.py")
     failed = {i: c for i, c in run(host, snapshot=snapshot).items() if not c.ok}
     assert list(failed) == ([5, 7] if asked else [7])
-    assert all(c.found.endswith("but it is not who it was: nice 5, was 0") for c in failed.values())
+    assert all(c.found.endswith("but its identity has changed: nice 5, was 0") for c in failed.values())
     assert all(c.ok for c in run(host).values())
 
 
@@ -317,7 +317,7 @@ def test_who_can_not_be_looked_at_has_not_been_shown_to_be_it(
         raise TimeoutError("systemctl show timed out")
 
     monkeypatch.setattr(tenants, "changed", hang)
-    assert "it can't be told who it is: systemctl show timed out" in run(host)[5].found
+    assert "its identity is unknown: systemctl show timed out" in run(host)[5].found
 
 
 def test_what_has_changed_since_the_proof_is_named(host: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

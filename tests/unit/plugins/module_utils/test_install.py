@@ -267,6 +267,6 @@ def test_only_what_was_brought_is_installed_and_removed(
     else:
         host.own.write_bytes(host.own.read_bytes() + b"x")
     assert host.verb("install") == 1
-    assert "that bears its hash" in capsys.readouterr().err
+    assert "named after its hash" in capsys.readouterr().err
     assert host.own.exists()
     assert list(host.units.iterdir()) == []

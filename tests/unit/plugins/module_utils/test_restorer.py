@@ -1800,7 +1800,7 @@ def test_who_comes_back_as_another_keeps_the_mark(world: World, monkeypatch: pyt
     assert world.state.mark() is not None
     text = event(world, "restore_failed")["reason"]
     assert "Chatterbox TTS is healthy" in text
-    assert "but it is not who it was: groups [1000, 0], were [1000, 27]" in text
+    assert "but its identity has changed: groups [1000, 0], were [1000, 27]" in text
     assert world.up("chatterbox")
     # A person who asks again has seen it.
     world.state.ask("asked", "ann")
