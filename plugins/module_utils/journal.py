@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What was found and what was done: the journal, the epoch, the open mark, the lease.
+"""The host's record of a trial: the journal, the epoch, the open mark, the lease.
 
-Everything a host must remember about a trial lives under one root-owned folder and is written so that a power cut
-leaves either the old text or the new one: new files by write, fsync, rename, fsync of the folder; the journal by
-append and fsync. Readers tolerate a torn last line.
+Everything that a host must remember about a trial is in one root-owned folder. A power cut leaves either the old text
+or the new one: files are replaced by write, fsync, rename and fsync of the folder; the journal is appended and fsynced.
+Readers tolerate a torn last line.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def boot_id() -> str:
 
 
 def stamp() -> dict[str, Any]:
-    """This moment as an entry of a journal has it: ``{"wall", "t_s", "boot_id"}``."""
+    """This moment in the form of a journal entry: ``{"wall", "t_s", "boot_id"}``."""
     return {"wall": wall(), "t_s": round(time.monotonic(), 4), "boot_id": boot_id()}
 
 
@@ -124,7 +124,7 @@ def read_json(path: Path) -> Any:
 
 
 def read(path: Path, since: int = 0) -> list[dict[str, Any]]:
-    """Journal entries with ``seq`` greater than ``since``; a torn line, or one that is no entry, is left out."""
+    """Journal entries with ``seq`` greater than ``since``; torn lines, and lines that are no entries, are left out."""
     try:
         return _entries(path.read_bytes(), since)
     except OSError:
@@ -190,7 +190,7 @@ class Journal:
 
 
 def reserve(path: Path, size: int = RESERVED_BYTES) -> None:
-    """Set ``size`` bytes of the disk aside for a file's growth: it can be appended to when the disk is full.
+    """Reserve ``size`` bytes of the disk for a file's growth, so that it can be appended to when the disk is full.
 
     A file system that does not support this is left alone.
 
@@ -244,9 +244,9 @@ class State:
         return max(found)[-1] if found else ""
 
     def last_run(self) -> str:
-        """The run that acted last, by the epochs of its journal, whatever the clock did; empty where there is none.
+        """The run that acted last, by the epochs in its journal, not by the clock; empty where there is none.
 
-        A run that was not opened has the epoch in which the one before it ended, and began in it.
+        A run that was not opened has the epoch in which the previous run ended, and started in it.
         """
         found = []
         for path in self.root.glob("runs/*/journal.jsonl"):
@@ -257,8 +257,8 @@ class State:
 
     @property
     def definitions(self) -> Path:
-        """Where the open trial keeps what its tenants are made of, secrets included: outside the folder of its run,
-        which is harvested."""
+        """The folder with the definitions of the open trial's tenants. They include secrets, so it is outside the
+        run's folder, which is harvested."""
         return self.root / "definitions"
 
     def journal_path(self, run: str) -> Path:
@@ -267,7 +267,7 @@ class State:
 
     @contextlib.contextmanager
     def lock(self, who: str) -> Iterator[None]:
-        """One at a time, for as long as a trial is being prepared; ``who`` is told to callers that are refused.
+        """Let one caller at a time prepare a trial; a refused caller is told ``who`` holds the lock.
 
         Raises:
             Held: another caller is opening a trial right now; the message says who and since when.
@@ -310,7 +310,7 @@ class State:
         found = read_json(self.root / "open")
         run = found.get("run") if isinstance(found, dict) else None
         if not (isinstance(run, str) and NAME.match(run)):
-            # One restore too many is better than one too few.
+            # A needless restore is better than a missing one.
             return Mark(self.newest_run(), 0, "", "?", "?") if (self.root / "open").exists() else None
         return Mark(**{f.name: found.get(f.name, "") for f in dataclasses.fields(Mark)})
 
@@ -323,19 +323,19 @@ class State:
         """Remove the mark, durable on return: the host is free again."""
         self._forget_words()
         (self.root / "environments").unlink(missing_ok=True)
-        # Secrets of tenants go before the mark does: nobody would come back for them.
+        # Remove the tenants' secrets before the mark: without it, nothing would ever remove them.
         shutil.rmtree(self.definitions, ignore_errors=True)
         (self.root / "open").unlink(missing_ok=True)
-        # Last: while there is a mark, the host must know what to restore it by.
+        # Last: while there is a mark, the host must know which program restores it.
         (self.root / KEPT).unlink(missing_ok=True)
         _sync_folder(self.root)
 
     def keep_environments(self, run: str, values: dict[str, dict[str, str]]) -> None:
-        """Keep the environments of tenants, root's alone and not harvested, for as long as the mark is there."""
+        """Keep the environments of tenants while the mark exists: only root can read them; no harvest fetches them."""
         write_atomic(self.root / "environments", json.dumps({"run": run, "tenants": values}) + "\n")
 
     def environments(self, run: str) -> dict[str, dict[str, str]]:
-        """What tenants had in their environments when a run was opened; empty where it is not known."""
+        """The environments that tenants had when the run was opened; empty where they are not known."""
         found = read_json(self.root / "environments")
         known = found.get("tenants") if isinstance(found, dict) and found.get("run") == run else None
         return known if isinstance(known, dict) else {}

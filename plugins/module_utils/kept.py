@@ -1,12 +1,12 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The copy of the program that an open run keeps beside its plan, and is restored by.
+"""The copy of the program that an open run keeps beside its plan, and that restores it.
 
-Another version may be installed while a trial holds the host; it need not understand the plan of that trial. So the
-file ``kept`` names the copy and its hash from the opening to the end, in the words that ``sha256sum --check`` reads:
-the units look there, before they take the installed program. Every program that is asked about an open run looks there
-as well, and goes on as that copy.
+While a trial holds the host, another version may be installed that does not understand that trial's plan. So from the
+opening to the end, the file ``kept`` names the copy and its hash in the format of ``sha256sum --check``. The units read
+it before they fall back to the installed program. Any other program that is asked about an open run reads it, too, and
+continues as that copy.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def _sha256(path: Path) -> str:
 
 
 def keep(state: State, run: str) -> Path:
-    """Lay a copy of this program beside the plan of a run, durable, and name it in ``kept``; returns where it is.
+    """Put a durable copy of this program beside a run's plan and name it in ``kept``; returns its path.
 
     Raises:
-        OSError: it can't be written, or this process is not the program in one file.
+        OSError: it could not be written, or this process does not run from the program's single file.
     """
     source = own()
     if not zipfile.is_zipfile(source):
@@ -51,8 +51,8 @@ def find(state: State, run: str) -> tuple[Path | None, str]:
     """The copy that a run keeps, if it is whole.
 
     Returns:
-        Its path, or None and why it can't be used. The reason is empty where none was kept: no run is open, or it was
-        opened by a program that kept none.
+        Its path, or None and why it can't be used. The reason is empty where there is no copy: no run is open, or the
+        program that opened it kept none.
     """
     path = state.run_dir(run) / NAME
     try:
@@ -68,10 +68,10 @@ def find(state: State, run: str) -> tuple[Path | None, str]:
 
 
 def go_on(state: State, words: Sequence[str]) -> str:
-    """Go on as the copy that the open run keeps, with the same words, where this is another program.
+    """Continue as the copy that the open run keeps, with the same arguments, if this is another program.
 
     Returns:
-        Only where this program itself has to go on; why, where a copy was kept and can't be used.
+        Only if this program itself must continue: why the copy can't be used, or an empty text where there is none.
     """
     mark = state.mark()
     if mark is None or not mark.run:
@@ -83,10 +83,10 @@ def go_on(state: State, words: Sequence[str]) -> str:
         if own().resolve() == copy.resolve() or _sha256(own()) == _sha256(copy):
             return ""
     except OSError:
-        # Who has been replaced or removed meanwhile is another one.
+        # If this program's file was replaced or removed meanwhile, it is another program.
         pass
     try:
-        # By the interpreter: the folder of the state may lie on a file system without programs (noexec).
+        # Through the interpreter: the state's folder may be on a file system that is mounted noexec.
         os.execv(sys.executable, [sys.executable, str(copy), *words])
     except OSError as err:
         return f"{copy}: {err}"

@@ -15,17 +15,17 @@ from typing import Any
 
 MIB_PER_GB = 1024
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
-# Raised when a plan gets a field, loses one, or one means something else: an older program would not understand it.
+# Incremented when a field is added, removed or gets another meaning: an older program would not understand the plan.
 PLAN_FORMAT = 1
 # A2 ends within its limit; its client's own start and end may take this much more.
 A2_GRACE_S = 5.0
-# What a whole restore gives docker for its answers: the list, what containers printed, their removal.
+# The time that a whole restore gives docker: listing the containers, reading their output, removing them.
 DOCKER_S = 35.0
-# What the checks may take beside the tenants' own answers: VRAM that settles, a card that does not answer, a port.
+# What the checks may take besides the tenants' answers: VRAM that settles, a card that does not answer, a port.
 CHECKS_S = 10.0
-# A stop that has reached its limit is ended by signal; this much for that, and for seeing it.
+# A stop that reaches its limit is ended by signal; this is the time for that, and for seeing it.
 STOP_GRACE_S = 10.0
-# All starts of units that went down with a tenant, together: sockets, timers and targets need no time.
+# All starts together of the units that went down with tenants: sockets, timers and targets start at once.
 DEPENDENTS_S = 10.0
 
 
@@ -52,7 +52,7 @@ class Quiet:
 
 @dataclass(frozen=True)
 class Speech:
-    """How to make a tenant speak: ``POST url`` with ``body`` answers with a WAV larger than ``min_bytes``."""
+    """The request that makes a tenant speak: ``POST url`` with ``body`` returns a WAV larger than ``min_bytes``."""
 
     url: str
     body: dict[str, Any] = field(default_factory=lambda: {"text": "test one two"})
@@ -66,10 +66,10 @@ class Tenant:
 
     ``process`` is a sequence of argv words that identifies the tenant's process; ``watch_process`` asks for a
     check of its own that this process lives (and is the same one as before, where the trial did not stop it);
-    ``vram_process`` is a word in the command line of the process that holds its VRAM; ``listener`` one in that of
-    the program that listens on its ports, where that is none of its own; ``impact`` what people lose while it is down
-    (blind, mute). ``stop_limit_s`` is how long a stop may go on by itself when the program that asked for it has gone:
-    the host looks it up for units when a trial opens, and 0 is the ``stop_timeout_s``.
+    ``vram_process`` is a word in the command line of the process that holds its VRAM; ``listener`` is a word in that
+    of the program that listens on its ports, if another program does; ``impact`` is what people lose while it is down
+    (blind, mute). ``stop_limit_s`` is how long a stop may continue after the program that asked for it has ended: for
+    units, the host looks it up when a trial opens; 0 means ``stop_timeout_s``.
     """
 
     name: str
@@ -324,18 +324,18 @@ class Plan:
     bands: Bands = field(default_factory=Bands)
     limits: Limits = field(default_factory=Limits)
     attended: bool = True
-    # After the last start, before the host counts as restored: nobody may die, restart or fall ill in it.
+    # From the last start until the host counts as restored; no tenant may end, restart or become unhealthy in it.
     settle_s: float = 10.0
-    # How long the restore may take to start units that went down with a tenant and are none: the host looks up whether
-    # there are any when a trial opens.
+    # How long the restore may take to start units that went down with a tenant and are not tenants: when a trial opens,
+    # the host looks up whether there are any.
     dependents_s: float = 0.0
     # Stop, drain, restore, check, without a candidate and without measuring.
     rehearsal: bool = False
-    # Whether a trial of what was never rehearsed on the host, or has changed since, is refused.
+    # Whether a trial is refused if it was never rehearsed on the host, or if something has changed since.
     require_rehearsal: bool = False
     hook: Hook | None = None
     ground_truth: GroundTruth | None = None
-    # A plan without a number was written before there was one, in the first format.
+    # A plan without a number has the first format, from before there was a number.
     format: int = PLAN_FORMAT
 
     def tenant(self, name: str) -> Tenant:
@@ -378,7 +378,7 @@ class Plan:
 
     @property
     def impacts(self) -> dict[str, list[str]]:
-        """What people lose in this trial, with the stopped tenants that take it away."""
+        """What people lose in this trial, each with the stopped tenants that cause it."""
         found: dict[str, list[str]] = {}
         for name in self.stop_order:
             impact = self.tenant(name).impact

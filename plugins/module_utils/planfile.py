@@ -24,7 +24,7 @@ from .tenants import KINDS
 ADHERENCE_RULES = ("share", "proved")
 GPU_ACCESS = ("cdi", "gpus", "none")
 ATTESTED = ("passed", "failed", "open", "missing")
-# As in a workload's file. It names segments and files, and so must leave room for what is put behind it.
+# As in a workload's file. It names segments and files, so it must leave room for their suffixes.
 WORKLOAD_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}\Z")
 # The sides of a trial in its segments' names: NAME-baseline, NAME-candidate; smoke-candidate is the smoke test.
 SIDES = ("baseline", "candidate")
@@ -32,8 +32,8 @@ SMOKE = "smoke"
 # Polls come every third of a lease; below this a busy controller's polls would come too late.
 LEASE_MIN_S = 5.0
 MAX_PORT = 65535
-# Figures that must be positive: nothing starts, stops or answers in 0 s, and a session needs samples. Found out in the
-# window, such a mistake would cost down time. No other figure may be negative.
+# Figures that must be positive: nothing starts, stops or answers in 0 s, and a session needs samples. If such a mistake
+# were found only in the window, it would cost down time. No other figure may be negative.
 MORE_THAN_NOTHING = (
     "cap_s",
     "drain_limit_s",
@@ -267,12 +267,12 @@ def _fill_counts(data: Any) -> Any:
 
 
 def _check_format(data: Any) -> None:
-    # Before anything else: of another format every field may be an unknown one, and none of them says why.
+    # Before anything else: in another format any field may be unknown, and an error about a field would not say why.
     found = data.get("format", PLAN_FORMAT) if isinstance(data, dict) else PLAN_FORMAT
     if isinstance(found, bool) or found != PLAN_FORMAT:
         raise PlanError(
             f"format: expected {PLAN_FORMAT}, found {found!r}: another version of the collection wrote this plan. "
-            "An open run is restored by the program beside its plan; for a new one play phase 1 with the version that "
+            "An open run is restored by the program beside its plan; for a new run, play phase 1 with the version that "
             "plays the trial (benchmark-e4b.yml --tags acquire)"
         )
 
@@ -294,7 +294,7 @@ def parse(data: Any) -> Plan:
 
 
 def parse_tenant(data: Any, where: str) -> Tenant:
-    """Turn one decoded tenant into a checked one that can be stopped and started.
+    """Turn one decoded tenant into a checked `Tenant` that can be stopped and started.
 
     Raises:
         PlanError: as `parse`.

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Looking at a host without touching it: HTTP answers, listening ports, processes.
 
-Sources are ``/proc``, plain HTTP and what systemd says of itself; nothing here starts, stops or writes anything.
+Sources are ``/proc``, plain HTTP and systemd's properties of itself; nothing here starts, stops or writes anything.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def fetch(
             with _DIRECT.open(request, timeout=timeout_s) as reply:
                 return reply.status, _body(reply, limit, timeout_s)
         except urllib.error.HTTPError as err:
-            # An answer like any other; reading its body may fail, too.
+            # An error status is an answer like any other; reading its body may fail, too.
             with err:
                 return err.code, _body(err, limit, timeout_s)
     except (http.client.HTTPException, ValueError) as err:
@@ -170,7 +170,7 @@ def command(pid: int, proc: Path = Path("/proc")) -> str:
 
 
 def _stat(pid: int, proc: Path) -> list[str]:
-    # The second field (the name) may hold spaces and parentheses: split behind its closing one.
+    # The second field (the name) may hold spaces and parentheses: split after its closing parenthesis.
     # The name may be in no valid encoding.
     try:
         return (proc / str(pid) / "stat").read_text(errors="replace").rsplit(")", 1)[1].split()
@@ -188,9 +188,9 @@ def identify(pid: int, proc: Path = Path("/proc")) -> ProcessId | None:
 
 @functools.cache
 def soft_reboots() -> int:
-    """How often everything above the kernel was started again since the kernel was; 0 where systemd does not say.
+    """The number of soft reboots since the kernel booted; 0 where systemd does not report it.
 
-    No process outlives that, so it is asked once.
+    No process survives a soft reboot, so one question is enough.
     """
     try:
         found = run.command(["systemctl", "show", "--property", "SoftRebootsCount", "--value"], _QUESTION_S).out.strip()
@@ -208,7 +208,7 @@ def age_s(pid: int, proc: Path = Path("/proc")) -> float:
 
 
 def stopped(pid: int, proc: Path = Path("/proc")) -> bool:
-    """Whether a process was stopped by a signal and waits to be told to go on."""
+    """Whether a process was stopped by a signal and waits for SIGCONT."""
     return _stat(pid, proc)[:1] == ["T"]
 
 
@@ -258,7 +258,7 @@ def processes(pattern: str, proc: Path = Path("/proc")) -> list[ProcessId]:
 
 
 def heads(found: list[ProcessId], proc: Path = Path("/proc")) -> list[ProcessId]:
-    """Those among some processes that descend from none of the others."""
+    """The processes among these that descend from none of the others."""
     pids = {process.pid for process in found}
     return [process for process in found if not (pids - {process.pid}) & ancestors(process.pid, proc)]
 
@@ -274,7 +274,7 @@ def uid(pid: int, proc: Path = Path("/proc")) -> int | None:
 def units(pid: int, proc: Path = Path("/proc")) -> list[str]:
     """The system units whose control groups a process lives in, from the outside in.
 
-    Empty for one that a user's own manager runs: there every user gives his units what names he likes.
+    Empty for a process of a user's own manager: there, users can give their units any name.
     """
     found: list[str] = []
     with contextlib.suppress(OSError):
@@ -288,13 +288,13 @@ def units(pid: int, proc: Path = Path("/proc")) -> list[str]:
 def _of_the_system(pid: int, proc: Path) -> list[str]:
     """The outermost units of a process, one for each of its control group hierarchies.
 
-    In a container with a systemd of its own, root of that container gives units any name: those lie within the
-    container's control group, and are none of this system's.
+    In a container with its own systemd, the container's root can give units any name. Those units are inside the
+    container's control group and do not belong to this system.
     """
     tops = {line.split(":", 1)[0]: line.split(":", 2)[-1] for line in _lines(proc / "1" / "cgroup")}
     found = []
     for line in _lines(proc / str(pid) / "cgroup"):
-        # Where this system is a container itself, and sees the groups around it, its own begin at those of PID 1.
+        # If this system is a container that sees the groups around it, its own groups begin at those of PID 1.
         top = tops.get(line.split(":", 1)[0], "").removesuffix("/init.scope")
         parts = line.split(":", 2)[-1].removeprefix(f"{top}/" if top.strip("/") else "/").split("/")
         found += [part for part in parts if part and not part.endswith(".slice")][:1]
@@ -316,8 +316,8 @@ def _is_nested(pid: int, proc: Path) -> bool:
 def members(pattern: str, proc: Path = Path("/proc")) -> dict[str, list[int]]:
     """Living processes in the system's units whose whole name matches a regular expression, by unit, as of now.
 
-    systemd reports an end a few milliseconds after the last process has gone. A ``systemd-run`` of root that is still
-    asking for its unit counts as well: what it was told to run will run.
+    systemd reports an end a few milliseconds after the last process has ended. A ``systemd-run`` of root's that still
+    waits for its unit counts as well: its command will run.
     """
     found: dict[str, list[int]] = {}
     for entry in proc.iterdir():
@@ -357,7 +357,7 @@ def _listening_inodes(proc: Path) -> dict[str, int]:
 
 
 def _links(folder: Path) -> list[str]:
-    # Descriptors come and go while they are read; skip one that is gone.
+    # Descriptors come and go during the walk; skip one that is gone.
     found = []
     with contextlib.suppress(OSError):
         for entry in folder.iterdir():

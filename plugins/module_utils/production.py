@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Reading production's source code: is a clause still there, and what does a function need to run alone?
 
-Production code is parsed, never imported and never executed here. What `extract` returns is verbatim source;
-who runs it does so in a container without network.
+Production code is parsed, never imported and never executed here. `extract` returns verbatim source, which runs only in
+a container without network.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Found:
 
 @dataclass(frozen=True)
 class ClauseFound:
-    """Whether a clause is where it was, in words, and the lines it has now (None when it is gone)."""
+    """Whether a clause is still in its place, in words, and its current lines (None when it is gone)."""
 
     ok: bool
     found: str
@@ -92,7 +92,7 @@ def _function(path: Path, tree: ast.Module, name: str) -> ast.FunctionDef:
 
 
 def find_function(path: Path, name: str) -> Found:
-    """Where the module-level function ``name`` stands (the last one of that name), and its verbatim source.
+    """Where the module-level function ``name`` is (the last one of that name), and its verbatim source.
 
     Raises:
         ProductionError: the file cannot be read or parsed, or has no such function.
@@ -256,14 +256,14 @@ class _Extraction:
 
 
 def extract(path: Path, function: str) -> str:
-    """The function and all it needs of its module, in source order, as source that runs alone.
+    """The function and everything that it needs from its module, in source order, as source that runs alone.
 
-    Taken along, as far as needed: constants (and what changes them in place), other functions, classes,
+    Included as far as needed: constants (and statements that change them in place), other functions, classes,
     imports of the standard library. Each is verbatim; of an import statement only the needed names are kept.
 
     Raises:
-        ProductionError: the file or function is not there, or a needed name cannot be taken along: it comes
-            from a package outside the standard library, from a compound statement, or from nowhere.
+        ProductionError: the file or function does not exist, or a needed name cannot be included: it comes from
+            a package outside the standard library, from a compound statement, or from nowhere.
     """
     source, tree = _read(path)
     extraction = _Extraction(path, source, tree)
@@ -290,7 +290,7 @@ def _at(lines: tuple[int, int]) -> str:
 def find_clause(path: Path, clause: Clause) -> ClauseFound:
     """Look for an ``except`` clause that catches at least ``clause.catches`` and yields ``clause.yields``.
 
-    It is where it should be when it overlaps ``clause.lines``. Never raises for what the file holds.
+    The clause is in its place when it overlaps ``clause.lines``. Never raises, whatever the file holds.
     """
     try:
         _unused, tree = _read(path)

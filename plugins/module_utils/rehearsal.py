@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Has this host ever come back? The record that a rehearsal leaves, and what has changed since.
 
-A rehearsal that was restored at once and passed all checks is recorded on the host with a hash of each thing that it
-was a rehearsal of: the tenants as the inventory has them, their order, units, containers, scripts, and this program. A
-trial compares them with the host as it is.
+A rehearsal that was restored at the first attempt and passed all checks is recorded on the host, with a hash of each
+thing that it covered: the tenants as the inventory has them, their order, units, containers, scripts, and this program.
+A trial compares these hashes with the host as it is now.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ FILE, FORMAT = "rehearsed.json", 1
 PROGRAM = "/usr/local/sbin/model-trial"
 # One for each candidate that stops other tenants, and some earlier ones.
 KEPT = 8
-# For people, or looked up on the host: no change of these makes another tenant of it. The figures a rehearsal tells the
-# operator to correct are among them.
+# Fields for people, and fields that the host looks up: with other values, it is still the same tenant. They include the
+# figures that a rehearsal tells the operator to correct.
 _WORDS = ("title", "impact", "boot", "expected_start_s", "stop_limit_s")
-# A line for each file: a hash of its size and its first 4 MiB, or a dash for what is no program. Its owner may forbid
-# others to read it: this runs as root.
+# Prints a line for each file: a hash of its size and its first 4 MiB, or a dash if it is no program. It runs as root,
+# because a file's owner may forbid others to read it.
 _HASH = """for file
 do
   program=no
@@ -49,7 +49,7 @@ _CONTAINER = '{"image": {{json .Image}}, "config": {{json .Config}}, "host": {{j
 
 
 class Untold(RuntimeError):
-    """Something that a rehearsal is of can't be looked up; the message says what."""
+    """Something that a rehearsal covers can't be looked up; the message says what."""
 
 
 def _sha256(text: str) -> str:
@@ -81,7 +81,7 @@ def _files(words: Iterable[str], folder: str) -> list[str]:
 
 
 def _of_tenant(tenant: Tenant, host: Host) -> tuple[dict[str, str], list[str]]:
-    """Hashes of what its manager knows of it, and files that may be its programs."""
+    """Hashes of what a tenant's manager knows about it, and files that may be its programs."""
     files = [file for command in (tenant.start, tenant.stop) for file in _files(_words(command), tenant.directory)]
     if tenant.unit:
         text = _out(host.root("systemctl", "cat", "--", tenant.unit), f"unit {tenant.unit}")
@@ -102,7 +102,7 @@ def _of_files(files: Sequence[str], host: Host) -> dict[str, str]:
 
 
 def parts(plan: Plan, host: Host, program: str) -> dict[str, str]:
-    """What a rehearsal of this plan on this host is of, each with its SHA-256: words for people are the names.
+    """What a rehearsal of this plan on this host covers: the SHA-256 of each thing, by its name for people.
 
     Args:
         plan: whose tenants would be stopped and started.
@@ -126,7 +126,7 @@ def parts(plan: Plan, host: Host, program: str) -> dict[str, str]:
 
 
 def _records(text: str) -> list[dict[str, Any]]:
-    """The records of a file, the newest first; what is none is left out."""
+    """The records in a file, the newest first; anything else in it is left out."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -151,7 +151,7 @@ def judge(plan: Plan, host: Host, state_dir: Path, program: str = "") -> tuple[b
         plan: the trial's.
         host: asked as root.
         state_dir: where the record lies.
-        program: SHA-256 of the program that the trial brings; empty is the one that is installed.
+        program: SHA-256 of the program that the trial brings; empty means the installed one.
     """
     path = str(state_dir / FILE)
     shown = host.root("sh", "-c", 'test ! -e "$1" || cat -- "$1"', "sh", path)
@@ -162,13 +162,13 @@ def judge(plan: Plan, host: Host, state_dir: Path, program: str = "") -> tuple[b
         torn = " (its record cannot be used)" if shown.out else ""
         return False, f"no rehearsal of this host has passed{torn}"
     if not program:
-        # Without one nothing is installed, and any record is of another program.
+        # Without a program, none is installed, and any record belongs to another program.
         program = (host.root("sha256sum", "--", PROGRAM).out.split() or [""])[0]
     try:
         now = parts(plan, host, program)
     except Untold as err:
-        return False, f"it can't be told whether this was rehearsed: {err}"
-    # The first of those with the fewest changes is the newest.
+        return False, f"it is unknown whether this was rehearsed: {err}"
+    # The records begin with the newest, so this is the newest of those with the fewest changes.
     nearest = min(records, key=lambda one: len(_changed(one["parts"], now)))
     changed = _changed(nearest["parts"], now)
     when = f"{nearest['wall']} (run {nearest['run']})"
@@ -178,7 +178,7 @@ def judge(plan: Plan, host: Host, state_dir: Path, program: str = "") -> tuple[b
 
 
 def passed(entries: Sequence[dict[str, Any]]) -> str:
-    """Why a run that is over was no passed rehearsal; empty if it was: everything went well at the first attempt."""
+    """Why a finished run was no passed rehearsal; empty if it was one: everything went well at the first attempt."""
     events = [entry["event"] for entry in entries]
     bad = [entry for entry in entries if entry["event"] in ("phase_failed", "restore_failed", "tenant_failed")]
     if bad:
@@ -188,11 +188,11 @@ def passed(entries: Sequence[dict[str, Any]]) -> str:
 
 
 def keep(plan: Plan, state: State, host: Host, program: str) -> None:
-    """Record on the host that this was rehearsed; the record of the same rehearsal before it is replaced.
+    """Record on the host that this was rehearsed; an earlier record of the same rehearsal is replaced.
 
     Raises:
-        Untold: what it was of can't be looked up.
-        OSError: it can't be written; the records before it are as they were.
+        Untold: something that it covers can't be looked up.
+        OSError: the record can't be written; earlier records are unchanged.
     """
     now = parts(plan, host, program)
     path = state.root / FILE

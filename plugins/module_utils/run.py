@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Run a program: in the C locale, within a time limit, with bounded output, and on its standard input what it is given.
+"""Run a program: in the C locale, with a time limit, bounded output, and the caller's data on its standard input.
 
 This is the only module of the package that starts processes. An exit status other than 0 is a value. A program that
-cannot be started, or does not end in time, is an ``OSError``.
+cannot be started, or does not end in time, raises an ``OSError``.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from typing import IO, Any
 # Bytes kept of each output stream. The rest is read and dropped, so that the program does not block on a full pipe.
 MAX_BYTES = 4 << 20
 NOWHERE = subprocess.DEVNULL
-# A host whose processes or memory are used up starts none. Others end theirs; a command waits this long for that,
-# within its own limit.
+# A host that has used up its processes or its memory starts no program. As other processes end, it may again: a command
+# waits this long for that, within its own limit.
 ROOM_S, ROOM_POLL_S = 5.0, 0.1
 _NO_ROOM = (errno.EAGAIN, errno.ENOMEM)
 _CHUNK_BYTES = 1 << 16
-# Who waits for a command wakes now and then: standing still is how a hanging program is known (see `watch`).
+# A wait for a command wakes up now and then: a main thread that never does counts as hanging (see `watch`).
 _WAKE_S = 1.0
-# A killed program is gone at once, unless it hangs in the kernel: then it goes when the kernel lets it.
+# A killed program ends at once, unless it hangs in the kernel.
 _KILLED_S = 1.0
 _abandoned: list[subprocess.Popen[Any]] = []
 _abandoning = threading.Lock()
 
 
 class NoRoom(OSError):
-    """This host starts no further process: nobody has failed at anything."""
+    """This host starts no further process: the command itself has not failed."""
 
 
 class _Refused:
@@ -48,12 +48,12 @@ class _Refused:
 
 
 def refused() -> int:
-    """How often this host has refused this program a process or a thread: what failed meanwhile says nothing else."""
+    """How often this host has refused this program a process or a thread; a failure meanwhile proves nothing else."""
     return _Refused.count
 
 
 def no_room(err: BaseException) -> bool:
-    """Whether an error is the host's refusal to start a process or a thread; it is counted."""
+    """Whether an error is the host's refusal to start a process or a thread; such errors are counted."""
     thread = isinstance(err, RuntimeError) and "start new thread" in str(err)
     if thread or (isinstance(err, OSError) and not isinstance(err, NoRoom) and err.errno in _NO_ROOM):
         _Refused.count += 1
@@ -62,7 +62,7 @@ def no_room(err: BaseException) -> bool:
 
 
 def room() -> bool:
-    """Whether this host starts a process and a thread now."""
+    """Whether this host can start a process and a thread now."""
     try:
         subprocess.run(["true"], stdin=subprocess.DEVNULL, check=False)
         thread = threading.Thread(target=int, daemon=True)
@@ -77,8 +77,8 @@ def _popen(argv: Sequence[str], deadline: float, **options: Any) -> subprocess.P
     """Start a process, as soon as the host has room for one.
 
     Raises:
-        NoRoom: it has none for `ROOM_S`.
-        OSError: it could not be started.
+        NoRoom: the host had no room for `ROOM_S`.
+        OSError: the process could not be started.
     """
     until = min(deadline, time.monotonic() + ROOM_S)
     while True:
@@ -91,7 +91,7 @@ def _popen(argv: Sequence[str], deadline: float, **options: Any) -> subprocess.P
                 raise NoRoom(
                     err.errno,
                     f"{argv[0]}: this host starts no further process ({os.strerror(err.errno or 0)}); "
-                    "see who has so many: systemd-cgtop, ps -eLf",
+                    "see which programs have so many: systemd-cgtop, ps -eLf",
                 ) from None
         time.sleep(ROOM_POLL_S)
 
@@ -142,7 +142,7 @@ def _input(feed: bytes) -> Iterator[IO[bytes] | int]:
     if not feed:
         yield NOWHERE
         return
-    # In memory: it reaches no disk, and a program that reads none of it blocks nobody.
+    # In memory: the data reaches no disk, and a program that reads none of it does not block this one.
     with open(os.memfd_create("input"), "w+b", buffering=0) as file:
         file.write(feed)
         file.seek(0)
@@ -196,7 +196,7 @@ def _close(child: subprocess.Popen[Any]) -> None:
 
 
 def abandon(child: subprocess.Popen[Any], wait_s: float = 0.0) -> None:
-    """Kill a program and wait for its end, at most ``wait_s`` seconds: one that hangs in the kernel stays longer."""
+    """Kill a program and wait for its end, at most ``wait_s`` seconds, because it may hang in the kernel."""
     child.kill()
     _close(child)
     with _abandoning:
@@ -206,14 +206,14 @@ def abandon(child: subprocess.Popen[Any], wait_s: float = 0.0) -> None:
     except subprocess.TimeoutExpired:
         pass
     with _abandoning:
-        # What has ended meanwhile leaves no zombie.
+        # Reap abandoned programs that have ended meanwhile.
         _abandoned[:] = [one for one in _abandoned if one.poll() is None]
 
 
 def helper(argv: Sequence[str], lanes: Sequence[int]) -> subprocess.Popen[bytes]:
-    """Start a program that works for this one until it is abandoned, or until this one has ended.
+    """Start a helper program that runs until it is abandoned, or until this program has ended.
 
-    It inherits ``lanes``, is out of reach of the terminal's signals, and reads the end of this program from its
+    It inherits ``lanes``, does not get the terminal's signals, and sees the end of this program as the end of its
     standard input.
 
     Raises:

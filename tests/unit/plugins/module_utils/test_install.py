@@ -203,7 +203,7 @@ def test_a_program_that_an_open_trial_has_lost_is_put_back_and_nothing_else(
     assert host.program.read_bytes() == raw
     assert list(host.units.iterdir()) == []
     words = capsys.readouterr().err
-    assert "is there again" in words
+    assert "has been put back" in words
     assert "held by run first" in words
 
 

@@ -283,7 +283,7 @@ def test_what_can_not_be_told_is_not_taken_for_the_same(there: There, silent: st
     there.host.dead.add(silent)
     ok, found = there.judge()
     assert not ok
-    assert "it can't be told whether this was rehearsed" in found
+    assert "it is unknown whether this was rehearsed" in found
     assert "did not end within" in found
     with pytest.raises(rehearsal.Untold):
         there.keep()
