@@ -47,15 +47,15 @@ from .journal import PHASES, Held, Journal, Mark, State, awake_s, read, read_jso
 from .probes import dig, printable
 
 POLL_S = 0.05
-# What is asked about an open run is answered by the program that the run keeps.
+# Verbs about an open run: the program that the run keeps answers them.
 KEPT_VERBS = ("status", "restore", "abort", "advance", "poll", "run", "restore-now", "recover", "watch")
 # How long `model-trial restore` waits; the restore itself goes on.
 RESTORE_WAIT_S = 3600.0
 # An incomplete restore is retried after 1, 2, 4 ... seconds, and finally every minute.
 RETRY_MAX_S = 60.0
-# A host without room for a process is asked so often whether it has.
+# How often a host without room for a process is asked again.
 ROOM_PAUSE_S = 1.0
-# More doublings than this reach the maximum anyway, and after a night of attempts they would overflow a float.
+# More doublings than this reach the maximum anyway; after a night of attempts they would overflow a float.
 RETRY_DOUBLINGS = 6
 
 
@@ -85,7 +85,7 @@ def _load(state: State, run: str) -> plan.Plan:
 
 
 def _cap_s(state: State, run: str) -> float:
-    """The cap of a run, also of a finished one whose plan has a format that this program does not know."""
+    """The cap of a run, even of a finished run whose plan has a format that this program does not know."""
     try:
         return _load(state, run).limits.cap_s
     except planfile.PlanError:
@@ -115,11 +115,11 @@ def samples(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
-    """Prepare and open a trial, arm the cap, start the runner; it waits until it is advanced.
+    """Prepare and open a trial, arm the cap, start the runner, which then waits until it is advanced.
 
     Raises:
         Held: the host is not free.
-        runner.PhaseFailed: it could not be prepared; containers are gone again, no tenant was touched.
+        runner.PhaseFailed: the trial could not be prepared; its containers are removed, no tenant was touched.
     """
     trial = _load(state, run)
     with state.lock(f"run {run} (from {controller})"):
@@ -138,7 +138,7 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
                     "a restore would have no bound", "stops that end in time", "; ".join(unbounded), "see contract 6"
                 )
             runner.prepare(trial, state, journal)
-            # Before the mark, so that there is none that nobody looks after.
+            # Before the mark, so that every mark is watched.
             if _systemctl("start", watch.TIMER) != 0:
                 raise OSError(f"{watch.TIMER} does not start; install the program again (phase 1)")
             copy = _keep(state, run)
@@ -181,7 +181,7 @@ def _deaf_to_hangups() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _whole_opening() -> Iterator[None]:
-    # An interrupted opening would leave containers behind, or a mark without a runner; a complete one ends when its
+    # An interrupted opening would leave containers, or a mark without a runner; a complete one ends when its
     # lease lapses. One that is asked to end takes back what it has done, once and undisturbed.
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
@@ -201,8 +201,8 @@ def _whole_opening() -> Iterator[None]:
 
 
 def tidy(state: State) -> int:
-    """Remove what an opening that was killed has left on a host that nobody holds; returns how many containers."""
-    # Held: a trial is being prepared right now, and the containers are its own. Without docker there is none.
+    """Remove what a killed opening has left on a host that no trial holds; returns the number of containers."""
+    # Held: a trial is being prepared right now, and the containers belong to it. Without docker there are none.
     with contextlib.suppress(Held, OSError, containers.DockerError), state.lock("removing what an opening has left"):
         if state.mark() is None:
             return containers.remove()
@@ -220,20 +220,20 @@ def _keep(state: State, run: str) -> Path:
 
 
 def start_runner(trial: plan.Plan, state: State, epoch: int, copy: Path) -> None:
-    """Start ``mt-run`` with its cap, by the copy of the program that the run keeps; it waits until it is advanced.
+    """Start ``mt-run`` with its cap, from the run's copy of the program; it waits until it is advanced.
 
     Raises:
         OSError: it does not run.
     """
     if not trial.attended:
         state.advance(PHASES[-1])
-    # What failed in an earlier run would keep its unit, and with it the name.
+    # If an earlier run failed, its unit still exists and blocks the name.
     _systemctl("reset-failed", *services.UNITS)
     services.start_runner(state, epoch, copy, trial.run_max_s)
 
 
 def look(state: State, run: str, since: int) -> dict[str, Any]:
-    """What a controller shows: new events, progress, budget. Reads files only: it is called while measuring."""
+    """What a controller shows: new events, progress, budget. This only reads files: it runs during a measurement."""
     run_dir = state.run_dir(run)
     entries = read(state.journal_path(run))
     mark = state.mark()
@@ -253,10 +253,10 @@ def look(state: State, run: str, since: int) -> dict[str, Any]:
 
 
 def poll(state: State, run: str, epoch: int, since: int, wait_s: float) -> dict[str, Any]:
-    """Renew the lease and look; answers when something new happened, or after ``wait_s``.
+    """Renew the lease and look; answers when something new happens, or after ``wait_s``.
 
     The lease is renewed when the call comes in, not while it waits: a controller that died meanwhile must not keep it
-    alive. Stale callers may look, too, and renew nothing: they learn who restored the host.
+    alive. A stale caller renews nothing, but may look: it learns who restored the host.
     """
     deadline = time.monotonic() + wait_s
     # A lease that cannot be written lapses; the caller may still look.
@@ -284,13 +284,13 @@ def _attempts(entries: list[dict[str, Any]]) -> tuple[int, str]:
         if entry["event"] == "restored":
             break
         failed += entry["event"] == "restore_failed"
-    # Killed meanwhile, or between its last entry and the removal of the mark.
+    # It was killed, perhaps between its last entry and the removal of the mark.
     cut_off = bool(ends) and ends[-1]["event"] != "restore_failed"
     return failed, ends[-1]["restored_by"] if cut_off else ""
 
 
 def pause_s(failed: int) -> float:
-    """How long to wait after that many incomplete restores in a row."""
+    """How long to wait after this many incomplete restores in a row."""
     return min(RETRY_MAX_S, 2.0 ** min(failed - 1, RETRY_DOUBLINGS)) if failed else 0.0
 
 
@@ -300,10 +300,10 @@ def _reason(err: Exception) -> str:
 
 
 def _with_room(trial: plan.Plan, state: State, journal: Journal, by: str) -> list[checks.CheckResult]:
-    """Restore; an attempt that the host gave no processes for is no failed one, and is made again when it does.
+    """Restore; an attempt for which the host had no processes does not count as failed, and is repeated once it has.
 
     Raises:
-        Exception: as `Restorer.restore`, of an attempt that had all processes.
+        Exception: as `Restorer.restore`, from an attempt that had all its processes.
     """
     while True:
         refused = run.refused()
@@ -323,8 +323,8 @@ def _with_room(trial: plan.Plan, state: State, journal: Journal, by: str) -> lis
 def restore_now(state: State) -> int:
     """The body of ``mt-restore``: restore the open run, if there is one.
 
-    systemd starts it again until it succeeds. The pause between two attempts is made here, so that a request from a
-    playbook or a person ends it.
+    systemd starts it again until it succeeds. The pause between two attempts is here, so that a request from a playbook
+    or a person ends it.
     """
     mark = state.mark()
     if mark is None:
@@ -347,19 +347,19 @@ def restore_now(state: State) -> int:
         trial = _load(state, name)
         results = _with_room(trial, state, journal, by)
     except Exception as err:
-        # Any failure, a bug of ours included, is reported, counted and retried.
+        # Any failure is reported, counted and retried, even a bug in this program.
         failed += 1
         reason = _reason(err)
         if trial is None:
             reason += f"; put the plan back, or start the tenants by hand and then remove {state.root / 'open'}"
         journal.write("restore_failed", restored_by=by, reason=reason, next_try_s=pause_s(failed))
         _complain(f"restore of {name} is not complete: {reason}")
-        # Notify at the first failure and then ever more rarely: a message every minute is soon ignored.
+        # Notify at the first failure and then less and less often: a message every minute is soon ignored.
         if trial and failed & (failed - 1) == 0:
             hook.call(trial, journal, hook.RESTORE_FAILED, reason)
         return 1
     stop_watching()
-    # The failed runner has been dealt with; it must not leave the host degraded in systemd's eyes.
+    # The failed runner has been handled; systemd must not report the host as degraded because of it.
     _systemctl("reset-failed", services.RUNNER)
     for check in results:
         _say(f"check {check.id} ok: {check.title}: {check.found}")
@@ -376,7 +376,7 @@ def _remember(state: State, trial: plan.Plan, journal: Journal) -> None:
         try:
             rehearsal.keep(trial, state, tenants.HERE, rehearsal.of_program(kept.own()))
         except Exception as err:
-            # The host is back: nothing that goes wrong here is a failed restore.
+            # The host is back, so an error here is no failed restore.
             why = str(err)
     journal.write("rehearsed", ok=not why, reason=why)
     if why:
@@ -391,9 +391,9 @@ def run_window(state: State) -> int:
         return 1
     trial = _load(state, mark.run)
     if any(e["by"] == "runner" for e in read(state.journal_path(mark.run))):
-        # Somebody has started the unit again. Tenants are down and samples are there: a second window would measure
-        # a host without them, into the files of the first. Its end restores the host.
-        _complain(f"run {mark.run} has run already, and a run runs once; the host is restored, then open another")
+        # A person started the unit again. Tenants are down and there are samples already: a second window would
+        # measure a host without tenants, into the first window's files. The end of this process restores the host.
+        _complain(f"run {mark.run} has already run, and a run runs once; the host is being restored, then open another")
         return 1
     try:
         runner.Runner(trial, state, mark.epoch, gpu.Card(trial.gpu.index)).run()
@@ -415,10 +415,10 @@ def restore(state: State, by: str, *, wait: bool) -> int:
 
 
 def watch_over(state: State) -> int:
-    """The body of ``mt-watch``: restore when a trial holds the host and nobody is at work on it."""
+    """The body of ``mt-watch``: restore when a trial holds the host and neither runner nor restorer works on it."""
     mark = state.mark()
     if mark is None:
-        # While one is being opened the mark is about to come.
+        # While a trial is being opened, the mark is about to appear.
         with contextlib.suppress(Held), state.lock("mt-watch"):
             if state.mark() is None:
                 stop_watching()
@@ -430,7 +430,7 @@ def watch_over(state: State) -> int:
     if not state.asked("asked"):
         with contextlib.suppress(OSError):
             state.ask("asked", "watch")
-    # Ends what stands still, and the runner with it (Conflicts=), whatever their processes still wait for.
+    # This also ends units that stand still, and the runner (Conflicts=), whatever their processes wait for.
     code = _systemctl("restart", "--no-block", services.RESTORER)
     journal = Journal(state.journal_path(mark.run), mark.run, state.epoch(), "program", required=False)
     journal.write("nobody_at_work", reason=why)
@@ -438,20 +438,20 @@ def watch_over(state: State) -> int:
 
 
 def abort(state: State, run: str, by: str) -> int:
-    """Let the run end at its next check of the fence; without a runner the host is restored at once."""
+    """Make the run end at its next check of the fence; without a runner, restore the host at once."""
     heard = False
     with contextlib.suppress(OSError):
         state.ask("abort", by)
         heard = unit_states().get(services.RUNNER) == "active" and not watch.trouble()
     if heard:
-        _say(f"run {run} will end and the host restore itself; see: model-trial status")
+        _say(f"run {run} will end and the host will restore itself; see: model-trial status")
         return 0
     _say(f"run {run} has no runner left; the host restores itself now, see: model-trial status")
     return restore(state, by, wait=False)
 
 
 def hold(state: State, by: str, words: list[str]) -> int:
-    """Run a command while nobody prepares a trial and none holds the host; returns its exit status."""
+    """Run a command while no trial is being prepared and none holds the host; returns its exit status."""
     argv = words[1:] if words[:1] == ["--"] else words
     if not argv:
         _complain("hold: expected a command, found none")
@@ -473,15 +473,15 @@ def status(state: State) -> dict[str, Any]:
         entries after it belong to the restore under way, or to the next), ``restored_by``, ``restored_at``, ``down``
         (tenants that are down, by the journal, with the wall clock of their stop; or how long each was, in seconds),
         ``failure`` (what ended the run), ``restore_failure``, ``next_try_s``, ``gone`` (what else ran before, and did
-        not at the end of the last restore), ``units``, ``nobody_at_work`` (why neither runner nor restorer moves an
-        open trial on; empty while one does, or none is open), ``watched``.
+        not run at the end of the last restore), ``units``, ``nobody_at_work`` (why neither runner nor restorer works on
+        an open trial; empty while one does, or when none is open), ``watched``.
     """
     mark = state.mark()
-    # The run that holds the host is the last one.
+    # The run that holds the host is the last run.
     name = mark.run if mark and mark.run else state.last_run()
     last = read(state.journal_path(name)) if name else []
     restored = [e for e in last if e["event"] == "restored"]
-    # Where the restore under way (or the next one) begins; earlier failures are history.
+    # Where the current restore (or the next one) begins; earlier failures no longer matter.
     attempts = [e for e in last if e["event"] in ("restore_started", "restore_failed", "restored")]
     under_way = bool(attempts) and attempts[-1]["event"] == "restore_started"
     attempt_seq = attempts[-1]["seq"] - 1 if under_way else last[-1]["seq"] if last else 0
@@ -573,7 +573,7 @@ def _screen(facts: dict[str, Any]) -> str:
 
 
 def number_of_seconds(text: str) -> float:
-    """A span of time; argparse uses this function's name in its error message.
+    """A time span; argparse uses this function's name in its error message.
 
     Raises:
         ValueError: it is not a number of seconds. A wait until "nan" would never end.
@@ -584,7 +584,7 @@ def number_of_seconds(text: str) -> float:
 
 
 def _close(folder: Path) -> None:
-    """Make a folder and all in it root's alone to write."""
+    """Make a folder and everything in it writable by root only."""
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -605,7 +605,7 @@ def unpack(program: Path, folder: Path) -> None:
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
     folder.parent.mkdir(mode=0o700, exist_ok=True)
     try:
-        # Whatever umask root has: who can write here acts as root.
+        # Independent of root's umask: anyone who can write here acts as root.
         fresh.mkdir(mode=0o700, exist_ok=True)
         with zipfile.ZipFile(program) as packed:
             packed.extractall(fresh)
@@ -617,7 +617,7 @@ def unpack(program: Path, folder: Path) -> None:
         try:
             fresh.rename(folder)
         except OSError:
-            # Another process was faster, or it was there already.
+            # Another process was faster, or the folder already existed.
             if not folder.exists():
                 raise
     except zipfile.BadZipFile as err:
@@ -631,8 +631,8 @@ def unpack(program: Path, folder: Path) -> None:
 
 
 _OPTIONS = {
-    "--by": "who asks, for the journal",
-    "--controller": "who opens the trial, for the status",
+    "--by": "who asks, noted in the journal",
+    "--controller": "who opens the trial, shown by status",
     "--epoch": "the epoch that open returned",
     "--phase": f"one of {', '.join(PHASES)}",
     "--run": "name of the run",
@@ -675,7 +675,7 @@ def _parser() -> argparse.ArgumentParser:
     verb("recover", "after a reboot: ask for a restore (mt-recover)")
     verb("watch", "restore where nobody is at work on the open trial (mt-watch)")
     verb("install", "install program and units, unless a trial holds this host (controller)", "--by")
-    held = verb("hold", "run a command while nobody prepares a trial and none holds this host (controller)", "--by")
+    held = verb("hold", "run a command while no trial is being prepared and none holds this host (controller)", "--by")
     held.add_argument("command", nargs=argparse.REMAINDER)
     verb("unpack", "compile the program for this host's Python (controller)").add_argument("folder", type=Path)
     return parser
@@ -689,7 +689,7 @@ def _act(args: argparse.Namespace, state: State) -> int:
     elif verb == "restore":
         code = restore(state, args.by or "hand", wait=not args.no_wait)
         if not args.no_wait:
-            # systemctl only tells whether the unit failed.
+            # systemctl only reports whether the unit failed.
             _say(_screen(status(state)))
         return code
     elif verb == "abort":
@@ -734,7 +734,7 @@ def _act(args: argparse.Namespace, state: State) -> int:
 
 
 def _say_not_kept(state: State, verb: str, why: str) -> None:
-    """Tell in the host's journal and in the run's that an open run can't be restored by its own copy; once each."""
+    """Report, once each in the host's journal and the run's, that an open run can't be restored by its own copy."""
     mark = state.mark()
     if not why or mark is None or verb not in ("run", "restore-now", "recover"):
         return
@@ -749,7 +749,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     state = State(args.root) if args.root else State()
     try:
-        # An unreadable folder would look like that of a free host.
+        # An unreadable folder would look like a free host's.
         with contextlib.suppress(FileNotFoundError):
             os.scandir(state.root).close()
         if args.verb in KEPT_VERBS:

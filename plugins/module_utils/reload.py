@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which running containers would lose the GPU if somebody reloaded systemd.
+"""Which running containers would lose the GPU if another program reloaded systemd.
 
-Where Docker lets systemd keep the control groups, systemd writes the list of devices that a container may open again at
-a reload. It finds a device by its link in ``/dev/char``; what has none there is left out, and the container that uses
-it goes deaf: its health page answers all the same. A trial never reloads; others do, as upgrades of packages.
+Where Docker leaves control groups to systemd, a reload makes systemd rewrite the list of devices that each container
+may open. It finds a device by its link in ``/dev/char``. A device without a link is left out: the container that uses
+it loses the GPU, while its health page answers as before. A trial never reloads systemd, but package upgrades do.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-# One JSON list a line, for `docker inspect`.
+# The format for `docker inspect`: one JSON list a line.
 INSPECT = "[" + ",".join(
     "{{json " + field + "}}"
     for field in (".Name", ".HostConfig.DeviceRequests", ".HostConfig.Runtime", ".HostConfig.Devices", ".Config.Env")
 ) + "]"  # fmt: skip
 _NODES = ("nvidiactl", "nvidia-uvm", "nvidia[0-9]*")
 _VISIBLE = "NVIDIA_VISIBLE_DEVICES="
-# Values of that variable by which a container of NVIDIA's runtime gets no GPU.
+# With these values of that variable, a container of NVIDIA's runtime gets no GPU.
 _NONE = ("", "void", "none")
 _CURE = "sudo nvidia-ctk system create-dev-char-symlinks --create-all"
 
@@ -43,7 +43,7 @@ def _uses_gpu(requests: Any, runtime: Any, devices: Any, env: Any) -> bool:
 
 
 def gpu_containers(inspected: str) -> list[str]:
-    """Names of the containers that use a GPU, of what ``docker inspect`` printed in the form of `INSPECT`."""
+    """Names of the containers that use a GPU, from what ``docker inspect`` printed in the format `INSPECT`."""
     return [name for line in inspected.splitlines() if (name := _with_gpu(line))]
 
 
@@ -52,7 +52,7 @@ def _with_gpu(line: str) -> str:
         name, *facts = json.loads(line)
         return str(name).lstrip("/") if _uses_gpu(*facts) else ""
     except (ValueError, TypeError, AttributeError):
-        # What is no such line is no container.
+        # Any other line describes no container.
         return ""
 
 
@@ -72,7 +72,7 @@ def unlinked(dev: Path) -> list[str]:
 
 
 def warning(info: dict[str, Any], containers: Iterable[str], dev: Path) -> str:
-    """What another program's reload would do on this host, in words; empty where it would do nothing.
+    """What a reload by another program would do on this host, in words; empty where it would do nothing.
 
     Args:
         info: what ``docker info`` says.
@@ -86,7 +86,7 @@ def warning(info: dict[str, Any], containers: Iterable[str], dev: Path) -> str:
     if not missing:
         return ""
     return (
-        f"containers that would lose the GPU at a reload of systemd, as upgrades of packages make it: {names} "
+        f"containers that would lose the GPU at a reload of systemd, such as a package upgrade makes: {names} "
         f"(docker's cgroup driver is systemd, and {dev / 'char'} has no link to {', '.join(missing)}). "
-        f"A trial does not do that; make the links: {_CURE}"
+        f"A trial never reloads systemd. To create the links: {_CURE}"
     )

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The host's units, and how the runner's is made: for one run, without a file, so that systemd is never reloaded.
+"""The host's units. The runner's unit is created for one run and without a file, so that systemd is never reloaded.
 
-A reload of systemd takes the GPU from containers that are running (Docker's systemd cgroup driver). So what differs
-from run to run, the cap, is a property of a transient unit, and the files of the other units do not change.
+A reload of systemd takes the GPU from running containers (Docker's systemd cgroup driver). So the cap, which differs
+from run to run, is a property of a transient unit, and the files of the other units do not change.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from .journal import State
 
 RUNNER, RESTORER = "mt-run.service", "mt-restore.service"
 UNITS = (RUNNER, RESTORER)
-# How long systemd may take to answer, or to start a unit whose end it does not wait for.
+# How long systemd may take to answer, or to start a unit without waiting for its end.
 SYSTEMD_S = 60.0
-# A unit of the run before is forgotten a moment after its end, and a restore that has removed its mark ends a moment
-# later; until then a new one is refused.
+# systemd forgets the previous run's unit a moment after its end, and a restore ends a moment after it has removed the
+# mark; until then, systemd refuses a new unit.
 FORGOTTEN_S, POLL_S = 10.0, 0.2
 
 
 def runner_command(program: Path, max_s: float) -> list[str]:
-    """What starts ``mt-run`` as a transient unit.
+    """The command that starts ``mt-run`` as a transient unit.
 
     Args:
         program: the copy that the run keeps.
@@ -39,11 +39,11 @@ def runner_command(program: Path, max_s: float) -> list[str]:
         "OnFailure": RESTORER,
         "RuntimeMaxSec": f"{max_s:.0f}",
         "TimeoutStopSec": "2",
-        # A runner that stands still gives no sign of life; it is ended, and the host comes back.
+        # A runner that stands still gives no sign of life; systemd ends it, and the host comes back.
         "NotifyAccess": "main",
         "WatchdogSec": "30",
         "WatchdogSignal": "SIGKILL",
-        # Only questions to docker can be left of a runner. The restore waits for their end, so they are killed at once.
+        # A runner can leave only docker commands behind. The restore waits for their end, so they are killed at once.
         "KillMode": "mixed",
     }
     return [
@@ -65,7 +65,7 @@ def start_runner(state: State, epoch: int, program: Path, max_s: float) -> None:
 
     Args:
         state: where the mark is.
-        epoch: the run's; a restore raises it, and then nothing is started any more.
+        epoch: the run's; a restore raises it, and after that nothing is started.
         program: the copy that the run keeps.
         max_s: how long it may live, in seconds.
 

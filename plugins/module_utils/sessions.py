@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The measuring containers' instructions: one session file per container.
+"""The instructions for the measuring containers: one session file per container.
 
-A session is a list of segments that one process works through, because in the window even the start of a Python
-interpreter counts. Baseline and candidate get the same segments with the same settings.
+A session is a list of segments for one process, because in the window even the start of a Python interpreter counts.
+Baseline and candidate get the same segments with the same settings.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _session(
 
 
 def workload(work: Workload) -> str:
-    """What a session names as its workload: the packaged one, or the user's own file among the inputs."""
+    """The workload as a session names it: a packaged workload, or the user's own file among the inputs."""
     return work.name if work.text is None else f"{INPUTS}/{work.name}.yml"
 
 
@@ -159,7 +159,7 @@ def _read(path: Path) -> bytes:
 
 
 def replies(path: Path) -> list[dict[str, Any]]:
-    """Samples that a session wrote, an object a line; a torn line, or one that is no object, is left out."""
+    """Samples that a session wrote, one object a line; torn lines, and lines that are no objects, are left out."""
     rows = []
     for line in _read(path).split(b"\n"):
         with contextlib.suppress(ValueError, RecursionError):
@@ -168,7 +168,7 @@ def replies(path: Path) -> list[dict[str, Any]]:
 
 
 def summary(path: Path) -> dict[str, Any] | None:
-    """The summary of a finished session, or None while there is none that is complete."""
+    """The summary of a finished session, or None while there is no complete one."""
     with contextlib.suppress(ValueError, RecursionError):
         found = json.loads(_read(path))
         return found if isinstance(found, dict) else None

@@ -34,7 +34,7 @@ _RMS_SAMPLES = 200_000
 
 
 class WavError(ValueError):
-    """The bytes are no usable WAV; the message says what is wrong with them."""
+    """The bytes are not a usable WAV; the message says what is wrong with them."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Wav:
 
 @dataclass(frozen=True)
 class Spoken:
-    """What came back when a tenant was asked to speak; ``found`` in words for people."""
+    """What a tenant returned when it was asked to speak; ``found`` is for people."""
 
     ok: bool
     found: str

@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a card and its host do besides holding memory: clocks, power, temperature, throttling, load, energy.
 
-Gates depend on the VRAM figures only, so nothing here may cost or delay one of those: a function that the driver lacks
-is called once and then never again, and a call that hangs does so in a thread of its own. Unknown values are None, and
-`Reading.missing` says why.
+Gates depend on the VRAM figures only, so nothing here may lose or delay one of those: a function that the driver lacks
+is called only once, and a call that hangs does so in its own thread. Unknown values are None, and `Reading.missing`
+says why.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ REASONS = {
 LATE_S = 1.0
 _MILLI = 1000
 _GPU_SENSOR, _SM_CLOCK, _MEMORY_CLOCK = 0, 1, 2
-# What a driver says of a function that it will not have in the next tick either.
+# What a driver answers about a function that it will lack at the next tick, too.
 _NEVER = ("NVMLError_NotSupported", "NVMLError_FunctionNotFound", "NVMLError_NoPermission")
 _NO_SUCH_FIELD = re.compile(r'Field "([\w.]+)" is not a valid field')
 
@@ -84,8 +84,8 @@ def _names(value: Any) -> dict[str, list[str]]:
     return {"": reasons(int(value))}
 
 
-# Keys, the functions that tell them (the first that the driver has counts), their arguments, and what to make of the
-# answer. Several names: a function that was renamed is there under one of them.
+# Keys, the functions that return them (the first one that the driver has is used), their arguments, and the conversion
+# of the answer. A renamed function has several names, and the driver knows one of them.
 _CALLS: tuple[tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...], Callable[[Any], dict[str, Any]]], ...] = (
     (("sm_mhz",), ("nvmlDeviceGetClockInfo",), (_SM_CLOCK,), _whole),
     (("mem_mhz",), ("nvmlDeviceGetClockInfo",), (_MEMORY_CLOCK,), _whole),
@@ -119,7 +119,7 @@ class FromNvml:
         self._absent: dict[str, str] = {}
 
     def read(self) -> Reading:
-        """All values that the driver tells now; what it lacks is not asked again."""
+        """All values that the driver has now; it is not asked again for those that it lacks."""
         reading = Reading()
         for keys, functions, arguments, made_of in _CALLS:
             answer, why = self._ask(functions, arguments)
@@ -129,15 +129,15 @@ class FromNvml:
                     reading.values.update({key or keys[0]: value for key, value in found.items()})
                     continue
                 except (AttributeError, TypeError, ValueError) as err:
-                    why = f"{functions[0]} answered with nonsense: {err}"
+                    why = f"{functions[0]} returned an unusable answer: {err}"
             reading.missing.update(dict.fromkeys(keys, why))
         return reading
 
     def _ask(self, functions: tuple[str, ...], arguments: tuple[int, ...]) -> tuple[Any, str]:
-        """The answer of the first function that is there, and an empty text; or None, and why there is none."""
+        """The answer of the first existing function, and an empty text; or None, and why there is no answer."""
         why = ""
         for name in functions:
-            # One function tells several clocks, and may lack one of them.
+            # One function returns several clocks, and may lack one of them.
             known = f"{name}{arguments}"
             if known in self._absent:
                 why = why or self._absent[known]
@@ -148,14 +148,14 @@ class FromNvml:
                 self._absent[known] = f"{name}: not in this pynvml"
             except Exception as err:
                 if not isinstance(err, self._never):
-                    # An error of the moment, or a mistake of the library's: worth another try at the next tick.
+                    # A passing error, or a bug in the library: try again at the next tick.
                     return None, f"{name}: {err}"
                 self._absent[known] = f"{name}: {err}"
             why = why or self._absent[known]
         return None, why
 
 
-# The same from nvidia-smi: key, the fields that may tell it, what to make of the text. It has no energy counter.
+# The same for nvidia-smi: key, the fields that may hold it, the conversion of the text. It has no energy counter.
 _FIELDS: tuple[tuple[str, tuple[str, ...], Callable[[str], Any]], ...] = (
     ("sm_mhz", ("clocks.sm",), lambda text: int(float(text))),
     ("mem_mhz", ("clocks.mem",), lambda text: int(float(text))),
@@ -175,10 +175,10 @@ class FromSmi:
     """Telemetry through nvidia-smi.
 
     Args:
-        query: takes fields, joined by commas, and gives the rows of the answer; raises with nvidia-smi's words.
+        query: takes fields, joined by commas, and returns the rows of the answer; raises with nvidia-smi's message.
     """
 
-    # Each question is a program that starts and loads the driver's library: once a second is what one can afford.
+    # Each question starts a program that loads the driver's library: once a second is affordable.
     every_s = 1.0
 
     def __init__(self, query: Callable[[str], list[list[str]]]) -> None:
@@ -186,7 +186,7 @@ class FromSmi:
         self._refused: set[str] = set()
 
     def read(self) -> Reading:
-        """All values that nvidia-smi tells now; a field that it does not know is not asked again."""
+        """All values that nvidia-smi has now; it is not asked again for a field that it does not know."""
         while True:
             fields = {key: next((n for n in names if n not in self._refused), "") for key, names, _unused in _FIELDS}
             asked = [name for name in fields.values() if name]
@@ -195,7 +195,7 @@ class FromSmi:
             except Exception as err:
                 refused = _NO_SUCH_FIELD.search(str(err))
                 if refused and refused[1] in asked:
-                    # One unknown field costs the whole answer: ask again without it.
+                    # One unknown field makes the whole answer fail: ask again without it.
                     self._refused.add(refused[1])
                     continue
                 return Reading(missing=dict.fromkeys(CARD_KEYS, str(err) or "nvidia-smi gave no answer"))
@@ -216,10 +216,10 @@ class FromSmi:
 
 
 class Background:
-    """Reads telemetry in a thread of its own, once each time it is asked, and never twice at a time.
+    """Reads telemetry in its own thread, once per request, and never twice at a time.
 
     Args:
-        read: gives a reading; may be slow, raise, or hang.
+        read: returns a reading; may be slow, raise, or hang.
         every_s: seconds between two questions, at least.
         clock: seconds, monotonic.
     """
@@ -236,10 +236,10 @@ class Background:
         self._thread.start()
 
     def take(self, wait_s: float) -> Reading | None:
-        """Ask, and wait at most ``wait_s`` for the answer; each answer is given out once.
+        """Ask, and wait at most ``wait_s`` for the answer; each answer is returned once.
 
         Returns:
-            A reading; None when none is due, or none has come yet. While the driver hangs, an empty one that says so.
+            A reading; None when none is due or none has come yet. While the driver hangs, an empty reading says so.
         """
         with self._changed:
             now = self._clock()

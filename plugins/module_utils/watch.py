@@ -1,11 +1,11 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who watches the watchers: the sign of life that runner and restorer give, and the look that misses it.
+"""Watch runner and restorer: they give signs of life, and a timer restores the host when it misses them.
 
-systemd sees that a unit has ended, and so starts the restore. It does not see a restore that somebody has stopped, an
-opening that was killed before it started the runner, or a program that stands still. While a trial holds the host,
-``mt-watch.timer`` therefore looks every 30 s, and restores when neither runner nor restorer is at work.
+systemd sees that a unit has ended, and then starts the restore. It does not see a restore that a person has stopped, an
+opening that was killed before it started the runner, or a program that stands still. So while a trial holds the host,
+``mt-watch.timer`` looks every 30 s, and restores when neither runner nor restorer is at work.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from . import probes, run, services
 TIMER, LOOK = "mt-watch.timer", "mt-watch.service"
 # A sign of life; systemd expects one within the units' WatchdogSec=.
 BEAT_S = 5.0
-# A program that waits wakes now and then. A main thread that did not, for so long, hangs in one call.
+# A waiting program wakes up now and then. A main thread that has not for this long hangs in a call.
 STILL_S = 60.0
-# Later than systemd's own watchdog: this is for where that does not act.
+# Longer than systemd's own watchdog: this covers the cases in which that does not act.
 STALE_S = 45.0
-# Between two units at work, and between the mark and the runner, there is a moment in which nobody is.
+# From one unit to the next, and from the mark to the runner, there is a moment in which no unit is at work.
 AGAIN_S = 3.0
 _QUESTION_S = 10.0
 _FACTS = "Id,ActiveState,SubState,MainPID,Job,WatchdogTimestampMonotonic,ExecMainStartTimestampMonotonic"
@@ -46,19 +46,20 @@ def _wakes(status: Path) -> str:
 
 
 def _notify(address: str, text: str) -> None:
-    """sd_notify: one datagram to systemd; nobody to hear it is no failure."""
+    """sd_notify: send one datagram to systemd; without a listener, this is no failure."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
         line.sendto(text.encode(), address.replace("@", "\0", 1) if address.startswith("@") else address)
 
 
 class Pulse:
-    """Tells systemd that this program lives and moves on.
+    """Tells systemd that this program is alive and makes progress.
 
-    It lives: a thread says so, which a stopped process has not. It moves on: its main thread wakes now and then.
+    A thread says that it is alive, which a stopped process can't do. It makes progress if its main thread wakes up now
+    and then.
 
     Args:
         tell: says it.
-        wakes: what differs when the main thread has woken meanwhile.
+        wakes: a value that changes when the main thread has woken up meanwhile.
         clock: seconds, monotonic.
     """
 
@@ -69,7 +70,7 @@ class Pulse:
         self._known, self._since_s = "", clock()
 
     def beat(self) -> None:
-        """One sign of life, unless the main thread stands still."""
+        """Give one sign of life, unless the main thread stands still."""
         found, now_s = self._wakes(), self._clock()
         if found != self._known:
             self._known, self._since_s = found, now_s
@@ -84,20 +85,20 @@ class Pulse:
 
 
 def begin() -> None:
-    """Give signs of life from here on, where systemd listens. To be called by the main thread.
+    """Give signs of life from here on, if systemd listens. The main thread must call this.
 
     Raises:
-        NoRoom: the host starts no further thread. systemd starts a restorer again that fails by this.
+        NoRoom: the host starts no further thread. If a restorer fails like this, systemd starts it again.
     """
     address = os.environ.pop("NOTIFY_SOCKET", "")
-    # What a unit is told is not for the programs that it starts: tenants among them inherit this environment.
+    # These variables must not reach the programs that the unit starts: tenants inherit its environment.
     for name in ("WATCHDOG_USEC", "WATCHDOG_PID"):
         os.environ.pop(name, None)
     if not address:
         return
     status = Path(f"/proc/self/task/{threading.get_native_id()}/status")
     pulse = Pulse(lambda: _notify(address, "WATCHDOG=1"), lambda: _wakes(status))
-    # The first one at once: until then systemd knows no sign at all.
+    # The first sign at once: until then, systemd knows none.
     pulse.beat()
     try:
         threading.Thread(target=pulse.go_on, name="pulse", daemon=True).start()
@@ -128,7 +129,7 @@ def idle(facts: dict[str, str], now_s: float) -> str:
     """Why a unit does no work, in words; empty while it does, or while systemd is about to start or end it.
 
     Args:
-        facts: what ``systemctl show`` says of it.
+        facts: what ``systemctl show`` says about it.
         now_s: CLOCK_MONOTONIC.
     """
     name, state = facts.get("Id", "").removesuffix(".service"), facts.get("ActiveState", "unknown")
@@ -137,7 +138,7 @@ def idle(facts: dict[str, str], now_s: float) -> str:
         return "" if queued or state in ("deactivating", "reloading") else f"{name} is {state}"
     pid = _number(facts.get("MainPID", ""))
     if not pid:
-        # Not begun yet, or about to be started again.
+        # Not started yet, or about to be started again.
         return ""
     if probes.stopped(pid):
         return f"{name} stands still: PID {pid} was stopped by a signal"
@@ -150,11 +151,11 @@ def idle(facts: dict[str, str], now_s: float) -> str:
 
 
 def trouble() -> str:
-    """Why nobody is at work on an open trial, in words; empty while runner or restorer is."""
+    """Why neither runner nor restorer is at work on an open trial, in words; empty while one is."""
     try:
         found = _units(*services.UNITS)
     except OSError:
-        # A systemd that does not answer can't be told to restore either.
+        # If systemd does not answer, it can't start a restore either.
         return ""
     if not found:
         return ""
@@ -164,7 +165,7 @@ def trouble() -> str:
 
 
 def lasting_trouble() -> str:
-    """`trouble` that is there at a second look, some seconds later, too."""
+    """`trouble` that is still there at a second look, some seconds later."""
     if not trouble():
         return ""
     time.sleep(AGAIN_S)

@@ -33,7 +33,7 @@ options:
     type: str
     choices: [window, candidate, measure]
   by:
-    description: Who asks for a restore, for the journal.
+    description: Who asks for a restore; the journal records it.
     type: str
     default: playbook
   controller:

@@ -1953,7 +1953,7 @@ def test_a_run_is_run_once(world: World, shell: Shell) -> None:
     world.log.clear()
     before = world.events()
     assert shell("run") == 1
-    assert f"run {world.plan.run} has run already, and a run runs once" in shell.err
+    assert f"run {world.plan.run} has already run, and a run runs once" in shell.err
     assert world.done("stop", "start", "container") == []
     assert world.events() == before
     assert {path: path.read_bytes() for path in (world.run_dir / "samples").iterdir()} == kept
