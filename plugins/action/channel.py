@@ -54,7 +54,7 @@ MEND = "let the shell's files of the login user (.bashrc, .profile, /etc/profile
 def message(faults: list[Fault]) -> str:
     """All faults in words, a paragraph each."""
     return "\n\n".join(
-        f"The way to the host, {one.name}: broken.\n  expected: {one.expected}\n  found: {one.found}"
+        f"The connection to the host, {one.name}: broken.\n  expected: {one.expected}\n  found: {one.found}"
         f"\n  why it matters: {one.why}\n  what to do: {one.todo}"
         for one in faults
     )

@@ -93,7 +93,7 @@ CASES = {
     "a login that greets": Broken(
         "echo echo Welcome to panda >/home/panda/.bashrc; chmod 0644 /home/panda/.bashrc",
         "rm /home/panda/.bashrc",
-        ("The way to the host, what a command says", "Welcome to panda", "only in a terminal"),
+        ("The connection to the host, what a command says", "Welcome to panda", "only in a terminal"),
     ),
     "open mark": Broken(
         f"mkdir -p /var/lib/model-trial && printf '%s' '{MARK}' > /var/lib/model-trial/open",

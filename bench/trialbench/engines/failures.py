@@ -159,7 +159,7 @@ UNKNOWN_ABORT = FailureClass(
     "unknown_abort",
     520,
     "indeterminate",
-    "the engine aborted and said nothing known about why",
+    "the engine aborted for an unknown reason",
     "read the engine's words in the detail",
 )
 BAD_REPLY = FailureClass(
