@@ -299,7 +299,7 @@ STEPS: tuple[Step, ...] = (
     twin_file("rehearse", "stop, drain, restore, verify without a candidate", 100),
     twin_file("fleet", "two hosts in one play", 120, "tests/twin/fleet/"),
     twin_file("twin_honest", "the twin reports what runs in it", 80),
-    twin_file("consumer", "the installed collection in a project that knows nothing of the checkout", 60,
+    twin_file("consumer", "the installed collection in a project that does not know the checkout", 60,
               "docs/", "tests/fixtures/consumer/", "shipped tests", "README.md",
               "LICENSE", "CHANGELOG.md", "changelogs/"),
     twin_file("gemma", "the worker's play: check mode, tags, bounds", 90, "molecule/gemma/prepare.yml",

@@ -162,7 +162,7 @@ MUTATIONS: tuple[Mutation, ...] = (
              "    if begun and not process:\n        return Condition(True, False,"),
     Mutation("what loads is started again", OUTLIVES, f"{CORE}/restorer.py",
              'next((scope for scope in tenants.of(tenant).loading() if scope not in known), "")', 'known[:0] or ""'),
-    Mutation("a start knows nothing of before", WHO_IT_WAS, f"{CORE}/identity.py",
+    Mutation("a start ignores the earlier identity", WHO_IT_WAS, f"{CORE}/identity.py",
              "    known, own = before(tenant).identity, read(", "    known, own = None, read("),
     Mutation("who came back is not compared", WHO_IT_WAS, f"{CORE}/checks.py",
              "        changes = tenants.changed(tenant, before or {})\n", '        changes = ""\n'),

@@ -1,4 +1,4 @@
-"""The collection as others get it: built, installed elsewhere, used by a project that knows nothing of the checkout."""
+"""The collection as others get it: built, installed elsewhere, used by a project that does not know the checkout."""
 
 from __future__ import annotations
 

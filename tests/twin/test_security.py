@@ -309,7 +309,7 @@ def set_up(host):
     put(host, f"{FOLDER}/watch.py", WATCH)
     put(host, f"{FOLDER}/addition", SOURCE)
     host.run(f"cat {FOLDER}/addition >>{FOLDER}/server.py.production; chmod +x {FOLDER}/*.sh; chown -R panda: {FOLDER}")
-    # The hub wants the token; the host has it in a file that root alone reads.
+    # The hub wants the token; the host has it in a file that only root can read.
     put(host, "/run/hub-token", TOKEN)
     put(host, "/root/hub.env", f"HF_TOKEN={TOKEN}\n")
     host.run("chmod 0600 /root/hub.env; chown panda /run/hub-token; chmod 0400 /run/hub-token")

@@ -199,7 +199,7 @@ def test_what_is_installed_is_roots_and_nobody_else_writes_it() -> None:
     for entry in written:
         assert (entry["owner"], entry["group"]) == ("root", "root"), entry
         assert int(entry["mode"], 8) & 0o022 == 0, entry
-    # What root runs is written by root alone.
+    # Only root may write what root runs.
     assert str(install.PROGRAM) == PROGRAM
     assert (install.PROGRAM_MODE, install.UNIT_MODE) == (0o755, 0o644)
 

@@ -23,7 +23,7 @@ from world import PATIENCE_S, STATE, Broken, Drill, wait_until
 
 Fault = Callable[[Drill], None]
 CANDIDATE = "panda-llamacpp-e4b"
-# A container that is none of the trial's.
+# A container that does not belong to the trial.
 STRANGERS = "drill-stranger"
 MODEL = f"{STATE}/models/gemma-4-E4B-it-Q4_K_M/candidate-f16.gguf"
 # The whole file, until the drill is over.

@@ -127,7 +127,7 @@ def test_who_was_down_before_is_not_started(world: World) -> None:
 
 
 def test_who_died_by_himself_is_named_and_not_started(world: World) -> None:
-    """The tenant he needs was never stopped, so it was none of the trial's doing."""
+    """The tenant that it needs was never stopped, so the trial did not cause this."""
     unit = needs(world, "eyes.service", LLAMACPP)
     world.open()
     unit.active = False

@@ -338,7 +338,7 @@ def test_what_has_changed_since_the_proof_is_named(host: dict[str, Any], monkeyp
     }
     voice, phone = checks.since(plan, proof)
     assert voice.startswith(
-        "Chatterbox TTS: it was PID 6 when the restore was proved, and it is PID 8 now, started again"
+        "Chatterbox TTS: it was PID 6 when the restore was proved, and it is PID 8 now, restarted by"
     )
     assert phone == "phone daemon: it was PID 5 when the restore was proved, and it does not run"
     assert checks.since(plan, {}) == []

@@ -365,7 +365,7 @@ def test_a_user_has_his_own_home_and_runtime_folder(monkeypatch: pytest.MonkeyPa
 def test_a_command_of_nobody_reads_nothing_of_roots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The groups of the caller are root's; a file of that group stays closed."""
     secret = tmp_path / "sudoers"
-    secret.write_text("root alone\n")
+    secret.write_text("for root only\n")
     secret.chmod(0o440)
     for folder in (tmp_path, *tmp_path.parents):
         if folder.stat().st_uid == os.getuid() and folder != Path("/"):

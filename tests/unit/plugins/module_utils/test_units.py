@@ -112,7 +112,7 @@ def graph(**edges: str) -> dict[str, Unit]:
         # One that needs two tenants went down with either; a tenant may go down with another.
         ({"a": "RequiredBy:c", "b": "RequisiteOf:c", "c": ""}, {"A": "a", "B": "b"}, {"c": ["A", "B"]}, 2),
         ({"a": "RequiredBy:b", "b": "RequiredBy:c", "c": ""}, {"A": "a", "B": "b"}, {"b": ["A"], "c": ["A", "B"]}, 2),
-        # One that systemd knows nothing of leads nowhere.
+        # A unit that systemd does not know leads nowhere.
         ({"a": "RequiredBy:b"}, {"A": "a"}, {"b": ["A"]}, 2),
     ],
 )
