@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Looks whether the way to a host is clean: what is sent arrives, what comes back is what was sent, and nothing else.
+"""Check that the connection to a host is clean: what is sent arrives, and exactly that comes back.
 
-A login that prints a greeting, or reads what is not its own, would be found out when the window is over and the results
-are to be fetched.
+A login that prints a greeting, or reads input that is not its own, would otherwise be found only after the window, when
+the results are fetched.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.edgelab.model_trial.plugins.module_utils.probes import one_line
 
-# Every byte there is, and what a careless way changes: line ends of other systems, text that is not ASCII.
+# Every byte, and text that a careless connection changes: line ends of other systems, text that is not ASCII.
 BYTES = bytes(range(256)) * 16 + b"\r\n\n\r" + "größer 🤖\n".encode()
 TEXT = "a\tb\n\n größer 🤖 $HOME `id` 'x' \"y\" \\ %s\n"
-# Both clocks stand in the results; the run is named by the controller's.
+# The results contain times of both clocks; the controller's names the run.
 CLOCK_S = 3600.0
 EARLIEST = datetime(2026, 1, 1, tzinfo=timezone.utc)
 # A run's archive has some megabytes.
@@ -36,7 +36,7 @@ SHOWN_CHARS = 200
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong, in words: of the four that a contract has."""
+    """A fault in words, with the texts that a broken contract has."""
 
     name: str
     expected: str
@@ -46,7 +46,7 @@ class Fault:
 
 
 GREETING = (
-    "what a login prints or reads gets into commands and files; the window would be spent, and the results not arrive"
+    "what a login prints or reads gets into commands and files; after the window, the results would not arrive"
 )
 MEND = "let the shell's files of the login user (.bashrc, .profile, /etc/profile.d) print and read only in a terminal"
 
@@ -63,12 +63,12 @@ def message(faults: list[Fault]) -> str:
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
     """Leaves nothing on either side."""
 
-    # The folder on the host is made where it is needed.
+    # The folder on the host is created when it is needed.
     TRANSFERS_FILES = False
     _requires_connection = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Look at all of it; fail with everything that is wrong."""
+        """Run all checks; fail with every fault."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         faults = [*self.clock(), *self.words()]
         room = self.room()
@@ -83,7 +83,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
     def words(self) -> list[Fault]:
         """A command's output, as login user and as root; its input; and the host's clock."""
         login, root = secrets.token_hex(16), secrets.token_hex(16)
-        # Whether sudo works is contract 1's to say.
+        # Contract 1 checks whether sudo works.
         ask = f"echo {login}; date +%s; sudo -n echo {root} 2>/dev/null || true"
         faults: list[Fault] = []
         try:
@@ -94,8 +94,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         clock = [line for line in lines if line.isdigit()]
         others = [line for line in lines if line not in (login, root) and line not in clock[:1]]
         if others or login not in lines:
-            found = _shown("\n".join(others)) if others else "nothing of what was asked for"
-            faults.append(Fault("what a command says", "its own words alone", found, GREETING, MEND))
+            found = _shown("\n".join(others)) if others else "nothing that was requested"
+            faults.append(Fault("what a command says", "only its own output", found, GREETING, MEND))
         if echo != TEXT:
             found = _shown(echo.replace(TEXT, "...")) or "nothing"
             faults.append(Fault("what a command reads", "the same text back, byte for byte", found, GREETING, MEND))
@@ -106,7 +106,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                     "the clocks",
                     f"less than {CLOCK_S:.0f} s between controller and host",
                     f"the host's clock is {abs(apart_s):.0f} s {'ahead' if apart_s > 0 else 'behind'}",
-                    "runs are named by the one, and their journal has the times of the other",
+                    "the controller's clock names the runs, and their journal has the host's times",
                     "set the clock of the one that is wrong: timedatectl",
                 )
             )
@@ -122,7 +122,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 "the controller's clock",
                 f"a time after {EARLIEST:%Y-%m-%d}",
                 f"{now:%Y-%m-%dT%H:%M:%SZ}",
-                "runs are named by it, and certificates are not valid yet",
+                "it names the runs, and by it no certificate is valid yet",
                 "set this machine's clock: timedatectl",
             )
         ]
@@ -150,13 +150,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 "the controller's temporary folder",
                 f"one that can be written, with {ROOM_BYTES >> 20} MiB free",
                 found,
-                "the results come through it when the window is over",
+                "after the window, the results pass through it",
                 "make room there, or name another one: export TMPDIR=...",
             )
         ]
 
     def files(self, folder: Path) -> list[Fault]:
-        """A file to the host and back, by the way that the results take."""
+        """Send a file to the host and back, in the way that results are fetched."""
         sent, back = folder / "sent", folder / "back"
         sent.write_bytes(BYTES)
         found = ""
@@ -178,5 +178,5 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
 
 
 def _shown(text: str) -> str:
-    """Words of a stranger, on one line."""
+    """Untrusted text, on one line."""
     return one_line(text.strip())[:SHOWN_CHARS]

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Brings the folder of a run from the host to the controller in one transfer, through a cut network if need be."""
+"""Fetches the folder of a run from the host in one transfer, and retries while the network is cut."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ PROGRAM = "model-trial"
 # A long run has some fifty files and some megabytes.
 MAX_FILES, MAX_BYTES = 2000, 2 << 30
 MAX_DEPTH = 4
-# No file of a run comes near this. A larger one, sparse or not, is named and left on the host, and the rest is brought.
+# No file of a run comes near this. A larger file, sparse or not, is reported and left on the host; the rest is fetched.
 MAX_FILE_BYTES = 512 << 20
-# The host packs at most so long.
+# Time limit for packing on the host, in seconds.
 PACK_S = 300
-# What the host says of each file that it leaves out.
+# What the host says about each file that it leaves out.
 TOO_BIG = "too big for a harvest:"
-# A process of the host may make a file that looks as large as it likes and takes no room: only what may be brought is
-# read, and nothing is read without end. tar says 1 when a file grew while it was read: a run that is still open may be
-# harvested too. The archive is readable for the login user, who fetches it; its folder is closed to everybody else.
+# A process on the host can make a file of any apparent size that takes no room: so only files that may be fetched are
+# read, and within a time limit. tar exits with 1 when a file grew while it was read, because a run that is still open may
+# be harvested too. The login user, who fetches the archive, can read it; its folder is closed to all others.
 PACK = """umask 077
 cd {folder} || exit 2
 find . ! -path ./{program} -type f -size +{max_file}c -printf '{too_big} %s bytes, %P\\0' | tr -d '\\n' | tr '\\0' '\\n'
 bytes=$(find . ! -path ./{program} -type f ! -size +{max_file}c -printf '%s\\n' |
     awk '{{ all += $1 }} END {{ printf "%.0f", all }}')
 if test "$bytes" -gt {max_bytes}
-then echo "the run has $bytes bytes, at most {max_bytes} are brought; see what fills its folder"; exit 3
+then echo "the run has $bytes bytes, at most {max_bytes} are fetched; see what fills its folder"; exit 3
 fi
 find . ! -path ./{program} ! -type d ! '(' -type f -size +{max_file}c ')' -print0 |
 timeout {limit} tar --null --no-recursion --sparse -czf {remote} -T -
@@ -55,7 +55,7 @@ PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
 
 
 def _plain(member: tarfile.TarInfo, dest: Path, parts: list[str]) -> bool:
-    """Whether it is a file that stays below ``dest``, through no link that lies there already."""
+    """Whether the file stays below ``dest``, without passing through an existing link."""
     named = len(parts) <= MAX_DEPTH and all(PART.match(part) for part in parts)
     paths = [dest.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
     return member.isreg() and named and not any(path.is_symlink() for path in paths)
@@ -77,8 +77,8 @@ def unpack(archive: Path, dest: Path, max_bytes: int = MAX_BYTES) -> tuple[list[
         return _unpack(archive, dest, max_bytes)
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as err:
         raise AnsibleActionFail(
-            f"expected the host's archive of the run, found something else ({err}): what the login prints may be in it "
-            "(phase 0 looks for that: --tags preflight). The run is kept on the host; bring it with harvest.yml"
+            f"expected the host's archive of the run, found something else ({err}): it may hold what the login prints "
+            "(phase 0 checks that: --tags preflight). The run is kept on the host; fetch it with harvest.yml"
         ) from None
 
 
@@ -124,8 +124,8 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
     """Copies; removes nothing on the host."""
 
-    # The folder on the host is made with the archive: Ansible's own, made before all else, would be one more question
-    # that a cut network ends.
+    # The folder on the host is created with the archive: to create Ansible's own folder first would be one more request
+    # that a cut network can break.
     TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         if self._task.check_mode:
             return {**result, "changed": True, "skipped_in_check_mode": True}
         host = str((task_vars or {}).get("inventory_hostname", "host"))
-        todo = f"The run is kept there; bring it when the host answers again: harvest.yml -e verdict_run={run}"
+        todo = f"The run is kept there; fetch it when the host answers again: harvest.yml -e verdict_run={run}"
         with tempfile.TemporaryDirectory() as local:
             archive = Path(local) / "run.tar.gz"
             try:
@@ -150,7 +150,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                     todo,
                 )
             finally:
-                # Where the host stays away its temporary folder stays, too: it is the login user's, and closed.
+                # If the host stays unreachable, its temporary folder remains; it is the login user's, and closed to others.
                 with contextlib.suppress(AnsibleConnectionFailure):
                     self._remove_tmp_path(self._connection._shell.tmpdir)
             files, left_out = unpack(archive, dest)
@@ -168,7 +168,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             AnsibleConnectionFailure: the host cannot be reached.
             AnsibleActionFail: it could not be packed.
         """
-        # One folder, however often it is tried: an earlier one would stay on the host.
+        # One folder for all attempts: those of earlier attempts would stay on the host.
         folder = self._connection._shell.tmpdir or self._make_tmp_path()
         remote = self._connection._shell.join_path(folder, "run.tar.gz")
         pack = PACK.format(

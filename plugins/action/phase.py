@@ -24,10 +24,10 @@ PROGRAM = "/usr/local/sbin/model-trial"
 MARK = "/var/lib/model-trial/open"
 # A word, not an exit code: an exit code of sudo or SSH could be taken for "no program, so no trial".
 STANDING = f"test -x {PROGRAM} && echo installed || {{ test -e {MARK} && echo held || echo free; }}"
-# The host answers as soon as something happened; this is only how long it may stay silent. Asking renews the lease, so
-# it is asked three times within one.
+# The host answers as soon as something happens; this is only how long it may stay silent. Each poll renews the lease, so
+# there are three polls within one lease.
 WAIT_S, POLLS_PER_LEASE = 5.0, 3.0
-# What to do about a host that stays away.
+# What to do about a host that stays unreachable.
 AWAY_TODO = "A run that is open restores itself; harvest.yml fetches what it measured"
 # A restore journals each step, and no step takes this long: without an event it cannot write its journal.
 MUTE_S = 1800.0
@@ -134,37 +134,37 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         return {**result, **self.watch(plan.run, epoch, name)}
 
     def open(self, run: str, controller: str) -> dict[str, Any]:
-        """Open the trial; where the program was killed over it, the host is asked to take back what was begun."""
+        """Open the trial; if the program was killed meanwhile, ask the host to undo what it has begun."""
         try:
             return self.verb("open", run=run, controller=controller)
         except AnsibleActionFail as err:
             code = err.result.get("rc", REFUSALS[0])
             if code not in REFUSALS:
-                self.show(f"the opening was cut off (exit code {code}); the host takes back what it has begun")
+                self.show(f"the opening was cut off (exit code {code}); the host undoes what it has begun")
                 with contextlib.suppress(AnsibleActionFail):
                     self.command(shlex.join([PROGRAM, "restore", "--by=playbook", "--no-wait"]))
             raise
 
     def explain(self, run: str, epoch: int, name: str, refusal: AnsibleActionFail) -> dict[str, Any]:
-        """The phase's result, where it was done meanwhile; else fail with what ended the run, or with the refusal."""
+        """Return the phase's result if it has ended meanwhile; else fail with what ended the run, or the refusal."""
         try:
             return self.watch(run, epoch, name)
         except AnsibleActionFail as err:
             if err.result.get("event"):
                 raise
-            # It came while the refusal was handled: each would be told as the cause of the other, ten times.
+            # It was raised while the refusal was handled: Ansible would report each as the other's cause, ten times.
             raise refusal from None
 
     def show(self, text: str) -> None:
-        """One line for the person who watches."""
+        """Show one line to the person who watches."""
         # It may quote a model or a tenant.
         self._display.display(f"  {self.host} | {printable(text)}")
 
     def execute(self, command: str, again: bool = True) -> dict[str, Any]:
-        """Run a command on the host, through a cut network or a reboot if need be.
+        """Run a command on the host, and retry through a cut network or a reboot.
 
-        A host that can't be reached restores itself. Giving up is a failure like others, not "unreachable": that would
-        keep the play from the proof and the harvest when the host is back.
+        A host that can't be reached restores itself. Giving up is an ordinary failure, not "unreachable": that would
+        keep the play from proof and harvest when the host is back.
         """
 
         def ask() -> dict[str, Any]:

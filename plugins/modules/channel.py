@@ -10,20 +10,20 @@ DOCUMENTATION = r"""
 ---
 module: channel
 version_added: 0.1.0
-short_description: Look whether the way to a host is clean in both directions
+short_description: Check that the connection to a host changes no byte in either direction
 description:
   - Sends commands, input and a file to the host and compares what comes back, byte for byte. A login that prints a
-    greeting, or reads what is not its own, fails here, and not when the results of a trial are fetched.
-  - Looks at the clocks of controller and host, and at the controller's folder for temporary files.
-  - Lists B(all) that is wrong, each with what was expected, what was found, why it matters and what to do. Leaves
-    nothing on either side.
+    greeting, or reads input that is not its own, fails here, and not when the results of a trial are fetched.
+  - Checks the clocks of controller and host, and the controller's folder for temporary files.
+  - Lists B(all) faults, each with what was expected, what was found, why it matters and what to do. Leaves nothing on
+    either side.
 options: {}
 extends_documentation_fragment:
   - edgelab.model_trial.attributes
 attributes:
   check_mode:
     support: full
-    description: It looks in check mode as well.
+    description: It runs in check mode as well.
 seealso:
   - module: edgelab.model_trial.contracts
 """
@@ -35,7 +35,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 broken:
-  description: What is wrong, by name. Returned on failure too.
+  description: The names of the faults. Returned on failure too.
   returned: always
   type: list
   elements: str

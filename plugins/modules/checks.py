@@ -28,7 +28,7 @@ options:
         C(start_ticks).
       - With it, a watched process outside the stop order must still be the same one.
       - With C(identity) and C(scopes), as a trial writes them, a script or process tenant that a restore has
-        started must have the user, groups, slice, limits, priority and names of the environment that it had.
+        started must have the same user, groups, slice, limits, priority and names of environment variables.
     type: dict
     default: {}
   snapshot_file:

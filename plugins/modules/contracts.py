@@ -25,9 +25,9 @@ options:
     required: true
   program:
     description:
-      - SHA-256 of the program that the trial brings to the host, as M(edgelab.model_trial.program) tells it. A host
-        that was rehearsed with another one is warned of.
-      - Without it, this is the program that is installed on the host.
+      - SHA-256 of the program that the trial brings to the host, as M(edgelab.model_trial.program) returns it. A host
+        that was rehearsed with another program gets a warning.
+      - By default, the program that is installed on the host.
     type: str
     default: ""
 extends_documentation_fragment:
@@ -90,7 +90,7 @@ contracts:
       type: bool
       sample: false
     warning:
-      description: What a person should know of the host though the contract holds; it is shown as a warning, too.
+      description: What a person should know about the host although the contract holds; it is shown as a warning, too.
       type: str
       sample: ""
 broken:

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A host that is away for a while: what an action asks of it is asked again, and giving up is a failure.
+"""Retry an action's requests while its host is unreachable; giving up is an ordinary failure.
 
-Ansible's own "unreachable" ends the host's part of a play at once: without the proof, without the harvest, and without
-a word on how to go on.
+Ansible's own "unreachable" ends the host's part of a play at once: without proof, without harvest, and without a message
+on how to go on.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ AWAY_S, AWAY_PAUSE_S = 60.0, 2.0
 def patiently(
     ask: Callable[[], T], connection: Any, show: Callable[[str], None], todo: str, *, limit_s: float = AWAY_S
 ) -> T:
-    """What ``ask`` returns, asked again through a cut network or a reboot for ``limit_s``.
+    """Return what ``ask`` returns, and retry through a cut network or a reboot for ``limit_s``.
 
     Args:
-        ask: is called until it raises no ``AnsibleConnectionFailure``; it must be harmless to do twice.
+        ask: is called until it raises no ``AnsibleConnectionFailure``; calling it twice must be harmless.
         connection: Ansible's, reset before each new attempt.
-        show: tells the person who watches.
+        show: shows a line to the person who watches.
         todo: how to go on, for the failure.
         limit_s: seconds after which no new attempt is made.
 
@@ -44,7 +44,7 @@ def patiently(
         except AnsibleConnectionFailure as err:
             if time.monotonic() >= deadline:
                 tried = f" (tried for {limit_s:.0f} s)" if limit_s else ""
-                # Its words are in the message; Ansible would tell them a second time behind it.
+                # Its words are in the message; Ansible would append them a second time.
                 raise AnsibleActionFail(f"the host cannot be reached{tried}: {err}. {todo}") from None
         show("the host cannot be reached; retrying")
         time.sleep(AWAY_PAUSE_S)
