@@ -45,9 +45,7 @@ class Fault:
     todo: str
 
 
-GREETING = (
-    "what a login prints or reads gets into commands and files; after the window, the results would not arrive"
-)
+GREETING = "what a login prints or reads gets into commands and files; after the window, the results would not arrive"
 MEND = "let the shell's files of the login user (.bashrc, .profile, /etc/profile.d) print and read only in a terminal"
 
 

@@ -24,8 +24,8 @@ PROGRAM = "/usr/local/sbin/model-trial"
 MARK = "/var/lib/model-trial/open"
 # A word, not an exit code: an exit code of sudo or SSH could be taken for "no program, so no trial".
 STANDING = f"test -x {PROGRAM} && echo installed || {{ test -e {MARK} && echo held || echo free; }}"
-# The host answers as soon as something happens; this is only how long it may stay silent. Each poll renews the lease, so
-# there are three polls within one lease.
+# The host answers as soon as something happens; this is only how long it may stay silent. Each poll renews the lease;
+# three fit into one.
 WAIT_S, POLLS_PER_LEASE = 5.0, 3.0
 # What to do about a host that stays unreachable.
 AWAY_TODO = "A run that is open restores itself; harvest.yml fetches what it measured"

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Retry an action's requests while its host is unreachable; giving up is an ordinary failure.
 
-Ansible's own "unreachable" ends the host's part of a play at once: without proof, without harvest, and without a message
+Ansible's own "unreachable" ends the host's part of a play at once: without proof, without harvest, and without a word
 on how to go on.
 """
 
