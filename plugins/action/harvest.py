@@ -35,8 +35,8 @@ PACK_S = 300
 # What the host says about each file that it leaves out.
 TOO_BIG = "too big for a harvest:"
 # A process on the host can make a file of any apparent size that takes no room: so only files that may be fetched are
-# read, and within a time limit. tar may exit with 1, because an open run, whose files grow, may be harvested too. The login
-# user, who fetches the archive, can read it; its folder is closed to all others.
+# read, and within a time limit. tar may exit with 1, because an open run, whose files grow, may be harvested too. The
+# login user, who fetches the archive, can read it; its folder is closed to all others.
 PACK = """umask 077
 cd {folder} || exit 2
 find . ! -path ./{program} -type f -size +{max_file}c -printf '{too_big} %s bytes, %P\\0' | tr -d '\\n' | tr '\\0' '\\n'
