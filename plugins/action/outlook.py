@@ -17,7 +17,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils.planfile impor
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
-    """Runs on the controller alone."""
+    """Runs only on the controller."""
 
     TRANSFERS_FILES = False
     _requires_connection = False

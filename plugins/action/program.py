@@ -56,7 +56,7 @@ def build(core: Path, pynvml: Path) -> tuple[bytes, str]:
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
-    """Runs on the controller alone."""
+    """Runs only on the controller."""
 
     TRANSFERS_FILES = False
     _requires_connection = False

@@ -157,7 +157,7 @@ def _refused(port: int) -> tuple[bool, str]:
                 f"neither refused nor accepted: {errno.errorcode.get(err.errno or 0, '')} {err}".strip(),
             )
     holders = [f"PID {item.pid} {item.command}" for item in probes.listeners() if item.port == port and item.pid]
-    return False, f"{', '.join(holders) or 'somebody'} accepts connections on {port}"
+    return False, f"{', '.join(holders) or 'an unknown process'} accepts connections on {port}"
 
 
 def _process(tenant: Tenant, before: Mapping[str, Any] | None) -> tuple[bool, str]:

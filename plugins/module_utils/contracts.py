@@ -651,7 +651,7 @@ TERMS = (
             "healthy, able to stop in bounded time and to start again, with all that goes down with them: "
             + ", ".join(t.name for t in plan.tenants)
         ),
-        "a defect from before the trial could not be told from one that the trial caused",
+        "a defect from before the trial could not be told apart from one that the trial caused",
         lambda _: "repair the named tenant first",
         _healthy,
     ),
@@ -727,7 +727,7 @@ TERMS = (
         14,
         "this host has come back before",
         lambda _: "a passed rehearsal here, of the same tenants, order, units, containers, scripts and program",
-        "nobody has seen yet whether this host comes back; a rehearsal shows it without a candidate",
+        "no run has shown yet that this host comes back; a rehearsal shows it without a candidate",
         lambda _: "rehearse first: ansible-playbook rehearse.yml (make rehearse); it takes as long as stop and start",
         _rehearsed,
         trial_only=True,

@@ -94,7 +94,7 @@ duration_s:
   type: float
   sample: 1.73
 processes:
-  description: Processes that hold memory at the end; C(mib) is null where the driver does not tell.
+  description: Processes that hold memory at the end; C(mib) is null where the driver does not report it.
   returned: when the card could be opened
   type: list
   elements: dict

@@ -72,7 +72,7 @@ total_mib:
   type: int
   sample: 16303
 processes:
-  description: Processes that hold memory; C(mib) is null where the driver does not tell.
+  description: Processes that hold memory; C(mib) is null where the driver does not report it.
   returned: when available
   type: list
   elements: dict
