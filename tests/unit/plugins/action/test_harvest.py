@@ -253,7 +253,7 @@ def test_a_run_that_is_too_large_as_a_whole_is_not_packed(
     monkeypatch.setattr(harvest, "MAX_BYTES", 1000)
     for name in "ab":
         (there / "samples" / name).write_bytes(bytes(600))
-    with pytest.raises(AnsibleActionFail, match="the run has 1203 bytes, at most 1000 are brought"):
+    with pytest.raises(AnsibleActionFail, match="the run has 1203 bytes, at most 1000 are fetched"):
         stage.play(harvest, run="run-1", dest=str(tmp_path / "here"))
     assert not Path(stage.made[0], "run.tar.gz").exists()
 

@@ -1161,7 +1161,7 @@ def test_a_host_that_never_came_back_is_a_warning_or_refused(
         "never": "no rehearsal of this host has passed",
         "stale": f"changed since: script {world.folder}/start.sh",
         "fresh": "rehearsed at 2",
-        "silent": "it can't be told",
+        "silent": "it is unknown whether this was rehearsed",
     }
     assert words[known] in found.found
     assert ("rehearse.yml" in found.todo) is (known != "fresh")
