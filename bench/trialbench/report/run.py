@@ -376,7 +376,7 @@ def read_sample(line: Mapping[str, Any]) -> Sample | None:
         return None
     # No time and no count is negative: a server that says so knows neither.
     unknown = {name: None for name in _NEVER_NEGATIVE if (line[name] or 0) < 0}
-    return Sample(**line | unknown)
+    return Sample(**{**line, **unknown})
 
 
 def read_reading(line: Mapping[str, Any]) -> Reading | None:

@@ -47,13 +47,14 @@ _UNKNOWN = {*_NO_VRAM, "?", "tbd", "unknown"}
 _ITEM = re.compile(
     r"(?P<lead> {0,3}[-*+]\s+)(?:(?P<open>[*_`]*)(?P<date>\d{4}-\d\d-\d\d)(?P<shut>[*_`]*)(?P<gap>[\s:–—-]*))?"
 )
-# Any spelling of a day, a week, a month or a version, under which somebody else's changes stand.
+# Any spelling of a day, a week, a month or a version that the changes below it belong to.
 _WHEN = re.compile(
     r"\d{4}\s?(?:[-/.]|-?W)\s?\d|\d\s?[./]\s?\d{1,2}\s?[./]|\bv?\d+\.\d+|\b(?:week|kw|q[1-4])\s?\d"
     r"|\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?,?\s+\d"
     r"|\d(?:st|nd|rd|th|\.)?\s+(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)|\A\W*\d{4}\W*\Z",
     re.IGNORECASE,
 )
+_HTML = re.compile(r"<[^<>]*>")
 _DAY = re.compile(r"\W*(\d{4}-\d\d-\d\d)\W*")
 _CHANGE = re.compile(r"what|change|description|event|entry|note", re.IGNORECASE)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
@@ -347,8 +348,9 @@ def _logged(page: Page, trial: Trial, log: Span, was: str) -> list[Edit]:
     if not inside:
         return [_first_line(page, trial, said, log)]
     block = page.trimmed(inside[0])
+    comments = {at for at, _ in page.comments()}
     for at in range(log.start + 1, block.start):
-        if at not in page.literal and _WHEN.search(page.content(at)):
+        if at not in comments and _WHEN.search(_HTML.sub("", page.content(at))):
             raise page.refused(
                 "a list or a table of dated lines under Change Log", f"one below line {at + 1}, which dates it"
             )
