@@ -16,7 +16,7 @@ from typing import Any
 
 from trialbench import schemas
 from trialbench.errors import UsageError
-from trialbench.files import read_text, read_verbatim, yaml_line
+from trialbench.files import encodable, read_text, read_verbatim, yaml_line
 from trialbench.workloads.parsers import Contract, OwnParser
 
 _PACKAGED = Path(__file__).parent
@@ -239,6 +239,8 @@ def _variables(document: dict[str, Any], path: Path, prompt_file: Path | None) -
             raise UsageError(f"{path}: the variable {name!r} has no value: give it with {hint}--set {name}=VALUE")
         if isinstance(value, dict):
             variables[name] = read_verbatim(_beside(path, value["file"]), f"text of the variable {name!r}")
+        elif isinstance(value, str) and not encodable(value):
+            raise UsageError(f"{path}: the variable {name!r} is not UTF-8 text: {value!a:.60}")
     return variables
 
 

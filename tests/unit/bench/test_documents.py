@@ -269,6 +269,10 @@ NEIGHBORS: dict[str, tuple[str, str | None]] = {
     "bold, the stop outside": ("It is. __For Q4_K_M no benchmarks exist yet__. Next.", "It is. {} Next."),
     "bold with its neighbors": ("**It is. No benchmarks exist yet. Next.**", None),
     "bold with one neighbor": ("It *is. No benchmarks exist yet.* Next.", None),
+    "a star as the mark of a footnote": ("It is. No benchmarks exist yet.* Next.\n\n\\* By Bob.", None),
+    "two stars as the mark of a footnote": ("It is. No benchmarks exist yet.** Next.\n\n\\*\\* By Bob.", None),
+    "a dagger as the mark of a footnote": ("It is. No benchmarks exist yet.† Next.", None),
+    "an open mark before it": ("It is. _No benchmarks exist yet. Next.", None),
     "struck out": ("It is. ~~No benchmarks exist yet.~~ Next.", None),
     "in a tag": ("It is. <b>No benchmarks exist yet.</b> Next.", None),
     "in a link": ("It is. [No benchmarks exist yet.](http://x) Next.", None),
@@ -1091,7 +1095,7 @@ _BITS = [
 _around = st.one_of(st.text(max_size=12), st.lists(st.sampled_from(_BITS), max_size=6).map("".join))
 
 
-@settings(max_examples=examples(6000), deadline=None)
+@settings(max_examples=examples(3000), deadline=None)
 @given(
     above=_around,
     sentence=st.sampled_from(
@@ -1120,7 +1124,7 @@ def test_nothing_but_the_sentence_goes(above: str, sentence: str, below: str) ->
 
 
 @pytest.mark.parametrize("what", ["research", "registry", "memory"])
-@settings(max_examples=examples(1500), deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(above=st.binary(max_size=40), below=st.binary(max_size=40), eol=st.sampled_from(["\n", "\r\n", "\r"]))
 @example(above=b"\xef\xbb\xbf", below=b"\xff\x00\r", eol="\r\n")
 def test_every_byte_outside_of_what_is_ours_survives(what: str, above: bytes, below: bytes, eol: str) -> None:

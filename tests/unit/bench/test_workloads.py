@@ -96,6 +96,11 @@ def test_json_workload_and_files_beside_it(tmp_path: Path, image: Path) -> None:
     assert mine.contract.separator == "-"
 
 
+def test_a_setting_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"variable 'greeting' is not UTF-8 text: 'caf\\udce9'"):
+        load_workload(write(tmp_path, MINIMAL), settings={"greeting": "caf\udce9"})
+
+
 # Line ends, a byte order mark, white space at either end, and what looks like a template.
 VERBATIM = [
     b"one\r\ntwo\r\n",

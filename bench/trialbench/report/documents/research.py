@@ -135,7 +135,7 @@ def _sentence(page: Page) -> _Sentence | None:
     [(lines, start, text, at, to)] = found
     first, last = _begin(text, at), _end(text, to)
     said = text[first or 0 : to if last is None else last]
-    if first is None or last is None or said.count("(") != said.count(")"):
+    if first is None or last is None or not _balanced(said):
         line = page.line_at(start + at) + 1
         raise page.refused(
             'the sentence "no benchmarks exist yet" with nothing else in it, and a full stop on either side',
@@ -180,6 +180,13 @@ def _end(text: str, to: int) -> int | None:
     if not rest or (tail["stop"] and rest[0].isspace()) or (tail["stop"] in ("。", "！") and rest[0].isalnum()):
         return tail.end()
     return None
+
+
+def _balanced(said: str) -> bool:
+    """Whether brackets and marks of emphasis close within the sentence; one that does not may be a footnote's."""
+    marks = [re.match(r"[*_(]*", said), re.search(r"[*_).!。！]*\Z", said)]
+    opened, closed = (mark[0].count("_") if mark else 0 for mark in marks)
+    return said.count("(") == said.count(")") and "*" not in rendered(said) and opened == closed
 
 
 def _around(text: str, at: int, to: int) -> str:
