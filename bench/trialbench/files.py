@@ -131,7 +131,12 @@ def encodable(text: str) -> bool:
 
 
 def read_text(path: Path, what: str, *, max_bytes: int | None = None) -> str:
-    """The text of `path`, which errors call `what`; each line end becomes a line feed.
+    """`read_verbatim`, with a line feed for each line end."""
+    return read_verbatim(path, what, max_bytes=max_bytes).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_verbatim(path: Path, what: str, *, max_bytes: int | None = None) -> str:
+    """The text of `path`, which errors call `what`, line ends and byte order mark included.
 
     Raises:
         UsageError: not readable, longer than `max_bytes`, or not UTF-8; says where.
@@ -143,7 +148,7 @@ def read_text(path: Path, what: str, *, max_bytes: int | None = None) -> str:
     if max_bytes is not None and len(raw) > max_bytes:
         raise UsageError(f"{path}: the {what} has {len(raw)} bytes, expected at most {max_bytes}")
     try:
-        return raw.decode().replace("\r\n", "\n").replace("\r", "\n")
+        return raw.decode()
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: the {what} is not UTF-8 text: byte {error.start}") from error
 

@@ -53,18 +53,18 @@ class DockerSilent(DockerError):
     """docker did not answer in time, or failed as slowly; asking again would take the same time again."""
 
 
-def docker(*args: str, timeout_s: float = _TIMEOUT_S) -> str:
-    """Run one docker command and return what it printed.
+def docker(*args: str, timeout_s: float = _TIMEOUT_S, verbatim: bool = False) -> str:
+    """Run one docker command and return what it printed, with ``verbatim`` as it is.
 
     Raises:
         DockerSilent: it took longer than ``timeout_s``.
-        DockerError: it failed.
+        DockerError: it failed, or with ``verbatim`` printed no UTF-8 or too much.
     """
     try:
-        done = run.command(["docker", *args], timeout_s)
+        done = run.command(["docker", *args], timeout_s, verbatim=verbatim)
     except TimeoutError as err:
         raise DockerSilent(f"docker {args[0]}: no answer within {timeout_s:.0f} s") from err
-    except OSError as err:
+    except (OSError, ValueError) as err:
         raise DockerError(f"docker: {err}") from err
     if done.rc != 0:
         raise DockerError(f"docker {args[0]}: {printable(done.err.strip()) or done.rc}")
@@ -176,7 +176,8 @@ def extract_prompt(plan: Plan, source: Path) -> str:
         f"{sessions.INPUTS}/call.txt",
     )
     try:
-        return docker("start", "--attach", name)
+        # A prompt keeps its line ends: they change what a model answers.
+        return docker("start", "--attach", name, verbatim=True)
     finally:
         docker("rm", "--force", name)
 

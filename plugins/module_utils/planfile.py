@@ -23,6 +23,10 @@ from .tenants import KINDS
 
 ADHERENCE_RULES = ("share", "proved")
 GPU_ACCESS = ("cdi", "gpus", "none")
+# Hexadecimal digits at the end of these fields are a hash or a commit; none lies deeper in a plan.
+_HASHES = ("sha256", "revision", "image", "image_base", "base_digest")
+_HASH = re.compile(r"(?<![0-9A-Za-z])[0-9A-Fa-f]{40}(?:[0-9A-Fa-f]{24})?\Z")
+_HASHES_DEPTH = 4
 ATTESTED = ("passed", "failed", "open", "missing")
 # As in a workload's file. It names segments and files, so it must leave room for their suffixes.
 WORKLOAD_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}\Z")
@@ -256,6 +260,20 @@ def _fold_pins(data: Any) -> Any:
     return {**data, "candidate": candidate}
 
 
+def _lower_hashes(data: Any, depth: int = 0) -> Any:
+    # Hashes are compared as texts, and some programs print them in capitals.
+    if isinstance(data, list) and depth < _HASHES_DEPTH:
+        return [_lower_hashes(one, depth + 1) for one in data]
+    if not isinstance(data, dict) or depth >= _HASHES_DEPTH:
+        return data
+    return {
+        name: _HASH.sub(lambda found: found[0].lower(), value)
+        if name in _HASHES and isinstance(value, str)
+        else _lower_hashes(value, depth + 1)
+        for name, value in data.items()
+    }
+
+
 def _fill_counts(data: Any) -> Any:
     # A workload's counts follow from its role. Anything but a list of mappings is left to the parser.
     if not isinstance(data, dict) or not isinstance(data.get("workloads"), list):
@@ -288,7 +306,7 @@ def parse(data: Any) -> Plan:
             type or contradictory.
     """
     _check_format(data)
-    plan: Plan = _build(Plan, _fill_counts(_fold_pins(data)), "")
+    plan: Plan = _build(Plan, _fill_counts(_lower_hashes(_fold_pins(data))), "")
     _check(plan)
     return plan
 

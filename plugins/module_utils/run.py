@@ -113,7 +113,16 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _read(child: subprocess.Popen[bytes], deadline: float) -> tuple[str, str]:
+def _exactly(raw: bytes, argv: Sequence[str]) -> str:
+    if len(raw) >= MAX_BYTES:
+        raise ValueError(f"{argv[0]}: expected fewer than {MAX_BYTES >> 20} MiB of output, found more")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as err:
+        raise ValueError(f"{argv[0]}: expected UTF-8, found something else at byte {err.start} of its output") from err
+
+
+def _read(child: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bytes]:
     """Read standard output and error until both are closed.
 
     Raises:
@@ -133,7 +142,7 @@ def _read(child: subprocess.Popen[bytes], deadline: float) -> tuple[str, str]:
                 if not chunk:
                     still_open.unregister(key.fd)
                 kept[key.fd] += chunk[: MAX_BYTES - len(kept[key.fd])]
-    out, err = (_text(bytes(raw)) for raw in kept.values())
+    out, err = (bytes(raw) for raw in kept.values())
     return out, err
 
 
@@ -156,6 +165,7 @@ def command(
     cwd: str | None = None,
     into: IO[bytes] | int | None = None,
     feed: bytes = b"",
+    verbatim: bool = False,
 ) -> Ran:
     """Run a command to its end.
 
@@ -165,8 +175,10 @@ def command(
         cwd: its working directory.
         into: a file (or `NOWHERE`) for both output streams; the texts of the result are empty then.
         feed: what it can read from its standard input.
+        verbatim: its standard output as it is, line ends included; else each line end becomes a line feed.
 
     Raises:
+        ValueError: with ``verbatim``, an output that is not UTF-8 or has `MAX_BYTES` and more.
         TimeoutError: it did not end within ``limit_s``.
         NoRoom: the host starts no further process.
         OSError: it could not be started.
@@ -177,7 +189,7 @@ def command(
     with _input(feed) as given:
         child = _popen(argv, deadline, cwd=cwd, env=env, stdin=given, stdout=stream, stderr=stream)
     try:
-        out, err = _read(child, deadline) if into is None else ("", "")
+        out, err = _read(child, deadline) if into is None else (b"", b"")
         rc = child.wait(max(0.0, deadline - time.monotonic()))
     except (TimeoutError, subprocess.TimeoutExpired):
         abandon(child, _KILLED_S)
@@ -186,7 +198,7 @@ def command(
         abandon(child, _KILLED_S)
         raise
     _close(child)
-    return Ran(rc, out, err)
+    return Ran(rc, _exactly(out, argv) if verbatim else _text(out), _text(err))
 
 
 def _close(child: subprocess.Popen[Any]) -> None:

@@ -24,9 +24,8 @@ MIN_DURATION_S = 0.2
 # A peak below -40 dB of full scale, or an RMS below -60 dB, is inaudible on a phone.
 SILENT_PEAK = 0.01
 SILENT_RMS = 0.001
-# A program that writes to a pipe does not know the size yet: it gives 0, the largest number, or (espeak-ng) one just
-# below 2 GiB.
-_STREAMED_FROM = 0x7FFFF000
+# Beside RIFF, the two that keep large sizes in a chunk of their own; for audio they give the largest number.
+_HEADS = (b"RIFF", b"RF64", b"BW64")
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _WIDTHS = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32)}
 # More samples than this do not change the loudness.
@@ -67,14 +66,16 @@ class Spoken:
 
 
 def _chunks(raw: bytes) -> dict[bytes, bytes]:
-    if len(raw) < 12 or raw[:4] != b"RIFF" or raw[8:12] != b"WAVE":
+    if len(raw) < 12 or raw[:4] not in _HEADS or raw[8:12] != b"WAVE":
         raise WavError(f"no RIFF/WAVE header but {raw[:12]!r}")
     found: dict[bytes, bytes] = {}
     at = 12
     while at + 8 <= len(raw) and b"data" not in found:
         kind, size = raw[at : at + 4], int.from_bytes(raw[at + 4 : at + 8], "little")
         at += 8
-        if kind == b"data" and (size == 0 or size >= _STREAMED_FROM):
+        # A program that writes to a pipe does not know the size yet, and gives 0 or any large number (2 GiB, 100 MB).
+        # What exceeds the largest answer that is read was never meant: the audio goes on to the end.
+        if kind == b"data" and (size == 0 or at + size > MAX_WAV_BYTES):
             size = len(raw) - at
         if at + size > len(raw):
             label = kind.decode("ascii", "replace")

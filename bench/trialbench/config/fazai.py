@@ -152,7 +152,7 @@ def _socket(text: str) -> Path:
     return _path(text)
 
 
-_SHA256 = _text("[0-9a-f]{64}", "a SHA-256: 64 hexadecimal digits, lower case")
+_SHA256 = _text("[0-9a-fA-F]{64}", "a SHA-256: 64 hexadecimal digits")
 _NAME = _text(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}", "a name of letters, digits and . _ : / @ + -")
 
 

@@ -52,6 +52,8 @@ def fetch(
         WrongHashError: a file is not the pinned one.
     """
     hub.check_repo(repo)
+    # Some programs print hashes in capitals.
+    revision, sha256 = revision.lower(), {name: value.lower() for name, value in sha256.items()}
     if not hub.COMMIT.match(revision):
         raise UsageError(f"--revision: expected a full commit (40 hexadecimal digits), found {revision!r}: `make pin`")
     for name, value in sha256.items():

@@ -48,7 +48,8 @@ def parse_reference(text: str) -> Reference:
     Raises:
         UsageError: it is none.
     """
-    match = _REFERENCE.match(text)
+    # A digest in capitals is the same digest.
+    match = _REFERENCE.match(re.sub(r"(?<=@sha256:)[0-9A-Fa-f]{64}\Z", lambda found: found[0].lower(), text))
     if match is None:
         raise UsageError(f"--image: expected [REGISTRY/]NAME[:TAG], found {text!r}")
     first, _, rest = match["name"].partition("/")

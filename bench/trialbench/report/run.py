@@ -367,11 +367,16 @@ class _Folder:
         return in_order(found)
 
 
+_NEVER_NEGATIVE = ("server_ms", "prompt_n", "cache_n", "completion_tokens")
+
+
 def read_sample(line: Mapping[str, Any]) -> Sample | None:
     """The sample of a line; None for one that does not fit the schema, or is ok and has no latency."""
     if schemas.validate(line, "sample") or (line["ok"] and line["latency_ms"] is None):
         return None
-    return Sample(**line)
+    # No time and no count is negative: a server that says so knows neither.
+    unknown = {name: None for name in _NEVER_NEGATIVE if (line[name] or 0) < 0}
+    return Sample(**{**line, **unknown})
 
 
 def read_reading(line: Mapping[str, Any]) -> Reading | None:

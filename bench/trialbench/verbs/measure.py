@@ -137,9 +137,10 @@ def _prompt(options: argparse.Namespace) -> int:
     from trialbench.workloads.prompt import evaluate_prompt
 
     call = options.call if options.call_file is None else read_text(options.call_file, "call").strip()
-    # Without a line end, so that the prompt arrives verbatim.
-    sys.stdout.write(evaluate_prompt(options.source, call))
+    # As bytes and without a line end of ours, so that the prompt arrives verbatim whatever the locale is.
     sys.stdout.flush()
+    sys.stdout.buffer.write(evaluate_prompt(options.source, call).encode())
+    sys.stdout.buffer.flush()
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +16,15 @@ from typing import Any
 
 from trialbench import schemas
 from trialbench.errors import UsageError
-from trialbench.files import read_text, yaml_line
+from trialbench.files import encodable, read_text, read_verbatim, yaml_line
 from trialbench.workloads.parsers import Contract, OwnParser
 
 _PACKAGED = Path(__file__).parent
 # `--set variables.NAME` is the long form of `--set NAME`.
 _VARIABLE = "variables."
 # Detected from the first bytes: a file name proves nothing, and `mimetypes` reads system files.
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_TAG = re.compile(r"(\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\})", re.DOTALL)
 _IMAGE_KINDS = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"), (b"GIF8", "image/gif"))
 
 
@@ -72,7 +75,7 @@ def load_workload(
         settings: overrides; a key with a dot sets that place of the file (`limits.temperature`), its value read as
             YAML; one without sets a variable, as text. A name that the workload does not know is refused.
         image: replaces the file's image.
-        prompt_file: its text becomes the variable `prompt`, verbatim.
+        prompt_file: its text becomes the variable `prompt`, verbatim, line ends included.
         base: folder that a relative `name` is relative to; default: the current one.
 
     Raises:
@@ -229,13 +232,15 @@ def _used(messages: list[dict[str, Any]], path: Path) -> set[str]:
 def _variables(document: dict[str, Any], path: Path, prompt_file: Path | None) -> dict[str, Any]:
     variables: dict[str, Any] = dict(document.get("variables", {}))
     if prompt_file is not None:
-        variables["prompt"] = read_text(prompt_file, "prompt")
+        variables["prompt"] = read_verbatim(prompt_file, "prompt")
     for name, value in variables.items():
         if value is None:
             hint = "--prompt-file FILE or " if name == "prompt" else ""
             raise UsageError(f"{path}: the variable {name!r} has no value: give it with {hint}--set {name}=VALUE")
         if isinstance(value, dict):
-            variables[name] = read_text(_beside(path, value["file"]), f"text of the variable {name!r}")
+            variables[name] = read_verbatim(_beside(path, value["file"]), f"text of the variable {name!r}")
+        elif isinstance(value, str) and not encodable(value):
+            raise UsageError(f"{path}: the variable {name!r} is not UTF-8 text: {value!a:.60}")
     return variables
 
 
@@ -249,8 +254,18 @@ def _render(template: str, variables: Mapping[str, Any], path: Path) -> str:
 
     # keep_trailing_newline and no autoescape: the model must get exactly what was written.
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    # Jinja makes one line end of all in a template. Where there are several, a sign stands for each carriage return.
+    ends, sign = set(_LINE_END.findall(template)), ""
+    if len(ends) == 1:
+        environment.newline_sequence = ends.pop()
+    elif ends:
+        taken = {template, *map(str, variables.values())}
+        sign = next(one for one in map(chr, range(0xE000, 0xF900)) if not any(one in text for text in taken))
+        parts = _TAG.split(template)
+        template = "".join(part if at % 2 else part.replace("\r", sign) for at, part in enumerate(parts))
     try:
-        return environment.from_string(template).render(variables)
+        text = environment.from_string(template).render(variables)
+        return text.replace(sign, "\r") if sign else text
     except jinja2.TemplateError as error:
         raise UsageError(f"{path}: the template {template!r:.60} cannot be rendered: {error}") from error
 

@@ -12,6 +12,7 @@ import types
 from pathlib import Path
 
 from trialbench.errors import UsageError
+from trialbench.files import encodable
 from trialbench.workloads.parsers import OwnParser
 
 
@@ -71,4 +72,6 @@ def evaluate_prompt(source: Path, call: str) -> str:
         raise UsageError(f"{source}: {call} failed: {type(error).__name__}: {error}") from error
     if not isinstance(result, str) or not result.strip():
         raise UsageError(f"{source}: expected {call} to return a text, found {type(result).__name__} {result!r:.60}")
+    if not encodable(result):
+        raise UsageError(f"{source}: expected {call} to return a text that UTF-8 can hold, found half a surrogate pair")
     return result

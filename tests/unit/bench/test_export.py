@@ -324,6 +324,66 @@ def test_samples_load_into_pandas_in_one_line(run: Path) -> None:
     assert len(lines) == segments["nav-candidate"].sent
 
 
+REPLIES = [
+    "None",
+    "NA",
+    "null",
+    "nan",
+    "N/A",
+    "007",
+    "1.50",
+    "1e5",
+    "true",
+    "2026-01-02",
+    " left ",
+    "a,b",
+    'a "b"',
+    "-0",
+    "<NA>",
+]
+
+
+def test_pandas_reads_each_text_as_it_is(run: Path) -> None:
+    """With the call of the documentation, which is run here as it stands there."""
+    name = "samples/nav-candidate.jsonl"
+
+    def told(lines: list[dict[str, Any]]) -> None:
+        for line, content in zip(lines, REPLIES, strict=False):
+            line |= {"content": content, "error_detail": content, "model": content, "finish_reason": content}
+
+    change_lines(run, name, told)
+    write_exports(run, ["csv"])
+    text = (Path(__file__).resolve().parents[3] / "docs" / "results.md").read_text(encoding="utf-8")
+    [call] = re.findall(r"```python\n(TEXTS = .*?)```", text, re.DOTALL)
+    found: dict[str, Any] = {"pandas": pandas}
+    exec(call.replace("exports/samples.csv", str(run / "exports" / "samples.csv")), found)
+    frame = found["samples"]
+    types = {field: one.get("type") for field, one in schemas.load("row")["properties"].items()}
+    assert set(found["TEXTS"]) == {field for field, kind in types.items() if "string" in (kind or [])}
+    shown = frame[(frame.segment == "nav-candidate") & ~frame.warmup].head(len(REPLIES))
+    # What begins as a formula has an apostrophe in front, as the documentation says.
+    expected = [f"'{content}" if content.startswith("-") else content for content in REPLIES]
+    for column in ("content", "error_detail", "model", "finish_reason"):
+        assert list(shown[column]) == expected
+    assert frame["latency_ms"].dtype == float
+    assert frame["ok"].dtype == bool
+    lines = pandas.read_json(run / name, lines=True, dtype=False)
+    assert list(lines["content"].head(len(REPLIES))) == REPLIES
+
+
+def test_negative_times_and_counts_are_unknown(run: Path) -> None:
+    def negative(lines: list[dict[str, Any]]) -> None:
+        for line in lines:
+            line |= {"server_ms": -4.0, "prompt_n": -1, "cache_n": -1, "completion_tokens": -3}
+
+    change_lines(run, "samples/nav-candidate.jsonl", negative)
+    write_exports(run, ["csv"])
+    frame = pandas.read_csv(run / "exports" / "samples.csv")
+    segment = summarize_run(read_run(run)).segments["nav-candidate"]
+    assert (segment.server_ms.value, segment.tokens_per_s) == (None, None)
+    assert frame[(frame.segment == "nav-candidate") & ~frame.warmup]["server_ms"].isna().all()
+
+
 def test_rows_stand_in_the_order_of_the_requests(run: Path) -> None:
     folder = read_run(run)
     found = rows(folder, summarize_run(folder))

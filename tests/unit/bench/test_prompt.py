@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from trialbench.cli import main
 from trialbench.errors import UsageError
 from trialbench.workloads.prompt import evaluate_prompt
 
@@ -18,6 +19,14 @@ def build_vlm_prompt(goal: str, times: int = 1) -> str:
 
 def helpless() -> str:
     return MISSING
+
+
+def odd() -> str:
+    return "\\ufeff\\r\\n one\\rtwo \\u2028 \\u00e9\\r\\n\\r"
+
+
+def half() -> str:
+    return "\\ud800"
 
 
 def number() -> int:
@@ -50,6 +59,7 @@ def test_prompt_is_what_production_returns(source: Path) -> None:
         ("build_vlm_prompt", "expected one call"),
         ("build_vlm_prompt(", "not a Python expression"),
         ("build_vlm_prompt()", "TypeError"),
+        ("half()", "text that UTF-8 can hold, found half a surrogate pair"),
         ("number()", "expected number\\(\\) to return a text, found int 5"),
         ('build_vlm_prompt("x", times=0)', "to return a text"),
     ],
@@ -57,6 +67,11 @@ def test_prompt_is_what_production_returns(source: Path) -> None:
 def test_what_cannot_be_made_fails_by_name(source: Path, call: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         evaluate_prompt(source, call)
+
+
+def test_a_prompt_is_written_byte_for_byte(source: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert main(["prompt", "--source", str(source), "--call", "odd()"]) == 0
+    assert capfdbinary.readouterr().out == "\ufeff\r\n one\rtwo \u2028 \u00e9\r\n\r".encode()
 
 
 def test_sources_that_are_none(tmp_path: Path) -> None:

@@ -141,6 +141,10 @@ def test_references(text: str, url: str) -> None:
     assert parse_reference(text).url == url
 
 
+def test_a_digest_in_capitals_is_the_same_digest() -> None:
+    assert parse_reference(f"a/b@sha256:{'AB' * 32}") == parse_reference(f"a/b@sha256:{'ab' * 32}")
+
+
 @pytest.mark.parametrize("text", ["", "Name With Spaces", "a@sha256:12"])
 def test_no_reference(text: str) -> None:
     with pytest.raises(UsageError, match="expected \\[REGISTRY/\\]NAME"):

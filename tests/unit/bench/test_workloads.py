@@ -7,9 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from profiles import examples
 from trialbench.cli import main
 from trialbench.errors import UsageError
-from trialbench.workloads import load_workload, packaged
+from trialbench.workloads import _render, load_workload, packaged
 
 MINIMAL = """\
 name: mine
@@ -91,6 +94,55 @@ def test_json_workload_and_files_beside_it(tmp_path: Path, image: Path) -> None:
     assert (mine.n, mine.warmup) == (7, 2)
     assert mine.contract is not None
     assert mine.contract.separator == "-"
+
+
+def test_a_setting_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"variable 'greeting' is not UTF-8 text: 'caf\\udce9'"):
+        load_workload(write(tmp_path, MINIMAL), settings={"greeting": "caf\udce9"})
+
+
+# Line ends, a byte order mark, white space at either end, and what looks like a template.
+VERBATIM = [
+    b"one\r\ntwo\r\n",
+    b"one\r\ntwo\rthree\r\n",
+    b"one\rtwo\r",
+    b"one\ntwo",
+    b"one\n\n\n",
+    b"\r\n\r\n one",
+    b"\n\r",
+    b"\xef\xbb\xbfone\r\n",
+    "\ttab \u2028 \x85 \x0b\x0c odd ends ".encode(),
+    b"nul \0 \x1b[31m",
+    b"{{ 7 * 7 }}\r\n{% raw %}\r",
+    "\N{LATIN SMALL LETTER E}\N{COMBINING ACUTE ACCENT} \U0001f600\r\n".encode(),
+]
+
+
+@pytest.mark.parametrize("raw", VERBATIM)
+@pytest.mark.parametrize(
+    "template", ["{{ text }}", "a {{ text }}b", "a\r\n{{ text }}\r\n", "a\r\nb\n{{ text }}\rc\r\n\r"]
+)
+def test_files_arrive_byte_for_byte(tmp_path: Path, raw: bytes, template: str) -> None:
+    (tmp_path / "text.txt").write_bytes(raw)
+    document = {
+        "name": "mine",
+        "messages": [{"role": "user", "content": template}, {"role": "user", "content": [{"text": "{{ prompt }}"}]}],
+        "variables": {"text": {"file": "text.txt"}, "prompt": None},
+        "limits": {"max_tokens": 1},
+    }
+    write(tmp_path, json.dumps(document), "mine.json")
+    mine = load_workload("mine.json", base=tmp_path, prompt_file=tmp_path / "text.txt")
+    whole, [part] = mine.messages[0]["content"], mine.messages[1]["content"]
+    assert whole.encode() == template.encode().replace(b"{{ text }}", raw)
+    assert part["text"].encode() == raw
+
+
+@settings(max_examples=examples(1000))
+@given(before=st.text(max_size=8), text=st.text(max_size=20), after=st.text(max_size=8))
+@example(before="\r\n" + chr(0xE000), text=chr(0xE001) + "\r", after="\r")
+def test_a_rendered_text_loses_nothing(before: str, text: str, after: str) -> None:
+    assume(not set(before + after) & set("{}#%"))
+    assert _render(f"{before}{{{{ text }}}}{after}", {"text": text}, Path("mine.yml")) == before + text + after
 
 
 @pytest.mark.parametrize(

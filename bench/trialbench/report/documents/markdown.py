@@ -8,20 +8,20 @@ everything outside of it stays byte for byte, line ends, mark of order and odd w
 from __future__ import annotations
 
 import bisect
-import html
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from trialbench.errors import UsageError
 from trialbench.show.terminal import line as one_line
 
 if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
     from markdown_it.token import Token
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
@@ -31,8 +31,11 @@ _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _LITERAL = {"fence", "code_block", "html_block"}
 # Characters that Markdown or common extensions (mathematics, bare links) would not render literally.
 _ACTIVE = re.compile(r"[\\`*\[\]<>|#~&${]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
-_ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
-_LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
+_FOOTNOTE = re.compile(r"\[\^[^\]\s]+\]")
+_TAG = re.compile(r"<(/?[A-Za-z][\w-]*)")
+_VOID = {"br", "img", "wbr"}
+# What these tags hold is struck out, or a footnote's mark.
+_HIDING = {"del", "s", "strike", "sup"}
 
 
 class Refused(UsageError):
@@ -70,6 +73,7 @@ class Row:
     line: int
     text: str
     cells: tuple[tuple[int, int], ...]
+    references: Mapping[str, Any]
 
     def raw(self, column: int) -> str:
         """A cell with its padding; empty where the row is too short."""
@@ -80,7 +84,11 @@ class Row:
 
     def plain(self, column: int) -> str:
         """A cell as a reader sees it."""
-        return plain(self.raw(column))
+        return plain(self.raw(column), self.references)
+
+    def led(self, column: int) -> str:
+        """What begins a cell as one thing (`led`)."""
+        return led(self.raw(column), self.references)
 
 
 class Page:
@@ -94,6 +102,8 @@ class Page:
     def __init__(self, name: str, text: str) -> None:
         self.name = name
         self.text = text
+        # Link definitions, filled when the text is parsed.
+        self.references: dict[str, Any] = {}
         # The byte order mark belongs to no line; with it, the first heading would not parse.
         self._offset = 1 if text.startswith("\ufeff") else 0
         self.lines: list[str] = _LINE.findall(text, self._offset)
@@ -113,14 +123,10 @@ class Page:
     @cached_property
     def tokens(self) -> list[Token]:
         """The parser's tokens."""
-        try:
-            from markdown_it import MarkdownIt
-        except ImportError as error:
-            raise UsageError(
-                "documents: expected the package markdown-it-py, found none "
-                "(do: pip install 'edgelab-trialbench[controller]')"
-            ) from error
-        return MarkdownIt("commonmark").enable("table").parse("".join(self.lines))
+        env: dict[str, Any] = {}
+        tokens = _parser().parse("".join(self.lines), env)
+        self.references.update(env.get("references", {}))
+        return tokens
 
     def blocks(self, *kinds: str) -> Iterator[Span]:
         """Lines of top-level blocks of these kinds (not inside a list or quotation)."""
@@ -138,6 +144,11 @@ class Page:
         return found
 
     @cached_property
+    def texts(self) -> list[Span]:
+        """Lines of each run of text, at any depth."""
+        return [Span(*token.map) for token in self.tokens if token.type == "inline" and token.map]
+
+    @cached_property
     def headings(self) -> list[Heading]:
         """Headings in order, and paragraphs of one line that are set bold as one."""
         found = []
@@ -145,9 +156,9 @@ class Page:
             if token.level or not token.map:
                 continue
             if token.type == "heading_open":
-                found.append(Heading(token.map[0], int(token.tag[1:]), plain(inside.content)))
+                found.append(Heading(token.map[0], int(token.tag[1:]), plain(inside.content, self.references)))
             elif token.type == "paragraph_open" and re.fullmatch(r"(\*\*|__)[^*_\n]+\1:?", inside.content):
-                found.append(Heading(token.map[0], 7, plain(inside.content.rstrip(":")).rstrip(":")))
+                found.append(Heading(token.map[0], 7, plain(inside.content.rstrip(":"), self.references).rstrip(":")))
         return found
 
     def section(self, title: re.Pattern[str], what: str) -> Span:
@@ -193,7 +204,7 @@ class Page:
             cells = cells[1:]
         if cells and pipes and not text[pipes[-1] + 1 :].strip():
             cells = cells[:-1]
-        return Row(number, text, tuple(cells))
+        return Row(number, text, tuple(cells), self.references)
 
     def content(self, number: int) -> str:
         """A line without its end."""
@@ -244,11 +255,28 @@ class Page:
         return Refused(f"{self.name}: expected {expected}, found {found}. None of the documents was touched")
 
 
+@cache
+def _parser() -> MarkdownIt:
+    try:
+        from markdown_it import MarkdownIt
+    except ImportError as error:
+        raise UsageError(
+            "documents: expected the package markdown-it-py, found none "
+            "(do: pip install 'edgelab-trialbench[controller]')"
+        ) from error
+    return MarkdownIt("commonmark").enable(["table", "strikethrough"])
+
+
 def masked(text: str) -> str:
     """`text` with code spans and HTML comments blanked: positions stay, look-alikes go."""
     for pattern in (_COMMENT, _CODE):
         text = pattern.sub(lambda found: re.sub(r"[^\r\n]", "\0", found[0]), text)
     return text
+
+
+def rendered(markdown: str) -> str:
+    """What a reader sees of `markdown`, as HTML without white space, line breaks and the borders of paragraphs."""
+    return re.sub(r"\s+|</?p>|<br />", "", _parser().render(markdown.removeprefix("\ufeff")))
 
 
 def escape(text: str, limit: int = 200) -> str:
@@ -262,13 +290,71 @@ def word(text: str) -> str:
     return re.sub("-(?=-)", "%2D", quote(text, safe="/.:", errors="surrogatepass"))
 
 
-def plain(markdown: str) -> str:
-    """Inline Markdown as a reader sees it: no padding, no emphasis, no link, escapes resolved."""
-    text = _LINK.sub(r"\1", markdown.strip().replace(r"\|", "|"))
-    # Emphasis around the whole; within a name (Q4_K_M) an underscore is a letter.
-    while len(text) > 2 and text[0] == text[-1] and text[0] in "*_`~":
-        text = text[1:-1].strip()
-    return html.unescape(_ESCAPED.sub(r"\1", text))
+def plain(markdown: str, references: Mapping[str, Any] | None = None) -> str:
+    """Inline Markdown as a reader sees it: without padding, markup, tags, footnotes and what is struck out.
+
+    Args:
+        references: the document's link definitions (`Page.references`).
+    """
+    return _visible(_inline(markdown, references))
+
+
+def led(markdown: str, references: Mapping[str, Any] | None = None) -> str:
+    """What begins inline Markdown as one thing: its leading code, link or bold text, or what comes before a line break.
+
+    Empty if nothing sets the beginning off from the rest.
+    """
+    tokens = _inline(markdown, references)
+    while tokens and (
+        tokens[0].type == "image" or (tokens[0].type == "text" and not re.search(r"\w", tokens[0].content))
+    ):
+        del tokens[0]
+    if tokens and tokens[0].type == "text":
+        breaks = [at for at, token in enumerate(tokens) if _tag(token) in ("br", "small", "sub")]
+        return _visible(tokens[: breaks[0]]) if breaks else ""
+    depth = 0
+    for at, token in enumerate(tokens):
+        depth += _nesting(token)
+        if depth <= 0:
+            return _visible(tokens[: at + 1])
+    return ""
+
+
+def _tag(token: Token) -> str:
+    """The name of an HTML tag, with its slash; empty for anything else."""
+    found = _TAG.match(token.content) if token.type == "html_inline" else None
+    return found[1].casefold() if found else ""
+
+
+def _nesting(token: Token) -> int:
+    """1 for what opens, -1 for what closes, 0 for anything else."""
+    tag = _tag(token)
+    return (-1 if tag.startswith("/") else int(tag not in _VOID)) if tag else token.nesting
+
+
+def _inline(markdown: str, references: Mapping[str, Any] | None) -> list[Token]:
+    """The parser's inline tokens, without the marks of footnotes."""
+    text = markdown.strip().replace(r"\|", "|")
+    for mark in reversed(list(_FOOTNOTE.finditer(masked(text)))):
+        text = text[: mark.start()] + text[mark.end() :]
+    [token] = _parser().parseInline(text, {"references": references or {}})
+    return list(token.children or [])
+
+
+def _visible(tokens: Sequence[Token]) -> str:
+    found, hidden = "", 0
+    for token in tokens:
+        tag = _tag(token)
+        if token.type in ("s_open", "s_close") or tag.removeprefix("/") in _HIDING:
+            hidden += _nesting(token)
+        elif hidden > 0:
+            continue
+        elif token.type in ("softbreak", "hardbreak") or tag == "br":
+            found += " "
+        elif token.type in ("text", "code_inline"):
+            found += token.content
+    # A link whose definition is missing.
+    return " ".join(re.sub(r"\A\[([^\]]+)\](?:\[[^\]]*\])?", r"\1", found.strip()).split())
 
 
 def _backslash(found: re.Match[str]) -> str:

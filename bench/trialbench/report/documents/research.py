@@ -4,17 +4,51 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 from trialbench.measure.summary import SegmentSummary
-from trialbench.report.documents.markdown import Edit, Page, Span, escape, masked, word
+from trialbench.report.documents.markdown import Edit, Page, Span, escape, masked, rendered, word
 from trialbench.report.documents.trial import Trial
 from trialbench.report.measured import quantile_text
 from trialbench.show.text import number
 
 _MIB_PER_GB = 1024
-_SENTENCE = re.compile(r"no\s+benchmarks\s+exist\s+yet", re.IGNORECASE)
-# The end of a sentence: punctuation, closing marks, and a gap before a possible next sentence.
-_STOP = re.compile(r"""[.!?][*_"'”’)\]]*(?=\s+[^\sa-z]|\s*\Z)""")
+_PHRASE = re.compile(r"no\s+benchmarks\s+exist\s+yet(?![^\W_])", re.IGNORECASE)
+# Words that may come before the phrase, and say no more than what has no benchmarks.
+_PLACE = r"(?:for|on|in|at|with|of|under|until|to|between|among|as\s+of)\b"
+_LINK = (
+    r"(?:but|and|also|however|still|so\s+far|to\s+date|at\s+present|currently|today|here|there|unfortunately|sadly"
+    r"|to\s+(?:my|our)\s+knowledge)\b,?"
+)
+_LEAD = re.compile(
+    rf"(?P<link>[*_(]*(?:{_LINK}(?:\s+|\Z)){{0,2}})[*_(]*(?P<words>{_PLACE}[^<>\[\]|;:!?…~\"“”„«»]*)?[*_(]*",
+    re.IGNORECASE,
+)
+_PLACES = re.compile(rf"\s[*_(]*{_PLACE}", re.IGNORECASE)
+# A verb or a conjunction among these words makes a statement of them, which would go with the sentence.
+_CLAUSE = re.compile(
+    r"\b(?:is|are|was|were|be|been|has|have|had|do|does|did|can|could|will|would|shall|should|may|might|must"
+    r"|(?:need|take|use|run|fit|work|load|say|show|give|get|claim|seem|make|see|weigh|cost|come|go|want|fail|exist|reach)e?s?"
+    r"|needed|took|used|ran|worked|loaded|said|showed|gave|got|claimed|made|saw|came|went|failed|reached|measured|tested"
+    r"|tried|found|wrote|told|which|who|whose|that|because|while|although|though|since|if|when|where)\b"
+    r"|\b(?:and|or|but|so|yet)\W*\Z",
+    re.IGNORECASE,
+)
+# Behind a stop still stand closing marks and the marks of footnotes; both belong to the sentence before.
+_STOP = re.compile(
+    r"(?:[.!?…](?:[*_\"'”’)\]]|\[\^[^\]\s]*\]|<sup>[^<]*</sup>)*(?:\s+|<br\s*/?>\s*|\\\s+)"
+    r"|[。！？](?:[*_\"'”’)\]])*\s*)"
+)
+# They end no sentence, whatever comes behind them.
+_ABBREVIATED = re.compile(
+    r"(?:\b(?:vs|e\.\s?g|i\.\s?e|cf|ca|approx|appr|incl|excl|resp|esp|nr|no|fig|dr|prof|ver|z\.\s?B"
+    r"|bzw)|(?<!\w)(?:(?:\w\.)+\w|(?-i:[A-Z])))\.\s*\Z",
+    re.IGNORECASE,
+)
+_FOOTNOTE = re.compile(r"\[\^[^\]\s]+\]:")
+_TAIL = re.compile(r"[*_)]*(?P<stop>[.!。！]?)[*_)]*")
+# What may be between the markers; any other line there is the user's.
+_OURS = re.compile(r"\s*(?:|Tried on .*|\|.*|\* .*)")
 _BEGIN = re.compile(r"<!-- model-trial numbers of (\S+): begin, run (\S+) of (\d{4}-\d\d-\d\d \d\d:\d\d) UTC\b.*-->")
 _END = re.compile(r"<!-- model-trial numbers of (\S+): end -->")
 
@@ -34,6 +68,12 @@ def research_edits(page: Page, trial: Trial) -> list[Edit]:
             lines = ", ".join(str(at + 1) for at in sorted([*begins, *ends]))
             raise page.refused(
                 "one begin and one end marker around the numbers of this model", f"markers in lines {lines}"
+            )
+        foreign = [at for at in range(begins[0] + 1, ends[0]) if not _OURS.fullmatch(page.content(at))]
+        if foreign:
+            raise page.refused(
+                "nothing but our numbers between the markers",
+                f"a line of yours in line {foreign[0] + 1} (do: move it out)",
             )
         first, last = page.content(begins[0]), page.content(ends[0])
         start = page.starts[begins[0]] + len(first) - len(first.lstrip())
@@ -64,38 +104,127 @@ def _names(marker: re.Pattern[str], text: str, label: str) -> bool:
     return found is not None and found[1] == word(label)
 
 
-def _sentence(page: Page) -> tuple[Span, int, int] | None:
-    """The paragraph that has the sentence, and the characters where the sentence begins and ends."""
+class _Sentence(NamedTuple):
+    """The sentence: lines of its paragraph, and the characters where it begins and ends."""
+
+    lines: Span
+    start: int
+    end: int
+
+
+def _sentence(page: Page) -> _Sentence | None:
+    """The sentence in a paragraph; it is replaced only if it is certain where it begins and ends, and it says no more.
+
+    Raises:
+        Refused: two of it, or one that is not certain.
+    """
     found = []
     for lines in page.blocks("paragraph_open"):
-        start = page.starts[lines.start]
-        text = page.text[start : page.starts[lines.end]].rstrip()
-        shown = masked(text)
-        for said in _SENTENCE.finditer(shown):
-            stops = [stop.end() for stop in _STOP.finditer(shown)]
-            first = max((stop for stop in stops if stop <= said.start()), default=0)
-            first += len(text[first:]) - len(text[first:].lstrip())
-            last = min((stop for stop in stops if stop >= said.end()), default=len(text))
-            found.append((lines, start + first, start + last))
+        start, end = page.span(lines)
+        text = page.text[start:end]
+        start += len(text) - len(text.lstrip())
+        text = text.strip()
+        if _FOOTNOTE.match(text):
+            continue
+        found += [(lines, start, text, *said.span()) for said in _PHRASE.finditer(masked(text))]
     if len(found) > 1:
-        lines_ = ", ".join(str(page.line_at(first) + 1) for _, first, _ in found)
+        lines_ = ", ".join(str(page.line_at(start + at) + 1) for _, start, _, at, _ in found)
         raise page.refused('one sentence "no benchmarks exist yet" to replace', f"{len(found)} (lines {lines_})")
-    return found[0] if found else None
+    if not found:
+        return None
+    [(lines, start, text, at, to)] = found
+    first, last = _begin(text, at), _end(text, to)
+    said = text[first or 0 : to if last is None else last]
+    if first is None or last is None or not _balanced(said):
+        line = page.line_at(start + at) + 1
+        raise page.refused(
+            'the sentence "no benchmarks exist yet" with nothing else in it, and a full stop on either side',
+            f"{_around(text, at, to)!r} in line {line} (do: make it a paragraph of its own)",
+        )
+    return _Sentence(lines, start + first, start + last)
 
 
-def _replaced(page: Page, place: tuple[Span, int, int], block: str) -> Edit:
-    """The block in place of the sentence; the rest of its paragraph becomes paragraphs before and after."""
+def _begin(text: str, at: int) -> int | None:
+    """Where the sentence begins that has the phrase at `at`; None if it is not certain, or if it says more."""
+    shown = masked(text)
+    begins = [stop.end() for stop in _STOP.finditer(shown, 0, at) if not _ABBREVIATED.search(shown[: stop.end()])]
+    begin = max(begins, default=0)
+    lead = shown[begin:at]
+    found = _LEAD.fullmatch(lead)
+    if not found or _CLAUSE.search(found["words"] or "") or _STOP.search(_abbreviations_gone(lead)):
+        return None
+    if "<!--" in text[begin:at]:
+        return None
+    words = [found["words"] or "", *(place[0].lstrip("*_( \r\n\t") for place in _PLACES.finditer(found["words"] or ""))]
+    # A capital letter begins a sentence: none may begin within this one, as it does after a line without a stop.
+    later = [*words[0 if found["link"].strip("*_(") else 1 :], text[at] if lead.strip("*_(") else ""]
+    if any(word[:1].isupper() for word in later):
+        return None
+    # Behind a stop, a lower-case word may go on with the sentence before.
+    return begin if not begins or text[begin:].lstrip("*_(")[:1].isupper() else None
+
+
+def _abbreviations_gone(lead: str) -> str:
+    """The words before the phrase, with the full stops of abbreviations blanked."""
+    stops = [stop for stop in _STOP.finditer(lead) if _ABBREVIATED.search(lead[: stop.end()])]
+    for stop in stops:
+        lead = f"{lead[: stop.start()]} {lead[stop.start() + 1 :]}"
+    return lead
+
+
+def _end(text: str, to: int) -> int | None:
+    """Where the sentence ends whose phrase ends at `to`; None if it is not certain."""
+    tail = _TAIL.match(text, to)
+    assert tail is not None, "it matches nothing, too"
+    rest = text[tail.end() :]
+    if not rest or (tail["stop"] and rest[0].isspace()) or (tail["stop"] in ("。", "！") and rest[0].isalnum()):
+        return tail.end()
+    return None
+
+
+def _balanced(said: str) -> bool:
+    """Whether brackets and marks of emphasis close within the sentence; one that does not may be a footnote's."""
+    marks = [re.match(r"[*_(]*", said), re.search(r"[*_).!。！]*\Z", said)]
+    opened, closed = (mark[0].count("_") if mark else 0 for mark in marks)
+    return said.count("(") == said.count(")") and "*" not in rendered(said) and opened == closed
+
+
+def _around(text: str, at: int, to: int) -> str:
+    """The phrase with some words before and behind it."""
+    return " ".join(text[max(0, at - 30) : to + 30].split())
+
+
+def _replaced(page: Page, place: _Sentence, block: str) -> Edit:
+    """The block in place of the sentence; the rest of its paragraph becomes paragraphs before and after.
+
+    Raises:
+        Refused: a reader would see more change than the sentence, say bold text that began before it.
+    """
     lines, first, last = place
     before = page.text[page.starts[lines.start] : first].strip()
     after = page.text[last : page.starts[lines.end]].strip()
     gap = page.eol * 2
-    return Edit(first, last, (gap if before else "") + block + (gap if after else ""))
+    edit = Edit(first, last, (gap if before else "") + block + (gap if after else ""))
+    if not _loses_only(page, edit, block):
+        raise page.refused(
+            'a sentence "no benchmarks exist yet" whose removal leaves its neighbors as they look',
+            f"one that shares its markup in line {page.line_at(first) + 1} (do: make it a paragraph of its own)",
+        )
+    return edit
+
+
+def _loses_only(page: Page, edit: Edit, block: str) -> bool:
+    """Whether the page, as its reader sees it, loses the sentence and nothing else."""
+    was, now = rendered(page.text), rendered(page.edited([edit]))
+    said, new = rendered(page.text[edit.start : edit.end]), rendered(block)
+    at = now.find(new)
+    return at >= 0 and was == now[:at] + said + now[at + len(new) :]
 
 
 def _elsewhere(page: Page) -> str:
     """Where the sentence is, if it is in a place that cannot be replaced."""
     lines = [
-        at + 1 for at in range(len(page.lines)) if at not in page.literal and _SENTENCE.search(masked(page.lines[at]))
+        at + 1 for at in range(len(page.lines)) if at not in page.literal and _PHRASE.search(masked(page.lines[at]))
     ]
     return f"it only in a list, table, heading or quotation (line {lines[0]})" if lines else "neither"
 

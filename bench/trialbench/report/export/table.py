@@ -1,4 +1,4 @@
-"""A run as CSV: one row per sample, ready for a spreadsheet or `pandas.read_csv`."""
+"""A run as CSV: one row per sample, for a spreadsheet or pandas (`docs/results.md` has the call)."""
 
 from __future__ import annotations
 

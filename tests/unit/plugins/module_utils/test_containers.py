@@ -204,6 +204,14 @@ def test_the_prompt_is_made_without_network(docker: Any, trial: plan.Plan, tmp_p
     assert docker.all() == []
 
 
+@pytest.mark.parametrize("made", ["\r\n one\rtwo\r\n\r", "\ufeff \u2028\x85\x0b é \n\n", "one"])
+def test_the_prompt_keeps_its_bytes(commands: Any, trial: plan.Plan, tmp_path: Path, made: str) -> None:
+    commands.answer("docker start", out=made)
+    commands.answer("docker create", out="")
+    commands.answer("docker rm", out="")
+    assert containers.extract_prompt(trial, tmp_path / "source.py") == made
+
+
 def test_a_prompt_that_can_not_be_made_leaves_no_container(docker: Any, trial: plan.Plan, tmp_path: Path) -> None:
     source = tmp_path / "source.py"
     source.write_text("raise")

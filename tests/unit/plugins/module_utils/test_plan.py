@@ -266,6 +266,19 @@ def test_pins_of_the_candidate_itself_come_first(plan_data: Data) -> None:
     assert planfile.parse({**plan_data, "pins": pins}).candidate == own
 
 
+def test_hashes_in_capitals_are_the_same_hashes(plan_data: Data) -> None:
+    lower = "0123456789abcdef" * 4
+    plan_data["candidate"]["revision"] = lower[:40].upper()
+    for file in plan_data["candidate"]["files"]:
+        file["sha256"] = lower.upper()
+    plan_data["contracts"]["prompt"]["sha256"] = lower.upper()
+    plan_data |= {"image": f"sha256:{lower.upper()}", "image_base": f"BASE@sha256:{lower.upper()}"}
+    found = planfile.parse(plan_data)
+    assert {file.sha256 for file in found.candidate.files} == {lower}
+    assert (found.candidate.revision, found.contracts.prompt.sha256) == (lower[:40], lower)
+    assert (found.image, found.image_base) == (f"sha256:{lower}", f"BASE@sha256:{lower}")
+
+
 @pytest.mark.parametrize("pins", [None, {}, {"revision": None, "files": None}])
 def test_unset_pins_are_empty_and_no_error(plan_data: Data, pins: Any) -> None:
     candidate = planfile.parse({**unpinned(plan_data), "pins": pins}).candidate

@@ -83,10 +83,37 @@ def test_what_the_standard_library_writes_is_read_back(tone: Tone) -> None:
     assert found.bytes == len(raw)
 
 
-@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000, 0x7FFFFFFF])
-def test_sizes_that_a_streaming_writer_could_not_know_are_tolerated(size: int) -> None:
-    raw = wav(packed(16), data_size=size, riff=size)
+STREAMED = [
+    0, 0xFFFFFFFF, 0xFFFFFFFF - 36, 0xFFFFFFFE, 0x80000000, 0x7FFFFFFF, 0x7FFFFFFF - 36, 0x7FFFF000, 0x7FFFF000 - 36,
+    2_000_000_000, 1_999_999_964, 1 << 30, 1_000_000_000, 0x0FFFFFFF, 100_000_000, speech.MAX_WAV_BYTES + 36,
+    speech.MAX_WAV_BYTES, speech.MAX_WAV_BYTES - 43,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", STREAMED)
+@pytest.mark.parametrize(("bits", "encoding"), [(8, 1), (16, 1), (32, 3)])
+def test_sizes_that_a_streaming_writer_could_not_know_are_tolerated(size: int, bits: int, encoding: int) -> None:
+    raw = wav(packed(bits, encoding), bits, encoding=encoding, data_size=size, riff=min(size + 36, 0xFFFFFFFF))
     assert speech.parse(raw).duration_s == 1.0
+    assert speech.judge(200, raw, 1000).ok
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(size=st.integers(speech.MAX_WAV_BYTES, 0xFFFFFFFF), before=st.binary(max_size=9))
+def test_no_size_that_can_not_be_sent_makes_a_voice_mute(size: int, before: bytes) -> None:
+    raw = wav(packed(16), before=chunk(b"LIST", before), data_size=size, riff=size)
+    assert speech.judge(200, raw, 1000).ok
+
+
+def test_a_size_that_could_have_been_sent_is_a_promise() -> None:
+    raw = wav(packed(16), data_size=speech.MAX_WAV_BYTES - 44)
+    assert "truncated: chunk 'data' promises 67108820 bytes" in speech.judge(200, raw, 1000).found
+
+
+@pytest.mark.parametrize("head", [b"RF64", b"BW64"])
+def test_the_variants_for_large_sizes_are_read(head: bytes) -> None:
+    sizes = chunk(b"ds64", struct.pack("<QQQI", 44_100 + 72, 44_100, 22_050, 0))
+    assert speech.parse(head + wav(packed(16), before=sizes, data_size=0xFFFFFFFF)[4:]).duration_s == 1.0
 
 
 def test_the_extensible_format_is_looked_through() -> None:
