@@ -11,7 +11,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.edgelab.model_trial.plugins.plugin_utils.away import patiently
 
 TODO = (
-    "Nothing was proved from outside. The host restores itself; when it answers again: verify-rollback.yml looks, "
+    "Nothing was proved from outside. The host restores itself; when it answers again: verify_rollback.yml looks, "
     "restore.yml brings it back if it is not, harvest.yml brings what was measured"
 )
 
