@@ -91,6 +91,28 @@ def test_each_playbook_is_found_by_its_full_name(installed: Path, tmp_path: Path
     found = [line.removeprefix("playbook: ") for line in done.stdout.splitlines() if line.startswith("playbook: ")]
     home = installed / "ansible_collections/edgelab/model_trial/playbooks"
     assert found == [str(home / name) for name in NAMES]
+    # What holds for a checkout alone does not ship.
+    assert not (home / "group_vars").exists()
+
+
+def test_a_playbook_of_the_installed_collection_writes_where_it_was_started(installed: Path, tmp_path: Path) -> None:
+    """The worker's program is packed first; the role then refuses a service without the hash of its binary."""
+    home = installed / "ansible_collections/edgelab/model_trial"
+    before = sorted(home.rglob("*"))
+    done = subprocess.run(
+        [
+            *(tool("ansible-playbook"), "edgelab.model_trial.gemma_worker", "--check", "--limit", "here"),
+            *("-i", "here,", "-c", "local", "-e", "trial_group=here"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(installed)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert "missing required arguments: gemma_cpp_binary_sha256" in in_words(done)
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["build", "build/trialbench-worker"]
+    assert [path for path in sorted(home.rglob("*")) if path not in before and "__pycache__" not in path.parts] == []
 
 
 def in_words(done: subprocess.CompletedProcess[str]) -> str:
