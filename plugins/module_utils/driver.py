@@ -115,7 +115,7 @@ class _Nvml:
 
 
 class _Smi:
-    """nvidia-smi's CSV, for hosts without pynvml or without NVML's library; it lists what computes, not what only draws."""
+    """nvidia-smi's CSV, for hosts without pynvml or NVML's library; it lists what computes, not what only draws."""
 
     def __init__(self, index: int) -> None:
         self._index = index

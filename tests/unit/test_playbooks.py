@@ -120,7 +120,9 @@ def in_words(done: subprocess.CompletedProcess[str]) -> str:
     return " ".join(done.stdout.split()) + done.stderr
 
 
-def played(*words: str, program: str = "ansible-playbook", folder: Path = PLAYBOOKS) -> subprocess.CompletedProcess[str]:
+def played(
+    *words: str, program: str = "ansible-playbook", folder: Path = PLAYBOOKS
+) -> subprocess.CompletedProcess[str]:
     """A run of the real Ansible from a folder, by default one of the checkout's playbooks."""
     return subprocess.run(
         [tool(program), *words],
