@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -190,15 +191,14 @@ def test_an_inventory_without_hosts_to_try_is_refused(shop: Path, group: str, op
 
 
 def test_each_playbook_plays_on_the_group_that_the_inventory_names(shop: Path) -> None:
-    (shop / "group_vars" / "all.yml").write_text("trial_group: shop\n")
     # The ground truth is no host's.
-    names = [ALIAS, *(name for name in NAMES if name != "ground_truth.yml")]
-    done = played(*names, "-i", str(shop), "--list-hosts")
+    [hosts] = {plays(name)[-1]["hosts"] for name in NAMES if name != "ground_truth.yml"}
+    (shop / "group_vars" / "all.yml").write_text("trial_group: shop\n")
+    task = {"ansible.builtin.debug": {"msg": "tried: {{ inventory_hostname }}"}}
+    (shop / "play.yml").write_text(json.dumps([{"hosts": hosts, "gather_facts": False, "tasks": [task]}]))
+    done = played(str(shop / "play.yml"), "-i", str(shop / "hosts.yml"))
     assert done.returncode == 0, in_words(done)
-    for name, listed in zip(names, done.stdout.split("\nplaybook: ")[1:], strict=True):
-        tried = listed.rpartition("pattern: ")[2]
-        assert listed.startswith(name)
-        assert set(tried.split("hosts (2):")[1].split()) == {"till", "scale"}, listed
+    assert set(re.findall(r"tried: (\w+)", done.stdout)) == {"till", "scale"}
 
 
 OURS = {
