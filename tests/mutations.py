@@ -105,7 +105,7 @@ MUTATIONS: tuple[Mutation, ...] = (
              "required=lambda plan: plan.require_rehearsal,", "required=lambda _: False,"),
     Mutation("a file that comes back as another is taken", CLEAN_WAY, "plugins/action/channel.py",
              "if not found and raw != BYTES:", "if not found and not raw:"),
-    Mutation("a playbook does not look at its tags", NOTHING_DONE, "playbooks/benchmark-e4b.yml",
+    Mutation("a playbook does not look at its tags", NOTHING_DONE, "playbooks/benchmark_e4b.yml",
              "require_tags_known: [preflight, acquire]", "require_tags_known: [preflight, acquire, measure]"),
     # ---- the window ----
     Mutation("the runner has no time limit", WINDOW_ENDS, f"{CORE}/services.py",
@@ -230,7 +230,7 @@ MUTATIONS: tuple[Mutation, ...] = (
              "mark.run == run and mark.epoch == epoch == self.epoch():", "mark.run == run:"),
     Mutation("the runner does not look at the epoch", TWO_TRIALS, f"{CORE}/runner.py",
              "if state.epoch() != self.epoch:", "if state.epoch() < 0:"),
-    Mutation("several hosts go in lockstep", OTHER_HOSTS, "playbooks/benchmark-e4b.yml",
+    Mutation("several hosts go in lockstep", OTHER_HOSTS, "playbooks/benchmark_e4b.yml",
              "else 'host_pinned' }}", "else 'linear' }}"),
     Mutation("a failed host stops nobody", OTHER_HOSTS, "roles/trial/vars/main.yml",
              "(_trial_failed | length) * 100 >", "(_trial_failed | length) * 0 >"),

@@ -11,7 +11,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.edgelab.model_trial.plugins.plugin_utils.away import patiently
 
 TODO = (
-    "Nothing was proved from outside. The host restores itself. When it answers again: verify-rollback.yml checks it, "
+    "Nothing was proved from outside. The host restores itself. When it answers again: verify_rollback.yml checks it, "
     "restore.yml brings it back if it is not back yet, and harvest.yml fetches what was measured"
 )
 

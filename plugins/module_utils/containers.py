@@ -19,8 +19,8 @@ from typing import Any
 
 from . import run, sessions
 from .journal import private, write_atomic
-from .plan import DOCKER_S, Plan
-from .probes import ProcessId, identify, printable
+from .plan import DOCKER_S, Http, Plan
+from .probes import ProcessId, identify, log_end, printable
 
 RUN_LABEL = "edgelab.model_trial.run"
 A2_LABEL = "edgelab.model_trial.a2"
@@ -43,6 +43,8 @@ _SLOW_S = 3.0
 WORDS_S = 1.0
 # How much of a container's output is kept: tenants are down while it is read.
 _LOG_BYTES, _LOG_LINES = 4 << 20, 20_000
+# Read for an error message, which tells the last few that are no answers to our own questions.
+_TAIL_LINES = 2000
 
 
 class DockerError(RuntimeError):
@@ -368,10 +370,14 @@ def save_logs(names: list[str], folder: Path) -> None:
                 run.command(command, max(0.0, deadline - time.monotonic()), into=raw)
 
 
-def tail(name: str, lines: int = 8) -> str:
-    """The last lines a container printed, for an error message. A restore waits for the caller, so it must be quick."""
+def tail(name: str, lines: int = 8, health: Http | None = None) -> str:
+    """The last lines a container printed, for an error message. A restore waits for the caller, so it must be quick.
+
+    ``health`` is the question that it was asked again and again.
+    """
     try:
-        done = run.command(["docker", "logs", "--tail", str(lines), name], WORDS_S)
+        done = run.command(["docker", "logs", "--tail", str(_TAIL_LINES), name], WORDS_S)
     except OSError:
         return "(docker does not answer)"
-    return printable((done.out + done.err).strip()) or "(nothing)"
+    told = [line for text in (done.out, done.err) for line in log_end(text, health, lines)]
+    return printable("\n".join(told).strip()) or "(nothing)"

@@ -116,7 +116,7 @@ class _Nvml:
 
 
 class _Smi:
-    """nvidia-smi's CSV, for hosts without pynvml; it lists what computes, not what only draws."""
+    """nvidia-smi's CSV, for hosts without pynvml or NVML's library; it lists what computes, not what only draws."""
 
     def __init__(self, index: int) -> None:
         self._index = index
@@ -133,7 +133,7 @@ class _Smi:
         try:
             done = run.command(call, OPEN_TIMEOUT_S)
         except FileNotFoundError:
-            raise GpuError("neither pynvml nor nvidia-smi is there: is the NVIDIA driver installed?") from None
+            raise GpuError("neither NVML nor nvidia-smi is there: is the NVIDIA driver installed?") from None
         except OSError as err:
             raise GpuError(f"nvidia-smi did not answer: {err}") from err
         if done.rc != 0:
@@ -163,7 +163,13 @@ def _source(index: int) -> _Nvml | _Smi:
         nvml = importlib.import_module("pynvml")
     except ImportError:
         return _Smi(index)
-    return _Nvml(nvml, index)
+    try:
+        return _Nvml(nvml, index)
+    except GpuError as err:
+        # The program brings pynvml, Ansible's modules do not: what one of them reads, the other can read as well.
+        if isinstance(err.__cause__, getattr(nvml, "NVMLError_LibraryNotFound", ())):
+            return _Smi(index)
+        raise
 
 
 class Answers:

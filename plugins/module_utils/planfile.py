@@ -36,6 +36,10 @@ SMOKE = "smoke"
 # Polls come every third of a lease; below this a busy controller's polls would come too late.
 LEASE_MIN_S = 5.0
 MAX_PORT = 65535
+# A template with text around it, and `-e KEY=VALUE`, give texts. A whole number has at most 18 digits: 64 bits hold it.
+WHOLE = re.compile(r"[+-]?[0-9]{1,18}\Z", re.ASCII)
+NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z", re.ASCII)
+TRUTHS = {"true": True, "false": False}
 # Figures that must be positive: nothing starts, stops or answers in 0 s, and a session needs samples. If such a mistake
 # were found only in the window, it would cost down time. No other figure may be negative.
 MORE_THAN_NOTHING = (
@@ -62,7 +66,20 @@ def _fail(where: str, expected: str, found: object) -> typing.NoReturn:
     raise PlanError(f"{where or 'plan'}: expected {expected}, found {found!r}")
 
 
+def _from_text(kind: Any, text: str) -> Any:
+    """A text as the number or truth value that it spells, or the text itself where it spells none."""
+    if kind is bool:
+        return TRUTHS.get(text.lower(), text)
+    if kind is int and WHOLE.match(text):
+        return int(text)
+    if kind is float and NUMBER.match(text):
+        return float(text)
+    return text
+
+
 def _convert(kind: Any, value: Any, where: str) -> Any:
+    if isinstance(value, str):
+        value = _from_text(kind, value)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:

@@ -8,6 +8,7 @@ Sources are ``/proc``, plain HTTP and systemd's properties of itself; nothing he
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import http.client
@@ -16,6 +17,7 @@ import os
 import re
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +68,25 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """`printable` text of one line: a name with a line end in it must not look like two of them."""
     return printable(text.replace("\n", "\N{REPLACEMENT CHARACTER}").replace("\t", "\N{REPLACEMENT CHARACTER}"))
+
+
+def log_end(text: str, question: Http | None, lines: int) -> list[str]:
+    """The last lines of a log; what it tells of our own question again and again is one line, with how often.
+
+    A health page is asked many times a second: the answers would be all that is left of the log. Lines with its address
+    that differ in digits alone (times, ports) are taken for the same.
+    """
+    path = urllib.parse.urlsplit(question.url).path or "/" if question else ""
+    asked = re.compile(rf"(?<![\w/.-]){re.escape(path)}(?![\w/.-])")
+    counts: collections.Counter[str] = collections.Counter()
+    kept = []
+    for line in reversed(text.splitlines()):
+        shape = re.sub(r"\d+", "0", line) if path and "GET" in line and asked.search(line) else ""
+        if shape:
+            counts[shape] += 1
+        if counts[shape] <= 1:
+            kept.append((line, shape))
+    return [f"{line} ({counts[shape]} times)" if counts[shape] > 1 else line for line, shape in kept[:lines][::-1]]
 
 
 def expected(question: Http) -> str:

@@ -47,7 +47,7 @@ from .journal import (
     wall,
     write_atomic,
 )
-from .plan import MIB_PER_GB, Http, Plan, Tenant
+from .plan import MIB_PER_GB, Candidate, Http, Plan, Tenant
 from .planfile import to_json
 from .probes import ProcessId
 
@@ -136,6 +136,10 @@ def prepare(plan: Plan, state: State, journal: Journal) -> None:
     if not plan.rehearsal:
         _prepare_measuring(plan, run_dir, journal)
     journal.write("phase_done", phase="snapshot", duration_s=round(time.monotonic() - began, 3))
+
+
+def _health(candidate: Candidate) -> Http:
+    return Http(url=f"http://127.0.0.1:{candidate.port}/health", timeout_s=1.0)
 
 
 @contextlib.contextmanager
@@ -368,7 +372,7 @@ class Runner:
             facts: dict[str, Any] = {}
             with contextlib.suppress(containers.DockerError):
                 facts = containers.state(plan.candidate.container, containers.WORDS_S)
-            words = containers.tail(plan.candidate.container)
+            words = containers.tail(plan.candidate.container, health=_health(plan.candidate))
             why = (
                 "ran out of memory" if facts.get("OOMKilled") else f"ended with code {facts.get('ExitCode', 'unknown')}"
             )
@@ -583,7 +587,7 @@ class Runner:
         self.ports.watch({candidate.port}, "the candidate", self._is_candidate)
         self.check_ports(sure=True)
         containers.start_in_background(containers.client_name("candidate"))
-        health = Http(url=f"http://127.0.0.1:{candidate.port}/health", timeout_s=1.0)
+        health = _health(candidate)
         # Only its own answer counts: who listens there was seen a moment before, and is seen again a moment later.
         try:
             self.wait(

@@ -41,7 +41,8 @@ POLL_S = 0.05
 KILL_S = 5.0
 # What a unit's timeouts are when systemd gives them no end.
 FOREVER_S = math.inf
-_LOG_LINES = 20
+# So many lines are read of a log, and so many of them told: most may be answers to our own questions.
+_LOG_LINES, _TOLD_LINES = 2000, 20
 # Where systemd's journal takes what programs print.
 JOURNAL = Path("/run/systemd/journal/stdout")
 # A shell begins so: it takes its environment from its standard input, where nobody else can read it.
@@ -51,7 +52,7 @@ _BOOT_UNIT = re.compile(r"(?<!\S)[\w@:.\\-]+\.service(?![\w.-])")
 # logind removes what a user has left in shared memory when his last session ends, but not of users below.
 _FIRST_LOGIN_UID = 1000
 _LOGIND = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
-_TAIL_BYTES = 8192
+_TAIL_BYTES = 1 << 18
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What listens on a published port for a container, as root.
 _DOCKER_LISTENS = ("docker-proxy", "dockerd")
@@ -326,7 +327,7 @@ class Kind:
         # Called when something has failed: an error here must not hide that failure.
         with contextlib.suppress(OSError):
             text = self.words(log)
-        lines = "\n".join(text.splitlines()[-_LOG_LINES:]) or "(nothing)"
+        lines = "\n".join(probes.log_end(text, self.tenant.health, _TOLD_LINES)) or "(nothing)"
         return f"last log lines:\n{probes.printable(lines)}\nto start it by hand: {self.start_command()}"
 
     def command(self, argv: list[str], limit_s: float, log: Path) -> None:

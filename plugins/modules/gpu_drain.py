@@ -53,7 +53,8 @@ extends_documentation_fragment:
   - edgelab.model_trial.attributes.gpu
 attributes:
   check_mode:
-    description: In check mode, where nothing was stopped, it looks once and never fails.
+    description: >-
+      In check mode, where nothing was stopped, it looks once and never fails; a card that can't be read is a warning.
     support: full
 seealso:
   - module: edgelab.model_trial.gpu_info
@@ -75,27 +76,27 @@ EXAMPLES = r"""
 RETURN = r"""
 drained:
   description: Whether memory has been freed.
-  returned: when the card could be opened
+  returned: when the card could be opened, and in check mode
   type: bool
   sample: true
 used_mib:
   description: Used memory at the end, in MiB; 0 when the card never answered.
-  returned: when the card could be opened
+  returned: when the card could be opened, and in check mode
   type: int
   sample: 1480
 target_mib:
   description: The target, as given.
-  returned: when the card could be opened
+  returned: when the card could be opened, and in check mode
   type: int
   sample: 2048
 duration_s:
   description: How long it took, in seconds.
-  returned: when the card could be opened
+  returned: when the card could be opened, and in check mode
   type: float
   sample: 1.73
 processes:
   description: Processes that hold memory at the end; C(mib) is null where the driver does not report it.
-  returned: when the card could be opened
+  returned: when the card could be opened, and in check mode
   type: list
   elements: dict
   sample:
@@ -105,9 +106,29 @@ processes:
 """
 
 import dataclasses
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu
+
+
+def look(params: dict[str, Any], once: bool) -> gpu.Drained:
+    """Wait as the options say, or look ``once``.
+
+    Raises:
+        gpu.GpuError: the card can't be opened.
+    """
+    card = gpu.Card(params["index"])
+    drained = gpu.drain(
+        card,
+        params["target_mib"],
+        tolerance_mib=params["tolerance_mib"],
+        min_s=0.0 if once else params["min_s"],
+        limit_s=0.0 if once else params["limit_s"],
+        pids=params["pids"],
+    )
+    card.close()
+    return drained
 
 
 def main() -> None:
@@ -125,18 +146,13 @@ def main() -> None:
     )
     params = module.params
     try:
-        card = gpu.Card(params["index"])
+        drained = look(params, module.check_mode)
     except gpu.GpuError as err:
-        module.fail_json(msg=f"GPU {params['index']} cannot be read: {err}")
-    drained = gpu.drain(
-        card,
-        params["target_mib"],
-        tolerance_mib=params["tolerance_mib"],
-        min_s=0.0 if module.check_mode else params["min_s"],
-        limit_s=0.0 if module.check_mode else params["limit_s"],
-        pids=params["pids"],
-    )
-    card.close()
+        unread = f"GPU {params['index']} cannot be read: {err}"
+        if not module.check_mode:
+            module.fail_json(msg=unread)
+        module.warn(unread)
+        drained = gpu.Drained(False, 0, params["target_mib"], 0.0, error=str(err))
     result = {
         "drained": drained.ok,
         "used_mib": drained.used_mib,

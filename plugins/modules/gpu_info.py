@@ -50,7 +50,7 @@ reason:
   description: Why it could not be read.
   returned: when the card could not be read
   type: str
-  sample: "neither pynvml nor nvidia-smi is there: is the NVIDIA driver installed?"
+  sample: "neither NVML nor nvidia-smi is there: is the NVIDIA driver installed?"
 name:
   description: Name of the card.
   returned: when available

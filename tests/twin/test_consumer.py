@@ -25,6 +25,7 @@ SHIPPED = (
     "meta/runtime.yml",
     "MANIFEST.json",
     "playbooks/benchmark-e4b.yml",
+    "playbooks/benchmark_e4b.yml",
     "playbooks/restore.yml",
     "plugins/action/phase.py",
     "plugins/module_utils/gpu.py",

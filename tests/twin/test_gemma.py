@@ -15,7 +15,7 @@ from attachments import PROOFS
 
 pytestmark = pytest.mark.twin
 
-PLAY = "gemma-worker.yml"
+PLAY = "gemma_worker.yml"
 PROGRAM = "/usr/local/bin/trialbench-worker"
 CONFIG = "/etc/fazai/fazai.conf"
 MADE = [CONFIG, "/etc/systemd/system/gemma-worker-boot.service", "/etc/systemd/system/gemma-worker.service",

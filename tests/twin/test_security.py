@@ -552,7 +552,7 @@ def test_a_tenants_answers_are_bounded_and_lead_nowhere(host, evil, tmp_path):
     path.write_text(yaml.safe_dump({"trial_tenants": values["trial_tenants"]}), encoding="utf-8")
     host.run(f"rm -f {FOLDER}/asked")
     # One of them never ends its answer: without a bound the play would not come back, and its time would be up.
-    played = host.play("verify-rollback.yml", "-vvv", "-e", f"@{path}")
+    played = host.play("verify_rollback.yml", "-vvv", "-e", f"@{path}")
     assert played.code != 0
     for name in LIARS:
         assert f"Check {7 + LIARS.index(name)}, {name} is healthy: failed" in played.text

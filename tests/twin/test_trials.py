@@ -140,7 +140,7 @@ def test_a_candidate_that_fails_its_gate_is_rolled_back(host, name, tmp_path):
 def test_the_checks_see_a_dead_phone_daemon(host):
     host.run("kill -9 $(systemctl show -p MainPID --value phone-daemon)")
     try:
-        played = host.play("verify-rollback.yml")
+        played = host.play("verify_rollback.yml")
     finally:
         host.run("systemctl reset-failed phone-daemon; systemctl start phone-daemon")
         host.wait(lambda: host.run("curl -sf http://127.0.0.1:8770/health || true") != "")

@@ -204,7 +204,7 @@ def test_what_is_installed_is_roots_and_nobody_else_writes_it() -> None:
     assert (install.PROGRAM_MODE, install.UNIT_MODE) == (0o755, 0o644)
 
 
-PLAYS = ["benchmark-e4b.yml", "rehearse.yml"]
+PLAYS = ["benchmark_e4b.yml", "rehearse.yml"]
 
 
 def yaml_of(path: str) -> Any:

@@ -1,9 +1,10 @@
-"""What the playbooks refuse before they touch anything: tags that no task has, an inventory without hosts."""
+"""What the playbooks refuse before they touch anything, and how they are found where the collection is installed."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 PLAYBOOKS = ROOT / "playbooks"
 HELPERS = {"require_hosts.yml", "require_tags.yml"}
-NAMES = sorted(path.name for path in PLAYBOOKS.glob("*.yml") if path.name not in HELPERS)
+# The name of the trial in a checkout, which no installed collection can have.
+ALIAS = "benchmark-e4b.yml"
+NAMES = sorted(path.name for path in PLAYBOOKS.glob("*.yml") if path.name not in {*HELPERS, ALIAS})
 
 
 def plays(name: str) -> list[dict[str, Any]]:
@@ -47,15 +50,85 @@ def test_each_playbook_first_names_the_tags_that_it_has(name: str) -> None:
     assert sorted(known) == sorted({*tags(plays(name))} - {"always", "never"})
 
 
-def played(known: list[str], *options: str) -> subprocess.CompletedProcess[str]:
-    """The check alone, by the real Ansible."""
-    return subprocess.run(
+def tool(name: str) -> str:
+    """A program of the Python that runs the tests."""
+    return str(Path(sys.executable).parent / name)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The collections path of somebody who has nothing but the tarball."""
+    folder = tmp_path_factory.mktemp("installed")
+    quiet: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
+    subprocess.run([tool("ansible-galaxy"), "collection", "build", "--output-path", str(folder)], cwd=ROOT, **quiet)
+    [tarball] = folder.glob("*.tar.gz")
+    subprocess.run(
+        [tool("ansible-galaxy"), "collection", "install", "--offline", "-p", str(folder), str(tarball)],
+        cwd=folder,
+        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(folder)},
+        **quiet,
+    )
+    return folder
+
+
+def test_the_trial_of_a_checkout_is_the_one_that_is_installed() -> None:
+    [only] = plays(ALIAS)
+    assert only["ansible.builtin.import_playbook"] == "benchmark_e4b.yml"
+    assert set(only) == {"name", "ansible.builtin.import_playbook"}
+
+
+def test_each_playbook_is_found_by_its_full_name(installed: Path, tmp_path: Path) -> None:
+    """A hyphen in a name is enough that Ansible finds none."""
+    names = [f"edgelab.model_trial.{Path(name).stem}" for name in NAMES]
+    done = subprocess.run(
+        [tool("ansible-playbook"), "--syntax-check", "-i", "localhost,", *names],
+        cwd=tmp_path,
+        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(installed)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = [line.removeprefix("playbook: ") for line in done.stdout.splitlines() if line.startswith("playbook: ")]
+    home = installed / "ansible_collections/edgelab/model_trial/playbooks"
+    assert found == [str(home / name) for name in NAMES]
+    # What holds for a checkout alone does not ship.
+    assert not (home / "group_vars").exists()
+
+
+def test_a_playbook_of_the_installed_collection_writes_where_it_was_started(installed: Path, tmp_path: Path) -> None:
+    """The worker's program is packed first; the role then refuses a service without the hash of its binary."""
+    home = installed / "ansible_collections/edgelab/model_trial"
+    before = sorted(home.rglob("*"))
+    done = subprocess.run(
         [
-            *(Path(sys.executable).parent / "ansible-playbook", "-i", "localhost,", "require_tags.yml"),
-            *("-e", json.dumps({"require_tags_known": known}), *options),
+            *(tool("ansible-playbook"), "edgelab.model_trial.gemma_worker", "--check", "--limit", "here"),
+            *("-i", "here,", "-c", "local", "-e", "trial_group=here"),
         ],
-        cwd=PLAYBOOKS,
-        env={**os.environ, "ANSIBLE_CONFIG": str(PLAYBOOKS / "ansible.cfg")},
+        cwd=tmp_path,
+        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(installed)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert "missing required arguments: gemma_cpp_binary_sha256" in in_words(done)
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["build", "build/trialbench-worker"]
+    assert [path for path in sorted(home.rglob("*")) if path not in before and "__pycache__" not in path.parts] == []
+
+
+def in_words(done: subprocess.CompletedProcess[str]) -> str:
+    """What was printed, without its line breaks."""
+    return " ".join(done.stdout.split()) + done.stderr
+
+
+def played(
+    *words: str, program: str = "ansible-playbook", folder: Path = PLAYBOOKS
+) -> subprocess.CompletedProcess[str]:
+    """A run of the real Ansible from a folder, by default one of the checkout's playbooks."""
+    return subprocess.run(
+        [tool(program), *words],
+        cwd=folder,
+        env={**os.environ, "ANSIBLE_CONFIG": str(PLAYBOOKS / "ansible.cfg"), "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -68,6 +141,7 @@ def played(known: list[str], *options: str) -> subprocess.CompletedProcess[str]:
         (["preflight", "acquire"], ["--tags", "typo"], "typo"),
         (["preflight", "acquire"], ["--tags", "preflight,measure"], "measure"),
         (["preflight", "acquire"], ["--skip-tags", "measure"], "measure"),
+        (["preflight", "acquire"], ["--tags", "typo", "--limit", "two"], "typo"),
         # Molecule skips these in every play.
         ([], ["--skip-tags", "molecule-notest,notest"], ""),
         ([], ["--skip-tags", "molecule-notest,notest,molecule-idempotence-notest"], ""),
@@ -79,9 +153,99 @@ def played(known: list[str], *options: str) -> subprocess.CompletedProcess[str]:
 )
 def test_tags_that_no_task_has_are_refused(known: list[str], options: list[str], found: str) -> None:
     """Ansible alone would do nothing, or all, and end with 0."""
-    done = played(known, *options)
+    done = played("require_tags.yml", "-i", "one,two", "-e", json.dumps({"require_tags_known": known}), *options)
     assert (done.returncode != 0) is bool(found), done.stdout + done.stderr
     if found:
-        words = " ".join(done.stdout.split())
+        words = in_words(done)
         assert ("Expected tags of acquire, preflight" if known else "Expected no tags: this playbook has none") in words
         assert f"found {found}. Nothing was done." in words
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """An inventory of somebody else, with a group of their own."""
+    (tmp_path / "hosts.yml").write_text("shop: {hosts: {till: {}, scale: {}}}\noffice: {hosts: {desk: {}}}\n")
+    (tmp_path / "group_vars").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("group", "options", "refused"),
+    [
+        ("", [], "in the group trial_hosts, found none."),
+        ("", ["-e", "trial_group=shop"], ""),
+        ("shop", [], ""),
+        ("shop", ["-e", "trial_group=shpo"], "in the group shpo, found none."),
+        ("shop", ["--limit", "till"], ""),
+        ("shop", ["--limit", "desk"], "in the group shop, found none within --limit desk."),
+        ("", ["--limit", "till"], "in the group trial_hosts, found none within --limit till."),
+    ],
+)
+def test_an_inventory_without_hosts_to_try_is_refused(shop: Path, group: str, options: list[str], refused: str) -> None:
+    """Ansible alone would find no hosts, do nothing and end with 0."""
+    if group:
+        (shop / "group_vars" / "all.yml").write_text(f"trial_group: {group}\n")
+    done = played("require_hosts.yml", "-i", str(shop), *options)
+    assert (done.returncode != 0) is bool(refused), in_words(done)
+    assert refused in in_words(done)
+
+
+def test_each_playbook_plays_on_the_group_that_the_inventory_names(shop: Path) -> None:
+    # The ground truth is no host's.
+    [hosts] = {plays(name)[-1]["hosts"] for name in NAMES if name != "ground_truth.yml"}
+    (shop / "group_vars" / "all.yml").write_text("trial_group: shop\n")
+    task = {"ansible.builtin.debug": {"msg": "tried: {{ inventory_hostname }}"}}
+    # As in each of them: Ansible knows a variable of localhost only after a first play.
+    first = {"ansible.builtin.import_playbook": str(PLAYBOOKS / "require_hosts.yml")}
+    (shop / "play.yml").write_text(json.dumps([first, {"hosts": hosts, "gather_facts": False, "tasks": [task]}]))
+    done = played(str(shop / "play.yml"), "-i", str(shop / "hosts.yml"))
+    assert done.returncode == 0, in_words(done)
+    assert set(re.findall(r"tried: (\w+)", done.stdout)) == {"till", "scale"}
+
+
+OURS = {
+    "acquire_build_dir": "build",
+    "preflight_build_dir": "build",
+    "trial_image_file": "build/bench-image.json",
+    "ground_truth_work": "build/ground-truth",
+    "gemma_cpp_program": "build/trialbench-worker",
+    "gemma_cpp_results_dir": "benchmark-results/proofs",
+    "verdict_results_dir": "benchmark-results",
+}
+
+
+@pytest.mark.parametrize(
+    ("playbooks", "given", "below"),
+    [
+        # Of an installed collection or of a project: what is not set lies where ansible-playbook was started.
+        ("installed", [], "{started}"),
+        ("project", [], "{started}"),
+        ("project", ["-e", "model_trial_dir=../elsewhere"], "{started}/../elsewhere"),
+        ("project", ["-e", "model_trial_dir={{ inventory_dir }}/out"], "{inventory}/out"),
+        # `cd playbooks && ansible-playbook ...`: what `make` built, and results beside it.
+        ("checkout", [], str(ROOT)),
+    ],
+)
+def test_what_is_built_and_measured_lies_in_a_folder_of_the_user(
+    request: pytest.FixtureRequest, tmp_path: Path, playbooks: str, given: list[str], below: str
+) -> None:
+    started, project, inventory = (tmp_path / name for name in ("started", "project", "inventory"))
+    for folder in (started, project, inventory):
+        folder.mkdir()
+    (inventory / "hosts.yml").write_text("trial_hosts: {hosts: {one: {}}}\n")
+    places = {"project": lambda: project, "checkout": lambda: PLAYBOOKS}
+    installed_at = "ansible_collections/edgelab/model_trial/playbooks"
+    places["installed"] = lambda: request.getfixturevalue("installed") / installed_at
+    roles = ("acquire", "preflight", "trial", "ground_truth", "gemma_cpp", "verdict")
+    defaults = [word for role in roles for word in ("-e", f"@{ROOT}/roles/{role}/defaults/main.yml")]
+    asked = "{{ {" + ", ".join(f"'{name}': {name}" for name in OURS) + "} | to_json }}"
+    done = played(
+        *("one", "-i", str(inventory), "--playbook-dir", str(places[playbooks]()), *defaults, *given),
+        *("-m", "ansible.builtin.debug", "-a", f"msg={asked}"),
+        program="ansible",
+        folder=started,
+    )
+    assert done.returncode == 0, in_words(done)
+    folder = Path(below.format(started=started, inventory=inventory)).resolve()
+    found = json.loads(json.loads(done.stdout.partition("=>")[2])["msg"])
+    assert found == {name: str(folder / path) for name, path in OURS.items()}

@@ -155,3 +155,22 @@ def test_the_folder_of_a_run_is_roots_alone_before_the_trial_is_open() -> None:
     """A second trial that is refused leaves it as the role made it."""
     (made,) = (task["ansible.builtin.file"] for task in tasks("snapshot") if "ansible.builtin.file" in task)
     assert (made["owner"], made["mode"]) == ("root", "0700")
+
+
+def test_an_option_that_may_be_a_text_is_no_condition_by_itself() -> None:
+    """`-e` gives texts, which Ansible checks against the specification and leaves as they are: "0" and "false" hold."""
+    seen, bare = set(), []
+    for spec in sorted(ROLES.glob("*/meta/argument_specs.yml")):
+        points = yaml.safe_load(spec.read_text())["argument_specs"].values()
+        options = {name: one["type"] for point in points for name, one in point["options"].items()}
+        files = [path for path in spec.parents[1].rglob("*") if path.is_file() and "meta" not in path.parts]
+        for path in files:
+            if path.suffix == ".md":
+                continue
+            for option in (name for name, kind in options.items() if kind in ("int", "float", "bool")):
+                for found in re.finditer(rf"\b(if|when:|not|and|or) {option}\b(.*)", path.read_text()):
+                    seen.add(option)
+                    if not re.match(r"(?: \| default\(\w+\))? \| (int|float|bool)\b", found[2]):
+                        bare.append(f"{path.relative_to(ROLES)}: {found[0]}")
+    assert {"gemma_cpp_memory_max_mib", "gemma_cpp_proof_runs", "preflight_outlook"} <= seen
+    assert bare == []

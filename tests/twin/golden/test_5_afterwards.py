@@ -16,7 +16,7 @@ def changed(played):
     return int(re.search(r"^twin\s*:.*?changed=(\d+)", played.text, re.MULTILINE)[1])
 
 
-@pytest.mark.parametrize("playbook", ["restore.yml", "verify-rollback.yml"])
+@pytest.mark.parametrize("playbook", ["restore.yml", "verify_rollback.yml"])
 def test_restore_and_verify_find_nothing_to_change(golden, playbook):
     before = golden.host.fingerprint()
     played = golden.host.play(playbook)

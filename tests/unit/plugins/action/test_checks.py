@@ -44,7 +44,7 @@ def test_a_host_that_stays_away_is_a_failure_with_a_way_on(stage: Any, monkeypat
         raise AnsibleConnectionFailure("no route")
 
     stage.module = module
-    with pytest.raises(AnsibleActionFail, match=r"tried for 60 s\): no route.*verify-rollback\.yml.*harvest\.yml"):
+    with pytest.raises(AnsibleActionFail, match=r"tried for 60 s\): no route.*verify_rollback\.yml.*harvest\.yml"):
         stage.play(checks, plan={})
     assert len(asked) == 6
 

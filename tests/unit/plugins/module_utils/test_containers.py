@@ -21,6 +21,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     sessions,
 )
 from ansible_collections.edgelab.model_trial.plugins.module_utils.containers import A2_LABEL, RUN_LABEL, DockerError
+from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Http
 
 Eventually = Callable[[Callable[[], Any]], None]
 
@@ -423,6 +424,10 @@ def test_last_words_of_a_container(docker: Any, monkeypatch: pytest.MonkeyPatch)
     assert containers.tail("server", 2) == "line 18\nline 19"
     docker.add("silent", RUN_LABEL, "run-1")
     assert containers.tail("silent") == "(nothing)"
+    asked = "".join(f"request: GET /health 127.0.0.1 503 {i}\n" for i in range(40))
+    docker.add("asked", RUN_LABEL, "run-1", logs=f"no memory left\n{asked}")
+    health = Http("http://127.0.0.1:11437/health")
+    assert containers.tail("asked", 8, health) == "no memory left\nrequest: GET /health 127.0.0.1 503 39 (40 times)"
 
 
 def say_bytes(commands: Any, rc: int = 0) -> None:

@@ -38,6 +38,9 @@ class FakeNvml:
     class NVMLError_NotSupported(NVMLError):
         pass
 
+    class NVMLError_LibraryNotFound(NVMLError):
+        pass
+
     nvmlMemory_v2 = 33_554_472
 
     def __init__(self) -> None:
@@ -313,10 +316,34 @@ def test_without_pynvml_nvidia_smi_is_read(smi: Callable[..., None]) -> None:
     assert vram.holders[1].command == "/usr/bin/gone"
 
 
+@pytest.mark.parametrize("there", ["pynvml", "its library", "nvidia-smi"])
+def test_a_card_is_read_by_what_there_is(
+    there: str, smi: Callable[..., None], nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Phase 0 asks without pynvml, the program with it: neither may find a card that the other does not."""
+    smi()
+    if there == "nvidia-smi":
+        monkeypatch.setitem(sys.modules, "pynvml", None)
+    if there == "pynvml":
+        nvml.fail("nvmlInit", nvml.NVMLError_LibraryNotFound("NVML Shared Library Not Found"))
+    card = gpu.Card()
+    card.close()
+    assert card.name == ("NVIDIA Something" if there == "its library" else "NVIDIA Other")
+
+
+def test_without_the_library_and_without_nvidia_smi_it_says_so(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nvml.fail("nvmlInit", nvml.NVMLError_LibraryNotFound("NVML Shared Library Not Found"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(gpu.GpuError, match="neither NVML nor nvidia-smi is there"):
+        gpu.Card()
+
+
 def test_without_anything_it_says_so(monkeypatch: pytest.MonkeyPatch, inside: None, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(gpu.GpuError, match="neither pynvml nor nvidia-smi is there"):
+    with pytest.raises(gpu.GpuError, match="neither NVML nor nvidia-smi is there"):
         gpu.Card()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,57 @@ def test_a_plan_is_read_with_its_defaults(plan_data: Data) -> None:
     assert plan.candidate.file("chat_template") == ""
     assert plan.limits.cap_s == 1500
     assert plan.attended
+
+
+def as_texts(value: Any) -> Any:
+    """The same with every number and truth value as the text that ``-e`` and a template make of it."""
+    if isinstance(value, dict):
+        # What a body or an answer holds is no option: there a text is a text.
+        return {key: part if key in ("json", "body", "format") else as_texts(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [as_texts(part) for part in value]
+    return str(value) if isinstance(value, (bool, int, float)) else value
+
+
+def test_each_number_may_be_given_as_text(plan_data: Data) -> None:
+    plan = planfile.parse(plan_data)
+    given = as_texts(json.loads(planfile.to_json(plan)))
+    assert given["limits"]["cap_s"] == "1500.0"
+    assert planfile.parse(given) == plan
+    tenant = plan_data["tenants"][0]
+    assert planfile.parse_tenant(as_texts(tenant), "tenants[0]") == planfile.parse_tenant(tenant, "tenants[0]")
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "value"),
+    [
+        ("tenants.0.start_timeout_s", "10", 10.0),
+        ("tenants.0.start_timeout_s", "2.5e1", 25.0),
+        ("tenants.0.port", "8080", 8080),
+        ("tenants.0.start_timeout_s", "", None),
+        ("tenants.0.start_timeout_s", "10 s", None),
+        ("tenants.0.start_timeout_s", "nan", None),
+        ("tenants.0.start_timeout_s", "1e999", None),
+        ("tenants.0.start_timeout_s", "1_0", None),
+        ("tenants.0.start_timeout_s", "10\n", None),
+        ("tenants.0.start_timeout_s", "\u0661\u0660", None),
+        ("tenants.0.start_timeout_s", "-1", None),
+        ("tenants.0.port", "8080.5", None),
+        ("tenants.0.port", "0x1f90", None),
+        ("tenants.0.port", "9" * 5000, None),
+        ("tenants.0.port", "true", None),
+        ("attended", "1", None),
+    ],
+)
+def test_a_text_that_is_no_number_is_refused_as_it_was_given(
+    plan_data: Data, path: str, text: str, value: float | None
+) -> None:
+    if value is None:
+        with pytest.raises(planfile.PlanError, match=re.escape(path.replace(".0.", "[0].") + ": expected ")):
+            planfile.parse(change(plan_data, path, text))
+        return
+    tenant = planfile.parse(change(plan_data, path, text)).tenants[0]
+    assert getattr(tenant, path.rsplit(".", 1)[-1]) == value
 
 
 def test_a_plan_survives_its_json(plan_data: Data, tmp_path: Path) -> None:

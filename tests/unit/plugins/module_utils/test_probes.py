@@ -41,6 +41,50 @@ def spawn() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         process.wait()
 
 
+# Logs
+
+
+@pytest.mark.parametrize(
+    "polled",
+    [
+        'INFO:     127.0.0.1:{port} - "GET /health HTTP/1.1" 503 Service Unavailable',
+        '127.0.0.1 - - [30/Nov/2026 08:00:{second:02}] "GET /health HTTP/1.1" 503 -',
+        "srv  log_server_r: request: GET /health 127.0.0.1 503",
+        '{{"ms": 0.{second}, "path": "/health", "method": "GET", "status": 503}}',
+        '127.0.0.1 "GET /health?full=1 HTTP/1.1" 503',
+    ],
+)
+def test_a_log_that_we_filled_with_our_questions_still_tells_what_was_said(polled: str) -> None:
+    polls = [polled.format(port=40_000 + i, second=i % 60) for i in range(300)]
+    said = ["loading", *polls[:150], "CUDA error: out of memory", *polls[150:]]
+    told = probes.log_end("\n".join(said), Http("http://127.0.0.1:8080/health"), 20)
+    assert told == ["loading", "CUDA error: out of memory", f"{polls[-1]} (300 times)"]
+
+
+@pytest.mark.parametrize(
+    ("health", "lines", "told"),
+    [
+        # Nobody asked, or for something else: each line is what it says.
+        (None, ["GET /health 1", "GET /health 2"], ["GET /health 1", "GET /health 2"]),
+        ("/health", ["GET /healthy 1", "GET /healthy 2"], ["GET /healthy 1", "GET /healthy 2"]),
+        ("/health", ["GET /v1/health 1", "GET /v1/health 2"], ["GET /v1/health 1", "GET /v1/health 2"]),
+        ("/health", ["POST /health 1", "POST /health 2"], ["POST /health 1", "POST /health 2"]),
+        ("", ["GET /ask 1", "GET / 1", "GET / 2"], ["GET /ask 1", "GET / 2 (2 times)"]),
+        # An answer of another kind is not lost among the others.
+        (
+            "/health",
+            ["GET /health 503", "GET /health failed: no memory", "GET /health 503"],
+            ["GET /health failed: no memory", "GET /health 503 (2 times)"],
+        ),
+        ("/health", ["a", "b", "c", "d"], ["b", "c", "d"]),
+        ("/health", [], []),
+    ],
+)
+def test_only_answers_to_our_own_question_are_one_line(health: str | None, lines: list[str], told: list[str]) -> None:
+    question = None if health is None else Http(f"http://127.0.0.1:8080{health}")
+    assert probes.log_end("\n".join(lines), question, 3) == told
+
+
 # HTTP
 
 

@@ -201,6 +201,15 @@ def test_a_unit_that_will_not_stop_is_named_with_its_last_words(commands: Comman
     assert text.endswith("to start it by hand: sudo systemctl start model.service")
 
 
+def test_its_last_words_are_not_our_own_questions(commands: Commands, log: Path) -> None:
+    commands.answer("systemctl stop", rc=1, err="Job failed.\n")
+    commands.answer("journalctl", out="no memory left\n" + "".join(f"GET /health {i}\n" for i in range(40)))
+    with pytest.raises(TenantError) as caught:
+        tenants.stop(dataclasses.replace(UNIT, health=Http("http://127.0.0.1:1/health")), log)
+    told = "last log lines:\nno memory left\nGET /health 39 (40 times)\nto start it by hand: "
+    assert told in str(caught.value)
+
+
 def test_a_stop_command_that_hangs_is_given_up(commands: Commands, log: Path) -> None:
     commands.answer("systemctl stop", sleep_s=20)
     with pytest.raises(TenantError, match="model: still stopping after 0 s"):
@@ -1155,7 +1164,7 @@ def test_elsewhere_it_prints_into_the_journal(commands: Commands, log: Path, mon
     (call,) = commands.calls("systemd-run")
     assert call[call.index("/bin/sh") - 2 : call.index("/bin/sh")] == ["systemd-cat", "--identifier=trial-p"]
     assert "words of it" in tenants.of(tenant).last_words(log)
-    assert commands.calls("journalctl") == [["--identifier=trial-p", "-n", "20", "--no-pager", "-o", "cat"]]
+    assert commands.calls("journalctl") == [["--identifier=trial-p", "-n", "2000", "--no-pager", "-o", "cat"]]
 
 
 # Memory that is shared.

@@ -72,3 +72,13 @@ def test_a_card_that_is_not_there_fails(invoke: Any) -> None:
     result = invoke(gpu_drain.main, {"index": 9})
     assert result["failed"]
     assert result["msg"] == "GPU 9 cannot be read: no such card"
+
+
+def test_a_card_that_is_not_there_is_no_failure_of_check_mode(invoke: Any) -> None:
+    """Nothing was stopped, and the results of later tasks may be asked for."""
+    result = invoke(gpu_drain.main, {"index": 9, "target_mib": 500}, check_mode=True)
+    assert not result["failed"]
+    assert not result["changed"]
+    assert "GPU 9 cannot be read: no such card" in str(result["warnings"])
+    found = {name: result[name] for name in ("drained", "used_mib", "target_mib", "duration_s", "processes")}
+    assert found == {"drained": False, "used_mib": 0, "target_mib": 500, "duration_s": 0.0, "processes": []}
