@@ -181,13 +181,16 @@ def _message(text: str, told: Told, failure: Failure | None) -> Message:
         "prompt_ms": usage.prompt_ms,
         "predicted_ms": usage.predicted_ms,
     }
-    fault = None
+    fault, finish = None, None if told.finish_reason == "unknown" else told.finish_reason
+    if failure is not None and failure.failure_class is EMPTY_OUTPUT:
+        # It ended by itself and reports success.
+        finish = finish or "stop"
     if failure is not None and failure.failure_class is REPLACEMENT_CHARACTERS:
         # The program wrote bytes that are no text; a server sends this character as a text of its own.
         fault = Fault("bad_reply", f"{failure.failure_class.name}: {failure.detail}")
     return Message(
         content=text,
-        finish_reason=None if told.finish_reason == "unknown" else told.finish_reason,
+        finish_reason=finish,
         counts={name: float(value) for name, value in counts.items() if value is not None},
         fault=fault,
     )

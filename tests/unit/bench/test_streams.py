@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from collections.abc import Callable
@@ -111,7 +112,7 @@ ERROR = {"error": {"message": "engine died", "code": 502}}
 DIED = (None, "server_error", "engine died")
 NONE = (None, "bad_reply", "events without choices")
 JSON, NDJSON = "application/json", "application/x-ndjson"
-ANSWER = {"choices": [{"message": {"content": "left large"}, "finish_reason": "stop"}]}
+ANSWER: dict[str, Any] = {"choices": [{"message": {"content": "left large"}, "finish_reason": "stop"}]}
 # The kind, the bytes, the error class, and words of the detail. `None` as content type: an event stream.
 FAILED: list[tuple[str, bytes, str | None, str, str]] = [
     ("error object", HEAD + data(ERROR), *DIED),
@@ -379,3 +380,72 @@ def test_what_counts_as_the_first_token(delta: Chunk, counts: bool) -> None:
     reading.feed(data({"choices": [{"index": 0, "delta": delta}]}), 1.0)
     reading.feed(data(LEFT, STOP), 2.0)
     assert reading.first_s == (1.0 if counts else 2.0)
+
+
+GZIPPED = gzip.compress(json.dumps(ANSWER).encode())
+# An answer that is no stream, its error class and words of its detail: the same for both.
+REFUSED: list[tuple[str, str, bytes, str, str]] = [
+    ("400", "400 X", b'{"error": {"message": "no such field"}}', "http_400", "no such field"),
+    ("401", "401 X", b'{"detail": "Invalid API Key"}', "http_401", "Invalid API Key"),
+    ("404", "404 X", b"<h1>Not Found</h1>", "http_404", "<h1>Not Found</h1>"),
+    ("429", "429 X", b'{"message": "slow down"}', "http_429", "slow down"),
+    ("500", "500 X", b"", "http_500", "no text"),
+    ("502", "502 X", b"Bad Gateway", "http_502", "Bad Gateway"),
+    ("503", "503 X", b'{"error": {"code": 503, "message": "Loading model"}}', "http_503", "Loading model"),
+    ("504", "504 X", b"late", "http_504", "late"),
+    ("message behind much else", "500 X", b'{"trace": "' + b"x" * 999 + b'", "message": "why"}', "http_500", "why"),
+    ("redirect", "307 X\r\nLocation: http://me:pw@127.0.0.1:9/v1?k=s", b"", "http_307", "redirects to http://127.0.0.1:9/v1;"),
+    ("redirect within", "308 X\r\nLocation: /v2/", b"", "http_308", "redirects to /v2/;"),
+    ("compressed", "200 X\r\nContent-Encoding: gzip", GZIPPED, "bad_json", "compressed with gzip"),
+    ("compressed, not named", "200 X", GZIPPED, "bad_json", "compressed with gzip"),
+    ("compressed otherwise", "200 X\r\nContent-Encoding: zstd", b"\x28\xb5\x2f\xfd", "bad_json", "compressed with zstd"),
+    ("compressed error", "500 X\r\nContent-Encoding: gzip", GZIPPED, "http_500", "compressed with gzip"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "head", "body", "error_class", "words"), REFUSED, ids=ids(REFUSED))
+def test_answers_that_are_no_reply(
+    server: Any, ask: Callable[..., Sample], kind: str, head: str, body: bytes, error_class: str, words: str
+) -> None:
+    server.script = [f"HTTP/1.1 {head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body]
+    sample = ask()
+    detail = str(sample.error_detail)
+    assert sample.error_class == error_class, kind
+    assert words in detail
+    assert "me:pw" not in detail
+    assert "k=s" not in detail
+
+
+@pytest.mark.parametrize(
+    ("body", "error_class", "words"),
+    [
+        ({"choices": [{"index": 1, "message": {"content": "b"}}, {"index": 0, **ANSWER["choices"][0]}]}, None, ""),
+        ({**ANSWER, "error": None}, None, ""),
+        ({**ANSWER, "error": {"message": "half"}}, "server_error", "half"),
+        ({"choices": [{"error": {"message": "upstream"}, "message": {"content": ""}}]}, "server_error", "upstream"),
+        ({"error": "not loaded"}, "server_error", "not loaded"),
+        ({"detail": "Not Found"}, "server_error", "Not Found"),
+        ({"object": "error", "message": "out of memory"}, "server_error", "out of memory"),
+        ({"choices": [{"message": {"content": 7}}]}, "bad_reply", "content: expected a text"),
+        ({"choices": [{"text": "left"}]}, "bad_reply", "choices[0].message: expected an object"),
+        ([ANSWER], "bad_reply", "found a list"),
+        ({"message": {"content": "left"}}, "bad_reply", "without choices"),
+    ],
+    ids=str,
+)
+def test_documents(server: Any, acts: Any, nav: Workload, body: Any, error_class: str | None, words: str) -> None:
+    server.script = [acts.http(json.dumps(body).encode())]
+    client = ChatClient(server.url)
+    reply = client.send(client.encode(nav, cache_prompt=False), timeout_s=20.0, connect_timeout_s=5.0)
+    client.close()
+    assert reply.error_class == error_class
+    assert words in str(reply.error_detail)
+    assert error_class is not None or reply.content == "left large"
+
+
+def test_an_error_event_in_place_of_a_document(server: Any, acts: Any, nav: Workload) -> None:
+    server.script = [acts.http(data(ERROR))]
+    client = ChatClient(server.url)
+    reply = client.send(client.encode(nav, cache_prompt=False), timeout_s=20.0, connect_timeout_s=5.0)
+    client.close()
+    assert (reply.error_class, reply.error_detail) == ("server_error", "engine died")
