@@ -398,7 +398,7 @@ REFUSED: list[tuple[str, str, bytes, str, str]] = [
     ("redirect within", "308 X\r\nLocation: /v2/", b"", "http_308", "redirects to /v2/;"),
     ("compressed", "200 X\r\nContent-Encoding: gzip", GZIPPED, "bad_json", "compressed with gzip"),
     ("compressed, not named", "200 X", GZIPPED, "bad_json", "compressed with gzip"),
-    ("compressed otherwise", "200 X\r\nContent-Encoding: zstd", b"\x28\xb5\x2f\xfd", "bad_json", "compressed with zstd"),
+    ("zstd", "200 X\r\nContent-Encoding: zstd", b"\x28\xb5\x2f\xfd", "bad_json", "compressed with zstd"),
     ("compressed error", "500 X\r\nContent-Encoding: gzip", GZIPPED, "http_500", "compressed with gzip"),
 ]  # fmt: skip
 
@@ -449,3 +449,38 @@ def test_an_error_event_in_place_of_a_document(server: Any, acts: Any, nav: Work
     reply = client.send(client.encode(nav, cache_prompt=False), timeout_s=20.0, connect_timeout_s=5.0)
     client.close()
     assert (reply.error_class, reply.error_detail) == ("server_error", "engine died")
+
+
+WORDS = json.dumps(ANSWER)
+
+
+@pytest.mark.parametrize(
+    ("body", "error_class"),
+    [
+        (WORDS.encode() + b"\n\n", None),
+        (b"\xef\xbb\xbf" + WORDS.encode(), None),
+        (WORDS.encode("utf-16"), None),
+        (WORDS.replace("stop", "st\N{LATIN SMALL LETTER O WITH DIAERESIS}p").encode("latin-1"), "bad_json"),
+        (WORDS.encode() * 2, "bad_json"),
+        (WORDS.encode() + b"\n\ndata: [DONE]\n\n", "bad_json"),
+        (data(chunk("left large", "stop"), "[DONE]"), "bad_json"),
+        (b"null", "bad_reply"),
+        (b"", "bad_json"),
+    ],
+    ids=repr,
+)
+def test_bytes_of_a_document(server: Any, acts: Any, nav: Workload, body: bytes, error_class: str | None) -> None:
+    server.script = [acts.http(body)]
+    client = ChatClient(server.url)
+    reply = client.send(client.encode(nav, cache_prompt=False), timeout_s=20.0, connect_timeout_s=5.0)
+    client.close()
+    assert reply.error_class == error_class
+    assert error_class is not None or reply.content == "left large"
+
+
+def test_a_whole_document_whose_length_is_wrong_is_whole(server: Any, acts: Any, nav: Workload) -> None:
+    server.script = [acts.closes_after(acts.http(WORDS.encode(), length=5000))]
+    client = ChatClient(server.url)
+    reply = client.send(client.encode(nav, cache_prompt=False), timeout_s=20.0, connect_timeout_s=5.0)
+    client.close()
+    assert (reply.error_class, reply.content) == (None, "left large")
