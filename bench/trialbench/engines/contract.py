@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 from trialbench.engines.failures import BAD_ARGUMENTS, UNSUPPORTED, Failure
+from trialbench.engines.message import Message
 from trialbench.errors import TrialbenchError
 
 Source = Literal["gemma_local", "llama_server", "openai_compatible", "apr", "transformers"]
@@ -164,6 +165,7 @@ class Result:
     `quiet_ms`: from the cancel or the passed deadline until nothing of it was left; None where it ended by itself.
     `clean`: whether that was proved (no process of the group left, pipes drained; the server's slot seen free).
     `peak_mib`: the engine's peak memory, where it is ours to see.
+    `message`: the reply in the engine's own words, with everything that a judge needs.
     """
 
     label: Label
@@ -178,6 +180,7 @@ class Result:
     clean: bool = True
     peak_mib: float | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    message: Message = field(default_factory=Message)
 
     @property
     def ttft_ms(self) -> float | None:

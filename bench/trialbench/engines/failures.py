@@ -204,10 +204,14 @@ FAILURES: tuple[FailureClass, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failure class and the details. `detail` contains untrusted text: sanitize it before display."""
+    """A failure class and the details. `detail` contains untrusted text: sanitize it before display.
+
+    `status`: the HTTP status of the answer, where it was another than 200.
+    """
 
     failure_class: FailureClass
     detail: str
+    status: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """`class`, `code`, `kind` and `detail` as a JSON object."""

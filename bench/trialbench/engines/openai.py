@@ -40,7 +40,7 @@ from trialbench.engines.failures import (
 from trialbench.engines.gguf import file_type_bits, named_bits
 from trialbench.engines.hashing import Hashes
 from trialbench.engines.llama.generation import CallError, HttpGeneration, Server, by_status
-from trialbench.engines.llama.messages import Message, count, read_completion_event, read_event, text
+from trialbench.engines.llama.messages import count, read_chunk, read_completion, text
 from trialbench.engines.llama.slots import Slots, SlotsError
 from trialbench.engines.llama.wire import base_url, check_url
 
@@ -108,7 +108,7 @@ class OpenAICompatible:
             "/v1/chat/completions",
             {**body, **request.extra},
             request.deadlines,
-            _read_chat,
+            read_chunk,
             facts={"ignored": ignored} if ignored else {},
         )
 
@@ -200,13 +200,13 @@ class LlamaServer(OpenAICompatible):
             except CallError:
                 pass  # the request itself will report the problem
         if request.prompt_ids is not None:
-            path, read = "/completion", read_completion_event
+            path, read = "/completion", read_completion
             body: dict[str, Any] = {"prompt": list(request.prompt_ids), "stream": True, "return_tokens": True}
             body |= {name: getattr(request, name) for name in ("temperature", "top_p", "seed") if _has(request, name)}
             if request.max_tokens is not None:
                 body["n_predict"] = request.max_tokens
         else:
-            path, read = "/v1/chat/completions", _read_chat
+            path, read = "/v1/chat/completions", read_chunk
             body = self._chat_body(request)
             body["chat_template_kwargs"] = {"enable_thinking": False}
         body["cache_prompt"] = request.cache_prompt
@@ -317,10 +317,6 @@ def _why_no_slots(error: SlotsError) -> FailureClass:
     if error.status is None:
         return CONNECTION
     return BAD_REPLY if error.status == 200 else by_status(error.status, "").failure_class
-
-
-def _read_chat(name: str, value: str) -> Message:
-    return read_event(name, value, strict=False)
 
 
 def _list(document: object, name: str) -> list[Any]:

@@ -38,6 +38,7 @@ from trialbench.engines.failures import (
     Failure,
     FailureClass,
 )
+from trialbench.engines.message import Fault, Message
 from trialbench.engines.supervisor import Ending, Supervised
 
 # SIGILL, SIGBUS, SIGFPE, SIGSEGV; SIGABRT; signals from outside: HUP, INT, KILL, TERM.
@@ -162,11 +163,37 @@ class ProcessGeneration:
             clean=ending.clean,
             peak_mib=ending.peak_mib,
             facts=facts,
+            message=_message(text, told, failure),
         )
         if failure is not None:
             return Failed(failure, ending.ended_s)
         assert finish is not None
         return Done(finish, usage, ending.ended_s)
+
+
+def _message(text: str, told: Told, failure: Failure | None) -> Message:
+    usage = told.usage
+    counts = {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        # All of them: there is no cache.
+        "prompt_n": usage.prompt_tokens,
+        "prompt_ms": usage.prompt_ms,
+        "predicted_ms": usage.predicted_ms,
+    }
+    fault, finish = None, None if told.finish_reason == "unknown" else told.finish_reason
+    if failure is not None and failure.failure_class is EMPTY_OUTPUT:
+        # It ended by itself and reports success.
+        finish = finish or "stop"
+    if failure is not None and failure.failure_class is REPLACEMENT_CHARACTERS:
+        # The program wrote bytes that are no text; a server sends this character as a text of its own.
+        fault = Fault("bad_reply", f"{failure.failure_class.name}: {failure.detail}")
+    return Message(
+        content=text,
+        finish_reason=finish,
+        counts={name: float(value) for name, value in counts.items() if value is not None},
+        fault=fault,
+    )
 
 
 class BrokenGeneration:

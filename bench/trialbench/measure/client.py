@@ -8,21 +8,15 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trialbench.engines.llama.messages import (
-    JSON_ERRORS,
-    PARSE_ERRORS,
-    Message,
-    events,
-    read_document,
-    read_event,
-    text,
-)
-from trialbench.engines.llama.wire import Connection, Response, WireError, base_url, chunks
+from trialbench.engines.llama.messages import REST_S, StreamedReply, compressed, explain, read_document
+from trialbench.engines.llama.wire import Connection, Response, Wire, WireError, base_url, chunks
+from trialbench.engines.message import Fault, Message
 from trialbench.errors import UsageError
 from trialbench.workloads import Workload
 
@@ -34,7 +28,20 @@ CONNECTION_ERRORS = frozenset({"connect", "dropped", "timeout"})
 MAX_REPLY_BYTES = 4 << 20
 _MAX_NAME = 300
 _PATH = "/v1/chat/completions"
-_COUNTS = {"completion_tokens": "completion_tokens", "prompt_n": "prompt_n", "cached_tokens": "cache_n"}
+_COUNTS = {
+    "completion_tokens": "completion_tokens",
+    "thinking_tokens": "thinking_tokens",
+    "prompt_n": "prompt_n",
+    "cached_tokens": "cache_n",
+}
+# Bytes that may mean that a stream is at its end, or holds an error: only then is it parsed while it still arrives.
+_AN_END = re.compile(rb'"finish_reason"\s*:\s*(?:"[^"]|[\[{])')
+_AN_ERROR = re.compile(
+    rb'"error"\s*:\s*(?:"[^"]|\[|\{\s*")|"(?:object|type)"\s*:\s*"error"|(?:^|[\r\n])(?:event: ?\w*)?error'
+)
+_OVERLAP = 64
+# A whole document may also be known by its text, where the server does not say its length; so often it is tried.
+_MAX_TRIES = 64
 # The beginning of the hint that is appended to such a server's message.
 REFUSED_FIELD = "(the server refuses a field of the request"
 
@@ -44,7 +51,8 @@ class Reply:
     """The outcome of a request. `started_s` is CLOCK_MONOTONIC, other times are milliseconds; None: not reported.
 
     `error_class`: None, `connect`, `dropped` (closed within the reply), `timeout`, `cut_off` (ended by us: time limit
-    or signal), `http_<status>`, `server_error` (an error event within a stream), `bad_json`, `bad_reply`.
+    or signal), `http_<status>`, `server_error` (an error that was reported in place of a reply, or within one),
+    `bad_json`, `bad_reply`.
     """
 
     started_s: float
@@ -54,13 +62,30 @@ class Reply:
     error_detail: str | None = None
     content: str | None = None
     reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: tuple[str, ...] | None = None
     finish_reason: str | None = None
     completion_tokens: int | None = None
+    thinking_tokens: int | None = None
     server_ms: float | None = None
     prompt_n: int | None = None
     cache_n: int | None = None
     model: str | None = None
     reconnected: bool = False
+
+    def take(self, message: Message) -> None:
+        """Take over what the engine said, whatever engine it is."""
+        self.content, self.reasoning, self.refusal = message.content, message.reasoning, message.refusal
+        self.tool_calls, self.finish_reason = message.tool_calls, message.finish_reason
+        self.model = message.model[:_MAX_NAME] if message.model else None
+        counts = message.counts
+        if "prompt_ms" in counts and "predicted_ms" in counts:
+            self.server_ms = round(counts["prompt_ms"] + counts["predicted_ms"], 3)
+        for name, ours in _COUNTS.items():
+            if name in counts:
+                setattr(self, ours, int(counts[name]))
+        if message.fault is not None:
+            self.error_class, self.error_detail = message.fault.kind, message.fault.detail
 
 
 class ChatClient:
@@ -141,46 +166,50 @@ class ChatClient:
         own_limit_s = min(until_s, self._interrupted_s)
         wire.deadline_s = min(started_s + timeout_s, own_limit_s)
         reply = Reply(started_s)
+        taking = _Stream(wire) if self._stream else _Document(wire)
+        lost: WireError | None = None
         try:
             with self._connection.exchange(
                 "POST", _PATH, body, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s
             ) as response:
-                self._read(response, reply)
+                if response.status_code == 200:
+                    taking.take(response)
+                else:
+                    said = b"".join(chunks(response, MAX_REPLY_BYTES))
+                    reply.error_class, reply.error_detail = (
+                        f"http_{response.status_code}",
+                        self._explain(response, said),
+                    )
         except WireError as error:
-            if error.kind == "deadline" and time.monotonic() >= min(until_s, self._interrupted_s):
+            lost = error
+        if reply.error_class is None:
+            reply.take(taking.end(closed=lost is None))
+        # Whatever ended the connection: a reply that was whole before stays one, and an error that the server reported
+        # says more than the end.
+        if lost is not None and taking.whole_s is None and reply.error_class is None:
+            if lost.kind == "deadline" and time.monotonic() >= min(until_s, self._interrupted_s):
                 reply.error_class, reply.error_detail = "cut_off", "ended by the time limit or a signal"
-            elif error.kind == "deadline":
+            elif lost.kind == "deadline":
                 reply.error_class, reply.error_detail = "timeout", f"no complete reply within {timeout_s:g} s"
-            elif error.kind == "connect":
-                reply.error_class, reply.error_detail = "connect", str(error) or f"not within {connect_timeout_s:g} s"
+            elif lost.kind == "connect":
+                reply.error_class, reply.error_detail = "connect", str(lost) or f"not within {connect_timeout_s:g} s"
             else:
-                reply.error_class = "dropped" if error.kind == "dropped" else "bad_reply"
-                reply.error_detail = str(error)
+                reply.error_class = "dropped" if lost.kind == "dropped" else "bad_reply"
+                reply.error_detail = str(lost)
         self._reused = wire.connects == connects
         if wire.first_write_s is not None:
             reply.started_s = wire.first_write_s
-        end_s = wire.last_read_s or time.monotonic()
+            if taking.first_s is not None:
+                reply.ttft_ms = _ms(taking.first_s - reply.started_s)
+        end_s = taking.whole_s or wire.last_read_s or time.monotonic()
         if reply.error_class in (None, "bad_json", "bad_reply") or (reply.error_class or "").startswith("http_"):
             reply.latency_ms = _ms(end_s - reply.started_s)
         return reply
 
-    def _read(self, response: Response, reply: Reply) -> None:
-        body = chunks(response, MAX_REPLY_BYTES)
-        if response.status_code != 200:
-            said = b"".join(body).decode("utf-8", "replace")
-            reply.error_class, reply.error_detail = f"http_{response.status_code}", self._explain(response, said)
-        elif self._stream:
-            # Read everything first, with the time of each piece, and parse afterwards: a client that parses between
-            # two reads falls behind a fast server and measures itself.
-            pieces = [(self.wire.last_read_s, chunk) for chunk in body]
-            _read_stream(pieces, reply, self.wire.first_write_s)
-        else:
-            _read_document(b"".join(body), reply)
-
-    def _explain(self, response: Response, said: str) -> str:
-        detail = said.strip()[:300] or "no text"
+    def _explain(self, response: Response, said: bytes) -> str:
+        detail = explain(response.status_code, response.headers, said)
         if response.status_code in (400, 422):
-            named = [name for name in (*EXTENSIONS, "stream_options", "temperature") if name in said]
+            named = [name for name in (*EXTENSIONS, "stream_options", "temperature") if name.encode() in said]
             if named:
                 options = " ".join(f"--omit {name}" for name in named)
                 detail += f" {REFUSED_FIELD}; leave it out with {options})"
@@ -203,56 +232,119 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
-def _read_document(body: bytes, reply: Reply) -> None:
-    message = Message()
-    try:
-        read_document(body, message)
-    except JSON_ERRORS as error:
-        reply.error_class, reply.error_detail = "bad_json", f"{error}: {body[:80]!r}"
-    except PARSE_ERRORS as error:
-        reply.error_class = "bad_reply"
-        reply.error_detail = f"not a chat completion: {type(error).__name__} {error}: {body[:80]!r}"
-    _add(reply, message)
-    reply.content, reply.reasoning = text(message.content), text(message.reasoning)
+class _Document:
+    """A reply that comes in one piece.
+
+    Attributes:
+        whole_s: when the whole document had come; None before.
+    """
+
+    first_s = None
+
+    def __init__(self, wire: Wire) -> None:
+        self.whole_s: float | None = None
+        self._wire = wire
+        self._got = bytearray()
+        self._tries = 0
+        self._message: Message | None = None
+        self._packed: str | None = None
+
+    def take(self, response: Response) -> None:
+        length = response.headers.get("content-length")
+        for chunk in chunks(response, MAX_REPLY_BYTES):
+            self._got += chunk
+            if length != str(len(self._got)) and (self._message is None or chunk.strip()):
+                self._look()
+        self._packed = compressed(response.headers, bytes(self._got[:2]))
+        if self.whole_s is None:
+            self.whole_s = self._wire.last_read_s
+
+    def _look(self) -> None:
+        """Where the server does not say how much will come: see whether this is a whole document already."""
+        self._message, self.whole_s = None, None
+        self._wire.whole_until_s = float("inf")
+        if self._tries < _MAX_TRIES and self._got.rstrip().endswith(b"}") and _AN_END.search(self._got):
+            self._tries += 1
+            self._settle()
+
+    def _settle(self) -> None:
+        message = read_document(bytes(self._got))
+        if message.fault is None and message.finish_reason is not None:
+            self._message, self.whole_s = message, self._wire.last_read_s
+            self._wire.whole_until_s = (self.whole_s or 0.0) + REST_S
+
+    def end(self, *, closed: bool) -> Message:
+        """The reply, or what there is of it."""
+        if self._message is None and not closed:
+            # What broke may have been the connection behind a whole reply, or behind an error.
+            self._settle()
+            found = read_document(bytes(self._got))
+            if self._message is None and (found.fault is None or found.fault.kind != "server_error"):
+                return Message()
+        if self._packed is not None:
+            return Message(fault=Fault("bad_json", self._packed))
+        return self._message or read_document(bytes(self._got))
 
 
-def _read_stream(pieces: Sequence[tuple[float | None, bytes]], reply: Reply, first_write_s: float | None) -> None:
-    came_s: float | None = None
+class _Stream:
+    """A reply that comes as a stream of events.
 
-    def replayed() -> Iterator[bytes]:
-        nonlocal came_s
-        for came_s, chunk in pieces:  # noqa: B007 - read by the loop below, event by event
-            yield chunk
+    All of it is read first, with the time of each piece, and parsed afterwards: a client that parses between two reads
+    falls behind a fast server and measures itself. Only what looks like the end is parsed as it comes, so that nothing
+    is waited for once the reply is whole.
+    """
 
-    whole = Message()
-    for name, value in events(replayed()):
-        try:
-            message = read_event(name, value, strict=True)
-        except PARSE_ERRORS as error:
-            reply.error_class = "bad_json" if isinstance(error, ValueError) else "bad_reply"
-            reply.error_detail = f"{error}: {value[:80]!r}"
-            return
-        if message.error is not None:
-            reply.error_class, reply.error_detail = "server_error", value[:300]
-            return
-        whole.last = whole.last or message.last
-        for key, piece in message.texts.items():
-            whole.texts[key] = whole.texts.get(key, "") + piece
-            if piece and reply.ttft_ms is None and came_s is not None and first_write_s is not None:
-                reply.ttft_ms = _ms(came_s - first_write_s)
-        _add(reply, message)
-    if not whole.last:
-        reply.error_class, reply.error_detail = "dropped", "the stream ended before [DONE]"
-    reply.content, reply.reasoning = text(whole.content), text(whole.reasoning)
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._reading = StreamedReply()
+        self._pieces: list[tuple[float, bytes]] = []
+        self._tail = b""
+        self._near_end = False
+        self._kind = ""
 
+    @property
+    def whole_s(self) -> float | None:
+        """When the reply was whole."""
+        return self._reading.whole_s
 
-def _add(reply: Reply, message: Message) -> None:
-    """Copy everything but the texts, which are complete only at the end."""
-    counts = message.counts
-    reply.finish_reason = message.finish_reason or reply.finish_reason
-    reply.model = message.model[:_MAX_NAME] if message.model else reply.model
-    if "prompt_ms" in counts and "predicted_ms" in counts:
-        reply.server_ms = round(counts["prompt_ms"] + counts["predicted_ms"], 3)
-    for name, ours in _COUNTS.items():
-        if name in counts:
-            setattr(reply, ours, int(counts[name]))
+    @property
+    def first_s(self) -> float | None:
+        """When the first token came."""
+        return self._reading.first_s
+
+    def take(self, response: Response) -> None:
+        wire, reading = self._wire, self._reading
+        self._kind = response.headers.get("content-type", "")
+        first = True
+        for chunk in chunks(response, MAX_REPLY_BYTES):
+            if first and (packed := compressed(response.headers, chunk)) is not None:
+                reading.fail(Fault("bad_json", packed))
+                return
+            first = False
+            self._pieces.append((wire.last_read_s or time.monotonic(), chunk))
+            self._near_end = self._near_end or self._looks_like_the_end(chunk)
+            if self._near_end:
+                self._parse()
+                if reading.done:
+                    return
+                wire.whole_until_s = reading.until_s
+
+    def _looks_like_the_end(self, chunk: bytes) -> bool:
+        seen = self._tail + chunk
+        self._tail = seen[-_OVERLAP:]
+        return (
+            b"[DONE]" in seen
+            or _AN_END.search(seen) is not None
+            or (b"error" in seen and _AN_ERROR.search(seen) is not None)
+        )
+
+    def _parse(self) -> None:
+        for at_s, chunk in self._pieces:
+            self._reading.feed(chunk, at_s)
+        self._pieces.clear()
+
+    def end(self, *, closed: bool) -> Message:
+        """The reply, or what there is of it."""
+        self._parse()
+        self._reading.end(kind=self._kind, closed=closed)
+        return self._reading.message

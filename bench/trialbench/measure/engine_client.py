@@ -1,7 +1,8 @@
 """Lets a measurement use any engine as its client, with the same workloads, samples and statistics as llama-server.
 
-An engine's failure becomes the sample's `error_class`: `connect`, `dropped`, `timeout` or `bad_reply` for equivalent
-failures, else `http_<code>` with the code of the failure table. The detail begins with the name of the failure class.
+What a server says becomes the same `Reply` as with `ChatClient`, so that the same judge gives the same sample. An
+engine's own failure becomes `connect`, `timeout` or `http_<status>`; without a status the code of the failure table
+stands for it, and the detail begins with the name of the failure class.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from trialbench.errors import TrialbenchError
 from trialbench.measure.client import Reply
 from trialbench.workloads import Workload
 
-_SAME = {TIMEOUT.name: "timeout", BAD_REPLY.name: "bad_reply", REPLACEMENT_CHARACTERS.name: "bad_reply"}
+_SAME = {CONNECTION.name: "connect", TIMEOUT.name: "timeout", BAD_REPLY.name: "bad_reply"}
+# Complete replies that a worker does not pass on; a measurement judges them itself.
+_COMPLETE = (EMPTY_OUTPUT, REPLACEMENT_CHARACTERS)
 
 
 class MixedSourcesError(TrialbenchError):
@@ -111,33 +114,21 @@ def _after(grace_s: float, generation: Generation) -> None:
 
 
 def _reply(result: Result, *, cut_off: bool) -> Reply:
-    usage, failure = result.usage, result.failure
-    reply = Reply(
-        result.started_s,
-        ttft_ms=result.ttft_ms,
-        content=result.text,
-        finish_reason=None if result.finish_reason in ("unknown", "cancelled") else result.finish_reason,
-        completion_tokens=usage.completion_tokens,
-        prompt_n=usage.prompt_tokens,
-        cache_n=usage.cached_tokens,
-    )
-    if usage.prompt_ms is not None and usage.predicted_ms is not None:
-        reply.server_ms = round(usage.prompt_ms + usage.predicted_ms, 3)
+    failure = result.failure
+    reply = Reply(result.started_s, ttft_ms=result.ttft_ms)
+    reply.take(result.message)
     if result.finish_reason == "cancelled" or (failure is not None and failure.failure_class is TIMEOUT and cut_off):
         reply.error_class, reply.error_detail = "cut_off", "ended by the time limit or a signal"
-    elif failure is not None and failure.failure_class is EMPTY_OUTPUT:
-        # Measurements name this failure themselves.
-        reply.latency_ms, reply.finish_reason = result.total_ms, "stop"
-    elif failure is not None:
-        reply.error_class = _error_class(failure, begun=result.first_token_s is not None)
-        reply.error_detail = f"{failure.failure_class.name}: {failure.detail}"
-    else:
+    elif reply.error_class is not None:
+        return reply
+    elif failure is None or failure.failure_class in _COMPLETE:
         reply.latency_ms = result.total_ms
+    else:
+        reply.error_class = _error_class(failure)
+        reply.error_detail = f"{failure.failure_class.name}: {failure.detail}"
     return reply
 
 
-def _error_class(failure: Failure, *, begun: bool) -> str:
+def _error_class(failure: Failure) -> str:
     row = failure.failure_class
-    if row is CONNECTION:
-        return "dropped" if begun else "connect"
-    return _SAME.get(row.name, f"http_{row.code}")
+    return f"http_{failure.status}" if failure.status is not None else _SAME.get(row.name, f"http_{row.code}")

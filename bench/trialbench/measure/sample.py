@@ -1,20 +1,20 @@
 """One sample: a judged reply. Nothing is dropped: an invalid reply is a failed sample, whatever its latency.
 
-**Thinking** is text in `reasoning_content` (or `reasoning`), or an opening or closing think tag in the content. The one
-exception is an *empty* think block at the very start of the content. Servers with reasoning format `none` and thinking
-switched off insert it themselves; it was not generated and cost no time. Such a sample is valid, has the flag
-`think_echo`, and is read without the block. Because production would have to skip the block, the sample is adherent by
-strategy 2 at best.
+**Thinking** is a thought in a field, a part or a mark of the text, or tokens of thinking in the usage;
+`engines/thinking.py` has the table of all spellings. The one exception is an *empty* block: servers with reasoning
+format `none` and thinking switched off insert it themselves; it was not generated and cost no time. Such a sample is
+valid, has the flag `think_echo`, and is read without the block. Because production would have to skip the block, the
+sample is adherent by strategy 2 at best.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from trialbench.engines import thinking
 from trialbench.measure.client import Reply
 from trialbench.show.terminal import line
 from trialbench.workloads import Workload
@@ -22,9 +22,8 @@ from trialbench.workloads.parsers import Parsed, parse
 
 # `length` is valid: the workload sets the token limit. `tool_calls` and `content_filter` are not answers.
 KNOWN_FINISH_REASONS = frozenset({"stop", "length"})
-# <think> and similar tags, and the markers of models that think in a separate channel.
-_THINK = re.compile(r"</?(?:think|thinking|thought|reasoning)>|<\|channel\|?>\s*(?:thought|analysis)", re.IGNORECASE)
-_EMPTY_THINK = re.compile(r"\A\s*<think>\s*</think>\s*", re.IGNORECASE)
+# The order matters: thinking that used up all tokens leaves the content empty, and so does a call of a tool.
+_INVALID = ("thinking", "tool_calls", "empty", "finish_reason")
 
 
 @dataclass(frozen=True)
@@ -95,20 +94,21 @@ def judge(
     error_class, content = reply.error_class, reply.content or ""
     parsed = Parsed(None, None)
     if error_class is None:
-        echo = _EMPTY_THINK.match(content)
-        text = content[echo.end() :] if echo else content
+        text = thinking.without_empty(content)
+        echo = text != content
         if echo:
             flags.append("think_echo")
-        if (reply.reasoning or "").strip() or _THINK.search(text):
+        if (reply.reasoning or "").strip() or reply.thinking_tokens or thinking.in_text(text):
             flags.append("thinking")
+        if reply.tool_calls is not None:
+            flags.append("tool_calls")
         if not text.strip():
             flags.append("empty")
         if reply.finish_reason not in KNOWN_FINISH_REASONS:
             flags.append("finish_reason")
         if reply.finish_reason == "length":
             flags.append("length")
-        # The order matters: thinking that used up all tokens leaves the content empty, and should be named thinking.
-        error_class = next((name for name in ("thinking", "empty", "finish_reason") if name in flags), None)
+        error_class = next((name for name in _INVALID if name in flags), None)
         if error_class is None and workload.contract is not None:
             parsed = parse(text, workload.contract)
             if echo and parsed.strategy == 1:
@@ -144,7 +144,15 @@ def judge(
 
 def _detail(error_class: str | None, reply: Reply) -> str | None:
     if error_class == "thinking":
-        return f"thought: {(reply.reasoning or reply.content or '').strip()[:200]!r}"
+        said = (reply.reasoning or "").strip()
+        if not said and reply.thinking_tokens:
+            return f"thought: {reply.thinking_tokens} tokens that the usage counts and nobody sees"
+        return f"thought: {(said or (reply.content or '').strip())[:200]!r}"
+    if error_class == "tool_calls":
+        called = ", ".join(reply.tool_calls or ()) or "a function without a name"
+        return f"expected an answer, found a call of {called}"[:200]
+    if error_class == "empty" and reply.refusal:
+        return f"the model refuses to answer: {reply.refusal.strip()[:200]!r}"
     if error_class == "finish_reason":
         return f"expected one of {', '.join(sorted(KNOWN_FINISH_REASONS))}, found {reply.finish_reason!r}"
     return None

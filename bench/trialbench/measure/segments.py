@@ -182,8 +182,9 @@ class Runner:
             # A time limit of its own ends a segment, everything else the session.
             if state.stopped != "time_limit" or time.monotonic() >= self._until_s:
                 self.stopped = state.stopped
-        if not self._answered and any(state.samples or state.warmups for state in self._states.values()):
-            # Only connection errors, although fewer than BROKEN_AFTER: the server is unreachable.
+        if not self._answered and self._lost_in_a_row and not self._signaled:
+            # Only connection errors, although fewer than BROKEN_AFTER: the server is unreachable. A request that we
+            # ended ourselves says nothing about it.
             self.stopped = "server"
 
     def summaries(self) -> dict[str, SegmentSummary]:

@@ -45,6 +45,10 @@ def ended(name: str, act: Callable[[], int]) -> int:
     except TrialbenchError as error:
         say(f"{name}: {error}", sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        # Before or after the part that ends in order by itself, such as the requests of a run.
+        say(f"{name}: ended by Ctrl-C", sys.stderr)
+        return 130
     except BrokenPipeError:
         # `trialbench show DIR | head` closed the pipe: keep the interpreter from flushing to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -10,8 +10,8 @@ from typing import Any
 
 import httpcore
 import pytest
-from trialbench.engines.llama import messages as sse
 from trialbench.engines.llama import wire as transport
+from trialbench.engines.llama.events import Event, EventStream
 from trialbench.errors import UsageError
 from trialbench.measure.client import ChatClient, Reply
 from trialbench.workloads import Workload
@@ -103,7 +103,7 @@ def test_cache_is_read_from_usage_where_there_are_no_timings(server: Any, nav: W
         (("[]", 200), "bad_reply"),
         (('{"choices": []}', 200), "bad_reply"),
         (('{"choices": [{"message": null}]}', 200), "bad_reply"),
-        (('{"error": {"message": "no"}}', 200), "bad_reply"),
+        (('{"error": {"message": "no"}}', 200), "server_error"),
     ],
 )
 def test_bad_replies_are_named(server: Any, nav: Workload, acts: Any, reply: tuple[str, int], error_class: str) -> None:
@@ -264,9 +264,17 @@ def test_stream_dropped_in_the_middle(server: Any, nav: Workload, acts: Any) -> 
     assert ask(server, nav, stream=True).error_class == "dropped"
 
 
-def test_sse_lines_end_at_line_feeds_only() -> None:
-    chunks = [b"data: a\xe2\x80", b"\xa8b\r\n\r\n: comment\ndata:c\nda", b"ta: cut"]
-    assert list(sse.events(chunks)) == [("data", "a\u2028b"), ("data", "c")]
+def test_lines_of_a_stream_end_where_the_standard_says() -> None:
+    stream = EventStream()
+    pieces = [
+        b"data: a\xe2\x80",
+        b"\xa8b\xc2\x85\r\n\r\n: comment\ndata:c\r",
+        b"\nda",
+        b"ta: d\r\rdata: e\n\n",
+        b"data: cut",
+    ]
+    found = [event for piece in pieces for event in stream.feed(piece)] + stream.end()
+    assert found == [Event("", "a\u2028b\x85"), Event("", "c\nd"), Event("", "e"), Event("", "cut", cut=True)]
 
 
 def test_url_must_be_one() -> None:

@@ -372,6 +372,21 @@ def test_signal_cuts_off_a_request_that_does_not_end(
     assert (nav["ok"], nav["cut_off"], nav["stopped"]) == (1, 1, "signal")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_before_its_first_reply_blames_no_server(
+    session: Session, server: Any, acts: Any, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr("trialbench.measure.segments.TERM_GRACE_S", 0.1)
+
+    def stall_and_signal(scripted: Any, connection: Any) -> bool:
+        os.kill(os.getpid(), number)
+        return bool(acts.stalls(scripted, connection))
+
+    server.script = [stall_and_signal]
+    assert session.run({**NAV, "warmup": 0}) == 3
+    assert session.summary("nav-candidate")["stopped"] == "signal"
+
+
 def test_signal_while_waiting_for_the_start(session: Session) -> None:
     before = signal.getsignal(signal.SIGINT)
 

@@ -14,7 +14,7 @@ from trialbench.show.terminal import ended
 def test_a_command_ends_with_words_and_a_code(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def fails(error: Exception) -> Callable[[], int]:
+    def fails(error: BaseException) -> Callable[[], int]:
         def act() -> int:
             raise error
 
@@ -22,10 +22,12 @@ def test_a_command_ends_with_words_and_a_code(
 
     assert ended("tool", lambda: 3) == 3
     assert ended("tool", fails(ServerError("nobody\x1b[31m answers"))) == 4
+    assert ended("tool", fails(KeyboardInterrupt())) == 130
     assert ended("tool", fails(FileNotFoundError(2, "No such file", "a.yml"))) == 2
     assert ended("tool", fails(OSError("odd"))) == 2
     assert capsys.readouterr().err.splitlines() == [
         "tool: nobody\\x1b[31m answers",
+        "tool: ended by Ctrl-C",
         "tool: a.yml: No such file",
         "tool: input/output: odd",
     ]

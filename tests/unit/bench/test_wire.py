@@ -28,7 +28,7 @@ HAS_SOCKETS = {
     "worker/server.py": "listens on a Unix socket",
     "worker/stall.py": "a relay that passes bytes on, or holds them",
 }
-# Module -> why it takes events from a stream.
+# Module -> why it reads a stream.
 READS_STREAMS = {
     "engines/llama/generation.py": "generating: tokens as they come",
     "measure/client.py": "measuring: the time of the first token",
@@ -59,7 +59,7 @@ def importers(*modules: str) -> set[str]:
     [
         (HTTP, SPEAKS_HTTP),
         (("socket",), HAS_SOCKETS),
-        (("trialbench.engines.llama.messages.events",), READS_STREAMS),
+        (("trialbench.engines.llama.messages.StreamedReply",), READS_STREAMS),
     ],
     ids=["HTTP", "sockets", "streams"],
 )

@@ -43,8 +43,9 @@ from trialbench.engines.failures import (
     Failure,
     FailureClass,
 )
-from trialbench.engines.llama.messages import PARSE_ERRORS, Message, clean, events
+from trialbench.engines.llama.messages import Piece, Read, StreamedReply, compressed, explain
 from trialbench.engines.llama.wire import CONNECT_S, Connection, Response, WireError, chunks, fetch
+from trialbench.engines.message import Fault, FaultKind
 from trialbench.engines.process import timeout
 
 MAX_REPLY_BYTES = 16 << 20
@@ -68,7 +69,11 @@ _BY_STATUS: Mapping[int, FailureClass] = {
     504: TIMEOUT,
 }
 _TOO_LONG = ("exceeds the available context", "context size", "context length", "exceed_context_size", "too long")
-_FINISH: Mapping[str, FinishReason] = {"stop": "stop", "length": "length", "limit": "length", "eos": "stop"}
+# OpenAI's words, and those of llama-server's `/completion` and of other servers.
+_FINISH: Mapping[str, FinishReason] = {
+    "stop": "stop", "eos": "stop", "word": "stop", "eos_token": "stop", "stop_sequence": "stop", "end_turn": "stop",
+    "length": "length", "limit": "length", "max_tokens": "length",
+}  # fmt: skip
 _USAGE = ("prompt_tokens", "completion_tokens", "cached_tokens", "prompt_ms", "predicted_ms")
 _TOO_LARGE_S = 1e9
 
@@ -107,7 +112,7 @@ class Server:
                 raise CallError(Failure(BAD_REPLY, f"{path}: expected JSON, found too much")) from error
             raise CallError(Failure(CONNECTION, f"{path}: {error}")) from error
         if status != 200:
-            raise CallError(by_status(status, raw.decode("utf-8", "replace")))
+            raise CallError(by_status(status, explain(status, {}, raw)))
         try:
             return json.loads(raw)
         except (ValueError, RecursionError) as error:
@@ -126,7 +131,7 @@ class HttpGeneration:
     """One streamed reply as a `Generation`. The request is sent when the first event is requested.
 
     Args:
-        read: parses (field, value) of a line of the stream into a `Message`.
+        read: takes one event of the stream into the reply.
         quiet: called after a reply that did not end by itself; waits until the server has stopped it. Returns whether
             that was seen, and facts about it.
         track: called with +1 before the request is sent, and with -1 at the end.
@@ -140,7 +145,7 @@ class HttpGeneration:
         path: str,
         body: Mapping[str, Any],
         deadlines: Deadlines,
-        read: Callable[[str, str], Message],
+        read: Read,
         *,
         quiet: Callable[[], tuple[bool, Mapping[str, Any]]] | None = None,
         track: Callable[[int], None] | None = None,
@@ -151,7 +156,7 @@ class HttpGeneration:
         self._path = path
         self._body = json.dumps(body).encode()
         self._deadlines = deadlines
-        self._read = read
+        self._reading = StreamedReply(read)
         self._quiet = quiet
         self._track = track or (lambda _step: None)
         self._facts = dict(facts or {})
@@ -164,9 +169,6 @@ class HttpGeneration:
         self._texts: list[str] = []
         self._chunks = 0
         self._thinking = 0
-        self._first_s: float | None = None
-        self._finish: FinishReason | None = None
-        self._usage: dict[str, Any] = {}
         self._waiting = "first"
         self._sent = False
         self._cut_off = False
@@ -256,65 +258,70 @@ class HttpGeneration:
                         self._socket = stream.get_extra_info("socket") if stream is not None else None
                         if self._cut_off:
                             raise WireError("deadline")
-                    return (yield from self._take(response))
+                    if response.status_code != 200:
+                        return refused(response)
+                    yield from self._take(response)
+                    kind = response.headers.get("Content-Type", "")
+                    yield from self._tokens(self._reading.end(kind=kind))
             except WireError as error:
-                return self._failure(error)
+                # Whatever ended the connection: a reply that was whole before stays one, and an error that the server
+                # reported says more than the end.
+                yield from self._tokens(self._reading.end(closed=False))
+                if self._reading.whole_s is None and self._reading.message.fault is None:
+                    return self._failure(error)
             finally:
                 with self._lock:
                     self._socket = None
+        return self._judge()
 
     def _failure(self, error: WireError) -> Failure:
         if error.kind == "deadline":
             return timeout(self._waiting, self._deadlines)
         if error.kind == "connect":
             return Failure(CONNECTION, f"no connection to {self._server.url}: {str(error) or 'in time'}")
+        kind: FaultKind = "dropped" if error.kind == "dropped" else "bad_reply"
+        self._reading.message.fault = Fault(kind, str(error))
         if error.kind == "dropped":
             return Failure(CONNECTION, f"the connection ended within the reply: {error}")
         if error.kind == "unusable":
             return Failure(BAD_REPLY, str(error))
         return Failure(OUTPUT_LIMIT, f"more than {MAX_REPLY_BYTES >> 20} MiB")
 
-    def _take(self, response: Response) -> Generator[Event, None, Failure | None]:
-        if response.status_code != 200:
-            text = b"".join(chunks(response, 1 << 16)).decode("utf-8", "replace")
-            return by_status(response.status_code, text)
-        complete = False
-        for name, value in events(chunks(response, MAX_REPLY_BYTES)):
+    def _take(self, response: Response) -> Generator[Event, None, None]:
+        reading, first = self._reading, True
+        for chunk in chunks(response, MAX_REPLY_BYTES):
+            if first and (packed := compressed(response.headers, chunk)) is not None:
+                reading.fail(Fault("bad_json", packed))
+                return
+            first = False
+            yield from self._tokens(reading.feed(chunk, self._wire.last_read_s or time.monotonic()))
+            if reading.done or self._canceled_s is not None:
+                return
+            self._wire.whole_until_s = reading.until_s
+
+    def _tokens(self, pieces: list[Piece]) -> Generator[Event, None, None]:
+        for piece in pieces:
             if self._canceled_s is not None:
-                return None  # events from the same read are not yielded any more
-            try:
-                message = self._read(name, value)
-            except PARSE_ERRORS as error:
-                return Failure(BAD_REPLY, f"{type(error).__name__} {error}: {value[:80]!r}")
-            if message.error is not None:
-                return error_event(message.error)
-            self._usage.update(_usage(message.counts))
-            self._finish = _finish(message.finish_reason) or self._finish
-            complete = complete or message.last
-            text, thinking = clean(message.content or ""), message.reasoning or ""
-            if text:
-                t_s = self._wire.last_read_s or time.monotonic()
-                if self._first_s is None:
-                    self._first_s = t_s
-                self._texts.append(text)
+                return  # events from the same read are not yielded any more
+            if piece.text:
+                self._texts.append(piece.text)
                 self._chunks += 1
-                yield Token(text, t_s, message.ids[0] if len(message.ids) == 1 else None)
-            self._thinking += len(thinking)
-            if text or thinking:
-                self._wait_for("between", self._deadlines.between_s)
-        if not complete:
-            kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
-            if kind and kind.lower() != "text/event-stream":
-                # A page, or a complete reply of a server that does not stream: a retry would not help.
-                return Failure(BAD_REPLY, f"expected a stream of events (text/event-stream), found {kind[:60]}")
-            return Failure(CONNECTION, "the stream ended before its end was said")
-        return self._judge()
+                t_s = self._wire.last_read_s or time.monotonic()
+                yield Token(piece.text, t_s, piece.ids[0] if len(piece.ids) == 1 else None)
+            self._thinking += len(piece.thought)
+            self._wait_for("between", self._deadlines.between_s)
 
     def _judge(self) -> Failure | None:
-        text = "".join(self._texts)
+        message, text = self._reading.message, "".join(self._texts)
+        if message.fault is not None:
+            return error_event(message.fault)
         if not text.strip():
-            thought = f", and {self._thinking} characters of thinking" if self._thinking else ""
-            return Failure(EMPTY_OUTPUT, f"success and no text{thought}")
+            found = [
+                f"{self._thinking} characters of thinking" if self._thinking else "",
+                f"a call of {', '.join(message.tool_calls)}"[:_DETAIL] if message.tool_calls is not None else "",
+                f"a refusal: {message.refusal[:_DETAIL]}" if message.refusal else "",
+            ]
+            return Failure(EMPTY_OUTPUT, ", and ".join(["success and no text", *filter(None, found)]))
         if "\N{REPLACEMENT CHARACTER}" in text:
             return Failure(REPLACEMENT_CHARACTERS, f"U+FFFD {text.count(chr(0xFFFD))} times in {len(text)} characters")
         return None
@@ -324,10 +331,12 @@ class HttpGeneration:
             canceled_s = self._canceled_s
         facts = dict(self._facts)
         clean, quiet_ms = True, None
-        # A complete reply ended with its last byte.
-        ended_s = (self._wire.last_read_s if failure is None else None) or time.monotonic()
+        reading = self._reading
+        # A complete reply ended when it was whole: what the server adds to it is not generated.
+        ended_s = (reading.whole_s if failure is None else None) or time.monotonic()
+        finish: FinishReason | None = None if failure is not None else _finish(reading.message.finish_reason)
         if canceled_s is not None:
-            failure, self._finish = None, "cancelled"
+            failure, finish = None, "cancelled"
             ended_s = time.monotonic()
         if canceled_s is not None or (failure is not None and failure.failure_class in (TIMEOUT, OUTPUT_LIMIT)):
             if self._quiet is not None and self._sent:
@@ -338,8 +347,7 @@ class HttpGeneration:
             ended_s = ended_s_now
         if self._thinking:
             facts["thinking_characters"] = self._thinking
-        finish: FinishReason | None = None if failure is not None else self._finish or "unknown"
-        usage = Usage(chunks=self._chunks, **self._usage)
+        usage = Usage(chunks=self._chunks, **_usage(reading.message.counts))
         with self._lock:
             self._result = Result(
                 label=self._label,
@@ -348,11 +356,12 @@ class HttpGeneration:
                 failure=failure,
                 usage=usage,
                 started_s=self._wire.first_write_s or self._created_s,
-                first_token_s=self._first_s,
+                first_token_s=reading.first_s,
                 ended_s=ended_s,
                 quiet_ms=quiet_ms,
                 clean=clean,
                 facts=facts,
+                message=reading.message,
             )
         if self._sent:
             self._track(-1)
@@ -367,27 +376,29 @@ class HttpGeneration:
         return seen, dict(noted)
 
 
+def refused(response: Response) -> Failure:
+    """The failure for an answer with another status than 200."""
+    body = b"".join(chunks(response, 1 << 16))
+    return by_status(response.status_code, explain(response.status_code, response.headers, body))
+
+
 def by_status(status: int, text: str) -> Failure:
-    """The failure for an HTTP status and its body."""
+    """The failure for an HTTP status and its text."""
     row = _BY_STATUS.get(status, SERVER_ERROR)
     if row is BAD_ARGUMENTS and any(words in text for words in _TOO_LONG):
         row = PROMPT_TOO_LONG
-    return Failure(row, f"HTTP {status}: {text.strip()[:_DETAIL] or 'no text'}")
+    return Failure(row, f"HTTP {status}: {text}", status)
 
 
-def error_event(error: object) -> Failure:
-    """The failure for an error event in a stream, which may contain a status."""
-    code = error.get("code") if isinstance(error, Mapping) else None
-    message = error.get("message") if isinstance(error, Mapping) else error
-    if isinstance(code, int) and 400 <= code < 600:
-        return by_status(code, str(message))
-    return Failure(SERVER_ERROR, str(message)[:_DETAIL])
+def error_event(fault: Fault) -> Failure:
+    """The failure for a stream that holds no reply; an error of the server may name a status."""
+    if fault.kind != "server_error":
+        return Failure(CONNECTION if fault.kind == "dropped" else BAD_REPLY, fault.detail)
+    return Failure(SERVER_ERROR, fault.detail) if fault.code is None else by_status(fault.code, fault.detail)
 
 
-def _finish(value: str | None) -> FinishReason | None:
-    if value is None:
-        return None
-    return _FINISH.get(value, "stop" if value == "word" else "unknown")
+def _finish(value: str | None) -> FinishReason:
+    return _FINISH.get(value or "", "unknown")
 
 
 def _usage(counts: Mapping[str, float]) -> dict[str, Any]:

@@ -1,141 +1,483 @@
-"""Parses chat completions, complete or streamed, for measuring and for generating.
+"""Reads chat completions, complete or streamed, for measuring and for generating: one reader for both.
 
-A reply is untrusted data. The parser keeps fields of the right type and raises Python's own errors for a wrong shape
-(`PARSE_ERRORS`). It does not clean texts: an unpaired surrogate may be completed by the next event, so only the caller
-knows when to clean them (`clean`).
-
-Lines of a stream end only at the byte `\\n`. Text splitters such as `httpx.Response.iter_lines` also split at U+0085
-and U+2028, which may appear unescaped in the JSON of an event, and so break valid replies.
+A reply is untrusted data: fields of an unexpected type are left out where the reply is readable without them; where it
+is not, the reply has a `fault` that says what was expected. A stream is read as the event-stream standard and OpenAI's
+own client read it: unknown events and fields are skipped, and an error that the server reports is the outcome.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
+from trialbench.engines import thinking
+from trialbench.engines.llama.events import DONE, Event, EventStream
+from trialbench.engines.message import Fault, FaultKind, Message
+
+# Once a reply is whole, its usage, its timings and [DONE] are waited for this long, and never counted as latency.
+REST_S = 0.5
 # Errors of `json.loads`, and errors of reading a document with the wrong shape.
 JSON_ERRORS = (ValueError, RecursionError)
-PARSE_ERRORS = (*JSON_ERRORS, LookupError, TypeError, AttributeError)
+_SHAPE_ERRORS = (LookupError, TypeError, AttributeError, ValueError, RecursionError)
 # Larger numbers are ignored, `Infinity`, `NaN` and 1e999 among them.
 _MAX_NUMBER = 1e12
+_DETAIL = 300
+_MAX_DEPTH = 8
+# Where an error has its message, in this order.
+_MESSAGE_KEYS = ("message", "msg", "detail", "error_message", "error_msg", "error", "errors", "description", "reason")
+# In a document without choices: fields whose word ends in "error" in one, and fields that hold the message of one.
+_NAMES_ERROR = ("object", "type", "status", "code")
+_SAYS_ERROR = ("message", "msg", "detail", "error_message", "error_msg", "errors")
 
 
-@dataclass(slots=True)
-class Message:
-    """A complete reply, or what one event of a stream adds to it.
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one event adds to a reply: whole characters, never both texts empty."""
+
+    text: str = ""
+    thought: str = ""
+    ids: tuple[int, ...] = ()
+
+
+class _ShapeError(Exception):
+    """The reply is readable JSON and no reply; the text says what was expected and found."""
+
+
+class StreamedReply:
+    """A reply that comes as a stream of events.
+
+    Args:
+        read: takes the document of one event into the reply; the default reads a chat completion.
 
     Attributes:
-        texts: by the server's names: `content`, `reasoning_content` or `reasoning`, and others.
-        counts: tokens and times, if the server reports them: `prompt_tokens` and `completion_tokens` of the usage,
-            `prompt_n` (tokens that were processed), `cached_tokens`, `prompt_ms` and `predicted_ms`.
-        error: the server's error in place of a reply; None: no error.
-        last: no further event is needed.
+        message: the reply so far; texts are joined by `feed` and `end`.
+        first_s: when the first text came, a thought or a tool call included.
+        whole_s: when the reply was whole: it has said why it ended, or that it is done. None before.
+        done: nothing that follows belongs to it.
+        answered: an event of a reply has come, whatever it held.
     """
 
-    texts: dict[str, str] = field(default_factory=dict)
-    ids: tuple[int, ...] = ()
-    finish_reason: str | None = None
-    counts: dict[str, float] = field(default_factory=dict)
-    model: str | None = None
-    error: object = None
-    last: bool = False
+    def __init__(self, read: Read | None = None) -> None:
+        self.message = Message()
+        self.first_s: float | None = None
+        self.whole_s: float | None = None
+        self.done = False
+        self.answered = False
+        self.choice: int | None = None
+        self._read = read or read_chunk
+        self._events = EventStream()
+        self._texts: dict[str, list[str]] = {}
+        # Half of a surrogate pair, which the next event may complete.
+        self._half = {"content": "", "reasoning": ""}
+        self._at_s = 0.0
+        self._pieces: list[Piece] = []
+        self._said = ""
+        self._went_on = False
 
     @property
-    def content(self) -> str | None:
-        """The text of the reply, if there is one."""
-        return self.texts.get("content")
+    def until_s(self) -> float:
+        """How long the rest is waited for, as CLOCK_MONOTONIC seconds: without limit while the reply is not whole.
 
-    @property
-    def reasoning(self) -> str | None:
-        """The thinking before it, if any: llama-server names it `reasoning_content`, others `reasoning`."""
-        return self.texts.get("reasoning_content") or self.texts.get("reasoning")
+        Nor where text followed a finish reason: some servers put one into every chunk.
+        """
+        return float("inf") if self.whole_s is None or self._went_on else self.whole_s + REST_S
+
+    def feed(self, data: bytes, at_s: float) -> list[Piece]:
+        """The pieces that `data`, which came at `at_s`, adds."""
+        self._at_s = at_s
+        return self._take(self._events.feed(data))
+
+    def end(self, *, kind: str = "", closed: bool = True) -> list[Piece]:
+        """The pieces that the end of the stream completes; afterwards `message` is final.
+
+        Args:
+            kind: the content type of the answer.
+            closed: whether the server ended the answer; False if the connection broke or we gave up.
+        """
+        pieces = [] if self.done else self._take(self._events.end())
+        for name, half in self._half.items():
+            if half:
+                self._keep(name, clean(half))
+                pieces.append(Piece(clean(half)) if name == "content" else Piece(thought=clean(half)))
+        message = self.message
+        message.content = self._joined("content")
+        message.reasoning = self._joined("reasoning")
+        message.refusal = self._joined("refusal")
+        if self.whole_s is None and message.fault is None:
+            message.fault = self._no_stream(kind.partition(";")[0].strip().lower(), closed=closed)
+        return pieces
+
+    def add(self, name: str, text: str) -> str:
+        """Add to one of the texts; returns what is certain of it: half of a surrogate pair waits for the rest."""
+        if not text:
+            return ""
+        if self.first_s is None:
+            self.first_s = self._at_s
+        if self.whole_s is not None:
+            self.whole_s, self._went_on = self._at_s, True
+        if name in self._half:
+            text = self._half[name] + text
+            self._half[name] = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
+            text = text.removesuffix(self._half[name])
+        text = clean(text)
+        self._keep(name, text)
+        return text
+
+    def call(self, names: tuple[str, ...]) -> None:
+        """The model calls functions."""
+        self.message.tool_calls = (self.message.tool_calls or ()) + names
+        if self.first_s is None:
+            self.first_s = self._at_s
+
+    def ended(self, reason: str | None) -> None:
+        """The reply says why it ended; None: it does not say."""
+        if reason is not None:
+            self.message.finish_reason = reason
+            if self.whole_s is None:
+                self.whole_s = self._at_s
+
+    def last(self) -> None:
+        """Nothing more belongs to the reply."""
+        self.done = True
+        if self.whole_s is None:
+            self.whole_s = self._at_s
+
+    def fail(self, fault: Fault) -> None:
+        """It is no reply."""
+        self.message.fault, self.done = fault, True
+
+    def noted(self, document: Mapping[str, Any]) -> None:
+        """A document that belongs to no reply: if the stream breaks off, the user may want to know it."""
+        if document:
+            self._said = _dump(document)
+
+    def has(self, name: str) -> bool:
+        """Whether one of the texts has begun."""
+        return bool(self._texts.get(name))
+
+    def _unfinished(self) -> str:
+        said = self._said or self._events.stray.strip()
+        told = f"; its last words: {said[:_DETAIL]!r}" if said else ""
+        return f"the stream ended before the reply did: no finish reason, no [DONE]{told}"
+
+    def _keep(self, name: str, text: str) -> None:
+        self._texts.setdefault(name, []).append(text)
+
+    def _joined(self, name: str) -> str | None:
+        return "".join(self._texts[name]) if name in self._texts else None
+
+    def _take(self, events: list[Event]) -> list[Piece]:
+        pieces = []
+        for event in events:
+            if self.done:
+                break
+            try:
+                piece = self._one(event)
+            except _ShapeError as error:
+                self._broken("bad_reply", f"{error}: {event.data[:80]!r}")
+            except _SHAPE_ERRORS as error:
+                self._broken("bad_reply", f"{type(error).__name__} {error}: {event.data[:80]!r}")
+            else:
+                if piece is not None and (piece.text or piece.thought or piece.ids):
+                    pieces.append(piece)
+        return pieces
+
+    def _one(self, event: Event) -> Piece | None:
+        data, name = event.data.strip(), event.name.strip().lower()
+        if data.strip('"').startswith(DONE):
+            self.last()
+            return None
+        known = name in ("", "message")
+        try:
+            document = json.loads(data)
+        except JSON_ERRORS as error:
+            if name.endswith("error"):
+                self._broken("server_error", data[:_DETAIL])
+            elif known and not event.cut:
+                self._broken("bad_json", f"{type(error).__name__} {error}: {data[:80]!r}")
+            return None
+        if name.endswith("error"):
+            self._failed(document)
+            return None
+        if document is None or (not known and not isinstance(document, dict)):
+            return None
+        if not isinstance(document, dict):
+            raise _ShapeError(f"expected an event that is a JSON object, found {_kind(document)}")
+        fault = error_in(document, whole=False)
+        if fault is not None:
+            self.fail(fault)
+            return None
+        return self._read(document, self)
+
+    def _failed(self, document: object) -> None:
+        said = document.get("error") if isinstance(document, Mapping) else None
+        self.fail(_fault_of(said or document, beside=document if isinstance(document, dict) else None))
+
+    def _broken(self, kind: FaultKind, detail: str) -> None:
+        self.fail(Fault(kind, detail))
+
+    def _no_stream(self, kind: str, *, closed: bool) -> Fault | None:
+        """What an answer is that has no whole reply: an error outside of any event, or no stream at all."""
+        stray = self._events.stray.strip()
+        documents = [found for text in (stray, *stray.split("\n")) if isinstance(found := _loads(text), dict)]
+        for document in documents:
+            fault = error_in(document, whole=True)
+            if fault is not None:
+                return fault
+        if not closed:
+            return None
+        if self.answered:
+            return Fault("dropped", self._unfinished())
+        expected = "expected a stream of events (text/event-stream), found"
+        if any("choices" in document for document in documents):
+            return Fault(
+                "bad_reply", f"{expected} a whole reply ({kind or 'no content type'}): the server did not stream"
+            )
+        if self._said:
+            return Fault(
+                "bad_reply", f"expected chunks of a chat completion, found events without choices: {self._said}"
+            )
+        if stray or (kind and kind != "text/event-stream"):
+            what = kind if kind and kind != "text/event-stream" else "something else"
+            return Fault("bad_reply", f"{expected} {what}: {stray[:80]!r}")
+        return Fault("dropped", self._unfinished())
 
 
-def events(chunks: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    """(field, value) of every non-empty line, both `data` and `error`; comments are skipped.
-
-    Each event of this protocol is one line, so lines are yielded as they complete. An incomplete last line is not
-    yielded: the connection broke inside it.
-    """
-    rest = b""
-    for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            name, _, value = line.rstrip(b"\r").decode("utf-8", "replace").partition(":")
-            if name:
-                yield name, value.removeprefix(" ")
+Read: TypeAlias = Callable[[Mapping[str, Any], StreamedReply], Piece | None]
 
 
-def read_document(body: bytes, message: Message) -> None:
-    """Read a complete chat completion into `message`.
+def read_chunk(document: Mapping[str, Any], reply: StreamedReply) -> Piece | None:
+    """Take one chunk of a chat completion into `reply`: its first choice, its counts, the model's name."""
+    message = reply.message
+    message.model = text(document.get("model")) or message.model
+    message.counts.update(_counts(document))
+    choices = document.get("choices")
+    if choices is None:
+        if "usage" not in document and "timings" not in document:
+            reply.noted(document)
+        return None
+    if not isinstance(choices, list):
+        raise _ShapeError(f"choices: expected a list, found {_kind(choices)}")
+    content = thought = ""
+    for at, choice in enumerate(choices):
+        if choice is None:
+            continue
+        reply.answered = True
+        if not isinstance(choice, dict):
+            raise _ShapeError(f"choices[{at}]: expected an object, found {_kind(choice)}")
+        index = choice.get("index")
+        if isinstance(index, int):
+            # With several choices the first one is the reply; the others would be mixed into it.
+            reply.choice = index if reply.choice is None else reply.choice
+            if index != reply.choice:
+                continue
+        delta = choice.get("delta")
+        if delta is None and not reply.has("content"):
+            delta = choice.get("message")
+        if delta is None and isinstance(choice.get("text"), str):
+            raise _ShapeError(f"choices[{at}]: expected a delta of a chat completion, found the text of a completion")
+        found = _Texts()
+        if delta:
+            if not isinstance(delta, dict):
+                raise _ShapeError(f"choices[{at}].delta: expected an object, found {_kind(delta)}")
+            found.read(delta)
+        thought += reply.add("reasoning", found.thought)
+        content += reply.add("content", found.content)
+        reply.add("refusal", found.refusal)
+        if found.calls is not None:
+            reply.call(found.calls)
+        reply.ended(_reason(choice.get("finish_reason")))
+    return Piece(content, thought)
 
-    Raises:
-        PARSE_ERRORS: it is not a chat completion; `message` keeps the fields found so far.
-    """
-    document = json.loads(body)
-    choice = document["choices"][0]
-    _add_texts(message, choice["message"])
-    message.finish_reason = text(choice.get("finish_reason"))
-    message.model = _model(document)
-    message.counts = _counts(document)
 
-
-def read_event(name: str, value: str, *, strict: bool) -> Message:
-    """One line of a chat completion's stream.
-
-    `strict`: a line that is not an event of a chat completion is an error. A measurement must understand everything it
-    counts; a generation skips what it does not need.
-
-    Raises:
-        PARSE_ERRORS: it can't be read.
-    """
-    if value == "[DONE]":
-        return Message(last=True)
-    if not strict and name not in ("data", "error"):
-        return Message()
-    event = json.loads(value)
-    # Some servers send a null error with every event.
-    if name == "error" or ("error" in event if strict else event.get("error") is not None):
-        return Message(error=value if strict else event.get("error") or event)
-    message = Message(counts=_counts(event), model=_model(event))
-    for choice in event["choices"] if strict else event.get("choices") or ():
-        _add_texts(message, choice["delta"] if strict else choice.get("delta") or {})
-        message.finish_reason = text(choice.get("finish_reason")) or message.finish_reason
-    return message
-
-
-def read_completion_event(name: str, value: str) -> Message:
-    """One line of the stream of llama-server's own `/completion`.
-
-    Raises:
-        PARSE_ERRORS: it can't be read.
-    """
-    if value == "[DONE]":
-        return Message(last=True)
-    if name not in ("data", "error"):
-        return Message()
-    event = json.loads(value)
-    if name == "error" or "error" in event:
-        return Message(error=event.get("error") or event)
-    message = Message(ids=tuple(one for raw in event.get("tokens") or () if (one := count(raw)) is not None))
-    if isinstance(event.get("content"), str):
-        message.texts["content"] = event["content"]
-    if event.get("stop") is True:
-        message.last = True
-        message.finish_reason = text(event.get("stop_type")) or ("length" if event.get("stopped_limit") else "stop")
-        message.counts = _counts(event)
+def read_completion(document: Mapping[str, Any], reply: StreamedReply) -> Piece | None:
+    """Take one event of llama-server's own `/completion` into `reply`."""
+    message = reply.message
+    ids = tuple(one for raw in document.get("tokens") or () if (one := count(raw)) is not None)
+    content = document.get("content")
+    reply.answered = reply.answered or isinstance(content, str)
+    piece = Piece(reply.add("content", content) if isinstance(content, str) else "", ids=ids)
+    if document.get("stop") is True:
         # The usage has different names here than in a chat.
+        message.counts.update(_counts(document))
         for ours, theirs in (("prompt_tokens", "tokens_evaluated"), ("completion_tokens", "tokens_predicted")):
-            if (number := count(event.get(theirs))) is not None:
+            if (number := count(document.get(theirs))) is not None:
                 message.counts[ours] = number
+        reply.ended(text(document.get("stop_type")) or ("length" if document.get("stopped_limit") else "stop"))
+        reply.last()
+    return piece
+
+
+def read_document(body: bytes) -> Message:
+    """A complete chat completion. What is not one has a `fault`, and the fields that were found before it."""
+    message = Message()
+    try:
+        document = json.loads(body)
+    except JSON_ERRORS as error:
+        message.fault = _not_json(body, error)
+        return message
+    try:
+        if not isinstance(document, dict):
+            raise _ShapeError(f"expected a chat completion, a JSON object, found {_kind(document)}")
+        message.fault = error_in(document, whole=True)
+        message.model = text(document.get("model"))
+        message.counts = _counts(document)
+        if "choices" in document:
+            _read_choice(document["choices"], message)
+        elif message.fault is None:
+            raise _ShapeError("expected a chat completion, found a document without choices")
+    except _ShapeError as error:
+        message.fault = message.fault or Fault("bad_reply", f"{error}: {body[:80]!r}")
+    except _SHAPE_ERRORS as error:
+        detail = f"not a chat completion: {type(error).__name__} {error}: {body[:80]!r}"
+        message.fault = message.fault or Fault("bad_reply", detail)
     return message
+
+
+def _not_json(body: bytes, error: Exception) -> Fault:
+    """Why `body` is no document. It may be a stream that nobody asked for, and may hold the server's error."""
+    if not body.lstrip().startswith((b"data:", b"event:", b"error:", b":")):
+        return Fault("bad_json", f"{error}: {body[:80]!r}")
+    stream = StreamedReply()
+    stream.feed(body, 0.0)
+    stream.end()
+    found = stream.message.fault
+    if found is not None and found.kind == "server_error":
+        return found
+    return Fault("bad_json", f"expected one document, found a stream of events: {body[:80]!r}")
+
+
+def _read_choice(choices: object, message: Message) -> None:
+    if not isinstance(choices, list) or not choices:
+        raise _ShapeError(f"choices: expected at least one, found {_kind(choices) if choices != [] else 'none'}")
+    objects = [choice for choice in choices if isinstance(choice, dict)]
+    if not objects:
+        raise _ShapeError(f"choices[0]: expected an object, found {_kind(choices[0])}")
+    # The order in the list says nothing.
+    choice = min(objects, key=lambda one: one["index"] if isinstance(one.get("index"), int) else 0)
+    said = choice.get("message")
+    if not isinstance(said, dict):
+        raise _ShapeError(f"choices[0].message: expected an object, found {_kind(said)}")
+    found = _Texts()
+    found.read(said)
+    message.content = clean(found.content) if found.content or isinstance(said.get("content"), str) else None
+    message.reasoning = clean(found.thought) or None
+    message.refusal = clean(found.refusal) or None
+    message.tool_calls = found.calls
+    message.finish_reason = _reason(choice.get("finish_reason"))
+
+
+class _Texts:
+    """The texts of a message or a delta."""
+
+    def __init__(self) -> None:
+        self.content = self.thought = self.refusal = ""
+        # None: no call; a call that goes on names no function.
+        self.calls: tuple[str, ...] | None = None
+
+    def read(self, delta: Mapping[str, Any]) -> None:
+        self.thought = thinking.in_fields(delta)
+        content = delta.get("content")
+        if content is not None and not isinstance(content, str | list | dict):
+            raise _ShapeError(f"content: expected a text or a list of parts, found {_kind(content)}")
+        self._part(content)
+        self.refusal += thinking.text_of(delta.get("refusal"))
+        called = delta.get("tool_calls") or ([delta["function_call"]] if delta.get("function_call") else [])
+        if isinstance(called, list) and called:
+            self._call(called)
+
+    def _part(self, part: object, depth: int = 0) -> None:
+        if isinstance(part, str):
+            self.content += part
+        elif isinstance(part, list) and depth < _MAX_DEPTH:
+            for one in part:
+                self._part(one, depth + 1)
+        elif isinstance(part, dict):
+            kind = part.get("type")
+            kind = kind.lower() if isinstance(kind, str) else ""
+            if thinking.is_part(part):
+                self.thought += thinking.text_of(part)
+            elif kind == "refusal":
+                self.refusal += thinking.text_of(part.get("refusal"))
+            elif kind.startswith(("tool", "function")):
+                self._call([part])
+            else:
+                self.content += thinking.text_of({name: part.get(name) for name in ("text", "content", "value")})
+
+    def _call(self, called: list[Any]) -> None:
+        names = self.calls or ()
+        for one in called:
+            function = one.get("function", one) if isinstance(one, Mapping) else None
+            name = text(function.get("name")) if isinstance(function, Mapping) else None
+            names += (name,) if name else ()
+        self.calls = names
+
+
+def error_in(document: Mapping[str, Any], *, whole: bool) -> Fault | None:
+    """The error that `document` reports in place of a reply, or beside one; None if it reports none.
+
+    Args:
+        whole: whether the document is the whole answer: one without choices and with a message is then an error.
+    """
+    said = document.get("error")
+    if said:
+        return _fault_of(said, beside=document)
+    choices = document.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict) and choice.get("error"):
+            return _fault_of(choice["error"])
+    if choices is not None:
+        return None
+    named = any(isinstance(word := document.get(name), str) and word.lower().endswith("error") for name in _NAMES_ERROR)
+    told = any(error_text(document.get(name)) for name in _SAYS_ERROR)
+    if named or (told and (whole or _code(document) or "detail" in document)):
+        return _fault_of(document)
+    return None
+
+
+def error_text(error: object, depth: int = 0) -> str:
+    """The message in an error of any form: a text, an object with a message, a list of either."""
+    if isinstance(error, str):
+        nested = _loads(error) if error.lstrip().startswith("{") else None
+        inside = error_text(nested, depth + 1) if isinstance(nested, dict) and depth < _MAX_DEPTH else ""
+        return inside or error
+    if isinstance(error, Mapping) and depth < _MAX_DEPTH:
+        return next((found for name in _MESSAGE_KEYS if (found := error_text(error.get(name), depth + 1))), "")
+    if isinstance(error, list) and depth < _MAX_DEPTH:
+        return "; ".join(found for one in error[:_MAX_DEPTH] if (found := error_text(one, depth + 1)))
+    return ""
+
+
+def explain(status: int, headers: Mapping[str, str], body: bytes) -> str:
+    """What an answer other than a reply says, for people: the server's own message where it has one."""
+    if (packed := compressed(headers, body)) is not None:
+        said = packed
+    else:
+        raw = body.decode("utf-8", "replace").strip()
+        document = _loads(raw)
+        said = clean(error_text(document) if isinstance(document, dict | list) else "") or raw
+    said = said[:_DETAIL]
+    if 300 <= status < 400 and (target := headers.get("location")):
+        moved = f"redirects to {_public(target)}; redirects are not followed: give the server's own URL"
+        return f"{moved}; {said}" if said else moved
+    return said or "no text"
+
+
+def compressed(headers: Mapping[str, str], body: bytes) -> str | None:
+    """What to say of a body that is compressed, although `identity` was asked for; None if it is not."""
+    named = headers.get("content-encoding", "").strip().lower()
+    if named in ("", "identity") and not body.startswith(b"\x1f\x8b"):
+        return None
+    shown = named if named not in ("", "identity") else "gzip"
+    return f"expected a body as it is (Accept-Encoding: identity), found one compressed with {shown[:40]}"
 
 
 def text(value: object) -> str | None:
-    """`value`, cleaned, if it is a text."""
-    return clean(value) if isinstance(value, str) else None
+    """`value`, cleaned, if it is a text that is not empty."""
+    return clean(value) if isinstance(value, str) and value else None
 
 
 def clean(value: str) -> str:
@@ -155,22 +497,81 @@ def _number(value: object) -> float | None:
     return float(value) if 0 <= value <= _MAX_NUMBER else None
 
 
-def _add_texts(message: Message, delta: Mapping[str, Any]) -> None:
-    for key, value in delta.items():
-        if isinstance(value, str) and key != "role":
-            message.texts[key] = message.texts.get(key, "") + value
+def _kind(value: object) -> str:
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+    }
+    return names.get(type(value), "null")
 
 
-def _model(document: Mapping[str, Any]) -> str | None:
-    return text(document.get("model"))
+def _loads(raw: str) -> object:
+    try:
+        found: object = json.loads(raw)
+    except JSON_ERRORS:
+        return None
+    return found
+
+
+def _reason(value: object) -> str | None:
+    """The finish reason as a text. One of another type is told as it is: it names none that is known."""
+    if isinstance(value, str) or not value:
+        return text(value)
+    return _dump(value)
+
+
+def _dump(value: object) -> str:
+    """JSON for people, cut; the nesting of untrusted data may exceed what can be written."""
+    try:
+        return clean(json.dumps(value, ensure_ascii=False))[:_DETAIL]
+    except RecursionError:
+        return "nested too deeply"
+
+
+def _status(value: object) -> int | None:
+    """The HTTP status of an error, which may be written as a text."""
+    if isinstance(value, str) and len(value) == 3 and value.isascii() and value.isdigit():
+        value = int(value)
+    return value if isinstance(value, int) and 400 <= value < 600 else None
+
+
+def _code(error: Mapping[str, Any]) -> int | None:
+    return next((found for name in ("code", "status") if (found := _status(error.get(name)))), None)
+
+
+def _fault_of(error: object, beside: Mapping[str, Any] | None = None) -> Fault:
+    said = error_text(error) or (error_text(beside) if beside is not None else "")
+    if not said:
+        said = _dump(error)
+    code = _code(error if isinstance(error, Mapping) else beside or {})
+    return Fault("server_error", clean(said)[:_DETAIL], code)
+
+
+def _public(url: str) -> str:
+    """An address without what may be secret in it: user, password, query."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "an address that is not one"
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}" if host else parts.path or "/"
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _counts(document: Mapping[str, Any]) -> dict[str, float]:
-    usage, timings = document.get("usage") or {}, document.get("timings") or {}
-    details = usage.get("prompt_tokens_details") or {}
+    usage, timings = _mapping(document.get("usage")), _mapping(document.get("timings"))
+    details = _mapping(usage.get("prompt_tokens_details"))
     found = {
         "prompt_tokens": count(usage.get("prompt_tokens")),
         "completion_tokens": count(usage.get("completion_tokens")),
+        "thinking_tokens": count(thinking.tokens(usage)),
         "prompt_n": count(timings.get("prompt_n")),
         # Without timings, OpenAI's own field reports the cache.
         "cached_tokens": count(timings.get("cache_n", details.get("cached_tokens"))),

@@ -75,17 +75,19 @@ class Wire:
 
     def reset(self) -> None:
         """Forget the last request."""
+        # Moved forward once the reply is whole; `deadline_s` is still the user's.
+        self.whole_until_s = float("inf")
         self.first_write_s: float | None = None
         self.last_read_s: float | None = None
         self.bytes_read = 0
 
     def remaining_s(self) -> float:
-        """Seconds to the deadline.
+        """Seconds to the deadline, or to the end of the wait for the rest of a whole reply.
 
         Raises:
             DeadlineError: there are none left.
         """
-        left = self.deadline_s - time.monotonic()
+        left = min(self.deadline_s, self.whole_until_s) - time.monotonic()
         if left <= 0:
             raise DeadlineError
         return left
