@@ -6,12 +6,32 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
+from trialbench.credentials import redact
 from trialbench.errors import UsageError
 
 # A string, because the generic form of this class exists only for type checkers.
-Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors, which quote the command line, show no secret of it; its verbs have such parsers too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line, and exit with 2."""
+        super().error(redact(message))
+
+
+def begun(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
+    """Run the verb that `arguments` (None: the command line's) name; returns its exit code.
+
+    Raises:
+        TrialbenchError: from the verb, or from the type of an option.
+    """
+    options = parser.parse_args(arguments)
+    code: int = options.verb(options)
+    return code
 
 
 def positive(text: str) -> int:

@@ -27,8 +27,8 @@ from trialbench.config.settings import (
     Settings,
     WorkerSettings,
 )
+from trialbench.credentials import is_key, remember
 from trialbench.engines.contract import Deadlines
-from trialbench.engines.credentials import is_key
 from trialbench.engines.endpoint import EndpointOptions, is_loopback
 from trialbench.engines.gemma_cpp import WEIGHT_FORMATS
 from trialbench.errors import UsageError
@@ -271,7 +271,9 @@ class _Reader:
         try:
             return parse(entry.value)
         except _WrongError as expected:
-            self._error(entry.line, f"{key}: expected {expected}, found {entry.value[:60]!r}")
+            # Where a file with a key belongs, the key itself may stand.
+            found = "something else" if key == "api_key_file" else repr(entry.value[:60])
+            self._error(entry.line, f"{key}: expected {expected}, found {found}")
             return None
 
     def _line(self, title: str, key: str) -> int:
@@ -377,6 +379,7 @@ class _Reader:
             if not is_key(inline.value):
                 self._error(inline.line, "api_key: expected one key of printable ASCII characters without blanks")
                 return None
+            remember(inline.value)
             return inline.value
         if file is None or not file.value:
             return None
@@ -395,6 +398,7 @@ class _Reader:
         if not is_key(key):
             self._error(file.line, f"api_key_file: expected one key of printable characters in {path}")
             return None
+        remember(key)
         return key
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from trialbench.credentials import redact
+
 Kind = Literal["recoverable", "fatal", "indeterminate"]
 
 
@@ -204,10 +206,16 @@ FAILURES: tuple[FailureClass, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failure class and the details. `detail` contains untrusted text: sanitize it before display."""
+    """A failure class and the details. `detail` contains untrusted text: sanitize it before display.
+
+    A server that refuses a key may show it: `detail` is without.
+    """
 
     failure_class: FailureClass
     detail: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "detail", redact(self.detail))
 
     def as_dict(self) -> dict[str, Any]:
         """`class`, `code`, `kind` and `detail` as a JSON object."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trialbench.credentials import HUB_TOKEN, from_environment, redact
 from trialbench.errors import ServerError, TrialbenchError, UsageError
 
 if TYPE_CHECKING:
@@ -40,8 +42,12 @@ class RemoteFile:
 
 
 def token() -> str | None:
-    """The access token, only from the environment variable HF_TOKEN."""
-    return os.environ.get("HF_TOKEN") or None
+    """The access token, only from the environment variable HF_TOKEN.
+
+    Raises:
+        UsageError: it can't be a token.
+    """
+    return from_environment(HUB_TOKEN)
 
 
 def api() -> HfApi:
@@ -56,9 +62,17 @@ def api() -> HfApi:
     return HfApi(endpoint=endpoint(), token=token() or False)
 
 
+class _NoSecrets(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact(record.getMessage()), ()
+        return True
+
+
 @functools.cache
 def _bound_answers() -> None:
-    """Let the library's clients read no more than an answer can need."""
+    """Let the library's clients read no more than an answer can need, and its log show no secret."""
+    for handler in logging.getLogger("huggingface_hub").handlers:
+        handler.addFilter(_NoSecrets())
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils._http import default_client_factory
 
@@ -101,14 +115,8 @@ def plain_errors(repo: str, revision: str) -> Iterator[None]:
         raise ServerError(f"{repo}: the hub cannot be read: {redact(str(error))}") from _redacted(error)
 
 
-def redact(text: str) -> str:
-    """`text` without the token."""
-    secret = token()
-    return text.replace(secret, "***") if secret else text
-
-
 def _redacted(error: BaseException) -> BaseException | None:
-    """The cause to chain; none if its text, which a traceback would print, contains the token."""
+    """The cause to chain; none if its text, which a traceback would print, contains a secret."""
     return error if redact(str(error)) == str(error) else None
 
 

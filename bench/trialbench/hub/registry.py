@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from trialbench.credentials import is_key, remember
 from trialbench.errors import ServerError, UsageError
 from trialbench.hub.bounds import bound
 
@@ -109,4 +110,7 @@ def _token(client: httpx.Client, challenge: str, text: str) -> str:
     found = (answer.get("token") or answer.get("access_token")) if isinstance(answer, dict) else None
     if not found:
         raise ServerError(f"{text}: the registry gives no anonymous access (status {reply.status_code})")
-    return str(found)
+    if not isinstance(found, str) or not is_key(found):
+        raise ServerError(f"{text}: the registry gives a token that no header can hold")
+    remember(found)
+    return found

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from trialbench.engines.credentials import environment_key
+from trialbench.credentials import environment_key
 from trialbench.files import read_text
 from trialbench.options import Verbs, pairs, positive
 from trialbench.show.terminal import say

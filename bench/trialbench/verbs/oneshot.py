@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trialbench.errors import UsageError
-from trialbench.options import Verbs, writable
+from trialbench.options import Parser, Verbs, begun, writable
 from trialbench.show.terminal import ended, line, say, screen
 from trialbench.verbs.select import add_options, find_config, make_engine
 
@@ -198,15 +198,14 @@ def _constraint(options: argparse.Namespace) -> Constraint | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `gemma_oneshot`: one prompt, its reply on standard output; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="gemma_oneshot",
         description="One prompt for gemma.cpp, its reply streamed to standard output.",
         epilog=_EXIT_CODES,
     )
     _add_arguments(parser, required=False)
-    options = parser.parse_args(arguments)
-    options.engine = options.engine or "gemma-cpp"
-    return ended("gemma_oneshot", lambda: options.verb(options))
+    parser.set_defaults(engine="gemma-cpp")
+    return ended("gemma_oneshot", lambda: begun(parser, arguments))
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def make_engine(options: argparse.Namespace) -> Engine:
         raise UsageError(f"--engine {options.engine}: expected --url http://HOST:PORT, found none")
     if options.bits is not None and not 1 <= options.bits <= 64:
         raise UsageError(f"--bits: expected 1 to 64, found {options.bits}")
-    from trialbench.engines.credentials import environment_key
+    from trialbench.credentials import environment_key
     from trialbench.engines.endpoint import EndpointOptions
 
     endpoint = EndpointOptions(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trialbench import __version__
-from trialbench.options import Verbs, positive, writable
+from trialbench.options import Parser, Verbs, begun, positive, writable
 from trialbench.show.terminal import ended, say
 from trialbench.verbs import oneshot
 from trialbench.verbs.select import add_options, choose, find_config
@@ -217,13 +217,12 @@ def _proof(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb of `trialbench-worker`; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="trialbench-worker", description="Serves one engine over ND-JSON.")
+    parser = Parser(prog="trialbench-worker", description="Serves one engine over ND-JSON.")
     parser.add_argument("--version", action="version", version=f"trialbench {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     add(verbs)
     oneshot.add(verbs)
-    options = parser.parse_args(arguments)
-    return ended("trialbench-worker", lambda: options.verb(options))
+    return ended("trialbench-worker", lambda: begun(parser, arguments))
 
 
 if __name__ == "__main__":
