@@ -10,6 +10,7 @@ from typing import NoReturn, TypeAlias
 
 from trialbench.credentials import redact
 from trialbench.errors import UsageError
+from trialbench.urls import server
 
 # A string, because the generic form of this class exists only for type checkers.
 Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
@@ -47,6 +48,15 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number, at least 1, found {text}")
     return number
+
+
+def server_url(text: str) -> str:
+    """The server of `--url`, without the path of its API.
+
+    Raises:
+        UsageError: it names none.
+    """
+    return server(text, "--url")
 
 
 def writable(option: str, path: Path | None) -> None:

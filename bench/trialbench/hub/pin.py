@@ -12,7 +12,7 @@ from trialbench import hub
 from trialbench.errors import UsageError
 from trialbench.files import write_atomic
 from trialbench.hub import RemoteFile, Tell
-from trialbench.hub.bounds import of_files
+from trialbench.hub.download import download
 from trialbench.hub.registry import image_digest
 
 
@@ -66,17 +66,7 @@ def _as_yaml(pins: dict[str, Any], about: str) -> str:
 
 def _hash_small_file(repo: str, commit: str, file: RemoteFile) -> str:
     """The hub provides SHA-256 only for large files; a small one is downloaded and hashed."""
-    hub.api()
-    from huggingface_hub import hf_hub_download
-
-    with tempfile.TemporaryDirectory() as folder, hub.plain_errors(repo, commit), of_files([file]):
-        path = hf_hub_download(
-            repo,
-            file.name,
-            revision=commit,
-            local_dir=folder,
-            cache_dir=Path(folder) / ".cache" / "hub",
-            endpoint=hub.endpoint(),
-            token=hub.token() or False,
-        )
-        return hub.sha256_of(Path(path))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file"
+        download(repo, commit, file, path)
+        return hub.sha256_of(path)

@@ -22,8 +22,8 @@ from trialbench.engines.llama.messages import (
     read_event,
     text,
 )
-from trialbench.engines.llama.wire import Connection, Response, WireError, base_url, chunks
-from trialbench.errors import UsageError
+from trialbench.engines.llama.wire import Connection, Response, WireError, chunks
+from trialbench.urls import server
 from trialbench.workloads import Workload
 
 # Sent in addition to the standard fields. Not every server knows them; each can be left out (`--omit`).
@@ -72,6 +72,9 @@ class ChatClient:
         model: sent as `model`; llama-server does not need it.
         omit: names of body fields to leave out, for servers that refuse them.
         api_key: sent as bearer token.
+
+    Raises:
+        UsageError: `url` names no server.
     """
 
     def __init__(
@@ -83,8 +86,6 @@ class ChatClient:
         omit: frozenset[str] = frozenset(),
         api_key: str | None = None,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise UsageError(f"--url: expected http://HOST:PORT, found {url!r}")
         self._stream = stream
         self._model = model
         self._omit = omit
@@ -92,7 +93,7 @@ class ChatClient:
             "Content-Type": "application/json",
             "Accept": "text/event-stream" if stream else "application/json",
         }
-        self._connection = Connection(base_url(url), api_key=api_key, keep_alive=not stream, headers=headers)
+        self._connection = Connection(server(url, "--url"), api_key=api_key, keep_alive=not stream, headers=headers)
         self.wire = self._connection.wire
         self._interrupted_s = float("inf")
 

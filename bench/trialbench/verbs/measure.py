@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trialbench.credentials import environment_key
 from trialbench.files import read_text
-from trialbench.options import Verbs, pairs, positive
+from trialbench.options import Verbs, pairs, positive, server_url
 from trialbench.show.terminal import say
 from trialbench.verbs.select import add_options, measuring_client
 
@@ -34,7 +34,7 @@ def add(verbs: Verbs) -> None:
 
 def _add_run(verbs: Verbs) -> None:
     run = verbs.add_parser("run", help="measure one workload on any OpenAI-compatible server", epilog=_EXIT_CODES)
-    run.add_argument("--url", help="the server, such as http://127.0.0.1:11435")
+    run.add_argument("--url", type=server_url, help="the server, such as http://127.0.0.1:11435")
     run.add_argument("--workload", required=True, metavar="FILE|NAME", help="a YAML file, or nav, describe")
     run.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a variable, or with a dot a field of the file"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trialbench.errors import UsageError
+from trialbench.options import server_url
 
 if TYPE_CHECKING:
     from trialbench.config.engine import EngineChoice
@@ -32,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser, *, required: bool = True, url: 
     parser.add_argument("--engine", choices=NAMES, required=required, help="the engine that generates")
     group = parser.add_argument_group("engine")
     if url:
-        group.add_argument("--url", help="llama-server, openai: such as http://127.0.0.1:11435")
+        group.add_argument("--url", type=server_url, help="llama-server, openai: such as http://127.0.0.1:11435")
         group.add_argument("--model", help="name of the model; sent to servers that need it")
     group.add_argument("--bits", type=int, help="declared bits per weight (default: from the file's type, or none)")
     group.add_argument("--gguf", type=Path, metavar="FILE", help="llama-server: its model's file, for bits and hash")

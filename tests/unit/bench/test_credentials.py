@@ -235,6 +235,8 @@ def test_the_log_of_the_hub_s_library_is_clean(
         "[dispatcher]\nfallback_order = a\n[a]\nendpoint = http://127.0.0.1:1\napi_key_file = {key}\n",
         "[dispatcher]\nfallback_order = a\n[a]\nendpoint = http://127.0.0.1:1\napi_key = {key}\n  more\n",
         "[dispatcher]\nfallback_order = a\n[a]\nendpoint = http://me:{key}@127.0.0.1:1\n",
+        "[dispatcher]\nfallback_order = a\n[a]\nendpoint = http://127.0.0.1:1?key={key}\n",
+        "[dispatcher]\nfallback_order = a\n[a]\nendpoint = http://127.0.0.1:{key}\n",
     ],
 )
 def test_a_key_in_the_wrong_place_of_a_file_is_not_shown(tmp_path: Path, text: str) -> None:
