@@ -124,7 +124,7 @@ def _fetch_all(
         source, target, pin = staging / file.name, dest / file.name, pins[file.name]
         problem = _place(source, target, pin, tell)
         if problem is not None and file.name in begun:
-            tell(f"{file.name}: what was resumed is not the right file: fetching it anew")
+            tell(f"{file.name}: what was resumed is not the right file: fetching it from the start")
             source.unlink()
             _download(repo, revision, staging, [file], tell)
             problem = _place(source, target, pin, tell)

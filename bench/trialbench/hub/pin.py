@@ -10,7 +10,7 @@ from typing import Any
 
 from trialbench import hub
 from trialbench.errors import UsageError
-from trialbench.files import write_atomic
+from trialbench.files import writable_kind, write_atomic
 from trialbench.hub import RemoteFile, Tell
 from trialbench.hub.download import download
 from trialbench.hub.registry import image_digest
@@ -34,8 +34,9 @@ def pin(
         ServerError: hub or registry refuse, or cannot be reached.
     """
     hub.check_repo(repo)
-    if not out.parent.is_dir():
-        raise UsageError(f"{out.parent}: is not a folder: expected one for the pins")
+    problem = writable_kind(out)
+    if problem is not None:
+        raise UsageError(f"{out}: expected a file for the pins, but {problem}")
     commit, files = hub.list_files(repo, revision, include)
     tell(f"{repo}: {revision} is {commit}")
     pinned = []

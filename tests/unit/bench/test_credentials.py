@@ -200,7 +200,10 @@ def test_every_exit_is_clean(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
     stderr_log("probe", {"error": f"Bearer {TOKEN}"})
     with pytest.raises(SystemExit):
         Parser(prog="x").parse_args([f"--hub-token={TOKEN}", "--hub=http://me:pw@host"])
+    with pytest.raises(SystemExit):
+        main(["workloads", "-", "--api-key", "sk-given-here", "--Token=t0ken-given-here"])
     shown = capfd.readouterr()
+    assert "given-here" not in shown.err
     both = shown.out + shown.err
     assert TOKEN not in both
     assert "me:pw" not in both
