@@ -63,7 +63,7 @@ def destination(path: Path) -> Path | int:
         return 1
     place = _in_folder(str(path.absolute()))
     for _ in range(_MAX_LINKS):
-        # To open it again would begin at its start, and to replace its file would leave the descriptor with the old one.
+        # Opened again it would begin at its start; its file replaced, the descriptor would keep the old one.
         found = re.fullmatch(rf"/proc/(?:self|{os.getpid()})/fd/(\d{{1,9}})", place)
         if found:
             return int(found[1])

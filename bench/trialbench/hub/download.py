@@ -1,8 +1,8 @@
 """One file of a repository, brought to the disk; what is there already is kept and only the rest is asked for.
 
-The hub's library starts each download from zero, under another name each time: what a killed one leaves is lost and stays.
-Here a download has one name, so the next attempt, and the next process, goes on where the last one ended. That the
-beginning is of the same file is for the caller to check, by its hash.
+The hub's library starts each download from zero, under another name each time: what a killed one leaves is of no use
+and stays. Here a download has one name, so the next attempt, and the next process, goes on where the last one ended.
+That the beginning is of the same file is for the caller to check, by its hash.
 """
 
 from __future__ import annotations
