@@ -53,8 +53,15 @@ def token() -> str | None:
 
 
 def api() -> HfApi:
-    """The hub that HF_ENDPOINT names, or the public one."""
+    """The hub that HF_ENDPOINT names, or the public one.
+
+    Raises:
+        UsageError: HF_ENDPOINT, HF_TOKEN or another variable that the library reads can't be used.
+    """
+    place, secret = endpoint(), token()
     # Read by huggingface-hub when it is imported.
+    if place is None:
+        os.environ.pop("HF_ENDPOINT", None)  # an empty one would be its endpoint
     for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_XET"):
         os.environ.setdefault(name, "1")
     try:
@@ -64,7 +71,7 @@ def api() -> HfApi:
 
     _own_clients()
     # False, not None: with None the library would use a token stored by another program.
-    return HfApi(endpoint=endpoint(), token=token() or False)
+    return HfApi(endpoint=place, token=secret or False)
 
 
 class _NoSecrets(logging.Filter):
@@ -149,8 +156,9 @@ def list_files(repo: str, revision: str, include: Sequence[str]) -> tuple[str, l
         UsageError: a pattern matches nothing; lists the existing files.
         ServerError: the hub refuses, or cannot be reached.
     """
+    asked = api()
     with plain_errors(repo, revision):
-        info = api().model_info(repo, revision=revision, files_metadata=True)
+        info = asked.model_info(repo, revision=revision, files_metadata=True)
         everything = [
             RemoteFile(
                 entry.rfilename, -1 if entry.size is None else entry.size, entry.lfs.sha256 if entry.lfs else None

@@ -35,16 +35,17 @@ def download(repo: str, commit: str, file: RemoteFile, path: Path, tell: Tell = 
         ServerError: the hub refuses, cannot be reached, or its answer ended early several times in a row.
         TooMuchError: there is more of it than the hub has said.
     """
-    left = _ATTEMPTS
-    while (before := size_of(path)) != file.size or not path.exists():
+    left, most = _ATTEMPTS, size_of(path)
+    while size_of(path) != file.size or not path.exists():
         try:
             with hub.plain_errors(repo, commit):
                 _fetch_rest(repo, commit, file, path)
         except _InterruptedError as error:
-            left = _ATTEMPTS if size_of(path) - before >= _PROGRESS_BYTES else left - 1
+            have = size_of(path)
+            left, most = (_ATTEMPTS, have) if have - most >= _PROGRESS_BYTES else (left - 1, most)
             if not left:
                 raise ServerError(str(error)) from error
-            tell(f"{error}; continuing at {size_of(path) / 1e6:.1f} of {file.size / 1e6:.1f} MB")
+            tell(f"{error}; continuing at {have / 1e6:.1f} of {file.size / 1e6:.1f} MB")
             time.sleep(_PAUSE_S)
 
 

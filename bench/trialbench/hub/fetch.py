@@ -53,17 +53,7 @@ def fetch(
         ServerError: the hub refuses, or cannot be reached.
         WrongHashError: a file is not the pinned one.
     """
-    hub.check_repo(repo)
-    if not hub.COMMIT.match(revision):
-        raise UsageError(f"--revision: expected a full commit (40 hexadecimal digits), found {revision!r}: `make pin`")
-    sha256 = {name: value.lower() for name, value in sha256.items()}
-    for name, value in sha256.items():
-        if not hub.SHA256.match(value):
-            raise UsageError(f"--sha256 {name}: expected 64 hexadecimal digits, found {value!r}")
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UsageError(f"--sha256 {name}: expected a name inside the repository")
-    if not dest.is_dir():
-        raise UsageError(f"{dest}: is not a folder: make it first, writable for this user")
+    sha256 = _checked(repo, revision, sha256, dest)
     staging = dest / f".part-{revision[:12]}"
     _remove_others(dest, staging, tell)
     right = {name for name in sha256 if _is_right(dest / name, sha256[name], tell)}
@@ -85,8 +75,7 @@ def fetch(
     made = not staging.exists()
     staging.mkdir(exist_ok=True)
     with _alone(staging):
-        parts = {file.name: staging / file.name for file in missing}
-        _remove_strangers(staging, set(parts.values()))
+        _remove_strangers(staging, {staging / file.name for file in missing})
         try:
             _check_disk(dest, staging, missing)
         except UsageError:
@@ -98,6 +87,21 @@ def fetch(
     if problems:
         raise WrongHashError("\n".join(problems))
     return [dest / file.name for file in files]
+
+
+def _checked(repo: str, revision: str, sha256: Mapping[str, str], dest: Path) -> dict[str, str]:
+    """The pins, in lower case, of arguments that can be meant."""
+    hub.check_repo(repo)
+    if not hub.COMMIT.match(revision):
+        raise UsageError(f"--revision: expected a full commit (40 hexadecimal digits), found {revision!r}: `make pin`")
+    for name, value in sha256.items():
+        if not hub.SHA256.match(value.lower()):
+            raise UsageError(f"--sha256 {name}: expected 64 hexadecimal digits, found {value!r}")
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UsageError(f"--sha256 {name}: expected a name inside the repository")
+    if not dest.is_dir():
+        raise UsageError(f"{dest}: is not a folder: make it first, writable for this user")
+    return {name: value.lower() for name, value in sha256.items()}
 
 
 def _fetch_all(
@@ -145,6 +149,8 @@ def _alone(staging: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(f"{staging}: another fetch downloads there: wait until it has ended") from None
+        except OSError:
+            pass  # a file system without locks
         yield
     finally:
         os.close(handle)

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
 import yaml
 from by_path import load
+from hypothesis import given
+from hypothesis import strategies as st
 from trialbench import files
 from trialbench import hub as hub_room
 from trialbench.cli import main
-from trialbench.errors import ServerError, UsageError
+from trialbench.errors import ServerError, TrialbenchError, UsageError
 from trialbench.hub import bounds
 from trialbench.hub import download as downloads
 from trialbench.hub.fetch import WrongHashError, fetch
 from trialbench.hub.pin import pin
+from trialbench.hub.route import Route
+from trialbench.show.terminal import screen
 
 REPO = "unsloth/tiny-GGUF"
 TOKEN = "hf_S3cretS3cretS3cret"
@@ -480,6 +487,89 @@ def test_a_body_that_drips_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) 
         pytest.raises(bounds.TooMuchError, match="expected an answer within 120 s"),
     ):
         client.get("http://hub/api/x")
+
+
+LISTED: dict[str, Any] = {
+    "id": REPO,
+    "sha": "a" * 40,
+    "siblings": [{"rfilename": "m.gguf", "size": 5, "blobId": "b" * 40, "lfs": {"sha256": "c" * 64, "size": 5}}],
+}
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8) | st.just(TOKEN),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> bytes:
+    """What a hub may answer: any bytes, any JSON, or a listing in which one value is another."""
+    if draw(st.booleans()):
+        return draw(st.binary(max_size=60) | VALUES.map(lambda value: json.dumps(value).encode()))
+    document = json.loads(json.dumps(LISTED))
+    place, more = document, draw(st.integers(0, 3))
+    for _ in range(more):
+        inner = [key for key in _keys(place) if isinstance(place[key], dict | list) and place[key]]
+        if not inner:
+            break
+        place = place[draw(st.sampled_from(inner))]
+    place[draw(st.sampled_from(list(_keys(place))))] = draw(VALUES)
+    return json.dumps(document).encode()
+
+
+def _keys(place: Any) -> Any:
+    return place if isinstance(place, dict) else range(len(place))
+
+
+@given(body=answers(), status=st.sampled_from([200, 200, 200, 204, 302, 401, 403, 404, 429, 500]))
+def test_no_answer_of_a_hub_ends_in_another_error(body: bytes, status: int) -> None:
+    def answer(_self: object, request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, content=body, request=request)
+
+    with (
+        mock.patch.object(Route, "handle_request", answer),
+        mock.patch.dict(os.environ, {"HF_TOKEN": TOKEN, "HF_ENDPOINT": "http://hub"}),
+    ):
+        said, listed = "", []
+        try:
+            commit, listed = hub_room.list_files(REPO, "main", ["*"])
+            assert hub_room.COMMIT.match(commit)
+        except TrialbenchError as error:
+            said = screen(str(error)) + repr(error.__cause__)
+        assert TOKEN not in said
+    assert all(file.name.isprintable() and file.size >= 0 for file in listed)
+
+
+@given(
+    have=st.integers(0, 12),
+    status=st.sampled_from([200, 206, 206, 206, 204, 302, 404, 416, 503]),
+    begin=st.integers(-2, 12) | st.just(99),
+    body=st.binary(max_size=12),
+    headers=st.sampled_from([{}, {"content-encoding": "gzip"}, {"content-range": "bytes x"}, {"location": "http://["}]),
+)
+def test_no_answer_makes_a_file_longer_than_it_is(
+    have: int, status: int, begin: int, body: bytes, headers: dict[str, str]
+) -> None:
+    file = hub_room.RemoteFile("m.gguf", 10, None)
+    ranges = {"content-range": f"bytes {begin}-9/10"} if status == 206 else {}
+
+    def answer(_self: object, request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, content=body, headers={**ranges, **headers}, request=request)
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(Route, "handle_request", answer),
+        mock.patch.object(downloads, "_PAUSE_S", 0.0),
+        mock.patch.dict(os.environ, {"HF_ENDPOINT": "http://hub"}),
+    ):
+        path = Path(folder) / "m.gguf"
+        path.write_bytes(b"x" * have)
+        try:
+            downloads.download(REPO, "a" * 40, file, path)
+        except TrialbenchError:
+            assert not path.exists() or path.stat().st_size <= max(10, have)
+        else:
+            assert path.stat().st_size == 10
 
 
 def test_names_with_odd_characters(hub: Any, dest: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -264,6 +267,19 @@ def test_the_hub_s_own(monkeypatch: pytest.MonkeyPatch, given: str, found: objec
     with pytest.raises(UsageError, match="HF_ENDPOINT: expected https://HOST, found") as caught:
         hub.endpoint()
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [(" ", "https://"), ("http://[::1", "HF_ENDPOINT: expected https://HOST, found brackets")]
+)
+def test_the_hub_s_own_where_its_library_reads_it_too(given: str, said: str) -> None:
+    """When it is imported, which happens once in a process."""
+    code = "from trialbench import errors, hub\ntry: print(hub.api().endpoint)\nexcept errors.UsageError as e: print(e)"
+    environment = {**os.environ, "HF_ENDPOINT": given}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, timeout=600
+    )
+    assert done.stdout.startswith(said)
 
 
 def test_what_has_no_tls_says_so(tmp_path: Path) -> None:
