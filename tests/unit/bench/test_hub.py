@@ -524,7 +524,7 @@ def _keys(place: Any) -> Any:
 @given(body=answers(), status=st.sampled_from([200, 200, 200, 204, 302, 401, 403, 404, 429, 500]))
 def test_no_answer_of_a_hub_ends_in_another_error(body: bytes, status: int) -> None:
     def answer(_self: object, request: httpx.Request) -> httpx.Response:
-        return httpx.Response(status, content=body, request=request)
+        return httpx.Response(status, stream=httpx.ByteStream(body), request=request)
 
     with (
         mock.patch.object(Route, "handle_request", answer),
@@ -554,7 +554,7 @@ def test_no_answer_makes_a_file_longer_than_it_is(
     ranges = {"content-range": f"bytes {begin}-9/10"} if status == 206 else {}
 
     def answer(_self: object, request: httpx.Request) -> httpx.Response:
-        return httpx.Response(status, content=body, headers={**ranges, **headers}, request=request)
+        return httpx.Response(status, stream=httpx.ByteStream(body), headers={**ranges, **headers}, request=request)
 
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -667,7 +667,7 @@ def test_a_small_file_is_fetched_to_be_hashed(hub: Any, tmp_path: Path, monkeypa
 
 
 def test_pins_need_a_folder_and_leave_no_half_file(hub: Any, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is not a folder"):
+    with pytest.raises(UsageError, match="there is no writable folder"):
         pin(REPO, revision="main", include=["*"], image=None, out=tmp_path / "none" / "pins.yml")
     with pytest.raises(UsageError, match="expected a file like"):
         pin(REPO, revision="main", include=["none*"], image=None, out=tmp_path / "pins.yml")
