@@ -222,7 +222,7 @@ def test_oneshot_with_files_that_are_no_constraint(tmp_path: Path, capfd: pytest
 def test_oneshot_is_canceled_by_a_signal(
     options: list[str], does: Does, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(_text: str) -> None:
+    def write(_text: str, _stream: object) -> None:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
 
