@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 from collections.abc import Sequence
 
 from trialbench import __version__
+from trialbench.options import Parser, begun
 from trialbench.show.terminal import ended
 from trialbench.verbs import hub, measure, oneshot, report, side_by_side
 
@@ -17,15 +17,14 @@ _NOT_IN_THE_IMAGE = {"worker": "verbs.worker", "ground_truth": "ground_truth.cli
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code. Expected errors become a plain message on standard error."""
-    options = _parser().parse_args(arguments)
-    return ended("trialbench", lambda: options.verb(options))
+    return ended("trialbench", lambda: begun(_parser(), arguments))
 
 
 _ABOUT = "Measures a language model where it would run, and gives a verdict."
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="trialbench", description=_ABOUT)
+def _parser() -> Parser:
+    parser = Parser(prog="trialbench", description=_ABOUT)
     parser.add_argument("--version", action="version", version=f"trialbench {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     for group in (measure, hub, report, oneshot, side_by_side):

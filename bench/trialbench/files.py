@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
+import re
 import stat
+import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from trialbench.errors import UsageError
 
+# What `-` names as an output, also where there is no such file.
+STDOUT = Path("/dev/stdout")
+# As many links one behind the other as the kernel follows; how long a pipe may wait for its reader.
+_MAX_LINKS, _READER_S = 40, 10.0
+# Of a name, which may be as long as a file system allows, so much stands in the temporary one.
+_PREFIX = 50
 # From here on a number is refused, whole or not.
 MAX_NUMBER, _MAX_DIGITS = 1e15, 18
 
@@ -22,20 +33,136 @@ MAX_NUMBER, _MAX_DIGITS = 1e15, 18
 def write_atomic(path: Path, text: str) -> None:
     """Replace `path` with `text`: a reader sees the old content or the new, never a part.
 
+    A link stays one: the file behind it is replaced, beside itself, and keeps its mode and owner. What is no regular
+    file (a pipe, a device, an open descriptor such as /dev/stdout) stays what it is, and `text` is written to it.
+
     Raises:
+        UsageError: `path` is no regular file, and can't be written to.
         OSError: the folder is not there or not writable.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    content = text.encode()
+    place = destination(path)
+    if isinstance(place, int) or not is_file(place):
+        _pour(content, path)
+        return
+    temporary = _stage(place, content)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        os.replace(temporary, place)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def destination(path: Path) -> Path | int:
+    """Where that goes which is written to `path`: the file behind all links, or a descriptor that is open already.
+
+    Raises:
+        UsageError: the links lead nowhere.
+    """
+    if path == STDOUT:
+        return 1
+    place = _in_folder(str(path.absolute()))
+    for _ in range(_MAX_LINKS):
+        # Opened again it would begin at its start; its file replaced, the descriptor would keep the old one.
+        found = re.fullmatch(rf"/proc/(?:self|{os.getpid()})/fd/(\d{{1,9}})", place)
+        if found:
+            return int(found[1])
+        if not os.path.islink(place):
+            return Path(place)
+        place = _in_folder(os.path.join(os.path.dirname(place), os.readlink(place)))
+    raise UsageError(f"{path}: expected a file, found links that lead to each other")
+
+
+def _in_folder(place: str) -> str:
+    """`place` without links in what is before its name."""
+    return os.path.join(os.path.realpath(os.path.dirname(place)), os.path.basename(place))
+
+
+def is_file(path: Path) -> bool:
+    """Whether `path` is a regular file, or becomes one when it is written."""
+    place = destination(path)
+    return isinstance(place, Path) and (not place.exists() or place.is_file())
+
+
+def open_output(path: Path) -> TextIO:
+    """`path`, open for writing from its beginning as UTF-8: a file, a pipe, a device, or a copy of an open descriptor.
+
+    Raises:
+        UsageError: it is of another kind, can't be opened, or nobody reads the pipe.
+    """
+    place = destination(path)
+    try:
+        if isinstance(place, int):
+            if place == 1:
+                sys.stdout.flush()
+            return os.fdopen(os.dup(place), "w", encoding="utf-8")
+        mode = place.stat().st_mode if place.exists() else stat.S_IFREG
+        if stat.S_ISREG(mode):
+            return place.open("w", encoding="utf-8")
+        if stat.S_ISFIFO(mode):
+            return os.fdopen(_open_pipe(place), "w", encoding="utf-8")
+        if stat.S_ISCHR(mode):
+            return os.fdopen(os.open(place, os.O_WRONLY | os.O_NOCTTY), "w", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from error
+    raise UsageError(f"{path}: expected a file, a pipe or a terminal, found {_kind(mode)}")
+
+
+def writable_kind(path: Path) -> str | None:
+    """What keeps `path` from being written, as text; None: nothing that can be seen before."""
+    place = destination(path)
+    if isinstance(place, int):
+        try:
+            reads_only = fcntl.fcntl(place, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+        except OSError:
+            return "it is not open"
+        return "it is open for reading alone" if reads_only else None
+    if place.is_dir():
+        return "is a folder"
+    if place.exists() and not place.is_file():
+        mode = place.stat().st_mode
+        if not (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
+            return f"is {_kind(mode)}"
+        return None if os.access(place, os.W_OK) else "may not be written by this user"
+    if not place.parent.is_dir() or not os.access(place.parent, os.W_OK):
+        return f"there is no writable folder {place.parent}"
+    return None
+
+
+def _kind(mode: int) -> str:
+    kinds = ((stat.S_ISSOCK, "a socket"), (stat.S_ISBLK, "a disk"), (stat.S_ISDIR, "a folder"))
+    return next((name for test, name in kinds if test(mode)), "something else")
+
+
+def _open_pipe(place: Path) -> int:
+    """The pipe's descriptor, once it has a reader."""
+    until_s = time.monotonic() + _READER_S
+    while True:
+        try:
+            handle = os.open(place, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if time.monotonic() > until_s:
+                raise UsageError(
+                    f"{place}: expected a reader of this pipe within {_READER_S:g} s, found none"
+                ) from None
+            time.sleep(0.02)
+        else:
+            os.set_blocking(handle, True)
+            return handle
+
+
+def _pour(content: bytes, path: Path) -> None:
+    """Write `content` to what is no regular file."""
+    with open_output(path) as stream:
+        view = memoryview(content)
+        try:
+            while view:
+                # Past the stream's buffer, whose rest would fail a second time when it is closed.
+                view = view[os.write(stream.fileno(), view) :]
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)
@@ -58,7 +185,7 @@ def replace_all(replacements: Sequence[Replacement]) -> None:
     try:
         for one in replacements:
             target = Path(os.path.realpath(one.path))
-            staged.append((one, target, _stage(target, one.after)))
+            staged.append((one, target, _stage(target, one.after, as_owner=True)))
         for one, target, _ in staged:
             if target.read_bytes() != one.before:
                 raise UsageError(
@@ -67,7 +194,7 @@ def replace_all(replacements: Sequence[Replacement]) -> None:
         done: list[tuple[Path, Path]] = []
         try:
             for one, target, temporary in staged:
-                back = _stage(target, one.before)
+                back = _stage(target, one.before, as_owner=True)
                 done.append((target, back))
                 os.replace(temporary, target)
         except BaseException:
@@ -92,18 +219,23 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _stage(target: Path, content: bytes) -> Path:
-    """`content` in a file beside `target`, with its mode and owner."""
-    status = target.stat()
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+def _stage(target: Path, content: bytes, *, as_owner: bool = False) -> Path:
+    """`content` in a file beside `target`, with its mode and owner; 0644 where there is none yet.
+
+    Raises:
+        PermissionError: `as_owner`, and the owner is another one that this user can't give files to.
+    """
+    status = target.stat() if target.exists() else None
+    handle, name = tempfile.mkstemp(prefix=f".{target.name[:_PREFIX]}.", dir=target.parent)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             # Before the mode: a change of owner takes set-user bits away.
-            if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
-                os.fchown(stream.fileno(), status.st_uid, status.st_gid)
-            os.fchmod(stream.fileno(), stat.S_IMODE(status.st_mode))
+            if status is not None and (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+                with contextlib.suppress(*(() if as_owner else (PermissionError,))):
+                    os.fchown(stream.fileno(), status.st_uid, status.st_gid)
+            os.fchmod(stream.fileno(), 0o644 if status is None else stat.S_IMODE(status.st_mode))
             stream.flush()
             os.fsync(stream.fileno())
     except BaseException:

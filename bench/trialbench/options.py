@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TextIO, TypeAlias
 
+from trialbench.credentials import redact
 from trialbench.errors import UsageError
+from trialbench.files import STDOUT, destination, is_file, writable_kind
+from trialbench.urls import server
 
 # A string, because the generic form of this class exists only for type checkers.
-Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+
+# There is no such option; who tries one has given the secret already.
+_GIVEN_KEY = re.compile(r"(--?[\w-]*(?:key|token|passw|secret|auth)[\w-]*[= ]+)\S+", re.IGNORECASE)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors, which quote the command line, show no secret of it; its verbs have such parsers too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line, and exit with 2."""
+        super().error(_GIVEN_KEY.sub(r"\1***", redact(message)))
+
+
+def begun(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
+    """Run the verb that `arguments` (None: the command line's) name; returns its exit code.
+
+    Raises:
+        TrialbenchError: from the verb, or from the type of an option.
+    """
+    options = parser.parse_args(arguments)
+    code: int = options.verb(options)
+    return code
 
 
 def positive(text: str) -> int:
@@ -29,18 +56,49 @@ def positive(text: str) -> int:
     return number
 
 
-def writable(option: str, path: Path | None) -> None:
-    """Refuse an unusable output path before the work whose result would be lost; no path is fine.
+def server_url(text: str) -> str:
+    """The server of `--url`, without the path of its API.
 
     Raises:
-        UsageError: its folder is not there or not ours to write to, or it is a folder itself.
+        UsageError: it names none.
     """
-    if path is None:
-        return
-    folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        what = "is a folder" if path.is_dir() else f"there is no writable folder {folder}"
-        raise UsageError(f"{option} {path}: expected a file that can be written, but {what}")
+    return server(text, "--url")
+
+
+def output(text: str) -> Path:
+    """The path of an option that names an output; `-` is standard output."""
+    if text == "-":
+        return STDOUT
+    # `./-` is a file of that name, which a path alone can't tell from `-`.
+    return Path.cwd() / text if text.strip("./") == "-" else Path(text)
+
+
+def outputs(given: Mapping[str, Path | None]) -> TextIO:
+    """Refuse unusable outputs before the work whose result would be lost; returns where words for people go.
+
+    That is standard output, or standard error where standard output is for one of the outputs.
+
+    Args:
+        given: the path of each option, None where it was not given.
+
+    Raises:
+        UsageError: an output can't be written, or two are the same.
+    """
+    places: dict[Path | int, str] = {}
+    for option, path in given.items():
+        if path is None:
+            continue
+        problem = writable_kind(path)
+        if problem is not None:
+            raise UsageError(f"{option} {path}: expected a file that can be written, but {problem}")
+        place = destination(path)
+        if place in places:
+            raise UsageError(
+                f"{option} {path}: expected another place than that of {places[place]}, which it overwrites"
+            )
+        if isinstance(place, int) or is_file(path):
+            places[place] = option
+    return sys.stderr if 1 in places else sys.stdout
 
 
 def pairs(given: Sequence[str], option: str, like: str) -> dict[str, str]:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from trialbench.config.ini import Entry, Section, read_ini
 from trialbench.config.settings import (
@@ -27,11 +26,12 @@ from trialbench.config.settings import (
     Settings,
     WorkerSettings,
 )
+from trialbench.credentials import is_key, remember
 from trialbench.engines.contract import Deadlines
-from trialbench.engines.credentials import is_key
-from trialbench.engines.endpoint import EndpointOptions, is_loopback
+from trialbench.engines.endpoint import EndpointOptions
 from trialbench.engines.gemma_cpp import WEIGHT_FORMATS
 from trialbench.errors import UsageError
+from trialbench.urls import is_loopback, parse, server
 
 # Linux's sun_path has 108 bytes; the last is the terminator.
 _MAX_SOCKET_BYTES = 107
@@ -271,7 +271,9 @@ class _Reader:
         try:
             return parse(entry.value)
         except _WrongError as expected:
-            self._error(entry.line, f"{key}: expected {expected}, found {entry.value[:60]!r}")
+            # Where a file with a key belongs, the key itself may stand.
+            found = "something else" if key == "api_key_file" else repr(entry.value[:60])
+            self._error(entry.line, f"{key}: expected {expected}, found {found}")
             return None
 
     def _line(self, title: str, key: str) -> int:
@@ -327,7 +329,7 @@ class _Reader:
         api_key = self._api_key(entries)
         if url is None:
             return None
-        if api_key and url.startswith("http://") and not is_loopback(urlsplit(url).hostname or ""):
+        if api_key and url.startswith("http://") and not is_loopback(parse(url, "endpoint").host):
             line = entries["api_key" if "api_key" in entries else "api_key_file"].line
             self._error(line, "an API key goes over https, or to this machine; the endpoint is http elsewhere")
         model = entries.get("default_model") or entries.get("model")
@@ -346,25 +348,20 @@ class _Reader:
         line = section.line if entry is None else entry.line
         text = "" if entry is None else entry.value
         try:
-            parts = urlsplit(text)
-            host = parts.hostname or ""
-            if parts.port == 0:
-                host = ""
-        except ValueError:
-            host = ""
-        if not text.startswith(("http://", "https://")) or not host or "@" in parts.netloc or re.search(r"\s", text):
-            # Do not copy a password from a protected file into the log.
-            found = "one with a user or password in it; use api_key_file" if "@" in text else repr(text[:60])
-            self._error(line, f"[{name}] endpoint: expected http://HOST:PORT or https://HOST, found {found}")
+            url = server(text, f"[{name}] endpoint")
+        except UsageError as error:
+            more = "; use api_key_file" if "@" in text else ""
+            self._error(line, f"{error}{more}")
             return None
-        if not is_loopback(host) and host.lower() not in hosts:
+        host = parse(url, "endpoint").host
+        if not is_loopback(host) and host not in hosts:
             self._error(
                 line,
                 f"[{name}] endpoint: {host} is another machine, and prompts go there only when fallback_hosts in "
                 f"[dispatcher] names it; add `fallback_hosts = {host}`, or take {name} out of fallback_order",
             )
             return None
-        return text
+        return url
 
     def _api_key(self, entries: Mapping[str, Entry]) -> str | None:
         inline, file = entries.get("api_key"), entries.get("api_key_file")
@@ -377,6 +374,7 @@ class _Reader:
             if not is_key(inline.value):
                 self._error(inline.line, "api_key: expected one key of printable ASCII characters without blanks")
                 return None
+            remember(inline.value)
             return inline.value
         if file is None or not file.value:
             return None
@@ -395,6 +393,7 @@ class _Reader:
         if not is_key(key):
             self._error(file.line, f"api_key_file: expected one key of printable characters in {path}")
             return None
+        remember(key)
         return key
 
 

@@ -79,9 +79,11 @@ def parse_ini(text: str, name: str) -> dict[str, Section]:
             continue
         key, separator, value = _split(stripped)
         if entries is None:
-            raise UsageError(f"{where}: expected a [SECTION] before the first value, found {stripped[:60]!r}")
+            found = f"the key {key[:60]!r}" if separator else "something else"
+            raise UsageError(f"{where}: expected a [SECTION] before the first value, found {found}")
         if not separator or not key:
-            raise UsageError(f"{where}: expected KEY = VALUE, found {stripped[:60]!r}")
+            # Not shown: it may be a key for a server that slipped onto a line of its own.
+            raise UsageError(f"{where}: expected KEY = VALUE, found a line with no {'key' if separator else '= in it'}")
         if key in entries:
             raise UsageError(f"{where}: {key} was set on line {entries[key].line} already; keep one of the two")
         entries[key] = Entry(value, number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 
 
@@ -24,13 +23,3 @@ class EndpointOptions:
     api_key: str | None = field(default=None, repr=False)
     allowed_hosts: frozenset[str] = frozenset()
     json_schema: bool = False
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine: a loopback address or the name localhost."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from trialbench.credentials import redact
+
 Kind = Literal["recoverable", "fatal", "indeterminate"]
 
 
@@ -206,12 +208,16 @@ FAILURES: tuple[FailureClass, ...] = (
 class Failure:
     """A failure class and the details. `detail` contains untrusted text: sanitize it before display.
 
-    `status`: the HTTP status of the answer, where it was another than 200.
+    A server that refuses a key may show it, so secrets in `detail` are masked. `status`: the HTTP status of the answer,
+    if it was not 200.
     """
 
     failure_class: FailureClass
     detail: str
     status: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "detail", redact(self.detail))
 
     def as_dict(self) -> dict[str, Any]:
         """`class`, `code`, `kind` and `detail` as a JSON object."""

@@ -7,14 +7,12 @@ same wire.
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from trialbench.engines.contract import (
     Capability,
@@ -25,7 +23,7 @@ from trialbench.engines.contract import (
     Request,
     require,
 )
-from trialbench.engines.endpoint import EndpointOptions, is_loopback
+from trialbench.engines.endpoint import EndpointOptions
 from trialbench.engines.failures import (
     BAD_ARGUMENTS,
     BAD_REPLY,
@@ -42,7 +40,8 @@ from trialbench.engines.hashing import Hashes
 from trialbench.engines.llama.generation import CallError, HttpGeneration, Server, by_status
 from trialbench.engines.llama.messages import count, read_chunk, read_completion, text
 from trialbench.engines.llama.slots import Slots, SlotsError
-from trialbench.engines.llama.wire import base_url, check_url
+from trialbench.errors import UsageError
+from trialbench.urls import is_loopback, parse, server
 
 # How long a disconnected request may occupy the server: llama-server notices it between two batches of a prefill.
 _SLOT_LIMIT_S = 5.0
@@ -51,8 +50,6 @@ _HEALTH_S = 1.0
 # Added to the logit of each allowed token: other tokens then have a probability of e^-1000.
 _ALLOW = 1000.0
 _PRESETS = ("temperature", "top_p", "seed", "max_tokens")
-# Host names have no underscore, but service names of containers do.
-_HOST = re.compile(r"\A[A-Za-z0-9._\-:\[\]]+\Z")
 
 
 class OpenAICompatible:
@@ -329,25 +326,15 @@ def _has(request: Request, name: str) -> bool:
 
 
 def _checked(url: str, allowed_hosts: frozenset[str]) -> str:
-    """`url` without path, if its host may be asked."""
+    """The server that `url` names, if its host may be asked."""
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError as error:
-        raise Refused(Failure(BAD_ARGUMENTS, f"url: {error}")) from error
-    if parts.scheme not in ("http", "https") or not host or not _HOST.match(parts.netloc) or port == 0:
-        found = "one with a user or password in it" if "@" in url else repr(url)
-        raise Refused(Failure(BAD_ARGUMENTS, f"url: expected http://HOST:PORT, found {found}"))
+        checked = server(url, "url")
+    except UsageError as error:
+        raise Refused(Failure(BAD_ARGUMENTS, str(error))) from None
+    host = parse(checked, "url").host
     if not is_loopback(host) and host not in {one.lower().strip("[]") for one in allowed_hosts}:
         allowed = ", ".join(sorted(allowed_hosts)) or "none"
         raise Refused(
             Failure(NOT_ALLOWED, f"{host} is neither this machine's loopback nor an allowed host (allowed: {allowed})")
         )
-    shown = f"[{host}]" if ":" in host else host
-    path = base_url(parts.path)
-    checked = f"{parts.scheme}://{shown}{f':{port}' if port else ''}{path}"
-    try:
-        check_url(checked)
-    except ValueError as error:
-        raise Refused(Failure(BAD_ARGUMENTS, f"url: {error}")) from error
     return checked

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from trialbench.errors import UsageError
-from trialbench.options import Verbs, positive, writable
+from trialbench.options import Verbs, output, outputs, positive
 from trialbench.show.terminal import say
 
 if TYPE_CHECKING:
@@ -65,9 +65,9 @@ def _add_check(verbs: Verbs) -> None:
         add_runtime(check)
         check.add_argument("--suite", action="append", default=[], help="only this suite; repeatable")
         check.add_argument("--controls", action="store_true", help="also try deliberately wrong files and runtimes")
-        check.add_argument("--json", type=Path, metavar="FILE", help="the verdict (default: in the work folder)")
-        check.add_argument("--junit", type=Path, metavar="FILE.xml", help="the verdict for CI")
-        check.add_argument("--html", type=Path, metavar="FILE.html", help="the verdict as a page, with plots")
+        check.add_argument("--json", type=output, metavar="FILE", help="the verdict (default: in the work folder)")
+        check.add_argument("--junit", type=output, metavar="FILE.xml", help="the verdict for CI")
+        check.add_argument("--html", type=output, metavar="FILE.html", help="the verdict as a page, with plots")
         check.set_defaults(verb={"check": _check, "ci": _ci, "recheck": _recheck}[name])
     ticket = verbs.add_parser("ticket", help="write Markdown for an issue tracker, from a verdict")
     ticket.add_argument("file", type=Path, metavar="VERDICT.json")
@@ -76,7 +76,7 @@ def _add_check(verbs: Verbs) -> None:
     attest.add_argument("--sha256", action="append", required=True, metavar="HEX", help="of the file; repeatable")
     attest.add_argument("--verdict", action="append", default=[], type=Path, metavar="FILE.json", help="repeatable")
     attest.add_argument("--optional", action="store_true", help="only report: a missing or bad verdict is no failure")
-    attest.add_argument("--json", type=Path, metavar="FILE", help="write what was found (schema attestation)")
+    attest.add_argument("--json", type=output, metavar="FILE", help="write what was found (schema attestation)")
     attest.set_defaults(verb=_attest)
     claims = verbs.add_parser("claims", help="show the pre-registered claims, or lock them")
     claims.add_argument("--roster", default="original", metavar="NAME|FILE", help="default: original")
@@ -225,8 +225,7 @@ def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Wo
     from trialbench.ground_truth.output.junit import junit
     from trialbench.ground_truth.output.table import Progress, table
 
-    for option in ("json", "junit", "html"):
-        writable(f"--{option}", getattr(options, option))
+    words = outputs({f"--{option}": getattr(options, option) for option in ("json", "junit", "html")})
     if options.controls:
         _controlled(models)
     runtime = make_runtime(options, workspace)
@@ -240,11 +239,11 @@ def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Wo
         checked = check.run_check(workspace, runtime, models, suites=suites, progress=live, tell=live.tell)
         live.end()
         verdict = check.document(checked, models)
-        say(table(verdict))
+        say(table(verdict), words)
         code = checked.code
         if options.verb is _recheck:
             found = check.changes(before, verdict, part=bool(options.suite or options.model))
-            say("\n".join(["", "Since the last verdict:", *(f"  {one}" for one in found)]))
+            say("\n".join(["", "Since the last verdict:", *(f"  {one}" for one in found)]), words)
         # A part of the suites is no status of the runtime.
         if options.json is not None:
             write_json(options.json, verdict)
@@ -257,7 +256,7 @@ def _checked(options: argparse.Namespace, models: Sequence[Model], workspace: Wo
 
             write_atomic(options.html, page(verdict))
         if options.controls:
-            caught = _controls(runtime, models, workspace)
+            caught = _controls(runtime, models, workspace, words)
             # A failure outweighs an undecided row.
             code = 1 if 1 in (code, caught) else max(code, caught)
     return code
@@ -275,14 +274,14 @@ def _controlled(models: Sequence[Model]) -> Model:
     return model
 
 
-def _controls(runtime: Runtime, models: Sequence[Model], workspace: Workspace) -> int:
+def _controls(runtime: Runtime, models: Sequence[Model], workspace: Workspace, words: TextIO) -> int:
     from trialbench.ground_truth.controls import run as controls
     from trialbench.ground_truth.output.table import controls_table
 
     model = _controlled(models)
     caught = controls.run_controls(workspace, runtime, model, tell=tell)
     uncovered = controls.uncovered(caught, runtime, workspace, model)
-    say("\n" + controls_table(caught, uncovered))
+    say("\n" + controls_table(caught, uncovered), words)
     if uncovered or any(one.tried and not one.good for one in caught):
         return 1
     return 3 if any(one.untried for one in caught) else 0
@@ -315,14 +314,14 @@ def _attest(options: argparse.Namespace) -> int:
     from trialbench.files import write_json
     from trialbench.ground_truth.attest import NotAttested, attestation
 
-    writable("--json", options.json)
+    words = outputs({"--json": options.json})
     found = attestation(options.sha256, options.verdict, required=not options.optional)
     if options.json is not None:
         write_json(options.json, found)
     missing = [file["says"] for file in found["files"] if file["status"] == "missing"]
     for file in found["files"]:
         if options.optional or file["status"] != "missing":
-            say(file["says"])
+            say(file["says"], words)
     if missing and not options.optional:
         raise NotAttested("; ".join(missing))
     return 0 if options.optional or all(file["status"] == "passed" for file in found["files"]) else 1

@@ -8,17 +8,21 @@ from __future__ import annotations
 import fnmatch
 import functools
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from trialbench.credentials import HUB_TOKEN, from_environment, redact
 from trialbench.errors import ServerError, TrialbenchError, UsageError
+from trialbench.urls import parse
 
 if TYPE_CHECKING:
+    import httpx
     from huggingface_hub import HfApi
 
 Tell = Callable[[str], None]
@@ -40,36 +44,71 @@ class RemoteFile:
 
 
 def token() -> str | None:
-    """The access token, only from the environment variable HF_TOKEN."""
-    return os.environ.get("HF_TOKEN") or None
+    """The access token, only from the environment variable HF_TOKEN.
+
+    Raises:
+        UsageError: it can't be a token.
+    """
+    return from_environment(HUB_TOKEN)
 
 
 def api() -> HfApi:
-    """The hub that HF_ENDPOINT names, or the public one."""
+    """The hub that HF_ENDPOINT names, or the public one.
+
+    Raises:
+        UsageError: HF_ENDPOINT, HF_TOKEN or another variable that the library reads can't be used.
+    """
+    place, secret = endpoint(), token()
     # Read by huggingface-hub when it is imported.
+    if place is None:
+        os.environ.pop("HF_ENDPOINT", None)  # an empty one would be its endpoint
     for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_XET"):
         os.environ.setdefault(name, "1")
-    from huggingface_hub import HfApi
+    try:
+        from huggingface_hub import HfApi
+    except ValueError as error:
+        raise UsageError(f"huggingface-hub refuses a variable of the environment: {error}") from None
 
-    _bound_answers()
+    _own_clients()
     # False, not None: with None the library would use a token stored by another program.
-    return HfApi(endpoint=endpoint(), token=token() or False)
+    return HfApi(endpoint=place, token=secret or False)
+
+
+class _NoSecrets(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact(record.getMessage()), ()
+        return True
 
 
 @functools.cache
-def _bound_answers() -> None:
-    """Let the library's clients read no more than an answer can need."""
+def _own_clients() -> None:
+    """Let the library's clients go the way we know and read no more than they need, and its log show no secret."""
+    for handler in logging.getLogger("huggingface_hub").handlers:
+        handler.addFilter(_NoSecrets())
     from huggingface_hub import set_client_factory
-    from huggingface_hub.utils._http import default_client_factory
 
-    from trialbench.hub.bounds import client_factory
+    set_client_factory(_client)
 
-    set_client_factory(client_factory(default_client_factory))
+
+def _client() -> httpx.Client:
+    import httpx
+    from huggingface_hub.utils._http import hf_request_event_hook
+
+    from trialbench.hub.bounds import bound
+    from trialbench.hub.route import Route
+
+    hooks: dict[str, list[Callable[..., Any]]] = {"request": [hf_request_event_hook], "response": [bound]}
+    return httpx.Client(transport=Route(), follow_redirects=True, event_hooks=hooks, trust_env=False)
 
 
 def endpoint() -> str | None:
-    """HF_ENDPOINT, read now and not when the library was imported."""
-    return os.environ.get("HF_ENDPOINT") or None
+    """HF_ENDPOINT, read now and not when the library was imported; None: the public hub.
+
+    Raises:
+        UsageError: it is no URL of a hub.
+    """
+    given = os.environ.get("HF_ENDPOINT", "").strip()
+    return str(parse(given, "HF_ENDPOINT", expected="https://HOST")) if given else None
 
 
 @contextmanager
@@ -99,16 +138,14 @@ def plain_errors(repo: str, revision: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise  # a full or read-only disk is not the hub's fault
         raise ServerError(f"{repo}: the hub cannot be read: {redact(str(error))}") from _redacted(error)
-
-
-def redact(text: str) -> str:
-    """`text` without the token."""
-    secret = token()
-    return text.replace(secret, "***") if secret else text
+    except (httpx.InvalidURL, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        # The library takes for granted what an answer has.
+        what = f"{type(error).__name__} {redact(str(error)):.200}"
+        raise ServerError(f"{repo}: the hub's answer cannot be read: {what}") from _redacted(error)
 
 
 def _redacted(error: BaseException) -> BaseException | None:
-    """The cause to chain; none if its text, which a traceback would print, contains the token."""
+    """The cause to chain; none if its text, which a traceback would print, contains a secret."""
     return error if redact(str(error)) == str(error) else None
 
 
@@ -119,10 +156,13 @@ def list_files(repo: str, revision: str, include: Sequence[str]) -> tuple[str, l
         UsageError: a pattern matches nothing; lists the existing files.
         ServerError: the hub refuses, or cannot be reached.
     """
+    asked = api()
     with plain_errors(repo, revision):
-        info = api().model_info(repo, revision=revision, files_metadata=True)
+        info = asked.model_info(repo, revision=revision, files_metadata=True)
         everything = [
-            RemoteFile(entry.rfilename, entry.size or 0, entry.lfs.sha256 if entry.lfs else None)
+            RemoteFile(
+                entry.rfilename, -1 if entry.size is None else entry.size, entry.lfs.sha256 if entry.lfs else None
+            )
             for entry in info.siblings or []
         ]
     if not isinstance(info.sha, str) or not COMMIT.match(info.sha):

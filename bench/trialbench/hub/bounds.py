@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import httpx
 
 from trialbench.errors import ServerError
-
-if TYPE_CHECKING:
-    from trialbench.hub import RemoteFile
 
 # The list of a repository's files, or an image's manifest, has some kilobytes; many thousands of files have some MiB.
 ANSWER_BYTES, ANSWER_S = 16 << 20, 120.0
 # A packed answer may be a thousand times as large when it is unpacked.
 PACKED_BYTES = 1 << 20
 # For what comes in place of a small file: a redirect's words, an error's.
-_SLACK_BYTES = 1 << 20
+SLACK_BYTES = 1 << 20
+# The extension of a request for a file: how many bytes its answer may have, for as long as it takes.
+LIMIT = "trialbench.limit"
 
 
 class TooMuchError(ServerError):
@@ -44,22 +41,6 @@ class _Bounded(httpx.SyncByteStream):
         self._stream.close()
 
 
-class _Files:
-    # Downloads have threads of their own, so this is no variable of a context.
-    limit: int | None = None
-
-
-@contextmanager
-def of_files(files: Sequence[RemoteFile]) -> Iterator[None]:
-    """Meanwhile a body that is no answer of the hub's API is a file, at most as large as the largest of these."""
-    before = _Files.limit
-    _Files.limit = max((file.size for file in files), default=0) + _SLACK_BYTES
-    try:
-        yield
-    finally:
-        _Files.limit = before
-
-
 def bound(response: httpx.Response) -> None:
     """A hook for httpx: bounds the body of an answer before it is read."""
     url = response.request.url
@@ -68,18 +49,6 @@ def bound(response: httpx.Response) -> None:
         return
     packed = response.headers.get("content-encoding", "identity") not in ("", "identity")
     limit, seconds = PACKED_BYTES if packed else ANSWER_BYTES, ANSWER_S
-    if _Files.limit is not None and not url.path.startswith("/api/") and not packed:
-        limit, seconds = _Files.limit, float("inf")
+    if LIMIT in response.request.extensions and not packed:
+        limit, seconds = response.request.extensions[LIMIT], float("inf")
     response.stream = _Bounded(stream, url.host, limit, seconds)
-
-
-def client_factory(plain: Callable[[], httpx.Client]) -> Callable[[], httpx.Client]:
-    """A factory of the hub's clients whose answers are bounded."""
-
-    def make() -> httpx.Client:
-        client = plain()
-        hooks = client.event_hooks
-        client.event_hooks = {**hooks, "response": [*hooks.get("response", []), bound]}
-        return client
-
-    return make

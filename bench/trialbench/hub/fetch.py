@@ -1,13 +1,15 @@
 """`trialbench fetch`: model files at a pinned revision, each renamed to its final name only after its hash was checked.
 
 Files are downloaded into a folder next to their destination (`.part-<revision>`), where an interrupted download is
-resumed. There they are checked and then renamed: a file with its final name is always complete and correct.
+resumed, also by the next process. There they are checked and then renamed: a file with its final name is always
+complete and correct. Folders of other revisions, which nobody would resume, are removed.
 """
 
 from __future__ import annotations
 
-import glob
+import fcntl
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,15 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trialbench import hub
-from trialbench.errors import ServerError, TrialbenchError, UsageError
+from trialbench.errors import TrialbenchError, UsageError
 from trialbench.hub import RemoteFile, Tell
-from trialbench.hub.bounds import TooMuchError, of_files
+from trialbench.hub.bounds import TooMuchError
+from trialbench.hub.download import download, size_of
 
-# Attempts at the whole download, on top of the library's own retries per file; each resumes the last one.
-_ATTEMPTS = 3
 _TELL_EVERY_S = 5.0
 # Disk space to leave free in addition to the download.
 _RESERVE_BYTES = 256 * 1024 * 1024
+_STAGING = re.compile(r"\.part-[0-9a-f]{12}")
 
 
 class WrongHashError(TrialbenchError):
@@ -51,21 +53,17 @@ def fetch(
         ServerError: the hub refuses, or cannot be reached.
         WrongHashError: a file is not the pinned one.
     """
-    hub.check_repo(repo)
     # Some programs print hashes in capitals.
-    revision, sha256 = revision.lower(), {name: value.lower() for name, value in sha256.items()}
-    if not hub.COMMIT.match(revision):
-        raise UsageError(f"--revision: expected a full commit (40 hexadecimal digits), found {revision!r}: `make pin`")
-    for name, value in sha256.items():
-        if not hub.SHA256.match(value):
-            raise UsageError(f"--sha256 {name}: expected 64 hexadecimal digits, found {value!r}")
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UsageError(f"--sha256 {name}: expected a name inside the repository")
-    if not dest.is_dir():
-        raise UsageError(f"{dest}: is not a folder: make it first, writable for this user")
+    revision = revision.lower()
+    sha256 = _checked(repo, revision, sha256, dest)
+    staging = dest / f".part-{revision[:12]}"
+    _remove_others(dest, staging, tell)
     right = {name for name in sha256 if _is_right(dest / name, sha256[name], tell)}
     if sha256 and right == set(sha256):
         tell(f"{repo}: all {len(right)} files are present with the right hashes")
+        if staging.is_dir():
+            with _alone(staging):
+                shutil.rmtree(staging)
         return [dest / name for name in sorted(right)]
 
     _, files = hub.list_files(repo, revision, include)
@@ -76,19 +74,112 @@ def fetch(
         tell(f"{repo}: no pinned hashes; checking against the hub's own")
         pins = {file.name: file.sha256 for file in files}
     missing = [file for file in files if file.name not in right]
-    staging = dest / f".part-{revision[:12]}"
-    _check_disk(dest, staging, missing)
+    made = not staging.exists()
     staging.mkdir(exist_ok=True)
-    size_mb = sum(file.size for file in missing) / 1e6
-    tell(f"{repo}: fetching {len(missing)} files, {size_mb:.1f} MB")
-    _download(repo, revision, staging, missing, tell)
-    # All of them before an error is raised: correct files are kept, and no partial download is left behind.
-    wrong = [_place(staging / file.name, dest / file.name, pins[file.name], tell) for file in missing]
-    shutil.rmtree(staging)
-    problems = [problem for problem in wrong if problem is not None]
+    with _alone(staging):
+        _remove_strangers(staging, {staging / file.name for file in missing})
+        try:
+            _check_disk(dest, staging, missing)
+        except UsageError:
+            if made:
+                staging.rmdir()
+            raise
+        problems = _fetch_all(repo, revision, missing, staging, dest, pins, tell)
+        shutil.rmtree(staging)
     if problems:
         raise WrongHashError("\n".join(problems))
     return [dest / file.name for file in files]
+
+
+def _checked(repo: str, revision: str, sha256: Mapping[str, str], dest: Path) -> dict[str, str]:
+    """The pins, in lower case, of arguments that can be meant."""
+    hub.check_repo(repo)
+    if not hub.COMMIT.match(revision):
+        raise UsageError(f"--revision: expected a full commit (40 hexadecimal digits), found {revision!r}: `make pin`")
+    for name, value in sha256.items():
+        if not hub.SHA256.match(value.lower()):
+            raise UsageError(f"--sha256 {name}: expected 64 hexadecimal digits, found {value!r}")
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UsageError(f"--sha256 {name}: expected a name inside the repository")
+    if not dest.is_dir():
+        raise UsageError(f"{dest}: is not a folder: make it first, writable for this user")
+    return {name: value.lower() for name, value in sha256.items()}
+
+
+def _fetch_all(
+    repo: str,
+    revision: str,
+    missing: Sequence[RemoteFile],
+    staging: Path,
+    dest: Path,
+    pins: Mapping[str, str | None],
+    tell: Tell,
+) -> list[str]:
+    """Download the missing files and put the right ones in place; returns what is wrong with the others.
+
+    All are put in place before an error is raised: correct files are kept, and no partial download is left behind.
+    """
+    begun = {file.name for file in missing if size_of(staging / file.name)}
+    size_mb = sum(file.size for file in missing) / 1e6
+    tell(f"{repo}: fetching {len(missing)} files, {size_mb:.1f} MB")
+    if begun:
+        tell(f"{repo}: {_bytes_of(staging, missing) / 1e6:.1f} MB of them are there from an interrupted download")
+    _download(repo, revision, staging, missing, tell)
+    wrong = []
+    for file in missing:
+        source, target, pin = staging / file.name, dest / file.name, pins[file.name]
+        problem = _place(source, target, pin, tell)
+        if problem is not None and file.name in begun:
+            tell(f"{file.name}: what was resumed is not the right file: fetching it from the start")
+            source.unlink()
+            _download(repo, revision, staging, [file], tell)
+            problem = _place(source, target, pin, tell)
+        wrong.append(problem)
+    return [problem for problem in wrong if problem is not None]
+
+
+@contextmanager
+def _alone(staging: Path) -> Iterator[None]:
+    """Hold `staging` for this process.
+
+    Raises:
+        UsageError: another one downloads there.
+    """
+    handle = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{staging}: another fetch downloads there: wait until it has ended") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_others(dest: Path, staging: Path, tell: Tell) -> None:
+    """Remove the downloads of other revisions, except one that is running."""
+    for folder in sorted(dest.glob(".part-*")):
+        if folder == staging or folder.is_symlink() or not folder.is_dir() or not _STAGING.fullmatch(folder.name):
+            continue
+        try:
+            with _alone(folder):
+                size = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+                shutil.rmtree(folder)
+        except UsageError:
+            continue
+        tell(f"{folder.name}: removed, {size / 1e6:.1f} MB of a download of another revision")
+
+
+def _remove_strangers(staging: Path, expected: set[Path]) -> None:
+    """Remove what none of the expected files goes on from, such as what older versions left."""
+    for path in sorted(staging.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            if path in expected or not any(path in one.parents for one in expected):
+                shutil.rmtree(path)
+        elif path not in expected or path.is_symlink() or not path.is_file():
+            path.unlink()
 
 
 def _is_right(path: Path, expected: str, tell: Tell) -> bool:
@@ -108,8 +199,7 @@ def _compare_pins(names: set[str], pinned: set[str], repo: str) -> None:
 
 
 def _check_disk(dest: Path, staging: Path, missing: Sequence[RemoteFile]) -> None:
-    there = _bytes_below(staging)
-    needed = max(0, sum(file.size for file in missing) - there) + _RESERVE_BYTES
+    needed = sum(file.size for file in missing) - _bytes_of(staging, missing) + _RESERVE_BYTES
     free = shutil.disk_usage(dest).free
     if free < needed:
         raise UsageError(
@@ -117,60 +207,32 @@ def _check_disk(dest: Path, staging: Path, missing: Sequence[RemoteFile]) -> Non
         )
 
 
-def _bytes_below(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.lstat().st_size
-        except FileNotFoundError:
-            pass  # renamed between listing and looking
-    return total
+def _bytes_of(staging: Path, files: Sequence[RemoteFile]) -> int:
+    """How much of these files is there: never more than they have."""
+    return sum(min(size_of(staging / file.name), file.size) for file in files)
 
 
 def _download(repo: str, revision: str, staging: Path, missing: Sequence[RemoteFile], tell: Tell) -> None:
-    hub.api()
-    from huggingface_hub import snapshot_download
-
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            with (
-                hub.plain_errors(repo, revision),
-                of_files(missing),
-                _told(staging, sum(file.size for file in missing), tell),
-            ):
-                snapshot_download(
-                    repo,
-                    revision=revision,
-                    # Exactly the missing files: a name may contain pattern characters.
-                    allow_patterns=[glob.escape(file.name) for file in missing],
-                    local_dir=staging,
-                    # Its cache goes next to the files, so that nothing is written to a home folder.
-                    cache_dir=staging / ".cache" / "hub",
-                    endpoint=hub.endpoint(),
-                    token=hub.token() or False,
-                    max_workers=2,
-                )
-            if all((staging / file.name).is_file() for file in missing):
-                return
-            raise ServerError(f"{repo}: the download ended early")
-        except TooMuchError:
-            # What has come is no beginning of a file.
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
-        except ServerError as error:
-            if attempt == _ATTEMPTS:
-                raise
-            tell(f"{error}; continuing ({attempt + 1} of {_ATTEMPTS})")
+    try:
+        with _told(staging, missing, tell):
+            for file in missing:
+                path = staging / file.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                download(repo, revision, file, path, tell)
+    except TooMuchError:
+        # What has come is no beginning of a file.
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
 
 
 @contextmanager
-def _told(staging: Path, total: int, tell: Tell) -> Iterator[None]:
+def _told(staging: Path, files: Sequence[RemoteFile], tell: Tell) -> Iterator[None]:
     """A line of progress every few seconds."""
-    done = threading.Event()
+    done, total = threading.Event(), sum(file.size for file in files)
 
     def watch() -> None:
         while not done.wait(_TELL_EVERY_S):
-            tell(f"{_bytes_below(staging) / 1e6:.0f} of {total / 1e6:.0f} MB")
+            tell(f"{_bytes_of(staging, files) / 1e6:.0f} of {total / 1e6:.0f} MB")
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

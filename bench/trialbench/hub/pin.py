@@ -10,9 +10,9 @@ from typing import Any
 
 from trialbench import hub
 from trialbench.errors import UsageError
-from trialbench.files import write_atomic
+from trialbench.files import writable_kind, write_atomic
 from trialbench.hub import RemoteFile, Tell
-from trialbench.hub.bounds import of_files
+from trialbench.hub.download import download
 from trialbench.hub.registry import image_digest
 
 
@@ -34,8 +34,9 @@ def pin(
         ServerError: hub or registry refuse, or cannot be reached.
     """
     hub.check_repo(repo)
-    if not out.parent.is_dir():
-        raise UsageError(f"{out.parent}: is not a folder: expected one for the pins")
+    problem = writable_kind(out)
+    if problem is not None:
+        raise UsageError(f"{out}: expected a file for the pins, but {problem}")
     commit, files = hub.list_files(repo, revision, include)
     tell(f"{repo}: {revision} is {commit}")
     pinned = []
@@ -66,17 +67,7 @@ def _as_yaml(pins: dict[str, Any], about: str) -> str:
 
 def _hash_small_file(repo: str, commit: str, file: RemoteFile) -> str:
     """The hub provides SHA-256 only for large files; a small one is downloaded and hashed."""
-    hub.api()
-    from huggingface_hub import hf_hub_download
-
-    with tempfile.TemporaryDirectory() as folder, hub.plain_errors(repo, commit), of_files([file]):
-        path = hf_hub_download(
-            repo,
-            file.name,
-            revision=commit,
-            local_dir=folder,
-            cache_dir=Path(folder) / ".cache" / "hub",
-            endpoint=hub.endpoint(),
-            token=hub.token() or False,
-        )
-        return hub.sha256_of(Path(path))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file"
+        download(repo, commit, file, path)
+        return hub.sha256_of(path)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trialbench import __version__, stats
+from trialbench.credentials import redact
 from trialbench.measure.client import ChatClient
 from trialbench.measure.neighbors import FOREIGN, Neighbors
 from trialbench.measure.raw import RawClient, RawError
@@ -159,7 +160,7 @@ class _Pairs:
             try:
                 found[name] = step()
             except RawError as error:
-                mode.why = mode.why or f"{name}: {error}"
+                mode.why = mode.why or redact(f"{name}: {error}")
             if self.neighbors is not None:
                 flags += self.neighbors.settle(None, answered=name in found)
         if len(found) < len(steps):

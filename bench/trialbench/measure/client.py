@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from trialbench.engines.llama.messages import REST_S, StreamedReply, compressed, explain, read_document
-from trialbench.engines.llama.wire import Connection, Response, Wire, WireError, base_url, chunks
+from trialbench.engines.llama.wire import Connection, Response, Wire, WireError, chunks
 from trialbench.engines.message import Fault, Message
-from trialbench.errors import UsageError
+from trialbench.urls import server
 from trialbench.workloads import Workload
 
 # Sent in addition to the standard fields. Not every server knows them; each can be left out (`--omit`).
@@ -97,6 +97,9 @@ class ChatClient:
         model: sent as `model`; llama-server does not need it.
         omit: names of body fields to leave out, for servers that refuse them.
         api_key: sent as bearer token.
+
+    Raises:
+        UsageError: `url` names no server.
     """
 
     def __init__(
@@ -108,8 +111,6 @@ class ChatClient:
         omit: frozenset[str] = frozenset(),
         api_key: str | None = None,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise UsageError(f"--url: expected http://HOST:PORT, found {url!r}")
         self._stream = stream
         self._model = model
         self._omit = omit
@@ -117,7 +118,7 @@ class ChatClient:
             "Content-Type": "application/json",
             "Accept": "text/event-stream" if stream else "application/json",
         }
-        self._connection = Connection(base_url(url), api_key=api_key, keep_alive=not stream, headers=headers)
+        self._connection = Connection(server(url, "--url"), api_key=api_key, keep_alive=not stream, headers=headers)
         self.wire = self._connection.wire
         self._interrupted_s = float("inf")
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from trialbench.credentials import redact
 from trialbench.engines import thinking
 from trialbench.measure.client import Reply
 from trialbench.show.terminal import line
@@ -137,7 +138,8 @@ def judge(
         parsed=list(parsed.words) if parsed.words else None,
         content=reply.content,
         flags=flags,
-        error_detail=reply.error_detail or _detail(error_class, reply),
+        # A server that refuses a key may show it.
+        error_detail=redact(reply.error_detail) if reply.error_detail else _detail(error_class, reply),
         model=reply.model,
     )
 

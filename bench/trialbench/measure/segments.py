@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from trialbench.files import is_file, open_output
 from trialbench.measure.client import CONNECTION_ERRORS, REFUSED_FIELD, Reply
 from trialbench.measure.neighbors import FOREIGN, RESTARTED, Neighbors
 from trialbench.measure.request import fingerprint
@@ -428,14 +429,15 @@ def _restarts(state: _State) -> int:
 
 
 def _warmup_path(path: Path | None) -> Path | None:
-    return path.with_name(f"{path.stem}-warmup{path.suffix}") if path else None
+    """Beside the samples, where these are in a file."""
+    return path.with_name(f"{path.stem}-warmup{path.suffix}") if path and is_file(path) else None
 
 
 class _Lines:
     """A JSON-lines file that is complete after every line; None as path keeps nothing."""
 
     def __init__(self, path: Path | None) -> None:
-        self._stream: TextIO | None = path.open("w", encoding="utf-8") if path else None
+        self._stream: TextIO | None = open_output(path) if path else None
 
     def __enter__(self) -> _Lines:
         return self

@@ -20,6 +20,7 @@ from trialbench.measure.neighbors import Neighbors
 from trialbench.measure.sample import wall_clock
 from trialbench.measure.segments import HoldPoint, Progress, Runner, Segment
 from trialbench.measure.summary import plain
+from trialbench.urls import server
 from trialbench.workloads import load_workload
 from trialbench.workloads.prompt import load_parser
 
@@ -40,6 +41,11 @@ def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -
             "the session does not fit its schema (see `trialbench schema session`):\n  "
             + "\n  ".join(f"{path}: {problem}" for problem in problems)
         )
+    url = server(session["url"], f"{path}: url")
+    if session.get("calibrate") is not None and url.startswith("https://"):
+        raise UsageError(
+            f"{path}: expected an http:// url with calibrate: it measures against a raw socket, found https://"
+        )
     out_dir = Path(session["out_dir"])
     needs_control = session.get("start_file") or any(entry.get("gate_file") for entry in session["segments"])
     if needs_control and not session.get("control_dir"):
@@ -50,10 +56,8 @@ def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -
         raise UsageError(f"{path}: expected segment ids to differ, found twice: {', '.join(sorted(twice))}")
     if not out_dir.is_dir():
         raise UsageError(f"{out_dir}: out_dir is not a folder: make it, writable for this user, before the session")
-    client = ChatClient(
-        session["url"], model=session.get("model"), stream=session.get("stream", False), api_key=api_key
-    )
-    watch = make_watch(session["url"], session.get("idle_wait_s"), lambda: runner.signaled, api_key=api_key)
+    client = ChatClient(url, model=session.get("model"), stream=session.get("stream", False), api_key=api_key)
+    watch = make_watch(url, session.get("idle_wait_s"), lambda: runner.signaled, api_key=api_key)
     runner = Runner(
         client,
         segments,
@@ -72,7 +76,7 @@ def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -
         from trialbench.measure import calibration
 
         found = calibration.calibrate(
-            session["url"],
+            url,
             segments[0].workload,
             calibration.Calibration(**session["calibrate"]),
             model=session.get("model"),
@@ -87,7 +91,7 @@ def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -
     client.close()
     if watch is not None:
         watch.close()
-    summary = document(runner, url=session["url"], model_label=session.get("model_label"))
+    summary = document(runner, url=url, model_label=session.get("model_label"))
     write_json(out_dir / f"summary-{segments[0].id}.json", summary)
     for line in runner.closing():
         progress.note(line)

@@ -1,12 +1,18 @@
-"""Terminal output. Untrusted text (models, servers, logs) is displayed and never interpreted by the terminal."""
+"""Terminal output. Untrusted text (models, servers, logs) is displayed and never interpreted by the terminal.
+
+No text leaves with a secret in it, not even a traceback.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import TextIO
 
+from trialbench.credentials import redact
 from trialbench.errors import TrialbenchError, UsageError
 
 # Sparkline bars as digits, for terminals whose encoding has no bars.
@@ -14,12 +20,14 @@ _BARS = str.maketrans("▁▂▃▄▅▆▇█", "12345678")
 
 
 def screen(text: str) -> str:
-    """`text` with control characters, direction marks and lone surrogates escaped; line ends are kept."""
-    return "".join(one if one == "\n" or one.isprintable() else _escaped(one) for one in text.expandtabs())
+    """`text` with control characters, direction marks and lone surrogates escaped, secrets masked; line ends stay."""
+    return "".join(one if one == "\n" or one.isprintable() else _escaped(one) for one in redact(text).expandtabs())
 
 
 def line(text: str, limit: int) -> str:
-    """`text` on one line, its line ends escaped too, cut to `limit` characters."""
+    """`text` on one line, its line ends escaped too, cut to `limit` characters; secrets are masked."""
+    # Before it is cut: half a secret is not known as one.
+    text = redact(text)
     shown = "".join(one if one.isprintable() else _escaped(one) for one in text[:limit])
     return shown if len(text) <= limit and len(shown) <= limit else shown[: limit - 3] + "..."
 
@@ -36,7 +44,10 @@ def say(text: str, stream: TextIO | None = None) -> None:
 
 
 def ended(name: str, act: Callable[[], int]) -> int:
-    """The exit code of the command called `name`. Expected errors become a plain message on standard error."""
+    """The exit code of the command called `name`. Expected errors become a plain message on standard error.
+
+    Other errors are ours: their traceback is for the report of a bug.
+    """
     try:
         code = act()
         # Flush here, where a closed pipe can still be handled, not at interpreter exit.
@@ -47,8 +58,8 @@ def ended(name: str, act: Callable[[], int]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         # Before or after the part that ends in order by itself, such as the requests of a run.
-        say(f"{name}: ended by Ctrl-C", sys.stderr)
-        return 130
+        say(f"{name}: interrupted", sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # `trialbench show DIR | head` closed the pipe: keep the interpreter from flushing to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -56,6 +67,9 @@ def ended(name: str, act: Callable[[], int]) -> int:
     except OSError as error:
         say(f"{name}: {error.filename or 'input/output'}: {error.strerror or error}", sys.stderr)
         return UsageError.exit_code
+    except Exception:
+        say(f"{traceback.format_exc()}{name}: this is a bug; please report it with the lines above", sys.stderr)
+        return 1
 
 
 def _escaped(one: str) -> str:

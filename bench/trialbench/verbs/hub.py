@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from trialbench.options import Verbs, pairs
+from trialbench.options import Verbs, output, outputs, pairs
 from trialbench.show.terminal import say
 
 
@@ -20,7 +20,7 @@ def add(verbs: Verbs) -> None:
     pin = verbs.add_parser("pin", help="resolve revision, file hashes and image digest, and record them")
     pin.add_argument("--revision", default="main", help="branch, tag or commit to pin (default: main)")
     pin.add_argument("--image", metavar="REF", help="container image whose digest is pinned as well")
-    pin.add_argument("--out", required=True, type=Path, metavar="FILE.yml")
+    pin.add_argument("--out", required=True, type=output, metavar="FILE.yml")
     pin.set_defaults(verb=_pin)
     for parser in (fetch, pin):
         parser.add_argument("--repo", required=True, metavar="OWNER/NAME")
@@ -46,13 +46,14 @@ def _fetch(options: argparse.Namespace) -> int:
 def _pin(options: argparse.Namespace) -> int:
     from trialbench.hub.pin import pin
 
+    words = outputs({"--out": options.out})
     pin(
         options.repo,
         revision=options.revision,
         include=options.include,
         image=options.image,
         out=options.out,
-        tell=_tell,
+        tell=lambda text: say(text, words),
     )
     return 0
 

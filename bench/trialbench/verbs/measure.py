@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from trialbench.engines.credentials import environment_key
+from trialbench.credentials import environment_key
 from trialbench.files import read_text
-from trialbench.options import Verbs, pairs, positive
+from trialbench.options import Verbs, output, outputs, pairs, positive, server_url
 from trialbench.show.terminal import say
 from trialbench.verbs.select import add_options, measuring_client
 
@@ -34,7 +34,7 @@ def add(verbs: Verbs) -> None:
 
 def _add_run(verbs: Verbs) -> None:
     run = verbs.add_parser("run", help="measure one workload on any OpenAI-compatible server", epilog=_EXIT_CODES)
-    run.add_argument("--url", help="the server, such as http://127.0.0.1:11435")
+    run.add_argument("--url", type=server_url, help="the server, such as http://127.0.0.1:11435")
     run.add_argument("--workload", required=True, metavar="FILE|NAME", help="a YAML file, or nav, describe")
     run.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a variable, or with a dot a field of the file"
@@ -45,8 +45,8 @@ def _add_run(verbs: Verbs) -> None:
     )
     run.add_argument("-n", type=positive, help="how many samples (default: the workload's)")
     run.add_argument("--warmup", type=int, help="how many requests to send first and discard")
-    run.add_argument("--out", type=Path, metavar="FILE.jsonl", help="write each sample here when it arrives")
-    run.add_argument("--summary", type=Path, metavar="FILE.json", help="write the numbers here")
+    run.add_argument("--out", type=output, metavar="FILE.jsonl", help="write each sample here when it arrives")
+    run.add_argument("--summary", type=output, metavar="FILE.json", help="write the numbers here")
     run.add_argument("--cache-prompt", action="store_true", help="let the server reuse its prompt cache")
     run.add_argument("--stream", action="store_true", help="request a stream, which gives the time to first token")
     run.add_argument("--model", help="model name to send, for servers that need it")
@@ -82,6 +82,7 @@ def _run(options: argparse.Namespace) -> int:
     from trialbench.measure.session import document, make_watch, run_signaled
     from trialbench.workloads import load_workload
 
+    words = outputs({"--out": options.out, "--summary": options.summary})
     workload = load_workload(
         options.workload,
         settings=pairs(options.set, "--set", "KEY=VALUE"),
@@ -117,11 +118,11 @@ def _run(options: argparse.Namespace) -> int:
         if watch is not None:
             watch.close()
     summary = document(runner, url=options.url, model_label=options.label)
-    if options.summary is not None:
-        write_json(options.summary, summary)
     from trialbench.report.measured import segments_table
 
-    say("\n".join([segments_table(runner.summaries(), runner.samples()), *runner.closing()]))
+    say("\n".join([segments_table(runner.summaries(), runner.samples()), *runner.closing()]), words)
+    if options.summary is not None:
+        write_json(options.summary, summary)
     return runner.exit_code()
 
 

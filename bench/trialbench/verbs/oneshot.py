@@ -9,10 +9,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from trialbench.errors import UsageError
-from trialbench.options import Verbs, writable
+from trialbench.options import Parser, Verbs, begun, output, outputs
 from trialbench.show.terminal import ended, line, say, screen
 from trialbench.verbs.select import add_options, find_config, make_engine
 
@@ -53,7 +53,7 @@ def _add_arguments(oneshot: argparse.ArgumentParser, *, required: bool = True) -
     oneshot.add_argument(
         "--allowed-token", action="append", metavar="ID|TEXT", help="the reply may contain only these; repeatable"
     )
-    oneshot.add_argument("--result", type=Path, metavar="FILE.json", help="write text, times, memory and labels here")
+    oneshot.add_argument("--result", type=output, metavar="FILE.json", help="write text, times, memory and labels here")
     oneshot.set_defaults(verb=_oneshot)
 
 
@@ -61,25 +61,25 @@ def _oneshot(options: argparse.Namespace) -> int:
     from trialbench.engines.contract import Token
     from trialbench.files import write_json
 
-    writable("--result", options.result)
+    words = outputs({"--result": options.result})
     find_config(options)
     request = _request(options)
     engine = make_engine(options)
     # Control characters are escaped for a terminal; a file or pipe gets the reply unchanged.
-    shown = screen if sys.stdout.isatty() else str
+    shown = screen if words.isatty() else str
     caught = _Signals()
     try:
         generation = engine.start(request)
         caught.end(generation)
         for event in generation.events():
             if isinstance(event, Token):
-                _write(shown(event.text))
+                _write(shown(event.text), words)
         result = generation.result()
     finally:
         caught.restore()
         engine.close()
-    if result.text and not result.text.endswith("\n") and sys.stdout.isatty():
-        _write("\n")
+    if result.text and not result.text.endswith("\n") and words.isatty():
+        _write("\n", words)
     if options.result is not None:
         write_json(options.result, result.as_dict())
     if caught.number is not None:
@@ -94,11 +94,11 @@ def _oneshot(options: argparse.Namespace) -> int:
     return EXIT_REFUSED if row.code in (400, 413) else EXIT_FAILED
 
 
-def _write(text: str) -> None:
+def _write(text: str, stream: TextIO) -> None:
     """Write unbuffered bytes: an unpaired surrogate must not end the command."""
-    sys.stdout.flush()
+    stream.flush()
     data = text.encode("utf-8", "replace")
-    descriptor = sys.stdout.fileno()
+    descriptor = stream.fileno()
     while data:
         data = data[os.write(descriptor, data) :]
 
@@ -198,15 +198,14 @@ def _constraint(options: argparse.Namespace) -> Constraint | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `gemma_oneshot`: one prompt, its reply on standard output; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="gemma_oneshot",
         description="One prompt for gemma.cpp, its reply streamed to standard output.",
         epilog=_EXIT_CODES,
     )
     _add_arguments(parser, required=False)
-    options = parser.parse_args(arguments)
-    options.engine = options.engine or "gemma-cpp"
-    return ended("gemma_oneshot", lambda: options.verb(options))
+    parser.set_defaults(engine="gemma-cpp")
+    return ended("gemma_oneshot", lambda: begun(parser, arguments))
 
 
 if __name__ == "__main__":

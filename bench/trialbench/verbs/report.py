@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trialbench.errors import TrialbenchError, UsageError
-from trialbench.options import Verbs, pairs
+from trialbench.options import Verbs, output, outputs, pairs
 from trialbench.show.terminal import say
 
 
@@ -36,10 +36,10 @@ def add(verbs: Verbs) -> None:
     compare.add_argument(
         "--without", action="append", default=[], metavar="HOST=WHY", help="a host without results; repeatable"
     )
-    compare.add_argument("--html", type=Path, metavar="FILE", help="also write an HTML page")
+    compare.add_argument("--html", type=output, metavar="FILE", help="also write an HTML page")
     compare.set_defaults(verb=_compare)
     report = _add_folder(verbs, "report", _report, "write report.html of a result folder, one self-contained file")
-    report.add_argument("--out", type=Path, metavar="FILE", help="default: DIR/report.html")
+    report.add_argument("--out", type=output, metavar="FILE", help="default: DIR/report.html")
     for parser in (verdict, report):
         parser.add_argument(
             "--proofs",
@@ -128,19 +128,21 @@ def _compare(options: argparse.Namespace) -> int:
     without = list(pairs(options.without, "--without", "HOST=WHY").items())
     if not options.dirs and not without:
         raise UsageError("compare: expected result folders, found none")
-    say(compare_table(options.dirs, without))
+    words = outputs({"--html": options.html})
+    say(compare_table(options.dirs, without), words)
     if options.html is not None:
         from trialbench.report.html.comparison import write_comparison
 
-        say(str(write_comparison(options.dirs, options.html, without)))
+        say(str(write_comparison(options.dirs, options.html, without)), words)
     return 0
 
 
 def _report(options: argparse.Namespace) -> int:
     from trialbench.report.html.report import write_report
 
+    words = outputs({"--out": options.out})
     _take_proofs(options)
-    say(str(write_report(options.dir, options.out)))
+    say(str(write_report(options.dir, options.out)), words)
     return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trialbench.errors import UsageError
+from trialbench.options import server_url
 
 if TYPE_CHECKING:
     from trialbench.config.engine import EngineChoice
@@ -32,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser, *, required: bool = True, url: 
     parser.add_argument("--engine", choices=NAMES, required=required, help="the engine that generates")
     group = parser.add_argument_group("engine")
     if url:
-        group.add_argument("--url", help="llama-server, openai: such as http://127.0.0.1:11435")
+        group.add_argument("--url", type=server_url, help="llama-server, openai: such as http://127.0.0.1:11435")
         group.add_argument("--model", help="name of the model; sent to servers that need it")
     group.add_argument("--bits", type=int, help="declared bits per weight (default: from the file's type, or none)")
     group.add_argument("--gguf", type=Path, metavar="FILE", help="llama-server: its model's file, for bits and hash")
@@ -86,7 +87,7 @@ def make_engine(options: argparse.Namespace) -> Engine:
         raise UsageError(f"--engine {options.engine}: expected --url http://HOST:PORT, found none")
     if options.bits is not None and not 1 <= options.bits <= 64:
         raise UsageError(f"--bits: expected 1 to 64, found {options.bits}")
-    from trialbench.engines.credentials import environment_key
+    from trialbench.credentials import environment_key
     from trialbench.engines.endpoint import EndpointOptions
 
     endpoint = EndpointOptions(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trialbench import __version__
-from trialbench.options import Verbs, positive, writable
+from trialbench.options import Parser, Verbs, begun, output, outputs, positive
 from trialbench.show.terminal import ended, say
 from trialbench.verbs import oneshot
 from trialbench.verbs.select import add_options, choose, find_config
@@ -175,8 +175,8 @@ def _add_proof(verbs: Verbs) -> None:
         )
         proof.add_argument("--prompt", default="Count from one to one thousand.", help="the prompt")
         proof.add_argument("--max-tokens", type=positive, default=None, help="length of the reply")
-        proof.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here")
-        proof.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML here")
+        proof.add_argument("--json", type=output, metavar="FILE", help="write all numbers here")
+        proof.add_argument("--junit", type=output, metavar="FILE", help="write JUnit XML here")
         proof.add_argument(
             "--launch",
             metavar="COMMAND",
@@ -191,8 +191,7 @@ def _proof(options: argparse.Namespace) -> int:
     from trialbench.worker import proofs
     from trialbench.worker.proof import junit
 
-    for option in ("json", "junit"):
-        writable(f"--{option}", getattr(options, option))
+    words = outputs({"--json": options.json, "--junit": options.junit})
     choice = choose(options)
     for warning in choice.warnings:
         say(f"trialbench: warning: {warning}", sys.stderr)
@@ -207,23 +206,22 @@ def _proof(options: argparse.Namespace) -> int:
         expect=options.expect,
         expect_any=options.expect_any,
     )
+    say(proof.table(), words)
     if options.json is not None:
         write_json(options.json, proof.as_dict())
     if options.junit is not None:
         write_atomic(options.junit, junit([proof]))
-    say(proof.table())
     return 0 if proof.ok else 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb of `trialbench-worker`; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="trialbench-worker", description="Serves one engine over ND-JSON.")
+    parser = Parser(prog="trialbench-worker", description="Serves one engine over ND-JSON.")
     parser.add_argument("--version", action="version", version=f"trialbench {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     add(verbs)
     oneshot.add(verbs)
-    options = parser.parse_args(arguments)
-    return ended("trialbench-worker", lambda: options.verb(options))
+    return ended("trialbench-worker", lambda: begun(parser, arguments))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 
 from trialbench.config.engine import http_engine
 from trialbench.config.settings import OWN_ENGINE, DispatcherSettings
+from trialbench.credentials import redact
 from trialbench.engines.contract import Deadlines, Engine
 from trialbench.worker.breaker import Breaker
 from trialbench.worker.clock import SystemClock
@@ -61,6 +62,6 @@ def stderr_log(event: str, fields: dict[str, Any]) -> None:
     if sys.stderr is None:
         return  # closed from the start
     try:
-        os.write(sys.stderr.fileno(), line.encode() + b"\n")
+        os.write(sys.stderr.fileno(), redact(line).encode() + b"\n")
     except OSError:
         pass

@@ -80,6 +80,7 @@ def _package(name: str) -> Iterator[tuple[str, bytes]]:
 def write(dest: Path) -> bool:
     """Write the program to `dest`, executable; whether it changed."""
     data = build()
+    dest = Path(os.path.realpath(dest))  # a link stays one
     if dest.exists() and dest.read_bytes() == data:
         return False
     dest.parent.mkdir(parents=True, exist_ok=True)

@@ -12,10 +12,10 @@ import socket
 import threading
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 from trialbench.engines.contract import Engine, Generation, Probe, Request
 from trialbench.engines.failures import Failure
+from trialbench.urls import parse
 
 _CHUNK = 1 << 16
 
@@ -74,14 +74,16 @@ class Relay:
     """A TCP relay on 127.0.0.1 in front of a server: while `stalls` are left, it holds back the reply to a POST.
 
     Use as a context manager; clients connect to `url`.
+
+    Raises:
+        UsageError: the server is reached over TLS.
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        assert parts.hostname is not None
-        self._target = (parts.hostname, parts.port or 80)
+        address = parse(url, "--url", expected="http://HOST:PORT, as the relay speaks no TLS", schemes=("http",))
+        self._target = (address.host, address.port or 80)
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}{parts.path}"
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}{address.path}"
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self.stalls = 0

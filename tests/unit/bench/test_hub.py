@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
-import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
 import yaml
 from by_path import load
+from hypothesis import given
+from hypothesis import strategies as st
+from trialbench import files
 from trialbench import hub as hub_room
 from trialbench.cli import main
-from trialbench.errors import ServerError, UsageError
+from trialbench.errors import ServerError, TrialbenchError, UsageError
 from trialbench.hub import bounds
+from trialbench.hub import download as downloads
 from trialbench.hub.fetch import WrongHashError, fetch
 from trialbench.hub.pin import pin
+from trialbench.hub.route import Route
+from trialbench.show.terminal import screen
 
 REPO = "unsloth/tiny-GGUF"
 TOKEN = "hf_S3cretS3cretS3cret"
@@ -42,6 +51,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     (root / "mmproj-F16.gguf").write_bytes(os.urandom(50_000))
     (root / "README.md").write_text("hello\n", encoding="utf-8")
     monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(downloads, "_PAUSE_S", 0.0)
     with STAND_IN.HubServer(tmp_path / "hub") as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         yield server
@@ -120,72 +130,181 @@ def test_a_wrong_download_leaves_the_older_file_and_says_so(hub: Any, dest: Path
     assert names(dest) == ["mmproj-F16.gguf", "model-Q4_K_M.gguf"]
 
 
-def test_an_interrupted_download_is_resumed(hub: Any, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The library keeps whole chunks; its own are larger than our file.
-    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10_000)
+def test_an_interrupted_download_is_resumed(hub: Any, dest: Path) -> None:
     hub.cut_after = 100_000
-    fetch(REPO, revision=hub.commit(REPO), include=["*Q4_K_M.gguf"], dest=dest, sha256=pick(hub, "Q4"))
+    told: list[str] = []
+    arguments: dict[str, Any] = {"revision": hub.commit(REPO), "include": ["*Q4_K_M.gguf"], "dest": dest}
+    fetch(REPO, **arguments, sha256=pick(hub, "Q4"), tell=told.append)
     assert digest(dest / "model-Q4_K_M.gguf") == pick(hub, "Q4")["model-Q4_K_M.gguf"]
-    ranges = [request.range for request in hub.requests if request.range]
-    assert any(re.fullmatch(r"bytes=[1-9]\d*-.*", text) for text in ranges), ranges
+    assert [request.range for request in hub.requests if "resolve" in request.path] == [None, "bytes=100000-"]
+    assert [line.rpartition("; ")[2] for line in told if "continuing" in line] == ["continuing at 0.1 of 0.3 MB"]
+
+
+def killed(hub: Any, dest: Path, at_bytes: int, revision: str | None = None) -> Path:
+    """A fetch, killed when so many bytes are on the disk; its part of the file."""
+    hub.hold_after = at_bytes
+    hub.released.clear()
+    commit = revision or hub.commit(REPO)
+    arguments = ["fetch", "--repo", REPO, "--revision", commit, "--include", "*Q4*", "--dest", str(dest)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trialbench", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    part = dest / f".part-{commit[:12]}" / "model-Q4_K_M.gguf"
+    until_s = time.monotonic() + 600
+    while not part.exists() or part.stat().st_size < at_bytes - (1 << 16):
+        assert process.poll() is None
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    hub.released.set()
+    hub.hold_after = None
+    return part
+
+
+def test_a_killed_download_is_resumed_by_the_next_process(hub: Any, dest: Path) -> None:
+    part = killed(hub, dest, 200_000)
+    have = part.stat().st_size
+    asked = len(hub.requests)
+    told: list[str] = []
+    arguments: dict[str, Any] = {"revision": hub.commit(REPO), "include": ["*Q4*"], "dest": dest}
+    fetch(REPO, **arguments, sha256=pick(hub, "Q4"), tell=told.append)
+    assert names(dest) == ["model-Q4_K_M.gguf"]
+    assert [request.range for request in hub.requests[asked:] if "resolve" in request.path] == [f"bytes={have}-"]
+    assert f"{REPO}: {have / 1e6:.1f} MB of them are there from an interrupted download" in told
+
+
+@pytest.mark.parametrize(
+    ("left", "switch", "ranges"),
+    [
+        # What lies there, what the server does, what it is asked for.
+        (b"", {}, [None]),
+        (b"\0" * 1000, {}, ["bytes=1000-", None]),  # of another file: the hash tells
+        (b"\0" * 300_000, {}, [None]),  # whole, and wrong
+        (b"\0" * 400_000, {}, [None]),  # too long
+        (None, {"ranges": False}, ["bytes=1000-"]),
+        (None, {"shift": 1}, ["bytes=1000-", None]),
+        (None, {"shift": -1000}, ["bytes=1000-"]),
+    ],
+)
+def test_whatever_a_part_holds_the_file_is_right(
+    hub: Any, dest: Path, left: bytes | None, switch: dict[str, Any], ranges: list[str | None]
+) -> None:
+    part = dest / f".part-{hub.commit(REPO)[:12]}" / "model-Q4_K_M.gguf"
+    part.parent.mkdir()
+    part.write_bytes((hub.root / REPO / part.name).read_bytes()[:1000] if left is None else left)
+    for name, value in switch.items():
+        setattr(hub, name, value)
+    fetch(REPO, revision=hub.commit(REPO), include=["*Q4*"], dest=dest, sha256=pick(hub, "Q4"))
+    assert names(dest) == ["model-Q4_K_M.gguf"]
+    assert digest(dest / part.name) == pick(hub, "Q4")[part.name]
+    assert [request.range for request in hub.requests if "resolve" in request.path] == ranges
+
+
+def test_what_nobody_resumes_is_removed(hub: Any, dest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other, running, own = (dest / f".part-{name}" for name in ("a" * 12, "b" * 12, hub.commit(REPO)[:12]))
+    for folder in (other, running, own):
+        (folder / ".cache" / "huggingface").mkdir(parents=True)
+        (folder / ".cache" / "huggingface" / "x.incomplete").write_bytes(bytes(1_000_000))
+    kept = tmp_path / "elsewhere"
+    kept.mkdir()
+    (dest / ".part-cccccccccccc").symlink_to(kept)
+    (dest / ".part-of-the-user").mkdir()
+    asked: list[int] = []
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: asked.append(1) or SimpleNamespace(free=300_000_000))
+    told: list[str] = []
+    with files.locked(running):
+        fetch(REPO, revision=hub.commit(REPO), include=["*Q4*"], dest=dest, sha256=pick(hub, "Q4"), tell=told.append)
+    assert not other.exists()
+    assert not own.exists()
+    assert running.exists()
+    assert kept.exists()
+    assert ".part-of-the-user" in names(dest)
+    assert f"{other.name}: removed, 1.0 MB of a download of another revision" in told
+    # What is right is there: now all of it goes, and nothing is asked.
+    fetch(REPO, revision=hub.commit(REPO), include=["*Q4*"], dest=dest, sha256=pick(hub, "Q4"))
+    assert not running.exists()
+
+
+def test_only_what_goes_on_counts_for_the_disk(hub: Any, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    staging = dest / f".part-{hub.commit(REPO)[:12]}"
+    staging.mkdir()
+    (staging / "old.incomplete").write_bytes(bytes(1_000_000))
+    free = 256 * 1024 * 1024 + 299_999
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
+    arguments: dict[str, Any] = {"revision": hub.commit(REPO), "include": ["*Q4*"], "dest": dest}
+    with pytest.raises(UsageError, match="make room"):
+        fetch(REPO, **arguments, sha256=pick(hub, "Q4"))
+    (staging / "model-Q4_K_M.gguf").write_bytes((hub.root / REPO / "model-Q4_K_M.gguf").read_bytes()[:1])
+    fetch(REPO, **arguments, sha256=pick(hub, "Q4"))
+    assert names(dest) == ["model-Q4_K_M.gguf"]
+
+
+def test_two_do_not_write_one_file(hub: Any, dest: Path) -> None:
+    staging = dest / f".part-{hub.commit(REPO)[:12]}"
+    staging.mkdir()
+    with files.locked(staging), pytest.raises(UsageError, match="another fetch downloads there"):
+        fetch(REPO, revision=hub.commit(REPO), include=["*Q4*"], dest=dest, sha256=pick(hub, "Q4"))
+
+
+def test_a_hash_in_capitals_is_a_hash(hub: Any, dest: Path) -> None:
+    capitals = {name: value.upper() for name, value in pick(hub, "Q4").items()}
+    fetch(REPO, revision=hub.commit(REPO), include=["*Q4*"], dest=dest, sha256=capitals)
+    assert names(dest) == ["model-Q4_K_M.gguf"]
 
 
 def pick(hub: Any, part: str) -> dict[str, str]:
     return {name: value for name, value in pins(hub).items() if part in name}
 
 
-def test_a_download_ended_by_force_is_taken_up_again(hub: Any, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    calls: list[int] = []
-    real = huggingface_hub.snapshot_download
-
-    def flaky(*arguments: Any, **options: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 1:
-            raise ConnectionResetError("gone")
-        if len(calls) == 2:
-            return str(dest)  # ends early, without a word
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", flaky)
+def test_a_download_that_breaks_off_often_goes_on(hub: Any, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attempt brings something: their number is no reason to give up."""
+    monkeypatch.setattr(downloads, "_PROGRESS_BYTES", 10_000)
     told: list[str] = []
-    fetch(REPO, revision=hub.commit(REPO), include=INCLUDE, dest=dest, sha256=pins(hub), tell=told.append)
-    assert [line for line in told if "continuing" in line] == [
-        f"{REPO}: the hub cannot be read: gone; continuing (2 of 3)",
-        f"{REPO}: the download ended early; continuing (3 of 3)",
-    ]
+
+    def tell(text: str) -> None:
+        told.append(text)
+        hub.cut_after = 50_000
+
+    hub.cut_after = 50_000
+    fetch(REPO, revision=hub.commit(REPO), include=["*Q4*"], dest=dest, sha256=pick(hub, "Q4"), tell=tell)
+    assert digest(dest / "model-Q4_K_M.gguf") == pick(hub, "Q4")["model-Q4_K_M.gguf"]
+    assert sum("continuing" in line for line in told) == 5
 
 
-def test_a_hub_that_stays_away(hub: Any, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    monkeypatch.setattr(
-        huggingface_hub, "snapshot_download", lambda *_a, **_o: (_ for _ in ()).throw(ConnectionError("no route"))
-    )
-    with pytest.raises(ServerError, match="no route"):
-        fetch(REPO, revision=hub.commit(REPO), include=INCLUDE, dest=dest, sha256=pins(hub))
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_hub_that_stays_away(hub: Any, dest: Path, status: int) -> None:
+    hub.status = status
+    told: list[str] = []
+    with pytest.raises(ServerError, match=f"mmproj-F16.gguf: the hub answers {status}"):
+        fetch(REPO, revision=hub.commit(REPO), include=INCLUDE, dest=dest, sha256=pins(hub), tell=told.append)
+    assert sum("continuing" in line for line in told) == 2
     assert names(dest) == [f".part-{hub.commit(REPO)[:12]}"]
 
 
+def test_a_refusal_is_not_asked_again(hub: Any, dest: Path) -> None:
+    hub.status = 403
+    with pytest.raises(ServerError, match="the hub cannot be read"):
+        fetch(REPO, revision=hub.commit(REPO), include=["mmproj*"], dest=dest, sha256={})
+    assert sum("resolve" in request.path for request in hub.requests) == 1
+
+
 def test_progress_is_told_while_it_lasts(hub: Any, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import time
-
-    import huggingface_hub
-
     monkeypatch.setattr("trialbench.hub.fetch._TELL_EVERY_S", 0.02)
-    real, told = huggingface_hub.snapshot_download, list[str]()
+    told: list[str] = []
 
-    def slow(*arguments: Any, **options: Any) -> Any:
-        until = time.monotonic() + 30
-        while not any("MB" in line and "of" in line and "fetching" not in line for line in told):
-            assert time.monotonic() < until
-            time.sleep(0.01)
-        return real(*arguments, **options)
+    def tell(text: str) -> None:
+        told.append(text)
+        if " of 0 MB" in text:
+            hub.released.set()
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", slow)
-    fetch(REPO, revision=hub.commit(REPO), include=INCLUDE, dest=dest, sha256=pins(hub), tell=told.append)
+    hub.hold_after = 100_000
+    staging = dest / f".part-{hub.commit(REPO)[:12]}"
+    (staging / ".cache").mkdir(parents=True)
+    (staging / ".cache" / "old.incomplete").write_bytes(bytes(5_000_000))
+    fetch(REPO, revision=hub.commit(REPO), include=INCLUDE, dest=dest, sha256=pins(hub), tell=tell)
     assert "0 of 0 MB" in told
+    assert not [line for line in told if line.startswith("5 of")]
 
 
 def test_without_pins_the_hub_s_own_hashes_serve(hub: Any, dest: Path) -> None:
@@ -288,6 +407,7 @@ def test_a_name_that_is_no_plain_one_is_refused(monkeypatch: pytest.MonkeyPatch,
         (("m.gguf", -1, None), "expected a size"),
         (("m.gguf", 1 << 60, None), "expected a size"),
         (("m.gguf", "5", None), "expected a size"),
+        (("m.gguf", None, None), "expected a size"),
         (("m.gguf", 5, "../x"), "expected 64 hexadecimal digits"),
         (("m.gguf", 5, "A" * 64), "expected 64 hexadecimal digits"),
         (("m.gguf", 5, 7), "expected 64 hexadecimal digits"),
@@ -320,7 +440,6 @@ def test_a_hub_s_answer_has_an_end(hub: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_file_is_no_larger_than_the_hub_has_said(hub: Any, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would fill the disk before any hash could tell; what has come is removed, and not fetched again and again."""
-    monkeypatch.setattr(bounds, "_SLACK_BYTES", 0)
     real = hub_room.list_files
 
     def short(*args: Any) -> Any:
@@ -329,10 +448,10 @@ def test_a_file_is_no_larger_than_the_hub_has_said(hub: Any, dest: Path, monkeyp
 
     monkeypatch.setattr(hub_room, "list_files", short)
     told: list[str] = []
-    with pytest.raises(bounds.TooMuchError, match="expected at most 1000 bytes"):
+    with pytest.raises(bounds.TooMuchError, match="expected at most 1000 bytes, found more"):
         fetch(REPO, revision=hub.commit(REPO), include=["*Q4*"], dest=dest, sha256={}, tell=told.append)
     assert names(dest) == []
-    assert not [line for line in told if "going on" in line]
+    assert not [line for line in told if "continuing" in line]
 
 
 class Endless(httpx.SyncByteStream):
@@ -351,7 +470,7 @@ def test_a_body_without_end_is_cut(path: str, headers: dict[str, str], limit: in
     """A packed one sooner: it may be a thousand times as large in memory."""
     transport = httpx.MockTransport(lambda _request: httpx.Response(200, headers=headers, stream=Endless()))
     with (
-        bounds.client_factory(lambda: httpx.Client(transport=transport))() as client,
+        httpx.Client(transport=transport, event_hooks={"response": [bounds.bound]}) as client,
         client.stream("GET", f"http://hub{path}") as reply,
         pytest.raises(bounds.TooMuchError, match=rf"hub: expected at most {limit} bytes"),
     ):
@@ -364,10 +483,93 @@ def test_a_body_that_drips_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(bounds.time, "monotonic", lambda: float(next(clock)))
     transport = httpx.MockTransport(lambda _request: httpx.Response(200, stream=Endless()))
     with (
-        bounds.client_factory(lambda: httpx.Client(transport=transport))() as client,
+        httpx.Client(transport=transport, event_hooks={"response": [bounds.bound]}) as client,
         pytest.raises(bounds.TooMuchError, match="expected an answer within 120 s"),
     ):
         client.get("http://hub/api/x")
+
+
+LISTED: dict[str, Any] = {
+    "id": REPO,
+    "sha": "a" * 40,
+    "siblings": [{"rfilename": "m.gguf", "size": 5, "blobId": "b" * 40, "lfs": {"sha256": "c" * 64, "size": 5}}],
+}
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8) | st.just(TOKEN),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> bytes:
+    """What a hub may answer: any bytes, any JSON, or a listing in which one value is another."""
+    if draw(st.booleans()):
+        return draw(st.binary(max_size=60) | VALUES.map(lambda value: json.dumps(value).encode()))
+    document = json.loads(json.dumps(LISTED))
+    place, more = document, draw(st.integers(0, 3))
+    for _ in range(more):
+        inner = [key for key in _keys(place) if isinstance(place[key], dict | list) and place[key]]
+        if not inner:
+            break
+        place = place[draw(st.sampled_from(inner))]
+    place[draw(st.sampled_from(list(_keys(place))))] = draw(VALUES)
+    return json.dumps(document).encode()
+
+
+def _keys(place: Any) -> Any:
+    return place if isinstance(place, dict) else range(len(place))
+
+
+@given(body=answers(), status=st.sampled_from([200, 200, 200, 204, 302, 401, 403, 404, 429, 500]))
+def test_no_answer_of_a_hub_ends_in_another_error(body: bytes, status: int) -> None:
+    def answer(_self: object, request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, stream=httpx.ByteStream(body), request=request)
+
+    with (
+        mock.patch.object(Route, "handle_request", answer),
+        mock.patch.dict(os.environ, {"HF_TOKEN": TOKEN, "HF_ENDPOINT": "http://hub"}),
+    ):
+        said, listed = "", []
+        try:
+            commit, listed = hub_room.list_files(REPO, "main", ["*"])
+            assert hub_room.COMMIT.match(commit)
+        except TrialbenchError as error:
+            said = screen(str(error)) + repr(error.__cause__)
+        assert TOKEN not in said
+    assert all(file.name.isprintable() and file.size >= 0 for file in listed)
+
+
+@given(
+    have=st.integers(0, 12),
+    status=st.sampled_from([200, 206, 206, 206, 204, 302, 404, 416, 503]),
+    begin=st.integers(-2, 12) | st.just(99),
+    body=st.binary(max_size=12),
+    headers=st.sampled_from([{}, {"content-encoding": "gzip"}, {"content-range": "bytes x"}, {"location": "http://["}]),
+)
+def test_no_answer_makes_a_file_longer_than_it_is(
+    have: int, status: int, begin: int, body: bytes, headers: dict[str, str]
+) -> None:
+    file = hub_room.RemoteFile("m.gguf", 10, None)
+    ranges = {"content-range": f"bytes {begin}-9/10"} if status == 206 else {}
+
+    def answer(_self: object, request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, stream=httpx.ByteStream(body), headers={**ranges, **headers}, request=request)
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(Route, "handle_request", answer),
+        mock.patch.object(downloads, "_PAUSE_S", 0.0),
+        mock.patch.dict(os.environ, {"HF_ENDPOINT": "http://hub"}),
+    ):
+        path = Path(folder) / "m.gguf"
+        path.write_bytes(b"x" * have)
+        try:
+            downloads.download(REPO, "a" * 40, file, path)
+        except TrialbenchError:
+            assert not path.exists() or path.stat().st_size <= max(10, have)
+        else:
+            assert path.stat().st_size == 10
 
 
 def test_names_with_odd_characters(hub: Any, dest: Path) -> None:
@@ -465,7 +667,7 @@ def test_a_small_file_is_fetched_to_be_hashed(hub: Any, tmp_path: Path, monkeypa
 
 
 def test_pins_need_a_folder_and_leave_no_half_file(hub: Any, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is not a folder"):
+    with pytest.raises(UsageError, match="there is no writable folder"):
         pin(REPO, revision="main", include=["*"], image=None, out=tmp_path / "none" / "pins.yml")
     with pytest.raises(UsageError, match="expected a file like"):
         pin(REPO, revision="main", include=["none*"], image=None, out=tmp_path / "pins.yml")

@@ -28,6 +28,7 @@ class Registry(http.server.ThreadingHTTPServer):
         self.challenge = f'Bearer realm="http://{self.host}/token",service="reg",scope="repository:llama/server:pull"'
         self.digest_header: str | None = DIGEST
         self.status = 200
+        self.head_status: int | None = None
         self.asked: list[tuple[str, str, str]] = []
 
 
@@ -51,6 +52,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.reply(200, body)
         elif registry.token and self.headers.get("Authorization") != f"Bearer {registry.token}":
             self.reply(401, b"", {"WWW-Authenticate": registry.challenge})
+        elif self.command == "HEAD" and registry.head_status is not None:
+            self.reply(registry.head_status, b"")
         elif self.path != "/v2/llama/server/manifests/cuda":
             self.reply(404, b"")
         else:
@@ -105,6 +108,58 @@ def test_digest_is_computed_where_the_header_is_missing(registry: Registry) -> N
     assert image_digest(f"{registry.host}/llama/server:cuda") == DIGEST
 
 
+@pytest.mark.parametrize("status", [400, 405, 501])
+@pytest.mark.parametrize("header", [DIGEST, None])
+@pytest.mark.parametrize("token", ["abc", None])
+def test_a_registry_without_heads_is_asked_for_the_whole(
+    registry: Registry, status: int, header: str | None, token: str | None
+) -> None:
+    registry.head_status, registry.digest_header, registry.token = status, header, token
+    assert image_digest(f"{registry.host}/llama/server:cuda") == DIGEST
+    assert [method for method, path, _ in registry.asked if "manifests" in path][-2:] == ["HEAD", "GET"]
+
+
+@pytest.mark.parametrize(
+    "challenge",
+    [
+        'Bearer realm="{url}",service="reg",scope="repository:llama/server:pull,push"',
+        "Bearer realm={url},service=reg",
+        'bearer Realm = "{url}", Service = "reg"',
+        'Basic realm="x", Bearer realm="{url}",service="reg"',
+        'Bearer realm="{url}",service="reg", Basic realm="x"',
+        'Bearer realm="/token",service="reg"',
+        'Bearer realm="{url}?account=me",service="reg",error="invalid_token"',
+    ],
+)
+def test_challenges_of_all_kinds(registry: Registry, challenge: str) -> None:
+    registry.token = "abc"
+    registry.challenge = challenge.replace("{url}", f"http://{registry.host}/token")
+    assert image_digest(f"{registry.host}/llama/server:cuda") == DIGEST
+    asked = registry.asked[1][1]
+    assert "service=reg" in asked
+    assert "error" not in asked
+    assert ("account=me" in asked) is ("account=me" in challenge)
+
+
+@pytest.mark.parametrize(
+    "challenge", ["", "Bearer", "Bearer realm=", 'Bearer realm="http://[::1"', 'Bearer realm="x://y"', "Bearer \xff=1"]
+)
+def test_a_challenge_that_leads_nowhere(registry: Registry, challenge: str) -> None:
+    registry.token, registry.challenge = "abc", challenge
+    with pytest.raises(ServerError):
+        image_digest(f"{registry.host}/llama/server:cuda")
+
+
+@pytest.mark.parametrize(
+    "token", ["s3cret-of-the-registry\n", "s3cret-of-the-registry\u00fc", ["s3cret-of-the-registry"]]
+)
+def test_a_token_that_no_header_can_hold(registry: Registry, token: Any) -> None:
+    registry.token = token
+    with pytest.raises(ServerError, match="a token that no header can hold") as caught:
+        image_digest(f"{registry.host}/llama/server:cuda")
+    assert "s3cret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "image", "words"),
     [
@@ -134,6 +189,8 @@ def test_nobody_there(dead_url: str) -> None:
         ("localhost:5000/a/b", "http://localhost:5000/v2/a/b/manifests/latest"),
         ("debian", "https://registry-1.docker.io/v2/library/debian/manifests/latest"),
         ("org/name:1.0", "https://registry-1.docker.io/v2/org/name/manifests/1.0"),
+        ("[::1]:5000/a/b:1", "http://[::1]:5000/v2/a/b/manifests/1"),
+        ("box.lan:5000/a/b", "https://box.lan:5000/v2/a/b/manifests/latest"),
         ("ghcr.io/a/b:tag@sha256:" + "0" * 64, "https://ghcr.io/v2/a/b/manifests/sha256:" + "0" * 64),
     ],
 )
@@ -145,7 +202,25 @@ def test_a_digest_in_capitals_is_the_same_digest() -> None:
     assert parse_reference(f"a/b@sha256:{'AB' * 32}") == parse_reference(f"a/b@sha256:{'ab' * 32}")
 
 
-@pytest.mark.parametrize("text", ["", "Name With Spaces", "a@sha256:12"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Name With Spaces",
+        "a@sha256:12",
+        "https://ghcr.io/a/b",
+        "http://127.0.0.1:5000/a/b",
+        "me:s3cret@ghcr.io/a/b",
+        "ghcr.io:99999/a/b",
+        "ghcr.io:/a/b",
+        "a..b/c/d",
+        "[::1/a/b",
+        "ghcr.io/A/b",
+        "ghcr.io//b",
+        "a/",
+    ],
+)
 def test_no_reference(text: str) -> None:
-    with pytest.raises(UsageError, match="expected \\[REGISTRY/\\]NAME"):
+    with pytest.raises(UsageError, match=r"expected \[REGISTRY/\]NAME") as caught:
         parse_reference(text)
+    assert "s3cret" not in str(caught.value)

@@ -27,7 +27,7 @@ def test_a_command_ends_with_words_and_a_code(
     assert ended("tool", fails(OSError("odd"))) == 2
     assert capsys.readouterr().err.splitlines() == [
         "tool: nobody\\x1b[31m answers",
-        "tool: ended by Ctrl-C",
+        "tool: interrupted",
         "tool: a.yml: No such file",
         "tool: input/output: odd",
     ]

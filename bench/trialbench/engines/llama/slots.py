@@ -10,7 +10,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from trialbench.engines.llama.wire import Connection, WireError, base_url
+from trialbench.engines.llama.wire import Connection, WireError
+from trialbench.urls import server
 
 _MAX_BYTES = 1 << 20
 
@@ -60,11 +61,14 @@ class Slots:
     Args:
         url: the server, with or without a trailing `/v1`.
         api_key: sent as bearer token.
+
+    Raises:
+        UsageError: `url` names no server.
     """
 
     def __init__(self, url: str, *, api_key: str | None = None) -> None:
         self._connection = Connection(
-            base_url(url), api_key=api_key, keep_alive=True, headers={"Accept": "application/json"}
+            server(url, "url"), api_key=api_key, keep_alive=True, headers={"Accept": "application/json"}
         )
 
     def look(self, limit_s: float) -> Look:

@@ -350,20 +350,3 @@ def chunks(response: httpx.Response, limit: int) -> Iterator[bytes]:
         if size > limit:
             raise WireError("too_long", f"longer than {limit >> 20} MiB")
         yield chunk
-
-
-def base_url(url: str) -> str:
-    """`url` without the optional trailing `/v1`."""
-    return url.rstrip("/").removesuffix("/v1")
-
-
-def check_url(url: str) -> None:
-    """Check that httpx accepts `url`.
-
-    Raises:
-        ValueError: it does not; says why.
-    """
-    try:
-        httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise ValueError(str(error)) from error

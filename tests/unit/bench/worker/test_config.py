@@ -12,9 +12,9 @@ from trialbench.config import fazai as config
 from trialbench.config.ini import parse_ini, read_ini
 from trialbench.config.settings import Limits, Settings
 from trialbench.engines.contract import Deadlines
-from trialbench.engines.endpoint import is_loopback
 from trialbench.engines.gemma_cpp import GemmaOptions
 from trialbench.errors import UsageError
+from trialbench.urls import is_loopback
 from trialbench.worker import build
 
 
@@ -109,7 +109,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert gemma.bits == 8
     assert settings_.deadlines == Deadlines(first_s=5, between_s=2.5, total_s=90)
     assert [(one.name, one.endpoint.url, one.endpoint.model, one.timeout_s) for one in dispatcher.fallback] == [
-        ("lan", "http://gpu.lan:8080/v1", "big", None),
+        ("lan", "http://gpu.lan:8080", "big", None),
         ("here", "http://127.0.0.1:11434", None, 7.0),
     ]
     built = build.dispatcher(dispatcher, None, log=lambda event, fields: None)

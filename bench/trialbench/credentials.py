@@ -1,0 +1,142 @@
+"""Secrets: where they come from, what they may consist of, and that no message of ours ever shows one.
+
+`redact` is called at the places where words leave this program: terminal, log, failures, samples. It knows the secrets
+that the environment holds now and those that `remember` was told of, in each form in which a library may quote them.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import html
+import json
+import os
+import re
+from collections.abc import Iterator
+from urllib.parse import quote, quote_plus, unquote
+
+from trialbench.errors import UsageError
+
+API_KEY, HUB_TOKEN = "TRIALBENCH_API_KEY", "HF_TOKEN"
+# The last one is read by the hub's library alone, if at all; its value is as secret.
+_VARIABLES = (API_KEY, HUB_TOKEN, "HUGGING_FACE_HUB_TOKEN")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+# It becomes a header: a line end in it would be another header, and libraries quote what they refuse in their errors.
+_KEY = re.compile(r"[!-~]{1,4096}")
+_MASK = "***"
+# So many first characters of a secret are masked wherever they stand: a message that was cut shows no half of it. What
+# is shorter is masked as a whole word.
+_HEAD = 8
+_SHORTEST = 4
+# `://USER:PASSWORD@` of any URL, also where the password has a slash in it and the rest is no URL any more.
+_USER = re.compile(r"://(?:[^\s/?#]*|[^\s/?#:]*:(?!\d{1,5}(?:[/?#]|$))\S*)@")
+_remembered: set[str] = set()
+
+
+def is_key(text: str) -> bool:
+    """Whether `text` can stand in a header as it is: printable ASCII without blanks."""
+    return _KEY.fullmatch(text) is not None
+
+
+def from_environment(variable: str) -> str | None:
+    """The secret that `variable` holds, less the blanks and line ends around it; None where it holds nothing.
+
+    Raises:
+        UsageError: it can't be a key; says which character is in the way, and shows none.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        return None
+    if not is_key(key):
+        raise UsageError(
+            f"{variable}: expected one key of printable ASCII characters without blanks, found {_odd(key)}"
+        )
+    return key
+
+
+def environment_key() -> str | None:
+    """The key for a server, from `TRIALBENCH_API_KEY`; see `from_environment`."""
+    return from_environment(API_KEY)
+
+
+def remember(secret: str) -> None:
+    """From now on `redact` knows `secret`, which came from a file or an answer."""
+    _remembered.add(secret)
+
+
+def redact(text: str) -> str:
+    """`text` without any secret, whether it stands there as it is, escaped, quoted for a URL, encoded, or cut short."""
+    parts, shown = [], 0
+    # Together, because forms of one secret often begin alike: what one leaves is the rest of another.
+    for begin, end in sorted(span for form in _forms(_secrets()) for span in _spans(text, form)):
+        if begin >= shown:
+            parts += [text[shown:begin], _MASK]
+        shown = max(shown, end)
+    return _USER.sub(f"://{_MASK}@", "".join([*parts, text[shown:]]))
+
+
+def _odd(key: str) -> str:
+    place = next((place for place, one in enumerate(key, start=1) if not "!" <= one <= "~"), None)
+    if place is None:
+        return f"{len(key)} of them"
+    one = key[place - 1]
+    kind = "not ASCII" if one > "\x7f" else "a blank" if one == " " else "a control character"
+    return f"one that is {kind} (number {place} of {len(key)})"
+
+
+def _secrets() -> frozenset[str]:
+    found = set(_remembered)
+    for variable in _VARIABLES:
+        value = os.environ.get(variable, "").strip()
+        # Where it holds more than a key, a library may show any of its lines.
+        found |= {value, *value.split()}
+    for variable in _PROXIES:
+        for name in (variable, variable.upper()):
+            user, _, password = os.environ.get(name, "").rpartition("@")[0].rpartition("://")[2].partition(":")
+            found |= {password, unquote(password), f"{user}:{password}" if password else ""}
+    return frozenset(one for one in found if _is_secret(one))
+
+
+def _is_secret(text: str) -> bool:
+    """Short words, such as the `none` and `EMPTY` that stand for no key, and short numbers are in many messages."""
+    return len(text) >= _HEAD or (len(text) >= _SHORTEST and not text.isalpha() and not text.isdigit())
+
+
+@functools.lru_cache(maxsize=8)
+def _forms(secrets: frozenset[str]) -> frozenset[str]:
+    return frozenset(form for secret in secrets for form in (secret, *_written(secret)) if len(form) >= _SHORTEST)
+
+
+def _written(secret: str) -> set[str]:
+    """`secret` as languages, URLs and encodings write it."""
+    raw = secret.encode("utf-8", "surrogateescape")
+    percent = {quote(raw), quote_plus(raw), quote(raw, safe="")}
+    percent |= {quote(one) for one in percent}
+    percent |= {re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), one) for one in percent}
+    escaped = {repr(secret)[1:-1], ascii(secret)[1:-1], repr(raw)[2:-1], json.dumps(secret)[1:-1], html.escape(secret)}
+    escaped |= {repr(one)[1:-1] for one in escaped}
+    return percent | escaped | (_encoded(raw) if len(raw) >= _HEAD else set())
+
+
+def _encoded(raw: bytes) -> set[str]:
+    """In hexadecimal and base64: the characters that do not depend on what is encoded before and after `raw`."""
+    found = {raw.hex(), raw.hex().upper()}
+    for shift, first in ((0, 0), (1, 2), (2, 3)):
+        whole = base64.b64encode(bytes(shift) + raw).decode()[first : (shift + len(raw)) * 8 // 6]
+        found |= {whole, whole.translate(str.maketrans("+/", "-_"))}
+    return found
+
+
+def _spans(text: str, form: str) -> Iterator[tuple[int, int]]:
+    """Where `form` stands in `text`, or as much of its beginning as does."""
+    if len(form) < _HEAD:
+        yield from (found.span() for found in re.finditer(rf"(?<![\w-]){re.escape(form)}(?![\w-])", text))
+        return
+    begin = text.find(form[:_HEAD])
+    while begin >= 0:
+        same, differs = _HEAD, len(form) + 1
+        while same + 1 < differs:
+            middle = (same + differs) // 2
+            same, differs = (middle, differs) if text.startswith(form[:middle], begin) else (same, middle)
+        yield begin, begin + same
+        begin = text.find(form[:_HEAD], begin + 1)
