@@ -2101,10 +2101,13 @@ def test_a_manager_that_is_silent_for_a_moment_costs_no_attempt(
     world_of: WorldOf, plan_data: dict[str, Any], name: str
 ) -> None:
     world = measured(world_of(boxed(plan_data)))
-    world.services[name].silent = True
-    # Until a while after it is this one's turn.
-    turn = "drained_again" if name == "llamacpp" else "tenant_starting chatterbox"
-    world.at(turn, lambda: world.clock.after(2, lambda: setattr(world.services[name], "silent", False)))
+    tenant = world.services[name]
+
+    def falls_silent() -> None:
+        tenant.silent = True
+        world.clock.after(2, lambda: setattr(tenant, "silent", False))
+
+    world.at(f"tenant_starting {name}", falls_silent)
     restore(world)
     assert sorted(starts(world)) == ["chatterbox", "llamacpp"]
     assert "tenant_retry" not in {e["event"] for e in world.events()}
@@ -2140,7 +2143,8 @@ def test_what_waits_to_be_started_again_is_started_at_once(world: World) -> None
     began = world.clock.now
     restore(world)
     # First it is stopped: systemd takes no start in the pause.
-    assert model.stops[-1] < model.starts[-1]
+    moves = [("stop", "llamacpp"), ("start", "llamacpp"), ("start", "chatterbox")]
+    assert world.done("stop", "start")[-3:] == moves
     assert model.starts[-1] - began < 15
     is_whole(world)
 
