@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.edgelab.model_trial.plugins.module_utils import journal, outlook
+from ansible_collections.edgelab.model_trial.plugins.module_utils import journal, outlook, rehearsal
 from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Plan
 from ansible_collections.edgelab.model_trial.plugins.module_utils.planfile import PlanError, parse
 
@@ -39,14 +39,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
     @staticmethod
     def measured(plan: Plan, path: Path) -> dict[str, Any]:
         """What the journal of a rehearsal says, and what follows for a trial."""
-        found = outlook.measured(journal.read(path))
+        entries = journal.read(path)
+        found = outlook.measured(entries)
         if found is None:
             return {"lines": [f"nothing to compute: {path} does not say that the host was restored"], "measured": None}
-        trial = dataclasses.replace(plan, rehearsal=False)
+        trial, again = dataclasses.replace(plan, rehearsal=False), rehearsal.second_tries(entries)
         return {
-            "lines": outlook.report(plan, found),
+            "lines": outlook.report(plan, found, again),
+            "second_tries": again,
             "measured": dataclasses.asdict(found),
             "trial_down_s": outlook.down_s(trial, found),
             "trial_impacts_s": outlook.impacts_s(trial, found),
-            "hints": outlook.hints(plan, found),
+            "hints": outlook.hints(plan, found, again),
         }

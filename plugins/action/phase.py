@@ -18,6 +18,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.edgelab.model_trial.plugins.module_utils.planfile import PlanError, parse
 from ansible_collections.edgelab.model_trial.plugins.module_utils.probes import printable
+from ansible_collections.edgelab.model_trial.plugins.module_utils.rehearsal import second_tries
 from ansible_collections.edgelab.model_trial.plugins.plugin_utils.away import AWAY_S, patiently
 
 PROGRAM = "/usr/local/sbin/model-trial"
@@ -268,15 +269,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         self.command(shlex.join([PROGRAM, "restore", f"--by={by}", "--no-wait"]))
         failures: list[str] = []
         restored: list[dict[str, Any]] = []
+        events: list[dict[str, Any]] = []
         heard_s = time.monotonic()
         for found in self.polls(held["run"], status["epoch"], "restore_started", since):
             done = [e for e in found["events"] if e["event"] == "restored"]
             failures += [e["reason"] for e in found["events"] if e["event"] == "restore_failed"]
             restored += done
+            events += found["events"]
             # The mark decides: it is removed last, after all checks have passed.
             if not found["open"]:
                 event = restored[-1] if restored else {}
+                again = second_tries(events)
+                for words in again:
+                    self._display.warning(printable(f"{self.host} did not come back at the first try: {words}"))
                 return {
+                    "second_tries": again,
                     "changed": True,
                     "run": held["run"],
                     "restored_by": event.get("restored_by"),

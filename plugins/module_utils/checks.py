@@ -265,14 +265,21 @@ def since(plan: Plan, proof: Mapping[str, Any]) -> list[str]:
     found = []
     for tenant in plan.tenants:
         then = (proof.get("tenants") or {}).get(tenant.name)
-        now = tenants.standing(tenant).facts()
-        if then and now != then:
-            what = (
-                "it does not run"
-                if not now["pid"]
-                else f"it is PID {now['pid']} now, restarted by something other than the trial"
+        if not then:
+            continue
+        was = f"PID {then['pid']}" if then["pid"] else "running"
+        try:
+            now = tenants.standing(tenant).facts()
+        except (tenants.TenantError, OSError) as err:
+            found.append(
+                f"{_name(tenant)}: it was {was} when the restore was proved, and its state is unknown now: {err}"
             )
-            found.append(f"{_name(tenant)}: it was PID {then['pid']} when the restore was proved, and {what}")
+            continue
+        if then.items() <= now.items():
+            continue
+        here = f"it is PID {now['pid']} now" if now["pid"] else "it runs"
+        what = f"{here}, restarted by something other than the trial" if now["running"] else "it does not run"
+        found.append(f"{_name(tenant)}: it was {was} when the restore was proved, and {what}")
     return found
 
 

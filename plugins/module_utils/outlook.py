@@ -126,8 +126,8 @@ def _trial(plan: Plan) -> Plan:
     return dataclasses.replace(plan, rehearsal=False)
 
 
-def report(plan: Plan, found: Measured) -> list[str]:
-    """What a rehearsal measured, and what follows for a trial, as lines of text."""
+def report(plan: Plan, found: Measured, again: Sequence[str] = ()) -> list[str]:
+    """What a rehearsal measured, and what follows for a trial, as lines of text; ``again`` as in `hints`."""
     trial = _trial(plan)
     expected, impacts = down_s(trial, found), impacts_s(trial, found)
     rows: list[tuple[str, ...]] = [("tenant", "stop s", "start s", "down s, here", "down s, expected in a trial")]
@@ -144,12 +144,21 @@ def report(plan: Plan, found: Measured) -> list[str]:
         f"a trial: {impact} for about {value:.0f} s, at most {plan.limits.cap_s:.0f} s"
         for impact, value in impacts.items()
     ]
-    return [*table, f"drain: {drains or 'not measured'}", *ends, *hints(plan, found)]
+    return [*table, f"drain: {drains or 'not measured'}", *ends, *hints(plan, found, again)]
 
 
-def hints(plan: Plan, found: Measured) -> list[str]:
-    """Figures of the inventory that the rehearsal contradicts, and what to write there instead."""
-    said = []
+def hints(plan: Plan, found: Measured, again: Sequence[str] = ()) -> list[str]:
+    """What to mend in the inventory after a rehearsal: figures that it contradicts, and what to write there instead.
+
+    Args:
+        plan: the rehearsal's.
+        found: what it measured.
+        again: what needed a second try, in words.
+    """
+    said = [
+        f"hint: not at the first try: {words}; see whether trial_restore_order starts what it needs before it"
+        for words in again
+    ]
     for name in plan.restore_order:
         tenant, took = plan.tenant(name), found.start_s.get(name)
         if took is None:

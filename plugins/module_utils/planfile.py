@@ -15,6 +15,7 @@ import math
 import re
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,11 @@ def _check_figures(item: Any, where: str) -> None:
             _fail(where, f"at most {MAX_PORT}", item)
 
 
+def _check_names(names: list[str], where: str) -> None:
+    if len(set(names)) != len(names):
+        _fail(where, "every name once", names)
+
+
 def _check(plan: Plan) -> None:
     if not NAME.match(plan.run):
         # Its default name holds time, host and the candidate's label: each may be valid and the whole too long.
@@ -195,8 +201,7 @@ def _check(plan: Plan) -> None:
     if not NAME.match(plan.host):
         _fail("host", "letters, digits, dot, dash, underscore (it may name a folder)", plan.host)
     names = [t.name for t in plan.tenants]
-    if len(set(names)) != len(names):
-        _fail("tenants", "every name once", names)
+    _check_names(names, "tenants")
     for i, tenant in enumerate(plan.tenants):
         _check_tenant(tenant, f"tenants[{i}]", tenant.name in plan.stop_order)
     for where in ("stop_order", "restore_order"):
@@ -338,6 +343,17 @@ def parse_tenant(data: Any, where: str) -> Tenant:
     _check_tenant(tenant, where, moved=True)
     _check_figures(tenant, where)
     return tenant
+
+
+def parse_tenants(items: Sequence[Any], where: str) -> list[Tenant]:
+    """`parse_tenant` for each of several tenants, whose results are told apart by their names.
+
+    Raises:
+        PlanError: as `parse`, or two of them have one name.
+    """
+    found = [parse_tenant(item, f"{where}[{i}]") for i, item in enumerate(items)]
+    _check_names([tenant.name for tenant in found], where)
+    return found
 
 
 def load(path: Path) -> Plan:

@@ -177,12 +177,37 @@ def judge(plan: Plan, host: Host, state_dir: Path, program: str = "") -> tuple[b
     return True, f"rehearsed at {when}"
 
 
+def second_tries(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """What did not go well at once on the way back, in words, oldest first; empty if everything did.
+
+    These are starts of a tenant that were tried again, and restores that were not complete, or were cut off and begun
+    again. A restore that waited until the host had processes again is none.
+    """
+    found, restores, begun = [], 0, False
+    for entry in entries:
+        event, why = entry["event"], str(entry.get("reason") or "without a reason").split("\n", 1)[0]
+        if event == "tenant_retry":
+            found.append(f"{entry.get('tenant')}: start {entry.get('attempt')} failed and was tried again: {why}")
+        elif event == "restore_started":
+            if begun:
+                found.append(f"restore {restores} was cut off and begun again")
+            restores, begun = restores + 1, True
+        elif event == "restore_failed":
+            found.append(f"restore {max(restores, 1)} was not complete: {why}")
+        if event in ("restore_failed", "restore_waits"):
+            begun = False
+    return found
+
+
 def passed(entries: Sequence[dict[str, Any]]) -> str:
     """Why a finished run was no passed rehearsal; empty if it was one: everything went well at the first attempt."""
     events = [entry["event"] for entry in entries]
-    bad = [entry for entry in entries if entry["event"] in ("phase_failed", "restore_failed", "tenant_failed")]
+    bad = [entry for entry in entries if entry["event"] in ("phase_failed", "tenant_failed")]
     if bad:
         return f"{bad[0]['event'].replace('_', ' ')}: {bad[0].get('reason', '')}"
+    again = second_tries(entries)
+    if again:
+        return again[0]
     done = any(entry["event"] == "phase_done" and entry.get("phase") == "window" for entry in entries)
     return "" if done and "restored" in events else "it did not run to its end"
 

@@ -19,8 +19,9 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from . import (
     checks,
@@ -52,12 +53,14 @@ MOVES = ("tenant_stopping", "tenant_stopped", "tenant_not_stopped", "tenant_star
 SEE_S = 0.05
 # A failed start is retried after these pauses; after that the next restore tries again.
 RETRY_S = (0.5, 1.0)
-# A tenant that has had its time to load, and is found ill, gets so long to think better of it.
+# A tenant that has had its time to load, and is found ill, gets so long to think better of it; and so does a manager
+# that does not tell how its tenant is.
 PATIENCE_S = 3.0
 # No failure with one tenant, not even a bug of ours, may keep the next one down.
 TROUBLE = (Exception,)
 # Requests that no person made: systemd at the runner's end, systemd at boot, and the watch.
 UNATTENDED = ("host", "boot", "watch")
+T = TypeVar("T")
 
 
 class RestoreFailed(RuntimeError):
@@ -236,8 +239,9 @@ class Restorer:
             TenantError: it does not end.
         """
         manager = tenants.of(tenant).knows_its_stops
-        begun, asked = tenants.stop_under_way(tenant), not manager and self.asked_to_stop(tenant)
-        if not begun and not (asked and tenants.find_process(tenant)):
+        begun = self.again(lambda: tenants.stop_under_way(tenant))
+        asked = not manager and self.asked_to_stop(tenant)
+        if not begun and not (asked and self.again(lambda: tenants.runs(tenant))):
             return
         found = begun.found if begun else "it was asked to stop, and not seen to end"
         self.journal.write("tenant_in_flight", tenant=tenant.name, found=found)
@@ -246,11 +250,31 @@ class Restorer:
             raise tenants.TenantError(
                 f"{tenant.name}: its stop does not end: {begun.found} after {time.monotonic() - began:.0f} s"
             )
-        if begun or (asked and tenants.find_process(tenant)):
+        runs = self.again(lambda: tenants.runs(tenant))
+        if begun or (asked and runs):
             self.end(tenant)
-        elif tenants.find_process(tenant) is None:
+        elif not runs:
             took = round(time.monotonic() - began, 3)
             self.journal.write("tenant_stopped", tenant=tenant.name, duration_s=took)
+
+    @staticmethod
+    def again(ask: Callable[[], T]) -> T:
+        """What a manager says of a tenant; until it tells, the tenant is neither up nor down, and it is asked again.
+
+        Raises:
+            TenantError: it does not tell for `PATIENCE_S`.
+            OSError: likewise.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return ask()
+            except tenants.NotThere:
+                raise
+            except (tenants.TenantError, OSError):
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(SETTLE_POLL_S)
 
     def asked_to_stop(self, tenant: Tenant) -> bool:
         """Whether the journal's last event about a tenant is a begun stop; no process outlives a boot."""
@@ -280,20 +304,36 @@ class Restorer:
         if not self.plan.settle_s or self.failures or not (started or moved):
             return
         began = time.monotonic()
-        first = {tenant.name: tenants.standing(tenant) for tenant in self.ours}
+        first: dict[str, tenants.Standing] = {}
         while True:
+            untold = {}
             for tenant in self.ours:
-                trouble = tenants.unsettled(tenant, first[tenant.name])
+                try:
+                    known = first.get(tenant.name) or tenants.standing(tenant)
+                    first[tenant.name], trouble = known, tenants.unsettled(tenant, known)
+                except tenants.NotThere as err:
+                    trouble = str(err)
+                except TROUBLE as err:
+                    # Neither up nor down: it is asked again, as long as there is time.
+                    untold[tenant.name] = f"it can't be looked at: {err}"
+                    continue
                 if trouble:
-                    after_s = time.monotonic() - began
-                    self.note(f"{tenant.name} did not stay up: {trouble}, {after_s:.1f} s after the last start")
-                    self.journal.write("not_settled", tenant=tenant.name, reason=trouble, duration_s=round(after_s, 3))
+                    self.note_unsettled(tenant.name, trouble, began)
                     return
             left_s = self.plan.settle_s - (time.monotonic() - began)
             if left_s <= 0:
                 break
             time.sleep(min(SETTLE_POLL_S, left_s))
-        self.journal.write("settled", duration_s=round(time.monotonic() - began, 3))
+        for name, why in untold.items():
+            self.note_unsettled(name, why, began)
+        if not untold:
+            self.journal.write("settled", duration_s=round(time.monotonic() - began, 3))
+
+    def note_unsettled(self, name: str, why: str, began: float) -> None:
+        """Note that a tenant did not stay up, or was not seen to."""
+        after_s = time.monotonic() - began
+        self.note(f"{name} did not stay up: {why}, {after_s:.1f} s after the last start")
+        self.journal.write("not_settled", tenant=name, reason=why, duration_s=round(after_s, 3))
 
     # What ran beside the tenants.
 
@@ -372,6 +412,7 @@ class Restorer:
             try:
                 healthy = tenants.look(tenant).healthy
             except TROUBLE:
+                # Whether it runs is asked again when its turn comes.
                 healthy = False
             if not healthy:
                 absent.append(tenant)
@@ -380,16 +421,28 @@ class Restorer:
                 self.journal.write("tenant_healthy", tenant=tenant.name, duration_s=0.0, found=True)
         return absent
 
+    def running(self, tenant: Tenant) -> bool:
+        """Whether a tenant runs; one that its manager does not know does not.
+
+        Raises:
+            TenantError: its manager does not tell: it may run, so it must not be started.
+            OSError: likewise.
+        """
+        try:
+            return self.again(lambda: tenants.look(tenant)).running
+        except tenants.NotThere:
+            return False
+
     @staticmethod
-    def _running(tenant: Tenant) -> bool:
+    def _seen_to_run(tenant: Tenant) -> bool:
         try:
             return tenants.look(tenant).running
         except TROUBLE:
             return False
 
     def _present(self, tenant: Tenant) -> bool:
-        """Whether a tenant runs, or loads and can't be found yet: the VRAM that it holds is its own."""
-        if self._running(tenant):
+        """Whether a tenant is seen to run, or loads and can't be found yet: the VRAM that it holds is its own."""
+        if self._seen_to_run(tenant):
             return True
         try:
             return bool(self.loading(tenant))
@@ -453,7 +506,7 @@ class Restorer:
         target = self.drain_target()
         # Where nobody can tell who holds what, a level that stands still says that the candidate's is free. It does not
         # stand still while one of ours loads.
-        loads = target is None and any(self._present(t) and not self._running(t) for t in self.ours)
+        loads = target is None and any(self._present(t) and not self._seen_to_run(t) for t in self.ours)
         self.journal.write("drain_started", target_mib=target)
         drained = gpu.drain(
             card,
@@ -512,7 +565,7 @@ class Restorer:
         """
         deadline = time.monotonic() + tenant.start_timeout_s
         scope = self.loading(tenant)
-        if scope or tenants.look(tenant).running:
+        if scope or self.running(tenant):
             left_s = max(PATIENCE_S, tenant.start_timeout_s - tenants.age_s(tenant, scope))
             try:
                 tenants.wait_healthy(tenant, self.log(tenant), scope, min(left_s, tenant.start_timeout_s))
@@ -520,7 +573,7 @@ class Restorer:
             except tenants.TenantError:
                 if time.monotonic() >= deadline:
                     raise
-                if self._running(tenant) or self.loading(tenant):
+                if self.running(tenant) or self.loading(tenant):
                     self.end(tenant)
         # A tenant that once died in its scope lives there, however fast it dies the next time.
         sure = any(e.get("ended") for e in self.past if e.get("tenant") == tenant.name)
@@ -544,7 +597,7 @@ class Restorer:
         try:
             # A start that looked failed may have succeeded: never start a second one beside it.
             scope = self.loading(tenant)
-            if not scope and not self._running(tenant):
+            if not scope and not self.running(tenant):
                 scope = tenants.start(tenant, log, deadline - time.monotonic())
                 self.journal.write("tenant_started", tenant=tenant.name)
             tenants.wait_healthy(tenant, log, scope, deadline - time.monotonic(), sure=sure)
@@ -632,7 +685,11 @@ class Restorer:
             raise RestoreFailed("; ".join([*self.failures, *broken, todo]))
         entries = read(self.state.journal_path(self.plan.run))
         facts = {**downtimes(self.plan, entries), "times": times(entries)}
-        standing = {tenant.name: tenants.standing(tenant) for tenant in self.ours}
+        standing = {}
+        for tenant in self.ours:
+            # The checks have passed: the proof is not worth a failure.
+            with contextlib.suppress(*TROUBLE):
+                standing[tenant.name] = tenants.standing(tenant)
         duration = round(time.monotonic() - began, 3)
         self.journal.write("restored", restored_by=self.by, duration_s=duration, **facts)
         proof = {"run": self.plan.run, "ok": True, "checks": rows, "restored_by": self.by, "wall": wall()}

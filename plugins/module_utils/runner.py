@@ -205,7 +205,12 @@ def open_trial(plan: Plan, state: State, card: gpu.Card, controller: str) -> int
     mark = state.mark()
     if mark:
         raise Held(f"this host is held by run {mark.run} since {mark.since} (from {mark.controller})")
-    found = snapshot.take(plan, card)
+    try:
+        found = snapshot.take(plan, card)
+    except tenants.TenantError as err:
+        raise PhaseFailed(
+            "it can't be told how a tenant is", "every tenant healthy", str(err), "nothing was touched"
+        ) from err
     ill = [f"{name}: {facts['found']}" for name, facts in found["tenants"].items() if not facts["healthy"]]
     if ill:
         raise PhaseFailed("a tenant is not healthy", "every tenant healthy", "; ".join(ill), "nothing was touched")

@@ -29,7 +29,8 @@ def take(plan: Plan, card: gpu.Card) -> dict[str, Any]:
         Tenants with commands of their own have ``identity``, ``kin``, ``family``, ``others`` and ``output`` besides.
 
     Raises:
-        OSError: systemd did not answer.
+        TenantError: a tenant's manager does not know it, or does not tell how it is.
+        OSError: likewise.
     """
     vram = card.read()
     found: dict[str, Any] = {}

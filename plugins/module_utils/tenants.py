@@ -76,6 +76,12 @@ _COMPOSE_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-
 # More of a file is no definition.
 _FILE_BYTES = 1 << 20
 _COMPOSE_LABEL = "com.docker.compose.project.config_files"
+# docker's words for a container that it does not have; a socket that is not there is "no such file".
+_NO_SUCH = re.compile(r"no such (?:container|object)", re.IGNORECASE)
+# A unit that is none of these is up, or on its way up or down. Its second word tells of a pause between two starts.
+_DOWN = ("inactive", "failed", "maintenance")
+_UP = ("active", "reloading", "refreshing")
+_PAUSES = "auto-restart"
 
 
 class TenantError(RuntimeError):
@@ -88,6 +94,10 @@ class Ended(TenantError):
 
 class NotBegun(TenantError):
     """Its stop command could not be run at all: nothing was begun with the tenant."""
+
+
+class NotThere(TenantError):
+    """Its manager knows no such tenant: nothing of it runs, and nothing can be started."""
 
 
 class Host(Protocol):
@@ -120,8 +130,23 @@ HERE = _Here()
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What its manager says of a tenant; words for people.
+
+    ``running`` is everything but down: one that is on its way up or down, or waits to be started again, runs. ``up``:
+    it does its work, as far as its manager can tell. ``process`` is None where it has none, which a timer or a one-shot
+    that remains active never has.
+    """
+
+    running: bool
+    up: bool
+    process: ProcessId | None
+    found: str
+
+
+@dataclass(frozen=True)
 class Condition:
-    """How a tenant is now: ``running`` (it exists), ``healthy`` (it does its work), its process, words for people."""
+    """How a tenant is now: ``running`` (as in `Seen`), ``healthy`` (it does its work), its process if it has one."""
 
     running: bool
     healthy: bool
@@ -196,8 +221,29 @@ class Kind:
                 yield name, f"a value, because kind is {cls.name}"
 
     def find(self) -> ProcessId | None:
-        """Its process, or None where it does not run."""
+        """Its process, or None where it has none.
+
+        Raises:
+            TenantError: its manager does not tell.
+            OSError: likewise.
+        """
         raise NotImplementedError
+
+    def seen(self, _host: Host = HERE) -> Seen:
+        """Whether it runs; by default it does while it has a process. Override it where its manager tells more.
+
+        Raises:
+            NotThere: its manager does not know it.
+            TenantError: that can't be told, so it is neither up nor down: ask again.
+            OSError: likewise.
+        """
+        process = self.find()
+        return Seen(process is not None, process is not None, process, _words_of(process) or "not running")
+
+    def age_s(self) -> float:
+        """How long ago it was started, in seconds; 0 where that can't be told."""
+        process = self.find()
+        return probes.age_s(process.pid) if process else 0.0
 
     def matches(self, proc: Path = Path("/proc")) -> list[ProcessId]:
         """Processes with its argv that may be its; empty where the inventory names none."""
@@ -340,11 +386,40 @@ class Kind:
             )
 
 
-def unit_facts(unit: str) -> dict[str, str]:
-    """What systemd says of a unit: ActiveState, MainPID, Result and friends; Job is absent where none is queued."""
-    names = "ActiveState,SubState,MainPID,Result,NRestarts,UnitFileState,ActiveEnterTimestampMonotonic,Job"
-    reply = run.command(["systemctl", "show", "--property", names, unit], _QUESTION_S)
-    return dict(line.split("=", 1) for line in reply.out.splitlines() if "=" in line)
+def _words_of(process: ProcessId | None) -> str:
+    return f"PID {process.pid}" if process else ""
+
+
+def unit_facts(unit: str, host: Host = HERE) -> dict[str, str]:
+    """What systemd says of a unit: ActiveState, MainPID, Result and friends; Job is absent where none is queued.
+
+    Raises:
+        OSError: it did not answer.
+    """
+    names = "LoadState,ActiveState,SubState,MainPID,Result,NRestarts,UnitFileState,ActiveEnterTimestampMonotonic,Job"
+    reply = host.run(["systemctl", "show", "--property", names, unit])
+    facts = dict(line.split("=", 1) for line in reply.out.splitlines() if "=" in line)
+    if not facts.get("ActiveState"):
+        raise OSError(f"systemd does not tell how {unit} is: {probes.printable(reply.first_line())}")
+    return facts
+
+
+def _has_ended(pid: int, host: Host) -> bool:
+    """Whether a main process has ended, of which its manager hears a moment later.
+
+    Who may not see other users' processes (``hidepid``) can't tell, and takes the manager's word.
+    """
+    return pid != 0 and probes.identify(pid, host.proc) is None and probes.identify(1, host.proc) is not None
+
+
+def _job(facts: Mapping[str, str]) -> str:
+    """The number of a unit's job in systemd's queue; empty where there is none."""
+    return facts.get("Job", "").strip().removeprefix("0")
+
+
+def _runs(facts: Mapping[str, str]) -> bool:
+    """Whether a unit is anything but down."""
+    return facts["ActiveState"] not in _DOWN or _PAUSES in facts.get("SubState", "") or bool(_job(facts))
 
 
 _SPANS_S = {
@@ -377,7 +452,24 @@ def span_s(text: str) -> float:
         raise ValueError(f"expected a span of time, found {text!r}") from err
 
 
-class Systemd(Kind):
+class _Managed(Kind):
+    """A tenant whose manager says how it is."""
+
+    def find(self) -> ProcessId | None:
+        return self.seen().process
+
+    def seen(self, host: Host = HERE) -> Seen:
+        raise NotImplementedError
+
+    def state(self, host: Host) -> probes.ProbeResult:
+        try:
+            seen = self.seen(host)
+        except TenantError as err:
+            return probes.ProbeResult(False, str(err).removeprefix(f"{self.tenant.name}: "))
+        return probes.ProbeResult(seen.up, seen.found)
+
+
+class Systemd(_Managed):
     """A unit of systemd."""
 
     name = "systemd"
@@ -385,8 +477,28 @@ class Systemd(Kind):
     tells_its_state = True
     knows_its_stops = True
 
-    def find(self) -> ProcessId | None:
-        return probes.identify(int(unit_facts(self.tenant.unit).get("MainPID") or 0))
+    def seen(self, host: Host = HERE) -> Seen:
+        unit = self.tenant.unit
+        facts = unit_facts(unit, host)
+        if not _runs(facts) and facts.get("LoadState") == "not-found":
+            raise NotThere(f"{self.tenant.name}: systemd has no unit {unit}")
+        pid, job = int(facts.get("MainPID") or 0), _job(facts)
+        # A unit that has no process is judged by its state alone.
+        ended = _has_ended(pid, host)
+        found = f"unit {unit} is {facts['ActiveState']} ({facts.get('SubState', 'unknown')})"
+        found += f", but PID {pid} has ended" if ended else f" with a job in the queue ({job})" if job else ""
+        up = facts["ActiveState"] in _UP and not job and not ended
+        return Seen(_runs(facts), up, probes.identify(pid, host.proc), found)
+
+    def age_s(self) -> float:
+        facts = unit_facts(self.tenant.unit)
+        process, since_us = probes.identify(int(facts.get("MainPID") or 0)), facts.get("ActiveEnterTimestampMonotonic")
+        if process:
+            return probes.age_s(process.pid)
+        if _PAUSES in facts.get("SubState", ""):
+            # It has been started and has ended: nothing loads, and to start it at once is better than to wait.
+            return math.inf
+        return time.monotonic() - int(since_us) / 1e6 if facts["ActiveState"] in _UP and since_us else 0.0
 
     def claims(self, item: Listener, host: Host) -> bool:
         ran = host.run(("systemctl", "show", "--property=Id,TriggeredBy", self.tenant.unit))
@@ -399,8 +511,7 @@ class Systemd(Kind):
     def begun(self) -> Begun | None:
         # A job outlives the systemctl that asked for it, and a unit is healthy for as long as its ExecStop= runs.
         facts = unit_facts(self.tenant.unit)
-        state, job = facts.get("ActiveState", ""), facts.get("Job", "").strip()
-        job = "" if job == "0" else job
+        state, job = facts["ActiveState"], _job(facts)
         queued = f" with a job in the queue ({job})" if job else ""
         if state == "deactivating" or (state in ("active", "reloading") and job):
             return Begun("stop", f"its unit is {state}{queued}")
@@ -427,8 +538,7 @@ class Systemd(Kind):
 
     def ended(self, scope: str) -> str:
         facts = unit_facts(self.tenant.unit)
-        found = facts.get("ActiveState", "")
-        return f"its unit is {found} ({facts.get('Result')})" if found in ("failed", "inactive") else ""
+        return "" if _runs(facts) else f"its unit is {facts['ActiveState']} ({facts.get('Result')})"
 
     def words(self, log: Path) -> str:
         argv = ["journalctl", "-u", self.tenant.unit, "-n", str(_LOG_LINES), "--no-pager", "-o", "cat"]
@@ -436,12 +546,6 @@ class Systemd(Kind):
 
     def start_command(self) -> str:
         return f"sudo systemctl start {self.tenant.unit}"
-
-    def state(self, host: Host) -> probes.ProbeResult:
-        ran = host.run(("systemctl", "is-active", self.tenant.unit))
-        if ran.out.strip() != "active":
-            return probes.ProbeResult(False, f"unit {self.tenant.unit} is {ran.out.strip() or ran.first_line()}")
-        return probes.ProbeResult(True, "unit active")
 
     @classmethod
     def ways_back(cls, members: Sequence[Tenant], host: Host) -> dict[str, WayBack]:
@@ -617,21 +721,35 @@ class Script(_Commands):
         _as_user(self, "stop", self.tenant.stop, log, self.tenant.stop_timeout_s)
 
 
-class Container(Kind):
+class Container(_Managed):
     """A container of docker that exists already."""
 
     name = "container"
     needs = ("container",)
 
-    def _pid(self) -> int:
-        reply = run.command(["docker", "inspect", "--format", "{{.State.Pid}}", self.tenant.container], _QUESTION_S)
-        if reply.rc != 0 and reply.err and "No such" not in reply.err:
-            # If docker does not answer, the container may still be there.
-            raise TenantError(f"{self.tenant.name}: {probes.printable(reply.err.strip())}")
-        return int(reply.out.strip() or 0) if reply.rc == 0 else 0
+    def _state(self, host: Host = HERE) -> dict[str, Any]:
+        """What docker says of it: ``Status``, ``Running``, ``Paused``, ``Restarting``, ``Pid`` and more."""
+        name, form = self.tenant.container, "{{json .State}}"
+        reply = host.root("docker", "inspect", "--type", "container", "--format", form, name)
+        said = probes.printable(reply.first_line())
+        if reply.rc != 0 and _NO_SUCH.search(reply.err):
+            raise NotThere(f"{self.tenant.name}: docker has no container {name}")
+        state = next(iter(_objects(reply.out)), {})
+        if reply.rc != 0 or "Running" not in state:
+            # It may still be there.
+            raise TenantError(f"{self.tenant.name}: docker does not tell how the container {name} is: {said}")
+        return state
 
-    def find(self) -> ProcessId | None:
-        return probes.identify(self._pid())
+    def seen(self, host: Host = HERE) -> Seen:
+        state = self._state(host)
+        pid = int(state.get("Pid") or 0)
+        # docker starts it again by itself after a pause, in which it has no process.
+        running, waits = bool(state["Running"]), bool(state.get("Restarting"))
+        ended = _has_ended(pid, host)
+        found = f"container {self.tenant.container} is {state.get('Status', 'unknown')}"
+        found += f", but PID {pid} has ended" if ended else ""
+        up = running and not (waits or ended or state.get("Paused"))
+        return Seen(running or waits, up, probes.identify(pid, host.proc), found)
 
     def claims(self, item: Listener, host: Host) -> bool:
         form = '{"id": {{json .Id}}, "pid": {{json .State.Pid}}, "ports": {{json .NetworkSettings.Ports}}}'
@@ -671,7 +789,7 @@ class Container(Kind):
         return ""
 
     def ended(self, scope: str) -> str:
-        return "" if self._pid() else "its container has ended"
+        return "" if self.seen().running else "its container has ended"
 
     def words(self, log: Path) -> str:
         reply = run.command(["docker", "logs", "--tail", str(_LOG_LINES), self.tenant.container], _QUESTION_S)
@@ -696,14 +814,6 @@ class Container(Kind):
         return probes.ProbeResult(
             True, f"it can't be told: the container has no card's device, or no {' and no '.join(unsure)}"
         )
-
-    def state(self, host: Host) -> probes.ProbeResult:
-        ran = host.root("docker", "inspect", "--format", "{{.State.Status}}", self.tenant.container)
-        if ran.out.strip() != "running":
-            return probes.ProbeResult(
-                False, f"container {self.tenant.container} is {ran.out.strip() or ran.first_line()}"
-            )
-        return probes.ProbeResult(True, "container running")
 
     @classmethod
     def ways_back(cls, members: Sequence[Tenant], host: Host) -> dict[str, WayBack]:
@@ -952,9 +1062,17 @@ def of(tenant: Tenant) -> Kind:
     return KINDS[tenant.kind](tenant)
 
 
-def find_process(tenant: Tenant) -> ProcessId | None:
-    """The tenant's process, or None where it does not run."""
-    return of(tenant).find()
+def runs(tenant: Tenant) -> bool:
+    """Whether it is anything but down; one that its manager does not know is down.
+
+    Raises:
+        TenantError: that can't be told, so it is neither up nor down: ask again.
+        OSError: likewise.
+    """
+    try:
+        return of(tenant).seen().running
+    except NotThere:
+        return False
 
 
 def _uid(user: str) -> int | None:
@@ -1031,24 +1149,51 @@ def look(tenant: Tenant) -> Condition:
     """How the tenant is now. Looks only.
 
     A tenant is not healthy while its stop or start is under way, nor by an answer of another program on its port.
+
+    Raises:
+        NotThere: its manager does not know it.
+        TenantError: that can't be told, so it is neither up nor down: ask again.
+        OSError: likewise.
     """
-    process, begun = find_process(tenant), of(tenant).begun()
+    kind = of(tenant)
+    seen, begun = kind.seen(), kind.begun()
+    process, words = seen.process, _words_of(seen.process)
     stranger = foreign(tenant)
     if stranger:
-        return Condition(process is not None, False, process, stranger)
-    if process is None:
-        coming = of(tenant).coming()
-        return Condition(bool(coming), False, None, begun.found if begun else coming or "not running")
-    if begun:
-        return Condition(True, False, process, f"PID {process.pid}, {begun.found}")
+        return Condition(seen.running, False, process, stranger)
+    if not seen.running:
+        coming = kind.coming()
+        return Condition(bool(coming), False, None, begun.found if begun else coming or seen.found)
+    if begun or not seen.up:
+        why = begun.found if begun and process else seen.found
+        return Condition(True, False, process, ", ".join(filter(None, (words, why))))
     if tenant.health is None:
-        return Condition(True, True, process, f"PID {process.pid}")
+        return Condition(True, True, process, words or seen.found)
     answer = probes.ask(tenant.health)
-    return Condition(True, answer.ok, process, f"PID {process.pid}, {answer.found}")
+    return Condition(True, answer.ok, process, f"{words or seen.found}, {answer.found}")
+
+
+def _rest(kind: Kind, process: ProcessId | None) -> str:
+    """What is left of a tenant that was stopped, in words; empty once it is down.
+
+    Args:
+        kind: the tenant.
+        process: its process before the stop.
+    """
+    if process and probes.alive(process):
+        return f"PID {process.pid} still runs"
+    try:
+        seen = kind.seen()
+    except NotThere:
+        # Some are removed by their stop.
+        return ""
+    except (TenantError, OSError) as err:
+        return f"it can't be told whether it still runs: {err}"
+    return f"it still runs ({seen.found})" if seen.running else ""
 
 
 def stop(tenant: Tenant, log: Path) -> float:
-    """Stop a tenant and wait until its process is gone.
+    """Stop a tenant and wait until it is down, as its manager says, and its process is gone.
 
     Returns:
         Seconds it took.
@@ -1057,28 +1202,29 @@ def stop(tenant: Tenant, log: Path) -> float:
         NotBegun: its stop command could not be run at all.
         TenantError: it still runs after its ``stop_timeout_s``, or its stop failed: what was begun goes on.
     """
-    began = time.monotonic()
-    process = find_process(tenant)
+    began, kind, process = time.monotonic(), of(tenant), None
+    # A manager that does not answer refuses the stop, too.
+    with contextlib.suppress(TenantError, OSError):
+        process = kind.find()
     try:
-        of(tenant).stop(log)
+        kind.stop(log)
     except TimeoutError as err:
         raise TenantError(f"{tenant.name}: still stopping after {tenant.stop_timeout_s:.0f} s") from err
     except OSError as err:
         raise NotBegun(f"{tenant.name}: its stop command cannot be run: {err}") from err
-    while process and probes.alive(process):
+    rest = _rest(kind, process)
+    while rest:
         if time.monotonic() - began > tenant.stop_timeout_s + 1:
-            raise TenantError(f"{tenant.name}: PID {process.pid} still runs after {tenant.stop_timeout_s:.0f} s")
+            raise TenantError(f"{tenant.name}: {rest} after {tenant.stop_timeout_s:.0f} s")
         time.sleep(POLL_S)
+        rest = _rest(kind, process)
     return time.monotonic() - began
 
 
 def age_s(tenant: Tenant, scope: str = "") -> float:
-    """How long ago a tenant was started, in seconds: its process, or the oldest one that loads in ``scope``."""
-    process = find_process(tenant)
-    pids = [process.pid] if process else []
-    if scope:
-        pids += probes.members(re.escape(scope)).get(scope, [])
-    return max((probes.age_s(pid) for pid in pids), default=0.0)
+    """How long ago a tenant was started, in seconds, or the oldest process that loads in ``scope``."""
+    pids = probes.members(re.escape(scope)).get(scope, []) if scope else []
+    return max([of(tenant).age_s(), *(probes.age_s(pid) for pid in pids)])
 
 
 def stop_under_way(tenant: Tenant) -> Begun | None:
@@ -1123,13 +1269,16 @@ def end(tenant: Tenant, log: Path) -> float:
         kind.kill()
     left_s = tenant.stop_wait_s - (time.monotonic() - began) if kind.knows_its_stops else 0.0
     deadline = time.monotonic() + max(KILL_S, left_s)
-    while find_process(tenant) or kind.begun():
+    rest = _rest(kind, process)
+    while rest or kind.begun():
         if time.monotonic() > deadline:
-            raise trouble or TenantError(f"{tenant.name}: it can't be ended; {kind.last_words(log)}")
+            why = f"it can't be ended{f' ({rest})' if rest else ''}"
+            raise trouble or TenantError(f"{tenant.name}: {why}; {kind.last_words(log)}")
         time.sleep(POLL_S)
         # The process found then may be a worker that its predecessor left.
         if killing:
             kind.kill()
+        rest = _rest(kind, process)
     return time.monotonic() - began
 
 
@@ -1188,10 +1337,14 @@ def wait_healthy(
         # The port first: asking systemd or walking all processes at every look would cost more than the wait.
         answer = probes.ask(tenant.health) if tenant.health else None
         if answer is None or answer.ok:
-            condition = look(tenant)
-            if condition.healthy:
-                return time.monotonic() - began
-            found = condition.found
+            try:
+                condition = look(tenant)
+                if condition.healthy:
+                    return time.monotonic() - began
+                found = condition.found
+            except (TenantError, OSError) as err:
+                # Neither up nor down: it is asked again.
+                found = f"it can't be told: {err}"
         else:
             found = answer.found
         now = time.monotonic()
@@ -1203,10 +1356,12 @@ def wait_healthy(
                 f"{kind.last_words(log)}"
             )
         if now - asked > _ENDED_EVERY_S:
-            asked = now
-            why = kind.ended(scope if known else "")
-            if awaited and kind.find() is None and not kind.coming():
-                why = f"it was on its way ({awaited}), and is not any more"
+            asked, why = now, ""
+            # Who does not tell now is asked again.
+            with contextlib.suppress(TenantError, OSError):
+                why = kind.ended(scope if known else "")
+                if awaited and kind.find() is None and not kind.coming():
+                    why = f"it was on its way ({awaited}), and is not any more"
             if why:
                 why = "; ".join(filter(None, (why, foreign(tenant))))
                 raise Ended(f"{tenant.name}: ended before it was healthy: {why}; {kind.last_words(log)}")
@@ -1215,36 +1370,47 @@ def wait_healthy(
 
 @dataclass(frozen=True)
 class Standing:
-    """Which process a tenant is, and how often its manager has restarted it by itself."""
+    """Whether a tenant runs, which process it is if it has one, how often its manager has restarted it by itself."""
 
+    running: bool
     process: ProcessId | None
     restarts: int
 
-    def facts(self) -> dict[str, int]:
-        """It as JSON: ``{"pid", "start_ticks", "restarts"}``."""
+    def facts(self) -> dict[str, int | bool]:
+        """It as JSON: ``{"running", "pid", "start_ticks", "restarts"}``; the numbers of no process are 0."""
         found = self.process or ProcessId(0, 0)
-        return {"pid": found.pid, "start_ticks": found.start_ticks, "restarts": self.restarts}
+        return {
+            "running": self.running,
+            "pid": found.pid,
+            "start_ticks": found.start_ticks,
+            "restarts": self.restarts,
+        }
 
 
 def standing(tenant: Tenant) -> Standing:
-    """What `unsettled` compares with; without a process where it can't be told."""
-    # The next look reports what went wrong.
-    with contextlib.suppress(Exception):
-        return Standing(find_process(tenant), of(tenant).restarts())
-    return Standing(None, 0)
+    """What `unsettled` compares with.
+
+    Raises:
+        TenantError: that can't be told: ask again.
+        OSError: likewise.
+    """
+    kind = of(tenant)
+    seen = kind.seen()
+    return Standing(seen.running, seen.process, kind.restarts())
 
 
 def unsettled(tenant: Tenant, first: Standing) -> str:
-    """Why a tenant is not what it was at the first look, or is not healthy; empty while it is. Never raises."""
-    if first.process is None:
-        return "not running"
-    if not probes.alive(first.process):
+    """Why a tenant is not what it was at the first look, or is not healthy; empty while it is.
+
+    One that has no process is compared by its state alone.
+
+    Raises:
+        TenantError: that can't be told: ask again.
+        OSError: likewise.
+    """
+    if first.process and not probes.alive(first.process):
         return f"PID {first.process.pid} has ended"
-    try:
-        condition, restarts = look(tenant), of(tenant).restarts()
-    except Exception as err:
-        # If its manager does not answer, the tenant may not be well.
-        return f"it can't be looked at: {err}"
+    condition, restarts = look(tenant), of(tenant).restarts()
     if restarts != first.restarts:
         return f"its manager has restarted it ({restarts} times, {first.restarts} before)"
     return "" if condition.healthy else condition.found
@@ -1258,7 +1424,7 @@ def changed(tenant: Tenant, then: Mapping[str, Any]) -> str:
         then: what the snapshot says of it.
     """
     known = identity.recall(then.get("identity"))
-    process = find_process(tenant) if known else None
+    process = of(tenant).find() if known else None
     if known is None or process is None:
         return ""
     scopes = set(probes.units(process.pid)) - set(then.get("scopes", []))
@@ -1269,19 +1435,21 @@ def changed(tenant: Tenant, then: Mapping[str, Any]) -> str:
 
 
 def revived(tenants: Iterable[Tenant], newcomers: Sequence[Holder] = ()) -> str:
-    """Name of a stopped tenant that another party started again, with its process; empty when none.
+    """Name of a stopped tenant that another party started again, with what it is now; empty when none.
 
     Args:
         newcomers: processes that have come to hold VRAM meanwhile. A tenant that is found by its port fills its memory
             long before it listens.
     """
     for tenant in tenants:
-        process = None
-        # A manager that does not answer revives nobody.
-        with contextlib.suppress(TenantError):
-            process = find_process(tenant)
-        if process:
-            return f"{tenant.name} runs again (PID {process.pid}, {probes.command(process.pid)})"
+        seen = None
+        # A manager that does not answer revives nobody; it is asked again at the next look.
+        with contextlib.suppress(TenantError, OSError):
+            seen = of(tenant).seen()
+        if seen and seen.running:
+            process = seen.process
+            words = f"PID {process.pid}, {probes.command(process.pid)}" if process else seen.found
+            return f"{tenant.name} runs again ({words})"
         for holder in newcomers:
             if tenant.vram_process and tenant.vram_process in holder.command:
                 return f"{tenant.name} runs again (PID {holder.pid}, {probes.printable(holder.command)})"

@@ -71,8 +71,15 @@ trial_impacts_s:
   description: Expected duration of each impact in a trial, in seconds.
   returned: with O(journal) of a restored rehearsal
   type: dict
+second_tries:
+  description:
+    - What did not go well at once on the way back, starts and restores that were tried again. A rehearsal has passed
+      only without any.
+  returned: with O(journal) of a restored rehearsal
+  type: list
+  elements: str
 hints:
-  description: Figures of the inventory that the rehearsal contradicts, and what to write there.
+  description: What to mend in the inventory, second tries first, then figures that the rehearsal contradicts.
   returned: with O(journal) of a restored rehearsal
   type: list
   elements: str

@@ -13,11 +13,14 @@ version_added: 0.1.0
 short_description: Stop or start services of a host in order
 description:
   - Stops or starts the listed tenants strictly one after another. A started tenant must be healthy before the next one
-    is touched; a stopped one must be gone. A stop that is under way is waited for before a start.
+    is touched; a stopped one must be down. A stop that is under way is waited for before a start.
+  - What systemd or docker says counts. A unit or container that waits to be started again runs; a unit without a
+    process (a timer, a one-shot that remains active) is judged by its state. One that they do not know, or that they
+    do not tell about, is an error.
   - A tenant is a systemd unit, a pair of start and stop scripts, a container, or a process.
 options:
   tenants:
-    description: The tenants in order; the fields are those of C(trial_tenants) of the role trial.
+    description: The tenants in order, each name once; the fields are those of C(trial_tenants) of the role trial.
     type: list
     elements: dict
     required: true
@@ -64,10 +67,13 @@ EXAMPLES = r"""
 
 RETURN = r"""
 tenants:
-  description: What was found and done, by name.
-  returned: always
+  description:
+    - What was found and done, by name. After a failure too, in which case the tenant that failed has C(error), and
+      those after it are missing.
+    - C(before) and C(after) are C(started), C(stopped) or C(unknown).
+  returned: when every tenant is described rightly
   type: dict
-  sample: {voice: {before: started, after: stopped, duration_s: 0.4}}
+  sample: {voice: {before: started, after: stopped, found: PID 77, duration_s: 0.4}}
 """
 
 from pathlib import Path
@@ -78,24 +84,76 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import planfil
 from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Tenant
 
 
-def deal_with(tenant: Tenant, state: str, log_dir: Path, check_mode: bool) -> dict[str, Any]:
-    """Bring one tenant into ``state``; returns what was found and done."""
-    if state == "started" and not check_mode and tenants.await_stop(tenant):
-        raise tenants.TenantError(f"{tenant.name}: a stop is under way and does not end")
-    condition = tenants.look(tenant)
-    before = "started" if condition.running else "stopped"
-    there = condition.healthy if state == "started" else not condition.running
-    facts: dict[str, Any] = {"before": before, "after": state, "changed": not there, "found": condition.found}
-    if there or check_mode:
-        return facts
-    log = log_dir / f"{tenant.name}.log"
-    if state == "stopped":
-        facts["duration_s"] = round(tenants.stop(tenant, log), 3)
-    else:
-        # One that runs and is only loading is waited for: a second start could make two of it.
-        scope = "" if condition.running else tenants.start(tenant, log)
-        facts["duration_s"] = round(tenants.wait_healthy(tenant, log, scope), 3)
-    return facts
+def state_of(tenant: Tenant) -> str:
+    """``started``, ``stopped`` or ``unknown``."""
+    try:
+        return "started" if tenants.look(tenant).running else "stopped"
+    except (tenants.TenantError, OSError):
+        return "unknown"
+
+
+class Dealing:
+    """Brings tenants into a state, one after another, and keeps what was found and done until something fails.
+
+    Args:
+        state: ``started`` or ``stopped``.
+        log_dir: where their commands print to.
+        check_mode: whether to look only.
+    """
+
+    def __init__(self, state: str, log_dir: Path, check_mode: bool) -> None:
+        self.state, self.log_dir, self.check_mode = state, log_dir, check_mode
+        self.found: dict[str, dict[str, Any]] = {}
+        self.changed = False
+
+    def deal_with(self, tenant: Tenant) -> None:
+        """Bring one tenant into the state.
+
+        Raises:
+            TenantError: it is not there, does not come or go, or its manager does not tell.
+            OSError: its manager does not tell.
+        """
+        facts = self.found[tenant.name] = {"before": "unknown", "after": "unknown"}
+        try:
+            self._bring(tenant, facts)
+        except (tenants.TenantError, OSError) as err:
+            facts.update(after=state_of(tenant), error=str(err))
+            raise
+
+    def _bring(self, tenant: Tenant, facts: dict[str, Any]) -> None:
+        if self.state == "started" and not self.check_mode and tenants.await_stop(tenant):
+            raise tenants.TenantError(f"{tenant.name}: a stop is under way and does not end")
+        condition = tenants.look(tenant)
+        there = condition.healthy if self.state == "started" else not condition.running
+        facts.update(before="started" if condition.running else "stopped", after=self.state, found=condition.found)
+        if there:
+            return
+        if self.check_mode:
+            self.changed = True
+            return
+        log = self.log_dir / f"{tenant.name}.log"
+        try:
+            if self.state == "stopped":
+                facts["duration_s"] = round(tenants.stop(tenant, log), 3)
+            else:
+                # One that runs and is only loading is waited for: a second start could make two of it.
+                scope = "" if condition.running else tenants.start(tenant, log)
+                facts["duration_s"] = round(tenants.wait_healthy(tenant, log, scope), 3)
+        except tenants.NotBegun:
+            raise
+        except (tenants.TenantError, OSError):
+            # What was begun may go on.
+            self.changed = True
+            raise
+        self.changed = True
+
+    def result(self) -> dict[str, Any]:
+        """What the module returns."""
+        diff = {
+            when: "".join(f"{name}: {facts[when]}\n" for name, facts in self.found.items())
+            for when in ("before", "after")
+        }
+        return {"changed": self.changed, "tenants": self.found, "diff": diff}
 
 
 def main() -> None:
@@ -108,24 +166,17 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    state, found = module.params["state"], {}
     try:
-        wanted = [planfile.parse_tenant(item, f"tenants[{i}]") for i, item in enumerate(module.params["tenants"])]
-        for tenant in wanted:
-            found[tenant.name] = deal_with(
-                tenant, state, Path(module.params["log_dir"] or module.tmpdir), module.check_mode
-            )
+        wanted = planfile.parse_tenants(module.params["tenants"], "tenants")
     except planfile.PlanError as err:
         module.fail_json(msg=str(err))
+    dealing = Dealing(module.params["state"], Path(module.params["log_dir"] or module.tmpdir), module.check_mode)
+    try:
+        for tenant in wanted:
+            dealing.deal_with(tenant)
     except (tenants.TenantError, OSError) as err:
-        module.fail_json(msg=str(err), tenants=found)
-    # All of them are taken out, not only those up to the first that changed.
-    changes = [facts.pop("changed") for facts in found.values()]
-    diff = {
-        "before": "".join(f"{name}: {facts['before']}\n" for name, facts in found.items()),
-        "after": "".join(f"{name}: {facts['after']}\n" for name, facts in found.items()),
-    }
-    module.exit_json(changed=any(changes), tenants=found, diff=diff)
+        module.fail_json(msg=str(err), **dealing.result())
+    module.exit_json(**dealing.result())
 
 
 if __name__ == "__main__":

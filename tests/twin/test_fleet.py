@@ -123,7 +123,11 @@ def test_a_broken_contract_on_one_host_leaves_the_other_to_go_on(fleet: Fleet) -
     assert "Contract 12" in text
     assert_untouched(fleet.one, before)
     fleet.two.assert_back(phone)
-    assert [path.name.split("-")[1:3] for path in fleet.runs()] == [["rehearsal", "two"]]
+    # The one that was refused has its record, too, and says so in JUnit.
+    assert sorted(path.name.split("-")[2] for path in fleet.runs()) == ["one", "two"]
+    refused = (fleet.run("one") / "exports" / "junit.xml").read_text(encoding="utf-8")
+    assert "untouched: preflight: " in refused
+    assert "Contract 12" in refused
     found = rows(text)
     assert found["two"][1] == "rehearsed"
     assert found["one"][1] == "no results"

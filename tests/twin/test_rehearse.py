@@ -151,6 +151,9 @@ def test_a_busy_host_is_left_alone(host, rehearsed):
     assert "Contract 12" in played.text
     assert "Contract 11" not in played.text
     assert host.fingerprint() == before
+    refused = (newest(host) / "exports" / "junit.xml").read_text(encoding="utf-8")
+    assert "untouched: preflight: " in refused
+    assert "Contract 12" in refused
 
 
 def test_a_bigger_candidates_order_is_rehearsed_and_a_tenant_that_stays_away_is_a_loud_failure(host):

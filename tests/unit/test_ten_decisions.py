@@ -334,7 +334,7 @@ def test_decision_10_phase_0_comes_before_anything_is_touched() -> None:
 
     turn, one_host = play["tasks"]
     assert role(turn) == "trial"
-    assert set(one_host) == {"name", "block", "always"}
+    assert set(one_host) == {"name", "block", "rescue", "always"}
     tasks = one_host["block"]
     # Contracts first, and outside of any block whose `always` would act on a host that was never touched.
     assert [role(task) for task in tasks[:3]] == ["ground_truth", "trial", "preflight"]
@@ -344,6 +344,10 @@ def test_decision_10_phase_0_comes_before_anything_is_touched() -> None:
     [asking] = yaml.safe_load((ROOT / "roles" / "ground_truth" / "tasks" / "attest.yml").read_text(encoding="utf-8"))
     assert set(asking) == {"name", "when", "register", "edgelab.model_trial.trialbench"}
     assert "['attest']" in asking["edgelab.model_trial.trialbench"]["argv"]
+    # What failed is put on record, on the controller alone, and stays a failure.
+    record, fails = one_host["rescue"]
+    assert record["ansible.builtin.import_role"]["tasks_from"] == "refused"
+    assert set(fails) == {"name", "tags", "ansible.builtin.fail"}
     [side_by_side] = one_host["always"]
     assert side_by_side["ansible.builtin.include_role"]["tasks_from"] == "fleet"
 

@@ -13,7 +13,8 @@ from trialbench.errors import TrialbenchError
 from trialbench.measure.summary import SegmentSummary
 from trialbench.report.comparison import Comparison, Finding
 from trialbench.report.plan import Workload
-from trialbench.report.run import Run, read_run
+from trialbench.report.restore import second_tries
+from trialbench.report.run import read_run
 from trialbench.report.summary import Summary, summarize_run
 from trialbench.show.terminal import line
 from trialbench.show.text import WIDTH, columns, number
@@ -148,7 +149,7 @@ def run_row(path: Path) -> Row:
     candidate, baseline = summary.segments.get(work.candidate), summary.segments.get(work.a1)
     row = Row(
         host=run.plan.host or path.name,
-        outcome=_outcome(run, summary),
+        outcome=summary.outcome.replace("_", " "),
         verdict=run.verdict.verdict.replace("_", " ") if run.verdict else "-",
         candidate=_p50(candidate),
         baseline=_p50(baseline),
@@ -171,16 +172,11 @@ def run_row(path: Path) -> Row:
         row.restored_by = "not yet"
     if failure:
         row.remarks.append(str(failure))
+    if restored:
+        row.remarks += [f"NOT BACK AT THE FIRST TRY: {words}" for words in second_tries(run)]
     if summary.restore_failure:
         row.remarks.append(f"restore: {summary.restore_failure}")
     return row
-
-
-def _outcome(run: Run, summary: Summary) -> str:
-    # A rehearsal measures nothing: restored without a failure is its best outcome.
-    if run.rehearsal and run.events("closed") and not summary.failure:
-        return "rehearsed"
-    return summary.outcome.replace("_", " ")
 
 
 def _decider(work: Workload) -> str:

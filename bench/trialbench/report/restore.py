@@ -106,7 +106,32 @@ def outcome(run: Run) -> Outcome:
     done = {event.phase for event in run.events("phase_done")}
     if run.events("phase_failed") or ("window" if run.rehearsal else "measure") not in done:
         return "rolled_back"
+    if run.rehearsal and second_tries(run):
+        # It is the way back that a rehearsal is about.
+        return "rolled_back"
     return "rehearsed" if run.rehearsal else "completed"
+
+
+def second_tries(run: Run) -> list[str]:
+    """What did not go well at once on the way back, in words, oldest first; empty if everything did.
+
+    These are starts of a tenant that were tried again, and restores that were not complete, or were cut off and begun
+    again. A restore that waited until the host had processes again is none.
+    """
+    found, restores, begun = [], 0, False
+    for event in run.journal:
+        why = (event.reason or "without a reason").split("\n", 1)[0]
+        if event.event == "tenant_retry":
+            found.append(f"{event.tenant}: start {event.attempt} failed and was tried again: {why}")
+        elif event.event == "restore_started":
+            if begun:
+                found.append(f"restore {restores} was cut off and begun again")
+            restores, begun = restores + 1, True
+        elif event.event == "restore_failed":
+            found.append(f"restore {max(restores, 1)} was not complete: {why}")
+        if event.event in ("restore_failed", "restore_waits"):
+            begun = False
+    return found
 
 
 def seconds_between(earlier: Event, later: Event) -> float | None:
@@ -180,6 +205,9 @@ def _why(run: Run, how: str, failure: Failure | None) -> str:
         return how
     if failure:
         return str(failure)
+    again = second_tries(run)
+    if again:
+        return f"the host {'is not back' if how == 'open' else 'did not come back at the first try'}: {again[-1]}"
     if how == "untouched":
         return "it ended before anything was stopped"
     if how == "open" and not run.events("restore_started"):
@@ -205,6 +233,8 @@ def _next(run: Run, how: str, failure: Failure | None, still_down: Sequence[Stil
     if how == "completed":
         return _to_judge(run)
     steps = [f"fix: {failure.todo}"] if failure and failure.todo else []
+    if not failure:
+        steps += [f"fix: {words}" for words in second_tries(run)]
     if not steps:
         steps = ["see what ended it: journal.jsonl and logs/ of this folder; on the host: journalctl -u mt-run"]
     play = "rehearse.yml" if run.rehearsal else "benchmark-e4b.yml"

@@ -189,6 +189,8 @@ def _phases(run: Run) -> list[Phase]:
             found.append(Phase(phase, name == "phase_done", took))
         elif name == "restored":
             found.append(Phase("restore", True, event.duration_s))
+    if _restore_failure(run):
+        found.append(Phase("restore", False, None))
     return found
 
 

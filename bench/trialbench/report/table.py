@@ -8,7 +8,7 @@ from trialbench.report.decide import evidence_of
 from trialbench.report.evidence import QUESTIONS, Evidence
 from trialbench.report.measured import calibration_text, comparison_table, segments_table, telemetry_table
 from trialbench.report.proofs import Number, Proof
-from trialbench.report.restore import Restore
+from trialbench.report.restore import Restore, second_tries
 from trialbench.report.run import Decided, Run, read_run
 from trialbench.report.summary import Summary, Vram, summarize_run
 from trialbench.report.windows import clock, still_down_text
@@ -59,6 +59,8 @@ def _head(summary: Summary, run: Run) -> str:
         lines.append(wrap(f"  restore failed: {summary.restore_failure}"))
     if summary.a2_skipped:
         lines.append(wrap(f"  the live model was not measured again (A2 skipped): {summary.a2_skipped}"))
+    if not summary.restore_failure:
+        lines += [wrap(f"  NOT BACK AT THE FIRST TRY {screen(words)}") for words in second_tries(run)]
     lines += [wrap(f"  TAINTED {text}") for text in summary.taints]
     lines += [wrap(f"  PARTIAL {text}") for text in summary.partial]
     return "\n".join(lines)

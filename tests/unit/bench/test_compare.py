@@ -98,10 +98,16 @@ def test_a_run_that_is_still_open_says_who_is_still_down(tmp_path: Path) -> None
 
 
 def test_a_rehearsal_has_windows_and_no_numbers(tmp_path: Path) -> None:
-    row = run_row(make(tmp_path / "run-a", "a", [*STOPPED, *BACK], rehearsal=True))
+    drained = ("phase_done", {"phase": "window", "duration_s": 1.0})
+    row = run_row(make(tmp_path / "run-a", "a", [*STOPPED, drained, *BACK], rehearsal=True))
     assert (row.outcome, row.verdict, row.candidate) == ("rehearsed", "-", "-")
-    assert row.windows == {"mute": "4.0", "blind": "2.0"}
+    assert row.windows == {"mute": "5.0", "blind": "3.0"}
     assert row.restored_by == "host"
+    assert row.remarks == []
+    again = ("tenant_retry", {"tenant": "llamacpp", "attempt": 1, "reason": "no db"})
+    twice = run_row(make(tmp_path / "run-c", "c", [*STOPPED, drained, BACK[0], again, *BACK[1:]], rehearsal=True))
+    assert twice.outcome == "rolled back"
+    assert twice.remarks == ["NOT BACK AT THE FIRST TRY: llamacpp: start 1 failed and was tried again: no db"]
     failed = run_row(make(tmp_path / "run-b", "b", [*STOPPED, *FAILED, *BACK], rehearsal=True))
     assert failed.outcome == "rolled back"
 

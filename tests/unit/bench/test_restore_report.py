@@ -6,8 +6,10 @@ import json
 import random
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
+from ansible_collections.edgelab.model_trial.plugins.module_utils import rehearsal
 from profiles import examples, some
 from published import accept
 from trialbench import schemas
@@ -15,6 +17,9 @@ from trialbench.cli import main
 from trialbench.errors import UsageError
 from trialbench.measure.summary import plain
 from trialbench.report.decide import decide_folder
+from trialbench.report.export import write_exports
+from trialbench.report.html.report import write_report
+from trialbench.report.restore import second_tries
 from trialbench.report.run import read_run
 from trialbench.report.summary import summarize_run
 from trialbench.report.table import folder_table
@@ -467,3 +472,101 @@ def test_what_a_journal_quotes_does_not_drive_the_terminal(tmp_path: Path, capsy
     assert [c for c in said.out + said.err if c != "\n" and not c.isprintable()] == []
     assert "\\x1b]0;owned" in said.out
     assert "<script>" in said.out
+
+
+# Not at the first try.
+
+RETRIED: Event = (28.5, "tenant_retry", {"tenant": "llamacpp", "attempt": 1, "wait_s": 0.5, "reason": "no db\nlog"})
+FAILED: Event = (29.0, "restore_failed", {"restored_by": "host", "reason": "llamacpp: no db\nlog", "next_try_s": 1.0})
+CUT_OFF: list[Event] = [(21.0, "restore_started", {"restored_by": "host"})]
+WAITED: list[Event] = [*CUT_OFF, (22.0, "restore_waits", {"restored_by": "host", "reason": "EAGAIN"})]
+
+
+def retried() -> list[Event]:
+    found = back()
+    found.insert(5, RETRIED)
+    return found
+
+
+SECOND_TRIES: list[tuple[list[Event], list[str]]] = [
+    (back(), []),
+    (retried(), ["llamacpp: start 1 failed and was tried again: no db"]),
+    ([*CUT_OFF, FAILED, *back(at=31.0)], ["restore 1 was not complete: llamacpp: no db"]),
+    ([*CUT_OFF, *back(at=31.0)], ["restore 1 was cut off and begun again"]),
+    # The host had no processes to give: nobody has failed at anything.
+    ([*WAITED, *back(at=31.0)], []),
+    (
+        [*CUT_OFF, RETRIED, FAILED, *back(at=31.0)],
+        ["llamacpp: start 1 failed and was tried again: no db", "restore 1 was not complete: llamacpp: no db"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("events", "again"), SECOND_TRIES)
+def test_a_rehearsal_that_came_back_at_a_second_try_has_failed(
+    tmp_path: Path, events: list[Event], again: list[str]
+) -> None:
+    """The host is back, and yet the way back is what a rehearsal is about. The acting side says the same of it."""
+    lines = lines_of([*OPENED, *STOPPED, *events])
+    folder = make(tmp_path, lines, rehearsal=True)
+    assert second_tries(read_run(folder)) == again == rehearsal.second_tries(lines)
+    assert bool(rehearsal.passed(lines)) == bool(again)
+    summary = summarize_run(read_run(folder))
+    assert summary.outcome == ("rolled_back" if again else "rehearsed")
+    assert summary.restore.restored
+    cases = junit(folder)
+    shown = " ".join(folder_table(folder).split())
+    if not again:
+        assert not [name for name, case in cases.items() if case.find("failure") is not None]
+        assert "NOT BACK AT THE FIRST TRY" not in shown
+        return
+    assert summary.restore.why == f"the host did not come back at the first try: {again[-1]}"
+    assert [name for name, case in cases.items() if case.find("failure") is not None] == [
+        "ended as planned", "host is back at the first try",
+    ]  # fmt: skip
+    failure = cases["host is back at the first try"].find("failure")
+    assert failure is not None
+    assert failure.text == "\n".join(again)
+    assert [step for step in summary.restore.next if step.startswith("fix: ")] == [f"fix: {words}" for words in again]
+    assert all(f"NOT BACK AT THE FIRST TRY {words}" in shown for words in again)
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "REHEARSAL FAILED" in page
+    assert again[-1] in page
+
+
+@pytest.mark.parametrize(("events", "again"), SECOND_TRIES)
+def test_a_trial_that_came_back_at_a_second_try_says_so_loudly(
+    tmp_path: Path, events: list[Event], again: list[str]
+) -> None:
+    folder = make(tmp_path, lines_of([*OPENED, *STOPPED, *CANDIDATE, *MEASURED, *events]))
+    assert summarize_run(read_run(folder)).outcome == "completed"
+    case = junit(folder).get("host is back at the first try")
+    assert (case is not None) == bool(again)
+    shown, page = " ".join(folder_table(folder).split()), write_report(folder).read_text(encoding="utf-8")
+    for words in again:
+        skipped = case.find("skipped") if case is not None else None
+        assert skipped is not None
+        assert words in str(skipped.get("message"))
+        assert f"NOT BACK AT THE FIRST TRY {words}" in shown
+        assert f"the host did NOT come back at the first try: {words}" in page
+    if not again:
+        assert "FIRST TRY" not in shown
+        assert "first try" not in page
+
+
+def test_a_host_that_is_not_back_says_why_in_every_case(tmp_path: Path) -> None:
+    """Also where no phase has failed: the window ended well, and the restore did not."""
+    folder = make(tmp_path, lines_of([*OPENED, *STOPPED, *NOT_BACK]), rehearsal=True)
+    cases = junit(folder)
+    for name in ("ended as planned", "host is back", "restore"):
+        failure = cases[name].find("failure")
+        assert failure is not None, name
+        assert "chatterbox: not healthy after 180 s" in str(failure.get("message")), name
+    assert "does not say why" not in ElementTree.tostring(cases["ended as planned"], encoding="unicode")
+
+
+def junit(folder: Path) -> dict[str, ElementTree.Element]:
+    """The test cases by name."""
+    write_exports(folder, ["junit"])
+    root = ElementTree.parse(folder / "exports" / "junit.xml").getroot()
+    return {str(case.get("name")): case for case in root.iter("testcase")}

@@ -2,13 +2,15 @@
 engine proofs.
 
 The verdict is a test case: ADOPT passes, PENDING_REVIEW is skipped (not judged by a person yet), REJECT and
-INCONCLUSIVE fail. A trial that was rolled back fails too, even though the host is restored.
+INCONCLUSIVE fail. A trial that was rolled back fails too, even though the host is restored; so does a rehearsal whose
+host came back only at a second try. In a trial that case is skipped and says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trialbench.report.restore import second_tries
 from trialbench.report.run import Decided, Run
 from trialbench.report.summary import Summary
 from trialbench.show.junit import Case, Suite, write
@@ -51,9 +53,19 @@ def _trial(run: Run, summary: Summary) -> list[Case]:
     elif not restore.restored:
         back = _failed(back.name, summary.restore_failure or "not known to be restored", restore.next)
     cases = [ended, back]
+    if restore.restored:
+        cases += _second_tries(run)
     if not run.rehearsal:
         cases.append(_verdict(run.verdict))
     return cases
+
+
+def _second_tries(run: Run) -> list[Case]:
+    """A case where the host did not come back at the first try: a rehearsal has failed then, a trial says so."""
+    name, again = "host is back at the first try", second_tries(run)
+    if again and run.rehearsal:
+        return [_failed(name, again[0], again[1:])]
+    return [Case(name, "skipped", f"NOT at the first try: {'; '.join(again)}")] if again else []
 
 
 def _verdict(verdict: Decided | None) -> Case:
@@ -69,10 +81,11 @@ def _verdict(verdict: Decided | None) -> Case:
 
 
 def _phases(summary: Summary) -> list[Case]:
+    why = {"restore": summary.restore_failure}
     return [
         Case(phase.phase, time_s=phase.duration_s)
         if phase.ok
-        else _failed(phase.phase, "the phase failed", [], time_s=phase.duration_s)
+        else _failed(phase.phase, why.get(phase.phase) or "the phase failed", [], time_s=phase.duration_s)
         for phase in summary.phases
     ]
 

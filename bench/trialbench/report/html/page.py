@@ -14,7 +14,7 @@ from trialbench.report.html.described import Picture, Shown, command_path, pictu
 from trialbench.report.html.provenance import Group, provenance
 from trialbench.report.journal import Check
 from trialbench.report.measured import cells, remarks
-from trialbench.report.restore import Outcome
+from trialbench.report.restore import Outcome, second_tries
 from trialbench.report.run import Run
 from trialbench.report.summary import Summary
 from trialbench.report.telemetry import Range, Rows
@@ -215,10 +215,14 @@ def _reasons(run: Run, summary: Summary) -> list[str]:
         found += lost or ["nothing in the journal says that the host was restored"]
     if summary.restore_failure:
         found.append(f"the newest restore failed: {summary.restore_failure}")
+    again = second_tries(run)
+    if summary.outcome == "completed":
+        found += [f"the host did NOT come back at the first try: {words}" for words in again]
     if run.verdict is not None and not run.rehearsal:
         decided = [f"verdict {VERDICTS[run.verdict.verdict][0]}"] if summary.outcome == "open" else []
         return [*found, *decided, *run.verdict.reasons][:_MOST_ROWS]
-    found.append(summary.restore.why if summary.failure else OUTCOMES[summary.outcome])
+    told = summary.failure or (again and summary.outcome == "rolled_back")
+    found.append(summary.restore.why if told else OUTCOMES[summary.outcome])
     if not run.rehearsal:
         found.append(f"no verdict yet: trialbench verdict {command_path(run.path)}")
     return [reason for reason in found if reason][:_MOST_ROWS]

@@ -42,6 +42,20 @@ def test_a_rehearsal_shows_what_it_measured(stage: Any, plan_data: dict[str, Any
     assert result["hints"]
 
 
+def test_a_second_try_is_the_first_hint(stage: Any, plan_data: dict[str, Any], tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    entries = [
+        {"seq": 1, "event": "tenant_retry", "tenant": "chatterbox", "attempt": 1, "reason": "no model"},
+        {"seq": 2, "event": "restored", "down": {}, "times": {}},
+    ]
+    journal.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    result = stage.play(outlook, plan={**plan_data, "rehearsal": True}, journal=str(journal))
+    assert result["second_tries"] == ["chatterbox: start 1 failed and was tried again: no model"]
+    hint = f"hint: not at the first try: {result['second_tries'][0]}; see whether trial_restore_order starts"
+    assert result["hints"][0].startswith(hint)
+    assert any(hint in line for line in stage.shown)
+
+
 def test_a_rehearsal_whose_host_is_not_back_has_nothing_to_compute(
     stage: Any, plan_data: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -454,8 +454,20 @@ def test_a_restore_that_fails_once_may_still_succeed(stage: Any, host: Host) -> 
         event(18, "restore_started", by="restorer", restored_by="ann"),
         event(19, "restore_failed", by="restorer", reason="no voice", restored_by="ann"),
     )
-    host.say(event(25, "restored", by="restorer", restored_by="ann", duration_s=9.0, impacts={}), is_open=False)
-    assert stage.play(phase, name="restore")["changed"] is True
+    host.say(
+        event(21, "restore_started", by="restorer", restored_by="ann"),
+        event(22, "tenant_retry", by="restorer", tenant="voice", attempt=1, wait_s=0.5, reason="\x1b[2J no db"),
+        event(25, "restored", by="restorer", restored_by="ann", duration_s=9.0, impacts={}),
+        is_open=False,
+    )
+    result = stage.play(phase, name="restore")
+    assert result["changed"] is True
+    # A warning each: it came back, and not as it should.
+    assert [line for line in stage.shown if "first try" in line] == [
+        "panda did not come back at the first try: restore 1 was not complete: no voice",
+        "panda did not come back at the first try: voice: start 1 failed and was tried again: \ufffd[2J no db",
+    ]
+    assert len(result["second_tries"]) == 2
 
 
 def test_a_restore_that_fails_twice_is_told_loudly(stage: Any, host: Host) -> None:

@@ -234,10 +234,12 @@ class FakeDocker:
 
     def _inspect(self, args: list[str]) -> Completed:
         template, out = args[args.index("--format") + 1], ""
+        # Asked for containers alone, docker's daemon answers instead of its client.
+        unknown = "Error response from daemon: No such container" if "--type" in args else "Error: No such object"
         for name in args[args.index("--format") + 2 :]:
             found = self.get(name)
             if found is None:
-                return 1, out, f"Error: No such object: {name}\n"
+                return 1, out, f"{unknown}: {name}\n"
             out += self._shown(found, template) + "\n"
         return 0, out, ""
 

@@ -116,6 +116,12 @@ class Service:
     restarts: int = 0
     # Whether it would not hear a signal that can be ignored.
     deaf: bool = False
+    # A unit without a process (a one-shot that remains active): its ``pid`` is this world's own mark that it is up.
+    bare: bool = False
+    # Its manager does not tell how it is, and refuses to stop or start it.
+    silent: bool = False
+    # What its manager says of it in place of what is: properties of a unit, or a container's state.
+    says: dict[str, Any] = field(default_factory=dict)
     ill: bool = False
     # Commands that run: what, their scope, when they end.
     commands: list[tuple[str, str, float]] = field(default_factory=list)
@@ -680,12 +686,18 @@ class World:
     def _boxed(self, service: Service, args: list[str]) -> tuple[int, str, str]:
         """docker and a tenant that is a container; the engine itself kills it at the end of a stop's grace."""
         name = service.tenant.name
+        if service.silent:
+            return 1, "", "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is it running?\n"
         if args[0] == "inspect" and ".Id" in args[2]:
             return 0, json.dumps({"id": service.tenant.container, "pid": service.pid, "ports": {}}), ""
+        if args[0] == "inspect" and "{{json .State}}" in args:
+            state = {"Status": "running" if service.pid else "exited", "Running": bool(service.pid)}
+            return 0, json.dumps({**state, "Pid": service.pid, **service.says}), ""
         if args[0] == "inspect" and "--format" not in args:
             return 0, json.dumps([{"Name": f"/{service.tenant.container}", "Config": {"Env": ["TOKEN=hidden"]}}]), ""
         if args[0] == "inspect":
-            return 0, f"{service.restarts if 'RestartCount' in args[2] else service.pid}\n", ""
+            assert "RestartCount" in args[2], args
+            return 0, f"{service.restarts}\n", ""
         if args[0] in ("start", "stop") and service.broken:
             return 1, "", f"Error response from daemon: {service.broken}\n"
         if args[0] == "start":
@@ -717,8 +729,13 @@ class World:
             service = self._by(lambda t: t.unit == args[-1])
             if "--property=Id,TriggeredBy" in args:
                 return 0, f"Id={service.tenant.unit}\nTriggeredBy=\n", ""
+            if service.silent:
+                return 1, "", "Failed to connect to bus: Connection refused\n"
             state = "deactivating" if service.dies_at else "active" if service.pid else "failed"
-            return 0, f"ActiveState={state}\nMainPID={service.pid}\nNRestarts={service.restarts}\n", ""
+            facts = {"LoadState": "loaded", "ActiveState": state, "SubState": "exited" if service.bare else "running",
+                     "MainPID": 0 if service.bare else service.pid, "NRestarts": service.restarts,
+                     **service.says}  # fmt: skip
+            return 0, "".join(f"{name}={value}\n" for name, value in facts.items()), ""
         if args[-1].endswith(".scope"):
             for name, service in self.services.items():
                 for what in [what for what, scope, _until in service.commands if scope == args[-1]]:
@@ -731,8 +748,11 @@ class World:
             return self._start_beside(args[-1]) if args[0] == "start" else (0, "", "")
         if args[0] in ("start", "stop") and args[-1] not in (*services.UNITS, watch.TIMER):
             service = self._by(lambda t: t.unit == args[-1])
+            if service.silent:
+                return 1, "", "Failed to connect to bus: Connection refused\n"
             if service.broken:
                 return 1, "", f"Job for {args[-1]} failed: {service.broken}\n"
+            service.says.clear()
             self._unit(service, args[0])
         return self.systemctl_rc.get(" ".join(args), 0), "", ""
 

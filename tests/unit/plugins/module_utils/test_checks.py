@@ -324,24 +324,43 @@ def test_what_has_changed_since_the_proof_is_named(host: dict[str, Any], monkeyp
     now = {"llamacpp": (7, 70, 0), "chatterbox": (8, 80, 0), "phone": (0, 0, 0)}
 
     def standing(tenant: Any) -> tenants.Standing:
+        if tenant.name == "nav":
+            raise OSError("systemd does not tell")
         pid, ticks, restarts = now.get(tenant.name, (9, 90, 0))
-        return tenants.Standing(probes.ProcessId(pid, ticks) if pid else None, restarts)
+        return tenants.Standing(bool(pid), probes.ProcessId(pid, ticks) if pid else None, restarts)
 
     monkeypatch.setattr(tenants, "standing", standing)
     plan = planfile.parse(host)
     proof = {
         "tenants": {
-            "llamacpp": {"pid": 7, "start_ticks": 70, "restarts": 0},
-            "chatterbox": {"pid": 6, "start_ticks": 60, "restarts": 0},
-            "phone": {"pid": 5, "start_ticks": 50, "restarts": 0},
+            "llamacpp": {"running": True, "pid": 7, "start_ticks": 70, "restarts": 0},
+            "chatterbox": {"running": True, "pid": 6, "start_ticks": 60, "restarts": 0},
+            "phone": {"running": True, "pid": 5, "start_ticks": 50, "restarts": 0},
+            "nav": {"running": True, "pid": 4, "start_ticks": 40, "restarts": 0},
         }
     }
-    voice, phone = checks.since(plan, proof)
+    by_name = {line.split(":")[0]: line for line in checks.since(plan, proof)}
+    voice, phone, nav = by_name["Chatterbox TTS"], by_name["phone daemon"], by_name[plan.tenant("nav").title]
+    assert len(by_name) == 3
+    assert nav.endswith("and is now unknown: systemd does not tell")
     assert voice.startswith(
         "Chatterbox TTS: it was PID 6 when the restore was proved, and it is PID 8 now, restarted by"
     )
     assert phone == "phone daemon: it was PID 5 when the restore was proved, and it does not run"
     assert checks.since(plan, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("running", "restarts", "words"),
+    [(True, 0, ""), (False, 0, "it does not run"), (True, 1, "it runs, restarted by something other than the trial")],
+)
+def test_a_tenant_without_a_process_is_compared_by_its_state(
+    host: dict[str, Any], monkeypatch: pytest.MonkeyPatch, running: bool, restarts: int, words: str
+) -> None:
+    monkeypatch.setattr(tenants, "standing", lambda _tenant: tenants.Standing(running, None, restarts))
+    proof = {"tenants": {"phone": {"running": True, "pid": 0, "start_ticks": 0, "restarts": 0}}}
+    expected = [f"phone daemon: it was running when the restore was proved, and {words}"] if words else []
+    assert checks.since(planfile.parse(host), proof) == expected
 
 
 def test_a_left_over_candidate_fails(host: dict[str, Any]) -> None:

@@ -27,6 +27,9 @@ PROMPT = "import requests\n" * 3 + "def build_vlm_prompt(goal):\n    return f'se
 CAUGHT = "(httpx.TimeoutException, httpx.HTTPError)"
 CLAUSE = f"def f():\n  try:\n    pass\n  except {CAUGHT}:\n    yield TTSStoppedFrame()\n"
 PORTS = {"llamacpp": 10, "nav": 20, "phone": 30}
+RUNNING = "LoadState=loaded\nActiveState=active\nSubState=running\nMainPID=10\n"
+BOX_RUNS = "docker inspect --type container --format {{json .State}} nav-box"
+RUNNING_BOX = '{"Status": "running", "Running": true, "Pid": 20}\n'
 INFO = {"ServerVersion": "26.1.5", "LiveRestoreEnabled": False, "Runtimes": {"runc": {}, "nvidia": {}}}
 
 
@@ -48,7 +51,7 @@ class World:
             "docker info": contracts.Ran(0, json.dumps(INFO), ""),
             "docker ps": contracts.Ran(0, "aa\nbb\n", ""),
             "docker inspect": contracts.Ran(0, "/other always\n/third \n", ""),
-            "systemctl is-active panda-llamacpp": contracts.Ran(0, "active\n", ""),
+            "systemctl show --property LoadState,": contracts.Ran(0, RUNNING, ""),
             "systemctl show --property=TimeoutStopUSec,ExecStop panda-llamacpp": contracts.Ran(
                 0, "TimeoutStopUSec=1min 30s\n", ""
             ),
@@ -373,7 +376,7 @@ def test_an_unhealthy_tenant_is_named(world: World) -> None:
     world.server.json("/chatterbox", {"model_loaded": False})
     found = world.only(6).found
     assert f"chatterbox: {world.server.url}/chatterbox: model_loaded = false" in found
-    assert "llamacpp: unit active, PID 10" in found
+    assert "llamacpp: unit panda-llamacpp is active (running), PID 10" in found
 
 
 @pytest.mark.parametrize(
@@ -424,7 +427,6 @@ LISTED = {"name": "eyes", "kind": "systemd", "unit": "eyes.service"}
 
 @pytest.mark.parametrize("how", ["RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo"])
 def test_who_goes_down_with_a_tenant_is_a_tenant_or_breaks_the_contract(world: World, how: str) -> None:
-    world.answers["systemctl is-active eyes.service"] = contracts.Ran(0, "active\n", "")
     limits = "systemctl show --property=TimeoutStopUSec,ExecStop eyes.service"
     world.answers[limits] = contracts.Ran(0, "TimeoutStopUSec=10s\n", "")
     world.unit = {how: "eyes.service"}
@@ -530,7 +532,7 @@ def test_a_container_that_its_stop_would_destroy(
     world.data["stop_order"] = world.data["restore_order"] = ["chatterbox", "llamacpp", "nav"]
     said = "\n".join(json.dumps(box) for box in boxes)
     world.answers = {
-        "docker inspect --format {{.State.Status}} nav-box": contracts.Ran(0, "running\n", ""),
+        BOX_RUNS: contracts.Ran(0, RUNNING_BOX, ""),
         "docker inspect --type container": contracts.Ran(0, said, "" if not words else "no such container\n"),
         "docker image inspect": contracts.Ran(0 if image else 1, f"{image}\n", ""),
     } | world.answers
@@ -613,9 +615,28 @@ def test_vram_that_could_never_be_called_steady_again(world: World) -> None:
     assert "vram_process" in contract.todo
 
 
-def test_a_unit_that_is_not_active(world: World) -> None:
-    world.answers["systemctl is-active panda-llamacpp"] = contracts.Ran(3, "failed\n", "")
-    assert "llamacpp: unit panda-llamacpp is failed" in world.only(6).found
+@pytest.mark.parametrize(
+    ("ran", "words"),
+    [
+        (contracts.Ran(0, "ActiveState=failed\nSubState=failed\n", ""), "unit panda-llamacpp is failed (failed)"),
+        (contracts.Ran(0, "ActiveState=activating\nSubState=auto-restart\n", ""), "is activating (auto-restart)"),
+        (contracts.Ran(0, RUNNING + "Job=7\n", ""), "is active (running) with a job in the queue (7)"),
+        (contracts.Ran(0, "LoadState=not-found\nActiveState=inactive\n", ""), "systemd has no unit panda-llamacpp"),
+        (contracts.Ran(1, "", "Failed to connect to bus\n"), "systemd does not tell how panda-llamacpp is: Failed to"),
+    ],
+)
+def test_a_unit_that_is_not_active(world: World, ran: contracts.Ran, words: str) -> None:
+    world.answers["systemctl show --property LoadState,"] = ran
+    found = world.evaluate()[6]
+    assert not found.ok
+    assert words in found.found.split("; ")[0]
+
+
+def test_a_unit_without_a_process_is_as_healthy_as_its_state(world: World) -> None:
+    world.tenant("llamacpp").update(health=None, process="")
+    said = "LoadState=loaded\nActiveState=active\nSubState=exited\nMainPID=0\n"
+    world.answers["systemctl show --property LoadState,"] = contracts.Ran(0, said, "")
+    assert "llamacpp: unit panda-llamacpp is active (exited)" in world.evaluate()[6].found
 
 
 def test_a_process_that_is_not_there(world: World) -> None:
@@ -625,12 +646,14 @@ def test_a_process_that_is_not_there(world: World) -> None:
 
 def test_containers_are_asked_of_docker(world: World) -> None:
     world.tenant("nav").update(kind="container", container="nav-box", process="", health=None)
-    world.answers = {
-        "docker inspect --format {{.State.Status}} nav-box": contracts.Ran(0, "running\n", "")
-    } | world.answers
-    assert "nav: container running" in world.evaluate()[6].found
-    world.answers["docker inspect --format {{.State.Status}} nav-box"] = contracts.Ran(1, "", "No such object: nav-box")
-    assert "nav: container nav-box is No such object: nav-box" in world.broken()[6].found
+    world.answers = {BOX_RUNS: contracts.Ran(0, RUNNING_BOX, "")} | world.answers
+    assert "nav: container nav-box is running" in world.evaluate()[6].found
+    for said, words in (
+        ("Error response from daemon: No such container: nav-box", "nav: docker has no container nav-box"),
+        ("Cannot connect to the Docker daemon", "docker does not tell how the container nav-box is: Cannot connect"),
+    ):
+        world.answers[BOX_RUNS] = contracts.Ran(1, "", said)
+        assert words in world.broken()[6].found
 
 
 OPENS = "docker exec nav-box sh -c test -e /dev/nvidiactl"
@@ -656,7 +679,7 @@ def test_a_container_that_has_lost_the_gpu_is_not_healthy(
     """Its health page answers as before."""
     world.tenant("nav").update(kind="container", container="nav-box", process="", health=None, vram_process="uvicorn")
     world.answers = {
-        "docker inspect --format {{.State.Status}} nav-box": contracts.Ran(0, "running\n", ""),
+        BOX_RUNS: contracts.Ran(0, RUNNING_BOX, ""),
         OPENS: opened,
     } | world.answers
     if smi:
@@ -680,7 +703,7 @@ def test_a_container_cannot_be_asked_without_sudo(world: World) -> None:
 
 def test_a_tenant_with_nothing_to_ask(world: World) -> None:
     world.tenant("phone").update(kind="systemd", unit="panda-llamacpp", health=None, process="", watch_process=False)
-    assert "phone: unit active" in world.evaluate()[6].found
+    assert "phone: unit panda-llamacpp is active (running)" in world.evaluate()[6].found
     world.tenant("phone").update(kind="script", user="u", directory="/", start="a", stop="b")
     assert "phone: nothing to ask" in world.evaluate()[6].found
 

@@ -316,9 +316,16 @@ GOOD = [
         (GOOD[1:], "it did not run to its end"),
         (GOOD[:1], "it did not run to its end"),
         ([{"event": "phase_failed", "reason": "aborted by ann"}, *GOOD], "phase failed: aborted by ann"),
-        ([*GOOD[:1], {"event": "restore_failed", "reason": "no voice"}, *GOOD[1:]], "restore failed: no voice"),
+        ([*GOOD[:1], {"event": "restore_failed", "reason": "no voice"}, *GOOD[1:]],
+         "restore 1 was not complete: no voice"),
         ([*GOOD[:1], {"event": "tenant_failed", "reason": "no voice"}, *GOOD[1:]], "tenant failed: no voice"),
+        ([*GOOD[:1], {"event": "tenant_retry", "tenant": "api", "attempt": 1, "reason": "no db\nlog"}, *GOOD[1:]],
+         "api: start 1 failed and was tried again: no db"),
+        ([*GOOD[:1], *[{"event": "restore_started"}] * 2, *GOOD[1:]], "restore 1 was cut off and begun again"),
+        # One that waited for processes was not cut off.
+        ([*GOOD[:1], {"event": "restore_started"}, {"event": "restore_waits", "reason": "EAGAIN"},
+          {"event": "restore_started"}, *GOOD[1:]], ""),
     ],
-)
+)  # fmt: skip
 def test_only_what_went_well_at_once_has_passed(entries: list[dict[str, Any]], why: str) -> None:
     assert rehearsal.passed(entries) == why

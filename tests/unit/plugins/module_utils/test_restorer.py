@@ -1951,7 +1951,8 @@ def test_the_mark_goes_when_everybody_has_stayed_up(world_of: WorldOf, plan_data
     assert document["boot_id"] == journal.boot_id()
     for name in world.plan.restore_order:
         pid = world.services[name].pid
-        assert document["tenants"][name] == {"pid": pid, "start_ticks": pid * 10, "restarts": 0}
+        known = {"running": True, "pid": pid, "start_ticks": pid * 10, "restarts": 0}
+        assert document["tenants"][name] == known
     is_whole(world)
 
 
@@ -2056,3 +2057,106 @@ def test_drained_is_a_word_of_the_card(world: World) -> None:
     world.card.error = "gone"
     with pytest.raises(gpu.GpuError, match="gone"):
         world.card.read()
+
+
+# Neither up nor down: its manager does not tell.
+
+
+def boxed(plan_data: dict[str, Any]) -> dict[str, Any]:
+    """The plan with a voice that is a container."""
+    voice = next(tenant for tenant in plan_data["tenants"] if tenant["name"] == "chatterbox")
+    voice |= {"kind": "container", "container": "voice", "start": "", "stop": ""}
+    return plan_data
+
+
+SILENT = {
+    "llamacpp": "systemd does not tell how panda-llamacpp is: Failed to connect to bus",
+    "chatterbox": "docker does not tell how the container voice is: Cannot connect to the Docker daemon",
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+@pytest.mark.parametrize("running", [True, False], ids=["it runs", "it is down"])
+def test_who_is_not_told_about_is_not_started_and_asked_again(
+    world_of: WorldOf, plan_data: dict[str, Any], name: str, running: bool
+) -> None:
+    """Its start could make two of it. The others come back meanwhile."""
+    world = measured(world_of(boxed(plan_data)))
+    silent, other = world.services[name], ({*SILENT} - {name}).pop()
+    if running:
+        world.start(name, by="somebody")
+    silent.silent = True
+    assert SILENT[name] in incomplete(world)
+    assert starts(world) == [other]
+    silent.silent = False
+    world.clock.sleep(5)
+    restore(world)
+    assert starts(world) == ([other] if running else [other, name])
+    assert world.doubled == []
+    is_whole(world)
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_a_manager_that_is_silent_for_a_moment_costs_no_attempt(
+    world_of: WorldOf, plan_data: dict[str, Any], name: str
+) -> None:
+    world = measured(world_of(boxed(plan_data)))
+    tenant = world.services[name]
+
+    def falls_silent() -> None:
+        tenant.silent = True
+        world.clock.after(2, lambda: setattr(tenant, "silent", False))
+
+    world.at(f"tenant_starting {name}", falls_silent)
+    restore(world)
+    assert sorted(starts(world)) == ["chatterbox", "llamacpp"]
+    assert "tenant_retry" not in {e["event"] for e in world.events()}
+    is_whole(world)
+
+
+@pytest.mark.parametrize(("speaks_s", "settles"), [(4, True), (30, False)])
+def test_who_is_not_told_about_while_it_settles_is_asked_again(
+    world_of: WorldOf, plan_data: dict[str, Any], speaks_s: int, settles: bool
+) -> None:
+    world = settling(world_of, boxed(plan_data))
+    voice = world.services["chatterbox"]
+    world.at("tenant_healthy chatterbox", lambda: setattr(voice, "silent", True))
+    world.clock.ticks.append(
+        lambda: voice.starts and world.clock.now > voice.healthy_at + speaks_s and setattr(voice, "silent", False)
+    )
+    if settles:
+        restore(world)
+        assert event(world, "settled")
+        is_whole(world)
+    else:
+        assert f"chatterbox did not stay up: it can't be looked at: chatterbox: {SILENT['chatterbox']}" in incomplete(
+            world
+        )
+        assert "settled" not in since_restore(world)
+
+
+def test_what_waits_to_be_started_again_is_started_at_once(world: World) -> None:
+    """`Restart=` with a long pause: systemd would start it some time, and refuses to before."""
+    measured(world)
+    model = world.services["llamacpp"]
+    model.says = {"ActiveState": "activating", "SubState": "auto-restart", "MainPID": 0}
+    began = world.clock.now
+    restore(world)
+    # First it is stopped: systemd takes no start in the pause.
+    moves = [("stop", "llamacpp"), ("start", "llamacpp"), ("start", "chatterbox")]
+    assert world.done("stop", "start")[-3:] == moves
+    assert model.starts[-1] - began < 15
+    is_whole(world)
+
+
+def test_a_unit_without_a_process_is_stopped_and_comes_back(world: World) -> None:
+    """A one-shot that remains active: its state tells, and there is no process to compare."""
+    model = world.services["llamacpp"]
+    model.bare = True
+    measured(world)
+    assert model.stops
+    assert not world.up("llamacpp")
+    restore(world)
+    document = json.loads((world.run_dir / "verification.json").read_text())
+    assert document["tenants"]["llamacpp"] == {"running": True, "pid": 0, "start_ticks": 0, "restarts": 0}
+    is_whole(world)

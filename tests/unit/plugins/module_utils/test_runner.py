@@ -644,11 +644,50 @@ def test_a_revived_tenant_ends_the_run_by_name(world: World, name: str, event: s
 def test_a_revived_tenant_is_named_while_it_loads(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Its memory fills long before its port or its unit tells of it."""
     world.open()
-    monkeypatch.setattr(tenants, "find_process", lambda _tenant: None)
+    down = tenants.Seen(False, False, None, "not running")
+    for kind in ("systemd", "script"):
+        monkeypatch.setattr(tenants.KINDS[kind], "seen", lambda _tenant: down)
     world.at("phase_done candidate", lambda: world.start(name, by="cron"))
     failed = fails(world, "candidate")
     assert failed["reason"] == "a stopped tenant was started again by another party"
     assert f"{name} runs again (PID {world.services[name].pid}, " in failed["found"]
+
+
+def test_who_is_not_told_about_is_not_revived_and_asked_again(world: World) -> None:
+    """systemd that does not answer has not said that anybody started the tenant."""
+    world.open()
+    world.at("drained", lambda: setattr(world.services["llamacpp"], "silent", True))
+    world.runner().run()
+    assert world.named()[-1] == "phase_done measure"
+
+
+def test_who_speaks_again_is_believed(world: World) -> None:
+    world.open()
+    model = world.services["llamacpp"]
+    world.at("drained", lambda: setattr(model, "silent", True))
+    world.clock.ticks.append(lambda: "candidate_started" in world.named() and setattr(model, "silent", False))
+    world.clock.ticks.append(
+        lambda: "candidate_started" in world.named() and not model.pid and world.start("llamacpp", by="cron")
+    )
+    failed = fails(world, "candidate")
+    assert failed["reason"] == "a stopped tenant was started again by another party"
+    assert f"llamacpp runs again (PID {model.pid}" in failed["found"]
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        {"ActiveState": "activating", "SubState": "auto-restart", "MainPID": 0},
+        {"ActiveState": "active", "SubState": "exited", "MainPID": 0},
+    ],
+    ids=["waits to be started", "has no process"],
+)
+def test_a_unit_that_is_up_without_a_process_is_revived(world: World, says: dict[str, Any]) -> None:
+    world.open()
+    world.at("drained", lambda: world.services["llamacpp"].says.update(says))
+    failed = fails(world, "candidate")
+    assert failed["reason"] == "a stopped tenant was started again by another party"
+    assert f"llamacpp runs again (unit panda-llamacpp is {says['ActiveState']} ({says['SubState']}))" == failed["found"]
 
 
 def test_a_stranger_that_takes_vram_is_named_beside_the_candidate(world: World) -> None:

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu, identity, snapshot
+from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu, identity, runner, snapshot
 from ansible_collections.edgelab.model_trial.plugins.module_utils.probes import ProcessId
 
 if TYPE_CHECKING:
@@ -46,6 +46,32 @@ def test_a_snapshot_of_a_dead_tenant(world: World) -> None:
     world.stop("phone")
     found = snapshot.take(world.plan, world.card)["tenants"]["phone"]
     assert (found["running"], found["healthy"], found["pid"], found["start_ticks"]) == (False, False, 0, 0)
+
+
+def test_a_snapshot_of_a_tenant_without_a_process(world: World) -> None:
+    """A one-shot that remains: contract 6 and the snapshot ask systemd the same question."""
+    world.services["llamacpp"].bare = True
+    found = snapshot.take(world.plan, world.card)["tenants"]["llamacpp"]
+    assert (found["running"], found["healthy"], found["pid"], found["start_ticks"]) == (True, True, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("says", "words"),
+    [
+        ({"LoadState": "not-found", "ActiveState": "inactive", "MainPID": 0}, "systemd has no unit panda-llamacpp"),
+        ({"ActiveState": ""}, "systemd does not tell how panda-llamacpp is"),
+    ],
+)
+def test_no_trial_is_opened_over_a_tenant_that_nobody_knows(world: World, says: dict[str, Any], words: str) -> None:
+    world.services["llamacpp"].says = says
+    with pytest.raises((runner.PhaseFailed, OSError)) as caught:
+        world.open()
+    if isinstance(caught.value, runner.PhaseFailed):
+        assert words in caught.value.facts["found"]
+        assert caught.value.facts["todo"] == "nothing was touched"
+    else:
+        assert words in str(caught.value)
+    assert world.state.mark() is None
 
 
 def test_where_the_driver_does_not_tell_nothing_is_known(world: World) -> None:

@@ -20,7 +20,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     tenants,
 )
 from ansible_collections.edgelab.model_trial.plugins.module_utils.probes import ProcessId
-from ansible_collections.edgelab.model_trial.plugins.module_utils.tenants import KINDS, Host, Kind
+from ansible_collections.edgelab.model_trial.plugins.module_utils.tenants import KINDS, Host, Kind, TenantError
 
 if TYPE_CHECKING:
     from fakeworld import World
@@ -35,7 +35,9 @@ class Supervisor(Kind):
 
     def find(self) -> ProcessId | None:
         out = run.command(["supervisorctl", "pid", self.tenant.unit], 10).out.strip()
-        return probes.identify(int(out)) if out.isdigit() else None
+        if not out.isdigit():
+            raise TenantError(f"{self.tenant.name}: supervisord does not tell its PID: {out}")
+        return probes.identify(int(out))
 
     def stop(self, log: Path) -> None:
         self.command(["supervisorctl", "stop", self.tenant.unit], self.tenant.stop_timeout_s, log)

@@ -100,50 +100,166 @@ def test_a_units_facts_are_systemds(commands: Commands) -> None:
     assert call[-1] == "model.service"
 
 
-def test_a_unit_is_found_by_its_main_process(commands: Commands) -> None:
-    commands.answer("systemctl show", out=f"MainPID={os.getpid()}\n")
-    assert tenants.find_process(UNIT) == probes.identify(os.getpid())
+def unit_says(active: str, sub: str = "", pid: int = 0, **facts: str) -> str:
+    """What systemd says of a unit."""
+    known = {"LoadState": "loaded", "ActiveState": active, "SubState": sub, "MainPID": str(pid), **facts}
+    return "".join(f"{name}={value}\n" for name, value in known.items())
 
 
-@pytest.mark.parametrize("out", ["MainPID=0\n", "MainPID=\n", ""])
-def test_a_unit_without_main_process_does_not_run(commands: Commands, out: str) -> None:
-    commands.answer("systemctl show", out=out)
-    assert tenants.find_process(UNIT) is None
+def box_says(status: str, pid: int = 0, **facts: bool) -> str:
+    """What docker says of a container."""
+    state = {"Status": status, "Running": False, "Paused": False, "Restarting": False, "Pid": pid, **facts}
+    return json.dumps(state) + "\n"
 
 
-def test_a_container_is_found_by_its_process(commands: Commands) -> None:
-    commands.answer("docker inspect", out=f"{os.getpid()}\n")
-    assert tenants.find_process(BOX) == probes.identify(os.getpid())
+OWN = os.getpid()
+# No process has this number: the kernel gives out none above 2^22.
+ENDED = 2**22 + 11
 
 
-@pytest.mark.parametrize(("rc", "out", "err"), [(1, "", "Error: No such object: box\n"), (0, "0\n", ""), (0, "", "")])
-def test_a_container_that_is_not_there_does_not_run(commands: Commands, rc: int, out: str, err: str) -> None:
-    commands.answer("docker inspect", rc=rc, out=out, err=err)
-    assert tenants.find_process(BOX) is None
+@pytest.mark.parametrize(
+    ("tenant", "said", "running", "up", "pid"),
+    [
+        (UNIT, unit_says("active", "running", OWN), True, True, OWN),
+        (UNIT, unit_says("reloading", "reload", OWN), True, True, OWN),
+        # Without a process its state alone tells: a one-shot that remains, a timer, a socket, a mount.
+        (UNIT, unit_says("active", "exited"), True, True, 0),
+        (UNIT, unit_says("active", "waiting"), True, True, 0),
+        (UNIT, unit_says("active", "elapsed"), True, True, 0),
+        (UNIT, unit_says("active", "listening"), True, True, 0),
+        # systemd has not heard of the end of its process yet.
+        (UNIT, unit_says("active", "running", ENDED), True, False, 0),
+        # On its way up or down, and in the pause before systemd starts it again.
+        (UNIT, unit_says("activating", "start-pre"), True, False, 0),
+        (UNIT, unit_says("activating", "start", OWN), True, False, OWN),
+        (UNIT, unit_says("activating", "auto-restart"), True, False, 0),
+        (UNIT, unit_says("activating", "auto-restart-queued"), True, False, 0),
+        (UNIT, unit_says("failed", "failed-before-auto-restart"), True, False, 0),
+        (UNIT, unit_says("inactive", "dead-before-auto-restart"), True, False, 0),
+        (UNIT, unit_says("deactivating", "final-sigterm"), True, False, 0),
+        (UNIT, unit_says("inactive", "dead", Job="80"), True, False, 0),
+        (UNIT, unit_says("active", "running", OWN, Job="81"), True, False, OWN),
+        (UNIT, unit_says("inactive", "dead"), False, False, 0),
+        (UNIT, unit_says("failed", "failed"), False, False, 0),
+        (UNIT, unit_says("maintenance", "cleaning"), False, False, 0),
+        # Nobody can start these, and nothing of them runs.
+        (UNIT, unit_says("inactive", "dead", LoadState="masked"), False, False, 0),
+        (UNIT, unit_says("inactive", "dead", LoadState="bad-setting"), False, False, 0),
+        # Its file is gone, and it runs on.
+        (UNIT, unit_says("active", "running", OWN, LoadState="not-found"), True, True, OWN),
+        (BOX, box_says("running", OWN, Running=True), True, True, OWN),
+        (BOX, box_says("running", ENDED, Running=True), True, False, 0),
+        (BOX, box_says("paused", OWN, Running=True, Paused=True), True, False, OWN),
+        # In the pause before docker starts it again.
+        (BOX, box_says("restarting", 0, Running=True, Restarting=True), True, False, 0),
+        (BOX, box_says("exited"), False, False, 0),
+        (BOX, box_says("created"), False, False, 0),
+        (BOX, box_says("dead"), False, False, 0),
+    ],
+)
+def test_a_tenant_runs_when_its_manager_says_so(
+    commands: Commands, tenant: Tenant, said: str, running: bool, up: bool, pid: int
+) -> None:
+    commands.answer("systemctl show", out=said)
+    commands.answer("docker inspect", out=said)
+    kind, condition = tenants.of(tenant), tenants.look(tenant)
+    process = probes.identify(pid) if pid else None
+    seen = kind.seen()
+    assert (seen.running, seen.up, seen.process) == (running, up, process)
+    # The contract, the snapshot, the fence and the restore ask the same question.
+    assert kind.state(tenants.HERE).ok == up
+    assert (condition.running, condition.healthy, condition.process) == (running, up, process)
+    assert bool(tenants.revived([tenant])) == running
+    assert tenants.runs(tenant) == running
+    # A tenant without a process has none to compare with; one that has stays it.
+    first = tenants.Standing(True, process, 0)
+    commands.answer("docker inspect --format {{.RestartCount}}", out="0\n")
+    assert (tenants.unsettled(tenant, first) == "") == up
 
 
-def test_an_engine_that_does_not_answer_has_not_said_that_a_container_is_gone(commands: Commands) -> None:
-    """A stop may be under way there; and nobody is called revived for it."""
-    commands.answer("docker inspect", rc=1, err="Cannot connect to the Docker daemon. Is it running?\n")
-    with pytest.raises(TenantError, match="box: Cannot connect to the Docker daemon"):
-        tenants.look(BOX)
-    assert tenants.revived([BOX]) == ""
+@pytest.mark.parametrize(
+    ("tenant", "answer", "error", "words"),
+    [
+        (UNIT, (0, unit_says("inactive", "dead", LoadState="not-found"), ""), tenants.NotThere,
+         "model: systemd has no unit model.service"),
+        (UNIT, (1, "", "Failed to connect to bus: Connection refused\n"), OSError,
+         "systemd does not tell how model.service is: Failed to connect to bus: Connection refused"),
+        (UNIT, (0, "", ""), OSError, "systemd does not tell how model.service is: exit status 0"),
+        (BOX, (1, "", "Error response from daemon: No such container: box\n"), tenants.NotThere,
+         "box: docker has no container box"),
+        (BOX, (1, "", "error: no such object: box\n"), tenants.NotThere, "box: docker has no container box"),
+        (BOX, (1, "", "Cannot connect to the Docker daemon. Is it running?\n"), TenantError,
+         "box: docker does not tell how the container box is: Cannot connect to the Docker daemon"),
+        # A daemon that is not there: its socket is what "no such file" is about.
+        (BOX, (1, "", "dial unix /var/run/docker.sock: connect: no such file or directory\n"), TenantError,
+         "box: docker does not tell how the container box is: dial unix"),
+        (BOX, (0, "null\n", ""), TenantError, "box: docker does not tell how the container box is: null"),
+        (BOX, (0, "", ""), TenantError, "box: docker does not tell how the container box is: exit status 0"),
+    ],
+)  # fmt: skip
+def test_what_its_manager_does_not_tell_is_not_known(
+    commands: Commands, tenant: Tenant, answer: tuple[int, str, str], error: type[Exception], words: str
+) -> None:
+    """No answer is neither up nor down, whoever asks; and nobody is called revived for it."""
+    rc, out, err = answer
+    for asked in ("systemctl show", "docker inspect"):
+        commands.answer(asked, rc=rc, out=out, err=err)
+    with pytest.raises(error, match=re.escape(words)) as caught:
+        tenants.look(tenant)
+    assert isinstance(caught.value, tenants.NotThere) == (error is tenants.NotThere)
+    with pytest.raises(error):
+        tenants.standing(tenant)
+    assert tenants.revived([tenant]) == ""
+    if error is tenants.NotThere:
+        assert not tenants.runs(tenant)
+        assert tenants.of(tenant).state(tenants.HERE) == probes.ProbeResult(
+            False, words.removeprefix(f"{tenant.name}: ")
+        )
+    else:
+        with pytest.raises(error, match=re.escape(words)):
+            tenants.runs(tenant)
+
+
+def test_who_may_not_see_other_users_processes_takes_systemds_word(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host with hidepid: the login user sees nobody's processes but his own."""
+    monkeypatch.setattr(probes, "identify", lambda *_pid: None)
+    commands.answer("systemctl show", out=unit_says("active", "running", 77))
+    assert tenants.of(UNIT).state(tenants.HERE) == probes.ProbeResult(True, "unit model.service is active (running)")
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        (unit_says("active", "exited", ActiveEnterTimestampMonotonic="9000000000"), 1_000),
+        # Nothing of it loads: whoever wants it up need not wait for systemd's pause.
+        (unit_says("activating", "auto-restart", ActiveEnterTimestampMonotonic="9000000000"), math.inf),
+        (unit_says("activating", "start-pre", ActiveEnterTimestampMonotonic="9000000000"), 0),
+        (unit_says("active", "exited"), 0),
+    ],
+)
+def test_how_long_a_unit_without_a_process_has_been_up(
+    commands: Commands, clock: Any, said: str, seconds: float
+) -> None:
+    commands.answer("systemctl show", out=said)
+    assert tenants.age_s(UNIT) == seconds
 
 
 def test_a_process_is_found_by_its_argv(spawn: Callable[..., subprocess.Popen[bytes]]) -> None:
     child = spawn("sleep", "86.011")
-    assert tenants.find_process(Tenant("x", "process", process="sleep 86.011")) == probes.identify(child.pid)
-    assert tenants.find_process(Tenant("x", "process", process="sleep 86.012")) is None
+    assert tenants.of(Tenant("x", "process", process="sleep 86.011")).find() == probes.identify(child.pid)
+    assert tenants.of(Tenant("x", "process", process="sleep 86.012")).find() is None
 
 
 def test_a_script_tenant_without_argv_is_who_holds_its_port(server: Any, free_port: int) -> None:
-    assert tenants.find_process(Tenant("x", "script", port=server.port)) == probes.identify(os.getpid())
-    assert tenants.find_process(Tenant("x", "script", port=free_port)) is None
-    assert tenants.find_process(Tenant("x", "script")) is None
+    assert tenants.of(Tenant("x", "script", port=server.port)).find() == probes.identify(os.getpid())
+    assert tenants.of(Tenant("x", "script", port=free_port)).find() is None
+    assert tenants.of(Tenant("x", "script")).find() is None
 
 
-def test_a_tenant_that_is_not_there(commands: Commands) -> None:
-    condition = tenants.look(BOX)
+def test_a_tenant_that_is_not_there() -> None:
+    condition = tenants.look(Tenant("x", "process", process="sleep 86.013"))
     assert (condition.running, condition.healthy, condition.process) == (False, False, None)
     assert condition.found == "not running"
 
@@ -186,7 +302,7 @@ def test_the_operator_is_told_how_to_start_by_hand(tenant: Tenant, command: str)
 
 def test_a_unit_is_stopped_by_systemd(commands: Commands, log: Path) -> None:
     assert tenants.stop(UNIT, log) >= 0
-    assert commands.calls("systemctl")[-1] == ["stop", "model.service"]
+    assert ["stop", "model.service"] in commands.calls("systemctl")
 
 
 def test_a_unit_that_will_not_stop_is_named_with_its_last_words(commands: Commands, log: Path) -> None:
@@ -216,17 +332,54 @@ def test_a_stop_command_that_hangs_is_given_up(commands: Commands, log: Path) ->
         tenants.stop(Tenant("model", "systemd", unit="model.service", stop_timeout_s=0.3), log)
 
 
-def test_a_stop_waits_until_the_process_is_gone(commands: Commands, log: Path, clock: Any) -> None:
-    commands.answer("systemctl show", out=f"MainPID={os.getpid()}\n")
-    tenant = Tenant("model", "systemd", unit="model.service", stop_timeout_s=7)
-    with pytest.raises(TenantError, match=f"model: PID {os.getpid()} still runs after 7 s"):
+@pytest.mark.parametrize(
+    ("tenant", "said", "words"),
+    [
+        (UNIT, unit_says("active", "running", OWN), f"PID {OWN} still runs"),
+        (UNIT, unit_says("active", "exited"), "it still runs (unit model.service is active (exited))"),
+        (
+            UNIT,
+            unit_says("activating", "auto-restart"),
+            "it still runs (unit model.service is activating (auto-restart",
+        ),
+        (UNIT, "", "it can't be told whether it still runs: systemd does not tell how model.service is"),
+        (BOX, box_says("restarting", Running=True, Restarting=True), "it still runs (container box is restarting)"),
+        (BOX, "", "it can't be told whether it still runs: box: docker does not tell"),
+    ],
+)
+def test_a_stop_waits_until_the_tenant_is_down(
+    commands: Commands, log: Path, clock: Any, monkeypatch: pytest.MonkeyPatch, tenant: Tenant, said: str, words: str
+) -> None:
+    # Each look is two processes of the fakes.
+    monkeypatch.setattr(tenants, "POLL_S", 0.5)
+    commands.answer("docker stop")
+    for asked in ("systemctl show", "docker inspect"):
+        commands.answer(asked, out=said)
+    tenant = dataclasses.replace(tenant, stop_timeout_s=7)
+    with pytest.raises(TenantError, match=re.escape(f"{tenant.name}: {words}")) as caught:
         tenants.stop(tenant, log)
+    assert str(caught.value).endswith(" after 7 s")
+    # It is asked until it is: what was begun goes on.
+    clock.after(3, lambda: monkeypatch.setattr(probes, "alive", lambda _process: False))
+    for asked, down in (("systemctl show", unit_says("inactive", "dead")), ("docker inspect", box_says("exited"))):
+        clock.after(3, lambda asked=asked, down=down: commands.answer(asked, out=down))
+    assert 3 <= tenants.stop(tenant, log) < 4
+
+
+def test_what_is_removed_by_its_stop_is_stopped(commands: Commands, log: Path) -> None:
+    """A container of `--rm`, a transient unit: its manager knows nothing of it any more."""
+    commands.answer("docker stop")
+    commands.answer("docker inspect", rc=1, err="Error response from daemon: No such container: box\n")
+    commands.answer("systemctl show", out=unit_says("inactive", "dead", LoadState="not-found"))
+    for tenant in (BOX, UNIT):
+        assert tenants.stop(tenant, log) < 5
 
 
 def test_a_container_is_stopped_with_its_grace(commands: Commands, log: Path) -> None:
     commands.answer("docker stop")
+    commands.answer("docker inspect", out=box_says("exited"))
     tenants.stop(Tenant("box", "container", container="box", stop_timeout_s=12), log)
-    assert commands.calls("docker")[-1] == ["stop", "--time", "12", "box"]
+    assert ["stop", "--time", "12", "box"] in commands.calls("docker")
 
 
 def test_a_script_tenant_stops_as_its_own_user_in_a_scope_of_its_own(
@@ -315,7 +468,7 @@ def test_what_a_start_script_leaves_running_holds_nobody_up(
     try:
         tenants.start(script, log)
         assert lines(log) == ["up"]
-        eventually(lambda: tenants.find_process(Tenant("x", "process", process="sleep 86.051")))
+        eventually(lambda: tenants.of(Tenant("x", "process", process="sleep 86.051")).find())
     finally:
         for process in probes.processes("sleep 86.051"):
             os.kill(process.pid, 9)
@@ -327,7 +480,7 @@ def test_a_process_is_started_in_the_background(
     tenant = Tenant("p", "process", process="sleep 86.061", start="exec sleep 86.061", user="robot")
     try:
         tenants.start(tenant, log)
-        eventually(lambda: tenants.find_process(tenant))
+        eventually(lambda: tenants.of(tenant).find())
     finally:
         for process in probes.processes("sleep 86.061"):
             os.kill(process.pid, 9)
@@ -442,7 +595,6 @@ def test_two_starts_are_two_scopes(commands: Commands, log: Path, script: Tenant
 
 def test_units_and_containers_have_no_scope(commands: Commands, log: Path) -> None:
     commands.answer("docker start")
-    commands.answer("systemctl show", out="active\n")
     assert tenants.start(UNIT, log) == tenants.start(BOX, log) == ""
 
 
@@ -531,7 +683,6 @@ def test_a_page_that_another_process_answers_is_not_enough(
 ) -> None:
     """The health page answers, but the unit has no process: a stranger took the port."""
     server.json("/health", {"loaded": True})
-    commands.answer("systemctl show", out="MainPID=0\n")
     tenant = with_health(UNIT, f"{server.url}/health", start_timeout_s=0.2)
     with pytest.raises(TenantError, match=rf"port {server.port} is held by PID {os.getpid()} \(user "):
         tenants.wait_healthy(tenant, log)
@@ -556,18 +707,24 @@ def scope(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("active", ""),
         ("activating", ""),
         ("deactivating", ""),
-        ("", ""),
     ],
 )
 def test_a_unit_has_ended_when_systemd_says_so(commands: Commands, state: str, why: str) -> None:
     """A unit that systemd starts again by itself is activating meanwhile."""
-    commands.answer("systemctl show", out=f"ActiveState={state}\nResult=exit-code\n" if state else "")
+    commands.answer("systemctl show", out=f"ActiveState={state}\nResult=exit-code\n")
     assert tenants.of(UNIT).ended("") == why
 
 
-@pytest.mark.parametrize(("pid", "why"), [(os.getpid(), ""), (0, "its container has ended")], ids=["lives", "gone"])
-def test_a_container_has_ended_when_it_has_no_process(commands: Commands, pid: int, why: str) -> None:
-    commands.answer("docker inspect", out=f"{pid}\n")
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (box_says("running", OWN, Running=True), ""),
+        (box_says("restarting", Running=True, Restarting=True), ""),
+        (box_says("exited"), "its container has ended"),
+    ],
+)
+def test_a_container_has_ended_when_docker_says_so(commands: Commands, said: str, why: str) -> None:
+    commands.answer("docker inspect", out=said)
     assert tenants.of(BOX).ended("") == why
 
 
@@ -591,7 +748,7 @@ def dying(commands: Commands, clock: Any, scope: Any, tenant: Tenant) -> tuple[s
     """What is said of a tenant that ends 0.3 s after its start, and after how many seconds."""
     clock.after(0.3, lambda: commands.answer("systemctl show", out="ActiveState=failed\nMainPID=0\nResult=oom-kill\n"))
     clock.after(0.3, lambda: setattr(scope, "lives", False))
-    clock.after(0.3, lambda: commands.answer("docker inspect", out="0\n"))
+    clock.after(0.3, lambda: commands.answer("docker inspect", out=box_says("exited")))
     began = clock.now
     with pytest.raises(TenantError) as caught:
         tenants.wait_healthy(tenant, Path("/nowhere"), SCOPE if tenant.kind == "script" else "")
@@ -605,7 +762,7 @@ def test_who_dies_while_starting_is_seen_within_a_second(
     tenant = {"systemd": UNIT, "container": BOX, "script": script}[kind]
     commands.answer("systemctl show", out=f"ActiveState=activating\nMainPID={os.getpid()}\n")
     scope.lives = True
-    commands.answer("docker inspect", out=f"{os.getpid()}\n")
+    commands.answer("docker inspect", out=box_says("running", OWN, Running=True))
     commands.answer("journalctl", out="no memory left\n")
     text, seconds = dying(
         commands, clock, scope, with_health(tenant, f"http://127.0.0.1:{free_port}/", start_timeout_s=90)
@@ -813,7 +970,6 @@ def test_workers_that_are_left_are_ended_too(
     ("facts", "begun"),
     [
         ("ActiveState=active\n", None),
-        ("ActiveState=failed\n", None),
         ("ActiveState=active\nJob=\n", None),
         ("ActiveState=active\nJob=0\n", None),
         ("ActiveState=deactivating\nJob=77\n", ("stop", "its unit is deactivating with a job in the queue (77)")),

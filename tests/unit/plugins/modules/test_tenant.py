@@ -37,11 +37,14 @@ class Host:
         self.healthy = {"model": True, "voice": True}
         self.did: list[tuple[str, str, Path]] = []
         self.trouble: dict[str, Exception] = {}
+        self.unknown: dict[str, Exception] = {}
         self.stopping: set[str] = set()
         for name in ("look", "start", "stop", "wait_healthy", "await_stop"):
             patch.setattr(tenants, name, getattr(self, name))
 
     def look(self, tenant: plan.Tenant) -> tenants.Condition:
+        if tenant.name in self.unknown:
+            raise self.unknown[tenant.name]
         up = self.up[tenant.name]
         return tenants.Condition(up, up and self.healthy[tenant.name], None, "PID 7" if up else "not running")
 
@@ -168,15 +171,64 @@ def test_what_is_up_and_only_loading_is_not_started_twice(host: Host, play: Any)
     assert host.order == ["wait voice"]
 
 
+WILL_NOT = tenants.TenantError("voice: will not")
+
+
 @pytest.mark.parametrize(
-    "trouble", [tenants.TenantError("voice: will not"), OSError(2, "No such file or directory")], ids=["tenant", "os"]
+    ("failing", "trouble", "changed", "voice"),
+    [
+        # What a real stop did before another one refused is a change.
+        ("voice", WILL_NOT, True, {"before": "started", "after": "started"}),
+        ("voice", OSError(2, "No such file or directory"), True, {"before": "started", "after": "started"}),
+        # A stop that was begun may go on; one that could not be run has done nothing.
+        ("model", tenants.TenantError("model: still stopping"), True, None),
+        ("model", tenants.NotBegun("model: its stop command cannot be run"), False, None),
+    ],
 )
-def test_a_failure_tells_what_was_done_until_then(host: Host, play: Any, trouble: Exception) -> None:
-    host.trouble["voice"] = trouble
+def test_a_failure_tells_what_was_done_until_then(
+    host: Host, play: Any, failing: str, trouble: Exception, changed: bool, voice: dict[str, Any] | None
+) -> None:
+    host.trouble[failing] = trouble
     answer = play("stopped")
     assert answer["failed"] is True
     assert answer["msg"] == str(trouble)
-    assert list(answer["tenants"]) == ["model"]
+    assert answer["changed"] is changed
+    assert answer["tenants"][failing]["error"] == str(trouble)
+    assert answer["tenants"].get("voice") == (voice and {**voice, "found": "PID 7", "error": str(trouble)})
+    assert answer["tenants"]["model"]["after"] == ("started" if failing == "model" else "stopped")
+    if voice:
+        assert answer["diff"] == {
+            "before": "model: started\nvoice: started\n",
+            "after": "model: stopped\nvoice: started\n",
+        }
+
+
+@pytest.mark.parametrize("state", ["started", "stopped"])
+@pytest.mark.parametrize("check", [False, True])
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        tenants.NotThere("voice: systemd has no unit voice.service"),
+        tenants.TenantError("voice: docker does not tell how the container voice is: Cannot connect"),
+        OSError("systemd does not tell how voice.service is: Failed to connect to bus"),
+    ],
+)
+def test_what_can_not_be_known_is_an_error(host: Host, play: Any, state: str, check: bool, trouble: Exception) -> None:
+    """No answer is not "stopped", and not "would be started"."""
+    host.unknown["voice"] = trouble
+    answer = play(state, _ansible_check_mode=check)
+    assert answer["failed"] is True
+    assert answer["msg"] == str(trouble)
+    assert answer["tenants"]["voice"] == {"before": "unknown", "after": "unknown", "error": str(trouble)}
+    assert not [did for did in host.order if did.endswith("voice")]
+
+
+def test_two_tenants_of_one_name_are_refused(host: Host, play: Any) -> None:
+    """One of the results would be lost."""
+    answer = play("stopped", [SERVICES[0], SERVICES[1], SERVICES[0]])
+    assert answer["failed"] is True
+    assert answer["msg"].startswith("tenants: expected every name once, found")
+    assert host.did == []
 
 
 def test_a_wrong_field_is_named_with_its_place(host: Host, play: Any) -> None:
