@@ -117,6 +117,11 @@ OWN = os.getpid()
 ENDED = 2**22 + 11
 
 
+def row(value: object) -> str:
+    """A row's part of a test's name: the same in every process that collects it."""
+    return str(value).replace(str(OWN), "OWN") if isinstance(value, (str, int)) else getattr(value, "kind", "")
+
+
 @pytest.mark.parametrize(
     ("tenant", "said", "running", "up", "pid"),
     [
@@ -156,6 +161,7 @@ ENDED = 2**22 + 11
         (BOX, box_says("created"), False, False, 0),
         (BOX, box_says("dead"), False, False, 0),
     ],
+    ids=row,
 )
 def test_a_tenant_runs_when_its_manager_says_so(
     commands: Commands, tenant: Tenant, said: str, running: bool, up: bool, pid: int
@@ -346,6 +352,7 @@ def test_a_stop_command_that_hangs_is_given_up(commands: Commands, log: Path) ->
         (BOX, box_says("restarting", Running=True, Restarting=True), "it still runs (container box is restarting)"),
         (BOX, "", "it can't be told whether it still runs: box: docker does not tell"),
     ],
+    ids=row,
 )
 def test_a_stop_waits_until_the_tenant_is_down(
     commands: Commands, log: Path, clock: Any, monkeypatch: pytest.MonkeyPatch, tenant: Tenant, said: str, words: str
@@ -722,6 +729,7 @@ def test_a_unit_has_ended_when_systemd_says_so(commands: Commands, state: str, w
         (box_says("restarting", Running=True, Restarting=True), ""),
         (box_says("exited"), "its container has ended"),
     ],
+    ids=row,
 )
 def test_a_container_has_ended_when_docker_says_so(commands: Commands, said: str, why: str) -> None:
     commands.answer("docker inspect", out=said)
