@@ -15,7 +15,7 @@ from trialbench.report.comparison import Comparison, Finding
 from trialbench.report.plan import Workload
 from trialbench.report.run import Run, read_run
 from trialbench.report.summary import Summary, summarize_run
-from trialbench.show.terminal import line
+from trialbench.show.terminal import line, screen
 from trialbench.show.text import WIDTH, columns, number
 from trialbench.stats import Quantile
 
@@ -214,6 +214,4 @@ def _caveats(summary: Summary) -> list[str]:
 
 
 def _wrapped(text: str) -> str:
-    # A reason may quote a model, so control characters are removed.
-    plain = "".join(letter if letter.isprintable() else " " for letter in text)
-    return "\n".join(textwrap.wrap(plain, WIDTH, subsequent_indent="    "))
+    return "\n".join(textwrap.wrap(screen(text).replace("\n", " "), WIDTH, subsequent_indent="    "))

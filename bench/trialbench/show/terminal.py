@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import TextIO
@@ -11,16 +12,22 @@ from trialbench.errors import TrialbenchError, UsageError
 
 # Sparkline bars as digits, for terminals whose encoding has no bars.
 _BARS = str.maketrans("▁▂▃▄▅▆▇█", "12345678")
+# What acts on a screen instead of being read: controls but the line end, separators of lines and paragraphs, marks of
+# direction, lone surrogates. All else is people's text: spaces of every width, joiners, soft hyphens, emoji.
+_ACTS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def screen(text: str) -> str:
-    """`text` with control characters, direction marks and lone surrogates escaped; line ends are kept."""
-    return "".join(one if one == "\n" or one.isprintable() else _escaped(one) for one in text.expandtabs())
+    """`text` with what would act escaped (controls, separators of lines, marks of direction, lone surrogates).
+
+    Line ends are kept, tabs become spaces. Pages, terminal and exports show text through this function alone.
+    """
+    return _ACTS.sub(lambda found: _escaped(found[0]), text.expandtabs())
 
 
 def line(text: str, limit: int) -> str:
-    """`text` on one line, its line ends escaped too, cut to `limit` characters."""
-    shown = "".join(one if one.isprintable() else _escaped(one) for one in text[:limit])
+    """`text` on one line, its tabs and line ends escaped too, cut to `limit` characters."""
+    shown = _ACTS.sub(lambda found: _escaped(found[0]), text[:limit]).replace("\n", "\\n")
     return shown if len(text) <= limit and len(shown) <= limit else shown[: limit - 3] + "..."
 
 
