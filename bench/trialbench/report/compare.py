@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,11 +14,11 @@ from trialbench.report.comparison import Comparison, Finding
 from trialbench.report.plan import Workload
 from trialbench.report.run import Run, read_run
 from trialbench.report.summary import Summary, summarize_run
-from trialbench.show.terminal import line, screen
-from trialbench.show.text import WIDTH, columns, number
+from trialbench.show.terminal import line
+from trialbench.show.text import apart, columns, number, wrap
 from trialbench.stats import Quantile
 
-_LABEL, _HOST, _REMARK = 26, 40, 2000
+_HOST, _MOST = 40, 2000
 FINDINGS: dict[Finding, str] = {"different": "different", "no_difference": "none shown", "not_comparable": "not known"}
 
 
@@ -87,54 +86,46 @@ def impacts(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(impact for row in rows for impact in row.windows))
 
 
+def hosts(rows: Sequence[Row]) -> list[str]:
+    """The name of each row, short, and different where the rows' hosts differ."""
+    return apart([line(row.host, _MOST) for row in rows], _HOST)
+
+
 def differences(rows: Sequence[Row]) -> list[str]:
     """What keeps rows from being compared, a sentence each."""
-    hosts: dict[str, list[str]] = {}
-    for row in rows:
+    found: dict[str, list[str]] = {}
+    for row, host in zip(rows, hosts(rows), strict=True):
         if row.decider:
-            hosts.setdefault(row.decider, []).append(row.host[:_HOST])
-    if len(hosts) < 2:
+            found.setdefault(row.decider, []).append(host)
+    if len(found) < 2:
         return []
-    said = "; ".join(f"{name} in {line(', '.join(those), _REMARK)}" for name, those in hosts.items())
+    said = "; ".join(f"{name} in {line(', '.join(those), _MOST)}" for name, those in found.items())
     return [f"Different workloads decide: {said}. Milliseconds, adherence and verdicts of these runs do not compare."]
 
 
 def compare_table(paths: Sequence[Path], without: Sequence[tuple[str, str]] = ()) -> str:
     """Several runs for people, in the order given; arguments as for `run_rows`."""
     rows = run_rows(paths, without)
+    named = list(zip(hosts(rows), rows, strict=True))
     lost = impacts(rows)
     head = ["host", "outcome", "verdict", "p50 ms", "baseline", *(f"{name} s" for name in lost), "restored by"]
-    cells = [
-        [line(row.host, _HOST), row.outcome, row.verdict, row.candidate, row.baseline]
+    table = [
+        [host, row.outcome, row.verdict, row.candidate, row.baseline]
         + [row.windows.get(name, "-") for name in lost]
         + [row.restored_by]
-        for row in rows
+        for host, row in named
     ]
-    parts = [columns([head, *cells])]
-    measured = [row for row in rows if row.candidate != "-"]
+    parts = [columns([head, *table])]
+    measured = [
+        [host, line(row.model, _MOST), row.date[:10], row.ratio, row.finding, row.adherence, row.memory]
+        for host, row in named
+        if row.candidate != "-"
+    ]
     if measured:
         more = ["host", "candidate", "date", "B/A p50 [95 %]", "difference", "adherent", "GB"]
-        parts.append(
-            columns(
-                [
-                    more,
-                    *(
-                        [
-                            line(row.host, _HOST),
-                            line(row.model, _LABEL),
-                            row.date[:10],
-                            row.ratio,
-                            row.finding,
-                            row.adherence,
-                            row.memory,
-                        ]
-                        for row in measured
-                    ),
-                ]
-            )
-        )
-    remarks = [f"{row.host[:_HOST]}: {text[:_REMARK]}" for row in rows for text in row.remarks]
-    return "\n".join([*parts, *map(_wrapped, [*differences(rows), *remarks])])
+        parts.append(columns([more, *measured]))
+    remarks = [f"{host}: {text[:_MOST]}".replace("\n", " ") for host, row in named for text in row.remarks]
+    return "\n".join([*parts, *map(wrap, [*differences(rows), *remarks])])
 
 
 def run_row(path: Path) -> Row:
@@ -211,7 +202,3 @@ def _caveats(summary: Summary) -> list[str]:
         *(f"PARTIAL {text}" for text in summary.partial),
         *([f"NOISY: A1 and A2 differ by more than 5 % in {', '.join(noisy)}"] if noisy else []),
     ]
-
-
-def _wrapped(text: str) -> str:
-    return "\n".join(textwrap.wrap(screen(text).replace("\n", " "), WIDTH, subsequent_indent="    "))

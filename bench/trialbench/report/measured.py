@@ -9,12 +9,15 @@ from trialbench.measure.sample import Sample
 from trialbench.measure.summary import SegmentSummary
 from trialbench.report.comparison import Comparison, Metric
 from trialbench.report.telemetry import Range, Telemetry
-from trialbench.show.text import columns, number, sparkline, wrap
+from trialbench.show.text import cells as columns_of
+from trialbench.show.text import columns, number, room, sparkline, wrap
 from trialbench.stats import Quantile, Threshold
 
 _SPARK_WIDTH = 56
 # With fewer samples, a sparkline adds nothing to the numbers.
 _SPARK_MIN = 8
+# Columns around a sparkline: between the parts, and for the smallest and the largest value.
+_SPARK_GAP, _SPARK_END = 2, 6
 
 Segments = Mapping[str, SegmentSummary]
 Samples = Mapping[str, Sequence[Sample]]
@@ -30,7 +33,7 @@ def segments_table(segments: Segments, samples: Samples | None = None, *, alone:
     parts = [_first_table(segments), _second_table(segments), *_notes(segments, alone=alone)]
     lines = _sparklines(segments, samples or {})
     if lines:
-        parts += ["", "latency, every sample in its order (ms, log scale, x failed)", lines]
+        parts += ["", wrap("latency, every sample in its order (ms, log scale, x failed)"), lines]
     return "\n".join(parts)
 
 
@@ -103,12 +106,13 @@ def _notes(segments: Segments, *, alone: bool) -> list[str]:
 
 
 def _sparklines(segments: Segments, samples: Samples) -> str:
+    drawn = {name: one for name, one in segments.items() if len(samples.get(name, [])) >= _SPARK_MIN}
     rows = []
-    for name, segment in segments.items():
-        measured = samples.get(name, [])
-        if len(measured) >= _SPARK_MIN:
-            line = sparkline([one.latency_ms if one.ok else None for one in measured], _SPARK_WIDTH)
-            rows.append((name, number(segment.latency_ms.min), line, number(segment.latency_ms.max)))
+    for name, segment in drawn.items():
+        ends = [number(segment.latency_ms.min), number(segment.latency_ms.max)]
+        bars = min(_SPARK_WIDTH, room() - max(map(columns_of, drawn)) - 3 * _SPARK_GAP - 2 * _SPARK_END)
+        line = sparkline([one.latency_ms if one.ok else None for one in samples[name]], max(bars, _SPARK_MIN))
+        rows.append((name, ends[0], line, ends[1]))
     return columns(rows) if rows else ""
 
 

@@ -44,6 +44,7 @@ def say(text: str, stream: TextIO | None = None) -> None:
 
 def ended(name: str, act: Callable[[], int]) -> int:
     """The exit code of the command called `name`. Expected errors become a plain message on standard error."""
+    _silence_closed_streams()
     try:
         code = act()
         # Flush here, where a closed pipe can still be handled, not at interpreter exit.
@@ -59,6 +60,13 @@ def ended(name: str, act: Callable[[], int]) -> int:
     except OSError as error:
         say(f"{name}: {error.filename or 'input/output'}: {error.strerror or error}", sys.stderr)
         return UsageError.exit_code
+
+
+def _silence_closed_streams() -> None:
+    """Let what is written to a standard stream that was closed beforehand (`>&-`) go nowhere; Python has None there."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
 
 
 def _escaped(one: str) -> str:
