@@ -100,7 +100,7 @@ def test_the_three_answers_stand_below_the_verdict_and_lead_to_more(reports: dic
     desk = opened(reports["rich"]).page
     answers = desk.query_selector_all("#verdict .answers > li")
     assert [one.query_selector("h4").inner_text() for one in answers] == [
-        "Good and fast enough here?",
+        "Good enough here?",
         "Still the same model?",
         "Does it survive?",
     ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from trialbench.report.decide import evidence_of
+from trialbench.report.decide import evidence_of, older
 from trialbench.report.evidence import QUESTIONS, Evidence
 from trialbench.report.measured import calibration_text, comparison_table, segments_table, telemetry_table
 from trialbench.report.proofs import Number, Proof
@@ -38,7 +39,7 @@ def folder_table(path: Path) -> str:
         parts.append(wrap(f"{run.bad_lines} lines of its files could not be read (cut short?)"))
     parts += [wrap(f"could not be used: {problem}") for problem in run.unread]
     if not run.rehearsal:
-        parts.append(section("Verdict", _verdict(run.verdict)))
+        parts.append(section("Verdict", _verdict(run.verdict, older(run, summary))))
     parts.append(section("Evidence", _evidence(evidence_of(run, summary))))
     return screen("\n\n".join(part for part in parts if part))
 
@@ -136,6 +137,7 @@ def seconds(value: float | None) -> str:
 def _vram(vram: Vram) -> str:
     lines = []
     if vram.drained_mib is not None:
+        lines.append("1 GB is 1024 MiB")
         lines.append(wrap(f"drained to {_gb(vram.drained_mib)}, peak {_gb(vram.peak_mib)}, now {_gb(vram.last_mib)}"))
     rows = [(f"gate {gate.name}", _gb(gate.footprint_gb, 1), gate.band or "") for gate in vram.gates]
     return "\n".join([*lines, *([columns(rows)] if rows else [])])
@@ -193,7 +195,8 @@ def _evidence(answers: list[Evidence]) -> str:
     return "\n".join(lines)
 
 
-def _verdict(verdict: Decided | None) -> str:
+def _verdict(verdict: Decided | None, remarks: Sequence[str]) -> str:
     if verdict is None:
         return "not decided: `trialbench verdict DIR`"
-    return "\n".join([verdict.verdict.replace("_", " "), *(wrap(f"- {reason}") for reason in verdict.reasons)])
+    told = [*verdict.reasons, *remarks]
+    return "\n".join([verdict.verdict.replace("_", " "), *(wrap(f"- {reason}") for reason in told)])

@@ -17,6 +17,8 @@ _PIPE, _NARROWEST, _WIDEST = 100, 40, 200
 # Cells are cut to no less if that makes a table fit, and the names of its rows to no less in any case.
 _NAME, _LEAST = 26, 12
 _CUT = "..."
+# Smaller numbers are shown as 0.0.
+_NOTHING = 1e-9
 _ZERO = ("Mn", "Me", "Cf")
 _SOFT_HYPHEN, _JOINER, _EMOJI = "\N{SOFT HYPHEN}", "\N{ZERO WIDTH JOINER}", "\N{VARIATION SELECTOR-16}"
 # Stands for the second half of a wide letter while lines are broken; `screen` lets none through.
@@ -29,10 +31,33 @@ _FLAT = 1.5
 
 
 def number(value: float | None) -> str:
-    """`value` with one decimal, from 100 on with none; `-` for None."""
+    """`value` with one decimal, from 100 on with none, below 1 with two digits that count; `-` for None."""
     if value is None:
         return "-"
-    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+    size = abs(value)
+    if size >= 100 or not math.isfinite(value):
+        return f"{value:.0f}"
+    # From 0.95 on two digits that count may round up to 1.0.
+    decimals = 1 if size >= 0.95 or size < _NOTHING else 1 - math.floor(math.log10(size))
+    return f"{value:.{decimals}f}"
+
+
+def ratio_text(ratio: float | None, low: float | None = None, high: float | None = None) -> str:
+    """A ratio and the ends of its interval, such as `1.97 [1.80, 2.11]`; `-` where there is none above 0."""
+    if ratio is None or not 0 < ratio < math.inf:
+        return "-"
+    ends = (low, high)
+    interval = ", ".join(_ratio(one) for one in ends if one is not None and 0 < one < math.inf)
+    return f"{_ratio(ratio)} [{interval}]" if interval.count(",") else _ratio(ratio)
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if 0.1 <= value < 100 else number(value)
+
+
+def counted(count: int, what: str) -> str:
+    """`1 outlier`, `2 outliers`; `what` is the singular."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def width() -> int:

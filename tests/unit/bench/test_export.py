@@ -231,7 +231,7 @@ def test_adherence_thinking_and_taints_fail(run: Path) -> None:
     change_lines(run, "samples/nav-candidate.jsonl", spoiled)
     found = failures(run)
     assert found["candidate: adherence"].startswith("adherence 93/100 (at least 95 %: ")
-    assert found["candidate: no reply was thinking"] == "1 replies were thinking"
+    assert found["candidate: no reply was thinking"] == "1 reply was thinking"
     assert found["candidate: numbers are untainted"].startswith("tainted: ")
 
 
@@ -301,12 +301,14 @@ def ids(path: Path) -> list[tuple[str, str]]:
     return [(case.attrib["classname"], case.attrib["name"]) for case in cases]
 
 
-def other_titles(path: Path, *titles: str) -> None:
-    change(
-        path,
-        "verification.json",
-        lambda found: [found["checks"][at].update(title=one) for at, one in enumerate(titles)],
-    )
+def other_titles(path: Path, **titles: str) -> None:
+    """Other titles of checks, by `c` and their place."""
+
+    def edit(found: dict[str, Any]) -> None:
+        for place, title in titles.items():
+            found["checks"][int(place[1:])]["title"] = title
+
+    change(path, "verification.json", edit)
 
 
 def attest(path: Path, *files: tuple[str, str | None]) -> None:
@@ -324,8 +326,8 @@ def attest(path: Path, *files: tuple[str, str | None]) -> None:
         (lambda path: None, True),
         (lambda path: change(path, "plan.json", lambda plan: plan.update(host="other")), False),
         (lambda path: change(path, "plan.json", lambda plan: plan["candidate"].update(label="other-Q5_K_XL")), False),
-        (lambda path: other_titles(path, "VRAM is back in its steady band of 2-2.25 GB"), True),
-        (lambda path: other_titles(path, *[""] * 3, "nobody listens on the candidate's port 18000"), True),
+        (lambda path: other_titles(path, c0="VRAM is back in its steady band of 2-2.25 GB"), True),
+        (lambda path: other_titles(path, c3="nobody listens on the candidate's port 18000"), True),
         (
             lambda path: change(
                 path,
@@ -357,7 +359,7 @@ def test_a_case_has_a_history_and_runs_of_a_pipeline_stay_apart(
 
 
 def test_cases_of_one_name_are_numbered(run: Path) -> None:
-    other_titles(run, "nobody listens on port 1", "nobody listens on port 2")
+    other_titles(run, c0="nobody listens on port 1", c1="nobody listens on port 2")
     attest(run, ("a", None), ("b", None), ("c", "gemma-4"))
     names = [name for _class, name in ids(run)]
     assert "nobody listens on port" in names

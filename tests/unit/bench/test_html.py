@@ -278,9 +278,9 @@ def test_the_comparison_stands_in_table_and_chart(folders: ModuleType, tmp_path:
     assert found.comparison is not None
     assert [row[0] for row in found.comparison.rows] == ["latency", "server's own time", "tokens per second"]
     first = found.comparison.rows[0]
-    assert first[1:4] == ["19.6 ms", "10.3 ms", "10.8 / 9.02"]
+    assert first[1:4] == ["19.6 ms", "10.3 ms", "10.8 / 9.0"]
     assert "NOISY" in first[5]
-    assert first[6] == "different"
+    assert re.fullmatch(r"\d+ % slower", first[6])
     assert found.ratios is not None
     assert "latency 1.9" in found.ratios.description
     assert found.ratios.wide != found.ratios.narrow
@@ -295,8 +295,7 @@ def test_ratios_of_all_shapes() -> None:
     ]
     found = charts.ratios(rows, title="t")
     assert found is not None
-    assert "bare 0.500, not comparable" in found.description
-    assert charts.ratio_text(None, None, None) == "-"
+    assert "bare 0.50, not comparable" in found.description
 
 
 def test_the_distribution_ends_at_all_samples(folders: ModuleType, tmp_path: Path) -> None:
@@ -522,7 +521,7 @@ def test_where_the_numbers_come_from(folders: ModuleType, tmp_path: Path) -> Non
     assert groups["Asked"]["request of nav-candidate"] == "sha256 " + "b" * 64
     assert (
         groups["Calibration"]["client, plain"]
-        == "p50 1.10 ms against 1.00 ms of a raw socket, ratio 1.100 [1.000, 1.200] (n=40)"
+        == "p50 1.10 ms against 1.00 ms of a raw socket, ratio 1.10 [1.00, 1.20] (n=40)"
     )
     assert groups["Host"]["driver"] == "580.95.05"
     assert groups["Host"]["kernel"] == "6.8.0-88-generic"

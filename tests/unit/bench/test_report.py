@@ -518,7 +518,25 @@ def test_table_stays_narrow_and_names_what_is_odd(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(None, "-"), (9.04, "9.0"), (99.9, "99.9"), (100.4, "100"), (12345.6, "12346")]
+    ("value", "text"),
+    [
+        (None, "-"),
+        (9.04, "9.0"),
+        (99.9, "99.9"),
+        (100.4, "100"),
+        (12345.6, "12346"),
+        (380000.4, "380000"),
+        # Two digits count below 1, down to microseconds.
+        (0.9499, "0.95"),
+        (0.95, "0.9"),
+        (0.5, "0.50"),
+        (0.0999, "0.100"),
+        (0.0042, "0.0042"),
+        (0.000004, "0.0000040"),
+        (-0.5, "-0.50"),
+        (0.0, "0.0"),
+        (float("nan"), "nan"),
+    ],
 )
 def test_numbers(value: float | None, text: str) -> None:
     assert number(value) == text

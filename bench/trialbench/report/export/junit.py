@@ -133,7 +133,8 @@ def _candidate(run: Run, summary: Summary) -> list[Case]:
         cases.append(passed if finding == "PASS" else _failed(passed.name, text, [], kind=finding))
     thinking = sum(one.thinking for name, one in summary.segments.items() if "candidate" in name)
     quiet = Case("no reply was thinking")
-    cases.append(_failed(quiet.name, f"{thinking} replies were thinking", []) if thinking else quiet)
+    told = "1 reply was thinking" if thinking == 1 else f"{thinking} replies were thinking"
+    cases.append(_failed(quiet.name, told, []) if thinking else quiet)
     clean = Case("numbers are untainted")
     taints = summary.taints
     cases.append(_failed(clean.name, f"tainted: {taints[0]}", taints[1:]) if taints else clean)
