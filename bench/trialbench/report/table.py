@@ -14,7 +14,7 @@ from trialbench.report.run import Decided, Run, read_run
 from trialbench.report.summary import Summary, Vram, summarize_run
 from trialbench.report.windows import clock, still_down_text
 from trialbench.show.terminal import screen
-from trialbench.show.text import cells, columns, section, width, wrap
+from trialbench.show.text import cells, columns, counted, section, width, wrap
 
 
 def folder_table(path: Path) -> str:
@@ -36,7 +36,7 @@ def folder_table(path: Path) -> str:
     parts.append(section("Checks", _checks(run)))
     parts.append(section("Proofs", "\n".join(_proof(proof) for proof in run.proofs)))
     if run.bad_lines:
-        parts.append(wrap(f"{run.bad_lines} lines of its files could not be read (cut short?)"))
+        parts.append(wrap(f"{counted(run.bad_lines, 'line')} of its files could not be read (cut short?)"))
     parts += [wrap(f"could not be used: {problem}") for problem in run.unread]
     if not run.rehearsal:
         parts.append(section("Verdict", _verdict(run.verdict, older(run, summary))))

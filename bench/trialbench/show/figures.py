@@ -15,8 +15,8 @@ from trialbench.show.text import middle
 WIDE, NARROW = 760, 350
 LEFT, RIGHT = 46.0, 12.0
 _LABEL, _LONGEST, _TITLE, _DESCRIPTION = 90, 1000, 120, 1000
-# A tick's label takes about so many pixels a character, in the widest of the system's fonts.
-_DIGIT = 7.7
+# Pixels of a tick's digit and of a label's letter, about, in the widest of the system's fonts.
+_DIGIT, _LETTER = 7.7, 7.0
 # From the topmost tick to the title's baseline: a line of any font fits between them.
 _ABOVE = 18
 
@@ -88,9 +88,10 @@ def drawings(name: str, title: str, description: str, draw: Draw) -> tuple[Marku
     return found[0], found[1]
 
 
-def text(x: float, y: float, what: str, *, anchor: str = "start", kind: str = "t") -> Markup:
-    """A label whose baseline is at y."""
-    return element("text", middle(fitting(what, _LONGEST), _LABEL), x=x, y=y, text_anchor=anchor, class_=kind)
+def text(x: float, y: float, what: str, *, anchor: str = "start", kind: str = "t", room: float = math.inf) -> Markup:
+    """A label whose baseline is at y; what does not fit into `room` pixels loses its middle."""
+    limit = max(12, int(min(_LABEL, room / _LETTER)))
+    return element("text", middle(fitting(what, _LONGEST), limit), x=x, y=y, text_anchor=anchor, class_=kind)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:

@@ -17,7 +17,7 @@ _PIPE, _NARROWEST, _WIDEST = 100, 40, 200
 # Cells are cut to no less if that makes a table fit, and the names of its rows to no less in any case.
 _NAME, _LEAST = 26, 12
 _CUT = "..."
-# Smaller numbers are shown as 0.0.
+# What is smaller is shown as 0.0.
 _NOTHING = 1e-9
 _ZERO = ("Mn", "Me", "Cf")
 _SOFT_HYPHEN, _JOINER, _EMOJI = "\N{SOFT HYPHEN}", "\N{ZERO WIDTH JOINER}", "\N{VARIATION SELECTOR-16}"

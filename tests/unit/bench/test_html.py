@@ -330,7 +330,7 @@ def test_more_kinds_of_flags_than_lanes_are_counted() -> None:
     samples = [replace(made(at, 1.0 * at, 5.0), flags=[f"flag {at}"]) for at in range(1, 211)]
     drawn = charts.timeline(charts.series(NAV, {"nav-candidate": make_segment("nav-candidate", samples)}, {}))
     assert drawn is not None
-    assert "202 rarer flags have no lane" in drawn.caption
+    assert "202 rarer flags without a lane" in drawn.caption
     assert drawn.table is not None
     assert "the first 200 of 210" in drawn.table.caption
 

@@ -20,6 +20,8 @@ from trialbench.show import html, svg
 from trialbench.show.terminal import line, say, screen
 from trialbench.show.text import columns, wrap
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 REAL = Path(__file__).resolve().parents[2] / "fixtures" / "runs" / "completed"
 
 # Text, and how it is shown.

@@ -14,6 +14,8 @@ from trialbench.report.html.comparison import write_comparison
 from trialbench.report.html.report import report_html
 from trialbench.show import figures, html, svg
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 REAL = Path(__file__).resolve().parents[2] / "fixtures" / "runs" / "completed"
 STYLE = (Path(html.__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")
 SHAPES = {"path", "rect", "circle", "line"}

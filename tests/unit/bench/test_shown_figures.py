@@ -31,6 +31,8 @@ from trialbench.report.telemetry import joined
 from trialbench.show import figures, svg
 from trialbench.show.text import counted, ratio_text
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 REAL = Path(__file__).resolve().parents[2] / "fixtures" / "runs" / "completed"
 
 

@@ -25,8 +25,10 @@ from trialbench.report.compare import compare_table
 from trialbench.report.table import folder_table
 from trialbench.show.text import apart, cells, columns, middle, width, wrap
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 REAL = Path(__file__).resolve().parents[2] / "fixtures" / "runs" / "completed"
-WIDTHS = (40, 60, 80, 100, 127, 200)
+WIDTHS = (40, 80, 127, 200)
 LONG = "unsloth-gemma-4-E4B-it-qat-UD-Q4_K_XL-imatrix-calibrated-2026-11-29-with-a-suffix-that-nobody-shortens"
 Q4, Q5 = "gemma-4-E4B-it-qat-UD-Q4_K_XL", "gemma-4-E4B-it-qat-UD-Q5_K_XL"
 
@@ -44,7 +46,6 @@ def make(path: Path, label: str, host: str) -> Path:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("runs")
     named = [
-        ("plain", Q4, "twin"),
         ("long", LONG, "edge-node-17.rack-042.datacenter-frankfurt-3.internal.example.org"),
         ("wide", "画像認識モデル日本語版" * 4, "エッジノード十七号機"),
     ]

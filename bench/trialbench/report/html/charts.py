@@ -35,7 +35,7 @@ from trialbench.show.figures import (
 )
 from trialbench.show.svg import Point, Scale, element, group, join, symbol, value_scale
 from trialbench.show.terminal import line as fitting
-from trialbench.show.text import apart, number, ratio_text
+from trialbench.show.text import apart, counted, number, ratio_text
 from trialbench.stats import Quantile, quantile
 
 _POINTS, _STEPS = 400, 300
@@ -365,7 +365,10 @@ def timeline(found: list[Series]) -> Figure | None:
         return join(parts), bottom + 24
 
     title = "Every sample, in order"
-    told = [f"{one.letter} {one.name}: {len(one.samples)} samples, {len(one.flags)} of them flagged" for one in found]
+    told = [
+        f"{one.letter} {one.name}: {counted(len(one.samples), 'sample')}, {len(one.flags)} of them flagged"
+        for one in found
+    ]
     description = "; ".join(told)
     wide, narrow = drawings("timeline", title, description, draw)
     keys = [_series_key(one) for one in found]
@@ -376,7 +379,7 @@ def timeline(found: list[Series]) -> Figure | None:
     ]
     notes = ["Lanes below the samples mark flags, one tick per sample."] if lanes else ["No flagged samples."]
     if hidden:
-        notes.append(f"{len(hidden)} rarer flags have no lane; the table has them.")
+        notes.append(f"{counted(len(hidden), 'rarer flag')} without a lane; the table has them.")
     if any(len(one.samples) > _POINTS for one in found):
         notes.append("Long segments are thinned out; all flagged samples are drawn.")
     return Figure(
@@ -401,7 +404,9 @@ def _panel(one: Series, y: Scale, left: float, right: float, height: float, lane
             parts.append(rectangle(left, y(p50.high), right - left, y(p50.low) - y(p50.high), "interval"))
         parts.append(line(left, y(p50.value), right, y(p50.value), f"median {one.css}"))
     top = min(y.start, y.end)
-    good, failed, rings, ticks = [], [], [], []
+    soft = f"fill {one.css} soft"
+    # By class, in the order in which they are drawn.
+    marks: dict[str, list[Markup]] = {soft: [], "fill failed": [], "outlier": [], "tick": []}
     for at in thin(n, _POINTS, list(one.flags)):
         sample, flags = one.samples[at], one.flags.get(at, [])
         latency = sample.latency_ms
@@ -409,18 +414,17 @@ def _panel(one: Series, y: Scale, left: float, right: float, height: float, lane
         told = f"{one.letter} {sample.seq}: {number(latency)} ms"
         note = ", ".join([told, *flags])
         if sample.ok:
-            good.append(symbol(one.shape, x(at), place, 2.6, note=note))
+            marks[soft].append(symbol(one.shape, x(at), place, 2.6, note=note))
         else:
-            failed.append(symbol("cross", x(at), place, 3.4, note=note))
+            marks["fill failed"].append(symbol("cross", x(at), place, 3.4, note=note))
         if "outlier" in flags:
-            rings.append(symbol("ring", x(at), place, 3.2))
+            marks["outlier"].append(symbol("ring", x(at), place, 3.2))
         own = {_lane(flag) for flag in flags}
         for row, lane in enumerate(lanes):
             if lane in own:
                 lane_y = height + 34 + row * 26 + 13
-                ticks.append(element("line", x1=x(at), y1=lane_y - 7, x2=x(at), y2=lane_y + 3))
-    kinds = {f"fill {one.css} soft": good, "fill failed": failed, "outlier": rings, "tick": ticks}
-    return join([*parts, *(group(those, kind) for kind, those in kinds.items() if those)])
+                marks["tick"].append(element("line", x1=x(at), y1=lane_y - 7, x2=x(at), y2=lane_y + 3))
+    return join([*parts, *(group(those, kind) for kind, those in marks.items() if those)])
 
 
 def _flag_table(found: list[Series]) -> Table | None:

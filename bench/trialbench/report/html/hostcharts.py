@@ -378,20 +378,25 @@ def downtime(run: Run, clock: Clock) -> Figure | None:
         for impact, downs_of in lost.items():
             window = _window(downs_of)
             label = f"{impact}: {_lasted(window)}"
-            parts.append(text(x.start + 2, at + 15, label, kind="t strong"))
+            parts.append(text(x.start + 2, at + 15, label, kind="t strong", room=x.end - x.start))
             stop = end if window[1] is None else window[1]
             parts.append(rectangle(x(window[0]), at + 21, x(stop) - x(window[0]), 14, "lost"))
             parts += [line(x(edge), at + 18, x(edge), at + 38, "edge") for edge in (window[0], stop)]
             at += step
         for down in found:
             parts += [
-                text(x.start + 2, at + 15, f"{down.tenant}: {_lasted((down.stopping, down.healthy))}"),
+                text(
+                    x.start + 2,
+                    at + 15,
+                    f"{down.tenant}: {_lasted((down.stopping, down.healthy))}",
+                    room=x.end - x.start,
+                ),
                 *_bar(down, x, at + 21, end),
             ]
             at += step
         for tenant in kept:
             parts += [
-                text(x.start + 2, at + 15, f"{tenant}: not stopped"),
+                text(x.start + 2, at + 15, f"{tenant}: not stopped", room=x.end - x.start),
                 line(x.start, at + 28, x.end, at + 28, "up"),
             ]
             at += step

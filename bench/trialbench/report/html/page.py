@@ -259,7 +259,7 @@ def _speed(summary: Summary) -> str:
 
 def _steps(summary: Summary, replies: Sequence[Shown]) -> list[Step]:
     """What to do next; replies that wait for a judgment are on the page, with the command that records it."""
-    waiting = [one for one in replies if one.judged is None]
+    waiting = [one for one in replies if one.judged is None and one.candidate]
     if summary.outcome != "completed" or not waiting:
         return [Step(text) for text in summary.restore.next[:_MOST_ROWS]]
     text = "Read the replies side by side; the command below them records which are better:"
@@ -548,5 +548,7 @@ def _attested(run: Run) -> Table | None:
 
 
 def _unread(run: Run) -> list[str]:
-    lines = [f"{run.bad_lines} lines of the run's files could not be read (cut short?)"] if run.bad_lines else []
+    lines = (
+        [f"{counted(run.bad_lines, 'line')} of the run's files could not be read (cut short?)"] if run.bad_lines else []
+    )
     return [*lines, *(f"could not be used: {problem}" for problem in run.unread)][:_MOST_ROWS]
