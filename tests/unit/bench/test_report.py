@@ -443,7 +443,7 @@ def test_a_folder_cut_short_is_shown_as_far_as_it_goes(make: Make) -> None:
     (folder / "samples" / "describe-candidate.jsonl").write_text("", encoding="utf-8")
     shown = folder_table(folder)
     assert "99/99" in shown
-    assert "1 lines of its files could not be read" in shown
+    assert "1 line of its files could not be read" in shown
     assert "not made" in shown
     assert "not decided" in shown
     (folder / "journal.jsonl").unlink()
