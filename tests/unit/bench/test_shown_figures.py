@@ -141,11 +141,11 @@ def test_compare_says_that_other_things_were_asked(tmp_path: Path, edit: dict[st
     for name, more in (("one", {}), ("two", edit), ("three", {})):
         shutil.copytree(REAL, tmp_path / name)
         change(tmp_path / name / "plan.json", lambda plan, name=name: plan.update(host=name))
-        kept = tmp_path / name / "samples" / "summary-smoke-candidate.json"
-        document = json.loads(kept.read_text())
-        [segment] = document["segments"].values()
-        document["segments"] = {"nav-candidate": segment | {"request": asked | more}}
-        (tmp_path / name / "samples" / "summary-nav-candidate.json").write_text(json.dumps(document))
+
+        def edit_summary(summary: dict[str, Any], more: dict[str, Any] = more) -> None:
+            summary["segments"]["nav-candidate"]["request"] = asked | more
+
+        change(tmp_path / name / "samples" / "summary-smoke-candidate.json", edit_summary)
         runs.append(tmp_path / name)
     assert run_row(runs[0]).asked is not None
     text = " ".join(compare_table(runs).split())
@@ -259,7 +259,7 @@ def test_what_is_counted_is_one_or_many(count: int, text: str) -> None:
 
 
 def test_remarks_count_in_the_singular() -> None:
-    samples = [made(at, 1.0 * at, 10.0 + at % 5) for at in range(60)] + [made(61, 61.0, 900.0)]
+    samples = [made(at, 1.0 * at, 10.0 + at % 5) for at in range(1, 61)] + [made(61, 61.0, 900.0)]
     segment = summarize(samples, [], SegmentFacts("nav", 61, True, False))
     assert "1 outlier (kept)" in remarks(segment)
 

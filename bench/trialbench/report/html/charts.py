@@ -340,7 +340,7 @@ def timeline(found: list[Series]) -> Figure | None:
     total = sum(len(one.samples) for one in found)
 
     def draw(width: float) -> tuple[Markup, float]:
-        height, top = (270.0 if width > 500 else 230.0), 44.0
+        height, top = (278.0 if width > 500 else 238.0), 52.0
         y = value_scale(heard, height, top)
         start = margin(y)
         gap = 14.0 if width > 500 else 8.0
