@@ -181,8 +181,8 @@ def calibration_text(found: Mapping[str, Any] | None) -> str:
     for name, mode in ((found or {}).get("modes") or {}).items():
         if mode.get("ratio") is not None:
             low, high = mode.get("ratio_low"), mode.get("ratio_high")
-            shown = ratio_text(mode["ratio"], low, high).replace(" [", " x [")
-            parts.append(f"{name} {shown} (n={mode['n']})")
+            ratio, *interval = ratio_text(mode["ratio"], low, high).split(" ", 1)
+            parts.append(" ".join([name, ratio, "x", *interval, f"(n={mode['n']})"]))
     return wrap(f"client against a raw socket: {', '.join(parts)}") if parts else ""
 
 

@@ -513,7 +513,7 @@ def test_table_stays_narrow_and_names_what_is_odd(make: Make) -> None:
     shown = folder_table(make(candidate=slow))
     assert "1 http_500, 1 cut off" in shown
     assert "drift: p50 80" in shown
-    assert "outliers (kept)" in shown
+    assert "outlier (kept)" in shown
     assert max(map(len, shown.splitlines())) <= 100
 
 
