@@ -72,6 +72,8 @@ def drawings(name: str, title: str, description: str, draw: Draw) -> tuple[Marku
                 "svg",
                 element("title", fitting(title, _TITLE), id=f"{head}-title"),
                 element("desc", fitting(description, _DESCRIPTION), id=f"{head}-desc"),
+                # Without a style, the page may be dark and the texts are black.
+                rectangle(0, 0, width, height, "ground"),
                 inside,
                 viewBox=f"0 0 {width} {coordinate(height)}",
                 width=float(width),

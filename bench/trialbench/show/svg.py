@@ -26,6 +26,7 @@ _COLOR = "--c"
 _PHASES = ("#5f646b", _WARN, "#74399a", _B, _A1, "#5f646b")
 # Presentation attributes by class, in the order in which they override each other; what is black anyway has none.
 _INKS: dict[str, dict[str, Attribute]] = {
+    "ground": {"fill": _CARD},
     "name": {"fill": _MUTED},
     "on": {"fill": _CARD, "font_size": 11.0, "font_weight": "700"},
     "strong": {"font_weight": "650"},

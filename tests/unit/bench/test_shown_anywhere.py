@@ -51,6 +51,11 @@ def test_charts_are_drawn_without_a_style(kind: str, folders: ModuleType, tmp_pa
         # A size of its own: without one it fills the page.
         assert float(root.attrib["width"]) <= figures.WIDE
         assert float(root.attrib["height"]) > 0
+        # Its texts are black, so it needs a ground where the page is dark.
+        if root.attrib["class"].startswith("chart"):
+            ground = root.find("rect[@class='ground']")
+            assert ground is not None
+            assert (ground.attrib["width"], ground.attrib["height"]) == (root.attrib["width"], root.attrib["height"])
         # Of the two drawings of a chart one is seen.
         assert (root.get("display") == "none") == ("narrow" in root.attrib["class"])
         for tag, kind_of, paint in painted(drawing):
