@@ -180,6 +180,8 @@ def columns(rows: Sequence[Sequence[str]], *, indent: int = 0) -> str:
     Where they don't fit, long cells lose their middle; columns that don't fit even then follow below, beside the first
     column again.
     """
+    if not rows:
+        return ""
     shown = [[screen(cell).replace("\n", " ") for cell in row] for row in rows]
     limit = room() - indent
     table = [list(column) for column in zip(*shown, strict=True)]

@@ -114,6 +114,7 @@ def test_columns_of_wide_letters_stand_below_each_other() -> None:
     ]
     lines = columns(rows).split("\n")
     assert [cells(line[: line.index(row[1])]) for line, row in zip(lines, rows, strict=True)] == [8] * 5
+    assert columns([]) == ""
 
 
 @pytest.mark.parametrize(
