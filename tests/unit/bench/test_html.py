@@ -551,7 +551,8 @@ def test_the_hostile_run_is_one_that_is_read_and_shown(folders: ModuleType, tmp_
     assert (folder.unread, folder.bad_lines) == ([], 0)
     read = Read(report_html(run))
     for tag in ("h1", "blockquote", "dd", "dt", "li", "td", "b", "text", "desc", "span"):
-        assert any("<script>document.title=" in text for text in read.of(tag)), tag
+        # A chart's label has lost its middle.
+        assert any("<script>do" in text for text in read.of(tag)), tag
     assert "document.title='owned'" not in read.of("script")
 
 
