@@ -93,8 +93,8 @@ def _trial(run: Run, summary: Summary, facts: Facts, rules: Rules) -> Evidence:
             noisy = ", NOISY" if row.noisy else ""
             lines.append(
                 f"latency {row.ratio:.2f} times the baseline's"
-                f" [{row.low:.2f}, {row.high:.2f}]: {direction(row) or row.finding.replace('_', ' ')}{noisy}"
-                " (latency does not affect the verdict)"
+                f" [{row.low:.2f}, {row.high:.2f}], which decides nothing:"
+                f" {direction(row) or row.finding.replace('_', ' ')}{noisy}"
             )
     return Evidence("trial", finding, lines[:_MOST_LINES])
 

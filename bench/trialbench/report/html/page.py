@@ -174,7 +174,7 @@ def page(run: Run, summary: Summary, joined: Mapping[str, Rows]) -> Page:
         outcome=summary.outcome.replace("_", " "),
         outcome_text=told if (told := OUTCOMES[summary.outcome]) not in reasons else "",
         reasons=reasons,
-        badges=[*_older(run, summary), *badges(summary)],
+        badges=badges(summary),
         failure=_failure(summary),
         steps=_steps(summary, shown_replies),
         evidence=evidence,
@@ -239,7 +239,8 @@ def _reasons(run: Run, summary: Summary) -> list[str]:
         found.append(f"the newest restore failed: {summary.restore_failure}")
     if run.verdict is not None and not run.rehearsal:
         decided = [f"verdict {VERDICTS[run.verdict.verdict][0]}"] if summary.outcome == "open" else []
-        return [*found, *decided, *run.verdict.reasons][:_MOST_ROWS]
+        stale = [text.replace("verdict DIR", f"verdict {command_path(run.path)}") for text in older(run, summary)]
+        return [*found, *decided, *run.verdict.reasons, *stale][:_MOST_ROWS]
     found.append(summary.restore.why if summary.failure else OUTCOMES[summary.outcome])
     if not run.rehearsal:
         found.append(f"no verdict yet: trialbench verdict {command_path(run.path)}")
@@ -253,8 +254,7 @@ def _speed(summary: Summary) -> str:
         return ""
     live = " ".join(["live model", *([summary.baseline_label] if summary.baseline_label else [])])
     medians = f"p50 {number(row.candidate)} ms, {live} {number(row.baseline)} ms"
-    noisy = ", NOISY" if row.noisy else ""
-    return f"Latency: {charts.finding_text(row)} ({medians}{noisy}). It does not affect the verdict."
+    return f"Latency: {charts.finding_text(row)} ({medians}). It does not affect the verdict."
 
 
 def _steps(summary: Summary, replies: Sequence[Shown]) -> list[Step]:
@@ -273,11 +273,6 @@ def _gigabyte(reasons: Sequence[str], evidence: Sequence[EvidencePanel], facts: 
     if any(" GB" in text for panel in evidence for text in panel.lines):
         return "evidence"
     return "facts" if any(fact.unit == "GB" for fact in facts) else "memory"
-
-
-def _older(run: Run, summary: Summary) -> list[Badge]:
-    found = [text.replace("verdict DIR", f"verdict {command_path(run.path)}") for text in older(run, summary)]
-    return [Badge("OLD VERDICT", "warn", found)] if found else []
 
 
 def _evidence(run: Run, summary: Summary, reasons: Sequence[str]) -> list[EvidencePanel]:
