@@ -49,7 +49,7 @@ pin: python ## resolve and write the pins: revision, hashes, image digest (CANDI
 	@python scripts/pin.py $(if $(CANDIDATE),--candidate $(CANDIDATE)) $(ARGS)
 
 ##@ Test
-.PHONY: test prove unit lint coverage browser sanity storm live twin-tests drills rollback ground-truth molecule gpu
+.PHONY: test prove unit lint coverage browser pictures readers sanity storm live twin-tests drills rollback ground-truth molecule gpu
 test: ## the short proof, setup included, in minutes; times at the end and in build/test.json
 	@"$$(scripts/setup.sh --which)" scripts/prove.py test $(STEPS)
 
@@ -67,6 +67,13 @@ coverage: python ## the unit tests in their long profile: at least 95 % line cov
 
 browser: ## report.html in a real headless browser: light, dark, on a phone; screenshots in build/screens/
 	@scripts/browser.sh $(ARGS)
+
+pictures: python ## pictures of the report (light, dark, phone) for docs/, from the recorded golden trial
+	@scripts/setup.sh --browser
+	@python scripts/pictures.py $(ARGS)
+
+readers: python ## promtool and Jenkins' JUnit schema read the exports; fetches both into build/readers
+	@scripts/readers.sh $(ARGS)
 
 sanity: python ## ansible-test on the built and installed collection: sanity and units
 	@scripts/ansible_test.sh sanity units

@@ -95,6 +95,18 @@ def lacks_torch() -> str | None:
     return "needs torch and transformers in build/oracle-venv: `make ground-truth` installs them"
 
 
+def lacks_reader(*files: str) -> Callable[[], str | None]:
+    """Make a question: which of the files of build/readers is there neither, nor a program of its name?"""
+
+    def ask() -> str | None:
+        missing = [
+            name for name in files if not shutil.which(name) and not (ROOT / "build" / "readers" / name).exists()
+        ]
+        return f"needs {' and '.join(missing)}: `make readers` fetches them" if missing else None
+
+    return ask
+
+
 def oldest_python() -> str | None:
     """Return a Python 3.10, the oldest that a host may have; None where there is none."""
     for name in (os.environ.get("PYTHON_3_10", ""), "python3.10"):
@@ -115,6 +127,8 @@ NEEDS: Mapping[str, Callable[[], str | None]] = {
     "gpu": lacks_gpu,
     "torch": lacks_torch,
     "python 3.10": lacks_oldest_python,
+    "promtool": lacks_reader("promtool"),
+    "junit schema": lacks_reader("junit-10.xsd"),
 }
 
 # ---- the steps ----
@@ -240,6 +254,14 @@ STEPS: tuple[Step, ...] = (
     Step("browser", "report and comparison in a headless browser", ("scripts/browser.sh",), tests=("tests/browser",),
          files=("trialbench", "tests/fixtures/results/", "tests/fixtures/ground_truth/", "environment",
                 "scripts/browser.sh"), expected_s=70),
+    Step("promtool", "promtool has no complaint about a run's metrics", PYTEST, ONLY_PROVE,
+         ("tests/readers/test_promtool.py",),
+         ("trialbench", "tests/fixtures/results/", "tests/fixtures/runs/", "tests/readers/conftest.py", "environment",
+          "scripts/readers.sh"), needs=("promtool",), expected_s=20),
+    Step("junit-schema", "Jenkins' schema takes a run's JUnit", PYTEST, ONLY_PROVE,
+         ("tests/readers/test_junit_schema.py",),
+         ("trialbench", "tests/fixtures/results/", "tests/fixtures/runs/", "tests/readers/conftest.py", "environment",
+          "scripts/readers.sh"), needs=("junit schema",), expected_s=20),
     Step("python-3.10", "the oldest Python that a host may have imports everything that runs there",
          ("scripts/oldest_python.sh",), ONLY_PROVE, files=("plugins/module_utils/", "scripts/oldest_python.sh"),
          needs=("python 3.10",), expected_s=2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -100,7 +101,7 @@ def test_the_three_answers_stand_below_the_verdict_and_lead_to_more(reports: dic
     desk = opened(reports["rich"]).page
     answers = desk.query_selector_all("#verdict .answers > li")
     assert [one.query_selector("h4").inner_text() for one in answers] == [
-        "Good and fast enough here?",
+        "Good enough here?",
         "Still the same model?",
         "Does it survive?",
     ]
@@ -243,6 +244,47 @@ def test_on_paper_it_is_dark_on_white_and_whole(reports: dict[str, Path], opened
     assert page.locator("#verdict .answers").is_visible()
     assert page.locator("#proofs table").first.is_visible()
     assert len(page.pdf()) > 20_000
+
+
+# Every paint of the charts' texts and shapes that is seen; a shape is painted by what fills it, or else by its outline.
+PAINTS = """() => { const seen = one => one.getBoundingClientRect().width + one.getBoundingClientRect().height > 0;
+    const all = (what, paint) => [...new Set([...document.querySelectorAll(what)].filter(seen).map(paint))];
+    const outlined = one => { const style = getComputedStyle(one);
+        return one.tagName === "line" || style.fill === "none" ? style.stroke : style.fill; };
+    return { texts: all("svg.chart text", one => getComputedStyle(one).fill),
+        shapes: all("svg.chart :is(path, rect, circle, line)", outlined),
+        charts: [...document.querySelectorAll("svg.chart")].filter(seen).map(one => one.className.baseVal),
+        keys: all("svg.key", one => one.getBoundingClientRect().width) }; }"""
+
+
+def luminance(color: str) -> float:
+    parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("view", ["light", "dark"])
+def test_charts_can_be_read_in_forced_colors(reports: dict[str, Path], opened: Any, view: str) -> None:
+    page = opened(reports["rich"], view, forced_colors="active").page
+    ground = page.evaluate("getComputedStyle(document.querySelector('svg.chart')).backgroundColor")
+    assert ground == "rgb(255, 255, 255)"
+    found = page.evaluate(PAINTS)
+    # White is what stands on the discs of the phases.
+    for color in set(found["texts"]) - {ground}:
+        assert 1.05 / (luminance(color) + 0.05) >= 4.5, color
+    assert Axe().run(page).response["violations"] == []
+
+
+def test_charts_are_no_black_areas_where_a_policy_forbids_styles(
+    reports: dict[str, Path], opened: Any, tmp_path: Path
+) -> None:
+    bare = re.sub(r"<style>.*?</style>", "", reports["rich"].read_text(encoding="utf-8"), flags=re.DOTALL)
+    (tmp_path / "bare.html").write_text(bare, encoding="utf-8")
+    found = opened(tmp_path / "bare.html").page.evaluate(PAINTS)
+    assert not {"rgb(0, 0, 0)", "none"} & set(found["shapes"])
+    assert found["charts"]
+    assert all("wide" in name for name in found["charts"])
+    assert max(found["keys"]) < 40
 
 
 def test_who_wants_no_motion_gets_none(reports: dict[str, Path], opened: Any) -> None:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from trialbench.errors import TrialbenchError
-from trialbench.measure.summary import SegmentSummary
-from trialbench.report.comparison import Comparison, Finding
+from trialbench.measure.summary import Request, SegmentSummary
+from trialbench.report.comparison import Comparison, Finding, direction
+from trialbench.report.decide import older
 from trialbench.report.plan import Workload
 from trialbench.report.restore import second_tries
 from trialbench.report.run import read_run
 from trialbench.report.summary import Summary, summarize_run
 from trialbench.show.terminal import line
-from trialbench.show.text import WIDTH, columns, number
+from trialbench.show.text import apart, columns, number, ratio_text, wrap
 from trialbench.stats import Quantile
 
-_LABEL, _HOST, _REMARK = 26, 40, 2000
-FINDINGS: dict[Finding, str] = {"different": "different", "no_difference": "none shown", "not_comparable": "not known"}
+_HOST, _MOST = 40, 2000
+_FINDINGS: dict[Finding, str] = {"different": "different", "no_difference": "none shown", "not_comparable": "not known"}
 
 
 @dataclass
@@ -30,7 +30,8 @@ class Row:
 
     `p50` are the medians of candidate and baseline, in ms, `latency` is the comparison of latencies; both
     for charts, and empty where nothing was measured. `path` is None for a host that has no results. `decider` names
-    the workload that decides, a file of the user's own with its hash; empty where nothing was to be measured.
+    the workload that decides, a file of the user's own with its hash; empty where nothing was to be measured. `asked`
+    has the hashes of what it asked the candidate: body, prompt, image.
     """
 
     host: str
@@ -44,6 +45,7 @@ class Row:
     adherence: str = "-"
     memory: str = "-"
     decider: str = ""
+    asked: Request | None = None
     path: Path | None = None
     windows: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
@@ -54,14 +56,12 @@ class Row:
     def ratio(self) -> str:
         """Candidate over baseline with its 95 % interval, such as `1.90 [1.71, 2.15]`."""
         found = self.latency
-        if found is None or found.ratio is None:
-            return "-"
-        return f"{found.ratio:.2f} [{found.low:.2f}, {found.high:.2f}]"
+        return ratio_text(found.ratio, found.low, found.high) if found else "-"
 
     @property
     def finding(self) -> str:
-        """Whether that is a difference: `different`, `none shown`, `not known`."""
-        return FINDINGS[self.latency.finding] if self.latency else "-"
+        """Whether that is a difference, and which: `22 % slower`, `none shown`, `not known`."""
+        return direction(self.latency) or _FINDINGS[self.latency.finding] if self.latency else "-"
 
 
 def run_rows(paths: Sequence[Path], without: Sequence[tuple[str, str]] = ()) -> list[Row]:
@@ -88,54 +88,64 @@ def impacts(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(impact for row in rows for impact in row.windows))
 
 
+def hosts(rows: Sequence[Row]) -> list[str]:
+    """The name of each row, short, and different where the rows' hosts differ."""
+    return apart([line(row.host, _MOST) for row in rows], _HOST)
+
+
 def differences(rows: Sequence[Row]) -> list[str]:
     """What keeps rows from being compared, a sentence each."""
-    hosts: dict[str, list[str]] = {}
-    for row in rows:
-        if row.decider:
-            hosts.setdefault(row.decider, []).append(row.host[:_HOST])
-    if len(hosts) < 2:
+    named = list(zip(hosts(rows), rows, strict=True))
+    deciders = _grouped((row.decider, host) for host, row in named)
+    if len(deciders) > 1:
+        said = f"Different workloads decide: {_listed(deciders)}."
+        return [f"{said} Milliseconds, adherence and verdicts of these runs do not compare."]
+    asked = [(host, row.asked) for host, row in named if row.asked]
+    requests = _grouped(((one.body_sha256 or "")[:12], host) for host, one in asked)
+    if len(requests) < 2:
         return []
-    said = "; ".join(f"{name} in {line(', '.join(those), _REMARK)}" for name, those in hosts.items())
-    return [f"Different workloads decide: {said}. Milliseconds, adherence and verdicts of these runs do not compare."]
+    parts = {"prompt": {one.prompt_sha256 for _host, one in asked}, "image": {one.image_sha256 for _host, one in asked}}
+    what = " and ".join(name for name, found in parts.items() if len(found) > 1) or "settings"
+    said = f"Different requests ({what}), by SHA-256: {_listed(requests)}."
+    return [f"{said} Milliseconds and adherence of these runs were measured on different inputs."]
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """The second of each pair by the first; pairs without a first are left out."""
+    found: dict[str, list[str]] = {}
+    for key, value in pairs:
+        if key:
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def _listed(found: dict[str, list[str]]) -> str:
+    return "; ".join(f"{name} in {line(', '.join(those), _MOST)}" for name, those in found.items())
 
 
 def compare_table(paths: Sequence[Path], without: Sequence[tuple[str, str]] = ()) -> str:
     """Several runs for people, in the order given; arguments as for `run_rows`."""
     rows = run_rows(paths, without)
+    named = list(zip(hosts(rows), rows, strict=True))
     lost = impacts(rows)
     head = ["host", "outcome", "verdict", "p50 ms", "baseline", *(f"{name} s" for name in lost), "restored by"]
-    cells = [
-        [line(row.host, _HOST), row.outcome, row.verdict, row.candidate, row.baseline]
+    table = [
+        [host, row.outcome, row.verdict, row.candidate, row.baseline]
         + [row.windows.get(name, "-") for name in lost]
         + [row.restored_by]
-        for row in rows
+        for host, row in named
     ]
-    parts = [columns([head, *cells])]
-    measured = [row for row in rows if row.candidate != "-"]
+    parts = [columns([head, *table])]
+    measured = [
+        [host, line(row.model, _MOST), row.date[:10], row.ratio, row.finding, row.adherence, row.memory]
+        for host, row in named
+        if row.candidate != "-"
+    ]
     if measured:
         more = ["host", "candidate", "date", "B/A p50 [95 %]", "difference", "adherent", "GB"]
-        parts.append(
-            columns(
-                [
-                    more,
-                    *(
-                        [
-                            line(row.host, _HOST),
-                            line(row.model, _LABEL),
-                            row.date[:10],
-                            row.ratio,
-                            row.finding,
-                            row.adherence,
-                            row.memory,
-                        ]
-                        for row in measured
-                    ),
-                ]
-            )
-        )
-    remarks = [f"{row.host[:_HOST]}: {text[:_REMARK]}" for row in rows for text in row.remarks]
-    return "\n".join([*parts, *map(_wrapped, [*differences(rows), *remarks])])
+        parts.append(columns([more, *measured]))
+    remarks = [f"{host}: {text[:_MOST]}".replace("\n", " ") for host, row in named for text in row.remarks]
+    return "\n".join([*parts, *map(wrap, [*differences(rows), *remarks])])
 
 
 def run_row(path: Path) -> Row:
@@ -147,12 +157,14 @@ def run_row(path: Path) -> Row:
         return Row(path.name, outcome="no results", remarks=[str(error)])
     failure, work = summary.failure, run.plan.decider
     candidate, baseline = summary.segments.get(work.candidate), summary.segments.get(work.a1)
+    latency = next((one for one in summary.comparisons if one.metric == "latency_ms"), None)
     row = Row(
         host=run.plan.host or path.name,
         outcome=summary.outcome.replace("_", " "),
         verdict=run.verdict.verdict.replace("_", " ") if run.verdict else "-",
-        candidate=_p50(candidate),
-        baseline=_p50(baseline),
+        # The two that the ratio is of, where there is one: the baseline is then A1 and A2 together.
+        candidate=number(latency.candidate) if latency else _p50(candidate),
+        baseline=number(latency.baseline) if latency else _p50(baseline),
         model=summary.model_label or "-",
         date=run.began[:16].replace("T", " ") if run.journal else "-",
         adherence=_adherence(candidate),
@@ -161,8 +173,9 @@ def run_row(path: Path) -> Row:
         path=path,
         windows={impact: number(window.total_s) for impact, window in summary.windows.items()},
         p50=(candidate.latency_ms.p50 if candidate else None, baseline.latency_ms.p50 if baseline else None),
-        latency=next((one for one in summary.comparisons if one.metric == "latency_ms"), None),
-        remarks=_caveats(summary),
+        latency=latency,
+        asked=candidate.request if candidate and run.plan.document and not run.rehearsal else None,
+        remarks=[*older(run, summary), *_caveats(summary)],
     )
     row.windows |= {entry.impact: "still" for entry in summary.still_down}
     restored = run.events("restored")
@@ -207,9 +220,3 @@ def _caveats(summary: Summary) -> list[str]:
         *(f"PARTIAL {text}" for text in summary.partial),
         *([f"NOISY: A1 and A2 differ by more than 5 % in {', '.join(noisy)}"] if noisy else []),
     ]
-
-
-def _wrapped(text: str) -> str:
-    # A reason may quote a model, so control characters are removed.
-    plain = "".join(letter if letter.isprintable() else " " for letter in text)
-    return "\n".join(textwrap.wrap(plain, WIDTH, subsequent_indent="    "))

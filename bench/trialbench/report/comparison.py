@@ -166,6 +166,22 @@ def _finding(
     return "no_difference", "the interval includes 1"
 
 
+# Metrics of which more is better.
+_RATES: tuple[Metric, ...] = ("tokens_per_s",)
+# From this factor on a difference is a factor, not a percentage.
+_FACTOR = 10.0
+
+
+def direction(found: Comparison) -> str:
+    """A difference in words: `22 % slower`, `18 % faster`, `300 times as slow`; empty where none was shown."""
+    if found.finding != "different" or not found.ratio:
+        return ""
+    word = "faster" if (found.ratio > 1) == (found.metric in _RATES) else "slower"
+    if 1 / _FACTOR < found.ratio < _FACTOR:
+        return f"{abs(found.ratio - 1) * 100:.0f} % {word}"
+    return f"{max(found.ratio, 1 / found.ratio):.0f} times as {word.removesuffix('er')}"
+
+
 def _text(found: Comparison) -> str:
     """One line, such as `latency: 1.83 x [1.79, 1.86] the baseline's (13.8 against 7.5 ms): different (...)`."""
     name = _NAMES[found.metric]

@@ -71,6 +71,19 @@ def evidence_of(run: Run, summary: Summary) -> list[Evidence]:
     return evidence(run, summary, *_settled(run, summary, {}, None, None))
 
 
+def older(run: Run, summary: Summary) -> list[str]:
+    """That the verdict of the run rests on other samples than its folder has now; nothing where it does not."""
+    if run.verdict is None or run.rehearsal:
+        return []
+    segment = summary.segments.get(run.plan.decider.candidate)
+    share = segment.adherence if segment else None
+    found, then = (share.n if share else 0, share.k if share else 0), (run.verdict.n, run.verdict.adherent)
+    if found == then:
+        return []
+    told = f"it rests on {then[1]} adherent of {then[0]} replies, this folder has {found[1]} of {found[0]}"
+    return [f"the verdict is older than the samples: {told}; decide again: trialbench verdict DIR"]
+
+
 def _settled(
     run: Run,
     summary: Summary,

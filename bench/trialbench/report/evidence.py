@@ -1,6 +1,7 @@
 """The evidence behind a verdict: three questions, and what is known about each, even if that is nothing.
 
-Still the same model (ground truth)? Does it survive (the proofs of engines)? Good and fast enough here (the trial)?
+Still the same model (ground truth)? Does it survive (the proofs of engines)? Good enough here (the trial)? How fast it
+is here is told, and decides nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from trialbench.report.comparison import direction
 from trialbench.report.proofs import NAMES, Proof
 from trialbench.report.run import Attestation, Run
 from trialbench.report.summary import Summary
@@ -17,7 +19,7 @@ from trialbench.verdict import Facts, GroundTruth, Rules, Verdict, decide
 Question = Literal["trial", "ground_truth", "engines"]
 Finding = Literal["passed", "failed", "open", "none"]
 QUESTIONS: dict[Question, tuple[str, str]] = {
-    "trial": ("trial", "Good and fast enough here?"),
+    "trial": ("trial", "Good enough here?"),
     "ground_truth": ("ground truth", "Still the same model?"),
     "engines": ("engines", "Does it survive?"),
 }
@@ -91,7 +93,8 @@ def _trial(run: Run, summary: Summary, facts: Facts, rules: Rules) -> Evidence:
             noisy = ", NOISY" if row.noisy else ""
             lines.append(
                 f"latency {row.ratio:.2f} times the baseline's"
-                f" [{row.low:.2f}, {row.high:.2f}]: {row.finding.replace('_', ' ')}{noisy}"
+                f" [{row.low:.2f}, {row.high:.2f}], which decides nothing:"
+                f" {direction(row) or row.finding.replace('_', ' ')}{noisy}"
             )
     return Evidence("trial", finding, lines[:_MOST_LINES])
 

@@ -7,14 +7,17 @@ from typing import Any
 
 from trialbench.measure.sample import Sample
 from trialbench.measure.summary import SegmentSummary
-from trialbench.report.comparison import Comparison, Metric
+from trialbench.report.comparison import Comparison, Metric, direction
 from trialbench.report.telemetry import Range, Telemetry
-from trialbench.show.text import columns, number, sparkline, wrap
+from trialbench.show.text import cells as columns_of
+from trialbench.show.text import columns, counted, number, ratio_text, room, sparkline, wrap
 from trialbench.stats import Quantile, Threshold
 
 _SPARK_WIDTH = 56
 # With fewer samples, a sparkline adds nothing to the numbers.
 _SPARK_MIN = 8
+# Columns around a sparkline: between the parts, and for the smallest and the largest value.
+_SPARK_GAP, _SPARK_END = 2, 6
 
 Segments = Mapping[str, SegmentSummary]
 Samples = Mapping[str, Sequence[Sample]]
@@ -30,7 +33,7 @@ def segments_table(segments: Segments, samples: Samples | None = None, *, alone:
     parts = [_first_table(segments), _second_table(segments), *_notes(segments, alone=alone)]
     lines = _sparklines(segments, samples or {})
     if lines:
-        parts += ["", "latency, every sample in its order (ms, log scale, x failed)", lines]
+        parts += ["", wrap("latency, every sample in its order (ms, log scale, x failed)"), lines]
     return "\n".join(parts)
 
 
@@ -103,12 +106,13 @@ def _notes(segments: Segments, *, alone: bool) -> list[str]:
 
 
 def _sparklines(segments: Segments, samples: Samples) -> str:
+    drawn = {name: one for name, one in segments.items() if len(samples.get(name, [])) >= _SPARK_MIN}
     rows = []
-    for name, segment in segments.items():
-        measured = samples.get(name, [])
-        if len(measured) >= _SPARK_MIN:
-            line = sparkline([one.latency_ms if one.ok else None for one in measured], _SPARK_WIDTH)
-            rows.append((name, number(segment.latency_ms.min), line, number(segment.latency_ms.max)))
+    for name, segment in drawn.items():
+        ends = [number(segment.latency_ms.min), number(segment.latency_ms.max)]
+        bars = min(_SPARK_WIDTH, room() - max(map(columns_of, drawn)) - 3 * _SPARK_GAP - 2 * _SPARK_END)
+        line = sparkline([one.latency_ms if one.ok else None for one in samples[name]], max(bars, _SPARK_MIN))
+        rows.append((name, ends[0], line, ends[1]))
     return columns(rows) if rows else ""
 
 
@@ -122,14 +126,15 @@ def remarks(segment: SegmentSummary) -> list[str]:
     if segment.cache.as_asked is False:
         found.append(f"cache asked {segment.cache.asked}, hits {segment.cache.hits}")
     elif segment.cache.asked and segment.cache.max_cache_n:
-        found.append(f"{segment.cache.max_cache_n} prompt tokens from the cache")
+        found.append(f"{counted(segment.cache.max_cache_n, 'prompt token')} from the cache")
     if segment.drift and segment.drift.drifted:
-        found.append(f"drift: p50 {segment.drift.first:.1f} then {segment.drift.second:.1f} ms")
+        found.append(f"drift: p50 {number(segment.drift.first)} then {number(segment.drift.second)} ms")
     if segment.outliers:
-        found.append(f"{len(segment.outliers)} outliers (kept)")
+        found.append(f"{counted(len(segment.outliers), 'outlier')} (kept)")
     watched = segment.neighbours  # a key of finished results
     if watched and watched.overlapped:
-        found.append(f"{watched.overlapped} samples overlapped other clients' requests (flagged, kept)")
+        overlapped = counted(watched.overlapped, "sample")
+        found.append(f"{overlapped} overlapped other clients' requests (flagged, kept)")
     return found
 
 
@@ -142,20 +147,23 @@ _METRICS: dict[Metric, str] = {
 
 
 def comparison_table(found: Sequence[Comparison]) -> str:
-    """Candidate, A1 and A2 by metric, with the ratio; empty without a comparison."""
+    """Candidate and baseline by metric, with their ratio, and A1 and A2 alone; empty without a comparison."""
     if not found:
         return ""
-    rows: list[tuple[str, ...]] = [("median of", "candidate", "A1", "A2", "ratio [95 %]", "A1-A2 band", "finding")]
+    rows: list[tuple[str, ...]] = [
+        ("median of", "candidate", "baseline", "ratio [95 %]", "A1", "A2", "A1-A2 band", "finding")
+    ]
     notes: list[str] = []
     for one in found:
-        finding = one.finding.replace("_", " ")
+        finding = direction(one) or one.finding.replace("_", " ")
         if one.noisy:
             finding += ", NOISY"
         rows.append(
             (
                 _METRICS[one.metric],
-                *(number(value) for value in (one.candidate, one.a1, one.a2)),
-                f"{one.ratio:.2f} [{one.low:.2f}, {one.high:.2f}]" if one.ratio else "-",
+                *(number(value) for value in (one.candidate, one.baseline)),
+                ratio_text(one.ratio, one.low, one.high),
+                *(number(value) for value in (one.a1, one.a2)),
                 f"{one.band.percent:.1f} %" if one.band else "-",
                 finding,
             )
@@ -173,8 +181,8 @@ def calibration_text(found: Mapping[str, Any] | None) -> str:
     for name, mode in ((found or {}).get("modes") or {}).items():
         if mode.get("ratio") is not None:
             low, high = mode.get("ratio_low"), mode.get("ratio_high")
-            interval = f" [{low:.2f}, {high:.2f}]" if low is not None and high is not None else ""
-            parts.append(f"{name} {mode['ratio']:.2f} x{interval} (n={mode['n']})")
+            ratio, *interval = ratio_text(mode["ratio"], low, high).split(" ", 1)
+            parts.append(" ".join([name, ratio, "x", *interval, f"(n={mode['n']})"]))
     return wrap(f"client against a raw socket: {', '.join(parts)}") if parts else ""
 
 

@@ -100,6 +100,11 @@ class Plan:
         names = [work.name for work in (self.decider, *self.shown) if segment.startswith(f"{work.name}-")]
         return max(names, key=len, default=None)
 
+    def of_baseline(self, segment: str) -> bool:
+        """Whether the live model answered in the segment of that name."""
+        asked = self.asked(segment)
+        return segment.removeprefix(f"{asked}-").startswith("baseline") if asked else "baseline" in segment
+
     def tenant(self, name: str) -> Tenant | None:
         """The tenant called `name`."""
         return next((one for one in self.tenants if one.name == name), None) if name else None

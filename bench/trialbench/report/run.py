@@ -106,7 +106,7 @@ class Reading:
 class Decided:
     """The verdict of a run as `verdict.json` has it, with those of its inputs that hold until they are replaced.
 
-    `judged` has a person's judgments by workload.
+    `judged` has a person's judgments by workload, `n` and `adherent` the replies that it rests on.
     """
 
     verdict: Verdict
@@ -115,6 +115,8 @@ class Decided:
     ground_truth: GroundTruth
     adherence_rule: AdherenceRule
     adherence_percent: int
+    n: int
+    adherent: int
 
 
 @dataclass(frozen=True)
@@ -438,7 +440,7 @@ def _decided(document: Mapping[str, Any]) -> Decided:
     facts = document["facts"]
     said = {DESCRIBE: facts.get(DESCRIBE), **facts.get("judgments", {})}
     judged = {name: word for name, word in said.items() if word is not None}
-    return Decided(**_fields(Decided, {**facts, **document, "judged": judged}))
+    return Decided(**_fields(Decided, {**facts, **document, "judged": judged, "n": facts["nav_n"]}))
 
 
 def _attestation(document: Mapping[str, Any]) -> Attestation:

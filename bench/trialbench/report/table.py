@@ -1,10 +1,11 @@
-"""A result folder on a terminal: plain text, at most 100 columns, no library."""
+"""A result folder on a terminal: plain text, no wider than the terminal, no library."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from trialbench.report.decide import evidence_of
+from trialbench.report.decide import evidence_of, older
 from trialbench.report.evidence import QUESTIONS, Evidence
 from trialbench.report.measured import calibration_text, comparison_table, segments_table, telemetry_table
 from trialbench.report.proofs import Number, Proof
@@ -13,7 +14,7 @@ from trialbench.report.run import Decided, Run, read_run
 from trialbench.report.summary import Summary, Vram, summarize_run
 from trialbench.report.windows import clock, still_down_text
 from trialbench.show.terminal import screen
-from trialbench.show.text import WIDTH, columns, section, wrap
+from trialbench.show.text import cells, columns, counted, section, width, wrap
 
 
 def folder_table(path: Path) -> str:
@@ -35,10 +36,10 @@ def folder_table(path: Path) -> str:
     parts.append(section("Checks", _checks(run)))
     parts.append(section("Proofs", "\n".join(_proof(proof) for proof in run.proofs)))
     if run.bad_lines:
-        parts.append(wrap(f"{run.bad_lines} lines of its files could not be read (cut short?)"))
+        parts.append(wrap(f"{counted(run.bad_lines, 'line')} of its files could not be read (cut short?)"))
     parts += [wrap(f"could not be used: {problem}") for problem in run.unread]
     if not run.rehearsal:
-        parts.append(section("Verdict", _verdict(run.verdict)))
+        parts.append(section("Verdict", _verdict(run.verdict, older(run, summary))))
     parts.append(section("Evidence", _evidence(evidence_of(run, summary))))
     return screen("\n\n".join(part for part in parts if part))
 
@@ -50,7 +51,7 @@ def _head(summary: Summary, run: Run) -> str:
         tried = f"{summary.model_label} on {summary.host}"
     else:
         tried = "no plan found"
-    lines = [screen(f"{summary.run}: {tried}, {summary.outcome.replace('_', ' ')}")]
+    lines = [wrap(f"{summary.run}: {tried}, {summary.outcome.replace('_', ' ')}")]
     failure = summary.failure
     if failure:
         lines.append(wrap(f"  {failure.phase} failed: {failure.reason}"))
@@ -102,7 +103,7 @@ def _listed(what: str, items: list[str]) -> str:
     """Items on as few lines as possible, without breaking an item."""
     lines = [f"{what}: {items[0]}"]
     for item in items[1:]:
-        if len(lines[-1]) + len(item) + 4 < WIDTH - 4:
+        if cells(lines[-1]) + cells(item) + 4 < width() - 4:
             lines[-1] += f", {item}"
         else:
             lines[-1] += ","
@@ -138,7 +139,8 @@ def seconds(value: float | None) -> str:
 def _vram(vram: Vram) -> str:
     lines = []
     if vram.drained_mib is not None:
-        lines.append(f"drained to {_gb(vram.drained_mib)}, peak {_gb(vram.peak_mib)}, now {_gb(vram.last_mib)}")
+        lines.append("1 GB is 1024 MiB")
+        lines.append(wrap(f"drained to {_gb(vram.drained_mib)}, peak {_gb(vram.peak_mib)}, now {_gb(vram.last_mib)}"))
     rows = [(f"gate {gate.name}", _gb(gate.footprint_gb, 1), gate.band or "") for gate in vram.gates]
     return "\n".join([*lines, *([columns(rows)] if rows else [])])
 
@@ -150,7 +152,7 @@ def _gb(value: float | None, per_gb: int = 1024) -> str:
 def _windows(summary: Summary) -> str:
     lines = [wrap(still_down_text(entry)) for entry in summary.still_down]
     for impact, window in summary.windows.items():
-        lines.append(f"{impact} {window.total_s:.1f} s ({', '.join(window.tenants)} down)")
+        lines.append(wrap(f"{impact} {window.total_s:.1f} s ({', '.join(window.tenants)} down)"))
         lines.append(
             wrap(
                 f"  overhead {window.overhead_s:.1f} s = {window.total_s:.1f}"
@@ -178,11 +180,11 @@ def _checks(run: Run) -> str:
 def _proof(proof: Proof) -> str:
     """A proof as `trialbench proof` prints it: every number with its expectation."""
     head = wrap(f"{proof.title}, {proof.engine}: {'passed' if proof.ok else 'FAILED'}, {clock(proof.made)}")
-    return "\n".join([head, *(f"  {row}" for row in columns([_number(one) for one in proof.numbers]).split("\n"))])
+    return section(head, columns([_number(one) for one in proof.numbers], indent=2)) or head
 
 
 def _number(number: Number) -> tuple[str, ...]:
-    return number.name[:24], number.found[:20], number.expected[:16], number.word
+    return number.name, number.found, number.expected, number.word
 
 
 def _evidence(answers: list[Evidence]) -> str:
@@ -191,11 +193,12 @@ def _evidence(answers: list[Evidence]) -> str:
     for answer in answers:
         name, asked = QUESTIONS[answer.question]
         word = "" if answer.finding == "none" else f" {answer.finding}"
-        lines += [f"{name} ({asked}){word}", *(wrap(f"- {text}") for text in answer.lines)]
+        lines += [wrap(f"{name} ({asked}){word}"), *(wrap(f"- {text}") for text in answer.lines)]
     return "\n".join(lines)
 
 
-def _verdict(verdict: Decided | None) -> str:
+def _verdict(verdict: Decided | None, remarks: Sequence[str]) -> str:
     if verdict is None:
         return "not decided: `trialbench verdict DIR`"
-    return "\n".join([verdict.verdict.replace("_", " "), *(wrap(f"- {reason}") for reason in verdict.reasons)])
+    told = [*verdict.reasons, *remarks]
+    return "\n".join([verdict.verdict.replace("_", " "), *(wrap(f"- {reason}") for reason in told)])

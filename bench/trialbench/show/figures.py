@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -9,10 +10,15 @@ from markupsafe import Markup
 
 from trialbench.show.svg import Point, Scale, coordinate, element, join, path, symbol, tick_text
 from trialbench.show.terminal import line as fitting
+from trialbench.show.text import middle
 
 WIDE, NARROW = 760, 350
 LEFT, RIGHT = 46.0, 12.0
-_LABEL, _TITLE, _DESCRIPTION = 90, 120, 1000
+_LABEL, _LONGEST, _TITLE, _DESCRIPTION = 90, 1000, 120, 1000
+# Pixels of a tick's digit and of a label's letter, about, in the widest of the system's fonts.
+_DIGIT, _LETTER = 7.7, 7.0
+# From the topmost tick to the title's baseline: a line of any font fits between them.
+_ABOVE = 18
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,16 @@ def drawings(name: str, title: str, description: str, draw: Draw) -> tuple[Marku
                 "svg",
                 element("title", fitting(title, _TITLE), id=f"{head}-title"),
                 element("desc", fitting(description, _DESCRIPTION), id=f"{head}-desc"),
+                # Without a style, the page may be dark and the texts are black.
+                rectangle(0, 0, width, height, "ground"),
                 inside,
                 viewBox=f"0 0 {width} {coordinate(height)}",
+                width=float(width),
+                height=height,
+                # Without a style, one of the two is enough.
+                display="none" if variant == "narrow" else None,
+                font_family="sans-serif",
+                font_size=12.5,
                 class_=f"chart {variant}",
                 role="img",
                 aria_labelledby=f"{head}-title {head}-desc",
@@ -76,9 +90,10 @@ def drawings(name: str, title: str, description: str, draw: Draw) -> tuple[Marku
     return found[0], found[1]
 
 
-def text(x: float, y: float, what: str, *, anchor: str = "start", kind: str = "t") -> Markup:
-    """A label whose baseline is at y."""
-    return element("text", fitting(what, _LABEL), x=x, y=y, text_anchor=anchor, class_=kind)
+def text(x: float, y: float, what: str, *, anchor: str = "start", kind: str = "t", room: float = math.inf) -> Markup:
+    """A label whose baseline is at y; what does not fit into `room` pixels loses its middle."""
+    limit = max(12, int(min(_LABEL, room / _LETTER)))
+    return element("text", middle(fitting(what, _LONGEST), limit), x=x, y=y, text_anchor=anchor, class_=kind)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
@@ -99,24 +114,37 @@ def polyline(points: Sequence[Point], kind: str) -> Markup:
 def x_axis(scale: Scale, y: float, title: str, *, top: float | None = None, count: int = 7) -> Markup:
     """Ticks, their labels and the axis' title below `y`; with `top` a grid up to there."""
     parts = []
+    free = -math.inf
     for at in scale.ticks(count):
-        x = scale(at)
+        x, label = scale(at), tick_text(at)
         parts.append(line(x, y if top is None else top, x, y + 4, "grid"))
-        parts.append(text(x, y + 17, tick_text(at), anchor="middle"))
+        # Neither beyond the drawing nor over the label before.
+        half = len(label) * _DIGIT / 2
+        middle_x = min(max(x, half), scale.end + RIGHT - half)
+        if middle_x - half >= free:
+            parts.append(text(middle_x, y + 17, label, anchor="middle"))
+            free = middle_x + half + _DIGIT
     parts.append(line(scale.start, y, scale.end, y, "axis"))
     parts.append(text((scale.start + scale.end) / 2, y + 34, title, anchor="middle", kind="t name"))
     return join(parts)
 
 
 def y_axis(scale: Scale, left: float, right: float, title: str, *, count: int = 5, suffix: str = "") -> Markup:
-    """A grid with labels left of it; the title is above the topmost label."""
+    """A grid with labels left of it, for which `margin` says the room; the title is above the topmost label."""
     parts = []
     for at in scale.ticks(count):
         y = scale(at)
         parts.append(line(left, y, right, y, "grid"))
         parts.append(text(left - 6, y + 4, f"{tick_text(at)}{suffix}", anchor="end"))
-    parts.append(text(2, min(scale.start, scale.end) - 10, title, kind="t name"))
+    if title:
+        parts.append(text(2, min(scale.start, scale.end) - _ABOVE, title, kind="t name"))
     return join(parts)
+
+
+def margin(*scales: Scale, count: int = 5, suffix: str = "") -> float:
+    """The room that the labels of upward scales need on the left, in pixels; at least LEFT."""
+    labels = [f"{tick_text(at)}{suffix}" for scale in scales for at in scale.ticks(count)]
+    return max([LEFT, *(8 + _DIGIT * len(label) for label in labels)])
 
 
 def swatch(kind: str, shape: str = "box") -> Markup:
@@ -127,7 +155,7 @@ def swatch(kind: str, shape: str = "box") -> Markup:
         inside = line(0, 8, 22, 8, kind)
     else:
         inside = symbol(shape, 11, 8, 4, class_=kind)
-    return element("svg", inside, viewBox="0 0 22 16", class_="key", aria_hidden="true", focusable="false")
+    return _key(inside, 16.0)
 
 
 def lettered(letter: str, x: float, y: float, kind: str) -> Markup:
@@ -142,8 +170,20 @@ def lettered(letter: str, x: float, y: float, kind: str) -> Markup:
 
 def disc_key(letter: str, kind: str) -> Markup:
     """`lettered` for a legend."""
+    return _key(lettered(letter, 11, 9, kind), 18.0)
+
+
+def _key(inside: Markup, height: float) -> Markup:
     return element(
-        "svg", lettered(letter, 11, 9, kind), viewBox="0 0 22 18", class_="key", aria_hidden="true", focusable="false"
+        "svg",
+        inside,
+        viewBox=f"0 0 22 {coordinate(height)}",
+        width=22.0,
+        height=height,
+        font_family="sans-serif",
+        class_="key",
+        aria_hidden="true",
+        focusable="false",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ _HERE = Path(__file__).parent / "templates"
 # Maximum length of a text, in characters; a page that grows too large uses the smaller limits.
 _LIMITS = (4000, 500, 100)
 _BRIEF, _SENTENCE = 200, 1000
+# Characters and lines of a text that are shown; the rest is behind a fold.
+_FOLDED, _FOLDED_LINES = 600, 8
+_JOINED = "\N{ZERO WIDTH JOINER}\N{VARIATION SELECTOR-16}"
 # Documented maximum: 2 MB.
 MAX_BYTES = 1_900_000
 
@@ -47,6 +51,7 @@ def _render(template: Path, limit: int, values: dict[str, Any]) -> str:
     )
     environment.filters["prose"] = lambda text: prose(text, min(limit, _SENTENCE))
     environment.filters["brief"] = brief
+    environment.filters["fold"] = lambda text: fold(shown(text, limit))
     style, script = (_HERE / "style.css").read_text(encoding="utf-8"), (_HERE / "script.js").read_text(encoding="utf-8")
     # Only this style and script are allowed, and nothing is fetched; the browser enforces both.
     policy = (
@@ -72,6 +77,18 @@ def shown(text: str, limit: int = _LIMITS[0]) -> str:
 def brief(text: str) -> str:
     """`text` on one short line, for names, labels and cells."""
     return text if isinstance(text, Markup) else line(text, _BRIEF)
+
+
+def fold(text: str) -> tuple[str, str]:
+    """The beginning of `text`, and the rest of it where it is long, cut between words and lines."""
+    most = min(_FOLDED, sum(len(one) + 1 for one in text.split("\n", _FOLDED_LINES)[:_FOLDED_LINES]))
+    if len(text) <= most + _FOLDED // 2 and text.count("\n", most) <= _FOLDED_LINES // 2:
+        return text, ""
+    at = max(text.rfind(" ", 0, most), text.rfind("\n", 0, most))
+    at = most if at < most // 2 else at + 1
+    while at < len(text) and (unicodedata.combining(text[at]) or text[at] in _JOINED or text[at - 1] in _JOINED):
+        at += 1
+    return text[:at], text[at:]
 
 
 def prose(text: str, limit: int = _LIMITS[0]) -> Markup:

@@ -1,7 +1,12 @@
-"""Minimal SVG: elements as escaped text, scales, ticks. Colors are CSS classes."""
+"""Minimal SVG: elements as escaped text, scales, ticks.
+
+Colors are CSS classes, which follow light, dark and paper. Each drawing also carries those of the light scheme as
+presentation attributes, which any style overrides: a server may send a policy that forbids styles.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,14 +16,66 @@ from markupsafe import Markup, escape
 from trialbench.show.terminal import screen
 
 Attribute = str | float | None
+
+_INK, _MUTED, _CARD = "#1d1c1a", "#5b5750", "#ffffff"
+_GOOD, _BAD, _WARN = "#1b6638", "#a01d1a", "#7f5200"
+_A1, _B, _A2 = "#0b62a3", "#b2420b", "#00705a"
+# The color that a class gives to the classes beside it, as `--c` in style.css.
+_COLORS = {"a1": _A1, "b": _B, "a2": _A2, "worse": _BAD, "better": _GOOD, "failed": _BAD, "kept": _GOOD, "missed": _BAD}
+_COLOR = "--c"
+_PHASES = ("#5f646b", _WARN, "#74399a", _B, _A1, "#5f646b")
+# Presentation attributes by class, in the order in which they override each other; what is black anyway has none.
+_INKS: dict[str, dict[str, Attribute]] = {
+    "ground": {"fill": _CARD},
+    "name": {"fill": _MUTED},
+    "on": {"fill": _CARD, "font_size": 11.0, "font_weight": "700"},
+    "strong": {"font_weight": "650"},
+    "grid": {"stroke": "#e7e3da"},
+    "axis": {"stroke": _MUTED},
+    "one": {"stroke": _INK, "stroke_width": 1.2},
+    "band": {"fill": _MUTED, "fill_opacity": 0.22},
+    "interval": {"fill": _MUTED, "fill_opacity": 0.2},
+    "fill": {"fill": _COLOR, "stroke": _CARD, "stroke_width": 0.6},
+    "soft": {"fill_opacity": 0.75, "stroke": "none"},
+    "whisker": {"stroke": _COLOR, "stroke_width": 2.0},
+    "curve": {"fill": "none", "stroke": _COLOR, "stroke_width": 2.0},
+    "median": {"stroke": _COLOR, "stroke_width": 1.4, "stroke_dasharray": "5 3"},
+    "outlier": {"fill": "none", "stroke": _INK, "stroke_width": 1.1},
+    "track": {"fill": "#e7e3da"},
+    "tick": {"stroke": _BAD, "stroke_width": 1.6},
+    "phase": {"fill_opacity": 0.13},
+    "disc": {"stroke": "none"},
+    **{f"p{at}": {"fill": color} for at, color in enumerate(_PHASES, 1)},
+    "area": {"fill": "none", "stroke": _INK, "stroke_width": 1.8},
+    "strip": {"fill": "none", "stroke": _A1, "stroke_width": 1.5},
+    "healthy": {"fill": _GOOD, "fill_opacity": 0.25},
+    "abort": {"stroke": _BAD, "stroke_width": 2.0, "stroke_dasharray": "2 3"},
+    "gate": {"fill": _CARD, "stroke": _GOOD, "stroke_width": 2.0},
+    "lost": {"fill": _BAD, "fill_opacity": 0.85},
+    "edge": {"stroke": _BAD, "stroke_width": 1.5},
+    "stopping": {"fill": _WARN},
+    "down": {"fill": _MUTED},
+    "starting": {"fill": _A1},
+    "up": {"stroke": _GOOD, "stroke_width": 3.0},
+}
+# Classes that mean something else together.
+_TOGETHER: dict[tuple[str, str], dict[str, Attribute]] = {
+    ("fill", "failed"): {"fill": "none", "stroke": _BAD, "stroke_width": 2.0},
+    ("gate", "failed"): {"fill": _BAD, "stroke": _BAD},
+    ("curve", "a2"): {"stroke_dasharray": "7 3"},
+}
 Point = tuple[float, float]
 
 
 def element(name: str, *children: str, **attributes: Attribute) -> Markup:
     """One element. Text among the children and attributes is escaped; an attribute that is None is left out.
 
-    A trailing underscore is cut from an attribute's name (`class_`), the others become dashes (`text_anchor`).
+    A trailing underscore is cut from an attribute's name (`class_`), the others become dashes (`text_anchor`). What a
+    class looks like without a style is added.
     """
+    kind = attributes.get("class_")
+    if isinstance(kind, str):
+        attributes = {**attributes, **_inks(kind)}
     found = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{_value(value)}"'
         for key, value in attributes.items()
@@ -26,6 +83,26 @@ def element(name: str, *children: str, **attributes: Attribute) -> Markup:
     )
     inside = "".join(child if isinstance(child, Markup) else str(escape(screen(child))) for child in children)
     return Markup(f"<{name}{found}>{inside}</{name}>" if inside else f"<{name}{found}/>")
+
+
+@functools.cache
+def _inks(kind: str) -> dict[str, Attribute]:
+    """The presentation attributes of an element with the classes `kind`."""
+    classes = kind.split()
+    found: dict[str, Attribute] = {}
+    for name, inks in _INKS.items():
+        if name in classes:
+            found |= inks
+    for names, inks in _TOGETHER.items():
+        if set(names) <= set(classes):
+            found |= inks
+    color = next((color for name, color in _COLORS.items() if name in classes), None)
+    return {name: color if value == _COLOR else value for name, value in found.items()}
+
+
+def group(parts: Iterable[str], kind: str) -> Markup:
+    """Elements without a class of their own that share one: of hundreds of symbols, each would say it again."""
+    return element("g", *parts, class_=kind)
 
 
 def join(parts: Iterable[str]) -> Markup:

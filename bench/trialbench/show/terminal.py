@@ -6,6 +6,7 @@ No text leaves with a secret in it, not even a traceback.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import traceback
@@ -17,18 +18,25 @@ from trialbench.errors import TrialbenchError, UsageError
 
 # Sparkline bars as digits, for terminals whose encoding has no bars.
 _BARS = str.maketrans("▁▂▃▄▅▆▇█", "12345678")
+# What acts on a screen instead of being read: controls but the line end, separators of lines and paragraphs, marks of
+# direction, lone surrogates. All else is people's text: spaces of every width, joiners, soft hyphens, emoji.
+_ACTS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def screen(text: str) -> str:
-    """`text` with control characters, direction marks and lone surrogates escaped, secrets masked; line ends stay."""
-    return "".join(one if one == "\n" or one.isprintable() else _escaped(one) for one in redact(text).expandtabs())
+    """`text` with what would act escaped (controls, separators of lines, marks of direction, lone surrogates).
+
+    Secrets are masked, line ends kept, tabs become spaces. Pages, terminal and exports show text through this function
+    alone.
+    """
+    return _ACTS.sub(lambda found: _escaped(found[0]), redact(text).expandtabs())
 
 
 def line(text: str, limit: int) -> str:
-    """`text` on one line, its line ends escaped too, cut to `limit` characters; secrets are masked."""
+    """`text` on one line, its tabs and line ends escaped too, cut to `limit` characters; secrets are masked."""
     # Before it is cut: half a secret is not known as one.
     text = redact(text)
-    shown = "".join(one if one.isprintable() else _escaped(one) for one in text[:limit])
+    shown = _ACTS.sub(lambda found: _escaped(found[0]), text[:limit]).replace("\n", "\\n")
     return shown if len(text) <= limit and len(shown) <= limit else shown[: limit - 3] + "..."
 
 
@@ -48,6 +56,7 @@ def ended(name: str, act: Callable[[], int]) -> int:
 
     Other errors are ours: their traceback is for the report of a bug.
     """
+    _silence_closed_streams()
     try:
         code = act()
         # Flush here, where a closed pipe can still be handled, not at interpreter exit.
@@ -70,6 +79,13 @@ def ended(name: str, act: Callable[[], int]) -> int:
     except Exception:
         say(f"{traceback.format_exc()}{name}: this is a bug; please report it with the lines above", sys.stderr)
         return 1
+
+
+def _silence_closed_streams() -> None:
+    """Let what is written to a standard stream that was closed beforehand (`>&-`) go nowhere; Python has None there."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
 
 
 def _escaped(one: str) -> str:

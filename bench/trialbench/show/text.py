@@ -1,14 +1,28 @@
-"""Numbers and lines on a terminal: plain text, at most 100 columns, no library."""
+"""Numbers and lines on a terminal: plain text, no wider than the terminal, no library."""
 
 from __future__ import annotations
 
 import math
+import os
+import sys
 import textwrap
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 
 from trialbench.show.terminal import screen
 
-WIDTH = 100
+# Columns where the output is no terminal, and the narrowest and widest that text is laid out for.
+_PIPE, _NARROWEST, _WIDEST = 100, 40, 200
+# Cells are cut to no less if that makes a table fit, and the names of its rows to no less in any case.
+_NAME, _LEAST = 26, 12
+_CUT = "..."
+# What is smaller is shown as 0.0.
+_NOTHING = 1e-9
+_ZERO = ("Mn", "Me", "Cf")
+_SOFT_HYPHEN, _JOINER, _EMOJI = "\N{SOFT HYPHEN}", "\N{ZERO WIDTH JOINER}", "\N{VARIATION SELECTOR-16}"
+# Stands for the second half of a wide letter while lines are broken; `screen` lets none through.
+_HALF = "\0"
 _BARS = "▁▂▃▄▅▆▇█"
 # Marks a sparkline bar with at least one failed sample.
 _FAILED = "x"
@@ -17,18 +31,189 @@ _FLAT = 1.5
 
 
 def number(value: float | None) -> str:
-    """`value` with one decimal, from 100 on with none; `-` for None."""
+    """`value` with one decimal, from 100 on with none, below 1 with two digits that count; `-` for None."""
     if value is None:
         return "-"
-    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+    size = abs(value)
+    if size >= 100 or not math.isfinite(value):
+        return f"{value:.0f}"
+    # From 0.95 on two digits that count may round up to 1.0.
+    decimals = 1 if size >= 0.95 or size < _NOTHING else 1 - math.floor(math.log10(size))
+    return f"{value:.{decimals}f}"
 
 
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as left-aligned columns, two spaces apart."""
-    rows = [[screen(cell).replace("\n", " ") for cell in row] for row in rows]
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+def ratio_text(ratio: float | None, low: float | None = None, high: float | None = None) -> str:
+    """A ratio and the ends of its interval, such as `1.97 [1.80, 2.11]`; `-` where there is none above 0."""
+    if ratio is None or not 0 < ratio < math.inf:
+        return "-"
+    ends = (low, high)
+    interval = ", ".join(_ratio(one) for one in ends if one is not None and 0 < one < math.inf)
+    return f"{_ratio(ratio)} [{interval}]" if interval.count(",") else _ratio(ratio)
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if 0.1 <= value < 100 else number(value)
+
+
+def counted(count: int, what: str) -> str:
+    """`1 outlier`, `2 outliers`; `what` is the singular."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def width() -> int:
+    """Columns to lay out for: `COLUMNS`, else the terminal's, 40 to 200; 100 where the output is no terminal."""
+    try:
+        found = int(os.environ.get("COLUMNS", ""))
+    except ValueError:
+        found = 0
+    if found <= 0:
+        try:
+            found = os.get_terminal_size(sys.stdout.fileno()).columns or _PIPE
+        except (AttributeError, ValueError, OSError):
+            found = _PIPE  # closed, a pipe, or a file
+    return min(max(found, _NARROWEST), _WIDEST)
+
+
+def room() -> int:
+    """Columns for a line of a section, which is indented by two."""
+    return width() - 2
+
+
+def cells(text: str) -> int:
+    """Columns that `text` takes on a terminal: two for a wide letter or an emoji, none for an accent."""
+    return len(text) if text.isascii() else sum(_widths(text))
+
+
+def _widths(text: str) -> list[int]:
+    """The columns of each character of `text`, as wcwidth counts them."""
+    found: list[int] = []
+    last, before = 0, ""  # width of the last character that has one, and the one before this
+    for one in text:
+        if before == _JOINER and last == 2:
+            own = 0
+        elif one == _EMOJI:
+            own = 1 if last == 1 else 0
+        elif "\U0001f3fb" <= one <= "\U0001f3ff" and last == 2:
+            own = 0  # a color of skin
+        elif (unicodedata.category(one) in _ZERO and one != _SOFT_HYPHEN) or "\u1160" <= one <= "\u11ff":
+            own = 0
+        else:
+            own = 2 if unicodedata.east_asian_width(one) in "WF" else 1
+        last = 2 if one == _EMOJI and own else own or last
+        before = one
+        found.append(own)
+    return found
+
+
+def middle(text: str, limit: int) -> str:
+    """`text` in at most `limit` columns: what is too long loses its middle, since names differ at their end."""
+    if cells(text) <= limit:
+        return text
+    left = limit - len(_CUT)
+    return f"{_start(text, left - left // 2)}{_CUT}{_end(text, left // 2)}"
+
+
+def _start(text: str, limit: int) -> str:
+    """The first characters of `text` that fit into `limit` columns."""
+    used = 0
+    for at, own in enumerate(_widths(text)):
+        used += own
+        if used > limit:
+            return text[:at]
+    return text
+
+
+def _end(text: str, limit: int) -> str:
+    """The last characters of `text` that fit into `limit` columns; what belongs to a letter before them goes, too."""
+    widths = _widths(text)
+    at = len(text)
+    while at > 0 and sum(widths[at - 1 :]) <= limit:
+        at -= 1
+    while at < len(text) and widths[at] == 0:
+        at += 1
+    return text[at:]
+
+
+def apart(texts: Sequence[str], limit: int) -> list[str]:
+    """Each text in at most `limit` columns, so that those that differ stay different."""
+    short = {text: middle(text, limit) for text in texts}
+    alike: dict[str, list[str]] = {}
+    for text, cut in short.items():
+        alike.setdefault(cut, []).append(text)
+    for same in alike.values():
+        if len(same) > 1:
+            short |= _differing(same, limit)
+    taken: Counter[str] = Counter()
+    for text, cut in short.items():
+        taken[cut] += 1
+        if taken[cut] > 1:
+            number = f" #{taken[cut]}"
+            short[text] = f"{middle(text, limit - len(number))}{number}"
+    return [short[text] for text in texts]
+
+
+def _differing(texts: Sequence[str], limit: int) -> dict[str, str]:
+    """Long texts that a cut makes alike, reduced to where they differ and what stands around it."""
+    start = _shared(texts)
+    end = _shared([text[len(start) :][::-1] for text in texts])[::-1]
+    found = {}
+    for text in texts:
+        core = text[len(start) : len(text) - len(end)]
+        left = max(0, limit - cells(core) - 2 * len(_CUT))
+        before, after = _end(start, left - left // 2), _start(end, left // 2)
+        found[text] = middle(
+            f"{_CUT if before != start else ''}{before}{core}{after}{_CUT if after != end else ''}", limit
+        )
+    return found
+
+
+def _shared(texts: Sequence[str]) -> str:
+    """The beginning that all of `texts` have."""
+    shortest = min(texts, key=len)
+    differs = (at for at, one in enumerate(shortest) if any(text[at] != one for text in texts))
+    return shortest[: next(differs, len(shortest))]
+
+
+def columns(rows: Sequence[Sequence[str]], *, indent: int = 0) -> str:
+    """Rows as left-aligned columns, two spaces apart, no wider than the terminal less a section's indent and `indent`.
+
+    Where they don't fit, long cells lose their middle; columns that don't fit even then follow below, beside the first
+    column again.
+    """
+    if not rows:
+        return ""
+    shown = [[screen(cell).replace("\n", " ") for cell in row] for row in rows]
+    limit = room() - indent
+    table = [list(column) for column in zip(*shown, strict=True)]
+    sizes = [_size(column) for column in table]
+    gaps = 2 * (len(sizes) - 1)
+    least = [min(size, _NAME) for size in sizes]
+    least[0] = min(sizes[0], max(_LEAST, limit // 5))
+    if sum(least) + gaps <= limit:
+        while sum(sizes) + gaps > limit:
+            sizes[max(range(len(sizes)), key=lambda at: sizes[at] - least[at])] -= 1
+    else:
+        sizes[0] = min(sizes[0], max(_LEAST, limit // 3))
+        sizes[1:] = [min(size, limit - 2 - sizes[0]) for size in sizes[1:]]
+    table = [apart(column, size) for column, size in zip(table, sizes, strict=True)]
+    blocks, used = [[0]], sizes[0]
+    for at, size in enumerate(sizes[1:], 1):
+        if used + 2 + size > limit and len(blocks[-1]) > 1:
+            blocks.append([0])
+            used = sizes[0]
+        blocks[-1].append(at)
+        used += 2 + size
+    return "\n".join(_aligned([table[at] for at in block], [sizes[at] for at in block]) for block in blocks)
+
+
+def _size(column: Sequence[str]) -> int:
+    return max(map(cells, column))
+
+
+def _aligned(table: Sequence[Sequence[str]], sizes: Sequence[int]) -> str:
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(cell + " " * (size - cells(cell)) for cell, size in zip(row, sizes, strict=True)).rstrip(" ")
+        for row in zip(*table, strict=True)
     )
 
 
@@ -38,14 +223,18 @@ def section(title: str, text: str) -> str:
 
 
 def wrap(text: str) -> str:
-    """`text` wrapped to fit; its own line ends are kept, because it may hold logs and commands."""
+    """`text` wrapped to fit a section; its own line ends are kept, because it may hold logs and commands."""
     return "\n".join(_wrap_line(line) for line in screen(text).split("\n"))
 
 
 def _wrap_line(line: str) -> str:
     indent = " " * min(12, len(line) - len(line.lstrip(" ")))
-    wrapped = textwrap.wrap(line.strip(" "), WIDTH - 4, initial_indent=indent, subsequent_indent=f"{indent}    ")
-    return "\n".join(wrapped)
+    # A wide letter counts twice: it is followed by a filler while the line is broken.
+    filled = line.strip(" ")
+    if not filled.isascii():
+        filled = "".join(one + _HALF * (own - 1) for one, own in zip(filled, _widths(filled), strict=True))
+    wrapped = textwrap.wrap(filled, width() - 4, initial_indent=indent, subsequent_indent=f"{indent}    ")
+    return "\n".join(wrapped).replace(_HALF, "")
 
 
 def sparkline(values: Sequence[float | None], width: int) -> str:

@@ -102,7 +102,7 @@ def test_three_questions_are_answered_side_by_side(golden):
     # Nobody has judged the replies yet: the trial's own answer is open, whatever the other two say.
     assert [evidence[name]["finding"] for name in evidence] == ["open", "passed", "passed"]
     said = " ".join(golden.text.split())
-    for question in ("Good and fast enough here?", "Still the same model?", "Does it survive?"):
+    for question in ("Good enough here?", "Still the same model?", "Does it survive?"):
         assert question in said
 
 

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import pandas
 import pytest
+from acting import acting
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from profiles import examples
@@ -65,8 +66,10 @@ def junit(path: Path) -> dict[str, ElementTree.Element]:
     cases = {f"{suite.get('name')}: {case.get('name')}": case for suite in suites for case in suite.findall("testcase")}
     # Counted right, and no case hides another.
     assert len(cases) == int(root.attrib["tests"]) == sum(int(suite.attrib["tests"]) for suite in suites)
+    # Jenkins' schema knows no `skipped` of the root.
+    assert set(root.attrib) == {"name", "tests", "failures", "errors", "time"}
+    assert int(root.attrib["failures"]) == len(root.findall(".//failure"))
     for attribute, tag in (("failures", "failure"), ("skipped", "skipped")):
-        assert int(root.attrib[attribute]) == len(root.findall(f".//{tag}"))
         assert all(int(suite.attrib[attribute]) == len(suite.findall(f".//{tag}")) for suite in suites)
     return cases
 
@@ -228,7 +231,7 @@ def test_adherence_thinking_and_taints_fail(run: Path) -> None:
     change_lines(run, "samples/nav-candidate.jsonl", spoiled)
     found = failures(run)
     assert found["candidate: adherence"].startswith("adherence 93/100 (at least 95 %: ")
-    assert found["candidate: no reply was thinking"] == "1 replies were thinking"
+    assert found["candidate: no reply was thinking"] == "1 reply was thinking"
     assert found["candidate: numbers are untainted"].startswith("tainted: ")
 
 
@@ -244,7 +247,7 @@ def test_a_failed_check_fails(run: Path) -> None:
     change(
         run, "verification.json", lambda found: found["checks"][6].update(ok=False, expected="a voice", found="silence")
     )
-    assert failures(run) == {'checks: 7 Chatterbox TTS speaks "test one two"': "expected a voice, found silence"}
+    assert failures(run) == {'checks: Chatterbox TTS speaks "test one two"': "expected a voice, found silence"}
     # Without checks from outside, those of the host.
     (run / "verification.json").unlink()
     assert len([name for name in junit(run) if name.startswith("checks")]) == 8
@@ -289,6 +292,84 @@ def test_a_run_that_never_began(run: Path) -> None:
 def test_a_rehearsal_has_no_verdict(run: Path) -> None:
     change(run, "plan.json", lambda plan: plan.update(rehearsal=True))
     assert "trial: verdict" not in junit(run)
+
+
+def ids(path: Path) -> list[tuple[str, str]]:
+    """Class name and name of each case, in order: what CI systems know a case by."""
+    write_exports(path, ["junit"])
+    cases = ElementTree.parse(path / "exports" / "junit.xml").getroot().iter("testcase")
+    return [(case.attrib["classname"], case.attrib["name"]) for case in cases]
+
+
+def other_titles(path: Path, **titles: str) -> None:
+    """Other titles of checks, by `c` and their place."""
+
+    def edit(found: dict[str, Any]) -> None:
+        for place, title in titles.items():
+            found["checks"][int(place[1:])]["title"] = title
+
+    change(path, "verification.json", edit)
+
+
+def attest(path: Path, *files: tuple[str, str | None]) -> None:
+    """Ground truth of files: the first letter of each hash, and its label."""
+    found = {"status": "passed", "passed": 1, "failed": 0, "open": 0, "made": None, "runtime": None, "says": "proved"}
+    told = [found | {"sha256": letter * 64, "label": label} for letter, label in files]
+    document = {"format": 1, "made": "2026-11-20T21:59:00+00:00", "required": False, "files": told}
+    (path / "attestation.json").write_text(json.dumps(document))
+
+
+# What differs between two runs of one pipeline, and whether their cases are the same ones.
+@pytest.mark.parametrize(
+    ("edit", "same"),
+    [
+        (lambda path: None, True),
+        (lambda path: change(path, "plan.json", lambda plan: plan.update(host="other")), False),
+        (lambda path: change(path, "plan.json", lambda plan: plan["candidate"].update(label="other-Q5_K_XL")), False),
+        (lambda path: other_titles(path, c0="VRAM is back in its steady band of 2-2.25 GB"), True),
+        (lambda path: other_titles(path, c3="nobody listens on the candidate's port 18000"), True),
+        (
+            lambda path: change(
+                path,
+                "verification.json",
+                lambda found: found["checks"].insert(
+                    0, {"id": 1, "title": "x", "expected": "", "found": "", "ok": True}
+                ),
+            ),
+            None,
+        ),
+        (lambda path: attest(path, ("b", None)), True),
+    ],
+)
+def test_a_case_has_a_history_and_runs_of_a_pipeline_stay_apart(
+    run: Path, edit: Callable[[Path], Any], same: bool | None
+) -> None:
+    attest(run, ("a", "gemma-4"))
+    before = ids(run)
+    edit(run)
+    after = ids(run)
+    assert len(after) == len(set(after))
+    if same is None:
+        # One more; those that were there before are the same.
+        assert set(before) < set(after)
+    elif same:
+        assert after == before
+    else:
+        assert not set(before) & set(after)
+
+
+def test_cases_of_one_name_are_numbered(run: Path) -> None:
+    other_titles(run, c0="nobody listens on port 1", c1="nobody listens on port 2")
+    attest(run, ("a", None), ("b", None), ("c", "gemma-4"))
+    names = [name for _class, name in ids(run)]
+    assert "nobody listens on port" in names
+    assert "nobody listens on port #2" in names
+    assert [name for name in names if "same model" in name] == ["same model", "same model #2", "same model #3"]
+
+
+def test_a_run_without_a_plan_has_cases_too(run: Path) -> None:
+    (run / "plan.json").unlink()
+    assert all(name.startswith("trial.unknown.unknown.") for name, _case in ids(run))
 
 
 def test_what_xml_can_not_hold_is_escaped(run: Path) -> None:
@@ -402,8 +483,26 @@ def test_rows_stand_in_the_order_of_the_requests(run: Path) -> None:
         *((f"{sign}x", f"'{sign}x") for sign in "＝＋－＠﹦﹢﹣﹫⁼⁺⁻₌₊₋−"),
         # What stands before them and is not seen.
         (" =x", "' =x"),
-        ("\u3000＝x", "\\u3000＝x"),
-        ("\n=x", "'\n=x"),
+        ("\u3000＝x", "'\u3000＝x"),
+        ("\u00a0=x", "'\u00a0=x"),
+        ("\u200b\ufeff=x", "'\u200b\ufeff=x"),
+        ("\n=x", "'\n'=x"),
+        # A tab is written as blanks.
+        ("\t=x", f"'{' ' * 8}=x"),
+        ("a\t=x", f"a{' ' * 7}=x"),
+        # A carriage return is written as a backslash and a letter.
+        ("\r=x", "\\r=x"),
+        # Quotes are taken away where they stand around a cell.
+        ('"=x', "'\"=x"),
+        ('"" =x"', '\'"" =x"'),
+        # Other locales separate cells by other signs than the comma, and some readers end a row within quotes.
+        ("a;=x", "a;'=x"),
+        ("a; \u00a0＋x;b;-1", "a;' \u00a0＋x;b;'-1"),
+        (';;"@x', ";;'\"@x"),
+        ("a|=x", "a|'=x"),
+        ("a\n-x\n\n=y", "a\n'-x\n\n'=y"),
+        ("a,=x", "a,=x"),
+        ("1 - 2; 3 + 4", "1 - 2; 3 + 4"),
         ("\ufe0f=x", "'\ufe0f=x"),
         ("\n", "'\n"),
         ("5 - 3", "5 - 3"),
@@ -458,10 +557,10 @@ def test_both_formats_read_the_same(run: Path) -> None:
     common = (("host", "twin"), ("model", "gemma-4-E4B-it-Q4_K_M"))
     summary = summarize_run(read_run(run))
     p50 = summary.segments["nav-candidate"].latency_ms.p50.value
-    assert metrics["model_trial_latency_seconds"][
-        *common, ("quantile", "0.5"), ("segment", "nav-candidate")
-    ] == pytest.approx((p50 or 0.0) / 1000)
-    assert not any(("quantile", "0.99") in labels for labels in metrics["model_trial_latency_seconds"])
+    assert metrics["model_trial_latency_seconds"][*common, ("q", "0.5"), ("segment", "nav-candidate")] == pytest.approx(
+        (p50 or 0.0) / 1000
+    )
+    assert not any(("q", "0.99") in labels for labels in metrics["model_trial_latency_seconds"])
     assert metrics["model_trial_vram_footprint_bytes"][(("gate", "peak"), *common)] == pytest.approx(
         (summary.vram.peak_footprint_gb or 0.0) * 2**30, abs=1
     )
@@ -472,6 +571,46 @@ def test_both_formats_read_the_same(run: Path) -> None:
     wall = read_run(run).journal[0].wall
     assert datetime.fromtimestamp(began, UTC) == datetime.fromisoformat(wall)
     assert sum(metrics["model_trial_check_passed"].values()) == 8
+
+
+# The workload's name, and which of its segments the live model answered.
+NAMED = [
+    ("nav", ["nav-baseline-a1", "nav-baseline-a2", "nav-baseline-tenants"]),
+    ("baseline-check", ["baseline-check-baseline-a1", "baseline-check-baseline-a2", "baseline-check-baseline-tenants"]),
+    ("candidate", ["candidate-baseline-a1", "candidate-baseline-a2", "candidate-baseline-tenants"]),
+]
+
+
+@pytest.mark.parametrize(("name", "live"), NAMED)
+def test_a_series_of_the_baseline_has_the_baselines_model(run: Path, name: str, live: list[str]) -> None:
+    for file in sorted((run / "samples").glob("nav-*")):
+        file.rename(file.with_name(f"{name}{file.name.removeprefix('nav')}"))
+    listed = [{"name": name, "role": "decides", "n": 100}, {"name": "describe", "role": "shown"}]
+    change(run, "plan.json", lambda plan: plan.update(workloads=listed))
+    for file in (run / "samples").glob("summary-*.json"):
+        file.unlink()
+    write_exports(run)
+    models: dict[str, set[str]] = {}
+    for family in parsed(run).values():
+        for labels in map(dict, family):
+            if "segment" in labels:
+                models.setdefault(labels["segment"], set()).add(labels["model"])
+    with (run / "exports" / "samples.csv").open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            models.setdefault(row["segment"], set()).add(row["label"])
+    ours = [segment for segment, found in models.items() if found == {"gemma-4-E4B-it-Q4_K_M"}]
+    theirs = [segment for segment, found in models.items() if found == {"gemma-4-E2B-it"}]
+    assert sorted([*ours, *theirs]) == sorted(models)
+    assert f"{name}-candidate" in ours
+    assert set(theirs) == {*live, "describe-baseline"} & set(models)
+
+
+def test_no_label_is_reserved_for_another_type(run: Path) -> None:
+    """`quantile` is a summary's, `le` a histogram's; both gather errors elsewhere."""
+    for name, family in parsed(run).items():
+        for labels in map(dict, family):
+            assert not {"quantile", "le"} & set(labels), name
+        assert not name.endswith(("_total", "_bucket", "_count", "_sum"))
 
 
 def test_units_end_the_names(run: Path) -> None:
@@ -506,7 +645,7 @@ def test_labels_are_escaped(text: str) -> None:
         [found] = parse(written)
         [one] = found.samples
         assert set(one.labels) == {"host", "label"}
-        if text.isprintable():
+        if not acting(text):
             assert one.labels["label"] == text
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from acting import acting
 from trialbench import schemas
 from trialbench.cli import main
 from trialbench.files import read_json_lines
@@ -62,7 +63,7 @@ def test_a_nasty_reply_is_data_from_the_wire_to_the_table(
     assert [problem for line in lines for problem in schemas.validate(line, "sample")] == []
     assert schemas.validate(json.loads(summary.read_text(encoding="utf-8")), "summary") == []
     said = capsys.readouterr()
-    assert [c for c in said.out + said.err if c != "\n" and not c.isprintable()] == []
+    assert acting(said.out + said.err) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["car-view.png", "nav.json", "nav.jsonl", "prompt.txt"]
 
 

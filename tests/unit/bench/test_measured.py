@@ -68,7 +68,7 @@ def test_the_set_to_print() -> None:
         f"{samples[0].latency_ms:.1f}",  # first measured
         "~max 90.0",  # p99 is out of reach
         "1 http_500",
-        "1 outliers (kept)",
+        "1 outlier (kept)",
         "99/100",  # adherence, and what it proves
         "95-100",
         "PASS",

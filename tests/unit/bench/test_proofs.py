@@ -313,8 +313,8 @@ def test_junit_and_metrics_know_the_proofs(folders: ModuleType, tmp_path: Path) 
     assert message == "expected < 2 s, found 2.613 s"
     truth = suites["ground_truth"]
     assert [(case.get("name"), case.find("failure") is None) for case in truth if case.tag == "testcase"] == [
-        (f"same model {'a' * 12}", True),
-        (f"same model {'b' * 12}", False),
+        ("same model", True),
+        ("same model #2", False),
     ]
     folders.attested(run, "missing")
     write_exports(run, ["junit"])

@@ -443,7 +443,7 @@ def test_a_folder_cut_short_is_shown_as_far_as_it_goes(make: Make) -> None:
     (folder / "samples" / "describe-candidate.jsonl").write_text("", encoding="utf-8")
     shown = folder_table(folder)
     assert "99/99" in shown
-    assert "1 lines of its files could not be read" in shown
+    assert "1 line of its files could not be read" in shown
     assert "not made" in shown
     assert "not decided" in shown
     (folder / "journal.jsonl").unlink()
@@ -513,12 +513,30 @@ def test_table_stays_narrow_and_names_what_is_odd(make: Make) -> None:
     shown = folder_table(make(candidate=slow))
     assert "1 http_500, 1 cut off" in shown
     assert "drift: p50 80" in shown
-    assert "outliers (kept)" in shown
+    assert "outlier (kept)" in shown
     assert max(map(len, shown.splitlines())) <= 100
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(None, "-"), (9.04, "9.0"), (99.9, "99.9"), (100.4, "100"), (12345.6, "12346")]
+    ("value", "text"),
+    [
+        (None, "-"),
+        (9.04, "9.0"),
+        (99.9, "99.9"),
+        (100.4, "100"),
+        (12345.6, "12346"),
+        (380000.4, "380000"),
+        # Two digits count below 1, down to microseconds.
+        (0.9499, "0.95"),
+        (0.95, "0.9"),
+        (0.5, "0.50"),
+        (0.0999, "0.100"),
+        (0.0042, "0.0042"),
+        (0.000004, "0.0000040"),
+        (-0.5, "-0.50"),
+        (0.0, "0.0"),
+        (float("nan"), "nan"),
+    ],
 )
 def test_numbers(value: float | None, text: str) -> None:
     assert number(value) == text

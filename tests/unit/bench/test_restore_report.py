@@ -9,6 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from acting import acting
 from ansible_collections.edgelab.model_trial.plugins.module_utils import rehearsal
 from profiles import examples, some
 from published import accept
@@ -436,7 +437,7 @@ def test_nonsense_in_any_field_keeps_nothing_else_from_being_shown(tmp_path: Pat
         (folder / "vram.jsonl").write_text("".join(json.dumps(row) + "\n" for row in readings))
         restore(folder)
         shown = folder_table(folder)
-        assert [c for c in shown if c != "\n" and not c.isprintable()] == []
+        assert acting(shown) == []
         decide_folder(folder)
         (folder / "verdict.json").unlink()
 
@@ -469,7 +470,7 @@ def test_what_a_journal_quotes_does_not_drive_the_terminal(tmp_path: Path, capsy
     for verb in ("summarize", "verdict", "show"):
         assert main([verb, str(folder)]) == 0
     said = capsys.readouterr()
-    assert [c for c in said.out + said.err if c != "\n" and not c.isprintable()] == []
+    assert acting(said.out + said.err) == []
     assert "\\x1b]0;owned" in said.out
     assert "<script>" in said.out
 

@@ -4,17 +4,26 @@ engine proofs.
 The verdict is a test case: ADOPT passes, PENDING_REVIEW is skipped (not judged by a person yet), REJECT and
 INCONCLUSIVE fail. A trial that was rolled back fails too, even though the host is restored; so does a rehearsal whose
 host came back only at a second try. In a trial that case is skipped and says so.
+
+CI systems know a case by its class name and name: host and model are in the one, so that the runs of one pipeline stay
+apart, and no figure is in the other, so that a case has a history.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from trialbench.report.restore import second_tries
 from trialbench.report.run import Decided, Run
 from trialbench.report.summary import Summary
 from trialbench.show.junit import Case, Suite, write
 from trialbench.verdict import Facts, Rules, adherence_finding, adherence_text
+
+# In a check's title: a quantity such as `of 13-13.8 GB`, and a port's number.
+_FIGURE = re.compile(r"(?: of)? \d[\d.]*(?:-\d[\d.]*)? (?:GB|MiB|ms|s|%)(?!\w)|(?<=port) \d+")
 
 
 def junit(run: Run, summary: Summary) -> str:
@@ -32,12 +41,29 @@ def junit(run: Run, summary: Summary) -> str:
     began = wall if wall[:19].count(":") == 2 else ""
     names = ("run", "host", "model_label", "baseline_label", "outcome", "trialbench")
     properties = {name: str(value) for name in names if (value := getattr(summary, name)) is not None}
+    whose = f"trial.{summary.host or 'unknown'}.{summary.model_label or 'unknown'}"
     suites = [
-        Suite(name, cases, f"trial.{name}", summary.host or "", began, properties)
+        Suite(name, _apart(cases), f"{whose}.{name}", summary.host or "", began, properties)
         for name, cases in rooms.items()
         if cases
     ]
     return write(f"trial {summary.run}", suites, timed=True)
+
+
+def _apart(cases: Sequence[Case]) -> list[Case]:
+    """The cases, those of one name numbered: two of one name are one to a CI system."""
+    names: Counter[str] = Counter()
+    found = []
+    for case in cases:
+        names[case.name] += 1
+        again = names[case.name]
+        found.append(case if again == 1 else replace(case, name=f"{case.name} #{again}"))
+    return found
+
+
+def _name(title: str) -> str:
+    """A check's title without its figures, which change while the case remains the same."""
+    return _FIGURE.sub("", title)
 
 
 def _trial(run: Run, summary: Summary) -> list[Case]:
@@ -120,7 +146,8 @@ def _candidate(run: Run, summary: Summary) -> list[Case]:
         cases.append(passed if finding == "PASS" else _failed(passed.name, text, [], kind=finding))
     thinking = sum(one.thinking for name, one in summary.segments.items() if "candidate" in name)
     quiet = Case("no reply was thinking")
-    cases.append(_failed(quiet.name, f"{thinking} replies were thinking", []) if thinking else quiet)
+    told = "1 reply was thinking" if thinking == 1 else f"{thinking} replies were thinking"
+    cases.append(_failed(quiet.name, told, []) if thinking else quiet)
     clean = Case("numbers are untainted")
     taints = summary.taints
     cases.append(_failed(clean.name, f"tainted: {taints[0]}", taints[1:]) if taints else clean)
@@ -131,9 +158,11 @@ def _checks(run: Run) -> list[Case]:
     """The checks that closed the run or, without them, the host's own newest checks."""
     checks, _wall = run.checks() or ((), None)
     return [
-        Case(f"{check.id} {check.title}")
+        Case(_name(check.title))
         if check.ok
-        else _failed(f"{check.id} {check.title}", f"expected {check.expected}, found {check.found}", [])
+        else _failed(
+            _name(check.title), f"expected {check.expected}, found {check.found}", [f"{check.id} {check.title}"]
+        )
         for check in checks
     ]
 
@@ -142,9 +171,10 @@ def _attested(run: Run) -> list[Case]:
     """One case per candidate file: whether it is the same model; unjudged files are skipped."""
     cases = []
     for file in run.attestation.files if run.attestation else []:
-        name = f"same model {file.sha256[:12]}"
+        # By its place: hash and label change with each build of a file, or are not known.
+        name = "same model"
         if file.status == "failed":
-            cases.append(_failed(name, file.says, []))
+            cases.append(_failed(name, file.says, [f"SHA-256 {file.sha256}"]))
         else:
             cases.append(Case(name) if file.status == "passed" else Case(name, "skipped", file.says))
     return cases

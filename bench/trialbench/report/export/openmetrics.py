@@ -46,11 +46,14 @@ class Family:
 
 
 def openmetrics(run: Run, summary: Summary) -> str:
-    """The metrics. Only `model_trial_info` names the run, so that the other series continue in the next run."""
+    """The metrics. Only `model_trial_info` names the run, so that the other series continue in the next run.
+
+    `model` is the candidate's name, but the baseline's in the series of the segments in which it answered.
+    """
     common = {"host": summary.host or "", "model": summary.model_label or ""}
     families = [
         *_about(run, summary),
-        *_segments(summary),
+        *_segments(run, summary),
         *_comparisons(summary),
         *_vram(summary),
         *_times(summary),
@@ -79,7 +82,7 @@ def _about(run: Run, summary: Summary) -> list[Family]:
     return [info, began, completed, restored, tainted, verdict]
 
 
-def _segments(summary: Summary) -> list[Family]:
+def _segments(run: Run, summary: Summary) -> list[Family]:
     latency = Family("latency", "Latency at the socket; quantiles that the samples can't bound are absent.", "seconds")
     interval = Family("latency_interval", "Ends of the exact 95 % interval of a quantile.", "seconds")
     first = Family("first_token", "Median time to the first token, where replies were streamed.", "seconds")
@@ -92,28 +95,32 @@ def _segments(summary: Summary) -> list[Family]:
     thinking = Family("thinking_replies", "Replies that were thinking.")
     energy = Family("energy_per_reply", "Median of the card's energy over a reply.", "joules")
     for name, segment in summary.segments.items():
+        of = {"segment": name}
+        if run.plan.of_baseline(name):
+            of["model"] = summary.baseline_label or ""
         for found in (segment.latency_ms.p50, segment.latency_ms.p95, segment.latency_ms.p99):
-            of = f"{found.q:g}"
+            # `quantile` is a label of summaries alone.
+            q = f"{found.q:g}"
             # Where there is only the largest value, that is what it is, and no 99th percentile.
             if found.kind != "max":
-                latency.add(_seconds(found.value), segment=name, quantile=of)
-            interval.add(_seconds(found.low), segment=name, quantile=of, end="low")
-            interval.add(_seconds(found.high), segment=name, quantile=of, end="high")
-        latency.add(_seconds(segment.latency_ms.max), segment=name, quantile="1")
-        first.add(_seconds(segment.ttft_ms.value), segment=name)
-        server.add(_seconds(segment.server_ms.value), segment=name)
-        rate.add(segment.effective_hz.from_p50, segment=name)
-        tokens.add(segment.tokens_per_s, segment=name)
+                latency.add(_seconds(found.value), **of, q=q)
+            interval.add(_seconds(found.low), **of, q=q, end="low")
+            interval.add(_seconds(found.high), **of, q=q, end="high")
+        latency.add(_seconds(segment.latency_ms.max), **of, q="1")
+        first.add(_seconds(segment.ttft_ms.value), **of)
+        server.add(_seconds(segment.server_ms.value), **of)
+        rate.add(segment.effective_hz.from_p50, **of)
+        tokens.add(segment.tokens_per_s, **of)
         for state, count in (("ok", segment.ok), ("failed", segment.failed), ("cut_off", segment.cut_off)):
-            samples.add(count, segment=name, state=state)
+            samples.add(count, **of, state=state)
         counted = segment.adherence
         if counted and counted.n:
-            adherence.add(counted.k / counted.n, segment=name)
-            proved.add(counted.one_sided_low, segment=name, end="low")
-            proved.add(counted.one_sided_high, segment=name, end="high")
-        thinking.add(segment.thinking, segment=name)
+            adherence.add(counted.k / counted.n, **of)
+            proved.add(counted.one_sided_low, **of, end="low")
+            proved.add(counted.one_sided_high, **of, end="high")
+        thinking.add(segment.thinking, **of)
         measured = summary.telemetry.segments[name].energy_per_reply_j
-        energy.add(measured.p50 if measured else None, segment=name)
+        energy.add(measured.p50 if measured else None, **of)
     return [latency, interval, first, server, rate, tokens, samples, adherence, proved, thinking, energy]
 
 

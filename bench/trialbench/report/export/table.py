@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,10 +17,11 @@ from trialbench.report.summary import Summary
 from trialbench.report.telemetry import Joined, joined
 from trialbench.show.terminal import screen
 
-# First characters that make a spreadsheet treat a text as a formula, whatever their width and height; replies are
-# untrusted. Spaces before them may be taken away when the table is read.
+# Signs that make a spreadsheet treat a text as a formula, whatever their width and height; replies are untrusted.
 _FORMULA = ("=", "+", "-", "@", "\N{MINUS SIGN}")
-_CONTROL = ("\t", "\r", "\n")
+_NO_WIDTH = ("Cf", "Mn", "Me")
+# Where a spreadsheet of another locale, or one that heeds no quotes, begins a new cell.
+_BEGINS = re.compile(r"([;|\t\n])")
 
 
 def columns() -> list[str]:
@@ -42,7 +44,7 @@ def rows(run: Run, summary: Summary) -> list[dict[str, Any]]:
     beside = joined(run)
     found = []
     for segment, warmup, samples in _sets(run):
-        label = summary.baseline_label if "baseline" in segment else summary.model_label
+        label = summary.baseline_label if run.plan.of_baseline(segment) else summary.model_label
         for sample in samples:
             more = Joined() if warmup else beside[segment].get(sample.seq, Joined())
             row = {"run": summary.run, "host": summary.host, "label": label, "segment": segment, "warmup": warmup}
@@ -81,11 +83,16 @@ def _cell(value: Any) -> Any:
         return "true" if value else "false"
     if not isinstance(value, str):
         return value
-    shown = screen(value)
-    return f"'{shown}" if shown.startswith(_CONTROL) or _first(shown).startswith(_FORMULA) else shown
+    # What is written counts: `screen` may have changed the beginning of what was read.
+    shown = _BEGINS.split(screen(value))
+    guarded = "".join(f"'{part}" if _first(part).startswith(_FORMULA) else part for part in shown)
+    return f"'{guarded}" if guarded.startswith("\n") else guarded
 
 
 def _first(text: str) -> str:
-    """The first character that is seen, in the plain form of all its widths; what has no width is passed over."""
-    seen = (one for one in text if not one.isspace() and unicodedata.category(one) not in ("Cf", "Mn"))
-    return unicodedata.normalize("NFKC", next(seen, ""))
+    """The first character that counts, in the plain form of all its widths.
+
+    Spaces and quotes may be taken away when the table is read; what has no width is not seen.
+    """
+    left = (one for one in text if not one.isspace() and one != '"' and unicodedata.category(one) not in _NO_WIDTH)
+    return unicodedata.normalize("NFKC", next(left, ""))

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from trialbench.measure.sample import Sample
 from trialbench.measure.summary import SegmentSummary, latencies_ms
-from trialbench.report.comparison import Comparison, Finding, Metric
+from trialbench.report.comparison import Comparison, Finding, Metric, direction
 from trialbench.report.measured import quantile_text
 from trialbench.report.plan import Workload
 from trialbench.report.run import Segment
@@ -24,6 +24,7 @@ from trialbench.show.figures import (
     Table,
     drawings,
     line,
+    margin,
     polyline,
     rectangle,
     swatch,
@@ -32,13 +33,15 @@ from trialbench.show.figures import (
     x_axis,
     y_axis,
 )
-from trialbench.show.svg import Point, Scale, join, symbol, value_scale
+from trialbench.show.svg import Point, Scale, element, group, join, symbol, value_scale
 from trialbench.show.terminal import line as fitting
-from trialbench.show.text import number
+from trialbench.show.text import apart, counted, number, ratio_text
 from trialbench.stats import Quantile, quantile
 
 _POINTS, _STEPS = 400, 300
 _LANES = 8
+# Longer names are cut before they are put beside each other.
+_NAME = 200
 METRICS: dict[Metric, str] = {
     "latency_ms": "latency",
     "server_ms": "server's own time",
@@ -127,34 +130,33 @@ def ratios(rows: Sequence[tuple[str, Comparison]], *, name: str = "ratios", titl
     reach = max(max(abs(math.log(value)) for value in _reached(row)) for _label, row, _ratio in known)
     reach = min(max(reach * 1.12, math.log(1.12)), math.log(1000))
     step = 46.0
+    labels = [fitting(label, _NAME) for label, _row, _ratio in known]
 
     def draw(width: float) -> tuple[Markup, float]:
         scale = Scale(math.exp(-reach), math.exp(reach), LEFT / 2, width - RIGHT, logarithmic=True)
         bottom = 10 + step * len(known)
         parts = [x_axis(scale, bottom, "candidate / baseline (1 = equal)", top=6, count=7 if width > 500 else 5)]
-        parts.append(line(scale(1.0), 2, scale(1.0), bottom, "one"))
-        for at, (label, row, ratio) in enumerate(known):
+        shown = apart(labels, 52 if width > 500 else 22)
+        for at, (_label, row, ratio) in enumerate(known):
             top = 10 + step * at
+            # Not through the label above.
+            parts.append(line(scale(1.0), top + 16, scale(1.0), top + 38, "one"))
             if row.band and _positive(row.band.low) and _positive(row.band.high):
                 left, right = scale(row.band.low), scale(row.band.high)
                 parts.append(rectangle(left, top + 17, right - left, 20, "band"))
-            shown = fitting(label, 60 if width > 500 else 25)
-            parts.append(
-                text(scale.start, top + 11, f"{shown}: {ratio_text(row.ratio, row.low, row.high)}", kind="t strong")
-            )
+            told = f"{shown[at]}: {_told(row)}" if width > 500 else f"{shown[at]}: {_briefly(row)}"
+            parts.append(text(scale.start, top + 11, told, kind="t strong"))
             middle = top + 27
-            kind = "different" if row.finding == "different" else "b"
+            kind = _kind(row)
             if _positive(row.low) and _positive(row.high):
                 low, high = scale(row.low), scale(row.high)
                 parts += [line(low, middle, high, middle, f"whisker {kind}")]
                 parts += [line(x, middle - 5, x, middle + 5, f"whisker {kind}") for x in (low, high)]
-            shape = "diamond" if kind == "different" else "dot"
+            shape = {"worse": "diamond", "better": "square"}.get(kind, "dot")
             parts.append(symbol(shape, scale(ratio), middle, 5, class_=f"fill {kind}"))
         return join(parts), bottom + 40
 
-    told = [
-        f"{label} {ratio_text(row.ratio, row.low, row.high)}, {FINDINGS[row.finding]}" for label, row, _ratio in known
-    ]
+    told = [f"{label} {_told(row)}" for label, row, _ratio in known]
     wide, narrow = drawings(name, title, "; ".join(told[:12]), draw)
     return Figure(
         name,
@@ -164,18 +166,32 @@ def ratios(rows: Sequence[tuple[str, Comparison]], *, name: str = "ratios", titl
         narrow,
         keys=[
             Key(swatch("fill b", "dot"), "ratio of medians, 95 % interval"),
-            Key(swatch("fill different", "diamond"), "different: excludes 1 and lies outside the band"),
+            Key(swatch("fill worse", "diamond"), "slower: excludes 1 and lies outside the band"),
+            Key(swatch("fill better", "square"), "faster: excludes 1 and lies outside the band"),
             Key(swatch("band"), "the baseline's own variation (A2 / A1)"),
         ],
     )
 
 
-def ratio_text(ratio: float | None, low: float | None, high: float | None) -> str:
-    """`1.97 [1.80, 2.11]`."""
-    if not _positive(ratio):
-        return "-"
-    interval = f" [{low:.3f}, {high:.3f}]" if _positive(low) and _positive(high) else ""
-    return f"{ratio:.3f}{interval}"
+def finding_text(row: Comparison) -> str:
+    """The finding in words; a difference has its direction."""
+    return direction(row) or FINDINGS[row.finding]
+
+
+def _kind(row: Comparison) -> str:
+    """The class of a ratio's color, which its shape and its words tell, too."""
+    words = direction(row)
+    return ("worse" if "slow" in words else "better") if words else "b"
+
+
+def _told(row: Comparison) -> str:
+    """`1.22 [1.18, 1.26], 22 % slower`."""
+    return f"{ratio_text(row.ratio, row.low, row.high)}, {finding_text(row)}"
+
+
+def _briefly(row: Comparison) -> str:
+    """`1.22, 22 % slower`: what fits on a phone."""
+    return f"{ratio_text(row.ratio)}, {finding_text(row)}"
 
 
 def _reached(row: Comparison) -> list[float]:
@@ -200,15 +216,17 @@ def medians(rows: Sequence[tuple[str, Quantile | None, Quantile | None]]) -> Fig
         return None
     step = 46.0
     sides = (("b", "triangle", 22.0), ("a1", "dot", 33.0))
+    labels = [fitting(name, _NAME) for name, _pair in known]
 
     def draw(width: float) -> tuple[Markup, float]:
         x = value_scale(reached, LEFT / 2, width - RIGHT)
         bottom = 10 + step * len(known)
         label = "median latency, ms (logarithmic)" if x.logarithmic else "median latency, ms"
         parts = [x_axis(x, bottom, label, top=6, count=7 if width > 500 else 5)]
-        for at, (name, pair) in enumerate(known):
+        shown = apart(labels, 60 if width > 500 else 44)
+        for at, (_name, pair) in enumerate(known):
             top = 10 + step * at
-            parts.append(text(x.start, top + 11, fitting(name, 60 if width > 500 else 44), kind="t strong"))
+            parts.append(text(x.start, top + 11, shown[at], kind="t strong"))
             for one, (kind, shape, down) in zip(pair, sides, strict=True):
                 if one is None:
                     continue
@@ -249,10 +267,11 @@ def distribution(found: list[Series]) -> Figure | None:
     everything = [value for _one, values in shown for value in (values[0], values[-1])]
 
     def draw(width: float) -> tuple[Markup, float]:
-        height, top = (300.0 if width > 500 else 250.0), 28.0
-        x = value_scale(everything, LEFT, width - RIGHT)
+        height, top = (306.0 if width > 500 else 256.0), 34.0
         y = Scale(0, 100, height, top)
-        parts = [y_axis(y, LEFT, width - RIGHT, "share of samples", count=4, suffix=" %")]
+        left = margin(y, count=4, suffix=" %")
+        x = value_scale(everything, left, width - RIGHT)
+        parts = [y_axis(y, left, width - RIGHT, "share of samples", count=4, suffix=" %")]
         label = "latency, ms (logarithmic)" if x.logarithmic else "latency, ms"
         parts.append(x_axis(x, height, label, count=8 if width > 500 else 5))
         for one, values in shown:
@@ -321,31 +340,35 @@ def timeline(found: list[Series]) -> Figure | None:
     total = sum(len(one.samples) for one in found)
 
     def draw(width: float) -> tuple[Markup, float]:
-        height, top = (270.0 if width > 500 else 230.0), 44.0
+        height, top = (278.0 if width > 500 else 238.0), 52.0
         y = value_scale(heard, height, top)
+        start = margin(y)
         gap = 14.0 if width > 500 else 8.0
-        room = width - RIGHT - LEFT - gap * (len(found) - 1)
+        room = width - RIGHT - start - gap * (len(found) - 1)
         label = "latency, ms (logarithmic)" if y.logarithmic else "latency, ms"
-        parts = [y_axis(y, LEFT, width - RIGHT, label)]
+        parts = [y_axis(y, start, width - RIGHT, label)]
         for row, lane in enumerate(lanes):
             lane_y = height + 34 + row * 26
             parts += [
-                text(LEFT, lane_y, lane, kind="t name"),
-                line(LEFT, lane_y + 13, width - RIGHT, lane_y + 13, "grid"),
+                text(start, lane_y, lane, kind="t name"),
+                line(start, lane_y + 13, width - RIGHT, lane_y + 13, "grid"),
             ]
-        left = LEFT
+        left = start
         for one in found:
             right = left + room * len(one.samples) / total
             parts.append(_panel(one, y, left, right, height, lanes))
             left = right + gap
         bottom = height + 24 + 26 * len(lanes)
         parts.append(
-            text((LEFT + width) / 2, bottom + 16, "samples in the order measured", anchor="middle", kind="t name")
+            text((start + width) / 2, bottom + 16, "samples in the order measured", anchor="middle", kind="t name")
         )
         return join(parts), bottom + 24
 
     title = "Every sample, in order"
-    told = [f"{one.letter} {one.name}: {len(one.samples)} samples, {len(one.flags)} of them flagged" for one in found]
+    told = [
+        f"{one.letter} {one.name}: {counted(len(one.samples), 'sample')}, {len(one.flags)} of them flagged"
+        for one in found
+    ]
     description = "; ".join(told)
     wide, narrow = drawings("timeline", title, description, draw)
     keys = [_series_key(one) for one in found]
@@ -356,7 +379,7 @@ def timeline(found: list[Series]) -> Figure | None:
     ]
     notes = ["Lanes below the samples mark flags, one tick per sample."] if lanes else ["No flagged samples."]
     if hidden:
-        notes.append(f"{len(hidden)} rarer flags have no lane; the table has them.")
+        notes.append(f"{counted(len(hidden), 'rarer flag')} without a lane; the table has them.")
     if any(len(one.samples) > _POINTS for one in found):
         notes.append("Long segments are thinned out; all flagged samples are drawn.")
     return Figure(
@@ -381,21 +404,27 @@ def _panel(one: Series, y: Scale, left: float, right: float, height: float, lane
             parts.append(rectangle(left, y(p50.high), right - left, y(p50.low) - y(p50.high), "interval"))
         parts.append(line(left, y(p50.value), right, y(p50.value), f"median {one.css}"))
     top = min(y.start, y.end)
+    soft = f"fill {one.css} soft"
+    # By class, in the order in which they are drawn.
+    marks: dict[str, list[Markup]] = {soft: [], "fill failed": [], "outlier": [], "tick": []}
     for at in thin(n, _POINTS, list(one.flags)):
         sample, flags = one.samples[at], one.flags.get(at, [])
         latency = sample.latency_ms
         place = y(latency) if latency else top
         told = f"{one.letter} {sample.seq}: {number(latency)} ms"
-        shape, size, kind = (one.shape, 2.6, f"fill {one.css} soft") if sample.ok else ("cross", 3.4, "fill failed")
-        parts.append(symbol(shape, x(at), place, size, note=", ".join([told, *flags]), class_=kind))
+        note = ", ".join([told, *flags])
+        if sample.ok:
+            marks[soft].append(symbol(one.shape, x(at), place, 2.6, note=note))
+        else:
+            marks["fill failed"].append(symbol("cross", x(at), place, 3.4, note=note))
         if "outlier" in flags:
-            parts.append(symbol("ring", x(at), place, 3.2, class_="outlier"))
+            marks["outlier"].append(symbol("ring", x(at), place, 3.2))
         own = {_lane(flag) for flag in flags}
         for row, lane in enumerate(lanes):
             if lane in own:
                 lane_y = height + 34 + row * 26 + 13
-                parts.append(line(x(at), lane_y - 7, x(at), lane_y + 3, "tick"))
-    return join(parts)
+                marks["tick"].append(element("line", x1=x(at), y1=lane_y - 7, x2=x(at), y2=lane_y + 3))
+    return join([*parts, *(group(those, kind) for kind, those in marks.items() if those)])
 
 
 def _flag_table(found: list[Series]) -> Table | None:

@@ -57,18 +57,23 @@ def write_comparison(paths: Sequence[Path], out: Path, without: Sequence[tuple[s
     return out
 
 
-def _label(row: Row) -> str:
-    return " ".join(part for part in (row.host, row.date, row.model) if part != "-")[:60]
+def _labels(rows: Sequence[Row]) -> list[str]:
+    """The name of each row in a chart: model, host and date, but for what all rows share."""
+    parts = [[row.model, row.host, row.date] for row in rows]
+    telling = [at for at in range(3) if len({part[at] for part in parts}) > 1]
+    if len(parts) < 2 or not telling:
+        telling = [0, 1, 2]
+    return [" ".join(part[at] for at in telling if part[at] != "-") for part in parts]
 
 
 def _ratios(rows: Sequence[Row]) -> Figure | None:
-    return charts.ratios(
-        [(_label(row), row.latency) for row in rows if row.latency], title="Latency against the baseline"
-    )
+    measured = [row for row in rows if row.latency]
+    pairs = [(label, row.latency) for label, row in zip(_labels(measured), measured, strict=True) if row.latency]
+    return charts.ratios(pairs, title="Latency against the baseline")
 
 
 def _medians(rows: Sequence[Row]) -> Figure | None:
-    return charts.medians([(_label(row), *row.p50) for row in rows])
+    return charts.medians([(label, *row.p50) for label, row in zip(_labels(rows), rows, strict=True)])
 
 
 def _report(row: Row, out: Path) -> str:

@@ -14,7 +14,6 @@ from trialbench.report.summary import Summary
 from trialbench.report.telemetry import held_back
 from trialbench.report.windows import impact_of
 from trialbench.show.figures import (
-    LEFT,
     RIGHT,
     Figure,
     Key,
@@ -23,6 +22,7 @@ from trialbench.show.figures import (
     drawings,
     lettered,
     line,
+    margin,
     rectangle,
     swatch,
     text,
@@ -137,11 +137,12 @@ def memory(run: Run, summary: Summary, clock: Clock) -> Figure | None:
 
     def draw(width: float) -> tuple[Markup, float]:
         height, top = (290.0 if width > 500 else 240.0), 42.0
-        x = _time_scale([at for at, _used in readings], spans, width)
         y = Scale(0, max(tops) * 1.04, height, top)
+        left = margin(y)
+        x = _time_scale([at for at, _used in readings], spans, width, left)
         parts = [_bands(spans, x, top, height)]
         parts += [
-            y_axis(y, LEFT, width - RIGHT, ""),
+            y_axis(y, left, width - RIGHT, ""),
             x_axis(x, height, "seconds since the run began", count=8 if width > 500 else 5),
         ]
         parts += _healthy(spans, base, limits, x, y)
@@ -191,7 +192,7 @@ def memory(run: Run, summary: Summary, clock: Clock) -> Figure | None:
         if rows
         else None
     )
-    return Figure("memory", title, description, wide, narrow, keys=keys, caption="1 GB is 1024 MiB.", table=table)
+    return Figure("memory", title, description, wide, narrow, keys=keys, table=table)
 
 
 def _known(readings: Sequence[Reading], clock: Clock, key: str) -> list[tuple[float, float]]:
@@ -236,10 +237,10 @@ def _healthy(
     return [rectangle(left, high, right - left, low - high, "healthy"), line(left, abort, right, abort, "abort")]
 
 
-def _time_scale(times: Sequence[float], spans: Sequence[Span], width: float) -> Scale:
+def _time_scale(times: Sequence[float], spans: Sequence[Span], width: float, left: float) -> Scale:
     start = min([*times[:1], *(span.start for span in spans)], default=0.0)
     end = max([*times[-1:], *(span.end for span in spans)], default=1.0)
-    return Scale(start, max(end, start + 0.1), LEFT, width - RIGHT)
+    return Scale(start, max(end, start + 0.1), left, width - RIGHT)
 
 
 def _step_path(points: Sequence[Point], x: Scale, y: Scale) -> str:
@@ -277,16 +278,19 @@ def telemetry(run: Run, clock: Clock) -> Figure | None:
     step = 92.0
 
     def draw(width: float) -> tuple[Markup, float]:
-        x = _time_scale(times, spans, width)
         top, bottom = 28.0, 28.0 + step * len(strips)
-        parts = [_bands(spans, x, top, bottom)]
-        for at, (label, unit, points) in enumerate(strips):
+        upward = []
+        for at, (_label, unit, points) in enumerate(strips):
             low = top + step * at
             y = value_scale([value for _t, value in points], low + step - 10, low + 24, zero=unit in ("%", ""))
-            y = Scale(y.low, y.high, y.start, y.end)
+            upward.append(Scale(y.low, y.high, y.start, y.end))
+        left = margin(*upward, count=2)
+        x = _time_scale(times, spans, width, left)
+        parts = [_bands(spans, x, top, bottom)]
+        for at, (y, (label, unit, points)) in enumerate(zip(upward, strips, strict=True)):
             parts += [
-                y_axis(y, LEFT, width - RIGHT, "", count=2),
-                text(LEFT + 4, low + 16, f"{label}, {unit}".rstrip(", "), kind="t strong"),
+                y_axis(y, left, width - RIGHT, "", count=2),
+                text(left + 4, top + step * at + 16, f"{label}, {unit}".rstrip(", "), kind="t strong"),
             ]
             parts.append(element("path", d=_step_path(points, x, y), class_="strip"))
         for moment, _names in throttled[:_COLUMNS]:
@@ -374,20 +378,25 @@ def downtime(run: Run, clock: Clock) -> Figure | None:
         for impact, downs_of in lost.items():
             window = _window(downs_of)
             label = f"{impact}: {_lasted(window)}"
-            parts.append(text(x.start + 2, at + 15, label, kind="t strong"))
+            parts.append(text(x.start + 2, at + 15, label, kind="t strong", room=x.end - x.start))
             stop = end if window[1] is None else window[1]
             parts.append(rectangle(x(window[0]), at + 21, x(stop) - x(window[0]), 14, "lost"))
             parts += [line(x(edge), at + 18, x(edge), at + 38, "edge") for edge in (window[0], stop)]
             at += step
         for down in found:
             parts += [
-                text(x.start + 2, at + 15, f"{down.tenant}: {_lasted((down.stopping, down.healthy))}"),
+                text(
+                    x.start + 2,
+                    at + 15,
+                    f"{down.tenant}: {_lasted((down.stopping, down.healthy))}",
+                    room=x.end - x.start,
+                ),
                 *_bar(down, x, at + 21, end),
             ]
             at += step
         for tenant in kept:
             parts += [
-                text(x.start + 2, at + 15, f"{tenant}: not stopped"),
+                text(x.start + 2, at + 15, f"{tenant}: not stopped", room=x.end - x.start),
                 line(x.start, at + 28, x.end, at + 28, "up"),
             ]
             at += step

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trialbench.report.comparison import Comparison
-from trialbench.report.decide import evidence_of
+from trialbench.report.decide import evidence_of, older
 from trialbench.report.evidence import QUESTIONS, Finding
 from trialbench.report.html import charts, hostcharts, proofcharts
 from trialbench.report.html.clock import Clock
@@ -20,7 +20,7 @@ from trialbench.report.summary import Summary
 from trialbench.report.telemetry import Range, Rows
 from trialbench.report.windows import clock, still_down_text
 from trialbench.show.figures import Figure, Table
-from trialbench.show.text import number
+from trialbench.show.text import counted, number, ratio_text
 
 _MOST_ROWS = 60
 # Display word, CSS class, and a sign that conveys it without color.
@@ -43,6 +43,15 @@ OUTCOMES: dict[Outcome, str] = {
     "open": "the host is not known to be restored",
     "untouched": "it ended before anything on the host was touched",
 }
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to do next; `href` is where on the page, under the name `link`."""
+
+    text: str
+    href: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,11 +88,18 @@ class Fact:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole report. Figures are None, and lists empty, where the run has nothing for them."""
+    """A whole report. Figures are None, and lists empty, where the run has nothing for them.
+
+    `beside` names the live model, `speed` says how fast the candidate is beside it; both may be empty. `gigabyte` is
+    the part of the page that names a size first: there it is said what a GB is.
+    """
 
     run: str
     title: str
     tried: str
+    beside: str
+    speed: str
+    gigabyte: str
     began: str
     host: str
     word: str
@@ -94,7 +110,7 @@ class Page:
     reasons: list[str]
     badges: list[Badge]
     failure: dict[str, str]
-    steps: list[str]
+    steps: list[Step]
     evidence: list[EvidencePanel]
     facts: list[Fact]
     ratios: Figure | None
@@ -115,6 +131,7 @@ class Page:
     shown: list[Shown]
     checks: Sequence[Check]
     checks_by: str
+    checks_title: str
     attested: Table | None
     proofs: list[proofcharts.Shown]
     proofs_hidden: int
@@ -141,10 +158,14 @@ def page(run: Run, summary: Summary, joined: Mapping[str, Rows]) -> Page:
     proofs, proofs_hidden = proofcharts.shown(run.proofs)
     label = summary.model_label or "no plan found"
     tried = f"rehearsal for {label}" if run.rehearsal else label
+    shown_replies, evidence, facts = shown(run), _evidence(run, summary, reasons), _facts(run, summary)
     return Page(
         run=summary.run,
         title=f"{tried} on {summary.host or 'an unknown host'}",
         tried=tried,
+        beside=summary.baseline_label or "",
+        speed=_speed(summary),
+        gigabyte=_gigabyte(reasons, evidence, facts),
         began=run.began,
         host=summary.host or "an unknown host",
         word=word,
@@ -155,9 +176,9 @@ def page(run: Run, summary: Summary, joined: Mapping[str, Rows]) -> Page:
         reasons=reasons,
         badges=badges(summary),
         failure=_failure(summary),
-        steps=list(summary.restore.next)[:_MOST_ROWS],
-        evidence=_evidence(run, summary),
-        facts=_facts(run, summary),
+        steps=_steps(summary, shown_replies),
+        evidence=evidence,
+        facts=facts,
         ratios=charts.ratios(
             [(charts.METRICS[row.metric], row) for row in summary.comparisons],
             title="Candidate against baseline",
@@ -176,9 +197,10 @@ def page(run: Run, summary: Summary, joined: Mapping[str, Rows]) -> Page:
         windows=_windows(summary),
         restored=_restored(summary),
         picture=camera,
-        shown=shown(run),
+        shown=shown_replies,
         checks=checks,
         checks_by=checks_by,
+        checks_title=counted(len(checks), "check") if checks else "Checks",
         attested=_attested(run),
         proofs=proofs,
         proofs_hidden=proofs_hidden,
@@ -220,7 +242,8 @@ def _reasons(run: Run, summary: Summary) -> list[str]:
         found += [f"the host did NOT come back at the first try: {words}" for words in again]
     if run.verdict is not None and not run.rehearsal:
         decided = [f"verdict {VERDICTS[run.verdict.verdict][0]}"] if summary.outcome == "open" else []
-        return [*found, *decided, *run.verdict.reasons][:_MOST_ROWS]
+        stale = [text.replace("verdict DIR", f"verdict {command_path(run.path)}") for text in older(run, summary)]
+        return [*found, *decided, *run.verdict.reasons, *stale][:_MOST_ROWS]
     told = summary.failure or (again and summary.outcome == "rolled_back")
     found.append(summary.restore.why if told else OUTCOMES[summary.outcome])
     if not run.rehearsal:
@@ -228,15 +251,51 @@ def _reasons(run: Run, summary: Summary) -> list[str]:
     return [reason for reason in found if reason][:_MOST_ROWS]
 
 
-def _evidence(run: Run, summary: Summary) -> list[EvidencePanel]:
-    """Trial, ground truth and engines side by side, even if one of them has no evidence."""
+def _speed(summary: Summary) -> str:
+    """The candidate's latency beside the live model's, in words; empty where they were not compared."""
+    row = next((row for row in summary.comparisons if row.metric == "latency_ms"), None)
+    if row is None:
+        return ""
+    live = " ".join(["live model", *([summary.baseline_label] if summary.baseline_label else [])])
+    medians = f"p50 {number(row.candidate)} ms, {live} {number(row.baseline)} ms"
+    return f"Latency: {charts.finding_text(row)} ({medians}). It does not affect the verdict."
+
+
+def _steps(summary: Summary, replies: Sequence[Shown]) -> list[Step]:
+    """What to do next; replies that wait for a judgment are on the page, with the command that records it."""
+    waiting = [one for one in replies if one.judged is None and one.candidate]
+    if summary.outcome != "completed" or not waiting:
+        return [Step(text) for text in summary.restore.next[:_MOST_ROWS]]
+    text = "Read the replies side by side; the command below them records which are better:"
+    return [Step(text, one.id, one.title) for one in waiting]
+
+
+def _gigabyte(reasons: Sequence[str], evidence: Sequence[EvidencePanel], facts: Sequence[Fact]) -> str:
+    """Where the page names a size first: `reasons`, `evidence`, `facts`, or else `memory`."""
+    if any(" GB" in text for text in reasons):
+        return "reasons"
+    if any(" GB" in text for panel in evidence for text in panel.lines):
+        return "evidence"
+    return "facts" if any(fact.unit == "GB" for fact in facts) else "memory"
+
+
+def _evidence(run: Run, summary: Summary, reasons: Sequence[str]) -> list[EvidencePanel]:
+    """Trial, ground truth and engines side by side, even if one of them has no evidence.
+
+    What the reasons say above is not said again, unless nothing else is left.
+    """
     there = {
         "trial": "numbers" if summary.segments else "",
         "ground_truth": "attested" if run.attestation else "",
         "engines": "proofs" if run.proofs else "",
     }
     return [
-        EvidencePanel(*QUESTIONS[one.question], *FINDINGS[one.finding], one.lines[:_MOST_ROWS], there[one.question])
+        EvidencePanel(
+            *QUESTIONS[one.question],
+            *FINDINGS[one.finding],
+            ([line for line in one.lines if line not in reasons] or one.lines)[:_MOST_ROWS],
+            there[one.question],
+        )
         for one in evidence_of(run, summary)
     ]
 
@@ -275,20 +334,23 @@ def _facts(run: Run, summary: Summary) -> list[Fact]:
     segments = summary.segments
     found = []
     work = run.plan.decider
-    candidate, baseline = segments.get(work.candidate), segments.get(work.a1)
+    candidate = segments.get(work.candidate)
     if candidate:
-        beside = f"baseline {number(baseline.latency_ms.p50.value)} ms" if baseline else ""
-        ratio = next((row for row in summary.comparisons if row.metric == "latency_ms" and row.ratio), None)
-        if ratio:
-            beside += f", ratio {_ratio(ratio)}"
-        found.append(Fact("latency p50", number(candidate.latency_ms.p50.value), "ms", beside.removeprefix(", ")))
+        # The two medians that the ratio is of, and no others.
+        row = next((row for row in summary.comparisons if row.metric == "latency_ms"), None)
+        value = row.candidate if row else candidate.latency_ms.p50.value
+        beside = f"baseline {number(row.baseline)} ms" if row else ""
+        if row and row.ratio:
+            beside += f", ratio {_ratio(row)}: {charts.finding_text(row)}"
+        found.append(Fact("latency p50", number(value), "ms", beside))
         adherence = candidate.adherence
         if adherence and adherence.n:
             found.append(
                 Fact(
                     "adherence",
                     f"{adherence.k}/{adherence.n}",
-                    note=f"95 % interval {adherence.low * 100:.1f}-{adherence.high * 100:.1f} %",
+                    note="one-sided 95 % bounds"
+                    f" {adherence.one_sided_low * 100:.1f}-{adherence.one_sided_high * 100:.1f} %",
                 )
             )
     peak, plan = summary.vram.peak_footprint_gb, run.plan
@@ -309,19 +371,19 @@ def _facts(run: Run, summary: Summary) -> list[Fact]:
 
 
 def _ratio(row: Comparison) -> str:
-    return charts.ratio_text(row.ratio, row.low, row.high)
+    return ratio_text(row.ratio, row.low, row.high)
 
 
 def _comparison(summary: Summary) -> Table | None:
     rows = [
         [
             charts.METRICS[row.metric],
-            f"{_median(row.candidate)} {row.unit}",
-            f"{_median(row.baseline)} {row.unit}",
-            f"{_median(row.a1)} / {_median(row.a2)}",
+            f"{number(row.candidate)} {row.unit}",
+            f"{number(row.baseline)} {row.unit}",
+            f"{number(row.a1)} / {number(row.a2)}",
             _ratio(row),
             f"\N{PLUS-MINUS SIGN} {_percent(row)}{' NOISY' if row.noisy else ''}" if row.band else "unknown",
-            charts.FINDINGS[row.finding],
+            charts.finding_text(row),
         ]
         for row in summary.comparisons
     ]
@@ -329,10 +391,6 @@ def _comparison(summary: Summary) -> Table | None:
         return None
     head = ["median of", "candidate B", "baseline A", "A1 / A2", "B / A [95 %]", "A2 against A1", "finding"]
     return Table("Candidate against baseline, ratios of medians", head, rows, numbers=range(1, 5))
-
-
-def _median(value: float | None) -> str:
-    return f"{value:.2f}" if value is not None and abs(value) < 10 else number(value)
 
 
 def _comparison_notes(run: Run, summary: Summary) -> list[str]:
@@ -386,7 +444,7 @@ def _telemetry(summary: Summary) -> Table | None:
             [
                 name,
                 *(_range(one) for one in (found.sm_mhz, found.power_w, found.temp_c, found.util_percent)),
-                f"{energy.p50:.2f}" if energy else "-",
+                number(energy.p50) if energy else "-",
                 number(found.load1_max),
                 str(found.throttled or 0),
                 str(found.disturbed or 0),
@@ -489,5 +547,7 @@ def _attested(run: Run) -> Table | None:
 
 
 def _unread(run: Run) -> list[str]:
-    lines = [f"{run.bad_lines} lines of the run's files could not be read (cut short?)"] if run.bad_lines else []
+    lines = (
+        [f"{counted(run.bad_lines, 'line')} of the run's files could not be read (cut short?)"] if run.bad_lines else []
+    )
     return [*lines, *(f"could not be used: {problem}" for problem in run.unread)][:_MOST_ROWS]

@@ -82,7 +82,8 @@ def _row(number: Number, top: float, width: float) -> Markup:
     scale = value_scale(known, left, right, zero=True)
     track, kind = top + 18, "kept" if number.ok else "missed"
     word = "" if number.ok else "FAILED "
-    parts = [text(left, top + 11, f"{word}{number.name} {number.found}, expected {number.expected}", kind="t strong")]
+    told = f"{word}{number.name} {number.found}, expected {number.expected}"
+    parts = [text(left, top + 11, told, kind="t strong", room=right - left - (120 if width > 500 else 0))]
     if width > 500:
         parts.append(text(right, top + 11, f"to {tick_text(scale.high)} {number.unit}".rstrip(), anchor="end"))
     low, high = _expected(number, scale)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trialbench.report.html import charts
 from trialbench.report.html.described import Picture
 from trialbench.report.run import Run
 from trialbench.report.summary import Summary
+from trialbench.show.text import ratio_text
 
 _MOST_ROWS = 60
 
@@ -120,7 +120,7 @@ def _calibration(summary: Summary) -> list[tuple[str, str]]:
     for mode, found in list(modes.items())[:4]:
         if isinstance(found, dict) and isinstance(found.get("ratio"), (int, float)):
             ours, raw = _ms(found, "ours_p50_ms"), _ms(found, "raw_p50_ms")
-            ratio = charts.ratio_text(found["ratio"], found["ratio_low"], found["ratio_high"])
+            ratio = ratio_text(found["ratio"], found["ratio_low"], found["ratio_high"])
             count = _text(found.get("n"))
             rows.append((f"client, {mode}", f"p50 {ours} against {raw} of a raw socket, ratio {ratio} (n={count})"))
     return rows

@@ -1,0 +1,330 @@
+"""No claim that no rule makes, a direction for each difference, and figures that belong together."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from sample_lines import compared, made
+from trialbench.measure.summary import SegmentFacts, summarize
+from trialbench.report.compare import compare_table, run_row
+from trialbench.report.comparison import Comparison, Finding, Metric, direction
+from trialbench.report.evidence import QUESTIONS
+from trialbench.report.html import charts
+from trialbench.report.html.comparison import write_comparison
+from trialbench.report.html.page import Page, page
+from trialbench.report.html.report import report_html
+from trialbench.report.measured import comparison_table, remarks
+from trialbench.report.run import read_run
+from trialbench.report.summary import summarize_run
+from trialbench.report.table import folder_table
+from trialbench.report.telemetry import joined
+from trialbench.show import figures, svg
+from trialbench.show.text import counted, ratio_text
+
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
+REAL = Path(__file__).resolve().parents[2] / "fixtures" / "runs" / "completed"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    shutil.copytree(REAL, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def change(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    document = json.loads(path.read_text())
+    edit(document)
+    path.write_text(json.dumps(document))
+
+
+def change_lines(path: Path, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(edit(json.loads(one))) + "\n" for one in path.read_text().splitlines()))
+
+
+def built(path: Path) -> Page:
+    folder = read_run(path)
+    return page(folder, summarize_run(folder), joined(folder))
+
+
+# --- what is claimed -------------------------------------------------------------------------------------------------
+
+
+def test_the_question_asks_what_the_rules_decide() -> None:
+    assert QUESTIONS["trial"][1] == "Good enough here?"
+    assert not any("fast" in asked for _name, asked in QUESTIONS.values())
+
+
+DIRECTIONS: list[tuple[Metric, float | None, Finding, str]] = [
+    ("latency_ms", 1.219, "different", "22 % slower"),
+    ("latency_ms", 0.82, "different", "18 % faster"),
+    ("server_ms", 2.0, "different", "100 % slower"),
+    ("ttft_ms", 0.5, "different", "50 % faster"),
+    ("tokens_per_s", 0.82, "different", "18 % slower"),
+    ("tokens_per_s", 1.22, "different", "22 % faster"),
+    ("latency_ms", 300.2, "different", "300 times as slow"),
+    ("latency_ms", 0.004, "different", "250 times as fast"),
+    ("tokens_per_s", 0.004, "different", "250 times as slow"),
+    ("latency_ms", 1.219, "no_difference", ""),
+    ("latency_ms", 1.219, "not_comparable", ""),
+    ("latency_ms", None, "not_comparable", ""),
+]
+
+
+@pytest.mark.parametrize(("metric", "ratio", "finding", "words"), DIRECTIONS)
+def test_a_difference_has_its_direction_in_words(
+    metric: Metric, ratio: float | None, finding: Finding, words: str
+) -> None:
+    low, high = (None, None) if ratio is None else (ratio * 0.99, ratio * 1.01)
+    one = replace(compared(ratio, low, high, finding=finding), metric=metric)
+    assert direction(one) == words
+    drawn = charts.ratios([("x", one)], title="t")
+    if drawn is None:
+        return
+    for drawing in (drawn.wide, drawn.narrow):
+        assert (words or charts.FINDINGS[finding]) in str(drawing)
+    # Its color is not the only sign: the shape differs, too.
+    shapes = {"slower": "worse", "slow": "worse", "faster": "better", "fast": "better"}
+    kind = shapes.get(words.split(" ")[-1], "b")
+    assert f'class="fill {kind}"' in str(drawn.wide)
+    assert (words or finding.replace("_", " ")) in comparison_table([one])
+
+
+def test_slower_faster_and_neither_differ_in_their_shape() -> None:
+    cases = {"slower": compared(1.5, 1.4, 1.6, finding="different"), "none": compared(1.0, 0.9, 1.1)}
+    cases["faster"] = compared(0.5, 0.4, 0.6, finding="different")
+
+    def shape(one: Comparison) -> str:
+        root = ElementTree.fromstring(charts.ratios([("x", one)], title="t").wide)  # type: ignore[union-attr] # drawn
+        [mark] = [element for element in root.iter() if (element.get("class") or "").startswith("fill ")]
+        return mark.tag + re.sub(r"[\d., -]+", "", mark.get("d") or "")
+
+    assert len({shape(one) for one in cases.values()}) == 3
+
+
+def test_the_first_screen_names_the_live_model_and_how_much_slower(run: Path) -> None:
+    head = report_html(run).split('<dl class="facts"')[0]
+    assert "beside the live model gemma-4-E2B-it" in head
+    assert "Latency: 34 % slower (p50 11.6 ms, live model gemma-4-E2B-it 8.7 ms)" in head
+    assert "It does not affect the verdict." in head
+    found = built(run)
+    # The next step is on the page, and no file or DIR.
+    assert [(step.href, step.link) for step in found.steps] == [("shown-describe", "Describe")]
+    assert f'id="{found.steps[0].href}"' in report_html(run)
+    # What the reasons say is not said again.
+    assert not {*found.reasons} & {line for panel in found.evidence for line in panel.lines}
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ({}, None),
+        ({"body_sha256": "c" * 64, "prompt_sha256": "d" * 64}, "Different requests (prompt), by SHA-256: "),
+        ({"body_sha256": "c" * 64, "image_sha256": "d" * 64}, "Different requests (image), by SHA-256: "),
+        ({"body_sha256": "c" * 64}, "Different requests (settings), by SHA-256: "),
+        ({"body_sha256": None}, None),
+    ],
+)
+def test_compare_says_that_other_things_were_asked(tmp_path: Path, edit: dict[str, Any], said: str | None) -> None:
+    asked = {"body_sha256": "a" * 64, "prompt_sha256": "b" * 64, "image_sha256": None, "models": ["m"]}
+    runs = []
+    for name, more in (("one", {}), ("two", edit), ("three", {})):
+        shutil.copytree(REAL, tmp_path / name)
+        change(tmp_path / name / "plan.json", lambda plan, name=name: plan.update(host=name))
+
+        def edit_summary(summary: dict[str, Any], more: dict[str, Any] = more) -> None:
+            summary["segments"]["nav-candidate"]["request"] = asked | more
+
+        change(tmp_path / name / "samples" / "summary-smoke-candidate.json", edit_summary)
+        runs.append(tmp_path / name)
+    assert run_row(runs[0]).asked is not None
+    text = " ".join(compare_table(runs).split())
+    document = write_comparison(runs, tmp_path / "compare.html").read_text(encoding="utf-8")
+    for shown in (text, document):
+        assert shown.count("Different requests") == (said is not None)
+        assert said is None or f"{said}aaaaaaaaaaaa in one, three; cccccccccccc in two." in shown
+
+
+# --- figures that belong together ------------------------------------------------------------------------------------
+
+
+def test_a_ratio_stands_beside_the_two_medians_that_it_is_of(run: Path) -> None:
+    """The baseline is A1 and A2 together; A1 alone says something else."""
+    change_lines(
+        run / "samples" / "nav-baseline-a2.jsonl", lambda line: line | {"latency_ms": line["latency_ms"] * 1.5}
+    )
+    [row] = [one for one in summarize_run(read_run(run)).comparisons if one.metric == "latency_ms"]
+    assert row.a1 != pytest.approx(row.baseline, rel=0.02)
+    shown = f"{row.baseline:.1f}"
+    [fact] = [fact for fact in built(run).facts if fact.name == "latency p50"]
+    assert (fact.value, fact.note.split(",")[0]) == (f"{row.candidate:.1f}", f"baseline {shown} ms")
+    assert run_row(run).baseline == shown
+    cells = re.split(" {2,}", comparison_table([row]).split("\n")[1])
+    assert cells[1:4] == [f"{row.candidate:.1f}", shown, f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]"]
+
+
+def test_a_page_has_one_precision_for_ratios_and_one_interval_of_adherence(run: Path) -> None:
+    document = report_html(run)
+    text = re.sub(r"<style>.*?</style>|<script>.*?</script>|(?:[\w-]+=\"[^\"]*\")", "", document, flags=re.DOTALL)
+    ratios = re.findall(r"(\d+\.\d+) \[(\d+\.\d+), (\d+\.\d+)\]", text)
+    assert len(ratios) > 10
+    assert {len(one.split(".")[1]) for found in ratios for one in found} <= {1, 2}
+    assert {found[0] for found in ratios if found[0].startswith("1.3")} == {"1.34"}
+    assert "97.4-100.0 %" in text
+    assert "96.3" not in text
+
+
+RATIOS = [
+    ((1.2189, 1.2, 1.25), "1.22 [1.20, 1.25]"),
+    ((1.2189, None, None), "1.22"),
+    ((0.0042, 0.0040, 0.0044), "0.0042 [0.0040, 0.0044]"),
+    ((300.2, 290.0, 310.0), "300 [290, 310]"),
+    ((0.0, 0.0, 0.0), "-"),
+    ((None, None, None), "-"),
+    ((float("inf"), 1.0, 2.0), "-"),
+]
+
+
+@pytest.mark.parametrize(("given", "text"), RATIOS)
+def test_a_ratio_has_digits_that_fit(given: tuple[float | None, float | None, float | None], text: str) -> None:
+    assert ratio_text(*given) == text
+
+
+@pytest.mark.parametrize(("factor", "digits"), [(1 / 3000, "0.00"), (1.0, ""), (5000.0, ""), (50000.0, "")])
+def test_digits_fit_from_microseconds_to_minutes(run: Path, factor: float, digits: str) -> None:
+    for name in ("nav-candidate", "nav-baseline-a1", "nav-baseline-a2"):
+        change_lines(
+            run / "samples" / f"{name}.jsonl", lambda line: line | {"latency_ms": round(line["latency_ms"] * factor, 9)}
+        )
+    summary = summarize_run(read_run(run))
+    text = folder_table(run) + "\n".join(remark for one in summary.segments.values() for remark in remarks(one))
+    assert "0.0 [0.0, 0.0]" not in text
+    assert digits in text
+    assert not re.search(r"\d{4,}\.\d", text), "a digit too many"
+    found = built(run)
+    for figure in (found.ratios, found.distribution, found.timeline):
+        assert figure is not None
+        for width, drawing in ((figures.WIDE, figure.wide), (figures.NARROW, figure.narrow)):
+            assert_labels_fit(drawing, width)
+
+
+def assert_labels_fit(drawing: str, width: float) -> None:
+    """Tick labels, which are numbers, lie within the drawing in a wide font, and apart."""
+    taken: dict[str, list[tuple[float, float]]] = {}
+    for label in ElementTree.fromstring(drawing).iter("text"):
+        if not re.fullmatch(r"[\d.]+(?: %)?", label.text or ""):
+            continue
+        x, wide = float(label.attrib["x"]), 7.6 * len(label.text or "")
+        left = x - {"start": 0.0, "middle": wide / 2, "end": wide}[label.attrib["text-anchor"]]
+        assert left >= 0, label.text
+        assert left + wide <= width + 0.5, label.text
+        taken.setdefault(label.attrib["y"], []).append((left, left + wide))
+    for row in taken.values():
+        row.sort()
+        assert all(before[1] <= after[0] + 0.5 for before, after in pairwise(row)), row
+
+
+def test_the_line_at_one_and_the_titles_run_through_no_label() -> None:
+    rows = [(f"model {at}", compared(1.0 + at / 10, 0.9, 1.9)) for at in range(3)]
+    drawn = charts.ratios(rows, title="t")
+    assert drawn is not None
+    root = ElementTree.fromstring(drawn.narrow)
+    labels = [float(one.attrib["y"]) for one in root.iter("text") if "strong" in one.attrib["class"]]
+    for one in root.iter("line"):
+        if one.attrib["class"] == "one":
+            top, bottom = sorted((float(one.attrib["y1"]), float(one.attrib["y2"])))
+            assert not any(top < y - 4 < bottom for y in labels)
+    scale = svg.Scale(0, 100, 300, 34)
+    axis = ElementTree.fromstring(f"<g>{figures.y_axis(scale, 60, 700, 'share', suffix=' %')}</g>")
+    [title] = [one for one in axis.iter("text") if one.text == "share"]
+    highest = min(float(one.attrib["y"]) for one in axis.iter("text") if one is not title)
+    # A line of 12.5 pixels, whatever the font, fits between their baselines.
+    assert highest - float(title.attrib["y"]) >= 18
+    assert float(title.attrib["y"]) >= 14
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 outliers"), (1, "1 outlier"), (2, "2 outliers")])
+def test_what_is_counted_is_one_or_many(count: int, text: str) -> None:
+    assert counted(count, "outlier") == text
+
+
+def test_remarks_count_in_the_singular() -> None:
+    samples = [made(at, 1.0 * at, 10.0 + at % 5) for at in range(1, 61)] + [made(61, 61.0, 900.0)]
+    segment = summarize(samples, [], SegmentFacts("nav", 61, True, False))
+    assert "1 outlier (kept)" in remarks(segment)
+
+
+@pytest.mark.parametrize(("count", "title"), [(9, "9 checks"), (8, "8 checks"), (1, "1 check"), (0, "Checks")])
+def test_checks_are_counted(run: Path, count: int, title: str) -> None:
+    def edit(found: dict[str, Any]) -> None:
+        more = [dict(found["checks"][-1], id=at, title=f"check {at}") for at in range(9, 20)]
+        found["checks"] = [*found["checks"], *more][:count]
+
+    change(run / "verification.json", edit)
+    found = built(run)
+    assert found.checks_title == title
+    document = report_html(run)
+    assert document.count(f">{title}</h2>") == document.count(f'#checks">{title}</a>') == 1
+    assert "Eight" not in document
+
+
+@pytest.mark.parametrize("kind", ["completed", "no vram", "rehearsal", "no plan"])
+def test_the_gigabyte_is_said_once_where_it_is_first_used(
+    run: Path, tmp_path: Path, folders: ModuleType, kind: str
+) -> None:
+    if kind == "rehearsal":
+        run = folders.rehearsal(tmp_path / "rehearsal")
+    elif kind == "no vram":
+        (run / "vram.jsonl").unlink()
+    elif kind == "no plan":
+        (run / "plan.json").unlink()
+    document = re.sub(r"<style>.*?</style>|<svg.*?</svg>", "", report_html(run), flags=re.DOTALL)
+    body = document.split("<main")[1]
+    first = re.search(r"[\d.] (?:<small>)?GB", body)
+    said = [found.start() for found in re.finditer("1 GB is 1024 MiB", body)]
+    assert len(said) <= 1
+    if first is not None and first.start() < body.index('id="checks"'):
+        # Within the same part of the page.
+        assert len(said) == 1
+        between = body[first.start() : said[0]] if first.start() < said[0] else ""
+        assert "<section" not in between
+
+
+def fewer(run: Path) -> None:
+    path = run / "samples" / "nav-candidate.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
+def other(run: Path) -> None:
+    path = run / "samples" / "nav-candidate.jsonl"
+    lines = path.read_text().splitlines()
+    lines[0] = json.dumps(json.loads(lines[0]) | {"strategy": 3})
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (lambda run: None, None),
+        (fewer, "it rests on 100 adherent of 100 replies, this folder has 99 of 99"),
+        (other, "it rests on 100 adherent of 100 replies, this folder has 99 of 100"),
+        (lambda run: shutil.rmtree(run / "samples"), "this folder has 0 of 0"),
+        (lambda run: (run / "verdict.json").unlink(), None),
+    ],
+)
+def test_a_verdict_older_than_its_samples_is_remarked(run: Path, edit: Callable[[Path], Any], told: str | None) -> None:
+    edit(run)
+    views = [folder_table(run), compare_table([run]), re.sub(r"<svg.*?</svg>", "", report_html(run), flags=re.DOTALL)]
+    for text in (" ".join(view.split()) for view in views):
+        assert text.count("the verdict is older than the samples") == (told is not None)
+        assert told is None or told in text
