@@ -86,7 +86,7 @@ class _Forgets(Lying):
     def convert(self, capability: Capability, source: Artifact, target: Path, quant: str) -> Conversion:
         done = self.inner.convert(capability, source, target, quant)
         if capability is Capability.EXPORT and done.artifact is not None:
-            from trialbench.ground_truth.model.weights import Safetensors, write_safetensors
+            from trialbench.ground_truth.model.checkpoint import Safetensors, write_safetensors
 
             files = Safetensors(done.artifact.path)
             tensors = {name: files.read(name) for name in files.names()}
