@@ -234,12 +234,12 @@ def _check_whole(factor: Any, where: str) -> None:
 
 def _refuse_windows(config: Mapping[str, Any], where: str, kind: str, layers: int, positions: int) -> None:
     """Attention that does not reach all the way back, in any layer."""
-    types = config.get("layer_types")
-    if not _nothing(types) and (not isinstance(types, list) or set(map(str, types)) != {"full_attention"}):
+    types = config.get("layer_types") or []
+    if not isinstance(types, list) or any(one != "full_attention" for one in types):
         raise UsageError(f"{where}: layer_types: expected full_attention alone, found {_shown(types)}")
-    if not _nothing(types) and len(types) != layers:
+    if types and len(types) != layers:
         raise UsageError(f"{where}: layer_types: expected {layers}, one for each layer, found {len(types)}")
-    if kind != "qwen2" or _nothing(config.get("use_sliding_window")) or not _nothing(types):
+    if kind != "qwen2" or _nothing(config.get("use_sliding_window")) or types:
         return
     window, first = config.get("sliding_window", 4096), config.get("max_window_layers", 28)
     reaches = window is None or (_count(window) and window >= positions)

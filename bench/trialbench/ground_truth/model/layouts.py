@@ -124,7 +124,7 @@ def _gpt2(shape: Shape) -> Iterator[Rule]:
             yield Rule(f"{hf}{theirs}.bias", f"{gguf}{ours}.bias", size[-1:])
 
 
-# Numbers that a library keeps beside the weights and computes anew, of whatever type.
+# Numbers that a library keeps beside the weights and computes itself, of whatever type.
 _BUFFERS = re.compile(
     r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq|(transformer\.)?h\.\d+\.attn\.(masked_)?bias"
 )

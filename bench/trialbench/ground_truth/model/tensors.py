@@ -74,7 +74,7 @@ class Comparison:
         return (
             *(f"{name} is missing" for name in (*self.missing, *self.strangers)),
             *(f"{name} is not in the reference" for name in self.extra),
-            *self.reshaped,
+            *(f"of another shape: {one}" for one in self.reshaped),
         )
 
     @property

@@ -7,6 +7,7 @@ converter.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from pathlib import Path
@@ -15,9 +16,16 @@ from typing import Any
 import forward
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as budget
+from hypothesis import strategies as st
+from profiles import examples
 from trialbench.errors import UsageError
+from trialbench.ground_truth.attribution.neighbors import other_numbers
 from trialbench.ground_truth.model.checkpoint import Safetensors, write_safetensors
 from trialbench.ground_truth.model.convert import to_gguf
+from trialbench.ground_truth.model.origin import departures
+from trialbench.ground_truth.model.tensors import compare
 from trialbench.ground_truth.model.weights import Gguf
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:abcd\nsize 12\n"
@@ -648,3 +656,182 @@ def test_a_cast_that_makes_infinity_is_refused(tmp_path: Path, folder_of: Callab
     with pytest.raises(UsageError, match=r"'blk\.0\.ffn_up\.weight': 1 of 96 values are NaN or infinite: float16 ends"):
         to_gguf(draft.path, tmp_path / "m.gguf", "f16")
     assert to_gguf(draft.path, tmp_path / "m.gguf", "f32") == ()
+
+
+# --- The judge ---
+
+
+def _bits(draft: Draft) -> None:
+    draft.tensors(lambda t: t.update({UP: t[UP] + 1e-3}))
+
+
+# What a converter could overlook: the file is made of the folder as it was, and judged against the folder as it is.
+OVERLOOKED: dict[str, list[tuple[Change, str]]] = {
+    "llama": [
+        (added(f"{LAYER}self_attn.q_proj.bias", 8), "blk.0.attn_q.bias is missing"),
+        (added("model.layers.2.mlp.up_proj.weight", 12, 8), "blk.2.ffn_up.weight is missing"),
+        (added("score.weight", 1, 8), "score.weight is missing"),
+        (added(f"{LAYER}self_attn.q_proj.lora_A.weight", 1, 8), "lora_A.weight is missing"),
+        (added(HEAD, 12, 8), "output.weight is missing"),
+        (lambda d: d.tensors(lambda t: t.pop(UP)), "blk.0.ffn_up.weight is not in the reference"),
+        (reshaped(UP, 24, 8), "of another shape: blk.0.ffn_up.weight"),
+        (_bits, "blk.0.ffn_up.weight is off"),
+        (lambda d: sharded(d, spare={EMBEDDING: np.ones((12, 8))}), ""),
+        (with_stale_shards, ""),
+        (added("model.rotary_emb.inv_freq", 2), ""),
+        (lambda d: d.tensors(lambda t: t.update({HEAD: t[EMBEDDING]})), ""),
+        (renamed(EMBEDDING, HEAD), ""),
+        (config(hidden_act="relu"), "no hidden_act, which stands for silu, expected relu"),
+        (config(rope_theta=5.0), "rope theta 10000.0, expected 5.0"),
+        (config(rope_parameters={"rope_theta": 5.0}), "rope theta 10000.0, expected 5.0"),
+        (config(rope_scaling={"type": "linear", "factor": 2.0}), "rope scaling none, expected linear"),
+        (config(rope_scaling={"rope_type": "llama3", "factor": 8.0}), "no scaled frequencies"),
+        (config(rope_parameters={"a": {"rope_theta": 1.0}, "b": {"rope_theta": 2.0}}), "one rotation for all layers"),
+        (config(partial_rotary_factor=0.5), "rotated dimensions 4, expected 2"),
+        (config(head_dim=16), "width of a head 4, expected 16"),
+        (config(num_key_value_heads=2), "kv heads 1, expected 2"),
+        (config(rms_norm_eps=1e-6), "norm epsilon"),
+        (config(quantization_config={"bits": 4}), "weights that are not quantized"),
+        (config(eos_token_id=[5, 6]), "end of sequence 8, expected 5, 6"),
+        (lambda d: d.json("generation_config.json", eos_token_id=6), "end of sequence 8, expected 6"),
+    ],
+    "qwen2": [
+        (config(use_sliding_window=True, sliding_window=4, max_window_layers=0), "no window, expected one of 4 tokens"),
+        (config(layer_types=["sliding_attention"], sliding_window=4), "no window, expected one of 4 tokens"),
+    ],
+    "gpt2": [
+        (config(activation_function="relu"), "no activation_function"),
+        (config(scale_attn_by_inverse_layer_idx=True), "no scale_attn_by_inverse_layer_idx"),
+        (config(scale_attn_weights=False), "no scale_attn_weights"),
+        (added(HEAD, 12, 8), "output.weight is missing"),
+        (lambda d: d.tensors(lambda t: t.update({k[12:]: t.pop(k) for k in [*t]})), ""),
+    ],
+}
+
+
+@pytest.mark.parametrize("architecture", OVERLOOKED)
+def test_the_judge_sees_what_the_converter_overlooks(
+    architecture: str, tmp_path: Path, folder_of: Callable[..., Path]
+) -> None:
+    target = tmp_path / "m.gguf"
+    to_gguf(folder_of(tmp_path / "intact", architecture, eos_token_id=8), target, "f32")
+    for number, (change, said) in enumerate(OVERLOOKED[architecture]):
+        draft = Draft(folder_of(tmp_path / str(number), architecture, eos_token_id=8))
+        change(draft)
+        found = compare(target, draft.path)
+        off = [f"{one.name} is off" for one in found.errors if one.max_abs]
+        seen = [*found.unpaired, *off, *other_numbers(target, draft.path)]
+        assert any(said in one for one in seen) if said else seen == [], (number, said, seen)
+
+
+# --- By chance ---
+
+_VALUES = (
+    *(None, True, False, 0, 1, 2, 4, -1, 0.5, 1e-3, "relu", "gelu_fast", "x", "", [], {}, [1], {"a": 1}),
+    *({"rope_type": "default", "rope_theta": 7.0}, {"type": "linear", "factor": 2.0}, {"rope_theta": 3}),
+    *(["sliding_attention"] * 2, ["full_attention"] * 2, ["full_attention"]),
+)
+_KEYS = (
+    *(
+        "hidden_act",
+        "activation_function",
+        "attention_bias",
+        "mlp_bias",
+        "rope_theta",
+        "rope_scaling",
+        "rope_parameters",
+    ),
+    *(
+        "partial_rotary_factor",
+        "head_dim",
+        "num_key_value_heads",
+        "sliding_window",
+        "use_sliding_window",
+        "layer_types",
+    ),
+    *("max_window_layers", "tie_word_embeddings", "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "n_inner"),
+    *(
+        "num_hidden_layers",
+        "num_attention_heads",
+        "n_head",
+        "n_layer",
+        "rms_norm_eps",
+        "layer_norm_epsilon",
+        "hidden_size",
+    ),
+    *("quantization_config", "architectures", "add_cross_attention", "residual_multiplier", "anything"),
+)
+_NAMES = (
+    "lm_head.weight",
+    "lm_head.bias",
+    "score.weight",
+    "model.layers.0.self_attn.q_proj.bias",
+    "h.0.attn.bias",
+    "x",
+)
+_TENSORS = st.one_of(
+    st.tuples(st.just("drop"), st.integers(0, 40)),
+    st.tuples(st.just("rename"), st.integers(0, 40), st.one_of(st.sampled_from(_NAMES), st.integers(0, 40))),
+    st.tuples(st.just("reshape"), st.integers(0, 40), st.sampled_from(["T", "flat", "half", "twice"])),
+    st.tuples(st.just("add"), st.sampled_from(_NAMES), st.sampled_from([(8,), (12, 8), (8, 8), (1, 8), ()])),
+    st.tuples(st.just("spoil"), st.integers(0, 40), st.sampled_from([np.nan, np.inf])),
+)
+_CONFIG = st.one_of(
+    st.tuples(st.just("drop key"), st.integers(0, 20)),
+    st.tuples(st.just("rename key"), st.integers(0, 20), st.sampled_from(_KEYS)),
+    st.tuples(st.just("set key"), st.sampled_from(_KEYS), st.sampled_from(_VALUES)),
+    st.tuples(st.just("set key"), st.integers(0, 20), st.sampled_from(_VALUES)),
+)
+
+
+def _applied(draft: Draft, change: tuple[Any, ...]) -> None:
+    kind, at, more = change[0], change[1], change[2] if len(change) > 2 else None
+    if kind.endswith("key"):
+        config = json.loads((draft.path / "config.json").read_text())
+        name = at if isinstance(at, str) else sorted(config)[at % len(config)]
+        value = config.pop(name, None)
+        if kind == "rename key":
+            config[more] = value
+        if kind == "set key":
+            config[name] = more
+        (draft.path / "config.json").write_text(json.dumps(config))
+        return
+
+    def tensors(found: Tensors) -> None:
+        names = sorted(found)
+        name = at if isinstance(at, str) else names[at % len(names)]
+        value = found.pop(name, None)
+        if kind == "rename":
+            found[more if isinstance(more, str) else names[more % len(names)]] = value
+        elif kind == "add":
+            found[name] = np.full(more, 0.5)
+        elif kind == "spoil":
+            found[name] = value * more
+        elif kind == "reshape":
+            shapes = {"T": value.T, "flat": value.reshape(-1), "half": value[: len(value) // 2]}
+            found[name] = shapes.get(more, np.concatenate([value, value]))
+
+    draft.tensors(tensors)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2"])
+@budget(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.one_of(_TENSORS, _CONFIG), min_size=1, max_size=3))
+def test_no_folder_becomes_a_wrong_model_without_a_word(
+    architecture: str, changes: list[tuple[Any, ...]], tmp_path: Path, folder_of: Callable[..., Path]
+) -> None:
+    shutil.rmtree(tmp_path / "hf", ignore_errors=True)
+    draft, target = Draft(folder_of(tmp_path / "hf", architecture, eos_token_id=8)), tmp_path / "m.gguf"
+    target.unlink(missing_ok=True)
+    for change in changes:
+        _applied(draft, change)
+    try:
+        to_gguf(draft.path, target, "f32")
+    except UsageError:
+        assert not target.exists()
+        return
+    # Whatever was made, the judge finds the folder in it, and so does a forward pass.
+    assert compare(target, draft.path).identical
+    assert departures(Gguf(target), draft.path) == []
+    found, expected = forward.from_gguf(target), forward.from_folder(draft.path)
+    assert np.allclose(found.logits([1, 2, 3]), expected.logits([1, 2, 3]), atol=1e-4)

@@ -31,6 +31,7 @@ class Network:
     theta: float
     neighbors: bool
     tensors: Mapping[str, Doubles]
+    activation: str = ""
 
     def logits(self, ids: Sequence[int]) -> Doubles:
         """Shape (tokens, vocabulary)."""
@@ -85,12 +86,28 @@ class Network:
 
     def _feed_forward(self, x: Doubles, block: str) -> Doubles:
         up = self._linear(x, f"{block}ffn_up")
-        if self.kind == "gpt2":
-            inner = up * 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3)))
-        else:
-            gate = self._linear(x, f"{block}ffn_gate")
-            inner = gate / (1 + np.exp(-gate)) * up
+        act = _ACTIVATIONS[self.activation or ("gelu_new" if self.kind == "gpt2" else "silu")]
+        inner = act(up) if self.kind == "gpt2" else act(self._linear(x, f"{block}ffn_gate")) * up
         return self._linear(inner, f"{block}ffn_down")
+
+
+def _silu(x: Doubles) -> Doubles:
+    return x / (1 + np.exp(-x))
+
+
+def _gelu(x: Doubles) -> Doubles:
+    return x * 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def _relu(x: Doubles) -> Doubles:
+    return np.maximum(x, 0)
+
+
+_ACTIVATIONS = {
+    **dict.fromkeys(("silu", "swish"), _silu),
+    **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh"), _gelu),
+    "relu": _relu,
+}
 
 
 _NAMES = (
@@ -127,12 +144,14 @@ def from_folder(folder: Path) -> Network:
     # The one matrix of a tied model may be there as either.
     tensors.setdefault("token_embd.weight", tensors.get("output.weight", np.zeros((0, 0))))
     if kind == "gpt2":
-        sizes = (config["n_layer"], config["n_head"], config["n_head"], config["layer_norm_epsilon"])
-        return Network(kind, *sizes, theta=1.0, neighbors=False, tensors=tensors)
-    heads, rope = config["num_attention_heads"], config.get("rope_parameters") or {}
+        sizes = (config["n_layer"], config["n_head"], config["n_head"], config.get("layer_norm_epsilon", 1e-5))
+        act = config.get("activation_function", "")
+        return Network(kind, *sizes, theta=1.0, neighbors=False, tensors=tensors, activation=act)
+    heads, rope = config["num_attention_heads"], config.get("rope_scaling") or config.get("rope_parameters") or {}
     sizes = (config["num_hidden_layers"], heads, config.get("num_key_value_heads") or heads, config["rms_norm_eps"])
     theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
-    return Network(kind, *sizes, theta=theta, neighbors=False, tensors=tensors)
+    act = config.get("hidden_act", "")
+    return Network(kind, *sizes, theta=theta, neighbors=False, tensors=tensors, activation=act)
 
 
 def _safetensors(path: Path) -> dict[str, Doubles]:
