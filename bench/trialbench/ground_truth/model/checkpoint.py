@@ -86,6 +86,7 @@ class Safetensors:
     """The tensors of a folder: `model.safetensors`, else the shards that an index assigns them to.
 
     Attributes:
+        place: the folder.
         notes: what else lies there and was not taken, in words.
     """
 
@@ -97,6 +98,7 @@ class Safetensors:
         """
         need_numpy()
         self.notes: tuple[str, ...] = ()
+        self.place = folder
         # As transformers does it: one file of all tensors comes before any index.
         if (folder / WEIGHTS).is_file():
             self._places = _header(folder / WEIGHTS)

@@ -128,7 +128,12 @@ def _stored(name: str, files: Safetensors) -> str:
 
 def _check_tensor(files: Safetensors, name: str, rule: Rule) -> None:
     if name not in files:
-        raise UsageError(f"expected a tensor {name!r}, found {', '.join(files.names()[:5])} and others")
+        module = name.rpartition(".")[0]
+        near = [
+            one for one in files.names() if one.endswith(name) or name.endswith(one) or one.startswith(f"{module}.")
+        ]
+        found = ", ".join((near or files.names())[:5]) or "none"
+        raise UsageError(f"{files.place}: expected a tensor {name!r}, found {found}{'' if near else ' and others'}")
     if files.shape(name) == rule.shape:
         return
     found = list(files.shape(name))

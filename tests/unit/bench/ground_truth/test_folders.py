@@ -280,6 +280,7 @@ TENSORS: dict[str, tuple[str, list[Row]]] = {
         [
             (lambda d: d.tensors(lambda t: t.pop(UP)), f"expected a tensor '{UP}'"),
             (renamed(UP, UP.replace("up_", "upper_")), f"expected a tensor '{UP}'"),
+            (renamed(UP, UP.replace("weight", "qweight")), f"'{UP}', found {LAYER}mlp.up_proj.qweight"),
             (lambda d: d.tensors(lambda t: t.update({f"base_model.model.{k}": t.pop(k) for k in [*t]})),
              "expected a tensor"),
             (lambda d: d.tensors(lambda t: t.update({k[6:]: t.pop(k) for k in [*t]})), "expected a tensor"),
