@@ -74,7 +74,10 @@ def _not_finite(bench: Bench, raw: bytes) -> bytes:
 
 
 def _same_file(bench: Bench) -> Spoilt:
-    return Spoilt(bench.workspace.artifact(bench.model, bench.runtime.identity.name, _OTHER))
+    other = bench.workspace.artifact(bench.model, bench.runtime.identity.name, _OTHER)
+    if not other.path.exists():
+        raise TrialbenchError(f"expected {other.path}, found no such file")
+    return Spoilt(other)
 
 
 # --- Wrong runtimes --------------------------------------------------------------------------------------------------

@@ -132,8 +132,8 @@ def _check_tensor(files: Safetensors, name: str, rule: Rule) -> None:
         near = [
             one for one in files.names() if one.endswith(name) or name.endswith(one) or one.startswith(f"{module}.")
         ]
-        found = ", ".join((near or files.names())[:5]) or "none"
-        raise UsageError(f"{files.place}: expected a tensor {name!r}, found {found}{'' if near else ' and others'}")
+        instead = ", ".join((near or files.names())[:5]) or "none"
+        raise UsageError(f"{files.place}: expected a tensor {name!r}, found {instead}{'' if near else ' and others'}")
     if files.shape(name) == rule.shape:
         return
     found = list(files.shape(name))
@@ -165,7 +165,7 @@ def _refuse_strangers(files: Safetensors, used: set[str], shape: Shape) -> None:
         )
 
 
-def _check_finite(value: Floats, what: str, why: str) -> None:
+def _check_finite(value: NDArray[Any], what: str, why: str) -> None:
     import numpy as np
 
     bad = int(value.size - np.isfinite(value).sum())
