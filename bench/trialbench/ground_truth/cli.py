@@ -179,7 +179,9 @@ def _oracle(options: argparse.Namespace) -> int:
 
 def _pull(options: argparse.Namespace) -> int:
     _, models, workspace = selected(options)
-    workspace.pull(models, tell)
+    wrong = workspace.pull(models, tell)
+    if wrong:
+        raise UsageError("; ".join(wrong))
     return 0
 
 

@@ -304,8 +304,8 @@ class _Climber:
             if wrong:
                 return Rung(step, False, f"{quant}: the file says {'; '.join(wrong)}")
             for one in self._asked("weights", quant):
-                moved = [*one.evidence.get("layout", []), *one.evidence.get("missing", [])]
-                moved += one.evidence.get("reshaped", [])
+                kinds = ("layout", "missing", "extra", "reshaped", "strangers", "numbers")
+                moved = [name for kind in kinds for name in one.evidence.get(kind, [])]
                 intact = self._evidence.altered(self._model, quant) is None
                 if one.status is Status.FAIL and (moved or (quant == base and intact)):
                     return Rung(step, False, f"{quant}: {one.says}")

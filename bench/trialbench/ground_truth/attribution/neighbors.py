@@ -5,7 +5,6 @@ Nothing here says which step is guilty; it makes the neighbors and says how far 
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from trialbench.errors import TrialbenchError
@@ -13,9 +12,6 @@ from trialbench.ground_truth.evidence.observe import Evidence, Seen
 from trialbench.ground_truth.model.roster import Model
 from trialbench.ground_truth.runtimes.base import Artifact, Capability
 from trialbench.ground_truth.suites.files import distance
-
-# Configuration values that determine what a model computes; others do not affect a continuation.
-_SHAPE = ("architecture", "layers", "heads", "kv_heads", "hidden", "inner", "vocabulary", "norm_epsilon", "rope_theta")
 
 
 class Neighbors:
@@ -88,10 +84,10 @@ class Neighbors:
         found = distance(judged.path, other)
         if found is None:
             return None, f"{judged.path.name} and {other.name} cannot both be read tensor by tensor"
-        good = not (found["missing"] or found["reshaped"] or found["not_finite"]) and found["relative"] <= bound
+        good = not (found["unpaired"] or found["not_finite"]) and found["relative"] <= bound
         says = f"{found['compared']} tensors, the worst {found['worst']} off by {found['relative']:.2g}, {bound:g} may"
-        if found["missing"] or found["reshaped"]:
-            says += f"; {found['missing']} missing, {found['reshaped']} of another shape"
+        if found["unpaired"]:
+            says += f"; {len(found['unpaired'])} do not compare: {', '.join(found['unpaired'][:3])}"
         return good, says + "".join(f"; {hint}" for hint in found["hints"])
 
 
@@ -101,17 +97,9 @@ def other_numbers(file: Path, folder: Path) -> list[str]:
     Raises:
         UsageError: one of them cannot be read.
     """
-    from trialbench.ground_truth.model.convert import read_shape, shape_of_file
-    from trialbench.ground_truth.model.weights import Gguf
+    from trialbench.ground_truth.model.origin import departures, ends_elsewhere
+    from trialbench.ground_truth.model.weights import Gguf, understood
 
-    found, expected = shape_of_file(Gguf(file)), read_shape(folder)
-    wrong = []
-    for name in _SHAPE:
-        mine, wanted = getattr(found, name), getattr(expected, name)
-        if isinstance(mine, float) and isinstance(wanted, float | int):
-            same = math.isclose(mine, wanted, rel_tol=1e-5)
-        else:
-            same = mine == wanted
-        if not same:
-            wrong.append(f"{name.replace('_', ' ')} {mine}, expected {wanted}")
-    return wrong
+    found = Gguf(file)
+    with understood(folder):
+        return [*departures(found, folder), *ends_elsewhere(found, folder)]

@@ -74,7 +74,10 @@ def _not_finite(bench: Bench, raw: bytes) -> bytes:
 
 
 def _same_file(bench: Bench) -> Spoilt:
-    return Spoilt(bench.workspace.artifact(bench.model, bench.runtime.identity.name, _OTHER))
+    other = bench.workspace.artifact(bench.model, bench.runtime.identity.name, _OTHER)
+    if not other.path.exists():
+        raise TrialbenchError(f"expected {other.path}, found no such file")
+    return Spoilt(other)
 
 
 # --- Wrong runtimes --------------------------------------------------------------------------------------------------
@@ -86,7 +89,7 @@ class _Forgets(Lying):
     def convert(self, capability: Capability, source: Artifact, target: Path, quant: str) -> Conversion:
         done = self.inner.convert(capability, source, target, quant)
         if capability is Capability.EXPORT and done.artifact is not None:
-            from trialbench.ground_truth.model.weights import Safetensors, write_safetensors
+            from trialbench.ground_truth.model.checkpoint import Safetensors, write_safetensors
 
             files = Safetensors(done.artifact.path)
             tensors = {name: files.read(name) for name in files.names()}

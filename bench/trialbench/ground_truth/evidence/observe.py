@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,10 @@ from trialbench.ground_truth.runtimes.base import (
 from trialbench.ground_truth.runtimes.json_words import token_ids
 
 _TOP = 64
+# What a folder's tokens are made with, what its prompts, and what its continuations.
+_WORDS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
+_TOKENIZING = (*_WORDS, "chat_template.jinja")
+_CONTINUING = (*_WORDS, "generation_config.json", "*.safetensors")
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Evidence:
         self._replaced, self._tell = dict(replaced or {}), tell
         self._seen: dict[tuple[str, str, str], Seen] = {}
         self._oracles: dict[tuple[str, str], Oracle | Trouble] = {}
+        self._tokenizers: dict[str, TokenizerOracle | Trouble] = {}
         self._perplexities: dict[tuple[str, str], Perplexity] = {}
         self._fidelities: dict[tuple[str, str, str], Fidelity | None] = {}
         self._probes: dict[Any, Answer] = {}
@@ -121,31 +127,33 @@ class Evidence:
         """The same evidence with other files in the place of some: what was found about those is left behind."""
         found = Evidence(self.workspace, self.runtime, replaced={**self._replaced, **more}, tell=self._tell)
         found._seen = {key: value for key, value in self._seen.items() if key[:2] not in more}
-        found._oracles, found._sources = self._oracles, self._sources
+        found._oracles, found._tokenizers, found._sources = self._oracles, self._tokenizers, self._sources
         found._fidelities = {key: value for key, value in self._fidelities.items() if key[:2] not in more}
         return found
 
-    def oracle(self, model: Model, prompt: str, *, quant: str | None = None) -> Oracle | Trouble:
+    def oracle(
+        self, model: Model, prompt: str, *, quant: str | None = None, precision: str = "fp32"
+    ) -> Oracle | Trouble:
         """The golden continuation; `quant` asks for the second oracle of that file."""
-        key = (model.slug, f"{prompt}/{quant}")
+        key = (model.slug, f"{prompt}/{quant}/{precision}")
         if key not in self._oracles:
-            self._oracles[key] = self._read(model, oracle_path(self.roster.oracle, model.slug, prompt, quant=quant))
+            path = oracle_path(self.roster.oracle, model.slug, prompt, quant=quant, precision=precision)
+            self._oracles[key] = self._read(model, path, precision, second=quant is not None)
         return self._oracles[key]
 
-    def _read(self, model: Model, path: Path) -> Oracle | Trouble:
+    def _read(self, model: Model, path: Path, precision: str, *, second: bool) -> Oracle | Trouble:
         try:
             found = read_oracle(path)
+            # A second oracle was made from a GGUF: its hash is held against that file where it is used.
+            other = "" if second else self._departed(model, found.files, _CONTINUING)
         except UsageError as error:
             return Trouble(TroubleKind.ABSENT, str(error))
-        if (found.model_slug, found.precision) != (model.slug, "fp32"):
+        if (found.model_slug, found.precision) != (model.slug, precision):
             said = f"{found.model_slug} in {found.precision}"
-            return Trouble(TroubleKind.ABSENT, f"{path}: expected an oracle of {model.slug} in fp32, found {said}")
-        other = ", ".join(self._departed(model, found))
-        if not other:
-            return self._completed(model, found)
-        folder = self.workspace.folder(model)
-        why = f"{path}: was made from another {other} than lies in {folder}: make it again with `trialbench oracle`"
-        return Trouble(TroubleKind.ABSENT, why)
+            return Trouble(
+                TroubleKind.ABSENT, f"{path}: expected an oracle of {model.slug} in {precision}, found {said}"
+            )
+        return Trouble(TroubleKind.ABSENT, f"{path}: {other}") if other else self._completed(model, found)
 
     def _completed(self, model: Model, oracle: Oracle) -> Oracle:
         """What a file of the original tool leaves out, as far as the model's own files say it: the prompt's token ids,
@@ -157,34 +165,47 @@ class Evidence:
         name = next((name for name, text in golden.texts.items() if text == oracle.prompt), None)
         if name is None:
             return oracle
-        try:
-            ends = hf_json(self.workspace.folder(model) / "config.json").get("eos_token_id")
-        except (UsageError, AttributeError):
-            ends = None
-        eos = token_ids(ends if isinstance(ends, list) else [ends]) or ()
-        return replace(oracle, prompt_ids=golden.ids_special[name], eos_ids=oracle.eos_ids or eos)
+        eos: Sequence[int] = ()
+        for file in ("generation_config.json", "config.json"):
+            try:
+                ends = hf_json(self.workspace.folder(model) / file).get("eos_token_id")
+            except (UsageError, AttributeError):
+                continue
+            found = token_ids([one for one in (ends if isinstance(ends, list) else [ends]) if one != -1])
+            eos = eos or tuple(found or ())
+        return replace(oracle, prompt_ids=golden.ids_special[name], eos_ids=oracle.eos_ids or tuple(eos))
 
-    def _departed(self, model: Model, oracle: Oracle) -> list[str]:
-        """Files of the model that are not what they were when its oracle was made: it speaks of another model.
+    def _departed(self, model: Model, made_of: Mapping[str, str], deciding: Sequence[str]) -> str:
+        """What speaks against an oracle's files being the model's: one that is another now, gone, or new.
 
-        A second oracle was made from none of them, and nothing is held against it here.
+        An oracle that does not say what it was made of (the original tool's) is taken as it is.
+
+        Raises:
+            UsageError: a file of the model cannot be read.
         """
         if model.slug not in self._sources:
             self._sources[model.slug] = folder_hashes(self.workspace.folder(model))
-        now = self._sources[model.slug]
-        return [
-            name
-            for name, digest in oracle.files.items()
-            if (name.endswith(".safetensors") or name in ("config.json", "tokenizer.json"))
-            and now.get(name, digest) != digest
-        ]
+        then, now = (_deciding(files, deciding) for files in (made_of, self._sources[model.slug]))
+        other = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+        if not made_of or not other:
+            return ""
+        folder = self.workspace.folder(model)
+        return f"was made from another {', '.join(other)} than lies in {folder}: make it again with `trialbench oracle`"
 
     def tokenizer(self, model: Model) -> TokenizerOracle | Trouble:
         """What the model's own tokenizer says."""
+        if model.slug not in self._tokenizers:
+            self._tokenizers[model.slug] = self._read_tokenizer(model)
+        return self._tokenizers[model.slug]
+
+    def _read_tokenizer(self, model: Model) -> TokenizerOracle | Trouble:
+        path = tokenizer_path(self.roster.oracle, model.slug)
         try:
-            return read_tokenizer(tokenizer_path(self.roster.oracle, model.slug))
+            found = read_tokenizer(path)
+            other = self._departed(model, found.files, _TOKENIZING)
         except UsageError as error:
             return Trouble(TroubleKind.ABSENT, str(error))
+        return Trouble(TroubleKind.ABSENT, f"{path}: {other}") if other else found
 
     def seen(self, model: Model, quant: str, *, kv_type: str = "f32") -> Seen:
         """Everything about one loaded file. The first call loads it; all others find it here."""
@@ -344,6 +365,14 @@ def own_perplexity(answer: Answer) -> Perplexity:
     if trouble is not None or value is None:
         return Perplexity(None, call=answer.call, trouble=trouble)
     return Perplexity(float(value), tokens=tokens, call=answer.call)
+
+
+def _deciding(files: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    """Those files that decide; of the weights those that are loaded: one file of all tensors comes before shards."""
+    found = {name: digest for name, digest in files.items() if any(fnmatch(name, one) for one in names)}
+    whole = "model.safetensors" in found
+    idle = {name for name in found if name.endswith(".safetensors") and (name != "model.safetensors") == whole}
+    return {name: digest for name, digest in found.items() if name not in idle | {"consolidated.safetensors"}}
 
 
 def prompts_of(roster: Roster) -> Sequence[str]:

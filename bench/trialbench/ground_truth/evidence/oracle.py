@@ -176,7 +176,7 @@ def _load(
     transformers: Any, torch: Any, folder: Path, device: str, precision: str, *, kernels: bool
 ) -> tuple[Any, Any]:
     if not (folder / "config.json").is_file():
-        raise UsageError(f"{folder}: expected a Hugging Face folder with config.json: fetch it with `trialbench pull`")
+        raise UsageError(f"{folder}: expected a Hugging Face folder, found no config.json")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     options: dict[str, Any] = {"use_kernels": True} if kernels else {}
     tokenizer = _load_tokenizer(transformers, folder)
@@ -214,6 +214,8 @@ class _Maker:
         self._torch, self._transformers = torch, transformers
         self._model, self._tokenizer, self._network = model, tokenizer, network
         self._device, self._precision, self._kernels = device, precision, kernels
+        # Read before a configuration of our own takes its place.
+        self._ends = getattr(getattr(network, "generation_config", None), "eos_token_id", None)
         self.files = folder_hashes(folder)
         self.source, self.top = "hf", _TOP if precision == "fp32" else _TOP_HALF
         joined = "".join(f"{name} {digest}\n" for name, digest in sorted(self.files.items()))
@@ -282,12 +284,12 @@ class _Maker:
             )
 
     def _eos(self) -> tuple[int, ...]:
-        found = self._network.config.eos_token_id
-        if found is None:
-            found = self._tokenizer.eos_token_id
-        if found is None:
-            return ()
-        return tuple(found) if isinstance(found, list) else (int(found),)
+        # In the order of transformers: generation_config.json, config.json, the tokenizer; -1 stands for none.
+        for found in (self._ends, self._network.config.eos_token_id, self._tokenizer.eos_token_id):
+            ids = tuple(int(one) for one in (found if isinstance(found, list) else [found]) if one not in (None, -1))
+            if ids:
+                return ids
+        return ()
 
     def _gpu(self) -> dict[str, Any]:
         if self._device != "cuda":
@@ -303,7 +305,7 @@ class _Maker:
 
     def tokenizer_oracle(self, prompts: Prompts) -> TokenizerOracle:
         """Token ids of prompts and torture set, and the chats as the template renders them."""
-        texts = {text.name: text.text for text in (*prompts.prompts, *prompts.tokenizer)}
+        texts = prompts.tokenized()
         encode = self._tokenizer
         chats = {}
         if getattr(self._tokenizer, "chat_template", None):

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trialbench.errors import UsageError
+from trialbench.errors import TrialbenchError, UsageError
 from trialbench.files import read_json, write_json
+from trialbench.ground_truth.model.checkpoint import not_a_model
 from trialbench.ground_truth.model.roster import Model, Roster
 from trialbench.ground_truth.model.weights import folder_hashes, sha256
 from trialbench.ground_truth.runtimes.base import Artifact, Call, Capability, Conversion, Runtime, Trouble, TroubleKind
@@ -39,13 +40,14 @@ _ENDINGS = {"apr": "apr"}
 
 @dataclass(frozen=True)
 class Made:
-    """One artifact after `convert`: there already, made, or not made and why."""
+    """One artifact after `convert`: there already, made, or not made and why; `notes`: what it lacks of its source."""
 
     artifact: Artifact | None
     label: str
     fresh: bool
     call: Call
     trouble: Trouble | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Workspace:
@@ -107,18 +109,25 @@ class Workspace:
         parents = tuple(str(one) for one in made["parents"])
         return Artifact(path, model.slug, _ending(runtime), quant, made["sha256"], parents)
 
-    def pull(self, models: Sequence[Model], tell: Tell) -> None:
+    def pull(self, models: Sequence[Model], tell: Tell) -> list[str]:
         """Fetch what the roster does not bring. The first time a branch is resolved to a commit and the hashes are
         written down; from then on they are the pins.
+
+        Returns:
+            Why a folder that the roster brings is not that of a model, one each: it stops no other.
 
         Raises:
             UsageError, ServerError: as `hub.fetch`.
         """
+        wrong = []
         for model in models:
-            if model.folder is not None:
-                tell(f"{model.slug}: comes with the roster, in {model.folder}")
+            if model.folder is None:
+                self._pull(model, tell)
                 continue
-            self._pull(model, tell)
+            why = not_a_model(model.folder)
+            tell(f"{model.slug}: {why or f'comes with the roster, in {model.folder}'}")
+            wrong += [] if why is None else [f"{model.slug}: {why}"]
+        return wrong
 
     def _pull(self, model: Model, tell: Tell) -> None:
         from trialbench.hub.fetch import fetch
@@ -154,13 +163,27 @@ class Workspace:
             if not quants:
                 tell(f"{model.slug}: the roster names no files for {runtime.identity.name}")
             for quant in quants:
-                one = self._convert(runtime, model, quant)
+                one = self._made(runtime, model, quant)
                 if one.trouble is not None:
                     tell(f"{one.label}: not made: {one.trouble.text}")
                 elif one.fresh:
                     tell(f"{one.label}: made in {one.call.seconds:.2f} s")
+                for note in one.notes:
+                    tell(f"{one.label}: {note}")
                 made.append(one)
         return made
+
+    def _made(self, runtime: Runtime, model: Model, quant: str) -> Made:
+        """One file. Whatever is wrong with its folder or its record is the answer for this file alone."""
+        try:
+            return self._convert(runtime, model, quant)
+        except TrialbenchError as error:
+            why = str(error)
+        except OSError as error:
+            why = f"{error.filename}: {error.strerror}"
+        name = runtime.identity.name
+        label = Artifact(self.path(model, name, quant), model.slug, _ending(name), quant).label
+        return Made(None, label, False, Call(), Trouble(TroubleKind.REFUSED, why))
 
     def _convert(self, runtime: Runtime, model: Model, quant: str) -> Made:
         name = runtime.identity.name
@@ -170,8 +193,9 @@ class Workspace:
         if target == model.files.get(quant):
             return self._given(model, name, quant, label)
         folder = self.folder(model)
-        if not (folder / "config.json").is_file():
-            why = f"{folder}: expected the model's Hugging Face files, found none: `trialbench pull`"
+        why = not_a_model(folder)
+        if why is not None:
+            why += "" if model.folder is not None else ": `trialbench pull` fetches them"
             return Made(None, label, False, Call(), Trouble(TroubleKind.ABSENT, why))
         wanted = {
             "inputs": folder_hashes(folder),
@@ -187,8 +211,9 @@ class Workspace:
         if done.artifact is None:
             return Made(None, label, False, done.call, done.trouble)
         digest = done.artifact.sha256 or sha256(target)
-        write_json(record, {**wanted, "sha256": digest, "parents": list(done.artifact.parents)})
-        return Made(self.artifact(model, name, quant), label, True, done.call)
+        notes = {"notes": list(done.notes)} if done.notes else {}
+        write_json(record, {**wanted, "sha256": digest, "parents": list(done.artifact.parents), **notes})
+        return Made(self.artifact(model, name, quant), label, True, done.call, notes=done.notes)
 
     def _given(self, model: Model, runtime: str, quant: str, label: str) -> Made:
         """A third-party file: it is never made, and its current hash is recorded."""

@@ -1,13 +1,14 @@
 """Hugging Face folder -> GGUF (float32 or float16), and back.
 
 Upstream's converter would pull in torch and transformers; this one needs numpy and `gguf`, knows three architectures
-and byte-level BPE tokenizers, and refuses everything else by name. The same input always gives the same bytes.
+and byte-level BPE tokenizers, and refuses everything else by name: every tensor and every key that decides what a model
+says is used, or is an error. The same input always gives the same bytes.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 from trialbench.errors import UsageError
 from trialbench.files import write_json
-from trialbench.ground_truth.model.layouts import Rule, Shape, rules, shape_of
-from trialbench.ground_truth.model.weights import Gguf, Safetensors, hf_json, need_numpy, understood, write_safetensors
+from trialbench.ground_truth.model.checkpoint import WEIGHTS, Safetensors, not_a_model, write_safetensors
+from trialbench.ground_truth.model.configuration import ARCHITECTURES, Shape, shape_of
+from trialbench.ground_truth.model.layouts import EMBEDDING, HEAD, Rule, head, is_buffer, rules, what
+from trialbench.ground_truth.model.tokenizer import (
+    BYTE_LEVEL,
+    CONTROL,
+    NORMAL,
+    PRE_TOKENIZERS,
+    USER_DEFINED,
+    Tokenizer,
+    read_tokenizer,
+)
+from trialbench.ground_truth.model.weights import Gguf, hf_json, need_numpy, understood
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +38,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 FLOAT_QUANTS = ("f32", "f16")
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
-_QWEN2_DIGITS = r"|\p{N}|"
+_MOST_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -51,22 +62,115 @@ class Changes:
 _NONE = Changes()
 
 
-def canonical(folder: Path) -> Iterator[tuple[str, Floats]]:
-    """All tensors of a Hugging Face folder under their GGUF names and in GGUF order of rows, as float32.
+@dataclass(frozen=True)
+class Source:
+    """A folder of which every tensor has its place.
+
+    Attributes:
+        places: each rule with the name under which the checkpoint has its tensor.
+        notes: what was seen and is not used, in words.
+    """
+
+    shape: Shape
+    files: Safetensors
+    places: tuple[tuple[Rule, str], ...]
+    notes: tuple[str, ...]
+
+    def tensors(self) -> Iterator[tuple[str, Floats]]:
+        """All tensors under their GGUF names and in GGUF order of rows, as float32.
+
+        Raises:
+            UsageError: a value is NaN or infinite.
+        """
+        for rule, name in self.places:
+            value = self.files.read(name)
+            _check_finite(value, f"{self.files.where(name)}: the tensor {name!r}", "")
+            yield rule.gguf, rule.to_gguf(value)
+
+
+def read_source(folder: Path) -> Source:
+    """Find a place for every tensor of a Hugging Face folder, or the first reason why there is none.
 
     Raises:
-        UsageError: an architecture or a file that is not understood, or a tensor is missing.
+        UsageError: it is no folder of a model, of another architecture, or a tensor is missing, of another shape, or
+            one that no rule names.
     """
+    why = not_a_model(folder)
+    if why is not None:
+        raise UsageError(why)
     shape = read_shape(folder)
     files = Safetensors(folder)
+    places, notes = [], [*shape.notes, *files.notes]
     for rule in rules(shape):
-        yield rule.gguf, rule.to_gguf(files.read(_stored(rule, files)))
+        name = _stored(rule.hf, files)
+        if name not in files and rule.gguf == EMBEDDING and shape.tied and HEAD in files:
+            # Tied either way: transformers takes the one that is there for both.
+            name = HEAD
+        _check_tensor(files, name, rule)
+        places.append((rule, name))
+    if shape.tied and HEAD in files and places[0][1] != HEAD:
+        _check_tensor(files, HEAD, head(shape))
+        if not _equal(files, HEAD, places[0][1]):
+            # As in transformers: what a file has twice and differently is not tied.
+            places.append((head(shape), HEAD))
+            notes.append(
+                f"{files.where(HEAD)}: {HEAD} differs from the embedding: kept, although config.json ties them"
+            )
+    _refuse_strangers(files, {name for _, name in places}, shape)
+    return Source(shape, files, tuple(places), tuple(notes))
 
 
-def _stored(rule: Rule, files: Safetensors) -> str:
+def _stored(name: str, files: Safetensors) -> str:
     """The published GPT-2 files leave out the prefix that the library puts before every name."""
-    short = rule.hf.removeprefix("transformer.")
-    return short if rule.hf not in files and short in files else rule.hf
+    short = name.removeprefix("transformer.")
+    return short if name not in files and short in files else name
+
+
+def _check_tensor(files: Safetensors, name: str, rule: Rule) -> None:
+    if name not in files:
+        module = name.rpartition(".")[0]
+        near = [
+            one for one in files.names() if one.endswith(name) or name.endswith(one) or one.startswith(f"{module}.")
+        ]
+        instead = ", ".join((near or files.names())[:5]) or "none"
+        raise UsageError(f"{files.place}: expected a tensor {name!r}, found {instead}{'' if near else ' and others'}")
+    if files.shape(name) == rule.shape:
+        return
+    found = list(files.shape(name))
+    if rule.gguf == EMBEDDING and len(found) == 2 and found[0] != rule.shape[0]:
+        raise UsageError(
+            f"{files.where(name)}: vocab_size: expected {found[0]}, the rows of {name}, found {rule.shape[0]}"
+        )
+    raise UsageError(
+        f"{files.where(name)}: the tensor {name!r}: expected the shape {list(rule.shape)} by config.json, found {found}"
+    )
+
+
+def _equal(files: Safetensors, name: str, other: str) -> bool:
+    import numpy as np
+
+    return bool(np.array_equal(files.read(name), files.read(other)))
+
+
+def _refuse_strangers(files: Safetensors, used: set[str], shape: Shape) -> None:
+    """A tensor that no rule names would be dropped, and its part of the model with it."""
+    tied = {HEAD} if shape.tied else set()
+    left = [name for name in files.names() if name not in used | tied and not is_buffer(name)]
+    if left:
+        named = "; ".join(f"{name} ({what(name, shape)})" for name in left[:_MOST_NAMED])
+        more = f" and {len(left) - _MOST_NAMED} more" if len(left) > _MOST_NAMED else ""
+        raise UsageError(
+            f"{files.where(left[0])}: expected the tensors of a {shape.architecture} model alone, found {named}{more}: "
+            "a GGUF of this architecture has no place for them here"
+        )
+
+
+def _check_finite(value: NDArray[Any], what: str, why: str) -> None:
+    import numpy as np
+
+    bad = int(value.size - np.isfinite(value).sum())
+    if bad:
+        raise UsageError(f"{what}: {bad} of {value.size} values are NaN or infinite{why}")
 
 
 def read_shape(folder: Path) -> Shape:
@@ -82,7 +186,9 @@ def read_shape(folder: Path) -> Shape:
     return shape_of(config, str(path))
 
 
-def to_gguf(folder: Path, target: Path, quant: str, *, name: str | None = None, changes: Changes = _NONE) -> None:
+def to_gguf(
+    folder: Path, target: Path, quant: str, *, name: str | None = None, changes: Changes = _NONE
+) -> tuple[str, ...]:
     """Write `target` from a Hugging Face folder; it appears only when it is complete.
 
     Args:
@@ -92,6 +198,9 @@ def to_gguf(folder: Path, target: Path, quant: str, *, name: str | None = None, 
         name: `general.name`; default: the folder's.
         changes: deliberate damage.
 
+    Returns:
+        What was seen in the folder and is not in the file, in words, one each.
+
     Raises:
         UsageError: something in the folder is missing or not understood.
     """
@@ -99,15 +208,17 @@ def to_gguf(folder: Path, target: Path, quant: str, *, name: str | None = None, 
     if quant not in FLOAT_QUANTS:
         raise UsageError(f"convert: expected one of {', '.join(FLOAT_QUANTS)}, found {quant!r}; llama-quantize does it")
     with understood(folder):
-        _to_gguf(folder, target, quant, name or folder.name, changes)
+        source = read_source(folder)
+        tokenizer = read_tokenizer(folder, source.shape)
+        _write(source, tokenizer, target, quant, name or folder.name, changes)
+    return (*source.notes, *tokenizer.notes)
 
 
-def _to_gguf(folder: Path, target: Path, quant: str, name: str, changes: Changes) -> None:
+def _write(source: Source, tokenizer: Tokenizer, target: Path, quant: str, name: str, changes: Changes) -> None:
     import gguf
     import numpy as np
 
-    shape = read_shape(folder)
-    _check_vocabulary(folder, shape)
+    shape = source.shape
     partial = target.with_name(f".{target.name}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(partial, shape.architecture)
@@ -115,11 +226,13 @@ def _to_gguf(folder: Path, target: Path, quant: str, name: str, changes: Changes
         changed = replace(shape, rope_theta=changes.rope_theta or shape.rope_theta, heads=changes.heads or shape.heads)
         _add_shape(writer, changed, name)
         writer.add_file_type(gguf.LlamaFileType.ALL_F32 if quant == "f32" else gguf.LlamaFileType.MOSTLY_F16)
-        _add_tokenizer(writer, folder, shape, changes)
-        for tensor, value in canonical(folder):
+        _add_tokenizer(writer, tokenizer, changes)
+        for tensor, value in source.tensors():
             # As upstream does: positions of gpt2 stay float32, like all vectors.
             keep = quant == "f32" or value.ndim < 2 or tensor == "position_embd.weight"
-            written = changes.tensor(tensor, value).astype(np.float32 if keep else np.float16)
+            with np.errstate(over="ignore"):
+                written = changes.tensor(tensor, value).astype(np.float32 if keep else np.float16)
+            _check_finite(written, f"{target}: the tensor {tensor!r}", ": float16 ends at 65504, make f32")
             writer.add_tensor(tensor, np.ascontiguousarray(written))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -129,15 +242,6 @@ def _to_gguf(folder: Path, target: Path, quant: str, name: str, changes: Changes
     finally:
         writer.close()
         partial.unlink(missing_ok=True)
-
-
-def _check_vocabulary(folder: Path, shape: Shape) -> None:
-    """Refuse absurd vocabulary sizes in `config.json` before generating a name for every row."""
-    files = Safetensors(folder)
-    name = _stored(next(iter(rules(shape))), files)
-    rows = files.shape(name)[0] if name in files else shape.vocabulary
-    if rows != shape.vocabulary:
-        raise UsageError(f"{folder}: vocab_size: expected {rows}, the rows of {name}, found {shape.vocabulary}")
 
 
 def _add_shape(writer: GGUFWriter, shape: Shape, name: str) -> None:
@@ -158,86 +262,31 @@ def _add_shape(writer: GGUFWriter, shape: Shape, name: str) -> None:
         writer.add_vocab_size(shape.vocabulary)
 
 
-def pre_tokenizer(tokenizer: dict[str, Any], where: str) -> str:
-    """llama.cpp's name for the way a `tokenizer.json` cuts text into words.
-
-    Raises:
-        UsageError: one that is none of the three known here; a wrong guess would shift token ids silently.
-    """
-    found = tokenizer.get("pre_tokenizer") or {}
-    steps = found.get("pretokenizers", []) if found.get("type") == "Sequence" else [found]
-    kinds = [str(step.get("type")) for step in steps]
-    if kinds == ["ByteLevel"] and steps[0].get("use_regex", True):
-        return "gpt-2"
-    if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits") and steps[1].get("use_regex", True):
-        return "smollm"
-    # Other models of this family differ in how many digits make a word.
-    digits = _QWEN2_DIGITS in str((steps[0].get("pattern") or {}).get("Regex", ""))
-    if kinds == ["Split", "ByteLevel"] and digits and not steps[1].get("use_regex", True):
-        return "qwen2"
-    raise UsageError(
-        f"{where}: pre_tokenizer: expected that of gpt-2, smollm or qwen2, found {json.dumps(found)[:200]}; "
-        "convert this model with llama.cpp's own convert_hf_to_gguf.py"
-    )
-
-
-def _add_tokenizer(writer: GGUFWriter, folder: Path, shape: Shape, changes: Changes) -> None:
-    where = str(folder / "tokenizer.json")
-    tokenizer = hf_json(folder / "tokenizer.json")
-    try:
-        model = tokenizer["model"]
-        if model["type"] != "BPE":
-            raise UsageError(f"{where}: expected a byte-level BPE tokenizer, found {model['type']}")
-        texts = {int(number): str(text) for text, number in model["vocab"].items()}
-        kinds = dict.fromkeys(texts, _NORMAL)
-        for added in tokenizer.get("added_tokens", []):
-            texts[int(added["id"])] = str(added["content"])
-            kinds[int(added["id"])] = _CONTROL if added.get("special") else _USER_DEFINED
-        merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"{where}: is not a tokenizer of the library `tokenizers`: {error}") from error
-    if texts and max(texts) >= shape.vocabulary:
-        raise UsageError(f"{where}: a token id of {max(texts)}, expected less than vocab_size, {shape.vocabulary}")
-    size = range(shape.vocabulary)
+def _add_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer, changes: Changes) -> None:
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre_tokenizer(tokenizer, where))
-    # Matrices are often larger than the vocabulary; the rest of the rows gets names that no text contains.
-    writer.add_token_list(changes.tokens([texts.get(number, f"[PAD{number}]") for number in size]))
-    writer.add_token_types([kinds.get(number, _UNUSED) for number in size])
-    writer.add_token_merges(merges)
-    _add_special_ids(writer, folder, {text: number for number, text in texts.items()}, changes)
-
-
-def _add_special_ids(writer: GGUFWriter, folder: Path, ids: dict[str, int], changes: Changes) -> None:
-    path = folder / "tokenizer_config.json"
-    config = hf_json(path) if path.exists() else {}
-    model = hf_json(folder / "config.json")
-    for key, add in (
-        ("bos_token", writer.add_bos_token_id),
-        ("eos_token", writer.add_eos_token_id),
-        ("pad_token", writer.add_pad_token_id),
-    ):
-        text = _text(config.get(key))
-        number = ids.get(text) if text else model.get(f"{key}_id")
-        if isinstance(number, list):
-            number = number[0]
-        if number is None and key == "bos_token":
-            # llama.cpp would take token 11 for one. It is never added: see the next key.
-            number = ids.get(_text(config.get("eos_token")))
-        if isinstance(number, int):
-            add(number)
-    adds_bos = bool(config.get("add_bos_token", False)) if changes.add_bos is None else changes.add_bos
-    writer.add_add_bos_token(adds_bos)
-    template = folder / "chat_template.jinja"
-    chat = template.read_text(encoding="utf-8") if template.exists() else config.get("chat_template")
-    chat = changes.template or chat
-    if isinstance(chat, str):
-        writer.add_chat_template(chat)
-
-
-def _text(token: Any) -> str:
-    """A special token is written as its text, or as a mapping that holds it."""
-    return str((token.get("content") if isinstance(token, dict) else token) or "")
+    writer.add_tokenizer_pre(tokenizer.pre)
+    writer.add_token_list(changes.tokens([*tokenizer.texts]))
+    writer.add_token_types([*tokenizer.kinds])
+    writer.add_token_merges([*tokenizer.merges])
+    writer.add_bos_token_id(tokenizer.bos)
+    ends = (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id)
+    for add, number in zip(ends, tokenizer.ends, strict=False):
+        add(number)
+    if tokenizer.pad is not None:
+        writer.add_pad_token_id(tokenizer.pad)
+    writer.add_add_bos_token(tokenizer.adds_bos if changes.add_bos is None else changes.add_bos)
+    if tokenizer.adds_eos:
+        writer.add_add_eos_token(True)
+    templates = dict(tokenizer.templates) if changes.template is None else {"default": changes.template}
+    default = templates.pop("default", None)
+    if templates:
+        writer.add_array("tokenizer.chat_templates", sorted(templates))
+    for name, text in sorted(templates.items()):
+        if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+            raise UsageError(f"chat template {name!r}: expected letters, digits and _ for a name: no GGUF says others")
+        writer.add_string(f"tokenizer.chat_template.{name}", text)
+    if default is not None:
+        writer.add_chat_template(default)
 
 
 def to_hf(source: Path, folder: Path) -> None:
@@ -252,10 +301,17 @@ def to_hf(source: Path, folder: Path) -> None:
 
 def _to_hf(gguf: Gguf, folder: Path) -> None:
     shape = shape_of_file(gguf)
+    placed, tensors = set(), {}
+    for rule in rules(shape):
+        placed.add(rule.gguf)
+        tensors[rule.hf] = rule.to_hf(gguf.read(rule.gguf))
+    strangers = [tensor.name for tensor in gguf.tensors() if tensor.name not in placed]
+    if strangers:
+        raise UsageError(
+            f"{gguf.path}: expected the tensors of a {shape.architecture} model alone, found {', '.join(strangers[:4])}"
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(
-        folder / "model.safetensors", {rule.hf: rule.to_hf(gguf.read(rule.gguf)) for rule in rules(shape)}
-    )
+    write_safetensors(folder / WEIGHTS, tensors)
     write_json(folder / "config.json", _config(shape, gguf))
     write_json(folder / "tokenizer.json", _tokenizer(gguf))
     tokens = gguf.key("tokenizer.ggml.tokens")
@@ -264,15 +320,19 @@ def _to_hf(gguf: Gguf, folder: Path) -> None:
         for key, field in (("bos", "bos_token_id"), ("eos", "eos_token_id"), ("pad", "padding_token_id"))
         if (number := gguf.key(f"tokenizer.ggml.{field}")) is not None
     }
-    template = gguf.key("tokenizer.chat_template")
+    templates = {"default": gguf.key("tokenizer.chat_template")}
+    templates |= {
+        name: gguf.key(f"tokenizer.chat_template.{name}") for name in gguf.key("tokenizer.chat_templates", ())
+    }
+    named = [{"name": name, "template": text} for name, text in templates.items() if text is not None]
+    chat = named if len(templates) > 1 else templates["default"]
     write_json(
         folder / "tokenizer_config.json",
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "add_bos_token": bool(gguf.key("tokenizer.ggml.add_bos_token", False)),
             "clean_up_tokenization_spaces": False,
             **special,
-            **({"chat_template": template} if template is not None else {}),
+            **({"chat_template": chat} if chat is not None else {}),
         },
     )
 
@@ -290,8 +350,8 @@ def shape_of_file(gguf: Gguf) -> Shape:
 def _shape_of_file(gguf: Gguf) -> Shape:
     kind = gguf.architecture
     where = str(gguf.path)
-    if kind not in ("llama", "qwen2", "gpt2"):
-        raise UsageError(f"{where}: general.architecture: expected llama, qwen2 or gpt2, found {kind!r}")
+    if kind not in ARCHITECTURES:
+        raise UsageError(f"{where}: general.architecture: expected one of {', '.join(ARCHITECTURES)}, found {kind!r}")
     heads = _number(gguf, "attention.head_count")
     norm = "attention.layer_norm_epsilon" if kind == "gpt2" else "attention.layer_norm_rms_epsilon"
     return Shape(
@@ -321,6 +381,12 @@ def _number(gguf: Gguf, key: str) -> int:
     return value
 
 
+def _ends_of(gguf: Gguf) -> int | list[int] | None:
+    keys = [gguf.key(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    found = [number for number in keys if number is not None]
+    return found if len(found) > 1 else next(iter(found), None)
+
+
 def _config(shape: Shape, gguf: Gguf) -> dict[str, Any]:
     common = {
         "model_type": shape.architecture,
@@ -328,7 +394,7 @@ def _config(shape: Shape, gguf: Gguf) -> dict[str, Any]:
         "tie_word_embeddings": shape.tied,
         "torch_dtype": "float32",
         "bos_token_id": gguf.key("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": gguf.key("tokenizer.ggml.eos_token_id"),
+        "eos_token_id": _ends_of(gguf),
     }
     if shape.architecture == "gpt2":
         return {
@@ -355,37 +421,38 @@ def _config(shape: Shape, gguf: Gguf) -> dict[str, Any]:
     }
 
 
-_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-_QWEN2_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
-    "gpt-2": _BYTE_LEVEL,
-    "smollm": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, _BYTE_LEVEL]},
-    "qwen2": {
-        "type": "Sequence",
-        "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": _QWEN2_SPLIT}, "behavior": "Isolated", "invert": False},
-            {**_BYTE_LEVEL, "use_regex": False},
-        ],
-    },
-}
+def _post_processor(gguf: Gguf, tokens: list[str]) -> dict[str, Any] | None:
+    """What puts the tokens around each text that the file says; None when it says none."""
+    ids = {end: gguf.key(f"tokenizer.ggml.{end}_token_id") for end in ("bos", "eos")}
+    around = {end: tokens[ids[end]] for end in ids if gguf.key(f"tokenizer.ggml.add_{end}_token")}
+    if not around:
+        return None
+    text: list[dict[str, Any]] = [{"Sequence": {"id": "A", "type_id": 0}}]
+    before, after = (
+        [{"SpecialToken": {"id": token, "type_id": 0}} for at, token in around.items() if at == end]
+        for end in ("bos", "eos")
+    )
+    return {
+        "type": "TemplateProcessing",
+        "single": [*before, *text, *after],
+        "pair": [*before, *text, {"Sequence": {"id": "B", "type_id": 1}}, *after],
+        "special_tokens": {token: {"id": token, "ids": [ids[end]], "tokens": [token]} for end, token in around.items()},
+    }
 
 
 def _tokenizer(gguf: Gguf) -> dict[str, Any]:
     pre = gguf.key("tokenizer.ggml.pre")
-    if gguf.key("tokenizer.ggml.model") != "gpt2" or pre not in _PRE_TOKENIZERS:
+    if gguf.key("tokenizer.ggml.model") != "gpt2" or pre not in PRE_TOKENIZERS:
         raise UsageError(
-            f"{gguf.path}: tokenizer.ggml.pre: expected one of {', '.join(_PRE_TOKENIZERS)} "
+            f"{gguf.path}: tokenizer.ggml.pre: expected one of {', '.join(PRE_TOKENIZERS)} "
             f"of a gpt2 tokenizer, found {pre!r}"
         )
     tokens, kinds = gguf.key("tokenizer.ggml.tokens"), gguf.key("tokenizer.ggml.token_type")
     added = [
         {"id": number, "content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-        | {"special": kind == _CONTROL}
+        | {"special": kind == CONTROL}
         for number, (text, kind) in enumerate(zip(tokens, kinds, strict=True))
-        if kind in (_CONTROL, _USER_DEFINED)
+        if kind in (CONTROL, USER_DEFINED)
     ]
     return {
         "version": "1.0",
@@ -393,9 +460,9 @@ def _tokenizer(gguf: Gguf) -> dict[str, Any]:
         "padding": None,
         "added_tokens": added,
         "normalizer": None,
-        "pre_tokenizer": _PRE_TOKENIZERS[pre],
-        "post_processor": None,
-        "decoder": {**_BYTE_LEVEL, "add_prefix_space": True},
+        "pre_tokenizer": PRE_TOKENIZERS[pre],
+        "post_processor": _post_processor(gguf, tokens),
+        "decoder": {**BYTE_LEVEL, "add_prefix_space": True},
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -406,7 +473,10 @@ def _tokenizer(gguf: Gguf) -> dict[str, Any]:
             "byte_fallback": False,
             "ignore_merges": False,
             "vocab": {
-                text: number for number, (text, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == _NORMAL
+                # The library gives an added token the id that its text has here, and counts on where it has none.
+                text: number
+                for number, (text, kind) in enumerate(zip(tokens, kinds, strict=True))
+                if kind in (NORMAL, CONTROL, USER_DEFINED)
             },
             "merges": [pair.split(" ", 1) for pair in gguf.key("tokenizer.ggml.merges")],
         },

@@ -1,4 +1,4 @@
-"""How a Hugging Face model and a GGUF name and order the same numbers, in both directions.
+"""How a Hugging Face model and a GGUF name and order the same numbers, in both directions, and of which shape they are.
 
 Three architectures: `llama` (rows of the query and key matrices reordered: one library rotates the halves of a head
 against each other, the other neighbors), `qwen2` (same names, no reordering, biases on q, k, v) and `gpt2` (one
@@ -7,19 +7,18 @@ matrix for q, k and v, stored transposed).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from trialbench.errors import UsageError
+from trialbench.ground_truth.model.configuration import Shape
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
-
-ARCHITECTURES = ("llama", "qwen2", "gpt2")
 
 
 def interleave(weight: Floats, heads: int) -> Floats:
@@ -46,112 +45,52 @@ def _transposed(weight: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Rule:
-    """One tensor in both worlds, and how its numbers get from one to the other."""
+    """One tensor in both worlds, and how its numbers get from one to the other. `shape` is that of the checkpoint."""
 
     hf: str
     gguf: str
+    shape: tuple[int, ...]
     to_gguf: Callable[[Floats], Floats] = _as_is
     to_hf: Callable[[Floats], Floats] = _as_is
-    optional: bool = False
 
 
-@dataclass(frozen=True)
-class Shape:
-    """What a configuration says about a model's size. `heads` and `kv_heads` count attention heads."""
-
-    architecture: str
-    layers: int
-    heads: int
-    kv_heads: int
-    hidden: int
-    inner: int
-    vocabulary: int
-    positions: int
-    norm_epsilon: float
-    rope_theta: float | None
-    tied: bool
-
-
-def shape_of(config: dict[str, Any], where: str) -> Shape:
-    """Read `config.json` of a Hugging Face folder.
-
-    Raises:
-        UsageError: an architecture that is not converted here, or a key is missing.
-    """
-    kind = config.get("model_type")
-    if kind not in ARCHITECTURES:
-        raise UsageError(f"{where}: model_type: expected one of {', '.join(ARCHITECTURES)}, found {kind!r}")
-    try:
-        if kind == "gpt2":
-            hidden = int(config["n_embd"])
-            return Shape(
-                architecture=kind,
-                layers=int(config["n_layer"]),
-                heads=int(config["n_head"]),
-                kv_heads=int(config["n_head"]),
-                hidden=hidden,
-                inner=int(config.get("n_inner") or 4 * hidden),
-                vocabulary=int(config["vocab_size"]),
-                positions=int(config["n_positions"]),
-                norm_epsilon=float(config.get("layer_norm_epsilon", 1e-5)),
-                rope_theta=None,
-                tied=bool(config.get("tie_word_embeddings", True)),
-            )
-        # Newer libraries nest it; a scaled rotation would need keys that are not written here.
-        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        if str(rope.get("rope_type", rope.get("type", "default"))) != "default":
-            raise UsageError(f"{where}: rope_parameters: expected rope_type default, found {rope}")
-        heads = int(config["num_attention_heads"])
-        hidden = int(config["hidden_size"])
-        if int(config.get("head_dim") or hidden // heads) * heads != hidden:
-            raise UsageError(f"{where}: head_dim: expected {hidden // heads}, found {config['head_dim']}")
-        return Shape(
-            architecture=kind,
-            layers=int(config["num_hidden_layers"]),
-            heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            hidden=hidden,
-            inner=int(config["intermediate_size"]),
-            vocabulary=int(config["vocab_size"]),
-            positions=int(config["max_position_embeddings"]),
-            norm_epsilon=float(config["rms_norm_eps"]),
-            rope_theta=float(config.get("rope_theta") or rope.get("rope_theta", 10000.0)),
-            tied=bool(config.get("tie_word_embeddings", False)),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise UsageError(f"{where}: the configuration of a {kind} model lacks or garbles a key: {error}") from error
+EMBEDDING = "token_embd.weight"
+HEAD = "lm_head.weight"
 
 
 def rules(shape: Shape) -> Iterator[Rule]:
-    """All tensors of a model, in the order in which they are written."""
+    """All tensors of a model, in the order in which they are written; the head of a tied one is not among them."""
     yield from _gpt2(shape) if shape.architecture == "gpt2" else _llama(shape)
 
 
+def head(shape: Shape) -> Rule:
+    """The output matrix."""
+    return Rule(HEAD, "output.weight", (shape.vocabulary, shape.hidden))
+
+
 def _llama(shape: Shape) -> Iterator[Rule]:
-    yield Rule("model.embed_tokens.weight", "token_embd.weight")
-    yield Rule("model.norm.weight", "output_norm.weight")
+    hidden, inner, width = shape.hidden, shape.inner, shape.hidden // shape.heads
+    yield Rule("model.embed_tokens.weight", EMBEDDING, (shape.vocabulary, hidden))
+    yield Rule("model.norm.weight", "output_norm.weight", (hidden,))
     if not shape.tied:
-        yield Rule("lm_head.weight", "output.weight")
+        yield head(shape)
     rotates = shape.architecture == "llama"
     for layer in range(shape.layers):
         hf, gguf = f"model.layers.{layer}.", f"blk.{layer}."
-        yield Rule(f"{hf}input_layernorm.weight", f"{gguf}attn_norm.weight")
+        yield Rule(f"{hf}input_layernorm.weight", f"{gguf}attn_norm.weight", (hidden,))
         for letter, heads in (("q", shape.heads), ("k", shape.kv_heads)):
-            for part in ("weight", "bias"):
-                if part == "bias" and rotates:
-                    continue
-                yield Rule(
-                    f"{hf}self_attn.{letter}_proj.{part}",
-                    f"{gguf}attn_{letter}.{part}",
-                    *((_interleaver(heads), _separator(heads)) if rotates else ()),
-                )
-        yield Rule(f"{hf}self_attn.v_proj.weight", f"{gguf}attn_v.weight")
+            turns = (_interleaver(heads), _separator(heads)) if rotates else ()
+            for part, size in (("weight", (heads * width, hidden)), ("bias", (heads * width,))):
+                if part == "weight" or not rotates:
+                    yield Rule(f"{hf}self_attn.{letter}_proj.{part}", f"{gguf}attn_{letter}.{part}", size, *turns)
+        rows = shape.kv_heads * width
+        yield Rule(f"{hf}self_attn.v_proj.weight", f"{gguf}attn_v.weight", (rows, hidden))
         if not rotates:
-            yield Rule(f"{hf}self_attn.v_proj.bias", f"{gguf}attn_v.bias")
-        yield Rule(f"{hf}self_attn.o_proj.weight", f"{gguf}attn_output.weight")
-        yield Rule(f"{hf}post_attention_layernorm.weight", f"{gguf}ffn_norm.weight")
-        for part in ("gate", "up", "down"):
-            yield Rule(f"{hf}mlp.{part}_proj.weight", f"{gguf}ffn_{part}.weight")
+            yield Rule(f"{hf}self_attn.v_proj.bias", f"{gguf}attn_v.bias", (rows,))
+        yield Rule(f"{hf}self_attn.o_proj.weight", f"{gguf}attn_output.weight", (hidden, shape.heads * width))
+        yield Rule(f"{hf}post_attention_layernorm.weight", f"{gguf}ffn_norm.weight", (hidden,))
+        for name, size in (("gate", (inner, hidden)), ("up", (inner, hidden)), ("down", (hidden, inner))):
+            yield Rule(f"{hf}mlp.{name}_proj.weight", f"{gguf}ffn_{name}.weight", size)
 
 
 def _interleaver(heads: int) -> Callable[[Floats], Floats]:
@@ -163,20 +102,55 @@ def _separator(heads: int) -> Callable[[Floats], Floats]:
 
 
 def _gpt2(shape: Shape) -> Iterator[Rule]:
-    yield Rule("transformer.wte.weight", "token_embd.weight")
-    yield Rule("transformer.wpe.weight", "position_embd.weight")
+    hidden, inner = shape.hidden, shape.inner
+    yield Rule("transformer.wte.weight", EMBEDDING, (shape.vocabulary, hidden))
+    yield Rule("transformer.wpe.weight", "position_embd.weight", (shape.positions, hidden))
     for part in ("weight", "bias"):
-        yield Rule(f"transformer.ln_f.{part}", f"output_norm.{part}")
+        yield Rule(f"transformer.ln_f.{part}", f"output_norm.{part}", (hidden,))
+    if not shape.tied:
+        yield head(shape)
     for layer in range(shape.layers):
         hf, gguf = f"transformer.h.{layer}.", f"blk.{layer}."
-        for theirs, ours, matrix in (
-            ("ln_1", "attn_norm", False),
-            ("attn.c_attn", "attn_qkv", True),
-            ("attn.c_proj", "attn_output", True),
-            ("ln_2", "ffn_norm", False),
-            ("mlp.c_fc", "ffn_up", True),
-            ("mlp.c_proj", "ffn_down", True),
+        for theirs, ours, size in (
+            ("ln_1", "attn_norm", (hidden,)),
+            ("attn.c_attn", "attn_qkv", (hidden, 3 * hidden)),
+            ("attn.c_proj", "attn_output", (hidden, hidden)),
+            ("ln_2", "ffn_norm", (hidden,)),
+            ("mlp.c_fc", "ffn_up", (hidden, inner)),
+            ("mlp.c_proj", "ffn_down", (inner, hidden)),
         ):
-            turn = (_transposed, _transposed) if matrix else ()
-            yield Rule(f"{hf}{theirs}.weight", f"{gguf}{ours}.weight", *turn)
-            yield Rule(f"{hf}{theirs}.bias", f"{gguf}{ours}.bias")
+            turn = (_transposed, _transposed) if len(size) == 2 else ()
+            yield Rule(f"{hf}{theirs}.weight", f"{gguf}{ours}.weight", size, *turn)
+            yield Rule(f"{hf}{theirs}.bias", f"{gguf}{ours}.bias", size[-1:])
+
+
+# Numbers that a library keeps beside the weights and computes itself, of whatever type.
+_BUFFERS = re.compile(
+    r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq|(transformer\.)?h\.\d+\.attn\.(masked_)?bias"
+)
+# What a tensor is that no rule names, by the first of these that its name holds.
+_STRANGERS = (
+    (r"lora_|\.adapter|modules_to_save|base_layer", "part of an adapter that is not merged"),
+    (r"qweight|qzeros|g_idx|\.scales$|_scale(_inv)?$|weight_shape|\.SCB$|absmax|quant_map|quant_state|zero_point",
+     "part of quantized weights"),
+    (r"^(score|classifier|qa_outputs|v_head|value_head|regression_head|multiple_choice_head|reward)",
+     "a head for another task"),
+    (r"(q|k|query|key)_(layer)?norm|pre_feedforward|post_feedforward|_norm\.|\bnorm", "a norm of another family"),
+    (r"experts|\.gate\.weight$|router", "of a mixture of experts"),
+    (r"vision|image|audio|multi_modal|mm_projector", "of another kind of input"),
+    (r"lm_head", "an output matrix of another shape or with a bias"),
+    (r"bias$", "a bias"),
+)  # fmt: skip
+
+
+def is_buffer(name: str) -> bool:
+    """Whether transformers computes a tensor of this name itself, whatever a file says."""
+    return _BUFFERS.fullmatch(name) is not None
+
+
+def what(name: str, shape: Shape) -> str:
+    """What a tensor is that no rule names, in words."""
+    layer = re.search(r"\b(?:layers|h)\.(\d+)\.", name)
+    if layer is not None and int(layer[1]) >= shape.layers:
+        return f"of a layer beyond the {shape.layers} of config.json"
+    return next((words for pattern, words in _STRANGERS if re.search(pattern, name)), "no tensor of this architecture")

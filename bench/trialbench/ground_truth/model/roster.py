@@ -87,6 +87,11 @@ class Prompts:
     chats: tuple[Chat, ...]
     perplexity_text: Path | None
 
+    def tokenized(self) -> dict[str, str]:
+        """Every text whose token ids an oracle holds, by name; a prompt and a text may have the same name."""
+        prompts = {f"prompt/{prompt.name}": prompt.text for prompt in self.prompts}
+        return {**prompts, **{text.name: text.text for text in self.tokenizer}}
+
 
 @dataclass(frozen=True)
 class Tolerance:

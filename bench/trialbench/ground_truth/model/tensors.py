@@ -1,18 +1,19 @@
 """The differences between the tensors of two artifacts, one by one, and known patterns among them.
 
-Two files of the same model are brought to the same names and the same order of rows first; what is left is
-quantization, or a defect. Typical defects have a signature that is tested for and named.
+Two files of the same model are brought to the same names and the same order of rows first, a folder by a reader that
+shares nothing with the converter; what is left is quantization, or a defect. Typical defects have a signature that is
+tested for and named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trialbench.ground_truth.model import layouts
-from trialbench.ground_truth.model.convert import canonical
+from trialbench.ground_truth.model.origin import Origin
 from trialbench.ground_truth.model.weights import Gguf, understood
 
 if TYPE_CHECKING:
@@ -58,12 +59,23 @@ class Comparison:
         missing: names only the reference has.
         extra: names only the judged file has.
         reshaped: names whose shapes differ, with both shapes.
+        strangers: tensors of the reference that no GGUF has a name for.
     """
 
     errors: tuple[TensorError, ...]
     missing: tuple[str, ...]
     extra: tuple[str, ...]
     reshaped: tuple[str, ...]
+    strangers: tuple[str, ...] = ()
+
+    @property
+    def unpaired(self) -> tuple[str, ...]:
+        """What only one of the two has, or in another shape, in words."""
+        return (
+            *(f"{name} is missing" for name in (*self.missing, *self.strangers)),
+            *(f"{name} is not in the reference" for name in self.extra),
+            *(f"of another shape: {one}" for one in self.reshaped),
+        )
 
     @property
     def worst(self) -> TensorError | None:
@@ -73,9 +85,7 @@ class Comparison:
     @property
     def identical(self) -> bool:
         """Every tensor is there and has the same numbers."""
-        return not (self.missing or self.extra or self.reshaped) and all(
-            one.max_abs == 0.0 and not one.not_finite for one in self.errors
-        )
+        return not self.unpaired and all(one.max_abs == 0.0 and not one.not_finite for one in self.errors)
 
 
 def compare(judged: Path, reference: Path) -> Comparison:
@@ -93,7 +103,8 @@ def _compare(judged: Path, reference: Path) -> Comparison:
     types = {tensor.name: tensor for tensor in file.tensors()}
     heads = _heads(file)
     errors, missing, reshaped, seen = [], [], [], set()
-    for name, read in _reference(reference):
+    pairs, strangers = _reference(reference, file)
+    for name, read in pairs:
         seen.add(name)
         if name not in types:
             missing.append(name)
@@ -103,22 +114,21 @@ def _compare(judged: Path, reference: Path) -> Comparison:
             reshaped.append(f"{name}: {list(types[name].shape)}, expected {list(expected.shape)}")
             continue
         errors.append(_error(name, types[name].type, file.read(name), expected, heads))
-    extra = [name for name in types if name not in seen]
-    return Comparison(tuple(errors), tuple(missing), tuple(extra), tuple(reshaped))
+    extra = [name for name in types if name not in seen and name not in _COMPUTED]
+    return Comparison(tuple(errors), tuple(missing), tuple(extra), tuple(reshaped), strangers)
 
 
-def _reference(path: Path) -> Iterator[tuple[str, Callable[[], Floats]]]:
+# Not a tensor of the checkpoint: upstream computes it from the configuration.
+_COMPUTED = ("rope_freqs.weight",)
+
+
+def _reference(path: Path, judged: Gguf) -> tuple[Iterable[tuple[str, Callable[[], Floats]]], tuple[str, ...]]:
+    """Each tensor's name and how to read it, and what has no name in a GGUF."""
     if path.is_dir():
-        for name, value in canonical(path):
-            yield name, _given(value)
-        return
+        folder = Origin(path)
+        return folder.tensors(judged.__contains__), folder.strangers
     file = Gguf(path)
-    for tensor in file.tensors():
-        yield tensor.name, _reading(file, tensor.name)
-
-
-def _given(value: Floats) -> Callable[[], Floats]:
-    return lambda: value
+    return [(tensor.name, _reading(file, tensor.name)) for tensor in file.tensors()], ()
 
 
 def _reading(file: Gguf, name: str) -> Callable[[], Floats]:

@@ -1,17 +1,14 @@
-"""Tensors in files: `model.safetensors` of a Hugging Face folder and GGUF, read as float32 one at a time.
+"""Files of a model: what they are, their hashes, and the tensors of a GGUF as float32, one at a time.
 
-The safetensors format is eight bytes of length, a JSON header and raw numbers, so it is read here without its
-library; GGUF through the package `gguf`, whose numpy de-quantizers share no code with the C++ ones they check.
+A GGUF is read through the package `gguf`, whose numpy de-quantizers share no code with the C++ ones they check.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +23,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-_MAX_HEADER_BYTES = 100_000_000
-_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _EXTRA = "expected the packages numpy and gguf: install the extra, pip install 'edgelab-trialbench[ground-truth]'"
 
 
@@ -81,136 +76,38 @@ def hf_json(path: Path) -> Any:
         UsageError: not there or no JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        raw = path.read_bytes()
+        found = pointer(raw)
+        if found:
+            raise UsageError(f"{path}: {found}")
+        return json.loads(raw)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: is not JSON: {error}") from error
 
 
+_POINTERS = {
+    b"version https://git-lfs.github.com/spec/": "Git LFS pointer, not the file itself: `git lfs pull` fetches that",
+    b"version https://hawser.github.com/spec/": "Git LFS pointer, not the file itself: `git lfs pull` fetches that",
+    b"/annex/objects/": "git-annex pointer, not the file itself: `git annex get` fetches that",
+}
+
+
+def pointer(raw: bytes) -> str:
+    """What the first bytes of a file say that stands for another one; empty when they say no such thing."""
+    return next((f"is a {what}" for start, what in _POINTERS.items() if raw.lstrip().startswith(start)), "")
+
+
 # Everything in a folder that decides what the model says; not its README and not other formats of the same weights.
-_MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model")
+_MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "additional_chat_templates/*.jinja")
 
 
 def folder_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of each file of a Hugging Face folder that belongs to the model, by name."""
-    files = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)})
-    return {path.name: sha256(path) for path in files}
-
-
-class Safetensors:
-    """The tensors of a folder: one `model.safetensors`, or several with an index."""
-
-    def __init__(self, folder: Path) -> None:
-        """Read the headers.
-
-        Raises:
-            UsageError: no such file, or one that contradicts itself (cut, overlapping, of an unknown type).
-        """
-        need_numpy()
-        self._places: dict[str, tuple[Path, str, tuple[int, ...], int]] = {}
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise UsageError(f"{folder}: expected model.safetensors, found none: fetch it with `trialbench pull`")
-        index = folder / "model.safetensors.index.json"
-        if index.exists():
-            with understood(index):
-                files = sorted({folder / Path(name).name for name in hf_json(index)["weight_map"].values()})
-        elif len(files) > 1:
-            raise UsageError(f"{folder}: expected one model.safetensors or an index, found {len(files)} files")
-        for path in files:
-            with understood(path):
-                self._read_header(path)
-
-    def _read_header(self, path: Path) -> None:
-        try:
-            size = path.stat().st_size
-            with path.open("rb") as stream:
-                length = int.from_bytes(stream.read(8), "little")
-                if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
-                    raise UsageError(f"{path}: is not a safetensors file: a header of {length} bytes in {size}")
-                header = json.loads(stream.read(length))
-        except OSError as error:
-            raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"{path}: is not a safetensors file: {error}") from error
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            try:
-                kind, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
-                start, end = (int(n) for n in entry["data_offsets"])
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
-                raise UsageError(f"{path}: the tensor {name!r} has no proper entry in the header") from error
-            if kind not in _BYTES:
-                raise UsageError(f"{path}: the tensor {name!r} is {kind}, expected one of {', '.join(_BYTES)}")
-            if end - start != math.prod(shape) * _BYTES[kind] or not 0 <= start <= end <= size - 8 - length:
-                raise UsageError(
-                    f"{path}: the tensor {name!r} of shape {list(shape)} should end at byte {8 + length + end}; "
-                    f"the file has {size}: it is cut or damaged, fetch it again"
-                )
-            self._places[name] = (path, kind, shape, 8 + length + start)
-
-    def names(self) -> list[str]:
-        """Names of the tensors, sorted."""
-        return sorted(self._places)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._places
-
-    def dtype(self, name: str) -> str:
-        """`F32`, `F16` or `BF16`."""
-        return self._places[name][1]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The tensor's own shape."""
-        return self._places[name][2]
-
-    def read(self, name: str) -> Floats:
-        """The tensor as float32, in its own shape.
-
-        Raises:
-            UsageError: there is no such tensor.
-        """
-        import numpy as np
-
-        if name not in self._places:
-            raise UsageError(f"expected a tensor {name!r}, found {', '.join(self.names()[:5])} and others")
-        path, kind, shape, offset = self._places[name]
-        count = math.prod(shape)
-        with path.open("rb") as stream:
-            stream.seek(offset)
-            raw = stream.read(count * _BYTES[kind])
-        if kind == "BF16":
-            # bfloat16 is the upper half of a float32.
-            wide = np.frombuffer(raw, dtype="<u2").astype(np.uint32) << 16
-            return wide.view(np.float32).reshape(shape)
-        values = np.frombuffer(raw, dtype={"F64": "<f8", "F32": "<f4", "F16": "<f2"}[kind])
-        return values.astype(np.float32).reshape(shape)
-
-
-def write_safetensors(path: Path, tensors: Mapping[str, Floats]) -> None:
-    """Write float32 tensors; the file appears only when it is complete."""
-    import numpy as np
-
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, value in tensors.items():
-        header[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [offset, offset + value.nbytes]}
-        offset += value.nbytes
-    raw = json.dumps(header).encode()
-    raw += b" " * (-len(raw) % 8)
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(len(raw).to_bytes(8, "little") + raw)
-            for value in tensors.values():
-                stream.write(np.ascontiguousarray(value, dtype="<f4").tobytes())
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # A link to nowhere is no file: what needs it says that it is missing.
+    files = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
 
 
 @dataclass(frozen=True)

@@ -236,11 +236,14 @@ class Perplexity:
 
 @dataclass(frozen=True)
 class Conversion:
-    """A file that a runtime was asked to make; `artifact` is None when it did not."""
+    """A file that a runtime was asked to make; `artifact` is None when it did not, and `notes` say what it lacks of its
+    source.
+    """
 
     artifact: Artifact | None
     call: Call
     trouble: Trouble | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -173,16 +173,17 @@ class LlamaCpp:
 
         started = time.monotonic()
         call = Call(("trialbench", "convert", str(source.path), str(target)))
+        notes: tuple[str, ...] = ()
         try:
             if capability is Capability.IMPORT_HF:
-                convert.to_gguf(source.path, target, quant, name=source.model)
+                notes = convert.to_gguf(source.path, target, quant, name=source.model)
                 artifact = Artifact(target, source.model, "gguf", quant, sha256(target), _step(source, f"gguf {quant}"))
             else:
                 convert.to_hf(source.path, target)
                 artifact = Artifact(target, source.model, "hf", "f32", "", _step(source, "hf"))
         except TrialbenchError as error:
             return Conversion(None, call, Trouble(TroubleKind.REFUSED, str(error)))
-        return Conversion(artifact, Call(call.argv, 0, seconds=time.monotonic() - started))
+        return Conversion(artifact, Call(call.argv, 0, seconds=time.monotonic() - started), notes=notes)
 
     def _quantize(self, source: Artifact, target: Path, quant: str) -> Conversion:
         from trialbench.ground_truth.model.weights import sha256

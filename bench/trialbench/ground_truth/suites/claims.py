@@ -349,7 +349,7 @@ def _measure(metric: str, evidence: Evidence, model: Model, quant: str) -> float
             found_there = compare(evidence.artifact(model, quant).path, evidence.workspace.folder(model))
         except UsageError as error:
             return str(error)
-        lost, worst = [*found_there.missing, *found_there.reshaped], found_there.worst
+        lost, worst = found_there.unpaired, found_there.worst
         if lost or worst is None:
             return f"not all tensors compare: {', '.join(lost[:3]) or 'there are none'}"
         return f"values of {worst.name} are not numbers" if worst.not_finite else worst.relative

@@ -76,19 +76,20 @@ def distance(judged: Path, reference: Path) -> dict[str, Any] | None:
         return None
     return {
         "compared": len(found.errors),
-        "identical": not (found.missing or found.reshaped) and all(one.max_abs == 0.0 for one in found.errors),
+        "unpaired": list(found.unpaired),
+        "identical": found.identical,
         "worst": worst.name,
         "relative": worst.relative,
         "not_finite": worst.not_finite,
         "hints": sorted({one.hint for one in found.errors if one.hint}),
-        "missing": len(found.missing),
-        "reshaped": len(found.reshaped),
     }
 
 
 def weights(case: Case) -> Result:
-    """Each tensor of the file against the Hugging Face files."""
+    """Each tensor and number of the file against the Hugging Face files, read without the converter's rules."""
+    from trialbench.ground_truth.model.origin import departures
     from trialbench.ground_truth.model.tensors import LAYOUTS, compare
+    from trialbench.ground_truth.model.weights import Gguf, understood
 
     artifact = case.evidence.artifact(case.model, case.row.quant)
     if not artifact.path.exists():
@@ -97,9 +98,11 @@ def weights(case: Case) -> Result:
         )
     folder = case.evidence.workspace.folder(case.model)
     if not (folder / "config.json").exists():
-        return case.troubled(Trouble(TroubleKind.ABSENT, f"{folder}: no such folder: `trialbench pull`"))
+        return case.troubled(Trouble(TroubleKind.ABSENT, f"{folder}: expected the model's files, found no config.json"))
     try:
         found = compare(artifact.path, folder)
+        with understood(folder):
+            numbers = departures(Gguf(artifact.path), folder)
     except UsageError as error:
         return case.answer(Status.FAIL, str(error), cause=f"unreadable: {case.row.model} {case.row.quant}")
     bound = case.roster.tolerance(f"tensor-{case.row.quant}")
@@ -113,10 +116,12 @@ def weights(case: Case) -> Result:
         "missing": list(found.missing),
         "extra": list(found.extra),
         "reshaped": list(found.reshaped),
+        "strangers": list(found.strangers),
+        "numbers": numbers,
     }
     worst = found.worst
-    if found.missing or found.reshaped or worst is None:
-        says = f"tensors missing: {list(found.missing)[:3]}, of another shape: {list(found.reshaped)[:3]}"
+    if found.unpaired or numbers or worst is None:
+        says = "; ".join([*found.unpaired[:4], *numbers]) or "there are no tensors"
         return case.answer(Status.FAIL, says, evidence=evidence, cause=f"conversion: {case.row.model}")
     bad = [one for one in found.errors if one.not_finite or not one.relative <= bound.value]
     says = f"{len(found.errors)} tensors, the worst {worst.name} ({worst.type}) off by {worst.relative:.2g}"

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from trialbench.errors import UsageError
 from trialbench.ground_truth.evidence.measures import allowed, compare_tokens, kl
 from trialbench.ground_truth.evidence.observe import prompts_of
-from trialbench.ground_truth.evidence.oracle_files import Oracle, oracle_path, read_oracle
+from trialbench.ground_truth.evidence.oracle_files import Oracle
 from trialbench.ground_truth.model.roster import Roster
-from trialbench.ground_truth.runtimes.base import Trouble, TroubleKind
+from trialbench.ground_truth.runtimes.base import Trouble
 from trialbench.ground_truth.suites.case import Case
 from trialbench.ground_truth.suites.results import Result, Row, Status
 
@@ -45,12 +44,7 @@ def judge(case: Case) -> Result:
 
 
 def _oracle(case: Case, precision: str, prompt: str) -> Oracle | Trouble:
-    if precision == _FULL:
-        return case.evidence.oracle(case.model, prompt)
-    try:
-        return read_oracle(oracle_path(case.roster.oracle, case.model.slug, prompt, precision=precision))
-    except UsageError as error:
-        return Trouble(TroubleKind.ABSENT, str(error))
+    return case.evidence.oracle(case.model, prompt, precision=precision)
 
 
 def _pair(case: Case) -> Result:

@@ -125,8 +125,10 @@ def _diff_rows(name: str) -> Callable[[Roster, str], Iterator[Row]]:
     def rows(roster: Roster, runtime: str) -> Iterator[Row]:
         for model in roster.models:
             there = model.wanted(runtime)
-            if len(there) > 1:
-                pair = next((pair for pair in _PAIRS if set(pair) <= set(there)), (there[0], there[1]))
+            # Two floats may rightly hold the same numbers, where those were published in half precision.
+            order = sorted(there, key=lambda quant: quant not in _FLOATS)
+            if len(order) > 1 and (order[-1] not in _FLOATS or name == "rosetta-diff"):
+                pair = next((pair for pair in _PAIRS if set(pair) <= set(there)), (order[-2], order[-1]))
                 if name == "rosetta-diff" and "f32" in there:
                     # A layout is compared against the most exact file.
                     pair = ("f32", next(quant for quant in (*pair, *there) if quant != "f32"))

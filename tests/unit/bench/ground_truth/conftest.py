@@ -11,18 +11,28 @@ from typing import Any
 import numpy as np
 import pytest
 from trialbench.ground_truth.model import yaml_files
+from trialbench.ground_truth.model.checkpoint import write_safetensors
+from trialbench.ground_truth.model.configuration import shape_of
 from trialbench.ground_truth.model.convert import to_gguf
-from trialbench.ground_truth.model.layouts import rules, shape_of
-from trialbench.ground_truth.model.weights import write_safetensors
+from trialbench.ground_truth.model.layouts import rules
 
 FIXTURES = Path(__file__).resolve().parents[3] / "fixtures" / "ground_truth"
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-PRE = {
+# Each of the ways to cut text into words, written down here once more.
+PRE: dict[str, Any] = {
     "llama": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL]},
     "qwen2": {
         "type": "Sequence",
         "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": r"\p{L}+|\p{N}| ?x"}, "behavior": "Isolated"},
+            {
+                "type": "Split",
+                "pattern": {
+                    "Regex": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+                    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+                },
+                "behavior": "Isolated",
+                "invert": False,
+            },
             {**BYTE_LEVEL, "use_regex": False},
         ],
     },
@@ -56,22 +66,7 @@ def make_folder(path: Path, architecture: str = "llama", **changes: Any) -> Path
     rng = np.random.default_rng(7)
     tensors = {}
     for rule in rules(shape):
-        last = rule.gguf.split(".")[-2]
-        size: tuple[int, ...]
-        if rule.gguf.endswith(".bias") or "norm" in last:
-            size = ({"attn_k": 4, "attn_v": 4, "attn_qkv": 24, "ffn_up": shape.inner}.get(last, 8),)
-            if architecture == "gpt2" and last == "attn_qkv":
-                size = (24,)
-        elif last in ("token_embd", "output"):
-            size = (12, 8)
-        elif last == "position_embd":
-            size = (16, 8)
-        elif architecture == "gpt2":
-            size = {"attn_qkv": (8, 24), "attn_output": (8, 8), "ffn_up": (8, 32), "ffn_down": (32, 8)}[last]
-        else:
-            size = {"attn_k": (4, 8), "attn_v": (4, 8), "ffn_gate": (12, 8), "ffn_up": (12, 8)}.get(last, (8, 8))
-            size = (8, 12) if last == "ffn_down" else size
-        tensors[rule.hf] = rng.normal(size=size).astype(np.float32)
+        tensors[rule.hf] = rng.normal(size=rule.shape).astype(np.float32)
     write_safetensors(path / "model.safetensors", tensors)
     vocabulary = {text: number for number, text in enumerate(["a", "b", "c", "ab", "Ġ", "Ġa", "bc", "d"])}
     tokenizer = {
@@ -80,6 +75,7 @@ def make_folder(path: Path, architecture: str = "llama", **changes: Any) -> Path
             {"id": 9, "content": "<think>", "special": False},
         ],
         "pre_tokenizer": PRE[architecture],
+        "decoder": BYTE_LEVEL,
         "model": {"type": "BPE", "vocab": vocabulary, "merges": [["a", "b"], "b c", ["Ġ", "a"]]},
     }
     (path / "tokenizer.json").write_text(json.dumps(tokenizer))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -194,9 +195,9 @@ def test_an_oracle_is_greedy_clean_and_complete(world: World, roster: Roster) ->
     assert world.asked[0] == 1
     assert world.torch.backends.cudnn.allow_tf32 is False
     tokenizer = read_tokenizer(paths[2])
-    assert tokenizer.texts == {"one": "abc", "two": "ba", "blank": " a"}
-    assert tokenizer.ids["one"] == (7, 8, 0)
-    assert tokenizer.ids_special["one"] == (10, 7, 8, 0)
+    assert tokenizer.texts == {"prompt/one": "abc", "prompt/two": "ba", "blank": " a"}
+    assert tokenizer.ids["prompt/one"] == (7, 8, 0)
+    assert tokenizer.ids_special["prompt/one"] == (10, 7, 8, 0)
     assert tokenizer.chats == {"hello": "abc"}
 
 
@@ -211,6 +212,20 @@ def test_a_model_without_template_or_end_of_sequence(world: World, roster: Roste
     assert read_oracle(make(roster)[0]).tokens == (1, 2, 3, 4)
     world.network = Network(eos=[3, 5])
     assert read_oracle(make(roster)[0]).eos_ids == (3, 5)
+    # As transformers does it: generation_config.json before config.json; -1 stands for none.
+    world.network = Network(eos=[3, 5])
+    world.network.generation_config = SimpleNamespace(eos_token_id=[-1, 6])
+    assert read_oracle(make(roster)[0]).eos_ids == (6,)
+    world.network = Network(eos=3)
+    world.network.generation_config = SimpleNamespace(eos_token_id=-1)
+    assert read_oracle(make(roster)[0]).eos_ids == (3,)
+
+
+def test_a_prompt_and_a_text_of_one_name_are_two(world: World, roster: Roster) -> None:
+    blank = replace(roster.prompts.tokenizer[0], name="one")
+    read = read_tokenizer(make(replace(roster, prompts=replace(roster.prompts, tokenizer=(blank,))))[2])
+    assert read.texts == {"prompt/one": "abc", "prompt/two": "ba", "one": " a"}
+    assert read.ids["one"] != read.ids["prompt/one"]
 
 
 def test_the_commit_is_written_down_where_there_is_one(world: World, roster: Roster) -> None:
@@ -264,7 +279,7 @@ def test_options_that_do_not_go_together(world: World, roster: Roster, options: 
 
 
 def test_what_cannot_be_read_is_named(world: World, roster: Roster, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="trialbench pull"):
+    with pytest.raises(UsageError, match=r"found no config\.json"):
         make_oracles(roster, roster.models, lambda _model: tmp_path, tell=print)
     # safetensors, a missing package and a full GPU: none of them has a kind of error in common with the others.
     for kind in (type("SafetensorError", (Exception,), {}), ImportError, RuntimeError):

@@ -129,5 +129,8 @@ def test_the_shipped_oracles_belong_to_the_shipped_models() -> None:
             assert [row[0].id for row in oracle.top] == list(oracle.tokens)
         tokenizer = read_tokenizer(tokenizer_path(roster.oracle, model.slug))
         assert tokenizer.files == hashes
-        assert {text.name for text in roster.prompts.tokenizer} <= set(tokenizer.texts)
+        assert tokenizer.texts == roster.prompts.tokenized()
+        for prompt in roster.prompts.prompts:
+            ids = read_oracle(oracle_path(roster.oracle, model.slug, prompt.name)).prompt_ids
+            assert tokenizer.ids_special[f"prompt/{prompt.name}"] == ids
         assert bool(tokenizer.chats) == (model.architecture != "gpt2")

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from trialbench.errors import UsageError
 from trialbench.ground_truth.controls import llama_cpp
 from trialbench.ground_truth.controls.run import run_controls
 from trialbench.ground_truth.evidence.oracle_files import Oracle, oracle_path, read_oracle, write_oracle
@@ -48,9 +49,11 @@ def case(roster: Roster) -> Any:
     def make(quant: str, other: str, prompt: str = "one") -> Case:
         model = roster.models[0]
 
-        def oracle(_model: Any, name: str) -> Any:
-            path = oracle_path(roster.oracle, model.slug, name)
-            return read_oracle(path) if path.exists() else Trouble(TroubleKind.ABSENT, "no reference")
+        def oracle(_model: Any, name: str, *, precision: str = "fp32") -> Any:
+            try:
+                return read_oracle(oracle_path(roster.oracle, model.slug, name, precision=precision))
+            except UsageError as error:
+                return Trouble(TroubleKind.ABSENT, str(error))
 
         evidence: Any = SimpleNamespace(roster=roster, oracle=oracle)
         return Case(Row("precision", model.slug, quant, other, prompt), model, evidence)

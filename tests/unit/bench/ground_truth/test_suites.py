@@ -352,6 +352,56 @@ def test_an_oracle_of_another_model_is_none(on: Table) -> None:
     assert "one.json: was made from another config.json than lies in" in found.says
 
 
+def test_an_oracle_is_used_only_for_the_files_that_it_was_made_of(on: Table) -> None:
+    folder = on.workspace.folder(on.roster.models[0])
+    made_of = folder_hashes(folder)
+    intact = {path.name: path.read_bytes() for path in folder.iterdir()}
+    golden = tokenizer_path(on.roster.oracle, "m-llama")
+    for kind, files, other, told in (
+        (
+            "token",
+            made_of,
+            ("model.safetensors", "weights.safetensors"),
+            "another model.safetensors, weights.safetensors",
+        ),
+        ("token", made_of, ("generation_config.json", ""), "another generation_config.json"),
+        ("token", {**made_of, "special_tokens_map.json": "a" * 64}, (), "another special_tokens_map.json"),
+        ("tokenizer", made_of, ("tokenizer_config.json", ""), "another tokenizer_config.json"),
+        ("template", made_of, ("chat_template.jinja", ""), "another chat_template.jinja"),
+        ("tokenizer", made_of, ("model.safetensors", "weights.safetensors"), ""),
+        ("token", made_of, ("chat_template.jinja", ""), ""),
+    ):
+        on.oracle("m-llama", "one", files=files)
+        write_tokenizer(golden, replace(read_tokenizer(golden), files=files))
+        if other:
+            old, new = other
+            (folder / new).write_bytes(intact[old]) if new else (folder / old).write_bytes(b"{}")
+            (folder / old).unlink() if new else None
+        found = on.judge(kind, prompt="hello" if kind == "template" else "one")
+        assert found.status is (Status.INCONCLUSIVE if told else Status.PASS), (kind, other, found.says)
+        assert told in found.says
+        for path in folder.iterdir():
+            path.unlink()
+        for name, content in intact.items():
+            (folder / name).write_bytes(content)
+
+
+def test_two_float_files_are_not_told_apart(on: Table) -> None:
+    """They may hold the same numbers: those of a model that was published in half precision."""
+
+    def pairs(*quants: str) -> list[tuple[str, str]]:
+        models = tuple(replace(one, quants={"llama.cpp": quants}) for one in on.roster.models[:1])
+        rows = declared(replace(on.roster, models=models), "llama.cpp", ["diff", "rosetta-diff"])
+        return [(row.quant, row.other) for row in rows]
+
+    assert pairs("f32", "f16", "Q8_0") == [("f16", "Q8_0"), ("f32", "f16")]
+    assert pairs("f32", "f16") == [("f32", "f16")]
+    assert pairs("Q8_0", "f32") == [("f32", "Q8_0"), ("f32", "Q8_0")]
+    assert pairs("f16", "Q8_0", "Q4_0") == [("Q8_0", "Q4_0")] * 2
+    assert pairs("Q4_K_M", "Q8_0") == [("Q4_K_M", "Q8_0")] * 2
+    assert pairs("f16") == []
+
+
 def test_drift_needs_its_token_checks(on: Table) -> None:
     on.runtime.by_quant["Q8_0"] = replace(GOOD, tokens=(1, 1, 1, 1, 1, 1, 5, 5))
     found = on.judge("drift", quant="Q8_0", other="Q4_0")

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from profiles import examples
 from trialbench.errors import UsageError
 from trialbench.ground_truth.model import weights
+from trialbench.ground_truth.model.checkpoint import Safetensors, write_safetensors
 from trialbench.ground_truth.model.convert import to_gguf
-from trialbench.ground_truth.model.weights import Gguf, Safetensors, folder_hashes, sha256, write_safetensors
+from trialbench.ground_truth.model.weights import Gguf, folder_hashes, sha256
 
 
 def raw_file(path: Path, header: Any, body: bytes) -> Path:
@@ -59,9 +60,19 @@ def test_every_type_is_read_as_float32(tmp_path: Path) -> None:
     [
         ({"a": entry("F32", [4], 0, 16)}, b"\0" * 15, "cut or damaged"),
         ({"a": entry("F32", [2], 0, 16)}, b"\0" * 16, "cut or damaged"),
-        ({"a": entry("F32", [1], -4, 0)}, b"", "cut or damaged"),
-        ({"a": entry("I8", [4], 0, 4)}, b"\0" * 4, "is I8, expected one of F64, F32, F16, BF16"),
+        ({"a": entry("F32", [1], -4, 0)}, b"", "no proper entry"),
+        ({"a": entry("F33", [1], 0, 4)}, b"\0" * 4, "is F33, expected one of F64, F32, F16, BF16"),
         ({"a": {"dtype": "F32"}}, b"", "no proper entry"),
+        ({"a": entry("F32", [True], 0, 4)}, b"\0" * 4, "no proper entry"),
+        ({"a": entry("F32", ["1"], 0, 4)}, b"\0" * 4, "no proper entry"),
+        ({"a": entry("F32", [2**62, 2**62], 0, 4)}, b"\0" * 4, "cut or damaged"),
+        ({"a": entry("F32", [1], 0, 4), "b": entry("F32", [1], 0, 4)}, b"\0" * 4, "'b' overlaps the one before it"),
+        ({"a": entry("F32", [2], 0, 8), "b": entry("F32", [1], 4, 8)}, b"\0" * 8, "'b' overlaps the one before it"),
+        ({"a": entry("F32", [1], 4, 8)}, b"\0" * 8, "'a' leaves 4 bytes before it unused"),
+        ({"a": entry("F32", [1], 0, 4)}, b"\0" * 9, "found 5 more after the last tensor"),
+        ({}, b"\0", "found 1 more after the last tensor"),
+        (b'{"a": {}, "a": {}}', b"", "'a' is there twice"),
+        ("a", b"", "expected a mapping, found str"),
         ({"a": 5}, b"", "no proper entry"),
         (b"{not json", b"", "is not a safetensors file"),
         (b"[" * 100_000, b"", "is not a safetensors file"),
@@ -79,21 +90,12 @@ def test_a_header_longer_than_the_file_is_refused(tmp_path: Path) -> None:
         Safetensors(tmp_path)
 
 
-def test_several_files_need_an_index(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="found none"):
-        Safetensors(tmp_path)
-    for name in "xy":
-        write_safetensors(tmp_path / f"{name}.safetensors", {name: np.zeros(1, dtype=np.float32)})
-    with pytest.raises(UsageError, match="or an index, found 2 files"):
-        Safetensors(tmp_path)
-    index = {"weight_map": {"x": "x.safetensors", "y": "../elsewhere/y.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    # Only names inside the folder count, whatever an index says.
-    assert Safetensors(tmp_path).names() == ["x", "y"]
-    (tmp_path / "x.safetensors").unlink()
-    (tmp_path / "y.safetensors").rename(tmp_path / "y2.safetensors")
-    with pytest.raises(UsageError, match="cannot be read: No such file"):
-        Safetensors(tmp_path)
+def test_only_floats_are_read(tmp_path: Path) -> None:
+    header = {"a": entry("I8", [4], 0, 4), "b": entry("BOOL", [1], 4, 5)}
+    files = Safetensors(raw_file(tmp_path / "model.safetensors", header, b"\0" * 5))
+    assert files.names() == ["a", "b"]
+    with pytest.raises(UsageError, match="'a' is I8, expected one of F64, F32, F16, BF16"):
+        files.read("a")
 
 
 def test_written_tensors_are_read_back(tmp_path: Path) -> None:

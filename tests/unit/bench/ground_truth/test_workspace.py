@@ -40,10 +40,11 @@ def test_files_are_made_once(workspace: Workspace, runtime: LlamaCpp) -> None:
         f"{slug} {quant} (gguf)" for slug in ("m-llama", "m-gpt2") for quant in ("f32", "f16", "Q8_0")
     ]
     assert all(one.fresh and one.artifact is not None for one in first)
-    assert len(told) == 6
+    assert sum("made in" in text for text in told) == 6
+    said = len(told)
     again = workspace.convert(runtime, models, told.append)
     assert not any(one.fresh for one in again)
-    assert len(told) == 6
+    assert len(told) == said
     artifact = workspace.artifact(models[0], "llama.cpp", "Q8_0")
     assert artifact.parents == ("hf", "gguf f32", "gguf Q8_0")
     assert artifact.sha256 == sha256(artifact.path)
@@ -88,6 +89,10 @@ def test_what_cannot_be_made_is_named(workspace: Workspace, runtime: LlamaCpp) -
     assert told == ["m-llama Q9_9 (gguf): not made: main: invalid ftype 'Q9_9'"]
     gone = replace(model, folder=workspace.root / "none")
     assert all(one.artifact is None for one in workspace.convert(runtime, [gone], told.append))
+    assert "none: expected a folder with a model's Hugging Face files, found none" in told[-1]
+    assert "trialbench pull" not in told[-1]
+    public = replace(model, folder=None, hub="owner/name", revision="main")
+    assert all(one.artifact is None for one in workspace.convert(runtime, [public], told.append))
     assert "trialbench pull" in told[-1]
     told.clear()
     assert workspace.convert(runtime, [replace(model, quants={})], told.append) == []
@@ -97,6 +102,47 @@ def test_what_cannot_be_made_is_named(workspace: Workspace, runtime: LlamaCpp) -
     workspace.clean([model])
     made_now = workspace.convert(runtime, [model], told.append)
     assert [one.artifact for one in made_now] == [None, None, None]
+
+
+def test_one_bad_folder_stops_only_itself(workspace: Workspace, runtime: LlamaCpp) -> None:
+    first, second = workspace.roster.models
+    assert first.folder is not None
+    told: list[str] = []
+    # A link to nowhere of a file that nobody needs is no reason; of one that is needed it is the reason.
+    (first.folder / "notes.txt").symlink_to("gone.txt")
+    assert all(one.artifact is not None for one in workspace.convert(runtime, [first, second], told.append))
+    workspace.clean([first, second])
+    for spoil in (
+        lambda path: path.symlink_to("gone.json"),
+        lambda path: path.mkdir(),
+        lambda path: path.write_bytes(b"{"),
+    ):
+        tokenizer = first.folder / "tokenizer.json"
+        tokenizer.rmdir() if tokenizer.is_dir() else tokenizer.unlink()
+        spoil(tokenizer)
+        made = workspace.convert(runtime, [first, second], told.append)
+        assert [one.artifact is None for one in made] == [True] * 3 + [False] * 3
+        assert all("tokenizer.json" in one.trouble.text for one in made if one.trouble is not None)
+    record = workspace.record(second, "llama.cpp", "f16")
+    path = workspace.path(second, "llama.cpp", "f16")
+    path.unlink()
+    path.mkdir()
+    made = workspace.convert(runtime, [second], told.append)
+    assert [one.artifact is None for one in made] == [False, True, False]
+    assert record.parent.is_dir()
+
+
+def test_what_a_file_lacks_of_its_folder_is_told_and_kept(workspace: Workspace, runtime: LlamaCpp) -> None:
+    model = workspace.roster.models[0]
+    assert model.folder is not None
+    config = json.loads((model.folder / "config.json").read_text())
+    (model.folder / "config.json").write_text(json.dumps({**config, "logits_scaling": 8.0, "eos_token_id": 8}))
+    told: list[str] = []
+    made = workspace.convert(runtime, [model], told.append)
+    note = f"{model.folder / 'config.json'}: logits_scaling: 8.0: not used, transformers reads no such key for llama"
+    assert made[0].notes == (note,)
+    assert f"m-llama f32 (gguf): {note}" in told
+    assert json.loads(workspace.record(model, "llama.cpp", "f32").read_text())["notes"] == [note]
 
 
 def test_a_runtime_that_quantizes_while_importing(workspace: Workspace, runtime: LlamaCpp) -> None:
@@ -250,6 +296,10 @@ def test_the_verbs(
     assert main(["convert", *options, "--model", "nobody"]) == 2
     assert "no model 'nobody'" in capsys.readouterr().err
     shutil.rmtree(roster_file.parent / "m-gpt2")
+    assert main(["pull", *options]) == 2
+    told = capsys.readouterr().err
+    assert f"m-gpt2: {roster_file.parent / 'm-gpt2'}: expected a folder with a model's Hugging Face files" in told
+    assert "m-llama: comes with the roster" in told
     assert main(["convert", *options]) == 3
     assert "3 of 6 files are there" in capsys.readouterr().out
 
