@@ -15,6 +15,8 @@ SPEAKS_HTTP = {
     "engines/llama/wire.py": "the one wire to every llama-server",
     "hub/bounds.py": "reads answers of a hub or a registry in bounded bytes and time",
     "hub/__init__.py": "the errors of huggingface-hub, which are httpx's",
+    "hub/download.py": "fetches a file in parts, from where an earlier fetch stopped",
+    "hub/route.py": "which proxy and which certificates a request needs",
     "hub/registry.py": "asks a container registry for a digest",
 }
 # Module -> why it opens or touches a socket.

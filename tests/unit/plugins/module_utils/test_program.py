@@ -1509,10 +1509,10 @@ def test_a_systemd_that_can_not_count_keeps_no_restore_from_beginning(
     world.runner().run()
     facts = program.tenants.unit_facts
 
-    def fail(unit: str) -> dict[str, str]:
+    def fail(unit: str, *host: Any) -> dict[str, str]:
         if unit == "mt-restore.service":
             raise trouble
-        return dict(facts(unit))
+        return dict(facts(unit, *host))
 
     monkeypatch.setattr(program.tenants, "unit_facts", fail)
     assert shell("restore-now") == 0

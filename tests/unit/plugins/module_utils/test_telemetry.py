@@ -144,13 +144,13 @@ def test_an_error_of_the_moment_is_asked_again(nvml: Nvml, source: telemetry.Fro
 
 
 @pytest.mark.parametrize("answer", [None, "many", SimpleNamespace(watts=3)])
-def test_nonsense_is_null_and_said(nvml: Nvml, source: telemetry.FromNvml, answer: Any) -> None:
+def test_an_unusable_answer_is_null_and_named(nvml: Nvml, source: telemetry.FromNvml, answer: Any) -> None:
     nvml.answers["nvmlDeviceGetPowerUsage"] = lambda: answer
     nvml.answers["nvmlDeviceGetUtilizationRates"] = lambda: answer
     reading = source.read()
     assert (reading.values["power_w"], reading.values["util_percent"], reading.values["temp_c"]) == (None, None, 47)
-    assert "nonsense" in reading.missing["power_w"]
-    assert "nonsense" in reading.missing["mem_util_percent"]
+    assert "unusable answer" in reading.missing["power_w"]
+    assert "unusable answer" in reading.missing["mem_util_percent"]
 
 
 @pytest.mark.parametrize(

@@ -528,9 +528,17 @@ def test_words_that_can_not_be_had_hide_no_failure(
 
 
 def test_a_process_that_ends_before_its_signal_is_no_failure(monkeypatch: pytest.MonkeyPatch, log: Path) -> None:
-    looks = iter([True, False])
-    monkeypatch.setattr(probes, "processes", lambda *_pattern: [probes.ProcessId(2**22 + 7, 1)])
-    monkeypatch.setattr(probes, "alive", lambda _process: next(looks, False))
+    there = [probes.ProcessId(2**22 + 7, 1)]
+    looks = iter([True])
+
+    def alive(_process: probes.ProcessId) -> bool:
+        if next(looks, False):
+            return True
+        there.clear()
+        return False
+
+    monkeypatch.setattr(probes, "processes", lambda *_pattern: list(there))
+    monkeypatch.setattr(probes, "alive", alive)
     tenants.stop(Tenant("p", "process", process="gone"), log)
 
 
