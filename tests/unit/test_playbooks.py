@@ -163,7 +163,7 @@ def test_tags_that_no_task_has_are_refused(known: list[str], options: list[str],
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
-    """An inventory of somebody else, with a group of their own."""
+    """An inventory with a group of another name."""
     (tmp_path / "hosts.yml").write_text("shop: {hosts: {till: {}, scale: {}}}\noffice: {hosts: {desk: {}}}\n")
     (tmp_path / "group_vars").mkdir()
     return tmp_path

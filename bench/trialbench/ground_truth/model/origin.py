@@ -197,9 +197,12 @@ def departures(file: Gguf, folder: Path) -> list[str]:
     """
     config = _json(folder / "config.json")
     kind = str(config.get("model_type"))
-    found = [*_numbers(config, file, kind), *_unsayable(config, file, kind)]
-    if kind != "gpt2":
-        found += _rotation(config, file)
+    try:
+        found = [*_numbers(config, file, kind), *_unsayable(config, file, kind)]
+        if kind != "gpt2":
+            found += _rotation(config, file)
+    except (TypeError, AttributeError, KeyError, ArithmeticError) as err:
+        raise UsageError(f"{folder / 'config.json'}: a value is missing or of the wrong type: {err}") from err
     return found
 
 
@@ -302,8 +305,11 @@ def _unsayable(config: Mapping[str, Any], file: Gguf, kind: str) -> Iterator[str
             yield f"no {key}, which stands for {usual[0]}, expected {said}"
     if config.get("quantization_config"):
         yield "weights that are not quantized, expected quantized ones"
+    # The others have no window in transformers, whatever their configuration says of one.
+    if kind != "qwen2":
+        return
     types = config.get("layer_types") or []
     last = config.get("max_window_layers", 28) < config.get("num_hidden_layers", 0)
     sliding = "sliding_attention" in types or (config.get("use_sliding_window") and not types and last)
-    if kind == "qwen2" and sliding and not file.key(f"{file.architecture}.attention.sliding_window"):
+    if sliding and not file.key(f"{file.architecture}.attention.sliding_window"):
         yield f"no window, expected one of {config.get('sliding_window', 4096)} tokens"

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from published import accept
 from trialbench.cli import main
+from trialbench.errors import TrialbenchError
 from trialbench.ground_truth import check
 from trialbench.ground_truth.attribution.ladder import Step
 from trialbench.ground_truth.attribution.neighbors import Neighbors, other_numbers
@@ -453,8 +454,17 @@ def test_a_scale_that_is_not_a_number_is_in_the_files_bytes(bench: tuple[Workspa
     intact = workspace.artifact(model, "llama.cpp", "f16")
     bad = damaged(llama_cpp._not_finite)(Bench(workspace, runtime, model, intact, tmp_path)).artifact
     assert runtime.probe(Capability.VALIDATE, bad).payload["passed"] is False
-    other = workspace.roster.models[0]
-    assert llama_cpp._same_file(Bench(workspace, runtime, other, intact, tmp_path)).artifact.quant == "Q4_0"
+
+
+def test_the_other_file_of_a_model_must_be_there(bench: tuple[Workspace, LlamaCpp], tmp_path: Path) -> None:
+    workspace, runtime = bench
+    model = workspace.roster.models[0]
+    one = Bench(workspace, runtime, model, workspace.artifact(model, "llama.cpp", "f16"), tmp_path)
+    other = workspace.artifact(model, "llama.cpp", "Q4_0")
+    with pytest.raises(TrialbenchError, match=r"m-llama-Q4_0\.gguf, found no such file"):
+        llama_cpp._same_file(one)
+    other.path.write_bytes(b"GGUF")
+    assert llama_cpp._same_file(one).artifact.quant == "Q4_0"
 
 
 def test_each_suite_is_the_aim_of_a_control() -> None:
@@ -607,7 +617,7 @@ def test_characters_that_xml_cannot_hold_are_spelt_out() -> None:
     root = ET.fromstring(junit(verdict(row)).encode())
     (message,) = (one.get("message") for one in root.iter("failure"))
     assert message is not None
-    assert message.endswith("\\x7f\\ufffe\\ud800\\u202e\\U000e0001]]>&<")
+    assert message.endswith("\\x7f\\ufffe\\ud800\\u202e\U000e0001]]>&<")
 
 
 class Screen(io.StringIO):

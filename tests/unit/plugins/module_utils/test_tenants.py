@@ -206,7 +206,7 @@ def test_a_tenant_runs_when_its_manager_says_so(
 def test_what_its_manager_does_not_tell_is_not_known(
     commands: Commands, tenant: Tenant, answer: tuple[int, str, str], error: type[Exception], words: str
 ) -> None:
-    """No answer is neither up nor down, whoever asks; and nobody is called revived for it."""
+    """No answer is neither up nor down, for every caller; and no tenant counts as revived because of it."""
     rc, out, err = answer
     for asked in ("systemctl show", "docker inspect"):
         commands.answer(asked, rc=rc, out=out, err=err)
@@ -239,7 +239,7 @@ def test_who_may_not_see_other_users_processes_takes_systemds_word(
     ("said", "seconds"),
     [
         (unit_says("active", "exited", ActiveEnterTimestampMonotonic="9000000000"), 1_000),
-        # Nothing of it loads: whoever wants it up need not wait for systemd's pause.
+        # Nothing of it loads: a start need not wait for systemd's pause.
         (unit_says("activating", "auto-restart", ActiveEnterTimestampMonotonic="9000000000"), math.inf),
         (unit_says("activating", "start-pre", ActiveEnterTimestampMonotonic="9000000000"), 0),
         (unit_says("active", "exited"), 0),
@@ -374,7 +374,7 @@ def test_a_stop_waits_until_the_tenant_is_down(
 
 
 def test_what_is_removed_by_its_stop_is_stopped(commands: Commands, log: Path) -> None:
-    """A container of `--rm`, a transient unit: its manager knows nothing of it any more."""
+    """A container of `--rm`, a transient unit: its manager no longer knows it."""
     commands.answer("docker stop")
     commands.answer("docker inspect", rc=1, err="Error response from daemon: No such container: box\n")
     commands.answer("systemctl show", out=unit_says("inactive", "dead", LoadState="not-found"))
