@@ -164,8 +164,9 @@ class Ports:
                 # A kernel socket has no holder and belongs to root.
                 if who or item.uid == 0:
                     port.known[item.inode] = who
-                else:
+                elif item.inode not in port.known:
                     unseen.append(item)
+                # Otherwise the owner held it, and no process does now: it is being closed while its process ends.
             there = {item.inode for item in sockets.listening([number], self._proc)} if unseen else set()
             fresh = [item for item in unseen if item.inode in there]
             if not fresh:

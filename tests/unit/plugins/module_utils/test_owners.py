@@ -53,7 +53,7 @@ class Host:
 
     def table(self) -> None:
         """Write the kernel's table."""
-        fake_net(self.proc, self._listen, {FOREIGN: 65534})
+        fake_net(self.proc, self._listen, {FOREIGN: 65534, OWN: 10001})
 
     def listen(self, inode: int, *pids: int, port: int = PORT) -> None:
         """A socket appears, in the hands of processes."""
@@ -169,6 +169,11 @@ def worker_inherits(host: Host) -> None:
     host.give(OWN, WORKER)
 
 
+def its_process_ends(host: Host) -> None:
+    """A process that ends gives up its descriptors a moment before the kernel closes its sockets."""
+    host.drop(OWN, SERVER)
+
+
 def second_socket(host: Host) -> None:
     """A worker opens a socket of its own on the same port."""
     host.listen(SECOND, WORKER)
@@ -207,6 +212,7 @@ def the_kernels_own(host: Host) -> None:
     [
         nothing,
         worker_inherits,
+        its_process_ends,
         second_socket,
         one_after_the_other,
         handed_to_a_worker,
