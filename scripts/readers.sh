@@ -19,7 +19,7 @@ fi
 if [ ! -f "$to/junit-10.xsd" ]; then
   echo "readers: fetching the JUnit schema (source of pytest) and xmlschema"
   pip download -q --no-deps --no-binary pytest --dest "$to" pytest==9.2.0
-  pip install -q --target "$to/site" xmlschema==4.3.2
+  pip install -q --target "$to/site" -r tests/readers/requirements.txt
   tar -xz -C "$to" --strip-components=3 --wildcards -f "$to"/pytest-*.tar.gz '*/example_scripts/junit-10.xsd'
   rm "$to"/pytest-*.tar.gz
 fi

@@ -24,6 +24,12 @@ REPLIES = Path(__file__).resolve().parents[2] / "fixtures" / "replies"
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 16
 
 
+@pytest.fixture(autouse=True)
+def _width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lay out for the width of a pipe, whatever terminal or test runner is around."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+
 def http(body: bytes, *, status: int = 200, kind: str = "application/json", length: int | None = None) -> bytes:
     """A whole response; `length` lies about its size."""
     size = len(body) if length is None else length

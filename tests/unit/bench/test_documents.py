@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from profiles import examples
@@ -1106,8 +1106,9 @@ _around = st.one_of(st.text(max_size=12), st.lists(st.sampled_from(_BITS), max_s
 @example(above="It is.[^1] ", sentence="For it no benchmarks exist yet", below=".[^2] It needs.")
 @example(above="It is. ", sentence="No benchmarks exist yet", below=". llama.cpp is. ")
 def test_nothing_but_the_sentence_goes(above: str, sentence: str, below: str) -> None:
-    # A word glued to the sentence would be another word of it.
+    # A word glued to the sentence would be another word of it, and "for" begins it.
     above += " " * above[-1:].isalnum()
+    assume(not re.search(r"(?i)\bfor\s+\Z", above))
     raw = f"# T\n\n{above}{sentence}{below}\n\nEnd.\n".encode("utf-8", "surrogatepass")
     page = Page("DOC.md", raw.decode("utf-8", "surrogateescape"))
     try:
