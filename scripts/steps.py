@@ -261,7 +261,7 @@ STEPS: tuple[Step, ...] = (
     Step("junit-schema", "Jenkins' schema takes a run's JUnit", PYTEST, ONLY_PROVE,
          ("tests/readers/test_junit_schema.py",),
          ("trialbench", "tests/fixtures/results/", "tests/fixtures/runs/", "tests/readers/conftest.py", "environment",
-          "scripts/readers.sh"), needs=("junit schema",), expected_s=20),
+          "tests/readers/requirements.txt", "scripts/readers.sh"), needs=("junit schema",), expected_s=20),
     Step("python-3.10", "the oldest Python that a host may have imports everything that runs there",
          ("scripts/oldest_python.sh",), ONLY_PROVE, files=("plugins/module_utils/", "scripts/oldest_python.sh"),
          needs=("python 3.10",), expected_s=2),
