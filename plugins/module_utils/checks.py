@@ -271,9 +271,7 @@ def since(plan: Plan, proof: Mapping[str, Any]) -> list[str]:
         try:
             now = tenants.standing(tenant).facts()
         except (tenants.TenantError, OSError) as err:
-            found.append(
-                f"{_name(tenant)}: it was {was} when the restore was proved, and its state is unknown now: {err}"
-            )
+            found.append(f"{_name(tenant)}: it was {was} when the restore was proved, and is now unknown: {err}")
             continue
         if then.items() <= now.items():
             continue
