@@ -1105,6 +1105,9 @@ _around = st.one_of(st.text(max_size=12), st.lists(st.sampled_from(_BITS), max_s
 )
 @example(above="It is.[^1] ", sentence="For it no benchmarks exist yet", below=".[^2] It needs.")
 @example(above="It is. ", sentence="No benchmarks exist yet", below=". llama.cpp is. ")
+@example(above="OF@", sentence="For it no benchmarks exist yet", below="")
+@example(above="of/_", sentence="For it no benchmarks exist yet", below="")
+@example(above="in-", sentence="For it no benchmarks exist yet", below="")
 def test_nothing_but_the_sentence_goes(above: str, sentence: str, below: str) -> None:
     # A word glued to the sentence would be another word of it, and "for" begins it.
     above += " " * above[-1:].isalnum()

@@ -24,7 +24,8 @@ _LEAD = re.compile(
     rf"(?P<link>[*_(]*(?:{_LINK}(?:\s+|\Z)){{0,2}})[*_(]*(?P<words>{_PLACE}[^<>\[\]|;:!?…~\"“”„«»]*)?[*_(]*",
     re.IGNORECASE,
 )
-_PLACES = re.compile(rf"\s[*_(]*{_PLACE}", re.IGNORECASE)
+# Also behind a mark without a blank, as in "of@For".
+_PLACES = re.compile(rf"(?<![^\W_]){_PLACE}", re.IGNORECASE)
 # A verb or a conjunction among these words makes a statement of them, which would go with the sentence.
 _CLAUSE = re.compile(
     r"\b(?:is|are|was|were|be|been|has|have|had|do|does|did|can|could|will|would|shall|should|may|might|must"
@@ -155,9 +156,9 @@ def _begin(text: str, at: int) -> int | None:
         return None
     if "<!--" in text[begin:at]:
         return None
-    words = [found["words"] or "", *(place[0].lstrip("*_( \r\n\t") for place in _PLACES.finditer(found["words"] or ""))]
+    places = [place[0] for place in _PLACES.finditer(found["words"] or "")]
     # A capital letter begins a sentence: none may begin within this one, as it does after a line without a stop.
-    later = [*words[0 if found["link"].strip("*_(") else 1 :], text[at] if lead.strip("*_(") else ""]
+    later = [*places[0 if found["link"].strip("*_(") else 1 :], text[at] if lead.strip("*_(") else ""]
     if any(word[:1].isupper() for word in later):
         return None
     # Behind a stop, a lower-case word may go on with the sentence before.
