@@ -215,7 +215,7 @@ CAN_NOT_BE_RESTORED: Mapping[str, CanNotBeRestored] = {
         "docker has lost it; its definition is kept, and a person makes it again",
         (
             r"No such container: drill-box",
-            r"made of is kept in /var/lib/model-trial/definitions/drill-box",
+            r"its definition is kept in /var/lib/model-trial/definitions/drill-box",
             r"sudo docker start drill-box",
         ),
         faults.box_made_anew,
