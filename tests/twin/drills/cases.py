@@ -438,7 +438,7 @@ CASES: tuple[Case, ...] = (
          faults.program_of_another_version(faults.power_cut), says=("host was restarted",), by="boot|playbook",
          play=LONG_WINDOW, reboots=True, extra_s=BOOT_S, why="the boot"),
     Case("program-removed", "the program removed", "window", A1, faults.program_removed,
-         says=("which alone brings this host back|is not there|not found",), play=LONG_WINDOW),
+         says=("which alone restores this host",), play=LONG_WINDOW),
     Case("copy-damaged", "the kept program damaged", "window", A1, faults.copy_damaged,
          says=("the runner was ended from outside", "the program that the run keeps can't be used"), play=LONG_WINDOW),
     Case("late-start", "late docker start after the restore", "restore", event("containers_removed"),
