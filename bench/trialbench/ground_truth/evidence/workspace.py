@@ -31,7 +31,8 @@ Tell = Callable[[str], None]
 _NEEDED = ("config.json", "tokenizer.json", "model*.safetensors")
 _PULLED = (
     *(*_NEEDED, "generation_config.json", "model.safetensors.index.json", "tokenizer_config.json"),
-    *("added_tokens.json", "vocab.json", "merges.txt", "special_tokens_map.json", "chat_template.jinja"),
+    *("added_tokens.json", "vocab.json", "merges.txt", "special_tokens_map.json"),
+    *("chat_template.jinja", "additional_chat_templates/*.jinja"),
 )
 _FLOATS = ("f32", "f16")
 _PULL_RECORD: dict[str, type] = {"hub": str, "asked": str, "revision": str, "files": dict}
@@ -152,7 +153,7 @@ class Workspace:
         write_json(record, {"hub": model.hub, "asked": model.revision, "revision": commit, "files": files})
         for name in known["files"].keys() - files.keys():
             # Of the revision before: an index of shards that are gone would decide what is read.
-            if Path(name).name == name:
+            if not Path(name).is_absolute() and ".." not in Path(name).parts:
                 (folder / name).unlink(missing_ok=True)
 
     def convert(self, runtime: Runtime, models: Sequence[Model], tell: Tell) -> list[Made]:

@@ -42,6 +42,8 @@ _OTHERS = (
     (r"pytorch_model.*\.bin|.*\.(pt|pth|ckpt)", "a pickle", "save the model again with safe_serialization=True"),
     (r"tf_model.*\.h5|flax_model.*\.msgpack", "weights of another framework", "save the model again from PyTorch"),
     (r".*\.gguf", "a GGUF", "name it under `files` of the roster"),
+    (r".*-\d+-of-\d+\.safetensors", "one shard of several", f"fetch {INDEX}, which says what is in which"),
+    (r"consolidated.*\.safetensors", "weights under names of another library", f"fetch {WEIGHTS} or its shards"),
     (r".*\.safetensors", "safetensors that transformers does not load without an index", f"name it {WEIGHTS}"),
 )
 
@@ -176,6 +178,9 @@ class Safetensors:
 
 def _instead(folder: Path) -> str:
     """What lies where the weights should be, and what to do about it."""
+    for link in (WEIGHTS, INDEX):
+        if (folder / link).is_symlink():
+            return f"{link}, a link to a file that is not there: fetch the model again"
     for pattern, what, remedy in _OTHERS:
         name = next((path.name for path in sorted(folder.glob("*")) if re.fullmatch(pattern, path.name)), None)
         if name is not None:

@@ -21,6 +21,7 @@ _ROTATING = ("llama", "qwen2")
 class Shape:
     """What a configuration says about a model's size. `heads` and `kv_heads` count attention heads.
 
+    `biased` are the projections that have a bias (`q`, `k`, `v`, `o`, `gate`, `up`, `down`); gpt2's all have one.
     `notes` are what was seen in it and decides nothing, in words.
     """
 
@@ -35,6 +36,7 @@ class Shape:
     norm_epsilon: float
     rope_theta: float | None
     tied: bool
+    biased: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
 
 
@@ -106,8 +108,8 @@ KEYS: tuple[Key, ...] = (
     Key("rms_norm_eps", _ROTATING, _positive, "a number above 0", "norm_epsilon", default=_NEEDED),
     Key("tie_word_embeddings", _ROTATING, _flag, "true or false", "tied", default=False),
     Key("hidden_act", _ROTATING, _one_of("silu", "swish"), "silu", default="silu"),
-    Key("attention_bias", ("llama",), _nothing, "false"),
-    Key("mlp_bias", ("llama",), _nothing, "false"),
+    Key("attention_bias", ("llama",), _optional(_flag), "true or false", "attention_bias", default=False),
+    Key("mlp_bias", ("llama",), _optional(_flag), "true or false", "mlp_bias", default=False),
     _counted("layers", ("gpt2",), "n_layer", alias="num_hidden_layers"),
     _counted("heads", ("gpt2",), "n_head", alias="num_attention_heads"),
     _counted("hidden", ("gpt2",), "n_embd", alias="hidden_size"),
@@ -159,6 +161,7 @@ def shape_of(config: Mapping[str, Any], where: str) -> Shape:
     heads, hidden = found["heads"], found["hidden"]
     found["kv_heads"] = found.get("kv_heads") or heads
     found["inner"] = found.get("inner") or 4 * hidden
+    biased = biased_parts(str(kind), bool(found.pop("attention_bias", None)), bool(found.pop("mlp_bias", None)))
     _check_heads(config, where, heads, found["kv_heads"], hidden)
     notes = list(_unread(config, str(kind), where))
     theta = None
@@ -167,7 +170,14 @@ def shape_of(config: Mapping[str, Any], where: str) -> Shape:
         _refuse_windows(config, where, str(kind), found["layers"], found["positions"])
     _check_class(config, where, str(kind), notes)
     found["norm_epsilon"] = float(found["norm_epsilon"])
-    return Shape(architecture=str(kind), rope_theta=theta, notes=tuple(notes), **found)
+    return Shape(architecture=str(kind), rope_theta=theta, biased=biased, notes=tuple(notes), **found)
+
+
+def biased_parts(architecture: str, attention: bool, mlp: bool) -> tuple[str, ...]:
+    """The projections that have a bias: qwen2 always has three; of llama, both groups are optional."""
+    if architecture != "llama":
+        return ("q", "k", "v") if architecture == "qwen2" else ()
+    return (*(("q", "k", "v", "o") if attention else ()), *(("gate", "up", "down") if mlp else ()))
 
 
 def _read(config: Mapping[str, Any], kind: str, where: str) -> Iterator[tuple[Key, Any]]:

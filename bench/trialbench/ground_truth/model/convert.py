@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from trialbench.errors import UsageError
 from trialbench.files import write_json
 from trialbench.ground_truth.model.checkpoint import WEIGHTS, Safetensors, not_a_model, write_safetensors
-from trialbench.ground_truth.model.configuration import ARCHITECTURES, Shape, shape_of
+from trialbench.ground_truth.model.configuration import ARCHITECTURES, Shape, biased_parts, shape_of
 from trialbench.ground_truth.model.layouts import EMBEDDING, HEAD, Rule, head, is_buffer, rules, what
 from trialbench.ground_truth.model.tokenizer import (
     BYTE_LEVEL,
@@ -161,7 +161,7 @@ def _refuse_strangers(files: Safetensors, used: set[str], shape: Shape) -> None:
         more = f" and {len(left) - _MOST_NAMED} more" if len(left) > _MOST_NAMED else ""
         raise UsageError(
             f"{files.where(left[0])}: expected the tensors of a {shape.architecture} model alone, found {named}{more}: "
-            "a GGUF of this architecture has no place for them here"
+            "transformers would leave them out, and a GGUF of this architecture has no place for them here"
         )
 
 
@@ -366,6 +366,8 @@ def _shape_of_file(gguf: Gguf) -> Shape:
         norm_epsilon=_decimal(gguf.key(f"{kind}.{norm}", 1e-5)),
         rope_theta=None if kind == "gpt2" else _decimal(gguf.key(f"{kind}.rope.freq_base", 10000.0)),
         tied="output.weight" not in gguf,
+        # A file that has some of a group's biases lacks the others by name.
+        biased=biased_parts(kind, "blk.0.attn_q.bias" in gguf, "blk.0.ffn_up.bias" in gguf),
     )
 
 
@@ -418,6 +420,7 @@ def _config(shape: Shape, gguf: Gguf) -> dict[str, Any]:
         "max_position_embeddings": shape.positions,
         "rms_norm_eps": shape.norm_epsilon,
         "rope_theta": shape.rope_theta,
+        **{key: True for key, part in (("attention_bias", "o"), ("mlp_bias", "up")) if part in shape.biased},
     }
 
 

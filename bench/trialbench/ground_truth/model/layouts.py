@@ -1,8 +1,8 @@
 """How a Hugging Face model and a GGUF name and order the same numbers, in both directions, and of which shape they are.
 
 Three architectures: `llama` (rows of the query and key matrices reordered: one library rotates the halves of a head
-against each other, the other neighbors), `qwen2` (same names, no reordering, biases on q, k, v) and `gpt2` (one
-matrix for q, k and v, stored transposed).
+against each other, the other neighbors; biases where the configuration says so), `qwen2` (same names, no reordering,
+biases on q, k, v) and `gpt2` (one matrix for q, k and v, stored transposed).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from trialbench.ground_truth.model.configuration import Shape
 
@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
+Number = TypeVar("Number", bound="np.floating[Any]")
 
-def interleave(weight: Floats, heads: int) -> Floats:
+
+def interleave(weight: NDArray[Number], heads: int) -> NDArray[Number]:
     """Rows of a query or key matrix from halves (Hugging Face) to neighbors (GGUF). Shape (heads * width, ...)."""
     rows = weight.shape[0]
     halves = weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
 
-def separate(weight: Floats, heads: int) -> Floats:
+def separate(weight: NDArray[Number], heads: int) -> NDArray[Number]:
     """The inverse of `interleave`."""
     rows = weight.shape[0]
     pairs = weight.reshape(heads, rows // heads // 2, 2, *weight.shape[1:])
@@ -80,17 +82,22 @@ def _llama(shape: Shape) -> Iterator[Rule]:
         yield Rule(f"{hf}input_layernorm.weight", f"{gguf}attn_norm.weight", (hidden,))
         for letter, heads in (("q", shape.heads), ("k", shape.kv_heads)):
             turns = (_interleaver(heads), _separator(heads)) if rotates else ()
-            for part, size in (("weight", (heads * width, hidden)), ("bias", (heads * width,))):
-                if part == "weight" or not rotates:
-                    yield Rule(f"{hf}self_attn.{letter}_proj.{part}", f"{gguf}attn_{letter}.{part}", size, *turns)
-        rows = shape.kv_heads * width
-        yield Rule(f"{hf}self_attn.v_proj.weight", f"{gguf}attn_v.weight", (rows, hidden))
-        if not rotates:
-            yield Rule(f"{hf}self_attn.v_proj.bias", f"{gguf}attn_v.bias", (rows,))
-        yield Rule(f"{hf}self_attn.o_proj.weight", f"{gguf}attn_output.weight", (hidden, shape.heads * width))
+            yield from _projection(shape, letter, f"{hf}self_attn.", f"{gguf}attn_", (heads * width, hidden), *turns)
+        yield from _projection(shape, "v", f"{hf}self_attn.", f"{gguf}attn_", (shape.kv_heads * width, hidden))
+        yield from _projection(shape, "o", f"{hf}self_attn.", f"{gguf}attn_", (hidden, shape.heads * width))
         yield Rule(f"{hf}post_attention_layernorm.weight", f"{gguf}ffn_norm.weight", (hidden,))
         for name, size in (("gate", (inner, hidden)), ("up", (inner, hidden)), ("down", (hidden, inner))):
-            yield Rule(f"{hf}mlp.{name}_proj.weight", f"{gguf}ffn_{name}.weight", size)
+            yield from _projection(shape, name, f"{hf}mlp.", f"{gguf}ffn_", size)
+
+
+def _projection(
+    shape: Shape, name: str, hf: str, gguf: str, size: tuple[int, int], *turns: Callable[[Floats], Floats]
+) -> Iterator[Rule]:
+    """A matrix, and its bias where it has one: the bias has the matrix's rows, in their order."""
+    ours = f"{gguf}{'output' if name == 'o' else name}"
+    yield Rule(f"{hf}{name}_proj.weight", f"{ours}.weight", size, *turns)
+    if name in shape.biased:
+        yield Rule(f"{hf}{name}_proj.bias", f"{ours}.bias", size[:1], *turns)
 
 
 def _interleaver(heads: int) -> Callable[[Floats], Floats]:
@@ -131,7 +138,7 @@ _BUFFERS = re.compile(
 # What a tensor is that no rule names, by the first of these that its name holds.
 _STRANGERS = (
     (r"lora_|\.adapter|modules_to_save|base_layer", "part of an adapter that is not merged"),
-    (r"qweight|qzeros|g_idx|\.scales$|_scale(_inv)?$|weight_shape|\.SCB$|absmax|quant_map|quant_state|zero_point",
+    (r"qweight|qzeros|g_idx|\.scales$|_scale(_inv|_\d)?$|weight_shape|\.SCB$|absmax|quant_map|quant_state|zero_point",
      "part of quantized weights"),
     (r"^(score|classifier|qa_outputs|v_head|value_head|regression_head|multiple_choice_head|reward)",
      "a head for another task"),

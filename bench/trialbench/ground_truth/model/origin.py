@@ -51,12 +51,32 @@ _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 @dataclass(frozen=True)
-class _Stored:
+class Stored:
+    """One tensor of a checkpoint, where it lies; `kind` is the file's word for the type of its numbers."""
+
+    name: str
     path: Path
     kind: str
     shape: tuple[int, ...]
     first: int
     last: int
+
+    def read(self) -> Floats:
+        """The numbers as float32, in their own shape.
+
+        Raises:
+            UsageError: they are not floating-point numbers.
+        """
+        import numpy as np
+
+        if self.kind not in _TYPES:
+            raise UsageError(f"{self.path}: the tensor {self.name!r} is {self.kind}: these numbers cannot be compared")
+        with self.path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+            values = np.frombuffer(raw[self.first : self.last], _TYPES[self.kind])
+        if self.kind == "BF16":
+            values = np.left_shift(values, 16, dtype=np.uint32).view(np.float32)
+        with np.errstate(over="ignore"):
+            return np.asarray(values, dtype=np.float32).reshape(self.shape)
 
 
 class Origin:
@@ -73,9 +93,8 @@ class Origin:
         Raises:
             UsageError: a file is not there, or not what its name says.
         """
-        self._folder = folder
         self.config = _json(folder / "config.json")
-        self._stored = _tensors(folder)
+        self._stored = stored(folder)
         self._names: dict[str, str] = {}
         self.strangers: tuple[str, ...] = ()
         for name in self._stored:
@@ -107,10 +126,10 @@ class Origin:
     def _same(self, name: str, other: str) -> bool:
         import numpy as np
 
-        return bool(np.array_equal(self._read(name), self._read(other)))
+        return bool(np.array_equal(self._stored[name].read(), self._stored[other].read()))
 
     def _reader(self, ours: str, name: str) -> Callable[[], Floats]:
-        return lambda: self._placed(ours, self._read(name))
+        return lambda: self._placed(ours, self._stored[name].read())
 
     def _placed(self, ours: str, value: Floats) -> Floats:
         kind, rotated = self.config.get("model_type"), _ROTATED.fullmatch(ours)
@@ -127,19 +146,6 @@ class Origin:
         rows = [head * width + (row % 2) * (width // 2) + row // 2 for head in range(heads) for row in range(width)]
         return value[rows]
 
-    def _read(self, name: str) -> Floats:
-        import numpy as np
-
-        stored = self._stored[name]
-        if stored.kind not in _TYPES:
-            raise UsageError(f"{stored.path}: the tensor {name!r} is {stored.kind}: these numbers cannot be compared")
-        with stored.path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-            values = np.frombuffer(raw[stored.first : stored.last], _TYPES[stored.kind])
-        if stored.kind == "BF16":
-            values = np.left_shift(values, 16, dtype=np.uint32).view(np.float32)
-        with np.errstate(over="ignore"):
-            return np.asarray(values, dtype=np.float32).reshape(stored.shape)
-
 
 def _json(path: Path) -> dict[str, Any]:
     try:
@@ -153,12 +159,16 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _tensors(folder: Path) -> dict[str, _Stored]:
-    """Every tensor that transformers would load."""
+def stored(folder: Path) -> dict[str, Stored]:
+    """Every tensor that transformers would load, by name.
+
+    Raises:
+        UsageError: a file is not there, or not what its name says.
+    """
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if whole.exists() or not index.exists():
         return _listed(whole)
-    files: dict[str, dict[str, _Stored]] = {}
+    files: dict[str, dict[str, Stored]] = {}
     found = {}
     for name, shard in _json(index)["weight_map"].items():
         if shard not in files:
@@ -171,7 +181,7 @@ def _tensors(folder: Path) -> dict[str, _Stored]:
     return {**found, **spare}
 
 
-def _listed(path: Path) -> dict[str, _Stored]:
+def _listed(path: Path) -> dict[str, Stored]:
     try:
         with path.open("rb") as stream:
             start = 8 + int.from_bytes(stream.read(8), "little")
@@ -180,7 +190,9 @@ def _listed(path: Path) -> dict[str, _Stored]:
             entries = json.loads(stream.read(start - 8))
         entries.pop("__metadata__", None)
         return {
-            name: _Stored(path, str(one["dtype"]), tuple(one["shape"]), *(start + at for at in one["data_offsets"]))
+            name: Stored(
+                name, path, str(one["dtype"]), tuple(one["shape"]), *(start + at for at in one["data_offsets"])
+            )
             for name, one in entries.items()
         }
     except OSError as error:

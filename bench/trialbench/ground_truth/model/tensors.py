@@ -179,9 +179,9 @@ def _hint(
     part = name.split(".")[-2] if "." in name else name
     count = heads.get(part, 0)
     if count and found.shape[0] % (2 * count) == 0:
-        if _relative(layouts.interleave(found, count), expected) < _EXPLAINED:  # type: ignore[arg-type]  # any float
+        if _relative(layouts.interleave(found, count), expected) < _EXPLAINED:
             return LAYOUTS[0]
-        if _relative(layouts.separate(found, count), expected) < _EXPLAINED:  # type: ignore[arg-type]  # any float
+        if _relative(layouts.separate(found, count), expected) < _EXPLAINED:
             return LAYOUTS[1]
     if found.ndim == 2 and found.shape[0] == found.shape[1] and _relative(found.T, expected) < _EXPLAINED:
         return LAYOUTS[2]

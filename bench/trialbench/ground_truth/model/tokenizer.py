@@ -19,7 +19,10 @@ from trialbench.ground_truth.model.templates import read_templates
 from trialbench.ground_truth.model.weights import hf_json
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
-_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# Classes of transformers that build a tokenizer anew from vocabulary and merges and cut text in a way of their own, and
+# those that take `tokenizer.json` as it is: a byte-level one called LlamaTokenizer is among them.
+_REBUILT = {"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2"}
+_TAKEN = frozenset(("", "PreTrainedTokenizer", "TokenizersBackend", "LlamaTokenizer"))
 # What llama.cpp counts as the end by its text alone, whatever the keys say.
 _ENDS = frozenset(
     ("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>",
@@ -94,6 +97,7 @@ class _Reader:
         self._settings = _mapping(folder / "tokenizer_config.json")
         self._config = _mapping(folder / "config.json", needed=True)
         self._generation = _mapping(folder / "generation_config.json")
+        self._class = self._tokenizer_class()
         self._named = self._special_tokens()
         self._ids: dict[str, int] = {}
         self._notes: list[str] = []
@@ -130,6 +134,14 @@ class _Reader:
             templates=templates,
             notes=tuple(self._notes),
         )
+
+    def _tokenizer_class(self) -> str:
+        """The class that transformers takes; whatever the files say, it has one of its own for qwen2."""
+        if self._shape.architecture == "qwen2":
+            return "Qwen2Tokenizer"
+        said = self._settings.get("tokenizer_class") or self._config.get("tokenizer_class")
+        usual = "GPT2Tokenizer" if self._shape.architecture == "gpt2" else ""
+        return str(said or usual).removesuffix("Fast")
 
     # --- Vocabulary ---
 
@@ -199,8 +211,8 @@ class _Reader:
             self._check_added(added, settings)
             self._same(settings, str(added["content"]), int(number))
             kinds[int(number)] = CONTROL if added.get("special") else kinds[int(number)]
-        if decoder is not None and self._shape.architecture == "qwen2":
-            # For this family transformers takes the added tokens from there alone.
+        if decoder is not None and self._class in _REBUILT:
+            # Such a class takes the added tokens from there alone.
             lost = (
                 known - {str(added["content"]) for added in decoder.values()} - self._tokenizer["model"]["vocab"].keys()
             )
@@ -210,11 +222,15 @@ class _Reader:
                 )
         for text, number in _mapping(self._folder / "added_tokens.json").items():
             self._same(str(self._folder / "added_tokens.json"), text, number)
-        for key, text in self._named:
-            if text in self._ids:
-                kinds[self._ids[text]] = CONTROL
-            else:
+        for key, token in self._named:
+            text = _text(token)
+            if text not in self._ids:
                 self._notes.append(f"{settings}: {key}: {text!r} is no token of tokenizer.json: not in the file")
+                continue
+            if isinstance(token, dict) and text not in known:
+                # Not yet an added token: it becomes one as it is written here.
+                self._check_added(token, f"{settings}: {key}")
+            kinds[self._ids[text]] = CONTROL
 
     def _same(self, where: str, text: str, number: Any) -> None:
         if self._ids.get(text) != number:
@@ -223,16 +239,18 @@ class _Reader:
                 f"{where}: {text!r} with the id {number}: expected it in tokenizer.json, found {found} there"
             )
 
-    def _special_tokens(self) -> list[tuple[str, str]]:
-        """The key and text of all tokens that are named for a purpose."""
+    def _special_tokens(self) -> list[tuple[str, Any]]:
+        """The key of all tokens that are named for a purpose, `image_token` no less than `eos_token`, and each as it is
+        written: a text, or a mapping that holds it.
+        """
         said = dict(self._settings)
         if "added_tokens_decoder" not in said:
             said.update(_mapping(self._folder / "special_tokens_map.json"))
-        named = [(key, _text(said.get(key))) for key in _SPECIAL]
+        named = [(key, one) for key, one in said.items() if key.endswith("_token") and isinstance(one, str | dict)]
         for key in ("additional_special_tokens", "extra_special_tokens"):
             more = said.get(key) or []
-            named += [(key, _text(one)) for one in (more.values() if isinstance(more, dict) else more)]
-        return [(key, text) for key, text in named if text]
+            named += [(key, one) for one in (more.values() if isinstance(more, dict) else more)]
+        return [(key, token) for key, token in named if _text(token)]
 
     def _rows(self) -> tuple[str, ...]:
         """A text for each row. Matrices are often larger than the vocabulary; the rest gets names that no text has."""
@@ -267,9 +285,7 @@ class _Reader:
 
     def _check_steps(self, pre: str) -> None:
         normalizer = _flat(self._tokenizer.get("normalizer"), "normalizers")
-        if normalizer and not (
-            self._shape.architecture == "qwen2" and [one.get("type") for one in normalizer] == ["NFC"]
-        ):
+        if normalizer and not (self._class == "Qwen2Tokenizer" and [one.get("type") for one in normalizer] == ["NFC"]):
             found = json.dumps(self._tokenizer["normalizer"])[:200]
             raise UsageError(f"{self._where}: normalizer: expected none, found {found}: no GGUF says that")
         if normalizer:
@@ -288,16 +304,18 @@ class _Reader:
         for key in ("truncation", "padding"):
             if self._tokenizer.get(key):
                 self._notes.append(f"{self._where}: {key}: not in the file: llama.cpp takes a text as it is")
-        # transformers has a way of its own for some classes, whatever tokenizer.json says.
-        kind = str(self._settings.get("tokenizer_class") or "").removesuffix("Fast")
-        own = "qwen2" if self._shape.architecture == "qwen2" else "gpt-2" if kind == "GPT2Tokenizer" else pre
-        if self._shape.architecture == "qwen2" and pre != own:
+        own = _REBUILT.get(self._class, pre)
+        if own == "qwen2" and pre != own:
             raise UsageError(
                 f"{self._where}: pre_tokenizer: expected that of qwen2, which transformers takes, found {pre}"
             )
         if pre != own:
             self._notes.append(
-                f"{settings}: tokenizer_class: {kind} cuts text as {own}, tokenizer.json as {pre}: taken"
+                f"{settings}: tokenizer_class: {self._class} cuts text as {own}, tokenizer.json as {pre}: taken"
+            )
+        elif self._class not in _REBUILT.keys() | _TAKEN:
+            self._notes.append(
+                f"{settings}: tokenizer_class: {self._class}: not used: text is cut as tokenizer.json says"
             )
 
     def _added_around(self) -> tuple[int | None, int | None]:
@@ -336,10 +354,13 @@ class _Reader:
 
     def _id(self, key: str) -> int | None:
         """The id of a named token: by its text, else by config.json; None where neither names a row."""
-        text = next((text for name, text in self._named if name == key), "")
+        text = self._text_of(key)
         number = self._ids.get(text, self._config.get(f"{key}_id"))
         number = number[0] if isinstance(number, list) and number else number
         return number if type(number) is int and 0 <= number < self._shape.vocabulary else None
+
+    def _text_of(self, key: str) -> str:
+        return next((_text(token) for name, token in self._named if name == key), "")
 
     def _bos(self, placed: int | None, end: int) -> int:
         named = self._id("bos_token")
@@ -360,7 +381,7 @@ class _Reader:
             found = self._numbers(said.get("eos_token_id"), f"{self._folder / name}: eos_token_id")
             if found:
                 return self._sayable(found, f"{self._folder / name}: eos_token_id")
-        text = next((text for key, text in self._named if key == "eos_token"), "")
+        text = self._text_of("eos_token")
         default = None if "eos_token_id" in self._config else _DEFAULT_ENDS.get(self._shape.architecture)
         number = self._ids.get(text, default)
         if number is None or number >= self._shape.vocabulary:
@@ -433,7 +454,7 @@ def _mapping(path: Path, *, needed: bool = False) -> dict[str, Any]:
 
 
 def _text(token: Any) -> str:
-    """A special token is written as its text, or as a mapping that holds it."""
+    """The text of a special token."""
     return str((token.get("content") if isinstance(token, dict) else token) or "")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,27 +77,32 @@ def _parse(text: str, path: Path) -> Any:
     try:
         # Composed first, to find repeated keys: loading would silently drop all but the last value.
         _unique(yaml.compose(text, Loader=yaml.SafeLoader), path, iter(range(_MAX_NODES)))
-        return yaml.load(text, Loader=_loader())  # a SafeLoader
+        return yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UsageError(f"{path}{line}: is not YAML: {error.problem}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"{path}: is not YAML: {str(error) or 'nested too deeply'}") from error
+    except _IMPROPER as error:
+        raise UsageError(f"{path}{_improper(text)}: {error}") from error
 
 
-def _loader() -> Any:
-    """The safe loader; a scalar that is not what its tag or its form says is an error with a line."""
+# What the loader's constructors raise, without a line, for a scalar that is not what its tag or its form says.
+_IMPROPER = (ValueError, AttributeError, TypeError, KeyError, OverflowError)
+
+
+def _improper(text: str) -> str:
+    """`:LINE: is not YAML: 'SCALAR'` of the first scalar that the loader cannot construct."""
     import yaml
 
-    class Loader(yaml.SafeLoader):  # type: ignore[misc,unused-ignore]
-        def construct_object(self, node: Any, deep: bool = False) -> Any:
+    # An escape that is no character cannot be composed at all.
+    with suppress(*_IMPROPER):
+        for node in _scalars(text):
             try:
-                return super().construct_object(node, deep)  # type: ignore[no-untyped-call,unused-ignore]
-            except (ValueError, AttributeError, TypeError, KeyError) as error:
-                text = f"{str(node.value)[:40]!r}: {error}"
-                raise yaml.constructor.ConstructorError(None, None, text, node.start_mark) from error
-
-    return Loader
+                yaml.safe_load(yaml.serialize(node))
+            except _IMPROPER:
+                return f":{node.start_mark.line + 1}: is not YAML: {node.value[:40]!r}"
+    return ": is not YAML"
 
 
 def _not_finite(value: Any, where: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:

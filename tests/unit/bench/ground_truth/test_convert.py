@@ -28,9 +28,20 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2"])
-def test_there_and_back_gives_the_same_bytes(tmp_path: Path, folder_of: Folder, architecture: str) -> None:
-    source = folder_of(tmp_path / "hf", architecture)
+@pytest.mark.parametrize(
+    ("architecture", "keys"),
+    [
+        ("llama", {}),
+        ("llama", {"attention_bias": True}),
+        ("llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False}),
+        ("qwen2", {}),
+        ("gpt2", {}),
+    ],
+)
+def test_there_and_back_gives_the_same_bytes(
+    tmp_path: Path, folder_of: Folder, architecture: str, keys: dict[str, bool]
+) -> None:
+    source = folder_of(tmp_path / "hf", architecture, **keys)
     to_gguf(source, tmp_path / "a.gguf", "f32", name="m")
     to_hf(tmp_path / "a.gguf", tmp_path / "back")
     to_gguf(tmp_path / "back", tmp_path / "b.gguf", "f32", name="m")

@@ -15,6 +15,7 @@ from typing import Any
 
 import forward
 import numpy as np
+import pairs
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as budget
@@ -147,6 +148,15 @@ def placing(*single: str, ids: dict[str, list[int]] | None = None) -> Change:
     return tokenizer(post_processor={"type": "TemplateProcessing", "single": parts, "special_tokens": special})
 
 
+def in_sequence(draft: Draft) -> None:
+    """The post-processor after one that changes no ids, as many files have it."""
+    draft.tokenizer(
+        lambda t: t.update(
+            post_processor={"type": "Sequence", "processors": [{"type": "ByteLevel"}, t["post_processor"]]}
+        )
+    )
+
+
 def both(*changes: Change) -> Change:
     def change(draft: Draft) -> None:
         for one in changes:
@@ -196,6 +206,34 @@ def stored_raw(name: str, kind: str, values: bytes, shape: list[int]) -> Change:
     return change
 
 
+def with_biases(*parts: str) -> Change:
+    """Biases of both layers of llama; a half-width `k` and `v`, a wider `gate` and `up`."""
+    widths = {"q": 8, "k": 4, "v": 4, "o": 8, "gate": 12, "up": 12, "down": 8}
+    names = {part: f"{'self_attn' if part in 'qkvo' else 'mlp'}.{part}_proj.bias" for part in parts}
+    biases = {
+        f"model.layers.{layer}.{name}": np.arange(1, widths[part] + 1) / (layer + 8)
+        for layer in range(2)
+        for part, name in names.items()
+    }
+    return lambda draft: draft.tensors(lambda t: t.update(biases))
+
+
+def one_shard(draft: Draft) -> None:
+    tensors = draft.read()
+    name = "model-00001-of-00001.safetensors"
+    (draft.path / "model.safetensors").rename(draft.path / name)
+    draft.json("model.safetensors.index.json", weight_map=dict.fromkeys(tensors, name))
+
+
+def moved(name: str) -> Change:
+    return lambda draft: (draft.path / "model.safetensors").rename(draft.path / name)
+
+
+def linked_to_nowhere(draft: Draft) -> None:
+    draft.gone("model.safetensors")
+    (draft.path / "model.safetensors").symlink_to("../../blobs/gone")
+
+
 def spoilt(name: str, value: float) -> Change:
     def change(tensors: Tensors) -> None:
         tensors[name] = tensors[name].copy()
@@ -212,6 +250,8 @@ EOS, PRE, BASE = "tokenizer.ggml.eos_token_id", "tokenizer.ggml.pre", "llama.rop
 LAYER = "model.layers.0."
 UP, DOWN, Q = f"{LAYER}mlp.up_proj.weight", f"{LAYER}mlp.down_proj.weight", f"{LAYER}self_attn.q_proj.weight"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False}
+DIGITS_FIRST = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL]}
 SPLIT = {"type": "Split", "pattern": {"Regex": r"\p{L}+|\p{N}| ?x"}, "behavior": "Isolated", "invert": False}
 
 
@@ -245,6 +285,59 @@ TENSORS: dict[str, tuple[str, list[Row]]] = {
             (config(num_hidden_layers=1), "(of a layer beyond the 1 of config.json)"),
             (added("vision_tower.proj.weight", 1, 1), "(of another kind of input)"),
             (added("something.weight", 1), "something.weight (no tensor of this architecture)"),
+            (added(f"{Q.replace('weight', 'lora_magnitude_vector')}", 8), "(part of an adapter that is not merged)"),
+            (renamed(Q, Q.replace("weight", "base_layer.weight")), f"'{Q}', found {LAYER}self_attn.q_proj.base_layer"),
+            (added("model.layers.0.self_attn.modules_to_save.default.weight", 8), "(part of an adapter"),
+            (added("medusa_head.0.0.linear.weight", 8, 8), "medusa_head.0.0.linear.weight (no tensor"),
+            (added("model.mtp.fc.weight", 8, 16), "model.mtp.fc.weight (no tensor"),
+            (added(f"{LAYER}self_attn.k_scale"), "k_scale (part of quantized weights)"),
+            (added(f"{UP}_scale_2"), "(part of quantized weights)"),
+            (added(f"{LAYER}block_sparse_moe.gate.weight", 2, 8), "(of a mixture of experts)"),
+            (added(f"{LAYER}post_feedforward_layernorm.weight", 8), "transformers would leave them out"),
+        ],
+    ),
+    "biases of llama": (
+        "llama",
+        [
+            (both(with_biases(*"qkvo"), config(attention_bias=True)), same),
+            (both(with_biases("gate", "up", "down"), config(mlp_bias=True)), same),
+            (both(with_biases(*"qkvo", "gate", "up", "down"), config(attention_bias=True, mlp_bias=True)), same),
+            (config(attention_bias=True), f"expected a tensor '{LAYER}self_attn.q_proj.bias'"),
+            (both(with_biases(*"qkv"), config(attention_bias=True)), f"a tensor '{LAYER}self_attn.o_proj.bias'"),
+            (config(mlp_bias=True), f"expected a tensor '{LAYER}mlp.gate_proj.bias'"),
+            (with_biases(*"qkvo"), "self_attn.k_proj.bias (a bias)"),
+            (both(with_biases(*"qkvo"), config(mlp_bias=True)), "expected a tensor"),
+            (both(with_biases(*"qkvo"), added(f"{LAYER}self_attn.k_proj.bias", 8), config(attention_bias=True)),
+             "k_proj.bias': expected the shape [4] by config.json, found [8]"),
+            (config(attention_bias="yes"), "attention_bias: expected true or false, found 'yes'"),
+            (config(attention_bias=None, mlp_bias=False), same),
+        ],
+    ),
+    "weights that are quantized, whatever the configuration says": (
+        "llama",
+        [
+            (both(renamed(UP, UP.replace("weight", "qweight")), added(UP.replace("weight", "scales"), 1, 12)),
+             f"'{UP}', found {LAYER}mlp.up_proj.qweight"),
+            (renamed(UP, UP.replace("weight", "weight_packed")), f"'{UP}', found {LAYER}mlp.up_proj.weight_packed"),
+            (renamed(UP, UP.replace("weight", "W_q")), f"'{UP}', found {LAYER}mlp.up_proj.W_q"),
+            (stored_raw(UP, "I8", b"\1" * 96, [12, 8]), f"'{UP}' is I8, expected one of F64, F32, F16, BF16"),
+            (stored_raw(UP, "F8_E4M3", b"\1" * 96, [12, 8]), "is F8_E4M3, expected one of"),
+            (stored_raw(UP, "U8", b"\1" * 48, [48, 1]), f"'{UP}': expected the shape [12, 8]"),
+            (both(stored_raw(UP, "U32", b"\1" * 48, [12, 1]), config(quantization={"bits": 4})),
+             f"'{UP}': expected the shape [12, 8]"),
+        ],
+    ),
+    "layers of other families": (
+        "llama",
+        [
+            *((config(model_type=kind), f"expected one of llama, qwen2, gpt2, found '{kind}'") for kind in (
+                "qwen3", "qwen2_moe", "gemma2", "gemma3_text", "phi3", "mistral", "mixtral", "glm4", "deepseek_v3")),
+            (config(model_type=None), "found None"),
+            (renamed(Q, Q.replace("q_proj", "qkv_proj")), f"expected a tensor '{Q}'"),
+            (renamed(UP, UP.replace("up_proj", "gate_up_proj")), f"expected a tensor '{UP}'"),
+            (config(sliding_window=4, architectures=["MistralForCausalLM"]), noted("sliding_window: 4: not used")),
+            (config(embedding_multiplier=12.0), noted("embedding_multiplier: 12.0: not used")),
+            (config(auto_map={"AutoModelForCausalLM": "modeling_other.Other"}), noted("auto_map")),
         ],
     ),
     "buffers and heads that change nothing": (
@@ -317,8 +410,6 @@ CONFIGURATION: dict[str, tuple[str, list[Row]]] = {
             (config(hidden_act="relu"), "hidden_act: expected silu, found 'relu'"),
             (config(hidden_act="gelu"), "hidden_act"),
             (config(hidden_act="swish"), same),
-            (config(attention_bias=True), "attention_bias: expected false, found True"),
-            (config(mlp_bias=True), "mlp_bias: expected false"),
             (config(attention_bias=False, mlp_bias=False, hidden_act="silu"), same),
             (config(quantization_config={"quant_method": "gptq", "bits": 4}), "quantization_config"),
             (config(quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}), "quantization_config"),
@@ -357,6 +448,14 @@ CONFIGURATION: dict[str, tuple[str, list[Row]]] = {
             (config(rope_scaling={"rope_type": "llama3", "factor": 8.0}), "rope_scaling: expected rope_type default"),
             (config(rope_scaling={"rope_type": "default", "type": "dynamic"}),
              "rope_scaling: expected rope_type default"),
+            *((config(**{key: {"rope_type": kind, "factor": 4.0, "rope_theta": 5.0}}), f"{key}: expected rope_type")
+              for key in ("rope_scaling", "rope_parameters")
+              for kind in ("llama3", "yarn", "longrope", "su", "dynamic", "mrope", "linear")),
+            (config(rope_scaling={"rope_type": None, "type": "linear", "factor": 2.0}), "expected rope_type default"),
+            (config(rope_scaling={"type": "default", "factor": 2.0}, rope_theta=5.0), keyed(BASE, 5.0)),
+            (config(rope_parameters={"rope_theta": 5.0}, rope_scaling={"type": "default"}, rope_theta=7.0),
+             keyed(BASE, 7.0)),
+            (config(rope_parameters={"rope_theta": 5.0}, rope_theta=7.0), keyed(BASE, 5.0)),
             (config(rope_parameters={"rope_theta": 5.0}, rope_scaling={"type": "yarn"}),
              "rope_scaling: expected rope_type"),
             (config(rope_parameters={"full_attention": {"rope_theta": 5.0}}), "expected one rotation for all layers"),
@@ -382,6 +481,14 @@ CONFIGURATION: dict[str, tuple[str, list[Row]]] = {
             (config(layer_types=["full_attention"], use_sliding_window=False), same),
             (config(layer_types=["full_attention"] * 3), "layer_types: expected 1, one for each layer, found 3"),
             (config(num_key_value_heads=DROPPED), "num_key_value_heads: expected a divisor of 2, found 32"),
+            (added(f"{LAYER}self_attn.o_proj.bias", 8), "o_proj.bias (a bias)"),
+            (added(f"{LAYER}self_attn.q_norm.weight", 4), "q_norm.weight (a norm of another family)"),
+            (lambda d: d.tensors(lambda t: t.pop(f"{LAYER}self_attn.k_proj.bias")), "expected a tensor"),
+            (config(attention_bias=False), same),
+            (config(use_mrope=False), same),
+            (config(rope_scaling={"type": "mrope", "mrope_section": [1, 1]}), "expected rope_type default"),
+            (config(tie_word_embeddings=True), noted("differs from the embedding")),
+            (both(config(tie_word_embeddings=True), lambda d: d.tensors(lambda t: t.pop(HEAD))), same),
             (config(hidden_act="gelu"), "hidden_act: expected silu"),
         ],
     ),
@@ -418,13 +525,22 @@ FILES: dict[str, tuple[str, list[Row]]] = {
             (lambda d: sharded(d, **{UP: 5}), "expected names of files beside it"),
             (both(sharded, lambda d: d.gone("b.safetensors")), "b.safetensors: cannot be read"),
             (both(sharded, lambda d: d.gone("model.safetensors.index.json")), "found a.safetensors, safetensors that"),
+            (one_shard, same),
+            (both(one_shard, lambda d: d.gone("model.safetensors.index.json")),
+             "model-00001-of-00001.safetensors, one shard of several: fetch model.safetensors.index.json"),
+            (moved("consolidated.00.safetensors"), "weights under names of another library: fetch model.safetensors"),
+            (linked_to_nowhere, "found model.safetensors, a link to a file that is not there: fetch the model again"),
+            (both(sharded, lambda d: d.text("a.safetensors", POINTER)), "a.safetensors: is a Git LFS pointer"),
+            (both(sharded, lambda d: d.text("model.safetensors.index.json", POINTER)), "is a Git LFS pointer"),
+            (both(sharded, lambda d: d.text("model.safetensors.index.json", "{}")), "'weight_map'"),
+            (lambda d: d.text("vocab.json", "{}").text("merges.txt", "").text("tokenizer.model", b"\0"), same),
             (both(sharded, lambda d: d.json("model.safetensors.index.json", weight_map={})),
              "weight_map: expected a shard"),
-            (lambda d: (d.path / "model.safetensors").rename(d.path / "pytorch_model.bin"),
-             "pytorch_model.bin, a pickle"),
-            (lambda d: (d.path / "model.safetensors").rename(d.path / "model.pt"), "model.pt, a pickle"),
-            (lambda d: (d.path / "model.safetensors").rename(d.path / "weights.gguf"), "weights.gguf, a GGUF"),
-            (lambda d: (d.path / "model.safetensors").rename(d.path / "x.safetensors"), "name it model.safetensors"),
+            (moved("pytorch_model.bin"), "pytorch_model.bin, a pickle"),
+            (moved("model.pt"), "model.pt, a pickle"),
+            (moved("weights.gguf"), "weights.gguf, a GGUF"),
+            (moved("x.safetensors"), "name it model.safetensors"),
+            (moved("model.fp16.safetensors"), "name it model.safetensors"),
             (lambda d: d.gone("model.safetensors"), "expected model.safetensors, found no weights"),
             (lambda d: d.text("model.safetensors", POINTER), "is a Git LFS pointer"),
             (lambda d: d.text("model.safetensors", "/annex/objects/SHA256E-s1--ab\n"), "is a git-annex pointer"),
@@ -462,6 +578,23 @@ TOKENIZER: dict[str, tuple[str, list[Row]]] = {
             (settings(split_special_tokens=True), "split_special_tokens"),
             (tokenizer(truncation={"max_length": 4}), noted("truncation: not in the file")),
             (settings(tokenizer_class="GPT2Tokenizer"), noted("GPT2Tokenizer cuts text as gpt-2")),
+            (config(tokenizer_class="GPT2TokenizerFast"), noted("GPT2Tokenizer cuts text as gpt-2")),
+            (settings(tokenizer_class="Qwen2TokenizerFast"), "expected that of qwen2, which transformers takes"),
+            *((settings(tokenizer_class=kind), same) for kind in (
+                "PreTrainedTokenizerFast", "LlamaTokenizer", "LlamaTokenizerFast", "TokenizersBackend", None)),
+            (settings(tokenizer_class="CodeLlamaTokenizer"), noted("CodeLlamaTokenizer: not used: text is cut as")),
+            (tokenizer(normalizer={"type": "Prepend"}, pre_tokenizer=None), "expected that of gpt-2"),
+        ],
+    ),
+    "a class of its own, by the architecture": (
+        "gpt2",
+        [
+            (tokenizer(pre_tokenizer=DIGITS_FIRST), noted("GPT2Tokenizer cuts text as gpt-2")),
+            (both(tokenizer(pre_tokenizer=DIGITS_FIRST), settings(tokenizer_class="PreTrainedTokenizerFast")),
+             keyed(PRE, "smollm")),
+            (settings(added_tokens_decoder={"8": token(8, "<|end|>")}), "added_tokens_decoder: expected '<think>' of"),
+            (both(settings(added_tokens_decoder={"8": token(8, "<|end|>")}),
+                  settings(tokenizer_class="PreTrainedTokenizerFast")), same),
         ],
     ),
     "how text is cut into words": (
@@ -474,7 +607,11 @@ TOKENIZER: dict[str, tuple[str, list[Row]]] = {
             (tokenizer(pre_tokenizer=SPLIT), "expected that of gpt-2"),
             (tokenizer(pre_tokenizer={"type": "Whitespace"}), "expected that of gpt-2"),
             (tokenizer(pre_tokenizer=None), "expected that of gpt-2"),
-            (tokenizer(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": False}), keyed(PRE, "gpt-2")),
+            (tokenizer(pre_tokenizer=BYTE_LEVEL), keyed(PRE, "gpt-2")),
+            (tokenizer(pre_tokenizer={"type": "Sequence", "pretokenizers": [BYTE_LEVEL]}), keyed(PRE, "gpt-2")),
+            (tokenizer(pre_tokenizer={"type": "Sequence", "pretokenizers": DIGITS_FIRST["pretokenizers"][::-1]}),
+             "expected that of gpt-2"),
+            (tokenizer(pre_tokenizer={"type": "Metaspace", "replacement": "\u2581"}), "expected that of gpt-2"),
             (tokenizer(pre_tokenizer={"type": "ByteLevel"}), "expected that of gpt-2"),
         ],
     ),
@@ -486,7 +623,7 @@ TOKENIZER: dict[str, tuple[str, list[Row]]] = {
             (_pre("qwen2", 0, pattern={"Regex": r"\p{L}+|\p{N}|\s+"}), "expected that of gpt-2"),
             (_pre("qwen2", 0, pattern={"String": " "}), "expected that of gpt-2"),
             (_pre("qwen2", 1, use_regex=True), "expected that of gpt-2"),
-            (tokenizer(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": False}), "expected that of qwen2"),
+            (tokenizer(pre_tokenizer=BYTE_LEVEL), "expected that of qwen2"),
             (tokenizer(normalizer={"type": "NFC"}), noted("llama.cpp does not compose characters")),
             (tokenizer(normalizer={"type": "NFKC"}), "normalizer: expected none"),
         ],
@@ -494,7 +631,8 @@ TOKENIZER: dict[str, tuple[str, list[Row]]] = {
     "the vocabulary and its merges": (
         "llama",
         [
-            (model(type="Unigram"), "expected a byte-level BPE tokenizer, found Unigram"),
+            *((model(type=kind), f"expected a byte-level BPE tokenizer, found {kind}")
+              for kind in ("Unigram", "WordPiece", "WordLevel")),
             (lambda d: d.tokenizer(lambda t: t["model"].pop("type")), same),
             (model(ignore_merges=True), "model.ignore_merges: expected none, found True"),
             (model(end_of_word_suffix="</w>"), "model.end_of_word_suffix"),
@@ -543,6 +681,13 @@ TOKENIZER: dict[str, tuple[str, list[Row]]] = {
             (settings(additional_special_tokens=["<none>"]), noted("'<none>' is no token of tokenizer.json")),
             (settings(pad_token="[PAD]"), noted("pad_token: '[PAD]' is no token of tokenizer.json")),
             (settings(mask_token="d"), lambda file, _: file.key("tokenizer.ggml.token_type")[7] == 3),
+            (settings(image_token="<think>"), lambda file, _: file.key("tokenizer.ggml.token_type")[9] == 3),
+            (settings(image_token={"content": "d"}), lambda file, _: file.key("tokenizer.ggml.token_type")[7] == 3),
+            (settings(image_token="<image>"), noted("image_token: '<image>' is no token of tokenizer.json")),
+            (settings(mask_token={"content": "d", "lstrip": True}), "mask_token: 'd': lstrip: expected false"),
+            (settings(mask_token={"content": "<think>", "lstrip": True}), lambda file, _: (
+                file.key("tokenizer.ggml.token_type")[9] == 3)),
+            (with_tokens(token(9, "<think>")), lambda file, _: file.key("tokenizer.ggml.token_type")[9] == 3),
         ],
     ),
     "tokens around each text": (
@@ -560,6 +705,11 @@ TOKENIZER: dict[str, tuple[str, list[Row]]] = {
             (placing("<think>"), "expected at most one token before and after each text"),
             (placing("<|end|>", "A", ids={"<|end|>": [7]}), "expected one token of the vocabulary"),
             (tokenizer(post_processor={"type": "BertProcessing", "sep": ["a", 0]}), "expected TemplateProcessing"),
+            (tokenizer(post_processor={"type": "RobertaProcessing", "sep": ["a", 0]}), "expected TemplateProcessing"),
+            (both(placing("<|end|>", "A"), in_sequence), lambda file, _: (
+                file.key("tokenizer.ggml.add_bos_token") is True and file.key("tokenizer.ggml.bos_token_id") == 8)),
+            (both(placing("<|end|>", "A", "<|end|>"), settings(bos_token="<|end|>")), lambda file, _: (
+                file.key("tokenizer.ggml.add_bos_token") is True and file.key("tokenizer.ggml.add_eos_token") is True)),
             (settings(bos_token="<think>", add_bos_token=True), lambda file, notes: (
                 file.key("tokenizer.ggml.add_bos_token") is False and "add_bos_token: not used" in notes[0])),
             (settings(add_eos_token=True), same),
@@ -645,9 +795,8 @@ def test_a_folder_is_converted_rightly_or_refused_by_name(
             continue
         notes = to_gguf(draft.path, target, "f32")
         assert outcome(Gguf(target), notes), f"{at}: {notes}"
-        if (draft.path / "model.safetensors").exists():
-            expected = forward.from_folder(draft.path)
-            assert np.allclose(forward.from_gguf(target).logits([1, 2, 3]), expected.logits([1, 2, 3]), atol=1e-4), at
+        expected = forward.from_folder(draft.path)
+        assert np.allclose(forward.from_gguf(target).logits([1, 2, 3]), expected.logits([1, 2, 3]), atol=1e-4), at
     assert not list(tmp_path.glob(".*")), mechanism
 
 
@@ -816,7 +965,7 @@ def _applied(draft: Draft, change: tuple[Any, ...]) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2"])
-@budget(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@budget(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.one_of(_TENSORS, _CONFIG), min_size=1, max_size=3))
 def test_no_folder_becomes_a_wrong_model_without_a_word(
     architecture: str, changes: list[tuple[Any, ...]], tmp_path: Path, folder_of: Callable[..., Path]
@@ -836,3 +985,107 @@ def test_no_folder_becomes_a_wrong_model_without_a_word(
     assert departures(Gguf(target), draft.path) == []
     found, expected = forward.from_gguf(target), forward.from_folder(draft.path)
     assert np.allclose(found.logits([1, 2, 3]), expected.logits([1, 2, 3]), atol=1e-4)
+
+
+_FLAGS = ("id", "content", "special", "lstrip", "rstrip", "single_word", "normalized")
+_TEXTS = ("a", "d", "ab", "<think>", "<|end|>", "<x>", "")
+_PLACED = {
+    "type": "TemplateProcessing",
+    "special_tokens": {"<|end|>": {"id": "<|end|>", "ids": [8], "tokens": ["<|end|>"]}},
+}
+_END, _TEXT = {"SpecialToken": {"id": "<|end|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+_STEPS: dict[str, tuple[Any, ...]] = {
+    "normalizer": (
+        None, {"type": "Lowercase"}, {"type": "NFC"}, {"type": "NFKC"}, {"type": "Sequence", "normalizers": []},
+    ),
+    "pre_tokenizer": (
+        None, BYTE_LEVEL, {**BYTE_LEVEL, "add_prefix_space": True}, {**BYTE_LEVEL, "use_regex": False}, DIGITS_FIRST,
+        {"type": "Sequence", "pretokenizers": [BYTE_LEVEL, BYTE_LEVEL]}, SPLIT, {"type": "Metaspace"},
+    ),
+    "post_processor": (
+        None, {"type": "ByteLevel"}, {**_PLACED, "single": [_END, _TEXT]}, {**_PLACED, "single": [_TEXT, _END]},
+        {**_PLACED, "single": [_END, _END, _TEXT]}, {"type": "BertProcessing"},
+    ),
+    "decoder": (None, {"type": "ByteLevel"}, {"type": "Metaspace"}),
+}  # fmt: skip
+_MODEL: dict[str, tuple[Any, ...]] = {
+    "type": ("BPE", "Unigram", None),
+    "merges": (
+        [],
+        ["a b"],
+        [["b", "c"], ["a", "b"]],
+        ["a b", "b c", "ab c"],
+        ["a d"],
+        ["a b", "a b"],
+        None,
+    ),
+    **dict.fromkeys(("ignore_merges", "byte_fallback", "fuse_unk", "dropout"), (None, True, False)),
+    **dict.fromkeys(("unk_token", "end_of_word_suffix", "continuing_subword_prefix"), (None, "", "a", "</w>")),
+}
+_TOKENIZERS = st.one_of(
+    st.sampled_from([("step", key, value) for key, values in _STEPS.items() for value in values]),
+    st.sampled_from([("model", key, value) for key, values in _MODEL.items() for value in values]),
+    st.tuples(
+        st.just("added"), st.integers(0, 2), st.sampled_from(_FLAGS), st.sampled_from((*_TEXTS, True, 0, 9, 10, 12))
+    ),
+    st.tuples(st.just("drop added"), st.integers(0, 1)),
+    st.tuples(
+        st.just("vocab"), st.sampled_from((*_TEXTS, "abc", "ba")), st.sampled_from((0, 3, 7, 8, 10, 11, 12, None))
+    ),
+    st.sampled_from([
+        ("settings", key, value)
+        for key in (
+            "tokenizer_class", "add_prefix_space", "split_special_tokens", "add_bos_token", "bos_token", "mask_token"
+        )
+        for value in (None, True, "<think>", "d", "GPT2Tokenizer", "Qwen2Tokenizer", {"content": "d", "rstrip": True})
+    ]),
+)  # fmt: skip
+_SAMPLES = ("", "a", "abc", "ab abc  a", " a", "  ab  ", "cab<|end|> a<think>b", "a<x>b", "<|end|>", "dab bad", "AB ab")
+
+
+def _changed(draft: Draft, change: tuple[Any, ...]) -> None:
+    kind, *more = change
+
+    def tokenizer(said: dict[str, Any]) -> None:
+        added, vocabulary = said["added_tokens"], said["model"]["vocab"]
+        if kind == "step":
+            said[more[0]] = more[1]
+        elif kind == "model":
+            said["model"][more[0]] = more[1]
+        elif kind == "added":
+            if more[0] >= len(added):
+                added.append(token(10, "<x>"))
+            added[min(more[0], len(added) - 1)][more[1]] = more[2]
+        elif kind == "drop added" and added:
+            added.pop(more[0] % len(added))
+        elif kind == "vocab":
+            vocabulary.pop(more[0], None)
+            if more[1] is not None:
+                vocabulary[more[0]] = more[1]
+
+    if kind == "settings":
+        draft.settings(**{more[0]: more[1]})
+    else:
+        draft.tokenizer(tokenizer)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2"])
+@budget(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(_TOKENIZERS, min_size=1, max_size=3))
+def test_no_tokenizer_becomes_another_one_without_a_word(
+    architecture: str, changes: list[tuple[Any, ...]], tmp_path: Path, folder_of: Callable[..., Path]
+) -> None:
+    shutil.rmtree(tmp_path / "hf", ignore_errors=True)
+    draft, target = Draft(folder_of(tmp_path / "hf", architecture, eos_token_id=8)), tmp_path / "m.gguf"
+    target.unlink(missing_ok=True)
+    for change in deepcopy(changes):
+        _changed(draft, change)
+    try:
+        notes = to_gguf(draft.path, target, "f32")
+    except UsageError:
+        assert not target.exists()
+        return
+    if notes:
+        return
+    meant, made = pairs.from_folder(draft.path), pairs.from_gguf(target)
+    assert [made.encode(text) for text in _SAMPLES] == [meant.encode(text) for text in _SAMPLES]

@@ -80,6 +80,8 @@ def test_a_roster_that_is_not_there() -> None:
         ("layers: 2", "layers: 2026-99-99", 11, "is not YAML: '2026-99-99': month must be in 1..12"),
         ("layers: 2", "layers: !!timestamp x", 11, "is not YAML: 'x': "),
         ("layers: 2", "layers: " + "9" * 5000, 11, "is not YAML: '9999"),
+        ("name: small", 'name: "\\U00FFFFFF"', 0, "is not YAML: "),
+        ("name: small", 'name: "\\UFFFFFFFF"', 0, "is not YAML: "),
         ("layers: 2", "? [a, b]\n    : 2", 11, "is not YAML: found unhashable key"),
         ("perplexity_ceiling: 3", "perplexity_ceiling: .inf", 16, "perplexity_ceiling: expected a finite number"),
         ("layers: 2", "layers: 1.0e+22", 11, "layers: expected a finite number below 1e15, found 1e+22"),

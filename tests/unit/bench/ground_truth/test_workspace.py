@@ -240,13 +240,21 @@ def test_pull_resolves_once_and_pins(
     assert asked[0] == ("owner/name", "v2")
 
 
+def files_of(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
 def test_pull_takes_what_a_repository_has(
     workspace: Workspace, public: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # As the published ones are: no index of shards, no chat template, the same weights in other formats.
-    there = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+    there = (
+        *("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"),
+        "additional_chat_templates/rag.jinja",
+    )
     root = tmp_path / "hub" / "owner" / "name"
     (root / "onnx").mkdir(parents=True)
+    (root / "additional_chat_templates").mkdir()
     for name in (*there, "README.md", "pytorch_model.bin", "onnx/model.onnx"):
         (root / name).write_bytes(f"{name}\n".encode() * 100)
     monkeypatch.delenv("HF_TOKEN", raising=False)
@@ -256,7 +264,7 @@ def test_pull_takes_what_a_repository_has(
         told: list[str] = []
         workspace.pull([public], told.append)
         folder = workspace.folder(public)
-        assert sorted(path.name for path in folder.iterdir()) == sorted(there)
+        assert files_of(folder) == sorted(there)
         assert workspace.revision(public) == server.commit("owner/name")
         # What came first is the pin from now on: other bytes under the same name are refused.
         record = folder.with_name("hf.json")
@@ -270,8 +278,9 @@ def test_pull_takes_what_a_repository_has(
         assert not (folder / "model.safetensors").exists()
         # Another revision: what it no longer has does not stay behind.
         (root / "tokenizer_config.json").unlink()
+        (root / "additional_chat_templates" / "rag.jinja").unlink()
         workspace.pull([replace(public, revision=server.commit("owner/name"))], told.append)
-        assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+        assert files_of(folder) == ["config.json", "model.safetensors", "tokenizer.json"]
         (root / "tokenizer.json").unlink()
         fresh = Workspace(tmp_path / "another", workspace.roster)
         with pytest.raises(UsageError, match=r"expected tokenizer\.json .* found README\.md, config\.json"):

@@ -1,7 +1,8 @@
 """A forward pass in numpy and float64, for the architectures that are converted: a check that needs no torch.
 
-It shares no code with the converter: files, names and the two ways to rotate are read and written down here once more.
-A folder and the GGUF made of it must give the same logits; and both what the shipped oracles of transformers say.
+It shares no code with the converter: names, configuration and the two ways to rotate are written down here once more,
+and the bytes of a folder are read as the judge reads them. A folder and the GGUF made of it must give the same logits;
+and both what the shipped oracles of transformers say.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from trialbench.ground_truth.model.origin import stored
 
 Doubles = NDArray[np.float64]
 
@@ -132,13 +134,14 @@ _NAMES = (
 
 
 def from_folder(folder: Path) -> Network:
-    """A Hugging Face folder of one model.safetensors; tensors of other names take no part, as in transformers."""
+    """A Hugging Face folder; tensors of other names take no part, as in transformers."""
     config = json.loads((folder / "config.json").read_bytes())
     kind = config["model_type"]
     tensors: dict[str, Doubles] = {}
-    for name, value in _safetensors(folder / "model.safetensors").items():
+    for name, one in stored(folder).items():
         for pattern, ours in _NAMES:
             if re.match(pattern, name):
+                value = one.read().astype(np.float64)
                 stored_transposed = kind == "gpt2" and re.search(r"c_(attn|proj|fc)\.weight$", name)
                 tensors[re.sub(pattern, ours, name)] = value.T if stored_transposed else value
     # The one matrix of a tied model may be there as either.
@@ -152,23 +155,6 @@ def from_folder(folder: Path) -> Network:
     theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
     act = config.get("hidden_act", "")
     return Network(kind, *sizes, theta=theta, neighbors=False, tensors=tensors, activation=act)
-
-
-def _safetensors(path: Path) -> dict[str, Doubles]:
-    raw = path.read_bytes()
-    start = 8 + int.from_bytes(raw[:8], "little")
-    found = {}
-    for name, entry in json.loads(raw[8:start]).items():
-        if name == "__metadata__" or entry["dtype"] not in ("F64", "F32", "F16", "BF16"):
-            continue
-        first, last = entry["data_offsets"]
-        data = raw[start + first : start + last]
-        if entry["dtype"] == "BF16":
-            values = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
-        else:
-            values = np.frombuffer(data, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[entry["dtype"]])
-        found[name] = values.astype(np.float64).reshape(entry["shape"])
-    return found
 
 
 def from_gguf(path: Path) -> Network:
