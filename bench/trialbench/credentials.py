@@ -28,6 +28,13 @@ _MASK = "***"
 # is shorter is masked as a whole word.
 _HEAD = 8
 _SHORTEST = 4
+# A character as languages, pages and URLs may escape it: which ones they escape differs, and how often.
+_CODED = r"(?:u00(?P<u>[0-9A-Fa-f]{2})|x(?P<x>[0-9A-Fa-f]{2})|(?P<sign>[!-/:-@\[%s\]^-`{-~]))"
+_OTHERS = r"|&#(?P<number>\d{2,3});|&#[xX]0{0,2}(?P<hex>[0-9A-Fa-f]{2});|%(?:25)*(?P<url>[0-9A-Fa-f]{2})"
+_ESCAPED = re.compile(rf"(?<!\\)\\+{_CODED.replace('%s', '')}{_OTHERS}")
+# ... and time after time, by languages whose own sign, the backslash, is in the secret.
+_MAX_TIMES = 3
+_ESCAPED_ONCE = re.compile(rf"\\{_CODED.replace('%s', chr(92) * 2)}{_OTHERS}")
 # `://USER:PASSWORD@` of any URL, also where the password has a slash in it and the rest is no URL any more.
 _USER = re.compile(r"://(?:[^\s/?#]*|[^\s/?#:]*:(?!\d{1,5}(?:[/?#]|$))\S*)@")
 _remembered: set[str] = set()
@@ -66,13 +73,36 @@ def remember(secret: str) -> None:
 
 def redact(text: str) -> str:
     """`text` without any secret, whether it stands there as it is, escaped, quoted for a URL, encoded, or cut short."""
-    parts, shown = [], 0
+    parts, shown, secrets = [], 0, _secrets()
     # Together, because forms of one secret often begin alike: what one leaves is the rest of another.
-    for begin, end in sorted(span for form in _forms(_secrets()) for span in _spans(text, form)):
+    spans = [span for form in _forms(secrets) for span in _spans(text, form)]
+    for escaped, times in ((_ESCAPED, 1), (_ESCAPED_ONCE, _MAX_TIMES)) if secrets else ():
+        plain, places = text, list(range(len(text) + 1))
+        for _ in range(times):
+            if not escaped.search(plain):
+                break
+            plain, at = _unescaped(plain, escaped)
+            places = [places[one] for one in at]
+            spans += [(places[begin], places[end]) for one in secrets for begin, end in _spans(plain, one)]
+    for begin, end in sorted(spans):
         if begin >= shown:
             parts += [text[shown:begin], _MASK]
         shown = max(shown, end)
     return _USER.sub(f"://{_MASK}@", "".join([*parts, text[shown:]]))
+
+
+def _unescaped(text: str, escaped: re.Pattern[str]) -> tuple[str, list[int]]:
+    """`text` without escapes, and for each of its characters, and its end, the place where it begins in `text`."""
+    plain: list[str] = []
+    places: list[int] = []
+    at = 0
+    for found in escaped.finditer(text):
+        code = found["u"] or found["x"] or found["hex"] or found["url"]
+        plain += [text[at : found.start()], found["sign"] or chr(int(code, 16) if code else int(found["number"]))]
+        places += range(at, found.start() + 1)
+        at = found.end()
+    places += range(at, len(text) + 1)
+    return "".join([*plain, text[at:]]), places
 
 
 def _odd(key: str) -> str:

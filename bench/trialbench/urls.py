@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from trialbench.errors import UsageError
 
@@ -61,7 +62,10 @@ def server(text: str, name: str) -> str:
     last = path.rsplit("/", 2)
     if len(last) == 3 and last[1] == "v1" and last[2] in _ENDPOINTS:
         raise UsageError(f"{name}: expected {expected} or its /v1{_CHAT}, found another endpoint, /v1/{last[2]}")
-    return address.origin + path.removesuffix("/v1").rstrip("/")
+    path = path.removesuffix("/v1").rstrip("/")
+    if path.endswith(_CHAT):
+        raise UsageError(f"{name}: expected {expected} or its /v1{_CHAT}, found more behind {_CHAT}")
+    return address.origin + path
 
 
 def parse(
@@ -123,7 +127,7 @@ def _parse(text: str, schemes: tuple[str, ...]) -> Address:
     place, slash, path = rest.partition("/")
     host, port = split_place(place)
     path = re.sub("/+", "/", slash + path).rstrip("/")
-    if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
+    if not _PATH.fullmatch(path) or {".", ".."} & set(unquote(path).split("/")):
         raise ValueError("a path that servers read differently")
     return Address(scheme.lower(), host, port, path)
 

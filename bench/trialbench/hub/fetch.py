@@ -1,13 +1,14 @@
 """`trialbench fetch`: model files at a pinned revision, each renamed to its final name only after its hash was checked.
 
-Files are downloaded into a folder next to their destination (`.part-<revision>`), where an interrupted download is
-resumed, also by the next process. There they are checked and then renamed: a file with its final name is always
-complete and correct. Folders of other revisions, which nobody would resume, are removed.
+Files are downloaded into a folder next to their destination (`.part-<repository>-<revision>`), where an interrupted
+download is resumed, also by the next process. There they are checked and then renamed: a file with its final name is
+always complete and correct. Folders of other revisions of the repository, which nobody would resume, are removed.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -25,7 +26,8 @@ from trialbench.hub.download import download, size_of
 _TELL_EVERY_S = 5.0
 # Disk space to leave free in addition to the download.
 _RESERVE_BYTES = 256 * 1024 * 1024
-_STAGING = re.compile(r"\.part-[0-9a-f]{12}")
+# The repository is named by a hash, as its name has a slash; folders without one are of older versions.
+_STAGING = re.compile(r"\.part-(?:(?P<repo>[0-9a-f]{8})-)?[0-9a-f]{12}")
 
 
 class WrongHashError(TrialbenchError):
@@ -56,7 +58,7 @@ def fetch(
     # Some programs print hashes in capitals.
     revision = revision.lower()
     sha256 = _checked(repo, revision, sha256, dest)
-    staging = dest / f".part-{revision[:12]}"
+    staging = staging_of(dest, repo, revision)
     _remove_others(dest, staging, tell)
     right = {name for name in sha256 if _is_right(dest / name, sha256[name], tell)}
     if sha256 and right == set(sha256):
@@ -89,6 +91,11 @@ def fetch(
     if problems:
         raise WrongHashError("\n".join(problems))
     return [dest / file.name for file in files]
+
+
+def staging_of(dest: Path, repo: str, revision: str) -> Path:
+    """Where the files of `repo` at the commit `revision` are downloaded to on their way to `dest`."""
+    return dest / f".part-{hashlib.sha256(repo.encode()).hexdigest()[:8]}-{revision[:12]}"
 
 
 def _checked(repo: str, revision: str, sha256: Mapping[str, str], dest: Path) -> dict[str, str]:
@@ -159,9 +166,14 @@ def _alone(staging: Path) -> Iterator[None]:
 
 
 def _remove_others(dest: Path, staging: Path, tell: Tell) -> None:
-    """Remove the downloads of other revisions, except one that is running."""
+    """Remove the downloads of other revisions of the same repository, except one that is running."""
+    own = _STAGING.fullmatch(staging.name)
+    assert own is not None, "it was named so"
     for folder in sorted(dest.glob(".part-*")):
-        if folder == staging or folder.is_symlink() or not folder.is_dir() or not _STAGING.fullmatch(folder.name):
+        found = _STAGING.fullmatch(folder.name)
+        if folder == staging or folder.is_symlink() or not folder.is_dir():
+            continue
+        if found is None or found["repo"] not in (None, own["repo"]):
             continue
         try:
             with _alone(folder):

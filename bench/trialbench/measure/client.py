@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trialbench.engines.llama.messages import REST_S, StreamedReply, compressed, explain, read_document
-from trialbench.engines.llama.wire import Connection, Response, Wire, WireError, chunks
+from trialbench.engines.llama.messages import REST_S, StreamedReply, compressed, explain, read_document, whole
+from trialbench.engines.llama.wire import Answer, Connection, Response, Wire, WireError, chunks
 from trialbench.engines.message import Fault, Message
 from trialbench.urls import server
 from trialbench.workloads import Workload
@@ -40,7 +40,7 @@ _AN_ERROR = re.compile(
     rb'"error"\s*:\s*(?:"[^"]|\[|\{\s*")|"(?:object|type)"\s*:\s*"error"|(?:^|[\r\n])(?:event: ?\w*)?error'
 )
 _OVERLAP = 64
-# A whole document may also be known by its text, where the server does not say its length; so often it is tried.
+# A whole document may also be known by its text, where the server does not say its length; so often that is tried.
 _MAX_TRIES = 64
 # The beginning of the hint that is appended to such a server's message.
 REFUSED_FIELD = "(the server refuses a field of the request"
@@ -168,6 +168,7 @@ class ChatClient:
         wire.deadline_s = min(started_s + timeout_s, own_limit_s)
         reply = Reply(started_s)
         taking = _Stream(wire) if self._stream else _Document(wire)
+        answer = Answer(wire)
         lost: WireError | None = None
         try:
             with self._connection.exchange(
@@ -176,15 +177,13 @@ class ChatClient:
                 if response.status_code == 200:
                     taking.take(response)
                 else:
-                    said = b"".join(chunks(response, MAX_REPLY_BYTES))
-                    reply.error_class, reply.error_detail = (
-                        f"http_{response.status_code}",
-                        self._explain(response, said),
-                    )
+                    answer.take(response, MAX_REPLY_BYTES)
         except WireError as error:
             lost = error
-        if reply.error_class is None:
+        if answer.status is None:
             reply.take(taking.end(closed=lost is None))
+        elif lost is None or lost.kind != "too_long":
+            reply.error_class, reply.error_detail = f"http_{answer.status}", self._explain(answer)
         # Whatever ended the connection: a reply that was whole before stays one, and an error that the server reported
         # says more than the end.
         if lost is not None and taking.whole_s is None and reply.error_class is None:
@@ -207,9 +206,10 @@ class ChatClient:
             reply.latency_ms = _ms(end_s - reply.started_s)
         return reply
 
-    def _explain(self, response: Response, said: bytes) -> str:
-        detail = explain(response.status_code, response.headers, said)
-        if response.status_code in (400, 422):
+    def _explain(self, answer: Answer) -> str:
+        said = bytes(answer.body)
+        detail = explain(answer.status or 0, answer.headers, said)
+        if answer.status in (400, 422):
             named = [name for name in (*EXTENSIONS, "stream_options", "temperature") if name.encode() in said]
             if named:
                 options = " ".join(f"--omit {name}" for name in named)
@@ -264,20 +264,20 @@ class _Document:
         """Where the server does not say how much will come: see whether this is a whole document already."""
         self._message, self.whole_s = None, None
         self._wire.whole_until_s = float("inf")
-        if self._tries < _MAX_TRIES and self._got.rstrip().endswith(b"}") and _AN_END.search(self._got):
+        if self._tries < _MAX_TRIES and self._got.rstrip().endswith((b"}", b"]")):
             self._tries += 1
             self._settle()
 
     def _settle(self) -> None:
-        message = read_document(bytes(self._got))
-        if message.fault is None and message.finish_reason is not None:
-            self._message, self.whole_s = message, self._wire.last_read_s
+        got = bytes(self._got)
+        if whole(got):
+            self._message, self.whole_s = read_document(got), self._wire.last_read_s
             self._wire.whole_until_s = (self.whole_s or 0.0) + REST_S
 
     def end(self, *, closed: bool) -> Message:
         """The reply, or what there is of it."""
         if self._message is None and not closed:
-            # What broke may have been the connection behind a whole reply, or behind an error.
+            # What broke may have been the connection behind a whole reply, or behind an error in another form.
             self._settle()
             found = read_document(bytes(self._got))
             if self._message is None and (found.fault is None or found.fault.kind != "server_error"):
@@ -323,12 +323,16 @@ class _Stream:
                 return
             first = False
             self._pieces.append((wire.last_read_s or time.monotonic(), chunk))
-            self._near_end = self._near_end or self._looks_like_the_end(chunk)
+            self._near_end = self._near_end or not self._is_stream(chunk) or self._looks_like_the_end(chunk)
             if self._near_end:
                 self._parse()
                 if reading.done:
                     return
                 wire.whole_until_s = reading.until_s
+
+    def _is_stream(self, chunk: bytes) -> bool:
+        """Whether this may go on for long; an answer in place of a stream is looked at as it comes."""
+        return len(self._pieces) > 1 or not chunk.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"["))
 
     def _looks_like_the_end(self, chunk: bytes) -> bool:
         seen = self._tail + chunk

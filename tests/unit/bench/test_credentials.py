@@ -103,6 +103,13 @@ WRITTEN: dict[str, Callable[[str], str]] = {
     "Basic": lambda text: base64.b64encode(f"user:{text}".encode()).decode(),
     "Basic of another user": lambda text: base64.b64encode(f"me2:{text}:x".encode()).decode(),
     "base64 for URLs": lambda text: base64.urlsafe_b64encode(f"a{text}".encode()).decode(),
+    "JSON of PHP": lambda text: json.dumps(text).replace("/", "\\/"),
+    "JSON of PHP in JSON": lambda text: json.dumps(json.dumps(text).replace("/", "\\/")),
+    "JSON for pages": lambda text: re.sub("[^A-Za-z0-9_-]", lambda one: f"\\u{ord(one[0]):04X}", text),
+    "page with numbers": lambda text: re.sub("[^A-Za-z0-9_-]", lambda one: f"&#{ord(one[0])};", text),
+    "page with other numbers": lambda text: re.sub("[^A-Za-z0-9_-]", lambda one: f"&#x{ord(one[0]):x};", text),
+    "bytes": lambda text: "".join(f"\\x{ord(one):02x}" for one in text),
+    "URL, each character": lambda text: "".join(f"%{ord(one):02X}" for one in text),
     "hexadecimal": lambda text: text.encode().hex(),
     "cut": lambda text: f"{text[:12]} (cut)",
 }

@@ -8,7 +8,6 @@ import re
 import shutil
 import stat
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +23,6 @@ from sample_lines import compared
 from trialbench import files, schemas
 from trialbench.cli import main
 from trialbench.errors import UsageError
-from trialbench.measure.summary import Latency, Rate, SegmentFacts, SegmentSummary, summarize
 from trialbench.report import documents
 from trialbench.report.documents import MEMORY, REGISTRY, RESEARCH, markdown, write_documents
 from trialbench.report.documents.markdown import Edit, Page, Refused, Span, escape, masked, word
@@ -32,82 +30,9 @@ from trialbench.report.documents.memory import memory_edits
 from trialbench.report.documents.registry import registry_edits
 from trialbench.report.documents.research import research_edits, shown_run
 from trialbench.report.documents.trial import Trial
-from trialbench.report.plan import Workload
-from trialbench.report.run import Run
-from trialbench.report.summary import Summary, summarize_run
-from trialbench.report.windows import Window
-from trialbench.stats import Quantile
+from trials import BARE, LABEL, MEASURED, RUN, Edits, a_trial, edited, segment
 
 SAMPLES = Path(__file__).resolve().parents[3] / "images" / "twin" / "her-os"
-LABEL = "gemma-4-E4B-it-Q4_K_M"
-Edits = Callable[[Page, Trial], list[Edit]]
-
-
-# Nothing was measured.
-BARE = summarize_run(Run(Path("run")))
-
-
-def quantile(value: float | None, kind: str = "interval") -> Quantile:
-    return Quantile(0.5, value, 13.3, 14.1, kind, 100)
-
-
-def segment(p50: float = 13.8, *, adherent: tuple[int, int] = (99, 100)) -> SegmentSummary:
-    none = summarize([], [], SegmentFacts("nav", 0, True, False))
-    assert none.adherence is not None
-    return replace(
-        none,
-        ok=100,
-        sent=100,
-        latency_ms=Latency(None, None, quantile(p50), quantile(None, "at_least"), quantile(46.4, "max"), None),
-        tokens_per_s=218.0,
-        effective_hz=Rate(72.6, None),
-        adherence=replace(none.adherence, k=adherent[0], n=adherent[1]),
-    )
-
-
-def window(total_s: float) -> Window:
-    return Window(["x"], total_s, 0.0, 0.0, 0.0, 0.0, total_s)
-
-
-MEASURED = replace(
-    BARE,
-    outcome="completed",
-    baseline_label="gemma-4-E2B-it",
-    segments={
-        "nav-candidate": segment(),
-        "nav-candidate-cached": segment(9.25),
-        "nav-baseline-a1": segment(7.5),
-        "nav-baseline-a2": segment(7.6),
-    },
-    vram=replace(BARE.vram, peak_footprint_gb=6.152, drained_mib=4320),
-    windows={"mute": window(13.5), "blind": window(10.1)},
-)
-
-
-def a_trial(summary: Summary = MEASURED, **changes: Any) -> Trial:
-    fields: dict[str, Any] = {
-        "id": f"20261121T005200Z-{LABEL}",
-        "label": LABEL,
-        "host": "panda",
-        "begun": "2026-11-21 00:52",
-        "verdict": "PENDING REVIEW",
-        "reasons": ["nobody has judged yet", "adherence 99/100"],
-        "port": 11437,
-        "work": Workload("nav"),
-    }
-    return Trial(**(fields | changes), summary=summary)
-
-
-RUN = a_trial()
-
-
-def edited(make: Edits, text: str, run: Trial = RUN) -> str:
-    """The text after the edits; that a second run changes nothing is asserted each time."""
-    page = Page("DOC.md", text)
-    after = page.edited(make(page, run))
-    again = Page("DOC.md", after)
-    assert again.edited(make(again, run)) == after
-    return after
 
 
 def research(text: str, run: Trial = RUN) -> str:
@@ -141,8 +66,8 @@ def test_the_sentence_becomes_a_block() -> None:
     assert after.endswith(tail)
     block = after[len(head) : len(after) - len(tail)].splitlines()
     begin = f"<!-- model-trial numbers of {LABEL}: begin, run {RUN.id} of 2026-11-21 00:52 UTC; "
-    assert block == [
-        begin + "`trialbench documents` rewrites it -->",
+    assert re.fullmatch(re.escape(begin) + r"`trialbench documents` rewrites it; sum [0-9a-f]{8} -->", block[0])
+    assert block[1:] == [
         "",
         "Tried on panda on 2026-11-21: **PENDING REVIEW** (nobody has judged yet; adherence 99/100).",
         "",
@@ -322,6 +247,34 @@ def test_a_line_of_the_users_in_the_block_is_not_lost() -> None:
     head, end, tail = first.rpartition("<!-- model-trial numbers")
     with pytest.raises(Refused, match=r"found a line of yours in line \d+ \(do: move it out\)"):
         research(f"{head}Bob doubts it.\n\n{end}{tail}", a_trial(verdict="ADOPT"))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("yet; adherence 99/100).", "yet; adherence 99/100). Bob doubts it."),
+        ("| valid replies", "| Bob's card | 12.1 | 7 | 7 |\n| valid replies"),
+        ("| 218 | 218 |", "| 218 (hot) | 218 |"),
+        ("| p95 ms", "| p95 in ms"),
+        ("\n\n<!-- model-trial numbers of", "\n\n* Bob doubts it.\n\n<!-- model-trial numbers of"),
+    ],
+)
+def test_words_of_the_users_in_our_lines_are_not_lost(ours: str, theirs: str) -> None:
+    first = research("no benchmarks exist yet")
+    head, found, tail = first.rpartition(ours)
+    assert found
+    with pytest.raises(Refused, match=r"found other words or numbers in lines 2 to \d+ \(do: move what is yours"):
+        research(f"{head}{theirs}{tail}", a_trial(verdict="ADOPT"))
+
+
+def test_what_a_formatter_does_to_the_block_is_no_word() -> None:
+    """Widths of columns, the rule below the header, blanks at line ends."""
+    first = research("A\n\nno benchmarks exist yet")
+    wide = first.replace(" | ", "   | ").replace("|---|---|", "| :--- | ---: |").replace("better).", "better).  ")
+    assert "**ADOPT**" in research(wide, a_trial(verdict="ADOPT"))
+    # A block of before there was a sum, and one that was emptied.
+    assert "**ADOPT**" in research(re.sub("; sum [0-9a-f]{8}", "", first), a_trial(verdict="ADOPT"))
+    assert research(re.sub(r"(?s)(?<=-->).*(?=\n<!--)", "\n", first)) == first
 
 
 LOOK_ALIKES = [
@@ -600,6 +553,8 @@ PEAKS: dict[str, str | None] = {
     "Steady-state peak: 12.8 GB, 80 % of the card": None,
     "Steady-state peak: 80 % of 16 GB": None,
     "Steady-state peak: 12.8 GB/s": None,
+    "Steady-state peak: 12.8 GB?": None,
+    "**Steady-state peak**—12.8 GB": "**Steady-state peak**—9.0 GB",
     "Steady-state peak: 12.8 TB": None,
     "Steady-state peak: 12.8 Gbit": None,
     "Steady-state peak: 12.8": None,
@@ -974,6 +929,34 @@ def test_runs_stand_newest_first_and_are_rewritten_in_place() -> None:
     assert kept(text, again) == ("PENDING REVIEW", "REJECT")
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("blind for 10.1 s.", "blind for 10.1 s. Bob: it sounds worse (see his mail)."),
+        ("on panda: **", "on panda (Bob was there): **"),
+        ("; p50 13.8 ms", " Bob doubts it; p50 13.8 ms"),
+        ("p50 13.8 ms", "p50 13.8 ms (hot)"),
+        ("panda: **PENDING", "panda: he says ADOPT, we say **PENDING"),
+    ],
+)
+def test_words_added_to_the_line_of_a_run_stay(ours: str, theirs: str) -> None:
+    first = memory("# M\n")
+    mine = first.replace(ours, theirs)
+    assert mine != first
+    assert memory(mine) == mine
+    decided = a_trial(verdict="ADOPT", reasons=["better (12 of 14)", "adherence 99/100"])
+    after = memory(mine, decided)
+    gone = "**PENDING REVIEW** (nobody has judged yet; adherence 99/100)"
+    assert after == mine.replace(gone, "**ADOPT** (better (12 of 14); adherence 99/100)")
+    assert memory(after, replace(decided, reasons=["one", "two"])) == mine.replace(gone, "**ADOPT** (one; two)")
+
+
+def test_a_line_of_a_run_without_its_verdict_is_refused() -> None:
+    mine = memory("# M\n").replace("**PENDING REVIEW**", "pending")
+    with pytest.raises(Refused, match=r"reasons\)\" once in the line of the run .*, found it not in line 7"):
+        memory(mine, a_trial(verdict="ADOPT"))
+
+
 def test_a_run_that_was_rolled_back_has_no_numbers() -> None:
     back = a_trial(replace(MEASURED, outcome="rolled_back", windows={}), verdict="INCONCLUSIVE", reasons=["smoke"])
     assert f"{LABEL} on panda: rolled back, **INCONCLUSIVE** (smoke).\n" in memory("", back)
@@ -1160,6 +1143,7 @@ def test_lines_are_those_of_the_parser(lines: list[str], eol: str) -> None:
 @settings(max_examples=examples(300))
 @given(text=st.text(max_size=60))
 @example(text="| a `b` <b>*c*</b> [x](y) ![z](w) \\ & &amp; ~~d~~ $e$ {{f}} __g__ http://127.0.0.1 www.x.y # -- -->")
+@example(text="\xa0une balle, 1,5\xa0m, n\u202f=\u202f3\u3000\n\t ok\u2003")
 @example(text="a\nb\r\n| injected | row |\n<!-- model-trial numbers of x: end -->")
 def test_a_strangers_text_is_shown_and_does_nothing(text: str) -> None:
     shown = escape(text)
@@ -1176,6 +1160,9 @@ def test_a_strangers_text_is_shown_and_does_nothing(text: str) -> None:
     cells = [inside.content for token, inside in pairwise(tokens) if token.type == "td_open"]
     assert len(cells) == 2
     assert cells[1] == "k"
+    # Spaces of any width are a part of the text.
+    wide = re.sub(r"[^\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]", "", text.strip())
+    assert wide == re.sub(r"[^\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]", "", shown)
     # Whatever it is called, it is found again.
     assert word(text) == "" or re.fullmatch(r"(?!.*--)\S+", word(text))
 

@@ -29,7 +29,7 @@ from trialbench.cli import main
 from trialbench.errors import ServerError, TrialbenchError, UsageError
 from trialbench.hub import bounds
 from trialbench.hub import download as downloads
-from trialbench.hub.fetch import WrongHashError, fetch
+from trialbench.hub.fetch import WrongHashError, fetch, staging_of
 from trialbench.hub.pin import pin
 from trialbench.hub.route import Route
 from trialbench.show.terminal import screen
@@ -149,7 +149,7 @@ def killed(hub: Any, dest: Path, at_bytes: int, revision: str | None = None) -> 
     process = subprocess.Popen(
         [sys.executable, "-m", "trialbench", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    part = dest / f".part-{commit[:12]}" / "model-Q4_K_M.gguf"
+    part = staging_of(dest, REPO, commit) / "model-Q4_K_M.gguf"
     until_s = time.monotonic() + 600
     while not part.exists() or part.stat().st_size < at_bytes - (1 << 16):
         assert process.poll() is None
@@ -174,6 +174,21 @@ def test_a_killed_download_is_resumed_by_the_next_process(hub: Any, dest: Path) 
     assert f"{REPO}: {have / 1e6:.1f} MB of them are there from an interrupted download" in told
 
 
+def test_two_repositories_share_a_folder(hub: Any, dest: Path, tmp_path: Path) -> None:
+    """Neither takes the other's interrupted download for what nobody resumes."""
+    other = "unsloth/small-GGUF"
+    (tmp_path / "hub" / other).mkdir()
+    (tmp_path / "hub" / other / "small-Q4_K_M.gguf").write_bytes(os.urandom(5000))
+    part = killed(hub, dest, 200_000)
+    have = part.stat().st_size
+    fetch(other, revision=hub.commit(other), include=["*Q4*"], dest=dest, sha256={})
+    assert part.stat().st_size == have
+    asked = len(hub.requests)
+    fetch(REPO, revision=hub.commit(REPO), include=["*Q4*"], dest=dest, sha256=pick(hub, "Q4"))
+    assert [request.range for request in hub.requests[asked:] if "resolve" in request.path] == [f"bytes={have}-"]
+    assert names(dest) == ["model-Q4_K_M.gguf", "small-Q4_K_M.gguf"]
+
+
 @pytest.mark.parametrize(
     ("left", "switch", "ranges"),
     [
@@ -190,7 +205,7 @@ def test_a_killed_download_is_resumed_by_the_next_process(hub: Any, dest: Path) 
 def test_whatever_a_part_holds_the_file_is_right(
     hub: Any, dest: Path, left: bytes | None, switch: dict[str, Any], ranges: list[str | None]
 ) -> None:
-    part = dest / f".part-{hub.commit(REPO)[:12]}" / "model-Q4_K_M.gguf"
+    part = staging_of(dest, REPO, hub.commit(REPO)) / "model-Q4_K_M.gguf"
     part.parent.mkdir()
     part.write_bytes((hub.root / REPO / part.name).read_bytes()[:1000] if left is None else left)
     for name, value in switch.items():
@@ -202,8 +217,9 @@ def test_whatever_a_part_holds_the_file_is_right(
 
 
 def test_what_nobody_resumes_is_removed(hub: Any, dest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other, running, own = (dest / f".part-{name}" for name in ("a" * 12, "b" * 12, hub.commit(REPO)[:12]))
-    for folder in (other, running, own):
+    other, running, own = (staging_of(dest, REPO, name) for name in ("a" * 40, "b" * 40, hub.commit(REPO)))
+    older, neighbor = dest / ".part-dddddddddddd", staging_of(dest, "unsloth/another", "a" * 40)
+    for folder in (other, running, own, older, neighbor):
         (folder / ".cache" / "huggingface").mkdir(parents=True)
         (folder / ".cache" / "huggingface" / "x.incomplete").write_bytes(bytes(1_000_000))
     kept = tmp_path / "elsewhere"
@@ -216,7 +232,9 @@ def test_what_nobody_resumes_is_removed(hub: Any, dest: Path, tmp_path: Path, mo
     with files.locked(running):
         fetch(REPO, revision=hub.commit(REPO), include=["*Q4*"], dest=dest, sha256=pick(hub, "Q4"), tell=told.append)
     assert not other.exists()
+    assert not older.exists()
     assert not own.exists()
+    assert neighbor.exists()
     assert running.exists()
     assert kept.exists()
     assert ".part-of-the-user" in names(dest)
@@ -227,7 +245,7 @@ def test_what_nobody_resumes_is_removed(hub: Any, dest: Path, tmp_path: Path, mo
 
 
 def test_only_what_goes_on_counts_for_the_disk(hub: Any, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    staging = dest / f".part-{hub.commit(REPO)[:12]}"
+    staging = staging_of(dest, REPO, hub.commit(REPO))
     staging.mkdir()
     (staging / "old.incomplete").write_bytes(bytes(1_000_000))
     free = 256 * 1024 * 1024 + 299_999
@@ -241,7 +259,7 @@ def test_only_what_goes_on_counts_for_the_disk(hub: Any, dest: Path, monkeypatch
 
 
 def test_two_do_not_write_one_file(hub: Any, dest: Path) -> None:
-    staging = dest / f".part-{hub.commit(REPO)[:12]}"
+    staging = staging_of(dest, REPO, hub.commit(REPO))
     staging.mkdir()
     with files.locked(staging), pytest.raises(UsageError, match="another fetch downloads there"):
         fetch(REPO, revision=hub.commit(REPO), include=["*Q4*"], dest=dest, sha256=pick(hub, "Q4"))
@@ -279,7 +297,7 @@ def test_a_hub_that_stays_away(hub: Any, dest: Path, status: int) -> None:
     with pytest.raises(ServerError, match=f"mmproj-F16.gguf: the hub answers {status}"):
         fetch(REPO, revision=hub.commit(REPO), include=INCLUDE, dest=dest, sha256=pins(hub), tell=told.append)
     assert sum("continuing" in line for line in told) == 2
-    assert names(dest) == [f".part-{hub.commit(REPO)[:12]}"]
+    assert list(dest.iterdir()) == [staging_of(dest, REPO, hub.commit(REPO))]
 
 
 def test_a_refusal_is_not_asked_again(hub: Any, dest: Path) -> None:
@@ -299,7 +317,7 @@ def test_progress_is_told_while_it_lasts(hub: Any, dest: Path, monkeypatch: pyte
             hub.released.set()
 
     hub.hold_after = 100_000
-    staging = dest / f".part-{hub.commit(REPO)[:12]}"
+    staging = staging_of(dest, REPO, hub.commit(REPO))
     (staging / ".cache").mkdir(parents=True)
     (staging / ".cache" / "old.incomplete").write_bytes(bytes(5_000_000))
     fetch(REPO, revision=hub.commit(REPO), include=INCLUDE, dest=dest, sha256=pins(hub), tell=tell)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from stub import Answer, Asked, Stub
 from trialbench.errors import ServerError, UsageError
 from trialbench.hub.registry import image_digest, parse_reference
 
@@ -17,95 +16,62 @@ MANIFEST = b'{"schemaVersion": 2}'
 DIGEST = "sha256:" + hashlib.sha256(MANIFEST).hexdigest()
 
 
-class Registry(http.server.ThreadingHTTPServer):
+class Registry(Stub):
     """One image, `llama/server:cuda`; knobs for what real registries do."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.host = f"127.0.0.1:{self.server_address[1]}"
+        super().__init__()
         self.token: str | None = None
         self.token_field = "token"
-        self.challenge = f'Bearer realm="http://{self.host}/token",service="reg",scope="repository:llama/server:pull"'
+        self.challenge = f'Bearer realm="http://{self.place}/token",service="reg",scope="repository:llama/server:pull"'
         self.digest_header: str | None = DIGEST
         self.status = 200
         self.head_status: int | None = None
-        self.asked: list[tuple[str, str, str]] = []
 
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Registry
-
-    def do_HEAD(self) -> None:
-        self.answer()
-
-    def do_GET(self) -> None:
-        self.answer()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def answer(self) -> None:
-        registry = self.server
-        registry.asked.append((self.command, self.path, self.headers.get("Accept", "")))
-        if self.path.startswith("/token?"):
-            body = json.dumps({registry.token_field: registry.token}).encode()
-            self.reply(200, body)
-        elif registry.token and self.headers.get("Authorization") != f"Bearer {registry.token}":
-            self.reply(401, b"", {"WWW-Authenticate": registry.challenge})
-        elif self.command == "HEAD" and registry.head_status is not None:
-            self.reply(registry.head_status, b"")
-        elif self.path != "/v2/llama/server/manifests/cuda":
-            self.reply(404, b"")
-        else:
-            header = {"Docker-Content-Digest": registry.digest_header} if registry.digest_header else {}
-            self.reply(registry.status, MANIFEST, header)
-
-    def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
+    def answer(self, asked: Asked) -> Answer:
+        if asked.path.startswith("/token?"):
+            return Answer(200, json.dumps({self.token_field: self.token}).encode())
+        if self.token and asked.headers.get("Authorization") != f"Bearer {self.token}":
+            return Answer(401, headers={"WWW-Authenticate": self.challenge})
+        if asked.method == "HEAD" and self.head_status is not None:
+            return Answer(self.head_status)
+        if asked.path != "/v2/llama/server/manifests/cuda":
+            return Answer(404)
+        return Answer(
+            self.status, MANIFEST, {"Docker-Content-Digest": self.digest_header} if self.digest_header else {}
+        )
 
 
 @pytest.fixture
 def registry() -> Iterator[Registry]:
-    server = Registry()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with Registry() as server:
+        yield server
 
 
 def test_open_registry(registry: Registry) -> None:
-    assert image_digest(f"{registry.host}/llama/server:cuda") == DIGEST
-    method, path, accept = registry.asked[0]
-    assert (method, path) == ("HEAD", "/v2/llama/server/manifests/cuda")
+    assert image_digest(f"{registry.place}/llama/server:cuda") == DIGEST
+    [asked] = registry.asked
+    assert (asked.method, asked.path) == ("HEAD", "/v2/llama/server/manifests/cuda")
     # Without the index types a registry would answer with the digest for one platform.
-    assert "application/vnd.oci.image.index.v1+json" in accept
-    assert len(registry.asked) == 1
+    assert "application/vnd.oci.image.index.v1+json" in asked.headers["Accept"]
 
 
 @pytest.mark.parametrize("field", ["token", "access_token"])
 def test_token_dance(registry: Registry, field: str) -> None:
     registry.token, registry.token_field = "abc", field
-    assert image_digest(f"{registry.host}/llama/server:cuda") == DIGEST
-    assert [path.partition("?")[0] for _, path, _ in registry.asked] == [
+    assert image_digest(f"{registry.place}/llama/server:cuda") == DIGEST
+    assert [asked.path.partition("?")[0] for asked in registry.asked] == [
         "/v2/llama/server/manifests/cuda",
         "/token",
         "/v2/llama/server/manifests/cuda",
     ]
-    assert "service=reg" in registry.asked[1][1]
-    assert "scope=repository" in registry.asked[1][1]
+    assert "service=reg" in registry.asked[1].path
+    assert "scope=repository" in registry.asked[1].path
 
 
 def test_digest_is_computed_where_the_header_is_missing(registry: Registry) -> None:
     registry.digest_header = None
-    assert image_digest(f"{registry.host}/llama/server:cuda") == DIGEST
+    assert image_digest(f"{registry.place}/llama/server:cuda") == DIGEST
 
 
 @pytest.mark.parametrize("status", [400, 405, 501])
@@ -115,8 +81,8 @@ def test_a_registry_without_heads_is_asked_for_the_whole(
     registry: Registry, status: int, header: str | None, token: str | None
 ) -> None:
     registry.head_status, registry.digest_header, registry.token = status, header, token
-    assert image_digest(f"{registry.host}/llama/server:cuda") == DIGEST
-    assert [method for method, path, _ in registry.asked if "manifests" in path][-2:] == ["HEAD", "GET"]
+    assert image_digest(f"{registry.place}/llama/server:cuda") == DIGEST
+    assert [asked.method for asked in registry.asked if "manifests" in asked.path][-2:] == ["HEAD", "GET"]
 
 
 @pytest.mark.parametrize(
@@ -133,9 +99,9 @@ def test_a_registry_without_heads_is_asked_for_the_whole(
 )
 def test_challenges_of_all_kinds(registry: Registry, challenge: str) -> None:
     registry.token = "abc"
-    registry.challenge = challenge.replace("{url}", f"http://{registry.host}/token")
-    assert image_digest(f"{registry.host}/llama/server:cuda") == DIGEST
-    asked = registry.asked[1][1]
+    registry.challenge = challenge.replace("{url}", f"http://{registry.place}/token")
+    assert image_digest(f"{registry.place}/llama/server:cuda") == DIGEST
+    asked = registry.asked[1].path
     assert "service=reg" in asked
     assert "error" not in asked
     assert ("account=me" in asked) is ("account=me" in challenge)
@@ -147,7 +113,7 @@ def test_challenges_of_all_kinds(registry: Registry, challenge: str) -> None:
 def test_a_challenge_that_leads_nowhere(registry: Registry, challenge: str) -> None:
     registry.token, registry.challenge = "abc", challenge
     with pytest.raises(ServerError):
-        image_digest(f"{registry.host}/llama/server:cuda")
+        image_digest(f"{registry.place}/llama/server:cuda")
 
 
 @pytest.mark.parametrize(
@@ -156,7 +122,7 @@ def test_a_challenge_that_leads_nowhere(registry: Registry, challenge: str) -> N
 def test_a_token_that_no_header_can_hold(registry: Registry, token: Any) -> None:
     registry.token = token
     with pytest.raises(ServerError, match="a token that no header can hold") as caught:
-        image_digest(f"{registry.host}/llama/server:cuda")
+        image_digest(f"{registry.place}/llama/server:cuda")
     assert "s3cret" not in str(caught.value)
 
 
@@ -174,7 +140,7 @@ def test_refusals(registry: Registry, changes: dict[str, Any], image: str, words
     for name, value in changes.items():
         setattr(registry, name, value)
     with pytest.raises(ServerError, match=words):
-        image_digest(f"{registry.host}/{image}")
+        image_digest(f"{registry.place}/{image}")
 
 
 def test_nobody_there(dead_url: str) -> None:

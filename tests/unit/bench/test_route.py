@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import http.server
 import os
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +11,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stub import Answer, Asked, Stub
 from trialbench.cli import main
 from trialbench.errors import ServerError, TrialbenchError, UsageError
 from trialbench.hub.registry import image_digest
@@ -29,43 +28,17 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-class Proxy(http.server.ThreadingHTTPServer):
-    """A proxy that answers each request by itself, and notes what it was asked."""
+class Proxy(Stub):
+    """A proxy that has nothing of what it is asked for."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.place = f"127.0.0.1:{self.server_address[1]}"
-        self.asked: list[tuple[str, str, str | None]] = []
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Proxy
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self.server.asked.append((self.command, self.path, self.headers.get("Proxy-Authorization")))
-        self.send_response(404)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_CONNECT(self) -> None:
-        self.do_GET()
+    def answer(self, asked: Asked) -> Answer:
+        return Answer(404)
 
 
 @pytest.fixture
 def proxy() -> Iterator[Proxy]:
-    server = Proxy()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with Proxy() as server:
+        yield server
 
 
 DIRECT = [
@@ -212,9 +185,11 @@ def test_a_proxy_is_asked(monkeypatch: pytest.MonkeyPatch, proxy: Proxy, user: s
         image_digest("reg.invalid/a/b")
     assert PASSWORD not in str(caught.value)
     basic = f"Basic {base64.b64encode(f'me:{PASSWORD}'.encode()).decode()}" if user else None
-    (method, path, shown), (tunnel, place, again) = proxy.asked
-    assert (method, path.partition("?")[0], shown) == ("GET", "http://hub.invalid/api/models/a/b/revision/main", basic)
-    assert (tunnel, place, again) == ("CONNECT", "reg.invalid:443", basic)
+    direct, tunnel = proxy.asked
+    path = direct.path.partition("?")[0]
+    assert (direct.method, path) == ("GET", "http://hub.invalid/api/models/a/b/revision/main")
+    assert (tunnel.method, tunnel.path) == ("CONNECT", "reg.invalid:443")
+    assert [one.headers.get("Proxy-Authorization") for one in proxy.asked] == [basic, basic]
 
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])

@@ -9,32 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from chats import GOOD, HEAD, LARGE, LEFT, ROLE, STOP, TAIL, USAGE, Chunk, chunk, data
 from trialbench.engines.llama.messages import StreamedReply
 from trialbench.engines.openai import EndpointOptions, OpenAICompatible
 from trialbench.measure.client import ChatClient
 from trialbench.measure.engine_client import EngineClient
 from trialbench.measure.sample import Sample, judge
 from trialbench.workloads import Workload
-
-Chunk = dict[str, Any]
-
-
-def chunk(content: Any = None, finish: Any = None, **more: Any) -> Chunk:
-    delta = {} if content is None else {"content": content}
-    return {"model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}
-
-
-ROLE, LEFT, LARGE, STOP = chunk(""), chunk("left"), chunk(" large"), chunk(finish="stop")
-USAGE: Chunk = {"model": "m", "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}
-
-
-def data(*events: Chunk | str) -> bytes:
-    """Events as the standard writes them."""
-    return "".join(f"data: {one if isinstance(one, str) else json.dumps(one)}\n\n" for one in events).encode()
-
-
-HEAD, TAIL = data(ROLE, LEFT), data(LARGE, STOP, USAGE, "[DONE]")
-GOOD = HEAD + TAIL
 
 # The kind it stands for, and the bytes: each of them is the reply "left large".
 WHOLE: list[tuple[str, bytes]] = [
@@ -63,6 +44,8 @@ WHOLE: list[tuple[str, bytes]] = [
     )),
     ("no blank behind the colon", GOOD.replace(b"data: ", b"data:")),
     ("no empty lines between", GOOD.replace(b"\n\n", b"\n")),
+    ("no empty lines between, no line end at the end", GOOD.replace(b"\n\n", b"\n").rstrip()),
+    ("no empty line before [DONE], no line end behind it", data(LEFT, LARGE, STOP).rstrip() + b"\ndata: [DONE]"),
     ("no empty lines between named ones", GOOD.replace(b"data: {", b"event: message\ndata: {").replace(b"\n\n", b"\n")),
     ("more empty lines", GOOD.replace(b"\n\n", b"\n\n\n\n")),
     ("byte-order mark", b"\xef\xbb\xbf" + data(LEFT) + TAIL),
@@ -313,38 +296,82 @@ def test_text_behind_a_finish_reason_belongs_to_the_reply(server: Any, ask: Call
     assert sample.latency_ms > 800
 
 
-@pytest.mark.parametrize(
-    ("sent", "timeout_s", "error_class", "words"),
-    [
-        (OPEN + b"\r\n" + HEAD, 1.0, "timeout", ""),
-        (OPEN + b"\r\n" + HEAD + data(ERROR), 60.0, "server_error", "engine died"),
-        (OPEN + b"\r\n" + HEAD + b"event: error\ndata: engine died\n\n", 60.0, "server_error", "engine died"),
-        (PLAIN + b"\r\n" + json.dumps(ERROR).encode(), 4.0, "server_error", "engine died"),
-    ],
-    ids=["no end", "error", "event: error", "document"],
-)  # fmt: skip
+LONG = 60.0
+DIED_LINES = json.dumps(ERROR, indent=2).encode()
+# The kind, what a server sends before it says nothing more and keeps the connection open, the time limit of the
+# request, the error class and words of the detail.
+SILENT: list[tuple[str, bytes, float, str, str]] = [
+    ("no end", OPEN + b"\r\n" + HEAD, 1.0, "timeout", ""),
+    ("error", OPEN + b"\r\n" + HEAD + data(ERROR), LONG, *DIED[1:]),
+    ("event: error", OPEN + b"\r\n" + HEAD + b"event: error\ndata: engine died\n\n", LONG, *DIED[1:]),
+    ("error outside of an event", OPEN + b"\r\n" + HEAD + json.dumps(ERROR).encode(), LONG, *DIED[1:]),
+    ("error outside of an event, in lines", OPEN + b"\r\n" + HEAD + DIED_LINES + b"\n", LONG, *DIED[1:]),
+    ("document", PLAIN + b"\r\n" + json.dumps(ERROR).encode(), LONG, *DIED[1:]),
+    ("document in lines", PLAIN + b"\r\n" + DIED_LINES, LONG, *DIED[1:]),
+    ("document of another form", PLAIN + b"\r\n" + b'{"detail": "Not Found"}\n', LONG, "server_error", "Not Found"),
+    ("document, wrong type", OPEN + b"\r\n" + b'{"message": "engine died"}', LONG, *DIED[1:]),
+    ("a whole reply", PLAIN + b"\r\n" + json.dumps(ANSWER).encode(), LONG, "bad_reply", "found a whole reply"),
+    ("status", PLAIN.replace(b"200", b"500") + b"\r\n" + json.dumps(ERROR).encode(), LONG, "http_500", "engine died"),
+]
+
+
+@pytest.mark.parametrize(("kind", "sent", "timeout_s", "error_class", "words"), SILENT, ids=ids(SILENT))
 def test_an_error_says_more_than_the_silence_behind_it(
-    server: Any, acts: Any, ask: Callable[..., Sample], sent: bytes, timeout_s: float, error_class: str, words: str
+    server: Any,
+    acts: Any,
+    ask: Callable[..., Sample],
+    kind: str,
+    sent: bytes,
+    timeout_s: float,
+    error_class: str,
+    words: str,
 ) -> None:
     def act(scripted: Any, connection: Any) -> bool:
         connection.sendall(sent)
         return bool(acts.stalls(scripted, connection))
 
     server.script = [act]
+    before = time.monotonic()
     sample = ask(timeout_s=timeout_s)
-    assert sample.error_class == error_class
+    assert sample.error_class == error_class, (kind, sample.error_detail)
     assert words in str(sample.error_detail)
+    assert time.monotonic() - before < LONG / 2
+
+
+def test_a_document_that_goes_on_after_a_pause_is_read_to_its_end(server: Any, nav: Workload) -> None:
+    """Half of it may look whole to nobody."""
+
+    def act(scripted: Any, connection: Any) -> bool:
+        connection.sendall(PLAIN + b"\r\n" + DOCUMENT[:-1])
+        scripted.released.wait(0.8)
+        connection.sendall(DOCUMENT[-1:])
+        return False
+
+    server.script = [act]
+    client = ChatClient(server.url)
+    reply = client.send(client.encode(nav, cache_prompt=False), timeout_s=LONG, connect_timeout_s=5.0)
+    client.close()
+    assert (reply.error_class, reply.content) == (None, "left large")
 
 
 DOCUMENT = json.dumps(ANSWER).encode()
 
 
 @pytest.mark.parametrize(
-    "sent",
-    [PLAIN + b"\r\n" + DOCUMENT, PLAIN + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(DOCUMENT + b"\n")],
-    ids=["no length", "chunked without an end"],
+    ("sent", "error_class", "words"),
+    [
+        (PLAIN + b"\r\n" + DOCUMENT, None, ""),
+        (PLAIN + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(DOCUMENT + b"\n"), None, ""),
+        (PLAIN + b"\r\n" + json.dumps(ERROR).encode(), "server_error", "engine died"),
+        (PLAIN + b"\r\n" + b'{"detail": "Not Found"}', "server_error", "Not Found"),
+        (PLAIN + b"\r\n" + b'{"model": "m", "choices": []}', "bad_reply", "found none"),
+        (PLAIN.replace(b"200", b"500") + b"\r\n" + json.dumps(ERROR).encode(), "http_500", "engine died"),
+    ],
+    ids=["no length", "chunked without an end", "error", "detail", "no choice", "status"],
 )
-def test_a_whole_document_is_no_timeout(server: Any, acts: Any, nav: Workload, sent: bytes) -> None:
+def test_a_whole_document_is_no_timeout(
+    server: Any, acts: Any, nav: Workload, sent: bytes, error_class: str | None, words: str
+) -> None:
     def act(scripted: Any, connection: Any) -> bool:
         connection.sendall(sent)
         return bool(acts.stalls(scripted, connection))
@@ -354,7 +381,8 @@ def test_a_whole_document_is_no_timeout(server: Any, acts: Any, nav: Workload, s
     before = time.monotonic()
     reply = client.send(client.encode(nav, cache_prompt=False), timeout_s=60.0, connect_timeout_s=5.0)
     client.close()
-    assert (reply.error_class, reply.content) == (None, "left large")
+    assert (reply.error_class, reply.content) == (error_class, None if error_class else "left large")
+    assert words in str(reply.error_detail)
     assert time.monotonic() - before < 30
 
 
@@ -414,6 +442,12 @@ def test_answers_that_are_no_reply(
     assert words in detail
     assert "me:pw" not in detail
     assert "k=s" not in detail
+
+
+def test_a_refusal_that_breaks_off_is_one(server: Any, acts: Any, ask: Callable[..., Sample]) -> None:
+    server.script = [acts.closes_after(acts.http(b"Loading", status=503, length=99))]
+    sample = ask()
+    assert (sample.error_class, "Loading" in str(sample.error_detail)) == ("http_503", True)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import json
 import re
 from typing import NamedTuple
 
-DONE = "[DONE]"
-_DONE_LINE = re.compile(rb'\s*data:\s*"?\[DONE\]')
-_MAX_DONE_PIECES = 16
+_DONE = "[DONE]"
+_DONE_LINE = re.compile(rb'(?:\xef\xbb\xbf)?data:\s*"?\[DONE\]', re.IGNORECASE)
+_MAX_PIECES = 16
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
 # Lines outside any event are kept so far: a page, or a reply that is no stream, can be told by its beginning.
@@ -41,10 +41,19 @@ class EventStream:
         self._rest: list[bytes] = []
         self._first = True
         self._after_cr = False
+        self._skips_line = False
         self._name = ""
         self._data: list[str] = []
         # The name when the first data line came: the one that counts if no empty line separates two events.
         self._name_before = ""
+
+    @property
+    def outside(self) -> str:
+        """`stray` and the line that has not ended, where that one is no field of an event."""
+        if len(self._rest) > _MAX_PIECES or len(self.stray) >= _MAX_STRAY:
+            return self.stray
+        rest = b"".join(self._rest).removeprefix(_BOM if self._first else b"")
+        return self.stray + rest.decode("utf-8", "replace") if rest.lstrip()[:1] in (b"{", b"}") else self.stray
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes."""
@@ -58,12 +67,16 @@ class EventStream:
             self._rest.append(line)
             whole = b"".join(self._rest)
             self._rest.clear()
-            self._take(whole, found)
-        if rest:
+            if not self._skips_line:
+                self._take(whole, found)
+            self._skips_line = False
+        if rest and not self._skips_line:
             self._rest.append(rest)
-            if len(self._rest) <= _MAX_DONE_PIECES and _DONE_LINE.match(b"".join(self._rest)):
+            if len(self._rest) <= _MAX_PIECES and _DONE_LINE.match(whole := b"".join(self._rest)):
                 # Nothing may follow, not even the end of this line.
-                found.append(Event("", DONE))
+                self._take(whole, found)
+                self._rest.clear()
+                self._skips_line = True
         return found
 
     def end(self) -> list[Event]:
@@ -90,7 +103,7 @@ class EventStream:
             if not self._data:
                 self._name_before = self._name
             self._data.append(value)
-            if value.startswith(DONE):
+            if is_done(value):
                 self._dispatch(found)
         elif name == "event":
             self._name = value
@@ -106,6 +119,11 @@ class EventStream:
             found.append(Event(self._name, data, cut))
         self._name = ""
         self._data.clear()
+
+
+def is_done(data: str) -> bool:
+    """Whether an event says that the stream is at its end."""
+    return data.strip().removeprefix('"')[: len(_DONE)].upper() == _DONE
 
 
 def _is_whole(data: str) -> bool:

@@ -44,12 +44,14 @@ from trialbench.engines.failures import (
     FailureClass,
 )
 from trialbench.engines.llama.messages import Piece, Read, StreamedReply, compressed, explain
-from trialbench.engines.llama.wire import CONNECT_S, Connection, Response, WireError, chunks, fetch
+from trialbench.engines.llama.wire import CONNECT_S, Answer, Connection, Response, WireError, chunks, fetch
 from trialbench.engines.message import Fault, FaultKind
 from trialbench.engines.process import timeout
 
 MAX_REPLY_BYTES = 16 << 20
 _MAX_SMALL_BYTES = 8 << 20
+# Of an answer that is no reply.
+_MAX_REFUSAL_BYTES = 1 << 16
 _DETAIL = 300
 # A reader that stops reading occupies the slot at most this long after the total deadline.
 _OVERDUE_S = 2.0
@@ -244,6 +246,7 @@ class HttpGeneration:
                 self._wire.deadline_s = min(at_s, self._total_s)
 
     def _stream(self) -> Generator[Event, None, Failure | None]:
+        answer = Answer(self._wire)
         with contextlib.closing(self._connection) as connection:
             try:
                 with connection.exchange(
@@ -259,11 +262,14 @@ class HttpGeneration:
                         if self._cut_off:
                             raise WireError("deadline")
                     if response.status_code != 200:
-                        return refused(response)
-                    yield from self._take(response)
-                    kind = response.headers.get("Content-Type", "")
-                    yield from self._tokens(self._reading.end(kind=kind))
+                        answer.take(response, _MAX_REFUSAL_BYTES)
+                    else:
+                        yield from self._take(response)
+                        kind = response.headers.get("Content-Type", "")
+                        yield from self._tokens(self._reading.end(kind=kind))
             except WireError as error:
+                if answer.status is not None:
+                    return refused(answer)
                 # Whatever ended the connection: a reply that was whole before stays one, and an error that the server
                 # reported says more than the end.
                 yield from self._tokens(self._reading.end(closed=False))
@@ -272,7 +278,7 @@ class HttpGeneration:
             finally:
                 with self._lock:
                     self._socket = None
-        return self._judge()
+        return self._judge() if answer.status is None else refused(answer)
 
     def _failure(self, error: WireError) -> Failure:
         if error.kind == "deadline":
@@ -376,10 +382,10 @@ class HttpGeneration:
         return seen, dict(noted)
 
 
-def refused(response: Response) -> Failure:
+def refused(answer: Answer) -> Failure:
     """The failure for an answer with another status than 200."""
-    body = b"".join(chunks(response, 1 << 16))
-    return by_status(response.status_code, explain(response.status_code, response.headers, body))
+    status = answer.status or 0
+    return by_status(status, explain(status, answer.headers, bytes(answer.body)))
 
 
 def by_status(status: int, text: str) -> Failure:

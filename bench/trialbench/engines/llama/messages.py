@@ -14,11 +14,13 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from trialbench.engines import thinking
-from trialbench.engines.llama.events import DONE, Event, EventStream
+from trialbench.engines.llama.events import Event, EventStream, is_done
 from trialbench.engines.message import Fault, FaultKind, Message
 
 # Once a reply is whole, its usage, its timings and [DONE] are waited for this long, and never counted as latency.
 REST_S = 0.5
+# A text without a length may be whole at each of its pieces; so often that is tried.
+_MAX_TRIES = 64
 # Errors of `json.loads`, and errors of reading a document with the wrong shape.
 JSON_ERRORS = (ValueError, RecursionError)
 _SHAPE_ERRORS = (LookupError, TypeError, AttributeError, ValueError, RecursionError)
@@ -26,11 +28,16 @@ _SHAPE_ERRORS = (LookupError, TypeError, AttributeError, ValueError, RecursionEr
 _MAX_NUMBER = 1e12
 _DETAIL = 300
 _MAX_DEPTH = 8
-# Where an error has its message, in this order.
-_MESSAGE_KEYS = ("message", "msg", "detail", "error_message", "error_msg", "error", "errors", "description", "reason")
-# In a document without choices: fields whose word ends in "error" in one, and fields that hold the message of one.
+# Where an error has its message, in this order; names without regard to case and `_`.
+_MESSAGE_KEYS = (
+    "message", "msg", "detail", "errormessage", "errormsg", "errordescription", "error", "errors", "err", "description",
+    "reason",
+)  # fmt: skip
+# In a document without choices: fields whose word ends in "error" in an error, fields that only an error has, and
+# fields that hold the message of an error, or of something else.
 _NAMES_ERROR = ("object", "type", "status", "code")
-_SAYS_ERROR = ("message", "msg", "detail", "error_message", "error_msg", "errors")
+_IS_ERROR = ("errormessage", "errormsg", "errors", "err")
+_SAYS_ERROR = ("message", "msg", "detail")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,8 @@ class StreamedReply:
         whole_s: when the reply was whole: it has said why it ended, or that it is done. None before.
         done: nothing that follows belongs to it.
         answered: an event of a reply has come, whatever it held.
+        choice: the index of the choice that is read.
+        in_deltas: a delta has had a text or a call: a message in place of a delta repeats what came.
     """
 
     def __init__(self, read: Read | None = None) -> None:
@@ -67,6 +76,7 @@ class StreamedReply:
         self.done = False
         self.answered = False
         self.choice: int | None = None
+        self.in_deltas = self._in_pieces = False
         self._read = read or read_chunk
         self._events = EventStream()
         self._texts: dict[str, list[str]] = {}
@@ -76,6 +86,9 @@ class StreamedReply:
         self._pieces: list[Piece] = []
         self._said = ""
         self._went_on = False
+        # When a whole document had come outside of any event; what came then, and how often that was looked at.
+        self._answered_s: float | None = None
+        self._outside, self._tries = "", 0
 
     @property
     def until_s(self) -> float:
@@ -83,12 +96,16 @@ class StreamedReply:
 
         Nor where text followed a finish reason: some servers put one into every chunk.
         """
-        return float("inf") if self.whole_s is None or self._went_on else self.whole_s + REST_S
+        whole_s = self._answered_s if self.whole_s is None or self._went_on else self.whole_s
+        return float("inf") if whole_s is None else whole_s + REST_S
 
     def feed(self, data: bytes, at_s: float) -> list[Piece]:
         """The pieces that `data`, which came at `at_s`, adds."""
         self._at_s = at_s
-        return self._take(self._events.feed(data))
+        pieces = self._take(self._events.feed(data))
+        if not self.done:
+            self._look_outside()
+        return pieces
 
     def end(self, *, kind: str = "", closed: bool = True) -> list[Piece]:
         """The pieces that the end of the stream completes; afterwards `message` is final.
@@ -107,6 +124,7 @@ class StreamedReply:
         message.reasoning = self._joined("reasoning")
         message.refusal = self._joined("refusal")
         if self.whole_s is None and message.fault is None:
+            closed = closed or self._answered_s is not None
             message.fault = self._no_stream(kind.partition(";")[0].strip().lower(), closed=closed)
         return pieces
 
@@ -125,6 +143,17 @@ class StreamedReply:
         text = clean(text)
         self._keep(name, text)
         return text
+
+    def rest_of(self, content: str, *, ended: bool) -> str:
+        """What of the content of a message, which came in place of a delta, has not come yet.
+
+        Each message has all of the reply so far, or its next piece.
+        """
+        have = self._joined("content") or ""
+        if not self._in_pieces and content.startswith(have) and (len(content) > len(have) or ended):
+            return content[len(have) :]
+        self._in_pieces = True
+        return content
 
     def call(self, names: tuple[str, ...]) -> None:
         """The model calls functions."""
@@ -153,10 +182,6 @@ class StreamedReply:
         """A document that belongs to no reply: if the stream breaks off, the user may want to know it."""
         if document:
             self._said = _dump(document)
-
-    def has(self, name: str) -> bool:
-        """Whether one of the texts has begun."""
-        return bool(self._texts.get(name))
 
     def _unfinished(self) -> str:
         said = self._said or self._events.stray.strip()
@@ -187,7 +212,7 @@ class StreamedReply:
 
     def _one(self, event: Event) -> Piece | None:
         data, name = event.data.strip(), event.name.strip().lower()
-        if data.strip('"').startswith(DONE):
+        if is_done(data):
             self.last()
             return None
         known = name in ("", "message")
@@ -196,7 +221,8 @@ class StreamedReply:
         except JSON_ERRORS as error:
             if name.endswith("error"):
                 self._broken("server_error", data[:_DETAIL])
-            elif known and not event.cut:
+            elif known and not event.cut and (self.whole_s is None or data.startswith("{")):
+                # Behind a whole reply some servers say in a word that it is.
                 self._broken("bad_json", f"{type(error).__name__} {error}: {data[:80]!r}")
             return None
         if name.endswith("error"):
@@ -216,13 +242,25 @@ class StreamedReply:
         said = document.get("error") if isinstance(document, Mapping) else None
         self.fail(_fault_of(said or document, beside=document if isinstance(document, dict) else None))
 
+    def _look_outside(self) -> None:
+        """See whether a whole answer that is no stream, or an error, has come outside of any event."""
+        outside = self._events.outside.strip()
+        if outside == self._outside:
+            return
+        self._outside, self._answered_s = outside, None
+        if outside.endswith("}") and self._tries < _MAX_TRIES:
+            self._tries += 1
+            found = [one for text in _documents(outside) if isinstance(one := _loads(text), dict)]
+            if any(error_in(one, whole=True) is not None or ("choices" in one and not self.answered) for one in found):
+                self._answered_s = self._at_s
+
     def _broken(self, kind: FaultKind, detail: str) -> None:
         self.fail(Fault(kind, detail))
 
     def _no_stream(self, kind: str, *, closed: bool) -> Fault | None:
         """What an answer is that has no whole reply: an error outside of any event, or no stream at all."""
         stray = self._events.stray.strip()
-        documents = [found for text in (stray, *stray.split("\n")) if isinstance(found := _loads(text), dict)]
+        documents = [found for text in _documents(stray) if isinstance(found := _loads(text), dict)]
         for document in documents:
             fault = error_in(document, whole=True)
             if fault is not None:
@@ -255,7 +293,7 @@ def read_chunk(document: Mapping[str, Any], reply: StreamedReply) -> Piece | Non
     message.model = text(document.get("model")) or message.model
     message.counts.update(_counts(document))
     choices = document.get("choices")
-    if choices is None:
+    if not choices and not isinstance(choices, list):
         if "usage" not in document and "timings" not in document:
             reply.noted(document)
         return None
@@ -275,8 +313,7 @@ def read_chunk(document: Mapping[str, Any], reply: StreamedReply) -> Piece | Non
             if index != reply.choice:
                 continue
         delta = choice.get("delta")
-        if delta is None and not reply.has("content"):
-            delta = choice.get("message")
+        said = choice.get("message") if delta is None and not reply.in_deltas else None
         if delta is None and isinstance(choice.get("text"), str):
             raise _ShapeError(f"choices[{at}]: expected a delta of a chat completion, found the text of a completion")
         found = _Texts()
@@ -284,6 +321,11 @@ def read_chunk(document: Mapping[str, Any], reply: StreamedReply) -> Piece | Non
             if not isinstance(delta, dict):
                 raise _ShapeError(f"choices[{at}].delta: expected an object, found {_kind(delta)}")
             found.read(delta)
+            reply.in_deltas = reply.in_deltas or found.any
+        elif isinstance(said, dict):
+            found.read(said)
+            found.content = reply.rest_of(found.content, ended=bool(choice.get("finish_reason")))
+            found.calls = None if message.tool_calls else found.calls
         thought += reply.add("reasoning", found.thought)
         content += reply.add("content", found.content)
         reply.add("refusal", found.refusal)
@@ -378,6 +420,11 @@ class _Texts:
         # None: no call; a call that goes on names no function.
         self.calls: tuple[str, ...] | None = None
 
+    @property
+    def any(self) -> bool:
+        """Whether there is one, or a call."""
+        return bool(self.content or self.thought or self.refusal or self.calls is not None)
+
     def read(self, delta: Mapping[str, Any]) -> None:
         self.thought = thinking.in_fields(delta)
         content = delta.get("content")
@@ -422,20 +469,27 @@ def error_in(document: Mapping[str, Any], *, whole: bool) -> Fault | None:
     Args:
         whole: whether the document is the whole answer: one without choices and with a message is then an error.
     """
-    said = document.get("error")
+    choices = document.get("choices")
+    plain = _plain(document) if choices is None else document
+    said = plain.get("error")
     if said:
         return _fault_of(said, beside=document)
-    choices = document.get("choices")
     for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, dict) and choice.get("error"):
             return _fault_of(choice["error"])
     if choices is not None:
         return None
-    named = any(isinstance(word := document.get(name), str) and word.lower().endswith("error") for name in _NAMES_ERROR)
-    told = any(error_text(document.get(name)) for name in _SAYS_ERROR)
-    if named or (told and (whole or _code(document) or "detail" in document)):
+    named = any(isinstance(word := plain.get(name), str) and word.lower().endswith("error") for name in _NAMES_ERROR)
+    named = named or any(error_text(plain.get(name)) for name in _IS_ERROR)
+    told = any(error_text(plain.get(name)) for name in _SAYS_ERROR)
+    if named or (told and (whole or _code(document) or "detail" in plain)):
         return _fault_of(document)
     return None
+
+
+def _plain(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `document`, their names without regard to case and `_`."""
+    return {name.replace("_", "").lower(): value for name, value in document.items()}
 
 
 def error_text(error: object, depth: int = 0) -> str:
@@ -445,7 +499,8 @@ def error_text(error: object, depth: int = 0) -> str:
         inside = error_text(nested, depth + 1) if isinstance(nested, dict) and depth < _MAX_DEPTH else ""
         return inside or error
     if isinstance(error, Mapping) and depth < _MAX_DEPTH:
-        return next((found for name in _MESSAGE_KEYS if (found := error_text(error.get(name), depth + 1))), "")
+        plain = _plain(error)
+        return next((found for name in _MESSAGE_KEYS if (found := error_text(plain.get(name), depth + 1))), "")
     if isinstance(error, list) and depth < _MAX_DEPTH:
         return "; ".join(found for one in error[:_MAX_DEPTH] if (found := error_text(one, depth + 1)))
     return ""
@@ -509,7 +564,19 @@ def _kind(value: object) -> str:
     return names.get(type(value), "null")
 
 
-def _loads(raw: str) -> object:
+def whole(body: bytes) -> bool:
+    """Whether `body` is a whole JSON object or list: nothing that belongs to it can follow."""
+    return body.rstrip().endswith((b"}", b"]")) and isinstance(_loads(body), dict | list)
+
+
+def _documents(text: str) -> list[str]:
+    """What in `text` may be a document: all of it, each line, and what begins with a line and goes on to the end."""
+    lines = text.split("\n")
+    begins = [at for at, line in enumerate(lines) if line.startswith("{")][:_MAX_DEPTH]
+    return [text, *lines, *("\n".join(lines[at:]) for at in begins if at)]
+
+
+def _loads(raw: str | bytes) -> object:
     try:
         found: object = json.loads(raw)
     except JSON_ERRORS:

@@ -25,6 +25,8 @@ from typing import Any, Literal
 import httpcore
 import httpx
 
+from trialbench.engines.llama.messages import REST_S, whole
+
 # Callers read its status, its headers and, with `chunks`, its body.
 Response = httpx.Response
 # How long a connection may take, at most.
@@ -35,6 +37,8 @@ _SLICE_S = 0.2
 _LULL_S = 0.002
 _GATHER_BYTES = 1 << 18
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r\n", re.IGNORECASE)
+# A document without a length may be whole at each of its pieces; so often that is tried.
+_MAX_TRIES = 16
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
 # We close idle connections before the server does (llama-server: after 5 s), so no request meets a closing connection.
 _KEEPALIVE_EXPIRY_S = 3.0
@@ -318,14 +322,51 @@ class Connection:
         Raises:
             WireError: there is none.
         """
+        self.wire.reset()
         self.wire.deadline_s = time.monotonic() + timeout_s
         connect_s = min(timeout_s, CONNECT_S)
-        with self.exchange(method, path, body, timeout_s=timeout_s, connect_timeout_s=connect_s) as response:
-            return response.status_code, b"".join(chunks(response, limit))
+        answer = Answer(self.wire)
+        try:
+            with self.exchange(method, path, body, timeout_s=timeout_s, connect_timeout_s=connect_s) as response:
+                answer.take(response, limit)
+        except WireError:
+            if not whole(bytes(answer.body)):
+                raise
+        assert answer.status is not None, "nothing was raised"
+        return answer.status, bytes(answer.body)
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+
+class Answer:
+    """An answer that is no stream of events: status, headers and body, as far as it came.
+
+    Attributes:
+        status: None: there was no answer.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        self.status: int | None = None
+        self.headers: Mapping[str, str] = {}
+        self.body = bytearray()
+        self._wire = wire
+
+    def take(self, response: httpx.Response, limit: int) -> None:
+        """Read `response` to its end, or to that of the document in it: the connection may stay open behind it.
+
+        Raises:
+            WireError: as with `chunks`; what came is kept.
+        """
+        self.status, self.headers = response.status_code, response.headers
+        tries = 0
+        for chunk in chunks(response, limit):
+            self.body += chunk
+            if tries < _MAX_TRIES and self.body.rstrip().endswith((b"}", b"]")):
+                tries += 1
+                if whole(bytes(self.body)):
+                    self._wire.whole_until_s = (self._wire.last_read_s or time.monotonic()) + REST_S
 
 
 def fetch(

@@ -31,6 +31,8 @@ _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _LITERAL = {"fence", "code_block", "html_block"}
 # Characters that Markdown or common extensions (mathematics, bare links) would not render literally.
 _ACTIVE = re.compile(r"[\\`*\[\]<>|#~&${]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
+# What becomes one blank: blanks, tabs and line ends. A no-break space or a wide one is a part of the text.
+_BLANKS = re.compile(r"[ \t-\r\x1c-\x1f\x85\u2028\u2029]+")
 _FOOTNOTE = re.compile(r"\[\^[^\]\s]+\]")
 _TAG = re.compile(r"<(/?[A-Za-z][\w-]*)")
 _VOID = {"br", "img", "wbr"}
@@ -280,8 +282,8 @@ def rendered(markdown: str) -> str:
 
 
 def escape(text: str, limit: int = 200) -> str:
-    """Untrusted text as inert Markdown: one line, no markup, safe in a table cell."""
-    shown = one_line(" ".join(text.split()), limit)
+    """Untrusted text as inert Markdown: one line, no markup, safe in a table cell; spaces of other widths stay."""
+    shown = one_line(_BLANKS.sub(" ", text.strip()), limit)
     return _ACTIVE.sub(_backslash, shown) or "?"
 
 

@@ -10,6 +10,7 @@ from trialbench.show.text import number
 
 _BEGIN = "<!-- model-trial runs: begin; `trialbench documents` keeps a line for each -->"
 _END = "<!-- model-trial runs: end -->"
+_VERDICT = "(?:ADOPT|REJECT|INCONCLUSIVE|PENDING REVIEW)"
 _ENTRY = re.compile(r"\* (\d{4}-\d\d-\d\d \d\d:\d\d) UTC, run (\S+):")
 
 
@@ -38,7 +39,7 @@ def _entered(page: Page, trial: Trial, begin: int, end: int) -> Edit:
     entries = [(at, found) for at in range(begin + 1, end) if (found := _ENTRY.match(page.content(at)))]
     own = [at for at, found in entries if found[2] == escape(word(trial.id))]
     if own:
-        return page.replace_line(own[0], _line(trial))
+        return _rewritten(page, trial, own[0])
     older = [at for at, found in entries if (found[1], found[2]) < (trial.begun, escape(word(trial.id)))]
     if older:
         return page.insert_after(older[0] - 1, [_line(trial)])
@@ -47,15 +48,42 @@ def _entered(page: Page, trial: Trial, begin: int, end: int) -> Edit:
     return page.insert_after(begin, ["", _line(trial)])
 
 
+def _rewritten(page: Page, trial: Trial, at: int) -> Edit:
+    """The run's line with today's verdict and its reasons; words that the user has added to it stay.
+
+    Raises:
+        Refused: it can't be told where the verdict and its reasons stand.
+    """
+    text, new = page.content(at), _line(trial)
+    _, today, facts = _parts(trial)
+    # Reasons may have brackets in them. Where these do not match, what follows tells the end: it stays the same.
+    ends = rf"(?:[^()]|\([^()]*\))*\)|.*\)(?={re.escape(facts)})"
+    found = list(re.finditer(rf"\*\*{_VERDICT}\*\* \((?:{ends})", text))
+    if text == new or (len(found) == 1 and found[0][0] == today):
+        return page.replace_line(at, text)
+    if len(found) != 1:
+        raise page.refused(
+            f'"**verdict** (its reasons)" once in the line of the run {trial.id}',
+            f"it {len(found) or 'not'} {'times ' if found else ''}in line {at + 1} (do: remove the line)",
+        )
+    start, end = found[0].span()
+    return page.replace_line(at, text[:start] + today + text[end:])
+
+
 def _line(trial: Trial) -> str:
     """One run in one line."""
-    head = f"* {trial.begun} UTC, run {escape(word(trial.id))}: {escape(trial.label)} on {escape(trial.host)}"
+    return "".join(_parts(trial))
+
+
+def _parts(trial: Trial) -> tuple[str, str, str]:
+    """The run's line in parts: what was tried, the verdict with its reasons, the facts."""
+    head = f"* {trial.begun} UTC, run {escape(word(trial.id))}: {escape(trial.label)} on {escape(trial.host)}:"
     reasons = "; ".join(escape(reason) for reason in trial.reasons)
     facts = _numbers(trial) if trial.outcome == "completed" else []
     windows = trial.summary.windows
     facts += [f"{escape(impact)} for {number(window.total_s)} s" for impact, window in windows.items()]
     outcome = "" if trial.outcome == "completed" else f" {trial.outcome.replace('_', ' ')},"
-    return f"{head}:{outcome} **{trial.verdict}** ({reasons}){'; ' if facts else ''}{', '.join(facts)}."
+    return f"{head}{outcome} ", f"**{trial.verdict}** ({reasons})", f"{'; ' if facts else ''}{', '.join(facts)}."
 
 
 def _numbers(trial: Trial) -> list[str]:

@@ -27,7 +27,7 @@ _PREFIX = re.compile(
     r"(?:.*[.!?]\s)?[\s>*_#|+\-]*(?:(?:the|its|our|current|vram|gpu|[\w-]+['’]s)\s+)*", re.IGNORECASE | re.DOTALL
 )
 _PEAK = re.compile(
-    r"[*_]*(?:\s+(?:vram|memory|use|usage|demand|load)\b)*[*_]*\s*(?:[:=–—-]|is\b|of\b)?[\s*_|]*"
+    r"[*_]*(?:\s+(?:vram|memory|use|usage|demand|load)\b)*[*_]*\s*(?:[:=–—]|-(?=\s)|is\b|of\b)?[\s*_|]*"
     rf"(?:\\?[~≈]|(?:about|approximately|circa)\b|(?:approx|ca)\.)?\s*(?P<number>{_NUMBER})\s*(?P<unit>{_UNITS})",
     re.IGNORECASE,
 )
@@ -36,7 +36,7 @@ _OF = re.compile(
     rf"[*_]*\s*(?:of|out\s+of|/)\s*(?:the\s+|a\s+)?(?:card['’]s\s+)?{_NUMBER}(?:\s*{_UNITS})?", re.IGNORECASE
 )
 _OTHERWISE = re.compile(
-    r"[\d±+<>≤≥~≈/]|\b(?:to|or|and|but|plus|minus|up|with|without|when|while|if|not|excl\w*|except|more|less|most|least"
+    r"[\d±+<>≤≥~≈/?]|\b(?:to|or|and|but|plus|minus|up|with|without|when|while|if|not|excl\w*|except|more|less|most|least"
     r"|over|under|above|below|per|each|was|were|before|formerly|until|idle|once|gb|gib|mb|mib)\b",
     re.IGNORECASE,
 )
@@ -61,6 +61,8 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _ACTIVE_CELL = re.compile(r"\|[\s*_`]*active\b", re.IGNORECASE)
 _STATUS = re.compile(r"\b(?:ADOPT|REJECT|INCONCLUSIVE|PENDING REVIEW)\b")
 _VERDICT = re.compile(rf"(?<=: ){_STATUS.pattern}")
+# Marks of footnotes that are characters.
+_MARKS = re.compile("[†‡§¶\u00b9\u00b2\u00b3\u2070-\u2079]|[*]+(?=\\s|\\Z)")
 # What sets words about a model off from its name.
 _SUFFIX = re.compile(r"\s*\(|\s+[\[–—·|/-](?:\s|\Z)|\s+\[|[,;:]\s")
 
@@ -144,10 +146,9 @@ def _whole(page: Page, table: Span, section: Span) -> None:
 def _is(row: Row, column: int, label: str) -> bool:
     """Whether a row names the model: its label, and perhaps words about it, set off from it."""
     wanted = _key(plain(escape(label)))
-    shown, leading = _key(row.plain(column)), _key(row.led(column))
-    return any(
-        name == wanted or (name.startswith(wanted) and _SUFFIX.match(name[len(wanted) :])) for name in (shown, leading)
-    )
+    cells = (row.plain(column), row.led(column))
+    names = {_key(name) for cell in cells for name in (cell, _MARKS.sub("", cell))}
+    return any(name == wanted or (name.startswith(wanted) and _SUFFIX.match(name[len(wanted) :])) for name in names)
 
 
 def _key(name: str) -> str:
@@ -260,11 +261,15 @@ def _measured(page: Page, models: _Models, row: Row) -> Decimal:
     text = row.plain(models.vram)
     found = _FIGURE.fullmatch(text)
     unit = ((found and found[2]) or _unit(models)).upper()
-    # A point before three digits separates thousands in half of the world, and nobody measures thousandths of a MiB.
-    if not found or not unit or (unit.startswith("M") and re.fullmatch(r"\d{1,3}\.\d{3}", found[1])):
+    if not found or not unit or _may_be_thousands(found[1], unit):
         what = f"a number as VRAM (with its unit, there or in the header) of the model in line {row.line + 1}"
         raise page.refused(what, repr(text))
     return Decimal(found[1]) / (_MIB_PER_GB if unit.startswith("M") else 1)
+
+
+def _may_be_thousands(figure: str, unit: str) -> bool:
+    """A point before three digits separates thousands in half of the world; nobody measures thousandths of a MiB."""
+    return unit.upper().startswith("M") and re.fullmatch(r"\d{1,3}\.\d{3}", figure) is not None
 
 
 def _peak(page: Page, peak_gb: Decimal, log: Span) -> list[Edit]:
@@ -292,7 +297,7 @@ def _peak(page: Page, peak_gb: Decimal, log: Span) -> list[Edit]:
     rest = text[found.end() :] + _goes_on(page, at) if found else ""
     if of := _OF.match(rest):
         rest = rest[of.end() :]
-    if not found or not known or _OTHERWISE.search(rest):
+    if not found or not known or _OTHERWISE.search(rest) or _may_be_thousands(found["number"], found["unit"]):
         raise page.refused(
             'one number as steady-state peak, as in "Steady-state peak: 12.8 GB"',
             f"{page.content(at).strip()!r} in line {at + 1}",

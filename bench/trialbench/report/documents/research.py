@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from trialbench.measure.summary import SegmentSummary
@@ -21,7 +22,7 @@ _LINK = (
     r"|to\s+(?:my|our)\s+knowledge)\b,?"
 )
 _LEAD = re.compile(
-    rf"(?P<link>[*_(]*(?:{_LINK}(?:\s+|\Z)){{0,2}})[*_(]*(?P<words>{_PLACE}[^<>\[\]|;:!?…~\"“”„«»]*)?[*_(]*",
+    rf"(?P<link>[*_(]*(?:{_LINK}(?:\s+|\Z)){{0,2}})[*_(]*(?P<words>{_PLACE}[^<>()\[\]|;:!?…~\"“”„«»]*)?[*_]*",
     re.IGNORECASE,
 )
 # Also behind a mark without a blank, as in "of@For".
@@ -51,6 +52,7 @@ _TAIL = re.compile(r"[*_)]*(?P<stop>[.!。！]?)[*_)]*")
 # What may be between the markers; any other line there is the user's.
 _OURS = re.compile(r"\s*(?:|Tried on .*|\|.*|\* .*)")
 _BEGIN = re.compile(r"<!-- model-trial numbers of (\S+): begin, run (\S+) of (\d{4}-\d\d-\d\d \d\d:\d\d) UTC\b.*-->")
+_SUM = re.compile(r"; sum ([0-9a-f]{8}) -->")
 _END = re.compile(r"<!-- model-trial numbers of (\S+): end -->")
 
 
@@ -61,6 +63,7 @@ def research_edits(page: Page, trial: Trial) -> list[Edit]:
         Refused: none of these places, or two.
     """
     comments = list(page.comments())
+    comments_ = dict(comments)
     begins = [at for at, text in comments if _names(_BEGIN, text, trial.label)]
     ends = [at for at, text in comments if _names(_END, text, trial.label)]
     block = page.eol.join(_block(trial))
@@ -70,11 +73,18 @@ def research_edits(page: Page, trial: Trial) -> list[Edit]:
             raise page.refused(
                 "one begin and one end marker around the numbers of this model", f"markers in lines {lines}"
             )
-        foreign = [at for at in range(begins[0] + 1, ends[0]) if not _OURS.fullmatch(page.content(at))]
+        inside = [page.content(at) for at in range(begins[0] + 1, ends[0])]
+        foreign = [at for at, line in enumerate(inside) if not _OURS.fullmatch(line)]
         if foreign:
             raise page.refused(
                 "nothing but our numbers between the markers",
-                f"a line of yours in line {foreign[0] + 1} (do: move it out)",
+                f"a line of yours in line {begins[0] + foreign[0] + 2} (do: move it out)",
+            )
+        summed = _SUM.search(comments_[begins[0]])
+        if summed and any(map(str.strip, inside)) and summed[1] != _sum(inside):
+            raise page.refused(
+                "our numbers between the markers, as they were written",
+                f"other words or numbers in lines {begins[0] + 2} to {ends[0]} (do: move what is yours out of them)",
             )
         first, last = page.content(begins[0]), page.content(ends[0])
         start = page.starts[begins[0]] + len(first) - len(first.lstrip())
@@ -235,7 +245,6 @@ def _block(trial: Trial) -> list[str]:
     reasons = "; ".join(escape(reason) for reason in trial.reasons)
     of = f"numbers of {word(trial.label)}: begin, run {word(trial.id)} of {trial.begun} UTC"
     lines = [
-        f"<!-- model-trial {of}; `trialbench documents` rewrites it -->",
         "",
         f"Tried on {escape(trial.host)} on {trial.date}: **{trial.verdict}** ({reasons}).",
         "",
@@ -244,7 +253,14 @@ def _block(trial: Trial) -> list[str]:
     compared = [one.text for one in trial.summary.comparisons]
     if compared:
         lines += ["", *(f"* {escape(text)}" for text in compared)]
-    return [*lines, "", f"<!-- model-trial numbers of {word(trial.label)}: end -->"]
+    begin = f"<!-- model-trial {of}; `trialbench documents` rewrites it; sum {_sum(lines)} -->"
+    return [begin, *lines, "", f"<!-- model-trial numbers of {word(trial.label)}: end -->"]
+
+
+def _sum(lines: Sequence[str]) -> str:
+    """What tells whether anybody has changed a word of these lines; other widths, bullets and rules do not count."""
+    words = " ".join(re.findall(r"\w+", "\n".join(lines)))
+    return f"{zlib.crc32(words.encode('utf-8', 'surrogatepass')):08x}"
 
 
 def _table(trial: Trial) -> list[str]:

@@ -1,0 +1,660 @@
+"""What people have reported of servers, hubs, documents and voices, one row a case, and what we make of each.
+
+A row names the kind it stands for, the case, the check, what the check is given, and the expected outcome with words of
+it. What needs a process, a device or a disk of its own is held by a test elsewhere, which its row names.
+"""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import json
+import math
+import re
+import struct
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+from ansible_collections.edgelab.model_trial.plugins.module_utils import speech
+from chats import GOOD, HEAD, LARGE, LEFT, ROLE, STOP, TAIL, USAGE, Chunk, chunk, completion, data
+from riff import RATE, form, part, tone, wav
+from trialbench import hub
+from trialbench.engines.openai import EndpointOptions, OpenAICompatible
+from trialbench.errors import TrialbenchError
+from trialbench.hub.registry import parse_reference
+from trialbench.hub.route import proxy_for
+from trialbench.measure.client import ChatClient
+from trialbench.measure.engine_client import EngineClient
+from trialbench.measure.sample import judge
+from trialbench.report.documents.markdown import Page, Refused
+from trialbench.report.documents.registry import registry_edits
+from trialbench.report.documents.research import research_edits
+from trialbench.urls import server as server_of
+from trialbench.workloads import Workload
+from trials import LABEL, RUN
+
+TESTS = Path(__file__).resolve().parent
+SECRET = "hf_S3cretS3cretS3cret"
+
+
+class Case(NamedTuple):
+    """One row; `words` are in what the check tells, all of it for a document."""
+
+    kind: str
+    what: str
+    check: Callable[..., tuple[str, str]]
+    given: Any
+    outcome: str
+    words: str = ""
+
+
+class Place(NamedTuple):
+    """What checks may use."""
+
+    server: Any
+    acts: Any
+    nav: Workload
+    set_variable: Callable[[str, str], None]
+
+
+# ---- the checks: each gives an outcome and what is told of it ----
+
+
+def _judged(place: Place, client: Any, timeout_s: float = 20.0) -> tuple[str, str]:
+    try:
+        reply = client.send(client.encode(place.nav, cache_prompt=False), timeout_s=timeout_s, connect_timeout_s=5.0)
+    finally:
+        client.close()
+    sample = judge(reply, 1, place.nav, cache_prompt=False, wall="2026-01-02T03:04:05.678Z")
+    facts = f"{sample.content}, {sample.completion_tokens} tokens, {sample.server_ms} ms, of {sample.model}"
+    return sample.error_class or "valid", sample.error_detail or f"{facts}, flags {' '.join(sample.flags)}"
+
+
+def _both(place: Place) -> tuple[str, str]:
+    """As `--stream` and as `--engine` see it, which must be the same."""
+    found = _judged(place, ChatClient(place.server.url, stream=True))
+    other = _judged(place, EngineClient(OpenAICompatible(EndpointOptions(place.server.url))))
+    assert found[0] == other[0], (found, other)
+    return found
+
+
+def stream(place: Place, body: bytes) -> tuple[str, str]:
+    """The events that are sent, whatever ends the connection."""
+    return answer(place, b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + body)
+
+
+def answer(place: Place, raw: bytes) -> tuple[str, str]:
+    """The whole answer to a request for a stream; the connection is closed behind it."""
+    place.server.script = [place.acts.closes_after(raw)]
+    return _both(place)
+
+
+def held(place: Place, body: bytes) -> tuple[str, str]:
+    """The events that are sent before nothing more comes over a connection that stays open."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: keep-alive\r\n\r\n"
+
+    def act(server: Any, connection: Any) -> bool:
+        connection.sendall(head + body)
+        return bool(place.acts.stalls(server, connection))
+
+    place.server.script = [act]
+    return _both(place)
+
+
+def document(place: Place, body: bytes | Chunk) -> tuple[str, str]:
+    """The document that is sent."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return raw_document(place, b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n" + raw)
+
+
+def raw_document(place: Place, raw: bytes) -> tuple[str, str]:
+    """The whole answer to a request for a document; the connection is closed behind it."""
+    place.server.script = [place.acts.closes_after(raw)]
+    return _judged(place, ChatClient(place.server.url))
+
+
+def url(_place: Place, text: str) -> tuple[str, str]:
+    """The URL of a server."""
+    return _refused_or(lambda: ("asked", server_of(text, "--url")))
+
+
+def image(_place: Place, text: str) -> tuple[str, str]:
+    """The name of an image."""
+    return _refused_or(lambda: ("asked", parse_reference(text).url))
+
+
+def token(place: Place, value: str) -> tuple[str, str]:
+    """HF_TOKEN."""
+    place.set_variable("HF_TOKEN", value)
+    return _refused_or(lambda: ("used", hub.token() or "none"))
+
+
+def proxy(place: Place, given: tuple[dict[str, str], str]) -> tuple[str, str]:
+    """Variables of the environment, and what is asked for."""
+    for name, value in given[0].items():
+        place.set_variable(name, value)
+
+    def ask() -> tuple[str, str]:
+        found = proxy_for(httpx.URL(given[1]))
+        return ("direct", "") if found is None else ("by proxy", str(found.url))
+
+    return _refused_or(ask)
+
+
+def _refused_or(ask: Callable[[], tuple[str, str]]) -> tuple[str, str]:
+    try:
+        return ask()
+    except TrialbenchError as error:
+        return "refused", str(error)
+
+
+def _edited(make: Any, text: str) -> str | None:
+    page = Page("DOC.md", text)
+    try:
+        return page.edited(make(page, RUN))
+    except Refused:
+        return None
+
+
+def research(_place: Place, text: str) -> tuple[str, str]:
+    """A research document; what is left of it around the block."""
+    after = _edited(research_edits, text)
+    return ("refused", text) if after is None else ("replaced", re.sub(r"(?s)<!-- model-trial.*end -->", "#", after))
+
+
+MODELS = "| Model | VRAM GB | Status |\n|---|---|---|\n| E2B | 4.8 | active |\n| Chatterbox | 4.2 | active |"
+
+
+def _registry(models: str = MODELS, peak: str = "Steady-state peak: 9.0 GB", log: str = "* 2026-06-02: new") -> str:
+    return f"# R\n\n## Active Models\n\n{models}\n\n{peak}\n\n## Change Log\n\n{log}\n"
+
+
+def peak(_place: Place, line: str) -> tuple[str, str]:
+    """The line with the steady-state peak; it is 9 GB."""
+    after = _edited(registry_edits, _registry(peak=line))
+    return ("refused", line) if after is None else ("written", after.split("\n\n## Change")[0].rpartition("\n\n")[2])
+
+
+def row(_place: Place, cell: str) -> tuple[str, str]:
+    """The cell that names the model; it gets a row of its own, or none."""
+    after = _edited(registry_edits, _registry(f"{MODELS}\n| {cell} | 5.0 | retired |"))
+    if after is None:
+        return "refused", cell
+    models = after.partition("Steady-state")[0]
+    return "another" if "retired" in models else "found", cell
+
+
+def log(_place: Place, lines: str) -> tuple[str, str]:
+    """The change log; the line above ours and the line below it."""
+    after = _edited(registry_edits, _registry(log=lines))
+    if after is None:
+        return "refused", lines
+    shown = [line for line in after.partition("## Change Log")[2].splitlines() if line.strip()]
+    [at] = [at for at, line in enumerate(shown) if "tried on panda" in line]
+    return "written", f"{shown[at - 1] if at else 'the top'} / {shown[at + 1] if at + 1 < len(shown) else 'the end'}"
+
+
+def voice(_place: Place, raw: bytes) -> tuple[str, str]:
+    """What a speech service sends."""
+    spoken = speech.judge(200, raw, 1000)
+    return "speaks" if spoken.ok else "mute", spoken.found
+
+
+def elsewhere(_place: Place, name: str) -> tuple[str, str]:
+    """The test that holds it."""
+    file, _, function = name.partition("::")
+    return "held" if function in _functions(TESTS / file) else "gone", name
+
+
+@cache
+def _functions(path: Path) -> frozenset[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+
+
+# ---- what the rows are made of ----
+
+
+def with_field(line: bytes) -> bytes:
+    """The reply with a field before each event's data."""
+    return GOOD.replace(b"data: {", line + b"\ndata: {")
+
+
+def between(block: bytes) -> bytes:
+    """The reply with a block between its words."""
+    return HEAD + block + TAIL
+
+
+def ends(finish: Any) -> bytes:
+    """The reply with another finish reason."""
+    return HEAD + data(LARGE, chunk(finish=finish), USAGE, "[DONE]")
+
+
+def delta(**fields: Any) -> bytes:
+    """The reply with a delta before its words."""
+    return data({"model": "m", "choices": [{"index": 0, "delta": fields}]}) + GOOD
+
+
+def counted(**usage: Any) -> Chunk:
+    """The reply with another usage."""
+    return {**completion(), "usage": usage}
+
+
+def said(content: str, finish: Any = None) -> Chunk:
+    """A chunk that has a message in place of a delta."""
+    return {"choices": [{"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": finish}]}
+
+
+def timed(timings: Any) -> Chunk:
+    """The reply with timings."""
+    return {**completion(), "timings": timings}
+
+
+def http(head: str, body: bytes = b"") -> bytes:
+    """An answer with this status line and these headers."""
+    return head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body
+
+
+OK = "HTTP/1.1 200 OK\nContent-Type: application/json"
+WORDS = json.dumps(completion()).encode()
+DIED = {"error": {"message": "engine died", "type": "server_error", "code": 500}}
+PCM = tone()
+FLOATS = struct.pack(f"<{RATE}f", *(0.3 * math.sin(at / 17) for at in range(RATE)))
+
+
+def streamed(size: int) -> bytes:
+    """A WAV of a program that did not know its size."""
+    return wav(form(), part(b"data", PCM, size), size=min(size + 36, 0xFFFFFFFF))
+
+
+GUID = bytes.fromhex("000000001000800000aa00389b71")
+HEADS = "### 2026-09-14\n\n- E2B replaces 3n.\n\n### 2026-06-02\n\n- Chatterbox added."
+SAYS, NO_MORE = "No benchmarks exist yet", "It needs b6000."
+
+CASES: tuple[Case, ...] = (
+    # ---- streams: fields and events ----
+    Case("stream", "a tidy one", stream, GOOD, "valid", "left large, 2 tokens"),
+    Case("stream: fields", "retry alone", stream, b"retry: 3000\n\n" + GOOD, "valid", "left large, 2 tokens"),
+    Case("stream: fields", "id alone", stream, between(b"id: 7\n\n"), "valid", "left large"),
+    Case("stream: fields", "id before data", stream, with_field(b"id: 7"), "valid", "left large"),
+    Case("stream: fields", "event alone", stream, between(b"event: ping\n\n"), "valid", "left large"),
+    Case("stream: fields", "event: message before data", stream, with_field(b"event: message"), "valid", "left large"),
+    Case("stream: fields", "an event of the server's own", stream,
+         between(b'event: tool.progress\ndata: {"status": "running"}\n\n'), "valid", "left large"),
+    Case("stream: fields", "a ping with data", stream, between(b'event: ping\ndata: {"type": "ping"}\n\n'), "valid"),
+    Case("stream: fields", "event and data apart", stream, between(b'event: ping\n\ndata: {"type": "ping"}\n\n'),
+         "valid"),
+    Case("stream: fields", "comments", stream, b": keep-alive\n\n" + between(b": ping\n\n"), "valid", "left large"),
+    Case("stream: fields", "a queue's comments", stream, b": PROCESSING\n\n" * 3 + GOOD, "valid", "left large"),
+    Case("stream: data", "empty", stream, between(b"data:\n\n"), "valid", "left large"),
+    Case("stream: data", "a blank", stream, between(b"data: \n\n"), "valid", "left large"),
+    Case("stream: data", "no blank behind the colon", stream, GOOD.replace(b"data: ", b"data:"), "valid", "left large"),
+    Case("stream: data", "{}", stream, between(b"data: {}\n\n"), "valid", "left large"),
+    Case("stream: data", "no empty lines between", stream, GOOD.replace(b"\n\n", b"\n"), "valid", "left large"),
+    Case("stream: line ends", "CR LF", stream, GOOD.replace(b"\n", b"\r\n"), "valid", "left large"),
+    Case("stream: line ends", "none at the end", stream, GOOD.rstrip(), "valid", "left large, 2 tokens"),
+    Case("stream: mark", "byte-order mark", stream, b"\xef\xbb\xbf" + data(LEFT) + TAIL, "valid", "left large"),
+    # ---- streams: choices, deltas, counts ----
+    Case("stream: choices", "none at first", stream, data({"choices": [], "prompt_filter_results": []}) + GOOD,
+         "valid"),
+    Case("stream: choices", "usage without them", stream,
+         data(LEFT, LARGE, STOP, {"usage": USAGE["usage"]}, "[DONE]"), "valid", "left large, 2 tokens"),
+    Case("stream: choices", "usage with null", stream,
+         data(LEFT, LARGE, STOP, {"choices": None, "usage": USAGE["usage"]}, "[DONE]"), "valid",
+         "left large, 2 tokens"),
+    Case("stream: choices", "two of them", stream,
+         data({"choices": [{"index": 0, "delta": {"content": "left large"}},
+                           {"index": 1, "delta": {"content": "right"}}]}, STOP, "[DONE]"), "valid", "left large,"),
+    Case("stream: delta", "content null", stream, delta(role="assistant", content=None), "valid", "left large"),
+    Case("stream: delta", "object null", stream, data({**LEFT, "object": None}) + TAIL, "valid", "left large"),
+    Case("stream: delta", "content in parts", stream,
+         data(chunk([{"type": "text", "text": "left large"}]), STOP), "valid", "left large"),
+    Case("stream: delta", "audio and no text", stream, data(ROLE, STOP, "[DONE]"), "empty"),
+    Case("stream: delta", "the text of a completion", stream,
+         data({"choices": [{"index": 0, "text": "left", "finish_reason": "stop"}]}, "[DONE]"), "bad_reply",
+         "completion"),
+    Case("stream: usage", "in each chunk", stream,
+         data({**LEFT, **USAGE, "choices": LEFT["choices"]}, {**LARGE, "usage": USAGE["usage"]}, STOP, "[DONE]"),
+         "valid", "2 tokens"),
+    Case("stream: usage", "null after a good one", stream, HEAD + data(LARGE, USAGE, {**STOP, "usage": None}), "valid",
+         "2 tokens"),
+    Case("stream: usage", "a float", stream, HEAD + data(LARGE, STOP, {"usage": {"completion_tokens": 2.0}}), "valid",
+         "2 tokens"),
+    Case("stream: usage", "a text", stream, HEAD + data(LARGE, STOP, {"usage": {"completion_tokens": "2"}}), "valid",
+         "None tokens"),
+    Case("stream: usage", "a list", stream, HEAD + data(LARGE, STOP, {"choices": [], "usage": [1]}), "valid"),
+    Case("stream: timings", "with the usage", stream,
+         HEAD + data(LARGE, STOP, {**USAGE, "timings": {"prompt_ms": 1.5, "predicted_ms": 3.5}}, "[DONE]"), "valid",
+         "5.0 ms"),
+    Case("stream: model", "a path", stream, data({**LEFT, "model": "/models/a.gguf"}, LARGE, STOP, "[DONE]"), "valid"),
+    Case("stream: numbers", "NaN", stream, between(b'data: {"choices": [], "usage": {"completion_tokens": NaN}}\n\n'),
+         "valid", "left large, 2 tokens"),
+    # ---- streams: the end ----
+    Case("stream: end", "finish reason and no [DONE]", stream, HEAD + data(LARGE, STOP), "valid", "left large"),
+    Case("stream: end", "finish reason with the last word", stream, data(LEFT, chunk(" large", "stop"), "[DONE]"),
+         "valid"),
+    Case("stream: end", "finish reason \"\" in each chunk", stream,
+         data(chunk("left", ""), chunk(" large", ""), STOP, "[DONE]"), "valid", "left large"),
+    Case("stream: end", "a blank behind [DONE]", stream, GOOD.replace(b"[DONE]", b"[DONE] "), "valid", "left large"),
+    Case("stream: end", "no line end behind [DONE]", stream, GOOD.rstrip(), "valid", "left large"),
+    Case("stream: end", "more behind [DONE]", stream, GOOD + data({"late": 1}), "valid", "left large"),
+    Case("stream: end", "an error behind [DONE]", stream,
+         GOOD + b'event: error\ndata: {"error": {"message": "late"}}\n\n', "valid", "left large"),
+    Case("stream: end", "[DONE] and no finish reason", stream, HEAD + data(LARGE, "[DONE]"), "finish_reason", "None"),
+    Case("stream: end", "neither", stream, HEAD, "dropped", "no finish reason, no [DONE]"),
+    Case("stream: end", "nothing", stream, b"", "dropped", "before the reply did"),
+    Case("stream: open", "behind [DONE]", held, GOOD, "valid", "left large, 2 tokens"),
+    Case("stream: open", "behind [DONE] without a line end", held, GOOD.rstrip(), "valid", "left large"),
+    Case("stream: open", "behind the finish reason", held, HEAD + data(LARGE, STOP), "valid", "left large"),
+    Case("stream: open", "behind an error", held, HEAD + data(DIED), "server_error", "engine died"),
+    Case("stream: open", "behind a document", held, json.dumps(DIED).encode(), "server_error", "engine died"),
+    Case("stream: end", "[done] in other letters", stream, HEAD + data(LARGE, STOP, "[done]"), "valid", "left large"),
+    Case("stream: end", "a word behind the finish reason", stream, HEAD + data(LARGE, STOP, "DONE"), "valid",
+         "left large"),
+    Case("stream: end", "half a document behind the finish reason", stream, HEAD + data(LARGE, STOP, "{broken"),
+         "bad_json", "{broken"),
+    Case("stream: message", "piece by piece", stream, data(said("left"), said(" large"), said("", "stop"), "[DONE]"),
+         "valid", "left large,"),
+    Case("stream: message", "the same piece twice", stream, data(said("left "), said("ha"), said("ha"), said("",
+         "stop")),
+         "valid", "left haha,"),
+    Case("stream: message", "longer each time", stream, data(said("left"), said("left large"), said("left large",
+         "stop")),
+         "valid", "left large,"),
+    Case("stream: message", "behind deltas", stream, HEAD + data(LARGE, said("left large", "stop"), "[DONE]"), "valid",
+         "left large,"),
+    Case("stream: message", "a call, behind deltas", stream,
+         data({"choices": [{"delta": {"tool_calls": [{"function": {"name": "go"}}]}}]},
+              {"choices": [{"message": {"tool_calls": [{"function": {"name": "go"}}]},
+              "finish_reason": "tool_calls"}]}),
+         "tool_calls", "a call of go"),
+    Case("stream: choices", "an object without fields", stream, HEAD + data(LARGE, STOP, {"choices": {}, "usage": {}}),
+         "valid", "left large"),
+    # ---- finish reasons: known ones are answers, the others are told as the server says them ----
+    *(Case("finish reason", f"stream, {finish!r}", stream, ends(finish), "finish_reason", str(finish))
+      for finish in ("STOP", "abort", "end_turn", "eos_token", "content_filter")),
+    Case("finish reason", "stream, an object", stream, ends({"type": "abort"}), "finish_reason", "abort"),
+    Case("finish reason", "stream, length and nothing", stream, data(ROLE, chunk(finish="length")), "empty"),
+    *(Case("finish reason", f"{finish!r}", document, completion(finish=finish), "finish_reason", words)
+      for finish, words in (("STOP", "STOP"), ("eos_token", "eos_token"), (None, "None"), (["stop"], '["stop"]'))),
+    Case("finish reason", "missing", document, {"choices": [{"message": {"content": "left"}}]}, "finish_reason",
+         "None"),
+    # ---- errors with HTTP 200: the server's words reach the user ----
+    Case("error", "in a stream", stream, HEAD + data(DIED, "[DONE]"), "server_error", "engine died"),
+    Case("error", "beside choices", stream, HEAD + data({**STOP, **DIED}, "[DONE]"), "server_error", "engine died"),
+    Case("error", "event: error", stream, HEAD + b"event: error\n" + data(DIED), "server_error", "engine died"),
+    Case("error", "event: error, the message alone", stream, HEAD + b'event: error\ndata: {"message": "died"}\n\n',
+         "server_error", "died"),
+    Case("error", "object error", stream,
+         HEAD + data({"object": "error", "message": "CUDA out of memory", "type": "InternalServerError", "code": 500}),
+         "server_error", "CUDA out of memory"),
+    *(Case("error", f"that is none: {value!r}", stream,
+           data(*({**one, "error": value} for one in (ROLE, LEFT, LARGE, STOP)), "[DONE]"), "valid", "left large")
+      for value in (None, {}, "")),
+    Case("error", "none, in an object of the server's own", stream,
+         data(*({**one, "x_groq": {"error": None}} for one in (ROLE, LEFT, LARGE, STOP)), "[DONE]"), "valid"),
+    *(Case("error", f"named otherwise: {value}", stream, HEAD + data(value), "server_error",
+           "engine died") for value in (
+        {"error_code": 17, "error_msg": "engine died"}, {"errors": [{"message": "engine died"}]},
+        {"Error": {"Message": "engine died"}}, {"errorMessage": "engine died"}, {"err": "engine died"},
+        {"detail": {"error": "engine died"}}, {"success": False, "message": "engine died", "code": 429})),
+    Case("error", "a document, in capitals", document, {"Error": {"Message": "engine died"}}, "server_error",
+         "engine died"),
+    Case("error", "a document for a stream", answer, http(OK, json.dumps(DIED).encode()), "server_error",
+         "engine died"),
+    Case("error", "a reply for a stream", answer, http(OK, WORDS), "bad_reply", "did not stream"),
+    Case("error", "a page for a stream", answer, http(OK, b"<html>login</html>"), "bad_reply", "<html>login"),
+    Case("error", "a page, told as a stream", stream, b"<html>login</html>", "bad_reply", "<html>login"),
+    Case("error", "a document", document, {"error": {"message": "not loaded"}}, "server_error", "not loaded"),
+    Case("error", "a document, a text", document, {"error": "not loaded"}, "server_error", "not loaded"),
+    Case("error", "a document, detail", document, {"detail": "Not Found"}, "server_error", "Not Found"),
+    Case("error", "a document, beside choices", document, {**completion(), "error": {"message": "half"}},
+         "server_error",
+         "half"),
+    Case("error", "a document, within a choice", document,
+         {"choices": [{"error": {"message": "upstream failed"}, "message": {"content": ""}}]}, "server_error",
+         "upstream"),
+    # ---- documents ----
+    Case("document", "a tidy one", document, completion(), "valid", "left large, 2 tokens"),
+    Case("document", "content in parts", document, completion([{"type": "text", "text": "left large"}]), "valid",
+         "left large"),
+    Case("document", "content an object", document, completion({"text": "left large"}), "valid", "left large"),
+    Case("document", "content a number", document, completion(7), "bad_reply", "content: expected a text"),
+    Case("document", "content null", document, completion(None), "empty"),
+    Case("document", "content twice", document, WORDS.replace(b'large"', b'large", "content": null'), "empty"),
+    Case("document", "NUL in the content", document, completion("left\0 large"), "valid"),
+    Case("document", "half a surrogate pair", document, completion("left large \ud83d"), "valid", "left large \ufffd"),
+    Case("document", "U+2028", document, completion("left large\u2028"), "valid"),
+    Case("document", "a token of the template", document, completion("left large<|im_end|>"), "valid"),
+    Case("document", "the choices in another order", document,
+         {"choices": [{"index": 1, "message": {"content": "b"}}, completion()["choices"][0]]}, "valid", "left large"),
+    Case("document", "no choice", document, {"choices": []}, "bad_reply", "at least one, found none"),
+    Case("document", "the text of a completion", document, {"choices": [{"text": "left", "finish_reason": "stop"}]},
+         "bad_reply", "choices[0].message"),
+    Case("document", "another protocol", document, {"message": {"content": "left"}, "done": True}, "bad_reply",
+         "without choices"),
+    Case("document", "a list", document, b"[" + WORDS + b"]", "bad_reply", "found a list"),
+    Case("document", "null", document, b"null", "bad_reply", "found null"),
+    Case("document", "nothing", document, b"", "bad_json"),
+    Case("document", "a page", document, b"<html>login</html>", "bad_json", "<html>login"),
+    Case("document", "blank lines before it", document, b"\n\n   " + WORDS, "valid", "left large"),
+    Case("document", "blank lines behind it", document, WORDS + b"\n\n", "valid", "left large"),
+    Case("document", "a brace too many", document, WORDS + b"}", "bad_json"),
+    Case("document", "twice", document, WORDS + b"\n" + WORDS, "bad_json"),
+    Case("document", "an event stream in its place", document, data(chunk("left large"), "[DONE]"), "bad_json",
+         "stream"),
+    Case("document", "[DONE] behind it", document, WORDS + b"\n\ndata: [DONE]\n\n", "bad_json"),
+    Case("document", "byte-order mark", document, b"\xef\xbb\xbf" + WORDS, "valid", "left large"),
+    Case("document", "UTF-16", document, WORDS.decode().encode("utf-16"), "valid", "left large"),
+    Case("document", "Latin-1", document, WORDS.replace(b"large", b"l\xe4rge"), "bad_json"),
+    Case("document", "model null", document, {**completion(), "model": None}, "valid", "of None"),
+    Case("counts", "no usage", document, {"choices": completion()["choices"]}, "valid", "None tokens"),
+    Case("counts", "usage null", document, {**completion(), "usage": None}, "valid", "None tokens"),
+    Case("counts", "usage a list", document, {**completion(), "usage": []}, "valid", "None tokens"),
+    Case("counts", "a text", document, counted(completion_tokens="2"), "valid", "None tokens"),
+    Case("counts", "a truth", document, counted(completion_tokens=True), "valid", "None tokens"),
+    Case("counts", "below zero", document, counted(completion_tokens=-1), "valid", "None tokens"),
+    Case("counts", "zero", document, counted(completion_tokens=0), "valid", "0 tokens"),
+    Case("counts", "from the cache", document, counted(prompt_tokens_details={"cached_tokens": 4}), "valid", "cached"),
+    Case("counts", "from the cache, null", document, counted(prompt_tokens_details=None), "valid", "left large"),
+    Case("counts", "from the cache, a list", document, counted(prompt_tokens_details=[1]), "valid", "left large"),
+    Case("counts", "infinite", document, WORDS.replace(b'"completion_tokens": 2', b'"completion_tokens": Infinity'),
+         "valid", "None tokens"),
+    Case("times", "below zero", document, timed({"prompt_ms": -5.0, "predicted_ms": 1.0}), "valid", "None ms"),
+    Case("times", "NaN", document, json.dumps(timed({"prompt_ms": math.nan, "predicted_ms": 1.0})).encode(), "valid",
+         "None ms"),
+    Case("times", "a list", document, timed([1, 2]), "valid", "None ms"),
+    Case("tools", "a call", document, completion(None, "tool_calls", tool_calls=[{"function": {"name": "go"}}]),
+         "tool_calls", "a call of go"),
+    Case("tools", "a call that ends with stop", document, completion(None, tool_calls=[{"function": {"name": "go"}}]),
+         "tool_calls", "a call of go"),
+    Case("tools", "a call in a stream", stream,
+         data(ROLE, {"choices": [{"delta": {"tool_calls": [{"index": 0, "function": {"name": "go"}}]}}]},
+              chunk(finish="tool_calls"), "[DONE]"), "tool_calls", "a call of go"),
+    Case("refusal", "a document", document, completion(None, refusal="I can not"), "empty", "I can not"),
+    Case("refusal", "a stream", stream, data({"choices": [{"delta": {"refusal": "I can not"}}]}, STOP, "[DONE]"),
+         "empty",
+         "I can not"),
+    # ---- HTTP ----
+    Case("HTTP", "100 before it", raw_document, http("HTTP/1.1 100 Continue", http(OK, WORDS)), "valid", "left large"),
+    Case("HTTP", "103 before it", raw_document, http("HTTP/1.1 103 Hints\nLink: x", http(OK, WORDS)), "valid"),
+    Case("HTTP", "1.0", raw_document, http(OK.replace("1.1", "1.0"), WORDS), "valid", "left large"),
+    Case("HTTP", "201", raw_document, http(OK.replace("200", "201"), WORDS), "http_201"),
+    Case("HTTP", "204", raw_document, http("HTTP/1.1 204 No Content"), "http_204", "no text"),
+    Case("HTTP", "a redirect", raw_document, http("HTTP/1.1 307 X\nLocation: /v1/x/\nContent-Length: 0"), "http_307",
+         "redirects to /v1/x/;"),
+    Case("HTTP", "a redirect to another place", raw_document,
+         http("HTTP/1.1 307 X\nLocation: http://127.0.0.1:9/v1\nContent-Length: 0"), "http_307",
+         "redirects to http://127.0.0.1:9/v1;"),
+    *(Case("HTTP", str(status), raw_document, http(f"HTTP/1.1 {status} X", b'{"error": {"message": "why"}}'),
+           f"http_{status}", "why") for status in (401, 404, 429, 503)),
+    Case("HTTP", "a field that is refused", raw_document,
+         http("HTTP/1.1 400 X", b'{"error": {"message": "Unsupported parameter: \'max_tokens\'"}}'), "http_400",
+         "'max_tokens'"),
+    Case("HTTP", "a length that is too large", raw_document, http(f"{OK}\nContent-Length: {len(WORDS) + 20}", WORDS),
+         "valid", "left large"),
+    Case("HTTP", "a length that is too small", raw_document, http(f"{OK}\nContent-Length: {len(WORDS) - 20}", WORDS),
+         "bad_json"),
+    Case("HTTP", "gzip, although not asked for", raw_document,
+         http(f"{OK}\nContent-Encoding: gzip", gzip.compress(WORDS)), "bad_json", "compressed with gzip"),
+    # ---- thinking ----
+    *(Case("thinking", words, document, completion(words), "thinking", "thought") for words in (
+        "<think>hmm</think>left large", "hmm</think>left large", '<think type="x">hmm</think>left large',
+        "[THINK]hmm[/THINK]left large", "<seed:think>hmm</seed:think>left large", "<|think|>hmm<|/think|>left large",
+        "<|channel>thought\nhmm<channel|>left large", "analysishmmassistantfinalleft large",
+        "<|channel|>analysis<|message|>hmm<|end|><|start|>assistant<|channel|>final<|message|>left large")),
+    *(Case("thinking", f"{words!r}, empty", document, completion(words), "valid", "think_echo")
+      for words in ("<think>\n\n</think>\n\nleft large", "<|channel>thought\n<channel|>left large")),
+    Case("thinking", "the channel final", document, completion("<|channel|>final<|message|>left large"), "valid"),
+    *(Case("thinking", name, document, completion(**{name: "hmm"}), "thinking", "hmm")
+      for name in ("reasoning_content", "reasoning", "thinking")),
+    Case("thinking", "reasoning_details", document, completion(reasoning_details=[{"text": "hmm"}]), "thinking", "hmm"),
+    Case("thinking", "and no content", document, completion(None, "length", reasoning_content="hmm"), "thinking",
+         "hmm"),
+    Case("thinking", "parts", document, completion([{"type": "thinking", "thinking": "hmm"},
+                                                    {"type": "text", "text": "left large"}]), "thinking", "hmm"),
+    Case("thinking", "tokens of the usage", document, counted(completion_tokens_details={"reasoning_tokens": 57}),
+         "thinking", "57 tokens"),
+    Case("thinking", "stream, reasoning_content", stream, delta(reasoning_content="hmm"), "thinking", "hmm"),
+    Case("thinking", "stream, reasoning", stream, delta(reasoning="hmm"), "thinking", "hmm"),
+    Case("thinking", "stream, parts", stream, delta(content=[{"type": "thinking", "thinking": "hmm"}]), "thinking"),
+    Case("thinking", "stream, and nothing else", stream,
+         data({"choices": [{"delta": {"reasoning_content": "hmm"}}]}, chunk(finish="length"), "[DONE]"), "thinking",
+         "hmm"),
+    Case("thinking", "stream, harmony", stream,
+         data(chunk("<|channel|>analysis<|message|>hm"), chunk("m<|end|>"), STOP, "[DONE]"), "thinking"),
+    Case("first token", "a field that is no text", elsewhere, "test_streams.py::test_what_counts_as_the_first_token",
+         "held"),
+    # ---- URLs ----
+    Case("URL", "a prefix", url, "http://127.0.0.1:8080/api/v1", "asked", "http://127.0.0.1:8080/api"),
+    Case("URL", "slashes at its end", url, "http://127.0.0.1:8080/v1/", "asked", "http://127.0.0.1:8080"),
+    Case("URL", "the whole endpoint", url, "http://127.0.0.1:8080/v1/chat/completions", "asked",
+         "http://127.0.0.1:8080"),
+    Case("URL", "IPv6", url, "http://[::1]:8080", "asked", "http://[::1]:8080"),
+    Case("URL", "a query", url, f"http://127.0.0.1/v1?key={SECRET}", "refused", "a query"),
+    Case("URL", "a port above 65535", url, "http://127.0.0.1:73616", "refused", "a port"),
+    Case("URL", "no host", url, "http://:8080", "refused", "no host"),
+    Case("URL", "a user and a password", url, f"http://me:{SECRET}@127.0.0.1", "refused", "a user or password"),
+    Case("URL", "dots in other letters", url, "http://127.0.0.1/%2e%2e/x", "refused", "a path that servers read"),
+    Case("URL", "an image with a scheme", image, "https://127.0.0.1/x", "refused", "a URL"),
+    Case("URL", "proxies and a server", elsewhere, "test_urls.py::test_what_is_accepted_is_what_is_asked", "held"),
+    # ---- secrets ----
+    Case("secret", "a line end behind it", token, f"{SECRET}\n", "used", SECRET),
+    Case("secret", "a line end in it", token, f"{SECRET}\nX: y", "refused", "a control character (number 22"),
+    Case("secret", "empty", token, "", "used", "none"),
+    # ---- proxies ----
+    *(Case("proxy", f"NO_PROXY={value}", proxy, ({"NO_PROXY": value, "HTTP_PROXY": "http://p:1"}, "http://[::1]:9"),
+           found)
+      for value, found in (("fd00::/8", "by proxy"), ("[::1]", "direct"), ("::1", "direct"), ("::/0", "direct"))),
+    Case("proxy", "SOCKS", proxy, ({"ALL_PROXY": "socks5://127.0.0.1:1080"}, "http://hub"), "refused", "found SOCKS"),
+    Case("proxy", "SOCKS that is not needed", proxy,
+         ({"ALL_PROXY": "socks5://127.0.0.1:1", "NO_PROXY": "hub"}, "http://hub"), "direct"),
+    # ---- hub and registry ----
+    Case("download", "killed and resumed", elsewhere,
+         "test_hub.py::test_a_killed_download_is_resumed_by_the_next_process", "held"),
+    Case("download", "parts of other revisions", elsewhere, "test_hub.py::test_what_nobody_resumes_is_removed", "held"),
+    Case("download", "space and progress", elsewhere, "test_hub.py::test_only_what_goes_on_counts_for_the_disk",
+         "held"),
+    Case("download", "a part that is whole already", elsewhere,
+         "test_hub.py::test_whatever_a_part_holds_the_file_is_right",
+         "held"),
+    Case("download", "a hash in capitals", elsewhere, "test_hub.py::test_a_hash_in_capitals_is_a_hash", "held"),
+    Case("registry", "no HEAD", elsewhere, "test_registry.py::test_a_registry_without_heads_is_asked_for_the_whole",
+         "held"),
+    Case("registry", "no digest", elsewhere, "test_registry.py::test_digest_is_computed_where_the_header_is_missing",
+         "held"),
+    Case("registry", "challenges", elsewhere, "test_registry.py::test_challenges_of_all_kinds", "held"),
+    Case("registry", "certificates that are not there", elsewhere,
+         "test_route.py::test_certificates_that_are_not_there",
+         "held"),
+    # ---- verbatim ----
+    Case("verbatim", "line ends of a prompt", elsewhere, "test_workloads.py::test_files_arrive_byte_for_byte", "held"),
+    Case("verbatim", "production's own prompt", elsewhere, "test_prompt.py::test_a_prompt_is_written_byte_for_byte",
+         "held"),
+    Case("verbatim", "CSV", elsewhere, "test_export.py::test_pandas_reads_each_text_as_it_is", "held"),
+    Case("output", "a link", elsewhere, "test_outputs.py::test_a_link_stays_one", "held"),
+    Case("output", "a pipe", elsewhere, "test_outputs.py::test_a_pipe_stays_one_and_its_reader_gets_all", "held"),
+    Case("output", "a device", elsewhere, "test_outputs.py::test_devices_are_written_to", "held"),
+    # ---- the sentence of the research document; # stands for the block ----
+    Case("sentence", "a lower-case word behind it", research, f"{SAYS}. llama.cpp needs it.", "replaced",
+         "#\n\n llama.cpp needs it."),
+    Case("sentence", "a footnote before it", research, f"It has 5.0 GB.[^1] {SAYS}. {NO_MORE}", "replaced",
+         f"It has 5.0 GB.[^1] \n\n#\n\n {NO_MORE}"),
+    *(Case("sentence", words, research, words, "refused", words) for words in (
+        f"It has 5.0 GB.[^1] {SAYS}.[^2] {NO_MORE}", f"{SAYS}.<br>{NO_MORE}", f"{SAYS}.\\\n{NO_MORE}",
+        f"{SAYS}… {NO_MORE}", f"{SAYS}; Bob has some.", f"One line\n{SAYS}\nanother line")),
+    Case("sentence", "a fact in brackets", research,
+         f"It is. For Q4 (5.0 GB, by Bob) no benchmarks exist yet. {NO_MORE}",
+         "refused"),
+    Case("sentence", "a stop of another script", research, f"{SAYS}。次です。", "replaced", "#\n\n次です。"),
+    *(Case("sentence", words, research, f"It is. For {words} no benchmarks exist yet. {NO_MORE}", "replaced",
+           f"It is. \n\n#\n\n {NO_MORE}") for words in ("Q4 vs. Q8", "some, e.g. Q4,")),
+    # ---- the steady-state peak ----
+    Case("peak", "plain", peak, "Steady-state peak: 12.8 GB", "written", "Steady-state peak: 9.0 GB"),
+    *(Case("peak", line, peak, line, "refused", line) for line in (
+        "Steady-state peak: 12,8 GB", "Steady-state peak: 12,800 MiB", "Steady-state peak: 12.8 to 13.1 GB",
+        "Steady-state peak: 12.8 ± 0.2 GB", "Steady-state peak (card of 16 GB) 12.8 GB", "Steady-state peak -12.8 GB",
+        "Steady-state peak: 12.800 MiB")),
+    *(Case("row", cell, row, cell, "found") for cell in (
+        f"`{LABEL}` (4 bit)", f"[{LABEL}](x.md)", f"[{LABEL}][1]", f"{LABEL}[^1]", f"<b>{LABEL}</b>",
+        f"**{LABEL}** (4 bit)", LABEL.upper(), f"{LABEL}†", f"{LABEL}¹", f"{LABEL}\\*", f"{LABEL}² (4 bit)")),
+    Case("row", "another quantization", row, LABEL.replace("Q4_K_M", "Q4_K_S"), "another"),
+    Case("log", "dates as headings", log, HEADS, "written", f"### {RUN.date} / ### 2026-09-14"),
+    Case("log", "dated lines", log, "* 2026-12-01: later\n* 2026-06-02: new", "written", "later / * 2026-06-02"),
+    Case("log", "versions as headings", log, "### 1.2.0\n\n- new", "refused", "1.2.0"),
+    # ---- voices ----
+    Case("voice", "plain", voice, wav(form(), part(b"data", PCM)), "speaks", "1.00 s, 24000 Hz"),
+    *(Case("voice: size", str(size), voice, streamed(size), "speaks", "1.00 s") for size in (
+        0, 0xFFFFFFFF, 0x7FFFFFFF, 0xFFFFFFFF - 36, 1 << 30, 2_000_000_000, 100_000_000)),
+    Case("voice: size", "two bytes short", voice, wav(form(), part(b"data", PCM[:-2], len(PCM))), "mute", "truncated"),
+    Case("voice: size", "of the first piece", voice, wav(form(), part(b"data", PCM, 4000), size=4036), "mute",
+         "0.08 s"),
+    Case("voice: size", "two WAVs", voice, wav(form(), part(b"data", PCM[:4000])) + wav(form(), part(b"data", PCM)),
+         "mute",
+         "0.08 s"),
+    *(Case("voice: chunks", name, voice, wav(*parts), "speaks", "1.00 s") for name, parts in (
+        ("LIST before", (part(b"LIST", b"INFOISFT"), form(), part(b"data", PCM))),
+        ("LIST between", (form(), part(b"LIST", b"INFOISFT"), part(b"data", PCM, 0xFFFFFFFF))),
+        ("LIST behind", (form(), part(b"data", PCM), part(b"LIST", b"INFO"))),
+        ("JUNK before", (part(b"JUNK", bytes(28)), form(), part(b"data", PCM))),
+        ("a longer format", (form(extra=b"\0\0"), part(b"data", PCM))),
+        ("float", (form(3, 32), part(b"fact", struct.pack("<I", RATE)), part(b"data", FLOATS))),
+        ("extensible", (form(0xFFFE, extra=struct.pack("<HHIH", 22, 16, 4, 1) + GUID), part(b"data", PCM))),
+    )),
+    Case("voice: chunks", "RF64", voice,
+         wav(part(b"ds64", struct.pack("<QQQI", len(PCM) + 72, len(PCM), RATE, 0)), form(),
+             part(b"data", PCM, 0xFFFFFFFF), size=0xFFFFFFFF, head=b"RF64"), "speaks", "1.00 s"),
+    Case("voice: chunks", "DATA in capitals", voice, wav(form(), part(b"DATA", PCM)), "mute", "no chunk 'data'"),
+    Case("voice: chunks", "data before the format", voice, wav(part(b"data", PCM), form()), "mute", "no chunk 'fmt '"),
+    Case("voice", "silence", voice, wav(form(), part(b"data", bytes(len(PCM)))), "mute", "silence"),
+    Case("voice", "an offset", voice, wav(form(), part(b"data", struct.pack("<h", 9000) * RATE)), "mute", "silence"),
+    Case("voice", "samples that are no numbers", voice,
+         wav(form(3, 32), part(b"data", struct.pack("<f", math.nan) + FLOATS)), "mute", "not a finite number"),
+    Case("voice", "MP3", voice, b"ID3\x04" + bytes(2000), "mute", "not a WAV"),
+    Case("voice", "bytes without a head", voice, PCM, "mute", "no RIFF/WAVE"),
+)  # fmt: skip
+
+
+@pytest.fixture
+def place(server: Any, acts: Any, nav: Workload, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    return Place(server, acts, nav, monkeypatch.setenv)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}: {case.what}")
+def test_what_was_reported_ends_as_a_careful_user_expects(place: Place, case: Case) -> None:
+    outcome, told = case.check(place, case.given)
+    assert outcome == case.outcome, told
+    assert case.words in told
+    assert outcome == "used" or SECRET not in told
+
+
+def test_no_row_stands_twice() -> None:
+    names = [(case.kind, case.what) for case in CASES]
+    assert sorted(set(names)) == sorted(names)
