@@ -144,7 +144,7 @@ def _candidate(run: Run, summary: Summary) -> list[Case]:
         finding, text = adherence_finding(counted, rules), adherence_text(counted, rules)
         passed = Case("adherence")
         cases.append(passed if finding == "PASS" else _failed(passed.name, text, [], kind=finding))
-    thinking = sum(one.thinking for name, one in summary.segments.items() if "candidate" in name)
+    thinking = sum(one.summary.thinking for one in run.answered_by("candidate"))
     quiet = Case("no reply was thinking")
     told = "1 reply was thinking" if thinking == 1 else f"{thinking} replies were thinking"
     cases.append(_failed(quiet.name, told, []) if thinking else quiet)
