@@ -11,7 +11,7 @@ from trialbench.report.html.described import Picture
 from trialbench.report.plan import Side
 from trialbench.report.run import Run
 from trialbench.report.summary import Summary
-from trialbench.show.text import ratio_text
+from trialbench.show.text import number, ratio_text
 
 _MOST_ROWS = 60
 
@@ -129,7 +129,7 @@ def _calibration(summary: Summary) -> list[tuple[str, str]]:
 
 def _ms(found: Mapping[str, Any], name: str) -> str:
     value = found.get(name)
-    return f"{value:.2f} ms" if isinstance(value, (int, float)) else "-"
+    return f"{number(value)} ms" if isinstance(value, (int, float)) else "-"
 
 
 def _models(run: Run, side: Side) -> str:
