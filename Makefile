@@ -107,10 +107,11 @@ gpu: python ## tests on a real NVIDIA GPU; without one, each test is skipped and
 	@pytest tests/gpu -m gpu -v -o junit_family=xunit1 --junitxml=build/gpu.xml $(ARGS)
 
 ##@ Measure
-.PHONY: bench bench-aa bench-engines
+.PHONY: bench bench-aa bench-engines bench-report
 bench: setup image ## trialbench against a raw socket, httpx and others on one llama-server; build/benchmarks.json
 	@python scripts/bench_client.py $(ARGS)
 	@$(MAKE) bench-engines ARGS=
+	@$(MAKE) bench-report ARGS=
 
 bench-aa: setup image ## a model against itself, and a tenth slower: how often it is "different"; build/bench-aa.json
 	@python scripts/bench_aa.py $(ARGS)
@@ -118,6 +119,9 @@ bench-aa: setup image ## a model against itself, and a tenth slower: how often i
 bench-engines: python ## what supervisor and worker add to reading a pipe and to a round trip; build/bench-*.json
 	@python scripts/bench_engines.py $(ARGS)
 	@python scripts/bench_worker.py
+
+bench-report: python ## a report of 5,000 samples a segment: its time and size against their limits; build/bench-report.json
+	@python scripts/bench_report.py $(ARGS)
 
 ##@ Keep
 .PHONY: format changelog constraints build clean

@@ -11,7 +11,7 @@ import itertools
 import math
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Literal
@@ -26,6 +26,12 @@ RATIO_MIN_N = 10
 _RESAMPLES = 2000
 # A fixed seed: deciding again on the same samples gives the same answer.
 _SEED = 20
+
+
+def rounded(value: float, decimals: int) -> float:
+    """`value` with so many decimals, or with more, so that three of its digits count."""
+    least = 2 - math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
+    return round(value, max(decimals, least))
 
 
 @dataclass(frozen=True)
@@ -44,17 +50,17 @@ class Quantile:
     kind: str
     n: int
 
-    def text(self, digits: int = 1) -> str:
-        """For people: `18.4 [18.1, 18.9]`, `>= 21.0`, `~max 25.0 (n=100 cannot bound p99)`."""
+    def text(self, number: Callable[[float | None], str]) -> str:
+        """For people: `18.4 [18.1, 18.9]`, `>= 21.0`, `~max 25.0 (n=100 cannot bound p99)`; `number` sets digits."""
         if self.value is None:
             return "-"
         if self.kind == "interval":
-            return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+            return f"{number(self.value)} [{number(self.low)}, {number(self.high)}]"
         if self.kind == "at_least":
-            return f">= {self.low:.{digits}f}"
+            return f">= {number(self.low)}"
         if self.kind == "point":
-            return f"{self.value:.{digits}f} (n={self.n})"
-        return f"~max {self.value:.{digits}f} (n={self.n} cannot bound p{self.q * 100:g})"
+            return f"{number(self.value)} (n={self.n})"
+        return f"~max {number(self.value)} (n={self.n} cannot bound p{self.q * 100:g})"
 
 
 def _below(n: int, q: float) -> list[float]:

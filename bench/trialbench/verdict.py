@@ -100,7 +100,8 @@ def _first_match(facts: Facts, rules: Rules) -> tuple[Verdict, str]:
     if facts.taints:
         return "INCONCLUSIVE", "tainted: " + "; ".join(facts.taints)
     if facts.thinking:
-        return "INCONCLUSIVE", f"thinking in {facts.thinking} replies: latency counts tokens nobody sees"
+        replies = "1 reply" if facts.thinking == 1 else f"{facts.thinking} replies"
+        return "INCONCLUSIVE", f"thinking in {replies}: latency counts tokens nobody sees"
     outside = [gate for gate in facts.gates if not _healthy(gate, rules)]
     if outside:
         found = ", ".join(f"{gate.footprint_gb:g} GB at {gate.name}" for gate in outside)

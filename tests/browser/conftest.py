@@ -16,8 +16,13 @@ from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 SCREENS = ROOT / "build" / "screens"
-# Name to color scheme, width, height.
-VIEWS = {"light": ("light", 1280, 900), "dark": ("dark", 1280, 900), "phone": ("light", 390, 844)}
+# Name to color scheme, width, height; `zoomed` is a desk at 400 %.
+VIEWS = {
+    "light": ("light", 1280, 900),
+    "dark": ("dark", 1280, 900),
+    "phone": ("light", 390, 844),
+    "zoomed": ("light", 320, 256),
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,7 +15,7 @@ from trialbench.cli import main
 
 SCREENS = Path(__file__).resolve().parents[2] / "build" / "screens"
 KINDS = ("finished", "rich", "rehearsal", "rolled_back", "still_open", "partial", "untouched", "rebooted", "hostile")
-VIEWS = ("light", "dark", "phone")
+VIEWS = ("light", "dark", "phone", "zoomed")
 MAX_BYTES = 2_000_000
 
 
@@ -43,7 +43,7 @@ def test_a_page_is_silent_small_and_fits(reports: dict[str, Path], opened: Any, 
     found.page.screenshot(path=SCREENS / f"{kind}-{view}.png", full_page=kind != "hostile")
     assert found.page.evaluate("document.documentElement.scrollWidth") <= found.page.viewport_size["width"]
     # Every chart is drawn in the variant that is meant for this width, and has a size.
-    shown, hidden = ("narrow", "wide") if view == "phone" else ("wide", "narrow")
+    shown, hidden = ("narrow", "wide") if view in ("phone", "zoomed") else ("wide", "narrow")
     assert all(chart.is_visible() for chart in found.page.query_selector_all(f"svg.{shown}"))
     assert not any(chart.is_visible() for chart in found.page.query_selector_all(f"svg.{hidden}"))
 
@@ -244,6 +244,56 @@ def test_on_paper_it_is_dark_on_white_and_whole(reports: dict[str, Path], opened
     assert page.locator("#verdict .answers").is_visible()
     assert page.locator("#proofs table").first.is_visible()
     assert len(page.pdf()) > 20_000
+
+
+# CSS pixels between margins of 10 mm.
+@pytest.mark.parametrize(("paper", "width"), [("A4", 718), ("Letter", 740)])
+@pytest.mark.parametrize("kind", ["rich", "hostile", "compare"])
+def test_paper_is_not_made_smaller_for_a_table(
+    reports: dict[str, Path], opened: Any, kind: str, paper: str, width: int
+) -> None:
+    page = opened(reports[kind]).page
+    page.set_viewport_size({"width": width, "height": 1000})
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    wide = "all => all.filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.textContent.slice(0, 60))"
+    assert page.eval_on_selector_all(".scroll", wide) == []
+    assert len(page.pdf(format=paper)) > 10_000
+
+
+# Fonts of other systems: how much wider than this one's, and how high above and below the baseline, in percent.
+FONTS = {"Noto Sans": (96, 107, 29), "Noto Sans CJK": (93, 116, 29), "Verdana": (100, 101, 21), "wide": (104, 110, 28)}
+TOUCHING = """() => [...document.querySelectorAll("svg.chart")].filter(one => one.getBoundingClientRect().width)
+    .flatMap(chart => {
+        const boxes = [...chart.querySelectorAll("text")].map(one => [one.textContent, one.getBBox()]);
+        const size = chart.viewBox.baseVal, found = [];
+        boxes.forEach(([name, a], at) => {
+            if (a.x < -1 || a.x + a.width > size.width + 1) found.push(`${name} leaves the chart`);
+            for (const [other, b] of boxes.slice(at + 1))
+                if (a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height)
+                    found.push(`${name} touches ${other}`);
+        });
+        return found;
+    })"""
+
+
+@pytest.mark.parametrize("font", FONTS)
+def test_labels_of_charts_do_not_touch_in_the_fonts_of_other_systems(
+    reports: dict[str, Path], opened: Any, font: str
+) -> None:
+    wider, up, down = FONTS[font]
+    like = "local('DejaVu Sans'), local('Liberation Sans'), local('Arial')"
+    style = (
+        f"@font-face {{ font-family: other; src: {like}; size-adjust: {wider}%;"
+        f" ascent-override: {up}%; descent-override: {down}%; line-gap-override: 0%; }}"
+        " :root { --sans: other !important; }"
+    )
+    for kind, view in (("rich", "light"), ("rich", "phone"), ("compare", "light"), ("compare", "phone")):
+        page = opened(reports[kind], view, bypass_csp=True).page
+        page.add_style_tag(content=style)
+        page.evaluate("document.fonts.load('12px other')")
+        assert page.evaluate("document.fonts.check('12px other')")
+        assert page.evaluate(TOUCHING) == []
 
 
 # Every paint of the charts' texts and shapes that is seen; a shape is painted by what fills it, or else by its outline.

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from trialbench import schemas
 from trialbench.errors import TrialbenchError, UsageError
 from trialbench.hub import SHA256
+from trialbench.show.text import counted
 
 Status = Literal["passed", "failed", "open", "missing"]
 
@@ -102,7 +103,7 @@ def _about(file: dict[str, Any], data: dict[str, Any]) -> Attested:
     status: Status = "failed" if failed else "open" if undecided or not compared else "passed"
     word = "the same model" if status == "passed" else "NOT PROVED the same model"
     says = (
-        f"{label}: {word}: {passed} checks passed, {failed} failed, {undecided} could not be decided"
+        f"{label}: {word}: {counted(passed, 'check')} passed, {failed} failed, {undecided} could not be decided"
         f"{'' if compared or failed else '; its tokens were not compared'} ({runtime}, {data['made']})"
     )
     return Attested(file["sha256"], status, label, passed, failed, undecided, data["made"], runtime, says)

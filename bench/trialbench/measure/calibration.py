@@ -18,6 +18,7 @@ from trialbench.measure.client import ChatClient
 from trialbench.measure.neighbors import FOREIGN, Neighbors
 from trialbench.measure.raw import RawClient, RawError
 from trialbench.measure.sample import judge, wall_clock, why
+from trialbench.show.text import ratio_text
 from trialbench.workloads import Workload
 
 MODES = ("plain", "stream")
@@ -202,7 +203,8 @@ def line(document: dict[str, Any]) -> str:
     """A readable line: `client against a raw socket: 1.01 x plain, 1.02 x streaming (20 pairs each)`."""
     found = {name: document["modes"][name] for name in MODES}
     words = [
-        f"{mode['ratio']:.3f} x {name} [{mode['ratio_low']:.3f}, {mode['ratio_high']:.3f}] (n={mode['n']})"
+        f" x {name} ".join(ratio_text(mode["ratio"], mode["ratio_low"], mode["ratio_high"]).split(" ", 1))
+        + f" (n={mode['n']})"
         if mode["ratio"] is not None and mode["ratio_low"] is not None
         else f"{name} unknown ({mode['why'] or document['stopped'] or 'too few pairs'})"
         for name, mode in found.items()

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from trialbench.measure.sample import Sample
 from trialbench.measure.segments import Progress
 from trialbench.show.terminal import say, screen
+from trialbench.show.text import number
 
 _EVERY_S = 2.0
 
@@ -34,7 +35,7 @@ class _Counter:
 
     def text(self) -> str:
         """The text after `done/total`: failures and median so far."""
-        middle = f", p50 {statistics.median(self.latencies):.1f} ms" if self.latencies else ""
+        middle = f", p50 {number(statistics.median(self.latencies))} ms" if self.latencies else ""
         return f"sent, {self.failed} failed{middle}" if self.failed else f"sent, all ok{middle}"
 
 

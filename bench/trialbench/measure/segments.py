@@ -16,6 +16,7 @@ from trialbench.measure.request import fingerprint
 from trialbench.measure.sample import Sample, judge, wall_clock, why
 from trialbench.measure.summary import Request, SegmentFacts, SegmentSummary, Watched, latencies_ms, slowed, summarize
 from trialbench.show.terminal import line
+from trialbench.show.text import counted
 from trialbench.workloads import Workload
 
 # After this many connection errors in a row the server counts as broken: waiting longer is pointless.
@@ -246,7 +247,7 @@ class Runner:
         watch, lines = self._neighbors, []
         if watch is not None:
             if watch.cache_replaced:
-                held = f" ({watch.cache_tokens} tokens)" if watch.cache_tokens else ""
+                held = f" ({counted(watch.cache_tokens, 'token')})" if watch.cache_tokens else ""
                 lines.append(
                     f"the prompt cache of the server's slots{held} was replaced by this session's prompts: the next "
                     "request of another client computes its prompt again, once"
@@ -256,9 +257,11 @@ class Runner:
         for name, state in self._states.items():
             overlapped = sum(FOREIGN in sample.flags for sample in state.samples)
             if overlapped:
-                lines.append(f"{name}: other clients' requests overlapped {overlapped} of {len(state.samples)} samples")
+                done = counted(len(state.samples), "sample")
+                lines.append(f"{name}: other clients' requests overlapped {overlapped} of {done}")
             if _restarts(state):
-                lines.append(f"{name}: the server was restarted {_restarts(state)} times while it was measured")
+                again = counted(_restarts(state), "time")
+                lines.append(f"{name}: the server was restarted {again} while it was measured")
             if state.slowed:
                 lines.append(f"{name}: the server slowed down: its later replies took {state.slowed} times the usual")
             if len(state.models) > 1:

@@ -12,6 +12,7 @@ from typing import Any
 from trialbench import stats
 from trialbench.measure.sample import Sample
 from trialbench.show.terminal import line
+from trialbench.show.text import counted, number
 
 # The user's decision: this share of the samples keeps the contract.
 ADHERENCE_LIMIT = 0.95
@@ -170,7 +171,7 @@ def plain(value: object) -> Any:
     """`value` as JSON has it: dataclasses become objects, their fields in order; quantiles also have a `text`."""
     if is_dataclass(value) and not isinstance(value, type):
         found = {one.name: plain(getattr(value, one.name)) for one in fields(value)}
-        return found | {"text": value.text()} if isinstance(value, stats.Quantile) else found
+        return found | {"text": value.text(number)} if isinstance(value, stats.Quantile) else found
     if isinstance(value, Mapping):
         return {key: plain(one) for key, one in value.items()}
     return [plain(one) for one in value] if isinstance(value, (list, tuple)) else value
@@ -216,7 +217,8 @@ def summarize(samples: Sequence[Sample], warmups: Sequence[Sample], facts: Segme
         server_ms=stats.quantile(_known(sample.server_ms for sample in good), 0.5),
         tokens_per_s=_tokens_per_s(good),
         effective_hz=Rate(
-            round(1000 / p50.value, 3) if p50.value else None, round(len(good) / wall_s, 3) if wall_s else None
+            stats.rounded(1000 / p50.value, 3) if p50.value else None,
+            stats.rounded(len(good) / wall_s, 3) if wall_s else None,
         ),
         first_request_s=first_s,
         last_reply_s=None if last_s is None else round(last_s, 6),
@@ -247,16 +249,16 @@ def partial(samples: Sequence[Sample], facts: SegmentFacts) -> list[str]:
     found = []
     done = sum(sample.error_class != "cut_off" for sample in samples)
     if not facts.ended:
-        found.append(f"cut short after {done} samples: the client did not end properly")
+        found.append(f"cut short after {counted(done, 'sample')}: the client did not end properly")
     elif done < facts.requested or facts.stopped not in (None, "smoke", "thinking"):
         why = _CUT_SHORT.get(facts.stopped or "")
-        found.append(f"cut short at {done} of {facts.requested} samples" + (f": {why}" if why else ""))
+        found.append(f"cut short at {done} of {counted(facts.requested, 'sample')}" + (f": {why}" if why else ""))
     lost = sum(sample.error_class in LOST for sample in samples)
     if lost:
-        found.append(f"lost: {lost} samples found no server, or one that hung up")
+        found.append(f"lost: {counted(lost, 'sample')} found no server, or one that hung up")
     stalled = sum(sample.error_class == "timeout" for sample in samples)
     if stalled:
-        found.append(f"stalled: {stalled} samples had no whole reply in time")
+        found.append(f"stalled: {counted(stalled, 'sample')} had no whole reply in time")
     times = slowed(latencies_ms(samples))
     if times is not None:
         found.append(f"slowed: its later replies took {times:.1f} times as long as its first ones")
@@ -289,14 +291,16 @@ def taints(samples: Sequence[Sample], warmups: Sequence[Sample], *, cache_prompt
     found = []
     hits = _cache(samples, cache_prompt).hits
     if hits and not cache_prompt:
-        found.append(f"cache: {hits} replies came from the prompt cache, which was turned off")
+        found.append(f"cache: {counted(hits, 'reply', 'replies')} came from the prompt cache, which was turned off")
     thinking = sum("thinking" in sample.flags for sample in answered)
     if thinking:
-        found.append(f"thinking: thinking in {thinking} replies")
+        found.append(f"thinking: thinking in {counted(thinking, 'reply', 'replies')}")
     odd = [str(sample.finish_reason) for sample in answered if "finish_reason" in sample.flags]
     if odd:
         reasons = line(", ".join(dict.fromkeys(odd)), _WORDS)
-        found.append(f"finish_reason: {len(odd)} replies ended with {reasons}, expected stop or length")
+        found.append(
+            f"finish_reason: {counted(len(odd), 'reply', 'replies')} ended with {reasons}, expected stop or length"
+        )
     models = _models(answered)
     if len(models) > 1:
         found.append(f"model_changed: the server named itself {line(', then '.join(models), _WORDS)}")
@@ -307,12 +311,12 @@ def interruptions(samples: Sequence[Sample]) -> list[str]:
     """The taints `server_restarted` and `server_hung_up` of samples in the order they were taken."""
     again = sum("restarted" in sample.flags for sample in samples)
     if again:
-        return [f"server_restarted: the server was restarted {again} times"]
+        return [f"server_restarted: the server was restarted {counted(again, 'time')}"]
     last = max((at for at, sample in enumerate(samples) if sample.ok), default=0)
     lost = Counter(sample.error_class for sample in samples[:last] if sample.error_class in LOST)
     if lost["connect"]:
-        return [f"server_restarted: {lost.total()} requests found no server, then one answered again"]
-    return [f"server_hung_up: on {lost.total()} requests, then it answered again"] if lost else []
+        return [f"server_restarted: {counted(lost.total(), 'request')} found no server, then one answered again"]
+    return [f"server_hung_up: on {counted(lost.total(), 'request')}, then it answered again"] if lost else []
 
 
 def _models(samples: Sequence[Sample]) -> list[str]:
@@ -331,7 +335,7 @@ def _counted(names: Iterable[str]) -> dict[str, int]:
 def _tokens_per_s(samples: Sequence[Sample]) -> float | None:
     """Median of completion tokens over total latency: what a caller gets, including prefill."""
     rates = _known(sample.tokens_per_s for sample in samples)
-    return round(statistics.median(rates), 2) if rates else None
+    return stats.rounded(statistics.median(rates), 2) if rates else None
 
 
 def _cache(samples: Sequence[Sample], asked: bool) -> Cache:

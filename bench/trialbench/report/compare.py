@@ -17,7 +17,7 @@ from trialbench.report.restore import second_tries
 from trialbench.report.run import read_run
 from trialbench.report.summary import Summary, summarize_run
 from trialbench.show.terminal import line
-from trialbench.show.text import apart, columns, number, ratio_text, wrap
+from trialbench.show.text import GIGABYTE_IS, apart, columns, number, ratio_text, wrap
 from trialbench.stats import Quantile
 
 _HOST, _MOST = 40, 2000
@@ -143,7 +143,7 @@ def compare_table(paths: Sequence[Path], without: Sequence[tuple[str, str]] = ()
     ]
     if measured:
         more = ["host", "candidate", "date", "B/A p50 [95 %]", "difference", "adherent", "GB"]
-        parts.append(columns([more, *measured]))
+        parts += [columns([more, *measured]), GIGABYTE_IS]
     remarks = [f"{host}: {text[:_MOST]}".replace("\n", " ") for host, row in named for text in row.remarks]
     return "\n".join([*parts, *map(wrap, [*differences(rows), *remarks])])
 

@@ -15,6 +15,7 @@ from typing import Literal
 from trialbench import stats
 from trialbench.measure.sample import Sample
 from trialbench.report.plan import Workload
+from trialbench.show.text import counted, number, ratio_text
 
 # A wider band is reported as NOISY: such a run cannot show a difference of 10 %.
 NOISY_PERCENT = 5.0
@@ -124,13 +125,13 @@ def _compared(
     found = Comparison(
         metric=metric,
         unit=_UNITS.get(metric, "ms"),
-        candidate=round(statistics.median(candidate), 3),
-        baseline=round(statistics.median(pooled), 3),
-        a1=round(statistics.median(a1), 3) if a1 else None,
-        a2=round(statistics.median(a2), 3) if a2 else None,
-        ratio=round(ratio.ratio, 4) if ratio else None,
-        low=round(ratio.low, 4) if ratio else None,
-        high=round(ratio.high, 4) if ratio else None,
+        candidate=stats.rounded(statistics.median(candidate), 3),
+        baseline=stats.rounded(statistics.median(pooled), 3),
+        a1=stats.rounded(statistics.median(a1), 3) if a1 else None,
+        a2=stats.rounded(statistics.median(a2), 3) if a2 else None,
+        ratio=stats.rounded(ratio.ratio, 4) if ratio else None,
+        low=stats.rounded(ratio.low, 4) if ratio else None,
+        high=stats.rounded(ratio.high, 4) if ratio else None,
         n_candidate=len(candidate),
         n_baseline=len(pooled),
         band=None
@@ -150,14 +151,12 @@ def _finding(
     if differs is not None:
         return "not_comparable", differs
     if ratio is None:
-        return (
-            "not_comparable",
-            f"{n} values against {n_a1 + n_a2}: at least {stats.RATIO_MIN_N} above 0 are needed on each side",
-        )
+        found = f"{counted(n, 'value')} against {n_a1 + n_a2}"
+        return "not_comparable", f"{found}: at least {stats.RATIO_MIN_N} above 0 are needed on each side"
     if edge is None:
         missing = "A2" if n_a2 < stats.RATIO_MIN_N else "A1"
         count = n_a2 if missing == "A2" else n_a1
-        found = f"has {count} values, {stats.RATIO_MIN_N} are needed" if count else "was not measured"
+        found = f"has {counted(count, 'value')}, {stats.RATIO_MIN_N} are needed" if count else "was not measured"
         return "not_comparable", f"{missing} {found}: the baseline's own variation is unknown"
     if stats.leaves_band(ratio, edge):
         return "different", "the interval excludes 1 and lies entirely outside the A1-A2 band"
@@ -185,10 +184,11 @@ def direction(found: Comparison) -> str:
 def _text(found: Comparison) -> str:
     """One line, such as `latency: 1.83 x [1.79, 1.86] the baseline's (13.8 against 7.5 ms): different (...)`."""
     name = _NAMES[found.metric]
-    medians = f"{found.candidate:.4g} against {found.baseline:.4g} {found.unit}"
+    medians = f"{number(found.candidate)} against {number(found.baseline)} {found.unit}"
     if found.ratio is None:
         return f"{name}: {medians}: not comparable: {found.why}"
-    ratio = f"{name}: {found.ratio:.2f} x [{found.low:.2f}, {found.high:.2f}] the baseline's ({medians})"
+    times, _, interval = ratio_text(found.ratio, found.low, found.high).partition(" ")
+    ratio = f"{name}: {times} x {interval} the baseline's ({medians})"
     if found.band is None or found.finding == "not_comparable":
         return f"{ratio}: not comparable: {found.why}"
     verdict = "different" if found.finding == "different" else "no difference shown"

@@ -95,7 +95,7 @@ def _settled(
     before = run.verdict
     rules = rules_of(run.plan, adherence_rule or (before.adherence_rule if before else None))
     facts = facts_of(
-        run.plan,
+        run,
         summary,
         rules,
         judged=_judged(run, judged),
@@ -170,10 +170,10 @@ def _rolled_back(summary: Summary) -> str | None:
 
 
 def facts_of(
-    plan: Plan, summary: Summary, rules: Rules, *, judged: Mapping[str, Judgment | None], ground_truth: GroundTruth
+    run: Run, summary: Summary, rules: Rules, *, judged: Mapping[str, Judgment | None], ground_truth: GroundTruth
 ) -> Facts:
     """The facts that a trial's summary holds."""
-    candidate, vram = summary.segments.get(plan.decider.candidate), summary.vram
+    candidate, vram = summary.segments.get(run.plan.decider.candidate), summary.vram
     adherence = candidate.adherence if candidate else None
     gates = [Gate(str(gate.name), gate.footprint_gb, gate.band) for gate in vram.gates if gate.footprint_gb is not None]
     peak = vram.peak_footprint_gb
@@ -185,7 +185,7 @@ def facts_of(
         adherent=adherence.k if adherence else 0,
         gates=tuple(gates),
         taints=tuple(summary.taints),
-        thinking=sum(segment.thinking for name, segment in summary.segments.items() if "candidate" in name),
+        thinking=sum(one.summary.thinking for one in run.answered_by("candidate")),
         rolled_back=_rolled_back(summary),
         ground_truth=ground_truth,
         judged=judged,

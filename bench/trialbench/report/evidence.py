@@ -14,6 +14,7 @@ from trialbench.report.comparison import direction
 from trialbench.report.proofs import NAMES, Proof
 from trialbench.report.run import Attestation, Run
 from trialbench.report.summary import Summary
+from trialbench.show.text import ratio_text
 from trialbench.verdict import Facts, GroundTruth, Rules, Verdict, decide
 
 Question = Literal["trial", "ground_truth", "engines"]
@@ -91,9 +92,9 @@ def _trial(run: Run, summary: Summary, facts: Facts, rules: Rules) -> Evidence:
     for row in summary.comparisons:
         if row.metric == "latency_ms" and row.ratio:
             noisy = ", NOISY" if row.noisy else ""
+            times, _, interval = ratio_text(row.ratio, row.low, row.high).partition(" ")
             lines.append(
-                f"latency {row.ratio:.2f} times the baseline's"
-                f" [{row.low:.2f}, {row.high:.2f}], which decides nothing:"
+                f"latency {times} times the baseline's {interval}, which decides nothing:"
                 f" {direction(row) or row.finding.replace('_', ' ')}{noisy}"
             )
     return Evidence("trial", finding, lines[:_MOST_LINES])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
 
 from trialbench.verdict import AdherenceRule, Rules
 
@@ -16,6 +17,29 @@ class Tenant:
     name: str
     impact: str
     vram_process: str
+
+
+Side = Literal["baseline", "candidate"]
+# The host builds a segment's name from the left, and a workload may be called anything: the last side in it counts.
+_SEGMENT = re.compile(r"(?P<work>.+)-(?P<side>baseline|candidate)(?:-(?P<part>[^-]+))?")
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the name of a segment says: its workload, who answers, and which of that side's segments it is.
+
+    `side` is None where the name does not say; `part` is empty, or such as `a1` and `cached`.
+    """
+
+    work: str
+    side: Side | None = None
+    part: str = ""
+
+    @classmethod
+    def of(cls, segment: str) -> Named:
+        """What the name `segment` says."""
+        found = _SEGMENT.fullmatch(segment)
+        return cls(found["work"], cast("Side", found["side"]), found["part"] or "") if found else cls(segment)
 
 
 @dataclass(frozen=True)
@@ -94,16 +118,6 @@ class Plan:
     def high_gb(self) -> float:
         """Upper end of the healthy band."""
         return Rules.high_gb if self.healthy_to_gb is None else self.healthy_to_gb
-
-    def asked(self, segment: str) -> str | None:
-        """The workload of a segment by the segment's name; None where it is none of the plan's."""
-        names = [work.name for work in (self.decider, *self.shown) if segment.startswith(f"{work.name}-")]
-        return max(names, key=len, default=None)
-
-    def of_baseline(self, segment: str) -> bool:
-        """Whether the live model answered in the segment of that name."""
-        asked = self.asked(segment)
-        return segment.removeprefix(f"{asked}-").startswith("baseline") if asked else "baseline" in segment
 
     def tenant(self, name: str) -> Tenant | None:
         """The tenant called `name`."""

@@ -16,7 +16,7 @@ from trialbench.files import read_json, read_json_lines
 from trialbench.measure.sample import Sample
 from trialbench.measure.summary import Request, SegmentFacts, SegmentSummary, Watched, summarize
 from trialbench.report.journal import Check, Event, read_checks, read_event
-from trialbench.report.plan import Plan, read_plan
+from trialbench.report.plan import Named, Plan, Side, read_plan
 from trialbench.report.proofs import MAX_BYTES, MAX_FILES, Proof, contradiction, in_order, read_proof
 from trialbench.verdict import AdherenceRule, GroundTruth, Judgment, Verdict
 
@@ -34,6 +34,7 @@ class Segment:
         summary: their numbers, recomputed.
         void, void_warmups: samples that do not count, because another party may have answered.
         void_why: what was seen.
+        side: who answered; None where the segment's name does not say.
     """
 
     name: str
@@ -43,16 +44,7 @@ class Segment:
     void: tuple[Sample, ...] = ()
     void_warmups: tuple[Sample, ...] = ()
     void_why: str = ""
-
-    @property
-    def baseline(self) -> bool:
-        """Whether the live model answered."""
-        return "baseline" in self.name
-
-    @property
-    def candidate(self) -> bool:
-        """Whether the candidate answered."""
-        return "candidate" in self.name
+    side: Side | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +141,7 @@ class Run:
     Attributes:
         readings: the series of card and host, in the order written.
         segments: by name, in the order of their files.
-        warmed_up: warm-ups of segments that have no file of samples.
+        warmed_up: segments that have warm-ups and no file of samples.
         calibration: the document `samples/calibration.json`.
         snapshot: the document `snapshot.json`, unchecked: the host before the run.
         logs: file names.
@@ -165,7 +157,7 @@ class Run:
     journal: Sequence[Event] = ()
     readings: Sequence[Reading] = ()
     segments: Mapping[str, Segment] = field(default_factory=dict)
-    warmed_up: Mapping[str, tuple[Sample, ...]] = field(default_factory=dict)
+    warmed_up: Mapping[str, Segment] = field(default_factory=dict)
     calibration: Mapping[str, Any] | None = None
     snapshot: Mapping[str, Any] = field(default_factory=dict)
     logs: Sequence[str] = ()
@@ -217,6 +209,14 @@ class Run:
         """The samples of a segment; none where it was not measured."""
         return self.segments[name].samples if name in self.segments else ()
 
+    def model(self, side: Side | None) -> str | None:
+        """The name of the model that answers on that side; what no name calls the baseline's is the candidate's."""
+        return self.plan.baseline_label if side == "baseline" else self.plan.candidate_label
+
+    def answered_by(self, side: Side) -> list[Segment]:
+        """The segments in which that side answered, in the order they were measured."""
+        return [one for one in self.in_order() if one.side == side]
+
     def in_order(self) -> list[Segment]:
         """The segments in the order they were measured."""
 
@@ -255,17 +255,17 @@ def read_run(path: Path) -> Run:
     doubts = _doubts(journal)
     asked = {name: facts for one in sessions for name, facts in one.get("segments", {}).items()}
     warmups = {name.removesuffix(_WARMUP): lines for name, lines in samples.items() if name.endswith(_WARMUP)}
+
+    def segment(name: str, lines: Sequence[Sample]) -> Segment:
+        return make_segment(name, lines, warmups.get(name, ()), _facts(asked.get(name)), plan, doubts.get(name))
+
     return Run(
         path=path,
         plan=plan,
         journal=journal,
         readings=readings,
-        segments={
-            name: make_segment(name, lines, warmups.get(name, ()), _facts(asked.get(name)), plan, doubts.get(name))
-            for name, lines in samples.items()
-            if not name.endswith(_WARMUP)
-        },
-        warmed_up={name: lines for name, lines in warmups.items() if name not in samples},
+        segments={name: segment(name, lines) for name, lines in samples.items() if not name.endswith(_WARMUP)},
+        warmed_up={name: segment(name, ()) for name in warmups if name not in samples},
         calibration=folder.document("samples/calibration.json", "calibration"),
         snapshot=folder.snapshot(),
         logs=sorted(file.name for file in (path / "logs").glob("*") if file.is_file()),
@@ -407,17 +407,18 @@ def make_segment(
 
     Args:
         facts: what was requested; None, if that was never written: then from the segment's name.
-        plan: whose workloads the name is made of.
+        plan: which says what workload decides.
         doubt: from when on samples do not count; None: all do.
     """
     samples, void = doubt.split(samples) if doubt else (samples, ())
     warmups, void_warmups = doubt.split(warmups) if doubt else (warmups, ())
+    named = Named.of(name)
     if facts is None:
-        work = plan.asked(name) or name.split("-")[0]
-        contract = work in (plan.decider.name, "smoke") or any(sample.strategy for sample in samples)
-        facts = SegmentFacts(work, len(samples), contract, name.endswith("-cached"), ended=False)
+        contract = named.work in (plan.decider.name, "smoke") or any(sample.strategy for sample in samples)
+        facts = SegmentFacts(named.work, len(samples), contract, named.part == "cached", ended=False)
     numbers = summarize(samples, warmups, facts)
-    return Segment(name, tuple(samples), tuple(warmups), numbers, void, void_warmups, doubt.why if doubt else "")
+    why = doubt.why if doubt else ""
+    return Segment(name, tuple(samples), tuple(warmups), numbers, void, void_warmups, why, named.side)
 
 
 def _facts(asked: Mapping[str, Any] | None) -> SegmentFacts | None:

@@ -17,6 +17,7 @@ from trialbench.report.run import Run, Segment, read_run
 from trialbench.report.taints import differing, taints
 from trialbench.report.telemetry import Telemetry, telemetry
 from trialbench.report.windows import StillDown, Window, still_down, windows
+from trialbench.show.text import counted
 
 MIB_PER_GB = 1024
 # Phases of the VRAM series in which the candidate is loaded.
@@ -161,8 +162,10 @@ def _void(segment: Segment) -> list[str]:
     """The sentence about samples that do not count; none where all do."""
     if not segment.void and not segment.void_warmups:
         return []
-    warmups = f" and {len(segment.void_warmups)} warm-ups" if segment.void_warmups else ""
-    return [f"void: {len(segment.void)} samples{warmups} do not count: {segment.void_why}"]
+    lost = [counted(len(segment.void), "sample")]
+    lost += [counted(len(segment.void_warmups), "warm-up")] if segment.void_warmups else []
+    verb = "does" if len(segment.void) == len(lost) == 1 else "do"
+    return [f"void: {' and '.join(lost)} {verb} not count: {segment.void_why}"]
 
 
 def _restore_failure(run: Run) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from trialbench.report.decide import evidence_of, older
@@ -14,7 +14,7 @@ from trialbench.report.run import Decided, Run, read_run
 from trialbench.report.summary import Summary, Vram, summarize_run
 from trialbench.report.windows import clock, still_down_text
 from trialbench.show.terminal import screen
-from trialbench.show.text import cells, columns, counted, section, width, wrap
+from trialbench.show.text import GIGABYTE, GIGABYTE_IS, cells, columns, counted, section, width, wrap
 
 
 def folder_table(path: Path) -> str:
@@ -41,7 +41,16 @@ def folder_table(path: Path) -> str:
     if not run.rehearsal:
         parts.append(section("Verdict", _verdict(run.verdict, older(run, summary))))
     parts.append(section("Evidence", _evidence(evidence_of(run, summary))))
-    return screen("\n\n".join(part for part in parts if part))
+    return screen("\n\n".join(_gigabyte(part for part in parts if part)))
+
+
+def _gigabyte(parts: Iterable[str]) -> list[str]:
+    """`parts`, the first that names a size followed by what a GB is."""
+    found = list(parts)
+    first = next((at for at, part in enumerate(found) if GIGABYTE.search(part)), None)
+    if first is not None:
+        found[first] += f"\n  {GIGABYTE_IS}"
+    return found
 
 
 def _head(summary: Summary, run: Run) -> str:
@@ -87,7 +96,7 @@ def _host(summary: Summary) -> str:
     lines += [f"a restore before was not complete: {_short(reason)}" for reason in settled]
     kept = [f"{count} {name}" for name, count in facts.kept.items()]
     logs = sum(name.startswith("logs/") for name in facts.files)
-    kept += [name for name in facts.files if not name.startswith("logs/")] + ([f"{logs} logs"] if logs else [])
+    kept += [name for name in facts.files if not name.startswith("logs/")] + ([counted(logs, "log")] if logs else [])
     if kept:
         lines.append(_listed("kept", kept))
     lines += [f"next: {step}" for step in facts.next]
@@ -139,7 +148,6 @@ def seconds(value: float | None) -> str:
 def _vram(vram: Vram) -> str:
     lines = []
     if vram.drained_mib is not None:
-        lines.append("1 GB is 1024 MiB")
         lines.append(wrap(f"drained to {_gb(vram.drained_mib)}, peak {_gb(vram.peak_mib)}, now {_gb(vram.last_mib)}"))
     rows = [(f"gate {gate.name}", _gb(gate.footprint_gb, 1), gate.band or "") for gate in vram.gates]
     return "\n".join([*lines, *([columns(rows)] if rows else [])])

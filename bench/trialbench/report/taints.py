@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import get_args
 
 from trialbench.measure.sample import Sample
 from trialbench.measure.summary import interruptions
-from trialbench.report.plan import Plan
+from trialbench.report.plan import Plan, Side
 from trialbench.report.run import Run, Segment
 from trialbench.show.terminal import line
 
@@ -38,11 +39,11 @@ def taints(run: Run, segments: Segments) -> list[str]:
 
 def _models(segments: Segments) -> Iterable[str]:
     """Servers that reported different model names in different segments, such as A1 and A2."""
-    for side in ("baseline", "candidate"):
+    for side in get_args(Side):
         first: tuple[str, str] | None = None
         for segment in segments:
             request = segment.summary.request
-            if side not in segment.name or request is None or not request.models:
+            if segment.side != side or request is None or not request.models:
                 continue
             models = request.models
             if first is not None and models[0] != first[1]:
@@ -99,7 +100,7 @@ def _restarts(run: Run, segments: Segments) -> Iterable[str]:
 
 def _sessions(plan: Plan, segments: Segments) -> list[list[Segment]]:
     """Segments that one server process should have answered, in order; the live model restarts before A2."""
-    candidate = [segment for segment in segments if segment.candidate]
+    candidate = [segment for segment in segments if segment.side == "candidate"]
     first = (plan.decider.a1, *(work.baseline for work in plan.shown))
     before = [segment for segment in segments if segment.name in first]
     rest = [[segment] for segment in segments if segment not in (*candidate, *before)]
@@ -126,7 +127,7 @@ def _processes(run: Run, first: Segment, samples: Sequence[Sample]) -> list[set[
 
 def _needle(run: Run, segment: Segment) -> str | None:
     """Text that identifies the server of `segment` by its command line; None if the plan does not name any."""
-    if segment.candidate:
+    if segment.side == "candidate":
         port = run.plan.candidate_port
         return f"--port {port} " if port else None
     tenant = run.plan.tenant(run.plan.baseline_tenant)

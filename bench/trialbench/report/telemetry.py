@@ -328,7 +328,7 @@ class _Curve:
 def _own(run: Run, segment: Segment, around: Sequence[Reading]) -> frozenset[int]:
     """The processes of the server under test; empty if they cannot be identified."""
     held = {holder.pid: holder.command for one in around for holder in one.holders if holder.pid is not None}
-    if not segment.baseline:
+    if segment.side != "baseline":
         pids = {event.pid for event in run.events("candidate_started")}
         return frozenset(pid for pid in held if pid in pids)
     tenant = run.plan.tenant(run.plan.baseline_tenant)

@@ -161,10 +161,10 @@ def _measuring(run: Run, span: Interval) -> float:
     spans = []
     lists = [
         lines
-        for one in run.segments.values()
+        for one in (*run.segments.values(), *run.warmed_up.values())
         for lines in ((*one.samples, *one.void), (*one.warmups, *one.void_warmups))
     ]
-    for samples in [*lists, *run.warmed_up.values()]:
+    for samples in lists:
         if samples:
             first, last = min(sample.t_start_s for sample in samples), max(sample.t_end_s for sample in samples)
             spans.append((max(first, span[0]), min(last, span[1])))

@@ -8,17 +8,21 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from trialbench.show.svg import Point, Scale, coordinate, element, join, path, symbol, tick_text
+from trialbench.show.svg import Point, Scale, coordinate, element, join, path, symbol, tick_texts
 from trialbench.show.terminal import line as fitting
 from trialbench.show.text import middle
 
 WIDE, NARROW = 760, 350
 LEFT, RIGHT = 46.0, 12.0
-_LABEL, _LONGEST, _TITLE, _DESCRIPTION = 90, 1000, 120, 1000
-# Pixels of a tick's digit and of a label's letter, about, in the widest of the system's fonts.
-_DIGIT, _LETTER = 7.7, 7.0
-# From the topmost tick to the title's baseline: a line of any font fits between them.
-_ABOVE = 18
+_LONGEST, _TITLE, _DESCRIPTION = 1000, 120, 1000
+# Pixels of a tick's digit, and on average of a label's letter, plain and bold, in the widest of the system's fonts.
+_DIGIT, _LETTER, _BOLD = 8.0, 7.5, 8.6
+# Letters are this much smaller in the narrow drawing (style.css).
+_SMALL = 11.5 / 12.5
+# Between baselines: from the topmost tick up to the title, from a horizontal axis down to its ticks, to its title and
+# to the end of the drawing. A line of any font fits in between.
+_ABOVE, _TICKS, _NAME = 19, 17, 37
+BELOW = 44.0
 
 
 @dataclass(frozen=True)
@@ -90,9 +94,14 @@ def drawings(name: str, title: str, description: str, draw: Draw) -> tuple[Marku
     return found[0], found[1]
 
 
+def letters(room: float, *, bold: bool = False, small: bool = False) -> int:
+    """How many letters of a label fit into `room` pixels, in a font of any width; `small` is the narrow drawing."""
+    return max(12, int(room / (_BOLD if bold else _LETTER) / (_SMALL if small else 1.0)))
+
+
 def text(x: float, y: float, what: str, *, anchor: str = "start", kind: str = "t", room: float = math.inf) -> Markup:
     """A label whose baseline is at y; what does not fit into `room` pixels loses its middle."""
-    limit = max(12, int(min(_LABEL, room / _LETTER)))
+    limit = _LONGEST if room == math.inf else letters(room, bold="strong" in kind.split(), small=room < NARROW)
     return element("text", middle(fitting(what, _LONGEST), limit), x=x, y=y, text_anchor=anchor, class_=kind)
 
 
@@ -115,27 +124,29 @@ def x_axis(scale: Scale, y: float, title: str, *, top: float | None = None, coun
     """Ticks, their labels and the axis' title below `y`; with `top` a grid up to there."""
     parts = []
     free = -math.inf
-    for at in scale.ticks(count):
-        x, label = scale(at), tick_text(at)
+    ticks = scale.ticks(count)
+    for at, label in zip(ticks, tick_texts(ticks), strict=True):
+        x = scale(at)
         parts.append(line(x, y if top is None else top, x, y + 4, "grid"))
         # Neither beyond the drawing nor over the label before.
         half = len(label) * _DIGIT / 2
         middle_x = min(max(x, half), scale.end + RIGHT - half)
         if middle_x - half >= free:
-            parts.append(text(middle_x, y + 17, label, anchor="middle"))
+            parts.append(text(middle_x, y + _TICKS, label, anchor="middle"))
             free = middle_x + half + _DIGIT
     parts.append(line(scale.start, y, scale.end, y, "axis"))
-    parts.append(text((scale.start + scale.end) / 2, y + 34, title, anchor="middle", kind="t name"))
+    parts.append(text((scale.start + scale.end) / 2, y + _NAME, title, anchor="middle", kind="t name"))
     return join(parts)
 
 
 def y_axis(scale: Scale, left: float, right: float, title: str, *, count: int = 5, suffix: str = "") -> Markup:
     """A grid with labels left of it, for which `margin` says the room; the title is above the topmost label."""
     parts = []
-    for at in scale.ticks(count):
+    ticks = scale.ticks(count)
+    for at, label in zip(ticks, tick_texts(ticks), strict=True):
         y = scale(at)
         parts.append(line(left, y, right, y, "grid"))
-        parts.append(text(left - 6, y + 4, f"{tick_text(at)}{suffix}", anchor="end"))
+        parts.append(text(left - 6, y + 4, f"{label}{suffix}", anchor="end"))
     if title:
         parts.append(text(2, min(scale.start, scale.end) - _ABOVE, title, kind="t name"))
     return join(parts)
@@ -143,7 +154,7 @@ def y_axis(scale: Scale, left: float, right: float, title: str, *, count: int = 
 
 def margin(*scales: Scale, count: int = 5, suffix: str = "") -> float:
     """The room that the labels of upward scales need on the left, in pixels; at least LEFT."""
-    labels = [f"{tick_text(at)}{suffix}" for scale in scales for at in scale.ticks(count)]
+    labels = [f"{label}{suffix}" for scale in scales for label in tick_texts(scale.ticks(count))]
     return max([LEFT, *(8 + _DIGIT * len(label) for label in labels)])
 
 

@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
@@ -189,9 +190,21 @@ def value_scale(values: Iterable[float], start: float, end: float, *, zero: bool
     return Scale(low - air if low < 0 else max(0.0, low - air), high + air, start, end)
 
 
-def tick_text(value: float) -> str:
-    """A tick's label, as short as it can be."""
-    return f"{value:.4g}" if abs(value) < 10000 else f"{value:.0f}"
+def tick_text(value: float, digits: int = 4) -> str:
+    """A tick's label, as short as it can be, with `digits` that count; whole digits are never left out."""
+    whole = len(f"{abs(value):.0f}")
+    return f"{value:.{digits}g}" if whole <= digits else f"{value:.0f}"
+
+
+def tick_texts(values: Sequence[float]) -> list[str]:
+    """The labels of ticks: each as short as it can be, and exact compared with the distance to the next tick."""
+    gap = min((abs(later - earlier) for earlier, later in pairwise(values)), default=math.inf)
+    found: list[str] = []
+    for digits in range(4, 16):
+        found = [tick_text(value, digits) for value in values]
+        if all(abs(float(label) - value) <= gap / 100 for label, value in zip(found, values, strict=True)):
+            break
+    return found
 
 
 def symbol(

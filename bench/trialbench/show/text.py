@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import textwrap
 import unicodedata
@@ -23,6 +24,8 @@ _ZERO = ("Mn", "Me", "Cf")
 _SOFT_HYPHEN, _JOINER, _EMOJI = "\N{SOFT HYPHEN}", "\N{ZERO WIDTH JOINER}", "\N{VARIATION SELECTOR-16}"
 # Stands for the second half of a wide letter while lines are broken; `screen` lets none through.
 _HALF = "\0"
+# A size in a text, and what is said once where the first one stands.
+GIGABYTE, GIGABYTE_IS = re.compile(r"\bGB\b"), "1 GB is 1024 MiB"
 _BARS = "▁▂▃▄▅▆▇█"
 # Marks a sparkline bar with at least one failed sample.
 _FAILED = "x"
@@ -35,10 +38,12 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     size = abs(value)
-    if size >= 100 or not math.isfinite(value):
+    if size >= 99.95 or not math.isfinite(value):
         return f"{value:.0f}"
+    if size < _NOTHING:
+        return "0.0"
     # From 0.95 on two digits that count may round up to 1.0.
-    decimals = 1 if size >= 0.95 or size < _NOTHING else 1 - math.floor(math.log10(size))
+    decimals = 1 if size >= 0.95 else 1 - math.floor(math.log10(float(f"{size:.1e}")))
     return f"{value:.{decimals}f}"
 
 
@@ -52,12 +57,12 @@ def ratio_text(ratio: float | None, low: float | None = None, high: float | None
 
 
 def _ratio(value: float) -> str:
-    return f"{value:.2f}" if 0.1 <= value < 100 else number(value)
+    return f"{value:.2f}" if 0.095 <= value < 99.995 else number(value)
 
 
-def counted(count: int, what: str) -> str:
-    """`1 outlier`, `2 outliers`; `what` is the singular."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
+def counted(count: int, what: str, plural: str = "") -> str:
+    """`1 outlier`, `2 outliers`; `what` is the singular, `plural` is given where it needs more than an s."""
+    return f"{count} {what if count == 1 else plural or what + 's'}"
 
 
 def width() -> int:

@@ -521,7 +521,7 @@ def test_where_the_numbers_come_from(folders: ModuleType, tmp_path: Path) -> Non
     assert groups["Asked"]["request of nav-candidate"] == "sha256 " + "b" * 64
     assert (
         groups["Calibration"]["client, plain"]
-        == "p50 1.10 ms against 1.00 ms of a raw socket, ratio 1.10 [1.00, 1.20] (n=40)"
+        == "p50 1.1 ms against 1.0 ms of a raw socket, ratio 1.10 [1.00, 1.20] (n=40)"
     )
     assert groups["Host"]["driver"] == "580.95.05"
     assert groups["Host"]["kernel"] == "6.8.0-88-generic"

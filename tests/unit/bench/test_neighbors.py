@@ -482,7 +482,7 @@ def test_a_restart_in_mid_run_is_flagged_and_no_clean_end(tmp_path: Path, web: W
     code, samples, summary = measured(tmp_path, web.url, image, {})
     assert code == 3
     assert [sample["seq"] for sample in samples if "restarted" in sample["flags"]] == [4]
-    assert "nav: the server was restarted 1 times while it was measured" in summary["notes"]
+    assert "nav: the server was restarted 1 time while it was measured" in summary["notes"]
 
 
 def test_another_model_in_mid_run_is_named(tmp_path: Path, web: Web, image: Path) -> None:

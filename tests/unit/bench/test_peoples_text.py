@@ -8,12 +8,15 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from acting import acting
+from markdown_it import MarkdownIt
 from trialbench.report.compare import compare_table
+from trialbench.report.documents.markdown import escape
 from trialbench.report.export import write_exports
 from trialbench.report.html.report import report_html
 from trialbench.show import html, svg
@@ -55,6 +58,7 @@ VIEWS: dict[str, Callable[[str], str]] = {
     "page": html.shown,
     "cell of a page": html.brief,
     "prose of a page": lambda text: str(html.prose(text)),
+    "Markdown": lambda text: unescape(MarkdownIt().renderInline(escape(text))),
     "chart": lambda text: str(ElementTree.fromstring(svg.element("text", text)).text),
 }
 

@@ -417,7 +417,7 @@ def test_thinking_in_the_smoke_test_counts(make: Make) -> None:
     folder = make()
     thought = sample(1, 21.1, ok=False, error_class="thinking", flags=["thinking"], strategy=None, parsed=None)
     write_lines(folder / "samples" / "smoke-candidate.jsonl", [thought])
-    assert "thinking in 1 replies" in decide_folder(folder)["reasons"][0]
+    assert "thinking in 1 reply" in decide_folder(folder)["reasons"][0]
 
 
 def test_what_a_session_asked_for_is_taken_from_its_summary(make: Make) -> None:

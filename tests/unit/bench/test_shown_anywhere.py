@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
+from trialbench import stats
 from trialbench.report.html.comparison import write_comparison
 from trialbench.report.html.report import report_html
 from trialbench.show import figures, html, svg
+from trialbench.show.text import cells
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -37,16 +41,42 @@ def painted(drawing: str) -> list[tuple[str, str, dict[str, str]]]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["rich", "rolled_back", "still_open", "compare"])
-def test_charts_are_drawn_without_a_style(kind: str, folders: ModuleType, tmp_path: Path) -> None:
-    if kind == "compare":
-        runs = [folders.finished(tmp_path / name) for name in "ab"]
-        document = write_comparison(runs, tmp_path / "compare.html").read_text(encoding="utf-8")
-    else:
-        document = report_html(folders.ALL[kind](tmp_path / "run"))
-    drawings = re.findall(r"<svg.*?</svg>", document, re.DOTALL)
-    assert drawings
-    for drawing in drawings:
+PAGES = ("rich", "rolled_back", "still_open", "compare")
+
+
+@pytest.fixture(scope="module")
+def drawn(folders: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """The drawings of each of the pages."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stats, "median_ratio", partial(stats.median_ratio, resamples=400))
+        for kind in PAGES:
+            root = tmp_path_factory.mktemp(kind)
+            if kind == "compare":
+                runs = [long_names(folders.finished(root / name), name) for name in "ab"]
+                document = write_comparison(runs, root / "compare.html").read_text(encoding="utf-8")
+            else:
+                run = folders.ALL[kind](root / "run")
+                document = report_html(long_names(run, "x") if kind == "rich" else run)
+            found[kind] = re.findall(r"<svg.*?</svg>", document, re.DOTALL)
+    return found
+
+
+def long_names(run: Path, quantized: str) -> Path:
+    """`run` with a model, a host and a loss whose names are long; the models differ in a letter."""
+    plan = json.loads((run / "plan.json").read_text())
+    plan["candidate"]["label"] = f"unsloth-gemma-4-E4B-it-qat-UD-Q4_{quantized.upper()}_XL-imatrix-WWWWWWWW"
+    plan["host"] = "edge-node-17.rack-042.datacenter-frankfurt-3.internal.example.org"
+    for tenant in plan.get("tenants") or []:
+        tenant["impact"] = "everybody in the WORKSHOP and in the house loses " + 3 * "the voice and the picture and "
+    (run / "plan.json").write_text(json.dumps(plan))
+    return run
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_charts_are_drawn_without_a_style(kind: str, drawn: dict[str, list[str]]) -> None:
+    assert drawn[kind]
+    for drawing in drawn[kind]:
         root = ElementTree.fromstring(drawing)
         # A size of its own: without one it fills the page.
         assert float(root.attrib["width"]) <= figures.WIDE
@@ -67,6 +97,41 @@ def test_charts_are_drawn_without_a_style(kind: str, folders: ModuleType, tmp_pa
                 assert paint["fill"] != "none" or paint.get("stroke", "none") != "none", kind_of
             if "on" in kind_of.split():
                 assert paint["fill"] == "#ffffff"
+
+
+# Of any common font of a system, in em: the widest digits, letters and bold letters on average, and the highest lines.
+DIGIT, LETTER, BOLD, UP, DOWN = 0.64, 0.6, 0.69, 1.16, 0.29
+
+
+def boxes(drawing: str) -> list[tuple[str, float, float, float, float]]:
+    """Text, left, top, right and bottom of each label."""
+    root = ElementTree.fromstring(drawing)
+    found = []
+    for one in root.iter("text"):
+        classes, said = (one.get("class") or "").split(), one.text or ""
+        size = 11.0 if "on" in classes else 11.5 if "narrow" in root.attrib["class"] else 12.5
+        em = DIGIT if re.fullmatch(r"[\d. %e-]+", said) else BOLD if {"strong", "on"} & set(classes) else LETTER
+        wide = cells(said) * em * size
+        x, y = float(one.attrib["x"]), float(one.attrib["y"])
+        left = x - {"middle": wide / 2, "end": wide}.get(one.get("text-anchor", "start"), 0.0)
+        found.append((said, left, y - UP * size, left + wide, y + DOWN * size))
+    return found
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_labels_do_not_touch_in_any_font(kind: str, drawn: dict[str, list[str]]) -> None:
+    charts = [one for one in drawn[kind] if 'class="chart' in one]
+    assert charts
+    for chart in charts:
+        root, found = ElementTree.fromstring(chart), boxes(chart)
+        for said, left, top, right, bottom in found:
+            assert left >= -1, said
+            assert top >= -1, said
+            assert right <= float(root.attrib["width"]) + 1, said
+            assert bottom <= float(root.attrib["height"]), said
+        for one, other in combinations(found, 2):
+            apart = one[3] <= other[1] or other[3] <= one[1] or one[4] <= other[2] or other[4] <= one[2]
+            assert apart, (one, other, root.attrib["class"])
 
 
 def test_every_class_of_a_drawing_has_the_paint_that_the_style_gives_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -15,11 +16,13 @@ from xml.etree import ElementTree
 
 import pytest
 from sample_lines import compared, made
+from trialbench import stats
 from trialbench.measure.summary import SegmentFacts, summarize
 from trialbench.report.compare import compare_table, run_row
-from trialbench.report.comparison import Comparison, Finding, Metric, direction
+from trialbench.report.comparison import Comparison, Finding, Metric, compare, direction
+from trialbench.report.documents import research
 from trialbench.report.evidence import QUESTIONS
-from trialbench.report.html import charts
+from trialbench.report.html import charts, hostcharts
 from trialbench.report.html.comparison import write_comparison
 from trialbench.report.html.page import Page, page
 from trialbench.report.html.report import report_html
@@ -29,7 +32,7 @@ from trialbench.report.summary import summarize_run
 from trialbench.report.table import folder_table
 from trialbench.report.telemetry import joined
 from trialbench.show import figures, svg
-from trialbench.show.text import counted, ratio_text
+from trialbench.show.text import counted, number, ratio_text
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -253,9 +256,100 @@ def test_the_line_at_one_and_the_titles_run_through_no_label() -> None:
     assert float(title.attrib["y"]) >= 14
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 outliers"), (1, "1 outlier"), (2, "2 outliers")])
-def test_what_is_counted_is_one_or_many(count: int, text: str) -> None:
-    assert counted(count, "outlier") == text
+@pytest.mark.parametrize(
+    "places",
+    [[], [100.0], [10.0, 12.0, 300.0], [10.0, 300.0, 739.0, 740.0, 741.0], [735.0, 738.0, 739.0, 741.0]],
+)
+def test_the_numbers_of_short_phases_stand_apart(places: list[float]) -> None:
+    found = hostcharts._apart(places, 742.0)
+    assert len(found) == len(places)
+    assert all(later - earlier >= 17 for earlier, later in pairwise(found))
+    assert max(found, default=0.0) <= 742
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "text"),
+    [
+        (0, ["outlier"], "0 outliers"),
+        (1, ["outlier"], "1 outlier"),
+        (2, ["outlier"], "2 outliers"),
+        (1, ["reply", "replies"], "1 reply"),
+        (2, ["reply", "replies"], "2 replies"),
+    ],
+)
+def test_what_is_counted_is_one_or_many(count: int, words: list[str], text: str) -> None:
+    assert counted(count, *words) == text
+
+
+NUMBERS = [
+    (None, "-"), (0.0, "0.0"), (-0.0, "0.0"), (0.004, "0.0040"), (0.0949, "0.095"), (0.0996, "0.10"), (0.949, "0.95"),
+    (0.951, "1.0"), (1.25, "1.2"), (99.94, "99.9"), (99.96, "100"), (100.4, "100"), (63015.0, "63015"),
+    (380000.0, "380000"), (-0.004, "-0.0040"), (-12.34, "-12.3"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "kept"),
+    [(11.5812, 3, 11.581), (0.91234, 3, 0.912), (0.0038603, 3, 0.00386), (0.0026316, 3, 0.00263), (0.0, 3, 0.0),
+     (0.00033124, 4, 0.000331), (380000.12345, 3, 380000.123), (-0.0012345, 2, -0.00123), (math.inf, 2, math.inf)],
+)  # fmt: skip
+def test_a_number_that_is_kept_has_digits_that_fit(value: float, decimals: int, kept: float) -> None:
+    assert stats.rounded(value, decimals) == kept
+
+
+@pytest.mark.parametrize(("value", "text"), NUMBERS)
+def test_a_number_has_digits_that_fit(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+TICKS = [
+    ([0.0, 5.0, 10.0], ["0", "5", "10"]),
+    ([0.0, 0.002, 0.004], ["0", "0.002", "0.004"]),
+    ([100000.0, 200000.0], ["100000", "200000"]),
+    ([1234.0, 1234.5, 1235.0], ["1234", "1234.5", "1235"]),
+    ([63015.0, 63015.2, 63015.4], ["63015", "63015.2", "63015.4"]),
+    ([0.99999, 1.00001], ["0.99999", "1.00001"]),
+    ([99999.5, 100000.5], ["99999.5", "100000.5"]),
+    ([7.0], ["7"]),
+    ([], []),
+]
+
+
+@pytest.mark.parametrize(("ticks", "labels"), TICKS)
+def test_ticks_that_differ_have_labels_that_differ(ticks: list[float], labels: list[str]) -> None:
+    assert svg.tick_texts(ticks) == labels
+
+
+def test_the_ticks_of_any_scale_differ() -> None:
+    for low, spread in ((0.0, 1.0), (1234.0, 2.0), (63015.0, 1.0), (380000.0, 0.3), (0.0031, 0.0002), (8.0, 900.0)):
+        for count in (2, 5, 8):
+            ticks = svg.value_scale([low, low + spread], 0, 700).ticks(count)
+            labels = svg.tick_texts(ticks)
+            assert len(set(labels)) == len(ticks) > 0
+            assert not any("e" in label for label in labels)
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        (1 / 3000, "latency: 1.34 x [1.31, 1.37] the baseline's (0.0039 against 0.0029 ms)"),
+        (5000.0, "latency: 1.34 x [1.31, 1.37] the baseline's (57905 against 43309 ms)"),
+    ],
+)
+def test_the_line_of_a_comparison_has_digits_that_fit(factor: float, said: str) -> None:
+    sides = [[made(at, 1.0 * at, value * factor) for at in range(1, 13)] for value in (11.581, 8.6618, 8.6618)]
+    [found] = [one for one in compare(*sides) if one.metric == "latency_ms"]
+    text = re.sub(r"\d\.\d\d x \[.*?\]", "1.34 x [1.31, 1.37]", found.text)
+    assert text.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("kept", "n", "text"), [(100, 100, "100/100, 100 %"), (1999, 2000, "1999/2000, 99.9 %"), (99, 100, "99/100, 99 %"),
+                            (0, 7, "0/7, 0 %"), (0, 0, "-")]
+)  # fmt: skip
+def test_a_share_with_a_failure_is_not_all(kept: int, n: int, text: str) -> None:
+    samples = [made(at, 1.0 * at, 10.0, strategy=1 if at <= kept else 3) for at in range(1, n + 1)]
+    assert research._adherence(summarize(samples, [], SegmentFacts("nav", n, True, False))) == text
 
 
 def test_remarks_count_in_the_singular() -> None:
@@ -278,7 +372,7 @@ def test_checks_are_counted(run: Path, count: int, title: str) -> None:
     assert "Eight" not in document
 
 
-@pytest.mark.parametrize("kind", ["completed", "no vram", "rehearsal", "no plan"])
+@pytest.mark.parametrize("kind", ["completed", "no vram", "rehearsal", "no plan", "checks alone", "failure"])
 def test_the_gigabyte_is_said_once_where_it_is_first_used(
     run: Path, tmp_path: Path, folders: ModuleType, kind: str
 ) -> None:
@@ -288,16 +382,25 @@ def test_the_gigabyte_is_said_once_where_it_is_first_used(
         (run / "vram.jsonl").unlink()
     elif kind == "no plan":
         (run / "plan.json").unlink()
+    elif kind == "checks alone":
+        for name in ("vram.jsonl", "verdict.json"):
+            (run / name).unlink()
+    elif kind == "failure":
+        run = folders.rolled_back(tmp_path / "failed")
+        path = run / "journal.jsonl"
+        change_lines(path, lambda one: one | ({"found": "13.2 GB"} if one["event"] == "phase_failed" else {}))
+    table = folder_table(run).split("\n\n")
+    sizes = [at for at, part in enumerate(table) if re.search(r"\bGB\b", part)]
+    assert [at for at, part in enumerate(table) if "1 GB is 1024 MiB" in part] == sizes[:1]
     document = re.sub(r"<style>.*?</style>|<svg.*?</svg>", "", report_html(run), flags=re.DOTALL)
     body = document.split("<main")[1]
     first = re.search(r"[\d.] (?:<small>)?GB", body)
     said = [found.start() for found in re.finditer("1 GB is 1024 MiB", body)]
-    assert len(said) <= 1
-    if first is not None and first.start() < body.index('id="checks"'):
-        # Within the same part of the page.
-        assert len(said) == 1
-        between = body[first.start() : said[0]] if first.start() < said[0] else ""
-        assert "<section" not in between
+    assert first is not None
+    assert len(said) == 1
+    # Within the same part of the page.
+    assert "<section" not in body[first.start() : said[0]]
+    assert "<h3" not in body[first.start() : said[0]]
 
 
 def fewer(run: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trialbench import stats
+from trialbench.show.text import number
 
 
 def test_interval_of_the_median_of_ten_is_the_textbook_one() -> None:
@@ -55,8 +56,8 @@ def test_large_samples_do_not_overflow() -> None:
     ("n", "q", "kind", "text"),
     [
         (100, 0.5, "interval", "50.5 [40.0, 61.0]"),
-        (100, 0.95, "interval", "95.0 [90.0, 100.0]"),
-        (100, 0.99, "max", "~max 100.0 (n=100 cannot bound p99)"),
+        (100, 0.95, "interval", "95.0 [90.0, 100]"),
+        (100, 0.99, "max", "~max 100 (n=100 cannot bound p99)"),
         (20, 0.95, "at_least", ">= 17.0"),
         (5, 0.5, "point", "3.0 (n=5)"),
         (5, 0.95, "at_least", ">= 4.0"),
@@ -65,7 +66,7 @@ def test_large_samples_do_not_overflow() -> None:
 )
 def test_quantile_says_what_the_sample_supports(n: int, q: float, kind: str, text: str) -> None:
     found = stats.quantile([float(value) for value in range(n, 0, -1)], q)
-    assert (found.kind, found.text()) == (kind, text)
+    assert (found.kind, found.text(number)) == (kind, text)
 
 
 def test_at_least_is_a_one_sided_bound() -> None:

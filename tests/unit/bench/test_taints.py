@@ -123,10 +123,10 @@ def change(run: Run, segment: str, at: int, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "taint"),
     [
-        ({"cache_n": 98, "flags": ["cached"]}, "cache: nav-candidate: 1 replies came from the prompt cache, which"),
+        ({"cache_n": 98, "flags": ["cached"]}, "cache: nav-candidate: 1 reply came from the prompt cache, which"),
         (
             {"ok": False, "error_class": "thinking", "flags": ["thinking"], "strategy": None},
-            "thinking: nav-candidate: thinking in 1 replies",
+            "thinking: nav-candidate: thinking in 1 reply",
         ),
         (
             {
@@ -136,10 +136,10 @@ def change(run: Run, segment: str, at: int, **changes: Any) -> None:
                 "flags": ["finish_reason"],
                 "strategy": None,
             },
-            "finish_reason: nav-candidate: 1 replies ended with tool_calls, expected stop or length",
+            "finish_reason: nav-candidate: 1 reply ended with tool_calls, expected stop or length",
         ),
         ({"model": "another"}, "model_changed: nav-candidate: the server named itself gemma, then another"),
-        ({"flags": ["restarted"]}, "server_restarted: nav-candidate: the server was restarted 1 times"),
+        ({"flags": ["restarted"]}, "server_restarted: nav-candidate: the server was restarted 1 time"),
     ],
     ids=["cache", "thinking", "finish_reason", "model", "restarted"],
 )
@@ -166,7 +166,7 @@ def test_a_warm_up_that_thinks_taints_too(run: Run) -> None:
     run.write()
     thought = sample(1, 40.01, ok=False, error_class="thinking", flags=["thinking"], strategy=None)
     (run.path / "samples" / "nav-candidate-warmup.jsonl").write_text(json.dumps(thought) + "\n", encoding="utf-8")
-    assert run.taints() == ["thinking: nav-candidate: thinking in 1 replies"]
+    assert run.taints() == ["thinking: nav-candidate: thinking in 1 reply"]
 
 
 def test_the_cache_where_it_was_asked_for_is_no_taint(run: Run) -> None:
@@ -242,13 +242,13 @@ def test_a_server_that_was_away_and_came_back(run: Run) -> None:
 
 def test_a_server_that_hung_up_and_answered_again(run: Run) -> None:
     run.samples["nav-candidate"][5] = lost(6, 40.6, "dropped")
-    assert run.taints() == ["server_hung_up: nav-candidate: on 1 requests, then it answered again"]
+    assert run.taints() == ["server_hung_up: nav-candidate: on 1 request, then it answered again"]
 
 
 def test_a_server_that_came_back_for_the_next_segment(run: Run) -> None:
     run.samples["nav-candidate"][-1] = lost(20, 42.0)
     names = "smoke-candidate, nav-candidate, nav-candidate-cached, describe-candidate"
-    assert run.taints() == [f"server_restarted: {names}: 1 requests found no server, then one answered again"]
+    assert run.taints() == [f"server_restarted: {names}: 1 request found no server, then one answered again"]
     # One that never came back was not restarted.
     for name in ("nav-candidate-cached", "describe-candidate"):
         del run.samples[name], run.requests[name]
@@ -317,7 +317,7 @@ def test_a_server_that_stalls_or_slows_is_partial_by_name() -> None:
     facts = SegmentFacts("nav", 40, True, False)
     stalled = [taken(seq, float(seq)) for seq in range(1, 40)]
     stalled.append(taken(40, 40.0, ok=False, error_class="timeout", latency_ms=None, strategy=None))
-    assert partial(stalled, facts) == ["stalled: 1 samples had no whole reply in time"]
+    assert partial(stalled, facts) == ["stalled: 1 sample had no whole reply in time"]
     slow = [taken(seq, float(seq), latency_ms=20.0 if seq <= 20 else 90.0) for seq in range(1, 41)]
     assert partial(slow, facts) == ["slowed: its later replies took 4.5 times as long as its first ones"]
 

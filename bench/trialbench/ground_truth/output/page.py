@@ -11,6 +11,7 @@ from trialbench.ground_truth.output.plots import divergence, fidelity, kl_by_pos
 from trialbench.ground_truth.output.table import guilty, label
 from trialbench.show.figures import Figure, Table
 from trialbench.show.html import render
+from trialbench.show.text import counted
 
 _TEMPLATE = Path(__file__).parent / "templates" / "ground-truth.html.j2"
 
@@ -82,7 +83,8 @@ def page(verdict: dict[str, Any]) -> str:
     kind, sign = TONES[verdict["verdict"]]
     counts, runtime, machine = verdict["counts"], verdict["runtime"], verdict["machine"]
     silent = counts["declared"] - counts["probative"]
-    lead = f"{counts['PASS']} checks passed, {counts['FAIL']} failed, {counts['INCONCLUSIVE']} could not be decided"
+    passed = f"{counted(counts['PASS'], 'check')} passed"
+    lead = f"{passed}, {counts['FAIL']} failed, {counts['INCONCLUSIVE']} could not be decided"
     described = Page(
         word=verdict["verdict"],
         kind=kind,

@@ -8,8 +8,23 @@ from typing import Any
 
 from markupsafe import Markup
 
-from trialbench.show.figures import LEFT, RIGHT, Figure, Key, Table, drawings, line, text, x_axis, y_axis
+from trialbench.show.figures import (
+    BELOW,
+    LEFT,
+    RIGHT,
+    Figure,
+    Key,
+    Table,
+    drawings,
+    letters,
+    line,
+    margin,
+    text,
+    x_axis,
+    y_axis,
+)
 from trialbench.show.svg import Scale, element, join, path, symbol, value_scale
+from trialbench.show.text import apart
 
 # Told by shape and dashes as well as by color.
 _STYLES = (
@@ -111,14 +126,15 @@ def _distances(verdict: dict[str, Any]) -> tuple[list[tuple[dict[str, Any], floa
 
 def _scatter(name: str, title: str, unit: str, what: str, points: Sequence[_Point], quants: Sequence[str]) -> Figure:
     def draw(width: float) -> tuple[Markup, float]:
-        across = value_scale([one.cost for one in points], LEFT + 8, width - RIGHT)
         up = value_scale([one.distance for one in points], _HEIGHT, 34.0)
-        parts = [y_axis(up, LEFT + 8, width - RIGHT, what), x_axis(across, _HEIGHT, unit)]
+        left = margin(up) + 8
+        across = value_scale([one.cost for one in points], left, width - RIGHT)
+        parts = [y_axis(up, left, width - RIGHT, what), x_axis(across, _HEIGHT, unit)]
         for one in points:
             color, shape, _ = style(quants, one.quant)
             note = f"{one.name}: {one.distance:.3g}, {one.cost:.4g} {unit}"
             parts.append(_mark(shape, across(one.cost), up(one.distance), color, note))
-        return join(parts), _HEIGHT + 42
+        return join(parts), _HEIGHT + BELOW
 
     told = f"{len(points)} files; lower is closer to the oracle."
     wide, narrow = drawings(name, title, told, draw)
@@ -150,9 +166,10 @@ def divergence(verdict: dict[str, Any]) -> Figure | None:
         across = Scale(0.0, float(longest), left, width - RIGHT - 8)
         bottom = 14 + step * len(lanes)
         parts = [x_axis(across, bottom, "position of the first token that differs", top=8)]
+        shown = apart([f"{file['model']} {file['quant']}" for file, _ in lanes], letters(left - 8, small=width <= 500))
         for number, (file, rows) in enumerate(lanes):
             y = 20 + step * number
-            parts.append(text(left - 8, y + 4, f"{file['model']} {file['quant']}", anchor="end"))
+            parts.append(text(left - 8, y + 4, shown[number], anchor="end"))
             parts.append(line(left, y, width - RIGHT - 8, y, "grid"))
             color, _, _ = style(quants, file["quant"])
             for row in rows:
@@ -161,7 +178,7 @@ def divergence(verdict: dict[str, Any]) -> Figure | None:
                 says = "the same to the end" if first is None else f"from position {first} on, {row['says']}"
                 shape = "ring" if first is None else "dot"
                 parts.append(_mark(shape, across(at), y, color, f"{row['prompt']}: {says}"))
-        return join(parts), bottom + 42
+        return join(parts), bottom + BELOW
 
     told = f"{len(lanes)} files; a ring at the end stands for a continuation that is the oracle's."
     wide, narrow = drawings("divergence", "Where continuations leave the oracle", told, draw)
@@ -216,7 +233,7 @@ def _curves(
                 element("path", d=path(points), fill="none", stroke=color, stroke_width=1.6, stroke_dasharray=dashes)
             )
             parts += [_mark("ring", *points[at], color, f"{quant}, position {at}: another token") for at in wrong]
-        return join(parts), _HEIGHT + 42
+        return join(parts), _HEIGHT + BELOW
 
     title = f"{model}: KL divergence by position"
     told = f"{len(curves)} files, {longest} positions, all prompts one after the other; rings: another token."

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from trialbench.ground_truth.suites.results import Result, Row
 from trialbench.show.terminal import line, say
+from trialbench.show.text import counted
 
 if TYPE_CHECKING:
     from trialbench.ground_truth.controls.run import Caught
@@ -104,7 +105,7 @@ def _sum(verdict: str, counts: dict[str, int]) -> str:
     silent = counts["declared"] - counts["probative"]
     nothing = f", {silent} of them prove nothing" if silent else ""
     parts = ", ".join(f"{counts[status]} {status}" for status in _WORDS)
-    return f"{verdict}: {counts['declared']} checks declared{nothing}: {parts}"
+    return f"{verdict}: {counted(counts['declared'], 'check')} declared{nothing}: {parts}"
 
 
 def controls_table(caught: Sequence[Caught], uncovered: Sequence[str]) -> str:

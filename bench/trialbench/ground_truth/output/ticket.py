@@ -9,6 +9,7 @@ from typing import Any
 
 from trialbench.ground_truth.output.table import guilty, label
 from trialbench.show.terminal import line
+from trialbench.show.text import counted
 
 
 def ticket(verdict: dict[str, Any]) -> str:
@@ -23,7 +24,7 @@ def ticket(verdict: dict[str, Any]) -> str:
     for row in failed:
         groups.setdefault(row["cause"] or row["suite"], []).append(row)
     broken = [claim for claim in verdict["claims"] if claim["status"] == "FAIL"]
-    defects = f"{len(groups)} defect{'s' if len(groups) != 1 else ''}, {len(failed)} checks failed"
+    defects = f"{counted(len(groups), 'defect')}, {counted(len(failed), 'check')} failed"
     defects += f", {len(broken)} claim{'s' if len(broken) != 1 else ''} broken" if broken else ""
     lines = [
         f"# {_md(runtime['name'])} {_md(runtime['version'])}: {defects}",
@@ -38,7 +39,7 @@ def ticket(verdict: dict[str, Any]) -> str:
         # What is open, or was claimed and is not so, is no reason to say that all is well.
         waiting = verdict["counts"]["INCONCLUSIVE"]
         nothing = "No check failed; the broken claims are listed above." if broken else "Nothing failed."
-        lines += ["", nothing + (f" {waiting} checks could not be decided." if waiting else "")]
+        lines += ["", nothing + (f" {counted(waiting, 'check')} could not be decided." if waiting else "")]
         return "\n".join(lines) + "\n"
     files = {(one["model"], one["quant"]): one for one in verdict["files"]}
     for cause, rows in sorted(groups.items(), key=lambda item: -len(item[1])):
@@ -59,7 +60,13 @@ def _section(
 ) -> list[str]:
     """One defect: what is said of it, which checks meet it, one of them in full, the files, a command."""
     first = rows[0]
-    lines = ["", f"## {_md(cause)} ({len(rows)} checks)", "", f"Fingerprint: `{fingerprint(runtime, cause)}`", ""]
+    lines = [
+        "",
+        f"## {_md(cause)} ({counted(len(rows), 'check')})",
+        "",
+        f"Fingerprint: `{fingerprint(runtime, cause)}`",
+        "",
+    ]
     said = list(dict.fromkeys(row["says"] for row in rows))
     lines += [f"* {_md(one)}" for one in said[:_SAID]]
     lines += [f"* and {len(said) - _SAID} more of the kind"] if len(said) > _SAID else []

@@ -28,6 +28,8 @@ _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _PIPE = re.compile(r"(?<!\\)\|")
 _CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+# Line ends, and blanks that are no text of their own, such as a no-break space is.
+_BLANKS = re.compile(r"[ \t\r\n]+")
 _LITERAL = {"fence", "code_block", "html_block"}
 # Characters that Markdown or common extensions (mathematics, bare links) would not render literally.
 _ACTIVE = re.compile(r"[\\`*\[\]<>|#~&${]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
@@ -283,7 +285,7 @@ def rendered(markdown: str) -> str:
 
 def escape(text: str, limit: int = 200) -> str:
     """Untrusted text as inert Markdown: one line, no markup, safe in a table cell; spaces of other widths stay."""
-    shown = one_line(_BLANKS.sub(" ", text.strip()), limit)
+    shown = one_line(_BLANKS.sub(" ", text).strip(" "), limit)
     return _ACTIVE.sub(_backslash, shown) or "?"
 
 

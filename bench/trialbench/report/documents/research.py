@@ -303,4 +303,7 @@ def _table(trial: Trial) -> list[str]:
 
 def _adherence(segment: SegmentSummary) -> str:
     found = segment.adherence
-    return f"{found.k}/{found.n}, {found.k / found.n * 100:.0f} %" if found and found.n else "-"
+    if not found or not found.n:
+        return "-"
+    # Rounded down: with a reply that does not count it is no 100 %.
+    return f"{found.k}/{found.n}, {found.k * 1000 // found.n / 10:g} %"

@@ -20,6 +20,7 @@ from trialbench.report.restore import second_tries
 from trialbench.report.run import Decided, Run
 from trialbench.report.summary import Summary
 from trialbench.show.junit import Case, Suite, write
+from trialbench.show.text import counted
 from trialbench.verdict import Facts, Rules, adherence_finding, adherence_text
 
 # In a check's title: a quantity such as `of 13-13.8 GB`, and a port's number.
@@ -138,15 +139,15 @@ def _candidate(run: Run, summary: Summary) -> list[Case]:
         return []
     adherence, cases = segment.adherence, []
     if adherence and adherence.n:
-        counted = Facts(n=adherence.n, adherent=adherence.k, gates=())
+        facts = Facts(n=adherence.n, adherent=adherence.k, gates=())
         said = run.verdict or Rules()
         rules = Rules(adherence_percent=said.adherence_percent, adherence_rule=said.adherence_rule)
-        finding, text = adherence_finding(counted, rules), adherence_text(counted, rules)
+        finding, text = adherence_finding(facts, rules), adherence_text(facts, rules)
         passed = Case("adherence")
         cases.append(passed if finding == "PASS" else _failed(passed.name, text, [], kind=finding))
-    thinking = sum(one.thinking for name, one in summary.segments.items() if "candidate" in name)
+    thinking = sum(one.summary.thinking for one in run.answered_by("candidate"))
     quiet = Case("no reply was thinking")
-    told = "1 reply was thinking" if thinking == 1 else f"{thinking} replies were thinking"
+    told = f"{counted(thinking, 'reply', 'replies')} {'was' if thinking == 1 else 'were'} thinking"
     cases.append(_failed(quiet.name, told, []) if thinking else quiet)
     clean = Case("numbers are untainted")
     taints = summary.taints

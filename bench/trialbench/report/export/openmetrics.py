@@ -95,9 +95,7 @@ def _segments(run: Run, summary: Summary) -> list[Family]:
     thinking = Family("thinking_replies", "Replies that were thinking.")
     energy = Family("energy_per_reply", "Median of the card's energy over a reply.", "joules")
     for name, segment in summary.segments.items():
-        of = {"segment": name}
-        if run.plan.of_baseline(name):
-            of["model"] = summary.baseline_label or ""
+        of = {"segment": name, "model": run.model(run.segments[name].side) or ""}
         for found in (segment.latency_ms.p50, segment.latency_ms.p95, segment.latency_ms.p99):
             # `quantile` is a label of summaries alone.
             q = f"{found.q:g}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from trialbench import schemas
 from trialbench.measure.sample import Sample
-from trialbench.report.run import Run
+from trialbench.report.run import Run, Segment
 from trialbench.report.summary import Summary
 from trialbench.report.telemetry import Joined, joined
 from trialbench.show.terminal import screen
@@ -43,8 +43,8 @@ def rows(run: Run, summary: Summary) -> list[dict[str, Any]]:
     """The rows as objects (`trialbench schema row`); unknown values are None."""
     beside = joined(run)
     found = []
-    for segment, warmup, samples in _sets(run):
-        label = summary.baseline_label if run.plan.of_baseline(segment) else summary.model_label
+    for one, warmup, samples in _sets(run):
+        segment, label = one.name, run.model(one.side)
         for sample in samples:
             more = Joined() if warmup else beside[segment].get(sample.seq, Joined())
             row = {"run": summary.run, "host": summary.host, "label": label, "segment": segment, "warmup": warmup}
@@ -55,15 +55,13 @@ def rows(run: Run, summary: Summary) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: (order[row["segment"]], not row["warmup"], row["seq"]))
 
 
-def _sets(run: Run) -> Iterator[tuple[str, bool, Sequence[Sample]]]:
+def _sets(run: Run) -> Iterator[tuple[Segment, bool, Sequence[Sample]]]:
     """Segment, whether these are its warm-ups, and the samples."""
-    for name, samples in run.warmed_up.items():
-        yield name, True, samples
-    for name, segment in run.segments.items():
-        yield name, True, segment.warmups
-        yield name, False, segment.samples
-        yield name, True, [_void(sample) for sample in segment.void_warmups]
-        yield name, False, [_void(sample) for sample in segment.void]
+    for segment in (*run.warmed_up.values(), *run.segments.values()):
+        yield segment, True, segment.warmups
+        yield segment, False, segment.samples
+        yield segment, True, [_void(sample) for sample in segment.void_warmups]
+        yield segment, False, [_void(sample) for sample in segment.void]
 
 
 def _void(sample: Sample) -> Sample:

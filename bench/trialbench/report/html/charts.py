@@ -17,12 +17,14 @@ from trialbench.report.plan import Workload
 from trialbench.report.run import Segment
 from trialbench.report.telemetry import Rows
 from trialbench.show.figures import (
+    BELOW,
     LEFT,
     RIGHT,
     Figure,
     Key,
     Table,
     drawings,
+    letters,
     line,
     margin,
     polyline,
@@ -136,7 +138,9 @@ def ratios(rows: Sequence[tuple[str, Comparison]], *, name: str = "ratios", titl
         scale = Scale(math.exp(-reach), math.exp(reach), LEFT / 2, width - RIGHT, logarithmic=True)
         bottom = 10 + step * len(known)
         parts = [x_axis(scale, bottom, "candidate / baseline (1 = equal)", top=6, count=7 if width > 500 else 5)]
-        shown = apart(labels, 52 if width > 500 else 22)
+        says = [_told(row) if width > 500 else _briefly(row) for _label, row, _ratio in known]
+        most = letters(scale.end - scale.start, bold=True, small=width <= 500)
+        shown = apart(labels, max(12, most - max(len(f": {said}") for said in says)))
         for at, (_label, row, ratio) in enumerate(known):
             top = 10 + step * at
             # Not through the label above.
@@ -144,8 +148,7 @@ def ratios(rows: Sequence[tuple[str, Comparison]], *, name: str = "ratios", titl
             if row.band and _positive(row.band.low) and _positive(row.band.high):
                 left, right = scale(row.band.low), scale(row.band.high)
                 parts.append(rectangle(left, top + 17, right - left, 20, "band"))
-            told = f"{shown[at]}: {_told(row)}" if width > 500 else f"{shown[at]}: {_briefly(row)}"
-            parts.append(text(scale.start, top + 11, told, kind="t strong"))
+            parts.append(text(scale.start, top + 11, f"{shown[at]}: {says[at]}", kind="t strong"))
             middle = top + 27
             kind = _kind(row)
             if _positive(row.low) and _positive(row.high):
@@ -154,7 +157,7 @@ def ratios(rows: Sequence[tuple[str, Comparison]], *, name: str = "ratios", titl
                 parts += [line(x, middle - 5, x, middle + 5, f"whisker {kind}") for x in (low, high)]
             shape = {"worse": "diamond", "better": "square"}.get(kind, "dot")
             parts.append(symbol(shape, scale(ratio), middle, 5, class_=f"fill {kind}"))
-        return join(parts), bottom + 40
+        return join(parts), bottom + BELOW
 
     told = [f"{label} {_told(row)}" for label, row, _ratio in known]
     wide, narrow = drawings(name, title, "; ".join(told[:12]), draw)
@@ -223,7 +226,7 @@ def medians(rows: Sequence[tuple[str, Quantile | None, Quantile | None]]) -> Fig
         bottom = 10 + step * len(known)
         label = "median latency, ms (logarithmic)" if x.logarithmic else "median latency, ms"
         parts = [x_axis(x, bottom, label, top=6, count=7 if width > 500 else 5)]
-        shown = apart(labels, 60 if width > 500 else 44)
+        shown = apart(labels, letters(x.end - x.start, bold=True, small=width <= 500))
         for at, (_name, pair) in enumerate(known):
             top = 10 + step * at
             parts.append(text(x.start, top + 11, shown[at], kind="t strong"))
@@ -234,7 +237,7 @@ def medians(rows: Sequence[tuple[str, Quantile | None, Quantile | None]]) -> Fig
                 if low is not None and high is not None:
                     parts.append(line(x(low), top + down, x(high), top + down, f"whisker {kind}"))
                 parts.append(symbol(shape, x(value), top + down, 4, note=quantile_text(one), class_=f"fill {kind}"))
-        return join(parts), bottom + 40
+        return join(parts), bottom + BELOW
 
     title = "Median latency"
     table_rows = [[label, *(quantile_text(one) if one else "-" for one in pair)] for label, pair in known]
@@ -280,7 +283,7 @@ def distribution(found: list[Series]) -> Figure | None:
             median = quantile(values, 0.5).value or 0.0
             note = f"{one.letter} {one.name}: p50 {number(median)} ms"
             parts.append(symbol(one.shape, x(median), y(50), 4.6, note=note, class_=f"fill {one.css}"))
-        return join(parts), height + 40
+        return join(parts), height + BELOW
 
     title = "Latency distribution"
     medians = ", ".join(f"{one.letter} {number(quantile(values, 0.5).value)} ms" for one, values in shown)
@@ -350,7 +353,7 @@ def timeline(found: list[Series]) -> Figure | None:
         for row, lane in enumerate(lanes):
             lane_y = height + 34 + row * 26
             parts += [
-                text(start, lane_y, lane, kind="t name"),
+                text(start, lane_y, lane, kind="t name", room=width - RIGHT - start),
                 line(start, lane_y + 13, width - RIGHT, lane_y + 13, "grid"),
             ]
         left = start

@@ -14,6 +14,7 @@ from trialbench.report.summary import Summary
 from trialbench.report.telemetry import held_back
 from trialbench.report.windows import impact_of
 from trialbench.show.figures import (
+    BELOW,
     RIGHT,
     Figure,
     Key,
@@ -38,6 +39,8 @@ _PHASES = ("snapshot", "window", "candidate", "measure", "restore")
 _LOADED = ("candidate", "measure")
 _COLUMNS = 500
 _MOST_TENANTS, _MOST_GATES = 24, 12
+# Pixels from the middle of a phase's number to that of the next.
+_DISC = 17.0
 # Key of a VRAM line, what it is called, its unit.
 TELEMETRY = {
     "sm_mhz": ("core clock", "MHz"),
@@ -103,12 +106,21 @@ def _bands(spans: Sequence[Span], x: Scale, top: float, bottom: float, *, number
         note = element("title", f"{span.name}: {span.end - span.start:.1f} s")
         parts.append(rectangle(left, top, right - left, bottom - top, f"phase p{span.number}", note))
     if numbered:
-        last = 0.0
-        for span in spans:
-            # Keep the numbers of short phases apart.
-            last = max((x(span.start) + x(span.end)) / 2, last + 17)
-            parts.append(lettered(str(span.number), min(last, x.end - 6), top - 12, f"p{span.number}"))
+        places = _apart([(x(span.start) + x(span.end)) / 2 for span in spans], x.end - 6)
+        parts += [
+            lettered(str(span.number), at, top - 12, f"p{span.number}") for span, at in zip(spans, places, strict=True)
+        ]
     return join(parts)
+
+
+def _apart(places: Sequence[float], most: float) -> list[float]:
+    """Where the numbers of phases stand, at most at `most`: those of short phases are kept apart."""
+    found: list[float] = []
+    for at in places:
+        found.append(max(at, found[-1] + _DISC) if found else at)
+    for at in range(len(found) - 1, -1, -1):
+        found[at] = min(found[at], found[at + 1] - _DISC if at + 1 < len(found) else most)
+    return found
 
 
 def _phase_keys(spans: Sequence[Span]) -> list[Key]:
@@ -160,7 +172,7 @@ def memory(run: Run, summary: Summary, clock: Clock) -> Figure | None:
                         class_=kind,
                     )
                 )
-        return join(parts), height + 40
+        return join(parts), height + BELOW
 
     title = "Memory in use, GB"
     vram = summary.vram
@@ -296,7 +308,7 @@ def telemetry(run: Run, clock: Clock) -> Figure | None:
         for moment, _names in throttled[:_COLUMNS]:
             parts.append(line(x(moment), bottom - 8, x(moment), bottom, "tick"))
         parts.append(x_axis(x, bottom, "seconds since the run began", count=8 if width > 500 else 5))
-        return join(parts), bottom + 40
+        return join(parts), bottom + BELOW
 
     title = "Clocks, power and temperature"
     told = [
@@ -400,7 +412,7 @@ def downtime(run: Run, clock: Clock) -> Figure | None:
                 line(x.start, at + 28, x.end, at + 28, "up"),
             ]
             at += step
-        return join(parts), bottom + 40
+        return join(parts), bottom + BELOW
 
     title = "Downtime of tenants, and what people lost"
     description = "; ".join(f"{impact} for {_lasted(_window(downs_of))}" for impact, downs_of in lost.items())

@@ -20,7 +20,7 @@ from trialbench.report.summary import Summary
 from trialbench.report.telemetry import Range, Rows
 from trialbench.report.windows import clock, still_down_text
 from trialbench.show.figures import Figure, Table
-from trialbench.show.text import counted, number, ratio_text
+from trialbench.show.text import GIGABYTE, counted, number, ratio_text
 
 _MOST_ROWS = 60
 # Display word, CSS class, and a sign that conveys it without color.
@@ -159,13 +159,27 @@ def page(run: Run, summary: Summary, joined: Mapping[str, Rows]) -> Page:
     label = summary.model_label or "no plan found"
     tried = f"rehearsal for {label}" if run.rehearsal else label
     shown_replies, evidence, facts = shown(run), _evidence(run, summary, reasons), _facts(run, summary)
+    marks, failure, steps = badges(summary), _failure(summary), _steps(summary, shown_replies)
+    card, known = hostcharts.memory(run, summary, times), provenance(run, summary, camera)
     return Page(
         run=summary.run,
         title=f"{tried} on {summary.host or 'an unknown host'}",
         tried=tried,
         beside=summary.baseline_label or "",
         speed=_speed(summary),
-        gigabyte=_gigabyte(reasons, evidence, facts),
+        gigabyte=_gigabyte(
+            {
+                "reasons": reasons,
+                "badges": [text for badge in marks for text in badge.lines],
+                "failure": list(failure.values()),
+                "steps": [step.text for step in steps],
+                "evidence": [text for panel in evidence for text in panel.lines],
+                "facts": [fact.unit for fact in facts],
+                "memory": [card.title] if card else [],
+                "checks": [text for check in checks for text in (check.title, check.expected, check.found)],
+                "provenance": [text for group in known for _name, text in group.rows],
+            }
+        ),
         began=run.began,
         host=summary.host or "an unknown host",
         word=word,
@@ -174,9 +188,9 @@ def page(run: Run, summary: Summary, joined: Mapping[str, Rows]) -> Page:
         outcome=summary.outcome.replace("_", " "),
         outcome_text=told if (told := OUTCOMES[summary.outcome]) not in reasons else "",
         reasons=reasons,
-        badges=badges(summary),
-        failure=_failure(summary),
-        steps=_steps(summary, shown_replies),
+        badges=marks,
+        failure=failure,
+        steps=steps,
         evidence=evidence,
         facts=facts,
         ratios=charts.ratios(
@@ -189,7 +203,7 @@ def page(run: Run, summary: Summary, joined: Mapping[str, Rows]) -> Page:
         segment_notes=[*_remarks(summary), *run.notes[:_MOST_ROWS]],
         distribution=charts.distribution(found),
         timeline=charts.timeline(found),
-        memory=hostcharts.memory(run, summary, times),
+        memory=card,
         telemetry=hostcharts.telemetry(run, times),
         telemetry_table=_telemetry(summary),
         telemetry_why=_telemetry_why(summary),
@@ -204,7 +218,7 @@ def page(run: Run, summary: Summary, joined: Mapping[str, Rows]) -> Page:
         attested=_attested(run),
         proofs=proofs,
         proofs_hidden=proofs_hidden,
-        provenance=provenance(run, summary, camera),
+        provenance=known,
         version=summary.trialbench,
         written=summary.created,
         unread=_unread(run),
@@ -270,13 +284,9 @@ def _steps(summary: Summary, replies: Sequence[Shown]) -> list[Step]:
     return [Step(text, one.id, one.title) for one in waiting]
 
 
-def _gigabyte(reasons: Sequence[str], evidence: Sequence[EvidencePanel], facts: Sequence[Fact]) -> str:
-    """Where the page names a size first: `reasons`, `evidence`, `facts`, or else `memory`."""
-    if any(" GB" in text for text in reasons):
-        return "reasons"
-    if any(" GB" in text for panel in evidence for text in panel.lines):
-        return "evidence"
-    return "facts" if any(fact.unit == "GB" for fact in facts) else "memory"
+def _gigabyte(places: Mapping[str, Sequence[str]]) -> str:
+    """The first of `places`, in the order of the page, whose texts name a size; empty where none does."""
+    return next((place for place, texts in places.items() if any(map(GIGABYTE.search, texts))), "")
 
 
 def _evidence(run: Run, summary: Summary, reasons: Sequence[str]) -> list[EvidencePanel]:
@@ -471,8 +481,8 @@ def _telemetry(summary: Summary) -> Table | None:
 def _range(found: Range | None) -> str:
     if not found:
         return "-"
-    least, most = f"{found.min:.0f}", f"{found.max:.0f}"
-    return least if least == most else f"{least} - {found.p50:.0f} - {most}"
+    least, most = number(found.min), number(found.max)
+    return least if least == most else f"{least} - {number(found.p50)} - {most}"
 
 
 def _telemetry_why(summary: Summary) -> list[str]:

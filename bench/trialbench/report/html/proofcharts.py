@@ -10,6 +10,7 @@ from markupsafe import Markup
 from trialbench.report.proofs import Number, Proof
 from trialbench.show.figures import LEFT, RIGHT, Figure, Key, Table, drawings, line, rectangle, swatch, text
 from trialbench.show.svg import Scale, join, symbol, tick_text, value_scale
+from trialbench.show.text import cells
 
 _STEP, _TRACK, _BAR = 46.0, 16.0, 7.0
 # Enough for four engines with three proofs each.
@@ -83,9 +84,12 @@ def _row(number: Number, top: float, width: float) -> Markup:
     track, kind = top + 18, "kept" if number.ok else "missed"
     word = "" if number.ok else "FAILED "
     told = f"{word}{number.name} {number.found}, expected {number.expected}"
-    parts = [text(left, top + 11, told, kind="t strong", room=right - left - (120 if width > 500 else 0))]
-    if width > 500:
-        parts.append(text(right, top + 11, f"to {tick_text(scale.high)} {number.unit}".rstrip(), anchor="end"))
+    reach = f"to {tick_text(scale.high)} {number.unit}".rstrip() if width > 500 else ""
+    # Of the row, at most a third tells how far it reaches.
+    aside = min((right - left) / 3, 8.0 * (cells(reach) + 2)) if reach else 0.0
+    parts = [text(left, top + 11, told, kind="t strong", room=right - left - aside)]
+    if reach:
+        parts.append(text(right, top + 11, reach, anchor="end", room=aside))
     low, high = _expected(number, scale)
     parts.append(rectangle(left, track, right - left, _TRACK, "track"))
     parts.append(rectangle(low, track, high - low, _TRACK, "healthy"))

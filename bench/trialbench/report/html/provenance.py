@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from trialbench.report.html.described import Picture
+from trialbench.report.plan import Side
 from trialbench.report.run import Run
 from trialbench.report.summary import Summary
-from trialbench.show.text import ratio_text
+from trialbench.show.text import number, ratio_text
 
 _MOST_ROWS = 60
 
@@ -42,7 +43,7 @@ def provenance(run: Run, summary: Summary, picture: Picture) -> list[Group]:
                 ("built on", _text(plan.get("base_image")) or _text(plan.get("image_base"))),
                 ("base digest", _text(plan.get("base_digest"))),
                 ("flags of llama-server", " ".join(_text(flag) for flag in _listing(candidate.get("server_args")))),
-                ("says it is", _models(summary, "candidate")),
+                ("says it is", _models(run, "candidate")),
             ],
         ),
         Group(
@@ -52,7 +53,7 @@ def provenance(run: Run, summary: Summary, picture: Picture) -> list[Group]:
                 ("tenant", _text(baseline.get("tenant"))),
                 ("address", _text(baseline.get("url"))),
                 ("command", _live_command(baseline, snapshot)),
-                ("says it is", _models(summary, "baseline")),
+                ("says it is", _models(run, "baseline")),
             ],
         ),
         Group("Asked", _asked(run, summary, picture)),
@@ -128,16 +129,12 @@ def _calibration(summary: Summary) -> list[tuple[str, str]]:
 
 def _ms(found: Mapping[str, Any], name: str) -> str:
     value = found.get(name)
-    return f"{value:.2f} ms" if isinstance(value, (int, float)) else "-"
+    return f"{number(value)} ms" if isinstance(value, (int, float)) else "-"
 
 
-def _models(summary: Summary, side: str) -> str:
-    names = [
-        model
-        for name, segment in summary.segments.items()
-        if side in name and segment.request
-        for model in segment.request.models
-    ]
+def _models(run: Run, side: Side) -> str:
+    asked = [segment.summary.request for segment in run.answered_by(side)]
+    names = [model for request in asked if request for model in request.models]
     return ", ".join(dict.fromkeys(names))
 
 

@@ -61,7 +61,7 @@ def test_a_claim_that_the_file_breaks_is_a_failure(tmp_path: Path, capsys: pytes
         broken = {**claim, "broken_by": [{"model": "m", "quant": quant}]}
         path = verdict(tmp_path / "v.json", "PASS", claims=[broken])
         assert main(["attest", "--sha256", HASH, "--verdict", str(path)]) == code
-        assert f"1 checks passed, {code} failed" in capsys.readouterr().out
+        assert f"1 check passed, {code} failed" in capsys.readouterr().out
 
 
 def test_a_part_of_the_suites_proves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

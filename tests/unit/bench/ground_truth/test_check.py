@@ -596,7 +596,7 @@ def test_a_broken_claim_is_not_nothing() -> None:
     claim = {"name": "c", "statement": "s", "standing": "locked", "status": "FAIL", "says": "3, claimed at most 0"}
     ticket = ticket_of(verdict(claims=[claim]))
     assert ": 0 defects, 0 checks failed, 1 claim broken\n" in ticket
-    assert "No check failed; the broken claims are listed above. 1 checks could not be decided." in ticket
+    assert "No check failed; the broken claims are listed above. 1 check could not be decided." in ticket
 
 
 def test_a_claims_standing_is_in_every_output() -> None:
