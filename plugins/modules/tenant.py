@@ -19,11 +19,6 @@ description:
     do not tell about, is an error.
   - A tenant is a systemd unit, a pair of start and stop scripts, a container, or a process.
 options:
-  tenants:
-    description: The tenants in order, each name once; the fields are those of C(trial_tenants) of the role trial.
-    type: list
-    elements: dict
-    required: true
   state:
     description: The wanted state.
     type: str
@@ -36,10 +31,14 @@ options:
     type: path
 extends_documentation_fragment:
   - edgelab.model_trial.attributes
+  - edgelab.model_trial.tenants
 attributes:
   check_mode:
     support: full
-    description: Looks at every tenant, touches none.
+    description: Looks at every tenant, touches none. Without root's rights it can't look at all of them.
+  idempotent:
+    support: full
+    description: A tenant that is in the wanted state is left alone, and O(state=started) waits for one that is loading.
   diff_mode:
     support: full
     description: Shows the state of every tenant before and after.
@@ -62,6 +61,20 @@ EXAMPLES = r"""
         kind: systemd
         unit: llama.service
         health: {url: "http://127.0.0.1:8080/health", json: {status: ok}}
+  become: true
+
+- name: Start a container and a process of a user, each healthy before the next
+  edgelab.model_trial.tenant:
+    state: started
+    tenants:
+      - {name: search, kind: container, container: search}
+      - name: phone
+        kind: process
+        process: phone_call.py auto
+        user: robot
+        directory: /srv/phone
+        start: python3 phone_call.py auto
+        start_timeout_s: 30
   become: true
 """
 
@@ -160,7 +173,7 @@ def main() -> None:
     """Read the arguments, deal with the tenants in order, report."""
     module = AnsibleModule(
         argument_spec={
-            "tenants": {"type": "list", "elements": "dict", "required": True},
+            "tenants": {"type": "list", "elements": "dict", "required": True, "options": planfile.arguments(Tenant)},
             "state": {"type": "str", "required": True, "choices": ["started", "stopped"]},
             "log_dir": {"type": "path"},
         },
