@@ -43,6 +43,7 @@ extends_documentation_fragment:
   - edgelab.model_trial.attributes
   - edgelab.model_trial.attributes.looks
   - edgelab.model_trial.attributes.gpu
+  - edgelab.model_trial.attributes.host_group
   - edgelab.model_trial.tenants.site
 seealso:
   - module: edgelab.model_trial.checks
