@@ -63,6 +63,29 @@ EXAMPLES = r"""
         health: {url: "http://127.0.0.1:8080/health", json: {status: ok}}
   become: true
 
+- name: Stop what runs of these, work, and start only what was stopped, in the opposite order
+  vars:
+    services:
+      - {name: api, kind: systemd, unit: api.service, health: {url: "http://127.0.0.1:8080/health"}}
+      - {name: db, kind: systemd, unit: db.service}
+  block:
+    - name: Stop them
+      edgelab.model_trial.tenant:
+        state: stopped
+        tenants: "{{ services }}"
+      become: true
+      register: stopped
+
+    - name: Work
+      ansible.builtin.command: /usr/local/bin/reorganize
+      changed_when: true
+  always:
+    - name: Start them
+      edgelab.model_trial.tenant:
+        state: started
+        tenants: "{{ services | selectattr('name', 'in', stopped.moved | default([])) | reverse | list }}"
+      become: true
+
 - name: Start a container and a process of a user, each healthy before the next
   edgelab.model_trial.tenant:
     state: started
@@ -87,6 +110,14 @@ tenants:
   returned: when every tenant is described rightly
   type: dict
   sample: {voice: {before: started, after: stopped, found: PID 77, duration_s: 0.4}}
+moved:
+  description:
+    - Names of those that were stopped or started, in order; in check mode, of those that would be. One that was in the
+      wanted state before is not among them, so that it can be left as it was.
+  returned: when every tenant is described rightly
+  type: list
+  elements: str
+  sample: [voice]
 """
 
 from pathlib import Path
@@ -117,7 +148,12 @@ class Dealing:
     def __init__(self, state: str, log_dir: Path, check_mode: bool) -> None:
         self.state, self.log_dir, self.check_mode = state, log_dir, check_mode
         self.found: dict[str, dict[str, Any]] = {}
-        self.changed = False
+        self.moved: list[str] = []
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was stopped or started, or would be."""
+        return bool(self.moved)
 
     def deal_with(self, tenant: Tenant) -> None:
         """Bring one tenant into the state.
@@ -142,7 +178,7 @@ class Dealing:
         if there:
             return
         if self.check_mode:
-            self.changed = True
+            self.moved.append(tenant.name)
             return
         log = self.log_dir / f"{tenant.name}.log"
         try:
@@ -156,9 +192,9 @@ class Dealing:
             raise
         except (tenants.TenantError, OSError):
             # What was begun may go on.
-            self.changed = True
+            self.moved.append(tenant.name)
             raise
-        self.changed = True
+        self.moved.append(tenant.name)
 
     def result(self) -> dict[str, Any]:
         """What the module returns."""
@@ -166,7 +202,7 @@ class Dealing:
             when: "".join(f"{name}: {facts[when]}\n" for name, facts in self.found.items())
             for when in ("before", "after")
         }
-        return {"changed": self.changed, "tenants": self.found, "diff": diff}
+        return {"changed": self.changed, "tenants": self.found, "moved": self.moved, "diff": diff}
 
 
 def main() -> None:
