@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             import docker
             import docker.errors
         except ImportError as err:
-            raise AnsibleActionFail("the controller's Python needs the package docker; do: pip install docker") from err
+            raise AnsibleActionFail(
+                f"expected the package docker in the Python that runs ansible-playbook ({sys.executable}), found none; "
+                f"do: {sys.executable} -m pip install docker"
+            ) from err
         try:
             client = docker.from_env()
             found = client.images.get(image)

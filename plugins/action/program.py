@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import io
 import os
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         spec = importlib.util.find_spec("pynvml")
         if spec is None or not spec.origin:
             raise AnsibleActionFail(
-                "pynvml was expected in the controller's Python and is not there; do: pip install nvidia-ml-py"
+                f"expected pynvml in the Python that runs ansible-playbook ({sys.executable}), found none; "
+                f"do: {sys.executable} -m pip install nvidia-ml-py"
             )
         core = Path(__file__).resolve().parent.parent / "module_utils"
         data, compiled = build(core, Path(spec.origin))

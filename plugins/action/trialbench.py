@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -14,6 +15,25 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+
+OURS = "edgelab-trialbench"
+
+
+def lacking(said: str) -> str:
+    """Why trialbench can't be run here, in words; empty where it failed for another reason."""
+    found = ""
+    if "No module named trialbench" in said:
+        found = "none"
+    else:
+        owners = importlib.metadata.packages_distributions().get("trialbench", [])
+        if owners and OURS not in owners:
+            found = f"the distribution {owners[0]}, which is another project"
+    if not found:
+        return ""
+    return (
+        f"expected the distribution {OURS} in the Python that runs ansible-playbook ({sys.executable}), found {found}. "
+        f"It is part of a checkout of this collection; do: {sys.executable} -m pip install PATH/OF/THE/CHECKOUT"
+    )
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
@@ -39,10 +59,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         result.update(changed=False, rc=done.returncode, cmd=command, stdout=done.stdout, stderr=done.stderr)
         if done.returncode != 0:
             self._show(done.stdout.splitlines())
-            hint = " (do: pip install edgelab-trialbench)" if "No module named trialbench" in done.stderr else ""
-            raise AnsibleActionFail(
-                f"trialbench {args[0]}: {done.stderr.strip() or done.returncode}{hint}", result=result
-            )
+            why = lacking(done.stderr) or done.stderr.strip() or done.returncode
+            raise AnsibleActionFail(f"trialbench {args[0]}: {why}", result=result)
         if writes:
             told = json.loads(done.stdout)
             result.update(changed=told["changed"], documents=told["documents"], diff={"prepared": told["diff"]})
@@ -58,7 +76,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             command = [sys.executable, "-m", "trialbench", *args, "--json", str(path)]
             done = self._run(command)
             if not path.exists():
-                raise AnsibleActionFail(f"trialbench attest: {done.stderr.strip() or done.returncode}")
+                why = lacking(done.stderr) or done.stderr.strip() or done.returncode
+                raise AnsibleActionFail(f"trialbench attest: {why}")
             found = json.loads(path.read_text(encoding="utf-8"))
         self._show([file["says"] for file in found["files"]])
         # Without the exit code: Ansible would take a negative verdict for a failed task.

@@ -28,6 +28,27 @@ attributes:
   check_mode:
     description: Only looks, so check mode makes no difference.
     support: full
+  idempotent:
+    description: Changes nothing, however often it runs.
+    support: full
+"""
+
+    # For modules that take the number of a card.
+    GPU_GROUP = r"""
+attributes:
+  action_group:
+    description: Use C(group/edgelab.model_trial.gpu) in C(module_defaults) to name the card once.
+    support: full
+    membership: edgelab.model_trial.gpu
+"""
+
+    # For modules that take what lives on a host.
+    HOST_GROUP = r"""
+attributes:
+  action_group:
+    description: Use C(group/edgelab.model_trial.host) in C(module_defaults) to say once what lives on the host.
+    support: full
+    membership: edgelab.model_trial.host
 """
 
     # For modules that read the card.

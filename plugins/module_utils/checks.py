@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import gpu, probes, speech, tenants
-from .plan import MIB_PER_GB, Plan, Tenant
+from .plan import MIB_PER_GB, Gpu, Plan, Site, Tenant
 
 SETTLE_S = 3.0
 _POLL_S = 0.1
@@ -41,6 +41,10 @@ class Check:
     tenant: str = ""
 
 
+class NoSuchCheck(ValueError):
+    """A check was chosen that there is not, or that can't be made; the message says which there are."""
+
+
 @dataclass(frozen=True)
 class CheckResult:
     """A finished check; the texts are for people."""
@@ -56,27 +60,29 @@ def _name(tenant: Tenant) -> str:
     return tenant.title or tenant.name
 
 
-def derive(plan: Plan) -> list[Check]:
-    """The checks of a plan, numbered from 1."""
-    low, high = plan.gpu.steady_gb
-    holders = [t.name for t in plan.tenants if t.vram_process]
+def _of_the_card(site: Site) -> tuple[str, str, str, str]:
+    if site.gpu is None:
+        return ("vram", "VRAM: does not apply", f"nothing, because {gpu.NONE}", "")
+    low, high = site.gpu.steady_gb
+    holders = [t.name for t in site.tenants if t.vram_process]
     by = f", held by {', '.join(holders)}" if holders else ""
-    checks = [
-        (
-            "vram",
-            f"VRAM is back in its steady band of {low:g}-{high:g} GB",
-            f"{low:g}-{high:g} GB used{by}",
-            "",
-        )
-    ]
+    return ("vram", f"VRAM is back in its steady band of {low:g}-{high:g} GB", f"{low:g}-{high:g} GB used{by}", "")
+
+
+def _before_the_candidates_port(plan: Plan) -> str:
     impact = plan.tenant(plan.baseline.tenant).impact
-    alike = [t.name for t in plan.tenants if t.name == plan.baseline.tenant or (impact and t.impact == impact)]
-    port = plan.candidate.port
+    return [t.name for t in plan.tenants if t.name == plan.baseline.tenant or (impact and t.impact == impact)][-1]
+
+
+def derive(plan: Site) -> list[Check]:
+    """The checks of a plan, or of a host where nothing is tried, numbered from 1."""
+    checks = [_of_the_card(plan)]
     for tenant in plan.tenants:
         if tenant.health:
             checks.append(("health", f"{_name(tenant)} is healthy", probes.expected(tenant.health), tenant.name))
-        if tenant.name == alike[-1]:
-            checks.append(("refused", f"nobody listens on the candidate's port {port}", "connection refused", ""))
+        if isinstance(plan, Plan) and tenant.name == _before_the_candidates_port(plan):
+            title = f"nobody listens on the candidate's port {plan.candidate.port}"
+            checks.append(("refused", title, "connection refused", ""))
     for tenant in plan.tenants:
         if tenant.speech:
             text = tenant.speech.body.get("text")
@@ -100,7 +106,34 @@ def derive(plan: Plan) -> list[Check]:
     return [Check(i, kind, title, expected, name) for i, (kind, title, expected, name) in enumerate(checks, 1)]
 
 
-def judge_vram(plan: Plan, vram: gpu.Vram) -> tuple[bool, str]:
+def _which(found: Sequence[Check]) -> str:
+    return ", ".join(f"{c.id} ({c.title})" for c in found)
+
+
+def chosen(plan: Site, only: Sequence[int] = ()) -> list[Check]:
+    """The checks with these numbers, or all of them, in their order.
+
+    Raises:
+        NoSuchCheck: a number that no check has, or whose check does not apply; or the host gives nothing to check.
+    """
+    derived = derive(plan)
+    fit = [c for c in derived if c.kind != "vram" or plan.gpu]
+    unfit = sorted(set(only) - {c.id for c in fit})
+    if unfit:
+        why = f"; check 1 does not apply: {gpu.NONE}" if not plan.gpu and 1 in unfit else ""
+        raise NoSuchCheck(
+            f"only: expected numbers of this host's checks: {_which(fit) or 'there are none'}; "
+            f"found {', '.join(map(str, unfit))}{why}"
+        )
+    if not fit:
+        raise NoSuchCheck(
+            "tenants: expected something to check, such as a tenant with health, speech or watch_process, "
+            f"found nothing; and {gpu.NONE}"
+        )
+    return [c for c in derived if not only or c.id in only]
+
+
+def judge_vram(plan: Site, wanted_gpu: Gpu, vram: gpu.Vram) -> tuple[bool, str]:
     """Whether a reading is in the steady band and every expected process is a holder; and the same in words."""
     used_gb = vram.used_mib / MIB_PER_GB
     wanted = {t.name: t.vram_process for t in plan.tenants if t.vram_process}
@@ -111,33 +144,36 @@ def judge_vram(plan: Plan, vram: gpu.Vram) -> tuple[bool, str]:
         text += f"; no memory is held by {', '.join(missing)}"
     if others:
         text += f"; not in this inventory: {gpu.describe(others)}"
-    low, high = plan.gpu.steady_gb
+    low, high = wanted_gpu.steady_gb
     return low <= used_gb <= high and not missing, text
 
 
-def _look_at_vram(plan: Plan, card: gpu.Card) -> tuple[bool, str]:
+def _look_at_vram(plan: Site, wanted: Gpu, card: gpu.Card) -> tuple[bool, str]:
     try:
-        return judge_vram(plan, card.read())
+        return judge_vram(plan, wanted, card.read())
     except gpu.GpuError as err:
         return False, str(err)
 
 
-def _vram(plan: Plan, card: gpu.Card | str | None, settle_s: float) -> tuple[bool, str]:
+def _vram(plan: Site, card: gpu.Card | str | None, settle_s: float) -> tuple[bool, str]:
+    wanted = plan.gpu
+    if wanted is None:
+        return True, f"not looked at: {gpu.NONE}"
     if isinstance(card, str):
         return False, card
     own = None
     if card is None:
         try:
-            own = card = gpu.Card(plan.gpu.index)
+            own = card = gpu.Card(wanted.index)
         except gpu.GpuError as err:
             return False, str(err)
     try:
         # A model that was just loaded may still be filling its memory.
         deadline = time.monotonic() + settle_s
-        ok, text = _look_at_vram(plan, card)
+        ok, text = _look_at_vram(plan, wanted, card)
         while not ok and time.monotonic() < deadline:
             time.sleep(_POLL_S)
-            ok, text = _look_at_vram(plan, card)
+            ok, text = _look_at_vram(plan, wanted, card)
         return ok, text
     finally:
         if own:
@@ -206,11 +242,11 @@ def _who_it_was(tenant: Tenant, before: Mapping[str, Any] | None, found: str) ->
 
 
 def _one(
-    check: Check, plan: Plan, snapshot: Mapping[str, Any], card: gpu.Card | str | None, settle_s: float
+    check: Check, plan: Site, snapshot: Mapping[str, Any], card: gpu.Card | str | None, settle_s: float
 ) -> tuple[bool, str]:
     if check.kind == "vram":
         return _vram(plan, card, settle_s)
-    if check.kind == "refused":
+    if check.kind == "refused" and isinstance(plan, Plan):
         return _refused(plan.candidate.port)
     tenant = plan.tenant(check.tenant)
     if check.kind == "gpu":
@@ -220,7 +256,7 @@ def _one(
     return _who_it_was(tenant, before, found) if ok else (ok, found)
 
 
-def _asked(check: Check, plan: Plan, tenant: Tenant, before: Mapping[str, Any] | None) -> tuple[bool, str]:
+def _asked(check: Check, plan: Site, tenant: Tenant, before: Mapping[str, Any] | None) -> tuple[bool, str]:
     if check.kind == "identity":
         return True, "running"
     if check.kind == "health" and tenant.health:
@@ -234,28 +270,33 @@ def _asked(check: Check, plan: Plan, tenant: Tenant, before: Mapping[str, Any] |
 
 
 def run(
-    plan: Plan,
+    plan: Site,
     snapshot: Mapping[str, Any] | None = None,
     card: gpu.Card | str | None = None,
     settle_s: float = SETTLE_S,
+    only: Sequence[int] = (),
 ) -> list[CheckResult]:
     """Run the checks one after another; changes nothing, never raises for what the host does.
 
     Args:
-        plan: what lives on the host, and what was tried.
+        plan: what lives on the host, and what was tried if anything was.
         snapshot: tenant -> ``{"pid", "start_ticks", "identity", "scopes"}`` from before: a process that was not stopped
             must be the same one, and a tenant that was started again must have the same identity.
         card: the GPU, opened for the time of the checks where it is None; or the reason why it is known not to answer.
         settle_s: how long VRAM may take to reach its band.
+        only: numbers of checks; all of them where there are none.
+
+    Raises:
+        NoSuchCheck: as `chosen`, before anything is looked at.
     """
     results = []
-    for check in derive(plan):
+    for check in chosen(plan, only):
         ok, found = _one(check, plan, snapshot or {}, card, settle_s)
         results.append(CheckResult(check.id, check.title, check.expected, found, ok))
     return results
 
 
-def since(plan: Plan, proof: Mapping[str, Any]) -> list[str]:
+def since(plan: Site, proof: Mapping[str, Any]) -> list[str]:
     """What has changed since the restore was proved, in words: tenants that run as another process now.
 
     Args:

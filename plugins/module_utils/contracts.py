@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import checks, gpu, pictures, probes, production, rehearsal, reload, run, surroundings, tenants
-from .plan import DEPENDENTS_S, MIB_PER_GB, Http, Plan, Tenant
+from .plan import DEPENDENTS_S, MIB_PER_GB, Gpu, Http, Plan, Site, Tenant
 from .run import Ran
 
 T = TypeVar("T")
@@ -105,6 +105,10 @@ class NoSudo(Exception):
     """sudo refused; the message is its own."""
 
 
+class NoSuchContract(ValueError):
+    """A contract was chosen that there is not, or that can't be evaluated; the message says which can."""
+
+
 @dataclass(frozen=True)
 class _Finding:
     """What was found; ``trial_only`` means that the defect affects only the candidate."""
@@ -150,7 +154,7 @@ def _answer(result: probes.ProbeResult | Exception) -> probes.ProbeResult:
 # 1: sudo
 
 
-def _sudo(_plan: Plan, host: Host) -> _Finding:
+def _sudo(_plan: Site, host: Host) -> _Finding:
     if host.as_root:
         return _Finding(True, "running as root")
     ran = host.root("true")
@@ -160,7 +164,7 @@ def _sudo(_plan: Plan, host: Host) -> _Finding:
 # 2, 5: production's code
 
 
-def _clauses(plan: Plan, _host: Host) -> _Finding:
+def _clauses(plan: Site, _host: Host) -> _Finding:
     found = [production.find_clause(Path(c.file).expanduser(), c) for c in plan.contracts.clauses]
     texts = [f"{Path(c.file).name}: {f.found}" for c, f in zip(plan.contracts.clauses, found, strict=True)]
     return _Finding(all(f.ok for f in found), "; ".join(texts) or "the inventory names no clause")
@@ -224,7 +228,7 @@ def _free_port(plan: Plan, host: Host) -> _Finding:
     return _Finding(not held, f"port {port} is held by {who}" if held else f"nobody listens on {port}")
 
 
-def _held_ports(plan: Plan, host: Host) -> _Finding:
+def _held_ports(plan: Site, host: Host) -> _Finding:
     holders = [t for t in plan.tenants if t.port and t.process]
     held = _listeners(host, {port for t in plan.tenants for port in tenants.ports(t)})
     found = [(t.name, tenants.strangers(t, held, host)) for t in plan.tenants]
@@ -273,6 +277,21 @@ def _stop_limit_s(tenant: Tenant, host: Host) -> float | None:
         return None
 
 
+def _stops(plan: Site, host: Host, trouble: list[str]) -> list[Tenant]:
+    """The tenants with the limits of their stops, as their managers say; ``trouble`` gets those without one."""
+    moved = []
+    for tenant in plan.tenants:
+        limit_s = _stop_limit_s(tenant, host) if tenant.name in plan.stop_order else 0.0
+        if limit_s is None:
+            trouble.append(f"systemd does not say how long {tenant.name} may take to stop")
+        elif math.isinf(limit_s):
+            trouble.append(f"the stop of {tenant.name} has no limit (TimeoutStopSec=infinity in its unit)")
+        # Phase 0 refuses a trial without a limit.
+        bound_s = tenant.stop_limit_s if limit_s is None or math.isinf(limit_s) else max(limit_s, tenant.stop_limit_s)
+        moved.append(dataclasses.replace(tenant, stop_limit_s=bound_s))
+    return moved
+
+
 def _dependents_s(plan: Plan, host: Host, trouble: list[str]) -> float:
     try:
         return DEPENDENTS_S if surroundings.unlisted(plan, host.run) else 0.0
@@ -287,16 +306,8 @@ def bounded(plan: Plan, host: Host) -> tuple[Plan, list[str]]:
     Returns:
         The plan with these limits, and why they leave the trial without a bound; empty where they do not.
     """
-    moved, trouble = [], []
-    for tenant in plan.tenants:
-        limit_s = _stop_limit_s(tenant, host) if tenant.name in plan.stop_order else 0.0
-        if limit_s is None:
-            trouble.append(f"systemd does not say how long {tenant.name} may take to stop")
-        elif math.isinf(limit_s):
-            trouble.append(f"the stop of {tenant.name} has no limit (TimeoutStopSec=infinity in its unit)")
-        # Phase 0 refuses a trial without a limit.
-        bound_s = tenant.stop_limit_s if limit_s is None or math.isinf(limit_s) else max(limit_s, tenant.stop_limit_s)
-        moved.append(dataclasses.replace(tenant, stop_limit_s=bound_s))
+    trouble: list[str] = []
+    moved = _stops(plan, host, trouble)
     found = dataclasses.replace(plan, tenants=moved, dependents_s=_dependents_s(plan, host, trouble))
     if found.run_max_s <= 0:
         trouble.append(
@@ -306,7 +317,16 @@ def bounded(plan: Plan, host: Host) -> tuple[Plan, list[str]]:
     return found, trouble
 
 
-def _healthy(plan: Plan, host: Host) -> _Finding:
+def _unbounded(plan: Site, host: Host) -> list[str]:
+    """Why what is to stop may never be down, or a restore never end."""
+    if isinstance(plan, Plan):
+        return bounded(plan, host)[1]
+    trouble: list[str] = []
+    _stops(plan, host, trouble)
+    return trouble
+
+
+def _healthy(plan: Site, host: Host) -> _Finding:
     def job(tenant: Tenant) -> Callable[[], probes.ProbeResult]:
         return lambda: _tenant_state(tenant, host)
 
@@ -323,7 +343,7 @@ def _healthy(plan: Plan, host: Host) -> _Finding:
     return _Finding(well and way.ok, "; ".join(filter(None, [*texts, way.found])), todo)
 
 
-def _way_back(plan: Plan, host: Host) -> _Finding:
+def _way_back(plan: Site, host: Host) -> _Finding:
     """Check that everything that a trial stops, and everything that goes down with it, could be started again.
 
     A tenant that could not be started must be found now, not when it is already down.
@@ -331,7 +351,7 @@ def _way_back(plan: Plan, host: Host) -> _Finding:
     ways = tenants.ways_back([t for t in plan.tenants if t.start or t.name in plan.stop_order], host)
     lost = [f"{name} could not be brought back: {why}" for name, way in ways.items() for why in way.lost]
     warned = [f"warning: {name}: {words}" for name, way in ways.items() for words in way.warned]
-    lost += bounded(plan, host)[1]
+    lost += _unbounded(plan, host)
     for tenant in plan.tenants:
         twins = tenants.of(tenant).twins(host)
         if twins and tenant.name in plan.stop_order:
@@ -353,24 +373,29 @@ def _available_mib(proc: Path) -> int:
     raise ValueError(f"{proc}/meminfo has no MemAvailable")
 
 
-def _room(plan: Plan, host: Host) -> _Finding:
-    wanted = plan.contracts
-    disk_gb = shutil.disk_usage(host.storage).free / (1 << 30)
-    ram_gb = _available_mib(host.proc) / MIB_PER_GB
-    card = host.card(plan.gpu.index)
+def _vram(plan: Site, wanted: Gpu, host: Host) -> tuple[bool, str, str]:
+    """Whether the card is as large as it must be, and used as the inventory says; what was found, and what to do."""
+    card = host.card(wanted.index)
     try:
         vram = card.read()
     finally:
         card.close()
     vram_gb = vram.total_mib / MIB_PER_GB
     # The trial ends with this same check: a host that fails it now could never pass as restored.
-    steady, now = checks.judge_vram(plan, vram)
-    found = (
-        f"disk {disk_gb:.1f} GB free, RAM {ram_gb:.1f} GB available, VRAM {vram_gb:.2f} GB ({card.name}), used: {now}"
-    )
-    room = disk_gb >= wanted.disk_gb_min and ram_gb >= wanted.ram_gb_min
-    card_ok = steady and vram_gb >= plan.gpu.total_gb_min
+    steady, now = checks.judge_vram(plan, wanted, vram)
     todo = "" if steady else "correct gpu.steady_gb and the tenants' vram_process, or see who uses the card"
+    return steady and vram_gb >= wanted.total_gb_min, f"VRAM {vram_gb:.2f} GB ({card.name}), used: {now}", todo
+
+
+def _room(plan: Site, host: Host) -> _Finding:
+    wanted = plan.contracts
+    disk_gb = shutil.disk_usage(host.storage).free / (1 << 30)
+    ram_gb = _available_mib(host.proc) / MIB_PER_GB
+    card_ok, of_the_card, todo = True, f"VRAM does not apply: {gpu.NONE}", ""
+    if plan.gpu:
+        card_ok, of_the_card, todo = _vram(plan, plan.gpu, host)
+    found = f"disk {disk_gb:.1f} GB free, RAM {ram_gb:.1f} GB available, {of_the_card}"
+    room = disk_gb >= wanted.disk_gb_min and ram_gb >= wanted.ram_gb_min
     # Disk and RAM are for the candidate's files and its container.
     return _Finding(room and card_ok, found, todo, trial_only=card_ok)
 
@@ -451,7 +476,7 @@ def _restart_policies(names: Sequence[str], host: Host) -> str:
 # 9: other trials
 
 
-def _alone(_plan: Plan, host: Host) -> _Finding:
+def _alone(_plan: Site, host: Host) -> _Finding:
     mark = host.state_dir / "open"
     ran = host.root("sh", "-c", _SHOW_MARK, "sh", str(mark))
     if ran.rc:
@@ -513,7 +538,7 @@ def _pins(plan: Plan, _host: Host) -> _Finding:
 # 12: quiet
 
 
-def _quiet(plan: Plan, _host: Host) -> _Finding:
+def _quiet(plan: Site, _host: Host) -> _Finding:
     wanted = plan.contracts
 
     def job(question: Http) -> Callable[[], probes.ProbeResult]:
@@ -560,23 +585,45 @@ def _rehearsed(plan: Plan, host: Host) -> _Finding:
     return _Finding(*rehearsal.judge(plan, host, host.state_dir, host.program))
 
 
+_OF_A_TRIAL = "the plan of a trial"
+
+
 @dataclass(frozen=True)
 class _Term:
     """A contract before it is evaluated."""
 
     id: int
     name: str
-    expected: Callable[[Plan], str]
+    # These functions take a Site where `lacks` lets one pass, and else a Plan.
+    expected: Callable[[Any], str]
     why: str
-    todo: Callable[[Plan], str]
-    look: Callable[[Plan, Host], _Finding]
+    todo: Callable[[Any], str]
+    look: Callable[[Any, Host], _Finding]
+    # What a host where nothing is tried would have to name besides, so that it can be evaluated there; empty: nothing.
+    lacks: Callable[[Site], str] = lambda _: _OF_A_TRIAL
     # Whether it concerns only the candidate and its measurement; a rehearsal goes on without it.
     trial_only: bool = False
     # Whether the inventory requires it; otherwise a broken contract is a warning.
-    required: Callable[[Plan], bool] = lambda _: True
+    required: Callable[[Any], bool] = lambda _: True
 
 
-def _expected_clauses(plan: Plan) -> str:
+def _nothing(_site: Site) -> str:
+    return ""
+
+
+def _tenants(site: Site) -> str:
+    return "" if site.tenants else "tenants"
+
+
+def _expected_room(plan: Site) -> str:
+    room = f"disk {plan.contracts.disk_gb_min:g} GB, RAM {plan.contracts.ram_gb_min:g} GB"
+    if plan.gpu is None:
+        return f"{room}; VRAM does not apply: {gpu.NONE}"
+    low, high = plan.gpu.steady_gb
+    return f"{room}, VRAM {plan.gpu.total_gb_min:g} GB in total, {low:g}-{high:g} GB used"
+
+
+def _expected_clauses(plan: Site) -> str:
     texts = [
         f"{c.file} lines {c.lines[0]}-{c.lines[1]}: except ({', '.join(c.catches)}) -> yield {c.yields}"
         for c in plan.contracts.clauses
@@ -590,12 +637,12 @@ def _expected_ground_truth(plan: Plan) -> str:
     return "a good verdict of `trialbench check` about exactly the pinned model file"
 
 
-def _expected_quiet(plan: Plan) -> str:
+def _expected_quiet(plan: Site) -> str:
     texts = [f"{q.name} ({probes.expected(q.http)})" for q in plan.contracts.quiet]
     return "; ".join(texts) or "a quiet probe, or the operator's word (operator_confirms_idle)"
 
 
-def _why_clauses(plan: Plan) -> str:
+def _why_clauses(plan: Site) -> str:
     return "; ".join(c.why for c in plan.contracts.clauses if c.why)
 
 
@@ -607,6 +654,7 @@ TERMS = (
         "the trial stops and starts services; without root it could not put them back",
         lambda _: "give the login user passwordless sudo on this host, or log in as root",
         _sudo,
+        lacks=_nothing,
     ),
     _Term(
         2,
@@ -615,6 +663,7 @@ TERMS = (
         "this clause turns a missing tenant into silence; without it production may crash in the window",
         lambda _: "read the code again; if it still protects production, put the new lines into contracts.clauses",
         _clauses,
+        lacks=lambda site: "" if site.contracts.clauses else "contracts.clauses",
     ),
     _Term(
         3,
@@ -631,6 +680,7 @@ TERMS = (
         "another program on a tenant's port makes every later check meaningless",
         lambda _: "start the tenant, or correct port, process, user and listener in the inventory",
         _held_ports,
+        lacks=_tenants,
     ),
     _Term(
         5,
@@ -654,17 +704,16 @@ TERMS = (
         "a defect from before the trial could not be told apart from one that the trial caused",
         lambda _: "repair the named tenant first",
         _healthy,
+        lacks=_tenants,
     ),
     _Term(
         7,
         "there is room",
-        lambda plan: (
-            f"disk {plan.contracts.disk_gb_min:g} GB, RAM {plan.contracts.ram_gb_min:g} GB,"
-            f" VRAM {plan.gpu.total_gb_min:g} GB in total, {plan.gpu.steady_gb[0]:g}-{plan.gpu.steady_gb[1]:g} GB used"
-        ),
+        _expected_room,
         "a trial that runs out of room in the window costs the tenants their service for nothing",
         lambda _: "free room, or correct gpu.total_gb_min, contracts.disk_gb_min and contracts.ram_gb_min",
         _room,
+        lacks=_nothing,
     ),
     _Term(
         8,
@@ -684,6 +733,7 @@ TERMS = (
         "two trials would stop and restore each other's tenants",
         lambda _: "ask the host (sudo model-trial status); to end it and put everything back, run restore.yml",
         _alone,
+        lacks=_nothing,
     ),
     _Term(
         10,
@@ -710,6 +760,7 @@ TERMS = (
         "people would lose a service while they use it",
         lambda _: "wait until the host is idle, or say so yourself: -e operator_confirms_idle=true",
         _quiet,
+        lacks=lambda site: "" if site.contracts.quiet else "contracts.quiet",
     ),
     _Term(
         13,
@@ -736,7 +787,7 @@ TERMS = (
 )
 
 
-def _contract(term: _Term, plan: Plan, result: _Finding | Exception) -> Contract:
+def _contract(term: _Term, plan: Site, result: _Finding | Exception) -> Contract:
     if isinstance(result, NoSudo):
         text = str(result) if term.id == 1 else f"only root may see this, and sudo does not work (contract 1): {result}"
         result = _Finding(False, text, "" if term.id == 1 else "repair contract 1 first")
@@ -745,7 +796,7 @@ def _contract(term: _Term, plan: Plan, result: _Finding | Exception) -> Contract
         result = _Finding(False, str(result) if expected else f"cannot be evaluated: {result!r}")
     why = (_why_clauses(plan) if term.id == 2 else "") or term.why
     todo = "" if result.ok else result.todo or term.todo(plan)
-    spared = plan.rehearsal and not result.ok and (term.trial_only or result.trial_only)
+    spared = isinstance(plan, Plan) and plan.rehearsal and not result.ok and (term.trial_only or result.trial_only)
     # A contract that the inventory does not require holds with a warning.
     lenient = not result.ok and not spared and not term.required(plan)
     warning = f"{result.found}. What to do: {todo}." if lenient else result.warning
@@ -753,7 +804,7 @@ def _contract(term: _Term, plan: Plan, result: _Finding | Exception) -> Contract
     return Contract(term.id, term.name, term.expected(plan), result.found, ok, why, todo, spared, warning)
 
 
-def _evaluate(terms: Sequence[_Term], plan: Plan, host: Host) -> list[Contract]:
+def _evaluate(terms: Sequence[_Term], plan: Site, host: Host) -> list[Contract]:
     def job(term: _Term) -> Callable[[], _Finding]:
         return lambda: term.look(plan, host)
 
@@ -761,9 +812,38 @@ def _evaluate(terms: Sequence[_Term], plan: Plan, host: Host) -> list[Contract]:
     return [_contract(term, plan, result) for term, result in zip(terms, results, strict=True)]
 
 
-def evaluate(plan: Plan, host: Host | None = None) -> list[Contract]:
-    """Evaluate all contracts, ordered by id; this takes at most about three seconds, and never raises."""
-    return _evaluate(TERMS, plan, host or Host())
+def _lacks(term: _Term, plan: Site) -> str:
+    return "" if isinstance(plan, Plan) else term.lacks(plan)
+
+
+def chosen(plan: Site, only: Sequence[int] = ()) -> list[_Term]:
+    """The contracts with these numbers, or all that can be evaluated with what is known, ordered by id.
+
+    Raises:
+        NoSuchContract: a number that no contract has, or whose contract needs more than is known.
+    """
+    fit = [term for term in TERMS if not _lacks(term, plan)]
+    unfit = sorted(set(only) - {term.id for term in fit})
+    if unfit:
+        there = ", ".join(f"{term.id} ({term.name})" for term in fit)
+        missing = {term.id: f" (it needs {_lacks(term, plan)})" for term in TERMS if _lacks(term, plan)}
+        found = ", ".join(f"{number}{missing.get(number, '')}" for number in unfit)
+        raise NoSuchContract(f"only: expected numbers of contracts: {there}; found {found}")
+    return [term for term in fit if not only or term.id in only]
+
+
+def evaluate(plan: Site, host: Host | None = None, only: Sequence[int] = ()) -> list[Contract]:
+    """Evaluate contracts concurrently, ordered by id; this takes at most about three seconds.
+
+    Args:
+        plan: a trial's; or what lives on a host where nothing is tried, and then without what needs more.
+        host: where to look.
+        only: numbers of contracts; all of them where there are none.
+
+    Raises:
+        NoSuchContract: as `chosen`, before anything is looked at.
+    """
+    return _evaluate(chosen(plan, only), plan, host or Host())
 
 
 def quiet(plan: Plan, host: Host | None = None) -> list[Contract]:

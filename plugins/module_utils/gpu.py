@@ -34,6 +34,8 @@ _STOP_GRACE_S = 0.1
 # The share of its interval for which a sampler waits for the telemetry that goes with a reading.
 _TELEMETRY_SHARE = 0.3
 _COMMAND_CHARS = 60
+# Why nothing can be read where an inventory names no card.
+NONE = "the inventory names no card (trial_gpu)"
 
 
 @dataclass(frozen=True)
@@ -117,19 +119,20 @@ class Opening:
     """A card that is being opened in the background: a driver that is slow, fails or hangs does not block the caller.
 
     Args:
-        index: the card's number.
+        index: the card's number; None on a host that has none, and then nobody waits.
     """
 
-    def __init__(self, index: int) -> None:
-        self._index = index
+    def __init__(self, index: int | None) -> None:
         self._card: Card | None = None
-        self._error = ""
-        self._thread = threading.Thread(target=self._open, name="gpu-opening", daemon=True)
+        self._error = "" if index is not None else NONE
+        self._thread = threading.Thread(target=self._open, args=(index,), name="gpu-opening", daemon=True)
         self._thread.start()
 
-    def _open(self) -> None:
+    def _open(self, index: int | None) -> None:
+        if index is None:
+            return
         try:
-            self._card = Card(self._index)
+            self._card = Card(index)
         except GpuError as err:
             self._error = str(err)
 

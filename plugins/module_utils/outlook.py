@@ -69,7 +69,9 @@ def _spans(plan: Plan, found: Measured) -> dict[str, tuple[float, float]]:
     if plan.baseline.tenant not in plan.stop_order:
         times.append(("", a1_s))
     times.append(("", found.drain_s.get("window", 0.0)))
-    times.append(("", candidate_s + max(limits.drain_min_s, found.drain_s.get("restore", 0.0))))
+    # Nothing drains on a host without a card.
+    drain_s = max(limits.drain_min_s, found.drain_s.get("restore", 0.0)) if plan.gpu else 0.0
+    times.append(("", candidate_s + drain_s))
     for name in plan.restore_order:
         times.append(("", found.start_s.get(name, plan.tenant(name).expected_start_s)))
         times.append((f"+{name}", 0.0))

@@ -220,18 +220,24 @@ class Clause:
     why: str = ""
 
 
-@dataclass(frozen=True)
-class Contracts:
-    """What must hold on the host before anything is touched, beyond what tenants and candidate require."""
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What must hold on the host before anything is touched, whatever is tried there."""
 
-    prompt: Prompt
-    camera: str
-    parser: Parser | None = None
     clauses: list[Clause] = field(default_factory=list)
     quiet: list[Quiet] = field(default_factory=list)
     operator_confirms_idle: bool = False
     disk_gb_min: float = 2.0
     ram_gb_min: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contracts(Conditions):
+    """What must hold on the host before a trial, beyond what tenants and candidate require."""
+
+    prompt: Prompt
+    camera: str
+    parser: Parser | None = None
 
 
 @dataclass(frozen=True)
@@ -301,15 +307,31 @@ class GroundTruth:
     made: str = ""
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """What lives on a host: all that contracts and checks need where nothing is tried.
+
+    ``gpu`` is None on a host without a card.
+    """
+
+    tenants: list[Tenant]
+    gpu: Gpu | None = None
+    contracts: Conditions = field(default_factory=Conditions)
+    stop_order: list[str] = field(default_factory=list)
+    restore_order: list[str] = field(default_factory=list)
+
+    def tenant(self, name: str) -> Tenant:
+        """The tenant called ``name``."""
+        return next(t for t in self.tenants if t.name == name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Site):
     """Everything the host needs to run one trial and to come back from it."""
 
     run: str
     host: str
     image: str
-    gpu: Gpu
-    tenants: list[Tenant]
     baseline: Baseline
     candidate: Candidate
     contracts: Contracts
@@ -337,10 +359,6 @@ class Plan:
     ground_truth: GroundTruth | None = None
     # A plan without a number has the first format, from before there was a number.
     format: int = PLAN_FORMAT
-
-    def tenant(self, name: str) -> Tenant:
-        """The tenant called ``name``."""
-        return next(t for t in self.tenants if t.name == name)
 
     @property
     def decider(self) -> Workload:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .plan import COUNTS, NAME, PLAN_FORMAT, Plan, Tenant, Workload
+from .plan import COUNTS, NAME, PLAN_FORMAT, Plan, Site, Tenant, Workload
 from .tenants import KINDS
 
 ADHERENCE_RULES = ("share", "proved")
@@ -194,24 +194,37 @@ def _check_names(names: list[str], where: str) -> None:
         _fail(where, "every name once", names)
 
 
+def _check_site(site: Site) -> None:
+    names = [t.name for t in site.tenants]
+    _check_names(names, "tenants")
+    for i, tenant in enumerate(site.tenants):
+        _check_tenant(tenant, f"tenants[{i}]", tenant.name in site.stop_order)
+    for where in ("stop_order", "restore_order"):
+        for name in getattr(site, where):
+            if name not in names:
+                _fail(where, f"names of tenants ({', '.join(names)})", name)
+    if len(set(site.stop_order)) != len(site.stop_order):
+        _fail("stop_order", "every tenant once", site.stop_order)
+    if sorted(site.stop_order) != sorted(site.restore_order):
+        _fail("restore_order", f"the tenants of stop_order ({', '.join(site.stop_order)})", site.restore_order)
+    for i, clause in enumerate(site.contracts.clauses):
+        if len(clause.lines) != 2 or clause.lines[0] > clause.lines[1]:
+            _fail(f"contracts.clauses[{i}].lines", "[first, last]", clause.lines)
+    if site.gpu and (len(site.gpu.steady_gb) != 2 or site.gpu.steady_gb[0] >= site.gpu.steady_gb[1]):
+        _fail("gpu.steady_gb", "[low, high] in GB", site.gpu.steady_gb)
+
+
 def _check(plan: Plan) -> None:
     if not NAME.match(plan.run):
         # Its default name holds time, host and the candidate's label: each may be valid and the whole too long.
         _fail("run", "letters, digits, dot, dash, underscore, 100 at most (it names a folder)", plan.run)
     if not NAME.match(plan.host):
         _fail("host", "letters, digits, dot, dash, underscore (it may name a folder)", plan.host)
+    _check_site(plan)
+    if plan.gpu is None and not plan.rehearsal:
+        expected = "the card that the tenants share (trial_gpu): a trial measures its memory; only a rehearsal does not"
+        _fail("gpu", expected, None)
     names = [t.name for t in plan.tenants]
-    _check_names(names, "tenants")
-    for i, tenant in enumerate(plan.tenants):
-        _check_tenant(tenant, f"tenants[{i}]", tenant.name in plan.stop_order)
-    for where in ("stop_order", "restore_order"):
-        for name in getattr(plan, where):
-            if name not in names:
-                _fail(where, f"names of tenants ({', '.join(names)})", name)
-    if len(set(plan.stop_order)) != len(plan.stop_order):
-        _fail("stop_order", "every tenant once", plan.stop_order)
-    if sorted(plan.stop_order) != sorted(plan.restore_order):
-        _fail("restore_order", f"the tenants of stop_order ({', '.join(plan.stop_order)})", plan.restore_order)
     if plan.baseline.tenant not in names:
         _fail("baseline.tenant", f"one of {', '.join(names)}", plan.baseline.tenant)
     if plan.adherence_rule not in ADHERENCE_RULES:
@@ -232,13 +245,8 @@ def _check(plan: Plan) -> None:
     for i, attested in enumerate(plan.ground_truth.files if plan.ground_truth else []):
         if attested.status not in ATTESTED:
             _fail(f"ground_truth.files[{i}].status", f"one of {', '.join(ATTESTED)}", attested.status)
-    for i, clause in enumerate(plan.contracts.clauses):
-        if len(clause.lines) != 2 or clause.lines[0] > clause.lines[1]:
-            _fail(f"contracts.clauses[{i}].lines", "[first, last]", clause.lines)
     if plan.contracts.prompt.lines and len(plan.contracts.prompt.lines) != 2:
         _fail("contracts.prompt.lines", "[first, last], or nothing", plan.contracts.prompt.lines)
-    if len(plan.gpu.steady_gb) != 2 or plan.gpu.steady_gb[0] >= plan.gpu.steady_gb[1]:
-        _fail("gpu.steady_gb", "[low, high] in GB", plan.gpu.steady_gb)
     bands = plan.bands
     if not 0 < bands.low_below_gb < bands.healthy_to_gb <= bands.abort_above_gb:
         _fail("bands", "low_below_gb < healthy_to_gb <= abort_above_gb", dataclasses.asdict(bands))
@@ -333,6 +341,22 @@ def parse(data: Any) -> Plan:
     return plan
 
 
+def parse_site(data: Any) -> Site:
+    """Turn what an inventory says of a host, where nothing is tried, into a checked `Site`.
+
+    The tenants of ``restore_order`` may be left out: then they come back in the opposite order of their stop.
+
+    Raises:
+        PlanError: as `parse`.
+    """
+    if isinstance(data, dict) and not data.get("restore_order") and isinstance(data.get("stop_order"), list):
+        data = {**data, "restore_order": data["stop_order"][::-1]}
+    site: Site = _build(Site, data, "")
+    _check_site(site)
+    _check_figures(site, "")
+    return site
+
+
 def parse_tenant(data: Any, where: str) -> Tenant:
     """Turn one decoded tenant into a checked `Tenant` that can be stopped and started.
 
@@ -354,6 +378,39 @@ def parse_tenants(items: Sequence[Any], where: str) -> list[Tenant]:
     found = [parse_tenant(item, f"{where}[{i}]") for i, item in enumerate(items)]
     _check_names([tenant.name for tenant in found], where)
     return found
+
+
+def _argument(kind: Any) -> dict[str, Any]:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _argument(next(a for a in args if a is not type(None)))
+    if dataclasses.is_dataclass(kind):
+        return {"type": "dict", "options": arguments(kind)}
+    if origin is list:
+        inner = _argument(args[0])
+        return {"type": "list", "elements": inner.pop("type"), **inner}
+    return {"type": "dict" if origin is dict else kind.__name__}
+
+
+def arguments(cls: Any) -> dict[str, dict[str, Any]]:
+    """The fields of a part of a plan as the options of a module, so that its page can list them.
+
+    What `parse_site` and `parse_tenants` check beyond names and types, they check afterwards.
+    """
+    spec = {}
+    for item in dataclasses.fields(cls):
+        one = _argument(_hints(cls)[item.name])
+        if cls is Tenant and item.name == "kind":
+            one["choices"] = list(KINDS)
+        if item.default is not dataclasses.MISSING:
+            one.update({} if item.default is None else {"default": item.default})
+        elif item.default_factory is dataclasses.MISSING:
+            one["required"] = True
+        else:
+            made = item.default_factory()
+            one["default"] = {} if dataclasses.is_dataclass(made) else made
+        spec[item.name] = one
+    return spec
 
 
 def load(path: Path) -> Plan:

@@ -114,6 +114,10 @@ def samples(run_dir: Path) -> list[dict[str, Any]]:
     return found
 
 
+def _card(trial: plan.Plan) -> gpu.Card | None:
+    return gpu.Card(trial.gpu.index) if trial.gpu else None
+
+
 def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
     """Prepare and open a trial, arm the cap, start the runner, which then waits until it is advanced.
 
@@ -142,7 +146,7 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
             if _systemctl("start", watch.TIMER) != 0:
                 raise OSError(f"{watch.TIMER} does not start; install the program again (phase 1)")
             copy = _keep(state, run)
-            epoch = runner.open_trial(trial, state, gpu.Card(trial.gpu.index), controller)
+            epoch = runner.open_trial(trial, state, _card(trial), controller)
         except BaseException as err:
             facts = err.facts if isinstance(err, runner.PhaseFailed) else {"reason": str(err) or "interrupted"}
             state.close()
@@ -308,7 +312,7 @@ def _with_room(trial: plan.Plan, state: State, journal: Journal, by: str) -> lis
     while True:
         refused = run.refused()
         try:
-            return restorer.Restorer(trial, state, gpu.Opening(trial.gpu.index), by).restore()
+            return restorer.Restorer(trial, state, gpu.Opening(trial.gpu.index if trial.gpu else None), by).restore()
         except Exception as err:
             if not run.no_room(err) and run.refused() == refused:
                 raise
@@ -396,7 +400,7 @@ def run_window(state: State) -> int:
         _complain(f"run {mark.run} has already run, and a run runs once; the host is being restored, then open another")
         return 1
     try:
-        runner.Runner(trial, state, mark.epoch, gpu.Card(trial.gpu.index)).run()
+        runner.Runner(trial, state, mark.epoch, _card(trial)).run()
     except runner.PhaseFailed as err:
         _complain(f"trial {mark.run}: {err}; {err.facts}")
         return 1

@@ -493,6 +493,8 @@ class Restorer:
 
     def drain(self, since: float) -> None:
         """Wait until the candidate's VRAM is free: at least the minimum, at most the limit; then go on anyway."""
+        if self.plan.gpu is None:
+            return
         limits = self.plan.limits
         min_s = max(0.0, limits.drain_min_s - (time.monotonic() - since))
         began = time.monotonic()

@@ -165,7 +165,7 @@ def _no_stranger(watched: owners.Ports) -> None:
 
 
 def _prepare_measuring(plan: Plan, run_dir: Path, journal: Journal) -> None:
-    opening = gpu.Opening(plan.gpu.index)
+    opening = gpu.Opening(plan.gpu.index if plan.gpu else None)
     watched = owners.Ports()
     watched.ask(tenants.watch(watched, plan.tenant(plan.baseline.tenant), plan.baseline.url))
     try:
@@ -195,7 +195,7 @@ def _prepare_measuring(plan: Plan, run_dir: Path, journal: Journal) -> None:
         )
 
 
-def open_trial(plan: Plan, state: State, card: gpu.Card, controller: str) -> int:
+def open_trial(plan: Plan, state: State, card: gpu.Card | None, controller: str) -> int:
     """Phase 2, second half: snapshot and epoch, durable, then the open mark. Returns the epoch.
 
     Raises:
@@ -249,15 +249,22 @@ def _still(why: str) -> PhaseFailed:
 
 
 class Runner:
-    """Runs window, candidate and measure of an opened trial."""
+    """Runs window, candidate and measure of an opened trial.
 
-    def __init__(self, plan: Plan, state: State, epoch: int, card: gpu.Card) -> None:
-        self.state, self.epoch, self.card = state, epoch, card
+    Args:
+        plan: what lives on the host, and what is tried.
+        state: where the marks are.
+        epoch: the trial's.
+        card: the GPU; None on a host without one, where a trial can only be rehearsed.
+    """
+
+    def __init__(self, plan: Plan, state: State, epoch: int, card: gpu.Card | None) -> None:
+        self.state, self.epoch, self._card = state, epoch, card
         self.run_dir = state.run_dir(plan.run)
         self.journal = Journal(state.journal_path(plan.run), plan.run, epoch, "runner", required=True)
         self.snapshot = read_json(self.run_dir / "snapshot.json") or {}
         self.plan = snapshot.recall(plan, self.snapshot, state)
-        self.sampler = gpu.Sampler(card, self.run_dir / "vram.jsonl", phase="snapshot")
+        self._sampler = gpu.Sampler(card, self.run_dir / "vram.jsonl", phase="snapshot") if card else None
         self.drained_mib = 0
         self.down: list[Tenant] = []
         self.server: ProcessId | None = None
@@ -268,6 +275,28 @@ class Runner:
         # The session whose samples are being taken.
         self.measuring = ""
         self._looked = 0.0
+
+    @property
+    def card(self) -> gpu.Card:
+        """The GPU.
+
+        Raises:
+            GpuError: the host has none.
+        """
+        if self._card is None:
+            raise gpu.GpuError(gpu.NONE)
+        return self._card
+
+    @property
+    def sampler(self) -> gpu.Sampler:
+        """What reads the GPU all the time.
+
+        Raises:
+            GpuError: the host has none.
+        """
+        if self._sampler is None:
+            raise gpu.GpuError(gpu.NONE)
+        return self._sampler
 
     # The fence: checked while waiting for anything.
 
@@ -420,7 +449,8 @@ class Runner:
                 self.pause()
             self.check()
             self.journal.write("phase_started", phase=name)
-            self.sampler.segment(name)
+            if self._sampler:
+                self._sampler.segment(name)
             began = time.monotonic()
             yield
         except PhaseFailed as err:
@@ -447,7 +477,8 @@ class Runner:
             with self.phase("measure"):
                 self.measure()
         finally:
-            self.sampler.stop()
+            if self._sampler:
+                self._sampler.stop()
 
     # Clients: containers that wait for a start sign, so that their own start-up overlaps with something else.
 
@@ -519,6 +550,12 @@ class Runner:
             self.stop(plan.tenant(name))
         if not measured:
             self.baseline()
+        if self._card:
+            self.drain()
+
+    def drain(self) -> None:
+        """Wait until the memory of the stopped tenants is free."""
+        plan = self.plan
         pids = [pid for name in plan.stop_order for pid in self.snapshot["tenants"][name]["vram_pids"]]
         target = snapshot.drain_target(plan, self.snapshot)
         self.journal.write("drain_started", target_mib=target)

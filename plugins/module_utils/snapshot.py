@@ -19,8 +19,10 @@ from .plan import Plan, Tenant
 from .probes import ProcessId
 
 
-def take(plan: Plan, card: gpu.Card) -> dict[str, Any]:
+def take(plan: Plan, card: gpu.Card | None) -> dict[str, Any]:
     """The host as it is: every tenant's condition and process, VRAM in total and by process.
+
+    On a host without a card nothing is known of VRAM, and ``gpu`` is missing.
 
     Returns:
         ``{"tenants": {name: {running, healthy, pid, start_ticks, vram_mib, vram_pids, scopes, found}}, "used_mib",
@@ -32,11 +34,12 @@ def take(plan: Plan, card: gpu.Card) -> dict[str, Any]:
         TenantError: a tenant's manager does not know it, or does not tell how it is.
         OSError: likewise.
     """
-    vram = card.read()
+    vram = card.read() if card else None
+    holders = vram.holders if vram else ()
     found: dict[str, Any] = {}
     for tenant in plan.tenants:
         condition = tenants.look(tenant)
-        held = [h for h in vram.holders if tenant.vram_process and tenant.vram_process in h.command]
+        held = [h for h in holders if tenant.vram_process and tenant.vram_process in h.command]
         known = [h.mib for h in held if h.mib is not None]
         found[tenant.name] = {
             "running": condition.running,
@@ -44,20 +47,19 @@ def take(plan: Plan, card: gpu.Card) -> dict[str, Any]:
             "pid": condition.process.pid if condition.process else 0,
             "start_ticks": condition.process.start_ticks if condition.process else 0,
             # If no process of a tenant that should hold memory is seen, the driver does not tell; the figure is not 0.
-            "vram_mib": sum(known) if len(known) == len(held) and (held or not tenant.vram_process) else None,
+            "vram_mib": sum(known) if vram and len(known) == len(held) and (held or not tenant.vram_process) else None,
             "vram_pids": [h.pid for h in held],
             # An earlier trial started these; none of them is loading.
             "scopes": tenants.of(tenant).loading(),
             "found": condition.found,
             **tenants.of(tenant).facts(condition.process),
         }
-    holders = [{"pid": h.pid, "mib": h.mib, "command": h.command} for h in vram.holders]
     return {
         "tenants": found,
-        "used_mib": vram.used_mib,
-        "total_mib": vram.total_mib,
-        "holders": holders,
-        "gpu": {"name": card.name, "driver": card.driver},
+        "used_mib": vram.used_mib if vram else None,
+        "total_mib": vram.total_mib if vram else None,
+        "holders": [{"pid": h.pid, "mib": h.mib, "command": h.command} for h in holders],
+        **({"gpu": {"name": card.name, "driver": card.driver}} if card else {}),
         "system": {"kernel": os.uname().release},
         "surroundings": surroundings.take(plan, found),
     }

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from . import containers, probes, run, tenants, units
-from .plan import Plan, Tenant
+from .plan import Plan, Site, Tenant
 from .units import Runs, Unit
 
 # Time limit of one question to systemd or docker. At the end of a restore the tenants are already up.
@@ -55,13 +55,13 @@ class Beside:
     todo: list[str] = field(default_factory=list)
 
 
-def _roots(plan: Plan) -> dict[str, str]:
+def _roots(plan: Site) -> dict[str, str]:
     """The units that a trial stops, by tenant."""
     moved = (plan.tenant(name) for name in plan.stop_order)
     return {tenant.name: tenant.unit for tenant in moved if tenant.kind == "systemd" and tenant.unit}
 
 
-def dependents(plan: Plan, ask: Runs) -> list[tuple[Unit, dict[str, str]]]:
+def dependents(plan: Site, ask: Runs) -> list[tuple[Unit, dict[str, str]]]:
     """Active units that systemd stops together with a stopped tenant, each with ``{tenant: how}``.
 
     Raises:
@@ -71,12 +71,12 @@ def dependents(plan: Plan, ask: Runs) -> list[tuple[Unit, dict[str, str]]]:
     return [(known[name], found[name]) for name in sorted(found) if name in known and known[name].active]
 
 
-def _tenant_of(plan: Plan, unit: Unit) -> Tenant | None:
+def _tenant_of(plan: Site, unit: Unit) -> Tenant | None:
     names = {unit.id, *unit.words("Names")}
     return next((t for t in plan.tenants if t.kind == "systemd" and units.full(t.unit) in names), None)
 
 
-def _lines(plan: Plan, unit: Unit, roots: Iterable[str]) -> list[str]:
+def _lines(plan: Site, unit: Unit, roots: Iterable[str]) -> list[str]:
     """The missing inventory lines, with which a unit is stopped before its roots and started after them."""
     tenant = _tenant_of(plan, unit)
     name = tenant.name if tenant else _NAME.sub("-", unit.id.removesuffix(".service"))
@@ -93,7 +93,7 @@ def _lines(plan: Plan, unit: Unit, roots: Iterable[str]) -> list[str]:
     return found
 
 
-def judge(plan: Plan, ask: Runs) -> Beside:
+def judge(plan: Site, ask: Runs) -> Beside:
     """Check that every unit that goes down with a stopped tenant comes back.
 
     A unit with a process must itself be a tenant in both orders: it may hold people's work, and its start may take a

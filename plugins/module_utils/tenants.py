@@ -455,6 +455,8 @@ def span_s(text: str) -> float:
 class _Managed(Kind):
     """A tenant whose manager says how it is."""
 
+    tells_its_state = True
+
     def find(self) -> ProcessId | None:
         return self.seen().process
 
@@ -474,7 +476,6 @@ class Systemd(_Managed):
 
     name = "systemd"
     needs = ("unit",)
-    tells_its_state = True
     knows_its_stops = True
 
     def seen(self, host: Host = HERE) -> Seen:

@@ -14,14 +14,22 @@ description:
   - Derives the checks from the plan and runs them one after another. VRAM is in its steady band and
     held by the expected processes. Every tenant with a health page is healthy. The candidate's port
     refuses connections. Speech is audible. Watched processes live.
+  - Without a trial, for O(site), the same checks, without the candidate's port.
+  - Check 1 is the card's. Where no card is named, it does not apply and says so.
   - Fails and names every check that does not pass. Changes nothing.
 options:
   plan:
     description:
-      - The plan of the trial, as the inventory describes it. See the roles of this collection for its
-        fields.
+      - The plan of a trial, as the role C(edgelab.model_trial.trial) builds it from the inventory.
+      - Either this or O(site).
     type: dict
-    required: true
+  only:
+    description:
+      - Numbers of the checks to make. By default all that there are.
+      - A number that there is not is an error, and so is one that does not apply.
+    type: list
+    elements: int
+    default: []
   snapshot:
     description:
       - Processes from before the trial, by the name of their tenant, each with C(pid) and
@@ -52,6 +60,8 @@ extends_documentation_fragment:
   - edgelab.model_trial.attributes
   - edgelab.model_trial.attributes.looks
   - edgelab.model_trial.attributes.gpu
+  - edgelab.model_trial.attributes.host_group
+  - edgelab.model_trial.tenants.site
 seealso:
   - module: edgelab.model_trial.contracts
   - module: edgelab.model_trial.speech_check
@@ -62,6 +72,20 @@ EXAMPLES = r"""
   edgelab.model_trial.checks:
     plan: "{{ trial_plan }}"
 
+- name: A smoke test after a deployment, without a trial and without a GPU
+  edgelab.model_trial.checks:
+    site:
+      tenants:
+        - name: api
+          kind: systemd
+          unit: api.service
+          health: {url: "http://127.0.0.1:8080/health"}
+        - name: voice
+          kind: systemd
+          unit: voice.service
+          health: {url: "http://127.0.0.1:8772/health"}
+          speech: {url: "http://127.0.0.1:8772/synthesize", body: {text: dinner is ready}}
+
 - name: The same, and the watched processes were never restarted
   edgelab.model_trial.checks:
     plan: "{{ trial_plan }}"
@@ -71,7 +95,7 @@ EXAMPLES = r"""
 RETURN = r"""
 checks:
   description: All checks in their order. Returned on failure too.
-  returned: when the plan is valid
+  returned: when O(plan) or O(site) is valid
   type: list
   elements: dict
   contains:
@@ -97,13 +121,13 @@ checks:
       sample: true
 changed_since:
   description: Tenants whose process has changed since the restore was proved, in words.
-  returned: when the plan is valid
+  returned: when O(plan) or O(site) is valid
   type: list
   elements: str
   sample: []
 failed_checks:
   description: Numbers of the checks that did not pass.
-  returned: when the plan is valid
+  returned: when O(plan) or O(site) is valid
   type: list
   elements: int
   sample: []
@@ -115,33 +139,49 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgelab.model_trial.plugins.module_utils import checks, planfile
 from ansible_collections.edgelab.model_trial.plugins.module_utils.journal import boot_id, read_json
+from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Site
+
+
+def _look(module: AnsibleModule, plan: Site) -> tuple[list[checks.CheckResult], list[str]]:
+    """Run the checks; returns them, and what has changed since the restore was proved."""
+    params = module.params
+    snapshot = params["snapshot"]
+    if not snapshot and params["snapshot_file"]:
+        known = read_json(Path(params["snapshot_file"])) or {}
+        snapshot = known.get("tenants", {}) if known.get("boot_id", boot_id()) == boot_id() else {}
+    found = checks.run(plan, snapshot=snapshot, settle_s=params["settle_s"], only=params["only"])
+    proof = read_json(Path(params["proof_file"])) if params["proof_file"] else None
+    changed = checks.since(plan, proof) if isinstance(proof, dict) and proof.get("boot_id") == boot_id() else []
+    for text in changed:
+        module.warn(text)
+    return found, changed
 
 
 def main() -> None:
     """Run the checks, and fail with all that did not pass."""
     module = AnsibleModule(
         argument_spec={
-            "plan": {"type": "dict", "required": True},
+            "plan": {"type": "dict"},
+            "site": {"type": "dict", "options": planfile.arguments(Site)},
+            "only": {"type": "list", "elements": "int", "default": []},
             "snapshot": {"type": "dict", "default": {}},
             "snapshot_file": {"type": "path"},
             "proof_file": {"type": "path"},
             "settle_s": {"type": "float", "default": 3.0},
         },
+        mutually_exclusive=[("plan", "site")],
+        required_one_of=[("plan", "site")],
         supports_check_mode=True,
     )
+    params = module.params
     try:
-        plan = planfile.parse(module.params["plan"])
+        plan = planfile.parse(params["plan"]) if params["plan"] is not None else planfile.parse_site(params["site"])
     except planfile.PlanError as err:
         module.fail_json(msg=f"The plan is not usable. {err}")
-    snapshot = module.params["snapshot"]
-    if not snapshot and module.params["snapshot_file"]:
-        known = read_json(Path(module.params["snapshot_file"])) or {}
-        snapshot = known.get("tenants", {}) if known.get("boot_id", boot_id()) == boot_id() else {}
-    proof = read_json(Path(module.params["proof_file"])) if module.params["proof_file"] else None
-    changed = checks.since(plan, proof) if isinstance(proof, dict) and proof.get("boot_id") == boot_id() else []
-    for text in changed:
-        module.warn(text)
-    found = checks.run(plan, snapshot=snapshot, settle_s=module.params["settle_s"])
+    try:
+        found, changed = _look(module, plan)
+    except checks.NoSuchCheck as err:
+        module.fail_json(msg=str(err))
     failed = [c for c in found if not c.ok]
     result = {
         "checks": [dataclasses.asdict(c) for c in found],

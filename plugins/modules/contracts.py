@@ -13,16 +13,25 @@ version_added: "0.1.0"
 description:
   - Evaluates the fourteen contracts of phase 0 concurrently, in at most about three seconds, and lists
     B(all) that are broken, each with what was expected, what was found, why it matters and what to do.
+  - Without a trial, for O(site), it evaluates those that concern the host alone. These are 1 (sudo), 7 (room) and
+    9 (no trial holds the host); with tenants also 4 (ports) and 6 (health, and a way back for what would be stopped);
+    with clauses 2; with quiet probes 12.
   - Runs as the login user. Facts that only root may see are read through C(sudo -n). If that fails, the
     first contract is broken, and those that depend on it say so.
   - Changes nothing.
 options:
   plan:
     description:
-      - The plan of the trial, as the inventory describes it. See the roles of this collection for its
-        fields.
+      - The plan of a trial, as the role C(edgelab.model_trial.trial) builds it from the inventory.
+      - Either this or O(site).
     type: dict
-    required: true
+  only:
+    description:
+      - Numbers of the contracts to evaluate. By default all that can be evaluated with what is known.
+      - A number that there is not is an error, and so is one that needs more than is known.
+    type: list
+    elements: int
+    default: []
   program:
     description:
       - SHA-256 of the program that the trial brings to the host, as M(edgelab.model_trial.program) returns it. A host
@@ -34,6 +43,8 @@ extends_documentation_fragment:
   - edgelab.model_trial.attributes
   - edgelab.model_trial.attributes.looks
   - edgelab.model_trial.attributes.gpu
+  - edgelab.model_trial.attributes.host_group
+  - edgelab.model_trial.tenants.site
 seealso:
   - module: edgelab.model_trial.checks
 """
@@ -42,6 +53,19 @@ EXAMPLES = r"""
 - name: Stop here, with the whole list, if the host is not fit for a trial
   edgelab.model_trial.contracts:
     plan: "{{ trial_plan }}"
+
+- name: A gate of a deployment, without a trial and without a GPU
+  edgelab.model_trial.contracts:
+    only: [1, 4, 6, 7, 9]
+    site:
+      tenants:
+        - name: api
+          kind: systemd
+          unit: api.service
+          port: 8080
+          process: api.py
+          health: {url: "http://127.0.0.1:8080/health"}
+      contracts: {disk_gb_min: 5, ram_gb_min: 1}
 
 - name: Only look, and decide later
   edgelab.model_trial.contracts:
@@ -53,7 +77,7 @@ EXAMPLES = r"""
 RETURN = r"""
 contracts:
   description: All contracts, ordered by id. Returned on failure too.
-  returned: when the plan is valid
+  returned: when O(plan) or O(site) is valid
   type: list
   elements: dict
   contains:
@@ -95,7 +119,7 @@ contracts:
       sample: ""
 broken:
   description: Numbers of the broken contracts.
-  returned: when the plan is valid
+  returned: when O(plan) or O(site) is valid
   type: list
   elements: int
   sample: [3]
@@ -105,19 +129,31 @@ import dataclasses
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgelab.model_trial.plugins.module_utils import contracts, planfile
+from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Site
 
 
 def main() -> None:
     """Evaluate, and fail with all that is broken."""
     module = AnsibleModule(
-        argument_spec={"plan": {"type": "dict", "required": True}, "program": {"type": "str", "default": ""}},
+        argument_spec={
+            "plan": {"type": "dict"},
+            "site": {"type": "dict", "options": planfile.arguments(Site)},
+            "only": {"type": "list", "elements": "int", "default": []},
+            "program": {"type": "str", "default": ""},
+        },
+        mutually_exclusive=[("plan", "site")],
+        required_one_of=[("plan", "site")],
         supports_check_mode=True,
     )
+    params = module.params
     try:
-        plan = planfile.parse(module.params["plan"])
+        plan = planfile.parse(params["plan"]) if params["plan"] is not None else planfile.parse_site(params["site"])
     except planfile.PlanError as err:
         module.fail_json(msg=f"The plan is not usable. {err}")
-    found = contracts.evaluate(plan, contracts.Host(program=module.params["program"]))
+    try:
+        found = contracts.evaluate(plan, contracts.Host(program=params["program"]), params["only"])
+    except contracts.NoSuchContract as err:
+        module.fail_json(msg=str(err))
     broken = [c for c in found if not c.ok]
     for one in found:
         if one.warning:

@@ -51,7 +51,11 @@ options:
 extends_documentation_fragment:
   - edgelab.model_trial.attributes
   - edgelab.model_trial.attributes.gpu
+  - edgelab.model_trial.attributes.gpu_group
 attributes:
+  idempotent:
+    description: Only waits. With nothing left to wait for it returns at once, but for O(min_s).
+    support: full
   check_mode:
     description: >-
       In check mode, where nothing was stopped, it looks once and never fails; a card that can't be read is a warning.
@@ -71,6 +75,15 @@ EXAMPLES = r"""
   edgelab.model_trial.gpu_drain:
     target_mib: 2048
     limit_s: 20
+
+- name: Look who holds the card, before something is stopped
+  edgelab.model_trial.gpu_info:
+  register: card
+
+- name: Wait for certain processes, whatever the others hold
+  edgelab.model_trial.gpu_drain:
+    pids: "{{ card.processes | selectattr('command', 'search', 'llama-server') | map(attribute='pid') }}"
+    min_s: 5
 """
 
 RETURN = r"""

@@ -25,6 +25,7 @@ extends_documentation_fragment:
   - edgelab.model_trial.attributes
   - edgelab.model_trial.attributes.looks
   - edgelab.model_trial.attributes.gpu
+  - edgelab.model_trial.attributes.gpu_group
 seealso:
   - module: edgelab.model_trial.gpu_drain
 """
@@ -38,6 +39,17 @@ EXAMPLES = r"""
   ansible.builtin.debug:
     msg: "{{ gpu.processes | map(attribute='command') | join(', ') }}"
   when: gpu.available
+
+- name: Everything about the second card
+  module_defaults:
+    group/edgelab.model_trial.gpu: {index: 1}
+  block:
+    - name: Look at it
+      edgelab.model_trial.gpu_info:
+
+    - name: Wait until its memory is free
+      edgelab.model_trial.gpu_drain:
+        target_mib: 2048
 """
 
 RETURN = r"""

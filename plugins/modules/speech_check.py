@@ -43,6 +43,9 @@ attributes:
   check_mode:
     description: Only asks, so check mode makes no difference.
     support: full
+  idempotent:
+    description: Changes nothing, however often it asks.
+    support: full
 requirements:
   - Python 3.10 or newer on the host.
 seealso:
@@ -55,6 +58,15 @@ EXAMPLES = r"""
     url: http://127.0.0.1:8772/synthesize
     body:
       text: test one two
+
+- name: Wait until it speaks, half a minute at most
+  edgelab.model_trial.speech_check:
+    url: http://127.0.0.1:8772/synthesize
+    timeout_s: 5
+  register: spoken
+  until: spoken is succeeded
+  retries: 6
+  delay: 1
 """
 
 RETURN = r"""

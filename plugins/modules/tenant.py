@@ -19,11 +19,6 @@ description:
     do not tell about, is an error.
   - A tenant is a systemd unit, a pair of start and stop scripts, a container, or a process.
 options:
-  tenants:
-    description: The tenants in order, each name once; the fields are those of C(trial_tenants) of the role trial.
-    type: list
-    elements: dict
-    required: true
   state:
     description: The wanted state.
     type: str
@@ -36,10 +31,14 @@ options:
     type: path
 extends_documentation_fragment:
   - edgelab.model_trial.attributes
+  - edgelab.model_trial.tenants
 attributes:
   check_mode:
     support: full
-    description: Looks at every tenant, touches none.
+    description: Looks at every tenant, touches none. Without root's rights it can't look at all of them.
+  idempotent:
+    support: full
+    description: A tenant that is in the wanted state is left alone, and O(state=started) waits for one that is loading.
   diff_mode:
     support: full
     description: Shows the state of every tenant before and after.
@@ -63,6 +62,43 @@ EXAMPLES = r"""
         unit: llama.service
         health: {url: "http://127.0.0.1:8080/health", json: {status: ok}}
   become: true
+
+- name: Stop what runs of these, work, and start only what was stopped, in the opposite order
+  vars:
+    services:
+      - {name: api, kind: systemd, unit: api.service, health: {url: "http://127.0.0.1:8080/health"}}
+      - {name: db, kind: systemd, unit: db.service}
+  block:
+    - name: Stop them
+      edgelab.model_trial.tenant:
+        state: stopped
+        tenants: "{{ services }}"
+      become: true
+      register: stopped
+
+    - name: Work
+      ansible.builtin.command: /usr/local/bin/reorganize
+      changed_when: true
+  always:
+    - name: Start them
+      edgelab.model_trial.tenant:
+        state: started
+        tenants: "{{ services | selectattr('name', 'in', stopped.moved | default([])) | reverse | list }}"
+      become: true
+
+- name: Start a container and a process of a user, each healthy before the next
+  edgelab.model_trial.tenant:
+    state: started
+    tenants:
+      - {name: search, kind: container, container: search}
+      - name: phone
+        kind: process
+        process: phone_call.py auto
+        user: robot
+        directory: /srv/phone
+        start: python3 phone_call.py auto
+        start_timeout_s: 30
+  become: true
 """
 
 RETURN = r"""
@@ -74,6 +110,14 @@ tenants:
   returned: when every tenant is described rightly
   type: dict
   sample: {voice: {before: started, after: stopped, found: PID 77, duration_s: 0.4}}
+moved:
+  description:
+    - Names of those that were stopped or started, in order; in check mode, of those that would be. One that was in the
+      wanted state before is not among them, so that it can be left as it was.
+  returned: when every tenant is described rightly
+  type: list
+  elements: str
+  sample: [voice]
 """
 
 from pathlib import Path
@@ -104,7 +148,12 @@ class Dealing:
     def __init__(self, state: str, log_dir: Path, check_mode: bool) -> None:
         self.state, self.log_dir, self.check_mode = state, log_dir, check_mode
         self.found: dict[str, dict[str, Any]] = {}
-        self.changed = False
+        self.moved: list[str] = []
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was stopped or started, or would be."""
+        return bool(self.moved)
 
     def deal_with(self, tenant: Tenant) -> None:
         """Bring one tenant into the state.
@@ -129,7 +178,7 @@ class Dealing:
         if there:
             return
         if self.check_mode:
-            self.changed = True
+            self.moved.append(tenant.name)
             return
         log = self.log_dir / f"{tenant.name}.log"
         try:
@@ -143,9 +192,9 @@ class Dealing:
             raise
         except (tenants.TenantError, OSError):
             # What was begun may go on.
-            self.changed = True
+            self.moved.append(tenant.name)
             raise
-        self.changed = True
+        self.moved.append(tenant.name)
 
     def result(self) -> dict[str, Any]:
         """What the module returns."""
@@ -153,14 +202,14 @@ class Dealing:
             when: "".join(f"{name}: {facts[when]}\n" for name, facts in self.found.items())
             for when in ("before", "after")
         }
-        return {"changed": self.changed, "tenants": self.found, "diff": diff}
+        return {"changed": self.changed, "tenants": self.found, "moved": self.moved, "diff": diff}
 
 
 def main() -> None:
     """Read the arguments, deal with the tenants in order, report."""
     module = AnsibleModule(
         argument_spec={
-            "tenants": {"type": "list", "elements": "dict", "required": True},
+            "tenants": {"type": "list", "elements": "dict", "required": True, "options": planfile.arguments(Tenant)},
             "state": {"type": "str", "required": True, "choices": ["started", "stopped"]},
             "log_dir": {"type": "path"},
         },

@@ -61,7 +61,7 @@ def test_check_mode_runs_nothing(stage: Any, bench: SimpleNamespace) -> None:
     [
         (3, "verdict REJECT is not ADOPT\n", "trialbench verdict: verdict REJECT is not ADOPT"),
         (4, "", "trialbench verdict: 4"),
-        (1, "No module named trialbench\n", "do: pip install edgelab-trialbench"),
+        (1, "No module named trialbench\n", "expected the distribution edgelab-trialbench in the Python that runs"),
     ],
 )
 def test_a_failure_is_told(stage: Any, bench: SimpleNamespace, rc: int, err: str, words: str) -> None:
@@ -69,6 +69,36 @@ def test_a_failure_is_told(stage: Any, bench: SimpleNamespace, rc: int, err: str
     with pytest.raises(AnsibleActionFail, match=words) as caught:
         stage.play(trialbench, argv=["verdict", "x"])
     assert caught.value.result["rc"] == rc
+
+
+@pytest.mark.parametrize(
+    ("err", "owners", "found"),
+    [
+        ("/usr/bin/python: No module named trialbench\n", [], "found none"),
+        ("error: invalid choice\n", ["trialbench"], "found the distribution trialbench, which is another project"),
+        ("error: invalid choice\n", ["edgelab-trialbench"], "error: invalid choice"),
+        ("error: invalid choice\n", [], "error: invalid choice"),
+    ],
+)
+@pytest.mark.parametrize("argv", [["verdict", "x"], ["attest", "x"]])
+def test_a_controller_without_trialbench_is_told_what_to_install(
+    stage: Any,
+    bench: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    argv: list[str],
+    err: str,
+    owners: list[str],
+    found: str,
+) -> None:
+    """A package index has another project under the name of the module."""
+    bench.rc, bench.err = 1, err
+    monkeypatch.setattr(trialbench.importlib.metadata, "packages_distributions", lambda: {"trialbench": owners})
+    with pytest.raises(AnsibleActionFail) as caught:
+        stage.play(trialbench, argv=argv)
+    message = str(caught.value)
+    assert found in message
+    assert ("install PATH/OF/THE/CHECKOUT" in message) == ("found" in found)
+    assert "install trialbench" not in message
 
 
 TOLD = {

@@ -991,7 +991,7 @@ class World:
             self.state.journal_path(self.plan.run), self.plan.run, self.state.epoch(), "program", required=True
         )
         runner.prepare(self.plan, self.state, program_journal)
-        epoch = runner.open_trial(self.plan, self.state, self.card, controller)
+        epoch = runner.open_trial(self.plan, self.state, self.card if self.plan.gpu else None, controller)
         self.log.clear()
         return epoch
 
@@ -1011,7 +1011,7 @@ class World:
         mark = self.state.mark()
         epoch = mark.epoch if mark else self.open()
         self.state.advance(furthest)
-        return runner.Runner(self.plan, self.state, epoch, self.card)
+        return runner.Runner(self.plan, self.state, epoch, self.card if self.plan.gpu else None)
 
     def done(self, *kinds: str) -> list[tuple[Any, ...]]:
         """What was done to the host, of these kinds."""

@@ -156,6 +156,84 @@ def test_who_is_asked_nothing_is_asked_who_he_is(plan_data: dict[str, Any]) -> N
     assert derived[2].title == "Chatterbox TTS has the same identity as before"
 
 
+# Without a trial, and without a card
+
+SHOP: dict[str, Any] = {
+    "tenants": [
+        {"name": "db", "kind": "systemd", "unit": "db", "health": {"url": "http://127.0.0.1:1/"}},
+        {"name": "api", "kind": "process", "process": "api.py serve", "watch_process": True},
+    ]
+}
+CARD = {"steady_gb": [13.0, 13.8]}
+
+
+def test_a_host_where_nothing_is_tried_has_no_candidates_port() -> None:
+    derived = checks.derive(planfile.parse_site({**SHOP, "gpu": CARD}))
+    assert [(c.id, c.kind, c.tenant) for c in derived] == [
+        (1, "vram", ""),
+        (2, "health", "db"),
+        (3, "process", "api"),
+    ]
+
+
+def test_without_a_card_the_first_check_does_not_apply_and_says_so() -> None:
+    """Its number stays: those of the others are the same with a card."""
+    results = checks.run(planfile.parse_site(SHOP))
+    assert [c.id for c in results] == [1, 2, 3]
+    assert (results[0].ok, results[0].title) == (True, "VRAM: does not apply")
+    for text in (results[0].expected, results[0].found):
+        assert "the inventory names no card (trial_gpu)" in text
+    assert not results[1].ok
+
+
+def test_a_rehearsal_without_a_card_has_a_first_check_that_does_not_apply(host: dict[str, Any]) -> None:
+    host.update(gpu=None, rehearsal=True)
+    results = run(host, FakeCard(gpu.GpuError("nobody may ask")))
+    assert results[1].title == "VRAM: does not apply"
+    assert [c.found for c in results.values() if not c.ok] == []
+    assert len(results) == 8
+
+
+@pytest.mark.parametrize(
+    ("site", "only", "found"),
+    [
+        (SHOP, [], [1, 2, 3]),
+        (SHOP, [2], [2]),
+        (SHOP, [3, 2, 3], [2, 3]),
+        ({**SHOP, "gpu": CARD}, [1], [1]),
+        (
+            SHOP,
+            [1],
+            "2 (db is healthy), 3 (api is alive); found 1; check 1 does not apply: the inventory names no card",
+        ),
+        (
+            SHOP,
+            [2, 4, 99],
+            "only: expected numbers of this host's checks: 2 (db is healthy), 3 (api is alive); found 4, 99",
+        ),
+        ({**SHOP, "gpu": CARD}, [0], "1 (VRAM is back in its steady band of 13-13.8 GB), 2 (db is healthy)"),
+        # Nothing was checked, which must not pass for a good end.
+        ({"tenants": []}, [], "tenants: expected something to check, such as a tenant with health"),
+        ({"tenants": []}, [2], "there are none; found 2"),
+    ],
+)
+def test_checks_are_chosen_by_their_numbers(site: dict[str, Any], only: list[int], found: list[int] | str) -> None:
+    parsed = planfile.parse_site(site)
+    if isinstance(found, list):
+        assert [c.id for c in checks.chosen(parsed, only)] == found
+        return
+    with pytest.raises(checks.NoSuchCheck) as caught:
+        checks.run(parsed, only=only)
+    assert found in str(caught.value)
+
+
+def test_a_trials_checks_are_chosen_likewise(host: dict[str, Any]) -> None:
+    card: Any = FakeCard(13_700)
+    found = checks.run(planfile.parse(host), card=card, only=[4, 8])
+    assert [(c.id, c.ok) for c in found] == [(4, True), (8, True)]
+    assert card.readings == 0
+
+
 # Running them
 
 

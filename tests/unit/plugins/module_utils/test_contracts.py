@@ -1262,3 +1262,87 @@ def test_an_unknown_status_is_no_plan(world: World) -> None:
     truth(world, "fine")
     with pytest.raises(planfile.PlanError, match=r"ground_truth\.files\[0\]\.status: expected one of passed, failed"):
         planfile.parse(world.data)
+
+
+# Without a trial, and without a card
+
+
+@pytest.fixture
+def site(world: World) -> dict[str, Any]:
+    """The same host where nothing is tried, without a card."""
+    known = ("clauses", "quiet", "disk_gb_min", "ram_gb_min")
+    return {
+        "tenants": world.data["tenants"],
+        "contracts": {name: world.data["contracts"][name] for name in known},
+        "stop_order": ["chatterbox", "llamacpp"],
+    }
+
+
+def no_card(_index: int) -> gpu.Card:
+    raise AssertionError("nobody may ask for a card")
+
+
+def of_site(world: World, data: dict[str, Any], only: Sequence[int] = ()) -> dict[int, contracts.Contract]:
+    host = dataclasses.replace(world.host, card=no_card)
+    return {c.id: c for c in contracts.evaluate(planfile.parse_site(data), host, only)}
+
+
+def test_a_host_where_nothing_is_tried_has_the_contracts_of_a_host(world: World, site: dict[str, Any]) -> None:
+    found = of_site(world, site)
+    assert list(found) == [1, 2, 4, 6, 7, 9, 12]
+    assert [c.found for c in found.values() if not c.ok] == []
+    # It will be stopped, so what a start needs is looked at.
+    (world.folder / "start.sh").unlink()
+    assert "chatterbox could not be brought back" in of_site(world, site, [6])[6].found
+
+
+@pytest.mark.parametrize(("lacking", "short"), [("disk_gb_min", 10**9), ("ram_gb_min", 10**9), (None, 0)])
+def test_without_a_card_room_is_disk_and_memory(
+    world: World, site: dict[str, Any], lacking: str | None, short: int
+) -> None:
+    if lacking:
+        site["contracts"][lacking] = short
+    found = of_site(world, site, [7])[7]
+    assert found.ok is (lacking is None)
+    for text in (found.expected, found.found):
+        assert "VRAM does not apply: the inventory names no card (trial_gpu)" in text
+
+
+def test_a_rehearsal_without_a_card_asks_for_none(world: World) -> None:
+    world.data.update(gpu=None, rehearsal=True)
+    found = contracts.evaluate(planfile.parse(world.data), dataclasses.replace(world.host, card=no_card))
+    assert len(found) == 14
+    assert [(c.id, c.found) for c in found if not c.ok] == []
+    assert "VRAM does not apply" in found[6].found
+
+
+@pytest.mark.parametrize(
+    ("change", "only", "found"),
+    [
+        ({}, [9, 1], [1, 9]),
+        ({"contracts": {}}, [], [1, 4, 6, 7, 9]),
+        ({"tenants": [], "stop_order": []}, [], [1, 2, 7, 9, 12]),
+        ({}, [1, 15], "only: expected numbers of contracts: 1 (sudo without a password), 2 (production survives"),
+        ({}, [1, 15], "; found 15"),
+        ({}, [0], "; found 0"),
+        ({}, [11], "; found 11 (it needs the plan of a trial)"),
+        ({"contracts": {}}, [2, 12], "; found 2 (it needs contracts.clauses), 12 (it needs contracts.quiet)"),
+        ({"tenants": [], "stop_order": []}, [6], "; found 6 (it needs tenants)"),
+    ],
+)
+def test_contracts_are_chosen_by_their_numbers(
+    world: World, site: dict[str, Any], change: dict[str, Any], only: list[int], found: list[int] | str
+) -> None:
+    chosen = planfile.parse_site({**site, **change})
+    if isinstance(found, list):
+        assert [term.id for term in contracts.chosen(chosen, only)] == found
+        return
+    with pytest.raises(contracts.NoSuchContract) as caught:
+        contracts.evaluate(chosen, world.host, only)
+    assert found in str(caught.value)
+    assert world.commands == []
+
+
+def test_a_trials_contracts_are_chosen_likewise(world: World) -> None:
+    found = contracts.evaluate(planfile.parse(world.data), world.host, [11, 3])
+    assert [(c.id, c.ok) for c in found] == [(3, True), (11, True)]

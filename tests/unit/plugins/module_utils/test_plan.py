@@ -420,3 +420,52 @@ def test_a_plan_of_another_format_is_refused_by_its_number_and_not_by_its_fields
     assert "a_field_of_the_future" not in str(caught.value)
     assert "restored by the program beside its plan" in str(caught.value)
     assert "--tags acquire" in str(caught.value)
+
+
+# A host where nothing is tried
+
+
+def test_a_trial_needs_a_card_and_a_rehearsal_does_not(plan_data: Data) -> None:
+    for data in ({**plan_data, "gpu": None}, {name: part for name, part in plan_data.items() if name != "gpu"}):
+        with pytest.raises(planfile.PlanError, match=r"gpu: expected the card .*\(trial_gpu\).*, found None"):
+            planfile.parse(data)
+        assert planfile.parse({**data, "rehearsal": True}).gpu is None
+
+
+def test_a_host_where_nothing_is_tried_is_its_tenants() -> None:
+    tenants = [{"name": name, "kind": "systemd", "unit": name} for name in ("db", "api")]
+    site = planfile.parse_site({"tenants": tenants, "stop_order": ["api", "db"]})
+    assert (site.gpu, site.restore_order, site.contracts) == (None, ["db", "api"], plans.Conditions())
+    assert site.tenant("api").unit == "api"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"tenants": None}, "tenants: expected a list, found None"),
+        (
+            {"candidate": {}},
+            "candidate: expected one of contracts, gpu, restore_order, stop_order, tenants, found 'candidate'",
+        ),
+        ({"stop_order": ["x"]}, "stop_order: expected names of tenants (db)"),
+        (
+            {"stop_order": ["db"], "restore_order": ["db", "db"]},
+            "restore_order: expected the tenants of stop_order (db)",
+        ),
+        ({"gpu": {"steady_gb": [2]}}, "gpu.steady_gb: expected [low, high]"),
+        ({"gpu": {}}, "gpu.steady_gb: expected a value"),
+        ({"contracts": {"camera": "x"}}, "contracts.camera: expected one of clauses, disk_gb_min"),
+        ({"contracts": {"ram_gb_min": -1}}, "contracts.ram_gb_min: expected 0 or more"),
+    ],
+)
+def test_what_is_wrong_about_such_a_host_is_named(change: Data, words: str) -> None:
+    site = {"tenants": [{"name": "db", "kind": "systemd", "unit": "db"}], **change}
+    with pytest.raises(planfile.PlanError) as caught:
+        planfile.parse_site(site)
+    assert words in str(caught.value)
+
+
+def test_a_container_is_stopped_and_started_by_its_name_alone() -> None:
+    """docker says whether it runs, as systemd does of a unit."""
+    [tenant] = planfile.parse_tenants([{"name": "search", "kind": "container", "container": "search"}], "tenants")
+    assert tenant.health is None

@@ -1219,6 +1219,17 @@ def test_a_rehearsal_is_restored_like_a_trial_and_tells_its_times(world_of: Worl
     is_whole(world)
 
 
+def test_a_host_without_a_card_comes_back_without_waiting_for_one(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
+    world = world_of({**plan_data, "rehearsal": True, "gpu": None})
+    world.card.opens = False
+    world.runner().run()
+    results = Restorer(world.plan, world.state, gpu.Opening(None), "ann").restore()
+    assert [c.title for c in results if "does not apply" in c.title] == ["VRAM: does not apply"]
+    assert all(c.ok for c in results)
+    assert [e["event"] for e in world.events() if "drain" in e["event"]] == []
+    assert event(world, "restored")["times"]["drain_s"] == {}
+
+
 def test_the_checks_are_kept_as_a_document(world: World) -> None:
     measured(world)
     results = Restorer(world.plan, world.state, gpu.Opening(0), "ann").restore()

@@ -1397,3 +1397,22 @@ def test_a_sign_that_is_no_object_does_not_hold_the_runner(world: World, kind: s
     assert world.named()[-1] == "phase_done measure"
     (extension,) = [e for e in world.events() if e["event"] == "extension"]
     assert extension["extend"] is True
+
+
+def test_on_a_host_without_a_card_a_rehearsal_asks_for_none_and_drains_nothing(
+    world_of: WorldOf, plan_data: dict[str, Any]
+) -> None:
+    world = world_of({**plan_data, "rehearsal": True, "gpu": None})
+    trial = world.runner()
+    known = json.loads((world.run_dir / "snapshot.json").read_text())
+    assert (known["used_mib"], known["total_mib"], known["holders"]) == (None, None, [])
+    assert "gpu" not in known
+    assert {tenant["vram_mib"] for tenant in known["tenants"].values()} == {None}
+    trial.run()
+    for ask in (lambda: trial.card, lambda: trial.sampler):
+        with pytest.raises(gpu.GpuError, match="names no card"):
+            ask()
+    names = world.named()
+    assert [name for name in names if "drain" in name] == []
+    assert "phase_done window" in names
+    assert world.samplers == []

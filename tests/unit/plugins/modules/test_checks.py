@@ -25,8 +25,9 @@ def running(monkeypatch: pytest.MonkeyPatch, *results: core.CheckResult) -> list
     """Lets the core find ``results``; gives the snapshots and settling times it was asked with."""
     asked: list[tuple[Any, float]] = []
 
-    def run(plan: Plan, snapshot: Mapping[str, Any], settle_s: float) -> list[core.CheckResult]:
+    def run(plan: Plan, snapshot: Mapping[str, Any], settle_s: float, only: list[int]) -> list[core.CheckResult]:
         assert plan.run
+        assert only == []
         asked.append((snapshot, settle_s))
         return list(results)
 
@@ -92,3 +93,34 @@ def test_a_plan_that_is_none_is_refused(invoke: Any, plan_data: dict[str, Any]) 
     result = invoke(checks.main, {"plan": plan_data})
     assert result["failed"]
     assert result["msg"] == "The plan is not usable. baseline: expected a value (it has no default), found None"
+
+
+SITE = {"tenants": [{"name": "db", "kind": "systemd", "unit": "db", "health": {"url": "http://127.0.0.1:1/"}}]}
+
+
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_a_host_without_a_trial_and_without_a_card(invoke: Any, check_mode: bool) -> None:
+    result = invoke(checks.main, {"site": SITE}, check_mode)
+    assert result["failed_checks"] == [2]
+    assert [c["title"] for c in result["checks"]] == ["VRAM: does not apply", "db is healthy"]
+    assert not result.get("changed")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({}, "one of the following is required: plan, site"),
+        ({"site": SITE, "plan": {}}, "parameters are mutually exclusive: plan|site"),
+        ({"site": {}}, "missing required arguments: tenants found in site"),
+        ({"site": {**SITE, "gpus": 1}}, "site.gpus. Supported parameters include"),
+        ({"site": {**SITE, "stop_order": ["x"]}}, "The plan is not usable. stop_order: expected names of tenants (db)"),
+        ({"site": SITE, "only": [7]}, "only: expected numbers of this host's checks: 2 (db is healthy); found 7"),
+        ({"site": SITE, "only": [1]}, "check 1 does not apply: the inventory names no card (trial_gpu)"),
+        ({"site": {"tenants": []}}, "tenants: expected something to check"),
+    ],
+)
+def test_what_can_not_be_checked_is_said(invoke: Any, args: dict[str, Any], words: str) -> None:
+    result = invoke(checks.main, args)
+    assert result["failed"]
+    assert words in result["msg"]
+    assert "checks" not in result

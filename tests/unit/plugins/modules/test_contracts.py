@@ -25,7 +25,8 @@ def evaluating(monkeypatch: pytest.MonkeyPatch, *found: core.Contract) -> list[P
     asked: list[Plan] = []
     hosts.clear()
 
-    def evaluate(plan: Plan, host: core.Host) -> list[core.Contract]:
+    def evaluate(plan: Plan, host: core.Host, only: list[int]) -> list[core.Contract]:
+        assert only == []
         asked.append(plan)
         hosts.append(host)
         return list(found)
@@ -91,3 +92,34 @@ def test_a_plan_that_is_none_is_refused(invoke: Any, plan_data: dict[str, Any]) 
     result = invoke(contracts.main, {"plan": plan_data})
     assert result["failed"]
     assert result["msg"].startswith("The plan is not usable. tenants[0].kind: expected one of systemd")
+
+
+SITE = {"tenants": [{"name": "db", "kind": "systemd", "unit": "db"}], "contracts": {"disk_gb_min": 0, "ram_gb_min": 0}}
+
+
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_a_host_without_a_trial_and_without_a_card(invoke: Any, check_mode: bool) -> None:
+    result = invoke(contracts.main, {"site": SITE, "only": [7]}, check_mode)
+    assert not result["failed"]
+    assert not result["changed"]
+    [found] = result["contracts"]
+    assert (found["id"], found["ok"]) == (7, True)
+    assert found["found"].endswith("VRAM does not apply: the inventory names no card (trial_gpu)")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({}, "one of the following is required: plan, site"),
+        ({"site": SITE, "plan": {}}, "parameters are mutually exclusive: plan|site"),
+        ({"site": SITE, "only": [7, 15]}, "only: expected numbers of contracts: 1 (sudo without a password), 4 ("),
+        ({"site": SITE, "only": [7, 15]}, "; found 15"),
+        ({"site": SITE, "only": [3]}, "; found 3 (it needs the plan of a trial)"),
+        ({"site": {"tenants": [{"name": "db", "kind": "systemd"}]}}, "tenants[0].unit: expected a value, because"),
+    ],
+)
+def test_what_can_not_be_evaluated_is_said(invoke: Any, args: dict[str, Any], words: str) -> None:
+    result = invoke(contracts.main, args)
+    assert result["failed"]
+    assert words in result["msg"]
+    assert "contracts" not in result

@@ -152,6 +152,16 @@ def test_check_mode_looks_only(host: Host, play: Any, state: str) -> None:
     assert "duration_s" not in answer["tenants"]["model"]
 
 
+def test_what_was_moved_is_named_and_what_was_there_is_not(host: Host, play: Any) -> None:
+    """What was down beforehand can be left down."""
+    host.up["model"] = False
+    assert play("stopped")["moved"] == ["voice"]
+    assert play("stopped")["moved"] == []
+    assert play("started", _ansible_check_mode=True)["moved"] == ["model", "voice"]
+    host.trouble["voice"] = WILL_NOT
+    assert play("started")["moved"] == ["model", "voice"]
+
+
 def test_the_diff_shows_before_and_after(host: Host, play: Any) -> None:
     host.up["voice"] = False
     diff = play("stopped")["diff"]
