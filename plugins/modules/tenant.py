@@ -20,7 +20,9 @@ description:
   - A tenant is a systemd unit, a pair of start and stop scripts, a container, or a process.
 options:
   tenants:
-    description: The tenants in order, each name once; the fields are those of C(trial_tenants) of the role trial.
+    description:
+      - The tenants in order, each name once; the fields are those of C(trial_tenants) of the role trial.
+      - A tenant whose C(needs) names another one that is listed stops before it, and starts after it.
     type: list
     elements: dict
     required: true
@@ -167,7 +169,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        wanted = planfile.parse_tenants(module.params["tenants"], "tenants")
+        wanted = planfile.parse_tenants(
+            module.params["tenants"], "tenants", started=module.params["state"] == "started"
+        )
     except planfile.PlanError as err:
         module.fail_json(msg=str(err))
     dealing = Dealing(module.params["state"], Path(module.params["log_dir"] or module.tmpdir), module.check_mode)
