@@ -296,9 +296,11 @@ STEPS: tuple[Step, ...] = (
     Step("golden", "one whole trial, used by every suite that needs a finished run", ON_TWIN,
          tests=("tests/twin/golden",), files=("trial", "tests/fixtures/results/"), after=READY, twin="a",
          expected_s=80),
-    Step("rollback", "the eight checks with other tools", ("scripts/rollback.sh",), tests=("tests/rollback",),
+    Step("check-host", "the eight checks with other tools",
+         ("ansible-playbook", "playbooks/check_host.yml", "-i", "playbooks/twin"), tests=("tests/check_host",),
          files=("images/twin/", "images/base/", "tests/fixtures/models/", "playbooks/twin/", "environment",
-                "scripts/rollback.sh"), after=READY, twin="a", expected_s=17),
+                "playbooks/check_host.yml", "playbooks/require_tags.yml", "plugins/action/check_host.py",
+                "plugins/plugin_utils/outcome.py"), after=READY, twin="a", expected_s=20),
     molecule("roles", "single roles in a user's own playbook", 45, BOTH, "a"),
     # ---- on twin "b" in `make test`: what goes wrong ----
     Step("gate", "two broken contracts, an open mark, a rejected candidate", ON_TWIN, ONLY_TEST,
