@@ -49,7 +49,7 @@ pin: python ## resolve and write the pins: revision, hashes, image digest (CANDI
 	@python scripts/pin.py $(if $(CANDIDATE),--candidate $(CANDIDATE)) $(ARGS)
 
 ##@ Test
-.PHONY: test prove unit lint coverage browser pictures readers sanity storm live twin-tests drills check-host ground-truth molecule gpu
+.PHONY: test prove unit lint coverage browser pictures readers sanity storm live twin-tests drills rollback check-host ground-truth molecule gpu
 test: ## the short proof, setup included, in minutes; times at the end and in build/test.json
 	@"$$(scripts/setup.sh --which)" scripts/prove.py test $(STEPS)
 
@@ -93,6 +93,10 @@ DRILL_WORKERS ?= 2
 drills: setup image ## every fault in every phase: the host comes back (DRILL_WORKERS=2; ARGS="-k voice"); build/drills.json
 	@pytest tests/twin/drills -q --tb=short -n $(DRILL_WORKERS) --dist load --maxschedchunk 1 \
 	    -o console_output_style=classic $(ARGS)
+
+rollback: setup ## does Panda come back? Rehearsal and five drills on a twin of its inventory (build/prove-rollback)
+	@cd playbooks && ansible-playbook prove_rollback.yml -i panda \
+	    -e prove_rollback_image=$$(python ../images/twin/twin.py base) $(ARGS)
 
 check-host: setup twin-up ## the eight checks as an independent suite, against the twin (build/check-host.xml)
 	@cd playbooks && ansible-playbook check_host.yml -i twin $(ARGS)

@@ -322,6 +322,7 @@ STEPS: tuple[Step, ...] = (
     twin_file("contracts", "broken contracts stop a trial before anything is touched; check mode", 100),
     twin_file("rehearse", "stop, drain, restore, verify without a candidate", 100),
     twin_file("fleet", "two hosts in one play", 120, "tests/twin/fleet/"),
+    twin_file("prove_rollback", "any inventory: a right one comes back, a wrong one is red by name", 420, "galaxy.yml"),
     twin_file("twin_honest", "the twin reports what runs in it", 80),
     twin_file("consumer", "the installed collection in a project that does not know the checkout", 60,
               "docs/", "tests/fixtures/consumer/", "shipped tests", "README.md",

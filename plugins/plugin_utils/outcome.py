@@ -84,7 +84,9 @@ def junit(name: str, cases: Sequence[Case]) -> str:
         element = ElementTree.SubElement(suite, "testcase", facts)
         if case.result != "passed":
             found = ElementTree.SubElement(element, case.result, {"message": _clean(case.message)})
-            found.text = _clean("\n".join(filter(None, (case.message, case.text))))
+            # The text mostly begins with the message.
+            head = "" if case.text.startswith(case.message) else case.message
+            found.text = _clean("\n".join(filter(None, (head, case.text))) or case.message)
     ElementTree.indent(root)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
 
