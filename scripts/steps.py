@@ -36,7 +36,13 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     # The unit tests of plugins/, which ship with the collection.
     "shipped tests": ("tests/unit/plugins/", "tests/unit/conftest.py", "tests/unit/shared/"),
     "image": ("images/bench/", "images/base/"),
-    "twin": ("images/twin/", "images/base/", "tests/fixtures/models/", "tests/fixtures/hub/"),
+    "twin": (
+        "images/twin/",
+        "images/base/",
+        "plugins/plugin_utils/twins.py",
+        "tests/fixtures/models/",
+        "tests/fixtures/hub/",
+    ),
     # What a whole trial on a twin uses.
     "trial": (
         "environment",
@@ -300,7 +306,8 @@ STEPS: tuple[Step, ...] = (
          ("ansible-playbook", "playbooks/check_host.yml", "-i", "playbooks/twin"), tests=("tests/check_host",),
          files=("images/twin/", "images/base/", "tests/fixtures/models/", "playbooks/twin/", "environment",
                 "playbooks/check_host.yml", "playbooks/require_tags.yml", "plugins/action/check_host.py",
-                "plugins/plugin_utils/outcome.py"), after=READY, twin="a", expected_s=20),
+                "plugins/plugin_utils/outcome.py", "plugins/plugin_utils/twins.py"),
+         after=READY, twin="a", expected_s=20),
     molecule("roles", "single roles in a user's own playbook", 45, BOTH, "a"),
     # ---- on twin "b" in `make test`: what goes wrong ----
     Step("gate", "two broken contracts, an open mark, a rejected candidate", ON_TWIN, ONLY_TEST,

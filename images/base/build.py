@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Build the CPU base image: Debian trixie (minbase) with llama-server from forky, and nothing else.
 
 The image is made by ``mmdebstrap`` and ``docker import``, so no image registry is needed. Its name is

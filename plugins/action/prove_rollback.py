@@ -139,6 +139,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         ground = str(args.get("ground") or "twin")
         if ground not in GROUNDS:
             raise Wrong(f"prove_rollback_ground: expected one of {', '.join(GROUNDS)}, found {ground!r}")
+        given = self._task.args.get("start_limit_s") or 5.0
+        try:
+            self.start_limit_s = float(given)
+        except ValueError:
+            raise Wrong(f"prove_rollback_start_s: expected a number of seconds, found {given!r}") from None
         drills = self.chosen()
         self.host = self.one_host([str(name) for name in args.get("hosts") or []], str(args.get("host") or ""))
         found = self.variables(task_vars, self.host)
@@ -230,14 +235,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             else:
                 twins.remove(container)
 
-    @property
-    def start_limit_s(self) -> float:
-        """How long a stand-in may take to start."""
-        try:
-            return float(self._task.args.get("start_limit_s") or 5.0)
-        except ValueError:
-            raise Wrong("prove_rollback_start_s: expected a number of seconds") from None
-
     def build(
         self, layout: stand_ins.Layout, plan: Plan, found: dict[str, Any], login: str, container: str, place: Path
     ) -> None:
@@ -299,8 +296,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         work = self.dest / "rounds"
         shutil.rmtree(work, ignore_errors=True)
         return proving.Proof(
-            ground, work, variables, plan.stop_order, plan.restore_order, lease_s, plan.restore_bound_s, self.say,
-            self.cases,
+            ground, work, variables, proving.targets(plan), lease_s, plan.restore_bound_s, self.say, self.cases
         )  # fmt: skip
 
     def play(self, proof: proving.Proof, drills: Sequence[str], up: bool) -> None:
@@ -311,7 +307,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         self.leave()
         for name in drills:
             drill = proving.DRILLS[name]
-            reason = proving.why_not(drill, proof.ground) if well else UNWELL if up else NO_GROUND
+            reason = proving.why_not(drill, proof) if well else UNWELL if up else NO_GROUND
             if reason:
                 proof.skip(drill.title, reason)
             else:

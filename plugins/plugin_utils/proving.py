@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Plan
 from ansible_collections.edgelab.model_trial.plugins.module_utils.rehearsal import second_tries
 from ansible_collections.edgelab.model_trial.plugins.plugin_utils import twins
 from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import Case, words_of
@@ -56,8 +57,9 @@ class Failed(Exception):
 class Ground:
     """Where it is proved."""
 
-    # Whether faults of the stand-ins can be switched there.
+    # Whether faults of the stand-ins can be switched there, and whether somebody said how it reboots.
     has_faults = False
+    can_reboot = False
 
     def __init__(self, sources: Sequence[str], host: str, options: Sequence[str]) -> None:
         self.sources, self.host, self.options = list(sources), host, list(options)
@@ -87,11 +89,7 @@ class Host(Ground):
     def __init__(self, sources: Sequence[str], host: str, options: Sequence[str], reboot: Sequence[str]) -> None:
         super().__init__(sources, host, options)
         self._reboot = list(reboot)
-
-    @property
-    def can_reboot(self) -> bool:
-        """Whether somebody said how."""
-        return bool(self._reboot)
+        self.can_reboot = bool(reboot)
 
     def reboot(self) -> None:
         """Run the command of the user, on the controller."""
@@ -221,13 +219,17 @@ def first_reason(message: str) -> str:
 
 @dataclass
 class Proof:
-    """Everything that was found so far, case by case."""
+    """Everything that was found so far, case by case.
+
+    Attributes:
+        targets: whom a fault strikes: ``start``, a tenant that can fail to start, and ``health``, one that has a health
+            page. One that is missing strikes nobody.
+    """
 
     ground: Ground
     folder: Path
     variables: Mapping[str, Any]
-    stop_order: Sequence[str]
-    restore_order: Sequence[str]
+    targets: Mapping[str, str]
     lease_s: float
     bound_s: float
     show: Callable[[str], None]
@@ -346,7 +348,7 @@ class Proof:
 
     def start_fails_once(self) -> None:
         """The first start of a tenant in the restore fails; the second must do."""
-        tenant = self.restore_order[0]
+        tenant = self.targets["start"]
         play = self.begin("start-fails-once")
         self.strike(play, "tenant_stopped", f"touch /run/twin/faults/start-once-{tenant}")
         code = play.wait()
@@ -359,7 +361,7 @@ class Proof:
 
     def health_never(self) -> None:
         """A tenant does not become healthy: that is told, the host is kept, and comes back when the tenant does."""
-        tenant = self.restore_order[-1]
+        tenant = self.targets["health"]
         play = self.begin("health-never")
         self.strike(play, "tenant_stopped", f"touch /run/twin/faults/health-{tenant}")
         try:
@@ -376,11 +378,11 @@ class Proof:
 
 @dataclass(frozen=True)
 class Drill:
-    """A drill: what it is called in JUnit, how it is played, and what it needs of the ground."""
+    """A drill: what it is called in JUnit, how it is played, and what it needs: a target of a fault, a reboot."""
 
     title: str
     play: Callable[[Proof], None]
-    faults: bool = False
+    fault: str = ""
     reboots: bool = False
 
 
@@ -388,16 +390,26 @@ DRILLS: Mapping[str, Drill] = {
     "controller-killed": Drill("the controller is killed in the window", Proof.controller_killed),
     "runner-killed": Drill("the runner is killed in the window", Proof.runner_killed),
     "reboot": Drill("the host reboots in the window", Proof.rebooted, reboots=True),
-    "start-fails-once": Drill("a start fails once", Proof.start_fails_once, faults=True),
-    "health-never": Drill("health that never answers", Proof.health_never, faults=True),
+    "start-fails-once": Drill("a start fails once", Proof.start_fails_once, fault="start"),
+    "health-never": Drill("health that never answers", Proof.health_never, fault="health"),
 }
 
 
-def why_not(drill: Drill, ground: Ground) -> str:
+def targets(plan: Plan) -> dict[str, str]:
+    """Whom faults strike: the first tenant that is started, and the last one whose health is asked."""
+    moved = [plan.tenant(name) for name in plan.restore_order]
+    starts = [tenant.name for tenant in moved if not tenant.unit.endswith(".timer")]
+    asked = [tenant.name for tenant in moved if tenant.health]
+    return {**({"start": starts[0]} if starts else {}), **({"health": asked[-1]} if asked else {})}
+
+
+def why_not(drill: Drill, proof: Proof) -> str:
     """Why a ground can't have a drill; empty where it can."""
-    if drill.faults and not ground.has_faults:
+    if drill.fault and not proof.ground.has_faults:
         return "only stand-ins of a twin have this fault; a real unit is not made to fail"
-    if drill.reboots and not getattr(ground, "can_reboot", False):
+    if drill.fault and drill.fault not in proof.targets:
+        return f"no tenant that stops has a {drill.fault} that could fail"
+    if drill.reboots and not proof.ground.can_reboot:
         return "name the command that reboots the host, run on the controller: prove_rollback_reboot"
     return ""
 

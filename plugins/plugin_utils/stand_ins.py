@@ -35,8 +35,9 @@ LIMITS: Mapping[str, Any] = {
     "cap_s": 900, "drain_min_s": 3, "drain_limit_s": 20, "lease_s": 10, "a2_s": 5, "measure_s": 30,
     "request_timeout_s": 5,
 }  # fmt: skip
-# Kinds of units that stand-ins can be.
+# Kinds of units that stand-ins can be, and the kinds of tenants that commands of the inventory start.
 UNITS = (".service", ".timer")
+COMMANDS = ("script", "process")
 
 
 class NoStandIn(ValueError):
@@ -288,6 +289,8 @@ def lay_out(members: Sequence[Tenant], gpu: Gpu | None, login: str, start_limit_
             layout.replaced.append(f"{tenant.name}: the unit {tenant.unit}, its program, its limits and its drop-ins")
         elif tenant.kind == "container":
             layout.replaced.append(f"{tenant.name}: the container {tenant.container}, its image and its options")
+        elif tenant.kind not in COMMANDS:
+            raise NoStandIn(f"tenant {tenant.name}: a twin has no stand-in for the kind {tenant.kind}")
         else:
             layout.replaced.append(f"{tenant.name}: its program, and what starts it at boot")
             changed |= _stand_for_command(tenant, layout, boots)

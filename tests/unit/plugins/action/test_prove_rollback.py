@@ -64,6 +64,7 @@ WRONG = [
     ({"a": SHOP}, {"host": "c"}, "prove_rollback_host: expected one of a, found 'c'"),
     ({"a": SHOP}, {"ground": "moon"}, "prove_rollback_ground: expected one of twin, host, found 'moon'"),
     ({"a": SHOP}, {"drills": "reboot,flood"}, "prove_rollback_drills: expected some of controller-killed, "),
+    ({"a": SHOP}, {"start_limit_s": "soon"}, "prove_rollback_start_s: expected a number of seconds, found 'soon'"),
     ({"a": {}}, {}, "a: expected trial_tenants, trial_stop_order, trial_restore_order in the inventory, found no "),
     ({"a": {**SHOP, "trial_tenants": "undefined"}}, {}, "a, trial_tenants: trial_tenants can't be rendered"),
     (
@@ -149,7 +150,7 @@ class Played:
         monkeypatch.setattr(proving.Host, "run", lambda *_unused: type("Done", (), answers))
         monkeypatch.setattr(proving.Proof, "contracts_and_rehearsal", self.case("rehearsal"))
         table = {
-            name: proving.Drill(drill.title, self.case(name), drill.faults, drill.reboots)
+            name: proving.Drill(drill.title, self.case(name), drill.fault, drill.reboots)
             for name, drill in proving.DRILLS.items()
         }
         monkeypatch.setattr(proving, "DRILLS", table)

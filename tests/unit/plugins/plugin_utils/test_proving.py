@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.edgelab.model_trial.plugins.module_utils import planfile
 from ansible_collections.edgelab.model_trial.plugins.plugin_utils import proving, twins
 from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import Case, Section, junit, page
 
@@ -54,7 +55,7 @@ class Stage:
         (folder / "state").mkdir()
         self.shown: list[str] = []
         self.proof = proving.Proof(
-            self.ground, folder / "rounds", {}, ["api", "db"], ["db", "api"], 0.1, 0.2, self.shown.append
+            self.ground, folder / "rounds", {}, {"start": "db", "health": "api"}, 0.1, 0.2, self.shown.append
         )
         stage = self
 
@@ -204,13 +205,21 @@ def test_texts_with_braces_stay_what_they_are() -> None:
     assert yaml.safe_load(text.replace("!unsafe ", "")) == value
 
 
+def can(ground: proving.Ground, targets: dict[str, str]) -> list[str]:
+    proof = proving.Proof(ground, Path("/nowhere"), {}, targets, 1.0, 1.0, print)
+    return [name for name, drill in proving.DRILLS.items() if not proving.why_not(drill, proof)]
+
+
 def test_a_ground_has_the_drills_that_it_can_have() -> None:
     host = proving.Host(["inv"], "shop", ["-e", "x=1"], [])
     assert host.inventory == ["-i", "inv"]
-    can = {name: proving.why_not(drill, host) for name, drill in proving.DRILLS.items()}
-    assert [name for name, why in can.items() if not why] == ["controller-killed", "runner-killed"]
+    both = {"start": "db", "health": "db"}
+    assert can(host, both) == ["controller-killed", "runner-killed"]
+    assert can(proving.Host([], "shop", [], ["reboot"]), both) == ["controller-killed", "runner-killed", "reboot"]
     twin = proving.Twin(["inv"], "shop", "pr-shop")
-    assert not any(proving.why_not(drill, twin) for drill in proving.DRILLS.values())
+    assert can(twin, both) == list(proving.DRILLS)
+    # A timer has nothing that could fail to start, and nothing to ask.
+    assert can(twin, {}) == ["controller-killed", "runner-killed", "reboot"]
     with pytest.raises(proving.Failed, match="false ended with 1"):
         proving.Host([], "shop", [], ["false"]).reboot()
 
@@ -226,3 +235,11 @@ def test_junit_and_page_hold_what_a_terminal_and_xml_can_not() -> None:
     assert "<b>" not in shown
     assert "Nothing" not in shown
     assert "passed, 1 checks" in page("x", [Case("one")])
+
+
+def test_faults_strike_who_can_have_them(plan_data: dict[str, Any]) -> None:
+    plan_data.update(stop_order=["chatterbox", "llamacpp"], restore_order=["llamacpp", "chatterbox"])
+    assert proving.targets(planfile.parse(plan_data)) == {"start": "llamacpp", "health": "chatterbox"}
+    plan_data["tenants"].append({"name": "nightly", "kind": "systemd", "unit": "nightly.timer"})
+    plan_data.update(stop_order=["nightly"], restore_order=["nightly"])
+    assert proving.targets(planfile.parse(plan_data)) == {}

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import planfile, tenants
+from ansible_collections.edgelab.model_trial.plugins.module_utils import planfile
 from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Gpu, Tenant
 from ansible_collections.edgelab.model_trial.plugins.plugin_utils import stand_ins
 
@@ -43,12 +44,14 @@ def facts(layout: stand_ins.Layout, name: str) -> dict[str, Any]:
     return found
 
 
-def test_every_kind_that_there_is_has_a_stand_in() -> None:
+def test_every_kind_has_a_stand_in_or_is_refused_by_name() -> None:
     layout = laid_out(*ALL)
-    assert {item["kind"] for item in ALL} == set(tenants.KINDS)
     assert list(json.loads(layout.files["/etc/twin-tenants.json"])) == sorted(item["name"] for item in ALL)
     for item in ALL:
         assert any(item["name"] in line for line in layout.replaced), f"nothing is told of {item['name']}"
+    [db] = members(DB)
+    with pytest.raises(stand_ins.NoStandIn, match="tenant db: a twin has no stand-in for the kind supervisor"):
+        stand_ins.lay_out([dataclasses.replace(db, kind="supervisor")], None, "ops", 5.0)
 
 
 def test_a_unit_keeps_its_name_user_words_and_order() -> None:
