@@ -19,16 +19,15 @@ pytestmark = pytest.mark.twin
 ROOT = Path(__file__).resolve().parents[2]
 DRILLS = ("the controller is killed in the window", "the runner is killed in the window",
           "the host reboots in the window", "a start fails once", "health that never answers")  # fmt: skip
-# A real service of the disposable host. Files switch what goes wrong at its second start.
+# A real service of the disposable host. Files switch what goes wrong when it is started.
 SERVICE = """import http.server, json, os, sys, time
 port, name = int(sys.argv[1]), sys.argv[2]
-once, sick, lost = (os.path.exists(f"/srv/shop/{what}-{name}") for what in ("started", "sick", "lost"))
-open(f"/srv/shop/started-{name}", "w").close()
-if once and lost:
-    sys.exit("it has no licence any more")
+sick, lost = (os.path.exists(f"/srv/shop/{what}-{name}") for what in ("sick", "lost"))
+if lost:
+    sys.exit("its database is gone")
 class Page(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        body = json.dumps({"ready": not (once and sick)}).encode()
+        body = json.dumps({"ready": not sick}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -40,6 +39,7 @@ http.server.ThreadingHTTPServer(("127.0.0.1", port), Page).serve_forever()
 UNIT = "[Unit]\n{order}\n[Service]\nExecStart=/usr/bin/python3 /srv/shop/service.py {port} {name}\n"
 START = """#!/bin/sh
 test ! -e /srv/shop/seven-voice || exit 7
+pgrep -f '^python3 service.py 5003 voice' >/dev/null && exit 0
 cd /srv/shop && setsid nohup python3 service.py 5003 voice >/dev/null 2>&1 </dev/null &
 """
 STOP = """#!/bin/sh
@@ -171,40 +171,43 @@ def host(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
     code, _cases, said = pipeline.prove(RIGHT, prove_rollback_keep=True)
     assert code == 0, said
     name = said.split("kept: docker exec -it ")[1].split()[0]
-    key = pipeline.folder / "id"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-
-    def inside(script: str, *words: str) -> None:
-        subprocess.run(["docker", "exec", name, "sh", "-euc", script, "sh", *words], check=True)
-
-    inside('sh /opt/twin/login.sh root "$1"', key.with_suffix(".pub").read_text())
-    inside("systemctl stop api db; /srv/shop/stop.sh; rm -f /etc/systemd/system/*.wants/twin-start-voice.service")
-    for path, text in (
-        ("/srv/shop/service.py", SERVICE), ("/srv/shop/start.sh", START), ("/srv/shop/stop.sh", STOP),
-        ("/etc/systemd/system/db.service", UNIT.format(order="", port=5001, name="db")),
-        ("/etc/systemd/system/api.service",
-         UNIT.format(order="Requires=db.service\nAfter=db.service", port=5002, name="api")),
-    ):  # fmt: skip
-        inside('printf %s "$2" >"$1"; chmod 755 "$1"', path, text)
-    inside("chmod 644 /etc/systemd/system/db.service /etc/systemd/system/api.service; systemctl daemon-reload")
-    proxy = f"docker exec -i {name} /usr/sbin/sshd -i"
     try:
-        yield {
-            "name": name,
-            "inside": inside,
-            "trial_disposable": True,
-            "ansible_host": name,
-            "ansible_user": "root",
-            "ansible_ssh_private_key_file": str(key),
-            "ansible_python_interpreter": "/usr/bin/python3",
-            "ansible_ssh_common_args": f"-o ProxyCommand='{proxy}' -o StrictHostKeyChecking=no "
-            "-o UserKnownHostsFile=/dev/null -F /dev/null",
-        }
+        yield real(name, pipeline.folder / "id")
     finally:
         subprocess.run(["docker", "rm", "-f", "-v", name], check=True, stdout=subprocess.DEVNULL)
 
 
-# What is broken at the second start; the order of the inventory; the words in the first failing case.
+def inside(name: str, script: str, *words: str) -> None:
+    """Run a shell script as root in the container."""
+    subprocess.run(["docker", "exec", name, "sh", "-euc", script, "sh", *words], check=True)
+
+
+def real(name: str, key: Path) -> dict[str, Any]:
+    """Put real services in the place of the stand-ins; returns how to reach the host."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    inside(name, 'sh /opt/twin/login.sh root "$1"', key.with_suffix(".pub").read_text())
+    inside(name, "systemctl stop api db; /srv/shop/stop.sh; rm -f /etc/systemd/system/*.wants/twin-start-voice.service")
+    after_db = "Requires=db.service\nAfter=db.service"
+    for path, text in (
+        ("/srv/shop/service.py", SERVICE), ("/srv/shop/start.sh", START), ("/srv/shop/stop.sh", STOP),
+        ("/etc/systemd/system/db.service", UNIT.format(order="", port=5001, name="db")),
+        ("/etc/systemd/system/api.service", UNIT.format(order=after_db, port=5002, name="api")),
+    ):  # fmt: skip
+        inside(name, 'printf %s "$2" >"$1"; chmod 755 "$1"', path, text)
+    inside(name, "chmod 644 /etc/systemd/system/db.service /etc/systemd/system/api.service; systemctl daemon-reload")
+    proxy = f"docker exec -i {name} /usr/sbin/sshd -i"
+    return {
+        "trial_disposable": True,
+        "ansible_host": name,
+        "ansible_user": "root",
+        "ansible_ssh_private_key_file": str(key),
+        "ansible_python_interpreter": "/usr/bin/python3",
+        "ansible_ssh_common_args": f"-o ProxyCommand='{proxy}' -o StrictHostKeyChecking=no "
+        "-o UserKnownHostsFile=/dev/null -F /dev/null",
+    }
+
+
+# What is broken when it is started again; the order of the inventory; the words in the first failing case.
 REAL = [
     ("", {}, ""),
     ("", {"needs": [], "trial_restore_order": ["api", "db", "voice"]}, "Contract 6"),
@@ -218,15 +221,15 @@ REAL = [
 def test_a_disposable_host_with_real_units(
     pipeline: Pipeline, host: dict[str, Any], broken: str, change: dict[str, Any], words: str
 ) -> None:
-    facts = {name: value for name, value in host.items() if name not in ("name", "inside")}
+    name = host["ansible_host"]
     limited = tenants(start_timeout_s=6)
     if "needs" in change:
         limited = [{**one, "needs": []} for one in limited]
-    orders = {name: value for name, value in change.items() if name.startswith("trial_")}
+    orders = {key: value for key, value in change.items() if key.startswith("trial_")}
     reset = "rm -f /srv/shop/*-*; systemctl reset-failed; systemctl start db api; /srv/shop/start.sh; sleep 1"
-    host["inside"](f"{reset}; {f'touch /srv/shop/{broken}' if broken else 'true'}")
+    inside(name, f"{reset}; {f'touch /srv/shop/{broken}' if broken else 'true'}")
     code, cases, said = pipeline.prove(
-        {**RIGHT, **facts, "trial_tenants": limited, **orders, "trial_settle_s": 1,
+        {**RIGHT, **host, "trial_tenants": limited, **orders, "trial_settle_s": 1,
          "trial_limits": {"cap_s": 600, "drain_limit_s": 20, "lease_s": 10}},
         prove_rollback_ground="host",
     )  # fmt: skip
@@ -234,5 +237,5 @@ def test_a_disposable_host_with_real_units(
     assert not cases["the ground"], said
     assert words in cases["a rehearsal"], said
     # Whatever was broken is mended, and the host comes back: the next case finds it at rest.
-    host["inside"](f"rm -f /srv/shop/{broken or 'nothing'}; for i in $(seq 300); do "
-                   "test -e /var/lib/model-trial/open || exit 0; sleep 0.2; done; exit 1")  # fmt: skip
+    waits = "for i in $(seq 300); do test -e /var/lib/model-trial/open || exit 0; sleep 0.2; done; exit 1"
+    inside(name, f"rm -f /srv/shop/{broken or 'nothing'}; {waits}")
