@@ -49,7 +49,7 @@ pin: python ## resolve and write the pins: revision, hashes, image digest (CANDI
 	@python scripts/pin.py $(if $(CANDIDATE),--candidate $(CANDIDATE)) $(ARGS)
 
 ##@ Test
-.PHONY: test prove unit lint coverage browser pictures readers sanity storm live twin-tests drills rollback ground-truth molecule gpu
+.PHONY: test prove unit lint coverage browser pictures readers sanity storm live twin-tests drills rollback check-host ground-truth molecule gpu
 test: ## the short proof, setup included, in minutes; times at the end and in build/test.json
 	@"$$(scripts/setup.sh --which)" scripts/prove.py test $(STEPS)
 
@@ -94,8 +94,12 @@ drills: setup image ## every fault in every phase: the host comes back (DRILL_WO
 	@pytest tests/twin/drills -q --tb=short -n $(DRILL_WORKERS) --dist load --maxschedchunk 1 \
 	    -o console_output_style=classic $(ARGS)
 
-rollback: twin-up ## the eight checks as an independent suite, against the twin (JUnit in build/)
-	@scripts/rollback.sh $(ARGS)
+rollback: setup ## does Panda come back? Rehearsal and five drills on a twin of its inventory (build/prove-rollback)
+	@cd playbooks && ansible-playbook prove_rollback.yml -i panda \
+	    -e prove_rollback_image=$$(python ../images/twin/twin.py base) $(ARGS)
+
+check-host: setup twin-up ## the eight checks as an independent suite, against the twin (build/check-host.xml)
+	@cd playbooks && ansible-playbook check_host.yml -i twin $(ARGS)
 
 ground-truth: setup ## is a converted model still the same? Checks the tiny models (ARGS=--shipped: without torch)
 	@python scripts/ground_truth.py $(ARGS)

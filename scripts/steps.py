@@ -36,7 +36,13 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     # The unit tests of plugins/, which ship with the collection.
     "shipped tests": ("tests/unit/plugins/", "tests/unit/conftest.py", "tests/unit/shared/"),
     "image": ("images/bench/", "images/base/"),
-    "twin": ("images/twin/", "images/base/", "tests/fixtures/models/", "tests/fixtures/hub/"),
+    "twin": (
+        "images/twin/",
+        "images/base/",
+        "plugins/plugin_utils/twins.py",
+        "tests/fixtures/models/",
+        "tests/fixtures/hub/",
+    ),
     # What a whole trial on a twin uses.
     "trial": (
         "environment",
@@ -296,9 +302,12 @@ STEPS: tuple[Step, ...] = (
     Step("golden", "one whole trial, used by every suite that needs a finished run", ON_TWIN,
          tests=("tests/twin/golden",), files=("trial", "tests/fixtures/results/"), after=READY, twin="a",
          expected_s=80),
-    Step("rollback", "the eight checks with other tools", ("scripts/rollback.sh",), tests=("tests/rollback",),
+    Step("check-host", "the eight checks with other tools",
+         ("ansible-playbook", "playbooks/check_host.yml", "-i", "playbooks/twin"), tests=("tests/check_host",),
          files=("images/twin/", "images/base/", "tests/fixtures/models/", "playbooks/twin/", "environment",
-                "scripts/rollback.sh"), after=READY, twin="a", expected_s=17),
+                "playbooks/check_host.yml", "playbooks/require_tags.yml", "plugins/action/check_host.py",
+                "plugins/plugin_utils/outcome.py", "plugins/plugin_utils/twins.py"),
+         after=READY, twin="a", expected_s=20),
     molecule("roles", "single roles in a user's own playbook", 45, BOTH, "a"),
     # ---- on twin "b" in `make test`: what goes wrong ----
     Step("gate", "two broken contracts, an open mark, a rejected candidate", ON_TWIN, ONLY_TEST,
@@ -320,6 +329,7 @@ STEPS: tuple[Step, ...] = (
     twin_file("contracts", "broken contracts stop a trial before anything is touched; check mode", 100),
     twin_file("rehearse", "stop, drain, restore, verify without a candidate", 100),
     twin_file("fleet", "two hosts in one play", 120, "tests/twin/fleet/"),
+    twin_file("prove_rollback", "any inventory: a right one comes back, a wrong one is red by name", 420, "galaxy.yml"),
     twin_file("twin_honest", "the twin reports what runs in it", 80),
     twin_file("consumer", "the installed collection in a project that does not know the checkout", 60,
               "docs/", "tests/fixtures/consumer/", "shipped tests", "README.md",

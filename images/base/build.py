@@ -1,9 +1,8 @@
-#!/usr/bin/env python3
 """Build the CPU base image: Debian trixie (minbase) with llama-server from forky, and nothing else.
 
 The image is made by ``mmdebstrap`` and ``docker import``, so no image registry is needed. Its name is
 ``edgelab/cpu-base:<tag>``, and the tag is computed from this recipe: the same recipe is never built twice, a
-changed one never hides behind an old name.
+changed one never hides behind an old name. ``--plain`` builds ``edgelab/debian-base:<tag>``, without llama-server.
 
 The mirror is one that this machine's own apt already uses, and only if it calls itself Debian: other sources may
 sit beside Debian's. The image keeps working apt sources (trixie, and forky at priority 100), so that a Containerfile
@@ -26,6 +25,7 @@ import time
 import urllib.parse
 
 REPOSITORY = "edgelab/cpu-base"
+PLAIN_REPOSITORY = "edgelab/debian-base"
 RELEASE = "trixie"
 # llama.cpp is not in trixie. The rest of forky is not wanted: its systemd does not boot where the host has cgroup v1.
 TOOLS_RELEASE = "forky"
@@ -66,6 +66,12 @@ rm -rf "$root"/var/cache/apt/*.bin "$root"/var/log/*.log "$root"/var/log/apt
 """
 
 
+PLAIN_HOOK = """set -eu
+root=$1
+rm -rf "$root"/var/cache/apt/*.bin "$root"/var/log/*.log "$root"/var/log/apt
+"""
+
+
 class BuildError(Exception):
     """The image can't be built; the text says why and what to do."""
 
@@ -74,14 +80,15 @@ def say(text: str) -> None:
     print(f"[cpu-base] {text}", file=sys.stderr, flush=True)
 
 
-def recipe_tag() -> str:
+def recipe_tag(plain: bool = False) -> str:
     """Return the image tag: 12 hexadecimal digits of the SHA-256 of everything that decides the image's content."""
-    recipe = "\0".join((RELEASE, TOOLS_RELEASE, TOOLS, str(KEYRING), *DPKG_OPTIONS, *APT_OPTIONS, HOOK))
+    own = (PLAIN_HOOK,) if plain else (HOOK,)
+    recipe = "\0".join((RELEASE, TOOLS_RELEASE, TOOLS, str(KEYRING), *DPKG_OPTIONS, *APT_OPTIONS, *own))
     return hashlib.sha256(recipe.encode()).hexdigest()[:12]
 
 
-def image_name() -> str:
-    return f"{REPOSITORY}:{recipe_tag()}"
+def image_name(plain: bool = False) -> str:
+    return f"{PLAIN_REPOSITORY if plain else REPOSITORY}:{recipe_tag(plain)}"
 
 
 def image_exists(name: str) -> bool:
@@ -134,7 +141,7 @@ def find_mirror() -> str:
     )
 
 
-def build(name: str) -> None:
+def build(name: str, plain: bool = False) -> None:
     for tool in ("mmdebstrap", "docker"):
         if shutil.which(tool) is None:
             raise BuildError(f"expected the program {tool}, not found. `make setup` installs it.")
@@ -148,14 +155,14 @@ def build(name: str) -> None:
         options.append("--include=ca-certificates")
     with tempfile.TemporaryDirectory(prefix="cpu-base-") as folder:
         hook = pathlib.Path(folder, "hook.sh")
-        hook.write_text(f"MIRROR={mirror}\n{HOOK}")
+        hook.write_text(f"MIRROR={mirror}\n{PLAIN_HOOK if plain else HOOK}")
         source = f"deb [signed-by={KEYRING}] {mirror} {RELEASE} main"
         command = ["mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar", *options]
         command += [f'--customize-hook=sh {hook} "$1"', RELEASE, "-", source]
         log = pathlib.Path(folder, "mmdebstrap.log")
         with log.open("wb") as errors:
             bootstrap = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=None)
-            changes = ["--change", f"LABEL edgelab.model_trial.recipe={recipe_tag()}", "--change", 'CMD ["bash"]']
+            changes = ["--change", f"LABEL edgelab.model_trial.recipe={recipe_tag(plain)}", "--change", 'CMD ["bash"]']
             imported = subprocess.run(
                 ["docker", "import", *changes, "-", f"{name}-part"],
                 stdin=bootstrap.stdout,
@@ -181,13 +188,14 @@ def build(name: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Build the CPU base image (Debian trixie + llama-server).")
     parser.add_argument("--print-name", action="store_true", help="print the image's name and build nothing")
+    parser.add_argument("--plain", action="store_true", help="Debian alone, without llama-server")
     parser.add_argument("--force", action="store_true", help="build even if the image exists")
     arguments = parser.parse_args()
-    name = image_name()
+    name = image_name(arguments.plain)
     try:
         if not arguments.print_name and (arguments.force or not image_exists(name)):
             started = time.monotonic()
-            build(name)
+            build(name, arguments.plain)
             say(f"built {name} in {time.monotonic() - started:.0f} s")
     except BuildError as error:
         say(f"error: {error}")

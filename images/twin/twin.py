@@ -5,6 +5,7 @@
     twin.py reboot | status | down  (all take --name; ``down --all`` removes every twin of this machine)
     twin.py fault NAME [VALUE] | fault NAME --off | fault --clear     switch a tenant's fault (README.md lists them)
     twin.py gpu-fault JSON | gpu-fault --off                          switch faults of the GPU
+    twin.py base                    build what Panda's twin is built on, if it is missing, and print its name
     twin.py exec -- COMMAND...      run a command in the twin, as root
 
 Several twins run side by side under different names. Everything it makes lies in ``build/twin``. Standard library
@@ -30,13 +31,28 @@ from collections.abc import Iterator
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+# What every twin is made with ships with the collection; this script is Panda's alone.
+sys.path.insert(0, str(ROOT / "plugins" / "plugin_utils"))
+from twins import (  # noqa: E402  # found by the line above
+    BUILD_S,
+    LABEL,
+    TwinError,
+    build_image,
+    docker,
+    image_exists,
+    normalize_modes,
+    remove,
+    restart,
+    wait_for_exec,
+)
+from twins import run as run_container  # noqa: E402  # found by the line above
+
 BUILD = ROOT / "build" / "twin"
 MODELS = ROOT / "tests" / "fixtures" / "models"
 HUB_PROGRAM = ROOT / "tests" / "fixtures" / "hub" / "hub.py"
 BASE_BUILDER = ROOT / "images" / "base" / "build.py"
 BASE_REPOSITORY = "edgelab/twin-base"
 REPOSITORY = "edgelab/twin"
-LABEL = "edgelab.model_trial.twin"
 DEFAULT_NAME = "mt-twin"
 USER = "panda"
 CHECKOUT = "home/panda/workplace/her/her-os"
@@ -56,38 +72,13 @@ HUB_REPOSITORIES = {
 # Appended to a copy of the candidate, so that the NVFP4 stand-in is a file of its own with a footprint of its own.
 # llama.cpp reads tensors by their offsets and ignores what follows the last one.
 NVFP4_TAIL = b"twin: nvfp4 stand-in".ljust(32, b"\0")
-# `--privileged` fails where root lacks CAP_SYS_RESOURCE; this works there and elsewhere. CAP_SYS_TIME is dropped
-# because the clock of a container is the clock of the machine.
-RUN_OPTIONS = (
-    "--cap-add=ALL", "--cap-drop=SYS_RESOURCE", "--cap-drop=SYS_TIME",
-    "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined", "--security-opt=systempaths=unconfined",
-    "--device-cgroup-rule=a *:* rwm", "--cgroupns=host", "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw",
-    "--tmpfs=/run:exec,mode=755", "--tmpfs=/tmp:exec,mode=1777", "--volume=/var/lib/docker",
-    "--stop-signal=SIGRTMIN+3", "--env=container=docker",
-)  # fmt: skip
 BOOT_LIMIT_S = 90
-STOP_LIMIT_S = 20
-
-
-class TwinError(Exception):
-    """Something about the twin is not as it must be; the text says what to do."""
+# Looking whether an image is there takes less.
+WORTH_SAYING_S = 1.0
 
 
 def say(text: str) -> None:
     print(f"[twin] {text}", file=sys.stderr, flush=True)
-
-
-def docker(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run the docker CLI and return what it said; raises TwinError with its own words when it fails."""
-    environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
-    try:
-        done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False, env=environment)
-    except FileNotFoundError:
-        raise TwinError("expected the docker CLI. `make setup` installs it.") from None
-    if check and done.returncode != 0:
-        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-30:])
-        raise TwinError(f"docker {' '.join(words[:2])} failed:\n{tail}")
-    return done
 
 
 # ---- build -------------------------------------------------------------------------------------------------------
@@ -100,16 +91,6 @@ def build_lock() -> Iterator[None]:
     with (BUILD / ".lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
-
-
-def digest_tree(folder: pathlib.Path) -> str:
-    """Return 12 hexadecimal digits over names, modes and contents of everything below ``folder``."""
-    total = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            head = f"{path.relative_to(folder)}\0{path.stat().st_mode & 0o777:o}\0"
-            total.update(head.encode() + hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()[:12]
 
 
 def sha256(path: pathlib.Path) -> str:
@@ -128,24 +109,21 @@ def make_keys() -> None:
 def compile_programs(target: pathlib.Path) -> None:
     """Compile the fake NVML library, nvidia-smi and the jumping clock into ``target``, where a source is newer."""
     target.mkdir(parents=True, exist_ok=True)
-    warnings = ["-O2", "-Wall", "-Wextra", "-Werror"]
-    shared = ["-shared", "-fPIC"]
-    nvml = [*shared, "-fvisibility=hidden", "-Wl,-soname,libnvidia-ml.so.1"]
-    for source, program, flags, libraries in (
-        ("gpu/nvml.c", "libnvidia-ml.so.1", nvml, []),
-        ("gpu/nvidia-smi.c", "nvidia-smi", [], ["-ldl"]),
-        ("clock.c", "libtwinclock.so", shared, []),
-    ):
-        origin, result = HERE / source, target / program
-        if result.exists() and result.stat().st_mtime >= origin.stat().st_mtime:
+    clock = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", str(target / "libtwinclock.so")]
+    for sources, programs, command in (
+        (("gpu/nvml.c", "gpu/nvidia-smi.c", "gpu/compile.sh"), ("libnvidia-ml.so.1", "nvidia-smi"),
+         ["sh", str(HERE / "gpu" / "compile.sh"), str(target)]),
+        (("clock.c",), ("libtwinclock.so",), [*clock, str(HERE / "clock.c")]),
+    ):  # fmt: skip
+        results = [target / program for program in programs]
+        newest = max((HERE / source).stat().st_mtime for source in sources)
+        if all(result.exists() and result.stat().st_mtime >= newest for result in results):
             continue
-        part = result.with_name(f"{program}.part")
-        command = ["gcc", *warnings, *flags, "-o", str(part), str(origin), *libraries]
         try:
             subprocess.run(command, check=True)
         except (FileNotFoundError, subprocess.CalledProcessError) as error:
-            raise TwinError(f"compiling {source} failed ({error}). `make setup` installs gcc and libc6-dev.") from None
-        part.replace(result)
+            names = ", ".join(sources)
+            raise TwinError(f"compiling {names} failed ({error}). `make setup` installs gcc and libc6-dev.") from None
 
 
 def gpu_settings(models: pathlib.Path, nvfp4: pathlib.Path) -> dict[str, object]:
@@ -172,7 +150,8 @@ def stage(context: pathlib.Path, models: pathlib.Path) -> None:
     shutil.rmtree(context, ignore_errors=True)
     root = context / "stage"
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc", ".*_cache")
-    shutil.copytree(HERE / "rootfs", root, ignore=ignore)
+    shutil.copytree(HERE / "common", root, ignore=ignore)
+    shutil.copytree(HERE / "rootfs", root, ignore=ignore, dirs_exist_ok=True)
     shutil.copytree(HERE / "her-os", root / CHECKOUT, ignore=ignore)
     programs = root / "usr/local/lib/twin"
     shutil.copy(HERE / "gpu" / "observer.py", programs)
@@ -202,20 +181,9 @@ def stage(context: pathlib.Path, models: pathlib.Path) -> None:
     settings = root / "etc/twin-gpu/settings.json"
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps(gpu_settings(models, nvfp4), indent=2, sort_keys=True) + "\n")
-    for name in ("Containerfile", "setup.sh"):
+    for name in ("Containerfile", "setup.sh", "common.sh"):
         shutil.copy(HERE / name, context)
     normalize_modes(context)
-
-
-def normalize_modes(folder: pathlib.Path) -> None:
-    """Give everything the rights it has in a fresh clone: a strict umask must not end up in the image."""
-    for path in (folder, *folder.rglob("*")):
-        executable = path.is_dir() or path.stat().st_mode & 0o100
-        path.chmod(0o755 if executable else 0o644)
-
-
-def image_exists(name: str) -> bool:
-    return docker("image", "inspect", name, check=False).returncode == 0
 
 
 def build_base() -> str:
@@ -235,7 +203,7 @@ def build_base() -> str:
         shutil.copy(HERE / "Containerfile.base", context)
         # The machine's own network: its apt sources are reachable from there, whatever Docker's bridge is allowed.
         docker("build", "--quiet", "--network=host", f"--build-arg=BASE_IMAGE={cpu_base}", f"--tag={name}",
-               f"--file={context / 'Containerfile.base'}", str(context))  # fmt: skip
+               f"--file={context / 'Containerfile.base'}", str(context), limit_s=BUILD_S)  # fmt: skip
         say(f"built {name} in {time.monotonic() - started:.0f} s")
     return name
 
@@ -247,12 +215,9 @@ def build(models: pathlib.Path = MODELS) -> str:
         base = build_base()
         context = BUILD / "context"
         stage(context, models)
-        name = f"{REPOSITORY}:{hashlib.sha256((digest_tree(context) + base).encode()).hexdigest()[:12]}"
-        if not image_exists(name):
-            say(f"building {name}")
-            started = time.monotonic()
-            docker("build", "--quiet", "--network=none", f"--build-arg=BASE_IMAGE={base}", f"--tag={name}",
-                   f"--file={context / 'Containerfile'}", str(context))  # fmt: skip
+        started = time.monotonic()
+        name = build_image(context, "Containerfile", REPOSITORY, base, "none")
+        if time.monotonic() - started > WORTH_SAYING_S:
             say(f"built {name} in {time.monotonic() - started:.0f} s")
         return name
 
@@ -285,12 +250,10 @@ def start(name: str, image: str) -> None:
     problem = ""
     for _ in range(5):
         publish = f"--publish=127.0.0.1:{free_port()}:22"
-        done = docker("run", "--detach", f"--name={name}", f"--label={LABEL}={name}", "--hostname=panda", publish,
-                      *RUN_OPTIONS, image, check=False)  # fmt: skip
-        if done.returncode == 0:
+        problem = run_container(name, image, "panda", [publish])
+        if not problem:
             return
-        problem = done.stderr.strip()
-        docker("rm", "--force", "--volumes", name, check=False)
+        remove(name)
         # Another program took the port between our check and Docker's.
         if "port is already allocated" not in problem and "address already in use" not in problem:
             break
@@ -373,15 +336,6 @@ def up(name: str, models: pathlib.Path) -> None:
     say(f"{name} is well (ssh port {facts['port']}, {time.monotonic() - started:.1f} s)")
 
 
-def wait_for_exec(name: str) -> None:
-    """Wait until systemd answers: before that, ``docker exec`` can be refused."""
-    for _ in range(100):
-        if docker("exec", name, "test", "-S", "/run/systemd/private", check=False).returncode == 0:
-            return
-        time.sleep(0.1)
-    raise TwinError(f"systemd did not come up in {name}. Look with `docker logs {name}`.")
-
-
 def need(name: str) -> dict[str, str]:
     facts = inspect(name)
     if facts is None:
@@ -392,8 +346,7 @@ def need(name: str) -> dict[str, str]:
 def reboot(name: str) -> None:
     need(name)
     started = time.monotonic()
-    docker("restart", f"--time={STOP_LIMIT_S}", name)
-    wait_for_exec(name)
+    restart(name)
     wait_until_well(name, BOOT_LIMIT_S)
     say(f"{name} rebooted in {time.monotonic() - started:.1f} s")
 
@@ -401,7 +354,7 @@ def reboot(name: str) -> None:
 def down(name: str) -> None:
     facts = inspect(name)
     if facts is not None:
-        docker("rm", "--force", "--volumes", name)
+        remove(name)
         if (BUILD / "known_hosts").exists():
             with build_lock():
                 update_known_hosts(BUILD / "known_hosts", facts["port"], None)
@@ -458,11 +411,11 @@ def switch_gpu_fault(name: str, text: str | None, off: bool) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("build", "up", "down", "status", "reboot", "fault", "gpu-fault", "exec"):
+    for verb in ("base", "build", "up", "down", "status", "reboot", "fault", "gpu-fault", "exec"):
         sub = verbs.add_parser(verb)
         if verb in {"build", "up"}:
             sub.add_argument("--models", type=pathlib.Path, default=MODELS, help="folder with the tiny models")
-        if verb != "build":
+        if verb not in {"base", "build"}:
             sub.add_argument("--name", default=os.environ.get("MT_TWIN") or DEFAULT_NAME)
         if verb == "down":
             sub.add_argument("--all", action="store_true")
@@ -485,7 +438,10 @@ def main() -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.verb == "build":
+    if arguments.verb == "base":
+        with build_lock():
+            print(build_base())
+    elif arguments.verb == "build":
         print(build(arguments.models))
     elif arguments.verb == "up":
         up(arguments.name, arguments.models)

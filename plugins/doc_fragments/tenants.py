@@ -119,6 +119,13 @@ boot:
   description: What brings it back after a reboot, for people; the restore waits for a unit that it names.
   type: str
   default: ""
+needs:
+  description:
+    - Names of tenants without which it can't work. It stops before them and starts after them.
+    - A name that is not in the list is a tenant that stays as it is.
+  type: list
+  elements: str
+  default: []
 start_timeout_s:
   description: How long it may take to become healthy.
   type: float

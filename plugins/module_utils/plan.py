@@ -68,7 +68,8 @@ class Tenant:
     check of its own that this process lives (and is the same one as before, where the trial did not stop it);
     ``vram_process`` is a word in the command line of the process that holds its VRAM; ``listener`` is a word in that
     of the program that listens on its ports, if another program does; ``impact`` is what people lose while it is down
-    (blind, mute). ``stop_limit_s`` is how long a stop may continue after the program that asked for it has ended: for
+    (blind, mute); ``needs`` names the tenants without which it can't work: it stops before them, and starts after them.
+    ``stop_limit_s`` is how long a stop may continue after the program that asked for it has ended: for
     units, the host looks it up when a trial opens; 0 means ``stop_timeout_s``.
     """
 
@@ -90,6 +91,7 @@ class Tenant:
     start: str = ""
     stop: str = ""
     boot: str = ""
+    needs: list[str] = field(default_factory=list)
     start_timeout_s: float = 120.0
     expected_start_s: float = 10.0
     stop_timeout_s: float = 20.0

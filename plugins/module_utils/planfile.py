@@ -15,7 +15,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,47 @@ def _check_names(names: list[str], where: str) -> None:
         _fail(where, "every name once", names)
 
 
+def _circle(needs: Mapping[str, Sequence[str]]) -> list[str]:
+    """Tenants that need each other in a circle, from one of them back to it; empty where none do."""
+    sound: set[str] = set()
+
+    def walk(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        for other in needs.get(name, ()) if name not in sound else ():
+            found = walk(other, [*path, name])
+            if found:
+                return found
+        sound.add(name)
+        return []
+
+    return next(filter(None, (walk(name, []) for name in needs)), [])
+
+
+def _check_needs(members: Sequence[Tenant], where: str, known: Sequence[str] | None = None) -> None:
+    """Check what tenants need of each other; names outside ``known`` are refused where it is given."""
+    for i, tenant in enumerate(members):
+        _check_names(tenant.needs, f"{where}[{i}].needs")
+        for name in tenant.needs:
+            if known is not None and name not in known:
+                _fail(f"{where}[{i}].needs", f"names of tenants ({', '.join(known)})", name)
+    circle = _circle({tenant.name: tenant.needs for tenant in members})
+    if circle:
+        _fail(where, "needs without a circle, or nobody could be the first to start", " needs ".join(circle))
+
+
+def _check_order(members: Sequence[Tenant], where: str, order: list[str], word: str) -> None:
+    """Check that who needs another tenant stops ``before`` it, or starts ``after`` it.
+
+    A tenant without what it needs is broken, so what others need stops only together with them.
+    """
+    for tenant in members:
+        for name in tenant.needs:
+            at = order.index(tenant.name) if tenant.name in order else -1
+            if name in order and (at < 0 or (at < order.index(name)) != (word == "before")):
+                _fail(where, f"{tenant.name} {word} {name}, because {tenant.name} needs {name}", order)
+
+
 def _check_site(site: Site) -> None:
     names = [t.name for t in site.tenants]
     _check_names(names, "tenants")
@@ -207,6 +248,9 @@ def _check_site(site: Site) -> None:
         _fail("stop_order", "every tenant once", site.stop_order)
     if sorted(site.stop_order) != sorted(site.restore_order):
         _fail("restore_order", f"the tenants of stop_order ({', '.join(site.stop_order)})", site.restore_order)
+    _check_needs(site.tenants, "tenants", names)
+    _check_order(site.tenants, "stop_order", site.stop_order, "before")
+    _check_order(site.tenants, "restore_order", site.restore_order, "after")
     for i, clause in enumerate(site.contracts.clauses):
         if len(clause.lines) != 2 or clause.lines[0] > clause.lines[1]:
             _fail(f"contracts.clauses[{i}].lines", "[first, last]", clause.lines)
@@ -369,14 +413,22 @@ def parse_tenant(data: Any, where: str) -> Tenant:
     return tenant
 
 
-def parse_tenants(items: Sequence[Any], where: str) -> list[Tenant]:
+def parse_tenants(items: Sequence[Any], where: str, *, started: bool) -> list[Tenant]:
     """`parse_tenant` for each of several tenants, whose results are told apart by their names.
 
+    Args:
+        items: the tenants, decoded, in the order in which they are to be started or stopped.
+        where: what they are called in a message.
+        started: whether they are to be started. What a tenant needs need not be among them.
+
     Raises:
-        PlanError: as `parse`, or two of them have one name.
+        PlanError: as `parse`, two of them have one name, or their order is against what one needs of another.
     """
     found = [parse_tenant(item, f"{where}[{i}]") for i, item in enumerate(items)]
-    _check_names([tenant.name for tenant in found], where)
+    names = [tenant.name for tenant in found]
+    _check_names(names, where)
+    _check_needs(found, where)
+    _check_order(found, where, names, "after" if started else "before")
     return found
 
 

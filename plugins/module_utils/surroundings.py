@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ _PASSING = re.compile(r"(mt-.*|user@.*|user-runtime-dir@.*|session-.*)\Z")
 _CONNECTION = re.compile(r".+@\d+-.+\.service\Z")
 _SESSION = re.compile(r"session-.*\.scope\Z")
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+Looks = Callable[[Iterable[str]], Mapping[str, Unit]]
 _NAME = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -61,14 +62,40 @@ def _roots(plan: Site) -> dict[str, str]:
     return {tenant.name: tenant.unit for tenant in moved if tenant.kind == "systemd" and tenant.unit}
 
 
-def dependents(plan: Site, ask: Runs) -> list[tuple[Unit, dict[str, str]]]:
+def _looking(ask: Runs) -> Looks:
+    """A look at units that asks systemd for each of them once."""
+    known: dict[str, Unit] = {}
+
+    def look(names: Iterable[str]) -> Mapping[str, Unit]:
+        known.update(units.show(ask, [name for name in names if name not in known]))
+        return known
+
+    return look
+
+
+def dependents(plan: Site, look: Looks) -> list[tuple[Unit, dict[str, str]]]:
     """Active units that systemd stops together with a stopped tenant, each with ``{tenant: how}``.
 
     Raises:
         OSError: systemd did not answer.
     """
-    found, known = units.dragged(_roots(plan), lambda names: units.show(ask, names))
+    found, known = units.dragged(_roots(plan), look)
     return [(known[name], found[name]) for name in sorted(found) if name in known and known[name].active]
+
+
+def _followers(plan: Site, look: Looks) -> list[tuple[Unit, str]]:
+    """The units of stopped tenants that systemd orders after that of another one, each with that tenant's name."""
+    roots = _roots(plan)
+    known = look([units.full(name) for name in roots.values()])
+    mine = {tenant: known[units.full(name)] for tenant, name in roots.items() if units.full(name) in known}
+    earlier = {tenant: units.before(unit.id, look) for tenant, unit in mine.items()}
+    return [
+        (unit, other)
+        for tenant, unit in mine.items()
+        for other in mine
+        # A circle is no order: systemd breaks it as it likes.
+        if tenant != other and mine[other].id in earlier[tenant] and unit.id not in earlier[other]
+    ]
 
 
 def _tenant_of(plan: Site, unit: Unit) -> Tenant | None:
@@ -94,7 +121,7 @@ def _lines(plan: Site, unit: Unit, roots: Iterable[str]) -> list[str]:
 
 
 def judge(plan: Site, ask: Runs) -> Beside:
-    """Check that every unit that goes down with a stopped tenant comes back.
+    """Check that every unit that goes down with a stopped tenant comes back, and that systemd has the plan's order.
 
     A unit with a process must itself be a tenant in both orders: it may hold people's work, and its start may take a
     while. The restore starts sockets, timers, targets and the like on its own.
@@ -102,13 +129,14 @@ def judge(plan: Site, ask: Runs) -> Beside:
     Raises:
         OSError: systemd did not answer.
     """
-    found = Beside()
-    for unit, roots in dependents(plan, ask):
+    found, look = Beside(), _looking(ask)
+    for unit, roots in dependents(plan, look):
         words = f"{unit.id} goes down with {' and '.join(sorted(roots))} ({', '.join(sorted(set(roots.values())))})"
-        if unit.has_process:
+        tenant = _tenant_of(plan, unit)
+        if unit.has_process or (tenant and tenant.name in plan.stop_order):
             lines = _lines(plan, unit, roots)
             if lines:
-                found.broken.append(f"{words} and would stay down")
+                found.broken.append(f"{words} and would stay down, or move in another order than the trial's")
                 found.todo.extend(lines)
             continue
         lost = units.lacks(unit, tenants.there)
@@ -116,6 +144,11 @@ def judge(plan: Site, ask: Runs) -> Beside:
             found.broken.append(f"{words} and could not be started again: {', '.join(lost)}")
         else:
             found.told.append(f"{words} and is started again")
+    for unit, root in _followers(plan, look):
+        lines = [line for line in _lines(plan, unit, [root]) if line not in found.todo]
+        if lines:
+            found.broken.append(f"systemd starts {unit.id} after the unit of {root} (After=), and the trial does not")
+            found.todo.extend(lines)
     return found
 
 
@@ -126,7 +159,7 @@ def unlisted(plan: Plan, ask: Runs) -> list[Unit]:
         OSError: systemd did not answer.
     """
     ours = [plan.tenant(name) for name in plan.restore_order]
-    return [unit for unit, _roots in dependents(plan, ask) if _tenant_of(plan, unit) not in ours]
+    return [unit for unit, _roots in dependents(plan, _looking(ask)) if _tenant_of(plan, unit) not in ours]
 
 
 # ---- what ran before ----

@@ -15,13 +15,15 @@ from .run import Ran
 
 # Relations through which the stop of a unit stops another one. `Wants=` and `WantedBy=` do not.
 DRAGS = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo")
+# The relation that says in which order units start; they stop in the reverse order.
+FOLLOWS = "After"
 # Relations through which a stopped unit starts again: a connection, a time, a file, or another unit that upholds it.
 REVIVES = ("TriggeredBy", "UpheldBy")
 # A systemd that is older than a property leaves it out of the answer, without an error.
 PROPERTIES = (
     "Id", "Names", "LoadState", "ActiveState", "SubState", "Job", "Type", "BusName", "UnitFileState", "Transient",
     "CanStart", "CanStop", "RefuseManualStart", "RefuseManualStop", "NeedDaemonReload",
-    "FragmentPath", "SourcePath", "DropInPaths", "EnvironmentFiles", *DRAGS, *REVIVES,
+    "FragmentPath", "SourcePath", "DropInPaths", "EnvironmentFiles", *DRAGS, *REVIVES, FOLLOWS,
 )  # fmt: skip
 # Types of units that a stop can pass through. Devices, slices and scopes are not stopped with a service.
 PATTERNS = ("*.service", "*.socket", "*.timer", "*.path", "*.target", "*.mount", "*.automount")
@@ -151,6 +153,26 @@ def dragged(
                         found.setdefault(other, {})[root] = f"{how} of {name}"
         level = ahead
     return found, known
+
+
+def before(name: str, look: Callable[[Iterable[str]], Mapping[str, Unit]]) -> set[str]:
+    """Find the units that systemd starts before one: those that its ``After=`` names, those that theirs name, ...
+
+    Args:
+        name: the unit.
+        look: returns units by name; called once for each step away from it.
+
+    Returns:
+        All names of these units; the unit's own are among them where the order is a circle.
+    """
+    found: set[str] = set()
+    level = {full(name)}
+    while level:
+        known = look(sorted(level))
+        level = {other for one in level if one in known for other in known[one].words(FOLLOWS)} - found
+        found |= level
+    known = look(sorted(found))
+    return found | {other for one in found if one in known for other in known[one].words("Names")}
 
 
 def start_command(unit: Unit) -> list[str]:

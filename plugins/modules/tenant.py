@@ -18,6 +18,7 @@ description:
     process (a timer, a one-shot that remains active) is judged by its state. One that they do not know, or that they
     do not tell about, is an error.
   - A tenant is a systemd unit, a pair of start and stop scripts, a container, or a process.
+  - A tenant whose C(needs) names another one that is listed stops before it, and starts after it.
 options:
   state:
     description: The wanted state.
@@ -216,7 +217,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        wanted = planfile.parse_tenants(module.params["tenants"], "tenants")
+        wanted = planfile.parse_tenants(
+            module.params["tenants"], "tenants", started=module.params["state"] == "started"
+        )
     except planfile.PlanError as err:
         module.fail_json(msg=str(err))
     dealing = Dealing(module.params["state"], Path(module.params["log_dir"] or module.tmpdir), module.check_mode)

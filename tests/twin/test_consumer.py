@@ -138,9 +138,13 @@ def test_the_tarball_holds_nothing_of_the_workshop(members):
     assert {name.split("/")[0] for name in members if "/" in name} <= FOLDERS
     # A link would lead into a checkout that is not there.
     assert [name for name, member in members.items() if not (member.isfile() or member.isdir())] == []
-    # The unit tests of plugins/ travel, for `ansible-test units`; all other tests need the checkout.
+    # The unit tests of plugins/ travel, for `ansible-test units`, and the suite that check_host.yml plays; all other
+    # tests need the checkout.
     tests = {"/".join(name.split("/")[:3]) for name in members if name.startswith("tests/")}
     assert tests <= {
+        "tests/check_host",
+        "tests/check_host/conftest.py",
+        "tests/check_host/test_host.py",
         "tests/config.yml",
         "tests/unit",
         "tests/unit/conftest.py",

@@ -359,7 +359,7 @@ CHANGES = {
 }
 KEPT = {
     "roles/restore/tasks/main.yml": {"storm", "browser", "ground-truth", "faulty-server", "python-3.10"},
-    "bench/trialbench/stats.py": {"units", "python-3.10", "rollback"},
+    "bench/trialbench/stats.py": {"units", "python-3.10", "check-host"},
     "tests/twin/drills/faults.py": {"golden", "fleet", "coverage", "sanity", "storm", "molecule-default"},
     "tests/browser/test_pages.py": {"golden", "drills-1", "coverage", "units"},
     "README.md": {"golden", "drills-1", "storm", "molecule-roles", "browser"},

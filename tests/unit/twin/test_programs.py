@@ -86,17 +86,6 @@ def test_the_observer_can_read_the_settings_it_is_given(observer: ModuleType, st
     assert settings.programs["phone_call.py auto"] == 3900
 
 
-def test_the_digest_of_a_tree_follows_names_modes_and_contents(twin: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("x")
-    first = twin.digest_tree(tmp_path)
-    (tmp_path / "a").chmod(0o755)
-    second = twin.digest_tree(tmp_path)
-    (tmp_path / "a").rename(tmp_path / "b")
-    third = twin.digest_tree(tmp_path)
-    (tmp_path / "b").write_text("y")
-    assert len({first, second, third, twin.digest_tree(tmp_path)}) == 4
-
-
 def test_missing_models_are_all_named(twin: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(twin.TwinError, match=r"(?s)baseline-f16.*mmproj-violating-f16.*make_models"):
         twin.stage(tmp_path / "context", tmp_path)
@@ -115,8 +104,3 @@ def test_known_hosts_has_one_line_for_each_twin(twin: ModuleType, tmp_path: Path
 def test_a_twin_s_name_is_plain(twin: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(twin.TwinError, match="no name"):
         twin.up("../x", tmp_path)
-
-
-def test_a_twin_is_never_privileged(twin: ModuleType) -> None:
-    assert "--privileged" not in twin.RUN_OPTIONS
-    assert "--cap-drop=SYS_TIME" in twin.RUN_OPTIONS

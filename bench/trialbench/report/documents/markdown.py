@@ -28,8 +28,6 @@ _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _PIPE = re.compile(r"(?<!\\)\|")
 _CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-# Line ends, and blanks that are no text of their own, such as a no-break space is.
-_BLANKS = re.compile(r"[ \t\r\n]+")
 _LITERAL = {"fence", "code_block", "html_block"}
 # Characters that Markdown or common extensions (mathematics, bare links) would not render literally.
 _ACTIVE = re.compile(r"[\\`*\[\]<>|#~&${]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)

@@ -453,6 +453,59 @@ def test_who_goes_down_with_a_tenant_is_a_tenant_or_breaks_the_contract(world: W
     ]
 
 
+def two_units(world: World, facts: dict[str, dict[str, str]]) -> None:
+    """The live model and the sidecar, both stopped and both of systemd's."""
+    world.tenant("nav").update(kind="systemd", unit="nav")
+    orders = ["nav", "llamacpp", "chatterbox"]
+    world.data.update(stop_order=orders, restore_order=["llamacpp", "nav", "chatterbox"])
+    limits = "systemctl show --property=TimeoutStopUSec,ExecStop nav"
+    world.answers[limits] = contracts.Ran(0, "TimeoutStopUSec=10s\n", "")
+    world.unit, world.beside = facts.get("panda-llamacpp.service", {}), facts
+
+
+@pytest.mark.parametrize(
+    ("facts", "how"),
+    [
+        ({"nav.service": {"After": "basic.target panda-llamacpp.service"}}, "(After=)"),
+        ({"nav.service": {"After": "eyes.target"}, "eyes.target": {"After": "panda-llamacpp.service"}}, "(After=)"),
+        ({"panda-llamacpp.service": {"ConsistsOf": "nav.service"}}, "(ConsistsOf of panda-llamacpp.service)"),
+        # A timer or a one-shot has its place, too.
+        (
+            {"panda-llamacpp.service": {"RequiredBy": "nav.service"}, "nav.service": {"SubState": "exited"}},
+            "(RequiredBy of panda-llamacpp.service)",
+        ),
+    ],
+)
+def test_an_order_against_systemds_own_breaks_the_contract(
+    world: World, facts: dict[str, dict[str, str]], how: str
+) -> None:
+    two_units(world, facts)
+    assert 6 not in world.broken()
+    world.data.update(stop_order=["llamacpp", "nav", "chatterbox"], restore_order=["nav", "llamacpp", "chatterbox"])
+    broken = world.broken()[6]
+    assert "nav.service" in broken.found
+    assert how in broken.found
+    assert broken.todo.split("\n    ") == [
+        "trial_stop_order: put nav before llamacpp",
+        "trial_restore_order: put nav after llamacpp",
+    ]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        # A circle, which systemd breaks as it likes; and an order without a tenant in it.
+        {"nav.service": {"After": "panda-llamacpp.service"}, "panda-llamacpp.service": {"After": "nav.service"}},
+        {"nav.service": {"After": "network.target"}, "panda-llamacpp.service": {"After": "network.target"}},
+    ],
+)
+def test_what_is_no_order_of_systemds_breaks_nothing(world: World, facts: dict[str, dict[str, str]]) -> None:
+    two_units(world, facts)
+    assert 6 not in world.broken()
+    world.data["restore_order"] = ["nav", "llamacpp", "chatterbox"]
+    assert 6 not in world.broken()
+
+
 def test_who_needs_one_that_goes_down_goes_down_too(world: World) -> None:
     """Also through a unit that is not active, and round in a circle."""
     world.unit = NEEDS

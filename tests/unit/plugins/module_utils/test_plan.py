@@ -257,6 +257,65 @@ def test_what_is_wrong_is_named_with_its_place(plan_data: Data, path: str, value
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("needs", "orders", "message"),
+    [
+        ({"nav": ["nobody"]}, None, "tenants[1].needs: expected names of tenants (llamacpp, nav, chatterbox, phone)"),
+        ({"nav": ["llamacpp", "llamacpp"]}, None, "tenants[1].needs: expected every name once"),
+        ({"nav": "llamacpp"}, None, "tenants[1].needs: expected a list"),
+        ({"nav": ["nav"]}, None, "tenants: expected needs without a circle"),
+        (
+            {"nav": ["phone"], "phone": ["llamacpp"], "llamacpp": ["nav"]},
+            None,
+            "nobody could be the first to start, found 'llamacpp needs nav needs phone needs llamacpp'",
+        ),
+        # Who stays up needs what goes down.
+        (
+            {"phone": ["chatterbox"]},
+            None,
+            "stop_order: expected phone before chatterbox, because phone needs chatterbox",
+        ),
+        (
+            {"chatterbox": ["llamacpp"]},
+            (["llamacpp", "chatterbox"], ["llamacpp", "chatterbox"]),
+            "stop_order: expected chatterbox before llamacpp, because chatterbox needs llamacpp, found ['llamacpp'",
+        ),
+        (
+            {"chatterbox": ["llamacpp"]},
+            (["chatterbox", "llamacpp"], ["chatterbox", "llamacpp"]),
+            "restore_order: expected chatterbox after llamacpp, because chatterbox needs llamacpp, found ['chatterbox'",
+        ),
+        ({"chatterbox": ["llamacpp"]}, (["chatterbox", "llamacpp"], ["llamacpp", "chatterbox"]), ""),
+        # Needs of what stays up, in chains and in a diamond.
+        ({"llamacpp": ["nav", "phone"], "nav": ["phone"], "chatterbox": ["nav"]}, None, ""),
+    ],
+)
+def test_what_a_tenant_needs_orders_the_stops_and_starts(
+    plan_data: Data, needs: dict[str, Any], orders: tuple[list[str], list[str]] | None, message: str
+) -> None:
+    for tenant in plan_data["tenants"]:
+        tenant.update({"needs": needs[tenant["name"]]} if tenant["name"] in needs else {})
+    if orders:
+        plan_data["stop_order"], plan_data["restore_order"] = orders
+    if not message:
+        assert planfile.parse(plan_data).tenant("chatterbox").needs == needs["chatterbox"]
+        return
+    with pytest.raises(planfile.PlanError) as caught:
+        planfile.parse(plan_data)
+    assert message in str(caught.value)
+
+
+def test_tenants_alone_are_moved_in_the_order_of_their_needs(plan_data: Data) -> None:
+    """Without a plan, what a tenant needs may be somewhere else; what is listed has an order."""
+    api, db = (next(t for t in plan_data["tenants"] if t["name"] == name) for name in ("chatterbox", "llamacpp"))
+    api["needs"] = ["llamacpp", "elsewhere"]
+    for items, started in (([db, api], True), ([api, db], False), ([api], True), ([db], False)):
+        assert len(planfile.parse_tenants(items, "tenants", started=started)) == len(items)
+    for items, started, word in (([api, db], True, "after"), ([db, api], False, "before")):
+        with pytest.raises(planfile.PlanError, match=f"tenants: expected chatterbox {word} llamacpp"):
+            planfile.parse_tenants(items, "tenants", started=started)
+
+
 def test_a_workloads_counts_follow_from_its_role(plan_data: Data) -> None:
     plan_data["workloads"] = [
         {"name": "describe", "role": "shown"},

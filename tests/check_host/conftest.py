@@ -1,11 +1,13 @@
-"""The eight checks from outside: which host, and what its inventory says lives there.
+"""The checks from outside: which host, and what its inventory says lives there.
 
 This suite shares nothing with the collection's modules. It asks the host with the tools every host has (curl, ss, ps,
-nvidia-smi) and judges on this side, so that a mistake in our own checks does not hide here::
+nvidia-smi) and judges on this side, so that a mistake in our own checks does not hide here. The playbook
+``check_host.yml`` runs it::
 
-    pytest tests/rollback --hosts=ansible://panda --ansible-inventory=playbooks/panda --junitxml=build/rollback.xml
+    ansible-playbook edgelab.model_trial.check_host -i panda
 
-Inventory variables read: ``trial_gpu`` (index, steady_gb), ``trial_tenants`` (a list), ``trial_candidate`` (port).
+Inventory variables read: ``trial_tenants`` (a list) and, where there are any, ``trial_gpu`` (index, steady_gb) and
+``trial_candidate`` (port).
 """
 
 from __future__ import annotations
@@ -17,17 +19,18 @@ from typing import Any
 import pytest
 import testinfra
 
-WANTED = ("trial_gpu", "trial_tenants", "trial_candidate")
+NEEDED = ("trial_tenants",)
+WANTED = (*NEEDED, "trial_gpu", "trial_candidate")
 
 
 @functools.cache
 def inventory_of(host: Any) -> dict[str, Any]:
     """Return the trial's variables of a host, rendered by Ansible: an inventory may hold templates."""
     known = host.ansible.get_variables()
-    missing = [name for name in WANTED if name not in known]
+    missing = [name for name in NEEDED if name not in known]
     if missing:
         raise pytest.UsageError(f"{host.backend.host}: the inventory lacks {', '.join(missing)}")
-    message = "{{ {" + ", ".join(f"'{name}': {name}" for name in WANTED) + "} | to_json }}"
+    message = "{{ {" + ", ".join(f"'{name}': {name}" for name in WANTED if name in known) + "} | to_json }}"
     rendered = host.ansible("ansible.builtin.debug", f"msg={json.dumps(message)}", become=False)["msg"]
     return dict(json.loads(rendered) if isinstance(rendered, str) else rendered)
 
@@ -40,6 +43,9 @@ def tenants_with(host: Any, aspect: str) -> list[str]:
 def pytest_configure(config: pytest.Config) -> None:
     """Let Ansible make the connections: an inventory may hold templates there too, and only Ansible renders them."""
     config.option.force_ansible = True
+    # Here and not in a file of settings: the suite runs from an installed collection, which has none.
+    line = "each_tenant_with(aspect): one test of each tenant whose inventory entry has this"
+    config.addinivalue_line("markers", line)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -56,7 +62,7 @@ def chosen_hosts(config: pytest.Config) -> list[Any]:
     """Return the hosts named on the command line; without any this machine would be checked."""
     if not config.option.hosts:
         raise pytest.UsageError(
-            "tests/rollback needs a host, for example: --hosts=ansible://panda --ansible-inventory=playbooks/panda"
+            "tests/check_host needs a host, for example: --hosts=ansible://panda --ansible-inventory=playbooks/panda"
         )
     hosts = testinfra.get_hosts(
         config.option.hosts.split(","),

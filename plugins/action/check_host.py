@@ -1,0 +1,110 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs the independent suite ``tests/check_host`` of the collection on the controller; JUnit comes of every outcome."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from ansible import context
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import UNFINISHED, Case, junit, put, words_of
+
+SUITE = Path(__file__).resolve().parents[2] / "tests" / "check_host"
+NAME = "check_host"
+LIMIT_S = 900
+
+
+def environment(sources: list[str], vault: list[str]) -> dict[str, str]:
+    """What the suite finds its programs, the inventory and its passwords by: as this play does."""
+    tools = str(Path(sys.executable).parent)
+    found = {**os.environ, "PATH": f"{tools}:{os.environ.get('PATH', os.defpath)}", "ANSIBLE_NOCOLOR": "1"}
+    if sources:
+        found["ANSIBLE_INVENTORY"] = ",".join(sources)
+    if vault:
+        found["ANSIBLE_VAULT_PASSWORD_FILE"] = vault[0]
+    return found
+
+
+def absolute(source: str) -> str:
+    """An inventory source as another folder sees it; a list of hosts (``one,``) stays what it is."""
+    return source if "," in source else str(Path(source).expanduser().absolute())
+
+
+def counted(path: Path) -> tuple[int, list[str]]:
+    """How many tests a JUnit file has, and the names of those that failed; ``(0, [])`` where it is none."""
+    try:
+        cases = list(ElementTree.parse(path).getroot().iter("testcase"))
+    except (OSError, ElementTree.ParseError):
+        return 0, []
+    bad = [case.get("name", "") for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    return len(cases), bad
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
+    """Runs on the controller; the suite makes its connections by Ansible."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the suite against some hosts of the inventory."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        chosen = [str(name) for name in self._task.args.get("hosts") or []]
+        place = Path(str(self._task.args.get("junit") or "")).expanduser().absolute()
+        if not self._task.args.get("junit"):
+            raise AnsibleActionFail("junit: expected a file on the controller, found nothing")
+        put(place, junit(NAME, [Case("the suite", "error", UNFINISHED)]))
+        missing = [name for name in ("pytest", "testinfra") if importlib.util.find_spec(name) is None]
+        if missing:
+            self._refuse(
+                place, f"expected {' and '.join(missing)} in Ansible's Python; do: pip install pytest-testinfra"
+            )
+        if not chosen:
+            self._refuse(place, "expected hosts in the group that is checked, found none. Nothing was done")
+        fresh = place.with_name(f".{place.name}.pytest")
+        fresh.unlink(missing_ok=True)
+        done = self._pytest([f"ansible://{name}" for name in chosen], fresh)
+        count, bad = counted(fresh)
+        if not count:
+            fresh.unlink(missing_ok=True)
+            self._refuse(place, f"the suite ended with {done.returncode} and no test", words_of(done.stdout))
+        fresh.replace(place)
+        for line in done.stdout.splitlines():
+            self._display.display(line)
+        result.update(changed=False, rc=done.returncode, tests=count, failed_tests=bad, junit=str(place))
+        if done.returncode != 0:
+            raise AnsibleActionFail(
+                f"{len(bad)} of {count} checks failed: {', '.join(bad)}. See {place}", result=result
+            )
+        return result
+
+    def _pytest(self, hosts: list[str], report: Path) -> subprocess.CompletedProcess[str]:
+        given = [absolute(str(one)) for one in context.CLIARGS.get("inventory") or ()]
+        vault = [str(Path(one).absolute()) for one in context.CLIARGS.get("vault_password_files") or ()]
+        words = [sys.executable, "-m", "pytest", str(SUITE), f"--hosts={','.join(hosts)}", f"--junitxml={report}"]
+        # No settings of a project, and nothing written into the installed collection.
+        words += ["-c", os.devnull, f"--rootdir={SUITE}", "-p", "no:cacheprovider", "-q", "--tb=short"]
+        return subprocess.run(
+            words,
+            env={**environment(given, vault), "PYTHONDONTWRITEBYTECODE": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=LIMIT_S,
+            check=False,
+        )
+
+    def _refuse(self, place: Path, why: str, text: str = "") -> None:
+        put(place, junit(NAME, [Case("the suite", "error", why, text)]))
+        raise AnsibleActionFail("\n".join(filter(None, (f"check_host: {why}. See {place}", text))))

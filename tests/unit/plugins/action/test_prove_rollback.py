@@ -1,0 +1,218 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The action that proves a rollback: what is refused, what is skipped, and that JUnit and page come of everything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible_collections.edgelab.model_trial.plugins.action import prove_rollback
+from ansible_collections.edgelab.model_trial.plugins.plugin_utils import proving, twins
+
+DB = {"name": "db", "kind": "systemd", "unit": "db", "port": 5001, "health": {"url": "http://127.0.0.1:5001/"}}
+API = {"name": "api", "kind": "systemd", "unit": "api", "needs": ["db"], "health": {"url": "http://127.0.0.1:5002/"}}
+SHOP = {
+    "trial_gpu": {"steady_gb": [2.0, 3.0]},
+    "trial_tenants": [DB, API],
+    "trial_stop_order": ["api", "db"],
+    "trial_restore_order": ["db", "api"],
+}
+
+
+class Vault(dict[str, Any]):
+    """Variables of a host of which one can't be rendered."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name.startswith("secret") or super().__getitem__(name) == "undefined":
+            raise AnsibleError(f"{name} can't be rendered")
+        return super().__getitem__(name)
+
+
+def prove(stage: Any, folder: Path, hosts: dict[str, dict[str, Any]], **options: Any) -> dict[str, Any]:
+    action = stage.action(prove_rollback, hosts=list(hosts), dest=str(folder), **options)
+    return dict(action.run(None, {"hostvars": {name: Vault(facts) for name, facts in hosts.items()}}))
+
+
+def cases(folder: Path) -> dict[str, tuple[str, str]]:
+    """The cases of the JUnit file in their order: how each ended, and why."""
+    found = {}
+    for case in ElementTree.parse(folder / "junit.xml").getroot().iter("testcase"):
+        ends = [child for child in case if child.tag in ("failure", "error", "skipped")]
+        found[case.get("name", "")] = (ends[0].tag, ends[0].get("message", "")) if ends else ("passed", "")
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where an earlier run has left its files."""
+    place = tmp_path / "prove"
+    place.mkdir()
+    for name in ("junit.xml", "index.html"):
+        (place / name).write_text("of an earlier run")
+    return place
+
+
+WRONG = [
+    ({}, {}, "expected a host in the group of the inventory (trial_hosts, or trial_group), found none"),
+    ({"a": SHOP, "b": SHOP}, {}, "expected prove_rollback_host, because the group has 2 hosts: a, b"),
+    ({"a": SHOP}, {"host": "c"}, "prove_rollback_host: expected one of a, found 'c'"),
+    ({"a": SHOP}, {"ground": "moon"}, "prove_rollback_ground: expected one of twin, host, found 'moon'"),
+    ({"a": SHOP}, {"drills": "reboot,flood"}, "prove_rollback_drills: expected some of controller-killed, "),
+    ({"a": SHOP}, {"start_limit_s": "soon"}, "prove_rollback_start_s: expected a number of seconds, found 'soon'"),
+    ({"a": {}}, {}, "a: expected trial_tenants, trial_stop_order, trial_restore_order in the inventory, found no "),
+    ({"a": {**SHOP, "trial_tenants": "undefined"}}, {}, "a, trial_tenants: trial_tenants can't be rendered"),
+    (
+        {"a": {**SHOP, "trial_restore_order": ["api", "db"]}},
+        {},
+        "restore_order: expected api after db, because api needs",
+    ),
+    ({"a": {**SHOP, "trial_tenants": [{**DB, "kind": "cron"}]}}, {}, "tenants[0].kind: expected one of systemd"),
+    ({"a": {**SHOP, "trial_stop_order": 7}}, {}, "a: its variables are not of the kinds that are expected"),
+    ({"a": SHOP}, {"ground": "host"}, "expected trial_disposable: true of a in the inventory, found None"),
+    ({"a": {**SHOP, "trial_disposable": "yes"}}, {"ground": "host"}, "found 'yes': drills stop and kill"),
+]
+
+
+@pytest.mark.parametrize(("hosts", "options", "message"), WRONG, ids=[message[:40] for *_unused, message in WRONG])
+def test_what_is_wrong_is_the_first_case_and_nothing_is_played(
+    stage: Any, folder: Path, hosts: dict[str, Any], options: dict[str, Any], message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(proving.subprocess, "Popen", None)
+    monkeypatch.setattr(twins.subprocess, "run", None)
+    with pytest.raises(AnsibleActionFail, match="the inventory: "):
+        prove(stage, folder, hosts, **options)
+    [(name, (result, said))] = cases(folder).items()
+    assert (name, result) == ("the inventory", "failure")
+    assert message in said
+    for left in ("junit.xml", "index.html"):
+        assert "of an earlier run" not in (folder / left).read_text()
+    assert result in (folder / "index.html").read_text()
+
+
+def test_a_secret_that_nobody_needs_is_not_looked_at(stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(twins, "engine", lambda: (_ for _ in ()).throw(twins.TwinError("expected a Docker engine")))
+    with pytest.raises(AnsibleActionFail, match="the ground: expected a Docker engine"):
+        prove(stage, folder, {"shop": {**SHOP, "secret_of_the_shop": "x"}})
+    found = cases(folder)
+    assert found.pop("the inventory") == ("passed", "")
+    assert found.pop("the ground") == ("error", "expected a Docker engine")
+    assert {result for result, _why in found.values()} == {"skipped"}
+    assert len(found) == 1 + len(proving.DRILLS)
+    # What the twin would have replaced is not told of one that never was.
+    assert "Replaced" not in (folder / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ('{"ServerVersion": "26.1", "SecurityOptions": ["name=seccomp", "name=rootless"]}', "found rootless Docker"),
+        ('{"ServerErrors": ["permission denied"]}', "expected a Docker engine, found: permission denied"),
+        ('{"ServerVersion": "26.1", "OSType": "windows"}', "an engine for Linux containers, found windows"),
+        ("oops", "expected a Docker engine, found: "),
+    ],
+)
+def test_an_engine_that_can_hold_no_twin_is_refused_by_name(
+    stage: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, message: str
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "docker").write_text(f"#!/bin/sh\ncat <<'END'\n{answer}\nEND\n")
+    (tmp_path / "bin" / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    with pytest.raises(AnsibleActionFail, match="the ground: "):
+        prove(stage, folder, {"shop": SHOP}, drills=[])
+    assert message in cases(folder)["the ground"][1]
+
+
+def test_a_tenant_without_a_stand_in_is_told_and_no_twin_is_built(
+    stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(twins, "engine", dict)
+    monkeypatch.setattr(twins, "remove", lambda _name: None)
+    odd = {**SHOP, "trial_tenants": [{**DB, "unit": "db.socket"}, API]}
+    with pytest.raises(AnsibleActionFail, match=r"the ground: tenant db: a twin has stand-ins for"):
+        prove(stage, folder, {"shop": odd}, drills=[])
+
+
+class Played:
+    """Stands in for what is played on a ground: which case fails, and why."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, failing: str = "") -> None:
+        self.played: list[str] = []
+        self.failing = failing
+        answers = {"returncode": 0, "stdout": "", "stderr": ""}
+        monkeypatch.setattr(proving.Host, "run", lambda *_unused: type("Done", (), answers))
+        monkeypatch.setattr(proving.Proof, "contracts_and_rehearsal", self.case("rehearsal"))
+        table = {
+            name: proving.Drill(drill.title, self.case(name), drill.fault, drill.reboots)
+            for name, drill in proving.DRILLS.items()
+        }
+        monkeypatch.setattr(proving, "DRILLS", table)
+
+    def case(self, name: str) -> Any:
+        def play(_proof: Any) -> None:
+            self.played.append(name)
+            if name == self.failing:
+                raise proving.Failed("why not", "more about it")
+
+        return play
+
+
+def test_a_disposable_host_has_the_drills_that_need_no_stand_in(
+    stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played = Played(monkeypatch)
+    found = prove(stage, folder, {"shop": {**SHOP, "trial_disposable": True}}, ground="host")
+    assert played.played == ["rehearsal", "controller-killed", "runner-killed"]
+    skipped = {name: why for name, (result, why) in cases(folder).items() if result == "skipped"}
+    assert "prove_rollback_reboot" in skipped["the host reboots in the window"]
+    assert "stand-ins" in skipped["a start fails once"]
+    assert [case["result"] for case in found["cases"]].count("passed") == 5
+    again = prove(stage, folder, {"shop": {**SHOP, "trial_disposable": True}}, ground="host", reboot="docker restart x")
+    assert again["cases"][5]["result"] == "passed"
+
+
+@pytest.mark.parametrize(
+    ("failing", "drills", "played"),
+    [
+        ("rehearsal", ["runner-killed"], ["rehearsal"]),
+        ("controller-killed", ["controller-killed", "runner-killed"], ["rehearsal", "controller-killed"]),
+    ],
+)
+def test_what_rests_on_a_failure_is_skipped(
+    stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, failing: str, drills: list[str], played: list[str]
+) -> None:
+    """And each red run plays no more than it was asked for."""
+    stand_in = Played(monkeypatch, failing)
+    with pytest.raises(AnsibleActionFail, match="why not"):
+        prove(stage, folder, {"shop": {**SHOP, "trial_disposable": True}}, ground="host", drills=drills)
+    assert stand_in.played == played
+    results = [result for result, _why in cases(folder).values()]
+    assert results[-1] in ("skipped", "failure")
+    assert results.count("failure") == 1
+    assert "more about it" in (folder / "junit.xml").read_text()
+
+
+def test_check_mode_does_nothing(stage: Any, folder: Path) -> None:
+    action = stage.action(prove_rollback, check_mode=True, hosts=["a"], dest=str(folder))
+    assert action.run(None, {})["skipped_in_check_mode"] is True
+    assert (folder / "junit.xml").read_text() == "of an earlier run"
+
+
+def test_an_option_that_there_is_not_is_refused(stage: Any, folder: Path) -> None:
+    with pytest.raises(AnsibleActionFail, match="expected dest and some of hosts"):
+        stage.play(prove_rollback, dest=str(folder), hots=[])
+
+
+def test_a_twin_is_reached_through_docker_and_no_port() -> None:
+    found = prove_rollback.reach("pr-shop-1", Path("/tmp/id"), "ops")
+    assert "docker exec -i pr-shop-1 " in found["ansible_ssh_common_args"]
+    assert "sshd -i" in found["ansible_ssh_common_args"]
+    assert "ansible_port" not in found
+    assert json.loads(json.dumps(found))["ansible_user"] == "ops"
