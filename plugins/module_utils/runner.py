@@ -193,6 +193,14 @@ def _prepare_measuring(plan: Plan, run_dir: Path, journal: Journal) -> None:
             found=f"client exit code {code}: {containers.tail(name)}",
             todo=f"look at the tenant {plan.baseline.tenant}; nothing was touched",
         )
+    lines = sessions.replies(run_dir / "samples" / f"{plan.decider.name}-baseline-tenants.jsonl")
+    if not sessions.good(lines):
+        raise PhaseFailed(
+            "the live model gave no good reply, so there would be nothing to compare with",
+            f"at least one good reply of {plan.baseline.url} to the workload {plan.decider.name}",
+            sessions.failed(lines),
+            f"ask the tenant {plan.baseline.tenant} the same by hand; nothing was touched",
+        )
 
 
 def open_trial(plan: Plan, state: State, card: gpu.Card, controller: str) -> int:
@@ -556,6 +564,15 @@ class Runner:
                 "the baseline could not be measured",
                 "a session that runs to its end",
                 f"client exit code {code}: {containers.tail(containers.client_name('a1'))}",
+            )
+        lines = sessions.replies(self.run_dir / "samples" / f"{plan.decider.name}-baseline-a1.jsonl")
+        if not sessions.good(lines):
+            # Everything after it would cost people their service, and decide nothing.
+            raise PhaseFailed(
+                "the live model gave no good reply, so there is nothing to compare with",
+                f"at least one good reply to the workload {plan.decider.name}",
+                sessions.failed(lines),
+                f"look at the log of the tenant {plan.baseline.tenant}: it answered before the window",
             )
 
     def settle(self) -> int:

@@ -32,6 +32,8 @@ BESIDE_HZ = 10.0
 CALIBRATE = {"rate_hz": 20.0, "time_limit_s": 15.0}
 # A reply takes about a kilobyte.
 _MAX_BYTES = 16 << 20
+# How much of a server's own text is passed on.
+_WORDS = 200
 
 
 def _session(
@@ -165,6 +167,19 @@ def replies(path: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError, RecursionError):
             rows.append(json.loads(line))
     return [row for row in rows if isinstance(row, dict)]
+
+
+def good(lines: list[dict[str, Any]]) -> int:
+    """How many of the samples are valid replies."""
+    return sum(line.get("ok") is True for line in lines)
+
+
+def failed(lines: list[dict[str, Any]]) -> str:
+    """What samples without one valid reply were instead: how many there are, and the first one's error."""
+    if not lines:
+        return "no reply at all"
+    detail = f": {str(lines[0]['error_detail'])[:_WORDS]!r}" if lines[0].get("error_detail") else ""
+    return f"{len(lines)} failed, the first one by {lines[0].get('error_class')}{detail}"
 
 
 def summary(path: Path) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import fakeworld
 import pytest
 from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     gpu,
@@ -244,6 +245,24 @@ def test_a_live_model_with_some_bad_replies_is_good_enough(world: World) -> None
     world.client_codes["tenants"] = 3
     prepare(world)
     assert world.named()[-1] == "phase_done snapshot"
+
+
+@pytest.mark.parametrize(
+    ("replies", "found"),
+    [([fakeworld.BAD] * 2, "2 failed, the first one by http_401: 'a key, please'"), ([], "no reply at all")],
+    ids=["errors", "nothing"],
+)
+def test_a_live_model_without_a_good_reply_is_nothing_to_compare_with(
+    world: World, replies: list[dict[str, Any]], found: str
+) -> None:
+    """Before the window, while everybody is up; a wrong URL, key or model name looks like this."""
+    world.client_codes["tenants"], world.replies["tenants"] = 3, replies
+    with pytest.raises(PhaseFailed, match="no good reply") as caught:
+        prepare(world)
+    assert "http://127.0.0.1:11435 to the workload nav" in caught.value.facts["expected"]
+    assert caught.value.facts["found"] == found
+    assert "llamacpp" in caught.value.facts["todo"]
+    assert world.done("start", "stop") == []
 
 
 def test_a_second_try_begins_with_empty_folders(world: World) -> None:
@@ -756,6 +775,14 @@ def test_a_baseline_with_bad_replies_is_still_a_baseline(world: World) -> None:
     world.client_codes["a1"] = 3
     world.runner().run()
     assert world.named()[-1] == "phase_done measure"
+
+
+def test_a_baseline_without_a_good_reply_ends_the_run(world: World) -> None:
+    world.client_codes["a1"], world.replies["a1"] = 3, [fakeworld.BAD]
+    failed = fails(world)
+    assert failed["reason"] == "the live model gave no good reply, so there is nothing to compare with"
+    assert failed["found"] == "1 failed, the first one by http_401: 'a key, please'"
+    assert world.up("llamacpp")
 
 
 @pytest.mark.parametrize(
