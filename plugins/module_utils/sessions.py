@@ -20,6 +20,8 @@ from .plan import Plan, Workload
 
 # Folders inside a client container.
 INPUTS, OUT, CONTROL = "/in", "/out", "/control"
+# Among the inputs: what the workload that decides asks, and the pictures for the others.
+SCENES, PICTURES = "scenes.json", "pictures.json"
 SESSIONS = ("tenants", "a1", "candidate", "a2")
 # The sign after which a session sends nothing more.
 HALT = "halt"
@@ -60,6 +62,13 @@ def _session(
     }
 
 
+def _scenes(plan: Plan, work: Workload) -> dict[str, str]:
+    """Which scenes a workload asks: the one that decides with prompts and labels, the others the pictures alone."""
+    if plan.scenes is None:
+        return {}
+    return {"scenes": f"{INPUTS}/{SCENES if work.role == 'decides' else PICTURES}"}
+
+
 def workload(work: Workload) -> str:
     """The workload as a session names it: a packaged workload, or the user's own file among the inputs."""
     return work.name if work.text is None else f"{INPUTS}/{work.name}.yml"
@@ -70,6 +79,7 @@ def _shown(plan: Plan, side: str) -> list[dict[str, Any]]:
         {
             "id": f"{work.name}-{side}",
             "workload": workload(work),
+            **_scenes(plan, work),
             **({"warmup": work.warmup} if work.warmup else {}),
             "n": work.n,
         }
@@ -85,7 +95,7 @@ def summary_name(plan: Plan, session: str) -> str:
 def build(plan: Plan) -> dict[str, dict[str, Any]]:
     """The four sessions of a trial by name: ``tenants``, ``a1``, ``candidate``, ``a2``."""
     work, base = plan.decider, plan.baseline
-    asked = {"workload": workload(work)}
+    asked = {"workload": workload(work), **_scenes(plan, work)}
     warmed = {**asked, "warmup": work.warmup}
     candidate_url = f"http://127.0.0.1:{plan.candidate.port}"
     smoke = {**asked, "n": 1, "smoke": True, "gate_file": "measure", "extend_to": 1}

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from trialbench.report.comparison import direction
+from trialbench.report.comparison import finding_noisy
+from trialbench.report.levels import SPEED
 from trialbench.report.proofs import NAMES, Proof
 from trialbench.report.run import Attestation, Run
 from trialbench.report.summary import Summary
@@ -88,14 +89,16 @@ def _trial(run: Run, summary: Summary, facts: Facts, rules: Rules) -> Evidence:
     peak = summary.vram.peak_footprint_gb
     if peak is not None:
         lines.append(f"memory of the candidate {peak:.2f} GB, healthy {rules.low_gb:g}-{rules.high_gb:g} GB")
-    for row in summary.comparisons:
-        if row.metric == "latency_ms" and row.ratio:
-            noisy = ", NOISY" if row.noisy else ""
-            lines.append(
-                f"latency {row.ratio:.2f} times the baseline's"
-                f" [{row.low:.2f}, {row.high:.2f}], which decides nothing:"
-                f" {direction(row) or row.finding.replace('_', ' ')}{noisy}"
-            )
+    if summary.correctness is not None:
+        lines.append(summary.correctness.text)
+    declared = any(level.name in SPEED for level in facts.levels)
+    weight = "decides by the declared levels alone" if declared else "decides nothing"
+    lines += [
+        f"latency {row.ratio:.2f} times the baseline's [{row.low:.2f}, {row.high:.2f}],"
+        f" which {weight}: {finding_noisy(row)}"
+        for row in summary.comparisons
+        if row.metric == "latency_ms" and row.ratio
+    ]
     return Evidence("trial", finding, lines[:_MOST_LINES])
 
 

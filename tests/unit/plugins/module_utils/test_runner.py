@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 WorldOf = Callable[[dict[str, Any]], "World"]
 
 MIB_PER_GB = 1024
+# Start, size (640 x 480), start of the picture, one byte of it, end.
+JPEG = (
+    b"\xff\xd8\xff\xc0\x00\x0b\x08\x01\xe0\x02\x80\x01\x01\x11\x00\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00\x00\xff\xd9"
+)
 
 
 def program_journal(world: World) -> journal.Journal:
@@ -156,6 +160,65 @@ def test_a_home_folder_is_the_login_users_and_not_roots(
     prepare(world)
     assert (world.run_dir / "inputs" / "camera.jpg").read_bytes() == b"jpeg"
     assert "def build_vlm_prompt" in (world.run_dir / "inputs" / "prompt_source.py").read_text()
+
+
+def scenes_of(plan_data: dict[str, Any], folder: Path, table: str) -> None:
+    folder.mkdir()
+    for name in ("ball", "cup"):
+        (folder / f"{name}.jpg").write_bytes(JPEG)
+    (folder / "labels.csv").write_text(table)
+    plan_data["scenes"] = {"folder": str(folder), "labels": "labels.csv"}
+
+
+def test_scenes_lie_with_the_inputs_each_with_its_own_prompt(
+    world_of: WorldOf, plan_data: dict[str, Any], tmp_path: Path
+) -> None:
+    table = "image,id,goal,expected\nball.jpg,ball,a ball,left large\nball.jpg,thing,,\ncup.jpg,cup,a cup,\n"
+    scenes_of(plan_data, tmp_path / "views", table)
+    world = world_of(plan_data)
+    prepare(world)
+    inputs = world.run_dir / "inputs"
+    asked = {entry.pop("id"): entry for entry in json.loads((inputs / "scenes.json").read_text())}
+    call = "prompt of build_vlm_prompt"
+    assert asked == {
+        "ball": {
+            "image": "scenes/ball.jpg",
+            "expected": "left large",
+            "variables": {"prompt": f"{call}(goal='a ball')"},
+        },
+        "thing": {"image": "scenes/ball.jpg", "variables": {"prompt": f"prompt of {world.plan.contracts.prompt.call}"}},
+        "cup": {"image": "scenes/cup.jpg", "variables": {"prompt": f"{call}(goal='a cup')"}},
+    }
+    # What is only shown has one prompt of its own, so one picture is one question.
+    shown = json.loads((inputs / "pictures.json").read_text())
+    assert sorted(entry["image"] for entry in shown) == ["scenes/ball.jpg", "scenes/cup.jpg"]
+    assert (inputs / "scenes" / "ball.jpg").read_bytes() == JPEG
+    session = json.loads((inputs / "session-candidate.json").read_text())
+    assert {one["id"]: one["scenes"] for one in session["segments"]} == {
+        "smoke-candidate": "/in/scenes.json",
+        "nav-candidate": "/in/scenes.json",
+        "nav-candidate-cached": "/in/scenes.json",
+        "describe-candidate": "/in/pictures.json",
+    }
+
+
+def test_one_prompt_for_all_scenes_is_that_of_the_workload(
+    world_of: WorldOf, plan_data: dict[str, Any], tmp_path: Path
+) -> None:
+    scenes_of(plan_data, tmp_path / "views", "image,expected\nball.jpg,left large\n")
+    world = world_of(plan_data)
+    prepare(world)
+    asked = json.loads((world.run_dir / "inputs" / "scenes.json").read_text())
+    assert [set(entry) - {"expected"} for entry in asked] == [{"id", "image"}] * 2
+
+
+def test_scenes_that_are_gone_end_the_trial_early(world_of: WorldOf, plan_data: dict[str, Any], tmp_path: Path) -> None:
+    scenes_of(plan_data, tmp_path / "views", "image\nball.jpg\n")
+    world = world_of(plan_data)
+    (tmp_path / "views" / "cup.jpg").write_bytes(JPEG[:-2])
+    with pytest.raises(PhaseFailed, match=r"could not be prepared: .*cup\.jpg: the JPEG has no end"):
+        prepare(world)
+    assert world.done("start", "stop") == []
 
 
 def test_a_session_that_was_told_to_stop_is_not_through(world: World) -> None:
