@@ -1,8 +1,9 @@
 """Honest statistics for 20 to a few hundred samples, standard library alone.
 
 Order statistics with exact binomial intervals, which assume nothing about the shape of the distribution; tails that the
-sample cannot bound are said to be unbounded instead of guessed; shares with Wilson's interval, and against a limit with
-three answers; ratios of medians by the bootstrap, never the tails: there it covers p99 in one run of five.
+sample cannot bound are said to be unbounded instead of guessed; shares by the distinct questions that were asked, with
+the exact binomial interval, and against a limit with three answers; ratios of medians by the bootstrap, never the
+tails: there it covers p99 in one run of five.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from functools import cache, lru_cache
 from typing import Literal
 
 CONFIDENCE = 0.95
-_Z_TWO_SIDED = 1.959963984540054
-_Z_ONE_SIDED = 1.6448536269514722
 # |x - median| > 14.8 MAD is ten standard deviations of a normal body.
 _OUTLIER_MADS = 14.8
 # In simulations the bootstrap interval of a ratio of medians covers nominally from about this many values a side on.
 RATIO_MIN_N = 10
 _RESAMPLES = 2000
+_NORMAL = statistics.NormalDist()
+# More questions than that nobody asks to decide a share.
+_MOST_QUESTIONS = 1_000_000
 # A fixed seed: deciding again on the same samples gives the same answer.
 _SEED = 20
 
@@ -117,22 +119,99 @@ def quantile(values: Sequence[float], q: float) -> Quantile:
 
 @dataclass(frozen=True)
 class Share:
-    """k of n with Wilson's intervals; all shares are between 0 and 1. With n = 0 the share is None."""
+    """k of n replies, and what they say about questions that were not asked; all shares are between 0 and 1.
+
+    Attributes:
+        share: None without replies.
+        questions: distinct ones.
+        effective_n: how many questions, asked once each, would say as much; None for fewer than two questions.
+        low, high: the exact binomial 95 % interval at `effective_n`; None where that is None.
+        one_sided_low, one_sided_high: its one-sided 95 % bounds.
+    """
 
     k: int
     n: int
     share: float | None
-    low: float
-    high: float
-    one_sided_low: float
-    one_sided_high: float
+    questions: int
+    effective_n: float | None
+    low: float | None
+    high: float | None
+    one_sided_low: float | None
+    one_sided_high: float | None
 
 
-def share(k: int, n: int) -> Share:
-    """The share k/n with its two-sided 95 % interval and both one-sided 95 % bounds."""
-    low, high = _wilson(k, n, _Z_TWO_SIDED)
-    one_low, one_high = _wilson(k, n, _Z_ONE_SIDED)
-    return Share(k, n, k / n if n else None, low, high, one_low, one_high)
+def share(counts: Sequence[tuple[int, int]]) -> Share:
+    """The share of good replies, from `(good, all)` of each question."""
+    asked = [(good, n) for good, n in counts if n]
+    return bounded(sum(good for good, _ in asked), sum(n for _, n in asked), len(asked), effective_n(asked))
+
+
+def effective_n(counts: Sequence[tuple[int, int]]) -> float | None:
+    """n / design effect, from `(good, all)` of each question; None for fewer than two questions.
+
+    The design effect is the variance of the share by questions over that of n independent replies, held within 1
+    (repeats are as good as new questions) and n of the average reply's question (repeats say nothing new). The latter
+    holds where all replies agree, too: then nothing is known of how questions differ, and identical repeats prove
+    nothing.
+    """
+    questions, n = len(counts), sum(asked for _, asked in counts)
+    if questions < 2:
+        return None
+    p = sum(good for good, _ in counts) / n
+    most = sum(asked * asked for _, asked in counts) / n
+    independent = p * (1 - p) / n
+    by_questions = sum((good - p * asked) ** 2 for good, asked in counts) / n**2 * questions / (questions - 1)
+    return n / (most if independent == 0 else min(max(by_questions / independent, 1.0), most))
+
+
+def bounded(k: int, n: int, questions: int, effective: float | None) -> Share:
+    """The share k / n with its bounds, where `effective` is the number of independent replies that are as good."""
+    if effective is None or n == 0:
+        return Share(k, n, k / n if n else None, questions, None, None, None, None, None)
+    two, one = (1 - CONFIDENCE) / 2, 1 - CONFIDENCE
+    good, bad = effective * k / n, effective * (n - k) / n
+    return Share(
+        k, n, k / n, questions, effective, *(
+            bound
+            for error in (two, one)
+            for bound in (
+                0.0 if k == 0 else _beta_quantile(error, good, bad + 1),
+                1.0 if k == n else _beta_quantile(1 - error, good + 1, bad),
+            )
+        )
+    )  # fmt: skip
+
+
+def _beta_cdf(x: float, a: float, b: float) -> float:
+    """The regularized incomplete beta function, by its continued fraction (modified Lentz)."""
+    if x <= 0 or x >= 1:
+        return 0.0 if x <= 0 else 1.0
+    if x > (a + 1) / (a + b + 2):
+        # Beyond its peak the fraction converges slowly; from the other side it does not.
+        return 1 - _beta_cdf(1 - x, b, a)
+    log = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    top, bottom = 1.0, 1 / (1 - (a + b) * x / (a + 1))
+    fraction = bottom
+    for m in range(1, 10_000):
+        for term in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            bottom = 1 / (1 + term * bottom)
+            top = 1 + term / top
+            fraction *= top * bottom
+        if abs(top * bottom - 1) < 1e-15:
+            break
+    return math.exp(log) / a * fraction
+
+
+def _beta_quantile(q: float, a: float, b: float) -> float:
+    """Where the beta distribution has `q` below it, by bisection."""
+    low, high = 0.0, 1.0
+    while high - low > 1e-12:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _beta_cdf(middle, a, b) < q else (low, middle)
+    return (low + high) / 2
 
 
 Finding = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -142,8 +221,8 @@ Finding = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 class Threshold:
     """A share against a limit (0 to 1): PASS if the lower bound clears it, FAIL if the upper bound stays below it.
 
-    `needed_n`: how many samples would decide, if the share stayed exactly as it is; None where it is decided, and
-    where no number would (a share right at its limit, or no samples).
+    `needed_n`: how many questions would decide, if share and design effect stayed exactly as they are; None where it is
+    decided, and where no number would: a share right at its limit, fewer than two questions.
     """
 
     limit: float
@@ -151,30 +230,37 @@ class Threshold:
     needed_n: int | None = None
 
 
-def threshold(k: int, n: int, limit: float) -> Threshold:
-    """The share k/n against `limit` by its one-sided 95 % Wilson bounds."""
-    found = share(k, n)
-    if found.one_sided_low >= limit:
-        return Threshold(limit, "PASS")
-    if found.one_sided_high < limit:
-        return Threshold(limit, "FAIL")
-    # In whole numbers where it matters: 95 of 100 is 0.95, whatever the difference of two floats is.
-    if found.share is None or math.isclose(found.share, limit, abs_tol=1e-12):
+def threshold(found: Share, limit: float) -> Threshold:
+    """A share against `limit` by its one-sided 95 % bounds."""
+    if found.share is None or found.effective_n is None:
         return Threshold(limit, "INCONCLUSIVE")
-    # Wilson's bound meets the limit where the score test of that limit rejects it.
-    exact = _Z_ONE_SIDED**2 * limit * (1 - limit) / (found.share - limit) ** 2
-    return Threshold(limit, "INCONCLUSIVE", max(n + 1, math.ceil(exact)))
+    decided = _decided(found.share, found.effective_n, limit)
+    # In whole numbers where it matters: 95 of 100 is 0.95, whatever the difference of two floats is.
+    if decided != "INCONCLUSIVE" or math.isclose(found.share, limit, abs_tol=1e-12):
+        return Threshold(limit, decided)
+    too_few, enough = found.questions, 2 * found.questions
+    each = found.effective_n / found.questions
+    while _decided(found.share, enough * each, limit) == "INCONCLUSIVE":
+        too_few, enough = enough, 2 * enough
+        if enough > _MOST_QUESTIONS:
+            return Threshold(limit, "INCONCLUSIVE")
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        if _decided(found.share, middle * each, limit) == "INCONCLUSIVE":
+            too_few = middle
+        else:
+            enough = middle
+    return Threshold(limit, "INCONCLUSIVE", enough)
 
 
-def _wilson(k: int, n: int, z: float) -> tuple[float, float]:
-    if n == 0:
-        return 0.0, 1.0
-    p = k / n
-    z2 = z * z
-    center = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    # Exact at the ends, where rounding would leave 1e-17 or 0.9999999.
-    return (0.0 if k == 0 else max(0.0, center - half)), (1.0 if k == n else min(1.0, center + half))
+def _decided(part: float, n: float, limit: float) -> Finding:
+    """Whether a share of n independent replies decides against `limit`, without computing its bounds."""
+    good, bad = n * part, n * (1 - part)
+    if part > limit and _beta_cdf(limit, good, bad + 1) <= 1 - CONFIDENCE:
+        return "PASS"
+    if part < limit and _beta_cdf(limit, good + 1, bad) > CONFIDENCE:
+        return "FAIL"
+    return "INCONCLUSIVE"
 
 
 def outliers(values: Sequence[float]) -> list[int]:
@@ -243,18 +329,72 @@ def median_ratio(top: Sequence[float], bottom: Sequence[float], *, resamples: in
     return _median_ratio(tuple(top), tuple(bottom), resamples)
 
 
+def paired_ratio(
+    top: Sequence[Sequence[float]], bottom: Sequence[Sequence[float]], *, resamples: int = _RESAMPLES
+) -> Ratio | None:
+    """Median of the ratios of medians within pairs of groups, such as the values of one question on either side.
+
+    Whole pairs are resampled, as blocks: values within one are not independent, and questions differ.
+
+    Returns:
+        None with fewer than `RATIO_MIN_N` pairs, or a value that is not above 0. The same values always give the same
+        interval.
+    """
+    if len(top) < RATIO_MIN_N or min(min(group) for group in (*top, *bottom)) <= 0:
+        return None
+    ratios = sorted(
+        statistics.median(above) / statistics.median(below) for above, below in zip(top, bottom, strict=True)
+    )
+    low, high = _middle(_medians(ratios, random.Random(_SEED), resamples))
+    return Ratio(statistics.median(ratios), low, high)
+
+
+def _middle(drawn: list[float]) -> tuple[float, float]:
+    """The ends between which `CONFIDENCE` of the drawn values lie."""
+    drawn, side = sorted(drawn), (1 - CONFIDENCE) / 2
+    return drawn[math.floor(side * len(drawn))], drawn[math.ceil((1 - side) * len(drawn)) - 1]
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Two-sided exact p of `wins` against `losses`, were either as likely: McNemar's test, without the ties."""
+    n = wins + losses
+    tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1)) / (1 << n)
+    return min(1.0, 2 * tail)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference of two shares with its 95 % interval and both one-sided 95 % bounds."""
+
+    value: float
+    low: float
+    high: float
+    one_sided_low: float
+    one_sided_high: float
+
+
+def paired_difference(wins: int, losses: int, n: int) -> Difference:
+    """(wins - losses) / n with the adjusted Wald interval of Agresti and Min: half a pair is added to each cell."""
+    total, won, lost = n + 2, wins + 0.5, losses + 0.5
+    center = (won - lost) / total
+    error = math.sqrt((won + lost) - (won - lost) ** 2 / total) / total
+    two, one = _NORMAL.inv_cdf((1 + CONFIDENCE) / 2) * error, _NORMAL.inv_cdf(CONFIDENCE) * error
+    low, high, one_low, one_high = (min(1.0, max(-1.0, center + way)) for way in (-two, two, -one, one))
+    return Difference((wins - losses) / n, low, high, one_low, one_high)
+
+
 # Who decides on a run summarizes it more than once.
 @lru_cache(maxsize=64)
 def _median_ratio(top: tuple[float, ...], bottom: tuple[float, ...], resamples: int) -> Ratio:
     rng = random.Random(_SEED)
-    ratios = sorted(
-        above / below
-        for above, below in zip(
-            _medians(sorted(top), rng, resamples), _medians(sorted(bottom), rng, resamples), strict=True
-        )
+    low, high = _middle(
+        [
+            above / below
+            for above, below in zip(
+                _medians(sorted(top), rng, resamples), _medians(sorted(bottom), rng, resamples), strict=True
+            )
+        ]
     )
-    side = (1 - CONFIDENCE) / 2
-    low, high = ratios[math.floor(side * resamples)], ratios[math.ceil((1 - side) * resamples) - 1]
     return Ratio(statistics.median(top) / statistics.median(bottom), low, high)
 
 

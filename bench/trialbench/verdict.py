@@ -1,11 +1,12 @@
 """The verdict: one pure function of the facts of a run; the first rule that matches wins.
 
 tainted, or thinking seen -> INCONCLUSIVE · VRAM outside its healthy band at any gate -> REJECT · rolled back, no VRAM
-gate, or too few samples -> INCONCLUSIVE · adherence too low -> REJECT · required ground truth failed -> REJECT, missing
--> INCONCLUSIVE · a workload that is shown judged worse -> REJECT, one not judged -> PENDING_REVIEW, none judged better
--> REJECT · else ADOPT.
+gate, or too few samples -> INCONCLUSIVE · adherence too low -> REJECT · required ground truth failed, or a declared
+level missed -> REJECT · ground truth missing, or a declared level not shown -> INCONCLUSIVE · no good reply of the
+baseline to compare with -> INCONCLUSIVE · a workload that is shown judged worse -> REJECT, one not judged ->
+PENDING_REVIEW, none judged better -> REJECT · else ADOPT.
 
-Latency is reported elsewhere and is no part of this: it is never a gate.
+Latency is reported elsewhere and is no part of this: it is no gate, unless somebody declared a level of service.
 """
 
 from __future__ import annotations
@@ -35,12 +36,25 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class Level:
+    """A level that was declared, and whether the candidate keeps it: PASS, FAIL or INCONCLUSIVE; `text` for people."""
+
+    name: str
+    finding: stats.Finding
+    text: str
+
+
+@dataclass(frozen=True)
 class Facts:
     """What the verdict depends on. `n` counts all measured samples of the workload that decides, failed ones too.
 
+    `questions` counts the distinct ones among them, and `effective_n` (`stats.Share`) is what they are worth as
+    evidence about others; None for fewer than two. `levels`: what was declared about right answers and speed.
+
     `judged` has every workload that is shown, by name, with a person's judgment; None where there is none yet.
     `rolled_back`: why the trial was not completed, None if it was. `partial`: segments that lack samples they should
-    have; told beside the verdict, which follows from the samples that are there.
+    have; told beside the verdict, which follows from the samples that are there. `silent`: segments of the baseline
+    without one good reply, which no candidate can be better than.
     """
 
     n: int
@@ -52,6 +66,10 @@ class Facts:
     ground_truth: GroundTruth = "not_required"
     judged: Mapping[str, Judgment | None] = field(default_factory=dict)
     partial: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+    questions: int = 1
+    effective_n: float | None = None
+    levels: tuple[Level, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,21 +97,33 @@ def decide(facts: Facts, rules: Rules) -> Decision:
     beside = [adherence_text(facts, rules)] if facts.n else []
     if facts.rolled_back and facts.rolled_back not in reason:
         beside.append(f"the trial was not completed: {facts.rolled_back}")
+    beside += [level.text for level in facts.levels]
     beside += [f"partial: {text}" for text in facts.partial]
     return Decision(verdict, [reason, *(text for text in beside if text not in reason)])
 
 
 def adherence_text(facts: Facts, rules: Rules) -> str:
-    """Adherence as a share, with what it proves, and how many samples a proof would take."""
-    share = stats.share(facts.adherent, facts.n)
-    limit = stats.threshold(facts.adherent, facts.n, rules.adherence_percent / 100)
+    """Adherence as a share, with what it says about other questions, and how many would decide."""
+    return f"adherence {facts.adherent}/{facts.n} ({proof_text(facts, rules)})"
+
+
+def proof_text(facts: Facts, rules: Rules) -> str:
+    """What the share says about questions that were not asked."""
+    share = _share(facts)
+    if share.one_sided_low is None or share.one_sided_high is None:
+        times = "once" if facts.n == 1 else f"{facts.n} times"
+        return f"one question asked {times}; says nothing about other pictures"
+    limit = stats.threshold(share, rules.adherence_percent / 100)
     proof = {"PASS": "proved", "FAIL": "refuted", "INCONCLUSIVE": "not proved"}[limit.finding]
-    needed = f"; {limit.needed_n} samples at this share would decide" if limit.needed_n else ""
+    needed = f"; {limit.needed_n} at this share would decide" if limit.needed_n else ""
     return (
-        f"adherence {facts.adherent}/{facts.n}"
-        f" (at least {rules.adherence_percent} %: {proof}, one-sided 95 % bounds"
-        f" {share.one_sided_low * 100:.1f}-{share.one_sided_high * 100:.1f} %{needed})"
+        f"at least {rules.adherence_percent} %: {proof} by {facts.questions} questions, one-sided 95 % bounds"
+        f" {share.one_sided_low * 100:.1f}-{share.one_sided_high * 100:.1f} %{needed}"
     )
+
+
+def _share(facts: Facts) -> stats.Share:
+    return stats.bounded(facts.adherent, facts.n, facts.questions, facts.effective_n)
 
 
 def _first_match(facts: Facts, rules: Rules) -> tuple[Verdict, str]:
@@ -118,8 +148,16 @@ def _first_match(facts: Facts, rules: Rules) -> tuple[Verdict, str]:
         return verdict, adherence_text(facts, rules)
     if facts.ground_truth == "failed":
         return "REJECT", "ground truth failed: it is not the same model"
+    failed = [level.text for level in facts.levels if level.finding == "FAIL"]
+    if failed:
+        return "REJECT", "; ".join(failed)
     if facts.ground_truth == "missing":
         return "INCONCLUSIVE", "ground truth is required, and there is none for this file"
+    unclear = [level.text for level in facts.levels if level.finding == "INCONCLUSIVE"]
+    if unclear:
+        return "INCONCLUSIVE", "; ".join(unclear)
+    if facts.silent:
+        return "INCONCLUSIVE", f"nothing to compare with: no good reply of the baseline in {', '.join(facts.silent)}"
     return _judged(facts.judged)
 
 
@@ -152,4 +190,4 @@ def adherence_finding(facts: Facts, rules: Rules) -> stats.Finding:
     if rules.adherence_rule == "share":
         # In whole numbers: 95 of 100 is 95 %, whatever 0.95 is in binary.
         return "PASS" if facts.adherent * 100 >= rules.adherence_percent * facts.n else "FAIL"
-    return stats.threshold(facts.adherent, facts.n, rules.adherence_percent / 100).finding
+    return stats.threshold(_share(facts), rules.adherence_percent / 100).finding

@@ -159,8 +159,32 @@ def extract_prompt(plan: Plan, source: Path) -> str:
         DockerError: the function could not be run; the message has its error.
         OSError: the call can't be written.
     """
-    name, call = "mt-prompt", source.with_name("prompt_call.txt")
+    call = source.with_name("prompt_call.txt")
     write_atomic(call, plan.contracts.prompt.call, 0o644)
+    # A prompt keeps its line ends: they change what a model answers.
+    return _prompt(plan, source, call, "--call-file")
+
+
+def extract_prompts(plan: Plan, source: Path, calls: Sequence[str]) -> list[str]:
+    """The prompts that several calls yield, in one container.
+
+    Raises:
+        DockerError, OSError: as `extract_prompt`.
+    """
+    listed = source.with_name("prompt_calls.json")
+    write_atomic(listed, json.dumps(calls), 0o644)
+    said = _prompt(plan, source, listed, "--calls-file")
+    try:
+        found = json.loads(said)
+    except (ValueError, RecursionError) as err:
+        raise DockerError(f"the prompts: expected a list in JSON, found {said[:80]!r}") from err
+    if not isinstance(found, list) or len(found) != len(calls) or not all(isinstance(one, str) for one in found):
+        raise DockerError(f"the prompts: expected {len(calls)} texts, found {said[:80]!r}")
+    return found
+
+
+def _prompt(plan: Plan, source: Path, call: Path, option: str) -> str:
+    name = "mt-prompt"
     argv = [a for a in _fenced(name, RUN_LABEL, plan.run) if a != "--network=host"]
     docker(
         *argv,
@@ -168,17 +192,16 @@ def extract_prompt(plan: Plan, source: Path) -> str:
         f"--memory={CLIENT_MEMORY}",
         f"--pids-limit={CLIENT_PIDS}",
         f"--volume={source}:{sessions.INPUTS}/source.py:ro",
-        f"--volume={call}:{sessions.INPUTS}/call.txt:ro",
+        f"--volume={call}:{sessions.INPUTS}/{call.name}:ro",
         "--entrypoint=trialbench",
         plan.image,
         "prompt",
         "--source",
         f"{sessions.INPUTS}/source.py",
-        "--call-file",
-        f"{sessions.INPUTS}/call.txt",
+        option,
+        f"{sessions.INPUTS}/{call.name}",
     )
     try:
-        # A prompt keeps its line ends: they change what a model answers.
         return docker("start", "--attach", name, verbatim=True)
     finally:
         docker("rm", "--force", name)

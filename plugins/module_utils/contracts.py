@@ -24,7 +24,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import checks, gpu, pictures, probes, production, rehearsal, reload, run, surroundings, tenants
+from . import checks, gpu, pictures, probes, production, rehearsal, reload, run, scenes, surroundings, tenants
 from .plan import DEPENDENTS_S, MIB_PER_GB, Gpu, Http, Plan, Site, Tenant
 from .run import Ran
 
@@ -501,6 +501,22 @@ def _alone(_plan: Site, host: Host) -> _Finding:
 
 
 def _camera(plan: Plan, _host: Host) -> _Finding:
+    found = _camera_image(plan)
+    if not found.ok or plan.scenes is None:
+        return found
+    folder = Path(plan.scenes.folder).expanduser()
+    try:
+        drawn = scenes.find(plan.scenes, folder)
+        scenes.check(drawn)
+        for scene in drawn:
+            scenes.call(plan.contracts.prompt.call, scene.arguments)
+    except scenes.ScenesError as err:
+        return _Finding(False, str(err))
+    labeled = sum(bool(scene.expected) for scene in drawn)
+    return _Finding(True, f"{found.found}; {len(drawn)} scenes of {folder}, {labeled} of them with the right answer")
+
+
+def _camera_image(plan: Plan) -> _Finding:
     path = Path(plan.contracts.camera).expanduser()
     try:
         with path.open("rb") as file:
@@ -637,6 +653,14 @@ def _expected_ground_truth(plan: Plan) -> str:
     return "a good verdict of `trialbench check` about exactly the pinned model file"
 
 
+def _expected_camera(plan: Plan) -> str:
+    text = f"{plan.contracts.camera} is a whole JPEG or PNG"
+    if plan.scenes is None:
+        return text
+    table = f", and {plan.scenes.labels} tells what they are" if plan.scenes.labels else ""
+    return f"{text}; so is every scene, {plan.scenes.pattern} in {plan.scenes.folder}{table}"
+
+
 def _expected_quiet(plan: Site) -> str:
     texts = [f"{q.name} ({probes.expected(q.http)})" for q in plan.contracts.quiet]
     return "; ".join(texts) or "a quiet probe, or the operator's word (operator_confirms_idle)"
@@ -738,9 +762,11 @@ TERMS = (
     _Term(
         10,
         "the camera image is there and whole",
-        lambda plan: f"{plan.contracts.camera} is a whole JPEG or PNG",
+        _expected_camera,
         "both models are asked about this picture",
-        lambda _: "put a camera image there, or correct contracts.camera",
+        lambda plan: (
+            "put a camera image there, or correct contracts.camera" + (" or trial_scenes" if plan.scenes else "")
+        ),
         _camera,
         trial_only=True,
     ),

@@ -274,6 +274,29 @@ COUNTS = {
 
 
 @dataclass(frozen=True)
+class Scenes:
+    """Pictures of the host that the workloads ask about in turns, in place of the one camera picture.
+
+    ``pattern`` is one of file names in ``folder``; ``labels`` a table in CSV, relative to it (see ``scenes``); ``seed``
+    draws ``limit`` of them, and their order.
+    """
+
+    folder: str
+    pattern: str = "*.jpg"
+    labels: str = ""
+    limit: int = 60
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class Slo:
+    """Levels of service that a candidate must keep; 0: not declared."""
+
+    p95_ms: float = 0.0
+    hz: float = 0.0
+
+
+@dataclass(frozen=True)
 class Hook:
     """A command that runs when a trial opens or closes and when a restore failed: argv, never a shell line."""
 
@@ -345,6 +368,9 @@ class Plan(Site):
     base_image: str = ""
     base_digest: str = ""
     adherence_rule: str = "share"
+    # By how many points the candidate may be right less often than the baseline; None: no gate.
+    accuracy_not_worse_by: float | None = None
+    slo: Slo | None = None
     bands: Bands = field(default_factory=Bands)
     limits: Limits = field(default_factory=Limits)
     attended: bool = True
@@ -358,6 +384,7 @@ class Plan(Site):
     # Whether a trial is refused if it was never rehearsed on the host, or if something has changed since.
     require_rehearsal: bool = False
     hook: Hook | None = None
+    scenes: Scenes | None = None
     ground_truth: GroundTruth | None = None
     # A plan without a number has the first format, from before there was a number.
     format: int = PLAN_FORMAT

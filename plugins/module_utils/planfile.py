@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .plan import COUNTS, NAME, PLAN_FORMAT, Plan, Site, Tenant, Workload
+from .plan import COUNTS, NAME, PLAN_FORMAT, Plan, Scenes, Site, Tenant, Workload
 from .tenants import KINDS
 
 ADHERENCE_RULES = ("share", "proved")
@@ -37,6 +37,8 @@ SMOKE = "smoke"
 # Polls come every third of a lease; below this a busy controller's polls would come too late.
 LEASE_MIN_S = 5.0
 MAX_PORT = 65535
+# One picture is no evidence about others; more than that nobody waits for in a window.
+MIN_SCENES, MAX_SCENES = 2, 500
 # A template with text around it, and `-e KEY=VALUE`, give texts. A whole number has at most 18 digits: 64 bits hold it.
 WHOLE = re.compile(r"[+-]?[0-9]{1,18}\Z", re.ASCII)
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z", re.ASCII)
@@ -174,6 +176,15 @@ def _check_workloads(works: list[Workload]) -> None:
         _fail("workloads", "exactly one with the role decides; give every other one the role shown", deciding)
 
 
+def _check_scenes(scenes: Scenes) -> None:
+    if not scenes.folder:
+        _fail("scenes.folder", "a folder of pictures on the host", scenes.folder)
+    if "/" in scenes.pattern or not scenes.pattern:
+        _fail("scenes.pattern", "a pattern of file names, such as *.jpg", scenes.pattern)
+    if not MIN_SCENES <= scenes.limit <= MAX_SCENES:
+        _fail("scenes.limit", f"from {MIN_SCENES} to {MAX_SCENES} pictures", scenes.limit)
+
+
 def _check_figures(item: Any, where: str) -> None:
     if dataclasses.is_dataclass(item):
         for part in dataclasses.fields(item):
@@ -274,6 +285,8 @@ def _check(plan: Plan) -> None:
     if plan.adherence_rule not in ADHERENCE_RULES:
         _fail("adherence_rule", f"one of {', '.join(ADHERENCE_RULES)}", plan.adherence_rule)
     _check_workloads(plan.workloads)
+    if plan.scenes:
+        _check_scenes(plan.scenes)
     candidate = plan.candidate
     for name in (candidate.label, candidate.container):
         if not NAME.match(name):

@@ -29,6 +29,7 @@ from . import (
     owners,
     probes,
     production,
+    scenes,
     sessions,
     snapshot,
     standstill,
@@ -47,7 +48,7 @@ from .journal import (
     wall,
     write_atomic,
 )
-from .plan import MIB_PER_GB, Candidate, Http, Plan, Tenant
+from .plan import MIB_PER_GB, Candidate, Http, Plan, Scenes, Tenant
 from .planfile import to_json
 from .probes import ProcessId
 
@@ -113,12 +114,37 @@ def _write_inputs(plan: Plan, run_dir: Path) -> dict[str, str]:
         write_atomic(run_dir / "inputs" / "parser_source.py", text, 0o644)
     shutil.copyfile(_of_login(plan.contracts.camera), run_dir / "inputs" / "camera.jpg")
     (run_dir / "inputs" / "camera.jpg").chmod(0o644)
+    if plan.scenes:
+        _write_scenes(plan, plan.scenes, run_dir / "inputs", source)
     for work in plan.workloads:
         if work.text is not None:
             write_atomic(run_dir / "inputs" / f"{work.name}.yml", work.text, 0o644)
     for name, session in sessions.build(plan).items():
         write_atomic(run_dir / "inputs" / f"session-{name}.json", json.dumps(session, indent=1), 0o644)
     return {"prompt": prompt, "function_sha256": found.sha256}
+
+
+def _write_scenes(plan: Plan, wanted: Scenes, inputs: Path, source: Path) -> None:
+    """Copy the pictures of the scenes, and write what is asked about each: production's prompt with its arguments."""
+    found = scenes.find(wanted, _of_login(wanted.folder))
+    scenes.check(found)
+    own = [scenes.call(plan.contracts.prompt.call, scene.arguments) for scene in found]
+    different = list(dict.fromkeys(own))
+    # One prompt for all is that of the workload.
+    prompts = dict(zip(different, containers.extract_prompts(plan, source, different), strict=True))
+    (inputs / "scenes").mkdir(mode=0o755)
+    asked: list[dict[str, Any]] = []
+    images: dict[Path, str] = {}
+    for scene, one in zip(found, own, strict=True):
+        copy = images.setdefault(scene.image, f"scenes/{scene.image.name}")
+        shutil.copyfile(scene.image, inputs / copy)
+        (inputs / copy).chmod(0o644)
+        known = {"expected": scene.expected, "group": scene.group}
+        entry: dict[str, Any] = {"id": scene.id, "image": copy, **{name: text for name, text in known.items() if text}}
+        asked.append(entry | ({"variables": {"prompt": prompts[one]}} if len(different) > 1 else {}))
+    shown = [{"id": f"picture-{at}", "image": copy} for at, copy in enumerate(images.values(), 1)]
+    for name, rows in ((sessions.SCENES, asked), (sessions.PICTURES, shown)):
+        write_atomic(inputs / name, json.dumps(rows, indent=1), 0o644)
 
 
 def prepare(plan: Plan, state: State, journal: Journal) -> None:
@@ -180,7 +206,7 @@ def _prepare_measuring(plan: Plan, run_dir: Path, journal: Journal) -> None:
         with _watched(opening, run_dir):
             containers.docker("start", name)
             code = int(containers.docker("wait", name, timeout_s=plan.limits.measure_s).strip())
-    except (containers.DockerError, production.ProductionError, OSError) as err:
+    except (containers.DockerError, production.ProductionError, scenes.ScenesError, OSError) as err:
         raise PhaseFailed(
             f"the trial could not be prepared: {err}", todo="nothing was touched; fix it and try again"
         ) from err
@@ -192,6 +218,14 @@ def _prepare_measuring(plan: Plan, run_dir: Path, journal: Journal) -> None:
             expected=f"{plan.baseline.url} answers the workload {plan.decider.name}",
             found=f"client exit code {code}: {containers.tail(name)}",
             todo=f"look at the tenant {plan.baseline.tenant}; nothing was touched",
+        )
+    lines = sessions.replies(run_dir / "samples" / f"{plan.decider.name}-baseline-tenants.jsonl")
+    if not sessions.good(lines):
+        raise PhaseFailed(
+            "the live model gave no good reply, so there would be nothing to compare with",
+            f"at least one good reply of {plan.baseline.url} to the workload {plan.decider.name}",
+            sessions.failed(lines),
+            f"ask the tenant {plan.baseline.tenant} the same by hand; nothing was touched",
         )
 
 
@@ -593,6 +627,15 @@ class Runner:
                 "the baseline could not be measured",
                 "a session that runs to its end",
                 f"client exit code {code}: {containers.tail(containers.client_name('a1'))}",
+            )
+        lines = sessions.replies(self.run_dir / "samples" / f"{plan.decider.name}-baseline-a1.jsonl")
+        if not sessions.good(lines):
+            # Everything after it would cost people their service, and decide nothing.
+            raise PhaseFailed(
+                "the live model gave no good reply, so there is nothing to compare with",
+                f"at least one good reply to the workload {plan.decider.name}",
+                sessions.failed(lines),
+                f"look at the log of the tenant {plan.baseline.tenant}: it answered before the window",
             )
 
     def settle(self) -> int:

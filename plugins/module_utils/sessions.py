@@ -20,6 +20,8 @@ from .plan import Plan, Workload
 
 # Folders inside a client container.
 INPUTS, OUT, CONTROL = "/in", "/out", "/control"
+# Among the inputs: what the workload that decides asks, and the pictures for the others.
+SCENES, PICTURES = "scenes.json", "pictures.json"
 SESSIONS = ("tenants", "a1", "candidate", "a2")
 # The sign after which a session sends nothing more.
 HALT = "halt"
@@ -32,6 +34,8 @@ BESIDE_HZ = 10.0
 CALIBRATE = {"rate_hz": 20.0, "time_limit_s": 15.0}
 # A reply takes about a kilobyte.
 _MAX_BYTES = 16 << 20
+# How much of a server's own text is passed on.
+_WORDS = 200
 
 
 def _session(
@@ -58,6 +62,13 @@ def _session(
     }
 
 
+def _scenes(plan: Plan, work: Workload) -> dict[str, str]:
+    """Which scenes a workload asks: the one that decides with prompts and labels, the others the pictures alone."""
+    if plan.scenes is None:
+        return {}
+    return {"scenes": f"{INPUTS}/{SCENES if work.role == 'decides' else PICTURES}"}
+
+
 def workload(work: Workload) -> str:
     """The workload as a session names it: a packaged workload, or the user's own file among the inputs."""
     return work.name if work.text is None else f"{INPUTS}/{work.name}.yml"
@@ -68,6 +79,7 @@ def _shown(plan: Plan, side: str) -> list[dict[str, Any]]:
         {
             "id": f"{work.name}-{side}",
             "workload": workload(work),
+            **_scenes(plan, work),
             **({"warmup": work.warmup} if work.warmup else {}),
             "n": work.n,
         }
@@ -83,7 +95,7 @@ def summary_name(plan: Plan, session: str) -> str:
 def build(plan: Plan) -> dict[str, dict[str, Any]]:
     """The four sessions of a trial by name: ``tenants``, ``a1``, ``candidate``, ``a2``."""
     work, base = plan.decider, plan.baseline
-    asked = {"workload": workload(work)}
+    asked = {"workload": workload(work), **_scenes(plan, work)}
     warmed = {**asked, "warmup": work.warmup}
     candidate_url = f"http://127.0.0.1:{plan.candidate.port}"
     smoke = {**asked, "n": 1, "smoke": True, "gate_file": "measure", "extend_to": 1}
@@ -165,6 +177,19 @@ def replies(path: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError, RecursionError):
             rows.append(json.loads(line))
     return [row for row in rows if isinstance(row, dict)]
+
+
+def good(lines: list[dict[str, Any]]) -> int:
+    """How many of the samples are valid replies."""
+    return sum(line.get("ok") is True for line in lines)
+
+
+def failed(lines: list[dict[str, Any]]) -> str:
+    """What samples without one valid reply were instead: how many there are, and the first one's error."""
+    if not lines:
+        return "no reply at all"
+    detail = f": {str(lines[0]['error_detail'])[:_WORDS]!r}" if lines[0].get("error_detail") else ""
+    return f"{len(lines)} failed, the first one by {lines[0].get('error_class')}{detail}"
 
 
 def summary(path: Path) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 FaultKind = Literal["server_error", "bad_json", "bad_reply", "dropped"]
 
@@ -24,6 +24,13 @@ class Fault:
     code: int | None = None
 
 
+class Call(NamedTuple):
+    """A function that the model calls; `arguments` is the text as it came, JSON if the model kept to it."""
+
+    name: str
+    arguments: str = ""
+
+
 @dataclass(slots=True)
 class Message:
     """A reply, or what is there of it.
@@ -32,7 +39,7 @@ class Message:
         content: the text, cleaned; None: there was no such field.
         reasoning: the text of the thinking that came in fields or parts of its own.
         refusal: the words of a model that declines to answer.
-        tool_calls: the names of the functions that it calls instead of answering, in order; None: it calls none.
+        tool_calls: the functions that it calls instead of answering, in order; None: it calls none.
         finish_reason: the engine's own word; None: it said none.
         counts: tokens and times in milliseconds, as far as the engine reports them: `prompt_tokens` and
             `completion_tokens` of the usage, `thinking_tokens` of the completion, `prompt_n` (tokens that were
@@ -44,7 +51,7 @@ class Message:
     content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
-    tool_calls: tuple[str, ...] | None = None
+    tool_calls: tuple[Call, ...] | None = None
     finish_reason: str | None = None
     counts: dict[str, float] = field(default_factory=dict)
     model: str | None = None

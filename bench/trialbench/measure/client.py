@@ -16,7 +16,7 @@ from typing import Any
 
 from trialbench.engines.llama.messages import REST_S, StreamedReply, compressed, explain, read_document, whole
 from trialbench.engines.llama.wire import Answer, Connection, Response, Wire, WireError, chunks
-from trialbench.engines.message import Fault, Message
+from trialbench.engines.message import Call, Fault, Message
 from trialbench.urls import server
 from trialbench.workloads import Workload
 
@@ -63,7 +63,7 @@ class Reply:
     content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
-    tool_calls: tuple[str, ...] | None = None
+    tool_calls: tuple[Call, ...] | None = None
     finish_reason: str | None = None
     completion_tokens: int | None = None
     thinking_tokens: int | None = None

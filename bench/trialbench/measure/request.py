@@ -5,10 +5,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 
-def fingerprint(body: bytes) -> dict[str, str | None]:
+def fingerprint(bodies: Sequence[bytes]) -> dict[str, str | None]:
+    """SHA-256 of chat requests: body, prompt and images; of several requests, over the hashes of all in order."""
+    each = [_fingerprint(body) for body in bodies]
+    if len(each) == 1:
+        return each[0]
+    found: dict[str, str | None] = {}
+    for name in each[0]:
+        hashes = [one[name] for one in each]
+        found[name] = _sha256("\n".join(map(str, hashes)).encode()) if any(hashes) else None
+    return found
+
+
+def _fingerprint(body: bytes) -> dict[str, str | None]:
     """SHA-256 of a chat request's body, its prompt and its images, computed from the bytes that are sent.
 
     `prompt_sha256` is over the texts of all messages, in order, joined by line ends; `image_sha256` over the bytes of

@@ -19,10 +19,13 @@ from trialbench.engines import thinking
 from trialbench.measure.client import Reply
 from trialbench.show.terminal import line
 from trialbench.workloads import Workload
-from trialbench.workloads.parsers import Parsed, parse
+from trialbench.workloads.parsers import Calls, Parsed, parse
+from trialbench.workloads.scenes import ANY, Scene
 
-# `length` is valid: the workload sets the token limit. `tool_calls` and `content_filter` are not answers.
+# `length` is valid: the workload sets the token limit. `content_filter` is no answer; a call of a tool is one only
+# where the contract asks for it.
 KNOWN_FINISH_REASONS = frozenset({"stop", "length"})
+_CALL_FINISH_REASONS = frozenset({"tool_calls", "function_call", "tool_use"})
 # The order matters: thinking that used up all tokens leaves the content empty, and so does a call of a tool.
 _INVALID = ("thinking", "tool_calls", "empty", "finish_reason")
 
@@ -38,7 +41,10 @@ class Sample:
         ttft_ms: to the first token; None unless the reply was streamed.
         server_ms: the server's own time.
         prompt_n, cache_n, completion_tokens: tokens.
-        strategy: 1 to 3; None where no word was found, and for free text.
+        strategy: 1 to 3; None where no strategy read the reply, where it was cut off, and for free text.
+        scene: which question it answers; None where the segment has only one.
+        group: of the scene.
+        expected: what a right reply means by the contract; None where that is not known.
     """
 
     seq: int
@@ -59,11 +65,35 @@ class Sample:
     flags: list[str] = field(default_factory=list)
     error_detail: str | None = None
     model: str | None = None
+    scene: str | None = None
+    group: str | None = None
+    expected: list[str] | None = None
 
     @property
     def t_end_s(self) -> float:
         """When the last byte was read; the start for a sample without a whole reply."""
         return self.t_start_s + (self.latency_ms or 0.0) / 1000
+
+    @property
+    def cut(self) -> bool:
+        """Whether the limit of tokens cut the reply: it is part of an answer, whatever it has of the contract."""
+        return self.finish_reason == "length"
+
+    @property
+    def adherent(self) -> bool:
+        """Whether production could use the reply: read by strategy 1 or 2, and whole."""
+        return self.strategy in (1, 2) and not self.cut
+
+    @property
+    def right(self) -> bool | None:
+        """Whether it is the right answer, in a form that production could use; None where that is not known."""
+        if self.expected is None or self.error_class == "cut_off":
+            return None
+        found = self.parsed or []
+        same = len(found) == len(self.expected) and all(
+            word in (ANY, said) for word, said in zip(self.expected, found, strict=True)
+        )
+        return self.adherent and same
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -88,9 +118,16 @@ def wall_clock() -> str:
 
 
 def judge(
-    reply: Reply, seq: int, workload: Workload, *, cache_prompt: bool, wall: str, others: Sequence[str] = ()
+    reply: Reply,
+    seq: int,
+    workload: Workload,
+    *,
+    cache_prompt: bool,
+    wall: str,
+    others: Sequence[str] = (),
+    scene: Scene | None = None,
 ) -> Sample:
-    """The sample for `reply`; `others`: flags of other clients' requests (`neighbors`)."""
+    """The sample for `reply` to `scene`; `others`: flags of other clients' requests (`neighbors`)."""
     flags: list[str] = []
     error_class, content = reply.error_class, reply.content or ""
     parsed = Parsed(None, None)
@@ -101,17 +138,20 @@ def judge(
             flags.append("think_echo")
         if (reply.reasoning or "").strip() or reply.thinking_tokens or thinking.in_text(text):
             flags.append("thinking")
-        if reply.tool_calls is not None:
+        called = isinstance(workload.contract, Calls) and reply.tool_calls
+        if reply.tool_calls is not None and not called:
             flags.append("tool_calls")
-        if not text.strip():
+        if not text.strip() and not called:
             flags.append("empty")
-        if reply.finish_reason not in KNOWN_FINISH_REASONS:
+        if reply.finish_reason not in KNOWN_FINISH_REASONS | (_CALL_FINISH_REASONS if called else frozenset()):
             flags.append("finish_reason")
         if reply.finish_reason == "length":
             flags.append("length")
         error_class = next((name for name in _INVALID if name in flags), None)
-        if error_class is None and workload.contract is not None:
-            parsed = parse(text, workload.contract)
+        if error_class is None and workload.contract is not None and reply.finish_reason != "length":
+            parsed = parse(text, workload.contract, reply.tool_calls or ())
+            if not parsed.in_time:
+                flags.append("contract_timeout")
             if echo and parsed.strategy == 1:
                 parsed = replace(parsed, strategy=2)
     if reply.cache_n:
@@ -141,6 +181,9 @@ def judge(
         # A server that refuses a key may show it.
         error_detail=redact(reply.error_detail) if reply.error_detail else _detail(error_class, reply),
         model=reply.model,
+        scene=scene.id if scene else None,
+        group=scene.group if scene else None,
+        expected=list(scene.expected) if scene and scene.expected is not None else None,
     )
 
 
@@ -151,7 +194,7 @@ def _detail(error_class: str | None, reply: Reply) -> str | None:
             return f"thought: {reply.thinking_tokens} tokens that the usage counts and nobody sees"
         return f"thought: {(said or (reply.content or '').strip())[:200]!r}"
     if error_class == "tool_calls":
-        called = ", ".join(reply.tool_calls or ()) or "a function without a name"
+        called = ", ".join(call.name for call in reply.tool_calls or ()) or "a function without a name"
         return f"expected an answer, found a call of {called}"[:200]
     if error_class == "empty" and reply.refusal:
         return f"the model refuses to answer: {reply.refusal.strip()[:200]!r}"

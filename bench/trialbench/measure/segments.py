@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -18,6 +18,7 @@ from trialbench.measure.summary import Request, SegmentFacts, SegmentSummary, Wa
 from trialbench.show.terminal import line
 from trialbench.show.text import counted
 from trialbench.workloads import Workload
+from trialbench.workloads.scenes import Scene
 
 # After this many connection errors in a row the server counts as broken: waiting longer is pointless.
 BROKEN_AFTER = 5
@@ -113,7 +114,7 @@ class Runner:
     """Runs segments in order until one of them ends the session.
 
     Args:
-        segments: their request bodies are encoded here, before anything is measured.
+        segments: their requests are encoded here, before anything is measured.
         control_dir, out_dir, wait_s: where a hold point asks and is answered, and the longest wait for an answer.
         neighbors: watches for other clients of the server; None: not watched.
         limit_s: bound of the whole run, from its first request on. Unlike a segment's own `time_limit_s`, which may be
@@ -142,9 +143,7 @@ class Runner:
         self._out_dir = out_dir
         self._control_dir = control_dir
         self._wait_s = wait_s
-        self._bodies = {
-            segment.id: client.encode(segment.workload, cache_prompt=segment.cache_prompt) for segment in segments
-        }
+        self._questions = {segment.id: _questions(client, segment) for segment in segments}
         self._states: dict[str, _State] = {}
         self._lost_in_a_row = 0
         self._answered = False
@@ -201,7 +200,9 @@ class Runner:
                     contract=segment.workload.contract is not None,
                     cache_prompt=segment.cache_prompt,
                     stopped=state.stopped,
-                    request=Request(**fingerprint(self._bodies[segment.id]), models=state.models),
+                    request=Request(
+                        **fingerprint([body for _, body in self._questions[segment.id]]), models=state.models
+                    ),
                     neighbors=state.neighbors,
                 ),
             )
@@ -326,8 +327,10 @@ class Runner:
                 state.stopped = "signal" if self._signaled else "time_limit" if time.monotonic() >= until_s else "busy"
                 return
             wall = wall_clock()
+            # In turns, in the same order for every model that is asked.
+            scene, body = self._questions[segment.id][len(samples) % len(self._questions[segment.id])]
             reply = self._client.send(
-                self._bodies[segment.id],
+                body,
                 timeout_s=limits.timeout_s,
                 connect_timeout_s=limits.connect_timeout_s,
                 until_s=until_s,
@@ -340,6 +343,7 @@ class Runner:
                 cache_prompt=segment.cache_prompt,
                 wall=wall,
                 others=others,
+                scene=scene,
             )
             if watch is not None and not warmup:
                 watch.count(others)
@@ -360,7 +364,7 @@ class Runner:
         if sample.error_class == "cut_off":
             return "signal" if self._signaled else "time_limit"
         if segment.smoke and not warmup:
-            adherent = segment.workload.contract is None or sample.strategy in (1, 2)
+            adherent = segment.workload.contract is None or sample.adherent
             if not (sample.ok and adherent):
                 return "smoke"
         if segment.stop_on_thinking and extending and "thinking" in sample.flags:
@@ -417,6 +421,19 @@ class Runner:
         if hint and not self._hinted:
             self._hinted = True
             self._progress.note(line(hint + rest, 200))
+
+
+def _questions(client: Client, segment: Segment) -> list[tuple[Scene | None, bytes]]:
+    """The requests of a segment in the order they are asked, each with its scene.
+
+    With the prompt cache it is one: a server that is asked something else each time has nothing to reuse.
+    """
+    work, cached = segment.workload, segment.cache_prompt
+    if not work.scenes:
+        return [(None, client.encode(work, cache_prompt=cached))]
+    asked = max(segment.n, segment.warmup, segment.hold.extend_to if segment.hold else 0)
+    scenes = work.scenes[: 1 if cached else asked]
+    return [(scene, client.encode(replace(work, messages=scene.messages), cache_prompt=cached)) for scene in scenes]
 
 
 # Why a run ended early, where the keyword alone does not explain it.

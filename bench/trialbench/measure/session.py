@@ -6,6 +6,7 @@ files, encoding the image) happens before the start file appears; after that the
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,7 @@ from trialbench.measure.sample import wall_clock
 from trialbench.measure.segments import HoldPoint, Progress, Runner, Segment
 from trialbench.measure.summary import plain
 from trialbench.urls import server
-from trialbench.workloads import load_workload
+from trialbench.workloads import Workload, load_workload
 from trialbench.workloads.prompt import load_parser
 
 
@@ -50,7 +51,8 @@ def run_session(path: Path, progress: Progress, *, api_key: str | None = None) -
     needs_control = session.get("start_file") or any(entry.get("gate_file") for entry in session["segments"])
     if needs_control and not session.get("control_dir"):
         raise UsageError(f"{path}: expected control_dir with start_file or gate_file, found none")
-    segments = [_segment(entry, session, path) for entry in session["segments"]]
+    loaded: dict[str, Workload] = {}
+    segments = [_segment(entry, session, path, loaded) for entry in session["segments"]]
     twice = {segment.id for segment in segments if sum(other.id == segment.id for other in segments) > 1}
     if twice:
         raise UsageError(f"{path}: expected segment ids to differ, found twice: {', '.join(sorted(twice))}")
@@ -139,9 +141,8 @@ def document(runner: Runner, *, url: str, model_label: str | None) -> dict[str, 
     }
 
 
-def _segment(entry: dict[str, Any], session: dict[str, Any], path: Path) -> Segment:
-    """One segment; relative names in the session are relative to its file."""
-    base = path.parent
+def _segment(entry: dict[str, Any], session: dict[str, Any], path: Path, loaded: dict[str, Workload]) -> Segment:
+    """One segment; relative names in the session are relative to its file. Segments share what is `loaded`."""
     hold = None
     if entry.get("gate_file"):
         extend_to = entry.get("extend_to", entry["n"])
@@ -150,18 +151,10 @@ def _segment(entry: dict[str, Any], session: dict[str, Any], path: Path) -> Segm
                 f"{path}: segment {entry['id']}: expected extend_to of at least n ({entry['n']}), found {extend_to}"
             )
         hold = HoldPoint(entry["gate_file"], extend_to)
-    workload = load_workload(
-        entry["workload"],
-        settings=entry.get("set"),
-        image=base / session["image"] if session.get("image") else None,
-        prompt_file=base / session["prompt_file"] if session.get("prompt_file") else None,
-        base=base,
-    )
-    if session.get("parser") and workload.contract:
-        own = load_parser(base / session["parser"]["source"], session["parser"]["function"])
-        workload = replace(workload, contract=own)
-    if session.get("timeout_s"):
-        workload = replace(workload, limits=replace(workload.limits, timeout_s=session["timeout_s"]))
+    same = json.dumps([entry["workload"], entry.get("scenes"), entry.get("set")])
+    if same not in loaded:
+        loaded[same] = _workload(entry, session, path.parent)
+    workload = loaded[same]
     return Segment(
         id=entry["id"],
         workload=workload,
@@ -175,3 +168,19 @@ def _segment(entry: dict[str, Any], session: dict[str, Any], path: Path) -> Segm
         time_limit_s=entry.get("time_limit_s"),
         rate_hz=entry.get("rate_hz"),
     )
+
+
+def _workload(entry: dict[str, Any], session: dict[str, Any], base: Path) -> Workload:
+    workload = load_workload(
+        entry["workload"],
+        settings=entry.get("set"),
+        image=base / session["image"] if session.get("image") else None,
+        prompt_file=base / session["prompt_file"] if session.get("prompt_file") else None,
+        base=base,
+        scenes_file=base / entry["scenes"] if entry.get("scenes") else None,
+    )
+    if session.get("parser") and workload.contract:
+        workload = workload.read_by(load_parser(base / session["parser"]["source"], session["parser"]["function"]))
+    if session.get("timeout_s"):
+        workload = replace(workload, limits=replace(workload.limits, timeout_s=session["timeout_s"]))
+    return workload

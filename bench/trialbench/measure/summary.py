@@ -115,8 +115,25 @@ class Cache:
 
 
 @dataclass(frozen=True)
+class Questions:
+    """What the samples are evidence of: distinct questions, each asked once or more.
+
+    Attributes:
+        asked: distinct questions.
+        repeats: how often the one that was asked most often was.
+        distinct_replies: different texts among the good replies.
+        repeatability: chance that two good replies to one question are the same text; None where none has two.
+    """
+
+    asked: int
+    repeats: int
+    distinct_replies: int
+    repeatability: float | None
+
+
+@dataclass(frozen=True)
 class Adherence(stats.Share):
-    """The share of samples by strategy 1 or 2; `strategies` counts samples by `1`, `2`, `3`, `none`."""
+    """The share of adherent samples; `strategies` counts samples by `1`, `2`, `3`, `none`, `cut` (by max_tokens)."""
 
     strategies: Mapping[str, int]
     threshold: stats.Threshold
@@ -160,6 +177,7 @@ class SegmentSummary:
     drift: stats.Drift | None
     cache: Cache
     cached_tokens: int | None
+    questions: Questions
     adherence: Adherence | None
     partial: Sequence[str]
     taints: Sequence[str]
@@ -227,6 +245,7 @@ def summarize(samples: Sequence[Sample], warmups: Sequence[Sample], facts: Segme
         drift=stats.drift(latencies),
         cache=_cache(samples, facts.cache_prompt),
         cached_tokens=_cached_tokens(samples),
+        questions=questions(samples),
         adherence=_adherence(samples, cut_off) if facts.contract else None,
         partial=partial(samples, facts),
         taints=taints(samples, warmups, cache_prompt=facts.cache_prompt),
@@ -361,17 +380,47 @@ def _request(models: list[str], written: Request | None) -> Request | None:
     return replace(written, models=models) if models else written
 
 
+def by_question(samples: Iterable[Sample]) -> dict[str | None, list[Sample]]:
+    """The samples of each question, in the order first asked; those that we ended ourselves are left out."""
+    found: dict[str | None, list[Sample]] = {}
+    for sample in samples:
+        if sample.error_class != "cut_off":
+            found.setdefault(sample.scene, []).append(sample)
+    return found
+
+
+def questions(samples: Iterable[Sample]) -> Questions:
+    """What was asked, and how alike the replies are."""
+    asked = by_question(samples)
+    replies = [Counter(str(sample.content) for sample in one if sample.ok) for one in asked.values()]
+    pairs = sum(texts.total() * (texts.total() - 1) for texts in replies)
+    same = sum(count * (count - 1) for texts in replies for count in texts.values())
+    return Questions(
+        asked=len(asked),
+        repeats=max(map(len, asked.values()), default=0),
+        distinct_replies=len(set().union(*replies)),
+        repeatability=round(same / pairs, 6) if pairs else None,
+    )
+
+
 def _adherence(samples: Sequence[Sample], cut_off: int) -> Adherence:
-    by = Counter(sample.strategy for sample in samples)
-    counted = stats.share(by[1] + by[2], len(samples) - cut_off)
+    cut = sum(sample.ok and sample.cut for sample in samples)
+    by = Counter(sample.strategy for sample in samples if not (sample.ok and sample.cut))
+    counted = stats.share([(sum(one.adherent for one in asked), len(asked)) for asked in by_question(samples).values()])
     return Adherence(
         k=counted.k,
         n=counted.n,
-        share=None if counted.share is None else round(counted.share, 6),
-        low=round(counted.low, 6),
-        high=round(counted.high, 6),
-        one_sided_low=round(counted.one_sided_low, 6),
-        one_sided_high=round(counted.one_sided_high, 6),
-        strategies={"1": by[1], "2": by[2], "3": by[3], "none": by[None] - cut_off},
-        threshold=stats.threshold(counted.k, counted.n, ADHERENCE_LIMIT),
+        share=_rounded(counted.share),
+        questions=counted.questions,
+        effective_n=_rounded(counted.effective_n),
+        low=_rounded(counted.low),
+        high=_rounded(counted.high),
+        one_sided_low=_rounded(counted.one_sided_low),
+        one_sided_high=_rounded(counted.one_sided_high),
+        strategies={"1": by[1], "2": by[2], "3": by[3], "none": by[None] - cut_off, "cut": cut},
+        threshold=stats.threshold(counted, ADHERENCE_LIMIT),
     )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)

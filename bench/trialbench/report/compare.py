@@ -10,18 +10,17 @@ from pathlib import Path
 
 from trialbench.errors import TrialbenchError
 from trialbench.measure.summary import Request, SegmentSummary
-from trialbench.report.comparison import Comparison, Finding, direction
+from trialbench.report.comparison import Comparison, finding_noisy
 from trialbench.report.decide import older
 from trialbench.report.plan import Workload
 from trialbench.report.restore import second_tries
 from trialbench.report.run import read_run
 from trialbench.report.summary import Summary, summarize_run
 from trialbench.show.terminal import line
-from trialbench.show.text import GIGABYTE_IS, apart, columns, number, ratio_text, wrap
+from trialbench.show.text import GIGABYTE_IS, apart, columns, counted, number, ratio_text, wrap
 from trialbench.stats import Quantile
 
 _HOST, _MOST = 40, 2000
-_FINDINGS: dict[Finding, str] = {"different": "different", "no_difference": "none shown", "not_comparable": "not known"}
 
 
 @dataclass
@@ -60,8 +59,8 @@ class Row:
 
     @property
     def finding(self) -> str:
-        """Whether that is a difference, and which: `22 % slower`, `none shown`, `not known`."""
-        return direction(self.latency) or _FINDINGS[self.latency.finding] if self.latency else "-"
+        """Whether that is a difference, and which: `22 % slower`, `not shown`, `not comparable`."""
+        return finding_noisy(self.latency) if self.latency else "-"
 
 
 def run_rows(paths: Sequence[Path], without: Sequence[tuple[str, str]] = ()) -> list[Row]:
@@ -204,7 +203,7 @@ def _p50(segment: SegmentSummary | None) -> str:
 
 def _adherence(segment: SegmentSummary | None) -> str:
     found = segment.adherence if segment else None
-    return f"{found.k}/{found.n}" if found else "-"
+    return f"{found.k}/{found.n}, {counted(found.questions, 'question')}" if found else "-"
 
 
 def _memory(summary: Summary) -> str:

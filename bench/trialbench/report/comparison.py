@@ -3,14 +3,17 @@
 A single run of each is no A/B test: machines drift between runs, and a test that ignores drift raises false alarms in
 half of them. So the baseline is measured before (A1) and after (A2) the candidate, and the difference between A1 and A2
 is the band within which a difference means nothing.
+
+Where both were asked about several scenes, each scene is compared with itself, and scenes are resampled as blocks: they
+differ from each other more than two models may.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from trialbench import stats
 from trialbench.measure.sample import Sample
@@ -32,7 +35,9 @@ _NAMES: dict[Metric, str] = {
 }
 _UNITS: dict[Metric, str] = {"tokens_per_s": "tok/s"}
 
-Finding = Literal["different", "no_difference", "not_comparable"]
+Finding = Literal["different", "not_shown", "not_comparable"]
+# What every output says of a finding; a difference has its direction besides.
+WORDS: dict[Finding, str] = {"different": "different", "not_shown": "not shown", "not_comparable": "not comparable"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,8 @@ class Comparison:
     Attributes:
         unit: of the medians: `ms` or `tok/s`.
         candidate, baseline, a1, a2: medians; the baseline is A1 and A2 together. None: not measured.
-        ratio: candidate / baseline, with its 95 % interval from `low` to `high`; None with too few values.
+        ratio: candidate / baseline, with its 95 % interval from `low` to `high`; None with too few values. Where scenes
+            are compared in pairs, the median of their ratios, which need not be the ratio of the medians.
         n_candidate, n_baseline: values.
         noisy: the band exceeds `NOISY_PERCENT`; None without a band.
         text: all of it in a line.
@@ -102,7 +108,7 @@ def compare(
     """
     found = []
     for metric in METRICS:
-        sides = [values(side, metric) for side in (candidate, a1, a2)]
+        sides = [_by_scene(side, metric) for side in (candidate, a1, a2)]
         if sides[0] and (sides[1] or sides[2]):
             found.append(_compared(metric, *sides, differs=differs))
     return found
@@ -114,14 +120,40 @@ def values(samples: Sequence[Sample], metric: Metric) -> list[float]:
     return [float(value) for value in found if value is not None]
 
 
-def _compared(
-    metric: Metric, candidate: list[float], a1: list[float], a2: list[float], *, differs: str | None
-) -> Comparison:
+_Scenes: TypeAlias = Mapping[str | None, Sequence[float]]
+
+
+def _by_scene(samples: Sequence[Sample], metric: Metric) -> _Scenes:
+    """The values by scene; those of a segment without scenes are together."""
+    found: dict[str | None, list[float]] = {}
+    for sample in samples:
+        for value in values([sample], metric):
+            found.setdefault(sample.scene, []).append(value)
+    return found
+
+
+def _ratio(top: _Scenes, bottom: _Scenes, *, paired: bool) -> stats.Ratio | None:
+    if not paired:
+        return stats.median_ratio(_all(top), _all(bottom))
+    both = [scene for scene in top if scene in bottom]
+    return stats.paired_ratio([top[scene] for scene in both], [bottom[scene] for scene in both])
+
+
+def _all(scenes: _Scenes) -> list[float]:
+    return [value for those in scenes.values() for value in those]
+
+
+def _compared(metric: Metric, of_b: _Scenes, of_a1: _Scenes, of_a2: _Scenes, *, differs: str | None) -> Comparison:
+    # Fewer scenes are too few to resample.
+    paired = len(of_b) >= stats.RATIO_MIN_N
+    of_a = {scene: [*of_a1.get(scene, ()), *of_a2.get(scene, ())] for scene in {**of_a1, **of_a2}}
+    ratio = _ratio(of_b, of_a, paired=paired)
+    same = _ratio(of_a2, of_a1, paired=paired) if ratio is not None else None
+    candidate, a1, a2 = _all(of_b), _all(of_a1), _all(of_a2)
     pooled = [*a1, *a2]
-    ratio = stats.median_ratio(candidate, pooled)
-    same = stats.median_ratio(a2, a1) if ratio is not None else None
     edge = max(stats.band_edge(same), _NARROWEST) if same is not None else None
-    finding, why = _finding(ratio, edge, differs, len(candidate), len(a1), len(a2))
+    counts = [len(of_b), len(of_a1), len(of_a2)] if paired else [len(candidate), len(a1), len(a2)]
+    finding, why = _finding(ratio, edge, differs, *counts)
     found = Comparison(
         metric=metric,
         unit=_UNITS.get(metric, "ms"),
@@ -161,8 +193,8 @@ def _finding(
     if stats.leaves_band(ratio, edge):
         return "different", "the interval excludes 1 and lies entirely outside the A1-A2 band"
     if ratio.excludes_one:
-        return "no_difference", "the interval excludes 1, but reaches into the A1-A2 band"
-    return "no_difference", "the interval includes 1"
+        return "not_shown", "the interval excludes 1, but reaches into the A1-A2 band"
+    return "not_shown", "the interval includes 1"
 
 
 # Metrics of which more is better.
@@ -181,6 +213,16 @@ def direction(found: Comparison) -> str:
     return f"{max(found.ratio, 1 / found.ratio):.0f} times as {word.removesuffix('er')}"
 
 
+def finding_text(found: Comparison) -> str:
+    """The finding in the words of every output: `22 % slower`, `not shown`, `not comparable`."""
+    return direction(found) or WORDS[found.finding]
+
+
+def finding_noisy(found: Comparison) -> str:
+    """The finding, marked where the baseline varies too much: `not shown, NOISY`."""
+    return finding_text(found) + (", NOISY" if found.noisy else "")
+
+
 def _text(found: Comparison) -> str:
     """One line, such as `latency: 1.83 x [1.79, 1.86] the baseline's (13.8 against 7.5 ms): different (...)`."""
     name = _NAMES[found.metric]
@@ -191,8 +233,7 @@ def _text(found: Comparison) -> str:
     ratio = f"{name}: {times} x {interval} the baseline's ({medians})"
     if found.band is None or found.finding == "not_comparable":
         return f"{ratio}: not comparable: {found.why}"
-    verdict = "different" if found.finding == "different" else "no difference shown"
     band = f"A1-A2 band {found.band.percent:.1f} %"
     if found.noisy:
         band += f", NOISY: beyond {NOISY_PERCENT:g} %"
-    return f"{ratio}: {verdict} ({band})"
+    return f"{ratio}: {WORDS[found.finding]} ({band})"

@@ -10,7 +10,9 @@ from typing import Any, cast, get_args
 
 from trialbench.errors import UsageError
 from trialbench.files import write_json
+from trialbench.measure.summary import Adherence
 from trialbench.report.evidence import Evidence, attested, evidence
+from trialbench.report.levels import levels
 from trialbench.report.plan import Plan
 from trialbench.report.run import DESCRIBE, Run, read_run
 from trialbench.report.summary import Summary, summarize_run, write_summary
@@ -82,6 +84,11 @@ def older(run: Run, summary: Summary) -> list[str]:
         return []
     told = f"it rests on {then[1]} adherent of {then[0]} replies, this folder has {found[1]} of {found[0]}"
     return [f"the verdict is older than the samples: {told}; decide again: trialbench verdict DIR"]
+
+
+def share_facts(found: Adherence) -> Facts:
+    """The facts of a share of adherent replies alone, for what it says and proves."""
+    return Facts(n=found.n, adherent=found.k, gates=(), questions=found.questions, effective_n=found.effective_n)
 
 
 def _settled(
@@ -173,7 +180,9 @@ def facts_of(
     run: Run, summary: Summary, rules: Rules, *, judged: Mapping[str, Judgment | None], ground_truth: GroundTruth
 ) -> Facts:
     """The facts that a trial's summary holds."""
-    candidate, vram = summary.segments.get(run.plan.decider.candidate), summary.vram
+    plan = run.plan
+    compared = [plan.decider.a1, *(work.baseline for work in plan.shown)]
+    candidate, vram = summary.segments.get(plan.decider.candidate), summary.vram
     adherence = candidate.adherence if candidate else None
     gates = [Gate(str(gate.name), gate.footprint_gb, gate.band) for gate in vram.gates if gate.footprint_gb is not None]
     peak = vram.peak_footprint_gb
@@ -183,6 +192,8 @@ def facts_of(
     return Facts(
         n=adherence.n if adherence else 0,
         adherent=adherence.k if adherence else 0,
+        questions=adherence.questions if adherence else 0,
+        effective_n=adherence.effective_n if adherence else None,
         gates=tuple(gates),
         taints=tuple(summary.taints),
         thinking=sum(one.summary.thinking for one in run.answered_by("candidate")),
@@ -190,4 +201,6 @@ def facts_of(
         ground_truth=ground_truth,
         judged=judged,
         partial=tuple(summary.partial),
+        levels=levels(plan, summary),
+        silent=tuple(name for name in compared if not (found := summary.segments.get(name)) or not found.ok),
     )

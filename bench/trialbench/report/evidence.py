@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from trialbench.report.comparison import direction
+from trialbench.report.comparison import finding_noisy
+from trialbench.report.levels import SPEED
 from trialbench.report.proofs import NAMES, Proof
 from trialbench.report.run import Attestation, Run
 from trialbench.report.summary import Summary
@@ -89,14 +90,14 @@ def _trial(run: Run, summary: Summary, facts: Facts, rules: Rules) -> Evidence:
     peak = summary.vram.peak_footprint_gb
     if peak is not None:
         lines.append(f"memory of the candidate {peak:.2f} GB, healthy {rules.low_gb:g}-{rules.high_gb:g} GB")
+    if summary.correctness is not None:
+        lines.append(summary.correctness.text)
+    declared = any(level.name in SPEED for level in facts.levels)
+    weight = "decides by the declared levels alone" if declared else "decides nothing"
     for row in summary.comparisons:
         if row.metric == "latency_ms" and row.ratio:
-            noisy = ", NOISY" if row.noisy else ""
             times, _, interval = ratio_text(row.ratio, row.low, row.high).partition(" ")
-            lines.append(
-                f"latency {times} times the baseline's {interval}, which decides nothing:"
-                f" {direction(row) or row.finding.replace('_', ' ')}{noisy}"
-            )
+            lines.append(f"latency {times} times the baseline's {interval}, which {weight}: {finding_noisy(row)}")
     return Evidence("trial", finding, lines[:_MOST_LINES])
 
 

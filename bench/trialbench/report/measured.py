@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trialbench.measure.sample import Sample
-from trialbench.measure.summary import SegmentSummary
-from trialbench.report.comparison import Comparison, Metric, direction
+from trialbench.measure.summary import Adherence, SegmentSummary
+from trialbench.report.comparison import Comparison, Metric, finding_noisy
+from trialbench.report.correctness import Correctness
 from trialbench.report.telemetry import Range, Telemetry
 from trialbench.show.text import cells as columns_of
 from trialbench.show.text import columns, counted, number, ratio_text, room, sparkline, wrap
@@ -23,14 +25,18 @@ Segments = Mapping[str, SegmentSummary]
 Samples = Mapping[str, Sequence[Sample]]
 
 
+# What the samples of a segment are evidence of: the heads of these columns.
+EVIDENCE = ("segment", "questions", "repeats", "distinct replies", "repeatable", "adherent", "95 % interval", ">= 95 %")
+
+
 def segments_table(segments: Segments, samples: Samples | None = None, *, alone: bool = True) -> str:
-    """Two rows of numbers per segment, remarks, and a sparkline of its latencies.
+    """Three rows of numbers per segment, remarks, and a sparkline of its latencies.
 
     Args:
         samples: by segment; without them no sparklines are drawn.
         alone: name taints and what is partial; the head of a whole trial lists them.
     """
-    parts = [_first_table(segments), _second_table(segments), *_notes(segments, alone=alone)]
+    parts = [_first_table(segments), _second_table(segments), _evidence_table(segments), *_notes(segments, alone=alone)]
     lines = _sparklines(segments, samples or {})
     if lines:
         parts += ["", wrap("latency, every sample in its order (ms, log scale, x failed)"), lines]
@@ -42,8 +48,11 @@ def _first_table(segments: Segments) -> str:
 
 
 def _second_table(segments: Segments) -> str:
-    heads = ("segment", "warm-up", "first", "p99 ms", "server", "ttft", "Hz wall", "Wilson %", ">= 95 %")
-    return _table(segments, heads)
+    return _table(segments, ("segment", "warm-up", "first", "p99 ms", "server", "ttft", "Hz wall"))
+
+
+def _evidence_table(segments: Segments) -> str:
+    return _table(segments, EVIDENCE)
 
 
 def _table(segments: Segments, heads: Sequence[str]) -> str:
@@ -72,9 +81,25 @@ def cells(name: str, segment: SegmentSummary) -> dict[str, str]:
         "Hz wall": number(segment.effective_hz.from_wall),
         "warm-up": str(segment.warmup.sent),
         "adherent": f"{adherence.k}/{adherence.n}" if adherence else "-",
-        "Wilson %": f"{adherence.low * 100:.0f}-{adherence.high * 100:.0f}" if adherence else "-",
-        ">= 95 %": _threshold(adherence.threshold) if adherence else "-",
+        "questions": str(segment.questions.asked),
+        "repeats": str(segment.questions.repeats),
+        "distinct replies": str(segment.questions.distinct_replies),
+        "repeatable": _percent(segment.questions.repeatability),
+        "95 % interval": _interval(adherence) if adherence else "-",
+        # One question says nothing about others, so there is nothing to decide and no number that would.
+        ">= 95 %": _threshold(adherence.threshold) if adherence and adherence.effective_n else "-",
     }
+
+
+def _percent(share: float | None) -> str:
+    # Not rounded up to all.
+    return "-" if share is None else f"{math.floor(share * 100)} %"
+
+
+def _interval(found: Adherence) -> str:
+    if found.low is None or found.high is None:
+        return "-"
+    return f"{found.low * 100:.0f}-{found.high * 100:.0f} %"
 
 
 def quantile_text(quantile: Quantile) -> str:
@@ -90,7 +115,7 @@ def quantile_text(quantile: Quantile) -> str:
 def _threshold(found: Threshold) -> str:
     if found.finding != "INCONCLUSIVE":
         return found.finding
-    return f"? n={found.needed_n}" if found.needed_n else "?"
+    return f"? at {found.needed_n}" if found.needed_n else "?"
 
 
 def _notes(segments: Segments, *, alone: bool) -> list[str]:
@@ -121,6 +146,12 @@ def remarks(segment: SegmentSummary) -> list[str]:
     found = [f"{count} {name}" for name, count in segment.errors.items()]
     if segment.stopped:
         found.append(f"stopped: {segment.stopped}")
+    cut = segment.flags.get("length")
+    if cut:
+        found.append(f"{cut} cut by max_tokens" + (", not adherent" if segment.adherence else ""))
+    slow = segment.flags.get("contract_timeout")
+    if slow:
+        found.append(f"{slow} not read: the contract's regular expression took too long")
     if segment.cut_off:
         found.append(f"{segment.cut_off} cut off by the time limit or a signal")
     if segment.cache.as_asked is False:
@@ -155,9 +186,6 @@ def comparison_table(found: Sequence[Comparison]) -> str:
     ]
     notes: list[str] = []
     for one in found:
-        finding = direction(one) or one.finding.replace("_", " ")
-        if one.noisy:
-            finding += ", NOISY"
         rows.append(
             (
                 _METRICS[one.metric],
@@ -165,7 +193,7 @@ def comparison_table(found: Sequence[Comparison]) -> str:
                 ratio_text(one.ratio, one.low, one.high),
                 *(number(value) for value in (one.a1, one.a2)),
                 f"{one.band.percent:.1f} %" if one.band else "-",
-                finding,
+                finding_noisy(one),
             )
         )
         if one.finding == "not_comparable" and one.why not in notes:
@@ -173,6 +201,55 @@ def comparison_table(found: Sequence[Comparison]) -> str:
     if any(one.noisy for one in found):
         notes.append("NOISY: the baseline varies by more than 5 %; measure again on a quieter host")
     return "\n".join([columns(rows), *(wrap(note) for note in notes)])
+
+
+# Of a list of disagreements; summary.json has them all.
+_MOST_DISAGREEMENTS = 20
+
+
+def correctness_table(found: Correctness | None) -> str:
+    """Right answers of both models by group, and the scenes that they answer differently; empty for one question."""
+    if found is None:
+        return ""
+    parts = [wrap(found.text)]
+    if found.labeled:
+        groups = {"all": found.labeled.all, **found.labeled.groups}
+        rows = [
+            (
+                name,
+                f"{one.candidate}/{one.scenes}",
+                f"{one.baseline}/{one.scenes}",
+                str(one.wins),
+                str(one.losses),
+                f"{one.p:.2g}",
+            )
+            for name, one in groups.items()
+        ]
+        parts.append(columns([("scenes", "candidate right", "baseline right", "wins", "losses", "p"), *rows]))
+    if found.disagreements:
+        heads = ("scene", "baseline", "candidate", "right answer")
+        parts.append(columns([heads, *disagreement_rows(found)[:_MOST_DISAGREEMENTS]]))
+    more = len(found.disagreements) - _MOST_DISAGREEMENTS
+    if more > 0:
+        parts.append(f"and {more} more: correctness in summary.json")
+    return "\n".join(parts)
+
+
+def disagreement_rows(found: Correctness) -> list[tuple[str, ...]]:
+    """Scene, both answers and the right one, a row for each scene that the models answer differently."""
+    return [
+        (
+            one.scene,
+            _answer(one.baseline, one.baseline_right),
+            _answer(one.candidate, one.candidate_right),
+            " ".join(one.expected) if one.expected else "-",
+        )
+        for one in found.disagreements
+    ]
+
+
+def _answer(words: Sequence[str] | None, right: bool | None) -> str:
+    return (" ".join(words) if words else "none") + (" (right)" if right else "")
 
 
 def calibration_text(found: Mapping[str, Any] | None) -> str:

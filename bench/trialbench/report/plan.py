@@ -87,6 +87,8 @@ class Plan:
         document: the whole plan, for pages that print it; empty without a readable plan.
         attended: None for plans that do not say.
         abort_above_gb: None for plans without this band.
+        accuracy_not_worse_by: points by which the candidate may be right less often; None: no gate.
+        p95_ms, hz: declared levels of service; None: not declared.
         decider: the workload that decides. Runs without a list of workloads are earlier ones: nav decided.
         shown: the workloads whose replies are shown side by side; in earlier runs it was describe.
     """
@@ -104,6 +106,9 @@ class Plan:
     healthy_to_gb: float | None = None
     abort_above_gb: float | None = None
     adherence_rule: AdherenceRule | None = None
+    accuracy_not_worse_by: float | None = None
+    p95_ms: float | None = None
+    hz: float | None = None
     drain_min_s: float = 5.0
     tenants: tuple[Tenant, ...] = ()
     decider: Workload = Workload("nav")
@@ -127,7 +132,7 @@ class Plan:
 def read_plan(document: Mapping[str, Any]) -> Plan:
     """The plan in a document that fits the schema `plan`."""
     candidate, baseline = _part(document, "candidate"), _part(document, "baseline")
-    bands, limits = _part(document, "bands"), _part(document, "limits")
+    bands, limits, slo = _part(document, "bands"), _part(document, "limits"), _part(document, "slo")
     port = candidate.get("port")
     decider, shown = _workloads(document)
     return Plan(
@@ -144,6 +149,9 @@ def read_plan(document: Mapping[str, Any]) -> Plan:
         healthy_to_gb=_number(bands.get("healthy_to_gb")),
         abort_above_gb=_number(bands.get("abort_above_gb")),
         adherence_rule=document.get("adherence_rule"),
+        accuracy_not_worse_by=_number(document.get("accuracy_not_worse_by")),
+        p95_ms=_number(slo.get("p95_ms")) or None,
+        hz=_number(slo.get("hz")) or None,
         drain_min_s=float(limits.get("drain_min_s", Plan.drain_min_s)),
         tenants=tuple(
             Tenant(*(_text(tenant.get(name)) for name in ("name", "impact", "vram_process")))

@@ -12,6 +12,7 @@ from trialbench.files import write_json
 from trialbench.measure.sample import wall_clock
 from trialbench.measure.summary import SegmentSummary, plain
 from trialbench.report.comparison import Comparison, comparisons
+from trialbench.report.correctness import Correctness, correctness
 from trialbench.report.restore import Failure, Outcome, Restore, down_seconds, outcome, restore_facts
 from trialbench.report.run import Run, Segment, read_run
 from trialbench.report.taints import differing, taints
@@ -74,6 +75,7 @@ class Summary:
         failure: of the newest phase that failed.
         taints, partial: each as `name: what was seen`.
         segments: their numbers by name, in the order measured.
+        correctness: None for a trial of one question.
         void: by segment, where samples do not count; `summary.json` has it only where there are any.
         calibration: the document `samples/calibration.json`.
         down_s: seconds by tenant.
@@ -94,6 +96,7 @@ class Summary:
     taints: Sequence[str]
     partial: Sequence[str]
     comparisons: Sequence[Comparison]
+    correctness: Correctness | None
     segments: Mapping[str, SegmentSummary]
     phases: Sequence[Phase]
     vram: Vram
@@ -141,6 +144,7 @@ def summarize_run(run: Run) -> Summary:
         comparisons=comparisons(
             run.samples, run.plan.decider, "; ".join(text for _name, text in differing(run.plan, segments)) or None
         ),
+        correctness=correctness(run.samples, run.plan.decider),
         segments={one.name: one.summary for one in segments},
         phases=_phases(run),
         vram=_vram(run),

@@ -7,7 +7,13 @@ from pathlib import Path
 
 from trialbench.report.decide import evidence_of, older
 from trialbench.report.evidence import QUESTIONS, Evidence
-from trialbench.report.measured import calibration_text, comparison_table, segments_table, telemetry_table
+from trialbench.report.measured import (
+    calibration_text,
+    comparison_table,
+    correctness_table,
+    segments_table,
+    telemetry_table,
+)
 from trialbench.report.proofs import Number, Proof
 from trialbench.report.restore import Restore, second_tries
 from trialbench.report.run import Decided, Run, read_run
@@ -31,6 +37,7 @@ def folder_table(path: Path) -> str:
         numbers = [segments_table(summary.segments, samples, alone=False), calibration_text(summary.calibration)]
         parts.append(section("Samples", "\n".join(text for text in numbers if text)))
         parts.append(section("Candidate against baseline", comparison_table(summary.comparisons)))
+        parts.append(section("Answers by scene", correctness_table(summary.correctness)))
         parts.append(section("Card and host", telemetry_table(summary.telemetry)))
     parts += [section("VRAM", _vram(summary.vram)), section("Windows", _windows(summary))]
     parts.append(section("Checks", _checks(run)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -95,6 +95,21 @@ def validate(value: Any, name: str) -> list[Problem]:
     return list(_check(value, schema, schema, ()))
 
 
+def fits(value: Any, schema: Mapping[str, Any]) -> bool:
+    """Whether a JSON value fits a schema that uses the validator's keywords only, as contracts of workloads do."""
+    root = dict(schema)
+    return next(_check(value, root, root, ()), None) is None
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal: to Python true is 1, to JSON it is not."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
 def _show(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
@@ -122,9 +137,9 @@ def _check(value: Any, schema: Any, root: dict[str, Any], path: tuple[str | int,
             # The branch that got furthest into the value, with the fewest problems there, explains best what is wrong.
             yield from max(attempts, key=lambda found: (max(len(problem.path) for problem in found), -len(found)))
         return
-    if "const" in schema and value != schema["const"]:
+    if "const" in schema and not _same(value, schema["const"]):
         yield Problem(path, _show(schema["const"]), _show(value))
-    if "enum" in schema and value not in schema["enum"]:
+    if "enum" in schema and not any(_same(value, entry) for entry in schema["enum"]):
         yield Problem(path, "one of " + ", ".join(_show(entry) for entry in schema["enum"]), _show(value))
     if "type" in schema:
         allowed = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]

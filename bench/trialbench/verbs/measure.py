@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -26,6 +27,12 @@ def add(verbs: Verbs) -> None:
     call = prompt.add_mutually_exclusive_group(required=True)
     call.add_argument("--call", help="one call, such as 'build_prompt(goal=\"x\")'; every user may read a command line")
     call.add_argument("--call-file", type=Path, metavar="FILE", help="the call, from this file")
+    call.add_argument(
+        "--calls-file",
+        type=Path,
+        metavar="FILE.json",
+        help="several calls, a list; their prompts are printed as one, too",
+    )
     prompt.set_defaults(verb=_prompt)
     workloads = verbs.add_parser("workloads", help="check the workloads of a trial's plan, before anything is stopped")
     workloads.add_argument("plan", metavar="PLAN.json", help="a plan; - reads standard input")
@@ -42,6 +49,14 @@ def _add_run(verbs: Verbs) -> None:
     run.add_argument("--image", type=Path, metavar="FILE", help="the image of the workload")
     run.add_argument(
         "--prompt-file", type=Path, metavar="FILE", help="set the variable prompt to this file's exact text"
+    )
+    run.add_argument(
+        "--scenes", type=Path, metavar="FILE", help="the questions that the samples ask in turns: YAML, JSON or CSV"
+    )
+    run.add_argument(
+        "--parser",
+        metavar="FILE.py:FUNCTION",
+        help="production's own function that reads a reply, in place of the workload's contract; its file is executed",
     )
     run.add_argument("-n", type=positive, help="how many samples (default: the workload's)")
     run.add_argument("--warmup", type=int, help="how many requests to send first and discard")
@@ -75,12 +90,14 @@ def _add_run(verbs: Verbs) -> None:
 def _run(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
+    from trialbench.errors import UsageError
     from trialbench.files import write_json
     from trialbench.measure.client import ChatClient
     from trialbench.measure.progress import make_progress
     from trialbench.measure.segments import Runner, Segment
     from trialbench.measure.session import document, make_watch, run_signaled
     from trialbench.workloads import load_workload
+    from trialbench.workloads.prompt import load_parser
 
     words = outputs({"--out": options.out, "--summary": options.summary})
     workload = load_workload(
@@ -88,7 +105,13 @@ def _run(options: argparse.Namespace) -> int:
         settings=pairs(options.set, "--set", "KEY=VALUE"),
         image=options.image,
         prompt_file=options.prompt_file,
+        scenes_file=options.scenes,
     )
+    if options.parser is not None:
+        source, colon, function = options.parser.rpartition(":")
+        if not colon:
+            raise UsageError(f"--parser {options.parser}: expected FILE.py:FUNCTION, found no colon")
+        workload = workload.read_by(load_parser(Path(source), function))
     if options.timeout_s is not None:
         workload = replace(workload, limits=replace(workload.limits, timeout_s=options.timeout_s))
     segment = Segment(
@@ -135,8 +158,16 @@ def _session(options: argparse.Namespace) -> int:
 
 
 def _prompt(options: argparse.Namespace) -> int:
+    from trialbench.errors import UsageError
+    from trialbench.files import read_json
     from trialbench.workloads.prompt import evaluate_prompt
 
+    if options.calls_file is not None:
+        calls = read_json(options.calls_file)
+        if not isinstance(calls, list) or not all(isinstance(one, str) for one in calls):
+            raise UsageError(f"{options.calls_file}: expected a list of calls, found something else")
+        print(json.dumps([evaluate_prompt(options.source, one) for one in calls]))
+        return 0
     call = options.call if options.call_file is None else read_text(options.call_file, "call").strip()
     # As bytes and without a line end of ours, so that the prompt arrives verbatim whatever the locale is.
     sys.stdout.flush()

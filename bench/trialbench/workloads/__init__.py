@@ -1,7 +1,7 @@
 """Workloads: the request to a model and how its replies are read, one YAML file each.
 
 A workload is read, checked against the published schema and rendered into the bytes of one request before anything is
-measured. All samples of a segment send the same bytes.
+measured. All samples of a segment send the same bytes; where the workload has scenes, all samples of a scene do.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import base64
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from trialbench import schemas
 from trialbench.errors import UsageError
 from trialbench.files import encodable, read_text, read_verbatim, yaml_line
-from trialbench.workloads.parsers import Contract, OwnParser
+from trialbench.workloads import scenes
+from trialbench.workloads.parsers import Calls, Contract, Fits, Matches, OwnParser, Words
+from trialbench.workloads.scenes import Scene
 
 _PACKAGED = Path(__file__).parent
 # `--set variables.NAME` is the long form of `--set NAME`.
@@ -43,16 +45,30 @@ class Workload:
     """A workload ready to send: `messages` are rendered, the image is encoded in them.
 
     `contract` is None for free text; production's own parser may replace the words. `request` has additional fields for
-    the body of the request.
+    the body of the request. `scenes` are the distinct questions that its samples ask in turns; without any, `messages`
+    is the one question, with them it is the first one.
     """
 
     name: str
     messages: list[dict[str, Any]]
     limits: Limits
-    contract: Contract | OwnParser | None = None
+    contract: Contract | None = None
     request: Mapping[str, Any] = field(default_factory=dict)
     n: int = 20
     warmup: int = 0
+    scenes: tuple[Scene, ...] = ()
+
+    def read_by(self, parser: OwnParser) -> Workload:
+        """The workload with production's own parser in place of its contract.
+
+        Raises:
+            UsageError: the parser can't read the right answer of a scene.
+        """
+        reread = [
+            replace(scene, expected=scenes.meaning(scene.label, parser, f"scene {scene.id}: expected"))
+            for scene in self.scenes
+        ]
+        return replace(self, contract=parser, scenes=tuple(reread))
 
 
 def packaged() -> list[str]:
@@ -67,6 +83,7 @@ def load_workload(
     image: Path | None = None,
     prompt_file: Path | None = None,
     base: Path | None = None,
+    scenes_file: Path | None = None,
 ) -> Workload:
     """Read, check and render a workload.
 
@@ -77,6 +94,7 @@ def load_workload(
         image: replaces the file's image.
         prompt_file: its text becomes the variable `prompt`, verbatim, line ends included.
         base: folder that a relative `name` is relative to; default: the current one.
+        scenes_file: its scenes replace those of the workload.
 
     Raises:
         UsageError: with the file, the line where it is known, what was expected and what was found.
@@ -95,23 +113,85 @@ def load_workload(
         )
     if settings:
         _check_variables(settings, declared, document["messages"], path)
-    variables = _variables(document, path, prompt_file)
+    listed = _scenes(document, path, scenes_file)
     image_path = image or (_beside(path, document["image"]) if document.get("image") else None)
-    contract = document.get("contract")
+    contract, request = document.get("contract"), document.get("request", {})
     samples = document.get("samples", {})
+    reads = _contract(contract, request, path) if contract else None
+    rendered = [
+        Scene(
+            id=scene.id,
+            messages=_messages(
+                document["messages"],
+                _variables(document, path, prompt_file, scene.variables),
+                scene.image or image_path,
+                path,
+            ),
+            label=scene.label,
+            expected=scenes.meaning(scene.label, reads, f"{path}: scene {scene.id}: expected"),
+            group=scene.group,
+        )
+        for scene in listed or [scenes.Described("")]
+    ]
+    alike = scenes.same_question(rendered)
+    if alike:
+        raise UsageError(f"{path}: expected scenes that differ, found the same question in {alike[0]} and {alike[1]}")
     return Workload(
         name=document["name"],
-        messages=_messages(document["messages"], variables, image_path, path),
+        messages=rendered[0].messages,
+        scenes=tuple(rendered) if listed else (),
         limits=Limits(**document["limits"]),
-        contract=Contract(
-            tuple(tuple(words) for words in contract["words"]), contract.get("separator", Contract.separator)
-        )
-        if contract
-        else None,
-        request=document.get("request", {}),
+        contract=reads,
+        request=request,
         n=samples.get("n", Workload.n),
         warmup=samples.get("warmup", Workload.warmup),
     )
+
+
+def _scenes(document: dict[str, Any], path: Path, scenes_file: Path | None) -> list[scenes.Described]:
+    """The scenes of the file, or those in place of them; none where the workload has one question."""
+    own = document.get("scenes")
+    source = _beside(path, own) if scenes_file is None and isinstance(own, str) else scenes_file or path
+    if source != path:
+        found = scenes.read(source, _parsed)
+    else:
+        found = scenes.described(own, path) if own else []
+    given = {name for scene in found for name in scene.variables} - set(document.get("variables", {}))
+    unread = sorted(given - _used(document["messages"], path)) if given else []
+    if unread:
+        raise UsageError(
+            f"{source}: scenes: expected variables of {path}, found {', '.join(unread)}, which no message uses"
+        )
+    return found
+
+
+def _contract(found: Mapping[str, Any], request: Mapping[str, Any], path: Path) -> Contract:
+    if "words" in found:
+        words = tuple(tuple(words) for words in found["words"])
+        return Words(words, found.get("separator", Words.separator))
+    if "schema" in found:
+        return Fits(found["schema"])
+    if "pattern" in found:
+        try:
+            return Matches(re.compile(found["pattern"]))
+        except (re.error, OverflowError, RecursionError) as error:
+            raise UsageError(
+                f"{path}: contract.pattern: expected a regular expression, found one with {error}"
+            ) from error
+    offered = _tools(request)
+    if found["tool"] not in offered:
+        raise UsageError(
+            f"{path}: contract.tool: expected a function of request.tools ({', '.join(offered) or 'there is none'}),"
+            f" found {found['tool']!r}"
+        )
+    return Calls(found["tool"], found.get("arguments"))
+
+
+def _tools(request: Mapping[str, Any]) -> list[str]:
+    """Names of the functions that the request offers to the model."""
+    tools = request.get("tools")
+    functions = [tool.get("function") for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    return [str(one["name"]) for one in functions if isinstance(one, dict) and "name" in one]
 
 
 def _find(name: str, base: Path | None) -> Path:
@@ -134,24 +214,28 @@ def parse_document(text: str, path: Path) -> tuple[dict[str, Any], Any]:
     Raises:
         UsageError: neither YAML nor JSON, or no mapping.
     """
+    document = _mapping(_parsed(text, path), path)
+    return document, (lambda _: "") if path.suffix == ".json" else (lambda where: f":{yaml_line(text, where)}")
+
+
+def _parsed(text: str, path: Path) -> Any:
+    """What a YAML or JSON text holds."""
     if path.suffix == ".json":
         # The trial writes JSON, which needs no YAML parser: that saves 30 ms of the window.
         try:
-            document = json.loads(text)
+            return json.loads(text)
         except ValueError as error:
             raise UsageError(f"{path}: is not JSON: {error}") from error
-        return _mapping(document, path), lambda _: ""
     import yaml
 
     try:
-        document = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UsageError(f"{path}{line}: is not YAML: {error.problem}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         # Bytes that YAML forbids, a date such as 2026-02-31, brackets without end.
         raise UsageError(f"{path}: is not YAML: {str(error).splitlines()[0]}") from error
-    return _mapping(document, path), lambda where: f":{yaml_line(text, where)}"
 
 
 def _mapping(document: Any, path: Path) -> dict[str, Any]:
@@ -190,7 +274,12 @@ def _set(document: dict[str, Any], key: str, text: str) -> None:
 def _places() -> list[str]:
     """What `--set` with a dot can set, by the schema; below `request` anything is allowed."""
     sections = schemas.load("workload")["properties"]
-    known = [f"{name}.{inner}" for name, section in sections.items() for inner in section.get("properties", {})]
+    known = [
+        f"{name}.{inner}"
+        for name, section in sections.items()
+        for form in [section, *section.get("anyOf", ())]
+        for inner in form.get("properties", {})
+    ]
     return [*known, "request.FIELD"]
 
 
@@ -229,10 +318,13 @@ def _used(messages: list[dict[str, Any]], path: Path) -> set[str]:
     return found
 
 
-def _variables(document: dict[str, Any], path: Path, prompt_file: Path | None) -> dict[str, Any]:
+def _variables(
+    document: dict[str, Any], path: Path, prompt_file: Path | None, of_scene: Mapping[str, Any]
+) -> dict[str, Any]:
     variables: dict[str, Any] = dict(document.get("variables", {}))
     if prompt_file is not None:
         variables["prompt"] = read_verbatim(prompt_file, "prompt")
+    variables |= of_scene
     for name, value in variables.items():
         if value is None:
             hint = "--prompt-file FILE or " if name == "prompt" else ""

@@ -72,6 +72,13 @@ def _as_sent(name: str, text: str | None) -> Workload:
 def _stands_alone(path: Path) -> None:
     """Refuse variables whose values only a caller or another file could give: neither is in the container."""
     document, line_of = parse_document(read_text(path, "workload"), path)
+    listed = document.get("scenes")
+    beside = isinstance(listed, str) or any(isinstance(one, dict) and one.get("image") for one in listed or ())
+    if beside:
+        raise UsageError(
+            f"{path}{line_of(('scenes',))}: scenes: expected them in this file and without pictures, because a trial "
+            "takes pictures from its host (trial_scenes), found others"
+        )
     variables = document.get("variables")
     for name, value in variables.items() if isinstance(variables, dict) else ():
         if isinstance(value, dict) or (value is None and name != "prompt"):

@@ -159,21 +159,21 @@ def told(script: Any, monkeypatch: pytest.MonkeyPatch, same: list[Any], slowed: 
 
 
 def test_one_false_alarm_and_one_miss_are_allowed(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    same = [comparison("different")] + [comparison("no_difference")] * 19
-    slowed = [comparison("no_difference", ratio=1.1)] + [comparison("different", ratio=1.1)] * 19
+    same = [comparison("different")] + [comparison("not_shown")] * 19
+    slowed = [comparison("not_shown", ratio=1.1)] + [comparison("different", ratio=1.1)] * 19
     assert all(row["ok"] for row in told(script, monkeypatch, same, slowed)["targets"])
     found = told(script, monkeypatch, same[:1] * 2 + same[1:], slowed[:1] * 2 + slowed[1:])
     assert [row["ok"] for row in found["targets"]] == [False, False, True, True, True]
 
 
 def test_faster_is_not_what_was_injected(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    same = [comparison("no_difference")] * 20
+    same = [comparison("not_shown")] * 20
     found = told(script, monkeypatch, same, [comparison("different", ratio=0.9)] * 20)
     assert found["targets"][1]["found"] == 0
 
 
 def test_noisy_runs_are_repeated_ten_times_in_all(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    good, noisy = comparison("no_difference"), comparison("no_difference", noisy=True)
+    good, noisy = comparison("not_shown"), comparison("not_shown", noisy=True)
     slow = comparison("different", ratio=1.1)
     found = told(
         script, monkeypatch, [noisy] * 7 + [good] * 20, [comparison("different", noisy=True)] * 4 + [slow] * 19

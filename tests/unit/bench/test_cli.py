@@ -53,6 +53,17 @@ def test_run_writes_samples_summary_and_a_table(
     assert max(map(len, captured.out.splitlines())) <= 100
 
 
+def test_run_reads_replies_with_productions_own_parser(
+    server: Any, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "reads.py").write_text("def reads(text):\n    return text.split()[1] if 'left' in text else None\n")
+    own = ("--parser", f"{tmp_path}/reads.py:reads", "--out", tmp_path / "out.jsonl")
+    assert run("run", "--url", server.url, "--workload", "describe", "--image", image, "-n", "2", *own) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(line["strategy"], line["parsed"]) for line in lines] == [(1, ["large"])] * 2
+    assert "2/2" in capsys.readouterr().out
+
+
 def test_run_takes_the_workload_s_own_numbers_and_keeps_nothing(server: Any, image: Path, tmp_path: Path) -> None:
     assert run("run", "--url", server.url, "--workload", "describe", "--image", image, "--cache-prompt") == 0
     assert len(server.bodies) == 5
@@ -119,6 +130,8 @@ def test_run_stops_at_its_time_limit(server: Any, acts: Any, image: Path, capsys
         ["run", "--url", "http://127.0.0.1:1", "--workload", "navv"],
         ["run", "--url", "127.0.0.1:1", "--workload", "describe", "--image", "IMAGE"],
         ["run", "--url", "http://127.0.0.1:1", "--workload", "nav", "--set", "prompt"],
+        ["run", "--url", "http://127.0.0.1:1", "--workload", "describe", "--image", "IMAGE", "--parser", "reads.py"],
+        ["run", "--url", "http://127.0.0.1:1", "--workload", "describe", "--image", "IMAGE", "--parser", "/none.py:f"],
         ["run", "--url", "http://127.0.0.1:1", "--workload", "describe", "--image", "IMAGE", "--out", "/none/x.jsonl"],
         ["run", "--url", "http://127.0.0.1:1", "--workload", "describe", "--image", "IMAGE", "--set", "nonsense=1"],
         ["run", "--url", "http://127.0.0.1:1", "--workload", "describe", "--image", "IMAGE", "--set", "max_tokens=1"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,6 +59,44 @@ def test_a_slower_candidate() -> None:
     assert ": different (A1-A2 band " in latency.text
 
 
+def of_scenes(factor: float, *, seed: int, scenes: int = 40, n: int = 100) -> Samples:
+    """Scenes that differ by a factor of 16 from the easiest to the hardest, asked in turns."""
+    found = samples(10 * factor, n, seed=seed)
+    hard = [4 ** (at / scenes * 2 - 1) for at in range(scenes)]
+    return [
+        replace(one, scene=f"s{at % scenes}", latency_ms=(one.latency_ms or 0.0) * hard[at % scenes])
+        for at, one in enumerate(found)
+    ]
+
+
+def test_scenes_are_compared_with_themselves() -> None:
+    """What a scene costs is no noise: a tenth more is seen although scenes differ by far more."""
+    sides = of_scenes(1.1, seed=1), of_scenes(1, seed=2), of_scenes(1, seed=3)
+    found = one(compare(*sides))
+    assert (found.finding, found.noisy) == ("different", False)
+    assert found.ratio == pytest.approx(1.1, abs=0.01)
+    together = one(compare(*([replace(sample, scene=None) for sample in side] for side in sides)))
+    assert together.finding != "different" or together.noisy
+
+
+def test_a_baseline_that_was_asked_fewer_scenes_is_compared_in_those() -> None:
+    a2 = of_scenes(1, seed=3)[:30]
+    found = one(compare(of_scenes(1.1, seed=1), of_scenes(1, seed=2), a2))
+    assert found.finding == "different"
+    none = one(compare(of_scenes(1.1, seed=1), of_scenes(1, seed=2), a2[:9]))
+    assert (none.finding, none.why) == (
+        "not_comparable",
+        "A2 has 9 values, 10 are needed: the baseline's own variation is unknown",
+    )
+
+
+def test_few_scenes_are_compared_together() -> None:
+    few = {"scenes": 4}
+    found = one(compare(of_scenes(1.5, seed=1, **few), of_scenes(1, seed=2, **few), of_scenes(1, seed=3, **few)))
+    assert found.n_candidate == 100
+    assert found.band is not None
+
+
 def test_the_same_numbers_give_the_same_interval() -> None:
     sides = samples(12, seed=1), samples(10, seed=2), samples(10, seed=3)
     assert compare(*sides) == compare(*sides)
@@ -65,17 +104,17 @@ def test_the_same_numbers_give_the_same_interval() -> None:
 
 def test_the_same_model_is_not_different() -> None:
     found = one(compare(samples(10, seed=1), samples(10, seed=2), samples(10, seed=3)))
-    assert (found.finding, found.why) == ("no_difference", "the interval includes 1")
-    assert ": no difference shown (A1-A2 band" in found.text
+    assert (found.finding, found.why) == ("not_shown", "the interval includes 1")
+    assert ": not shown (A1-A2 band" in found.text
 
 
-def test_an_interval_that_excludes_1_but_reaches_into_the_band_is_no_difference() -> None:
+def test_an_interval_that_excludes_1_but_reaches_into_the_band_is_not_shown() -> None:
     # A1 and A2 are 4 % apart; the candidate is 3 % above both together.
     found = one(compare(samples(10.5, seed=1), samples(10, seed=2), samples(10.4, seed=3)))
     assert found.low > 1
     assert found.low < found.band.high
     assert (found.finding, found.why) == (
-        "no_difference",
+        "not_shown",
         "the interval excludes 1, but reaches into the A1-A2 band",
     )
 
@@ -83,7 +122,7 @@ def test_an_interval_that_excludes_1_but_reaches_into_the_band_is_no_difference(
 def test_baselines_that_agree_by_luck_make_no_band_narrower_than_3_percent() -> None:
     same = samples(10, seed=2, spread=0.001)
     found = one(compare(samples(10.25, seed=1, spread=0.001), same, same))
-    assert (found.low > 1, found.finding) == (True, "no_difference")
+    assert (found.low > 1, found.finding) == (True, "not_shown")
     assert (found.band.low, found.band.high, found.band.percent) == (0.9709, 1.03, 3.0)
     assert one(compare(samples(10.5, seed=1, spread=0.001), same, same)).finding == "different"
 
@@ -96,7 +135,7 @@ def test_faster_and_slower_leave_the_band_on_either_side(candidate: float) -> No
 @pytest.mark.parametrize("second", [9.0, 11.0])
 def test_a_band_beyond_5_percent_is_noisy_whichever_run_was_slower(second: float) -> None:
     noisy = one(compare(samples(10, seed=1), samples(10, seed=2), samples(second, seed=3)))
-    assert (noisy.noisy, noisy.finding) == (True, "no_difference")
+    assert (noisy.noisy, noisy.finding) == (True, "not_shown")
     assert "NOISY: beyond 5 %" in noisy.text
     # What is far outside of even that band is still different, and says that it was noisy.
     far = one(compare(samples(30, seed=1), samples(10, seed=2), samples(second, seed=3)))

@@ -230,7 +230,7 @@ def test_adherence_thinking_and_taints_fail(run: Path) -> None:
 
     change_lines(run, "samples/nav-candidate.jsonl", spoiled)
     found = failures(run)
-    assert found["candidate: adherence"].startswith("adherence 93/100 (at least 95 %: ")
+    assert found["candidate: adherence"].startswith("adherence 93/100 (one question asked 100 times; ")
     assert found["candidate: no reply was thinking"] == "1 reply was thinking"
     assert found["candidate: numbers are untainted"].startswith("tainted: ")
 
@@ -240,7 +240,7 @@ def test_the_rule_of_adherence_is_the_verdicts(run: Path, capsys: Any) -> None:
     assert main(["verdict", str(run)]) == 0
     assert "candidate: adherence" not in failures(run)
     assert main(["verdict", str(run), "--adherence-rule", "proved"]) == 0
-    assert "not proved" in failures(run)["candidate: adherence"]
+    assert "says nothing about other pictures" in failures(run)["candidate: adherence"]
 
 
 def test_a_failed_check_fails(run: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import random
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -39,6 +39,11 @@ def summary(**segments: list[Sample]) -> dict[str, SegmentSummary]:
     }
 
 
+def apart(samples: list[Sample]) -> list[Sample]:
+    """Each to another question."""
+    return [replace(sample, scene=f"s{at}") for at, sample in enumerate(samples)]
+
+
 def test_sparkline_shows_the_largest_of_each_bar_and_every_failure() -> None:
     assert sparkline([1, 2, 4, 8], 4) == "▁▃▆█"
     # Two values a bar: the larger one. A spike is not lost in the crowd.
@@ -61,7 +66,7 @@ def test_the_set_to_print() -> None:
     rng = random.Random(2)
     samples = lines([rng.uniform(10, 12) for _ in range(98)] + [90.0])
     samples[50:50] = lines([None])
-    shown = segments_table(summary(nav=samples), {"nav": samples})
+    shown = segments_table(summary(nav=apart(samples)), {"nav": samples})
     for words in (
         "99/100",  # ok of sent
         "3 ",  # warm-ups
@@ -70,7 +75,7 @@ def test_the_set_to_print() -> None:
         "1 http_500",
         "1 outlier (kept)",
         "99/100",  # adherence, and what it proves
-        "95-100",
+        "95-100 %",
         "PASS",
         "latency, every sample in its order",
     ):
@@ -87,10 +92,43 @@ def test_a_tail_that_can_be_bounded_is_printed_with_its_maximum() -> None:
     assert "~max" not in shown
 
 
-def test_an_open_threshold_says_how_many_samples_it_takes() -> None:
-    assert "? n=52" in segments_table(summary(nav=lines([10.0] * 20)))
-    # At 95 % exactly no number of samples would do.
-    assert "?\n" in segments_table(summary(nav=[*lines([10.0] * 95), *lines([10.0] * 5, strategy=3)])) + "\n"
+def test_an_open_threshold_says_how_many_questions_it_takes() -> None:
+    assert "? at 59" in segments_table(summary(nav=apart(lines([10.0] * 20))))
+    # At 95 % exactly no number of questions would do.
+    samples = apart([*lines([10.0] * 95), *lines([10.0] * 5, strategy=3)])
+    assert "?\n" in segments_table(summary(nav=samples)) + "\n"
+
+
+@pytest.mark.parametrize("strategy", [1, 3])
+def test_one_question_shows_nothing_that_it_could_prove(strategy: int) -> None:
+    shown = segments_table(summary(nav=lines([10.0] * 100, strategy=strategy)))
+    for words in ("PASS", "FAIL", "?", "97-100", "0-3"):
+        assert words not in shown
+    row = next(line.split() for line in shown.splitlines() if line.startswith("nav") and "100 %" in line)
+    assert row == ["nav", "1", "100", "1", "100", "%", "100/100" if strategy == 1 else "0/100", "-", "-"]
+
+
+def test_what_the_replies_are_evidence_of() -> None:
+    samples = [replace(one, scene=f"s{at % 2}", content=text) for at, (one, text) in enumerate(
+        zip(lines([10.0] * 6), ["a", "b", "a", "b", "a", "c"], strict=True)
+    )]  # fmt: skip
+    # s0 is always a; of s1's three pairs of replies one is alike.
+    found = summary(nav=samples)["nav"].questions
+    assert (found.asked, found.repeats, found.distinct_replies, found.repeatability) == (
+        2,
+        3,
+        3,
+        pytest.approx(4 / 6, abs=1e-6),
+    )
+    assert summary(nav=apart(samples))["nav"].questions.repeatability is None
+
+
+def test_replies_that_were_cut_are_counted_and_not_adherent() -> None:
+    # Older clients gave them a strategy.
+    found = numbers([*lines([10.0] * 3), *lines([10.0] * 2, finish_reason="length", flags=["length"])], 5)
+    assert found.adherence is not None
+    assert (found.adherence.k, found.adherence.strategies["cut"], found.ok) == (3, 2, 5)
+    assert "2 cut by max_tokens, not adherent" in segments_table({"nav": found})
 
 
 def test_few_samples_have_no_line() -> None:
@@ -183,7 +221,7 @@ def test_widest_numbers_fit() -> None:
     found = [
         Comparison(
             "latency_ms", "ms", 99999.0, 99999.0, 99999.0, None, 10.123, 10.1, 10.2, 100, 100,
-            Band(2.2, 0.5, 2.234, 123.4), True, "no_difference", "", "",
+            Band(2.2, 0.5, 2.234, 123.4), True, "not_shown", "", "",
         )
     ]  # fmt: skip
     samples = lines([99999.0] * 100)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import signal
 from typing import NamedTuple
 
 import pytest
-from trialbench.workloads.parsers import Contract, OwnParser, Parsed, parse
+from trialbench.engines.message import Call
+from trialbench.workloads.parsers import Calls, Contract, Fits, Matches, OwnParser, Parsed, Words, parse
 
-NAV = Contract((("forward", "left", "right"), ("small", "medium", "large")))
+NAV = Words((("forward", "left", "right"), ("small", "medium", "large")))
 
 
 @pytest.mark.parametrize(
@@ -57,10 +60,98 @@ def test_strategies_1_and_2_are_adherent(content: str, adherent: bool) -> None:
 
 
 def test_another_contract_with_its_own_separator() -> None:
-    contract = Contract((("GO", "STOP"), ("10", "20")), separator="/")
+    contract = Words((("GO", "STOP"), ("10", "20")), separator="/")
     assert parse("GO/10", contract).strategy == 1
     assert parse("go 10", contract).strategy == 2
     assert parse("GO 10", contract).strategy == 2
+
+
+TURNS = Words((("turn left", "left", "go straight on"), ("now", "after 10 m")))
+GO: dict[str, object] = {
+    "type": "object",
+    "required": ["go", "m"],
+    "additionalProperties": False,
+    "properties": {"go": {"enum": ["left", "right"]}, "m": {"type": "integer", "minimum": 1}},
+}
+PRETTY = '{\n  "m": 3,\n  "go": "left"\n}'
+COMPACT = '{"go":"left","m":3}'
+METERS = Matches(re.compile(r"(left|right) (\d+) m"))
+
+
+@pytest.mark.parametrize(
+    ("contract", "content", "strategy", "words"),
+    [
+        (TURNS, "turn left now", 1, ("turn left", "now")),
+        (TURNS, "left after 10 m", 1, ("left", "after 10 m")),
+        (TURNS, "Turn left, after 10 m!", 2, ("turn left", "after 10 m")),
+        (TURNS, "turn  left now", 2, ("turn left", "now")),
+        (TURNS, "now turn left", 3, ("turn left", "now")),
+        (TURNS, "turn left or left now", None, None),
+        (TURNS, "turn now", None, None),
+        (Words((("10%", "10"),)), "10%", 1, ("10%",)),
+        (Fits(GO), COMPACT, 1, (COMPACT,)),
+        (Fits(GO), PRETTY, 1, (COMPACT,)),
+        (Fits(GO), f"\n {PRETTY} \n", 1, (COMPACT,)),
+        (Fits(GO), f"```json\n{PRETTY}\n```", 2, (COMPACT,)),
+        (Fits(GO), f"```\n{PRETTY}\n```", 2, (COMPACT,)),
+        (Fits(GO), f"Sure: {PRETTY} Good luck.", 3, (COMPACT,)),
+        (Fits(GO), f"{COMPACT} {COMPACT}", 3, (COMPACT,)),
+        (Fits(GO), f"{COMPACT} {COMPACT.replace('left', 'right')}", None, None),
+        (Fits(GO), '{"go":"up","m":3}', None, None),
+        (Fits(GO), '{"go":"left","m":true}', None, None),
+        (Fits(GO), '{"go":"left","m":3,"x":1}', None, None),
+        (Fits(GO), '{"go":"left","m":NaN}', None, None),
+        (Fits(GO), '{"go":"left","m":', None, None),
+        (Fits(GO), "[" * 100_000, None, None),
+        (Fits({"enum": [1]}), "true", None, None),
+        (Fits({"const": [{"a": 1}]}), '[{"a": true}]', None, None),
+        (Fits({"type": "string"}), '"left"', 1, ('"left"',)),
+        (METERS, "left 3 m", 1, ("left", "3")),
+        (METERS, "Go Left 3 m!", 2, ("Left", "3")),
+        (METERS, "Go\nleft 3 m", 3, ("left", "3")),
+        (METERS, "left 3 m, then right 2 m", None, None),
+        (METERS, "left", None, None),
+        (Matches(re.compile("yes|no")), "yes", 1, ("yes",)),
+        (Matches(re.compile("(yes)?|no")), "no", 1, ("",)),
+    ],
+)
+def test_the_other_forms_of_a_contract(
+    contract: Contract, content: str, strategy: int | None, words: tuple[str, ...] | None
+) -> None:
+    assert parse(content, contract) == Parsed(strategy, words)
+
+
+def test_a_regular_expression_that_never_ends_is_stopped() -> None:
+    before = signal.getsignal(signal.SIGVTALRM)
+    assert parse("a" * 60, Matches(re.compile("(a+)+b"))) == Parsed(None, None, in_time=False)
+    assert signal.getsignal(signal.SIGVTALRM) == before
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
+
+
+ARGUMENTS = '{"m": 3, "go": "left"}'
+
+
+@pytest.mark.parametrize(
+    ("calls", "content", "strategy", "words"),
+    [
+        ([Call("go", ARGUMENTS)], "", 1, ("go", COMPACT)),
+        ([Call("go", ARGUMENTS)], "I go.", 2, ("go", COMPACT)),
+        ([Call("go", '{"go": "up", "m": 3}')], "", None, None),
+        ([Call("go", "left")], "", None, None),
+        ([Call("go")], "", None, None),
+        ([Call("stop", ARGUMENTS)], "", None, None),
+        ([Call("go", ARGUMENTS)] * 2, "", None, None),
+        ([], ARGUMENTS, None, None),
+    ],
+)
+def test_a_call_of_a_function(
+    calls: list[Call], content: str, strategy: int | None, words: tuple[str, ...] | None
+) -> None:
+    assert parse(content, Calls("go", GO), calls) == Parsed(strategy, words)
+
+
+def test_a_function_without_arguments() -> None:
+    assert parse("", Calls("stop"), [Call("stop")]) == Parsed(1, ("stop", "{}"))
 
 
 @dataclasses.dataclass

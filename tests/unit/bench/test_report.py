@@ -113,6 +113,9 @@ def make(tmp_path: Path) -> Make:
         write_lines(folder / "samples" / "nav-candidate-warmup.jsonl", [sample(1, 21.5, 500.0)])
         # A1 is measured while chatterbox is down and llamacpp is not yet.
         write_lines(folder / "samples" / "nav-baseline-a1.jsonl", [sample(1, 12.0, 1000.0), sample(2, 13.0, 1000.0)])
+        # Meanwhile, so that no time but A1's is spent on it.
+        shown = sample(1, 12.5, 20.0, strategy=None, parsed=None)
+        write_lines(folder / "samples" / "describe-baseline.jsonl", [shown])
         checks = [{"id": at, "title": f"check {at}", "expected": "x", "found": "x", "ok": True} for at in range(1, 9)]
         verification = {"run": "run-1", "ok": True, "checks": checks}
         assert schemas.validate(verification, "verification") == []
@@ -133,7 +136,7 @@ def test_summary_of_a_whole_trial(make: Make) -> None:
         "completed",
         None,
     )
-    assert list(summary["segments"]) == ["nav-baseline-a1", "nav-candidate"]
+    assert list(summary["segments"]) == ["nav-baseline-a1", "describe-baseline", "nav-candidate"]
     assert summary["segments"]["nav-candidate"]["warmup"] == {"sent": 1, "failed": 0}
     assert [(phase["phase"], phase["duration_s"]) for phase in summary["phases"]] == [
         ("snapshot", 2.5),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 from published import accept
 from trialbench import schemas
 from trialbench.engines.llama.messages import StreamedReply, read_document
+from trialbench.engines.message import Call
 from trialbench.measure.client import ChatClient, Reply
 from trialbench.measure.sample import Sample, judge
 from trialbench.workloads import Workload, load_workload
+from trialbench.workloads.parsers import Calls, Matches
 
 # Spellings of a thought, a row for each of the table's marks and for what varies within one.
 THINKING = [
@@ -125,8 +128,32 @@ def judged(workload: Workload, *, cache_prompt: bool = False, **changes: Any) ->
 def test_validity(nav: Workload, changes: dict[str, Any], error_class: str | None, flags: list[str]) -> None:
     sample = judged(nav, **changes)
     assert (sample.error_class, sample.ok, sample.flags) == (error_class, error_class is None, flags)
-    # An invalid reply is never adherent, whatever its words.
-    assert sample.strategy == (1 if sample.ok else None)
+    # An invalid reply is never adherent, whatever its words, nor is one that was cut.
+    assert sample.strategy == (1 if sample.ok and "length" not in flags else None)
+    assert sample.adherent is (sample.strategy == 1)
+
+
+def test_a_reply_that_was_cut_is_good_where_no_contract_is_asked(nav: Workload) -> None:
+    free = judged(replace(nav, contract=None), finish_reason="length")
+    assert (free.ok, free.flags, free.adherent) == (True, ["length"], False)
+    # Samples of older clients have the strategy of what was there.
+    assert not replace(judged(nav), finish_reason="length").adherent
+
+
+def test_a_call_of_a_tool_is_an_answer_where_the_contract_asks_for_it(nav: Workload) -> None:
+    asking = replace(nav, contract=Calls("go"))
+    for reason in ("tool_calls", "stop", "function_call"):
+        sample = judged(asking, content=None, tool_calls=(Call("go", '{"m": 3}'),), finish_reason=reason)
+        assert (sample.ok, sample.flags, sample.parsed) == (True, [], ["go", '{"m":3}'])
+    assert judged(asking, content=None).error_class == "empty"
+    assert judged(asking, content="left large", finish_reason="tool_calls").error_class == "finish_reason"
+    assert judged(asking).strategy is None
+
+
+def test_an_expression_that_takes_too_long_has_not_read_the_reply(nav: Workload) -> None:
+    asking = replace(nav, contract=Matches(re.compile("(a+)+b")))
+    sample = judged(asking, content="a" * 60)
+    assert (sample.ok, sample.flags, sample.strategy) == (True, ["contract_timeout"], None)
 
 
 def test_failures_say_why(nav: Workload) -> None:
@@ -208,7 +235,7 @@ def test_tokens_of_hidden_thoughts(nav: Workload, usage: dict[str, Any], thought
 
 
 def test_a_call_of_a_tool_is_named(nav: Workload) -> None:
-    called = judged(nav, content=None, tool_calls=("go",), finish_reason="tool_calls")
+    called = judged(nav, content=None, tool_calls=(Call("go"),), finish_reason="tool_calls")
     assert (called.error_class, called.flags) == ("tool_calls", ["tool_calls", "empty", "finish_reason"])
     assert called.error_detail == "expected an answer, found a call of go"
     assert judged(nav, content=None, tool_calls=()).error_class == "tool_calls"

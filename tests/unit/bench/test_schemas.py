@@ -33,6 +33,7 @@ NAMES = [
     "roster",
     "row",
     "sample",
+    "scenes",
     "session",
     "sign",
     "snapshot",

@@ -244,7 +244,7 @@ def test_some_failures_are_counted_and_go_on(session: Session, server: Any, acts
     # Latency counts what was good; adherence counts everything that was sent.
     assert nav["latency_ms"]["p50"]["n"] == 4
     assert (nav["adherence"]["k"], nav["adherence"]["n"]) == (3, 6)
-    assert nav["adherence"]["strategies"] == {"1": 3, "2": 0, "3": 0, "none": 3}
+    assert nav["adherence"]["strategies"] == {"1": 3, "2": 0, "3": 0, "none": 3, "cut": 0}
 
 
 def test_a_model_that_breaks_the_contract_is_no_failure_of_the_run(session: Session, server: Any, acts: Any) -> None:

@@ -80,32 +80,77 @@ def test_p50_is_the_usual_median() -> None:
 
 @pytest.mark.parametrize(
     ("k", "n", "low", "high"),
-    [(95, 100, 88.8, 97.8), (20, 20, 83.9, 100.0), (0, 20, 0.0, 16.1)],
+    [(95, 100, 88.7, 98.4), (20, 20, 83.2, 100.0), (0, 20, 0.0, 16.8)],
 )
-def test_wilson(k: int, n: int, low: float, high: float) -> None:
-    found = stats.share(k, n)
+def test_the_share_of_questions_asked_once(k: int, n: int, low: float, high: float) -> None:
+    found = once(k, n)
+    assert found.low is not None
+    assert found.high is not None
     assert (round(found.low * 100, 1), round(found.high * 100, 1)) == (low, high)
 
 
-def test_one_failure_in_100_proves_95_percent_and_two_do_not() -> None:
-    assert stats.share(99, 100).one_sided_low >= 0.95
-    assert stats.share(98, 100).one_sided_low < 0.95
-    assert stats.share(196, 200).one_sided_low >= 0.95
-    assert stats.share(195, 200).one_sided_low < 0.95
-    assert round(stats.share(20, 20).one_sided_low, 2) == 0.88
+def once(k: int, n: int) -> stats.Share:
+    return stats.share([(1, 1)] * k + [(0, 1)] * (n - k))
 
 
-def test_share_of_nothing() -> None:
-    found = stats.share(0, 0)
-    assert (found.share, found.low, found.high) == (None, 0.0, 1.0)
+@pytest.mark.parametrize(
+    ("k", "n", "finding", "needed"),
+    [
+        (99, 100, "PASS", None), (98, 100, "INCONCLUSIVE", 157), (91, 100, "INCONCLUSIVE", 114),
+        (90, 100, "FAIL", None), (196, 200, "PASS", None), (195, 200, "INCONCLUSIVE", 223),
+        (20, 20, "INCONCLUSIVE", 59), (59, 59, "PASS", None),
+        # Right at the limit no number would decide.
+        (95, 100, "INCONCLUSIVE", None),
+    ],
+)  # fmt: skip
+def test_one_failure_in_100_questions_proves_95_percent_and_two_do_not(
+    k: int, n: int, finding: stats.Finding, needed: int | None
+) -> None:
+    assert stats.threshold(once(k, n), 0.95) == stats.Threshold(0.95, finding, needed)
 
 
-@given(st.integers(1, 400), st.data())
-def test_wilson_encloses_the_share(n: int, data: st.DataObject) -> None:
-    k = data.draw(st.integers(0, n))
-    found = stats.share(k, n)
+@pytest.mark.parametrize(
+    ("counts", "effective"),
+    [
+        # One question, however often, is no evidence about others.
+        ([(100, 100)], None),
+        ([], None),
+        # Identical repeats add nothing: all good, or good and bad by question alone.
+        ([(5, 5)] * 20, 20),
+        ([(5, 5)] * 16 + [(0, 5)] * 4, 20),
+        # Repeats that differ as much as questions do are as good as questions.
+        ([(4, 5)] * 20, 100),
+        # Where all replies agree, questions that were asked more often count for more, never for more than they are.
+        ([(9, 9), (1, 1)], 100 / 82),
+        ([(1, 1)] * 7, 7),
+        ([(0, 0), (3, 3), (3, 3)], 2),
+    ],
+)
+def test_what_repeats_are_worth(counts: list[tuple[int, int]], effective: float | None) -> None:
+    assert stats.share(counts).effective_n == pytest.approx(effective)
+
+
+def test_one_question_has_no_interval_and_decides_nothing() -> None:
+    for found in (stats.share([(100, 100)]), stats.share([(0, 1)]), stats.share([])):
+        bounds = {found.low, found.high, found.one_sided_low, found.one_sided_high, found.effective_n}
+        assert bounds == {None}
+        assert stats.threshold(found, 0.95) == stats.Threshold(0.95, "INCONCLUSIVE")
+    assert stats.share([]).share is None
+
+
+@given(st.lists(st.integers(1, 9).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), min_size=2, max_size=40))
+def test_the_interval_encloses_the_share(counts: list[tuple[int, int]]) -> None:
+    found = stats.share(counts)
     assert found.share is not None
-    assert 0 <= found.low <= found.one_sided_low <= found.share <= found.one_sided_high <= found.high <= 1
+    assert found.low is not None
+    assert found.high is not None
+    assert found.one_sided_low is not None
+    assert found.one_sided_high is not None
+    near = 1e-9
+    assert 0 <= found.low <= found.one_sided_low + near
+    assert found.one_sided_low <= found.share + near
+    assert found.share <= found.one_sided_high + near
+    assert found.one_sided_high <= found.high + near <= 1 + near
 
 
 def test_outliers_are_far_beyond_the_body() -> None:

@@ -38,14 +38,33 @@ def test_the_one_sided_bound_is_that_of_the_quantile_test(n: int) -> None:
     assert sorted(values)[rank - 1] == expected.low
 
 
+def once(k: int, n: int) -> stats.Share:
+    """Of n questions, asked once each."""
+    return stats.share([(1, 1)] * k + [(0, 1)] * (n - k))
+
+
 @pytest.mark.parametrize(("k", "n"), [(0, 20), (1, 7), (19, 20), (20, 20), (91, 100), (95, 100), (196, 200), (1, 5000)])
-def test_wilson(k: int, n: int) -> None:
-    found = stats.share(k, n)
-    both = oracle.binomtest(k, n).proportion_ci(0.95, method="wilson")
-    above = oracle.binomtest(k, n, alternative="greater").proportion_ci(0.95, method="wilson")
-    below = oracle.binomtest(k, n, alternative="less").proportion_ci(0.95, method="wilson")
-    assert (found.low, found.high) == pytest.approx((both.low, both.high), abs=1e-12)
-    assert (found.one_sided_low, found.one_sided_high) == pytest.approx((above.low, below.high), abs=1e-12)
+def test_a_share_of_questions_has_the_exact_binomial_interval(k: int, n: int) -> None:
+    found = once(k, n)
+    both = oracle.binomtest(k, n).proportion_ci(0.95, method="exact")
+    above = oracle.binomtest(k, n, alternative="greater").proportion_ci(0.95, method="exact")
+    below = oracle.binomtest(k, n, alternative="less").proportion_ci(0.95, method="exact")
+    assert (found.low, found.high) == pytest.approx((both.low, both.high), abs=1e-9)
+    assert (found.one_sided_low, found.one_sided_high) == pytest.approx((above.low, below.high), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "effective"), [(0, 100, 33.3), (1, 100, 20.5), (95, 100, 20.0), (240, 300, 71.9), (100, 100, 2.5)]
+)
+def test_the_interval_at_any_design_effect(k: int, n: int, effective: float) -> None:
+    found = stats.bounded(k, n, 20, effective)
+    good, bad = effective * k / n, effective * (n - k) / n
+    for low, high, error in (
+        (found.low, found.high, 0.025),
+        (found.one_sided_low, found.one_sided_high, 0.05),
+    ):
+        assert low == pytest.approx(oracle.beta.ppf(error, good, bad + 1) if k else 0, abs=1e-9)
+        assert high == pytest.approx(oracle.beta.ppf(1 - error, good + 1, bad) if k < n else 1, abs=1e-9)
 
 
 def test_outliers_are_by_the_median_absolute_deviation() -> None:
@@ -87,19 +106,20 @@ def test_medians_are_drawn_as_resampling_would(n: int) -> None:
     assert set(drawn) <= {(a + b) / 2 for a in ordered for b in ordered}
 
 
-def test_needed_n_is_where_the_bound_meets_the_limit() -> None:
-    for k, n in ((98, 100), (97, 100), (93, 100), (20, 20)):
-        found = stats.threshold(k, n, 0.95)
-        assert found.finding == "INCONCLUSIVE"
-        assert found.needed_n is not None
+@pytest.mark.parametrize(("k", "n", "each"), [(98, 100, 1), (97, 100, 1), (93, 100, 1), (20, 20, 1), (20, 20, 5)])
+def test_needed_n_is_where_the_bound_meets_the_limit(k: int, n: int, each: int) -> None:
+    share = stats.share([(each, each)] * k + [(0, each)] * (n - k))
+    found = stats.threshold(share, 0.95)
+    assert found.finding == "INCONCLUSIVE"
+    assert found.needed_n is not None
 
-        def decided(size: int, share: float = k / n) -> bool:
-            # Wilson's bound in its closed form, for the share as it is: k need not be whole there.
-            side = "greater" if share > 0.95 else "less"
-            z = oracle.norm.ppf(0.95)
-            center = (share + z * z / (2 * size)) / (1 + z * z / size)
-            half = z / (1 + z * z / size) * np.sqrt(share * (1 - share) / size + z * z / (4 * size * size))
-            return bool(center - half >= 0.95 if side == "greater" else center + half <= 0.95)
+    def decided(questions: int) -> bool:
+        good, bad = questions * k / n, questions * (n - k) / n
+        return bool(
+            oracle.beta.ppf(0.05, good, bad + 1) >= 0.95
+            if k / n > 0.95
+            else oracle.beta.ppf(0.95, good + 1, bad) < 0.95
+        )
 
-        assert decided(found.needed_n)
-        assert not decided(found.needed_n - 1)
+    assert decided(found.needed_n)
+    assert not decided(found.needed_n - 1)

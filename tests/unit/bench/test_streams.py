@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from chats import GOOD, HEAD, LARGE, LEFT, ROLE, STOP, TAIL, USAGE, Chunk, chunk, data
-from trialbench.engines.llama.messages import StreamedReply
+from trialbench.engines.llama.messages import StreamedReply, read_document
 from trialbench.engines.openai import EndpointOptions, OpenAICompatible
 from trialbench.measure.client import ChatClient
 from trialbench.measure.engine_client import EngineClient
@@ -408,6 +408,44 @@ def test_what_counts_as_the_first_token(delta: Chunk, counts: bool) -> None:
     reading.feed(data({"choices": [{"index": 0, "delta": delta}]}), 1.0)
     reading.feed(data(LEFT, STOP), 2.0)
     assert reading.first_s == (1.0 if counts else 2.0)
+
+
+def part(index: int | None, **function: Any) -> Chunk:
+    return {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": index, "function": function}]}}]}
+
+
+@pytest.mark.parametrize(
+    ("parts", "calls"),
+    [
+        ([part(0, name="go", arguments='{"m": '), part(0, arguments="3}")], [("go", '{"m": 3}')]),
+        ([part(None, name="go"), part(None, arguments="{}")], [("go", "{}")]),
+        # The name in every part.
+        ([part(0, name="go", arguments="{"), part(0, name="go", arguments="}")], [("go", "{}")]),
+        # Two calls, in turns; and two of the same function.
+        (
+            [part(0, name="go"), part(1, name="stop"), part(0, arguments="{}"), part(1, arguments="[]")],
+            [("go", "{}"), ("stop", "[]")],
+        ),
+        ([part(None, name="go", arguments="{}")] * 2, [("go", "{}")] * 2),
+        # Arguments that are JSON already.
+        ([part(0, name="go", arguments={"m": 3})], [("go", '{"m": 3}')]),
+        # A part of a call that never began.
+        ([part(0, arguments="{}"), part(None, arguments="{}")], []),
+    ],
+    ids=str,
+)
+def test_calls_of_functions_are_put_together(parts: list[Chunk], calls: list[tuple[str, str]]) -> None:
+    reading = StreamedReply()
+    reading.feed(data(*parts, {"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]}), 1.0)
+    reading.end()
+    assert list(reading.message.tool_calls or ()) == calls
+
+
+def test_a_call_in_a_whole_document_has_its_arguments() -> None:
+    called = [{"id": "1", "type": "function", "function": {"name": "go", "arguments": '{"m": 3}'}}]
+    choice = {"message": {"content": None, "tool_calls": called}, "finish_reason": "tool_calls"}
+    message = read_document(json.dumps({"choices": [choice]}).encode())
+    assert list(message.tool_calls or ()) == [("go", '{"m": 3}')]
 
 
 GZIPPED = gzip.compress(json.dumps(ANSWER).encode())

@@ -11,14 +11,22 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from trialbench.verdict import Facts, Gate, Rules, decide
+from trialbench.verdict import AdherenceRule, Facts, Gate, Level, Rules, decide
 
 GATES = (Gate("start", 6.1), Gate("end", 6.2))
 
 
+KEPT, MISSED, UNCLEAR = (
+    Level("p95", "PASS", "kept"),
+    Level("p95", "FAIL", "missed"),
+    Level("accuracy", "INCONCLUSIVE", "not shown"),
+)
+
+
 def facts(**changes: Any) -> Facts:
-    whole: dict[str, Any] = {"n": 100, "adherent": 100, "gates": GATES, "judged": {"describe": "better"}}
-    return Facts(**(whole | changes))
+    whole: dict[str, Any] = {"n": 100, "adherent": 100, "gates": GATES, "judged": {"describe": "better"}} | changes
+    # Each sample another question, unless it says otherwise.
+    return Facts(**({"questions": whole["n"], "effective_n": float(whole["n"]) or None} | whole))
 
 
 def at(*footprints: float) -> tuple[Gate, ...]:
@@ -75,6 +83,23 @@ def at(*footprints: float) -> tuple[Gate, ...]:
         ({"ground_truth": "failed", "judged": {"describe": "better"}}, "REJECT"),
         ({"ground_truth": "passed", "judged": {"describe": None}}, "PENDING_REVIEW"),
         ({"ground_truth": "missing", "judged": {"describe": None}}, "INCONCLUSIVE"),
+        # what was declared about right answers and speed
+        ({"levels": (KEPT,)}, "ADOPT"),
+        ({"levels": (MISSED,)}, "REJECT"),
+        ({"levels": (UNCLEAR,)}, "INCONCLUSIVE"),
+        ({"levels": (UNCLEAR, MISSED)}, "REJECT"),
+        ({"levels": (MISSED,), "ground_truth": "missing"}, "REJECT"),
+        ({"levels": (UNCLEAR,), "ground_truth": "failed"}, "REJECT"),
+        ({"levels": (UNCLEAR,), "adherent": 94}, "REJECT"),
+        ({"levels": (MISSED,), "judged": {"describe": None}}, "REJECT"),
+        ({"levels": (MISSED,), "taints": ("x",)}, "INCONCLUSIVE"),
+        # a baseline without one good reply is nothing to compare with, whatever was judged
+        ({"silent": ("nav-baseline-a1",)}, "INCONCLUSIVE"),
+        ({"silent": ("describe-baseline",)}, "INCONCLUSIVE"),
+        ({"silent": ("nav-baseline-a1",), "judged": {}}, "INCONCLUSIVE"),
+        ({"silent": ("describe-baseline",), "judged": {"describe": None}}, "INCONCLUSIVE"),
+        ({"silent": ("nav-baseline-a1",), "adherent": 94}, "REJECT"),
+        ({"silent": ("nav-baseline-a1",), "ground_truth": "failed"}, "REJECT"),
         # judgment
         ({"judged": {"describe": None}}, "PENDING_REVIEW"),
         ({"judged": {"describe": "better"}}, "ADOPT"),
@@ -99,12 +124,12 @@ def test_verdict(changes: dict[str, Any], verdict: str) -> None:
 @pytest.mark.parametrize(
     ("n", "adherent", "verdict"),
     [
-        # one-sided 95 % Wilson bounds: 99/100 proves 95 %, 98/100 does not; 92/100 still could be 95 %, 91/100 not
+        # one-sided 95 % bounds: 99/100 proves 95 %, 98/100 does not; 91/100 still could be 95 %, 90/100 not
         (100, 100, "ADOPT"),
         (100, 99, "ADOPT"),
         (100, 98, "INCONCLUSIVE"),
-        (100, 92, "INCONCLUSIVE"),
-        (100, 91, "REJECT"),
+        (100, 91, "INCONCLUSIVE"),
+        (100, 90, "REJECT"),
         (200, 196, "ADOPT"),
         (200, 195, "INCONCLUSIVE"),
     ],
@@ -112,6 +137,29 @@ def test_verdict(changes: dict[str, Any], verdict: str) -> None:
 def test_proved_adherence_as_the_gate(n: int, adherent: int, verdict: str) -> None:
     decision = decide(facts(n=n, adherent=adherent), Rules(adherence_rule="proved"))
     assert decision.verdict == verdict
+
+
+ONE_QUESTION = {"questions": 1, "effective_n": None}
+
+
+@pytest.mark.parametrize("rule", ["share", "proved"])
+@pytest.mark.parametrize("adherent", [100, 98, 95, 90, 0])
+def test_one_question_proves_nothing_whatever_its_replies(adherent: int, rule: AdherenceRule) -> None:
+    decision = decide(facts(adherent=adherent, **ONE_QUESTION), Rules(adherence_rule=rule))
+    told = f"adherence {adherent}/100 (one question asked 100 times; says nothing about other pictures)"
+    assert told in decision.reasons
+    assert "prove" not in " ".join(decision.reasons).replace("improve", "")
+    if rule == "proved":
+        assert (decision.verdict, decision.reasons[0]) == ("INCONCLUSIVE", told)
+    else:
+        assert decision.verdict == ("ADOPT" if adherent >= 95 else "REJECT")
+
+
+def test_identical_repeats_prove_no_more_than_their_questions() -> None:
+    rules = Rules(adherence_rule="proved")
+    assert decide(facts(questions=20, effective_n=20.0), rules).verdict == "INCONCLUSIVE"
+    assert "not proved by 20 questions" in decide(facts(questions=20, effective_n=20.0), rules).reasons[0]
+    assert decide(facts(n=300, adherent=300, questions=60, effective_n=60.0), rules).verdict == "ADOPT"
 
 
 def test_whether_adherence_is_proved_stands_beside_the_share() -> None:
@@ -131,8 +179,7 @@ def test_reasons_name_what_decided_and_never_twice() -> None:
 
 def test_what_is_not_proved_says_how_many_samples_it_would_take() -> None:
     rules = Rules(adherence_rule="proved")
-    # z^2 p (1 - p) / (share - p)^2 = 2.7055 * 0.0475 / 0.03^2 = 142.8
-    assert "; 143 samples at this share would decide" in decide(facts(adherent=98), rules).reasons[0]
+    assert "; 157 at this share would decide" in decide(facts(adherent=98), rules).reasons[0]
     # At 95 % exactly no number of samples would; proved and refuted ones need none.
     for adherent in (95, 99, 50):
         assert "would decide" not in "".join(decide(facts(adherent=adherent), rules).reasons)

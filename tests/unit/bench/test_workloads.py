@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from profiles import examples
 from trialbench.cli import main
 from trialbench.errors import UsageError
 from trialbench.workloads import _render, load_workload, packaged
+from trialbench.workloads.parsers import Calls, Contract, Fits, Matches, Words
 
 MINIMAL = """\
 name: mine
@@ -24,6 +26,24 @@ variables:
 limits:
   max_tokens: 5
 """
+
+
+TOOLS = "request: {tools: [{type: function, function: {name: go}}]}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "contract"),
+    [
+        ("contract: {words: [[turn left, stop]]}\n", Words((("turn left", "stop"),))),
+        ("contract: {schema: {const: 3}}\n", Fits({"const": 3})),
+        ("contract: {pattern: a|b}\n", Matches(re.compile("a|b"))),
+        (TOOLS + "contract: {tool: go}\n", Calls("go")),
+        (TOOLS + "contract: {tool: go, arguments: {type: object}}\n", Calls("go", {"type": "object"})),
+        ("", None),
+    ],
+)
+def test_every_form_of_a_contract(tmp_path: Path, text: str, contract: Contract | None) -> None:
+    assert load_workload(write(tmp_path, MINIMAL + text)).contract == contract
 
 
 def write(tmp_path: Path, text: str, name: str = "mine.yml") -> str:
@@ -162,6 +182,14 @@ def test_a_rendered_text_loses_nothing(before: str, text: str, after: str) -> No
         (MINIMAL.replace("greeting: Hello", "greeting: null"), ["'greeting'", "--set greeting=VALUE"]),
         (MINIMAL.replace("greeting: Hello", "greeting: {file: none.txt}"), ["none.txt", "cannot be read"]),
         (MINIMAL + "contract:\n  words: []\n", ["contract.words", "at least 1 entries"]),
+        (MINIMAL + "contract:\n  words: [[' left']]\n", ["contract.words[0][0]", "text like"]),
+        (MINIMAL + "contract: {words: [[a]], pattern: b}\n", ["contract.pattern", "one of the keys words, separator"]),
+        (MINIMAL + "contract: {}\n", ["contract", "a key"]),
+        (MINIMAL + "contract: {pattern: '('}\n", ["contract.pattern", "a regular expression"]),
+        (MINIMAL + "contract: {schema: {type: number, multipleOf: 3}}\n", ["contract.schema.multipleOf", "minimum"]),
+        (MINIMAL + "contract: {schema: {items: {type: text}}}\n", ["contract.schema.items.type", '"string"']),
+        (MINIMAL + "contract: {tool: go}\n", ["contract.tool", "request.tools (there is none)", "'go'"]),
+        (MINIMAL + TOOLS + "contract: {tool: stop}\n", ["contract.tool", "request.tools (go)", "'stop'"]),
     ],
 )
 def test_wrong_files_are_refused_with_place_expected_and_found(tmp_path: Path, text: str, words: list[str]) -> None:

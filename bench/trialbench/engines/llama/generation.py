@@ -324,7 +324,9 @@ class HttpGeneration:
         if not text.strip():
             found = [
                 f"{self._thinking} characters of thinking" if self._thinking else "",
-                f"a call of {', '.join(message.tool_calls)}"[:_DETAIL] if message.tool_calls is not None else "",
+                f"a call of {', '.join(call.name for call in message.tool_calls)}"[:_DETAIL]
+                if message.tool_calls is not None
+                else "",
                 f"a refusal: {message.refusal[:_DETAIL]}" if message.refusal else "",
             ]
             return Failure(EMPTY_OUTPUT, ", and ".join(["success and no text", *filter(None, found)]))

@@ -8,14 +8,14 @@ own client read it: unknown events and fields are skipped, and an error that the
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 from trialbench.engines import thinking
 from trialbench.engines.llama.events import Event, EventStream, is_done
-from trialbench.engines.message import Fault, FaultKind, Message
+from trialbench.engines.message import Call, Fault, FaultKind, Message
 
 # Once a reply is whole, its usage, its timings and [DONE] are waited for this long, and never counted as latency.
 REST_S = 0.5
@@ -53,6 +53,43 @@ class _ShapeError(Exception):
     """The reply is readable JSON and no reply; the text says what was expected and found."""
 
 
+class _CallPiece(NamedTuple):
+    """A call of a function, or in a stream a part of one; the first part has the name."""
+
+    place: object
+    name: str
+    arguments: str
+
+
+class _Calls:
+    """Calls of functions, made of their parts."""
+
+    def __init__(self) -> None:
+        self._found: list[Call] = []
+        self._at: dict[int, int] = {}
+
+    @property
+    def whole(self) -> tuple[Call, ...]:
+        return tuple(self._found)
+
+    def add(self, pieces: Sequence[_CallPiece]) -> None:
+        """Begin calls, or go on with those of the same index; without an index, with the last one."""
+        for piece in pieces:
+            index = piece.place if isinstance(piece.place, int) else None
+            if index is not None:
+                at = self._at.get(index)
+            else:
+                at = None if piece.name else len(self._found) - 1
+            # Some servers repeat the name in every part.
+            if piece.name and (at is None or self._found[at].name != piece.name):
+                if index is not None:
+                    self._at[index] = len(self._found)
+                self._found.append(Call(piece.name, piece.arguments))
+            elif at is not None and at >= 0:
+                call = self._found[at]
+                self._found[at] = Call(call.name, call.arguments + piece.arguments)
+
+
 class StreamedReply:
     """A reply that comes as a stream of events.
 
@@ -80,6 +117,7 @@ class StreamedReply:
         self._read = read or read_chunk
         self._events = EventStream()
         self._texts: dict[str, list[str]] = {}
+        self._calls = _Calls()
         # Half of a surrogate pair, which the next event may complete.
         self._half = {"content": "", "reasoning": ""}
         self._at_s = 0.0
@@ -155,9 +193,10 @@ class StreamedReply:
         self._in_pieces = True
         return content
 
-    def call(self, names: tuple[str, ...]) -> None:
-        """The model calls functions."""
-        self.message.tool_calls = (self.message.tool_calls or ()) + names
+    def call(self, pieces: Sequence[_CallPiece]) -> None:
+        """The model calls functions, or goes on with a call."""
+        self._calls.add(pieces)
+        self.message.tool_calls = self._calls.whole
         if self.first_s is None:
             self.first_s = self._at_s
 
@@ -408,7 +447,10 @@ def _read_choice(choices: object, message: Message) -> None:
     message.content = clean(found.content) if found.content or isinstance(said.get("content"), str) else None
     message.reasoning = clean(found.thought) or None
     message.refusal = clean(found.refusal) or None
-    message.tool_calls = found.calls
+    if found.calls is not None:
+        calls = _Calls()
+        calls.add(found.calls)
+        message.tool_calls = calls.whole
     message.finish_reason = _reason(choice.get("finish_reason"))
 
 
@@ -418,7 +460,7 @@ class _Texts:
     def __init__(self) -> None:
         self.content = self.thought = self.refusal = ""
         # None: no call; a call that goes on names no function.
-        self.calls: tuple[str, ...] | None = None
+        self.calls: list[_CallPiece] | None = None
 
     @property
     def any(self) -> bool:
@@ -455,12 +497,13 @@ class _Texts:
                 self.content += thinking.text_of({name: part.get(name) for name in ("text", "content", "value")})
 
     def _call(self, called: list[Any]) -> None:
-        names = self.calls or ()
+        self.calls = self.calls or []
         for one in called:
             function = one.get("function", one) if isinstance(one, Mapping) else None
-            name = text(function.get("name")) if isinstance(function, Mapping) else None
-            names += (name,) if name else ()
-        self.calls = names
+            if isinstance(function, Mapping):
+                said = next((function[key] for key in ("arguments", "input") if function.get(key) is not None), "")
+                arguments = clean(said) if isinstance(said, str) else json.dumps(said)
+                self.calls.append(_CallPiece(one.get("index"), text(function.get("name")) or "", arguments))
 
 
 def error_in(document: Mapping[str, Any], *, whole: bool) -> Fault | None:

@@ -290,6 +290,7 @@ def _table(trial: Trial) -> list[str]:
         row("effective Hz, 1 / p50", lambda segment: number(segment.effective_hz.from_p50)),
         alone(f"VRAM GB{above}", "-" if trial.footprint_gb is None else f"{trial.footprint_gb:.2f}"),
         row("adherence", _adherence),
+        row("distinct questions, replies", lambda one: f"{one.questions.asked}, {one.questions.distinct_replies}"),
         row("valid replies", lambda segment: f"{segment.ok}/{segment.sent}"),
     ]
     cached = segments.get(work.cached)

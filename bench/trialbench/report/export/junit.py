@@ -16,12 +16,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from trialbench.report.decide import share_facts
+from trialbench.report.levels import levels
 from trialbench.report.restore import second_tries
 from trialbench.report.run import Decided, Run
 from trialbench.report.summary import Summary
 from trialbench.show.junit import Case, Suite, write
 from trialbench.show.text import counted
-from trialbench.verdict import Facts, Rules, adherence_finding, adherence_text
+from trialbench.verdict import Rules, adherence_finding, adherence_text
 
 # In a check's title: a quantity such as `of 13-13.8 GB`, and a port's number.
 _FIGURE = re.compile(r"(?: of)? \d[\d.]*(?:-\d[\d.]*)? (?:GB|MiB|ms|s|%)(?!\w)|(?<=port) \d+")
@@ -139,12 +141,15 @@ def _candidate(run: Run, summary: Summary) -> list[Case]:
         return []
     adherence, cases = segment.adherence, []
     if adherence and adherence.n:
-        facts = Facts(n=adherence.n, adherent=adherence.k, gates=())
+        facts = share_facts(adherence)
         said = run.verdict or Rules()
         rules = Rules(adherence_percent=said.adherence_percent, adherence_rule=said.adherence_rule)
         finding, text = adherence_finding(facts, rules), adherence_text(facts, rules)
         passed = Case("adherence")
         cases.append(passed if finding == "PASS" else _failed(passed.name, text, [], kind=finding))
+    for level in levels(run.plan, summary):
+        kept = Case(level.name)
+        cases.append(kept if level.finding == "PASS" else _failed(kept.name, level.text, [], kind=level.finding))
     thinking = sum(one.summary.thinking for one in run.answered_by("candidate"))
     quiet = Case("no reply was thinking")
     told = f"{counted(thinking, 'reply', 'replies')} {'was' if thinking == 1 else 'were'} thinking"

@@ -91,7 +91,10 @@ def _segments(run: Run, summary: Summary) -> list[Family]:
     tokens = Family("tokens_per_second", "Median of completion tokens over latency.")
     samples = Family("samples", "Requests by outcome.")
     adherence = Family("adherence", "Share of replies that keep the contract.", "ratio")
-    proved = Family("adherence_bound", "One-sided 95 % bounds of that share.", "ratio")
+    proved = Family("adherence_bound", "One-sided 95 % bounds of that share, by distinct questions.", "ratio")
+    asked = Family("questions", "Distinct questions that were asked.")
+    replies = Family("distinct_replies", "Different texts among the good replies.")
+    alike = Family("repeatability", "Chance that two good replies to one question are the same text.", "ratio")
     thinking = Family("thinking_replies", "Replies that were thinking.")
     energy = Family("energy_per_reply", "Median of the card's energy over a reply.", "joules")
     for name, segment in summary.segments.items():
@@ -116,10 +119,14 @@ def _segments(run: Run, summary: Summary) -> list[Family]:
             adherence.add(counted.k / counted.n, **of)
             proved.add(counted.one_sided_low, **of, end="low")
             proved.add(counted.one_sided_high, **of, end="high")
+        asked.add(segment.questions.asked, **of)
+        replies.add(segment.questions.distinct_replies, **of)
+        alike.add(segment.questions.repeatability, **of)
         thinking.add(segment.thinking, **of)
         measured = summary.telemetry.segments[name].energy_per_reply_j
         energy.add(measured.p50 if measured else None, **of)
-    return [latency, interval, first, server, rate, tokens, samples, adherence, proved, thinking, energy]
+    shares = [adherence, proved, asked, replies, alike]
+    return [latency, interval, first, server, rate, tokens, samples, *shares, thinking, energy]
 
 
 def _comparisons(summary: Summary) -> list[Family]:

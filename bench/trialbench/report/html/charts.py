@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from trialbench.measure.sample import Sample
 from trialbench.measure.summary import SegmentSummary, latencies_ms
-from trialbench.report.comparison import Comparison, Finding, Metric, direction
+from trialbench.report.comparison import Comparison, Metric, direction, finding_text
 from trialbench.report.measured import quantile_text
 from trialbench.report.plan import Workload
 from trialbench.report.run import Segment
@@ -49,11 +49,6 @@ METRICS: dict[Metric, str] = {
     "server_ms": "server's own time",
     "ttft_ms": "time to first token",
     "tokens_per_s": "tokens per second",
-}
-FINDINGS: dict[Finding, str] = {
-    "different": "different",
-    "no_difference": "no difference",
-    "not_comparable": "not comparable",
 }
 
 
@@ -174,11 +169,6 @@ def ratios(rows: Sequence[tuple[str, Comparison]], *, name: str = "ratios", titl
             Key(swatch("band"), "the baseline's own variation (A2 / A1)"),
         ],
     )
-
-
-def finding_text(row: Comparison) -> str:
-    """The finding in words; a difference has its direction."""
-    return direction(row) or FINDINGS[row.finding]
 
 
 def _kind(row: Comparison) -> str:

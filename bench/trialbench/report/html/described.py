@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,13 @@ _IMAGES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png", b"R
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply and how often it was given out of `total`; `trouble` if there was none."""
+    """A reply, and how often it was given out of `total`; `trouble` if there was none, `scene` if there are several."""
 
     text: str
     count: int
     total: int
     trouble: str = ""
+    scene: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,15 @@ def _shown(run: Run, work: Workload) -> Shown | None:
 
 
 def _replies(samples: Sequence[Sample]) -> list[Reply]:
-    """The distinct replies, with their counts."""
-    found: dict[tuple[str, str], int] = {}
+    """The distinct replies, with their counts; by scene, so that both sides have them in the same order."""
+    found: dict[tuple[str, str, str], int] = {}
+    asked = Counter(sample.scene or "" for sample in samples)
     for sample in samples:
         trouble = "" if sample.ok else f"{sample.error_class or 'failed'}: {sample.error_detail or 'no valid reply'}"
-        key = (sample.content or "", trouble)
+        key = (sample.scene or "", sample.content or "", trouble)
         found[key] = found.get(key, 0) + 1
-    return [Reply(text, count, len(samples), trouble) for (text, trouble), count in found.items()]
+    in_turns = sorted(found.items(), key=lambda one: list(asked).index(one[0][0]))
+    return [Reply(text, count, asked[scene], trouble, scene) for (scene, text, trouble), count in in_turns]
 
 
 def _question(work: Workload) -> str:
@@ -116,6 +120,13 @@ def _question(work: Workload) -> str:
         return " ".join(str(one) for one in texts if one)
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError):
         return ""
+
+
+def camera(run: Run) -> Picture:
+    """The camera image, if it is what both models were shown."""
+    if any(sample.scene for work in run.plan.shown for sample in run.samples(work.baseline)):
+        return Picture(why="both models were shown the pictures in inputs/scenes; each reply names its own")
+    return picture(run.path / "inputs" / "camera.jpg")
 
 
 def picture(path: Path) -> Picture:

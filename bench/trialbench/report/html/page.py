@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from trialbench.report.comparison import Comparison
-from trialbench.report.decide import evidence_of, older
+from trialbench.report.comparison import Comparison, finding_text
+from trialbench.report.decide import evidence_of, older, share_facts
 from trialbench.report.evidence import QUESTIONS, Finding
 from trialbench.report.html import charts, hostcharts, proofcharts
 from trialbench.report.html.clock import Clock
-from trialbench.report.html.described import Picture, Shown, command_path, picture, shown
+from trialbench.report.html.described import Picture, Shown, camera, command_path, shown
 from trialbench.report.html.provenance import Group, provenance
 from trialbench.report.journal import Check
-from trialbench.report.measured import cells, remarks
+from trialbench.report.measured import EVIDENCE, cells, disagreement_rows, remarks
 from trialbench.report.restore import Outcome, second_tries
 from trialbench.report.run import Run
 from trialbench.report.summary import Summary
@@ -21,6 +21,7 @@ from trialbench.report.telemetry import Range, Rows
 from trialbench.report.windows import clock, still_down_text
 from trialbench.show.figures import Figure, Table
 from trialbench.show.text import GIGABYTE, counted, number, ratio_text
+from trialbench.verdict import Rules, proof_text
 
 _MOST_ROWS = 60
 # Display word, CSS class, and a sign that conveys it without color.
@@ -117,6 +118,8 @@ class Page:
     comparison: Table | None
     comparison_notes: list[str]
     segments: Table | None
+    asked: Table | None
+    answers: Table | None
     segment_notes: list[str]
     distribution: Figure | None
     timeline: Figure | None
@@ -154,13 +157,13 @@ def page(run: Run, summary: Summary, joined: Mapping[str, Rows]) -> Page:
     word, kind, sign = _word(run, summary)
     reasons = _reasons(run, summary)
     checks, checks_by = _checks(run)
-    camera = picture(run.path / "inputs" / "camera.jpg")
+    image = camera(run)
     proofs, proofs_hidden = proofcharts.shown(run.proofs)
     label = summary.model_label or "no plan found"
     tried = f"rehearsal for {label}" if run.rehearsal else label
     shown_replies, evidence, facts = shown(run), _evidence(run, summary, reasons), _facts(run, summary)
     marks, failure, steps = badges(summary), _failure(summary), _steps(summary, shown_replies)
-    card, known = hostcharts.memory(run, summary, times), provenance(run, summary, camera)
+    card, known = hostcharts.memory(run, summary, times), provenance(run, summary, image)
     return Page(
         run=summary.run,
         title=f"{tried} on {summary.host or 'an unknown host'}",
@@ -200,6 +203,8 @@ def page(run: Run, summary: Summary, joined: Mapping[str, Rows]) -> Page:
         comparison=_comparison(summary),
         comparison_notes=_comparison_notes(run, summary),
         segments=_segments(summary),
+        asked=_asked(summary),
+        answers=_answers(summary),
         segment_notes=[*_remarks(summary), *run.notes[:_MOST_ROWS]],
         distribution=charts.distribution(found),
         timeline=charts.timeline(found),
@@ -210,7 +215,7 @@ def page(run: Run, summary: Summary, joined: Mapping[str, Rows]) -> Page:
         downtime=hostcharts.downtime(run, times),
         windows=_windows(summary),
         restored=_restored(summary),
-        picture=camera,
+        picture=image,
         shown=shown_replies,
         checks=checks,
         checks_by=checks_by,
@@ -272,7 +277,7 @@ def _speed(summary: Summary) -> str:
         return ""
     live = " ".join(["live model", *([summary.baseline_label] if summary.baseline_label else [])])
     medians = f"p50 {number(row.candidate)} ms, {live} {number(row.baseline)} ms"
-    return f"Latency: {charts.finding_text(row)} ({medians}). It does not affect the verdict."
+    return f"Latency: {finding_text(row)} ({medians}). It does not affect the verdict."
 
 
 def _steps(summary: Summary, replies: Sequence[Shown]) -> list[Step]:
@@ -351,7 +356,7 @@ def _facts(run: Run, summary: Summary) -> list[Fact]:
         value = row.candidate if row else candidate.latency_ms.p50.value
         beside = f"baseline {number(row.baseline)} ms" if row else ""
         if row and row.ratio:
-            beside += f", ratio {_ratio(row)}: {charts.finding_text(row)}"
+            beside += f", ratio {_ratio(row)}: {finding_text(row)}"
         found.append(Fact("latency p50", number(value), "ms", beside))
         adherence = candidate.adherence
         if adherence and adherence.n:
@@ -359,8 +364,7 @@ def _facts(run: Run, summary: Summary) -> list[Fact]:
                 Fact(
                     "adherence",
                     f"{adherence.k}/{adherence.n}",
-                    note="one-sided 95 % bounds"
-                    f" {adherence.one_sided_low * 100:.1f}-{adherence.one_sided_high * 100:.1f} %",
+                    note=proof_text(share_facts(adherence), Rules()),
                 )
             )
     peak, plan = summary.vram.peak_footprint_gb, run.plan
@@ -393,7 +397,7 @@ def _comparison(summary: Summary) -> Table | None:
             f"{number(row.a1)} / {number(row.a2)}",
             _ratio(row),
             f"\N{PLUS-MINUS SIGN} {_percent(row)}{' NOISY' if row.noisy else ''}" if row.band else "unknown",
-            charts.finding_text(row),
+            finding_text(row),
         ]
         for row in summary.comparisons
     ]
@@ -431,6 +435,21 @@ _SEGMENT_COLUMNS = {
     "Hz": "Hz",
     "adherent": "adherent",
 }
+
+
+def _answers(summary: Summary) -> Table | None:
+    found = summary.correctness
+    if found is None or not found.disagreements:
+        return None
+    rows = [list(row) for row in disagreement_rows(found)[:_MOST_ROWS]]
+    return Table(f"Where they differ: {found.text}", ["scene", "baseline", "candidate", "right answer"], rows)
+
+
+def _asked(summary: Summary) -> Table | None:
+    found = [cells(name, segment) for name, segment in list(summary.segments.items())[:_MOST_ROWS]]
+    rows = [[one[key] for key in EVIDENCE] for one in found]
+    title = "What the replies are evidence of: distinct questions; repeats of one say nothing about others"
+    return Table(title, list(EVIDENCE), rows, numbers=range(1, len(EVIDENCE))) if rows else None
 
 
 def _segments(summary: Summary) -> Table | None:

@@ -50,6 +50,9 @@ from fakedocker import FakeDocker
 
 # Process numbers no kernel gives out: whatever looks at the real /proc finds nobody there.
 FIRST_PID = 5_000_000
+# What a server may answer to a request, as far as the host reads it.
+GOOD = {"ok": True, "strategy": 1, "error_class": None}
+BAD = {"ok": False, "strategy": None, "error_class": "http_401", "error_detail": "a key, please"}
 COMMAND_PID = FIRST_PID - 1_000
 
 
@@ -273,6 +276,10 @@ class Client:
         world.log.append(("measured", self.name))
         if self.name in world.client_codes:
             yield
+            if world.client_codes[self.name] == 3:
+                for segment in session["segments"]:
+                    for seq, reply in enumerate(world.replies.get(self.name, [BAD, GOOD]), 1):
+                        self._out(f"{segment['id']}.jsonl", json.dumps({"seq": seq, **reply}))
             return self._summarize(summary, world.client_codes[self.name], None)
         for segment in session["segments"]:
             count, asked = int(segment["n"]), False
@@ -422,6 +429,8 @@ class World:
         self.intruders: list[probes.Listener] = []
         self.clients: dict[str, Client] = {}
         self.client_codes: dict[str, int] = {}
+        # By session, what each of its segments gets where its code is 3; without it a failed reply and a good one.
+        self.replies: dict[str, list[dict[str, Any]]] = {}
         self.never_ready: set[str] = set()
         self.without_summary: set[str] = set()
         self.client_ends_in: dict[str, tuple[str, int]] = {}

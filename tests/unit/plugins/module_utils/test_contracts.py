@@ -966,6 +966,23 @@ def test_a_camera_image_that_is_cut_off(world: World) -> None:
     assert "the JPEG has no end" in world.only(10).found
 
 
+def test_every_picture_of_the_scenes_is_looked_at(world: World) -> None:
+    views = world.folder / "views"
+    views.mkdir()
+    for name in ("ball", "cup"):
+        (views / f"{name}.jpg").write_bytes(JPEG)
+    (views / "labels.csv").write_text("image,expected\nball.jpg,left large\n")
+    world.data["scenes"] = {"folder": str(views), "labels": "labels.csv"}
+    assert world.evaluate()[10].found.endswith(f"; 2 scenes of {views}, 1 of them with the right answer")
+    (views / "cup.jpg").write_bytes(JPEG[:-2])
+    broken = world.only(10)
+    assert "cup.jpg: the JPEG has no end" in broken.found
+    assert f"so is every scene, *.jpg in {views}, and labels.csv tells what they are" in broken.expected
+    assert "trial_scenes" in broken.todo
+    (views / "labels.csv").write_text("image\nnone.jpg\n")
+    assert "labels.csv:2" in world.only(10).found
+
+
 def test_a_home_folder_is_the_login_users(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(world.folder))
     world.data["contracts"]["camera"] = "~/car.jpg"

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import fakeworld
 import pytest
 from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     gpu,
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 WorldOf = Callable[[dict[str, Any]], "World"]
 
 MIB_PER_GB = 1024
+# Start, size (640 x 480), start of the picture, one byte of it, end.
+JPEG = (
+    b"\xff\xd8\xff\xc0\x00\x0b\x08\x01\xe0\x02\x80\x01\x01\x11\x00\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00\x00\xff\xd9"
+)
 
 
 def program_journal(world: World) -> journal.Journal:
@@ -157,6 +162,65 @@ def test_a_home_folder_is_the_login_users_and_not_roots(
     assert "def build_vlm_prompt" in (world.run_dir / "inputs" / "prompt_source.py").read_text()
 
 
+def scenes_of(plan_data: dict[str, Any], folder: Path, table: str) -> None:
+    folder.mkdir()
+    for name in ("ball", "cup"):
+        (folder / f"{name}.jpg").write_bytes(JPEG)
+    (folder / "labels.csv").write_text(table)
+    plan_data["scenes"] = {"folder": str(folder), "labels": "labels.csv"}
+
+
+def test_scenes_lie_with_the_inputs_each_with_its_own_prompt(
+    world_of: WorldOf, plan_data: dict[str, Any], tmp_path: Path
+) -> None:
+    table = "image,id,goal,expected\nball.jpg,ball,a ball,left large\nball.jpg,thing,,\ncup.jpg,cup,a cup,\n"
+    scenes_of(plan_data, tmp_path / "views", table)
+    world = world_of(plan_data)
+    prepare(world)
+    inputs = world.run_dir / "inputs"
+    asked = {entry.pop("id"): entry for entry in json.loads((inputs / "scenes.json").read_text())}
+    call = "prompt of build_vlm_prompt"
+    assert asked == {
+        "ball": {
+            "image": "scenes/ball.jpg",
+            "expected": "left large",
+            "variables": {"prompt": f"{call}(goal='a ball')"},
+        },
+        "thing": {"image": "scenes/ball.jpg", "variables": {"prompt": f"prompt of {world.plan.contracts.prompt.call}"}},
+        "cup": {"image": "scenes/cup.jpg", "variables": {"prompt": f"{call}(goal='a cup')"}},
+    }
+    # What is only shown has one prompt of its own, so one picture is one question.
+    shown = json.loads((inputs / "pictures.json").read_text())
+    assert sorted(entry["image"] for entry in shown) == ["scenes/ball.jpg", "scenes/cup.jpg"]
+    assert (inputs / "scenes" / "ball.jpg").read_bytes() == JPEG
+    session = json.loads((inputs / "session-candidate.json").read_text())
+    assert {one["id"]: one["scenes"] for one in session["segments"]} == {
+        "smoke-candidate": "/in/scenes.json",
+        "nav-candidate": "/in/scenes.json",
+        "nav-candidate-cached": "/in/scenes.json",
+        "describe-candidate": "/in/pictures.json",
+    }
+
+
+def test_one_prompt_for_all_scenes_is_that_of_the_workload(
+    world_of: WorldOf, plan_data: dict[str, Any], tmp_path: Path
+) -> None:
+    scenes_of(plan_data, tmp_path / "views", "image,expected\nball.jpg,left large\n")
+    world = world_of(plan_data)
+    prepare(world)
+    asked = json.loads((world.run_dir / "inputs" / "scenes.json").read_text())
+    assert [set(entry) - {"expected"} for entry in asked] == [{"id", "image"}] * 2
+
+
+def test_scenes_that_are_gone_end_the_trial_early(world_of: WorldOf, plan_data: dict[str, Any], tmp_path: Path) -> None:
+    scenes_of(plan_data, tmp_path / "views", "image\nball.jpg\n")
+    world = world_of(plan_data)
+    (tmp_path / "views" / "cup.jpg").write_bytes(JPEG[:-2])
+    with pytest.raises(PhaseFailed, match=r"could not be prepared: .*cup\.jpg: the JPEG has no end"):
+        prepare(world)
+    assert world.done("start", "stop") == []
+
+
 def test_a_session_that_was_told_to_stop_is_not_through(world: World) -> None:
     """docker's own stop sends its containers SIGTERM: the client then writes what it has, and that it was stopped."""
     from fakeworld import Client
@@ -244,6 +308,24 @@ def test_a_live_model_with_some_bad_replies_is_good_enough(world: World) -> None
     world.client_codes["tenants"] = 3
     prepare(world)
     assert world.named()[-1] == "phase_done snapshot"
+
+
+@pytest.mark.parametrize(
+    ("replies", "found"),
+    [([fakeworld.BAD] * 2, "2 failed, the first one by http_401: 'a key, please'"), ([], "no reply at all")],
+    ids=["errors", "nothing"],
+)
+def test_a_live_model_without_a_good_reply_is_nothing_to_compare_with(
+    world: World, replies: list[dict[str, Any]], found: str
+) -> None:
+    """Before the window, while everybody is up; a wrong URL, key or model name looks like this."""
+    world.client_codes["tenants"], world.replies["tenants"] = 3, replies
+    with pytest.raises(PhaseFailed, match="no good reply") as caught:
+        prepare(world)
+    assert "http://127.0.0.1:11435 to the workload nav" in caught.value.facts["expected"]
+    assert caught.value.facts["found"] == found
+    assert "llamacpp" in caught.value.facts["todo"]
+    assert world.done("start", "stop") == []
 
 
 def test_a_second_try_begins_with_empty_folders(world: World) -> None:
@@ -756,6 +838,14 @@ def test_a_baseline_with_bad_replies_is_still_a_baseline(world: World) -> None:
     world.client_codes["a1"] = 3
     world.runner().run()
     assert world.named()[-1] == "phase_done measure"
+
+
+def test_a_baseline_without_a_good_reply_ends_the_run(world: World) -> None:
+    world.client_codes["a1"], world.replies["a1"] = 3, [fakeworld.BAD]
+    failed = fails(world)
+    assert failed["reason"] == "the live model gave no good reply, so there is nothing to compare with"
+    assert failed["found"] == "1 failed, the first one by http_401: 'a key, please'"
+    assert world.up("llamacpp")
 
 
 @pytest.mark.parametrize(

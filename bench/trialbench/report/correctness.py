@@ -1,0 +1,169 @@
+"""Is it right, and is it right more often than the baseline? By scene, which is the unit of evidence.
+
+A scene that was asked several times counts once: its answer is the one given most often, and it is right if more than
+half of its replies are. With right answers in the labels, both models are compared in pairs; without them there is
+still how often they agree, and where they do not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from trialbench import stats
+from trialbench.measure.sample import Sample
+from trialbench.measure.summary import by_question
+from trialbench.report.plan import Workload
+
+Finding = Literal["better", "worse", "not_shown"]
+WORDS: dict[Finding, str] = {"better": "right more often", "worse": "right less often", "not_shown": "not shown"}
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A scene that the models answer differently; None for an answer that keeps no contract.
+
+    `expected` and whether they are right are None where the right answer is not known.
+    """
+
+    scene: str
+    baseline: Sequence[str] | None
+    candidate: Sequence[str] | None
+    expected: Sequence[str] | None
+    baseline_right: bool | None
+    candidate_right: bool | None
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Scenes with a right answer, as both models answered them.
+
+    Attributes:
+        scenes: how many.
+        candidate, baseline: right ones of each.
+        wins, losses: scenes in which only the candidate, or only the baseline, is right.
+        p: exact two-sided p of wins against losses (McNemar).
+    """
+
+    scenes: int
+    candidate: int
+    baseline: int
+    wins: int
+    losses: int
+    p: float
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """What the right answers say.
+
+    Attributes:
+        all: every scene with a right answer.
+        groups: the same by group.
+        difference: candidate minus baseline, as a share of the scenes.
+        finding: by the exact test at 5 %.
+        won, lost: ids of the scenes that only the candidate, or only the baseline, gets right.
+    """
+
+    all: Pairs
+    groups: dict[str, Pairs]
+    difference: stats.Difference
+    finding: Finding
+    won: Sequence[str]
+    lost: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Correctness:
+    """Answers of both models to the same scenes; `text` is all of it in a sentence.
+
+    Attributes:
+        scenes: that both were asked.
+        agree: in which both give the same answer.
+        labeled: None without right answers.
+    """
+
+    scenes: int
+    agree: int
+    disagreements: Sequence[Disagreement]
+    labeled: Labeled | None
+    text: str
+
+
+def correctness(samples: Callable[[str], Sequence[Sample]], work: Workload) -> Correctness | None:
+    """The part `correctness` of a trial's summary; None for a trial of one question.
+
+    Args:
+        samples: gives those of a segment.
+        work: the workload that decides; its baseline is A1 and A2 together.
+    """
+    candidate = by_question(samples(work.candidate))
+    baseline = by_question([*samples(work.a1), *samples(work.a2)])
+    both = [scene for scene in candidate if scene is not None and scene in baseline]
+    if not both:
+        return None
+    answers = {scene: (_answer(baseline[scene]), _answer(candidate[scene])) for scene in both}
+    rights = {scene: (_right(baseline[scene]), _right(candidate[scene])) for scene in both}
+    agree = [scene for scene in both if answers[scene][0] == answers[scene][1] is not None]
+    disagreements = [
+        Disagreement(scene, *answers[scene], candidate[scene][0].expected, *rights[scene])
+        for scene in both
+        if scene not in agree
+    ]
+    known = [scene for scene in both if None not in rights[scene]]
+    labeled = _labeled(known, rights, {scene: candidate[scene][0].group for scene in known}) if known else None
+    return Correctness(len(both), len(agree), disagreements, labeled, _text(len(both), len(agree), labeled))
+
+
+def _answer(samples: Sequence[Sample]) -> tuple[str, ...] | None:
+    """The answer given most often, the first of them where several are."""
+    found = Counter(tuple(sample.parsed or ()) if sample.adherent else None for sample in samples)
+    return found.most_common(1)[0][0]
+
+
+def _right(samples: Sequence[Sample]) -> bool | None:
+    rights = [sample.right for sample in samples]
+    return None if None in rights else 2 * sum(map(bool, rights)) > len(rights)
+
+
+def _pairs(scenes: Sequence[str], rights: dict[str, tuple[bool | None, bool | None]]) -> Pairs:
+    wins = sum(not rights[scene][0] and bool(rights[scene][1]) for scene in scenes)
+    losses = sum(bool(rights[scene][0]) and not rights[scene][1] for scene in scenes)
+    return Pairs(
+        scenes=len(scenes),
+        candidate=sum(bool(rights[scene][1]) for scene in scenes),
+        baseline=sum(bool(rights[scene][0]) for scene in scenes),
+        wins=wins,
+        losses=losses,
+        p=round(stats.sign_test(wins, losses), 6),
+    )
+
+
+def _labeled(
+    scenes: Sequence[str], rights: dict[str, tuple[bool | None, bool | None]], groups: dict[str, str | None]
+) -> Labeled:
+    pairs = _pairs(scenes, rights)
+    shown = pairs.p < 1 - stats.CONFIDENCE
+    names = sorted({group for group in groups.values() if group is not None})
+    return Labeled(
+        all=pairs,
+        groups={name: _pairs([scene for scene in scenes if groups[scene] == name], rights) for name in names},
+        difference=stats.paired_difference(pairs.wins, pairs.losses, pairs.scenes),
+        finding="not_shown" if not shown else "better" if pairs.wins > pairs.losses else "worse",
+        won=[scene for scene in scenes if rights[scene] == (False, True)],
+        lost=[scene for scene in scenes if rights[scene] == (True, False)],
+    )
+
+
+def _text(scenes: int, agree: int, labeled: Labeled | None) -> str:
+    agreement = f"both give the same answer in {agree} of {scenes} scenes"
+    if labeled is None:
+        return f"{agreement}; which of them are right is not known"
+    pairs, difference = labeled.all, labeled.difference
+    return (
+        f"right in {pairs.candidate} of {pairs.scenes} scenes, the baseline in {pairs.baseline}:"
+        f" {WORDS[labeled.finding]} ({pairs.wins} wins, {pairs.losses} losses, p = {pairs.p:.2g};"
+        f" difference {difference.low * 100:+.0f} to {difference.high * 100:+.0f} points); {agreement}"
+    )

@@ -1,0 +1,187 @@
+# Copyright (c) 2026, the edgelab.model_trial authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The scenes of a host: pictures in a folder, and what a table says about them.
+
+The table is CSV with a column ``image`` (a file name in the folder) and, as it likes, ``id``, ``expected`` (the right
+answer) and ``group``; every other column is an argument of production's prompt function. Nothing is sent from here.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import fnmatch
+import hashlib
+import io
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import pictures
+from .plan import Scenes
+
+_COLUMNS = ("image", "id", "expected", "group")
+_ODD = re.compile(r"[^A-Za-z0-9._-]+")
+# All pictures together: every request of a session is held in memory, so that the window waits for no file.
+MAX_BYTES = 64 << 20
+MAX_TABLE_BYTES = 4 << 20
+
+
+class ScenesError(ValueError):
+    """The scenes are not usable; the message names the file, what was expected and what was found."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One question: a picture, the arguments of the prompt function that it changes, and what is known about it."""
+
+    id: str
+    image: Path
+    arguments: dict[str, Any] = field(default_factory=dict)
+    expected: str = ""
+    group: str = ""
+
+
+def find(wanted: Scenes, folder: Path) -> list[Scene]:
+    """The scenes of ``folder`` that the seed draws, in the order in which they are asked.
+
+    Raises:
+        ScenesError: the folder or its table can't be read, or there are fewer than two scenes.
+    """
+    images = _images(folder, wanted.pattern)
+    rows = _table(folder / wanted.labels, images) if wanted.labels else []
+    named = {row["image"] for row in rows}
+    found = [_scene(row, images[row["image"]], folder / wanted.labels) for row in rows]
+    found += [Scene(_name(path), path) for name, path in images.items() if name not in named]
+    if len(found) < 2:
+        raise ScenesError(f"{folder}: expected at least two pictures like {wanted.pattern}, found {len(found)}")
+    names = [scene.id for scene in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ScenesError(f"{folder}: expected names that differ, found twice: {', '.join(twice)}; give each row an id")
+    return sorted(found, key=lambda scene: _drawn(wanted.seed, scene.id))[: wanted.limit]
+
+
+def check(found: list[Scene]) -> list[pictures.Picture]:
+    """What the pictures of scenes say of themselves.
+
+    Raises:
+        ScenesError: one is no whole JPEG or PNG, can't be read, or all of them are too large; names the first.
+    """
+    said: list[pictures.Picture] = []
+    size = 0
+    for scene in found:
+        try:
+            with scene.image.open("rb") as file:
+                raw = file.read(MAX_BYTES - size + 1)
+        except OSError as err:
+            raise ScenesError(f"{scene.image}: {err.strerror or err}") from err
+        size += len(raw)
+        if size > MAX_BYTES:
+            raise ScenesError(
+                f"{scene.image}: expected at most {MAX_BYTES >> 20} MiB of pictures, found more: "
+                "fewer or smaller ones fit"
+            )
+        try:
+            said.append(pictures.parse(raw))
+        except pictures.PictureError as err:
+            raise ScenesError(f"{scene.image}: {err}") from err
+    return said
+
+
+def call(of_inventory: str, arguments: dict[str, Any]) -> str:
+    """The call of the prompt function with a scene's arguments in place of those of the same names.
+
+    Raises:
+        ScenesError: the inventory's own is no plain call.
+    """
+    try:
+        parsed = ast.parse(of_inventory, mode="eval").body
+    except SyntaxError as err:
+        raise ScenesError(f"contracts.prompt.call: expected one call, found {of_inventory!r}: {err.msg}") from err
+    if not isinstance(parsed, ast.Call):
+        raise ScenesError(f"contracts.prompt.call: expected one call, found {of_inventory!r}")
+    if not arguments:
+        return of_inventory
+    kept = [word for word in parsed.keywords if word.arg not in arguments]
+    # Built from values, never from text: a cell can be no code.
+    own = [ast.keyword(arg=name, value=ast.Constant(value)) for name, value in arguments.items()]
+    return ast.unparse(ast.Call(func=parsed.func, args=parsed.args, keywords=[*kept, *own]))
+
+
+def _drawn(seed: int, name: str) -> str:
+    # By hash and not by a generator: the same on every version of Python.
+    return hashlib.sha256(f"{seed} {name}".encode()).hexdigest()
+
+
+def _images(folder: Path, pattern: str) -> dict[str, Path]:
+    try:
+        listed = sorted(folder.iterdir())
+    except OSError as err:
+        raise ScenesError(f"{folder}: {err.strerror or err}") from err
+    # A link could lead root to a file that its owner may not read.
+    return {
+        path.name: path
+        for path in listed
+        if fnmatch.fnmatchcase(path.name, pattern) and path.is_file() and not path.is_symlink()
+    }
+
+
+def _table(path: Path, images: dict[str, Path]) -> list[dict[str, str]]:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_TABLE_BYTES + 1)
+        text = raw.decode("utf-8-sig")
+    except OSError as err:
+        raise ScenesError(f"{path}: {err.strerror or err}") from err
+    except UnicodeDecodeError as err:
+        raise ScenesError(f"{path}: expected UTF-8, found {err.object[err.start : err.end]!r}") from err
+    if len(raw) > MAX_TABLE_BYTES:
+        raise ScenesError(f"{path}: expected at most {MAX_TABLE_BYTES >> 20} MiB, found more")
+    rows = []
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        columns = reader.fieldnames or []
+        if "image" not in columns:
+            raise ScenesError(
+                f"{path}: expected a column image with file names, found {', '.join(columns) or 'nothing'}"
+            )
+        bad = [name for name in columns if name not in _COLUMNS and not name.isidentifier()]
+        if bad:
+            raise ScenesError(f"{path}: expected columns named as arguments of the prompt function, found {bad[0]!r}")
+        for row in reader:
+            if None in row or None in row.values():
+                raise ScenesError(f"{path}:{reader.line_num}: expected {len(columns)} cells, found others")
+            if row["image"] not in images:
+                raise ScenesError(
+                    f"{path}:{reader.line_num}: expected a picture of its folder that fits the pattern, "
+                    f"found {row['image']!r}"
+                )
+            rows.append(row)
+    except csv.Error as err:
+        raise ScenesError(f"{path}:{reader.line_num}: is not CSV: {err}") from err
+    return rows
+
+
+def _scene(row: dict[str, str], image: Path, path: Path) -> Scene:
+    name = row.get("id") or _name(image)
+    if _ODD.search(name) or not name[:1].isalnum():
+        raise ScenesError(f"{path}: expected ids of letters, digits, dot, dash, underscore, found {name!r}")
+    arguments = {column: _literal(cell) for column, cell in row.items() if column not in _COLUMNS and cell != ""}
+    return Scene(name, image, arguments, row.get("expected") or "", row.get("group") or "")
+
+
+def _name(image: Path) -> str:
+    """A picture's name as a scene's id."""
+    return _ODD.sub("-", image.stem).strip("-._") or "picture"
+
+
+def _literal(cell: str) -> Any:
+    """A number, a truth value, None or a quoted text as Python writes them; any other cell is the text itself."""
+    try:
+        found = ast.literal_eval(cell.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return cell
+    return found if isinstance(found, (str, int, float, type(None))) else cell
