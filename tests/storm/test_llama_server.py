@@ -91,8 +91,10 @@ def test_a_deadline_frees_the_slot(llama: LlamaServer, llama_url: str) -> None:
 
 
 def test_cache_on_cache_off_and_a_process_in_one_table(
-    llama_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    llama_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Wide enough for whole names.
+    monkeypatch.setenv("COLUMNS", "140")
     stand_in = MODEL.parents[1] / "engines" / "gemma"
     weights, workload = tmp_path / "weights.sbs", tmp_path / "short.yml"
     weights.write_text("{}")

@@ -32,7 +32,7 @@ _LITERAL = {"fence", "code_block", "html_block"}
 # Characters that Markdown or common extensions (mathematics, bare links) would not render literally.
 _ACTIVE = re.compile(r"[\\`*\[\]<>|#~&${]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
 # What becomes one blank: blanks, tabs and line ends. A no-break space or a wide one is a part of the text.
-_BLANKS = re.compile(r"[ \t-\r\x1c-\x1f\x85\u2028\u2029]+")
+_BLANKS = re.compile(r"[ \t\r\n]+")
 _FOOTNOTE = re.compile(r"\[\^[^\]\s]+\]")
 _TAG = re.compile(r"<(/?[A-Za-z][\w-]*)")
 _VOID = {"br", "img", "wbr"}

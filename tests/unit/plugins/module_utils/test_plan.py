@@ -530,5 +530,7 @@ def test_what_is_wrong_about_such_a_host_is_named(change: Data, words: str) -> N
 
 def test_a_container_is_stopped_and_started_by_its_name_alone() -> None:
     """docker says whether it runs, as systemd does of a unit."""
-    [tenant] = planfile.parse_tenants([{"name": "search", "kind": "container", "container": "search"}], "tenants")
+    [tenant] = planfile.parse_tenants(
+        [{"name": "search", "kind": "container", "container": "search"}], "tenants", started=True
+    )
     assert tenant.health is None
