@@ -222,7 +222,10 @@ def _rope(config: Mapping[str, Any], where: str, notes: list[str]) -> float:
             continue
         if not isinstance(inside, dict):
             raise UsageError(f"{where}: {name}: expected a mapping, found {_shown(inside)}")
-        if any(isinstance(value, dict) for value in inside.values()):
+        if config["model_type"] == "qwen2" and isinstance(inside.get("full_attention"), dict):
+            # By type of layer; of the others there are none, or `_refuse_windows` says so.
+            inside = inside["full_attention"]
+        if any(isinstance(value, dict) or str(key).endswith("_attention") for key, value in inside.items()):
             raise UsageError(f"{where}: {name}: expected one rotation for all layers, found {_shown(inside)}")
         if any(inside.get(key, "default") not in ("default", None) for key in ("rope_type", "type")):
             raise UsageError(f"{where}: {name}: expected rope_type default, found {_shown(inside)}")

@@ -275,7 +275,9 @@ def _rotation(config: Mapping[str, Any], file: Gguf) -> Iterator[str]:
     """The base of the rotation and how it is scaled."""
     ours = file.architecture
     said = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    nested = [one for one in said.values() if isinstance(one, dict)]
+    types = config.get("layer_types") or ["full_attention"]
+    every = {name: one for name, one in said.items() if isinstance(one, dict)}
+    nested = [every[name] for name in types if name in every] or [*every.values()]
     if len({json.dumps(one, sort_keys=True) for one in nested}) > 1:
         yield f"one rotation for all layers, expected {said}"
         return

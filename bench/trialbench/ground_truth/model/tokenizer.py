@@ -19,7 +19,7 @@ from trialbench.ground_truth.model.templates import read_templates
 from trialbench.ground_truth.model.weights import hf_json
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
-# Classes of transformers that build a tokenizer anew from vocabulary and merges and cut text in a way of their own, and
+# Classes of transformers that build their tokenizer from vocabulary and merges and cut text in a way of their own, and
 # those that take `tokenizer.json` as it is: a byte-level one called LlamaTokenizer is among them.
 _REBUILT = {"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2"}
 _TAKEN = frozenset(("", "PreTrainedTokenizer", "TokenizersBackend", "LlamaTokenizer"))

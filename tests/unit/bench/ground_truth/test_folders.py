@@ -247,6 +247,7 @@ def linked_elsewhere(name: str) -> Change:
 
 
 EOS, PRE, BASE = "tokenizer.ggml.eos_token_id", "tokenizer.ggml.pre", "llama.rope.freq_base"
+ROPE = {"rope_type": "default", "rope_theta": 5.0}
 LAYER = "model.layers.0."
 UP, DOWN, Q = f"{LAYER}mlp.up_proj.weight", f"{LAYER}mlp.down_proj.weight", f"{LAYER}self_attn.q_proj.weight"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -467,6 +468,22 @@ CONFIGURATION: dict[str, tuple[str, list[Row]]] = {
             (config(rope_theta=-1.0), "rope_theta"),
             (config(rope_scaling="linear"), "rope_scaling: expected a mapping"),
             (config(rope_scaling=None), same),
+        ],
+    ),
+    "rope by type of layer": (
+        "qwen2",
+        [
+            (config(rope_parameters={"full_attention": ROPE}), keyed("qwen2.rope.freq_base", 5.0)),
+            (config(rope_parameters={"full_attention": ROPE, "sliding_attention": {"rope_theta": 1.0}}),
+             keyed("qwen2.rope.freq_base", 5.0)),
+            (config(rope_parameters={"full_attention": {"rope_type": "default"}}, rope_theta=7.0),
+             keyed("qwen2.rope.freq_base", 7.0)),
+            (config(rope_parameters={"full_attention": ROPE}, layer_types=["full_attention"]), same),
+            (config(rope_parameters={"full_attention": ROPE}, layer_types=["sliding_attention"]), "layer_types"),
+            (config(rope_parameters={"full_attention": {**ROPE, "rope_type": "yarn", "factor": 4.0}}),
+             "rope_parameters: expected rope_type default"),
+            (config(rope_parameters={"sliding_attention": ROPE}), "expected one rotation for all layers"),
+            (config(rope_parameters={"full_attention": None}), "expected one rotation for all layers"),
         ],
     ),
     "windows of qwen2": (
@@ -848,6 +865,10 @@ OVERLOOKED: dict[str, list[tuple[Change, str]]] = {
     "qwen2": [
         (config(use_sliding_window=True, sliding_window=4, max_window_layers=0), "no window, expected one of 4 tokens"),
         (config(layer_types=["sliding_attention"], sliding_window=4), "no window, expected one of 4 tokens"),
+        (
+            config(rope_parameters={"full_attention": ROPE, "sliding_attention": {}}),
+            "rope theta 1000000.0, expected 5.0",
+        ),
     ],
     "gpt2": [
         (config(activation_function="relu"), "no activation_function"),
@@ -879,6 +900,7 @@ def test_the_judge_sees_what_the_converter_overlooks(
 _VALUES = (
     *(None, True, False, 0, 1, 2, 4, -1, 0.5, 1e-3, "relu", "gelu_fast", "x", "", [], {}, [1], {"a": 1}),
     *({"rope_type": "default", "rope_theta": 7.0}, {"type": "linear", "factor": 2.0}, {"rope_theta": 3}),
+    *({"full_attention": {"rope_theta": 7.0}}, {"full_attention": {"type": "linear"}}, {"sliding_attention": {}}),
     *(["sliding_attention"] * 2, ["full_attention"] * 2, ["full_attention"]),
 )
 _KEYS = (

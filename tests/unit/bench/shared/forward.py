@@ -152,6 +152,7 @@ def from_folder(folder: Path) -> Network:
         return Network(kind, *sizes, theta=1.0, neighbors=False, tensors=tensors, activation=act)
     heads, rope = config["num_attention_heads"], config.get("rope_scaling") or config.get("rope_parameters") or {}
     sizes = (config["num_hidden_layers"], heads, config.get("num_key_value_heads") or heads, config["rms_norm_eps"])
+    rope = rope.get("full_attention", rope)
     theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
     act = config.get("hidden_act", "")
     return Network(kind, *sizes, theta=theta, neighbors=False, tensors=tensors, activation=act)
