@@ -49,7 +49,7 @@ pin: python ## resolve and write the pins: revision, hashes, image digest (CANDI
 	@python scripts/pin.py $(if $(CANDIDATE),--candidate $(CANDIDATE)) $(ARGS)
 
 ##@ Test
-.PHONY: test prove unit lint coverage browser pictures readers sanity storm live twin-tests drills rollback check-host ground-truth molecule gpu
+.PHONY: test prove unit lint coverage browser pictures readers sanity fuzz storm live twin-tests drills rollback check-host ground-truth molecule gpu
 test: ## the short proof, setup included, in minutes; times at the end and in build/test.json
 	@"$$(scripts/setup.sh --which)" scripts/prove.py test $(STEPS)
 
@@ -77,6 +77,10 @@ readers: python ## promtool and Jenkins' JUnit schema read the exports; fetches 
 
 sanity: python ## ansible-test on the built and installed collection: sanity and units
 	@scripts/ansible_test.sh sanity units
+
+# Make's own variable; in the shell that name counts by itself.
+fuzz: python ## random bytes and structures over wire, documents, URLs, WAV and hub answers (SECONDS=20)
+	@MT_FUZZ_S=$(or $(SECONDS),20) pytest tests/fuzz -q --tb=short $(ARGS)
 
 storm: setup image ## 500 cancels at random moments and 1000 requests with faults, under 5 minutes; build/storm.json
 	@pytest tests/storm -q -s $(ARGS)

@@ -205,6 +205,10 @@ NEIGHBORS: dict[str, tuple[str, str | None]] = {
     "a comment in it": ("It is. For Q4 <!-- ask Bob --> no benchmarks exist yet. Next.", None),
     "a comment before it": ("It is. <!-- ask Bob --> No benchmarks exist yet. Next.", None),
     "a comment behind it": ("No benchmarks exist yet. <!-- ask Bob --> Next.", "{} <!-- ask Bob --> Next."),
+    "a figure in it": ("It is. For Q4 at 5.0 GB no benchmarks exist yet. Next.", None),
+    "a speed in it": ("It is. For Q4, with 80 tok/s on paper, no benchmarks exist yet. Next.", None),
+    "a fact in brackets in it": ("It is. For Q4 (5.0 GB) no benchmarks exist yet. Next.", None),
+    "numbers that are names": ("It is. For Q4_K_M on an RTX 5070 Ti no benchmarks exist yet. Next.", "It is. {} Next."),
     "code in it": ("It is. For `Q4_K_M` no benchmarks exist yet. Next.", "It is. {} Next."),
     "abbreviations in it": ("It is. For Q4 vs. Q8, e.g. here, no benchmarks exist yet. Next.", "It is. {} Next."),
     "an abbreviation before it": (

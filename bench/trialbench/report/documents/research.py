@@ -36,6 +36,8 @@ _CLAUSE = re.compile(
     r"|\b(?:and|or|but|so|yet)\W*\Z",
     re.IGNORECASE,
 )
+# A figure with its unit is a fact, which would go with the sentence.
+_FACT = re.compile(r"\d\s*(?:%|[kKMGT]i?B\b|m?s\b|tok|Hz\b|W\b|bits?\b)")
 # Behind a stop still stand closing marks and the marks of footnotes; both belong to the sentence before.
 _STOP = re.compile(
     r"(?:[.!?…](?:[*_\"'”’)\]]|\[\^[^\]\s]*\]|<sup>[^<]*</sup>)*(?:\s+|<br\s*/?>\s*|\\\s+)"
@@ -162,11 +164,12 @@ def _begin(text: str, at: int) -> int | None:
     begin = max(begins, default=0)
     lead = shown[begin:at]
     found = _LEAD.fullmatch(lead)
-    if not found or _CLAUSE.search(found["words"] or "") or _STOP.search(_abbreviations_gone(lead)):
+    words = (found["words"] or "") if found else ""
+    if not found or _CLAUSE.search(words) or _FACT.search(words) or _STOP.search(_abbreviations_gone(lead)):
         return None
     if "<!--" in text[begin:at]:
         return None
-    places = [place[0] for place in _PLACES.finditer(found["words"] or "")]
+    places = [place[0] for place in _PLACES.finditer(words)]
     # A capital letter begins a sentence: none may begin within this one, as it does after a line without a stop.
     later = [*places[0 if found["link"].strip("*_(") else 1 :], text[at] if lead.strip("*_(") else ""]
     if any(word[:1].isupper() for word in later):
