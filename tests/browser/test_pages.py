@@ -256,6 +256,14 @@ def test_paper_is_not_made_smaller_for_a_table(
     page.set_viewport_size({"width": width, "height": 1000})
     page.emulate_media(media="print")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # No number and no word of a head is broken: each of a cell's words is on one line.
+    broken = """all => all.filter(cell => { const found = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+        for (let node; (node = found.nextNode()); ) for (const word of node.data.matchAll(/[^\\s-]+/g)) {
+            const range = document.createRange();
+            range.setStart(node, word.index); range.setEnd(node, word.index + word[0].length);
+            if (word[0].length < 20 && range.getClientRects().length > 1) return true; }
+        return false; }).map(one => one.textContent.slice(0, 60))"""
+    assert page.eval_on_selector_all(".scroll thead th, .scroll td.n", broken) == []
     wide = "all => all.filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.textContent.slice(0, 60))"
     assert page.eval_on_selector_all(".scroll", wide) == []
     assert len(page.pdf(format=paper)) > 10_000

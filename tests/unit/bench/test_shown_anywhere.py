@@ -129,6 +129,16 @@ def test_labels_do_not_touch_in_any_font(kind: str, drawn: dict[str, list[str]])
             assert top >= -1, said
             assert right <= float(root.attrib["width"]) + 1, said
             assert bottom <= float(root.attrib["height"]), said
+        ticks = [mark for group in root.iter("g") if group.get("class") == "tick" for mark in group.iter("line")]
+        for said, left, top, right, bottom in found:
+            crossed = [
+                x
+                for mark in ticks
+                if left < (x := float(mark.attrib["x1"])) < right
+                and float(mark.attrib["y1"]) < bottom - 1
+                and float(mark.attrib["y2"]) > top + 1
+            ]
+            assert crossed == [], said
         for one, other in combinations(found, 2):
             apart = one[3] <= other[1] or other[3] <= one[1] or one[4] <= other[2] or other[4] <= one[2]
             assert apart, (one, other, root.attrib["class"])

@@ -42,6 +42,8 @@ from trialbench.stats import Quantile, quantile
 
 _POINTS, _STEPS = 400, 300
 _LANES = 8
+# From a lane of flags to the next: the name of the next fits below the ticks of the one before.
+_LANE = 30.0
 # Longer names are cut before they are put beside each other.
 _NAME = 200
 METRICS: dict[Metric, str] = {
@@ -341,7 +343,7 @@ def timeline(found: list[Series]) -> Figure | None:
         label = "latency, ms (logarithmic)" if y.logarithmic else "latency, ms"
         parts = [y_axis(y, start, width - RIGHT, label)]
         for row, lane in enumerate(lanes):
-            lane_y = height + 34 + row * 26
+            lane_y = height + 34 + row * _LANE
             parts += [
                 text(start, lane_y, lane, kind="t name", room=width - RIGHT - start),
                 line(start, lane_y + 13, width - RIGHT, lane_y + 13, "grid"),
@@ -351,7 +353,7 @@ def timeline(found: list[Series]) -> Figure | None:
             right = left + room * len(one.samples) / total
             parts.append(_panel(one, y, left, right, height, lanes))
             left = right + gap
-        bottom = height + 24 + 26 * len(lanes)
+        bottom = height + 24 + _LANE * len(lanes)
         parts.append(
             text((start + width) / 2, bottom + 16, "samples in the order measured", anchor="middle", kind="t name")
         )
@@ -415,7 +417,7 @@ def _panel(one: Series, y: Scale, left: float, right: float, height: float, lane
         own = {_lane(flag) for flag in flags}
         for row, lane in enumerate(lanes):
             if lane in own:
-                lane_y = height + 34 + row * 26 + 13
+                lane_y = height + 34 + row * _LANE + 13
                 marks["tick"].append(element("line", x1=x(at), y1=lane_y - 7, x2=x(at), y2=lane_y + 3))
     return join([*parts, *(group(those, kind) for kind, those in marks.items() if those)])
 
