@@ -22,6 +22,8 @@ SHIPPED = (
     "LICENSE",
     "CHANGELOG.md",
     "changelogs/changelog.yaml",
+    "docs/reuse/hosts.yml",
+    "docs/reuse/molecule.yml",
     "meta/runtime.yml",
     "MANIFEST.json",
     "playbooks/benchmark-e4b.yml",
