@@ -91,6 +91,22 @@ def test_the_readme_of_a_role_has_each_of_its_variables(role: str) -> None:
         assert ("required*" in shown[name]) == bool(one.get("required")), name
 
 
+@pytest.mark.parametrize("name", ALONE)
+def test_a_page_lists_exactly_the_options_that_a_module_takes(name: str) -> None:
+    module, declared = page_of(name)
+    page = yaml.safe_load(module.DOCUMENTATION)
+    told = dict(page.get("options") or {})
+    fragments: Any = {"attributes": attributes, "tenants": tenants}
+    for used in page["extends_documentation_fragment"]:
+        of, _dot, part = used.removeprefix(PREFIX).partition(".")
+        text = getattr(fragments[of].ModuleDocFragment, part.upper() or "DOCUMENTATION")
+        told |= yaml.safe_load(text).get("options") or {}
+    taken = {key: dict(one) for key, one in declared["argument_spec"].items()}
+    for one in (*told.values(), *taken.values()):
+        one.setdefault("required", False)
+    assert {**plain(told, described=False)} == {**plain(taken, described=False)}
+
+
 class Asked(Exception):
     """The arguments with which a module was made."""
 
