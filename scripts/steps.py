@@ -300,6 +300,9 @@ STEPS: tuple[Step, ...] = (
          ("tests/twin/test_faulty_server.py",),
          ("trialbench", "image", "environment", "tests/fixtures/models/", "tests/fixtures/faulty_server/"),
          after=("python", "image"), expected_s=40),
+    Step("reuse", "the shipped molecule scenario, from the installed tarball in an empty folder", ON_TWIN, ONLY_PROVE,
+         ("tests/twin/test_reuse.py",), ("collection", "docs/", "README.md", "twin", "environment"),
+         after=("python", "twin-a"), expected_s=60),
     Step("gpu-suite", "tests/gpu itself, on the twin's driver", ON_TWIN, ONLY_PROVE, ("tests/twin/test_gpu_suite.py",),
          ("plugins/", "images/twin/", "tests/gpu/", "tests/fixtures/cuda/", "environment"), expected_s=40),
     # ---- on twin "a" in `make test`: the golden trial ----

@@ -22,6 +22,8 @@ SHIPPED = (
     "LICENSE",
     "CHANGELOG.md",
     "changelogs/changelog.yaml",
+    "docs/reuse/hosts.yml",
+    "docs/reuse/molecule.yml",
     "meta/runtime.yml",
     "MANIFEST.json",
     "playbooks/benchmark-e4b.yml",
@@ -225,6 +227,26 @@ def test_the_roles_take_the_consumers_own_names_and_order(host, consumer, watche
         assert text in output
     assert [check["title"] for check in report["checks"]["checks"]] == CHECKS
     assert report["checks"]["failed_checks"] == []
+
+
+@pytest.mark.parametrize("card", [True, False])
+def test_a_gate_and_a_smoke_test_need_no_plan_and_no_card(host, consumer, card):
+    before = host.fingerprint()
+    _, report = consumer.play("alone.yml", *([] if card else ["-e", '{"trial_gpu": null}']))
+    assert host.fingerprint() == before
+    assert [(c["id"], c["ok"]) for c in report["contracts"]["contracts"]] == [(n, True) for n in (1, 4, 6, 7, 9)]
+    found = report["contracts"]["contracts"][3]["found"]
+    assert ("VRAM does not apply" in found) is not card
+    first = CHECKS[0] if card else "VRAM: does not apply"
+    wanted = [first, *(title for title in CHECKS[1:] if "candidate's port" not in title)]
+    assert [check["title"] for check in report["checks"]["checks"]] == wanted
+    assert report["checks"]["failed_checks"] == []
+
+
+def test_a_contract_that_there_is_not_is_named(consumer):
+    done = consumer.run("ansible-playbook", "alone.yml", "-i", "inventory", "-e", '{"preflight_only": [7, 15]}')
+    assert done.returncode != 0
+    assert "7 (there is room)" in done.stdout
 
 
 def test_a_role_names_what_the_consumer_got_wrong(consumer):

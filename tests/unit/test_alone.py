@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,22 @@ def test_the_readme_of_a_role_has_each_of_its_variables(role: str) -> None:
         kind = f"list of {one['elements']}" if one["type"] == "list" else one["type"]
         assert f"\n*{kind}, " in shown[name], name
         assert ("required*" in shown[name]) == bool(one.get("required")), name
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_page_lists_exactly_the_options_that_a_module_takes(name: str) -> None:
+    module, declared = page_of(name)
+    page = yaml.safe_load(module.DOCUMENTATION)
+    told = dict(page.get("options") or {})
+    fragments: Any = {"attributes": attributes, "tenants": tenants}
+    for used in page["extends_documentation_fragment"]:
+        of, _dot, part = used.removeprefix(PREFIX).partition(".")
+        text = getattr(fragments[of].ModuleDocFragment, part.upper() or "DOCUMENTATION")
+        told |= yaml.safe_load(text).get("options") or {}
+    taken = {key: dict(one) for key, one in declared["argument_spec"].items()}
+    for one in (*told.values(), *taken.values()):
+        one.setdefault("required", False)
+    assert {**plain(told, described=False)} == {**plain(taken, described=False)}
 
 
 class Asked(Exception):
@@ -202,3 +219,47 @@ def test_the_tables_of_checks_name_every_kind() -> None:
     page = (ROOT / "docs/adding-a-check.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
     assert sorted(rows) == sorted(named)
+
+
+# docs/reuse.md, and the scenario that ships with it
+
+REUSE = ROOT / "docs/reuse"
+SHOWN = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs/reuse.md").read_text(), re.MULTILINE | re.DOTALL)
+PLAYED = [task for name in ("converge", "side_effect") for task in tasks_of((REUSE / f"{name}.yml").read_text())]
+
+
+def test_what_the_page_shows_is_what_the_scenario_plays() -> None:
+    shown = [task for text in SHOWN for task in yaml.safe_load(text)]
+    assert [task["name"] for task in shown if task not in PLAYED] == ["The second card"]
+    assert len(shown) >= 6
+
+
+def test_the_scenario_uses_each_part_alone() -> None:
+    """Modules by their arguments, roles by their variables, none with the plan of a trial."""
+    used = set()
+    inventory = yaml.safe_load((REUSE / "hosts.yml").read_text())["shop"]["vars"]
+    for task in [*PLAYED, *tasks_of((REUSE / "verify.yml").read_text())]:
+        for key, given in task.items():
+            if key.startswith(PREFIX):
+                used.add(key.removeprefix(PREFIX))
+                text = json.dumps(given or {}).replace('"{{ trial_tenants }}"', json.dumps(inventory["trial_tenants"]))
+                # That an unknown number is an error is what the scenario shows.
+                judge(key.removeprefix(PREFIX), {**json.loads(text), **({"only": []} if '"only"' in text else {})})
+        role = task.get("ansible.builtin.import_role", {}).get("name", "")
+        if role:
+            used.add(role.removeprefix(PREFIX))
+            assert set(task.get("vars") or {}) <= set(options(role.removeprefix(PREFIX)))
+    assert used == {*ALONE, "preflight", "verify", "restore"} - {"contracts"}
+    described = {name for name in inventory if name.startswith("trial_")}
+    assert described <= set(options("preflight"))
+    site = {name.removeprefix("trial_"): inventory[name] for name in described}
+    assert [term.id for term in contracts.chosen(planfile.parse_site(site), [1, 4, 6, 7, 9])] == [1, 4, 6, 7, 9]
+    assert [c.id for c in checks.chosen(planfile.parse_site(site))] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_scenario_brings_its_own_create_and_destroy_and_knows_nothing_of_the_checkout() -> None:
+    files = {path.name for path in REUSE.iterdir()}
+    assert {"molecule.yml", "create.yml", "prepare.yml", "converge.yml", "verify.yml", "destroy.yml"} <= files
+    for path in REUSE.iterdir():
+        assert "../" not in path.read_text(), path
+    assert yaml.safe_load((REUSE / "molecule.yml").read_text())["scenario"]["test_sequence"].count("idempotence") == 1
