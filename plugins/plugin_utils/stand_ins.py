@@ -52,7 +52,7 @@ class Layout:
         files: text files by their path in the image; one whose text begins with ``#!`` is executable.
         owners: folders and files of the image, with their users.
         users: to be made where they are missing.
-        enabled: units that start at boot.
+        at_boot: units that start at boot.
         hosts: names that mean the twin itself.
         tenants: the inventory's own, as they are on the twin.
         replaced: what is not the host's own, and so is not proved; a line each.
@@ -61,7 +61,7 @@ class Layout:
     files: dict[str, str] = field(default_factory=dict)
     owners: list[tuple[str, str]] = field(default_factory=list)
     users: list[str] = field(default_factory=list)
-    enabled: list[str] = field(default_factory=list)
+    at_boot: list[str] = field(default_factory=list)
     hosts: list[str] = field(default_factory=list)
     tenants: list[dict[str, Any]] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
@@ -194,7 +194,7 @@ def _stand_for_unit(tenant: Tenant, layout: Layout, boots: Mapping[str, str], me
         needed = [boots[name] for name in tenant.needs]
         requires = [boots[name] for name in tenant.needs if kinds[name] == "systemd"]
         layout.files[f"/etc/systemd/system/{unit}"] = _unit(f"Stand-in: {tenant.name}", own, needed, requires)
-    layout.enabled.append(unit)
+    layout.at_boot.append(unit)
 
 
 def _command(tenant: Tenant, given: str, verb: str, layout: Layout) -> str:
@@ -228,7 +228,7 @@ def _stand_for_command(tenant: Tenant, layout: Layout, boots: Mapping[str, str])
     unit = boots[tenant.name]
     text = _unit(f"Start {tenant.name} after a boot", service, [boots[name] for name in tenant.needs])
     layout.files[f"/etc/systemd/system/{unit}"] = text
-    layout.enabled.append(unit)
+    layout.at_boot.append(unit)
     return changed
 
 
@@ -243,7 +243,7 @@ def _stand_for_containers(members: Sequence[Tenant], layout: Layout, boots: Mapp
     layout.files[f"/etc/systemd/system/{unit}"] = _unit(
         "Containers of the twin", service, ["docker.service", *(one for one in needed if one != unit)]
     )
-    layout.enabled.append(unit)
+    layout.at_boot.append(unit)
 
 
 def shares(gpu: Gpu, members: Sequence[Tenant]) -> tuple[int, dict[str, int]]:
@@ -325,7 +325,7 @@ def write(layout: Layout, folder: Path, login: str) -> None:
         **layout.files,
         "/opt/twin/users": "".join(f"{name}\n" for name in layout.users),
         "/opt/twin/owners": "".join(f"{owner} {path}\n" for owner, path in layout.owners),
-        "/opt/twin/enabled": "".join(f"{name}\n" for name in layout.enabled),
+        "/opt/twin/at_boot": "".join(f"{name}\n" for name in layout.at_boot),
         "/opt/twin/login": f"{login}\n",
     }
     for name, text in files.items():

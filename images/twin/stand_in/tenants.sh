@@ -16,4 +16,4 @@ while read -r owner path; do
 done <$here/owners
 while read -r unit; do
     systemctl enable "$unit"
-done <$here/enabled
+done <$here/at_boot

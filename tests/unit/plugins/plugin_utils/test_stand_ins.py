@@ -59,7 +59,7 @@ def test_a_unit_keeps_its_name_user_words_and_order() -> None:
     assert "After=network.target twin-gpu.service db.service\nRequires=db.service\n" in unit
     assert "User=shop\n" in unit
     assert '"api" "uvicorn" "api:app"\n' in unit
-    assert "nightly.timer" in laid_out(*ALL).enabled
+    assert "nightly.timer" in laid_out(*ALL).at_boot
 
 
 def test_words_of_a_unit_are_words_whatever_is_in_them() -> None:
@@ -80,8 +80,8 @@ def test_a_command_that_is_a_file_of_the_tenants_stays_its_own() -> None:
     # What a process was started by is the process itself.
     own = laid_out({**PHONE, "start": "bin/phone --now", "directory": "/opt/phone"})
     assert own.files["/opt/phone/bin/phone"].endswith("stand_in.py phone phone.py auto\n")
-    assert "voice-boot.service" in layout.enabled
-    assert "twin-start-phone.service" in layout.enabled
+    assert "voice-boot.service" in layout.at_boot
+    assert "twin-start-phone.service" in layout.at_boot
 
 
 def test_each_tenant_is_started_at_boot_after_what_it_needs() -> None:
@@ -91,7 +91,7 @@ def test_each_tenant_is_started_at_boot_after_what_it_needs() -> None:
     )
     box = layout.files["/etc/systemd/system/twin-containers.service"]
     assert "docker.service db.service" in box
-    assert sorted(layout.enabled) == sorted(
+    assert sorted(layout.at_boot) == sorted(
         ["db.service", "api.service", "voice-boot.service", "twin-start-phone.service", "nightly.timer",
          "twin-containers.service"]
     )  # fmt: skip
