@@ -24,7 +24,7 @@ from sample_lines import compared
 from trialbench import files, schemas
 from trialbench.cli import main
 from trialbench.errors import UsageError
-from trialbench.measure.summary import Latency, Rate, SegmentFacts, SegmentSummary, summarize
+from trialbench.measure.summary import Latency, Questions, Rate, SegmentFacts, SegmentSummary, summarize
 from trialbench.report import documents
 from trialbench.report.documents import MEMORY, REGISTRY, RESEARCH, markdown, write_documents
 from trialbench.report.documents.markdown import Edit, Page, Refused, Span, escape, masked, word
@@ -61,6 +61,7 @@ def segment(p50: float = 13.8, *, adherent: tuple[int, int] = (99, 100)) -> Segm
         latency_ms=Latency(None, None, quantile(p50), quantile(None, "at_least"), quantile(46.4, "max"), None),
         tokens_per_s=218.0,
         effective_hz=Rate(72.6, None),
+        questions=Questions(asked=1, repeats=100, distinct_replies=2, repeatability=0.98),
         adherence=replace(none.adherence, k=adherent[0], n=adherent[1]),
     )
 
@@ -155,6 +156,7 @@ def test_the_sentence_becomes_a_block() -> None:
         "| effective Hz, 1 / p50 | 72.6 | 72.6 | 72.6 |",
         "| VRAM GB above the drained 4.22 | 6.15 | - | - |",
         "| adherence | 99/100, 99 % | 99/100, 99 % | 99/100, 99 % |",
+        "| distinct questions, replies | 1, 2 | 1, 2 | 1, 2 |",
         "| valid replies | 100/100 | 100/100 | 100/100 |",
         "| p50 ms, prompt cache on | 9.2 [13.3, 14.1] | - | - |",
         "",
