@@ -171,7 +171,7 @@ def extract_prompts(plan: Plan, source: Path, calls: Sequence[str]) -> list[str]
     Raises:
         DockerError, OSError: as `extract_prompt`.
     """
-    listed = source.with_name("prompt_calls.json")
+    listed = source.with_name("prompt_calls.txt")
     write_atomic(listed, json.dumps(calls), 0o644)
     said = _prompt(plan, source, listed, "--calls-file")
     try:

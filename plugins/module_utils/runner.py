@@ -129,19 +129,23 @@ def _write_scenes(plan: Plan, wanted: Scenes, inputs: Path, source: Path) -> Non
     found = scenes.find(wanted, _of_login(wanted.folder))
     scenes.check(found)
     own = [scenes.call(plan.contracts.prompt.call, scene.arguments) for scene in found]
-    different = list(dict.fromkeys(own))
-    # One prompt for all is that of the workload.
-    prompts = dict(zip(different, containers.extract_prompts(plan, source, different), strict=True))
-    (inputs / "scenes").mkdir(mode=0o755)
+    # Without arguments the prompt of the workload is that of every scene.
+    different = list(dict.fromkeys(own)) if any(scene.arguments for scene in found) else []
+    prompts = (
+        dict(zip(different, containers.extract_prompts(plan, source, different), strict=True)) if different else {}
+    )
+    (inputs / "scenes").mkdir()
+    (inputs / "scenes").chmod(0o755)
     asked: list[dict[str, Any]] = []
-    images: dict[Path, str] = {}
+    # By what they hold: two names of one picture are one picture to what is only shown.
+    images: dict[str, str] = {}
     for scene, one in zip(found, own, strict=True):
-        copy = images.setdefault(scene.image, f"scenes/{scene.image.name}")
+        copy = images.setdefault(scenes.sha256(scene), f"scenes/{scene.image.name}")
         shutil.copyfile(scene.image, inputs / copy)
         (inputs / copy).chmod(0o644)
         known = {"expected": scene.expected, "group": scene.group}
         entry: dict[str, Any] = {"id": scene.id, "image": copy, **{name: text for name, text in known.items() if text}}
-        asked.append(entry | ({"variables": {"prompt": prompts[one]}} if len(different) > 1 else {}))
+        asked.append(entry | ({"variables": {"prompt": prompts[one]}} if prompts else {}))
     shown = [{"id": f"picture-{at}", "image": copy} for at, copy in enumerate(images.values(), 1)]
     for name, rows in ((sessions.SCENES, asked), (sessions.PICTURES, shown)):
         write_atomic(inputs / name, json.dumps(rows, indent=1), 0o644)

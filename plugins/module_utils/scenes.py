@@ -64,13 +64,20 @@ def find(wanted: Scenes, folder: Path) -> list[Scene]:
     return sorted(found, key=lambda scene: _drawn(wanted.seed, scene.id))[: wanted.limit]
 
 
+def sha256(scene: Scene) -> str:
+    """The hash of its picture."""
+    return hashlib.sha256(scene.image.read_bytes()).hexdigest()
+
+
 def check(found: list[Scene]) -> list[pictures.Picture]:
     """What the pictures of scenes say of themselves.
 
     Raises:
-        ScenesError: one is no whole JPEG or PNG, can't be read, or all of them are too large; names the first.
+        ScenesError: one is no whole JPEG or PNG, can't be read, asks the same as another, or all of them are too large;
+            names the first.
     """
     said: list[pictures.Picture] = []
+    seen: dict[tuple[bytes, str], str] = {}
     size = 0
     for scene in found:
         try:
@@ -88,6 +95,13 @@ def check(found: list[Scene]) -> list[pictures.Picture]:
             said.append(pictures.parse(raw))
         except pictures.PictureError as err:
             raise ScenesError(f"{scene.image}: {err}") from err
+        asks = hashlib.sha256(raw).digest(), repr(scene.arguments)
+        other = seen.setdefault(asks, scene.id)
+        if other != scene.id:
+            raise ScenesError(
+                f"{scene.image}: expected scenes that differ, found the same picture and arguments in {other} and "
+                f"{scene.id}"
+            )
     return said
 
 

@@ -80,6 +80,7 @@ def test_the_sentence_becomes_a_block() -> None:
         "| effective Hz, 1 / p50 | 72.6 | 72.6 | 72.6 |",
         "| VRAM GB above the drained 4.22 | 6.15 | - | - |",
         "| adherence | 99/100, 99 % | 99/100, 99 % | 99/100, 99 % |",
+        "| distinct questions, replies | 1, 2 | 1, 2 | 1, 2 |",
         "| valid replies | 100/100 | 100/100 | 100/100 |",
         "| p50 ms, prompt cache on | 9.2 [13.3, 14.1] | - | - |",
         "",

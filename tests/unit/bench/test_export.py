@@ -100,6 +100,8 @@ FILES = {
     "samples/at-*": "hold",
     "samples/*.jsonl": "sample",
     "inputs/session-*.json": "session",
+    "inputs/scenes.json": "scenes",
+    "inputs/pictures.json": "scenes",
     "control/*": "sign",
     "exports/samples.csv": "row",
 }

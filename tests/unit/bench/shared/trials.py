@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trialbench.measure.summary import Latency, Rate, SegmentFacts, SegmentSummary, summarize
+from trialbench.measure.summary import Latency, Questions, Rate, SegmentFacts, SegmentSummary, summarize
 from trialbench.report.documents.markdown import Edit, Page
 from trialbench.report.documents.trial import Trial
 from trialbench.report.plan import Workload
@@ -37,6 +37,7 @@ def segment(p50: float = 13.8, *, adherent: tuple[int, int] = (99, 100)) -> Segm
         latency_ms=Latency(None, None, quantile(p50), quantile(None, "at_least"), quantile(46.4, "max"), None),
         tokens_per_s=218.0,
         effective_hz=Rate(72.6, None),
+        questions=Questions(asked=1, repeats=100, distinct_replies=2, repeatability=0.98),
         adherence=replace(none.adherence, k=adherent[0], n=adherent[1]),
     )
 

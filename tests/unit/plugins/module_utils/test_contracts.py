@@ -969,8 +969,8 @@ def test_a_camera_image_that_is_cut_off(world: World) -> None:
 def test_every_picture_of_the_scenes_is_looked_at(world: World) -> None:
     views = world.folder / "views"
     views.mkdir()
-    for name in ("ball", "cup"):
-        (views / f"{name}.jpg").write_bytes(JPEG)
+    for name, last in (("ball", b"\1"), ("cup", b"\2")):
+        (views / f"{name}.jpg").write_bytes(JPEG[:-3] + last + JPEG[-2:])
     (views / "labels.csv").write_text("image,expected\nball.jpg,left large\n")
     world.data["scenes"] = {"folder": str(views), "labels": "labels.csv"}
     assert world.evaluate()[10].found.endswith(f"; 2 scenes of {views}, 1 of them with the right answer")

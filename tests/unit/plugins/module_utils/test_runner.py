@@ -164,8 +164,8 @@ def test_a_home_folder_is_the_login_users_and_not_roots(
 
 def scenes_of(plan_data: dict[str, Any], folder: Path, table: str) -> None:
     folder.mkdir()
-    for name in ("ball", "cup"):
-        (folder / f"{name}.jpg").write_bytes(JPEG)
+    for name, last in (("ball", b"\1"), ("cup", b"\2")):
+        (folder / f"{name}.jpg").write_bytes(JPEG[:-3] + last + JPEG[-2:])
     (folder / "labels.csv").write_text(table)
     plan_data["scenes"] = {"folder": str(folder), "labels": "labels.csv"}
 
@@ -192,7 +192,8 @@ def test_scenes_lie_with_the_inputs_each_with_its_own_prompt(
     # What is only shown has one prompt of its own, so one picture is one question.
     shown = json.loads((inputs / "pictures.json").read_text())
     assert sorted(entry["image"] for entry in shown) == ["scenes/ball.jpg", "scenes/cup.jpg"]
-    assert (inputs / "scenes" / "ball.jpg").read_bytes() == JPEG
+    assert (inputs / "scenes" / "ball.jpg").read_bytes() == JPEG[:-3] + b"\1" + JPEG[-2:]
+    assert (inputs / "scenes").stat().st_mode & 0o777 == 0o755
     session = json.loads((inputs / "session-candidate.json").read_text())
     assert {one["id"]: one["scenes"] for one in session["segments"]} == {
         "smoke-candidate": "/in/scenes.json",
@@ -210,6 +211,17 @@ def test_one_prompt_for_all_scenes_is_that_of_the_workload(
     prepare(world)
     asked = json.loads((world.run_dir / "inputs" / "scenes.json").read_text())
     assert [set(entry) - {"expected"} for entry in asked] == [{"id", "image"}] * 2
+
+
+def test_one_prompt_for_all_scenes_may_be_another_than_that_of_the_workload(
+    world_of: WorldOf, plan_data: dict[str, Any], tmp_path: Path
+) -> None:
+    scenes_of(plan_data, tmp_path / "views", "image,goal\nball.jpg,a way out\ncup.jpg,a way out\n")
+    world = world_of(plan_data)
+    prepare(world)
+    asked = json.loads((world.run_dir / "inputs" / "scenes.json").read_text())
+    prompts = {entry["variables"]["prompt"] for entry in asked}
+    assert prompts == {"prompt of build_vlm_prompt(goal='a way out')"}
 
 
 def test_scenes_that_are_gone_end_the_trial_early(world_of: WorldOf, plan_data: dict[str, Any], tmp_path: Path) -> None:

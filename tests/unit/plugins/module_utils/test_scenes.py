@@ -20,10 +20,15 @@ JPEG = (
 CALL = 'build_vlm_prompt(goal="something interesting")'
 
 
+def picture(at: int) -> bytes:
+    """One that differs from the others."""
+    return JPEG[:-3] + bytes([at]) + JPEG[-2:]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for at in range(1, 6):
-        (tmp_path / f"view {at}.jpg").write_bytes(JPEG)
+        (tmp_path / f"view {at}.jpg").write_bytes(picture(at))
     (tmp_path / "notes.txt").write_text("no picture")
     return tmp_path
 
@@ -105,6 +110,14 @@ def test_every_picture_is_looked_at(folder: Path) -> None:
     (folder / "view 3.jpg").write_bytes(JPEG[:-2])
     with pytest.raises(scenes.ScenesError, match=r"view 3\.jpg: the JPEG has no end"):
         scenes.check(found(folder))
+
+
+def test_one_question_is_no_two_scenes(folder: Path) -> None:
+    """A picture under two names, say; with other arguments it is another question."""
+    (folder / "view 2.jpg").write_bytes(picture(1))
+    with pytest.raises(scenes.ScenesError, match=r"the same picture and arguments in view-[12] and view-[12]"):
+        scenes.check(found(folder))
+    assert len(scenes.check(found(folder, "image,goal\nview 2.jpg,a cup\n"))) == 5
 
 
 def test_pictures_that_no_session_can_hold(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
