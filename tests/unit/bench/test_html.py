@@ -499,8 +499,9 @@ def test_a_picture_that_is_none_or_too_large_is_not_carried(folders: ModuleType,
 
 
 def test_where_the_numbers_come_from(folders: ModuleType, tmp_path: Path) -> None:
-    run = folders.rich(tmp_path / "run")
-    summary = summarize_run(read_run(run))
+    folder = folders.rich(tmp_path / "run")
+    run = read_run(folder)
+    summary = summarize_run(run)
     mode = {"n": 40, "ours_p50_ms": 1.1, "raw_p50_ms": 1.0, "ratio": 1.1, "ratio_low": 1.0, "ratio_high": 1.2}
     asked = Request("b" * 64, None, None, ["tiny.gguf"])
     candidate = replace(summary.segments["nav-candidate"], request=asked)
@@ -509,9 +510,11 @@ def test_where_the_numbers_come_from(folders: ModuleType, tmp_path: Path) -> Non
         calibration={"format": 1, "modes": {"plain": mode}},
         segments={**summary.segments, "nav-candidate": candidate},
     )
+    segment = replace(run.segments["nav-candidate"], summary=candidate)
+    run = replace(run, segments={**run.segments, "nav-candidate": segment})
     groups = {
         group.name: dict(group.rows)
-        for group in provenance.provenance(read_run(run), summary, described.picture(run / "inputs" / "camera.jpg"))
+        for group in provenance.provenance(run, summary, described.picture(folder / "inputs" / "camera.jpg"))
     }
     assert groups["Candidate"]["flags of llama-server"] == "-ngl 99 -c 4096 -np 1 -fit off -t 1"
     assert groups["Candidate"]["file candidate-f16.gguf"].startswith("sha256 473fb5")

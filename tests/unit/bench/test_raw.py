@@ -99,14 +99,14 @@ def test_what_is_not_as_expected_is_an_error(server: Any, acts: Any, dead_url: s
 def test_hashes_are_of_what_is_sent(nav: Workload, image: Path, tmp_path: Path) -> None:
     client = ChatClient("http://127.0.0.1:1")
     body = client.encode(nav, cache_prompt=False)
-    found = fingerprint(body)
+    found = fingerprint([body])
     assert found["body_sha256"] == hashlib.sha256(body).hexdigest()
     assert found["prompt_sha256"] == hashlib.sha256(b"Where to?").hexdigest()
     assert found["image_sha256"] == hashlib.sha256(image.read_bytes()).hexdigest()
     other = tmp_path / "other.png"
     other.write_bytes(image.read_bytes() + b"\0")
     changed = load_workload("nav", settings={"prompt": "Where to?"}, image=other)
-    again = fingerprint(client.encode(changed, cache_prompt=False))
+    again = fingerprint([client.encode(changed, cache_prompt=False)])
     assert again["prompt_sha256"] == found["prompt_sha256"]
     assert again["image_sha256"] != found["image_sha256"]
     client.close()
@@ -115,7 +115,7 @@ def test_hashes_are_of_what_is_sent(nav: Workload, image: Path, tmp_path: Path) 
 def test_hashes_of_other_messages() -> None:
     def of(*content: Any) -> dict[str, str | None]:
         messages = [{"role": "user", "content": one} for one in content]
-        return fingerprint(json.dumps({"messages": messages}).encode())
+        return fingerprint([json.dumps({"messages": messages}).encode()])
 
     assert of("Hello.", None)["prompt_sha256"] == hashlib.sha256(b"Hello.\n").hexdigest()
     assert of("Hello.")["image_sha256"] is None
