@@ -75,6 +75,8 @@ def test_an_outsider_copies_the_scenario_and_plays_it(tmp_path: Path, base: str,
         *("molecule", "test"),
         ANSIBLE_COLLECTIONS_PATH=str(collections),
         MOLECULE_EPHEMERAL_DIRECTORY=str(tmp_path / "state"),
+        # Borders would break lines.
+        MOLECULE_COMMAND_BORDERS="false",
         REUSE_IMAGE=base,
         REUSE_NAME=name,
     )
