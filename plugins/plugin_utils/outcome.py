@@ -18,7 +18,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 # What XML 1.0 can't hold.
-_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\U0000e000-\ufffd\U00010000-\U0010ffff]")
+_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
