@@ -120,9 +120,7 @@ boot:
   type: str
   default: ""
 needs:
-  description:
-    - Names of tenants without which it can't work. It stops before them and starts after them.
-    - A name that is not in the list is a tenant that stays as it is.
+  description: Names of tenants without which it can't work - it stops before them and starts after them.
   type: list
   elements: str
   default: []

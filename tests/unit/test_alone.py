@@ -152,7 +152,8 @@ def judge(name: str, given: dict[str, Any]) -> None:
     found = ArgumentSpecValidator(declared["argument_spec"], **rest).validate(params)
     assert found.error_messages == [], (name, given)
     if name == "tenant":
-        planfile.parse_tenants(found.validated_parameters["tenants"], "tenants")
+        started = found.validated_parameters["state"] == "started"
+        planfile.parse_tenants(found.validated_parameters["tenants"], "tenants", started=started)
     site = found.validated_parameters.get("site")
     if site:
         core: Any = contracts if name == "contracts" else checks

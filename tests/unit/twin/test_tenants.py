@@ -318,4 +318,4 @@ def test_the_container_device_interface_shares_the_ledger_read_only() -> None:
     mounts = spec["containerEdits"]["mounts"]
     assert {"/run/twin-gpu", "/usr/bin/nvidia-smi"} <= {mount["hostPath"] for mount in mounts}
     assert all("ro" in mount["options"] for mount in mounts)
-    assert json.loads((ROOTFS / "etc/docker/daemon.json").read_text())["features"] == {"cdi": True}
+    assert json.loads((ROOTFS.parent / "common/etc/docker/daemon.json").read_text())["features"] == {"cdi": True}
