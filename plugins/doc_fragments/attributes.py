@@ -39,7 +39,7 @@ attributes:
   action_group:
     description: Use C(group/edgelab.model_trial.gpu) in C(module_defaults) to name the card once.
     support: full
-    membership: edgelab.model_trial.gpu
+    membership: [edgelab.model_trial.gpu]
 """
 
     # For modules that take what lives on a host.
@@ -48,7 +48,7 @@ attributes:
   action_group:
     description: Use C(group/edgelab.model_trial.host) in C(module_defaults) to say once what lives on the host.
     support: full
-    membership: edgelab.model_trial.host
+    membership: [edgelab.model_trial.host]
 """
 
     # For modules that read the card.

@@ -159,7 +159,8 @@ def _into(page: str, name: str, part: str) -> str:
 class ModuleDocFragment:
     """``edgelab.model_trial.tenants``: a list of services; ``edgelab.model_trial.tenants.site``: a host with some."""
 
-    DOCUMENTATION = _into(
+    # Annotated, because ansible-test takes a plain assignment for a text; these are put together.
+    DOCUMENTATION: str = _into(
         r"""
 options:
   tenants:
@@ -174,7 +175,7 @@ options:
         _into(_TENANT, "http", _HTTP),
     )
 
-    SITE = _into(
+    SITE: str = _into(
         _into(
             r"""
 options:

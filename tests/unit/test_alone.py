@@ -197,7 +197,7 @@ def test_a_page_says_what_check_mode_diff_and_a_second_run_do(name: str) -> None
     assert told["diff_mode"]["support"] == ("full" if name == "tenant" else "none")
     assert declared["supports_check_mode"]
     groups = [group for group, members in GROUPS.items() if name in members]
-    assert ([told["action_group"]["membership"]] if "action_group" in told else []) == [
+    assert (told["action_group"]["membership"] if "action_group" in told else []) == [
         f"{PREFIX}{group}" for group in groups
     ]
 
