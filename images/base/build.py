@@ -104,7 +104,7 @@ def candidate_mirrors(index_targets: str) -> list[str]:
     """
     mirrors: list[str] = []
     for line in index_targets.splitlines():
-        uri, _, origin = line.partition("|")
+        uri, _bar, origin = line.partition("|")
         # "copy:" and "file:" archives would not be reachable from inside an image.
         if urllib.parse.urlsplit(uri).scheme in {"http", "https"} and origin.strip() in {"", "Debian"}:
             uri = uri.rstrip("/")

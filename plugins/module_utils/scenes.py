@@ -151,7 +151,7 @@ def _table(path: Path, images: dict[str, Path]) -> list[dict[str, str]]:
     except OSError as err:
         raise ScenesError(f"{path}: {err.strerror or err}") from err
     except UnicodeDecodeError as err:
-        raise ScenesError(f"{path}: expected UTF-8, found {err.object[err.start : err.end]!r}") from err
+        raise ScenesError(f"{path}: expected UTF-8, found {err.object[int(err.start) : int(err.end)]!r}") from err
     if len(raw) > MAX_TABLE_BYTES:
         raise ScenesError(f"{path}: expected at most {MAX_TABLE_BYTES >> 20} MiB, found more")
     rows = []

@@ -145,7 +145,7 @@ def remove(name: str) -> None:
 
 def wait_for_exec(name: str) -> None:
     """Wait until systemd answers: before that, ``docker exec`` can be refused."""
-    for _ in range(100):
+    for _try in range(100):
         if docker("exec", name, "test", "-S", "/run/systemd/private", check=False).returncode == 0:
             return
         time.sleep(0.1)

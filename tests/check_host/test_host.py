@@ -34,7 +34,7 @@ def ask(host: Any, url: str, *, timeout_s: float = 5, body: Any = None) -> tuple
         words += ["--header", "Content-Type: application/json", "--data-binary", json.dumps(body)]
     # Base64, because not every connection carries binary output unharmed.
     done = host.run(f"{shlex.join([*words, url])} | base64 -w0")
-    text, _, status = base64.b64decode(done.stdout).rpartition(b"\n")
+    text, _line, status = base64.b64decode(done.stdout).rpartition(b"\n")
     assert status != b"000", f"{url} does not answer: {done.stderr.strip()}"
     return int(status), text
 
@@ -52,7 +52,7 @@ def command_lines(host: Any) -> dict[int, list[str]]:
     script = 'for f in /proc/[0-9]*/cmdline; do printf "%s " "$f"; base64 -w0 "$f" 2>/dev/null; echo; done'
     found = {}
     for line in host.check_output(script).splitlines():
-        path, _, encoded = line.partition(" ")
+        path, _blank, encoded = line.partition(" ")
         words = base64.b64decode(encoded).decode("utf-8", "replace").rstrip("\0").split("\0")
         if encoded and not any("/proc/[0-9]*/cmdline" in word for word in words):
             found[int(path.split("/")[2])] = words

@@ -479,7 +479,7 @@ class Processes:
     @staticmethod
     def _environment(folder: pathlib.Path) -> dict[str, str]:
         text = (folder / "environ").read_bytes().decode(errors="replace")
-        return {name: value for name, _, value in (entry.partition("=") for entry in text.split("\0"))}
+        return {name: value for name, _equals, value in (entry.partition("=") for entry in text.split("\0"))}
 
     def _model_claim(
         self, folder: pathlib.Path, argv: list[str], models: list[str], launch: Launch

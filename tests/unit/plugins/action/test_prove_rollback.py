@@ -88,8 +88,10 @@ def test_what_is_wrong_is_the_first_case_and_nothing_is_played(
     monkeypatch.setattr(twins.subprocess, "run", None)
     with pytest.raises(AnsibleActionFail, match="the inventory: "):
         prove(stage, folder, hosts, **options)
-    [(name, (result, said))] = cases(folder).items()
-    assert (name, result) == ("the inventory", "failure")
+    found = cases(folder)
+    assert list(found) == ["the inventory"]
+    result, said = found["the inventory"]
+    assert result == "failure"
     assert message in said
     for left in ("junit.xml", "index.html"):
         assert "of an earlier run" not in (folder / left).read_text()
@@ -97,7 +99,7 @@ def test_what_is_wrong_is_the_first_case_and_nothing_is_played(
 
 
 def test_a_secret_that_nobody_needs_is_not_looked_at(stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(twins, "engine", lambda: (_ for _ in ()).throw(twins.TwinError("expected a Docker engine")))
+    monkeypatch.setattr(twins, "engine", lambda: (one for one in ()).throw(twins.TwinError("expected a Docker engine")))
     with pytest.raises(AnsibleActionFail, match="the ground: expected a Docker engine"):
         prove(stage, folder, {"shop": {**SHOP, "secret_of_the_shop": "x"}})
     found = cases(folder)
