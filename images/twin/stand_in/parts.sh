@@ -15,7 +15,9 @@ need python3 python3
 need ss iproute2
 need ps procps
 need curl curl
-[ "$1" != yes ] || need gcc "gcc libc6-dev"
+# Headers of the very C library that is there, which may be of a later release than the rest.
+libc=$(dpkg-query --show --showformat='${Version}' libc6 2>/dev/null || true)
+[ "$1" != yes ] || need gcc "gcc libc6-dev${libc:+=$libc} libc-dev-bin${libc:+=$libc}"
 if [ -n "$wanted" ]; then
     if ! command -v apt-get >/dev/null; then
         echo "prove_rollback_image: expected an image with systemd, dockerd, docker, sshd, sudo, python3, ss, ps and curl" \

@@ -73,7 +73,7 @@ def test_an_image_is_built_once_and_follows_what_is_in_it(docker: Docker, tmp_pa
 
 def test_a_docker_that_fails_is_quoted_and_none_is_told(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
     docker.says("restart---time=20", "echo no such container >&2; exit 1")
-    with pytest.raises(twins.TwinError, match=r"docker restart --time=20 failed:\nno such container"):
+    with pytest.raises(twins.TwinError, match=r"docker restart --time=20 failed: no such container"):
         twins.restart("pr-x")
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(twins.TwinError, match="expected the docker CLI, found none on PATH"):
