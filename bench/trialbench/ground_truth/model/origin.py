@@ -253,7 +253,8 @@ def _numbers(config: Mapping[str, Any], file: Gguf, kind: str) -> Iterator[str]:
             wanted[name] = 4 * wanted["hidden"]
         if file.key(f"{ours}.{key}") != wanted[name]:
             yield f"{name} {file.key(f'{ours}.{key}')}, expected {wanted[name]}"
-    groups = config.get("num_key_value_heads") or wanted["heads"]
+    # gpt2 knows no groups, whatever its configuration says of them.
+    groups = (config.get("num_key_value_heads") if kind != "gpt2" else None) or wanted["heads"]
     found = file.key(f"{ours}.attention.head_count_kv", file.key(f"{ours}.attention.head_count"))
     if found != groups:
         yield f"kv heads {found}, expected {groups}"
@@ -312,6 +313,19 @@ _FIXED: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
 )
 
 
+def _window(config: Mapping[str, Any]) -> int | None:
+    """The window of qwen2 in tokens, where one hides anything."""
+    types, window = config.get("layer_types") or [], config.get("sliding_window", 4096)
+    named = "sliding_attention" in types
+    if window is None or not (named or (config.get("use_sliding_window") and not types)):
+        return None
+    first = config.get("max_window_layers", 28)
+    if not named and first is not None and first >= config.get("num_hidden_layers", 0):
+        return None
+    # One as long as the longest text hides nothing.
+    return int(window) if window < config.get("max_position_embeddings", 32768) else None
+
+
 def _unsayable(config: Mapping[str, Any], file: Gguf, kind: str) -> Iterator[str]:
     for kinds, key, usual in _FIXED:
         said = config.get(key)
@@ -322,8 +336,6 @@ def _unsayable(config: Mapping[str, Any], file: Gguf, kind: str) -> Iterator[str
     # The others have no window in transformers, whatever their configuration says of one.
     if kind != "qwen2":
         return
-    types = config.get("layer_types") or []
-    last = config.get("max_window_layers", 28) < config.get("num_hidden_layers", 0)
-    sliding = "sliding_attention" in types or (config.get("use_sliding_window") and not types and last)
-    if sliding and not file.key(f"{file.architecture}.attention.sliding_window"):
-        yield f"no window, expected one of {config.get('sliding_window', 4096)} tokens"
+    window = _window(config)
+    if window is not None and not file.key(f"{file.architecture}.attention.sliding_window"):
+        yield f"no window, expected one of {window} tokens"

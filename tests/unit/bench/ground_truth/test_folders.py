@@ -17,7 +17,7 @@ import forward
 import numpy as np
 import pairs
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 from profiles import examples
@@ -980,6 +980,7 @@ def _applied(draft: Draft, change: tuple[Any, ...]) -> None:
         elif kind == "spoil":
             found[name] = value * more
         elif kind == "reshape":
+            value = np.atleast_1d(value)
             shapes = {"T": value.T, "flat": value.reshape(-1), "half": value[: len(value) // 2]}
             found[name] = shapes.get(more, np.concatenate([value, value]))
 
@@ -989,6 +990,13 @@ def _applied(draft: Draft, change: tuple[Any, ...]) -> None:
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2"])
 @budget(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.one_of(_TENSORS, _CONFIG), min_size=1, max_size=3))
+@example(changes=[("set key", "max_window_layers", None)])
+@example(changes=[("set key", "use_sliding_window", True), ("set key", "max_window_layers", None)])
+@example(changes=[("set key", "use_sliding_window", True), ("set key", "sliding_window", None)])
+@example(changes=[("set key", "use_sliding_window", True), ("set key", "sliding_window", 1 << 20)])
+@example(changes=[("rename key", 0, "num_key_value_heads")])
+@example(changes=[("set key", "num_key_value_heads", 1)])
+@example(changes=[("rename key", 15, "num_hidden_layers")])
 def test_no_folder_becomes_a_wrong_model_without_a_word(
     architecture: str, changes: list[tuple[Any, ...]], tmp_path: Path, folder_of: Callable[..., Path]
 ) -> None:

@@ -147,7 +147,10 @@ def from_folder(folder: Path) -> Network:
     # The one matrix of a tied model may be there as either.
     tensors.setdefault("token_embd.weight", tensors.get("output.weight", np.zeros((0, 0))))
     if kind == "gpt2":
-        sizes = (config["n_layer"], config["n_head"], config["n_head"], config.get("layer_norm_epsilon", 1e-5))
+        # transformers takes both spellings.
+        layers = config["n_layer"] if "n_layer" in config else config["num_hidden_layers"]
+        heads = config["n_head"] if "n_head" in config else config["num_attention_heads"]
+        sizes = (layers, heads, heads, config.get("layer_norm_epsilon", 1e-5))
         act = config.get("activation_function", "")
         return Network(kind, *sizes, theta=1.0, neighbors=False, tensors=tensors, activation=act)
     heads, rope = config["num_attention_heads"], config.get("rope_scaling") or config.get("rope_parameters") or {}
