@@ -539,8 +539,13 @@ def test_telemetry_goes_with_the_reading(nvml: FakeNvml, tmp_path: Path, eventua
     """What this NVML lacks is null, with the reason once; what it has is there; the host's load needs no driver."""
     path = tmp_path / "vram.jsonl"
     nvml.power_mw = 45_500
+
+    def loads() -> list[float]:
+        # Two readings within a tick of the kernel's clock tell no load.
+        return [line["cpu_percent"] for line in lines(path) if line["cpu_percent"] is not None]
+
     with gpu.Sampler(gpu.Card(), path, 0.05) as sampler:
-        eventually(lambda: len(lines(path)) >= 4)
+        eventually(lambda: len(lines(path)) >= 4 and loads() != [])
         assert sampler.error == ""
     told = [line for line in lines(path) if line["power_w"] is not None]
     assert {line["power_w"] for line in told} == {45.5}
@@ -549,7 +554,7 @@ def test_telemetry_goes_with_the_reading(nvml: FakeNvml, tmp_path: Path, eventua
     assert len(reasons) == 1
     assert set(reasons[0]) == set(telemetry.CARD_KEYS) - {"power_w"}
     assert isinstance(lines(path)[-1]["load1"], float)
-    assert 0 <= lines(path)[-1]["cpu_percent"] <= 100
+    assert all(0 <= one <= 100 for one in loads())
 
 
 def test_telemetry_that_hangs_costs_no_reading_of_the_memory(
@@ -775,4 +780,5 @@ def test_a_real_drain_waits_in_real_time(nvml: FakeNvml) -> None:
     threading.Timer(0.2, lambda: setattr(nvml, "used_mib", 100)).start()
     drained = gpu.drain(gpu.Card(), 2000, limit_s=60)
     assert drained.ok
-    assert 0.1 < drained.duration_s < 30
+    # However late this machine looked: it had drained by then.
+    assert (nvml.used_mib, drained.duration_s < 30) == (100, True)
