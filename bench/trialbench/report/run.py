@@ -5,6 +5,7 @@ This is the one place where its files are read and checked; all the others get a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -305,6 +306,8 @@ def _doubts(journal: Sequence[Event]) -> dict[str, Doubt]:
 
 
 _WARMUP = "-warmup"
+# What verdicts of older clients say about questions that were not asked.
+_UNCOUNTED = re.compile(r"\A(adherence \d+/\d+) \(at least \d+ %: .*\)\Z")
 _Line = TypeVar("_Line")
 
 
@@ -441,7 +444,11 @@ def _decided(document: Mapping[str, Any]) -> Decided:
     facts = document["facts"]
     said = {DESCRIBE: facts.get(DESCRIBE), **facts.get("judgments", {})}
     judged = {name: word for name, word in said.items() if word is not None}
-    return Decided(**_fields(Decided, {**facts, **document, "judged": judged, "n": facts["nav_n"]}))
+    reasons = document["reasons"]
+    if "questions" not in facts:
+        # Questions were not counted then, and a hundred replies to one of them were taken for a proof.
+        reasons = [_UNCOUNTED.sub(r"\1", reason) for reason in reasons]
+    return Decided(**_fields(Decided, {**facts, **document, "judged": judged, "n": facts["nav_n"], "reasons": reasons}))
 
 
 def _attestation(document: Mapping[str, Any]) -> Attestation:

@@ -384,6 +384,25 @@ def test_rules_come_from_the_plan_and_stay_as_decided(make: Make) -> None:
     assert decide_folder(folder)["facts"]["ground_truth"] == "missing"
 
 
+def test_an_earlier_verdict_does_not_call_one_question_a_proof(make: Make) -> None:
+    """What it decided is kept; its adherence is told without the proof that older clients saw in it."""
+    folder = make()
+    now = decide_folder(folder)
+    earlier = {**now, "facts": {name: fact for name, fact in now["facts"].items() if name != "questions"}}
+    said = [
+        "adherence 100/100 (at least 95 %: proved, one-sided 95 % bounds 97.4-100.0 %)",
+        "adherence 96/100 (at least 95 %: not proved, one-sided 95 % bounds 91-98 %; 300 at this share would decide)",
+        "at least 2 reviewers (proved readers)",
+    ]
+    read = []
+    for document in (earlier, now):
+        (folder / "verdict.json").write_text(json.dumps({**document, "reasons": said}), encoding="utf-8")
+        verdict = read_run(folder).verdict
+        assert verdict is not None
+        read.append(list(verdict.reasons))
+    assert read == [["adherence 100/100", "adherence 96/100", said[2]], said]
+
+
 def test_peak_between_gates_counts_as_a_gate(make: Make) -> None:
     folder = make()
     with (folder / "vram.jsonl").open("a", encoding="utf-8") as stream:
