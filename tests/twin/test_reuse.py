@@ -82,7 +82,11 @@ def test_an_outsider_copies_the_scenario_and_plays_it(tmp_path: Path, base: str,
     )
     assert done.returncode == 0, done.stdout
     # Each play of it ran, and the second run of the first one changed nothing.
-    for task in ("The host is fit", "Stop them, those that need others first", "Nothing was left down"):
+    for task in (
+        "preflight : Contracts, all of them",
+        "Stop them, those that need others first",
+        "Nothing was left down",
+    ):
         assert task in done.stdout, done.stdout
     assert done.stdout.count("nothing to restore: /usr/local/sbin/model-trial is not installed") == 1
     # Nothing was written into the installed collection, and nothing was left behind.

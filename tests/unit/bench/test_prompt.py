@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,20 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("def f(:\n", encoding="utf-8")
     with pytest.raises(UsageError, match="not a Python source"):
         evaluate_prompt(tmp_path / "broken.py", "f()")
+
+
+def test_several_calls_come_from_one_file(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    calls = tmp_path / "calls.json"
+    calls.write_text(json.dumps(["odd()", "odd()"]), encoding="utf-8")
+    assert main(["prompt", "--source", str(source), "--calls-file", str(calls)]) == 0
+    assert json.loads(capsys.readouterr().out) == [evaluate_prompt(source, "odd()")] * 2
+
+
+@pytest.mark.parametrize("text", ['"odd()"', '["odd()", 1]', "{}"])
+def test_what_is_no_list_of_calls_is_refused(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    calls = tmp_path / "calls.json"
+    calls.write_text(text, encoding="utf-8")
+    assert main(["prompt", "--source", str(source), "--calls-file", str(calls)]) == 2
+    assert "calls.json: expected a list of calls" in capsys.readouterr().err

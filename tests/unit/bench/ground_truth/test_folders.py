@@ -25,7 +25,7 @@ from trialbench.errors import UsageError
 from trialbench.ground_truth.attribution.neighbors import other_numbers
 from trialbench.ground_truth.model.checkpoint import Safetensors, write_safetensors
 from trialbench.ground_truth.model.convert import to_gguf
-from trialbench.ground_truth.model.origin import departures
+from trialbench.ground_truth.model.origin import departures, stored
 from trialbench.ground_truth.model.tensors import compare
 from trialbench.ground_truth.model.weights import Gguf
 
@@ -1119,3 +1119,58 @@ def test_no_tokenizer_becomes_another_one_without_a_word(
         return
     meant, made = pairs.from_folder(draft.path), pairs.from_gguf(target)
     assert [made.encode(text) for text in _SAMPLES] == [meant.encode(text) for text in _SAMPLES]
+
+
+def _index(names: dict[str, str]) -> bytes:
+    return json.dumps({"weight_map": names}).encode()
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, "model.safetensors: cannot be read: No such file"),
+        ({"model.safetensors": b""}, "is not a safetensors file"),
+        ({"model.safetensors": b"\xff" * 8}, "is not a safetensors file"),
+        ({"model.safetensors": b"\x04" + bytes(7) + b"[1]x"}, "is not a safetensors file"),
+        ({"model.safetensors": b"\x0b" + bytes(7) + b'{"a": {}}   '}, "is not a safetensors file"),
+        ({"model.safetensors.index.json": b"[]"}, "expected a mapping, found list"),
+        ({"model.safetensors.index.json": b"{"}, "is not JSON"),
+        ({"model.safetensors.index.json": _index({"x": "a.safetensors"})}, "a.safetensors: cannot be read"),
+        (
+            {
+                "model.safetensors.index.json": _index({"x": "a.safetensors"}),
+                "a.safetensors": b"\x02" + bytes(7) + b"{}",
+            },
+            "'x' is not in a.safetensors",
+        ),
+    ],
+)
+def test_the_judge_names_a_file_that_it_cannot_read(tmp_path: Path, files: dict[str, bytes], words: str) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        stored(tmp_path)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "words"),
+    [
+        ({}, {"num_hidden_layers": None}, "layers"),
+        ({}, {"model_type": "qwen2"}, "architecture llama, expected qwen2"),
+        ({}, {"vocab_size": 99}, "vocabulary 12, expected 99"),
+        ({}, {"num_attention_heads": "four"}, "a value is missing or of the wrong type"),
+    ],
+)
+def test_the_judge_tells_where_a_file_departs(
+    tmp_path: Path, folder_of: Callable[..., Path], was: dict[str, Any], now: dict[str, Any], words: str
+) -> None:
+    folder = folder_of(tmp_path / "hf", "llama", **was)
+    to_gguf(folder, tmp_path / "m.gguf", "f32")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **now}))
+    try:
+        found = "; ".join(departures(Gguf(tmp_path / "m.gguf"), folder))
+    except UsageError as err:
+        found = str(err)
+    assert words in found
