@@ -173,31 +173,35 @@ def judge(
         prompt_n=reply.prompt_n,
         cache_n=reply.cache_n,
         completion_tokens=reply.completion_tokens,
-        finish_reason=reply.finish_reason,
+        finish_reason=_told(reply.finish_reason),
         strategy=parsed.strategy,
         parsed=list(parsed.words) if parsed.words else None,
         content=reply.content,
         flags=flags,
-        # A server that refuses a key may show it.
-        error_detail=redact(reply.error_detail) if reply.error_detail else _detail(error_class, reply),
-        model=reply.model,
+        error_detail=_told(reply.error_detail) or _detail(error_class, reply),
+        model=_told(reply.model),
         scene=scene.id if scene else None,
         group=scene.group if scene else None,
         expected=list(scene.expected) if scene and scene.expected is not None else None,
     )
 
 
+def _told(text: str | None) -> str | None:
+    """A server's own words. One that is sent a key may show it in any of them."""
+    return redact(text) if text else text
+
+
 def _detail(error_class: str | None, reply: Reply) -> str | None:
     if error_class == "thinking":
-        said = (reply.reasoning or "").strip()
+        said = redact((reply.reasoning or "").strip())
         if not said and reply.thinking_tokens:
             return f"thought: {reply.thinking_tokens} tokens that the usage counts and nobody sees"
-        return f"thought: {(said or (reply.content or '').strip())[:200]!r}"
+        return f"thought: {(said or redact((reply.content or '').strip()))[:200]!r}"
     if error_class == "tool_calls":
         called = ", ".join(call.name for call in reply.tool_calls or ()) or "a function without a name"
-        return f"expected an answer, found a call of {called}"[:200]
+        return redact(f"expected an answer, found a call of {called}")[:200]
     if error_class == "empty" and reply.refusal:
-        return f"the model refuses to answer: {reply.refusal.strip()[:200]!r}"
+        return f"the model refuses to answer: {redact(reply.refusal.strip())[:200]!r}"
     if error_class == "finish_reason":
-        return f"expected one of {', '.join(sorted(KNOWN_FINISH_REASONS))}, found {reply.finish_reason!r}"
+        return f"expected one of {', '.join(sorted(KNOWN_FINISH_REASONS))}, found {_told(reply.finish_reason)!r}"
     return None

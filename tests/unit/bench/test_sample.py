@@ -282,3 +282,23 @@ def test_recorded_replies(
     sample = judge(reply, 1, nav, cache_prompt=False, wall="2026-01-02T03:04:05.678Z")
     assert (sample.error_class, sample.strategy) == (error_class, strategy)
     assert json.loads(json.dumps(sample.as_dict())) == sample.as_dict()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"finish_reason": "s3cret-of-n0body"},
+        {"model": "s3cret-of-n0body"},
+        {"content": "", "refusal": "No: s3cret-of-n0body"},
+        {"content": "", "reasoning": "x" * 195 + "s3cret-of-n0body"},
+        {"content": "", "tool_calls": (Call("s3cret-of-n0body", "{}"),), "finish_reason": "tool_calls"},
+        {"error_class": "http_401", "error_detail": "bad key s3cret-of-n0body"},
+    ],
+)
+def test_a_server_that_shows_its_key_is_not_repeated(
+    nav: Workload, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("TRIALBENCH_API_KEY", "s3cret-of-n0body")
+    sample = judge(replace(GOOD, **said), 1, nav, cache_prompt=False, wall="2026-01-02T03:04:05.678Z")
+    shown = json.dumps([sample.error_detail, sample.finish_reason, sample.model])
+    assert "s3cr" not in shown

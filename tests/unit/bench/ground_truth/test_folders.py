@@ -980,7 +980,7 @@ def _applied(draft: Draft, change: tuple[Any, ...]) -> None:
         elif kind == "spoil":
             found[name] = value * more
         elif kind == "reshape":
-            value = np.atleast_1d(value)
+            value = value if value.ndim else value.reshape(1)
             shapes = {"T": value.T, "flat": value.reshape(-1), "half": value[: len(value) // 2]}
             found[name] = shapes.get(more, np.concatenate([value, value]))
 
