@@ -207,6 +207,30 @@ def test_how_the_bytes_are_cut_changes_nothing(kind: str, body: bytes) -> None:
     assert "".join(piece.text for piece in pieces) == "left large"
 
 
+# Bytes around the end that say something else when a reader decides before their line has ended.
+CUT: list[tuple[str, bytes]] = [
+    ("[DONE] as a text behind data that is no document", b'data:\0\ndata: "[DONE]"\n'),
+    ("[DONE] behind half a document", b'data: {"choices":\ndata: [DONE]\n'),
+    ("[DONE] behind half a document, and more", b'data: {"choices":\ndata: "[DONE] here"\n\n' + GOOD),
+    ("[DONE] behind a document, in one event", data(LEFT, LARGE) + data(STOP).rstrip() + b"\ndata: [DONE] 7\n"),
+    ("[DONE] behind a mark in the middle", data(LEFT) + b"\xef\xbb\xbfdata: [DONE] here\n\n"),
+    ("[DONE] behind the mark of a file", b"\xef\xbb\xbfdata: [DONE] here\n\n"),
+    ("[DONE] in an error's name", b"event: error\ndata: [DONE] with it\n\n"),
+]
+
+
+@pytest.mark.parametrize(("kind", "body"), [*CUT, *((row[0], row[1]) for row in FAILED)], ids=[*ids(CUT), *ids(FAILED)])
+def test_how_the_bytes_are_cut_changes_no_fault(kind: str, body: bytes) -> None:
+    read: list[Any] = []
+    for pieces in ([body], [body[at : at + 1] for at in range(len(body))], [body[:-1], body[-1:]]):
+        reading = StreamedReply()
+        for at, piece in enumerate(pieces):
+            reading.feed(piece, float(at))
+        reading.end(kind="text/event-stream")
+        read.append(reading.message)
+    assert read[0] == read[1] == read[2], kind
+
+
 def test_halves_of_a_character_in_two_events(server: Any, acts: Any, ask: Callable[..., Sample]) -> None:
     body = data(chunk("left \ud83d"), chunk("\ude00"), chunk(" large \ud83d"), STOP, "[DONE]")
     server.script = [acts.http(body, kind="text/event-stream")]

@@ -13,7 +13,7 @@ import re
 from typing import NamedTuple
 
 _DONE = "[DONE]"
-_DONE_LINE = re.compile(rb'(?:\xef\xbb\xbf)?data:\s*"?\[DONE\]', re.IGNORECASE)
+_DONE_LINE = re.compile(rb'data:\s*"?\[DONE\]', re.IGNORECASE)
 _MAX_PIECES = 16
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
@@ -52,7 +52,7 @@ class EventStream:
         """`stray` and the line that has not ended, where that one is no field of an event."""
         if len(self._rest) > _MAX_PIECES or len(self.stray) >= _MAX_STRAY:
             return self.stray
-        rest = b"".join(self._rest).removeprefix(_BOM if self._first else b"")
+        rest = self._begun()
         return self.stray + rest.decode("utf-8", "replace") if rest.lstrip()[:1] in (b"{", b"}") else self.stray
 
     def feed(self, data: bytes) -> list[Event]:
@@ -72,9 +72,9 @@ class EventStream:
             self._skips_line = False
         if rest and not self._skips_line:
             self._rest.append(rest)
-            if len(self._rest) <= _MAX_PIECES and _DONE_LINE.match(whole := b"".join(self._rest)):
+            if len(self._rest) <= _MAX_PIECES and _DONE_LINE.match(self._begun()):
                 # Nothing may follow, not even the end of this line.
-                self._take(whole, found)
+                self._take(b"".join(self._rest), found)
                 self._rest.clear()
                 self._skips_line = True
         return found
@@ -88,6 +88,10 @@ class EventStream:
         self._dispatch(found, cut=True)
         return found
 
+    def _begun(self) -> bytes:
+        """What has come of the line that has not ended."""
+        return b"".join(self._rest).removeprefix(_BOM if self._first else b"")
+
     def _take(self, raw: bytes, found: list[Event]) -> None:
         if self._first:
             raw, self._first = raw.removeprefix(_BOM), False
@@ -97,14 +101,16 @@ class EventStream:
         line = raw.decode("utf-8", "replace")
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
-        if name == "data":
+        if name == "data" and is_done(value):
+            # No document goes on with this line, and of the line itself no more may have come than these characters.
+            self._dispatch(found)
+            found.append(Event("", _DONE))
+        elif name == "data":
             if len(self._data) == 1 and _is_whole(self._data[0]):
                 found.append(Event(self._name_before, self._data.pop()))
             if not self._data:
                 self._name_before = self._name
             self._data.append(value)
-            if is_done(value):
-                self._dispatch(found)
         elif name == "event":
             self._name = value
         elif name == "error":
