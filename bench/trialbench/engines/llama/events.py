@@ -57,7 +57,9 @@ class EventStream:
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes."""
-        if self._after_cr and data:
+        if not data:
+            return []
+        if self._after_cr:
             data = data.removeprefix(b"\n")
             self._after_cr = False
         *lines, rest = _LINE_END.split(data) if b"\r" in data else data.split(b"\n")
