@@ -93,9 +93,7 @@ def test_the_observer_can_read_the_settings_it_is_given(observer: ModuleType, st
 
 
 def test_missing_models_are_all_named(twin: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(
-        twin.TwinError, match=r"(?s)baseline-f16.*mmproj-violating-f16.*labels.*make_scenes"
-    ):
+    with pytest.raises(twin.TwinError, match=r"(?s)baseline-f16.*mmproj-violating-f16.*labels.*make_scenes"):
         twin.stage(tmp_path / "context", tmp_path)
 
 
