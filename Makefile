@@ -115,14 +115,18 @@ gpu: python ## tests on a real NVIDIA GPU; without one, each test is skipped and
 	@pytest tests/gpu -m gpu -v -o junit_family=xunit1 --junitxml=build/gpu.xml $(ARGS)
 
 ##@ Measure
-.PHONY: bench bench-aa bench-engines bench-report
+.PHONY: bench bench-aa bench-scenes bench-engines bench-report
 bench: setup image ## trialbench against a raw socket, httpx and others on one llama-server; build/benchmarks.json
 	@python scripts/bench_client.py $(ARGS)
 	@$(MAKE) bench-engines ARGS=
 	@$(MAKE) bench-report ARGS=
 
+# Its figures must hold with one picture and with several: ARGS=--scenes.
 bench-aa: setup image ## a model against itself, and a tenth slower: how often it is "different"; build/bench-aa.json
 	@python scripts/bench_aa.py $(ARGS)
+
+bench-scenes: python ## what 60 scenes add to the window, against as many samples of one; build/bench-scenes.json
+	@python scripts/bench_scenes.py $(ARGS)
 
 bench-engines: python ## what supervisor and worker add to reading a pipe and to a round trip; build/bench-*.json
 	@python scripts/bench_engines.py $(ARGS)

@@ -2,13 +2,15 @@
 
 Usage (`make bench-aa` does it)::
 
-    python scripts/bench_aa.py [--runs 20] [--out build/bench-aa.json]
+    python scripts/bench_aa.py [--runs 20] [--scenes] [--out build/bench-aa.json]
 
 Each run is what a trial does: a server starts and is measured (A1), another takes its place (B), the first one starts
 again (A2); a hundred nav samples each, taken by `trialbench session`, judged by the trial's own comparison. Both
 servers hold the same model, so "different" is a false alarm. Then the same again with a relay between client and
 server that answers a tenth later while B is measured: there "different" is the right word. The relay's samples are
 discarded, as is the relay.
+
+With `--scenes` the samples ask the twin's forty labeled scenes in turns, and the comparison is by scene.
 
 A run whose A1-A2 band exceeds 5 % is shown as NOISY and repeated, ten times at most in all.
 
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import json
 import os
 import socket
@@ -33,7 +36,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench_server import CAMERA, NAV_PROMPT, ROOT, BenchError, Server, end_in_order, say, split_cpus
+from bench_server import CAMERA, MODELS, NAV_PROMPT, ROOT, BenchError, Server, end_in_order, say, split_cpus
 
 if TYPE_CHECKING:
     from trialbench.measure.sample import Sample
@@ -105,7 +108,23 @@ def address(server: Server, slower: float | None) -> Iterator[str]:
         relay.close()
 
 
-def session(name: str, slower: float | None) -> list[Sample]:
+def put_scenes(folder: Path) -> dict[str, str]:
+    """Write the twin's scenes for a session in `folder`; what its segment needs to ask them."""
+    with (MODELS / "scenes" / "labels.csv").open(encoding="utf-8", newline="") as file:
+        rows = [
+            {
+                "id": Path(row["image"]).stem,
+                "image": str(MODELS / "scenes" / row["image"]),
+                "expected": row["expected"],
+                "group": row["group"],
+            }
+            for row in csv.DictReader(file)
+        ]
+    (folder / "scenes.json").write_text(json.dumps(rows), encoding="utf-8")
+    return {"scenes": "scenes.json"}
+
+
+def session(name: str, slower: float | None, *, scenes: bool = False) -> list[Sample]:
     """The samples of one session against a server that was just started."""
     with Server("candidate") as server, ExitStack() as stack:
         url = stack.enter_context(address(server, slower))
@@ -120,7 +139,15 @@ def session(name: str, slower: float | None) -> list[Sample]:
             "timeout_s": 10,
             "idle_wait_s": 10,
             "time_limit_s": SESSION_LIMIT_S,
-            "segments": [{"id": name, "workload": "nav", "warmup": WARMUP, "n": SAMPLES}],
+            "segments": [
+                {
+                    "id": name,
+                    "workload": "nav",
+                    **(put_scenes(folder) if scenes else {}),
+                    "warmup": WARMUP,
+                    "n": SAMPLES,
+                }
+            ],
         }
         (folder / "session.json").write_text(json.dumps(document), encoding="utf-8")
         done = subprocess.run(
@@ -142,23 +169,25 @@ def session(name: str, slower: float | None) -> list[Sample]:
     return samples
 
 
-def run(slower: float | None) -> Comparison:
+def run(slower: float | None, *, scenes: bool = False) -> Comparison:
     """One A1-B-A2; returns the comparison of latencies. With `slower` the relay stands before all three alike."""
     from trialbench.report.comparison import compare
 
     plain = None if slower is None else 0.0
-    a1 = session("nav-baseline-a1", plain)
-    b = session("nav-candidate", slower)
-    a2 = session("nav-baseline-a2", plain)
+    a1 = session("nav-baseline-a1", plain, scenes=scenes)
+    b = session("nav-candidate", slower, scenes=scenes)
+    a2 = session("nav-baseline-a2", plain, scenes=scenes)
     return next(found for found in compare(b, a1, a2) if found.metric == "latency_ms")
 
 
-def series(title: str, runs: int, slower: float | None, repeats: int) -> tuple[list[Comparison], list[Comparison]]:
+def series(
+    title: str, runs: int, slower: float | None, repeats: int, *, scenes: bool = False
+) -> tuple[list[Comparison], list[Comparison]]:
     """(runs that count, NOISY ones that were repeated instead); at most `repeats` are repeated."""
     counted: list[Comparison] = []
     noisy: list[Comparison] = []
     while len(counted) < runs:
-        found = run(slower)
+        found = run(slower, scenes=scenes)
         again = bool(found.noisy) and len(noisy) < repeats
         (noisy if again else counted).append(found)
         word = "NOISY, repeated" if again else "NOISY" if found.noisy else found.finding.replace("_", " ")
@@ -169,15 +198,16 @@ def series(title: str, runs: int, slower: float | None, repeats: int) -> tuple[l
     return counted, noisy
 
 
-def measure(runs: int) -> dict[str, Any]:
+def measure(runs: int, *, scenes: bool = False) -> dict[str, Any]:
     """The document."""
     from trialbench.measure.summary import plain
 
     ours, _ = split_cpus()
     os.sched_setaffinity(0, ours)
     began_s = time.monotonic()
-    same, noisy_same = series("same model", runs, None, MAX_REPEATS)
-    slowed, noisy_slowed = series(f"{SLOWER:.0%} slower", runs, SLOWER, MAX_REPEATS - len(noisy_same))
+    same, noisy_same = series("same model", runs, None, MAX_REPEATS, scenes=scenes)
+    left_over = MAX_REPEATS - len(noisy_same)
+    slowed, noisy_slowed = series(f"{SLOWER:.0%} slower", runs, SLOWER, left_over, scenes=scenes)
     duration_s = round(time.monotonic() - began_s, 1)
     false = sum(one.finding == "different" for one in same)
     true = sum(one.finding == "different" and (one.ratio or 0.0) > 1 for one in slowed)
@@ -190,6 +220,7 @@ def measure(runs: int) -> dict[str, Any]:
         "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "duration_s": duration_s,
         "runs": runs,
+        "scenes": scenes,
         "slower": SLOWER,
         "same": plain(same),
         "slowed": plain(slowed),
@@ -213,21 +244,25 @@ def main() -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=20, help="of each kind (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench-aa.json")
+    parser.add_argument("--scenes", action="store_true", help="ask the twin's scenes in turns (default: one picture)")
+    parser.add_argument(
+        "--out", type=Path, help="default: build/bench-aa.json, with --scenes build/bench-aa-scenes.json"
+    )
     options = parser.parse_args()
+    out = options.out or ROOT / "build" / f"bench-aa{'-scenes' if options.scenes else ''}.json"
     from trialbench.files import write_json
 
     end_in_order()
     try:
-        document = measure(options.runs)
+        document = measure(options.runs, scenes=options.scenes)
     except (BenchError, subprocess.TimeoutExpired) as error:
         say(f"bench-aa: {error}")
         return 2
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.out, document)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, document)
     for row in document["targets"]:
         print(f"  {'ok    ' if row['ok'] else 'MISSED'} {row['what']:<32} {row['found']:>6} (limit {row['limit']:g})")
-    print(f"\n{options.out}")
+    print(f"\n{out}")
     return 0 if all(row["ok"] for row in document["targets"]) else 1
 
 

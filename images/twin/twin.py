@@ -141,12 +141,14 @@ def stage(context: pathlib.Path, models: pathlib.Path) -> None:
     missing = [
         name
         for name in (*(f"{kind}{model}-f16.gguf" for model in ("baseline", "candidate", "poor", "violating")
-                       for kind in ("", "mmproj-")), "camera/car-view.jpg")
+                       for kind in ("", "mmproj-")), "camera/car-view.jpg", "scenes/labels.csv")
         if not (models / name).exists()
     ]  # fmt: skip
     if missing:
         listing = ", ".join(missing)
-        raise TwinError(f"expected the tiny models in {models}; missing: {listing}. See make_models.py there.")
+        raise TwinError(
+            f"expected the tiny models in {models}; missing: {listing}. See make_models.py and make_scenes.py there."
+        )
     shutil.rmtree(context, ignore_errors=True)
     root = context / "stage"
     ignore = shutil.ignore_patterns("__pycache__", "*.pyc", ".*_cache")
@@ -163,6 +165,7 @@ def stage(context: pathlib.Path, models: pathlib.Path) -> None:
     for name in ("baseline-f16.gguf", "mmproj-baseline-f16.gguf"):
         shutil.copy(models / name, home / "models")
     shutil.copy(models / "camera/car-view.jpg", home / "car-view.jpg")
+    shutil.copytree(models / "scenes", home / "scenes")
     (home / ".ssh").mkdir()
     shutil.copy(BUILD / "id_ed25519.pub", home / ".ssh/authorized_keys")
     (root / "etc/ssh").mkdir(exist_ok=True)

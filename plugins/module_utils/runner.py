@@ -140,7 +140,7 @@ def _write_scenes(plan: Plan, wanted: Scenes, inputs: Path, source: Path) -> Non
     # By what they hold: two names of one picture are one picture to what is only shown.
     images: dict[str, str] = {}
     for scene, one in zip(found, own, strict=True):
-        copy = images.setdefault(scenes.sha256(scene), f"scenes/{scene.image.name}")
+        copy = images.setdefault(scenes.sha256(scene), f"scenes/{scenes.copied(scene)}")
         shutil.copyfile(scene.image, inputs / copy)
         (inputs / copy).chmod(0o644)
         known = {"expected": scene.expected, "group": scene.group}

@@ -23,6 +23,8 @@ from . import pictures
 from .plan import Scenes
 
 _COLUMNS = ("image", "id", "expected", "group")
+# What a harvest brings home, with room for the folders above.
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,149}\Z")
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
 # All pictures together: every request of a session is held in memory, so that the window waits for no file.
 MAX_BYTES = 64 << 20
@@ -67,6 +69,11 @@ def find(wanted: Scenes, folder: Path) -> list[Scene]:
 def sha256(scene: Scene) -> str:
     """The hash of its picture."""
     return hashlib.sha256(scene.image.read_bytes()).hexdigest()
+
+
+def copied(scene: Scene) -> str:
+    """The name of its picture among the inputs of a run: its own, or by its hash where a harvest would leave it out."""
+    return scene.image.name if _PLAIN.match(scene.image.name) else f"picture-{sha256(scene)[:16]}"
 
 
 def check(found: list[Scene]) -> list[pictures.Picture]:

@@ -95,6 +95,11 @@ CASES = {
         "rm /home/panda/.bashrc",
         ("The connection to the host, what a command says", "Welcome to panda", "only in a terminal"),
     ),
+    "a scene that is cut off": Broken(
+        "cp -p /home/panda/scenes/dim-05.png /root/; truncate -s 100 /home/panda/scenes/dim-05.png",
+        "cp -p /root/dim-05.png /home/panda/scenes/; rm /root/dim-05.png",
+        ("Contract 10", "dim-05.png: the PNG is cut off"),
+    ),
     "open mark": Broken(
         f"mkdir -p /var/lib/model-trial && printf '%s' '{MARK}' > /var/lib/model-trial/open",
         "rm /var/lib/model-trial/open",

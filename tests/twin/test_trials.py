@@ -78,8 +78,10 @@ def test_a_poor_candidate_conforms_and_a_person_turns_it_away(host):
     samples = host.samples("nav-candidate")
     assert len(samples) == 100
     assert {s["strategy"] for s in samples} <= {1, 2}
-    # Every reply keeps to the contract, and is wrong: adherence alone can't see that.
-    assert {s["content"] for s in samples} != {s["content"] for s in host.samples("nav-baseline-a1")}
+    # Every reply keeps to the contract, and most are wrong: adherence alone can't see that, right answers do.
+    labeled = host.document("summary.json")["correctness"]["labeled"]
+    assert labeled["all"]["candidate"] < labeled["all"]["baseline"]
+    assert labeled["finding"] == "worse"
     found = host.document("verdict.json")
     assert (found["verdict"], found["facts"]["adherent"]) == ("PENDING_REVIEW", 100), found
     judged = [sys.executable, "-m", "trialbench", "verdict", str(host.latest()), "--judge", "describe=same"]

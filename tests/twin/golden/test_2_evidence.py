@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -13,6 +14,7 @@ from trialbench import schemas
 
 pytestmark = pytest.mark.twin
 
+SCENES = Path(__file__).resolve().parents[2] / "fixtures" / "models" / "scenes"
 SEGMENTS = (
     "nav-candidate",
     "nav-candidate-cached",
@@ -55,6 +57,19 @@ def test_inputs_and_logs_are_there_to_ask_again(golden):
     assert {"prompt.txt", "prompt_source.py", "camera.jpg"} <= {p.name for p in (golden.folder / "inputs").iterdir()}
     for path in (golden.folder / "inputs").glob("session-*.json"):
         assert schemas.validate(json.loads(path.read_text(encoding="utf-8")), "session") == []
+    labels = {row["image"]: row for row in csv.DictReader((SCENES / "labels.csv").open(encoding="utf-8", newline=""))}
+    asked = json.loads((golden.folder / "inputs" / "scenes.json").read_text(encoding="utf-8"))
+    assert sorted(Path(scene["image"]).name for scene in asked) == sorted(labels)
+    for scene in asked:
+        picture = Path(scene["image"])
+        assert (golden.folder / "inputs" / picture).read_bytes() == (SCENES / picture.name).read_bytes()
+        row = labels[picture.name]
+        assert (scene["expected"], scene["group"]) == (row["expected"], row["group"])
+        # Production's own prompt, for the scene's own goal.
+        assert f"Goal: {row['goal']}\n" in scene["variables"]["prompt"]
+    # What is only shown has no right answer and no prompt.
+    shown = json.loads((golden.folder / "inputs" / "pictures.json").read_text(encoding="utf-8"))
+    assert {tuple(sorted(one)) for one in shown} == {("id", "image")}
     assert list((golden.folder / "logs").iterdir())
     assert list((golden.folder / "samples").glob("summary-*.json"))
 

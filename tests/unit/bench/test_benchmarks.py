@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from sample_lines import compared
 from trialbench.report.comparison import Band, Comparison
+from trialbench.workloads import load_workload
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 
@@ -23,7 +24,7 @@ SCRIPTS = Path(__file__).resolve().parents[3] / "scripts"
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Imports a script by name, as it would import its neighbors."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    names = ("bench_client", "bench_server", "bench_aa")
+    names = ("bench_client", "bench_server", "bench_aa", "bench_scenes")
     before = set(sys.modules)
 
     def get(name: str) -> ModuleType:
@@ -152,7 +153,7 @@ def told(script: Any, monkeypatch: pytest.MonkeyPatch, same: list[Any], slowed: 
     bench = script("bench_aa")
     monkeypatch.setattr(bench.os, "sched_setaffinity", lambda *_: None)
     left = {None: list(same), bench.SLOWER: list(slowed)}
-    monkeypatch.setattr(bench, "run", lambda slower: left[slower].pop(0))
+    monkeypatch.setattr(bench, "run", lambda slower, scenes: left[slower].pop(0))
     document: dict[str, Any] = bench.measure(20)
     json.dumps(document)
     return document
@@ -182,3 +183,49 @@ def test_noisy_runs_are_repeated_ten_times_in_all(script: Any, monkeypatch: pyte
     # The eleventh is counted, shown, and a missed target.
     assert [row["found"] for row in found["targets"][2:4]] == [10, 1]
     assert not found["targets"][3]["ok"]
+
+
+def test_scenes_for_a_session_are_the_twin_s(script: Any, tmp_path: Path) -> None:
+    assert script("bench_aa").put_scenes(tmp_path) == {"scenes": "scenes.json"}
+    work = load_workload(
+        "nav",
+        settings={"prompt": "where?"},
+        image=script("bench_server").CAMERA,
+        base=tmp_path,
+        scenes_file=tmp_path / "scenes.json",
+    )
+    assert len(work.scenes) == 40
+    assert all(scene.expected and scene.group for scene in work.scenes)
+
+
+@pytest.mark.parametrize(
+    ("one_s", "many_s", "ok"),
+    [
+        # A median, so one slow run does not count; half a second is allowed to a short window, 5 % to a long one.
+        ([5.0, 5.0, 9.0], [9.0, 5.5, 5.5], True),
+        ([5.0, 5.0, 5.0], [5.5, 5.51, 5.52], False),
+        ([20.0] * 3, [21.0] * 3, True),
+        ([20.0] * 3, [21.01] * 3, False),
+    ],
+)
+def test_what_scenes_may_add_to_the_window(script: Any, one_s: list[float], many_s: list[float], ok: bool) -> None:
+    row = script("bench_scenes").target(one_s, many_s, 60)
+    assert (row["ok"], row["found"]) == (ok, sorted(many_s)[1])
+
+
+def test_both_kinds_of_session_are_measured(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = script("bench_scenes")
+    for name, value in {"SAMPLES": 4, "WARMUP": 1, "CACHED": 1, "PICTURE_BYTES": 100}.items():
+        monkeypatch.setattr(bench, name, value)
+    found = bench.measure(1, 3, 1.0)
+    json.dumps(found)
+    assert (len(found["one_s"]), len(found["many_s"]), found["samples"]) == (1, 1, 4)
+    assert min(found["one_s"] + found["many_s"]) > 0
+    # Ticks of a hundredth: at the sign it may be told as one more than it was.
+    assert min(found["one_cpu_s"] + found["many_cpu_s"]) > -0.02
+
+
+def test_a_session_that_does_not_get_ready_is_no_result(script: Any, tmp_path: Path) -> None:
+    bench = script("bench_scenes")
+    with pytest.raises(script("bench_server").BenchError, match="not ready"):
+        bench.window_s("http://127.0.0.1:9", tmp_path, scenes=True)

@@ -34,6 +34,9 @@ def models(folder: Path) -> Path:
             (folder / f"{kind}{model}-f16.gguf").write_bytes(f"{kind}{model}".encode())
     (folder / "camera").mkdir()
     (folder / "camera" / "car-view.jpg").write_bytes(b"jpeg")
+    (folder / "scenes").mkdir()
+    (folder / "scenes" / "clear-01.png").write_bytes(b"png")
+    (folder / "scenes" / "labels.csv").write_bytes(b"image\nclear-01.png\n")
     return folder
 
 
@@ -56,6 +59,8 @@ def test_the_context_holds_what_the_twin_is_made_of(twin: ModuleType, staged: Pa
     root = staged / "stage"
     for name in (
         "home/panda/car-view.jpg",
+        "home/panda/scenes/clear-01.png",
+        "home/panda/scenes/labels.csv",
         "home/panda/models/mmproj-baseline-f16.gguf",
         "home/panda/.ssh/authorized_keys",
         "home/panda/workplace/her/her-os/services/annie-voice/phone_call.py",
@@ -66,7 +71,8 @@ def test_the_context_holds_what_the_twin_is_made_of(twin: ModuleType, staged: Pa
     ):
         assert (root / name).is_file(), name
     assert (root / twin.CHECKOUT / "services/chatterbox/start.sh").stat().st_mode & 0o777 == 0o755
-    assert (root / "home/panda/car-view.jpg").stat().st_mode & 0o777 == 0o644
+    for name in ("car-view.jpg", "scenes/clear-01.png"):
+        assert (root / "home/panda" / name).stat().st_mode & 0o777 == 0o644
 
 
 def test_nvfp4_is_the_candidate_with_a_footprint_of_its_own(twin: ModuleType, staged: Path) -> None:
@@ -87,7 +93,7 @@ def test_the_observer_can_read_the_settings_it_is_given(observer: ModuleType, st
 
 
 def test_missing_models_are_all_named(twin: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(twin.TwinError, match=r"(?s)baseline-f16.*mmproj-violating-f16.*make_models"):
+    with pytest.raises(twin.TwinError, match=r"(?s)baseline-f16.*mmproj-violating-f16.*labels.*make_scenes"):
         twin.stage(tmp_path / "context", tmp_path)
 
 

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import pwd
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -201,6 +202,25 @@ def test_scenes_lie_with_the_inputs_each_with_its_own_prompt(
         "nav-candidate-cached": "/in/scenes.json",
         "describe-candidate": "/in/pictures.json",
     }
+
+
+@pytest.mark.parametrize(
+    "name", ["front view (1).jpg", ".hidden.jpg", "b\u00e4r.jpg", f"{'x' * 240}.jpg", "-.jpg", "a\n.jpg"]
+)
+def test_a_picture_with_an_odd_name_comes_home_too(
+    world_of: WorldOf, plan_data: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    """A harvest takes plain names alone; what was asked must be among the results."""
+    scenes_of(plan_data, tmp_path / "views", "image\n")
+    (tmp_path / "views" / name).write_bytes(JPEG[:-3] + b"\3" + JPEG[-2:])
+    world = world_of(plan_data)
+    prepare(world)
+    inputs = world.run_dir / "inputs"
+    rows = json.loads((inputs / "scenes.json").read_text())
+    assert {row["image"] for row in rows} > {"scenes/ball.jpg", "scenes/cup.jpg"}
+    for row in rows:
+        assert re.fullmatch(r"scenes/[A-Za-z0-9][A-Za-z0-9._-]{0,199}", row["image"])
+        assert (inputs / row["image"]).is_file()
 
 
 def test_one_prompt_for_all_scenes_is_that_of_the_workload(
