@@ -55,7 +55,7 @@ def thumbnail(path: Path) -> Thumbnail:
         if path.stat().st_size > _MOST_BYTES:
             return Thumbnail(why=f"its picture is too large to show: more than {_MOST_BYTES >> 20} MiB")
         with warnings.catch_warnings():
-            # What Pillow remarks about a stranger's file is nobody's business here but that of the limits below.
+            # What Pillow warns of, the limits below decide.
             warnings.simplefilter("ignore")
             # No other formats: fewer decoders see a stranger's bytes.
             with Image.open(path, formats=("JPEG", "PNG")) as image:
