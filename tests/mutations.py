@@ -256,7 +256,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("adherence counted over ok replies only", EMPTY_REPLY, f"{MEASURE}/summary.py",
              '        if sample.error_class != "cut_off":\n', "        if sample.ok:\n"),
     Mutation("verdict ignores VRAM", "decision 5", "bench/trialbench/verdict.py",
-             "outside = [gate for gate in facts.gates if not _healthy(gate, rules)]", "outside = list[Gate]()"),
+             "outside = [gate for gate in facts.gates if not healthy(gate, rules)]", "outside = list[Gate]()"),
 )  # fmt: skip
 
 

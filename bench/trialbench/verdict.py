@@ -132,7 +132,7 @@ def _first_match(facts: Facts, rules: Rules) -> tuple[Verdict, str]:
     if facts.thinking:
         replies = "1 reply" if facts.thinking == 1 else f"{facts.thinking} replies"
         return "INCONCLUSIVE", f"thinking in {replies}: latency counts tokens nobody sees"
-    outside = [gate for gate in facts.gates if not _healthy(gate, rules)]
+    outside = [gate for gate in facts.gates if not healthy(gate, rules)]
     if outside:
         found = ", ".join(f"{gate.footprint_gb:g} GB at {gate.name}" for gate in outside)
         return "REJECT", f"VRAM outside {rules.low_gb:g}-{rules.high_gb:g} GB: {found}"
@@ -179,7 +179,8 @@ def _judged(judged: Mapping[str, Judgment | None]) -> tuple[Verdict, str]:
     return "ADOPT", "adherent, within VRAM, and judged better than the baseline"
 
 
-def _healthy(gate: Gate, rules: Rules) -> bool:
+def healthy(gate: Gate, rules: Rules) -> bool:
+    """Whether the footprint lies in the healthy band, by the host's own finding where there is one."""
     if gate.band is not None:
         return gate.band == "healthy"
     return rules.low_gb <= gate.footprint_gb <= rules.high_gb

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Run the user's own command when a trial opens or closes and when a restore failed.
+"""Run the user's own command when a trial opens, closes or is decided, and when a restore failed.
 
 It runs as its own user in a unit of its own. It is never waited for and its result is ignored: a notification must not
 delay a restore. It gets its information through its environment.
@@ -16,12 +16,14 @@ from .journal import Journal
 from .plan import Plan
 from .probes import printable
 
-OPENED, CLOSED, RESTORE_FAILED = "opened", "closed", "restore_failed"
+OPENED, CLOSED, RESTORE_FAILED, DECIDED = "opened", "closed", "restore_failed", "decided"
 LIMIT_S = 60
 # How long a hook that ignores SIGTERM may live on; systemd's default is a minute and a half.
 END_S = 2
 _START_S = 10.0
-_REASON_CHARS = 200
+# The sentence of facts behind a verdict is longer than a reason.
+_REASON_CHARS = {DECIDED: 500}
+_SHORT_CHARS = 200
 
 
 def call(plan: Plan, journal: Journal, event: str, reason: str = "") -> None:
@@ -30,12 +32,13 @@ def call(plan: Plan, journal: Journal, event: str, reason: str = "") -> None:
     Args:
         plan: the run's plan.
         journal: where a failure is noted.
-        event: ``opened``, ``closed`` or ``restore_failed``.
-        reason: why, or by whom; only its first line is passed on, because every user can read a process list.
+        event: ``opened``, ``closed``, ``restore_failed`` or ``decided``.
+        reason: why, by whom, or the verdict with its facts; only its first line is passed on, because every user can
+            read a process list.
     """
     if plan.hook is None:
         return
-    line = printable(reason.split("\n", 1)[0])[:_REASON_CHARS]
+    line = printable(reason.split("\n", 1)[0])[: _REASON_CHARS.get(event, _SHORT_CHARS)]
     told = {"EVENT": event, "RUN": plan.run, "HOST": plan.host, "REASON": line}
     argv = [
         "systemd-run",

@@ -441,6 +441,14 @@ def watch_over(state: State) -> int:
     return 1 if code else 0
 
 
+def decided(state: State, name: str, words: str) -> int:
+    """Tell the hook of a finished run what was decided about it; without a hook, nothing."""
+    trial = _load(state, name)
+    journal = Journal(state.journal_path(name), name, state.epoch(), "program", required=False)
+    hook.call(trial, journal, hook.DECIDED, words)
+    return 0
+
+
 def abort(state: State, run: str, by: str) -> int:
     """Make the run end at its next check of the fence; without a runner, restore the host at once."""
     heard = False
@@ -678,6 +686,8 @@ def _parser() -> argparse.ArgumentParser:
     verb("restore-now", "restore the open trial (mt-restore)")
     verb("recover", "after a reboot: ask for a restore (mt-recover)")
     verb("watch", "restore where nobody is at work on the open trial (mt-watch)")
+    said = verb("decided", "tell the hook of a run what was decided about it (controller)", "--run")
+    said.add_argument("words", help="the verdict and its facts, in one line")
     verb("install", "install program and units, unless a trial holds this host (controller)", "--by")
     held = verb("hold", "run a command while no trial is being prepared and none holds this host (controller)", "--by")
     held.add_argument("command", nargs=argparse.REMAINDER)
@@ -727,6 +737,8 @@ def _act(args: argparse.Namespace, state: State) -> int:
         return restore(state, "boot", wait=False)
     elif verb == "watch":
         return watch_over(state)
+    elif verb == "decided":
+        return decided(state, args.run, args.words)
     elif verb == "install":
         with _deaf_to_hangups():
             _say(json.dumps({"changed": install.install(state, args.by or "somebody")}))

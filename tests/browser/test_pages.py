@@ -14,7 +14,18 @@ from axe_playwright_python.sync_playwright import Axe
 from trialbench.cli import main
 
 SCREENS = Path(__file__).resolve().parents[2] / "build" / "screens"
-KINDS = ("finished", "rich", "rehearsal", "rolled_back", "still_open", "partial", "untouched", "rebooted", "hostile")
+KINDS = (
+    "finished",
+    "rich",
+    "scenes",
+    "rehearsal",
+    "rolled_back",
+    "still_open",
+    "partial",
+    "untouched",
+    "rebooted",
+    "hostile",
+)
 VIEWS = ("light", "dark", "phone", "zoomed")
 MAX_BYTES = 2_000_000
 
@@ -49,7 +60,7 @@ def test_a_page_is_silent_small_and_fits(reports: dict[str, Path], opened: Any, 
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("kind", ["rich", "rolled_back", "still_open", "hostile", "compare"])
+@pytest.mark.parametrize("kind", ["rich", "scenes", "rolled_back", "still_open", "hostile", "compare"])
 def test_no_rule_of_accessibility_is_broken(reports: dict[str, Path], opened: Any, kind: str, view: str) -> None:
     page = opened(reports[kind], view).page
     page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
@@ -95,6 +106,37 @@ def test_the_verdict_and_its_reasons_stand_first(reports: dict[str, Path], opene
     order = page.eval_on_selector_all("main > section", "all => all.map(one => one.id)")
     host = ["vram", "card", "down", "shown-describe", "checks"]
     assert order == ["verdict", "numbers", "samples", *host, "attested", "proofs", "provenance"]
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+@pytest.mark.parametrize("kind", ["rich", "scenes", "rolled_back", "still_open"])
+def test_the_first_screen_answers_should_i_switch(
+    reports: dict[str, Path], opened: Any, kind: str, width: int, height: int
+) -> None:
+    page = opened(reports[kind]).page
+    page.set_viewport_size({"width": width, "height": height})
+    # The names of both models, the word, the sentence, the next step, and the figures behind the sentence.
+    seen = ["h1", ".beside", "#verdict h2", "#verdict .lead", "#verdict .next a"]
+    ends = {name: page.locator(name).first.bounding_box() for name in seen}
+    ends |= {f"tile {at}": box.bounding_box() for at, box in enumerate(page.locator(".facts > div").all()[:4])}
+    below = {name: box for name, box in ends.items() if box["y"] + box["height"] > height}
+    assert below == {}
+    assert "fits: 6.2 of 5.5-7.5 GB" in page.locator("#verdict .lead").inner_text()
+    target = page.locator("#verdict .next a").get_attribute("href")
+    assert target.startswith("#")
+    assert page.locator(target).count() == 1
+
+
+def test_the_gallery_shows_where_they_differ(reports: dict[str, Path], opened: Any) -> None:
+    page = opened(reports["scenes"]).page
+    cards = page.locator("#differ .gallery > li")
+    assert cards.count() == 6
+    first = cards.first.inner_text()
+    assert all(words in first for words in ("scene-02", "left large", "center large", "right large"))
+    assert page.locator("#differ .tag.good").count() == 5
+    phone = opened(reports["scenes"], "phone").page
+    boxes = [card.bounding_box() for card in phone.locator("#differ .gallery > li").all()]
+    assert boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"]
 
 
 def test_the_three_answers_stand_below_the_verdict_and_lead_to_more(reports: dict[str, Path], opened: Any) -> None:

@@ -104,7 +104,7 @@ def correctness(samples: Callable[[str], Sequence[Sample]], work: Workload) -> C
     both = [scene for scene in candidate if scene is not None and scene in baseline]
     if not both:
         return None
-    answers = {scene: (_answer(baseline[scene]), _answer(candidate[scene])) for scene in both}
+    answers = {scene: (answer_of(baseline[scene]), answer_of(candidate[scene])) for scene in both}
     rights = {scene: (_right(baseline[scene]), _right(candidate[scene])) for scene in both}
     agree = [scene for scene in both if answers[scene][0] == answers[scene][1] is not None]
     disagreements = [
@@ -117,8 +117,8 @@ def correctness(samples: Callable[[str], Sequence[Sample]], work: Workload) -> C
     return Correctness(len(both), len(agree), disagreements, labeled, _text(len(both), len(agree), labeled))
 
 
-def _answer(samples: Sequence[Sample]) -> tuple[str, ...] | None:
-    """The answer given most often, the first of them where several are."""
+def answer_of(samples: Sequence[Sample]) -> tuple[str, ...] | None:
+    """The answer given most often, the first of them where several are; None for replies that keep no contract."""
     found = Counter(tuple(sample.parsed or ()) if sample.adherent else None for sample in samples)
     return found.most_common(1)[0][0]
 

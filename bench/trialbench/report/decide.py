@@ -11,6 +11,7 @@ from typing import Any, cast, get_args
 from trialbench.errors import UsageError
 from trialbench.files import write_json
 from trialbench.measure.summary import Adherence
+from trialbench.report.answer import answer
 from trialbench.report.evidence import Evidence, attested, evidence
 from trialbench.report.levels import levels
 from trialbench.report.plan import Plan
@@ -50,12 +51,13 @@ def decide_folder(
         )
     summary = summarize_run(run)
     facts, rules = _settled(run, summary, judged or {}, adherence_rule, ground_truth)
-    decision = decide(facts, rules)
+    decision, told = decide(facts, rules), answer(run, summary, facts, rules)
     document = {
         "format": 1,
         "run": summary.run,
         "verdict": decision.verdict,
         "reasons": decision.reasons,
+        **({"answer": told} if told else {}),
         "facts": _filed(facts, rules),
         "evidence": {
             answer.question: {"finding": answer.finding, "lines": answer.lines}
@@ -71,6 +73,11 @@ def decide_folder(
 def evidence_of(run: Run, summary: Summary) -> list[Evidence]:
     """The current evidence of trial, ground truth and engines, whether or not there is a verdict."""
     return evidence(run, summary, *_settled(run, summary, {}, None, None))
+
+
+def answer_of(run: Run, summary: Summary) -> str:
+    """Should I switch? The facts in a sentence; empty where no candidate was tried."""
+    return answer(run, summary, *_settled(run, summary, {}, None, None))
 
 
 def older(run: Run, summary: Summary) -> list[str]:

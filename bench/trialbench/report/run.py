@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
 from trialbench import schemas
@@ -145,6 +145,7 @@ class Run:
         warmed_up: segments that have warm-ups and no file of samples.
         calibration: the document `samples/calibration.json`.
         snapshot: the document `snapshot.json`, unchecked: the host before the run.
+        pictures: of the scenes of the workload that decides, by scene; they may be missing.
         logs: file names.
         notes: the clients' closing remarks, without repeats.
         verification: the checks made from outside after the run.
@@ -161,6 +162,7 @@ class Run:
     warmed_up: Mapping[str, Segment] = field(default_factory=dict)
     calibration: Mapping[str, Any] | None = None
     snapshot: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Mapping[str, Path] = field(default_factory=dict)
     logs: Sequence[str] = ()
     notes: Sequence[str] = ()
     verification: tuple[Check, ...] | None = None
@@ -269,6 +271,7 @@ def read_run(path: Path) -> Run:
         warmed_up={name: segment(name, ()) for name in warmups if name not in samples},
         calibration=folder.document("samples/calibration.json", "calibration"),
         snapshot=folder.snapshot(),
+        pictures=folder.pictures(),
         logs=sorted(file.name for file in (path / "logs").glob("*") if file.is_file()),
         notes=list(dict.fromkeys(note for one in sessions for note in one.get("notes", []))),
         verification=None if verification is None else read_checks(verification["checks"]),
@@ -349,6 +352,17 @@ class _Folder:
         except UsageError:
             return {}
         return found if isinstance(found, dict) else {}
+
+    def pictures(self) -> dict[str, Path]:
+        """The pictures of the scenes, by scene: the host names them, and no name may lead out of their folder."""
+        found: Any = self.document("inputs/scenes.json", "scenes") or []
+        named = {str(one["id"]): PurePosixPath(one["image"]) for one in found if one.get("image")}
+        folder = self._path / "inputs" / "scenes"
+        return {
+            scene: folder / image.name
+            for scene, image in named.items()
+            if image.parts == ("scenes", image.name) and image.name != ".." and not folder.is_symlink()
+        }
 
     def proofs(self) -> list[Proof]:
         """The proofs whose verdicts match their numbers, in the order they are shown."""

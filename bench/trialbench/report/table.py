@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from trialbench.report.decide import evidence_of, older
+from trialbench.report.decide import answer_of, evidence_of, older
 from trialbench.report.evidence import QUESTIONS, Evidence
 from trialbench.report.measured import (
     calibration_text,
@@ -31,7 +31,10 @@ def folder_table(path: Path) -> str:
     """
     run = read_run(path)
     summary = summarize_run(run)
-    parts = [_head(summary, run), section("Host", _host(summary)), section("Phases", _phases(summary))]
+    answered = _answered(summary, answer_of(run, summary))
+    decided = "" if run.rehearsal else _verdict(run.verdict, answered, older(run, summary))
+    parts = [section("Verdict", decided), _head(summary, run), section("Host", _host(summary))]
+    parts.append(section("Phases", _phases(summary)))
     if summary.segments:
         samples = {name: one.samples for name, one in run.segments.items()}
         numbers = [segments_table(summary.segments, samples, alone=False), calibration_text(summary.calibration)]
@@ -45,10 +48,14 @@ def folder_table(path: Path) -> str:
     if run.bad_lines:
         parts.append(wrap(f"{counted(run.bad_lines, 'line')} of its files could not be read (cut short?)"))
     parts += [wrap(f"could not be used: {problem}") for problem in run.unread]
-    if not run.rehearsal:
-        parts.append(section("Verdict", _verdict(run.verdict, older(run, summary))))
     parts.append(section("Evidence", _evidence(evidence_of(run, summary))))
     return screen("\n\n".join(_gigabyte(part for part in parts if part)))
+
+
+def _answered(summary: Summary, told: str) -> str:
+    """Should I switch? The facts behind the names of both models; empty where no candidate was tried."""
+    live = f" instead of {summary.baseline_label}" if summary.baseline_label else ""
+    return wrap(f"{summary.model_label or 'candidate'}{live}: {told}") if told else ""
 
 
 def _gigabyte(parts: Iterable[str]) -> list[str]:
@@ -212,8 +219,8 @@ def _evidence(answers: list[Evidence]) -> str:
     return "\n".join(lines)
 
 
-def _verdict(verdict: Decided | None, remarks: Sequence[str]) -> str:
-    if verdict is None:
-        return "not decided: `trialbench verdict DIR`"
-    told = [*verdict.reasons, *remarks]
-    return "\n".join([verdict.verdict.replace("_", " "), *(wrap(f"- {reason}") for reason in told)])
+def _verdict(verdict: Decided | None, answered: str, remarks: Sequence[str]) -> str:
+    """The word first, then the facts, then what it rests on."""
+    word = verdict.verdict.replace("_", " ") if verdict else "not decided: `trialbench verdict DIR`"
+    told = [*(verdict.reasons if verdict else ()), *remarks]
+    return "\n".join([word, *([answered] if answered else []), *(wrap(f"- {reason}") for reason in told)])

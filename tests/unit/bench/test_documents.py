@@ -88,6 +88,17 @@ def test_the_sentence_becomes_a_block() -> None:
     ]
 
 
+def test_the_facts_stand_first_below_the_numbers() -> None:
+    obeys = "; ".join(["obeys in 60 of 60 scenes"] * 15)
+    told = f"fits: 6.2 of 5.5-7.5 GB; 65 % slower; {obeys}; <b>judged</b> better"
+    measured = replace(MEASURED, comparisons=[compared(2.0, text="latency: 2 x")])
+    text = research("no benchmarks exist yet", a_trial(measured, answer=told))
+    assert "\n\n* fits: 6.2 of 5.5-7.5 GB; 65 % slower; obeys" in text
+    assert "\\<b\\>judged\\</b\\> better\n* latency: 2 x\n" in text
+    # The block is still ours: the next run rewrites it.
+    assert "fits" not in research(text)
+
+
 def test_a_later_run_rewrites_its_block_alone() -> None:
     first = research("A\n\nno benchmarks exist yet\n\nB")
     later = a_trial(id="20261122T000000Z-x", begun="2026-11-22 00:00", verdict="ADOPT", reasons=["better"])

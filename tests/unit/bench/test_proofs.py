@@ -289,7 +289,7 @@ def test_all_three_proofs_of_every_engine_are_a_pass(folders: ModuleType, tmp_pa
 def test_the_table_for_people_has_every_number(folders: ModuleType, tmp_path: Path) -> None:
     text = folder_table(folders.rich(tmp_path / "run"))
     assert max(len(line) for line in text.splitlines()) <= 100
-    part = text[text.index("Proofs\n") : text.index("Verdict\n")]
+    part = text[text.index("Proofs\n") : text.index("Evidence\n")]
     assert "Cold start, gemma_local slow, 16 bits: FAILED" in part
     assert "cold_start_s  2.613 s    < 2   FAILED" in part
     assert "quiet_max_ms     233.9 ms  < 2500  ok" in part

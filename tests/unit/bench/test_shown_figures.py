@@ -118,12 +118,16 @@ def test_slower_faster_and_neither_differ_in_their_shape() -> None:
 def test_the_first_screen_names_the_live_model_and_how_much_slower(run: Path) -> None:
     head = report_html(run).split('<dl class="facts"')[0]
     assert "beside the live model gemma-4-E2B-it" in head
-    assert "Latency: 34 % slower (p50 11.6 ms, live model gemma-4-E2B-it 8.7 ms)" in head
-    assert "It does not affect the verdict." in head
+    assert "fits: 6.2 of 5.5-7.5 GB; 34 % slower, NOISY; obeys in 100 of 100 replies to one question" in head
+    rest = report_html(run).split('<dl class="facts"')[1]
+    assert "Latency: 34 % slower (p50 11.6 ms, live model gemma-4-E2B-it 8.7 ms)" in rest
+    assert "It does not affect the verdict." in rest
     found = built(run)
     # The next step is on the page, and no file or DIR.
-    assert [(step.href, step.link) for step in found.steps] == [("shown-describe", "Describe")]
-    assert f'id="{found.steps[0].href}"' in report_html(run)
+    assert [(step.href, step.link) for step in found.steps] == [("#shown-describe", "Describe")]
+    assert found.first == found.steps[0]
+    assert '<a href="#shown-describe">Describe</a></p>' in head
+    assert f'id="{found.first.href[1:]}"' in report_html(run)
     # What the reasons say is not said again.
     assert not {*found.reasons} & {line for panel in found.evidence for line in panel.lines}
 

@@ -14,6 +14,8 @@ from trialbench.report.measured import quantile_text
 from trialbench.show.text import number
 
 _MIB_PER_GB = 1024
+# Characters of the sentence of facts.
+_ANSWER = 1000
 _PHRASE = re.compile(r"no\s+benchmarks\s+exist\s+yet(?![^\W_])", re.IGNORECASE)
 # Words that may come before the phrase, and say no more than what has no benchmarks.
 _PLACE = r"(?:for|on|in|at|with|of|under|until|to|between|among|as\s+of)\b"
@@ -253,9 +255,10 @@ def _block(trial: Trial) -> list[str]:
         "",
         *_table(trial),
     ]
-    compared = [one.text for one in trial.summary.comparisons]
-    if compared:
-        lines += ["", *(f"* {escape(text)}" for text in compared)]
+    told = [escape(trial.answer, _ANSWER)] if trial.answer else []
+    told += [escape(one.text) for one in trial.summary.comparisons]
+    if told:
+        lines += ["", *(f"* {text}" for text in told)]
     begin = f"<!-- model-trial {of}; `trialbench documents` rewrites it; sum {_sum(lines)} -->"
     return [begin, *lines, "", f"<!-- model-trial numbers of {word(trial.label)}: end -->"]
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from trialbench.errors import UsageError
+from trialbench.report.decide import answer_of
 from trialbench.report.plan import Workload
 from trialbench.report.run import Run, read_run
 from trialbench.report.summary import Summary, summarize_run
@@ -17,7 +18,8 @@ from trialbench.report.summary import Summary, summarize_run
 class Trial:
     """A trial, for the documents.
 
-    Its texts are untrusted and unescaped; `begun` is `2026-01-02 03:04` in UTC, `work` the workload that decides.
+    Its texts are untrusted and unescaped; `answer` has the facts in a sentence.
+    `begun` is `2026-01-02 03:04` in UTC, `work` the workload that decides.
     """
 
     id: str
@@ -26,6 +28,7 @@ class Trial:
     begun: str
     verdict: str
     reasons: Sequence[str]
+    answer: str
     port: int | None
     work: Workload
     summary: Summary
@@ -67,6 +70,7 @@ def read_trial(path: Path) -> Trial:
         begun=_begun(run),
         verdict=run.verdict.verdict.replace("_", " "),
         reasons=run.verdict.reasons,
+        answer=answer_of(run, summary),
         port=run.plan.candidate_port,
         work=run.plan.decider,
         summary=summary,

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from trialbench.report.decide import share_facts
+from trialbench.report.decide import answer_of, share_facts
 from trialbench.report.levels import levels
 from trialbench.report.restore import second_tries
 from trialbench.report.run import Decided, Run
@@ -44,9 +44,18 @@ def junit(run: Run, summary: Summary) -> str:
     began = wall if wall[:19].count(":") == 2 else ""
     names = ("run", "host", "model_label", "baseline_label", "outcome", "trialbench")
     properties = {name: str(value) for name in names if (value := getattr(summary, name)) is not None}
+    told = answer_of(run, summary)
+    answer = {"answer": told} if told else {}
     whose = f"trial.{summary.host or 'unknown'}.{summary.model_label or 'unknown'}"
     suites = [
-        Suite(name, _apart(cases), f"{whose}.{name}", summary.host or "", began, properties)
+        Suite(
+            name,
+            _apart(cases),
+            f"{whose}.{name}",
+            summary.host or "",
+            began,
+            properties | (answer if name == "trial" else {}),
+        )
         for name, cases in rooms.items()
         if cases
     ]

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from trialbench.report.decide import answer_of
 from trialbench.report.run import Run
 from trialbench.report.summary import Summary
 from trialbench.show.terminal import screen
@@ -66,7 +67,9 @@ def openmetrics(run: Run, summary: Summary) -> str:
 def _about(run: Run, summary: Summary) -> list[Family]:
     info = Family("info", "The run that the other series belong to; always 1.")
     baseline = summary.baseline_label or ""
-    info.add(1, run=summary.run, baseline=baseline, outcome=summary.outcome, version=summary.trialbench)
+    told = answer_of(run, summary)
+    answer = {"answer": told} if told else {}
+    info.add(1, run=summary.run, baseline=baseline, outcome=summary.outcome, version=summary.trialbench, **answer)
     began = Family("start_timestamp", "When the run began, as Unix time.", "seconds")
     began.add(_unix(run.began))
     completed = Family("completed", "Whether the run ended as planned.")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from trialbench.measure.summary import SegmentSummary
+from trialbench.report.answer import REVIEW
 from trialbench.report.comparison import Comparison, finding_text
-from trialbench.report.decide import evidence_of, older, share_facts
+from trialbench.report.correctness import WORDS
+from trialbench.report.decide import answer_of, evidence_of, older, share_facts
 from trialbench.report.evidence import QUESTIONS, Finding
 from trialbench.report.html import charts, hostcharts, proofcharts
 from trialbench.report.html.clock import Clock
 from trialbench.report.html.described import Picture, Shown, camera, command_path, shown
+from trialbench.report.html.gallery import Gallery, gallery
 from trialbench.report.html.provenance import Group, provenance
 from trialbench.report.journal import Check
-from trialbench.report.measured import EVIDENCE, cells, disagreement_rows, remarks
+from trialbench.report.measured import EVIDENCE, cells, remarks
+from trialbench.report.plan import Plan
 from trialbench.report.restore import Outcome, second_tries
 from trialbench.report.run import Run
 from trialbench.report.summary import Summary
@@ -48,7 +53,7 @@ OUTCOMES: dict[Outcome, str] = {
 
 @dataclass(frozen=True)
 class Step:
-    """What to do next; `href` is where on the page, under the name `link`."""
+    """What to do next; `href` is where on the page or beside it, under the name `link`."""
 
     text: str
     href: str = ""
@@ -91,14 +96,17 @@ class Fact:
 class Page:
     """A whole report. Figures are None, and lists empty, where the run has nothing for them.
 
-    `beside` names the live model, `speed` says how fast the candidate is beside it; both may be empty. `gigabyte` is
-    the part of the page that names a size first: there it is said what a GB is.
+    `answer` has the facts that a decision to switch rests on, in a sentence; `beside` names the live model, `speed`
+    says how fast the candidate is beside it; all three may be empty. `first` is what to do next. `gigabyte` is the part
+    of the page that names a size first: there it is said what a GB is. `differ`: the scenes both answer differently.
     """
 
     run: str
     title: str
     tried: str
     beside: str
+    answer: str
+    first: Step
     speed: str
     gigabyte: str
     began: str
@@ -119,7 +127,7 @@ class Page:
     comparison_notes: list[str]
     segments: Table | None
     asked: Table | None
-    answers: Table | None
+    differ: Gallery | None
     segment_notes: list[str]
     distribution: Figure | None
     timeline: Figure | None
@@ -162,22 +170,25 @@ def page(run: Run, summary: Summary, joined: Mapping[str, Rows]) -> Page:
     label = summary.model_label or "no plan found"
     tried = f"rehearsal for {label}" if run.rehearsal else label
     shown_replies, evidence, facts = shown(run), _evidence(run, summary, reasons), _facts(run, summary)
-    marks, failure, steps = badges(summary), _failure(summary), _steps(summary, shown_replies)
+    marks, failure, steps = badges(summary), _failure(summary), _steps(run, summary, shown_replies)
+    answer, differ = answer_of(run, summary), gallery(run, summary)
     card, known = hostcharts.memory(run, summary, times), provenance(run, summary, image)
     return Page(
         run=summary.run,
         title=f"{tried} on {summary.host or 'an unknown host'}",
         tried=tried,
         beside=summary.baseline_label or "",
+        answer=answer,
+        first=_first(steps, differ, summary),
         speed=_speed(summary),
         gigabyte=_gigabyte(
             {
+                "first": [answer or reasons[0], *(step.text for step in steps[:1]), *(fact.unit for fact in facts)],
                 "reasons": reasons,
                 "badges": [text for badge in marks for text in badge.lines],
                 "failure": list(failure.values()),
                 "steps": [step.text for step in steps],
                 "evidence": [text for panel in evidence for text in panel.lines],
-                "facts": [fact.unit for fact in facts],
                 "memory": [card.title] if card else [],
                 "checks": [text for check in checks for text in (check.title, check.expected, check.found)],
                 "provenance": [text for group in known for _name, text in group.rows],
@@ -204,7 +215,7 @@ def page(run: Run, summary: Summary, joined: Mapping[str, Rows]) -> Page:
         comparison_notes=_comparison_notes(run, summary),
         segments=_segments(summary),
         asked=_asked(summary),
-        answers=_answers(summary),
+        differ=differ,
         segment_notes=[*_remarks(summary), *run.notes[:_MOST_ROWS]],
         distribution=charts.distribution(found),
         timeline=charts.timeline(found),
@@ -280,13 +291,26 @@ def _speed(summary: Summary) -> str:
     return f"Latency: {finding_text(row)} ({medians}). It does not affect the verdict."
 
 
-def _steps(summary: Summary, replies: Sequence[Shown]) -> list[Step]:
+def _steps(run: Run, summary: Summary, replies: Sequence[Shown]) -> list[Step]:
     """What to do next; replies that wait for a judgment are on the page, with the command that records it."""
     waiting = [one for one in replies if one.judged is None and one.candidate]
     if summary.outcome != "completed" or not waiting:
         return [Step(text) for text in summary.restore.next[:_MOST_ROWS]]
+    blind = "Judge the replies without knowing whose they are:"
+    found = [Step(blind, REVIEW, REVIEW)] if (run.path / REVIEW).is_file() else []
     text = "Read the replies side by side; the command below them records which are better:"
-    return [Step(text, one.id, one.title) for one in waiting]
+    return [*found, *(Step(text, f"#{one.id}", one.title) for one in waiting)]
+
+
+def _first(steps: Sequence[Step], differ: Gallery | None, summary: Summary) -> Step:
+    """The next step, with a link to where it is taken."""
+    if steps:
+        return steps[0] if steps[0].href else replace(steps[0], href="#next", link="What to do next")
+    if differ:
+        return Step("Nothing is left to decide. Look at what changes:", "#differ", "Where they differ")
+    if summary.segments:
+        return Step("Nothing is left to decide. What it rests on:", "#numbers", "Numbers")
+    return Step("See what the host says:", "#checks", "Checks")
 
 
 def _gigabyte(places: Mapping[str, Sequence[str]]) -> str:
@@ -346,39 +370,52 @@ def _failure(summary: Summary) -> dict[str, str]:
 
 
 def _facts(run: Run, summary: Summary) -> list[Fact]:
-    segments = summary.segments
-    found = []
-    work = run.plan.decider
-    candidate = segments.get(work.candidate)
-    if candidate:
-        # The two medians that the ratio is of, and no others.
-        row = next((row for row in summary.comparisons if row.metric == "latency_ms"), None)
-        value = row.candidate if row else candidate.latency_ms.p50.value
-        beside = f"baseline {number(row.baseline)} ms" if row else ""
-        if row and row.ratio:
-            beside += f", ratio {_ratio(row)}: {finding_text(row)}"
-        found.append(Fact("latency p50", number(value), "ms", beside))
-        adherence = candidate.adherence
-        if adherence and adherence.n:
-            found.append(
-                Fact(
-                    "adherence",
-                    f"{adherence.k}/{adherence.n}",
-                    note=proof_text(share_facts(adherence), Rules()),
-                )
-            )
-    peak, plan = summary.vram.peak_footprint_gb, run.plan
-    if peak is not None:
-        healthy = (
-            f"healthy {plan.low_below_gb:g}-{plan.healthy_to_gb:g}"
-            if plan.low_below_gb is not None and plan.healthy_to_gb is not None
-            else ""
-        )
-        found.append(Fact("memory of the candidate", f"{peak:.2f}", "GB", healthy))
+    """The figures on top, in the order of the sentence: does it fit, how fast, does it obey, is it right."""
+    candidate = summary.segments.get(run.plan.decider.candidate)
+    found = [*_fit(run.plan, summary), *(_measured(summary, candidate) if candidate else ()), *_answered(summary)]
     for impact, window in list(summary.windows.items())[:4]:
         found.append(Fact(impact, f"{window.total_s:.1f}", "s", f"of it overhead {window.overhead_s:.1f} s"))
     lost = [Fact(entry.impact, "still", note=f"since {clock(entry.since)}") for entry in summary.still_down[:4]]
     return [*found, *lost]
+
+
+def _fit(plan: Plan, summary: Summary) -> list[Fact]:
+    peak = summary.vram.peak_footprint_gb
+    if peak is None:
+        return []
+    healthy = (
+        f"healthy {plan.low_below_gb:g}-{plan.healthy_to_gb:g}"
+        if plan.low_below_gb is not None and plan.healthy_to_gb is not None
+        else ""
+    )
+    return [Fact("memory of the candidate", f"{peak:.2f}", "GB", healthy)]
+
+
+def _measured(summary: Summary, candidate: SegmentSummary) -> list[Fact]:
+    # The two medians that the ratio is of, and no others.
+    row = next((row for row in summary.comparisons if row.metric == "latency_ms"), None)
+    value = row.candidate if row else candidate.latency_ms.p50.value
+    beside = f"baseline {number(row.baseline)} ms" if row else ""
+    if row and row.ratio:
+        beside += f", ratio {_ratio(row)}: {finding_text(row)}"
+    found, adherence = [Fact("latency p50", number(value), "ms", beside)], candidate.adherence
+    if adherence and adherence.n:
+        # Its bounds, and how many questions would decide, are among the reasons.
+        note = proof_text(share_facts(adherence), Rules()).partition(", one-sided")[0]
+        found.append(Fact("adherence", f"{adherence.k}/{adherence.n}", note=note))
+    return found
+
+
+def _answered(summary: Summary) -> list[Fact]:
+    found = summary.correctness
+    if found is None:
+        return []
+    if found.labeled is None:
+        note = "which of the others are right is not known"
+        return [Fact("scenes agreed", f"{found.agree}/{found.scenes}", note=note)]
+    pairs, word = found.labeled.all, WORDS[found.labeled.finding]
+    more = f"right more often: {word}" if found.labeled.finding == "not_shown" else word
+    return [Fact("scenes right", f"{pairs.candidate}/{pairs.scenes}", note=f"baseline {pairs.baseline}: {more}")]
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -435,14 +472,6 @@ _SEGMENT_COLUMNS = {
     "Hz": "Hz",
     "adherent": "adherent",
 }
-
-
-def _answers(summary: Summary) -> Table | None:
-    found = summary.correctness
-    if found is None or not found.disagreements:
-        return None
-    rows = [list(row) for row in disagreement_rows(found)[:_MOST_ROWS]]
-    return Table(f"Where they differ: {found.text}", ["scene", "baseline", "candidate", "right answer"], rows)
 
 
 def _asked(summary: Summary) -> Table | None:

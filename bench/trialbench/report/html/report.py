@@ -29,4 +29,5 @@ def write_report(path: Path, out: Path | None = None) -> Path:
 def report_html(path: Path) -> str:
     """The report of the result folder `path` as one HTML document."""
     run = read_run(path)
-    return render(_TEMPLATE, page=page(run, summarize_run(run), joined(run)))
+    found = page(run, summarize_run(run), joined(run))
+    return render(_TEMPLATE, beside=found.differ.picture_bytes if found.differ else 0, page=found)

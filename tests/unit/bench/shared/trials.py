@@ -69,6 +69,7 @@ def a_trial(summary: Summary = MEASURED, **changes: Any) -> Trial:
         "begun": "2026-11-21 00:52",
         "verdict": "PENDING REVIEW",
         "reasons": ["nobody has judged yet", "adherence 99/100"],
+        "answer": "",
         "port": 11437,
         "work": Workload("nav"),
     }

@@ -228,6 +228,45 @@ def test_it_is_told_when_a_trial_opens_and_when_it_closes(
     assert seen == [(True, "opened"), (False, "closed")]
 
 
+SENTENCE = "ADOPT: fits: 6.2 of 5.5-7.5 GB; " + "; ".join(["obeys in 60 of 60 scenes"] * 15)
+
+
+def test_it_is_told_what_was_decided(hooked: World, verb: Callable[..., int]) -> None:
+    assert verb("open", f"--run={hooked.plan.run}") == 0
+    hooked.runner().run()
+    assert verb("restore-now") == 0
+    before = len(hooked.events())
+    assert verb("decided", f"--run={hooked.plan.run}", f"{SENTENCE}\nand more") == 0
+    assert told(hooked)[-1] == {
+        "EVENT": "decided",
+        "RUN": hooked.plan.run,
+        "HOST": "panda",
+        # Longer than a reason may be, so that no fact is missing; one line, because it stands in a process list.
+        "REASON": SENTENCE,
+    }
+    assert len(hooked.events()) == before
+    assert 200 < len(SENTENCE) < 500
+
+
+def test_without_a_hook_a_verdict_is_told_to_nobody(
+    world_of: WorldOf, plan_data: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = world_of(plan_data)
+    assert program.main(["--root", str(world.state.root), "open", f"--run={world.plan.run}"]) == 0
+    assert program.main(["--root", str(world.state.root), "decided", f"--run={world.plan.run}", SENTENCE]) == 0
+    assert told(world) == []
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("run", ["gone", "../../etc", ""])
+def test_a_verdict_about_a_run_that_is_not_there_is_refused(
+    hooked: World, run: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert program.main(["--root", str(hooked.state.root), "decided", f"--run={run}", "ADOPT"]) == 1
+    assert capsys.readouterr().err.startswith("decided: ")
+    assert told(hooked) == []
+
+
 def test_a_trial_that_does_not_open_tells_nobody(hooked: World, verb: Callable[..., int]) -> None:
     hooked.stop("phone", by="somebody")
     assert verb("open", f"--run={hooked.plan.run}") == 1

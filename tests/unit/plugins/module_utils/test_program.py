@@ -129,6 +129,7 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         "restore-now",
         "recover",
         "watch",
+        "decided",
         "unpack",
     ):
         assert verb in text
