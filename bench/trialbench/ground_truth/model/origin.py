@@ -347,6 +347,8 @@ def _unsayable(config: Mapping[str, Any], file: Gguf, kind: str) -> Iterator[str
             yield f"no {key}, which stands for {usual[0]}, expected {said}"
     if config.get("quantization_config"):
         yield "weights that are not quantized, expected quantized ones"
+    if config.get("configuration_files"):
+        yield f"what config.json says, expected what one of {config['configuration_files']} says"
     # The others have no window in transformers, whatever their configuration says of one.
     if kind != "qwen2":
         return

@@ -405,10 +405,27 @@ class _Reader:
 
     def _ends(self) -> tuple[int, ...]:
         """What ends a sequence: as in transformers, generation_config.json before config.json, the tokenizer's last."""
+        found, where = self._said_ends()
+        known = {text: number for text, number in self._ids.items() if text in _ENDS}
+        others = sorted(text for text, number in known.items() if number not in found)
+        if others:
+            shown = ", ".join(others)
+            self._notes.append(f"{where}: llama.cpp also ends at {shown}, by the text; transformers does not")
+        # The first, and those that llama.cpp does not know by their text: a GGUF has places for two more.
+        more = [number for number in found[1:] if number not in known.values()]
+        if len(more) > 2:
+            raise UsageError(
+                f"{where}: expected at most three ends, found {', '.join(map(str, found))}: no GGUF says that"
+            )
+        return (found[0], *more)
+
+    def _said_ends(self) -> tuple[list[int], str]:
+        """All ids that end a sequence, and where they are said."""
         for name, said in (("generation_config.json", self._generation), ("config.json", self._config)):
-            found = self._numbers(said.get("eos_token_id"), f"{self._folder / name}: eos_token_id")
+            where = f"{self._folder / name}: eos_token_id"
+            found = self._numbers(said.get("eos_token_id"), where)
             if found:
-                return self._sayable(found, f"{self._folder / name}: eos_token_id")
+                return found, where
         text = self._text_of("eos_token")
         default = None if "eos_token_id" in self._config else _DEFAULT_ENDS.get(self._shape.architecture)
         number = self._ids.get(text, default)
@@ -419,7 +436,7 @@ class _Reader:
             )
         if default is not None and number != default:
             self._notes.append(f"{self._folder / 'config.json'}: no eos_token_id: taken from the tokenizer: {number}")
-        return (number,)
+        return [number], str(self._folder / "tokenizer_config.json")
 
     def _numbers(self, value: Any, where: str) -> list[int]:
         """The ids of a number or a list; -1 stands for none."""
@@ -428,16 +445,6 @@ class _Reader:
         if bad:
             raise UsageError(f"{where}: expected ids below vocab_size, {self._shape.vocabulary}, found {value!r}")
         return [one for one in dict.fromkeys(found) if one >= 0]
-
-    def _sayable(self, found: Sequence[int], where: str) -> tuple[int, ...]:
-        """The first, and those that llama.cpp does not know by their text: a GGUF has places for two more."""
-        texts = {number: text for text, number in self._ids.items()}
-        more = [number for number in found[1:] if texts.get(number) not in _ENDS]
-        if len(more) > 2:
-            raise UsageError(
-                f"{where}: expected at most three ends, found {', '.join(map(str, found))}: no GGUF says that"
-            )
-        return (found[0], *more)
 
 
 def pre_tokenizer(tokenizer: Mapping[str, Any], where: str) -> str:

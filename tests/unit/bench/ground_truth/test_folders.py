@@ -843,6 +843,10 @@ TOKENIZER: dict[str, tuple[str, list[Row]]] = {
             (config(eos_token_id=[5, 6]), lambda file, _: (
                 [file.key(f"tokenizer.ggml.{one}_token_id") for one in ("eos", "eot", "eom")] == [5, 6, None])),
             (config(eos_token_id=[5, 6, 7, 4]), "eos_token_id: expected at most three ends"),
+            (config(eos_token_id=[8, 5]), same),
+            (config(eos_token_id=5), noted("eos_token_id: llama.cpp also ends at <|end|>, by the text")),
+            (both(in_vocabulary(7, "<|im_end|>"), lambda d: d.json("generation_config.json", eos_token_id=[5, 6])),
+             noted("generation_config.json: eos_token_id: llama.cpp also ends at <|end|>, <|im_end|>, by the text")),
             (config(eos_token_id=-1), keyed(EOS, 8)),
             (config(eos_token_id=[]), keyed(EOS, 8)),
             (config(eos_token_id=[-1, 5]), keyed(EOS, 5)),
@@ -968,6 +972,7 @@ OVERLOOKED: dict[str, list[tuple[Change, str]]] = {
         (config(num_key_value_heads=2), "kv heads 1, expected 2"),
         (config(rms_norm_eps=1e-6), "norm epsilon"),
         (config(quantization_config={"bits": 4}), "weights that are not quantized"),
+        (config(configuration_files=["config.4.0.0.json"]), "what config.json says, expected what one of"),
         (config(eos_token_id=[5, 6]), "end of sequence 8, expected 5, 6"),
         (
             both(other_weights("more.safetensors"), config(transformers_weights="more.safetensors")),
@@ -1055,6 +1060,7 @@ _KEYS = (
         "hidden_size",
     ),
     *("quantization_config", "architectures", "add_cross_attention", "residual_multiplier", "anything"),
+    *("configuration_files", "transformers_weights", "intermediate_size"),
 )
 _NAMES = (
     "lm_head.weight",
@@ -1188,7 +1194,8 @@ _TOKENIZERS = st.one_of(
     st.sampled_from([
         ("settings", key, value)
         for key in (
-            "tokenizer_class", "add_prefix_space", "split_special_tokens", "add_bos_token", "bos_token", "mask_token"
+            "tokenizer_class", "add_prefix_space", "split_special_tokens", "add_bos_token", "bos_token", "mask_token",
+            "image_token",
         )
         for value in (None, True, "<think>", "d", "GPT2Tokenizer", "Qwen2Tokenizer", {"content": "d", "rstrip": True})
     ]),
