@@ -40,7 +40,12 @@ _BITS = {
 # Weights in formats that are not read here, and how they get into one that is.
 _OTHERS = (
     (r"pytorch_model.*\.bin|.*\.(pt|pth|ckpt)", "a pickle", "save the model again with safe_serialization=True"),
-    (r"tf_model.*\.h5|flax_model.*\.msgpack", "weights of another framework", "save the model again from PyTorch"),
+    (
+        r"tf_model.*\.h5|flax_model.*\.msgpack|.*\.onnx|openvino_model.*",
+        "weights of another framework",
+        "save the model again from PyTorch",
+    ),
+    (r".*\.(incomplete|part|partial|crdownload|aria2)", "an unfinished download", "fetch the model again"),
     (r".*\.gguf", "a GGUF", "name it under `files` of the roster"),
     (r".*-\d+-of-\d+\.safetensors", "one shard of several", f"fetch {INDEX}, which says what is in which"),
     (r"consolidated.*\.safetensors", "weights under names of another library", f"fetch {WEIGHTS} or its shards"),
@@ -64,7 +69,7 @@ def not_a_model(folder: Path) -> str | None:
     return None
 
 
-_ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors")
 
 
 def _base_of(folder: Path) -> str:
@@ -181,8 +186,11 @@ def _instead(folder: Path) -> str:
     for link in (WEIGHTS, INDEX):
         if (folder / link).is_symlink():
             return f"{link}, a link to a file that is not there: fetch the model again"
+        if (folder / link).exists():
+            return f"{link}, which is a folder or a pipe: fetch the model again"
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
     for pattern, what, remedy in _OTHERS:
-        name = next((path.name for path in sorted(folder.glob("*")) if re.fullmatch(pattern, path.name)), None)
+        name = next((name for name in names if re.fullmatch(pattern, name)), None)
         if name is not None:
             return f"{name}, {what}: {remedy}"
     return "no weights"
@@ -215,7 +223,9 @@ def _places(path: Path) -> dict[str, _Place]:
         raise UsageError(f"{path}: is not a safetensors file: {error}") from error
     if not isinstance(header, dict):
         raise UsageError(f"{path}: is not a safetensors file: expected a mapping, found {type(header).__name__}")
-    header.pop("__metadata__", None)
+    said = header.pop("__metadata__", {})
+    if not isinstance(said, dict) or not all(isinstance(one, str) for one in said.values()):
+        raise UsageError(f"{path}: is not a safetensors file: __metadata__: expected texts, found {said!r:.80}")
     places, data = {}, 8 + length
     entries = {name: _entry(path, name, entry) for name, entry in header.items()}
     at = 0

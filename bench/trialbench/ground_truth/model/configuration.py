@@ -6,7 +6,6 @@ transformers does not read for an architecture decides nothing; it is noted by n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,8 +68,13 @@ def _count(value: Any) -> bool:
     return type(value) is int and 0 < value < 2**31
 
 
+# What float32 holds with all its digits, as a GGUF does: a smaller number would become 0 there, a larger one infinite.
+_LEAST, _MOST = 2.0**-126, 2.0**128 * (1 - 2.0**-25)
+_POSITIVE = "a number above 0 that float32 holds"
+
+
 def _positive(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value > 0
+    return type(value) in (int, float) and _LEAST <= value < _MOST
 
 
 def _optional(passes: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -105,7 +109,7 @@ KEYS: tuple[Key, ...] = (
     _counted("inner", _ROTATING, "intermediate_size"),
     _counted("vocabulary", _ALL, "vocab_size"),
     _counted("positions", _ROTATING, "max_position_embeddings"),
-    Key("rms_norm_eps", _ROTATING, _positive, "a number above 0", "norm_epsilon", default=_NEEDED),
+    Key("rms_norm_eps", _ROTATING, _positive, _POSITIVE, "norm_epsilon", default=_NEEDED),
     Key("tie_word_embeddings", _ROTATING, _flag, "true or false", "tied", default=False),
     Key("hidden_act", _ROTATING, _one_of("silu", "swish"), "silu", default="silu"),
     Key("attention_bias", ("llama",), _optional(_flag), "true or false", "attention_bias", default=False),
@@ -115,7 +119,7 @@ KEYS: tuple[Key, ...] = (
     _counted("hidden", ("gpt2",), "n_embd", alias="hidden_size"),
     _counted("positions", ("gpt2",), "n_positions", alias="max_position_embeddings"),
     Key("n_inner", ("gpt2",), _optional(_count), "a whole number above 0", "inner"),
-    Key("layer_norm_epsilon", ("gpt2",), _positive, "a number above 0", "norm_epsilon", default=1e-5),
+    Key("layer_norm_epsilon", ("gpt2",), _positive, _POSITIVE, "norm_epsilon", default=1e-5),
     Key("tie_word_embeddings", ("gpt2",), _flag, "true or false", "tied", default=True),
     Key("activation_function", ("gpt2",), _one_of(*_GELU), "gelu_new", default="gelu_new"),
     Key("scale_attn_weights", ("gpt2",), _one_of(True), "true", default=True),
@@ -125,6 +129,8 @@ KEYS: tuple[Key, ...] = (
     Key("compression_config", _ALL, _nothing, "weights that are not compressed"),
     Key("pruned_heads", _ALL, _nothing, "none"),
     Key("is_encoder_decoder", _ALL, _nothing, "false"),
+    Key("configuration_files", _ALL, _nothing, "none: config.json itself"),
+    Key("transformers_weights", _ALL, _optional(_one_of("model.safetensors")), "model.safetensors"),
 )
 # Read by `_rope`, `_window` and `_head_width`, which look at several keys together.
 _TOGETHER = {
@@ -236,7 +242,7 @@ def _rope(config: Mapping[str, Any], where: str, notes: list[str]) -> float:
             notes.append(f"{where}: {name}: {', '.join(unread)}: not used, its type is default")
     _check_whole(config.get("partial_rotary_factor"), where)
     if not _positive(theta):
-        raise UsageError(f"{where}: rope_theta: expected a number above 0, found {_shown(theta)}")
+        raise UsageError(f"{where}: rope_theta: expected {_POSITIVE}, found {_shown(theta)}")
     return float(theta)
 
 

@@ -142,9 +142,16 @@ class Origin:
         width = len(value) // heads
         if width * heads != len(value) or width % 2:
             return value
-        # Row 2i + j of a head is row j * width / 2 + i of the checkpoint.
-        rows = [head * width + (row % 2) * (width // 2) + row // 2 for head in range(heads) for row in range(width)]
-        return value[rows]
+        return value[neighboring(len(value), heads)]
+
+
+def neighboring(count: int, heads: int) -> list[int]:
+    """For each row of a query or key matrix in a GGUF, that of the checkpoint: two that rotate against each other are
+    neighbors in the one, half a head apart in the other.
+    """
+    width = count // heads
+    # Row 2i + j of a head is row j * width / 2 + i of the checkpoint.
+    return [head * width + (row % 2) * (width // 2) + row // 2 for head in range(heads) for row in range(width)]
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -166,7 +173,13 @@ def stored(folder: Path) -> dict[str, Stored]:
         UsageError: a file is not there, or not what its name says.
     """
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if whole.exists() or not index.exists():
+    config = folder / "config.json"
+    said = str(_json(config).get("transformers_weights") or "") if config.is_file() else ""
+    if said and not said.endswith(".index.json"):
+        return _listed(folder / said)
+    if said:
+        index = folder / said
+    elif whole.exists() or not index.exists():
         return _listed(whole)
     files: dict[str, dict[str, Stored]] = {}
     found = {}
@@ -233,12 +246,12 @@ def ends_elsewhere(file: Gguf, folder: Path) -> list[str]:
     ]
 
 
-# Keys of config.json (gpt2's last) and of the GGUF, after the architecture's name, that are the same number.
+# Keys of config.json, those of gpt2, and the key of the GGUF after the architecture's name, that are the same number.
 _SAME = (
-    ("layers", ("num_hidden_layers", "n_layer"), "block_count"),
-    ("heads", ("num_attention_heads", "n_head"), "attention.head_count"),
-    ("hidden", ("hidden_size", "n_embd"), "embedding_length"),
-    ("inner", ("intermediate_size", "n_inner"), "feed_forward_length"),
+    ("layers", ("num_hidden_layers",), ("n_layer", "num_hidden_layers"), "block_count"),
+    ("heads", ("num_attention_heads",), ("n_head", "num_attention_heads"), "attention.head_count"),
+    ("hidden", ("hidden_size",), ("n_embd", "hidden_size"), "embedding_length"),
+    ("inner", ("intermediate_size",), ("n_inner",), "feed_forward_length"),
 )
 
 
@@ -247,7 +260,8 @@ def _numbers(config: Mapping[str, Any], file: Gguf, kind: str) -> Iterator[str]:
     if ours != kind:
         yield f"architecture {ours}, expected {kind}"
     wanted: dict[str, Any] = {}
-    for name, keys, key in _SAME:
+    for name, most, gpt2, key in _SAME:
+        keys = gpt2 if kind == "gpt2" else most
         wanted[name] = next((config[one] for one in keys if config.get(one) is not None), None)
         if name == "inner" and wanted[name] is None and kind == "gpt2":
             wanted[name] = 4 * wanted["hidden"]
@@ -333,6 +347,8 @@ def _unsayable(config: Mapping[str, Any], file: Gguf, kind: str) -> Iterator[str
             yield f"no {key}, which stands for {usual[0]}, expected {said}"
     if config.get("quantization_config"):
         yield "weights that are not quantized, expected quantized ones"
+    if config.get("configuration_files"):
+        yield f"what config.json says, expected what one of {config['configuration_files']} says"
     # The others have no window in transformers, whatever their configuration says of one.
     if kind != "qwen2":
         return

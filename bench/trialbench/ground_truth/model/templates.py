@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trialbench.errors import UsageError
-from trialbench.ground_truth.model.weights import pointer
+from trialbench.ground_truth.model.weights import file_of
 
 _FILE, _MORE, _UNREAD = "chat_template.jinja", "additional_chat_templates", "chat_template.json"
 
@@ -30,6 +30,12 @@ def read_templates(folder: Path, settings: Mapping[str, Any], notes: list[str]) 
         notes.append(
             f"{folder / _UNREAD}: not used: it is a processor's, transformers' tokenizer reads no template there"
         )
+    for name in [name for name, text in found.items() if not text]:
+        del found[name]
+        notes.append(
+            f"{folder}: chat template {name}: empty, so transformers writes nothing for a chat: not in the file, "
+            "llama.cpp takes one of its own"
+        )
     if found and "default" not in found:
         notes.append(f"{folder}: chat templates {', '.join(found)} and no default: llama.cpp takes one of its own")
     if len(found) > 1:
@@ -46,14 +52,9 @@ def _from_files(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _read(path: Path) -> str:
+    raw = file_of(path)
     try:
-        raw = path.read_bytes()
-        found = pointer(raw)
-        if found:
-            raise UsageError(f"{path}: {found}")
         return raw.decode("utf-8")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: expected UTF-8, found byte {raw[error.start]:#x} at {error.start}") from error
 

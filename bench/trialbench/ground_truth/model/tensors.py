@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trialbench.ground_truth.model import layouts
-from trialbench.ground_truth.model.origin import Origin
+from trialbench.ground_truth.model.origin import Origin, neighboring
 from trialbench.ground_truth.model.weights import Gguf, understood
 
 if TYPE_CHECKING:
@@ -179,9 +178,10 @@ def _hint(
     part = name.split(".")[-2] if "." in name else name
     count = heads.get(part, 0)
     if count and found.shape[0] % (2 * count) == 0:
-        if _relative(layouts.interleave(found, count), expected) < _EXPLAINED:
+        order = neighboring(found.shape[0], count)
+        if _relative(found[order], expected) < _EXPLAINED:
             return LAYOUTS[0]
-        if _relative(layouts.separate(found, count), expected) < _EXPLAINED:
+        if _relative(found[np.argsort(order)], expected) < _EXPLAINED:
             return LAYOUTS[1]
     if found.ndim == 2 and found.shape[0] == found.shape[1] and _relative(found.T, expected) < _EXPLAINED:
         return LAYOUTS[2]

@@ -23,6 +23,13 @@ NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 # those that take `tokenizer.json` as it is: a byte-level one called LlamaTokenizer is among them.
 _REBUILT = {"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2"}
 _TAKEN = frozenset(("", "PreTrainedTokenizer", "TokenizersBackend", "LlamaTokenizer"))
+# Keys of the settings whose tokens every class has; other keys are a model's own.
+_USUAL = tuple(f"{one}_token" for one in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+# The named tokens that a class takes where the settings have no such key.
+_NAMED_ANYWAY = {
+    "GPT2Tokenizer": dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>"),
+    "Qwen2Tokenizer": dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>"),
+}
 # What llama.cpp counts as the end by its text alone, whatever the keys say.
 _ENDS = frozenset(
     ("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>",
@@ -241,16 +248,26 @@ class _Reader:
 
     def _special_tokens(self) -> list[tuple[str, Any]]:
         """The key of all tokens that are named for a purpose, `image_token` no less than `eos_token`, and each as it is
-        written: a text, or a mapping that holds it.
+        written: a text, or a mapping that holds it. In the order and with the exceptions of transformers.
         """
-        said = dict(self._settings)
+        said = {**_NAMED_ANYWAY.get(self._class, {}), **self._settings}
+        more = said.get("extra_special_tokens") or said.get("additional_special_tokens") or []
+        named = {key: one for key, one in said.items() if key.endswith("_token") and _names(key, one)}
+        if isinstance(more, dict):
+            named, more = {**named, **more}, []
+        if not named.keys() - set(_USUAL):
+            named.update(said.get("model_specific_special_tokens") or {})
         if "added_tokens_decoder" not in said:
-            said.update(_mapping(self._folder / "special_tokens_map.json"))
-        named = [(key, one) for key, one in said.items() if key.endswith("_token") and isinstance(one, str | dict)]
-        for key in ("additional_special_tokens", "extra_special_tokens"):
-            more = said.get(key) or []
-            named += [(key, one) for one in (more.values() if isinstance(more, dict) else more)]
-        return [(key, token) for key, token in named if _text(token)]
+            older = _mapping(self._folder / "special_tokens_map.json")
+            named.update({key: one for key, one in older.items() if key.endswith("_token")})
+            extra = older.get("extra_special_tokens") or ([] if more else older.get("additional_special_tokens")) or []
+            named, more = ({**named, **extra}, more) if isinstance(extra, dict) else (named, [*more, *extra])
+        found = [*named.items(), *(("extra_special_tokens", one) for one in more)]
+        for key, token in found:
+            if not isinstance(token, str | dict | None):
+                where = self._folder / "tokenizer_config.json"
+                raise UsageError(f"{where}: {key}: expected a token, found {token!r:.80}")
+        return [(key, token) for key, token in found if _text(token)]
 
     def _rows(self) -> tuple[str, ...]:
         """A text for each row. Matrices are often larger than the vocabulary; the rest gets names that no text has."""
@@ -264,8 +281,9 @@ class _Reader:
         return name
 
     def _merges(self, model: Any) -> Iterator[str]:
-        pairs = [pair.split(" ") if isinstance(pair, str) else list(pair) for pair in model["merges"]]
-        pairs = [pair for pair in pairs if not pair[0].startswith("#version")]
+        # The first line of an older merges.txt is no pair; a list of two texts always is one.
+        lines = [one for one in model["merges"] if not (isinstance(one, str) and one.startswith("#version"))]
+        pairs = [pair.split(" ") if isinstance(pair, str) else list(pair) for pair in lines]
         if not pairs:
             raise UsageError(f"{self._where}: model.merges: expected some, found none: llama.cpp loads no such file")
         seen = set()
@@ -288,7 +306,8 @@ class _Reader:
         if normalizer and not (self._class == "Qwen2Tokenizer" and [one.get("type") for one in normalizer] == ["NFC"]):
             found = json.dumps(self._tokenizer["normalizer"])[:200]
             raise UsageError(f"{self._where}: normalizer: expected none, found {found}: no GGUF says that")
-        if normalizer:
+        if self._class == "Qwen2Tokenizer":
+            # Its class does, whether tokenizer.json says so or not.
             self._notes.append(
                 f"{self._where}: normalizer: NFC: llama.cpp does not compose characters, transformers does"
             )
@@ -301,9 +320,17 @@ class _Reader:
         for key in ("add_prefix_space", "split_special_tokens"):
             if self._settings.get(key):
                 raise UsageError(f"{settings}: {key}: expected false, found {self._settings[key]!r}")
-        for key in ("truncation", "padding"):
-            if self._tokenizer.get(key):
-                self._notes.append(f"{self._where}: {key}: not in the file: llama.cpp takes a text as it is")
+        versions = self._settings.get("fast_tokenizer_files")
+        if versions and versions != ["tokenizer.json"]:
+            raise UsageError(f"{settings}: fast_tokenizer_files: expected tokenizer.json alone, found {versions!r:.80}")
+        if self._settings.get("auto_map"):
+            self._notes.append(
+                f"{settings}: auto_map: code that comes with the model: not run, tokenizer.json is taken"
+            )
+        for where, said, prefix in ((self._where, self._tokenizer, ""), (settings, self._settings, "tokenizer_")):
+            for key in (f"{prefix}truncation", f"{prefix}padding"):
+                if said.get(key):
+                    self._notes.append(f"{where}: {key}: not in the file: llama.cpp takes a text as it is")
         own = _REBUILT.get(self._class, pre)
         if own == "qwen2" and pre != own:
             raise UsageError(
@@ -311,7 +338,8 @@ class _Reader:
             )
         if pre != own:
             self._notes.append(
-                f"{settings}: tokenizer_class: {self._class} cuts text as {own}, tokenizer.json as {pre}: taken"
+                f"{settings}: tokenizer_class: in transformers 5 {self._class} cuts text as {own}; taken: {pre} of "
+                "tokenizer.json, as transformers 4 does: some ids differ from those of 5"
             )
         elif self._class not in _REBUILT.keys() | _TAKEN:
             self._notes.append(
@@ -377,10 +405,27 @@ class _Reader:
 
     def _ends(self) -> tuple[int, ...]:
         """What ends a sequence: as in transformers, generation_config.json before config.json, the tokenizer's last."""
+        found, where = self._said_ends()
+        known = {text: number for text, number in self._ids.items() if text in _ENDS}
+        others = sorted(text for text, number in known.items() if number not in found)
+        if others:
+            shown = ", ".join(others)
+            self._notes.append(f"{where}: llama.cpp also ends at {shown}, by the text; transformers does not")
+        # The first, and those that llama.cpp does not know by their text: a GGUF has places for two more.
+        more = [number for number in found[1:] if number not in known.values()]
+        if len(more) > 2:
+            raise UsageError(
+                f"{where}: expected at most three ends, found {', '.join(map(str, found))}: no GGUF says that"
+            )
+        return (found[0], *more)
+
+    def _said_ends(self) -> tuple[list[int], str]:
+        """All ids that end a sequence, and where they are said."""
         for name, said in (("generation_config.json", self._generation), ("config.json", self._config)):
-            found = self._numbers(said.get("eos_token_id"), f"{self._folder / name}: eos_token_id")
+            where = f"{self._folder / name}: eos_token_id"
+            found = self._numbers(said.get("eos_token_id"), where)
             if found:
-                return self._sayable(found, f"{self._folder / name}: eos_token_id")
+                return found, where
         text = self._text_of("eos_token")
         default = None if "eos_token_id" in self._config else _DEFAULT_ENDS.get(self._shape.architecture)
         number = self._ids.get(text, default)
@@ -391,7 +436,7 @@ class _Reader:
             )
         if default is not None and number != default:
             self._notes.append(f"{self._folder / 'config.json'}: no eos_token_id: taken from the tokenizer: {number}")
-        return (number,)
+        return [number], str(self._folder / "tokenizer_config.json")
 
     def _numbers(self, value: Any, where: str) -> list[int]:
         """The ids of a number or a list; -1 stands for none."""
@@ -400,16 +445,6 @@ class _Reader:
         if bad:
             raise UsageError(f"{where}: expected ids below vocab_size, {self._shape.vocabulary}, found {value!r}")
         return [one for one in dict.fromkeys(found) if one >= 0]
-
-    def _sayable(self, found: Sequence[int], where: str) -> tuple[int, ...]:
-        """The first, and those that llama.cpp does not know by their text: a GGUF has places for two more."""
-        texts = {number: text for text, number in self._ids.items()}
-        more = [number for number in found[1:] if texts.get(number) not in _ENDS]
-        if len(more) > 2:
-            raise UsageError(
-                f"{where}: expected at most three ends, found {', '.join(map(str, found))}: no GGUF says that"
-            )
-        return (found[0], *more)
 
 
 def pre_tokenizer(tokenizer: Mapping[str, Any], where: str) -> str:
@@ -451,6 +486,13 @@ def _mapping(path: Path, *, needed: bool = False) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UsageError(f"{path}: expected a mapping, found {type(found).__name__}")
     return found
+
+
+def _names(key: str, token: Any) -> bool:
+    """Whether transformers takes what stands under a key for a token: of a model's own keys no bare mapping."""
+    return isinstance(token, str) or (
+        isinstance(token, dict) and (key in _USUAL or token.get("__type") == "AddedToken")
+    )
 
 
 def _text(token: Any) -> str:

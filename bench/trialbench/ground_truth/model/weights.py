@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,27 +77,44 @@ def hf_json(path: Path) -> Any:
         UsageError: not there or no JSON.
     """
     try:
-        raw = path.read_bytes()
-        found = pointer(raw)
-        if found:
-            raise UsageError(f"{path}: {found}")
-        return json.loads(raw)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+        # As transformers reads it: UTF-8 alone; what a byte order mark adds changes nothing.
+        return json.loads(file_of(path).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: is not JSON: {error}") from error
+
+
+def file_of(path: Path) -> bytes:
+    """The bytes of a small file of a Hugging Face folder.
+
+    Raises:
+        UsageError: not there, no file (a pipe would be waited for), or one that only stands for another.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UsageError(f"{path}: expected a file, found a folder, a pipe or a device")
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    found = pointer(raw)
+    if found:
+        raise UsageError(f"{path}: {found}")
+    return raw
 
 
 _POINTERS = {
     b"version https://git-lfs.github.com/spec/": "Git LFS pointer, not the file itself: `git lfs pull` fetches that",
     b"version https://hawser.github.com/spec/": "Git LFS pointer, not the file itself: `git lfs pull` fetches that",
     b"/annex/objects/": "git-annex pointer, not the file itself: `git annex get` fetches that",
+    b"# xet version": "git-xet pointer, not the file itself: `git xet checkout` fetches that",
+    b"<!doctype html": "web page, not the file itself: fetch it again",
+    b"<html": "web page, not the file itself: fetch it again",
 }
 
 
 def pointer(raw: bytes) -> str:
     """What the first bytes of a file say that stands for another one; empty when they say no such thing."""
-    return next((f"is a {what}" for start, what in _POINTERS.items() if raw.lstrip().startswith(start)), "")
+    first = raw[:200].lstrip().lower()
+    return next((f"is a {what}" for start, what in _POINTERS.items() if first.startswith(start)), "")
 
 
 # Everything in a folder that decides what the model says; not its README and not other formats of the same weights.

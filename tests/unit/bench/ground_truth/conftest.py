@@ -80,6 +80,10 @@ def make_folder(path: Path, architecture: str = "llama", **changes: Any) -> Path
     }
     (path / "tokenizer.json").write_text(json.dumps(tokenizer))
     settings = {"eos_token": {"content": "<|end|>"}, "model_max_length": 10**30, "chat_template": "{{ messages }}"}
+    # The classes of these two name tokens of their own where the settings do not.
+    settings |= dict.fromkeys(
+        {"qwen2": ("unk_token", "pad_token"), "gpt2": ("unk_token", "bos_token")}.get(architecture, ()), "<|end|>"
+    )
     (path / "tokenizer_config.json").write_text(json.dumps(settings))
     return path
 

@@ -112,7 +112,7 @@ def test_rows_of_a_head_are_interleaved() -> None:
         ({"rope_parameters": {"rope_type": "yarn"}}, "expected rope_type default"),
         ({"head_dim": 16}, "head_dim: expected 4, found 16"),
         ({"hidden_size": "wide"}, "hidden_size: expected a whole number above 0, found 'wide'"),
-        ({"rms_norm_eps": None}, "rms_norm_eps: expected a number above 0, found None"),
+        ({"rms_norm_eps": None}, "rms_norm_eps: expected a number above 0 that float32 holds, found None"),
     ],
 )
 def test_a_configuration_that_is_not_understood(

@@ -7,6 +7,7 @@ converter.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from copy import deepcopy
@@ -87,9 +88,13 @@ Outcome = str | Callable[[Gguf, tuple[str, ...]], bool]
 Row = tuple[Change, Outcome]
 
 
+# What every file of qwen2 lacks.
+COMPOSED = "llama.cpp does not compose characters"
+
+
 def same(_file: Gguf, notes: tuple[str, ...]) -> bool:
-    """Made, without a word; the forward pass is compared for all that are made."""
-    return notes == ()
+    """Made, without a word about this folder; the forward pass is compared for all that are made."""
+    return all(COMPOSED in note for note in notes)
 
 
 def noted(text: str) -> Outcome:
@@ -240,6 +245,51 @@ def spoilt(name: str, value: float) -> Change:
         tensors[name].flat[1] = value
 
     return lambda draft: draft.tensors(change)
+
+
+def pipe(name: str) -> Change:
+    def change(draft: Draft) -> None:
+        (draft.path / name).unlink(missing_ok=True)
+        os.mkfifo(draft.path / name)
+
+    return change
+
+
+def other_weights(name: str) -> Change:
+    """Other numbers of the same names and shapes, in a file beside."""
+
+    def change(draft: Draft) -> None:
+        write_safetensors(draft.path / name, {key: value * 2 for key, value in draft.read().items()})
+
+    return change
+
+
+def with_metadata(said: Any) -> Change:
+    """A header of the weights that says something of the whole file."""
+
+    def change(draft: Draft) -> None:
+        path = draft.path / "model.safetensors"
+        raw = path.read_bytes()
+        start = 8 + int.from_bytes(raw[:8], "little")
+        text = json.dumps({**json.loads(raw[8:start]), "__metadata__": said}).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + raw[start:])
+
+    return change
+
+
+def in_vocabulary(number: int, text: str) -> Change:
+    """Another text for a token that no merge makes."""
+
+    def change(said: dict[str, Any]) -> None:
+        vocabulary = said["model"]["vocab"]
+        said["model"]["vocab"] = {text if one == number else old: one for old, one in vocabulary.items()}
+
+    return lambda draft: draft.tokenizer(change)
+
+
+def kind_of(number: int, kind: int) -> Outcome:
+    """What a token is: 1 a plain one, 3 one that is found in a text before it is cut."""
+    return lambda file, _notes: file.key("tokenizer.ggml.token_type")[number] == kind
 
 
 def linked_elsewhere(name: str) -> Change:
@@ -422,7 +472,7 @@ CONFIGURATION: dict[str, tuple[str, list[Row]]] = {
             (config(tie_word_embeddings="yes"), "tie_word_embeddings: expected true or false, found 'yes'"),
             (config(rms_norm_eps="1e-5"), "rms_norm_eps"),
             (config(rms_norm_eps=float("nan")), "rms_norm_eps"),
-            (config(rms_norm_eps=DROPPED), "rms_norm_eps: expected a number above 0, found no such key"),
+            (config(rms_norm_eps=DROPPED), "expected a number above 0 that float32 holds, found no such key"),
             (config(num_hidden_layers=True), "num_hidden_layers"),
             (config(num_attention_heads=3), "found 3 of 8 together"),
             (config(num_key_value_heads=0), "num_key_value_heads"),
@@ -434,6 +484,15 @@ CONFIGURATION: dict[str, tuple[str, list[Row]]] = {
             (config(architectures=["LlamaModel"]), noted("read as LlamaForCausalLM")),
             (config(architectures=[]), same),
             (config(model_type="Llama"), "found 'Llama'"),
+            (config(rms_norm_eps=1e-50), "rms_norm_eps: expected a number above 0 that float32 holds, found 1e-50"),
+            (config(rms_norm_eps=10**400), "rms_norm_eps: expected a number above 0 that float32 holds"),
+            (config(rms_norm_eps=2.0**-126), same),
+            (config(configuration_files=["config.4.0.0.json"]), "expected none: config.json itself"),
+            (both(other_weights("more.safetensors"), config(transformers_weights="more.safetensors")),
+             "transformers_weights: expected model.safetensors, found 'more.safetensors'"),
+            (config(transformers_weights="model.safetensors", configuration_files=[]), same),
+            (lambda d: d.text("config.json", (d.path / "config.json").read_text().encode("utf-16")),
+             "is not JSON: 'utf-8'"),
         ],
     ),
     "rope in all its spellings": (
@@ -463,9 +522,11 @@ CONFIGURATION: dict[str, tuple[str, list[Row]]] = {
             (config(rope_parameters={"rope_type": "default", "partial_rotary_factor": 0.5}), "partial_rotary_factor"),
             (config(partial_rotary_factor=0.25), "partial_rotary_factor: expected 1, found 0.25"),
             (config(rope_scaling={"factor": 4.0}), noted("rope_scaling: factor: not used")),
-            (config(rope_theta=None), "rope_theta: expected a number above 0, found None"),
+            (config(rope_theta=None), "rope_theta: expected a number above 0 that float32 holds, found None"),
             (config(rope_theta="10000"), "rope_theta"),
             (config(rope_theta=-1.0), "rope_theta"),
+            (config(rope_theta=1e39), "rope_theta: expected a number above 0 that float32 holds, found 1e+39"),
+            (config(rope_theta=10**400), "rope_theta: expected a number above 0 that float32 holds"),
             (config(rope_scaling="linear"), "rope_scaling: expected a mapping"),
             (config(rope_scaling=None), same),
         ],
@@ -524,6 +585,7 @@ CONFIGURATION: dict[str, tuple[str, list[Row]]] = {
             (config(n_embd=DROPPED, hidden_size=8), same),
             (config(hidden_size=16), "hidden_size: expected 8, that of n_embd, found 16"),
             (config(layer_norm_epsilon=0), "layer_norm_epsilon"),
+            (config(intermediate_size=64), noted("intermediate_size: 64: not used")),
         ],
     ),
 }  # fmt: skip
@@ -557,6 +619,19 @@ FILES: dict[str, tuple[str, list[Row]]] = {
             (moved("model.pt"), "model.pt, a pickle"),
             (moved("weights.gguf"), "weights.gguf, a GGUF"),
             (moved("x.safetensors"), "name it model.safetensors"),
+            (moved("model.onnx"), "model.onnx, weights of another framework"),
+            (moved("model.safetensors.incomplete"), "an unfinished download: fetch the model again"),
+            (lambda d: d.text("adapters.safetensors", b""), "found adapters.safetensors, an adapter"),
+            (lambda d: d.text("model.safetensors", "# xet version 0\nfilesize = 1\n"), "is a git-xet pointer"),
+            (lambda d: d.text("model.safetensors", "<!DOCTYPE html><html>Log in</html>"), "is a web page"),
+            (lambda d: d.text("tokenizer.json", "\n<html>"), "tokenizer.json: is a web page, not the file"),
+            (with_metadata({"format": 1}), "__metadata__: expected texts"),
+            (with_metadata([]), "__metadata__: expected texts"),
+            (with_metadata({"format": "mlx"}), same),
+            *((pipe(name), f"{name}: expected a file, found a folder, a pipe or a device") for name in (
+                "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")),
+            (pipe("config.json"), "found no config.json"),
+            (pipe("model.safetensors"), "found model.safetensors, which is a folder or a pipe"),
             (moved("model.fp16.safetensors"), "name it model.safetensors"),
             (lambda d: d.gone("model.safetensors"), "expected model.safetensors, found no weights"),
             (lambda d: d.text("model.safetensors", POINTER), "is a Git LFS pointer"),
@@ -594,6 +669,10 @@ TOKENIZER: dict[str, tuple[str, list[Row]]] = {
             (settings(add_prefix_space=True), "add_prefix_space: expected false, found True"),
             (settings(split_special_tokens=True), "split_special_tokens"),
             (tokenizer(truncation={"max_length": 4}), noted("truncation: not in the file")),
+            (settings(tokenizer_truncation={"max_length": 4}), noted("tokenizer_truncation: not in the file")),
+            (settings(fast_tokenizer_files=["tokenizer.4.0.0.json"]), "expected tokenizer.json alone"),
+            (settings(fast_tokenizer_files=["tokenizer.json"]), same),
+            (settings(auto_map={"AutoTokenizer": ["other.Other", None]}), noted("that comes with the model: not run")),
             (settings(tokenizer_class="GPT2Tokenizer"), noted("GPT2Tokenizer cuts text as gpt-2")),
             (config(tokenizer_class="GPT2TokenizerFast"), noted("GPT2Tokenizer cuts text as gpt-2")),
             (settings(tokenizer_class="Qwen2TokenizerFast"), "expected that of qwen2, which transformers takes"),
@@ -610,6 +689,12 @@ TOKENIZER: dict[str, tuple[str, list[Row]]] = {
             (both(tokenizer(pre_tokenizer=DIGITS_FIRST), settings(tokenizer_class="PreTrainedTokenizerFast")),
              keyed(PRE, "smollm")),
             (settings(added_tokens_decoder={"8": token(8, "<|end|>")}), "added_tokens_decoder: expected '<think>' of"),
+            (both(in_vocabulary(7, "<|endoftext|>"), settings(unk_token=DROPPED)), kind_of(7, 3)),
+            (both(in_vocabulary(7, "<|endoftext|>"), settings(bos_token=None)), kind_of(7, 1)),
+            (both(in_vocabulary(7, "<|endoftext|>"),
+                  settings(unk_token=DROPPED, tokenizer_class="PreTrainedTokenizerFast")), kind_of(7, 1)),
+            (settings(bos_token=DROPPED), noted("bos_token: '<|endoftext|>' is no token of tokenizer.json")),
+            (settings(bos_token=None), same),
             (both(settings(added_tokens_decoder={"8": token(8, "<|end|>")}),
                   settings(tokenizer_class="PreTrainedTokenizerFast")), same),
         ],
@@ -641,7 +726,8 @@ TOKENIZER: dict[str, tuple[str, list[Row]]] = {
             (_pre("qwen2", 0, pattern={"String": " "}), "expected that of gpt-2"),
             (_pre("qwen2", 1, use_regex=True), "expected that of gpt-2"),
             (tokenizer(pre_tokenizer=BYTE_LEVEL), "expected that of qwen2"),
-            (tokenizer(normalizer={"type": "NFC"}), noted("llama.cpp does not compose characters")),
+            (tokenizer(normalizer={"type": "NFC"}), noted(COMPOSED)),
+            (tokenizer(normalizer=None), noted(COMPOSED)),
             (tokenizer(normalizer={"type": "NFKC"}), "normalizer: expected none"),
         ],
     ),
@@ -665,6 +751,9 @@ TOKENIZER: dict[str, tuple[str, list[Row]]] = {
             (model(merges=["a b c"]), "expected two texts without blanks"),
             (model(merges=[["a b", "c"]]), "expected two texts without blanks"),
             (model(merges=["#version: 0.2", "a b"]), keyed("tokenizer.ggml.merges", ["a b"])),
+            (lambda d: d.tokenizer(lambda t: (t.update(added_tokens=[]), t["model"].update(
+                vocab={"a": 0, "#version": 1, "#versiona": 2, "<|end|>": 3}, merges=[["#version", "a"]]))),
+             keyed("tokenizer.ggml.merges", ["#version a"])),
             (lambda d: d.tokenizer(lambda t: t["model"]["vocab"].update(e=7)), "the id 7 is that of 'd' and of 'e'"),
             (lambda d: d.tokenizer(lambda t: t["model"]["vocab"].update(e=-1)), "expected a text and its id"),
             (lambda d: d.tokenizer(lambda t: t["model"]["vocab"].update(e="7")), "expected a text and its id"),
@@ -699,7 +788,22 @@ TOKENIZER: dict[str, tuple[str, list[Row]]] = {
             (settings(pad_token="[PAD]"), noted("pad_token: '[PAD]' is no token of tokenizer.json")),
             (settings(mask_token="d"), lambda file, _: file.key("tokenizer.ggml.token_type")[7] == 3),
             (settings(image_token="<think>"), lambda file, _: file.key("tokenizer.ggml.token_type")[9] == 3),
-            (settings(image_token={"content": "d"}), lambda file, _: file.key("tokenizer.ggml.token_type")[7] == 3),
+            (settings(image_token={"content": "d", "__type": "AddedToken"}), kind_of(7, 3)),
+            # A bare mapping is a token only under a key that every class has.
+            (settings(image_token={"content": "d"}), kind_of(7, 1)),
+            (settings(mask_token={"content": "d"}), kind_of(7, 3)),
+            (settings(extra_special_tokens={"x_token": "d"}), kind_of(7, 3)),
+            (settings(model_specific_special_tokens={"x_token": "d"}), kind_of(7, 3)),
+            (settings(model_specific_special_tokens={"x_token": "d"}, y_token="c"), kind_of(7, 1)),
+            (settings(extra_special_tokens=["c"], additional_special_tokens=["d"]), lambda file, _: (
+                file.key("tokenizer.ggml.token_type")[2] == 3 and file.key("tokenizer.ggml.token_type")[7] == 1)),
+            (both(settings(extra_special_tokens=["c"]),
+                  lambda d: d.text("special_tokens_map.json", '{"extra_special_tokens": ["d"]}')), lambda file, _: (
+                file.key("tokenizer.ggml.token_type")[2] == file.key("tokenizer.ggml.token_type")[7] == 3)),
+            (lambda d: d.text("special_tokens_map.json", '{"additional_special_tokens": ["d"]}'), kind_of(7, 3)),
+            (lambda d: d.text("special_tokens_map.json", '{"sep_token": {"content": "d"}}'), kind_of(7, 3)),
+            (both(settings(added_tokens_decoder={}),
+                  lambda d: d.text("special_tokens_map.json", '{"sep_token": "d"}')), kind_of(7, 1)),
             (settings(image_token="<image>"), noted("image_token: '<image>' is no token of tokenizer.json")),
             (settings(mask_token={"content": "d", "lstrip": True}), "mask_token: 'd': lstrip: expected false"),
             (settings(mask_token={"content": "<think>", "lstrip": True}), lambda file, _: (
@@ -739,6 +843,10 @@ TOKENIZER: dict[str, tuple[str, list[Row]]] = {
             (config(eos_token_id=[5, 6]), lambda file, _: (
                 [file.key(f"tokenizer.ggml.{one}_token_id") for one in ("eos", "eot", "eom")] == [5, 6, None])),
             (config(eos_token_id=[5, 6, 7, 4]), "eos_token_id: expected at most three ends"),
+            (config(eos_token_id=[8, 5]), same),
+            (config(eos_token_id=5), noted("eos_token_id: llama.cpp also ends at <|end|>, by the text")),
+            (both(in_vocabulary(7, "<|im_end|>"), lambda d: d.json("generation_config.json", eos_token_id=[5, 6])),
+             noted("generation_config.json: eos_token_id: llama.cpp also ends at <|end|>, <|im_end|>, by the text")),
             (config(eos_token_id=-1), keyed(EOS, 8)),
             (config(eos_token_id=[]), keyed(EOS, 8)),
             (config(eos_token_id=[-1, 5]), keyed(EOS, 5)),
@@ -788,6 +896,11 @@ TEMPLATES: dict[str, tuple[str, list[Row]]] = {
             (lambda d: d.text("chat_template.jinja", b"caf\xe9"),
              "chat_template.jinja: expected UTF-8, found byte 0xe9 at 3"),
             (settings(chat_template=None), lambda file, _: "tokenizer.chat_template" not in file.metadata),
+            *((change, lambda file, notes: (
+                "tokenizer.chat_template" not in file.metadata and "default: empty" in notes[0]))
+              for change in (settings(chat_template=""), lambda d: d.text("chat_template.jinja", ""))),
+            (settings(chat_template=[*NAMED, {"name": "tool", "template": ""}]), lambda file, notes: (
+                file.key("tokenizer.chat_templates") == ["rag"] and "tool: empty" in notes[0])),
         ],
     ),
 }  # fmt: skip
@@ -859,7 +972,20 @@ OVERLOOKED: dict[str, list[tuple[Change, str]]] = {
         (config(num_key_value_heads=2), "kv heads 1, expected 2"),
         (config(rms_norm_eps=1e-6), "norm epsilon"),
         (config(quantization_config={"bits": 4}), "weights that are not quantized"),
+        (config(configuration_files=["config.4.0.0.json"]), "what config.json says, expected what one of"),
         (config(eos_token_id=[5, 6]), "end of sequence 8, expected 5, 6"),
+        (
+            both(other_weights("more.safetensors"), config(transformers_weights="more.safetensors")),
+            "ffn_up.weight is off",
+        ),
+        (
+            both(
+                sharded,
+                lambda d: (d.path / "model.safetensors.index.json").rename(d.path / "m.safetensors.index.json"),
+                config(transformers_weights="m.safetensors.index.json"),
+            ),
+            "",
+        ),
         (lambda d: d.json("generation_config.json", eos_token_id=6), "end of sequence 8, expected 6"),
     ],
     "qwen2": [
@@ -875,6 +1001,8 @@ OVERLOOKED: dict[str, list[tuple[Change, str]]] = {
         (config(scale_attn_by_inverse_layer_idx=True), "no scale_attn_by_inverse_layer_idx"),
         (config(scale_attn_weights=False), "no scale_attn_weights"),
         (added(HEAD, 12, 8), "output.weight is missing"),
+        (config(intermediate_size=64), ""),
+        (config(n_inner=64), "inner 32, expected 64"),
         (lambda d: d.tensors(lambda t: t.update({k[12:]: t.pop(k) for k in [*t]})), ""),
     ],
 }
@@ -932,6 +1060,7 @@ _KEYS = (
         "hidden_size",
     ),
     *("quantization_config", "architectures", "add_cross_attention", "residual_multiplier", "anything"),
+    *("configuration_files", "transformers_weights", "intermediate_size"),
 )
 _NAMES = (
     "lm_head.weight",
@@ -1065,7 +1194,8 @@ _TOKENIZERS = st.one_of(
     st.sampled_from([
         ("settings", key, value)
         for key in (
-            "tokenizer_class", "add_prefix_space", "split_special_tokens", "add_bos_token", "bos_token", "mask_token"
+            "tokenizer_class", "add_prefix_space", "split_special_tokens", "add_bos_token", "bos_token", "mask_token",
+            "image_token",
         )
         for value in (None, True, "<think>", "d", "GPT2Tokenizer", "Qwen2Tokenizer", {"content": "d", "rstrip": True})
     ]),
@@ -1115,7 +1245,7 @@ def test_no_tokenizer_becomes_another_one_without_a_word(
     except UsageError:
         assert not target.exists()
         return
-    if notes:
+    if not same(Gguf(target), notes):
         return
     meant, made = pairs.from_folder(draft.path), pairs.from_gguf(target)
     assert [made.encode(text) for text in _SAMPLES] == [meant.encode(text) for text in _SAMPLES]

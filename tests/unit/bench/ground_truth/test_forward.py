@@ -34,7 +34,9 @@ def apart(network: forward.Network, oracle: Oracle) -> float:
 def test_folder_file_and_oracle_are_one_model(slug: str, tmp_path: Path) -> None:
     folder = ROSTER.model(slug).folder
     assert folder is not None
-    assert to_gguf(folder, tmp_path / "m.gguf", "f32", name=slug) == ()
+    notes = to_gguf(folder, tmp_path / "m.gguf", "f32", name=slug)
+    # No file says that <|im_end|> is no end, nor that qwen2 composes characters.
+    assert len(notes) == (2 if slug == "tiny-qwen2" else 1), notes
     networks = (forward.from_folder(folder), forward.from_gguf(tmp_path / "m.gguf"))
     for prompt in ROSTER.prompts.prompts:
         oracle = read_oracle(oracle_path(ROSTER.oracle, slug, prompt.name))

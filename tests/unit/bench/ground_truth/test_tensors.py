@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from trialbench.errors import UsageError
-from trialbench.ground_truth.model import convert, tensors
+from trialbench.ground_truth.model import convert, layouts
 from trialbench.ground_truth.model.convert import to_gguf
 from trialbench.ground_truth.model.tensors import compare
 from trialbench.ground_truth.runtimes.base import Capability
@@ -62,9 +62,9 @@ def test_each_defect_has_a_signature(tmp_path: Path, folder_of: Folder) -> None:
     folder = folder_of(tmp_path / "one-head", num_attention_heads=1)
     heads = {"blk.0.attn_q.weight": 1, "blk.1.attn_k.weight": 1}
     defects: dict[str, Callable[[str, Any], Any]] = {
-        "rows not permuted": lambda name, v: tensors.layouts.separate(v, heads[name]) if name in heads else v,
+        "rows not permuted": lambda name, v: layouts.separate(v, heads[name]) if name in heads else v,
         "rows permuted that should not be": lambda name, v: (
-            tensors.layouts.interleave(v, 1) if name == "blk.0.attn_q.weight" else v
+            layouts.interleave(v, 1) if name == "blk.0.attn_q.weight" else v
         ),
         "transposed": lambda name, v: np.ascontiguousarray(v.T) if name == "blk.0.attn_output.weight" else v,
         "4 of 12 rows differ": lambda name, v: (

@@ -93,7 +93,7 @@ def _cut(pattern: str) -> Step:
 
 def _pairs(merges: Sequence[Any]) -> dict[tuple[str, str], int]:
     pairs = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in merges]
-    return {(pair[0], pair[1]): rank for rank, pair in enumerate(pairs) if not pair[0].startswith("#")}
+    return {(pair[0], pair[1]): rank for rank, pair in enumerate(pairs)}
 
 
 def _flat(step: Any, key: str) -> list[Any]:
@@ -124,8 +124,12 @@ def from_folder(folder: Path) -> Pairs:
         beyond = max([len(model["vocab"]) - 1, *added.values()]) + 1
         added[token["content"]] = ids.get(token["content"], beyond)
     settings = json.loads((folder / "tokenizer_config.json").read_bytes())
+    # A mapping is a token under a key of the library, and elsewhere only where it says so itself.
+    usual = {f"{one}_token" for one in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")}
     named = [
-        one["content"] if isinstance(one, dict) else one for key, one in settings.items() if key.endswith("_token")
+        one["content"] if isinstance(one, dict) else one
+        for key, one in settings.items()
+        if key.endswith("_token") and (key in usual or not isinstance(one, dict) or "__type" in one)
     ]
     added |= {text: ids[text] for text in named if isinstance(text, str) and text in ids and text not in added}
     before, after = _around(said.get("post_processor"))
@@ -133,7 +137,9 @@ def from_folder(folder: Path) -> Pairs:
     if not steps:
         raise Unknown("no pre_tokenizer")
     whole = bool(model.get("ignore_merges"))
-    return Pairs(_normalizer(said), steps, ids, _pairs(model["merges"]), added, before, after, whole)
+    # The version of an older merges.txt is no pair.
+    merges = [one for one in model["merges"] if not (isinstance(one, str) and one.startswith("#version"))]
+    return Pairs(_normalizer(said), steps, ids, _pairs(merges), added, before, after, whole)
 
 
 def _normalizer(said: Mapping[str, Any]) -> Callable[[str], str]:
