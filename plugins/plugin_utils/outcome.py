@@ -117,8 +117,8 @@ def junit(name: str, cases: Sequence[Case], host: str = "") -> str:
         if case.result != "passed":
             found = ElementTree.SubElement(element, case.result, {"message": _clean(case.message)})
             # The text mostly begins with the message.
-            head = "" if case.text.startswith(case.message) else case.message
-            found.text = _clean("\n".join(filter(None, (head, case.text))) or case.message)
+            told = case.result == "skipped" or case.text.startswith(case.message)
+            found.text = _clean("\n".join(filter(None, ("" if told else case.message, case.text))))
     ElementTree.indent(root)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
 

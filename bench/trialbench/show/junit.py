@@ -102,7 +102,8 @@ def _case(parent: ElementTree.Element, case: Case, classname: str, name: str, *,
     if case.result != "passed":
         kind = {"type": _text(case.kind)} if case.kind else {}
         found = ElementTree.SubElement(element, case.result, {"message": _text(case.message), **kind})
-        head = "" if case.text.startswith(case.message) else case.message
+        told = case.result == "skipped" or case.text.startswith(case.message)
+        head = "" if told else case.message
         found.text = _text("\n".join(filter(None, (head, case.text))))
     elif case.out:
         ElementTree.SubElement(element, "system-out").text = _text(case.out)
