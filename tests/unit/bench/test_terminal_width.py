@@ -261,15 +261,17 @@ def test_a_closed_standard_stream_ends_quietly(verb: str, closed: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "around", "said"),
+    ("arguments", "around", "said", "told"),
     [
-        ("report {run} --out -", "0<&- 1>&-", ""),
-        ("report {run} --out -", "| head -c 15", "<!doctype html>"),
-        ("show {run}", "| head -c 3", "202"),
-        ("compare {run} --html -", "2>&- | head -c 15", "<!doctype html>"),
+        ("report {run} --out -", "0<&- 1>&-", "", "/dev/stdout\n"),
+        ("report {run} --out -", "| head -c 15", "<!doctype html>", ""),
+        ("show {run}", "| head -c 3", "202", ""),
+        ("compare {run} --html -", "2>&- | head -c 15", "<!doctype html>", ""),
     ],
 )
-def test_a_reader_that_wants_no_more_is_no_trouble(tmp_path: Path, arguments: str, around: str, said: str) -> None:
+def test_a_reader_that_wants_no_more_is_no_trouble(
+    tmp_path: Path, arguments: str, around: str, said: str, told: str
+) -> None:
     """Nor is a descriptor that a file would get when it is opened."""
     run = shutil.copytree(REAL, tmp_path / "run")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
@@ -280,6 +282,6 @@ def test_a_reader_that_wants_no_more_is_no_trouble(tmp_path: Path, arguments: st
     done = subprocess.run(
         ["sh", "-c", script], capture_output=True, env=environment, check=False, text=True, timeout=300
     )
-    assert (done.stdout, done.stderr) == (said, "")
+    assert (done.stdout, done.stderr) == (said, told)
     assert (tmp_path / "code").read_text() == "exit 0\n"
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
