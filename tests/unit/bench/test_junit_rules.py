@@ -1,4 +1,4 @@
-"""Every JUnit document keeps what Jenkins and GitLab ask of one, whoever of our two writers wrote it."""
+"""Every JUnit document keeps what Jenkins and GitLab ask of one, whichever of our two writers wrote it."""
 
 from __future__ import annotations
 
