@@ -38,6 +38,7 @@ def write_atomic(path: Path, text: str) -> None:
 
     Raises:
         UsageError: `path` is no regular file, and can't be written to.
+        BrokenPipeError: it is standard output, whose reader wants no more.
         OSError: the folder is not there or not writable.
     """
     content = text.encode()
@@ -124,9 +125,17 @@ def writable_kind(path: Path) -> str | None:
         if not (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
             return f"is {_kind(mode)}"
         return None if os.access(place, os.W_OK) else "may not be written by this user"
-    if not place.parent.is_dir() or not os.access(place.parent, os.W_OK):
-        return f"there is no writable folder {place.parent}"
-    return None
+    return None if _takes_files(place.parent) else f"there is no writable folder {place.parent}"
+
+
+def _takes_files(folder: Path) -> bool:
+    """Whether a file can be made in `folder`: modes don't tell it of a folder of the kernel, nor of a full disk."""
+    try:
+        # Without a name where the file system can do so.
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
 
 
 def _kind(mode: int) -> str:
@@ -162,6 +171,8 @@ def _pour(content: bytes, path: Path) -> None:
                 # Past the stream's buffer, whose rest would fail a second time when it is closed.
                 view = view[os.write(stream.fileno(), view) :]
         except OSError as error:
+            if isinstance(error, BrokenPipeError) and destination(path) == 1:
+                raise  # `... --out - | head` has read enough, as of all that is printed
             raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 

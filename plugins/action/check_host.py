@@ -9,6 +9,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,7 +17,15 @@ from xml.etree import ElementTree
 from ansible import context
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import UNFINISHED, Case, junit, put, words_of
+from ansible_collections.edgelab.model_trial.plugins.module_utils.words import counted
+from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import (
+    UNFINISHED,
+    Case,
+    junit,
+    put,
+    replaced,
+    words_of,
+)
 
 SUITE = Path(__file__).resolve().parents[2] / "tests" / "check_host"
 NAME = "check_host"
@@ -39,7 +48,7 @@ def absolute(source: str) -> str:
     return source if "," in source else str(Path(source).expanduser().absolute())
 
 
-def counted(path: Path) -> tuple[int, list[str]]:
+def tests_of(path: Path) -> tuple[int, list[str]]:
     """How many tests a JUnit file has, and the names of those that failed; ``(0, [])`` where it is none."""
     try:
         cases = list(ElementTree.parse(path).getroot().iter("testcase"))
@@ -62,28 +71,32 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         place = Path(str(self._task.args.get("junit") or "")).expanduser().absolute()
         if not self._task.args.get("junit"):
             raise AnsibleActionFail("junit: expected a file on the controller, found nothing")
-        put(place, junit(NAME, [Case("the suite", "error", UNFINISHED)]))
+        if replaced(place):
+            # A pipe's reader gets one document.
+            put(place, junit(NAME, [Case("the suite", "error", UNFINISHED)], "+".join(chosen)))
         missing = [name for name in ("pytest", "testinfra") if importlib.util.find_spec(name) is None]
         if missing:
             self._refuse(
-                place, f"expected {' and '.join(missing)} in Ansible's Python; do: pip install pytest-testinfra"
+                place,
+                chosen,
+                f"expected {' and '.join(missing)} in Ansible's Python; do: pip install pytest-testinfra",
             )
         if not chosen:
-            self._refuse(place, "expected hosts in the group that is checked, found none. Nothing was done")
-        fresh = place.with_name(f".{place.name}.pytest")
-        fresh.unlink(missing_ok=True)
-        done = self._pytest([f"ansible://{name}" for name in chosen], fresh)
-        count, bad = counted(fresh)
-        if not count:
-            fresh.unlink(missing_ok=True)
-            self._refuse(place, f"the suite ended with {done.returncode} and no test", words_of(done.stdout))
-        fresh.replace(place)
+            self._refuse(place, chosen, "expected hosts in the group that is checked, found none. Nothing was done")
+        with tempfile.TemporaryDirectory(prefix="check-host-") as scratch:
+            fresh = Path(scratch) / "junit.xml"
+            done = self._pytest([f"ansible://{name}" for name in chosen], fresh)
+            count, bad = tests_of(fresh)
+            if not count:
+                why = f"the suite ended with {done.returncode} and no test"
+                self._refuse(place, chosen, why, words_of(done.stdout))
+            put(place, fresh.read_text(encoding="utf-8"))
         for line in done.stdout.splitlines():
             self._display.display(line)
         result.update(changed=False, rc=done.returncode, tests=count, failed_tests=bad, junit=str(place))
         if done.returncode != 0:
             raise AnsibleActionFail(
-                f"{len(bad)} of {count} checks failed: {', '.join(bad)}. See {place}", result=result
+                f"{len(bad)} of {counted(count, 'check')} failed: {', '.join(bad)}. See {place}", result=result
             )
         return result
 
@@ -91,6 +104,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         given = [absolute(str(one)) for one in context.CLIARGS.get("inventory") or ()]
         vault = [str(Path(one).absolute()) for one in context.CLIARGS.get("vault_password_files") or ()]
         words = [sys.executable, "-m", "pytest", str(SUITE), f"--hosts={','.join(hosts)}", f"--junitxml={report}"]
+        words += [f"--junitprefix={NAME}"]
         # No settings of a project, and nothing written into the installed collection.
         words += ["-c", os.devnull, f"--rootdir={SUITE}", "-p", "no:cacheprovider", "-q", "--tb=short"]
         return subprocess.run(
@@ -105,6 +119,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             check=False,
         )
 
-    def _refuse(self, place: Path, why: str, text: str = "") -> None:
-        put(place, junit(NAME, [Case("the suite", "error", why, text)]))
+    def _refuse(self, place: Path, chosen: list[str], why: str, text: str = "") -> None:
+        put(place, junit(NAME, [Case("the suite", "error", why, text)], "+".join(chosen)))
         raise AnsibleActionFail("\n".join(filter(None, (f"check_host: {why}. See {place}", text))))

@@ -20,6 +20,7 @@ from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import NAME
 from ansible_collections.edgelab.model_trial.plugins.module_utils.probes import one_line, printable
+from ansible_collections.edgelab.model_trial.plugins.module_utils.words import counted
 from ansible_collections.edgelab.model_trial.plugins.plugin_utils.away import patiently
 
 RUNS = "/var/lib/model-trial/runs"
@@ -158,7 +159,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             self._display.warning(f"harvest of {run}: {name} was left on the host")
         for name in left_out:
             self._display.warning(f"harvest of {run}: {name} was left out: no plain file with a plain name")
-        self._display.display(f"  harvested {len(files)} files of {run} to {dest}")
+        self._display.display(f"  harvested {counted(len(files), 'file')} of {run} to {dest}")
         return {**result, "changed": True, "files": files, "left_out": sorted(left + left_out), "dest": str(dest)}
 
     def _bring(self, run: str, archive: Path) -> list[str]:

@@ -19,6 +19,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.edgelab.model_trial.plugins.module_utils.planfile import PlanError, parse
 from ansible_collections.edgelab.model_trial.plugins.module_utils.probes import printable
 from ansible_collections.edgelab.model_trial.plugins.module_utils.rehearsal import second_tries
+from ansible_collections.edgelab.model_trial.plugins.module_utils.words import counted
 from ansible_collections.edgelab.model_trial.plugins.plugin_utils.away import AWAY_S, patiently
 
 PROGRAM = "/usr/local/sbin/model-trial"
@@ -59,7 +60,7 @@ SHOWN = {
     "nobody_at_work": "NOBODY was at work on the trial ({reason}); the host restores itself",
     "restore_started": "restore started by {restored_by}",
     "copy_not_used": "the program that the run keeps can't be used, the installed one goes on: {reason}",
-    "containers_removed": "{count} containers removed",
+    "containers_removed": "{containers} removed",
     "dependent_started": "{unit} started again in {duration_s:.1f} s: it went down with a tenant",
     "dependent_failed": "{unit} went down with a tenant and did NOT start: {reason}",
     "gone": "no longer there, for a reason unrelated to the trial: {found}",
@@ -188,7 +189,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         text = SHOWN.get(event["event"])
         if text:
             try:
-                self.show(f"{event['by']}: {text.format(**event)}")
+                containers = counted(event.get("count", 0), "container")
+                self.show(f"{event['by']}: {text.format(**{'containers': containers, **event})}")
             except (KeyError, TypeError, ValueError):
                 self.show(f"{event['by']}: {event['event']}")
 

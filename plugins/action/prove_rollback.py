@@ -124,7 +124,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
     def leave(self) -> None:
         """Write JUnit and page of what is known by now."""
         title = f"Does {self.host or 'the host'} come back?"
-        put(self.dest / "junit.xml", junit(NAME, self.cases))
+        put(self.dest / "junit.xml", junit(NAME, self.cases, self.host))
         put(self.dest / "index.html", page(title, self.cases, self.sections))
 
     def say(self, text: str) -> None:

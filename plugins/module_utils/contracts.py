@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 from . import checks, gpu, pictures, probes, production, rehearsal, reload, run, scenes, surroundings, tenants
 from .plan import DEPENDENTS_S, MIB_PER_GB, Gpu, Http, Plan, Site, Tenant
 from .run import Ran
+from .words import counted
 
 T = TypeVar("T")
 
@@ -548,7 +549,8 @@ def _pins(plan: Plan, _host: Host) -> _Finding:
     if not any(file.role == "model" for file in candidate.files):
         bad.append("no file of the candidate has the role model")
     bad += [f"sha256 of {f.name} is {f.sha256 or 'unset'}" for f in candidate.files if not _SHA256.match(f.sha256)]
-    return _Finding(not bad, "; ".join(bad) or f"image, revision and {len(candidate.files)} files are pinned")
+    files = counted(len(candidate.files), "file")
+    return _Finding(not bad, "; ".join(bad) or f"image, revision and {files} are pinned")
 
 
 # 12: quiet

@@ -25,6 +25,7 @@ from typing import Any
 
 from . import run
 from .plan import Http
+from .words import ACTS
 
 # A tenant's answer is untrusted: read no more of it than a health page can need.
 MAX_BODY_BYTES = 1 << 20
@@ -61,8 +62,8 @@ class Listener:
 
 
 def printable(text: str) -> str:
-    """Untrusted text (of a model, a tenant, a log) made safe for a terminal: control characters are replaced."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    """Untrusted text (of a model, a tenant, a log) made safe for a terminal: what would act on it is replaced."""
+    return ACTS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def one_line(text: str) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from . import probes
 from .plan import Speech
+from .words import counted
 
 MAX_WAV_BYTES = 64 << 20
 # A sentence of three words is longer than this in any voice.
@@ -98,7 +99,8 @@ def _format(fmt: bytes) -> tuple[int, int, int, int]:
         raise WavError(f"encoding {encoding} with {bits} bits: only PCM of 8, 16, 24, 32 bits and 32-bit float")
     if not channels or not rate_hz or block != channels * bits // 8 or byte_rate != rate_hz * block:
         raise WavError(
-            f"contradictory format: {channels} channels, {rate_hz} Hz, {block} bytes a frame, {byte_rate} B/s"
+            f"contradictory format: {counted(channels, 'channel')}, {rate_hz} Hz, {block} bytes a frame,"
+            f" {byte_rate} B/s"
         )
     return encoding, channels, rate_hz, bits
 
@@ -171,7 +173,7 @@ def judge(status: int, raw: bytes, min_bytes: int) -> Spoken:
         wav = parse(raw)
     except WavError as err:
         return Spoken(False, f"{size} bytes that are not a valid WAV: {err}", bytes=size)
-    text = f"WAV, {wav.duration_s:.2f} s, {wav.rate_hz} Hz, {wav.channels} channel(s), {size} bytes"
+    text = f"WAV, {wav.duration_s:.2f} s, {wav.rate_hz} Hz, {counted(wav.channels, 'channel')}, {size} bytes"
     if size <= min_bytes:
         return Spoken(
             False,

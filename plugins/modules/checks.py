@@ -114,7 +114,7 @@ checks:
     found:
       description: What was found.
       type: str
-      sample: WAV, 1.42 s, 24000 Hz, 1 channel(s), 68204 bytes
+      sample: WAV, 1.42 s, 24000 Hz, 1 channel, 68204 bytes
     ok:
       description: Whether it passed.
       type: bool

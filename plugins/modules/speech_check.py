@@ -74,7 +74,7 @@ found:
   description: What came back, in words.
   returned: always
   type: str
-  sample: WAV, 1.42 s, 24000 Hz, 1 channel(s), 68204 bytes
+  sample: WAV, 1.42 s, 24000 Hz, 1 channel, 68204 bytes
 audio_s:
   description: Length of the speech in seconds, 0 when there is none.
   returned: always

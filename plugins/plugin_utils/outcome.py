@@ -5,11 +5,14 @@
 
 A pipeline collects whatever lies there. So the files of an earlier run are replaced before anything begins, by ones
 that say that it did not come to its end.
+
+The JUnit keeps the rules of ``bench/trialbench/show/junit.py``, which can't be used here.
 """
 
 from __future__ import annotations
 
 import html
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -17,14 +20,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-# What XML 1.0 can't hold.
-_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+from ansible_collections.edgelab.model_trial.plugins.module_utils.words import ACTS, counted
+
+# XML 1.0 holds neither.
+_NO_XML = re.compile("[\ufffe\uffff]")
 _STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; width: 100% } td, th { text-align: left; vertical-align: top; padding: .4rem .6rem;
-border-bottom: 1px solid #8886 } pre { white-space: pre-wrap; margin: .3rem 0 0; font-size: .85rem }
-.passed { color: #1a7f37 } .failure, .error { color: #cf222e; font-weight: 600 } .skipped { color: #8a6d00 }
+border-bottom: 1px solid #8886; overflow-wrap: anywhere }
+pre { white-space: pre-wrap; margin: .3rem 0 0; font-size: .85rem }
+caption { text-align: left; font-weight: 600 }
+.passed { color: #1a7f37 } .failure, .error { color: #cf222e; font-weight: 600 } .skipped { color: #7a6000 }
+@media (prefers-color-scheme: dark) {
+.passed { color: #57d27e } .failure, .error { color: #ff8f8a } .skipped { color: #e3b341 } }
 """
 UNFINISHED = "it did not come to its end: it was ended from outside, or Ansible could not go on"
 
@@ -62,11 +71,33 @@ class Section:
 
 
 def _clean(text: str) -> str:
-    return _NO_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _NO_XML.sub(_escaped, ACTS.sub(_escaped, text))
 
 
-def junit(name: str, cases: Sequence[Case]) -> str:
-    """The cases as JUnit XML, one suite."""
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
+
+
+def _html(text: str) -> str:
+    return html.escape(_clean(text))
+
+
+def _free(taken: Sequence[str], name: str) -> str:
+    """``name``, numbered where another case has it."""
+    names = (name if again == 1 else f"{name} #{again}" for again in itertools.count(1))
+    return next(one for one in names if one not in taken)
+
+
+def junit(name: str, cases: Sequence[Case], host: str = "") -> str:
+    """The cases as JUnit XML, one suite.
+
+    Args:
+        name: what was done, such as ``prove_rollback``.
+        cases: two of one name are numbered: a CI system takes them for one.
+        host: where; it is in the class name, so that two of one pipeline stay apart.
+    """
+    classname = f"{name}.{host or 'unknown'}"
+    taken: list[str] = []
     results = [case.result for case in cases]
     counts = {
         "tests": str(len(cases)),
@@ -80,13 +111,14 @@ def junit(name: str, cases: Sequence[Case]) -> str:
         root, "testsuite", {"name": _clean(name), **counts, "skipped": skipped, "time": time_s}
     )
     for case in cases:
-        facts = {"classname": _clean(name), "name": _clean(case.name), "time": f"{case.time_s:.3f}"}
+        taken.append(_free(taken, _clean(case.name)))
+        facts = {"classname": _clean(classname), "name": taken[-1], "time": f"{case.time_s:.3f}"}
         element = ElementTree.SubElement(suite, "testcase", facts)
         if case.result != "passed":
             found = ElementTree.SubElement(element, case.result, {"message": _clean(case.message)})
             # The text mostly begins with the message.
-            head = "" if case.text.startswith(case.message) else case.message
-            found.text = _clean("\n".join(filter(None, (head, case.text))) or case.message)
+            told = case.result == "skipped" or case.text.startswith(case.message)
+            found.text = _clean("\n".join(filter(None, ("" if told else case.message, case.text))))
     ElementTree.indent(root)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
 
@@ -94,32 +126,50 @@ def junit(name: str, cases: Sequence[Case]) -> str:
 def page(title: str, cases: Sequence[Case], sections: Sequence[Section] = ()) -> str:
     """The cases as one self-contained page: what failed is in its first lines."""
     bad = [case for case in cases if case.bad]
-    verdict = f"{bad[0].name}: {bad[0].message}" if bad else f"passed, {len(cases)} checks"
+    verdict = f"{bad[0].name}: {bad[0].message}" if bad else f"passed, {counted(len(cases), 'check')}"
     rows = "".join(
-        f'<tr><td class="{case.result}">{case.result}</td><td>{html.escape(case.name)}</td><td>{case.time_s:.1f} s</td>'
-        f"<td>{html.escape(case.message)}{f'<pre>{html.escape(case.text)}</pre>' if case.text else ''}</td></tr>\n"
+        f'<tr><td class="{case.result}">{case.result}</td><td>{_html(case.name)}</td><td>{case.time_s:.1f} s</td>'
+        f"<td>{_html(case.message)}{f'<pre>{_html(case.text)}</pre>' if case.text else ''}</td></tr>\n"
         for case in cases
     )
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("result", "what", "time", "why"))
     rest = "".join(_list(section) for section in sections if section.lines)
     return (
-        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
-        f'<meta name="viewport" content="width=device-width">\n<style>{_STYLE}</style>\n<h1>{html.escape(title)}</h1>\n'
-        f'<p class="{"failure" if bad else "passed"}">{html.escape(verdict)}</p>\n'
-        f"<table><tr><th></th><th>what</th><th>time</th><th>why</th></tr>\n{rows}</table>\n{rest}</html>\n"
+        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{_html(title)}</title>\n'
+        f'<meta name="viewport" content="width=device-width">\n<style>{_STYLE}</style>\n'
+        f"<main>\n<h1>{_html(title)}</h1>\n"
+        f'<p class="{"failure" if bad else "passed"}">{_html(verdict)}</p>\n'
+        f"<table><caption>What was tried</caption>\n<tr>{heads}</tr>\n{rows}</table>\n{rest}</main>\n</html>\n"
     )
 
 
 def _list(section: Section) -> str:
-    lines = "".join(f"<li>{html.escape(line)}</li>" for line in section.lines)
-    return f"<h2>{html.escape(section.title)}</h2>\n<ul>{lines}</ul>\n"
+    lines = "".join(f"<li>{_html(line)}</li>" for line in section.lines)
+    return f"<h2>{_html(section.title)}</h2>\n<ul>{lines}</ul>\n"
 
 
 def put(path: Path, text: str) -> None:
-    """Replace a file in one step; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8", errors="backslashreplace")
-    part.replace(path)
+    """Replace a file in one step; its folder is made. A link stays one; a pipe or a device is written to.
+
+    Raises:
+        OSError: it can't be written, or nobody reads the pipe.
+    """
+    content = text.encode("utf-8", "backslashreplace")
+    if not replaced(path):
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_NONBLOCK), "wb") as stream:
+            os.set_blocking(stream.fileno(), True)
+            stream.write(content)
+        return
+    place = Path(os.path.realpath(path))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part = place.with_name(f".{place.name}.{os.getpid()}")
+    part.write_bytes(content)
+    part.replace(place)
+
+
+def replaced(path: Path) -> bool:
+    """Whether `put` replaces what is there: a file, or nothing yet."""
+    return path.is_file() or not path.exists()
 
 
 def words_of(text: str, limit: int = 4000) -> str:

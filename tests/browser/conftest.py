@@ -16,12 +16,21 @@ from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 SCREENS = ROOT / "build" / "screens"
-# Name to color scheme, width, height; `zoomed` is a desk at 400 %.
+
+
+def _view(width: int, height: int, scheme: str = "light", **more: Any) -> dict[str, Any]:
+    return {"viewport": {"width": width, "height": height}, "color_scheme": scheme, **more}
+
+
+# How a page is looked at, by name; `double` is a desk at 200 %, `zoomed` at 400 %.
 VIEWS = {
-    "light": ("light", 1280, 900),
-    "dark": ("dark", 1280, 900),
-    "phone": ("light", 390, 844),
-    "zoomed": ("light", 320, 256),
+    "light": _view(1280, 900),
+    "dark": _view(1280, 900, "dark"),
+    "phone": _view(390, 844),
+    "double": _view(640, 450, device_scale_factor=2),
+    "zoomed": _view(320, 256),
+    "forced": _view(1280, 900, forced_colors="active"),
+    "forced dark": _view(1280, 900, "dark", forced_colors="active"),
 }
 
 
@@ -74,8 +83,7 @@ def opened(browser: Browser) -> Iterator[Open]:
     contexts = []
 
     def go(file: Path, view: str = "light", **options: Any) -> Opened:
-        scheme, width, height = VIEWS[view]
-        context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": height}, **options)
+        context = browser.new_context(**VIEWS[view], **options)
         contexts.append(context)
         found = Opened(context.new_page())
         found.page.on("console", lambda message: found.told.append(f"{message.type}: {message.text}"))

@@ -3,6 +3,7 @@ comments; the second within identifiers, and not on the words of finished result
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,17 @@ def test_a_banned_turn_is_found(text: str) -> None:
 @pytest.mark.parametrize("text", ["forever", "a byright", "for every host", "somebody elsewhere", "in vaining"])
 def test_other_words_are_not(text: str) -> None:
     assert language.found(text, language.expression(language.turns())) == []
+
+
+def test_what_is_counted_is_one_or_several() -> None:
+    """`1 channel(s)` leaves it to the reader; `counted` says which."""
+    lazy = re.compile(r"(?:\}|\d) [a-z]+\((?:e?s|ies)\)")
+    files = [
+        path for room in ("bench", "plugins", "roles", "playbooks", "scripts") for path in (ROOT / room).rglob("*")
+    ]
+    texts = {path: path.read_text() for path in files if path.suffix in (".py", ".yml", ".j2", ".sh")}
+    assert len(texts) > 200
+    assert [path for path, text in texts.items() if lazy.search(text)] == []
 
 
 def spelling(folder: Path, text: str) -> int:

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from trialbench.show.terminal import line, screen
+from trialbench.show.text import counted, middle
 
 _HERE = Path(__file__).parent / "templates"
 # Maximum length of a text, in characters; a page that grows too large uses the smaller limits.
@@ -53,6 +54,7 @@ def _render(template: Path, limit: int, values: dict[str, Any]) -> str:
     )
     environment.filters["prose"] = lambda text: prose(text, min(limit, _SENTENCE))
     environment.filters["brief"] = brief
+    environment.filters["counted"] = counted
     environment.filters["fold"] = lambda text: fold(shown(text, limit))
     style, script = (_HERE / "style.css").read_text(encoding="utf-8"), (_HERE / "script.js").read_text(encoding="utf-8")
     # Only this style and script are allowed, and nothing is fetched; the browser enforces both.
@@ -77,8 +79,8 @@ def shown(text: str, limit: int = _LIMITS[0]) -> str:
 
 
 def brief(text: str) -> str:
-    """`text` on one short line, for names, labels and cells."""
-    return text if isinstance(text, Markup) else line(text, _BRIEF)
+    """`text` on one short line, for names, labels and cells; what is too long loses its middle."""
+    return text if isinstance(text, Markup) else middle(line(text, _LIMITS[0]), _BRIEF)
 
 
 def fold(text: str) -> tuple[str, str]:

@@ -1,10 +1,16 @@
-"""JUnit XML: one writer for everything that a CI system reads."""
+"""JUnit XML: one writer for everything that a CI system reads.
+
+What Jenkins and GitLab ask of it holds for each document: a case has its class name and name alone, GitLab shows of a
+failure only its text, and Jenkins' schema knows no properties of a case. `plugin_utils/outcome.py` in the collection,
+which must do without this package, keeps the same rules.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Literal
 from xml.etree import ElementTree
 
@@ -21,9 +27,9 @@ class Case:
 
     Attributes:
         kind: the type of a failure.
-        text: the body of a failure.
+        text: the body of a failure, below its message.
         out: what a passed case prints.
-        classname: defaults to the suite's.
+        classname: defaults to the suite's; with a dot, behind which Jenkins' package ends.
     """
 
     name: str
@@ -34,7 +40,6 @@ class Case:
     time_s: float | None = None
     out: str = ""
     classname: str = ""
-    properties: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Suite:
 
 
 def write(name: str, suites: Sequence[Suite], *, timed: bool = False, indented: bool = True) -> str:
-    """The XML document.
+    """The XML document. Cases of one class name and name are numbered: to a CI system they are one.
 
     Args:
         timed: write the seconds of each case, and the totals at the root.
@@ -66,6 +71,7 @@ def write(name: str, suites: Sequence[Suite], *, timed: bool = False, indented: 
     # The root has no `skipped`: Jenkins' schema refuses it there, and the suites have it.
     totals.pop("skipped", None)
     root = ElementTree.Element("testsuites", {"name": _text(name), **totals})
+    taken: set[tuple[str, str]] = set()
     for suite in suites:
         host = {} if suite.host is None else {"hostname": _text(suite.host)}
         counts = _counts(suite.cases, timed=timed)
@@ -74,22 +80,31 @@ def write(name: str, suites: Sequence[Suite], *, timed: bool = False, indented: 
             element.set("timestamp", _text(suite.began[:19]))
         _properties(element, suite.properties)
         for case in suite.cases:
-            _case(element, suite, case, timed=timed)
+            classname = _text(case.classname or suite.classname)
+            _case(element, case, classname, _free(taken, classname, _text(case.name)), timed=timed)
     if indented:
         ElementTree.indent(root)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
 
 
-def _case(parent: ElementTree.Element, suite: Suite, case: Case, *, timed: bool) -> None:
-    classname = _text(case.classname or suite.classname)
-    element = ElementTree.SubElement(parent, "testcase", classname=classname, name=_text(case.name))
+def _free(taken: set[tuple[str, str]], classname: str, name: str) -> str:
+    """`name`, numbered where the class has one of that name; added to `taken`."""
+    names = (name if again == 1 else f"{name} #{again}" for again in count(1))
+    found = next(one for one in names if (classname, one) not in taken)
+    taken.add((classname, found))
+    return found
+
+
+def _case(parent: ElementTree.Element, case: Case, classname: str, name: str, *, timed: bool) -> None:
+    element = ElementTree.SubElement(parent, "testcase", classname=classname, name=name)
     if timed:
         element.set("time", _seconds(case.time_s))
-    _properties(element, case.properties)
     if case.result != "passed":
         kind = {"type": _text(case.kind)} if case.kind else {}
         found = ElementTree.SubElement(element, case.result, {"message": _text(case.message), **kind})
-        found.text = _text(case.text)
+        told = case.result == "skipped" or case.text.startswith(case.message)
+        head = "" if told else case.message
+        found.text = _text("\n".join(filter(None, (head, case.text))))
     elif case.out:
         ElementTree.SubElement(element, "system-out").text = _text(case.out)
 

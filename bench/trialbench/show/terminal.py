@@ -82,10 +82,18 @@ def ended(name: str, act: Callable[[], int]) -> int:
 
 
 def _silence_closed_streams() -> None:
-    """Let what is written to a standard stream that was closed beforehand (`>&-`) go nowhere; Python has None there."""
-    for name in ("stdout", "stderr"):
+    """Let what is written to a standard stream that was closed beforehand (`>&-`) go nowhere; Python has None there.
+
+    Their descriptors are taken, too: the next file that is opened would get one, and what is printed with it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free, which is this one
+    for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
 
 
 def _escaped(one: str) -> str:

@@ -8,7 +8,6 @@ import re
 import sys
 import textwrap
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 
 from trialbench.show.terminal import screen
@@ -22,8 +21,13 @@ _CUT = "..."
 _NOTHING = 1e-9
 _ZERO = ("Mn", "Me", "Cf")
 _SOFT_HYPHEN, _JOINER, _EMOJI = "\N{SOFT HYPHEN}", "\N{ZERO WIDTH JOINER}", "\N{VARIATION SELECTOR-16}"
-# Stands for the second half of a wide letter while lines are broken; `screen` lets none through.
-_HALF = "\0"
+# What an emoji may be made of that is a letter, digit or sign else; and two of these letters are a flag.
+_BASE, _FLAG = re.compile("[#*0-9\xa9\xae\u203c-\U0001faff]"), re.compile("[\U0001f1e6-\U0001f1ff]")
+# Korean vowels and finals, which stand within the square of the letter before them.
+_VOWEL = re.compile("[\u1160-\u11ff\ud7b0-\ud7ff]")
+# While lines are broken: the second half of a wide letter, which `screen` lets through nowhere, and the first of the
+# letters that stand for what is made of several characters.
+_HALF, _MADE, _MOST_MADE = "\0", 0xF0000, 0x1FFFE
 # A size in a text, and what is said once where the first one stands.
 GIGABYTE, GIGABYTE_IS = re.compile(r"\bGB\b"), "1 GB is 1024 MiB"
 _BARS = "▁▂▃▄▅▆▇█"
@@ -93,14 +97,20 @@ def _widths(text: str) -> list[int]:
     """The columns of each character of `text`, as wcwidth counts them."""
     found: list[int] = []
     last, before = 0, ""  # width of the last character that has one, and the one before this
-    for one in text:
+    half = False  # whether the one before is the first half of a flag
+    for at, one in enumerate(text):
         if before == _JOINER and last == 2:
             own = 0
+        elif half:
+            own, half = 0, False
+        elif _FLAG.match(one):
+            half = bool(_FLAG.match(text, at + 1))
+            own = 2 if half else 1
         elif one == _EMOJI:
-            own = 1 if last == 1 else 0
+            own = 1 if last == 1 and _BASE.match(before) else 0
         elif "\U0001f3fb" <= one <= "\U0001f3ff" and last == 2:
             own = 0  # a color of skin
-        elif (unicodedata.category(one) in _ZERO and one != _SOFT_HYPHEN) or "\u1160" <= one <= "\u11ff":
+        elif (unicodedata.category(one) in _ZERO and one != _SOFT_HYPHEN) or _VOWEL.match(one):
             own = 0
         else:
             own = 2 if unicodedata.east_asian_width(one) in "WF" else 1
@@ -148,12 +158,13 @@ def apart(texts: Sequence[str], limit: int) -> list[str]:
     for same in alike.values():
         if len(same) > 1:
             short |= _differing(same, limit)
-    taken: Counter[str] = Counter()
-    for text, cut in short.items():
-        taken[cut] += 1
-        if taken[cut] > 1:
-            number = f" #{taken[cut]}"
-            short[text] = f"{middle(text, limit - len(number))}{number}"
+    taken = {text for text, cut in short.items() if cut == text}
+    for text in [text for text in short if text not in taken]:
+        number = 1
+        while short[text] in taken:
+            number += 1
+            short[text] = f"{middle(text, limit - len(f' #{number}'))} #{number}"
+        taken.add(short[text])
     return [short[text] for text in texts]
 
 
@@ -234,12 +245,32 @@ def wrap(text: str) -> str:
 
 def _wrap_line(line: str) -> str:
     indent = " " * min(12, len(line) - len(line.lstrip(" ")))
-    # A wide letter counts twice: it is followed by a filler while the line is broken.
-    filled = line.strip(" ")
-    if not filled.isascii():
-        filled = "".join(one + _HALF * (own - 1) for one, own in zip(filled, _widths(filled), strict=True))
+    filled, made = _filled(line.strip(" "))
     wrapped = textwrap.wrap(filled, width() - 4, initial_indent=indent, subsequent_indent=f"{indent}    ")
-    return "\n".join(wrapped).replace(_HALF, "")
+    return "\n".join(wrapped).replace(_HALF, "").translate(made)
+
+
+def _filled(text: str) -> tuple[str, dict[int, str]]:
+    """`text` with as many characters as columns: a wide letter is followed by a filler, and what is made of several
+    characters (an emoji, a letter with its accents) becomes one; also what each of these was.
+    """
+    if text.isascii():
+        return text, {}
+    wholes: list[tuple[str, int]] = []
+    for one, own in zip(text, _widths(text), strict=True):
+        if wholes and (own == 0 or one == _EMOJI):
+            whole, columns_of = wholes[-1]
+            wholes[-1] = whole + one, columns_of + own
+        else:
+            wholes.append((one, own))
+    made: dict[str, int] = {}
+    filled = []
+    for whole, own in wholes:
+        one = whole
+        if (len(whole) > 1 or ord(whole) >= _MADE) and len(made) < _MOST_MADE:
+            one = chr(made.setdefault(whole, _MADE + len(made)))
+        filled.append(one + _HALF * (own - 1))
+    return "".join(filled), {number: whole for whole, number in made.items()}
 
 
 def sparkline(values: Sequence[float | None], width: int) -> str:

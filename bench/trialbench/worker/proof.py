@@ -15,7 +15,9 @@ from trialbench import __version__
 from trialbench.errors import UsageError
 from trialbench.show.junit import Case, Suite, write
 from trialbench.show.terminal import line
+from trialbench.show.text import columns, section, wrap
 
+_DETAIL = 1000
 _RELATIONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq}
 
 
@@ -123,27 +125,18 @@ class Proof:
         }
 
     def table(self) -> str:
-        """A readable table: one line per number, pass or fail last."""
+        """A readable table, no wider than the terminal: one line per number, pass or fail last."""
         title = f"{self.name}: {self.engine.get('source')} {self.engine.get('model') or 'model unknown'}"
-        rows = [("", "value", "", "expected", ""), *(_row(check) for check in self.checks)]
-        widths = [max(len(row[column]) for row in rows) for column in range(5)]
-        lines = [line(title, 100)]
-        for row, detail in zip(rows, ["", *(check.detail for check in self.checks)], strict=True):
-            aligned = (
-                f"  {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}} {row[2]:<{widths[2]}}  "
-                f"{row[3]:<{widths[3]}}  {row[4]:<{widths[4]}}"
-            ).rstrip()
-            lines.append(aligned)
-            if detail:
-                lines.append(f"    {line(detail, 110)}")
-        lines.append("  PASSED" if self.ok else "  FAILED")
-        return "\n".join(lines)
+        rows = [("", "value", "expected", ""), *(_row(check) for check in self.checks)]
+        details = [wrap(f"{check.name}: {line(check.detail, _DETAIL)}") for check in self.checks if check.detail]
+        told = "\n".join([columns(rows), *details, "PASSED" if self.ok else "FAILED"])
+        return section(wrap(line(title, _DETAIL)), told)
 
 
-def _row(check: Check) -> tuple[str, str, str, str, str]:
+def _row(check: Check) -> tuple[str, str, str, str]:
     value = check.value
     shown = "-" if value is None else f"{value:.0f}" if value == int(value) else f"{value:.4g}"
-    return check.name, shown, check.unit, str(check.expected or ""), check.word
+    return check.name, f"{shown} {check.unit}".rstrip(), str(check.expected or ""), check.word
 
 
 def junit(proofs: list[Proof]) -> str:
@@ -153,10 +146,11 @@ def junit(proofs: list[Proof]) -> str:
 
 def _suite(proof: Proof) -> Suite:
     names = ("source", "model", "bits", "version")
+    engine = ".".join(str(proof.engine.get(name) or "unknown") for name in names[:2])
     return Suite(
         f"proof.{proof.name}",
         [_case(check) for check in proof.checks if check.expected is not None or check.skipped],
-        classname=f"proof.{proof.name}.{proof.engine.get('source')}",
+        classname=f"proof.{engine}.{proof.name}",
         began=proof.began,
         properties={name: str(proof.engine[name]) for name in names if proof.engine.get(name) is not None},
     )

@@ -502,6 +502,7 @@ def test_rows_stand_in_the_order_of_the_requests(run: Path) -> None:
         ("a; \u00a0＋x;b;-1", "a;' \u00a0＋x;b;'-1"),
         (';;"@x', ";;'\"@x"),
         ("a|=x", "a|'=x"),
+        *((f"a{sign}＝x", f"a{sign}'＝x") for sign in "；｜\u037e"),
         ("a\n-x\n\n=y", "a\n'-x\n\n'=y"),
         ("a,=x", "a,=x"),
         ("1 - 2; 3 + 4", "1 - 2; 3 + 4"),
@@ -613,6 +614,19 @@ def test_no_label_is_reserved_for_another_type(run: Path) -> None:
         for labels in map(dict, family):
             assert not {"quantile", "le"} & set(labels), name
         assert not name.endswith(("_total", "_bucket", "_count", "_sum"))
+
+
+def test_a_series_stands_once(run: Path) -> None:
+    """Or a reader refuses all of them: two checks of one name, and names that differ only in what is escaped."""
+
+    def twice(document: dict[str, Any]) -> None:
+        document["checks"] += [{**document["checks"][0], "ok": False}, {**document["checks"][0], "title": "a\x07"}]
+        document["checks"] += [{**document["checks"][0], "title": "a\\x07"}]
+
+    change(run, "verification.json", twice)
+    found = parsed(run)["model_trial_check_passed"]
+    assert len(found) == 9
+    assert sorted(found.values())[:2] == [0, 1]
 
 
 def test_units_end_the_names(run: Path) -> None:

@@ -562,6 +562,8 @@ def test_texts_without_end_are_cut_and_markup_is_left() -> None:
     assert len(html.shown("x" * 10_000_000)) < 5000
     assert len(html.shown("\x00" * 10_000_000)) < 20_000
     assert len(html.brief("x" * 1000)) == 200
+    # Names differ at their end.
+    assert html.brief("x" * 1000 + "-Q4") != html.brief("x" * 1000 + "-Q5")
     assert html.brief(Markup("<b>")) == "<b>"
     assert html.shown(Markup("<b>")) == "<b>"
     assert html.prose("a `b` c") == "a <code>b</code> c"
@@ -656,6 +658,33 @@ def test_compare_writes_the_same_as_a_page(
 def test_compare_of_runs_without_numbers_has_no_charts(folders: ModuleType, tmp_path: Path) -> None:
     out = write_comparison([folders.rehearsal(tmp_path / "run"), tmp_path / "none"], tmp_path / "compare.html")
     assert "<figure" not in out.read_text()
+    alone = write_comparison([tmp_path / "run"], tmp_path / "alone.html")
+    assert Read(alone.read_text()).of("title")[0] == "1 run side by side"
+
+
+def test_a_page_that_is_printed_links_reports_by_their_whole_path(
+    folders: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = folders.finished(tmp_path / "run")
+    (run / "report.html").write_text("there")
+    assert main(["compare", str(run), "--html", "-"]) == 0
+    assert f'href="{tmp_path}/run/report.html"' in capfd.readouterr().out
+
+
+def test_hosts_that_differ_behind_a_long_name_are_told_apart_in_charts(folders: ModuleType, tmp_path: Path) -> None:
+    runs = []
+    for end in "ab":
+        run = folders.finished(tmp_path / end)
+        plan = json.loads((run / "plan.json").read_text())
+        plan["host"] = f"{'node.' * 60}{end}"
+        (run / "plan.json").write_text(json.dumps(plan))
+        runs.append(run)
+    document = write_comparison(runs, tmp_path / "compare.html").read_text()
+    labels = re.findall(r'<text[^>]*class="t strong"[^>]*>([^<]*)', document)
+    assert len(labels) == 8
+    assert all(
+        one.partition(":")[0] != other.partition(":")[0] for one, other in zip(labels[::2], labels[1::2], strict=True)
+    )
 
 
 def test_more_runs_than_anybody_reads_are_left_out(tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ def test_pins_to_standard_output(
 
 
 @pytest.mark.parametrize("option", ["--summary", "--out"])
-@pytest.mark.parametrize("out", ["{tmp}", "{tmp}/none/x", "/dev/stdin", "/proc/none/x"])
+@pytest.mark.parametrize("out", ["{tmp}", "{tmp}/none/x", "/dev/stdin", "/proc/none/x", "/proc/none"])
 def test_what_cannot_be_written_is_refused_before_anything_is_sent(
     word: Path, server: Any, tmp_path: Path, option: str, out: str
 ) -> None:

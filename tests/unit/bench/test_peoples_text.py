@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 from acting import acting
+from ansible_collections.edgelab.model_trial.plugins.module_utils.words import ACTS
 from markdown_it import MarkdownIt
 from trialbench.report.compare import compare_table
 from trialbench.report.documents.markdown import escape
@@ -76,6 +77,12 @@ def test_every_character_is_either_kept_or_acts() -> None:
     kept = set(everything) - set(acting(everything))
     assert acting(screen(everything)) == []
     assert kept <= set(screen(everything))
+
+
+def test_what_acts_is_the_same_on_a_host() -> None:
+    """The acting side has a rule of its own, for what a trial shows while it runs."""
+    everything = "".join(map(chr, range(sys.maxunicode + 1)))
+    assert ACTS.findall(everything) == acting(everything.replace("\t", ""))
 
 
 @pytest.mark.parametrize(("text", "shown"), TEXTS)

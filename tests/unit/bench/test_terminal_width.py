@@ -131,6 +131,14 @@ def test_columns_of_wide_letters_stand_below_each_other() -> None:
         ("\U0001f44d\U0001f3fd", 2),
         ("❤\ufe0f", 2),
         ("\U0001f1eb\U0001f1f7", 2),
+        ("\U0001f1eb\U0001f1f7\U0001f1e9", 3),
+        ("1\ufe0f\u20e3", 2),
+        ("a\ufe0f", 1),
+        ("❤\ufe0f\u200d\U0001f525", 2),
+        ("\U0001f3f4\U000e0067\U000e0062\U000e007f", 2),
+        ("\U0001f3f3\ufe0f\u200d\U0001f308", 2),
+        ("\u1112\u1161\u11ab", 2),
+        ("\ua960\ud7b0\ud7cb", 2),
         ("soft\u00adhyphen", 11),
         ("\u1100\u1161", 2),
         ("1,5\u00a0m", 5),
@@ -190,6 +198,13 @@ def test_any_names_that_differ_look_different(names: list[str], limit: int) -> N
     assert max(map(cells, shown)) <= limit
 
 
+def test_a_number_makes_no_name_another() -> None:
+    names = ["a" * 30 + "b" * 30, "a" * 31 + "b" * 29, "aaaa...bbb #2", "a" * 32 + "b" * 28]
+    shown = apart(names, 13)
+    assert len(set(shown)) == len(names)
+    assert shown[2] == names[2]
+
+
 def test_a_name_is_cut_in_its_middle() -> None:
     assert middle(Q4, 26) == "gemma-4-E4B-...-UD-Q4_K_XL"
     assert middle("日" * 20, 11) == "日日...日日"
@@ -215,6 +230,22 @@ def test_wide_text_is_wrapped_by_its_width(monkeypatch: pytest.MonkeyPatch) -> N
     assert "".join(found.split()) == "".join(text.split())
 
 
+FAMILY, FLAG = "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U0001f1eb\U0001f1f7"
+
+
+@pytest.mark.parametrize("whole", [FAMILY, FLAG, "e\u0301", "❤\ufe0f", "\u1112\u1161\u11ab", "\U0001f44d\U0001f3fd"])
+@pytest.mark.parametrize("before", ["", "a", "word and "])
+def test_what_is_made_of_several_characters_is_not_broken(
+    whole: str, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = wrap(before + whole * 60).split("\n")
+    assert "".join(line.strip() for line in lines).replace(" ", "") == (before + whole * 60).replace(" ", "")
+    assert max(map(cells, lines)) <= 38
+    for line in lines:
+        assert not line.replace(before.strip(), "").replace("word", "").replace("and", "").strip().replace(whole, "")
+
+
 @pytest.mark.parametrize("verb", ["show", "compare", "schema"])
 @pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
 def test_a_closed_standard_stream_ends_quietly(verb: str, closed: str) -> None:
@@ -227,3 +258,30 @@ def test_a_closed_standard_stream_ends_quietly(verb: str, closed: str) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert bool(done.stdout) == ("1>&-" not in closed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "around", "said", "told"),
+    [
+        ("report {run} --out -", "0<&- 1>&-", "", "/dev/stdout\n"),
+        ("report {run} --out -", "| head -c 15", "<!doctype html>", ""),
+        ("show {run}", "| head -c 3", "202", ""),
+        ("compare {run} --html -", "2>&- | head -c 15", "<!doctype html>", ""),
+    ],
+)
+def test_a_reader_that_wants_no_more_is_no_trouble(
+    tmp_path: Path, arguments: str, around: str, said: str, told: str
+) -> None:
+    """Nor is a descriptor that a file would get when it is opened."""
+    run = shutil.copytree(REAL, tmp_path / "run")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    code = "import sys; from trialbench.cli import main; sys.exit(main())"
+    command = f'"{sys.executable}" -c "{code}" {arguments.format(run=run)}'
+    script = f'{{ {command}; echo "exit $?" >&3; }} 3>"{tmp_path}/code" {around}'
+    done = subprocess.run(
+        ["sh", "-c", script], capture_output=True, env=environment, check=False, text=True, timeout=300
+    )
+    assert (done.stdout, done.stderr) == (said, told)
+    assert (tmp_path / "code").read_text() == "exit 0\n"
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before

@@ -16,24 +16,29 @@ _MOST = 500
 def junit(verdict: dict[str, Any]) -> str:
     """The XML document of a verdict (schema `ground-truth`): a suite each, and one for the claims."""
     rows = verdict["results"]
+    runtime = verdict["runtime"]["name"]
     suites = [
-        Suite(name, [_row(row) for row in rows if row["suite"] == name])
+        Suite(name, [_row(row, runtime) for row in rows if row["suite"] == name])
         for name in dict.fromkeys(row["suite"] for row in rows)
     ]
     if verdict["claims"]:
-        suites.append(Suite("claims", [_claim(claim) for claim in verdict["claims"]], "claims"))
-    return write(f"ground truth, {verdict['runtime']['name']}", suites, indented=False)
+        classname = f"ground_truth.{runtime}.{verdict['roster']['name']}.claims"
+        suites.append(Suite("claims", [_claim(claim) for claim in verdict["claims"]], classname))
+    return write(f"ground truth, {runtime}", suites, indented=False)
 
 
-def _row(row: dict[str, Any]) -> Case:
+def _row(row: dict[str, Any], runtime: str) -> Case:
     # An answer that is always the same is no success.
     result = "skipped" if row["proves_nothing"] else _RESULTS.get(row["status"], "passed")
     says = f"proves nothing: {row['says']}" if row["proves_nothing"] else row["says"]
-    return Case(label(row), result, screen(says)[:_MOST], classname=f"{row['suite']}.{row['model']}")
+    # The runtime is in it: verdicts of two are often in one pipeline.
+    classname = f"ground_truth.{runtime}.{row['model']}.{row['suite']}"
+    return Case(label(row), result, screen(says)[:_MOST], classname=classname)
 
 
 def _claim(claim: dict[str, Any]) -> Case:
     # Whether it was stated beforehand belongs to it, whatever its status.
-    properties = {key: screen(claim[key])[:_MOST] for key in ("standing", "statement")}
     message = screen(f"{claim['standing']}: {claim['says']}")[:_MOST]
-    return Case(claim["name"], _RESULTS.get(claim["status"], "passed"), message, properties=properties)
+    statement = screen(claim["statement"])[:_MOST]
+    told = f"{message}\n{statement}"
+    return Case(claim["name"], _RESULTS.get(claim["status"], "passed"), message, statement, out=told)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from trialbench.ground_truth.suites.results import Result, Row
 from trialbench.show.terminal import line, say
-from trialbench.show.text import counted
+from trialbench.show.text import columns, counted, wrap
 
 if TYPE_CHECKING:
     from trialbench.ground_truth.controls.run import Caught
@@ -22,20 +22,17 @@ def label(row: dict[str, Any]) -> str:
 
 
 def table(verdict: dict[str, Any]) -> str:
-    """The verdict for a terminal: one line for each suite, then what failed, what could not be decided, the claims."""
+    """The verdict, no wider than the terminal: a line for each suite, what failed or could not be decided, claims."""
     rows = verdict["results"]
     runtime, counts = verdict["runtime"], verdict["counts"]
     who = f"{line(runtime['name'], 20)} {line(runtime['version'], 60)}, roster {verdict['roster']['name']}"
-    lines = [
-        f"{who}, {verdict['seconds']:.1f} s, {verdict['loads']} models loaded",
-        "",
-        f"{'suite':<14}{'pass':>6}{'FAIL':>6}{'?':>6}{'n/a':>6}",
-    ]
+    who = f"{who}, {verdict['seconds']:.1f} s, {counted(verdict['loads'], 'model')} loaded"
+    suites: list[Sequence[str]] = [("suite", *_WORDS.values(), "")]
     for suite in dict.fromkeys(row["suite"] for row in rows):
         mine = [row for row in rows if row["suite"] == suite]
-        numbers = "".join(f"{sum(row['status'] == status for row in mine):>6}" for status in _WORDS)
-        note = "  proves nothing" if all(row["proves_nothing"] for row in mine) else ""
-        lines.append(f"{suite:<14}{numbers}{note}")
+        numbers = [str(sum(row["status"] == status for row in mine)) for status in _WORDS]
+        suites.append((suite, *numbers, "proves nothing" if all(row["proves_nothing"] for row in mine) else ""))
+    head, lines = [wrap(who), "", columns(suites)], list[str]()
     for status, title in (("FAIL", "Failed"), ("INCONCLUSIVE", "Could not be decided")):
         found = [row for row in rows if row["status"] == status and not row["proves_nothing"]]
         if found:
@@ -48,7 +45,7 @@ def table(verdict: dict[str, Any]) -> str:
         by_reason: dict[str, list[str]] = {}
         for suite, says in sorted(reasons):
             by_reason.setdefault(says, []).append(suite)
-        lines += [f"  {', '.join(suites)}: {line(says, _WIDTH)}" for says, suites in by_reason.items()]
+        lines += [f"  {', '.join(names)}: {line(says, _WIDTH)}" for says, names in by_reason.items()]
     guilt = verdict.get("ladders") or []
     if guilt:
         lines += ["", "Guilty step:"]
@@ -59,7 +56,7 @@ def table(verdict: dict[str, Any]) -> str:
             word = _WORDS[claim["status"]]
             lines.append(f"  {word:<5}{claim['name']} ({claim['standing']}): {line(claim['says'], _WIDTH)}")
     lines += ["", _sum(verdict["verdict"], counts)]
-    return "\n".join(lines)
+    return "\n".join([*head, *map(wrap, lines)])
 
 
 class Progress:
@@ -130,4 +127,4 @@ def controls_table(caught: Sequence[Caught], uncovered: Sequence[str]) -> str:
     good = sum(one.good for one in caught)
     untried = sum(not one.tried for one in caught)
     lines.append(f"{good} of {len(caught)} controls rejected" + (f", {untried} could not be tried" if untried else ""))
-    return "\n".join(lines)
+    return "\n".join(map(wrap, lines))

@@ -12,9 +12,7 @@ apart, and no figure is in the other, so that a case has a history.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 from trialbench.report.decide import answer_of, share_facts
 from trialbench.report.levels import levels
@@ -50,7 +48,7 @@ def junit(run: Run, summary: Summary) -> str:
     suites = [
         Suite(
             name,
-            _apart(cases),
+            cases,
             f"{whose}.{name}",
             summary.host or "",
             began,
@@ -60,17 +58,6 @@ def junit(run: Run, summary: Summary) -> str:
         if cases
     ]
     return write(f"trial {summary.run}", suites, timed=True)
-
-
-def _apart(cases: Sequence[Case]) -> list[Case]:
-    """The cases, those of one name numbered: two of one name are one to a CI system."""
-    names: Counter[str] = Counter()
-    found = []
-    for case in cases:
-        names[case.name] += 1
-        again = names[case.name]
-        found.append(case if again == 1 else replace(case, name=f"{case.name} #{again}"))
-    return found
 
 
 def _name(title: str) -> str:

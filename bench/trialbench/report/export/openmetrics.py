@@ -40,9 +40,12 @@ class Family:
         lines = [f"# HELP {name} {self.help}", f"# TYPE {name} gauge"]
         if self.unit:
             lines.append(f"# UNIT {name} {self.unit}")
-        for labels, value in self.samples:
-            shown = ",".join(f'{key}="{_label(text)}"' for key, text in {**common, **labels}.items())
-            lines.append(f"{name}{{{shown}}} {_value(value)}")
+        # One that stands twice makes a reader refuse the whole file; the last counts.
+        series = {
+            ",".join(f'{key}="{_label(text)}"' for key, text in {**common, **labels}.items()): value
+            for labels, value in self.samples
+        }
+        lines += [f"{name}{{{shown}}} {_value(value)}" for shown, value in series.items()]
         return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ from trialbench.show.terminal import screen
 _FORMULA = ("=", "+", "-", "@", "\N{MINUS SIGN}")
 _NO_WIDTH = ("Cf", "Mn", "Me")
 # Where a spreadsheet of another locale, or one that heeds no quotes, begins a new cell.
-_BEGINS = re.compile(r"([;|\t\n])")
+_BEGINS = re.compile(r"([;|\t\n；｜\u037e])")  # of any width; a Greek question mark becomes a semicolon
 
 
 def columns() -> list[str]:

@@ -44,8 +44,8 @@ _POINTS, _STEPS = 400, 300
 _LANES = 8
 # From a lane of flags to the next: the name of the next fits below the ticks of the one before.
 _LANE = 30.0
-# Longer names are cut before they are put beside each other.
-_NAME = 200
+# Names are put beside each other before they are cut to what fits.
+_NAME = 2000
 METRICS: dict[Metric, str] = {
     "latency_ms": "latency",
     "server_ms": "server's own time",

@@ -9,13 +9,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 from trialbench import __version__
-from trialbench.files import write_atomic
+from trialbench.files import is_file, write_atomic
 from trialbench.measure.sample import wall_clock
 from trialbench.report.compare import Row, differences, impacts, run_rows
 from trialbench.report.html import charts
 from trialbench.report.html.page import VERDICTS
 from trialbench.show.figures import Figure
 from trialbench.show.html import render
+from trialbench.show.text import counted
 
 _TEMPLATE = Path(__file__).parent / "templates" / "compare.html.j2"
 
@@ -45,6 +46,7 @@ def write_comparison(paths: Sequence[Path], out: Path, without: Sequence[tuple[s
     measured = [row for row in rows if row.p50][:_MOST_DRAWN]
     document = render(
         _TEMPLATE,
+        title=f"{counted(len(entries), 'run')} side by side",
         entries=entries,
         lost=impacts(rows),
         differences=differences(rows),
@@ -77,8 +79,9 @@ def _medians(rows: Sequence[Row]) -> Figure | None:
 
 
 def _report(row: Row, out: Path) -> str:
-    """Path of the run's own report relative to the page; empty if there is none."""
+    """Path of the run's own report, relative to the page if this is a file; empty if there is none."""
     report = None if row.path is None else row.path / "report.html"
     if report is None or not report.is_file():
         return ""
-    return quote(os.path.relpath(report.resolve(), out.resolve().parent))
+    # Where a page goes that is printed or piped, nobody knows.
+    return quote(os.path.relpath(report.resolve(), out.resolve().parent) if is_file(out) else str(report.resolve()))

@@ -190,7 +190,12 @@ def test_what_a_stranger_says_can_not_act_on_a_terminal(server: Any, say: Callab
     [
         ("plain\n\tschön", "plain\n\tschön"),
         ("\x1b[2J\x00\x07\r\x7f\x9b", "\ufffd[2J" + "\ufffd" * 5),
-        ("\u202e\u200b\u2028\udcff", "\ufffd" * 4),
+        ("\u202e\u2066\u2028\udcff", "\ufffd" * 4),
+        # People's text is left alone.
+        *(
+            (text, text)
+            for text in ("1,5\u00a0m\u202f\u3000\u200b", "\u0645\u06cc\u200c\u0628", "\U0001f468\u200d\U0001f467")
+        ),
         ("", ""),
     ],
 )

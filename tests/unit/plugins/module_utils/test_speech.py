@@ -153,7 +153,7 @@ BROKEN = [
     (wav(LARGE, bits=12), "encoding 1 with 12 bits"),
     (wav(LARGE, encoding=0xFFFE), "encoding 65534"),
     (wav(LARGE, channels=0, block=2), "contradictory format: 0 channels"),
-    (wav(LARGE, rate=0), "contradictory format: 1 channels, 0 Hz"),
+    (wav(LARGE, rate=0), "contradictory format: 1 channel, 0 Hz"),
     (wav(LARGE, block=4), "contradictory format"),
     (wav(LARGE, byte_rate=1), "contradictory format"),
     (wav(struct.pack("<2f", 0.5, math.nan), 32, encoding=3), "not a finite number"),
@@ -236,7 +236,7 @@ def test_a_service_that_speaks(server: Any, reply: Any, tone: Tone) -> None:
     server.routes["/synthesize"] = reply(raw)
     spoken = speech.listen(Speech(f"{server.url}/synthesize"))
     assert spoken.ok
-    assert spoken.found == f"WAV, 1.00 s, 22050 Hz, 1 channel(s), {len(raw)} bytes"
+    assert spoken.found == f"WAV, 1.00 s, 22050 Hz, 1 channel, {len(raw)} bytes"
     assert (spoken.duration_s, spoken.rate_hz, spoken.bytes) == (1.0, 22050, len(raw))
     assert server.asked == [("POST", "/synthesize", b'{"text": "test one two"}')]
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import pytest
 import yaml
 from ansible_collections.edgelab.model_trial.plugins.module_utils import planfile
 from ansible_collections.edgelab.model_trial.plugins.plugin_utils import proving, twins
-from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import Case, Section, junit, page
+from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import Case, Section, junit, page, put
 
 RESTORED = [{"event": "tenant_stopped"}, {"event": "restored"}]
 RETRIED = [{"event": "tenant_retry", "tenant": "db", "attempt": 1, "reason": "exit code 7"}, *RESTORED]
@@ -225,16 +226,38 @@ def test_a_ground_has_the_drills_that_it_can_have() -> None:
 
 
 def test_junit_and_page_hold_what_a_terminal_and_xml_can_not() -> None:
-    cases = [Case("one"), Case("two", "failure", "a\x1b[31m<b>", "more & more"), Case("three", "skipped", "no ground")]
+    acts = "\x1b[31m \x9b \u202e \ud800"
+    cases = [Case("one"), Case("two", "failure", f"a{acts}<b>", "more & more"), Case("three", "skipped", "no ground")]
     text = junit("prove_rollback", cases)
     assert 'tests="3" failures="1" errors="0"' in text
-    assert "\\u001b" in text
+    assert 'classname="prove_rollback.unknown"' in text
+    assert 'classname="prove_rollback.shop"' in junit("prove_rollback", cases, "shop")
     shown = page("Does <x> come back?", cases, [Section("Replaced", ["db: <unit>"]), Section("Nothing", [])])
     assert "two: a" in shown.partition("<table>")[0]
+    for written in (text, shown):
+        assert "\\x1b[31m \\x9b \\u202e \\ud800" in written
+        assert not set(acts.replace(" ", "")) - set("[31m") & set(written)
     assert "&lt;unit&gt;" in shown
     assert "<b>" not in shown
     assert "Nothing" not in shown
-    assert "passed, 1 checks" in page("x", [Case("one")])
+    assert "passed, 1 check<" in page("x", [Case("one")])
+
+
+def test_a_link_and_a_pipe_stay_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("data/file")
+    put(tmp_path / "link", "new \ud800")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "data" / "file").read_text() == "new \\ud800"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="No such device or address"):
+        put(tmp_path / "pipe", "nobody reads it")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    put(tmp_path / "pipe", "new")
+    assert os.read(reader, 10) == b"new"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    put(Path("/dev/null"), "new")
+    assert not Path("/dev/null").is_file()
 
 
 def test_faults_strike_who_can_have_them(plan_data: dict[str, Any]) -> None:
