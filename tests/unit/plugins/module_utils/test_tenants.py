@@ -1414,7 +1414,7 @@ def test_a_tenant_that_is_down_costs_no_walk_over_descriptors(
         ("http://127.0.0.1:8080/health", 8080),
         ("http://localhost/health", 80),
         ("https://[::1]/health", 443),
-        # All of these are answered by whoever listens here.
+        # What listens here answers all of these.
         ("http://127.0.0.2:8080/", 8080),
         ("http://127.1:8080/", 8080),
         ("http://0.0.0.0:8080/", 8080),
