@@ -44,7 +44,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         if loaded["rc"] != 0:
             raise AnsibleActionFail(f"docker load failed on the host: {loaded['stderr'].strip()}")
         if self.execute([*docker, "image", "inspect", "--format={{.Id}}", image])["rc"] != 0:
-            raise AnsibleActionFail(f"docker load answered {loaded['stdout'].strip()!r}, but {image} is not there")
+            raise AnsibleActionFail(
+                f"docker load answered {loaded['stdout'].strip()!r}, but {image} is not there; an image has another ID "
+                "in containerd's image store than in docker's own: use the same one here and there"
+            )
         return {**result, "changed": True, "id": image}
 
     def execute(self, argv: list[str]) -> dict[str, Any]:

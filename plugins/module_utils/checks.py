@@ -192,7 +192,7 @@ def _refused(port: int) -> tuple[bool, str]:
                 False,
                 f"neither refused nor accepted: {errno.errorcode.get(err.errno or 0, '')} {err}".strip(),
             )
-    holders = [f"PID {item.pid} {item.command}" for item in probes.listeners() if item.port == port and item.pid]
+    holders = [f"PID {item.pid} {item.command}" for item in probes.listeners(ports=[port]) if item.pid]
     return False, f"{', '.join(holders) or 'an unknown process'} accepts connections on {port}"
 
 

@@ -230,12 +230,13 @@ def remove(
     labels: Sequence[str] = LABELS,
     run: str = "",
     *,
-    before: Callable[[list[str]], None] | None = None,
+    before: Callable[[list[str], float], None] | None = None,
     limit_s: float = DOCKER_S,
 ) -> int:
     """Remove all containers with one of these labels until none is left; returns how many.
 
-    ``before`` is called with the IDs of the containers about to be removed; all of it takes at most ``limit_s``.
+    ``before`` is called with the IDs of the containers about to be removed, and the seconds that are left for it; all
+    of it takes at most ``limit_s``.
 
     Raises:
         DockerSilent: docker did not answer in time, or failed slowly: a container that can't be killed.
@@ -254,7 +255,7 @@ def remove(
         if slow:
             raise DockerSilent(f"{slow}, and is not tried again now")
         if before and not gone.issuperset(left):
-            before([container for container in left if container not in gone])
+            before([container for container in left if container not in gone], at_most(_LOGS_S))
         gone.update(left)
         asked = time.monotonic()
         try:
@@ -266,7 +267,7 @@ def remove(
             slow = f"{err} (after {took_s:.0f} s)" if took_s > _SLOW_S else ""
             # Another process may already be removing this container; the next listing shows it.
             time.sleep(0.1)
-    raise DockerError(f"containers of {run or 'a trial'} are still there: {', '.join(ids(labels, run))}")
+    raise DockerError(f"containers of {run or 'a trial'} are still there: {', '.join(left)}")
 
 
 def state(name: str, timeout_s: float = _TIMEOUT_S) -> dict[str, Any]:
@@ -370,15 +371,15 @@ def _end_of(path: Path) -> str:
         return file.read(_LOG_BYTES).decode("utf-8", "replace")
 
 
-def save_logs(names: list[str], folder: Path) -> None:
+def save_logs(names: list[str], folder: Path, limit_s: float = _LOGS_S) -> None:
     """Write what these containers printed to ``folder``, one file each; unreadable output is skipped.
 
     docker's own log files are read where they exist, all with one call: tenants are down meanwhile, at most for
-    `_LOGS_S` seconds.
+    ``limit_s`` seconds.
     """
-    deadline = time.monotonic() + _LOGS_S
+    deadline = time.monotonic() + limit_s
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = docker("inspect", "--format", "{{json .LogPath}} {{json .Name}}", *names, timeout_s=_LOGS_S)
+    found = docker("inspect", "--format", "{{json .LogPath}} {{json .Name}}", *names, timeout_s=limit_s)
     for line in found.splitlines():
         path, name = (json.loads(word) for word in line.split(" ", 1))
         log = folder / f"{name.lstrip('/')}.log"

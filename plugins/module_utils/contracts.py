@@ -24,7 +24,20 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import checks, gpu, pictures, probes, production, rehearsal, reload, run, scenes, surroundings, tenants
+from . import (
+    checks,
+    gpu,
+    pictures,
+    probes,
+    production,
+    rehearsal,
+    reload,
+    run,
+    scenes,
+    surroundings,
+    tenants,
+    upgrades,
+)
 from .plan import DEPENDENTS_S, MIB_PER_GB, Gpu, Http, Plan, Site, Tenant
 from .run import Ran
 from .words import counted
@@ -35,6 +48,8 @@ T = TypeVar("T")
 QUESTION_S = 2.5
 TOGETHER_S = 2.9
 MAX_IMAGE_BYTES = 64 << 20
+# The first version with OnSuccess=; what later ones brought is used only where it is there.
+SYSTEMD_MIN = 249
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _IMAGE = re.compile(r"(.+@)?sha256:[0-9a-f]{64}\Z")
 _REVISION = re.compile(r"[0-9a-f]{40}\Z")
@@ -97,7 +112,8 @@ class Host:
         if self.as_root:
             return self.run(argv)
         ran = self.run(("sudo", "-n", *argv))
-        if ran.rc and ran.err.startswith("sudo:"):
+        # sudo-rs has a name of its own.
+        if ran.rc and ran.err.startswith(("sudo:", "sudo-rs:")):
             raise NoSudo(ran.err.strip().splitlines()[0])
         return ran
 
@@ -201,7 +217,7 @@ def _listeners(host: Host, ports: set[int]) -> list[probes.Listener]:
     Raises:
         NoSudo: a holder is a process of another user, and sudo refused.
     """
-    own = [item for item in probes.listeners(host.proc) if item.port in ports]
+    own = probes.listeners(host.proc, ports)
     if all(item.pid for item in own):
         return own
     ran = host.root("ss", "-H", "-ltnp")
@@ -344,6 +360,17 @@ def _healthy(plan: Site, host: Host) -> _Finding:
     return _Finding(well and way.ok, "; ".join(filter(None, [*texts, way.found])), todo)
 
 
+def _too_old(host: Host) -> str:
+    """Why this systemd could not bring the host back; empty where it could, or does not tell its version."""
+    told = re.match(r"systemd (\d+)", host.run(("systemctl", "--version")).out)
+    if told is None or int(told.group(1)) >= SYSTEMD_MIN:
+        return ""
+    return (
+        f"systemd {told.group(1)} is too old: the restore is started by OnSuccess= of the runner's unit, "
+        f"which came with {SYSTEMD_MIN}"
+    )
+
+
 def _way_back(plan: Site, host: Host) -> _Finding:
     """Check that everything that a trial stops, and everything that goes down with it, could be started again.
 
@@ -352,6 +379,7 @@ def _way_back(plan: Site, host: Host) -> _Finding:
     ways = tenants.ways_back([t for t in plan.tenants if t.start or t.name in plan.stop_order], host)
     lost = [f"{name} could not be brought back: {why}" for name, way in ways.items() for why in way.lost]
     warned = [f"warning: {name}: {words}" for name, way in ways.items() for words in way.warned]
+    lost += filter(None, [_too_old(host)])
     lost += _unbounded(plan, host)
     for tenant in plan.tenants:
         twins = tenants.of(tenant).twins(host)
@@ -374,6 +402,13 @@ def _available_mib(proc: Path) -> int:
     raise ValueError(f"{proc}/meminfo has no MemAvailable")
 
 
+_TODO_STEADY = (
+    "correct gpu.steady_gb and the tenants' vram_process, or see who uses the card. A model server that unloads its "
+    "model while it is idle is not supported: switch that off (OLLAMA_KEEP_ALIVE=-1, llama-server without "
+    "--sleep-idle-seconds)"
+)
+
+
 def _vram(plan: Site, wanted: Gpu, host: Host) -> tuple[bool, str, str]:
     """Whether the card is as large as it must be, and used as the inventory says; what was found, and what to do."""
     card = host.card(wanted.index)
@@ -384,7 +419,7 @@ def _vram(plan: Site, wanted: Gpu, host: Host) -> tuple[bool, str, str]:
     vram_gb = vram.total_mib / MIB_PER_GB
     # The trial ends with this same check: a host that fails it now could never pass as restored.
     steady, now = checks.judge_vram(plan, wanted, vram)
-    todo = "" if steady else "correct gpu.steady_gb and the tenants' vram_process, or see who uses the card"
+    todo = "" if steady else _TODO_STEADY
     return steady and vram_gb >= wanted.total_gb_min, f"VRAM {vram_gb:.2f} GB ({card.name}), used: {now}", todo
 
 
@@ -398,7 +433,24 @@ def _room(plan: Site, host: Host) -> _Finding:
     found = f"disk {disk_gb:.1f} GB free, RAM {ram_gb:.1f} GB available, {of_the_card}"
     room = disk_gb >= wanted.disk_gb_min and ram_gb >= wanted.ram_gb_min
     # Disk and RAM are for the candidate's files and its container.
-    return _Finding(room and card_ok, found, todo, trial_only=card_ok)
+    return _Finding(room and card_ok, found, todo, trial_only=card_ok, warning=_may_take_more(plan, ram_gb))
+
+
+_SIZES_GB = {"b": 1 / (1 << 30), "k": 1 / (1 << 20), "m": 1 / (1 << 10), "g": 1.0}
+
+
+def _may_take_more(plan: Site, ram_gb: float) -> str:
+    """That the candidate may take more memory than there is; the kernel would then end a tenant as readily."""
+    if not isinstance(plan, Plan) or plan.rehearsal:
+        return ""
+    size = re.fullmatch(r"(\d+)([bkmg]?)", plan.candidate.memory.lower())
+    wanted_gb = int(size.group(1)) * _SIZES_GB[size.group(2) or "b"] if size else 0.0
+    if wanted_gb <= ram_gb:
+        return ""
+    return (
+        f"the candidate may take {wanted_gb:.1f} GB of RAM (candidate.memory), and {ram_gb:.1f} GB are available; "
+        "llama-server's prompt cache alone takes up to 8 GB: lower candidate.memory, or bound it with --cache-ram"
+    )
 
 
 # 8: Docker
@@ -406,10 +458,13 @@ def _room(plan: Site, host: Host) -> _Finding:
 
 def _gpu_for_docker(access: str, info: dict[str, Any], cdi_dirs: Sequence[Path]) -> str:
     """Why containers would not see the GPU; empty when they would."""
-    if access == "gpus":
-        return "" if "nvidia" in (info.get("Runtimes") or {}) else "docker has no runtime called nvidia"
     if access == "none":
         return ""
+    # Newer versions of Docker find devices by CDI themselves, and serve --gpus with them.
+    if any(str(one.get("ID", "")).startswith("nvidia.com/gpu") for one in info.get("DiscoveredDevices") or []):
+        return ""
+    if access == "gpus":
+        return "" if "nvidia" in (info.get("Runtimes") or {}) else "docker has no runtime called nvidia"
     # An empty list means that CDI is off; older versions of Docker omit the field.
     if info.get("CDISpecDirs") == []:
         return "CDI is off in docker's configuration (features.cdi)"
@@ -432,10 +487,13 @@ def _docker(plan: Plan, host: Host) -> _Finding:
     if ran.rc or not info.get("ServerVersion"):
         errors = "; ".join(info.get("ServerErrors") or []) or ran.first_line()
         return _Finding(False, f"docker does not answer: {errors}", "start docker; see: systemctl status docker")
+    unfit, todo = _unfit(info)
+    if unfit:
+        return _Finding(False, unfit, todo, trial_only=True)
     live_restore = "on" if info.get("LiveRestoreEnabled") else "off"
     names = host.root("docker", "ps", "--quiet").out.split()
     found = f"docker {info['ServerVersion']}, live-restore {live_restore}, {_restart_policies(names, host)}"
-    warning = _open_to_reload(info, names, host)
+    warning = "; ".join(filter(None, [_open_to_reload(info, names, host), _other_store(info)]))
     blind = _gpu_for_docker(plan.candidate.gpu_access, info, host.cdi_dirs)
     if blind:
         # A restore needs docker to remove containers; only a candidate needs the GPU in them.
@@ -445,6 +503,29 @@ def _docker(plan: Plan, host: Host) -> _Finding:
         todo = 'link it into one of these folders: sudo ln -s "$(command -v docker)" /usr/local/bin/docker'
         return _Finding(False, f"{found}; {astray}", todo, warning=warning)
     return _Finding(True, f"{found}; GPU access by {plan.candidate.gpu_access}", warning=warning)
+
+
+def _unfit(info: dict[str, Any]) -> tuple[str, str]:
+    """Why the candidate's container can't be made with this docker, and what to do; empty where it can."""
+    if str(info.get("DockerRootDir", "")).startswith("/var/snap/"):
+        return (
+            "docker is a snap, which sees another /var/lib than the host: the candidate would get empty folders",
+            "install docker from Docker's or the distribution's packages",
+        )
+    if any("name=userns" in str(one) for one in info.get("SecurityOptions") or []):
+        why = "docker remaps the users of containers (userns-remap), and then refuses them the host's network"
+        return why, "try the candidate on a host without userns-remap"
+    return "", ""
+
+
+def _other_store(info: dict[str, Any]) -> str:
+    """That images may have other IDs here than where they were built."""
+    if not any("io.containerd.snapshotter" in str(row) for row in info.get("DriverStatus") or []):
+        return ""
+    return (
+        "docker keeps images in containerd's store, where an image has another ID than in docker's own: build the "
+        "bench image on a controller with the same store (features.containerd-snapshotter), or phase 1 will not find it"
+    )
 
 
 def _open_to_reload(info: dict[str, Any], names: Sequence[str], host: Host) -> str:
@@ -556,12 +637,17 @@ def _pins(plan: Plan, _host: Host) -> _Finding:
 # 12: quiet
 
 
-def _quiet(plan: Site, _host: Host) -> _Finding:
+def _quiet(plan: Site, host: Host) -> _Finding:
     wanted = plan.contracts
 
     def job(question: Http) -> Callable[[], probes.ProbeResult]:
         return lambda: _ask(question)
 
+    upgrading = upgrades.at_work(host.storage, host.proc)
+    if upgrading:
+        return _Finding(
+            False, upgrading, "wait until it has ended: an upgrade may replace the driver, docker or a tenant"
+        )
     answers = [_answer(r) for r in _together([job(q.http) for q in wanted.quiet], QUESTION_S + 0.2)]
     texts = [f"{q.name}: {a.found}" for q, a in zip(wanted.quiet, answers, strict=True)]
     if wanted.operator_confirms_idle:

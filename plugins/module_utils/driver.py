@@ -43,6 +43,9 @@ _BOOT = (
 )
 
 
+_SHARED = "a card that shares the machine's memory (GB10, Jetson) is not supported"
+
+
 class GpuError(Exception):
     """The GPU cannot be read; the message says which call failed and why."""
 
@@ -80,6 +83,7 @@ class _Nvml:
         self._handle = self._call("nvmlDeviceGetHandleByIndex", index)
         self.name = _text(self._call("nvmlDeviceGetName", self._handle))
         self.driver = _text(self._call("nvmlSystemGetDriverVersion"))
+        self._tells_processes()
         self.telemetry = telemetry.FromNvml(nvml, self._handle)
 
     def _call(self, name: str, *args: Any) -> Any:
@@ -87,6 +91,14 @@ class _Nvml:
             return getattr(self._nvml, name)(*args)
         except self._nvml.NVMLError as err:
             raise GpuError(f"NVML's {name} failed: {err}") from err
+
+    def _tells_processes(self) -> None:
+        # What else goes wrong shows at the first reading.
+        with contextlib.suppress(self._nvml.NVMLError):
+            try:
+                self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+            except getattr(self._nvml, "NVMLError_FunctionNotFound", ()) as err:
+                raise GpuError(f"this driver's NVML is too old to list processes: {err}") from err
 
     def _processes(self, kind: str) -> Any:
         try:
@@ -103,7 +115,12 @@ class _Nvml:
         if version is not None:
             with contextlib.suppress(self._nvml.NVMLError):
                 return self._nvml.nvmlDeviceGetMemoryInfo(self._handle, version=version)
-        return self._call("nvmlDeviceGetMemoryInfo", self._handle)
+        try:
+            return self._call("nvmlDeviceGetMemoryInfo", self._handle)
+        except GpuError as err:
+            if isinstance(err.__cause__, self._nvml.NVMLError_NotSupported):
+                raise GpuError(f"the driver does not tell how much memory is used: {_SHARED}") from err
+            raise
 
     def read(self) -> dict[str, Any]:
         memory = self._memory()
@@ -146,7 +163,8 @@ class _Smi:
             name, driver, used, total = rows[0]
             return name, driver, int(used), int(total)
         except (IndexError, ValueError) as err:
-            raise GpuError(f"nvidia-smi's answer is not name, driver, used and total: {rows!r}") from err
+            why = f"; {_SHARED}" if rows and "[N/A]" in rows[0] else ""
+            raise GpuError(f"nvidia-smi's answer is not name, driver, used and total: {rows!r}{why}") from err
 
     def read(self) -> dict[str, Any]:
         *_unused, used_mib, total_mib = self._card()
@@ -167,7 +185,9 @@ def _source(index: int) -> _Nvml | _Smi:
         return _Nvml(nvml, index)
     except GpuError as err:
         # The program brings pynvml, Ansible's modules do not: what one of them reads, the other can read as well.
-        if isinstance(err.__cause__, getattr(nvml, "NVMLError_LibraryNotFound", ())):
+        # And an old driver's library lacks functions that pynvml asks for.
+        lacking = [getattr(nvml, f"NVMLError_{name}", None) for name in ("LibraryNotFound", "FunctionNotFound")]
+        if isinstance(err.__cause__, tuple(filter(None, lacking))):
             return _Smi(index)
         raise
 

@@ -341,7 +341,7 @@ class State:
         return known if isinstance(known, dict) else {}
 
     def _forget_words(self) -> None:
-        for name in ("lease", "furthest", "abort", "asked"):
+        for name in ("lease", "furthest", "abort", "asked", "early"):
             (self.root / name).unlink(missing_ok=True)
 
     def guard(self, run: str, epoch: int) -> Mark:
@@ -393,7 +393,12 @@ class State:
         return found if found in PHASES else PHASES[0]
 
     def ask(self, what: str, who: str) -> None:
-        """Leave a request for the units: ``abort`` (with a reason) or ``asked`` (who wants a restore)."""
+        """Leave a request for the units.
+
+        Args:
+            what: ``abort`` (with a reason), ``asked`` (who wants a restore), ``early`` (who asked before any failed).
+            who: the reason, or the name.
+        """
         write_atomic(self.root / what, json.dumps(who) + "\n")
 
     def asked(self, what: str) -> str:

@@ -21,10 +21,20 @@ PLAN_FORMAT = 1
 A2_GRACE_S = 5.0
 # The time that a whole restore gives docker: listing the containers, reading their output, removing them.
 DOCKER_S = 35.0
-# What the checks may take besides the tenants' answers: VRAM that settles, a card that does not answer, a port.
-CHECKS_S = 10.0
-# A stop that reaches its limit is ended by signal; this is the time for that, and for seeing it.
-STOP_GRACE_S = 10.0
+# One question to systemd or docker may take this long.
+QUESTION_S = 10.0
+# What the checks may take besides the tenants' answers: a card that does not answer, VRAM that settles, a port.
+CHECKS_S = 15.0
+# A stop that reaches its limit is ended by signal; this is the time for that, for docker's answer, and for seeing it.
+STOP_GRACE_S = 15.0
+# So often a restore asks a tenant's health page outside its start limit, each time for as long as an answer may take:
+# who is missing, at the end of a start (twice), and at the end of the settle period.
+LOOKS = 4
+# A tenant that has had its time to load, and is found ill, gets so long to think better of it; and so does a manager
+# that does not tell how its tenant is.
+PATIENCE_S = 3.0
+# What an opening may take besides measuring the live model: prompt, containers, snapshot, marks, the runner's start.
+OPEN_S = 120.0
 # All starts together of the units that went down with tenants: sockets, timers and targets start at once.
 DEPENDENTS_S = 10.0
 
@@ -103,9 +113,24 @@ class Tenant:
         return max(self.stop_limit_s, self.stop_timeout_s)
 
     @property
-    def stop_bound_s(self) -> float:
-        """Upper bound of completing such a stop: waiting for it, and stopping again where the restore has to."""
-        return max(self.stop_limit_s, 2 * self.stop_timeout_s) + STOP_GRACE_S
+    def end_bound_s(self) -> float:
+        """Upper bound of ending it before it is started again: its stop, and signals where that fails."""
+        return self.stop_wait_s + STOP_GRACE_S
+
+    @property
+    def looks_bound_s(self) -> float:
+        """Upper bound of looking at it in a restore, outside its own limits; docker may be silent each time."""
+        answers = LOOKS * self.health.timeout_s if self.health else 0.0
+        return answers + (2 * QUESTION_S + PATIENCE_S if self.kind == "container" else 0.0)
+
+    @property
+    def checks_bound_s(self) -> float:
+        """Upper bound of its checks: each is asked once, and docker is asked whose the answer was."""
+        asked = [one.timeout_s for one in (self.health, self.speech) if one]
+        if self.kind != "container":
+            return sum(asked)
+        # Two programs may tell whether a container can open the card.
+        return sum(asked) + QUESTION_S * (len(asked) + (2 if self.vram_process else 0))
 
 
 @dataclass(frozen=True)
@@ -401,22 +426,29 @@ class Plan(Site):
 
     @property
     def restore_bound_s(self) -> float:
-        """Upper bound of a restore: docker, longest stop, the drain's limit, all starts, A2, settle period, checks.
+        """Upper bound of a restore: docker, stops, the drain's limit, all starts, A2, settle period, looks, checks.
 
-        The runner stops one tenant after another, so only one stop can be under way when it ends.
+        The runner stops one tenant after another, so only one stop can be under way when it ends: a unit's is waited
+        for, and any other's is asked for again after that. Besides, each tenant that runs and is ill has to be ended
+        before its start. A systemd that does not answer has no bound: without it nothing can be started, and the
+        restore is repeated until it answers.
         """
         tenants = [self.tenant(name) for name in self.restore_order]
-        stop = max((tenant.stop_bound_s for tenant in tenants), default=0.0)
-        starts = sum(tenant.start_timeout_s for tenant in tenants)
-        starts += self.dependents_s
-        moves = stop + self.limits.drain_limit_s + starts + self.limits.a2_s + A2_GRACE_S
+        stops = max((tenant.stop_wait_s for tenant in tenants if tenant.kind != "systemd"), default=0.0)
+        stops += sum(tenant.end_bound_s for tenant in tenants)
+        starts = sum(tenant.start_timeout_s + tenant.looks_bound_s for tenant in tenants) + self.dependents_s
+        moves = stops + self.limits.drain_limit_s + starts + self.limits.a2_s + A2_GRACE_S
         return DOCKER_S + moves + self.settle_s + self.checks_bound_s
 
     @property
     def checks_bound_s(self) -> float:
-        """Upper bound of the checks: every tenant is asked once, within its own time limit."""
-        asked = [one.timeout_s for t in self.tenants for one in (t.health, t.speech) if one]
-        return CHECKS_S + sum(asked)
+        """Upper bound of the checks."""
+        return CHECKS_S + sum(tenant.checks_bound_s for tenant in self.tenants)
+
+    @property
+    def open_bound_s(self) -> float:
+        """Upper bound of an opening; one that takes longer takes back what it has done."""
+        return OPEN_S + (0.0 if self.rehearsal else self.limits.measure_s)
 
     @property
     def run_max_s(self) -> float:

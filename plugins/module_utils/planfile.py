@@ -316,8 +316,8 @@ def _check(plan: Plan) -> None:
     if plan.run_max_s <= 0:
         _fail(
             "limits.cap_s",
-            f"more than the restore bound of {plan.restore_bound_s:.0f} s (docker, longest stop, drain limit, "
-            "starts, A2, settle period, checks)",
+            f"more than the restore bound of {plan.restore_bound_s:.0f} s (docker, stops, drain limit, "
+            "starts, A2, settle period, looks, checks)",
             plan.limits.cap_s,
         )
     _check_figures(plan, "")

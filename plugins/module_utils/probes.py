@@ -12,25 +12,27 @@ import collections
 import contextlib
 import functools
 import http.client
+import io
 import json
 import os
 import re
+import socket
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import run
+from . import run, sockets
 from .plan import Http
 from .words import ACTS
 
 # A tenant's answer is untrusted: read no more of it than a health page can need.
 MAX_BODY_BYTES = 1 << 20
 _PART_BYTES = 1 << 16
-_LISTEN = "0A"
 # A question to systemd may take this long.
 _QUESTION_S = 5.0
 
@@ -115,21 +117,79 @@ class _Stay(urllib.request.HTTPRedirectHandler):
         return None
 
 
+class _Hurried(io.RawIOBase):
+    """What a server sends, until a deadline.
+
+    A socket's timeout bounds one read: a server that sends a byte now and then, even of its headers, would block us
+    for hours.
+    """
+
+    def __init__(self, line: socket.socket, deadline: float, timeout_s: float) -> None:
+        self._line, self._raw = line, line.makefile("rb", buffering=0)
+        self._deadline, self._timeout_s, self._begun = deadline, timeout_s, False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        late = f"the answer did not end within {self._timeout_s:g} s"
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError(late)
+        self._line.settimeout(left_s)
+        try:
+            found = self._raw.readinto(buffer)
+        except TimeoutError as err:
+            raise TimeoutError(late if self._begun else str(err)) from err
+        self._begun = True
+        return found
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer that has to come whole, headers and body, within the timeout of its connection."""
+
+    def __init__(self, line: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(line, *args, **options)
+        timeout_s = line.gettimeout() or 0.0
+        unhurried, hurried = self.fp, _Hurried(line, time.monotonic() + timeout_s, timeout_s)
+        self.fp = io.BufferedReader(hurried)
+        unhurried.close()
+
+
+class _Plain(http.client.HTTPConnection):
+    response_class = _Answer
+
+
+class _Secure(http.client.HTTPSConnection):
+    response_class = _Answer
+
+
+class _OverHttp(urllib.request.HTTPHandler):
+    def http_open(self, request: urllib.request.Request) -> Any:
+        return self.do_open(_Plain, request)
+
+
+class _OverHttps(urllib.request.HTTPSHandler):
+    def https_open(self, request: urllib.request.Request) -> Any:
+        return self.do_open(_Secure, request)
+
+
 # Health pages are on the host itself: never go through a proxy from the environment.
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay, _OverHttp, _OverHttps)
 
 
-def _body(reply: Any, limit: int, timeout_s: float) -> bytes:
-    # The socket's timeout bounds one read, not the body: a slow server could block us indefinitely.
-    deadline, parts, left = time.monotonic() + timeout_s, [], limit
+def _body(reply: Any, limit: int) -> bytes:
+    parts, left = [], limit
     while left > 0:
         part = reply.read1(min(left, _PART_BYTES))
         if not part:
             break
         parts.append(part)
         left -= len(part)
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the answer did not end within {timeout_s:g} s")
     return b"".join(parts)
 
 
@@ -150,11 +210,11 @@ def fetch(
         try:
             request = urllib.request.Request(url, data=data, headers=headers)
             with _DIRECT.open(request, timeout=timeout_s) as reply:
-                return reply.status, _body(reply, limit, timeout_s)
+                return reply.status, _body(reply, limit)
         except urllib.error.HTTPError as err:
             # An error status is an answer like any other; reading its body may fail, too.
             with err:
-                return err.code, _body(err, limit, timeout_s)
+                return err.code, _body(err, limit)
     except (http.client.HTTPException, ValueError) as err:
         raise OSError(f"{type(err).__name__}: {err}") from err
 
@@ -364,41 +424,19 @@ def inhabited(unit: str, proc: Path = Path("/proc")) -> bool:
     return bool(members(re.escape(unit), proc))
 
 
-def _listening_inodes(proc: Path) -> dict[str, int]:
-    found = {}
-    for name in ("tcp", "tcp6"):
-        try:
-            lines = (proc / "net" / name).read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            fields = line.split()
-            if fields[3] == _LISTEN:
-                found[fields[9]] = int(fields[1].rsplit(":", 1)[1], 16)
-    return found
+def listeners(proc: Path = Path("/proc"), ports: Collection[int] | None = None) -> list[Listener]:
+    """Listening TCP sockets of the host with their holders, as far as the caller may see.
 
-
-def _links(folder: Path) -> list[str]:
-    # Descriptors come and go during the walk; skip one that is gone.
-    found = []
-    with contextlib.suppress(OSError):
-        for entry in folder.iterdir():
-            with contextlib.suppress(OSError):
-                found.append(os.readlink(entry))
-    return found
-
-
-def listeners(proc: Path = Path("/proc")) -> list[Listener]:
-    """Listening TCP sockets of the host with their holders, as far as the caller may see."""
-    inodes = _listening_inodes(proc)
-    found, named = [], set()
-    for entry in proc.iterdir():
-        if not entry.name.isdigit():
-            continue
-        for link in _links(entry / "fd"):
-            inode = link[8:-1] if link.startswith("socket:[") else ""
-            if inode in inodes:
-                named.add(inode)
-                found.append(Listener(inodes[inode], int(entry.name), command(int(entry.name), proc)))
-    found += [Listener(port, 0, "") for inode, port in inodes.items() if inode not in named]
-    return sorted(set(found), key=lambda item: (item.port, item.pid))
+    Args:
+        proc: where the processes are.
+        ports: only these ports. Where nobody listens on them, this is cheap; otherwise the descriptors of all
+            processes have to be read.
+    """
+    here = {item.inode: item.port for item in sockets.listening(ports, proc)}
+    if not here:
+        return []
+    held = sockets.holders(here, proc)
+    named = {holder.inode for holder in held}
+    found = {Listener(here[holder.inode], holder.pid, command(holder.pid, proc)) for holder in held}
+    found |= {Listener(port, 0, "") for inode, port in here.items() if inode not in named}
+    return sorted(found, key=lambda item: (item.port, item.pid))

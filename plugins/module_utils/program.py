@@ -118,8 +118,17 @@ def _card(trial: plan.Plan) -> gpu.Card | None:
     return gpu.Card(trial.gpu.index) if trial.gpu else None
 
 
-def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
+def open_trial(
+    state: State, run: str, controller: str, undisturbed: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Prepare and open a trial, arm the cap, start the runner, which then waits until it is advanced.
+
+    Args:
+        state: where the marks are.
+        run: its name; its plan is there already.
+        controller: who opens it.
+        undisturbed: called when the trial is open, or before what was done is taken back: from then on nothing
+            interrupts this.
 
     Raises:
         Held: the host is not free.
@@ -141,6 +150,12 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
                 raise runner.PhaseFailed(
                     "a restore would have no bound", "stops that end in time", "; ".join(unbounded), "see contract 6"
                 )
+            lost = services.unfit()
+            if lost:
+                raise runner.PhaseFailed(
+                    "nobody would bring this host back", "the units that phase 1 installed", "; ".join(lost),
+                    "unmask them, or play phase 1 again (--tags acquire); nothing was touched",
+                )  # fmt: skip
             runner.prepare(trial, state, journal)
             # Before the mark, so that every mark is watched.
             if _systemctl("start", watch.TIMER) != 0:
@@ -148,6 +163,7 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
             copy = _keep(state, run)
             epoch = runner.open_trial(trial, state, _card(trial), controller)
         except BaseException as err:
+            undisturbed()
             facts = err.facts if isinstance(err, runner.PhaseFailed) else {"reason": str(err) or "interrupted"}
             state.close()
             stop_watching()
@@ -159,12 +175,14 @@ def open_trial(state: State, run: str, controller: str) -> dict[str, Any]:
     try:
         start_runner(trial, state, epoch, copy)
     except (OSError, KeyboardInterrupt) as err:
+        undisturbed()
         restore(state, "host", wait=True)
         if isinstance(err, KeyboardInterrupt):
             raise
         raise runner.PhaseFailed(
             "the runner did not start", "mt-run.service active", str(err), "no tenant was touched"
         ) from err
+    undisturbed()
     return {"run": run, "epoch": epoch}
 
 
@@ -183,23 +201,42 @@ def _deaf_to_hangups() -> Iterator[None]:
         signal.signal(signal.SIGHUP, before)
 
 
-@contextlib.contextmanager
-def _whole_opening() -> Iterator[None]:
-    # An interrupted opening would leave containers, or a mark without a runner; a complete one ends when its
-    # lease lapses. One that is asked to end takes back what it has done, once and undisturbed.
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+class _Late(KeyboardInterrupt):
+    """The opening has used up its time. Like a person's interrupt, it passes whatever handles errors on its way."""
 
-    def end(_number: int, _frame: object) -> None:
+
+@contextlib.contextmanager
+def _whole_opening(limit_s: float) -> Iterator[Callable[[], None]]:
+    # An interrupted opening would leave containers, or a mark without a runner; a complete one ends when its
+    # lease lapses. One that is asked to end, or takes too long, takes back what it has done, once and undisturbed.
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
+
+    def undisturbed() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number in before:
             signal.signal(number, signal.SIG_IGN)
+
+    def end(number: int, _frame: object) -> None:
+        undisturbed()
+        if number == signal.SIGALRM:
+            raise _Late(f"the opening did not end within {limit_s:.0f} s")
         raise KeyboardInterrupt
 
     for number in before:
         signal.signal(number, end)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
         with _deaf_to_hangups():
-            yield
+            yield undisturbed
+    except _Late as err:
+        raise runner.PhaseFailed(
+            str(err),
+            f"prompt, containers, samples of the live model and snapshot within {limit_s:.0f} s",
+            "what was under way, see: journalctl -t model-trial, docker ps --all",
+            "no tenant was touched; find out what is slow (docker, systemd, the disk), or raise limits.measure_s",
+        ) from err
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
 
@@ -293,6 +330,11 @@ def _attempts(entries: list[dict[str, Any]]) -> tuple[int, str]:
     return failed, ends[-1]["restored_by"] if cut_off else ""
 
 
+def _is_back(entries: list[dict[str, Any]]) -> bool:
+    ends = [e["event"] for e in entries if e["event"] in ("restore_started", "restore_failed", "restored")]
+    return ends[-1:] == ["restored"]
+
+
 def pause_s(failed: int) -> float:
     """How long to wait after this many incomplete restores in a row."""
     return min(RETRY_MAX_S, 2.0 ** min(failed - 1, RETRY_DOUBLINGS)) if failed else 0.0
@@ -354,6 +396,11 @@ def restore_now(state: State) -> int:
         # Any failure is reported, counted and retried, even a bug in this program.
         failed += 1
         reason = _reason(err)
+        if trial and state.mark() is None and not _is_back(read(state.journal_path(name))):
+            # Without it nobody would restore what is missing.
+            with contextlib.suppress(OSError):
+                state.open(mark)
+            reason += "; the open mark had been removed meanwhile, and is there again"
         if trial is None:
             reason += f"; put the plan back, or start the tenants by hand and then remove {state.root / 'open'}"
         journal.write("restore_failed", restored_by=by, reason=reason, next_try_s=pause_s(failed))
@@ -409,13 +456,26 @@ def run_window(state: State) -> int:
 
 def restore(state: State, by: str, *, wait: bool) -> int:
     """Ask for a restore by starting ``mt-restore``; systemd merges callers."""
-    if state.mark() is not None:
+    mark = state.mark()
+    if mark is not None:
         # On a full disk the request cannot be written; the restore itself needs no space.
         with contextlib.suppress(OSError):
+            _note_what_was_seen(state, mark, by)
             state.ask("asked", by)
     if wait:
         return 1 if _systemctl("start", services.RESTORER, limit_s=RESTORE_WAIT_S) else 0
     return 1 if _systemctl("start", "--no-block", services.RESTORER) else 0
+
+
+def _note_what_was_seen(state: State, mark: Mark, by: str) -> None:
+    # Who asks after a failed restore has seen to what was broken. A play asks at the end of its own trial, before the
+    # host has tried at all.
+    if by in restorer.UNATTENDED:
+        return
+    if any(e["event"] == "restore_failed" for e in read(state.journal_path(mark.run))):
+        state.take("early")
+    else:
+        state.ask("early", by)
 
 
 def watch_over(state: State) -> int:
@@ -713,8 +773,9 @@ def _act(args: argparse.Namespace, state: State) -> int:
             return 0
         return abort(state, mark.run, args.by or "hand")
     elif verb == "open":
-        with _whole_opening():
-            opened = open_trial(state, args.run, args.controller or os.environ.get("SUDO_USER", "unknown"))
+        controller = args.controller or os.environ.get("SUDO_USER", "unknown")
+        with _whole_opening(_load(state, args.run).open_bound_s) as undisturbed:
+            opened = open_trial(state, args.run, controller, undisturbed)
         _say(json.dumps(opened))
     elif verb == "advance":
         if args.phase not in PHASES:

@@ -38,7 +38,7 @@ from . import (
     units,
 )
 from .journal import Journal, State, boot_id, read, read_json, seconds, wall, write_atomic
-from .plan import A2_GRACE_S, DEPENDENTS_S, DOCKER_S, Plan, Tenant
+from .plan import A2_GRACE_S, DEPENDENTS_S, DOCKER_S, PATIENCE_S, Plan, Tenant
 from .probes import ProcessId
 
 POLL_S = 0.05
@@ -53,9 +53,6 @@ MOVES = ("tenant_stopping", "tenant_stopped", "tenant_not_stopped", "tenant_star
 SEE_S = 0.05
 # A failed start is retried after these pauses; after that the next restore tries again.
 RETRY_S = (0.5, 1.0)
-# A tenant that has had its time to load, and is found ill, gets so long to think better of it; and so does a manager
-# that does not tell how its tenant is.
-PATIENCE_S = 3.0
 # No failure with one tenant, not even a bug of ours, may keep the next one down.
 TROUBLE = (Exception,)
 # Requests that no person made: systemd at the runner's end, systemd at boot, and the watch.
@@ -240,7 +237,7 @@ class Restorer:
         """
         manager = tenants.of(tenant).knows_its_stops
         begun = self.again(lambda: tenants.stop_under_way(tenant))
-        asked = not manager and self.asked_to_stop(tenant)
+        asked = not manager and self.asked_to_stop(tenant) and not self.outlived(tenant)
         if not begun and not (asked and self.again(lambda: tenants.runs(tenant))):
             return
         found = begun.found if begun else "it was asked to stop, and not seen to end"
@@ -280,6 +277,25 @@ class Restorer:
         """Whether the journal's last event about a tenant is a begun stop; no process outlives a boot."""
         moves = [e for e in self.past if e.get("tenant") == tenant.name and e["event"] in MOVES and not e.get("begun")]
         return bool(moves) and moves[-1]["event"] == "tenant_stopping" and moves[-1]["boot_id"] == boot_id()
+
+    def outlived(self, tenant: Tenant) -> bool:
+        """Whether the stop that was asked for has ended what it could, though a tenant runs.
+
+        A watchdog, a supervisor or its own stop may have started it again; to end that would never succeed. What the
+        tenant has only forked since would end with it: so it has to outlive the time that the stop may take.
+        """
+        asked = [e for e in self.past if e["event"] == "tenant_stopping" and e["tenant"] == tenant.name]
+        process = tenants.of(tenant).find()
+        if not asked or process is None or tenants.lives(tenant):
+            return False
+        since_s = asked[-1]["t_s"]
+        if probes.age_s(process.pid) >= time.monotonic() - since_s:
+            return False
+        found = f"it was asked to stop and has ended, and PID {process.pid} has come since"
+        self.journal.write("tenant_in_flight", tenant=tenant.name, found=found)
+        while time.monotonic() < since_s + tenant.stop_wait_s and probes.alive(process):
+            time.sleep(POLL_S)
+        return True
 
     def end(self, tenant: Tenant) -> None:
         """Stop a tenant that has to be started again."""
@@ -403,7 +419,8 @@ class Restorer:
     @property
     def repaired(self) -> bool:
         """Whether a person asks again after a failed restore: what was broken has been seen to."""
-        return self.by not in UNATTENDED and any(e["event"] == "restore_failed" for e in self.past)
+        failed = any(e["event"] == "restore_failed" for e in self.past)
+        return failed and self.by not in UNATTENDED and self.state.asked("early") != self.by
 
     def missing(self) -> list[Tenant]:
         """Tenants that ran when the trial opened and are not healthy now, in the order in which they must come back."""
@@ -472,10 +489,10 @@ class Restorer:
         if containers.RUN_LABEL in labels:
             self.journal.write("containers_removed", count=count)
 
-    def keep_logs(self, names: list[str]) -> None:
+    def keep_logs(self, names: list[str], limit_s: float) -> None:
         """Keep what the run's containers printed; only a docker that hangs is a failure."""
         try:
-            containers.save_logs(names, self.run_dir / "logs")
+            containers.save_logs(names, self.run_dir / "logs", limit_s)
         except containers.DockerSilent:
             raise
         except TROUBLE:
@@ -515,7 +532,8 @@ class Restorer:
             target_mib=target,
             tolerance_mib=limits.drain_tolerance_mib,
             min_s=min_s,
-            limit_s=min_s if loads else limits.drain_limit_s,
+            # The card may have taken some of the limit to answer.
+            limit_s=min_s if loads else max(min_s, limits.drain_limit_s - (time.monotonic() - began)),
             blind_s=BLIND_S,
         )
         facts: dict[str, Any] = {

@@ -34,6 +34,7 @@ from . import (
     snapshot,
     standstill,
     tenants,
+    upgrades,
 )
 from .journal import (
     PHASES,
@@ -313,6 +314,7 @@ class Runner:
         # The session whose samples are being taken.
         self.measuring = ""
         self._looked = 0.0
+        self.upgrades: upgrades.Hold | None = None
 
     @property
     def card(self) -> gpu.Card:
@@ -350,6 +352,13 @@ class Runner:
             raise PhaseFailed(
                 "this run is stale", f"epoch {self.epoch}", f"epoch {state.epoch()}", "the host is restored"
             )
+        if state.mark() is None:
+            # Without it a restore would find nothing to do, and the tenants would stay down.
+            state.open(Mark(plan.run, self.epoch, boot_id(), wall(), "its own runner"))
+            raise PhaseFailed(
+                "the open mark was removed by another party", f"{state.root / 'open'} until the host is back",
+                "no such file; it is there again", "to end a run: sudo model-trial abort",
+            )  # fmt: skip
         who = state.asked("abort")
         if who:
             raise PhaseFailed(f"aborted by {who}")
@@ -566,6 +575,16 @@ class Runner:
             if tenants.ports(tenant) & tenants.ports_of([condition.http.url for condition in plan.contracts.quiet]):
                 tenants.watch(asked, tenant)
         self._judge(asked.look(sure=True))
+        try:
+            # Until the end of this process: an upgrade begun in the window may replace the driver, docker or a tenant.
+            self.upgrades = upgrades.Hold()
+        except upgrades.Busy as err:
+            raise PhaseFailed(
+                "the host is not quiet",
+                "no package manager at work",
+                str(err),
+                "nothing was stopped; try when it has ended",
+            ) from err
         loud = [c for c in contracts.quiet(plan) if not c.ok]
         self._judge(asked.look(sure=True))
         if loud:

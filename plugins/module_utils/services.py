@@ -13,16 +13,36 @@ import sys
 import time
 from pathlib import Path
 
-from . import run
+from . import run, units
 from .journal import State
 
 RUNNER, RESTORER = "mt-run.service", "mt-restore.service"
 UNITS = (RUNNER, RESTORER)
+# They ask for the restore after a boot, and where nobody is at work on it.
+RECOVER, LOOK = "mt-recover.service", "mt-watch.service"
 # How long systemd may take to answer, or to start a unit without waiting for its end.
 SYSTEMD_S = 60.0
 # systemd forgets the previous run's unit a moment after its end, and a restore ends a moment after it has removed the
 # mark; until then, systemd refuses a new unit.
 FORGOTTEN_S, POLL_S = 10.0, 0.2
+
+
+def unfit() -> list[str]:
+    """Why nobody would bring the host back, because a unit is gone or masked; empty where somebody would.
+
+    systemd would start the runner all the same, and tell nobody that its `OnFailure=` leads nowhere.
+
+    Raises:
+        OSError: systemd did not answer.
+    """
+    known = units.show(lambda argv: run.command(argv, SYSTEMD_S), [RESTORER, RECOVER, LOOK])
+    found = []
+    for name in (RESTORER, RECOVER, LOOK):
+        unit = known.get(name)
+        state = unit.facts.get("LoadState", "unknown") if unit else "unknown"
+        if state != "loaded":
+            found.append(f"{name} is {state}")
+    return found
 
 
 def runner_command(program: Path, max_s: float) -> list[str]:

@@ -25,6 +25,8 @@ _ANSWER_S = 1.0
 # From linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h and net/tcp_states.h.
 _SOCK_DIAG, _BY_FAMILY, _REQUEST_DUMP, _ERROR, _DONE = 4, 20, 0x301, 2, 3
 _LISTEN = 10
+# In a question, this port stands for any.
+_ALL = 0
 _HEADER = struct.Struct("=IHHII")
 # Family, protocol, states; then the port, and 46 zero bytes that stand for any address.
 _QUESTION = struct.Struct("=BBxxI2s46x")
@@ -50,13 +52,14 @@ class Holder:
     fd: str
 
 
-def listening(ports: Collection[int], proc: Path = PROC) -> list[Socket]:
-    """The sockets that listen on any of these ports, on any address."""
+def listening(ports: Collection[int] | None, proc: Path = PROC) -> list[Socket]:
+    """The sockets that listen on any of these ports, on any address; None means all ports."""
     if proc == PROC:
         # A kernel may be built without this interface, or a sandbox may forbid it.
         with contextlib.suppress(OSError):
-            return sorted({item for port in ports for item in _asked(port)}, key=lambda item: (item.port, item.inode))
-    return [item for item in _table(proc) if item.port in ports]
+            found = {item for port in ([_ALL] if ports is None else ports) for item in _asked(port)}
+            return sorted(found, key=lambda item: (item.port, item.inode))
+    return [item for item in _table(proc) if ports is None or item.port in ports]
 
 
 def _asked(port: int) -> list[Socket]:
@@ -69,7 +72,7 @@ def _asked(port: int) -> list[Socket]:
             kernel.send(header + question)
             found += _answer(kernel)
     # A kernel that ignores the port in the question returns all listening sockets.
-    return [item for item in found if item.port == port]
+    return [item for item in found if port in (_ALL, item.port)]
 
 
 def _answer(kernel: socket.socket) -> list[Socket]:

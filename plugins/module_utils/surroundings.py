@@ -13,17 +13,16 @@ import contextlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import containers, probes, run, tenants, units
-from .plan import Plan, Site, Tenant
+from . import containers, probes, run, sockets, tenants, units
+from .plan import QUESTION_S, Plan, Site, Tenant
 from .units import Runs, Unit
 
-# Time limit of one question to systemd or docker. At the end of a restore the tenants are already up.
-_QUESTION_S = 10.0
 # Unit types that keep running. Mounts come and go with containers and sessions; targets run nothing.
 _LASTING = ("service", "socket", "timer", "path")
 # Units that are not the host's own: the trial's, and those that start and end with a login.
@@ -37,7 +36,7 @@ _NAME = re.compile(r"[^A-Za-z0-9._-]")
 
 
 def _ask(argv: Any) -> run.Ran:
-    return run.command(argv, _QUESTION_S)
+    return run.command(argv, QUESTION_S)
 
 
 # ---- what goes down with a tenant ----
@@ -214,7 +213,7 @@ def _containers() -> dict[str, str] | None:
     labels = "".join(f",{{{{json (.Label {json.dumps(label)})}}}}" for label in containers.LABELS)
     form = f"[{{{{json .ID}}}},{{{{json .Names}}}}{labels}]"
     try:
-        out = containers.docker("ps", "--no-trunc", "--format", form, timeout_s=_QUESTION_S)
+        out = containers.docker("ps", "--no-trunc", "--format", form, timeout_s=QUESTION_S)
         rows = [json.loads(line) for line in out.splitlines()]
     except (containers.DockerError, ValueError):
         return None
@@ -287,16 +286,17 @@ def fallen(before: Mapping[str, Any], stopped: Iterable[str], but: Iterable[str]
 
 
 def start(unit: Unit, limit_s: float) -> None:
-    """Start a unit that went down with a tenant.
+    """Start a unit that went down with a tenant, within ``limit_s`` in all.
 
     Raises:
         TenantError: systemd refused.
         OSError: systemd did not answer in time; the start continues.
     """
     # A unit that has failed too often refuses to start until its counter is reset.
+    deadline = time.monotonic() + limit_s
     run.command(["systemctl", "reset-failed", "--", unit.id], limit_s)
     argv = units.start_command(unit)
-    done = run.command(argv, limit_s)
+    done = run.command(argv, max(0.0, deadline - time.monotonic()))
     if done.rc:
         raise tenants.TenantError(f"{' '.join(argv)} ended with {done.rc}: {probes.printable(done.err.strip())}")
 
@@ -328,7 +328,7 @@ def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool) -> 
     if running is not None:
         absent = [name for name in before["containers"] if name not in running]
         found.others.extend(f"container {name} is no longer running" for name in absent)
-    listening = {item.port for item in probes.listeners()}
+    listening = {item.port for item in sockets.listening(None)}
     for row in before.get("listeners") or []:
         if row["port"] in listening:
             continue

@@ -11,6 +11,7 @@ of their own, so that they outlive their caller, and with the identity that the 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -19,6 +20,7 @@ import re
 import secrets
 import shlex
 import signal
+import socket
 import stat
 import time
 import urllib.parse
@@ -32,13 +34,15 @@ from . import identity, probes, run, units
 from .gpu import Holder
 from .journal import private
 from .owners import Ports
-from .plan import Tenant
+from .plan import QUESTION_S, Tenant
 from .probes import Listener, ProcessId
 from .run import Ran
 
 POLL_S = 0.05
 # How long a killed process may take to be gone.
 KILL_S = 5.0
+# What is found for so long after a stop was started again by another party.
+AGAIN_S = 1.0
 # What a unit's timeouts are when systemd gives them no end.
 FOREVER_S = math.inf
 # So many lines are read of a log, and so many of them told: most may be answers to our own questions.
@@ -53,15 +57,12 @@ _BOOT_UNIT = re.compile(r"(?<!\S)[\w@:.\\-]+\.service(?![\w.-])")
 _FIRST_LOGIN_UID = 1000
 _LOGIND = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
 _TAIL_BYTES = 1 << 18
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What listens on a published port for a container, as root.
 _DOCKER_LISTENS = ("docker-proxy", "dockerd")
 # Opens the device that every use of an NVIDIA card begins with. Its exit status is one of the next line where the
 # container has no such device.
 _OPEN_CARD = "test -e /dev/nvidiactl || exit 126; exec 3</dev/nvidiactl"
 _NOT_THERE = (126, 127)
-# A question to systemd or docker may take this long.
-_QUESTION_S = 10.0
 # Asking systemd or docker whether a started tenant has ended costs more than a poll may.
 _ENDED_EVERY_S = 0.5
 # What a start of a container needs, as a template of docker: an object a line.
@@ -96,6 +97,10 @@ class NotBegun(TenantError):
     """Its stop command could not be run at all: nothing was begun with the tenant."""
 
 
+class StartedAgain(TenantError):
+    """It has ended, and another party has started it again at once: to end it once more would change nothing."""
+
+
 class NotThere(TenantError):
     """Its manager knows no such tenant: nothing of it runs, and nothing can be started."""
 
@@ -120,10 +125,10 @@ class _Here:
     proc = Path("/proc")
 
     def run(self, argv: Sequence[str], /) -> Ran:
-        return run.command(argv, _QUESTION_S)
+        return run.command(argv, QUESTION_S)
 
     def root(self, *argv: str) -> Ran:
-        return run.command(argv, _QUESTION_S)
+        return run.command(argv, QUESTION_S)
 
 
 HERE = _Here()
@@ -533,7 +538,7 @@ class Systemd(_Managed):
 
     def start(self, log: Path, limit_s: float) -> str:
         # A unit that failed too often refuses to start until its counter is reset.
-        run.command(["systemctl", "reset-failed", self.tenant.unit], _QUESTION_S)
+        run.command(["systemctl", "reset-failed", self.tenant.unit], QUESTION_S)
         self.command(["systemctl", "start", self.tenant.unit], limit_s, log)
         return ""
 
@@ -543,7 +548,7 @@ class Systemd(_Managed):
 
     def words(self, log: Path) -> str:
         argv = ["journalctl", "-u", self.tenant.unit, "-n", str(_LOG_LINES), "--no-pager", "-o", "cat"]
-        return run.command(argv, _QUESTION_S).out
+        return run.command(argv, QUESTION_S).out
 
     def start_command(self) -> str:
         return f"sudo systemctl start {self.tenant.unit}"
@@ -582,7 +587,8 @@ class _Commands(Kind):
             return known if known in found else next(iter(found), None)
         if not self.tenant.port:
             return None
-        held = (item for item in probes.listeners() if item.port == self.tenant.port and item.pid)
+        # While it is down nobody listens there, and this is asked every second.
+        held = (item for item in probes.listeners(ports=[self.tenant.port]) if item.pid)
         return probes.identify(next((item.pid for item in held if owns(self.tenant, item, HERE)), 0))
 
     def claims(self, item: Listener, host: Host) -> bool:
@@ -770,7 +776,7 @@ class Container(_Managed):
 
     @property
     def _stop(self) -> list[str]:
-        return ["docker", "stop", "--time", str(int(self.tenant.stop_timeout_s)), self.tenant.container]
+        return ["docker", "stop", "-t", str(int(self.tenant.stop_timeout_s)), self.tenant.container]
 
     def begun(self) -> Begun | None:
         # docker does not show that it waits for a container's end; the client that asked may still run.
@@ -779,7 +785,7 @@ class Container(_Managed):
 
     def restarts(self) -> int:
         argv = ["docker", "inspect", "--format", "{{.RestartCount}}", self.tenant.container]
-        found = run.command(argv, _QUESTION_S).out.strip()
+        found = run.command(argv, QUESTION_S).out.strip()
         return int(found) if found.isdigit() else 0
 
     def stop(self, log: Path) -> None:
@@ -793,7 +799,7 @@ class Container(_Managed):
         return "" if self.seen().running else "its container has ended"
 
     def words(self, log: Path) -> str:
-        reply = run.command(["docker", "logs", "--tail", str(_LOG_LINES), self.tenant.container], _QUESTION_S)
+        reply = run.command(["docker", "logs", "--tail", str(_LOG_LINES), self.tenant.container], QUESTION_S)
         return reply.out + reply.err
 
     def start_command(self) -> str:
@@ -841,7 +847,7 @@ class Container(_Managed):
         return found
 
     def definition(self) -> dict[str, bytes]:
-        reply = run.command(["docker", "inspect", "--type", "container", self.tenant.container], _QUESTION_S)
+        reply = run.command(["docker", "inspect", "--type", "container", self.tenant.container], QUESTION_S)
         if reply.rc != 0:
             raise TenantError(f"{self.tenant.name}: {probes.printable(reply.err.strip())}")
         labels = [(box.get("Config") or {}).get("Labels") for box in json.loads(reply.out)]
@@ -887,7 +893,7 @@ class Process(_Commands):
             text = super().words(log)
         if self._printer:
             argv = ["journalctl", f"--identifier=trial-{self.tenant.name}", "-n", str(_LOG_LINES)]
-            text += run.command([*argv, "--no-pager", "-o", "cat"], _QUESTION_S).out
+            text += run.command([*argv, "--no-pager", "-o", "cat"], QUESTION_S).out
         return text + _tail(self.before.output, _uid(self.tenant.user))
 
 
@@ -999,7 +1005,7 @@ def _scope(what: str, tenant: str) -> str:
 
 def _end_scope(scope: str) -> None:
     with contextlib.suppress(OSError):
-        run.command(["systemctl", "kill", "--signal=KILL", scope], _QUESTION_S)
+        run.command(["systemctl", "kill", "--signal=KILL", scope], QUESTION_S)
     # What was killed is gone a moment later, and must not be taken for a tenant that loads.
     deadline = time.monotonic() + KILL_S
     while probes.inhabited(scope) and time.monotonic() < deadline:
@@ -1105,12 +1111,30 @@ def ports_of(urls: Iterable[str]) -> set[int]:
     return {_port(url) for url in urls} - {0}
 
 
+@functools.cache
+def _is_here(name: str) -> bool:
+    """Whether a name or an address is this host's: only what is its own can be bound."""
+    if name in ("localhost", socket.gethostname()):
+        return True
+    family, address = socket.AF_INET6, name
+    with contextlib.suppress(OSError):
+        # There are many ways to write one of version 4.
+        family, address = socket.AF_INET, socket.inet_ntoa(socket.inet_aton(name))
+    if family == socket.AF_INET6 and ":" not in name:
+        # A name: to look it up would ask another machine.
+        return False
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.bind((address, 0))
+        return True
+    return False
+
+
 def _port(url: str) -> int:
     """The port of this host that an address leads to; 0 where it leads elsewhere."""
     # What can't be read as an address is not asked either.
     with contextlib.suppress(ValueError):
         parts = urllib.parse.urlsplit(url)
-        if parts.hostname in _LOOPBACK:
+        if parts.hostname and _is_here(parts.hostname):
             return parts.port or (443 if parts.scheme == "https" else 80)
     return 0
 
@@ -1143,7 +1167,7 @@ def _held(item: Listener, host: Host) -> str:
 
 def foreign(tenant: Tenant) -> str:
     """`strangers` on this host, as of now."""
-    return strangers(tenant, probes.listeners(), HERE)
+    return strangers(tenant, probes.listeners(ports=ports(tenant)), HERE)
 
 
 def look(tenant: Tenant) -> Condition:
@@ -1193,6 +1217,24 @@ def _rest(kind: Kind, process: ProcessId | None) -> str:
     return f"it still runs ({seen.found})" if seen.running else ""
 
 
+def lives(tenant: Tenant) -> bool:
+    """Whether anything of the tenant from before the trial still lives: its process, or what descended from it."""
+    known = identity.before(tenant)
+    return any(probes.alive(process) for process in (known.process, *known.family) if process)
+
+
+def _again(kind: Kind, process: ProcessId | None, began: float) -> str:
+    """What has been started in place of a process that was stopped, in words; empty where nothing was."""
+    if process is None or probes.alive(process):
+        return ""
+    with contextlib.suppress(TenantError, OSError):
+        fresh = kind.find()
+        # Another of its old processes is older than the stop.
+        if fresh and probes.age_s(fresh.pid) < time.monotonic() - began:
+            return f"PID {fresh.pid}, {probes.command(fresh.pid)}"
+    return ""
+
+
 def stop(tenant: Tenant, log: Path) -> float:
     """Stop a tenant and wait until it is down, as its manager says, and its process is gone.
 
@@ -1201,7 +1243,8 @@ def stop(tenant: Tenant, log: Path) -> float:
 
     Raises:
         NotBegun: its stop command could not be run at all.
-        TenantError: it still runs after its ``stop_timeout_s``, or its stop failed: what was begun goes on.
+        TenantError: it still runs after its ``stop_timeout_s``, another party has started it again, or its stop failed:
+            what was begun goes on.
     """
     began, kind, process = time.monotonic(), of(tenant), None
     # A manager that does not answer refuses the stop, too.
@@ -1213,10 +1256,19 @@ def stop(tenant: Tenant, log: Path) -> float:
         raise TenantError(f"{tenant.name}: still stopping after {tenant.stop_timeout_s:.0f} s") from err
     except OSError as err:
         raise NotBegun(f"{tenant.name}: its stop command cannot be run: {err}") from err
-    rest = _rest(kind, process)
+    rest, again_s = _rest(kind, process), 0.0
     while rest:
-        if time.monotonic() - began > tenant.stop_timeout_s + 1:
+        now = time.monotonic()
+        if now - began > tenant.stop_timeout_s + 1:
             raise TenantError(f"{tenant.name}: {rest} after {tenant.stop_timeout_s:.0f} s")
+        # Its own stop may use a program of its name for a moment.
+        again = _again(kind, process, began)
+        again_s = (again_s or now) if again else 0.0
+        if again and now - again_s > AGAIN_S:
+            raise StartedAgain(
+                f"{tenant.name}: it has ended, and another party has started it again at once ({again}); find what "
+                "does (a supervisor, Restart= of a unit, a watchdog, its own stop), and pause it or name its unit"
+            )
         time.sleep(POLL_S)
         rest = _rest(kind, process)
     return time.monotonic() - began
@@ -1254,13 +1306,14 @@ def end(tenant: Tenant, log: Path) -> float:
 
     Raises:
         NotBegun: its stop command could not be run at all; no signal was sent.
+        StartedAgain: another party has started it again; that one was sent no signal.
         TenantError: it is still there.
     """
     began, kind = time.monotonic(), of(tenant)
     process, trouble = kind.find(), None
     try:
         stop(tenant, log)
-    except NotBegun:
+    except (NotBegun, StartedAgain):
         raise
     except TenantError as err:
         trouble = err

@@ -32,7 +32,7 @@ HEALTHY_AFTER_S = 0.5
 SETTLE_S = 1.0
 LIMITS: Mapping[str, Any] = {
     # More than the bound of any restore within the other limits.
-    "cap_s": 900, "drain_min_s": 3, "drain_limit_s": 20, "lease_s": 10, "a2_s": 5, "measure_s": 30,
+    "cap_s": 1000, "drain_min_s": 3, "drain_limit_s": 20, "lease_s": 10, "a2_s": 5, "measure_s": 30,
     "request_timeout_s": 5,
 }  # fmt: skip
 # Kinds of units that stand-ins can be, and the kinds of tenants that commands of the inventory start.

@@ -21,7 +21,7 @@ CALL = "curl -sf -X POST -H 'Content-Type: application/json' -d '{\"active\": %s
 # Memory that lingers longer than the window's drain may take, and shorter than two drains; with room on either side.
 LINGER_S, DRAIN_LIMIT_S = 20, 13
 LIMITS = {
-    "cap_s": 600,
+    "cap_s": 800,
     "drain_min_s": 1,
     "drain_limit_s": DRAIN_LIMIT_S,
     "a2_s": 5,

@@ -230,7 +230,7 @@ def test_a_disposable_host_with_real_units(
     inside(name, f"{reset}; {f'touch /srv/shop/{broken}' if broken else 'true'}")
     code, cases, said = pipeline.prove(
         {**RIGHT, **host, "trial_tenants": limited, **orders, "trial_settle_s": 1,
-         "trial_limits": {"cap_s": 600, "drain_limit_s": 20, "lease_s": 10}},
+         "trial_limits": {"cap_s": 800, "drain_limit_s": 20, "lease_s": 10}},
         prove_rollback_ground="host",
     )  # fmt: skip
     assert (code == 0) is (not words), said

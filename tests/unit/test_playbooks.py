@@ -149,6 +149,12 @@ def played(
         ([], ["--skip-tags", "molecule-notest,notest,molecule-idempotence-notest"], ""),
         (["preflight", "acquire"], ["--skip-tags", "all"], "all"),
         ([], ["--tags", "always"], "always"),
+        # These skip whatever a task could say.
+        (["preflight", "acquire"], ["--skip-tags", "always"], "always"),
+        (["preflight", "acquire"], ["--tags", "preflight", "--skip-tags", "always"], "always"),
+        (["preflight", "acquire"], ["--skip-tags", "tagged"], "tagged"),
+        (["preflight", "acquire"], ["--skip-tags", "untagged"], "untagged"),
+        ([], ["--skip-tags", "all,always"], "all, always"),
         (["preflight", "acquire"], ["--tags", "acquire", "--skip-tags", "preflight"], ""),
         ([], [], ""),
     ],
@@ -160,7 +166,35 @@ def test_tags_that_no_task_has_are_refused(known: list[str], options: list[str],
     if found:
         words = in_words(done)
         assert ("Expected tags of acquire, preflight" if known else "Expected no tags: this playbook has none") in words
-        assert f"found {found}. Nothing was done." in words
+        named = words.split("found ")[1].split(".")[0]
+        assert sorted(found.split(", ")) == sorted(named.split(", "))
+        assert "Nothing was done." in words
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        (["--skip-tags", "preflight"], "preflight"),
+        (["--skip-tags", "acquire"], "acquire"),
+        (["--tags", "all", "--skip-tags", "preflight"], "preflight"),
+        (["--tags", "all,acquire", "--skip-tags", "preflight"], "preflight"),
+        (["--tags", "preflight"], ""),
+        (["--tags", "acquire", "--skip-tags", "preflight"], ""),
+    ],
+)
+def test_who_plays_the_window_plays_what_comes_before_it(options: list[str], refused: str) -> None:
+    parts = {"require_tags_known": ["preflight", "acquire"], "require_tags_needed": ["preflight", "acquire"]}
+    done = played("require_tags.yml", "-i", "one,two", "-e", json.dumps(parts), *options)
+    assert (done.returncode != 0) is bool(refused), done.stdout + done.stderr
+    if refused:
+        assert f"found one that is to be skipped: {refused}. To play some parts alone" in in_words(done)
+
+
+def test_both_playbooks_with_a_window_need_the_parts_before_it() -> None:
+    for name in NAMES:
+        text = (PLAYBOOKS / name).read_text()
+        if "edgelab.model_trial.window" in text:
+            assert "require_tags_needed: [preflight, acquire]" in text, name
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ When = Callable[[Drill], None]
 # ---- how long things take in a drill ----
 
 LIMITS = {
-    "cap_s": 600,
+    # More than the bound of a restore with a tenant or two besides.
+    "cap_s": 900,
     "drain_min_s": 1,
     "drain_limit_s": 8,
     "drain_tolerance_mib": 300,
@@ -108,6 +109,18 @@ BOXED = {
     "trial_stop_order": [faults.BOX, *inventory("trial_stop_order")],
     "trial_restore_order": [*inventory("trial_restore_order"), faults.BOX],
 }  # fmt: skip
+
+
+def with_units(*names: str, restored: tuple[str, ...] | None = None, **changes: Any) -> dict[str, Any]:
+    """Units as tenants that are stopped first, in this order, and come back last, the last stopped one first."""
+    own = [{"name": name, "kind": "systemd", "unit": f"{name}.service", "start_timeout_s": 10, "stop_timeout_s": 4}
+           for name in names]  # fmt: skip
+    return {
+        "trial_tenants": [*inventory("trial_tenants"), *own],
+        "trial_stop_order": [*names, *inventory("trial_stop_order")],
+        "trial_restore_order": [*inventory("trial_restore_order"), *(restored or reversed(names))],
+        **changes,
+    }
 
 
 # ---- when ----
@@ -444,7 +457,7 @@ CASES: tuple[Case, ...] = (
     Case("late-start", "late docker start after the restore", "restore", event("containers_removed"),
          faults.late_start, says=("No such container",), ends="completed"),
     Case("cap-reached", "cap reached while measuring", "measure", at_once, faults.nothing,
-         says=("its time limit was reached",), play=short_starts(cap_s=143) | ENDLESS_MEASURE,
+         says=("its time limit was reached",), play=short_starts(cap_s=200) | ENDLESS_MEASURE,
          extra_s=56, why="nothing happens until the cap"),
     # ---- the candidate ----
     Case("out-of-memory", "candidate OOM-killed", "candidate", CANDIDATE_STARTS, faults.nothing,
@@ -566,6 +579,34 @@ CASES: tuple[Case, ...] = (
     Case("box-pruned", "container pruned in the window", "window",
          event("tenant_stopped", tenant=faults.BOX), faults.box_pruned, before=faults.boxed_tenant(), play=BOXED,
          says=("drill-box FAILED", "kept with mode 600"), stuck="a stopped container was pruned"),
+    # ---- tenants of other kinds ----
+    Case("oneshot-comes-back", "tenant without a process", "restore", RESTORE, faults.unit_is_back(faults.MODE),
+         says=("drill-mode is active exited",), ends="completed", before=faults.oneshot_tenant,
+         play=with_units(faults.MODE)),
+    Case("timer-revives", "tenant revived by a timer", "window", event("tenant_stopped", tenant=faults.TIMED),
+         faults.nothing, says=("started again by another party", "drill-timed runs again|drill-timed: it has ended"),
+         before=faults.timed_tenant, play=with_units(faults.TIMED) | LONG_WINDOW),
+    Case("stop-hook-restarts", "tenant revived by its own stop", "window", event("tenant_stopping", tenant=faults.HELD),
+         faults.nothing, says=("drill-held: .*(canceled|started it again|still runs)|drill-held runs again",),
+         before=faults.held_by_its_stop, play=with_units(faults.HELD) | LONG_WINDOW,
+         extra_s=6, why="the stop is given up after its own limit"),
+    Case("restarted-while-it-settles", "unit that systemd starts again", "restore", RESTORE,
+         faults.killed_while_it_settles, says=("drill-held did NOT stay up",), ends="completed", by="host|playbook",
+         before=faults.held_tenant, play=with_units(faults.HELD, trial_settle_s=4), later_s=20,
+         extra_s=8, why="the next try comes a second later, and finds it up"),
+    Case("dockerd-down", "container tenant without its engine", "restore", RESTORE,
+         faults.dockerd_down_until_it_failed, ends="completed", by="host|playbook", before=faults.boxed_tenant(),
+         says=("drill-box",), play=BOXED, extra_s=25,
+         why="three seconds of patience, a failed attempt with its checks, and the engine's own stop and start"),
+    Case("voice-boots-beside", "tenant that its boot unit starts", "measure", MEASURE, faults.power_cut_and_boot_unit,
+         says=("host was restarted", "the restore started the voice 0 times"), by="boot|playbook", play=LONG_MEASURE,
+         before=faults.boot_unit_that_waits, reboots=True,
+         extra_s=BOOT_S + faults.BOOT_UNIT_WAITS_S, why="the boot, and the unit's own wait"),
+    Case("api-before-db", "order against systemd's own", "preflight", at_once, faults.rehearsed_too, by="-",
+         says=(r"drill-api\.service goes down with drill-db \(RequiredBy",
+               "trial_stop_order: put drill-api before drill-db", "trial_restore_order: put drill-api after drill-db",
+               "the rehearsal ended with 2"),
+         before=faults.api_that_needs_db, play=with_units(faults.DB, faults.API)),
     # ---- disks, rights, clocks ----
     Case("disk-full", "disk full on the host", "window", A1, faults.host_disk_full,
          says=("No space left",), before=faults.disk_that_can_be_filled, play=LONG_WINDOW,

@@ -28,18 +28,25 @@ sys.path.insert(0, str(HERE))
 
 from cases import CASES, Case  # noqa: E402
 from faults import (  # noqa: E402
+    API,
     AT_THE_DOOR,
+    BOOT_DROP_IN,
     BOX,
     BOX_IMAGE,
+    DB,
     DOOR,
     EYES,
+    HELD,
+    HELD_FLAG,
     KEPT_MODEL,
     KEPT_PROGRAM,
+    MODE,
     MODEL,
     PROGRAM,
     ROOTS_FILE,
     STUCK_MOUNT,
     STUCK_UNIT,
+    TIMED,
     VOICE_DROP_IN,
     VOICE_FOLDER,
 )
@@ -55,7 +62,12 @@ BENCH_IMAGE = ROOT / "build" / "bench-image.json"
 CLEAN = f"""
 rm -f /run/twin/faults/* /run/twin-gpu/faults.json /run/twin/clock
 rm -f /run/systemd/system/mt-run.service.d/drill-clock.conf /run/systemd/system/docker.service.d/drill.conf
-rm -f /run/systemd/system/panda-llamacpp.service.d/drill.conf
+rm -f /run/systemd/system/panda-llamacpp.service.d/drill.conf {BOOT_DROP_IN} {HELD_FLAG}
+for unit in {MODE} {TIMED} {HELD} {API} {DB}; do
+    systemctl stop $unit.timer $unit.service 2>/dev/null
+    systemctl reset-failed $unit.service 2>/dev/null
+    rm -f /run/systemd/system/$unit.timer /run/systemd/system/$unit.service
+done
 systemctl stop {EYES} 2>/dev/null; rm -f /run/systemd/system/{EYES}
 docker rm --force {BOX} 2>/dev/null; docker image rm {BOX_IMAGE} 2>/dev/null
 [ -e /root/sudoers-panda ] && mv /root/sudoers-panda /etc/sudoers.d/panda

@@ -74,6 +74,14 @@ ROOTS_FILE = "/run/drill-roots-own"
 EYES = "drill-eyes.service"
 BOX, BOX_IMAGE = "drill-box", "drill-box:1"
 BOX_SLEEPS_S = 987_654
+# Units that are tenants of a drill: a one-shot that remains active, one that a timer starts, one that is started again
+# whenever it ends, and one that needs another.
+MODE, TIMED, HELD, DB, API = "drill-mode", "drill-timed", "drill-held", "drill-db", "drill-api"
+# While this file is there, the stop of the held one starts it again.
+HELD_FLAG = "/run/drill-held"
+# The unit that starts the voice at boot takes so long before it does; its drop-in has to outlive a restart.
+BOOT_UNIT_WAITS_S = 3.0
+BOOT_DROP_IN = "/etc/systemd/system/chatterbox-boot.service.d/drill.conf"
 CLOCK_DROP_IN = "/run/systemd/system/mt-run.service.d/drill-clock.conf"
 
 
@@ -792,6 +800,92 @@ def box_made_anew(drill: Drill) -> None:
     name = facts["Name"].lstrip("/")
     base = "$(docker image ls --quiet | head -n 1)"
     drill.sh(f"docker create --name {name} --entrypoint {entrypoint} {base} {arguments}")
+
+
+# ---- tenants of other kinds ----
+
+
+def unit_tenant(name: str, service: str, unit: str = "", **more: str) -> Fault:
+    """Before: a unit runs that is a tenant of the drill; ``more`` are units beside it, by suffix."""
+
+    def before(drill: Drill) -> None:
+        bodies = {"service": rf"[Unit]\n{unit}\n[Service]\nTimeoutStopSec=5\n{service}\n", **more}
+        for suffix, body in bodies.items():
+            drill.sh(f"printf '{body}' >/run/systemd/system/{name}.{suffix}")
+        drill.sh(f"systemctl start {' '.join(f'{name}.{suffix}' for suffix in bodies)}")
+
+    return before
+
+
+oneshot_tenant = unit_tenant(MODE, r"Type=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\nExecStop=/bin/true")
+timed_tenant = unit_tenant(
+    TIMED, "ExecStart=/bin/sleep infinity", timer=r"[Timer]\nOnUnitInactiveSec=1s\nAccuracySec=100ms\n"
+)
+held_tenant = unit_tenant(HELD, r"ExecStart=/bin/sleep infinity\nRestart=always\nRestartSec=500ms")
+
+
+def held_by_its_stop(drill: Drill) -> None:
+    """Before: a unit whose stop starts it again, as long as a file is there."""
+    again = f"ExecStopPost=-/bin/sh -c 'test ! -e {HELD_FLAG} || systemctl --no-block start {HELD}'"
+    body = "\n".join(["[Service]", "TimeoutStopSec=5", "ExecStart=/bin/sleep infinity", again])
+    path = f"/run/systemd/system/{HELD}.service"
+    drill.sh(f"touch {HELD_FLAG}; cat >{path} <<'END'\n{body}\nEND\nsystemctl start {HELD}")
+
+
+def api_that_needs_db(drill: Drill) -> None:
+    """Before: a unit that requires another one, and starts after it."""
+    unit_tenant(DB, "ExecStart=/bin/sleep infinity")(drill)
+    unit_tenant(API, "ExecStart=/bin/sleep infinity", rf"Requires={DB}.service\nAfter={DB}.service")(drill)
+
+
+def rehearsed_too(drill: Drill) -> None:
+    """Nothing strikes: the same inventory is rehearsed."""
+    drill.strike()
+    played = drill.start("rehearse.yml", trial_run=f"{drill.run}-rehearsal", **drill.variables)
+    drill.notes.append(f"the rehearsal ended with {played.wait()}")
+    drill.notes.append(played.text)
+
+
+def unit_is_back(name: str) -> Fault:
+    """Nothing strikes: how a unit is afterwards."""
+
+    def fault(drill: Drill) -> None:
+        drill.strike()
+        drill.event("closed")
+        asked = f"systemctl show -p ActiveState,SubState --value {name} | paste -sd ' '"
+        drill.notes.append(f"{name} is {drill.sh(asked)}")
+
+    return fault
+
+
+def killed_while_it_settles(drill: Drill) -> None:
+    """The unit's process is killed when it is back; systemd starts another one."""
+    drill.strike()
+    drill.event("tenant_healthy", tenant=HELD)
+    drill.sh(f"kill -9 $(systemctl show -p MainPID --value {HELD})")
+
+
+def dockerd_down_until_it_failed(drill: Drill) -> None:
+    """A person stops the Docker engine, and starts it again when a restore could not do without it."""
+    drill.strike()
+    drill.sh("systemctl stop docker.socket 2>/dev/null; systemctl stop docker")
+    drill.event("restore_failed")
+    drill.sh("systemctl start docker")
+
+
+def boot_unit_that_waits(drill: Drill) -> None:
+    """Before: the unit that starts the voice at boot does so only after a while, beside the restore."""
+    unit = rf"[Service]\nExecStartPre=/bin/sleep {BOOT_UNIT_WAITS_S:.0f}\n"
+    drill.sh(f"mkdir -p $(dirname {BOOT_DROP_IN}) && printf '{unit}' >{BOOT_DROP_IN}")
+
+
+def power_cut_and_boot_unit(drill: Drill) -> None:
+    """Everything dies; at boot the voice's own unit and the restore meet."""
+    power_cut(drill)
+    drill.event("closed")
+    log = f"{STATE}/runs/{drill.run}/logs/chatterbox.log"
+    times = drill.sh(f"grep -c '^---.*start.sh' {log} 2>/dev/null || true") or "0"
+    drill.notes.append(f"the restore started the voice {times} times")
 
 
 def mend(drill: Drill) -> None:

@@ -446,7 +446,9 @@ class Drill:
     def start_trial(self, acquire: bool) -> None:
         """Start the trial that the fault will strike, with phase 1 or without."""
         words = () if acquire else ("--skip-tags", "acquire")
-        self.play = self.start("benchmark-e4b.yml", *words, trial_run=self.run, **self.variables)
+        # The twin was given everything before, and the whole trial is played nevertheless.
+        needed = {"require_tags_needed": ["preflight"]}
+        self.play = self.start("benchmark-e4b.yml", *words, trial_run=self.run, **needed, **self.variables)
 
     def strike(self) -> None:
         """Now the fault comes: note when, and what had been measured by then."""

@@ -44,6 +44,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     standstill,
     tenants,
     units,
+    upgrades,
     watch,
 )
 from fakedocker import FakeDocker
@@ -381,6 +382,8 @@ class World:
         self.log: list[tuple[Any, ...]] = []
         self.units: dict[str, str] = dict.fromkeys(services.UNITS, "inactive")
         self.systemctl_rc: dict[str, int] = {}
+        # Units of the restore that systemd has not loaded, and what it says instead.
+        self.unit_loads: dict[str, str] = {}
         # What the watch is told of units, where it differs from a runner at work.
         self.watched: dict[str, dict[str, Any]] = {}
         # What systemd-run says of mt-run, one after another; then it starts it.
@@ -607,7 +610,7 @@ class World:
         found = [s for s in self.services.values() if pattern and s.pid and s.tenant.process == pattern]
         return [probes.ProcessId(s.pid, s.pid * 10) for s in found]
 
-    def listeners(self, _proc: Path | None = None) -> list[probes.Listener]:
+    def listeners(self, _proc: Path | None = None, ports: Collection[int] | None = None) -> list[probes.Listener]:
         """Ports of the tenants that run, and of intruders."""
         found = [
             probes.Listener(s.tenant.port, s.pid, s.tenant.name)
@@ -616,11 +619,11 @@ class World:
         ]
         if self.candidate_pid and self.candidate_listens:
             found.append(probes.Listener(self.plan.candidate.port, self.candidate_pid, "llama-server"))
-        return [*found, *self.intruders]
+        return [item for item in [*found, *self.intruders] if ports is None or item.port in ports]
 
-    def listening(self, ports: Collection[int], _proc: Path | None = None) -> list[sockets.Socket]:
+    def listening(self, ports: Collection[int] | None, _proc: Path | None = None) -> list[sockets.Socket]:
         """The sockets of the listeners: one for each, named after its process."""
-        return [sockets.Socket(i.port, i.pid, self.uid(i.pid)) for i in self.listeners() if i.port in ports]
+        return [sockets.Socket(i.port, i.pid, self.uid(i.pid)) for i in self.listeners(ports=ports)]
 
     def holders(self, inodes: Collection[int], _proc: Path | None = None) -> list[sockets.Holder]:
         """Who holds those sockets."""
@@ -776,6 +779,8 @@ class World:
     def _facts(self) -> dict[str, dict[str, str]]:
         """What systemd says of every unit, by name."""
         found: dict[str, dict[str, Any]] = {"basic.target": {"state": ("active", "active")}}
+        for name in (services.RESTORER, services.RECOVER, services.LOOK):
+            found[name] = {"state": ("inactive", "dead"), "LoadState": self.unit_loads.get(name, "loaded")}
         for service in self.services.values():
             if service.tenant.kind == "systemd":
                 file = self.folder / service.tenant.unit
@@ -967,6 +972,9 @@ class World:
         patch.setattr(kept, "own", lambda: self.program)
         patch.setattr(os, "execv", self.goes_on)
         patch.setattr(containers, "identify", self.identify)
+        # Not this machine's.
+        patch.setattr(upgrades.Hold.__init__, "__defaults__", (self.folder,))
+        patch.setattr(upgrades, "at_work", lambda *_places: "")
         for name in ("identify", "processes", "listeners", "ask"):
             patch.setattr(probes, name, getattr(self, name))
         patch.setattr(probes, "command", self.command_line)

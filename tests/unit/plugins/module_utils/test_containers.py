@@ -310,14 +310,14 @@ def no_sleep(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_container_that_appears_late_is_removed_too(monkeypatch: pytest.MonkeyPatch, no_sleep: Any) -> None:
     monkeypatch.setattr(containers, "docker", Stubborn(["one two", "late", ""]))
     seen: list[list[str]] = []
-    assert containers.remove(run="run-1", before=seen.append) == 3
+    assert containers.remove(run="run-1", before=lambda names, _limit_s: seen.append(names)) == 3
     assert seen == [["one", "two"], ["late"]]
 
 
 def test_another_removal_under_way_is_waited_for(monkeypatch: pytest.MonkeyPatch, no_sleep: Any) -> None:
     monkeypatch.setattr(containers, "docker", Stubborn(["busy", "busy", ""]))
     seen: list[list[str]] = []
-    assert containers.remove(run="run-1", before=seen.append) == 1
+    assert containers.remove(run="run-1", before=lambda names, _limit_s: seen.append(names)) == 1
     assert seen == [["busy"]]
     assert no_sleep.now > 10_000
 

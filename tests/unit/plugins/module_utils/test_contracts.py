@@ -1416,3 +1416,97 @@ def test_contracts_are_chosen_by_their_numbers(
 def test_a_trials_contracts_are_chosen_likewise(world: World) -> None:
     found = contracts.evaluate(planfile.parse(world.data), world.host, [11, 3])
     assert [(c.id, c.ok) for c in found] == [(3, True), (11, True)]
+
+
+# What real hosts are like.
+
+DISCOVERED = [{"Source": "cdi", "ID": "nvidia.com/gpu=all"}]
+
+
+@pytest.mark.parametrize("access", ["cdi", "gpus"])
+@pytest.mark.parametrize(("devices", "fit"), [(DISCOVERED, True), ([{"Source": "cdi", "ID": "other.com/x=0"}], False)])
+def test_devices_that_docker_has_found_itself_count(
+    world: World, access: str, devices: list[dict[str, str]], fit: bool
+) -> None:
+    """Newer versions of Docker serve --gpus with them, without a runtime of NVIDIA's."""
+    world.data["candidate"]["gpu_access"] = access
+    (world.cdi / "nvidia.yaml").unlink()
+    info = {**INFO, "Runtimes": {"runc": {}}, "DiscoveredDevices": devices}
+    world.answers["docker info"] = contracts.Ran(0, json.dumps(info), "")
+    assert list(world.broken()) == ([] if fit else [8])
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"DockerRootDir": "/var/snap/docker/common/var-lib-docker"}, "docker is a snap"),
+        ({"SecurityOptions": ["name=seccomp,profile=builtin", "name=userns"]}, "docker remaps the users of containers"),
+    ],
+)
+def test_a_docker_that_can_not_make_the_candidate_is_named(world: World, facts: dict[str, Any], words: str) -> None:
+    world.answers["docker info"] = contracts.Ran(0, json.dumps({**INFO, **facts}), "")
+    found = world.only(8)
+    assert found.found.startswith(words)
+    assert found.todo
+
+
+def test_another_store_of_images_is_a_warning(world: World) -> None:
+    store = [["driver-type", "io.containerd.snapshotter.v1"]]
+    world.answers["docker info"] = contracts.Ran(0, json.dumps({**INFO, "DriverStatus": store}), "")
+    assert "containerd's store, where an image has another ID" in world.evaluate()[8].warning
+
+
+@pytest.mark.parametrize(("memory", "warned"), [("12g", False), ("20g", True), ("20480M", True), ("512m", False)])
+def test_a_candidate_that_may_take_more_memory_than_there_is_is_a_warning(
+    world: World, memory: str, warned: bool
+) -> None:
+    world.data["candidate"]["memory"] = memory
+    found = world.evaluate()[7]
+    assert found.ok
+    assert (
+        "the candidate may take 20.0 GB of RAM (candidate.memory), and 15.3 GB are available" in found.warning
+    ) is warned
+
+
+def test_a_tenant_that_may_have_unloaded_its_model_is_told_so(world: World) -> None:
+    world.holders = 2
+    assert "unloads its model while it is idle is not supported" in world.only(7).todo
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ("systemd 247 (247.3-7)\n+PAM\n", "systemd 247 is too old: the restore is started by OnSuccess="),
+        ("systemd 249 (249.11)\n", ""),
+        ("systemd 252 (252.38-1~deb12u1)\n", ""),
+        ("what?\n", ""),
+    ],
+)
+def test_a_systemd_without_what_a_restore_needs_is_named(world: World, told: str, words: str) -> None:
+    world.answers["systemctl --version"] = contracts.Ran(0, told, "")
+    assert list(world.broken()) == ([6] if words else [])
+    if words:
+        assert words in world.only(6).found
+
+
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_a_package_manager_at_work_is_no_quiet_host(world: World, confirmed: bool) -> None:
+    """Not even if the operator says that it is idle: an upgrade may replace the driver in the window."""
+    world.data["contracts"]["operator_confirms_idle"] = confirmed
+    lock = world.folder / "dpkg" / "lock-frontend"
+    lock.parent.mkdir()
+    lock.touch()
+    there = lock.stat()
+    place = f"{os.major(there.st_dev):02x}:{os.minor(there.st_dev):02x}:{there.st_ino}"
+    (world.proc / "locks").write_text(f"1: POSIX  ADVISORY  WRITE 77 {place} 0 EOF\n")
+    found = world.only(12)
+    assert found.found == f"a package manager is at work (PID 77 holds {lock})"
+    assert "wait until it has ended" in found.todo
+
+
+@pytest.mark.parametrize("name", ["sudo", "sudo-rs"])
+def test_either_sudo_is_known_by_its_name(world: World, name: str) -> None:
+    world.sudo_error = f"{name}: interactive authentication is required\n"
+    broken = world.broken()
+    assert broken[1].found == world.sudo_error.strip()
+    assert f"(contract 1): {name}:" in broken[8].found

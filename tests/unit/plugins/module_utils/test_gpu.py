@@ -41,6 +41,9 @@ class FakeNvml:
     class NVMLError_LibraryNotFound(NVMLError):
         pass
 
+    class NVMLError_FunctionNotFound(NVMLError):
+        pass
+
     nvmlMemory_v2 = 33_554_472
 
     def __init__(self) -> None:
@@ -316,7 +319,7 @@ def test_without_pynvml_nvidia_smi_is_read(smi: Callable[..., None]) -> None:
     assert vram.holders[1].command == "/usr/bin/gone"
 
 
-@pytest.mark.parametrize("there", ["pynvml", "its library", "nvidia-smi"])
+@pytest.mark.parametrize("there", ["pynvml", "its library", "nvidia-smi", "an old library"])
 def test_a_card_is_read_by_what_there_is(
     there: str, smi: Callable[..., None], nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,9 +329,23 @@ def test_a_card_is_read_by_what_there_is(
         monkeypatch.setitem(sys.modules, "pynvml", None)
     if there == "pynvml":
         nvml.fail("nvmlInit", nvml.NVMLError_LibraryNotFound("NVML Shared Library Not Found"))
+    if there == "an old library":
+        nvml.fail("nvmlDeviceGetComputeRunningProcesses", nvml.NVMLError_FunctionNotFound("Function Not Found"))
     card = gpu.Card()
     card.close()
     assert card.name == ("NVIDIA Something" if there == "its library" else "NVIDIA Other")
+
+
+@pytest.mark.parametrize("by", ["NVML", "nvidia-smi"])
+def test_a_card_that_shares_the_machines_memory_is_named(
+    by: str, smi: Callable[..., None], nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smi(card="NVIDIA GB10, 580.1, [N/A], [N/A]")
+    nvml.fail("nvmlDeviceGetMemoryInfo", nvml.NVMLError_NotSupported("Not Supported"))
+    if by == "nvidia-smi":
+        monkeypatch.setitem(sys.modules, "pynvml", None)
+    with pytest.raises(gpu.GpuError, match=r"shares the machine's memory \(GB10, Jetson\) is not supported"):
+        gpu.Card().read()
 
 
 def test_without_the_library_and_without_nvidia_smi_it_says_so(

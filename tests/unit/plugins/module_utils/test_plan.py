@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -108,21 +109,56 @@ def test_a_tenant_without_impact_costs_nobody_anything(plan_data: Data) -> None:
     assert planfile.parse(plan_data).impacts == {"blind": ["llamacpp"]}
 
 
-def test_the_restore_bound_is_the_longest_stop_drain_starts_a2_and_the_settle_period(plan_data: Data) -> None:
+def test_the_restore_bound_is_the_sum_of_what_each_step_may_take(plan_data: Data) -> None:
     plan_data["limits"] = {"drain_limit_s": 30, "a2_s": 15, "cap_s": 1500}
     plan_data["tenants"][0]["start_timeout_s"] = 60
     plan_data["tenants"][2]["start_timeout_s"] = 90
     plan_data["settle_s"] = 12
     plan = planfile.parse(plan_data)
-    moves = 2 * 20 + plans.STOP_GRACE_S + 30 + 60 + 90 + 15 + plans.A2_GRACE_S + 12
+    # A script's stop is under way, and each of the two may have to be ended.
+    stops = 20 + 2 * (20 + plans.STOP_GRACE_S)
+    moves = stops + 30 + 60 + 90 + 15 + plans.A2_GRACE_S + 12
     answers = sum(q.timeout_s for t in plan.tenants for q in (t.health, t.speech) if q)
     assert answers > 0
-    assert plan.restore_bound_s == moves + plans.DOCKER_S + plans.CHECKS_S + answers
-    # A unit may take longer to stop than it is asked to; only one stop is under way at a time.
+    looks = plans.LOOKS * 2 * 3.0
+    assert plan.restore_bound_s == moves + plans.DOCKER_S + looks + plans.CHECKS_S + answers
+    # A unit may take longer to stop than it is asked to.
     plan_data["tenants"][0]["stop_limit_s"] = 90
     longer = planfile.parse(plan_data)
-    assert longer.restore_bound_s == plan.restore_bound_s - 2 * 20 + 90
+    assert longer.restore_bound_s == plan.restore_bound_s + 90 - 20
     assert plan.run_max_s == 1500 - plan.restore_bound_s
+
+
+BOXED = {"kind": "container", "container": "box"}
+
+
+@pytest.mark.parametrize(
+    ("at", "changes", "more_s"),
+    [
+        (2, {"speech": None}, -30.0),
+        (2, {"start_timeout_s": 121}, 1.0),
+        (2, {"stop_timeout_s": 30}, 10.0 + 10.0),
+        (2, {"health": {"url": "http://127.0.0.1:8772/", "timeout_s": 5}}, (plans.LOOKS + 1) * 2.0),
+        # docker: two looks and a silence; whose the answers of health and speech were; whether it opens the card.
+        (2, BOXED, 2 * plans.QUESTION_S + plans.PATIENCE_S + 2 * plans.QUESTION_S + 2 * plans.QUESTION_S),
+        (2, {**BOXED, "vram_process": ""}, 4 * plans.QUESTION_S + plans.PATIENCE_S),
+        # Who is not stopped is only checked.
+        (1, {"health": None}, -3.0),
+        (3, {"stop_timeout_s": 300, "start_timeout_s": 300}, 0.0),
+        (3, {**BOXED, "watch_process": False}, plans.QUESTION_S + 2 * plans.QUESTION_S),
+    ],
+)  # fmt: skip
+def test_what_a_tenant_adds_to_the_bound(plan_data: Data, at: int, changes: Data, more_s: float) -> None:
+    before = planfile.parse(copy.deepcopy(plan_data))
+    plan_data["tenants"][at] |= changes
+    after = planfile.parse(plan_data)
+    assert after.restore_bound_s - before.restore_bound_s == pytest.approx(more_s)
+
+
+def test_an_opening_may_measure_and_has_an_end(plan_data: Data) -> None:
+    plan = planfile.parse(plan_data)
+    assert plan.open_bound_s == plans.OPEN_S + plan.limits.measure_s
+    assert dataclasses.replace(plan, rehearsal=True).open_bound_s == plans.OPEN_S
 
 
 @pytest.mark.parametrize(

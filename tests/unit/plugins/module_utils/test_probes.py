@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -228,6 +229,30 @@ def test_a_dripping_answer_is_given_up_in_time(server: Any, reply: Any) -> None:
     began = time.monotonic()
     answer = probes.ask(Http(f"{server.url}/health", timeout_s=0.3))
     assert "did not end within 0.3 s" in answer.found
+    assert time.monotonic() - began < 8
+
+
+@pytest.mark.parametrize("begins", [b"", b"HTTP/1.1 200 OK\r\nX-Long: ", b"HTTP/1.1 500 No\r\nX-Long: "])
+def test_headers_that_drip_are_given_up_in_time(begins: bytes) -> None:
+    """Each byte comes within the timeout, and the end never."""
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip() -> None:
+            peer, _unused = listening.accept()
+            with peer, contextlib.suppress(OSError):
+                peer.recv(1000)
+                peer.sendall(begins)
+                while not stop.wait(0.05):
+                    peer.sendall(b"H")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        began = time.monotonic()
+        found = probes.ask(Http(f"http://127.0.0.1:{listening.getsockname()[1]}/health", timeout_s=0.5))
+        stop.set()
+        thread.join()
+    assert (found.ok, found.found) == (False, "no answer: the answer did not end within 0.5 s")
     assert time.monotonic() - began < 8
 
 

@@ -32,6 +32,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import (
     restorer,
     run,
     runner,
+    services,
     tenants,
     watch,
 )
@@ -534,9 +535,9 @@ def test_a_terminal_that_goes_away_leaves_no_half_of_an_opening(world: World, sh
     assert world.done("systemd-run")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGALRM])
 @pytest.mark.parametrize("moment", ["phase_started snapshot", "prompt", "opened"])
-def test_an_opening_that_is_asked_to_end_takes_back_what_it_has_done(
+def test_an_opening_that_is_asked_to_end_or_takes_too_long_takes_back_what_it_has_done(
     world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch, moment: str, number: signal.Signals
 ) -> None:
     """Its containers would stay, and its mark would be without a runner."""
@@ -554,11 +555,25 @@ def test_an_opening_that_is_asked_to_end_takes_back_what_it_has_done(
         os.kill(os.getpid(), number)
 
     world.at(moment, ask)
-    assert shell("open", f"--run={world.plan.run}") == 130
+    late = number == signal.SIGALRM
+    words = f"the opening did not end within {world.plan.open_bound_s:.0f} s"
+    assert shell("open", f"--run={world.plan.run}") == (1 if late else 130)
     assert (world.state.mark(), world.docker.all()) == (None, [])
     assert world.done("stop", "start") == []
-    assert world.events()[-1]["reason"] == "interrupted"
+    assert world.events()[-1]["reason"] == (words if late else "interrupted")
+    assert (words in shell.err) is late
     assert signal.getsignal(number) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_an_opening_has_its_whole_time_and_no_more(world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    armed: list[float] = []
+    monkeypatch.setattr(signal, "setitimer", lambda _which, seconds, _again=0.0: armed.append(seconds))
+    assert shell("open", f"--run={world.plan.run}") == 0
+    assert armed[0] == world.plan.open_bound_s
+    # It ends with the opening: an alarm would end what comes after.
+    assert set(armed[1:]) == {0}
+    shell("abort")
 
 
 def test_what_an_opening_that_was_killed_has_left_is_removed(world: World, shell: Shell) -> None:
@@ -2097,3 +2112,13 @@ def test_the_modules_are_there_when_unpacking_is_done(
     program.unpack(zipapp, folder)
     assert unnamed == [True], "a power cut could leave the name and not what is in it"
     assert sorted(p.suffix for p in folder.rglob("*.py*")) == [".py", ".py", ".pyc", ".pyc"]
+
+
+@pytest.mark.parametrize("name", [services.RESTORER, services.RECOVER, services.LOOK])
+@pytest.mark.parametrize("state", ["masked", "not-found", "bad-setting"])
+def test_a_host_that_nobody_would_bring_back_is_not_opened(world: World, shell: Shell, name: str, state: str) -> None:
+    """systemd starts a runner whose `OnFailure=` is masked, and says nothing."""
+    world.unit_loads[name] = state
+    assert shell("open", f"--run={world.plan.run}") == 1
+    assert f"found: {name} is {state}" in shell.err
+    assert (world.state.mark(), world.docker.all()) == (None, [])

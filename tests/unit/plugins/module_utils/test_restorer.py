@@ -2171,3 +2171,351 @@ def test_a_unit_without_a_process_is_stopped_and_comes_back(world: World) -> Non
     document = json.loads((world.run_dir / "verification.json").read_text())
     assert document["tenants"]["llamacpp"] == {"running": True, "pid": 0, "start_ticks": 0, "restarts": 0}
     is_whole(world)
+
+
+# Whatever takes as long as it may, a restore ends within its bound.
+
+
+def whole(seconds: float) -> float:
+    """Nearly all of a limit: what takes all of it has failed."""
+    return 0.98 * seconds
+
+
+def answers_late(world: World, patch: pytest.MonkeyPatch, fits: Callable[[list[str]], bool]) -> None:
+    """Commands that fit take nearly all the time that they are given, and work."""
+    command = run.command
+
+    def late(argv: Any, limit_s: float, **options: Any) -> run.Ran:
+        if fits([*argv]):
+            world.clock.sleep(whole(limit_s))
+        return command(argv, limit_s, **options)
+
+    patch.setattr(run, "command", late)
+
+
+def docker_is_late(*words: str) -> Callable[[World, pytest.MonkeyPatch], None]:
+    """docker takes its time for these of its commands."""
+    return lambda world, patch: answers_late(
+        world, patch, lambda argv: argv[0] == "docker" and argv[1] in words and "State" not in " ".join(argv)
+    )
+
+
+def pages_are_late(world: World, patch: pytest.MonkeyPatch) -> None:
+    """Every health page takes as long as it may."""
+    ask = probes.ask
+
+    def late(question: plan.Http) -> probes.ProbeResult:
+        world.clock.sleep(whole(question.timeout_s))
+        return ask(question)
+
+    patch.setattr(probes, "ask", late)
+
+
+def starts_are_late(world: World, _patch: pytest.MonkeyPatch) -> None:
+    """Everybody loads for as long as he may."""
+    for service in world.services.values():
+        service.load_s = whole(service.tenant.start_timeout_s)
+
+
+def everybody_is_ill(world: World, _patch: pytest.MonkeyPatch) -> None:
+    """Another party has started them, and they have to be ended first, which takes as long as it may."""
+    for name in world.plan.restore_order:
+        world.start(name, by="somebody")
+        service = world.services[name]
+        service.ill, service.born, service.load_s = True, world.clock.now - 10_000, 1.0
+        service.stop_s = whole(service.tenant.stop_timeout_s)
+
+
+def a_stop_is_under_way(world: World, _patch: pytest.MonkeyPatch) -> None:
+    """The model's stop was begun, and takes what its unit allows."""
+    world.start("llamacpp", by="somebody")
+    world.services["llamacpp"].dies_at = world.clock.now + whole(world.plan.tenant("llamacpp").stop_wait_s)
+
+
+def memory_is_late(world: World, _patch: pytest.MonkeyPatch) -> None:
+    """What was used is not given back."""
+    world.lingering.append((3_000, world.clock.now + whole(world.plan.limits.drain_limit_s)))
+
+
+def the_card_is_late(world: World, patch: pytest.MonkeyPatch) -> None:
+    """The driver needs all of the drain's minimum to answer."""
+    card, first = gpu.Opening.card, world.clock.now
+
+    def late(opening: gpu.Opening, wait_s: float) -> gpu.Card | None:
+        if world.clock.now + wait_s - first < world.plan.limits.drain_min_s:
+            world.clock.sleep(wait_s)
+            return None
+        world.clock.sleep(whole(wait_s))
+        return card(opening, wait_s)
+
+    patch.setattr(gpu.Opening, "card", late)
+
+
+LATE: dict[str, Callable[[World, pytest.MonkeyPatch], None]] = {
+    "docker lists": docker_is_late("ps"),
+    "docker removes": docker_is_late("rm"),
+    "docker tells logs": docker_is_late("inspect", "logs"),
+    "docker tells all": docker_is_late("ps", "rm", "inspect", "logs"),
+    "a container opens the card": docker_is_late("exec"),
+    "pages": pages_are_late,
+    "starts": starts_are_late,
+    "everybody is ill": everybody_is_ill,
+    "a stop": a_stop_is_under_way,
+    "memory": memory_is_late,
+    "the card": the_card_is_late,
+}
+TOGETHER = [[name] for name in LATE] + [
+    ["docker lists", "docker removes", "a container opens the card", "pages", "starts", "a stop", "memory"],
+    ["docker removes", "pages", "everybody is ill", "memory", "the card"],
+]
+
+
+@pytest.mark.parametrize("late", TOGETHER, ids=["+".join(names) for names in TOGETHER])
+@pytest.mark.parametrize("how", ["script by port", "container"])
+def test_whatever_is_late_a_restore_keeps_to_its_bound(
+    world_of: WorldOf, plan_data: dict[str, Any], how: str, late: list[str]
+) -> None:
+    plan_data["limits"] = {"cap_s": 3000, "drain_limit_s": 8}
+    for tenant in plan_data["tenants"]:
+        tenant |= {"start_timeout_s": 12, "stop_timeout_s": 4}
+    world = measured(world_of(kind_of(plan_data, how)))
+    began = world.clock.now
+    with pytest.MonkeyPatch.context() as patch:
+        for name in late:
+            LATE[name](world, patch)
+        with contextlib.suppress(RestoreFailed):
+            restore(world)
+    assert world.clock.now - began <= world.plan.restore_bound_s, world.named()
+    assert all(world.up(name) for name in world.services), world.named()
+
+
+# What starts a tenant again as soon as it ends: a supervisor, a watchdog, its own stop.
+
+
+def watchdog(world: World, name: str, after_s: float) -> None:
+    """Starts a tenant whenever it is down, a moment later."""
+    down_since: list[float] = []
+
+    def look() -> None:
+        if world.services[name].pid:
+            down_since.clear()
+        elif not down_since:
+            down_since.append(world.clock.now)
+        elif world.clock.now - down_since[0] >= after_s:
+            world.start(name, by="its watchdog")
+
+    world.clock.ticks.append(look)
+
+
+@pytest.mark.parametrize("how", ["script by argv", "process", "container"])
+@pytest.mark.parametrize("after_s", [0.0, 0.2])
+def test_who_is_started_again_at_once_by_others_is_left_up(
+    world_of: WorldOf, plan_data: dict[str, Any], how: str, after_s: float
+) -> None:
+    """Each try to end it would only take it down once more, and the host would never be back."""
+    world = world_of(kind_of(plan_data, how))
+    world.open()
+    watchdog(world, "chatterbox", after_s)
+    began = world.clock.now
+    with pytest.raises(PhaseFailed, match=r"another party has started it again|still runs|started again by another"):
+        world.runner().run()
+    if how != "container":
+        assert world.clock.now - began < 15
+    stops = len(world.services["chatterbox"].stops)
+    restore(world)
+    assert len(world.services["chatterbox"].stops) == stops
+    assert starts(world) in ([], ["llamacpp"])
+    assert world.doubled == []
+    is_whole(world)
+
+
+def test_a_unit_that_its_stop_starts_again_is_left_up(world: World) -> None:
+    """`ExecStopPost=` that starts the unit."""
+    world.open()
+    watchdog(world, "llamacpp", 0.0)
+    with pytest.raises(PhaseFailed, match=r"started (it )?again"):
+        world.runner().run()
+    restore(world)
+    assert starts(world) == ["chatterbox"]
+    is_whole(world)
+
+
+def test_what_a_tenant_has_forked_since_its_stop_is_not_started_again(
+    world_of: WorldOf, plan_data: dict[str, Any]
+) -> None:
+    """It answers for as long as it lives, and ends with the stop that was asked for."""
+    world = world_of(kind_of(plan_data, "script by argv"))
+    world.open()
+    voice = world.services["chatterbox"]
+
+    voice.stop_s, voice.stop_how = 0.04, "returns"
+
+    def forked() -> None:
+        # Its parent ends at the same moment.
+        world.start("chatterbox", by="a fork of its own")
+        voice.healthy_at, voice.dies_at = world.clock.now, world.clock.now + 15
+        world.doubled.clear()
+
+    world.at("tenant_stopping chatterbox", lambda: world.clock.after(0.03, forked))
+    with pytest.raises(PhaseFailed, match=r"started (it )?again"):
+        world.runner().run()
+    assert world.up("chatterbox")
+    restore(world)
+    assert starts(world) == ["chatterbox"]
+    stays_whole(world)
+
+
+def test_a_stop_that_was_asked_for_twice_is_still_a_stop(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
+    """The process that an earlier restore has started and begun to end is older than that stop."""
+    from fakeworld import Killed
+
+    world = measured(world_of(kind_of(plan_data, "script by argv")))
+    voice = world.services["chatterbox"]
+    world.start("chatterbox", by="somebody")
+    voice.ill, voice.born, voice.stop_s, voice.stop_how = True, world.clock.now - 10_000, 15.0, "returns"
+    world.at("tenant_stopping chatterbox", lambda: kill_in(world, 3))
+    with pytest.raises(Killed):
+        restore(world)
+    voice.ill = False
+    restore(world)
+    assert "tenant_in_flight chatterbox" in world.named()
+    stays_whole(world)
+
+
+# Who says so.
+
+
+def test_a_play_that_asks_before_any_failure_has_seen_to_nothing(world: World) -> None:
+    """Its request waits for the end of the host's own attempt, and must not lessen what the next one proves."""
+    measured(world)
+    world.start("phone", by="somebody")
+    world.at("tenant_starting llamacpp", lambda: program.restore(world.state, "playbook", wait=False))
+    for by in ("host", "playbook"):
+        assert program.restore_now(world.state) == 1
+        assert event(world, "restore_failed")["restored_by"] == by
+        assert "it was restarted" in event(world, "restore_failed")["reason"]
+    assert world.state.mark() is not None
+    # A person who asks now has read that.
+    program.restore(world.state, "playbook", wait=False)
+    assert program.restore_now(world.state) == 0
+    is_whole(world)
+
+
+def test_a_mark_that_is_removed_while_it_is_restored_is_put_back(world: World) -> None:
+    """Otherwise the next try would find nothing to do, and who is missing would stay down."""
+    measured(world)
+    world.services["chatterbox"].broken = "no voice"
+    world.at("tenant_starting chatterbox", (world.state.root / "open").unlink)
+    assert program.restore_now(world.state) == 1
+    assert "the open mark had been removed meanwhile, and is there again" in event(world, "restore_failed")["reason"]
+    world.services["chatterbox"].broken = ""
+    assert program.restore_now(world.state) == 0
+    is_whole(world)
+
+
+def test_a_mark_that_is_removed_in_the_window_ends_it_and_the_host_comes_back(world: World) -> None:
+    world.open()
+    world.at("drained", (world.state.root / "open").unlink)
+    with pytest.raises(PhaseFailed, match="the open mark was removed by another party"):
+        world.runner().run()
+    assert program.restore_now(world.state) == 0
+    assert starts(world) == ["llamacpp", "chatterbox"]
+    is_whole(world)
+
+
+def one_shot(world: World, _for_s: float) -> None:
+    """The model's unit remains active without a process."""
+    world.services["llamacpp"].bare = True
+
+
+def timed(world: World, for_s: float) -> None:
+    """A timer, or a unit's own `Restart=`, starts the model a while after it is down."""
+    watchdog(world, "llamacpp", 1.0 + for_s)
+
+
+def supervised(world: World, for_s: float) -> None:
+    """A supervisor starts the voice as soon as it is down, or nearly."""
+    watchdog(world, "chatterbox", for_s / 10)
+
+
+def engine_down(world: World, for_s: float) -> None:
+    """The voice is a container, and its engine does not answer for a while."""
+    voice = world.services["chatterbox"]
+    voice.silent = True
+    world.clock.after(for_s, lambda: setattr(voice, "silent", False))
+
+
+def booted(world: World, for_s: float) -> None:
+    """The host has started again, and the voice's boot unit starts it beside the restore: it listens a while later."""
+    world.reboot()
+    voice = world.services["chatterbox"]
+    if voice.pid:
+        world.stop("chatterbox", by="the boot")
+    voice.listens_s = for_s
+    world.start("chatterbox", by="its boot unit")
+    voice.listens_s = 0.0
+    for service in world.services.values():
+        # No stop outlives a boot.
+        service.dies_at = 0.0
+
+
+OTHERS: dict[str, tuple[str, Callable[[World, float], None]]] = {
+    "one-shot": ("script by port", one_shot),
+    "timer": ("script by argv", timed),
+    "supervisor": ("process", supervised),
+    "supervised script": ("script by argv", supervised),
+    "engine down": ("container", engine_down),
+    "boot unit": ("script by port", booted),
+}
+
+
+def test_from_any_point_whatever_kind_the_tenants_are_of_the_end_is_the_same(
+    plan_data: dict[str, Any], quick_path: Path, free_port: int
+) -> None:
+    """Every prefix of a journal, with stops and starts under way of every kind of tenant."""
+    from fakeworld import make_world
+
+    count = [0]
+    pasts: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {}
+
+    def past_of(how: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        if how not in pasts:
+            data = kind_of(copy.deepcopy(plan_data), how)
+            with make_world(quick_path / f"past-{len(pasts)}", data, free_port).live() as world:
+                past = whole_journal(world)
+                pasts[how] = past, json.loads((world.run_dir / "snapshot.json").read_text())
+        return pasts[how]
+
+    def check(kind: str, at: float, live: dict[str, str], stop_s: float, for_s: float) -> None:
+        count[0] += 1
+        how, begin = OTHERS[kind]
+        past, snapshot = past_of(how)
+        opened = next(i for i, e in enumerate(past) if e["event"] == "opened") + 1
+        cut = opened + int(at * (len(past) - opened))
+        data = kind_of(copy.deepcopy(plan_data), how)
+        with make_world(quick_path / f"kind-{count[0]}", data, free_port).live() as world:
+            begin_here = {name: "up" if state == "stopping" else state for name, state in live.items()}
+            situation(world, past[:cut], begin_here, "absent", "absent", snapshot)
+            # Only systemd shows a stop that nobody has journaled.
+            ours = {"llamacpp", *asked_to_stop(past[:cut])}
+            for name, state in live.items():
+                if state == "stopping" and name in ours:
+                    world.services[name].stop_s = stop_s
+                    world.ask_to_stop(name)
+            begin(world, for_s)
+            while program.restore_now(world.state):
+                assert world.named().count("restore_failed") < 12, event(world, "restore_failed")["reason"]
+                world.clock.sleep(0.5)
+            world.clock.ticks[:] = world.clock.ticks[:1]
+            stays_whole(world)
+
+    state = st.sampled_from(["up", "down", "loading", "stopping"])
+    everything = given(
+        kind=st.sampled_from(sorted(OTHERS)),
+        at=st.floats(0.0, 0.999),
+        live=st.fixed_dictionaries({"llamacpp": state, "chatterbox": state}),
+        stop_s=st.floats(0.5, 30.0),
+        for_s=st.floats(0.0, 30.0),
+    )
+    rules = settings(max_examples=examples(60), derandomize=True, database=None, report_multiple_bugs=False)
+    rules(everything(check))()

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import identity, probes, run, tenants
+from ansible_collections.edgelab.model_trial.plugins.module_utils import identity, probes, run, sockets, tenants
 from ansible_collections.edgelab.model_trial.plugins.module_utils.identity import Before, Known
 from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Http, Speech, Tenant
 from ansible_collections.edgelab.model_trial.plugins.module_utils.tenants import TenantError
@@ -386,7 +387,7 @@ def test_a_container_is_stopped_with_its_grace(commands: Commands, log: Path) ->
     commands.answer("docker stop")
     commands.answer("docker inspect", out=box_says("exited"))
     tenants.stop(Tenant("box", "container", container="box", stop_timeout_s=12), log)
-    assert ["stop", "--time", "12", "box"] in commands.calls("docker")
+    assert ["stop", "-t", "12", "box"] in commands.calls("docker")
 
 
 def test_a_script_tenant_stops_as_its_own_user_in_a_scope_of_its_own(
@@ -1050,7 +1051,7 @@ def test_a_client_that_stops_a_container_is_seen(
     begun: bool,
 ) -> None:  # fmt: skip
     """It outlives a restore that was killed; a user's own program of that name stops nothing."""
-    child = spawn(sys.executable, "-c", "import time; time.sleep(60)", "docker", "stop", "--time", "20", "box")
+    child = spawn(sys.executable, "-c", "import time; time.sleep(60)", "docker", "stop", "-t", "20", "box")
     monkeypatch.setattr(probes, "uid", lambda _pid: uid)
     found = tenants.of(BOX).begun()
     assert (found == tenants.Begun("stop", f"PID {child.pid} stops it")) == begun
@@ -1222,7 +1223,7 @@ def test_what_looks_like_it_and_was_not_there_is_on_its_way(
     monkeypatch.setattr(tenants, "_uid", lambda _user: 1000)
     monkeypatch.setattr(identity, "alike", lambda look, user: alike if (look, user) == (LOOK, 1000) else [])
     monkeypatch.setattr(probes, "command", lambda _pid: "its words")
-    monkeypatch.setattr(probes, "listeners", list)
+    monkeypatch.setattr(probes, "listeners", lambda **_where: [])
     monkeypatch.setattr(probes, "processes", lambda *_words: [])
     monkeypatch.setattr(probes, "members", lambda _pattern: {})
     tenant = known(dataclasses.replace(VOICE, **changes), **before)
@@ -1381,3 +1382,51 @@ def test_a_revived_tenant_is_named_with_its_process(spawn: Callable[..., subproc
     assert tenants.revived([gone, back]) == ""
     child = spawn("sleep", "86.082")
     assert tenants.revived([gone, back]) == f"86.082 runs again (PID {child.pid}, sleep 86.082)"
+
+
+@pytest.mark.parametrize(
+    ("listening", "found"),
+    [([], ""), ([probes.Listener(8772, 31, "python3 server.py")], "voice runs again (PID 31, its words)")],
+)
+def test_a_tenant_that_is_down_costs_no_walk_over_descriptors(
+    monkeypatch: pytest.MonkeyPatch, listening: list[probes.Listener], found: str
+) -> None:
+    """This is asked every second of the window."""
+    walks: list[set[int]] = []
+
+    def walk(inodes: Any, _proc: Any = None) -> list[sockets.Holder]:
+        walks.append({*inodes})
+        return [sockets.Holder(7, item.pid, "3") for item in listening]
+
+    held = [sockets.Socket(item.port, 7, 1000) for item in listening]
+    monkeypatch.setattr(sockets, "listening", lambda ports, _proc=None: [one for one in held if one.port in ports])
+    monkeypatch.setattr(sockets, "holders", walk)
+    monkeypatch.setattr(probes, "identify", lambda pid, _proc=None: probes.ProcessId(pid, pid * 10) if pid else None)
+    monkeypatch.setattr(probes, "command", lambda _pid, _proc=None: "its words")
+    monkeypatch.setattr(tenants, "owns", lambda _tenant, item, _host: item.pid == 31)
+    assert tenants.revived([VOICE]) == found
+    assert walks == ([{7}] if listening else [])
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("http://127.0.0.1:8080/health", 8080),
+        ("http://localhost/health", 80),
+        ("https://[::1]/health", 443),
+        # What listens here answers all of these.
+        ("http://127.0.0.2:8080/", 8080),
+        ("http://127.1:8080/", 8080),
+        ("http://0.0.0.0:8080/", 8080),
+        (f"http://{socket.gethostname()}:8080/", 8080),
+        # An address for documentation, and a name that is not looked up.
+        ("http://192.0.2.7:8080/", 0),
+        ("http://[2001:db8::7]:8080/", 0),
+        ("http://elsewhere.invalid:8080/", 0),
+        ("http://[::1/", 0),
+    ],
+)
+def test_an_address_leads_here_however_it_is_written(url: str, port: int) -> None:
+    if "::1]" in url and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    assert tenants.ports_of([url]) == {port} - {0}
