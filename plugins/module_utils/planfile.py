@@ -279,10 +279,10 @@ def _check_time(plan: Plan) -> None:
     )
     _fail(
         "workloads",
-        f"replies that take at most {limit_s:.0f} s of the {plan.limits.measure_s:g} s of limits.measure_s, so that "
+        f"replies that take at most {limit_s:.1f} s of the {plan.limits.measure_s:g} s of limits.measure_s, so that "
         "every reply is waited for; ask less (n, trial_scenes), raise measure_s (and cap_s with it), or correct "
         "expected_reply_s",
-        f"about {needed_s:.0f} s: {asked}",
+        f"about {needed_s:.1f} s: {asked}",
     )
 
 

@@ -154,9 +154,9 @@ def _report(options: argparse.Namespace) -> int:
 
     words = outputs({"--out": options.out})
     _take_proofs(options)
-    say(str(write_report(options.dir, options.out)), words)
-    # The key belongs into the run's folder, so there is no review page elsewhere.
+    # First, so that the report finds it. Its key belongs into the run's folder, so there is no such page elsewhere.
     review = write_review(options.dir) if options.out is None else None
+    say(str(write_report(options.dir, options.out)), words)
     if review is not None:
         say(str(review), words)
     return 0

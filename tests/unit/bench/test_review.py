@@ -185,7 +185,7 @@ def answers(key: Key, better: Callable[[int, str], str], only: str = "") -> dict
     return said
 
 
-def saved(run: Path, said: dict[str, str], name: str = "judgements.json", **changes: Any) -> Path:
+def saved(run: Path, said: dict[str, str], name: str = "judgements.json", /, **changes: Any) -> Path:
     key = read(run / NAME)
     document = {
         "format": 1,

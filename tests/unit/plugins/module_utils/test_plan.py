@@ -355,18 +355,18 @@ def test_with_scenes_what_is_shown_asks_about_twenty_of_them(plan_data: Data, sc
 
 
 def test_more_than_a_session_has_time_for_is_refused_before_anything_stops(plan_data: Data) -> None:
-    # 123 and 22 replies of 0.05 s, and 20 of 2 s: 47.25 s.
+    # 103 and 22 replies of 0.05 s, and 20 of 2 s: 46.25 s.
     plan_data["scenes"] = {"folder": "~/views"}
     plan_data["workloads"][1]["expected_reply_s"] = 2
-    plan_data["limits"] = {**plan_data.get("limits", {}), "measure_s": 53}
-    assert planfile.parse(plan_data).candidate_replies_s == pytest.approx(47.25)
-    plan_data["limits"]["measure_s"] = 52
+    plan_data["limits"] = {**plan_data.get("limits", {}), "measure_s": 52}
+    assert planfile.parse(plan_data).candidate_replies_s == pytest.approx(46.25)
+    plan_data["limits"]["measure_s"] = 51
     with pytest.raises(planfile.PlanError) as caught:
         planfile.parse(plan_data)
     for part in (
-        "workloads: expected replies that take at most 47 s of the 52 s of limits.measure_s",
+        "workloads: expected replies that take at most 45.9 s of the 51 s of limits.measure_s",
         "raise measure_s",
-        "found 'about 47 s: nav 100 x 0.05 s, describe 20 x 2 s'",
+        "found 'about 46.2 s: nav 100 x 0.05 s, describe 20 x 2 s'",
     ):
         assert part in str(caught.value)
 
