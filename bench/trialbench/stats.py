@@ -238,19 +238,9 @@ def threshold(found: Share, limit: float) -> Threshold:
     # In whole numbers where it matters: 95 of 100 is 0.95, whatever the difference of two floats is.
     if decided != "INCONCLUSIVE" or math.isclose(found.share, limit, abs_tol=1e-12):
         return Threshold(limit, decided)
-    too_few, enough = found.questions, 2 * found.questions
-    each = found.effective_n / found.questions
-    while _decided(found.share, enough * each, limit) == "INCONCLUSIVE":
-        too_few, enough = enough, 2 * enough
-        if enough > _MOST_QUESTIONS:
-            return Threshold(limit, "INCONCLUSIVE")
-    while enough - too_few > 1:
-        middle = (too_few + enough) // 2
-        if _decided(found.share, middle * each, limit) == "INCONCLUSIVE":
-            too_few = middle
-        else:
-            enough = middle
-    return Threshold(limit, "INCONCLUSIVE", enough)
+    each, part = found.effective_n / found.questions, found.share
+    needed = _first(lambda asked: _decided(part, asked * each, limit) != "INCONCLUSIVE", found.questions)
+    return Threshold(limit, "INCONCLUSIVE", needed)
 
 
 def _decided(part: float, n: float, limit: float) -> Finding:
@@ -360,6 +350,69 @@ def sign_test(wins: int, losses: int) -> float:
     n = wins + losses
     tail = sum(math.comb(n, k) for k in range(min(wins, losses) + 1)) / (1 << n)
     return min(1.0, 2 * tail)
+
+
+def sign_test_needs(wins: int, losses: int) -> int | None:
+    """How many wins and losses together would decide, if their shares stayed exactly as they are.
+
+    None where none would: as many of either, or none at all. A number that is there already says that it is decided.
+    """
+    n, fewer = wins + losses, min(wins, losses)
+    if 2 * fewer == n:
+        return None
+
+    def decides(asked: int) -> bool:
+        # The tail of the binomial, which is a beta distribution's and takes parts of a loss, too.
+        lost = asked * fewer / n
+        return 2 * _beta_cdf(0.5, asked - lost, lost + 1) < 1 - CONFIDENCE
+
+    return _first(decides, n)
+
+
+def _first(decides: Callable[[int], bool], enough: int) -> int | None:
+    """The smallest number from `enough` on that decides; None where none below a million does."""
+    if decides(enough):
+        return enough
+    too_few = enough
+    while not decides(enough := 2 * enough):
+        too_few = enough
+        if enough > _MOST_QUESTIONS:
+            return None
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        too_few, enough = (too_few, middle) if decides(middle) else (middle, enough)
+    return enough
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How often several raters say the same; `kappa` is 1 where they always do, 0 where they do as by chance.
+
+    Attributes:
+        raters: how many, all of whom rated every one of `n`.
+        share: of all pairs of raters and all that was rated; None where nothing was rated.
+        kappa: Cohen's for two raters, Fleiss' for more; None where there is only one answer, which chance gives too.
+    """
+
+    raters: int
+    n: int
+    share: float | None
+    kappa: float | None
+
+
+def agreement(ratings: Sequence[Sequence[str]]) -> Agreement:
+    """The agreement of at least two raters; each has an answer for everything, in the same order."""
+    raters, n = len(ratings), len(ratings[0])
+    if not n:
+        return Agreement(raters, 0, None, None)
+    words = sorted({word for one in ratings for word in one})
+    rated = [[answers.count(word) for word in words] for answers in zip(*ratings, strict=True)]
+    seen = sum(count * (count - 1) for counts in rated for count in counts) / (n * raters * (raters - 1))
+    if raters == 2:
+        by_chance = sum(math.prod(one.count(word) / n for one in ratings) for word in words)
+    else:
+        by_chance = sum((sum(counts[at] for counts in rated) / (n * raters)) ** 2 for at in range(len(words)))
+    return Agreement(raters, n, seen, None if by_chance == 1 else (seen - by_chance) / (1 - by_chance))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ Latency is reported elsewhere and is no part of this: it is no gate, unless some
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,6 +22,7 @@ Verdict = Literal["ADOPT", "REJECT", "INCONCLUSIVE", "PENDING_REVIEW"]
 GroundTruth = Literal["not_required", "passed", "failed", "missing"]
 Judgment = Literal["better", "same", "worse"]
 AdherenceRule = Literal["share", "proved"]
+Shown = Literal["better", "same", "worse", "not_shown"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,95 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Reviewed:
+    """What a blind review says of one workload, by pairs of replies; several reviewers count once a pair, by majority.
+
+    Attributes:
+        pairs: how many there are; two replies that are the same text are a tie that nobody is asked about.
+        wins, losses, ties: pairs in which the candidate's reply is better, worse, neither.
+        p: exact two-sided p of wins against losses (sign test), which leaves ties out.
+        finding: better or worse by that test at 5 %; same only by `ties_percent`.
+        ties_percent: the share of ties that counts as *same*, written down before anybody judged; None: none does.
+        more: how many more pairs would decide at these shares; None where it is decided, and where no number would.
+    """
+
+    pairs: int
+    wins: int
+    losses: int
+    ties: int
+    p: float
+    finding: Shown
+    ties_percent: float | None = None
+    more: int | None = None
+
+    @property
+    def judged(self) -> int:
+        """How many pairs have a judgment."""
+        return self.wins + self.losses + self.ties
+
+    @property
+    def text(self) -> str:
+        """All of it in words."""
+        word = "not shown" if self.finding == "not_shown" else self.finding
+        counted = f"{self.wins} better, {self.losses} worse, {self.ties} the same, p = {self.p:.2g}"
+        lower = ""
+        if self.finding == "same":
+            lower = f"; by at least {self.ties_percent:g} % ties"
+        asked = f"{self.judged} of {self.pairs} pairs" if self.judged < self.pairs else f"{self.pairs} pairs"
+        return f"{word} by {asked} ({counted}{lower})"
+
+    @property
+    def needed(self) -> str:
+        """How many more judgments would decide, in words."""
+        left = self.pairs - self.judged
+        waiting = f"{left} of its pairs {'waits' if left == 1 else 'wait'} for one"
+        todo = waiting if left else "all of its pairs are judged"
+        if self.more is None:
+            return f"no number of judgments like these would decide; {todo}"
+        return f"{self.more} more {'judgment' if self.more == 1 else 'judgments'} like these would decide; {todo}"
+
+
+def reviewed(wins: int, losses: int, ties: int, pairs: int, ties_percent: float | None) -> Reviewed:
+    """What so many judgments say; *not shown* is not *same*, which takes a margin that was written down beforehand."""
+    p, judged = stats.sign_test(wins, losses), wins + losses + ties
+    finding: Shown = "not_shown"
+    if p < 1 - stats.CONFIDENCE:
+        finding = "better" if wins > losses else "worse"
+    elif ties_percent is not None:
+        # A pair is a question. By the lower bound: three ties of three prove little.
+        low = stats.bounded(ties, judged, judged, judged).one_sided_low
+        finding = "same" if low is not None and low * 100 >= ties_percent else finding
+    needed = stats.sign_test_needs(wins, losses) if finding == "not_shown" else None
+    # As many ties among those that are still to come as among these.
+    more = None if needed is None else math.ceil(needed * judged / (wins + losses)) - judged
+    return Reviewed(pairs, wins, losses, ties, round(p, 6), finding, ties_percent, more)
+
+
+@dataclass(frozen=True)
+class Review:
+    """A blind review: by workload, who reviewed, and how far the reviewers agree (None for one of them).
+
+    `id` is the review's own, so that it can be told from a later one of the same run.
+    """
+
+    id: str
+    reviewers: tuple[str, ...]
+    workloads: Mapping[str, Reviewed]
+    agreement: stats.Agreement | None = None
+
+    @property
+    def agreed(self) -> str:
+        """How far the reviewers agree, in words; empty for one of them."""
+        found = self.agreement
+        if found is None:
+            return ""
+        if found.share is None:
+            return f"{len(self.reviewers)} reviewers judged no pair in common"
+        kappa = "" if found.kappa is None else f", kappa {found.kappa:.2f}"
+        return f"{found.raters} reviewers agree in {found.share * 100:.0f} % of {found.n} pairs{kappa}"
+
+
+@dataclass(frozen=True)
 class Facts:
     """What the verdict depends on. `n` counts all measured samples of the workload that decides, failed ones too.
 
@@ -52,6 +143,7 @@ class Facts:
     evidence about others; None for fewer than two. `levels`: what was declared about right answers and speed.
 
     `judged` has every workload that is shown, by name, with a person's judgment; None where there is none yet.
+    `review`: what a blind review found of it; a workload it shows nothing of is not judged by it.
     `rolled_back`: why the trial was not completed, None if it was. `partial`: segments that lack samples they should
     have; told beside the verdict, which follows from the samples that are there. `silent`: segments of the baseline
     without one good reply, which no candidate can be better than.
@@ -65,6 +157,7 @@ class Facts:
     rolled_back: str | None = None
     ground_truth: GroundTruth = "not_required"
     judged: Mapping[str, Judgment | None] = field(default_factory=dict)
+    review: Review | None = None
     partial: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
     questions: int = 1
@@ -98,6 +191,7 @@ def decide(facts: Facts, rules: Rules) -> Decision:
     if facts.rolled_back and facts.rolled_back not in reason:
         beside.append(f"the trial was not completed: {facts.rolled_back}")
     beside += [level.text for level in facts.levels]
+    beside += [f"blind review: {told}" for told in _review_text(facts.review) if told not in reason]
     beside += [f"partial: {text}" for text in facts.partial]
     return Decision(verdict, [reason, *(text for text in beside if text not in reason)])
 
@@ -158,10 +252,17 @@ def _first_match(facts: Facts, rules: Rules) -> tuple[Verdict, str]:
         return "INCONCLUSIVE", "; ".join(unclear)
     if facts.silent:
         return "INCONCLUSIVE", f"nothing to compare with: no good reply of the baseline in {', '.join(facts.silent)}"
-    return _judged(facts.judged)
+    return _judged(facts.judged, facts.review)
 
 
-def _judged(judged: Mapping[str, Judgment | None]) -> tuple[Verdict, str]:
+def _review_text(review: Review | None) -> list[str]:
+    if review is None:
+        return []
+    told = [f"{name} {found.text}" for name, found in review.workloads.items()]
+    return [*told, review.agreed] if review.agreed else told
+
+
+def _judged(judged: Mapping[str, Judgment | None], review: Review | None) -> tuple[Verdict, str]:
     """What people said of the replies that are shown; where nothing is shown, nobody is asked."""
     if not judged:
         return "ADOPT", "adherent and within VRAM; no replies are shown for a person to judge"
@@ -169,6 +270,10 @@ def _judged(judged: Mapping[str, Judgment | None]) -> tuple[Verdict, str]:
     said = ", ".join(f"{name} judged {word}" for name, word in judged.items() if word)
     if "worse" not in words and None in words:
         names = [name for name, word in judged.items() if word is None]
+        tried = {name: review.workloads[name] for name in names if review and name in review.workloads}
+        if tried:
+            told = "; ".join(f"{name} {found.text}: {found.needed}" for name, found in tried.items())
+            return "PENDING_REVIEW", f"the blind review decides nothing yet: {told}"
         options = " ".join(f"--judge {name}=..." for name in names)
         return (
             "PENDING_REVIEW",

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .plan import Plan
+from .plan import Plan, Workload
 
 # Usual time to stop a tenant, and to start a container; small compared with the plan's figures.
 STOP_S, CONTAINER_S = 1.0, 1.0
@@ -54,10 +54,10 @@ def measured(entries: Sequence[dict[str, Any]]) -> Measured | None:
 def _spans(plan: Plan, found: Measured) -> dict[str, tuple[float, float]]:
     """When each stopped tenant goes down and is back up, in seconds after the first stop."""
     work, limits = plan.decider, plan.limits
-    replies_s = sum((one.warmup + one.n) * one.expected_reply_s for one in plan.workloads)
-    a1_s = replies_s + CONTAINER_S
-    b_s = replies_s + (work.cached_n + 2) * work.expected_reply_s + CONTAINER_S
-    a2_s = min(limits.a2_s, replies_s) + CONTAINER_S
+    a1_s = plan.replies_s + CONTAINER_S
+    b_s = plan.candidate_replies_s + CONTAINER_S
+    # What is shown is not asked again.
+    a2_s = min(limits.a2_s, (work.warmup + work.n) * work.expected_reply_s) + CONTAINER_S
     candidate_s = plan.candidate.expected_start_s + b_s
     if plan.rehearsal:
         a1_s = a2_s = candidate_s = 0.0
@@ -119,9 +119,21 @@ def lines(plan: Plan) -> list[str]:
     found.append(f"a restore takes at most {plan.restore_bound_s:.0f} s{settle}")
     for impact, expected in impacts_s(plan).items():
         found.append(f"expected {impact} time {expected:.0f} s, at most {plan.limits.cap_s:.0f} s")
+    found += [] if plan.rehearsal else [_shown(plan, work) for work in plan.shown]
     untouched = [t.name for t in plan.tenants if t.name not in plan.stop_order]
     found.append(f"untouched: {', '.join(untouched) or 'nothing'}")
     return found
+
+
+def _shown(plan: Plan, work: Workload) -> str:
+    """What the replies that a person is to compare add to each impact."""
+    without = dataclasses.replace(work, n=0, warmup=0)
+    others = [without if one is work else one for one in plan.workloads]
+    less = impacts_s(dataclasses.replace(plan, workloads=others))
+    added = [f"{seconds - less[impact]:.1f} s {impact}" for impact, seconds in impacts_s(plan).items()]
+    each = "each about another picture, " if plan.scenes else ""
+    told = f"{work.n} replies of each model, {each}for a person to compare"
+    return f"of that {work.name}: {', '.join(added) or 'nothing'} ({told})"
 
 
 def _trial(plan: Plan) -> Plan:

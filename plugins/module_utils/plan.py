@@ -296,6 +296,11 @@ COUNTS = {
     "decides": {"n": 100, "warmup": 3, "first_n": 20, "cached_n": 20, "tenants_n": 20},
     "shown": {"n": 5},
 }
+# With scenes each of these samples asks about another picture, as many as a person compares in two minutes.
+SHOWN_SCENES = 20
+# The part of `measure_s` after which a session ends by itself: a little less than the runner waits, so that it leaves
+# its numbers.
+SESSION_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -395,6 +400,8 @@ class Plan(Site):
     adherence_rule: str = "share"
     # By how many points the candidate may be right less often than the baseline; None: no gate.
     accuracy_not_worse_by: float | None = None
+    # The share of ties by which a blind review says that both models are the same; None: it says so by none.
+    review_ties_percent: float | None = None
     slo: Slo | None = None
     bands: Bands = field(default_factory=Bands)
     limits: Limits = field(default_factory=Limits)
@@ -423,6 +430,16 @@ class Plan(Site):
     def shown(self) -> list[Workload]:
         """The workloads whose replies are shown side by side, in the plan's order."""
         return [w for w in self.workloads if w.role == "shown"]
+
+    @property
+    def replies_s(self) -> float:
+        """How long the replies of a model usually take: of all workloads, once each, with their warm-ups."""
+        return sum((one.warmup + one.n) * one.expected_reply_s for one in self.workloads)
+
+    @property
+    def candidate_replies_s(self) -> float:
+        """The same of the candidate, which is asked the most: the smoke test and replies with the prompt cache, too."""
+        return self.replies_s + (self.decider.cached_n + 2) * self.decider.expected_reply_s
 
     @property
     def restore_bound_s(self) -> float:

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .plan import COUNTS, NAME, PLAN_FORMAT, Plan, Scenes, Site, Tenant, Workload
+from .plan import COUNTS, NAME, PLAN_FORMAT, SESSION_SHARE, SHOWN_SCENES, Plan, Scenes, Site, Tenant, Workload
 from .tenants import KINDS
 
 ADHERENCE_RULES = ("share", "proved")
@@ -269,6 +269,23 @@ def _check_site(site: Site) -> None:
         _fail("gpu.steady_gb", "[low, high] in GB", site.gpu.steady_gb)
 
 
+def _check_time(plan: Plan) -> None:
+    """Refuse more questions than a session has time for: it would end early, while the tenants are down."""
+    limit_s, needed_s = SESSION_SHARE * plan.limits.measure_s, plan.candidate_replies_s
+    if needed_s <= limit_s:
+        return
+    asked = ", ".join(
+        f"{one.name} {one.n} x {one.expected_reply_s:g} s" for one in sorted(plan.workloads, key=lambda one: -one.n)
+    )
+    _fail(
+        "workloads",
+        f"replies that take at most {limit_s:.1f} s of the {plan.limits.measure_s:g} s of limits.measure_s, so that "
+        "every reply is waited for; ask less (n, trial_scenes), raise measure_s (and cap_s with it), or correct "
+        "expected_reply_s",
+        f"about {needed_s:.1f} s: {asked}",
+    )
+
+
 def _check(plan: Plan) -> None:
     if not NAME.match(plan.run):
         # Its default name holds time, host and the candidate's label: each may be valid and the whole too long.
@@ -321,6 +338,10 @@ def _check(plan: Plan) -> None:
             plan.limits.cap_s,
         )
     _check_figures(plan, "")
+    _check_time(plan)
+    ties = plan.review_ties_percent
+    if ties is not None and not 0 < ties <= 100:
+        _fail("review_ties_percent", "more than 0, and at most 100", ties)
     if not plan.candidate.port:
         _fail("candidate.port", "the port it listens on", plan.candidate.port)
     limits = plan.limits
@@ -365,10 +386,21 @@ def _fill_counts(data: Any) -> Any:
     # A workload's counts follow from its role. Anything but a list of mappings is left to the parser.
     if not isinstance(data, dict) or not isinstance(data.get("workloads"), list):
         return data
+    counts = {**COUNTS, "shown": {"n": _shown_n(data.get("scenes"))}}
     filled = [
-        {**COUNTS.get(str(one.get("role")), {}), **one} if isinstance(one, dict) else one for one in data["workloads"]
+        {**counts.get(str(one.get("role")), {}), **one} if isinstance(one, dict) else one for one in data["workloads"]
     ]
     return {**data, "workloads": filled}
+
+
+def _shown_n(scenes: Any) -> int:
+    """How many replies are shown: with scenes one to each of so many, but to no more than there may be."""
+    if not isinstance(scenes, dict):
+        return COUNTS["shown"]["n"]
+    limit = scenes.get("limit", Scenes.limit)
+    limit = _from_text(int, limit) if isinstance(limit, str) else limit
+    # What is no number is refused where the limit itself is read.
+    return min(SHOWN_SCENES, limit) if type(limit) is int and limit > 0 else SHOWN_SCENES
 
 
 def _check_format(data: Any) -> None:

@@ -16,7 +16,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from .plan import Plan, Workload
+from .plan import SESSION_SHARE, Plan, Workload
 
 # Folders inside a client container.
 INPUTS, OUT, CONTROL = "/in", "/out", "/control"
@@ -56,8 +56,7 @@ def _session(
         "parser": own,
         "timeout_s": plan.limits.request_timeout_s,
         "idle_wait_s": IDLE_WAIT_S,
-        # A little less than the runner waits: a session that ends by itself leaves its numbers.
-        "time_limit_s": 0.9 * plan.limits.measure_s,
+        "time_limit_s": SESSION_SHARE * plan.limits.measure_s,
         "segments": segments,
     }
 

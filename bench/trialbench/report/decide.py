@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -15,9 +15,10 @@ from trialbench.report.answer import answer
 from trialbench.report.evidence import Evidence, attested, evidence
 from trialbench.report.levels import levels
 from trialbench.report.plan import Plan
+from trialbench.report.review.judgements import review as review_of
 from trialbench.report.run import DESCRIBE, Run, read_run
 from trialbench.report.summary import Summary, summarize_run, write_summary
-from trialbench.verdict import AdherenceRule, Facts, Gate, GroundTruth, Judgment, Rules, decide
+from trialbench.verdict import AdherenceRule, Facts, Gate, GroundTruth, Judgment, Review, Rules, decide
 
 JUDGMENTS: tuple[Judgment, ...] = get_args(Judgment)
 
@@ -26,6 +27,7 @@ def decide_folder(
     path: Path,
     *,
     judged: Mapping[str, str] | None = None,
+    judgements: Sequence[Path] = (),
     adherence_rule: AdherenceRule | None = None,
     ground_truth: GroundTruth | None = None,
 ) -> dict[str, Any]:
@@ -37,11 +39,13 @@ def decide_folder(
     Args:
         path: the result folder.
         judged: `better`, `same` or `worse` than the baseline, by the name of a workload that is shown.
+        judgements: files of a blind review, which replace earlier judgments of what they are about.
         adherence_rule: whether the share of adherent replies decides, or what it proves.
         ground_truth: requires ground truth from now on, with this result.
 
     Raises:
-        UsageError: no result folder, or that of a rehearsal; a judgment of something that the run does not show.
+        UsageError: no result folder, or that of a rehearsal; a judgment of something that the run does not show; files
+            of judgments that are not of this run's review.
     """
     run = read_run(path)
     if run.rehearsal:
@@ -50,7 +54,8 @@ def decide_folder(
             " `trialbench show` tells how the host came back"
         )
     summary = summarize_run(run)
-    facts, rules = _settled(run, summary, judged or {}, adherence_rule, ground_truth)
+    found = review_of(run, judgements) if judgements else None
+    facts, rules = _settled(run, summary, judged or {}, adherence_rule, ground_truth, found)
     decision, told = decide(facts, rules), answer(run, summary, facts, rules)
     document = {
         "format": 1,
@@ -104,6 +109,7 @@ def _settled(
     judged: Mapping[str, str],
     adherence_rule: AdherenceRule | None,
     ground_truth: GroundTruth | None,
+    found: Review | None = None,
 ) -> tuple[Facts, Rules]:
     """The inputs of the decision: arguments first, then the earlier verdict, then the run's files."""
     before = run.verdict
@@ -112,22 +118,40 @@ def _settled(
         run,
         summary,
         rules,
-        judged=_judged(run, judged),
+        judged=_judged(run, judged, found),
+        review=found or (before.review if before else None),
         ground_truth=ground_truth or _ground_truth(run, before.ground_truth if before else None),
     )
     return facts, rules
 
 
-def _judged(run: Run, given: Mapping[str, str]) -> dict[str, Judgment | None]:
-    """The judgment of every workload that is shown: the given one, else the earlier one."""
+def _judged(run: Run, given: Mapping[str, str], found: Review | None) -> dict[str, Judgment | None]:
+    """The judgment of every workload that is shown: the given one, else the blind review's, else the earlier one.
+
+    Of the workload that decides there is one only where the blind review shows something: nobody has to judge it.
+    """
     earlier = run.judged
     for name, word in given.items():
         if name not in earlier:
-            shown = ", ".join(earlier) or "it shows none"
-            raise UsageError(f"--judge {name}={word}: expected a workload that this run shows ({shown}), found {name}")
+            names = ", ".join(earlier) or "it shows none"
+            raise UsageError(f"--judge {name}={word}: expected a workload that this run shows ({names}), found {name}")
         if word not in JUDGMENTS:
             raise UsageError(f"--judge {name}={word}: expected {', '.join(JUDGMENTS)}, found {word!r}")
-    return {**earlier, **cast("Mapping[str, Judgment]", given)}
+        if found is not None and name in found.workloads:
+            raise UsageError(
+                f"--judge {name}={word}: expected one judgment of {name}, found --review beside it: leave one out"
+            )
+    judged = {**earlier, **(_reviewed(found, list(earlier)) if found else {})}
+    judged.update(cast("Mapping[str, Judgment]", given))
+    decider, held = run.plan.decider.name, found or (run.verdict.review if run.verdict else None)
+    shown = _reviewed(held, [decider]).get(decider) if held else None
+    return judged if shown is None else {**judged, decider: shown}
+
+
+def _reviewed(found: Review, names: Sequence[str]) -> dict[str, Judgment | None]:
+    """What a blind review says of these workloads; None where nothing is shown."""
+    said = {name: found.workloads[name].finding for name in names if name in found.workloads}
+    return {name: None if word == "not_shown" else word for name, word in said.items()}
 
 
 def _filed(facts: Facts, rules: Rules) -> dict[str, Any]:
@@ -135,6 +159,8 @@ def _filed(facts: Facts, rules: Rules) -> dict[str, Any]:
     names = {"n": "nav_n", "n_required": "nav_required"}
     found: dict[str, Any] = {}
     for name, value in {**asdict(facts), **asdict(rules)}.items():
+        if name == "review" and value is None:
+            continue
         if name != "judged":
             found[names.get(name, name)] = value
             continue
@@ -184,7 +210,13 @@ def _rolled_back(summary: Summary) -> str | None:
 
 
 def facts_of(
-    run: Run, summary: Summary, rules: Rules, *, judged: Mapping[str, Judgment | None], ground_truth: GroundTruth
+    run: Run,
+    summary: Summary,
+    rules: Rules,
+    *,
+    judged: Mapping[str, Judgment | None],
+    review: Review | None = None,
+    ground_truth: GroundTruth,
 ) -> Facts:
     """The facts that a trial's summary holds."""
     plan = run.plan
@@ -207,6 +239,7 @@ def facts_of(
         rolled_back=_rolled_back(summary),
         ground_truth=ground_truth,
         judged=judged,
+        review=review,
         partial=tuple(summary.partial),
         levels=levels(plan, summary),
         silent=tuple(name for name in compared if not (found := summary.segments.get(name)) or not found.ok),

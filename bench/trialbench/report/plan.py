@@ -88,6 +88,7 @@ class Plan:
         attended: None for plans that do not say.
         abort_above_gb: None for plans without this band.
         accuracy_not_worse_by: points by which the candidate may be right less often; None: no gate.
+        review_ties_percent: the share of ties by which a blind review says *same*; None: by none.
         p95_ms, hz: declared levels of service; None: not declared.
         decider: the workload that decides. Runs without a list of workloads are earlier ones: nav decided.
         shown: the workloads whose replies are shown side by side; in earlier runs it was describe.
@@ -107,6 +108,7 @@ class Plan:
     abort_above_gb: float | None = None
     adherence_rule: AdherenceRule | None = None
     accuracy_not_worse_by: float | None = None
+    review_ties_percent: float | None = None
     p95_ms: float | None = None
     hz: float | None = None
     drain_min_s: float = 5.0
@@ -150,6 +152,7 @@ def read_plan(document: Mapping[str, Any]) -> Plan:
         abort_above_gb=_number(bands.get("abort_above_gb")),
         adherence_rule=document.get("adherence_rule"),
         accuracy_not_worse_by=_number(document.get("accuracy_not_worse_by")),
+        review_ties_percent=_number(document.get("review_ties_percent")),
         p95_ms=_number(slo.get("p95_ms")) or None,
         hz=_number(slo.get("hz")) or None,
         drain_min_s=float(limits.get("drain_min_s", Plan.drain_min_s)),

@@ -19,7 +19,8 @@ from trialbench.measure.summary import Request, SegmentFacts, SegmentSummary, Wa
 from trialbench.report.journal import Check, Event, read_checks, read_event
 from trialbench.report.plan import Named, Plan, Side, read_plan
 from trialbench.report.proofs import MAX_BYTES, MAX_FILES, Proof, contradiction, in_order, read_proof
-from trialbench.verdict import AdherenceRule, GroundTruth, Judgment, Verdict
+from trialbench.stats import Agreement
+from trialbench.verdict import AdherenceRule, GroundTruth, Judgment, Review, Reviewed, Verdict
 
 _NO_PLAN = Plan()
 # What every run showed before plans had a list of workloads; its judgment has a place of its own in verdict.json.
@@ -99,7 +100,8 @@ class Reading:
 class Decided:
     """The verdict of a run as `verdict.json` has it, with those of its inputs that hold until they are replaced.
 
-    `judged` has a person's judgments by workload, `n` and `adherent` the replies that it rests on.
+    `judged` has a person's judgments by workload, `review` what a blind review found, `n` and `adherent` the replies
+    that it rests on.
     """
 
     verdict: Verdict
@@ -110,6 +112,7 @@ class Decided:
     adherence_percent: int
     n: int
     adherent: int
+    review: Review | None = None
 
 
 @dataclass(frozen=True)
@@ -462,7 +465,20 @@ def _decided(document: Mapping[str, Any]) -> Decided:
     if "questions" not in facts:
         # Questions were not counted then, and a hundred replies to one of them were taken for a proof.
         reasons = [_UNCOUNTED.sub(r"\1", reason) for reason in reasons]
-    return Decided(**_fields(Decided, {**facts, **document, "judged": judged, "n": facts["nav_n"], "reasons": reasons}))
+    known = {"judged": judged, "n": facts["nav_n"], "reasons": reasons, "review": _review(facts.get("review"))}
+    return Decided(**_fields(Decided, {**facts, **document, **known}))
+
+
+def _review(document: Mapping[str, Any] | None) -> Review | None:
+    if document is None:
+        return None
+    agreed = document["agreement"]
+    return Review(
+        document["id"],
+        tuple(document["reviewers"]),
+        {name: Reviewed(**one) for name, one in document["workloads"].items()},
+        None if agreed is None else Agreement(**agreed),
+    )
 
 
 def _attestation(document: Mapping[str, Any]) -> Attestation:

@@ -15,6 +15,7 @@ from trialbench.show.terminal import line, screen
 from trialbench.show.text import counted, middle
 
 _HERE = Path(__file__).parent / "templates"
+_PARTS = {".css": "style", ".js": "script"}
 # Maximum length of a text, in characters; a page that grows too large uses the smaller limits.
 _LIMITS = (4000, 500, 100)
 _BRIEF, _SENTENCE = 200, 1000
@@ -25,19 +26,24 @@ _JOINED = "\N{ZERO WIDTH JOINER}\N{VARIATION SELECTOR-16}"
 MAX_BYTES = 1_900_000
 
 
-def render(template: Path, *, beside: int = 0, **values: Any) -> str:
-    """The document that `template` makes of `values`, with style and script inside, below 2 MB.
+def render(template: Path, *, max_bytes: int = MAX_BYTES, **values: Any) -> str:
+    """The document that `template` makes of `values`, with style and script inside, below `max_bytes`.
 
-    `beside`: bytes of small pictures, which come on top.
-
-    A template extends `base.html.j2` and imports `macros.html.j2`, which lie in this room.
+    A template extends `base.html.j2` and imports `macros.html.j2`, which lie in this room. A style and a script of its
+    own lie beside it under its name, such as `page.css` beside `page.html.j2`.
     """
     page = ""
     for limit in _LIMITS:
         page = _render(template, limit, values)
-        if len(page.encode()) <= MAX_BYTES + beside:
+        if len(page.encode()) <= max_bytes:
             break
     return page
+
+
+def _part(template: Path, suffix: str) -> str:
+    """The style or script of every page, and then that of `template`."""
+    places = (_HERE / f"{_PARTS[suffix]}{suffix}", template.with_name(template.name.partition(".")[0] + suffix))
+    return "".join(place.read_text(encoding="utf-8") for place in places if place.exists())
 
 
 def _render(template: Path, limit: int, values: dict[str, Any]) -> str:
@@ -56,7 +62,7 @@ def _render(template: Path, limit: int, values: dict[str, Any]) -> str:
     environment.filters["brief"] = brief
     environment.filters["counted"] = counted
     environment.filters["fold"] = lambda text: fold(shown(text, limit))
-    style, script = (_HERE / "style.css").read_text(encoding="utf-8"), (_HERE / "script.js").read_text(encoding="utf-8")
+    style, script = _part(template, ".css"), _part(template, ".js")
     # Only this style and script are allowed, and nothing is fetched; the browser enforces both.
     policy = (
         f"default-src 'none'; style-src '{_fingerprint(style)}'; script-src '{_fingerprint(script)}';"

@@ -23,6 +23,14 @@ def add(verbs: Verbs) -> None:
         metavar="NAME=better|same|worse",
         help="a person's judgment of a workload that is shown, against the baseline; repeatable",
     )
+    verdict.add_argument(
+        "--review",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="judgements.json",
+        help="judgments saved by the run's review.html, a file of each reviewer: decided by an exact sign test",
+    )
     verdict.add_argument("--require", choices=["adopt"], help="exit 1 unless the verdict is ADOPT")
     verdict.add_argument("--adherence-rule", choices=["share", "proved"], help="default: the plan's, else share")
     verdict.add_argument(
@@ -38,8 +46,10 @@ def add(verbs: Verbs) -> None:
     )
     compare.add_argument("--html", type=output, metavar="FILE", help="also write an HTML page")
     compare.set_defaults(verb=_compare)
-    report = _add_folder(verbs, "report", _report, "write report.html of a result folder, one self-contained file")
-    report.add_argument("--out", type=output, metavar="FILE", help="default: DIR/report.html")
+    report = _add_folder(verbs, "report", _report, "write report.html and review.html of a result folder")
+    report.add_argument(
+        "--out", type=output, metavar="FILE", help="default: DIR/report.html, with DIR/review.html to judge beside it"
+    )
     for parser in (verdict, report):
         parser.add_argument(
             "--proofs",
@@ -104,6 +114,7 @@ def _verdict(options: argparse.Namespace) -> int:
     decision = decide_folder(
         options.dir,
         judged=pairs(options.judge, "--judge", "NAME=better|same|worse"),
+        judgements=options.review,
         adherence_rule=options.adherence_rule,
         ground_truth=options.ground_truth,
     )
@@ -139,10 +150,15 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from trialbench.report.html.report import write_report
+    from trialbench.report.review.page import write_review
 
     words = outputs({"--out": options.out})
     _take_proofs(options)
+    # First, so that the report finds it. Its key belongs into the run's folder, so there is no such page elsewhere.
+    review = write_review(options.dir) if options.out is None else None
     say(str(write_report(options.dir, options.out)), words)
+    if review is not None:
+        say(str(review), words)
     return 0
 
 

@@ -92,6 +92,7 @@ FILES = {
     "verification.json": "verification",
     "rehearsal.json": "rehearsal",
     "attestation.json": "attestation",
+    "review-key.json": "review-key",
     "proofs/*.json": "proof",
     "journal.jsonl": "journal",
     "vram.jsonl": "vram",
@@ -160,6 +161,8 @@ def typed_rows(path: Path) -> list[dict[str, Any]]:
 def test_each_schema_holds_for_something_that_exists() -> None:
     # What comes in, what a command prints, and the other two questions' own files (tests of their rooms).
     others = {"workload", "documents", "proof", "worker-reply", "worker-request"}
+    # What a browser saves for a person.
+    others |= {"judgements"}
     others |= {"claim", "ground-truth", "oracle", "prompts", "roster", "tokenizer-oracle", "tolerances"}
     assert {*FILES.values()} | others == set(schemas.names())
 

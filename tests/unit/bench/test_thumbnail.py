@@ -149,7 +149,10 @@ def test_links_folders_and_odd_names_are_no_pictures(tmp_path: Path) -> None:
 def test_sixty_pictures_of_a_camera_stay_below_4_mb(folders: ModuleType, tmp_path: Path) -> None:
     run = folders.scenes(tmp_path / "run")
     path = run / "samples" / "nav-candidate.jsonl"
-    lines = [json.loads(line) | {"parsed": ["right", "large"], "content": "x" * 4000} for line in path.read_text().splitlines()]
+    lines = [
+        json.loads(line) | {"parsed": ["right", "large"], "content": "x" * 4000}
+        for line in path.read_text().splitlines()
+    ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     (run / "inputs" / "scenes").mkdir()
     for at in range(60):

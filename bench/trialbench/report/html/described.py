@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -19,7 +20,7 @@ from trialbench.report.run import Run
 # Keeps a report below 2 MB: base64 adds a third.
 MAX_IMAGE_BYTES = 700_000
 _MOST_REPLIES = 12
-_IMAGES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png", b"RIFF": "image/webp"}
+IMAGES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png", b"RIFF": "image/webp"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _shown(run: Run, work: Workload) -> Shown | None:
     return Shown(
         id=f"shown-{work.name}",
         title=work.name.capitalize(),
-        question=_question(work),
+        question=question(work),
         baseline=replies[0][:_MOST_REPLIES],
         candidate=replies[1][:_MOST_REPLIES],
         judged=run.judged[work.name],
@@ -101,8 +102,19 @@ def _replies(samples: Sequence[Sample]) -> list[Reply]:
     return [Reply(text, count, asked[scene], trouble, scene) for (scene, text, trouble), count in in_turns]
 
 
-def _question(work: Workload) -> str:
+def question(work: Workload) -> str:
     """What a workload asks: by the run's own text, else by the packaged one; empty where neither can be read."""
+    texts = [part if isinstance(part, str) else part.get("text") for part in _parts(work)]
+    return " ".join(str(one) for one in texts if one)
+
+
+def asks_picture(work: Workload) -> bool:
+    """Whether a workload sends a picture with its question."""
+    return any(isinstance(part, dict) and part.get("image") for part in _parts(work))
+
+
+def _parts(work: Workload) -> list[str | dict[str, Any]]:
+    """The parts of a workload's messages; none where neither its text nor the packaged one can be read."""
     import yaml
 
     import trialbench.workloads
@@ -110,16 +122,11 @@ def _question(work: Workload) -> str:
     packaged = Path(trialbench.workloads.__file__).parent / f"{work.name}.yml"
     try:
         text = packaged.read_text(encoding="utf-8") if work.text is None else work.text
-        messages = yaml.safe_load(text)["messages"]
-        parts = [
-            part
-            for message in messages
-            for part in (message["content"] if isinstance(message["content"], list) else [message["content"]])
-        ]
-        texts = [part if isinstance(part, str) else part.get("text") for part in parts]
-        return " ".join(str(one) for one in texts if one)
+        contents = [message["content"] for message in yaml.safe_load(text)["messages"]]
+        parts = [part for content in contents for part in (content if isinstance(content, list) else [content])]
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, RecursionError):
-        return ""
+        return []
+    return parts if all(isinstance(part, str | dict) for part in parts) else []
 
 
 def camera(run: Run) -> Picture:
@@ -141,7 +148,7 @@ def picture(path: Path) -> Picture:
         raw = path.read_bytes()
     except OSError:
         return Picture(why="the run's folder holds no camera image (inputs/camera.jpg)")
-    kind = next((kind for start, kind in _IMAGES.items() if raw.startswith(start)), None)
+    kind = next((kind for start, kind in IMAGES.items() if raw.startswith(start)), None)
     sha256 = hashlib.sha256(raw).hexdigest()
     if kind is None:
         return Picture(why="inputs/camera.jpg is not a JPEG, PNG or WebP", sha256=sha256)

@@ -9,7 +9,7 @@ from trialbench.report.html.page import page
 from trialbench.report.run import read_run
 from trialbench.report.summary import summarize_run
 from trialbench.report.telemetry import joined
-from trialbench.show.html import render
+from trialbench.show.html import MAX_BYTES, render
 
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 
@@ -30,4 +30,4 @@ def report_html(path: Path) -> str:
     """The report of the result folder `path` as one HTML document."""
     run = read_run(path)
     found = page(run, summarize_run(run), joined(run))
-    return render(_TEMPLATE, beside=found.differ.picture_bytes if found.differ else 0, page=found)
+    return render(_TEMPLATE, max_bytes=MAX_BYTES + (found.differ.picture_bytes if found.differ else 0), page=found)

@@ -373,6 +373,53 @@ def test_a_workloads_counts_follow_from_its_role(plan_data: Data) -> None:
     assert planfile.parse(json.loads(planfile.to_json(plan))) == plan
 
 
+@pytest.mark.parametrize(
+    ("scenes", "n"),
+    [
+        (None, 5),
+        ({"folder": "~/views"}, 20),
+        ({"folder": "~/views", "limit": 60}, 20),
+        ({"folder": "~/views", "limit": 12}, 12),
+        ({"folder": "~/views", "limit": "12"}, 12),
+    ],
+)
+def test_with_scenes_what_is_shown_asks_about_twenty_of_them(plan_data: Data, scenes: Data | None, n: int) -> None:
+    plan_data["scenes"] = scenes
+    assert [work.n for work in planfile.parse(plan_data).shown] == [n]
+    plan_data["workloads"][1]["n"] = 3
+    assert [work.n for work in planfile.parse(plan_data).shown] == [3]
+
+
+def test_more_than_a_session_has_time_for_is_refused_before_anything_stops(plan_data: Data) -> None:
+    # 103 and 22 replies of 0.05 s, and 20 of 2 s: 46.25 s.
+    plan_data["scenes"] = {"folder": "~/views"}
+    plan_data["workloads"][1]["expected_reply_s"] = 2
+    plan_data["limits"] = {**plan_data.get("limits", {}), "measure_s": 52}
+    assert planfile.parse(plan_data).candidate_replies_s == pytest.approx(46.25)
+    plan_data["limits"]["measure_s"] = 51
+    with pytest.raises(planfile.PlanError) as caught:
+        planfile.parse(plan_data)
+    for part in (
+        "workloads: expected replies that take at most 45.9 s of the 51 s of limits.measure_s",
+        "raise measure_s",
+        "found 'about 46.2 s: nav 100 x 0.05 s, describe 20 x 2 s'",
+    ):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("ties", [60, "60", 100, None])
+def test_a_margin_of_ties_is_a_share(plan_data: Data, ties: Any) -> None:
+    plan_data["review_ties_percent"] = ties
+    assert planfile.parse(plan_data).review_ties_percent == (None if ties is None else float(ties))
+
+
+@pytest.mark.parametrize("ties", [0, 101])
+def test_a_margin_that_is_no_share_is_refused(plan_data: Data, ties: Any) -> None:
+    plan_data["review_ties_percent"] = ties
+    with pytest.raises(planfile.PlanError, match="review_ties_percent: expected more than 0, and at most 100, found"):
+        planfile.parse(plan_data)
+
+
 def test_a_trial_can_go_without_anything_to_show(plan_data: Data) -> None:
     plan_data["workloads"] = [{"name": "nav", "role": "decides"}]
     assert planfile.parse(plan_data).shown == []

@@ -1,0 +1,68 @@
+"""The pairs of a blind review: both models' replies to one question, one pair a question.
+
+A question that was asked several times is still one, so each side has the reply it gave most often. The pairs of what
+is shown come first, then those of the workload that decides, where the models answer differently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trialbench.measure.sample import Sample
+from trialbench.measure.summary import by_question
+from trialbench.report.correctness import correctness
+from trialbench.report.plan import Workload
+from trialbench.report.run import Run
+
+NO_REPLY = "(no usable reply)"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two replies to one question; `scene` is None where the workload has only one question."""
+
+    workload: str
+    scene: str | None
+    baseline: str
+    candidate: str
+
+    @property
+    def identical(self) -> bool:
+        """Whether both are the same text: nobody need be asked which is better."""
+        return self.baseline == self.candidate
+
+    @property
+    def sha256(self) -> str:
+        """Tells the pair from one of the same question with other replies."""
+        text = json.dumps([self.workload, self.scene, self.baseline, self.candidate])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def pairs(run: Run) -> list[Pair]:
+    """All pairs of a run, identical ones included; none where nothing was tried."""
+    if run.rehearsal:
+        return []
+    found: list[Pair] = []
+    for work in run.plan.shown:
+        found += _pairs(work, run.samples(work.baseline), run.samples(work.candidate))
+    work = run.plan.decider
+    answers = correctness(run.samples, work)
+    apart = {one.scene for one in answers.disagreements} if answers else set()
+    different = _pairs(work, [*run.samples(work.a1), *run.samples(work.a2)], run.samples(work.candidate))
+    return found + [one for one in different if one.scene in apart and not one.identical]
+
+
+def _pairs(work: Workload, baseline: Sequence[Sample], candidate: Sequence[Sample]) -> list[Pair]:
+    asked, other = by_question(baseline), by_question(candidate)
+    both = [(scene, _reply(asked[scene]), _reply(other[scene])) for scene in asked if scene in other]
+    return [Pair(work.name, scene, left or NO_REPLY, right or NO_REPLY) for scene, left, right in both if left or right]
+
+
+def _reply(samples: Sequence[Sample]) -> str | None:
+    """The reply given most often, the first of them where several are; None without a good one."""
+    found = Counter(sample.content.strip() for sample in samples if sample.ok and sample.content)
+    return found.most_common(1)[0][0] if found else None
