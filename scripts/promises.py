@@ -234,8 +234,8 @@ HEAD = """\
 # What is promised, and which tests hold it
 
 Made by `scripts/promises.py`; don't edit this page. A row is a promise of [README](../README.md), one of the ten
-decisions that `tests/unit/test_ten_decisions.py` keeps, or a claim of [SECURITY](../SECURITY.md). After each test
-stands the step that runs it.
+decisions that `tests/unit/test_ten_decisions.py` keeps, or a claim of [SECURITY](../SECURITY.md). The step that
+runs a test follows it in parentheses.
 
 `make test` runs the tests of the third column, `make prove` all of them. The step `promises` runs the unit tests of
 this page alone, in seconds. `tests/mutations.py`, a step of `make prove`, removes mechanisms one at a time (each
