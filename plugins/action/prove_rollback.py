@@ -43,8 +43,8 @@ READ = ("trial_gpu", "trial_tenants", "trial_stop_order", "trial_restore_order",
         "ansible_user")  # fmt: skip
 NEEDED = ("trial_tenants", "trial_stop_order", "trial_restore_order")
 WELL_S = 60
-NO_GROUND = "there is no ground to play it on"
-UNWELL = "the host did not come back from what was played before"
+NO_GROUND = "the ground is not available"
+UNWELL = "the host did not come back from the drill before"
 ARGUMENTS = ("hosts", "host", "ground", "drills", "image", "reboot", "start_limit_s", "keep", "dest")
 
 
@@ -79,7 +79,7 @@ def plan_of(found: dict[str, Any], host: str) -> Plan:
     except PlanError as err:
         raise Wrong(str(err)) from err
     except (TypeError, AttributeError, KeyError, IndexError) as err:
-        raise Wrong(f"{host}: its variables are not of the kinds that are expected: {err}") from err
+        raise Wrong(f"{host}: its variables do not have the expected types: {err}") from err
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types

@@ -182,7 +182,9 @@ def _prompt(plan: Plan, _host: Host) -> _Finding:
     if prompt.lines and [found.first_line, found.last_line] != prompt.lines:
         text += f" (it was at {prompt.lines[0]}-{prompt.lines[1]})"
     if prompt.sha256 and prompt.sha256 != found.sha256:
-        return _Finding(False, text, "read the new prompt; if it is meant, pin its hash (contracts.prompt.sha256)")
+        return _Finding(
+            False, text, "read the new prompt; if the change is intended, pin its hash (contracts.prompt.sha256)"
+        )
     return _Finding(True, text)
 
 
@@ -654,10 +656,10 @@ def _expected_ground_truth(plan: Plan) -> str:
 
 
 def _expected_camera(plan: Plan) -> str:
-    text = f"{plan.contracts.camera} is a whole JPEG or PNG"
+    text = f"{plan.contracts.camera} is a complete JPEG or PNG"
     if plan.scenes is None:
         return text
-    table = f", and {plan.scenes.labels} tells what they are" if plan.scenes.labels else ""
+    table = f", and {plan.scenes.labels} describes them" if plan.scenes.labels else ""
     return f"{text}; so is every scene, {plan.scenes.pattern} in {plan.scenes.folder}{table}"
 
 
@@ -708,7 +710,7 @@ TERMS = (
     ),
     _Term(
         5,
-        "production's prompt can be taken",
+        "production's prompt can be extracted",
         lambda plan: (
             f"{plan.contracts.prompt.function} in {plan.contracts.prompt.file}"
             + (f" with sha256 {plan.contracts.prompt.sha256}" if plan.contracts.prompt.sha256 else "")
@@ -761,7 +763,7 @@ TERMS = (
     ),
     _Term(
         10,
-        "the camera image is there and whole",
+        "the camera image exists and is complete",
         _expected_camera,
         "both models are asked about this picture",
         lambda plan: (

@@ -54,7 +54,7 @@ SEE_S = 0.05
 # A failed start is retried after these pauses; after that the next restore tries again.
 RETRY_S = (0.5, 1.0)
 # A tenant that has had its time to load, and is found ill, gets so long to think better of it; and so does a manager
-# that does not tell how its tenant is.
+# that does not report the state of its tenant.
 PATIENCE_S = 3.0
 # No failure with one tenant, not even a bug of ours, may keep the next one down.
 TROUBLE = (Exception,)
@@ -356,7 +356,7 @@ class Restorer:
         try:
             down = surroundings.fallen(before, self.stopped(), ours)
         except TROUBLE as err:
-            self.note(f"it can't be told who went down with the tenants: {err}")
+            self.note(f"it is unknown which units went down with the tenants: {err}")
             return False
         deadline = time.monotonic() + DEPENDENTS_S
         for unit in down:
@@ -391,7 +391,7 @@ class Restorer:
             # With a failure this attempt can't end well, and a docker in trouble is not asked again.
             found = surroundings.gone(before, self.stopped(), docker=not self.failures)
         except TROUBLE as err:
-            self.note(f"it can't be told what else ran before and is gone: {err}")
+            self.note(f"it is unknown what else ran before and is gone: {err}")
             return
         # A program may choose other ports; a person who asks again has seen which.
         for text in [*found.ours, *([] if self.repaired else found.deaf)]:

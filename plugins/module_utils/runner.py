@@ -247,7 +247,7 @@ def open_trial(plan: Plan, state: State, card: gpu.Card | None, controller: str)
         found = snapshot.take(plan, card)
     except tenants.TenantError as err:
         raise PhaseFailed(
-            "it can't be told how a tenant is", "every tenant healthy", str(err), "nothing was touched"
+            "the state of a tenant is unknown", "every tenant healthy", str(err), "nothing was touched"
         ) from err
     ill = [f"{name}: {facts['found']}" for name, facts in found["tenants"].items() if not facts["healthy"]]
     if ill:
@@ -262,7 +262,7 @@ def open_trial(plan: Plan, state: State, card: gpu.Card | None, controller: str)
         definitions.keep(plan, state, found["surroundings"]["dependents"])
     except (tenants.TenantError, OSError) as err:
         raise PhaseFailed(
-            "what the tenants are made of can't be kept", "copies of units and containers", str(err),
+            "the definitions of the tenants can't be copied", "copies of units and containers", str(err),
             "nothing was touched",
         ) from err  # fmt: skip
     epoch = state.raise_epoch()

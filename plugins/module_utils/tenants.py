@@ -400,7 +400,7 @@ def unit_facts(unit: str, host: Host = HERE) -> dict[str, str]:
     reply = host.run(["systemctl", "show", "--property", names, unit])
     facts = dict(line.split("=", 1) for line in reply.out.splitlines() if "=" in line)
     if not facts.get("ActiveState"):
-        raise OSError(f"systemd does not tell how {unit} is: {probes.printable(reply.first_line())}")
+        raise OSError(f"systemd does not report the state of {unit}: {probes.printable(reply.first_line())}")
     return facts
 
 
@@ -738,7 +738,7 @@ class Container(_Managed):
         state = next(iter(_objects(reply.out)), {})
         if reply.rc != 0 or "Running" not in state:
             # It may still be there.
-            raise TenantError(f"{self.tenant.name}: docker does not tell how the container {name} is: {said}")
+            raise TenantError(f"{self.tenant.name}: docker does not report the state of the container {name}: {said}")
         return state
 
     def seen(self, host: Host = HERE) -> Seen:
@@ -813,7 +813,7 @@ class Container(_Managed):
                 return probes.ProbeResult(False, probes.printable(lost))
             unsure.append(words[0])
         return probes.ProbeResult(
-            True, f"it can't be told: the container has no card's device, or no {' and no '.join(unsure)}"
+            True, f"it is unknown: the container has no device of the card, or no {' and no '.join(unsure)}"
         )
 
     @classmethod
@@ -1189,7 +1189,7 @@ def _rest(kind: Kind, process: ProcessId | None) -> str:
         # Some are removed by their stop.
         return ""
     except (TenantError, OSError) as err:
-        return f"it can't be told whether it still runs: {err}"
+        return f"it is unknown whether it still runs: {err}"
     return f"it still runs ({seen.found})" if seen.running else ""
 
 
@@ -1345,7 +1345,7 @@ def wait_healthy(
                 found = condition.found
             except (TenantError, OSError) as err:
                 # Neither up nor down: it is asked again.
-                found = f"it can't be told: {err}"
+                found = f"it is unknown: {err}"
         else:
             found = answer.found
         now = time.monotonic()
@@ -1362,7 +1362,7 @@ def wait_healthy(
             with contextlib.suppress(TenantError, OSError):
                 why = kind.ended(scope if known else "")
                 if awaited and kind.find() is None and not kind.coming():
-                    why = f"it was on its way ({awaited}), and is not any more"
+                    why = f"it was coming up ({awaited}), but is no longer"
             if why:
                 why = "; ".join(filter(None, (why, foreign(tenant))))
                 raise Ended(f"{tenant.name}: ended before it was healthy: {why}; {kind.last_words(log)}")

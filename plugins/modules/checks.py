@@ -47,7 +47,8 @@ options:
     type: path
   proof_file:
     description:
-      - The file that a restore leaves on the host when its checks have passed, C(verification.json) in the folder of its run.
+      - The file that a restore leaves on the host when its checks have passed, C(verification.json) in the folder of
+        its run.
       - With it, tenants whose process has changed since then are reported, as a warning and as RV(changed_since).
       - Ignored when it is missing, and when it is older than the last reboot.
     type: path

@@ -4,7 +4,7 @@
 """JUnit and an HTML page of what was checked, for a controller that has nothing but this collection.
 
 A pipeline collects whatever lies there. So the files of an earlier run are replaced before anything begins, by ones
-that say that it did not come to its end.
+that say that it did not finish.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ table { border-collapse: collapse; width: 100% } td, th { text-align: left; vert
 border-bottom: 1px solid #8886 } pre { white-space: pre-wrap; margin: .3rem 0 0; font-size: .85rem }
 .passed { color: #1a7f37 } .failure, .error { color: #cf222e; font-weight: 600 } .skipped { color: #8a6d00 }
 """
-UNFINISHED = "it did not come to its end: it was ended from outside, or Ansible could not go on"
+UNFINISHED = "it did not finish: it was ended from outside, or Ansible could not continue"
 
 
 @dataclass(frozen=True)

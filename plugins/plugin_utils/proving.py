@@ -278,7 +278,7 @@ class Proof:
         done = self.ground.run(words, limit_s=MOMENT_S + COMMAND_S)
         if done.returncode:
             play.kill()
-            missed = f"the run did not come to {event}" if done.returncode == MISSED else "striking failed"
+            missed = f"the run did not reach {event}" if done.returncode == MISSED else "striking failed"
             failure = play.failure()
             raise Failed(f"{missed}: {failure}", failure.text or words_of(done.stdout + done.stderr))
 
@@ -356,7 +356,9 @@ class Proof:
         if code:
             raise play.failure()
         if not any(entry.get("event") == "tenant_retry" for entry in play.events()):
-            raise Failed(f"the start of {tenant} was to fail once, and the journal has no second one", play.said())
+            raise Failed(
+                f"the first start of {tenant} should have failed, but the journal has no second start", play.said()
+            )
         self.as_before(play, "start-fails-once")
 
     def health_never(self) -> None:

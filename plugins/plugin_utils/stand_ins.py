@@ -205,7 +205,9 @@ def _command(tenant: Tenant, given: str, verb: str, layout: Layout) -> str:
     if words and "/" in words[0]:
         path = PurePosixPath(tenant.directory or "/") / words[0]
         layout.files[str(path)] = f"#!/bin/sh\nexec {shlex.join(own)}\n"
-        layout.replaced.append(f"{tenant.name}: what its {verb} command does ({given}); the command itself is yours")
+        layout.replaced.append(
+            f"{tenant.name}: the effect of its {verb} command ({given}); the command itself is yours"
+        )
         if tenant.user:
             layout.owners.append((tenant.user, str(path)))
         return given

@@ -161,7 +161,7 @@ def test_a_systemd_that_can_not_be_asked_keeps_the_mark(world: World) -> None:
     measured(world)
     world.shows = False
     text = incomplete(world)
-    assert "it can't be told who went down with the tenants: systemctl show: Failed to connect to bus" in text
+    assert "it is unknown which units went down with the tenants: systemctl show: Failed to connect to bus" in text
     assert all(world.up(name) for name in world.services)
     world.shows = True
     restore(world)

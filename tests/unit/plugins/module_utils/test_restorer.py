@@ -2081,8 +2081,8 @@ def boxed(plan_data: dict[str, Any]) -> dict[str, Any]:
 
 
 SILENT = {
-    "llamacpp": "systemd does not tell how panda-llamacpp is: Failed to connect to bus",
-    "chatterbox": "docker does not tell how the container voice is: Cannot connect to the Docker daemon",
+    "llamacpp": "systemd does not report the state of panda-llamacpp: Failed to connect to bus",
+    "chatterbox": "docker does not report the state of the container voice: Cannot connect to the Docker daemon",
 }
 
 
