@@ -116,7 +116,7 @@ def writable_kind(path: Path) -> str | None:
             reads_only = fcntl.fcntl(place, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
         except OSError:
             return "it is not open"
-        return "it is open for reading alone" if reads_only else None
+        return "it is open for reading only" if reads_only else None
     if place.is_dir():
         return "is a folder"
     if place.exists() and not place.is_file():

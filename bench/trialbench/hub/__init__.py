@@ -166,7 +166,7 @@ def list_files(repo: str, revision: str, include: Sequence[str]) -> tuple[str, l
             for entry in info.siblings or []
         ]
     if not isinstance(info.sha, str) or not COMMIT.match(info.sha):
-        raise ServerError(f"{repo}: expected the commit that {revision} is, found {info.sha!a:.60}")
+        raise ServerError(f"{repo}: expected the commit of {revision}, found {info.sha!a:.60}")
     everything = [file for file in everything if isinstance(file.name, str)]
     for pattern in include:
         if not any(fnmatch.fnmatch(file.name, pattern) for file in everything):

@@ -34,7 +34,9 @@ class _Bounded(httpx.SyncByteStream):
             if read > self._limit:
                 raise TooMuchError(f"{self._what}: expected at most {self._limit} bytes, found more")
             if time.monotonic() - began > self._seconds:
-                raise TooMuchError(f"{self._what}: expected an answer within {self._seconds:.0f} s, found no end of it")
+                raise TooMuchError(
+                    f"{self._what}: expected an answer within {self._seconds:.0f} s, found an unfinished one"
+                )
             yield chunk
 
     def close(self) -> None:

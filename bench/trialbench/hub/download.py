@@ -91,19 +91,19 @@ def _begin(reply: httpx.Response, name: str, path: Path, have: int) -> int:
     if status == 429 or status >= 500:
         raise _InterruptedError(f"{name}: the hub answers {status}")
     if status == 416 and have:
-        raise _useless(path, f"{name}: the hub does not go on where the last download ended")
+        raise _useless(path, f"{name}: the hub does not continue where the last download ended")
     if status >= 400:
         reply.read()
         hf_raise_for_status(reply)
     packed = reply.headers.get("content-encoding", "identity") or "identity"
     if status not in (200, 206) or packed != "identity":
-        found = f"status {status}" if packed == "identity" else f"one packed with {packed[:20]}"
+        found = f"status {status}" if packed == "identity" else f"one compressed with {packed[:20]}"
         raise ServerError(f"{name}: expected the file as it is, found {found}")
     if status == 200:
         return 0  # a server without ranges sends everything
     found_range = _RANGE.fullmatch(reply.headers.get("content-range", ""))
     if found_range is None or int(found_range[1]) not in (0, have):
-        raise _useless(path, f"{name}: the hub goes on at another byte than it was asked for")
+        raise _useless(path, f"{name}: the hub continues at another byte than requested")
     return int(found_range[1])
 
 

@@ -153,6 +153,6 @@ def _token(client: httpx.Client, reference: Reference, challenge: str, text: str
     if not found:
         raise ServerError(f"{text}: the registry gives no anonymous access (status {reply.status_code})")
     if not isinstance(found, str) or not is_key(found):
-        raise ServerError(f"{text}: the registry gives a token that no header can hold")
+        raise ServerError(f"{text}: the registry gives a token that does not fit into a header")
     remember(found)
     return found

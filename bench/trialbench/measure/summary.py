@@ -29,7 +29,7 @@ _CUT_SHORT = {
     "gate": "no answer at the hold point",
     "thinking": "a reply was thinking",
     "smoke": "the smoke test failed",
-    "halt": "another party may be the one that answers",
+    "halt": "another process may be answering",
 }
 
 

@@ -259,7 +259,7 @@ def _while_open(run: Run, still_down: Sequence[StillDown]) -> list[str]:
         look = "look at it on the host: sudo model-trial status"
         if run.plan.attended is False:
             return [f"it runs unattended; after it ends: {_PLAY.format('harvest.yml')}", look]
-        return [look, f"bring it back now: {_RESTORE}", f"fetch its end: {_PLAY.format('harvest.yml')}"]
+        return [look, f"bring it back now: {_RESTORE}", f"fetch the rest: {_PLAY.format('harvest.yml')}"]
     # Only the newest attempt counts: earlier failures may have been fixed since.
     begun = max((at for at, event in enumerate(run.journal) if event.event == "restore_started"), default=0)
     attempt = run.journal[begun:]

@@ -153,7 +153,7 @@ def test_an_open_descriptor_is_written_to_where_it_stands(tmp_path: Path, name: 
 def test_a_descriptor_that_is_not_for_writing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in").write_text("kept", encoding="utf-8")
     with (tmp_path / "in").open("rb") as stream:
-        with pytest.raises(UsageError, match="but it is open for reading alone"):
+        with pytest.raises(UsageError, match="but it is open for reading only"):
             outputs({"--out": Path(f"/dev/fd/{stream.fileno()}")})
         with pytest.raises(UsageError, match="cannot be written"):
             write_atomic(Path(f"/dev/fd/{stream.fileno()}"), "new")

@@ -143,9 +143,9 @@ BAD_PROXIES = [
     (f"http://me:{PASSWORD}@:3128", "expected an http:// or https:// proxy, found no host"),
     (f"http://me:{PASSWORD}@proxy:99999", "found a port that is no number"),
     (f"http://proxy:{PASSWORD}", "found a port that is no number"),
-    ("http://[::1", "found brackets that enclose no IPv6 address"),
-    ("http://pr\u00f6xy", "found a character that no URL has"),
-    ("http://pro xy:1", "found a character that no URL has"),
+    ("http://[::1", "found brackets without an IPv6 address"),
+    ("http://pr\u00f6xy", "found a character that a URL can't contain"),
+    ("http://pro xy:1", "found a character that a URL can't contain"),
 ]
 
 

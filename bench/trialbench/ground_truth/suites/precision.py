@@ -60,7 +60,7 @@ def _pair(case: Case) -> Result:
     bound = case.roster.tolerance(f"{row.quant}-vs-{row.other}")
     found = compare_tokens(mine.tokens, theirs.tokens, theirs.eos_ids)
     most = allowed(bound.value, found.compared)
-    says = f"{found.mismatches} of {found.compared} tokens differ, at most {most} may"
+    says = f"{found.mismatches} of {found.compared} tokens differ, at most {most} allowed"
     return case.answer(
         Status.PASS if found.mismatches <= most else Status.FAIL,
         says,

@@ -90,7 +90,7 @@ def token(case: Case) -> Result:
     }
     most = allowed(bound.value, tokens.compared)
     status = Status.PASS if tokens.mismatches <= most else Status.FAIL
-    says = f"{tokens.mismatches} of {tokens.compared} tokens differ, at most {most} may"
+    says = f"{tokens.mismatches} of {tokens.compared} tokens differ, at most {most} allowed"
     if tokens.first is not None:
         says += f"; the first at position {tokens.first}" + (f" ({evidence['cause']})" if "cause" in evidence else "")
     return case.answer(

@@ -158,7 +158,7 @@ def _settled(page: Page, trial: Trial, make: Make) -> str:
     again = Page(page.name, after)
     if again.edited(make(again, trial)) != after:
         raise page.refused(
-            "a place where what is written is found again by the next run",
+            "a place where the next run finds the text again",
             "one that swallows it (a code fence or a comment that is not closed?)",
         )
     return after

@@ -221,7 +221,7 @@ def _replaced(page: Page, place: _Sentence, block: str) -> Edit:
     edit = Edit(first, last, (gap if before else "") + block + (gap if after else ""))
     if not _loses_only(page, edit, block):
         raise page.refused(
-            'a sentence "no benchmarks exist yet" whose removal leaves its neighbors as they look',
+            'a sentence "no benchmarks exist yet" whose removal does not change how its neighbors look',
             f"one that shares its markup in line {page.line_at(first) + 1} (do: make it a paragraph of its own)",
         )
     return edit
