@@ -4,8 +4,8 @@
     python scripts/promises.py --check    fail when docs/promises.md is not what this would write
     python scripts/promises.py --unit     print the unit tests that the step `promises` runs, one a line
 
-What is promised is read where it stands: README's table, the tables Claims and Proof of SECURITY.md, and the names of
-the tests in tests/unit/test_ten_decisions.py. ``tests/promises.yml`` adds the tests of the first and says which unit
+The promises are read from README's table, the tables Claims and Proof of SECURITY.md, and the names of the tests in
+tests/unit/test_ten_decisions.py. ``tests/promises.yml`` adds the tests of the first and says which unit
 tests are too slow for the step; ``scripts/steps.py`` says which step of which tier runs a test.
 """
 

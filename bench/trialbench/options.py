@@ -45,7 +45,7 @@ def positive(text: str) -> int:
     """A whole number from 1 on.
 
     Raises:
-        ArgumentTypeError: it is none; argparse says so.
+        ArgumentTypeError: the text is not such a number; argparse reports it.
     """
     try:
         number = int(text)

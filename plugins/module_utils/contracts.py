@@ -106,7 +106,7 @@ class NoSudo(Exception):
 
 
 class NoSuchContract(ValueError):
-    """A contract was chosen that there is not, or that can't be evaluated; the message says which can."""
+    """A chosen contract does not exist or can't be evaluated; the message lists the possible ones."""
 
 
 @dataclass(frozen=True)
@@ -845,7 +845,7 @@ def _lacks(term: _Term, plan: Site) -> str:
 
 
 def chosen(plan: Site, only: Sequence[int] = ()) -> list[_Term]:
-    """The contracts with these numbers, or all that can be evaluated with what is known, ordered by id.
+    """The contracts with these numbers, or all that the given facts suffice for, ordered by id.
 
     Raises:
         NoSuchContract: a number that no contract has, or whose contract needs more than is known.

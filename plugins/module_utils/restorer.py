@@ -53,8 +53,8 @@ MOVES = ("tenant_stopping", "tenant_stopped", "tenant_not_stopped", "tenant_star
 SEE_S = 0.05
 # A failed start is retried after these pauses; after that the next restore tries again.
 RETRY_S = (0.5, 1.0)
-# A tenant that has had its time to load, and is found ill, gets so long to think better of it; and so does a manager
-# that does not report the state of its tenant.
+# How long an unhealthy tenant that has had its time to load may take to recover, and a manager that does not report
+# the state of its tenant to report it.
 PATIENCE_S = 3.0
 # No failure with one tenant, not even a bug of ours, may keep the next one down.
 TROUBLE = (Exception,)
@@ -531,7 +531,7 @@ class Restorer:
             self.journal.write("drain_timeout", holders=gpu.describe(drained.holders), **facts)
 
     def drain_target(self) -> int | None:
-        """Used MiB once the candidate is gone, or None where it can't be told: the level of the window, or what the
+        """Used MiB once the candidate is gone, or None if unknown: the level of the window, or what the
         snapshot lets expect, plus the stopped tenants that are up again (or still), or load."""
         levels = [e["used_mib"] for e in self.past if e["event"] == "drained"]
         if not self.snapshot:

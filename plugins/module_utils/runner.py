@@ -67,7 +67,7 @@ DEATH_S = 1.0
 
 
 class PhaseFailed(RuntimeError):
-    """A phase can't go on: what was expected, what was found, what to do next."""
+    """A phase can't continue: what was expected, what was found, what to do next."""
 
     def __init__(self, reason: str, expected: str = "", found: str = "", todo: str = "") -> None:
         super().__init__(reason)
@@ -552,7 +552,7 @@ class Runner:
         try:
             duration = tenants.stop(tenant, self.run_dir / "logs" / f"{tenant.name}.log")
         except tenants.NotBegun as err:
-            # Otherwise the stop goes on, and the restore completes it.
+            # Otherwise the stop continues, and the restore completes it.
             self.journal.write("tenant_not_stopped", tenant=tenant.name, reason=str(err), begun=False)
             raise
         self.down.append(tenant)

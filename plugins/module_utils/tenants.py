@@ -41,7 +41,7 @@ POLL_S = 0.05
 KILL_S = 5.0
 # What a unit's timeouts are when systemd gives them no end.
 FOREVER_S = math.inf
-# So many lines are read of a log, and so many of them told: most may be answers to our own questions.
+# How many lines of a log are read, and how many of them are shown: most may be answers to our own questions.
 _LOG_LINES, _TOLD_LINES = 2000, 20
 # Where systemd's journal takes what programs print.
 JOURNAL = Path("/run/systemd/journal/stdout")
@@ -78,7 +78,7 @@ _FILE_BYTES = 1 << 20
 _COMPOSE_LABEL = "com.docker.compose.project.config_files"
 # docker's words for a container that it does not have; a socket that is not there is "no such file".
 _NO_SUCH = re.compile(r"no such (?:container|object)", re.IGNORECASE)
-# A unit that is none of these is up, or on its way up or down. Its second word tells of a pause between two starts.
+# A unit in any other state is up, coming up or going down. Its second word reports a pause between two starts.
 _DOWN = ("inactive", "failed", "maintenance")
 _UP = ("active", "reloading", "refreshing")
 _PAUSES = "auto-restart"
@@ -158,7 +158,7 @@ class Condition:
 class Begun:
     """A stop or start (``what``) of a tenant that was begun and has not ended; words for people.
 
-    It goes on by itself when the program that asked for it has gone. Its tenant is neither up nor down.
+    It continues by itself when the program that asked for it has gone. Its tenant is neither up nor down.
     """
 
     what: str
@@ -234,14 +234,14 @@ class Kind:
 
         Raises:
             NotThere: its manager does not know it.
-            TenantError: that can't be told, so it is neither up nor down: ask again.
+            TenantError: its state is unknown, neither up nor down: ask again.
             OSError: likewise.
         """
         process = self.find()
         return Seen(process is not None, process is not None, process, _words_of(process) or "not running")
 
     def age_s(self) -> float:
-        """How long ago it was started, in seconds; 0 where that can't be told."""
+        """How long ago it was started, in seconds; 0 if that is unknown."""
         process = self.find()
         return probes.age_s(process.pid) if process else 0.0
 
@@ -282,7 +282,7 @@ class Kind:
         return []
 
     def coming(self) -> str:
-        """Why it is on its way, started by others, though it is not to be found yet, in words; empty if it is not."""
+        """Why it is coming up, started by something else, although `find` does not see it yet; empty if it is not."""
         return ""
 
     def facts(self, _process: ProcessId | None) -> dict[str, Any]:
@@ -290,7 +290,7 @@ class Kind:
         return {}
 
     def twins(self, _host: Host) -> str:
-        """Who can't be told from it, in words; empty where nobody is."""
+        """Processes that can't be told apart from it, in words; empty if there are none."""
         return ""
 
     def kill(self) -> None:
@@ -405,9 +405,9 @@ def unit_facts(unit: str, host: Host = HERE) -> dict[str, str]:
 
 
 def _has_ended(pid: int, host: Host) -> bool:
-    """Whether a main process has ended, of which its manager hears a moment later.
+    """Whether a main process has ended; its manager notices that a moment later.
 
-    Who may not see other users' processes (``hidepid``) can't tell, and takes the manager's word.
+    A user who may not see other users' processes (``hidepid``) can't know, and relies on the manager.
     """
     return pid != 0 and probes.identify(pid, host.proc) is None and probes.identify(1, host.proc) is not None
 
@@ -439,7 +439,7 @@ def span_s(text: str) -> float:
     """A span of time as systemd writes it (``1min 30s``), in seconds; `FOREVER_S` for ``infinity``.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a span of time.
     """
     if text.strip() == "infinity":
         return FOREVER_S
@@ -668,7 +668,7 @@ class _Commands(Kind):
     def kill(self) -> None:
         for scope in probes.members(_scope("(?:start|stop)", self.tenant.name)):
             _end_scope(scope)
-        # Who holds its port is its user's; who only has its argv, or looks like it, need not be it.
+        # The holder of its port belongs to its user; a process that only has its argv may be another one.
         found = [] if self.tenant.process else [self.find(), self.before.process]
         _signal([*self.own(), *filter(None, found)], signal.SIGKILL)
 
@@ -1067,7 +1067,7 @@ def runs(tenant: Tenant) -> bool:
     """Whether it is anything but down; one that its manager does not know is down.
 
     Raises:
-        TenantError: that can't be told, so it is neither up nor down: ask again.
+        TenantError: its state is unknown, neither up nor down: ask again.
         OSError: likewise.
     """
     try:
@@ -1153,7 +1153,7 @@ def look(tenant: Tenant) -> Condition:
 
     Raises:
         NotThere: its manager does not know it.
-        TenantError: that can't be told, so it is neither up nor down: ask again.
+        TenantError: its state is unknown, neither up nor down: ask again.
         OSError: likewise.
     """
     kind = of(tenant)
@@ -1358,7 +1358,7 @@ def wait_healthy(
             )
         if now - asked > _ENDED_EVERY_S:
             asked, why = now, ""
-            # Who does not tell now is asked again.
+            # A manager that does not answer now is asked again.
             with contextlib.suppress(TenantError, OSError):
                 why = kind.ended(scope if known else "")
                 if awaited and kind.find() is None and not kind.coming():
@@ -1392,7 +1392,7 @@ def standing(tenant: Tenant) -> Standing:
     """What `unsettled` compares with.
 
     Raises:
-        TenantError: that can't be told: ask again.
+        TenantError: its state is unknown: ask again.
         OSError: likewise.
     """
     kind = of(tenant)
@@ -1406,7 +1406,7 @@ def unsettled(tenant: Tenant, first: Standing) -> str:
     One that has no process is compared by its state alone.
 
     Raises:
-        TenantError: that can't be told: ask again.
+        TenantError: its state is unknown: ask again.
         OSError: likewise.
     """
     if first.process and not probes.alive(first.process):

@@ -362,7 +362,7 @@ class Proof:
         self.as_before(play, "start-fails-once")
 
     def health_never(self) -> None:
-        """A tenant does not become healthy: that is told, the host is kept, and comes back when the tenant does."""
+        """A tenant does not become healthy: the failure names it, and the host stays held until the tenant is back."""
         tenant = self.targets["health"]
         play = self.begin("health-never")
         self.strike(play, "tenant_stopped", f"touch /run/twin/faults/health-{tenant}")

@@ -117,7 +117,7 @@ def words_of(tenant: Tenant) -> list[str]:
 
 
 def facts_of(tenant: Tenant, layout: Layout) -> dict[str, Any]:
-    """What its stand-in is told to be."""
+    """What its stand-in is configured to be."""
     ports, pages, speech = ({tenant.port} if tenant.port else set()), {}, {}
     for name, url in _asked(tenant):
         host, port, path = _place(tenant, name, url)

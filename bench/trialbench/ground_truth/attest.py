@@ -17,7 +17,7 @@ Status = Literal["passed", "failed", "open", "missing"]
 
 
 class NotAttested(TrialbenchError):
-    """There is no verdict for a file, or it is none that allows a trial."""
+    """There is no verdict for a file, or its verdict does not allow a trial."""
 
     exit_code = 3
 
@@ -51,7 +51,7 @@ def attest(sha256: str, verdicts: Sequence[Path]) -> Attested:
     """What the newest of the verdicts says about the file with this hash.
 
     Raises:
-        UsageError: the hash or a verdict file is none.
+        UsageError: the hash is not a SHA-256, or a file is not a verdict.
     """
     wanted = sha256.lower()
     if not SHA256.match(wanted):

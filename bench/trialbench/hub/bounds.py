@@ -1,4 +1,4 @@
-"""What a hub or a registry may send: so many bytes, for so long. Answers are read into memory, files onto the disk."""
+"""Limits on bytes and time of what a hub or a registry sends. Answers are read into memory, files onto the disk."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""One file of a repository, brought to the disk; what is there already is kept and only the rest is asked for.
+"""Download one file of a repository; keep what is on the disk already and request only the rest.
 
 The hub's library starts each download from zero, under another name each time: what a killed one leaves is of no use
-and stays. Here a download has one name, so the next attempt, and the next process, goes on where the last one ended.
-That the beginning is of the same file is for the caller to check, by its hash.
+and stays. Here a download has one name, so the next attempt, and the next process, continues where the last one ended.
+The caller checks by its hash that the beginning belongs to the same file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trialbench.errors import ServerError
 from trialbench.hub import RemoteFile, Tell
 from trialbench.hub.bounds import LIMIT, SLACK_BYTES, TooMuchError
 
-# Attempts in a row that bring less than this; what brings more may go on for as long as it takes.
+# Attempts in a row that may bring less than this; one that brings more may continue for as long as it takes.
 _ATTEMPTS, _PROGRESS_BYTES = 3, 1 << 20
 _PAUSE_S = 1.0
 _RANGE = re.compile(r"bytes (\d{1,15})-\d{1,15}/(?:\d{1,15}|\*)")

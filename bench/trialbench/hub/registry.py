@@ -53,7 +53,7 @@ def parse_reference(text: str) -> Reference:
     """Parse `[registry/]repository[:tag][@digest]` by Docker's rules.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the text is not a reference.
     """
     expected = "--image: expected [REGISTRY/]NAME[:TAG]"
     if "://" in text or "@" in text.partition("/")[0].partition("@sha256:")[0]:

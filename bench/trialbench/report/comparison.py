@@ -197,7 +197,7 @@ def _finding(
     return "not_shown", "the interval includes 1"
 
 
-# Metrics of which more is better.
+# Metrics for which more is better.
 _RATES: tuple[Metric, ...] = ("tokens_per_s",)
 # From this factor on a difference is a factor, not a percentage.
 _FACTOR = 10.0

@@ -24,7 +24,7 @@ _ZERO = ("Mn", "Me", "Cf")
 _SOFT_HYPHEN, _JOINER, _EMOJI = "\N{SOFT HYPHEN}", "\N{ZERO WIDTH JOINER}", "\N{VARIATION SELECTOR-16}"
 # Stands for the second half of a wide letter while lines are broken; `screen` lets none through.
 _HALF = "\0"
-# A size in a text, and what is said once where the first one stands.
+# A size in a text, and the explanation that the first size gets.
 GIGABYTE, GIGABYTE_IS = re.compile(r"\bGB\b"), "1 GB is 1024 MiB"
 _BARS = "▁▂▃▄▅▆▇█"
 # Marks a sparkline bar with at least one failed sample.

@@ -23,7 +23,7 @@ from trialbench.measure.session import run_session
 
 
 class Session:
-    """A session file in a folder, and what came of running it."""
+    """A session file in a folder, and the outcome of its run."""
 
     def __init__(self, folder: Path, url: str, image: Path) -> None:
         self.out, self.control = folder / "out", folder / "control"

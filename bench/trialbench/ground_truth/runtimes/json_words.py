@@ -47,7 +47,7 @@ def find_json(text: str, keys: Sequence[str]) -> tuple[Any | None, str]:
             value, end = decoder.raw_decode(text, place)
             value = sound(value)
         except (ValueError, RecursionError):
-            # What is whole inside of a document that broke off is no answer: go on where another could begin.
+            # A complete part of a truncated document is no answer: continue where another document could begin.
             if _BEGUN.match(text, place):
                 line = _NEXT_LINE.search(text, place)
                 end = line.end() if line else len(text)

@@ -88,7 +88,7 @@ def write_documents(folder: Path, root: Path, *, check: bool = False, research: 
 
 
 def diff(documents: list[Document]) -> str:
-    """A unified diff of the changes, safe for a terminal; empty if there are none."""
+    """A unified diff of the changes, safe for a terminal; empty if nothing changes."""
     lines: list[str] = []
     for one in documents:
         # Split at "\n" only, so that other line ends show up in the diff.

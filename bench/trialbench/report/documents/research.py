@@ -174,7 +174,7 @@ def _begin(text: str, at: int) -> int | None:
     later = [*places[0 if found["link"].strip("*_(") else 1 :], text[at] if lead.strip("*_(") else ""]
     if any(word[:1].isupper() for word in later):
         return None
-    # Behind a stop, a lower-case word may go on with the sentence before.
+    # After a full stop, a lower-case word may continue the sentence before.
     return begin if not begins or text[begin:].lstrip("*_(")[:1].isupper() else None
 
 
@@ -261,7 +261,7 @@ def _block(trial: Trial) -> list[str]:
 
 
 def _sum(lines: Sequence[str]) -> str:
-    """What tells whether anybody has changed a word of these lines; other widths, bullets and rules do not count."""
+    """A checksum of the words in these lines: it changes with a word, not with widths, bullets or rules."""
     words = " ".join(re.findall(r"\w+", "\n".join(lines)))
     return f"{zlib.crc32(words.encode('utf-8', 'surrogatepass')):08x}"
 

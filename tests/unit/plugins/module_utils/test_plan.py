@@ -275,7 +275,7 @@ def test_what_is_wrong_is_named_with_its_place(plan_data: Data, path: str, value
         (
             {"nav": ["phone"], "phone": ["llamacpp"], "llamacpp": ["nav"]},
             None,
-            "nobody could be the first to start, found 'llamacpp needs nav needs phone needs llamacpp'",
+            "no tenant could be the first to start, found 'llamacpp needs nav needs phone needs llamacpp'",
         ),
         # Who stays up needs what goes down.
         (

@@ -1674,7 +1674,7 @@ def stays_whole(world: World) -> None:
 def test_a_stop_that_was_cut_off_is_brought_to_its_end(
     world_of: WorldOf, plan_data: dict[str, Any], name: str, how: str, cut: str
 ) -> None:
-    """It goes on by itself, and its tenant is as healthy as ever until it dies."""
+    """It continues by itself, and its tenant is as healthy as ever until it dies."""
     from fakeworld import Killed
 
     world = world_of(kind_of(plan_data, how))
