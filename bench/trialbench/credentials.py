@@ -1,7 +1,7 @@
 """Secrets: where they come from, what they may consist of, and that no message of ours ever shows one.
 
 `redact` is called at the places where words leave this program: terminal, log, failures, samples. It knows the secrets
-that the environment holds now and those that `remember` was told of, in each form in which a library may quote them.
+that the environment holds now and those given to `remember`, in each form in which a library may quote them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""JSON in what a program printed, between whatever else it printed, and what its values may be. Nothing here raises,
-whatever the bytes are, but `sound`.
+"""Finds JSON in a program's output, between whatever else it printed, and says what its values may be. Only `sound`
+raises, whatever the bytes are.
 """
 
 from __future__ import annotations
