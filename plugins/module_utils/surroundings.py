@@ -93,7 +93,7 @@ def _followers(plan: Site, look: Looks) -> list[tuple[Unit, str]]:
         (unit, other)
         for tenant, unit in mine.items()
         for other in mine
-        # A circle is no order: systemd breaks it as it likes.
+        # A cycle has no order: systemd breaks it at any place.
         if tenant != other and mine[other].id in earlier[tenant] and unit.id not in earlier[other]
     ]
 

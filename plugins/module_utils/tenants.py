@@ -604,7 +604,7 @@ class _Commands(Kind):
         Where no such process is known, the one family there is.
 
         Raises:
-            TenantError: there are several, and none is known to be it.
+            TenantError: several processes match, and it is unknown which one it is.
         """
         found, known = self.matches(), self.before.process
         roots = {pid for pids in probes.members(_scope("start", self.tenant.name)).values() for pid in pids}

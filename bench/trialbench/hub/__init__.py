@@ -139,7 +139,7 @@ def plain_errors(repo: str, revision: str) -> Iterator[None]:
             raise  # a full or read-only disk is not the hub's fault
         raise ServerError(f"{repo}: the hub cannot be read: {redact(str(error))}") from _redacted(error)
     except (httpx.InvalidURL, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        # The library takes for granted what an answer has.
+        # The library does not check what an answer contains.
         what = f"{type(error).__name__} {redact(str(error)):.200}"
         raise ServerError(f"{repo}: the hub's answer cannot be read: {what}") from _redacted(error)
 

@@ -1,4 +1,4 @@
-"""The environment's proxies and certificates: used as they are meant, refused by name, and never a traceback."""
+"""The environment's proxies and certificates: used as they are meant, or named and refused, and never a traceback."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ def forced(case: Case) -> Result:
     most = case.roster.tolerance(f"kl-{case.row.quant}")
     good = agreement >= least.value and kl <= most.value
     if good and undecided is not None:
-        # What the other prompts show would do; a failure of theirs outweighs what one of them leaves open.
+        # The other prompts alone would pass. A failure of theirs would outweigh a prompt that could not be decided.
         return undecided
     return case.answer(
         Status.PASS if good else Status.FAIL,
