@@ -18,7 +18,7 @@ from trialbench.urls import server
 Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
-# There is no such option; who tries one has given the secret already.
+# There is no such option; a user who tries it has exposed the secret already.
 _GIVEN_KEY = re.compile(r"(--?[\w-]*(?:key|token|passw|secret|auth)[\w-]*[= ]+)\S+", re.IGNORECASE)
 
 

@@ -164,7 +164,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         """The drills, by name.
 
         Raises:
-            Wrong: there is none of a name.
+            Wrong: no drill has a given name.
         """
         given = self._task.args.get("drills")
         if given is None:
@@ -300,7 +300,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         )  # fmt: skip
 
     def play(self, proof: proving.Proof, drills: Sequence[str], up: bool) -> None:
-        """The rehearsal, then the drills; what rests on a failure is skipped by name."""
+        """The rehearsal, then the drills; after a failure the others are reported as skipped."""
         if not up:
             proof.skip(REHEARSAL, NO_GROUND)
         well = up and proof.case(REHEARSAL, proof.contracts_and_rehearsal)

@@ -619,7 +619,7 @@ class _Term:
     look: Callable[[Any, Host], _Finding]
     # What a host where nothing is tried would have to name besides, so that it can be evaluated there; empty: nothing.
     lacks: Callable[[Site], str] = lambda _: _OF_A_TRIAL
-    # Whether it concerns only the candidate and its measurement; a rehearsal goes on without it.
+    # Whether it concerns only the candidate and its measurement; a rehearsal continues without it.
     trial_only: bool = False
     # Whether the inventory requires it; otherwise a broken contract is a warning.
     required: Callable[[Any], bool] = lambda _: True

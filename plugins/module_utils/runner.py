@@ -572,7 +572,7 @@ class Runner:
             raise PhaseFailed(
                 "the host is not quiet", loud[0].expected, loud[0].found, "nothing was stopped; try when it is idle"
             )
-        # While everybody is up: what listens on a tenant's ports now may do so after its stop, and nobody else.
+        # While all tenants are up: only what listens on a tenant's ports now may do so after its stop.
         for name in plan.stop_order:
             tenants.watch(self.ports, plan.tenant(name))
         self.check_ports(sure=True)
@@ -677,7 +677,7 @@ class Runner:
         self.check_ports(sure=True)
         containers.start_in_background(containers.client_name("candidate"))
         health = _health(candidate)
-        # Only its own answer counts: who listens there was seen a moment before, and is seen again a moment later.
+        # Only its own answer counts: the listener was checked a moment before, and is checked again a moment later.
         try:
             self.wait(
                 lambda: self.ports.held(candidate.port) and probes.ask(health).ok,
@@ -718,10 +718,10 @@ class Runner:
             )
 
     def check_free(self, port: int) -> None:
-        """Check that nobody listens where the candidate is to listen.
+        """Check that the candidate's port is free.
 
         Raises:
-            PhaseFailed: somebody does; it names them.
+            PhaseFailed: it is not; names the listeners.
         """
         beside = owners.Ports()
         beside.watch({port}, "the candidate", lambda _item: False)

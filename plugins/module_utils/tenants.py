@@ -45,7 +45,7 @@ FOREVER_S = math.inf
 _LOG_LINES, _TOLD_LINES = 2000, 20
 # Where systemd's journal takes what programs print.
 JOURNAL = Path("/run/systemd/journal/stdout")
-# A shell begins so: it takes its environment from its standard input, where nobody else can read it.
+# How a shell begins: it takes its environment from its standard input, which no other user can read.
 BEGIN = 'eval "$(cat)"\nexec </dev/null\n'
 # The service that starts a tenant at boot, in the words of the inventory.
 _BOOT_UNIT = re.compile(r"(?<!\S)[\w@:.\\-]+\.service(?![\w.-])")
@@ -197,7 +197,7 @@ class Kind:
     # Whether its manager knows of every stop that was begun, and brings it to an end. Elsewhere the journal alone tells
     # that one was: a signal that was sent can't be seen.
     knows_its_stops: ClassVar[bool] = False
-    # Whether a restore starts it by a command of the inventory, and so answers for who it is afterwards.
+    # Whether a restore starts it by a command of the inventory, and so determines its identity.
     has_own_commands: ClassVar[bool] = False
 
     def __init__(self, tenant: Tenant) -> None:
@@ -892,7 +892,7 @@ class Process(_Commands):
 
 
 def _tail(path: str, user: int | None) -> str:
-    """The end of a file, if it is a plain one of that user: root reads nothing for him that he could not read."""
+    """The end of a file, if it is a plain one of that user: root reads nothing that this user could not read."""
 
     def unfollowed(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -1235,7 +1235,7 @@ def stop_under_way(tenant: Tenant) -> Begun | None:
 
 
 def await_stop(tenant: Tenant) -> Begun | None:
-    """Wait for the end of a stop that is under way, at most the tenant's ``stop_wait_s``; returns what goes on then."""
+    """Wait for the end of a stop that is under way, at most the tenant's ``stop_wait_s``; returns what is still under way."""
     deadline = time.monotonic() + tenant.stop_wait_s
     begun = stop_under_way(tenant)
     while begun and time.monotonic() < deadline:
@@ -1444,7 +1444,7 @@ def revived(tenants: Iterable[Tenant], newcomers: Sequence[Holder] = ()) -> str:
     """
     for tenant in tenants:
         seen = None
-        # A manager that does not answer revives nobody; it is asked again at the next look.
+        # A manager that does not answer proves no revival; it is asked again at the next look.
         with contextlib.suppress(TenantError, OSError):
             seen = of(tenant).seen()
         if seen and seen.running:

@@ -82,7 +82,7 @@ def sound(value: Any, depth: int = _DEPTH) -> Any:
 
 
 def is_whole(value: Any) -> bool:
-    """A whole number from 0 on; `true` is none."""
+    """A whole number from 0 on; `true` does not count."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
