@@ -24,7 +24,7 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 # It becomes a header: a line end in it would be another header, and libraries quote what they refuse in their errors.
 _KEY = re.compile(r"[!-~]{1,4096}")
 _MASK = "***"
-# So many first characters of a secret are masked wherever they stand: a message that was cut shows no half of it. What
+# How many first characters of a secret are masked anywhere: a truncated message must not show half of it. What
 # is shorter is masked as a whole word.
 _HEAD = 8
 _SHORTEST = 4

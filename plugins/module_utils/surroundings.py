@@ -198,7 +198,7 @@ def take(plan: Plan, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _lasts(unit: Unit) -> bool:
-    """Whether an active unit is one that stays until somebody stops it."""
+    """Whether an active unit stays until it is stopped."""
     if not unit.active or unit.kind not in _LASTING or _PASSING.match(unit.id) or _CONNECTION.match(unit.id):
         return False
     if unit.kind != "service":

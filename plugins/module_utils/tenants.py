@@ -1235,7 +1235,7 @@ def stop_under_way(tenant: Tenant) -> Begun | None:
 
 
 def await_stop(tenant: Tenant) -> Begun | None:
-    """Wait for the end of a stop that is under way, at most the tenant's ``stop_wait_s``; returns what is still under way."""
+    """Wait for the end of a stop that is under way, at most ``stop_wait_s``; returns what is still under way."""
     deadline = time.monotonic() + tenant.stop_wait_s
     begun = stop_under_way(tenant)
     while begun and time.monotonic() < deadline:

@@ -57,7 +57,7 @@ class Failed(Exception):
 class Ground:
     """Where it is proved."""
 
-    # Whether faults of the stand-ins can be switched there, and whether somebody said how it reboots.
+    # Whether faults of the stand-ins can be switched there, and whether a reboot command was given.
     has_faults = False
     can_reboot = False
 

@@ -98,7 +98,7 @@ def _about(file: dict[str, Any], data: dict[str, Any]) -> Attested:
         sum(row["status"] == status for row in rows) for status in ("PASS", "FAIL", "INCONCLUSIVE")
     )
     failed += broken
-    # A part of the suites can pass without anybody having asked the file for a token.
+    # Some suites can pass although the file was never asked for a token.
     compared = any(row["suite"] == "token" and row["status"] == "PASS" for row in rows)
     status: Status = "failed" if failed else "open" if undecided or not compared else "passed"
     word = "the same model" if status == "passed" else "NOT PROVED the same model"

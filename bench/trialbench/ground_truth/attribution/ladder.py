@@ -295,7 +295,7 @@ class _Climber:
     def _imported_gguf(self) -> Rung:
         """Tensor by tensor, and number by number of the configuration."""
         step, base = Step.IMPORT, self._quant if self._quant in _FLOATS else self._base()
-        # The judged file shows a fault of the import, too: no quantization moves rows, loses tensors or writes other numbers.
+        # It shows faults of the import, too: no quantization moves rows, loses tensors or writes other numbers.
         for quant in dict.fromkeys(quant for quant in (base, self._quant) if quant is not None):
             try:
                 wrong = other_numbers(self._artifact(quant).path, self._evidence.workspace.folder(self._model))
