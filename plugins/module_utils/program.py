@@ -677,7 +677,7 @@ def _parser() -> argparse.ArgumentParser:
     verb("run", "run the window of the open trial (mt-run)")
     verb("restore-now", "restore the open trial (mt-restore)")
     verb("recover", "after a reboot: ask for a restore (mt-recover)")
-    verb("watch", "restore where nobody is at work on the open trial (mt-watch)")
+    verb("watch", "restore if nothing works on the open trial (mt-watch)")
     verb("install", "install program and units, unless a trial holds this host (controller)", "--by")
     held = verb("hold", "run a command while no trial is being prepared and none holds this host (controller)", "--by")
     held.add_argument("command", nargs=argparse.REMAINDER)
