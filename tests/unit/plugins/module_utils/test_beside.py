@@ -246,7 +246,7 @@ def test_what_can_not_be_kept_is_not_stopped(world: World, monkeypatch: pytest.M
         raise tenants.TenantError("llamacpp: No such container")
 
     monkeypatch.setattr(tenants.Systemd, "definition", refuse)
-    with pytest.raises(PhaseFailed, match="made of"):
+    with pytest.raises(PhaseFailed, match="definitions of the tenants"):
         world.open()
     assert world.state.mark() is None
 
