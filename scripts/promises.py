@@ -4,8 +4,8 @@
     python scripts/promises.py --check    fail when docs/promises.md is not what this would write
     python scripts/promises.py --unit     print the unit tests that the step `promises` runs, one a line
 
-What is promised is read where it stands: README's table, the tables Claims and Proof of SECURITY.md, and the names of
-the tests in tests/unit/test_ten_decisions.py. ``tests/promises.yml`` adds the tests of the first and says which unit
+The promises are read from README's table, the tables Claims and Proof of SECURITY.md, and the names of the tests in
+tests/unit/test_ten_decisions.py. ``tests/promises.yml`` adds the tests of the first and says which unit
 tests are too slow for the step; ``scripts/steps.py`` says which step of which tier runs a test.
 """
 
@@ -234,8 +234,8 @@ HEAD = """\
 # What is promised, and which tests hold it
 
 Made by `scripts/promises.py`; don't edit this page. A row is a promise of [README](../README.md), one of the ten
-decisions that `tests/unit/test_ten_decisions.py` keeps, or a claim of [SECURITY](../SECURITY.md). After each test
-stands the step that runs it.
+decisions that `tests/unit/test_ten_decisions.py` keeps, or a claim of [SECURITY](../SECURITY.md). The step that
+runs a test follows it in parentheses.
 
 `make test` runs the tests of the third column, `make prove` all of them. The step `promises` runs the unit tests of
 this page alone, in seconds. `tests/mutations.py`, a step of `make prove`, removes mechanisms one at a time (each

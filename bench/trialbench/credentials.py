@@ -1,7 +1,7 @@
 """Secrets: where they come from, what they may consist of, and that no message of ours ever shows one.
 
 `redact` is called at the places where words leave this program: terminal, log, failures, samples. It knows the secrets
-that the environment holds now and those that `remember` was told of, in each form in which a library may quote them.
+that the environment holds now and those given to `remember`, in each form in which a library may quote them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 # It becomes a header: a line end in it would be another header, and libraries quote what they refuse in their errors.
 _KEY = re.compile(r"[!-~]{1,4096}")
 _MASK = "***"
-# So many first characters of a secret are masked wherever they stand: a message that was cut shows no half of it. What
+# How many first characters of a secret are masked anywhere: a truncated message must not show half of it. What
 # is shorter is masked as a whole word.
 _HEAD = 8
 _SHORTEST = 4

@@ -1,4 +1,4 @@
-"""Small file helpers: atomic writes of one file or several, and reading JSON lines of which the last may be cut."""
+"""Small file helpers: atomic writes of one file or several, and reading JSON lines whose last one may be cut off."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from trialbench.errors import UsageError
 
 # What `-` names as an output, also where there is no such file.
 STDOUT = Path("/dev/stdout")
-# As many links one behind the other as the kernel follows; how long a pipe may wait for its reader.
+# How many links in a row the kernel follows; how long a pipe may wait for its reader.
 _MAX_LINKS, _READER_S = 40, 10.0
-# Of a name, which may be as long as a file system allows, so much stands in the temporary one.
+# How much of a file's name its temporary name contains: a name may be as long as the file system allows.
 _PREFIX = 50
 # From here on a number is refused, whole or not.
 MAX_NUMBER, _MAX_DIGITS = 1e15, 18
@@ -117,7 +117,7 @@ def writable_kind(path: Path) -> str | None:
             reads_only = fcntl.fcntl(place, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
         except OSError:
             return "it is not open"
-        return "it is open for reading alone" if reads_only else None
+        return "it is open for reading only" if reads_only else None
     if place.is_dir():
         return "is a folder"
     if place.exists() and not place.is_file():

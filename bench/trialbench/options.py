@@ -18,7 +18,7 @@ from trialbench.urls import server
 Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
-# There is no such option; who tries one has given the secret already.
+# There is no such option; a user who tries it has exposed the secret already.
 _GIVEN_KEY = re.compile(r"(--?[\w-]*(?:key|token|passw|secret|auth)[\w-]*[= ]+)\S+", re.IGNORECASE)
 
 
@@ -45,7 +45,7 @@ def positive(text: str) -> int:
     """A whole number from 1 on.
 
     Raises:
-        ArgumentTypeError: it is none; argparse says so.
+        ArgumentTypeError: the text is not such a number; argparse reports it.
     """
     try:
         number = int(text)
@@ -94,7 +94,7 @@ def outputs(given: Mapping[str, Path | None]) -> TextIO:
         place = destination(path)
         if place in places:
             raise UsageError(
-                f"{option} {path}: expected another place than that of {places[place]}, which it overwrites"
+                f"{option} {path}: expected another file than that of {places[place]}, which it would overwrite"
             )
         if isinstance(place, int) or is_file(path):
             places[place] = option

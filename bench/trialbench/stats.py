@@ -31,7 +31,7 @@ _SEED = 20
 
 
 def rounded(value: float, decimals: int) -> float:
-    """`value` with so many decimals, or with more, so that three of its digits count."""
+    """`value` with this many decimals, or with more, so that it has three significant digits."""
     least = 2 - math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
     return round(value, max(decimals, least))
 
@@ -119,12 +119,12 @@ def quantile(values: Sequence[float], q: float) -> Quantile:
 
 @dataclass(frozen=True)
 class Share:
-    """k of n replies, and what they say about questions that were not asked; all shares are between 0 and 1.
+    """k of n replies, and what they prove about questions that were not asked; all shares are between 0 and 1.
 
     Attributes:
         share: None without replies.
         questions: distinct ones.
-        effective_n: how many questions, asked once each, would say as much; None for fewer than two questions.
+        effective_n: how many questions, asked once each, would prove as much; None for fewer than two questions.
         low, high: the exact binomial 95 % interval at `effective_n`; None where that is None.
         one_sided_low, one_sided_high: its one-sided 95 % bounds.
     """
@@ -436,7 +436,7 @@ def paired_difference(wins: int, losses: int, n: int) -> Difference:
     return Difference((wins - losses) / n, low, high, one_low, one_high)
 
 
-# Who decides on a run summarizes it more than once.
+# A decision about a run summarizes it more than once.
 @lru_cache(maxsize=64)
 def _median_ratio(top: tuple[float, ...], bottom: tuple[float, ...], resamples: int) -> Ratio:
     rng = random.Random(_SEED)

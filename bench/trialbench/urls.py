@@ -64,7 +64,7 @@ def server(text: str, name: str) -> str:
         raise UsageError(f"{name}: expected {expected} or its /v1{_CHAT}, found another endpoint, /v1/{last[2]}")
     path = path.removesuffix("/v1").rstrip("/")
     if path.endswith(_CHAT):
-        raise UsageError(f"{name}: expected {expected} or its /v1{_CHAT}, found more behind {_CHAT}")
+        raise UsageError(f"{name}: expected {expected} or its /v1{_CHAT}, found more after {_CHAT}")
     return address.origin + path
 
 
@@ -91,7 +91,7 @@ def split_place(place: str) -> tuple[str, int | None]:
     if place.startswith("["):
         host, bracket, rest = place[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise ValueError("brackets that enclose no IPv6 address")
+            raise ValueError("brackets without an IPv6 address")
         _check_ipv6(host)
         return host.lower(), _port(rest[1:]) if rest else None
     if place.count(":") > 1:
@@ -115,7 +115,7 @@ def _parse(text: str, schemes: tuple[str, ...]) -> Address:
     if "@" in text:
         raise ValueError("one with a user or password in it")
     if not text.isascii() or not text.isprintable() or re.search(r'[\\ "<>^`{|}]', text):
-        raise ValueError("a character that no URL has")
+        raise ValueError("a character that a URL can't contain")
     scheme, separator, rest = text.partition("://")
     if not text or not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]{0,20}", scheme):
         raise ValueError(f"no {' or '.join(one + '://' for one in schemes)} at its beginning" if text else "nothing")
@@ -123,7 +123,7 @@ def _parse(text: str, schemes: tuple[str, ...]) -> Address:
         raise ValueError(f"{scheme.lower()}://")
     for mark, what in (("?", "a query"), ("#", "a fragment")):
         if mark in rest:
-            raise ValueError(f"one with {what}: leave out what begins with {mark}")
+            raise ValueError(f"one with {what}: leave out everything from {mark} on")
     place, slash, path = rest.partition("/")
     host, port = split_place(place)
     path = re.sub("/+", "/", slash + path).rstrip("/")
@@ -134,7 +134,7 @@ def _parse(text: str, schemes: tuple[str, ...]) -> Address:
 
 def _port(text: str) -> int:
     if not re.fullmatch("0{0,5}[0-9]{1,5}", text, re.ASCII) or not 1 <= int(text) <= 65535:
-        raise ValueError("a port that is no number from 1 to 65535" if text else "a colon and no port")
+        raise ValueError("a port that is not a number from 1 to 65535" if text else "a colon and no port")
     return int(text)
 
 
@@ -142,7 +142,7 @@ def _check_ipv6(host: str) -> None:
     try:
         address = ipaddress.IPv6Address(host)
     except ValueError:
-        raise ValueError("brackets that enclose no IPv6 address") from None
+        raise ValueError("brackets without an IPv6 address") from None
     if address.scope_id is not None:
         raise ValueError("an IPv6 address with a zone")
 
@@ -152,10 +152,10 @@ def _check_host(host: str) -> None:
         raise ValueError("no host")
     labels = host.removesuffix(".").split(".")
     if len(host) > _NAME_CHARACTERS or not all(_LABEL.fullmatch(label) for label in labels):
-        raise ValueError("a host that is no name and no address")
+        raise ValueError("a host that is neither a name nor an address")
     if _NUMBER.fullmatch(labels[-1]):
         # `127.1` and `0x7f000001` are addresses for some programs, and names for others.
         try:
             ipaddress.IPv4Address(host)
         except ValueError:
-            raise ValueError("a host that is no IPv4 address of four numbers") from None
+            raise ValueError("a host that is not an IPv4 address of four numbers") from None

@@ -6,7 +6,7 @@ level missed -> REJECT · ground truth missing, or a declared level not shown ->
 baseline to compare with -> INCONCLUSIVE · a workload that is shown judged worse -> REJECT, one not judged ->
 PENDING_REVIEW, none judged better -> REJECT · else ADOPT.
 
-Latency is reported elsewhere and is no part of this: it is no gate, unless somebody declared a level of service.
+Latency is reported elsewhere and has no effect here, unless a level of service was declared.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         clock = [line for line in lines if line.isdigit()]
         others = [line for line in lines if line not in (login, root) and line not in clock[:1]]
         if others or login not in lines:
-            found = _shown("\n".join(others)) if others else "nothing that was requested"
+            found = _shown("\n".join(others)) if others else "no output of the command"
             faults.append(Fault("what a command says", "only its own output", found, GREETING, MEND))
         if echo != TEXT:
             found = _shown(echo.replace(TEXT, "...")) or "nothing"
@@ -105,7 +105,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                     f"less than {CLOCK_S:.0f} s between controller and host",
                     f"the host's clock is {abs(apart_s):.0f} s {'ahead' if apart_s > 0 else 'behind'}",
                     "the controller's clock names the runs, and their journal has the host's times",
-                    "set the clock of the one that is wrong: timedatectl",
+                    "correct the wrong clock: timedatectl",
                 )
             )
         return faults
@@ -120,7 +120,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 "the controller's clock",
                 f"a time after {EARLIEST:%Y-%m-%d}",
                 f"{now:%Y-%m-%dT%H:%M:%SZ}",
-                "it names the runs, and by it no certificate is valid yet",
+                "it names the runs, and at that time no certificate is valid yet",
                 "set this machine's clock: timedatectl",
             )
         ]

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs the independent suite ``tests/check_host`` of the collection on the controller; JUnit comes of every outcome."""
+"""Runs the independent suite ``tests/check_host`` on the controller; writes JUnit whatever the outcome."""
 
 from __future__ import annotations
 

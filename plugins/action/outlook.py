@@ -38,7 +38,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
 
     @staticmethod
     def measured(plan: Plan, path: Path) -> dict[str, Any]:
-        """What the journal of a rehearsal says, and what follows for a trial."""
+        """What the journal of a rehearsal says, and what that means for a trial."""
         entries = journal.read(path)
         found = outlook.measured(entries)
         if found is None:

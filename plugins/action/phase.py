@@ -242,7 +242,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                         "the runner was stopped from outside (see the journal and: journalctl -u mt-run)"
                     )
             if not found["open"]:
-                raise AnsibleActionFail(f"run {run} is no longer open on this host: somebody restored it")
+                raise AnsibleActionFail(f"run {run} is no longer open on this host: it has been restored")
         raise AssertionError("polls never ends")
 
     def restore(self, by: str) -> dict[str, Any]:

@@ -43,8 +43,8 @@ READ = ("trial_gpu", "trial_tenants", "trial_stop_order", "trial_restore_order",
         "ansible_user")  # fmt: skip
 NEEDED = ("trial_tenants", "trial_stop_order", "trial_restore_order")
 WELL_S = 60
-NO_GROUND = "there is no ground to play it on"
-UNWELL = "the host did not come back from what was played before"
+NO_GROUND = "the ground is not available"
+UNWELL = "the host did not come back from the drill before"
 ARGUMENTS = ("hosts", "host", "ground", "drills", "image", "reboot", "start_limit_s", "keep", "dest")
 
 
@@ -79,7 +79,7 @@ def plan_of(found: dict[str, Any], host: str) -> Plan:
     except PlanError as err:
         raise Wrong(str(err)) from err
     except (TypeError, AttributeError, KeyError, IndexError) as err:
-        raise Wrong(f"{host}: its variables are not of the kinds that are expected: {err}") from err
+        raise Wrong(f"{host}: its variables do not have the expected types: {err}") from err
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
@@ -164,7 +164,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         """The drills, by name.
 
         Raises:
-            Wrong: there is none of a name.
+            Wrong: no drill has a given name.
         """
         given = self._task.args.get("drills")
         if given is None:
@@ -300,7 +300,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         )  # fmt: skip
 
     def play(self, proof: proving.Proof, drills: Sequence[str], up: bool) -> None:
-        """The rehearsal, then the drills; what rests on a failure is skipped by name."""
+        """The rehearsal, then the drills; after a failure the others are reported as skipped."""
         if not up:
             proof.skip(REHEARSAL, NO_GROUND)
         well = up and proof.case(REHEARSAL, proof.contracts_and_rehearsal)

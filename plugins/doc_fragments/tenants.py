@@ -273,7 +273,7 @@ options:
       stop_order:
         description:
           - Tenants that will be stopped, in this order. They must be able to stop in bounded time and to start again,
-            and a watched process of theirs may be another one afterwards.
+            and their watched processes may be new ones afterwards.
         type: list
         elements: str
         default: []

@@ -42,7 +42,7 @@ class Check:
 
 
 class NoSuchCheck(ValueError):
-    """A check was chosen that there is not, or that can't be made; the message says which there are."""
+    """A chosen check does not exist or can't be made; the message lists the possible ones."""
 
 
 @dataclass(frozen=True)

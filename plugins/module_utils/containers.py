@@ -43,7 +43,7 @@ _SLOW_S = 3.0
 WORDS_S = 1.0
 # How much of a container's output is kept: tenants are down while it is read.
 _LOG_BYTES, _LOG_LINES = 4 << 20, 20_000
-# Read for an error message, which tells the last few that are no answers to our own questions.
+# Lines read for an error message, which shows the last few that are not answers to our own questions.
 _TAIL_LINES = 2000
 
 

@@ -123,7 +123,7 @@ class NoSudo(Exception):
 
 
 class NoSuchContract(ValueError):
-    """A contract was chosen that there is not, or that can't be evaluated; the message says which can."""
+    """A chosen contract does not exist or can't be evaluated; the message lists the possible ones."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,9 @@ def _prompt(plan: Plan, _host: Host) -> _Finding:
     if prompt.lines and [found.first_line, found.last_line] != prompt.lines:
         text += f" (it was at {prompt.lines[0]}-{prompt.lines[1]})"
     if prompt.sha256 and prompt.sha256 != found.sha256:
-        return _Finding(False, text, "read the new prompt; if it is meant, pin its hash (contracts.prompt.sha256)")
+        return _Finding(
+            False, text, "read the new prompt; if the change is intended, pin its hash (contracts.prompt.sha256)"
+        )
     return _Finding(True, text)
 
 
@@ -705,7 +707,7 @@ class _Term:
     look: Callable[[Any, Host], _Finding]
     # What a host where nothing is tried would have to name besides, so that it can be evaluated there; empty: nothing.
     lacks: Callable[[Site], str] = lambda _: _OF_A_TRIAL
-    # Whether it concerns only the candidate and its measurement; a rehearsal goes on without it.
+    # Whether it concerns only the candidate and its measurement; a rehearsal continues without it.
     trial_only: bool = False
     # Whether the inventory requires it; otherwise a broken contract is a warning.
     required: Callable[[Any], bool] = lambda _: True
@@ -742,10 +744,10 @@ def _expected_ground_truth(plan: Plan) -> str:
 
 
 def _expected_camera(plan: Plan) -> str:
-    text = f"{plan.contracts.camera} is a whole JPEG or PNG"
+    text = f"{plan.contracts.camera} is a complete JPEG or PNG"
     if plan.scenes is None:
         return text
-    table = f", and {plan.scenes.labels} tells what they are" if plan.scenes.labels else ""
+    table = f", and {plan.scenes.labels} describes them" if plan.scenes.labels else ""
     return f"{text}; so is every scene, {plan.scenes.pattern} in {plan.scenes.folder}{table}"
 
 
@@ -796,7 +798,7 @@ TERMS = (
     ),
     _Term(
         5,
-        "production's prompt can be taken",
+        "production's prompt can be extracted",
         lambda plan: (
             f"{plan.contracts.prompt.function} in {plan.contracts.prompt.file}"
             + (f" with sha256 {plan.contracts.prompt.sha256}" if plan.contracts.prompt.sha256 else "")
@@ -849,7 +851,7 @@ TERMS = (
     ),
     _Term(
         10,
-        "the camera image is there and whole",
+        "the camera image exists and is complete",
         _expected_camera,
         "both models are asked about this picture",
         lambda plan: (
@@ -931,7 +933,7 @@ def _lacks(term: _Term, plan: Site) -> str:
 
 
 def chosen(plan: Site, only: Sequence[int] = ()) -> list[_Term]:
-    """The contracts with these numbers, or all that can be evaluated with what is known, ordered by id.
+    """The contracts with these numbers, or all that the given facts suffice for, ordered by id.
 
     Raises:
         NoSuchContract: a number that no contract has, or whose contract needs more than is known.

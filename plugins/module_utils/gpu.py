@@ -119,7 +119,7 @@ class Opening:
     """A card that is being opened in the background: a driver that is slow, fails or hangs does not block the caller.
 
     Args:
-        index: the card's number; None on a host that has none, and then nobody waits.
+        index: the card's number; None on a host without a card; then nothing waits.
     """
 
     def __init__(self, index: int | None) -> None:

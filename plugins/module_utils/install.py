@@ -4,8 +4,8 @@
 """Phase 1 on the host: install program and units, one controller at a time, and only while no trial holds the host.
 
 Nothing here reloads systemd: that takes the GPU from running containers. systemd reads a unit's file when the unit is
-first named, and on its own it forgets a unit that is inactive and that nothing refers to. So a unit's file is replaced
-only while systemd does not know the unit.
+first named, and unloads a unit that is inactive and that nothing refers to. So a unit's file is replaced only while
+systemd has not loaded the unit.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def _trial(plan: Plan) -> Plan:
 
 
 def report(plan: Plan, found: Measured, again: Sequence[str] = ()) -> list[str]:
-    """What a rehearsal measured, and what follows for a trial, as lines of text; ``again`` as in `hints`."""
+    """What a rehearsal measured, and what that means for a trial, as lines of text; ``again`` as in `hints`."""
     trial = _trial(plan)
     expected, impacts = down_s(trial, found), impacts_s(trial, found)
     rows: list[tuple[str, ...]] = [("tenant", "stop s", "start s", "down s, here", "down s, expected in a trial")]

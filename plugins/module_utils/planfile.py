@@ -150,7 +150,7 @@ def _check_workload(work: Workload, where: str) -> None:
     if not WORKLOAD_NAME.match(work.name):
         _fail(f"{where}.name", "a-z, 0-9, - and _, 40 at most (it names segments and files)", work.name)
     if work.name == SMOKE or any(side in work.name for side in SIDES):
-        said = f"a name other than {SMOKE}, without {' and '.join(SIDES)}: the segments' own names have these"
+        said = f"a name other than {SMOKE}, without {' and '.join(SIDES)}: segments have names with these"
         _fail(f"{where}.name", said, work.name)
     if work.role not in COUNTS:
         _fail(f"{where}.role", f"one of {', '.join(COUNTS)}", work.role)
@@ -231,7 +231,7 @@ def _check_needs(members: Sequence[Tenant], where: str, known: Sequence[str] | N
                 _fail(f"{where}[{i}].needs", f"names of tenants ({', '.join(known)})", name)
     circle = _circle({tenant.name: tenant.needs for tenant in members})
     if circle:
-        _fail(where, "needs without a circle, or nobody could be the first to start", " needs ".join(circle))
+        _fail(where, "needs without a circle; otherwise no tenant could be the first to start", " needs ".join(circle))
 
 
 def _check_order(members: Sequence[Tenant], where: str, order: list[str], word: str) -> None:
@@ -294,7 +294,9 @@ def _check(plan: Plan) -> None:
         _fail("host", "letters, digits, dot, dash, underscore (it may name a folder)", plan.host)
     _check_site(plan)
     if plan.gpu is None and not plan.rehearsal:
-        expected = "the card that the tenants share (trial_gpu): a trial measures its memory; only a rehearsal does not"
+        expected = (
+            "the card that the tenants share (trial_gpu): a trial measures its memory; only a rehearsal works without"
+        )
         _fail("gpu", expected, None)
     names = [t.name for t in plan.tenants]
     if plan.baseline.tenant not in names:
@@ -329,7 +331,11 @@ def _check(plan: Plan) -> None:
         if not plan.hook.command or not all(word and word.isprintable() for word in words):
             _fail("hook", "a command of one or more words, and the user who runs it", dataclasses.asdict(plan.hook))
     if plan.limits.lease_s < LEASE_MIN_S:
-        _fail("limits.lease_s", f"at least {LEASE_MIN_S:g} s, so that a slow poll is no lapse", plan.limits.lease_s)
+        _fail(
+            "limits.lease_s",
+            f"at least {LEASE_MIN_S:g} s, so that a slow poll does not end the lease",
+            plan.limits.lease_s,
+        )
     if plan.run_max_s <= 0:
         _fail(
             "limits.cap_s",

@@ -244,7 +244,7 @@ def _whole_opening(limit_s: float) -> Iterator[Callable[[], None]]:
 def tidy(state: State) -> int:
     """Remove what a killed opening has left on a host that no trial holds; returns the number of containers."""
     # Held: a trial is being prepared right now, and the containers belong to it. Without docker there are none.
-    with contextlib.suppress(Held, OSError, containers.DockerError), state.lock("removing what an opening has left"):
+    with contextlib.suppress(Held, OSError, containers.DockerError), state.lock("removing an opening's containers"):
         if state.mark() is None:
             return containers.remove()
     return 0
@@ -358,7 +358,7 @@ def _with_room(trial: plan.Plan, state: State, journal: Journal, by: str) -> lis
         except Exception as err:
             if not run.no_room(err) and run.refused() == refused:
                 raise
-            reason = f"this host starts no further process; the restore continues as soon as it does: {_reason(err)}"
+            reason = f"this host can't start another process; the restore continues as soon as it can: {_reason(err)}"
         journal.write("restore_waits", restored_by=by, reason=reason)
         _complain(f"restore of {trial.run}: {reason}")
         time.sleep(ROOM_PAUSE_S)
@@ -815,7 +815,7 @@ def _say_not_kept(state: State, verb: str, why: str) -> None:
     mark = state.mark()
     if not why or mark is None or verb not in ("run", "restore-now", "recover"):
         return
-    _complain(f"{verb}: the program that run {mark.run} keeps can't be used, the installed one goes on: {why}")
+    _complain(f"{verb}: the program that run {mark.run} keeps can't be used, the installed one is used: {why}")
     path = state.journal_path(mark.run)
     if verb == "restore-now" and not any(e["event"] == "copy_not_used" for e in read(path)):
         Journal(path, mark.run, state.epoch(), "restorer", required=False).write("copy_not_used", reason=why)

@@ -178,10 +178,10 @@ def judge(plan: Plan, host: Host, state_dir: Path, program: str = "") -> tuple[b
 
 
 def second_tries(entries: Sequence[dict[str, Any]]) -> list[str]:
-    """What did not go well at once on the way back, in words, oldest first; empty if everything did.
+    """What did not succeed at the first try of the restore, in words, oldest first; empty if everything did.
 
     These are starts of a tenant that were tried again, and restores that were not complete, or were cut off and begun
-    again. A restore that waited until the host had processes again is none.
+    again. A restore that waited until the host could start processes again does not count.
     """
     found, restores, begun = [], 0, False
     for entry in entries:

@@ -372,7 +372,7 @@ class Restorer:
         try:
             down = surroundings.fallen(before, self.stopped(), ours)
         except TROUBLE as err:
-            self.note(f"it can't be told who went down with the tenants: {err}")
+            self.note(f"it is unknown which units went down with the tenants: {err}")
             return False
         deadline = time.monotonic() + DEPENDENTS_S
         for unit in down:
@@ -407,7 +407,7 @@ class Restorer:
             # With a failure this attempt can't end well, and a docker in trouble is not asked again.
             found = surroundings.gone(before, self.stopped(), docker=not self.failures)
         except TROUBLE as err:
-            self.note(f"it can't be told what else ran before and is gone: {err}")
+            self.note(f"it is unknown what else ran before and is gone: {err}")
             return
         # A program may choose other ports; a person who asks again has seen which.
         for text in [*found.ours, *([] if self.repaired else found.deaf)]:
@@ -549,7 +549,7 @@ class Restorer:
             self.journal.write("drain_timeout", holders=gpu.describe(drained.holders), **facts)
 
     def drain_target(self) -> int | None:
-        """Used MiB once the candidate is gone, or None where it can't be told: the level of the window, or what the
+        """Used MiB once the candidate is gone, or None if unknown: the level of the window, or what the
         snapshot lets expect, plus the stopped tenants that are up again (or still), or load."""
         levels = [e["used_mib"] for e in self.past if e["event"] == "drained"]
         if not self.snapshot:

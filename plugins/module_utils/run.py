@@ -38,7 +38,7 @@ _abandoning = threading.Lock()
 
 
 class NoRoom(OSError):
-    """This host starts no further process: the command itself has not failed."""
+    """This host can't start another process: the command itself has not failed."""
 
 
 class _Refused:
@@ -90,7 +90,7 @@ def _popen(argv: Sequence[str], deadline: float, **options: Any) -> subprocess.P
             if time.monotonic() >= until:
                 raise NoRoom(
                     err.errno,
-                    f"{argv[0]}: this host starts no further process ({os.strerror(err.errno or 0)}); "
+                    f"{argv[0]}: this host can't start another process ({os.strerror(err.errno or 0)}); "
                     "see which programs have so many: systemd-cgtop, ps -eLf",
                 ) from None
         time.sleep(ROOM_POLL_S)
@@ -180,7 +180,7 @@ def command(
     Raises:
         ValueError: with ``verbatim``, an output that is not UTF-8 or has `MAX_BYTES` and more.
         TimeoutError: it did not end within ``limit_s``.
-        NoRoom: the host starts no further process.
+        NoRoom: the host can't start another process.
         OSError: it could not be started.
     """
     deadline = time.monotonic() + limit_s
@@ -229,7 +229,7 @@ def helper(argv: Sequence[str], lanes: Sequence[int]) -> subprocess.Popen[bytes]
     standard input.
 
     Raises:
-        NoRoom: the host starts no further process.
+        NoRoom: the host can't start another process.
         OSError: it could not be started.
     """
     return _popen(

@@ -68,7 +68,7 @@ DEATH_S = 1.0
 
 
 class PhaseFailed(RuntimeError):
-    """A phase can't go on: what was expected, what was found, what to do next."""
+    """A phase can't continue: what was expected, what was found, what to do next."""
 
     def __init__(self, reason: str, expected: str = "", found: str = "", todo: str = "") -> None:
         super().__init__(reason)
@@ -248,7 +248,7 @@ def open_trial(plan: Plan, state: State, card: gpu.Card | None, controller: str)
         found = snapshot.take(plan, card)
     except tenants.TenantError as err:
         raise PhaseFailed(
-            "it can't be told how a tenant is", "every tenant healthy", str(err), "nothing was touched"
+            "the state of a tenant is unknown", "every tenant healthy", str(err), "nothing was touched"
         ) from err
     ill = [f"{name}: {facts['found']}" for name, facts in found["tenants"].items() if not facts["healthy"]]
     if ill:
@@ -263,7 +263,7 @@ def open_trial(plan: Plan, state: State, card: gpu.Card | None, controller: str)
         definitions.keep(plan, state, found["surroundings"]["dependents"])
     except (tenants.TenantError, OSError) as err:
         raise PhaseFailed(
-            "what the tenants are made of can't be kept", "copies of units and containers", str(err),
+            "the definitions of the tenants can't be copied", "copies of units and containers", str(err),
             "nothing was touched",
         ) from err  # fmt: skip
     epoch = state.raise_epoch()
@@ -561,7 +561,7 @@ class Runner:
         try:
             duration = tenants.stop(tenant, self.run_dir / "logs" / f"{tenant.name}.log")
         except tenants.NotBegun as err:
-            # Otherwise the stop goes on, and the restore completes it.
+            # Otherwise the stop continues, and the restore completes it.
             self.journal.write("tenant_not_stopped", tenant=tenant.name, reason=str(err), begun=False)
             raise
         self.down.append(tenant)
@@ -591,7 +591,7 @@ class Runner:
             raise PhaseFailed(
                 "the host is not quiet", loud[0].expected, loud[0].found, "nothing was stopped; try when it is idle"
             )
-        # While everybody is up: what listens on a tenant's ports now may do so after its stop, and nobody else.
+        # While all tenants are up: only what listens on a tenant's ports now may do so after its stop.
         for name in plan.stop_order:
             tenants.watch(self.ports, plan.tenant(name))
         self.check_ports(sure=True)
@@ -696,7 +696,7 @@ class Runner:
         self.check_ports(sure=True)
         containers.start_in_background(containers.client_name("candidate"))
         health = _health(candidate)
-        # Only its own answer counts: who listens there was seen a moment before, and is seen again a moment later.
+        # Only its own answer counts: the listener was checked a moment before, and is checked again a moment later.
         try:
             self.wait(
                 lambda: self.ports.held(candidate.port) and probes.ask(health).ok,
@@ -737,10 +737,10 @@ class Runner:
             )
 
     def check_free(self, port: int) -> None:
-        """Check that nobody listens where the candidate is to listen.
+        """Check that the candidate's port is free.
 
         Raises:
-            PhaseFailed: somebody does; it names them.
+            PhaseFailed: it is not; names the listeners.
         """
         beside = owners.Ports()
         beside.watch({port}, "the candidate", lambda _item: False)

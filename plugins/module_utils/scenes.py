@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The scenes of a host: pictures in a folder, and what a table says about them.
 
-The table is CSV with a column ``image`` (a file name in the folder) and, as it likes, ``id``, ``expected`` (the right
+The table is CSV with a column ``image`` (a file name in the folder) and, optionally, ``id``, ``expected`` (the right
 answer) and ``group``; every other column is an argument of production's prompt function. Nothing is sent from here.
 """
 

@@ -31,7 +31,7 @@ def take(plan: Plan, card: gpu.Card | None) -> dict[str, Any]:
         Tenants with commands of their own have ``identity``, ``kin``, ``family``, ``others`` and ``output`` besides.
 
     Raises:
-        TenantError: a tenant's manager does not know it, or does not tell how it is.
+        TenantError: a tenant's manager does not know it, or does not report its state.
         OSError: likewise.
     """
     vram = card.read() if card else None

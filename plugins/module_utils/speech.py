@@ -75,7 +75,7 @@ def _chunks(raw: bytes) -> dict[bytes, bytes]:
         kind, size = raw[at : at + 4], int.from_bytes(raw[at + 4 : at + 8], "little")
         at += 8
         # A program that writes to a pipe does not know the size yet, and gives 0 or any large number (2 GiB, 100 MB).
-        # What exceeds the largest answer that is read was never meant: the audio goes on to the end.
+        # A size beyond the largest answer that is read is no real size: the audio continues to the end.
         if kind == b"data" and (size == 0 or at + size > MAX_WAV_BYTES):
             size = len(raw) - at
         if at + size > len(raw):

@@ -92,7 +92,7 @@ def _followers(plan: Site, look: Looks) -> list[tuple[Unit, str]]:
         (unit, other)
         for tenant, unit in mine.items()
         for other in mine
-        # A circle is no order: systemd breaks it as it likes.
+        # A cycle has no order: systemd breaks it at any place.
         if tenant != other and mine[other].id in earlier[tenant] and unit.id not in earlier[other]
     ]
 
@@ -197,7 +197,7 @@ def take(plan: Plan, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _lasts(unit: Unit) -> bool:
-    """Whether an active unit is one that stays until somebody stops it."""
+    """Whether an active unit stays until it is stopped."""
     if not unit.active or unit.kind not in _LASTING or _PASSING.match(unit.id) or _CONNECTION.match(unit.id):
         return False
     if unit.kind != "service":

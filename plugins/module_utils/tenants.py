@@ -45,11 +45,11 @@ KILL_S = 5.0
 AGAIN_S = 1.0
 # What a unit's timeouts are when systemd gives them no end.
 FOREVER_S = math.inf
-# So many lines are read of a log, and so many of them told: most may be answers to our own questions.
+# How many lines of a log are read, and how many of them are shown: most may be answers to our own questions.
 _LOG_LINES, _TOLD_LINES = 2000, 20
 # Where systemd's journal takes what programs print.
 JOURNAL = Path("/run/systemd/journal/stdout")
-# A shell begins so: it takes its environment from its standard input, where nobody else can read it.
+# How a shell begins: it takes its environment from its standard input, which no other user can read.
 BEGIN = 'eval "$(cat)"\nexec </dev/null\n'
 # The service that starts a tenant at boot, in the words of the inventory.
 _BOOT_UNIT = re.compile(r"(?<!\S)[\w@:.\\-]+\.service(?![\w.-])")
@@ -79,7 +79,7 @@ _FILE_BYTES = 1 << 20
 _COMPOSE_LABEL = "com.docker.compose.project.config_files"
 # docker's words for a container that it does not have; a socket that is not there is "no such file".
 _NO_SUCH = re.compile(r"no such (?:container|object)", re.IGNORECASE)
-# A unit that is none of these is up, or on its way up or down. Its second word tells of a pause between two starts.
+# A unit in any other state is up, coming up or going down. Its second word reports a pause between two starts.
 _DOWN = ("inactive", "failed", "maintenance")
 _UP = ("active", "reloading", "refreshing")
 _PAUSES = "auto-restart"
@@ -163,7 +163,7 @@ class Condition:
 class Begun:
     """A stop or start (``what``) of a tenant that was begun and has not ended; words for people.
 
-    It goes on by itself when the program that asked for it has gone. Its tenant is neither up nor down.
+    It continues by itself when the program that asked for it has gone. Its tenant is neither up nor down.
     """
 
     what: str
@@ -202,7 +202,7 @@ class Kind:
     # Whether its manager knows of every stop that was begun, and brings it to an end. Elsewhere the journal alone tells
     # that one was: a signal that was sent can't be seen.
     knows_its_stops: ClassVar[bool] = False
-    # Whether a restore starts it by a command of the inventory, and so answers for who it is afterwards.
+    # Whether a restore starts it by a command of the inventory, and so determines its identity.
     has_own_commands: ClassVar[bool] = False
 
     def __init__(self, tenant: Tenant) -> None:
@@ -239,14 +239,14 @@ class Kind:
 
         Raises:
             NotThere: its manager does not know it.
-            TenantError: that can't be told, so it is neither up nor down: ask again.
+            TenantError: its state is unknown, neither up nor down: ask again.
             OSError: likewise.
         """
         process = self.find()
         return Seen(process is not None, process is not None, process, _words_of(process) or "not running")
 
     def age_s(self) -> float:
-        """How long ago it was started, in seconds; 0 where that can't be told."""
+        """How long ago it was started, in seconds; 0 if that is unknown."""
         process = self.find()
         return probes.age_s(process.pid) if process else 0.0
 
@@ -287,7 +287,7 @@ class Kind:
         return []
 
     def coming(self) -> str:
-        """Why it is on its way, started by others, though it is not to be found yet, in words; empty if it is not."""
+        """Why it is coming up, started by something else, although `find` does not see it yet; empty if it is not."""
         return ""
 
     def facts(self, _process: ProcessId | None) -> dict[str, Any]:
@@ -295,7 +295,7 @@ class Kind:
         return {}
 
     def twins(self, _host: Host) -> str:
-        """Who can't be told from it, in words; empty where nobody is."""
+        """Processes that can't be told apart from it, in words; empty if there are none."""
         return ""
 
     def kill(self) -> None:
@@ -405,14 +405,14 @@ def unit_facts(unit: str, host: Host = HERE) -> dict[str, str]:
     reply = host.run(["systemctl", "show", "--property", names, unit])
     facts = dict(line.split("=", 1) for line in reply.out.splitlines() if "=" in line)
     if not facts.get("ActiveState"):
-        raise OSError(f"systemd does not tell how {unit} is: {probes.printable(reply.first_line())}")
+        raise OSError(f"systemd does not report the state of {unit}: {probes.printable(reply.first_line())}")
     return facts
 
 
 def _has_ended(pid: int, host: Host) -> bool:
-    """Whether a main process has ended, of which its manager hears a moment later.
+    """Whether a main process has ended; its manager notices that a moment later.
 
-    Who may not see other users' processes (``hidepid``) can't tell, and takes the manager's word.
+    A user who may not see other users' processes (``hidepid``) can't know, and relies on the manager.
     """
     return pid != 0 and probes.identify(pid, host.proc) is None and probes.identify(1, host.proc) is not None
 
@@ -444,7 +444,7 @@ def span_s(text: str) -> float:
     """A span of time as systemd writes it (``1min 30s``), in seconds; `FOREVER_S` for ``infinity``.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a span of time.
     """
     if text.strip() == "infinity":
         return FOREVER_S
@@ -610,7 +610,7 @@ class _Commands(Kind):
         Where no such process is known, the one family there is.
 
         Raises:
-            TenantError: there are several, and none is known to be it.
+            TenantError: several processes match, and it is unknown which one it is.
         """
         found, known = self.matches(), self.before.process
         roots = {pid for pids in probes.members(_scope("start", self.tenant.name)).values() for pid in pids}
@@ -674,7 +674,7 @@ class _Commands(Kind):
     def kill(self) -> None:
         for scope in probes.members(_scope("(?:start|stop)", self.tenant.name)):
             _end_scope(scope)
-        # Who holds its port is its user's; who only has its argv, or looks like it, need not be it.
+        # The holder of its port belongs to its user; a process that only has its argv may be another one.
         found = [] if self.tenant.process else [self.find(), self.before.process]
         _signal([*self.own(), *filter(None, found)], signal.SIGKILL)
 
@@ -744,7 +744,7 @@ class Container(_Managed):
         state = next(iter(_objects(reply.out)), {})
         if reply.rc != 0 or "Running" not in state:
             # It may still be there.
-            raise TenantError(f"{self.tenant.name}: docker does not tell how the container {name} is: {said}")
+            raise TenantError(f"{self.tenant.name}: docker does not report the state of the container {name}: {said}")
         return state
 
     def seen(self, host: Host = HERE) -> Seen:
@@ -819,7 +819,7 @@ class Container(_Managed):
                 return probes.ProbeResult(False, probes.printable(lost))
             unsure.append(words[0])
         return probes.ProbeResult(
-            True, f"it can't be told: the container has no card's device, or no {' and no '.join(unsure)}"
+            True, f"it is unknown: the container has no device of the card, or no {' and no '.join(unsure)}"
         )
 
     @classmethod
@@ -898,7 +898,7 @@ class Process(_Commands):
 
 
 def _tail(path: str, user: int | None) -> str:
-    """The end of a file, if it is a plain one of that user: root reads nothing for him that he could not read."""
+    """The end of a file, if it is a plain one of that user: root reads nothing that this user could not read."""
 
     def unfollowed(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -1073,7 +1073,7 @@ def runs(tenant: Tenant) -> bool:
     """Whether it is anything but down; one that its manager does not know is down.
 
     Raises:
-        TenantError: that can't be told, so it is neither up nor down: ask again.
+        TenantError: its state is unknown, neither up nor down: ask again.
         OSError: likewise.
     """
     try:
@@ -1177,7 +1177,7 @@ def look(tenant: Tenant) -> Condition:
 
     Raises:
         NotThere: its manager does not know it.
-        TenantError: that can't be told, so it is neither up nor down: ask again.
+        TenantError: its state is unknown, neither up nor down: ask again.
         OSError: likewise.
     """
     kind = of(tenant)
@@ -1213,7 +1213,7 @@ def _rest(kind: Kind, process: ProcessId | None) -> str:
         # Some are removed by their stop.
         return ""
     except (TenantError, OSError) as err:
-        return f"it can't be told whether it still runs: {err}"
+        return f"it is unknown whether it still runs: {err}"
     return f"it still runs ({seen.found})" if seen.running else ""
 
 
@@ -1287,7 +1287,7 @@ def stop_under_way(tenant: Tenant) -> Begun | None:
 
 
 def await_stop(tenant: Tenant) -> Begun | None:
-    """Wait for the end of a stop that is under way, at most the tenant's ``stop_wait_s``; returns what goes on then."""
+    """Wait for the end of a stop that is under way, at most ``stop_wait_s``; returns what is still under way."""
     deadline = time.monotonic() + tenant.stop_wait_s
     begun = stop_under_way(tenant)
     while begun and time.monotonic() < deadline:
@@ -1398,7 +1398,7 @@ def wait_healthy(
                 found = condition.found
             except (TenantError, OSError) as err:
                 # Neither up nor down: it is asked again.
-                found = f"it can't be told: {err}"
+                found = f"it is unknown: {err}"
         else:
             found = answer.found
         now = time.monotonic()
@@ -1411,11 +1411,11 @@ def wait_healthy(
             )
         if now - asked > _ENDED_EVERY_S:
             asked, why = now, ""
-            # Who does not tell now is asked again.
+            # A manager that does not answer now is asked again.
             with contextlib.suppress(TenantError, OSError):
                 why = kind.ended(scope if known else "")
                 if awaited and kind.find() is None and not kind.coming():
-                    why = f"it was on its way ({awaited}), and is not any more"
+                    why = f"it was coming up ({awaited}), but is no longer"
             if why:
                 why = "; ".join(filter(None, (why, foreign(tenant))))
                 raise Ended(f"{tenant.name}: ended before it was healthy: {why}; {kind.last_words(log)}")
@@ -1445,7 +1445,7 @@ def standing(tenant: Tenant) -> Standing:
     """What `unsettled` compares with.
 
     Raises:
-        TenantError: that can't be told: ask again.
+        TenantError: its state is unknown: ask again.
         OSError: likewise.
     """
     kind = of(tenant)
@@ -1459,7 +1459,7 @@ def unsettled(tenant: Tenant, first: Standing) -> str:
     One that has no process is compared by its state alone.
 
     Raises:
-        TenantError: that can't be told: ask again.
+        TenantError: its state is unknown: ask again.
         OSError: likewise.
     """
     if first.process and not probes.alive(first.process):
@@ -1497,7 +1497,7 @@ def revived(tenants: Iterable[Tenant], newcomers: Sequence[Holder] = ()) -> str:
     """
     for tenant in tenants:
         seen = None
-        # A manager that does not answer revives nobody; it is asked again at the next look.
+        # A manager that does not answer proves no revival; it is asked again at the next look.
         with contextlib.suppress(TenantError, OSError):
             seen = of(tenant).seen()
         if seen and seen.running:

@@ -88,7 +88,7 @@ def begin() -> None:
     """Give signs of life from here on, if systemd listens. The main thread must call this.
 
     Raises:
-        NoRoom: the host starts no further thread. If a restorer fails like this, systemd starts it again.
+        NoRoom: the host can't start another thread. If a restorer fails like this, systemd starts it again.
     """
     address = os.environ.pop("NOTIFY_SOCKET", "")
     # These variables must not reach the programs that the unit starts: tenants inherit its environment.
@@ -105,7 +105,7 @@ def begin() -> None:
     except RuntimeError as err:
         if not run.no_room(err):
             raise
-        raise run.NoRoom(errno.EAGAIN, "this host starts no further thread, which would give signs of life") from err
+        raise run.NoRoom(errno.EAGAIN, "this host can't start the thread that sends signs of life") from err
 
 
 # The look.

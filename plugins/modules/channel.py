@@ -13,7 +13,7 @@ version_added: 0.1.0
 short_description: Check that the connection to a host changes no byte in either direction
 description:
   - Sends commands, input and a file to the host and compares what comes back, byte for byte. A login that prints a
-    greeting, or reads input that is not its own, fails here, and not when the results of a trial are fetched.
+    greeting, or reads input that is not its own, fails here rather than when the results of a trial are fetched.
   - Checks the clocks of controller and host, and the controller's folder for temporary files.
   - Lists B(all) faults, each with what was expected, what was found, why it matters and what to do. Leaves nothing on
     either side.

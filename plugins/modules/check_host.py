@@ -21,7 +21,7 @@ requirements:
   - pytest-testinfra, in Ansible's own Python
 options:
   hosts:
-    description: Names of hosts of the inventory. None is an error.
+    description: Names of hosts of the inventory. An empty list is an error.
     type: list
     elements: str
     required: true

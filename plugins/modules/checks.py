@@ -15,7 +15,7 @@ description:
     held by the expected processes. Every tenant with a health page is healthy. The candidate's port
     refuses connections. Speech is audible. Watched processes live.
   - Without a trial, for O(site), the same checks, without the candidate's port.
-  - Check 1 is the card's. Where no card is named, it does not apply and says so.
+  - Check 1 is about the card. If no card is named, it does not apply, and says so.
   - Fails and names every check that does not pass. Changes nothing.
 options:
   plan:
@@ -25,8 +25,8 @@ options:
     type: dict
   only:
     description:
-      - Numbers of the checks to make. By default all that there are.
-      - A number that there is not is an error, and so is one that does not apply.
+      - Numbers of the checks to make. By default all.
+      - An unknown number is an error, and so is a check that does not apply.
     type: list
     elements: int
     default: []
@@ -47,7 +47,8 @@ options:
     type: path
   proof_file:
     description:
-      - What a restore leaves on the host when its checks have passed, C(verification.json) in the folder of its run.
+      - The file that a restore leaves on the host when its checks have passed, C(verification.json) in the folder of
+        its run.
       - With it, tenants whose process has changed since then are reported, as a warning and as RV(changed_since).
       - Ignored when it is missing, and when it is older than the last reboot.
     type: path

@@ -27,8 +27,8 @@ options:
     type: dict
   only:
     description:
-      - Numbers of the contracts to evaluate. By default all that can be evaluated with what is known.
-      - A number that there is not is an error, and so is one that needs more than is known.
+      - Numbers of the contracts to evaluate. By default all that the given facts suffice for.
+      - An unknown number is an error, and so is a contract that needs more facts.
     type: list
     elements: int
     default: []

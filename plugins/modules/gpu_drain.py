@@ -54,7 +54,7 @@ extends_documentation_fragment:
   - edgelab.model_trial.attributes.gpu_group
 attributes:
   idempotent:
-    description: Only waits. With nothing left to wait for it returns at once, but for O(min_s).
+    description: Only waits. With nothing left to wait for, it returns as soon as O(min_s) has passed.
     support: full
   check_mode:
     description: >-

@@ -73,13 +73,12 @@ trial_impacts_s:
   type: dict
 second_tries:
   description:
-    - What did not go well at once on the way back, starts and restores that were tried again. A rehearsal has passed
-      only without any.
+    - Starts and restores that had to be tried again. A rehearsal passes only without any.
   returned: with O(journal) of a restored rehearsal
   type: list
   elements: str
 hints:
-  description: What to mend in the inventory, second tries first, then figures that the rehearsal contradicts.
+  description: What to correct in the inventory, second tries first, then figures that the rehearsal contradicts.
   returned: with O(journal) of a restored rehearsal
   type: list
   elements: str

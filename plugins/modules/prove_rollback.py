@@ -12,10 +12,10 @@ module: prove_rollback
 version_added: 0.1.0
 short_description: Prove that the host of an inventory comes back
 description:
-  - Checks the inventory, rehearses what a trial would stop, and strikes with drills. Each round is a play of its own,
+  - Checks the inventory, rehearses the stops of a trial, and injects faults (drills). Each round is a play of its own,
     so that its controller can be killed.
   - The ground is a I(twin), a container that is made from the inventory with a stand-in for each tenant, or the I(host)
-    itself, which the inventory must call disposable. On a twin, nothing is done on any host of the inventory.
+    itself, which the inventory must declare disposable. On a twin, nothing is done on any host of the inventory.
   - Every outcome leaves C(junit.xml) and C(index.html) in O(dest). Before anything begins, they replace those of an
     earlier run.
   - The playbook C(prove_rollback.yml) sets all options from variables of their names.
@@ -24,7 +24,7 @@ requirements:
   - nvidia-ml-py, in Ansible's own Python
 options:
   hosts:
-    description: Hosts of the group that is tried. None is a failure.
+    description: Hosts of the group that is tried. An empty list is a failure.
     type: list
     elements: str
     required: true

@@ -13,10 +13,10 @@ version_added: 0.1.0
 short_description: Stop or start services of a host in order
 description:
   - Stops or starts the listed tenants strictly one after another. A started tenant must be healthy before the next one
-    is touched; a stopped one must be down. A stop that is under way is waited for before a start.
-  - What systemd or docker says counts. A unit or container that waits to be started again runs; a unit without a
-    process (a timer, a one-shot that remains active) is judged by its state. One that they do not know, or that they
-    do not tell about, is an error.
+    is touched; a stopped one must be down. A start waits for a stop that is under way.
+  - The state that systemd or docker reports counts. A unit or container that waits to be started again counts as
+    running; a unit without a process (a timer, a one-shot that remains active) is judged by its state. A unit or
+    container that they do not know, or whose state they do not report, is an error.
   - A tenant is a systemd unit, a pair of start and stop scripts, a container, or a process.
   - A tenant whose C(needs) names another one that is listed stops before it, and starts after it.
 options:
@@ -108,14 +108,14 @@ tenants:
     - What was found and done, by name. After a failure too, in which case the tenant that failed has C(error), and
       those after it are missing.
     - C(before) and C(after) are C(started), C(stopped) or C(unknown).
-  returned: when every tenant is described rightly
+  returned: when every tenant is described correctly
   type: dict
   sample: {voice: {before: started, after: stopped, found: PID 77, duration_s: 0.4}}
 moved:
   description:
-    - Names of those that were stopped or started, in order; in check mode, of those that would be. One that was in the
-      wanted state before is not among them, so that it can be left as it was.
-  returned: when every tenant is described rightly
+    - Names of the tenants that were stopped or started, in order; in check mode, of those that would be. A tenant that
+      was in the wanted state before is not listed, so that it can be left as it was.
+  returned: when every tenant is described correctly
   type: list
   elements: str
   sample: [voice]

@@ -31,7 +31,7 @@ def patiently(
         ask: is called until it raises no ``AnsibleConnectionFailure``; calling it twice must be harmless.
         connection: Ansible's, reset before each new attempt.
         show: shows a line to the person who watches.
-        todo: how to go on, for the failure.
+        todo: how to continue, for the failure.
         limit_s: seconds after which no new attempt is made.
 
     Raises:

@@ -35,7 +35,7 @@ caption { text-align: left; font-weight: 600 }
 @media (prefers-color-scheme: dark) {
 .passed { color: #57d27e } .failure, .error { color: #ff8f8a } .skipped { color: #e3b341 } }
 """
-UNFINISHED = "it did not come to its end: it was ended from outside, or Ansible could not go on"
+UNFINISHED = "it did not finish: it was ended from outside, or Ansible could not continue"
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Failed(Exception):
 class Ground:
     """Where it is proved."""
 
-    # Whether faults of the stand-ins can be switched there, and whether somebody said how it reboots.
+    # Whether faults of the stand-ins can be switched there, and whether a reboot command was given.
     has_faults = False
     can_reboot = False
 
@@ -278,7 +278,7 @@ class Proof:
         done = self.ground.run(words, limit_s=MOMENT_S + COMMAND_S)
         if done.returncode:
             play.kill()
-            missed = f"the run did not come to {event}" if done.returncode == MISSED else "striking failed"
+            missed = f"the run did not reach {event}" if done.returncode == MISSED else "striking failed"
             failure = play.failure()
             raise Failed(f"{missed}: {failure}", failure.text or words_of(done.stdout + done.stderr))
 
@@ -356,11 +356,13 @@ class Proof:
         if code:
             raise play.failure()
         if not any(entry.get("event") == "tenant_retry" for entry in play.events()):
-            raise Failed(f"the start of {tenant} was to fail once, and the journal has no second one", play.said())
+            raise Failed(
+                f"the first start of {tenant} should have failed, but the journal has no second start", play.said()
+            )
         self.as_before(play, "start-fails-once")
 
     def health_never(self) -> None:
-        """A tenant does not become healthy: that is told, the host is kept, and comes back when the tenant does."""
+        """A tenant does not become healthy: the failure names it, and the host stays held until the tenant is back."""
         tenant = self.targets["health"]
         play = self.begin("health-never")
         self.strike(play, "tenant_stopped", f"touch /run/twin/faults/health-{tenant}")

@@ -117,7 +117,7 @@ def words_of(tenant: Tenant) -> list[str]:
 
 
 def facts_of(tenant: Tenant, layout: Layout) -> dict[str, Any]:
-    """What its stand-in is told to be."""
+    """What its stand-in is configured to be."""
     ports, pages, speech = ({tenant.port} if tenant.port else set()), {}, {}
     for name, url in _asked(tenant):
         host, port, path = _place(tenant, name, url)
@@ -205,7 +205,9 @@ def _command(tenant: Tenant, given: str, verb: str, layout: Layout) -> str:
     if words and "/" in words[0]:
         path = PurePosixPath(tenant.directory or "/") / words[0]
         layout.files[str(path)] = f"#!/bin/sh\nexec {shlex.join(own)}\n"
-        layout.replaced.append(f"{tenant.name}: what its {verb} command does ({given}); the command itself is yours")
+        layout.replaced.append(
+            f"{tenant.name}: the effect of its {verb} command ({given}); the command itself is yours"
+        )
         if tenant.user:
             layout.owners.append((tenant.user, str(path)))
         return given

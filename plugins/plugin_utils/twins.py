@@ -56,7 +56,7 @@ def docker(*words: str, check: bool = True, limit_s: float = COMMAND_S) -> subpr
         raise TwinError(f"docker {' '.join(words[:2])} did not end within {limit_s:.0f} s") from None
     if check and done.returncode != 0:
         lines = (done.stdout + done.stderr).strip().splitlines()[-30:]
-        # The last line has the reason, but for that of a build, which names the step that failed.
+        # The last line has the reason, except for a build, where it names the failed step.
         reasons = [line for line in lines if not line.startswith("The command ")] or [f"exit code {done.returncode}"]
         told = "\n".join([reasons[-1], *lines])
         raise TwinError(f"docker {' '.join(words[:2])} failed: {told}")

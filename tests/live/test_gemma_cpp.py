@@ -78,7 +78,7 @@ def outcome(generation: Generation) -> tuple[str, Event]:
 
 
 def answered(generation: Generation) -> str:
-    """The text of a reply that came to its end, whatever the model had to say."""
+    """The text of a complete reply, whatever the model says."""
     text, last = outcome(generation)
     if isinstance(last, Failed):
         assert last.failure.failure_class.name in ("empty_output", "replacement_characters"), last

@@ -53,7 +53,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Hit:
-    """What came of it."""
+    """Its outcome."""
 
     kind: str
     result: Result

@@ -101,7 +101,7 @@ FAULTS = [
     Fault("damaged text", {"corrupt": True}, "replacement_characters", delivers=True),
     Fault("no end", {"flood": True}, "output_limit", delivers=True, weight=1),
     Fault("too much memory", {"leak_mib": 50, "tokens": 40, "rate_hz": 20}, "out_of_memory", delivers=True, weight=2),
-    Fault("refused by name", {}, "unsupported", extra={"accept": {"grammar": "root ::= [0-9]"}}),
+    Fault("refused as unsupported", {}, "unsupported", extra={"accept": {"grammar": "root ::= [0-9]"}}),
     Fault("503", {"http": 503}, "unavailable"),
     Fault("503 once", {"http": 503}, "done", times=1),
     Fault("429", {"http": 429}, "busy"),

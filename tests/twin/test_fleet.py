@@ -177,6 +177,6 @@ def test_one_name_for_both_runs_is_refused(fleet: Fleet) -> None:
     before = [twin.fingerprint() for twin in (fleet.one, fleet.two)]
     code, text = fleet.play("rehearse.yml", "-e", "trial_run=mine")
     assert code != 0
-    assert "every run is named by itself" in text
+    assert "every run gets a name of its own" in text
     for twin, was in zip((fleet.one, fleet.two), before, strict=True):
         assert_untouched(twin, was)

@@ -51,7 +51,7 @@ class Ledger:
         self.thread = threading.Thread(target=self.keep, daemon=True)
 
     def claims(self, pid: int) -> int | None:
-        """MiB that a process asked for, None when it is none of ours."""
+        """MiB that a process asked for, None if the process is not ours."""
         try:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             ours = f"TWIN_GPU_LEDGER={self.path}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")

@@ -32,6 +32,16 @@ def test_the_diff_of_a_page_still_applies(page: str, changed: str) -> None:
     assert done.returncode == 0, f"make the change of docs/{page}.md again, test it, show it:\n{done.stderr}"
 
 
+def test_the_example_of_a_kind_names_it_wherever_kinds_are_listed() -> None:
+    """A role or a module that does not list the new kind refuses it."""
+    listed = re.compile(r"^ +choices: \[systemd, script, ", re.MULTILINE)
+    files = [*(ROOT / "roles").glob("*/meta/argument_specs.yml"), *(ROOT / "plugins").glob("*/*.py")]
+    lists = {str(path.relative_to(ROOT)) for path in files if listed.search(path.read_text())}
+    changed = set(re.findall(r"^\+\+\+ b/(\S+)$", diff_of("adding-a-tenant-kind"), re.MULTILINE))
+    assert len(lists) == 4
+    assert lists <= changed
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_the_readme_leads_to_each_page(page: str) -> None:
     section = (ROOT / "README.md").read_text().split("\n## Where to add things\n")[1].split("\n## ")[0]

@@ -157,7 +157,7 @@ def test_a_unit_goes_by_the_program_that_the_open_run_keeps_if_that_is_whole(
             (tmp_path / journal.KEPT).unlink()
     said, complaint = launched(tmp_path, verb)
     assert said == f"{who} {verb}"
-    assert ("missing or damaged; the installed one goes on" in complaint) is complains
+    assert ("missing or damaged; the installed one is used" in complaint) is complains
 
 
 @pytest.mark.parametrize("name", ["mt-run", "mt-restore"])

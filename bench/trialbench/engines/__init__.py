@@ -1,1 +1,1 @@
-"""Engines: what turns a prompt into a reply. `contract.py` is what all have in common; docs/engines.md tells more."""
+"""Engines: what turns a prompt into a reply. `contract.py` is what all have in common; see docs/engines.md."""

@@ -58,7 +58,7 @@ while [ $tries -lt 50 ]; do
     grep -lsE "^Max file locks +$brands " /proc/[0-9]*/limits
   ); do
     one=${{one#/proc/}} one=${{one%%/*}}
-    # The dead wait for a parent of theirs and are none of our business.
+    # Zombies wait for their own parent; we leave them alone.
     grep -qs '^State:.[ZX] ' "/proc/$one/status" && continue
     kill -KILL "$one" 2>/dev/null
     left=$one

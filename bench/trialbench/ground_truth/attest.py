@@ -17,7 +17,7 @@ Status = Literal["passed", "failed", "open", "missing"]
 
 
 class NotAttested(TrialbenchError):
-    """There is no verdict for a file, or it is none that allows a trial."""
+    """There is no verdict for a file, or its verdict does not allow a trial."""
 
     exit_code = 3
 
@@ -51,7 +51,7 @@ def attest(sha256: str, verdicts: Sequence[Path]) -> Attested:
     """What the newest of the verdicts says about the file with this hash.
 
     Raises:
-        UsageError: the hash or a verdict file is none.
+        UsageError: the hash is not a SHA-256, or a file is not a verdict.
     """
     wanted = sha256.lower()
     if not SHA256.match(wanted):
@@ -98,7 +98,7 @@ def _about(file: dict[str, Any], data: dict[str, Any]) -> Attested:
         sum(row["status"] == status for row in rows) for status in ("PASS", "FAIL", "INCONCLUSIVE")
     )
     failed += broken
-    # A part of the suites can pass without anybody having asked the file for a token.
+    # Some suites can pass although the file was never asked for a token.
     compared = any(row["suite"] == "token" and row["status"] == "PASS" for row in rows)
     status: Status = "failed" if failed else "open" if undecided or not compared else "passed"
     word = "the same model" if status == "passed" else "NOT PROVED the same model"

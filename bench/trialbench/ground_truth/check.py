@@ -35,7 +35,7 @@ class Checked:
         claims: the pre-registered claims with their findings.
         evidence: for more questions (the report) without loading anything again.
         seconds: wall time; `loads`: how many times a model was loaded.
-        ladders: for each file of which something failed, the step that is guilty.
+        ladders: for each file with a failure, the guilty step.
     """
 
     results: tuple[Result, ...]
@@ -215,7 +215,7 @@ def changes(before: dict[str, Any] | None, after: dict[str, Any], *, part: bool 
 
 
 def read_verdict(path: Path) -> dict[str, Any] | None:
-    """The verdict in `path`; None when there is none, or one that cannot be compared with."""
+    """The verdict in `path`; None if there is none, or if it can't be compared."""
     try:
         return schemas.read(path, "ground-truth", "a verdict of `trialbench check`")
     except UsageError:

@@ -38,7 +38,7 @@ def add(verbs: Verbs) -> None:
     pull = verbs.add_parser("pull", help="fetch the roster's models at a pinned commit")
     add_roster(pull)
     pull.set_defaults(verb=_pull)
-    convert = verbs.add_parser("convert", help="make every file of the roster that a runtime runs")
+    convert = verbs.add_parser("convert", help="make every file of the roster that the runtime needs")
     add_roster(convert)
     add_runtime(convert)
     convert.set_defaults(verb=_convert)

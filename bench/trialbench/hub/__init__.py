@@ -139,7 +139,7 @@ def plain_errors(repo: str, revision: str) -> Iterator[None]:
             raise  # a full or read-only disk is not the hub's fault
         raise ServerError(f"{repo}: the hub cannot be read: {redact(str(error))}") from _redacted(error)
     except (httpx.InvalidURL, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        # The library takes for granted what an answer has.
+        # The library does not check what an answer contains.
         what = f"{type(error).__name__} {redact(str(error)):.200}"
         raise ServerError(f"{repo}: the hub's answer cannot be read: {what}") from _redacted(error)
 
@@ -166,7 +166,7 @@ def list_files(repo: str, revision: str, include: Sequence[str]) -> tuple[str, l
             for entry in info.siblings or []
         ]
     if not isinstance(info.sha, str) or not COMMIT.match(info.sha):
-        raise ServerError(f"{repo}: expected the commit that {revision} is, found {info.sha!a:.60}")
+        raise ServerError(f"{repo}: expected the commit of {revision}, found {info.sha!a:.60}")
     everything = [file for file in everything if isinstance(file.name, str)]
     for pattern in include:
         if not any(fnmatch.fnmatch(file.name, pattern) for file in everything):

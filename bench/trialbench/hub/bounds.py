@@ -1,4 +1,4 @@
-"""What a hub or a registry may send: so many bytes, for so long. Answers are read into memory, files onto the disk."""
+"""Limits on bytes and time of what a hub or a registry sends. Answers are read into memory, files onto the disk."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ class _Bounded(httpx.SyncByteStream):
             if read > self._limit:
                 raise TooMuchError(f"{self._what}: expected at most {self._limit} bytes, found more")
             if time.monotonic() - began > self._seconds:
-                raise TooMuchError(f"{self._what}: expected an answer within {self._seconds:.0f} s, found no end of it")
+                raise TooMuchError(
+                    f"{self._what}: expected an answer within {self._seconds:.0f} s, found an unfinished one"
+                )
             yield chunk
 
     def close(self) -> None:

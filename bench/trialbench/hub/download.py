@@ -1,8 +1,8 @@
-"""One file of a repository, brought to the disk; what is there already is kept and only the rest is asked for.
+"""Download one file of a repository; keep what is on the disk already and request only the rest.
 
 The hub's library starts each download from zero, under another name each time: what a killed one leaves is of no use
-and stays. Here a download has one name, so the next attempt, and the next process, goes on where the last one ended.
-That the beginning is of the same file is for the caller to check, by its hash.
+and stays. Here a download has one name, so the next attempt, and the next process, continues where the last one ended.
+The caller checks by its hash that the beginning belongs to the same file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trialbench.errors import ServerError
 from trialbench.hub import RemoteFile, Tell
 from trialbench.hub.bounds import LIMIT, SLACK_BYTES, TooMuchError
 
-# Attempts in a row that bring less than this; what brings more may go on for as long as it takes.
+# Attempts in a row that may bring less than this; one that brings more may continue for as long as it takes.
 _ATTEMPTS, _PROGRESS_BYTES = 3, 1 << 20
 _PAUSE_S = 1.0
 _RANGE = re.compile(r"bytes (\d{1,15})-\d{1,15}/(?:\d{1,15}|\*)")
@@ -91,19 +91,19 @@ def _begin(reply: httpx.Response, name: str, path: Path, have: int) -> int:
     if status == 429 or status >= 500:
         raise _InterruptedError(f"{name}: the hub answers {status}")
     if status == 416 and have:
-        raise _useless(path, f"{name}: the hub does not go on where the last download ended")
+        raise _useless(path, f"{name}: the hub does not continue where the last download ended")
     if status >= 400:
         reply.read()
         hf_raise_for_status(reply)
     packed = reply.headers.get("content-encoding", "identity") or "identity"
     if status not in (200, 206) or packed != "identity":
-        found = f"status {status}" if packed == "identity" else f"one packed with {packed[:20]}"
+        found = f"status {status}" if packed == "identity" else f"one compressed with {packed[:20]}"
         raise ServerError(f"{name}: expected the file as it is, found {found}")
     if status == 200:
         return 0  # a server without ranges sends everything
     found_range = _RANGE.fullmatch(reply.headers.get("content-range", ""))
     if found_range is None or int(found_range[1]) not in (0, have):
-        raise _useless(path, f"{name}: the hub goes on at another byte than it was asked for")
+        raise _useless(path, f"{name}: the hub continues at another byte than requested")
     return int(found_range[1])
 
 

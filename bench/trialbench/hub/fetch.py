@@ -99,7 +99,7 @@ def staging_of(dest: Path, repo: str, revision: str) -> Path:
 
 
 def _checked(repo: str, revision: str, sha256: Mapping[str, str], dest: Path) -> dict[str, str]:
-    """The pins, in lower case, of arguments that can be meant."""
+    """Check the arguments; returns the pins in lower case."""
     hub.check_repo(repo)
     if not hub.COMMIT.match(revision):
         raise UsageError(f"--revision: expected a full commit (40 hexadecimal digits), found {revision!r}: `make pin`")
@@ -185,7 +185,7 @@ def _remove_others(dest: Path, staging: Path, tell: Tell) -> None:
 
 
 def _remove_strangers(staging: Path, expected: set[Path]) -> None:
-    """Remove what none of the expected files goes on from, such as what older versions left."""
+    """Remove what no expected file continues from, such as what older versions left."""
     for path in sorted(staging.rglob("*"), reverse=True):
         if path.is_dir() and not path.is_symlink():
             if path in expected or not any(path in one.parents for one in expected):

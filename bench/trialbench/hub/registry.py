@@ -53,7 +53,7 @@ def parse_reference(text: str) -> Reference:
     """Parse `[registry/]repository[:tag][@digest]` by Docker's rules.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the text is not a reference.
     """
     expected = "--image: expected [REGISTRY/]NAME[:TAG]"
     if "://" in text or "@" in text.partition("/")[0].partition("@sha256:")[0]:
@@ -153,6 +153,6 @@ def _token(client: httpx.Client, reference: Reference, challenge: str, text: str
     if not found:
         raise ServerError(f"{text}: the registry gives no anonymous access (status {reply.status_code})")
     if not isinstance(found, str) or not is_key(found):
-        raise ServerError(f"{text}: the registry gives a token that no header can hold")
+        raise ServerError(f"{text}: the registry gives a token that does not fit into a header")
     remember(found)
     return found

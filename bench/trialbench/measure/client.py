@@ -40,7 +40,7 @@ _AN_ERROR = re.compile(
     rb'"error"\s*:\s*(?:"[^"]|\[|\{\s*")|"(?:object|type)"\s*:\s*"error"|(?:^|[\r\n])(?:event: ?\w*)?error'
 )
 _OVERLAP = 64
-# A whole document may also be known by its text, where the server does not say its length; so often that is tried.
+# If the server does not give a length, a complete document is recognized by its text; how often that is tried.
 _MAX_TRIES = 64
 # The beginning of the hint that is appended to such a server's message.
 REFUSED_FIELD = "(the server refuses a field of the request"

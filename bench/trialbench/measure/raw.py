@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 _TOKEN = re.compile(rb'"(?:content|reasoning_content|reasoning)": *"(?!")')
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-# A negative time is none.
+# A negative time means that there is none.
 _SERVER_MS = re.compile(rb'"(?:prompt|predicted)_ms": *([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)')
 _MAX_BYTES = 4 << 20
 

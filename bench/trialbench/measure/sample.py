@@ -195,7 +195,7 @@ def _detail(error_class: str | None, reply: Reply) -> str | None:
     if error_class == "thinking":
         said = redact((reply.reasoning or "").strip())
         if not said and reply.thinking_tokens:
-            return f"thought: {reply.thinking_tokens} tokens that the usage counts and nobody sees"
+            return f"thought: {reply.thinking_tokens} tokens that the usage counts and the reply does not show"
         return f"thought: {(said or redact((reply.content or '').strip()))[:200]!r}"
     if error_class == "tool_calls":
         called = ", ".join(call.name for call in reply.tool_calls or ()) or "a function without a name"

@@ -25,7 +25,7 @@ BROKEN_AFTER = 5
 # After SIGTERM the request in flight has this long to finish.
 TERM_GRACE_S = 2.0
 _POLL_S = 0.02
-# With this file in its control folder a session sends nothing more: another party may be the one that answers.
+# With this file in its control folder a session sends nothing more: another process may be answering.
 HALT = "halt"
 
 EXIT_OK, EXIT_FAILED, EXIT_SERVER = 0, 3, 4
@@ -254,7 +254,7 @@ class Runner:
                     "request of another client computes its prompt again, once"
                 )
             if watch.why is not None:
-                lines.append(f"other clients of the server were not watched for: {watch.why}")
+                lines.append(f"requests of other clients could not be detected: {watch.why}")
         for name, state in self._states.items():
             overlapped = sum(FOREIGN in sample.flags for sample in state.samples)
             if overlapped:
@@ -438,8 +438,8 @@ def _questions(client: Client, segment: Segment) -> list[tuple[Scene | None, byt
 
 # Why a run ended early, where the keyword alone does not explain it.
 _ENDED = {
-    "busy": "busy: other clients kept the server busy; it was not measured in competition with them",
-    HALT: "halt: another party may be the one that answers; nothing more was sent",
+    "busy": "busy: other clients kept the server busy; measuring would have competed with them",
+    HALT: "halt: another process may be answering; nothing more was sent",
     "time_limit": "time_limit: the run exceeded its time limit; its results are partial",
 }
 

@@ -42,7 +42,7 @@ WORDS: dict[Finding, str] = {"different": "different", "not_shown": "not shown",
 
 @dataclass(frozen=True)
 class Band:
-    """How far the baseline is from itself: the ratio A2 / A1, and its 95 % interval made symmetric about 1.
+    """How much the baseline varies: the ratio A2 / A1, and its 95 % interval made symmetric about 1.
 
     `percent` is (high - 1) x 100.
     """
@@ -197,7 +197,7 @@ def _finding(
     return "not_shown", "the interval includes 1"
 
 
-# Metrics of which more is better.
+# Metrics for which more is better.
 _RATES: tuple[Metric, ...] = ("tokens_per_s",)
 # From this factor on a difference is a factor, not a percentage.
 _FACTOR = 10.0

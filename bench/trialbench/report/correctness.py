@@ -1,8 +1,8 @@
 """Is it right, and is it right more often than the baseline? By scene, which is the unit of evidence.
 
 A scene that was asked several times counts once: its answer is the one given most often, and it is right if more than
-half of its replies are. With right answers in the labels, both models are compared in pairs; without them there is
-still how often they agree, and where they do not.
+half of its replies are. With right answers in the labels, both models are compared in pairs; without them the result
+still says how often they agree, and where they do not.
 """
 
 from __future__ import annotations

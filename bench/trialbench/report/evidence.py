@@ -1,7 +1,7 @@
-"""The evidence behind a verdict: three questions, and what is known about each, even if that is nothing.
+"""The evidence for a verdict: three questions, and what is known about each, even if that is nothing.
 
 Still the same model (ground truth)? Does it survive (the proofs of engines)? Good enough here (the trial)? How fast it
-is here is told, and decides nothing.
+is here is reported, but decides nothing.
 """
 
 from __future__ import annotations

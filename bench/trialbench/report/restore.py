@@ -72,7 +72,7 @@ class Restore:
         after: what `after_s` counts from, in words; it is the time from the end of the window to the restored host.
         attempts: how often a restore was begun.
         failures: why attempts were not complete, oldest first.
-        gone: what ran beside the tenants before the trial and did not at the end, for a reason that is none of its own.
+        gone: what ran beside the tenants before the trial but not at the end, for a reason unrelated to the trial.
         times: seconds of stops, starts and drains (`stop_s`, `start_s`, `drain_s`) by name.
         kept: samples by segment.
         next: what a person does next, a step each.
@@ -113,10 +113,10 @@ def outcome(run: Run) -> Outcome:
 
 
 def second_tries(run: Run) -> list[str]:
-    """What did not go well at once on the way back, in words, oldest first; empty if everything did.
+    """What did not succeed at the first try of the restore, in words, oldest first; empty if everything did.
 
     These are starts of a tenant that were tried again, and restores that were not complete, or were cut off and begun
-    again. A restore that waited until the host had processes again is none.
+    again. A restore that waited until the host could start processes again does not count.
     """
     found, restores, begun = [], 0, False
     for event in run.journal:
@@ -259,7 +259,7 @@ def _while_open(run: Run, still_down: Sequence[StillDown]) -> list[str]:
         look = "look at it on the host: sudo model-trial status"
         if run.plan.attended is False:
             return [f"it runs unattended; after it ends: {_PLAY.format('harvest.yml')}", look]
-        return [look, f"bring it back now: {_RESTORE}", f"fetch its end: {_PLAY.format('harvest.yml')}"]
+        return [look, f"bring it back now: {_RESTORE}", f"fetch the rest: {_PLAY.format('harvest.yml')}"]
     # Only the newest attempt counts: earlier failures may have been fixed since.
     begun = max((at for at, event in enumerate(run.journal) if event.event == "restore_started"), default=0)
     attempt = run.journal[begun:]

@@ -117,7 +117,7 @@ class Joined:
 
 @dataclass(frozen=True)
 class Range:
-    """The least, the median and the most of a series."""
+    """Minimum, median and maximum of a series."""
 
     min: float
     p50: float

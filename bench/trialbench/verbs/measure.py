@@ -26,12 +26,12 @@ def add(verbs: Verbs) -> None:
     prompt.add_argument("--source", required=True, type=Path, metavar="FILE.py", help="the extracted source")
     call = prompt.add_mutually_exclusive_group(required=True)
     call.add_argument("--call", help="one call, such as 'build_prompt(goal=\"x\")'; every user may read a command line")
-    call.add_argument("--call-file", type=Path, metavar="FILE", help="the call, from this file")
+    call.add_argument("--call-file", type=Path, metavar="FILE", help="a file that contains the call")
     call.add_argument(
         "--calls-file",
         type=Path,
         metavar="FILE.json",
-        help="several calls, a list; their prompts are printed as one, too",
+        help="a JSON list of calls; prints a JSON list of their prompts",
     )
     prompt.set_defaults(verb=_prompt)
     workloads = verbs.add_parser("workloads", help="check the workloads of a trial's plan, before anything is stopped")

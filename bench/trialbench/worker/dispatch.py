@@ -335,7 +335,7 @@ class Dispatcher:
             job.attach(None)
         result = generation.result()
         if end is None:
-            failure = Failure(SERVER_ERROR, "the engine's events ended without an end")
+            failure = Failure(SERVER_ERROR, "the engine's events stopped without Done or Failed")
             return Outcome(label, failure=failure, fallback=not backend.local, result=result)
         if isinstance(end, Failed):
             return Outcome(label, failure=end.failure, usage=result.usage, fallback=not backend.local, result=result)

@@ -155,11 +155,11 @@ def _object(line: bytes) -> dict[str, Any]:
     try:
         message = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
-        raise ProtocolError("invalid_request", f"no UTF-8 at byte {error.start}") from None
+        raise ProtocolError("invalid_request", f"not UTF-8 at byte {error.start}") from None
     except RecursionError:
         raise ProtocolError("invalid_request", "nested too deeply") from None
     except ValueError as error:
-        raise ProtocolError("invalid_request", f"no JSON: {str(error)[:200]}") from None
+        raise ProtocolError("invalid_request", f"not JSON: {str(error)[:200]}") from None
     if not isinstance(message, dict):
         raise ProtocolError("invalid_request", f"expected a JSON object, found {_kind(message)}")
     return message

@@ -211,7 +211,7 @@ def _inside(text: str, schema: Mapping[str, Any]) -> set[str]:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def canonical(value: object) -> str:

@@ -446,7 +446,7 @@ def test_a_file_that_is_listed_twice_is_refused(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("sha", [None, "", "main", "a" * 41, 7, "a\n"])
 def test_a_commit_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, sha: Any) -> None:
     listing(monkeypatch, "m.gguf", sha=sha)
-    with pytest.raises(ServerError, match="expected the commit that main is"):
+    with pytest.raises(ServerError, match="expected the commit of main"):
         hub_room.list_files(REPO, "main", ["*"])
 
 

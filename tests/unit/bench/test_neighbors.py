@@ -476,7 +476,7 @@ def test_a_server_that_does_not_tell_is_measured_and_it_is_said(
     assert (code, len(samples)) == (0, 6)
     why = "GET /slots answers 501"
     assert summary["segments"]["nav"]["neighbours"] == {"watched": False, "overlapped": None, "why": why}
-    assert summary["notes"] == [f"other clients of the server were not watched for: {why}"]
+    assert summary["notes"] == [f"requests of other clients could not be detected: {why}"]
 
 
 def test_a_restart_in_mid_run_is_flagged_and_no_clean_end(tmp_path: Path, web: Web, llama: Llama, image: Path) -> None:

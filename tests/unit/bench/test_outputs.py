@@ -153,7 +153,7 @@ def test_an_open_descriptor_is_written_to_where_it_stands(tmp_path: Path, name: 
 def test_a_descriptor_that_is_not_for_writing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in").write_text("kept", encoding="utf-8")
     with (tmp_path / "in").open("rb") as stream:
-        with pytest.raises(UsageError, match="but it is open for reading alone"):
+        with pytest.raises(UsageError, match="but it is open for reading only"):
             outputs({"--out": Path(f"/dev/fd/{stream.fileno()}")})
         with pytest.raises(UsageError, match="cannot be written"):
             write_atomic(Path(f"/dev/fd/{stream.fileno()}"), "new")
@@ -174,7 +174,7 @@ def test_two_outputs_do_not_overwrite_each_other(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("a")
     for one, other in (("a", "a"), ("a", "link"), ("-", "/dev/stdout")):
         given = {"--json": output(one if one == "-" else str(tmp_path / one)), "--junit": output(str(tmp_path / other))}
-        with pytest.raises(UsageError, match=r"--junit .* another place than that of --json"):
+        with pytest.raises(UsageError, match=r"--junit .* another file than that of --json"):
             outputs(given)
     assert outputs({"--json": Path("/dev/null"), "--junit": Path("/dev/null")}) is sys.stdout
     assert outputs({"--json": output("-"), "--junit": None}) is sys.stderr

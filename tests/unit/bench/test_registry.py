@@ -121,7 +121,7 @@ def test_a_challenge_that_leads_nowhere(registry: Registry, challenge: str) -> N
 )
 def test_a_token_that_no_header_can_hold(registry: Registry, token: Any) -> None:
     registry.token = token
-    with pytest.raises(ServerError, match="a token that no header can hold") as caught:
+    with pytest.raises(ServerError, match="a token that does not fit into a header") as caught:
         image_digest(f"{registry.place}/llama/server:cuda")
     assert "s3cret" not in str(caught.value)
 

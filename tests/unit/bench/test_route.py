@@ -1,4 +1,4 @@
-"""The environment's proxies and certificates: used as they are meant, refused by name, and never a traceback."""
+"""The environment's proxies and certificates: used as they are meant, or named and refused, and never a traceback."""
 
 from __future__ import annotations
 
@@ -141,11 +141,11 @@ BAD_PROXIES = [
     ("://proxy", "expected an http:// or https:// proxy, found no http:// or https:// at its beginning"),
     ("http://", "expected an http:// or https:// proxy, found no host"),
     (f"http://me:{PASSWORD}@:3128", "expected an http:// or https:// proxy, found no host"),
-    (f"http://me:{PASSWORD}@proxy:99999", "found a port that is no number"),
-    (f"http://proxy:{PASSWORD}", "found a port that is no number"),
-    ("http://[::1", "found brackets that enclose no IPv6 address"),
-    ("http://pr\u00f6xy", "found a character that no URL has"),
-    ("http://pro xy:1", "found a character that no URL has"),
+    (f"http://me:{PASSWORD}@proxy:99999", "found a port that is not a number"),
+    (f"http://proxy:{PASSWORD}", "found a port that is not a number"),
+    ("http://[::1", "found brackets without an IPv6 address"),
+    ("http://pr\u00f6xy", "found a character that a URL can't contain"),
+    ("http://pro xy:1", "found a character that a URL can't contain"),
 ]
 
 

@@ -23,7 +23,7 @@ from trialbench.measure.session import run_session
 
 
 class Session:
-    """A session file in a folder, and what came of running it."""
+    """A session file in a folder, and the outcome of its run."""
 
     def __init__(self, folder: Path, url: str, image: Path) -> None:
         self.out, self.control = folder / "out", folder / "control"
@@ -319,7 +319,7 @@ def test_a_session_that_is_told_to_halt_sends_nothing_more(session: Session, ser
     summary = session.summary("nav-candidate")
     nav = summary["segments"]["nav-candidate"]
     assert (summary["stopped"], nav["stopped"], nav["sent"]) == ("halt", "halt", 2)
-    assert nav["partial"] == ["cut short at 2 of 50 samples: another party may be the one that answers"]
+    assert nav["partial"] == ["cut short at 2 of 50 samples: another process may be answering"]
     assert "after" not in summary["segments"]
 
 

@@ -270,7 +270,7 @@ class _Climber:
         if wrong:
             return Rung(Step.PROMPT, False, f"the runtime continued another prompt: {', '.join(wrong)}")
         if not known:
-            return Rung(Step.PROMPT, None, "the runtime does not say what it took the prompts for")
+            return Rung(Step.PROMPT, None, "the runtime does not report how it read the prompts")
         return self._spelt(seen) or Rung(Step.PROMPT, True, f"{known} prompts are the oracle's")
 
     def _spelt(self, seen: Seen) -> Rung | None:
@@ -295,7 +295,7 @@ class _Climber:
     def _imported_gguf(self) -> Rung:
         """Tensor by tensor, and number by number of the configuration."""
         step, base = Step.IMPORT, self._quant if self._quant in _FLOATS else self._base()
-        # The judged file tells of the import too: no quantization moves rows, loses tensors or writes other numbers.
+        # It shows faults of the import, too: no quantization moves rows, loses tensors or writes other numbers.
         for quant in dict.fromkeys(quant for quant in (base, self._quant) if quant is not None):
             try:
                 wrong = other_numbers(self._artifact(quant).path, self._evidence.workspace.folder(self._model))
@@ -313,7 +313,7 @@ class _Climber:
         if _any(rows, Status.PASS):
             return Rung(step, True, f"{base}: {rows[0].says}")
         if base is None:
-            return Rung(step, None, "no float file to compare: the roster wants none")
+            return Rung(step, None, "no float file to compare: the roster has none")
         return self._by_tokens(step, base, self._seen(base))
 
     def _imported_own(self) -> Rung:
@@ -338,7 +338,7 @@ class _Climber:
         second = self._neighbors.imported_from_gguf()
         other = None if isinstance(second, str) else self._neighbors.said(second)
         if rung.good is False and self._worst(other) == 0:
-            return Rung(step, False, f"{rung.says}; imported from a GGUF it says what the oracle says")
+            return Rung(step, False, f"{rung.says}; imported from a GGUF it gives the oracle's tokens")
         if rung.good is False:
             # Both ways in are wrong, or there is no other: tokens alone do not tell an import from the arithmetic.
             tokens = {prompt: one.got for prompt, one in self._compared(seen).items()}
@@ -356,7 +356,7 @@ class _Climber:
         if known:
             worst, bound = max(known), self._bound()
             says = f"transformers on this file differs from the float32 oracle in up to {worst} tokens of a prompt"
-            return Rung(step, worst <= bound, f"{says}, {bound:g} may")
+            return Rung(step, worst <= bound, f"{says}, {bound:g} allowed")
         return self._quantized_gguf() if self._readable() else self._quantized_own()
 
     def _quantized_gguf(self) -> Rung:
@@ -378,7 +378,7 @@ class _Climber:
         if isinstance(floats, str):
             return Rung(step, None, f"no float file to compare: {floats}")
         if self._float_astray:
-            return Rung(step, None, "the float file does not say what the oracle says either")
+            return Rung(step, None, "the float file does not give the oracle's tokens either")
         reference = self._neighbors.exported(floats)
         within = self._bound("tensor")
         same, says = self._neighbors.apart(self._neighbors.exported(self._artifact()), reference, within)
@@ -391,8 +391,8 @@ class _Climber:
             return Rung(step, same, says)
         if not self._within(self._seen(self._quant)):
             found = f"{mine} tokens of a prompt differ from the oracle's, {theirs} once its numbers are floats again"
-            return Rung(step, self._within(seen), f"{found}, {bound:g} of 32 may")
-        return Rung(step, True, f"up to {mine} tokens of a prompt differ from the oracle's, {bound:g} may")
+            return Rung(step, self._within(seen), f"{found}, {bound:g} of 32 allowed")
+        return Rung(step, True, f"up to {mine} tokens of a prompt differ from the oracle's, {bound:g} allowed")
 
     def _second_drift(self, prompt: str) -> int | None:
         first = self._evidence.oracle(self._model, prompt)
@@ -419,7 +419,7 @@ class _Climber:
             return self._by_tokens(step, self._quant, seen)
         worst = self._worst(seen)
         if worst is not None and self._within(seen):
-            return Rung(step, True, f"up to {worst} tokens of a prompt differ from the oracle's, as may be")
+            return Rung(step, True, f"up to {worst} tokens of a prompt differ from the oracle's, which is allowed")
         if worst is not None and (not self._readable() or _any(self._asked("weights"), Status.PASS)):
             # Neither the prompt nor the numbers of the file explain it.
             says = f"up to {worst} tokens of a prompt differ, and neither the prompt nor the file's numbers explain it"
@@ -456,7 +456,7 @@ class _Climber:
             if one.first < len(one.got) and chosen != one.got[one.first]:
                 return (
                     f"{prompt}: at position {one.first} it says token {one.got[one.first]}, and its own distribution "
-                    f"there has {chosen} in front"
+                    f"there prefers {chosen}"
                 )
         return None
 
@@ -494,10 +494,10 @@ class _Climber:
         tensors = row.evidence.get("tensors") or {}
         out, back = tensors.get("exported"), tensors.get("imported")
         if good is False and out is not None and out["identical"] and back is not None and not back["identical"]:
-            says = f"what was exported has the file's numbers, what was imported has not: {back['worst']}"
+            says = f"the exported tensors have the file's numbers, the imported ones do not: {back['worst']}"
             return Rung(Step.IMPORT, False, f"{row.says}; {says}")
         more = "" if out is None else f"; {out['compared']} tensors exported, "
-        more += "" if out is None else "all the same" if out["identical"] else f"{out['worst']} is another"
+        more += "" if out is None else "all the same" if out["identical"] else f"{out['worst']} differs"
         return Rung(Step.EXPORT, good, row.says + more)
 
 

@@ -85,7 +85,9 @@ class Neighbors:
         if found is None:
             return None, f"{judged.path.name} and {other.name} cannot both be read tensor by tensor"
         good = not (found["unpaired"] or found["not_finite"]) and found["relative"] <= bound
-        says = f"{found['compared']} tensors, the worst {found['worst']} off by {found['relative']:.2g}, {bound:g} may"
+        says = (
+            f"{found['compared']} tensors, the worst {found['worst']} off by {found['relative']:.2g}, {bound:g} allowed"
+        )
         if found["unpaired"]:
             says += f"; {len(found['unpaired'])} do not compare: {', '.join(found['unpaired'][:3])}"
         return good, says + "".join(f"; {hint}" for hint in found["hints"])

@@ -1,7 +1,7 @@
 """Negative controls for apr: damaged files, and a program that lies or forgets its manners.
 
-A program that says nothing that can be read (it ignores `--json`) cannot be shown to be wrong: there it is enough that
-nothing passes.
+If the output of a program can't be parsed (it ignores `--json`), no suite can fail it: there it is enough that none
+passes.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ class _Forgets(Lying):
 
 
 def _other_halves(bench: Bench) -> Path:
-    """Oracles of which those in half precision tell their tokens and distributions backwards."""
+    """Oracles; those in half precision have their tokens and distributions in reverse order."""
     there, made = bench.workspace.roster.oracle, bench.folder / "oracle"
     for prompt in bench.workspace.roster.prompts.prompts:
         write_oracle(

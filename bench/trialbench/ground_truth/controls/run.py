@@ -1,7 +1,7 @@
 """Negative controls: wrong files and runtimes that the suites must reject, or their passes mean nothing.
 
 A control is caught when the suite it is aimed at says FAIL of it and PASS of the intact file, on the same row.
-INCONCLUSIVE, or a crash of ours, is no catch. Each applicable suite is the aim of at least one control.
+INCONCLUSIVE, or a crash of trialbench, does not count. At least one control is aimed at each applicable suite.
 """
 
 from __future__ import annotations

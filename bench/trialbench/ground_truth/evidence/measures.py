@@ -77,7 +77,7 @@ def allowed(bound: float, compared: int) -> int:
 
 
 def kl(oracle: Sequence[Candidate], runtime: Sequence[Candidate]) -> float:
-    """KL divergence of two distributions of which the most probable tokens are known: a lower bound, in nats.
+    """KL divergence of two distributions whose most probable tokens are known: a lower bound, in nats.
 
     A token that only the oracle lists has, in the runtime, at most the probability of the runtime's last listed one;
     all such tokens and the rest share one bucket.

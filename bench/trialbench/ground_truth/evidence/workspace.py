@@ -5,7 +5,7 @@ WORK/<slug>/hf.json                    which commit they are, and their hashes
 WORK/<slug>/<runtime>/<slug>-<quant>.gguf     what a runtime runs
 WORK/<slug>/<runtime>/<slug>-<quant>.json     what it was made from, by which version: made again only when that changes
 WORK/<slug>/<runtime>/reference.kld    logits of the float32 file over the roster's text
-WORK/<slug>/<runtime>/reference.json   of which file, text and version they are
+WORK/<slug>/<runtime>/reference.json   from which file, text and version they were made
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def table(verdict: dict[str, Any]) -> str:
 
 
 class Progress:
-    """The rows as they are judged, on a terminal: one line that is written over. Elsewhere only what is told."""
+    """The rows as they are judged: on a terminal one line that is overwritten, elsewhere only the messages."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._live = stream, stream.isatty()

@@ -83,7 +83,7 @@ def _section(
     for ladder in ladders:
         if (ladder["model"], ladder["quant"]) in {(row["model"], row["quant"]) for row in rows}:
             lines.append(f"* guilty step of {_md(ladder['model'])} {_md(ladder['quant'])}: {_md(guilty(ladder))}")
-    # Whole, however long: a command that was cut is none.
+    # Never cut, however long: a truncated command would not work.
     return [*lines, "", "To reproduce:", "", _block(first["reproduce"], _COMMAND)]
 
 

@@ -47,7 +47,7 @@ _DECLINED = {
     Capability.SCORE: _NO_FORCING,
     Capability.KL: _NO_FORCING,
     Capability.KV_TYPE: "apr has no choice of the cache's precision",
-    Capability.PERPLEXITY: "apr evaluates a text of its own only",
+    Capability.PERPLEXITY: "apr evaluates only its own text",
     Capability.QUANTIZE: "apr quantizes while it imports",
 }
 # Question -> words of the command line, and the keys an answer must have.
@@ -226,7 +226,7 @@ class Apr:
             if trouble is None and status not in _DONE:
                 trouble = Trouble(TroubleKind.REFUSED, f"status {status!r:.80}")
             if not partial.is_file() and (trouble is None or trouble.kind is TroubleKind.UNREADABLE):
-                trouble = Trouble(TroubleKind.REFUSED, f"it said it was done, and there is no {target.name}")
+                trouble = Trouble(TroubleKind.REFUSED, f"it reported success, but did not write {target.name}")
             # Older versions ignore --json here; the file they made is what counts.
             if trouble is not None and trouble.kind is not TroubleKind.UNREADABLE:
                 return Conversion(None, answer.call, trouble)
@@ -270,7 +270,7 @@ class AprModel:
     def generate(self, prompt: Prompt, *, max_new_tokens: int, top: int = 0) -> Generation:  # noqa: ARG002 (never given)
         """Continue the prompt's text greedily, on the CPU."""
         if not prompt.text:
-            trouble = Trouble(TroubleKind.NOT_BUILT, "apr continues no empty prompt")
+            trouble = Trouble(TroubleKind.NOT_BUILT, "apr does not continue an empty prompt")
             return Generation(None, None, trouble=trouble)
         # Attached, since a text that begins with a dash would be taken for an option.
         text = ["-p", prompt.text] if not prompt.text.startswith("-") else [f"-p{prompt.text}"]
@@ -352,7 +352,7 @@ def _trouble(call: Call) -> Trouble | None:
         return Trouble(TroubleKind.PANIC, _panic_words(call) or f"it crashed (exit {code})")
     if code == 0:
         return None
-    words = _last_words(call) or f"exit {code} without a word"
+    words = _last_words(call) or f"exit {code} without output"
     if code not in (_NO_FILE, _NETWORK) and _NO_SUCH_FILE.search(words):
         return Trouble(TroubleKind.ABSENT, words)
     if _OUR_QUESTION.search(words):

@@ -1,5 +1,5 @@
-"""JSON in what a program printed, between whatever else it printed, and what its values may be. Nothing here raises,
-whatever the bytes are, but `sound`.
+"""Finds JSON in a program's output, between whatever else it printed, and says what its values may be. Only `sound`
+raises, whatever the bytes are.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def find_json(text: str, keys: Sequence[str]) -> tuple[Any | None, str]:
             value, end = decoder.raw_decode(text, place)
             value = sound(value)
         except (ValueError, RecursionError):
-            # What is whole inside of a document that broke off is no answer: go on where another could begin.
+            # A complete part of a truncated document is no answer: continue where another document could begin.
             if _BEGUN.match(text, place):
                 line = _NEXT_LINE.search(text, place)
                 end = line.end() if line else len(text)
@@ -82,7 +82,7 @@ def sound(value: Any, depth: int = _DEPTH) -> Any:
 
 
 def is_whole(value: Any) -> bool:
-    """A whole number from 0 on; `true` is none."""
+    """A whole number from 0 on; `true` does not count."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 

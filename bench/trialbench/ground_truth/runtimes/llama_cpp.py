@@ -373,7 +373,7 @@ class ServedModel:
             if error.timed_out:
                 trouble = Trouble(TroubleKind.TIMEOUT, f"{path}: no answer within {_REQUEST_S:.0f} s")
             elif error.kind == "too_long":
-                trouble = Trouble(TroubleKind.UNREADABLE, f"{path}: no JSON: {error}")
+                trouble = Trouble(TroubleKind.UNREADABLE, f"{path}: not JSON: {error}")
             else:
                 code = None if self._process is None else self._process.exit_code()
                 ended = "" if code is None else f"; llama-server ended with {code}"
@@ -386,7 +386,7 @@ class ServedModel:
         try:
             payload = sound(json.loads(raw))
         except (ValueError, RecursionError) as error:
-            return Answer(None, call, Trouble(TroubleKind.UNREADABLE, f"{path}: no JSON: {error}"))
+            return Answer(None, call, Trouble(TroubleKind.UNREADABLE, f"{path}: not JSON: {error}"))
         if status != 200:
             return Answer(None, call, Trouble(TroubleKind.REFUSED, f"{path}: HTTP {status}: {text[:300]}"))
         if not isinstance(payload, dict):

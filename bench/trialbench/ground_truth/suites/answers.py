@@ -149,10 +149,10 @@ def lint(case: Case, payload: Any) -> Result:
 
 
 def selftest(case: Case, payload: Any) -> Result:
-    """Enough stages passed, and none failed. A stage that could not run is none that failed."""
+    """Enough stages passed, and none failed. A stage that could not run does not count as failed."""
     stages = [(_name(stage["name"]), _name(stage["status"])) for stage in _items(payload["stages"])]
     passed = [name for name, status in stages if status == "PASS"]
-    # The bound alone would pass a file of which a quarter is there: seven stages only look for names.
+    # The bound alone would pass a file that lacks three quarters: seven stages only look for names.
     failed = [name for name, status in stages if status == "FAIL"]
     bound = case.roster.tolerance("selftest-stages")
     says = f"{len(passed)} of {len(stages)} stages passed, failed: {', '.join(failed[:4]) or 'none'}"

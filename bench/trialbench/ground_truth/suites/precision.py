@@ -1,8 +1,8 @@
 """Precision loss of oracles in half precision: oracles are compared with oracles, without a runtime.
 
 The original bounds are kept as they are named: bfloat16 against float32, float16 against float32, the two halves
-against each other. Beside them stands the true order: float16 has eleven significant bits and bfloat16 eight, so that
-its distributions must be the nearer ones.
+against each other. A row of its own tests the true order: float16 has eleven significant bits and bfloat16 eight, so
+float16's distributions must be closer to float32's.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _pair(case: Case) -> Result:
     bound = case.roster.tolerance(f"{row.quant}-vs-{row.other}")
     found = compare_tokens(mine.tokens, theirs.tokens, theirs.eos_ids)
     most = allowed(bound.value, found.compared)
-    says = f"{found.mismatches} of {found.compared} tokens differ, at most {most} may"
+    says = f"{found.mismatches} of {found.compared} tokens differ, at most {most} allowed"
     return case.answer(
         Status.PASS if found.mismatches <= most else Status.FAIL,
         says,

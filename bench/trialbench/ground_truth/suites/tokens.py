@@ -90,7 +90,7 @@ def token(case: Case) -> Result:
     }
     most = allowed(bound.value, tokens.compared)
     status = Status.PASS if tokens.mismatches <= most else Status.FAIL
-    says = f"{tokens.mismatches} of {tokens.compared} tokens differ, at most {most} may"
+    says = f"{tokens.mismatches} of {tokens.compared} tokens differ, at most {most} allowed"
     if tokens.first is not None:
         says += f"; the first at position {tokens.first}" + (f" ({evidence['cause']})" if "cause" in evidence else "")
     return case.answer(
@@ -170,7 +170,7 @@ def forced(case: Case) -> Result:
     most = case.roster.tolerance(f"kl-{case.row.quant}")
     good = agreement >= least.value and kl <= most.value
     if good and undecided is not None:
-        # What the other prompts show would do; a failure of theirs outweighs what one of them leaves open.
+        # The other prompts alone would pass. A failure of theirs would outweigh a prompt that could not be decided.
         return undecided
     return case.answer(
         Status.PASS if good else Status.FAIL,

@@ -88,7 +88,7 @@ def write_documents(folder: Path, root: Path, *, check: bool = False, research: 
 
 
 def diff(documents: list[Document]) -> str:
-    """A unified diff of the changes, safe for a terminal; empty if there are none."""
+    """A unified diff of the changes, safe for a terminal; empty if nothing changes."""
     lines: list[str] = []
     for one in documents:
         # Split at "\n" only, so that other line ends show up in the diff.
@@ -158,7 +158,7 @@ def _settled(page: Page, trial: Trial, make: Make) -> str:
     again = Page(page.name, after)
     if again.edited(make(again, trial)) != after:
         raise page.refused(
-            "a place where what is written is found again by the next run",
+            "a place where the next run finds the text again",
             "one that swallows it (a code fence or a comment that is not closed?)",
         )
     return after

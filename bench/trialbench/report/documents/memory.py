@@ -52,7 +52,7 @@ def _rewritten(page: Page, trial: Trial, at: int) -> Edit:
     """The run's line with today's verdict and its reasons; words that the user has added to it stay.
 
     Raises:
-        Refused: it can't be told where the verdict and its reasons stand.
+        Refused: the place of the verdict and its reasons is ambiguous.
     """
     text, new = page.content(at), _line(trial)
     _, today, facts = _parts(trial)

@@ -176,7 +176,7 @@ def _begin(text: str, at: int) -> int | None:
     later = [*places[0 if found["link"].strip("*_(") else 1 :], text[at] if lead.strip("*_(") else ""]
     if any(word[:1].isupper() for word in later):
         return None
-    # Behind a stop, a lower-case word may go on with the sentence before.
+    # After a full stop, a lower-case word may continue the sentence before.
     return begin if not begins or text[begin:].lstrip("*_(")[:1].isupper() else None
 
 
@@ -223,7 +223,7 @@ def _replaced(page: Page, place: _Sentence, block: str) -> Edit:
     edit = Edit(first, last, (gap if before else "") + block + (gap if after else ""))
     if not _loses_only(page, edit, block):
         raise page.refused(
-            'a sentence "no benchmarks exist yet" whose removal leaves its neighbors as they look',
+            'a sentence "no benchmarks exist yet" whose removal does not change how its neighbors look',
             f"one that shares its markup in line {page.line_at(first) + 1} (do: make it a paragraph of its own)",
         )
     return edit
@@ -264,7 +264,7 @@ def _block(trial: Trial) -> list[str]:
 
 
 def _sum(lines: Sequence[str]) -> str:
-    """What tells whether anybody has changed a word of these lines; other widths, bullets and rules do not count."""
+    """A checksum of the words in these lines: it changes with a word, not with widths, bullets or rules."""
     words = " ".join(re.findall(r"\w+", "\n".join(lines)))
     return f"{zlib.crc32(words.encode('utf-8', 'surrogatepass')):08x}"
 

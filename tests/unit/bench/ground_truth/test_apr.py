@@ -776,7 +776,7 @@ def test_what_apr_cannot_do_is_declared(bench: Bench, tmp_path: Path) -> None:
     dead = Apr("apr", run=lambda argv, timeout_s: Call((), 101))
     assert dead.probe(Capability.INSPECT, file).trouble == Trouble(TroubleKind.PANIC, "it crashed (exit 101)")
     mute = Apr("apr", run=lambda argv, timeout_s: Call((), 4))
-    assert mute.probe(Capability.INSPECT, file).trouble == Trouble(TroubleKind.REFUSED, "exit 4 without a word")
+    assert mute.probe(Capability.INSPECT, file).trouble == Trouble(TroubleKind.REFUSED, "exit 4 without output")
 
 
 def test_the_stand_in_is_a_program(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""Folders that were reported to become a wrong model without a word: each is converted rightly, or refused by name.
+"""Folders that were reported to become a wrong model without a word: each is converted rightly, or named and refused.
 
 One row a mechanism, with its siblings. What is made is held against a forward pass that shares no code with the
 converter.

@@ -157,7 +157,7 @@ def test_each_step_can_be_guilty(found: Found) -> None:
     found.second = WRONG
     one = ladder(found, *fine)
     assert (one.guilty, one.sure) == (Step.QUANTIZATION, True)
-    assert "up to 2 tokens of a prompt, 0 may" in outputs.guilty(one.as_dict())
+    assert "up to 2 tokens of a prompt, 0 allowed" in outputs.guilty(one.as_dict())
     found.second = GOOD
     assert ladder(found, fine[0], row("second", "Q8_0", FAIL)).guilty is Step.RUNTIME
     found.said["Q8_0", "f16"] = WRONG

@@ -185,7 +185,7 @@ def test_a_file_that_is_not_there(runtime: LlamaCpp, tmp_path: Path) -> None:
     ("behavior", "kind", "said"),
     [
         ("dies", TroubleKind.PANIC, "the connection broke"),
-        ("no json", TroubleKind.UNREADABLE, "no JSON"),
+        ("no json", TroubleKind.UNREADABLE, "not JSON"),
         ("a list", TroubleKind.UNREADABLE, "expected an object"),
         ("http 500", TroubleKind.REFUSED, "HTTP 500"),
         ("slow", TroubleKind.TIMEOUT, "no answer within"),

@@ -79,7 +79,7 @@ def test_the_bounds(case: Any, roster: Roster) -> None:
     put(roster, "bf16", (1, 8, 9))
     found = judge(case("bf16", "fp32"))
     assert found.status is Status.FAIL
-    assert found.says == "2 of 3 tokens differ, at most 1 may"
+    assert found.says == "2 of 3 tokens differ, at most 1 allowed"
     assert (found.expected, found.got) == ("[1, 2, 3]", "[1, 8, 9]")
     put(roster, "fp16", (1, 8, 9))
     assert judge(case("bf16", "fp16")).status is Status.PASS

@@ -102,7 +102,7 @@ def test_a_login_that_says_nothing_at_all_is_found(stage: Any, login: Login) -> 
     stage._execute = lambda *_args, **_options: {"rc": 0, "stdout": "", "stderr": ""}
     names, words = broken(stage)
     assert names == ["what a command says", "what a command reads"]
-    assert "found: nothing that was requested" in words
+    assert "found: no output of the command" in words
 
 
 def spoiled(change: Any) -> Any:

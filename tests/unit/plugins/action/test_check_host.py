@@ -33,7 +33,7 @@ def run(stage: Any, report: Path, hosts: list[str], written: str | None, code: i
     def pytest_of(self: Any, names: list[str], path: Path) -> subprocess.CompletedProcess[str]:
         assert names == [f"ansible://{host}" for host in hosts]
         # Nobody finds the old file meanwhile.
-        assert "did not come to its end" in report.read_text()
+        assert "it did not finish" in report.read_text()
         if written is not None:
             path.write_text(written)
         return subprocess.CompletedProcess([], code, "what pytest said\n", None)

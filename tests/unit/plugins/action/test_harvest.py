@@ -135,7 +135,7 @@ def test_a_name_is_told_on_one_line(stage: Any, tmp_path: Path, name: str, shown
     """A line of its own could pass for a word of this program."""
     packs(stage, (name, "x"))
     assert stage.play(harvest, run="run-1", dest=str(tmp_path / "run-1"))["left_out"] == [shown]
-    assert stage.shown[0] == f"harvest of run-1: {shown} was left out: no plain file with a plain name"
+    assert stage.shown[0] == f"harvest of run-1: {shown} was left out: it is not a plain file with a plain name"
 
 
 @pytest.mark.parametrize("raw", [b"Welcome to panda!\n", b"", b"\x1f\x8b\x08\x00cut"])

@@ -73,7 +73,7 @@ WRONG = [
         "restore_order: expected api after db, because api needs",
     ),
     ({"a": {**SHOP, "trial_tenants": [{**DB, "kind": "cron"}]}}, {}, "tenants[0].kind: expected one of systemd"),
-    ({"a": {**SHOP, "trial_stop_order": 7}}, {}, "a: its variables are not of the kinds that are expected"),
+    ({"a": {**SHOP, "trial_stop_order": 7}}, {}, "a: its variables do not have the expected types"),
     ({"a": SHOP}, {"ground": "host"}, "expected trial_disposable: true of a in the inventory, found None"),
     ({"a": {**SHOP, "trial_disposable": "yes"}}, {"ground": "host"}, "found 'yes': drills stop and kill"),
 ]

@@ -122,7 +122,7 @@ class Service:
     deaf: bool = False
     # A unit without a process (a one-shot that remains active): its ``pid`` is this world's own mark that it is up.
     bare: bool = False
-    # Its manager does not tell how it is, and refuses to stop or start it.
+    # Its manager does not report its state, and refuses to stop or start it.
     silent: bool = False
     # What its manager says of it in place of what is: properties of a unit, or a container's state.
     says: dict[str, Any] = field(default_factory=dict)

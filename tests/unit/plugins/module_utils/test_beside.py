@@ -161,7 +161,7 @@ def test_a_systemd_that_can_not_be_asked_keeps_the_mark(world: World) -> None:
     measured(world)
     world.shows = False
     text = incomplete(world)
-    assert "it can't be told who went down with the tenants: systemctl show: Failed to connect to bus" in text
+    assert "it is unknown which units went down with the tenants: systemctl show: Failed to connect to bus" in text
     assert all(world.up(name) for name in world.services)
     world.shows = True
     restore(world)
@@ -246,7 +246,7 @@ def test_what_can_not_be_kept_is_not_stopped(world: World, monkeypatch: pytest.M
         raise tenants.TenantError("llamacpp: No such container")
 
     monkeypatch.setattr(tenants.Systemd, "definition", refuse)
-    with pytest.raises(PhaseFailed, match="made of"):
+    with pytest.raises(PhaseFailed, match="definitions of the tenants"):
         world.open()
     assert world.state.mark() is None
 

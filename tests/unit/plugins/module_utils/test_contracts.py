@@ -206,7 +206,9 @@ def test_everything_broken_is_listed_at_once(world: World, free_port: int) -> No
     assert list(broken) == [3, 10, 11, 12]
     text = contracts.message(list(broken.values()))
     assert text.count("broken.") == text.count("expected: ") == text.count("what to do: ") == 4
-    assert "Contract 10, the camera image is there and whole: broken.\n  expected: /absent.jpg is a whole" in text
+    assert (
+        "Contract 10, the camera image exists and is complete: broken.\n  expected: /absent.jpg is a complete" in text
+    )
     assert len(text.split("\n\n")) == 4
 
 
@@ -675,7 +677,10 @@ def test_vram_that_could_never_be_called_steady_again(world: World) -> None:
         (contracts.Ran(0, "ActiveState=activating\nSubState=auto-restart\n", ""), "is activating (auto-restart)"),
         (contracts.Ran(0, RUNNING + "Job=7\n", ""), "is active (running) with a job in the queue (7)"),
         (contracts.Ran(0, "LoadState=not-found\nActiveState=inactive\n", ""), "systemd has no unit panda-llamacpp"),
-        (contracts.Ran(1, "", "Failed to connect to bus\n"), "systemd does not tell how panda-llamacpp is: Failed to"),
+        (
+            contracts.Ran(1, "", "Failed to connect to bus\n"),
+            "systemd does not report the state of panda-llamacpp: Failed to",
+        ),
     ],
 )
 def test_a_unit_that_is_not_active(world: World, ran: contracts.Ran, words: str) -> None:
@@ -703,7 +708,10 @@ def test_containers_are_asked_of_docker(world: World) -> None:
     assert "nav: container nav-box is running" in world.evaluate()[6].found
     for said, words in (
         ("Error response from daemon: No such container: nav-box", "nav: docker has no container nav-box"),
-        ("Cannot connect to the Docker daemon", "docker does not tell how the container nav-box is: Cannot connect"),
+        (
+            "Cannot connect to the Docker daemon",
+            "docker does not report the state of the container nav-box: Cannot connect",
+        ),
     ):
         world.answers[BOX_RUNS] = contracts.Ran(1, "", said)
         assert words in world.broken()[6].found
@@ -977,7 +985,7 @@ def test_every_picture_of_the_scenes_is_looked_at(world: World) -> None:
     (views / "cup.jpg").write_bytes(JPEG[:-2])
     broken = world.only(10)
     assert "cup.jpg: the JPEG has no end" in broken.found
-    assert f"so is every scene, *.jpg in {views}, and labels.csv tells what they are" in broken.expected
+    assert f"so is every scene, *.jpg in {views}, and labels.csv describes them" in broken.expected
     assert "trial_scenes" in broken.todo
     (views / "labels.csv").write_text("image\nnone.jpg\n")
     assert "labels.csv:2" in world.only(10).found

@@ -210,7 +210,11 @@ BROKEN = [
     ("gpu.steady_gb", [13.8], "gpu.steady_gb: expected [low, high]"),
     ("bands", {"abort_above_gb": 7.0}, "bands: expected low_below_gb < healthy_to_gb"),
     ("limits", {"cap_s": 60}, "limits.cap_s: expected more than the restore bound"),
-    ("limits", {"lease_s": 4.9}, "limits.lease_s: expected at least 5 s, so that a slow poll is no lapse, found 4.9"),
+    (
+        "limits",
+        {"lease_s": 4.9},
+        "limits.lease_s: expected at least 5 s, so that a slow poll does not end the lease, found 4.9",
+    ),
     ("limits", {"lease_s": float("nan")}, "limits.lease_s: expected a finite number, found nan"),
     ("limits", {"cap_s": float("inf")}, "limits.cap_s: expected a finite number, found inf"),
     ("limits", {"lease_s": -1}, "limits.lease_s: expected at least 5 s"),
@@ -307,7 +311,7 @@ def test_what_is_wrong_is_named_with_its_place(plan_data: Data, path: str, value
         (
             {"nav": ["phone"], "phone": ["llamacpp"], "llamacpp": ["nav"]},
             None,
-            "nobody could be the first to start, found 'llamacpp needs nav needs phone needs llamacpp'",
+            "no tenant could be the first to start, found 'llamacpp needs nav needs phone needs llamacpp'",
         ),
         # Who stays up needs what goes down.
         (

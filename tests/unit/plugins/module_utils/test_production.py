@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Production's code: parsed and taken along verbatim, or refused by name; what is taken is run as a proof."""
+"""Production's code: parsed and taken along verbatim, or named and refused; what is taken is run as a proof."""
 
 from __future__ import annotations
 

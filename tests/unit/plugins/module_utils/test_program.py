@@ -281,7 +281,7 @@ def test_a_host_without_room_for_a_process_has_not_failed_to_restore(
         error = OSError(errno.EAGAIN, "Resource temporarily unavailable")
         assert run.no_room(error)
         if how == "a command":
-            raise run.NoRoom(errno.EAGAIN, "docker: this host starts no further process")
+            raise run.NoRoom(errno.EAGAIN, "docker: this host can't start another process")
         raise restorer.RestoreFailed("chatterbox: its start command cannot be run")
 
     monkeypatch.setattr(restorer.Restorer, "restore", restore)
@@ -293,7 +293,7 @@ def test_a_host_without_room_for_a_process_has_not_failed_to_restore(
     assert names.count("restore_waits") == times
     assert "restore_failed" not in names
     assert rooms == []
-    assert "this host starts no further process; the restore continues as soon as it does" in shell.err
+    assert "this host can't start another process; the restore continues as soon as it can" in shell.err
     assert world.state.mark() is None
 
 
@@ -872,7 +872,7 @@ def test_a_damaged_copy_is_told_and_the_installed_program_restores(
 
         monkeypatch.setattr(os, "execv", refuse)
     assert shell("restore-now") == 0
-    assert "the installed one goes on" in shell.err
+    assert "the installed one is used" in shell.err
     [told] = [e for e in world.events() if e["event"] == "copy_not_used"]
     assert told["by"] == "restorer"
     assert told["reason"] in shell.err

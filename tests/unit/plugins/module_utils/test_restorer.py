@@ -1674,7 +1674,7 @@ def stays_whole(world: World) -> None:
 def test_a_stop_that_was_cut_off_is_brought_to_its_end(
     world_of: WorldOf, plan_data: dict[str, Any], name: str, how: str, cut: str
 ) -> None:
-    """It goes on by itself, and its tenant is as healthy as ever until it dies."""
+    """It continues by itself, and its tenant is as healthy as ever until it dies."""
     from fakeworld import Killed
 
     world = world_of(kind_of(plan_data, how))
@@ -2081,8 +2081,8 @@ def boxed(plan_data: dict[str, Any]) -> dict[str, Any]:
 
 
 SILENT = {
-    "llamacpp": "systemd does not tell how panda-llamacpp is: Failed to connect to bus",
-    "chatterbox": "docker does not tell how the container voice is: Cannot connect to the Docker daemon",
+    "llamacpp": "systemd does not report the state of panda-llamacpp: Failed to connect to bus",
+    "chatterbox": "docker does not report the state of the container voice: Cannot connect to the Docker daemon",
 }
 
 

@@ -98,7 +98,7 @@ def test_a_service_left_behind_does_not_hold_up_a_command_that_prints_elsewhere(
     assert time.monotonic() - began < 30
 
 
-# A host that starts no further process.
+# A host that can't start another process.
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_command_waits_until_the_host_has_room_for_it(crowded: list[int], numb
 
 def test_a_host_without_room_is_named_and_not_the_command(crowded: list[int]) -> None:
     crowded[:] = [errno.EAGAIN] * 1000
-    with pytest.raises(run.NoRoom, match=r"echo: this host starts no further process .*unavailable.*systemd-cgtop"):
+    with pytest.raises(run.NoRoom, match=r"echo: this host can't start another process .*unavailable.*systemd-cgtop"):
         run.command(["echo", "here"], 60.0)
     # 5 s in steps of 0.1 s, and no more.
     assert 940 <= len(crowded) <= 960

@@ -59,7 +59,7 @@ def test_a_snapshot_of_a_tenant_without_a_process(world: World) -> None:
     ("says", "words"),
     [
         ({"LoadState": "not-found", "ActiveState": "inactive", "MainPID": 0}, "systemd has no unit panda-llamacpp"),
-        ({"ActiveState": ""}, "systemd does not tell how panda-llamacpp is"),
+        ({"ActiveState": ""}, "systemd does not report the state of panda-llamacpp"),
     ],
 )
 def test_no_trial_is_opened_over_a_tenant_that_nobody_knows(world: World, says: dict[str, Any], words: str) -> None:

@@ -36,7 +36,7 @@ class Supervisor(Kind):
     def find(self) -> ProcessId | None:
         out = run.command(["supervisorctl", "pid", self.tenant.unit], 10).out.strip()
         if not out.isdigit():
-            raise TenantError(f"{self.tenant.name}: supervisord does not tell its PID: {out}")
+            raise TenantError(f"{self.tenant.name}: supervisord does not report its PID: {out}")
         return probes.identify(int(out))
 
     def stop(self, log: Path) -> None:

@@ -190,18 +190,18 @@ def test_a_tenant_runs_when_its_manager_says_so(
         (UNIT, (0, unit_says("inactive", "dead", LoadState="not-found"), ""), tenants.NotThere,
          "model: systemd has no unit model.service"),
         (UNIT, (1, "", "Failed to connect to bus: Connection refused\n"), OSError,
-         "systemd does not tell how model.service is: Failed to connect to bus: Connection refused"),
-        (UNIT, (0, "", ""), OSError, "systemd does not tell how model.service is: exit status 0"),
+         "systemd does not report the state of model.service: Failed to connect to bus: Connection refused"),
+        (UNIT, (0, "", ""), OSError, "systemd does not report the state of model.service: exit status 0"),
         (BOX, (1, "", "Error response from daemon: No such container: box\n"), tenants.NotThere,
          "box: docker has no container box"),
         (BOX, (1, "", "error: no such object: box\n"), tenants.NotThere, "box: docker has no container box"),
         (BOX, (1, "", "Cannot connect to the Docker daemon. Is it running?\n"), TenantError,
-         "box: docker does not tell how the container box is: Cannot connect to the Docker daemon"),
+         "box: docker does not report the state of the container box: Cannot connect to the Docker daemon"),
         # A daemon that is not there: its socket is what "no such file" is about.
         (BOX, (1, "", "dial unix /var/run/docker.sock: connect: no such file or directory\n"), TenantError,
-         "box: docker does not tell how the container box is: dial unix"),
-        (BOX, (0, "null\n", ""), TenantError, "box: docker does not tell how the container box is: null"),
-        (BOX, (0, "", ""), TenantError, "box: docker does not tell how the container box is: exit status 0"),
+         "box: docker does not report the state of the container box: dial unix"),
+        (BOX, (0, "null\n", ""), TenantError, "box: docker does not report the state of the container box: null"),
+        (BOX, (0, "", ""), TenantError, "box: docker does not report the state of the container box: exit status 0"),
     ],
 )  # fmt: skip
 def test_what_its_manager_does_not_tell_is_not_known(
@@ -349,9 +349,9 @@ def test_a_stop_command_that_hangs_is_given_up(commands: Commands, log: Path) ->
             unit_says("activating", "auto-restart"),
             "it still runs (unit model.service is activating (auto-restart",
         ),
-        (UNIT, "", "it can't be told whether it still runs: systemd does not tell how model.service is"),
+        (UNIT, "", "it is unknown whether it still runs: systemd does not report the state of model.service"),
         (BOX, box_says("restarting", Running=True, Restarting=True), "it still runs (container box is restarting)"),
-        (BOX, "", "it can't be told whether it still runs: box: docker does not tell"),
+        (BOX, "", "it is unknown whether it still runs: box: docker does not report"),
     ],
     ids=row,
 )
@@ -1264,7 +1264,7 @@ def test_who_is_not_on_his_way_any_more_is_not_waited_for(
     clock.after(3, lambda: words.insert(0, ""))
     began = clock.now
     tenant = with_health(VOICE, f"http://127.0.0.1:{free_port}/", port=free_port)
-    with pytest.raises(tenants.Ended, match="it was on its way \\(PID 31 does not listen yet\\), and is not any more"):
+    with pytest.raises(tenants.Ended, match="it was coming up \\(PID 31 does not listen yet\\), but is no longer"):
         tenants.wait_healthy(tenant, log)
     assert 3 <= clock.now - began < 5
 

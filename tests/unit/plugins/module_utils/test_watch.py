@@ -69,7 +69,7 @@ def test_a_host_without_room_for_a_thread_is_named(systemd: socket.socket, monke
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    with pytest.raises(run.NoRoom, match="no further thread"):
+    with pytest.raises(run.NoRoom, match="the thread that sends"):
         watch.begin()
 
 

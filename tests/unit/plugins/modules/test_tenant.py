@@ -219,8 +219,8 @@ def test_a_failure_tells_what_was_done_until_then(
     "trouble",
     [
         tenants.NotThere("voice: systemd has no unit voice.service"),
-        tenants.TenantError("voice: docker does not tell how the container voice is: Cannot connect"),
-        OSError("systemd does not tell how voice.service is: Failed to connect to bus"),
+        tenants.TenantError("voice: docker does not report the state of the container voice: Cannot connect"),
+        OSError("systemd does not report the state of voice.service: Failed to connect to bus"),
     ],
 )
 def test_what_can_not_be_known_is_an_error(host: Host, play: Any, state: str, check: bool, trouble: Exception) -> None:

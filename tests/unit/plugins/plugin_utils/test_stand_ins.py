@@ -73,7 +73,7 @@ def test_a_command_that_is_a_file_of_the_tenants_stays_its_own() -> None:
     assert layout.files["/srv/voice/stop.sh"].endswith("--stop voice\n")
     voice, phone = (next(one for one in layout.tenants if one["name"] == name) for name in ("voice", "phone"))
     assert (voice["start"], voice["stop"]) == ("./start.sh", "./stop.sh")
-    assert "voice: what its start command does (./start.sh); the command itself is yours" in layout.replaced
+    assert "voice: the effect of its start command (./start.sh); the command itself is yours" in layout.replaced
     # A program of the host's is not overwritten; the command is the twin's, and that is told.
     assert phone["start"].endswith("stand_in.py phone phone.py auto")
     assert "phone: its start command (python3 phone.py auto) is one of the twin's" in layout.replaced
