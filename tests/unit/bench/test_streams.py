@@ -216,19 +216,25 @@ CUT: list[tuple[str, bytes]] = [
     ("[DONE] behind a mark in the middle", data(LEFT) + b"\xef\xbb\xbfdata: [DONE] here\n\n"),
     ("[DONE] behind the mark of a file", b"\xef\xbb\xbfdata: [DONE] here\n\n"),
     ("[DONE] in an error's name", b"event: error\ndata: [DONE] with it\n\n"),
+    ("CR LF behind a name", (b"event: progress\ndata: 7 %\n\n" + GOOD).replace(b"\n", b"\r\n")),
+    ("a second choice first", data({"choices": [{"index": 1, "delta": {"content": "right"}}]}) + GOOD),
+    ("a second choice alone", data({"choices": [{"index": 1, "delta": {"content": "right"}}]}, "[DONE]")),
+    ("a page", b"<html>\n<body>login\n</body></html>\n"),
 ]
 
 
 @pytest.mark.parametrize(("kind", "body"), [*CUT, *((row[0], row[1]) for row in FAILED)], ids=[*ids(CUT), *ids(FAILED)])
 def test_how_the_bytes_are_cut_changes_no_fault(kind: str, body: bytes) -> None:
     read: list[Any] = []
-    for pieces in ([body], [body[at : at + 1] for at in range(len(body))], [body[:-1], body[-1:]]):
+    single = [body[at : at + 1] for at in range(len(body))]
+    # Between two reads there may be nothing.
+    for pieces in ([body], single, [piece for one in single for piece in (one, b"")], [body[:-1], body[-1:]]):
         reading = StreamedReply()
         for at, piece in enumerate(pieces):
             reading.feed(piece, float(at))
         reading.end(kind="text/event-stream")
         read.append(reading.message)
-    assert read[0] == read[1] == read[2], kind
+    assert all(message == read[0] for message in read), kind
 
 
 def test_halves_of_a_character_in_two_events(server: Any, acts: Any, ask: Callable[..., Sample]) -> None:
