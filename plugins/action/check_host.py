@@ -16,7 +16,14 @@ from xml.etree import ElementTree
 from ansible import context
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import UNFINISHED, Case, junit, put, words_of
+from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import (
+    UNFINISHED,
+    Case,
+    junit,
+    put,
+    tags_refused,
+    words_of,
+)
 
 SUITE = Path(__file__).resolve().parents[2] / "tests" / "check_host"
 NAME = "check_host"
@@ -62,7 +69,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         place = Path(str(self._task.args.get("junit") or "")).expanduser().absolute()
         if not self._task.args.get("junit"):
             raise AnsibleActionFail("junit: expected a file on the controller, found nothing")
-        put(place, junit(NAME, [Case("the suite", "error", UNFINISHED)]))
+        refused = tags_refused()
+        if refused:
+            self._refuse(place, refused)
+        if self._task.args.get("only_tags"):
+            return {**result, "changed": False}
         missing = [name for name in ("pytest", "testinfra") if importlib.util.find_spec(name) is None]
         if missing:
             self._refuse(
@@ -70,6 +81,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             )
         if not chosen:
             self._refuse(place, "expected hosts in the group that is checked, found none. Nothing was done")
+        # From here on it takes time, and may be ended from outside.
+        put(place, junit(NAME, [Case("the suite", "error", UNFINISHED)]))
         fresh = place.with_name(f".{place.name}.pytest")
         fresh.unlink(missing_ok=True)
         done = self._pytest([f"ansible://{name}" for name in chosen], fresh)

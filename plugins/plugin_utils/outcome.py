@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from ansible import context
+
 # What XML 1.0 can't hold.
 _NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _STYLE = """
@@ -26,6 +28,8 @@ table { border-collapse: collapse; width: 100% } td, th { text-align: left; vert
 border-bottom: 1px solid #8886 } pre { white-space: pre-wrap; margin: .3rem 0 0; font-size: .85rem }
 .passed { color: #1a7f37 } .failure, .error { color: #cf222e; font-weight: 600 } .skipped { color: #8a6d00 }
 """
+# Molecule skips tags of its own in every play.
+_MOLECULES = frozenset({"molecule-notest", "molecule-idempotence-notest", "notest"})
 UNFINISHED = "it did not come to its end: it was ended from outside, or Ansible could not go on"
 
 
@@ -112,6 +116,19 @@ def page(title: str, cases: Sequence[Case], sections: Sequence[Section] = ()) ->
 def _list(section: Section) -> str:
     lines = "".join(f"<li>{html.escape(line)}</li>" for line in section.lines)
     return f"<h2>{html.escape(section.title)}</h2>\n<ul>{lines}</ul>\n"
+
+
+def tags_refused() -> str:
+    """Why this command line's tags can't be used, for a playbook that has none; empty if it names none.
+
+    With a tag that no task has, a play does nothing and ends well.
+    """
+    asked = {name: [str(one) for one in context.CLIARGS.get(name) or ()] for name in ("tags", "skip_tags")}
+    # Without --tags, Ansible's own word is all.
+    unknown = [one for one in asked["tags"] if one != "all"]
+    unknown += [one for one in asked["skip_tags"] if one not in _MOLECULES]
+    found = ", ".join(dict.fromkeys(unknown))
+    return f"expected no tags: this playbook has none, found {found}. Nothing was done" if found else ""
 
 
 def put(path: Path, text: str) -> None:
