@@ -48,8 +48,8 @@ until grep "\\"event\\": \\"$2\\"" {state}/runs/"$1"/journal.jsonl 2>/dev/null |
 done
 eval "$4" """.replace("{state}", STATE)
 MISSED = 9
-# A real unit or container is struck by signals: nothing of its definition changes, and systemd is not asked to read any
-# anew. The first process of a start is killed; a process that stands still does not answer.
+# A real unit or container is struck by signals: nothing of its definition changes, and systemd reloads nothing. The
+# first process of a start is killed; a process that stands still does not answer.
 KILL_UNIT = """i=0
 while [ $i -lt {tenths}0 ]; do
     for pid in $(systemctl show -p MainPID -p ControlPID {name} | sed -n 's/^[A-Za-z]*PID=\\([1-9][0-9]*\\)$/\\1/p'); do
