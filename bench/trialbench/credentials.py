@@ -24,13 +24,20 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 # It becomes a header: a line end in it would be another header, and libraries quote what they refuse in their errors.
 _KEY = re.compile(r"[!-~]{1,4096}")
 _MASK = "***"
-# How many first characters of a secret are masked anywhere: a truncated message must not show half of it. What
+# How many first or last characters of a secret are masked anywhere: a truncated message must not show half of it. What
 # is shorter is masked as a whole word.
 _HEAD = 8
+# A secret that a terminal, a mail or a list has broken goes on within so many characters.
+_GAP = 64
 _SHORTEST = 4
 # A character as languages, pages and URLs may escape it: which ones they escape differs, and how often.
-_CODED = r"(?:u00(?P<u>[0-9A-Fa-f]{2})|x(?P<x>[0-9A-Fa-f]{2})|(?P<sign>[!-/:-@\[%s\]^-`{-~]))"
-_OTHERS = r"|&#(?P<number>\d{2,3});|&#[xX]0{0,2}(?P<hex>[0-9A-Fa-f]{2});|%(?:25)*(?P<url>[0-9A-Fa-f]{2})"
+_CODED = (
+    r"(?:[uU](?:0{2,6}(?P<u>[0-9A-Fa-f]{2})|\{0{0,6}(?P<braced>[0-9A-Fa-f]{2})\})|x(?P<x>[0-9A-Fa-f]{2})"
+    r"|(?P<octal>[01][0-7]{2})|(?P<sign>[!-/:-@\[%s\]^-`{-~]))"
+)
+_OTHERS = r"|&#0{0,5}(?P<number>\d{2,3});|&#[xX]0{0,6}(?P<hex>[0-9A-Fa-f]{2});|%(?:25)*(?P<url>[0-9A-Fa-f]{2})"
+# Bytes one by one, as dumps have them: 68:66, 68 66, 0x68, 0x66.
+_PAIRS = re.compile(r"(?<![0-9A-Fa-f])(?:0x)?(?P<hex>[0-9A-Fa-f]{2})(?![0-9A-Fa-f])[:,\s-]{0,3}")
 _ESCAPED = re.compile(rf"(?<!\\)\\+{_CODED.replace('%s', '')}{_OTHERS}")
 # ... and time after time, by languages whose own sign, the backslash, is in the secret.
 _MAX_TIMES = 3
@@ -76,7 +83,7 @@ def redact(text: str) -> str:
     parts, shown, secrets = [], 0, _secrets()
     # Together, because forms of one secret often begin alike: what one leaves is the rest of another.
     spans = [span for form in _forms(secrets) for span in _spans(text, form)]
-    for escaped, times in ((_ESCAPED, 1), (_ESCAPED_ONCE, _MAX_TIMES)) if secrets else ():
+    for escaped, times in ((_ESCAPED, 1), (_ESCAPED_ONCE, _MAX_TIMES), (_PAIRS, 1)) if secrets else ():
         plain, places = text, list(range(len(text) + 1))
         for _ in range(times):
             if not escaped.search(plain):
@@ -97,12 +104,17 @@ def _unescaped(text: str, escaped: re.Pattern[str]) -> tuple[str, list[int]]:
     places: list[int] = []
     at = 0
     for found in escaped.finditer(text):
-        code = found["u"] or found["x"] or found["hex"] or found["url"]
-        plain += [text[at : found.start()], found["sign"] or chr(int(code, 16) if code else int(found["number"]))]
+        plain += [text[at : found.start()], _decoded(found.groupdict())]
         places += range(at, found.start() + 1)
         at = found.end()
     places += range(at, len(text) + 1)
     return "".join([*plain, text[at:]]), places
+
+
+def _decoded(groups: dict[str, str | None]) -> str:
+    """The character that an escape stands for."""
+    [(kind, code)] = [(name, one) for name, one in groups.items() if one is not None]
+    return code if kind == "sign" else chr(int(code, {"octal": 8, "number": 10}.get(kind, 16)))
 
 
 def _odd(key: str) -> str:
@@ -124,6 +136,8 @@ def _secrets() -> frozenset[str]:
         for name in (variable, variable.upper()):
             user, _, password = os.environ.get(name, "").rpartition("@")[0].rpartition("://")[2].partition(":")
             found |= {password, unquote(password), f"{user}:{password}" if password else ""}
+            # Some proxies take a token as the user, and no password.
+            found |= {user, unquote(user)} if not password and _is_random(user) else set()
     return frozenset(one for one in found if _is_secret(one))
 
 
@@ -158,15 +172,45 @@ def _encoded(raw: bytes) -> set[str]:
 
 
 def _spans(text: str, form: str) -> Iterator[tuple[int, int]]:
-    """Where `form` stands in `text`, or as much of its beginning as does."""
+    """Where `form` stands in `text`, or as much of its beginning, or of its end, as does."""
     if len(form) < _HEAD:
         yield from (found.span() for found in re.finditer(rf"(?<![\w-]){re.escape(form)}(?![\w-])", text))
         return
     begin = text.find(form[:_HEAD])
     while begin >= 0:
-        same, differs = _HEAD, len(form) + 1
-        while same + 1 < differs:
-            middle = (same + differs) // 2
-            same, differs = (middle, differs) if text.startswith(form[:middle], begin) else (same, middle)
+        same = _same(text, form, begin, _HEAD)
         yield begin, begin + same
+        yield from _rest(text, form, begin + same, same)
         begin = text.find(form[:_HEAD], begin + 1)
+    if _is_random(form[-_HEAD:]):
+        back = form[::-1]
+        end = text.find(form[-_HEAD:])
+        while end >= 0:
+            end += _HEAD
+            yield end - _same(text[max(0, end - len(form)) : end][::-1], back, 0, _HEAD), end
+            end = text.find(form[-_HEAD:], end - _HEAD + 1)
+
+
+def _same(text: str, form: str, begin: int, known: int) -> int:
+    """How much of `form` stands at `begin`, where so much of it is known to stand."""
+    same, differs = known, len(form) + 1
+    while same + 1 < differs:
+        middle = (same + differs) // 2
+        same, differs = (middle, differs) if text.startswith(form[:middle], begin) else (same, middle)
+    return same
+
+
+def _rest(text: str, form: str, end: int, have: int) -> Iterator[tuple[int, int]]:
+    """Where `form`, of which `have` characters stand before `end`, goes on behind what breaks it."""
+    while len(form) - have >= _SHORTEST:
+        begin = text.find(form[have : have + _SHORTEST], end, end + _GAP)
+        if begin < 0:
+            return
+        same = _same(text, form[have:], begin, _SHORTEST)
+        yield begin, begin + same
+        end, have = begin + same, have + same
+
+
+def _is_random(part: str) -> bool:
+    """Whether the end of a secret can't be a word of a message: `-password` is the end of some keys."""
+    return any(one.isdigit() for one in part) or (part != part.lower() and part != part.upper())

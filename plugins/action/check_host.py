@@ -24,6 +24,7 @@ from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import
     junit,
     put,
     replaced,
+    tags_refused,
     words_of,
 )
 
@@ -71,9 +72,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         place = Path(str(self._task.args.get("junit") or "")).expanduser().absolute()
         if not self._task.args.get("junit"):
             raise AnsibleActionFail("junit: expected a file on the controller, found nothing")
-        if replaced(place):
-            # A pipe's reader gets one document.
-            put(place, junit(NAME, [Case("the suite", "error", UNFINISHED)], "+".join(chosen)))
+        refused = tags_refused()
+        if refused:
+            self._refuse(place, chosen, refused)
+        if self._task.args.get("only_tags"):
+            return {**result, "changed": False}
         missing = [name for name in ("pytest", "testinfra") if importlib.util.find_spec(name) is None]
         if missing:
             self._refuse(
@@ -83,6 +86,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             )
         if not chosen:
             self._refuse(place, chosen, "expected hosts in the group that is checked, found none. Nothing was done")
+        # From here on it takes time, and may be ended from outside.
+        if replaced(place):
+            # A pipe's reader gets one document.
+            put(place, junit(NAME, [Case("the suite", "error", UNFINISHED)], "+".join(chosen)))
         with tempfile.TemporaryDirectory(prefix="check-host-") as scratch:
             fresh = Path(scratch) / "junit.xml"
             done = self._pytest([f"ansible://{name}" for name in chosen], fresh)

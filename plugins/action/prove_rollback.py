@@ -28,6 +28,7 @@ from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import
     junit,
     page,
     put,
+    tags_refused,
     words_of,
 )
 
@@ -45,7 +46,8 @@ NEEDED = ("trial_tenants", "trial_stop_order", "trial_restore_order")
 WELL_S = 60
 NO_GROUND = "the ground is not available"
 UNWELL = "the host did not come back from the drill before"
-ARGUMENTS = ("hosts", "host", "ground", "drills", "image", "reboot", "start_limit_s", "keep", "dest")
+ARGUMENTS = ("hosts", "host", "ground", "drills", "image", "reboot", "start_limit_s", "keep", "dest",
+             "only_tags")  # fmt: skip
 
 
 class Wrong(Exception):
@@ -96,16 +98,26 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             raise AnsibleActionFail(
                 f"expected dest and some of {', '.join(ARGUMENTS)}, found {sorted(self._task.args)}"
             )
+        refused = tags_refused()
+        if self._task.args.get("only_tags") and not refused:
+            return {**result, "changed": False}
         if self._task.check_mode:
+            if refused:
+                raise AnsibleActionFail(refused)
             return {**result, "changed": False, "skipped_in_check_mode": True}
         self.dest = Path(str(self._task.args["dest"])).expanduser().absolute()
-        self.cases: list[Case] = [Case(INVENTORY, "error", UNFINISHED)]
+        self.cases: list[Case] = []
         self.sections: list[Section] = []
         self.host = ""
-        # A pipeline that collects these files must never find those of an earlier run.
-        self.leave()
-        self.cases = []
         try:
+            if refused:
+                raise Wrong(refused)
+            self.read_options()
+            # From here on it takes time, and may be ended from outside. A pipeline that collects these files must never
+            # find those of an earlier run.
+            self.cases = [Case(INVENTORY, "error", UNFINISHED)]
+            self.leave()
+            self.cases = []
             self.prove(task_vars or {})
         except Wrong as err:
             self.cases.append(Case(INVENTORY, "failure", str(err).splitlines()[0], str(err)))
@@ -133,32 +145,39 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
 
     # ---- what is to be proved ----
 
-    def prove(self, task_vars: dict[str, Any]) -> None:
-        """The inventory, then the ground, then what is played on it."""
+    def read_options(self) -> None:
+        """What was asked for, as far as it can be judged without a look at any host's variables.
+
+        Raises:
+            Wrong: an option can't be used.
+        """
         args = self._task.args
-        ground = str(args.get("ground") or "twin")
-        if ground not in GROUNDS:
-            raise Wrong(f"prove_rollback_ground: expected one of {', '.join(GROUNDS)}, found {ground!r}")
+        self.ground = str(args.get("ground") or "twin")
+        if self.ground not in GROUNDS:
+            raise Wrong(f"prove_rollback_ground: expected one of {', '.join(GROUNDS)}, found {self.ground!r}")
         given = self._task.args.get("start_limit_s") or 5.0
         try:
             self.start_limit_s = float(given)
         except ValueError:
             raise Wrong(f"prove_rollback_start_s: expected a number of seconds, found {given!r}") from None
-        drills = self.chosen()
+        self.drills = self.chosen()
         self.host = self.one_host([str(name) for name in args.get("hosts") or []], str(args.get("host") or ""))
+
+    def prove(self, task_vars: dict[str, Any]) -> None:
+        """The inventory, then the ground, then what is played on it."""
         found = self.variables(task_vars, self.host)
         plan = plan_of(found, self.host)
-        if ground == "host" and found.get(DISPOSABLE) is not True:
+        if self.ground == "host" and found.get(DISPOSABLE) is not True:
             raise Wrong(
                 f"expected {DISPOSABLE}: true of {self.host} in the inventory, found {found.get(DISPOSABLE)!r}: "
                 "drills stop and kill what runs there. Nothing was done"
             )
         self.cases.append(Case(INVENTORY))
         with tempfile.TemporaryDirectory(prefix="prove-rollback-") as place:
-            if ground == "twin":
-                self.on_twin(plan, found, drills, Path(place))
+            if self.ground == "twin":
+                self.on_twin(plan, found, self.drills, Path(place))
             else:
-                self.on_host(plan, found, drills)
+                self.on_host(plan, found, self.drills)
 
     def chosen(self) -> list[str]:
         """The drills, by name.
@@ -296,7 +315,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         work = self.dest / "rounds"
         shutil.rmtree(work, ignore_errors=True)
         return proving.Proof(
-            ground, work, variables, proving.targets(plan), lease_s, plan.restore_bound_s, self.say, self.cases
+            ground, work, variables, proving.faults(plan, ground), lease_s, plan.restore_bound_s, self.say, self.cases
         )  # fmt: skip
 
     def play(self, proof: proving.Proof, drills: Sequence[str], up: bool) -> None:

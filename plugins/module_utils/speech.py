@@ -28,7 +28,7 @@ SILENT_RMS = 0.001
 # Beside RIFF, the two that keep large sizes in a chunk of their own; for audio they give the largest number.
 _HEADS = (b"RIFF", b"RF64", b"BW64")
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
-_WIDTHS = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32)}
+_WIDTHS = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32), (_FLOAT, 64)}
 # More samples than this do not change the loudness.
 _RMS_SAMPLES = 200_000
 
@@ -96,7 +96,7 @@ def _format(fmt: bytes) -> tuple[int, int, int, int]:
     if encoding == _EXTENSIBLE and len(fmt) >= 40:
         encoding = int.from_bytes(fmt[24:26], "little")
     if (encoding, bits) not in _WIDTHS:
-        raise WavError(f"encoding {encoding} with {bits} bits: only PCM of 8, 16, 24, 32 bits and 32-bit float")
+        raise WavError(f"encoding {encoding} with {bits} bits: only PCM of 8, 16, 24, 32 bits and float of 32, 64 bits")
     if not channels or not rate_hz or block != channels * bits // 8 or byte_rate != rate_hz * block:
         raise WavError(
             f"contradictory format: {counted(channels, 'channel')}, {rate_hz} Hz, {block} bytes a frame,"
@@ -115,7 +115,11 @@ def _samples(data: bytes, encoding: int, bits: int) -> tuple[array[int] | array[
         data, bits = bytes(wide), 32
     if bits == 8:
         return array("h", (value - 128 for value in data)), 128.0
-    kind = "f" if encoding == _FLOAT else next(code for code in "hil" if array(code).itemsize * 8 == bits)
+    kind = (
+        ("f" if bits == 32 else "d")
+        if encoding == _FLOAT
+        else next(code for code in "hil" if array(code).itemsize * 8 == bits)
+    )
     samples: array[int] | array[float] = array(kind)
     samples.frombytes(data)
     if sys.byteorder == "big":

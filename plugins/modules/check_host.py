@@ -16,7 +16,8 @@ description:
     C(curl), C(ss), C(/proc) and C(nvidia-smi), and changes nothing on them.
   - What it checks follows from C(trial_tenants) and, where there are any, C(trial_gpu) and C(trial_candidate) of the
     inventory. It does not see variables of the command line (C(-e)).
-  - Every outcome leaves a JUnit file of its own. Before anything begins, it replaces that of an earlier run.
+  - Every outcome leaves a JUnit file of its own. Before anything begins, it replaces that of an earlier run; so does a
+    refusal, once it is certain.
 requirements:
   - pytest-testinfra, in Ansible's own Python
 options:
@@ -29,6 +30,10 @@ options:
     description: The JUnit file on the controller.
     type: path
     required: true
+  only_tags:
+    description: Whether nothing is judged but the tags of the command line, of which the playbook has none.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - edgelab.model_trial.attributes
 attributes:

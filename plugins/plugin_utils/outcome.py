@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from ansible import context
 from ansible_collections.edgelab.model_trial.plugins.module_utils.words import ACTS, counted
 
 # XML 1.0 holds neither.
@@ -36,6 +37,8 @@ caption { text-align: left; font-weight: 600 }
 .passed { color: #57d27e } .failure, .error { color: #ff8f8a } .skipped { color: #e3b341 } }
 """
 UNFINISHED = "it did not finish: it was ended from outside, or Ansible could not continue"
+# Molecule skips tags of its own in every play.
+_MOLECULES = frozenset({"molecule-notest", "molecule-idempotence-notest", "notest"})
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,19 @@ def page(title: str, cases: Sequence[Case], sections: Sequence[Section] = ()) ->
 def _list(section: Section) -> str:
     lines = "".join(f"<li>{_html(line)}</li>" for line in section.lines)
     return f"<h2>{_html(section.title)}</h2>\n<ul>{lines}</ul>\n"
+
+
+def tags_refused() -> str:
+    """Why this command line's tags can't be used, for a playbook that has none; empty if it names none.
+
+    With a tag that no task has, a play does nothing and ends well.
+    """
+    asked = {name: [str(one) for one in context.CLIARGS.get(name) or ()] for name in ("tags", "skip_tags")}
+    # Without --tags, Ansible's own word is all.
+    unknown = [one for one in asked["tags"] if one != "all"]
+    unknown += [one for one in asked["skip_tags"] if one not in _MOLECULES]
+    found = ", ".join(dict.fromkeys(unknown))
+    return f"expected no tags: this playbook has none, found {found}. Nothing was done" if found else ""
 
 
 def put(path: Path, text: str) -> None:

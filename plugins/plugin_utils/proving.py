@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Plan
+from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Plan, Tenant
 from ansible_collections.edgelab.model_trial.plugins.module_utils.rehearsal import second_tries
 from ansible_collections.edgelab.model_trial.plugins.plugin_utils import twins
 from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import Case, words_of
@@ -35,15 +35,42 @@ PROGRAM = "/usr/local/sbin/model-trial"
 ROUND_S, COMMAND_S = 900.0, 120.0
 # The moment of a strike must come within this time after the play began.
 MOMENT_S = 180
+# So long after its start was asked for, a tenant has a process that can be killed; so long at most one stands still.
+KILLED_S, STILL_S = 10, 1800
 # A restore ends within the plan's bound; a host that was struck tries again after at most this long besides.
 NEXT_TRY_S = 90.0
-# Runs on the ground: waits until the journal of run $1 has an event $2, or for $3 tenths of a second, then runs $4.
+# Runs on the ground: waits until the journal of run $1 has an event $2, of tenant $5 if that is given, or for $3 tenths
+# of a second, then runs $4.
 STRIKE = """i=0
-until grep -q "\\"event\\": \\"$2\\"" {state}/runs/"$1"/journal.jsonl 2>/dev/null; do
+of="${5:+\\"tenant\\": \\"$5\\"}"
+until grep "\\"event\\": \\"$2\\"" {state}/runs/"$1"/journal.jsonl 2>/dev/null | grep -q "$of"; do
     i=$((i + 1)); test $i -lt $3 || exit 9; sleep 0.1
 done
 eval "$4" """.replace("{state}", STATE)
 MISSED = 9
+# A real unit or container is struck by signals: nothing of its definition changes, and systemd reloads nothing. The
+# first process of a start is killed; a process that stands still does not answer.
+KILL_UNIT = """i=0
+while [ $i -lt {tenths}0 ]; do
+    for pid in $(systemctl show -p MainPID -p ControlPID {name} | sed -n 's/^[A-Za-z]*PID=\\([1-9][0-9]*\\)$/\\1/p'); do
+        kill -KILL "$pid" && exit 0
+    done
+    i=$((i + 1)); sleep 0.01
+done
+exit 9"""
+KILL_BOX = """i=0
+until docker kill --signal=KILL {name} >/dev/null 2>&1; do
+    i=$((i + 1)); test $i -lt {tenths} || exit 9; sleep 0.1
+done"""
+# The fault is a unit of its own: however the drill ends, it goes by itself, and lets everything run again.
+STAND_STILL = (
+    "systemd-run --quiet --collect --unit={unit} --property=RuntimeMaxSec={limit_s} "
+    "--property=ExecStopPost='-/bin/sh -c \"{signal}=CONT {name}\"' "
+    "/bin/sh -c 'while :; do {signal}=STOP {name} >/dev/null 2>&1; sleep 0.2; done'"
+)
+# A name that a shell and systemd both take as it is.
+PLAIN = re.compile(r"[A-Za-z0-9@._:-]+")
+SIGNALS = {"systemd": "systemctl kill --signal", "container": "docker kill --signal"}
 
 
 class Failed(Exception):
@@ -54,12 +81,35 @@ class Failed(Exception):
         self.text = text
 
 
+@dataclass(frozen=True)
+class Fault:
+    """How a tenant is made to fail on a ground.
+
+    Attributes:
+        tenant: whom it strikes.
+        event: the moment in the journal; ``of_tenant``: of this tenant alone.
+        command: what the ground runs then, in a shell; nothing of it outlives ``undo``.
+        undo: what ends it, as words of a command; empty where it ends by itself.
+        tried_again: whether the restore itself must have tried again; a real unit may be started again by systemd.
+    """
+
+    tenant: str
+    event: str
+    command: str
+    undo: Sequence[str] = ()
+    of_tenant: bool = False
+    tried_again: bool = True
+
+
 class Ground:
     """Where it is proved."""
 
-    # Whether faults of the stand-ins can be switched there, and whether a reboot command was given.
-    has_faults = False
+    # Whether a reboot command was given.
     can_reboot = False
+
+    def fault(self, kind: str, tenant: Tenant) -> Fault | None:
+        """How a ``start`` of a tenant is made to fail once, or its ``health``; None where that can't be done here."""
+        raise NotImplementedError
 
     def __init__(self, sources: Sequence[str], host: str, options: Sequence[str]) -> None:
         self.sources, self.host, self.options = list(sources), host, list(options)
@@ -91,6 +141,20 @@ class Host(Ground):
         self._reboot = list(reboot)
         self.can_reboot = bool(reboot)
 
+    def fault(self, kind: str, tenant: Tenant) -> Fault | None:
+        """By signals; a tenant of scripts has no name that a signal could be sent to, and a timer no process."""
+        signals, name = SIGNALS.get(tenant.kind), tenant.container or tenant.unit
+        if signals is None or not (tenant.port or tenant.health) or not PLAIN.fullmatch(name):
+            return None
+        if kind == "start":
+            script = (KILL_BOX if tenant.container else KILL_UNIT).format(name=name, tenths=KILLED_S * 10)
+            return Fault(tenant.name, "tenant_starting", script, of_tenant=True, tried_again=False)
+        unit = f"prove-rollback-{re.sub(r'[^A-Za-z0-9]+', '-', tenant.name)}"
+        script = STAND_STILL.format(unit=unit, limit_s=STILL_S, signal=signals, name=name)
+        # Not before it has stopped: what stands still does not stop well.
+        undo = f"systemctl stop {unit}.service 2>/dev/null || ! systemctl is-active --quiet {unit}.service"
+        return Fault(tenant.name, "tenant_stopped", script, ("sh", "-c", undo), of_tenant=True)
+
     def reboot(self) -> None:
         """Run the command of the user, on the controller."""
         done = subprocess.run(self._reboot, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
@@ -101,12 +165,17 @@ class Host(Ground):
 class Twin(Ground):
     """A twin's container."""
 
-    has_faults = True
     can_reboot = True
 
     def __init__(self, sources: Sequence[str], host: str, container: str) -> None:
         super().__init__(sources, host, [])
         self.container = container
+
+    def fault(self, kind: str, tenant: Tenant) -> Fault | None:
+        """As the stand-ins have them, switched by files."""
+        file = f"/run/twin/faults/{'start-once' if kind == 'start' else 'health'}-{tenant.name}"
+        undo = () if kind == "start" else ("rm", "-f", file)
+        return Fault(tenant.name, "tenant_stopped", f"touch {file}", undo)
 
     def run(self, command: Sequence[str], limit_s: float = COMMAND_S) -> subprocess.CompletedProcess[str]:
         """Run a command as root in it."""
@@ -222,14 +291,13 @@ class Proof:
     """Everything that was found so far, case by case.
 
     Attributes:
-        targets: whom a fault strikes: ``start``, a tenant that can fail to start, and ``health``, one that has a health
-            page. One that is missing strikes nobody.
+        faults: of a ``start``, and of ``health``; one that is missing strikes nobody.
     """
 
     ground: Ground
     folder: Path
     variables: Mapping[str, Any]
-    targets: Mapping[str, str]
+    faults: Mapping[str, Fault]
     lease_s: float
     bound_s: float
     show: Callable[[str], None]
@@ -272,10 +340,15 @@ class Proof:
 
     # What the drills are made of.
 
-    def strike(self, play: Round, event: str, command: str) -> None:
-        """Run a shell command on the ground at an event of the play's journal."""
-        words = ["sh", "-c", STRIKE, "sh", play.run, event, str(MOMENT_S * 10), command]
-        done = self.ground.run(words, limit_s=MOMENT_S + COMMAND_S)
+    def strike(self, play: Round, event: str, command: str, tenant: str = "", more_s: float = 0.0) -> None:
+        """Run a shell command on the ground at an event of the play's journal, of one tenant if it is named.
+
+        Args:
+            more_s: how long the event may take besides `MOMENT_S`.
+        """
+        moment_s = MOMENT_S + more_s
+        words = ["sh", "-c", STRIKE, "sh", play.run, event, str(int(moment_s * 10)), command, tenant]
+        done = self.ground.run(words, limit_s=moment_s + COMMAND_S)
         if done.returncode:
             play.kill()
             missed = f"the run did not reach {event}" if done.returncode == MISSED else "striking failed"
@@ -304,18 +377,16 @@ class Proof:
             raise Failed("the journal does not say that the host was restored", " ".join(map(str, events)))
         return check
 
-    def put_fault(self, kind: str, tenant: str) -> None:
-        """Switch a fault of a stand-in on."""
-        self._fault("touch", kind, tenant)
+    def put(self, play: Round, fault: Fault) -> None:
+        """Make a tenant fail, at the moment for it."""
+        self.strike(play, fault.event, fault.command, fault.tenant if fault.of_tenant else "")
 
-    def drop_fault(self, kind: str, tenant: str) -> None:
-        """Switch it off again."""
-        self._fault("rm", kind, tenant, "-f")
-
-    def _fault(self, verb: str, kind: str, tenant: str, *options: str) -> None:
-        done = self.ground.run([verb, *options, f"/run/twin/faults/{kind}-{tenant}"])
-        if done.returncode:
-            raise Failed(f"the fault {kind} of {tenant} could not be switched", words_of(done.stderr))
+    def drop(self, fault: Fault) -> None:
+        """End a fault."""
+        if fault.undo:
+            done = self.ground.run(fault.undo)
+            if done.returncode:
+                raise Failed(f"the fault of {fault.tenant} could not be ended", words_of(done.stderr))
 
     # The drills.
 
@@ -348,39 +419,40 @@ class Proof:
 
     def start_fails_once(self) -> None:
         """The first start of a tenant in the restore fails; the second must do."""
-        tenant = self.targets["start"]
+        fault = self.faults["start"]
         play = self.begin("start-fails-once")
-        self.strike(play, "tenant_stopped", f"touch /run/twin/faults/start-once-{tenant}")
+        self.put(play, fault)
         code = play.wait()
         self.closed()
         if code:
             raise play.failure()
-        if not any(entry.get("event") == "tenant_retry" for entry in play.events()):
+        if fault.tried_again and not any(entry.get("event") == "tenant_retry" for entry in play.events()):
             raise Failed(
-                f"the first start of {tenant} should have failed, but the journal has no second start", play.said()
+                f"the first start of {fault.tenant} should have failed, but the journal has no second start",
+                play.said(),
             )
         self.as_before(play, "start-fails-once")
 
     def health_never(self) -> None:
         """A tenant does not become healthy: the failure names it, and the host stays held until the tenant is back."""
-        tenant = self.targets["health"]
+        fault = self.faults["health"]
         play = self.begin("health-never")
-        self.strike(play, "tenant_stopped", f"touch /run/twin/faults/health-{tenant}")
         try:
-            self.strike(play, "restore_failed", "true")
+            self.put(play, fault)
+            self.strike(play, "restore_failed", "true", more_s=self.bound_s)
         finally:
-            self.drop_fault("health", tenant)
+            self.drop(fault)
         play.wait()
         self.closed(NEXT_TRY_S)
         check = self.as_before(play, "health-never")
         told = [str(e.get("reason", "")) for e in check.events() if e.get("event") == "restore_failed"]
-        if not any(tenant in reason for reason in told):
-            raise Failed(f"the failed restore does not name {tenant}", "\n".join(told))
+        if not any(fault.tenant in reason for reason in told):
+            raise Failed(f"the failed restore does not name {fault.tenant}", "\n".join(told))
 
 
 @dataclass(frozen=True)
 class Drill:
-    """A drill: what it is called in JUnit, how it is played, and what it needs: a target of a fault, a reboot."""
+    """A drill: what it is called in JUnit, how it is played, and what it needs: a fault, a reboot."""
 
     title: str
     play: Callable[[Proof], None]
@@ -397,20 +469,22 @@ DRILLS: Mapping[str, Drill] = {
 }
 
 
-def targets(plan: Plan) -> dict[str, str]:
-    """Whom faults strike: the first tenant that is started, and the last one whose health is asked."""
+def faults(plan: Plan, ground: Ground) -> dict[str, Fault]:
+    """Whom faults strike: the first tenant that is started and can fail, the last one whose health is asked."""
     moved = [plan.tenant(name) for name in plan.restore_order]
-    starts = [tenant.name for tenant in moved if not tenant.unit.endswith(".timer")]
-    asked = [tenant.name for tenant in moved if tenant.health]
-    return {**({"start": starts[0]} if starts else {}), **({"health": asked[-1]} if asked else {})}
+    starts = (ground.fault("start", tenant) for tenant in moved if not tenant.unit.endswith(".timer"))
+    asked = (ground.fault("health", tenant) for tenant in reversed(moved) if tenant.health)
+    found = {"start": next(filter(None, starts), None), "health": next(filter(None, asked), None)}
+    return {kind: fault for kind, fault in found.items() if fault is not None}
 
 
 def why_not(drill: Drill, proof: Proof) -> str:
     """Why a ground can't have a drill; empty where it can."""
-    if drill.fault and not proof.ground.has_faults:
-        return "only stand-ins of a twin have this fault; a real unit is not made to fail"
-    if drill.fault and drill.fault not in proof.targets:
-        return f"no tenant that stops has a {drill.fault} that could fail"
+    if drill.fault and drill.fault not in proof.faults:
+        where = (
+            "" if isinstance(proof.ground, Twin) else " here; on a real host, only a unit or a container can be struck"
+        )
+        return f"no tenant that stops has a {drill.fault} that could fail{where}"
     if drill.reboots and not proof.ground.can_reboot:
         return "name the command that reboots the host, run on the controller: prove_rollback_reboot"
     return ""

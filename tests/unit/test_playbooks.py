@@ -21,6 +21,8 @@ HELPERS = {"require_hosts.yml", "require_tags.yml"}
 ALIAS = "benchmark-e4b.yml"
 # The ground truth is no host's; the other two leave JUnit also where the inventory has no host.
 ON_THE_CONTROLLER = {"ground_truth.yml", "check_host.yml", "prove_rollback.yml"}
+# They leave JUnit also where a tag is asked for that no task has, so their own modules judge the tags.
+JUDGED_BY_ITSELF = {"check_host.yml", "prove_rollback.yml"}
 NAMES = sorted(path.name for path in PLAYBOOKS.glob("*.yml") if path.name not in {*HELPERS, ALIAS})
 
 
@@ -44,7 +46,21 @@ def tags(found: Any) -> Iterator[str]:
             yield from tags(yaml.safe_load((ROOT / "roles" / role / "tasks" / "main.yml").read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(JUDGED_BY_ITSELF))
+def test_a_playbook_that_leaves_junit_judges_its_tags_by_itself(name: str) -> None:
+    [play] = plays(name)
+    first, second = play["tasks"]
+    module = f"edgelab.model_trial.{Path(name).stem}"
+    # With --tags only the first is played, with --skip-tags always only the second.
+    assert (first["tags"], first[module]["only_tags"]) == (["always"], True)
+    assert set(tags([second])) == set()
+    assert module in second
+    assert {first[module].get(key) for key in ("dest", "junit")} == {
+        second[module].get(key) for key in ("dest", "junit")
+    }
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - JUDGED_BY_ITSELF))
 def test_each_playbook_first_names_the_tags_that_it_has(name: str) -> None:
     first = plays(name)[0]
     assert first["ansible.builtin.import_playbook"] == "require_tags.yml"
@@ -195,6 +211,14 @@ def test_both_playbooks_with_a_window_need_the_parts_before_it() -> None:
         text = (PLAYBOOKS / name).read_text()
         if "edgelab.model_trial.window" in text:
             assert "require_tags_needed: [preflight, acquire]" in text, name
+
+
+@pytest.mark.parametrize("options", [["--tags", "typo"], ["--skip-tags", "always"]])
+def test_tags_that_are_refused_are_in_junit(tmp_path: Path, options: list[str]) -> None:
+    place = tmp_path / "proof"
+    done = played("prove_rollback.yml", "-i", "one,", "-e", f"prove_rollback_dir={place}", *options)
+    assert done.returncode != 0, done.stdout + done.stderr
+    assert f"expected no tags: this playbook has none, found {options[1]}" in (place / "junit.xml").read_text()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
-from ansible_collections.edgelab.model_trial.plugins.module_utils import plan, services
+from ansible_collections.edgelab.model_trial.plugins.module_utils import plan, planfile, services
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
@@ -76,6 +76,54 @@ def test_the_plan_of_a_play_has_the_programs_own_format() -> None:
     assert (
         yaml.safe_load((ROLES / "trial" / "vars" / "main.yml").read_text())["_trial_plan"]["format"] == plan.PLAN_FORMAT
     )
+
+
+SHOP = {
+    "trial_tenants": [
+        {"name": name, "kind": "systemd", "unit": f"{name}.service", "health": {"url": "http://127.0.0.1:1/"}}
+        for name in ("db", "api", "voice")
+    ],
+    "trial_stop_order": ["api", "db"],
+    "trial_restore_order": ["db", "api"],
+}
+
+
+def defaults(role: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROLES / role / "defaults" / "main.yml").read_text())
+    return found
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"trial_contracts": {"disk_gb_min": 0.5}}, {"trial_candidate": {"label": "e4b", "container": "c"}}]
+)
+def test_a_rehearsal_needs_the_tenants_and_their_orders_and_no_model(tmp_path: Path, more: dict[str, Any]) -> None:
+    """The host's own reader takes the plan that a play makes of them."""
+    given = {**defaults("trial"), **SHOP, **more, "trial_rehearsal": True, "trial_run": "r", "trial_lease": "on"}
+    given |= {"trial_image_file": "/nowhere", "ansible_play_hosts_all": ["localhost"], "inventory_hostname": "shop1"}
+    read = planfile.parse(variable("trial", "_trial_plan", tmp_path, **given))
+    assert [tenant.name for tenant in read.tenants] == ["db", "api", "voice"]
+    assert (read.rehearsal, read.gpu, read.stop_order) == (True, None, ["api", "db"])
+    assert read.candidate.label == more.get("trial_candidate", {"label": "none"})["label"]
+    assert read.contracts.disk_gb_min == more.get("trial_contracts", {"disk_gb_min": 2.0})["disk_gb_min"]
+    label = ["e4b"] if "trial_candidate" in more else []
+    assert variable("trial", "_trial_label", tmp_path, **more) == label
+
+
+@pytest.mark.parametrize(
+    ("more", "missing"),
+    [
+        ({}, ["trial_baseline", "trial_candidate", "trial_workloads", "trial_contracts"]),
+        (
+            {"trial_baseline": {}, "trial_candidate": {}, "trial_workloads": [], "trial_contracts": {"camera": "/c"}},
+            ["trial_contracts.prompt"],
+        ),
+    ],
+)
+def test_a_trial_names_what_it_asks_beyond_that(tmp_path: Path, more: dict[str, Any], missing: list[str]) -> None:
+    assert variable("trial", "_trial_missing", tmp_path, **SHOP, **more) == missing
+    [said] = [task for task in tasks("trial") if task["name"] == "Expect what a trial asks"]
+    assert said["when"] == "not trial_rehearsal | bool"
+    assert not holds(said, _trial_missing=missing)
 
 
 def test_a_workloads_file_that_is_missing_is_an_empty_text(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 # Fields of a message or a delta whose texts are thoughts, by the beginning of their names without `_` and capitals:
 # reasoning_content (llama-server, vLLM, DeepSeek), reasoning (vLLM, Ollama, OpenRouter), reasoning_details
 # (OpenRouter), thinking (Ollama), thinking_blocks (LiteLLM), thoughts, reasoningContent.
-_FIELDS = ("reasoning", "thinking", "thought", "chainofthought")
+_FIELDS = ("reasoning", "thinking", "thought", "chainofthought", "cot")
 # ... and fields that only say something about a thought.
 _ABOUT = (
     "budget", "duration", "durationms", "effort", "enabled", "finished", "format", "id", "index", "language", "level",
@@ -48,7 +48,10 @@ class Mark(NamedTuple):
     alone: bool = True
 
 
-_WORD = r"(?:\w{1,24}[:_])?(?:think|thinking|thoughts?|reasoning|antthinking|scratchpad|cot_budget_reflect)"
+_WORD = (
+    r"(?:\w{1,24}[:_])?(?:think|thinking|thoughts?|reasoning|antthinking|scratchpad|cot_budget_reflect|monologue)"
+    r"(?:_(?:process|start|begin|end|block|content))?"
+)
 _PLAIN_WORD = r"(?:think|thinking|thoughts?|reasoning)"
 _LEFT, _RIGHT = "(?:[<\N{FULLWIDTH LESS-THAN SIGN}]|&lt;)", "(?:[>\N{FULLWIDTH GREATER-THAN SIGN}]|&gt;)"
 _PIPE, _JOIN = "[|\N{FULLWIDTH VERTICAL LINE}]", "[_ \N{LOWER ONE EIGHTH BLOCK}]"
@@ -61,10 +64,15 @@ MARKS = (
     ),
     Mark(
         "<|START_THINKING|>, <|begin_of_thought|>, <|think|>: Cohere, OpenThinker, Solar",
-        rf"<{_PIPE}\s*(?:(?:start|begin)(?:{_JOIN}of)?{_JOIN})?{_PLAIN_WORD}\s*{_PIPE}>",
-        rf"<{_PIPE}\s*(?:/|end(?:{_JOIN}of)?{_JOIN}){_PLAIN_WORD}\s*{_PIPE}>",
+        rf"<{_PIPE}\s*(?:(?:start|begin)(?:{_JOIN}of)?{_JOIN})?{_PLAIN_WORD}(?:{_JOIN}(?:start|begin))?\s*{_PIPE}>",
+        rf"<{_PIPE}\s*(?:(?:/|end(?:{_JOIN}of)?{_JOIN}){_PLAIN_WORD}|{_PLAIN_WORD}{_JOIN}end)\s*{_PIPE}>",
     ),
-    Mark("[THINK]: Mistral", rf"\[{_PLAIN_WORD}\]", rf"\[/{_PLAIN_WORD}\]"),
+    Mark("<think_start>", rf"{_LEFT}{_PLAIN_WORD}_(?:start|begin){_RIGHT}", rf"{_LEFT}{_PLAIN_WORD}_end{_RIGHT}"),
+    Mark(
+        "[THINK]: Mistral; [BEGIN_THINK]",
+        rf"\[(?:(?:start|begin)_)?{_PLAIN_WORD}\]",
+        rf"\[(?:/|end_){_PLAIN_WORD}\]",
+    ),
     Mark(
         "triangles: Kimi",
         "\N{WHITE LEFT-POINTING TRIANGLE}\\s*think\\s*\N{WHITE RIGHT-POINTING TRIANGLE}",

@@ -14,7 +14,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trialbench.engines.llama.messages import REST_S, StreamedReply, compressed, explain, read_document, whole
+from trialbench.engines.llama.messages import (
+    QUIET_S,
+    REST_S,
+    StreamedReply,
+    compressed,
+    explain,
+    is_page,
+    page_is_whole,
+    read_document,
+    whole,
+)
 from trialbench.engines.llama.wire import Answer, Connection, Response, Wire, WireError, chunks
 from trialbench.engines.message import Call, Fault, Message
 from trialbench.urls import server
@@ -40,6 +50,7 @@ _AN_ERROR = re.compile(
     rb'"error"\s*:\s*(?:"[^"]|\[|\{\s*")|"(?:object|type)"\s*:\s*"error"|(?:^|[\r\n])(?:event: ?\w*)?error'
 )
 _OVERLAP = 64
+_PAGE_BYTES, _MAGIC_BYTES = 200, 16
 # If the server does not give a length, a complete document is recognized by its text; how often that is tried.
 _MAX_TRIES = 64
 # The beginning of the hint that is appended to such a server's message.
@@ -233,6 +244,10 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
+def _text(part: bytearray) -> str:
+    return part.decode("utf-8", "replace")
+
+
 class _Document:
     """A reply that comes in one piece.
 
@@ -249,6 +264,7 @@ class _Document:
         self._tries = 0
         self._message: Message | None = None
         self._packed: str | None = None
+        self._page = False
 
     def take(self, response: Response) -> None:
         length = response.headers.get("content-length")
@@ -256,7 +272,7 @@ class _Document:
             self._got += chunk
             if length != str(len(self._got)) and (self._message is None or chunk.strip()):
                 self._look()
-        self._packed = compressed(response.headers, bytes(self._got[:2]))
+        self._packed = compressed(response.headers, bytes(self._got[:_MAGIC_BYTES]))
         if self.whole_s is None:
             self.whole_s = self._wire.last_read_s
 
@@ -264,6 +280,10 @@ class _Document:
         """Where the server does not say how much will come: see whether this is a whole document already."""
         self._message, self.whole_s = None, None
         self._wire.whole_until_s = float("inf")
+        self._page = is_page(_text(self._got[:_PAGE_BYTES]))
+        if self._page:
+            wait_s = REST_S if page_is_whole(_text(self._got[-_PAGE_BYTES:])) else QUIET_S
+            self._wire.whole_until_s = (self._wire.last_read_s or time.monotonic()) + wait_s
         if self._tries < _MAX_TRIES and self._got.rstrip().endswith((b"}", b"]")):
             self._tries += 1
             self._settle()
@@ -276,7 +296,7 @@ class _Document:
 
     def end(self, *, closed: bool) -> Message:
         """The reply, or what there is of it."""
-        if self._message is None and not closed:
+        if self._message is None and not closed and not self._page:
             # What broke may have been the connection behind a whole reply, or behind an error in another form.
             self._settle()
             found = read_document(bytes(self._got))
@@ -332,7 +352,7 @@ class _Stream:
 
     def _is_stream(self, chunk: bytes) -> bool:
         """Whether this may go on for long; an answer in place of a stream is looked at as it comes."""
-        return len(self._pieces) > 1 or not chunk.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"["))
+        return len(self._pieces) > 1 or not chunk.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[", b"<"))
 
     def _looks_like_the_end(self, chunk: bytes) -> bool:
         seen = self._tail + chunk

@@ -7,15 +7,19 @@ it. What needs a process, a device or a disk of its own is held by a test elsewh
 from __future__ import annotations
 
 import ast
+import base64
 import gzip
 import json
 import math
 import re
 import struct
+import time
+import zlib
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -23,6 +27,7 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils import speech
 from chats import GOOD, HEAD, LARGE, LEFT, ROLE, STOP, TAIL, USAGE, Chunk, chunk, completion, data
 from riff import RATE, form, part, tone, wav
 from trialbench import hub
+from trialbench.credentials import redact
 from trialbench.engines.openai import EndpointOptions, OpenAICompatible
 from trialbench.errors import TrialbenchError
 from trialbench.hub.registry import parse_reference
@@ -39,6 +44,8 @@ from trials import LABEL, RUN
 
 TESTS = Path(__file__).resolve().parent
 SECRET = "hf_S3cretS3cretS3cret"
+# Nobody waits so long for what is whole, however busy the machine is.
+LONG_S = 300.0
 
 
 class Case(NamedTuple):
@@ -58,6 +65,7 @@ class Place(NamedTuple):
     server: Any
     acts: Any
     nav: Workload
+    began_s: float
     set_variable: Callable[[str, str], None]
 
 
@@ -91,6 +99,19 @@ def answer(place: Place, raw: bytes) -> tuple[str, str]:
     """The whole answer to a request for a stream; the connection is closed behind it."""
     place.server.script = [place.acts.closes_after(raw)]
     return _both(place)
+
+
+def held_answer(place: Place, raw: bytes) -> tuple[str, str]:
+    """The whole answer to a request for a document, before nothing more comes over a connection that stays open."""
+
+    def act(server: Any, connection: Any) -> bool:
+        connection.sendall(raw)
+        return bool(place.acts.stalls(server, connection))
+
+    place.server.script = [act]
+    found = _judged(place, ChatClient(place.server.url), LONG_S)
+    assert time.monotonic() - place.began_s < LONG_S, "it was waited for"
+    return found
 
 
 def held(place: Place, body: bytes) -> tuple[str, str]:
@@ -131,6 +152,20 @@ def token(place: Place, value: str) -> tuple[str, str]:
     """HF_TOKEN."""
     place.set_variable("HF_TOKEN", value)
     return _refused_or(lambda: ("used", hub.token() or "none"))
+
+
+def words_with(place: Place, given: tuple[dict[str, str], str, str]) -> tuple[str, str]:
+    """A variable with a secret, words that hold it in some form, and a part of them that would tell it."""
+    for name, value in given[0].items():
+        place.set_variable(name, value)
+    said = redact(given[1])
+    return "shown" if given[2] in said else "hidden", said
+
+
+def echo(place: Place, raw: bytes) -> tuple[str, str]:
+    """The answer of a server that shows the key that it was sent."""
+    place.set_variable("TRIALBENCH_API_KEY", SECRET)
+    return answer(place, raw)
 
 
 def proxy(place: Place, given: tuple[dict[str, str], str]) -> tuple[str, str]:
@@ -275,6 +310,31 @@ GUID = bytes.fromhex("000000001000800000aa00389b71")
 HEADS = "### 2026-09-14\n\n- E2B replaces 3n.\n\n### 2026-06-02\n\n- Chatterbox added."
 SAYS, NO_MORE = "No benchmarks exist yet", "It needs b6000."
 
+
+def each(form_: Callable[[str], str], secret: str = SECRET) -> str:
+    """The secret, each character of it in another form."""
+    return "".join(map(form_, secret))
+
+
+def ordered(*indexes: int) -> bytes:
+    """A stream of two choices; those of index 0 are the reply, as the official client's user reads it."""
+    words = {0: iter((LEFT, LARGE, STOP)), 1: iter((other("right"), other(" small"), other(finish="length")))}
+    return data(*(next(words[index]) for index in indexes), "[DONE]")
+
+
+def other(content: str | None = None, finish: str | None = None) -> Chunk:
+    """A chunk of choice 1."""
+    found = chunk(content, finish)
+    return {**found, "choices": [{**found["choices"][0], "index": 1}]}
+
+
+HUB, KEY, BY_PROXY = "HF_TOKEN", "TRIALBENCH_API_KEY", "HTTPS_PROXY"
+KEY_OF_MANY = "sk-" + "Ab3" * 30
+LINES_OF_MAIL = base64.encodebytes(f"x:{KEY_OF_MANY}".encode()).decode()
+SIGNS = 'k3y/"q+\\z=%41~end'
+DOUBLES = struct.pack(f"<{RATE}d", *(0.3 * math.sin(at / 17) for at in range(RATE)))
+PAGE = b"<!DOCTYPE html>\n<html><body>the proxy says no</body></html>\n"
+
 CASES: tuple[Case, ...] = (
     # ---- streams: fields and events ----
     Case("stream", "a tidy one", stream, GOOD, "valid", "left large, 2 tokens"),
@@ -333,6 +393,21 @@ CASES: tuple[Case, ...] = (
     Case("stream: model", "a path", stream, data({**LEFT, "model": "/models/a.gguf"}, LARGE, STOP, "[DONE]"), "valid"),
     Case("stream: numbers", "NaN", stream, between(b'data: {"choices": [], "usage": {"completion_tokens": NaN}}\n\n'),
          "valid", "left large, 2 tokens"),
+    *(Case("stream: choices", f"two of them, {name}", stream, ordered(*indexes), "valid", "left large,")
+      for name, indexes in (("1 before 0", (1, 0, 1, 0, 1, 0)), ("1 ends before 0 begins", (1, 1, 1, 0, 0, 0)),
+                            ("0 before 1", (0, 1, 0, 1, 0, 1)))),
+    Case("stream: choices", "1 and no 0", stream, data(other("left"), other(" large"), other(finish="stop"), "[DONE]"),
+         "valid", "left large,"),
+    Case("stream: choices", "1 and no 0, cut", stream, data(other("left")), "dropped", "no finish reason"),
+    Case("stream: choices", "an error behind 1", stream, data(other("left"), DIED), "server_error", "engine died"),
+    Case("stream: choices", "index a text", stream,
+         data({"choices": [{"index": "0", "delta": {"content": "left large"}, "finish_reason": "stop"}]}), "valid",
+         "left large,"),
+    Case("stream: line ends", "CR, CR LF", stream, GOOD.replace(b"\n\n", b"\r\r\n"), "valid", "left large"),
+    Case("stream: data", "a tab behind the colon", stream, GOOD.replace(b"data: ", b"data:\t"), "valid", "left large"),
+    Case("stream: data", "lines of one document", stream,
+         HEAD + b"".join(b"data: " + one + b"\n" for one in json.dumps(LARGE, indent=1).encode().split(b"\n")) + b"\n"
+         + data(STOP), "valid", "left large,"),
     # ---- streams: the end ----
     Case("stream: end", "finish reason and no [DONE]", stream, HEAD + data(LARGE, STOP), "valid", "left large"),
     Case("stream: end", "finish reason with the last word", stream, data(LEFT, chunk(" large", "stop"), "[DONE]"),
@@ -499,19 +574,40 @@ CASES: tuple[Case, ...] = (
          "valid", "left large"),
     Case("HTTP", "a length that is too small", raw_document, http(f"{OK}\nContent-Length: {len(WORDS) - 20}", WORDS),
          "bad_json"),
+    *(Case("HTTP: open", f"502, {name}", held_answer, http(f"HTTP/1.1 502 X{head}", body), "http_502", told)
+      for name, head, body, told in (
+          ("a page", "", PAGE, "the proxy says no"), ("half a page", "", PAGE[:40], "<html>"),
+          ("words", "", b"busy", "busy"), ("nothing", "", b"", "no text"),
+          ("less than was promised", "\nContent-Length: 99", b"busy", "busy"),
+          ("chunks without an end", "\nTransfer-Encoding: chunked", b"4\r\nbusy\r\n", "busy"))),
+    Case("HTTP: open", "200, a page", held_answer, http("HTTP/1.1 200 X", PAGE), "bad_json", "the proxy"),
+    Case("HTTP: open", "200, half a page", held_answer, http("HTTP/1.1 200 X", PAGE[:40]), "bad_json", "<html>"),
+    Case("HTTP: open", "200, a page for a stream", held, PAGE, "bad_reply", "DOCTYPE"),
+    *(Case("HTTP: encoding", name, raw_document, http(f"{OK}\nContent-Encoding: {name}", WORDS), "valid", "left large")
+      for name in ("identity, identity", "utf-8", "none", "gzip")),
+    Case("HTTP: encoding", "deflate", raw_document, http(f"{OK}\nContent-Encoding: deflate", zlib.compress(WORDS)),
+         "bad_json", "compressed with deflate"),
+    Case("HTTP: encoding", "gzip, and nobody says so", raw_document, http(OK, gzip.compress(WORDS)), "bad_json",
+         "compressed with gzip"),
+    Case("HTTP: encoding", "zstd, and nobody says so", raw_document, http(OK, b"\x28\xb5\x2f\xfd\x04\0abc"), "bad_json",
+         "compressed with zstd"),
     Case("HTTP", "gzip, although not asked for", raw_document,
          http(f"{OK}\nContent-Encoding: gzip", gzip.compress(WORDS)), "bad_json", "compressed with gzip"),
     # ---- thinking ----
     *(Case("thinking", words, document, completion(words), "thinking", "thought") for words in (
         "<think>hmm</think>left large", "hmm</think>left large", '<think type="x">hmm</think>left large',
         "[THINK]hmm[/THINK]left large", "<seed:think>hmm</seed:think>left large", "<|think|>hmm<|/think|>left large",
+        "<thought_process>hmm</thought_process>left large", "<internal_monologue>hmm</internal_monologue>left large",
+        "[BEGIN_THINK]hmm[END_THINK]left large", "<|think_start|>hmm<|think_end|>left large",
+        "<think_start>hmm<think_end>left large",
         "<|channel>thought\nhmm<channel|>left large", "analysishmmassistantfinalleft large",
         "<|channel|>analysis<|message|>hmm<|end|><|start|>assistant<|channel|>final<|message|>left large")),
     *(Case("thinking", f"{words!r}, empty", document, completion(words), "valid", "think_echo")
-      for words in ("<think>\n\n</think>\n\nleft large", "<|channel>thought\n<channel|>left large")),
+      for words in ("[BEGIN_THINK][END_THINK]left large", "<think_start>\n<think_end>left large",
+                    "<think>\n\n</think>\n\nleft large", "<|channel>thought\n<channel|>left large")),
     Case("thinking", "the channel final", document, completion("<|channel|>final<|message|>left large"), "valid"),
     *(Case("thinking", name, document, completion(**{name: "hmm"}), "thinking", "hmm")
-      for name in ("reasoning_content", "reasoning", "thinking")),
+      for name in ("reasoning_content", "reasoning", "thinking", "reasoning_text", "cot")),
     Case("thinking", "reasoning_details", document, completion(reasoning_details=[{"text": "hmm"}]), "thinking", "hmm"),
     Case("thinking", "and no content", document, completion(None, "length", reasoning_content="hmm"), "thinking",
          "hmm"),
@@ -546,6 +642,44 @@ CASES: tuple[Case, ...] = (
     Case("secret", "a line end behind it", token, f"{SECRET}\n", "used", SECRET),
     Case("secret", "a line end in it", token, f"{SECRET}\nX: y", "refused", "a control character (number 22"),
     Case("secret", "empty", token, "", "used", "none"),
+    *(Case("secret: form", name, words_with, ({HUB: SECRET}, text, tells), "hidden") for name, text, tells in (
+        ("\\u in capitals", each(lambda one: f"\\u{ord(one):04X}"), "\\u0065\\u0074"),
+        ("\\u, escaped again", each(lambda one: f"\\\\u{ord(one):04x}"), "0065\\\\u0074"),
+        ("\\u in braces", each(lambda one: f"\\u{{{ord(one):x}}}"), "{65}"),
+        ("\\U", each(lambda one: f"\\U{ord(one):08x}"), "\\U00000065"),
+        ("octal", each(lambda one: f"\\{ord(one):03o}"), "\\145"),
+        ("percent, lower case", each(lambda one: f"%{ord(one):02x}"), "%65"),
+        ("percent, twice", each(lambda one: f"%25{ord(one):02X}"), "%2565"),
+        ("HTML, padded", each(lambda one: f"&#{ord(one):04d};"), "&#0101;"),
+        ("HTML, hexadecimal", each(lambda one: f"&#x{ord(one):04x};"), "x0065;"),
+        ("bytes with colons", ":".join(each(lambda one: f"{ord(one):02x} ").split()), "65:74"),
+        ("bytes with blanks", each(lambda one: f"{ord(one):02X} "), "65 74"),
+        ("bytes of a list", ", ".join(each(lambda one: f"{ord(one):#04x} ").split()), "0x65"),
+        ("a line end in it", f"x: {SECRET[:12]}\n      {SECRET[12:]}", SECRET[12:]),
+        ("a mail's line end", f"{SECRET[:10]}=\n{SECRET[10:]}", SECRET[10:]),
+        ("a terminal's color", f"{SECRET[:9]}\x1b[0m{SECRET[9:]}", SECRET[9:]),
+        ("two messages", json.dumps([SECRET[:11], SECRET[11:]]), SECRET[11:]),
+        ("three messages", "; ".join((SECRET[:9], SECRET[9:14], SECRET[14:])), SECRET[14:]),
+        ("its end alone", f"...{SECRET[4:]}", SECRET[10:]),
+        ("of a user, with padding", f"Basic {base64.b64encode(f'u:{SECRET}'.encode()).decode()}",
+         base64.b64encode(f"u:{SECRET}".encode()).decode()[10:22]))),
+    Case("secret: form", "lines of base64", words_with, ({KEY: KEY_OF_MANY}, LINES_OF_MAIL,
+                                                        LINES_OF_MAIL.split("\n")[1][4:20]), "hidden"),
+    Case("secret: form", "signs, quoted for a URL in part", words_with,
+         ({KEY: SIGNS}, quote(SIGNS, safe="/=~+"), "2541~end"), "hidden"),
+    Case("secret: form", "signs, JSON in JSON in JSON", words_with,
+         ({KEY: SIGNS}, json.dumps(json.dumps(json.dumps(SIGNS))), "41~end"), "hidden"),
+    Case("secret: form", "the end of another word", words_with,
+         ({KEY: "dummy-password"}, "the password of the page", "the ***"), "hidden", "the password of the page"),
+    *(Case("secret: proxy", name, words_with, ({BY_PROXY: value}, f"x {SECRET}", SECRET[8:]), "hidden")
+      for name, value in (("no scheme", f"me:{SECRET}@p:1"), ("a token as the user", f"http://{SECRET}@p:1"),
+                          ("a token and no password", f"http://{SECRET}:@p:1"))),
+    *(Case("secret: echo", name, echo, raw, outcome) for name, raw, outcome in (
+        ("of the header", http("HTTP/1.1 401 X", json.dumps({"error": f"bad key {SECRET}"}).encode()), "http_401"),
+        ("in a redirect", http(f"HTTP/1.1 307 X\nLocation: /k/{SECRET}/v1"), "http_307"),
+        ("in a page", http("HTTP/1.1 502 X", f"<html>{SECRET}</html>".encode()), "http_502"),
+        ("in two messages", http("HTTP/1.1 400 X", json.dumps({"errors": [SECRET[:11], SECRET[11:]]}).encode()),
+         "http_400"))),
     # ---- proxies ----
     *(Case("proxy", f"NO_PROXY={value}", proxy, ({"NO_PROXY": value, "HTTP_PROXY": "http://p:1"}, "http://[::1]:9"),
            found)
@@ -601,7 +735,8 @@ CASES: tuple[Case, ...] = (
         "Steady-state peak: 12.800 MiB")),
     *(Case("row", cell, row, cell, "found") for cell in (
         f"`{LABEL}` (4 bit)", f"[{LABEL}](x.md)", f"[{LABEL}][1]", f"{LABEL}[^1]", f"<b>{LABEL}</b>",
-        f"**{LABEL}** (4 bit)", LABEL.upper(), f"{LABEL}†", f"{LABEL}¹", f"{LABEL}\\*", f"{LABEL}² (4 bit)")),
+        f"**{LABEL}** (4 bit)", LABEL.upper(), f"{LABEL}†", f"{LABEL}¹", f"{LABEL}\\*", f"{LABEL}² (4 bit)",
+        f"{LABEL} :star:", f"{LABEL} \N{WHITE MEDIUM STAR}", f"[**{LABEL}**](x.md)", f"<code>{LABEL}</code>")),
     Case("row", "another quantization", row, LABEL.replace("Q4_K_M", "Q4_K_S"), "another"),
     Case("log", "dates as headings", log, HEADS, "written", f"### {RUN.date} / ### 2026-09-14"),
     Case("log", "dated lines", log, "* 2026-12-01: later\n* 2026-06-02: new", "written", "later / * 2026-06-02"),
@@ -623,6 +758,7 @@ CASES: tuple[Case, ...] = (
         ("JUNK before", (part(b"JUNK", bytes(28)), form(), part(b"data", PCM))),
         ("a longer format", (form(extra=b"\0\0"), part(b"data", PCM))),
         ("float", (form(3, 32), part(b"fact", struct.pack("<I", RATE)), part(b"data", FLOATS))),
+        ("float, 64 bits", (form(3, 64), part(b"data", DOUBLES))),
         ("extensible", (form(0xFFFE, extra=struct.pack("<HHIH", 22, 16, 4, 1) + GUID), part(b"data", PCM))),
     )),
     Case("voice: chunks", "RF64", voice,
@@ -644,7 +780,7 @@ def place(server: Any, acts: Any, nav: Workload, monkeypatch: pytest.MonkeyPatch
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    return Place(server, acts, nav, monkeypatch.setenv)
+    return Place(server, acts, nav, time.monotonic(), monkeypatch.setenv)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}: {case.what}")

@@ -217,6 +217,10 @@ CUT: list[tuple[str, bytes]] = [
     ("[DONE] behind the mark of a file", b"\xef\xbb\xbfdata: [DONE] here\n\n"),
     ("an event nobody knows, with CR LF", b"event: progress\r\ndata: 7 %\r\n\r\n" + data(LEFT, LARGE)),
     ("[DONE] in an error's name", b"event: error\ndata: [DONE] with it\n\n"),
+    ("CR LF behind a name", (b"event: progress\ndata: 7 %\n\n" + GOOD).replace(b"\n", b"\r\n")),
+    ("a second choice first", data({"choices": [{"index": 1, "delta": {"content": "right"}}]}) + GOOD),
+    ("a second choice alone", data({"choices": [{"index": 1, "delta": {"content": "right"}}]}, "[DONE]")),
+    ("a page", b"<html>\n<body>login\n</body></html>\n"),
 ]
 
 

@@ -53,15 +53,15 @@ class EventStream:
         if len(self._rest) > _MAX_PIECES or len(self.stray) >= _MAX_STRAY:
             return self.stray
         rest = self._begun()
-        return self.stray + rest.decode("utf-8", "replace") if rest.lstrip()[:1] in (b"{", b"}") else self.stray
+        return self.stray + rest.decode("utf-8", "replace") if rest.lstrip()[:1] in (b"{", b"}", b"<") else self.stray
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes."""
         if not data:
+            # Between CR and LF, it must not hide that they are one line end.
             return []
         if self._after_cr:
             data = data.removeprefix(b"\n")
-            self._after_cr = False
         *lines, rest = _LINE_END.split(data) if b"\r" in data else data.split(b"\n")
         self._after_cr = data.endswith(b"\r")
         found: list[Event] = []

@@ -19,14 +19,22 @@ from trialbench.engines.message import Call, Fault, FaultKind, Message
 
 # Once a reply is whole, its usage, its timings and [DONE] are waited for this long, and never counted as latency.
 REST_S = 0.5
+# A page, or the words of an error status, end where nothing more of them comes for so long.
+QUIET_S = 2.0
 # A text without a length may be whole at each of its pieces; so often that is tried.
 _MAX_TRIES = 64
+# Blanks and marks before a page, or behind it, are expected within so many characters.
+_PAGE_HEAD = 200
 # Errors of `json.loads`, and errors of reading a document with the wrong shape.
 JSON_ERRORS = (ValueError, RecursionError)
 _SHAPE_ERRORS = (LookupError, TypeError, AttributeError, ValueError, RecursionError)
 # Larger numbers are ignored, `Infinity`, `NaN` and 1e999 among them.
 _MAX_NUMBER = 1e12
 _DETAIL = 300
+# What compressed bodies begin with, and what others do; words of Content-Encoding that name no compression.
+_PACKED = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"))
+_PLAIN = (b"{", b"[", b"data", b"even", b"id:", b"retr", b":")
+_NOT_PACKED = frozenset({"", "identity", "none", "utf-8", "utf8", "binary", "chunked", "aws-chunked"})
 _MAX_DEPTH = 8
 # Where an error has its message, in this order; names without regard to case and `_`.
 _MESSAGE_KEYS = (
@@ -102,7 +110,7 @@ class StreamedReply:
         whole_s: when the reply was whole: it has said why it ended, or that it is done. None before.
         done: nothing that follows belongs to it.
         answered: an event of a reply has come, whatever it held.
-        choice: the index of the choice that is read.
+        choice: the index of the choice that is read: 0, or another one where that never comes.
         in_deltas: a delta has had a text or a call: a message in place of a delta repeats what came.
     """
 
@@ -127,6 +135,8 @@ class StreamedReply:
         # When a whole document had come outside of any event; what came then, and how often that was looked at.
         self._answered_s: float | None = None
         self._outside, self._tries = "", 0
+        # Choices other than 0, and when they came, as long as 0 has not come.
+        self._others: list[tuple[float, str, dict[str, Any]]] = []
 
     @property
     def until_s(self) -> float:
@@ -153,6 +163,7 @@ class StreamedReply:
             closed: whether the server ended the answer; False if the connection broke or we gave up.
         """
         pieces = [] if self.done else self._take(self._events.end())
+        pieces += self._other_choice()
         for name, half in self._half.items():
             if half:
                 self._keep(name, clean(half))
@@ -199,6 +210,40 @@ class StreamedReply:
         self.message.tool_calls = self._calls.whole
         if self.first_s is None:
             self.first_s = self._at_s
+
+    def leaves(self, choice: dict[str, Any], place: str) -> bool:
+        """Whether `choice` is not the one that is read. With several of them, the reply is the one of index 0.
+
+        The others are kept while that one has not come.
+        """
+        index = choice.get("index")
+        if not isinstance(index, int) or isinstance(index, bool):
+            return False
+        if self.choice is None and index != 0:
+            self._others.append((self._at_s, place, choice))
+            return True
+        if self.choice is None:
+            self.choice = 0
+            self._others.clear()
+        return index != self.choice
+
+    def _other_choice(self) -> list[Piece]:
+        """The pieces of the first of the other choices, where no other has come: some servers count from 1."""
+        others, self._others = self._others, []
+        read = self.choice is not None or self.first_s is not None or self.message.finish_reason is not None
+        if read or not others or self.message.fault is not None:
+            return []
+        self.choice = min(choice["index"] for _, _, choice in others)
+        pieces: list[Piece] = []
+        done_s, self.whole_s = self.whole_s, None
+        for self._at_s, place, choice in others:
+            if choice["index"] == self.choice:
+                try:
+                    pieces.append(_take_choice(choice, place, self))
+                except (_ShapeError, *_SHAPE_ERRORS) as error:
+                    self._broken("bad_reply", f"{place}: {error}")
+        self.whole_s = done_s if self.whole_s is None else self.whole_s
+        return [piece for piece in pieces if piece.text or piece.thought]
 
     def ended(self, reason: str | None) -> None:
         """The reply says why it ended; None: it does not say."""
@@ -287,6 +332,8 @@ class StreamedReply:
         if outside == self._outside:
             return
         self._outside, self._answered_s = outside, None
+        if not self.answered and is_page(outside):
+            self._answered_s = self._at_s + (0.0 if page_is_whole(outside) else QUIET_S - REST_S)
         if outside.endswith("}") and self._tries < _MAX_TRIES:
             self._tries += 1
             found = [one for text in _documents(outside) if isinstance(one := _loads(text), dict)]
@@ -327,7 +374,7 @@ Read: TypeAlias = Callable[[Mapping[str, Any], StreamedReply], Piece | None]
 
 
 def read_chunk(document: Mapping[str, Any], reply: StreamedReply) -> Piece | None:
-    """Take one chunk of a chat completion into `reply`: its first choice, its counts, the model's name."""
+    """Take one chunk of a chat completion into `reply`: one choice of it, its counts, the model's name."""
     message = reply.message
     message.model = text(document.get("model")) or message.model
     message.counts.update(_counts(document))
@@ -345,33 +392,35 @@ def read_chunk(document: Mapping[str, Any], reply: StreamedReply) -> Piece | Non
         reply.answered = True
         if not isinstance(choice, dict):
             raise _ShapeError(f"choices[{at}]: expected an object, found {_kind(choice)}")
-        index = choice.get("index")
-        if isinstance(index, int):
-            # With several choices the first one is the reply; the others would be mixed into it.
-            reply.choice = index if reply.choice is None else reply.choice
-            if index != reply.choice:
-                continue
-        delta = choice.get("delta")
-        said = choice.get("message") if delta is None and not reply.in_deltas else None
-        if delta is None and isinstance(choice.get("text"), str):
-            raise _ShapeError(f"choices[{at}]: expected a delta of a chat completion, found the text of a completion")
-        found = _Texts()
-        if delta:
-            if not isinstance(delta, dict):
-                raise _ShapeError(f"choices[{at}].delta: expected an object, found {_kind(delta)}")
-            found.read(delta)
-            reply.in_deltas = reply.in_deltas or found.any
-        elif isinstance(said, dict):
-            found.read(said)
-            found.content = reply.rest_of(found.content, ended=bool(choice.get("finish_reason")))
-            found.calls = None if message.tool_calls else found.calls
-        thought += reply.add("reasoning", found.thought)
-        content += reply.add("content", found.content)
-        reply.add("refusal", found.refusal)
-        if found.calls is not None:
-            reply.call(found.calls)
-        reply.ended(_reason(choice.get("finish_reason")))
+        place = f"choices[{at}]"
+        if not reply.leaves(choice, place):
+            piece = _take_choice(choice, place, reply)
+            content, thought = content + piece.text, thought + piece.thought
     return Piece(content, thought)
+
+
+def _take_choice(choice: dict[str, Any], place: str, reply: StreamedReply) -> Piece:
+    """Take what one chunk has of a choice, which errors call `place`, into `reply`."""
+    delta = choice.get("delta")
+    said = choice.get("message") if delta is None and not reply.in_deltas else None
+    if delta is None and isinstance(choice.get("text"), str):
+        raise _ShapeError(f"{place}: expected a delta of a chat completion, found the text of a completion")
+    found = _Texts()
+    if delta:
+        if not isinstance(delta, dict):
+            raise _ShapeError(f"{place}.delta: expected an object, found {_kind(delta)}")
+        found.read(delta)
+        reply.in_deltas = reply.in_deltas or found.any
+    elif isinstance(said, dict):
+        found.read(said)
+        found.content = reply.rest_of(found.content, ended=bool(choice.get("finish_reason")))
+        found.calls = None if reply.message.tool_calls else found.calls
+    piece = Piece(reply.add("content", found.content), reply.add("reasoning", found.thought))
+    reply.add("refusal", found.refusal)
+    if found.calls is not None:
+        reply.call(found.calls)
+    reply.ended(_reason(choice.get("finish_reason")))
+    return piece
 
 
 def read_completion(document: Mapping[str, Any], reply: StreamedReply) -> Piece | None:
@@ -566,10 +615,13 @@ def explain(status: int, headers: Mapping[str, str], body: bytes) -> str:
 
 def compressed(headers: Mapping[str, str], body: bytes) -> str | None:
     """What to say of a body that is compressed, although `identity` was asked for; None if it is not."""
-    named = headers.get("content-encoding", "").strip().lower()
-    if named in ("", "identity") and not body.startswith(b"\x1f\x8b"):
+    begins = next((name for magic, name in _PACKED if body.startswith(magic)), None)
+    named = [one.strip().lower() for one in headers.get("content-encoding", "").split(",")]
+    packed = [one for one in named if one not in _NOT_PACKED]
+    if begins is None and (not packed or body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_PLAIN)):
+        # Some servers name there what is no compression, or one that another program has undone.
         return None
-    shown = named if named not in ("", "identity") else "gzip"
+    shown = ", ".join(packed) or begins or ""
     return f"expected a body as it is (Accept-Encoding: identity), found one compressed with {shown[:40]}"
 
 
@@ -610,6 +662,16 @@ def _kind(value: object) -> str:
 def whole(body: bytes) -> bool:
     """Whether `body` is a whole JSON object or list: nothing that belongs to it can follow."""
     return body.rstrip().endswith((b"}", b"]")) and isinstance(_loads(body), dict | list)
+
+
+def is_page(text: str) -> bool:
+    """Whether `text` begins as a page of HTML or XML, of which no reply can come."""
+    return text[:_PAGE_HEAD].lstrip("\ufeff \t\r\n").startswith("<")
+
+
+def page_is_whole(text: str) -> bool:
+    """Whether such a page is at its end."""
+    return text[-_PAGE_HEAD:].rstrip().lower().endswith("</html>")
 
 
 def _documents(text: str) -> list[str]:

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import httpcore
 import httpx
 
-from trialbench.engines.llama.messages import REST_S, whole
+from trialbench.engines.llama.messages import QUIET_S, REST_S, page_is_whole, whole
 
 # Callers read its status, its headers and, with `chunks`, its body.
 Response = httpx.Response
@@ -38,7 +38,7 @@ _LULL_S = 0.002
 _GATHER_BYTES = 1 << 18
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r\n", re.IGNORECASE)
 # A document without a length may be whole at each of its pieces; so often that is tried.
-_MAX_TRIES = 16
+_MAX_TRIES, _TAIL_BYTES = 16, 200
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
 # We close idle connections before the server does (llama-server: after 5 s), so no request meets a closing connection.
 _KEEPALIVE_EXPIRY_S = 3.0
@@ -330,7 +330,8 @@ class Connection:
             with self.exchange(method, path, body, timeout_s=timeout_s, connect_timeout_s=connect_s) as response:
                 answer.take(response, limit)
         except WireError:
-            if not whole(bytes(answer.body)):
+            # Another status than 200 is an answer, whatever comes of its words.
+            if answer.status in (None, 200) and not whole(bytes(answer.body)):
                 raise
         assert answer.status is not None, "nothing was raised"
         return answer.status, bytes(answer.body)
@@ -356,17 +357,27 @@ class Answer:
     def take(self, response: httpx.Response, limit: int) -> None:
         """Read `response` to its end, or to that of the document in it: the connection may stay open behind it.
 
+        The words of another status than 200 are only for people: they are waited for while they keep coming.
+
         Raises:
             WireError: as with `chunks`; what came is kept.
         """
         self.status, self.headers = response.status_code, response.headers
+        self._wait(QUIET_S)
         tries = 0
         for chunk in chunks(response, limit):
             self.body += chunk
-            if tries < _MAX_TRIES and self.body.rstrip().endswith((b"}", b"]")):
+            self._wait(QUIET_S)
+            if tries < _MAX_TRIES and self.body.rstrip().endswith((b"}", b"]", b">")):
                 tries += 1
                 if whole(bytes(self.body)):
                     self._wire.whole_until_s = (self._wire.last_read_s or time.monotonic()) + REST_S
+                elif page_is_whole(self.body[-_TAIL_BYTES:].decode("latin-1")):
+                    self._wait(REST_S)
+
+    def _wait(self, span_s: float) -> None:
+        if self.status != 200:
+            self._wire.whole_until_s = (self._wire.last_read_s or time.monotonic()) + span_s
 
 
 def fetch(

@@ -61,8 +61,11 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _ACTIVE_CELL = re.compile(r"\|[\s*_`]*active\b", re.IGNORECASE)
 _STATUS = re.compile(r"\b(?:ADOPT|REJECT|INCONCLUSIVE|PENDING REVIEW)\b")
 _VERDICT = re.compile(rf"(?<=: ){_STATUS.pattern}")
-# Marks of footnotes that are characters.
-_MARKS = re.compile("[†‡§¶\u00b9\u00b2\u00b3\u2070-\u2079]|[*]+(?=\\s|\\Z)")
+# Marks of footnotes that are characters, and signs such as a star, by themselves or by their short names.
+_MARKS = re.compile(
+    "[†‡§¶\u00b9\u00b2\u00b3\u2070-\u2079\u2600-\u27bf\u2b50\ufe0f\U0001f300-\U0001faff]|[*]+(?=\\s|\\Z)"
+    r"|(?<=\s):[a-z0-9_+-]+:(?=\s|\Z)"
+)
 # What sets words about a model off from its name.
 _SUFFIX = re.compile(r"\s*\(|\s+[\[–—·|/-](?:\s|\Z)|\s+\[|[,;:]\s")
 

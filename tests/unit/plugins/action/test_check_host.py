@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from ansible.errors import AnsibleActionFail
 from ansible_collections.edgelab.model_trial.plugins.action import check_host
+from ansible_collections.edgelab.model_trial.plugins.plugin_utils import outcome
 
 GOOD = '<testsuites><testsuite><testcase name="test_a"/><testcase name="test_b"/></testsuite></testsuites>'
 BAD = GOOD.replace('"test_b"/>', '"test_b"><failure message="no"/></testcase>')
@@ -77,6 +78,16 @@ def test_a_controller_without_testinfra_is_told_what_to_install(
     with pytest.raises(AnsibleActionFail, match="expected testinfra in Ansible's Python"):
         stage.play(check_host, hosts=["panda"], junit=str(report))
     assert "pytest-testinfra" in report.read_text()
+
+
+def test_a_tag_is_refused_and_that_is_in_junit(stage: Any, report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcome.context, "CLIARGS", {"tags": ("all",)})
+    assert stage.play(check_host, hosts=[], only_tags=True, junit=str(report))["changed"] is False
+    assert report.read_text() == OLD
+    monkeypatch.setattr(outcome.context, "CLIARGS", {"tags": ("typo",)})
+    with pytest.raises(AnsibleActionFail, match="expected no tags: this playbook has none, found typo"):
+        stage.play(check_host, hosts=[], only_tags=True, junit=str(report))
+    assert "found typo" in report.read_text()
 
 
 def test_a_junit_file_is_asked_for(stage: Any) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible_collections.edgelab.model_trial.plugins.action import prove_rollback
-from ansible_collections.edgelab.model_trial.plugins.plugin_utils import proving, twins
+from ansible_collections.edgelab.model_trial.plugins.plugin_utils import bases, outcome, proving, twins
 
 DB = {"name": "db", "kind": "systemd", "unit": "db", "port": 5001, "health": {"url": "http://127.0.0.1:5001/"}}
 API = {"name": "api", "kind": "systemd", "unit": "api", "needs": ["db"], "health": {"url": "http://127.0.0.1:5002/"}}
@@ -148,6 +149,8 @@ class Played:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, failing: str = "") -> None:
         self.played: list[str] = []
         self.failing = failing
+        self.variables: dict[str, Any] = {}
+        self.inventory = ""
         answers = {"returncode": 0, "stdout": "", "stderr": ""}
         monkeypatch.setattr(proving.Host, "run", lambda *_unused: type("Done", (), answers))
         monkeypatch.setattr(proving.Proof, "contracts_and_rehearsal", self.case("rehearsal"))
@@ -158,26 +161,64 @@ class Played:
         monkeypatch.setattr(proving, "DRILLS", table)
 
     def case(self, name: str) -> Any:
-        def play(_proof: Any) -> None:
+        def play(proof: Any) -> None:
             self.played.append(name)
+            self.variables = dict(proof.variables)
+            sources = [Path(one) for one in proof.ground.sources]
+            self.inventory = "".join(one.read_text() for one in sources if one.is_file())
             if name == self.failing:
                 raise proving.Failed("why not", "more about it")
 
         return play
 
 
-def test_a_disposable_host_has_the_drills_that_need_no_stand_in(
+def test_a_disposable_host_has_the_drills_that_it_can_have(
     stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     played = Played(monkeypatch)
     found = prove(stage, folder, {"shop": {**SHOP, "trial_disposable": True}}, ground="host")
-    assert played.played == ["rehearsal", "controller-killed", "runner-killed"]
+    assert played.played == ["rehearsal", "controller-killed", "runner-killed", "start-fails-once", "health-never"]
     skipped = {name: why for name, (result, why) in cases(folder).items() if result == "skipped"}
     assert "prove_rollback_reboot" in skipped["the host reboots in the window"]
-    assert "stand-ins" in skipped["a start fails once"]
-    assert [case["result"] for case in found["cases"]].count("passed") == 5
+    assert len(skipped) == 1
+    assert [case["result"] for case in found["cases"]].count("passed") == 7
     again = prove(stage, folder, {"shop": {**SHOP, "trial_disposable": True}}, ground="host", reboot="docker restart x")
     assert again["cases"][5]["result"] == "passed"
+
+
+BARE = {name: value for name, value in SHOP.items() if name != "trial_gpu"}
+
+
+def test_a_disposable_host_without_a_gpu_and_without_a_model(
+    stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Services and their orders are enough: what a trial asks besides is filled, and no card is."""
+    played = Played(monkeypatch)
+    prove(stage, folder, {"shop": {**BARE, "trial_disposable": True}}, ground="host")
+    assert played.played[0] == "rehearsal"
+    assert {result for result, _why in cases(folder).values()} == {"passed", "skipped"}
+    assert "trial_gpu" not in played.variables
+    assert {"trial_candidate", "trial_baseline", "trial_workloads", "trial_contracts"} <= set(played.variables)
+    assert prove_rollback.plan_of(BARE, "shop").gpu is None
+
+
+@pytest.mark.parametrize(("facts", "card"), [(BARE, "no"), (SHOP, "yes")])
+def test_a_twin_has_a_card_where_the_host_has_one(
+    stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any], card: str
+) -> None:
+    played, built = Played(monkeypatch), []
+    done = SimpleNamespace(returncode=0, stdout="", stderr="")
+    monkeypatch.setattr(twins, "engine", dict)
+    monkeypatch.setattr(bases, "base", lambda *_unused: "debian")
+    monkeypatch.setattr(twins, "build_image", lambda place, *words: built.append((place, words)) or "image")
+    monkeypatch.setattr(twins, "docker", lambda *_unused, **_options: done)
+    for name in ("run", "remove", "wait_for_exec"):
+        monkeypatch.setattr(twins, name, lambda *_unused: "")
+    prove(stage, folder, {"shop": facts})
+    assert {result for result, _why in cases(folder).values()} == {"passed"}
+    parts, words = built[0]
+    assert words[-1] == f"CARD={card}"
+    assert (parts.name, ("trial_gpu" in played.inventory)) == ("parts", card == "yes")
 
 
 @pytest.mark.parametrize(
@@ -205,6 +246,51 @@ def test_check_mode_does_nothing(stage: Any, folder: Path) -> None:
     action = stage.action(prove_rollback, check_mode=True, hosts=["a"], dest=str(folder))
     assert action.run(None, {})["skipped_in_check_mode"] is True
     assert (folder / "junit.xml").read_text() == "of an earlier run"
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"tags": ("typo",)}, "typo"),
+        ({"tags": ("all",), "skip_tags": ("typo", "notest")}, "typo"),
+        ({"tags": ("all",), "skip_tags": ("molecule-notest",)}, ""),
+        ({"tags": ("a", "b")}, "a, b"),
+    ],
+)
+def test_a_tag_is_refused_and_that_is_in_junit(
+    stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], found: str
+) -> None:
+    monkeypatch.setattr(outcome.context, "CLIARGS", options)
+    judged = {"only_tags": True, "dest": str(folder), "hosts": []}
+    if not found:
+        assert stage.play(prove_rollback, **judged)["changed"] is False
+        # Nothing is refused, and nothing is proved yet.
+        assert (folder / "junit.xml").read_text() == "of an earlier run"
+        return
+    for arguments in (judged, {"hosts": ["a"], "dest": str(folder)}):
+        (folder / "junit.xml").write_text("of an earlier run")
+        with pytest.raises(AnsibleActionFail, match=f"the inventory: expected no tags: .*, found {found}"):
+            stage.play(prove_rollback, **arguments)
+        assert cases(folder)["the inventory"][0] == "failure"
+    (folder / "junit.xml").write_text("of an earlier run")
+    with pytest.raises(AnsibleActionFail, match="expected no tags"):
+        stage.action(prove_rollback, check_mode=True, **judged).run(None, {})
+    assert (folder / "junit.xml").read_text() == "of an earlier run"
+
+
+def test_the_files_of_an_earlier_run_go_once_a_refusal_is_certain_or_the_proof_begins(
+    stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows from the options alone is refused in one step; a look at variables may take long, or never end."""
+    left: list[str] = []
+    monkeypatch.setattr(prove_rollback, "put", lambda path, text: left.append(text) if path.suffix == ".xml" else None)
+    with pytest.raises(AnsibleActionFail):
+        prove(stage, folder, {"a": SHOP}, ground="moon")
+    assert ["expected one of twin, host" in text for text in left] == [True]
+    left.clear()
+    with pytest.raises(AnsibleActionFail):
+        prove(stage, folder, {"a": {}})
+    assert [outcome.UNFINISHED in text for text in left] == [True, False]
 
 
 def test_an_option_that_there_is_not_is_refused(stage: Any, folder: Path) -> None:

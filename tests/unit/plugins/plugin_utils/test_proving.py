@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.edgelab.model_trial.plugins.module_utils import planfile
+from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Tenant
 from ansible_collections.edgelab.model_trial.plugins.plugin_utils import proving, twins
 from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import Case, Section, junit, page, put
 
@@ -27,7 +30,6 @@ FAILED = [{"event": "restore_failed", "reason": "api is not healthy"}, *RESTORED
 class Here(proving.Ground):
     """This machine as a ground: commands run here, on a state folder of the test's own."""
 
-    has_faults = True
     can_reboot = True
 
     def __init__(self, state: Path) -> None:
@@ -45,6 +47,16 @@ class Here(proving.Ground):
         self.reboots += 1
 
 
+def faults(**changes: Any) -> dict[str, proving.Fault]:
+    """A start of db, and the health of api, as a twin makes them fail."""
+    twin = proving.Twin([], "here", "pr-here")
+    tenants = {
+        kind: Tenant(name, "systemd", unit=f"{name}.service") for kind, name in (("start", "db"), ("health", "api"))
+    }
+    found = {kind: twin.fault(kind, tenant) for kind, tenant in tenants.items()}
+    return {kind: dataclasses.replace(fault, **changes) for kind, fault in found.items() if fault is not None}
+
+
 class Stage:
     """A proof whose plays are a script: how each ends, and what its journal has."""
 
@@ -55,9 +67,7 @@ class Stage:
         self.ground = Here(folder / "state")
         (folder / "state").mkdir()
         self.shown: list[str] = []
-        self.proof = proving.Proof(
-            self.ground, folder / "rounds", {}, {"start": "db", "health": "api"}, 0.1, 0.2, self.shown.append
-        )
+        self.proof = proving.Proof(self.ground, folder / "rounds", {}, faults(), 0.1, 0.2, self.shown.append)
         stage = self
 
         class Play(proving.Round):
@@ -212,21 +222,41 @@ def test_texts_with_braces_stay_what_they_are() -> None:
     assert yaml.safe_load(text.replace("!unsafe ", "")) == value
 
 
-def can(ground: proving.Ground, targets: dict[str, str]) -> list[str]:
-    proof = proving.Proof(ground, Path("/nowhere"), {}, targets, 1.0, 1.0, print)
-    return [name for name, drill in proving.DRILLS.items() if not proving.why_not(drill, proof)]
+UNIT = {"name": "db", "kind": "systemd", "unit": "db.service", "port": 5001}
+BOX = {"name": "cache", "kind": "container", "container": "cache-box", "health": {"url": "http://127.0.0.1:1/"}}
+SCRIPTS = {"name": "voice", "kind": "script", "user": "root", "directory": "/srv", "start": "./a", "stop": "./b",
+           "process": "voice", "health": {"url": "http://127.0.0.1:2/"}}  # fmt: skip
+TIMER = {"name": "nightly", "kind": "systemd", "unit": "nightly.timer"}
+HEARD = {**UNIT, "name": "api", "unit": "api.service", "health": {"url": "http://127.0.0.1:3/"}}
+ODD = {**HEARD, "name": "odd", "unit": "odd\\x2dname.service"}
 
 
-def test_a_ground_has_the_drills_that_it_can_have() -> None:
+def can(ground: proving.Ground, plan_data: dict[str, Any], *tenants: dict[str, Any]) -> dict[str, str]:
+    """Whom each drill would strike that the ground can have; empty for nobody."""
+    names = [str(tenant["name"]) for tenant in tenants]
+    data = {**plan_data, "tenants": [*plan_data["tenants"], *tenants], "stop_order": names, "restore_order": names}
+    found = proving.faults(planfile.parse(data), ground)
+    proof = proving.Proof(ground, Path("/nowhere"), {}, found, 1.0, 1.0, print)
+    drills = {name: drill for name, drill in proving.DRILLS.items() if not proving.why_not(drill, proof)}
+    return {name: found[drill.fault].tenant if drill.fault else "" for name, drill in drills.items()}
+
+
+def test_a_ground_has_the_drills_that_it_can_have(plan_data: dict[str, Any]) -> None:
     host = proving.Host(["inv"], "shop", ["-e", "x=1"], [])
     assert host.inventory == ["-i", "inv"]
-    both = {"start": "db", "health": "db"}
-    assert can(host, both) == ["controller-killed", "runner-killed"]
-    assert can(proving.Host([], "shop", [], ["reboot"]), both) == ["controller-killed", "runner-killed", "reboot"]
+    always = {"controller-killed": "", "runner-killed": ""}
+    assert can(host, plan_data, UNIT, HEARD) == {**always, "start-fails-once": "db", "health-never": "api"}
+    assert can(host, plan_data, SCRIPTS, BOX) == {**always, "start-fails-once": "cache", "health-never": "cache"}
+    # No signal finds a script's tenant by name, a timer has no process, and a name with signs is no word of a shell.
+    assert can(host, plan_data, SCRIPTS, TIMER, ODD) == always
+    assert can(proving.Host([], "shop", [], ["reboot"]), plan_data, TIMER) == {**always, "reboot": ""}
     twin = proving.Twin(["inv"], "shop", "pr-shop")
-    assert can(twin, both) == list(proving.DRILLS)
+    every = {**always, "reboot": "", "start-fails-once": "db", "health-never": "voice"}
+    assert can(twin, plan_data, UNIT, SCRIPTS) == every
     # A timer has nothing that could fail to start, and nothing to ask.
-    assert can(twin, {}) == ["controller-killed", "runner-killed", "reboot"]
+    assert can(twin, plan_data, TIMER) == {**always, "reboot": ""}
+    proof = proving.Proof(host, Path("/nowhere"), {}, {}, 1.0, 1.0, print)
+    assert "only a unit or a container can be struck" in proving.why_not(proving.DRILLS["health-never"], proof)
     with pytest.raises(proving.Failed, match="false ended with 1"):
         proving.Host([], "shop", [], ["false"]).reboot()
 
@@ -266,9 +296,90 @@ def test_a_link_and_a_pipe_stay_what_they_are(tmp_path: Path) -> None:
     assert not Path("/dev/null").is_file()
 
 
-def test_faults_strike_who_can_have_them(plan_data: dict[str, Any]) -> None:
-    plan_data.update(stop_order=["chatterbox", "llamacpp"], restore_order=["llamacpp", "chatterbox"])
-    assert proving.targets(planfile.parse(plan_data)) == {"start": "llamacpp", "health": "chatterbox"}
-    plan_data["tenants"].append({"name": "nightly", "kind": "systemd", "unit": "nightly.timer"})
-    plan_data.update(stop_order=["nightly"], restore_order=["nightly"])
-    assert proving.targets(planfile.parse(plan_data)) == {}
+def programs(folder: Path, **scripts: str) -> dict[str, str]:
+    """An environment in which these programs are shell scripts."""
+    for name, text in scripts.items():
+        path = folder / name.replace("_", "-")
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def on_host(kind: str, data: dict[str, Any], plan_data: dict[str, Any]) -> proving.Fault:
+    plan_data["tenants"].append(data)
+    tenant = planfile.parse(plan_data).tenant(data["name"])
+    fault = proving.Host([], "shop", [], []).fault(kind, tenant)
+    assert fault is not None
+    return fault
+
+
+def test_the_first_process_of_a_real_start_is_killed(plan_data: dict[str, Any], tmp_path: Path) -> None:
+    """Whatever the unit does then: the start that was asked for has failed once."""
+    fault = on_host("start", HEARD, plan_data)
+    assert (fault.event, fault.of_tenant, fault.undo, fault.tried_again) == ("tenant_starting", True, (), False)
+    mark = tmp_path / "starting"
+    with subprocess.Popen(["sleep", "60"]) as started:
+        said = f"test -e {mark} && echo MainPID={started.pid} || echo MainPID=0\necho ControlPID=0; touch {mark}"
+        environment = programs(tmp_path, systemctl=said)
+        done = subprocess.run(["sh", "-c", fault.command], env=environment, timeout=60, check=False)
+        assert (done.returncode, started.wait(10)) == (0, -signal.SIGKILL)
+
+
+def test_a_start_without_a_process_is_missed(
+    plan_data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proving, "KILLED_S", 1)
+    environment = programs(tmp_path, systemctl="echo MainPID=0", docker="exit 1", sleep="exit 0")
+    for data in (HEARD, BOX):
+        script = on_host("start", data, plan_data).command
+        assert subprocess.run(["sh", "-c", script], env=environment, check=False).returncode == proving.MISSED
+
+
+@pytest.mark.parametrize(
+    ("data", "stop", "go_on"),
+    [
+        (HEARD, "systemctl kill --signal=STOP api.service", "systemctl kill --signal=CONT api.service"),
+        (BOX, "docker kill --signal=STOP cache-box", "docker kill --signal=CONT cache-box"),
+    ],
+)
+def test_a_real_health_page_stands_still_until_it_is_let_go(
+    plan_data: dict[str, Any], tmp_path: Path, data: dict[str, Any], stop: str, go_on: str
+) -> None:
+    fault = on_host("health", data, plan_data)
+    # Only when it has stopped: it would not stop well otherwise.
+    assert (fault.event, fault.of_tenant) == ("tenant_stopped", True)
+    told = tmp_path / "told"
+    words = f'for one; do echo "$one"; done >>{told}'
+    environment = programs(tmp_path, systemd_run=words, systemctl=f"echo systemctl $* >>{told}")
+    subprocess.run(["sh", "-c", fault.command], env=environment, check=True)
+    asked = told.read_text().splitlines()
+    unit = f"prove-rollback-{data['name']}"
+    assert f"--unit={unit}" in asked
+    # It ends by itself, and however it ends the tenant runs again.
+    assert any(word.startswith("--property=RuntimeMaxSec=") for word in asked)
+    assert f'--property=ExecStopPost=-/bin/sh -c "{go_on}"' in asked
+    assert asked[-1] == f"while :; do {stop} >/dev/null 2>&1; sleep 0.2; done"
+    subprocess.run(fault.undo, env=environment, check=True)
+    assert told.read_text().splitlines()[-1] == f"systemctl stop {unit}.service"
+
+
+def test_a_fault_that_can_not_be_ended_is_told(stage: Stage) -> None:
+    with pytest.raises(proving.Failed, match="the fault of api could not be ended"):
+        stage.proof.drop(dataclasses.replace(faults()["health"], undo=("false",)))
+    # Who was never struck has nothing to be ended; a unit that is not there is not one that still strikes.
+    stage.proof.drop(faults()["start"])
+
+
+def test_a_strike_waits_for_its_tenant(tmp_path: Path) -> None:
+    ground = Here(tmp_path)
+    journal = tmp_path / "runs" / "r" / "journal.jsonl"
+    journal.parent.mkdir(parents=True)
+    journal.write_text(json.dumps({"event": "tenant_stopped", "tenant": "db-2"}) + "\n")
+    words = ["sh", "-c", proving.STRIKE, "sh", "r", "tenant_stopped", "1", "true"]
+    assert ground.run([*words, "db"]).returncode == proving.MISSED
+    assert ground.run([*words, ""]).returncode == ground.run([*words, "db-2"]).returncode == 0
+
+
+def test_a_real_unit_that_systemd_started_again_is_no_second_try_of_ours(stage: Stage) -> None:
+    stage.proof.faults = {"start": dataclasses.replace(faults()["start"], tried_again=False, command="true")}
+    assert outcome(stage, proving.Proof.start_fails_once) == ("passed", "")
