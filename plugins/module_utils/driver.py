@@ -119,7 +119,7 @@ class _Nvml:
             return self._call("nvmlDeviceGetMemoryInfo", self._handle)
         except GpuError as err:
             if isinstance(err.__cause__, self._nvml.NVMLError_NotSupported):
-                raise GpuError(f"the driver does not tell how much memory is used: {_SHARED}") from err
+                raise GpuError(f"the driver does not report how much memory is used: {_SHARED}") from err
             raise
 
     def read(self) -> dict[str, Any]:

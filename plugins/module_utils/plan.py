@@ -31,7 +31,7 @@ STOP_GRACE_S = 15.0
 # who is missing, at the end of a start (twice), and at the end of the settle period.
 LOOKS = 4
 # A tenant that has had its time to load, and is found ill, gets so long to think better of it; and so does a manager
-# that does not tell how its tenant is.
+# that does not report its tenant's state.
 PATIENCE_S = 3.0
 # What an opening may take besides measuring the live model: prompt, containers, snapshot, marks, the runner's start.
 OPEN_S = 120.0

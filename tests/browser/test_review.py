@@ -60,7 +60,7 @@ def test_keys_judge_pair_by_pair_and_the_file_decides(
             assert page.evaluate("document.activeElement.textContent").startswith(f"Pair {at + 1} of {PAIRS}")
     assert page.evaluate("document.activeElement.id") == "h-save"
     saved = save(page, tmp_path / "judgements.json")
-    assert len(saved["judgements"]) == PAIRS
+    assert len(saved["judgments"]) == PAIRS
     found.assert_silent()
     capsys.readouterr()
     assert main(["verdict", str(run), "--review", str(tmp_path / "judgements.json")]) == 0
@@ -88,7 +88,7 @@ def test_a_judgment_can_be_changed_and_outlives_a_reload(run: Path, opened: Any,
     assert page.get_by_label("Your name").input_value() == "ann 120"
     saved = save(page, tmp_path / "judgements.json")
     assert saved["reviewer"] == "ann 120"
-    assert [(one["pair"], one["answer"]) for one in saved["judgements"]] == [
+    assert [(one["pair"], one["answer"]) for one in saved["judgments"]] == [
         ("1", "first"), ("2", "second"), ("3", "second"),
     ]  # fmt: skip
     # A second press starts over, as another reviewer.
@@ -129,7 +129,7 @@ def test_a_browser_that_keeps_nothing_says_so_and_saves_all_the_same(run: Path, 
     page.reload()
     page.keyboard.press("1")
     assert "save before you close it" in page.locator("#kept").inner_text()
-    assert len(save(page, tmp_path / "judgements.json")["judgements"]) == 1
+    assert len(save(page, tmp_path / "judgements.json")["judgments"]) == 1
 
 
 def test_on_a_phone_replies_lie_below_each_other_and_fingers_judge(run: Path, opened: Any) -> None:

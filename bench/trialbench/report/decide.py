@@ -15,7 +15,7 @@ from trialbench.report.answer import answer
 from trialbench.report.evidence import Evidence, attested, evidence
 from trialbench.report.levels import levels
 from trialbench.report.plan import Plan
-from trialbench.report.review.judgements import review as review_of
+from trialbench.report.review.judgments import review as review_of
 from trialbench.report.run import DESCRIBE, Run, read_run
 from trialbench.report.summary import Summary, summarize_run, write_summary
 from trialbench.verdict import AdherenceRule, Facts, Gate, GroundTruth, Judgment, Review, Rules, decide
@@ -27,7 +27,7 @@ def decide_folder(
     path: Path,
     *,
     judged: Mapping[str, str] | None = None,
-    judgements: Sequence[Path] = (),
+    judgments: Sequence[Path] = (),
     adherence_rule: AdherenceRule | None = None,
     ground_truth: GroundTruth | None = None,
 ) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def decide_folder(
     Args:
         path: the result folder.
         judged: `better`, `same` or `worse` than the baseline, by the name of a workload that is shown.
-        judgements: files of a blind review, which replace earlier judgments of what they are about.
+        judgments: files of a blind review, which replace earlier judgments of what they are about.
         adherence_rule: whether the share of adherent replies decides, or what it proves.
         ground_truth: requires ground truth from now on, with this result.
 
@@ -54,7 +54,7 @@ def decide_folder(
             " `trialbench show` tells how the host came back"
         )
     summary = summarize_run(run)
-    found = review_of(run, judgements) if judgements else None
+    found = review_of(run, judgments) if judgments else None
     facts, rules = _settled(run, summary, judged or {}, adherence_rule, ground_truth, found)
     decision, told = decide(facts, rules), answer(run, summary, facts, rules)
     document = {

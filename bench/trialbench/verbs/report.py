@@ -114,7 +114,7 @@ def _verdict(options: argparse.Namespace) -> int:
     decision = decide_folder(
         options.dir,
         judged=pairs(options.judge, "--judge", "NAME=better|same|worse"),
-        judgements=options.review,
+        judgments=options.review,
         adherence_rule=options.adherence_rule,
         ground_truth=options.ground_truth,
     )

@@ -57,7 +57,8 @@ def test_inputs_and_logs_are_there_to_ask_again(golden):
     assert {"prompt.txt", "prompt_source.py", "camera.jpg"} <= {p.name for p in (golden.folder / "inputs").iterdir()}
     for path in (golden.folder / "inputs").glob("session-*.json"):
         assert schemas.validate(json.loads(path.read_text(encoding="utf-8")), "session") == []
-    labels = {row["image"]: row for row in csv.DictReader((SCENES / "labels.csv").open(encoding="utf-8", newline=""))}
+    with (SCENES / "labels.csv").open(encoding="utf-8", newline="") as lines:
+        labels = {row["image"]: row for row in csv.DictReader(lines)}
     asked = json.loads((golden.folder / "inputs" / "scenes.json").read_text(encoding="utf-8"))
     assert sorted(Path(scene["image"]).name for scene in asked) == sorted(labels)
     for scene in asked:

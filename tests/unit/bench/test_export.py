@@ -162,7 +162,7 @@ def test_each_schema_holds_for_something_that_exists() -> None:
     # What comes in, what a command prints, and the other two questions' own files (tests of their rooms).
     others = {"workload", "documents", "proof", "worker-reply", "worker-request"}
     # What a browser saves for a person.
-    others |= {"judgements"}
+    others |= {"judgments"}
     others |= {"claim", "ground-truth", "oracle", "prompts", "roster", "tokenizer-oracle", "tolerances"}
     assert {*FILES.values()} | others == set(schemas.names())
 

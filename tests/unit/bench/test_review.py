@@ -20,7 +20,7 @@ from trialbench import stats
 from trialbench.cli import main
 from trialbench.errors import UsageError
 from trialbench.report.decide import decide_folder
-from trialbench.report.review.judgements import review
+from trialbench.report.review.judgments import review
 from trialbench.report.review.key import NAME, Key, draw, earlier, read
 from trialbench.report.review.page import link, write_review
 from trialbench.report.review.pairs import NO_REPLY, pairs
@@ -193,7 +193,7 @@ def saved(run: Path, said: dict[str, str], name: str = "judgements.json", /, **c
         "review": key.review,
         "reviewer": "ann",
         "saved": "2026-11-30T12:00:00.000Z",
-        "judgements": [{"pair": pair, "answer": answer} for pair, answer in said.items()],
+        "judgments": [{"pair": pair, "answer": answer} for pair, answer in said.items()],
     }
     path = run.parent / name
     path.write_text(json.dumps(document | changes), encoding="utf-8")
@@ -365,7 +365,7 @@ def give(run: Path) -> Give:
     write_review(run)
 
     def judged(path: Path, said: dict[str, str]) -> dict[str, Any]:
-        return decide_folder(path, judgements=[saved(path, said)])
+        return decide_folder(path, judgments=[saved(path, said)])
 
     return judged
 
@@ -406,7 +406,7 @@ def test_a_margin_of_ties_counts_where_it_was_written_down_before(run: Path) -> 
     said = answers(read(run / NAME), lambda at, work: "same")
     # Who raises or lowers it after the page was made changes nothing.
     (run / "plan.json").write_text(json.dumps(plan | {"review_ties_percent": None}))
-    found = decide_folder(run, judgements=[saved(run, said)])
+    found = decide_folder(run, judgments=[saved(run, said)])
     assert (found["verdict"], found["facts"]["describe"]) == ("REJECT", "same")
     assert "by at least 60 % ties" in " ".join(found["reasons"])
 
@@ -420,7 +420,7 @@ def test_nav_is_judged_where_the_review_shows_something(run: Path, folders: Modu
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     write_review(run)
     said = answers(read(run / NAME), lambda at, work: "candidate" if work == "describe" else "baseline")
-    found = decide_folder(run, judgements=[saved(run, said)])
+    found = decide_folder(run, judgments=[saved(run, said)])
     assert found["facts"]["judgments"] == {"nav": "worse"}
     assert (found["verdict"], found["facts"]["describe"]) == ("REJECT", "better")
     assert decide_folder(run)["facts"]["judgments"] == {"nav": "worse"}
@@ -432,7 +432,7 @@ def test_several_reviewers_count_by_majority_and_their_agreement_is_told(run: Pa
     for name, stop in (("ann", 18), ("bob", 14), ("cat", 4)):
         said = answers(key, lambda at, work, stop=stop: "candidate" if at < stop else "baseline", only="describe")
         files.append(saved(run, said, f"{name}.json", reviewer=name))
-    found = decide_folder(run, judgements=files[:2])
+    found = decide_folder(run, judgments=files[:2])
     assert found["facts"]["review"]["agreement"] == {
         "raters": 2,
         "n": 18,
@@ -442,7 +442,7 @@ def test_several_reviewers_count_by_majority_and_their_agreement_is_told(run: Pa
     # Where one says either, it is a tie.
     work = found["facts"]["review"]["workloads"]["describe"]
     assert (work["wins"], work["losses"], work["ties"]) == (14, 0, 6)
-    found = decide_folder(run, judgements=files)
+    found = decide_folder(run, judgments=files)
     work = found["facts"]["review"]["workloads"]["describe"]
     assert (work["wins"], work["losses"], work["ties"]) == (14, 4, 2)
     told = "3 reviewers agree in 48 % of 18 pairs, kappa "
@@ -451,7 +451,7 @@ def test_several_reviewers_count_by_majority_and_their_agreement_is_told(run: Pa
 
 def test_several_reviewers_without_a_pair_in_common(run: Path, give: Give) -> None:
     files = [saved(run, {pair: "same"}, f"{pair}.json", reviewer=pair) for pair in "12"]
-    found = decide_folder(run, judgements=files)
+    found = decide_folder(run, judgments=files)
     assert "2 reviewers judged no pair in common" in " ".join(found["reasons"])
 
 
@@ -463,11 +463,11 @@ Spoil = Callable[[dict[str, Any]], Any]
     [
         ({"run": "another"}, ["expected judgments of the run", ONE, "found those of another", "folder of that run"]),
         ({"review": "f" * 16}, ["expected judgments of the review", "f" * 16, "another key", "beside the key"]),
-        ({"judgements": []}, ["at least one judgment, found none", "judge the pairs"]),
-        ({"judgements": [{"pair": "22", "answer": "same"}]}, ["judgements[0]", "a pair from 1 to 21", "'22'", "again"]),
-        ({"judgements": [{"pair": "1", "answer": "same"}] * 2}, ["judgements[1]", "every pair once", "pair 1 again"]),
-        ({"judgements": [{"pair": "1", "answer": "left"}]}, ["judgements[0].answer", "first", "'left'"]),
-        ({"judgements": [{"pair": 1, "answer": "same"}]}, ["judgements[0].pair", "expected"]),
+        ({"judgments": []}, ["at least one judgment, found none", "judge the pairs"]),
+        ({"judgments": [{"pair": "22", "answer": "same"}]}, ["judgments[0]", "a pair from 1 to 21", "'22'", "again"]),
+        ({"judgments": [{"pair": "1", "answer": "same"}] * 2}, ["judgments[1]", "every pair once", "pair 1 again"]),
+        ({"judgments": [{"pair": "1", "answer": "left"}]}, ["judgments[0].answer", "first", "'left'"]),
+        ({"judgments": [{"pair": 1, "answer": "same"}]}, ["judgments[0].pair", "expected"]),
         ({"format": 2}, ["format", "expected"]),
         ({"reviewer": " "}, ["reviewer", "expected"]),
         ({"more": 1}, ["more"]),
@@ -505,7 +505,7 @@ def test_a_reviewer_counts_once(run: Path, give: Give) -> None:
     files = [saved(run, {"1": answer}, f"{answer}.json") for answer in ("first", "second")]
     for twice in (files, [files[0], files[0]]):
         with pytest.raises(UsageError, match=r"one file of each reviewer, found 'ann' here and in .*first\.json"):
-            decide_folder(run, judgements=twice)
+            decide_folder(run, judgments=twice)
 
 
 def test_judgments_need_their_key(run: Path, give: Give) -> None:
@@ -513,20 +513,20 @@ def test_judgments_need_their_key(run: Path, give: Give) -> None:
     key = (run / NAME).read_text()
     (run / NAME).unlink()
     with pytest.raises(UsageError, match=r"review-key\.json: expected the key .* found none: `trialbench report DIR`"):
-        decide_folder(run, judgements=[path])
+        decide_folder(run, judgments=[path])
     (run / NAME).write_text(key)
     samples = run / "samples" / "describe-candidate.jsonl"
     samples.write_text(samples.read_text().replace("Number 9", "Number nine"))
     with pytest.raises(UsageError, match="found that of others: they changed after the page was made"):
-        decide_folder(run, judgements=[path])
+        decide_folder(run, judgments=[path])
     write_review(run)
     with pytest.raises(UsageError, match="the replies have changed since"):
-        decide_folder(run, judgements=[path])
+        decide_folder(run, judgments=[path])
 
 
 def test_one_judgment_of_a_workload_is_enough(run: Path, give: Give) -> None:
     with pytest.raises(UsageError, match="--judge describe=better: expected one judgment of describe, found --review"):
-        decide_folder(run, judged={"describe": "better"}, judgements=[saved(run, {"1": "same"})])
+        decide_folder(run, judged={"describe": "better"}, judgments=[saved(run, {"1": "same"})])
 
 
 def test_what_a_key_says_is_by_its_replies(run: Path, give: Give) -> None:

@@ -25,7 +25,7 @@ NAMES = [
     "ground-truth",
     "hold",
     "journal",
-    "judgements",
+    "judgments",
     "oracle",
     "plan",
     "prompts",

@@ -72,7 +72,7 @@
     document.getElementById("h-save").focus();
   };
   const write = () => {
-    const judgements = pairs
+    const judgments = pairs
       .filter((pair) => id(pair) in state.answers)
       .map((pair) => ({ pair: id(pair), answer: state.answers[id(pair)] }));
     const saved = {
@@ -81,14 +81,14 @@
       review: main.dataset.review,
       reviewer: state.name.trim() || state.made,
       saved: new Date().toISOString(),
-      judgements,
+      judgments,
     };
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([`${JSON.stringify(saved, null, 1)}\n`], { type: "application/json" }));
     link.download = "judgements.json";
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-    told.textContent = `Saved ${judgements.length} of ${pairs.length} judgments as judgements.json.`;
+    told.textContent = `Saved ${judgments.length} of ${pairs.length} judgments as judgements.json.`;
   };
   const startOver = () => {
     if (!asked) {

@@ -18,7 +18,7 @@ from trialbench.verdict import Review, Reviewed, reviewed
 
 
 @dataclass(frozen=True)
-class Judgements:
+class Judgments:
     """What one reviewer said, by the id of a pair."""
 
     path: Path
@@ -34,7 +34,7 @@ def review(run: Run, files: Sequence[Path]) -> Review:
             twice, or is of a reviewer whose file was given already.
     """
     key = _key(run)
-    found: list[Judgements] = []
+    found: list[Judgments] = []
     for path in files:
         one = _read(path, key, run)
         twice = next((other for other in found if other.reviewer == one.reviewer), None)
@@ -63,8 +63,8 @@ def _key(run: Run) -> Key:
     return key
 
 
-def _read(path: Path, key: Key, run: Run) -> Judgements:
-    document: dict[str, Any] = schemas.read(path, "judgements", "judgments as review.html saves them")
+def _read(path: Path, key: Key, run: Run) -> Judgments:
+    document: dict[str, Any] = schemas.read(path, "judgments", "judgments as review.html saves them")
     if document["run"] != key.run:
         raise UsageError(
             f"{path}: expected judgments of the run {key.run}, found those of {document['run']}: give them with the"
@@ -78,16 +78,16 @@ def _read(path: Path, key: Key, run: Run) -> Judgements:
             " Judge the review.html beside the key"
         )
     answers: dict[str, Answer] = {}
-    for at, one in enumerate(document["judgements"]):
+    for at, one in enumerate(document["judgments"]):
         name = one["pair"]
         if key.turn(name) is None:
             raise UsageError(
-                f"{path}: judgements[{at}]: expected a pair from 1 to {len(key.pairs)}, found {name!r}: save the file"
+                f"{path}: judgments[{at}]: expected a pair from 1 to {len(key.pairs)}, found {name!r}: save the file"
                 " again on the page"
             )
         if name in answers:
             raise UsageError(
-                f"{path}: judgements[{at}]: expected every pair once, found pair {name} again: save the file again on"
+                f"{path}: judgments[{at}]: expected every pair once, found pair {name} again: save the file again on"
                 " the page"
             )
         answers[name] = one["answer"]
@@ -95,10 +95,10 @@ def _read(path: Path, key: Key, run: Run) -> Judgements:
         raise UsageError(
             f"{path}: expected at least one judgment, found none: judge the pairs of review.html, then save again"
         )
-    return Judgements(path, document["reviewer"].strip(), answers)
+    return Judgments(path, document["reviewer"].strip(), answers)
 
 
-def _tally(key: Key, found: Sequence[Judgements]) -> dict[str, Reviewed]:
+def _tally(key: Key, found: Sequence[Judgments]) -> dict[str, Reviewed]:
     """What the reviewers say of each workload; by majority where several judged a pair."""
     tally: dict[str, Reviewed] = {}
     for name in dict.fromkeys(one.workload for one in (*key.pairs, *key.identical)):
@@ -111,7 +111,7 @@ def _tally(key: Key, found: Sequence[Judgements]) -> dict[str, Reviewed]:
     return tally
 
 
-def _majority(turn: Turn, found: Sequence[Judgements]) -> str | None:
+def _majority(turn: Turn, found: Sequence[Judgments]) -> str | None:
     """Whose reply most of those who judged the pair call better; `same` where as many say either."""
     winners: list[Side | None] = [turn.winner(one.answers[turn.id]) for one in found if turn.id in one.answers]
     if not winners:
@@ -120,7 +120,7 @@ def _majority(turn: Turn, found: Sequence[Judgements]) -> str | None:
     return "same" if ahead == 0 else "candidate" if ahead > 0 else "baseline"
 
 
-def _agreement(key: Key, found: Sequence[Judgements]) -> stats.Agreement | None:
+def _agreement(key: Key, found: Sequence[Judgments]) -> stats.Agreement | None:
     """How far reviewers agree on the pairs that all of them judged; None for a single one."""
     if len(found) < 2:
         return None
