@@ -16,6 +16,7 @@ from trialbench import stats
 from trialbench.measure.sample import Sample
 from trialbench.measure.summary import by_question
 from trialbench.report.plan import Workload
+from trialbench.show.text import counted
 
 Finding = Literal["better", "worse", "not_shown"]
 WORDS: dict[Finding, str] = {"better": "right more often", "worse": "right less often", "not_shown": "not shown"}
@@ -164,6 +165,7 @@ def _text(scenes: int, agree: int, labeled: Labeled | None) -> str:
     pairs, difference = labeled.all, labeled.difference
     return (
         f"right in {pairs.candidate} of {pairs.scenes} scenes, the baseline in {pairs.baseline}:"
-        f" {WORDS[labeled.finding]} ({pairs.wins} wins, {pairs.losses} losses, p = {pairs.p:.2g};"
+        f" {WORDS[labeled.finding]} ({counted(pairs.wins, 'win')}, {counted(pairs.losses, 'loss', 'losses')},"
+        f" p = {pairs.p:.2g};"
         f" difference {difference.low * 100:+.0f} to {difference.high * 100:+.0f} points); {agreement}"
     )

@@ -248,8 +248,10 @@ def _to_judge(run: Run) -> list[str]:
         return []
     options = " ".join(f"--judge {work.name}=better" for work in waiting)
     return [
-        *(f"read samples/{work.candidate}.jsonl beside samples/{work.baseline}.jsonl" for work in waiting),
-        f"then say which is better: trialbench verdict DIR {options} (or same, or worse)",
+        "judge blind: open review.html, which `trialbench report DIR` writes",
+        "then: trialbench verdict DIR --review judgements.json",
+        *(f"or read samples/{work.candidate}.jsonl beside samples/{work.baseline}.jsonl" for work in waiting),
+        f"and say which is better: trialbench verdict DIR {options} (or same, or worse)",
     ]
 
 

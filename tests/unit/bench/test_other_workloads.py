@@ -38,6 +38,10 @@ def run(tmp_path: Path) -> Path:
     return folders.three(tmp_path / "run")
 
 
+BLIND = [
+    "judge blind: open review.html, which `trialbench report DIR` writes",
+    "then: trialbench verdict DIR --review judgements.json",
+]
 BOTH = "--judge describe=better --judge obstacle=better"
 NAV, DESCRIBE = Workload("nav"), Workload("describe")
 
@@ -89,15 +93,16 @@ def test_what_decides_decides_and_everything_shown_is_to_be_judged(run: Path) ->
         " `trialbench verdict DIR --judge describe=... --judge obstacle=...`"
     )
     assert summary_of(run)["restore"]["next"] == [
-        "read samples/describe-candidate.jsonl beside samples/describe-baseline.jsonl",
-        "read samples/obstacle-candidate.jsonl beside samples/obstacle-baseline.jsonl",
-        f"then say which is better: trialbench verdict DIR {BOTH} (or same, or worse)",
+        *BLIND,
+        "or read samples/describe-candidate.jsonl beside samples/describe-baseline.jsonl",
+        "or read samples/obstacle-candidate.jsonl beside samples/obstacle-baseline.jsonl",
+        f"and say which is better: trialbench verdict DIR {BOTH} (or same, or worse)",
     ]
 
 
 def test_judgments_hold_until_they_are_replaced(run: Path) -> None:
     assert decide_folder(run, judged={"obstacle": "better"})["verdict"] == "PENDING_REVIEW"
-    assert summary_of(run)["restore"]["next"][0].startswith("read samples/describe-candidate.jsonl")
+    assert summary_of(run)["restore"]["next"][2].startswith("or read samples/describe-candidate.jsonl")
     assert main(["verdict", str(run), "--judge", "describe=same"]) == 0
     found = read_json(run / "verdict.json")
     assert (found["verdict"], found["facts"]["describe"]) == ("ADOPT", "same")

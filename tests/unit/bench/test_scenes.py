@@ -301,7 +301,7 @@ def test_several_questions_are_told_in_every_output(folders: ModuleType, tmp_pat
     # Repeats are identical, so they are worth twenty questions, which prove no 95 %.
     assert "not proved by 20 questions" in found["verdict.json"]
     assert "59 at this share would decide" in found["verdict.json"]
-    sentence = "right in 18 of 20 scenes, the baseline in 19: not shown (1 wins, 2 losses"
+    sentence = "right in 18 of 20 scenes, the baseline in 19: not shown (1 win, 2 losses"
     for name in ("summary.json", "verdict.json", "show", "report.html"):
         assert sentence in found[name], name
     assert "Answers by scene" in found["show"]
