@@ -158,7 +158,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         for name in left:
             self._display.warning(f"harvest of {run}: {name} was left on the host")
         for name in left_out:
-            self._display.warning(f"harvest of {run}: {name} was left out: no plain file with a plain name")
+            self._display.warning(f"harvest of {run}: {name} was left out: it is not a plain file with a plain name")
         self._display.display(f"  harvested {counted(len(files), 'file')} of {run} to {dest}")
         return {**result, "changed": True, "files": files, "left_out": sorted(left + left_out), "dest": str(dest)}
 

@@ -147,6 +147,7 @@ def test_decision_5_over_the_limit_the_trial_ends(
     plan: plans.Plan, make_runner: Callable[[plans.Plan], tuple[runner.Runner, Card]], state: journal.State
 ) -> None:
     watching, card = make_runner(plan)
+    state.open(journal.Mark(plan.run, watching.epoch, "boot", "now", "ann"))
     watching.server, watching.trying = probes.identify(os.getpid()), True
     watching.drained_mib = 4000
     state.renew()
@@ -322,9 +323,9 @@ def test_decision_10_phase_0_comes_before_anything_is_touched() -> None:
     # What comes before the trial looks at the tags and the inventory; an assertion asks no host.
     for first in (tags, before):
         [asked] = yaml.safe_load((PLAYBOOKS / first["ansible.builtin.import_playbook"]).read_text(encoding="utf-8"))
-        assert set(asked) == {"name", "hosts", "gather_facts", "tasks"}
+        assert set(asked) - {"vars"} <= {"name", "hosts", "gather_facts", "tasks"}
         assert asked["gather_facts"] is False
-        assert [set(task) & {"ansible.builtin.assert"} for task in asked["tasks"]] == [{"ansible.builtin.assert"}]
+        assert all("ansible.builtin.assert" in task for task in asked.get("tasks", []))
     assert play["gather_facts"] is False
     assert not {"pre_tasks", "roles", "handlers", "ignore_errors", "force_handlers"} & set(play)
 

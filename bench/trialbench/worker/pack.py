@@ -24,7 +24,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 # The parts of trialbench that serve an engine. Measuring, verdict and report are not included.
 _OURS = (
     *("__init__.py", "credentials.py", "errors.py", "files.py", "options.py", "urls.py"),
-    *("show/__init__.py", "show/junit.py", "show/terminal.py"),
+    *("show/__init__.py", "show/junit.py", "show/terminal.py", "show/text.py"),
     *("config/*.py", "engines/*.py", "engines/llama/*.py", "worker/*.py"),
     *("verbs/__init__.py", "verbs/oneshot.py", "verbs/select.py", "verbs/worker.py"),
 )

@@ -213,7 +213,9 @@ def test_marks_are_named_before_the_numbers(folders: ModuleType, tmp_path: Path)
     assert "latency" in found["NOISY"][0]
     assert "it was late" in found["NO A2"][0]
     text = Read(report_html(run)).text
-    assert text.index("TAINTED") < text.index("PARTIAL") < text.index("NOISY") < text.index("latency p50")
+    assert text.index("the numbers are tainted") < text.index("fits: ") < text.index("latency p50")
+    badges = text[text.index("TAINTED") :]
+    assert badges.index("PARTIAL") < badges.index("NOISY") < badges.index("Numbers")
 
 
 def test_files_that_could_not_be_used_are_named(folders: ModuleType, tmp_path: Path) -> None:
@@ -575,7 +577,7 @@ def test_a_page_that_grows_too_large_is_made_again_with_less(
 ) -> None:
     run = folders.hostile(tmp_path / "run")
     whole = len(report_html(run))
-    monkeypatch.setattr(html, "MAX_BYTES", whole // 2)
+    monkeypatch.setattr("trialbench.report.html.report.MAX_BYTES", whole // 2)
     assert len(report_html(run)) < whole
 
 

@@ -265,7 +265,7 @@ def test_a_closed_standard_stream_ends_quietly(verb: str, closed: str) -> None:
     [
         ("report {run} --out -", "0<&- 1>&-", "", "/dev/stdout\n"),
         ("report {run} --out -", "| head -c 15", "<!doctype html>", ""),
-        ("show {run}", "| head -c 3", "202", ""),
+        ("show {run}", "| head -c 3", "Ver", ""),
         ("compare {run} --html -", "2>&- | head -c 15", "<!doctype html>", ""),
     ],
 )

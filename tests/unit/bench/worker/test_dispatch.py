@@ -150,7 +150,7 @@ def test_events_without_an_end_are_an_error(bench: Any) -> None:
     engine.start = lambda request: Endless(engine, request, ["x"])
     outcome = bench.dispatcher(engine).serve(a_job(bench)[0])
     assert outcome.failure
-    assert outcome.failure.detail == "the engine's events ended without an end"
+    assert outcome.failure.detail == "the engine's events stopped without Done or Failed"
 
 
 def test_what_an_engine_can_t_do_is_refused_by_name_and_asked_nowhere_else(bench: Any) -> None:

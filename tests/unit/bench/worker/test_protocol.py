@@ -97,14 +97,14 @@ G = {"type": "generate", "id": 1, "prompt": "x"}
 @pytest.mark.parametrize(
     ("message", "code", "detail"),
     [
-        (b"{", "invalid_request", "no JSON"),
-        (b"\xff\xfe", "invalid_request", "no UTF-8 at byte 0"),
+        (b"{", "invalid_request", "not JSON"),
+        (b"\xff\xfe", "invalid_request", "not UTF-8 at byte 0"),
         (b"[" * 100000, "invalid_request", "nested too deeply"),
         (b"[1]", "invalid_request", "expected a JSON object, found a list"),
         (b"3", "invalid_request", "found a number"),
         (b"null", "invalid_request", "found null"),
         (b'{"type":"status","x":NaN}', "invalid_request", "NaN is not a JSON number"),
-        (b'{"x":' + b"9" * 5000 + b"}", "invalid_request", "no JSON"),
+        (b'{"x":' + b"9" * 5000 + b"}", "invalid_request", "not JSON"),
         ({}, "invalid_request", 'expected a text as "type"'),
         ({"type": 3}, "invalid_request", "one of status, generate, abort, close"),
         ({"type": "exec"}, "unknown_type", "found exec"),

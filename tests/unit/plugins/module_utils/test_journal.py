@@ -432,7 +432,7 @@ def test_closing_takes_all_words_away(state: State) -> None:
     state.close()
 
 
-@pytest.mark.parametrize("after", range(8))
+@pytest.mark.parametrize("after", range(9))
 def test_a_power_cut_while_closing_leaves_nothing_to_the_next_trial(
     state: State, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
@@ -451,12 +451,12 @@ def test_a_power_cut_while_closing_leaves_nothing_to_the_next_trial(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", cut)
-        if after < 7:
+        if after < 8:
             with pytest.raises(PowerCut):
                 state.close()
         else:
             state.close()
-    assert (state.mark() is None) == (after >= 6)
+    assert (state.mark() is None) == (after >= 7)
     state.open(Mark("run-2", 4, "boot", "later", "bob"))
     assert state.furthest() == "snapshot"
     assert state.asked("abort") == ""

@@ -149,7 +149,7 @@ BROKEN = [
     (wav(b""), "holds no audio"),
     (wav(b"\x01"), "holds no audio"),
     (wav(LARGE, encoding=7, bits=8), "encoding 7 with 8 bits"),
-    (wav(LARGE, encoding=3, bits=64), "encoding 3 with 64 bits"),
+    (wav(LARGE, encoding=3, bits=16), "encoding 3 with 16 bits"),
     (wav(LARGE, bits=12), "encoding 1 with 12 bits"),
     (wav(LARGE, encoding=0xFFFE), "encoding 65534"),
     (wav(LARGE, channels=0, block=2), "contradictory format: 0 channels"),
