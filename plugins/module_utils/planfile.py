@@ -406,7 +406,8 @@ def _shown_n(scenes: Any) -> int:
     limit = scenes.get("limit", Scenes.limit)
     limit = _from_text(int, limit) if isinstance(limit, str) else limit
     # What is no number is refused where the limit itself is read.
-    return min(SHOWN_SCENES, limit) if type(limit) is int and limit > 0 else SHOWN_SCENES
+    counts = isinstance(limit, int) and not isinstance(limit, bool) and limit > 0
+    return min(SHOWN_SCENES, limit) if counts else SHOWN_SCENES
 
 
 def _check_format(data: Any) -> None:

@@ -169,13 +169,13 @@ class _Secure(http.client.HTTPSConnection):
 
 
 class _OverHttp(urllib.request.HTTPHandler):
-    def http_open(self, request: urllib.request.Request) -> Any:
-        return self.do_open(_Plain, request)
+    def http_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(_Plain, req)
 
 
 class _OverHttps(urllib.request.HTTPSHandler):
-    def https_open(self, request: urllib.request.Request) -> Any:
-        return self.do_open(_Secure, request)
+    def https_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(_Secure, req)
 
 
 # Health pages are on the host itself: never go through a proxy from the environment.

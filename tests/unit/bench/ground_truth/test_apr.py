@@ -806,9 +806,7 @@ def test_from_the_verb_to_the_verdict(tmp_path: Path, monkeypatch: pytest.Monkey
     # No model, either.
     (work / "tiny-llama" / "apr" / "tiny-llama-int4.apr").unlink()
     assert main(["check", *arguments, "--suite", "diff", "--json", str(tmp_path / "g.json")]) == 3
-    assert "no such file, make it with `trialbench convert --runtime apr`:" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    assert "no such file, make it with `trialbench convert --runtime apr`:" in " ".join(capsys.readouterr().out.split())
     # Not there: named, and its own exit code.
     monkeypatch.setenv("APR_BINARY", str(tmp_path / "nowhere"))
     assert main(["check", *arguments]) == 4
