@@ -26,8 +26,8 @@ from ansible_collections.edgelab.model_trial.plugins.module_utils.words import A
 # XML 1.0 holds neither.
 _NO_XML = re.compile("[\ufffe\uffff]")
 _STYLE = """
-:root { color-scheme: light dark }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+:root { color-scheme: light dark; background: Canvas; color: CanvasText }
+body { background: Canvas; font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; width: 100% } td, th { text-align: left; vertical-align: top; padding: .4rem .6rem;
 border-bottom: 1px solid #8886; overflow-wrap: anywhere }
 pre { white-space: pre-wrap; margin: .3rem 0 0; font-size: .85rem }
