@@ -124,8 +124,8 @@ def test_the_first_screen_answers_should_i_switch(
     assert below == {}
     assert "fits: 6.2 of 5.5-7.5 GB" in page.locator("#verdict .lead").inner_text()
     target = page.locator("#verdict .next a").get_attribute("href")
-    assert target.startswith("#")
-    assert page.locator(target).count() == 1
+    # What is judged is judged on the page beside the report.
+    assert target == "review.html" or page.locator(target).count() == 1
 
 
 def test_the_gallery_shows_where_they_differ(reports: dict[str, Path], opened: Any) -> None:

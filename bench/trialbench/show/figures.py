@@ -10,13 +10,17 @@ from markupsafe import Markup
 
 from trialbench.show.svg import Point, Scale, coordinate, element, join, path, symbol, tick_texts
 from trialbench.show.terminal import line as fitting
-from trialbench.show.text import middle
+from trialbench.show.text import cells, middle
 
 WIDE, NARROW = 760, 350
 LEFT, RIGHT = 46.0, 12.0
 _LONGEST, _TITLE, _DESCRIPTION = 1000, 120, 1000
 # Pixels of a tick's digit, and on average of a label's letter, plain and bold, in the widest of the system's fonts.
 _DIGIT, _LETTER, _BOLD = 8.0, 7.5, 8.6
+# The widest letters, and how much wider than the average they are, in letters: a label may have nothing else. One in
+# four is in the average.
+_WIDE, _WIDER = "MW@mw%", 0.9
+_FEWEST = 8
 # Letters are this much smaller in the narrow drawing (style.css).
 _SMALL = 11.5 / 12.5
 # Between baselines: from the topmost tick up to the title, from a horizontal axis down to its ticks, to its title and
@@ -101,8 +105,20 @@ def letters(room: float, *, bold: bool = False, small: bool = False) -> int:
 
 def text(x: float, y: float, what: str, *, anchor: str = "start", kind: str = "t", room: float = math.inf) -> Markup:
     """A label whose baseline is at y; what does not fit into `room` pixels loses its middle."""
-    limit = _LONGEST if room == math.inf else letters(room, bold="strong" in kind.split(), small=room < NARROW)
-    return element("text", middle(fitting(what, _LONGEST), limit), x=x, y=y, text_anchor=anchor, class_=kind)
+    shown = fitting(what, _LONGEST)
+    if room != math.inf:
+        limit = most = letters(room, bold="strong" in kind.split(), small=room < NARROW)
+        shown = middle(shown, limit)
+        while limit > _FEWEST and _letters(shown) > most:
+            limit -= 1
+            shown = middle(shown, limit)
+    return element("text", shown, x=x, y=y, text_anchor=anchor, class_=kind)
+
+
+def _letters(shown: str) -> float:
+    """The length of a label in average letters."""
+    wide, length = sum(map(shown.count, _WIDE)), cells(shown)
+    return length + _WIDER * max(0.0, wide - length / 4)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:

@@ -19,6 +19,8 @@ _PARTS = {".css": "style", ".js": "script"}
 # Maximum length of a text, in characters; a page that grows too large uses the smaller limits.
 _LIMITS = (4000, 500, 100)
 _BRIEF, _SENTENCE = 200, 1000
+# Columns of a number with its unit, which stays on one line.
+_FIGURE = 40
 # Characters and lines of a text that are shown; the rest is behind a fold.
 _FOLDED, _FOLDED_LINES = 600, 8
 _JOINED = "\N{ZERO WIDTH JOINER}\N{VARIATION SELECTOR-16}"
@@ -61,6 +63,7 @@ def _render(template: Path, limit: int, values: dict[str, Any]) -> str:
     environment.filters["prose"] = lambda text: prose(text, min(limit, _SENTENCE))
     environment.filters["brief"] = brief
     environment.filters["counted"] = counted
+    environment.filters["figure"] = lambda text: middle(brief(text), _FIGURE)
     environment.filters["fold"] = lambda text: fold(shown(text, limit))
     style, script = _part(template, ".css"), _part(template, ".js")
     # Only this style and script are allowed, and nothing is fetched; the browser enforces both.

@@ -145,7 +145,11 @@ def ratios(rows: Sequence[tuple[str, Comparison]], *, name: str = "ratios", titl
             if row.band and _positive(row.band.low) and _positive(row.band.high):
                 left, right = scale(row.band.low), scale(row.band.high)
                 parts.append(rectangle(left, top + 17, right - left, 20, "band"))
-            parts.append(text(scale.start, top + 11, f"{shown[at]}: {says[at]}", kind="t strong"))
+            parts.append(
+                text(
+                    scale.start, top + 11, f"{shown[at]}: {says[at]}", kind="t strong", room=width - RIGHT - scale.start
+                )
+            )
             middle = top + 27
             kind = _kind(row)
             if _positive(row.low) and _positive(row.high):
@@ -221,7 +225,7 @@ def medians(rows: Sequence[tuple[str, Quantile | None, Quantile | None]]) -> Fig
         shown = apart(labels, letters(x.end - x.start, bold=True, small=width <= 500))
         for at, (_name, pair) in enumerate(known):
             top = 10 + step * at
-            parts.append(text(x.start, top + 11, shown[at], kind="t strong"))
+            parts.append(text(x.start, top + 11, shown[at], kind="t strong", room=x.end - x.start))
             for one, (kind, shape, down) in zip(pair, sides, strict=True):
                 if one is None:
                     continue
