@@ -327,6 +327,20 @@ def test_the_page_shows_each_picture_once_and_what_was_asked(run: Path, folders:
     assert len(page.encode()) < 4_000_000
 
 
+def test_pictures_without_room_are_shown_small(run: Path, folders: ModuleType) -> None:
+    Image = pytest.importorskip("PIL.Image")
+    for at in range(folders.SCENES):
+        noise = Image.effect_noise((800, 450), 90 + at)
+        noise.save(run / "inputs" / "scenes" / f"view-{at}.png")
+    assert (run / "inputs" / "scenes" / "view-0.png").stat().st_size > 150_000
+    write_review(run)
+    page = (run / "review.html").read_text(encoding="utf-8")
+    kinds = re.findall(r'<img class="camera" id="picture-\d+" src="data:image/(\w+);base64,', page)
+    assert set(kinds) == {"png", "jpeg"}
+    assert len(kinds) == folders.SCENES - len(folders.ALIKE)
+    assert len(page.encode()) < 4_000_000
+
+
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [

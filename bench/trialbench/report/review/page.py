@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from trialbench.errors import UsageError
 from trialbench.files import read_json, write_atomic
+from trialbench.report.html import thumbnail
 from trialbench.report.html.described import IMAGES, MAX_IMAGE_BYTES, asks_picture, command_path, question
 from trialbench.report.plan import Workload
 from trialbench.report.review.key import Key, keep
@@ -22,8 +23,9 @@ from trialbench.show.html import render
 NAME = "review.html"
 _TEMPLATE = Path(__file__).parent / "templates" / "review.html.j2"
 _MAX_BYTES = 3_900_000
-# Of all pictures together, so that there is room for the replies: base64 adds a third.
-_MAX_PICTURES_BYTES = 2_400_000
+# Of all pictures together, so that there is room for the replies: base64 adds a third. Those without room get a small
+# copy; the second limit holds for all of these, as data URIs.
+_MAX_PICTURES_BYTES, _MAX_SMALL_BYTES = 2_000_000, 900_000
 _HOST_FILES = {True: "scenes.json", False: "pictures.json"}
 
 
@@ -114,7 +116,7 @@ class _Album:
         self._inputs = run.path / "inputs"
         self._rows = {decides: _rows(self._inputs / name) for decides, name in _HOST_FILES.items()}
         self._ids: dict[Path, str] = {}
-        self._left = _MAX_PICTURES_BYTES
+        self._left, self._left_small = _MAX_PICTURES_BYTES, _MAX_SMALL_BYTES
 
     def _of(self, work: Workload) -> Mapping[str, Mapping[str, Any]] | None:
         return self._rows[work == self._run.plan.decider]
@@ -160,7 +162,7 @@ class _Album:
                 return "", "The picture lies outside of the run's folder."
             size = place.stat().st_size
             if size > min(self._left, MAX_IMAGE_BYTES):
-                return "", "The picture is too large for this page; it lies in the run's folder, below inputs."
+                return self._smaller(place)
             raw = place.read_bytes()
         except (OSError, ValueError):
             return "", "The run's folder does not hold the picture."
@@ -170,6 +172,14 @@ class _Album:
         self._left -= len(raw)
         # Markup: text would be truncated, and base64 needs no escaping.
         return Markup(f"data:{kind};base64,{base64.b64encode(raw).decode()}"), ""
+
+    def _smaller(self, place: Path) -> tuple[str, str]:
+        """A small copy, where the picture itself has no room."""
+        small = thumbnail.thumbnail(place).uri if thumbnail.available() else ""
+        if not small or len(small) > self._left_small:
+            return "", "The picture is too large for this page; it lies in the run's folder, below inputs."
+        self._left_small -= len(small)
+        return small, ""
 
 
 def _rows(path: Path) -> dict[str, Mapping[str, Any]] | None:
