@@ -328,9 +328,9 @@ def test_the_page_shows_each_picture_once_and_what_was_asked(run: Path, folders:
 
 
 def test_pictures_without_room_are_shown_small(run: Path, folders: ModuleType) -> None:
-    Image = pytest.importorskip("PIL.Image")
+    pillow = pytest.importorskip("PIL.Image")
     for at in range(folders.SCENES):
-        noise = Image.effect_noise((800, 450), 90 + at)
+        noise = pillow.effect_noise((800, 450), 90 + at)
         noise.save(run / "inputs" / "scenes" / f"view-{at}.png")
     assert (run / "inputs" / "scenes" / "view-0.png").stat().st_size > 150_000
     write_review(run)
