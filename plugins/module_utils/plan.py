@@ -328,7 +328,7 @@ class Slo:
 
 @dataclass(frozen=True)
 class Hook:
-    """A command that runs at the events of a trial (opened, closed, decided, restore failed): argv, never a shell line."""
+    """A command that runs when a trial opens, closes or is decided, and when a restore fails: argv, no shell line."""
 
     command: list[str]
     user: str = "nobody"
