@@ -594,7 +594,7 @@ CASES: tuple[Case, ...] = (
          extra_s=6, why="the stop is given up after its own limit"),
     Case("restarted-while-it-settles", "unit that systemd starts again", "restore", RESTORE,
          faults.killed_while_it_settles, says=("drill-held did NOT stay up",), ends="completed", by="host|playbook",
-         before=faults.held_tenant, play=with_units(faults.HELD, trial_settle_s=4), later_s=20,
+         before=faults.held_tenant, play=with_units(faults.HELD, trial_settle_s=10), later_s=30,
          extra_s=8, why="the next try comes a second later, and finds it up"),
     Case("dockerd-down", "container tenant without its engine", "restore", RESTORE,
          faults.dockerd_down_until_it_failed, ends="completed", by="host|playbook", before=faults.boxed_tenant(),
