@@ -1113,7 +1113,8 @@ def test_dead_tenants_do_not_make_it_slow(world: World, reply: Callable[..., Any
     assert time.monotonic() - began < 10
     assert list(broken) == [6, 12]
     assert "chatterbox: " in broken[6].found
-    assert "timed out" in broken[6].found
+    # Its own limit, or that of all looks together: whichever is first.
+    assert "timed out" in broken[6].found or "no answer within" in broken[6].found
 
 
 def test_a_hanging_command_breaks_its_contract_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
