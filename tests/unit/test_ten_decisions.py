@@ -326,6 +326,8 @@ def test_decision_10_phase_0_comes_before_anything_is_touched() -> None:
         assert set(asked) - {"vars"} <= {"name", "hosts", "gather_facts", "tasks"}
         assert asked["gather_facts"] is False
         assert all("ansible.builtin.assert" in task for task in asked.get("tasks", []))
+        # A play without tasks refuses by its hosts, which no tag skips.
+        assert asked.get("tasks") or "mandatory" in asked["hosts"]
     assert play["gather_facts"] is False
     assert not {"pre_tasks", "roles", "handlers", "ignore_errors", "force_handlers"} & set(play)
 
