@@ -30,7 +30,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any, ClassVar, Protocol
 
-from . import identity, probes, run, units
+from . import identity, probes, run, sockets, units
 from .gpu import Holder
 from .journal import private
 from .owners import Ports
@@ -1158,16 +1158,45 @@ def strangers(tenant: Tenant, listeners: Iterable[Listener], host: Host) -> str:
 
 
 def _held(item: Listener, host: Host) -> str:
-    uid = probes.uid(item.pid, host.proc)
-    user = str(uid)
-    with contextlib.suppress(KeyError, TypeError):
-        user = pwd.getpwuid(uid).pw_name  # type: ignore[arg-type]  # None where it is gone: a TypeError
+    user = _user(probes.uid(item.pid, host.proc))
     return f"port {item.port} is held by PID {item.pid} (user {user}, {item.command or 'gone'})"
 
 
+def _user(uid: int | None) -> str:
+    with contextlib.suppress(KeyError, TypeError):
+        return pwd.getpwuid(uid).pw_name  # type: ignore[arg-type]  # None where it is gone: a TypeError
+    return str(uid)
+
+
 def foreign(tenant: Tenant) -> str:
-    """`strangers` on this host, as of now."""
-    return strangers(tenant, probes.listeners(ports=ports(tenant)), HERE)
+    """`strangers` on this host, as of now, and sockets whose holder is hidden."""
+    held = probes.listeners(ports=ports(tenant))
+    return strangers(tenant, held, HERE) or (_hidden(tenant) if any(not item.pid for item in held) else "")
+
+
+def _hidden(tenant: Tenant) -> str:
+    """A socket on the tenant's ports that no process is seen to hold, in words; empty if there is none.
+
+    A socket that is on its way to another process, or registered with io_uring, is in nobody's list of descriptors,
+    and answers all the same. Only root sees every list. The kernel's own sockets are root's.
+    """
+    if os.geteuid() != 0:
+        return ""
+    trusted = {0, _uid(tenant.user)} if tenant.user else {0}
+
+    def look() -> list[sockets.Socket]:
+        here = [item for item in sockets.listening(ports(tenant)) if item.uid not in trusted]
+        seen = {holder.inode for holder in sockets.holders([item.inode for item in here])} if here else set()
+        return [item for item in here if item.inode not in seen]
+
+    before = look()
+    if before:
+        # The socket of a process that ends is closed a moment after its descriptors.
+        time.sleep(POLL_S)
+    for item in look() if before else ():
+        if item in before:
+            return f"port {item.port} is held by a process that can't be seen (user {_user(item.uid)})"
+    return ""
 
 
 def look(tenant: Tenant) -> Condition:

@@ -956,6 +956,38 @@ def test_a_stranger_on_its_port_is_no_tenant(server: Any, monkeypatch: pytest.Mo
     assert f"port {server.port} is held by PID {os.getpid()} (user " in condition.found
 
 
+def on_its_way(held: socket.socket) -> tuple[socket.socket, socket.socket]:
+    """Send a socket to another process that does not take it; its sender closes its own descriptor."""
+    ends = socket.socketpair()
+    socket.send_fds(ends[0], [b"x"], [held.fileno()])
+    held.close()
+    return ends
+
+
+@pytest.mark.parametrize(
+    ("uid", "user", "told"), [(65534, "", True), (65534, "robot", True), (4711, "robot", False), (0, "", False)]
+)
+def test_a_listener_that_hides_is_a_stranger(monkeypatch: pytest.MonkeyPatch, uid: int, user: str, told: bool) -> None:
+    """In nobody's list of descriptors; a connection to it succeeds."""
+    asked = sockets.listening
+    monkeypatch.setattr(sockets, "listening", lambda *ports: [dataclasses.replace(i, uid=uid) for i in asked(*ports)])
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(tenants, "_uid", lambda _user: 4711)
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen()
+    tenant = dataclasses.replace(UNIT, user=user, port=listening.getsockname()[1])
+    ends = on_its_way(listening)
+    try:
+        socket.create_connection(("127.0.0.1", tenant.port), 1).close()
+        found = tenants.foreign(tenant)
+        assert ("is held by a process that can't be seen (user " in found) == told
+        assert told or not found
+    finally:
+        for end in ends:
+            end.close()
+
+
 # Begun and not ended.
 
 
