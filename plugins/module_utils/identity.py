@@ -99,8 +99,8 @@ class Before:
 
     ``process`` and ``family`` (the process and its descendants) belong to this boot; they are empty after a reboot.
     ``kin`` says what its process looked like: program, working directory, argv; ``others`` are processes that looked
-    the same and did not belong to the tenant. ``output`` is the file that it printed to. ``environment`` includes
-    values, so it must never be shown.
+    the same and did not belong to the tenant. ``output`` is the file that it printed to. ``substate`` is systemd's
+    second word for the state of its unit. ``environment`` includes values, so it must never be shown.
     """
 
     process: ProcessId | None = None
@@ -109,6 +109,7 @@ class Before:
     kin: Kin | None = None
     others: tuple[ProcessId, ...] = ()
     output: str = ""
+    substate: str = ""
     environment: Mapping[str, str] | None = field(default=None, repr=False)
 
 

@@ -28,7 +28,8 @@ def take(plan: Plan, card: gpu.Card | None) -> dict[str, Any]:
         ``{"tenants": {name: {running, healthy, pid, start_ticks, vram_mib, vram_pids, scopes, found}}, "used_mib",
         "holders", "gpu": {name, driver}, "system": {kernel}, "surroundings"}``; ``vram_mib`` is None where the driver
         does not tell, and ``surroundings`` is what `surroundings.take` found.
-        Tenants with commands of their own have ``identity``, ``kin``, ``family``, ``others`` and ``output`` besides.
+        Tenants with commands of their own have ``identity``, ``kin``, ``family``, ``others`` and ``output`` besides,
+        and units ``substate``.
 
     Raises:
         TenantError: a tenant's manager does not know it, or does not report its state.
@@ -105,6 +106,7 @@ def _recalled(tenant: Tenant, facts: Mapping[str, Any], values: Mapping[str, Any
         kin=(look[0], look[1], tuple(look[2])) if look else None,
         others=processes("others"),
         output=facts.get("output", ""),
+        substate=facts.get("substate", ""),
         environment=values.get(tenant.name),
     )
     return identity.Known(**{**vars(tenant), "before": before})

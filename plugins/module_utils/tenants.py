@@ -493,8 +493,18 @@ class Systemd(_Managed):
         ended = _has_ended(pid, host)
         found = f"unit {unit} is {facts['ActiveState']} ({facts.get('SubState', 'unknown')})"
         found += f", but PID {pid} has ended" if ended else f" with a job in the queue ({job})" if job else ""
-        up = facts["ActiveState"] in _UP and not job and not ended
+        hollow = self._hollow(facts)
+        found += f", {hollow}" if hollow else ""
+        up = facts["ActiveState"] in _UP and not (job or ended or hollow)
         return Seen(_runs(facts), up, probes.identify(pid, host.proc), found)
+
+    def _hollow(self, facts: Mapping[str, str]) -> str:
+        """Why an active unit does no work: with ``RemainAfterExit=`` it stays active when its processes have ended."""
+        ran = self.before.substate == "running" and facts.get("SubState") == "exited"
+        return "and its processes, which ran before the trial, have ended" if ran else ""
+
+    def facts(self, _process: ProcessId | None) -> dict[str, Any]:
+        return {"substate": unit_facts(self.tenant.unit).get("SubState", "")}
 
     def age_s(self) -> float:
         facts = unit_facts(self.tenant.unit)
@@ -544,7 +554,10 @@ class Systemd(_Managed):
 
     def ended(self, scope: str) -> str:
         facts = unit_facts(self.tenant.unit)
-        return "" if _runs(facts) else f"its unit is {facts['ActiveState']} ({facts.get('Result')})"
+        hollow = self._hollow(facts)
+        if _runs(facts) and not hollow:
+            return ""
+        return ", ".join(filter(None, (f"its unit is {facts['ActiveState']} ({facts.get('Result')})", hollow)))
 
     def words(self, log: Path) -> str:
         argv = ["journalctl", "-u", self.tenant.unit, "-n", str(_LOG_LINES), "--no-pager", "-o", "cat"]

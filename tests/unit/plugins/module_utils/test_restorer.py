@@ -2173,6 +2173,24 @@ def test_a_unit_without_a_process_is_stopped_and_comes_back(world: World) -> Non
     is_whole(world)
 
 
+@pytest.mark.parametrize("boots", [False, True])
+def test_a_unit_that_remains_active_when_its_program_has_ended_is_not_back(
+    world_of: WorldOf, plan_data: dict[str, Any], boots: bool
+) -> None:
+    """`RemainAfterExit=`, and no health page: its state alone would say that it is up."""
+    del plan_data["tenants"][0]["health"]
+    world = settling(world_of, plan_data)
+    model = world.services["llamacpp"]
+    if boots:
+        world.reboot()
+    world.start("llamacpp", by="somebody")
+    model.says = {"SubState": "exited", "MainPID": 0}
+    restore(world, "boot" if boots else "host")
+    # It was ended and started again, as one that runs and is ill.
+    assert world.done("stop", "start")[-3:] == [("stop", "llamacpp"), ("start", "llamacpp"), ("start", "chatterbox")]
+    is_whole(world)
+
+
 # Whatever takes as long as it may, a restore ends within its bound.
 
 
