@@ -2191,6 +2191,18 @@ def test_a_unit_that_remains_active_when_its_program_has_ended_is_not_back(
     is_whole(world)
 
 
+def test_who_comes_back_as_another_after_a_boot_keeps_the_mark(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process is the one from before, and what a restore starts has to be who it was."""
+    robot = identity.Identity(1000, 1000, [27], "system.slice", 0, 0, {}, {}, None)
+    first = world.services["chatterbox"].pid
+    monkeypatch.setattr(identity, "own_groups", lambda _uid: None)
+    monkeypatch.setattr(identity, "read", lambda pid: robot if pid == first else dataclasses.replace(robot, groups=[0]))
+    measured(world)
+    world.reboot()
+    assert "but its identity has changed: groups [1000, 0], were [1000, 27]" in incomplete(world, "boot")
+    assert world.up("chatterbox")
+
+
 # Whatever takes as long as it may, a restore ends within its bound.
 
 
