@@ -342,8 +342,20 @@ class Restorer:
             time.sleep(min(SETTLE_POLL_S, left_s))
         for name, why in untold.items():
             self.note_unsettled(name, why, began)
-        if not untold:
+        doubled = [tenant.name for tenant in self.ours if self.doubled(tenant)]
+        if not untold and not doubled:
             self.journal.write("settled", duration_s=round(time.monotonic() - began, 3))
+
+    def doubled(self, tenant: Tenant) -> bool:
+        """Whether a tenant runs twice, because another party has started it, too; which one is right is unknown."""
+        copies = ""
+        with contextlib.suppress(*TROUBLE):
+            copies = tenants.of(tenant).copies()
+        if copies:
+            self.note(f"{tenant.name} runs more than once: {copies}; end the one that is too many")
+            reason = f"it runs more than once: {copies}"
+            self.journal.write("not_settled", tenant=tenant.name, reason=reason, duration_s=self.plan.settle_s)
+        return bool(copies)
 
     def note_unsettled(self, name: str, why: str, began: float) -> None:
         """Note that a tenant did not stay up, or was not seen to."""

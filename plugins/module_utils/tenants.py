@@ -298,6 +298,10 @@ class Kind:
         """Processes that can't be told apart from it, in words; empty if there are none."""
         return ""
 
+    def copies(self) -> str:
+        """Copies of it that run beside one another, in words; empty where its manager allows one only."""
+        return ""
+
     def kill(self) -> None:
         """End by signal what its own stop has left; nothing where its manager does that."""
 
@@ -644,6 +648,14 @@ class _Commands(Kind):
     def twins(self, host: Host) -> str:
         heads = probes.heads(self.matches(host.proc), host.proc)
         return self._several(heads) if len(heads) > 1 else ""
+
+    def copies(self) -> str:
+        # Where others looked like it before the trial, nobody can tell one of them from a copy.
+        heads = [] if self.before.others else probes.heads(self.awaited())
+        if len(heads) > 1:
+            pids = ", ".join(str(one.pid) for one in heads)
+            return f"PIDs {pids} all look like it, and none descends from another"
+        return self.twins(HERE)
 
     def facts(self, process: ProcessId | None) -> dict[str, Any]:
         if process is None:

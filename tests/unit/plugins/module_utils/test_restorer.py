@@ -2203,6 +2203,36 @@ def test_who_comes_back_as_another_after_a_boot_keeps_the_mark(world: World, mon
     assert world.up("chatterbox")
 
 
+@pytest.mark.parametrize("how", ["script by port", "script by argv", "process"])
+def test_a_second_copy_beside_a_tenant_keeps_the_mark(
+    world_of: WorldOf, plan_data: dict[str, Any], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A watchdog or a boot unit has started it, too; it does not get the port, and lives on."""
+    world = settling(world_of, kind_of(plan_data, how))
+    voice, second = world.services["chatterbox"], probes.ProcessId(6_000_000, 1)
+    copies: list[probes.ProcessId] = []
+    world.at("tenant_healthy chatterbox", lambda: copies.append(second))
+
+    def beside(find: Callable[..., list[probes.ProcessId]]) -> Callable[..., list[probes.ProcessId]]:
+        def found(*asked: Any) -> list[probes.ProcessId]:
+            here = find(*asked)
+            return [*here, *copies] if voice.pid in [one.pid for one in here] else here
+
+        return found
+
+    monkeypatch.setattr(probes, "processes", beside(world.processes))
+    monkeypatch.setattr(identity, "alike", beside(world.alike))
+    monkeypatch.setattr(probes, "uid", lambda pid, *_proc: 1000 if pid == second.pid else world.uid(pid))
+    text = incomplete(world)
+    assert f"chatterbox runs more than once: PIDs {voice.pid}, 6000000 all " in text
+    assert "settled" not in since_restore(world)
+    pid = voice.pid
+    copies.clear()
+    restore(world)
+    assert voice.pid == pid
+    is_whole(world)
+
+
 # Whatever takes as long as it may, a restore ends within its bound.
 
 
