@@ -315,7 +315,9 @@ class Restorer:
         starts it again.
         """
         known = self.snapshot or {}
-        moved = any(e["event"] in MOVES for e in self.past) or known.get("boot_id", boot_id()) != boot_id()
+        # A journal that has lost its beginning does not say who was moved.
+        moved = any(e["event"] in MOVES for e in self.past) or not any(e["event"] == "opened" for e in self.past)
+        moved = moved or known.get("boot_id", boot_id()) != boot_id()
         # After a failure this attempt can't succeed, and the next one waits again.
         if not self.plan.settle_s or self.failures or not (started or moved):
             return

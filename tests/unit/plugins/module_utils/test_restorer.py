@@ -2233,6 +2233,19 @@ def test_a_second_copy_beside_a_tenant_keeps_the_mark(
     is_whole(world)
 
 
+def test_a_journal_that_has_lost_its_beginning_moved_somebody(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
+    """A stop may have been asked for, and ends its tenant some seconds later."""
+    world = world_of({**plan_data, "settle_s": 10.0})
+    world.open()
+    world.state.journal_path(world.plan.run).write_text("")
+    voice = world.services["chatterbox"]
+    voice.dies_at = world.clock.now + 4.0
+    text = incomplete(world)
+    assert "chatterbox did not stay up: PID" in text
+    restore(world)
+    is_whole(world)
+
+
 # Whatever takes as long as it may, a restore ends within its bound.
 
 
