@@ -301,6 +301,12 @@ def start(unit: Unit, limit_s: float) -> None:
         raise tenants.TenantError(f"{' '.join(argv)} ended with {done.rc}: {probes.printable(done.err.strip())}")
 
 
+def _ended(unit: Unit, before: str) -> bool:
+    """Whether an active unit does no work: its processes have ended, and systemd keeps it or starts it again."""
+    substate = unit.facts.get("SubState", "")
+    return substate.startswith("auto-restart") or (substate == "exited" and before.endswith("(running)"))
+
+
 def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool) -> Gone:
     """Everything that ran before and does not run now.
 
@@ -316,7 +322,7 @@ def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool) -> 
     known = units.show(_ask, before.get("units") or {})
     for name, state in (before.get("units") or {}).items():
         unit = known.get(name)
-        if unit and unit.active:
+        if unit and unit.active and not _ended(unit, state):
             continue
         words = f"unit {name} was {state} and is now {unit.state if unit else 'not known to systemd'}"
         roots = _fell_with(before, name, stopped)

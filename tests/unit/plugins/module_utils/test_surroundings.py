@@ -132,6 +132,26 @@ def test_the_difference_says_whose_it_is(world: World) -> None:
     assert (other.ours, other.deaf, len(other.others)) == ([], [], 5)
 
 
+@pytest.mark.parametrize(
+    ("then", "now", "lost"),
+    [
+        ("active (running)", ("active", "exited"), True),
+        ("active (running)", ("activating", "auto-restart"), True),
+        ("active (exited)", ("active", "exited"), False),
+        ("active (running)", ("reloading", "reload"), False),
+        ("active (running)", ("activating", "start-pre"), False),
+    ],
+)
+def test_an_active_unit_whose_processes_have_ended_is_gone(
+    world: World, then: str, now: tuple[str, str], lost: bool
+) -> None:
+    """`RemainAfterExit=` keeps it active, and `Restart=` starts it again and again."""
+    world.beside["web.service"] = beside(ActiveState=now[0], SubState=now[1])
+    found = surroundings.gone({"units": {"web.service": then}}, [], docker=False)
+    words = f"unit web.service was {then} and is now {now[0]} ({now[1]})"
+    assert found.others == ([words] if lost else [])
+
+
 def test_a_docker_that_does_not_answer_has_lost_nobody(world: World) -> None:
     world.docker.add("db", "com.example", "x", status="running")
     before = taken(world)
