@@ -75,7 +75,7 @@ class Identity:
     ``groups`` are the supplementary groups, sorted. ``limits`` maps prlimit's names to ``soft:hard``. ``cgroup`` maps
     systemd's property names to the limits of the control group, as far as they can be read. ``environment`` has the
     names of variables only, without those of the session and the invocation; it is None where the process has
-    overwritten them.
+    overwritten them. ``umask`` is None where the kernel does not tell.
     """
 
     uid: int
@@ -87,6 +87,7 @@ class Identity:
     limits: dict[str, str]
     cgroup: dict[str, str]
     environment: list[str] | None
+    umask: int | None = None
 
     def facts(self) -> dict[str, Any]:
         """Return the identity as JSON data, for the snapshot."""
@@ -132,6 +133,13 @@ def _status(pid: int, proc: Path) -> dict[str, list[int]]:
         if name in ("Uid", "Gid", "Groups"):
             found[name] = [int(word) for word in rest.split()]
     return found
+
+
+def _umask(pid: int, proc: Path) -> int | None:
+    for line in (proc / str(pid) / "status").read_text(errors="replace").splitlines():
+        if line.startswith("Umask:"):
+            return int(line.split()[1], 8)
+    return None
 
 
 def _nice(pid: int, proc: Path) -> int:
@@ -224,6 +232,7 @@ def read(pid: int, proc: Path = Path("/proc"), cgroups: Path = CGROUPS) -> Ident
             limits=_limits(pid, proc),
             cgroup=_cgroup_limits(path, cgroups),
             environment=None if known is None else sorted(known),
+            umask=_umask(pid, proc),
         )
     except (OSError, ValueError, KeyError, IndexError):
         return None
@@ -337,12 +346,16 @@ def as_user(tenant: Tenant, scope: str) -> list[str]:
 
 
 def environment_script(tenant: Tenant) -> bytes:
-    """Return shell commands that export a tenant's environment: the one from before, or its user's at login."""
+    """Return shell commands that set a tenant's environment and umask: those from before, or its user's at login."""
     known = before(tenant)
     # The environment of another user's process does not apply.
-    mine = known.environment if known.identity and known.identity.uid == _uid(tenant.user) else None
+    own = known.identity if known.identity and known.identity.uid == _uid(tenant.user) else None
+    mine = known.environment if own else None
     found = login_environment(tenant.user) if mine is None else mine
-    return b"".join(os.fsencode(f"export {name}={shlex.quote(value)}\n") for name, value in sorted(found.items()))
+    script = b"".join(os.fsencode(f"export {name}={shlex.quote(value)}\n") for name, value in sorted(found.items()))
+    umask = own.umask if own else None
+    # A program that lifts its own umask must not leave files of its start command that everybody can write.
+    return script if umask is None else script + f"umask {umask | 0o002:04o}\n".encode()
 
 
 def _uid(user: str) -> int | None:
@@ -375,6 +388,8 @@ def differences(then: Identity, now: Identity) -> list[str]:
     groups = (now.gid, now.groups)
     if groups not in ((then.gid, then.groups), own_groups(now.uid)):
         found.append(f"groups {[now.gid, *now.groups]}, were {[then.gid, *then.groups]}")
+    if then.umask is not None and now.umask is not None and then.umask & ~now.umask:
+        found.append(f"umask {now.umask:04o}, was {then.umask:04o}")
     old, new = {**then.limits, **then.cgroup}, {**now.limits, **now.cgroup}
     # Only limits that could be read on both sides are compared.
     others = sorted(key for key in old.keys() & new.keys() if new[key] != old[key])

@@ -337,9 +337,30 @@ def test_a_command_has_the_environment_of_before_and_nothing_else(monkeypatch: p
     assert "more" not in repr(tenant)
 
 
+@pytest.mark.parametrize(("before", "given"), [(0o077, "0077"), (0o022, "0022"), (0o002, "0002"), (0, "0002")])
+def test_a_command_has_the_umask_of_before(before: int, given: str) -> None:
+    """What it writes is no more open than it was; and a program that has lifted it opens nothing else to everybody."""
+    known = dataclasses.replace(VOICE, uid=os.getuid(), umask=before)
+    assert shell(voice(identity=known, environment={"PATH": os.environ["PATH"]}), "umask", []) == [given]
+
+
+def test_a_umask_is_the_kernels_word(proc: Proc) -> None:
+    proc.add(7)
+    status = proc.path / "7" / "status"
+    status.write_text(f"{status.read_text()}Umask:\t0027\n")
+    found = proc.read()
+    assert found
+    assert found.umask == 0o027
+    assert identity.recall(found.facts()) == found
+    assert identity.differences(found, dataclasses.replace(found, umask=0o022)) == ["umask 0022, was 0027"]
+    for now in (0o027, 0o077, None):
+        assert identity.differences(found, dataclasses.replace(found, umask=now)) == []
+
+
 def test_what_another_user_had_is_not_given_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A script may have become root for its service."""
-    known = dataclasses.replace(VOICE, uid=os.getuid() + 1)
+    known = dataclasses.replace(VOICE, uid=os.getuid() + 1, umask=0o077)
+    assert b"umask" not in identity.environment_script(voice(identity=known))
     assert b"VOICE" not in identity.environment_script(voice(identity=known, environment={"PATH": "/", "VOICE": "x"}))
 
 
