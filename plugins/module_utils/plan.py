@@ -129,8 +129,8 @@ class Tenant:
         asked = [one.timeout_s for one in (self.health, self.speech) if one]
         if self.kind != "container":
             return sum(asked)
-        # Two programs may tell whether a container can open the card.
-        return sum(asked) + QUESTION_S * (len(asked) + (2 if self.vram_process else 0))
+        # Two programs may tell whether a container can open the card. One that no check asks is looked at once.
+        return sum(asked) + QUESTION_S * (len(asked) + (2 if self.vram_process else 0) or 1)
 
 
 @dataclass(frozen=True)

@@ -424,11 +424,26 @@ class Restorer:
             self.note(f"it is unknown what else ran before and is gone: {err}")
             return
         # A program may choose other ports; a person who asks again has seen which.
-        for text in [*found.ours, *([] if self.repaired else found.deaf)]:
+        unsure = [*found.deaf, *self.lost()]
+        for text in [*found.ours, *([] if self.repaired else unsure)]:
             self.note(text)
-        others = [*found.others, *(found.deaf if self.repaired else [])]
+        others = [*found.others, *(unsure if self.repaired else [])]
         if others:
             self.journal.write("gone", gone=others, found="; ".join(others))
+
+    def lost(self) -> list[str]:
+        """Tenants outside the stop order that no check asks, in words, where they ran before and do not now."""
+        found = []
+        for tenant in self.plan.tenants if not self.failures else ():
+            asked = tenant.health or tenant.speech or tenant.watch_process
+            if asked or tenant.name in self.plan.restore_order or not self.before(tenant)["running"]:
+                continue
+            try:
+                if not tenants.runs(tenant):
+                    found.append(f"{tenant.name} ran before and does not run now")
+            except TROUBLE as err:
+                found.append(f"{tenant.name} ran before, and it is unknown whether it runs now: {err}")
+        return found
 
     @property
     def repaired(self) -> bool:

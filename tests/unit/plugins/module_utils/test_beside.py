@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,6 +186,22 @@ def test_what_is_gone_otherwise_is_named_and_keeps_no_mark(world: World, capsys:
     shown = capsys.readouterr().out
     assert all(words in shown for words in said)
     assert program.status(world.state)["gone"] == said
+
+
+def test_a_tenant_that_no_check_asks_keeps_the_mark_until_a_person_has_seen_it(
+    world_of: Callable[[dict[str, Any]], World], plan_data: dict[str, Any]
+) -> None:
+    """It is not the trial's to start, and was lost without a word."""
+    del plan_data["tenants"][1]["health"]
+    world = world_of(plan_data)
+    measured(world)
+    world.stop("nav", by="itself")
+    assert program.restore_now(world.state) == 1
+    assert "nav ran before and does not run now" in events(world, "restore_failed")[-1]["reason"]
+    assert not world.services["nav"].starts
+    world.state.ask("asked", "ann")
+    assert program.restore_now(world.state) == 0
+    assert "nav ran before and does not run now" in events(world, "gone")[-1]["gone"]
 
 
 def test_a_second_port_of_a_tenant_keeps_the_mark_until_a_person_has_seen_it(world: World) -> None:
