@@ -280,6 +280,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             events += found["events"]
             # The mark decides: it is removed last, after all checks have passed.
             if not found["open"]:
+                if not restored:
+                    self.expect_nobody_down()
                 event = restored[-1] if restored else {}
                 again = second_tries(events)
                 for words in again:
@@ -305,6 +307,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                     "perhaps the disk is full. On the host: df /var/lib/model-trial; journalctl -u mt-restore"
                 )
         raise AssertionError("polls never ends")
+
+    def expect_nobody_down(self) -> None:
+        """Fail if no restore says that the host is back and the journal has tenants that are down."""
+        now = self.status()
+        down = {} if now["restored_by"] else now.get("down") or {}
+        if down:
+            words = ", ".join(f"{name} since {since}" for name, since in down.items())
+            raise AnsibleActionFail(
+                printable(
+                    f"expected a restore that ends well; found the open mark ({MARK}) removed by another party, and "
+                    f"down, by the journal: {words}. On the host: sudo model-trial status; start what does not run"
+                )
+            )
 
     def status(self) -> dict[str, Any]:
         """Who holds the host."""

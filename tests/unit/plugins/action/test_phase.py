@@ -524,7 +524,7 @@ def test_a_restore_brings_its_times(stage: Any, host: Host) -> None:
 def test_a_restore_is_polled_at_its_own_pace(stage: Any, host: Host) -> None:
     host.say(is_open=False)
     result = stage.play(phase, name="restore")
-    assert host.asked[-1][1]["wait"] == "5.0"
+    assert next(options for verb, options in host.asked if verb == "poll")["wait"] == "5.0"
     assert (result["down"], result["impacts"], result["times"]) == (None, None, None)
 
 
@@ -532,6 +532,19 @@ def test_a_host_that_was_closed_meanwhile(stage: Any, host: Host) -> None:
     host.say(is_open=False)
     result = stage.play(phase, name="restore")
     assert (result["changed"], result["restored_by"]) == (True, None)
+
+
+@pytest.mark.parametrize("restored_by", [None, "ann"])
+def test_a_mark_that_is_gone_is_no_proof(stage: Any, host: Host, restored_by: str | None) -> None:
+    """Somebody has removed it while tenants are down; on a full disk a restore may have ended without a word."""
+    host.say(event(18, "restore_started", by="restorer", restored_by="ann"))
+    host.say(is_open=False)
+    host.status |= {"restored_by": restored_by, "down": {"chatterbox": "noon"}}
+    if restored_by:
+        assert stage.play(phase, name="restore")["changed"] is True
+        return
+    with pytest.raises(AnsibleActionFail, match=r"removed by another party, and down, .* chatterbox since"):
+        stage.play(phase, name="restore")
 
 
 def test_a_host_without_the_program(stage: Any, host: Host) -> None:
