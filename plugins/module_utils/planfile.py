@@ -310,6 +310,9 @@ def _check(plan: Plan) -> None:
             "the card that the tenants share (trial_gpu): a trial measures its memory; only a rehearsal works without"
         )
         _fail("gpu", expected, None)
+    if plan.rehearsal and not plan.stop_order:
+        # Its baseline may be a filling, the first tenant that stops.
+        _fail("stop_order", "a tenant that a rehearsal stops; the role verify checks a host on which none is", [])
     names = [t.name for t in plan.tenants]
     if plan.baseline.tenant not in names:
         _fail("baseline.tenant", f"one of {', '.join(names)}", plan.baseline.tenant)
