@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from ansible import context
+from ansible import constants, context
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.edgelab.model_trial.plugins.module_utils.words import counted
@@ -22,6 +22,7 @@ from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import
     UNFINISHED,
     Case,
     junit,
+    names_of,
     put,
     replaced,
     tags_refused,
@@ -40,7 +41,7 @@ def environment(sources: list[str], vault: list[str]) -> dict[str, str]:
     if sources:
         found["ANSIBLE_INVENTORY"] = ",".join(sources)
     if vault:
-        found["ANSIBLE_VAULT_PASSWORD_FILE"] = vault[0]
+        found["ANSIBLE_VAULT_IDENTITY_LIST"] = ",".join([*constants.DEFAULT_VAULT_IDENTITY_LIST, *vault])
     return found
 
 
@@ -68,7 +69,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run the suite against some hosts of the inventory."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        chosen = [str(name) for name in self._task.args.get("hosts") or []]
+        chosen = names_of(self._task.args.get("hosts")) or []
         place = Path(str(self._task.args.get("junit") or "")).expanduser().absolute()
         if not self._task.args.get("junit"):
             raise AnsibleActionFail("junit: expected a file on the controller, found nothing")
@@ -109,7 +110,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
 
     def _pytest(self, hosts: list[str], report: Path) -> subprocess.CompletedProcess[str]:
         given = [absolute(str(one)) for one in context.CLIARGS.get("inventory") or ()]
-        vault = [str(Path(one).absolute()) for one in context.CLIARGS.get("vault_password_files") or ()]
+        vault = [str(one) for one in context.CLIARGS.get("vault_ids") or ()]
+        vault += [f"default@{Path(str(one)).absolute()}" for one in context.CLIARGS.get("vault_password_files") or ()]
         words = [sys.executable, "-m", "pytest", str(SUITE), f"--hosts={','.join(hosts)}", f"--junitxml={report}"]
         words += [f"--junitprefix={NAME}"]
         # No settings of a project, and nothing written into the installed collection.

@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ansible import context
 from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Plan
 from ansible_collections.edgelab.model_trial.plugins.module_utils.planfile import PlanError, parse
@@ -25,7 +27,9 @@ from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import
     UNFINISHED,
     Case,
     Section,
+    faulty,
     junit,
+    names_of,
     page,
     put,
     tags_refused,
@@ -50,6 +54,18 @@ ARGUMENTS = ("hosts", "host", "ground", "drills", "image", "reboot", "start_limi
              "only_tags")  # fmt: skip
 
 
+# Options of this play's command line that a round on a real host needs.
+PASSED_ON = {
+    "remote_user": "--user",
+    "private_key_file": "--private-key",
+    "connection": "--connection",
+    "become_password_file": "--become-password-file",
+    "connection_password_file": "--connection-password-file",
+    "ssh_common_args": "--ssh-common-args",
+    "ssh_extra_args": "--ssh-extra-args",
+}
+
+
 class Wrong(Exception):
     """The inventory or an option can't be used; the text says why."""
 
@@ -63,18 +79,21 @@ def plan_of(found: dict[str, Any], host: str) -> Plan:
     missing = [name for name in NEEDED if name not in found]
     if missing:
         raise Wrong(f"{host}: expected {', '.join(NEEDED)} in the inventory, found no {', '.join(missing)}")
+    contracts = found.get("trial_contracts") or {}
     try:
         filled = stand_ins.fillings(found)
         data = {
             "run": "prove",
-            "host": re.sub(r"[^A-Za-z0-9._-]+", "-", host),
+            "host": host,
             "image": "",
             "tenants": found["trial_tenants"],
             "stop_order": found["trial_stop_order"],
             "restore_order": found["trial_restore_order"],
             "rehearsal": True,
             "settle_s": found.get("trial_settle_s", 10),
-            **{name: filled[f"trial_{name}"] for name in ("baseline", "candidate", "contracts", "workloads")},
+            **{name: filled[f"trial_{name}"] for name in ("baseline", "candidate", "workloads")},
+            # The page tells what of them a twin leaves out.
+            "contracts": {**filled["trial_contracts"], **contracts} if isinstance(contracts, Mapping) else contracts,
             **{name: found[f"trial_{name}"] for name in ("gpu", "limits") if found.get(f"trial_{name}")},
         }
         return parse(data)
@@ -109,21 +128,23 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         self.cases: list[Case] = []
         self.sections: list[Section] = []
         self.host = ""
+        self.under_way = INVENTORY
         try:
             if refused:
                 raise Wrong(refused)
             self.read_options()
             # From here on it takes time, and may be ended from outside. A pipeline that collects these files must never
             # find those of an earlier run.
-            self.cases = [Case(INVENTORY, "error", UNFINISHED)]
-            self.leave()
-            self.cases = []
+            self.begin(INVENTORY)
             self.prove(task_vars or {})
+            self.under_way = ""
         except Wrong as err:
             self.cases.append(Case(INVENTORY, "failure", str(err).splitlines()[0], str(err)))
+            self.under_way = ""
+        except Exception as err:  # whatever it is, it must be in the files
+            self.cases.append(faulty(self.under_way, err))
+            self.under_way = ""
         finally:
-            if not self.cases:
-                self.cases.append(Case(INVENTORY, "error", UNFINISHED))
             self.leave()
         bad = [case for case in self.cases if case.bad]
         result.update(changed=True, junit=str(self.dest / "junit.xml"), page=str(self.dest / "index.html"))
@@ -133,11 +154,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             raise AnsibleActionFail(f"{bad[0].name}: {bad[0].message}. See {result['page']}", result=result)
         return result
 
+    def begin(self, name: str) -> None:
+        """Say in the files that a case is under way: if the play is ended from outside, that is what they keep."""
+        self.under_way = name
+        self.leave()
+
     def leave(self) -> None:
-        """Write JUnit and page of what is known by now."""
+        """Write JUnit and page of what is known by now; they never pass while a case is under way."""
+        cases = [*self.cases, Case(self.under_way, "error", UNFINISHED)] if self.under_way else self.cases
         title = f"Does {self.host or 'the host'} come back?"
-        put(self.dest / "junit.xml", junit(NAME, self.cases, self.host))
-        put(self.dest / "index.html", page(title, self.cases, self.sections))
+        put(self.dest / "junit.xml", junit(NAME, cases, self.host))
+        put(self.dest / "index.html", page(title, cases, self.sections))
 
     def say(self, text: str) -> None:
         """Show a line to the person who watches."""
@@ -155,19 +182,31 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         self.ground = str(args.get("ground") or "twin")
         if self.ground not in GROUNDS:
             raise Wrong(f"prove_rollback_ground: expected one of {', '.join(GROUNDS)}, found {self.ground!r}")
-        given = self._task.args.get("start_limit_s") or 5.0
+        given = args.get("start_limit_s", 5.0)
         try:
             self.start_limit_s = float(given)
-        except ValueError:
-            raise Wrong(f"prove_rollback_start_s: expected a number of seconds, found {given!r}") from None
+        except (TypeError, ValueError):
+            self.start_limit_s = math.nan
+        if not 0 < self.start_limit_s < math.inf:
+            raise Wrong(f"prove_rollback_start_s: expected a number of seconds above 0, found {given!r}")
+        try:
+            self.keep = boolean(args.get("keep") or False)
+        except TypeError:
+            raise Wrong(f"prove_rollback_keep: expected true or false, found {args['keep']!r}") from None
+        given = args.get("reboot") or []
+        try:
+            self.reboot = shlex.split(given) if isinstance(given, str) else [str(word) for word in given]
+        except (TypeError, ValueError) as err:
+            raise Wrong(f"prove_rollback_reboot: expected a command, found {given!r}: {err}") from None
         self.drills = self.chosen()
-        self.host = self.one_host([str(name) for name in args.get("hosts") or []], str(args.get("host") or ""))
+        self.host = self.one_host(names_of(args.get("hosts")) or [], str(args.get("host") or ""))
 
     def prove(self, task_vars: dict[str, Any]) -> None:
         """The inventory, then the ground, then what is played on it."""
         found = self.variables(task_vars, self.host)
         plan = plan_of(found, self.host)
-        if self.ground == "host" and found.get(DISPOSABLE) is not True:
+        # An inventory in INI form gives texts.
+        if self.ground == "host" and str(found.get(DISPOSABLE)).lower() != "true":
             raise Wrong(
                 f"expected {DISPOSABLE}: true of {self.host} in the inventory, found {found.get(DISPOSABLE)!r}: "
                 "drills stop and kill what runs there. Nothing was done"
@@ -188,8 +227,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         given = self._task.args.get("drills")
         if given is None:
             return list(proving.DRILLS)
-        names = [one.strip() for one in given.split(",")] if isinstance(given, str) else [str(one) for one in given]
-        names = [name for name in names if name]
+        names = names_of(given)
+        if names is None:
+            raise Wrong(f"prove_rollback_drills: expected a list, or names with commas, found {given!r}")
         unknown = [name for name in names if name not in proving.DRILLS]
         if unknown:
             raise Wrong(f"prove_rollback_drills: expected some of {', '.join(proving.DRILLS)}, found {unknown[0]!r}")
@@ -243,15 +283,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             self.build(layout[0], plan, found, login, container, place)
 
         try:
+            self.begin(GROUND)
             up = proof.case(GROUND, comes_up)
             if layout:
                 self.sections.append(Section("Replaced on the twin, and so not proved", layout[0].replaced))
                 self.sections.append(Section("Left out on the twin", stand_ins.unproved(found)))
             self.play(proof, drills, up)
         finally:
-            if self._task.args.get("keep"):
+            # Without an engine, or without stand-ins, none was made.
+            if layout and self.keep:
                 self.say(f"kept: docker exec -it {container} bash; remove it by docker rm -f -v {container}")
-            else:
+            elif layout:
                 twins.remove(container)
 
     def build(
@@ -295,11 +337,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                   if name not in found and name != "trial_operator_confirms_idle"}  # fmt: skip
         if "trial_contracts" not in found:
             filled["trial_operator_confirms_idle"] = True
-        given = self._task.args.get("reboot") or []
-        reboot = shlex.split(given) if isinstance(given, str) else [str(word) for word in given]
         sources = [str(one) if "," in str(one) else str(Path(str(one)).absolute())
                    for one in context.CLIARGS.get("inventory") or ()]  # fmt: skip
-        ground = proving.Host(sources, self.host, options(), reboot)
+        ground = proving.Host(sources, self.host, options(), self.reboot)
         proof = self.proof(plan, ground, filled, plan.limits.lease_s)
 
         def answers() -> None:
@@ -308,6 +348,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 words = words_of(done.stdout + done.stderr)
                 raise proving.Failed(f"{self.host} does not answer, or sudo does not work there", words)
 
+        self.begin(GROUND)
         self.play(proof, drills, proof.case(GROUND, answers))
 
     def proof(self, plan: Plan, ground: proving.Ground, variables: dict[str, Any], lease_s: float) -> proving.Proof:
@@ -322,17 +363,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         """The rehearsal, then the drills; after a failure the others are reported as skipped."""
         if not up:
             proof.skip(REHEARSAL, NO_GROUND)
+        else:
+            self.begin(REHEARSAL)
         well = up and proof.case(REHEARSAL, proof.contracts_and_rehearsal)
-        self.leave()
         for name in drills:
             drill = proving.DRILLS[name]
             reason = proving.why_not(drill, proof) if well else UNWELL if up else NO_GROUND
             if reason:
                 proof.skip(drill.title, reason)
             else:
+                self.begin(drill.title)
                 # A host that did not come back from one drill can't show anything in the next.
                 well = proof.case(drill.title, lambda play=drill.play: play(proof))
-            self.leave()
 
 
 def plain(value: Any) -> Any:
@@ -372,9 +414,10 @@ def options() -> list[str]:
     given = context.CLIARGS
     found = [word for one in given.get("extra_vars") or () for word in ("-e", absolute(str(one)))]
     found += [word for one in given.get("vault_ids") or () for word in ("--vault-id", str(one))]
-    for name, flag in (("remote_user", "-u"), ("private_key_file", "--private-key"), ("connection", "-c")):
+    found += [f"--vault-password-file={one}" for one in given.get("vault_password_files") or ()]
+    for name, flag in PASSED_ON.items():
         if given.get(name) and not (name == "connection" and given.get(name) == "ssh"):
-            found += [flag, str(given[name])]
+            found.append(f"{flag}={given[name]}")
     return found
 
 

@@ -200,6 +200,18 @@ def _check_figures(item: Any, where: str) -> None:
             _fail(where, f"at most {MAX_PORT}", item)
 
 
+def check_figures(arguments: Mapping[str, Any]) -> None:
+    """Check the figures of a module as those of a plan.
+
+    Raises:
+        PlanError: one is below 0, or 0 or no number where that can't be meant.
+    """
+    for name, value in arguments.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            _fail(name, "a finite number", value)
+        _check_figures(value, name)
+
+
 def _check_names(names: list[str], where: str) -> None:
     if len(set(names)) != len(names):
         _fail(where, "every name once", names)
@@ -298,6 +310,9 @@ def _check(plan: Plan) -> None:
             "the card that the tenants share (trial_gpu): a trial measures its memory; only a rehearsal works without"
         )
         _fail("gpu", expected, None)
+    if plan.rehearsal and not plan.stop_order:
+        # Its baseline may be a filling, the first tenant that stops.
+        _fail("stop_order", "a tenant that a rehearsal stops; the role verify checks a host on which none is", [])
     names = [t.name for t in plan.tenants]
     if plan.baseline.tenant not in names:
         _fail("baseline.tenant", f"one of {', '.join(names)}", plan.baseline.tenant)

@@ -32,6 +32,8 @@ from .words import ACTS
 
 # A tenant's answer is untrusted: read no more of it than a health page can need.
 MAX_BODY_BYTES = 1 << 20
+# A socket refuses a time that does not fit into its clock.
+_LONGEST_S = 86_400.0
 _PART_BYTES = 1 << 16
 # A question to systemd may take this long.
 _QUESTION_S = 5.0
@@ -209,7 +211,7 @@ def fetch(
     try:
         try:
             request = urllib.request.Request(url, data=data, headers=headers)
-            with _DIRECT.open(request, timeout=timeout_s) as reply:
+            with _DIRECT.open(request, timeout=min(timeout_s, _LONGEST_S)) as reply:
                 return reply.status, _body(reply, limit)
         except urllib.error.HTTPError as err:
             # An error status is an answer like any other; reading its body may fail, too.

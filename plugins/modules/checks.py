@@ -176,6 +176,10 @@ def main() -> None:
     )
     params = module.params
     try:
+        planfile.check_figures({"settle_s": params["settle_s"]})
+    except planfile.PlanError as err:
+        module.fail_json(msg=str(err))
+    try:
         plan = planfile.parse(params["plan"]) if params["plan"] is not None else planfile.parse_site(params["site"])
     except planfile.PlanError as err:
         module.fail_json(msg=f"The plan is not usable. {err}")

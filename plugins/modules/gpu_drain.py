@@ -122,7 +122,7 @@ import dataclasses
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu
+from ansible_collections.edgelab.model_trial.plugins.module_utils import gpu, planfile
 
 
 def look(params: dict[str, Any], once: bool) -> gpu.Drained:
@@ -158,6 +158,10 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
+    try:
+        planfile.check_figures(params)
+    except planfile.PlanError as err:
+        module.fail_json(msg=str(err))
     try:
         drained = look(params, module.check_mode)
     except gpu.GpuError as err:

@@ -17,7 +17,7 @@ description:
   - The ground is a I(twin), a container that is made from the inventory with a stand-in for each tenant, or the I(host)
     itself, which the inventory must declare disposable. On a twin, nothing is done on any host of the inventory.
   - Every outcome leaves C(junit.xml) and C(index.html) in O(dest). Before anything begins, they replace those of an
-    earlier run; so does a refusal, once it is certain.
+    earlier run; so does a refusal, once it is certain. The case that is under way is an error in both until it ends.
   - The playbook C(prove_rollback.yml) sets all options from variables of their names.
 requirements:
   - Docker, for a twin

@@ -93,7 +93,7 @@ size_bytes:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgelab.model_trial.plugins.module_utils import speech
+from ansible_collections.edgelab.model_trial.plugins.module_utils import planfile, speech
 from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Speech
 
 
@@ -108,6 +108,10 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    try:
+        planfile.check_figures(module.params)
+    except planfile.PlanError as err:
+        module.fail_json(msg=str(err))
     spoken = speech.listen(Speech(**module.params))
     result = {
         "found": spoken.found,

@@ -222,7 +222,11 @@ def main() -> None:
         )
     except planfile.PlanError as err:
         module.fail_json(msg=str(err))
-    dealing = Dealing(module.params["state"], Path(module.params["log_dir"] or module.tmpdir), module.check_mode)
+    given = module.params["log_dir"]
+    # In check mode a task before this one has not made it.
+    if given and not module.check_mode and not Path(given).is_dir():
+        module.fail_json(msg=f"log_dir: expected a folder on the host, found none: {given}. Nothing was done")
+    dealing = Dealing(module.params["state"], Path(given or module.tmpdir), module.check_mode)
     try:
         for tenant in wanted:
             dealing.deal_with(tenant)

@@ -18,9 +18,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from ansible import context
+from ansible.errors import AnsibleActionFail
 from ansible_collections.edgelab.model_trial.plugins.module_utils.words import ACTS, counted
 
 # XML 1.0 holds neither.
@@ -164,13 +166,35 @@ def tags_refused() -> str:
     return f"expected no tags: this playbook has none, found {found}. Nothing was done" if found else ""
 
 
+def names_of(given: Any) -> list[str] | None:
+    """Names that were given as a list, or with commas as one text; None if they are neither."""
+    if not isinstance(given, (str, list, tuple)):
+        return None
+    names = given.split(",") if isinstance(given, str) else [str(one) for one in given]
+    return [name.strip() for name in names if name.strip()]
+
+
+def faulty(name: str, err: BaseException) -> Case:
+    """A case that could not be checked, with the words of what was raised."""
+    words = words_of(str(err))
+    return Case(name, "error", next(iter(words.splitlines()), "") or type(err).__name__, words)
+
+
 def put(path: Path, text: str) -> None:
     """Replace a file in one step; its folder is made. A link stays one; a pipe or a device is written to.
 
     Raises:
-        OSError: it can't be written, or nobody reads the pipe.
+        AnsibleActionFail: it can't be written, or nobody reads the pipe.
     """
-    content = text.encode("utf-8", "backslashreplace")
+    try:
+        _write(path, text.encode("utf-8", "backslashreplace"))
+    except OSError as err:
+        raise AnsibleActionFail(
+            f"{path}: expected a file that can be written here, found: {err.strerror}. Name another place"
+        ) from None
+
+
+def _write(path: Path, content: bytes) -> None:
     if not replaced(path):
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_NONBLOCK), "wb") as stream:
             os.set_blocking(stream.fileno(), True)

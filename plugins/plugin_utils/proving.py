@@ -23,10 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible import constants
 from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Plan, Tenant
 from ansible_collections.edgelab.model_trial.plugins.module_utils.rehearsal import second_tries
 from ansible_collections.edgelab.model_trial.plugins.plugin_utils import twins
-from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import Case, words_of
+from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import Case, faulty, words_of
 
 ROUNDS = Path(__file__).resolve().parents[2] / "playbooks" / "rounds"
 STATE = "/var/lib/model-trial"
@@ -199,9 +200,9 @@ def environment() -> dict[str, str]:
     # Known hosts are the user's business on a host; a twin's inventory brings its own options.
     roots = [str(parent) for parent in Path(__file__).parents if parent.name == "ansible_collections"]
     if roots:
-        others = found.get("ANSIBLE_COLLECTIONS_PATH", "")
-        paths = [str(Path(roots[-1]).parent), *filter(None, others.split(":")), "~/.ansible/collections"]
-        found["ANSIBLE_COLLECTIONS_PATH"] = ":".join(dict.fromkeys([*paths, "/usr/share/ansible/collections"]))
+        # Of an ansible.cfg, too: the connection of a host may be a plugin of another collection.
+        paths = [str(Path(roots[-1]).parent), *map(str, constants.COLLECTIONS_PATHS)]
+        found["ANSIBLE_COLLECTIONS_PATH"] = ":".join(dict.fromkeys(paths))
     return found
 
 
@@ -312,8 +313,8 @@ class Proof:
             found = Case(name)
         except Failed as err:
             found = Case(name, "failure", str(err), err.text)
-        except (twins.TwinError, OSError, subprocess.SubprocessError) as err:
-            found = Case(name, "error", words_of(str(err)).splitlines()[0], str(err))
+        except Exception as err:  # it is told as a case, and what rests on it is skipped
+            found = faulty(name, err)
         found = Case(found.name, found.result, found.message, found.text, round(time.monotonic() - began, 3))
         self.cases.append(found)
         self.show(f"{name}: {found.result} after {found.time_s:.1f} s{f': {found.message}' if found.message else ''}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import posixpath
 import shlex
 import shutil
 import urllib.parse
@@ -199,7 +200,10 @@ def _stand_for_unit(tenant: Tenant, layout: Layout, boots: Mapping[str, str], me
 
 def _command(tenant: Tenant, given: str, verb: str, layout: Layout) -> str:
     """The command of the inventory with a stand-in behind it, or one of our own where it is no file of the tenant's."""
-    words = shlex.split(given) if given else []
+    try:
+        words = shlex.split(given) if given else []
+    except ValueError as err:
+        raise NoStandIn(f"tenant {tenant.name}, {verb}: expected a shell's command, found {given!r}: {err}") from err
     foreground = tenant.kind == "process" and verb == "start"
     own = [PYTHON, STAND_IN, *([tenant.name, *words_of(tenant)] if foreground else [f"--{verb}", tenant.name])]
     if words and "/" in words[0]:
@@ -319,6 +323,11 @@ def _plain(tenant: Tenant) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value not in (defaults[name], None, [])}
 
 
+def _below_root(path: str) -> str:
+    """A path of the image below its root, above which ``..`` does not lead."""
+    return posixpath.normpath(f"/{path}").lstrip("/")
+
+
 def write(layout: Layout, folder: Path, login: str) -> None:
     """Write the build context of a twin's own image: ``stage/`` is what is copied over the root of the image."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -331,13 +340,13 @@ def write(layout: Layout, folder: Path, login: str) -> None:
         "/opt/twin/login": f"{login}\n",
     }
     for name, text in files.items():
-        path = stage / name.lstrip("/")
+        path = stage / _below_root(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         path.chmod(0o755 if text.startswith("#!") else 0o644)
     for owner_path in (path for _owner, path in layout.owners):
         if owner_path not in files:
-            (stage / owner_path.lstrip("/")).mkdir(parents=True, exist_ok=True)
+            (stage / _below_root(owner_path)).mkdir(parents=True, exist_ok=True)
     (stage / "opt/twin").mkdir(parents=True, exist_ok=True)
     for name in ("tenants.sh", "login.sh"):
         shutil.copy(PARTS / "stand_in" / name, stage / "opt/twin" / name)
@@ -393,12 +402,15 @@ def variables(plan: Mapping[str, Any], layout: Layout, gpu: Gpu | None) -> dict[
 
 def fillings(plan: Mapping[str, Any]) -> dict[str, Any]:
     """What the plan of a rehearsal must name and a rehearsal never asks: the candidate, and what production asks it."""
-    first = (plan["trial_stop_order"] or [""])[0]
-    candidate = plan.get("trial_candidate") or {}
-    kept = {name: candidate[name] for name in ("label", "container", "port") if name in candidate}
+    order, candidate = plan["trial_stop_order"], plan.get("trial_candidate") or {}
+    first = order[0] if isinstance(order, list) and order else ""
+    # A candidate or an order of another type is left as it is: the plan refuses it.
+    if isinstance(candidate, Mapping):
+        kept = {name: candidate[name] for name in ("label", "container", "port") if name in candidate}
+        candidate = {"label": "none", "container": "none", "gpu_access": "none", **kept}
     return {
         "trial_baseline": {"tenant": first, "url": "http://127.0.0.1:1", "label": "none"},
-        "trial_candidate": {"label": "none", "container": "none", "gpu_access": "none", **kept},
+        "trial_candidate": candidate,
         "trial_contracts": {
             "prompt": {"file": "/nowhere", "function": "none", "call": "none()"},
             "camera": "/nowhere",

@@ -97,8 +97,8 @@ def test_a_junit_file_is_asked_for(stage: Any) -> None:
 
 def test_the_suite_asks_the_plays_own_inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = check_host.environment([check_host.absolute("one,two"), check_host.absolute("inv")], ["/secret"])
+    found = check_host.environment([check_host.absolute("one,two"), check_host.absolute("inv")], ["dev@/secret"])
     assert found["ANSIBLE_INVENTORY"] == f"one,two,{tmp_path}/inv"
-    assert found["ANSIBLE_VAULT_PASSWORD_FILE"] == "/secret"
+    assert found["ANSIBLE_VAULT_IDENTITY_LIST"] == "dev@/secret"
     assert Path(found["PATH"].split(":")[0], "python3").exists()
-    assert "ANSIBLE_VAULT_PASSWORD_FILE" not in check_host.environment([], [])
+    assert "ANSIBLE_VAULT_IDENTITY_LIST" not in check_host.environment([], [])

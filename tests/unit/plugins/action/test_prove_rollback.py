@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,7 +66,35 @@ WRONG = [
     ({"a": SHOP}, {"host": "c"}, "prove_rollback_host: expected one of a, found 'c'"),
     ({"a": SHOP}, {"ground": "moon"}, "prove_rollback_ground: expected one of twin, host, found 'moon'"),
     ({"a": SHOP}, {"drills": "reboot,flood"}, "prove_rollback_drills: expected some of controller-killed, "),
-    ({"a": SHOP}, {"start_limit_s": "soon"}, "prove_rollback_start_s: expected a number of seconds, found 'soon'"),
+    (
+        {"a": SHOP},
+        {"start_limit_s": "soon"},
+        "prove_rollback_start_s: expected a number of seconds above 0, found 's",
+    ),
+    ({"a": SHOP}, {"start_limit_s": "nan"}, "expected a number of seconds above 0, found 'nan'"),
+    ({"a": SHOP}, {"start_limit_s": "inf"}, "expected a number of seconds above 0, found 'inf'"),
+    ({"a": SHOP}, {"start_limit_s": -1}, "expected a number of seconds above 0, found -1"),
+    ({"a": SHOP}, {"start_limit_s": 0}, "expected a number of seconds above 0, found 0"),
+    ({"a": SHOP}, {"start_limit_s": [5]}, "expected a number of seconds above 0, found [5]"),
+    ({"a": SHOP}, {"drills": 7}, "prove_rollback_drills: expected a list, or names with commas, found 7"),
+    ({"a": SHOP}, {"drills": {"reboot": 1}}, "expected a list, or names with commas, found {'reboot': 1}"),
+    ({"a": SHOP}, {"keep": "maybe"}, "prove_rollback_keep: expected true or false, found 'maybe'"),
+    ({"a": SHOP}, {"reboot": "it's"}, 'prove_rollback_reboot: expected a command, found "it\'s": No closing'),
+    ({"a": SHOP}, {"reboot": 7}, "prove_rollback_reboot: expected a command, found 7"),
+    ({"a": {**SHOP, "trial_candidate": "label"}}, {}, "candidate: expected a mapping with the fields of Candidate"),
+    ({"a": {**SHOP, "trial_contracts": [1]}}, {}, "contracts: expected a mapping with the fields of Contracts"),
+    ({"a": {**SHOP, "trial_contracts": {"quiet": ["x"]}}}, {}, "contracts.quiet[0]: expected a mapping"),
+    ({"a": {**SHOP, "trial_stop_order": {"api": 1}}}, {}, "stop_order: expected a list, found {'api': 1}"),
+    (
+        {"a": {**SHOP, "trial_stop_order": [], "trial_restore_order": []}},
+        {},
+        "stop_order: expected a tenant that a rehearsal stops; ",
+    ),
+    (
+        {"läd chen": SHOP},
+        {},
+        "host: expected letters, digits, dot, dash, underscore (it may name a folder), found 'läd chen'",
+    ),
     ({"a": {}}, {}, "a: expected trial_tenants, trial_stop_order, trial_restore_order in the inventory, found no "),
     ({"a": {**SHOP, "trial_tenants": "undefined"}}, {}, "a, trial_tenants: trial_tenants can't be rendered"),
     (
@@ -74,7 +103,7 @@ WRONG = [
         "restore_order: expected api after db, because api needs",
     ),
     ({"a": {**SHOP, "trial_tenants": [{**DB, "kind": "cron"}]}}, {}, "tenants[0].kind: expected one of systemd"),
-    ({"a": {**SHOP, "trial_stop_order": 7}}, {}, "a: its variables do not have the expected types"),
+    ({"a": {**SHOP, "trial_stop_order": 7}}, {}, "stop_order: expected a list, found 7"),
     ({"a": SHOP}, {"ground": "host"}, "expected trial_disposable: true of a in the inventory, found None"),
     ({"a": {**SHOP, "trial_disposable": "yes"}}, {"ground": "host"}, "found 'yes': drills stop and kill"),
 ]
@@ -184,6 +213,112 @@ def test_a_disposable_host_has_the_drills_that_it_can_have(
     assert [case["result"] for case in found["cases"]].count("passed") == 7
     again = prove(stage, folder, {"shop": {**SHOP, "trial_disposable": True}}, ground="host", reboot="docker restart x")
     assert again["cases"][5]["result"] == "passed"
+    # In an inventory in INI form it is a text.
+    prove(stage, folder, {"shop": {**SHOP, "trial_disposable": "True"}}, ground="host")
+
+
+def raises(err: BaseException) -> Any:
+    """Something that raises it, whatever it is called with."""
+
+    def fail(*_unused: Any, **_options: Any) -> None:
+        raise err
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "raised", "case", "why"),
+    [
+        (prove_rollback.stand_ins, "lay_out", KeyError("odd"), "the ground", "'odd'"),
+        (prove_rollback.stand_ins, "lay_out", ValueError(), "the ground", "ValueError"),
+        (prove_rollback.stand_ins, "unproved", TypeError("odd"), "the ground #2", "odd"),
+        (proving, "faults", IndexError("odd"), "the inventory #2", "odd"),
+        (proving.Twin, "fault", ZeroDivisionError("odd"), "the inventory #2", "odd"),
+    ],
+)
+def test_a_fault_of_our_own_is_a_case_and_never_a_pass(
+    stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch,
+    place: Any, name: str, raised: Exception, case: str, why: str,
+) -> None:  # fmt: skip
+    Played(monkeypatch)
+    monkeypatch.setattr(twins, "engine", dict)
+    monkeypatch.setattr(twins, "remove", lambda _name: None)
+    monkeypatch.setattr(prove_rollback.ActionModule, "build", lambda *_unused: None)
+    monkeypatch.setattr(place, name, raises(raised))
+    with pytest.raises(AnsibleActionFail, match=why):
+        prove(stage, folder, {"shop": SHOP})
+    assert cases(folder)[case] == ("error", why)
+
+
+def test_a_proof_that_is_ended_from_outside_never_passes(
+    stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipeline may kill the job at any moment, and collects what lies there."""
+    played = Played(monkeypatch)
+    host = {"shop": {**SHOP, "trial_disposable": True}}
+    seen: list[list[str]] = []
+
+    def look(*_unused: Any) -> None:
+        seen.append([result for result, _why in cases(folder).values()])
+
+    for name, drill in proving.DRILLS.items():
+        monkeypatch.setitem(proving.DRILLS, name, dataclasses.replace(drill, play=look))
+    monkeypatch.setattr(proving.Proof, "contracts_and_rehearsal", look)
+    prove(stage, folder, host, ground="host")
+    assert seen[0] == ["passed", "passed", "error"]
+    assert len(seen) == 5
+    assert all(results[-1] == "error" for results in seen)
+    monkeypatch.setattr(proving.Proof, "contracts_and_rehearsal", raises(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        prove(stage, folder, host, ground="host")
+    assert cases(folder)["a rehearsal"] == ("error", outcome.UNFINISHED)
+    assert not played.played
+
+
+@pytest.mark.parametrize(
+    ("options", "made", "removed"),
+    [({}, True, True), ({"keep": "false"}, True, True), ({"keep": "true"}, True, False), ({}, False, False)],
+)
+def test_a_twin_is_removed_unless_it_is_kept_or_never_was(
+    stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], made: bool, removed: bool
+) -> None:
+    """``-e prove_rollback_keep=false`` gives a text."""
+    Played(monkeypatch)
+    gone: list[str] = []
+    monkeypatch.setattr(twins, "remove", gone.append)
+    monkeypatch.setattr(prove_rollback.ActionModule, "build", lambda *_unused: None)
+    if made:
+        monkeypatch.setattr(twins, "engine", dict)
+        prove(stage, folder, {"shop": SHOP}, **options)
+    else:
+        monkeypatch.setenv("PATH", str(folder))
+        with pytest.raises(AnsibleActionFail, match="the ground: expected the docker CLI, found none on PATH"):
+            prove(stage, folder, {"shop": SHOP})
+    assert bool(gone) is removed
+    assert any("kept: " in line for line in stage.shown) is (options == {"keep": "true"})
+
+
+def test_a_folder_that_can_not_be_written_is_said(stage: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(AnsibleActionFail, match=r"junit.xml: expected a file that can be written here, found: "):
+        prove(stage, tmp_path / "file", {"shop": SHOP})
+
+
+def test_a_round_on_a_host_gets_what_this_play_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "extra_vars": ("a=1",),
+        "vault_ids": ("dev@one",),
+        "vault_password_files": ("/two",),
+        "become_password_file": "/three",
+        "ssh_common_args": "-o Port=2222",
+        "connection": "ssh",
+        "remote_user": "ops",
+    }
+    monkeypatch.setattr(prove_rollback.context, "CLIARGS", given)
+    assert prove_rollback.options() == [
+        "-e", "a=1", "--vault-id", "dev@one", "--vault-password-file=/two", "--user=ops",
+        "--become-password-file=/three", "--ssh-common-args=-o Port=2222",
+    ]  # fmt: skip
 
 
 BARE = {name: value for name, value in SHOP.items() if name != "trial_gpu"}

@@ -117,6 +117,8 @@ def test_a_host_without_a_trial_and_without_a_card(invoke: Any, check_mode: bool
         ({"site": SITE, "only": [7]}, "only: expected numbers of this host's checks: 2 (db is healthy); found 7"),
         ({"site": SITE, "only": [1]}, "check 1 does not apply: the inventory names no card (trial_gpu)"),
         ({"site": {"tenants": []}}, "tenants: expected something to check"),
+        ({"site": SITE, "settle_s": "inf"}, "settle_s: expected a finite number, found inf"),
+        ({"site": SITE, "settle_s": -1}, "settle_s: expected 0 or more, found -1.0"),
     ],
 )
 def test_what_can_not_be_checked_is_said(invoke: Any, args: dict[str, Any], words: str) -> None:

@@ -47,6 +47,22 @@ def test_it_waits_until_memory_is_free(invoke: Any, monkeypatch: pytest.MonkeyPa
     assert 0.2 <= result["duration_s"] < 10
 
 
+@pytest.mark.parametrize(
+    ("option", "given", "found"),
+    [
+        ("limit_s", "nan", "limit_s: expected a finite number, found nan"),
+        ("limit_s", "inf", "limit_s: expected a finite number, found inf"),
+        ("min_s", -1, "min_s: expected 0 or more, found -1.0"),
+        ("tolerance_mib", "-300", "tolerance_mib: expected 0 or more, found -300"),
+        ("target_mib", -1, "target_mib: expected 0 or more, found -1"),
+        ("pids", [-7], "pids[0]: expected 0 or more, found -7"),
+    ],
+)
+def test_a_figure_that_can_not_be_meant_is_refused(invoke: Any, option: str, given: Any, found: str) -> None:
+    result = invoke(gpu_drain.main, {option: given})
+    assert (result["failed"], result["msg"]) == (True, found)
+
+
 def test_the_minimum_is_kept(invoke: Any) -> None:
     assert invoke(gpu_drain.main, {"target_mib": 500, "min_s": 0.4})["duration_s"] >= 0.4
 

@@ -31,6 +31,26 @@ def test_what_came_instead_is_said(invoke: Any, server: Any, reply: Any) -> None
     assert server.asked[0][2] == b'{"text": "test one two"}'
 
 
+@pytest.mark.parametrize(
+    ("option", "given", "found"),
+    [
+        ("timeout_s", 0, "timeout_s: expected more than 0, found 0.0"),
+        ("timeout_s", -1, "timeout_s: expected more than 0, found -1.0"),
+        ("timeout_s", "nan", "timeout_s: expected a finite number, found nan"),
+        ("timeout_s", "inf", "timeout_s: expected a finite number, found inf"),
+        ("min_bytes", "-5", "min_bytes: expected 0 or more, found -5"),
+    ],
+)
+def test_a_figure_that_can_not_be_meant_is_refused(invoke: Any, option: str, given: Any, found: str) -> None:
+    result = invoke(speech_check.main, {"url": "http://127.0.0.1:9/", option: given})
+    assert (result["failed"], result["msg"]) == (True, found)
+
+
+def test_a_time_longer_than_a_sockets_is_no_fault(invoke: Any, server: Any, reply: Any, tone: Any) -> None:
+    server.routes["/say"] = reply(tone())
+    assert not invoke(speech_check.main, {"url": f"{server.url}/say", "timeout_s": 1e300})["failed"]
+
+
 def test_the_limits_are_passed_on(invoke: Any, server: Any, reply: Any, tone: Any) -> None:
     server.routes["/say"] = reply(tone(), delay_s=5.0)
     assert "timed out" in invoke(speech_check.main, {"url": f"{server.url}/say", "timeout_s": 0.2})["msg"]

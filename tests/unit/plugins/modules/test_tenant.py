@@ -98,17 +98,25 @@ def play(capsys: pytest.CaptureFixture[str]) -> Any:
     return run
 
 
-def test_services_stop_in_order(host: Host, play: Any) -> None:
-    answer = play("stopped", log_dir="/var/log/x")
+def test_services_stop_in_order(host: Host, play: Any, tmp_path: Path) -> None:
+    answer = play("stopped", log_dir=str(tmp_path))
     assert answer["changed"] is True
     assert host.order == ["stop model", "stop voice"]
-    assert host.did[0][2] == Path("/var/log/x/model.log")
+    assert host.did[0][2] == tmp_path / "model.log"
     assert answer["tenants"]["voice"] == {
         "before": "started",
         "after": "stopped",
         "duration_s": 0.25,
         "found": "PID 7",
     }
+
+
+def test_a_folder_for_logs_that_is_none_is_said_before_anything_is_done(host: Host, play: Any, tmp_path: Path) -> None:
+    answer = play("stopped", log_dir=str(tmp_path / "none"))
+    assert answer["msg"].startswith("log_dir: expected a folder on the host, found none: ")
+    assert not host.did
+    # A task before this one may make it, and does not in check mode.
+    assert play("stopped", log_dir=str(tmp_path / "none"), _ansible_check_mode=True)["moved"] == ["model", "voice"]
 
 
 def test_logs_go_with_the_modules_temporary_folder(host: Host, play: Any, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.errors import AnsibleActionFail
 from ansible_collections.edgelab.model_trial.plugins.module_utils import planfile
 from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Tenant
 from ansible_collections.edgelab.model_trial.plugins.plugin_utils import proving, twins
@@ -177,6 +178,14 @@ def test_what_could_not_be_tried_is_an_error_and_no_failure(stage: Stage) -> Non
     assert "no such container" in stage.proof.cases[-1].text
 
 
+def test_a_round_finds_the_collections_of_this_play(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where an ansible.cfg names them."""
+    monkeypatch.setattr(proving.constants, "COLLECTIONS_PATHS", ["/of/the/settings"])
+    first, *others = proving.environment()["ANSIBLE_COLLECTIONS_PATH"].split(":")
+    assert (Path(first) / "ansible_collections").is_dir()
+    assert others == ["/of/the/settings"]
+
+
 def test_a_strike_waits_for_its_moment(tmp_path: Path) -> None:
     ground = Here(tmp_path)
     journal = tmp_path / "runs" / "r" / "journal.jsonl"
@@ -285,7 +294,7 @@ def test_a_link_and_a_pipe_stay_what_they_are(tmp_path: Path) -> None:
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "data" / "file").read_text() == "new \\ud800"
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="No such device or address"):
+    with pytest.raises(AnsibleActionFail, match="expected a file that can be written here, found: No such device"):
         put(tmp_path / "pipe", "nobody reads it")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     put(tmp_path / "pipe", "new")

@@ -122,6 +122,22 @@ def test_what_has_no_stand_in_is_refused_by_name(change: dict[str, Any], message
         laid_out({**DB, **change})
 
 
+def test_a_command_that_no_shell_reads_is_refused() -> None:
+    with pytest.raises(stand_ins.NoStandIn, match="tenant voice, start: expected a shell's command, found"):
+        laid_out({**VOICE, "start": "./it's.sh"})
+
+
+def test_no_path_of_an_inventory_leads_out_of_the_image(tmp_path: Path) -> None:
+    odd = {**VOICE, "start": "../../../../start.sh"}
+    stand_ins.write(
+        laid_out(odd, {**DB, "unit": "../../../../../db.service", "directory": "/../up"}), tmp_path / "own", "root"
+    )
+    stage = tmp_path / "own" / "stage"
+    assert [(stage / name).exists() for name in ("start.sh", "db.service", "up")] == [True] * 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["own"]
+    assert sorted(path.name for path in stage.parent.iterdir()) == ["Containerfile", "stage"]
+
+
 def test_the_card_holds_what_the_band_says() -> None:
     gpu = Gpu(steady_gb=[2.0, 3.0], index=1, total_gb_min=15.0)
     two = ({**DB, "vram_process": "db"}, VOICE)
