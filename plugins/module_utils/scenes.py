@@ -14,6 +14,7 @@ import csv
 import fnmatch
 import hashlib
 import io
+import keyword
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,9 +170,12 @@ def _table(path: Path, images: dict[str, Path]) -> list[dict[str, str]]:
             raise ScenesError(
                 f"{path}: expected a column image with file names, found {', '.join(columns) or 'nothing'}"
             )
-        bad = [name for name in columns if name not in _COLUMNS and not name.isidentifier()]
+        bad = [name for name in columns if name not in _COLUMNS and not _is_argument(name)]
         if bad:
             raise ScenesError(f"{path}: expected columns named as arguments of the prompt function, found {bad[0]!r}")
+        twice = [name for name in columns if columns.count(name) > 1]
+        if twice:
+            raise ScenesError(f"{path}: expected every column once, found {twice[0]!r} again")
         for row in reader:
             if None in row or None in row.values():
                 raise ScenesError(f"{path}:{reader.line_num}: expected {len(columns)} cells, found others")
@@ -184,6 +188,11 @@ def _table(path: Path, images: dict[str, Path]) -> list[dict[str, str]]:
     except csv.Error as err:
         raise ScenesError(f"{path}:{reader.line_num}: is not CSV: {err}") from err
     return rows
+
+
+def _is_argument(name: str) -> bool:
+    # Image or Expected with a capital is one of our own, misspelled.
+    return name.isidentifier() and not keyword.iskeyword(name) and name.lower() not in _COLUMNS
 
 
 def _scene(row: dict[str, str], image: Path, path: Path) -> Scene:

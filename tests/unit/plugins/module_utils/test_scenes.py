@@ -67,6 +67,10 @@ def test_a_table_tells_what_the_pictures_are(folder: Path) -> None:
         ("", "expected a column image with file names, found nothing"),
         ("picture\nx\n", "expected a column image with file names, found picture"),
         ("image,the goal\nview 1.jpg,x\n", "arguments of the prompt function, found 'the goal'"),
+        ("image,class\nview 1.jpg,x\n", "arguments of the prompt function, found 'class'"),
+        ("image,Expected\nview 1.jpg,x\n", "arguments of the prompt function, found 'Expected'"),
+        ("image,goal,goal\nview 1.jpg,x,y\n", "every column once, found 'goal' again"),
+        ("image;goal\nview 1.jpg;x\n", "a column image with file names, found image;goal"),
         (
             "image\nview 9.jpg\n",
             "labels.csv:2: expected a picture of its folder that fits the pattern, found 'view 9.jpg'",
