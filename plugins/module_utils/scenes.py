@@ -16,6 +16,7 @@ import hashlib
 import io
 import keyword
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ def find(wanted: Scenes, folder: Path) -> list[Scene]:
         ScenesError: the folder or its table can't be read, or there are fewer than two scenes.
     """
     images = _images(folder, wanted.pattern)
+    # A pattern such as * fits the table, too.
+    images.pop(wanted.labels, None)
     rows = _table(folder / wanted.labels, images) if wanted.labels else []
     named = {row["image"] for row in rows}
     found = [_scene(row, images[row["image"]], folder / wanted.labels) for row in rows]
@@ -163,6 +166,8 @@ def _table(path: Path, images: dict[str, Path]) -> list[dict[str, str]]:
     if len(raw) > MAX_TABLE_BYTES:
         raise ScenesError(f"{path}: expected at most {MAX_TABLE_BYTES >> 20} MiB, found more")
     rows = []
+    # A name with accents can be spelled in two ways that look alike.
+    spelled = {unicodedata.normalize("NFC", name): name for name in images}
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         columns = reader.fieldnames or []
@@ -179,12 +184,15 @@ def _table(path: Path, images: dict[str, Path]) -> list[dict[str, str]]:
         for row in reader:
             if None in row or None in row.values():
                 raise ScenesError(f"{path}:{reader.line_num}: expected {len(columns)} cells, found others")
-            if row["image"] not in images:
+            image = row["image"]
+            if image not in images:
+                image = spelled.get(unicodedata.normalize("NFC", image), "")
+            if not image:
                 raise ScenesError(
                     f"{path}:{reader.line_num}: expected a picture of its folder that fits the pattern, "
                     f"found {row['image']!r}"
                 )
-            rows.append(row)
+            rows.append({**row, "image": image})
     except csv.Error as err:
         raise ScenesError(f"{path}:{reader.line_num}: is not CSV: {err}") from err
     return rows

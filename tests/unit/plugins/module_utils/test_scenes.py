@@ -95,6 +95,18 @@ def test_a_table_that_is_no_text(folder: Path) -> None:
         found(folder, labels="labels.csv")
 
 
+def test_a_name_with_accents_is_found_in_either_spelling(folder: Path) -> None:
+    (folder / "tu\u0308r.jpg").write_bytes(picture(6))
+    told = {scene.id: scene.expected for scene in found(folder, "image,id,expected\nt\u00fcr.jpg,door,left large\n")}
+    assert told["door"] == "left large"
+    assert len(told) == 6
+
+
+def test_the_table_is_no_picture(folder: Path) -> None:
+    (folder / "notes.txt").unlink()
+    assert len(scenes.check(found(folder, "image\nview 1.jpg\n", pattern="*"))) == 5
+
+
 def test_one_picture_is_no_scenes(folder: Path) -> None:
     with pytest.raises(scenes.ScenesError, match=r"at least two pictures like view 1\.jpg, found 1"):
         found(folder, pattern="view 1.jpg")
