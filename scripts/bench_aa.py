@@ -36,7 +36,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench_server import CAMERA, MODELS, NAV_PROMPT, ROOT, BenchError, Server, end_in_order, say, split_cpus
+from bench_server import CAMERA, MODELS, NAV_PROMPT, ROOT, BenchError, Server, end_in_order, say, split_cpus, told
 
 if TYPE_CHECKING:
     from trialbench.measure.sample import Sample
@@ -250,20 +250,13 @@ def main() -> int:
     )
     options = parser.parse_args()
     out = options.out or ROOT / "build" / f"bench-aa{'-scenes' if options.scenes else ''}.json"
-    from trialbench.files import write_json
-
     end_in_order()
     try:
         document = measure(options.runs, scenes=options.scenes)
     except (BenchError, subprocess.TimeoutExpired) as error:
         say(f"bench-aa: {error}")
         return 2
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, document)
-    for row in document["targets"]:
-        print(f"  {'ok    ' if row['ok'] else 'MISSED'} {row['what']:<32} {row['found']:>6} (limit {row['limit']:g})")
-    print(f"\n{out}")
-    return 0 if all(row["ok"] for row in document["targets"]) else 1
+    return told(document, out, 32)
 
 
 if __name__ == "__main__":

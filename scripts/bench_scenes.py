@@ -34,7 +34,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench_server import NAV_PROMPT, ROOT, BenchError, end_in_order, say
+from bench_server import NAV_PROMPT, ROOT, BenchError, end_in_order, say, told
 
 RUNS, SCENES, REPLY_MS = 3, 60, 40.0
 SAMPLES, WARMUP, CACHED = 100, 3, 20
@@ -188,8 +188,8 @@ def measure(runs: int, scenes: int, reply_ms: float) -> dict[str, Any]:
         for number in range(1, runs + 1):
             one.append(window_s(url, folder, scenes=False))
             many.append(window_s(url, folder, scenes=True))
-            told = [f"{took:.2f} s (processor {cpu:.2f} s)" for took, cpu in (one[-1], many[-1])]
-            say(f"{number}/{runs}: one scene {told[0]}, {scenes} scenes {told[1]}")
+            last = [f"{took:.2f} s (processor {cpu:.2f} s)" for took, cpu in (one[-1], many[-1])]
+            say(f"{number}/{runs}: one scene {last[0]}, {scenes} scenes {last[1]}")
     return {
         "format": 1,
         "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -212,20 +212,13 @@ def main() -> int:
     parser.add_argument("--reply-ms", type=float, default=REPLY_MS, help="time of a reply (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench-scenes.json")
     options = parser.parse_args()
-    from trialbench.files import write_json
-
     end_in_order()
     try:
         document = measure(options.runs, options.scenes, options.reply_ms)
     except BenchError as error:
         say(f"bench-scenes: {error}")
         return 2
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.out, document)
-    for row in document["targets"]:
-        print(f"  {'ok    ' if row['ok'] else 'MISSED'} {row['what']:<40} {row['found']:>7} (limit {row['limit']:g})")
-    print(f"\n{options.out}")
-    return 0 if all(row["ok"] for row in document["targets"]) else 1
+    return told(document, options.out, 40)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "tests" / "fixtures" / "models"
@@ -39,6 +40,19 @@ class BenchError(Exception):
 def say(text: str) -> None:
     """A line of progress."""
     print(text, file=sys.stderr, flush=True)
+
+
+def told(document: dict[str, Any], out: Path, width: int) -> int:
+    """Write a benchmark's document, print its targets, the names `width` wide; returns the exit code."""
+    from trialbench.files import write_json
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, document)
+    for row in document["targets"]:
+        word = "ok    " if row["ok"] else "MISSED"
+        print(f"  {word} {row['what']:<{width}} {row['found']:>7} (limit {row['limit']:g})")
+    print(f"\n{out}")
+    return 0 if all(row["ok"] for row in document["targets"]) else 1
 
 
 def image_id() -> str:

@@ -102,8 +102,8 @@ def reviewed(wins: int, losses: int, ties: int, pairs: int, ties_percent: float 
     if p < 1 - stats.CONFIDENCE:
         finding = "better" if wins > losses else "worse"
     elif ties_percent is not None:
-        # A pair is a question. By the lower bound: three ties of three prove little.
-        low = stats.bounded(ties, judged, judged, judged).one_sided_low
+        # A pair is a question. By the lower bound: three ties of three prove little, and one says nothing about others.
+        low = stats.bounded(ties, judged, judged, judged if judged > 1 else None).one_sided_low
         finding = "same" if low is not None and low * 100 >= ties_percent else finding
     needed = stats.sign_test_needs(wins, losses) if finding == "not_shown" else None
     # As many ties among those that are still to come as among these.

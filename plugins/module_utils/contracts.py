@@ -597,6 +597,10 @@ def _camera(plan: Plan, _host: Host) -> _Finding:
     except scenes.ScenesError as err:
         return _Finding(False, str(err))
     labeled = sum(bool(scene.expected) for scene in drawn)
+    if plan.accuracy_not_worse_by is not None and not labeled:
+        # After the window nothing else could be said than that it is not known.
+        needed = "accuracy_not_worse_by needs scenes with the right answer"
+        return _Finding(False, f"{needed}, found none in {len(drawn)} scenes of {folder}")
     return _Finding(True, f"{found.found}; {len(drawn)} scenes of {folder}, {labeled} of them with the right answer")
 
 

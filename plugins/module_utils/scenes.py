@@ -14,7 +14,9 @@ import csv
 import fnmatch
 import hashlib
 import io
+import keyword
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,8 @@ def find(wanted: Scenes, folder: Path) -> list[Scene]:
         ScenesError: the folder or its table can't be read, or there are fewer than two scenes.
     """
     images = _images(folder, wanted.pattern)
+    # A pattern such as * fits the table, too.
+    images.pop(wanted.labels, None)
     rows = _table(folder / wanted.labels, images) if wanted.labels else []
     named = {row["image"] for row in rows}
     found = [_scene(row, images[row["image"]], folder / wanted.labels) for row in rows]
@@ -162,6 +166,8 @@ def _table(path: Path, images: dict[str, Path]) -> list[dict[str, str]]:
     if len(raw) > MAX_TABLE_BYTES:
         raise ScenesError(f"{path}: expected at most {MAX_TABLE_BYTES >> 20} MiB, found more")
     rows = []
+    # A name with accents can be spelled in two ways that look alike.
+    spelled = {unicodedata.normalize("NFC", name): name for name in images}
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         columns = reader.fieldnames or []
@@ -169,21 +175,32 @@ def _table(path: Path, images: dict[str, Path]) -> list[dict[str, str]]:
             raise ScenesError(
                 f"{path}: expected a column image with file names, found {', '.join(columns) or 'nothing'}"
             )
-        bad = [name for name in columns if name not in _COLUMNS and not name.isidentifier()]
+        bad = [name for name in columns if name not in _COLUMNS and not _is_argument(name)]
         if bad:
             raise ScenesError(f"{path}: expected columns named as arguments of the prompt function, found {bad[0]!r}")
+        twice = [name for name in columns if columns.count(name) > 1]
+        if twice:
+            raise ScenesError(f"{path}: expected every column once, found {twice[0]!r} again")
         for row in reader:
             if None in row or None in row.values():
                 raise ScenesError(f"{path}:{reader.line_num}: expected {len(columns)} cells, found others")
-            if row["image"] not in images:
+            image = row["image"]
+            if image not in images:
+                image = spelled.get(unicodedata.normalize("NFC", image), "")
+            if not image:
                 raise ScenesError(
                     f"{path}:{reader.line_num}: expected a picture of its folder that fits the pattern, "
                     f"found {row['image']!r}"
                 )
-            rows.append(row)
+            rows.append({**row, "image": image})
     except csv.Error as err:
         raise ScenesError(f"{path}:{reader.line_num}: is not CSV: {err}") from err
     return rows
+
+
+def _is_argument(name: str) -> bool:
+    # Image or Expected with a capital is one of our own, misspelled.
+    return name.isidentifier() and not keyword.iskeyword(name) and name.lower() not in _COLUMNS
 
 
 def _scene(row: dict[str, str], image: Path, path: Path) -> Scene:

@@ -122,7 +122,7 @@ def test_the_first_screen_answers_should_i_switch(
     ends |= {f"tile {at}": box.bounding_box() for at, box in enumerate(page.locator(".facts > div").all()[:4])}
     below = {name: box for name, box in ends.items() if box["y"] + box["height"] > height}
     assert below == {}
-    assert "fits: 6.2 of 5.5-7.5 GB" in page.locator("#verdict .lead").inner_text()
+    assert "fits: 6.2 of 5.5-7.5\N{NO-BREAK SPACE}GB" in page.locator("#verdict .lead").inner_text()
     target = page.locator("#verdict .next a").get_attribute("href")
     # What is judged is judged on the page beside the report.
     assert target == "review.html" or page.locator(target).count() == 1

@@ -151,7 +151,7 @@ def remarks(segment: SegmentSummary) -> list[str]:
         found.append(f"{cut} cut by max_tokens" + (", not adherent" if segment.adherence else ""))
     slow = segment.flags.get("contract_timeout")
     if slow:
-        found.append(f"{slow} not read: the contract's regular expression took too long")
+        found.append(f"{slow} not read: the contract's regular expression, or production's parser, took too long")
     if segment.cut_off:
         found.append(f"{segment.cut_off} cut off by the time limit or a signal")
     if segment.cache.as_asked is False:

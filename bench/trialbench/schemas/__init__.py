@@ -136,7 +136,7 @@ def _check(value: Any, schema: Any, root: dict[str, Any], path: tuple[str | int,
         if all(attempts):
             # The branch that got furthest into the value, with the fewest problems there, explains best what is wrong.
             yield from max(attempts, key=lambda found: (max(len(problem.path) for problem in found), -len(found)))
-        return
+            return
     if "const" in schema and not _same(value, schema["const"]):
         yield Problem(path, _show(schema["const"]), _show(value))
     if "enum" in schema and not any(_same(value, entry) for entry in schema["enum"]):

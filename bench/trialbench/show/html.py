@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from trialbench.show.terminal import line, screen
-from trialbench.show.text import counted, middle
+from trialbench.show.text import counted, middle, together
 
 _HERE = Path(__file__).parent / "templates"
 _PARTS = {".css": "style", ".js": "script"}
@@ -61,6 +61,7 @@ def _render(template: Path, limit: int, values: dict[str, Any]) -> str:
         finalize=put,
     )
     environment.filters["prose"] = lambda text: prose(text, min(limit, _SENTENCE))
+    environment.filters["together"] = together
     environment.filters["brief"] = brief
     environment.filters["counted"] = counted
     environment.filters["figure"] = lambda text: middle(brief(text), _FIGURE)

@@ -30,6 +30,9 @@ _VOWEL = re.compile("[\u1160-\u11ff\ud7b0-\ud7ff]")
 _HALF, _MADE, _MOST_MADE = "\0", 0xF0000, 0x1FFFE
 # A size in a text, and what is said once where the first one stands.
 GIGABYTE, GIGABYTE_IS = re.compile(r"\bGB\b"), "1 GB is 1024 MiB"
+# Before the unit of a number, where no line breaks; and what stands for that blank while lines are broken.
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|(?:GB|MiB|ms|s|Hz|tok/s|points?)(?!\w)))")
+_NO_BREAK, _TIED = "\N{NO-BREAK SPACE}", "\1"
 _BARS = "▁▂▃▄▅▆▇█"
 # Marks a sparkline bar with at least one failed sample.
 _FAILED = "x"
@@ -67,6 +70,11 @@ def _ratio(value: float) -> str:
 def counted(count: int, what: str, plural: str = "") -> str:
     """`1 outlier`, `2 outliers`; `what` is the singular, `plural` is given where it needs more than an s."""
     return f"{count} {what if count == 1 else plural or what + 's'}"
+
+
+def together(text: str) -> str:
+    """`text` for a place that breaks its lines: every number stays with its unit."""
+    return _UNIT.sub(_NO_BREAK, text)
 
 
 def width() -> int:
@@ -245,9 +253,9 @@ def wrap(text: str) -> str:
 
 def _wrap_line(line: str) -> str:
     indent = " " * min(12, len(line) - len(line.lstrip(" ")))
-    filled, made = _filled(line.strip(" "))
+    filled, made = _filled(_UNIT.sub(_TIED, line.strip(" ")))
     wrapped = textwrap.wrap(filled, width() - 4, initial_indent=indent, subsequent_indent=f"{indent}    ")
-    return "\n".join(wrapped).replace(_HALF, "").translate(made)
+    return "\n".join(wrapped).replace(_HALF, "").replace(_TIED, " ").translate(made)
 
 
 def _filled(text: str) -> tuple[str, dict[int, str]]:

@@ -224,18 +224,34 @@ def _parsed(text: str, path: Path) -> Any:
         # The trial writes JSON, which needs no YAML parser: that saves 30 ms of the window.
         try:
             return json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}: is not JSON: {error}") from error
     import yaml
 
     try:
-        return yaml.safe_load(text)
+        found = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UsageError(f"{path}{line}: is not YAML: {error.problem}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         # Bytes that YAML forbids, a date such as 2026-02-31, brackets without end.
         raise UsageError(f"{path}: is not YAML: {str(error).splitlines()[0]}") from error
+    if _holds_itself(found, set(), set()):
+        raise UsageError(f"{path}: expected a value for every anchor, found one that is within itself")
+    return found
+
+
+def _holds_itself(value: object, above: set[int], done: set[int]) -> bool:
+    """Whether a list or mapping of YAML is an entry of its own, at any depth."""
+    if not isinstance(value, (dict, list)) or id(value) in done:
+        return False
+    if id(value) in above:
+        return True
+    above.add(id(value))
+    found = any(_holds_itself(one, above, done) for one in (value.values() if isinstance(value, dict) else value))
+    above.remove(id(value))
+    done.add(id(value))
+    return found
 
 
 def _mapping(document: Any, path: Path) -> dict[str, Any]:

@@ -17,10 +17,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import re
 import signal
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import FrameType
 from typing import Any, NoReturn, TypeAlias
 
@@ -28,13 +31,16 @@ from trialbench import schemas
 
 # Production may not split lines at U+2028; here "one line" means no line break of any kind.
 _LINE_BREAK = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
-_WORD = re.compile(r"\w+(?:-\w+)*")
+# With the sign and the point of a number: "-1" and "1.5" are no "1". Not with the underscores of _emphasis_.
+_WORD = re.compile(r"(?:(?<![\w.])-(?=\d))?[^\W_]+(?:(?:[-_'\u2019]|(?<=\d)\.(?=\d))[^\W_]+)*")
 _FENCE = re.compile(r"```[\w-]*\s*\n(.*)\n\s*```", re.DOTALL)
 _JSON_STARTS = re.compile(r"[\[{]")
 # A reply with more beginnings of JSON than this holds no one value.
 _MOST_STARTS = 20
 # Processor time for one regular expression on one reply; usual ones take microseconds.
 MATCH_S = 0.05
+# And for production's parser, which may import on its first call.
+OWN_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ Contract: TypeAlias = Words | Fits | Matches | Calls | OwnParser
 class Parsed:
     """The meaning of a reply. `strategy` is 1, 2 or 3; if no strategy reads it, `strategy` and `words` are None.
 
-    `in_time`: False where a regular expression took longer than it may.
+    `in_time`: False where a regular expression or production's parser took longer than it may.
     """
 
     strategy: int | None
@@ -123,12 +129,12 @@ def _by_words(text: str, contract: Words) -> Parsed:
     exact = _exact(text, contract)
     if exact is not None:
         return Parsed(1, exact)
-    tokens = _WORD.findall(text.casefold())
+    tokens = _tokens(text)
     found = [_only(tokens, allowed) for allowed in contract.words]
     chosen = tuple(word for word in found if word is not None)
     if len(chosen) < len(found):
         return _NOT_READ
-    in_order = _adjacent(tokens, [token for word in chosen for token in _tokens(word)])
+    in_order = _adjacent(tokens, tuple(token for word in chosen for token in _tokens(word)))
     return Parsed(2 if in_order and not _LINE_BREAK.search(text) else 3, chosen)
 
 
@@ -146,27 +152,31 @@ def _exact(text: str, contract: Words) -> tuple[str, ...] | None:
     return ways.get(len(text))
 
 
-def _tokens(word: str) -> tuple[str, ...]:
-    return tuple(word.casefold().split())
+@lru_cache(maxsize=256)
+def _tokens(text: str) -> tuple[str, ...]:
+    """The words of a reply, or of a word of the contract, which is read in the same way."""
+    # Letters with accents can be spelled in two ways.
+    return tuple(_WORD.findall(unicodedata.normalize("NFC", text.casefold())))
 
 
-def _only(tokens: Sequence[str], allowed: Iterable[str]) -> str | None:
+def _only(tokens: tuple[str, ...], allowed: Iterable[str]) -> str | None:
     """The one word of a list that occurs in `tokens`; None when none or several do.
 
     Of two words at one place the longer one counts: `turn left` is no `left`.
     """
-    longest_first = sorted(allowed, key=lambda word: -len(_tokens(word)))
+    # What is made of signs alone can only be matched exactly.
+    longest_first = sorted(filter(_tokens, allowed), key=lambda word: -len(_tokens(word)))
     present: set[str] = set()
     at = 0
     while at < len(tokens):
-        here = [word for word in longest_first if tuple(tokens[at : at + len(_tokens(word))]) == _tokens(word)]
+        here = [word for word in longest_first if tokens[at : at + len(_tokens(word))] == _tokens(word)]
         width = len(_tokens(here[0])) if here else 1
         present |= {word for word in here if len(_tokens(word)) == width}
         at += width
     return present.pop() if len(present) == 1 else None
 
 
-def _adjacent(tokens: Sequence[str], words: Sequence[str]) -> bool:
+def _adjacent(tokens: tuple[str, ...], words: tuple[str, ...]) -> bool:
     """Whether `words` are adjacent and in order in `tokens`."""
     width = len(words)
     return any(tokens[at : at + width] == words for at in range(len(tokens) - width + 1))
@@ -185,7 +195,7 @@ def _by_schema(text: str, schema: Mapping[str, Any]) -> Parsed:
 def _fitting(text: str, schema: Mapping[str, Any]) -> str | None:
     """The JSON value that `text` is, in one spelling, if it fits the schema."""
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = _DECODER.decode(text)
         return canonical(value) if schemas.fits(value, schema) else None
     except (ValueError, RecursionError):
         return None
@@ -193,7 +203,6 @@ def _fitting(text: str, schema: Mapping[str, Any]) -> str | None:
 
 def _inside(text: str, schema: Mapping[str, Any]) -> set[str]:
     """The JSON objects and lists within `text` that fit the schema, in one spelling."""
-    decoder = json.JSONDecoder(parse_constant=_refuse)
     found: set[str] = set()
     at = 0
     for _ in range(_MOST_STARTS):
@@ -202,7 +211,7 @@ def _inside(text: str, schema: Mapping[str, Any]) -> set[str]:
             break
         at = start.start() + 1
         try:
-            value, at = decoder.raw_decode(text, start.start())
+            value, at = _DECODER.raw_decode(text, start.start())
             if schemas.fits(value, schema):
                 found.add(canonical(value))
         except (ValueError, RecursionError):
@@ -212,6 +221,22 @@ def _inside(text: str, schema: Mapping[str, Any]) -> set[str]:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _number(text: str) -> float:
+    """A number with a point or an exponent; a whole one as such, because 3.0 and 3 are equal."""
+    value = float(text)
+    return int(value) if value.is_integer() else value if math.isfinite(value) else _refuse(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key that occurs twice has no one value")
+    return found
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_number, object_pairs_hook=_object)
 
 
 def canonical(value: object) -> str:
@@ -227,8 +252,8 @@ def _by_call(text: str, contract: Calls, calls: Sequence[tuple[str, str]]) -> Pa
     return _NOT_READ if arguments is None else Parsed(2 if text else 1, (contract.name, arguments))
 
 
-class _TooSlow(Exception):
-    """A regular expression took longer than it may."""
+class _TooSlow(BaseException):
+    """A regular expression or production's parser took longer than it may; no `except Exception` of theirs stops it."""
 
 
 @contextlib.contextmanager
@@ -267,17 +292,25 @@ def _by_pattern(text: str, pattern: re.Pattern[str]) -> Parsed:
 
 
 def _meaning(match: re.Match[str]) -> tuple[str, ...]:
-    return tuple(group or "" for group in match.groups()) or (match[0],)
+    # Folded, because a reply may be in any case: "Left" and "left" are one answer.
+    return tuple((group or "").casefold() for group in match.groups()) or (match[0].casefold(),)
 
 
 def _by_production(content: str, parser: OwnParser) -> Parsed:
     """The result of production's parser for `content`, as text."""
     try:
-        result = parser.function(content)
-    except Exception:
+        with _bounded(OWN_S):
+            return _result(parser.function(content))
+    except _TooSlow:
+        return Parsed(None, None, in_time=False)
+    except (Exception, SystemExit):
         # If the parser fails on a reply, production could not use it; that is what is measured.
         return _NOT_READ
-    if not result:
+
+
+def _result(result: object) -> Parsed:
+    # 0 is a value, such as an angle; what is empty or False is no meaning.
+    if result is False or (not result and not isinstance(result, (int, float))):
         return _NOT_READ
     if dataclasses.is_dataclass(result) and not isinstance(result, type):
         fields: dict[str, object] = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}

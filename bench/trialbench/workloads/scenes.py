@@ -16,7 +16,7 @@ from typing import Any
 from trialbench import schemas
 from trialbench.errors import UsageError
 from trialbench.files import read_text
-from trialbench.workloads.parsers import Calls, Contract, Fits, Words, canonical, parse
+from trialbench.workloads.parsers import Calls, Contract, Fits, Parsed, Words, canonical, parse
 
 # In place of a word that may be any.
 ANY = "*"
@@ -96,10 +96,16 @@ def _table(text: str, path: Path) -> list[dict[str, Any]]:
     rows = []
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
+        columns = list(reader.fieldnames or ())
+        if "id" not in columns or len(set(columns)) < len(columns):
+            raise UsageError(
+                f"{path}: expected columns between commas, each once, one of them id, found {', '.join(columns)!r:.80}"
+            )
         for row in reader:
             if None in row or None in row.values():
-                cells = len(reader.fieldnames or ())
-                raise UsageError(f"{path}:{reader.line_num}: expected {cells} cells as in the first line, found others")
+                raise UsageError(
+                    f"{path}:{reader.line_num}: expected {len(columns)} cells as in the first line, found others"
+                )
             known = {name: row[name] for name in _COLUMNS if row.get(name)}
             variables = {name: value for name, value in row.items() if name not in _COLUMNS}
             rows.append(known | ({"variables": variables} if variables else {}))
@@ -120,18 +126,31 @@ def meaning(label: object, contract: Contract | None, where: str) -> tuple[str, 
         raise UsageError(
             f"{where}: expected no right answer without a contract that reads the replies, found {label!r}"
         )
-    if isinstance(contract, Fits | Calls) and not isinstance(label, str):
-        label = canonical(label)
-    text = str(label)
+    text = label if isinstance(label, str) else _text(label, contract, where)
     if isinstance(contract, Words):
         contract = Words(tuple((*words, ANY) for words in contract.words), contract.separator)
-    if isinstance(contract, Calls):
-        found = parse("", contract, [(contract.name, text)])
-    else:
-        found = parse(text, contract)
+    found = _parsed(text, contract)
+    if found.strategy != 1 and isinstance(label, str) and isinstance(contract, Fits):
+        # A text may be JSON, as every cell of a table is, or the value itself.
+        found = _parsed(canonical(label), contract)
     if found.strategy != 1 or found.words is None:
-        raise UsageError(f"{where}: expected an answer that keeps the contract exactly, found {text!r:.80}")
+        unquoted = ", a truth value as YAML reads it: quote the word" if isinstance(label, bool) else ""
+        raise UsageError(f"{where}: expected an answer that keeps the contract exactly, found {text!r:.80}{unquoted}")
     return found.words
+
+
+def _text(label: object, contract: Contract, where: str) -> str:
+    if not isinstance(contract, Fits | Calls):
+        return str(label)
+    try:
+        return canonical(label)
+    except (TypeError, ValueError, RecursionError) as error:
+        # A date, say, or an anchor within itself.
+        raise UsageError(f"{where}: expected a value that JSON can hold, found another: {error}") from error
+
+
+def _parsed(text: str, contract: Contract) -> Parsed:
+    return parse("", contract, [(contract.name, text)]) if isinstance(contract, Calls) else parse(text, contract)
 
 
 def same_question(scenes: Sequence[Scene]) -> tuple[str, str] | None:

@@ -201,8 +201,8 @@ def test_every_output_has_the_same_sentence(scenes: Path, monkeypatch: pytest.Mo
     labels = f"{run.plan.candidate_label} instead of {run.plan.baseline_label}:"
     assert flat(shown).startswith(f"Verdict PENDING REVIEW {labels} {told[:40]}")
     page = report_html(scenes)
-    # An apostrophe is escaped there.
-    escaped = told.replace("'", "&#39;")
+    # An apostrophe is escaped there, and no line breaks between a number and its unit.
+    escaped = told.replace("'", "&#39;").replace("7.5 GB", "7.5\N{NO-BREAK SPACE}GB")
     assert f'<p class="lead" dir="auto">{escaped}</p>' in page
     exported = {path.name: path.read_text(encoding="utf-8") for path in write_exports(scenes)}
     assert f'name="answer" value="{told}"' in exported["junit.xml"]

@@ -213,6 +213,18 @@ def test_what_scenes_may_add_to_the_window(script: Any, one_s: list[float], many
     assert (row["ok"], row["found"]) == (ok, sorted(many_s)[1])
 
 
+@pytest.mark.parametrize(("ok", "word"), [(True, "ok"), (False, "MISSED")])
+def test_benchmarks_end_alike(
+    script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], ok: bool, word: str
+) -> None:
+    document = {"targets": [{"what": "one", "found": 1, "limit": 2, "ok": True}]}
+    document["targets"].append({"what": "other", "found": 3.5, "limit": 3.0, "ok": ok})
+    out = tmp_path / "build" / "found.json"
+    assert script("bench_server").told(document, out, 8) == (0 if ok else 1)
+    assert json.loads(out.read_text(encoding="utf-8")) == document
+    assert f"  {word:<6} other        3.5 (limit 3)" in capsys.readouterr().out
+
+
 def test_both_kinds_of_session_are_measured(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = script("bench_scenes")
     for name, value in {"SAMPLES": 4, "WARMUP": 1, "CACHED": 1, "PICTURE_BYTES": 100}.items():

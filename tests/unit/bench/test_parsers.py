@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import signal
+import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
 from trialbench.engines.message import Call
+from trialbench.workloads import parsers
 from trialbench.workloads.parsers import Calls, Contract, Fits, Matches, OwnParser, Parsed, Words, parse
 
 NAV = Words((("forward", "left", "right"), ("small", "medium", "large")))
@@ -89,6 +93,16 @@ METERS = Matches(re.compile(r"(left|right) (\d+) m"))
         (TURNS, "turn left or left now", None, None),
         (TURNS, "turn now", None, None),
         (Words((("10%", "10"),)), "10%", 1, ("10%",)),
+        (Words((("1", "2"),)), "It is 1.5.", None, None),
+        (Words((("1", "2"),)), "It is -1.", None, None),
+        (Words((("1.5", "2"),)), "It is 1.5.", 2, ("1.5",)),
+        (Words((("-1", "1"),)), "It is -1.", 2, ("-1",)),
+        (Words((("don't", "do"),)), "Don't.", 2, ("don't",)),
+        (Words((("left/right", "left"),)), "Left/right!", 2, ("left/right",)),
+        (Words((("left",), ("large",))), "_left large_", 2, ("left", "large")),
+        (Words((("gr\u00f6\u00dfer",),)), "Gro\u0308\u00dfer.", 2, ("gr\u00f6\u00dfer",)),
+        (Words((("+", "-"),)), "It is +.", None, None),
+        (Words((("+", "-"),)), "+", 1, ("+",)),
         (Fits(GO), COMPACT, 1, (COMPACT,)),
         (Fits(GO), PRETTY, 1, (COMPACT,)),
         (Fits(GO), f"\n {PRETTY} \n", 1, (COMPACT,)),
@@ -103,11 +117,18 @@ METERS = Matches(re.compile(r"(left|right) (\d+) m"))
         (Fits(GO), '{"go":"left","m":NaN}', None, None),
         (Fits(GO), '{"go":"left","m":', None, None),
         (Fits(GO), "[" * 100_000, None, None),
+        (Fits(GO), COMPACT.replace("3", "3.0"), 1, (COMPACT,)),
+        (Fits(GO), COMPACT.replace("}", ',"go":"right"}'), None, None),
+        (Fits({"type": "number"}), "1e400", None, None),
+        (Fits({"type": "number"}), "-0.0", 1, ("0",)),
+        (Fits({"type": "object", "anyOf": [{"required": ["a"]}, {}]}), "[1]", None, None),
+        (Fits({"required": ["go"], "anyOf": [{"required": ["m"]}]}), '{"m":1}', None, None),
         (Fits({"enum": [1]}), "true", None, None),
         (Fits({"const": [{"a": 1}]}), '[{"a": true}]', None, None),
         (Fits({"type": "string"}), '"left"', 1, ('"left"',)),
         (METERS, "left 3 m", 1, ("left", "3")),
-        (METERS, "Go Left 3 m!", 2, ("Left", "3")),
+        (METERS, "Go Left 3 m!", 2, ("left", "3")),
+        (METERS, "LEFT 3 M, I say left 3 m", 2, ("left", "3")),
         (METERS, "Go\nleft 3 m", 3, ("left", "3")),
         (METERS, "left 3 m, then right 2 m", None, None),
         (METERS, "left", None, None),
@@ -166,8 +187,23 @@ class Pair(NamedTuple):
     size: str
 
 
+class Nameless:
+    def __str__(self) -> str:
+        raise ValueError("has no name")
+
+
 def fall(_text: str) -> object:
     raise ValueError("no such word")
+
+
+def leave(_text: str) -> object:
+    sys.exit("no such word")
+
+
+def stay(_text: str) -> object:
+    while True:
+        with contextlib.suppress(Exception):
+            sum(range(1000))
 
 
 @pytest.mark.parametrize(
@@ -178,8 +214,12 @@ def fall(_text: str) -> object:
         (Pair("left", "large"), 1, ("left", "large")),
         (("left", 30), 1, ("left", "30")),
         ("left", 1, ("left",)),
+        (0, 1, ("0",)),
+        (0.0, 1, ("0.0",)),
         (None, None, None),
+        (False, None, None),
         ("", None, None),
+        (Nameless(), None, None),
         ({"action": "left", "strategy": 7}, None, None),
     ],
 )
@@ -194,5 +234,11 @@ def test_productions_own_parser(result: object, strategy: int | None, words: tup
     assert heard == [" Left "]
 
 
-def test_a_parser_that_falls_over_a_reply_could_not_use_it() -> None:
-    assert parse("left", OwnParser("fall", fall)) == Parsed(None, None)
+@pytest.mark.parametrize("function", [fall, leave])
+def test_a_parser_that_falls_over_a_reply_could_not_use_it(function: Callable[[str], object]) -> None:
+    assert parse("left", OwnParser("own", function)) == Parsed(None, None)
+
+
+def test_a_parser_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsers, "OWN_S", 0.05)
+    assert parse("left", OwnParser("stay", stay)) == Parsed(None, None, in_time=False)

@@ -114,6 +114,7 @@ def test_agreement_at_its_edges(ratings: list[list[str]], share: float | None, k
         (0, 0, 3, 20, 60, "not_shown", None),
         (12, 2, 186, 200, 60, "better", None),
         (0, 0, 0, 20, 60, "not_shown", None),
+        (0, 0, 1, 1, 1, "not_shown", None),
     ],
 )
 def test_judgments_are_better_worse_same_or_not_shown(
@@ -535,6 +536,24 @@ def test_judgments_need_their_key(run: Path, give: Give) -> None:
         decide_folder(run, judgments=[path])
     write_review(run)
     with pytest.raises(UsageError, match="the replies have changed since"):
+        decide_folder(run, judgments=[path])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda key: key["pairs"][0].update(workload="other"),
+        lambda key: key["pairs"][0].update(scene="other"),
+        lambda key: key["pairs"][0].update(id="2"),
+        lambda key: key["identical"].append({name: key["pairs"].pop()[name] for name in key["identical"][0]}),
+    ],
+)
+def test_a_key_that_somebody_changed_is_none(run: Path, give: Give, change: Callable[[Any], object]) -> None:
+    path, document = saved(run, {"1": "same"}), json.loads((run / NAME).read_text())
+    document["identical"] = document["identical"] or [{"workload": "", "scene": None, "sha256": "0" * 64}]
+    change(document)
+    (run / NAME).write_text(json.dumps(document))
+    with pytest.raises(UsageError, match="expected the key of this run's replies, found that of others"):
         decide_folder(run, judgments=[path])
 
 

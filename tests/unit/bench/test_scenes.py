@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 from pathlib import Path
@@ -115,11 +116,17 @@ def test_text_alone_needs_no_picture(folder: Path) -> None:
         ("none.csv", ["none.csv", "cannot be read"]),
         ("bad.csv", ["bad.csv:3", "expected 2 cells"]),
         ("empty.csv", ["at least 1 entries"]),
+        ("semicolons.csv", ["columns between commas", "'id;image'"]),
+        ("twice.csv", ["each once", "'id, expected, expected'"]),
+        ("itself.yml", ["itself.yml", "one that is within itself"]),
     ],
 )
 def test_scenes_that_can_not_be_asked_are_refused(folder: Path, scenes: Any, words: list[str]) -> None:
     write(folder, "bad.csv", "id,image\na,ball.png\nb,cup.png,x\n")
     write(folder, "empty.csv", "id,image\n")
+    write(folder, "semicolons.csv", "id;image\na;ball.png\n")
+    write(folder, "twice.csv", "id,expected,expected\na,left large,right large\n")
+    write(folder, "itself.yml", "- &a {id: a, expected: {x: *a}}\n")
     with pytest.raises(UsageError) as caught:
         loaded(folder, WORKLOAD | {"scenes": scenes})
     for word in words:
@@ -137,6 +144,10 @@ GO = {"type": "object", "required": ["go"], "properties": {"go": {"type": "strin
         ({"go": "left"}, Fits(GO), ('{"go":"left"}',)),
         ('{ "go": "left" }', Fits(GO), ('{"go":"left"}',)),
         (3, Fits({"type": "integer"}), ("3",)),
+        (3.0, Fits({"type": "integer"}), ("3",)),
+        ("left", Fits({"enum": ["left"]}), ('"left"',)),
+        ('"left"', Fits({"enum": ["left"]}), ('"left"',)),
+        ("3", Fits({"type": "string"}), ('"3"',)),
         ({"go": "left"}, Calls("drive", GO), ("drive", '{"go":"left"}')),
         ("go 3 m", Matches(re.compile(r"go (\d) m")), ("3",)),
         ("x", OwnParser("own", lambda text: text.upper()), ("X",)),
@@ -149,9 +160,17 @@ def test_a_right_answer_is_read_as_a_reply_is(
     assert meaning(label, contract, "here") == expected
 
 
-def test_no_answer_is_right_without_a_contract() -> None:
-    with pytest.raises(UsageError, match="here: expected no right answer without a contract"):
-        meaning("left", None, "here")
+@pytest.mark.parametrize(
+    ("label", "contract", "words"),
+    [
+        ("left", None, "expected no right answer without a contract"),
+        (True, Words((("yes", "no"),)), "found 'True', a truth value as YAML reads it: quote the word"),
+        ({"day": datetime.date(2026, 1, 2)}, Fits({"type": "object"}), "expected a value that JSON can hold"),
+    ],
+)
+def test_an_answer_that_no_reply_can_give_is_refused(label: object, contract: Contract | None, words: str) -> None:
+    with pytest.raises(UsageError, match=f"here: .*{words}"):
+        meaning(label, contract, "here")
 
 
 def session(server: Any, folder: Path, segments: list[dict[str, Any]]) -> Path:

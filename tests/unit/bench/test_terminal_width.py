@@ -222,6 +222,15 @@ def test_two_models_of_one_name_but_for_a_letter_are_told_apart(
         assert any("Q5" in row for row in rows)
 
 
+def test_no_line_breaks_between_a_number_and_its_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "fits: 6.2 of 5.5-7.5 GB; 61 % slower; bounds 92.5-100.0 %; at most 30 ms: kept, 12 Hz, \u65e5\u672c 5 %"
+    for columns_of in range(40, 101):
+        monkeypatch.setenv("COLUMNS", str(columns_of))
+        found = wrap(text)
+        assert " ".join(found.split()) == text
+        assert not [line for line in found.split("\n") if line.strip().startswith(("%", "GB", "ms", "Hz"))]
+
+
 def test_wide_text_is_wrapped_by_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     text = "  長い日本語の文章はここで折り返されます。" * 5 + " and words \U0001f44d\U0001f3fd"

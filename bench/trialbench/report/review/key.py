@@ -60,9 +60,13 @@ class Key:
     identical: tuple[Turn, ...]
 
     def of(self, found: Sequence[Pair]) -> bool:
-        """Whether the key is that of these pairs, reply by reply."""
-        mine = sorted(one.sha256 for one in (*self.pairs, *self.identical))
-        return mine == sorted(one.sha256 for one in found)
+        """Whether the key is that of these pairs, reply by reply, each under a name of its own."""
+        turns = [(one, False) for one in self.pairs] + [(one, True) for one in self.identical]
+        mine = sorted((one.workload, one.scene or "", one.sha256, same) for one, same in turns)
+        names = {one.id for one in self.pairs}
+        return len(names) == len(self.pairs) and mine == sorted(
+            (one.workload, one.scene or "", one.sha256, one.identical) for one in found
+        )
 
     def turn(self, name: str) -> Turn | None:
         """The pair that the page calls `name`."""

@@ -982,6 +982,11 @@ def test_every_picture_of_the_scenes_is_looked_at(world: World) -> None:
     (views / "labels.csv").write_text("image,expected\nball.jpg,left large\n")
     world.data["scenes"] = {"folder": str(views), "labels": "labels.csv"}
     assert world.evaluate()[10].found.endswith(f"; 2 scenes of {views}, 1 of them with the right answer")
+    world.data["accuracy_not_worse_by"] = 5
+    assert world.broken() == {}
+    (views / "labels.csv").write_text("image\nball.jpg\n")
+    assert "needs scenes with the right answer, found none in 2 scenes" in world.only(10).found
+    (views / "labels.csv").write_text("image,expected\nball.jpg,left large\n")
     (views / "cup.jpg").write_bytes(JPEG[:-2])
     broken = world.only(10)
     assert "cup.jpg: the JPEG has no end" in broken.found

@@ -67,6 +67,10 @@ def test_a_table_tells_what_the_pictures_are(folder: Path) -> None:
         ("", "expected a column image with file names, found nothing"),
         ("picture\nx\n", "expected a column image with file names, found picture"),
         ("image,the goal\nview 1.jpg,x\n", "arguments of the prompt function, found 'the goal'"),
+        ("image,class\nview 1.jpg,x\n", "arguments of the prompt function, found 'class'"),
+        ("image,Expected\nview 1.jpg,x\n", "arguments of the prompt function, found 'Expected'"),
+        ("image,goal,goal\nview 1.jpg,x,y\n", "every column once, found 'goal' again"),
+        ("image;goal\nview 1.jpg;x\n", "a column image with file names, found image;goal"),
         (
             "image\nview 9.jpg\n",
             "labels.csv:2: expected a picture of its folder that fits the pattern, found 'view 9.jpg'",
@@ -89,6 +93,18 @@ def test_a_table_that_is_no_text(folder: Path) -> None:
     (folder / "labels.csv").write_bytes(b"image\n\xff\n")
     with pytest.raises(scenes.ScenesError, match="expected UTF-8"):
         found(folder, labels="labels.csv")
+
+
+def test_a_name_with_accents_is_found_in_either_spelling(folder: Path) -> None:
+    (folder / "tu\u0308r.jpg").write_bytes(picture(6))
+    told = {scene.id: scene.expected for scene in found(folder, "image,id,expected\nt\u00fcr.jpg,door,left large\n")}
+    assert told["door"] == "left large"
+    assert len(told) == 6
+
+
+def test_the_table_is_no_picture(folder: Path) -> None:
+    (folder / "notes.txt").unlink()
+    assert len(scenes.check(found(folder, "image\nview 1.jpg\n", pattern="*"))) == 5
 
 
 def test_one_picture_is_no_scenes(folder: Path) -> None:
