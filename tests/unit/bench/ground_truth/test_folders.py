@@ -839,6 +839,38 @@ TOKENIZER: dict[str, tuple[str, list[Row]]] = {
             (with_tokens(token(9, "<think>")), lambda file, _: file.key("tokenizer.ggml.token_type")[9] == 3),
         ],
     ),
+    "texts that llama.cpp knows by heart": (
+        "llama",
+        [
+            *((with_tokens(token(10, text)), noted(f"eos_token_id: llama.cpp also ends at {text}, by the text"))
+              for text in ("</s>", "[PAD]", "<PAD>", "<eos>", "<|file_sep|>", "<|repo_name|>", "<|fim_pad|>")),
+            (both(with_tokens(token(10, "</s>")), config(eos_token_id=[8, 10])), same),
+            (both(with_tokens(token(10, "[PAD]")), config(eos_token_id=[8, 10])),
+             keyed("tokenizer.ggml.eot_token_id", 10)),
+            (with_tokens(token(10, "<|repo_name|>", special=False)), noted("takes such a text for a control token")),
+            (with_tokens(token(10, "<|fim_prefix|>", special=False)), noted("<|fim_prefix|>: llama.cpp takes such a")),
+            (with_tokens(token(10, "<|fim_prefix|>")), same),
+            (in_vocabulary(7, "</s>"), noted("</s>: llama.cpp takes such a text for a control token, which it finds")),
+            (with_tokens(token(10, "<|channel|>")), noted("<|channel|>: llama.cpp takes such a text for a token that")),
+            (with_tokens(token(10, "<|channel|>", special=False)), same),
+            (in_vocabulary(7, "\u65e5\u672c"), noted("characters that stand for no byte in '\u65e5\u672c'")),
+            (in_vocabulary(7, "two words"), noted("no byte in 'two words' (1 such tokens in all): llama")),
+            (with_tokens(token(10, "\u65e5\u672c")), same),
+        ],
+    ),
+    "added tokens that overlap": (
+        "llama",
+        [
+            (with_tokens(token(10, "xy"), token(11, "yzz")), noted("llama.cpp finds other ones in 'xyzz'")),
+            (with_tokens(token(10, "xy"), token(11, "yz")), noted("llama.cpp finds other ones in 'xyz'")),
+            (with_tokens(token(10, "xxy"), token(11, "yz")), same),
+            (with_tokens(token(10, "  "), token(11, "   ")), same),
+            (with_tokens(token(10, "<a"), token(11, "<a>")), same),
+            (with_tokens(token(10, "<a>"), token(11, "x<a>", normalized=True)), noted("other ones in 'x<a>'")),
+            (with_tokens(token(10, "<a>", normalized=True), token(11, "x<a>")), same),
+            (with_tokens(token(10, "<a>"), token(11, "x<a>")), same),
+        ],
+    ),
     "tokens around each text": (
         "llama",
         [
@@ -964,6 +996,17 @@ def test_a_cast_that_makes_infinity_is_refused(tmp_path: Path, folder_of: Callab
     with pytest.raises(UsageError, match=r"'blk\.0\.ffn_up\.weight': 1 of 96 values are NaN or infinite: float16 ends"):
         to_gguf(draft.path, tmp_path / "m.gguf", "f16")
     assert to_gguf(draft.path, tmp_path / "m.gguf", "f32") == ()
+
+
+@pytest.mark.parametrize("name", ["Phi-3-mini-llamafied", "some/phi3", "ModernBERT", "Modern-BERT"])
+def test_a_name_that_changes_tokens_is_refused(name: str, tmp_path: Path, folder_of: Callable[..., Path]) -> None:
+    folder = folder_of(tmp_path / "hf", eos_token_id=8)
+    if name == "ModernBERT":
+        assert to_gguf(folder, tmp_path / "m.gguf", "f32", name=name) == ()
+        return
+    with pytest.raises(UsageError, match=r"general\.name: expected one that changes no tokens"):
+        to_gguf(folder, tmp_path / "m.gguf", "f32", name=name)
+    assert not (tmp_path / "m.gguf").exists()
 
 
 # --- The judge ---
