@@ -274,7 +274,7 @@ class _Reader:
         """
         said = {**_NAMED_ANYWAY.get(self._class, {}), **self._settings}
         more = said.get("extra_special_tokens") or said.get("additional_special_tokens") or []
-        named = {key: one for key, one in said.items() if key.endswith("_token") and _names(key, one)}
+        named = {key: one for key, one in said.items() if key.endswith("_token") and (key in _USUAL or _names(one))}
         if isinstance(more, dict):
             named, more = {**named, **more}, []
         if not named.keys() - set(_USUAL):
@@ -510,11 +510,9 @@ def _mapping(path: Path, *, needed: bool = False) -> dict[str, Any]:
     return found
 
 
-def _names(key: str, token: Any) -> bool:
-    """Whether transformers takes what stands under a key for a token: of a model's own keys no bare mapping."""
-    return isinstance(token, str) or (
-        isinstance(token, dict) and (key in _USUAL or token.get("__type") == "AddedToken")
-    )
+def _names(token: Any) -> bool:
+    """Whether transformers takes what stands under a key of a model's own for a token: no bare mapping."""
+    return isinstance(token, str) or (isinstance(token, dict) and token.get("__type") == "AddedToken")
 
 
 def _text(token: Any) -> str:

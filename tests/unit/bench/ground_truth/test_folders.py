@@ -655,6 +655,7 @@ FILES: dict[str, tuple[str, list[Row]]] = {
             (lambda d: d.text("tokenizer.json", "\n<html>"), "tokenizer.json: is a web page, not the file"),
             (with_metadata({"format": 1}), "__metadata__: expected texts"),
             (with_metadata([]), "__metadata__: expected texts"),
+            (with_metadata(None), same),
             (with_metadata({"format": "mlx"}), same),
             *((pipe(name), f"{name}: expected a file, found a folder, a pipe or a device") for name in (
                 "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")),
@@ -814,6 +815,9 @@ TOKENIZER: dict[str, tuple[str, list[Row]]] = {
             (settings(extra_special_tokens=["<think>"]), lambda file, _: file.key("tokenizer.ggml.token_type")[9] == 3),
             (settings(additional_special_tokens=["<none>"]), noted("'<none>' is no token of tokenizer.json")),
             (settings(pad_token="[PAD]"), noted("pad_token: '[PAD]' is no token of tokenizer.json")),
+            (settings(eos_token=8), "eos_token: expected a token, found 8"),
+            (settings(pad_token=["<|end|>"]), "pad_token: expected a token, found ['<|end|>']"),
+            (settings(add_bos_token=False, sep_token=None), same),
             (settings(mask_token="d"), lambda file, _: file.key("tokenizer.ggml.token_type")[7] == 3),
             (settings(image_token="<think>"), lambda file, _: file.key("tokenizer.ggml.token_type")[9] == 3),
             (settings(image_token={"content": "d", "__type": "AddedToken"}), kind_of(7, 3)),
