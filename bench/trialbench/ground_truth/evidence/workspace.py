@@ -208,6 +208,8 @@ class Workspace:
             return Made(self.artifact(model, name, quant), label, False, Call())
         target.parent.mkdir(parents=True, exist_ok=True)
         record.unlink(missing_ok=True)
+        # It is of other inputs. Should no new one be made, nobody may take it for this folder's.
+        target.unlink(missing_ok=True)
         done = self._run(runtime, model, quant, target)
         if done.artifact is None:
             return Made(None, label, False, done.call, done.trouble)
@@ -229,15 +231,11 @@ class Workspace:
     def _run(self, runtime: Runtime, model: Model, quant: str, target: Path) -> Conversion:
         if quant in _FLOATS or runtime.declined(Capability.QUANTIZE) is not None:
             return runtime.convert(Capability.IMPORT_HF, self.source(model), target, quant)
-        # Quantized from float32, so that no other rounding comes before.
-        name = runtime.identity.name
-        base = self.artifact(model, name, "f32")
-        if not base.path.exists():
-            first = self._convert(runtime, model, "f32")
-            if first.artifact is None:
-                return Conversion(None, first.call, first.trouble)
-            base = first.artifact
-        return runtime.convert(Capability.QUANTIZE, base, target, quant)
+        # Quantized from float32, so that no other rounding comes before; from that of the folder as it is now.
+        base = self._convert(runtime, model, "f32")
+        if base.artifact is None:
+            return Conversion(None, base.call, base.trouble)
+        return runtime.convert(Capability.QUANTIZE, base.artifact, target, quant)
 
     def clean(self, models: Sequence[Model], *, pulled: bool = False) -> list[Path]:
         """Remove what `convert` made, and with `pulled` also what was fetched; returns what went.

@@ -223,8 +223,9 @@ def _places(path: Path) -> dict[str, _Place]:
         raise UsageError(f"{path}: is not a safetensors file: {error}") from error
     if not isinstance(header, dict):
         raise UsageError(f"{path}: is not a safetensors file: expected a mapping, found {type(header).__name__}")
-    said = header.pop("__metadata__", {})
-    if not isinstance(said, dict) or not all(isinstance(one, str) for one in said.values()):
+    said = header.pop("__metadata__", None)
+    # The format's library takes null for none.
+    if said is not None and not (isinstance(said, dict) and all(isinstance(one, str) for one in said.values())):
         raise UsageError(f"{path}: is not a safetensors file: __metadata__: expected texts, found {said!r:.80}")
     places, data = {}, 8 + length
     entries = {name: _entry(path, name, entry) for name, entry in header.items()}

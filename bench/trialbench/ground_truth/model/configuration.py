@@ -131,12 +131,16 @@ KEYS: tuple[Key, ...] = (
     Key("is_encoder_decoder", _ALL, _nothing, "false"),
     Key("configuration_files", _ALL, _nothing, "none: config.json itself"),
     Key("transformers_weights", _ALL, _optional(_one_of("model.safetensors")), "model.safetensors"),
+    # What masks and cache of transformers read for every architecture, whether its own code knows the key or not.
+    Key("is_causal", _ALL, _one_of(True), "true", default=True),
+    Key("per_layer_config", _ALL, _nothing, "the same for all layers"),
+    Key("kv_sharing_modes", _ALL, _nothing, "none"),
 )
-# Read by `_rope`, `_window` and `_head_width`, which look at several keys together.
+# Read by `_rope`, `_refuse_windows` and `_check_heads`, which look at several keys together.
 _TOGETHER = {
     **dict.fromkeys(("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "head_dim"), _ROTATING),
-    **dict.fromkeys(("use_sliding_window", "sliding_window", "max_window_layers"), ("qwen2",)),
-    "layer_types": _ROTATING,
+    **dict.fromkeys(("use_sliding_window", "max_window_layers"), ("qwen2",)),
+    **dict.fromkeys(("layer_types", "sliding_window", "attention_chunk_size"), _ALL),
 }
 # What a configuration says of training, of saving and of other tasks; special ids are read with the tokenizer.
 _WORDS = """
@@ -173,7 +177,7 @@ def shape_of(config: Mapping[str, Any], where: str) -> Shape:
     theta = None
     if kind in _ROTATING:
         theta = _rope(config, where, notes)
-        _refuse_windows(config, where, str(kind), found["layers"], found["positions"])
+    _refuse_windows(config, where, str(kind), found["layers"], found["positions"])
     _check_class(config, where, str(kind), notes)
     found["norm_epsilon"] = float(found["norm_epsilon"])
     return Shape(architecture=str(kind), rope_theta=theta, biased=biased, notes=tuple(notes), **found)
@@ -258,15 +262,30 @@ def _refuse_windows(config: Mapping[str, Any], where: str, kind: str, layers: in
         raise UsageError(f"{where}: layer_types: expected full_attention alone, found {_shown(types)}")
     if types and len(types) != layers:
         raise UsageError(f"{where}: layer_types: expected {layers}, one for each layer, found {len(types)}")
-    if kind != "qwen2" or _nothing(config.get("use_sliding_window")) or types:
+    if types:
+        return
+    if kind != "qwen2":
+        # Their own code knows no window, but the cache keeps no more than one has of what was said.
+        for key in ("sliding_window", "attention_chunk_size"):
+            if not _reaches(config.get(key), positions):
+                raise UsageError(
+                    f"{where}: {key}: expected none that is shorter than the {positions} positions, found "
+                    f"{_shown(config[key])}: the cache of transformers forgets what is further back"
+                )
+        return
+    if _nothing(config.get("use_sliding_window")):
         return
     window, first = config.get("sliding_window", 4096), config.get("max_window_layers", 28)
-    reaches = window is None or (_count(window) and window >= positions)
-    if not reaches and not (type(first) is int and first >= layers):
+    if not _reaches(window, positions) and not (type(first) is int and first >= layers):
         raise UsageError(
             f"{where}: use_sliding_window: expected false, found {_shown(config['use_sliding_window'])}: a window of "
             f"{_shown(window)} from layer {_shown(first)} on"
         )
+
+
+def _reaches(window: Any, positions: int) -> bool:
+    """Whether a window hides nothing: there is none, or it is as long as the longest text."""
+    return window is None or (_count(window) and window >= positions)
 
 
 def _check_class(config: Mapping[str, Any], where: str, kind: str, notes: list[str]) -> None:

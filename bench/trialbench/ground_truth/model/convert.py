@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from trialbench.errors import UsageError
 from trialbench.files import write_json
+from trialbench.ground_truth.model.by_text import CONTROL, NORMAL, USER_DEFINED, changes_tokens
 from trialbench.ground_truth.model.checkpoint import WEIGHTS, Safetensors, not_a_model, write_safetensors
 from trialbench.ground_truth.model.configuration import ARCHITECTURES, Shape, biased_parts, shape_of
 from trialbench.ground_truth.model.layouts import EMBEDDING, HEAD, Rule, head, is_buffer, rules, what
 from trialbench.ground_truth.model.tokenizer import (
     BYTE_LEVEL,
-    CONTROL,
-    NORMAL,
     PRE_TOKENIZERS,
-    USER_DEFINED,
     Tokenizer,
     read_tokenizer,
 )
@@ -207,10 +205,16 @@ def to_gguf(
     need_numpy()
     if quant not in FLOAT_QUANTS:
         raise UsageError(f"convert: expected one of {', '.join(FLOAT_QUANTS)}, found {quant!r}; llama-quantize does it")
+    called = name or folder.name
+    if changes_tokens(called):
+        raise UsageError(
+            f"general.name: expected one that changes no tokens, found {called!r}: llama.cpp cuts the blanks beside "
+            "special tokens of a model of this name: give it another one in the roster"
+        )
     with understood(folder):
         source = read_source(folder)
         tokenizer = read_tokenizer(folder, source.shape)
-        _write(source, tokenizer, target, quant, name or folder.name, changes)
+        _write(source, tokenizer, target, quant, called, changes)
     return (*source.notes, *tokenizer.notes)
 
 

@@ -324,12 +324,18 @@ _FIXED: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     ("gpt2", "scale_attn_weights", (True,)),
     ("gpt2", "scale_attn_by_inverse_layer_idx", (False,)),
     ("gpt2", "add_cross_attention", (False,)),
+    ("llama qwen2 gpt2", "is_causal", (True,)),
 )
 
 
-def _window(config: Mapping[str, Any]) -> int | None:
-    """The window of qwen2 in tokens, where one hides anything."""
-    types, window = config.get("layer_types") or [], config.get("sliding_window", 4096)
+def _window(config: Mapping[str, Any], kind: str) -> int | None:
+    """The window in tokens, where one hides anything; only qwen2 says it layer by layer."""
+    types = config.get("layer_types") or []
+    if kind != "qwen2":
+        longest = config.get("n_positions") or config.get("max_position_embeddings") or 0
+        windows = [] if types else [config.get(key) for key in ("sliding_window", "attention_chunk_size")]
+        return next((int(one) for one in windows if one is not None and one < longest), None)
+    window = config.get("sliding_window", 4096)
     named = "sliding_attention" in types
     if window is None or not (named or (config.get("use_sliding_window") and not types)):
         return None
@@ -349,9 +355,8 @@ def _unsayable(config: Mapping[str, Any], file: Gguf, kind: str) -> Iterator[str
         yield "weights that are not quantized, expected quantized ones"
     if config.get("configuration_files"):
         yield f"what config.json says, expected what one of {config['configuration_files']} says"
-    # The others have no window in transformers, whatever their configuration says of one.
-    if kind != "qwen2":
-        return
-    window = _window(config)
+    if config.get("per_layer_config"):
+        yield f"the same for all layers, expected {config['per_layer_config']}"
+    window = _window(config, kind)
     if window is not None and not file.key(f"{file.architecture}.attention.sliding_window"):
         yield f"no window, expected one of {window} tokens"

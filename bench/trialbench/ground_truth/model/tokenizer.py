@@ -14,11 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from trialbench.errors import UsageError
+from trialbench.ground_truth.model.by_text import (
+    ALPHABET,
+    CONTROL,
+    ENDS,
+    NORMAL,
+    UNUSED,
+    USER_DEFINED,
+    cut_otherwise,
+    other_ends,
+    other_kinds,
+)
 from trialbench.ground_truth.model.configuration import Shape
 from trialbench.ground_truth.model.templates import read_templates
 from trialbench.ground_truth.model.weights import hf_json
 
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 # Classes of transformers that build their tokenizer from vocabulary and merges and cut text in a way of their own, and
 # those that take `tokenizer.json` as it is: a byte-level one called LlamaTokenizer is among them.
 _REBUILT = {"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2"}
@@ -30,11 +40,6 @@ _NAMED_ANYWAY = {
     "GPT2Tokenizer": dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>"),
     "Qwen2Tokenizer": dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>"),
 }
-# What llama.cpp counts as the end by its text alone, whatever the keys say.
-_ENDS = frozenset(
-    ("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>",
-     "_<EOT>", "<|end_of_text|>")
-)  # fmt: skip
 # The ids that transformers takes where `config.json` has no such key.
 _DEFAULT_ENDS = {"llama": 2, "gpt2": 50256}
 _UPSTREAM = "convert this model with llama.cpp's own convert_hf_to_gguf.py"
@@ -116,6 +121,7 @@ class _Reader:
             self._check_model(model)
             kinds = self._vocabulary(model)
             merges = tuple(self._merges(model))
+            self._note_texts(kinds)
         except (KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{self._where}: is not a tokenizer of the library `tokenizers`: {error}") from error
         pre = pre_tokenizer(self._tokenizer, self._where)
@@ -160,7 +166,7 @@ class _Reader:
         for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges", "byte_fallback"):
             if model.get(key):
                 raise UsageError(f"{self._where}: model.{key}: expected none, found {model[key]!r}; {_UPSTREAM}")
-        if model.get("unk_token") and not model["vocab"].keys() >= _ALPHABET:
+        if model.get("unk_token") and not model["vocab"].keys() >= ALPHABET:
             raise UsageError(
                 f"{self._where}: model.unk_token: expected none, found {model['unk_token']!r}; {_UPSTREAM}"
             )
@@ -239,6 +245,22 @@ class _Reader:
                 self._check_added(token, f"{settings}: {key}")
             kinds[self._ids[text]] = CONTROL
 
+    def _note_texts(self, kinds: Mapping[int, int]) -> None:
+        """What llama.cpp does with tokens because of their texts."""
+        self._notes.extend(f"{self._where}: {words}" for words in other_kinds(self._ids, kinds))
+        normalized = {
+            str(added["content"])
+            for added in self._tokenizer.get("added_tokens") or []
+            if added.get("normalized", not added.get("special"))
+        }
+        found = {text for text, number in self._ids.items() if kinds[number] in (CONTROL, USER_DEFINED)}
+        text = cut_otherwise(found - normalized, found & normalized)
+        if text is not None:
+            self._notes.append(
+                f"{self._where}: added_tokens: llama.cpp finds other ones in {text!r}: the longest first, transformers "
+                "from left to right"
+            )
+
     def _same(self, where: str, text: str, number: Any) -> None:
         if self._ids.get(text) != number:
             found = self._ids.get(text, "none")
@@ -252,7 +274,7 @@ class _Reader:
         """
         said = {**_NAMED_ANYWAY.get(self._class, {}), **self._settings}
         more = said.get("extra_special_tokens") or said.get("additional_special_tokens") or []
-        named = {key: one for key, one in said.items() if key.endswith("_token") and _names(key, one)}
+        named = {key: one for key, one in said.items() if key.endswith("_token") and (key in _USUAL or _names(one))}
         if isinstance(more, dict):
             named, more = {**named, **more}, []
         if not named.keys() - set(_USUAL):
@@ -406,13 +428,13 @@ class _Reader:
     def _ends(self) -> tuple[int, ...]:
         """What ends a sequence: as in transformers, generation_config.json before config.json, the tokenizer's last."""
         found, where = self._said_ends()
-        known = {text: number for text, number in self._ids.items() if text in _ENDS}
-        others = sorted(text for text, number in known.items() if number not in found)
+        others = other_ends(self._ids, found)
         if others:
             shown = ", ".join(others)
             self._notes.append(f"{where}: llama.cpp also ends at {shown}, by the text; transformers does not")
         # The first, and those that llama.cpp does not know by their text: a GGUF has places for two more.
-        more = [number for number in found[1:] if number not in known.values()]
+        known = {self._ids[text] for text in ENDS & self._ids.keys()}
+        more = [number for number in found[1:] if number not in known]
         if len(more) > 2:
             raise UsageError(
                 f"{where}: expected at most three ends, found {', '.join(map(str, found))}: no GGUF says that"
@@ -488,22 +510,11 @@ def _mapping(path: Path, *, needed: bool = False) -> dict[str, Any]:
     return found
 
 
-def _names(key: str, token: Any) -> bool:
-    """Whether transformers takes what stands under a key for a token: of a model's own keys no bare mapping."""
-    return isinstance(token, str) or (
-        isinstance(token, dict) and (key in _USUAL or token.get("__type") == "AddedToken")
-    )
+def _names(token: Any) -> bool:
+    """Whether transformers takes what stands under a key of a model's own for a token: no bare mapping."""
+    return isinstance(token, str) or (isinstance(token, dict) and token.get("__type") == "AddedToken")
 
 
 def _text(token: Any) -> str:
     """The text of a special token."""
     return str((token.get("content") if isinstance(token, dict) else token) or "")
-
-
-def _alphabet() -> frozenset[str]:
-    """The 256 characters that stand for bytes: printable ones for themselves, the others from 256 on."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return frozenset([*map(chr, printable), *(chr(256 + number) for number in range(256 - len(printable)))])
-
-
-_ALPHABET = _alphabet()

@@ -386,7 +386,7 @@ TENSORS: dict[str, tuple[str, list[Row]]] = {
             (config(model_type=None), "found None"),
             (renamed(Q, Q.replace("q_proj", "qkv_proj")), f"expected a tensor '{Q}'"),
             (renamed(UP, UP.replace("up_proj", "gate_up_proj")), f"expected a tensor '{UP}'"),
-            (config(sliding_window=4, architectures=["MistralForCausalLM"]), noted("sliding_window: 4: not used")),
+            (config(sliding_window=64, architectures=["MistralForCausalLM"]), noted("read as LlamaForCausalLM")),
             (config(embedding_multiplier=12.0), noted("embedding_multiplier: 12.0: not used")),
             (config(auto_map={"AutoModelForCausalLM": "modeling_other.Other"}), noted("auto_map")),
         ],
@@ -478,7 +478,6 @@ CONFIGURATION: dict[str, tuple[str, list[Row]]] = {
             (config(num_key_value_heads=0), "num_key_value_heads"),
             (config(num_attention_heads=8, num_key_value_heads=8), "even width"),
             (config(logits_scaling=8.0), noted("logits_scaling: 8.0: not used")),
-            (config(sliding_window=64), noted("sliding_window: 64: not used")),
             (config(layer_types=["full_attention", "sliding_attention"]), "layer_types"),
             (config(architectures=["LlamaForSequenceClassification"]), "expected LlamaForCausalLM, a language model"),
             (config(architectures=["LlamaModel"]), noted("read as LlamaForCausalLM")),
@@ -531,6 +530,34 @@ CONFIGURATION: dict[str, tuple[str, list[Row]]] = {
             (config(rope_scaling=None), same),
         ],
     ),
+    "what masks and cache read of every architecture": (
+        "llama",
+        [
+            (config(is_causal=True), same),
+            (config(is_causal=False), "is_causal: expected true, found False"),
+            (config(is_causal=None), "is_causal: expected true, found None"),
+            (config(sliding_window=4), "sliding_window: expected none that is shorter than the 64 positions, found 4"),
+            (config(sliding_window=0), "sliding_window: expected none that is shorter"),
+            (config(sliding_window=64), same),
+            (config(sliding_window=None), same),
+            (config(sliding_window=4, layer_types=["full_attention"] * 2), same),
+            (config(attention_chunk_size=8), "attention_chunk_size: expected none that is shorter"),
+            (config(attention_chunk_size=8192), same),
+            (config(per_layer_config={"1": {"sliding_window": 4}}), "per_layer_config: expected the same for all"),
+            (config(per_layer_config={}), same),
+            (config(kv_sharing_modes=["store", "reuse"]), "kv_sharing_modes: expected none"),
+        ],
+    ),
+    "what they read of gpt2": (
+        "gpt2",
+        [
+            (config(is_causal=False), "is_causal: expected true"),
+            (config(sliding_window=4), "sliding_window: expected none that is shorter than the 16 positions"),
+            (config(sliding_window=16), same),
+            (config(layer_types=["full_attention", "sliding_attention"]), "layer_types: expected full_attention alone"),
+            (config(layer_types=["full_attention"] * 2), same),
+        ],
+    ),
     "rope by type of layer": (
         "qwen2",
         [
@@ -550,6 +577,7 @@ CONFIGURATION: dict[str, tuple[str, list[Row]]] = {
     "windows of qwen2": (
         "qwen2",
         [
+            (config(is_causal=False), "is_causal: expected true"),
             (config(use_sliding_window=True, sliding_window=4, max_window_layers=0), "use_sliding_window"),
             (config(use_sliding_window=True, sliding_window=4, max_window_layers=1), same),
             (config(use_sliding_window=True, sliding_window=64, max_window_layers=0), same),
@@ -627,6 +655,7 @@ FILES: dict[str, tuple[str, list[Row]]] = {
             (lambda d: d.text("tokenizer.json", "\n<html>"), "tokenizer.json: is a web page, not the file"),
             (with_metadata({"format": 1}), "__metadata__: expected texts"),
             (with_metadata([]), "__metadata__: expected texts"),
+            (with_metadata(None), same),
             (with_metadata({"format": "mlx"}), same),
             *((pipe(name), f"{name}: expected a file, found a folder, a pipe or a device") for name in (
                 "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")),
@@ -786,6 +815,9 @@ TOKENIZER: dict[str, tuple[str, list[Row]]] = {
             (settings(extra_special_tokens=["<think>"]), lambda file, _: file.key("tokenizer.ggml.token_type")[9] == 3),
             (settings(additional_special_tokens=["<none>"]), noted("'<none>' is no token of tokenizer.json")),
             (settings(pad_token="[PAD]"), noted("pad_token: '[PAD]' is no token of tokenizer.json")),
+            (settings(eos_token=8), "eos_token: expected a token, found 8"),
+            (settings(pad_token=["<|end|>"]), "pad_token: expected a token, found ['<|end|>']"),
+            (settings(add_bos_token=False, sep_token=None), same),
             (settings(mask_token="d"), lambda file, _: file.key("tokenizer.ggml.token_type")[7] == 3),
             (settings(image_token="<think>"), lambda file, _: file.key("tokenizer.ggml.token_type")[9] == 3),
             (settings(image_token={"content": "d", "__type": "AddedToken"}), kind_of(7, 3)),
@@ -809,6 +841,38 @@ TOKENIZER: dict[str, tuple[str, list[Row]]] = {
             (settings(mask_token={"content": "<think>", "lstrip": True}), lambda file, _: (
                 file.key("tokenizer.ggml.token_type")[9] == 3)),
             (with_tokens(token(9, "<think>")), lambda file, _: file.key("tokenizer.ggml.token_type")[9] == 3),
+        ],
+    ),
+    "texts that llama.cpp knows by heart": (
+        "llama",
+        [
+            *((with_tokens(token(10, text)), noted(f"eos_token_id: llama.cpp also ends at {text}, by the text"))
+              for text in ("</s>", "[PAD]", "<PAD>", "<eos>", "<|file_sep|>", "<|repo_name|>", "<|fim_pad|>")),
+            (both(with_tokens(token(10, "</s>")), config(eos_token_id=[8, 10])), same),
+            (both(with_tokens(token(10, "[PAD]")), config(eos_token_id=[8, 10])),
+             keyed("tokenizer.ggml.eot_token_id", 10)),
+            (with_tokens(token(10, "<|repo_name|>", special=False)), noted("takes such a text for a control token")),
+            (with_tokens(token(10, "<|fim_prefix|>", special=False)), noted("<|fim_prefix|>: llama.cpp takes such a")),
+            (with_tokens(token(10, "<|fim_prefix|>")), same),
+            (in_vocabulary(7, "</s>"), noted("</s>: llama.cpp takes such a text for a control token, which it finds")),
+            (with_tokens(token(10, "<|channel|>")), noted("<|channel|>: llama.cpp takes such a text for a token that")),
+            (with_tokens(token(10, "<|channel|>", special=False)), same),
+            (in_vocabulary(7, "\u65e5\u672c"), noted("characters that stand for no byte in '\u65e5\u672c'")),
+            (in_vocabulary(7, "two words"), noted("no byte in 'two words' (1 such tokens in all): llama")),
+            (with_tokens(token(10, "\u65e5\u672c")), same),
+        ],
+    ),
+    "added tokens that overlap": (
+        "llama",
+        [
+            (with_tokens(token(10, "xy"), token(11, "yzz")), noted("llama.cpp finds other ones in 'xyzz'")),
+            (with_tokens(token(10, "xy"), token(11, "yz")), noted("llama.cpp finds other ones in 'xyz'")),
+            (with_tokens(token(10, "xxy"), token(11, "yz")), same),
+            (with_tokens(token(10, "  "), token(11, "   ")), same),
+            (with_tokens(token(10, "<a"), token(11, "<a>")), same),
+            (with_tokens(token(10, "<a>"), token(11, "x<a>", normalized=True)), noted("other ones in 'x<a>'")),
+            (with_tokens(token(10, "<a>", normalized=True), token(11, "x<a>")), same),
+            (with_tokens(token(10, "<a>"), token(11, "x<a>")), same),
         ],
     ),
     "tokens around each text": (
@@ -938,6 +1002,17 @@ def test_a_cast_that_makes_infinity_is_refused(tmp_path: Path, folder_of: Callab
     assert to_gguf(draft.path, tmp_path / "m.gguf", "f32") == ()
 
 
+@pytest.mark.parametrize("name", ["Phi-3-mini-llamafied", "some/phi3", "ModernBERT", "Modern-BERT"])
+def test_a_name_that_changes_tokens_is_refused(name: str, tmp_path: Path, folder_of: Callable[..., Path]) -> None:
+    folder = folder_of(tmp_path / "hf", eos_token_id=8)
+    if name == "ModernBERT":
+        assert to_gguf(folder, tmp_path / "m.gguf", "f32", name=name) == ()
+        return
+    with pytest.raises(UsageError, match=r"general\.name: expected one that changes no tokens"):
+        to_gguf(folder, tmp_path / "m.gguf", "f32", name=name)
+    assert not (tmp_path / "m.gguf").exists()
+
+
 # --- The judge ---
 
 
@@ -968,6 +1043,11 @@ OVERLOOKED: dict[str, list[tuple[Change, str]]] = {
         (config(rope_scaling={"rope_type": "llama3", "factor": 8.0}), "no scaled frequencies"),
         (config(rope_parameters={"a": {"rope_theta": 1.0}, "b": {"rope_theta": 2.0}}), "one rotation for all layers"),
         (config(partial_rotary_factor=0.5), "rotated dimensions 4, expected 2"),
+        (config(is_causal=False), "no is_causal, which stands for True, expected False"),
+        (config(sliding_window=4), "no window, expected one of 4 tokens"),
+        (config(sliding_window=64), ""),
+        (config(attention_chunk_size=8), "no window, expected one of 8 tokens"),
+        (config(per_layer_config={"0": {"rms_norm_eps": 1.0}}), "the same for all layers, expected"),
         (config(head_dim=16), "width of a head 4, expected 16"),
         (config(num_key_value_heads=2), "kv heads 1, expected 2"),
         (config(rms_norm_eps=1e-6), "norm epsilon"),
@@ -1002,6 +1082,7 @@ OVERLOOKED: dict[str, list[tuple[Change, str]]] = {
         (config(scale_attn_weights=False), "no scale_attn_weights"),
         (added(HEAD, 12, 8), "output.weight is missing"),
         (config(intermediate_size=64), ""),
+        (config(sliding_window=4), "no window, expected one of 4 tokens"),
         (config(n_inner=64), "inner 32, expected 64"),
         (lambda d: d.tensors(lambda t: t.update({k[12:]: t.pop(k) for k in [*t]})), ""),
     ],
@@ -1048,6 +1129,9 @@ _KEYS = (
         "sliding_window",
         "use_sliding_window",
         "layer_types",
+        "is_causal",
+        "attention_chunk_size",
+        "per_layer_config",
     ),
     *("max_window_layers", "tie_word_embeddings", "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "n_inner"),
     *(

@@ -15,7 +15,7 @@ from trialbench.cli import main
 from trialbench.errors import UsageError
 from trialbench.ground_truth.evidence.workspace import Workspace
 from trialbench.ground_truth.model.roster import Model, load_roster
-from trialbench.ground_truth.model.weights import sha256
+from trialbench.ground_truth.model.weights import Gguf, sha256
 from trialbench.ground_truth.runtimes.base import Capability
 from trialbench.ground_truth.runtimes.llama_cpp import LlamaCpp
 from trialbench.ground_truth.runtimes.tools import LocalTools
@@ -78,6 +78,27 @@ def test_a_quant_alone_brings_its_float_file(workspace: Workspace, runtime: Llam
     made = workspace.convert(runtime, [model], lambda _text: None)
     assert [one.label for one in made] == ["m-llama Q8_0 (gguf)"]
     assert workspace.path(model, "llama.cpp", "f32").exists()
+
+
+def test_no_file_of_an_older_folder_stays(workspace: Workspace, runtime: LlamaCpp) -> None:
+    model = replace(workspace.roster.models[0], quants={"llama.cpp": ("Q8_0",)})
+    assert model.folder is not None
+    quantized, base = (workspace.path(model, "llama.cpp", quant) for quant in ("Q8_0", "f32"))
+    workspace.convert(runtime, [model], lambda _text: None)
+    before = quantized.read_bytes()
+    config = json.loads((model.folder / "config.json").read_text())
+    (model.folder / "config.json").write_text(json.dumps({**config, "rope_theta": 7.0}))
+    (made,) = workspace.convert(runtime, [model], lambda _text: None)
+    assert made.artifact is not None
+    assert Gguf(base).key("llama.rope.freq_base") == 7.0
+    assert quantized.read_bytes() != before
+    # What is refused now was not made of this folder.
+    (model.folder / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
+    (made,) = workspace.convert(runtime, [model], lambda _text: None)
+    assert made.trouble is not None
+    assert "hidden_act: expected silu" in made.trouble.text
+    assert not quantized.exists()
+    assert not base.exists()
 
 
 def test_what_cannot_be_made_is_named(workspace: Workspace, runtime: LlamaCpp) -> None:
