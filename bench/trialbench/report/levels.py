@@ -9,8 +9,6 @@ from trialbench.show.text import number
 from trialbench.stats import Finding, Quantile
 from trialbench.verdict import Level
 
-# Names of the levels that are about speed.
-SPEED = ("p95", "rate")
 _WORDS: dict[Finding, str] = {"PASS": "kept", "FAIL": "missed", "INCONCLUSIVE": "not shown"}
 
 
@@ -30,6 +28,11 @@ def levels(plan: Plan, summary: Summary) -> tuple[Level, ...]:
         rate = number(segment.effective_hz.from_p50) if segment else "-"
         found.append(_level("rate", finding, f"at least {plan.hz:g} Hz", f"{rate} Hz, p50 {_told(p50)} ms"))
     return tuple(found)
+
+
+def speed_decides(plan: Plan) -> bool:
+    """Whether a level about speed is declared; speed affects no verdict without one."""
+    return plan.p95_ms is not None or plan.hz is not None
 
 
 def _level(name: str, finding: Finding, declared: str, told: str) -> Level:

@@ -132,6 +132,39 @@ def test_the_first_screen_names_the_live_model_and_how_much_slower(run: Path) ->
     assert not {*found.reasons} & {line for panel in found.evidence for line in panel.lines}
 
 
+def text_only(plan: dict[str, Any]) -> None:
+    plan["workload_texts"] = {"describe": "messages: [{role: user, content: What is a ball?}]"}
+
+
+def nothing(_plan: dict[str, Any]) -> None:
+    pass
+
+
+CLAIMS: list[tuple[Callable[[dict[str, Any]], Any], bool, str, str]] = [
+    (nothing, False, "It does not affect the verdict.", "by the declared levels"),
+    (lambda plan: plan.update(slo={"p95_ms": 0, "hz": 0}), False, "It does not affect the verdict.", "by the declared"),
+    (lambda plan: plan.update(slo={"p95_ms": 9}), False, "by the declared levels alone.", "does not affect"),
+    (lambda plan: plan.update(slo={"hz": 30}), False, "by the declared levels alone.", "does not affect the verdict"),
+    (nothing, False, ": measured completely, and", "it ended as planned"),
+    (nothing, True, ": it ended as planned, and", "measured completely"),
+    (nothing, False, 'alt="The camera image that was asked about"', "both models were shown"),
+    (text_only, False, "What is a ball?", "camera image"),
+]
+
+
+@pytest.mark.parametrize(("edit", "without", "said", "unsaid"), CLAIMS)
+def test_the_page_claims_what_holds_for_this_run(
+    run: Path, edit: Callable[[dict[str, Any]], Any], without: bool, said: str, unsaid: str
+) -> None:
+    change(run / "plan.json", edit)
+    if without:
+        (run / "samples" / "nav-baseline-a2.jsonl").unlink()
+    # What stands below says where files come from, and nothing of models.
+    document = report_html(run).split('<section id="provenance"')[0]
+    assert said in document
+    assert unsaid not in document
+
+
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
