@@ -294,6 +294,46 @@ def test_the_line_at_one_and_the_titles_run_through_no_label() -> None:
     assert float(title.attrib["y"]) >= 14
 
 
+ALIKE = "unsloth-gemma-4-E4B-it-qat-UD-Q{}_K_XL-imatrix-calibrated-2026-11-29-by-somebody-of-the-house"
+LABELS = [
+    ([ALIKE.format(4), ALIKE.format(5)], [": 1.34 [1.26, 1.41], 34 % slower", ": 0.98, not shown"]),
+    ([ALIKE.format(4), ALIKE.format(5)], [": 0.00123, 813 times as fast", ": not comparable"]),
+    ([f"{'W' * 40}{at}{'M' * 40}" for at in range(4)], [": 14.7 s"] * 4),
+    ([f"{'node.' * 20}{'W' * at}" for at in range(3)], []),
+    (["everybody", "日本語" * 20 + "4" + "日本語" * 20, "日本語" * 20 + "5" + "日本語" * 20], [": 3.2 s"] * 3),
+    ([], []),
+]
+
+
+@pytest.mark.parametrize("room", [315.0, 326.0, 725.0])
+@pytest.mark.parametrize(("names", "says"), LABELS)
+def test_a_chart_keeps_names_apart_and_what_it_says_of_them_whole(
+    names: list[str], says: list[str], room: float
+) -> None:
+    shown = figures.labels(names, room, says=says, kind="t strong")
+    parts = [label.removesuffix(said) for label, said in zip(shown, says or [""] * len(names), strict=True)]
+    assert len(set(parts)) == len(names)
+    for label, said in zip(shown, says, strict=False):
+        assert label.endswith(said)
+    # A letter is 8.6 pixels wide on average, which are fewer on a phone; W and M are wider.
+    letter = 8.6 * (0.92 if room < figures.NARROW else 1.0)
+    assert all(figures._letters(label) * letter <= room for label in shown)
+
+
+def test_tenants_and_losses_of_long_names_are_told_apart(run: Path) -> None:
+    def edit(plan: dict[str, Any]) -> None:
+        for at, tenant in enumerate(plan["tenants"]):
+            tenant["impact"] = f"{'everybody in the house loses ' * 3}voice {at}{' and the picture' * 4}"
+
+    change(run / "plan.json", edit)
+    drawn = built(run).downtime
+    assert drawn is not None
+    for drawing in (drawn.wide, drawn.narrow):
+        told = re.findall(r'class="t strong"[^>]*>([^<]*)', drawing)
+        assert len({label.partition(":")[0] for label in told}) == len(told) >= 2
+        assert all(re.search(r": [\d.]+ s$", label) for label in told)
+
+
 @pytest.mark.parametrize(
     "places",
     [[], [100.0], [10.0, 12.0, 300.0], [10.0, 300.0, 739.0, 740.0, 741.0], [735.0, 738.0, 739.0, 741.0]],
