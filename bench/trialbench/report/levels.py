@@ -47,7 +47,8 @@ def _accuracy(points: float, found: Correctness | None) -> Level:
     low, high = difference.one_sided_low * 100, difference.one_sided_high * 100
     finding: Finding = "PASS" if low >= -points else "FAIL" if high < -points else "INCONCLUSIVE"
     told = (
-        f"{pairs.candidate} against {pairs.baseline} of {pairs.scenes}, one-sided 95 % bounds {low:+.1f} to {high:+.1f}"
+        f"{pairs.candidate} against {pairs.baseline} of {pairs.scenes},"
+        f" one-sided 95 % bounds {low:+z.1f} to {high:+z.1f}"
     )
     return _level("accuracy", finding, declared, told)
 

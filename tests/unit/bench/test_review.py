@@ -125,7 +125,7 @@ def test_judgments_are_better_worse_same_or_not_shown(
         low = oracle.binomtest(ties, wins + losses + ties, alternative="greater").proportion_ci(0.95).low
         assert margin is not None
         assert low * 100 >= margin
-    for part in (f"{wins} better, {losses} worse, {ties} the same", "p = ", "pairs"):
+    for part in (f"{wins} better, {losses} worse, {ties} the same", "p = ", "pair"):
         assert part in found.text
     assert "no difference" not in found.text
 

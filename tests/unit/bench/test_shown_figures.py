@@ -18,6 +18,7 @@ import pytest
 from sample_lines import compared, made
 from trialbench import stats
 from trialbench.measure.summary import SegmentFacts, summarize
+from trialbench.report import table as terminal
 from trialbench.report.compare import compare_table, run_row
 from trialbench.report.comparison import WORDS, Comparison, Finding, Metric, compare, direction
 from trialbench.report.documents import research
@@ -33,6 +34,7 @@ from trialbench.report.table import folder_table
 from trialbench.report.telemetry import joined
 from trialbench.show import figures, svg
 from trialbench.show.text import counted, number, ratio_text
+from trialbench.verdict import reviewed
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -428,6 +430,40 @@ def test_the_line_of_a_comparison_has_digits_that_fit(factor: float, said: str) 
 def test_a_share_with_a_failure_is_not_all(kept: int, n: int, text: str) -> None:
     samples = [made(at, 1.0 * at, 10.0, strategy=1 if at <= kept else 3) for at in range(1, n + 1)]
     assert research._adherence(summarize(samples, [], SegmentFacts("nav", n, True, False))) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(1.0, 100), (0.0, 0), (0.9983, 99), (0.002, 1), (0.29, 29), (0.57, 57), (0.675, 68), (0.9949, 99)],
+)
+def test_a_percentage_is_all_or_none_where_the_share_is(share: float, text: int) -> None:
+    assert stats.percent(share) == text
+
+
+@pytest.mark.parametrize("overhead_s", [-0.04, -0.0, 0.04])
+def test_what_rounds_to_nothing_has_no_sign(run: Path, overhead_s: float) -> None:
+    summary = summarize_run(read_run(run))
+    windows = {name: replace(one, overhead_s=overhead_s) for name, one in summary.windows.items()}
+    changed = replace(summary, windows=windows)
+    folder = read_run(run)
+    found = page(folder, changed, joined(folder))
+    assert found.windows is not None
+    shown = [*(fact.note for fact in found.facts), *(cell for row in found.windows.rows for cell in row)]
+    assert "of it overhead 0.0 s" in shown
+    assert "-0.0" not in " ".join(shown) + terminal._windows(changed)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ((1, 0, 0, 1, None), "not shown by 1 pair (1 better"),
+        ((0, 0, 0, 1, None), "not shown by 0 of 1 pair (0 better"),
+        ((2, 0, 0, 2, None), "not shown by 2 pairs (2 better"),
+        ((1, 0, 0, 2, None), "not shown by 1 of 2 pairs (1 better"),
+    ],
+)
+def test_pairs_are_counted(given: tuple[int, int, int, int, None], text: str) -> None:
+    assert reviewed(*given).text.startswith(text)
 
 
 def test_remarks_count_in_the_singular() -> None:

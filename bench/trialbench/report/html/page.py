@@ -384,7 +384,7 @@ def _facts(run: Run, summary: Summary) -> list[Fact]:
     candidate = summary.segments.get(run.plan.decider.candidate)
     found = [*_fit(run.plan, summary), *(_measured(summary, candidate) if candidate else ()), *_answered(summary)]
     for impact, window in list(summary.windows.items())[:4]:
-        found.append(Fact(impact, f"{window.total_s:.1f}", "s", f"of it overhead {window.overhead_s:.1f} s"))
+        found.append(Fact(impact, f"{window.total_s:.1f}", "s", f"of it overhead {window.overhead_s:z.1f} s"))
     lost = [Fact(entry.impact, "still", note=f"since {clock(entry.since)}") for entry in summary.still_down[:4]]
     return [*found, *lost]
 
@@ -554,7 +554,7 @@ def _telemetry_why(summary: Summary) -> list[str]:
 def _windows(summary: Summary) -> Table | None:
     names = ("total_s", "drain_min_s", "tenant_starts_s", "candidate_start_s", "measuring_s", "overhead_s")
     rows = [
-        [impact, ", ".join(window.tenants), *(f"{getattr(window, name):.1f}" for name in names)]
+        [impact, ", ".join(window.tenants), *(f"{getattr(window, name):z.1f}" for name in names)]
         for impact, window in list(summary.windows.items())[:_MOST_ROWS]
     ]
     head = [
