@@ -97,7 +97,9 @@ def _percent(share: float | None) -> str:
 def _interval(found: Adherence) -> str:
     if found.low is None or found.high is None:
         return "-"
-    return f"{percent(found.low)}-{percent(found.high)} %"
+    # Neither end is rounded into the interval as far as all or none.
+    low, high = min(round(found.low * 100), percent(found.low)), max(round(found.high * 100), percent(found.high))
+    return f"{low}-{high} %"
 
 
 def quantile_text(quantile: Quantile) -> str:

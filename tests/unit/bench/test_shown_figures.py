@@ -18,6 +18,7 @@ import pytest
 from sample_lines import compared, made
 from trialbench import stats
 from trialbench.measure.summary import SegmentFacts, summarize
+from trialbench.report import measured
 from trialbench.report import table as terminal
 from trialbench.report.compare import compare_table, run_row
 from trialbench.report.comparison import WORDS, Comparison, Finding, Metric, compare, direction
@@ -438,6 +439,22 @@ def test_a_share_with_a_failure_is_not_all(kept: int, n: int, text: str) -> None
 )
 def test_a_percentage_is_all_or_none_where_the_share_is(share: float, text: int) -> None:
     assert stats.percent(share) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (0.9983, 1.0, "99-100 %"),
+        (0.946, 0.9998, "95-100 %"),
+        (0.0002, 0.054, "0-5 %"),
+        (0.0, 0.0017, "0-1 %"),
+        (1.0, 1.0, "100-100 %"),
+    ],
+)
+def test_an_interval_reaches_all_or_none_where_its_end_does(run: Path, low: float, high: float, text: str) -> None:
+    found = summarize_run(read_run(run)).segments["nav-candidate"].adherence
+    assert found is not None
+    assert measured._interval(replace(found, low=low, high=high)) == text
 
 
 @pytest.mark.parametrize("overhead_s", [-0.04, -0.0, 0.04])
