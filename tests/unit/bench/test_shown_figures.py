@@ -299,7 +299,7 @@ def test_the_line_at_one_and_the_titles_run_through_no_label() -> None:
 
 ALIKE = "unsloth-gemma-4-E4B-it-qat-UD-Q{}_K_XL-imatrix-calibrated-2026-11-29-by-somebody-of-the-house"
 LABELS = [
-    ([ALIKE.format(4), ALIKE.format(5)], [": 1.34 [1.26, 1.41], 34 % slower", ": 0.98, not shown"]),
+    ([ALIKE.format(4), ALIKE.format(5)], [": 1.34, 34 % slower", ": 0.98, not shown"]),
     ([ALIKE.format(4), ALIKE.format(5)], [": 0.00123, 813 times as fast", ": not comparable"]),
     ([f"{'W' * 40}{at}{'M' * 40}" for at in range(4)], [": 14.7 s"] * 4),
     ([f"{'node.' * 20}{'W' * at}" for at in range(3)], []),
