@@ -155,13 +155,14 @@ CLAIMS: list[tuple[Callable[[dict[str, Any]], Any], bool, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("edit", "without", "said", "unsaid"), CLAIMS)
+@pytest.mark.parametrize(("edit", "short", "said", "unsaid"), CLAIMS)
 def test_the_page_claims_what_holds_for_this_run(
-    run: Path, edit: Callable[[dict[str, Any]], Any], without: bool, said: str, unsaid: str
+    run: Path, edit: Callable[[dict[str, Any]], Any], short: bool, said: str, unsaid: str
 ) -> None:
     change(run / "plan.json", edit)
-    if without:
-        (run / "samples" / "nav-baseline-a2.jsonl").unlink()
+    if short:
+        path = run / "samples" / "nav-baseline-a2.jsonl"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:40]))
     # What stands below says where files come from, and nothing of models.
     document = report_html(run).split('<section id="provenance"')[0]
     assert said in document
