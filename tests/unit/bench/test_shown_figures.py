@@ -136,7 +136,7 @@ def test_the_first_screen_names_the_live_model_and_how_much_slower(run: Path) ->
 
 
 def text_only(plan: dict[str, Any]) -> None:
-    plan["workload_texts"] = {"describe": "messages: [{role: user, content: What is a ball?}]"}
+    plan["workload_texts"] = {"describe": "messages: [{role: user, content: 'What is a ball?'}]"}
 
 
 def nothing(_plan: dict[str, Any]) -> None:
