@@ -36,6 +36,11 @@ def rounded(value: float, decimals: int) -> float:
     return round(value, max(decimals, least))
 
 
+def percent(share: float) -> int:
+    """A share as whole percent: 100 for all alone, and 0 for none alone."""
+    return round(share * 100) if share in (0, 1) else min(max(round(share * 100), 1), 99)
+
+
 @dataclass(frozen=True)
 class Quantile:
     """A quantile as far as the sample supports it; the unit is that of the values.

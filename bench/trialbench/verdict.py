@@ -81,7 +81,7 @@ class Reviewed:
         lower = ""
         if self.finding == "same":
             lower = f"; by at least {self.ties_percent:g} % ties"
-        asked = f"{self.judged} of {self.pairs} pairs" if self.judged < self.pairs else f"{self.pairs} pairs"
+        asked = f"{self.judged} of {_pairs(self.pairs)}" if self.judged < self.pairs else _pairs(self.pairs)
         return f"{word} by {asked} ({counted}{lower})"
 
     @property
@@ -93,6 +93,10 @@ class Reviewed:
         if self.more is None:
             return f"no number of judgments like these would decide; {todo}"
         return f"{self.more} more {'judgment' if self.more == 1 else 'judgments'} like these would decide; {todo}"
+
+
+def _pairs(count: int) -> str:
+    return f"{count} pair{'' if count == 1 else 's'}"
 
 
 def reviewed(wins: int, losses: int, ties: int, pairs: int, ties_percent: float | None) -> Reviewed:
@@ -131,8 +135,8 @@ class Review:
             return ""
         if found.share is None:
             return f"{len(self.reviewers)} reviewers judged no pair in common"
-        kappa = "" if found.kappa is None else f", kappa {found.kappa:.2f}"
-        return f"{found.raters} reviewers agree in {found.share * 100:.0f} % of {found.n} pairs{kappa}"
+        kappa = "" if found.kappa is None else f", kappa {found.kappa:z.2f}"
+        return f"{found.raters} reviewers agree in {stats.percent(found.share)} % of {_pairs(found.n)}{kappa}"
 
 
 @dataclass(frozen=True)

@@ -167,5 +167,5 @@ def _text(scenes: int, agree: int, labeled: Labeled | None) -> str:
         f"right in {pairs.candidate} of {pairs.scenes} scenes, the baseline in {pairs.baseline}:"
         f" {WORDS[labeled.finding]} ({counted(pairs.wins, 'win')}, {counted(pairs.losses, 'loss', 'losses')},"
         f" p = {pairs.p:.2g};"
-        f" difference {difference.low * 100:+.0f} to {difference.high * 100:+.0f} points); {agreement}"
+        f" difference {difference.low * 100:+z.0f} to {difference.high * 100:+z.0f} points); {agreement}"
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from trialbench.report.comparison import finding_noisy
-from trialbench.report.levels import SPEED
+from trialbench.report.levels import speed_decides
 from trialbench.report.proofs import NAMES, Proof
 from trialbench.report.run import Attestation, Run
 from trialbench.report.summary import Summary
@@ -92,8 +92,7 @@ def _trial(run: Run, summary: Summary, facts: Facts, rules: Rules) -> Evidence:
         lines.append(f"memory of the candidate {peak:.2f} GB, healthy {rules.low_gb:g}-{rules.high_gb:g} GB")
     if summary.correctness is not None:
         lines.append(summary.correctness.text)
-    declared = any(level.name in SPEED for level in facts.levels)
-    weight = "decides by the declared levels alone" if declared else "decides nothing"
+    weight = "decides by the declared levels alone" if speed_decides(run.plan) else "decides nothing"
     for row in summary.comparisons:
         if row.metric == "latency_ms" and row.ratio:
             times, _, interval = ratio_text(row.ratio, row.low, row.high).partition(" ")

@@ -9,8 +9,6 @@ from trialbench.show.text import number
 from trialbench.stats import Finding, Quantile
 from trialbench.verdict import Level
 
-# Names of the levels that are about speed.
-SPEED = ("p95", "rate")
 _WORDS: dict[Finding, str] = {"PASS": "kept", "FAIL": "missed", "INCONCLUSIVE": "not shown"}
 
 
@@ -32,6 +30,11 @@ def levels(plan: Plan, summary: Summary) -> tuple[Level, ...]:
     return tuple(found)
 
 
+def speed_decides(plan: Plan) -> bool:
+    """Whether a level about speed is declared; speed affects no verdict without one."""
+    return plan.p95_ms is not None or plan.hz is not None
+
+
 def _level(name: str, finding: Finding, declared: str, told: str) -> Level:
     return Level(name, finding, f"{declared}: {_WORDS[finding]} ({told})")
 
@@ -44,7 +47,8 @@ def _accuracy(points: float, found: Correctness | None) -> Level:
     low, high = difference.one_sided_low * 100, difference.one_sided_high * 100
     finding: Finding = "PASS" if low >= -points else "FAIL" if high < -points else "INCONCLUSIVE"
     told = (
-        f"{pairs.candidate} against {pairs.baseline} of {pairs.scenes}, one-sided 95 % bounds {low:+.1f} to {high:+.1f}"
+        f"{pairs.candidate} against {pairs.baseline} of {pairs.scenes},"
+        f" one-sided 95 % bounds {low:+z.1f} to {high:+z.1f}"
     )
     return _level("accuracy", finding, declared, told)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from trialbench.report.correctness import Correctness
 from trialbench.report.telemetry import Range, Telemetry
 from trialbench.show.text import cells as columns_of
 from trialbench.show.text import columns, counted, number, ratio_text, room, sparkline, wrap
-from trialbench.stats import Quantile, Threshold
+from trialbench.stats import Quantile, Threshold, percent
 
 _SPARK_WIDTH = 56
 # With fewer samples, a sparkline adds nothing to the numbers.
@@ -92,14 +91,15 @@ def cells(name: str, segment: SegmentSummary) -> dict[str, str]:
 
 
 def _percent(share: float | None) -> str:
-    # Not rounded up to all.
-    return "-" if share is None else f"{math.floor(share * 100)} %"
+    return "-" if share is None else f"{percent(share)} %"
 
 
 def _interval(found: Adherence) -> str:
     if found.low is None or found.high is None:
         return "-"
-    return f"{found.low * 100:.0f}-{found.high * 100:.0f} %"
+    # Neither end is rounded into the interval as far as all or none.
+    low, high = min(round(found.low * 100), percent(found.low)), max(round(found.high * 100), percent(found.high))
+    return f"{low}-{high} %"
 
 
 def quantile_text(quantile: Quantile) -> str:

@@ -177,7 +177,7 @@ def _windows(summary: Summary) -> str:
         lines.append(wrap(f"{impact} {window.total_s:.1f} s ({', '.join(window.tenants)} down)"))
         lines.append(
             wrap(
-                f"  overhead {window.overhead_s:.1f} s = {window.total_s:.1f}"
+                f"  overhead {window.overhead_s:z.1f} s = {window.total_s:.1f}"
                 f" - drain minimum {window.drain_min_s:.1f} - tenants' starts {window.tenant_starts_s:.1f}"
                 f" - candidate's start {window.candidate_start_s:.1f} - measuring {window.measuring_s:.1f}"
             )

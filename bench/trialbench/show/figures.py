@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from trialbench.show.svg import Point, Scale, coordinate, element, join, path, symbol, tick_texts
 from trialbench.show.terminal import line as fitting
-from trialbench.show.text import cells, middle
+from trialbench.show.text import apart, cells
 
 WIDE, NARROW = 760, 350
 LEFT, RIGHT = 46.0, 12.0
@@ -20,7 +20,8 @@ _DIGIT, _LETTER, _BOLD = 8.0, 7.5, 8.6
 # The widest letters, and how much wider than the average they are, in letters: a label may have nothing else. One in
 # four is in the average.
 _WIDE, _WIDER = "MW@mw%", 0.9
-_FEWEST = 8
+# Letters that a name has at least, and that there is room for at least.
+_FEWEST, _ROOM = 8, 12
 # Letters are this much smaller in the narrow drawing (style.css).
 _SMALL = 11.5 / 12.5
 # Between baselines: from the topmost tick up to the title, from a horizontal axis down to its ticks, to its title and
@@ -98,20 +99,25 @@ def drawings(name: str, title: str, description: str, draw: Draw) -> tuple[Marku
     return found[0], found[1]
 
 
-def letters(room: float, *, bold: bool = False, small: bool = False) -> int:
-    """How many letters of a label fit into `room` pixels, in a font of any width; `small` is the narrow drawing."""
-    return max(12, int(room / (_BOLD if bold else _LETTER) / (_SMALL if small else 1.0)))
+def labels(names: Sequence[str], room: float, *, says: Sequence[str] = (), kind: str = "t") -> list[str]:
+    """Each name so short that `room` pixels hold it and what it `says`, in a font of any width.
+
+    Names that differ stay different, and what stands behind them stays whole.
+    """
+    letter = _BOLD if "strong" in kind.split() else _LETTER
+    most = max(_ROOM, int(room / letter / (_SMALL if room < NARROW else 1.0)))
+    shown, behind = [fitting(name, _LONGEST) for name in names], says or [""] * len(names)
+    limit = max(_FEWEST, most - max(map(cells, behind), default=0))
+    while True:
+        found = [f"{name}{said}" for name, said in zip(apart(shown, limit), behind, strict=True)]
+        if limit <= _FEWEST or all(_letters(label) <= most for label in found):
+            return found
+        limit -= 1
 
 
 def text(x: float, y: float, what: str, *, anchor: str = "start", kind: str = "t", room: float = math.inf) -> Markup:
     """A label whose baseline is at y; what does not fit into `room` pixels loses its middle."""
-    shown = fitting(what, _LONGEST)
-    if room != math.inf:
-        limit = most = letters(room, bold="strong" in kind.split(), small=room < NARROW)
-        shown = middle(shown, limit)
-        while limit > _FEWEST and _letters(shown) > most:
-            limit -= 1
-            shown = middle(shown, limit)
+    [shown] = [fitting(what, _LONGEST)] if room == math.inf else labels([what], room, kind=kind)
     return element("text", shown, x=x, y=y, text_anchor=anchor, class_=kind)
 
 
@@ -170,8 +176,8 @@ def y_axis(scale: Scale, left: float, right: float, title: str, *, count: int = 
 
 def margin(*scales: Scale, count: int = 5, suffix: str = "") -> float:
     """The room that the labels of upward scales need on the left, in pixels; at least LEFT."""
-    labels = [f"{label}{suffix}" for scale in scales for label in tick_texts(scale.ticks(count))]
-    return max([LEFT, *(8 + _DIGIT * len(label) for label in labels)])
+    shown = [f"{label}{suffix}" for scale in scales for label in tick_texts(scale.ticks(count))]
+    return max([LEFT, *(8 + _DIGIT * len(label) for label in shown)])
 
 
 def swatch(kind: str, shape: str = "box") -> Markup:

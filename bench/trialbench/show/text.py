@@ -142,7 +142,8 @@ def _start(text: str, limit: int) -> str:
     for at, own in enumerate(_widths(text)):
         used += own
         if used > limit:
-            return text[:at]
+            # A letter that a sign makes an emoji is none without it.
+            return text[: at - 1 if text[at] == _EMOJI else at]
     return text
 
 
@@ -152,7 +153,7 @@ def _end(text: str, limit: int) -> str:
     at = len(text)
     while at > 0 and sum(widths[at - 1 :]) <= limit:
         at -= 1
-    while at < len(text) and widths[at] == 0:
+    while at < len(text) and (widths[at] == 0 or text[at] == _EMOJI):
         at += 1
     return text[at:]
 

@@ -689,6 +689,16 @@ def test_hosts_that_differ_behind_a_long_name_are_told_apart_in_charts(folders: 
     )
 
 
-def test_more_runs_than_anybody_reads_are_left_out(tmp_path: Path) -> None:
-    out = write_comparison([tmp_path / str(at) for at in range(310)], tmp_path / "compare.html")
-    assert "10 more were left out" in out.read_text()
+@pytest.mark.parametrize(
+    ("runs", "hosts", "said"),
+    [
+        (310, 0, "10 more were left out"),
+        (301, 0, "1 more was left out"),
+        (1, 301, "1 more was left out"),
+        (2, 2, "1 GB is 1024 MiB</caption>"),
+    ],
+)
+def test_more_runs_than_anybody_reads_are_left_out(tmp_path: Path, runs: int, hosts: int, said: str) -> None:
+    without = [(f"host {at}", "no reason") for at in range(hosts)]
+    out = write_comparison([tmp_path / str(at) for at in range(runs)], tmp_path / "compare.html", without)
+    assert said in out.read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from markdown_it import MarkdownIt
 from trialbench.report.compare import compare_table
 from trialbench.report.documents.markdown import escape
 from trialbench.report.export import write_exports
+from trialbench.report.html.comparison import write_comparison
 from trialbench.report.html.report import report_html
 from trialbench.show import html, svg
 from trialbench.show.terminal import line, say, screen
@@ -98,6 +100,18 @@ def test_a_reply_is_the_same_on_the_page_and_in_the_exports(tmp_path: Path, text
     expected = text if shown is None else shown
     assert expected in cells
     assert f">{expected}</blockquote>" in report_html(run).replace("&#39;", "'")
+
+
+def test_a_name_of_another_direction_leaves_the_figures_behind_it_where_they_are(tmp_path: Path) -> None:
+    """Without isolation, a browser would show a date behind an Arabic name before it."""
+    run = tmp_path / "run"
+    shutil.copytree(REAL, run)
+    plan = json.loads((run / "plan.json").read_text())
+    (run / "plan.json").write_text(json.dumps(plan | {"host": "ورشة"}))
+    page = write_comparison([run], tmp_path / "compare.html").read_text(encoding="utf-8")
+    for document in (report_html(run), page):
+        assert re.search(r"<bdi>ورشة</bdi> <span [^>]*>/</span>", document)
+        assert not re.search(r"(?<!<bdi>)ورشة <span", document)
 
 
 def test_a_remark_below_the_runs_shows_text_as_their_table_does() -> None:

@@ -126,7 +126,7 @@ def test_judgments_are_better_worse_same_or_not_shown(
         low = oracle.binomtest(ties, wins + losses + ties, alternative="greater").proportion_ci(0.95).low
         assert margin is not None
         assert low * 100 >= margin
-    for part in (f"{wins} better, {losses} worse, {ties} the same", "p = ", "pairs"):
+    for part in (f"{wins} better, {losses} worse, {ties} the same", "p = ", "pair"):
         assert part in found.text
     assert "no difference" not in found.text
 
@@ -216,6 +216,13 @@ def test_a_question_asked_again_is_one_pair_with_the_usual_reply(folders: Module
     (pair,) = pairs(read_run(run))
     assert (pair.workload, pair.scene, pair.baseline) == ("describe", None, "A large white ball is on the left.")
     assert link(read_run(run)) == "review.html"
+    assert write_review(run) is not None
+    page = (run / "review.html").read_text(encoding="utf-8")
+    assert "0 of 1 pair judged" in page
+    assert "chance says which stands first" in page
+    # A policy that forbids scripts shows no <noscript>: the script takes the words away.
+    assert '<p class="warn" id="off">This page needs JavaScript' in page
+    assert 'document.getElementById("off").hidden = true' in page
     # A model without a usable reply is compared all the same, and one word does not tell who it is.
     path = run / "samples" / "describe-candidate.jsonl"
     lines = [json.loads(line) | {"ok": False, "error_class": "timeout"} for line in path.read_text().splitlines()]

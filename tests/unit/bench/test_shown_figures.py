@@ -18,6 +18,8 @@ import pytest
 from sample_lines import compared, made
 from trialbench import stats
 from trialbench.measure.summary import SegmentFacts, summarize
+from trialbench.report import measured
+from trialbench.report import table as terminal
 from trialbench.report.compare import compare_table, run_row
 from trialbench.report.comparison import WORDS, Comparison, Finding, Metric, compare, direction
 from trialbench.report.documents import research
@@ -33,6 +35,7 @@ from trialbench.report.table import folder_table
 from trialbench.report.telemetry import joined
 from trialbench.show import figures, svg
 from trialbench.show.text import counted, number, ratio_text
+from trialbench.verdict import reviewed
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -130,6 +133,40 @@ def test_the_first_screen_names_the_live_model_and_how_much_slower(run: Path) ->
     assert f'id="{found.first.href[1:]}"' in report_html(run)
     # What the reasons say is not said again.
     assert not {*found.reasons} & {line for panel in found.evidence for line in panel.lines}
+
+
+def text_only(plan: dict[str, Any]) -> None:
+    plan["workload_texts"] = {"describe": "messages: [{role: user, content: 'What is a ball?'}]"}
+
+
+def nothing(_plan: dict[str, Any]) -> None:
+    pass
+
+
+CLAIMS: list[tuple[Callable[[dict[str, Any]], Any], bool, str, str]] = [
+    (nothing, False, "It does not affect the verdict.", "by the declared levels"),
+    (lambda plan: plan.update(slo={"p95_ms": 0, "hz": 0}), False, "It does not affect the verdict.", "by the declared"),
+    (lambda plan: plan.update(slo={"p95_ms": 9}), False, "by the declared levels alone.", "does not affect"),
+    (lambda plan: plan.update(slo={"hz": 30}), False, "by the declared levels alone.", "does not affect the verdict"),
+    (nothing, False, ": measured completely, and", "it ended as planned"),
+    (nothing, True, ": it ended as planned, and", "measured completely"),
+    (nothing, False, 'alt="The camera image that was asked about"', "both models were shown"),
+    (text_only, False, "What is a ball?", "camera image"),
+]
+
+
+@pytest.mark.parametrize(("edit", "short", "said", "unsaid"), CLAIMS)
+def test_the_page_claims_what_holds_for_this_run(
+    run: Path, edit: Callable[[dict[str, Any]], Any], short: bool, said: str, unsaid: str
+) -> None:
+    change(run / "plan.json", edit)
+    if short:
+        path = run / "samples" / "nav-baseline-a2.jsonl"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:40]))
+    # What stands below says where files come from, and nothing of models.
+    document = report_html(run).split('<section id="provenance"')[0]
+    assert said in document
+    assert unsaid not in document
 
 
 @pytest.mark.parametrize(
@@ -261,6 +298,46 @@ def test_the_line_at_one_and_the_titles_run_through_no_label() -> None:
     assert float(title.attrib["y"]) >= 14
 
 
+ALIKE = "unsloth-gemma-4-E4B-it-qat-UD-Q{}_K_XL-imatrix-calibrated-2026-11-29-by-somebody-of-the-house"
+LABELS = [
+    ([ALIKE.format(4), ALIKE.format(5)], [": 1.34, 34 % slower", ": 0.98, not shown"]),
+    ([ALIKE.format(4), ALIKE.format(5)], [": 0.00123, 813 times as fast", ": not comparable"]),
+    ([f"{'W' * 40}{at}{'M' * 40}" for at in range(4)], [": 14.7 s"] * 4),
+    ([f"{'node.' * 20}{'W' * at}" for at in range(3)], []),
+    (["everybody", "日本語" * 20 + "4" + "日本語" * 20, "日本語" * 20 + "5" + "日本語" * 20], [": 3.2 s"] * 3),
+    ([], []),
+]
+
+
+@pytest.mark.parametrize("room", [315.0, 326.0, 725.0])
+@pytest.mark.parametrize(("names", "says"), LABELS)
+def test_a_chart_keeps_names_apart_and_what_it_says_of_them_whole(
+    names: list[str], says: list[str], room: float
+) -> None:
+    shown = figures.labels(names, room, says=says, kind="t strong")
+    parts = [label.removesuffix(said) for label, said in zip(shown, says or [""] * len(names), strict=True)]
+    assert len(set(parts)) == len(names)
+    for label, said in zip(shown, says, strict=False):
+        assert label.endswith(said)
+    # A letter is 8.6 pixels wide on average, which are fewer on a phone; W and M are wider.
+    letter = 8.6 * (0.92 if room < figures.NARROW else 1.0)
+    assert all(figures._letters(label) * letter <= room for label in shown)
+
+
+def test_tenants_and_losses_of_long_names_are_told_apart(run: Path) -> None:
+    def edit(plan: dict[str, Any]) -> None:
+        for at, tenant in enumerate(plan["tenants"]):
+            tenant["impact"] = f"{'everybody in the house loses ' * 3}voice {at}{' and the picture' * 4}"
+
+    change(run / "plan.json", edit)
+    drawn = built(run).downtime
+    assert drawn is not None
+    for drawing in (drawn.wide, drawn.narrow):
+        told = re.findall(r'class="t strong"[^>]*>([^<]*)', drawing)
+        assert len({label.partition(":")[0] for label in told}) == len(told) >= 2
+        assert all(re.search(r": [\d.]+ s$", label) for label in told)
+
+
 @pytest.mark.parametrize(
     "places",
     [[], [100.0], [10.0, 12.0, 300.0], [10.0, 300.0, 739.0, 740.0, 741.0], [735.0, 738.0, 739.0, 741.0]],
@@ -355,6 +432,56 @@ def test_the_line_of_a_comparison_has_digits_that_fit(factor: float, said: str) 
 def test_a_share_with_a_failure_is_not_all(kept: int, n: int, text: str) -> None:
     samples = [made(at, 1.0 * at, 10.0, strategy=1 if at <= kept else 3) for at in range(1, n + 1)]
     assert research._adherence(summarize(samples, [], SegmentFacts("nav", n, True, False))) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(1.0, 100), (0.0, 0), (0.9983, 99), (0.002, 1), (0.29, 29), (0.57, 57), (0.675, 68), (0.9949, 99)],
+)
+def test_a_percentage_is_all_or_none_where_the_share_is(share: float, text: int) -> None:
+    assert stats.percent(share) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (0.9983, 1.0, "99-100 %"),
+        (0.946, 0.9998, "95-100 %"),
+        (0.0002, 0.054, "0-5 %"),
+        (0.0, 0.0017, "0-1 %"),
+        (1.0, 1.0, "100-100 %"),
+    ],
+)
+def test_an_interval_reaches_all_or_none_where_its_end_does(run: Path, low: float, high: float, text: str) -> None:
+    found = summarize_run(read_run(run)).segments["nav-candidate"].adherence
+    assert found is not None
+    assert measured._interval(replace(found, low=low, high=high)) == text
+
+
+@pytest.mark.parametrize("overhead_s", [-0.04, -0.0, 0.04])
+def test_what_rounds_to_nothing_has_no_sign(run: Path, overhead_s: float) -> None:
+    summary = summarize_run(read_run(run))
+    windows = {name: replace(one, overhead_s=overhead_s) for name, one in summary.windows.items()}
+    changed = replace(summary, windows=windows)
+    folder = read_run(run)
+    found = page(folder, changed, joined(folder))
+    assert found.windows is not None
+    shown = [*(fact.note for fact in found.facts), *(cell for row in found.windows.rows for cell in row)]
+    assert "of it overhead 0.0 s" in shown
+    assert "-0.0" not in " ".join(shown) + terminal._windows(changed)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ((1, 0, 0, 1, None), "not shown by 1 pair (1 better"),
+        ((0, 0, 0, 1, None), "not shown by 0 of 1 pair (0 better"),
+        ((2, 0, 0, 2, None), "not shown by 2 pairs (2 better"),
+        ((1, 0, 0, 2, None), "not shown by 1 of 2 pairs (1 better"),
+    ],
+)
+def test_pairs_are_counted(given: tuple[int, int, int, int, None], text: str) -> None:
+    assert reviewed(*given).text.startswith(text)
 
 
 def test_remarks_count_in_the_singular() -> None:

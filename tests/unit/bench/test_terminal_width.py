@@ -205,6 +205,19 @@ def test_a_number_makes_no_name_another() -> None:
     assert shown[2] == names[2]
 
 
+@pytest.mark.parametrize("limit", range(8, 16))
+@pytest.mark.parametrize("text", ["ab❤\ufe0f" * 6, "❤\ufe0f" * 12, "1\ufe0f\u20e3#\ufe0f\u20e3" * 6])
+def test_a_cut_leaves_no_part_of_an_emoji(text: str, limit: int) -> None:
+    shown = middle(text, limit)
+    assert cells(shown) <= limit
+    start, _, end = shown.partition("...")
+    assert text.startswith(start)
+    assert text.endswith(end)
+    whole = "\ufe0f" if "\u20e3" not in text else "\u20e3"
+    assert not end.startswith(("\ufe0f", "\u20e3"))
+    assert start.endswith((whole, "a", "b"))
+
+
 def test_a_name_is_cut_in_its_middle() -> None:
     assert middle(Q4, 26) == "gemma-4-E4B-...-UD-Q4_K_XL"
     assert middle("日" * 20, 11) == "日日...日日"

@@ -24,7 +24,7 @@ from trialbench.show.figures import (
     Key,
     Table,
     drawings,
-    letters,
+    labels,
     line,
     margin,
     polyline,
@@ -36,16 +36,13 @@ from trialbench.show.figures import (
     y_axis,
 )
 from trialbench.show.svg import Point, Scale, element, group, join, symbol, value_scale
-from trialbench.show.terminal import line as fitting
-from trialbench.show.text import apart, counted, number, ratio_text
+from trialbench.show.text import counted, number, ratio_text
 from trialbench.stats import Quantile, quantile
 
 _POINTS, _STEPS = 400, 300
 _LANES = 8
 # From a lane of flags to the next: the name of the next fits below the ticks of the one before.
 _LANE = 30.0
-# Names are put beside each other before they are cut to what fits.
-_NAME = 2000
 METRICS: dict[Metric, str] = {
     "latency_ms": "latency",
     "server_ms": "server's own time",
@@ -129,15 +126,13 @@ def ratios(rows: Sequence[tuple[str, Comparison]], *, name: str = "ratios", titl
     reach = max(max(abs(math.log(value)) for value in _reached(row)) for _label, row, _ratio in known)
     reach = min(max(reach * 1.12, math.log(1.12)), math.log(1000))
     step = 46.0
-    labels = [fitting(label, _NAME) for label, _row, _ratio in known]
 
     def draw(width: float) -> tuple[Markup, float]:
         scale = Scale(math.exp(-reach), math.exp(reach), LEFT / 2, width - RIGHT, logarithmic=True)
         bottom = 10 + step * len(known)
         parts = [x_axis(scale, bottom, "candidate / baseline (1 = equal)", top=6, count=7 if width > 500 else 5)]
-        says = [_told(row) if width > 500 else _briefly(row) for _label, row, _ratio in known]
-        most = letters(scale.end - scale.start, bold=True, small=width <= 500)
-        shown = apart(labels, max(12, most - max(len(f": {said}") for said in says)))
+        says = [f": {_told(row) if width > 500 else _briefly(row)}" for _label, row, _ratio in known]
+        shown = labels([one[0] for one in known], scale.end - scale.start, says=says, kind="t strong")
         for at, (_label, row, ratio) in enumerate(known):
             top = 10 + step * at
             # Not through the label above.
@@ -145,11 +140,7 @@ def ratios(rows: Sequence[tuple[str, Comparison]], *, name: str = "ratios", titl
             if row.band and _positive(row.band.low) and _positive(row.band.high):
                 left, right = scale(row.band.low), scale(row.band.high)
                 parts.append(rectangle(left, top + 17, right - left, 20, "band"))
-            parts.append(
-                text(
-                    scale.start, top + 11, f"{shown[at]}: {says[at]}", kind="t strong", room=width - RIGHT - scale.start
-                )
-            )
+            parts.append(text(scale.start, top + 11, shown[at], kind="t strong"))
             middle = top + 27
             kind = _kind(row)
             if _positive(row.low) and _positive(row.high):
@@ -215,17 +206,16 @@ def medians(rows: Sequence[tuple[str, Quantile | None, Quantile | None]]) -> Fig
         return None
     step = 46.0
     sides = (("b", "triangle", 22.0), ("a1", "dot", 33.0))
-    labels = [fitting(name, _NAME) for name, _pair in known]
 
     def draw(width: float) -> tuple[Markup, float]:
         x = value_scale(reached, LEFT / 2, width - RIGHT)
         bottom = 10 + step * len(known)
         label = "median latency, ms (logarithmic)" if x.logarithmic else "median latency, ms"
         parts = [x_axis(x, bottom, label, top=6, count=7 if width > 500 else 5)]
-        shown = apart(labels, letters(x.end - x.start, bold=True, small=width <= 500))
+        shown = labels([name for name, _pair in known], x.end - x.start, kind="t strong")
         for at, (_name, pair) in enumerate(known):
             top = 10 + step * at
-            parts.append(text(x.start, top + 11, shown[at], kind="t strong", room=x.end - x.start))
+            parts.append(text(x.start, top + 11, shown[at], kind="t strong"))
             for one, (kind, shape, down) in zip(pair, sides, strict=True):
                 if one is None:
                     continue

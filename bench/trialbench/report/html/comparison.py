@@ -51,7 +51,7 @@ def write_comparison(paths: Sequence[Path], out: Path, without: Sequence[tuple[s
         lost=impacts(rows),
         differences=differences(rows),
         figures=[figure for figure in (_ratios(measured), _medians(measured)) if figure],
-        hidden=max(0, len(paths) - _MOST_ROWS),
+        hidden=len(paths) + len(without) - len(entries),
         version=__version__,
         written=wall_clock(),
     )

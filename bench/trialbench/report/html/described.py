@@ -38,12 +38,13 @@ class Reply:
 class Shown:
     """The replies to one workload side by side; `command` records a person's judgment.
 
-    `id` is the section's, `title` the workload's name for people.
+    `id` is the section's, `title` the workload's name for people; `pictured` tells whether it asks about a picture.
     """
 
     id: str
     title: str
     question: str
+    pictured: bool
     baseline: list[Reply]
     candidate: list[Reply]
     judged: str | None
@@ -82,6 +83,8 @@ def _shown(run: Run, work: Workload) -> Shown | None:
         id=f"shown-{work.name}",
         title=work.name.capitalize(),
         question=question(work),
+        # Where nobody can tell what was asked, the picture is there.
+        pictured=asks_picture(work) or not _parts(work),
         baseline=replies[0][:_MOST_REPLIES],
         candidate=replies[1][:_MOST_REPLIES],
         judged=run.judged[work.name],

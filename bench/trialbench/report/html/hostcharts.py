@@ -21,6 +21,7 @@ from trialbench.show.figures import (
     Table,
     disc_key,
     drawings,
+    labels,
     lettered,
     line,
     margin,
@@ -386,29 +387,23 @@ def downtime(run: Run, clock: Clock) -> Figure | None:
         bottom = top + step * rows
         parts = [_bands(spans, x, top, bottom)]
         parts.append(x_axis(x, bottom, "seconds since the run began", count=8 if width > 500 else 5))
-        at = top
-        for impact, downs_of in lost.items():
-            window = _window(downs_of)
-            label = f"{impact}: {_lasted(window)}"
-            parts.append(text(x.start + 2, at + 15, label, kind="t strong", room=x.end - x.start))
+        at, room = top, x.end - x.start
+        windows = [_window(those) for those in lost.values()]
+        told = labels(list(lost), room, says=[f": {_lasted(window)}" for window in windows], kind="t strong")
+        for window, label in zip(windows, told, strict=True):
+            parts.append(text(x.start + 2, at + 15, label, kind="t strong"))
             stop = end if window[1] is None else window[1]
             parts.append(rectangle(x(window[0]), at + 21, x(stop) - x(window[0]), 14, "lost"))
             parts += [line(x(edge), at + 18, x(edge), at + 38, "edge") for edge in (window[0], stop)]
             at += step
-        for down in found:
-            parts += [
-                text(
-                    x.start + 2,
-                    at + 15,
-                    f"{down.tenant}: {_lasted((down.stopping, down.healthy))}",
-                    room=x.end - x.start,
-                ),
-                *_bar(down, x, at + 21, end),
-            ]
+        lasted = [f": {_lasted((down.stopping, down.healthy))}" for down in found]
+        told = labels([down.tenant for down in found], room, says=lasted)
+        for down, label in zip(found, told, strict=True):
+            parts += [text(x.start + 2, at + 15, label), *_bar(down, x, at + 21, end)]
             at += step
-        for tenant in kept:
+        for label in labels(kept, room, says=[": not stopped"] * len(kept)):
             parts += [
-                text(x.start + 2, at + 15, f"{tenant}: not stopped", room=x.end - x.start),
+                text(x.start + 2, at + 15, label),
                 line(x.start, at + 28, x.end, at + 28, "up"),
             ]
             at += step

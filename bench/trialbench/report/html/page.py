@@ -17,6 +17,7 @@ from trialbench.report.html.described import Picture, Shown, camera, command_pat
 from trialbench.report.html.gallery import Gallery, gallery
 from trialbench.report.html.provenance import Group, provenance
 from trialbench.report.journal import Check
+from trialbench.report.levels import speed_decides
 from trialbench.report.measured import EVIDENCE, cells, remarks
 from trialbench.report.plan import Plan
 from trialbench.report.restore import Outcome, second_tries
@@ -180,7 +181,7 @@ def page(run: Run, summary: Summary, joined: Mapping[str, Rows]) -> Page:
         beside=summary.baseline_label or "",
         answer=answer,
         first=_first(steps, differ, summary),
-        speed=_speed(summary),
+        speed=_speed(run.plan, summary),
         gigabyte=_gigabyte(
             {
                 "first": [answer or reasons[0], *(step.text for step in steps[:1]), *(fact.unit for fact in facts)],
@@ -200,7 +201,7 @@ def page(run: Run, summary: Summary, joined: Mapping[str, Rows]) -> Page:
         kind=kind,
         sign=sign,
         outcome=summary.outcome.replace("_", " "),
-        outcome_text=told if (told := OUTCOMES[summary.outcome]) not in reasons else "",
+        outcome_text=told if (told := _ended(summary)) not in reasons else "",
         reasons=reasons,
         badges=marks,
         failure=failure,
@@ -275,20 +276,29 @@ def _reasons(run: Run, summary: Summary) -> list[str]:
         stale = [text.replace("verdict DIR", f"verdict {command_path(run.path)}") for text in older(run, summary)]
         return [*found, *decided, *run.verdict.reasons, *stale][:_MOST_ROWS]
     told = summary.failure or (again and summary.outcome == "rolled_back")
-    found.append(summary.restore.why if told else OUTCOMES[summary.outcome])
+    found.append(summary.restore.why if told else _ended(summary))
     if not run.rehearsal:
         found.append(f"no verdict yet: trialbench verdict {command_path(run.path)}")
     return [reason for reason in found if reason][:_MOST_ROWS]
 
 
-def _speed(summary: Summary) -> str:
+def _ended(summary: Summary) -> str:
+    """How the run ended, in words; with samples missing it was not measured completely."""
+    if summary.outcome == "completed" and (summary.partial or not summary.segments):
+        return "it ended as planned, and the host is restored"
+    return OUTCOMES[summary.outcome]
+
+
+def _speed(plan: Plan, summary: Summary) -> str:
     """The candidate's latency beside the live model's, in words; empty where they were not compared."""
     row = next((row for row in summary.comparisons if row.metric == "latency_ms"), None)
     if row is None:
         return ""
     live = " ".join(["live model", *([summary.baseline_label] if summary.baseline_label else [])])
     medians = f"p50 {number(row.candidate)} ms, {live} {number(row.baseline)} ms"
-    return f"Latency: {finding_text(row)} ({medians}). It does not affect the verdict."
+    declared = speed_decides(plan)
+    weight = "affects the verdict by the declared levels alone" if declared else "does not affect the verdict"
+    return f"Latency: {finding_text(row)} ({medians}). It {weight}."
 
 
 def _steps(run: Run, summary: Summary, replies: Sequence[Shown]) -> list[Step]:
@@ -374,7 +384,7 @@ def _facts(run: Run, summary: Summary) -> list[Fact]:
     candidate = summary.segments.get(run.plan.decider.candidate)
     found = [*_fit(run.plan, summary), *(_measured(summary, candidate) if candidate else ()), *_answered(summary)]
     for impact, window in list(summary.windows.items())[:4]:
-        found.append(Fact(impact, f"{window.total_s:.1f}", "s", f"of it overhead {window.overhead_s:.1f} s"))
+        found.append(Fact(impact, f"{window.total_s:.1f}", "s", f"of it overhead {window.overhead_s:z.1f} s"))
     lost = [Fact(entry.impact, "still", note=f"since {clock(entry.since)}") for entry in summary.still_down[:4]]
     return [*found, *lost]
 
@@ -544,7 +554,7 @@ def _telemetry_why(summary: Summary) -> list[str]:
 def _windows(summary: Summary) -> Table | None:
     names = ("total_s", "drain_min_s", "tenant_starts_s", "candidate_start_s", "measuring_s", "overhead_s")
     rows = [
-        [impact, ", ".join(window.tenants), *(f"{getattr(window, name):.1f}" for name in names)]
+        [impact, ", ".join(window.tenants), *(f"{getattr(window, name):z.1f}" for name in names)]
         for impact, window in list(summary.windows.items())[:_MOST_ROWS]
     ]
     head = [

@@ -12,6 +12,7 @@
   // A name for who gives none; it never changes, so that saving twice makes no second reviewer.
   const made = () => `reviewer-${[...crypto.getRandomValues(new Uint8Array(3))].map((one) => one.toString(16).padStart(2, "0")).join("")}`;
   let state = { name: "", made: made(), at: 0, answers: {} };
+  const total = `${pairs.length} ${pairs.length === 1 ? "pair" : "pairs"}`;
   let asked = false;
 
   const kept = () => {
@@ -47,7 +48,7 @@
     // A picture lies on the page once, and goes where it is looked at.
     const slot = pairs[state.at].querySelector(".picture");
     if (slot) slot.append(document.getElementById(slot.dataset.picture));
-    document.getElementById("done").textContent = `${done()} of ${pairs.length} pairs judged`;
+    document.getElementById("done").textContent = `${done()} of ${total} judged`;
     document.getElementById("progress").value = done();
     document.getElementById("back").disabled = state.at === 0;
     document.getElementById("on").disabled = state.at === pairs.length - 1;
@@ -64,7 +65,7 @@
   const judge = (answer) => {
     state.answers[id(pairs[state.at])] = answer;
     const next = open(state.at + 1);
-    const said = `${words[answer]}. ${done()} of ${pairs.length} pairs judged.`;
+    const said = `${words[answer]}. ${done()} of ${total} judged.`;
     if (next !== undefined) return go(next, said);
     keep();
     draw();
@@ -88,7 +89,7 @@
     link.download = "judgements.json";
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-    told.textContent = `Saved ${judgments.length} of ${pairs.length} judgments as judgements.json.`;
+    told.textContent = `Saved the judgments of ${judgments.length} of ${total} as judgements.json.`;
   };
   const startOver = () => {
     if (!asked) {
@@ -103,6 +104,7 @@
     go(0, "Started over.");
   };
 
+  document.getElementById("off").hidden = true;
   kept();
   reviewer.value = state.name;
   draw();
