@@ -772,7 +772,7 @@ CASES: tuple[Case, ...] = (
     *(Case("peak", line, peak, line, "refused", line) for line in (
         "Steady-state peak: 12,8 GB", "Steady-state peak: 12,800 MiB", "Steady-state peak: 12.8 to 13.1 GB",
         "Steady-state peak: 12.8 ± 0.2 GB", "Steady-state peak (card of 16 GB) 12.8 GB", "Steady-state peak -12.8 GB",
-        "Steady-state peak: 12.800 MiB")),
+        "Steady-state peak: 12.800 MiB", "Steady-state peak: 12.8 GB twice", "Steady-state peak: 12.8 GB in May")),
     *(Case("row", cell, row, cell, "found") for cell in (
         f"`{LABEL}` (4 bit)", f"[{LABEL}](x.md)", f"[{LABEL}][1]", f"{LABEL}[^1]", f"<b>{LABEL}</b>",
         f"**{LABEL}** (4 bit)", LABEL.upper(), f"{LABEL}†", f"{LABEL}¹", f"{LABEL}\\*", f"{LABEL}² (4 bit)",
