@@ -12,7 +12,10 @@ import html
 import json
 import os
 import re
-from collections.abc import Iterator
+import string
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html.entities import html5
+from typing import NamedTuple
 from urllib.parse import quote, quote_plus, unquote
 
 from trialbench.errors import UsageError
@@ -24,24 +27,36 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 # It becomes a header: a line end in it would be another header, and libraries quote what they refuse in their errors.
 _KEY = re.compile(r"[!-~]{1,4096}")
 _MASK = "***"
-# How many first or last characters of a secret are masked anywhere: a truncated message must not show half of it. What
-# is shorter is masked as a whole word.
+# How many characters of a secret in a row are masked anywhere: a truncated message must not show half of it. What is
+# shorter is masked as a whole word.
 _HEAD = 8
 # A secret that a terminal, a mail or a list has broken goes on within so many characters.
 _GAP = 64
 _SHORTEST = 4
-# A character as languages, pages and URLs may escape it: which ones they escape differs, and how often.
+# So many characters of base64 are in no message by chance.
+_CODE = 6
+_SIGNS = {name: one for name, one in html5.items() if name.endswith(";") and one in tuple(string.punctuation)}
+# A character as languages, pages, mails and URLs may escape it: which ones they escape differs, and how often.
 _CODED = (
-    r"(?:[uU](?:0{2,6}(?P<u>[0-9A-Fa-f]{2})|\{0{0,6}(?P<braced>[0-9A-Fa-f]{2})\})|x(?P<x>[0-9A-Fa-f]{2})"
-    r"|(?P<octal>[01][0-7]{2})|(?P<sign>[!-/:-@\[%s\]^-`{-~]))"
+    r"(?:u+00(?P<u>[0-9A-Fa-f]{2})|U0{6}(?P<U>[0-9A-Fa-f]{2})|[uUx]\{0{0,6}(?P<braced>[0-9A-Fa-f]{2})\}"
+    r"|x(?P<x>[0-9A-Fa-f]{2})|(?P<octal>[01][0-7]{2})|(?P<sign>[!-/:-@\[%s\]^-`{-~]))"
 )
-_OTHERS = r"|&#0{0,5}(?P<number>\d{2,3});|&#[xX]0{0,6}(?P<hex>[0-9A-Fa-f]{2});|%(?:25)*(?P<url>[0-9A-Fa-f]{2})"
-# Bytes one by one, as dumps have them: 68:66, 68 66, 0x68, 0x66.
-_PAIRS = re.compile(r"(?<![0-9A-Fa-f])(?:0x)?(?P<hex>[0-9A-Fa-f]{2})(?![0-9A-Fa-f])[:,\s-]{0,3}")
+_OTHERS = (
+    r"|&(?:amp;)*(?:#0{0,5}(?P<number>\d{2,3});?|#[xX]0{0,6}(?P<hex>[0-9A-Fa-f]{2});?"
+    rf"|(?P<name>{'|'.join(sorted(_SIGNS))}))"
+    r"|%(?:25)*(?:u00)?(?P<url>[0-9A-Fa-f]{2})|=(?P<mail>[0-9A-F]{2})"
+)
+# Bytes one by one, as dumps and lists have them: 68:66, 68 66, 0x68, 0x66; 104, 102.
+_PAIRS = re.compile(r"(?P<code>(?<![0-9A-Fa-f])(?:0x)?(?P<hex>[0-9A-Fa-f]{2})(?![0-9A-Fa-f]))[:,\s-]{0,3}")
+_NUMBERS = re.compile(r"(?P<code>(?<![\d.])(?P<number>\d{2,3})(?![\d.]))[,\s]{0,3}")
 _ESCAPED = re.compile(rf"(?<!\\)\\+{_CODED.replace('%s', '')}{_OTHERS}")
 # ... and time after time, by languages whose own sign, the backslash, is in the secret.
 _MAX_TIMES = 3
 _ESCAPED_ONCE = re.compile(rf"\\{_CODED.replace('%s', chr(92) * 2)}{_OTHERS}")
+# A longer one is not looked for in narrow columns; in others each line of it is found by itself.
+_MAX_CLOSE = 2048
+# What a narrow column, a list of characters, a frame, colors, tags or UTF-16 put between the characters of a secret.
+_BETWEEN = re.compile(r"(?:\x1b\[[0-9;]*[A-Za-z]|<[^<>]{1,40}>|[^A-Za-z0-9])+")
 # `://USER:PASSWORD@` of any URL, also where the password has a slash in it and the rest is no URL any more.
 _USER = re.compile(r"://(?:[^\s/?#]*|[^\s/?#:]*:(?!\d{1,5}(?:[/?#]|$))\S*)@")
 _remembered: set[str] = set()
@@ -80,17 +95,14 @@ def remember(secret: str) -> None:
 
 def redact(text: str) -> str:
     """`text` without any secret, whether it stands there as it is, escaped, quoted for a URL, encoded, or cut short."""
-    parts, shown, secrets = [], 0, _secrets()
+    parts, shown, forms = [], 0, _forms(_secrets(), _words())
     # Together, because forms of one secret often begin alike: what one leaves is the rest of another.
-    spans = [span for form in _forms(secrets) for span in _spans(text, form)]
-    for escaped, times in ((_ESCAPED, 1), (_ESCAPED_ONCE, _MAX_TIMES), (_PAIRS, 1)) if secrets else ():
-        plain, places = text, list(range(len(text) + 1))
-        for _ in range(times):
-            if not escaped.search(plain):
-                break
-            plain, at = _unescaped(plain, escaped)
-            places = [places[one] for one in at]
-            spans += [(places[begin], places[end]) for one in secrets for begin, end in _spans(plain, one)]
+    spans: list[tuple[int, int]] = []
+    for plain, begins, ends in _views(text) if forms.known else ():
+        spans += [(begins[begin], ends[end - 1]) for begin, end in forms.found(plain)]
+        close = [at for run in _runs(plain) for at in run]
+        pieces = _pieces("".join(plain[at] for at in close), forms.close)
+        spans += [(begins[close[begin]], ends[close[end - 1]]) for begin, end in pieces]
     for begin, end in sorted(spans):
         if begin >= shown:
             parts += [text[shown:begin], _MASK]
@@ -98,23 +110,54 @@ def redact(text: str) -> str:
     return _USER.sub(f"://{_MASK}@", "".join([*parts, text[shown:]]))
 
 
-def _unescaped(text: str, escaped: re.Pattern[str]) -> tuple[str, list[int]]:
-    """`text` without escapes, and for each of its characters, and its end, the place where it begins in `text`."""
+_View = tuple[str, Sequence[int], Sequence[int]]
+
+
+def _views(text: str) -> Iterator[_View]:
+    """`text`, and what it says once its escapes are read; where each character begins and ends in `text`."""
+    yield text, range(len(text)), range(1, len(text) + 1)
+    for escaped, times in ((_ESCAPED, 1), (_ESCAPED_ONCE, _MAX_TIMES), (_PAIRS, 1), (_NUMBERS, 1)):
+        plain, begins, ends = text, list(range(len(text))), list(range(1, len(text) + 1))
+        for _ in range(times):
+            if not escaped.search(plain):
+                break
+            plain, places = _unescaped(plain, escaped)
+            begins, ends = [begins[begin] for begin, _ in places], [ends[end - 1] for _, end in places]
+            yield plain, begins, ends
+
+
+def _runs(text: str) -> Iterator[range]:
+    """The places of the letters and digits of `text`."""
+    at = 0
+    for gap in _BETWEEN.finditer(text):
+        yield range(at, gap.start())
+        at = gap.end()
+    yield range(at, len(text))
+
+
+def _unescaped(text: str, escaped: re.Pattern[str]) -> tuple[str, list[tuple[int, int]]]:
+    """`text` without escapes, and where each of its characters begins and ends in `text`."""
     plain: list[str] = []
-    places: list[int] = []
+    places: list[tuple[int, int]] = []
     at = 0
     for found in escaped.finditer(text):
-        plain += [text[at : found.start()], _decoded(found.groupdict())]
-        places += range(at, found.start() + 1)
+        groups = found.groupdict()
+        # What sets bytes apart is not a part of them.
+        code = groups.pop("code", None)
+        plain += [text[at : found.start()], _decoded(groups)]
+        places += [(one, one + 1) for one in range(at, found.start())]
+        places.append((found.start(), found.start() + len(code or found[0])))
         at = found.end()
-    places += range(at, len(text) + 1)
+    places += [(one, one + 1) for one in range(at, len(text))]
     return "".join([*plain, text[at:]]), places
 
 
 def _decoded(groups: dict[str, str | None]) -> str:
     """The character that an escape stands for."""
     [(kind, code)] = [(name, one) for name, one in groups.items() if one is not None]
-    return code if kind == "sign" else chr(int(code, {"octal": 8, "number": 10}.get(kind, 16)))
+    if kind in ("sign", "name"):
+        return _SIGNS.get(code, code)
+    return chr(int(code, {"octal": 8, "number": 10}.get(kind, 16)))
 
 
 def _odd(key: str) -> str:
@@ -146,49 +189,111 @@ def _is_secret(text: str) -> bool:
     return len(text) >= _HEAD or (len(text) >= _SHORTEST and not text.isalpha() and not text.isdigit())
 
 
+def _words() -> frozenset[str]:
+    """Keys that are words of many messages, so that they are masked only where a message says that it names a key."""
+    values = (os.environ.get(variable, "").strip() for variable in _VARIABLES)
+    return frozenset(one for one in {*values, *_remembered} if one and not _is_secret(one))
+
+
+class _Forms(NamedTuple):
+    """How secrets may stand in a text."""
+
+    known: bool
+    # Those too short to be cut.
+    short: re.Pattern[str]
+    whole: frozenset[str]
+    # Any `_HEAD` characters that are no word, and where in which form they stand; `close` is the same of letters and
+    # digits alone.
+    parts: Mapping[str, tuple[str, int]]
+    close: Mapping[str, tuple[str, int]]
+
+    def found(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where any of them stands in `text`, or a part of it."""
+        for one in self.short.finditer(text):
+            yield one.span("named" if one["named"] else 0)
+        for form in self.whole:
+            yield from _beginnings(text, form)
+        yield from _pieces(text, self.parts)
+
+
 @functools.lru_cache(maxsize=8)
-def _forms(secrets: frozenset[str]) -> frozenset[str]:
-    return frozenset(form for secret in secrets for form in (secret, *_written(secret)) if len(form) >= _SHORTEST)
+def _forms(secrets: frozenset[str], words: frozenset[str]) -> _Forms:
+    forms = {form for secret in secrets for form in (secret, *_written(secret)) if len(form) >= _SHORTEST}
+    codes = {form for secret in secrets for form in _encoded(secret.encode("utf-8", "surrogateescape"))}
+    short = [
+        rf"(?<![\w-])(?:{_any(one for one in forms if len(one) < _HEAD)})(?![\w-])",
+        _any(one for one in codes if _CODE <= len(one) < _HEAD),
+        rf"(?i:bearer|token|key)\W{{1,3}}(?P<named>{_any(words)})(?![\w-])",
+    ]
+    whole = frozenset(one for one in forms | codes if len(one) >= _HEAD)
+    close = _parts(_BETWEEN.sub("", one) for one in whole if len(one) <= _MAX_CLOSE)
+    return _Forms(
+        bool(secrets or words),
+        re.compile("|".join(short)),
+        whole,
+        _parts(whole),
+        {part: place for part, place in close.items() if not part.isdigit()},
+    )
+
+
+def _any(texts: Iterable[str]) -> str:
+    # Nothing, where there is none.
+    return "|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)"
+
+
+def _parts(forms: Iterable[str]) -> dict[str, tuple[str, int]]:
+    parts = ((form[at : at + _HEAD], (form, at)) for form in forms for at in range(len(form) - _HEAD + 1))
+    return {part: place for part, place in parts if _is_random(part)}
 
 
 def _written(secret: str) -> set[str]:
-    """`secret` as languages, URLs and encodings write it."""
+    """`secret` as languages and URLs write it."""
     raw = secret.encode("utf-8", "surrogateescape")
     percent = {quote(raw), quote_plus(raw), quote(raw, safe="")}
     percent |= {quote(one) for one in percent}
     percent |= {re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), one) for one in percent}
     escaped = {repr(secret)[1:-1], ascii(secret)[1:-1], repr(raw)[2:-1], json.dumps(secret)[1:-1], html.escape(secret)}
     escaped |= {repr(one)[1:-1] for one in escaped}
-    return percent | escaped | (_encoded(raw) if len(raw) >= _HEAD else set())
+    # Names of hosts and of headers.
+    return percent | escaped | ({secret.lower(), secret.upper()} if any(map(str.isdigit, secret)) else set())
 
 
 def _encoded(raw: bytes) -> set[str]:
-    """In hexadecimal and base64: the characters that do not depend on what is encoded before and after `raw`."""
-    found = {raw.hex(), raw.hex().upper()}
+    """In hexadecimal and base64, and in base64 once more, as files of settings have a user and a password."""
+    once = _base64(raw)
+    return {raw.hex(), raw.hex().upper(), *once, *(two for one in once for two in _base64(one.encode()))}
+
+
+def _base64(raw: bytes) -> set[str]:
+    """The characters of base64 that do not depend on what is encoded before and after `raw`."""
+    found = set()
     for shift, first in ((0, 0), (1, 2), (2, 3)):
         whole = base64.b64encode(bytes(shift) + raw).decode()[first : (shift + len(raw)) * 8 // 6]
         found |= {whole, whole.translate(str.maketrans("+/", "-_"))}
     return found
 
 
-def _spans(text: str, form: str) -> Iterator[tuple[int, int]]:
-    """Where `form` stands in `text`, or as much of its beginning, or of its end, as does."""
-    if len(form) < _HEAD:
-        yield from (found.span() for found in re.finditer(rf"(?<![\w-]){re.escape(form)}(?![\w-])", text))
-        return
+def _beginnings(text: str, form: str) -> Iterator[tuple[int, int]]:
+    """Where `form` stands in `text`, or as much of its beginning as does, and the rest of it."""
     begin = text.find(form[:_HEAD])
     while begin >= 0:
         same = _same(text, form, begin, _HEAD)
         yield begin, begin + same
         yield from _rest(text, form, begin + same, same)
         begin = text.find(form[:_HEAD], begin + 1)
-    if _is_random(form[-_HEAD:]):
-        back = form[::-1]
-        end = text.find(form[-_HEAD:])
-        while end >= 0:
-            end += _HEAD
-            yield end - _same(text[max(0, end - len(form)) : end][::-1], back, 0, _HEAD), end
-            end = text.find(form[-_HEAD:], end - _HEAD + 1)
+
+
+def _pieces(text: str, parts: Mapping[str, tuple[str, int]]) -> Iterator[tuple[int, int]]:
+    """Where any of `parts` stands in `text`, and as much of its form as goes on before and behind it."""
+    at, last = 0, len(text) - _HEAD if parts else -1
+    while at <= last:
+        if (place := parts.get(text[at : at + _HEAD])) is None:
+            at += 1
+            continue
+        form, inside = place
+        end = at + _same(text, form[inside:], at, _HEAD)
+        yield at - _same(text[max(0, at - inside) : at][::-1], form[:inside][::-1], 0, 0), end
+        at = end - _HEAD + 1
 
 
 def _same(text: str, form: str, begin: int, known: int) -> int:

@@ -332,6 +332,9 @@ HUB, KEY, BY_PROXY = "HF_TOKEN", "TRIALBENCH_API_KEY", "HTTPS_PROXY"
 KEY_OF_MANY = "sk-" + "Ab3" * 30
 LINES_OF_MAIL = base64.encodebytes(f"x:{KEY_OF_MANY}".encode()).decode()
 SIGNS = 'k3y/"q+\\z=%41~end'
+RANDOM = "sk-proj-9aXk2Lq7ZtB4mWv8RcYe1NfUj6Hd"
+TWICE = base64.b64encode(base64.b64encode(f"u:{RANDOM}".encode())).decode()
+NAMED = SIGNS.replace("/", "&sol;").replace('"', "&quot;").replace("+", "&plus;").replace("=", "&equals;")
 DOUBLES = struct.pack(f"<{RATE}d", *(0.3 * math.sin(at / 17) for at in range(RATE)))
 PAGE = b"<!DOCTYPE html>\n<html><body>the proxy says no</body></html>\n"
 
@@ -671,6 +674,41 @@ CASES: tuple[Case, ...] = (
          ({KEY: SIGNS}, json.dumps(json.dumps(json.dumps(SIGNS))), "41~end"), "hidden"),
     Case("secret: form", "the end of another word", words_with,
          ({KEY: "dummy-password"}, "the password of the page", "the ***"), "hidden", "the password of the page"),
+    *(Case("secret: form", name, words_with, ({KEY: RANDOM}, text, tells), "hidden") for name, text, tells in (
+        ("its middle alone", f"...{RANDOM[10:26]}...", RANDOM[12:22]),
+        ("the middle of base64", TWICE[20:44], TWICE[26:38]),
+        ("base64 twice", f"auth: {TWICE}", TWICE[12:24]),
+        ("in capitals", RANDOM.upper(), RANDOM.upper()[8:18]),
+        ("a narrow column", "\n".join(RANDOM[at : at + 6] for at in range(0, 36, 6)), RANDOM[12:18]),
+        ("a narrow column in a frame", "\n".join(f"│ {RANDOM[at : at + 7]} │" for at in range(0, 36, 7)),
+         RANDOM[14:21]),
+        ("a narrow column of base64", "\n".join(TWICE[at : at + 6] for at in range(0, 60, 6)), TWICE[18:24]),
+        ("pieces of a program", " + ".join(f'"{RANDOM[at : at + 6]}"' for at in range(0, 36, 6)), RANDOM[12:18]),
+        ("tags in it", "<wbr>".join(RANDOM[at : at + 5] for at in range(0, 36, 5)), RANDOM[15:20]),
+        ("a list of characters", str(list(RANDOM)), "'9', 'a'"),
+        ("blanks without width", "\u200b".join(RANDOM), "9\u200ba"),
+        ("UTF-16", repr(RANDOM.encode("utf-16-le")), "9\\x00a"),
+        ("UTF-16 in JSON", json.dumps(RANDOM.encode("utf-16-le").decode("latin-1")), "9\\u0000a"),
+        ("a list of bytes", str(list(RANDOM.encode())), "57, 97"),
+        ("bytes in groups", RANDOM.encode().hex(" ", 2), "3961 586b"),
+        ("bytes in lines with letters", f"{RANDOM[:16].encode().hex(' ')} |{RANDOM[:16]}|\n00000010 |{RANDOM[16:]}|",
+         RANDOM[20:30]),
+        ("HTML, escaped again", each(lambda one: f"&amp;#{ord(one)};", RANDOM), "#57;&amp;#97"),
+        ("HTML without a semicolon", each(lambda one: f"&#{ord(one)}", RANDOM), "&#57&#97"),
+        ("%u", each(lambda one: f"%u{ord(one):04X}", RANDOM), "%u0039%u0061"),
+        ("\\x in braces", each(lambda one: f"\\x{{{ord(one):x}}}", RANDOM), "{39}"),
+        ("a mail's signs", each(lambda one: f"={ord(one):02X}", RANDOM), "=39=61"))),
+    Case("secret: form", "signs, with their names", words_with, ({KEY: SIGNS}, NAMED, "z&equals;"), "hidden"),
+    *(Case("secret: short", name, words_with, ({KEY: key}, text, tells), "hidden", words)
+      for name, key, text, tells, words in (
+        ("base64", "s3cret", "Basic dTpzM2NyZXQ=", "M2NyZX", "Basic "),
+        ("bytes", "s3cret", "733363726574", "6372", ""),
+        ("a word in a header", "hunter", "Illegal header value b'Bearer hunter '", "hunter", "Bearer ***"),
+        ("a word elsewhere", "hunter", "the hunter of tokens", "***", "the hunter of tokens"),
+        ("no key", "none", "limit: none", "***", "limit: none"))),
+    *(Case("secret: no form", key, words_with, ({KEY: key}, text, "***"), "hidden", text) for key, text in (
+        ("sk-12345678", "p50 12.3, p95 45.67, 8 samples"), ("no-key-required", "no key required for key 3"),
+        ("local-key-2026", "the local key of 2025"))),
     *(Case("secret: proxy", name, words_with, ({BY_PROXY: value}, f"x {SECRET}", SECRET[8:]), "hidden")
       for name, value in (("no scheme", f"me:{SECRET}@p:1"), ("a token as the user", f"http://{SECRET}@p:1"),
                           ("a token and no password", f"http://{SECRET}:@p:1"))),
@@ -721,6 +759,8 @@ CASES: tuple[Case, ...] = (
     *(Case("sentence", words, research, words, "refused", words) for words in (
         f"It has 5.0 GB.[^1] {SAYS}.[^2] {NO_MORE}", f"{SAYS}.<br>{NO_MORE}", f"{SAYS}.\\\n{NO_MORE}",
         f"{SAYS}… {NO_MORE}", f"{SAYS}; Bob has some.", f"One line\n{SAYS}\nanother line")),
+    *(Case("sentence", f"a fact: {fact}", research, f"It is. For {fact} no benchmarks exist yet. {NO_MORE}", "refused")
+      for fact in ("a card of 5 EUR", "Bob's $500 card", "a clock of 2.1 GHz", "a model of 24 layers", "12 fps")),
     Case("sentence", "a fact in brackets", research,
          f"It is. For Q4 (5.0 GB, by Bob) no benchmarks exist yet. {NO_MORE}",
          "refused"),
@@ -732,7 +772,7 @@ CASES: tuple[Case, ...] = (
     *(Case("peak", line, peak, line, "refused", line) for line in (
         "Steady-state peak: 12,8 GB", "Steady-state peak: 12,800 MiB", "Steady-state peak: 12.8 to 13.1 GB",
         "Steady-state peak: 12.8 ± 0.2 GB", "Steady-state peak (card of 16 GB) 12.8 GB", "Steady-state peak -12.8 GB",
-        "Steady-state peak: 12.800 MiB")),
+        "Steady-state peak: 12.800 MiB", "Steady-state peak: 12.8 GB twice", "Steady-state peak: 12.8 GB in May")),
     *(Case("row", cell, row, cell, "found") for cell in (
         f"`{LABEL}` (4 bit)", f"[{LABEL}](x.md)", f"[{LABEL}][1]", f"{LABEL}[^1]", f"<b>{LABEL}</b>",
         f"**{LABEL}** (4 bit)", LABEL.upper(), f"{LABEL}†", f"{LABEL}¹", f"{LABEL}\\*", f"{LABEL}² (4 bit)",

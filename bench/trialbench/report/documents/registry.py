@@ -37,7 +37,8 @@ _OF = re.compile(
 )
 _OTHERWISE = re.compile(
     r"[\d±+<>≤≥~≈/?]|\b(?:to|or|and|but|plus|minus|up|with|without|when|while|if|not|excl\w*|except|more|less|most|least"
-    r"|over|under|above|below|per|each|was|were|before|formerly|until|idle|once|gb|gib|mb|mib)\b",
+    r"|over|under|above|below|per|each|was|were|before|formerly|until|idle|once|gb|gib|mb|mib"
+    r"|twice|times|half|since|last|in\s+(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*)\b",
     re.IGNORECASE,
 )
 _FIGURE = re.compile(rf"[~≈]?\s*({_NUMBER})\s*({_UNITS})?", re.IGNORECASE)

@@ -39,7 +39,10 @@ _CLAUSE = re.compile(
     re.IGNORECASE,
 )
 # A figure with its unit is a fact, which would go with the sentence.
-_FACT = re.compile(r"\d\s*(?:%|[kKMGT]i?B\b|m?s\b|tok|Hz\b|W\b|bits?\b)")
+_FACT = re.compile(
+    r"\d\s*(?:%|[kKMGT]i?B\b|m?s\b|tok|[kMGT]?Hz\b|k?W\b|bits?\b|[€$£¥]|(?:EUR|USD|GBP|CHF|fps|FPS|TFLOPS)\b"
+    r"|(?:layers?|runs?|seconds?|minutes?|hours?|days?|euros?|dollars?)\b)|[€$£¥]\s?\d"
+)
 # Behind a stop still stand closing marks and the marks of footnotes; both belong to the sentence before.
 _STOP = re.compile(
     r"(?:[.!?…](?:[*_\"'”’)\]]|\[\^[^\]\s]*\]|<sup>[^<]*</sup>)*(?:\s+|<br\s*/?>\s*|\\\s+)"
