@@ -339,12 +339,13 @@ def environment_script(tenant: Tenant) -> bytes:
     """Return shell commands that export a tenant's environment: the one from before, or its user's at login."""
     known = before(tenant)
     # The environment of another user's process does not apply.
-    mine = known.environment if known.identity and known.identity.uid == _uid(tenant.user) else None
+    mine = known.environment if known.identity and known.identity.uid == uid_of(tenant.user) else None
     found = login_environment(tenant.user) if mine is None else mine
     return b"".join(os.fsencode(f"export {name}={shlex.quote(value)}\n") for name, value in sorted(found.items()))
 
 
-def _uid(user: str) -> int | None:
+def uid_of(user: str) -> int | None:
+    """Return a user's number, or None when there is no such user."""
     try:
         return pwd.getpwnam(user).pw_uid
     except KeyError:
