@@ -978,7 +978,7 @@ def _compose_trouble(command: str, folder: Path) -> str:
 
 
 def contents(paths: Iterable[str]) -> dict[str, bytes]:
-    """Plain files as they are, by path without the leading slash; what is none, or is gone, is left out."""
+    """Plain files as they are, by path without the leading slash; anything else, and what is gone, is left out."""
     found = {}
     for path in paths:
         with contextlib.suppress(OSError):
