@@ -347,7 +347,7 @@ def _whole(text: str) -> int:
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """All objects of a JSON-lines file and the number of lines that are none.
+    """All objects of a JSON-lines file and the number of lines that hold no object.
 
     A writer that was killed leaves at most one cut line, so a bad line is counted and passed over, not fatal.
     A file that is not there counts as empty: a trial that failed early has few of them.

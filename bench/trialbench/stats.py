@@ -82,12 +82,12 @@ def _below(n: int, q: float) -> list[float]:
 
 
 @cache
-def order_interval(n: int, q: float, confidence: float = CONFIDENCE) -> tuple[int, int] | None:
-    """1-based ranks (low, high) whose values enclose the q-quantile with at least `confidence`; None if n is too small.
+def order_interval(n: int, q: float) -> tuple[int, int] | None:
+    """1-based ranks (low, high) whose values enclose the q-quantile with at least `CONFIDENCE`; None if n is too small.
 
     Each side is given half of the error. With 95 % confidence the median needs n >= 6, p95 n >= 72, p99 n >= 368.
     """
-    side = (1 - confidence) / 2
+    side = (1 - CONFIDENCE) / 2
     below = _below(n, q)
     low = max((rank for rank in range(1, n + 1) if below[rank - 1] <= side), default=None)
     high = min((rank for rank in range(1, n + 1) if 1 - below[rank - 1] <= side), default=None)
@@ -95,10 +95,10 @@ def order_interval(n: int, q: float, confidence: float = CONFIDENCE) -> tuple[in
 
 
 @cache
-def lower_rank(n: int, q: float, confidence: float = CONFIDENCE) -> int | None:
-    """1-based rank whose value is at most the q-quantile with one-sided `confidence`; None if n is too small."""
+def lower_rank(n: int, q: float) -> int | None:
+    """1-based rank whose value is at most the q-quantile with one-sided `CONFIDENCE`; None if n is too small."""
     below = _below(n, q)
-    return max((rank for rank in range(1, n + 1) if below[rank - 1] <= 1 - confidence), default=None)
+    return max((rank for rank in range(1, n + 1) if below[rank - 1] <= 1 - CONFIDENCE), default=None)
 
 
 def quantile(values: Sequence[float], q: float) -> Quantile:
@@ -324,9 +324,7 @@ def median_ratio(top: Sequence[float], bottom: Sequence[float], *, resamples: in
     return _median_ratio(tuple(top), tuple(bottom), resamples)
 
 
-def paired_ratio(
-    top: Sequence[Sequence[float]], bottom: Sequence[Sequence[float]], *, resamples: int = _RESAMPLES
-) -> Ratio | None:
+def paired_ratio(top: Sequence[Sequence[float]], bottom: Sequence[Sequence[float]]) -> Ratio | None:
     """Median of the ratios of medians within pairs of groups, such as the values of one question on either side.
 
     Whole pairs are resampled, as blocks: values within one are not independent, and questions differ.
@@ -340,7 +338,7 @@ def paired_ratio(
     ratios = sorted(
         statistics.median(above) / statistics.median(below) for above, below in zip(top, bottom, strict=True)
     )
-    low, high = _middle(_medians(ratios, random.Random(_SEED), resamples))
+    low, high = _middle(_medians(ratios, random.Random(_SEED), _RESAMPLES))
     return Ratio(statistics.median(ratios), low, high)
 
 

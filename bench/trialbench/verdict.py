@@ -23,6 +23,7 @@ GroundTruth = Literal["not_required", "passed", "failed", "missing"]
 Judgment = Literal["better", "same", "worse"]
 AdherenceRule = Literal["share", "proved"]
 Shown = Literal["better", "same", "worse", "not_shown"]
+FileStatus = Literal["passed", "failed", "open", "missing"]
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,31 @@ class Review:
             return f"{len(self.reviewers)} reviewers judged no pair in common"
         kappa = "" if found.kappa is None else f", kappa {found.kappa:z.2f}"
         return f"{found.raters} reviewers agree in {stats.percent(found.share)} % of {_pairs(found.n)}{kappa}"
+
+
+@dataclass(frozen=True)
+class AttestedFile:
+    """What the newest verdict of ground truth says of one file.
+
+    Attributes:
+        sha256: of the file, in lower case.
+        status: `passed` when its tokens were found to be the oracle's, and nothing failed or stayed open; `missing`
+            without a verdict.
+        label: model and quant; None without a verdict, as are `made` and `runtime`, which are the verdict's.
+        passed, failed, open: how many probative rows about the file have that status; a claim that it breaks is one
+            that failed.
+        says: all of it in one sentence.
+    """
+
+    sha256: str
+    status: FileStatus
+    label: str | None
+    passed: int
+    failed: int
+    open: int
+    made: str | None
+    runtime: str | None
+    says: str
 
 
 @dataclass(frozen=True)

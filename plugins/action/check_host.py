@@ -51,7 +51,7 @@ def absolute(source: str) -> str:
 
 
 def tests_of(path: Path) -> tuple[int, list[str]]:
-    """How many tests a JUnit file has, and the names of those that failed; ``(0, [])`` where it is none."""
+    """How many tests a JUnit file has, and the names of those that failed; ``(0, [])`` if it is not a JUnit file."""
     try:
         cases = list(ElementTree.parse(path).getroot().iter("testcase"))
     except (OSError, ElementTree.ParseError):

@@ -358,7 +358,8 @@ def environment_script(tenant: Tenant) -> bytes:
     return script if umask is None else script + f"umask {umask | 0o002:04o}\n".encode()
 
 
-def _uid(user: str) -> int | None:
+def uid_of(user: str) -> int | None:
+    """Return a user's number, or None when there is no such user."""
     try:
         return pwd.getpwnam(user).pw_uid
     except KeyError:

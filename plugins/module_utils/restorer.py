@@ -706,7 +706,7 @@ class Restorer:
             return False
         self.journal.write("stranger", **change.facts())
         if begun:
-            # Until its container is gone it would send on. A full disk costs no more than that.
+            # Until its container is gone it would keep sending. A full disk has no other effect here.
             with contextlib.suppress(OSError):
                 write_atomic(self.run_dir / "control" / sessions.HALT, "{}", 0o644)
             segments = [segment["id"] for segment in sessions.build(self.plan)["a2"]["segments"]]

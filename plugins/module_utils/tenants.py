@@ -593,7 +593,7 @@ class _Commands(Kind):
     def matches(self, proc: Path = Path("/proc")) -> list[ProcessId]:
         # Every user may give his own process what name he likes.
         found = super().matches(proc)
-        user = _uid(self.tenant.user) if self.tenant.user else None
+        user = identity.uid_of(self.tenant.user) if self.tenant.user else None
         return [process for process in found if user is None or probes.uid(process.pid, proc) == user]
 
     def find(self) -> ProcessId | None:
@@ -613,7 +613,7 @@ class _Commands(Kind):
         if any(re.fullmatch(_scope("start", tenant.name), unit) for unit in units):
             return True
         # A user may give a process any name, but cannot run it as another user.
-        if tenant.user and probes.uid(item.pid, host.proc) != _uid(tenant.user):
+        if tenant.user and probes.uid(item.pid, host.proc) != identity.uid_of(tenant.user):
             return False
         if not tenant.process:
             return True
@@ -678,7 +678,7 @@ class _Commands(Kind):
 
         Only where its port tells that it runs: what has its argv is found at once.
         """
-        user = _uid(self.tenant.user)
+        user = identity.uid_of(self.tenant.user)
         look, others = self.before.kin, self.before.others
         # After a boot nobody can tell it from others that look the same.
         if self.tenant.process or look is None or user is None or (others and not self.before.process):
@@ -708,7 +708,7 @@ class _Commands(Kind):
 
     def _forgets(self, host: Host) -> str:
         user = self.tenant.user
-        if (_uid(user) or 0) < _FIRST_LOGIN_UID:
+        if (identity.uid_of(user) or 0) < _FIRST_LOGIN_UID:
             return ""
         # A user who lingers never loses his last session.
         if host.run(("loginctl", "show-user", user, "--property=Linger", "--value")).out.strip() == "yes":
@@ -919,7 +919,7 @@ class Process(_Commands):
         if self._printer:
             argv = ["journalctl", f"--identifier=trial-{self.tenant.name}", "-n", str(_LOG_LINES)]
             text += run.command([*argv, "--no-pager", "-o", "cat"], QUESTION_S).out
-        return text + _tail(self.before.output, _uid(self.tenant.user))
+        return text + _tail(self.before.output, identity.uid_of(self.tenant.user))
 
 
 def _tail(path: str, user: int | None) -> str:
@@ -1003,7 +1003,7 @@ def _compose_trouble(command: str, folder: Path) -> str:
 
 
 def contents(paths: Iterable[str]) -> dict[str, bytes]:
-    """Plain files as they are, by path without the leading slash; what is none, or is gone, is left out."""
+    """Plain files as they are, by path without the leading slash; anything else, and what is gone, is left out."""
     found = {}
     for path in paths:
         with contextlib.suppress(OSError):
@@ -1107,20 +1107,13 @@ def runs(tenant: Tenant) -> bool:
         return False
 
 
-def _uid(user: str) -> int | None:
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except KeyError:
-        return None
-
-
 def owns(tenant: Tenant, item: Listener, host: Host) -> bool:
     """Whether a listener is the tenant's: its own, or the one that the inventory names (``listener``).
 
     The latter is a program of root or of the tenant's user: any user may give a program that name.
     """
     if tenant.listener and tenant.listener in item.command:
-        trusted = {0, _uid(tenant.user)} if tenant.user else {0}
+        trusted = {0, identity.uid_of(tenant.user)} if tenant.user else {0}
         if probes.uid(item.pid, host.proc) in trusted:
             return True
     return of(tenant).claims(item, host)

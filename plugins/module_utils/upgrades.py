@@ -40,7 +40,7 @@ def at_work(storage: Path = STORAGE, proc: Path = Path("/proc")) -> str:
 
 
 class Hold:
-    """The package manager's lock, held until it is let go or this process ends; held by nobody where there is none."""
+    """The package manager's lock, if it has one: held until `let_go` or the end of this process."""
 
     def __init__(self, storage: Path = STORAGE) -> None:
         self._fd = -1

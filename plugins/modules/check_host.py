@@ -31,7 +31,7 @@ options:
     type: path
     required: true
   only_tags:
-    description: Whether nothing is judged but the tags of the command line, of which the playbook has none.
+    description: Only check that the command line has no tags, because the playbook has none.
     type: bool
     default: false
 extends_documentation_fragment:

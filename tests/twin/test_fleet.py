@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attachments import events_of
 
 pytestmark = pytest.mark.twin
 
@@ -80,11 +81,6 @@ def rows(text: str) -> dict[str, list[str]]:
     return {cells[0]: cells for cells in found}
 
 
-def events(folder: Path, name: str) -> list[dict[str, Any]]:
-    lines = (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()
-    return [e for e in map(json.loads, lines) if e["event"] == name]
-
-
 def assert_untouched(twin: Any, before: dict[str, Any]) -> None:
     assert twin.fingerprint() == before
 
@@ -101,10 +97,10 @@ def test_a_host_that_fails_in_its_window_leaves_the_other_to_complete(fleet: Fle
     for folder in (good, bad):
         assert json.loads((folder / "verification.json").read_text(encoding="utf-8"))["ok"] is True, folder
     assert len((good / "samples" / "nav-candidate.jsonl").read_text(encoding="utf-8").splitlines()) == 100
-    (failed,) = events(bad, "phase_failed")
+    (failed,) = events_of(bad, "phase_failed")
     assert "VRAM did not drain" in failed["reason"]
     # It went on with its own work while the other one still waited for its drain: both clocks are this machine's.
-    (began,) = events(good, "candidate_started")
+    (began,) = events_of(good, "candidate_started")
     assert began["t_s"] < failed["t_s"]
     found = rows(text)
     assert found["host"][:3] == ["host", "outcome", "verdict"]
@@ -168,7 +164,7 @@ def test_by_default_one_host_after_the_other(fleet: Fleet) -> None:
     for twin, phone in zip((fleet.one, fleet.two), phones, strict=True):
         twin.assert_back(phone)
     # Two containers of one machine share its clock.
-    (closed,), opened = events(fleet.run("one"), "closed"), events(fleet.run("two"), "opened")
+    (closed,), opened = events_of(fleet.run("one"), "closed"), events_of(fleet.run("two"), "opened")
     assert closed["t_s"] < opened[0]["t_s"]
     assert [cells[1] for host, cells in rows(text).items() if host != "host"] == ["rehearsed", "rehearsed"]
 

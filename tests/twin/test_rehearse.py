@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from attachments import events_of
 
 pytestmark = pytest.mark.twin
 
@@ -26,15 +27,6 @@ def newest(host):
     return max(host.results.glob("*-rehearsal-*"), key=lambda path: path.name)
 
 
-def events(folder):
-    lines = (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def named(folder, name):
-    return [e for e in events(folder) if e["event"] == name]
-
-
 @pytest.fixture(scope="module")
 def rehearsed(host):
     """A rehearsal: what it said, its folder, the phone's process before it, and the link that was there."""
@@ -50,10 +42,10 @@ def rehearsed(host):
 def test_the_host_comes_back_and_only_the_named_tenants_were_gone(host, rehearsed):
     _, folder, phone, _ = rehearsed
     host.assert_back(phone)
-    assert [e["tenant"] for e in named(folder, "tenant_stopping")] == ORDER
-    assert [e["tenant"] for e in named(folder, "tenant_healthy")] == ORDER[::-1]
-    assert named(folder, "drained")
-    assert not [e for e in events(folder) if e["event"].startswith("candidate")]
+    assert [e["tenant"] for e in events_of(folder, "tenant_stopping")] == ORDER
+    assert [e["tenant"] for e in events_of(folder, "tenant_healthy")] == ORDER[::-1]
+    assert events_of(folder, "drained")
+    assert not [e for e in events_of(folder) if e["event"].startswith("candidate")]
     assert not list((folder / "samples").glob("*"))
 
 
@@ -79,14 +71,14 @@ def test_times_are_those_of_the_journal_and_a_trial_is_computed_from_them(rehear
     played, folder, _, _ = rehearsed
     record = json.loads((folder / "rehearsal.json").read_text(encoding="utf-8"))
     measured = record["measured"]
-    assert measured["stop_s"] == {e["tenant"]: e["duration_s"] for e in named(folder, "tenant_stopped")}
-    assert measured["start_s"] == {e["tenant"]: e["duration_s"] for e in named(folder, "tenant_healthy")}
-    (drained,), (again,) = named(folder, "drained"), named(folder, "drained_again")
+    assert measured["stop_s"] == {e["tenant"]: e["duration_s"] for e in events_of(folder, "tenant_stopped")}
+    assert measured["start_s"] == {e["tenant"]: e["duration_s"] for e in events_of(folder, "tenant_healthy")}
+    (drained,), (again,) = events_of(folder, "drained"), events_of(folder, "drained_again")
     assert measured["drain_s"] == {"window": drained["duration_s"], "restore": again["duration_s"]}
     # The promised drain counts from the last container, not from the first reading.
-    (removed,) = named(folder, "containers_removed")
-    assert named(folder, "tenant_starting")[0]["t_s"] - removed["t_s"] >= 5.0
-    (restored,) = named(folder, "restored")
+    (removed,) = events_of(folder, "containers_removed")
+    assert events_of(folder, "tenant_starting")[0]["t_s"] - removed["t_s"] >= 5.0
+    (restored,) = events_of(folder, "restored")
     assert measured["down_s"] == restored["down"]
     for name in ORDER:
         # A trial has the candidate and the measuring on top of what is measured here.
@@ -170,9 +162,9 @@ def test_a_bigger_candidates_order_is_rehearsed_and_a_tenant_that_stays_away_is_
     assert "sudo systemctl start panda-llamacpp.service" in played.text
     assert "does not say that the host was restored" in played.text
     assert held == "held"
-    assert [e["tenant"] for e in named(newest(host), "tenant_stopping")] == ["phone", *ORDER]
+    assert [e["tenant"] for e in events_of(newest(host), "tenant_stopping")] == ["phone", *ORDER]
     # The others did not wait for the live model.
-    assert {"chatterbox", "phone"} <= {e["tenant"] for e in named(newest(host), "tenant_healthy")}
+    assert {"chatterbox", "phone"} <= {e["tenant"] for e in events_of(newest(host), "tenant_healthy")}
     assert host.play("restore.yml").code == 0
     host.assert_back(None)
     assert host.phone_pid() != phone

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from attachments import DOCUMENTS, MEMORY, copy_documents, said, texts
+from attachments import DOCUMENTS, MEMORY, copy_documents, events_of, said, texts
 
 pytestmark = pytest.mark.twin
 
@@ -43,11 +43,6 @@ def candidate(**changes):
     return ("-e", f"@{file.name}")
 
 
-def events(folder, name):
-    lines = (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()
-    return [e for e in map(json.loads, lines) if e["event"] == name]
-
-
 def assert_eight_checks(host):
     found = host.document("verification.json")
     assert [c["ok"] for c in found["checks"]] == [True] * CHECKS, found
@@ -65,7 +60,8 @@ def test_another_candidate_is_another_variables_file(host):
     host.assert_back(None)
     assert host.phone_pid() != phone
     assert_eight_checks(host)
-    assert [e["tenant"] for e in events(host.latest(), "tenant_stopping")] == ["phone", "chatterbox", "panda-llamacpp"]
+    stopped = [e["tenant"] for e in events_of(host.latest(), "tenant_stopping")]
+    assert stopped == ["phone", "chatterbox", "panda-llamacpp"]
     assert host.document("plan.json")["candidate"]["label"] == "gemma-4-E4B-it-NVFP4"
     assert said(played.text) == {}, "without a root nobody's documents are touched"
 
@@ -128,7 +124,7 @@ def test_a_candidate_that_fails_its_gate_is_rolled_back(host, name, tmp_path):
     host.assert_back(phone)
     assert_eight_checks(host)
     assert len(host.samples("nav-baseline-a1")) == 100
-    assert events(host.latest(), "phase_failed")
+    assert events_of(host.latest(), "phase_failed")
     verdict = host.document("verdict.json")["verdict"]
     assert verdict in ("INCONCLUSIVE", "REJECT")
     after = texts(docs)

@@ -59,6 +59,9 @@ class OpenAICompatible:
         Refused: `url` is invalid, or its host is neither the loopback nor allowed.
     """
 
+    # Answered only by a server that is up.
+    _page = "/v1/models"
+
     def __init__(self, options: EndpointOptions) -> None:
         self.options = options
         self.label = Label("openai_compatible", options.model, options.bits)
@@ -77,9 +80,9 @@ class OpenAICompatible:
         return Probe(True, self.label, capabilities=self.capabilities, facts={"models": names[:20]})
 
     def healthy(self) -> Failure | None:
-        """Whether it lists its models within a second."""
+        """Whether its page answers within a second."""
         try:
-            self._server.call("GET", "/v1/models", timeout_s=_HEALTH_S)
+            self._server.call("GET", self._page, timeout_s=_HEALTH_S)
         except CallError as error:
             return error.failure
         return None
@@ -130,6 +133,8 @@ class LlamaServer(OpenAICompatible):
     `gguf`: the model file, if it is on this machine: its header gives the bits, and the probe has its SHA-256.
     """
 
+    _page = "/health"
+
     def __init__(self, options: EndpointOptions, *, gguf: Path | None = None) -> None:
         super().__init__(options)
         bits = options.bits
@@ -175,14 +180,6 @@ class LlamaServer(OpenAICompatible):
                 "model_path": text(props.get("model_path")) or None,
             },
         )
-
-    def healthy(self) -> Failure | None:
-        """The answer of `/health` within a second."""
-        try:
-            self._server.call("GET", "/health", timeout_s=_HEALTH_S)
-        except CallError as error:
-            return error.failure
-        return None
 
     def start(self, request: Request) -> Generation:
         """Begin. A text or messages go through the model's chat template; token ids are sent unchanged.

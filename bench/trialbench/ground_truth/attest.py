@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from trialbench import schemas
 from trialbench.errors import TrialbenchError, UsageError
 from trialbench.hub import SHA256
 from trialbench.show.text import counted
-
-Status = Literal["passed", "failed", "open", "missing"]
+from trialbench.verdict import AttestedFile, FileStatus
 
 
 class NotAttested(TrialbenchError):
@@ -22,32 +21,7 @@ class NotAttested(TrialbenchError):
     exit_code = 3
 
 
-@dataclass(frozen=True)
-class Attested:
-    """What the newest verdict says of one file.
-
-    Attributes:
-        sha256: of the file, in lower case.
-        status: `passed` when its tokens were found to be the oracle's, and nothing failed or stayed open; `missing`
-            without a verdict.
-        label: model and quant; None without a verdict, as are `made` and `runtime`, which are the verdict's.
-        passed, failed, open: how many probative rows about the file have that status; a claim that it breaks is one
-            that failed.
-        says: all of it in one sentence.
-    """
-
-    sha256: str
-    status: Status
-    label: str | None
-    passed: int
-    failed: int
-    open: int
-    made: str | None
-    runtime: str | None
-    says: str
-
-
-def attest(sha256: str, verdicts: Sequence[Path]) -> Attested:
+def attest(sha256: str, verdicts: Sequence[Path]) -> AttestedFile:
     """What the newest of the verdicts says about the file with this hash.
 
     Raises:
@@ -56,7 +30,7 @@ def attest(sha256: str, verdicts: Sequence[Path]) -> Attested:
     wanted = sha256.lower()
     if not SHA256.match(wanted):
         raise UsageError(f"--sha256: expected 64 hexadecimal digits, found {sha256!r}")
-    found: list[Attested] = []
+    found: list[AttestedFile] = []
     for path in verdicts:
         data = schemas.read(path, "ground-truth", "a verdict of `trialbench check`")
         found += [_about(file, data) for file in data["files"] if file["sha256"] == wanted]
@@ -68,7 +42,7 @@ def attest(sha256: str, verdicts: Sequence[Path]) -> Attested:
         f"no ground-truth verdict for the file with SHA-256 {wanted[:12]}...; looked in {where}. "
         "Make one with `trialbench check`, from the original model and its oracle"
     )
-    return Attested(wanted, "missing", None, 0, 0, 0, None, None, says)
+    return AttestedFile(wanted, "missing", None, 0, 0, 0, None, None, says)
 
 
 def attestation(hashes: Sequence[str], verdicts: Sequence[Path], *, required: bool) -> dict[str, Any]:
@@ -85,7 +59,7 @@ def attestation(hashes: Sequence[str], verdicts: Sequence[Path], *, required: bo
     }
 
 
-def _about(file: dict[str, Any], data: dict[str, Any]) -> Attested:
+def _about(file: dict[str, Any], data: dict[str, Any]) -> AttestedFile:
     rows = [
         row
         for row in data["results"]
@@ -100,10 +74,10 @@ def _about(file: dict[str, Any], data: dict[str, Any]) -> Attested:
     failed += broken
     # Some suites can pass although the file was never asked for a token.
     compared = any(row["suite"] == "token" and row["status"] == "PASS" for row in rows)
-    status: Status = "failed" if failed else "open" if undecided or not compared else "passed"
+    status: FileStatus = "failed" if failed else "open" if undecided or not compared else "passed"
     word = "the same model" if status == "passed" else "NOT PROVED the same model"
     says = (
         f"{label}: {word}: {counted(passed, 'check')} passed, {failed} failed, {undecided} could not be decided"
         f"{'' if compared or failed else '; its tokens were not compared'} ({runtime}, {data['made']})"
     )
-    return Attested(file["sha256"], status, label, passed, failed, undecided, data["made"], runtime, says)
+    return AttestedFile(file["sha256"], status, label, passed, failed, undecided, data["made"], runtime, says)

@@ -82,7 +82,7 @@ class _NoSecrets(logging.Filter):
 
 @functools.cache
 def _own_clients() -> None:
-    """Let the library's clients go the way we know and read no more than they need, and its log show no secret."""
+    """Give the library's clients our route and our limits, and keep secrets out of its log."""
     for handler in logging.getLogger("huggingface_hub").handlers:
         handler.addFilter(_NoSecrets())
     from huggingface_hub import set_client_factory

@@ -108,7 +108,7 @@ def _names(entry: str, scheme: str, host: str, port: int) -> bool:
     if "/" in entry:
         return _in_network(host, entry)
     try:
-        # An IPv6 address stands there with and without brackets.
+        # An IPv6 address may have brackets there.
         named, wanted = (entry, None) if entry.count(":") > 1 and "[" not in entry else split_place(entry.lstrip("*."))
     except ValueError:
         return False

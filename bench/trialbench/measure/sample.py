@@ -105,11 +105,9 @@ class Sample:
         return asdict(self)
 
 
-def why(sample: Sample, limit: int = 200) -> str:
+def why(sample: Sample) -> str:
     """Error class and detail of a failed sample, as readable text."""
-    return line(
-        f"{sample.error_class}: {sample.error_detail}" if sample.error_detail else f"{sample.error_class}", limit
-    )
+    return line(f"{sample.error_class}: {sample.error_detail}" if sample.error_detail else f"{sample.error_class}", 200)
 
 
 def wall_clock() -> str:

@@ -87,7 +87,7 @@ def _obeys(run: Run, facts: Facts) -> str:
     if len(asked) == 1:
         said = f"obeys in {facts.adherent} of {counted(facts.n, 'reply', 'replies')} to one question"
         return f"{said}, which says nothing about other pictures"
-    # A scene with one reply that could not be used is none in which it obeys.
+    # One reply that could not be used is enough: in that scene it does not obey.
     kept = sum(all(sample.adherent for sample in samples) for samples in asked.values())
     return f"obeys in {kept} of {len(asked)} scenes"
 

@@ -26,6 +26,11 @@ Samples = Mapping[str, Sequence[Sample]]
 
 # What the samples of a segment are evidence of: the heads of these columns.
 EVIDENCE = ("segment", "questions", "repeats", "distinct replies", "repeatable", "adherent", "95 % interval", ">= 95 %")
+_ROWS = (
+    ("segment", "ok/sent", "p50 ms [95 %]", "p95 ms [95 %]", "tok/s", "Hz", "adherent"),
+    ("segment", "warm-up", "first", "p99 ms", "server", "ttft", "Hz wall"),
+    EVIDENCE,
+)
 
 
 def segments_table(segments: Segments, samples: Samples | None = None, *, alone: bool = True) -> str:
@@ -35,23 +40,11 @@ def segments_table(segments: Segments, samples: Samples | None = None, *, alone:
         samples: by segment; without them no sparklines are drawn.
         alone: name taints and what is partial; the head of a whole trial lists them.
     """
-    parts = [_first_table(segments), _second_table(segments), _evidence_table(segments), *_notes(segments, alone=alone)]
+    parts = [*(_table(segments, heads) for heads in _ROWS), *_notes(segments, alone=alone)]
     lines = _sparklines(segments, samples or {})
     if lines:
         parts += ["", wrap("latency, every sample in its order (ms, log scale, x failed)"), lines]
     return "\n".join(parts)
-
-
-def _first_table(segments: Segments) -> str:
-    return _table(segments, ("segment", "ok/sent", "p50 ms [95 %]", "p95 ms [95 %]", "tok/s", "Hz", "adherent"))
-
-
-def _second_table(segments: Segments) -> str:
-    return _table(segments, ("segment", "warm-up", "first", "p99 ms", "server", "ttft", "Hz wall"))
-
-
-def _evidence_table(segments: Segments) -> str:
-    return _table(segments, EVIDENCE)
 
 
 def _table(segments: Segments, heads: Sequence[str]) -> str:

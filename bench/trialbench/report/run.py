@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from trialbench import schemas
 from trialbench.errors import UsageError
@@ -20,7 +20,7 @@ from trialbench.report.journal import Check, Event, read_checks, read_event
 from trialbench.report.plan import Named, Plan, Side, read_plan
 from trialbench.report.proofs import MAX_BYTES, MAX_FILES, Proof, contradiction, in_order, read_proof
 from trialbench.stats import Agreement
-from trialbench.verdict import AdherenceRule, GroundTruth, Judgment, Review, Reviewed, Verdict
+from trialbench.verdict import AdherenceRule, AttestedFile, GroundTruth, Judgment, Review, Reviewed, Verdict
 
 _NO_PLAN = Plan()
 # What every run showed before plans had a list of workloads; its judgment has a place of its own in verdict.json.
@@ -113,21 +113,6 @@ class Decided:
     n: int
     adherent: int
     review: Review | None = None
-
-
-@dataclass(frozen=True)
-class AttestedFile:
-    """What ground truth says of one file of the candidate; `passed`, `failed` and `open` count checks."""
-
-    sha256: str
-    status: Literal["passed", "failed", "open", "missing"]
-    label: str | None
-    passed: int
-    failed: int
-    open: int
-    made: str | None
-    runtime: str | None
-    says: str
 
 
 @dataclass(frozen=True)

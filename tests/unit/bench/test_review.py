@@ -477,9 +477,6 @@ def test_several_reviewers_without_a_pair_in_common(run: Path, give: Give) -> No
     assert "2 reviewers judged no pair in common" in " ".join(found["reasons"])
 
 
-Spoil = Callable[[dict[str, Any]], Any]
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -233,7 +233,7 @@ def _rope(config: Mapping[str, Any], where: str, notes: list[str]) -> float:
         if not isinstance(inside, dict):
             raise UsageError(f"{where}: {name}: expected a mapping, found {_shown(inside)}")
         if config["model_type"] == "qwen2" and isinstance(inside.get("full_attention"), dict):
-            # By type of layer; of the others there are none, or `_refuse_windows` says so.
+            # By type of layer; `_refuse_windows` refuses a model that has layers of another type.
             inside = inside["full_attention"]
         if any(isinstance(value, dict) or str(key).endswith("_attention") for key, value in inside.items()):
             raise UsageError(f"{where}: {name}: expected one rotation for all layers, found {_shown(inside)}")
@@ -289,7 +289,7 @@ def _reaches(window: Any, positions: int) -> bool:
 
 
 def _check_class(config: Mapping[str, Any], where: str, kind: str, notes: list[str]) -> None:
-    """The class in `architectures`; transformers goes by model_type, and a head for another task is none for text."""
+    """The class in `architectures`; transformers decides by model_type, and only a head for text generates text."""
     classes = config.get("architectures")
     if _nothing(classes):
         return

@@ -480,7 +480,7 @@ def _tokenizer(gguf: Gguf) -> dict[str, Any]:
             "byte_fallback": False,
             "ignore_merges": False,
             "vocab": {
-                # The library gives an added token the id that its text has here, and counts on where it has none.
+                # The library gives an added token the id that its text has here, else the next number.
                 text: number
                 for number, (text, kind) in enumerate(zip(tokens, kinds, strict=True))
                 if kind in (NORMAL, CONTROL, USER_DEFINED)

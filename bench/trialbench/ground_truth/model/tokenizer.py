@@ -182,7 +182,7 @@ class _Reader:
         for added in self._tokenizer.get("added_tokens") or []:
             text, number = added["content"], added["id"]
             self._check_added(added, self._where)
-            # The library looks the text up, and counts on where there is none; the id that is written it ignores.
+            # The library looks the text up, and takes the next number if it is missing; it ignores the id in the file.
             after = max(taken, default=0) + 1 if max(taken, default=-1) >= len(model["vocab"]) else len(model["vocab"])
             expected = self._ids.get(text, after)
             if number != expected:

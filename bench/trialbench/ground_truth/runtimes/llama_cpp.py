@@ -60,6 +60,8 @@ _MAX_REPLY = 256_000_000
 _LEAST_LOGPROB = -1e6
 # llama-perplexity prints from a thread that its own end does not wait for: on a busy machine the last lines go missing.
 _ATTEMPTS = 6
+# Tokens of context that the server allots.
+_CONTEXT = 512
 _HOST = "127.0.0.1"
 
 
@@ -69,11 +71,10 @@ class LlamaCpp:
     Args:
         tools: where the programs are.
         threads: for the server and the tools; results do not depend on it, times do.
-        context: tokens of context the server allots.
     """
 
-    def __init__(self, tools: Tools, *, threads: int = 1, context: int = 512) -> None:
-        self._tools, self._threads, self._context = tools, threads, context
+    def __init__(self, tools: Tools, *, threads: int = 1) -> None:
+        self._tools, self._threads = tools, threads
 
     formats = frozenset({"gguf"})
 
@@ -111,7 +112,7 @@ class LlamaCpp:
 
     def open(self, artifact: Artifact, *, kv_type: str = "f32") -> ServedModel:
         """Start a server; `kv_type` is that of the key/value cache (`f32`, `f16`, `q8_0`)."""
-        return ServedModel(self._tools, artifact, threads=self._threads, context=self._context, kv_type=kv_type)
+        return ServedModel(self._tools, artifact, threads=self._threads, context=_CONTEXT, kv_type=kv_type)
 
     def probe(self, capability: Capability, artifact: Artifact, other: Artifact | None = None, **more: Any) -> Answer:
         """Ask about a file. The answers have the keys that `apr` gives, so that one suite reads both."""

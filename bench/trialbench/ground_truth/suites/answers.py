@@ -126,7 +126,7 @@ def inspect(case: Case, payload: Any) -> Result:
 
 
 def validate(case: Case, payload: Any) -> Result:
-    """It says so, none of its checks failed, there are some, and no value was found that is no number."""
+    """It says so; it made checks, none of them failed, and every value is a number."""
     checks = _items(payload["checks"])
     bad = [_name(check["name"]) for check in checks if _name(check["status"]) == "FAIL"]
     bad += [key for key in ("content_total_nan", "content_total_inf", "content_failed_tensors") if payload.get(key)]

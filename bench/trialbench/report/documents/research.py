@@ -17,7 +17,7 @@ _MIB_PER_GB = 1024
 # Characters of the sentence of facts.
 _ANSWER = 1000
 _PHRASE = re.compile(r"no\s+benchmarks\s+exist\s+yet(?![^\W_])", re.IGNORECASE)
-# Words that may come before the phrase, and say no more than what has no benchmarks.
+# Words that may come before the phrase, and only say what has no benchmarks.
 _PLACE = r"(?:for|on|in|at|with|of|under|until|to|between|among|as\s+of)\b"
 _LINK = (
     r"(?:but|and|also|however|still|so\s+far|to\s+date|at\s+present|currently|today|here|there|unfortunately|sadly"

@@ -112,12 +112,11 @@ def _flags(segment: Segment, joined: Rows) -> dict[int, list[str]]:
 # --- ratios ----------------------------------------------------------------------------------------------------------
 
 
-def ratios(rows: Sequence[tuple[str, Comparison]], *, name: str = "ratios", title: str) -> Figure | None:
+def ratios(rows: Sequence[tuple[str, Comparison]], *, title: str) -> Figure | None:
     """Ratios with interval and band, a row each; None where there is none to draw.
 
     Args:
         rows: label and comparison.
-        name: the figure's id.
         title: the figure's title.
     """
     known = [(label, row, row.ratio) for label, row in rows if _positive(row.ratio)]
@@ -152,9 +151,9 @@ def ratios(rows: Sequence[tuple[str, Comparison]], *, name: str = "ratios", titl
         return join(parts), bottom + BELOW
 
     told = [f"{label} {_told(row)}" for label, row, _ratio in known]
-    wide, narrow = drawings(name, title, "; ".join(told[:12]), draw)
+    wide, narrow = drawings("ratios", title, "; ".join(told[:12]), draw)
     return Figure(
-        name,
+        "ratios",
         title,
         "; ".join(told),
         wide,

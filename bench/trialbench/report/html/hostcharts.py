@@ -100,17 +100,16 @@ def _span(phase: str, start: float, end: float, ok: bool) -> Span:
     return Span(phase, at, start, max(start, end), ok)
 
 
-def _bands(spans: Sequence[Span], x: Scale, top: float, bottom: float, *, numbered: bool = True) -> Markup:
+def _bands(spans: Sequence[Span], x: Scale, top: float, bottom: float) -> Markup:
     parts = []
     for span in spans:
         left, right = x(span.start), x(span.end)
         note = element("title", f"{span.name}: {span.end - span.start:.1f} s")
         parts.append(rectangle(left, top, right - left, bottom - top, f"phase p{span.number}", note))
-    if numbered:
-        places = _apart([(x(span.start) + x(span.end)) / 2 for span in spans], x.end - 6)
-        parts += [
-            lettered(str(span.number), at, top - 12, f"p{span.number}") for span, at in zip(spans, places, strict=True)
-        ]
+    places = _apart([(x(span.start) + x(span.end)) / 2 for span in spans], x.end - 6)
+    parts += [
+        lettered(str(span.number), at, top - 12, f"p{span.number}") for span, at in zip(spans, places, strict=True)
+    ]
     return join(parts)
 
 

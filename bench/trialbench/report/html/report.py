@@ -15,7 +15,7 @@ _TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 
 
 def write_report(path: Path, out: Path | None = None) -> Path:
-    """Write the report of the result folder `path` to `out`, by default its report.html; returns where it stands.
+    """Write the report of the result folder `path` to `out`, by default its report.html; returns its path.
 
     Raises:
         UsageError: no result folder.

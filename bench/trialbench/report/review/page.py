@@ -65,7 +65,7 @@ def link(run: Run) -> str:
 
 
 def write_review(path: Path) -> Path | None:
-    """Write the page of the run in `path`, and its key where there is none; returns where it stands.
+    """Write the page of the run in `path`, and its key if there is none; returns the page's path.
 
     None, and nothing is written, where there are no two different replies to compare.
 

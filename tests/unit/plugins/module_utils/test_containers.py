@@ -57,23 +57,13 @@ def value(container: dict[str, Any], option: str) -> str:
 # Decisions that must not be reverted.
 
 
-def test_the_server_listens_on_loopback_only(docker: Any, trial: plan.Plan) -> None:
+def test_the_server_has_its_port_on_loopback_only_and_renders_its_chat_template(docker: Any, trial: plan.Plan) -> None:
     containers.create_server(trial)
     command = docker.get(trial.candidate.container)["command"]
-    assert command[command.index("--host") + 1] == "127.0.0.1"
-    assert command.count("--host") == 1
-
-
-def test_the_candidates_port_is_11437(docker: Any, trial: plan.Plan) -> None:
-    containers.create_server(trial)
-    command = docker.get(trial.candidate.container)["command"]
-    assert command[command.index("--port") + 1] == "11437"
-    assert command.count("--port") == 1
-
-
-def test_the_server_renders_its_chat_template(docker: Any, trial: plan.Plan) -> None:
-    containers.create_server(trial)
-    assert docker.get(trial.candidate.container)["command"].count("--jinja") == 1
+    for option, value in (("--host", "127.0.0.1"), ("--port", "11437")):
+        assert command[command.index(option) + 1] == value
+        assert command.count(option) == 1
+    assert command.count("--jinja") == 1
 
 
 def test_every_container_is_fenced(docker: Any, trial: plan.Plan, tmp_path: Path) -> None:
