@@ -349,7 +349,7 @@ def environment_script(tenant: Tenant) -> bytes:
     """Return shell commands that set a tenant's environment and umask: those from before, or its user's at login."""
     known = before(tenant)
     # The environment of another user's process does not apply.
-    own = known.identity if known.identity and known.identity.uid == _uid(tenant.user) else None
+    own = known.identity if known.identity and known.identity.uid == uid_of(tenant.user) else None
     mine = known.environment if own else None
     found = login_environment(tenant.user) if mine is None else mine
     script = b"".join(os.fsencode(f"export {name}={shlex.quote(value)}\n") for name, value in sorted(found.items()))

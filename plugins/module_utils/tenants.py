@@ -1200,7 +1200,7 @@ def _hidden(tenant: Tenant) -> str:
     """
     if os.geteuid() != 0:
         return ""
-    trusted = {0, _uid(tenant.user)} if tenant.user else {0}
+    trusted = {0, identity.uid_of(tenant.user)} if tenant.user else {0}
 
     def look() -> list[sockets.Socket]:
         here = [item for item in sockets.listening(ports(tenant)) if item.uid not in trusted]

@@ -989,7 +989,7 @@ class World:
         patch.setattr(probes, "uid", self.uid)
         patch.setattr(identity, "kin", self.kin)
         patch.setattr(identity, "alike", self.alike)
-        patch.setattr(tenants, "_uid", lambda user: 1000 if user else None)
+        patch.setattr(identity, "uid_of", lambda user: 1000 if user else None)
         patch.setattr(probes, "inhabited", lambda unit: bool(self.members(re.escape(unit))))
         patch.setattr(probes, "alive", lambda process: self.identify(process.pid) == process)
         patch.setattr(speech, "listen", self.listen)

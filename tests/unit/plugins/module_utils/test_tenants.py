@@ -919,7 +919,7 @@ def test_a_listener_is_its_own_or_a_stranger(
     monkeypatch.setattr(probes, "units", lambda _pid, _proc: units)
     monkeypatch.setattr(probes, "ancestors", lambda who, _proc: {who, 1})
     monkeypatch.setattr(probes, "processes", lambda _pattern, _proc: [probes.ProcessId(50, 500)])
-    monkeypatch.setattr(tenants, "_uid", lambda _user: 1000)
+    monkeypatch.setattr(identity, "uid_of", lambda _user: 1000)
     tenant = dataclasses.replace(tenant, port=8772)
     item = probes.Listener(8772, pid, argv)
     found = tenants.strangers(tenant, [item, probes.Listener(99, 8, "sshd")], Elsewhere(out))
@@ -948,7 +948,7 @@ def test_a_tenants_ports_are_where_it_listens_and_is_asked(tenant: Tenant, ports
 
 def test_a_stranger_on_its_port_is_no_tenant(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It answers as the tenant would, and is neither found, nor healthy, nor ended in its place."""
-    monkeypatch.setattr(tenants, "_uid", lambda _user: os.getuid() + 1)
+    monkeypatch.setattr(identity, "uid_of", lambda _user: os.getuid() + 1)
     server.json("/health", {"loaded": True})
     tenant = with_health(Tenant("x", "script", user="robot", port=server.port), f"{server.url}/health")
     condition = tenants.look(tenant)
@@ -972,7 +972,7 @@ def test_a_listener_that_hides_is_a_stranger(monkeypatch: pytest.MonkeyPatch, ui
     asked = sockets.listening
     monkeypatch.setattr(sockets, "listening", lambda *ports: [dataclasses.replace(i, uid=uid) for i in asked(*ports)])
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(tenants, "_uid", lambda _user: 4711)
+    monkeypatch.setattr(identity, "uid_of", lambda _user: 4711)
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     listening.listen()
@@ -1143,7 +1143,7 @@ def crowd(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[int, int]]:
         monkeypatch.setattr(probes, "uid", lambda pid, *_proc: 666 if pid in foreign else 1000)
         monkeypatch.setattr(probes, "members", lambda _pattern: scope)
         monkeypatch.setattr(probes, "alive", lambda process: process.pid in alive and process.pid not in hit)
-        monkeypatch.setattr(tenants, "_uid", lambda _user: 1000)
+        monkeypatch.setattr(identity, "uid_of", lambda _user: 1000)
         monkeypatch.setattr(tenants, "_end_scope", lambda _scope: None)
         monkeypatch.setattr(os, "kill", lambda pid, number: hit.update({pid: number}))
         return hit
@@ -1217,7 +1217,7 @@ def test_the_same_argv_of_another_user_lives_on(
     spawn: Callable[..., subprocess.Popen[bytes]], log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, other = spawn("sleep", "86.111"), spawn("sleep", "86.111")
-    monkeypatch.setattr(tenants, "_uid", lambda _user: 1000)
+    monkeypatch.setattr(identity, "uid_of", lambda _user: 1000)
     monkeypatch.setattr(probes, "uid", lambda pid, *_proc: 666 if pid == other.pid else 1000)
     tenants.stop(Tenant("p", "process", process="sleep 86.111", user="robot"), log)
     assert own.wait(10) == -15
@@ -1252,7 +1252,7 @@ def test_what_looks_like_it_and_was_not_there_is_on_its_way(
     alike: list[probes.ProcessId],
     coming: str,
 ) -> None:
-    monkeypatch.setattr(tenants, "_uid", lambda _user: 1000)
+    monkeypatch.setattr(identity, "uid_of", lambda _user: 1000)
     monkeypatch.setattr(identity, "alike", lambda look, user: alike if (look, user) == (LOOK, 1000) else [])
     monkeypatch.setattr(probes, "command", lambda _pid: "its words")
     monkeypatch.setattr(probes, "listeners", lambda **_where: [])
@@ -1397,7 +1397,7 @@ def test_a_login_user_loses_shared_memory_with_his_last_session(
         def run(self, argv: Any) -> run.Ran:
             return run.Ran(0, {"loginctl": linger, "busctl": removes}[argv[0]] + "\n", "")
 
-    monkeypatch.setattr(tenants, "_uid", lambda _user: uid)
+    monkeypatch.setattr(identity, "uid_of", lambda _user: uid)
     found = tenants.of(dataclasses.replace(script, user=getpass.getuser())).way_back(Logind())
     assert bool(found) == lost
     if lost:
