@@ -324,7 +324,9 @@ def median_ratio(top: Sequence[float], bottom: Sequence[float], *, resamples: in
     return _median_ratio(tuple(top), tuple(bottom), resamples)
 
 
-def paired_ratio(top: Sequence[Sequence[float]], bottom: Sequence[Sequence[float]]) -> Ratio | None:
+def paired_ratio(
+    top: Sequence[Sequence[float]], bottom: Sequence[Sequence[float]], *, resamples: int = _RESAMPLES
+) -> Ratio | None:
     """Median of the ratios of medians within pairs of groups, such as the values of one question on either side.
 
     Whole pairs are resampled, as blocks: values within one are not independent, and questions differ.
@@ -338,7 +340,7 @@ def paired_ratio(top: Sequence[Sequence[float]], bottom: Sequence[Sequence[float
     ratios = sorted(
         statistics.median(above) / statistics.median(below) for above, below in zip(top, bottom, strict=True)
     )
-    low, high = _middle(_medians(ratios, random.Random(_SEED), _RESAMPLES))
+    low, high = _middle(_medians(ratios, random.Random(_SEED), resamples))
     return Ratio(statistics.median(ratios), low, high)
 
 

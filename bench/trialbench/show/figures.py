@@ -99,13 +99,16 @@ def drawings(name: str, title: str, description: str, draw: Draw) -> tuple[Marku
     return found[0], found[1]
 
 
-def labels(names: Sequence[str], room: float, *, says: Sequence[str] = (), kind: str = "t") -> list[str]:
+def labels(
+    names: Sequence[str], room: float, *, says: Sequence[str] = (), kind: str = "t", small: bool | None = None
+) -> list[str]:
     """Each name so short that `room` pixels hold it and what it `says`, in a font of any width.
 
-    Names that differ stay different, and what stands behind them stays whole.
+    Names that differ stay different, and what stands behind them stays whole. Letters are `small` in the narrow
+    drawing, which is told by the room where nobody says so.
     """
     letter = _BOLD if "strong" in kind.split() else _LETTER
-    most = max(_ROOM, int(room / letter / (_SMALL if room < NARROW else 1.0)))
+    most = max(_ROOM, int(room / letter / (_SMALL if (room < NARROW if small is None else small) else 1.0)))
     shown, behind = [fitting(name, _LONGEST) for name in names], says or [""] * len(names)
     limit = max(_FEWEST, most - max(map(cells, behind), default=0))
     while True:

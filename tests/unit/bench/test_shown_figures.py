@@ -119,7 +119,7 @@ def test_slower_faster_and_neither_differ_in_their_shape() -> None:
 
 
 def test_the_first_screen_names_the_live_model_and_how_much_slower(run: Path) -> None:
-    head = report_html(run).split('<dl class="facts"')[0]
+    head = report_html(run).split('<dl class="facts"')[0].replace("\xa0", " ")
     assert "beside the live model gemma-4-E2B-it" in head
     assert "fits: 6.2 of 5.5-7.5 GB; 34 % slower, NOISY; obeys in 100 of 100 replies to one question" in head
     rest = report_html(run).split('<dl class="facts"')[1]

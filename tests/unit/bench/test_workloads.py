@@ -285,7 +285,7 @@ OWN = MINIMAL + "contract: {words: [[left, right]]}\n"
         ({"text": OWN.replace("Hello", "null")}, "mine.yml:6: variables.greeting: expected its value in this file"),
         ({"text": OWN.replace("Hello", "{file: /etc/hostname}")}, "prompt and image alone, found a file"),
         ({"text": OWN + "request: {since: 2026-02-03}\n"}, "mine.yml: expected values that JSON can hold"),
-        ({"text": OWN + "request: &a {more: *a}\n"}, "mine.yml: expected values that JSON can hold"),
+        ({"text": OWN + "request: &a {more: *a}\n"}, "mine.yml: expected a value for every anchor"),
     ],
 )
 def test_a_plans_workloads_are_checked_as_their_containers_will_read_them(

@@ -11,12 +11,13 @@ from markupsafe import Markup
 from trialbench.show.figures import (
     BELOW,
     LEFT,
+    NARROW,
     RIGHT,
     Figure,
     Key,
     Table,
     drawings,
-    letters,
+    labels,
     line,
     margin,
     text,
@@ -24,7 +25,6 @@ from trialbench.show.figures import (
     y_axis,
 )
 from trialbench.show.svg import Scale, element, join, path, symbol, value_scale
-from trialbench.show.text import apart
 
 # Told by shape and dashes as well as by color.
 _STYLES = (
@@ -166,7 +166,7 @@ def divergence(verdict: dict[str, Any]) -> Figure | None:
         across = Scale(0.0, float(longest), left, width - RIGHT - 8)
         bottom = 14 + step * len(lanes)
         parts = [x_axis(across, bottom, "position of the first token that differs", top=8)]
-        shown = apart([f"{file['model']} {file['quant']}" for file, _ in lanes], letters(left - 8, small=width <= 500))
+        shown = labels([f"{file['model']} {file['quant']}" for file, _ in lanes], left - 8, small=width <= NARROW)
         for number, (file, rows) in enumerate(lanes):
             y = 20 + step * number
             parts.append(text(left - 8, y + 4, shown[number], anchor="end"))
