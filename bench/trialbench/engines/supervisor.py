@@ -497,7 +497,8 @@ class Supervised:
         clean = self._supervisor.sweep_up(self._scratch) and clean
         hindsight_mib = usage.ru_maxrss / 1024
         if peak_mib is None:
-            seen_mib = memory.peak_mib or None if self._size else None
+            # What ended it is the program's in any case.
+            seen_mib = memory.peak_mib or None if self._size or why == "memory_limit" else None
             peak_mib = hindsight_mib if hindsight_mib > own_peak_mib() else seen_mib
         ended_s = time.monotonic()
         return Ending(

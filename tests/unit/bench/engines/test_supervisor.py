@@ -250,7 +250,10 @@ def test_too_much_output_ends_it(supervisor: Supervisor, run: Run) -> None:
     assert ended(run("while :; do printf '%0100d' 1; done"))[1].why == "output_limit"
 
 
-def test_too_much_memory_ends_it(supervisor: Supervisor) -> None:
+@pytest.mark.parametrize("own_mib", [1.0, 100_000.0], ids=["smaller than it", "larger than it"])
+def test_too_much_memory_ends_it(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, own_mib: float) -> None:
+    """Its peak is known, however much memory this process has had: until then it has not written anything."""
+    monkeypatch.setattr("trialbench.engines.supervisor.own_peak_mib", lambda: own_mib)
     code = "held = []\nwhile True: held.append(b'x' * (8 << 20))"
     one = supervisor.spawn(Command([sys.executable, "-c", code], {}), Deadlines())
     _, ending = ended(one)
