@@ -10,7 +10,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.edgelab.model_trial.plugins.plugin_utils.away import patiently
 
-TODO = (
+ADVICE = (
     "Nothing was proved from outside. The host restores itself. When it answers again: verify_rollback.yml checks it, "
     "restore.yml brings it back if it is not back yet, and harvest.yml fetches what was measured"
 )
@@ -31,5 +31,5 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             done: dict[str, Any] = self._execute_module(task_vars=task_vars)
             return done
 
-        done = patiently(ask, self._connection, lambda text: self._display.display(f"  {host} | {text}"), TODO)
+        done = patiently(ask, self._connection, lambda text: self._display.display(f"  {host} | {text}"), ADVICE)
         return {**result, **done}

@@ -1801,12 +1801,17 @@ def test_a_tenant_that_its_boot_unit_has_started_is_not_started_twice(world: Wor
     stays_whole(world)
 
 
-def test_who_comes_back_as_another_keeps_the_mark(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def comes_back_as_another(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The voice has lost its supplementary group and got root's when it is started again; the window has ended."""
     robot = identity.Identity(1000, 1000, [27], "system.slice", 0, 0, {}, {}, None)
     first = world.services["chatterbox"].pid
     monkeypatch.setattr(identity, "own_groups", lambda _uid: None)
     monkeypatch.setattr(identity, "read", lambda pid: robot if pid == first else dataclasses.replace(robot, groups=[0]))
     measured(world)
+
+
+def test_who_comes_back_as_another_keeps_the_mark(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    comes_back_as_another(world, monkeypatch)
     assert program.restore_now(world.state) == 1
     assert world.state.mark() is not None
     text = event(world, "restore_failed")["reason"]
@@ -2193,11 +2198,7 @@ def test_a_unit_that_remains_active_when_its_program_has_ended_is_not_back(
 
 def test_who_comes_back_as_another_after_a_boot_keeps_the_mark(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """No process is the one from before, and what a restore starts has to be who it was."""
-    robot = identity.Identity(1000, 1000, [27], "system.slice", 0, 0, {}, {}, None)
-    first = world.services["chatterbox"].pid
-    monkeypatch.setattr(identity, "own_groups", lambda _uid: None)
-    monkeypatch.setattr(identity, "read", lambda pid: robot if pid == first else dataclasses.replace(robot, groups=[0]))
-    measured(world)
+    comes_back_as_another(world, monkeypatch)
     world.reboot()
     assert "but its identity has changed: groups [1000, 0], were [1000, 27]" in incomplete(world, "boot")
     assert world.up("chatterbox")
