@@ -62,8 +62,8 @@ unit: python ## the unit tests, property tests in their short profile; no Docker
 lint: python ## ruff, mypy, ansible-lint, yamllint, import borders, wording, spelling, the changelog
 	@scripts/lint.sh
 
-coverage: python ## the unit tests in their long profile: at least 95 % line coverage of every file
-	@MT_PROFILE=long scripts/unit.sh coverage $(ARGS)
+coverage: python ## all unit tests, measured: at least 95 % line coverage of every file
+	@scripts/unit.sh coverage $(ARGS)
 
 browser: ## report.html in a real headless browser: light, dark, on a phone; screenshots in build/screens/
 	@scripts/browser.sh $(ARGS)

@@ -3,8 +3,10 @@
 #
 #   scripts/unit.sh [all] [ARGS...]       all of them
 #   scripts/unit.sh promises [ARGS...]    those that docs/promises.md names: seconds, and the first to fail
-#   scripts/unit.sh rest [ARGS...]        the others, without those of plugins/: ansible-test runs these where they ship
+#   scripts/unit.sh rest [ARGS...]        the others, without those of plugins/ (ansible-test runs these where they ship)
+#                                         and without those that the mark `prove` leaves to `make prove`
 #   scripts/unit.sh coverage [ARGS...]    all of them, measured: every file at 95 % of its lines or more
+#   scripts/unit.sh long [ARGS...]        property tests and exhaustive tests, in their long profile
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PATH=$PWD/.venv/bin:$PATH
@@ -32,8 +34,9 @@ case "$which" in
   rest)
     list=$(named)
     mapfile -t without < <(sed 's/^/--deselect=/' <<<"$list")
-    tests tests/unit --ignore=tests/unit/plugins "${without[@]}" "$@"
+    tests tests/unit --ignore=tests/unit/plugins -m "not prove" "${without[@]}" "$@"
     ;;
+  long) MT_PROFILE=long tests tests/unit -m "hypothesis or profiled" "$@" ;;
   coverage)
     mkdir -p build/coverage
     rm -f build/coverage/data*
@@ -43,7 +46,7 @@ case "$which" in
     python scripts/coverage_per_file.py build/coverage/coverage.json --minimum 95
     ;;
   *)
-    echo "usage: scripts/unit.sh [all|promises|rest|coverage] [pytest's arguments]" >&2
+    echo "usage: scripts/unit.sh [all|promises|rest|coverage|long] [pytest's arguments]" >&2
     exit 2
     ;;
 esac

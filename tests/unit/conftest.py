@@ -28,6 +28,12 @@ settings.register_profile(
 settings.load_profile(profiles.PROFILE)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marks of unit tests here: this file travels with the collection, pyproject.toml doesn't."""
+    config.addinivalue_line("markers", "prove: takes a second or more, so that `make prove` alone runs it")
+    config.addinivalue_line("markers", "profiled: tries more in the long profile, as property tests do")
+
+
 @pytest.fixture(autouse=True)
 def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse connections that leave the machine, so that a test which needs one fails at its first run."""

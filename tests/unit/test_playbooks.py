@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from profiles import some
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAYBOOKS = ROOT / "playbooks"
@@ -114,6 +115,7 @@ def test_each_playbook_is_found_by_its_full_name(installed: Path, tmp_path: Path
     assert not (home / "group_vars").exists()
 
 
+@pytest.mark.prove
 def test_a_playbook_of_the_installed_collection_writes_where_it_was_started(installed: Path, tmp_path: Path) -> None:
     """The worker's program is packed first; the role then refuses a service without the hash of its binary."""
     home = installed / "ansible_collections/edgelab/model_trial"
@@ -153,27 +155,31 @@ def played(
     )
 
 
+@pytest.mark.profiled
 @pytest.mark.parametrize(
     ("known", "options", "found"),
-    [
-        (["preflight", "acquire"], ["--tags", "typo"], "typo"),
-        (["preflight", "acquire"], ["--tags", "preflight,measure"], "measure"),
-        (["preflight", "acquire"], ["--skip-tags", "measure"], "measure"),
-        (["preflight", "acquire"], ["--tags", "typo", "--limit", "two"], "typo"),
-        # Molecule skips these in every play.
-        ([], ["--skip-tags", "molecule-notest,notest"], ""),
-        ([], ["--skip-tags", "molecule-notest,notest,molecule-idempotence-notest"], ""),
-        (["preflight", "acquire"], ["--skip-tags", "all"], "all"),
-        ([], ["--tags", "always"], "always"),
-        # These skip whatever a task could say.
-        (["preflight", "acquire"], ["--skip-tags", "always"], "always"),
-        (["preflight", "acquire"], ["--tags", "preflight", "--skip-tags", "always"], "always"),
-        (["preflight", "acquire"], ["--skip-tags", "tagged"], "tagged"),
-        (["preflight", "acquire"], ["--skip-tags", "untagged"], "untagged"),
-        ([], ["--skip-tags", "all,always"], "all, always"),
-        (["preflight", "acquire"], ["--tags", "acquire", "--skip-tags", "preflight"], ""),
-        ([], [], ""),
-    ],
+    some(
+        [
+            (["preflight", "acquire"], ["--tags", "typo"], "typo"),
+            (["preflight", "acquire"], ["--tags", "preflight,measure"], "measure"),
+            (["preflight", "acquire"], ["--skip-tags", "measure"], "measure"),
+            (["preflight", "acquire"], ["--tags", "typo", "--limit", "two"], "typo"),
+            # Molecule skips these in every play.
+            ([], ["--skip-tags", "molecule-notest,notest"], ""),
+            ([], ["--skip-tags", "molecule-notest,notest,molecule-idempotence-notest"], ""),
+            (["preflight", "acquire"], ["--skip-tags", "all"], "all"),
+            ([], ["--tags", "always"], "always"),
+            # These skip whatever a task could say.
+            (["preflight", "acquire"], ["--skip-tags", "always"], "always"),
+            (["preflight", "acquire"], ["--tags", "preflight", "--skip-tags", "always"], "always"),
+            (["preflight", "acquire"], ["--skip-tags", "tagged"], "tagged"),
+            (["preflight", "acquire"], ["--skip-tags", "untagged"], "untagged"),
+            ([], ["--skip-tags", "all,always"], "all, always"),
+            (["preflight", "acquire"], ["--tags", "acquire", "--skip-tags", "preflight"], ""),
+            ([], [], ""),
+        ],
+        4,
+    ),
 )
 def test_tags_that_no_task_has_are_refused(known: list[str], options: list[str], found: str) -> None:
     """Ansible alone would do nothing, or all, and end with 0."""
@@ -187,6 +193,7 @@ def test_tags_that_no_task_has_are_refused(known: list[str], options: list[str],
         assert "Nothing was done." in words
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("options", "refused"),
     [
@@ -213,6 +220,7 @@ def test_both_playbooks_with_a_window_need_the_parts_before_it() -> None:
             assert "require_tags_needed: [preflight, acquire]" in text, name
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("options", [["--tags", "typo"], ["--skip-tags", "always"]])
 def test_tags_that_are_refused_are_in_junit(tmp_path: Path, options: list[str]) -> None:
     place = tmp_path / "proof"
@@ -229,17 +237,21 @@ def shop(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.profiled
 @pytest.mark.parametrize(
     ("group", "options", "refused"),
-    [
-        ("", [], "in the group trial_hosts, found none."),
-        ("", ["-e", "trial_group=shop"], ""),
-        ("shop", [], ""),
-        ("shop", ["-e", "trial_group=shpo"], "in the group shpo, found none."),
-        ("shop", ["--limit", "till"], ""),
-        ("shop", ["--limit", "desk"], "in the group shop, found none within --limit desk."),
-        ("", ["--limit", "till"], "in the group trial_hosts, found none within --limit till."),
-    ],
+    some(
+        [
+            ("", [], "in the group trial_hosts, found none."),
+            ("", ["-e", "trial_group=shop"], ""),
+            ("shop", [], ""),
+            ("shop", ["-e", "trial_group=shpo"], "in the group shpo, found none."),
+            ("shop", ["--limit", "till"], ""),
+            ("shop", ["--limit", "desk"], "in the group shop, found none within --limit desk."),
+            ("", ["--limit", "till"], "in the group trial_hosts, found none within --limit till."),
+        ],
+        3,
+    ),
 )
 def test_an_inventory_without_hosts_to_try_is_refused(shop: Path, group: str, options: list[str], refused: str) -> None:
     """Ansible alone would find no hosts, do nothing and end with 0."""
@@ -250,6 +262,7 @@ def test_an_inventory_without_hosts_to_try_is_refused(shop: Path, group: str, op
     assert refused in in_words(done)
 
 
+@pytest.mark.prove
 def test_each_playbook_plays_on_the_group_that_the_inventory_names(shop: Path) -> None:
     [hosts] = {plays(name)[-1]["hosts"] for name in NAMES if name not in ON_THE_CONTROLLER}
     (shop / "group_vars" / "all.yml").write_text("trial_group: shop\n")
@@ -273,6 +286,7 @@ OURS = {
 }
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("playbooks", "given", "below"),
     [

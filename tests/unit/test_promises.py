@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from pathlib import Path
 
@@ -44,6 +45,15 @@ def test_the_source_says_nothing_that_nobody_reads() -> None:
 def test_every_named_test_exists_and_a_step_runs_it(test: str) -> None:
     assert table.trouble_with(test) is None
     assert table.step_in("test", test) or table.step_in("prove", test), f"{test}: no step of scripts/steps.py runs it"
+
+
+@pytest.mark.parametrize("test", [test for test in TESTS if test.startswith(table.UNIT)])
+def test_no_named_unit_test_is_left_to_make_prove(test: str) -> None:
+    """The page says that `make test` runs it."""
+    path, _, name = test.partition("::")
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    [found] = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name.partition("[")[0]]
+    assert "pytest.mark.prove" not in [ast.unparse(mark) for mark in found.decorator_list]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

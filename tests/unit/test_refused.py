@@ -41,16 +41,23 @@ def image(folder: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("playbook", ["rehearse.yml", "benchmark-e4b.yml"])
+@pytest.mark.parametrize("playbook", ["rehearse.yml", pytest.param("benchmark-e4b.yml", marks=pytest.mark.prove)])
 @pytest.mark.parametrize(
     ("options", "named", "reason"),
     [
-        ([], True, "the plan cannot be used: stop_order"),
-        (["--tags", "preflight"], True, "the plan cannot be used: stop_order"),
+        pytest.param([], True, "the plan cannot be used: stop_order", id="a wrong order"),
+        pytest.param(
+            ["--tags", "preflight"],
+            True,
+            "the plan cannot be used: stop_order",
+            id="its contracts alone",
+            marks=pytest.mark.prove,
+        ),
         # There is no plan yet, and so no name from it.
-        ([], False, "Expected a file with every workload but another"),
+        pytest.param(
+            [], False, "Expected a file with every workload but another", id="before the plan", marks=pytest.mark.prove
+        ),
     ],
-    ids=["a wrong order", "its contracts alone", "before the plan"],
 )
 def test_what_is_refused_is_on_record(
     tmp_path: Path, playbook: str, options: list[str], named: bool, reason: str
@@ -73,6 +80,7 @@ def test_what_is_refused_is_on_record(
     assert "unreachable=0" in recap
 
 
+@pytest.mark.prove
 def test_what_is_only_checked_leaves_nothing(tmp_path: Path) -> None:
     done = played("rehearse.yml", tmp_path / "results", "--check", trial_stop_order=["nobody"])
     assert done.returncode == 2, done.stdout + done.stderr

@@ -56,6 +56,7 @@ def variable(role: str, name: str, folder: Path, **given: Any) -> Any:
     return json.loads(json.loads(done.stdout.partition("=>")[2])["msg"])
 
 
+@pytest.mark.prove
 def test_a_workloads_own_file_travels_as_text_and_its_fields_as_they_are(tmp_path: Path) -> None:
     """The host has no file of the controller's; a template in the text is the workload's, not Ansible's."""
     text = "name: phone-intent\nmessages: [{role: user, content: '{{ prompt }}'}]\n"
@@ -93,6 +94,7 @@ def defaults(role: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     "more", [{}, {"trial_contracts": {"disk_gb_min": 0.5}}, {"trial_candidate": {"label": "e4b", "container": "c"}}]
 )
@@ -109,6 +111,7 @@ def test_a_rehearsal_needs_the_tenants_and_their_orders_and_no_model(tmp_path: P
     assert variable("trial", "_trial_label", tmp_path, **more) == label
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("more", "missing"),
     [
@@ -144,6 +147,7 @@ def test_a_role_reads_what_the_client_says() -> None:
         assert re.search(r"\{[^}]+\}".join(map(re.escape, parts)), source), said
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("given", "words"),
     [

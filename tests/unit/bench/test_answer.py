@@ -184,6 +184,7 @@ def flat(text: str) -> str:
     return " ".join(text.split())
 
 
+@pytest.mark.prove
 def test_every_output_has_the_same_sentence(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     run = read_run(scenes)

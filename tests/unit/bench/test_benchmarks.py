@@ -225,6 +225,7 @@ def test_benchmarks_end_alike(
     assert f"  {word:<6} other        3.5 (limit 3)" in capsys.readouterr().out
 
 
+@pytest.mark.prove
 def test_both_kinds_of_session_are_measured(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = script("bench_scenes")
     for name, value in {"SAMPLES": 4, "WARMUP": 1, "CACHED": 1, "PICTURE_BYTES": 100}.items():
@@ -237,6 +238,7 @@ def test_both_kinds_of_session_are_measured(script: Any, monkeypatch: pytest.Mon
     assert min(found["one_cpu_s"] + found["many_cpu_s"]) > -0.02
 
 
+@pytest.mark.prove
 def test_a_session_that_does_not_get_ready_is_no_result(script: Any, tmp_path: Path) -> None:
     bench = script("bench_scenes")
     with pytest.raises(script("bench_server").BenchError, match="not ready"):

@@ -200,6 +200,7 @@ def test_reader_that_has_seen_enough(arguments: tuple[str, ...]) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.prove
 def test_bars_on_a_terminal(server: Any, image: Path) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "trialbench", "run", "--url", server.url, "--workload", "describe"]

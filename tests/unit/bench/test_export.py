@@ -113,6 +113,7 @@ def schema_of(path: str) -> str | None:
     return next((name for pattern, name in FILES.items() if fnmatch.fnmatchcase(path, pattern)), None)
 
 
+@pytest.mark.prove
 def test_every_file_of_a_real_run_has_a_schema_and_fits(run: Path) -> None:
     write_exports(run)
     checked: dict[str, int] = {}
@@ -240,6 +241,7 @@ def test_adherence_thinking_and_taints_fail(run: Path) -> None:
     assert found["candidate: numbers are untainted"].startswith("tainted: ")
 
 
+@pytest.mark.prove
 def test_the_rule_of_adherence_is_the_verdicts(run: Path, capsys: Any) -> None:
     change_lines(run, "samples/nav-candidate.jsonl", lambda lines: [line.update(strategy=3) for line in lines[:2]])
     assert main(["verdict", str(run)]) == 0

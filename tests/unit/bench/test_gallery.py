@@ -132,6 +132,7 @@ def test_what_models_reply_is_text(
     assert gone not in section
 
 
+@pytest.mark.prove
 @pytest.mark.usefixtures("without")
 def test_of_hundreds_of_disagreements_the_first_are_shown(
     folders: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -548,6 +548,7 @@ def test_no_text_acts_in_a_page(text: str) -> None:
     assert figures.text(0, 0, f"x{text}").count("<") == 2
 
 
+@pytest.mark.prove
 def test_the_hostile_run_is_one_that_is_read_and_shown(folders: ModuleType, tmp_path: Path) -> None:
     """Or it would show nothing: what does not fit its schema is left out."""
     run = folders.hostile(tmp_path / "run")
@@ -572,6 +573,7 @@ def test_texts_without_end_are_cut_and_markup_is_left() -> None:
     assert html.prose("a `b c") == "a `b c"
 
 
+@pytest.mark.prove
 def test_a_page_that_grows_too_large_is_made_again_with_less(
     folders: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -619,6 +621,7 @@ def test_numbers_beyond_thousands_stay_short() -> None:
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.prove
 def test_the_command_writes_beside_the_run_or_elsewhere(
     folders: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

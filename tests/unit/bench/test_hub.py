@@ -162,6 +162,7 @@ def killed(hub: Any, dest: Path, at_bytes: int, revision: str | None = None) -> 
     return part
 
 
+@pytest.mark.prove
 def test_a_killed_download_is_resumed_by_the_next_process(hub: Any, dest: Path) -> None:
     part = killed(hub, dest, 200_000)
     have = part.stat().st_size
@@ -174,6 +175,7 @@ def test_a_killed_download_is_resumed_by_the_next_process(hub: Any, dest: Path) 
     assert f"{REPO}: {have / 1e6:.1f} MB of them are there from an interrupted download" in told
 
 
+@pytest.mark.prove
 def test_two_repositories_share_a_folder(hub: Any, dest: Path, tmp_path: Path) -> None:
     """Neither takes the other's interrupted download for what nobody resumes."""
     other = "unsloth/small-GGUF"
@@ -624,6 +626,7 @@ def test_the_token_comes_from_the_environment_and_is_never_shown(hub: Any, dest:
         assert "HF_TOKEN has no access to it" in done.stderr
 
 
+@pytest.mark.prove
 def test_without_a_token_nothing_stored_is_used(hub: Any, dest: Path, tmp_path: Path) -> None:
     hub.token = TOKEN
     (tmp_path / "home").mkdir()

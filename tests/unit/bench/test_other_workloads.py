@@ -140,6 +140,7 @@ def test_with_nothing_to_show_nobody_is_asked(run: Path) -> None:
     assert "side by side</h2>" not in write_report(run).read_text(encoding="utf-8")
 
 
+@pytest.mark.prove
 def test_every_workload_that_is_shown_has_its_section(run: Path) -> None:
     decide_folder(run, judged={"obstacle": "worse"})
     page = write_report(run).read_text(encoding="utf-8")
@@ -154,6 +155,7 @@ def test_every_workload_that_is_shown_has_its_section(run: Path) -> None:
         assert option in page
 
 
+@pytest.mark.prove
 def test_charts_and_facts_are_of_what_decides(run: Path) -> None:
     decide_folder(run)
     page = write_report(run).read_text(encoding="utf-8")

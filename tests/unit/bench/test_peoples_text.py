@@ -74,6 +74,7 @@ def test_only_what_would_act_is_escaped(view: str, text: str, shown: str | None)
     assert acting(found) == []
 
 
+@pytest.mark.prove
 def test_every_character_is_either_kept_or_acts() -> None:
     everything = "".join(map(chr, range(sys.maxunicode + 1))).replace("\t", "")
     kept = set(everything) - set(acting(everything))

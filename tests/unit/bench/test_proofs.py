@@ -142,6 +142,7 @@ def test_figures(value: float, text: str) -> None:
 # --- into the run ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.prove
 def test_proofs_are_taken_into_the_run(folders: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, source = folders.finished(tmp_path / "run"), tmp_path / "proofs"
     source.mkdir()
@@ -199,6 +200,7 @@ def test_without_anything_it_says_none(folders: ModuleType, tmp_path: Path) -> N
     assert 'id="proofs"' not in report_html(run)
 
 
+@pytest.mark.prove
 def test_the_trial_is_judged_by_its_own_rules(folders: ModuleType, tmp_path: Path) -> None:
     run = folders.finished(tmp_path / "run")
     assert answers(run)["trial"].finding == "open"

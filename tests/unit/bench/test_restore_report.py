@@ -397,6 +397,7 @@ def test_a_rehearsal_that_failed_or_is_open(tmp_path: Path) -> None:
 WHOLE = [*OPENED, *STOPPED, *CANDIDATE, *DIED, *NOT_BACK, *back("hand", 50.0)]
 
 
+@pytest.mark.profiled
 @pytest.mark.parametrize("rehearsal", [False, True])
 def test_every_beginning_of_a_journal_is_shown(tmp_path: Path, rehearsal: bool) -> None:
     lines = lines_of(WHOLE)
@@ -408,6 +409,7 @@ def test_every_beginning_of_a_journal_is_shown(tmp_path: Path, rehearsal: bool) 
         assert "None" not in host(folder)
 
 
+@pytest.mark.profiled
 def test_a_journal_torn_at_any_byte_is_shown(tmp_path: Path) -> None:
     folder = make(tmp_path, lines_of([*OPENED, *STOPPED[:2]]), {"nav-candidate": 1})
     raw = (folder / "journal.jsonl").read_bytes()
@@ -421,6 +423,7 @@ def test_a_journal_torn_at_any_byte_is_shown(tmp_path: Path) -> None:
 STRANGE = [None, True, -1, 10**400, 1e308, "", "x" * 300, "\x1b[2J\ud800", [], {}, [{}], {"a": []}, float("nan")]
 
 
+@pytest.mark.profiled
 def test_nonsense_in_any_field_keeps_nothing_else_from_being_shown(tmp_path: Path) -> None:
     """A host that was taken over, or a disk that was full: whatever stands in the files, they are shown."""
     chance = random.Random(4)

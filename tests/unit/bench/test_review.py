@@ -262,6 +262,7 @@ def test_the_seed_draws_sides_that_earn_nothing(run: Path) -> None:
     assert 150 < often["baseline"] < 250
 
 
+@pytest.mark.prove
 def test_the_key_stays_while_the_replies_do(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(run)]) == 0
     assert capsys.readouterr().out == f"{run / 'report.html'}\n{run / 'review.html'}\n"
@@ -297,6 +298,7 @@ def test_a_file_in_the_place_of_the_key_is_left_alone(run: Path, capsys: pytest.
 # ---- the page ----
 
 
+@pytest.mark.prove
 def test_the_page_does_not_tell_who_is_who(run: Path) -> None:
     assert write_review(run) == run / "review.html"
     page = (run / "review.html").read_text(encoding="utf-8")
@@ -335,6 +337,7 @@ def test_the_page_shows_each_picture_once_and_what_was_asked(run: Path, folders:
     assert len(page.encode()) < 4_000_000
 
 
+@pytest.mark.prove
 def test_pictures_without_room_are_shown_small(run: Path, folders: ModuleType) -> None:
     pillow = pytest.importorskip("PIL.Image")
     for at in range(folders.SCENES):
@@ -392,6 +395,7 @@ def give(run: Path) -> Give:
     return judged
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("better", "verdict", "describe", "counts"),
     [
@@ -448,6 +452,7 @@ def test_nav_is_judged_where_the_review_shows_something(run: Path, folders: Modu
     assert decide_folder(run)["facts"]["judgments"] == {"nav": "worse"}
 
 
+@pytest.mark.prove
 def test_several_reviewers_count_by_majority_and_their_agreement_is_told(run: Path, give: Give) -> None:
     key = read(run / NAME)
     files = []
@@ -527,6 +532,7 @@ def test_a_reviewer_counts_once(run: Path, give: Give) -> None:
             decide_folder(run, judgments=twice)
 
 
+@pytest.mark.prove
 def test_judgments_need_their_key(run: Path, give: Give) -> None:
     path = saved(run, {"1": "same"})
     key = (run / NAME).read_text()

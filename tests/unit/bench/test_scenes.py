@@ -304,6 +304,7 @@ def with_scenes(run: Path) -> Path:
     return run
 
 
+@pytest.mark.prove
 def test_several_questions_are_told_in_every_output(folders: ModuleType, tmp_path: Path) -> None:
     run = with_scenes(folders.finished(tmp_path / "run"))
     found = outputs(run)

@@ -118,6 +118,7 @@ def test_slower_faster_and_neither_differ_in_their_shape() -> None:
     assert len({shape(one) for one in cases.values()}) == 3
 
 
+@pytest.mark.prove
 def test_the_first_screen_names_the_live_model_and_how_much_slower(run: Path) -> None:
     head = report_html(run).split('<dl class="facts"')[0].replace("\xa0", " ")
     assert "beside the live model gemma-4-E2B-it" in head
@@ -169,6 +170,7 @@ def test_the_page_claims_what_holds_for_this_run(
     assert unsaid not in document
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
@@ -490,6 +492,7 @@ def test_remarks_count_in_the_singular() -> None:
     assert "1 outlier (kept)" in remarks(segment)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(("count", "title"), [(9, "9 checks"), (8, "8 checks"), (1, "1 check"), (0, "Checks")])
 def test_checks_are_counted(run: Path, count: int, title: str) -> None:
     def edit(found: dict[str, Any]) -> None:
@@ -547,6 +550,7 @@ def other(run: Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("edit", "told"),
     [

@@ -112,6 +112,7 @@ def told(run_path: Path) -> dict[str, Any]:
 WORKLOADS = [("baseline-x", "candidate-x"), ("nav-candidate-cached", "nav-baseline-a1")]
 
 
+@pytest.mark.prove
 def test_nothing_depends_on_what_a_workload_is_called(tmp_path: Path) -> None:
     usual = told(renamed(tmp_path / "usual", "nav", "describe"))
     assert usual["says"] == ("/models/candidate-f16.gguf", "/home/panda/models/baseline-f16.gguf")

@@ -19,6 +19,8 @@ from trialbench import stats
 from trialbench.measure.sample import Sample
 from trialbench.report.comparison import compare
 
+pytestmark = pytest.mark.profiled
+
 NOMINAL = 0.95
 SLACK = 0.02
 # The dear ones. Fewer runs know a rate less well: in 120 of them it is uncertain by two percent.
@@ -153,6 +155,7 @@ def called_different(drifts: list[tuple[float, float, float]], slowdown: float =
 TRIALS = 200 if LONG else 40
 
 
+@pytest.mark.prove
 @pytest.mark.usefixtures("few_resamples")
 def test_the_same_model_is_rarely_called_different() -> None:
     assert called_different([(1, 1, 1)] * TRIALS) <= 0.05
@@ -191,12 +194,14 @@ def different_scenes(drifts: list[tuple[float, float, float]], slowdown: float =
     return called / len(drifts)
 
 
+@pytest.mark.prove
 def test_with_scenes_alarms_are_as_rare_and_a_tenth_is_seen() -> None:
     assert different_scenes([(1, 1, 1)] * TRIALS) <= 0.05
     assert different_scenes([(1.0, 1.02, 1.04)] * TRIALS) <= 0.05
     assert different_scenes([(1, 1, 1)] * TRIALS, slowdown=1.1) >= 0.95
 
 
+@pytest.mark.prove
 @pytest.mark.usefixtures("few_resamples")
 def test_a_tenth_slower_is_seen() -> None:
     assert called_different([(1, 1, 1)] * TRIALS, slowdown=1.1) >= 0.95

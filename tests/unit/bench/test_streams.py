@@ -310,6 +310,7 @@ def test_keep_alives_do_not_prolong_a_whole_reply(server: Any, ask: Callable[...
     assert time.monotonic() - before < 30
 
 
+@pytest.mark.prove
 def test_text_behind_a_finish_reason_belongs_to_the_reply(server: Any, ask: Callable[..., Sample]) -> None:
     """Some servers put one into every chunk: it ends nothing, and the next text may take its time."""
 
@@ -368,6 +369,7 @@ def test_an_error_says_more_than_the_silence_behind_it(
     assert time.monotonic() - before < LONG / 2
 
 
+@pytest.mark.prove
 def test_a_document_that_goes_on_after_a_pause_is_read_to_its_end(server: Any, nav: Workload) -> None:
     """Half of it may look whole to nobody."""
 

@@ -342,6 +342,7 @@ def test_a_partial_run_is_partial_by_name_in_every_output(run: Run, capsys: pyte
     assert f"partial: {why}" in capsys.readouterr().out
 
 
+@pytest.mark.prove
 def test_ground_truth_and_judgment_by_the_command_line(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run.plan |= {"workloads": {"nav_extended": 20}}
     run.events.insert(2, ("gate", {"name": "end", "ok": True, "band": "healthy", "footprint_gb": 6.0}))

@@ -64,6 +64,7 @@ def test_no_line_is_wider_than_the_terminal(runs: list[Path], wide: int, monkeyp
         assert "100/100" in text
 
 
+@pytest.mark.prove
 def test_a_wider_terminal_is_used(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     heights = []
     for wide in WIDTHS:
@@ -224,6 +225,7 @@ def test_a_name_is_cut_in_its_middle() -> None:
     assert middle("short", 26) == "short"
 
 
+@pytest.mark.prove
 def test_two_models_of_one_name_but_for_a_letter_are_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +270,7 @@ def test_what_is_made_of_several_characters_is_not_broken(
         assert not line.replace(before.strip(), "").replace("word", "").replace("and", "").strip().replace(whole, "")
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("verb", ["show", "compare", "schema"])
 @pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
 def test_a_closed_standard_stream_ends_quietly(verb: str, closed: str) -> None:
@@ -282,6 +285,7 @@ def test_a_closed_standard_stream_ends_quietly(verb: str, closed: str) -> None:
     assert bool(done.stdout) == ("1>&-" not in closed)
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize(
     ("arguments", "around", "said", "told"),
     [

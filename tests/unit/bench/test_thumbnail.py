@@ -146,6 +146,7 @@ def test_links_folders_and_odd_names_are_no_pictures(tmp_path: Path) -> None:
         assert thumbnails.thumbnail(path).why
 
 
+@pytest.mark.prove
 def test_sixty_pictures_of_a_camera_stay_below_4_mb(folders: ModuleType, tmp_path: Path) -> None:
     run = folders.scenes(tmp_path / "run")
     path = run / "samples" / "nav-candidate.jsonl"

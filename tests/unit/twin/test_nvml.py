@@ -106,6 +106,7 @@ def driver(gpu_programs: Path, tmp_path: Path) -> Driver:
     return Driver(gpu_programs, tmp_path)
 
 
+@pytest.mark.prove
 def test_pynvml_reads_the_ledger(driver: Driver) -> None:
     driver.write()
     facts = driver.ask()

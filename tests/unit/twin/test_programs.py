@@ -22,6 +22,7 @@ def test_the_tag_of_the_base_follows_its_recipe(base: ModuleType, monkeypatch: p
     assert base.image_name() != before
 
 
+@pytest.mark.prove
 def test_a_machine_without_a_debian_mirror_is_told_so(base: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "is_debian_archive", lambda _: False)
     with pytest.raises(base.BuildError, match="apt source"):

@@ -49,6 +49,7 @@ def drawn(inventory: dict[str, Any]) -> list[scenes.Scene]:
     return scenes.find(Scenes(**{**wanted, "folder": str(FOLDER)}), FOLDER)
 
 
+@pytest.mark.prove
 def test_the_script_makes_the_very_files(script: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "left-over.png").touch()
     assert script.main(["--out", str(tmp_path)]) == 0

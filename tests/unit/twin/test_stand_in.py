@@ -182,6 +182,7 @@ def program(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return load(PROGRAM)
 
 
+@pytest.mark.prove
 def test_start_returns_at_once_and_starts_no_second_one_and_stop_waits(twin: Twin, program: ModuleType) -> None:
     port = twin.tenant("voice", {"ready": True})
     assert twin.start("--start", "voice", "--wait").wait(LONG_S) == 0

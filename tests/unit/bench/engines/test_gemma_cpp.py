@@ -244,6 +244,7 @@ def test_the_engine_gets_nothing_of_our_environment(
     assert "--temperature" not in text
 
 
+@pytest.mark.prove
 def test_a_leak_over_many_requests_is_seen(gemma: GemmaCpp, does: Does, tmp_path: Path) -> None:
     watch = LeakWatch()
     for _ in range(6):

@@ -414,6 +414,7 @@ def test_slots_that_are_told_late(scripted: Scripted, llama: LlamaServer, monkey
     assert (result.clean, result.facts["slot"]) == (True, "free")
 
 
+@pytest.mark.prove
 def test_a_reader_who_stops_reading_lets_go_of_the_slot(
     scripted: Scripted, llama: LlamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

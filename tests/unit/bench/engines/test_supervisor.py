@@ -82,6 +82,7 @@ def test_the_total_counts_while_tokens_flow(run: Run) -> None:
     assert ended(run("while :; do printf a; sleep 0.02; done", total_s=0.3, between_s=5))[1].why == "total"
 
 
+@pytest.mark.prove
 def test_a_slow_reader_is_not_the_process_s_fault(run: Run, tmp_path: Path) -> None:
     read = tmp_path / "read"
     one = run(f"printf a; until [ -e {read} ]; do sleep 0.01; done; printf b", between_s=1.0)
@@ -363,6 +364,7 @@ def test_a_reader_who_never_reads_cannot_keep_it_alive(run: Run) -> None:
     assert list(one.chunks()) == []
 
 
+@pytest.mark.prove
 @pytest.mark.usefixtures("impatient")
 def test_a_reader_who_stopped_reading_cannot_keep_it_alive(run: Run) -> None:
     one = run("trap '' TERM; printf a; while :; do sleep 60; done", total_s=2.0)

@@ -592,6 +592,7 @@ RUBBISH = (
 )  # fmt: skip
 
 
+@pytest.mark.profiled
 @pytest.mark.parametrize("name", JUDGED_BY)
 def test_no_field_may_hold_rubbish(bench: Bench, name: str) -> None:
     good = json.loads(REPLAY.recorded(PROBED[name])["stdout"])
@@ -787,6 +788,7 @@ def test_the_stand_in_is_a_program(bench: Bench) -> None:
     assert found.status is PASS
 
 
+@pytest.mark.prove
 def test_from_the_verb_to_the_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     work, options = tmp_path / "w", ["--runtime", "apr", "--roster", str(GROUND / "roster.yml")]
     monkeypatch.setenv("APR_BINARY", str(STAND_IN))

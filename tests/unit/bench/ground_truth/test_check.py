@@ -121,6 +121,7 @@ def test_from_folder_to_verdict(options: list[str], tmp_path: Path, capsys: pyte
     assert "KL divergence by position" in html.read_text()
 
 
+@pytest.mark.prove
 def test_only_what_was_asked_for(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["convert", *options])
     assert main(["check", *options, "--suite", "token", "--model", "m-gpt2"]) == 0
@@ -175,6 +176,7 @@ def test_a_model_that_was_not_converted_is_named_and_not_passed(
     assert "token m-llama f32 one: no such file, make it with `trialbench convert`: /" in out
 
 
+@pytest.mark.prove
 def test_a_wrong_file_fails_and_gets_a_ticket(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,6 +195,7 @@ def test_a_wrong_file_fails_and_gets_a_ticket(
     assert "SHA-256" in text
 
 
+@pytest.mark.prove
 def test_recheck_shows_what_changed(few: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     main(["ci", *few])
     capsys.readouterr()
@@ -243,6 +246,7 @@ def test_what_was_not_asked_this_time_is_not_gone() -> None:
     assert check.changes(before, {**before, "results": [row]}, part=True) == ["nothing changed"]
 
 
+@pytest.mark.prove
 def test_claims_decide_too(few: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["convert", *few])
     # Not locked: nothing was stated beforehand.
@@ -284,6 +288,7 @@ def only(monkeypatch: pytest.MonkeyPatch, *names: str, **change: Any) -> None:
     monkeypatch.setattr(llama_cpp, "CONTROLS", chosen)
 
 
+@pytest.mark.prove
 def test_a_control_is_caught_only_by_a_fail_beside_a_pass(
     bench: tuple[Workspace, LlamaCpp], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,6 +318,7 @@ def test_a_control_is_caught_only_by_a_fail_beside_a_pass(
     assert "0 of 1 controls rejected" in missed
 
 
+@pytest.mark.prove
 def test_wrong_files_are_caught_by_what_reads_them(
     bench: tuple[Workspace, LlamaCpp], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,6 +349,7 @@ def test_wrong_files_are_caught_by_what_reads_them(
     assert "guilty step: WRONG, it is runtime: file: " in outputs.controls_table([wrong], [])
 
 
+@pytest.mark.prove
 def test_the_reference_logits_are_of_this_file_and_this_text(bench: tuple[Workspace, LlamaCpp]) -> None:
     workspace, runtime = bench
     model = workspace.roster.models[0]
@@ -410,6 +417,7 @@ def test_each_control_has_its_guilty_step() -> None:
 CONTROL = {one.name: one for one in llama_cpp.CONTROLS}
 
 
+@pytest.mark.prove
 def test_a_control_that_cannot_be_made_proves_nothing(
     bench: tuple[Workspace, LlamaCpp], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -475,6 +483,7 @@ def test_each_suite_is_the_aim_of_a_control() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.prove
 def test_lies_are_told_about_one_thing(bench: tuple[Workspace, LlamaCpp]) -> None:
     workspace, runtime = bench
     model = workspace.roster.models[0]
@@ -503,6 +512,7 @@ def test_lies_are_told_about_one_thing(bench: tuple[Workspace, LlamaCpp]) -> Non
     liar.close()
 
 
+@pytest.mark.prove
 def test_the_controls_of_the_command_line(
     options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

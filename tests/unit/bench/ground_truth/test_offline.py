@@ -74,6 +74,7 @@ def test_the_bars_hold(tmp_path: Path, code: str, said: str) -> None:
     assert said in tried
 
 
+@pytest.mark.prove
 def test_a_check_without_torch_and_without_a_network(tmp_path: Path, roster_file: Path) -> None:
     rows = [f"  tensor-{quant}: {{value: 0.01, unit: some, why: because of the test}}" for quant in ("f32", "Q8_0")]
     rows += ["  tensor-f16: {value: 0, unit: some, why: because of the test}"]

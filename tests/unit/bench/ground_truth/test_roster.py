@@ -145,6 +145,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load_roster("~nobody-of-that-name/r.yml")
 
 
+@pytest.mark.prove
 def test_files_that_are_no_data(tmp_path: Path) -> None:
     path = tmp_path / "r.yml"
     for raw, said in [

@@ -104,6 +104,7 @@ def test_one_container_serves_all_calls(docker: Path, tmp_path: Path) -> None:
     assert not list(Path("/tmp").glob(f"trialbench-tools-{os.getpid()}-*"))
 
 
+@pytest.mark.prove
 def test_a_timeout_in_a_container_ends_the_program(docker: Path) -> None:
     place = ContainerTools("tools:1", {})
     call = place.run("sleeps", timeout_s=1)

@@ -265,6 +265,7 @@ def files_of(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.prove
 def test_pull_takes_what_a_repository_has(
     workspace: Workspace, public: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

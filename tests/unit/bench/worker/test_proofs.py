@@ -212,6 +212,7 @@ def test_a_generation_that_hangs_is_counted_and_ends_the_proof(
     assert len(document["runs"]) == 1
 
 
+@pytest.mark.prove
 def test_timeout_and_retry(tmp_path: Path, weights: Path) -> None:
     code, document = prove(tmp_path, "timeout-retry", *gemma(weights), "-n", 1, "--expect-any", "recovery_s=60")
     assert code == 0, document
@@ -223,6 +224,7 @@ def test_timeout_and_retry(tmp_path: Path, weights: Path) -> None:
     assert [check["name"] for check in document["checks"] if check["skipped"]] == ["fallback_s"]
 
 
+@pytest.mark.prove
 def test_timeout_and_retry_over_http_with_a_fallback(tmp_path: Path, served: str, weights: Path) -> None:
     conf = tmp_path / "fazai.conf"
     conf.write_text(
@@ -240,6 +242,7 @@ def test_timeout_and_retry_over_http_with_a_fallback(tmp_path: Path, served: str
     assert "answered by openai_compatible other" in check["detail"]
 
 
+@pytest.mark.prove
 def test_a_fallback_that_does_not_answer(tmp_path: Path, weights: Path, dead_url: str) -> None:
     conf = tmp_path / "fazai.conf"
     conf.write_text(f"[dispatcher]\nfallback_order = other\n[other]\nendpoint = {dead_url}\n", encoding="utf-8")
@@ -303,6 +306,7 @@ def test_wrong_use(tmp_path: Path, served: str, weights: Path, capsys: pytest.Ca
     )
 
 
+@pytest.mark.prove
 def test_a_server_that_ignores_term_is_killed(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     stubborn = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"

@@ -214,6 +214,7 @@ def test_notify_needs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     notify("READY=1")
 
 
+@pytest.mark.prove
 def test_status_of_a_running_worker(
     conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -468,6 +469,7 @@ def test_config_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "1 errors, 0 warnings" in captured.err
 
 
+@pytest.mark.prove
 def test_the_packed_program_runs_without_anything_installed(conf: Path, tmp_path: Path) -> None:
     dest = tmp_path / "build" / "trialbench-worker"
     assert pack.write(dest) is True
@@ -498,6 +500,7 @@ def test_the_packed_program_runs_without_anything_installed(conf: Path, tmp_path
     assert b"engines" not in subprocess.run([*command, "--help"], capture_output=True, timeout=30, check=True).stdout
 
 
+@pytest.mark.prove
 def test_the_command_gemma_oneshot(
     conf: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1604,6 +1604,7 @@ def test_a_restore_that_is_killed_in_its_pause_begins_anew(world: World, shell: 
     assert world.state.mark() is None
 
 
+@pytest.mark.profiled
 def test_a_retried_restore_that_is_killed_at_any_step_ends_the_same(
     plan_data: dict[str, Any], quick_path: Path, free_port: int
 ) -> None:

@@ -1445,6 +1445,7 @@ def situation(
     world.log.clear()
 
 
+@pytest.mark.profiled
 def test_from_any_point_of_a_trial_the_end_is_the_same(
     world_of: WorldOf, plan_data: dict[str, Any], quick_path: Path, free_port: int
 ) -> None:
@@ -1521,6 +1522,7 @@ def troubled_journal(world: World) -> list[dict[str, Any]]:
     return world.events()
 
 
+@pytest.mark.profiled
 def test_a_journal_torn_at_every_byte_is_its_whole_lines(world: World) -> None:
     past = troubled_journal(world)
     raw = world.state.journal_path(world.plan.run).read_bytes()
@@ -1536,6 +1538,7 @@ def test_a_journal_torn_at_every_byte_is_its_whole_lines(world: World) -> None:
     assert journal._entries(raw) == past
 
 
+@pytest.mark.profiled
 def test_from_any_byte_of_a_troubled_trial_the_unit_comes_to_the_same_end(
     world_of: WorldOf, plan_data: dict[str, Any], quick_path: Path, free_port: int
 ) -> None:
@@ -1600,6 +1603,7 @@ def test_from_any_byte_of_a_troubled_trial_the_unit_comes_to_the_same_end(
     rules(everything(check))()
 
 
+@pytest.mark.profiled
 def test_killed_at_any_step_and_started_again_the_end_is_the_same(
     plan_data: dict[str, Any], quick_path: Path, free_port: int
 ) -> None:
@@ -1864,6 +1868,7 @@ def test_what_an_earlier_trial_started_is_not_loading(world: World) -> None:
     assert starts(world) == ["llamacpp", "chatterbox"]
 
 
+@pytest.mark.profiled
 def test_whatever_is_under_way_and_for_however_long_the_end_is_the_same(
     plan_data: dict[str, Any], quick_path: Path, free_port: int
 ) -> None:
@@ -2543,6 +2548,7 @@ OTHERS: dict[str, tuple[str, Callable[[World, float], None]]] = {
 }
 
 
+@pytest.mark.profiled
 def test_from_any_point_whatever_kind_the_tenants_are_of_the_end_is_the_same(
     plan_data: dict[str, Any], quick_path: Path, free_port: int
 ) -> None:
