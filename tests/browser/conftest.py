@@ -34,10 +34,21 @@ VIEWS = {
 }
 
 
+# `make test` looks at one page in every way, and at the others in these; `make prove` looks at all in all.
+USUAL = ("light", "dark", "phone")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "prove: one more page in one more way, which `make prove` alone looks at")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "browser" in item.path.parts:
             item.add_marker("browser")
+            case = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+            if case.get("kind", "rich") != "rich" and case.get("view", "light") not in USUAL:
+                item.add_marker("prove")
 
 
 @dataclass
