@@ -794,13 +794,12 @@ class Restorer:
             self.sampler.segment("verify")
         known = self.snapshot or {}
         before = known.get("tenants") or {}
-        if known.get("boot_id") != boot_id():
-            # No process survives a reboot, so none can be the same one. Who a tenant is survives.
+        if self.repaired or known.get("boot_id") != boot_id():
+            # No process survives a reboot, and one that a person started by hand can't be the one from before. As whom
+            # a restore starts a tenant is compared all the same.
             before = {name: {**facts, "pid": 0, "start_ticks": 0} for name, facts in before.items()}
-        # A person who asks again after a failed restore has repaired what was broken: a process started by hand cannot
-        # be the one from before.
         eyes = self.card or self.opening.error or None
-        results = checks.run(self.plan, snapshot=None if self.repaired else before, card=eyes)
+        results = checks.run(self.plan, snapshot=before, card=eyes)
         broken = [f"check {c.id} {c.title}: expected {c.expected}, found {c.found}" for c in results if not c.ok]
         rows = [{"id": c.id, "title": c.title, "expected": c.expected, "found": c.found, "ok": c.ok} for c in results]
         self.journal.write("checks", ok=not broken, checks=rows)

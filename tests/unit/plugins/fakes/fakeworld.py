@@ -505,6 +505,8 @@ class World:
         if by == "us":
             self.log.append(("start", name))
             service.starts.append(self.clock.now)
+        else:
+            service.scope = ""
         if service.pid and service.tenant.kind in ("systemd", "container"):
             return
         if service.pid:

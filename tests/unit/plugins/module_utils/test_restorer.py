@@ -1818,7 +1818,12 @@ def test_who_comes_back_as_another_keeps_the_mark(world: World, monkeypatch: pyt
     assert "Chatterbox TTS is healthy" in text
     assert "but its identity has changed: groups [1000, 0], were [1000, 27]" in text
     assert world.up("chatterbox")
-    # A person who asks again has seen it.
+    # Who asks again may be a program, and has repaired nothing.
+    world.state.ask("asked", "ann")
+    assert program.restore_now(world.state) == 1
+    assert "restart it yourself" in event(world, "restore_failed")["reason"]
+    world.stop("chatterbox", by="ann")
+    world.start("chatterbox", by="ann")
     world.state.ask("asked", "ann")
     assert program.restore_now(world.state) == 0
     is_whole(world)
