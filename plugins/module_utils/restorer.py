@@ -491,12 +491,13 @@ class Restorer:
             return
         try:
             # With a failure this attempt can't end well, and a docker in trouble is not asked again.
-            found = surroundings.gone(before, self.stopped(), docker=not self.failures)
+            boxes = [tenant.container for tenant in self.plan.tenants if self.before(tenant)["running"]]
+            found = surroundings.gone(before, self.stopped(), docker=not self.failures, boxes=boxes)
         except TROUBLE as err:
             self.note(f"it is unknown what else ran before and is gone: {err}")
             return
-        # A program may choose other ports; a person who asks again has seen which.
-        unsure = [*found.deaf, *self.lost()]
+        # A program may choose other ports, and a person may have made a container anew: who asks again has seen it.
+        unsure = [*found.deaf, *found.replaced, *self.lost()]
         for text in [*found.ours, *([] if self.repaired else unsure)]:
             self.note(text)
         others = [*found.others, *(unsure if self.repaired else [])]

@@ -256,11 +256,13 @@ class Gone:
     """What ran before a trial and does not run now, in words, by name.
 
     ``ours`` are units that went down with a stopped tenant. ``deaf`` are ports where a stopped tenant, or such a unit,
-    listened. ``others`` are gone for a reason unrelated to the trial.
+    listened. ``replaced`` are containers of tenants whose name another container has now. ``others`` are gone for a
+    reason unrelated to the trial.
     """
 
     ours: list[str] = field(default_factory=list)
     deaf: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
 
 
@@ -307,13 +309,15 @@ def _ended(unit: Unit, before: str) -> bool:
     return substate.startswith("auto-restart") or (substate == "exited" and before.endswith("(running)"))
 
 
-def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool) -> Gone:
+def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool, boxes: Iterable[str] = ()) -> Gone:
     """Everything that ran before and does not run now.
 
     Args:
         before: what `take` found.
         stopped: tenants that the trial has stopped.
         docker: whether docker may be asked.
+        boxes: containers that are tenants. Others may be made anew by the stop and start commands of a tenant
+            (``docker compose``), so they only have to run.
 
     Raises:
         OSError: systemd did not answer.
@@ -331,6 +335,13 @@ def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool) -> 
         else:
             found.others.append(words)
     running = _containers() if docker and before.get("containers") else None
+    for name in sorted(set(boxes) & set(before.get("containers") or {})) if docker else ():
+        was = before["containers"][name]
+        if running is None:
+            found.replaced.append(f"it is unknown whether container {name} is the one from before: docker is silent")
+        elif running.get(name, was) != was:
+            words = f"container {name} is another one than before ({running[name][:12]}, was {was[:12]})"
+            found.replaced.append(f"{words}: what was in the former one is missing")
     if running is not None:
         absent = [name for name in before["containers"] if name not in running]
         found.others.extend(f"container {name} is no longer running" for name in absent)

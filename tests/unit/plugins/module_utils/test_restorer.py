@@ -2090,6 +2090,44 @@ def boxed(plan_data: dict[str, Any]) -> dict[str, Any]:
     return plan_data
 
 
+@pytest.mark.parametrize("when", ["in the window", "while it is restored"])
+@pytest.mark.parametrize("stops", [True, False], ids=["a tenant that stops", "a tenant beside"])
+def test_a_container_that_was_replaced_under_its_name_keeps_the_mark(
+    world_of: WorldOf, plan_data: dict[str, Any], when: str, stops: bool
+) -> None:
+    """Its health page answers as before, and what was in the former one is missing."""
+    plan_data = boxed(plan_data)
+    if not stops:
+        for order in ("stop_order", "restore_order"):
+            plan_data[order].remove("chatterbox")
+    world = world_of(plan_data)
+
+    def make(number: str) -> None:
+        for box in [one for one in world.docker.all() if one["name"] == "voice"]:
+            del world.docker._containers[box["id"]]
+        world.docker.add("voice", "com.example", "x", status="running", id=number * 64)
+
+    make("a")
+    measured(world)
+    if when == "in the window":
+        make("b")
+    else:
+        world.at("tenant_starting llamacpp", lambda: make("b"))
+    for _attempt in range(2):
+        assert program.restore_now(world.state) == 1
+        reason = event(world, "restore_failed")["reason"]
+        assert f"container voice is another one than before ({'b' * 12}" in reason
+    # It is back; or a person, who has made it anew, asks again.
+    if stops:
+        make("a")
+        restore(world)
+    else:
+        world.state.ask("asked", "ann")
+        assert program.restore_now(world.state) == 0
+        assert "container voice is another one" in event(world, "gone")["found"]
+    assert world.state.mark() is None
+
+
 SILENT = {
     "llamacpp": "systemd does not report the state of panda-llamacpp: Failed to connect to bus",
     "chatterbox": "docker does not report the state of the container voice: Cannot connect to the Docker daemon",
