@@ -416,7 +416,7 @@ class Restorer:
             time.sleep(min(SETTLE_POLL_S, left_s))
         for name, why in untold.items():
             self.note_unsettled(name, why, began)
-        doubled = [tenant.name for tenant in self.ours if self.doubled(tenant)]
+        doubled = [tenant.name for tenant in self.ours if self.doubled(tenant) or self.queued(tenant, began)]
         if not untold and not doubled:
             self.journal.write("settled", duration_s=round(time.monotonic() - began, 3))
 
@@ -430,6 +430,16 @@ class Restorer:
             reason = f"it runs more than once: {copies}"
             self.journal.write("not_settled", tenant=tenant.name, reason=reason, duration_s=self.plan.settle_s)
         return bool(copies)
+
+    def queued(self, tenant: Tenant, began: float) -> bool:
+        """Whether a unit that starts a tenant at boot has yet to do so, and would start a second one."""
+        try:
+            found = tenants.of(tenant).queued()
+        except TROUBLE as err:
+            found = f"it is unknown whether its boot unit has yet to start it: {err}"
+        if found:
+            self.note_unsettled(tenant.name, found, began)
+        return bool(found)
 
     def note_unsettled(self, name: str, why: str, began: float) -> None:
         """Note that a tenant did not stay up, or was not seen to."""
@@ -686,6 +696,7 @@ class Restorer:
         as long as it could if this restore had started it, and where that uses up the time, the next try restarts it.
         """
         deadline = time.monotonic() + tenant.start_timeout_s
+        self.await_turn(tenant, deadline - tenant.start_timeout_s / 2)
         scope = self.loading(tenant)
         if scope or self.running(tenant):
             left_s = max(PATIENCE_S, tenant.start_timeout_s - tenants.age_s(tenant, scope))
@@ -713,6 +724,24 @@ class Restorer:
             facts = {"attempt": attempt, "wait_s": pause_s, "ended": ended}
             self.journal.write("tenant_retry", tenant=tenant.name, reason=why, **facts)
             time.sleep(pause_s)
+
+    def await_turn(self, tenant: Tenant, until: float) -> None:
+        """Leave the start of a tenant to the unit that starts it at boot, while that waits for its turn.
+
+        It may wait forever, behind an engine that hangs. Then the tenant is started all the same, and the mark stays
+        until the unit's job has ended: it would start a second one.
+        """
+        told = False
+        while time.monotonic() < until:
+            found = ""
+            with contextlib.suppress(*TROUBLE):
+                found = tenants.of(tenant).queued()
+            if not found or self._present(tenant):
+                return
+            if not told:
+                self.journal.write("tenant_in_flight", tenant=tenant.name, found=found)
+            told = True
+            time.sleep(SETTLE_POLL_S)
 
     def _try_start(self, tenant: Tenant, deadline: float, *, sure: bool) -> Exception | None:
         log = self.log(tenant)

@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import errno
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -2054,6 +2055,44 @@ def test_after_a_boot_everybody_has_to_settle(world_of: WorldOf, plan_data: dict
     world.reboot()
     restore(world, "boot")
     assert "settled" in world.named()
+
+
+@pytest.mark.parametrize("turn_s", [20.0, 400.0, math.inf])
+def test_a_boot_unit_that_waits_for_its_turn_makes_no_second_voice(
+    world_of: WorldOf, plan_data: dict[str, Any], turn_s: float
+) -> None:
+    """It would start one after the settle period, when the trial is closed and nobody looks any more."""
+    from fakeworld import Beside
+
+    voice = next(tenant for tenant in plan_data["tenants"] if tenant["name"] == "chatterbox")
+    voice["boot"] = "voice-boot.service"
+    world = world_of(plan_data)
+    measured(world)
+    world.reboot()
+    unit = world.beside["voice-boot.service"] = Beside(active=False, facts={"ActiveState": "inactive", "Job": "7"})
+
+    def turns() -> None:
+        unit.facts.update(ActiveState="active", Job="")
+        # A script that looks whether one runs already.
+        if not world.services["chatterbox"].pid:
+            world.start("chatterbox", by="its boot unit")
+
+    world.clock.after(min(turn_s, 1e6), turns)
+    attempts = 0
+    while world.state.mark():
+        began = world.clock.now
+        code, attempts = program.restore_now(world.state), attempts + 1
+        assert (code == 0) == (unit.facts["Job"] == "")
+        assert world.clock.now - began < world.plan.restore_bound_s + program.RETRY_MAX_S
+        if attempts == 15:
+            # It never gets its turn: the voice is there, and the mark says why it stays.
+            assert turn_s == math.inf
+            assert "voice-boot.service, which starts it, waits" in event(world, "restore_failed")["reason"]
+            break
+    # In time it starts the tenant itself; a turn that does not come keeps nobody down.
+    assert world.up("chatterbox")
+    assert len(world.services["chatterbox"].starts) == (turn_s != 20)
+    assert not world.doubled
 
 
 def test_a_gpu_reading_that_fails_once_is_no_reason_to_hurry(world: World) -> None:
