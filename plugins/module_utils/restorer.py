@@ -506,7 +506,7 @@ class Restorer:
         except TROUBLE as err:
             self.note(f"it is unknown what else ran before and is gone: {err}")
             return
-        # A program may choose other ports, and a person may have made a container anew: who asks again has seen it.
+        # A program may choose other ports, and a person may have created a container again: who asks again has seen it.
         unsure = [*found.deaf, *found.replaced, *self.lost()]
         for text in [*found.ours, *([] if self.repaired else unsure)]:
             self.note(text)

@@ -316,8 +316,8 @@ def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool, box
         before: what `take` found.
         stopped: tenants that the trial has stopped.
         docker: whether docker may be asked.
-        boxes: containers that are tenants. Others may be made anew by the stop and start commands of a tenant
-            (``docker compose``), so they only have to run.
+        boxes: containers that are tenants. The commands of a tenant (``docker compose``) may replace others, so these
+            only have to run.
 
     Raises:
         OSError: systemd did not answer.

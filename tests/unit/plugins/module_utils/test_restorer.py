@@ -2156,7 +2156,7 @@ def test_a_container_that_was_replaced_under_its_name_keeps_the_mark(
         assert program.restore_now(world.state) == 1
         reason = event(world, "restore_failed")["reason"]
         assert f"container voice is another one than before ({'b' * 12}" in reason
-    # It is back; or a person, who has made it anew, asks again.
+    # It is back; or a person, who has created it again, asks again.
     if stops:
         make("a")
         restore(world)
