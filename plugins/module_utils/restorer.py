@@ -193,6 +193,8 @@ class Restorer:
         self.docker_silent = False
         # Of what the bound of a restore has for docker.
         self.docker_left_s = DOCKER_S
+        # Tenants at the first look of the settle period.
+        self.first: dict[str, tenants.Standing] = {}
         # Tenants that this attempt could not bring up.
         self.unstarted: list[str] = []
         # First: holders of the old epoch can no longer act.
@@ -394,7 +396,7 @@ class Restorer:
         if not self.plan.settle_s or self.failures or not (started or moved):
             return
         began = time.monotonic()
-        first: dict[str, tenants.Standing] = {}
+        first = self.first
         while True:
             untold = {}
             for tenant in self.ours:
@@ -498,6 +500,8 @@ class Restorer:
         """The difference of before and after: what went because of our stops keeps the mark, the rest is named."""
         before = self.surroundings
         if not before:
+            if not self.snapshot and not self.repaired:
+                self.note("the snapshot can't be read: it is unknown what else ran before; look, and then ask again")
             return
         try:
             # With a failure this attempt can't end well, and a docker in trouble is not asked again.
@@ -817,6 +821,20 @@ class Restorer:
         self.journal.write("a2_skipped", reason=f"another party listens on the port of {change.owner}: {change.found}")
         return True
 
+    def look_again(self) -> dict[str, tenants.Standing]:
+        """How the tenants stand after the checks; one that died after its own check is noted."""
+        found = {}
+        for tenant in self.ours:
+            # Neither up nor down: what it was a moment ago counts.
+            with contextlib.suppress(*TROUBLE):
+                now = found[tenant.name] = tenants.standing(tenant)
+                first = self.first.get(tenant.name, now)
+                ended = first.process and not probes.alive(first.process)
+                if ended or not now.running or now.restarts != first.restarts:
+                    what = "it was started again during" if now.running else "it does not run after"
+                    self.note(f"{tenant.name} did not stay up: {what} the checks")
+        return found
+
     def prove(self, began: float) -> list[checks.CheckResult]:
         """Run the checks, then remove the mark, which frees the host."""
         self.see(gpu.READ_TIMEOUT_S)
@@ -830,6 +848,7 @@ class Restorer:
             before = {name: {**facts, "pid": 0, "start_ticks": 0} for name, facts in before.items()}
         eyes = self.card or self.opening.error or None
         results = checks.run(self.plan, snapshot=before, card=eyes)
+        standing = self.look_again()
         broken = [f"check {c.id} {c.title}: expected {c.expected}, found {c.found}" for c in results if not c.ok]
         rows = [{"id": c.id, "title": c.title, "expected": c.expected, "found": c.found, "ok": c.ok} for c in results]
         self.journal.write("checks", ok=not broken, checks=rows)
@@ -839,11 +858,6 @@ class Restorer:
         self.journal.tell()
         entries = read(self.state.journal_path(self.plan.run))
         facts = {**downtimes(self.plan, entries), "times": times(entries)}
-        standing = {}
-        for tenant in self.ours:
-            # The checks have passed: the proof is not worth a failure.
-            with contextlib.suppress(*TROUBLE):
-                standing[tenant.name] = tenants.standing(tenant)
         duration = round(time.monotonic() - began, 3)
         self.journal.write("restored", restored_by=self.by, duration_s=duration, **facts)
         proof = {"run": self.plan.run, "ok": True, "checks": rows, "restored_by": self.by, "wall": wall()}

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_collections.edgelab.model_trial.plugins.module_utils import (
+    checks,
     containers,
     gpu,
     identity,
@@ -293,9 +294,43 @@ def test_who_did_not_run_before_is_not_started(world: World) -> None:
 def test_a_lost_snapshot_means_everybody_ran(world: World) -> None:
     measured(world)
     (world.run_dir / "snapshot.json").unlink()
-    restore(world)
+    assert program.restore_now(world.state) == 1
+    assert "it is unknown what else ran before" in event(world, "restore_failed")["reason"]
     assert starts(world) == ["llamacpp", "chatterbox"]
+    # A person has looked.
+    world.state.ask("asked", "ann")
+    assert program.restore_now(world.state) == 0
     is_whole(world)
+
+
+@pytest.mark.parametrize("settle_s", [0, 10])
+@pytest.mark.parametrize("name", ["llamacpp", "chatterbox"])
+@pytest.mark.parametrize("returns", [False, True], ids=["it is gone", "its manager starts another"])
+def test_who_dies_after_its_own_check_is_not_back(
+    world_of: WorldOf,
+    plan_data: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    settle_s: float,
+    name: str,
+    returns: bool,
+) -> None:
+    world = settling(world_of, plan_data, settle_s)
+    run_checks = checks.run
+
+    def fatal(*args: Any, **options: Any) -> list[checks.CheckResult]:
+        found = run_checks(*args, **options)
+        world.stop(name, by="itself")
+        if returns:
+            world.start(name, by="its manager")
+            world.services[name].healthy_at = 0.0
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "run", fatal)
+        if settle_s or not returns:
+            assert f"{name} did not stay up" in incomplete(world)
+    restore(world)
+    stays_whole(world)
 
 
 def test_containers_of_others_stay(world: World) -> None:
