@@ -284,7 +284,9 @@ def fallen(before: Mapping[str, Any], stopped: Iterable[str], but: Iterable[str]
     """
     mine = [name for name in before.get("dependents", {}) if _fell_with(before, name, stopped) and name not in but]
     known = units.show(_ask, mine)
-    return [known.get(name) or Unit({"Id": name}) for name in mine if name not in known or not known[name].active]
+    now = {name: known.get(name) or Unit({"Id": name}) for name in mine}
+    # A start waits for the end of a stop that is under way, and replaces one that waits for its turn.
+    return [unit for unit in now.values() if unit.leaving or not unit.active]
 
 
 def start(unit: Unit, limit_s: float) -> None:
@@ -326,10 +328,10 @@ def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool, mem
     known = units.show(_ask, before.get("units") or {})
     for name, state in (before.get("units") or {}).items():
         unit = known.get(name)
-        if unit and unit.active and not _ended(unit, state):
+        roots = _fell_with(before, name, stopped)
+        if unit and unit.active and not _ended(unit, state) and not (roots and unit.leaving):
             continue
         words = f"unit {name} was {state} and is now {unit.state if unit else 'not known to systemd'}"
-        roots = _fell_with(before, name, stopped)
         if roots:
             found.ours.append(f"{words}: it went down with {' and '.join(roots)}")
         else:

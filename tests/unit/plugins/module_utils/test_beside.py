@@ -83,6 +83,30 @@ def test_what_went_down_with_a_tenant_comes_back(world: World, name: str, how: s
     assert sorted(e["unit"] for e in events(world, "dependent_started")) == sorted([name, "far.service"])
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"ActiveState": "deactivating", "SubState": "stop-sigterm", "Job": "9"},
+        {"ActiveState": "deactivating", "SubState": "stop-sigterm", "Job": ""},
+        {"ActiveState": "active", "SubState": "running", "Job": "9"},
+    ],
+    ids=["its stop is under way", "its stop has no job any more", "its stop waits for its turn"],
+)
+@pytest.mark.parametrize("ends", [True, False])
+def test_what_still_goes_down_with_a_tenant_is_not_up(world: World, facts: dict[str, str], ends: bool) -> None:
+    """Nobody would start it again once its stop has ended."""
+    unit = needs(world, "eyes.service", LLAMACPP)
+    measured(world)
+    unit.facts.update(facts)
+    unit.active = True
+    if ends:
+        world.at("dependent_started", lambda: [unit.facts.pop(name) for name in facts])
+        restore(world)
+        assert (unit.active, unit.starts) == (True, 1)
+    else:
+        assert f"is now {facts['ActiveState']} ({facts['SubState']}): it went down with llamacpp" in incomplete(world)
+
+
 def test_what_does_not_come_back_keeps_the_mark(world: World) -> None:
     unit = needs(world, "eyes.service", LLAMACPP)
     measured(world)
