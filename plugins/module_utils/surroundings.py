@@ -311,6 +311,11 @@ def _ended(unit: Unit, before: str) -> bool:
     return substate.startswith("auto-restart") or (substate == "exited" and before.endswith("(running)"))
 
 
+def _moves(unit: Unit, before: str) -> bool:
+    """Whether a stop or start of a unit is begun and not ended: it is neither up nor down."""
+    return unit.leaving or (unit.facts.get("ActiveState") == "activating" and not before.startswith("activating"))
+
+
 def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool, members: Sequence[Tenant] = ()) -> Gone:
     """Everything that ran before and does not run now.
 
@@ -329,7 +334,7 @@ def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool, mem
     for name, state in (before.get("units") or {}).items():
         unit = known.get(name)
         roots = _fell_with(before, name, stopped)
-        if unit and unit.active and not _ended(unit, state) and not (roots and unit.leaving):
+        if unit and unit.active and not _ended(unit, state) and not (roots and _moves(unit, state)):
             continue
         words = f"unit {name} was {state} and is now {unit.state if unit else 'not known to systemd'}"
         if roots:
