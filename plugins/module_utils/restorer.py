@@ -205,11 +205,10 @@ class Restorer:
         self.journal.epoch = state.epoch()
 
     def see(self, wait_s: float) -> gpu.Card | None:
-        """The card, if it answers within ``wait_s``; it is sampled from then on, unless steps are held back."""
+        """The card, if it answers within ``wait_s``; it is sampled from then on."""
         if self.card is None:
             self.card = self.opening.card(wait_s)
-            # Some 100 KiB each minute, for as long as the host stays broken.
-            if self.card and not self.journal.holds:
+            if self.card:
                 self.sampler = gpu.Sampler(self.card, self.run_dir / "vram.jsonl", phase="restore")
         return self.card
 

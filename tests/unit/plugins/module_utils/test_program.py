@@ -1406,23 +1406,6 @@ def test_a_restore_that_keeps_failing_tells_its_steps_now_and_then(world: World,
     assert next(e["down"]["chatterbox"] for e in world.events() if e["event"] == "restored") > 2000
 
 
-def test_the_card_is_sampled_only_where_the_steps_are_told(
-    world: World, shell: Shell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failing(world, shell)
-    sampler, made, begun = gpu.Sampler, [], []
-
-    def sample(*args: Any, **options: Any) -> gpu.Sampler:
-        made.append(len(begun))
-        return sampler(*args, **options)
-
-    monkeypatch.setattr(gpu, "Sampler", sample)
-    for _unused in range(5):
-        begun.append(world.clock.now)
-        attempt(world, shell)
-    assert made == [1, 2, 4]
-
-
 def test_failures_that_alternate_are_told_once_each(world: World, shell: Shell) -> None:
     failing(world, shell)
     for number in range(16):
