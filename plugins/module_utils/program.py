@@ -396,11 +396,10 @@ def _with_room(trial: plan.Plan, state: State, journal: restorer.Steps, by: str)
             if not run.no_room(err) and run.refused() == refused:
                 raise
             reason = f"this host can't start another process; the restore continues as soon as it can: {_reason(err)}"
-        # It may wait again and again: the steps of its first two attempts are enough.
+        # It may wait for long, again and again: the steps of its first attempt are enough.
         journal.drop()
         journal.write("restore_waits", restored_by=by, reason=_in_short(reason) if waited else reason)
-        if waited:
-            journal.hold(read(journal.path))
+        journal.hold(read(journal.path))
         waited = True
         _complain(f"restore of {trial.run}: {reason}")
         time.sleep(ROOM_PAUSE_S)
