@@ -269,13 +269,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             return {"changed": True, "skipped_in_check_mode": True, "run": held["run"], "restored_by": None}
         since = status["attempt_seq"]
         self.command(shlex.join([PROGRAM, "restore", f"--by={by}", "--no-wait"]))
-        failures: list[dict[str, Any]] = []
+        failures: list[str] = []
         restored: list[dict[str, Any]] = []
         events: list[dict[str, Any]] = []
         heard_s = time.monotonic()
         for found in self.polls(held["run"], status["epoch"], "restore_started", since):
             done = [e for e in found["events"] if e["event"] == "restored"]
-            failures += [e for e in found["events"] if e["event"] == "restore_failed"]
+            failures += [e["reason"] for e in found["events"] if e["event"] == "restore_failed"]
             restored += done
             events += found["events"]
             # The mark decides: it is removed last, after all checks have passed.
@@ -297,9 +297,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 }
             # The host keeps trying; the playbook reports after the second failure.
             if len(failures) >= 2:
-                # One that failed as another did has its reason in short.
-                full = [e for e in failures if "as_attempt" not in e] or failures
-                words = f"the host could NOT be restored yet; it keeps trying. {full[-1]['reason']}"
+                words = f"the host could NOT be restored yet; it keeps trying. {failures[-1]}"
                 raise AnsibleActionFail(printable(words))
             if found["events"]:
                 heard_s = time.monotonic()

@@ -33,8 +33,8 @@ ROOT = Path("/var/lib/model-trial")
 KEPT = "kept"
 PHASES = ("snapshot", "window", "candidate", "measure")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-# A run's journal takes 10 to 20 KiB, each restore that was not complete some 6 KiB more, or 1 KiB if it failed as one
-# before it: if the disk stays full, the first hundred attempts are recorded and later ones go unrecorded.
+# A run's journal takes 10 to 20 KiB, and each restore that was not complete some 6 KiB more: if the disk stays
+# full, the first forty attempts are recorded and later ones go unrecorded.
 RESERVED_BYTES = 256 * 1024
 # Linux: allocate space without changing the size, so that readers see only what was written.
 _KEEP_SIZE = 1

@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import statistics
@@ -56,12 +55,6 @@ RESTORE_WAIT_S = 3600.0
 RETRY_MAX_S = 60.0
 # How often a host without room for a process is asked again.
 ROOM_PAUSE_S = 1.0
-# What a tenant printed, except its last line, is no part of why its start failed.
-_PRINTED = re.compile(r"last log lines:\n(?:.*\n)*?(?=.*\nto start it by hand:)")
-# A word with a digit: a number, an address, a PID, an ID.
-_NUMBER = re.compile(r"[\w.:-]*\d[\w.:-]*")
-# How much of a reason is repeated.
-_AGAIN_CHARS = 300
 # More doublings than this reach the maximum anyway; after a night of attempts they would overflow a float.
 RETRY_DOUBLINGS = 6
 
@@ -352,55 +345,21 @@ def _reason(err: Exception) -> str:
     return str(err) if known else f"{type(err).__name__}: {err}"
 
 
-def _kind_of(reason: str, trial: plan.Plan | None) -> str:
-    """A reason without what differs each time; the names of tenants stay, even if they have digits."""
-    names = {tenant.name for tenant in trial.tenants} if trial else set()
-    return _NUMBER.sub(lambda word: word[0] if word[0].strip(".:-") in names else "#", _PRINTED.sub("", reason))
-
-
-def _told_before(past: list[dict[str, Any]], reason: str, trial: plan.Plan | None) -> int:
-    """The last attempt since the host was back that failed for this reason and is told in full; 0 if there is none."""
-    found = 0
-    for entry in past:
-        if entry["event"] == "restored":
-            found = 0
-        elif entry["event"] == "restore_failed" and "as_attempt" not in entry:
-            same = _kind_of(str(entry.get("reason")), trial) == _kind_of(reason, trial)
-            found = entry.get("attempt", 0) if same else found
-    return found
-
-
-def _in_short(reason: str) -> str:
-    text = " ".join(_PRINTED.sub("", reason).split())
-    return text if len(text) <= _AGAIN_CHARS else f"{text[:_AGAIN_CHARS]}..."
-
-
-def _is_told(number: int) -> bool:
-    """Whether an attempt is told in full and to the hook even if it fails as before: less and less often."""
-    return number & (number - 1) == 0
-
-
-def _with_room(trial: plan.Plan, state: State, journal: restorer.Steps, by: str) -> list[checks.CheckResult]:
+def _with_room(trial: plan.Plan, state: State, journal: Journal, by: str) -> list[checks.CheckResult]:
     """Restore; an attempt for which the host had no processes does not count as failed, and is repeated once it has.
 
     Raises:
         Exception: as `Restorer.restore`, from an attempt that had all its processes.
     """
-    waited = False
     while True:
         refused = run.refused()
-        opening = gpu.Opening(trial.gpu.index if trial.gpu else None)
         try:
-            return restorer.Restorer(trial, state, opening, by, journal).restore()
+            return restorer.Restorer(trial, state, gpu.Opening(trial.gpu.index if trial.gpu else None), by).restore()
         except Exception as err:
             if not run.no_room(err) and run.refused() == refused:
                 raise
             reason = f"this host can't start another process; the restore continues as soon as it can: {_reason(err)}"
-        # It may wait for long, again and again: the steps of its first attempt are enough.
-        journal.drop()
-        journal.write("restore_waits", restored_by=by, reason=_in_short(reason) if waited else reason)
-        journal.hold(read(journal.path))
-        waited = True
+        journal.write("restore_waits", restored_by=by, reason=reason)
         _complain(f"restore of {trial.run}: {reason}")
         time.sleep(ROOM_PAUSE_S)
         while not run.room():
@@ -420,8 +379,7 @@ def restore_now(state: State) -> int:
         _say(f"nothing to restore: no trial holds this host{removed}")
         return 0
     name = mark.run
-    past = read(state.journal_path(name))
-    failed, cut_off_by = _attempts(past)
+    failed, cut_off_by = _attempts(read(state.journal_path(name)))
     # systemd counts, too, in case the journal cannot be written; an interrupted restore continues at once.
     with contextlib.suppress(Exception):
         failed = max(failed, int(tenants.unit_facts(services.RESTORER)["NRestarts"]))
@@ -429,11 +387,7 @@ def restore_now(state: State) -> int:
     while time.monotonic() < deadline and not state.asked("asked"):
         time.sleep(POLL_S)
     by = state.asked("asked") or cut_off_by or "host"
-    journal = restorer.Steps(state, name)
-    # A person reads along.
-    brief = by in restorer.UNATTENDED and not _is_told(failed + 1)
-    if brief:
-        journal.hold(past)
+    journal = Journal(state.journal_path(name), name, state.epoch(), "restorer", required=False)
     trial: plan.Plan | None = None
     try:
         trial = _load(state, name)
@@ -449,16 +403,10 @@ def restore_now(state: State) -> int:
             reason += "; the open mark had been removed meanwhile, and is there again"
         if trial is None:
             reason += f"; put the plan back, or start the tenants by hand and then remove {state.root / 'open'}"
-        told, facts = _told_before(past, reason, trial) if brief and journal.holds else 0, {}
-        if told:
-            facts = {"as_attempt": told, **journal.drop()}
-        journal.tell()
-        words = _in_short(reason) if told else reason
-        again_s = pause_s(failed)
-        journal.write("restore_failed", restored_by=by, attempt=failed, reason=words, next_try_s=again_s, **facts)
+        journal.write("restore_failed", restored_by=by, reason=reason, next_try_s=pause_s(failed))
         _complain(f"restore of {name} is not complete: {reason}")
         # Notify at the first failure and then less and less often: a message every minute is soon ignored.
-        if trial and _is_told(failed):
+        if trial and failed & (failed - 1) == 0:
             hook.call(trial, journal, hook.RESTORE_FAILED, reason)
         return 1
     stop_watching()
@@ -612,10 +560,8 @@ def status(state: State) -> dict[str, Any]:
     failures = [e for e in last if e["event"] == "phase_failed"]
     ends = [e for e in attempts if e["event"] != "restore_started"]
     began = max((e["seq"] for e in attempts if e["event"] == "restore_started"), default=0)
-    lost = [e["gone"] for e in last if e.get("gone") and e["seq"] > began]
+    lost = [e["gone"] for e in last if e["event"] == "gone" and e["seq"] > began]
     missing = ends[-1] if ends and ends[-1]["event"] == "restore_failed" else None
-    told = [e for e in ends if missing and e.get("attempt") == missing.get("as_attempt", 0)]
-    why = [f"attempt {e['attempt']} failed in the same way, at {e['wall']}: {e.get('reason')}" for e in told[-1:]]
     down: dict[str, Any] = {}
     for entry in last:
         if entry["event"] == "tenant_stopping":
@@ -632,7 +578,7 @@ def status(state: State) -> dict[str, Any]:
         "restored_at": restored[-1]["wall"] if restored else None,
         "down": restored[-1]["down"] if restored and mark is None else down,
         "failure": failures[-1] if failures else None,
-        "restore_failure": "\n".join([missing["reason"], *why]) if missing else None,
+        "restore_failure": missing["reason"] if missing else None,
         "next_try_s": missing.get("next_try_s") if missing else None,
         "gone": lost[-1] if lost else [],
         "units": unit_states(),

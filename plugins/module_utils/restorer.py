@@ -37,7 +37,7 @@ from . import (
     tenants,
     units,
 )
-from .journal import Journal, State, boot_id, read, read_json, seconds, stamp, wall, write_atomic
+from .journal import Journal, State, boot_id, read, read_json, seconds, wall, write_atomic
 from .plan import A2_GRACE_S, DEPENDENTS_S, DOCKER_S, PATIENCE_S, Plan, Tenant
 from .probes import ProcessId
 
@@ -49,8 +49,6 @@ SETTLE_POLL_S = 0.5
 # The journal's events about a tenant's moves: the last one says whether a stop or start was begun.
 MOVES = ("tenant_stopping", "tenant_stopped", "tenant_not_stopped", "tenant_starting", "tenant_started",
          "tenant_healthy")  # fmt: skip
-# What an attempt writes at once, even if its steps are held back.
-_AT_ONCE = ("restore_started", "restore_waits", "phase_failed")
 # What a driver usually needs to answer; it gets no more before the candidate is removed.
 SEE_S = 0.05
 # A failed start is retried after these pauses; after that the next restore tries again.
@@ -64,74 +62,6 @@ T = TypeVar("T")
 
 class RestoreFailed(RuntimeError):
     """The host is not as it was; the message names what is missing and what to do. The mark stays."""
-
-
-class Steps(Journal):
-    """The journal of restores; it can hold the steps of an attempt back until it is known whether they are news.
-
-    A host that stays broken is tried again every minute, perhaps for days. What the next attempt must know if this one
-    is killed is written at once all the same: that it began, and a move that the last one of its tenant does not imply.
-    """
-
-    def __init__(self, state: State, run: str) -> None:
-        super().__init__(state.journal_path(run), run, state.epoch(), "restorer", required=False)
-        self._state = state
-        self._held: list[tuple[str, dict[str, Any]]] | None = None
-        self._moved: dict[str, str] = {}
-
-    def write(self, event: str, **facts: Any) -> None:
-        """Append one event, or hold it back."""
-        # Who has asked for a restore meanwhile reads along.
-        if self._held is None or self._state.asked("asked"):
-            self.tell()
-            super().write(event, **facts)
-            return
-        self._held.append((event, {**stamp(), **facts}))
-        if event in _AT_ONCE or self._is_news(event, facts):
-            tenant = facts.get("tenant")
-            now = [one for one in self._held if one[0] in MOVES and one[1].get("tenant") == tenant]
-            self._put(now if event in MOVES else self._held[-1:])
-
-    def _is_news(self, event: str, facts: dict[str, Any]) -> bool:
-        last = self._moved.get(facts.get("tenant", ""), "")
-        if event not in MOVES or facts.get("begun"):
-            return False
-        return "tenant_stopping" in (event, last) or (event == "tenant_healthy" and last != event)
-
-    def _put(self, entries: list[tuple[str, dict[str, Any]]]) -> None:
-        for entry in entries:
-            event, facts = entry
-            super().write(event, **facts)
-            if event in MOVES and not facts.get("begun"):
-                self._moved[facts["tenant"]] = event
-            if self._held:
-                self._held.remove(entry)
-
-    @property
-    def holds(self) -> bool:
-        """Whether steps are held back."""
-        return self._held is not None
-
-    def hold(self, past: list[dict[str, Any]]) -> None:
-        """Hold back what is written from now on.
-
-        Args:
-            past: the entries of the run.
-        """
-        self._held = []
-        moves = [e for e in past if e["event"] in MOVES and e.get("tenant") and not e.get("begun")]
-        self._moved = {e["tenant"]: e["event"] for e in moves}
-
-    def tell(self) -> None:
-        """Write what was held back, and hold nothing back from now on."""
-        held, self._held = self._held, None
-        self._put(held or [])
-
-    def drop(self) -> dict[str, Any]:
-        """Forget what was held back; returns what a reader has to know of it all the same: what else is ``gone``."""
-        held, self._held = self._held or [], None
-        gone = [facts["gone"] for event, facts in held if event == "gone"]
-        return {"gone": gone[-1]} if gone else {}
 
 
 def downtimes(plan: Plan, entries: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -178,10 +108,9 @@ class Restorer:
         state: where the marks are.
         opening: the GPU; the tenants come back even while it cannot be read.
         by: who asked, for the journal.
-        journal: where it tells its steps.
     """
 
-    def __init__(self, plan: Plan, state: State, opening: gpu.Opening, by: str, journal: Steps | None = None) -> None:
+    def __init__(self, plan: Plan, state: State, opening: gpu.Opening, by: str) -> None:
         self.state, self.opening, self.by = state, opening, by
         self.card: gpu.Card | None = None
         self.sampler: gpu.Sampler | None = None
@@ -201,8 +130,7 @@ class Restorer:
         # On a full disk the new epoch cannot be written; the tenants come back anyway.
         with contextlib.suppress(OSError):
             state.raise_epoch()
-        self.journal = journal or Steps(state, plan.run)
-        self.journal.epoch = state.epoch()
+        self.journal = Journal(state.journal_path(plan.run), plan.run, state.epoch(), "restorer", required=False)
 
     def see(self, wait_s: float) -> gpu.Card | None:
         """The card, if it answers within ``wait_s``; it is sampled from then on."""
@@ -855,7 +783,6 @@ class Restorer:
         if broken or self.failures:
             todo = f"the host tries again by itself; to try at once: sudo model-trial restore (run {self.plan.run})"
             raise RestoreFailed("; ".join([*self.failures, *broken, todo]))
-        self.journal.tell()
         entries = read(self.state.journal_path(self.plan.run))
         facts = {**downtimes(self.plan, entries), "times": times(entries)}
         duration = round(time.monotonic() - began, 3)

@@ -24,7 +24,7 @@ _NEEDED = {
 # Fields of the schema whose names and types are the event's own.
 _PLAIN = (
     "t_s", "boot_id", "wall", "run", "event", "name", "ok", "impact", "duration_s", "used_mib", "footprint_gb", "band",
-    "reason", "expected", "found", "todo", "restored_by", "down", "times", "attempt", "wait_s", "since_s", "as_attempt",
+    "reason", "expected", "found", "todo", "restored_by", "down", "times", "attempt", "wait_s", "since_s",
 )  # fmt: skip
 
 
@@ -50,8 +50,6 @@ class Event:
         times: of a restore, seconds of stops, starts and drains by name.
         checks: None where none were made.
         segments: whose samples are void if they ended after `since_s`, CLOCK_MONOTONIC seconds of the host.
-        attempt: of a start that is tried again, or of a restore that failed, which one, from 1.
-        as_attempt: of a restore that failed, the earlier one that failed in the same way and has the details.
         gone: what ran beside the tenants before the trial, and did not at its end, a text each.
         process: PID and start time of a candidate, as text; `pid` is None unless it is a number.
     """
@@ -78,7 +76,6 @@ class Event:
     down: Mapping[str, float] | None = None
     times: Mapping[str, Mapping[str, float]] | None = None
     attempt: int | None = None
-    as_attempt: int | None = None
     wait_s: float | None = None
     segments: tuple[str, ...] = ()
     since_s: float | None = None

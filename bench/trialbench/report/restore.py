@@ -195,23 +195,8 @@ def restore_facts(run: Run, failure: Failure | None, still_down: Sequence[StillD
 def _gone(run: Run) -> Sequence[str]:
     """What the newest attempt missed beside the tenants."""
     begun = max((at for at, event in enumerate(run.journal) if event.event == "restore_started"), default=0)
-    found = [event.gone for event in run.journal[begun:] if event.gone]
+    found = [event.gone for event in run.journal[begun:] if event.event == "gone"]
     return list(found[-1]) if found else []
-
-
-def told_failure(run: Run) -> tuple[Event | None, Sequence[Event]]:
-    """Why the host is not back, and the events of the newest attempt; where it repeats an earlier one, of that one.
-
-    None where no restore failed.
-    """
-    failed = [at for at, event in enumerate(run.journal) if event.event == "restore_failed"]
-    if not failed:
-        return None, ()
-    same = run.journal[failed[-1]].as_attempt
-    repeated = [at for at in failed if same and run.journal[at].attempt == same]
-    end = repeated[-1] + 1 if repeated else len(run.journal)
-    begun = max((at for at, event in enumerate(run.journal[:end]) if event.event == "restore_started"), default=0)
-    return run.journal[(repeated or failed)[-1]], run.journal[begun:end]
 
 
 def _why(run: Run, how: str, failure: Failure | None) -> str:
@@ -272,13 +257,14 @@ def _to_judge(run: Run) -> list[str]:
 
 def _while_open(run: Run, still_down: Sequence[StillDown]) -> list[str]:
     """The steps that restore a host that is not known to be restored."""
-    failed, attempt = told_failure(run)
-    if failed is None:
+    if not run.events("restore_failed"):
         look = "look at it on the host: sudo model-trial status"
         if run.plan.attended is False:
             return [f"it runs unattended; after it ends: {_PLAY.format('harvest.yml')}", look]
         return [look, f"bring it back now: {_RESTORE}", f"fetch the rest: {_PLAY.format('harvest.yml')}"]
     # Only the newest attempt counts: earlier failures may have been fixed since.
+    begun = max((at for at, event in enumerate(run.journal) if event.event == "restore_started"), default=0)
+    attempt = run.journal[begun:]
     steps = []
     for event in attempt:
         if event.event == "tenant_failed" and event.tenant:
@@ -292,5 +278,5 @@ def _while_open(run: Run, still_down: Sequence[StillDown]) -> list[str]:
         if not check.ok:
             steps.append(f"check {check.id}, {check.title}: expected {check.expected}, found {check.found}")
     if not steps:
-        steps = [f"fix: {failed.reason or 'see journalctl -u mt-restore'}"]
+        steps = [f"fix: {run.events('restore_failed')[-1].reason or 'see journalctl -u mt-restore'}"]
     return [*steps, f"the host keeps retrying; once fixed, restore at once with: {_RESTORE}"]

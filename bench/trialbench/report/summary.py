@@ -13,7 +13,7 @@ from trialbench.measure.sample import wall_clock
 from trialbench.measure.summary import SegmentSummary, plain
 from trialbench.report.comparison import Comparison, comparisons
 from trialbench.report.correctness import Correctness, correctness
-from trialbench.report.restore import Failure, Outcome, Restore, down_seconds, outcome, restore_facts, told_failure
+from trialbench.report.restore import Failure, Outcome, Restore, down_seconds, outcome, restore_facts
 from trialbench.report.run import Run, Segment, read_run
 from trialbench.report.taints import differing, taints
 from trialbench.report.telemetry import Telemetry, telemetry
@@ -174,10 +174,10 @@ def _void(segment: Segment) -> list[str]:
 
 def _restore_failure(run: Run) -> str | None:
     """Why the newest restore did not succeed; None once the run is closed."""
-    failed = told_failure(run)[0]
-    if failed is None or run.events("closed"):
+    failed = run.events("restore_failed")
+    if not failed or run.events("closed"):
         return None
-    return str(failed.reason or "without a reason")
+    return str(failed[-1].reason or "without a reason")
 
 
 def _phases(run: Run) -> list[Phase]:

@@ -207,24 +207,6 @@ def test_stops_that_were_under_way_and_tenants_that_did_not_settle_are_read(tmp_
     assert found["times"] == TIMES
 
 
-def test_an_attempt_that_failed_as_another_did_has_its_details(tmp_path: Path) -> None:
-    """The host tells the steps of a repeated failure once; what a person reads stays the same."""
-    first = [*NOT_BACK[:-1], (41.1, "restore_failed", {**NOT_BACK[-1][2], "attempt": 1})]
-    again: list[Event] = []
-    for number in (2, 3):
-        at = 60.0 * number
-        again += [(at, "restore_started", {"restored_by": "host"})]
-        brief = {"restored_by": "host", "reason": "chatterbox: not healthy", "attempt": number, "as_attempt": 1}
-        again += [(at + 20, "restore_failed", {**brief, "gone": ["unit x"]})]
-    once = restore(make(tmp_path / "once", lines_of([*OPENED, *STOPPED, *DIED, *first])))
-    found = restore(make(tmp_path / "often", lines_of([*OPENED, *STOPPED, *DIED, *first, *again])))
-    assert found["next"] == once["next"]
-    assert any("by hand: sudo -u panda" in step for step in found["next"])
-    assert (found["attempts"], len(found["failures"]), found["gone"]) == (3, 3, ["unit x"])
-    summary = plain(summarize_run(read_run(tmp_path / "often" / "run-1")))
-    assert summary["restore_failure"] == LAST_WORDS
-
-
 def test_a_completed_run(tmp_path: Path) -> None:
     kept = {"nav-candidate": 100, "nav-baseline-a1": 100, "describe-candidate": 5, "smoke-candidate": 1}
     folder = make(tmp_path, lines_of([*OPENED, *STOPPED, *CANDIDATE, *MEASURED, *back()]), kept)

@@ -480,16 +480,6 @@ def test_a_restore_that_fails_twice_is_told_loudly(stage: Any, host: Host) -> No
         stage.play(phase, name="restore")
 
 
-def test_a_restore_that_fails_as_before_is_told_with_its_details(stage: Any, host: Host) -> None:
-    for seq, facts in ((18, {"reason": "no voice, and why"}), (28, {"reason": "no voice", "as_attempt": 1})):
-        host.say(
-            event(seq, "restore_started", by="restorer", restored_by="ann"),
-            event(seq + 1, "restore_failed", by="restorer", restored_by="ann", **facts),
-        )
-    with pytest.raises(AnsibleActionFail, match=r"it keeps trying. no voice, and why"):
-        stage.play(phase, name="restore")
-
-
 def test_a_restore_without_a_word_is_not_watched_indefinitely(
     stage: Any, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,6 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -1366,95 +1365,6 @@ def test_a_host_that_stays_broken_for_days_is_tried_every_minute(world: World, s
     assert (world.events()[-1]["event"], world.events()[-1]["next_try_s"]) == ("restore_failed", 60)
     world.services["chatterbox"].broken = ""
     assert attempt(world, shell, 0) == pytest.approx(60, abs=0.1)
-
-
-def told(world: World, number: int) -> list[str]:
-    """The events of an attempt, and of the tenants in it."""
-    entries = [e for e in world.events() if e["by"] == "restorer"]
-    begins = [at for at, e in enumerate(entries) if e["event"] == "restore_started"]
-    return [e["event"] for e in entries[begins[number - 1] : [*begins, len(entries)][number]]]
-
-
-BRIEF = ["restore_started", "restore_failed"]
-
-
-def test_a_restore_that_keeps_failing_tells_its_steps_now_and_then(world: World, shell: Shell) -> None:
-    failing(world, shell)
-    for number in range(1, 41):
-        # A number that changes is no news.
-        world.services["chatterbox"].broken = f"no voice for {number} s, PID 4{number}"
-        attempt(world, shell)
-    failed = [e for e in world.events() if e["event"] == "restore_failed"]
-    assert [e["attempt"] for e in failed] == list(range(1, 41))
-    full = [number for number in range(1, 41) if told(world, number) != BRIEF]
-    assert full == [1, 2, 4, 8, 16, 32]
-    assert [e["as_attempt"] for e in failed if "as_attempt" in e][-1] == 32
-    assert "no voice for 39 s" in failed[38]["reason"]
-    # The status has both: what failed last, and the details of the attempt that it repeats.
-    shell("status", "--json")
-    assert "no voice for 40 s" in shell.json["restore_failure"]
-    assert "attempt 32 failed in the same way" in shell.json["restore_failure"]
-    assert "to start it by hand" in shell.json["restore_failure"]
-    assert set(shell.json["down"]) == {"chatterbox"}
-    # Another failure is news, and so is the end.
-    world.services["chatterbox"].broken = "the disk is gone"
-    attempt(world, shell)
-    assert {"tenant_starting", "tenant_failed", "checks"} <= set(told(world, 41))
-    world.services["chatterbox"].broken = ""
-    attempt(world, shell, 0)
-    assert {"tenant_starting", "tenant_healthy", "settled", "checks", "restored"} <= set(told(world, 42))
-    assert next(e["down"]["chatterbox"] for e in world.events() if e["event"] == "restored") > 2000
-
-
-def test_failures_that_alternate_are_told_once_each(world: World, shell: Shell) -> None:
-    failing(world, shell)
-    for number in range(16):
-        world.services["chatterbox"].broken = "no voice" if number % 2 else "no ear"
-        attempt(world, shell)
-    assert [n for n in range(1, 17) if told(world, n) != BRIEF] == [1, 2, 4, 8, 16]
-
-
-def test_names_with_digits_are_different_failures() -> None:
-    kind, plan = program._kind_of, SimpleNamespace(tenants=[SimpleNamespace(name=f"api{n}") for n in (1, 2)])
-    first = "api1: ended before it was healthy: PID 17; last log lines:\nwhat it said\nno voice\nto start it by hand: x"
-    assert kind(first, plan) == kind(first.replace("17", "23").replace("what it said", "12:30 boom"), plan)
-    assert kind(first, plan) != kind(first.replace("no voice", "no disk"), plan)
-    assert kind(first, plan) != kind(first.replace("api1", "api2"), plan)
-
-
-def test_who_asks_for_a_restore_reads_its_steps(world: World, shell: Shell) -> None:
-    failing(world, shell)
-    for _unused in range(4):
-        attempt(world, shell)
-    world.state.ask("asked", "ann")
-    attempt(world, shell)
-    assert "tenant_failed" in told(world, 5)
-    assert told(world, 3) == BRIEF
-
-
-def test_a_stop_is_journaled_at_once_whatever_is_held_back(world: World, shell: Shell) -> None:
-    """Who kills this attempt must not make the next one believe that the tenant was only started."""
-    failing(world, shell)
-    for _unused in range(2):
-        attempt(world, shell)
-    steps = restorer.Steps(world.state, world.plan.run)
-    before = world.events()
-    steps.hold(before)
-    for event in ("tenant_starting", "tenant_started"):
-        steps.write(event, tenant="chatterbox")
-    steps.write("checks", ok=False, checks=[])
-    assert world.events() == before
-    steps.write("tenant_stopping", tenant="chatterbox")
-    steps.write("tenant_stopped", tenant="chatterbox", duration_s=1.0)
-    names = [e["event"] for e in world.events()[len(before) :]]
-    assert names == ["tenant_starting", "tenant_started", "tenant_stopping", "tenant_stopped"]
-    steps.write("gone", gone=["unit x"], found="unit x")
-    steps.write("tenant_healthy", tenant="chatterbox", duration_s=1.0)
-    assert world.events()[-1]["event"] == "tenant_healthy"
-    steps.write("tenant_healthy", tenant="chatterbox", duration_s=0.0)
-    assert len(world.events()) == len(before) + 5
-    assert steps.drop() == {"gone": ["unit x"]}
-    assert len(world.events()) == len(before) + 5
 
 
 def test_a_complete_restore_forgets_the_failures_before_it(world: World, shell: Shell) -> None:
