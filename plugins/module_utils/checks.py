@@ -238,7 +238,8 @@ def _who_it_was(tenant: Tenant, before: Mapping[str, Any] | None, found: str) ->
         changes = tenants.changed(tenant, before or {})
     except (OSError, tenants.TenantError) as err:
         return False, f"{found}, but its identity is unknown: {err}"
-    return (False, f"{found}, but its identity has changed: {changes}") if changes else (True, found)
+    words = f"{found}, but its identity has changed: {changes}; if that is intended, restart it yourself"
+    return (False, words) if changes else (True, found)
 
 
 def _one(

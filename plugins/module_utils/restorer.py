@@ -122,6 +122,8 @@ class Restorer:
         self.docker_silent = False
         # Of what the bound of a restore has for docker.
         self.docker_left_s = DOCKER_S
+        # Tenants at the first look of the settle period.
+        self.first: dict[str, tenants.Standing] = {}
         # Tenants that this attempt could not bring up.
         self.unstarted: list[str] = []
         # First: holders of the old epoch can no longer act.
@@ -322,7 +324,7 @@ class Restorer:
         if not self.plan.settle_s or self.failures or not (started or moved):
             return
         began = time.monotonic()
-        first: dict[str, tenants.Standing] = {}
+        first = self.first
         while True:
             untold = {}
             for tenant in self.ours:
@@ -344,7 +346,7 @@ class Restorer:
             time.sleep(min(SETTLE_POLL_S, left_s))
         for name, why in untold.items():
             self.note_unsettled(name, why, began)
-        doubled = [tenant.name for tenant in self.ours if self.doubled(tenant)]
+        doubled = [tenant.name for tenant in self.ours if self.doubled(tenant) or self.queued(tenant, began)]
         if not untold and not doubled:
             self.journal.write("settled", duration_s=round(time.monotonic() - began, 3))
 
@@ -358,6 +360,16 @@ class Restorer:
             reason = f"it runs more than once: {copies}"
             self.journal.write("not_settled", tenant=tenant.name, reason=reason, duration_s=self.plan.settle_s)
         return bool(copies)
+
+    def queued(self, tenant: Tenant, began: float) -> bool:
+        """Whether a unit that starts a tenant at boot has yet to do so, and would start a second one."""
+        try:
+            found = tenants.of(tenant).queued()
+        except TROUBLE as err:
+            found = f"it is unknown whether its boot unit has yet to start it: {err}"
+        if found:
+            self.note_unsettled(tenant.name, found, began)
+        return bool(found)
 
     def note_unsettled(self, name: str, why: str, began: float) -> None:
         """Note that a tenant did not stay up, or was not seen to."""
@@ -416,15 +428,18 @@ class Restorer:
         """The difference of before and after: what went because of our stops keeps the mark, the rest is named."""
         before = self.surroundings
         if not before:
+            if not self.snapshot and not self.repaired:
+                self.note("the snapshot can't be read: it is unknown what else ran before; look, and then ask again")
             return
         try:
             # With a failure this attempt can't end well, and a docker in trouble is not asked again.
-            found = surroundings.gone(before, self.stopped(), docker=not self.failures)
+            members = [tenant for tenant in self.plan.tenants if self.before(tenant)["running"]]
+            found = surroundings.gone(before, self.stopped(), docker=not self.failures, members=members)
         except TROUBLE as err:
             self.note(f"it is unknown what else ran before and is gone: {err}")
             return
-        # A program may choose other ports; a person who asks again has seen which.
-        unsure = [*found.deaf, *self.lost()]
+        # A program may choose other ports, and a person may have created a container again: who asks again has seen it.
+        unsure = [*found.deaf, *found.replaced, *self.lost()]
         for text in [*found.ours, *([] if self.repaired else unsure)]:
             self.note(text)
         others = [*found.others, *(unsure if self.repaired else [])]
@@ -613,6 +628,7 @@ class Restorer:
         as long as it could if this restore had started it, and where that uses up the time, the next try restarts it.
         """
         deadline = time.monotonic() + tenant.start_timeout_s
+        self.await_turn(tenant, deadline - tenant.start_timeout_s / 2)
         scope = self.loading(tenant)
         if scope or self.running(tenant):
             left_s = max(PATIENCE_S, tenant.start_timeout_s - tenants.age_s(tenant, scope))
@@ -640,6 +656,24 @@ class Restorer:
             facts = {"attempt": attempt, "wait_s": pause_s, "ended": ended}
             self.journal.write("tenant_retry", tenant=tenant.name, reason=why, **facts)
             time.sleep(pause_s)
+
+    def await_turn(self, tenant: Tenant, until: float) -> None:
+        """Leave the start of a tenant to the unit that starts it at boot, while that waits for its turn.
+
+        It may wait forever, behind an engine that hangs. Then the tenant is started all the same, and the mark stays
+        until the unit's job has ended: it would start a second one.
+        """
+        told = False
+        while time.monotonic() < until:
+            found = ""
+            with contextlib.suppress(*TROUBLE):
+                found = tenants.of(tenant).queued()
+            if not found or self._present(tenant):
+                return
+            if not told:
+                self.journal.write("tenant_in_flight", tenant=tenant.name, found=found)
+            told = True
+            time.sleep(SETTLE_POLL_S)
 
     def _try_start(self, tenant: Tenant, deadline: float, *, sure: bool) -> Exception | None:
         log = self.log(tenant)
@@ -715,6 +749,20 @@ class Restorer:
         self.journal.write("a2_skipped", reason=f"another party listens on the port of {change.owner}: {change.found}")
         return True
 
+    def look_again(self) -> dict[str, tenants.Standing]:
+        """How the tenants stand after the checks; one that died after its own check is noted."""
+        found = {}
+        for tenant in self.ours:
+            # Neither up nor down: what it was a moment ago counts.
+            with contextlib.suppress(*TROUBLE):
+                now = found[tenant.name] = tenants.standing(tenant)
+                first = self.first.get(tenant.name, now)
+                ended = first.process and not probes.alive(first.process)
+                if ended or not now.running or now.restarts != first.restarts:
+                    what = "it was started again during" if now.running else "it does not run after"
+                    self.note(f"{tenant.name} did not stay up: {what} the checks")
+        return found
+
     def prove(self, began: float) -> list[checks.CheckResult]:
         """Run the checks, then remove the mark, which frees the host."""
         self.see(gpu.READ_TIMEOUT_S)
@@ -722,13 +770,13 @@ class Restorer:
             self.sampler.segment("verify")
         known = self.snapshot or {}
         before = known.get("tenants") or {}
-        if known.get("boot_id") != boot_id():
-            # No process survives a reboot, so none can be the same one. Who a tenant is survives.
+        if self.repaired or known.get("boot_id") != boot_id():
+            # No process survives a reboot, and one that a person started by hand can't be the one from before. As whom
+            # a restore starts a tenant is compared all the same.
             before = {name: {**facts, "pid": 0, "start_ticks": 0} for name, facts in before.items()}
-        # A person who asks again after a failed restore has repaired what was broken: a process started by hand cannot
-        # be the one from before.
         eyes = self.card or self.opening.error or None
-        results = checks.run(self.plan, snapshot=None if self.repaired else before, card=eyes)
+        results = checks.run(self.plan, snapshot=before, card=eyes)
+        standing = self.look_again()
         broken = [f"check {c.id} {c.title}: expected {c.expected}, found {c.found}" for c in results if not c.ok]
         rows = [{"id": c.id, "title": c.title, "expected": c.expected, "found": c.found, "ok": c.ok} for c in results]
         self.journal.write("checks", ok=not broken, checks=rows)
@@ -737,11 +785,6 @@ class Restorer:
             raise RestoreFailed("; ".join([*self.failures, *broken, todo]))
         entries = read(self.state.journal_path(self.plan.run))
         facts = {**downtimes(self.plan, entries), "times": times(entries)}
-        standing = {}
-        for tenant in self.ours:
-            # The checks have passed: the proof is not worth a failure.
-            with contextlib.suppress(*TROUBLE):
-                standing[tenant.name] = tenants.standing(tenant)
         duration = round(time.monotonic() - began, 3)
         self.journal.write("restored", restored_by=self.by, duration_s=duration, **facts)
         proof = {"run": self.plan.run, "ok": True, "checks": rows, "restored_by": self.by, "wall": wall()}

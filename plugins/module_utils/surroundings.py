@@ -14,7 +14,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -256,11 +256,13 @@ class Gone:
     """What ran before a trial and does not run now, in words, by name.
 
     ``ours`` are units that went down with a stopped tenant. ``deaf`` are ports where a stopped tenant, or such a unit,
-    listened. ``others`` are gone for a reason unrelated to the trial.
+    listened. ``replaced`` are containers of tenants whose name another container has now. ``others`` are gone for a
+    reason unrelated to the trial.
     """
 
     ours: list[str] = field(default_factory=list)
     deaf: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
 
 
@@ -282,7 +284,9 @@ def fallen(before: Mapping[str, Any], stopped: Iterable[str], but: Iterable[str]
     """
     mine = [name for name in before.get("dependents", {}) if _fell_with(before, name, stopped) and name not in but]
     known = units.show(_ask, mine)
-    return [known.get(name) or Unit({"Id": name}) for name in mine if name not in known or not known[name].active]
+    now = {name: known.get(name) or Unit({"Id": name}) for name in mine}
+    # A start waits for the end of a stop that is under way, and replaces one that waits for its turn.
+    return [unit for unit in now.values() if unit.leaving or not unit.active]
 
 
 def start(unit: Unit, limit_s: float) -> None:
@@ -307,13 +311,20 @@ def _ended(unit: Unit, before: str) -> bool:
     return substate.startswith("auto-restart") or (substate == "exited" and before.endswith("(running)"))
 
 
-def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool) -> Gone:
+def _moves(unit: Unit, before: str) -> bool:
+    """Whether a stop or start of a unit is begun and not ended: it is neither up nor down."""
+    return unit.leaving or (unit.facts.get("ActiveState") == "activating" and not before.startswith("activating"))
+
+
+def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool, members: Sequence[Tenant] = ()) -> Gone:
     """Everything that ran before and does not run now.
 
     Args:
         before: what `take` found.
         stopped: tenants that the trial has stopped.
         docker: whether docker may be asked.
+        members: tenants that ran before. Their containers must be the same ones; the commands of a tenant (``docker
+            compose``) may replace others, so these only have to run.
 
     Raises:
         OSError: systemd did not answer.
@@ -322,24 +333,52 @@ def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool) -> 
     known = units.show(_ask, before.get("units") or {})
     for name, state in (before.get("units") or {}).items():
         unit = known.get(name)
-        if unit and unit.active and not _ended(unit, state):
+        roots = _fell_with(before, name, stopped)
+        if unit and unit.active and not _ended(unit, state) and not (roots and _moves(unit, state)):
             continue
         words = f"unit {name} was {state} and is now {unit.state if unit else 'not known to systemd'}"
-        roots = _fell_with(before, name, stopped)
         if roots:
             found.ours.append(f"{words}: it went down with {' and '.join(roots)}")
         else:
             found.others.append(words)
     running = _containers() if docker and before.get("containers") else None
+    boxes = {tenant.container for tenant in members}
+    for name in sorted(boxes & set(before.get("containers") or {})) if docker else ():
+        was = before["containers"][name]
+        if running is None:
+            found.replaced.append(f"it is unknown whether container {name} is the one from before: docker is silent")
+        elif running.get(name, was) != was:
+            words = f"container {name} is another one than before ({running[name][:12]}, was {was[:12]})"
+            found.replaced.append(f"{words}: what was in the former one is missing")
     if running is not None:
         absent = [name for name in before["containers"] if name not in running]
         found.others.extend(f"container {name} is no longer running" for name in absent)
     listening = {item.port for item in sockets.listening(None)}
     for row in before.get("listeners") or []:
-        if row["port"] in listening:
-            continue
-        words = f"nothing listens on port {row['port']} any more; {row['program'] or 'a program'} did"
-        words += f" (unit {row['unit']})" if row["unit"] else ""
         mine = row["tenant"] in stopped or bool(_fell_with(before, row["unit"], stopped))
+        if row["port"] in listening:
+            taken = _taken(row, members) if mine else ""
+            found.deaf.extend([taken] if taken else [])
+            continue
+        words = f"nothing listens on port {row['port']} any more; {_did(row)}"
         (found.deaf if mine else found.others).append(words)
     return found
+
+
+def _did(row: Mapping[str, Any]) -> str:
+    return f"{row['program'] or 'a program'} did" + (f" (unit {row['unit']})" if row["unit"] else "")
+
+
+def _taken(row: Mapping[str, Any], members: Sequence[Tenant]) -> str:
+    """Who listens where a stopped tenant did, and is not that tenant, in words; empty if it is, or can't be seen.
+
+    The ports at which it is asked are left out: each question there looks at the listener.
+    """
+    tenant = next((one for one in members if one.name == row["tenant"]), None)
+    if tenant is None or row["port"] in tenants.ports(tenant):
+        return ""
+    held = [item for item in probes.listeners(ports=[row["port"]]) if item.pid]
+    if not held or any(tenants.owns(tenant, item, tenants.HERE) for item in held):
+        return ""
+    program = os.path.basename(held[0].command.split(" ", 1)[0])
+    return f"port {row['port']} is held by PID {held[0].pid} ({probes.printable(program)}); {_did(row)}"

@@ -290,6 +290,14 @@ class Kind:
         """Why it is coming up, started by something else, although `find` does not see it yet; empty if it is not."""
         return ""
 
+    def queued(self) -> str:
+        """Why it will come up, or a second one of it beside it, although nothing of that is begun; empty if it won't.
+
+        Raises:
+            OSError: its manager does not tell.
+        """
+        return ""
+
     def facts(self, _process: ProcessId | None) -> dict[str, Any]:
         """What else a snapshot keeps of it, as JSON; by default nothing."""
         return {}
@@ -685,9 +693,21 @@ class _Commands(Kind):
             return []
         return [process for process in identity.alike(look, user) if process not in others]
 
+    def queued(self) -> str:
+        unit = _BOOT_UNIT.search(self.tenant.boot)
+        facts = unit_facts(unit.group()) if unit else {}
+        if unit is None or _job(facts) == "":
+            return ""
+        if facts["ActiveState"] in _DOWN:
+            return f"{unit.group()}, which starts it, waits for its turn (job {_job(facts)})"
+        process = self.find() if facts["ActiveState"] == "activating" else None
+        if process is None or unit.group() in probes.units(process.pid):
+            return ""
+        return f"{unit.group()} is activating, and would start it beside PID {process.pid}"
+
     def coming(self) -> str:
         unit = _BOOT_UNIT.search(self.tenant.boot)
-        # One that only waits for its turn may wait forever, behind an engine that hangs.
+        # One that only waits for its turn (`queued`) may wait forever, behind an engine that hangs.
         if unit and unit_facts(unit.group()).get("ActiveState") == "activating":
             return f"{unit.group()}, which starts it, is activating"
         found = self.awaited()

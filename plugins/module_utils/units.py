@@ -30,6 +30,7 @@ PATTERNS = ("*.service", "*.socket", "*.timer", "*.path", "*.target", "*.mount",
 SUFFIXES = (".service", ".socket", ".timer", ".path", ".target", ".mount", ".automount", ".swap", ".slice", ".scope",
             ".device")  # fmt: skip
 
+_UP = ("active", "reloading", "refreshing")
 Runs = Callable[[Sequence[str]], Ran]
 
 
@@ -57,8 +58,18 @@ class Unit:
     @property
     def active(self) -> bool:
         """Whether it is up or coming up: a unit that a boot has queued is not gone."""
-        coming = self.facts.get("Job", "").strip() not in ("", "0")
-        return coming or self.facts.get("ActiveState") in ("active", "reloading", "activating", "refreshing")
+        state = self.facts.get("ActiveState")
+        return state in (*_UP, "activating") or (self._job and state != "deactivating")
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it goes down, or has a job that may be its stop: begun and not ended is neither up nor down."""
+        state = self.facts.get("ActiveState")
+        return state == "deactivating" or (state in _UP and self._job)
+
+    @property
+    def _job(self) -> bool:
+        return self.facts.get("Job", "").strip() not in ("", "0")
 
     @property
     def has_process(self) -> bool:

@@ -234,6 +234,8 @@ CAN_NOT_BE_RESTORED: Mapping[str, CanNotBeRestored] = {
             r"sudo docker start drill-box",
         ),
         faults.box_made_anew,
+        # It is another one: only a person can say that it is good.
+        by="restore.yml",
         tenants_up=False,
     ),
     "the GPU's driver errs": CanNotBeRestored(

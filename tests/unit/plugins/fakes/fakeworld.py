@@ -505,6 +505,8 @@ class World:
         if by == "us":
             self.log.append(("start", name))
             service.starts.append(self.clock.now)
+        else:
+            service.scope = ""
         if service.pid and service.tenant.kind in ("systemd", "container"):
             return
         if service.pid:
@@ -738,6 +740,8 @@ class World:
             if args[-1] in services.UNITS:
                 state, restarts = self.units[args[-1]], self.restarts
                 return 0, f"ActiveState={state}\nMainPID=0\nResult={self.runner_result}\nNRestarts={restarts}\n", ""
+            if args[-1] in self.beside:
+                return 0, "".join(f"{name}={value}\n" for name, value in self.beside[args[-1]].facts.items()), ""
             service = self._by(lambda t: t.unit == args[-1])
             if "--property=Id,TriggeredBy" in args:
                 return 0, f"Id={service.tenant.unit}\nTriggeredBy=\n", ""

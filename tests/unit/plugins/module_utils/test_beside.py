@@ -83,6 +83,45 @@ def test_what_went_down_with_a_tenant_comes_back(world: World, name: str, how: s
     assert sorted(e["unit"] for e in events(world, "dependent_started")) == sorted([name, "far.service"])
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"ActiveState": "deactivating", "SubState": "stop-sigterm", "Job": "9"},
+        {"ActiveState": "deactivating", "SubState": "stop-sigterm", "Job": ""},
+        {"ActiveState": "active", "SubState": "running", "Job": "9"},
+    ],
+    ids=["its stop is under way", "its stop has no job any more", "its stop waits for its turn"],
+)
+@pytest.mark.parametrize("ends", [True, False])
+def test_what_still_goes_down_with_a_tenant_is_not_up(world: World, facts: dict[str, str], ends: bool) -> None:
+    """Nobody would start it again once its stop has ended."""
+    unit = needs(world, "eyes.service", LLAMACPP)
+    measured(world)
+    unit.facts.update(facts)
+    unit.active = True
+    if ends:
+        world.at("dependent_started", lambda: [unit.facts.pop(name) for name in facts])
+        restore(world)
+        assert (unit.active, unit.starts) == (True, 1)
+    else:
+        assert f"is now {facts['ActiveState']} ({facts['SubState']}): it went down with llamacpp" in incomplete(world)
+
+
+def test_what_is_still_being_started_is_not_up(world: World) -> None:
+    """Its start may yet fail."""
+    unit = needs(world, "eyes.service", LLAMACPP)
+    measured(world)
+    starting = {"ActiveState": "activating", "SubState": "start", "Job": "9"}
+    unit.active = True
+    unit.facts.update(starting)
+    assert "is now activating (start): it went down with llamacpp" in incomplete(world)
+    for name in starting:
+        del unit.facts[name]
+    restore(world)
+    assert unit.starts == 0
+    assert world.state.mark() is None
+
+
 def test_what_does_not_come_back_keeps_the_mark(world: World) -> None:
     unit = needs(world, "eyes.service", LLAMACPP)
     measured(world)
@@ -217,6 +256,22 @@ def test_a_second_port_of_a_tenant_keeps_the_mark_until_a_person_has_seen_it(wor
     restore(world, "hand")
     assert world.state.mark() is None
     assert "port 9090" in events(world, "gone")[-1]["found"]
+
+
+@pytest.mark.parametrize("name", ["llama-server", "python3"])
+def test_another_program_on_a_second_port_of_a_tenant_is_not_that_tenant(world: World, name: str) -> None:
+    """It would answer there in place of the tenant, whatever its name."""
+    world.intruders = [probes.Listener(9090, world.services["llamacpp"].pid, "llama-server")]
+    world.open()
+    measured(world)
+    world.intruders = [probes.Listener(9090, 77, f"/home/guest/{name} --port 9090")]
+    assert program.restore_now(world.state) == 1
+    words = f"port 9090 is held by PID 77 ({name}); llama-server did (unit panda-llamacpp)"
+    assert words in events(world, "restore_failed")[-1]["reason"]
+    # The tenant has it again.
+    world.intruders = [probes.Listener(9090, world.services["llamacpp"].pid, "llama-server")]
+    assert program.restore_now(world.state) == 0
+    assert world.state.mark() is None
 
 
 # What the tenants are made of.

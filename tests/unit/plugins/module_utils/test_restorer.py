@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import errno
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_collections.edgelab.model_trial.plugins.module_utils import (
+    checks,
     containers,
     gpu,
     identity,
@@ -292,9 +294,43 @@ def test_who_did_not_run_before_is_not_started(world: World) -> None:
 def test_a_lost_snapshot_means_everybody_ran(world: World) -> None:
     measured(world)
     (world.run_dir / "snapshot.json").unlink()
-    restore(world)
+    assert program.restore_now(world.state) == 1
+    assert "it is unknown what else ran before" in event(world, "restore_failed")["reason"]
     assert starts(world) == ["llamacpp", "chatterbox"]
+    # A person has looked.
+    world.state.ask("asked", "ann")
+    assert program.restore_now(world.state) == 0
     is_whole(world)
+
+
+@pytest.mark.parametrize("settle_s", [0, 10])
+@pytest.mark.parametrize("name", ["llamacpp", "chatterbox"])
+@pytest.mark.parametrize("returns", [False, True], ids=["it is gone", "its manager starts another"])
+def test_who_dies_after_its_own_check_is_not_back(
+    world_of: WorldOf,
+    plan_data: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    settle_s: float,
+    name: str,
+    returns: bool,
+) -> None:
+    world = settling(world_of, plan_data, settle_s)
+    run_checks = checks.run
+
+    def fatal(*args: Any, **options: Any) -> list[checks.CheckResult]:
+        found = run_checks(*args, **options)
+        world.stop(name, by="itself")
+        if returns:
+            world.start(name, by="its manager")
+            world.services[name].healthy_at = 0.0
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "run", fatal)
+        if settle_s or not returns:
+            assert f"{name} did not stay up" in incomplete(world)
+    restore(world)
+    stays_whole(world)
 
 
 def test_containers_of_others_stay(world: World) -> None:
@@ -1822,7 +1858,12 @@ def test_who_comes_back_as_another_keeps_the_mark(world: World, monkeypatch: pyt
     assert "Chatterbox TTS is healthy" in text
     assert "but its identity has changed: groups [1000, 0], were [1000, 27]" in text
     assert world.up("chatterbox")
-    # A person who asks again has seen it.
+    # Who asks again may be a program, and has repaired nothing.
+    world.state.ask("asked", "ann")
+    assert program.restore_now(world.state) == 1
+    assert "restart it yourself" in event(world, "restore_failed")["reason"]
+    world.stop("chatterbox", by="ann")
+    world.start("chatterbox", by="ann")
     world.state.ask("asked", "ann")
     assert program.restore_now(world.state) == 0
     is_whole(world)
@@ -2056,6 +2097,44 @@ def test_after_a_boot_everybody_has_to_settle(world_of: WorldOf, plan_data: dict
     assert "settled" in world.named()
 
 
+@pytest.mark.parametrize("turn_s", [20.0, 400.0, math.inf])
+def test_a_boot_unit_that_waits_for_its_turn_makes_no_second_voice(
+    world_of: WorldOf, plan_data: dict[str, Any], turn_s: float
+) -> None:
+    """It would start one after the settle period, when the trial is closed and nobody looks any more."""
+    from fakeworld import Beside
+
+    voice = next(tenant for tenant in plan_data["tenants"] if tenant["name"] == "chatterbox")
+    voice["boot"] = "voice-boot.service"
+    world = world_of(plan_data)
+    measured(world)
+    world.reboot()
+    unit = world.beside["voice-boot.service"] = Beside(active=False, facts={"ActiveState": "inactive", "Job": "7"})
+
+    def turns() -> None:
+        unit.facts.update(ActiveState="active", Job="")
+        # A script that looks whether one runs already.
+        if not world.services["chatterbox"].pid:
+            world.start("chatterbox", by="its boot unit")
+
+    world.clock.after(min(turn_s, 1e6), turns)
+    attempts = 0
+    while world.state.mark():
+        began = world.clock.now
+        code, attempts = program.restore_now(world.state), attempts + 1
+        assert (code == 0) == (unit.facts["Job"] == "")
+        assert world.clock.now - began < world.plan.restore_bound_s + program.RETRY_MAX_S
+        if attempts == 15:
+            # It never gets its turn: the voice is there, and the mark says why it stays.
+            assert turn_s == math.inf
+            assert "voice-boot.service, which starts it, waits" in event(world, "restore_failed")["reason"]
+            break
+    # In time it starts the tenant itself; a turn that does not come keeps nobody down.
+    assert world.up("chatterbox")
+    assert len(world.services["chatterbox"].starts) == (turn_s != 20)
+    assert not world.doubled
+
+
 def test_a_gpu_reading_that_fails_once_is_no_reason_to_hurry(world: World) -> None:
     """The memory of the candidate lingers for eight seconds; two readings in between fail."""
     measured(world)
@@ -2088,6 +2167,44 @@ def boxed(plan_data: dict[str, Any]) -> dict[str, Any]:
     voice = next(tenant for tenant in plan_data["tenants"] if tenant["name"] == "chatterbox")
     voice |= {"kind": "container", "container": "voice", "start": "", "stop": ""}
     return plan_data
+
+
+@pytest.mark.parametrize("when", ["in the window", "while it is restored"])
+@pytest.mark.parametrize("stops", [True, False], ids=["a tenant that stops", "a tenant beside"])
+def test_a_container_that_was_replaced_under_its_name_keeps_the_mark(
+    world_of: WorldOf, plan_data: dict[str, Any], when: str, stops: bool
+) -> None:
+    """Its health page answers as before, and what was in the former one is missing."""
+    plan_data = boxed(plan_data)
+    if not stops:
+        for order in ("stop_order", "restore_order"):
+            plan_data[order].remove("chatterbox")
+    world = world_of(plan_data)
+
+    def make(number: str) -> None:
+        for box in [one for one in world.docker.all() if one["name"] == "voice"]:
+            del world.docker._containers[box["id"]]
+        world.docker.add("voice", "com.example", "x", status="running", id=number * 64)
+
+    make("a")
+    measured(world)
+    if when == "in the window":
+        make("b")
+    else:
+        world.at("tenant_starting llamacpp", lambda: make("b"))
+    for _attempt in range(2):
+        assert program.restore_now(world.state) == 1
+        reason = event(world, "restore_failed")["reason"]
+        assert f"container voice is another one than before ({'b' * 12}" in reason
+    # It is back; or a person, who has created it again, asks again.
+    if stops:
+        make("a")
+        restore(world)
+    else:
+        world.state.ask("asked", "ann")
+        assert program.restore_now(world.state) == 0
+        assert "container voice is another one" in event(world, "gone")["found"]
+    assert world.state.mark() is None
 
 
 SILENT = {

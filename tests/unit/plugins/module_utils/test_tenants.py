@@ -1288,6 +1288,36 @@ def test_a_boot_unit_that_is_being_started_starts_its_tenant(
     assert tenants.of(dataclasses.replace(VOICE, boot=boot)).coming() == coming
 
 
+WAITS = "voice-boot.service, which starts it, waits for its turn (job 7)"
+BESIDE = "voice-boot.service is activating, and would start it beside PID 31"
+
+
+@pytest.mark.parametrize(
+    ("facts", "pid", "inside", "queued"),
+    [
+        ("ActiveState=inactive\nJob=7\n", 0, "", WAITS),
+        ("ActiveState=failed\nJob=7\n", 31, "", WAITS),
+        ("ActiveState=inactive\nJob=\n", 0, "", ""),
+        ("ActiveState=inactive\nJob=0\n", 0, "", ""),
+        ("ActiveState=active\nJob=7\n", 31, "", ""),
+        # It is about to start the tenant: see `coming`.
+        ("ActiveState=activating\nJob=7\n", 0, "", ""),
+        ("ActiveState=activating\nJob=7\n", 31, "user.slice", BESIDE),
+        # It is what this unit has started.
+        ("ActiveState=activating\nJob=7\n", 31, "voice-boot.service", ""),
+    ],
+)
+def test_a_boot_unit_that_waits_for_its_turn_is_yet_to_start_its_tenant(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch, facts: str, pid: int, inside: str, queued: str
+) -> None:
+    commands.answer("systemctl show", out=facts)
+    found = probes.ProcessId(pid, 5) if pid else None
+    monkeypatch.setattr(tenants.KINDS["script"], "find", lambda _kind: found)
+    monkeypatch.setattr(probes, "units", lambda _pid: [inside])
+    assert tenants.of(dataclasses.replace(VOICE, boot="voice-boot.service")).queued() == queued
+    assert tenants.of(dataclasses.replace(VOICE, boot="its unit is enabled")).queued() == ""
+
+
 def test_who_is_not_on_his_way_any_more_is_not_waited_for(
     clock: Any, log: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:
