@@ -413,7 +413,10 @@ def unit_facts(unit: str, host: Host = HERE) -> dict[str, str]:
     Raises:
         OSError: it did not answer.
     """
-    names = "LoadState,ActiveState,SubState,MainPID,Result,NRestarts,UnitFileState,ActiveEnterTimestampMonotonic,Job"
+    names = (
+        "LoadState,ActiveState,SubState,MainPID,Result,ConditionResult,NRestarts,UnitFileState,"
+        "ActiveEnterTimestampMonotonic,Job"
+    )
     reply = host.run(["systemctl", "show", "--property", names, unit])
     facts = dict(line.split("=", 1) for line in reply.out.splitlines() if "=" in line)
     if not facts.get("ActiveState"):
@@ -569,7 +572,11 @@ class Systemd(_Managed):
         hollow = self._hollow(facts)
         if _runs(facts) and not hollow:
             return ""
-        return ", ".join(filter(None, (f"its unit is {facts['ActiveState']} ({facts.get('Result')})", hollow)))
+        # systemd skips such a start, and calls it a success.
+        unmet = (
+            "a condition of its unit is not met, so it was not started" if facts.get("ConditionResult") == "no" else ""
+        )
+        return ", ".join(filter(None, (f"its unit is {facts['ActiveState']} ({facts.get('Result')})", unmet, hollow)))
 
     def words(self, log: Path) -> str:
         argv = ["journalctl", "-u", self.tenant.unit, "-n", str(_LOG_LINES), "--no-pager", "-o", "cat"]
@@ -1470,8 +1477,13 @@ def wait_healthy(
             found = answer.found
         now = time.monotonic()
         if now - began > limit_s:
+            state = ""
+            with contextlib.suppress(TenantError, OSError):
+                seen = kind.seen()
+                # What has ended, or is started again and again, gives no answer either.
+                state = "" if seen.up or seen.found in found else seen.found
             # Another program on its port may be why it can't listen there.
-            found = foreign(tenant) or "; ".join(filter(None, (found, awaited)))
+            found = foreign(tenant) or "; ".join(filter(None, (found, state, awaited)))
             raise TenantError(
                 f"{tenant.name}: not healthy after {tenant.start_timeout_s:.0f} s (found: {found}); "
                 f"{kind.last_words(log)}"

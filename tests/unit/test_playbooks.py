@@ -242,15 +242,17 @@ def shop(tmp_path: Path) -> Path:
     ("group", "options", "refused"),
     some(
         [
-            ("", [], "in the group trial_hosts, found none."),
+            ("", [], "group trial_hosts, found none. The inventory has shop (till, scale), office (desk). Name"),
             ("", ["-e", "trial_group=shop"], ""),
+            # Set, but to nothing: that is not the default group.
+            ("", ["-e", "trial_group={{ forgotten }}"], "'forgotten' is undefined"),
             ("shop", [], ""),
             ("shop", ["-e", "trial_group=shpo"], "in the group shpo, found none."),
             ("shop", ["--limit", "till"], ""),
             ("shop", ["--limit", "desk"], "in the group shop, found none within --limit desk."),
             ("", ["--limit", "till"], "in the group trial_hosts, found none within --limit till."),
         ],
-        3,
+        4,
     ),
 )
 def test_an_inventory_without_hosts_to_try_is_refused(shop: Path, group: str, options: list[str], refused: str) -> None:

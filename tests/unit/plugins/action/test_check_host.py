@@ -56,7 +56,7 @@ def test_a_suite_that_passes(stage: Any, report: Path) -> None:
     ("hosts", "written", "code", "message", "kept"),
     [
         (["a", "b"], BAD, 1, "1 of 2 checks failed: test_b", "failure"),
-        ([], None, 0, "expected hosts in the group that is checked, found none", "error"),
+        ([], None, 0, "expected a host in the group trial_hosts .*, found none: the inventory has no host", "error"),
         (["panda"], None, 4, "the suite ended with 4 and no test", "error"),
         (["panda"], "<testsuites/>", 5, "the suite ended with 5 and no test", "error"),
         (["panda"], "<testsui", 3, "the suite ended with 3 and no test", "error"),
@@ -88,6 +88,21 @@ def test_a_tag_is_refused_and_that_is_in_junit(stage: Any, report: Path, monkeyp
     with pytest.raises(AnsibleActionFail, match="expected no tags: this playbook has none, found typo"):
         stage.play(check_host, hosts=[], only_tags=True, junit=str(report))
     assert "found typo" in report.read_text()
+
+
+def test_a_question_to_a_person_is_refused_and_what_needs_none_is_passed_on(
+    stage: Any, report: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outcome.context, "CLIARGS", {"become_ask_pass": True})
+    with pytest.raises(AnsibleActionFail, match=r"found --ask-become-pass .*Use instead: --become-password-file=FILE"):
+        stage.play(check_host, hosts=["panda"], junit=str(report))
+    assert "--become-password-file" in report.read_text()
+    given = {"become_password_file": "/one", "remote_user": "ops", "timeout": 30, "ssh_common_args": ""}
+    monkeypatch.setattr(outcome.context, "CLIARGS", given)
+    found = check_host.environment([], [])
+    assert [found.get(name) for name in check_host.PASSED_ON.values()] == [
+        "ops", None, None, "30", None, "/one", *[None] * 5,
+    ]  # fmt: skip
 
 
 def test_a_junit_file_is_asked_for(stage: Any) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from ansible.cli.arguments import option_helpers
 from ansible.errors import AnsibleActionFail, AnsibleError
-from ansible_collections.edgelab.model_trial.plugins.action import prove_rollback
+from ansible_collections.edgelab.model_trial.plugins.action import check_host, prove_rollback
 from ansible_collections.edgelab.model_trial.plugins.plugin_utils import bases, outcome, proving, twins
 
 DB = {"name": "db", "kind": "systemd", "unit": "db", "port": 5001, "health": {"url": "http://127.0.0.1:5001/"}}
@@ -61,9 +63,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 WRONG = [
-    ({}, {}, "expected a host in the group of the inventory (trial_hosts, or trial_group), found none"),
-    ({"a": SHOP, "b": SHOP}, {}, "expected prove_rollback_host, because the group has 2 hosts: a, b"),
-    ({"a": SHOP}, {"host": "c"}, "prove_rollback_host: expected one of a, found 'c'"),
+    ({}, {}, "expected a host in the group trial_hosts (trial_group names it), found none: the inventory has no host"),
+    ({"a": SHOP, "b": SHOP}, {}, "expected prove_rollback_host, because the group trial_hosts has 2 hosts: a, b"),
+    ({"a": SHOP}, {"host": "c"}, "prove_rollback_host: expected a host in the group trial_hosts (a), found 'c'"),
+    ({"a": SHOP}, {"drills": None}, "prove_rollback_drills: expected a value, or [] to play no drill, found null"),
+    ({"a": SHOP}, {"drills": ""}, "prove_rollback_drills: expected a value, or [] to play no drill, found ''"),
+    ({"a": SHOP}, {"ground": ""}, "prove_rollback_ground: expected a value, found ''"),
+    ({"a": SHOP}, {"ground": None}, "prove_rollback_ground: expected a value, found null"),
+    ({"a": SHOP}, {"reboot": None}, "prove_rollback_reboot: expected a value, found null"),
+    ({"a": SHOP}, {"group": ""}, "trial_group: expected a value, found ''"),
     ({"a": SHOP}, {"ground": "moon"}, "prove_rollback_ground: expected one of twin, host, found 'moon'"),
     ({"a": SHOP}, {"drills": "reboot,flood"}, "prove_rollback_drills: expected some of controller-killed, "),
     (
@@ -81,6 +89,9 @@ WRONG = [
     ({"a": SHOP}, {"keep": "maybe"}, "prove_rollback_keep: expected true or false, found 'maybe'"),
     ({"a": SHOP}, {"reboot": "it's"}, 'prove_rollback_reboot: expected a command, found "it\'s": No closing'),
     ({"a": SHOP}, {"reboot": 7}, "prove_rollback_reboot: expected a command, found 7"),
+    ({"a": {**SHOP, "trial_gpu": ""}}, {}, "gpu: expected a mapping with the fields of Gpu, found ''"),
+    ({"a": {**SHOP, "trial_gpu": {}}}, {}, "gpu.steady_gb: "),
+    ({"a": {**SHOP, "trial_limits": []}}, {}, "limits: expected a mapping with the fields of Limits, found []"),
     ({"a": {**SHOP, "trial_candidate": "label"}}, {}, "candidate: expected a mapping with the fields of Candidate"),
     ({"a": {**SHOP, "trial_contracts": [1]}}, {}, "contracts: expected a mapping with the fields of Contracts"),
     ({"a": {**SHOP, "trial_contracts": {"quiet": ["x"]}}}, {}, "contracts.quiet[0]: expected a mapping"),
@@ -126,6 +137,53 @@ def test_what_is_wrong_is_the_first_case_and_nothing_is_played(
     for left in ("junit.xml", "index.html"):
         assert "of an earlier run" not in (folder / left).read_text()
     assert result in (folder / "index.html").read_text()
+
+
+@pytest.mark.parametrize("variable", prove_rollback.VARIABLES.values())
+@pytest.mark.parametrize(("value", "why"), [("undefined", "can't be rendered"), (None, "found null")])
+def test_an_option_that_is_set_to_nothing_is_never_taken_for_its_default(
+    stage: Any, folder: Path, variable: str, value: Any, why: str
+) -> None:
+    options = {"variables_of": "here", "hosts": ["a"]}
+    action = stage.action(prove_rollback, dest=str(folder), **options)
+    with pytest.raises(AnsibleActionFail, match=f"the inventory: {variable}: .*{why}"):
+        action.run(None, {"hostvars": {"a": Vault(SHOP), "here": Vault({variable: value})}})
+    assert cases(folder)["the inventory"][0] == "failure"
+
+
+GROUPS = {"all": ["a", "b", "w"], "ungrouped": [], "shop": ["a", "b"], "web": ["w"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "limit", "message"),
+    [
+        (
+            {"group": "shops"},
+            "",
+            "a host in the group shops (trial_group names it), found none: the inventory has shop (a, b), web (w)",
+        ),
+        ({"group": "shop", "members": ["a", "b"]}, "w", "group shop, found none within --limit w: the group has a, b"),
+        ({"group": "shops"}, "w", "group shops (trial_group names it), found none within --limit w: the inventory has"),
+        (
+            {"group": "shop", "members": ["a", "b"], "hosts": ["a"], "host": "b"},
+            "a",
+            "prove_rollback_host: expected a host in the group shop within --limit a (a), found 'b'",
+        ),
+        (
+            {"members": [f"h{n}" for n in range(12)]},
+            "w",
+            "the group has h0, h1, h2, h3, h4, h5, h6, h7, h8, h9 and 2 more",
+        ),
+    ],
+)
+def test_where_no_host_is_left_the_group_the_limit_and_the_hosts_are_named(
+    stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], limit: str, message: str
+) -> None:
+    monkeypatch.setattr(outcome.context, "CLIARGS", {"subset": limit or None})
+    action = stage.action(prove_rollback, dest=str(folder), **{"hosts": [], **options})
+    with pytest.raises(AnsibleActionFail, match="the inventory: "):
+        action.run(None, {"hostvars": {}, "groups": GROUPS})
+    assert message in cases(folder)["the inventory"][1]
 
 
 def test_a_secret_that_nobody_needs_is_not_looked_at(stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,6 +273,21 @@ def test_a_disposable_host_has_the_drills_that_it_can_have(
     assert again["cases"][5]["result"] == "passed"
     # In an inventory in INI form it is a text.
     prove(stage, folder, {"shop": {**SHOP, "trial_disposable": "True"}}, ground="host")
+
+
+def test_a_disposable_host_that_does_not_answer_says_why_in_the_message(
+    stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Played(monkeypatch)
+    said = "[ERROR]: Task failed: Failed to connect to the host via ssh: ssh: connect to host x: No route to host\n"
+    done = {"returncode": 4, "stdout": "", "stderr": said}
+    monkeypatch.setattr(proving.Host, "run", lambda *_unused: type("Done", (), done))
+    with pytest.raises(AnsibleActionFail, match="No route to host"):
+        prove(stage, folder, {"shop": {**SHOP, "trial_disposable": True}}, ground="host")
+    result, why = cases(folder)["the ground"]
+    assert result == "failure"
+    assert why.startswith("shop does not answer, or sudo does not work there: Failed to connect to the host via ssh: ")
+    assert why.endswith("No route to host")
 
 
 def raises(err: BaseException) -> Any:
@@ -319,6 +392,61 @@ def test_a_round_on_a_host_gets_what_this_play_was_given(monkeypatch: pytest.Mon
         "-e", "a=1", "--vault-id", "dev@one", "--vault-password-file=/two", "--user=ops",
         "--become-password-file=/three", "--ssh-common-args=-o Port=2222",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "settings", "ground", "what", "instead"),
+    [
+        ({"become_ask_pass": True}, [], "host", "--ask-become-pass (-K, ", "--become-password-file=FILE"),
+        ({"ask_pass": True}, [], "host", "--ask-pass (-k, ", "--connection-password-file=FILE"),
+        ({"ask_vault_pass": True}, [], "host", "--ask-vault-pass (-J, ", "--vault-password-file=FILE"),
+        ({"vault_ids": ("a@/f", "dev@prompt")}, [], "host", "the vault identity dev@prompt", "--vault-id dev@FILE"),
+        ({"vault_ids": ("prompt",)}, [], "host", "the vault identity prompt", "--vault-id default@FILE"),
+        ({}, ["dev@prompt"], "host", "the vault identity dev@prompt", "--vault-id dev@FILE"),
+        # Settings reach every round; of the command line, a round on a twin gets nothing.
+        ({}, ["dev@prompt"], "twin", "the vault identity dev@prompt", "--vault-id dev@FILE"),
+        ({"ask_vault_pass": True, "become_ask_pass": True, "vault_ids": ("dev@prompt",)}, [], "twin", "", ""),
+    ],
+)
+def test_a_question_to_a_person_is_refused_before_anything_starts(
+    stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, Any], settings: list[str], ground: str, what: str, instead: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(outcome.context, "CLIARGS", given)
+    monkeypatch.setattr(outcome.constants, "DEFAULT_VAULT_IDENTITY_LIST", settings)
+    assert bool(outcome.questions_refused(ours=ground == "host")) is bool(what)
+    if not what:
+        return
+    monkeypatch.setattr(proving.subprocess, "Popen", None)
+    monkeypatch.setattr(twins.subprocess, "run", None)
+    with pytest.raises(AnsibleActionFail, match="the inventory: expected passwords in files"):
+        prove(stage, folder, {"shop": {**SHOP, "trial_disposable": True}}, ground=ground)
+    result, said = cases(folder)["the inventory"]
+    assert result == "failure"
+    for words in (f"found {what}", f"Use instead: {instead}"):
+        assert words in said
+        assert words in (folder / "index.html").read_text()
+
+
+def test_no_option_of_a_connection_is_lost_on_the_way_to_a_round() -> None:
+    """Each is passed on, or refused because it asks a person."""
+    parser = argparse.ArgumentParser()
+    for add in (option_helpers.add_connect_options, option_helpers.add_runas_options, option_helpers.add_vault_options):
+        add(parser)
+    there_are = {action.dest for action in parser._actions} - {"help"}
+    # Rounds become root by themselves.
+    needless = {"become", "become_user"}
+    vault = {"vault_ids", "vault_password_files"}
+    asked = set(outcome._ASKED)
+    assert there_are == {*prove_rollback.PASSED_ON, *asked, *vault, *needless}
+    assert there_are - set(prove_rollback.PASSED_ON) == there_are - set(check_host.PASSED_ON)
+
+
+def test_a_round_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this play's settings ask."""
+    for name in ("ANSIBLE_ASK_PASS", "ANSIBLE_BECOME_ASK_PASS", "ANSIBLE_ASK_VAULT_PASS"):
+        monkeypatch.setenv(name, "true")
+        assert proving.environment()[name] == "0"
 
 
 BARE = {name: value for name, value in SHOP.items() if name != "trial_gpu"}

@@ -694,6 +694,27 @@ def test_without_a_health_page_the_process_is_waited_for(log: Path, clock: Any) 
         tenants.wait_healthy(Tenant("x", "process", process="sleep 86.071", start_timeout_s=4), log)
 
 
+@pytest.mark.parametrize(
+    ("state", "found"),
+    [
+        ("ActiveState=activating\nSubState=auto-restart", "; unit api.service is activating (auto-restart)"),
+        ("ActiveState=activating\nSubState=start", "; unit api.service is activating (start)"),
+        ("ActiveState=active\nSubState=running", ""),
+    ],
+)
+def test_a_unit_that_never_answers_tells_its_state(
+    commands: Commands, log: Path, clock: Any, free_port: int, state: str, found: str
+) -> None:
+    """One that systemd starts again and again has the same silent page as one that loads."""
+    commands.answer("systemctl show", out=f"LoadState=loaded\n{state}\nMainPID=0\nResult=exit-code\nJob=\n")
+    tenant = with_health(
+        Tenant("api", "systemd", unit="api.service", start_timeout_s=2), f"http://127.0.0.1:{free_port}/"
+    )
+    with pytest.raises(TenantError) as caught:
+        tenants.wait_healthy(tenant, log)
+    assert f"Connection refused{found}); " in str(caught.value)
+
+
 def test_a_page_that_another_process_answers_is_not_enough(
     commands: Commands, server: Any, log: Path, clock: Any
 ) -> None:
@@ -727,7 +748,23 @@ def scope(monkeypatch: pytest.MonkeyPatch) -> Any:
 )
 def test_a_unit_has_ended_when_systemd_says_so(commands: Commands, state: str, why: str) -> None:
     """A unit that systemd starts again by itself is activating meanwhile."""
-    commands.answer("systemctl show", out=f"ActiveState={state}\nResult=exit-code\n")
+    commands.answer("systemctl show", out=f"ActiveState={state}\nResult=exit-code\nConditionResult=yes\n")
+    assert tenants.of(UNIT).ended("") == why
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ("Result=exec-condition\nConditionResult=yes", "its unit is inactive (exec-condition)"),
+        (
+            "Result=success\nConditionResult=no",
+            "its unit is inactive (success), a condition of its unit is not met, so it was not started",
+        ),
+    ],
+)
+def test_a_start_that_systemd_skips_has_a_reason(commands: Commands, facts: str, why: str) -> None:
+    """Its systemctl ends with 0."""
+    commands.answer("systemctl show", out=f"ActiveState=inactive\n{facts}\n")
     assert tenants.of(UNIT).ended("") == why
 
 
